@@ -1,0 +1,91 @@
+"""Writes what the pages take from the code: `python docs/make.py`. A test says when it is due.
+
+docs/settings.md comes from the settings classes, and the tree in README.md from the first line of each
+file, in the order of the floors of docs/design.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from nearfar import methods, recipes, settings
+from nearfar.config import Setting, settings_of
+from nearfar.flags import plain
+
+DOCS = Path(__file__).parent
+SETTINGS, DESIGN, README = DOCS / "settings.md", DOCS / "design.md", DOCS.parent / "README.md"
+PACKAGE = DOCS.parent / "nearfar"
+TREE = re.compile(r"(?<=```text\nnearfar/\n).*?(?=tests/)", re.DOTALL)
+
+
+def _may_be(item: Setting) -> str:
+    if item.choices:
+        return ", ".join(item.choices)
+    low, high = (None if edge is None else f"{edge:g}" for edge in (item.low, item.high))
+    if low and high:
+        return f"{low} to {high}"
+    return f"at least {low}" if low else f"at most {high}" if high else ""
+
+
+def table(cls: type) -> str:
+    """Write a settings class as a table, a line a setting."""
+    lines = ["| flag | meaning | default | may be | source |", "|---|---|---|---|---|"]
+    for item in settings_of(cls):
+        default = "" if item.default is None else plain(item.default)
+        lines.append(f"| `{item.flag}` | {item.help} | {default} | {_may_be(item)} | {item.source} |")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """Write the page of settings."""
+    parts = [
+        "# Settings",
+        "Written by `docs/make.py` from the code; `nearfar pretrain --help` says the same. In "
+        "Python the names have underscores: `--rate-rule` is `rate_rule`. A recipe sets some of "
+        "them otherwise; what is typed wins over both.",
+        "## How long, how large, how fast",
+        table(settings.Training),
+        "## Views",
+        table(settings.Views),
+    ]
+    for name in methods.METHODS:
+        parts += [f"## `--method {name}`", table(methods.settings(name))]
+    parts.append("## Recipes")
+    lines = ["| recipe | what it is | source |", "|---|---|---|"]
+    for name, recipe in recipes.RECIPES.items():
+        text = (recipe.__doc__ or "").strip()
+        source = " ".join(text.partition("Source:")[2].split())
+        lines.append(f"| `{name}` | {text.splitlines()[0]} | {source} |")
+    parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def floors() -> dict[int, list[str]]:
+    """Read the floors, and the rooms on each, from the table in docs/design.md."""
+    rows = re.findall(r"^\| (\d) \|.*\| (.*) \|$", DESIGN.read_text(encoding="utf-8"), re.MULTILINE)
+    return {int(floor): re.findall(r"`(\w+)`", rooms) for floor, rooms in rows}
+
+
+def tree() -> str:
+    """Write a line a file: its name, and what the file says of itself in its first line."""
+    lines = []
+    for rooms in floors().values():
+        for room in rooms:
+            folder = PACKAGE / room
+            path = folder / "__init__.py" if folder.is_dir() else PACKAGE / f"{room}.py"
+            about = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()[0]
+            name = f"{room}/" if folder.is_dir() else path.name
+            lines.append(f"  {name:<16}{about.rstrip('.')}\n")
+    return "".join(lines)
+
+
+def readme() -> str:
+    """Write the README with its tree brought up to date."""
+    return TREE.sub(lambda _: tree(), README.read_text(encoding="utf-8"), count=1)
+
+
+if __name__ == "__main__":
+    SETTINGS.write_text(page(), encoding="utf-8")
+    README.write_text(readme(), encoding="utf-8")

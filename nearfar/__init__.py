@@ -1,0 +1,64 @@
+"""nearfar: from a folder of unlabelled images to an encoder you can trust.
+
+    import nearfar
+    run = nearfar.pretrain("photos", out="runs/a", minutes=10)
+    print(nearfar.evaluate(run, train="labelled/train", test="labelled/test").table())
+
+Names are imported when they are first used, so that `import nearfar` and `nearfar --help` are instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+from .errors import NearfarError
+
+if TYPE_CHECKING:
+    from .check import check
+    from .demo import demo
+    from .embed import embed
+    from .evaluate import evaluate
+    from .pretrain import pretrain
+    from .run import load
+
+__version__ = "0.1.0"
+__all__ = ["NearfarError", "__version__", "check", "demo", "embed", "evaluate", "load", "pretrain"]
+
+# public name -> the file it stands in
+_PUBLIC = {
+    "check": "check",
+    "demo": "demo",
+    "embed": "embed",
+    "evaluate": "evaluate",
+    "load": "run",
+    "pretrain": "pretrain",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'nearfar' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(types.ModuleType):
+    """Keeps `nearfar.evaluate` the function, whoever imports the file `nearfar/evaluate.py` first.
+
+    Python binds a freshly imported file to its package under the file's name; here a verb and its file
+    share a name on purpose, and the verb wins.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, types.ModuleType) and _PUBLIC.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

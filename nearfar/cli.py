@@ -1,0 +1,227 @@
+"""The command line: five verbs, each a call of the public function of that name, whose result is printed.
+
+Nothing heavy is imported before a command runs, so help and refusals come at once. Results go to
+standard output, as text or with --json as one JSON object; progress and notes go to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nearfar
+
+from . import methods, progress, recipes, settings
+from .errors import NearfarError, nearest
+from .flags import Parser, exclusive
+
+LENGTHS = ("epochs", "steps", "minutes")
+DATA = (
+    "a folder of images; a .txt, .csv, .tsv or .parquet list of paths; a .npy or .npz array; .tar shards; "
+    "cifar10, cifar10:test, stl10:unlabeled and the like; or hf:org/name"
+)
+
+
+def _training(parser: Parser, words: Sequence[str]) -> None:
+    """Add what `check` and `pretrain` share: the method, the recipe and every setting of a run."""
+    learnt = f"what is learnt by: {', '.join(methods.METHODS)} (default simclr)"
+    parser.flag(parser, "--method", metavar="NAME", help=learnt)
+    named = f"settings that go together: auto, {', '.join(recipes.RECIPES)} (default auto); typed flags win"
+    parser.flag(parser, "--recipe", metavar="NAME", help=named)
+    parser.settings("how long, how large, how fast", settings.Training)
+    parser.settings("views", settings.Views)
+    method = _word_after(words, "--method") or "simclr"
+    parser.settings(f"settings of --method {method}", methods.settings(method))
+
+
+def _word_after(words: Sequence[str], flag: str) -> str:
+    """Find a flag's value before the words are parsed: the method decides which flags there are."""
+    for word, following in zip(words, (*words, "")[1:], strict=True):
+        if word == flag or word.startswith(f"{flag}="):
+            return following if word == flag else word.removeprefix(f"{flag}=")
+    return ""
+
+
+def _json_flag(parser: Parser) -> None:
+    parser.flag(parser, "--json", action="store_true", help="print the result as one JSON object")
+
+
+def check_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar check`."""
+    parser = Parser(
+        "check",
+        "nearfar check photos/",
+        "Tell what is in a collection, what is broken, and what pretraining would do. Trains nothing.",
+    )
+    parser.add_argument("data", metavar="DATA", help=DATA)
+    _json_flag(parser)
+    _training(parser, words)
+    return parser
+
+
+def pretrain_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar pretrain`."""
+    parser = Parser(
+        "pretrain",
+        "nearfar pretrain photos/ --out runs/a --minutes 10",
+        "Learn an encoder from unlabelled images. The same command again goes on with an unfinished run.",
+    )
+    parser.add_argument("data", metavar="DATA", help=DATA)
+    parser.flag(parser, "--out", metavar="FOLDER", help="the run's folder (default: runs/DATA-METHOD)")
+    parser.flag(parser, "--overwrite", action="store_true", help="start anew in a run folder that is in use")
+    parser.flag(parser, "--like", metavar="RUN", help="repeat that run: its settings and its number of steps")
+    _json_flag(parser)
+    _training(parser, words)
+    return parser
+
+
+def evaluate_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar evaluate`."""
+    parser = Parser(
+        "evaluate",
+        "nearfar evaluate runs/a --train labelled/train --test labelled/test",
+        "Measure an encoder on labelled images by k-NN and by a linear classifier, beside raw pixels, an "
+        "untrained encoder and chance. Labels are the names of the first-level folders, or a list's column.",
+    )
+    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.flag(parser, "--train", metavar="DATA", required=True, help="labelled images to fit and choose on")
+    parser.flag(
+        parser, "--test", metavar="DATA", required=True, help="labelled images, read once, at the end"
+    )
+    _json_flag(parser)
+    parser.settings("how", settings.Training, only=("seed", "device"))
+    return parser
+
+
+def embed_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar embed`."""
+    parser = Parser(
+        "embed",
+        "nearfar embed runs/a photos/ --out photos.parquet",
+        "Turn images into vectors. The same command again goes on where it was interrupted.",
+    )
+    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument("data", metavar="DATA", help=DATA)
+    parser.flag(parser, "--out", metavar="FILE", required=True, help="a .parquet, .npz or .npy file")
+    parser.flag(
+        parser,
+        "--labels",
+        action="store_true",
+        help="also write the labels",
+    )
+    _json_flag(parser)
+    parser.settings("how", settings.Training, only=("device",))
+    return parser
+
+
+def demo_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar demo`."""
+    parser = Parser(
+        "demo",
+        "nearfar demo",
+        "Draw a few thousand small pictures, then check, pretrain, evaluate and embed them as yours.",
+    )
+    parser.flag(parser, "--out", metavar="FOLDER", help="where to (default demo)")
+    _json_flag(parser)
+    parser.settings("how", settings.Training, only=("minutes", "seed"))
+    return parser
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
+    "check": check_parser,
+    "pretrain": pretrain_parser,
+    "evaluate": evaluate_parser,
+    "embed": embed_parser,
+    "demo": demo_parser,
+}
+
+
+def overview() -> str:
+    """Write what `nearfar --help` shows: every command by its example and its purpose."""
+    lines = ["From a folder of images to an encoder you can trust.", ""]
+    for make in COMMANDS.values():
+        parser = make(())
+        lines += [f"  {parser.example}", f"      {str(parser.description).split('. ')[0].rstrip('.')}."]
+    lines += ["", "nearfar COMMAND --help shows a command's flags; --version the version."]
+    return "\n".join(lines)
+
+
+def _done(command: str, result: Any) -> str:
+    """Write a result as a person reads it."""
+    if command == "pretrain":
+        return f"{result.path}\nnext: nearfar evaluate {result.path} --train LABELLED --test LABELLED"
+    if command == "embed":
+        return f"{result.path}: {len(result.ids):,} vectors of {result.vectors.shape[1]} numbers"
+    return str(result.table() if command == "evaluate" else result)
+
+
+def _run(words: Sequence[str]) -> int:
+    """Carry out one command line.
+
+    Args:
+        words: the command line after `nearfar`.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        NearfarError: the user can mend it.
+    """
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"nearfar {nearfar.__version__}")
+        return 0
+    command, rest = words[0], words[1:]
+    if command not in COMMANDS:
+        raise NearfarError(f"There is no command {command!r}; {nearest(command, COMMANDS)}")
+    parser = COMMANDS[command](rest)
+    values = parser.read(rest)
+    if command in ("check", "pretrain"):
+        exclusive(values, LENGTHS)
+        if values.get("recipe", "auto") not in ("auto", *recipes.RECIPES):
+            raise NearfarError(
+                f"There is no recipe {values['recipe']!r}; {nearest(values['recipe'], recipes.RECIPES)}"
+            )
+    as_json = values.pop("json", False)
+    first = [values.pop(name) for name in ("run", "data") if name in values]
+    main_process = os.environ.get("RANK", "0") == "0"
+    progress.show(main_process)
+    result = getattr(nearfar, command)(*first, **values)
+    if main_process:
+        print(json.dumps(result.to_json()) if as_json else _done(command, result))
+    return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line and turn every ending into an exit status.
+
+    Args:
+        words: the command line after `nearfar`; None means this process's own.
+
+    Returns:
+        0 when done, 2 for what the user can mend, 130 for Ctrl-C, 141 when the reader of a pipe went away.
+    """
+    try:
+        status = _run(sys.argv[1:] if words is None else words)
+        sys.stdout.flush()
+        return status
+    except NearfarError as error:
+        print(f"nearfar: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Nobody reads any more: send what is left nowhere, so that Python's own flush at exit stays silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"nearfar: cannot use {Path(os.fsdecode(error.filename))}: {error.strerror}.", file=sys.stderr)
+        return 2

@@ -1,0 +1,38 @@
+"""The two ways nearfar says no: a user's mistake, and a picture that cannot be used.
+
+Errors are the most-read documentation of a tool. Each is one sentence that names the thing, says
+what is wrong with it, and says what to type instead. The command line prints it and exits with 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NearfarError(Exception):
+    """Something the user can mend; its text is one sentence that says how."""
+
+
+class BadImage(Exception):
+    """One image that cannot be used; its text is the short reason that `rejected.csv` will carry."""
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
+    """Say which known names look most like `word`: "did you mean a, b or c?", or list a few.
+
+    Args:
+        word: what the user typed.
+        known: the names that would have worked.
+        count: how many to offer at most.
+
+    Returns:
+        A phrase that ends an error sentence.
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=count, cutoff=0.5)
+    if close:
+        listed = close[0] if len(close) == 1 else f"{', '.join(close[:-1])} or {close[-1]}"
+        return f"did you mean {listed}?"
+    shown = ", ".join(names[:12])
+    return f"choose from {shown}{', ...' if len(names) > 12 else ''}"

@@ -1,0 +1,135 @@
+"""Finds image files in a folder, and reads one whole or says in a few words why it cannot."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import IO
+
+from .errors import BadImage
+
+# HEIC is looked for, though Pillow cannot read it, so that a phone's pictures do not vanish unsaid.
+SUFFIXES = frozenset({
+    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "bmp", "dib", "tif", "tiff", "gif",
+    "ppm", "pgm", "pbm", "pnm", "avif", "heic", "heif",
+})  # fmt: skip
+
+
+def is_image_name(name: str) -> bool:
+    """Tell from its suffix whether a file is to be tried as an image; hidden files are not.
+
+    Args:
+        name: a file name without folders.
+    """
+    _, dot, suffix = name.rpartition(".")
+    return bool(dot) and not name.startswith(".") and suffix.lower() in SUFFIXES
+
+
+def find(root: Path) -> list[str]:
+    """List the image files under a folder, at any depth, in sorted order.
+
+    Hidden files and folders are passed over. Links to folders are followed, each folder once, and never
+    to a folder that holds `root`. What bears an image's name but is no readable file (a folder, a broken
+    link) is listed too, and so is a folder that may not be entered: reading it gives the reason.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        Paths relative to `root`, with forward slashes. Bytes that are no UTF-8 are surrogate-escaped.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
+    found: list[str] = []
+    os.scandir(root).close()
+    top = os.path.realpath(root)
+    above = [top[:at] or os.sep for at, char in enumerate(top) if char in (os.sep, os.altsep)]
+    seen = {(info.st_dev, info.st_ino) for info in map(os.stat, above)}
+    folders = [(os.fspath(root), "")]
+    links: list[tuple[str, str]] = []
+    while folders or links:
+        # Real folders first: what is reachable both ways then keeps its real name.
+        if not folders:
+            links.sort(reverse=True)
+            folders.append(links.pop())
+        path, prefix = folders.pop()
+        try:
+            info = os.stat(path)
+            if (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            entries = list(os.scandir(path))
+        except OSError:
+            found.append(prefix.rstrip("/"))
+            continue
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            if is_image_name(entry.name):
+                found.append(prefix + entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                folders.append((entry.path, f"{prefix}{entry.name}/"))
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                links.append((entry.path, f"{prefix}{entry.name}/"))
+    return sorted(set(found))
+
+
+def open_file(path: Path, max_pixels: int) -> IO[bytes]:
+    """Open a regular file of a plausible size; never wait on a pipe, never read a device.
+
+    Args, raises: as `read`.
+
+    Returns:
+        The open file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(path, flags)
+    except OSError as error:
+        special = {
+            errno.EACCES: "permission denied",
+            errno.ENOENT: "no such file",
+            errno.ELOOP: "a link that leads to itself",
+            errno.ENXIO: "not a regular file",
+        }
+        reason = special.get(error.errno or 0, (error.strerror or str(error)).lower())
+        raise BadImage(f"unreadable: {reason}") from None
+    except ValueError:
+        raise BadImage("unreadable: its name holds a zero byte") from None
+    info = os.fstat(handle)
+    problem = ""
+    if stat.S_ISDIR(info.st_mode):
+        problem = "unreadable: a folder, not a file"
+    elif not stat.S_ISREG(info.st_mode):
+        problem = "unreadable: not a regular file"
+    elif info.st_size == 0:
+        problem = "empty file"
+    elif info.st_size > 8 * max_pixels + (64 << 20):  # 8 bytes a pixel: 16-bit RGBA, not compressed
+        problem = f"over the limit: a file of {info.st_size:,} bytes"
+    if problem:
+        os.close(handle)
+        raise BadImage(problem)
+    return os.fdopen(handle, "rb")
+
+
+def read(path: Path, *, max_pixels: int) -> bytes:
+    """Read an image file whole.
+
+    Args:
+        path: the file.
+        max_pixels: a file larger than 8 bytes a pixel of this many, plus 64 MiB, is not read.
+
+    Returns:
+        Its bytes, at least one.
+
+    Raises:
+        BadImage: it cannot be read, is empty, is too large, or is no regular file.
+    """
+    with open_file(path, max_pixels) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise BadImage(f"unreadable: {(error.strerror or str(error)).lower()}") from None

@@ -1,0 +1,117 @@
+"""Looks through a collection and says what is in it: sizes, formats, bad files and exact duplicates."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from . import images
+from .errors import BadImage
+from .intake import Rejected, each, read_pixels
+from .kinds import Source
+from .store import equal_rows
+
+_GLANCE = 32  # decoding to this short side finds what is broken, and lets a JPEG be decoded cheaply
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The least, median and greatest of the images' short sides or long sides, in pixels."""
+
+    least: int
+    median: int
+    greatest: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is in a collection.
+
+    `count` images of which `usable` are; `rejected` with reasons; `short`, `long`: their sides (None where
+    nothing is usable); `formats`, `modes`: how often each occurs, most often first; `bytes`: of the usable
+    images as stored; `duplicates`: groups of ids with equal content; `labels`: images a class, where known.
+    """
+
+    name: str
+    count: int
+    usable: int
+    rejected: tuple[Rejected, ...]
+    short: Sides | None
+    long: Sides | None
+    formats: dict[str, int]
+    modes: dict[str, int]
+    bytes: int
+    duplicates: tuple[tuple[str, ...], ...]
+    labels: dict[str, int] | None
+
+
+def inspect(source: Source, *, max_pixels: int, threads: int) -> Inspection:
+    """Read and decode every image once, keeping nothing but what is said of it.
+
+    Args:
+        source: the images; opened with labels, they are counted by class.
+        max_pixels: images of more pixels are called bad.
+        threads: threads that read.
+
+    Returns:
+        An `Inspection`.
+    """
+    count, lock = len(source), threading.Lock()
+    sides = np.zeros((count, 2), dtype=np.int64)
+    digests = np.zeros((count, 16), dtype=np.uint8)
+    good = np.zeros(count, dtype=bool)
+    reasons: dict[int, str] = {}
+    formats: Counter[str] = Counter()
+    modes: Counter[str] = Counter()
+    total = 0
+
+    def work(row: int) -> None:
+        nonlocal total
+        try:
+            data = source.read(row)
+            if isinstance(data, np.ndarray):
+                digest = read_pixels(source, row, short_side=None, max_pixels=max_pixels)[1]
+                kind, mode, size, shape = "array", "RGB", data.nbytes, data.shape[:2]
+            else:
+                content = images.read(data, max_pixels=max_pixels) if isinstance(data, Path) else data
+                picture = images.picture(content, max_pixels=max_pixels, short_side=_GLANCE)
+                digest = hashlib.blake2b(content, digest_size=16).digest()
+                kind, mode, size = picture.format, picture.mode, len(content)
+                shape = (picture.height, picture.width)
+        except BadImage as error:
+            with lock:
+                reasons[row] = str(error)
+            return
+        with lock:
+            good[row], sides[row], digests[row] = True, shape, np.frombuffer(digest, dtype=np.uint8)
+            formats[kind] += 1
+            modes[mode] += 1
+            total += size
+
+    each(count, work, threads=threads, what="Checking")
+    rows = np.flatnonzero(good).tolist()
+    ids = [source.ids[row] for row in rows]
+    groups = tuple(tuple(ids[at] for at in group) for group in equal_rows(digests[rows]))
+    return Inspection(
+        name=source.name,
+        count=count,
+        usable=len(rows),
+        rejected=tuple(Rejected(source.ids[row], reasons[row]) for row in sorted(reasons)),
+        short=_sides(sides[rows].min(axis=1)) if len(rows) else None,
+        long=_sides(sides[rows].max(axis=1)) if len(rows) else None,
+        formats=dict(formats.most_common()),
+        modes=dict(modes.most_common()),
+        bytes=total,
+        duplicates=groups,
+        labels=dict(Counter(source.labels).most_common()) if source.labels else None,
+    )
+
+
+def _sides(values: npt.NDArray[np.int64]) -> Sides:
+    return Sides(int(values.min()), int(np.median(values)), int(values.max()))

@@ -1,0 +1,146 @@
+"""Reads one image after another, in threads, and keeps account of those that cannot be used."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import images
+from .errors import BadImage, NearfarError
+from .kinds import Pixels, Source
+from .progress import Bar
+
+_SLICE = 32  # images a thread takes at a time
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """One image set aside: its id, and the reason in a few words."""
+
+    id: str
+    reason: str
+
+
+def read_pixels(
+    source: Source, index: int, *, short_side: int | None, max_pixels: int
+) -> tuple[Pixels, bytes]:
+    """Read one image of a source, whatever form it comes in.
+
+    Args:
+        source: the images.
+        index: which one.
+        short_side: reduce to this short side, in pixels.
+        max_pixels: the most pixels allowed.
+
+    Returns:
+        (H, W, 3) uint8, and a digest of 16 bytes of the file's content.
+
+    Raises:
+        BadImage: it cannot be used.
+    """
+    data = source.read(index)
+    if isinstance(data, np.ndarray):
+        height, width = data.shape[:2]
+        if height * width > max_pixels:
+            raise BadImage(f"over the limit of {max_pixels:,} pixels: {width} x {height}")
+        shape = np.array(data.shape, dtype=np.int64).tobytes()
+        digest = hashlib.blake2b(shape + data.tobytes(), digest_size=16).digest()
+        return images.shrink(data, short_side), digest
+    if isinstance(data, Path):
+        data = images.read(data, max_pixels=max_pixels)
+    pixels = images.decode(data, max_pixels=max_pixels, short_side=short_side)
+    return pixels, hashlib.blake2b(data, digest_size=16).digest()
+
+
+def too_many(rejected: Sequence[Rejected], count: int, max_bad: float) -> None:
+    """Stop where more images are bad than allowed.
+
+    Args:
+        rejected: those found bad so far.
+        count: images in all.
+        max_bad: the share of them allowed, 0 to 1.
+
+    Raises:
+        NearfarError: it is more; the text gives the number and the first reasons.
+    """
+    if len(rejected) > max_bad * count:
+        first = "; ".join(f"{item.id}: {item.reason}" for item in rejected[:3])
+        raise NearfarError(
+            f"at least {len(rejected):,} of {count:,} images cannot be used, more than --max-bad {max_bad:g} "
+            f"allows ({first}); run nearfar check, mend or remove them, or raise --max-bad."
+        )
+
+
+def each(
+    count: int,
+    work: Callable[[int], None],
+    *,
+    threads: int,
+    what: str,
+    tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Do a piece of work for every number from 0 to count - 1, in threads, and show how far it is.
+
+    Args:
+        count: pieces of work.
+        work: does one; called from several threads, roughly in order.
+        threads: how many threads.
+        what: the work, as a present participle.
+        tick: called from the calling thread a few times a second, and once at the end.
+
+    Raises:
+        Exception: the first that `work` or `tick` raised; no further piece is begun after it.
+    """
+    lock, stop = threading.Lock(), threading.Event()
+    starts, done = iter(range(0, count, _SLICE)), 0
+
+    def run() -> None:
+        nonlocal done
+        while not stop.is_set():
+            with lock:
+                start = next(starts, count)
+            if start >= count:
+                return
+            stretch = range(start, min(start + _SLICE, count))
+            for index in stretch:
+                if stop.is_set():
+                    return
+                work(index)
+            with lock:
+                done += len(stretch)
+
+    with Bar(what, count) as bar, ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(run) for _ in range(threads)]
+        try:
+            waiting = set(futures)
+            while waiting:
+                finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for future in finished:
+                    future.result()
+                bar.advance(done - bar.done)
+                tick()
+        finally:
+            stop.set()
+
+
+def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
+    """Write `rejected.csv` with the columns id and reason, whole or not at all.
+
+    Args:
+        path: the file.
+        rejected: the images set aside.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(part, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "reason"])
+        writer.writerows((item.id, item.reason) for item in rejected)
+    os.replace(part, path)

@@ -1,0 +1,127 @@
+"""Turns drawn parameters into views: uint8 images in, a float batch out.
+
+Two paths make the same pixels to 1e-5: `fused` (numba, one image at a time through every step) and
+`reference` (plain torch, slow). `apply` takes the first wherever it can.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import progress
+from ..errors import NearfarError
+from ..views import Draws
+
+_starting = threading.Lock()
+
+
+def apply(
+    block: Any,
+    draws: Draws,
+    size: int,
+    interpolation: str,
+    *,
+    out: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    threads: int = 1,
+    path: str = "auto",
+) -> torch.Tensor:
+    """Make one view of each image of a block.
+
+    The crop is resized with antialiasing and clipped to [0, 1]; then come flip, jitter (each step
+    clipped), grey, blur and solarisation. No mean is subtracted and nothing is divided by a deviation.
+
+    Args:
+        block: n images, a `pack.Block`: flat uint8 `pixels`, and `offset`, `height`, `width` (n,).
+        draws: n views' parameters, from `views.draw` or `views.centre`.
+        size: side of the views in pixels.
+        interpolation: "bilinear" or "bicubic".
+        out: where to write, (n, 3, size, size); default: a new tensor.
+        dtype: of the new tensor: float32, bfloat16 or float16; the arithmetic is float32.
+        threads: CPU threads that share the rows; their number never changes a value.
+        path: "fused", "reference", or "auto": fused where numba is to be had.
+
+    Returns:
+        (n, 3, size, size) in [0, 1], channels last in memory unless `out` is not.
+
+    Raises:
+        NearfarError: a crop leaves its image, `out` has another shape, or "fused" was asked for
+            and numba is missing.
+    """
+    n = len(draws)
+    _check(block, draws, size, interpolation)
+    if out is not None and tuple(out.shape) != (n, 3, size, size):
+        raise NearfarError(f"out has shape {tuple(out.shape)}; give one of shape {(n, 3, size, size)}.")
+    if out is None:
+        out = torch.empty((n, 3, size, size), dtype=dtype, memory_format=torch.channels_last)
+    plain = out.permute(0, 2, 3, 1)
+    direct = out.dtype == torch.float32 and out.device.type == "cpu" and plain.is_contiguous()
+    target = out if direct else torch.empty((n, 3, size, size), memory_format=torch.channels_last)
+    kernel = _load(path)
+    if kernel is None:
+        from . import reference
+
+        reference.apply(block, draws, target, interpolation)
+    else:
+        kernel.apply(block, draws, target.permute(0, 2, 3, 1).numpy(), interpolation, threads)
+    return out if direct else out.copy_(target)
+
+
+def _check(block: Any, draws: Draws, size: int, interpolation: str) -> None:
+    """Refuse what would read outside an image: the fused kernel checks no bounds of its own."""
+    if interpolation not in ("bilinear", "bicubic"):
+        raise NearfarError(f"interpolation {interpolation!r} is not known; choose bilinear or bicubic.")
+    if size < 1:
+        raise NearfarError(f"a view's side is {size}; it must be at least 1 pixel.")
+    box, high, wide = draws.box, np.asarray(block.height), np.asarray(block.width)
+    if not len(draws) == len(high) == len(wide) == len(block.offset):
+        raise NearfarError(f"{len(draws)} views were drawn for {len(high)} images; draw one for each image.")
+    if not len(draws):
+        return
+    outside = (box[:, 0] < 0) | (box[:, 1] < 0) | (box[:, 2] < 1) | (box[:, 3] < 1)
+    outside |= (box[:, 0] + box[:, 2] > high) | (box[:, 1] + box[:, 3] > wide)
+    outside |= (block.offset < 0) | (block.offset + 3 * high.astype(np.int64) * wide > block.pixels.size)
+    if outside.any():
+        k = int(outside.argmax())
+        raise NearfarError(
+            f"crop {k} (top, left, height, width = {box[k].tolist()}) leaves its image of {high[k]} x "
+            f"{wide[k]} pixels; draw it with that image's own height and width."
+        )
+
+
+def _load(path: str) -> ModuleType | None:
+    """Give the fused kernel's module, or None for the reference."""
+    if path == "reference":
+        return None
+    if path not in ("auto", "fused"):
+        raise NearfarError(f"path {path!r} is not known; choose auto, fused or reference.")
+    with _starting:
+        kernel = _fused()
+    if kernel is None and path == "fused":
+        raise NearfarError("the fused kernel needs numba, which is missing here: pip install numba.")
+    return kernel
+
+
+@functools.cache
+def _fused() -> ModuleType | None:
+    """Import and compile the fused kernel once a process; say so if it takes more than a moment."""
+    note = "Compiling the view kernel; this is kept on disk, and the next start is quick."
+    slow = threading.Timer(1.0, progress.say, (note,))
+    slow.daemon = True
+    slow.start()
+    try:
+        from . import fused
+
+        fused.warm()
+        return fused
+    except ImportError:
+        progress.say("numba is missing, so views come some hundred times more slowly: pip install numba.")
+        return None
+    finally:
+        slow.cancel()

@@ -1,0 +1,94 @@
+"""Reads a list of images from a text, CSV, TSV or Parquet file: one path a row, with or without a label."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from .errors import NearfarError
+from .kinds import Files, class_names, clean
+
+SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
+_PATH_COLUMNS = ("path", "file", "image", "filename")
+_LABEL_COLUMNS = ("label", "class", "target")
+
+
+def _column(path: Path, names: list[str], wanted: tuple[str, ...], what: str) -> int:
+    """Find the column of the paths or of the labels by its heading."""
+    lower = [name.strip().lower() for name in names]
+    for word in wanted:
+        if word in lower:
+            return lower.index(word)
+    found = ", ".join(repr(name) for name in names[:6])
+    raise NearfarError(f"{path} has no column of {what}: name one of its columns ({found}) {wanted[0]!r}.")
+
+
+def _from_text(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+
+
+def _from_csv(path: Path, labels: bool) -> tuple[list[str], list[Any] | None]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file, delimiter=delimiter)
+        heading = next(rows, [])
+        at = _column(path, heading, _PATH_COLUMNS, "paths")
+        mark = _column(path, heading, _LABEL_COLUMNS, "labels") if labels else at
+        paths, marks = [], []
+        for row in rows:
+            if not any(row):
+                continue
+            if len(row) <= max(at, mark):
+                raise NearfarError(f"{path}, line {rows.line_num}: a column is missing; fill it in.")
+            paths.append(row[at])
+            marks.append(row[mark])
+    return paths, marks if labels else None
+
+
+def _from_parquet(path: Path, labels: bool) -> tuple[list[str], list[Any] | None]:
+    import pyarrow.parquet as parquet
+
+    names = list(parquet.read_schema(path).names)
+    at = names[_column(path, names, _PATH_COLUMNS, "paths")]
+    mark = names[_column(path, names, _LABEL_COLUMNS, "labels")] if labels else None
+    table = parquet.read_table(path, columns=[at, mark] if mark else [at])
+    paths = table.column(at).to_pylist()
+    if not all(isinstance(item, str) and item for item in paths):
+        raise NearfarError(f"{path}: the column {at!r} lacks a path in some row; write paths as text.")
+    return paths, table.column(mark).to_pylist() if mark else None
+
+
+def open_list(path: Path, *, labels: bool) -> Files:
+    """Open a list of image files; the files themselves are not touched yet.
+
+    Args:
+        path: the list. A .txt has one path a line; the others have a column named path, file, image or
+            filename and, for labels, one named label, class or target. Paths are relative to its folder.
+        labels: whether to read the labels.
+
+    Returns:
+        The source, in the list's order; ids are the paths as written.
+
+    Raises:
+        NearfarError: the list cannot be read, is empty, or lacks a column.
+    """
+    marks: list[Any] | None = None
+    try:
+        if path.suffix.lower() == ".txt":
+            paths = _from_text(path)
+            if labels:
+                raise NearfarError(f"{path} has no labels: use a .csv with the columns path and label.")
+        elif path.suffix.lower() == ".parquet":
+            paths, marks = _from_parquet(path, labels)
+        else:
+            paths, marks = _from_csv(path, labels)
+    except NearfarError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:  # pyarrow's own errors are ValueErrors and OSErrors
+        raise NearfarError(f"{path} cannot be read as a list of images: {error}.") from None
+    if not paths:
+        raise NearfarError(f"{path} lists no image; write one path a row.")
+    named = None if marks is None else class_names(str(path), marks, len(paths))
+    return Files(str(path), clean(paths), named, path.parent, paths)

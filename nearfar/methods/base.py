@@ -1,0 +1,108 @@
+"""What every method is: a module that turns a batch of views into named loss terms.
+
+A method has two verbs, `forward` and `after_step`. Most are written in two halves, `embed` and `loss`, so
+that a large batch can pass through a small memory in pieces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..nets import Encoder
+from ..settings import Views
+
+Terms = dict[str, Tensor]
+"""Loss terms by name, already weighted: scalars whose sum is the loss."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method is given for one step: this process's part of it."""
+
+    views: list[Tensor]  # each (n, 3, side, side) in [0, 1], row for row views of the same images
+    rows: Tensor  # (n,) int64, which images of the collection
+    labels: Tensor | None = None  # (n,) int64, only for a method that needs "labels"
+
+
+class Method(nn.Module):
+    """A way to learn without labels. To add one: one file, one class, one line in `METHODS`.
+
+    The terms average over processes to the loss of the global batch: a `.mean()` over the rows given is
+    right, and so is `nt_xent`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What a batch must carry besides its views: "labels" or nothing."""
+
+    def __init__(self, f: Encoder, config: Any) -> None:
+        """Keep the encoder; a method then adds its heads.
+
+        Args:
+            f: the encoder that is trained and, in the end, kept.
+            config: the method's own settings.
+        """
+        super().__init__()
+        self.f, self.config = f, config
+
+    @staticmethod
+    def views(views: Views) -> tuple[Views, ...]:
+        """Say how each view of an image is made; one entry a view, two alike unless a method differs.
+
+        Args:
+            views: what the user set.
+
+        Returns:
+            The settings of each view.
+        """
+        return (views, views)
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Take the part of the work that treats images one by one (but for batch norm).
+
+        Args:
+            batch: views of n images.
+
+        Returns:
+            Tensors of n rows each, which `loss` takes.
+        """
+        raise NotImplementedError
+
+    def loss(self, *z: Tensor) -> Terms:
+        """Take the part of the work that compares images.
+
+        Args:
+            z: what `embed` returned, or several such put together.
+
+        Returns:
+            The terms.
+        """
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Terms:
+        """Compute the loss of a batch.
+
+        Args:
+            batch: views of n images.
+
+        Returns:
+            The terms; the loss is their sum.
+        """
+        return self.loss(*self.embed(batch))
+
+    def after_step(self, progress: float) -> None:
+        """Do what a method does after each optimizer step, such as moving a slow copy.
+
+        Args:
+            progress: share of the training that is done, 0 to 1.
+        """
+
+    def measures(self) -> dict[str, Tensor]:
+        """Compute figures to watch, about the last loss; every process must call it at the same time.
+
+        Returns:
+            Name to scalar, the same on every process.
+        """
+        return {}

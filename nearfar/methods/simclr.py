@@ -1,0 +1,64 @@
+"""SimCLR: pull two views of an image together, push all other images away.
+
+Ting Chen, Simon Kornblith, Mohammad Norouzi and Geoffrey Hinton, "A simple framework for contrastive
+learning of visual representations", ICML 2020 (arXiv:2002.05709).
+
+Shapes: N images, 2N views; h (2N, D) from the encoder f; z_i, z_j (N, P) from the head g, of length 1.
+
+Equation 1, as plain loops over z, the 2N rows, where rows a and a + N are a pair:
+
+    def loss(z, tau):
+        total = 0.0
+        for i in range(len(z)):
+            j = (i + len(z) // 2) % len(z)
+            others = sum(exp(dot(z[i], z[k]) / tau) for k in range(len(z)) if k != i)
+            total += -log(exp(dot(z[i], z[j]) / tau) / others)
+        return total / len(z)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import setting
+from ..losses import contrastive_accuracy, nt_xent, unit
+from ..nets import Encoder, mlp
+from .base import Batch, Method, Terms
+
+
+@dataclass(frozen=True)
+class Config:
+    """SimCLR's own settings."""
+
+    tau: float = setting(0.2, "temperature: lower looks harder at near neighbours", low=0.003, high=100.0, source="SimCLR, table 5 and section B.7: 0.1 for ImageNet, 0.5 for long CIFAR training; 0.2 as MoCo v2")
+    head: tuple[int, ...] = setting((512, 128), "widths of the head's layers, the last being z's", low=1, source="SimCLR, section 4.2: two layers, output 128")
+
+
+class SimCLR(Method):
+    """SimCLR: f, a head g, and NT-Xent."""
+
+    def __init__(self, f: Encoder, config: Config = Config()) -> None:
+        """Add the head; see `Config`."""
+        super().__init__(f, config)
+        self.g = mlp(f.dim, *config.head)
+        self.tau = config.tau
+        self.last: tuple[Tensor, ...] = ()
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Turn the views into z_i and z_j."""
+        h = self.f(torch.cat(batch.views))  # (2N, D): both views see one batch norm
+        z_i, z_j = unit(self.g(h)).chunk(2)  # (N, P) each
+        return z_i, z_j
+
+    def loss(self, *z: Tensor) -> Terms:
+        """Compare all views: equation 1."""
+        z_i, z_j = z
+        self.last = z_i.detach(), z_j.detach()
+        return {"nt_xent": nt_xent(z_i, z_j, self.tau)}
+
+    def measures(self) -> dict[str, Tensor]:
+        """Tell how often a view's partner was the nearest of all."""
+        return {"contrastive_accuracy": contrastive_accuracy(*self.last)}

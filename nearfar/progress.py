@@ -1,0 +1,113 @@
+"""One line that says how far a long piece of work is: on standard error, and silent unless asked.
+
+The command line turns it on with `show(True)`; in a library call nothing is printed by default.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+_shown = False
+
+
+def show(on: bool) -> None:
+    """Turn progress and notes on or off for this process.
+
+    Args:
+        on: whether to print.
+    """
+    global _shown
+    _shown = on
+
+
+def shown() -> bool:
+    """Tell whether progress is being printed."""
+    return _shown
+
+
+def say(text: str) -> None:
+    """Print one line of news on standard error, if progress is on.
+
+    Args:
+        text: the line.
+    """
+    if _shown:
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+        print(f"{clear}{text}", file=sys.stderr, flush=True)
+
+
+def redraw(text: str, last: bool = False) -> None:
+    """Print the one line that changes in place on a terminal, and is a new line in a log.
+
+    Args:
+        text: the line.
+        last: whether it stays.
+    """
+    if _shown:
+        terminal = sys.stderr.isatty()
+        end = "" if terminal and not last else "\n"
+        print(f"\r\x1b[K{text}" if terminal else text, end=end, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people do: 42 s, 3 min 20 s, 2 h 05 min.
+
+    Args:
+        seconds: at least 0.
+
+    Returns:
+        The words.
+    """
+    whole = int(round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Bar:
+    """Counts units of work and shows count, pace and time left; use it in a `with`.
+
+    On a terminal the line is redrawn four times a second; in a log a new line comes every 10 s.
+    """
+
+    def __init__(self, what: str, total: int, unit: str = "images") -> None:
+        """Start a bar.
+
+        Args:
+            what: the work, as a present participle: "Reading".
+            total: units of work in all.
+            unit: what a unit is called.
+        """
+        self.what, self.total, self.unit = what, total, unit
+        self.done = 0
+        self.started = self.last = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        """Count `count` more units as done, and redraw if it is time.
+
+        Args:
+            count: units.
+        """
+        self.done += count
+        now = time.monotonic()
+        if _shown and now - self.last >= (0.25 if sys.stderr.isatty() else 10.0):
+            self.last = now
+            self._draw(now)
+
+    def _draw(self, now: float) -> None:
+        pace = self.done / max(now - self.started, 1e-9)
+        left = duration((self.total - self.done) / pace) if pace else "?"
+        redraw(f"{self.what} {self.done:,} of {self.total:,} {self.unit}, {pace:,.0f}/s, {left} left")
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if _shown and sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

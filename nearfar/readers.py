@@ -1,0 +1,122 @@
+"""Ways to see labelled images, each with its classifiers: the same for an encoder and for its baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from . import kernels, neighbours, nets, pack, probe, rng
+from .features import cores
+from .views import Preprocess, centre
+
+HELD_OUT = 5000  # training images that choices are made on, at most; and never over a fifth
+CALIBRATION = 2048  # training images that an untrained encoder's batch norms are measured on
+Rows = npt.NDArray[np.int64]
+Encode = Callable[[pack.Store], torch.Tensor]
+
+
+def held_out(labels: Rows, classes: tuple[str, ...], seed: int) -> npt.NDArray[np.bool_]:
+    """Name the training images that choices are made on: the same share of every class.
+
+    Args:
+        labels: (n,) class numbers.
+        classes: their names.
+        seed: names the draw.
+
+    Returns:
+        (n,) bool; a class of a single image is not held out.
+    """
+    share = min(0.2, HELD_OUT / len(labels))
+    held = np.zeros(len(labels), np.bool_)
+    for number, name in enumerate(classes):
+        rows = np.flatnonzero(labels == number)
+        if len(rows) > 1:
+            order = rng.permutation(rng.fold(seed, "held out", name), len(rows))
+            held[rows[order[: max(1, round(share * len(rows)))]]] = True
+    return held
+
+
+def untrained(
+    like: nets.Encoder, store: pack.Store, preprocess: Preprocess, seed: int, device: str
+) -> nn.Module:
+    """Make an encoder of the same make with random weights, its batch norms measured on training images.
+
+    Without that measurement its batch norms would do nothing, and the baseline would be a straw man.
+
+    Args:
+        like: the encoder to match.
+        store: training images.
+        preprocess: what they need.
+        seed: names the weights and the images.
+        device: where to compute.
+
+    Returns:
+        The encoder, on the device, in eval mode.
+    """
+    net = nets.untrained(like, seed).to(device).eval()
+    norms = [part for part in net.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    rows = rng.permutation(rng.fold(seed, "calibration"), len(store))[:CALIBRATION]
+    if not norms or len(rows) < 2:
+        return net
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over what is seen
+        norm.train()
+    with torch.no_grad():
+        for part in np.array_split(rows, math.ceil(len(rows) / 256)):
+            block = store.gather(part)
+            draws = centre(preprocess, block.height, block.width)
+            x = kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=cores())
+            net(x.to(device))
+    return net.eval()
+
+
+class Reader:
+    """One way to see images, and the two classifiers on top: chosen, fitted, then used once."""
+
+    def __init__(
+        self, encode: Encode, store: pack.Store, held: npt.NDArray[np.bool_], *, centred: bool
+    ) -> None:
+        """Encode the training images, choose on the held-out ones, and fit on all.
+
+        Args:
+            encode: turns a store into (n, d) features on the device.
+            store: the training images, with labels.
+            held: (n,) bool, from `held_out`.
+            centred: whether the training mean is subtracted before anything else.
+        """
+        assert store.labels is not None
+        self.encode, self.classes = encode, store.classes
+        x = encode(store)
+        self.mean = x.mean(dim=0) if centred else torch.zeros_like(x[0])
+        self.x = x.sub_(self.mean)
+        self.y = torch.from_numpy(store.labels).to(x.device)
+        count = len(self.classes)
+        out = torch.from_numpy(np.flatnonzero(held)).to(x.device)
+        kept = torch.from_numpy(np.flatnonzero(~held)).to(x.device)
+        part, own, asked, truth = self.x[kept], self.y[kept], self.x[out], self.y[out]
+        alike, who = neighbours.top_k(asked, part, min(max(neighbours.NEIGHBOURS), len(part)))
+        self.vote = neighbours.choose_vote(alike, own[who], truth, count)
+        self.l2 = probe.choose_l2(part, own, asked, truth, count)
+        del part, asked
+        self.probe = probe.fit(self.x, self.y, count, self.l2)
+
+    def chosen(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tell what was chosen, for k-NN and for the line; C is scikit-learn's, on standardised features."""
+        return (
+            {"k": self.vote.k, "temperature": self.vote.temperature},
+            {"C": 1 / (len(self.x) * self.l2)},
+        )
+
+    def answer(self, test: pack.Store) -> tuple[Rows, Rows]:
+        """Give both classifiers' answers for the test images."""
+        x = self.encode(test).sub_(self.mean)
+        alike, who = neighbours.top_k(x, self.x, self.vote.k)
+        votes = neighbours.knn_votes(alike, self.y[who], len(self.classes), self.vote.temperature)
+        return votes.argmax(dim=1).cpu().numpy(), self.probe.predict(x).cpu().numpy()

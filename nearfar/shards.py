@@ -1,0 +1,157 @@
+"""Reads images straight out of WebDataset's tar shards; nothing is unpacked, names are only names."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import BadImage, NearfarError
+from .files import is_image_name
+from .kinds import Source, clean, file_stamp
+
+_MEMBER_BYTES = 1 << 30
+_LABEL_BYTES = 1 << 20
+_MOST_SHARDS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Shards(Source):
+    """Images that are members of tar files: `shard`, `offset` and `size` (n,) say where each one lies."""
+
+    files: tuple[Path, ...]
+    stamps: tuple[str, ...]
+    shard: npt.NDArray[np.int64]
+    offset: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+    kind: ClassVar[str] = "shards"
+
+    def read(self, index: int) -> bytes:
+        """Fetch one image's bytes from its shard."""
+        size = int(self.size[index])
+        if size > _MEMBER_BYTES:
+            raise BadImage(f"over the limit: a file of {size:,} bytes")
+        try:
+            with open(self.files[self.shard[index]], "rb", buffering=0) as file:
+                file.seek(int(self.offset[index]))
+                return file.read(size)
+        except OSError as error:
+            raise BadImage(f"unreadable: {(error.strerror or str(error)).lower()}") from None
+
+    def stamp(self, index: int) -> str:
+        """Say the shard's size and time, and the image's place in it."""
+        return f"{self.stamps[self.shard[index]]}:{self.offset[index]}:{self.size[index]}"
+
+
+def expand(pattern: str) -> list[str]:
+    """Write out `x-{000..003}.tar`, a range of equally wide numbers, wherever it stands.
+
+    Args:
+        pattern: a path with any number of such ranges.
+
+    Returns:
+        The paths, in order.
+    """
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if not found:
+        return [pattern]
+    low, high, width = int(found[1]), int(found[2]), len(found[1])
+    if not 0 <= high - low < _MOST_SHARDS:
+        raise NearfarError(f"{pattern!r} counts from {low} to {high}; write the smaller number first.")
+    rest = expand(pattern[found.end() :])
+    return [f"{pattern[: found.start()]}{n:0{width}d}{tail}" for n in range(low, high + 1) for tail in rest]
+
+
+def _label_of(name: str, data: bytes) -> str | None:
+    """Read a class from a `.cls` member, or from a `.json` one with "label", "cls" or "class"."""
+    if name.endswith(".cls"):
+        return data.decode("utf-8", "replace").strip()
+    try:
+        entry = json.loads(data)
+    except ValueError:
+        return None
+    for word in ("label", "cls", "class"):
+        if isinstance(entry, dict) and isinstance(entry.get(word), (str, int)):
+            return str(entry[word])
+    return None
+
+
+def _members(path: Path, labels: bool) -> tuple[list[tuple[str, int, int]], dict[str, str]]:
+    """List a shard's images as (name, offset, size), and its labels by sample key."""
+    images, marks = [], {}
+    with tarfile.open(path, mode="r:") as tar:
+        for member in tar:
+            base = member.name.rpartition("/")[2]
+            if not member.isfile() or member.issparse():
+                continue
+            if is_image_name(base):
+                images.append((member.name, member.offset_data, member.size))
+            elif labels and base.endswith((".cls", ".json")) and member.size <= _LABEL_BYTES:
+                content = tar.extractfile(member)
+                label = _label_of(base, content.read()) if content else None
+                if label:
+                    marks[_key(member.name)] = label
+    return images, marks
+
+
+def _key(name: str) -> str:
+    """The sample a member belongs to: its name up to the first point after the last folder."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def open_shards(pattern: str, *, labels: bool) -> Shards:
+    """Open tar shards: their headers are read, their images not yet.
+
+    Args:
+        pattern: a .tar file, a pattern such as `shards/*.tar`, or a range such as `x-{000..003}.tar`.
+        labels: whether to read each image's class from the .cls or .json member beside it.
+
+    Returns:
+        The source, in the order of the shards and of the members in them; an id is shard/member.
+
+    Raises:
+        NearfarError: no shard is there, one is broken or compressed, or labels are missing.
+    """
+    names: list[str] = []
+    for name in expand(pattern):
+        names += [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+    if not names:
+        raise NearfarError(f"no file matches {pattern!r}; give .tar files, such as 'shards/*.tar'.")
+    odd = [name for name in names if not name.lower().endswith(".tar") or not os.path.isfile(name)]
+    if odd:
+        raise NearfarError(f"{odd[0]!r} is no .tar shard; give uncompressed .tar files alone.")
+    files = tuple(Path(name) for name in names)
+    base = os.path.commonpath([path.parent for path in files])
+    ids: list[str] = []
+    places: list[tuple[int, int, int]] = []
+    classes: list[str] = []
+    for number, path in enumerate(files):
+        try:
+            images, marks = _members(path, labels)
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise NearfarError(
+                f"the shard {path} cannot be read ({error}); fetch it again or leave it out."
+            ) from None
+        shown = Path(os.path.relpath(path, base)).as_posix()
+        for name, offset, size in images:
+            if labels and _key(name) not in marks:
+                raise NearfarError(f"{path} has no label for {name!r}: put a .cls member beside each image.")
+            ids.append(f"{shown}/{name}")
+            places.append((number, offset, size))
+            classes += [marks[_key(name)]] if labels else []
+    if not ids:
+        raise NearfarError(f"there is no image in {pattern!r}; shards hold members such as 000001.jpg.")
+    where = np.array(places, dtype=np.int64)
+    stamps: Sequence[str] = [file_stamp(path) for path in files]
+    named = tuple(clean(classes)) if labels else None
+    return Shards(pattern, clean(ids), named, files, tuple(stamps), where[:, 0], where[:, 1], where[:, 2])

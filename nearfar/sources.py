@@ -1,0 +1,158 @@
+"""Opens whatever a user calls "my images": a folder, a list, an array, tar shards, a data set's name."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import hubs, lists
+from .errors import NearfarError, nearest
+from .files import find, is_image_name
+from .kinds import Files, Source, clean, from_array
+from .shards import open_shards
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Source", "open_source"]
+
+
+def _is_tensor(data: object) -> bool:
+    """Tell a tensor without importing torch: who has one has imported it."""
+    module = sys.modules.get("torch")
+    return module is not None and isinstance(data, module.Tensor)
+
+
+def _open_folder(folder: Path, labels: bool) -> Files:
+    """Open a folder of any depth; a label is the name of the first folder on the way to an image."""
+    try:
+        paths = find(folder)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise NearfarError(f"the folder {folder} cannot be read: {reason}; check its permissions.") from None
+    if not paths:
+        shards = any(name.endswith(".tar") for name in os.listdir(folder))
+        hint = f"for its tar shards type '{folder}/*.tar'" if shards else "give a folder of JPEG or PNG files"
+        raise NearfarError(f"there is no image in {folder}; {hint}.")
+    ids = clean(paths)
+    named = None
+    if labels:
+        loose = [name for name in ids if "/" not in name]
+        if loose:
+            raise NearfarError(
+                f"{folder} holds {len(loose):,} images outside any class folder, such as {loose[0]!r}, "
+                "so they have no label; move each into a folder of its class, or give a .csv with labels."
+            )
+        named = tuple(name.partition("/")[0] for name in ids)
+    return Files(str(folder), ids, named, folder, paths)
+
+
+def _open_numpy(path: Path, labels: bool) -> Source:
+    """Open a .npy of images, or a .npz with images and, for labels, labels."""
+    marks = None
+    try:
+        if path.suffix.lower() == ".npy":
+            pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+            if labels:
+                raise NearfarError(f"{path} has no labels; use a .npz with the arrays 'images' and 'labels'.")
+        else:
+            with np.load(path, allow_pickle=False) as file:
+                held = {name.lower(): name for name in file.files}
+                at = next((held[name] for name in ("images", "x", "data", "arr_0") if name in held), None)
+                mark = next((held[name] for name in ("labels", "y", "targets") if name in held), None)
+                missing = "images" if at is None else "labels" if labels and mark is None else None
+                if missing:
+                    has = ", ".join(file.files) or "nothing"
+                    raise NearfarError(f"{path} has no array {missing!r} (it has {has}); name it so.")
+                pixels, marks = file[at], file[mark] if labels else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise NearfarError(f"{path} cannot be read as NumPy arrays: {error}.") from None
+    return from_array(str(path), pixels, marks, first=False)
+
+
+def _open_file(path: Path, labels: bool) -> Source:
+    """Open a file that exists: a list, arrays or a shard."""
+    suffix = path.suffix.lower()
+    if suffix in lists.SUFFIXES:
+        return lists.open_list(path, labels=labels)
+    if suffix in (".npy", ".npz"):
+        return _open_numpy(path, labels)
+    if suffix == ".tar":
+        return open_shards(str(path), labels=labels)
+    if is_image_name(path.name):
+        raise NearfarError(f"{path} is one image; give the folder it is in: {path.parent}")
+    if path.name.lower().endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")):
+        raise NearfarError(f"{path} is compressed; unpack it first and give the folder.")
+    raise NearfarError(
+        f"{path} is no list of images; give a folder, a list ({', '.join(lists.SUFFIXES)}), "
+        "an array (.npy, .npz) or shards (.tar)."
+    )
+
+
+def _open_name(text: str, labels: bool, download: bool) -> Source:
+    """Open what is named by a string: a path that exists wins over a data set's name."""
+    path = Path(text).expanduser()
+    if not text.strip():
+        raise NearfarError("the name of the images is empty; give a folder, such as photos/")
+    try:
+        if path.is_dir():
+            return _open_folder(path, labels)
+        if path.exists():
+            return _open_file(path, labels)
+    except (OSError, ValueError) as error:
+        raise NearfarError(f"{text!r} cannot be opened: {error}; give a folder of images.") from None
+    if text.startswith("hf:"):
+        return hubs.open_hugging_face(text[3:], labels=labels)
+    if "://" in text:
+        raise NearfarError(f"{text!r} is an address; download it first and give the folder.")
+    if any(char in text for char in "*?[{") or text.endswith(".tar"):
+        return open_shards(str(path), labels=labels)
+    if text.lower().partition(":")[0] in hubs.TORCHVISION:
+        return hubs.open_torchvision(text, labels=labels, download=download)
+    beside = os.listdir(path.parent) if path.parent.is_dir() else []
+    seen = [name for name in beside[:10_000] if not name.startswith(".")]
+    near = nearest(path.name, [*hubs.TORCHVISION, *seen])
+    raise NearfarError(f"there is no {text!r} here, and no data set of that name; {near}")
+
+
+def open_source(data: Any, *, labels: bool = False, download: bool = True) -> Source:
+    """Open images of any kind, without reading a pixel of files on disk.
+
+    Args:
+        data: a folder of any depth; a .txt, .csv, .tsv or .parquet list of paths; a .npy or .npz; tar
+            shards (`'shards/*.tar'`); a data set's name (`cifar10`, `cifar10:test`, `hf:org/name`); a
+            NumPy array or tensor of uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W); a pair
+            (images, labels) of such; or a `Source`.
+        labels: whether labels are wanted; without it, none are read.
+        download: whether a torchvision data set may be fetched where it is missing.
+
+    Returns:
+        The source.
+
+    Raises:
+        NearfarError: there is nothing of that kind, no image in it, or no label where labels are wanted.
+    """
+    if isinstance(data, Source):
+        if labels and data.labels is None:
+            raise NearfarError(f"{data.name} was opened without labels; open it with labels=True.")
+        return data
+    if isinstance(data, (str, os.PathLike)):
+        return _open_name(os.fspath(data), labels, download)
+    marks = None
+    if isinstance(data, tuple) and len(data) == 2:
+        data, marks = data
+    elif labels:
+        raise NearfarError("an array alone has no labels; pass the pair (images, labels).")
+    if _is_tensor(data):
+        tensor: torch.Tensor = data
+        return from_array("the tensor", tensor.detach().cpu().numpy(), marks if labels else None, first=True)
+    if isinstance(data, np.ndarray):
+        return from_array("the array", data, marks if labels else None, first=False)
+    raise NearfarError(
+        f"images cannot be taken from a {type(data).__name__}; give a folder or an array (N, H, W, 3)."
+    )

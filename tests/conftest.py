@@ -1,0 +1,45 @@
+"""Small pictures for every test: real files, made here, the same each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nearfar import rng
+
+
+def picture(number: int, side: int = 16, kind: int = 0) -> np.ndarray:
+    """Draw one small picture: stripes of a direction that depends on its kind, in colours of its own."""
+    u = rng.uniform(rng.fold(7, "picture"), [number], 8)[0]
+    y, x = np.mgrid[:side, :side] / side
+    angle = np.pi * (kind / 4 + 0.03 * (u[0] - 0.5))
+    wave = 0.5 + 0.5 * np.sin(2 * np.pi * (3 * (x * np.cos(angle) + y * np.sin(angle)) + u[1]))
+    colours = u[2:8].reshape(2, 3)
+    return np.round(255 * (wave[..., None] * colours[0] + (1 - wave[..., None]) * colours[1])).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A flat folder of 96 unlabelled PNG files, 16 px."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    for number in range(96):
+        Image.fromarray(picture(number, kind=number % 4)).save(folder / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory) -> Path:
+    """Folders train/ and test/, each with 4 classes of stripes, 16 px."""
+    root = tmp_path_factory.mktemp("data") / "labelled"
+    for part, start, count in (("train", 1000, 40), ("test", 5000, 15)):
+        for kind in range(4):
+            folder = root / part / f"angle{kind}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = picture(start + 100 * kind + number, kind=kind)
+                Image.fromarray(image).save(folder / f"{number:03d}.png")
+    return root

@@ -1,0 +1,164 @@
+"""What two processes that talk over gloo find, beside what one finds.
+
+`one(name)` runs a function below in this process; `two(name)` gives what each of two processes returned.
+The two are launched once for all tests, with torchrun's environment, as
+`python tests/processes.py FOLDER`; each writes one safetensors file a function.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROOT = Path(__file__).parents[1]
+
+
+def one(name: str) -> dict[str, Tensor]:
+    """Run a function here."""
+    return {key: x.detach() for key, x in FUNCTIONS[name]().items()}
+
+
+def two(name: str) -> list[dict[str, Tensor]]:
+    """Give what the function returned on rank 0 and on rank 1."""
+    return [found[name] for found in _launched()]
+
+
+@functools.cache
+def _launched() -> list[dict[str, dict[str, Tensor]]]:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        started = []
+        for rank in range(2):
+            env = os.environ | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(ROOT),
+            }
+            command = [sys.executable, __file__, folder]
+            started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+        try:
+            errors = [process.communicate(timeout=300)[1] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        assert all(process.returncode == 0 for process in started), "\n".join(errors)
+        load = safetensors.torch.load_file
+        return [{name: load(Path(folder, f"{name}-{rank}")) for name in FUNCTIONS} for rank in range(2)]
+
+
+def share(x: Tensor) -> Tensor:
+    """This process's rows of a tensor that all made alike."""
+    from nearfar import parallel
+
+    return x.chunk(parallel.world())[parallel.rank()].clone()
+
+
+def words() -> dict[str, Tensor]:
+    """What each function of `parallel` gives."""
+    from nearfar import parallel
+
+    rank = parallel.rank()
+    parallel.barrier()
+    x = torch.full((2, 3), rank + 1.0, dtype=torch.float64, requires_grad=True)
+    weights = torch.arange(2 * parallel.world() * 3, dtype=torch.float64).view(-1, 3) * (rank + 1)
+    gathered = parallel.gather(x)
+    (gathered * weights).sum().backward()
+    y = torch.full((2,), rank + 1.0, dtype=torch.float64, requires_grad=True)
+    summed = parallel.total(y)
+    (summed.square() * (rank + 1)).sum().backward()
+    told = parallel.same({"rank": rank, "text": "é" * (rank + 1), "pair": (1, None)})
+    assert told == {"rank": 0, "text": "é", "pair": [1, None]}
+    assert parallel.first() == (rank == 0)
+    assert not parallel.gather(x, grad=False).requires_grad
+    return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad}
+
+
+def nt_xent() -> dict[str, Tensor]:
+    """NT-Xent and its gradients on a part of one global batch."""
+    from nearfar import losses, parallel
+
+    torch.manual_seed(0)
+    z = [F.normalize(torch.randn(12, 5, dtype=torch.float64), dim=1) for _ in range(2)]
+    z_i, z_j = (share(part).requires_grad_() for part in z)
+    tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    loss = losses.nt_xent(z_i, z_j, tau)
+    loss.backward()
+    return {
+        "loss": loss,
+        "z_i": z_i.grad / parallel.world(),
+        "z_j": z_j.grad / parallel.world(),
+        "tau": tau.grad,
+        "accuracy": losses.contrastive_accuracy(z_i, z_j),
+    }
+
+
+def batchnorm() -> dict[str, Tensor]:
+    """Batch norm over processes: values, gradients and running statistics."""
+    from nearfar import nets
+
+    torch.manual_seed(0)
+    x = 100 + torch.randn(8, 4, 3, 3, dtype=torch.float64)
+    module = torch.nn.Sequential(torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 6, 1), torch.nn.BatchNorm2d(6))
+    module = nets.sync_batchnorm(module.double())
+    mine = share(x).requires_grad_()
+    y = module(mine)
+    (y.sin() * share(torch.randn(8, 6, 3, 3, dtype=torch.float64))).sum().backward()
+    module.eval()
+    state = {f"state.{name}": value for name, value in module.state_dict().items()}
+    return {"y": y, "grad": mine.grad, "eval": module(mine)} | state
+
+
+def gradients() -> dict[str, Tensor]:
+    """The gradient of each method on one global batch, as the loop computes it: with batch norm over all
+    processes, and averaged."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    from nearfar import methods, nets, parallel
+    from nearfar.methods.base import Batch
+
+    found = {}
+    for name in methods.METHODS:
+        with nets.seeded(0, name):
+            module = methods.method(name)(nets.encoder("resnet10_w16")).double()
+        torch.manual_seed(1)
+        views = [torch.rand(8, 3, 16, 16).double() for _ in range(2)]
+        rows = torch.arange(8)
+        batch = Batch([share(view) for view in views], share(rows), share(rows % 3))
+        whole = module
+        if parallel.world() > 1:
+            module = nets.sync_batchnorm(module)
+            whole = DistributedDataParallel(module)
+        terms = whole(batch)
+        torch.stack(list(terms.values())).sum().backward()
+        found |= {f"{name}.{key}": p.grad for key, p in module.named_parameters() if p.requires_grad}
+        found |= {f"{name}.term.{key}": value for key, value in terms.items()}
+    return found
+
+
+FUNCTIONS = {function.__name__: function for function in (words, nt_xent, batchnorm, gradients)}
+
+if __name__ == "__main__":
+    from nearfar import parallel
+
+    parallel.start("cpu")
+    torch.set_num_threads(1)
+    for name in FUNCTIONS:
+        answer = {key: x.clone().contiguous() for key, x in one(name).items()}
+        safetensors.torch.save_file(answer, Path(sys.argv[1], f"{name}-{parallel.rank()}"))
+    parallel.stop()

@@ -1,0 +1,85 @@
+"""What is written is whole, what is read back is equal, and nothing that was saved is lost on the way."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from nearfar import checkpoint
+from nearfar.errors import NearfarError
+
+
+def trained(optimizer: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    net.to(memory_format=torch.channels_last)
+    made = {
+        "adamw": lambda: torch.optim.AdamW(net.parameters(), 1e-2, fused=True),
+        "sgd": lambda: torch.optim.SGD(net.parameters(), 1e-2, momentum=0.9),
+    }[optimizer]()
+    step(net, made, 3)
+    return net, made
+
+
+def step(net: nn.Module, optimizer: torch.optim.Optimizer, times: int) -> None:
+    images = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    for _ in range(times):
+        optimizer.zero_grad()
+        net(images.to(memory_format=torch.channels_last)).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_restored_pair_trains_on_to_the_same_bits(tmp_path, kind):
+    net, optimizer = trained(kind)
+    tensors, numbers = checkpoint.state_of(net, optimizer)
+    checkpoint.save(tmp_path / "last.safetensors", tensors, {"numbers": numbers, "step": 3})
+    step(net, optimizer, 4)
+
+    other, fresh = trained(kind)
+    step(other, fresh, 2)  # somewhere else altogether
+    read, facts = checkpoint.read(tmp_path / "last.safetensors")
+    assert facts["step"] == 3
+    checkpoint.restore(other, fresh, read, facts["numbers"])
+    step(other, fresh, 4)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(tmp_path):
+    path = tmp_path / "last.safetensors"
+    checkpoint.write(path, b"old")
+    code = (
+        "import resource, sys; from pathlib import Path; from nearfar import checkpoint\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: checkpoint.write(Path(sys.argv[1]), b'x' * 5000)\n"
+        "except checkpoint.NearfarError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert "no room for last.safetensors" in said.stdout and "free some space" in said.stdout
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["last.safetensors"]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000  # the limit was the other process's
+
+
+def test_damaged_files_are_named(tmp_path):
+    (tmp_path / "last.safetensors").write_bytes(b"not a tensor in sight")
+    with pytest.raises(NearfarError, match="last.safetensors is damaged"):
+        checkpoint.read(tmp_path / "last.safetensors")
+    (tmp_path / "config.json").write_text("[1, 2")
+    with pytest.raises(NearfarError, match="config.json cannot be read"):
+        checkpoint.read_json(tmp_path / "config.json")
+
+
+def test_the_log_drops_what_came_after_the_last_save_and_a_torn_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    log = checkpoint.Log(path, 2)
+    log.add({"step": 3, "loss": 1.5})
+    log.close()
+    assert checkpoint.read_log(path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.5}]

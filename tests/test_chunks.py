@@ -1,0 +1,63 @@
+"""A batch cut into chunks has the gradient of the whole batch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from nearfar import chunks
+from nearfar.methods.base import Batch
+from nearfar.methods.simclr import Config, SimCLR
+
+
+class Flat(nn.Module):
+    """An encoder without batch norm."""
+
+    dim = 8
+
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8) if norm else nn.Tanh())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+def batch(n: int) -> Batch:
+    draw = torch.Generator().manual_seed(3)
+    views = [torch.rand(n, 3, 4, 4, generator=draw, dtype=torch.float64) for _ in range(2)]
+    return Batch(views, torch.arange(n))
+
+
+def without_norm(method: SimCLR) -> SimCLR:
+    for name, part in list(method.g.named_modules()):
+        if isinstance(part, nn.BatchNorm1d):
+            method.g.set_submodule(name, nn.Identity())
+    return method
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 5, 16, 99])
+def test_the_gradient_is_that_of_the_whole_batch(chunk):
+    torch.manual_seed(0)
+    method = without_norm(SimCLR(Flat(), Config())).double()  # type: ignore[arg-type]
+    other = copy.deepcopy(method)
+    plain = torch.autocast("cpu", enabled=False)
+    terms = chunks.backward(method, batch(16), chunk, plain)
+    loss = other(batch(16))["nt_xent"]
+    loss.backward()
+    assert terms["nt_xent"].item() == pytest.approx(loss.item(), rel=1e-13)
+    for mine, theirs in zip(method.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(mine.grad, theirs.grad, rtol=0, atol=1e-13)
+
+
+def test_running_statistics_move_once_a_step():
+    torch.manual_seed(0)
+    method = SimCLR(Flat(norm=True), Config()).double()  # type: ignore[arg-type]
+    other = copy.deepcopy(method)
+    chunks.backward(method, batch(16), 16, torch.autocast("cpu", enabled=False))
+    other(batch(16))
+    for (name, mine), theirs in zip(method.named_buffers(), other.buffers(), strict=True):
+        assert torch.allclose(mine, theirs), name

@@ -1,0 +1,217 @@
+"""The command line: instant, helpful, and strict about what it does not know."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import nearfar
+from nearfar import cli, methods, settings
+from nearfar.config import settings_of
+
+HELPS = [
+    ["--help"],
+    *([name, "--help"] for name in cli.COMMANDS),
+    ["pretrain", "--method", "simclr", "--help"],
+]
+
+
+def nearfar_process(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nearfar", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("words", HELPS, ids=" ".join)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom nearfar.cli import main\n"
+        f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'numba', 'timm', 'pyarrow', 'torchvision'} & {*sys.modules}\n"
+        "print('heavy:', sorted(heavy), 'modules:', len(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("heavy: [] "), last
+    assert int(last.split()[-1]) < 250, last
+
+
+def test_help_takes_less_than_a_third_of_a_second_of_cpu() -> None:
+    def seconds() -> float:
+        before = os.times()
+        assert nearfar_process(["--help"]).returncode == 0
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(seconds() for _ in range(3)) < 0.3
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_begins_with_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    words = first.removeprefix("example: ").split()
+    assert words[:2] == ["nearfar", command]
+    cli.COMMANDS[command](words[2:]).read(words[2:])
+
+
+def test_every_setting_of_a_method_shows_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for method in methods.METHODS:
+        with pytest.raises(SystemExit):
+            cli.main(["pretrain", "--method", method, "--help"])
+        text = capsys.readouterr().out
+        for cls in (settings.Training, settings.Views, methods.settings(method)):
+            for item in settings_of(cls):
+                assert re.search(rf"^  {item.flag}[ ,\n]", text, re.MULTILINE), item.flag
+                assert " ".join(item.help.split()[:3]) in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["evaluat"], "did you mean evaluate?"),
+        (["pretrain", "x", "--metod", "simclr"], "did you mean --method"),
+        (["pretrain", "x", "--method", "simcrl"], "did you mean simclr?"),
+        (["pretrain", "x", "--method=simcrl"], "did you mean simclr?"),
+        (["pretrain", "x", "--recipe", "cifar-shrt"], "did you mean cifar-short"),
+        (["pretrain", "x", "--bacth", "3"], "did you mean --batch"),
+        (["pretrain", "x", "--batch", "many"], "--batch takes a whole number, not 'many'."),
+        (["pretrain", "x", "--batch", "1"], "--batch is 1; it must be at least 2."),
+        (["pretrain", "x", "--batch"], "--batch needs a value"),
+        (["pretrain", "x", "--tau", "nan"], "--tau must be a finite number"),
+        (["pretrain", "x", "--device", "cud"], "did you mean cuda"),
+        (["pretrain", "x", "--head", "512", "wide"], "--head takes a whole number, not 'wide'."),
+        (["pretrain", "x", "--epochs", "1", "--steps", "5"], "not --epochs and --steps together"),
+        (["pretrain", "x", "y"], "'y' is one word too many"),
+        (["pretrain"], "nearfar pretrain needs DATA, for example: nearfar pretrain"),
+        (["embed", "run", "photos"], "nearfar embed needs --out"),
+        (["evaluate", "run", "-x"], "has no flag -x"),
+        (["check", "x", "--out", "y"], "nearfar check has no flag --out"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_exit_2(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("nearfar: ") and err.count("\n") == 1, err
+    assert says in err
+
+
+def test_only_what_was_typed_is_passed_on() -> None:
+    words = ["x", "--tau", "0.1", "--head", "64", "32", "--no-pack", "--steps", "3", "--out", "r"]
+    assert cli.pretrain_parser(words).read(words) == {
+        "data": "x",
+        "tau": 0.1,
+        "head": (64, 32),
+        "pack": False,
+        "steps": 3,
+        "out": "r",
+    }
+
+
+def test_no_two_settings_share_a_flag() -> None:
+    for method in methods.METHODS:
+        flags = cli.pretrain_parser(["--method", method]).flags
+        assert len(flags) == len(set(flags))
+
+
+# A new flag needs its sentence in docs/decisions.md, and its place here.
+FLAGS = {
+    "check": "--json --method --recipe",
+    "pretrain": "--out --overwrite --like --json --method --recipe",
+    "evaluate": "--train --test --json --seed --device",
+    "embed": "--out --labels --json --device",
+    "demo": "--out --json --minutes --seed",
+}
+SETTINGS = (
+    "--epochs --steps --minutes --batch --chunk --encoder --stem --weights --size --optimizer --rate "
+    "--rate-rule --momentum --decay --warmup --precision --seed --device --threads --max-bad --max-pixels "
+    "--pack --no-pack --save-minutes --tensorboard --no-tensorboard --crop-min --crop-max "
+    "--interpolation --flip --jitter --brightness --contrast --saturation --hue --grey --blur --solarise"
+)
+METHOD_SETTINGS = {"simclr": "--tau --head"}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_list_of_flags_is_frozen(command: str) -> None:
+    expected = ["-h", "--help", *FLAGS[command].split()]
+    if command in ("check", "pretrain"):
+        expected += SETTINGS.split() + METHOD_SETTINGS["simclr"].split()
+    assert sorted(cli.COMMANDS[command](()).flags) == sorted(expected)
+
+
+def test_every_flag_has_a_sentence_in_decisions() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "decisions.md").read_text()
+    flags = {flag for make in cli.COMMANDS.values() for flag in make(()).flags}
+    flags -= {"-h", "--no-pack", "--no-tensorboard"}
+    assert not [flag for flag in sorted(flags) if f"`{flag}`" not in text]
+
+
+def test_a_missing_folder_is_a_sentence_on_standard_error(tmp_path: Path) -> None:
+    done = nearfar_process(["check", str(tmp_path / "nowhere")])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("nearfar: ") and "nowhere" in done.stderr
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m nearfar pretrain --help | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("example: ") and done.stderr == ""
+
+
+def test_version() -> None:
+    assert nearfar_process(["--version"]).stdout == f"nearfar {nearfar.__version__}\n"
+
+
+def test_public_names_are_functions_whoever_imports_their_file_first() -> None:
+    code = (
+        "import nearfar, nearfar.evaluate, nearfar.embed, nearfar.pretrain, nearfar.check\n"
+        "print(all(callable(getattr(nearfar, name)) for name in nearfar._PUBLIC))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    assert set(nearfar._PUBLIC) < set(dir(nearfar))
+    with pytest.raises(AttributeError, match="nosuch"):
+        _ = nearfar.nosuch
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
+    words = ["pretrain", str(photos), "--out", str(tmp_path / "run"), "--batch", "16", "--steps", "100000"]
+    words += ["--encoder", "resnet10_w16", "--seed", "3"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "nearfar", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        log = tmp_path / "run" / "log.jsonl"
+        for _ in range(1200):
+            if process.poll() is not None or (log.exists() and log.stat().st_size):
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == "" and "Traceback" not in err
+    assert "the same command goes on" in err
+    assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_json_is_one_object_on_standard_output(tmp_path: Path) -> None:
+    from nearfar import gallery
+
+    gallery.write(tmp_path, photos=2, train=2, test=2)
+    done = nearfar_process(["check", str(tmp_path / "photos"), "--json", "--max-bad", "1"])
+    assert done.returncode == 0, done.stderr
+    assert isinstance(json.loads(done.stdout), dict)

@@ -1,0 +1,119 @@
+"""The demo's pictures: the same for a seed, told apart by form and not by pixels, with answers that hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nearfar import drawings, gallery, images
+from nearfar.errors import BadImage, NearfarError
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, gallery.write(folder, photos=8, train=3, test=2)
+
+
+def test_pictures_depend_on_the_seed_and_nothing_else() -> None:
+    few = drawings.draw("star", 3, 5, "a")
+    assert few.shape == (3, 40, 40, 3) and few.dtype == np.uint8
+    assert np.array_equal(drawings.draw("star", 9, 5, "a")[:3], few)
+    assert not np.array_equal(drawings.draw("star", 3, 6, "a"), few)
+    assert not np.array_equal(drawings.draw("star", 3, 5, "b"), few)
+    assert len({picture.tobytes() for picture in drawings.draw("star", 50, 5, "a")}) == 50
+
+
+def test_every_form_shows_itself() -> None:
+    """Where form and background differ, a good share of the picture lies on either side."""
+    for form in drawings.FORMS:
+        grey = drawings.draw(form, 40, 0, "contrast").mean(axis=3)
+        assert grey.std(axis=(1, 2)).min() > 8, form
+
+
+def test_raw_pixels_fail() -> None:
+    """The nearest picture by mean-centred pixels is of the same class little more often than by chance."""
+    base = np.stack([drawings.draw(form, 60, 0, "train") for form in drawings.FORMS]).reshape(600, -1) / 255.0
+    asked = np.stack([drawings.draw(form, 30, 0, "test") for form in drawings.FORMS]).reshape(300, -1) / 255.0
+    centre = base.mean(axis=0)
+    base, asked = base - centre, asked - centre
+    base /= np.linalg.norm(base, axis=1, keepdims=True)
+    nearest = (asked @ base.T).argmax(axis=1) // 60
+    accuracy = float((nearest == np.arange(300) // 30).mean())
+    assert accuracy < 0.3, accuracy
+
+
+def test_folders_and_formats(written: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = written
+    for part, each in (("train", 3), ("test", 2)):
+        classes = sorted(path.name for path in (folder / "labelled" / part).iterdir())
+        assert classes == sorted(drawings.FORMS)
+        assert all(len(list((folder / "labelled" / part / name).iterdir())) == each for name in classes)
+    suffixes = {path.suffix for path in (folder / "photos").iterdir()}
+    assert suffixes == {".jpg", ".png", ".webp", ".bmp"}
+    assert not (folder / ".drawing").exists()
+    with Image.open(folder / "pictures.png") as sheet:
+        assert sheet.size[0] > 600
+
+
+def test_the_answers_hold(written: tuple[Path, dict[str, Any]]) -> None:
+    folder, answers = written
+    photos = folder / "photos"
+    names = {path.name for path in photos.iterdir()}
+    kinds = [answers["near_copies"], answers["exact_copies"], answers["odd"], list(answers["broken"])]
+    assert [len(kind) for kind in kinds] == [30, 12, 12, 8]
+    assert len(names) == 8 * len(drawings.FORMS) + 30 + 12 + 12 + 8
+
+    bad = set()
+    for name in names:
+        try:
+            images.decode((photos / name).read_bytes(), max_pixels=10**8)
+        except BadImage:
+            bad.add(name)
+    assert bad == set(answers["broken"])
+
+    for one, other in answers["exact_copies"]:
+        assert one != other and (photos / one).read_bytes() == (photos / other).read_bytes()
+    for one, other in answers["near_copies"]:
+        a, b = (
+            images.decode((photos / name).read_bytes(), max_pixels=10**8).astype(float)
+            for name in (one, other)
+        )
+        assert (photos / one).read_bytes() != (photos / other).read_bytes()
+        # A copy is like its original, but for colour where the original was written grey.
+        assert np.corrcoef(a.mean(axis=2).ravel(), b.mean(axis=2).ravel())[0, 1] > 0.8
+    assert set(answers["odd"]) < names
+
+
+def test_written_once_and_only_over_our_own(written: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, answers = written
+    before = {path: path.stat().st_mtime_ns for path in (folder / "photos").iterdir()}
+    assert gallery.write(folder, photos=8, train=3, test=2) == answers
+    assert {path: path.stat().st_mtime_ns for path in (folder / "photos").iterdir()} == before
+    with pytest.raises(NearfarError, match="another demo"):
+        gallery.write(folder, seed=1, photos=8, train=3, test=2)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(NearfarError, match="no demo drew"):
+        gallery.write(tmp_path, photos=8, train=3, test=2)
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nearfar import demo as run_demo
+
+    monkeypatch.setattr(gallery, "write", lambda folder, seed: WRITE(folder, seed, 20, 12, 6))
+    result = run_demo(tmp_path / "d", minutes=0.05)
+    plain = result.to_json()
+    assert plain["broken"] == {"found": 8, "of": 8}
+    assert plain["near_copies"]["of"] == 30
+    assert set(plain["evaluation"]["knn"]) >= {"encoder", "pixels", "untrained", "chance"}
+    for name in ("photos.parquet", "run/encoder.safetensors", "answers.json", "pictures.png"):
+        assert (tmp_path / "d" / name).exists()
+        assert name.split("/")[0] in str(result)
+
+
+WRITE = gallery.write

@@ -1,0 +1,124 @@
+"""Every example in the README and the docs runs, on a few small pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nearfar import cli, gallery, progress
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    kind: str
+    text: str
+    line: int
+    skip: bool
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced examples of a page; one is left out only where a comment above it says why."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(
+            found["kind"],
+            found["text"],
+            text[: found.start("text")].count("\n") + 1,
+            (found["mark"] or "").startswith("not run: "),
+        )
+        for found in FENCE.finditer(text)
+    ]
+
+
+def shortened(text: str) -> str:
+    """Minutes of training become seconds; nothing else is changed."""
+    text = re.sub(r"--minutes \S+", "--minutes 0.03", text)
+    return re.sub(r"\bminutes=[\d.]+", "minutes=0.03", text)
+
+
+EXECUTED = [
+    page for page in PAGES if any(b.kind in ("python", "console") and not b.skip for b in blocks(page))
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    gallery.write(folder, photos=6, train=8, test=4)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.stem)
+def test_examples_run(
+    page: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    for name in ("photos", "labelled"):
+        (tmp_path / name).symlink_to(pictures / name)
+    names: dict[str, object] = {"__name__": "example"}
+    before = progress.shown()
+    try:
+        for block in blocks(page):
+            if block.skip or block.kind not in ("python", "console"):
+                continue
+            where = f"{page.name}:{block.line}"
+            if block.kind == "python":
+                exec(compile(shortened(block.text), where, "exec"), names)
+                continue
+            commands = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
+            assert commands, f"{where}: a console example has lines that begin with '$ '"
+            for command in commands:
+                words = shlex.split(shortened(command), comments=True)
+                assert words[0] == "nearfar", f"{where}: {command}"
+                status = cli.main(words[1:])
+                assert status == 0, f"{where}: {command}\n{capsys.readouterr().err}"
+    finally:
+        progress.show(before)
+
+
+def test_few_examples_are_left_out() -> None:
+    everything = [block for page in PAGES for block in blocks(page) if block.kind in ("python", "console")]
+    assert len(everything) >= 15
+    assert sum(block.skip for block in everything) <= 5
+
+
+def test_every_fence_says_what_it_is() -> None:
+    for page in PAGES:
+        assert all(block.kind in ("python", "console", "text") for block in blocks(page)), page.name
+        assert page.read_text(encoding="utf-8").count("```") % 2 == 0
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_what_comes_from_the_code_is_what_the_code_says() -> None:
+    spec = importlib.util.spec_from_file_location("make", ROOT / "docs" / "make.py")
+    assert spec and spec.loader
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    assert make.SETTINGS.read_text(encoding="utf-8") == make.page(), "run: python docs/make.py"
+    assert make.README.read_text(encoding="utf-8") == make.readme(), "run: python docs/make.py"
+    assert make.tree().count("\n") > 40 and make.tree() in make.readme()
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    listed = set(re.findall(r"(\S+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert listed == {page.name for page in PAGES if page.parent.name == "docs"}

@@ -1,0 +1,90 @@
+"""Data flows one way: a file imports its own floor and the floors below, never one above.
+
+The floors are those of the table in docs/design.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "nearfar"
+
+DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+FLOORS = {
+    int(floor): re.findall(r"`(\w+)`", rooms)
+    for floor, rooms in re.findall(r"^\| (\d) \|.*\| (.*) \|$", DESIGN, re.MULTILINE)
+}
+FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
+LAZY = {"__init__": "imports by name, when a name is first used"}
+
+
+def rooms() -> dict[Path, str]:
+    """Every source file, with the room it belongs to: its own name, or its folder's."""
+    return {
+        path: path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "__pycache__" not in path.parts
+    }
+
+
+def imported(source: str, folders: tuple[str, ...] = ()) -> set[str]:
+    """The rooms a source text imports, wherever in it and however it is written, for types alone too."""
+    package = ["nearfar", *folders]
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from . import a` names the file a; `from .a import b` names a, and so does a's own folder.
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            # Whoever writes a file may record the version, which stands in __init__.
+            if parts[0] == "nearfar" and len(parts) > 1 and parts[1] != "__version__":
+                found.add(parts[1] if parts[1] in FLOOR else "__init__")
+    return found
+
+
+def test_every_file_has_a_floor() -> None:
+    assert set(rooms().values()) == set(FLOOR), "docs/design.md and nearfar/ differ"
+    assert list(FLOORS) == list(range(7)) and sum(map(len, FLOORS.values())) == len(FLOOR)
+
+
+def test_no_file_imports_a_higher_floor() -> None:
+    wrong = []
+    for path, room in rooms().items():
+        if room in LAZY:
+            continue
+        for other in imported(path.read_text(encoding="utf-8"), path.relative_to(PACKAGE).parts[:-1]):
+            if FLOOR[other] > FLOOR[room]:
+                wrong.append(
+                    f"{path.relative_to(PACKAGE)} (floor {FLOOR[room]}) imports {other} ({FLOOR[other]})"
+                )
+    assert not wrong
+
+
+def test_the_check_sees_every_way_to_import() -> None:
+    source = "import nearfar.cli\nfrom . import demo\n"
+    source += "from .evaluate import x\ndef f():\n    from nearfar.embed import y"
+    assert imported(source) == {"cli", "demo", "evaluate", "embed"}
+    assert imported("from .. import rng\nfrom ..nets import mlp\nfrom .base import Batch", ("methods",)) == {
+        "rng",
+        "nets",
+        "methods",
+    }
+    assert imported("from nearfar import pretrain, __version__\nimport torch") == {"pretrain"}
+
+
+def test_words_need_no_torch() -> None:
+    for name in ("errors", "config", "progress", "settings"):
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+        tops = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        tops |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+        assert not tops & {"torch", "numpy", "PIL", "numba"}

@@ -1,0 +1,87 @@
+"""Exact neighbours against a full sort, and votes against plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nearfar import neighbours
+from nearfar.errors import NearfarError
+
+
+def slow(queries, base, k, exclude_self=False):
+    q = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    b = base / np.linalg.norm(base, axis=1, keepdims=True)
+    s = q @ b.T
+    if exclude_self:
+        np.fill_diagonal(s, -np.inf)
+    index = np.argsort(-s, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(s, index, 1), index
+
+
+@pytest.mark.parametrize("tile, rows", [(1 << 24, 1 << 18), (64, 16), (1, 1)])
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_top_k_is_a_full_sort_at_any_tiling(monkeypatch, tile, rows, exclude_self):
+    monkeypatch.setattr(neighbours, "TILE", tile)
+    monkeypatch.setattr(neighbours, "ROWS", rows)
+    x = np.random.default_rng(0).normal(size=(53, 7))
+    queries = x if exclude_self else x[:20] + 0.3
+    similarity, index = neighbours.top_k(
+        torch.from_numpy(queries), torch.from_numpy(x), 9, exclude_self=exclude_self
+    )
+    right, who = slow(queries, x, 9, exclude_self)
+    assert np.allclose(similarity.numpy(), right, atol=1e-12)
+    assert np.array_equal(index.numpy(), who)
+    if exclude_self:
+        assert not (index == torch.arange(len(x))[:, None]).any()
+
+
+def test_top_k_finds_every_other_row_once():
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
+    _, index = neighbours.top_k(x, x, 29, exclude_self=True)
+    for row, found in enumerate(index.tolist()):
+        assert sorted([*found, row]) == list(range(30))
+
+
+def test_votes_are_the_plain_loops():
+    similarity = torch.tensor([[0.9, 0.7, 0.2], [0.5, 0.5, 0.4]], dtype=torch.float64)
+    labels = torch.tensor([[2, 0, 0], [1, 0, 1]])
+    votes = neighbours.knn_votes(similarity, labels, 4, 0.1)
+    for row in range(2):
+        weights = [0.0] * 4
+        for s, label in zip(similarity[row].tolist(), labels[row].tolist(), strict=True):
+            weights[label] += math.exp(s / 0.1)
+        assert np.allclose(votes[row].numpy(), np.array(weights) / sum(weights), atol=1e-12)
+
+
+def test_votes_stay_finite_at_a_tiny_temperature():
+    votes = neighbours.knn_votes(torch.tensor([[1.0, -1.0]]), torch.tensor([[1, 0]]), 2, 1e-4)
+    assert votes.tolist() == [[0.0, 1.0]]
+
+
+def test_a_vote_is_chosen_where_it_matters():
+    # The nearest neighbour is always wrong and the four after it are right: k = 1 must lose.
+    similarity = torch.tensor([[0.9, 0.8, 0.8, 0.8, 0.8]]).repeat(10, 1)
+    truth = torch.arange(10) % 2
+    labels = torch.cat([1 - truth[:, None], truth[:, None].repeat(1, 4)], 1)
+    vote = neighbours.choose_vote(similarity, labels, truth, 2)
+    assert vote.k == 5
+    votes = neighbours.knn_votes(similarity[:, : vote.k], labels[:, : vote.k], 2, vote.temperature)
+    assert torch.equal(votes.argmax(1), truth)
+
+
+def test_wrong_questions_are_refused_in_a_sentence():
+    x = torch.ones(3, 2)
+    with pytest.raises(NearfarError, match="ask for 1 to 2"):
+        neighbours.top_k(x, x, 3, exclude_self=True)
+    with pytest.raises(NearfarError, match="same rows"):
+        neighbours.top_k(x[:1], x, 1, exclude_self=True)
+    x[1, 0] = torch.nan
+    with pytest.raises(NearfarError, match="not finite"):
+        neighbours.top_k(x, x, 1)
+
+
+def test_zero_rows_are_alike_to_nothing():
+    similarity, _ = neighbours.top_k(torch.zeros(1, 3), torch.eye(3), 3)
+    assert similarity.abs().max() == 0

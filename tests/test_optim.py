@@ -1,0 +1,103 @@
+"""LARS against its equations as loops, the rules of the rate, and what is exempt from decay."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nearfar import nets, optim
+from nearfar.config import build
+from nearfar.settings import Training
+
+
+def slow_lars(w, gradients, rates, momentum, decay, eta, adapt):
+    """The equations of LARS, a number at a time."""
+    w, v = [float(x) for x in w], [0.0] * len(w)
+    for g, rate in zip(gradients, rates, strict=True):
+        g = [gk + decay * wk for gk, wk in zip(g, w, strict=True)]
+        size, slope = math.sqrt(sum(x * x for x in w)), math.sqrt(sum(x * x for x in g))
+        own = rate * eta * size / slope if adapt and size > 0 and slope > 0 else rate
+        v = [momentum * vk + own * gk for vk, gk in zip(v, g, strict=True)]
+        w = [wk - vk for wk, vk in zip(w, v, strict=True)]
+    return w
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+@pytest.mark.parametrize("start", ["random", "zero"])
+def test_lars_follows_its_equations(adapt, start):
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=6) if start == "random" else np.zeros(6)
+    gradients = [rng.normal(size=6) for _ in range(5)] + [np.zeros(6)]
+    rates = [0.1, 0.5, 2.0, 1.0, 0.3, 0.2]
+    w = nn.Parameter(torch.tensor(first).view(2, 3))
+    unused = nn.Parameter(torch.ones(1))
+    lars = optim.LARS([w, unused], 0.1, momentum=0.9, weight_decay=0.01, eta=0.02, adapt=adapt)
+    for g, rate in zip(gradients, rates, strict=True):
+        lars.param_groups[0]["lr"] = rate
+        w.grad = torch.tensor(g).view(2, 3)
+        lars.step()
+        assert torch.equal(w.grad, torch.tensor(g).view(2, 3))
+    truth = slow_lars(first, gradients, rates, 0.9, 0.01, 0.02, adapt)
+    np.testing.assert_allclose(w.detach().flatten().numpy(), truth, rtol=0, atol=1e-13)
+    assert unused.item() == 1.0
+
+
+def test_lars_goes_on_from_its_saved_state():
+    def train(steps, state=None):
+        w = nn.Parameter(torch.ones(3, 3) if state is None else state[0].clone())
+        lars = optim.LARS([w], 0.5)
+        if state is not None:
+            lars.load_state_dict(state[1])
+        for _ in range(steps):
+            w.grad = w.detach().sin()
+            lars.step()
+        return w.detach(), lars.state_dict()
+
+    assert torch.equal(train(6)[0], train(3, train(3))[0])
+
+
+def test_biases_and_norms_are_exempt_and_frozen_tensors_left_out():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nets.mlp(8, 4, 2))
+    decayed, exempt = optim.groups(module, 0.5)
+    assert all(p.ndim > 1 for p in decayed["params"]) and len(decayed["params"]) == 3
+    assert (decayed["weight_decay"], decayed["adapt"]) == (0.5, True)
+    assert (exempt["weight_decay"], exempt["adapt"]) == (0.0, False)
+    assert len(exempt["params"]) == 1 + 2 + 2 + 1  # the last norm's beta does not train
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+def test_each_optimizer_lowers_a_loss(name):
+    torch.manual_seed(0)
+    module = nets.mlp(4, 8, 2, last_norm=False)
+    training = build(Training, {"optimizer": name, "rate": 0.05, "batch": 512, "rate_rule": "linear"})
+    maker = optim.optimizer(training, module)
+    assert {group["lr"] for group in maker.param_groups} == {0.1}
+    x = torch.rand(64, 4)
+    losses = []
+    for _ in range(30):
+        loss = (module(x) - x[:, :2]).square().mean()
+        maker.zero_grad()
+        loss.backward()
+        maker.step()
+        losses.append(loss.item())
+    # LARS moves a kernel by a ten-thousandth of its length a step at this rate, the biases as SGD does
+    assert losses[-1] < (0.9 if name == "lars" else 0.3) * losses[0]
+
+
+def test_rate_rules():
+    def rate(rule):
+        return optim.base_rate(build(Training, {"rate": 0.3, "rate_rule": rule, "batch": 4096}))
+
+    assert (rate("fixed"), rate("linear"), rate("sqrt")) == (0.3, pytest.approx(4.8), pytest.approx(19.2))
+
+
+def test_the_rate_rises_straight_and_falls_along_a_cosine():
+    assert [optim.factor(p, 0.2) for p in (0.0, 0.1, 0.2)] == [0.0, 0.5, 1.0]
+    assert optim.factor(0.6, 0.2) == pytest.approx(0.5)
+    assert optim.factor(1.0, 0.2) == pytest.approx(0.0)
+    assert optim.factor(0.0, 0.0) == 1.0
+    assert [optim.factor(p, 1.0) for p in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
+    falling = [optim.factor(0.2 + 0.8 * k / 50, 0.2) for k in range(51)]
+    assert falling == sorted(falling, reverse=True)

@@ -1,0 +1,71 @@
+"""The plan: progress never falls, ends at 1, and a time budget bends it only when the pace has drifted."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nearfar.pace import AIM, Clock, Plan
+
+
+def test_a_single_stretch_is_a_straight_line():
+    plan = Plan(((0, 8),))
+    assert [plan.progress(step) for step in range(9)] == [step / 8 for step in range(9)]
+
+
+def test_a_correction_keeps_the_progress_made_and_spreads_the_rest():
+    plan = Plan(((0, 100),)).corrected(50, 75)
+    assert plan.steps == 75
+    assert plan.progress(25) == 0.25
+    assert plan.progress(50) == 0.5
+    assert plan.progress(60) == pytest.approx(0.5 + 0.5 * 10 / 25)
+    assert plan.progress(75) == 1.0
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=6))
+def test_progress_rises_from_0_to_1_however_often_it_is_corrected(pieces):
+    plan, now = Plan(((0, sum(pieces[0])),)), 0
+    for run, remain in pieces[1:]:
+        now = min(now + run, plan.steps - 1)
+        plan = plan.corrected(now, now + remain)
+    course = [plan.progress(step) for step in range(plan.steps + 1)]
+    assert course[0] == 0.0 and course[-1] == 1.0
+    assert all(later > earlier for earlier, later in zip(course, course[1:], strict=False))
+    assert Plan.of([list(stretch) for stretch in plan.stretches]) == plan
+
+
+class Fake(Clock):
+    """A clock that is told the time."""
+
+    now = 0.0
+
+    def elapsed(self) -> float:
+        return self.now
+
+
+def test_a_steady_pace_leaves_the_plan_alone_and_a_slower_one_shortens_it():
+    clock = Fake(seconds=100.0)
+    plan = clock.first_plan(0.1)
+    assert plan.steps == int(100 * AIM / 0.1)
+    clock.steps_fitting(0, plan)
+    clock.now = 10.0
+    assert clock.steps_fitting(100, plan) is None  # exactly as planned
+    clock.now = 30.0
+    fitting = clock.steps_fitting(200, plan)  # now 0.2 s a step
+    assert fitting == 200 + int((100 * AIM - 30.0) / 0.2)
+    assert fitting < plan.steps
+
+
+def test_a_run_that_obeys_its_clock_ends_within_the_budget_at_any_pace():
+    for pace in (lambda t: 0.1, lambda t: 0.1 + 0.002 * t, lambda t: 0.3 if 20 < t < 60 else 0.1):
+        clock = Fake(seconds=100.0)
+        plan, step = clock.first_plan(0.1), 0
+        look = max(1, plan.steps // 50)
+        while step < plan.steps:
+            clock.now += pace(clock.now)
+            step += 1
+            if step % look == 0 and step < plan.steps:
+                total = clock.steps_fitting(step, plan)
+                plan = plan if total is None else plan.corrected(step, total)
+        assert 90.0 < clock.now <= 100.0

@@ -1,0 +1,284 @@
+"""Decoded once: what is stored is what the files hold, the bad ones are named, and a kill costs nothing."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import bad_files
+import numpy as np
+import pytest
+from PIL import Image
+
+from nearfar import disk, images, inspection, pack, progress
+from nearfar.errors import NearfarError
+from nearfar.sources import open_source
+
+MAX = bad_files.MAX_PIXELS
+USUAL = {"short_side": 24, "max_pixels": MAX, "max_bad": 0.1, "threads": 3}
+
+
+def write(folder: Path, count: int, *, side: int = 0) -> Path:
+    """Noisy PNG files of differing sizes, so that a mix-up shows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(3)
+    for number in range(count):
+        height, width = (side, side) if side else draw.integers(8, 40, 2)
+        noise = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number:04d}.png", compress_level=1)
+    return folder
+
+
+def same_as_files(store: pack.Store, folder: Path, **options: int) -> None:
+    for row, name in enumerate(store.ids):
+        assert np.array_equal(store[row], images.decode(folder / name, max_pixels=MAX, short_side=24))
+
+
+def test_a_thousand_good_files_and_every_kind_of_bad_one(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", 1000)
+    good = sorted(os.listdir(folder))
+    bad = bad_files.write(folder)
+    source = open_source(folder)
+    store = pack.load(source, **USUAL, cache=tmp_path)
+    assert len(bad) >= 30 and [item.id for item in store.rejected] == bad and store.ids == good
+    assert store.resident and not (tmp_path / "packs").exists()
+    same_as_files(store, folder)
+    pack.write_rejected(tmp_path / "rejected.csv", store.rejected)
+    with open(tmp_path / "rejected.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["id", "reason"] and [row[0] for row in rows[1:]] == bad and all(row[1] for row in rows)
+    seen = inspection.inspect(source, max_pixels=MAX, threads=3)
+    assert (seen.count, seen.usable) == (1000 + len(bad), 1000) and seen.rejected == store.rejected
+    packed = pack.load(source, **USUAL, cache=tmp_path, memory=0)
+    assert not packed.resident and packed.rejected == store.rejected
+    assert packed.fingerprint == store.fingerprint and np.array_equal(packed.digests, store.digests)
+    same_as_files(packed, folder)
+
+
+def test_gather_shares_the_buffer_and_keeps_the_order(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", 30)
+    store = pack.load(open_source(folder), **USUAL)
+    rows = np.array([7, 3, 3, 29])
+    block = store.gather(rows)
+    assert block.pixels is store.pixels and len(block) == 4 and not block.pixels.flags.writeable
+    for at, row in enumerate(rows):
+        assert np.array_equal(block.image(at), store[row])
+    assert np.array_equal(store[-1], store[29]) and store.nbytes == store.pixels.size
+    assert block.offset.dtype == np.int64 and block.height.dtype == block.width.dtype == np.int32
+    with pytest.raises(IndexError):
+        store[30]
+
+
+@pytest.mark.parametrize("threads", [1, 7])
+def test_threads_do_not_matter(tmp_path: Path, threads: int) -> None:
+    folder = write(tmp_path / "photos", 100)
+    one = pack.load(open_source(folder), **USUAL)
+    other = pack.load(open_source(folder), **USUAL | {"threads": threads})
+    assert one.fingerprint == other.fingerprint and one.ids == other.ids
+    assert all(np.array_equal(one[row], other[row]) for row in range(100))
+
+
+def test_the_fingerprint_follows_content_and_ids(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", 5)
+    first = pack.load(open_source(folder), **USUAL)
+    os.utime(folder / "0001.png", (1, 1))
+    assert pack.load(open_source(folder), **USUAL).fingerprint == first.fingerprint
+    os.rename(folder / "0001.png", folder / "0001b.png")
+    renamed = pack.load(open_source(folder), **USUAL).fingerprint
+    (folder / "0001b.png").write_bytes((folder / "0002.png").read_bytes())
+    store = pack.load(open_source(folder), **USUAL)
+    assert len({first.fingerprint, renamed, store.fingerprint}) == 3
+    assert pack.duplicates(store) == [(1, 2)] and pack.duplicates(first) == []
+
+
+def test_too_many_bad_ones_stop_it(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", 8)
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).write_bytes(b"<html>")
+    for options in ({}, {"memory": 0, "cache": tmp_path}):
+        with pytest.raises(
+            NearfarError, match=r"of 10 images .* --max-bad 0.1 .*not an image.*nearfar check"
+        ):
+            pack.load(open_source(folder), **USUAL, **options)
+        assert len(pack.load(open_source(folder), **USUAL | {"max_bad": 0.2}, **options)) == 8
+    with pytest.raises(NearfarError, match="--max-bad"):  # made with a larger share, held to ours
+        pack.load(open_source(folder), **USUAL, memory=0, cache=tmp_path)
+    for number in range(8):
+        (folder / f"{number:04d}.png").unlink()
+    with pytest.raises(NearfarError, match=r"no usable image \(a.jpg: not an image\)"):
+        pack.load(open_source(folder), **USUAL | {"max_bad": 1.0})
+
+
+def test_labels_follow_the_good_rows(tmp_path: Path) -> None:
+    for label in ("10", "9"):
+        write(tmp_path / "photos" / label, 3)
+    (tmp_path / "photos" / "10" / "0001.png").write_bytes(b"")
+    store = pack.load(open_source(tmp_path / "photos", labels=True), **USUAL | {"max_bad": 0.5})
+    assert (
+        store.classes == ("9", "10") and store.labels is not None and store.labels.tolist() == [1, 1, 0, 0, 0]
+    )
+
+
+def test_arrays_are_used_where_they_lie() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 30, 3), dtype=np.uint8)
+    store = pack.load(open_source(pixels), **USUAL)
+    assert np.shares_memory(store.pixels, pixels) and pixels.flags.writeable
+    assert all(np.array_equal(store[row], pixels[row]) for row in range(20))
+    small = pack.load(open_source(pixels), **USUAL | {"short_side": 12})
+    assert small[3].shape == (12, 15, 3) and small.fingerprint == store.fingerprint
+    with pytest.raises(NearfarError, match="over the limit of 100 pixels"):
+        pack.load(open_source(pixels), **USUAL | {"max_pixels": 100})
+
+
+def test_a_sample_that_misleads_ends_on_disk(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", 300, side=4)
+    for number in range(10, 300, 2):  # larger than the sample of headers is likely to promise
+        Image.new("RGB", (24, 24)).save(folder / f"{number:04d}.png")
+    source = open_source(folder)
+    store = pack.load(source, **USUAL, cache=tmp_path, memory=20_000 + 300 * 48)
+    assert not store.resident and len(store) == 300
+    same_as_files(store, folder)
+
+
+def test_a_second_load_decodes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "photos", 40)
+    progress.show(True)
+    try:
+        first = pack.load(open_source(folder), **USUAL, cache=tmp_path, memory=0)
+        assert "Packing 40 images, about 0.00 GB, into" in capsys.readouterr().err
+        again = pack.load(open_source(folder), **USUAL, cache=tmp_path, memory=0)
+        assert capsys.readouterr().err == ""
+        write(folder, 1, side=9)
+        changed = pack.load(open_source(folder), **USUAL, cache=tmp_path, memory=0)
+        assert "Packing" in capsys.readouterr().err
+    finally:
+        progress.show(False)
+    assert first.fingerprint == again.fingerprint != changed.fingerprint
+    assert len(list((tmp_path / "packs").iterdir())) == 2
+    held = sorted(path.name for path in next((tmp_path / "packs").iterdir()).iterdir())
+    assert held == ["index.npz", "lock", "pixels.bin"]
+
+
+PACKER = """
+import sys
+from pathlib import Path
+from nearfar import disk, pack
+from nearfar.sources import open_source
+disk._FLUSH_SECONDS = 0.0
+pack.load(open_source(sys.argv[1]), short_side=24, max_pixels=10**6, max_bad=.1, threads=2,
+    memory=0, cache=Path(sys.argv[2]))
+"""
+
+
+def packer(folder: Path, cache: Path) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).parent.parent)
+    return subprocess.Popen([sys.executable, "-c", PACKER, str(folder), str(cache)], cwd=root)
+
+
+def test_killed_with_9_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "photos", 300)
+    for name in ("0100.png", "0250.png"):
+        (folder / name).write_bytes(b"broken")
+    big = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
+    for number in range(150, 300, 3):  # slow ones, so that the kill falls in the midst
+        Image.fromarray(big).save(folder / f"{number:04d}.png", compress_level=1)
+    whole = pack.load(open_source(folder), **USUAL)
+    process = packer(folder, tmp_path)
+    journal: list[Path] = []
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        journal = list((tmp_path / "packs").glob("*/journal.bin"))
+        if journal and journal[0].stat().st_size > 50 * 40:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = journal[0].stat().st_size // 40
+    assert 50 < kept < 298 and not (journal[0].parent / "index.npz").exists()
+    with open(journal[0], "ab") as file:
+        file.write(b"torn record")
+    progress.show(True)
+    try:
+        resumed = pack.load(open_source(folder), **USUAL, cache=tmp_path, memory=0)
+    finally:
+        progress.show(False)
+    assert f"{kept:,} are there already" in capsys.readouterr().err
+    assert resumed.fingerprint == whole.fingerprint and resumed.rejected == whole.rejected
+    assert all(np.array_equal(resumed[row], whole[row]) for row in range(len(whole)))
+
+
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", 300)
+    both = [packer(folder, tmp_path) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert len(list((tmp_path / "packs").iterdir())) == 1
+    same_as_files(pack.load(open_source(folder), **USUAL, cache=tmp_path, memory=0), folder)
+
+
+def test_a_full_disk_is_refused_before_and_survived_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "photos", 30)
+    way = pack.Way(open_source(folder), 24, MAX, 0.1, 2)
+    with pytest.raises(NearfarError, match=r"needs 1,000,000,000.0 GB more .* GB are free; make room"):
+        disk.packed(way, tmp_path, 10**18)
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(NearfarError, match="is full; make room and run the same again"):
+            pack.load(open_source(folder), **USUAL, cache=tmp_path, memory=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    same_as_files(pack.load(open_source(folder), **USUAL, cache=tmp_path, memory=0), folder)
+
+
+def test_without_a_pack_bad_rows_have_substitutes_by_name(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", 40)
+    for name in ("0005.png", "0017.png"):
+        (folder / name).write_bytes(b"")
+    source = open_source(folder)
+    stores = [pack.load(source, **USUAL, pack=False) for _ in range(2)]
+    everything = stores[0].gather(np.arange(40))
+    backwards = [stores[1].gather(np.array([row])) for row in reversed(range(40))][::-1]
+    for row in range(40):
+        assert np.array_equal(everything.image(row), backwards[row].image(0))
+    wanted = pack.load(source, **USUAL)
+    assert np.array_equal(stores[0][6], wanted[5]) and len(stores[0]) == 40
+    for store in stores:
+        assert [(item.id, item.reason) for item in store.rejected] == [
+            ("0005.png", "empty file"),
+            ("0017.png", "empty file"),
+        ]
+    for number in range(20, 30):
+        (folder / f"{number:04d}.png").unlink()
+    with pytest.raises(NearfarError, match="--max-bad"):
+        stores[0].gather(np.arange(40))
+
+
+def test_inspection(tmp_path: Path) -> None:
+    write(tmp_path / "photos" / "a", 3, side=10)
+    Image.new("L", (30, 20)).save(tmp_path / "photos" / "b.jpg")
+    (tmp_path / "photos" / "a" / "copy.png").write_bytes(
+        (tmp_path / "photos" / "a" / "0001.png").read_bytes()
+    )
+    (tmp_path / "photos" / "bad.gif").write_bytes(b"GIF")
+    seen = inspection.inspect(open_source(tmp_path / "photos"), max_pixels=MAX, threads=2)
+    assert (seen.count, seen.usable, len(seen.rejected)) == (6, 5, 1)
+    assert seen.formats == {"PNG": 4, "JPEG": 1} and seen.modes == {"RGB": 4, "L": 1}
+    assert seen.short == inspection.Sides(10, 10, 20) and seen.long == inspection.Sides(10, 10, 30)
+    assert seen.duplicates == (("a/0001.png", "a/copy.png"),) and seen.labels is None
+    labels = inspection.inspect(open_source(tmp_path / "photos" / ".." / "photos"), max_pixels=MAX, threads=1)
+    assert labels.bytes == sum(p.stat().st_size for p in (tmp_path / "photos").rglob("*.*")) - 3
+    pixels = np.zeros((3, 8, 9, 3), np.uint8)
+    arrays = inspection.inspect(open_source((pixels, [1, 1, 2]), labels=True), max_pixels=MAX, threads=1)
+    assert arrays.formats == {"array": 3} and arrays.labels == {"1": 2, "2": 1}
+    assert arrays.duplicates == (("0", "1", "2"),)

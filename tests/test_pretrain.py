@@ -1,0 +1,214 @@
+"""The main job end to end: a run resumes to the same bytes, refuses what would mix runs, stops in good order."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nearfar
+from nearfar import checkpoint
+
+TINY = {
+    "steps": 24,
+    "batch": 16,
+    "encoder": "resnet10_w8",
+    "head": (16, 8),
+    "precision": "float32",
+    "threads": 1,
+}
+FLAGS = ["--batch", "16", "--encoder", "resnet10_w8", "--head", "16", "8", "--precision", "float32"]
+
+
+def command(*words: object, **more: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
+    line = [sys.executable, "-m", "nearfar", *map(str, words)]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        name: (folder / name).read_bytes()
+        for name in ("encoder.safetensors", "encoder.json", "last.safetensors")
+    }
+
+
+@pytest.fixture(scope="module")
+def unbroken(photos, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    torch.set_num_threads(1)
+    nearfar.pretrain(photos, out=folder, **TINY)
+    return folder
+
+
+def test_a_run_gives_an_encoder_that_loads_without_the_method(unbroken):
+    code = (
+        "import sys; sys.modules['nearfar.methods.simclr'] = None; import nearfar, torch\n"
+        "run = nearfar.load(sys.argv[1]); print(run.encoder(torch.rand(3, 3, 16, 16)).shape[1] == run.encoder.dim)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(unbroken)], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == "True"
+    run = nearfar.load(unbroken)
+    assert not run.encoder.training
+    assert run.preprocess.size == 16 and run.preprocess.crop == 1.0
+    assert [line["step"] for line in run.log()] == list(range(1, 25))
+    assert {"loss", "contrastive_accuracy", "rate", "images_per_second", "waiting"} <= set(run.log()[-1])
+    assert json.dumps(run.to_json())
+
+
+def test_the_loss_falls(unbroken):
+    losses = [line["loss"] for line in nearfar.load(unbroken).log()]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.2
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(photos, unbroken, tmp_path):
+    nearfar.pretrain(photos, out=tmp_path / "again", **TINY)
+    assert content(tmp_path / "again") == content(unbroken)
+    nearfar.pretrain(photos, out=tmp_path / "other", **TINY, seed=1)
+    assert content(tmp_path / "other")["encoder.safetensors"] != content(unbroken)["encoder.safetensors"]
+
+
+def test_kill_9_and_the_same_command_again_end_in_the_same_bytes(photos, unbroken, tmp_path):
+    folder = tmp_path / "killed"
+    words = ["pretrain", photos, "--out", folder, "--steps", 24, *FLAGS, "--save-minutes", 0]
+    deaths, seconds = 0, random.Random(0)
+    while deaths < 2:
+        process = command(*words)
+        deadline = time.monotonic() + 60
+        seen = (folder / checkpoint.LAST).stat().st_mtime_ns if (folder / checkpoint.LAST).exists() else 0
+        while process.poll() is None and time.monotonic() < deadline:
+            if (folder / checkpoint.LAST).exists() and (folder / checkpoint.LAST).stat().st_mtime_ns > seen:
+                time.sleep(seconds.uniform(0.0, 0.05))
+                process.kill()
+                break
+        assert process.wait() == -signal.SIGKILL, process.stderr.read()
+        deaths += 1
+    step = checkpoint.read(folder / checkpoint.LAST)[1]["step"]
+    assert 0 < step < 24
+    process = command(*words)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    assert f"going on from step {step}" in said
+    assert content(folder) == content(unbroken)
+
+
+@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_saves_and_says_how_to_go_on(photos, tmp_path, sign, status):
+    folder = tmp_path / "stopped"
+    words = ["pretrain", photos, "--out", folder, "--steps", 100000, *FLAGS]
+    process = command(*words)
+    while not (folder / "log.jsonl").exists() or (folder / "log.jsonl").stat().st_size == 0:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(sign)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status, said
+    assert "the same command goes on from there" in said and "Traceback" not in said
+    assert checkpoint.read(folder / checkpoint.LAST)[1]["step"] > 0
+    with pytest.raises(nearfar.NearfarError, match="not finished"):
+        nearfar.load(folder)
+
+
+def test_a_finished_run_says_so_and_other_settings_are_refused_by_name(photos, unbroken, capsys):
+    before = content(unbroken)
+    nearfar.progress.show(True)
+    try:
+        run = nearfar.pretrain(photos, out=unbroken, **TINY)
+    finally:
+        nearfar.progress.show(False)
+    assert "is finished" in capsys.readouterr().err
+    assert run.path == unbroken
+    with pytest.raises(nearfar.NearfarError, match=r"--tau 0.2 became 0.3.*--overwrite"):
+        nearfar.pretrain(photos, out=unbroken, **TINY, tau=0.3)
+    with pytest.raises(nearfar.NearfarError, match=r"--steps 24 became 25"):
+        nearfar.pretrain(photos, out=unbroken, **{**TINY, "steps": 25})
+    assert content(unbroken) == before
+
+
+def test_other_images_are_refused_and_overwrite_starts_anew(photos, unbroken, tmp_path):
+    folder, pixels = (
+        tmp_path / "run",
+        np.stack([nearfar.images.decode(path, max_pixels=10**6) for path in photos.iterdir()]),
+    )
+    first = nearfar.pretrain(pixels, out=folder, **{**TINY, "steps": 2})
+    assert first.provenance["data"]["images"] == 96
+    with pytest.raises(nearfar.NearfarError, match="the images are others"):
+        nearfar.pretrain(pixels[::-1].copy(), out=folder, **{**TINY, "steps": 2}, recipe="cpu")
+    second = nearfar.pretrain(pixels[::-1].copy(), out=folder, overwrite=True, **{**TINY, "steps": 2})
+    assert second.provenance["data"]["fingerprint"] != first.provenance["data"]["fingerprint"]
+
+
+def test_overwrite_never_touches_a_folder_that_is_no_run(photos, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(nearfar.NearfarError, match=r"holds 'thesis.tex'"):
+        nearfar.pretrain(photos, out=tmp_path, overwrite=True, **TINY)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_time_budget_is_kept_and_the_run_can_be_repeated_exactly(photos, tmp_path):
+    timed = {name: value for name, value in TINY.items() if name != "steps"}
+    began = time.monotonic()
+    first = nearfar.pretrain(photos, out=tmp_path / "timed", minutes=0.05, **timed)
+    assert time.monotonic() - began < 3.0 + 5.0  # the budget, and reading and writing around it
+    plan = first.config["plan"]
+    assert plan[-1][1] == first.provenance["steps"] > 5
+    again = nearfar.pretrain(photos, out=tmp_path / "again", like=tmp_path / "timed")
+    assert again.config["plan"] == plan
+    assert (
+        content(tmp_path / "again")["encoder.safetensors"]
+        == content(tmp_path / "timed")["encoder.safetensors"]
+    )
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_overwritten(photos, tmp_path):
+    settings = {**TINY, "optimizer": "sgd", "rate": 1e30, "save_minutes": 0.0}
+    with pytest.raises(nearfar.NearfarError, match=r"broke down at step \d+.*lower --rate"):
+        nearfar.pretrain(photos, out=tmp_path / "nan", **settings)
+    for line in checkpoint.read_log(tmp_path / "nan" / "log.jsonl"):
+        assert np.isfinite(line["loss"])
+    last = tmp_path / "nan" / checkpoint.LAST
+    if last.exists():
+        assert all(bool(torch.isfinite(value).all()) for value in checkpoint.read(last)[0].values())
+
+
+def test_too_few_images(photos, tmp_path):
+    one = np.zeros((1, 16, 16, 3), np.uint8)
+    with pytest.raises(nearfar.NearfarError, match="1 usable image is too few"):
+        nearfar.pretrain(one, out=tmp_path / "one", **TINY)
+    few = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    run = nearfar.pretrain(few, out=tmp_path / "few", **TINY)
+    assert run.config["training"]["batch"] == 5
+
+
+def test_chunks_and_streaming_run_to_the_end(photos, tmp_path):
+    packed = nearfar.pretrain(photos, out=tmp_path / "packed", **TINY)
+    streamed = nearfar.pretrain(photos, out=tmp_path / "streamed", **TINY, pack=False)
+    first, second = (run.encoder.state_dict() for run in (packed, streamed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    nearfar.pretrain(photos, out=tmp_path / "chunked", **TINY, chunk=4)
+
+
+def test_a_folder_that_vanished_is_named(photos, tmp_path):
+    with pytest.raises(nearfar.NearfarError, match="gone"):
+        nearfar.pretrain(tmp_path / "gone", out=tmp_path / "run", **TINY)
+
+
+def test_two_processes_cannot_train_in_one_folder(photos, tmp_path):
+    from filelock import FileLock
+
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(nearfar.NearfarError, match="Another process is training"),
+    ):
+        nearfar.pretrain(photos, out=tmp_path, **TINY)

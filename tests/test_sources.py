@@ -1,0 +1,290 @@
+"""Whatever a user calls "my images" opens, and whatever does not says in one sentence what to type."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+
+from nearfar import hubs, images
+from nearfar.errors import BadImage, NearfarError
+from nearfar.kinds import Source
+from nearfar.shards import expand
+from nearfar.sources import open_source
+
+
+def png(value: int, width: int = 6, height: int = 5) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), (value, 0, 0)).save(out, "PNG")
+    return out.getvalue()
+
+
+def red(source: Source, index: int) -> int:
+    data = source.read(index)
+    pixels = data if isinstance(data, np.ndarray) else images.decode(data, max_pixels=10**6)
+    return int(pixels[0, 0, 0])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for value, name in enumerate(["cat/1.png", "cat/deep/2.png", "dog/1.png"]):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pets" / name).write_bytes(png(value))
+    return tmp_path / "pets"
+
+
+def refuses(data: object, *words: str, **options: bool) -> None:
+    with pytest.raises(NearfarError) as caught:
+        open_source(data, **options)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_and_without_labels(folder: Path) -> None:
+    source = open_source(folder)
+    assert list(source.ids) == ["cat/1.png", "cat/deep/2.png", "dog/1.png"] and source.labels is None
+    assert [red(source, i) for i in range(3)] == [0, 1, 2]
+    assert open_source(str(folder), labels=True).labels == ("cat", "cat", "dog")
+    (folder / "loose.png").write_bytes(png(9))
+    assert len(open_source(folder)) == 4
+    refuses(folder, "1 images outside", "'loose.png'", labels=True)
+
+
+def test_ids_are_valid_utf8_and_stamps_follow_the_file(tmp_path: Path) -> None:
+    raw = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / raw).write_bytes(png(7))
+    source = open_source(tmp_path)
+    assert list(source.ids) == ["caf\\xe9.png"] and red(source, 0) == 7
+    before = source.stamp(0)
+    (tmp_path / raw).write_bytes(png(7) + b" ")
+    assert source.stamp(0) != before
+    (tmp_path / raw).unlink()
+    assert source.stamp(0) == "missing"
+
+
+def test_wrong_paths_say_what_to_type(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "a.tar").touch()
+    (tmp_path / "x.docx").touch()
+    (tmp_path / "x.tar.gz").touch()
+    refuses(tmp_path / "empty", "there is no image in", "JPEG or PNG")
+    refuses(tmp_path / "tars", "'" + str(tmp_path / "tars") + "/*.tar'")
+    refuses(folder / "cat" / "1.png", "is one image; give the folder")
+    refuses(tmp_path / "x.docx", "no list of images")
+    refuses(tmp_path / "x.tar.gz", "unpack it first")
+    refuses(tmp_path / "pest", "did you mean pets")
+    refuses("cifar11", "did you mean cifar10")
+    refuses("cifar10:validation", "no split 'validation'")
+    refuses("https://example.org/photos", "download it first")
+    refuses(" ", "is empty")
+    refuses("nul\0byte", "there is no")
+    refuses(42, "taken from a int")
+    refuses({"a": 1}, "taken from a dict")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "mine.png").write_bytes(png(3))
+    assert list(open_source("cifar10").ids) == ["mine.png"]
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "parquet"])
+def test_lists(folder: Path, kind: str) -> None:
+    paths, labels = ["dog/1.png", str(folder / "cat/1.png"), "missing.png"], ["hund", "katze", "?"]
+    file = folder / f"list.{kind}"
+    if kind == "txt":
+        file.write_bytes(("\ufeff" + "\r\n".join(paths) + "\r\n\r\n").encode())
+    elif kind == "parquet":
+        pa.parquet.write_table(pa.table({"n": [1, 2, 3], "Image": paths, "label": labels}), file)
+    else:
+        mark = "\t" if kind == "tsv" else ","
+        rows = [("n", "File", "Label"), *zip("123", paths, labels, strict=True)]
+        file.write_text("\n".join(mark.join(row) for row in rows))
+    source = open_source(file)
+    assert list(source.ids) == paths and source.labels is None
+    assert [red(source, 0), red(source, 1)] == [2, 0]
+    with pytest.raises(BadImage, match="no such file"):
+        images.decode(source.read(2), max_pixels=100)
+    if kind == "txt":
+        refuses(file, "has no labels: use a .csv", labels=True)
+    else:
+        assert open_source(file, labels=True).labels == tuple(labels)
+
+
+def test_broken_lists(tmp_path: Path) -> None:
+    for name, text, words in [
+        ("a.txt", "\n\n", "lists no image"),
+        ("b.csv", "name,label\nx.png,1\n", "no column of paths"),
+        ("c.csv", "path\nx.png\n", "no column of labels"),
+        ("d.csv", "path,label\nx.png\n", "line 2: a column is missing"),
+        ("e.csv", "path,label\nx.png,\n", "no label for image 1"),
+        ("f.parquet", "PAR1 nothing", "cannot be read"),
+        ("g.csv", "", "no column of paths"),
+    ]:
+        (tmp_path / name).write_text(text)
+        refuses(tmp_path / name, words, labels=name not in ("a.txt", "b.csv"))
+    pa.parquet.write_table(pa.table({"path": ["a.png", None]}), tmp_path / "h.parquet")
+    refuses(tmp_path / "h.parquet", "lacks a path")
+
+
+def test_a_million_paths_open_in_seconds(tmp_path: Path) -> None:
+    (tmp_path / "big.txt").write_text("\n".join(f"a/{n:07d}.jpg" for n in range(1_000_000)))
+    started = time.process_time()
+    assert len(open_source(tmp_path / "big.txt")) == 1_000_000
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 8, 9), (4, 8, 9, 1), (4, 8, 9, 3), (4, 8, 9, 4), (4, 3, 8, 9), (4, 1, 8, 9)]
+)
+@pytest.mark.parametrize("form", ["array", "tensor", "npy", "npz"])
+def test_arrays(shape: tuple[int, ...], form: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    data: object = torch.from_numpy(pixels) if form == "tensor" else pixels
+    if form == "npy":
+        np.save(tmp_path / "x.npy", pixels)
+        data = tmp_path / "x.npy"
+    if form == "npz":
+        np.savez(tmp_path / "x.npz", images=pixels, labels=np.arange(4) % 2)
+        data = tmp_path / "x.npz"
+        assert open_source(data, labels=True).labels == ("0", "1", "0", "1")
+    source = open_source(data)
+    wanted = pixels[2]
+    if len(shape) == 3:
+        wanted = wanted[..., None]
+    elif shape[1] in (1, 3):
+        wanted = wanted.transpose(1, 2, 0)
+    if wanted.shape[2] == 4:
+        alpha = wanted[..., 3:] / 255
+        wanted = np.rint(wanted[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    got = source.read(2)
+    assert got.shape == (8, 9, 3) and np.abs(got.astype(int) - wanted).max() <= (shape[-1] == 4)
+    assert list(source.ids) == ["0", "1", "2", "3"] and source.stamp(2) != source.stamp(1)
+
+
+def test_arrays_that_are_none(tmp_path: Path) -> None:
+    refuses(np.zeros((4, 8, 8, 3), np.float32), "(images * 255).astype('uint8')")
+    refuses(np.zeros((8, 8, 3), np.uint8), "looks like one image")
+    refuses(np.zeros((4, 5, 8, 8), np.uint8), "(4, 5, 8, 8)")
+    refuses(np.zeros((0, 8, 8, 3), np.uint8), "no image in it")
+    refuses((np.zeros((3, 8, 8, 3), np.uint8), [1, 2]), "3 images but 2 labels", labels=True)
+    refuses(np.zeros((3, 8, 8, 3), np.uint8), "pass the pair", labels=True)
+    pair = (np.zeros((3, 8, 8, 3), np.uint8), torch.tensor([2, 0, 1]))
+    assert open_source(pair, labels=True).labels == ("2", "0", "1") and open_source(pair).labels is None
+    refuses(open_source(pair), "opened without labels", labels=True)
+    np.save(tmp_path / "o.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    refuses(tmp_path / "o.npy", "cannot be read as NumPy arrays")
+    (tmp_path / "t.npz").write_bytes(b"PK\x03\x04 torn")
+    refuses(tmp_path / "t.npz", "cannot be read as NumPy arrays")
+    np.savez(tmp_path / "u.npz", pixels=np.zeros((3, 8, 8, 3), np.uint8))
+    refuses(tmp_path / "u.npz", "no array 'images' (it has pixels)")
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = len(data), kind
+    if kind == tarfile.SYMTYPE:
+        member.linkname, member.size = "/etc/passwd", 0
+    tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    for shard in range(3):
+        with tarfile.open(tmp_path / f"s-{shard:03d}.tar", "w") as tar:
+            for item in range(4):
+                add(tar, f"d/{shard}{item}.png", png(10 * shard + item))
+                if item % 2:
+                    add(tar, f"d/{shard}{item}.json", json.dumps({"label": item}).encode())
+                else:
+                    add(tar, f"d/{shard}{item}.cls", b"even\n")
+            add(tar, "../../escape.png" if shard == 2 else "note.txt", png(99))
+            add(tar, "link.png", b"", tarfile.SYMTYPE)
+    return tmp_path
+
+
+def test_shards(shards: Path) -> None:
+    for pattern in ("s-*.tar", "s-{000..002}.tar"):
+        source = open_source(str(shards / pattern))
+        assert len(source) == 13 and source.ids[5] == "s-001.tar/d/11.png"
+        assert source.ids[12] == "s-002.tar/../../escape.png"
+        assert [red(source, i) for i in (0, 5, 11, 12)] == [0, 11, 23, 99]
+    assert open_source(shards / "s-001.tar", labels=True).labels == ("even", "1", "even", "3")
+    refuses(shards / "s-002.tar", "no label for '../../escape.png'", labels=True)
+    assert not (shards.parent.parent / "escape.png").exists()
+    assert expand("a{8..10}/b{0..1}") == ["a8/b0", "a8/b1", "a9/b0", "a9/b1", "a10/b0", "a10/b1"]
+
+
+def test_shards_that_are_none(shards: Path) -> None:
+    whole = (shards / "s-000.tar").read_bytes()
+    (shards / "cut.tar").write_bytes(whole[:700])
+    (shards / "junk.tar").write_bytes(b"x" * 2000)
+    with tarfile.open(shards / "bare.tar", "w") as tar:
+        add(tar, "readme.txt", b"hello")
+    refuses(shards / "cut.tar", "cannot be read")
+    refuses(shards / "junk.tar", "cannot be read")
+    refuses(shards / "bare.tar", "there is no image in")
+    refuses(str(shards / "t-*.tar"), "no file matches")
+    refuses(str(shards / "s-{5..2}.tar"), "counts from 5 to 2")
+    (shards / "a.png").write_bytes(png(1))
+    refuses(str(shards / "*"), "is no .tar shard")
+
+
+def test_a_named_set_as_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEARFAR_DATA", str(tmp_path))
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.arange(2 * 28 * 28, dtype=np.uint32).astype(np.uint8)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 2051, 2, 28, 28) + pixels.tobytes()
+        )
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 2) + bytes([7, 3]))
+    source = open_source("mnist:test", labels=True)
+    assert source.labels == ("7 - seven", "3 - three") and source.read(1).shape == (28, 28, 3)
+    refuses("cifar10", "not in", "allow its download", download=False)
+
+
+def test_a_named_set_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEARFAR_DATA", str(tmp_path))
+    base = tmp_path / "food-101"
+    (base / "meta").mkdir(parents=True)
+    (base / "images" / "soup").mkdir(parents=True)
+    (base / "meta" / "train.json").write_text(json.dumps({"soup": ["soup/1"], "pie": ["pie/2"]}))
+    (base / "images" / "soup" / "1.jpg").write_bytes(png(5))
+    source = open_source("food101", labels=True)
+    assert source.labels == ("soup", "pie") and source.ids[0] == "food-101/images/soup/1.jpg"
+    assert red(source, 0) == 5
+
+
+def test_every_named_set_is_one_of_torchvisions() -> None:
+    import torchvision.datasets
+
+    assert all(hasattr(torchvision.datasets, kind) for kind, _ in hubs.TORCHVISION.values())
+
+
+def test_hugging_face(tmp_path: Path) -> None:
+    try:
+        import datasets
+    except ImportError:
+        refuses("hf:org/name", "pip install 'nearfar[hf]'")
+        return
+    cells = [{"bytes": png(4), "path": None}, {"bytes": png(8), "path": None}]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    made = datasets.Dataset.from_dict({"image": cells, "label": [1, 0]}, features=features)
+    (tmp_path / "set").mkdir()
+    made.to_parquet(str(tmp_path / "set" / "train.parquet"))
+    source = open_source(f"hf:{tmp_path / 'set'}", labels=True)
+    assert source.labels == ("b", "a") and [red(source, 0), red(source, 1)] == [4, 8]
+    refuses(f"hf:{tmp_path / 'set'}:test", "cannot be opened")
