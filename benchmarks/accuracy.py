@@ -19,7 +19,9 @@ from nearfar import progress
 
 def main() -> None:
     """Run every seed, then print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path, help="folder with train/ and test/")
     parser.add_argument("--minutes", type=float, default=10.0, help="training time of each run")
     parser.add_argument("--seeds", type=int, default=3, help="runs, seeds 0, 1, ...")
@@ -47,12 +49,17 @@ def main() -> None:
         for way in ("knn", "linear"):
             for row, score in scores[way].items():
                 found.setdefault((way, row), []).append(score["accuracy"])
-    lines = ["| classifier | features | accuracy, mean | least | greatest | seeds |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| classifier | features | accuracy, mean | least | greatest | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
     for (way, row), values in found.items():
         cells = (f"{100 * value:.1f} %" for value in (sum(values) / len(values), min(values), max(values)))
         lines.append(f"| {way} | {row} | {' | '.join(cells)} | {len(values)} |")
     for seed, (pace, epochs, seconds) in enumerate(paces):
-        lines.append(f"\nseed {seed}: {pace:,.0f} images/s, {epochs:.1f} epochs in {seconds:,.0f} s of training")
+        lines.append(
+            f"\nseed {seed}: {pace:,.0f} images/s, {epochs:.1f} epochs in {seconds:,.0f} s of training"
+        )
     text = "\n".join(lines)
     print(text)
     (given.out / f"accuracy-{given.minutes:g}-minutes.md").write_text(text + "\n")

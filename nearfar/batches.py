@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,19 @@ from . import kernels, rng, views
 from .settings import Views
 
 if TYPE_CHECKING:
-    from .pack import FileStore, Store
+    from .data.store import Block
 
 AHEAD = 3  # batches ready before they are asked for; the feed holds at most this many plus two
+
+
+class Images(Protocol):
+    """What a feed needs of a store: how many images, and some of them."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+        """Give the images of these rows."""
+        ...
 
 
 def rows_of(step: int, *, images: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
@@ -53,7 +63,7 @@ class Feed:
 
     def __init__(
         self,
-        store: Store | FileStore,
+        store: Images,
         recipes: tuple[Views, ...],
         *,
         size: int,

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from . import batches, engine, methods, optim, parallel, progress, resolve
-from .config import to_json
+from .data.inspection import Inspection, inspect
+from .data.intake import read_pixels
+from .data.sources import Source, open_source
+from .data.store import Block
 from .errors import BadImage, NearfarError, nearest
-from .inspection import Inspection, inspect
-from .intake import read_pixels
 from .pace import AIM
-from .sources import Source, open_source
-from .store import Block
+from .settings import Training
 
 SAMPLE = 64  # images decoded to measure the pace
 
@@ -45,7 +45,8 @@ class Proposal:
         return "\n".join(
             [
                 f"plan: {self.method} (recipe {self.recipe}) on {self.device}, {self.precision}",
-                f"  encoder   {self.encoder}, {self.stem} stem, {self.weights:,} weights, {self.size} px views",
+                f"  encoder   {self.encoder}, {self.stem} stem, {self.weights:,} weights",
+                f"  views     {self.size} px",
                 f"  batch     {self.batch:,} images, {2 * self.batch - 2:,} negatives for each view",
                 f"  length    {self.steps:,} steps, {self.epochs:,.1f} epochs, "
                 f"about {progress.duration(60 * self.minutes)} at {self.images_per_second:,.0f} images/s",
@@ -72,7 +73,7 @@ class Check:
 
 
 def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings: Any) -> Check:
-    """Tell what is in a collection, what is broken and what `pretrain` would do; nothing is trained or written.
+    """Tell what is in a collection, what is broken and what `pretrain` would do; train and write nothing.
 
     Every file is read and decoded once, since nothing less shows which are broken.
 
@@ -93,7 +94,7 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
     given = {name: value for name, value in settings.items() if value is not None}
     device = resolve.device_named(str(given.get("device", "auto")))
     source = open_source(data)
-    max_pixels = given.get("max_pixels", resolve.Training.max_pixels)
+    max_pixels = given.get("max_pixels", Training.max_pixels)
     threads = given.get("threads") or os.cpu_count() or 1
     found = inspect(source, max_pixels=max_pixels, threads=threads)
     if found.usable < 2:
@@ -103,7 +104,9 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
     if len(found.rejected) > wanted.training.max_bad * found.count:
         share = len(found.rejected) / found.count
         return Check(
-            found, None, f"{share:.0%} of the images are unusable; mend them, or raise --max-bad to {share:.2f}"
+            found,
+            None,
+            f"{share:.0%} of the images are unusable; mend them, or raise --max-bad to {share:.2f}",
         )
     return Check(found, _propose(source, wanted, found, device, threads))
 
@@ -113,9 +116,9 @@ def _propose(
 ) -> Proposal:
     """Measure a few steps on a sample of the images, and work out the rest."""
     sample = _Sample(source, wanted, found.usable)
-    wanted, _ = resolve.fitted(wanted, sample)
+    wanted, _ = resolve.fitted(wanted, found.usable)
     training = wanted.training
-    module = resolve.build_method(wanted).to(device, memory_format=torch.channels_last)
+    module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
     views = module.views(wanted.views)
     precision = training.precision
     if precision == "auto":
@@ -177,7 +180,9 @@ class _Sample:
         images = []
         for index in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int)):
             try:
-                images.append(read_pixels(source, int(index), short_side=wanted.short_side, max_pixels=limit)[0])
+                images.append(
+                    read_pixels(source, int(index), short_side=wanted.short_side, max_pixels=limit)[0]
+                )
             except BadImage:
                 continue
         sizes = np.array([image.size for image in images], np.int64)

@@ -206,7 +206,7 @@ class Log:
             self._file.flush()
         except OSError as error:
             raise NearfarError(
-                f"log.jsonl cannot be written ({error.strerror}); free some space and run the same command again."
+                f"log.jsonl cannot be written ({error.strerror}); free some space and run the same command."
             ) from error
 
     def close(self) -> None:

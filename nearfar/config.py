@@ -131,8 +131,9 @@ def _one(item: Setting, value: Any, where: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise NearfarError(f"{where}{item.flag} must be a finite number, not {value!r}.")
     if item.choices and value not in item.choices:
-        raise NearfarError(f"{where}{item.flag} {value!r} is not known; {nearest(value, item.choices)}")
-    if (item.low is not None and value < item.low) or (item.high is not None and value > item.high):
+        raise NearfarError(f"{where}{item.flag} {value!r} is not known; {nearest(str(value), item.choices)}")
+    number: Any = value
+    if (item.low is not None and number < item.low) or (item.high is not None and number > item.high):
         lowest, highest = item.low, item.high
         if highest is None:
             allowed = f"at least {lowest}"

@@ -20,12 +20,12 @@ from filelock import FileLock, Timeout
 
 from . import progress, tables
 from .config import to_json
+from .data.pack import Rejected, write_rejected
+from .data.sources import Source, open_source
 from .errors import NearfarError
 from .features import Vectors, cores, features, fingerprint
-from .pack import Rejected, write_rejected
 from .resolve import device_named
 from .run import Run, load
-from .sources import Source, open_source
 from .stretches import LENGTH, Journal, Part, stretches
 
 

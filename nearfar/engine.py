@@ -112,9 +112,9 @@ def train(
     number = start
     look = max(1, plan.steps // LOOKS)
     for rows, views in feed:
-        now = rate * optim.factor(plan.progress(number), warmup)
+        now = rate * optim.factor(plan.progress(number + 0.5), warmup)  # mid-step: neither end is wasted
         for group in optimizer.param_groups:
-            group["lr"] = now
+            group["lr"] = now * group.get("share", 1.0)
         batch = Batch([view.to(device, non_blocking=True) for view in views], rows)
         optimizer.zero_grad(set_to_none=True)
         if chunk is None:

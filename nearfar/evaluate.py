@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import pack, progress
+from . import progress
+from .data import pack
+from .data.sources import Source, open_source
 from .errors import NearfarError
 from .features import cores, features, fingerprint
 from .readers import Encode, Reader, Rows, held_out, untrained
@@ -25,7 +27,6 @@ from .resolve import device_named
 from .run import Run, load
 from .scores import Score, mixed_up, percent, score
 from .settings import Training
-from .sources import Source, open_source
 from .views import Preprocess
 
 PIXELS = 32  # side to which images are reduced for the raw-pixel baseline, at most

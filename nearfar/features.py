@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from . import kernels
+from .data.pack import Block
 from .errors import NearfarError
-from .pack import Block
 from .views import Preprocess, centre
 
 Vectors = npt.NDArray[np.float32]

@@ -38,13 +38,13 @@ class Plan:
         """Steps in all, as planned now."""
         return self.stretches[-1][1]
 
-    def progress(self, step: int) -> float:
+    def progress(self, step: float) -> float:
         """Tell how far the schedule is when `step` steps are done.
 
         Each correction keeps the progress made and spreads the rest evenly over the steps that remain.
 
         Args:
-            step: steps done, from 0 to `steps`.
+            step: steps done, from 0 to `steps`; half a step may be asked for.
 
         Returns:
             From 0.0 to 1.0, never falling, and 1.0 exactly at the end.

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from . import __version__, checkpoint, engine, methods, optim, pack, parallel, progress, resolve
+from . import __version__, checkpoint, engine, kernels, methods, optim, parallel, progress, resolve
 from .batches import Feed
+from .data import pack
+from .data.sources import Source, open_source
 from .errors import NearfarError, nearest
 from .methods.base import Method
 from .nets import sync_batchnorm
@@ -20,7 +22,7 @@ from .pace import Clock, Plan
 from .recorder import Recorder, locked, signals
 from .resolve import Wanted
 from .run import Run, export, load
-from .sources import Source, open_source
+from .settings import Training
 
 OURS = ("config.json", "log.jsonl", "rejected.csv", checkpoint.LAST, "encoder.safetensors", "encoder.json")
 
@@ -59,7 +61,8 @@ def pretrain(
     folder = Path(out) if out is not None else Path("runs") / f"{name or 'images'}-{method}"
     given = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
     given = {key: value for key, value in given.items() if value is not None}
-    asked = {"data": str(data) if isinstance(data, (str, Path)) else None, "method": method, "recipe": recipe}
+    asked: dict[str, Any] = {"data": str(data) if isinstance(data, (str, Path)) else None}
+    asked |= {"method": method, "recipe": recipe}
     asked |= {"like": None if like is None else str(like), **given}
     device = parallel.start(resolve.device_named(str(given.get("device", "auto"))))
     with locked(folder):
@@ -69,7 +72,7 @@ def pretrain(
         source = open_source(data)
         wanted, plan = _wanted(source, method, recipe, like, given, device)
         store = _store(source, wanted)
-        wanted, notes = resolve.fitted(wanted, store)
+        wanted, notes = resolve.fitted(wanted, len(store))
         if earlier:
             wanted, plan = _same(earlier, wanted, store.fingerprint, len(store), folder)
             if _finished(folder):
@@ -125,9 +128,9 @@ def _prepare(
     folder: Path, wanted: Wanted, plan: Plan | None, store: Any, device: torch.device, *, follow: bool
 ) -> _Job:
     """Build the method and bring it to where training goes on; measure what has to be measured."""
-    module = resolve.build_method(wanted).to(device, memory_format=torch.channels_last)
+    module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
     if parallel.world() > 1:
-        module = sync_batchnorm(module)
+        sync_batchnorm(module)
     if wanted.training.precision == "auto":
         gains = parallel.same(
             engine.gains_from_bfloat16(module, wanted.size, len(module.views(wanted.views)), device)
@@ -150,6 +153,7 @@ def _prepare(
         checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
         job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, Plan.of(facts["plan"])
     if wanted.training.minutes and follow:
+        kernels.ready()
         job.clock = Clock(60.0 * wanted.training.minutes, job.spent)
     if plan is None:
         job.plan = _planned(job)
@@ -288,7 +292,7 @@ def _wanted(
 ) -> tuple[Wanted, Plan | None]:
     """Decide every setting: from another run's folder, or from the recipe and what was asked."""
     if like is None:
-        side = resolve.usual_side(source, given.get("max_pixels", resolve.Training.max_pixels))
+        side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
         return resolve.resolve(method, recipe, given, side=side, device=device), None
     extra = [name for name in given if name not in resolve.HARMLESS]
     if extra:
@@ -347,7 +351,7 @@ def _announce(job: _Job) -> None:
     weights = sum(weight.numel() for weight in f.parameters())
     pieces = f", in chunks of {training.chunk:,}" if training.chunk else ""
     lines = [
-        f"{job.wanted.method} (recipe {job.wanted.recipe}) on {len(job.store):,} images at {job.wanted.size} px",
+        f"{job.wanted.method}, recipe {job.wanted.recipe}, {len(job.store):,} images at {job.wanted.size} px",
         f"into       {job.folder}",
         f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim} features",
         f"batch      {training.batch:,} images, {seen:,} views, {seen - 2:,} negatives for each{pieces}",

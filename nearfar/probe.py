@@ -17,6 +17,7 @@ from .errors import NearfarError
 
 STRENGTHS = tuple(10.0**power for power in range(0, -7, -1))  # l2 from 1 down to 1e-6
 PATIENCE = 2  # weaker penalties to try without a gain before the path ends
+PATH_STEPS = 60  # L-BFGS steps a penalty on the path may take
 MEMORY = 10  # pairs of steps L-BFGS remembers
 CELLS = 1 << 24  # logits in memory at a time
 
@@ -62,7 +63,9 @@ class _Problem:
 
     def factor(self, l2: float) -> torch.Tensor:
         """Factor the bound on the curvature, a half of the correlations plus l2 (Boehning 1992)."""
-        jitter = 1e-5 * float(self.gram.diagonal().mean()) + torch.finfo(self.gram.dtype).tiny
+        # Enough for the rounding of the largest eigenvalue, which the trace bounds, to leave it positive.
+        numbers = torch.finfo(self.gram.dtype)
+        jitter = 4 * numbers.eps * float(self.gram.trace()) + numbers.tiny
         ridge = torch.eye(len(self.gram), dtype=self.gram.dtype, device=self.gram.device) * (l2 + jitter)
         return torch.linalg.cholesky(self.gram / 2 + ridge)
 
@@ -71,7 +74,7 @@ class _Problem:
         n, d = self.x.shape
         inner = w[:d] * self.inverse[:, None]
         shift = w[d] - self.mean @ inner
-        slope = torch.zeros_like(inner.T)
+        slope = self.x.new_zeros(self.classes, d)
         total, bias = 0.0, torch.zeros_like(shift)
         step = max(1, CELLS // self.classes)
         for low in range(0, n, step):
@@ -110,14 +113,16 @@ class _Problem:
             for (s, g, curve), share in zip(past, reversed(shares), strict=True):
                 direction += s * (share - float((g * direction).sum()) / curve)
             descent = -float((gradient * direction).sum())
-            # The loss is convex, so a step that lowers it enough is safe: halve until one does.
+            # The loss is convex, so a step that lowers it enough is safe: shorten until one does.
             length = 1.0
             while True:
                 trial = w - length * direction
                 lower, slope = self.value(trial, l2)
                 if lower <= loss + 1e-4 * length * descent:
                     break
-                length /= 2
+                # The least point of the parabola through what is known, within reason.
+                bend = lower - loss - length * descent
+                length *= min(0.5, max(0.1, -length * descent / (2 * bend)))
                 if length < 1e-4:
                     return w, step  # nothing lower to the precision of the numbers
             moved, turned = trial - w, slope - gradient
@@ -186,9 +191,6 @@ def choose_l2(
     held_x: torch.Tensor,
     held_y: torch.Tensor,
     classes: int,
-    *,
-    tolerance: float = 1e-3,
-    steps: int = 60,
 ) -> float:
     """Choose the penalty by accuracy on held-out rows, from strong to weak, each fit going on from the last.
 
@@ -198,7 +200,6 @@ def choose_l2(
         x, y: (n, d) features and (n,) int64 classes to fit.
         held_x, held_y: the held-out rows, alike.
         classes: how many classes there are.
-        tolerance, steps: as in `fit`, looser since only the choice is kept.
 
     Returns:
         The penalty; of equals, the strongest.
@@ -211,7 +212,8 @@ def choose_l2(
     w = x.new_zeros(x.shape[1] + 1, classes)
     best, chosen, waited = -1, STRENGTHS[0], 0
     for l2 in STRENGTHS:
-        w, taken = problem.minimise(w, l2, tolerance, steps)
+        # Loose, since only the choice is kept; yet tight enough that a weaker penalty shows its effect.
+        w, taken = problem.minimise(w, l2, min(1e-3, max(0.03 * l2, 1e-5)), PATH_STEPS)
         right = int((problem.probe(w, l2, taken).predict(held_x) == held_y).sum())
         if right > best:
             best, chosen, waited = right, l2, 0

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from . import kernels, neighbours, nets, pack, probe, rng
+from . import kernels, neighbours, nets, probe, rng
+from .data import pack
 from .features import cores
 from .views import Preprocess, centre
 

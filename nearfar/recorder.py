@@ -159,8 +159,8 @@ class Recorder:
             else "nothing was saved"
         )
         raise NearfarError(
-            f"Training broke down at step {step.number:,}: the loss or a weight is no longer a number ({kept}); "
-            "start anew with --overwrite and a lower --rate, a higher --tau or --precision float32."
+            f"Training broke down at step {step.number:,}: the loss or a weight is no longer a number "
+            f"({kept}); start anew with --overwrite and a lower --rate or a higher --tau."
         )
 
 

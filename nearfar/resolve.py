@@ -1,4 +1,4 @@
-"""From what was asked to what will be done: every `auto` decided, every number effective, all of it recorded."""
+"""From what was asked to what will be done: every `auto` decided, every number effective and recorded."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import methods, optim, parallel, recipes, rng
+from . import methods, nets, optim, parallel, recipes
 from .config import build, settings_of, to_json
+from .data.intake import read_pixels
+from .data.sources import Source
 from .errors import BadImage, NearfarError, nearest
-from .intake import read_pixels
-from .pack import FileStore, Store
+from .methods.base import Method
 from .settings import Training, Views
-from .sources import Source
 from .views import Preprocess
 
 LENGTHS = ("epochs", "steps", "minutes")
@@ -134,8 +134,8 @@ def usual_side(source: Source, max_pixels: int) -> int:
             reason = str(error)
     if not sides:
         raise NearfarError(
-            f"None of the {len(source.ids):,} images of {source.name} that were tried can be used ({reason}); "
-            "see nearfar check."
+            f"None of the {len(source.ids):,} images of {source.name} that were tried can be used "
+            f"({reason}); see nearfar check."
         )
     return int(np.median(sides))
 
@@ -211,12 +211,12 @@ def resolve(method: str, recipe: str, asked: Mapping[str, Any], *, side: int, de
     return Wanted(method, recipe, training, build(Views, groups[Views]), build(config, groups[config]))
 
 
-def fitted(wanted: Wanted, store: Store | FileStore) -> tuple[Wanted, list[str]]:
+def fitted(wanted: Wanted, count: int) -> tuple[Wanted, list[str]]:
     """Fit the batch to the images there are and to the number of processes.
 
     Args:
         wanted: from `resolve`.
-        store: the images.
+        count: usable images there are.
 
     Returns:
         Settings whose batch can be filled, and a sentence for each change.
@@ -224,7 +224,7 @@ def fitted(wanted: Wanted, store: Store | FileStore) -> tuple[Wanted, list[str]]
     Raises:
         NearfarError: there are too few images to learn from.
     """
-    world, count, notes = parallel.world(), len(store), []
+    world, notes = parallel.world(), []
     training = wanted.training
     least = max(2, world)
     if count < least:
@@ -245,21 +245,18 @@ def fitted(wanted: Wanted, store: Store | FileStore) -> tuple[Wanted, list[str]]
     return replace(wanted, training=replace(training, batch=batch)), notes
 
 
-def build_method(wanted: Wanted) -> Any:
+def build_method(wanted: Wanted) -> Method:
     """Build the encoder and the method around it, the same way for the same seed.
 
     Args:
         wanted: from `resolve`.
 
     Returns:
-        A `Method`, in float32 on the CPU.
+        The method, in float32 on the CPU.
     """
-    from . import nets
-
     training = wanted.training
     f = nets.encoder(
         training.encoder, stem=training.stem, size=wanted.size, weights=training.weights, seed=training.seed
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(rng.fold(training.seed, "method") >> 1)
+    with nets.seeded(training.seed, "method"):
         return methods.method(wanted.method)(f, wanted.settings)

@@ -83,10 +83,10 @@ def load(path: str | Path) -> Run:
     if not (folder / "encoder.json").exists():
         if (folder / "config.json").exists():
             raise NearfarError(
-                f"The run in {folder} is not finished; run its nearfar pretrain command again to go on with it."
+                f"The run in {folder} is not finished; give its nearfar pretrain command again to go on."
             )
         raise NearfarError(
-            f"There is no run in {folder} (no encoder.json); make one with nearfar pretrain DATA --out {folder}."
+            f"There is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {folder}"
         )
     card = checkpoint.read_json(folder / "encoder.json")
     if card.get("format") != FORMAT:

@@ -15,18 +15,67 @@ from .config import setting
 class Views:
     """How an image becomes a view. The defaults are SimCLR's for small images (s = 0.5, no blur)."""
 
-    crop_min: float = setting(0.08, "least area of a random crop, as a share of the image", low=0.01, high=1.0, source="SimCLR, appendix A")
-    crop_max: float = setting(1.0, "greatest area of a random crop, as a share of the image", low=0.01, high=1.0, source="SimCLR, appendix A")
-    interpolation: str = setting("bicubic", "how a crop is resized, always antialiased", choices=("bilinear", "bicubic"), source="SimCLR's code")
+    crop_min: float = setting(
+        0.08,
+        "least area of a random crop, as a share of the image",
+        low=0.01,
+        high=1.0,
+        source="SimCLR, appendix A",
+    )
+    crop_max: float = setting(
+        1.0,
+        "greatest area of a random crop, as a share of the image",
+        low=0.01,
+        high=1.0,
+        source="SimCLR, appendix A",
+    )
+    interpolation: str = setting(
+        "bicubic",
+        "how a crop is resized, always antialiased",
+        choices=("bilinear", "bicubic"),
+        source="SimCLR's code",
+    )
     flip: float = setting(0.5, "chance of a left-right flip", low=0.0, high=1.0, source="SimCLR, appendix A")
     jitter: float = setting(0.8, "chance of colour jitter", low=0.0, high=1.0, source="SimCLR, appendix A")
-    brightness: float = setting(0.4, "brightness jitter: factor from 1 - x to 1 + x", low=0.0, high=1.0, source="SimCLR, appendix A, s = 0.5")
-    contrast: float = setting(0.4, "contrast jitter: factor from 1 - x to 1 + x", low=0.0, high=1.0, source="SimCLR, appendix A, s = 0.5")
-    saturation: float = setting(0.4, "saturation jitter: factor from 1 - x to 1 + x", low=0.0, high=1.0, source="SimCLR, appendix A, s = 0.5")
-    hue: float = setting(0.1, "hue jitter: turn of the colour wheel from -x to +x", low=0.0, high=0.5, source="SimCLR, appendix A, s = 0.5")
+    brightness: float = setting(
+        0.4,
+        "brightness jitter: factor from 1 - x to 1 + x",
+        low=0.0,
+        high=1.0,
+        source="SimCLR, appendix A, s = 0.5",
+    )
+    contrast: float = setting(
+        0.4,
+        "contrast jitter: factor from 1 - x to 1 + x",
+        low=0.0,
+        high=1.0,
+        source="SimCLR, appendix A, s = 0.5",
+    )
+    saturation: float = setting(
+        0.4,
+        "saturation jitter: factor from 1 - x to 1 + x",
+        low=0.0,
+        high=1.0,
+        source="SimCLR, appendix A, s = 0.5",
+    )
+    hue: float = setting(
+        0.1,
+        "hue jitter: turn of the colour wheel from -x to +x",
+        low=0.0,
+        high=0.5,
+        source="SimCLR, appendix A, s = 0.5",
+    )
     grey: float = setting(0.2, "chance of turning grey", low=0.0, high=1.0, source="SimCLR, appendix A")
-    blur: float = setting(0.0, "chance of Gaussian blur, sigma 0.1 to 2, kernel a tenth of the side", low=0.0, high=1.0, source="SimCLR, appendix A: 0.5 for ImageNet, none for CIFAR")
-    solarise: float = setting(0.0, "chance of inverting the pixels above one half", low=0.0, high=1.0, source="BYOL, appendix B")
+    blur: float = setting(
+        0.0,
+        "chance of Gaussian blur, sigma 0.1 to 2, kernel a tenth of the side",
+        low=0.0,
+        high=1.0,
+        source="SimCLR, appendix A: 0.5 for ImageNet, none for CIFAR",
+    )
+    solarise: float = setting(
+        0.0, "chance of inverting the pixels above one half", low=0.0, high=1.0, source="BYOL, appendix B"
+    )
 
 
 @dataclass(frozen=True)
@@ -35,23 +84,48 @@ class Training:
 
     epochs: float | None = setting(None, "passes over the images", low=0.0)
     steps: int | None = setting(None, "optimizer steps", low=1)
-    minutes: float | None = setting(None, "time budget in minutes, turned into a number of steps by a short measurement", low=0.0)
+    minutes: float | None = setting(
+        None, "time budget in minutes, turned into a number of steps by a short measurement", low=0.0
+    )
     batch: int = setting(256, "images a step, over all processes; each gives two views", low=2)
-    chunk: int | None = setting(None, "images in memory at a time; the loss still sees the whole batch", low=1, source="Gao et al. 2021, GradCache")
+    chunk: int | None = setting(
+        None,
+        "images in memory at a time; the loss still sees the whole batch",
+        low=1,
+        source="Gao et al. 2021, GradCache",
+    )
     encoder: str = setting("auto", "network to train: a name of nearfar, timm or torchvision")
-    stem: str = setting("auto", "first layers: 3x3 stride 1 for images up to 64 px, or the network's own", choices=("auto", "small", "standard"), source="SimCLR, appendix B.9")
+    stem: str = setting(
+        "auto",
+        "first layers: 3x3 stride 1 for images up to 64 px, or the network's own",
+        choices=("auto", "small", "standard"),
+        source="SimCLR, appendix B.9",
+    )
     weights: str | None = setting(None, "start from 'pretrained' or from a .safetensors file")
-    size: int | None = setting(None, "side of a view in pixels; default: the images' own up to 64, else 224", low=8, high=1024)
-    optimizer: str = setting("adamw", "how weights are updated", choices=("lars", "sgd", "adamw"))
+    size: int | None = setting(
+        None, "side of a view in pixels; default: the images' own up to 64, else 224", low=8, high=1024
+    )
+    optimizer: str = setting("adamw", "how weights are updated", choices=("lars", "sgd", "adamw", "muon"))
     rate: float = setting(2e-3, "base learning rate, before --rate-rule", low=0.0)
-    rate_rule: str = setting("fixed", "learning rate from the base: as it is, base x batch/256, or base x sqrt(batch)", choices=("fixed", "linear", "sqrt"), source="SimCLR, section B.1")
+    rate_rule: str = setting(
+        "fixed",
+        "learning rate from the base: as it is, base x batch/256, or base x sqrt(batch)",
+        choices=("fixed", "linear", "sqrt"),
+        source="SimCLR, section B.1",
+    )
     momentum: float = setting(0.9, "momentum of LARS and SGD", low=0.0, high=1.0)
     decay: float = setting(1e-4, "weight decay; biases and norms are exempt", low=0.0)
     warmup: float = setting(0.05, "share of the steps over which the learning rate rises", low=0.0, high=1.0)
-    precision: str = setting("auto", "arithmetic of the network; the loss is always float32", choices=("auto", "float32", "bfloat16"))
+    precision: str = setting(
+        "auto",
+        "arithmetic of the network; the loss is always float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
     seed: int = setting(0, "names every random draw", low=0)
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    threads: int | None = setting(None, "CPU threads that read images and make views; default: all cores", low=1)
+    threads: int | None = setting(
+        None, "CPU threads that read images and make views; default: all cores", low=1
+    )
     max_bad: float = setting(0.1, "share of unusable images beyond which the run stops", low=0.0, high=1.0)
     max_pixels: int = setting(100_000_000, "images of more pixels than this are set aside", low=1)
     pack: bool = setting(True, "decode the images once; --no-pack reads the files at every pass")

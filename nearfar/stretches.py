@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from . import tables
+from .data.intake import read_pixels
+from .data.kinds import Source
+from .data.pack import Block
 from .errors import BadImage
-from .intake import read_pixels
-from .kinds import Source
-from .pack import Block
 from .settings import Training
 
 LENGTH = 1024  # images read at a time, and images whose work a crash can lose

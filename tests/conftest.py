@@ -18,7 +18,9 @@ def picture(number: int, side: int = 16, kind: int = 0) -> np.ndarray:
     angle = np.pi * (kind / 4 + 0.03 * (u[0] - 0.5))
     wave = 0.5 + 0.5 * np.sin(2 * np.pi * (3 * (x * np.cos(angle) + y * np.sin(angle)) + u[1]))
     colours = u[2:8].reshape(2, 3)
-    return np.round(255 * (wave[..., None] * colours[0] + (1 - wave[..., None]) * colours[1])).astype(np.uint8)
+    return np.round(255 * (wave[..., None] * colours[0] + (1 - wave[..., None]) * colours[1])).astype(
+        np.uint8
+    )
 
 
 @pytest.fixture(scope="session")

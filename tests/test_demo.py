@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nearfar import drawings, gallery, images
+from nearfar import drawings, gallery
+from nearfar.data import images
 from nearfar.errors import BadImage, NearfarError
 
 

@@ -16,11 +16,11 @@ from PIL import Image
 from torch import nn
 
 from nearfar import nets, stretches
+from nearfar.data.sources import open_source
 from nearfar.embed import embed
 from nearfar.errors import NearfarError
 from nearfar.features import features, fingerprint
 from nearfar.run import Run, export, load
-from nearfar.sources import open_source
 from nearfar.views import Preprocess
 
 PREPROCESS = Preprocess.of(16)
@@ -63,9 +63,9 @@ class _Array:
         return len(self.pixels)
 
     def gather(self, rows):
-        from nearfar.pack import Block
+        from nearfar.data.pack import Block
 
-        n, h, w, _ = self.pixels.shape
+        h, w = self.pixels.shape[1:3]
         size = h * w * 3
         full = np.full(len(rows), h, np.int32)
         return Block(self.pixels.reshape(-1), rows.astype(np.int64) * size, full, np.full_like(full, w))
@@ -211,7 +211,7 @@ def test_finished_stretches_are_not_done_again_unless_the_job_is_another(run, fo
         again is not None and np.array_equal(again.vectors, part.vectors) and again.reasons[0] == "truncated"
     )
     assert stretches.Journal(tmp_path, "b").get(0) is None
-    assert len(list(stretches.stretches(source, [0], 18, 2))[0]) == 40
+    assert len(next(iter(stretches.stretches(source, [0], 18, 2)))) == 40
 
 
 def test_mistakes_are_named(run, folder, tmp_path):

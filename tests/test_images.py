@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nearfar import images
+from nearfar.data import images
 from nearfar.errors import BadImage
 
 MAX = bad_files.MAX_PIXELS

@@ -101,3 +101,34 @@ def test_the_rate_rises_straight_and_falls_along_a_cosine():
     assert [optim.factor(p, 1.0) for p in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
     falling = [optim.factor(0.2 + 0.8 * k / 50, 0.2) for k in range(51)]
     assert falling == sorted(falling, reverse=True)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (4, 30), (30, 4)])
+def test_orthogonal_brings_singular_values_near_one_and_keeps_the_directions(shape):
+    u = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 1e-3
+    made = optim.orthogonal(u).float()
+    left, _, right = torch.linalg.svd(u, full_matrices=False)
+    within = left.T @ made @ right.T  # diagonal where the singular vectors are kept
+    assert within.diagonal().min() > 0.5 and within.diagonal().max() < 1.35
+    assert (within - within.diagonal().diag()).abs().max() < 0.1
+
+
+def test_muon_moves_matrices_orthogonally_and_the_rest_as_adam_does():
+    draw = torch.Generator().manual_seed(1)
+    w, b, other = (nn.Parameter(torch.randn(n, generator=draw)) for n in ((6, 4), (5,), (5,)))
+    other.data.copy_(b.data)
+    muon = optim.Muon(
+        [{"params": [w], "weight_decay": 0.1}, {"params": [b], "adapt": False, "lr": 0.01}], 0.5, momentum=0.9
+    )
+    adam = torch.optim.Adam([other], 0.01)
+    expected, buffer = w.detach().clone(), torch.zeros(6, 4)
+    for _ in range(4):
+        w.grad, b.grad = torch.randn(6, 4, generator=draw), torch.randn(5, generator=draw)
+        other.grad = b.grad.clone()
+        buffer = 0.9 * buffer + w.grad
+        step = optim.orthogonal(w.grad + 0.9 * buffer).float()
+        expected = expected * (1 - 0.5 * 0.1) - 0.5 * math.sqrt(6 / 4) * step
+        muon.step()
+        adam.step()
+        torch.testing.assert_close(w.detach(), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(b.detach(), other.detach(), rtol=0, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nearfar import disk, images, inspection, pack, progress
+from nearfar import progress
+from nearfar.data import disk, images, inspection, pack
+from nearfar.data.sources import open_source
 from nearfar.errors import NearfarError
-from nearfar.sources import open_source
 
 MAX = bad_files.MAX_PIXELS
 USUAL = {"short_side": 24, "max_pixels": MAX, "max_bad": 0.1, "threads": 3}
@@ -167,8 +169,8 @@ def test_a_second_load_decodes_nothing(tmp_path: Path, capsys: pytest.CaptureFix
 PACKER = """
 import sys
 from pathlib import Path
-from nearfar import disk, pack
-from nearfar.sources import open_source
+from nearfar.data import disk, pack
+from nearfar.data.sources import open_source
 disk._FLUSH_SECONDS = 0.0
 pack.load(open_source(sys.argv[1]), short_side=24, max_pixels=10**6, max_bad=.1, threads=2,
     memory=0, cache=Path(sys.argv[2]))
@@ -282,3 +284,6 @@ def test_inspection(tmp_path: Path) -> None:
     arrays = inspection.inspect(open_source((pixels, [1, 1, 2]), labels=True), max_pixels=MAX, threads=1)
     assert arrays.formats == {"array": 3} and arrays.labels == {"1": 2, "2": 1}
     assert arrays.duplicates == (("0", "1", "2"),)
+    assert json.loads(json.dumps(seen.to_json()))["short"] == {"least": 10, "median": 10, "greatest": 20}
+    text = str(seen)
+    assert "6 images, 5 usable" in text and "bad.gif: " in text and "a/0001.png = a/copy.png" in text

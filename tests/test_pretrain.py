@@ -1,4 +1,4 @@
-"""The main job end to end: a run resumes to the same bytes, refuses what would mix runs, stops in good order."""
+"""The main job end to end: a run resumes to the same bytes, refuses to mix with others, stops well."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from nearfar import checkpoint
 TINY = {
     "steps": 24,
     "batch": 16,
-    "encoder": "resnet10_w8",
+    "encoder": "resnet10_w16",
     "head": (16, 8),
     "precision": "float32",
     "threads": 1,
 }
-FLAGS = ["--batch", "16", "--encoder", "resnet10_w8", "--head", "16", "8", "--precision", "float32"]
+FLAGS = ["--batch", "16", "--encoder", "resnet10_w16", "--head", "16", "8", "--precision", "float32"]
 
 
 def command(*words: object, **more: str) -> subprocess.Popen[str]:
@@ -53,7 +53,8 @@ def unbroken(photos, tmp_path_factory) -> Path:
 def test_a_run_gives_an_encoder_that_loads_without_the_method(unbroken):
     code = (
         "import sys; sys.modules['nearfar.methods.simclr'] = None; import nearfar, torch\n"
-        "run = nearfar.load(sys.argv[1]); print(run.encoder(torch.rand(3, 3, 16, 16)).shape[1] == run.encoder.dim)"
+        "encoder = nearfar.load(sys.argv[1]).encoder\n"
+        "print(encoder(torch.rand(3, 3, 16, 16)).shape[1] == encoder.dim)"
     )
     said = subprocess.run(
         [sys.executable, "-c", code, str(unbroken)], capture_output=True, text=True, check=True
@@ -139,7 +140,7 @@ def test_a_finished_run_says_so_and_other_settings_are_refused_by_name(photos, u
 def test_other_images_are_refused_and_overwrite_starts_anew(photos, unbroken, tmp_path):
     folder, pixels = (
         tmp_path / "run",
-        np.stack([nearfar.images.decode(path, max_pixels=10**6) for path in photos.iterdir()]),
+        np.stack([nearfar.data.images.decode(path, max_pixels=10**6) for path in photos.iterdir()]),
     )
     first = nearfar.pretrain(pixels, out=folder, **{**TINY, "steps": 2})
     assert first.provenance["data"]["images"] == 96

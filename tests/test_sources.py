@@ -17,11 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from nearfar import hubs, images
+from nearfar.data import hubs, images
+from nearfar.data.kinds import Source
+from nearfar.data.shards import expand
+from nearfar.data.sources import open_source
 from nearfar.errors import BadImage, NearfarError
-from nearfar.kinds import Source
-from nearfar.shards import expand
-from nearfar.sources import open_source
 
 
 def png(value: int, width: int = 6, height: int = 5) -> bytes:

@@ -243,42 +243,59 @@ def _solarise(lines):
 
 
 @_jit
-def _blur(view, sigma, radius, taps, spare, line):
+def _mirror(i, size):
+    """Reflect an index at the first and the last pixel."""
+    return size - 1 - abs(size - 1 - abs(i))
+
+
+@_jit
+def _blur(view, sigma, radius, taps, spare, line, done):
     """Blur (blocks, size, 3 LANES) along x into `spare`, then along y; borders are mirrored."""
     blocks, size = view.shape[0], view.shape[1]
-    total = 1.0
-    for k in range(1, radius + 1):
-        total += 2.0 * np.exp(-0.5 * (k / sigma) ** 2)
-    for k in range(radius + 1):
-        taps[k] = np.exp(-0.5 * (k / sigma) ** 2) / total
+    total = 0.0
+    for k in range(-radius, radius + 1):
+        total += np.exp(-0.5 * (k / sigma) ** 2)
+    for k in range(2 * radius + 1):  # `taps` is longer, up to a multiple of 4, and 0 beyond
+        taps[k] = np.exp(-0.5 * ((k - radius) / sigma) ** 2) / total
     for block in range(blocks):
         for x in range(size):
             for y in range(3 * LANES):
-                spare[block, x, y] = taps[0] * view[block, x, y]
-            for k in range(1, radius + 1):
-                a, b, w = abs(x - k), size - 1 - abs(size - 1 - x - k), taps[k]
+                spare[block, x, y] = ZERO
+            for k in range(0, len(taps), 4):
+                i = x - radius + k
+                a, b, c, d = (
+                    _mirror(i, size),
+                    _mirror(i + 1, size),
+                    _mirror(i + 2, size),
+                    _mirror(i + 3, size),
+                )
+                wa, wb, wc, wd = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
                 for y in range(3 * LANES):
-                    spare[block, x, y] += w * (view[block, a, y] + view[block, b, y])
+                    spare[block, x, y] += (wa * view[block, a, y] + wb * view[block, b, y]) + (
+                        wc * view[block, c, y] + wd * view[block, d, y]
+                    )
     for x in range(size):
         for c in range(3):
             # line: `radius` mirrored pixels, the column, `radius` mirrored pixels
             for block in range(blocks):
-                for y in range(LANES):
+                for y in range(min(LANES, size - block * LANES)):
                     line[radius + block * LANES + y] = spare[block, x, c * LANES + y]
             for k in range(1, radius + 1):
                 line[radius - k] = line[radius + k]
                 line[radius + size - 1 + k] = line[radius + size - 1 - k]
+            for y in range(size):
+                done[y] = ZERO
+            for k in range(0, len(taps), 4):
+                at = np.uint64(k)
+                wa, wb, wc, wd = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
+                for y in range(np.uint64(size)):
+                    i = at + y
+                    done[y] += (wa * line[i] + wb * line[i + np.uint64(1)]) + (
+                        wc * line[i + np.uint64(2)] + wd * line[i + np.uint64(3)]
+                    )
             for block in range(blocks):
-                start = np.uint64(radius + block * LANES)
-                for y in range(LANES):
-                    view[block, x, c * LANES + y] = taps[0] * line[start + np.uint64(y)]
-                for k in range(1, radius + 1):
-                    before, after, w = start - np.uint64(k), start + np.uint64(k), taps[k]
-                    for y in range(LANES):
-                        pair = line[before + np.uint64(y)] + line[after + np.uint64(y)]
-                        view[block, x, c * LANES + y] += w * pair
-                for y in range(LANES):
-                    view[block, x, c * LANES + y] = _clip(view[block, x, c * LANES + y])
+                for y in range(min(LANES, size - block * LANES)):
+                    view[block, x, c * LANES + y] = _clip(done[block * LANES + y])
 
 
 @_jit
@@ -296,7 +313,8 @@ def _views(
     view = np.zeros((blocks, size, 3 * LANES), np.float32)
     spare = np.zeros_like(view)
     lines = view.reshape(blocks * size, 3 * LANES)
-    line, taps = np.zeros(blocks * LANES + 2 * radius, np.float32), np.zeros(radius + 1, np.float32)
+    taps = np.zeros((2 * radius + 4) // 4 * 4, np.float32)
+    line, done = np.zeros(size + 2 * radius + 4, np.float32), np.zeros(size, np.float32)
     for n in range(len(box)):
         stride = 3 * np.int64(width[n])
         base = offset[n] + box[n, 0] * stride + 3 * box[n, 1]
@@ -317,7 +335,7 @@ def _views(
         if grey[n]:
             _saturation(lines, ZERO)
         if sigma[n] > ZERO:
-            _blur(view, sigma[n], radius, taps, spare, line)
+            _blur(view, sigma[n], radius, taps, spare, line, done)
         if solarise[n]:
             _solarise(lines)
         for block in range(blocks):

@@ -33,8 +33,19 @@ from .base import Batch, Method, Terms
 class Config:
     """SimCLR's own settings."""
 
-    tau: float = setting(0.2, "temperature: lower looks harder at near neighbours", low=0.003, high=100.0, source="SimCLR, table 5 and section B.7: 0.1 for ImageNet, 0.5 for long CIFAR training; 0.2 as MoCo v2")
-    head: tuple[int, ...] = setting((512, 128), "widths of the head's layers, the last being z's", low=1, source="SimCLR, section 4.2: two layers, output 128")
+    tau: float = setting(
+        0.2,
+        "temperature: lower looks harder at near neighbours",
+        low=0.003,
+        high=100.0,
+        source="SimCLR, table 5 and appendix B.9: 0.1 for ImageNet, 0.5 for long CIFAR training; 0.2 as MoCo v2",
+    )
+    head: tuple[int, ...] = setting(
+        (512, 128),
+        "widths of the head's layers, the last being z's",
+        low=1,
+        source="SimCLR, section 4.2: two layers, output 128",
+    )
 
 
 class SimCLR(Method):

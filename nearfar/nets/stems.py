@@ -35,7 +35,8 @@ def make_small(net: nn.Module) -> None:
         SimCLR, appendix B.9.
     """
     if isinstance(net, Residual):
-        net.conv1.stride = (1, 1)
+        net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, 1, 1, bias=False)
+        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
         return
     path, pool = next(pair for pair in _STEMS if _part(net, pair[0]) and _part(net, pair[1]))
     first = _part(net, path)

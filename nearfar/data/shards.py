@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BadImage, NearfarError
+from ..errors import BadImage, NearfarError
 from .files import is_image_name
 from .kinds import Source, clean, file_stamp
 

@@ -21,11 +21,11 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import BadImage, NearfarError
+from ..progress import say
 from .account import RECORD, Account, Way
-from .errors import BadImage, NearfarError
 from .intake import each
 from .kinds import Pixels
-from .progress import say
 from .store import Store
 
 _FLUSH_SECONDS = 2.0
@@ -88,7 +88,7 @@ class _Journal:
         account.records[records["row"]] = records
         self.end = int(ends(records).max(initial=0))
         self.pixels = os.open(folder / "pixels.bin", os.O_RDWR | os.O_CREAT, 0o644)
-        self.file: IO[bytes] = open(folder / "journal.bin", "r+b" if held else "w+b")  # noqa: SIM115
+        self.file: IO[bytes] = open(folder / "journal.bin", "r+b" if held else "w+b")
         self.file.truncate(whole)
         self.file.seek(whole)
         self.account, self.fresh, self.last = account, list[int](), time.monotonic()

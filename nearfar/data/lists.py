@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from .errors import NearfarError
+from ..errors import NearfarError
 from .kinds import Files, class_names, clean
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")

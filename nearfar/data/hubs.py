@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .errors import BadImage, NearfarError, nearest
+from ..errors import BadImage, NearfarError, nearest
+from ..progress import say
 from .kinds import Arrays, Files, Source, class_names, from_array
-from .progress import say
 
 _TRAIN_TEST = {"train": {"train": True}, "test": {"train": False}}
 

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import IO
 
-from .errors import BadImage
+from ..errors import BadImage
 
 # HEIC is looked for, though Pillow cannot read it, so that a phone's pictures do not vanish unsaid.
 SUFFIXES = frozenset({

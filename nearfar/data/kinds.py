@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .errors import NearfarError
+from ..errors import NearfarError
 
 Pixels = npt.NDArray[np.uint8]
 

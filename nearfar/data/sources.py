@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import NearfarError, nearest
 from . import hubs, lists
-from .errors import NearfarError, nearest
 from .files import find, is_image_name
 from .kinds import Files, Source, clean, from_array
 from .shards import open_shards

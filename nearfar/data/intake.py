@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import BadImage, NearfarError
+from ..progress import Bar
 from . import images
-from .errors import BadImage, NearfarError
 from .kinds import Pixels, Source
-from .progress import Bar
 
 _SLICE = 32  # images a thread takes at a time
 

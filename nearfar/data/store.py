@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from . import rng
-from .errors import BadImage, NearfarError
+from .. import rng
+from ..errors import BadImage, NearfarError
 from .intake import Rejected, read_pixels, too_many
 from .kinds import Pixels, Source
 

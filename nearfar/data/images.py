@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .errors import BadImage
+from ..errors import BadImage
 from .files import find, open_file, read
 from .modes import to_rgb
 

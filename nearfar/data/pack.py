@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import BadImage
+from ..progress import say
 from . import images
 from .account import Account, Way
 from .disk import packed
-from .errors import BadImage
 from .intake import Rejected, each, write_rejected
 from .kinds import Arrays, Pixels, Source
-from .progress import say
 from .store import Block, FileStore, Store, class_numbers, duplicates
 
 __all__ = ["Block", "FileStore", "Rejected", "Store", "duplicates", "load", "write_rejected"]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import BadImage
 from . import images
-from .errors import BadImage
 from .intake import Rejected, each, read_pixels
 from .kinds import Source
 from .store import equal_rows
@@ -49,6 +51,32 @@ class Inspection:
     bytes: int
     duplicates: tuple[tuple[str, ...], ...]
     labels: dict[str, int] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it as plain values."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        """Say it in a few lines; of what is bad or double, the first five."""
+        lines = [f"{self.name}: {self.count:,} images, {self.usable:,} usable, {self.bytes / 2**20:,.1f} MiB"]
+        if self.short and self.long:
+            short, long = (
+                f"{s.least} to {s.greatest} px, median {s.median}" for s in (self.short, self.long)
+            )
+            lines += [f"  short side  {short}", f"  long side   {long}"]
+        for title, counts in (("formats", self.formats), ("colours", self.modes), ("classes", self.labels)):
+            if counts:
+                shown = ", ".join(f"{name} {number:,}" for name, number in list(counts.items())[:10])
+                lines.append(f"  {title:<10}  {shown}{', ...' if len(counts) > 10 else ''}")
+        lines.append(f"  unusable    {len(self.rejected):,}")
+        lines += [f"    {item.id}: {item.reason}" for item in self.rejected[:5]]
+        extra = sum(len(group) - 1 for group in self.duplicates)
+        lines.append(f"  duplicates  {extra:,} exact, in {len(self.duplicates):,} groups")
+        lines += [
+            f"    {' = '.join(group[:4])}{' = ...' if len(group) > 4 else ''}"
+            for group in self.duplicates[:5]
+        ]
+        return "\n".join(lines)
 
 
 def inspect(source: Source, *, max_pixels: int, threads: int) -> Inspection:

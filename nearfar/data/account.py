@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import NearfarError
+from ..errors import NearfarError
 from .intake import Rejected, read_pixels, too_many
 from .kinds import Pixels, Source
 from .store import Store, class_numbers
