@@ -17,6 +17,7 @@ from .data.sources import Source, open_source
 from .data.store import Block
 from .errors import BadImage, NearfarError, nearest
 from .pace import AIM
+from .pretrain import views_dtype
 from .settings import Training
 
 SAMPLE = 64  # images decoded to measure the pace
@@ -131,7 +132,7 @@ def _propose(
         batch=training.batch,
         seed=training.seed,
         threads=threads,
-        dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
+        dtype=views_dtype(device, precision),
     )
     try:
         pace = engine.seconds_a_step(

@@ -183,7 +183,8 @@ def orthogonal(u: Tensor) -> Tensor:
     x = x / (x.norm() + 1e-7)
     for _ in range(5):
         gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        quintic = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.addmm(x, quintic, x, beta=3.4445)
     return x.T if tall else x
 
 

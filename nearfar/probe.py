@@ -17,7 +17,7 @@ from .errors import NearfarError
 
 STRENGTHS = tuple(10.0**power for power in range(0, -7, -1))  # l2 from 1 down to 1e-6
 PATIENCE = 2  # weaker penalties to try without a gain before the path ends
-PATH_STEPS = 60  # L-BFGS steps a penalty on the path may take
+PATH_STEPS = 30  # L-BFGS steps a penalty on the path may take
 MEMORY = 10  # pairs of steps L-BFGS remembers
 CELLS = 1 << 24  # logits in memory at a time
 
@@ -157,7 +157,7 @@ def fit(
     l2: float,
     *,
     tolerance: float = 1e-5,
-    steps: int = 200,
+    steps: int = 100,
 ) -> Probe:
     """Fit a multinomial logistic regression on standardised features.
 

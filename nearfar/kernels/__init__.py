@@ -118,7 +118,7 @@ def ready() -> None:
 def _fused() -> ModuleType | None:
     """Import and compile the fused kernel once a process; say so if it takes more than a moment."""
     note = "Compiling the view kernel; this is kept on disk, and the next start is quick."
-    slow = threading.Timer(1.0, progress.say, (note,))
+    slow = threading.Timer(4.0, progress.say, (note,))
     slow.daemon = True
     slow.start()
     try:

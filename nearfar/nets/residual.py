@@ -71,8 +71,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn (n, inside, side, side) into (n, outside, side, side), or half the side."""
         x = self.pool(x)
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        # In place: on a CPU an addition costs as much memory traffic as a batch norm.
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(y)).add_(self.shortcut(x)), inplace=True)
 
 
 class Residual(nn.Module):
@@ -98,7 +99,11 @@ class Residual(nn.Module):
                 blocks.append(Block(width, stage.width, "" if number else stage.down))
                 width = stage.width
         if shape.neck:
-            blocks += [nn.Conv2d(width, shape.neck, 1, bias=False), nn.BatchNorm2d(shape.neck), nn.ReLU()]
+            blocks += [
+                nn.Conv2d(width, shape.neck, 1, bias=False),
+                nn.BatchNorm2d(shape.neck),
+                nn.ReLU(inplace=True),
+            ]
         self.blocks = nn.Sequential(*blocks)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -113,5 +118,5 @@ class Residual(nn.Module):
         Returns:
             (n, dim).
         """
-        y = self.blocks(F.relu(self.bn1(self.conv1(x))))
+        y = self.blocks(F.relu(self.bn1(self.conv1(x)), inplace=True))
         return torch.mean(y, (2, 3))
