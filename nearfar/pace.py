@@ -8,9 +8,11 @@ is recorded, so that a run which followed the clock can be repeated without one.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+WINDOW = 4  # looks that the pace is taken over, so that a hiccup is not taken for a drift
 DRIFT = 0.05  # a pace off by more than this corrects the plan
 AIM = 0.985  # share of the budget to plan for; the rest is for the last save and the unforeseen
 
@@ -80,7 +82,7 @@ class Clock:
     seconds: float  # the budget
     spent: float = 0.0  # before this process started
     started: float = field(default_factory=time.monotonic)
-    _mark: tuple[int, float] | None = None
+    _marks: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW + 1))
 
     def elapsed(self) -> float:
         """Tell the seconds of the budget used so far, over all sittings."""
@@ -99,7 +101,7 @@ class Clock:
         return Plan(((0, max(1, int(left / seconds_a_step))),))
 
     def steps_fitting(self, step: int, plan: Plan) -> int | None:
-        """Compare the pace since the last call with what the plan needs.
+        """Compare the pace over the last few calls with what the plan needs.
 
         Args:
             step: steps done.
@@ -110,11 +112,11 @@ class Clock:
             remains; else None.
         """
         now = self.elapsed()
-        if self._mark is None or step <= self._mark[0]:
-            self._mark = (step, now)
+        self._marks.append((step, now))
+        since, then = self._marks[0]
+        if step == since:
             return None
-        pace = (now - self._mark[1]) / (step - self._mark[0])
-        self._mark = (step, now)
+        pace = (now - then) / (step - since)
         left = plan.steps - step
         fitting = max(1, int((self.seconds * AIM - now) / max(pace, 1e-9)))
         if left <= 0 or abs(fitting / left - 1.0) <= DRIFT:

@@ -10,6 +10,7 @@ the gradient that one process would have found.
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import json
 import os
@@ -70,6 +71,7 @@ def start(device: torch.device | str) -> torch.device:
     if not dist.is_initialized():
         # The others wait while rank 0 packs a large collection; torchrun itself ends them if one dies.
         patience = datetime.timedelta(hours=12)
+        atexit.register(stop)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=patience)
     return device
 

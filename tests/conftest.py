@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Two test processes share the machine: a thread each, for the processes that tests start too.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

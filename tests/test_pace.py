@@ -52,8 +52,8 @@ def test_a_steady_pace_leaves_the_plan_alone_and_a_slower_one_shortens_it():
     clock.now = 10.0
     assert clock.steps_fitting(100, plan) is None  # exactly as planned
     clock.now = 30.0
-    fitting = clock.steps_fitting(200, plan)  # now 0.2 s a step
-    assert fitting == 200 + int((100 * AIM - 30.0) / 0.2)
+    fitting = clock.steps_fitting(200, plan)  # 0.15 s a step since the first look
+    assert fitting == 200 + int((100 * AIM - 30.0) / 0.15)
     assert fitting < plan.steps
 
 

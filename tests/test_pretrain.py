@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import bad_files
 import numpy as np
 import pytest
 import torch
@@ -213,3 +216,60 @@ def test_two_processes_cannot_train_in_one_folder(photos, tmp_path):
         pytest.raises(nearfar.NearfarError, match="Another process is training"),
     ):
         nearfar.pretrain(photos, out=tmp_path, **TINY)
+
+
+def test_every_bad_file_is_named_and_the_run_goes_on(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    for number in range(5):
+        shutil.copytree(photos, tmp_path / "photos" / f"more-{number}")
+    names = bad_files.write(tmp_path / "photos")
+    nearfar.pretrain(tmp_path / "photos", out=tmp_path / "run", **TINY)
+    with open(tmp_path / "run" / "rejected.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["id"] for row in rows) == sorted(names)
+    assert len(rows) >= 30 and all(row["reason"] for row in rows)
+    with pytest.raises(nearfar.NearfarError, match="max-bad"):
+        nearfar.pretrain(tmp_path / "photos", out=tmp_path / "strict", **TINY, max_bad=0.01)
+
+
+@pytest.mark.slow
+def test_a_folder_that_vanishes_while_streaming_stops_the_run_with_its_reason(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    folder = tmp_path / "run"
+    words = ["pretrain", tmp_path / "photos", "--out", folder, "--steps", 100000, "--no-pack", *FLAGS]
+    process = command(*words, "--save-minutes", 0)
+    while not (folder / checkpoint.LAST).exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    shutil.rmtree(tmp_path / "photos")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    assert "Traceback" not in said and "nearfar: " in said
+    assert checkpoint.read(folder / checkpoint.LAST)[1]["step"] > 0  # what was saved is whole
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_train_the_encoder_of_one(photos, tmp_path):
+    settings = ["--steps", 6, *FLAGS, "--optimizer", "sgd", "--rate", "0.05"]
+    one = command("pretrain", photos, "--out", tmp_path / "one", *settings)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line = [*launch, "-m", "nearfar", "pretrain", photos, "--out", tmp_path / "two", *settings]
+    two = subprocess.run([str(word) for word in line], capture_output=True, text=True, env=environment)
+    _, said = one.communicate(timeout=100)
+    assert one.returncode == 0, said
+    assert two.returncode == 0, two.stderr
+    first, second = (nearfar.load(tmp_path / name).encoder.state_dict() for name in ("one", "two"))
+    for name in first:
+        assert torch.allclose(first[name], second[name], rtol=1e-3, atol=1e-4), name
+    losses = [[line["loss"] for line in nearfar.load(tmp_path / name).log()] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_tensorboard_gets_what_the_log_gets(photos, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = nearfar.pretrain(photos, out=tmp_path / "run", **{**TINY, "steps": 3}, tensorboard=True)
+    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+    assert events.Scalars("loss")[2].value == pytest.approx(run.log()[2]["loss"])

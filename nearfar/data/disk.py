@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 
 from ..errors import BadImage, NearfarError
 from ..progress import say
@@ -47,18 +47,16 @@ def ends(records: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Let one process at a time into a pack's folder; the lock falls with its process."""
-    with open(folder / "lock", "w") as file:
-        told = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    say("Another process is packing the same images; waiting for it")
-                told = True
-                time.sleep(0.2)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("Another process is packing the same images; waiting for it")
+        lock.acquire(poll_interval=0.2)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _finished(way: Way, folder: Path) -> Store | None:

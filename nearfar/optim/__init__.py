@@ -1,0 +1,98 @@
+"""How weights are updated: LARS, SGD, AdamW or Muon, the learning rate, and its course over the training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..settings import Training
+from .lars import LARS
+from .muon import Muon, orthogonal
+
+__all__ = ["LARS", "Muon", "base_rate", "factor", "groups", "optimizer", "orthogonal"]
+
+
+def groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Sort the trainable parameters: matrices and kernels decay; biases, norms and scalars do not.
+
+    Args:
+        module: whose parameters.
+        decay: weight decay of the first group.
+
+    Returns:
+        Up to two groups for an optimizer; `adapt` is LARS's, False for the exempt.
+
+    Source:
+        SimCLR's code: biases and batch norms are excluded from decay and from LARS's adaptation.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    exempt = [p for p in trained if p.ndim <= 1]
+    both = [
+        {"params": decayed, "weight_decay": decay, "adapt": True},
+        {"params": exempt, "weight_decay": 0.0, "adapt": False},
+    ]
+    return [group for group in both if group["params"]]
+
+
+def base_rate(training: Training) -> float:
+    """Compute the highest learning rate of a run from its base, its batch and its rule.
+
+    Args:
+        training: its settings; the batch is the global one.
+
+    Returns:
+        The rate: base, base x batch / 256, or base x sqrt(batch).
+
+    Source:
+        SimCLR, section 2.2 and appendix B.1.
+    """
+    scale = {"fixed": 1.0, "linear": training.batch / 256, "sqrt": math.sqrt(training.batch)}
+    return training.rate * scale[training.rate_rule]
+
+
+def factor(progress: float, warmup: float) -> float:
+    """Give the course of the learning rate: a straight rise, then a half cosine down to 0.
+
+    Args:
+        progress: share of the training, 0 to 1.
+        warmup: share of the training that the rise takes, 0 to 1.
+
+    Returns:
+        What to multiply the base rate with, 0 to 1.
+
+    Source:
+        SimCLR, section 2.2; Loshchilov and Hutter 2017, "SGDR", equation 5.
+    """
+    if progress < warmup:
+        return progress / warmup
+    if warmup >= 1.0:
+        return 1.0
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (progress - warmup) / (1.0 - warmup))))
+
+
+def optimizer(training: Training, module: nn.Module) -> torch.optim.Optimizer:
+    """Make the optimizer of a run; its groups start at `base_rate`.
+
+    Args:
+        training: the settings.
+        module: what is trained, on its device.
+
+    Returns:
+        The optimizer.
+    """
+    rate, found = base_rate(training), groups(module, training.decay)
+    if training.optimizer == "lars":
+        return LARS(found, rate, momentum=training.momentum)
+    if training.optimizer == "muon":
+        for group in found:  # Adam's steps, for biases and norms, are in another unit: a tenth suits them
+            group["share"] = 1.0 if group["adapt"] else 0.1
+        return Muon(found, rate)
+    for group in found:
+        del group["adapt"]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(found, rate, momentum=training.momentum)
+    return torch.optim.AdamW(found, rate, fused=True)
