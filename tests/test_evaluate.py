@@ -150,7 +150,7 @@ def test_an_untrained_encoder_sees_normalised_channels(run):
     norm = next(part for part in net.modules() if isinstance(part, nn.BatchNorm2d))
     assert not any(part.training for part in net.modules())
     inputs = []
-    norm.register_forward_hook(lambda _, __, out: inputs.append(out))
+    norm.register_forward_hook(lambda _, __, out: inputs.append(out.clone()))
     x = torch.from_numpy(pictures(64, 0)[0]).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         net(x)

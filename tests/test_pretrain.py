@@ -133,7 +133,7 @@ def test_a_finished_run_says_so_and_other_settings_are_refused_by_name(photos, u
         nearfar.progress.show(False)
     assert "is finished" in capsys.readouterr().err
     assert run.path == unbroken
-    with pytest.raises(nearfar.NearfarError, match=r"--tau 0.2 became 0.3.*--overwrite"):
+    with pytest.raises(nearfar.NearfarError, match=r"--tau 0.1 became 0.3.*--overwrite"):
         nearfar.pretrain(photos, out=unbroken, **TINY, tau=0.3)
     with pytest.raises(nearfar.NearfarError, match=r"--steps 24 became 25"):
         nearfar.pretrain(photos, out=unbroken, **{**TINY, "steps": 25})
@@ -221,7 +221,7 @@ def test_every_bad_file_is_named_and_the_run_goes_on(photos, tmp_path):
     for number in range(5):
         shutil.copytree(photos, tmp_path / "photos" / f"more-{number}")
     names = bad_files.write(tmp_path / "photos")
-    nearfar.pretrain(tmp_path / "photos", out=tmp_path / "run", **TINY)
+    nearfar.pretrain(tmp_path / "photos", out=tmp_path / "run", **TINY, max_pixels=bad_files.MAX_PIXELS)
     with open(tmp_path / "run" / "rejected.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert sorted(row["id"] for row in rows) == sorted(names)
@@ -248,7 +248,7 @@ def test_a_folder_that_vanishes_while_streaming_stops_the_run_with_its_reason(ph
 
 @pytest.mark.slow
 def test_two_processes_under_torchrun_train_the_encoder_of_one(photos, tmp_path):
-    settings = ["--steps", 6, *FLAGS, "--optimizer", "sgd", "--rate", "0.05"]
+    settings = ["--steps", 6, *FLAGS, "--optimizer", "sgd", "--rate", "0.002"]
     one = command("pretrain", photos, "--out", tmp_path / "one", *settings)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
