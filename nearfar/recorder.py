@@ -221,3 +221,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if parallel.first() and [item.name for item in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()  # it came to nothing: leave nothing behind
+            folder.rmdir()

@@ -271,3 +271,9 @@ def test_tensorboard_gets_what_the_log_gets(photos, tmp_path):
     events = EventAccumulator(str(run.path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
     assert events.Scalars("loss")[2].value == pytest.approx(run.log()[2]["loss"])
+
+
+def test_a_run_that_comes_to_nothing_leaves_nothing_behind(photos, tmp_path):
+    with pytest.raises(nearfar.NearfarError, match="resnet1_w1"):
+        nearfar.pretrain(photos, out=tmp_path / "run", **{**TINY, "encoder": "resnet1_w1"})
+    assert not (tmp_path / "run").exists()
