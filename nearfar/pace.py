@@ -119,6 +119,7 @@ class Clock:
         pace = (now - then) / (step - since)
         left = plan.steps - step
         fitting = max(1, int((self.seconds * AIM - now) / max(pace, 1e-9)))
-        if left <= 0 or abs(fitting / left - 1.0) <= DRIFT:
+        # Towards the end 5 % of what remains is a step or two, which is not worth a word.
+        if left <= 0 or abs(fitting - left) <= max(DRIFT * left, 0.005 * plan.steps):
             return None
         return step + fitting
