@@ -152,8 +152,8 @@ def _prepare(
         tensors, facts = checkpoint.read(folder / checkpoint.LAST)
         checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
         job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, Plan.of(facts["plan"])
+    kernels.ready()
     if wanted.training.minutes and follow:
-        kernels.ready()
         job.clock = Clock(60.0 * wanted.training.minutes, job.spent)
     if plan is None:
         job.plan = _planned(job)

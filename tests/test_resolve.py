@@ -1,0 +1,109 @@
+"""From what was asked to what is done: the recipe gives, what was typed wins, and nothing stays undecided."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nearfar import recipes, resolve
+from nearfar.data.sources import open_source
+from nearfar.errors import NearfarError
+from nearfar.resolve import Wanted
+
+CPU = torch.device("cpu")
+
+
+def wanted(**asked: object) -> Wanted:
+    return resolve.resolve("simclr", "cpu", asked, side=32, device=CPU)
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("side", [20, 32, 64, 65, 3000])
+def test_every_recipe_decides_everything_and_survives_json(name, side):
+    made = resolve.resolve("simclr", name, {}, side=side, device=CPU)
+    lengths = [getattr(made.training, length) for length in resolve.LENGTHS]
+    assert sum(length is not None for length in lengths) == 1
+    assert made.size >= 8 and made.rate > 0
+    assert Wanted.from_json(json.loads(json.dumps(made.to_json())), "") == made
+
+
+def test_small_images_keep_their_size_and_are_used_whole():
+    assert (wanted().size, wanted().preprocess.crop) == (32, 1.0)
+    large = resolve.resolve("simclr", "imagenet", {}, side=500, device=CPU)
+    assert (large.size, large.preprocess.crop, large.short_side) == (224, 0.875, 256)
+
+
+def test_the_device_and_the_size_choose_the_recipe():
+    assert recipes.choose("cpu", 32) == recipes.choose("cpu", 500) == "cpu"
+    assert recipes.choose("cuda", 32) == "cifar-short"
+    assert recipes.choose("cuda", 500) == "imagenet"
+
+
+def test_what_is_asked_wins_over_the_recipe_and_its_length_replaces_the_recipes():
+    made = wanted(tau=0.7, epochs=3.0, crop_min=0.5, batch=64)
+    assert (made.settings.tau, made.training.epochs, made.training.minutes) == (0.7, 3.0, None)
+    assert (made.views.crop_min, made.training.batch) == (0.5, 64)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"steps": 3, "epochs": 2.0}, "one length"),
+        ({"taux": 0.1}, "did you mean tau"),
+        ({"tau": -1.0}, "--tau is -1.0"),
+        ({"minutes": 0.0}, "above zero"),
+        ({"optimizer": "adam"}, "did you mean adamw"),
+    ],
+)
+def test_what_cannot_be_done_is_named(asked, says):
+    with pytest.raises(NearfarError, match=says):
+        wanted(**asked)
+
+
+def test_an_unknown_recipe_or_device_is_named():
+    with pytest.raises(NearfarError, match="did you mean cifar-short"):
+        resolve.resolve("simclr", "cifar-shrt", {}, side=32, device=CPU)
+    if not torch.cuda.is_available():
+        with pytest.raises(NearfarError, match="no cuda device here; use --device cpu"):
+            resolve.device_named("cuda")
+
+
+def test_rate_rules():
+    assert wanted(rate=0.1, rate_rule="linear", batch=512).rate == pytest.approx(0.2)
+    assert wanted(rate=0.1, rate_rule="sqrt", batch=64).rate == pytest.approx(0.8)
+
+
+def test_differences_name_what_changed_and_leave_out_what_does_not_matter():
+    assert wanted().differences(wanted(threads=1, save_minutes=9.0)) == []
+    assert wanted().differences(wanted(tau=0.3, head=(64, 32))) == [
+        "--tau 0.1 became 0.3",
+        "--head 256 128 became 64 32",
+    ]
+
+
+def test_the_batch_fits_the_images():
+    made, notes = resolve.fitted(wanted(batch=256), 100)
+    assert made.training.batch == 100 and "fewer than a batch of 256" in notes[0]
+    assert resolve.fitted(wanted(batch=64), 100)[0].training.batch == 64
+    assert resolve.fitted(wanted(batch=64, chunk=64), 100)[0].training.chunk is None
+    with pytest.raises(NearfarError, match="0 usable images are too few"):
+        resolve.fitted(wanted(), 0)
+
+
+def test_the_usual_side_is_the_median_of_what_can_be_used():
+    assert resolve.usual_side(open_source(np.zeros((5, 20, 30, 3), np.uint8)), 10**6) == 20
+    with pytest.raises(NearfarError, match="None of the 5 images"):
+        resolve.usual_side(open_source(np.zeros((5, 20, 30, 3), np.uint8)), 100)
+
+
+def test_the_same_seed_builds_the_same_method():
+    def weights(seed: int) -> dict[str, torch.Tensor]:
+        return resolve.build_method(wanted(seed=seed, encoder="resnet10_w16")).state_dict()
+
+    one, two, three = weights(0), weights(0), weights(1)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["g.0.weight"], three["g.0.weight"])
+    assert not torch.equal(one["f.net.conv1.weight"], three["f.net.conv1.weight"])
