@@ -39,8 +39,9 @@ def test_loss_and_gradients_equal_the_loops_of_the_docstring(n, d, tile, tau):
         found = torch.autograd.grad(fast, (z_i, z_j, t))
     truth = slow()(torch.cat([z_i, z_j]), t)
     wanted = torch.autograd.grad(truth, (z_i, z_j, t))
-    for got, want in zip((fast, *found), (truth, *wanted), strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close((fast, *found[:2]), (truth, *wanted[:2]), rtol=1e-11, atol=1e-12)
+    # The loops' own rounding in d loss / d tau grows as 1 / tau^2.
+    torch.testing.assert_close(found[2], wanted[2], rtol=1e-11, atol=1e-12 * max(1.0, 1e-3 / tau**2))
 
 
 def test_gradcheck(monkeypatch):

@@ -186,9 +186,12 @@ def test_killed_with_9_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture
     folder = write(tmp_path / "photos", 300)
     for name in ("0100.png", "0250.png"):
         (folder / name).write_bytes(b"broken")
-    big = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
-    for number in range(150, 300, 3):  # slow ones, so that the kill falls in the midst
-        Image.fromarray(big).save(folder / f"{number:04d}.png", compress_level=1)
+    big = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+    Image.fromarray(big).save(tmp_path / "big.png", compress_level=1)
+    for number in range(150, 300, 2):  # slow ones, so that the kill falls in the midst
+        if number != 250:
+            (folder / f"{number:04d}.png").unlink()
+            os.link(tmp_path / "big.png", folder / f"{number:04d}.png")
     whole = pack.load(open_source(folder), **USUAL)
     process = packer(folder, tmp_path)
     journal: list[Path] = []
