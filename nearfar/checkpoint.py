@@ -10,9 +10,7 @@ encoder.json           its network, preprocessing and provenance
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -23,12 +21,13 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from .errors import NearfarError
+from .whole import whole
 
 LAST = "last.safetensors"
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: aside first, flushed to the disk, then renamed over the old one.
+    """Write a file, whole or not at all.
 
     Args:
         path: where it goes.
@@ -37,26 +36,8 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         NearfarError: the disk is full or the folder cannot be written; the old file is intact.
     """
-    aside = path.with_name(path.name + ".part")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        try:
-            aside.unlink(missing_ok=True)
-        except OSError:
-            pass
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise NearfarError(
-                f"The disk of {path.parent} has no room for {path.name} ({len(content):,} bytes); what was "
-                "saved before is intact: free some space and run the same command again."
-            ) from error
-        raise NearfarError(
-            f"{path} cannot be written ({error.strerror}); choose another folder with --out."
-        ) from error
+    with whole(path) as file:
+        file.write(content)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

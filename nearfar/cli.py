@@ -6,6 +6,7 @@ standard output, as text or with --json as one JSON object; progress and notes g
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -221,6 +222,9 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            print("nearfar: A disk is full; free some space and run the same command again.", file=sys.stderr)
+            return 2
         if error.filename is None:
             raise
         print(f"nearfar: cannot use {Path(os.fsdecode(error.filename))}: {error.strerror}.", file=sys.stderr)

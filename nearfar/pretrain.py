@@ -262,6 +262,11 @@ def _record(job: _Job, config: dict[str, Any]) -> None:
 
 def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
     """Find the run that the folder already holds; with `overwrite`, clear it away."""
+    if parallel.first():
+        for item in folder.glob("*.part"):  # what a kill cut short
+            if item.name.startswith(OURS):
+                item.unlink()
+    parallel.barrier()
     strange = [item.name for item in folder.iterdir() if item.name not in (*OURS, ".lock", "tensorboard")]
     if strange and not (folder / "config.json").exists():
         raise NearfarError(

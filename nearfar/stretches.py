@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from . import tables
 from .data.intake import read_pixels
 from .data.kinds import Source
 from .data.pack import Block
 from .errors import BadImage
 from .settings import Training
+from .whole import whole
 
 LENGTH = 1024  # images read at a time, and images whose work a crash can lose
 Pixels = npt.NDArray[np.uint8]
@@ -113,7 +113,7 @@ class Journal:
         if not same:
             for old in [note, *folder.glob("[0-9]*.npz")]:
                 old.unlink(missing_ok=True)
-            with tables.whole(note) as file:
+            with whole(note) as file:
                 file.write(json.dumps({"key": key}).encode())
 
     def _path(self, low: int) -> Path:
@@ -129,5 +129,5 @@ class Journal:
 
     def put(self, low: int, part: Part) -> None:
         """Keep a stretch."""
-        with tables.whole(self._path(low)) as file:
+        with whole(self._path(low)) as file:
             np.savez(file, kept=part.kept, vectors=part.vectors, bad=part.bad, reasons=part.reasons)

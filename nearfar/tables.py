@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import NearfarError
+from .whole import whole
 
 Vectors = npt.NDArray[np.float32]
 SUFFIXES = (".parquet", ".npz", ".npy")
@@ -38,37 +36,6 @@ def check_name(path: Path) -> None:
         raise NearfarError(
             f"--out {path} is a folder; name a file in it, such as {path / 'vectors.parquet'}."
         )
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to write, aside; it takes its name only when all is written and on the disk.
-
-    Args:
-        path: where it goes.
-
-    Raises:
-        NearfarError: the disk is full or the folder cannot be written; an old file is intact.
-    """
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(aside, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise NearfarError(
-            f"{path} cannot be written ({error.strerror or error}); "
-            + (
-                "free some space and run the same command again."
-                if full
-                else "choose another place with --out."
-            )
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def write_vectors(

@@ -277,3 +277,9 @@ def test_a_run_that_comes_to_nothing_leaves_nothing_behind(photos, tmp_path):
     with pytest.raises(nearfar.NearfarError, match="resnet1_w1"):
         nearfar.pretrain(photos, out=tmp_path / "run", **{**TINY, "encoder": "resnet1_w1"})
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_kill_cut_short_is_cleared_away(photos, tmp_path):
+    (tmp_path / "config.json.4711.part").write_text('{"near')
+    run = nearfar.pretrain(photos, out=tmp_path, **{**TINY, "steps": 2})
+    assert not list(tmp_path.glob("*.part")) and run.provenance["steps"] == 2

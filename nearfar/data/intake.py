@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
+import io
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import BadImage, NearfarError
 from ..progress import Bar
+from ..whole import whole
 from . import images
 from .kinds import Pixels, Source
 
@@ -138,9 +139,9 @@ def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
         path: the file.
         rejected: the images set aside.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(part, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "reason"])
-        writer.writerows((item.id, item.reason) for item in rejected)
-    os.replace(part, path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["id", "reason"])
+    writer.writerows((item.id, item.reason) for item in rejected)
+    with whole(path) as file:
+        file.write(text.getvalue().encode())

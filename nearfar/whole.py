@@ -1,0 +1,47 @@
+"""Writes a file whole or not at all, so that neither a crash nor a full disk leaves half of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from .errors import NearfarError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write, aside; it takes its name only when all is written and on the disk.
+
+    Args:
+        path: where it goes.
+
+    Yields:
+        The file, open for bytes.
+
+    Raises:
+        NearfarError: the disk is full or the folder cannot be written; an old file is intact.
+    """
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NearfarError(
+                f"The disk of {path.parent} has no room for {path.name}; what was saved before is intact: "
+                "free some space and run the same command again."
+            ) from error
+        raise NearfarError(
+            f"{path} cannot be written ({error.strerror or error}); choose another place with --out."
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
