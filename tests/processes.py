@@ -1,8 +1,8 @@
-"""What two processes that talk over gloo find, beside what one finds.
+"""What processes that talk over gloo find together, beside what one finds.
 
-`one(name)` runs a function below in this process; `two(name)` gives what each of two processes returned.
-The two are launched once for all tests, with torchrun's environment, as
-`python tests/processes.py FOLDER`; each writes one safetensors file a function.
+`one(name)` runs a function below in this process; `two(name)` gives what each of two processes returned,
+and `four(name)` each of four. They are launched once for all tests, with torchrun's environment, as
+`python tests/processes.py FOLDER NAME ...`; each writes one safetensors file a function.
 """
 
 from __future__ import annotations
@@ -30,27 +30,32 @@ def one(name: str) -> dict[str, Tensor]:
 
 def two(name: str) -> list[dict[str, Tensor]]:
     """Give what the function returned on rank 0 and on rank 1."""
-    return [found[name] for found in _launched()]
+    return [found[name] for found in _launched(2, tuple(FUNCTIONS))]
+
+
+def four(name: str) -> list[dict[str, Tensor]]:
+    """Give what the function returned on each of four ranks."""
+    return [found[name] for found in _launched(4, ("losses",))]
 
 
 @functools.cache
-def _launched() -> list[dict[str, dict[str, Tensor]]]:
+def _launched(world: int, names: tuple[str, ...]) -> list[dict[str, dict[str, Tensor]]]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         started = []
-        for rank in range(2):
+        for rank in range(world):
             env = os.environ | {
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
+                "WORLD_SIZE": str(world),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
                 "OMP_NUM_THREADS": "1",
                 "PYTHONPATH": str(ROOT),
             }
-            command = [sys.executable, __file__, folder]
+            command = [sys.executable, __file__, folder, *names]
             started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
         try:
             errors = [process.communicate(timeout=300)[1] for process in started]
@@ -59,7 +64,7 @@ def _launched() -> list[dict[str, dict[str, Tensor]]]:
                 process.kill()
         assert all(process.returncode == 0 for process in started), "\n".join(errors)
         load = safetensors.torch.load_file
-        return [{name: load(Path(folder, f"{name}-{rank}")) for name in FUNCTIONS} for rank in range(2)]
+        return [{name: load(Path(folder, f"{name}-{rank}")) for name in names} for rank in range(world)]
 
 
 def share(x: Tensor) -> Tensor:
@@ -89,23 +94,32 @@ def words() -> dict[str, Tensor]:
     return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad}
 
 
-def nt_xent() -> dict[str, Tensor]:
-    """NT-Xent and its gradients on a part of one global batch."""
+def losses() -> dict[str, Tensor]:
+    """Every contrastive loss, its value and gradients, on a part of one global batch."""
     from nearfar import losses, parallel
 
     torch.manual_seed(0)
     z = [F.normalize(torch.randn(12, 5, dtype=torch.float64), dim=1) for _ in range(2)]
-    z_i, z_j = (share(part).requires_grad_() for part in z)
-    tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    loss = losses.nt_xent(z_i, z_j, tau)
-    loss.backward()
-    return {
-        "loss": loss,
-        "z_i": z_i.grad / parallel.world(),
-        "z_j": z_j.grad / parallel.world(),
-        "tau": tau.grad,
-        "accuracy": losses.contrastive_accuracy(z_i, z_j),
-    }
+    queue = F.normalize(torch.randn(7, 5, dtype=torch.float64), dim=1)
+    labels = share(torch.tensor([3, 5, 3, 3, 5, 9, 3, 5, 1, 1, 4, 5]))
+    found = {}
+    for name, compute in {
+        "nt_xent": losses.nt_xent,
+        "dcl": losses.dcl,
+        "supcon": lambda a, b, tau: losses.supcon(torch.cat([a, b]), torch.cat([labels, labels + 10]), tau),
+        "info_nce": lambda a, b, tau: losses.info_nce(a, b, None, tau),
+        "queue": lambda a, b, tau: losses.info_nce(a, b, queue, tau),
+        "clip": lambda a, b, tau: losses.clip(a, b, 1 / tau),
+    }.items():
+        for tau in (0.3, 0.02):
+            z_i, z_j = (share(part).requires_grad_() for part in z)
+            t = torch.tensor(tau, dtype=torch.float64, requires_grad=True)
+            loss = compute(z_i, z_j, t)
+            loss.backward()
+            found |= {f"{name} {tau} loss": loss, f"{name} {tau} dtau": t.grad}
+            found |= {f"{name} {tau} z_i": z_i.grad / parallel.world()}
+            found |= {f"{name} {tau} z_j": z_j.grad / parallel.world()}
+    return found | {"accuracy": losses.contrastive_accuracy(*(share(part) for part in z))}
 
 
 def batchnorm() -> dict[str, Tensor]:
@@ -151,14 +165,14 @@ def gradients() -> dict[str, Tensor]:
     return found
 
 
-FUNCTIONS = {function.__name__: function for function in (words, nt_xent, batchnorm, gradients)}
+FUNCTIONS = {function.__name__: function for function in (words, losses, batchnorm, gradients)}
 
 if __name__ == "__main__":
     from nearfar import parallel
 
     parallel.start("cpu")
     torch.set_num_threads(1)
-    for name in FUNCTIONS:
+    for name in sys.argv[2:]:
         answer = {key: x.clone().contiguous() for key, x in one(name).items()}
         safetensors.torch.save_file(answer, Path(sys.argv[1], f"{name}-{parallel.rank()}"))
     parallel.stop()
