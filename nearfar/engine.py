@@ -83,6 +83,7 @@ def train(
     device: torch.device,
     precision: str = "float32",
     chunk: int | None = None,
+    labels: torch.Tensor | None = None,
     start: int = 0,
     clock: Clock | None = None,
 ) -> Iterator[Step]:
@@ -98,6 +99,7 @@ def train(
         device: where the method is.
         precision: of the network, "float32" or "bfloat16".
         chunk: images in memory at a time, a process; None for all.
+        labels: (images,) int64 on the CPU, one for every row of the store, for a method that needs them.
         start: steps done before.
         clock: a time budget that may correct the plan.
 
@@ -114,8 +116,9 @@ def train(
     for rows, views in feed:
         now = rate * optim.factor(plan.progress(number + 0.5), warmup)  # mid-step: neither end is wasted
         for group in optimizer.param_groups:
-            group["lr"] = now * group.get("share", 1.0)
-        batch = Batch([view.to(device, non_blocking=True) for view in views], rows)
+            group["lr"] = (rate if group.get("steady") else now) * group.get("share", 1.0)
+        marks = None if labels is None else labels[rows].to(device, non_blocking=True)
+        batch = Batch([view.to(device, non_blocking=True) for view in views], rows, marks)
         optimizer.zero_grad(set_to_none=True)
         if chunk is None:
             with cast:
@@ -159,12 +162,13 @@ def seconds_a_step(
     device: torch.device,
     precision: str,
     chunk: int | None,
+    labels: torch.Tensor | None = None,
     seconds: float = 4.0,
 ) -> float:
     """Measure the pace of training on real data, and leave no trace of it in the weights.
 
     Args:
-        method, feed, optimizer, device, precision, chunk: as in `train`.
+        method, feed, optimizer, device, precision, chunk, labels: as in `train`.
         seconds: to measure for, about; at least two steps are timed, after two that warm up.
 
     Returns:
@@ -183,6 +187,7 @@ def seconds_a_step(
         device=device,
         precision=precision,
         chunk=chunk,
+        labels=labels,
     ):
         if step.number == 2:
             synchronise(device)
@@ -217,7 +222,9 @@ def gains_from_bfloat16(method: Method, size: int, views: int, device: torch.dev
         return False
     weights = {name: value.clone() for name, value in method.state_dict().items()}
     made = [torch.rand(32, 3, size, size) for _ in range(views)]
-    batch = Batch([view.contiguous(memory_format=torch.channels_last) for view in made], torch.arange(32))
+    labels = torch.arange(32) % 2 if "labels" in method.needs else None
+    made = [view.contiguous(memory_format=torch.channels_last) for view in made]
+    batch = Batch(made, torch.arange(32), labels)
     method.train()
     best = {}
     for precision in ("float32", "bfloat16"):

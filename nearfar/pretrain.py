@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from . import __version__, checkpoint, engine, kernels, methods, optim, parallel, progress, resolve
-from .batches import Feed
+from .batches import Feed, seconds_a_batch
 from .data import pack
 from .data.sources import Source, open_source
 from .errors import NearfarError, nearest
@@ -69,10 +69,10 @@ def pretrain(
         earlier = _earlier(folder, overwrite)
         if earlier and asked["data"] and earlier["asked"] == asked and _finished(folder):
             return load(folder)
-        source = open_source(data)
+        source = open_source(data, labels=_needs_labels(method, like))
         wanted, plan = _wanted(source, method, recipe, like, given, device)
         store = _store(source, wanted)
-        wanted, notes = resolve.fitted(wanted, len(store))
+        wanted, notes = resolve.fitted(resolve.with_classes(wanted, len(store.classes)), len(store))
         if earlier:
             wanted, plan = _same(earlier, wanted, store.fingerprint, len(store), folder)
             if _finished(folder):
@@ -104,11 +104,14 @@ class _Job:
         """What the engine must know of the arithmetic."""
         chunk = self.wanted.training.chunk
         share = chunk and max(1, chunk // parallel.world())
-        return {"device": self.device, "precision": self.wanted.training.precision, "chunk": share}
+        labels = torch.from_numpy(self.store.labels) if "labels" in self.module.needs else None
+        precision = self.wanted.training.precision
+        return {"device": self.device, "precision": precision, "chunk": share, "labels": labels}
 
-    def feed(self, start: int) -> Feed:
-        """Open the feed at a step."""
+    def feed(self, start: int, views_on: str | None = None) -> Feed:
+        """Open the feed at a step; `views_on` overrides the setting."""
         training = self.wanted.training
+        there = (views_on or training.views_on) == "device"
         return Feed(
             self.store,
             self.module.views(self.wanted.views),
@@ -120,7 +123,8 @@ class _Job:
             dtype=views_dtype(self.device, training.precision),
             rank=parallel.rank(),
             world=parallel.world(),
-            pin=self.device.type == "cuda",
+            pin=self.device.type == "cuda" and not there,
+            device=self.device if there else None,
         )
 
 
@@ -153,11 +157,21 @@ def _prepare(
         checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
         job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, Plan.of(facts["plan"])
     kernels.ready()
+    if wanted.training.views_on == "auto":
+        job.wanted = replace(wanted, training=replace(wanted.training, views_on=_faster_place(job)))
     if wanted.training.minutes and follow:
         job.clock = Clock(60.0 * wanted.training.minutes, job.spent)
     if plan is None:
         job.plan = _planned(job)
     return job
+
+
+def _faster_place(job: _Job) -> str:
+    """Decide where views are made: by the CPU, unless a GPU makes a real batch faster."""
+    if job.device.type != "cuda":
+        return "cpu"
+    seconds = {place: seconds_a_batch(job.feed(0, place)) for place in ("cpu", "device")}
+    return str(parallel.same("device" if seconds["device"] < seconds["cpu"] else "cpu"))
 
 
 def _planned(job: _Job) -> Plan:
@@ -287,6 +301,13 @@ def _finished(folder: Path) -> bool:
     return finished
 
 
+def _needs_labels(method: str, like: str | Path | None) -> bool:
+    """Tell whether the method, or that of the run to repeat, learns from labels."""
+    if like is not None:
+        method = checkpoint.read_json(Path(like) / "config.json")["method"]
+    return "labels" in methods.method(method).needs
+
+
 def _wanted(
     source: Source,
     method: str,
@@ -312,8 +333,10 @@ def _same(
 ) -> tuple[Wanted, Plan]:
     """Make sure that an earlier run is the one now asked for, and take over what it measured."""
     old = Wanted.from_json(earlier, f"{folder / 'config.json'}: ")
-    if wanted.training.precision == "auto":
-        wanted = replace(wanted, training=replace(wanted.training, precision=old.training.precision))
+    for name in ("precision", "views_on"):
+        if getattr(wanted.training, name) == "auto":
+            measured = {name: getattr(old.training, name)}
+            wanted = replace(wanted, training=replace(wanted.training, **measured))
     found = old.differences(wanted)
     if earlier["data"]["fingerprint"] != fingerprint:
         found.append(f"the images are others, {earlier['data']['images']:,} before and {images:,} now")
@@ -369,6 +392,7 @@ def _announce(job: _Job) -> None:
     seen = len(job.module.views(job.wanted.views)) * training.batch
     weights = sum(weight.numel() for weight in f.parameters())
     pieces = f", in chunks of {training.chunk:,}" if training.chunk else ""
+    place = job.device.type if training.views_on == "device" else "cpu"
     lines = [
         f"{job.wanted.method}, recipe {job.wanted.recipe}, {len(job.store):,} images at {job.wanted.size} px",
         f"into       {job.folder}",
@@ -376,7 +400,7 @@ def _announce(job: _Job) -> None:
         f"batch      {training.batch:,} images, {seen:,} views, {seen - 2:,} negatives for each{pieces}",
         f"optimizer  {training.optimizer}, peak rate {job.wanted.rate:.3g}, weight decay {training.decay:g}",
         f"length     {plan.steps:,} steps, {plan.steps * training.batch / len(job.store):,.1f} epochs",
-        f"device     {job.device}, {training.precision}, {parallel.world()} process(es)",
+        f"device     {job.device}, {training.precision}, views on {place}, {parallel.world()} process(es)",
     ]
     if job.started:
         lines.append(f"going on from step {job.started:,}")

@@ -5,20 +5,18 @@ What a user types on the command line wins over the recipe, one setting at a tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from .settings import Training, Views
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the training, of the views, and those of the method that differ from its defaults."""
+    """Settings of the training and of the views; what a method wants otherwise stands in its own file."""
 
     training: Training
     views: Views
-    method: Mapping[str, Any] = field(default_factory=dict)
 
 
 def cpu(side: int) -> Recipe:
@@ -44,7 +42,6 @@ def cpu(side: int) -> Recipe:
             warmup=0.1,
         ),
         Views(crop_min=0.2, interpolation="bilinear"),
-        {"tau": 0.1, "head": (256, 128)},
     )
 
 
@@ -70,7 +67,7 @@ def cifar_short(side: int) -> Recipe:
         warmup=0.0,
     )
     views = Views(crop_min=0.2, interpolation="bilinear", grey=0.1)
-    return Recipe(training, views, {"tau": 0.5, "head": (512, 128)})
+    return Recipe(training, views)
 
 
 def cifar_long(side: int) -> Recipe:
@@ -93,7 +90,7 @@ def cifar_long(side: int) -> Recipe:
         decay=5e-4,
         warmup=0.0,
     )
-    return Recipe(training, short.views, short.method)
+    return Recipe(training, short.views)
 
 
 def imagenet(side: int) -> Recipe:
@@ -120,7 +117,7 @@ def imagenet(side: int) -> Recipe:
         size=224,
     )
     views = Views(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
-    return Recipe(training, views, {"tau": 0.1})
+    return Recipe(training, views)
 
 
 RECIPES: dict[str, Callable[[int], Recipe]] = {

@@ -175,7 +175,7 @@ def resolve(method: str, recipe: str, asked: Mapping[str, Any], *, side: int, de
         device: where to compute.
 
     Returns:
-        Settings in which only the precision may still be "auto".
+        Settings in which only the precision and `views_on` may still be "auto".
 
     Raises:
         NearfarError: a name is unknown, a value out of range, or two lengths are asked for.
@@ -186,13 +186,14 @@ def resolve(method: str, recipe: str, asked: Mapping[str, Any], *, side: int, de
     if recipe not in recipes.RECIPES:
         raise NearfarError(f"There is no recipe {recipe!r}; {nearest(recipe, recipes.RECIPES)}")
     base = recipes.RECIPES[recipe](side)
-    groups = {Training: to_json(base.training), Views: to_json(base.views), config: dict(base.method)}
+    groups = {Training: to_json(base.training), Views: to_json(base.views), config: {}}
     homes: dict[str, list[type]] = {}
     for cls in groups:
         for item in settings_of(cls):
             homes.setdefault(item.name, []).append(cls)
-    known = {item.name for item in settings_of(config)}
-    groups[config] = {name: value for name, value in groups[config].items() if name in known}
+    for name, value in methods.method(method).recipes.get(recipe, {}).items():
+        for cls in homes[name]:
+            groups[cls][name] = list(value) if isinstance(value, tuple) else value
     if len([name for name in LENGTHS if asked.get(name) is not None]) > 1:
         raise NearfarError("Training has one length: give --epochs, --steps or --minutes, not two of them.")
     if any(asked.get(name) is not None for name in LENGTHS):
@@ -243,6 +244,21 @@ def fitted(wanted: Wanted, count: int) -> tuple[Wanted, list[str]]:
     if training.chunk is not None and training.chunk * world >= batch:
         training = replace(training, chunk=None)
     return replace(wanted, training=replace(training, batch=batch)), notes
+
+
+def with_classes(wanted: Wanted, classes: int) -> Wanted:
+    """Tell a method that learns to tell classes apart how many there are, if it was not told.
+
+    Args:
+        wanted: from `resolve`.
+        classes: how many the labels hold.
+
+    Returns:
+        Settings in which `classes`, where the method has it, is above 0.
+    """
+    if getattr(wanted.settings, "classes", None) == 0:
+        return replace(wanted, settings=replace(wanted.settings, classes=classes))
+    return wanted
 
 
 def build_method(wanted: Wanted) -> Method:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar import config, methods, recipes, settings
+from nearfar import config, methods, recipes, resolve, settings
 from nearfar.config import setting
 from nearfar.errors import NearfarError, nearest
 from nearfar.flags import Parser, describe
@@ -28,6 +29,16 @@ class Kinds:
 
 
 ALL = [Kinds, settings.Training, settings.Views, *(methods.settings(name) for name in methods.METHODS)]
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_a_methods_own_recipes_pass_and_its_settings_share_no_name(method: str) -> None:
+    own = {item.name for item in config.settings_of(methods.settings(method))}
+    for cls in (settings.Training, settings.Views):
+        assert not own & {item.name for item in config.settings_of(cls)}
+    assert set(methods.method(method).recipes) <= set(recipes.RECIPES)
+    for name in recipes.RECIPES:
+        resolve.resolve(method, name, {}, side=32, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__qualname__)
@@ -109,9 +120,6 @@ def test_recipes_hold_only_settings_that_pass(name: str, side: int) -> None:
     recipe = recipes.RECIPES[name](side)
     assert config.build(settings.Training, config.to_json(recipe.training)) == recipe.training
     assert config.build(settings.Views, config.to_json(recipe.views)) == recipe.views
-    for method in methods.METHODS:
-        known = {item.name for item in config.settings_of(methods.settings(method))}
-        config.build(methods.settings(method), {k: v for k, v in recipe.method.items() if k in known})
     lengths = [recipe.training.epochs, recipe.training.steps, recipe.training.minutes]
     assert sum(length is not None for length in lengths) == 1
 

@@ -6,6 +6,7 @@ that a large batch can pass through a small memory in pieces.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ..nets import Encoder
 from ..settings import Views
+from ..views import View
 
 Terms = dict[str, Tensor]
 """Loss terms by name, already weighted: scalars whose sum is the loss."""
@@ -22,7 +24,7 @@ Terms = dict[str, Tensor]
 class Batch:
     """What a method is given for one step: this process's part of it."""
 
-    views: list[Tensor]  # each (n, 3, side, side) in [0, 1], row for row views of the same images
+    views: list[Tensor]  # each (n, 3, its side, its side) in [0, 1], row for row views of the same images
     rows: Tensor  # (n,) int64, which images of the collection
     labels: Tensor | None = None  # (n,) int64, only for a method that needs "labels"
 
@@ -37,6 +39,12 @@ class Method(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset()
     """What a batch must carry besides its views: "labels" or nothing."""
 
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """By name of a recipe, settings in which this method differs from it: training's, views' or its own."""
+
+    steady: ClassVar[tuple[str, ...]] = ()
+    """Names of the parts whose learning rate does not fall, as SimSiam's predictor."""
+
     def __init__(self, f: Encoder, config: Any) -> None:
         """Keep the encoder; a method then adds its heads.
 
@@ -48,14 +56,15 @@ class Method(nn.Module):
         self.f, self.config = f, config
 
     @staticmethod
-    def views(views: Views) -> tuple[Views, ...]:
+    def views(views: Views) -> tuple[Views | View, ...]:
         """Say how each view of an image is made; one entry a view, two alike unless a method differs.
 
         Args:
             views: what the user set.
 
         Returns:
-            The settings of each view.
+            The settings of each view. A view whose side is a share of the run's is a `View`: six of 96 px
+            where the others have 224 are `(views, views, *6 * [View(views, 96 / 224)])`.
         """
         return (views, views)
 
@@ -94,6 +103,8 @@ class Method(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Do what a method does after each optimizer step, such as moving a slow copy.
+
+        All that it changes must be a parameter or a buffer, so that a save holds it.
 
         Args:
             progress: share of the training that is done, 0 to 1.

@@ -18,7 +18,9 @@ Equation 1, as plain loops over z, the 2N rows, where rows a and a + N are a pai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +52,13 @@ class Config:
 
 class SimCLR(Method):
     """SimCLR: f, a head g, and NT-Xent."""
+
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"tau": 0.1, "head": (256, 128)},
+        "cifar-short": {"tau": 0.5},
+        "cifar-long": {"tau": 0.5},
+        "imagenet": {"tau": 0.1},
+    }
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`."""

@@ -23,19 +23,27 @@ def groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
         decay: weight decay of the first group.
 
     Returns:
-        Up to two groups for an optimizer; `adapt` is LARS's, False for the exempt.
+        Up to four groups for an optimizer; `adapt` is LARS's, False for the exempt; `steady` marks the
+        parts that the method names so, whose rate does not fall.
 
     Source:
         SimCLR's code: biases and batch norms are excluded from decay and from LARS's adaptation.
     """
-    trained = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim > 1]
-    exempt = [p for p in trained if p.ndim <= 1]
-    both = [
-        {"params": decayed, "weight_decay": decay, "adapt": True},
-        {"params": exempt, "weight_decay": 0.0, "adapt": False},
-    ]
-    return [group for group in both if group["params"]]
+    names = getattr(module, "steady", ())
+    found = []
+    for steady in (False, True):
+        trained = [
+            p
+            for name, p in module.named_parameters()
+            if p.requires_grad and (name.split(".")[0] in names) == steady
+        ]
+        decayed = [p for p in trained if p.ndim > 1]
+        exempt = [p for p in trained if p.ndim <= 1]
+        found += [
+            {"params": decayed, "weight_decay": decay, "adapt": True, "steady": steady},
+            {"params": exempt, "weight_decay": 0.0, "adapt": False, "steady": steady},
+        ]
+    return [group for group in found if group["params"]]
 
 
 def base_rate(training: Training) -> float:
