@@ -18,6 +18,7 @@ from .errors import NearfarError
 
 if TYPE_CHECKING:
     from .check import check
+    from .compare import compare
     from .demo import demo
     from .embed import embed
     from .evaluate import evaluate
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from .run import load
 
 __version__ = "0.1.0"
-__all__ = ["NearfarError", "__version__", "check", "demo", "embed", "evaluate", "load", "pretrain"]
+__all__ = ["NearfarError", "__version__", "check", "compare", "demo", "embed", "evaluate", "load", "pretrain"]
 
 # public name -> the file it stands in
 _PUBLIC = {
     "check": "check",
+    "compare": "compare",
     "demo": "demo",
     "embed": "embed",
     "evaluate": "evaluate",

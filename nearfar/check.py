@@ -17,8 +17,9 @@ from .data.sources import Source, open_source
 from .data.store import Block
 from .errors import BadImage, NearfarError, nearest
 from .pace import AIM
-from .pretrain import views_dtype
+from .job import views_dtype
 from .settings import Training
+from .views import sides
 
 SAMPLE = 64  # images decoded to measure the pace
 
@@ -94,7 +95,7 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
         raise NearfarError(f"There is no method {method!r}; {nearest(method, methods.METHODS)}")
     given = {name: value for name, value in settings.items() if value is not None}
     device = resolve.device_named(str(given.get("device", "auto")))
-    source = open_source(data)
+    source = open_source(data, labels=resolve.needs_labels(method, given))
     max_pixels = given.get("max_pixels", Training.max_pixels)
     threads = given.get("threads") or os.cpu_count() or 1
     found = inspect(source, max_pixels=max_pixels, threads=threads)
@@ -117,13 +118,14 @@ def _propose(
 ) -> Proposal:
     """Measure a few steps on a sample of the images, and work out the rest."""
     sample = _Sample(source, wanted, found.usable)
-    wanted, _ = resolve.fitted(wanted, found.usable)
+    classes = len(set(source.labels or ()))
+    wanted, _ = resolve.fitted(resolve.with_classes(wanted, classes), found.usable)
     training = wanted.training
     module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
     views = module.views(wanted.views)
     precision = training.precision
     if precision == "auto":
-        gains = engine.gains_from_bfloat16(module, wanted.size, len(views), device)
+        gains = engine.gains_from_bfloat16(module, sides(views, wanted.size), device)
         precision = "bfloat16" if gains else "float32"
     feed = batches.Feed(
         sample,
@@ -133,6 +135,7 @@ def _propose(
         seed=training.seed,
         threads=threads,
         dtype=views_dtype(device, precision),
+        device=device if training.views_on == "device" else None,
     )
     try:
         pace = engine.seconds_a_step(
@@ -142,6 +145,7 @@ def _propose(
             device=device,
             precision=precision,
             chunk=training.chunk and max(1, training.chunk // parallel.world()),
+            labels=torch.arange(found.usable) % classes if classes else None,
             seconds=3.0,
         )
     finally:

@@ -61,17 +61,23 @@ def backward(method: Method, batch: Batch, chunk: int, cast: torch.autocast) -> 
     for name, buffer in method.named_buffers():
         buffer.copy_(buffers[name])
 
-    whole = [torch.cat(parts).detach().requires_grad_() for parts in zip(*embedded, strict=True)]
-    terms = method.loss(*whole)
-    grads = torch.autograd.grad(torch.stack(list(terms.values())).sum(), whole)
+    whole = [torch.cat(parts).detach() for parts in zip(*embedded, strict=True)]
+    learnt = [place for place, z in enumerate(whole) if z.is_floating_point()]  # the rest are labels
+    terms = method.loss(*(z.requires_grad_(place in learnt) for place, z in enumerate(whole)))
+    loss = torch.stack(list(terms.values())).sum()
+    # None where the loss stops the gradient.
+    grads = torch.autograd.grad(loss, [whole[place] for place in learnt], allow_unused=True)
 
     start = 0
     for piece in pieces:
         with cast:
             outputs = method.embed(piece)
         stop = start + len(piece.rows)
-        torch.autograd.backward(
-            outputs, [grad[start:stop].to(z.dtype) for grad, z in zip(grads, outputs, strict=True)]
-        )
+        pulled = [
+            (outputs[place], grad[start:stop].to(outputs[place].dtype))
+            for place, grad in zip(learnt, grads, strict=True)
+            if grad is not None and outputs[place].requires_grad
+        ]
+        torch.autograd.backward(*zip(*pulled, strict=True))
         start = stop
     return {name: term.detach() for name, term in terms.items()}

@@ -1,4 +1,4 @@
-"""The command line: five verbs, each a call of the public function of that name, whose result is printed.
+"""The command line: a few verbs, each a call of the public function of that name, whose result is printed.
 
 Nothing heavy is imported before a command runs, so help and refusals come at once. Results go to
 standard output, as text or with --json as one JSON object; progress and notes go to standard error.
@@ -17,6 +17,7 @@ from typing import Any
 import nearfar
 
 from . import methods, progress, recipes, settings
+from .config import settings_of
 from .errors import NearfarError, nearest
 from .flags import Parser, exclusive
 
@@ -98,6 +99,30 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
     return parser
 
 
+def compare_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar compare`."""
+    parser = Parser(
+        "compare",
+        "nearfar compare photos/ --methods simclr byol --minutes 5",
+        "Train several methods under the same budget and evaluate all alike, over several seeds. The same "
+        "command again goes on where it was interrupted. Without labels, label-free figures stand alone.",
+    )
+    parser.add_argument("data", metavar="DATA", help=DATA)
+    known = f"two or more of {', '.join(methods.METHODS)}"
+    parser.flag(parser, "--methods", metavar="NAME", nargs="+", required=True, help=known)
+    parser.flag(parser, "--seeds", metavar="N", type=int, help="runs of each method (default 3)")
+    parser.flag(parser, "--train", metavar="DATA", help="labelled images to fit and choose on")
+    parser.flag(parser, "--test", metavar="DATA", help="labelled images, read once a run, at its end")
+    parser.flag(parser, "--out", metavar="FOLDER", help="where everything goes (default runs/compare)")
+    _json_flag(parser)
+    named = f"settings that go together: auto, {', '.join(recipes.RECIPES)} (default auto); typed flags win"
+    parser.flag(parser, "--recipe", metavar="NAME", help=named)
+    shared = [item.name for item in settings_of(settings.Training) if item.name != "seed"]
+    parser.settings("how long, how large, how fast, for all", settings.Training, only=shared)
+    parser.settings("views, for all", settings.Views)
+    return parser
+
+
 def embed_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar embed`."""
     parser = Parser(
@@ -135,6 +160,7 @@ def demo_parser(words: Sequence[str]) -> Parser:
 COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "check": check_parser,
     "pretrain": pretrain_parser,
+    "compare": compare_parser,
     "evaluate": evaluate_parser,
     "embed": embed_parser,
     "demo": demo_parser,
@@ -157,7 +183,7 @@ def _done(command: str, result: Any) -> str:
         return f"{result.path}\nnext: nearfar evaluate {result.path} --train LABELLED --test LABELLED"
     if command == "embed":
         return f"{result.path}: {len(result.ids):,} vectors of {result.vectors.shape[1]} numbers"
-    return str(result.table() if command == "evaluate" else result)
+    return str(result.table() if command in ("evaluate", "compare") else result)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -183,7 +209,7 @@ def _run(words: Sequence[str]) -> int:
         raise NearfarError(f"There is no command {command!r}; {nearest(command, COMMANDS)}")
     parser = COMMANDS[command](rest)
     values = parser.read(rest)
-    if command in ("check", "pretrain"):
+    if command in ("check", "pretrain", "compare"):
         exclusive(values, LENGTHS)
         if values.get("recipe", "auto") not in ("auto", *recipes.RECIPES):
             raise NearfarError(

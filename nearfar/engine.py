@@ -9,7 +9,7 @@ Whoever wants to log, save, draw or stop early writes ordinary code in the `for`
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -204,13 +204,12 @@ def seconds_a_step(
     return float(parallel.same(pace))
 
 
-def gains_from_bfloat16(method: Method, size: int, views: int, device: torch.device) -> bool:
+def gains_from_bfloat16(method: Method, sides: Sequence[int], device: torch.device) -> bool:
     """Decide by a short measurement whether bfloat16 is faster here.
 
     Args:
         method: on its device.
-        size: side of a view.
-        views: views an image.
+        sides: the side of each view.
         device: where it runs.
 
     Returns:
@@ -221,8 +220,8 @@ def gains_from_bfloat16(method: Method, size: int, views: int, device: torch.dev
     if device.type != "cpu":
         return False
     weights = {name: value.clone() for name, value in method.state_dict().items()}
-    made = [torch.rand(32, 3, size, size) for _ in range(views)]
-    labels = torch.arange(32) % 2 if "labels" in method.needs else None
+    made = [torch.rand(32, 3, side, side) for side in sides]
+    labels = torch.arange(32) % 2 if "labels" in method.needs_of(method.config) else None
     made = [view.contiguous(memory_format=torch.channels_last) for view in made]
     batch = Batch(made, torch.arange(32), labels)
     method.train()

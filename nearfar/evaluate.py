@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from .data import pack
 from .data.sources import Source, open_source
 from .errors import NearfarError
 from .features import cores, features, fingerprint
-from .readers import Encode, Reader, Rows, held_out, untrained
+from .readers import Encode, Reader, Rows, held_out, principal, untrained
 from .resolve import device_named
 from .run import Run, load
 from .scores import Score, mixed_up, percent, score
@@ -30,6 +30,7 @@ from .settings import Training
 from .views import Preprocess
 
 PIXELS = 32  # side to which images are reduced for the raw-pixel baseline, at most
+BASELINES = ("pixels", "untrained")
 NUMBERS = 1 << 29  # raw-pixel numbers in memory at most (2 GiB): beyond, the side shrinks further
 
 
@@ -102,7 +103,14 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run | str | Path, *, train: Any, test: Any, seed: int = 0, device: str = "auto", batch: int = 256
+    run: Run | str | Path,
+    *,
+    train: Any,
+    test: Any,
+    seed: int = 0,
+    device: str = "auto",
+    batch: int = 256,
+    baselines: Sequence[str] = BASELINES,
 ) -> Evaluation:
     """Measure an encoder by k-NN and by logistic regression on frozen features.
 
@@ -118,6 +126,8 @@ def evaluate(
         seed: names the held-out images, the untrained encoder and the bootstrap's resamples.
         device: "auto", "cpu", "cuda" or "mps".
         batch: images encoded at a time.
+        baselines: which to measure, of "pixels", "pca" (their 128 principal directions, found without
+            labels) and "untrained".
 
     Returns:
         The scores.
@@ -149,7 +159,6 @@ def evaluate(
         )
     side = max(1, min(PIXELS, run.preprocess.size, math.isqrt(NUMBERS // (3 * len(store)))))
     small = replace(run.preprocess, size=side)
-    blank = untrained(run.encoder, store, run.preprocess, seed, str(where))
 
     def with_encoder(net: nn.Module, preprocess: Preprocess) -> Encode:
         def encode(images: pack.Store) -> torch.Tensor:
@@ -158,14 +167,19 @@ def evaluate(
 
         return encode
 
-    ways = {
-        "encoder": (with_encoder(frozen, run.preprocess), False),
-        "pixels": (with_encoder(nn.Flatten(), small), True),
-        "untrained": (with_encoder(blank, run.preprocess), False),
+    ways: dict[str, Callable[[], tuple[Encode, bool]]] = {
+        "encoder": lambda: (with_encoder(frozen, run.preprocess), False),
+        "pixels": lambda: (with_encoder(nn.Flatten(), small), True),
+        "pca": lambda: (with_encoder(principal(store, small, str(where)), small), False),
+        "untrained": lambda: (
+            with_encoder(untrained(run.encoder, store, run.preprocess, seed, str(where)), run.preprocess),
+            False,
+        ),
     }
     readers: dict[str, Reader] = {}
-    for name, (encode, centred) in ways.items():
+    for name in ("encoder", *baselines):
         progress.say(f"Fitting on {name} of {len(store):,} training images")
+        encode, centred = ways[name]()
         readers[name] = Reader(encode, store, held, centred=centred)
 
     # Every choice is made; only now is a test image opened.

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import __version__, checkpoint, engine, kernels, methods, optim, parallel, progress, resolve
-from .batches import Feed, seconds_a_batch
+from . import __version__, checkpoint, engine, methods, parallel, progress, resolve
+from .batches import Feed
 from .data import pack
 from .data.sources import Source, open_source
 from .errors import NearfarError, nearest
-from .methods.base import Method
-from .nets import sync_batchnorm
-from .pace import Clock, Plan
+from .job import Job, prepare, threads
+from .pace import Plan
 from .recorder import Recorder, locked, signals
 from .resolve import Wanted
 from .run import Run, export, load
@@ -69,7 +69,7 @@ def pretrain(
         earlier = _earlier(folder, overwrite)
         if earlier and asked["data"] and earlier["asked"] == asked and _finished(folder):
             return load(folder)
-        source = open_source(data, labels=_needs_labels(method, like))
+        source = open_source(data, labels=_needs_labels(method, like, given))
         wanted, plan = _wanted(source, method, recipe, like, given, device)
         store = _store(source, wanted)
         wanted, notes = resolve.fitted(resolve.with_classes(wanted, len(store.classes)), len(store))
@@ -79,125 +79,18 @@ def pretrain(
                 return load(folder)
         for note in notes:
             progress.say(note)
-        _train(_prepare(folder, wanted, plan, store, device, follow=like is None), asked, source.name)
+        _train(prepare(folder, wanted, plan, store, device, follow=like is None), asked, source.name)
         parallel.barrier()
         return load(folder)
 
 
-@dataclass
-class _Job:
-    """All that one sitting of training needs."""
-
-    folder: Path
-    wanted: Wanted
-    store: Any
-    device: torch.device
-    module: Method
-    optimizer: torch.optim.Optimizer
-    plan: Plan
-    clock: Clock | None
-    started: int = 0
-    spent: float = 0.0
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """What the engine must know of the arithmetic."""
-        chunk = self.wanted.training.chunk
-        share = chunk and max(1, chunk // parallel.world())
-        labels = torch.from_numpy(self.store.labels) if "labels" in self.module.needs else None
-        precision = self.wanted.training.precision
-        return {"device": self.device, "precision": precision, "chunk": share, "labels": labels}
-
-    def feed(self, start: int, views_on: str | None = None) -> Feed:
-        """Open the feed at a step; `views_on` overrides the setting."""
-        training = self.wanted.training
-        there = (views_on or training.views_on) == "device"
-        return Feed(
-            self.store,
-            self.module.views(self.wanted.views),
-            size=self.wanted.size,
-            batch=training.batch,
-            seed=training.seed,
-            start=start,
-            threads=_threads(self.wanted),
-            dtype=views_dtype(self.device, training.precision),
-            rank=parallel.rank(),
-            world=parallel.world(),
-            pin=self.device.type == "cuda" and not there,
-            device=self.device if there else None,
-        )
-
-
-def _prepare(
-    folder: Path, wanted: Wanted, plan: Plan | None, store: Any, device: torch.device, *, follow: bool
-) -> _Job:
-    """Build the method and bring it to where training goes on; measure what has to be measured."""
-    module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
-    if parallel.world() > 1:
-        sync_batchnorm(module)
-    if wanted.training.precision == "auto":
-        gains = parallel.same(
-            engine.gains_from_bfloat16(module, wanted.size, len(module.views(wanted.views)), device)
-        )
-        precision = "bfloat16" if gains else "float32"
-        wanted = replace(wanted, training=replace(wanted.training, precision=precision))
-    unplanned = Plan(((0, 1),))
-    job = _Job(
-        folder,
-        wanted,
-        store,
-        device,
-        module,
-        optim.optimizer(wanted.training, module),
-        plan or unplanned,
-        None,
-    )
-    if (folder / checkpoint.LAST).exists():
-        tensors, facts = checkpoint.read(folder / checkpoint.LAST)
-        checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
-        job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, Plan.of(facts["plan"])
-    kernels.ready()
-    if wanted.training.views_on == "auto":
-        job.wanted = replace(wanted, training=replace(wanted.training, views_on=_faster_place(job)))
-    if wanted.training.minutes and follow:
-        job.clock = Clock(60.0 * wanted.training.minutes, job.spent)
-    if plan is None:
-        job.plan = _planned(job)
-    return job
-
-
-def _faster_place(job: _Job) -> str:
-    """Decide where views are made: by the CPU, unless a GPU makes a real batch faster."""
-    if job.device.type != "cuda":
-        return "cpu"
-    seconds = {place: seconds_a_batch(job.feed(0, place)) for place in ("cpu", "device")}
-    return str(parallel.same("device" if seconds["device"] < seconds["cpu"] else "cpu"))
-
-
-def _planned(job: _Job) -> Plan:
-    """Turn epochs, steps or minutes into a number of steps."""
-    training = job.wanted.training
-    if training.steps is not None:
-        return Plan(((0, training.steps),))
-    if training.epochs is not None:
-        return Plan(((0, max(1, round(training.epochs * (len(job.store) // training.batch)))),))
-    assert job.clock is not None
-    feed = job.feed(0)
-    try:
-        seconds = min(8.0, 0.02 * job.clock.seconds)
-        pace = engine.seconds_a_step(job.module, feed, job.optimizer, seconds=seconds, **job.how)
-    finally:
-        feed.close()
-    return Plan.of(parallel.same(job.clock.first_plan(pace).stretches))
-
-
-def _train(job: _Job, asked: dict[str, Any], name: str) -> None:
+def _train(job: Job, asked: dict[str, Any], name: str) -> None:
     """Train to the end, logging and saving on the way, and write the encoder."""
     data = {"name": name, "images": len(job.store), "fingerprint": job.store.fingerprint}
     versions = {"nearfar": __version__, "torch": torch.__version__}
     config = {**versions, "asked": asked, "data": data, **job.wanted.to_json(), "plan": job.plan.stretches}
     _record(job, config)
-    _announce(job)
+    job.announce()
     feed, recorder = (
         job.feed(job.started),
         Recorder(
@@ -235,7 +128,7 @@ def _train(job: _Job, asked: dict[str, Any], name: str) -> None:
         progress.say(f"Done: {job.plan.steps:,} steps. The encoder is in {job.folder}.")
 
 
-def _steps(job: _Job, feed: Feed, recorder: Recorder, config: dict[str, Any]) -> None:
+def _steps(job: Job, feed: Feed, recorder: Recorder, config: dict[str, Any]) -> None:
     """Run the loop; save now and then, at its end, and when asked to stop."""
     look = 1 if parallel.world() == 1 else 10  # processes agree to stop every so many steps
     steps = engine.train(
@@ -249,7 +142,7 @@ def _steps(job: _Job, feed: Feed, recorder: Recorder, config: dict[str, Any]) ->
         clock=job.clock,
         **job.how,
     )
-    with signals() as caught:
+    with signals() as caught, _compiler(job.wanted.training.compile):
         for step in steps:
             if step.plan is not job.plan:
                 job.plan = step.plan
@@ -267,7 +160,19 @@ def _steps(job: _Job, feed: Feed, recorder: Recorder, config: dict[str, Any]) ->
                 raise KeyboardInterrupt
 
 
-def _record(job: _Job, config: dict[str, Any]) -> None:
+@contextmanager
+def _compiler(setting: str) -> Iterator[None]:
+    """Turn the trouble of a compiler that was asked for into a sentence."""
+    try:
+        yield
+    except Exception as error:
+        if setting != "yes" or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise NearfarError(f"the network cannot be compiled here ({reason}); set --compile no.") from error
+
+
+def _record(job: Job, config: dict[str, Any]) -> None:
     """Write what the run is, and which images it does without."""
     if parallel.first():
         pack.write_rejected(job.folder / "rejected.csv", job.store.rejected)
@@ -301,11 +206,12 @@ def _finished(folder: Path) -> bool:
     return finished
 
 
-def _needs_labels(method: str, like: str | Path | None) -> bool:
+def _needs_labels(method: str, like: str | Path | None, given: dict[str, Any]) -> bool:
     """Tell whether the method, or that of the run to repeat, learns from labels."""
     if like is not None:
-        method = checkpoint.read_json(Path(like) / "config.json")["method"]
-    return "labels" in methods.method(method).needs
+        config = checkpoint.read_json(Path(like) / "config.json")
+        method, given = config["method"], config["settings"]
+    return resolve.needs_labels(method, given)
 
 
 def _wanted(
@@ -333,7 +239,7 @@ def _same(
 ) -> tuple[Wanted, Plan]:
     """Make sure that an earlier run is the one now asked for, and take over what it measured."""
     old = Wanted.from_json(earlier, f"{folder / 'config.json'}: ")
-    for name in ("precision", "views_on"):
+    for name in resolve.MEASURED:
         if getattr(wanted.training, name) == "auto":
             measured = {name: getattr(old.training, name)}
             wanted = replace(wanted, training=replace(wanted.training, **measured))
@@ -357,7 +263,7 @@ def _store(source: Source, wanted: Wanted) -> Any:
         short_side=wanted.short_side,
         max_pixels=wanted.training.max_pixels,
         max_bad=wanted.training.max_bad,
-        threads=_threads(wanted),
+        threads=threads(wanted),
         pack=wanted.training.pack,
     )
     if parallel.first():
@@ -365,43 +271,3 @@ def _store(source: Source, wanted: Wanted) -> Any:
         if store.rejected:
             progress.say(f"{len(store.rejected):,} unusable images are set aside; rejected.csv names each.")
     return store
-
-
-def views_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """Choose the type in which views travel to the network.
-
-    Args:
-        device: where the network is.
-        precision: of the network.
-
-    Returns:
-        bfloat16 to halve the way to a GPU; float32 on a CPU, where the network's own threads convert
-        faster than the feed's, which would fight them for the cores.
-    """
-    return torch.bfloat16 if device.type == "cuda" and precision == "bfloat16" else torch.float32
-
-
-def _threads(wanted: Wanted) -> int:
-    """Count the threads that read images and make views."""
-    return wanted.training.threads or os.cpu_count() or 1
-
-
-def _announce(job: _Job) -> None:
-    """Print the effective values before the first step."""
-    training, plan, f = job.wanted.training, job.plan, job.module.f
-    seen = len(job.module.views(job.wanted.views)) * training.batch
-    weights = sum(weight.numel() for weight in f.parameters())
-    pieces = f", in chunks of {training.chunk:,}" if training.chunk else ""
-    place = job.device.type if training.views_on == "device" else "cpu"
-    lines = [
-        f"{job.wanted.method}, recipe {job.wanted.recipe}, {len(job.store):,} images at {job.wanted.size} px",
-        f"into       {job.folder}",
-        f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim} features",
-        f"batch      {training.batch:,} images, {seen:,} views, {seen - 2:,} negatives for each{pieces}",
-        f"optimizer  {training.optimizer}, peak rate {job.wanted.rate:.3g}, weight decay {training.decay:g}",
-        f"length     {plan.steps:,} steps, {plan.steps * training.batch / len(job.store):,.1f} epochs",
-        f"device     {job.device}, {training.precision}, views on {place}, {parallel.world()} process(es)",
-    ]
-    if job.started:
-        lines.append(f"going on from step {job.started:,}")
-    progress.say("\n  ".join(lines))

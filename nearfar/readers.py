@@ -13,7 +13,7 @@ from torch import nn
 
 from . import kernels, neighbours, nets, probe, rng
 from .data import pack
-from .features import cores
+from .features import cores, features
 from .views import Preprocess, centre
 
 HELD_OUT = 5000  # training images that choices are made on, at most; and never over a fifth
@@ -78,6 +78,29 @@ def untrained(
     return net.eval()
 
 
+def principal(store: pack.Store, preprocess: Preprocess, device: str, dims: int = 128) -> nn.Module:
+    """Find the principal directions of raw pixels, without labels.
+
+    Args:
+        store: training images.
+        preprocess: what they need.
+        device: where to compute.
+        dims: directions kept, at most.
+
+    Returns:
+        (n, 3, size, size) -> (n, dims) centred coordinates, on the device.
+    """
+    x = torch.from_numpy(features(nn.Flatten(), store, preprocess, device=device))
+    mean = x.mean(0)
+    _, axes = torch.linalg.eigh((x - mean).T @ (x - mean))
+    axes = axes[:, -dims:].flip(1).T.contiguous()
+    linear = nn.Linear(len(mean), len(axes))
+    with torch.no_grad():
+        linear.weight.copy_(axes)
+        linear.bias.copy_(-(axes @ mean))
+    return nn.Sequential(nn.Flatten(), linear).to(device).eval()
+
+
 class Reader:
     """One way to see images, and the two classifiers on top: chosen, fitted, then used once."""
 
@@ -104,9 +127,9 @@ class Reader:
         part, own, asked, truth = self.x[kept], self.y[kept], self.x[out], self.y[out]
         alike, who = neighbours.top_k(asked, part, min(max(neighbours.NEIGHBOURS), len(part)))
         self.vote = neighbours.choose_vote(alike, own[who], truth, count)
-        self.l2 = probe.choose_l2(part, own, asked, truth, count)
+        chosen = probe.choose(part, own, asked, truth, count)
         del part, asked
-        self.probe = probe.fit(self.x, self.y, count, self.l2)
+        self.l2, self.probe = chosen.l2, probe.fit(self.x, self.y, count, chosen.l2, start=chosen)
 
     def chosen(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Tell what was chosen, for k-NN and for the line; C is scikit-learn's, on standardised features."""

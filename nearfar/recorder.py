@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from . import checkpoint, parallel, progress
+from . import checkpoint, memory, parallel, progress
 from .engine import Step
 from .errors import NearfarError
 from .methods.base import Method
@@ -54,6 +54,7 @@ class Recorder:
         self.started, self.earlier, self.timed = started, seconds, timed
         self.epoch_steps = images // training.batch
         self.every = max(1, min(50, plan.stretches[0][1] // 200))
+        memory.forget_peak()
         self.began = self.saved = time.monotonic()
         self.printed = 0.0
         self.writes = parallel.first()
@@ -127,6 +128,8 @@ class Recorder:
             figures |= {name: float(parallel.total(term)) / world for name, term in step.terms.items()}
         figures |= {name: float(value) for name, value in self.method.measures().items()}
         figures["rate"] = step.rate
+        if (peak := memory.peak(step.loss.device)) is not None:
+            figures["peak_mib"] = peak
         pace = (step.number - self.started) * self.training.batch / seconds
         figures["images_per_second"] = round(pace, 1)
         figures["waiting"] = round(step.waited / seconds, 4)

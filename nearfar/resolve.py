@@ -22,6 +22,7 @@ from .views import Preprocess
 
 LENGTHS = ("epochs", "steps", "minutes")
 HARMLESS = ("threads", "save_minutes", "tensorboard")  # may change from one sitting to the next
+MEASURED = ("precision", "views_on", "compile")  # whose "auto" the first sitting decides and records
 SAMPLE = 64  # images looked at to learn a collection's usual size
 
 
@@ -175,7 +176,7 @@ def resolve(method: str, recipe: str, asked: Mapping[str, Any], *, side: int, de
         device: where to compute.
 
     Returns:
-        Settings in which only the precision and `views_on` may still be "auto".
+        Settings in which only what is in `MEASURED` may still be "auto".
 
     Raises:
         NearfarError: a name is unknown, a value out of range, or two lengths are asked for.
@@ -246,6 +247,21 @@ def fitted(wanted: Wanted, count: int) -> tuple[Wanted, list[str]]:
     return replace(wanted, training=replace(training, batch=batch)), notes
 
 
+def needs_labels(method: str, given: Mapping[str, Any]) -> bool:
+    """Tell whether a method, with these settings, learns from labels.
+
+    Args:
+        method: a name in `methods.METHODS`.
+        given: settings by name, its own among them or not.
+
+    Returns:
+        Whether images have to be opened with their labels.
+    """
+    own = methods.settings(method)
+    values = {item.name: given[item.name] for item in settings_of(own) if item.name in given}
+    return "labels" in methods.method(method).needs_of(build(own, values))
+
+
 def with_classes(wanted: Wanted, classes: int) -> Wanted:
     """Tell a method that learns to tell classes apart how many there are, if it was not told.
 
@@ -255,9 +271,15 @@ def with_classes(wanted: Wanted, classes: int) -> Wanted:
 
     Returns:
         Settings in which `classes`, where the method has it, is above 0.
+
+    Raises:
+        NearfarError: fewer classes were asked for than there are.
     """
-    if getattr(wanted.settings, "classes", None) == 0:
+    told = getattr(wanted.settings, "classes", None)
+    if told == 0:
         return replace(wanted, settings=replace(wanted.settings, classes=classes))
+    if told is not None and told < classes:
+        raise NearfarError(f"--classes is {told}, but the labels hold {classes}; leave --classes out.")
     return wanted
 
 

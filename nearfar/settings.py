@@ -123,6 +123,16 @@ class Training:
     )
     seed: int = setting(0, "names every random draw", low=0)
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    views_on: str = setting(
+        "auto",
+        "where views are made: by the CPU's threads, or on --device; auto measures both if it is a GPU",
+        choices=("auto", "cpu", "device"),
+    )
+    compile: str = setting(
+        "auto",
+        "whether torch.compile makes the network faster code; auto measures it for long runs on a GPU",
+        choices=("auto", "yes", "no"),
+    )
     threads: int | None = setting(
         None, "CPU threads that read images and make views; default: all cores", low=1
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,31 @@ class Draws:
             The draws of those rows.
         """
         return Draws(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True)
+class View:
+    """One view of an image: how it is made, and its side as a share of the run's."""
+
+    recipe: Views
+    share: float = 1.0
+
+    def side(self, size: int) -> int:
+        """Tell the side of this view, in whole pixels, where a full view's is `size`."""
+        return max(1, round(size * self.share))
+
+
+def sides(recipes: Sequence[Views | View], size: int) -> list[int]:
+    """Tell the side of each view.
+
+    Args:
+        recipes: as a method's `views` gives them.
+        size: side of a full view in pixels.
+
+    Returns:
+        One number a view.
+    """
+    return [recipe.side(size) if isinstance(recipe, View) else size for recipe in recipes]
 
 
 @dataclass(frozen=True)

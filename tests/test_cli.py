@@ -131,15 +131,17 @@ def test_no_two_settings_share_a_flag() -> None:
 FLAGS = {
     "check": "--json --method --recipe",
     "pretrain": "--out --overwrite --like --json --method --recipe",
+    "compare": "--methods --seeds --train --test --out --json --recipe",
     "evaluate": "--train --test --json --seed --device",
     "embed": "--out --labels --json --device",
     "demo": "--out --json --minutes --seed",
 }
 SETTINGS = (
     "--epochs --steps --minutes --batch --chunk --encoder --stem --weights --size --optimizer --rate "
-    "--rate-rule --momentum --decay --warmup --precision --seed --device --threads --max-bad --max-pixels "
-    "--pack --no-pack --save-minutes --tensorboard --no-tensorboard --crop-min --crop-max "
-    "--interpolation --flip --jitter --brightness --contrast --saturation --hue --grey --blur --solarise"
+    "--rate-rule --momentum --decay --warmup --precision --seed --device --views-on --compile --threads "
+    "--max-bad --max-pixels --pack --no-pack --save-minutes --tensorboard --no-tensorboard --crop-min "
+    "--crop-max --interpolation --flip --jitter --brightness --contrast --saturation --hue --grey "
+    "--blur --solarise"
 )
 METHOD_SETTINGS = {"simclr": "--tau --head"}
 
@@ -149,6 +151,8 @@ def test_the_list_of_flags_is_frozen(command: str) -> None:
     expected = ["-h", "--help", *FLAGS[command].split()]
     if command in ("check", "pretrain"):
         expected += SETTINGS.split() + METHOD_SETTINGS["simclr"].split()
+    if command == "compare":
+        expected += [flag for flag in SETTINGS.split() if flag != "--seed"]
     assert sorted(cli.COMMANDS[command](()).flags) == sorted(expected)
 
 

@@ -1,13 +1,15 @@
 """Turns drawn parameters into views: uint8 images in, a float batch out.
 
-Two paths make the same pixels to 1e-5: `fused` (numba, one image at a time through every step) and
-`reference` (plain torch, slow). `apply` takes the first wherever it can.
+Three paths make the same pixels to 1e-5: `fused` (numba, one image at a time through every step),
+`reference` (plain torch, slow) and `batched` (plain torch, a batch at a time, on any device). `apply` takes
+the first wherever it can, and the last for images that `place` has sent to a device.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +19,10 @@ import torch
 from .. import progress
 from ..errors import NearfarError
 from ..views import Draws
+from . import batched
+from .batched import Placed, place
+
+__all__ = ["Placed", "apply", "place", "ready"]
 
 _starting = threading.Lock()
 
@@ -31,35 +37,54 @@ def apply(
     dtype: torch.dtype = torch.float32,
     threads: int = 1,
     path: str = "auto",
+    normalise: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> torch.Tensor:
     """Make one view of each image of a block.
 
     The crop is resized with antialiasing and clipped to [0, 1]; then come flip, jitter (each step
-    clipped), grey, blur and solarisation. No mean is subtracted and nothing is divided by a deviation.
+    clipped), grey, blur and solarisation.
 
     Args:
-        block: n images, a `pack.Block`: flat uint8 `pixels`, and `offset`, `height`, `width` (n,).
+        block: n images, a `pack.Block`: flat uint8 `pixels`, and `offset`, `height`, `width` (n,); or what
+            `place` made of it, for views on its device.
         draws: n views' parameters, from `views.draw` or `views.centre`.
         size: side of the views in pixels.
         interpolation: "bilinear" or "bicubic".
         out: where to write, (n, 3, size, size); default: a new tensor.
         dtype: of the new tensor: float32, bfloat16 or float16; the arithmetic is float32.
-        threads: CPU threads that share the rows; their number never changes a value.
-        path: "fused", "reference", or "auto": fused where numba is to be had.
+        threads: CPU threads that share the rows of the fused path; their number never changes a value.
+        path: "fused", "reference", "batched", or "auto": batched for placed images, else fused where
+            numba is to be had.
+        normalise: three means to subtract and three deviations to divide by, in float32, for a network of
+            elsewhere that wants it; none of ours does.
 
     Returns:
-        (n, 3, size, size) in [0, 1], channels last in memory unless `out` is not.
+        (n, 3, size, size) in [0, 1] unless normalised, channels last in memory unless `out` is not.
 
     Raises:
-        NearfarError: a crop leaves its image, `out` has another shape, or "fused" was asked for
-            and numba is missing.
+        NearfarError: a crop leaves its image, `out` has another shape, placed images were asked to
+            take another path than "batched", or "fused" was asked for and numba is missing.
     """
+    if normalise is not None:
+        x = apply(block, draws, size, interpolation, threads=threads, path=path)
+        mean, deviation = (x.new_tensor(values).view(3, 1, 1) for values in normalise)
+        x.sub_(mean).div_(deviation)
+        return x.to(dtype) if out is None else out.copy_(x)
     n = len(draws)
     _check(block, draws, size, interpolation)
+    if path == "batched" and not isinstance(block, Placed):
+        block = place(block, torch.device("cpu"))
+    placed = block if isinstance(block, Placed) else None
+    if placed and path not in ("auto", "batched"):
+        raise NearfarError(f"path {path!r} cannot take images placed on a device; choose auto or batched.")
     if out is not None and tuple(out.shape) != (n, 3, size, size):
         raise NearfarError(f"out has shape {tuple(out.shape)}; give one of shape {(n, 3, size, size)}.")
     if out is None:
-        out = torch.empty((n, 3, size, size), dtype=dtype, memory_format=torch.channels_last)
+        device = placed.pixels.device if placed else None
+        out = torch.empty((n, 3, size, size), dtype=dtype, device=device, memory_format=torch.channels_last)
+    if placed:
+        batched.apply(placed, draws, out, interpolation)
+        return out
     plain = out.permute(0, 2, 3, 1)
     direct = out.dtype == torch.float32 and out.device.type == "cpu" and plain.is_contiguous()
     target = out if direct else torch.empty((n, 3, size, size), memory_format=torch.channels_last)
@@ -86,7 +111,8 @@ def _check(block: Any, draws: Draws, size: int, interpolation: str) -> None:
         return
     outside = (box[:, 0] < 0) | (box[:, 1] < 0) | (box[:, 2] < 1) | (box[:, 3] < 1)
     outside |= (box[:, 0] + box[:, 2] > high) | (box[:, 1] + box[:, 3] > wide)
-    outside |= (block.offset < 0) | (block.offset + 3 * high.astype(np.int64) * wide > block.pixels.size)
+    total = block.pixels.numel() if isinstance(block, Placed) else block.pixels.size
+    outside |= (block.offset < 0) | (block.offset + 3 * high.astype(np.int64) * wide > total)
     if outside.any():
         k = int(outside.argmax())
         raise NearfarError(
@@ -100,7 +126,7 @@ def _load(path: str) -> ModuleType | None:
     if path == "reference":
         return None
     if path not in ("auto", "fused"):
-        raise NearfarError(f"path {path!r} is not known; choose auto, fused or reference.")
+        raise NearfarError(f"path {path!r} is not known; choose auto, fused, reference or batched.")
     with _starting:
         kernel = _fused()
     if kernel is None and path == "fused":

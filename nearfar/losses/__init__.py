@@ -5,6 +5,7 @@ They stand alone: rows of numbers in, a scalar with a gradient out, for any trai
     z_i, z_j = unit(g(f(view_i))), unit(g(f(view_j)))
     nt_xent(z_i, z_j, tau=0.2).backward()
 
+(`triplet` and `drlim`, which choose among pairs, hold a number for each pair of an own row and any row.)
 Every row must have length 1, which `unit` sees to. All are computed in float32 under autocast too, or in
 float64 where the rows are. Under `torchrun` the negatives are everyone's, every process brings as many
 rows, and values and gradients average over the processes to those of one process with all rows, which is
@@ -12,5 +13,16 @@ what DistributedDataParallel does.
 """
 
 from .contrastive import clip, contrastive_accuracy, dcl, info_nce, nt_xent, supcon, unit
+from .pairs import drlim, triplet
 
-__all__ = ["clip", "contrastive_accuracy", "dcl", "info_nce", "nt_xent", "supcon", "unit"]
+__all__ = [
+    "clip",
+    "contrastive_accuracy",
+    "dcl",
+    "drlim",
+    "info_nce",
+    "nt_xent",
+    "supcon",
+    "triplet",
+    "unit",
+]

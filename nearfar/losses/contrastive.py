@@ -32,8 +32,8 @@ def _rows(**given: Tensor) -> list[Tensor]:
         shapes = ", ".join(f"{name} {tuple(z.shape)}" for name, z in given.items())
         raise NearfarError(f"the shapes {shapes} do not fit; give rows (n, d) of one width d.")
     for name, z in given.items():
-        # Elsewhere than on a CPU a look at the values would make the device wait.
-        if z.device.type == "cpu" and not bool((z.detach().float().norm(dim=1) - 1).abs().max() < 0.02):
+        # Elsewhere than on a CPU a look at the values would make the device wait. NaN passes, and shows.
+        if z.device.type == "cpu" and bool((z.detach().float().norm(dim=1) - 1).abs().max() > 0.02):
             raise NearfarError(f"the rows of {name} are not of length 1; pass nearfar.losses.unit({name}).")
     return [z if z.dtype == torch.float64 else z.double() if exact else z.float() for z in given.values()]
 

@@ -55,8 +55,19 @@ class Method(nn.Module):
         super().__init__()
         self.f, self.config = f, config
 
-    @staticmethod
-    def views(views: Views) -> tuple[Views | View, ...]:
+    @classmethod
+    def needs_of(cls, config: Any) -> frozenset[str]:
+        """Say what a batch must carry, for a method whose settings decide it.
+
+        Args:
+            config: the method's own settings.
+
+        Returns:
+            `needs`, unless a method differs.
+        """
+        return cls.needs
+
+    def views(self, views: Views) -> tuple[Views | View, ...]:
         """Say how each view of an image is made; one entry a view, two alike unless a method differs.
 
         Args:
@@ -109,6 +120,17 @@ class Method(nn.Module):
         Args:
             progress: share of the training that is done, 0 to 1.
         """
+
+    def negatives(self, batch: int) -> int:
+        """Say how many others each row is pushed from.
+
+        Args:
+            batch: images a step, over all processes.
+
+        Returns:
+            Their number; 0 for a method without negatives.
+        """
+        return 0
 
     def measures(self) -> dict[str, Tensor]:
         """Compute figures to watch, about the last loss; every process must call it at the same time.

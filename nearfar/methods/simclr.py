@@ -3,12 +3,14 @@
 Ting Chen, Simon Kornblith, Mohammad Norouzi and Geoffrey Hinton, "A simple framework for contrastive
 learning of visual representations", ICML 2020 (arXiv:2002.05709).
 
+Choose it when you want a well-trodden start: one temperature to set, and batches of 256 or more.
+
 Shapes: N images, 2N views; h (2N, D) from the encoder f; z_i, z_j (N, P) from the head g, of length 1.
 
 Equation 1, as plain loops over z, the 2N rows, where rows a and a + N are a pair:
 
-    def loss(z, tau):
-        total = 0.0
+    def loss(z_i, z_j, tau):
+        z, total = [*z_i, *z_j], 0.0
         for i in range(len(z)):
             j = (i + len(z) // 2) % len(z)
             others = sum(exp(dot(z[i], z[k]) / tau) for k in range(len(z)) if k != i)
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor
 
 from ..config import setting
-from ..losses import contrastive_accuracy, nt_xent, unit
+from ..losses import contrastive_accuracy, dcl, nt_xent, unit
 from ..nets import Encoder, mlp
 from .base import Batch, Method, Terms
 
@@ -47,6 +49,11 @@ class Config:
         "widths of the head's layers, the last being z's",
         low=1,
         source="SimCLR, section 4.2: two layers, output 128",
+    )
+    decoupled: bool = setting(
+        False,
+        "leave a view's partner out of those to be told apart from, which helps small batches",
+        source="Yeh et al. 2022, equation 6",
     )
 
 
@@ -74,10 +81,16 @@ class SimCLR(Method):
         return z_i, z_j
 
     def loss(self, *z: Tensor) -> Terms:
-        """Compare all views: equation 1."""
+        """Compare all views: equation 1, or the decoupled one."""
         z_i, z_j = z
         self.last = z_i.detach(), z_j.detach()
+        if self.config.decoupled:
+            return {"dcl": dcl(z_i, z_j, self.tau)}
         return {"nt_xent": nt_xent(z_i, z_j, self.tau)}
+
+    def negatives(self, batch: int) -> int:
+        """All views but a view itself and its partner."""
+        return 2 * batch - 2
 
     def measures(self) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of all."""

@@ -55,8 +55,19 @@ class Encoder(nn.Module):
         Returns:
             (n, dim).
         """
-        h: Tensor = self.net(x)
+        h: Tensor = self.__dict__.get("_code", self.net)(x)
         return h
+
+    def compiled(self, on: bool = True) -> None:
+        """Run the network through torch.compile from now on, or no longer; its weights keep their names.
+
+        Args:
+            on: whether to compile, which happens at the next call and takes seconds to minutes.
+        """
+        # Past nn.Module's own way of setting, which would list the weights a second time.
+        self.__dict__.pop("_code", None)
+        if on:
+            self.__dict__["_code"] = torch.compile(self.net)
 
 
 @contextlib.contextmanager

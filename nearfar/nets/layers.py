@@ -12,12 +12,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .. import parallel
 
 
-def mlp(*widths: int, last_norm: bool = True) -> nn.Sequential:
+def mlp(
+    *widths: int, norm: bool = True, last_norm: bool = True, last_bias: bool = True
+) -> nn.Sequential:
     """Build a head: Linear, batch norm, ReLU, and so on, to a last Linear and its batch norm without beta.
 
     Args:
         widths: features that enter, of each hidden layer, and that leave; two or more.
-        last_norm: whether the last layer has a batch norm (else it has a bias).
+        norm: whether the hidden layers have a batch norm (else they have a bias).
+        last_norm: whether the last layer has a batch norm.
+        last_bias: whether it has a bias where it has no batch norm.
 
     Returns:
         (n, widths[0]) -> (n, widths[-1]).
@@ -27,12 +31,13 @@ def mlp(*widths: int, last_norm: bool = True) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for inside, outside in itertools.pairwise(widths[:-1]):
-        layers += [nn.Linear(inside, outside, bias=False), nn.BatchNorm1d(outside), nn.ReLU(inplace=True)]
-    layers.append(nn.Linear(widths[-2], widths[-1], bias=not last_norm))
+        layers.append(nn.Linear(inside, outside, bias=not norm))
+        layers += [nn.BatchNorm1d(outside), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=last_bias and not last_norm))
     if last_norm:
-        norm = nn.BatchNorm1d(widths[-1])
-        norm.bias.requires_grad_(False)  # without beta: it stays 0
-        layers.append(norm)
+        last = nn.BatchNorm1d(widths[-1])
+        last.bias.requires_grad_(False)  # without beta: it stays 0
+        layers.append(last)
     return nn.Sequential(*layers)
 
 

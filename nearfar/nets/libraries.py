@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -147,10 +148,13 @@ def from_timm(name: str, size: int | None, pretrained: bool) -> tuple[nn.Module,
             f"there are no pretrained weights for {name!r}; leave --weights out or give a .safetensors file."
         )
     with fetching(name) if pretrained else contextlib.nullcontext():
-        try:
-            net = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=size)
-        except TypeError:  # it takes images of any side
-            net = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        make = functools.partial(timm.create_model, name, pretrained=pretrained, num_classes=0)
+        for options in ({"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}):
+            try:
+                net = make(**options)
+                break
+            except TypeError:  # it is built for no side, or takes images of any side as it is
+                continue
     return net, int(getattr(net, "head_hidden_size", net.num_features))
 
 

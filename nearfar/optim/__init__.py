@@ -102,5 +102,5 @@ def optimizer(training: Training, module: nn.Module) -> torch.optim.Optimizer:
     for group in found:
         del group["adapt"]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(found, rate, momentum=training.momentum)
+        return torch.optim.SGD(found, rate, momentum=training.momentum, fused=True)
     return torch.optim.AdamW(found, rate, fused=True)

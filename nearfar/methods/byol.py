@@ -1,0 +1,119 @@
+"""BYOL: predict, from one view, what a slow copy of the network makes of the other; no negatives.
+
+Jean-Bastien Grill, Florian Strub, Florent Altché, Corentin Tallec, Pierre H. Richemond, Elena Buchatskaya,
+Carl Doersch, Bernardo Avila Pires, Zhaohan Daniel Guo, Mohammad Gheshlaghi Azar, Bilal Piot, Koray
+Kavukcuoglu, Rémi Munos and Michal Valko, "Bootstrap your own latent: A new approach to self-supervised
+learning", NeurIPS 2020 (arXiv:2006.07733).
+
+Choose it when batches are small, or when near neighbours in the collection are alike and ought not to be
+pushed apart: nothing is pushed.
+
+Shapes: N images, two views; f(view) (N, D); z (N, P) from the slow copies of f and of the head g; q (N, P)
+from the predictor q on top of g. No gradient reaches z.
+
+Equation 2, both ways round, as plain loops over rows of any length:
+
+    def loss(q_i, q_j, z_i, z_j):
+        total = 0.0
+        for n in range(len(q_i)):
+            for q, z in ((q_i[n], z_j[n]), (q_j[n], z_i[n])):
+                total += 2 - 2 * dot(q, z) / sqrt(dot(q, q) * dot(z, z))
+        return total / len(q_i)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..config import setting
+from ..losses import unit
+from ..losses.moments import spread
+from ..nets import Encoder, mlp
+from ..nets.momentum import follow, rising, slow_copy
+from ..settings import Views
+from .base import Batch, Method, Terms
+
+
+@dataclass(frozen=True)
+class Config:
+    """BYOL's own settings."""
+
+    ema: float = setting(
+        0.99,
+        "momentum of the slow copy at the start; it rises to 1",
+        low=0.0,
+        high=1.0,
+        source="BYOL, section 3.2: 0.996 over 1,000 epochs; its code: 0.99 over 100 or 300",
+    )
+    head: tuple[int, ...] = setting(
+        (4096, 256), "widths of the head's layers, the last being z's", low=1, source="BYOL, section 3.2"
+    )
+    predictor: int = setting(4096, "width of the predictor's hidden layer", low=1, source="BYOL, section 3.2")
+
+
+class BYOL(Method):
+    """BYOL: f, g and a predictor q, and slow copies of f and g to predict."""
+
+    # BYOL's code, 100 epochs on ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"head": (1024, 128), "predictor": 512},
+        "cifar-short": {"optimizer": "lars", "rate": 1.0, "decay": 1e-5, "warmup": 0.1, "saturation": 0.2},
+        "cifar-long": {"optimizer": "lars", "rate": 1.0, "decay": 1e-5, "warmup": 0.01, "saturation": 0.2},
+        "imagenet": {
+            **{"rate": 0.45, "rate_rule": "linear", "decay": 1e-6},
+            **{"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
+        },
+    }
+
+    def __init__(self, f: Encoder, config: Config = Config()) -> None:
+        """Add the head, the predictor and the slow copies; see `Config`."""
+        super().__init__(f, config)
+        width = config.head[-1]
+        self.g = mlp(f.dim, *config.head, last_norm=False)
+        self.q = mlp(width, config.predictor, width, last_norm=False)
+        self.slow_f, self.slow_g = slow_copy(f), slow_copy(self.g)
+        self.last = torch.zeros(1, width)
+
+    def views(self, views: Views) -> tuple[Views, ...]:
+        """Blur and solarise the two views differently, if the recipe blurs at all."""
+        return asymmetric(views)
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Turn the views into predictions q_i and q_j, and into z_i and z_j to be predicted."""
+        q_i, q_j = (self.q(self.g(self.f(view))) for view in batch.views)  # each view its own batch norm
+        with torch.no_grad():
+            z_i, z_j = (self.slow_g(self.slow_f(view)) for view in batch.views)
+        return q_i, q_j, z_i, z_j
+
+    def loss(self, *z: Tensor) -> Terms:
+        """Compare predictions with what they predict: equation 2, both ways round."""
+        q_i, q_j, z_i, z_j = z
+        self.last = z_i.detach()
+        return {"distance": distance(q_i, z_j) + distance(q_j, z_i)}
+
+    def after_step(self, progress: float) -> None:
+        """Let the slow copies follow."""
+        ema = rising(self.config.ema, progress)
+        follow(self.slow_f, self.f, ema)
+        follow(self.slow_g, self.g, ema)
+
+    def measures(self) -> dict[str, Tensor]:
+        """Tell how widely z is spread; near 0 is collapse."""
+        return {"spread": spread(self.last)}
+
+
+def distance(q: Tensor, z: Tensor) -> Tensor:
+    """Equation 2: the mean squared distance between predictions and targets at length 1; none flows into z."""
+    return 2 - 2 * (unit(q) * unit(z.detach())).sum(1).mean()
+
+
+def asymmetric(views: Views) -> tuple[Views, ...]:
+    """Table 6: the first view is blurred, the second solarised. Small images, which have no blur, stay as set."""
+    if views.blur == 0:
+        return (views, views)
+    return (replace(views, blur=1.0), replace(views, blur=0.1, solarise=0.2))

@@ -1,0 +1,172 @@
+"""DINO: a student predicts, from one view, the sharpened and centred answer of its own slow copy to another.
+
+Mathilde Caron, Hugo Touvron, Ishan Misra, Hervé Jégou, Julien Mairal, Piotr Bojanowski and Armand Joulin,
+"Emerging properties in self-supervised vision transformers", ICCV 2021 (arXiv:2104.14294).
+
+Choose it when the encoder is a vision transformer, or when attention to objects matters; give it time.
+
+Shapes: N images, V views, of which the first two are full; x (N, K) answers of the student, to every view;
+y (N, K) answers of the teacher, to the full ones; the centre (K).
+
+Equation 3 with algorithm 1, as plain loops over the views' answers:
+
+    def loss(x, y, centre, tau_s, tau_t):
+        total, pairs = 0.0, 0
+        for t in range(len(y)):
+            for s in range(len(x)):
+                if s == t:
+                    continue
+                pairs += 1
+                for i in range(len(x[s])):
+                    sharp = [exp((a - c) / tau_t) for a, c in zip(y[t][i], centre)]
+                    below = sum(exp(a / tau_s) for a in x[s][i])
+                    for p, a in zip(sharp, x[s][i]):
+                        total -= p / sum(sharp) * log(exp(a / tau_s) / below)
+        return total / (pairs * len(x[0]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import parallel
+from ..config import setting
+from ..losses import unit
+from ..losses.moments import spread
+from ..nets import Encoder
+from ..nets.momentum import follow, rising, slow_copy
+from ..settings import Views
+from ..views import View
+from .base import Batch, Method, Terms
+
+
+@dataclass(frozen=True)
+class Config:
+    """DINO's own settings."""
+
+    tau_s: float = setting(0.1, "temperature of the student", low=0.003, source="DINO, section 3.1")
+    tau_t: float = setting(
+        0.07, "temperature of the teacher, once warm", low=0.003, source="DINO, appendix C"
+    )
+    tau_t_start: float = setting(0.04, "the same at the start", low=0.003, source="DINO, section 3.1")
+    tau_t_warmup: float = setting(
+        0.1, "share of the training in which it rises", low=0.0, high=1.0, source="DINO: 30 of 300 epochs"
+    )
+    ema: float = setting(
+        0.996, "momentum of the teacher at the start; it rises to 1", low=0.0, high=1.0,
+        source="DINO, section 3.1",
+    )  # fmt: skip
+    centre: float = setting(0.9, "momentum of the centre", low=0.0, high=1.0, source="DINO, appendix D")
+    prototypes: int = setting(4096, "K, numbers in an answer", low=2, source="DINO: 65536; 4096 for CIFAR")
+    head: tuple[int, ...] = setting(
+        (2048, 2048, 256), "widths of the head, the last being what is brought to length 1", low=1,
+        source="DINO, appendix C",
+    )  # fmt: skip
+    local: int = setting(0, "small views beside the two full ones", low=0, source="DINO, section 3.1: 8")
+    still: float = setting(
+        0.0, "share of the training in which the last layer stands still", low=0.0, high=1.0,
+        source="DINO's code: one epoch",
+    )  # fmt: skip
+
+
+class Head(nn.Module):
+    """Linear layers with GELU between, length 1, and a last layer whose rows have length 1."""
+
+    def __init__(self, width: int, config: Config) -> None:
+        """Build the head on features of a width."""
+        super().__init__()
+        widths, layers = (width, *config.head), []
+        for inside, outside in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(inside, outside), nn.GELU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        self.last = nn.Parameter(torch.randn(config.prototypes, widths[-1]))
+
+    def forward(self, h: Tensor, moves: Tensor | float = 1.0) -> Tensor:
+        """(N, width) -> (N, K); where `moves` is 0 the last layer gets no gradient."""
+        rows = unit(self.last)
+        rows = rows * moves + rows.detach() * (1 - moves)
+        z = unit(self.layers(h))
+        return F.linear(z, rows.to(z.dtype))
+
+
+class DINO(Method):
+    """DINO: a student, f and g, and a teacher, slow copies of both. (Weight decay stays as it is set.)"""
+
+    centre: Tensor
+    done: Tensor
+
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"head": (512, 128), "prototypes": 1024, "ema": 0.99},
+        "cifar-short": {"optimizer": "lars", "rate": 0.3, "decay": 1e-6, "warmup": 0.1},
+        "cifar-long": {"optimizer": "lars", "rate": 0.3, "decay": 1e-6, "warmup": 0.01},
+        "imagenet": {
+            "optimizer": "adamw",
+            "rate": 5e-4,
+            "rate_rule": "linear",
+            "decay": 0.04,
+            "prototypes": 65536,
+            "local": 8,
+            "still": 0.01,
+        },
+    }
+
+    def __init__(self, f: Encoder, config: Config = Config()) -> None:
+        """Add the head and the teacher; see `Config`."""
+        super().__init__(f, config)
+        self.g = Head(f.dim, config)
+        self.slow_f, self.slow_g = slow_copy(f), slow_copy(self.g)
+        self.register_buffer("centre", torch.zeros(config.prototypes))
+        self.register_buffer("done", torch.zeros(()))
+        self.last = self.mean = torch.zeros(1, config.prototypes)
+
+    def views(self, views: Views) -> tuple[Views | View, ...]:
+        """Two full views and, if asked, small ones of small parts of the image."""
+        if not self.config.local:
+            return (views, views)
+        full, part = replace(views, crop_min=0.4), replace(views, crop_min=0.05, crop_max=0.4)
+        return (full, full, *self.config.local * [View(part, 96 / 224)])
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Turn every view into the student's answer x, and the full ones into the teacher's y."""
+        full = torch.cat(batch.views[:2])
+        sides = [full, torch.cat(batch.views[2:])] if len(batch.views) > 2 else [full]
+        moves = (self.done >= self.config.still).to(full.dtype)
+        x = torch.cat([self.g(self.f(views), moves) for views in sides])
+        with torch.no_grad():
+            y = self.slow_g(self.slow_f(full))
+        return (*x.chunk(len(batch.views)), *y.chunk(2))
+
+    def loss(self, *answers: Tensor) -> Terms:
+        """Predict the teacher's answers to the full views from the student's to every other view."""
+        x, y = answers[:-2], answers[-2:]
+        self.last, self.mean = y[0].detach(), ((y[0] + y[1]) / 2).detach().mean(0)
+        config = self.config
+        warm = (self.done / max(config.tau_t_warmup, 1e-9)).clamp(max=1)
+        tau_t = config.tau_t_start + (config.tau_t - config.tau_t_start) * warm
+        total, pairs = x[0].new_zeros(()), 0
+        for t, target in enumerate(((view - self.centre) / tau_t).softmax(1).detach() for view in y):
+            for s, view in enumerate(x):
+                if s != t:
+                    total = total - (target * (view / config.tau_s).log_softmax(1)).sum(1).mean()
+                    pairs += 1
+        return {"cross_entropy": total / pairs}
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Move the centre (equation 4) and let the teacher follow."""
+        mean = parallel.total(self.mean) / parallel.world()
+        self.centre.lerp_(mean.to(self.centre.dtype), 1 - self.config.centre)
+        ema = rising(self.config.ema, progress)
+        follow(self.slow_f, self.f, ema)
+        follow(self.slow_g, self.g, ema)
+        self.done.fill_(progress)
+
+    def measures(self) -> dict[str, Tensor]:
+        """Tell how widely the teacher's answers are spread; near 0 is collapse."""
+        return {"spread": spread(self.last)}

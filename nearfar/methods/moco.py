@@ -1,0 +1,173 @@
+"""MoCo: tell each view's partner from a long queue of other images, encoded by a slow copy of the encoder.
+
+Kaiming He, Haoqi Fan, Yuxin Wu, Saining Xie and Ross Girshick, "Momentum contrast for unsupervised visual
+representation learning", CVPR 2020 (arXiv:1911.05722); the deeper head, the temperature and the blur of
+Xinlei Chen, Haoqi Fan, Ross Girshick and Kaiming He, "Improved baselines with momentum contrastive
+learning", 2020 (arXiv:2003.04297).
+
+Choose it when the batch must be small: the queue gives many negatives, and one view of two needs no
+gradient.
+
+Shapes: N images; queries q (N, P) from the encoder and head f_q, keys k (N, P) from their slow copy f_k,
+keys (K, P), the queue of earlier ones; all rows of length 1.
+
+Equation 1, as plain loops:
+
+    def loss(q, k, keys, tau):
+        total = 0.0
+        for i in range(len(q)):
+            own = exp(dot(q[i], k[i]) / tau)
+            others = sum(exp(dot(q[i], key) / tau) for key in keys)
+            total += -log(own / (own + others))
+        return total / len(q)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import parallel
+from ..config import setting
+from ..losses import contrastive_accuracy, info_nce, unit
+from ..nets import Encoder, mlp
+from ..nets.momentum import follow, slow_copy
+from ..nets.queue import Queue
+from .base import Batch, Method, Terms
+
+LEAST = 8  # images in a piece of the batch: batch norm can do with no fewer
+
+
+@dataclass(frozen=True)
+class Config:
+    """MoCo's own settings."""
+
+    tau: float = setting(
+        0.2,
+        "temperature: lower looks harder at near neighbours",
+        low=0.003,
+        high=100.0,
+        source="MoCo v2, table 2; v1: 0.07",
+    )
+    head: tuple[int, ...] = setting(
+        (512, 128),
+        "widths of the head's layers, the last being the keys'; a single one is MoCo v1",
+        low=1,
+        source="MoCo v2, section 3: two layers without batch norm, 2048 128 for ResNet-50",
+    )
+    queue: int = setting(
+        4096,
+        "keys of earlier images to be told apart from",
+        low=1,
+        source="the authors' CIFAR-10 notebook; MoCo, section 4.1: 65536 for ImageNet",
+    )
+    ema: float = setting(
+        0.99,
+        "share that the slow copy keeps of itself at each step",
+        low=0.0,
+        high=1.0,
+        source="the authors' CIFAR-10 notebook; MoCo, section 3.2: 0.999 for ImageNet",
+    )
+    splits: int = setting(
+        8,
+        "pieces of a batch with batch statistics of their own, of 8 images at least; 1 for one",
+        low=1,
+        source="MoCo, section 3.3: 8 GPUs and shuffled batch norm; the authors' CIFAR-10 notebook",
+    )
+
+
+class MoCo(Method):
+    """MoCo: f_q with its slow copy f_k, a queue, and InfoNCE."""
+
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"tau": 0.1, "head": (256, 128)},
+        "cifar-short": {"tau": 0.1, "rate": 0.03},
+        "cifar-long": {"tau": 0.1},
+        "imagenet": {
+            "head": (2048, 128),
+            "queue": 65536,
+            "ema": 0.999,
+            "optimizer": "sgd",
+            "rate": 0.03,
+            "rate_rule": "linear",
+            "decay": 1e-4,
+            "warmup": 0.0,
+            "crop_min": 0.2,
+            "brightness": 0.4,
+            "contrast": 0.4,
+            "saturation": 0.4,
+            "hue": 0.1,
+        },
+    }
+
+    def __init__(self, f: Encoder, config: Config = Config()) -> None:
+        """Add the head, the slow copy and the queue; see `Config`."""
+        super().__init__(f, config)
+        self.g = mlp(f.dim, *config.head, norm=False, last_norm=False)
+        self.f_k = slow_copy(self.f_q)
+        self.queue = Queue(config.queue, config.head[-1])
+        self.tau, self.ema, self.splits = config.tau, config.ema, config.splits
+        self.last: tuple[Tensor, ...] = ()
+
+    @property
+    def f_q(self) -> nn.Sequential:
+        """The encoder and its head, as one."""
+        return nn.Sequential(self.f, self.g)
+
+    @property
+    def keys(self) -> Tensor:
+        """The earlier keys that the queue holds, (K, P)."""
+        return self.queue.rows
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Turn one view into q and the other into k."""
+        x_q, x_k = batch.views
+        q = unit(in_pieces(self.f_q, x_q, self.splits, turn=0))  # (N, P)
+        with torch.no_grad():
+            k = unit(in_pieces(self.f_k, x_k, self.splits, turn=1))  # (N, P)
+        return q, k
+
+    def loss(self, *z: Tensor) -> Terms:
+        """Compare the queries with their keys and the queue: equation 1."""
+        q, k = z
+        self.last = q.detach(), k.detach()
+        return {"info_nce": info_nce(q, k, self.keys, self.tau)}
+
+    def after_step(self, progress: float) -> None:
+        """Let the slow copy follow, and the keys take the places of the oldest."""
+        follow(self.f_k, self.f_q, self.ema)
+        self.queue.push(self.last[1])
+
+    def measures(self) -> dict[str, Tensor]:
+        """Tell how often a view's partner was the nearest of the batch."""
+        return {"contrastive_accuracy": contrastive_accuracy(*self.last)}
+
+
+def in_pieces(net: nn.Module, x: Tensor, splits: int, turn: int) -> Tensor:
+    """Encode a batch in pieces, so that its batch statistics cannot tell which key belongs to a query.
+
+    Of the global batch, piece p takes every image i with i = p modulo `splits`; each `turn` shifts every
+    group of `splits` images by one more than the group before it. Pieces of turns 0 and 1 thus share as
+    few images as they can, 1 in `splits`, and no draw is needed, since batches are shuffled already.
+
+    Args:
+        net: the network.
+        x: (n, ...), this process's part of the batch.
+        splits: pieces; fewer where they would fall below `LEAST` images.
+        turn: 0 for queries, 1 for keys.
+
+    Returns:
+        (n, P), in the order of x.
+    """
+    count = max(1, min(splits, len(x) * parallel.world() // LEAST))
+    if count == 1:
+        return torch.as_tensor(net(x))
+    i = parallel.rank() * len(x) + torch.arange(len(x))
+    piece = (i + turn * (i // count)) % count
+    order = piece.argsort(stable=True).to(x.device)
+    sizes = piece.bincount(minlength=count).tolist()
+    return torch.cat([net(part) for part in x[order].split(sizes)])[order.argsort()]

@@ -1,0 +1,153 @@
+"""MoCo v3: tell each view's partner from the other images of the batch, encoded by a slow copy; no queue.
+
+Xinlei Chen, Saining Xie and Kaiming He, "An empirical study of training self-supervised vision
+transformers", ICCV 2021 (arXiv:2104.02057).
+
+Choose it when the encoder is a vision transformer, whose patch projection is frozen here to keep it stable,
+or when batches are large.
+
+Shapes: N images; for each view queries q (N, P) from encoder, head and predictor, and keys k (N, P) from
+the slow copy of encoder and head; all rows of length 1.
+
+Equation 1 and algorithm 1, as plain loops:
+
+    def loss(q_1, q_2, k_1, k_2, tau):
+        total = 0.0
+        for q, k in ((q_1, k_2), (q_2, k_1)):
+            for i in range(len(q)):
+                everyone = sum(exp(dot(q[i], key) / tau) for key in k)
+                total += -2 * tau * log(exp(dot(q[i], k[i]) / tau) / everyone) / len(q)
+        return total
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..config import setting
+from ..losses import contrastive_accuracy, info_nce, unit
+from ..nets import Encoder, mlp
+from ..nets.momentum import follow, rising, slow_copy
+from ..settings import Views
+from .base import Batch, Method, Terms
+from .byol import asymmetric
+
+_CIFAR = {
+    "head": (4096, 256),
+    "predictor": 4096,
+    "optimizer": "lars",
+    "rate": 0.3,
+    "decay": 1e-6,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """MoCo v3's own settings."""
+
+    tau: float = setting(
+        0.2,
+        "temperature: lower looks harder at near neighbours",
+        low=0.003,
+        high=100.0,
+        source="the authors' code: 0.2 for vision transformers, 1 for ResNet-50",
+    )
+    head: tuple[int, ...] = setting(
+        (512, 128),
+        "widths of the head's layers, the last being the keys'",
+        low=1,
+        source="the authors' code: 4096 256 for ResNet-50, 4096 4096 256 for vision transformers",
+    )
+    predictor: int = setting(
+        512, "width of the predictor's hidden layer", low=1, source="MoCo v3, section 4.2: 4096"
+    )
+    ema: float = setting(
+        0.99,
+        "share that the slow copy keeps of itself at the first step; it rises to 1",
+        low=0.0,
+        high=1.0,
+        source="MoCo v3, section 4.4",
+    )
+
+
+class MoCoV3(Method):
+    """MoCo v3: f, a head g and a predictor, the slow copy f_k of f and g, and InfoNCE both ways."""
+
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"head": (256, 128), "predictor": 256},
+        "cifar-short": {**_CIFAR, "warmup": 0.1},
+        "cifar-long": {**_CIFAR, "warmup": 0.01},
+        "imagenet": {
+            "tau": 1.0,
+            "head": (4096, 256),
+            "predictor": 4096,
+            "rate": 0.6,
+            "rate_rule": "linear",
+            "crop_min": 0.2,
+            "brightness": 0.4,
+            "contrast": 0.4,
+            "saturation": 0.2,
+            "hue": 0.1,
+        },
+    }
+
+    def __init__(self, f: Encoder, config: Config = Config()) -> None:
+        """Add the head, the predictor and the slow copy; freeze a transformer's patch projection."""
+        super().__init__(f, config)
+        patches = patch_projection(f.net)
+        if patches is not None:
+            patches.requires_grad_(False)
+        self.g = mlp(f.dim, *config.head)
+        # As in the authors' code, a transformer's predictor ends in a batch norm, and a ResNet's does not.
+        width = config.head[-1]
+        self.predict = mlp(width, config.predictor, width, last_norm=patches is not None)
+        self.f_k = slow_copy(nn.Sequential(f, self.g))
+        self.tau, self.ema = config.tau, config.ema
+        self.last: tuple[Tensor, ...] = ()
+
+    def views(self, views: Views) -> tuple[Views, ...]:
+        """Blur and solarise the two views differently, as BYOL does, if the recipe blurs at all."""
+        return asymmetric(views)
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Turn the views into queries and keys, each view with its own batch statistics."""
+        q_1, q_2 = (unit(self.predict(self.g(self.f(x)))) for x in batch.views)  # (N, P) each
+        with torch.no_grad():
+            k_1, k_2 = (unit(self.f_k(x)) for x in batch.views)  # (N, P) each
+        return q_1, q_2, k_1, k_2
+
+    def loss(self, *z: Tensor) -> Terms:
+        """Compare each view's queries with the other's keys: algorithm 1."""
+        q_1, q_2, k_1, k_2 = z
+        self.last = q_1.detach(), k_2.detach()
+        both = info_nce(q_1, k_2.detach(), None, self.tau) + info_nce(q_2, k_1.detach(), None, self.tau)
+        return {"info_nce": 2 * self.tau * both}
+
+    def after_step(self, progress: float) -> None:
+        """Let the slow copy follow, ever more slowly."""
+        follow(self.f_k, nn.Sequential(self.f, self.g), rising(self.ema, progress))
+
+    def measures(self) -> dict[str, Tensor]:
+        """Tell how often a view's partner was the nearest of the batch."""
+        return {"contrastive_accuracy": contrastive_accuracy(*self.last)}
+
+
+def patch_projection(net: nn.Module) -> nn.Module | None:
+    """Find the layer that turns patches into tokens, which a random matrix does well enough.
+
+    Args:
+        net: a network of timm's or torchvision's.
+
+    Returns:
+        The layer; None where images are not cut into patches.
+
+    Source:
+        MoCo v3, section 4.1: training it is what makes vision transformers unstable.
+    """
+    parts = dict(net.named_modules())
+    return parts.get("patch_embed.proj", parts.get("conv_proj"))

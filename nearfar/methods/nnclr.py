@@ -1,0 +1,131 @@
+"""NNCLR: pull a view not to its partner but to the partner's nearest neighbour among earlier images.
+
+Debidatta Dwibedi, Yusuf Aytar, Jonathan Tompson, Pierre Sermanet and Andrew Zisserman, "With a little help
+from my friends: nearest-neighbor contrastive learning of visual representations", ICCV 2021
+(arXiv:2104.14548).
+
+Choose it when augmentations alone say too little of what belongs together, as with images that may not
+change their colours.
+
+Shapes: N images; z_1, z_2 (N, P) from the encoder f and the head g, p_1, p_2 (N, P) from a predictor upon
+them; support (K, P), the queue of earlier z_1; all rows of length 1.
+
+Equation 3 and algorithm 1, as plain loops:
+
+    def loss(z_1, z_2, p_1, p_2, support, tau):
+        total = 0.0
+        for z, p in ((z_1, p_2), (z_2, p_1)):
+            for i in range(len(z)):
+                friend = max(support, key=lambda row: dot(row, z[i]))
+                everyone = sum(exp(dot(friend, row) / tau) for row in p)
+                total += -log(exp(dot(friend, p[i]) / tau) / everyone)
+        return total / (2 * len(z_1))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..config import setting
+from ..losses import contrastive_accuracy, info_nce, unit
+from ..nets import Encoder, mlp
+from ..nets.queue import Queue
+from .base import Batch, Method, Terms
+
+_CIFAR = {
+    "head": (2048, 2048, 256),
+    "predictor": 4096,
+    "queue": 65536,
+    "optimizer": "lars",
+    "rate": 0.4,
+    "decay": 1e-5,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """NNCLR's own settings."""
+
+    tau: float = setting(
+        0.2,
+        "temperature: lower looks harder at near neighbours",
+        low=0.003,
+        high=100.0,
+        source="solo-learn's CIFAR-10 recipe; NNCLR, section 4.1: 0.1 for ImageNet",
+    )
+    head: tuple[int, ...] = setting(
+        (512, 512, 128),
+        "widths of the head's layers, the last being z's",
+        low=1,
+        source="NNCLR, section 4.1: three layers, 2048 2048 256",
+    )
+    predictor: int = setting(
+        512, "width of the predictor's hidden layer", low=1, source="NNCLR, section 4.1: 4096"
+    )
+    queue: int = setting(
+        16384,
+        "earlier images among which neighbours are looked for",
+        low=1,
+        source="between solo-learn's 65536 for CIFAR-10 and what a CPU can search; NNCLR: more is better",
+    )
+
+
+class NNCLR(Method):
+    """NNCLR: f, a head g, a predictor, a queue, and InfoNCE from neighbours."""
+
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"tau": 0.1, "head": (256, 256, 128), "predictor": 256, "queue": 4096},
+        "cifar-short": {**_CIFAR, "warmup": 0.1},
+        "cifar-long": {**_CIFAR, "warmup": 0.01},
+        "imagenet": {
+            "tau": 0.1,
+            "head": (2048, 2048, 256),
+            "predictor": 4096,
+            "queue": 98304,
+            "rate": 0.3,
+            "rate_rule": "linear",
+        },
+    }
+
+    def __init__(self, f: Encoder, config: Config = Config()) -> None:
+        """Add the head, the predictor and the queue; see `Config`."""
+        super().__init__(f, config)
+        width = config.head[-1]
+        self.g = mlp(f.dim, *config.head)
+        self.predict = mlp(width, config.predictor, width, last_norm=False)
+        self.queue = Queue(config.queue, width)
+        self.tau = config.tau
+        self.last: tuple[Tensor, ...] = ()
+
+    @property
+    def support(self) -> Tensor:
+        """The support set, (K, P): the earlier rows that the queue holds."""
+        return self.queue.rows
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Turn the views into z, without a gradient, and p."""
+        z = self.g(self.f(torch.cat(batch.views)))  # (2N, P): both views see one batch norm
+        z_1, z_2 = unit(z.detach()).chunk(2)  # (N, P) each
+        p_1, p_2 = unit(self.predict(z)).chunk(2)  # (N, P) each
+        return z_1, z_2, p_1, p_2
+
+    def loss(self, *z: Tensor) -> Terms:
+        """Compare each view's neighbour with the other's predictions: equation 3, both ways."""
+        z_1, z_2, p_1, p_2 = z
+        self.last = z_1.detach(), z_2.detach()
+        friend_1, friend_2 = self.queue.nearest(z_1), self.queue.nearest(z_2)
+        both = info_nce(friend_1, p_2, None, self.tau) + info_nce(friend_2, p_1, None, self.tau)
+        return {"info_nce": both / 2}
+
+    def after_step(self, progress: float) -> None:
+        """Let the first views take the places of the oldest."""
+        self.queue.push(self.last[0])
+
+    def measures(self) -> dict[str, Tensor]:
+        """Tell how often a view's partner was the nearest of all."""
+        return {"contrastive_accuracy": contrastive_accuracy(*self.last)}

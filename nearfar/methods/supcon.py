@@ -1,0 +1,89 @@
+"""SupCon: pull all views of all images of one label together, push the other labels' away.
+
+Prannay Khosla, Piotr Teterwak, Chen Wang, Aaron Sarna, Yonglong Tian, Phillip Isola, Aaron Maschinot,
+Ce Liu and Dilip Krishnan, "Supervised contrastive learning", NeurIPS 2020 (arXiv:2004.11362).
+
+Choose it when every image has a label and the features are to serve for more than telling these labels
+apart.
+
+Shapes: N images of V views each, mostly two; a z (N, P) for each view from the encoder f and the head g, of
+length 1; labels (N,).
+
+Equation 2, the form L_out, as plain loops:
+
+    def loss(z_1, z_2, labels, tau):
+        z, labels = [*z_1, *z_2], [*labels, *labels]
+        total, anchors = 0.0, 0
+        for i in range(len(z)):
+            others = sum(exp(dot(z[i], z[k]) / tau) for k in range(len(z)) if k != i)
+            P = [p for p in range(len(z)) if p != i and labels[p] == labels[i]]
+            if P:
+                total += sum(-log(exp(dot(z[i], z[p]) / tau) / others) for p in P) / len(P)
+                anchors += 1
+        return total / anchors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..config import setting
+from ..losses import supcon, unit
+from ..nets import Encoder, mlp
+from .base import Batch, Method, Terms
+
+_CIFAR = {"batch": 1024, "rate": 0.5, "rate_rule": "fixed", "decay": 1e-4, "grey": 0.2}
+
+
+@dataclass(frozen=True)
+class Config:
+    """SupCon's own settings."""
+
+    tau: float = setting(
+        0.1,
+        "temperature: lower looks harder at near neighbours",
+        low=0.003,
+        high=100.0,
+        source="SupCon, section 4.4",
+    )
+    head: tuple[int, ...] = setting(
+        (512, 128),
+        "widths of the head's layers, the last being z's",
+        low=1,
+        source="SupCon's code: two layers without batch norm, the first as wide as the features",
+    )
+
+
+class SupCon(Method):
+    """SupCon: f, a head g, and the supervised contrastive loss."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"head": (256, 128)},
+        "cifar-short": {**_CIFAR, "warmup": 0.1},
+        "cifar-long": {**_CIFAR, "warmup": 0.01},
+        "imagenet": {"head": (2048, 128)},
+    }
+
+    def __init__(self, f: Encoder, config: Config = Config()) -> None:
+        """Add the head; see `Config`."""
+        super().__init__(f, config)
+        self.g = mlp(f.dim, *config.head, norm=False, last_norm=False)
+        self.tau = config.tau
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Turn the views into a z each, and add the labels."""
+        assert batch.labels is not None
+        h = self.f(torch.cat(batch.views))  # (VN, D): all views see one batch norm
+        return (*unit(self.g(h)).chunk(len(batch.views)), batch.labels)  # (N, P) each; (N,)
+
+    def loss(self, *z: Tensor) -> Terms:
+        """Compare all views: equation 2."""
+        *each, labels = z
+        return {"supcon": supcon(torch.cat(each), labels.repeat(len(each)), self.tau)}

@@ -1,0 +1,82 @@
+"""Supervised: learn to tell labelled classes apart, to compare with what needs no labels.
+
+Kaiming He, Xiangyu Zhang, Shaoqing Ren and Jian Sun, "Deep residual learning for image recognition", CVPR
+2016 (arXiv:1512.03385), section 3.4 and figure 3.
+
+Choose it when every image has a label and the classes are all you will ever ask about, or as a yardstick.
+
+Shapes: N images, two views, both of which learn; f(view) (N, D); logits_i, logits_j (N, K) from one linear
+layer g, one for each of K classes; labels (N,) from 0 to K - 1.
+
+The cross-entropy, as plain loops:
+
+    def loss(logits_i, logits_j, labels):
+        total = 0.0
+        for logits in (logits_i, logits_j):
+            for row, label in zip(logits, labels):
+                total += -log(exp(row[label]) / sum(exp(x) for x in row))
+        return total / (2 * len(labels))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import parallel
+from ..config import setting
+from ..errors import NearfarError
+from ..nets import Encoder
+from .base import Batch, Method, Terms
+
+
+@dataclass(frozen=True)
+class Config:
+    """Supervised training's own settings."""
+
+    classes: int = setting(
+        0, "classes to tell apart; 0: as many as the labels hold", low=0, source="the labels themselves"
+    )
+
+
+class Supervised(Method):
+    """Supervised: f, one linear layer g, and cross-entropy; views, rates and length as for the others."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # as the recipes have it, so that all compare
+
+    def __init__(self, f: Encoder, config: Config = Config()) -> None:
+        """Add the linear layer; see `Config`."""
+        super().__init__(f, config)
+        if config.classes < 2:
+            raise NearfarError(
+                f"supervised learning needs labels of two classes or more, not {config.classes}; give images "
+                "in one folder a class, or choose another --method."
+            )
+        self.g = nn.Linear(f.dim, config.classes)
+        self.last: tuple[Tensor, ...] = ()
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Turn the views into logits, and pass the labels on."""
+        assert batch.labels is not None
+        logits_i, logits_j = self.g(self.f(torch.cat(batch.views))).chunk(2)  # both see one batch norm
+        return logits_i, logits_j, batch.labels
+
+    def loss(self, *z: Tensor) -> Terms:
+        """Compare what is said of both views with the labels."""
+        logits_i, logits_j, labels = z
+        logits, twice = torch.cat([logits_i, logits_j]), torch.cat([labels, labels])
+        self.last = logits.detach(), twice
+        return {"cross_entropy": F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), twice)}
+
+    def measures(self) -> dict[str, Tensor]:
+        """Tell which share of the views was named rightly."""
+        logits, labels = self.last
+        right = (logits.argmax(1) == labels).float().mean()
+        return {"accuracy": parallel.total(right) / parallel.world()}

@@ -1,0 +1,144 @@
+"""SwAV: assign each view to prototypes, evenly over the batch, and predict one view's assignment from another.
+
+Mathilde Caron, Ishan Misra, Julien Mairal, Priya Goyal, Piotr Bojanowski and Armand Joulin, "Unsupervised
+learning of visual features by contrasting cluster assignments", NeurIPS 2020 (arXiv:2006.09882).
+
+Choose it when images fall into many groups of about the same size, or when small crops can be afforded: they
+make it learn more from each image.
+
+Shapes: N images, V views, of which the first two are full; z (N, P) of length 1 from f and a head g; C
+(K, P) prototypes of length 1; scores z C^T (N, K); codes Q (N, K) of the full views, rows adding up to 1.
+
+Section 3.1 with equation 2, as plain loops over the views' scores:
+
+    def codes(scores, epsilon, rounds):
+        n, k = len(scores), len(scores[0])
+        q = [[exp(scores[i][c] / epsilon) for c in range(k)] for i in range(n)]
+        for _ in range(rounds):
+            for c in range(k):
+                total = sum(q[i][c] for i in range(n))
+                for i in range(n):
+                    q[i][c] /= total * k
+            for i in range(n):
+                total = sum(q[i])
+                q[i] = [value / (total * n) for value in q[i]]
+        return [[value * n for value in row] for row in q]
+
+    def loss(scores, tau, epsilon, rounds):
+        total = 0.0
+        for s in range(2):
+            q = codes(scores[s], epsilon, rounds)
+            for t in range(len(scores)):
+                for i in range(len(q) if t != s else 0):
+                    below = sum(exp(x / tau) for x in scores[t][i])
+                    total -= sum(a * log(exp(x / tau) / below) for a, x in zip(q[i], scores[t][i]))
+        return total / (len(scores[0]) * 2 * (len(scores) - 1))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import parallel
+from ..config import setting
+from ..losses import unit
+from ..losses.moments import spread
+from ..nets import Encoder, mlp
+from ..settings import Views
+from ..views import View
+from .base import Batch, Method, Terms
+
+
+@dataclass(frozen=True)
+class Config:
+    """SwAV's own settings."""
+
+    tau: float = setting(0.1, "temperature of the prediction", low=0.003, source="SwAV, appendix A.1")
+    prototypes: int = setting(
+        3000, "K; several times the number of groups, well below what a batch can fill", low=2,
+        source="SwAV, appendix A.1",
+    )  # fmt: skip
+    epsilon: float = setting(0.05, "evenness of the codes", low=0.003, source="SwAV, section 3.1")
+    rounds: int = setting(3, "Sinkhorn's rounds", low=1, source="SwAV, section 3.1")
+    head: tuple[int, ...] = setting(
+        (2048, 128), "widths of the head's layers, the last being z's", low=1, source="SwAV, appendix A.1"
+    )
+    local: int = setting(0, "small views beside the two full ones", low=0, source="SwAV, section 3.2: 6")
+    still: float = setting(
+        0.0, "share of the training in which the prototypes stand still", low=0.0, high=1.0,
+        source="SwAV's code: one epoch",
+    )  # fmt: skip
+
+
+class SwAV(Method):
+    """SwAV: f, a head g, and prototypes C. (The authors' queue for small batches is left out: lower K.)"""
+
+    done: Tensor
+
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"head": (256, 128), "prototypes": 256},
+        "cifar-short": {"optimizer": "lars", "rate": 0.6, "decay": 1e-6, "warmup": 0.1},
+        "cifar-long": {"optimizer": "lars", "rate": 0.6, "decay": 1e-6, "warmup": 0.01},
+        "imagenet": {"rate": 0.6, "rate_rule": "linear", "local": 6, "still": 0.01},
+    }
+
+    def __init__(self, f: Encoder, config: Config = Config()) -> None:
+        """Add the head and the prototypes; see `Config`."""
+        super().__init__(f, config)
+        self.g = mlp(f.dim, *config.head, last_norm=False)
+        self.prototypes = nn.Parameter(unit(torch.randn(config.prototypes, config.head[-1])))
+        self.register_buffer("done", torch.zeros(()))
+        self.last = torch.zeros(1, config.head[-1])
+
+    def views(self, views: Views) -> tuple[Views | View, ...]:
+        """Two full views and, if asked, small ones of small parts of the image."""
+        if not self.config.local:
+            return (views, views)
+        full, part = replace(views, crop_min=0.14), replace(views, crop_min=0.05, crop_max=0.14)
+        return (full, full, *self.config.local * [View(part, 96 / 224)])
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Turn every view into its scores, z C^T."""
+        sides = [batch.views[:2], batch.views[2:]]  # views of one size share one forward
+        z = torch.cat([unit(self.g(self.f(torch.cat(views)))) for views in sides if views])
+        self.last = z.detach()
+        moves = (self.done >= self.config.still).to(z.dtype)
+        c = self.prototypes * moves + self.prototypes.detach() * (1 - moves)
+        return F.linear(z, c.to(z.dtype)).chunk(len(batch.views))
+
+    def loss(self, *scores: Tensor) -> Terms:
+        """Predict the codes of the full views from every other view: section 3.1."""
+        total = scores[0].new_zeros(())
+        for s, q in enumerate(codes(view, self.config.epsilon, self.config.rounds) for view in scores[:2]):
+            for t, view in enumerate(scores):
+                if t != s:
+                    total = total - (q * (view / self.config.tau).log_softmax(1)).sum(1).mean()
+        return {"cross_entropy": total / (2 * (len(scores) - 1))}
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Bring the prototypes back to length 1."""
+        self.prototypes.copy_(unit(self.prototypes))
+        self.done.fill_(progress)
+
+    def measures(self) -> dict[str, Tensor]:
+        """Tell how widely z is spread; near 0 is collapse."""
+        return {"spread": spread(self.last)}
+
+
+@torch.no_grad()
+def codes(scores: Tensor, epsilon: float, rounds: int) -> Tensor:
+    """Equation 3 by Sinkhorn and Knopp: (n, K) scores to codes, prototypes evenly used over all processes."""
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    top = parallel.gather(scores.max()[None], grad=False).max()
+    q = ((scores - top) / epsilon).exp()
+    for _ in range(rounds):
+        q = q / (parallel.total(q.sum(0)).clamp(min=1e-38) * q.shape[1])
+        q = q / (q.sum(1, keepdim=True).clamp(min=1e-38) * len(q) * parallel.world())
+    return q * len(q) * parallel.world()

@@ -1,0 +1,124 @@
+"""VICReg: bring two views together, keep every feature spread out, and the features unlike one another.
+
+Adrien Bardes, Jean Ponce and Yann LeCun, "VICReg: Variance-invariance-covariance regularization for
+self-supervised learning", ICLR 2022 (arXiv:2105.04906).
+
+Choose it when you want to see why nothing collapses, each of three terms by itself, and without negatives.
+
+Shapes: N images, two views; f(view) (N, D); z_a, z_b (N, P) from the head g (the paper's expander), of any
+length; their variances and covariances are taken over the batch, over all processes.
+
+Equations 1 to 6, as plain loops:
+
+    def loss(z_a, z_b, invariance, variance, covariance):
+        n, d = z_a.shape
+
+        def C(z, i, j):
+            return dot(z[:, i] - z[:, i].mean(), z[:, j] - z[:, j].mean()) / (n - 1)
+
+        def v(z):
+            return sum(max(0.0, 1 - sqrt(C(z, j, j) + 0.0001)) for j in range(d)) / d
+
+        def c(z):
+            return sum(C(z, i, j) ** 2 for i in range(d) for j in range(d) if i != j) / d
+
+        s = sum(dot(a - b, a - b) for a, b in zip(z_a, z_b)) / (n * d)
+        return invariance * s + variance * (v(z_a) + v(z_b)) + covariance * (c(z_a) + c(z_b))
+
+(s is the mean over the features too, as in the paper's algorithm 1, which its weights belong to; equation 5
+has their sum. The authors' later code halves the variance term.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import parallel
+from ..config import setting
+from ..losses.moments import centred, products
+from ..nets import Encoder, mlp
+from .base import Batch, Method, Terms
+
+
+@dataclass(frozen=True)
+class Config:
+    """VICReg's own settings."""
+
+    invariance: float = setting(
+        25.0, "lambda, weight of the distance between views", low=0.0, source="VICReg, section 4.2"
+    )
+    variance: float = setting(
+        25.0, "mu, weight of features that vary too little", low=0.0, source="VICReg, section 4.2"
+    )
+    covariance: float = setting(
+        1.0, "nu, weight of features that vary together", low=0.0, source="VICReg, section 4.2"
+    )
+    head: tuple[int, ...] = setting(
+        (2048, 2048, 2048),
+        "widths of the head's layers, the last being z's",
+        low=1,
+        source="solo-learn for CIFAR; VICReg, section 4.2: 8192 thrice for ImageNet",
+    )
+
+
+class VICReg(Method):
+    """VICReg: f, a head g, and three terms, one for each of its letters."""
+
+    # Section 4.2 and appendix C.1 for ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"head": (512, 512)},
+        "cifar-short": {"optimizer": "lars", "rate": 0.3, "decay": 1e-4, "warmup": 0.1, "solarise": 0.1},
+        "cifar-long": {"optimizer": "lars", "rate": 0.3, "decay": 1e-4, "warmup": 0.01, "solarise": 0.1},
+        "imagenet": {
+            **{"rate": 0.3, "rate_rule": "linear", "decay": 1e-6, "head": (8192, 8192, 8192)},
+            **{"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "solarise": 0.1},
+        },
+    }
+
+    def __init__(self, f: Encoder, config: Config = Config()) -> None:
+        """Add the head; see `Config`."""
+        super().__init__(f, config)
+        # Without a last bias, which the loss does not see.
+        self.g = mlp(f.dim, *config.head, last_norm=False, last_bias=False)
+        self.last = torch.ones(1)
+
+    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Turn the views into z_a and z_b."""
+        z_a, z_b = (self.g(self.f(view)) for view in batch.views)  # each view its own batch norm
+        return z_a, z_b
+
+    def loss(self, *z: Tensor) -> Terms:
+        """Add up the three terms: equation 6."""
+        z_a, z_b = centred(z[0]), centred(z[1])
+        C_a, C_b = covariance(z_a), covariance(z_b)
+        s = (z[0].to(z_a.dtype) - z[1].to(z_b.dtype)).square().mean()
+        self.last = C_a.detach().diagonal()
+        return {
+            "invariance": self.config.invariance * s,
+            "variance": self.config.variance * (v(C_a) + v(C_b)),
+            "covariance": self.config.covariance * (c(C_a) + c(C_b)),
+        }
+
+    def measures(self) -> dict[str, Tensor]:
+        """Tell how much a feature of z varies; 1 is aimed at, near 0 is collapse."""
+        return {"deviation": self.last.sqrt().mean()}
+
+
+def covariance(z: Tensor) -> Tensor:
+    """Equation 3: (P, P), of centred rows over all processes."""
+    return products(z, z) / (len(z) * parallel.world() - 1)
+
+
+def v(C: Tensor) -> Tensor:
+    """Equations 1 and 2: by how much each feature's standard deviation is below 1."""
+    return (1 - (C.diagonal() + 1e-4).sqrt()).relu().mean()
+
+
+def c(C: Tensor) -> Tensor:
+    """Equation 4: squares of the covariances of different features, added up for each, the mean over them."""
+    return (C.square().sum() - C.diagonal().square().sum()) / len(C)

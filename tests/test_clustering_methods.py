@@ -1,0 +1,119 @@
+"""What makes SwAV and DINO themselves: even codes, a centred and sharpened teacher, small views."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nearfar import methods, nets
+from nearfar.config import build
+from nearfar.methods import dino, swav
+from nearfar.methods.base import Batch, Method
+from nearfar.settings import Views
+from nearfar.views import View
+
+
+def small(name: str, **values: object) -> Method:
+    with nets.seeded(0, name):
+        return methods.method(name)(nets.encoder("resnet10_w16"), build(methods.settings(name), values))
+
+
+def batch(n: int = 8, local: int = 0) -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    views = [torch.rand(n, 3, 32, 32, generator=draw) for _ in range(2)]
+    return Batch([*views, *(torch.rand(n, 3, 14, 14, generator=draw) for _ in range(local))], torch.arange(n))
+
+
+def test_codes_use_every_prototype_as_much_and_every_row_once() -> None:
+    scores = torch.randn(60, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    q = swav.codes(scores, 0.5, 200)
+    torch.testing.assert_close(q.sum(1), torch.ones(60).double())
+    torch.testing.assert_close(q.sum(0), torch.full((7,), 60 / 7).double())
+    # a code is the scores' softmax but for one factor a prototype
+    factor = (q / (scores / 0.5).softmax(1)).log()
+    relative = factor - factor[:, :1]
+    torch.testing.assert_close(relative, relative[:1].expand_as(relative))
+
+
+def test_codes_are_even_where_the_scores_all_prefer_one_prototype() -> None:
+    scores = torch.zeros(32, 4)
+    scores[:, 0] = 1.0
+    torch.testing.assert_close(swav.codes(scores, 0.05, 3), torch.full((32, 4), 0.25))
+
+
+def test_no_gradient_flows_through_codes_and_prototypes_keep_length_one() -> None:
+    module = small("swav", prototypes=16, head=[32, 8])
+    scores = [x.detach().requires_grad_() for x in module.embed(batch())]
+    (total,) = module.loss(*scores).values()
+    grad = torch.autograd.grad(total, scores)[0]
+    q = swav.codes(scores[1], 0.05, 3)  # view 0 predicts view 1's codes
+    wanted = ((scores[0] / 0.1).softmax(1) - q) / 0.1 / len(q) / 2
+    torch.testing.assert_close(grad, wanted)
+    with torch.no_grad():
+        module.prototypes.mul_(3)
+    module.after_step(0.1)
+    torch.testing.assert_close(module.prototypes.norm(dim=1), torch.ones(16))
+
+
+@pytest.mark.parametrize("name", ["swav", "dino"])
+def test_what_stands_still_gets_no_gradient_until_its_share_of_the_training(name: str) -> None:
+    module = small(name, prototypes=16, still=0.5)
+    last = module.prototypes if name == "swav" else module.g.last
+
+    def moved() -> bool:
+        module.zero_grad()
+        sum(module(batch()).values()).backward()
+        return bool(last.grad is not None and last.grad.abs().max() > 0)
+
+    assert not moved()
+    module.after_step(0.6)
+    assert moved()
+
+
+@pytest.mark.parametrize("name", ["swav", "dino"])
+def test_small_views_are_predicted_too_and_made_smaller(name: str) -> None:
+    module = small(name, prototypes=16, local=3)
+    made = module.views(Views())
+    assert len(made) == 5 and [view.side(224) for view in made if isinstance(view, View)] == [96] * 3
+    seen = [views.requires_grad_() for views in batch(local=3).views]
+    sum(module(Batch(seen, torch.arange(8))).values()).backward()
+    assert all(views.grad.abs().max() > 0 for views in seen[2:])
+    assert len(small(name).views(Views())) == 2
+
+
+def test_dinos_centre_follows_the_teachers_mean_answer() -> None:
+    module = small("dino", prototypes=16, centre=0.75)
+    module(batch())
+    answers = module.embed(batch())[-2:]
+    before = module.centre.clone()
+    module.loss(*module.embed(batch()))
+    module.after_step(0.2)
+    mean = torch.cat(answers).mean(0)
+    torch.testing.assert_close(module.centre, 0.75 * before + 0.25 * mean, rtol=1e-4, atol=1e-5)
+
+
+def test_dinos_teacher_sharpens_less_as_it_warms_and_gets_no_gradient() -> None:
+    module = small("dino", prototypes=16, tau_t_start=0.02, tau_t=0.1, tau_t_warmup=0.5)
+    x = [torch.randn(4, 16, generator=torch.Generator().manual_seed(k), requires_grad=True) for k in range(4)]
+    losses = []
+    for done, tau in ((0.0, 0.02), (0.25, 0.06), (0.5, 0.1), (0.9, 0.1)):
+        module.done.fill_(done)
+        (found,) = module.loss(*x).values()
+        target = [(y / tau).softmax(1) for y in x[2:]]
+        wanted = -sum(
+            (t * (s / 0.1).log_softmax(1)).sum(1).mean() for t, s in zip(target, x[1::-1], strict=True)
+        )
+        torch.testing.assert_close(found, wanted / 2)
+        losses.append(found)
+    grads = torch.autograd.grad(losses[0], x, allow_unused=True)
+    assert grads[0] is not None and grads[2] is None and grads[3] is None
+    assert not any(p.requires_grad for p in (*module.slow_f.parameters(), *module.slow_g.parameters()))
+
+
+def test_dino_runs_on_a_vision_transformer_with_small_views() -> None:
+    f = nets.encoder("vit_tiny_patch16_224", size=64)
+    module = dino.DINO(f, dino.Config(prototypes=16, head=(32, 8), local=1))
+    views = [torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64), torch.rand(2, 3, 32, 32)]
+    (total,) = module(Batch(views, torch.arange(2))).values()
+    total.backward()
+    assert torch.isfinite(total)

@@ -1,0 +1,80 @@
+"""Methods side by side: the same budget and evaluation, resumable, and no failure ends it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import nearfar
+from nearfar.compare import Spread, compare
+from nearfar.errors import NearfarError
+
+SHORT = {"steps": 2, "batch": 16, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def compared(labelled, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compare")
+    train, test = labelled / "train", labelled / "test"
+    names = ["simclr", "simsiam"]
+    made = compare(train, methods=names, out=out, seeds=2, train=train, test=test, **SHORT)
+    return made, out, train, test
+
+
+def test_every_method_and_baseline_is_a_row_with_its_spread(compared):
+    made, out, _, _ = compared
+    assert {row.name for row in made.rows} == {"simclr", "simsiam"}
+    assert [row.name for row in made.baselines] == ["pixels", "pca", "untrained"]
+    for row in made.rows:
+        assert row.seeds == 2 and not row.reason
+        for name in ("knn", "linear", "images_per_second", "epochs", "rankme", "uniformity"):
+            value = row.figures[name]
+            assert value.low <= value.mean <= value.high
+    knn = [row.figures["knn"].mean for row in made.rows]
+    assert knn == sorted(knn, reverse=True)
+    held = json.loads((out / "compare.json").read_text())
+    assert held == json.loads(json.dumps(made.to_json()))
+    assert made.table() + "\n" == (out / "compare.md").read_text()
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_call_again_trains_and_measures_nothing(compared):
+    made, out, train, test = compared
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*-*/encoder.safetensors")}
+    (out / "simclr-1.json").unlink()  # as if it had been stopped before that run was measured
+    again = compare(train, methods=["simclr", "simsiam"], out=out, seeds=2, train=train, test=test, **SHORT)
+    assert again.to_json() == made.to_json()
+    assert len(before) == 4 and before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_method_that_fails_is_a_row_with_its_reason(photos, tmp_path):
+    made = nearfar.compare(photos, methods=["supervised", "simclr"], out=tmp_path, seeds=1, **SHORT)
+    rows = {row.name: row for row in made.rows}
+    assert "seed 0 failed" in rows["supervised"].reason and "label" in rows["supervised"].reason
+    assert rows["supervised"].seeds == 0 and rows["simclr"].seeds == 1
+    assert "knn" not in rows["simclr"].figures and rows["simclr"].figures["rankme"].mean >= 1
+    assert "supervised: seed 0 failed" in made.table()
+    with pytest.raises(NearfarError, match="every method failed"):
+        nearfar.compare(photos, methods=["supervised"], out=tmp_path / "b", seeds=1, **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"methods": ["simclar"]}, "simclr"),
+        ({"methods": []}, "needs a method"),
+        ({"methods": ["simclr"], "train": "x"}, "both --train and --test"),
+        ({"methods": ["simclr"], "seed": 3}, "--seeds"),
+        ({"methods": ["simclr"], "recipe": "cpuu"}, "cpu"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_at_once(given, says, tmp_path):
+    with pytest.raises(NearfarError, match=says):
+        compare("nowhere", out=tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_spread_is_mean_least_and_greatest():
+    assert Spread.of([1.0, 2.0, 6.0]) == Spread(3.0, 1.0, 6.0)
+    assert Spread.of([]) is None
