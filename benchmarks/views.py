@@ -1,84 +1,74 @@
-"""Measures how fast views are made on one core, beside torchvision and, if installed, kornia and lightly.
+"""How fast views are made on one core, and how exactly: beside torchvision, kornia, lightly, albumentations.
 
-    python benchmarks/views.py --seconds 3
-
-Three cases: two views of a 32 px image (SimCLR's CIFAR recipe), two views at 224 px of a decoded
-375 x 500 image with blur, and the same from the JPEG file, decoding included. A rate is source images
-a second in CPU time of one thread, drawing included: the best of the rounds that fit the seconds, and
-in brackets their middle.
+Every maker gives two views of each image as SimCLR has them, the drawing of their parameters included:
+crop, flip, jitter, grey, and at 224 px blur. A rate is source images a second of CPU time, all threads of
+the process counted, while every library is held to one thread.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
-import statistics
-import time
-import types
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from nearfar import kernels, rng, views
-from nearfar.settings import Views
+from nearfar.data import pack
+from nearfar.data.sources import open_source
+from nearfar.settings import Training, Views
+
+from . import measure, pictures
+from .measure import Spread
+from .scoreboard import Wanted
+from .table import Bar, Row, Section
 
 SMALL = Views()
 LARGE = Views(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
+KEPT = 256  # short side at which nearfar keeps images that are trained on at 224 px
+Work = Callable[[], object]
 
 
-def photographs(count: int, high: int, wide: int) -> np.ndarray:
-    """Make (count, high, wide, 3) uint8 images as smooth as photographs: noise at several scales."""
-    random = np.random.default_rng(0)
-    layers = [
-        torch.nn.functional.interpolate(
-            torch.tensor(random.normal(size=(count, 3, max(2, high // s), max(2, wide // s)))).float()
-            * s**0.5,
-            (high, wide),
-            mode="bilinear",
-        )
-        for s in (2, 8, 32)
-    ]
-    image = (sum(layers) * 16 + 128).clamp(0, 255)  # type: ignore[union-attr]
-    return np.ascontiguousarray(image.permute(0, 2, 3, 1).to(torch.uint8).numpy())
-
-
-def block(images: np.ndarray) -> types.SimpleNamespace:
-    """Lay images of one size out as the kernels read them."""
-    n, high, wide, _ = images.shape
-    return types.SimpleNamespace(
-        pixels=images.reshape(-1),
-        offset=np.arange(n, dtype=np.int64) * high * wide * 3,
-        height=np.full(n, high, np.int32),
-        width=np.full(n, wide, np.int32),
+def store(folder: Path, *, packed: bool) -> Any:
+    """Open a folder as pretraining at 224 px does: decoded once, or file by file with --no-pack."""
+    return pack.load(
+        open_source(str(folder)),
+        short_side=KEPT,
+        max_pixels=Training.max_pixels,
+        max_bad=Training.max_bad,
+        threads=1,
+        pack=packed,
     )
 
 
-def ours(images: np.ndarray, settings: Views, size: int, path: str) -> Callable[[], None]:
-    """Draw and make two views of each image."""
-    source, ids, epoch = block(images), np.arange(len(images)), iter(range(10**9))
+def ours(images: Any, count: int, settings: Views, size: int, interpolation: str) -> Work:
+    """Draw and make two views of each image of a block, or of a store."""
+    rows, epoch = np.arange(count), iter(range(10**9))
 
     def work() -> None:
         key = next(epoch)
+        found = images.gather(rows) if hasattr(images, "gather") else images
         for view in range(2):
-            drawn = views.draw(settings, rng.fold(0, key, view), ids, source.height, source.width, size)
-            kernels.apply(source, drawn, size, settings.interpolation, path=path)
+            drawn = views.draw(settings, rng.fold(0, key, view), rows, found.height, found.width, size)
+            kernels.apply(found, drawn, size, interpolation, threads=1)
 
     return work
 
 
-def composed(settings: Views, size: int, tensors: bool) -> Callable[[object], torch.Tensor]:
-    """Compose the same recipe from torchvision's transforms: v2 on tensors, or v1 on PIL images."""
+def torchvision(inputs: Any, settings: Views, size: int, interpolation: str, *, tensors: bool) -> Work:
+    """Make two views of each image, one image at a time, as a data set's worker does."""
     from torchvision import transforms as v1
     from torchvision.transforms import v2
 
-    t = v2 if tensors else v1
+    t: Any = v2 if tensors else v1
     jitter = t.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
-    bicubic = v1.InterpolationMode.BICUBIC
+    area = (settings.crop_min, settings.crop_max)
     steps = [
-        t.RandomResizedCrop(size, (settings.crop_min, settings.crop_max), interpolation=bicubic),
+        t.RandomResizedCrop(size, area, interpolation=v1.InterpolationMode(interpolation), antialias=True),
         t.RandomHorizontalFlip(settings.flip),
         t.RandomApply([jitter], settings.jitter),
         t.RandomGrayscale(settings.grey),
@@ -87,41 +77,34 @@ def composed(settings: Views, size: int, tensors: bool) -> Callable[[object], to
         side = 2 * views.blur_radius(size) + 1
         steps.append(t.RandomApply([t.GaussianBlur(side, (0.1, 2.0))], settings.blur))
     steps.append(v2.ToDtype(torch.float32, scale=True) if tensors else v1.ToTensor())
-    return t.Compose(steps)
-
-
-def torchvision(images: np.ndarray, settings: Views, size: int, tensors: bool) -> Callable[[], None]:
-    """Make two views of each image, one image at a time, as a data set's worker does."""
-    make = composed(settings, size, tensors)
-    if tensors:
-        inputs = list(torch.tensor(images).permute(0, 3, 1, 2))
-    else:
-        inputs = [Image.fromarray(image) for image in images]
+    make = t.Compose(steps)
+    turn = (lambda image: torch.tensor(np.asarray(image)).permute(2, 0, 1)) if tensors else (lambda x: x)
 
     def work() -> None:
-        for image in inputs:
-            make(image), make(image)
+        for image in inputs():
+            first = turn(image)
+            make(first), make(first)
 
     return work
 
 
-def kornia(images: np.ndarray, settings: Views, size: int) -> Callable[[], None]:
-    """Make two views of a whole batch of float tensors with kornia; raises ImportError without it."""
+def kornia(inputs: Any, settings: Views, size: int, interpolation: str) -> Work:
+    """Make two views of a whole batch of float tensors."""
     import kornia.augmentation as K
 
+    reach = (settings.brightness, settings.contrast, settings.saturation, settings.hue)
+    area = (settings.crop_min, settings.crop_max)
     steps = [
-        K.RandomResizedCrop((size, size), (settings.crop_min, settings.crop_max), resample="bicubic"),
+        K.RandomResizedCrop((size, size), area, resample=interpolation),
         K.RandomHorizontalFlip(p=settings.flip),
-        K.ColorJitter(
-            settings.brightness, settings.contrast, settings.saturation, settings.hue, p=settings.jitter
-        ),
+        K.ColorJitter(*reach, p=settings.jitter),
         K.RandomGrayscale(p=settings.grey),
     ]
     if settings.blur:
         side = 2 * views.blur_radius(size) + 1
         steps.append(K.RandomGaussianBlur((side, side), (0.1, 2.0), p=settings.blur))
     make = torch.nn.Sequential(*steps)
-    batch = torch.tensor(images).permute(0, 3, 1, 2)
+    batch = torch.stack([torch.tensor(np.asarray(image)).permute(2, 0, 1) for image in inputs()])
 
     def work() -> None:
         floats = batch.float() / 255
@@ -130,114 +113,203 @@ def kornia(images: np.ndarray, settings: Views, size: int) -> Callable[[], None]
     return work
 
 
-def lightly(images: np.ndarray, settings: Views, size: int) -> Callable[[], None]:
-    """Make two views of each PIL image with lightly's SimCLR transform; raises ImportError without it."""
+def lightly(inputs: Any, settings: Views, size: int, interpolation: str) -> Work:
+    """Make two views of each image with lightly's SimCLR transform, which resizes bilinearly."""
     from lightly.transforms import SimCLRTransform
 
-    strength = settings.brightness / 0.8
     make = SimCLRTransform(
         input_size=size,
-        cj_strength=strength,
+        cj_strength=settings.brightness / 0.8,
         min_scale=settings.crop_min,
         gaussian_blur=settings.blur,
         normalize=None,
     )
-    inputs = [Image.fromarray(image) for image in images]
 
     def work() -> None:
-        for image in inputs:
+        for image in inputs():
             make(image)
 
     return work
 
 
-def from_jpeg(images: np.ndarray, settings: Views, size: int, fused: bool) -> Callable[[], None]:
-    """Decode each JPEG file and make two views of it, ours or torchvision's on PIL images."""
-    files = []
-    for image in images:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "JPEG", quality=90)
-        files.append(buffer.getvalue())
-    make, ids = composed(settings, size, tensors=False), np.arange(len(files))
+def albumentations(inputs: Any, settings: Views, size: int, interpolation: str) -> Work:
+    """Make two views of each image with OpenCV's operations, whose resizing is not antialiased."""
+    import albumentations as A
+    import cv2
+    from albumentations.pytorch import ToTensorV2
 
-    def decoded() -> Iterator[Image.Image]:
-        for data in files:
-            yield Image.open(io.BytesIO(data)).convert("RGB")
+    cv2.setNumThreads(0)
+    way = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
+    steps = [
+        A.RandomResizedCrop((size, size), (settings.crop_min, settings.crop_max), interpolation=way),
+        A.HorizontalFlip(p=settings.flip),
+        A.ColorJitter(
+            (1 - settings.brightness, 1 + settings.brightness),
+            (1 - settings.contrast, 1 + settings.contrast),
+            (1 - settings.saturation, 1 + settings.saturation),
+            (-settings.hue, settings.hue),
+            p=settings.jitter,
+        ),
+        A.ToGray(p=settings.grey),
+    ]
+    if settings.blur:
+        side = 2 * views.blur_radius(size) + 1
+        steps.append(A.GaussianBlur((side, side), (0.1, 2.0), p=settings.blur))
+    make = A.Compose([*steps, A.ToFloat(255), ToTensorV2()])
 
-    def ours_work() -> None:
-        source = block(np.stack([np.asarray(image) for image in decoded()]))
-        for view in range(2):
-            drawn = views.draw(settings, rng.fold(0, view), ids, source.height, source.width, size)
-            kernels.apply(source, drawn, size, settings.interpolation)
+    def work() -> None:
+        for image in inputs():
+            pixels = np.asarray(image)
+            make(image=pixels), make(image=pixels)
 
-    def their_work() -> None:
-        for image in decoded():
-            make(image), make(image)
-
-    return ours_work if fused else their_work
-
-
-def rates(work: Callable[[], None], count: int, seconds: float) -> tuple[float, float]:
-    """Repeat the work for some seconds; give the best and the middle rate, images a second."""
-    work()
-    found, stop = [], time.monotonic() + seconds
-    while len(found) < 3 or time.monotonic() < stop:
-        start = time.thread_time()
-        work()
-        found.append(count / max(time.thread_time() - start, 1e-9))
-    return max(found), statistics.median(found)
+    return work
 
 
-def table(title: str, seconds: float, rows: dict[str, tuple[int, Callable[[], Callable[[], None]]]]) -> None:
-    """Print a row a maker: its rates, and how many times faster the first row is."""
-    print(f"\n{title}\n{'':26}{'images/s a core':>17}{'(middle)':>12}{'first row is':>15}")
-    first = 0.0
-    for name, (count, build) in rows.items():
-        try:
-            best, middle = rates(build(), count, seconds)
-        except ImportError:
-            print(f"{name:26}{'not installed':>17}")
-            continue
-        first = first or best
-        print(f"{name:26}{best:>17,.0f}{f'({middle:,.0f})':>12}{first / best:>14,.1f}x")
+def error(images: Any, count: int, settings: Views, size: int, interpolation: str) -> float:
+    """Find the largest difference of a value from torchvision's float operations on the same parameters."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as tv
+
+    rows = np.arange(count)
+    drawn = views.draw(settings, rng.fold(0, "error"), rows, images.height, images.width, size)
+    made = kernels.apply(images, drawn, size, interpolation)
+    change = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+    side, worst = 2 * views.blur_radius(size) + 1, 0.0
+    for k in range(count):
+        high, wide, start = int(images.height[k]), int(images.width[k]), int(images.offset[k])
+        pixels = np.array(images.pixels[start : start + 3 * high * wide]).reshape(high, wide, 3)
+        x = torch.from_numpy(pixels).permute(2, 0, 1).double() / 255  # resized in float64, as its truth
+        mode = InterpolationMode(interpolation)
+        x = tv.resized_crop(x, *drawn.box[k].tolist(), [size, size], mode, antialias=True)
+        x = x.clamp(0, 1).float()
+        x = tv.horizontal_flip(x) if drawn.flip[k] else x
+        for which in drawn.order[k] if drawn.jitter[k] else ():
+            x = change[which](x, float(drawn.factors[k, which]))
+        x = tv.rgb_to_grayscale(x, 3) if drawn.grey[k] else x
+        if drawn.sigma[k] > 0:
+            x = tv.gaussian_blur(x, [side, side], [float(drawn.sigma[k])] * 2)
+        worst = max(worst, float((made[k] - x).abs().max()))
+    return worst
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure how fast views are made on one core.")
-    parser.add_argument("--seconds", type=float, default=2.0, help="time for each row")
-    seconds = parser.parse_args().seconds
+PEERS: dict[str, tuple[Callable[..., Work], tuple[str, ...], str]] = {
+    "torchvision v1, PIL": (partial(torchvision, tensors=False), ("bilinear", "bicubic"), ""),
+    "torchvision v2, tensors": (partial(torchvision, tensors=True), ("bilinear", "bicubic"), ""),
+    "kornia, batched": (kornia, ("bilinear", "bicubic"), ""),
+    "albumentations": (albumentations, ("bilinear", "bicubic"), "resizing not antialiased"),
+    "lightly": (lightly, ("bilinear",), "its own choice of resizing"),
+}
+
+
+def case(
+    name: str,
+    source: Any,
+    count: int,
+    inputs: Any,
+    settings: Views,
+    size: int,
+    wanted: Wanted,
+    skip: tuple[str, ...],
+) -> tuple[list[Row], dict[str, Spread]]:
+    """Measure one case in turns.
+
+    Args:
+        name: what the rows call it.
+        source: what ours reads: a block or a store of `count` images.
+        inputs: gives the peers' images, in a list or freshly decoded; they take fewer of them at 32 px.
+        settings, size: of the views.
+        wanted: rounds and size.
+        skip: peers left out.
+
+    Returns:
+        The rows, and the spread of ours by interpolation.
+    """
+    seconds = 0.01 if wanted.quick else 0.5
+    works: dict[str, Callable[[], float]] = {}
+    rows, notes = [], {}
+    for way in ("bilinear", "bicubic"):
+        works[f"nearfar, {way}"] = measure.rate(ours(source, count, settings, size, way), count, seconds)
+        for who, (make, ways, note) in PEERS.items():
+            if way not in ways or who in skip:
+                continue
+            try:
+                work = make(inputs, settings, size, way)
+                work()
+                works[f"{who}, {way}"] = measure.rate(work, len(inputs.images), seconds)
+                notes[f"{who}, {way}"] = note
+            except Exception as failed:  # a peer's trouble is a row, not the end
+                rows.append(Row(name, f"{who}, {way}", None, "", note=measure.reason(failed)))
+    found = measure.alternate(works, wanted.rounds)
+    made = []
+    for who, values in found.items():
+        way = who.rpartition(", ")[2]
+        mine = found[f"nearfar, {way}"]
+        gain = measure.gain(mine, values, more_is_better=True) if who in notes else None
+        made.append(Row(name, who, Spread.of(values), "images/s a core", gain, notes.get(who, "")))
+    return made + rows, {way: Spread.of(found[f"nearfar, {way}"]) for way in ("bilinear", "bicubic")}
+
+
+class Decoded:
+    """Gives peers images that lie decoded in memory."""
+
+    def __init__(self, images: Any) -> None:
+        self.images = [Image.fromarray(image) for image in images]
+
+    def __call__(self) -> Any:
+        return self.images
+
+
+class Decoding:
+    """Gives peers images decoded from their files each time, as a data set does."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.images = paths
+
+    def __call__(self) -> Any:
+        for path in self.images:
+            with Image.open(path) as image:
+                yield image.convert("RGB")
+
+
+def run(wanted: Wanted) -> Section:
+    """Measure the three cases."""
     torch.set_num_threads(1)
-    small, large = photographs(512, 32, 32), photographs(16, 375, 500)
-    start = time.process_time()
-    ours(small[:1], SMALL, 32, "fused")()
-    print(f"first use of the kernel, compiled or read from disk: {time.process_time() - start:.1f} CPU s")
-    cases = (
-        ("Two views, 32 px, no blur", small, small[:64], SMALL, 32),
-        ("Two views, 224 px of 375 x 500, blur", large, large, LARGE, 224),
+    few, many = (2, 8) if wanted.quick else (16, 512)
+    section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
+    kernels.ready()
+    small = pictures.photographs(many, 32, 32)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pictures.write(Path(name), pictures.photographs(few, 375, 500))
+        packed, files = store(folder, packed=True), store(folder, packed=False)
+        kept = [packed[row] for row in range(len(packed))]
+        paths = sorted((folder / "images").iterdir())
+        cases = (
+            ("32 px, no blur", pictures.block(small), many, Decoded(small[:64]), SMALL, 32, 80_000, ()),
+            ("224 px of packed images, blur", packed, few, Decoded(kept), LARGE, 224, 600, ()),
+            (
+                "224 px of 500 x 375 JPEG files, decoding and blur",
+                files, few, Decoding(paths), LARGE, 224, 350, ("kornia, batched",),
+            ),
+        )  # fmt: skip
+        for title, source, count, inputs, settings, size, bar, skip in cases:
+            rows, mine = case(title, source, count, inputs, settings, size, wanted, skip)
+            section.rows += rows
+            best = f"bilinear {mine['bilinear'].middle:,.0f}, bicubic {mine['bicubic'].middle:,.0f} (middle)"
+            found = f"{best}; greatest {mine['bilinear'].high:,.0f} and {mine['bicubic'].high:,.0f}"
+            text = f"{title}: at least {bar:,} images/s a core"
+            section.bars.append(Bar(text, mine["bilinear"].middle >= bar, found))
+        worst = {}
+        for label, source, count, settings, size in (
+            ("32 px", pictures.block(small), min(many, 256), SMALL, 32),
+            ("224 px", packed.gather(np.arange(few)), few, LARGE, 224),
+        ):
+            for way in ("bilinear", "bicubic"):
+                worst[f"{label} {way}"] = error(source, count, settings, size, way)
+        told = ", ".join(f"{label} {value:.1e}" for label, value in worst.items())
+        text = "largest difference of a pixel from torchvision's float operations at most 1e-5"
+        section.bars.append(Bar(text, max(worst.values()) <= 1e-5, told))
+    section.notes.append(
+        f"The images are smooth noise, JPEG quality {pictures.QUALITY}. Packed images have a short side of "
+        f"{KEPT} px, and every maker is given the same ones."
     )
-    for title, many, few, settings, size in cases:
-        n = len(few)
-        table(
-            title,
-            seconds,
-            {
-                "nearfar, fused": (len(many), partial(ours, many, settings, size, "fused")),
-                "nearfar, reference": (n, partial(ours, few, settings, size, "reference")),
-                "torchvision v2, tensors": (n, partial(torchvision, few, settings, size, True)),
-                "torchvision v1, PIL": (n, partial(torchvision, few, settings, size, False)),
-                "kornia, batched": (n, partial(kornia, few, settings, size)),
-                "lightly, PIL": (n, partial(lightly, few, settings, size)),
-            },
-        )
-    table(
-        "Two views, 224 px of a 375 x 500 JPEG, decoding and blur",
-        seconds,
-        {
-            "nearfar, fused": (len(large), partial(from_jpeg, large, LARGE, 224, True)),
-            "torchvision v1, PIL": (len(large), partial(from_jpeg, large, LARGE, 224, False)),
-        },
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return section

@@ -1,7 +1,7 @@
 """Writes what the pages take from the code: `python docs/make.py`. A test says when it is due.
 
-docs/settings.md comes from the settings classes, and the tree in README.md from the first line of each
-file, in the order of the floors of docs/design.md.
+docs/settings.md comes from the settings classes, docs/methods.md from the methods' files, and the tree in
+README.md from the first line of each file, in the order of the floors of docs/design.md.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 
 from nearfar import methods, recipes, settings
+from nearfar.catalogue import Entry, catalogue
 from nearfar.config import Setting, settings_of
 from nearfar.flags import plain
 
 DOCS = Path(__file__).parent
 SETTINGS, DESIGN, README = DOCS / "settings.md", DOCS / "design.md", DOCS.parent / "README.md"
+METHODS = DOCS / "methods.md"
 PACKAGE = DOCS.parent / "nearfar"
 TREE = re.compile(r"(?<=```text\nnearfar/\n).*?(?=tests/)", re.DOTALL)
 
@@ -50,8 +52,10 @@ def page() -> str:
         "## Views",
         table(settings.Views),
     ]
-    for name in methods.METHODS:
-        parts += [f"## `--method {name}`", table(methods.settings(name))]
+    parts.append("## A method's own")
+    parts.append(
+        "Each method has settings of its own beside these; they stand with it in [Methods](methods.md)."
+    )
     parts.append("## Recipes")
     lines = ["| recipe | what it is | source |", "|---|---|---|"]
     for name, recipe in recipes.RECIPES.items():
@@ -59,6 +63,56 @@ def page() -> str:
         source = " ".join(text.partition("Source:")[2].split())
         lines.append(f"| `{name}` | {text.splitlines()[0]} | {source} |")
     parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _differences(name: str) -> str:
+    """Write what a method sets otherwise than the recipes do, a line a recipe."""
+    lines = ["| recipe | sets |", "|---|---|"]
+    for recipe, values in methods.method(name).recipes.items():
+        flags = [f"`--{key.replace('_', '-')} {plain(value)}`" for key, value in values.items()]
+        lines.append(f"| `{recipe}` | {', '.join(flags)} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _method(entry: Entry) -> list[str]:
+    """Write a method's section."""
+    lead, _, code = entry.equation.partition("    def ")
+    loops, rest = [], (f"    def {code}").split("\n")
+    while rest and (not rest[0].strip() or rest[0].startswith("    ")):
+        loops.append(rest.pop(0)[4:])
+    after = " ".join(" ".join(rest).split())
+    parts = [
+        f"## `{entry.name}`",
+        entry.line,
+        f"Choose it {entry.choose} It needs {entry.needs}.",
+        f"*{entry.citation}*",
+        entry.shapes,
+        " ".join(lead.split()),
+        "```text\n" + "\n".join(loops).rstrip() + "\n```",
+        after,
+        table(methods.settings(entry.name)),
+        _differences(entry.name),
+    ]
+    return [part for part in parts if part]
+
+
+def methods_page() -> str:
+    """Write the page of methods."""
+    entries = catalogue().entries
+    parts = [
+        "# Methods",
+        "Written by `docs/make.py` from each method's file; `nearfar methods` lists them in short, and "
+        "[Choosing a method](choosing.md) goes from what you have to one of them. The loops say what each "
+        "computes, and a test holds the code against them; the code itself is fast.",
+    ]
+    lines = ["| method | idea | paper | needs |", "|---|---|---|---|"]
+    for entry in entries:
+        line = f"[`{entry.name}`](#{entry.name}) | {entry.line} | {entry.paper} | {entry.needs}"
+        lines.append(f"| {line} |")
+    parts.append("\n".join(lines))
+    for entry in entries:
+        parts += _method(entry)
     return "\n\n".join(parts) + "\n"
 
 
@@ -88,4 +142,5 @@ def readme() -> str:
 
 if __name__ == "__main__":
     SETTINGS.write_text(page(), encoding="utf-8")
+    METHODS.write_text(methods_page(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")

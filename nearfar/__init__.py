@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import NearfarError
 
 if TYPE_CHECKING:
+    from .catalogue import catalogue
     from .check import check
     from .compare import compare
     from .demo import demo
@@ -26,10 +27,22 @@ if TYPE_CHECKING:
     from .run import load
 
 __version__ = "0.1.0"
-__all__ = ["NearfarError", "__version__", "check", "compare", "demo", "embed", "evaluate", "load", "pretrain"]
+__all__ = [
+    "NearfarError",
+    "__version__",
+    "catalogue",
+    "check",
+    "compare",
+    "demo",
+    "embed",
+    "evaluate",
+    "load",
+    "pretrain",
+]
 
 # public name -> the file it stands in
 _PUBLIC = {
+    "catalogue": "catalogue",
     "check": "check",
     "compare": "compare",
     "demo": "demo",

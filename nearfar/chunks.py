@@ -73,11 +73,11 @@ def backward(method: Method, batch: Batch, chunk: int, cast: torch.autocast) -> 
         with cast:
             outputs = method.embed(piece)
         stop = start + len(piece.rows)
-        pulled = [
-            (outputs[place], grad[start:stop].to(outputs[place].dtype))
+        pulls = {
+            outputs[place]: grad[start:stop].to(outputs[place].dtype)
             for place, grad in zip(learnt, grads, strict=True)
             if grad is not None and outputs[place].requires_grad
-        ]
-        torch.autograd.backward(*zip(*pulled, strict=True))
+        }
+        torch.autograd.backward(list(pulls), list(pulls.values()))
         start = stop
     return {name: term.detach() for name, term in terms.items()}

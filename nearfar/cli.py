@@ -144,6 +144,17 @@ def embed_parser(words: Sequence[str]) -> Parser:
     return parser
 
 
+def methods_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar methods`."""
+    parser = Parser(
+        "methods",
+        "nearfar methods",
+        "List what can be learnt by: each method's idea, its paper, what it needs and when to choose it.",
+    )
+    _json_flag(parser)
+    return parser
+
+
 def demo_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar demo`."""
     parser = Parser(
@@ -163,8 +174,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "compare": compare_parser,
     "evaluate": evaluate_parser,
     "embed": embed_parser,
+    "methods": methods_parser,
     "demo": demo_parser,
 }
+FUNCTIONS = {"methods": "catalogue"}  # where the public function has another name than its command
 
 
 def overview() -> str:
@@ -219,7 +232,7 @@ def _run(words: Sequence[str]) -> int:
     first = [values.pop(name) for name in ("run", "data") if name in values]
     main_process = os.environ.get("RANK", "0") == "0"
     progress.show(main_process)
-    result = getattr(nearfar, command)(*first, **values)
+    result = getattr(nearfar, FUNCTIONS.get(command, command))(*first, **values)
     if main_process:
         print(json.dumps(result.to_json()) if as_json else _done(command, result))
     return 0

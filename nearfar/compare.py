@@ -150,6 +150,7 @@ def compare(
     failed: dict[str, str] = {}
     based: dict[str, list[dict[str, Any]]] = {name: [] for name in BASELINES}
     store = None
+    held = [] if train is None else [train, test]  # kept in memory, so that no run has to read them again
     # Seed by seed, so that a comparison cut short has a row for every method.
     for seed in range(seeds):
         for name in names:
@@ -158,7 +159,8 @@ def compare(
             try:
                 run = pretrain(data, method=name, out=place, seed=seed, **settings)
                 if store is None:
-                    store = _images(data, run)
+                    store = _images(data, run, False)
+                    held = [_images(part, run, True) for part in held]
                 first = name == names[0]
                 figures = _figures(run, place.with_suffix(".json"), store, labelled, seed, first)
             except KeyboardInterrupt:
@@ -203,13 +205,13 @@ def _check(names: Sequence[str], seeds: int, train: Any, test: Any, settings: Ma
         raise NearfarError("a comparison runs seeds 0, 1, ...; give how many with --seeds, not --seed.")
 
 
-def _images(data: Any, run: Run) -> Any:
-    """Read the images that label-free figures are taken from."""
+def _images(data: Any, run: Run, labels: bool) -> Any:
+    """Read the images as pretraining and evaluation do, for label-free figures and to keep them at hand."""
     return pack.load(
-        open_source(data),
+        open_source(data, labels=labels),
         short_side=-(-run.preprocess.size * 8 // 7),
         max_pixels=Training.max_pixels,
-        max_bad=1.0,
+        max_bad=Training.max_bad,
         threads=cores(),
     )
 

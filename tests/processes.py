@@ -141,6 +141,7 @@ def batchnorm() -> dict[str, Tensor]:
 def gradients() -> dict[str, Tensor]:
     """The gradient of each method on one global batch, as the loop computes it: with batch norm over all
     processes, and averaged."""
+    from small import small
     from torch.nn.parallel import DistributedDataParallel
 
     from nearfar import methods, nets, parallel
@@ -148,8 +149,7 @@ def gradients() -> dict[str, Tensor]:
 
     found = {}
     for name in methods.METHODS:
-        with nets.seeded(0, name):
-            module = methods.method(name)(nets.encoder("resnet10_w16")).double()
+        module = small(name).double()
         torch.manual_seed(1)
         views = [torch.rand(8, 3, 16, 16).double() for _ in range(2)]
         rows = torch.arange(8)
@@ -165,7 +165,46 @@ def gradients() -> dict[str, Tensor]:
     return found
 
 
-FUNCTIONS = {function.__name__: function for function in (words, losses, batchnorm, gradients)}
+def queues() -> dict[str, Tensor]:
+    """Three steps of methods that keep queues and slow copies, or that choose among everyone's pairs."""
+    from small import small, total
+    from torch.nn.parallel import DistributedDataParallel
+
+    from nearfar import nets, parallel
+    from nearfar.methods.base import Batch
+
+    found = {}
+    for number, (name, values) in enumerate(
+        [
+            ("moco", {"splits": 4, "queue": 40}),
+            ("mocov3", {"ema": 0.5}),
+            ("nnclr", {"queue": 50}),
+            ("triplet", {"mining": "hard", "pairs": "labels"}),
+            ("triplet", {"mining": "all", "pairs": "labels"}),
+            ("drlim", {"pairs": "labels"}),
+            ("simclr", {"decoupled": True}),
+        ]
+    ):
+        module = small(name, **values).double()
+        if parallel.world() > 1:
+            module = nets.sync_batchnorm(module)
+        whole = module if parallel.world() == 1 else DistributedDataParallel(module, broadcast_buffers=False)
+        maker = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.01)
+        for step in range(3):
+            torch.manual_seed(step)
+            views = [torch.rand(32, 3, 16, 16).double() for _ in range(2)]
+            kinds = torch.arange(32) % 5
+            maker.zero_grad()
+            total(whole(Batch([share(x) for x in views], share(torch.arange(32)), share(kinds)))).backward()
+            maker.step()
+            module.after_step(step / 3)
+        key = f"{number}.{name}"
+        found |= {f"{key}.grad.{part}": p.grad for part, p in module.named_parameters() if p.requires_grad}
+        found |= {f"{key}.{part}": value for part, value in module.state_dict().items()}
+    return found
+
+
+FUNCTIONS = {function.__name__: function for function in (words, losses, batchnorm, gradients, queues)}
 
 if __name__ == "__main__":
     from nearfar import parallel

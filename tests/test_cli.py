@@ -81,8 +81,8 @@ def test_every_setting_of_a_method_shows_in_its_help(capsys: pytest.CaptureFixtu
     [
         (["evaluat"], "did you mean evaluate?"),
         (["pretrain", "x", "--metod", "simclr"], "did you mean --method"),
-        (["pretrain", "x", "--method", "simcrl"], "did you mean simclr?"),
-        (["pretrain", "x", "--method=simcrl"], "did you mean simclr?"),
+        (["pretrain", "x", "--method", "simcrl"], "did you mean simclr"),
+        (["pretrain", "x", "--method=simcrl"], "did you mean simclr"),
         (["pretrain", "x", "--recipe", "cifar-shrt"], "did you mean cifar-short"),
         (["pretrain", "x", "--bacth", "3"], "did you mean --batch"),
         (["pretrain", "x", "--batch", "many"], "--batch takes a whole number, not 'many'."),
@@ -134,6 +134,7 @@ FLAGS = {
     "compare": "--methods --seeds --train --test --out --json --recipe",
     "evaluate": "--train --test --json --seed --device",
     "embed": "--out --labels --json --device",
+    "methods": "--json",
     "demo": "--out --json --minutes --seed",
 }
 SETTINGS = (
@@ -143,7 +144,20 @@ SETTINGS = (
     "--crop-max --interpolation --flip --jitter --brightness --contrast --saturation --hue --grey "
     "--blur --solarise"
 )
-METHOD_SETTINGS = {"simclr": "--tau --head"}
+METHOD_SETTINGS = {
+    "simclr": "--tau --head --decoupled --no-decoupled",
+    "moco": "--tau --head --queue --ema --splits",
+    "mocov3": "--tau --head --predictor --ema",
+    "nnclr": "--tau --head --predictor --queue",
+    "supcon": "--tau --head",
+    "triplet": "--margin --mining --pairs --head",
+    "drlim": "--margin --pairs --head",
+    "byol": "--ema --head --predictor",
+    "simsiam": "--head --predictor",
+    "barlow_twins": "--redundancy --scale --head",
+    "vicreg": "--invariance --variance --covariance --head",
+    "supervised": "--classes",
+}
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -156,11 +170,42 @@ def test_the_list_of_flags_is_frozen(command: str) -> None:
     assert sorted(cli.COMMANDS[command](()).flags) == sorted(expected)
 
 
+@pytest.mark.parametrize("method", METHOD_SETTINGS)
+def test_the_list_of_a_methods_flags_is_frozen(method: str) -> None:
+    expected = ["-h", "--help", *f"{FLAGS['pretrain']} {SETTINGS} {METHOD_SETTINGS[method]}".split()]
+    assert sorted(cli.pretrain_parser(["--method", method]).flags) == sorted(expected)
+
+
 def test_every_flag_has_a_sentence_in_decisions() -> None:
     text = (Path(__file__).parent.parent / "docs" / "decisions.md").read_text()
     flags = {flag for make in cli.COMMANDS.values() for flag in make(()).flags}
-    flags -= {"-h", "--no-pack", "--no-tensorboard"}
+    flags |= {flag for method in METHOD_SETTINGS for flag in cli.pretrain_parser(["--method", method]).flags}
+    flags -= {"-h", *(flag for flag in flags if flag.startswith("--no-"))}
     assert not [flag for flag in sorted(flags) if f"`{flag}`" not in text]
+
+
+def test_methods_are_listed_without_torch_and_at_once() -> None:
+    code = (
+        "import sys\nfrom nearfar.cli import main\nmain(['methods'])\n"
+        "assert not {'torch', 'numpy'} & {*sys.modules} and len(sys.modules) < 250"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for method in methods.METHODS:
+        assert re.search(rf"^{method} +\S", done.stdout, re.MULTILINE), method
+    assert max(map(len, done.stdout.splitlines())) <= 110
+    assert "Chen et al. 2020; needs images." in done.stdout and "Chen and He 2021;" in done.stdout
+
+
+def test_methods_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["methods", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["methods"]
+    assert [entry["name"] for entry in listed] == list(methods.METHODS)
+    for entry in listed:
+        assert set(entry) == {"name", "line", "paper", "citation", "needs", "choose"}
+        assert re.search(r" (et al\. |and \S+ )?(19|20)\d\d$", entry["paper"]), entry["paper"]
+        assert entry["choose"].startswith("when ") and entry["choose"].endswith(".")
+        needs = methods.method(entry["name"]).needs
+        assert needs == ({"labels"} if entry["needs"] == "images with labels" else set())
 
 
 def test_a_missing_folder_is_a_sentence_on_standard_error(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar import cli, gallery, progress
+from nearfar import cli, gallery, methods, progress
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -115,8 +115,15 @@ def test_what_comes_from_the_code_is_what_the_code_says() -> None:
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
     assert make.SETTINGS.read_text(encoding="utf-8") == make.page(), "run: python docs/make.py"
+    assert make.METHODS.read_text(encoding="utf-8") == make.methods_page(), "run: python docs/make.py"
     assert make.README.read_text(encoding="utf-8") == make.readme(), "run: python docs/make.py"
     assert make.tree().count("\n") > 30 and make.tree() in make.readme()
+
+
+def test_every_method_has_its_place_in_choosing() -> None:
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\]\(methods\.md#(\w+)\)", text))
+    assert named == set(methods.METHODS)
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:

@@ -237,3 +237,33 @@ def test_find_survives_loops_odd_names_and_hidden_files(tmp_path: Path) -> None:
     (top / "link").symlink_to(tmp_path / "outside")
     assert images.find(top) == sorted([*odd, raw, "b/deep/deeper/z.png", "link/o.png"])
     assert images.find(tmp_path / "outside") == ["o.png"]
+
+
+def test_a_folder_that_cannot_be_entered_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png/in.png", "b/in.png", "locked/in.png", "locked.png/in.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    scandir = os.scandir
+
+    def refusing(path: str | Path) -> object:
+        if "locked" in str(path):
+            raise PermissionError
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert images.find(tmp_path) == ["a.png", "a.png/in.png", "b/in.png", "locked", "locked.png"]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_up_to_twice_the_side_will_do_where_that_is_enough(kind):
+    for width, height, wanted in ((500, 375, 375), (600, 520, 512), (4000, 3000, 512), (100, 90, 90)):
+        file = io.BytesIO()
+        Image.new("RGB", (width, height), (9, 99, 199)).save(file, kind)
+        exact = images.decode(file.getvalue(), max_pixels=10**8, short_side=256)
+        about = images.decode(file.getvalue(), max_pixels=10**8, short_side=256, exact=False)
+        assert min(exact.shape[:2]) == min(256, height)
+        assert min(256, height) <= min(about.shape[:2]) <= wanted
+        assert abs(about.shape[1] / about.shape[0] - width / height) < 0.01
+        assert np.abs(about.astype(int).mean((0, 1)) - exact.astype(int).mean((0, 1))).max() < 1

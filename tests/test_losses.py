@@ -4,10 +4,10 @@ import math
 import os
 import subprocess
 import sys
-import textwrap
 
 import processes
 import pytest
+import small
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -15,16 +15,6 @@ from hypothesis import strategies as st
 
 from nearfar import losses
 from nearfar.errors import NearfarError
-from nearfar.methods import simclr
-
-
-def slow():
-    """Take the loops out of the docstring, where readers see them."""
-    text = simclr.__doc__
-    code = textwrap.dedent(text[text.index("    def loss") :])
-    names = {"exp": torch.exp, "log": torch.log, "dot": torch.dot}
-    exec(code, names)
-    return names["loss"]
 
 
 def rows(n, d, seed=0, dtype=torch.float64):
@@ -41,7 +31,7 @@ def test_loss_and_gradients_equal_the_loops_of_the_docstring(n, d, tile, tau):
         t = torch.tensor(tau, dtype=torch.float64, requires_grad=True)
         fast = losses.nt_xent(z_i, z_j, t)
         found = torch.autograd.grad(fast, (z_i, z_j, t))
-    truth = slow()(torch.cat([z_i, z_j]), t)
+    truth = small.loops("simclr")(z_i, z_j, t)
     wanted = torch.autograd.grad(truth, (z_i, z_j, t))
     torch.testing.assert_close((fast, *found[:2]), (truth, *wanted[:2]), rtol=1e-11, atol=1e-12)
     # The loops' own rounding in d loss / d tau grows as 1 / tau^2.
@@ -62,7 +52,7 @@ def test_float32_stays_finite_and_right_at_a_low_temperature():
         a, b = z_i.clone().requires_grad_(), z_j.clone().requires_grad_()
         loss = losses.nt_xent(a, b, tau)
         loss.backward()
-        truth = slow()(torch.cat([z_i, z_j]).double(), tau)
+        truth = small.loops("simclr")(z_i.double(), z_j.double(), tau)
         assert loss.dtype == torch.float32 and torch.isfinite(a.grad).all()
         assert abs(loss.item() / truth.item() - 1) < 1e-5
     apart = torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]])

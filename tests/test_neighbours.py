@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nearfar import neighbours
 from nearfar.errors import NearfarError
@@ -35,6 +37,48 @@ def test_top_k_is_a_full_sort_at_any_tiling(monkeypatch, tile, rows, exclude_sel
     assert np.array_equal(index.numpy(), who)
     if exclude_self:
         assert not (index == torch.arange(len(x))[:, None]).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 700),
+    share=st.floats(0, 1),
+    values=st.sampled_from([2, 5, 1000]),
+    seed=st.integers(0, 99),
+)
+def test_the_largest_are_those_of_a_full_sort(rows, columns, share, values, seed):
+    # Few distinct values, so that ties abound; a third of them minus infinity, as a masked row's own.
+    draw = np.random.default_rng(seed)
+    x = draw.integers(0, values, (rows, columns)).astype(np.float32)
+    x[draw.random(x.shape) < 0.3] = -np.inf
+    k = max(1, round(share * columns))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "SHORT", 8)
+        value, column = (found.numpy() for found in neighbours.largest(torch.from_numpy(x), k))
+    assert np.array_equal(value, -np.sort(-x, axis=1)[:, :k])
+    assert np.array_equal(np.take_along_axis(x, column, 1), value)
+    assert all(len(set(row)) == k for row in column.tolist())
+
+
+def test_enough_rows_for_several_levels_of_groups():
+    make = torch.Generator().manual_seed(3)
+    queries, base = (
+        torch.randn(5, 8, generator=make).double(),
+        torch.randn(20_003, 8, generator=make).double(),
+    )
+    similarity, index = neighbours.top_k(queries, base, 50)
+    right, who = slow(queries.numpy(), base.numpy(), 50)
+    assert np.allclose(similarity.numpy(), right, atol=1e-12) and np.array_equal(index.numpy(), who)
+
+
+def test_unit_scales_and_refuses_as_it_says():
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e30, 0.0]])
+    assert torch.allclose(neighbours.unit(x)[:2], torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    assert torch.isfinite(neighbours.unit(x)).all()  # its squares overflow, yet every value is finite
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(NearfarError, match="not finite"):
+            neighbours.unit(torch.tensor([[1.0, bad]]))
 
 
 def test_top_k_finds_every_other_row_once():

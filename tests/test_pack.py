@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from PIL import Image
 
 from nearfar import progress
 from nearfar.data import disk, images, inspection, pack
+from nearfar.data.account import Way
 from nearfar.data.sources import open_source
 from nearfar.errors import NearfarError
 
@@ -83,6 +85,14 @@ def test_threads_do_not_matter(tmp_path: Path, threads: int) -> None:
     other = pack.load(open_source(folder), **USUAL | {"threads": threads})
     assert one.fingerprint == other.fingerprint and one.ids == other.ids
     assert all(np.array_equal(one[row], other[row]) for row in range(100))
+
+
+def test_a_packs_name_is_its_stamps_row_by_row(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path / "photos", 9))
+    mark = hashlib.blake2b(b"1:24:1000000", digest_size=16)  # another name would pack everything anew
+    for row, name in enumerate(source.ids):
+        mark.update(f"\0{name}\0{source.stamp(row)}".encode())
+    assert Way(source, 24, 1_000_000, 0.0, 1).name() == mark.hexdigest()
 
 
 def test_the_fingerprint_follows_content_and_ids(tmp_path: Path) -> None:
@@ -290,3 +300,16 @@ def test_inspection(tmp_path: Path) -> None:
     assert json.loads(json.dumps(seen.to_json()))["short"] == {"least": 10, "median": 10, "greatest": 20}
     text = str(seen)
     assert "6 images, 5 usable" in text and "bad.gif: " in text and "a/0001.png = a/copy.png" in text
+
+
+def test_images_that_someone_still_holds_are_not_read_again(tmp_path, monkeypatch):
+    for number in range(6):
+        Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    how = {"short_side": None, "max_pixels": 10**6, "max_bad": 0.1, "threads": 1}
+    first = pack.load(open_source(tmp_path), **how)
+    assert pack.load(open_source(tmp_path), **how) is first
+    assert pack.load(open_source(tmp_path), **{**how, "short_side": 4}) is not first
+    Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(tmp_path / "0.png")
+    os.utime(tmp_path / "0.png", ns=(1, 1))
+    changed = pack.load(open_source(tmp_path), **how)
+    assert changed is not first and changed.fingerprint != first.fingerprint

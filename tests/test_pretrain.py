@@ -17,9 +17,11 @@ import bad_files
 import numpy as np
 import pytest
 import torch
+from small import narrow
 
 import nearfar
-from nearfar import checkpoint
+from nearfar import checkpoint, methods
+from nearfar.recorder import Recorder
 
 TINY = {
     "steps": 24,
@@ -69,6 +71,33 @@ def test_a_run_gives_an_encoder_that_loads_without_the_method(unbroken):
     assert [line["step"] for line in run.log()] == list(range(1, 25))
     assert {"loss", "contrastive_accuracy", "rate", "images_per_second", "waiting"} <= set(run.log()[-1])
     assert json.dumps(run.to_json())
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_method_resumes_to_the_same_bytes_from_the_midst_of_an_epoch(method, tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    data = draw.integers(0, 256, (40, 16, 16, 3), np.uint8), np.arange(40) % 3
+    settings = {**{key: value for key, value in TINY.items() if key != "head"}, **narrow(method)}
+    settings |= {"method": method, "steps": 7, "batch": 8, "recipe": "cpu"}
+    nearfar.pretrain(data, out=tmp_path / "unbroken", **settings)
+
+    def stop(self, step):
+        if step.number == 4:  # step 3, in the midst of an epoch of 5, is what was saved last
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "due", lambda self: True)
+        patch.setattr(Recorder, "note", stop)
+        with pytest.raises(KeyboardInterrupt):
+            nearfar.pretrain(data, out=tmp_path / "broken", **settings)
+    assert checkpoint.read(tmp_path / "broken" / checkpoint.LAST)[1]["step"] == 3
+    nearfar.pretrain(data, out=tmp_path / "broken", **settings)
+    assert content(tmp_path / "broken") == content(tmp_path / "unbroken")
+    with monkeypatch.context() as patch:  # the encoder loads without the method's code
+        patch.setitem(sys.modules, f"nearfar.methods.{method}", None)
+        encoder = nearfar.load(tmp_path / "broken").encoder
+    assert encoder(torch.rand(2, 3, 16, 16)).shape == (2, encoder.dim)
+    assert all(name.startswith("net.") for name in encoder.state_dict())
 
 
 def test_the_loss_falls(unbroken):

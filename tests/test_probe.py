@@ -45,6 +45,18 @@ def test_float32_gives_the_same_answers(digits):
     assert (wide.predict(x) == narrow.predict(x.float())).float().mean() > 0.998
 
 
+def test_a_start_changes_the_way_and_not_its_end(digits):
+    x, y = torch.cat([digits[0], torch.full((len(digits[0]), 1), 7.0)], 1), digits[1]
+    cold = probe.fit(x, y, 10, 1e-2, tolerance=1e-9, steps=1000)
+    start = probe.fit(x[::2], y[::2], 10, 1e-1)
+    warm = probe.fit(x, y, 10, 1e-2, start=start, tolerance=1e-9, steps=1000)
+    assert torch.allclose(cold.weight, warm.weight, atol=1e-5) and torch.allclose(
+        cold.bias, warm.bias, atol=1e-6
+    )
+    again = probe.fit(x, y, 10, 1e-2, start=cold, tolerance=1e-7)
+    assert again.steps == 0 and torch.allclose(again.weight, cold.weight, atol=1e-12)
+
+
 def test_rows_in_pieces_change_nothing(digits, monkeypatch):
     x, y = digits
     whole = probe.fit(x, y, 10, 1e-2, tolerance=1e-9)
@@ -79,7 +91,7 @@ def test_the_chosen_penalty_is_as_good_as_the_best_on_noisy_labels():
     right = {
         l2: (probe.fit(x, y, 2, l2).predict(held) == truth).float().mean().item() for l2 in probe.STRENGTHS
     }
-    chosen = probe.choose_l2(x, y, held, truth, 2)
+    chosen = probe.choose(x, y, held, truth, 2).l2
     assert right[chosen] >= max(right.values()) - 0.01
     assert right[chosen] > right[probe.STRENGTHS[-1]] + 0.02
 

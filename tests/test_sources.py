@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nearfar.data import hubs, images
+from nearfar.data import hubs, images, kinds
 from nearfar.data.kinds import Source
 from nearfar.data.shards import expand
 from nearfar.data.sources import open_source
@@ -143,6 +144,30 @@ def test_a_million_paths_open_in_seconds(tmp_path: Path) -> None:
     started = time.process_time()
     assert len(open_source(tmp_path / "big.txt")) == 1_000_000
     assert time.process_time() - started < 5
+
+
+class _Slow(Source):
+    """Answers late, and the later rows of a stretch first."""
+
+    def read(self, index: int) -> Path:
+        return Path(str(index))
+
+    def stamp(self, index: int) -> str:
+        time.sleep(0.001 * (-index % 4))
+        return f"{index}:{threading.current_thread() is threading.main_thread()}"
+
+
+@pytest.mark.parametrize("slow", [0.0, 1e9])
+def test_every_row_is_stamped_once_and_in_order(slow: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "_PART", 7)
+    monkeypatch.setattr(kinds, "_SLOW", slow)
+    source = _Slow("slow", [f"image {row}" for row in range(50)], None)
+    made = list(kinds.stamps(source))
+    assert [row for rows, _ in made for row in rows] == list(range(50))
+    # The first part shows how slow the disk is; the others then go to threads, or stay where they are.
+    here = [row < 7 or slow > 0 for row in range(50)]
+    assert [stamp for _, part in made for stamp in part] == [f"{row}:{here[row]}" for row in range(50)]
+    assert not list(kinds.stamps(_Slow("none", [], None)))
 
 
 @pytest.mark.parametrize(

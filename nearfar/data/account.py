@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import NearfarError
 from .intake import Rejected, read_pixels, too_many
-from .kinds import Pixels, Source
+from .kinds import Pixels, Source, stamps
 from .store import Store, class_numbers
 
 _VERSION = 1  # of a pack's layout and of how pixels are decoded; part of its name
@@ -36,8 +36,11 @@ class Way:
     def name(self) -> str:
         """Name the collection after its images' stamps and how they are stored: same name, same pixels."""
         mark = hashlib.blake2b(f"{_VERSION}:{self.short_side}:{self.max_pixels}".encode(), digest_size=16)
-        for row, name in enumerate(self.source.ids):
-            mark.update(f"\0{name}\0{self.source.stamp(row)}".encode())
+        for rows, made in stamps(self.source):
+            names = self.source.ids[rows.start : rows.stop]
+            mark.update(
+                "".join([f"\0{name}\0{stamp}" for name, stamp in zip(names, made, strict=True)]).encode()
+            )
         return mark.hexdigest()
 
 

@@ -44,6 +44,7 @@ def find(root: Path) -> list[str]:
         OSError: the folder itself cannot be read.
     """
     found: list[str] = []
+    odd: set[str] = set()  # folders that cannot be entered
     os.scandir(root).close()
     top = os.path.realpath(root)
     above = [top[:at] or os.sep for at, char in enumerate(top) if char in (os.sep, os.altsep)]
@@ -61,20 +62,34 @@ def find(root: Path) -> list[str]:
             if (info.st_dev, info.st_ino) in seen:
                 continue
             seen.add((info.st_dev, info.st_ino))
-            entries = list(os.scandir(path))
+            names, inner, linked = _look(path)
         except OSError:
-            found.append(prefix.rstrip("/"))
+            odd.add(prefix.rstrip("/"))
             continue
+        names.sort()  # short strings, folder by folder: the last sort then finds long runs in order
+        found += [prefix + name for name in names] if prefix else names
+        folders += [(os.path.join(path, name), f"{prefix}{name}/") for name in inner]
+        links += [(os.path.join(path, name), f"{prefix}{name}/") for name in linked]
+    found += odd.difference(found)  # one with an image's name is in the list already
+    found.sort()
+    return found
+
+
+def _look(folder: str) -> tuple[list[str], list[str], list[str]]:
+    """List a folder's visible entries: what has an image's name, its folders, its links to folders."""
+    names, inner, linked = [], [], []
+    with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
+            name = entry.name
+            if name[0] == "." or name == "__MACOSX":
                 continue
-            if is_image_name(entry.name):
-                found.append(prefix + entry.name)
+            if is_image_name(name):
+                names.append(name)
             if entry.is_dir(follow_symlinks=False):
-                folders.append((entry.path, f"{prefix}{entry.name}/"))
+                inner.append(name)
             elif entry.is_symlink() and os.path.isdir(entry.path):
-                links.append((entry.path, f"{prefix}{entry.name}/"))
-    return sorted(set(found))
+                linked.append(name)
+    return names, inner, linked
 
 
 def open_file(path: Path, max_pixels: int) -> IO[bytes]:

@@ -190,12 +190,13 @@ _TURNS = {
 }
 
 
-def _load(image: Any, short_side: int | None) -> Pixels:
-    """Decode, convert, reduce and turn upright."""
+def _load(image: Any, short_side: int | None, exact: bool) -> Pixels:
+    """Decode, convert, reduce and turn upright; see `decode` for `exact`."""
     target = reduced(image.width, image.height, short_side)
     if target != image.size and image.format in ("JPEG", "MPO"):
         # The decoder itself halves while it can; twice the target is left for a proper last step.
-        image.draft(None, (2 * target[0], 2 * target[1]))
+        room = 2 if exact else 1
+        image.draft(None, (room * target[0], room * target[1]))
         image.load()
     else:
         image.load()
@@ -204,14 +205,16 @@ def _load(image: Any, short_side: int | None) -> Pixels:
     with suppress(Exception):  # a broken EXIF block does not spoil the pixels
         turn = _TURNS.get(image.getexif().get(0x0112, 1))
     upright = to_rgb(image)
-    if target != upright.size:
+    if target != upright.size and (exact or upright.width > 2 * target[0]):
         upright = upright.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
     if turn is not None:
         upright = upright.transpose(turn)
     return np.asarray(upright)
 
 
-def picture(data: bytes | Path, *, max_pixels: int, short_side: int | None = None) -> Picture:
+def picture(
+    data: bytes | Path, *, max_pixels: int, short_side: int | None = None, exact: bool = True
+) -> Picture:
     """Decode an image and keep what its file said of itself; `decode` gives the pixels alone.
 
     Args, raises: as `decode`.
@@ -231,13 +234,15 @@ def picture(data: bytes | Path, *, max_pixels: int, short_side: int | None = Non
         alone = _large if width * height > _LARGE_PIXELS else nullcontext()
         try:
             with alone:
-                pixels = _load(image, short_side)
+                pixels = _load(image, short_side, exact)
         except Exception as error:  # decoders raise anything on hostile bytes; one image, one reason
             raise BadImage(_reason(error)) from None
     return Picture(pixels, kind, mode, width, height)
 
 
-def decode(data: bytes | Path, *, max_pixels: int, short_side: int | None = None) -> Pixels:
+def decode(
+    data: bytes | Path, *, max_pixels: int, short_side: int | None = None, exact: bool = True
+) -> Pixels:
     """Decode an image: JPEG, PNG, WebP, BMP, TIFF, PPM or AVIF, or a GIF's first frame.
 
     Safe in threads. At most one image of more than 16 million pixels is decoded at a time.
@@ -246,6 +251,8 @@ def decode(data: bytes | Path, *, max_pixels: int, short_side: int | None = None
         data: the file's bytes, or its path.
         max_pixels: an image of more pixels is refused from its header.
         short_side: reduce to this short side, in pixels, keeping the aspect; smaller images stay.
+        exact: whether to that very side; else up to twice of it will do, which the decoder of a JPEG sees
+            to at no cost.
 
     Returns:
         (H, W, 3) uint8, upright by its EXIF orientation, over white where it is transparent.
@@ -253,4 +260,4 @@ def decode(data: bytes | Path, *, max_pixels: int, short_side: int | None = None
     Raises:
         BadImage: with the reason, such as "truncated" or "not an image".
     """
-    return picture(data, max_pixels=max_pixels, short_side=short_side).pixels
+    return picture(data, max_pixels=max_pixels, short_side=short_side, exact=exact).pixels

@@ -5,7 +5,10 @@ from __future__ import annotations
 import abc
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import NearfarError
+from ..progress import Bar
 
 Pixels = npt.NDArray[np.uint8]
+_PART = 1024  # images stamped at a time
+_SLOW = 5e-5  # seconds a stamp takes where it has to be waited for: a disk across a network, a cold one
+_WAITING = 32  # threads that then wait side by side
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,38 @@ def file_stamp(path: str | Path) -> str:
     except (OSError, ValueError):
         return "missing"
     return f"{info.st_size}:{info.st_mtime_ns}"
+
+
+def stamps(source: Source) -> Iterator[tuple[range, list[str]]]:
+    """Stamp every image, from many threads at once as soon as the answers are slow to come.
+
+    Threads are for slow disks alone: where the answer is in memory, they would only take turns.
+
+    Args:
+        source: the images.
+
+    Yields:
+        Rows, in order and without a gap, and their stamps.
+    """
+
+    def work(part: range) -> list[str]:
+        return [source.stamp(row) for row in part]
+
+    parts = [range(low, min(low + _PART, len(source))) for low in range(0, len(source), _PART)]
+    with Bar("Looking up", len(source)) as bar:
+        slow = False
+        while parts and not slow:
+            part = parts.pop(0)
+            began = time.perf_counter()
+            made = work(part)
+            slow = time.perf_counter() - began > _SLOW * len(part)
+            bar.advance(len(part))
+            yield part, made
+        if parts:
+            with ThreadPoolExecutor(_WAITING) as pool:
+                for part, made in zip(parts, pool.map(work, parts), strict=True):
+                    bar.advance(len(part))
+                    yield part, made
 
 
 @dataclass(frozen=True)
@@ -193,5 +232,5 @@ def class_names(name: str, labels: Sequence[Any], count: int) -> tuple[str, ...]
             label = int(label)
         if label is None or label == "" or (isinstance(label, float) and label != label):
             raise NearfarError(f"{name} has no label for image {row + 1:,}; give it one or leave it out.")
-        words.append(str(label))
+        words.append(sys.intern(str(label)))  # a class is one string, however many images it has
     return tuple(clean(words))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = ["Block", "FileStore", "Rejected", "Store", "duplicates", "load", "wri
 
 _MOST_RESIDENT = 8 << 30
 _SAMPLE = 256
+_HELD: weakref.WeakValueDictionary[tuple[str, tuple[str, ...] | None], Store] = weakref.WeakValueDictionary()
 
 
 class _TooLarge(Exception):
@@ -173,8 +175,13 @@ def load(
     expected = estimate(source, short_side=short_side, max_pixels=max_pixels)
     limit = min(_MOST_RESIDENT, _available() // 4) if memory is None else memory
     if expected <= limit:
+        key = (way.name(), source.labels)
+        held = _HELD.get(key)
         try:
-            return _into_memory(way, expected, limit)
+            # Someone in this process still holds the very same images.
+            made = held if held is not None else _into_memory(way, expected, limit)
+            _HELD[key] = made
+            return made
         except _TooLarge:
             say("The images are larger than a sample of them promised; packing them on disk instead")
             expected = max(expected, limit)

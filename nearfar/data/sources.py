@@ -48,7 +48,7 @@ def _open_folder(folder: Path, labels: bool) -> Files:
                 f"{folder} holds {len(loose):,} images outside any class folder, such as {loose[0]!r}, "
                 "so they have no label; move each into a folder of its class, or give a .csv with labels."
             )
-        named = tuple(name.partition("/")[0] for name in ids)
+        named = tuple(sys.intern(name.partition("/")[0]) for name in ids)
     return Files(str(folder), ids, named, folder, paths)
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .. import rng
 from ..errors import BadImage, NearfarError
+from .images import decode
 from .intake import Rejected, read_pixels, too_many
 from .kinds import Pixels, Source
 
@@ -136,7 +137,11 @@ class FileStore(Face):
             if attempt:
                 at = int(float(rng.uniform(key, [row], attempt)[0, -1]) * len(self))
             try:
-                return read_pixels(self.source, at, short_side=self.short_side, max_pixels=self.max_pixels)[0]
+                data = self.source.read(at)
+                if isinstance(data, np.ndarray):
+                    return read_pixels(self.source, at, short_side=None, max_pixels=self.max_pixels)[0]
+                # Up to twice the side will do: the crop's own resize is cheaper than one more here.
+                return decode(data, max_pixels=self.max_pixels, short_side=self.short_side, exact=False)
             except BadImage as error:
                 with self._lock:
                     self._bad[at] = str(error)

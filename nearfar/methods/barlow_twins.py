@@ -74,8 +74,15 @@ class BarlowTwins(Method):
         "cifar-short": {"optimizer": "lars", "rate": 0.3, "decay": 1e-4, "warmup": 0.1},
         "cifar-long": {"optimizer": "lars", "rate": 0.3, "decay": 1e-4, "warmup": 0.01},
         "imagenet": {
-            **{"rate": 0.2, "rate_rule": "linear", "decay": 1.5e-6, "scale": 0.024, "head": (8192, 8192, 8192)},
-            **{"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
+            "rate": 0.2,
+            "rate_rule": "linear",
+            "decay": 1.5e-6,
+            "scale": 0.024,
+            "head": (8192, 8192, 8192),
+            "brightness": 0.4,
+            "contrast": 0.4,
+            "saturation": 0.2,
+            "hue": 0.1,
         },
     }
 

@@ -65,8 +65,13 @@ class BYOL(Method):
         "cifar-short": {"optimizer": "lars", "rate": 1.0, "decay": 1e-5, "warmup": 0.1, "saturation": 0.2},
         "cifar-long": {"optimizer": "lars", "rate": 1.0, "decay": 1e-5, "warmup": 0.01, "saturation": 0.2},
         "imagenet": {
-            **{"rate": 0.45, "rate_rule": "linear", "decay": 1e-6},
-            **{"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
+            "rate": 0.45,
+            "rate_rule": "linear",
+            "decay": 1e-6,
+            "brightness": 0.4,
+            "contrast": 0.4,
+            "saturation": 0.2,
+            "hue": 0.1,
         },
     }
 

@@ -142,6 +142,10 @@ class MoCo(Method):
         follow(self.f_k, self.f_q, self.ema)
         self.queue.push(self.last[1])
 
+    def negatives(self, batch: int) -> int:
+        """All keys of the queue."""
+        return len(self.keys)
+
     def measures(self) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of the batch."""
         return {"contrastive_accuracy": contrastive_accuracy(*self.last)}

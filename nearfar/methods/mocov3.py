@@ -132,6 +132,10 @@ class MoCoV3(Method):
         """Let the slow copy follow, ever more slowly."""
         follow(self.f_k, nn.Sequential(self.f, self.g), rising(self.ema, progress))
 
+    def negatives(self, batch: int) -> int:
+        """The other images, once each."""
+        return batch - 1
+
     def measures(self) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of the batch."""
         return {"contrastive_accuracy": contrastive_accuracy(*self.last)}

@@ -126,6 +126,10 @@ class NNCLR(Method):
         """Let the first views take the places of the oldest."""
         self.queue.push(self.last[0])
 
+    def negatives(self, batch: int) -> int:
+        """The other images, once each."""
+        return batch - 1
+
     def measures(self) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of all."""
         return {"contrastive_accuracy": contrastive_accuracy(*self.last)}

@@ -59,8 +59,16 @@ class SimSiam(Method):
         "cifar-short": {"head": (2048, 2048)},
         "cifar-long": {"head": (2048, 2048)},
         "imagenet": {
-            **{"optimizer": "sgd", "rate": 0.05, "rate_rule": "linear", "decay": 1e-4, "warmup": 0.0},
-            **{"crop_min": 0.2, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+            "optimizer": "sgd",
+            "rate": 0.05,
+            "rate_rule": "linear",
+            "decay": 1e-4,
+            "warmup": 0.0,
+            "crop_min": 0.2,
+            "brightness": 0.4,
+            "contrast": 0.4,
+            "saturation": 0.4,
+            "hue": 0.1,
         },
     }
 

@@ -73,7 +73,11 @@ class Supervised(Method):
         logits_i, logits_j, labels = z
         logits, twice = torch.cat([logits_i, logits_j]), torch.cat([labels, labels])
         self.last = logits.detach(), twice
-        return {"cross_entropy": F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), twice)}
+        return {
+            "cross_entropy": F.cross_entropy(
+                logits if logits.dtype == torch.float64 else logits.float(), twice
+            )
+        }
 
     def measures(self) -> dict[str, Tensor]:
         """Tell which share of the views was named rightly."""

@@ -9,16 +9,16 @@ make it learn more from each image.
 Shapes: N images, V views, of which the first two are full; z (N, P) of length 1 from f and a head g; C
 (K, P) prototypes of length 1; scores z C^T (N, K); codes Q (N, K) of the full views, rows adding up to 1.
 
-Section 3.1 with equation 2, as plain loops over the views' scores:
+Section 3.1 with equation 2, as plain loops over the views' scores (stop: no gradient flows):
 
     def codes(scores, epsilon, rounds):
         n, k = len(scores), len(scores[0])
-        q = [[exp(scores[i][c] / epsilon) for c in range(k)] for i in range(n)]
+        q = [[stop(exp(scores[i][c] / epsilon)) for c in range(k)] for i in range(n)]
         for _ in range(rounds):
             for c in range(k):
                 total = sum(q[i][c] for i in range(n))
                 for i in range(n):
-                    q[i][c] /= total * k
+                    q[i][c] = q[i][c] / (total * k)
             for i in range(n):
                 total = sum(q[i])
                 q[i] = [value / (total * n) for value in q[i]]

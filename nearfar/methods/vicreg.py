@@ -75,8 +75,15 @@ class VICReg(Method):
         "cifar-short": {"optimizer": "lars", "rate": 0.3, "decay": 1e-4, "warmup": 0.1, "solarise": 0.1},
         "cifar-long": {"optimizer": "lars", "rate": 0.3, "decay": 1e-4, "warmup": 0.01, "solarise": 0.1},
         "imagenet": {
-            **{"rate": 0.3, "rate_rule": "linear", "decay": 1e-6, "head": (8192, 8192, 8192)},
-            **{"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "solarise": 0.1},
+            "rate": 0.3,
+            "rate_rule": "linear",
+            "decay": 1e-6,
+            "head": (8192, 8192, 8192),
+            "brightness": 0.4,
+            "contrast": 0.4,
+            "saturation": 0.2,
+            "hue": 0.1,
+            "solarise": 0.1,
         },
     }
 

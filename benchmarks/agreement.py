@@ -1,0 +1,109 @@
+"""Do all methods agree with others' code? Values and gradients, in float64, on the same rows.
+
+    .bench/bin/python -m benchmarks.agreement
+
+prints a line a method and ends with 1 if one disagrees; the contrastive ones are those of
+`benchmarks.agreement_contrastive`. Where a peer defines a method otherwise, the line says what was compared:
+
+- lightly's BYOL example leaves the factor to its user: its negative cosines are (ours - 4) / 4 in the mean
+  of both ways round, so ours is compared with 4 + 4 times that mean. The paper's equation is ours.
+- lightly's Barlow Twins takes batch norm's mean and variance, as the authors do; it has no scale.
+- lightly's VICReg halves the variance term, as the authors' later code does; it is given twice the weight.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nearfar import methods, nets
+from nearfar.methods.base import Method
+
+from . import agreement_contrastive
+
+N, WIDTH = 48, 16
+BOUND = 1e-9
+Loss = Callable[..., Tensor]
+
+torch.manual_seed(1)
+_base = torch.randn(N, WIDTH).double()
+ROWS = [_base + 0.5 * torch.randn(N, WIDTH).double() for _ in range(4)]
+
+
+def method(name: str, **settings: float) -> Loss:
+    """Give a method's loss, the sum of its terms, over what its `embed` returns."""
+    config = methods.settings(name)(head=(WIDTH,), **settings)
+    made: Method = methods.method(name)(nets.encoder("resnet10_w16"), config)
+    return lambda *z: torch.stack(list(made.loss(*z).values())).sum()
+
+
+def byol() -> tuple[Loss, Loss]:
+    from lightly.loss import NegativeCosineSimilarity
+
+    cosine = NegativeCosineSimilarity()
+
+    def theirs(q_i: Tensor, q_j: Tensor, z_i: Tensor, z_j: Tensor) -> Tensor:
+        mean: Tensor = (cosine(q_i, z_j.detach()) + cosine(q_j, z_i.detach())) / 2
+        return 4 + 4 * mean
+
+    return method("byol"), theirs
+
+
+def simsiam() -> tuple[Loss, Loss]:
+    from lightly.loss import NegativeCosineSimilarity
+
+    cosine = NegativeCosineSimilarity()
+
+    def theirs(p_i: Tensor, p_j: Tensor, z_i: Tensor, z_j: Tensor) -> Tensor:
+        mean: Tensor = (cosine(p_i, z_j.detach()) + cosine(p_j, z_i.detach())) / 2
+        return mean
+
+    return method("simsiam"), theirs
+
+
+def barlow_twins() -> tuple[Loss, Loss]:
+    from lightly.loss import BarlowTwinsLoss
+
+    return method("barlow_twins", redundancy=0.0051, scale=1.0), BarlowTwinsLoss(lambda_param=0.0051)
+
+
+def vicreg() -> tuple[Loss, Loss]:
+    from lightly.loss import VICRegLoss
+
+    return method("vicreg"), VICRegLoss(lambda_param=25.0, mu_param=50.0, nu_param=1.0, eps=1e-4)
+
+
+CHECKS: dict[str, tuple[Callable[[], tuple[Loss, Loss]], int]] = {
+    "byol, lightly": (byol, 4),
+    "simsiam, lightly": (simsiam, 4),
+    "barlow_twins, lightly": (barlow_twins, 2),
+    "vicreg, lightly": (vicreg, 2),
+}
+
+
+def differences(make: Callable[[], tuple[Loss, Loss]], count: int) -> tuple[float, float]:
+    """Compare one method with its peer: the value's difference, and the greatest of the gradients'."""
+    found = []
+    for compute in make():
+        z = [rows.clone().requires_grad_() for rows in ROWS[:count]]
+        loss = compute(*z)
+        grads = torch.autograd.grad(loss, z, allow_unused=True)
+        found.append((loss.detach(), *(torch.zeros(1) if grad is None else grad for grad in grads)))
+    ours, theirs = found
+    assert max(float(grad.abs().max()) for grad in ours[1:]) > 1e-4
+    value, *rest = (float((x - y).abs().max()) for x, y in zip(ours, theirs, strict=True))
+    return value, max(rest)
+
+
+if __name__ == "__main__":
+    results = {name: differences(make, count) for name, (make, count) in CHECKS.items()}
+    for name, pair in agreement_contrastive.CHECKS.items():
+        results[name] = agreement_contrastive.differences(pair)
+    for name, (value, grad) in results.items():
+        print(f"{name:<52} value {value:.0e}  gradient {grad:.0e}")
+    worst = max(max(result) for result in results.values())
+    print("all agree" if worst < BOUND else f"they differ by up to {worst:.1e}")
+    sys.exit(worst >= BOUND)

@@ -1,0 +1,245 @@
+"""What NT-Xent costs, memory and time, forward and backward, at growing batches: beside three other ways.
+
+Each value comes from a fresh process with one thread: D = 128, tau = 0.1, inputs made and a small batch
+computed first; then memory is the peak above what the process held, and time that of the same pass.
+Contenders take turns within each round. N counts pairs: 2N rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import measure
+from .measure import Spread
+from .scoreboard import Wanted
+from .table import Bar, Row, Section
+
+WIDTH, TAU = 128, 0.1
+SIZES = (1024, 2048, 4096, 8192, 16384)
+BEYOND = (32768, 65536)
+MOST_BYTES, MOST_SECONDS = 12e9, 60.0
+PLOT = Path(__file__).parent / "loss-memory.png"
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def ours() -> Loss:
+    from nearfar.losses import nt_xent, unit
+
+    return lambda z_i, z_j: nt_xent(unit(z_i), unit(z_j), TAU)
+
+
+def lightly() -> Loss:
+    from lightly.loss import NTXentLoss
+
+    return NTXentLoss(temperature=TAU)
+
+
+def metric_learning() -> Loss:
+    from pytorch_metric_learning.losses import NTXentLoss
+
+    criterion = NTXentLoss(temperature=TAU)
+
+    def loss(z_i: Tensor, z_j: Tensor) -> Tensor:
+        names = torch.arange(len(z_i)).repeat(2)
+        found: Tensor = criterion(torch.cat([z_i, z_j]), names)
+        return found
+
+    return loss
+
+
+def chunked() -> Loss:
+    """torch's own chunked cross-entropy. It cannot leave a row's own similarity out, so its value differs."""
+    options = torch.nn.LinearCrossEntropyOptions()  # type: ignore[attr-defined]
+
+    def loss(z_i: Tensor, z_j: Tensor) -> Tensor:
+        z = F.normalize(torch.cat([z_i, z_j]))
+        partner = torch.arange(len(z)).roll(len(z) // 2)
+        found: Tensor = F.linear_cross_entropy(z / TAU, z, partner, options=options)  # type: ignore[attr-defined]
+        return found
+
+    return loss
+
+
+def checkpointed(rows: int = 512) -> Loss:
+    """The plain exact way to save memory: dense cross-entropy over chunks of rows, computed twice."""
+    from torch.utils.checkpoint import checkpoint
+
+    def part(z: Tensor, start: int) -> Tensor:
+        logits = z[start : start + rows] @ z.T / TAU
+        own = torch.arange(start, start + len(logits))
+        logits = logits.index_put((torch.arange(len(logits)), own), logits.new_tensor(-math.inf))
+        return F.cross_entropy(logits, (own + len(z) // 2) % len(z), reduction="sum")
+
+    def loss(z_i: Tensor, z_j: Tensor) -> Tensor:
+        z = F.normalize(torch.cat([z_i, z_j]))
+        parts = [checkpoint(part, z, start, use_reentrant=False) for start in range(0, len(z), rows)]
+        return torch.stack(parts).sum() / len(z)  # type: ignore[arg-type]
+
+    return loss
+
+
+CONTENDERS: dict[str, Callable[[], Loss]] = {
+    "nearfar": ours,
+    "lightly": lightly,
+    "torch, linear_cross_entropy": chunked,
+    "torch, checkpointed chunks": checkpointed,
+    "pytorch-metric-learning": metric_learning,
+}
+# How memory and time grow with N, to foresee what would not fit: dense is square, a triple of all is cubic.
+GROWTH = {"nearfar": (1, 2), "lightly": (2, 2), "pytorch-metric-learning": (3, 3)}
+
+
+def child(who: str, n: int) -> dict[str, float]:
+    """Measure one contender at one size, in this process: MiB above the inputs, seconds, and the value."""
+    loss = CONTENDERS[who]()
+    generator = torch.Generator().manual_seed(0)
+
+    def inputs(rows: int) -> tuple[Tensor, Tensor]:
+        middle = torch.randn(rows, WIDTH, generator=generator)
+        z_i, z_j = (middle + 0.5 * torch.randn(rows, WIDTH, generator=generator) for _ in range(2))
+        return z_i.requires_grad_(), z_j.requires_grad_()
+
+    def both(pair: tuple[Tensor, Tensor]) -> float:
+        value = loss(*pair)
+        value.backward()
+        return float(value.detach())
+
+    both(inputs(32))
+    pair, found = inputs(n), {}
+
+    def work() -> None:
+        found["value"] = both(pair)
+
+    found["seconds"] = 0.0
+    timed = measure.clocked(work)
+
+    def measured() -> None:
+        found["seconds"] = timed()
+
+    found["memory"] = max(measure.peak_above(measured), 0.1)  # less cannot be told from nothing
+    return found
+
+
+def foreseen(who: str, n: int, last: tuple[int, dict[str, float]] | None) -> str:
+    """Say why a size is left out, judging by the last one; an empty word if it is not."""
+    if last is None:
+        return ""
+    smaller, found = last
+    memory, seconds = GROWTH.get(who, (1, 2))
+    needed = found["memory"] * (n / smaller) ** memory * 2**20
+    taking = found["seconds"] * (n / smaller) ** seconds
+    if needed > MOST_BYTES:
+        return f"left out: would take about {needed / 1e9:,.0f} GB"
+    return f"left out: would take about {taking:,.0f} s" if taking > MOST_SECONDS else ""
+
+
+def rounds(n: int, wanted: Wanted) -> int:
+    """Choose how often to measure a size: the larger, the less often."""
+    return min(wanted.rounds, {1024: 3, 2048: 3, 4096: 3, 8192: 2}.get(n, 1))
+
+
+def at(n: int, wanted: Wanted, last: dict[str, tuple[int, dict[str, float]]]) -> list[Row]:
+    """Measure every contender at one size, in turns; `last` keeps what each cost."""
+    found: dict[str, list[dict[str, float]]] = {}
+    dropped = {who: why for who in CONTENDERS if (why := foreseen(who, n, last.get(who)))}
+    for _ in range(rounds(n, wanted)):
+        for who in CONTENDERS:
+            if who in dropped:
+                continue
+            try:
+                found.setdefault(who, []).append(measure.fresh("loss", threads=1, who=who, n=n))
+            except measure.Failed as failed:
+                dropped[who] = str(failed)
+                found.pop(who, None)
+    rows = []
+    for key, unit in (("memory", "MiB"), ("seconds", "s")):
+        for who in CONTENDERS:
+            case = f"{'memory' if key == 'memory' else 'time'}, N = {n:,}"
+            if who in dropped:
+                rows.append(Row(case, who, None, unit, note=dropped[who]))
+                continue
+            values = [item[key] for item in found[who]]
+            mine = [item[key] for item in found.get("nearfar", [])]
+            gain = measure.gain(mine, values, more_is_better=False) if who != "nearfar" and mine else None
+            note = f"loss {found[who][0]['value']:.5f}" if key == "memory" else ""
+            if who == "torch, linear_cross_entropy" and note:
+                note += ", a row's own similarity included"
+            rows.append(Row(case, who, Spread.of(values), unit, gain, note))
+            last[who] = (n, found[who][0])
+    return rows
+
+
+def plot(memory: dict[str, dict[int, float]]) -> None:
+    """Draw memory against N for everyone, on logarithmic scales."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), dpi=120)
+    for who, points in memory.items():
+        axes.loglog(list(points), list(points.values()), marker="o", label=who)
+    axes.set_xlabel("N, pairs in a batch")
+    axes.set_ylabel("MiB above the inputs, forward and backward")
+    axes.set_title(f"NT-Xent, D = {WIDTH}, float32, one thread")
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(PLOT)
+    pyplot.close(figure)
+
+
+def memories(rows: list[Row]) -> dict[str, dict[int, float]]:
+    """Pick the middle memory of every contender and size."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row.case.startswith("memory") and row.figure is not None:
+            size = int(row.case.rpartition(" ")[2].replace(",", ""))
+            found.setdefault(row.who, {})[size] = row.figure.middle
+    return found
+
+
+def run(wanted: Wanted) -> Section:
+    """Measure every size, then ours far beyond."""
+    section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
+    last: dict[str, tuple[int, dict[str, float]]] = {}
+    # The small size is where pytorch-metric-learning still fits.
+    for n in (64, 128) if wanted.quick else (256, *SIZES):
+        section.rows += at(n, wanted, last)
+    for n in (256,) if wanted.quick else BEYOND:
+        try:
+            found: Any = measure.fresh("loss", threads=1, who="nearfar", n=n, timeout=900.0)
+            section.rows.append(Row(f"memory, N = {n:,}", "nearfar", Spread.of([found["memory"]]), "MiB"))
+            section.rows.append(Row(f"time, N = {n:,}", "nearfar", Spread.of([found["seconds"]]), "s"))
+        except measure.Failed as failed:
+            section.rows.append(Row(f"memory, N = {n:,}", "nearfar", None, "MiB", note=str(failed)))
+    memory = memories(section.rows)
+    for text, unit, most in (("memory", "MiB", 90.0), ("time", "s", 2.5)):
+        for row in section.rows:
+            if row.who == "nearfar" and row.case == f"{text}, N = 8,192" and row.figure:
+                met = row.figure.middle <= most
+                what = "memory above the inputs" if text == "memory" else "forward and backward"
+                section.bars.append(
+                    Bar(f"N = 8,192, one core: {what} at most {most:g} {unit}", met,
+                        f"{row.figure.middle:.3g} {unit} (middle)")
+                )  # fmt: skip
+    mine = memory.get("nearfar", {})
+    if not wanted.quick and {4096, 65536} <= mine.keys():
+        power = math.log(mine[65536] / mine[4096]) / math.log(16)
+        section.bars.append(
+            Bar("memory linear in N", power <= 1.05, f"from N = 4,096 to 65,536 it grows as N^{power:.2f}")
+        )
+    if not wanted.quick:
+        try:
+            plot(memory)
+            section.notes.append(f"![memory against N]({PLOT.name})")
+        except ImportError as failed:
+            section.notes.append(f"No plot: {measure.reason(failed)}.")
+    return section

@@ -1,0 +1,59 @@
+"""What tests of every method share: a small one of each, pictures to learn from, its docstring's loops."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nearfar import methods, nets
+from nearfar.config import build, settings_of
+from nearfar.methods.base import Batch, Method
+
+
+def narrow(name: str) -> dict[str, Any]:
+    """A method's settings with every width and length above 16 cut to 16, and three classes to tell apart."""
+    values: dict[str, Any] = {}
+    for item in settings_of(methods.settings(name)):
+        if item.type is int and item.many:
+            values[item.name] = [min(16, width) for width in item.default]
+        elif item.type is int and item.default is not None:
+            values[item.name] = min(16, item.default)
+    return values | ({"classes": 3} if "classes" in values else {})
+
+
+def small(name: str, **values: Any) -> Method:
+    """A method with a tiny encoder; the same weights each time."""
+    with nets.seeded(0, name):
+        f = nets.encoder("resnet10_w16")
+        return methods.method(name)(f, build(methods.settings(name), narrow(name) | values))
+
+
+def pictures(count: int, side: int = 16, seed: int = 0) -> Batch:
+    """Blurred noise, and a second view that is a little lighter, noisier and flipped."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    first = torch.nn.functional.interpolate(coarse, side, mode="bilinear")
+    noise = 0.1 * torch.randn(first.shape, generator=generator)
+    second = (0.9 * first.flip(3) + 0.1 + noise).clamp(0, 1)
+    return Batch([first, second], torch.arange(count), torch.arange(count) % 3)
+
+
+def loops(name: str) -> Callable[..., torch.Tensor]:
+    """The equation of a method as the plain loops in its docstring, where readers see them."""
+    text = sys.modules[methods.method(name).__module__].__doc__ or ""
+    found = re.search(r"^    def .*\n(?:(?:    .*)?\n)*", text, re.MULTILINE)
+    assert found, f"{name} has no loops"
+    names: dict[str, Any] = {"exp": torch.exp, "log": torch.log, "dot": torch.dot, "sqrt": torch.sqrt}
+    names["stop"] = torch.Tensor.detach
+    exec(textwrap.dedent(found[0]), names)
+    return names["loss"]
+
+
+def total(terms: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The loss: the sum of its terms."""
+    return torch.stack(list(terms.values())).sum()

@@ -1,0 +1,349 @@
+"""What makes each contrastive method itself: queues, slow copies, pieces of a batch, neighbours, mining."""
+
+import itertools
+import math
+
+import processes
+import pytest
+import torch
+import torch.nn.functional as F
+from small import pictures, small, total
+
+from nearfar import checkpoint, chunks, losses, methods, nets, pretrain
+from nearfar.config import build
+from nearfar.errors import NearfarError
+from nearfar.methods.base import Batch
+from nearfar.methods.moco import in_pieces
+from nearfar.methods.mocov3 import patch_projection
+from nearfar.nets.queue import Queue
+from nearfar.settings import Views
+
+NEW = ("moco", "mocov3", "nnclr", "supcon", "triplet", "drlim")
+
+
+def rows(n, d=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1)
+
+
+@pytest.mark.parametrize(("size", "pushes"), [(7, (3, 3, 3)), (6, (2, 4, 6, 1)), (4, (9, 2)), (1, (1, 3))])
+def test_the_queue_is_a_list_that_forgets_the_oldest(size, pushes):
+    queue = Queue(size, 5).double()
+    torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(size).double(), rtol=0, atol=1e-6)
+    slow = list(queue.rows.clone())
+    for number, count in enumerate(pushes):
+        new = rows(count, seed=number)
+        queue.push(new)
+        slow = [*slow, *new][-size:]
+        place = int(queue.place)  # where the oldest is, when as many as it holds were pushed or fewer
+        if count <= size:
+            torch.testing.assert_close(queue.rows.roll(-place, 0), torch.stack(slow), rtol=0, atol=0)
+        assert {tuple(row.tolist()) for row in queue.rows} == {tuple(row.tolist()) for row in slow}
+
+
+def test_mocos_queue_and_slow_copy_against_lists():
+    module = small("moco", queue=20, ema=0.9, splits=1)
+    fast = list(module.f_q.parameters())
+    slow = [p.detach().clone() for p in module.f_k.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(slow, fast, strict=True))
+    assert not any(p.requires_grad for p in module.f_k.parameters())
+    keys = list(module.keys.clone())
+    maker = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.1)
+    for step in range(4):
+        batch = pictures(8, seed=step)
+        maker.zero_grad()
+        q, k = module.embed(batch)
+        assert q.requires_grad and not k.requires_grad
+        total(module.loss(q, k)).backward()
+        maker.step()
+        # nothing moves before the step is done, and then by equation 2
+        assert all(torch.equal(a, b) for a, b in zip(slow, module.f_k.parameters(), strict=True))
+        module.after_step(step / 4)
+        slow = [0.9 * a + 0.1 * b.detach() for a, b in zip(slow, fast, strict=True)]
+        for a, b in zip(slow, module.f_k.parameters(), strict=True):
+            torch.testing.assert_close(b, a)
+            slow = [p.detach().clone() for p in module.f_k.parameters()]
+        keys = [*keys, *k][-20:]
+        torch.testing.assert_close(module.keys.roll(-int(module.queue.place), 0), torch.stack(keys))
+    assert all(p.grad is None for p in module.f_k.parameters())
+
+
+@pytest.mark.parametrize(
+    ("n", "splits", "count"), [(64, 4, 4), (64, 8, 8), (40, 8, 5), (19, 2, 2), (8, 8, 1)]
+)
+def test_pieces_of_keys_are_made_up_differently_from_those_of_queries(n, splits, count):
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, x):
+            seen.append([int(i) for i in x[:, 0]])
+            return x * 2
+
+    x = torch.arange(n).float()[:, None].repeat(1, 3)
+    parts = []
+    for turn in (0, 1):
+        seen.clear()
+        torch.testing.assert_close(in_pieces(Spy(), x, splits, turn), 2 * x, rtol=0, atol=0)
+        assert sorted(itertools.chain(*seen)) == list(range(n)) and len(seen) == count
+        parts.append([set(piece) for piece in seen])
+    for a, b in itertools.product(*parts):
+        assert len(a) >= 8 and len(b) >= 8
+        # a query's piece shares no more images with its key's piece than with any other
+        if count > 1:
+            assert abs(len(a & b) - n / count**2) < 2
+
+
+def test_batch_norm_sees_a_piece_at_a_time():
+    x = rows(32, 6).float() * 3 + 1
+    net = torch.nn.BatchNorm1d(6)
+    y = in_pieces(net, x, 4, turn=0)
+    for p in range(4):
+        piece = y[p::4]
+        torch.testing.assert_close(piece.mean(0), torch.zeros(6), rtol=0, atol=1e-5)
+        torch.testing.assert_close(piece.var(0, unbiased=False), torch.ones(6), rtol=1e-3, atol=1e-3)
+
+
+def test_mocov3_freezes_a_transformers_patches_and_nothing_else():
+    pytest.importorskip("timm")
+    with nets.seeded(0, "vit"):
+        config = build(methods.settings("mocov3"), {"head": [16, 8], "predictor": 16})
+        f = nets.encoder("vit_tiny_patch16_224", size=32)
+        module = methods.method("mocov3")(f, config)
+    frozen = {name for name, p in module.named_parameters() if not p.requires_grad and name[:4] != "f_k."}
+    norms = {"g.4.bias", "predict.4.bias"}  # the last batch norms' betas, which stay 0
+    assert frozen == {"f.net.patch_embed.proj.weight", "f.net.patch_embed.proj.bias"} | norms
+    batch = pictures(4, side=32)
+    before = f.net.patch_embed.proj.weight.clone()
+    total(module(batch)).backward()
+    torch.optim.AdamW(module.parameters(), 1e-2).step()
+    module.after_step(0.5)
+    assert torch.equal(f.net.patch_embed.proj.weight, before)
+    assert f.net.blocks[0].attn.qkv.weight.grad.abs().max() > 0
+    assert torch.equal(module.f_k[0].net.patch_embed.proj.weight, before)
+    assert patch_projection(nets.encoder("resnet10_w16")) is None
+
+
+def test_mocov3_averages_its_slow_copy_ever_more_slowly_and_blurs_unlike():
+    module = small("mocov3", ema=0.5)
+    slow = [p.clone() for p in module.f_k.parameters()]
+    with torch.no_grad():
+        for p in module.f.parameters():
+            p.add_(1.0)
+    module.after_step(1.0)
+    assert all(torch.equal(a, b) for a, b in zip(slow, module.f_k.parameters(), strict=True))
+    module.after_step(0.0)
+    for a, b in zip(slow, module.f_k[0].parameters(), strict=False):
+        torch.testing.assert_close(b, a + 0.5)
+    one, two = module.views(Views(blur=0.5))
+    assert one.blur > two.blur and one.solarise < two.solarise
+    assert module.views(Views()) == (Views(), Views())
+
+
+def test_nnclr_finds_the_nearest_of_the_queue_and_pushes_the_first_views():
+    module = small("nnclr").double()
+    z = rows(150, 16)
+    found = module.queue.nearest(z)
+    for row, friend in zip(z, found, strict=True):
+        best = max(module.queue.rows, key=lambda other, row=row: float(row @ other))
+        assert torch.equal(best, friend)
+    batch = pictures(8)
+    batch.views[:] = [view.double() for view in batch.views]
+    terms = module(batch)
+    z_1 = module.last[0]
+    total(terms).backward()
+    module.after_step(0.5)
+    assert torch.equal(module.queue.rows[:8], z_1) and int(module.queue.place) == 8
+
+
+def test_supcon_is_nt_xent_where_each_image_is_its_own_class():
+    module = small("supcon").double()
+    z_i, z_j = rows(6), rows(6, seed=1)
+    loss = module.loss(z_i, z_j, torch.arange(6) * 3 + 1)["supcon"]
+    torch.testing.assert_close(loss, losses.nt_xent(z_i, z_j, module.tau), rtol=1e-13, atol=0)
+    three = module.loss(z_i, z_j, rows(6, seed=2), torch.arange(6) % 2)["supcon"]
+    whole = torch.cat([z_i, z_j, rows(6, seed=2)])
+    torch.testing.assert_close(three, losses.supcon(whole, (torch.arange(6) % 2).repeat(3), module.tau))
+
+
+def test_simclr_decouples():
+    batch = pictures(6)
+    module = small("simclr", decoupled=True, tau=0.3)
+    z_i, z_j = module.embed(batch)
+    terms = module.loss(z_i, z_j)
+    torch.testing.assert_close(terms["dcl"], losses.dcl(z_i, z_j, 0.3))
+    assert list(terms) == ["dcl"] and list(small("simclr")(batch)) == ["nt_xent"]
+
+
+def slow_triplet(z, labels, margin, mining):
+    """Every triplet looked at, one by one."""
+    count, found = range(len(z)), []
+    distance = [[float((z[i] - z[k]).detach().square().sum()) for k in count] for i in count]
+    for a in count:
+        P = [p for p in count if p != a and labels[p] == labels[a]]
+        N = [n for n in count if labels[n] != labels[a]]
+        if not P or not N:
+            continue
+        if mining == "hard":
+            pairs = [(max(P, key=lambda p: distance[a][p]), min(N, key=lambda n: distance[a][n]))]
+        elif mining == "all":
+            pairs = [(p, n) for p in P for n in N if distance[a][p] + margin > distance[a][n]]
+        else:
+            pairs = []
+            for p in P:
+                farther = [n for n in N if distance[a][n] > distance[a][p]]
+                near = min(farther, key=lambda n: distance[a][n]) if farther else None
+                pairs.append((p, max(N, key=lambda n: distance[a][n]) if near is None else near))
+        for p, n in pairs:
+            gap = (z[a] - z[p]).square().sum() - (z[a] - z[n]).square().sum()
+            found.append((gap + margin).clamp(min=0))
+    return torch.stack(found).mean() if found else 0 * z.sum()
+
+
+LABELS = {
+    "views": torch.arange(7).repeat(2),
+    "some": torch.tensor([3, 5, 3, 3, 5, 9, 3, 5, 1, 1, 4, 5, 3, 3]),
+    "one": torch.zeros(14, dtype=torch.int64),
+    "lone": torch.arange(14),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("margin", [0.0, 0.2, 1.5])
+@pytest.mark.parametrize("mining", ["semi-hard", "hard", "all"])
+def test_triplet_mining_against_loops(mining, margin, labels):
+    z = rows(14, 3).requires_grad_()
+    truth = slow_triplet(z, LABELS[labels], margin, mining)
+    wanted = torch.autograd.grad(truth, z)[0]
+    loss = losses.triplet(z, LABELS[labels], margin, mining)
+    torch.testing.assert_close(loss, truth, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(torch.autograd.grad(loss, z)[0], wanted, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("margin", [0.0, 0.7, 1.0, 2.0])
+def test_drlim_against_loops(margin, labels):
+    z, kinds = rows(14, 3).requires_grad_(), LABELS[labels]
+    similar, dissimilar = [], []
+    for i, k in itertools.combinations(range(14), 2):
+        D = (z[i] - z[k]).square().sum().sqrt()
+        if kinds[i] == kinds[k]:
+            similar.append(D.square() / 2)
+        else:
+            dissimilar.append((margin - D).clamp(min=0).square() / 2)
+    truth = [torch.stack(part).mean() if part else 0 * z.sum() for part in (similar, dissimilar)]
+    found = losses.drlim(z, kinds, margin)
+    for part, wanted in zip(found, truth, strict=True):
+        torch.testing.assert_close(part, wanted, rtol=1e-12, atol=1e-14)
+        grads = [torch.autograd.grad(x, z, retain_graph=True)[0] for x in (part, wanted)]
+        torch.testing.assert_close(*grads, rtol=1e-11, atol=1e-13)
+
+
+def test_drlim_at_the_margins_edges():
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    similar, dissimilar = losses.drlim(z, torch.tensor([0, 1, 1]), 2.0)
+    assert similar.item() == 2.0  # opposite rows of one kind: D = 2
+    assert dissimilar.item() == pytest.approx(
+        (2.0 + 0.0) / 2
+    )  # D = 0 wholly within, D = 2 just at the margin
+    (similar + dissimilar).backward()
+    assert torch.isfinite(z.grad).all()
+    apart = torch.eye(3, dtype=torch.float64, requires_grad=True)
+    _, far = losses.drlim(apart, torch.arange(3), 1.4)  # at right angles D is 1.41: beyond the margin
+    assert far.item() == 0.0 and torch.autograd.grad(far, apart)[0].abs().max() == 0
+    _, near = losses.drlim(apart, torch.arange(3), 1.5)
+    assert near.item() == pytest.approx((1.5 - math.sqrt(2)) ** 2 / 2)
+
+
+@pytest.mark.parametrize("name", ["triplet", "drlim"])
+def test_pairs_are_views_or_labels_as_asked(name):
+    views, labelled = small(name), small(name, pairs="labels")
+    assert not views.needs_of(views.config) and labelled.needs_of(labelled.config) == {"labels"}
+    batch = pictures(9)
+    assert torch.equal(views.embed(batch)[-1], batch.rows)
+    assert torch.equal(labelled.embed(batch)[-1], batch.labels)
+    labelled(batch), views(batch)
+    assert views.measures() and not labelled.measures()
+    unlabelled = Batch(batch.views, batch.rows)
+    assert torch.isfinite(total(views(unlabelled)))
+
+
+def test_pair_losses_under_autocast_and_with_what_does_not_fit():
+    z, labels = rows(12, 8).float(), torch.arange(12) % 4
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [losses.triplet(z, labels, 0.2), *losses.drlim(z, labels, 1.0)]
+    wanted = [losses.triplet(z, labels, 0.2), *losses.drlim(z, labels, 1.0)]
+    assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(found, wanted, strict=True))
+    for call, words in (
+        (lambda: losses.triplet(z, labels, 0.2, "soft"), "choose from semi-hard, hard, all"),
+        (lambda: losses.triplet(z, labels[:3], 0.2), "one label a row"),
+        (lambda: losses.drlim(2 * z, labels, 0.2), "losses.unit"),
+    ):
+        with pytest.raises(NearfarError, match=words):
+            call()
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_chunks_give_the_gradient_of_the_whole(name):
+    """With the batch norms at rest, whose statistics a chunk would take of itself."""
+    module = small(name).double()
+    for part in module.modules():
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+            part.track_running_stats, part.training = True, False
+    batch = pictures(7)
+    batch.views[:] = [view.double() for view in batch.views]
+    total(module(batch)).backward()
+    wanted = {key: p.grad.clone() for key, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad()
+    cast = torch.autocast("cpu", enabled=False)
+    terms = chunks.backward(module, batch, 3, cast)
+    torch.testing.assert_close(total(terms), total(module(batch)).detach())
+    assert wanted.keys() == {key for key, p in module.named_parameters() if p.grad is not None}
+    for key, p in module.named_parameters():
+        if key in wanted:
+            torch.testing.assert_close(p.grad, wanted[key], rtol=1e-9, atol=1e-12, msg=key)
+
+
+@pytest.mark.parametrize("name", ["moco", "mocov3", "nnclr"])
+def test_a_save_holds_all_that_the_next_steps_need(name):
+    def steps(module, maker, numbers):
+        for step in numbers:
+            maker.zero_grad()
+            total(module(pictures(8, seed=step))).backward()
+            maker.step()
+            module.after_step(step / 6)
+
+    whole = small(name, queue=20) if name != "mocov3" else small(name)
+    maker = torch.optim.AdamW([p for p in whole.parameters() if p.requires_grad], 1e-2)
+    steps(whole, maker, range(3))
+    tensors, numbers = checkpoint.state_of(whole, maker)
+    tensors = {key: value.clone() for key, value in tensors.items()}
+    steps(whole, maker, range(3, 6))
+    with nets.seeded(5, "others"):
+        again = type(whole)(nets.encoder("resnet10_w16", seed=9), whole.config)
+    other = torch.optim.AdamW([p for p in again.parameters() if p.requires_grad], 1e-2)
+    checkpoint.restore(again, other, tensors, numbers)
+    steps(again, other, range(3, 6))
+    for (key, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+
+
+def test_labels_are_read_only_where_they_make_the_pairs(labelled, photos, tmp_path):
+    tiny = {"steps": 2, "batch": 16, "encoder": "resnet10_w16", "head": (16, 8), "precision": "float32"}
+    tiny |= {"threads": 1, "pack": False}
+    run = pretrain(labelled / "train", out=tmp_path / "a", method="triplet", pairs="labels", **tiny)
+    assert "contrastive_accuracy" not in run.log()[-1]
+    pretrain(labelled / "train", out=tmp_path / "b", like=tmp_path / "a")
+    same = [(tmp_path / run / "encoder.safetensors").read_bytes() for run in "ab"]
+    assert same[0] == same[1]
+    run = pretrain(photos, out=tmp_path / "c", method="triplet", **tiny)
+    assert "contrastive_accuracy" in run.log()[-1]
+    with pytest.raises(NearfarError):
+        pretrain(photos, out=tmp_path / "d", method="triplet", pairs="labels", **tiny)
+
+
+def test_two_processes_keep_one_queue_and_give_the_steps_of_one():
+    one, two = processes.one("queues"), processes.two("queues")
+    assert one.keys() == two[0].keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[0][key], value, rtol=0, atol=1e-12, msg=key)
+        assert torch.equal(two[0][key], two[1][key]), key
