@@ -16,8 +16,8 @@ from .data.intake import read_pixels
 from .data.sources import Source, open_source
 from .data.store import Block
 from .errors import BadImage, NearfarError, nearest
-from .pace import AIM
 from .job import views_dtype
+from .pace import AIM
 from .settings import Training
 from .views import sides
 
@@ -35,6 +35,7 @@ class Proposal:
     weights: int  # numbers to learn in the encoder
     size: int  # side of a view, pixels
     batch: int
+    negatives: int  # for each row; 0 for a method without
     steps: int
     epochs: float
     minutes: float  # about, on this machine
@@ -44,12 +45,13 @@ class Proposal:
     decoded_bytes: int  # of the images once decoded
 
     def __str__(self) -> str:
+        against = f", {self.negatives:,} negatives for each" if self.negatives else ""
         return "\n".join(
             [
                 f"plan: {self.method} (recipe {self.recipe}) on {self.device}, {self.precision}",
                 f"  encoder   {self.encoder}, {self.stem} stem, {self.weights:,} weights",
                 f"  views     {self.size} px",
-                f"  batch     {self.batch:,} images, {2 * self.batch - 2:,} negatives for each view",
+                f"  batch     {self.batch:,} images{against}",
                 f"  length    {self.steps:,} steps, {self.epochs:,.1f} epochs, "
                 f"about {progress.duration(60 * self.minutes)} at {self.images_per_second:,.0f} images/s",
                 f"  decoded   {self.decoded_bytes / 2**20:,.0f} MiB",
@@ -166,6 +168,7 @@ def _propose(
         weights=sum(weight.numel() for weight in module.f.parameters()),
         size=wanted.size,
         batch=training.batch,
+        negatives=module.negatives(training.batch),
         steps=steps,
         epochs=round(steps / an_epoch, 2),
         minutes=round(steps * pace / 60, 2),

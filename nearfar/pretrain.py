@@ -69,7 +69,7 @@ def pretrain(
         earlier = _earlier(folder, overwrite)
         if earlier and asked["data"] and earlier["asked"] == asked and _finished(folder):
             return load(folder)
-        warm_up()
+        warming = warm_up()
         source = open_source(data, labels=_needs_labels(method, like, given))
         wanted, plan = _wanted(source, method, recipe, like, given, device)
         store = _store(source, wanted)
@@ -80,6 +80,7 @@ def pretrain(
                 return load(folder)
         for note in notes:
             progress.say(note)
+        warming.join()
         _train(prepare(folder, wanted, plan, store, device, follow=like is None), asked, source.name)
         parallel.barrier()
         return load(folder)

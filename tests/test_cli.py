@@ -156,6 +156,8 @@ METHOD_SETTINGS = {
     "simsiam": "--head --predictor",
     "barlow_twins": "--redundancy --scale --head",
     "vicreg": "--invariance --variance --covariance --head",
+    "swav": "--tau --prototypes --epsilon --rounds --head --local --still",
+    "dino": "--tau-s --tau-t --tau-t-start --tau-t-warmup --ema --centre --prototypes --head --local --still",
     "supervised": "--classes",
 }
 
@@ -170,7 +172,7 @@ def test_the_list_of_flags_is_frozen(command: str) -> None:
     assert sorted(cli.COMMANDS[command](()).flags) == sorted(expected)
 
 
-@pytest.mark.parametrize("method", METHOD_SETTINGS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_the_list_of_a_methods_flags_is_frozen(method: str) -> None:
     expected = ["-h", "--help", *f"{FLAGS['pretrain']} {SETTINGS} {METHOD_SETTINGS[method]}".split()]
     assert sorted(cli.pretrain_parser(["--method", method]).flags) == sorted(expected)

@@ -174,6 +174,14 @@ def test_simclr_decouples():
     assert list(terms) == ["dcl"] and list(small("simclr")(batch)) == ["nt_xent"]
 
 
+def test_key_accuracy_asks_keys_alone():
+    q, k = rows(40), F.normalize(rows(40) + 0.6 * rows(40, seed=1), dim=1)
+    hits = [max(range(40), key=lambda j, i=i: float(q[i] @ k[j])) == i for i in range(40)]
+    assert 0 < sum(hits) < 40
+    assert losses.key_accuracy(q, k).item() == pytest.approx(sum(hits) / 40)
+    assert losses.key_accuracy(q, q).item() == 1.0
+
+
 def slow_triplet(z, labels, margin, mining):
     """Every triplet looked at, one by one."""
     count, found = range(len(z)), []

@@ -116,11 +116,9 @@ def test_overfits_eight_pictures_and_keeps_a_spread(name):
         maker.step()
         module.after_step(step / 60)
         first = loss.item() if first is None else first
-    # The loss fell because these eight are known, not because all pictures became one.
-    # (MoCo's grows: its queue starts with random rows, and soon holds these eight themselves.)
-    fall = 2.0 if name == "moco" else first - loss.item()
-    assert fall > 0
-    assert known(module, batch) > 0.4 * fall
+    # These eight are known, whatever else moved the loss: it may even rise, as MoCo's does while its queue
+    # fills with these eight, and DINO's while its teacher moves.
+    assert known(module, batch) > max(0.4 * (first - loss.item()), 0.5 * abs(loss.item()))
     with torch.no_grad():
         assert spread(module.f(torch.cat(batch.views))) > 0.2  # near 0 would be collapse
 

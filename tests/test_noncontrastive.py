@@ -9,7 +9,7 @@ import pytest
 import torch
 from small import pictures, small, total
 
-from nearfar import engine, optim
+from nearfar import chunks, engine, optim
 from nearfar.losses.moments import centred, spread
 from nearfar.methods import barlow_twins, byol, simsiam, vicreg
 from nearfar.nets.momentum import rising
@@ -198,3 +198,20 @@ def test_spread_is_one_on_the_sphere_and_zero_in_a_point():
     z = torch.randn(4000, 8, generator=torch.Generator().manual_seed(0))
     assert spread(z).item() == pytest.approx(1.0, abs=0.02)
     assert spread(torch.ones(9, 8)).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["byol", "simsiam", "barlow_twins", "vicreg", "supervised"])
+def test_chunks_have_the_gradient_of_the_whole_batch_where_there_is_no_batch_norm(name):
+    module, batch = small(name).double(), pictures(10)
+    batch.views[:] = [view.double() for view in batch.views]
+    for key, part in list(module.named_modules()):
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+            module.set_submodule(key, torch.nn.Identity())
+    other = copy.deepcopy(module)
+    terms = chunks.backward(module, batch, 4, torch.autocast("cpu", enabled=False))
+    loss = total(other(batch))
+    loss.backward()
+    torch.testing.assert_close(total(terms), loss.detach())
+    for (key, mine), theirs in zip(module.named_parameters(), other.parameters(), strict=True):
+        if mine.requires_grad:
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12, msg=key)

@@ -12,7 +12,7 @@ rows, and values and gradients average over the processes to those of one proces
 what DistributedDataParallel does.
 """
 
-from .contrastive import clip, contrastive_accuracy, dcl, info_nce, nt_xent, supcon, unit
+from .contrastive import clip, contrastive_accuracy, dcl, info_nce, key_accuracy, nt_xent, supcon, unit
 from .pairs import drlim, triplet
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "dcl",
     "drlim",
     "info_nce",
+    "key_accuracy",
     "nt_xent",
     "supcon",
     "triplet",

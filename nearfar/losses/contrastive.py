@@ -264,3 +264,24 @@ def contrastive_accuracy(z_i: Tensor, z_j: Tensor) -> Tensor:
                 best, which = torch.where(better, top_value, best), torch.where(better, column + left, which)
             hits += (which == partner[top : top + tile]).sum()
         return parallel.total(hits) / len(everyone)
+
+
+@torch.no_grad()
+def key_accuracy(q: Tensor, k: Tensor) -> Tensor:
+    """Share of queries, over all processes, whose most similar key is their own.
+
+    Where keys come from a slow copy, queries resemble each other more than any key; they are left out here.
+    Every process must call it at the same time.
+
+    Args:
+        q: (n, d) rows of length 1, the queries.
+        k: (n, d) each query's own key, row for row.
+
+    Returns:
+        A scalar float32 in [0, 1].
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        everyone = parallel.gather(k.float(), grad=False)
+        own = torch.arange(len(q), device=q.device) + parallel.rank() * len(q)
+        best = torch.cat([(part @ everyone.T).argmax(1) for part in q.float().split(tiles.side(q))])
+        return parallel.total((best == own).float().sum()) / len(everyone)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from .. import parallel
 from ..config import setting
-from ..losses import contrastive_accuracy, info_nce, unit
+from ..losses import info_nce, key_accuracy, unit
 from ..nets import Encoder, mlp
 from ..nets.momentum import follow, slow_copy
 from ..nets.queue import Queue
@@ -147,8 +147,8 @@ class MoCo(Method):
         return len(self.keys)
 
     def measures(self) -> dict[str, Tensor]:
-        """Tell how often a view's partner was the nearest of the batch."""
-        return {"contrastive_accuracy": contrastive_accuracy(*self.last)}
+        """Tell how often a query's own key was the nearest of all keys of the batch."""
+        return {"contrastive_accuracy": key_accuracy(*self.last)}
 
 
 def in_pieces(net: nn.Module, x: Tensor, splits: int, turn: int) -> Tensor:

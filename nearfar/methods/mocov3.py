@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import setting
-from ..losses import contrastive_accuracy, info_nce, unit
+from ..losses import info_nce, key_accuracy, unit
 from ..nets import Encoder, mlp
 from ..nets.momentum import follow, rising, slow_copy
 from ..settings import Views
@@ -137,8 +137,8 @@ class MoCoV3(Method):
         return batch - 1
 
     def measures(self) -> dict[str, Tensor]:
-        """Tell how often a view's partner was the nearest of the batch."""
-        return {"contrastive_accuracy": contrastive_accuracy(*self.last)}
+        """Tell how often a query's own key was the nearest of all keys of the batch."""
+        return {"contrastive_accuracy": key_accuracy(*self.last)}
 
 
 def patch_projection(net: nn.Module) -> nn.Module | None:

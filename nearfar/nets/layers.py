@@ -12,9 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .. import parallel
 
 
-def mlp(
-    *widths: int, norm: bool = True, last_norm: bool = True, last_bias: bool = True
-) -> nn.Sequential:
+def mlp(*widths: int, norm: bool = True, last_norm: bool = True, last_bias: bool = True) -> nn.Sequential:
     """Build a head: Linear, batch norm, ReLU, and so on, to a last Linear and its batch norm without beta.
 
     Args:
