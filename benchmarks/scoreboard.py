@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,10 +96,16 @@ def main(words: list[str] | None = None) -> None:
     paths = {str(given.data): "DATA", str(given.out): "OUT"}
     typed = [paths.get(word.rstrip("/"), word) for word in words]
     command = shlex.join(["benchmarks/run", *typed])
+    failed: list[str] = []
     for name in names:
         print(f"measuring: {SUBJECTS[name]} ...", file=sys.stderr, flush=True)
         began = time.perf_counter()
-        section: table.Section = importlib.import_module(f"benchmarks.{name}").run(wanted)
+        try:
+            section: table.Section = importlib.import_module(f"benchmarks.{name}").run(wanted)
+        except Exception:  # the other sections are worth having all the same
+            traceback.print_exc()
+            failed.append(name)
+            continue
         spent = time.perf_counter() - began
         when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         text = table.render(SUBJECTS[name], section, f"`{command}`, {when}, {spent / 60:.1f} minutes.")
@@ -108,6 +115,8 @@ def main(words: list[str] | None = None) -> None:
             found[SUBJECTS[name]] = text
             head = [f"- {key}: {value}" for key, value in facts.items()]
             PAGE.write_text(table.page(head, found, SUBJECTS.values()))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -300,7 +300,7 @@ def run(wanted: Wanted) -> Section:
             section.bars.append(Bar(text, mine["bilinear"].middle >= bar, found))
         worst = {}
         for label, source, count, settings, size in (
-            ("32 px", pictures.block(small), min(many, 256), SMALL, 32),
+            ("32 px", pictures.block(small[:256]), len(small[:256]), SMALL, 32),
             ("224 px", packed.gather(np.arange(few)), few, LARGE, 224),
         ):
             for way in ("bilinear", "bicubic"):
