@@ -231,12 +231,12 @@ def run(wanted: Wanted) -> Section:
     torch.set_num_threads(measure.cores())
     kernels.ready()
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
-    rounds = min(wanted.rounds, 3)
+    rounds = min(wanted.rounds, 2)
     # Case, recipe, side, images, copies of each, batch.
     plans = [("32 px", "cifar-short", 32, 4096, 1, 32), ("224 px", "imagenet", 256, 48, 8, 16)]
     if wanted.quick:
         plans = [("32 px", "cifar-short", 32, 48, 1, 4), ("224 px", "imagenet", 256, 4, 1, 2)]
-    warm, timed = (1, 1) if wanted.quick else (3, 8)
+    warm, timed = (1, 1) if wanted.quick else (2, 5)
     with tempfile.TemporaryDirectory() as name:
         for case, recipe, side, count, copies, batch in plans:
             high, wide = (32, 32) if side == 32 else (375, 500)

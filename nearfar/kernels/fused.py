@@ -250,18 +250,23 @@ def _mirror(i, size):
 
 @_jit
 def _blur(view, sigma, radius, taps, spare, line, done):
-    """Blur (blocks, size, 3 LANES) along x into `spare`, then along y; borders are mirrored."""
+    """Blur (blocks, size, 3 LANES) along x into `spare`, then along y; borders are mirrored.
+
+    Taps that are 0 to float32 beside the middle one, from 5.5 sigma on, are left out.
+    """
     blocks, size = view.shape[0], view.shape[1]
     total = 0.0
     for k in range(-radius, radius + 1):
         total += np.exp(-0.5 * (k / sigma) ** 2)
-    for k in range(2 * radius + 1):  # `taps` is longer, up to a multiple of 4, and 0 beyond
-        taps[k] = np.exp(-0.5 * ((k - radius) / sigma) ** 2) / total
+    radius = min(radius, int(np.ceil(5.5 * sigma)))
+    count = (2 * radius + 4) // 4 * 4  # up to a multiple of 4, with 0 at its end
+    for k in range(count):
+        taps[k] = np.exp(-0.5 * ((k - radius) / sigma) ** 2) / total if k <= 2 * radius else 0.0
     for block in range(blocks):
         for x in range(size):
             for y in range(3 * LANES):
                 spare[block, x, y] = ZERO
-            for k in range(0, len(taps), 4):
+            for k in range(0, count, 4):
                 i = x - radius + k
                 a, b, c, d = (
                     _mirror(i, size),
@@ -285,7 +290,7 @@ def _blur(view, sigma, radius, taps, spare, line, done):
                 line[radius + size - 1 + k] = line[radius + size - 1 - k]
             for y in range(size):
                 done[y] = ZERO
-            for k in range(0, len(taps), 4):
+            for k in range(0, count, 4):
                 at = np.uint64(k)
                 wa, wb, wc, wd = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
                 for y in range(np.uint64(size)):
