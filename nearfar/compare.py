@@ -143,6 +143,10 @@ def compare(
     """
     names = list(dict.fromkeys(methods))
     _check(names, seeds, train, test, settings)
+    open_source(data)  # what is not there is said before anything is made
+    for part in (train, test):
+        if part is not None:
+            open_source(part, labels=True)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     labelled = None if train is None else {"train": train, "test": test}

@@ -67,6 +67,7 @@ def test_a_method_that_fails_is_a_row_with_its_reason(photos, tmp_path):
         ({"methods": ["simclr"], "train": "x"}, "both --train and --test"),
         ({"methods": ["simclr"], "seed": 3}, "--seeds"),
         ({"methods": ["simclr"], "recipe": "cpuu"}, "cpu"),
+        ({"methods": ["simclr"]}, "there is no 'nowhere'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_at_once(given, says, tmp_path):
