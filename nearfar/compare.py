@@ -18,7 +18,6 @@ from .data.sources import open_source
 from .errors import NearfarError, nearest
 from .evaluate import evaluate
 from .features import cores
-from .health import health
 from .pretrain import pretrain
 from .recipes import RECIPES
 from .run import Run
@@ -27,6 +26,7 @@ from .settings import Training
 from .whole import whole
 
 BASELINES = ("pixels", "pca", "untrained")
+OTHER = ("step", "seconds", "held_out", "images", "dim")  # of a line of health.jsonl: no figures of merit
 HEALTH = ("rankme", "uniformity", "spread")  # what the table shows of it; the JSON holds all
 
 
@@ -153,8 +153,7 @@ def compare(
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
     based: dict[str, list[dict[str, Any]]] = {name: [] for name in BASELINES}
-    store = None
-    held = [] if train is None else [train, test]  # kept in memory, so that no run has to read them again
+    kept: list[Any] = []  # the images, held in memory so that no later run has to read them again
     # Seed by seed, so that a comparison cut short has a row for every method.
     for seed in range(seeds):
         for name in names:
@@ -162,11 +161,11 @@ def compare(
             progress.say(f"{name}, seed {seed}: {place}")
             try:
                 run = pretrain(data, method=name, out=place, seed=seed, **settings)
-                if store is None:
-                    store = _images(data, run, False)
-                    held = [_images(part, run, True) for part in held]
+                if not kept:
+                    kept = [_images(data, run, False)]
+                    kept += [_images(part, run, True) for part in (train, test) if part is not None]
                 first = name == names[0]
-                figures = _figures(run, place.with_suffix(".json"), store, labelled, seed, first)
+                figures = _figures(run, place.with_suffix(".json"), labelled, seed, first)
             except KeyboardInterrupt:
                 raise
             except Exception as error:  # one method's trouble is a row of the table
@@ -210,7 +209,7 @@ def _check(names: Sequence[str], seeds: int, train: Any, test: Any, settings: Ma
 
 
 def _images(data: Any, run: Run, labels: bool) -> Any:
-    """Read the images as pretraining and evaluation do, for label-free figures and to keep them at hand."""
+    """Read the images as pretraining and evaluation do, to keep them at hand."""
     return pack.load(
         open_source(data, labels=labels),
         short_side=-(-run.preprocess.size * 8 // 7),
@@ -221,7 +220,7 @@ def _images(data: Any, run: Run, labels: bool) -> Any:
 
 
 def _figures(
-    run: Run, file: Path, store: Any, labelled: Mapping[str, Any] | None, seed: int, first: bool
+    run: Run, file: Path, labelled: Mapping[str, Any] | None, seed: int, first: bool
 ) -> dict[str, Any]:
     """Measure one run, or read what was measured before."""
     if file.exists():
@@ -234,7 +233,7 @@ def _figures(
         "epochs": last.get("epoch"),
         "peak_mib": last.get("peak_mib"),
         "seconds": last.get("seconds"),
-        **health(run, store, seed=seed).to_json(),
+        **{name: value for name, value in (run.health() or [{}])[-1].items() if name not in OTHER},
     }
     baselines: dict[str, dict[str, float]] = {}
     if labelled is not None:

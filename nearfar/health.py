@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import kernels, quality, rng, views
+from . import kernels, nets, quality, rng, views
+from .data.store import Part
 from .features import cores, features
 from .losses import contrastive_accuracy, unit
-from .resolve import device_named
-from .run import Run
 from .settings import Views
+from .views import Preprocess
 
 SAMPLE = 2048  # images looked at, at most
 GROUPS, MEMBERS = 256, 8  # images, and augmented views of each, that LiDAR looks at
@@ -53,35 +53,49 @@ class Health:
 
 
 def health(
-    run: Run, store: Any, *, seed: int = 0, device: str = "auto", settings: Views | None = None
+    encoder: nets.Encoder,
+    preprocess: Preprocess,
+    store: Any,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    settings: Views | None = None,
+    sample: int = SAMPLE,
+    groups: int = GROUPS,
 ) -> Health:
-    """Compute every figure for a trained encoder on a sample of images.
+    """Compute every figure for an encoder, trained or in training, on a sample of images.
 
     Args:
-        run: the run; its encoder is left as it is.
+        encoder: left as it is.
+        preprocess: what its images need.
         store: images, at least 2, as `pack.load` gives them.
         seed: names the sample and the views.
-        device: "auto", "cpu", "cuda" or "mps".
+        device: where to compute.
         settings: how views are made; default SimCLR's for small images, so that runs can be compared.
+        sample: images looked at, at most.
+        groups: of these, the images of which LiDAR sees `MEMBERS` views.
 
     Returns:
         The figures.
     """
-    where = device_named(device)
-    model = copy.deepcopy(run.encoder).to(where).eval()
-    rows = np.sort(rng.permutation(rng.fold(seed, "health"), len(store))[:SAMPLE])
-    chosen = _Some(store, rows)
-    plain = torch.from_numpy(features(model, chosen, run.preprocess, device=where))
+    where = torch.device(device)
+    model = copy.deepcopy(encoder.net).to(where).eval()
+    rows = np.sort(rng.permutation(rng.fold(seed, "health"), len(store))[:sample])
+    chosen, few = Part(store, rows), Part(store, rows[:groups])
+    plain = torch.from_numpy(features(model, chosen, preprocess, device=where))
     settings = settings or Views()
-    x, y = (_views_of(model, chosen, run, settings, seed, number, where) for number in range(2))
-    few = _Some(store, rows[:GROUPS])
-    groups = [_views_of(model, few, run, settings, seed, number, where) for number in range(2, 2 + MEMBERS)]
+
+    def view(part: Part, number: int) -> Tensor:
+        return _view(model, part, preprocess.size, settings, rng.fold(seed, "health view", number), where)
+
+    x, y = view(chosen, 0), view(chosen, 1)
+    several = torch.stack([view(few, 2 + number) for number in range(MEMBERS)], 1)
     k = min(10, len(rows) - 1)
     return Health(
         images=len(rows),
         dim=plain.shape[1],
         rankme=quality.rankme(plain),
-        lidar=quality.lidar(torch.stack(groups, 1)),
+        lidar=quality.lidar(several),
         alpha_req=quality.alpha_req(plain),
         nesum=quality.nesum(plain),
         stable_rank=quality.stable_rank(plain),
@@ -93,35 +107,15 @@ def health(
     )
 
 
-class _Some:
-    """Some rows of a store, as a store."""
-
-    def __init__(self, store: Any, rows: Any) -> None:
-        self.store, self.rows = store, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def gather(self, rows: Any) -> Any:
-        return self.store.gather(self.rows[rows])
-
-
-def _views_of(
-    model: torch.nn.Module,
-    some: _Some,
-    run: Run,
-    settings: Views,
-    seed: int,
-    number: int,
-    where: torch.device,
+def _view(
+    model: torch.nn.Module, part: Part, size: int, settings: Views, key: int, where: torch.device
 ) -> Tensor:
     """Encode one augmented view of each image, drawn by name."""
-    size, found = run.preprocess.size, []
-    for low in range(0, len(some), 256):
-        rows = np.arange(low, min(low + 256, len(some)))
-        block = some.gather(rows)
-        key = rng.fold(seed, "health view", number)
-        draws = views.draw(settings, key, some.rows[rows], block.height, block.width, size)
+    found = []
+    for low in range(0, len(part), 256):
+        rows = np.arange(low, min(low + 256, len(part)))
+        block = part.gather(rows)
+        draws = views.draw(settings, key, part.rows[rows], block.height, block.width, size)
         x = kernels.apply(block, draws, size, settings.interpolation, threads=cores())
         with torch.inference_mode():
             found.append(model(x.to(where)).float().cpu())

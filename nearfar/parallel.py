@@ -14,6 +14,8 @@ import atexit
 import datetime
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,14 +24,31 @@ from torch import Tensor
 
 from .errors import NearfarError
 
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this process compute by itself, as if it were the only one; the others need not take part."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
 
 def world() -> int:
     """Count the processes that train together: 1 unless launched by `torchrun`."""
+    if _alone:
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Number this process, from 0 to `world()` - 1."""
+    if _alone:
+        return 0
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 

@@ -23,8 +23,17 @@ from .recorder import Recorder, locked, signals
 from .resolve import Wanted
 from .run import Run, export, load
 from .settings import Training
+from .watch import Watch
 
-OURS = ("config.json", "log.jsonl", "rejected.csv", checkpoint.LAST, "encoder.safetensors", "encoder.json")
+OURS = (
+    "config.json",
+    "log.jsonl",
+    "health.jsonl",
+    "rejected.csv",
+    checkpoint.LAST,
+    "encoder.safetensors",
+    "encoder.json",
+)
 
 
 def pretrain(
@@ -73,6 +82,7 @@ def pretrain(
         source = open_source(data, labels=_needs_labels(method, like, given))
         wanted, plan = _wanted(source, method, recipe, like, given, device)
         store = _store(source, wanted)
+        store, held = pack.held_apart(store, wanted.training.held_out, wanted.training.seed)
         wanted, notes = resolve.fitted(resolve.with_classes(wanted, len(store.classes)), len(store))
         if earlier:
             wanted, plan = _same(earlier, wanted, store.fingerprint, len(store), folder)
@@ -81,14 +91,16 @@ def pretrain(
         for note in notes:
             progress.say(note)
         warming.join()
-        _train(prepare(folder, wanted, plan, store, device, follow=like is None), asked, source.name)
+        job = prepare(folder, wanted, plan, store, device, follow=like is None)
+        _train(job, held, asked, source.name)
         parallel.barrier()
         return load(folder)
 
 
-def _train(job: Job, asked: dict[str, Any], name: str) -> None:
+def _train(job: Job, held: pack.Part | None, asked: dict[str, Any], name: str) -> None:
     """Train to the end, logging and saving on the way, and write the encoder."""
-    data = {"name": name, "images": len(job.store), "fingerprint": job.store.fingerprint}
+    data = {"name": name, "images": len(job.store), "held_out": 0 if held is None else len(held)}
+    data["fingerprint"] = job.store.fingerprint
     versions = {"nearfar": __version__, "torch": torch.__version__}
     config = {**versions, "asked": asked, "data": data, **job.wanted.to_json(), "plan": job.plan.stretches}
     _record(job, config)
@@ -107,11 +119,13 @@ def _train(job: Job, asked: dict[str, Any], name: str) -> None:
             timed=job.clock is not None,
         ),
     )
+    watch = Watch(job, held)
     try:
         if job.started < job.plan.steps:
-            _steps(job, feed, recorder, config)
+            _steps(job, feed, recorder, watch, config)
     finally:
         feed.close()
+        watch.close()
         recorder.close()
     if parallel.first():
         training = job.wanted.training
@@ -130,7 +144,7 @@ def _train(job: Job, asked: dict[str, Any], name: str) -> None:
         progress.say(f"Done: {job.plan.steps:,} steps. The encoder is in {job.folder}.")
 
 
-def _steps(job: Job, feed: Feed, recorder: Recorder, config: dict[str, Any]) -> None:
+def _steps(job: Job, feed: Feed, recorder: Recorder, watch: Watch, config: dict[str, Any]) -> None:
     """Run the loop; save now and then, at its end, and when asked to stop."""
     look = 1 if parallel.world() == 1 else 10  # processes agree to stop every so many steps
     steps = engine.train(
@@ -151,6 +165,7 @@ def _steps(job: Job, feed: Feed, recorder: Recorder, config: dict[str, Any]) -> 
                 progress.say(f"The pace has changed: {step.plan.steps:,} steps in all now fit the time.")
                 _record(job, {**config, "plan": step.plan.stretches})
             recorder.note(step)
+            watch.note(step)
             stop = parallel.same(caught[0] if caught else 0) if step.number % look == 0 else 0
             if step.last or stop or recorder.due():
                 recorder.save(step)

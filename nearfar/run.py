@@ -31,6 +31,10 @@ class Run:
         """Read the figures that were logged while training, one dict a line of `log.jsonl`."""
         return checkpoint.read_log(self.path / "log.jsonl")
 
+    def health(self) -> list[dict[str, Any]]:
+        """Read what the run saw of its own health while training, one dict a line of `health.jsonl`."""
+        return checkpoint.read_log(self.path / "health.jsonl")
+
     def to_json(self) -> dict[str, Any]:
         """Describe the run in plain values: where it is, what it made, and its last figures."""
         log = self.log()

@@ -138,6 +138,13 @@ class Training:
     )
     max_bad: float = setting(0.1, "share of unusable images beyond which the run stops", low=0.0, high=1.0)
     max_pixels: int = setting(100_000_000, "images of more pixels than this are set aside", low=1)
+    held_out: float = setting(
+        0.02,
+        "share of the images that is never trained on, 2,048 of them at most, so that health is measured there",
+        low=0.0,
+        high=0.5,
+    )
+    looks: int = setting(20, "times a run looks at its own health, at most; 0 for never", low=0)
     pack: bool = setting(True, "decode the images once; --no-pack reads the files at every pass")
     save_minutes: float = setting(2.0, "minutes between saves, at most", low=0.0)
     tensorboard: bool = setting(False, "also write TensorBoard logs (needs nearfar[tensorboard])")

@@ -107,8 +107,9 @@ def test_health_of_a_run_is_repeatable_and_leaves_the_encoder_alone(photos, tmp_
     source = open_source(photos)
     store = pack.load(source, short_side=None, max_pixels=10**8, max_bad=0.5, threads=1)
     before = {name: value.clone() for name, value in run.encoder.state_dict().items()}
-    one, two = health(run, store), health(run, store)
-    assert one == two and one != health(run, store, seed=1)
+    net, needs = run.encoder, run.preprocess
+    one, two = health(net, needs, store), health(net, needs, store)
+    assert one == two and one != health(net, needs, store, seed=1)
     assert all(torch.equal(value, before[name]) for name, value in run.encoder.state_dict().items())
     assert one.images == len(store) and 0 <= one.contrastive_accuracy <= 1
     assert all(np.isfinite(value) for value in one.to_json().values())

@@ -16,9 +16,19 @@ from .account import Account, Way
 from .disk import packed
 from .intake import Rejected, each, write_rejected
 from .kinds import Arrays, Pixels, Source
-from .store import Block, FileStore, Store, class_numbers, duplicates
+from .store import Block, FileStore, Part, Store, class_numbers, duplicates, held_apart
 
-__all__ = ["Block", "FileStore", "Rejected", "Store", "duplicates", "load", "write_rejected"]
+__all__ = [
+    "Block",
+    "FileStore",
+    "Part",
+    "Rejected",
+    "Store",
+    "duplicates",
+    "held_apart",
+    "load",
+    "write_rejected",
+]
 
 _MOST_RESIDENT = 8 << 30
 _SAMPLE = 256

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from .images import decode
 from .intake import Rejected, read_pixels, too_many
 from .kinds import Pixels, Source
 
+LEAST_HELD, MOST_HELD = 64, 2048  # images held apart, if any
 _TRIES = 100  # substitutes tried for a bad image; if all fail, the collection is beyond --max-bad anyway
 
 
@@ -161,6 +163,54 @@ class FileStore(Face):
             np.array([part.shape[0] for part in parts], dtype=np.int32),
             np.array([part.shape[1] for part in parts], dtype=np.int32),
         )
+
+
+class Part:
+    """Some images of a store, as a store of their own; what is true of the whole is asked of the whole."""
+
+    def __init__(self, store: Any, rows: npt.NDArray[np.int64]) -> None:
+        """Choose the images.
+
+        Args:
+            store: the whole.
+            rows: (n,) rows of it.
+        """
+        self.store, self.rows = store, rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.rows)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64] | None:
+        """(n,) class numbers, or None."""
+        return None if self.store.labels is None else self.store.labels[self.rows]
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+        """Give the images of these rows of the part."""
+        found: Block = self.store.gather(self.rows[rows])
+        return found
+
+
+def held_apart(store: Any, share: float, seed: int) -> tuple[Any, Part | None]:
+    """Hold some images apart, that are never trained on.
+
+    Args:
+        store: the images.
+        share: of them, 0 to 0.5; no more than 2,048 are taken, and none where these were fewer than 64.
+        seed: names the draw.
+
+    Returns:
+        The images to train on; those held apart, or None.
+    """
+    count = min(MOST_HELD, int(share * len(store)))
+    if count < LEAST_HELD:
+        return store, None
+    order = rng.permutation(rng.fold(seed, "held apart"), len(store))
+    return Part(store, np.sort(order[count:])), Part(store, np.sort(order[:count]))
 
 
 def class_numbers(labels: Sequence[str] | None) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...]]:

@@ -1,0 +1,93 @@
+"""Health while training: on images held apart, written as it goes, and without a trace in the weights."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import nearfar
+from nearfar import parallel
+from nearfar.batches import Feed
+from nearfar.data import pack
+from nearfar.data.sources import open_source
+from nearfar.data.store import LEAST_HELD, MOST_HELD, held_apart
+from nearfar.settings import Views
+
+TINY = {"steps": 6, "batch": 32, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
+
+
+def numbered(count: int) -> np.ndarray:
+    """Images of one colour each, by which they are known again."""
+    k = np.arange(count)
+    colours = np.stack([k % 256, k // 256, np.full(count, 9)], 1).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(colours[:, None, None, :], (count, 8, 8, 3)))
+
+
+def stored(count: int) -> pack.Store:
+    return pack.load(open_source(numbered(count)), short_side=None, max_pixels=10**6, max_bad=0.1, threads=1)
+
+
+def known(store: object, rows: np.ndarray) -> set[int]:
+    block = store.gather(rows)
+    return {int(block.image(k)[0, 0, 0]) + 256 * int(block.image(k)[0, 0, 1]) for k in range(len(rows))}
+
+
+def test_what_is_held_apart_is_never_trained_on() -> None:
+    store = stored(700)
+    kept, held = held_apart(store, 0.1, seed=3)
+    assert (len(kept), len(held)) == (630, 70)
+    ours, theirs = known(kept, np.arange(630)), known(held, np.arange(70))
+    assert not ours & theirs and ours | theirs == set(range(700))
+    feed = Feed(kept, (Views(),), size=8, batch=90, seed=0)
+    seen = set().union(*(known(kept, feed.make(step)[0].numpy()) for step in range(7)))
+    assert seen == ours
+    assert kept.fingerprint == store.fingerprint and kept.labels is None
+
+
+def test_how_many_are_held_apart() -> None:
+    store = stored(700)
+    assert held_apart(store, (LEAST_HELD - 1) / 700, 0) == (store, None)
+    assert held_apart(store, 0.0, 0) == (store, None)
+    rows = [tuple(held_apart(store, 0.2, seed)[1].rows) for seed in (0, 0, 1)]
+    assert rows[0] == rows[1] != rows[2] and len(rows[0]) == 140 < MOST_HELD
+
+
+def test_a_run_writes_its_health_and_learns_as_without(tmp_path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (700, 8, 8, 3), np.uint8)
+    blind = nearfar.pretrain(images, out=tmp_path / "blind", held_out=0.1, looks=0, **TINY)
+    run = nearfar.pretrain(images, out=tmp_path / "run", held_out=0.1, looks=1000, **TINY)
+    bytes_of = [(path / "encoder.safetensors").read_bytes() for path in (blind.path, run.path)]
+    assert bytes_of[0] == bytes_of[1]
+    assert not blind.health() and run.config["data"] == {
+        **blind.config["data"],
+        "images": 630,
+        "held_out": 70,
+    }
+    lines = run.health()
+    assert [line["step"] for line in lines][-1] == 6 and all(line["held_out"] for line in lines)
+    assert lines[-1]["images"] == 70 and 1 <= lines[-1]["rankme"] <= lines[-1]["dim"]
+    assert (tmp_path / "run" / "health.jsonl").read_text().count("\n") == len(lines)
+    again = nearfar.pretrain(images, out=tmp_path / "run", held_out=0.1, looks=1000, **TINY)
+    assert again.health() == lines
+
+
+def test_few_images_are_all_trained_on_and_looked_at(photos, tmp_path) -> None:
+    run = nearfar.pretrain(photos, out=tmp_path / "run", **TINY)
+    assert run.config["data"]["held_out"] == 0 and run.config["data"]["images"] == 96
+    (line,) = [line for line in run.health() if line["step"] == 6]
+    assert line["images"] == 96 and line["held_out"] is False
+    assert json.dumps(line, allow_nan=False)
+
+
+def test_alone_is_one_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
+    assert (parallel.world(), parallel.rank()) == (4, 2)
+    with parallel.alone(), parallel.alone():
+        assert (parallel.world(), parallel.rank()) == (1, 0)
+        assert torch.equal(parallel.gather(torch.ones(2)), torch.ones(2))
+    assert (parallel.world(), parallel.rank()) == (4, 2)
