@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -208,22 +206,6 @@ def views_dtype(device: torch.device, precision: str) -> torch.dtype:
         faster than the feed's, which would fight them for the cores.
     """
     return torch.bfloat16 if device.type == "cuda" and precision == "bfloat16" else torch.float32
-
-
-def warm_up() -> threading.Thread:
-    """Load what training needs and torch would load late, while images are listed and read.
-
-    Returns:
-        The thread that does it, to be joined before anything is measured.
-    """
-
-    def work() -> None:
-        kernels.ready()
-        importlib.import_module("torch._dynamo")  # every optimizer of torch's imports it, for seconds
-
-    thread = threading.Thread(target=work, name="nearfar-warm-up", daemon=True)
-    thread.start()
-    return thread
 
 
 def threads(wanted: Wanted) -> int:

@@ -17,7 +17,7 @@ from .batches import Feed
 from .data import pack
 from .data.sources import Source, open_source
 from .errors import NearfarError, nearest
-from .job import Job, prepare, threads, warm_up
+from .job import Job, prepare, threads
 from .pace import Plan
 from .recorder import Recorder, locked, signals
 from .resolve import Wanted
@@ -78,7 +78,6 @@ def pretrain(
         earlier = _earlier(folder, overwrite)
         if earlier and asked["data"] and earlier["asked"] == asked and _finished(folder):
             return load(folder)
-        warming = warm_up()
         source = open_source(data, labels=_needs_labels(method, like, given))
         wanted, plan = _wanted(source, method, recipe, like, given, device)
         store = _store(source, wanted)
@@ -90,7 +89,6 @@ def pretrain(
                 return load(folder)
         for note in notes:
             progress.say(note)
-        warming.join()
         job = prepare(folder, wanted, plan, store, device, follow=like is None)
         _train(job, held, asked, source.name)
         parallel.barrier()
