@@ -166,8 +166,6 @@ def compare(
                     kept += [_images(part, run, True) for part in (train, test) if part is not None]
                 first = name == names[0]
                 figures = _figures(run, place.with_suffix(".json"), labelled, seed, first)
-            except KeyboardInterrupt:
-                raise
             except Exception as error:  # one method's trouble is a row of the table
                 reason = str(error) if isinstance(error, NearfarError) else f"{type(error).__name__}: {error}"
                 failed[name] = f"seed {seed} failed: {reason}"
