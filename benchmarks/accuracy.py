@@ -109,16 +109,18 @@ def fixed(folder: Path, train: Path, test: Path) -> float:
     return float((votes.argmax(dim=1) == truth).float().mean())
 
 
-def evaluated(folder: Path, wanted: Wanted, seed: int) -> dict[str, Any]:
+def evaluated(who: str, folder: Path, wanted: Wanted, seed: int) -> dict[str, Any]:
     """Measure a run, or read what was measured before from the file beside its folder."""
     import nearfar
+    from nearfar.evaluate import BASELINES
 
     assert wanted.data is not None
     train, test = wanted.data / "train", wanted.data / "test"
     result = folder.parent / f"{folder.name}.json"
     scores: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
     if "knn" not in scores:
-        scores |= nearfar.evaluate(folder, train=train, test=test, seed=seed).to_json()
+        beside = BASELINES if who == "nearfar" else ()  # they are the same for both
+        scores |= nearfar.evaluate(folder, train=train, test=test, seed=seed, baselines=beside).to_json()
     if "fixed" not in scores:
         scores["fixed"] = fixed(folder, train, test)
         result.write_text(json.dumps(scores))
@@ -195,7 +197,7 @@ def run(wanted: Wanted) -> Section:
             folder = wanted.out / f"{prefix}{wanted.minutes:g}-minutes-seed-{seed}"
             try:
                 paces[who].append(trained(who, folder, wanted, seed, encoder))
-                scores[who].append(evaluated(folder, wanted, seed))
+                scores[who].append(evaluated(who, folder, wanted, seed))
             except (measure.Failed, ImportError) as failed:
                 section.notes.append(f"{who}, seed {seed}: {measure.reason(failed)}")
             if who == "nearfar" and scores[who]:

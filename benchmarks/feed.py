@@ -204,6 +204,7 @@ def start(folder: Path, count: int, wanted: Wanted) -> tuple[list[Row], list[Bar
         "next(iter(torch.utils.data.DataLoader(data, 32, shuffle=True, num_workers=2)))"
     )
     peers = {"nearfar pretrain --no-pack": nearfar}
+    peers["import torch alone"] = [sys.executable, "-c", "import torch"]
     peers["lightly, to the first batch"] = [sys.executable, "-c", code, str(folder / "files")]
     found: dict[str, list[tuple[float, float, float]]] = {who: [] for who in peers}
     for _ in range(min(2, wanted.rounds)):

@@ -142,7 +142,7 @@ def foreseen(who: str, n: int, last: tuple[int, dict[str, float]] | None) -> str
 
 def rounds(n: int, wanted: Wanted) -> int:
     """Choose how often to measure a size: the larger, the less often."""
-    return min(wanted.rounds, {1024: 3, 2048: 3, 4096: 3, 8192: 2}.get(n, 1))
+    return min(wanted.rounds, {1024: 3, 8192: 2}.get(n, 1))
 
 
 def at(n: int, wanted: Wanted, last: dict[str, tuple[int, dict[str, float]]]) -> list[Row]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from .data.intake import read_pixels
 from .data.sources import Source, open_source
 from .data.store import Block
 from .errors import BadImage, NearfarError, nearest
+from .features import cores
 from .job import views_dtype
 from .pace import AIM
 from .settings import Training
@@ -99,7 +99,7 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
     device = resolve.device_named(str(given.get("device", "auto")))
     source = open_source(data, labels=resolve.needs_labels(method, given))
     max_pixels = given.get("max_pixels", Training.max_pixels)
-    threads = given.get("threads") or os.cpu_count() or 1
+    threads = given.get("threads") or cores()
     found = inspect(source, max_pixels=max_pixels, threads=threads)
     if found.usable < 2:
         return Check(found, None, f"{found.usable} usable images are too few to tell near from far")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from . import checkpoint, engine, kernels, optim, parallel, progress, resolve
 from .batches import Feed, seconds_a_batch
+from .features import cores
 from .methods.base import Method
 from .nets import sync_batchnorm
 from .pace import Clock, Plan
@@ -210,4 +210,4 @@ def views_dtype(device: torch.device, precision: str) -> torch.dtype:
 
 def threads(wanted: Wanted) -> int:
     """Count the threads that read images and make views."""
-    return wanted.training.threads or os.cpu_count() or 1
+    return wanted.training.threads or cores()

@@ -1,6 +1,8 @@
 """LARS against its equations as loops, the rules of the rate, and what is exempt from decay."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -132,3 +134,20 @@ def test_muon_moves_matrices_orthogonally_and_the_rest_as_adam_does():
         adam.step()
         torch.testing.assert_close(w.detach(), expected, rtol=0, atol=1e-5)
         torch.testing.assert_close(b.detach(), other.detach(), rtol=0, atol=1e-6)
+
+
+def test_making_and_using_the_cpu_recipes_optimizer_leaves_the_compiler_alone():
+    code = """
+import sys, torch
+from nearfar import optim
+from nearfar.settings import Training
+layer = torch.nn.Linear(3, 2)
+made = optim.optimizer(Training(optimizer="muon"), layer)
+layer(torch.ones(1, 3)).sum().backward()
+made.step()
+made.zero_grad(set_to_none=True)
+made.load_state_dict(made.state_dict())
+print("torch._dynamo" in sys.modules, all(p.grad is None for p in layer.parameters()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

@@ -61,7 +61,7 @@ class BYOL(Method):
 
     # BYOL's code, 100 epochs on ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"head": (1024, 128), "predictor": 512},
+        "cpu": {"head": (1024, 128), "predictor": 512, "ema": 0.9},
         "cifar-short": {"optimizer": "lars", "rate": 1.0, "decay": 1e-5, "warmup": 0.1, "saturation": 0.2},
         "cifar-long": {"optimizer": "lars", "rate": 1.0, "decay": 1e-5, "warmup": 0.01, "saturation": 0.2},
         "imagenet": {

@@ -102,7 +102,7 @@ class DINO(Method):
     done: Tensor
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"head": (512, 128), "prototypes": 1024, "ema": 0.99},
+        "cpu": {"head": (512, 128), "prototypes": 256, "ema": 0.99, "tau_s": 0.05, "tau_t": 0.04},
         "cifar-short": {"optimizer": "lars", "rate": 0.3, "decay": 1e-6, "warmup": 0.1},
         "cifar-long": {"optimizer": "lars", "rate": 0.3, "decay": 1e-6, "warmup": 0.01},
         "imagenet": {

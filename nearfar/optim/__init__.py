@@ -10,6 +10,7 @@ from torch import nn
 
 from ..settings import Training
 from .lars import LARS
+from .light import spare_compiler
 from .muon import Muon, orthogonal
 
 __all__ = ["LARS", "Muon", "base_rate", "factor", "groups", "optimizer", "orthogonal"]
@@ -92,6 +93,7 @@ def optimizer(training: Training, module: nn.Module) -> torch.optim.Optimizer:
     Returns:
         The optimizer.
     """
+    spare_compiler()
     rate, found = base_rate(training), groups(module, training.decay)
     if training.optimizer == "lars":
         return LARS(found, rate, momentum=training.momentum)
