@@ -107,6 +107,35 @@ def health(
     )
 
 
+def partner_found(
+    encoder: nets.Encoder,
+    preprocess: Preprocess,
+    store: Any,
+    settings: tuple[Views, Views],
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    sample: int = SAMPLE,
+) -> float:
+    """Tell how often the nearest of all views is the other view of the same image.
+
+    Args:
+        encoder, preprocess, store, seed, device, sample: as in `health`.
+        settings: how the first and the second view are made.
+
+    Returns:
+        Share of the views, 0 to 1; high for an encoder that knows the images, or for views that are alike.
+    """
+    where = torch.device(device)
+    model = copy.deepcopy(encoder.net).to(where).eval()
+    rows = np.sort(rng.permutation(rng.fold(seed, "partner"), len(store))[:sample])
+    x, y = (
+        _view(model, Part(store, rows), preprocess.size, made, rng.fold(seed, "partner view", number), where)
+        for number, made in enumerate(settings)
+    )
+    return float(contrastive_accuracy(unit(x), unit(y)))
+
+
 def _view(
     model: torch.nn.Module, part: Part, size: int, settings: Views, key: int, where: torch.device
 ) -> Tensor:

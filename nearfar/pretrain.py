@@ -157,6 +157,7 @@ def _steps(job: Job, feed: Feed, recorder: Recorder, watch: Watch, config: dict[
         **job.how,
     )
     with signals() as caught, _compiler(job.wanted.training.compile):
+        watch.start()
         for step in steps:
             if step.plan is not job.plan:
                 job.plan = step.plan
@@ -165,8 +166,14 @@ def _steps(job: Job, feed: Feed, recorder: Recorder, watch: Watch, config: dict[
             recorder.note(step)
             watch.note(step)
             stop = parallel.same(caught[0] if caught else 0) if step.number % look == 0 else 0
-            if step.last or stop or recorder.due():
+            hopeless = step.number % look == 0 and not step.last and watch.stops()
+            if step.last or stop or hopeless or recorder.due():
                 recorder.save(step)
+            if hopeless:
+                raise NearfarError(
+                    f"stopped at step {step.number:,} of {step.plan.steps:,}, where it is saved, as "
+                    f"--stop-on-collapse asks. {watch.verdict or ''}"
+                )
             if stop and not step.last:
                 at = f"step {step.number:,} of {step.plan.steps:,}"
                 progress.say(f"Saved at {at}; the same command goes on from there.")

@@ -21,7 +21,13 @@ from .settings import Training, Views
 from .views import Preprocess
 
 LENGTHS = ("epochs", "steps", "minutes")
-HARMLESS = ("threads", "save_minutes", "tensorboard", "looks")  # may change from one sitting to the next
+HARMLESS = (
+    "threads",
+    "save_minutes",
+    "tensorboard",
+    "looks",
+    "stop_on_collapse",
+)  # may change from one sitting to the next
 MEASURED = ("precision", "views_on", "compile")  # whose "auto" the first sitting decides and records
 SAMPLE = 64  # images looked at to learn a collection's usual size
 

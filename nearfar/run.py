@@ -12,6 +12,7 @@ import torch
 from . import __version__, checkpoint, nets
 from .config import build, to_json
 from .errors import NearfarError
+from .verdict import Verdict, judge
 from .views import Preprocess
 
 FORMAT = 1  # of encoder.json
@@ -35,6 +36,10 @@ class Run:
         """Read what the run saw of its own health while training, one dict a line of `health.jsonl`."""
         return checkpoint.read_log(self.path / "health.jsonl")
 
+    def verdict(self) -> Verdict | None:
+        """Judge the run by its health while it trained: healthy, collapsed, over-fitting and the like."""
+        return judge(self.health())
+
     def to_json(self) -> dict[str, Any]:
         """Describe the run in plain values: where it is, what it made, and its last figures."""
         log = self.log()
@@ -44,6 +49,7 @@ class Run:
             "preprocess": to_json(self.preprocess),
             "provenance": self.provenance,
             "last": log[-1] if log else None,
+            "verdict": None if (found := self.verdict()) is None else found.to_json(),
         }
 
 

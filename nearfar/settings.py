@@ -145,6 +145,7 @@ class Training:
         high=0.5,
     )
     looks: int = setting(20, "times a run looks at its own health, at most; 0 for never", low=0)
+    stop_on_collapse: bool = setting(False, "end a run as soon as a look at its health shows a collapse")
     pack: bool = setting(True, "decode the images once; --no-pack reads the files at every pass")
     save_minutes: float = setting(2.0, "minutes between saves, at most", low=0.0)
     tensorboard: bool = setting(False, "also write TensorBoard logs (needs nearfar[tensorboard])")

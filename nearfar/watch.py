@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from . import checkpoint, parallel, progress
 from .data.store import Part
 from .engine import Step
-from .health import Health, health
+from .health import health, partner_found
 from .job import Job
+from .settings import Views
+from .verdict import COLLAPSED, Verdict, judge
 
 SHARE = 0.02  # of the time of training that looking may take, but for the one look at the end
 SAMPLE, GROUPS = 1024, 128  # images looked at, at most; and of these LiDAR's
+PAIRS = 512  # images, held apart and trained on, whose partners are looked for under the run's own views
 
 
 class Watch:
-    """Measures health now and then, and writes it to `health.jsonl`; only the first process does."""
+    """Measures health now and then, judges it, and logs it to `health.jsonl`, in the first process only."""
 
     def __init__(self, job: Job, held: Part | None) -> None:
         """Open `health.jsonl` at the step from which training goes on.
@@ -24,14 +28,21 @@ class Watch:
             job: the sitting.
             held: the images held apart; None to look at images that are trained on.
         """
-        self.job, self.images, self.apart = job, held if held is not None else job.store, held is not None
+        self.job, self.held, self.images = job, held, held if held is not None else job.store
         self.looks = job.wanted.training.looks if parallel.first() else 0
         self.next = job.started + self._stride(job.plan.steps)
-        self.began = time.monotonic()
+        self.began, self.spent = time.monotonic(), 0.0
         self.log = checkpoint.Log(job.folder / "health.jsonl", job.started) if self.looks else None
+        self.lines = checkpoint.read_log(job.folder / "health.jsonl") if self.looks else []
+        self.verdict: Verdict | None = None
 
     def _stride(self, steps: int) -> float:
         return steps / self.looks if self.looks else float("inf")
+
+    def start(self) -> None:
+        """Look before the first step: what the untrained network shows, the rest is held against."""
+        if self.log is not None and not self.lines:
+            self._add(0)
 
     def note(self, step: Step) -> None:
         """Look, if it is time, or the end.
@@ -41,48 +52,75 @@ class Watch:
         """
         if self.log is None or not (step.last or step.number >= self.next):
             return
-        began = time.monotonic()
-        with parallel.alone():
-            found = self.look()
-        spent = time.monotonic() - began
-        figures = {"step": step.number, **found.to_json(), "held_out": self.apart}
-        self.log.add({**figures, "seconds": round(spent, 3)})
-        pace = max(began - self.began, 1e-9) / max(1, step.number - self.job.started)
-        self.next = step.number + max(self._stride(step.plan.steps), spent / (SHARE * pace))
+        seconds = self._add(step.number)
+        pace = max(time.monotonic() - self.began - self.spent, 1e-9) / max(1, step.number - self.job.started)
+        # The next look waits until all looks, it too, keep to their share.
+        due = self.job.started + (self.spent + seconds) / (SHARE * pace)
+        self.next = max(step.number + self._stride(step.plan.steps), due)
+        before, self.verdict = self.verdict, judge(self.lines)
         if step.last:
-            progress.say(describe(found, self.apart))
+            share = self.spent / max(time.monotonic() - self.began, 1e-9)
+            progress.say(f"{describe(self.lines[-1])} Looking took {share:.1%} of the time.")
+            if self.verdict is not None:
+                progress.say(str(self.verdict))
+        elif self.verdict is not None and self.verdict.bad and self.verdict.name != (before and before.name):
+            progress.say(f"At step {step.number:,}: {self.verdict}")
 
-    def look(self) -> Health:
-        """Measure the encoder as it is now; nothing of it changes."""
-        job = self.job
-        return health(
-            job.module.f,
-            job.wanted.preprocess,
-            self.images,
-            seed=job.wanted.training.seed,
-            device=job.device,
-            sample=SAMPLE,
-            groups=GROUPS,
-        )
+    def stops(self) -> bool:
+        """Tell, alike on every process, whether the run has collapsed and was asked to stop then."""
+        if not self.job.wanted.training.stop_on_collapse:
+            return False
+        return bool(parallel.same(int(self.verdict is not None and self.verdict.name in COLLAPSED)))
+
+    def look(self, step: int) -> dict[str, Any]:
+        """Measure the encoder as it is after a step; nothing of it changes."""
+        job, own = self.job, self.job.module.views(self.job.wanted.views)[:2]
+        first, second = (made if isinstance(made, Views) else made.recipe for made in own)
+        f, preprocess, seed = job.module.f, job.wanted.preprocess, job.wanted.training.seed
+        found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=SAMPLE, groups=GROUPS)
+        figures = {**found.to_json(), "held_out": self.held is not None}
+        for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells
+            if step and name in (measures := job.module.measures()):
+                figures[f"{name}_of_z"] = float(measures[name])
+        if self.held is not None:
+            pairs = min(PAIRS, len(self.held), len(job.store))  # as many of both: more are harder to tell
+            for name, part in (("partner_held", self.held), ("partner_trained", job.store)):
+                figures[name] = partner_found(
+                    f, preprocess, part, (first, second), seed=seed, device=job.device, sample=pairs
+                )
+        return figures
 
     def close(self) -> None:
         """Close the file."""
         if self.log is not None:
             self.log.close()
 
+    def _add(self, step: int) -> float:
+        """Look, and write what is seen; give the seconds it took."""
+        assert self.log is not None
+        began = time.monotonic()
+        with parallel.alone():
+            figures = self.look(step)
+        seconds = time.monotonic() - began
+        self.spent += seconds
+        steps = self.job.plan.steps
+        self.lines.append({"step": step, "steps": steps, **figures, "seconds": round(seconds, 3)})
+        self.log.add(self.lines[-1])
+        return seconds
 
-def describe(found: Health, apart: bool) -> str:
+
+def describe(line: dict[str, Any]) -> str:
     """Say in a line what was found.
 
     Args:
-        found: the figures.
-        apart: whether the images were held apart from training.
+        line: of `health.jsonl`.
 
     Returns:
         One line.
     """
-    where = "held-out images" if apart else "images of the training"
+    where = "held-out images" if line["held_out"] else "images of the training"
     return (
-        f"Health on {found.images:,} {where}: RankMe {found.rankme:.0f} of {found.dim}, uniformity "
-        f"{found.uniformity:.2f}, spread {found.spread:.2f}, partner found {found.contrastive_accuracy:.0%}."
+        f"Health on {line['images']:,} {where}: RankMe {line['rankme']:.0f} of {line['dim']}, uniformity "
+        f"{line['uniformity']:.2f}, spread {line['spread']:.2f}, partner found "
+        f"{line['contrastive_accuracy']:.0%}."
     )

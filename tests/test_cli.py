@@ -140,9 +140,9 @@ FLAGS = {
 SETTINGS = (
     "--epochs --steps --minutes --batch --chunk --encoder --stem --weights --size --optimizer --rate "
     "--rate-rule --momentum --decay --warmup --precision --seed --device --views-on --compile --threads "
-    "--max-bad --max-pixels --held-out --looks --pack --no-pack --save-minutes --tensorboard "
-    "--no-tensorboard --crop-min --crop-max --interpolation --flip --jitter --brightness --contrast "
-    "--saturation --hue --grey --blur --solarise"
+    "--max-bad --max-pixels --held-out --looks --stop-on-collapse --no-stop-on-collapse --pack --no-pack "
+    "--save-minutes --tensorboard --no-tensorboard --crop-min --crop-max --interpolation --flip --jitter "
+    "--brightness --contrast --saturation --hue --grey --blur --solarise"
 )
 METHOD_SETTINGS = {
     "simclr": "--tau --head --decoupled --no-decoupled",

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import nearfar
-from nearfar import parallel
+from nearfar import nets, parallel
 from nearfar.batches import Feed
 from nearfar.data import pack
 from nearfar.data.sources import open_source
 from nearfar.data.store import LEAST_HELD, MOST_HELD, held_apart
+from nearfar.health import partner_found
 from nearfar.settings import Views
+from nearfar.views import Preprocess
 
 TINY = {"steps": 6, "batch": 32, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 
@@ -26,8 +28,12 @@ def numbered(count: int) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(colours[:, None, None, :], (count, 8, 8, 3)))
 
 
+def kept(images: np.ndarray) -> pack.Store:
+    return pack.load(open_source(images), short_side=None, max_pixels=10**6, max_bad=0.1, threads=1)
+
+
 def stored(count: int) -> pack.Store:
-    return pack.load(open_source(numbered(count)), short_side=None, max_pixels=10**6, max_bad=0.1, threads=1)
+    return kept(numbered(count))
 
 
 def known(store: object, rows: np.ndarray) -> set[int]:
@@ -68,6 +74,7 @@ def test_a_run_writes_its_health_and_learns_as_without(tmp_path) -> None:
     }
     lines = run.health()
     assert [line["step"] for line in lines][-1] == 6 and all(line["held_out"] for line in lines)
+    assert lines[0]["step"] == 0 and all(0 <= line["partner_trained"] <= 1 for line in lines)
     assert lines[-1]["images"] == 70 and 1 <= lines[-1]["rankme"] <= lines[-1]["dim"]
     assert (tmp_path / "run" / "health.jsonl").read_text().count("\n") == len(lines)
     again = nearfar.pretrain(images, out=tmp_path / "run", held_out=0.1, looks=1000, **TINY)
@@ -80,6 +87,19 @@ def test_few_images_are_all_trained_on_and_looked_at(photos, tmp_path) -> None:
     (line,) = [line for line in run.health() if line["step"] == 6]
     assert line["images"] == 96 and line["held_out"] is False
     assert json.dumps(line, allow_nan=False)
+
+
+def test_partners_are_found_where_views_are_alike_and_by_chance_where_images_are() -> None:
+    encoder = nets.encoder("resnet10_w16", size=16, seed=0)
+    preprocess = Preprocess.of(16, "bilinear")
+    noise = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), np.uint8)
+    same = Views(crop_min=1.0, flip=0.0, jitter=0.0, grey=0.0)
+    found = partner_found(encoder, preprocess, kept(noise), (same, same))
+    assert found == 1.0
+    copies = np.repeat(noise[:1], 60, 0)  # every view is every other's equal
+    assert partner_found(encoder, preprocess, kept(copies), (same, same)) < 0.2
+    apart = Views(crop_min=0.01, crop_max=0.02)
+    assert partner_found(encoder, preprocess, kept(noise), (same, apart)) < 0.5
 
 
 def test_alone_is_one_of_one(monkeypatch: pytest.MonkeyPatch) -> None:

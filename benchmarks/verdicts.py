@@ -1,0 +1,143 @@
+"""How often a run's verdict is right: runs made healthy, and runs broken on purpose, judged by their looks.
+
+    python -m benchmarks.verdicts record --data cifar10/train --out DIR --seeds 0 1     # to set thresholds by
+    python -m benchmarks.verdicts check --data cifar10/train --out DIR --seeds 100 101  # fresh: to count
+
+Each kind is a short run of `pretrain` with settings that are known to work, or with one thing broken. Which
+verdicts are right for it is written below, before any run. Without --data the demo's own drawings are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HEALTHY = ("healthy", "still improving", "saturating")
+COLLAPSED = ("full collapse", "dimensional collapse")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to make a run, and the verdicts that are right for it."""
+
+    right: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    images: int | None = None  # so few, nearly half of them held out
+    longer: int = 1  # times the steps of the others
+    breaks: Callable[[], Any] | None = None
+
+
+@contextmanager
+def gradient_both_ways() -> Iterator[None]:
+    """Let the gradient flow into SimSiam's targets."""
+    from nearfar.methods import simsiam
+
+    honest = simsiam.SimSiam.loss
+
+    def loss(self: Any, *z: Any) -> Any:
+        p_i, p_j, z_i, z_j = z
+        self.last = z_i.detach()
+        return {"cosine": simsiam.D(p_i, z_j) / 2 + simsiam.D(p_j, z_i) / 2}
+
+    simsiam.SimSiam.loss = loss  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        simsiam.SimSiam.loss = honest  # type: ignore[method-assign]
+
+
+SAME = {"crop_min": 1.0, "flip": 0.0, "jitter": 0.0, "grey": 0.0}
+STRONG = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5, "jitter": 1.0}
+APART = {"crop_min": 0.01, "crop_max": 0.03, **STRONG}
+
+KINDS: dict[str, Kind] = {
+    "simclr": Kind(HEALTHY, {"method": "simclr"}),
+    "byol": Kind(HEALTHY, {"method": "byol"}),
+    "simsiam": Kind(HEALTHY, {"method": "simsiam"}),
+    "vicreg": Kind(HEALTHY, {"method": "vicreg"}),
+    "barlow_twins": Kind(HEALTHY, {"method": "barlow_twins"}),
+    "moco": Kind(HEALTHY, {"method": "moco"}),
+    "simclr, no stop to weights": Kind(("not learning",), {"method": "simclr", "rate": 1e-9}),
+    "simsiam without stop-gradient": Kind(COLLAPSED, {"method": "simsiam"}, breaks=gradient_both_ways),
+    "vicreg without variance": Kind(COLLAPSED, {"method": "vicreg", "variance": 0.0, "covariance": 0.0}),
+    "simclr, tau 100": Kind((*COLLAPSED, "not learning"), {"method": "simclr", "tau": 100.0}),
+    "simclr, tau 0.003": Kind(("views too hard", "not learning"), {"method": "simclr", "tau": 0.003}),
+    "simclr, rate 100 times": Kind((*COLLAPSED, "not learning"), {"method": "simclr", "rate": 2.0}),
+    "simclr, views alike": Kind(("views too easy",), {"method": "simclr", **SAME}),
+    "simclr, views apart": Kind(("views too hard",), {"method": "simclr", **APART}),
+    "simclr, 160 images": Kind(("over-fitting",), {"method": "simclr", "batch": 64}, images=160, longer=4),
+}
+
+
+def make(kind: Kind, name: str, data: Any, out: Path, seed: int, steps: int) -> dict[str, Any]:
+    """Train one run, or read what it was."""
+    import nearfar
+    from nearfar.errors import NearfarError
+
+    note = out / f"{name.replace(' ', '-').replace(',', '')}-{seed}.json"
+    if note.exists():
+        found: dict[str, Any] = json.loads(note.read_text())
+        return found
+    folder, source = note.with_suffix(""), data
+    if kind.images:
+        from nearfar.data.files import find
+
+        names = find(Path(data))
+        few = names[seed % 7 :: max(1, len(names) // kind.images)][: kind.images]
+        source = out / f"few-{seed}.txt"
+        source.write_text("".join(f"{Path(data).resolve() / item}\n" for item in few))
+    try:
+        with kind.breaks() if kind.breaks else _nothing():
+            settings = {
+                "steps": steps * kind.longer,
+                "batch": 128,
+                "seed": seed,
+                "held_out": 0.45 if kind.images else 0.02,
+                **kind.settings,
+            }
+            run = nearfar.pretrain(source, out=folder, **settings)
+        made = {"lines": run.health(), "log": run.log()}
+    except NearfarError as error:
+        made = {"failed": str(error)}
+    made |= {"kind": name, "seed": seed}
+    note.write_text(json.dumps(made))
+    return made
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def main() -> None:
+    """Make the runs of the seeds asked for, and tell how each is judged."""
+    from nearfar.verdict import judge
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--only", nargs="+", default=list(KINDS))
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    hits = count = 0
+    for seed in given.seeds:
+        for name in given.only:
+            made = make(KINDS[name], name, given.data, given.out, seed, given.steps)
+            found = None if "failed" in made else judge(made["lines"])
+            said = "broke down" if found is None else found.name
+            right = said in (*KINDS[name].right, *(("broke down",) if "rate" in name else ()))
+            hits, count = hits + right, count + 1
+            print(f"{'right' if right else 'WRONG':6}{name:34}seed {seed:<5}{said}", flush=True)
+    print(f"{hits} of {count} verdicts are right")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Says in words whether a run works, from what its looks at its own health saw, and what to try if not.
+
+Thresholds come from runs that were recorded, healthy ones and ones broken on purpose: benchmarks/verdicts.py
+makes such runs anew and counts how often they are judged rightly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+COLLAPSED = ("full collapse", "dimensional collapse")
+
+EARLY = 0.1  # share of the steps before which nothing is said against a run
+STILL = 0.05  # share by which features must have moved from those of the untrained network
+ALIKE = 0.3  # spread, as a share of the untrained network's, below which images are all the same
+ALIKE_Z = 0.05  # spread of z, or deviation, at which the head's outputs are
+ONE_WAY = 1.35  # NESum below which one direction holds nearly all
+LEARNT = 0.02  # share of partners found beyond the untrained network's that tells learning from chance
+EASY = 0.9  # share of partners that an untrained network finds where views are too much alike
+HARD = 0.02  # share of partners found under the run's own views that is as few as by chance
+GAP = 0.1  # more partners found among images trained on than among others: learnt by heart
+LATE, GAIN = 0.6, 0.1  # a run still improves if this last part of it brought such a share of all it gained
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A name out of a few, the figures that speak for it, and what to try."""
+
+    name: str
+    reason: str
+    advice: str
+    bad: bool = True
+
+    def __str__(self) -> str:
+        """Write it in a line."""
+        return f"{self.name.capitalize()}: {self.reason}; {self.advice}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it in plain values."""
+        return {"name": self.name, "reason": self.reason, "advice": self.advice, "bad": self.bad}
+
+
+def judge(lines: Sequence[Mapping[str, Any]]) -> Verdict | None:
+    """Judge a run by its looks so far.
+
+    Args:
+        lines: of `health.jsonl`, in order; the first, of step 0, shows the untrained network.
+
+    Returns:
+        The verdict: full collapse, dimensional collapse, not learning, views too easy, views too hard,
+        over-fitting, still improving, saturating or healthy; None where there is too little to judge by.
+    """
+    if len(lines) < 2 or lines[0]["step"] != 0:
+        return None
+    start, now = lines[0], lines[-1]
+    if now["step"] < EARLY * now["steps"]:
+        return None
+    for rule in (_collapsed, _narrow, _still, _easy, _hard, _by_heart, _idle):
+        found = rule(start, now)
+        if found is not None:
+            return found
+    return _course(lines)
+
+
+def _collapsed(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+    z = min(now.get("spread_of_z", 1.0), now.get("deviation_of_z", 1.0))
+    if now["spread"] >= ALIKE * start["spread"] and z >= ALIKE_Z:
+        return None
+    return Verdict(
+        "full collapse",
+        f"all images look the same to it (spread {now['spread']:.2f}, of the head's outputs {z:.2f})",
+        "lower --rate, and use a method's own recipe: what keeps it from collapse may be switched off",
+    )
+
+
+def _narrow(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+    if now["nesum"] >= ONE_WAY or _learnt(start, now):
+        return None
+    return Verdict(
+        "dimensional collapse",
+        f"one direction of {now['dim']} holds nearly all that differs (NESum {now['nesum']:.2f})",
+        "lower --rate, raise --batch, or choose a method that spreads features, such as simclr or vicreg",
+    )
+
+
+def _still(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+    if any(abs(now[name] - start[name]) > STILL * abs(start[name]) for name in ("rankme", "spread")):
+        return None
+    return Verdict(
+        "not learning", "features are still those of the untrained network", "raise --rate, or train longer"
+    )
+
+
+def _easy(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+    if start.get("partner_held", 0.0) < EASY:
+        return None
+    return Verdict(
+        "views too easy",
+        f"even the untrained network finds {start['partner_held']:.0%} of the partners",
+        "lower --crop-min and raise --jitter and the strengths of colour",
+    )
+
+
+def _hard(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+    if now.get("partner_held", 1.0) > HARD or _learnt(start, now):
+        return None
+    return Verdict(
+        "views too hard",
+        f"of the partners among held-out images it finds {now['partner_held']:.1%}, as few as by chance",
+        "raise --crop-min and lower --jitter and the strengths of colour, or raise --tau",
+    )
+
+
+def _by_heart(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+    gap = now.get("partner_trained", 0.0) - now.get("partner_held", 0.0)
+    if gap < GAP:
+        return None
+    return Verdict(
+        "over-fitting",
+        f"it finds {now['partner_trained']:.0%} of the partners among images trained on, and "
+        f"{now['partner_held']:.0%} among others",
+        "add images, train for fewer --epochs, or make views differ more",
+    )
+
+
+def _idle(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+    if _learnt(start, now):
+        return None
+    return Verdict(
+        "not learning",
+        f"it finds {now['contrastive_accuracy']:.1%} of the partners, the untrained network "
+        f"{start['contrastive_accuracy']:.1%}",
+        "try a --rate three times lower or higher, --tau from 0.1 to 0.5, and train longer",
+    )
+
+
+def _course(lines: Sequence[Mapping[str, Any]]) -> Verdict:
+    """Tell whether a run that works has come to its end."""
+    start, now = lines[0], lines[-1]
+    earlier = [line for line in lines[1:-1] if line["step"] <= LATE * now["step"]]
+    told = (
+        f"it finds {now['contrastive_accuracy']:.0%} of the partners, the untrained network "
+        f"{start['contrastive_accuracy']:.0%}, in {now['rankme']:.0f} directions"
+    )
+    if not earlier:
+        return Verdict("healthy", told, "nothing need be done", bad=False)
+    gained = now["contrastive_accuracy"] - start["contrastive_accuracy"]
+    share = (now["contrastive_accuracy"] - earlier[-1]["contrastive_accuracy"]) / gained
+    if share > GAIN:
+        late = f"the last {1 - earlier[-1]['step'] / now['step']:.0%} of the steps brought {share:.0%} of it"
+        return Verdict("still improving", f"{told}, and {late}", "a longer run would bring more", bad=False)
+    return Verdict(
+        "saturating",
+        f"{told}, and has stopped to gain",
+        "more time brings little; more images might",
+        bad=False,
+    )
+
+
+def _learnt(start: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Tell whether views of an image lie nearer than in the untrained network, under everyone's views."""
+    return bool(now["contrastive_accuracy"] > start["contrastive_accuracy"] + LEARNT)

@@ -1,0 +1,92 @@
+"""Verdicts on courses of known kind: figures like those of recorded runs, one thing changed at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nearfar
+from nearfar import verdict
+from nearfar.checkpoint import LAST
+from nearfar.errors import NearfarError
+from nearfar.verdict import judge
+
+START = {
+    "step": 0, "steps": 100, "dim": 512, "rankme": 8.0, "nesum": 1.2, "spread": 0.08,
+    "contrastive_accuracy": 0.03, "partner_held": 0.04, "partner_trained": 0.04,
+}  # fmt: skip
+
+
+def course(*found: float, **last: float) -> list[dict[str, Any]]:
+    """Looks at even distances at a run that finds so many partners, with other figures at its end."""
+    lines: list[dict[str, Any]] = [START]
+    for number, share in enumerate(found, 1):
+        line = {**START, "rankme": 120.0, "nesum": 3.0, "spread": 0.5, "contrastive_accuracy": share}
+        line |= {"step": 100 * number // len(found), "partner_held": share, "partner_trained": share + 0.01}
+        lines.append(line)
+    lines[-1] = {**lines[-1], **last}
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        (course(0.10, 0.20, 0.30, 0.40), "still improving"),
+        (course(0.10, 0.39, 0.40, 0.40), "saturating"),
+        (course(0.40), "healthy"),
+        (course(0.10, 0.03, spread=0.001), "full collapse"),
+        (course(0.10, 0.40, spread_of_z=0.001), "full collapse"),
+        (course(0.10, 0.40, deviation_of_z=0.001), "full collapse"),
+        (course(0.10, 0.03, nesum=1.1), "dimensional collapse"),
+        (course(0.10, 0.40, nesum=1.1), "still improving"),
+        (course(0.03, 0.03, rankme=8.1, spread=0.081), "not learning"),
+        (course(0.03, 0.03), "not learning"),
+        (course(0.03, 0.03, partner_held=0.002), "views too hard"),
+        (course(0.10, 0.40, partner_trained=0.9), "over-fitting"),
+    ],
+)
+def test_each_course_has_its_verdict(lines: list[dict[str, Any]], name: str) -> None:
+    found = judge(lines)
+    assert found is not None and found.name == name
+    assert found.bad == (name not in ("healthy", "still improving", "saturating"))
+    assert str(found).startswith(name.capitalize()) and found.reason and found.advice
+    assert str(found).endswith(".")
+
+
+def test_views_that_an_untrained_network_tells_apart_are_too_easy() -> None:
+    found = judge([{**START, "partner_held": 0.99}, *course(0.1, 0.2)[1:]])
+    assert found is not None and found.name == "views too easy"
+
+
+def test_nothing_is_said_too_early_nor_without_the_untrained_network() -> None:
+    assert judge([]) is None and judge([START]) is None
+    assert judge([START, {**course(0.4)[-1], "step": 5}]) is None
+    assert judge(course(0.1, 0.2)[1:]) is None
+
+
+def test_without_held_out_images_the_rest_is_still_judged() -> None:
+    lines = [{k: v for k, v in line.items() if "partner" not in k} for line in course(0.1, 0.2, 0.4)]
+    found = judge(lines)
+    assert found is not None and found.name == "still improving"
+
+
+def test_a_run_that_collapses_stops_where_it_is_saved(tmp_path) -> None:
+    """VICReg without its variance term pulls everything to one point."""
+    images = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), np.uint8)
+    settings: dict[str, Any] = {
+        "method": "vicreg", "variance": 0.0, "covariance": 0.0, "head": (16, 16), "encoder": "resnet10_w16",
+        "optimizer": "sgd", "rate": 0.05, "steps": 60, "batch": 32, "held_out": 0.2, "looks": 60,
+        "device": "cpu", "precision": "float32", "out": tmp_path / "run",
+    }  # fmt: skip
+    with pytest.raises(NearfarError, match=r"stopped at step .*collapse") as caught:
+        nearfar.pretrain(images, stop_on_collapse=True, **settings)
+    assert str(caught.value).rstrip(".").count("\n") == 0
+    assert (tmp_path / "run" / LAST).exists() and not (tmp_path / "run" / "encoder.json").exists()
+    run = nearfar.pretrain(images, **settings)  # without the flag it goes on from there to its end
+    steps = [line["step"] for line in run.health()]
+    assert steps == sorted(set(steps)) and steps[0] == 0 and steps[-1] == 60
+    found = run.verdict()
+    assert found is not None and found.name in verdict.COLLAPSED
+    assert run.to_json()["verdict"]["name"] == found.name
