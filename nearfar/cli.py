@@ -27,6 +27,17 @@ DATA = (
     "cifar10, cifar10:test, stl10:unlabeled and the like; or hf:org/name"
 )
 
+MEASURED = {
+    "--few-labels": "accuracy with 1, 2, 4, ... labels a class, 1 %% and 10 %%, over many draws",
+    "--retrieval": "search by example: mean average precision, and hits among the first 1, 5 and 10",
+    "--clusters": "whether k-means finds the classes by itself: accuracy, NMI, ARI",
+    "--calibration": "whether the linear classifier is right as often as it says: ECE, and its bins",
+    "--robustness": "accuracy on spoilt test images: noise, blur, weather, compression, at five strengths",
+    "--augmented": "a linear classifier trained on augmented images, the encoder frozen (SimCLR's protocol)",
+    "--finetune": "the encoder trained on, and its like from scratch; with --few-labels on few labels too",
+    "--full": "all of these",
+}
+
 
 def _training(parser: Parser, words: Sequence[str]) -> None:
     """Add what `check` and `pretrain` share: the method, the recipe and every setting of a run."""
@@ -89,12 +100,21 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
         "Measure an encoder on labelled images by k-NN and by a linear classifier, beside raw pixels, an "
         "untrained encoder and chance. Labels are the names of the first-level folders, or a list's column.",
     )
-    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument(
+        "run", metavar="RUN", nargs="+", help="the run's folder; several are compared in pairs"
+    )
     parser.flag(parser, "--train", metavar="DATA", required=True, help="labelled images to fit and choose on")
     parser.flag(
         parser, "--test", metavar="DATA", required=True, help="labelled images, read once, at the end"
     )
+    related = "a .csv of images and their groups, such as patients; a group stays on one side"
+    parser.flag(parser, "--groups", metavar="FILE", help=related)
     _json_flag(parser)
+    more = parser.add_argument_group("what else to measure")
+    for flag, about in MEASURED.items():
+        parser.flag(more, flag, action="store_true", help=about)
+    second = "also k-NN and linear on a second labelled data set"
+    parser.flag(more, "--transfer", nargs=2, metavar=("TRAIN", "TEST"), help=second)
     parser.settings("how", settings.Training, only=("seed", "device"))
     return parser
 
@@ -229,7 +249,11 @@ def _run(words: Sequence[str]) -> int:
                 f"There is no recipe {values['recipe']!r}; {nearest(values['recipe'], recipes.RECIPES)}"
             )
     as_json = values.pop("json", False)
-    first = [values.pop(name) for name in ("run", "data") if name in values]
+    runs = values.pop("run", [])
+    first = [
+        *([runs] if isinstance(runs, str) else runs),
+        *([values.pop("data")] if "data" in values else []),
+    ]
     main_process = os.environ.get("RANK", "0") == "0"
     progress.show(main_process)
     result = getattr(nearfar, FUNCTIONS.get(command, command))(*first, **values)

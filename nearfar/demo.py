@@ -22,9 +22,10 @@ import torch
 from . import gallery, progress
 from .check import check
 from .embed import Embeddings, embed
-from .evaluate import Evaluation, evaluate
+from .evaluate import evaluate
 from .neighbours import top_k
 from .pretrain import pretrain
+from .protocol.result import Evaluation
 
 MINUTES = 2.5
 

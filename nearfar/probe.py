@@ -9,6 +9,7 @@ strengths serves every encoder.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,17 @@ class Probe:
     l2: float
     steps: int
 
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Give the logarithm of each class's share, up to a constant a row.
+
+        Args:
+            x: (n, d) features, of the dtype and on the device of the fit.
+
+        Returns:
+            (n, classes).
+        """
+        return x @ self.weight + self.bias
+
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Give each row its likeliest class.
 
@@ -40,22 +52,34 @@ class Probe:
         Returns:
             (n,) int64.
         """
-        return (x @ self.weight + self.bias).argmax(dim=1)
+        return self.logits(x).argmax(dim=1)
+
+
+def standards(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Measure what standardises features: their mean, and one over their standard deviation.
+
+    Args:
+        x: (n, d) floats.
+
+    Returns:
+        (d,) and (d,); 0 instead of the second where a feature never moves.
+    """
+    mean = x.mean(dim=0)
+    # A stretch of rows at a time: torch's own standard deviation down a column is ten times slower.
+    spread = torch.stack([(part - mean).square_().sum(dim=0) for part in torch.split(x, 4096)])
+    scale = (spread.sum(dim=0) / len(x)).sqrt()
+    # A feature that never moves says nothing; dividing by its rounding noise would make it shout.
+    dead = scale <= 1e-6 * scale.max().clamp_min(torch.finfo(x.dtype).tiny)
+    return mean, torch.where(dead, 0, 1 / scale.masked_fill(dead, 1))
 
 
 class _Problem:
     """Mean cross-entropy plus l2/2 |W|^2 over standardised rows; the bias is not penalised."""
 
-    def __init__(self, x: torch.Tensor, y: torch.Tensor, classes: int) -> None:
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, classes: int, as_is: bool = False) -> None:
         self.x, self.y, self.classes = x, y, classes
         n, d = x.shape
-        self.mean = x.mean(dim=0)
-        # A stretch of rows at a time: torch's own standard deviation down a column is ten times slower.
-        spread = torch.stack([(part - self.mean).square_().sum(dim=0) for part in torch.split(x, 4096)])
-        self.scale = (spread.sum(dim=0) / n).sqrt()
-        # A feature that never moves says nothing; dividing by its rounding noise would make it shout.
-        dead = self.scale <= 1e-6 * self.scale.max().clamp_min(torch.finfo(x.dtype).tiny)
-        self.inverse = torch.where(dead, 0, 1 / self.scale.masked_fill(dead, 1))  # (d,)
+        self.mean, self.inverse = (x.new_zeros(d), x.new_ones(d)) if as_is else standards(x)
         # The features' correlations, from a spread of rows: only the speed depends on them.
         some = x[:: max(1, n // max(2 * d, 2048))]
         some = (some - self.mean) * self.inverse
@@ -175,6 +199,7 @@ def fit(
     start: Probe | None = None,
     tolerance: float = 1e-5,
     steps: int = 100,
+    as_is: bool = False,
 ) -> Probe:
     """Fit a multinomial logistic regression on standardised features.
 
@@ -189,6 +214,7 @@ def fit(
         start: a fit on like rows to set out from, instead of zero: the way is shorter, its end the same.
         tolerance: largest gradient entry at which the fit counts as done.
         steps: L-BFGS steps at most.
+        as_is: whether rows are fitted as they are, since they are standardised already.
 
     Returns:
         The fit.
@@ -197,10 +223,35 @@ def fit(
         NearfarError: too few rows or classes, rows and labels of unlike number, or values not finite.
     """
     _check(x, y, classes)
-    problem = _Problem(x, y, classes)
+    problem = _Problem(x, y, classes, as_is)
     w = x.new_zeros(x.shape[1] + 1, classes) if start is None else problem.unfold(start)
     w, taken = problem.minimise(w, l2, tolerance, steps)
     return problem.probe(w, l2, taken)
+
+
+def path(x: torch.Tensor, y: torch.Tensor, classes: int, *, as_is: bool = False) -> Iterator[Probe]:
+    """Fit with every penalty of `STRENGTHS`, from strong to weak, each fit going on from the last.
+
+    The fits are loose ones, good to choose by and for `fit` to start from.
+
+    Args:
+        x, y: (n, d) features and (n,) int64 classes to fit.
+        classes: how many classes there are.
+        as_is: whether rows are fitted as they are, since they are standardised already.
+
+    Yields:
+        One fit a penalty.
+
+    Raises:
+        NearfarError: as `fit`.
+    """
+    _check(x, y, classes)
+    problem = _Problem(x, y, classes, as_is)
+    w = x.new_zeros(x.shape[1] + 1, classes)
+    for l2 in STRENGTHS:
+        # Loose, since only the choice is kept; yet tight enough that a weaker penalty shows its effect.
+        w, taken = problem.minimise(w, l2, min(1e-3, max(0.03 * l2, 1e-5)), PATH_STEPS)
+        yield problem.probe(w, l2, taken)
 
 
 def choose(
@@ -210,9 +261,9 @@ def choose(
     held_y: torch.Tensor,
     classes: int,
 ) -> Probe:
-    """Choose the penalty by accuracy on held-out rows, from strong to weak, each fit going on from the last.
+    """Choose the penalty by accuracy on held-out rows, along `path`.
 
-    The path over `STRENGTHS` ends after `PATIENCE` weaker penalties without a gain.
+    It ends after `PATIENCE` weaker penalties without a gain.
 
     Args:
         x, y: (n, d) features and (n,) int64 classes to fit.
@@ -220,20 +271,13 @@ def choose(
         classes: how many classes there are.
 
     Returns:
-        The best of the path's fits, whose `l2` is the choice; of equals, the strongest. It is a loose one,
-        good to choose by and for `fit` to start from.
+        The best of the path's fits, whose `l2` is the choice; of equals, the strongest.
 
     Raises:
         NearfarError: as `fit`.
     """
-    _check(x, y, classes)
-    problem = _Problem(x, y, classes)
-    w = x.new_zeros(x.shape[1] + 1, classes)
-    best, chosen, waited = -1, problem.probe(w, STRENGTHS[0], 0), 0
-    for l2 in STRENGTHS:
-        # Loose, since only the choice is kept; yet tight enough that a weaker penalty shows its effect.
-        w, taken = problem.minimise(w, l2, min(1e-3, max(0.03 * l2, 1e-5)), PATH_STEPS)
-        found = problem.probe(w, l2, taken)
+    best, waited = -1, 0
+    for found in path(x, y, classes):
         right = int((found.predict(held_x) == held_y).sum())
         if right > best:
             best, chosen, waited = right, found, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,29 +18,51 @@ from .features import cores, features
 from .views import Preprocess, centre
 
 HELD_OUT = 5000  # training images that choices are made on, at most; and never over a fifth
+CANDIDATES = 3  # nearest training images that are looked at as possible copies of a test image
+PIXELS = 32  # side to which images are reduced for the raw-pixel baseline, at most
+NUMBERS = 1 << 29  # raw-pixel numbers in memory at most (2 GiB): beyond, the side shrinks further
 CALIBRATION = 2048  # training images that an untrained encoder's batch norms are measured on
 Rows = npt.NDArray[np.int64]
 Encode = Callable[[pack.Store], torch.Tensor]
 
 
-def held_out(labels: Rows, classes: tuple[str, ...], seed: int) -> npt.NDArray[np.bool_]:
+def held_out(
+    labels: Rows, classes: tuple[str, ...], seed: int, groups: Rows | None = None
+) -> npt.NDArray[np.bool_]:
     """Name the training images that choices are made on: the same share of every class.
 
     Args:
         labels: (n,) class numbers.
         classes: their names.
         seed: names the draw.
+        groups: (n,) numbers of the groups that images belong to; a group then stays on one side, and the
+            shares are as even as that allows.
 
     Returns:
         (n,) bool; a class of a single image is not held out.
     """
     share = min(0.2, HELD_OUT / len(labels))
     held = np.zeros(len(labels), np.bool_)
+    sizes = np.bincount(labels, minlength=len(classes))
+    wanted = np.where(sizes > 1, np.maximum(1, np.round(share * sizes)), 0).astype(np.int64)
+    if groups is not None:
+        return _held_groups(labels, groups, wanted, rng.fold(seed, "held out"))
     for number, name in enumerate(classes):
         rows = np.flatnonzero(labels == number)
-        if len(rows) > 1:
-            order = rng.permutation(rng.fold(seed, "held out", name), len(rows))
-            held[rows[order[: max(1, round(share * len(rows)))]]] = True
+        order = rng.permutation(rng.fold(seed, "held out", name), len(rows))
+        held[rows[order[: wanted[number]]]] = True
+    return held
+
+
+def _held_groups(labels: Rows, groups: Rows, wanted: Rows, key: int) -> npt.NDArray[np.bool_]:
+    """Hold groups out, in random order, each if that brings the classes' counts nearer to what is wanted."""
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    held, left = np.zeros(len(labels), np.bool_), wanted.copy()
+    for at in rng.permutation(key, len(members)):
+        after = left - np.bincount(labels[members[at]], minlength=len(wanted))
+        if np.abs(after).sum() < np.abs(left).sum():
+            held[members[at]], left = True, after
     return held
 
 
@@ -65,6 +88,7 @@ def untrained(
     rows = rng.permutation(rng.fold(seed, "calibration"), len(store))[:CALIBRATION]
     if not norms or len(rows) < 2:
         return net
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over what is seen
@@ -75,6 +99,8 @@ def untrained(
             draws = centre(preprocess, block.height, block.width)
             x = kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=cores())
             net(x.to(device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum  # for whoever trains it
     return net.eval()
 
 
@@ -99,6 +125,26 @@ def principal(store: pack.Store, preprocess: Preprocess, device: str, dims: int 
         linear.weight.copy_(axes)
         linear.bias.copy_(-(axes @ mean))
     return nn.Sequential(nn.Flatten(), linear).to(device).eval()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Test images as one reader sees them.
+
+    Attributes:
+        store: the images.
+        x: (m, d) features, on the device.
+        nearest: (m, up to CANDIDATES) int64, the training images most alike, the most alike first.
+        logits: (m, classes) of the linear classifier, on the device.
+        knn, linear: (m,) int64, the classifiers' answers.
+    """
+
+    store: pack.Store
+    x: torch.Tensor
+    nearest: Rows
+    logits: torch.Tensor
+    knn: Rows
+    linear: Rows
 
 
 class Reader:
@@ -138,9 +184,59 @@ class Reader:
             {"C": 1 / (len(self.x) * self.l2)},
         )
 
-    def answer(self, test: pack.Store) -> tuple[Rows, Rows]:
-        """Give both classifiers' answers for the test images."""
+    @torch.no_grad()
+    def see(self, test: pack.Store) -> Seen:
+        """Encode the test images, and give both classifiers' answers for them."""
         x = self.encode(test).sub_(self.mean)
-        alike, who = neighbours.top_k(x, self.x, self.vote.k)
-        votes = neighbours.knn_votes(alike, self.y[who], len(self.classes), self.vote.temperature)
-        return votes.argmax(dim=1).cpu().numpy(), self.probe.predict(x).cpu().numpy()
+        alike, who = neighbours.top_k(x, self.x, min(max(self.vote.k, CANDIDATES), len(self.x)))
+        k, logits = self.vote.k, self.probe.logits(x)
+        votes = neighbours.knn_votes(
+            alike[:, :k], self.y[who[:, :k]], len(self.classes), self.vote.temperature
+        )
+        near, straight = votes.argmax(dim=1).cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
+        return Seen(test, x, who[:, :CANDIDATES].cpu().numpy(), logits, near, straight)
+
+    def name(self, images: pack.Store) -> Rows:
+        """Give the linear classifier's answers alone."""
+        return self.probe.predict(self.encode(images).sub_(self.mean)).cpu().numpy()
+
+
+def ways(
+    encoder: nets.Encoder,
+    preprocess: Preprocess,
+    store: pack.Store,
+    seed: int,
+    device: torch.device,
+    batch: int,
+) -> dict[str, Callable[[], tuple[Encode, bool]]]:
+    """List the ways of seeing: encoder, pixels, pca and untrained.
+
+    Args:
+        encoder: on the device.
+        preprocess: what it needs.
+        store: the training images.
+        seed: names the untrained weights.
+        device: where to compute.
+        batch: images encoded at a time.
+
+    Returns:
+        By name a function that makes what encodes images, and tells whether the mean is to be subtracted.
+    """
+    side = max(1, min(PIXELS, preprocess.size, math.isqrt(NUMBERS // (3 * len(store)))))
+    small = replace(preprocess, size=side)
+
+    def by(net: nn.Module, preprocess: Preprocess) -> Encode:
+        def encode(images: pack.Store) -> torch.Tensor:
+            return torch.from_numpy(features(net, images, preprocess, device=device, batch=batch)).to(device)
+
+        return encode
+
+    def like() -> nn.Module:
+        return untrained(encoder, store, preprocess, seed, str(device))
+
+    return {
+        "encoder": lambda: (by(encoder, preprocess), False),
+        "pixels": lambda: (by(nn.Flatten(), small), True),
+        "pca": lambda: (by(principal(store, small, str(device)), small), False),
+        "untrained": lambda: (by(like(), preprocess), False),
+    }

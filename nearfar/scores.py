@@ -16,6 +16,21 @@ SHARE = 0.95  # of the resamples that lie within the interval
 
 
 @dataclass(frozen=True)
+class Share:
+    """A share of right answers with its 95 % bootstrap interval, each from 0 to 1."""
+
+    accuracy: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, right: npt.NDArray[np.bool_], seed: int) -> Share:
+        """Count right answers, at least one being there to count."""
+        hits = int(right.sum())
+        return cls(hits / len(right), *interval(hits, len(right), rng.fold(seed, "bootstrap")))
+
+
+@dataclass(frozen=True)
 class ClassScore:
     """One class: its test images, the share of them found, and the share of its calls that were right."""
 
@@ -121,6 +136,23 @@ def score(
 def percent(share: float | None) -> str:
     """Write a share as "62.3 %", or as a dash where there is none."""
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def columns(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lay a small table out in columns, the first 26 characters wide, the others as wide as they need.
+
+    Args:
+        heads: one title a column.
+        cells: rows of as many words.
+
+    Returns:
+        Lines, the titles first.
+    """
+    rows = [heads, *cells]
+    widths = [26, *(max(len(row[at]) for row in rows) + 2 for at in range(1, len(heads)))]
+    return [
+        "".join(f"{word:{width}}" for word, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def mixed_up(score: Score, count: int = 5) -> list[tuple[str, str, int]]:

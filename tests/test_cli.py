@@ -132,7 +132,10 @@ FLAGS = {
     "check": "--json --method --recipe",
     "pretrain": "--out --overwrite --like --json --method --recipe",
     "compare": "--methods --seeds --train --test --out --json --recipe",
-    "evaluate": "--train --test --json --seed --device",
+    "evaluate": (
+        "--train --test --groups --json --few-labels --retrieval --clusters --calibration --robustness "
+        "--augmented --finetune --full --transfer --seed --device"
+    ),
     "embed": "--out --labels --json --device",
     "methods": "--json",
     "demo": "--out --json --minutes --seed",

@@ -7,12 +7,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from nearfar import nets, rng
+from nearfar import checkpoint, nets, progress, rng
 from nearfar.data.kinds import Source
 from nearfar.errors import NearfarError
 from nearfar.evaluate import evaluate
+from nearfar.protocol import few_labels, learner
 from nearfar.readers import held_out, untrained
 from nearfar.run import Run
 from nearfar.scores import interval, mixed_up, score
@@ -55,7 +57,14 @@ def test_an_encoder_that_sees_the_class_stands_above_the_baselines(result):
         assert rows["chance"].accuracy == pytest.approx(1 / 3)
         assert rows["encoder"].low > max(rows["untrained"].high, rows["chance"].high)
         assert rows["encoder"].accuracy > rows["pixels"].accuracy
-    assert result.images == {"train": 300, "held_out": 60, "test": 150, "rejected": 0, "shared": 0}
+    assert result.images == {
+        "train": 300,
+        "held_out": 60,
+        "test": 150,
+        "rejected": 0,
+        "shared": 0,
+        "near_copies": 0,
+    }
 
 
 def test_the_json_has_the_agreed_shape(result):
@@ -68,6 +77,10 @@ def test_the_json_has_the_agreed_shape(result):
             assert sum(item["images"] for item in row["per_class"].values()) == 150
     assert set(plain["knn"]["encoder"]["chosen"]) == {"k", "temperature"}
     assert plain["classes"] == ["blue", "green", "red"]
+    assert plain["leaks"] == {
+        "near_copies": {**plain["leaks"]["near_copies"], "images": 0, "left": 150, "pairs": []}
+    }
+    assert plain["data"] == {"train": "the array", "test": "the array"}
 
 
 def test_the_table_shows_every_row(result):
@@ -189,6 +202,167 @@ def test_shared_images_are_counted(run):
     pixels, labels = pictures(60, 0)
     found = evaluate(run, train=(pixels, labels), test=(pixels[:9], labels[:9]), device="cpu")
     assert found.images["shared"] == 9 and "beware: 9 test images" in found.table()
+    assert found.leaks["near_copies"].without == {} and "none is left without them" in found.table()
+
+
+def test_near_copies_are_flagged_and_the_score_without_them_given(run):
+    pixels, labels = pictures(120, 0)
+    fresh, own = pictures(60, 1)
+    lighter = (0.8 * pixels[:20] + 40).astype(np.uint8)
+    # Copies with wrong labels: with them the encoder looks worse than it is.
+    wrong = [{"red": "green", "green": "blue", "blue": "red"}[name] for name in labels[:20]]
+    test = np.concatenate([fresh, lighter]), own + wrong
+    found = evaluate(run, train=(pixels, labels), test=test, device="cpu")
+    leak = found.leaks["near_copies"]
+    assert (leak.images, leak.left, found.images["shared"]) == (20, 60, 0)
+    assert {(a, b) for a, b, _ in leak.pairs} == {(str(60 + k), str(k)) for k in range(20)}
+    alone = evaluate(run, train=(pixels, labels), test=(fresh, own), device="cpu")
+    for classifier in ("knn", "linear"):
+        clean = leak.without[classifier]["encoder"]
+        assert clean.accuracy == getattr(alone, classifier)["encoder"].accuracy
+        assert clean.accuracy > getattr(found, classifier)["encoder"].accuracy
+    assert "beware: 20 test images (25.0 %)" in found.table()
+    assert alone.leaks["near_copies"].images == 0 and "beware" not in alone.table()
+
+
+def test_shuffled_labels_give_chance(run, monkeypatch):
+    monkeypatch.setattr(few_labels, "DRAWS", (2, 4))
+
+    def shuffled(count, seed):
+        pixels, labels = pictures(count, seed)
+        return pixels, [labels[k] for k in np.random.default_rng(seed).permutation(count)]
+
+    found = evaluate(run, train=shuffled(300, 0), test=shuffled(600, 1), device="cpu", baselines=(), few_labels=True)
+    shares = [rows[name].accuracy for rows in found.scores.values() for name in rows]
+    for row in found.parts["few_labels"].rows.values():
+        shares += [spread.mean for curve in row.values() for spread in curve.values()]
+    # Four standard errors of a share of 1/3 among 600 images: there are many shares.
+    assert len(shares) > 15 and all(abs(share - 1 / 3) < 0.077 for share in shares)
+
+
+@pytest.fixture(scope="module")
+def full(run):
+    parts = dict.fromkeys(("few_labels", "retrieval", "clusters", "calibration"), True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few_labels, "DRAWS", (1, 2))
+        return evaluate(run, train=pictures(300, 0), test=pictures(150, 1), device="cpu", **parts)
+
+
+def test_parts_are_added_and_change_no_score(full, result):
+    parts = ["few_labels", "retrieval", "clusters", "calibration"]
+    assert list(full.parts) == parts and not result.parts
+    for name in result.knn:
+        assert full.knn[name].to_json() == result.knn[name].to_json()
+        assert full.linear[name].to_json() == result.linear[name].to_json()
+    plain = json.loads(json.dumps(full.to_json()))
+    for part in parts[1:]:
+        assert list(plain[part]) == ["encoder", "pixels", "untrained"]
+    for words in ("Did self-supervision help? Yes", "search by example", "k-means clusters", "calibration"):
+        assert words in full.table()
+    assert max(map(len, full.table().splitlines())) < 200
+
+
+def test_few_label_curves_rise_to_the_full_score(full):
+    few = full.parts["few_labels"]
+    assert [size.name for size in few.sizes][:3] == ["1 a class", "2 a class", "4 a class"]
+    for name in ("encoder", "pixels", "untrained"):
+        curve = few.rows[name]["linear"]
+        assert curve[300].mean == full.linear[name].accuracy and len(curve[3].draws) == 2
+    encoder, pixels = few.rows["encoder"]["linear"], few.rows["pixels"]["linear"]
+    assert encoder[48].mean > encoder[3].mean and encoder[48].mean > pixels[48].mean
+    for spread in encoder.values():
+        assert spread.low <= spread.mean <= spread.high
+    assert few.to_json()["efficiency"]["helped"] is True
+
+
+def test_parts_agree_with_the_scores_beside_them(full):
+    for name in ("encoder", "pixels", "untrained"):
+        found = full.parts["calibration"].rows[name]
+        assert found.accuracy == pytest.approx(full.linear[name].accuracy)
+    hits = full.parts["retrieval"].rows
+    assert (
+        hits["encoder"].map > hits["pixels"].map and hits["encoder"].recall[10] >= hits["encoder"].recall[1]
+    )
+    assert full.parts["clusters"].rows["encoder"].accuracy > 0.6
+
+
+def test_full_trains_too_and_puts_it_into_the_same_table(run, monkeypatch):
+    monkeypatch.setattr(learner, "LEAST_STEPS", 10)
+    monkeypatch.setattr(few_labels, "DRAWS", (2, 2))
+    monkeypatch.setattr(few_labels, "TUNED", 1)
+    how = {"train": pictures(60, 0), "test": pictures(45, 1), "device": "cpu", "baselines": ()}
+    found = evaluate(run, **how, full=True, transfer=(pictures(60, 2), pictures(30, 3)))
+    parts = ["few_labels", "retrieval", "clusters", "calibration", "robustness", "transfer"]
+    assert list(found.parts) == parts
+    assert list(found.scores["augmented"]) == ["encoder", "chance"]
+    assert list(found.scores["finetune"]) == ["encoder", "scratch", "chance"]
+    few = found.parts["few_labels"].rows
+    assert few["scratch"]["finetune"].keys() == few["encoder"]["finetune"].keys() >= {3, 12, 60}
+    assert few["scratch"]["finetune"][60].mean == found.scores["finetune"]["scratch"].accuracy
+    assert found.parts["robustness"].rows["encoder"].clean == found.linear["encoder"].accuracy
+    assert found.parts["transfer"].evaluation.images["test"] == 30
+    table = found.table()
+    for words in ("linear, augmented", "fine-tuned", "from scratch", "training from scratch would need"):
+        assert words in table
+    plain = json.loads(json.dumps(found.to_json()))
+    assert {"augmented", "finetune", "robustness"} <= set(plain)
+    assert plain["transfer"]["knn"]["encoder"]["accuracy"] > 0.5
+    alone = evaluate(run, **how)
+    assert found.knn["encoder"].to_json() == alone.knn["encoder"].to_json()
+
+
+class _Blind(_Colour):
+    """Sees how bright a picture is and nothing else."""
+
+    def forward(self, x):
+        return super().forward(x).mean(dim=1, keepdim=True).expand(-1, 3)
+
+
+def test_two_runs_are_compared_on_the_same_images(run, tmp_path, result):
+    other = Run(tmp_path, _Blind().eval(), PREPROCESS, {}, {})
+    both = evaluate(run, other, train=pictures(300, 0), test=pictures(150, 1), device="cpu")
+    assert both.evaluations[0].knn["encoder"].to_json() == result.knn["encoder"].to_json()
+    plain = json.loads(json.dumps(both.to_json()))
+    assert list(plain["runs"]) == [str(run.path), str(tmp_path)]
+    assert [pair["classifier"] for pair in plain["pairs"]] == ["knn", "linear"]
+    for pair in plain["pairs"]:
+        scores = [item[pair["classifier"]]["encoder"]["accuracy"] for item in plain["runs"].values()]
+        assert pair["difference"] == pytest.approx(scores[0] - scores[1])
+        assert pair["low"] > 0 and pair["p"] < 1e-6
+    assert "p (McNemar)" in both.table() and f"{run.path} less {tmp_path}" in both.table()
+    with pytest.raises(NearfarError, match="given twice"):
+        evaluate(run, run, train=pictures(30, 0), test=pictures(9, 1), device="cpu")
+
+
+def test_what_was_found_is_kept_in_the_run_folder(run, result, tmp_path, capsys):
+    assert set(checkpoint.read_json(run.path / "evaluation.json")) >= {"knn", "linear", "leaks"}
+    gone = Run(tmp_path / "gone", run.encoder, PREPROCESS, {}, {})
+    progress.show(True)
+    try:
+        evaluate(gone, train=pictures(30, 0), test=pictures(9, 1), device="cpu")
+    finally:
+        progress.show(False)
+    assert "evaluation.json is not kept" in capsys.readouterr().err
+
+
+def test_groups_stay_on_one_side_and_leaks_between_them_are_named(run, tmp_path):
+    lines = ["path,patient"]
+    for side, seed in (("train", 0), ("test", 1)):
+        for number, (image, name) in enumerate(zip(*pictures(90, seed), strict=True)):
+            path = tmp_path / side / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+            # Of the test images the first thirty are of patients in training.
+            patient = number // 6 if side == "train" or number < 30 else 100 + number
+            lines.append(f"{path.relative_to(tmp_path)},{patient}")
+    listed = tmp_path / "patients.csv"
+    listed.write_text("\n".join(lines))
+    how = {"train": tmp_path / "train", "test": tmp_path / "test", "device": "cpu"}
+    found = evaluate(run, **how, groups=listed)
+    assert found.images["held_out"] % 6 == 0
+    assert (found.leaks["groups"].images, found.leaks["groups"].left) == (30, 60)
+    assert "beware: 30 test images (33.3 %) belong to groups of training images" in found.table()
+    assert "groups" not in evaluate(run, **how).leaks
 
 
 def test_labels_that_cannot_be_used_are_named(run):

@@ -1,0 +1,331 @@
+"""The parts of an evaluation against closed forms, slow loops and independent implementations."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
+
+from nearfar import drawings, gallery, probe
+from nearfar.data import pack
+from nearfar.data.kinds import from_array
+from nearfar.data.sources import open_source
+from nearfar.errors import NearfarError
+from nearfar.protocol import calibration, clusters, few_labels, fits, paired, retrieval
+from nearfar.protocol.efficiency import efficiency, labels_needed
+from nearfar.protocol.groups import read
+from nearfar.protocol.leaks import LIKE, SIDE, alike, near_copies
+from nearfar.readers import held_out
+
+
+def rows(n, d, classes, seed, spread=1.0):
+    """Features in clouds, one a class."""
+    draw = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    middle = np.random.default_rng(99).normal(0, 1, (classes, d))
+    return torch.from_numpy((middle[y] + spread * draw.normal(0, 1, (n, d))).astype(np.float32)), y
+
+
+# Retrieval
+
+
+def test_retrieval_is_torchmetrics():
+    base, labels = rows(300, 8, 5, 0, spread=2.0)
+    queries, truth = rows(40, 8, 5, 1, spread=2.0)
+    found = retrieval.retrieval(queries, truth, base, labels)
+    cosine = torch.nn.functional.cosine_similarity(queries[:, None], base[None], dim=2)
+    which = torch.arange(40)[:, None].expand(-1, 300)
+    hit = torch.from_numpy(labels[None] == truth[:, None])
+    # torchmetrics takes nothing below 0 for a hit, so the cosines are raised.
+    flat = [(1 + cosine).flatten(), hit.flatten(), which.flatten()]
+    assert found.map == pytest.approx(float(RetrievalMAP()(*flat)), abs=1e-6)
+    for k in (1, 5, 10):
+        assert found.recall[k] == pytest.approx(float(RetrievalHitRate(top_k=k)(*flat)), abs=1e-6)
+
+
+def test_retrieval_in_tiles_is_retrieval_at_once(monkeypatch):
+    base, labels = rows(60, 4, 3, 0)
+    queries, truth = rows(31, 4, 3, 1)
+    whole = retrieval.retrieval(queries, truth, base, labels)
+    monkeypatch.setattr(retrieval, "TILE", 60 * 7)
+    tiled = retrieval.retrieval(queries, truth, base, labels)
+    assert tiled.map == pytest.approx(whole.map) and tiled.recall == whole.recall
+
+
+def test_average_precision_by_hand():
+    base = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
+    found = retrieval.retrieval(torch.tensor([[1.0, 0.0]]), np.array([1]), base, np.array([0, 1, 0, 1]))
+    assert found.map == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert found.recall == {1: 0.0, 5: 1.0, 10: 1.0}
+
+
+# Calibration
+
+
+def test_calibration_error_is_torchmetrics():
+    draw = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(500, 7, generator=draw)
+    truth = torch.randint(0, 7, (500,), generator=draw)
+    found = calibration.reliability(logits, truth.numpy())
+    theirs = multiclass_calibration_error(torch.softmax(logits, 1), truth, 7, n_bins=15, norm="l1")
+    assert found.ece == pytest.approx(float(theirs), abs=1e-6)
+    assert sum(part.images for part in found.bins) == 500 and found.bins[0].accuracy is None
+
+
+def test_calibration_by_hand():
+    # Ten answers with probability 0.75, of which five are right: a gap of 0.25.
+    logits = torch.tensor([[math.log(3.0), 0.0]]).repeat(10, 1)
+    found = calibration.reliability(logits, np.arange(10) % 2)
+    assert (found.ece, found.confidence, found.accuracy) == pytest.approx((0.25, 0.75, 0.5))
+
+
+# Clusters
+
+
+def test_clusters_of_separate_clouds_are_the_classes():
+    x, y = rows(120, 16, 4, 0, spread=0.1)
+    found = clusters.agreement(y, clusters.kmeans(x, 4, seed=0))
+    assert (found.accuracy, found.nmi, found.ari) == pytest.approx((1, 1, 1))
+
+
+def test_agreement_by_hand():
+    truth, found = np.array([0, 0, 0, 1, 1, 1]), np.array([2, 2, 1, 1, 1, 0])
+    got = clusters.agreement(truth, found)
+    assert got.accuracy == pytest.approx(4 / 6)  # 2 -> 0 and 1 -> 1; cluster 0 goes unmatched
+    # Of 15 pairs 2 are together in both, 6 in the truth and 4 in the clusters.
+    assert got.ari == pytest.approx((2 - 6 * 4 / 15) / ((6 + 4) / 2 - 6 * 4 / 15))
+    both = np.array([[2, 1, 0], [0, 2, 1]])[:, ::-1] / 6
+    p, q = both.sum(1), both.sum(0)
+    mutual = sum(v * math.log(v / (p[i] * q[j])) for (i, j), v in np.ndenumerate(both) if v)
+    entropies = [-sum(v * math.log(v) for v in side) for side in (p, q)]
+    assert got.nmi == pytest.approx(mutual / (sum(entropies) / 2))
+
+
+def test_clusters_do_not_depend_on_the_call():
+    x, _ = rows(90, 8, 3, 0, spread=3.0)
+    assert np.array_equal(clusters.kmeans(x, 3, seed=1), clusters.kmeans(x, 3, seed=1))
+
+
+# Few labels
+
+
+def test_a_fit_in_few_coordinates_is_scikit_learns_in_all():
+    x, y = rows(24, 60, 3, 0, spread=2.0)
+    everything, _ = rows(500, 60, 3, 5, spread=2.0)
+    asked, _ = rows(50, 60, 3, 1, spread=2.0)
+    mean, inverse = probe.standards(everything)
+    found = fits.linear(x, torch.from_numpy(y), 3, (mean, inverse))
+    theirs = LogisticRegression(C=1 / (24 * found.l2), tol=1e-8, max_iter=5000)
+    theirs.fit(((x - mean) * inverse).numpy(), y)
+    want = theirs.predict_proba(((asked - mean) * inverse).numpy())
+    assert np.allclose(torch.softmax(found.logits(asked), 1).numpy(), want, atol=2e-3)
+
+
+def test_prototypes_are_the_nearest_means():
+    x, y = rows(40, 5, 4, 0)
+    asked, _ = rows(30, 5, 4, 1)
+    found = fits.prototypes(x, torch.from_numpy(y), 5).predict(asked)
+    means = torch.stack([x[y == k].mean(0) for k in range(4)])
+    assert torch.equal(found, torch.cdist(asked, means).argmin(1))
+
+
+def test_draws_are_stratified_nested_and_named():
+    labels = np.repeat([0, 1, 2], [500, 300, 3])
+    made = few_labels.sizes(labels, 3)
+    by_name = {size.name: size for size in made}
+    assert by_name["1 a class"].counts == (1, 1, 1) and by_name["4 a class"].counts == (4, 4, 3)
+    assert by_name["1 %"].counts == (5, 3, 1) and by_name["10 %"].counts == (50, 30, 1)
+    assert made[-1].name == "all" and made[-1].labels == 803
+    assert [size.labels for size in made] == sorted({size.labels for size in made})
+    names = ("a", "b", "c")
+    small, large = (few_labels.draw(labels, names, by_name[f"{k} a class"], 0, 7) for k in (2, 8))
+    assert np.bincount(labels[small]).tolist() == [2, 2, 2] and len(set(small)) == 6
+    assert set(small) <= set(large)
+    assert not np.array_equal(small, few_labels.draw(labels, names, by_name["2 a class"], 0, 8))
+    assert np.array_equal(small, few_labels.draw(labels, names, by_name["2 a class"], 0, 7))
+
+
+def test_the_penalty_is_chosen_by_the_labels_drawn():
+    # One feature tells a little, the others nothing.
+    draw = torch.Generator().manual_seed(0)
+    y = torch.arange(2).repeat_interleave(20)
+    noise = torch.randn(40, 30, generator=draw)
+    clear = torch.cat([noise, 0.6 * (y[:, None] - 0.5)], 1)
+    slow = []
+    for l2 in probe.STRENGTHS:
+        right = 0
+        for fold in range(4):
+            out = (torch.arange(40) % 20) % 4 == fold
+            fit = LogisticRegression(C=1 / (30 * l2), tol=1e-8, max_iter=5000).fit(clear[~out], y[~out])
+            right += int((torch.from_numpy(fit.predict(clear[out])) == y[out]).sum())
+        slow.append(right)
+    # The path ends after two penalties without a gain.
+    best = next(at for at in range(5) if max(slow[at + 1 : at + 3]) <= slow[at])
+    assert fits.penalty(clear, y, 2) == probe.STRENGTHS[best]
+    assert fits.penalty(clear[[0, 20]], y[[0, 20]], 2) == fits.PENALTY
+
+
+def test_labels_needed_are_read_off_the_curve():
+    curve = {10: [0.2, 0.2], 100: [0.4, 0.4], 1000: [0.5]}
+    assert labels_needed(curve, 0.3) == pytest.approx(math.sqrt(1000))
+    assert labels_needed(curve, 0.1) == 10 and labels_needed(curve, 0.5) == pytest.approx(1000)
+    assert labels_needed(curve, 0.6) is None
+
+
+def test_the_sentence_says_whether_it_helped():
+    flat = {10: [0.2] * 3, 100: [0.3] * 3, 1000: [0.41]}
+    better = {10: [0.4, 0.41, 0.39], 100: [0.5] * 3, 1000: [0.6]}
+    found = efficiency({"encoder": better, "pixels": flat}, 10, "1 a class")
+    assert found.helped is True and found.needed["pixels"] == pytest.approx(10 ** (2 + 10 / 11))
+    assert str(found).startswith("Did self-supervision help? Yes: with 10 labels (1 a class)")
+    worse = efficiency({"encoder": flat, "pixels": better}, 10, "1 a class")
+    assert worse.helped is False and worse.needed["pixels"] == 10
+    luck = {10: [0.1, 0.3, 0.2], 100: [0.3] * 3, 1000: [0.41]}
+    assert efficiency({"encoder": luck, "pixels": flat}, 10, "1 a class").helped is None
+    never = efficiency({"encoder": {10: [0.9] * 3, 1000: [0.9]}, "pixels": flat}, 10, "1 a class")
+    assert "raw pixels would need more than all 1,000" in str(never)
+
+
+# Pairs
+
+
+def test_mcnemar_and_the_interval_against_loops():
+    draw = np.random.default_rng(0)
+    truth = np.zeros(400, np.int64)
+    first, second = (draw.random(400) > 0.3).astype(np.int64), (draw.random(400) > 0.4).astype(np.int64)
+    found = paired.compare(truth, first, second, seed=0)
+    won, lost = int(((first == 0) & (second == 1)).sum()), int(((first == 1) & (second == 0)).sum())
+    assert (found.first_only, found.second_only) == (won, lost)
+    assert found.difference == pytest.approx((won - lost) / 400)
+    tail = sum(math.comb(won + lost, k) for k in range(min(won, lost) + 1)) / 2 ** (won + lost)
+    assert found.p == pytest.approx(min(1.0, 2 * tail))
+    gaps = (first == 0).astype(int) - (second == 0)
+    means = [gaps[draw.integers(0, 400, 400)].mean() for _ in range(2000)]
+    assert np.allclose([found.low, found.high], np.quantile(means, [0.025, 0.975]), atol=0.01)
+
+
+def test_a_run_does_not_differ_from_itself():
+    answers = np.arange(50) % 3
+    found = paired.compare(np.zeros(50, np.int64), answers, answers, 0)
+    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1.0)
+
+
+# Groups
+
+
+def test_groups_are_held_out_whole_and_in_proportion():
+    draw = np.random.default_rng(0)
+    groups = np.repeat(np.arange(100), 5)
+    labels = np.where(draw.random(500) < 0.9, groups % 2, 1 - groups % 2)
+    held = held_out(labels, ("a", "b"), 0, groups)
+    assert set(groups[held]) & set(groups[~held]) == set()
+    for k in range(2):
+        assert 0.15 < held[labels == k].mean() < 0.25
+    assert np.array_equal(held, held_out(labels, ("a", "b"), 0, groups))
+    assert not np.array_equal(held, held_out(labels, ("a", "b"), 1, groups))
+    assert not held_out(labels, ("a", "b"), 0, np.zeros(500, np.int64)).any()
+
+
+def test_groups_are_read_by_path_and_by_name(tmp_path):
+    from PIL import Image
+
+    for side in ("train", "test"):
+        (tmp_path / side / "cat").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / side / "cat" / "1.png")
+    (tmp_path / "p.csv").write_text("path,patient\ntrain/cat/1.png,ann\ntest/cat/1.png,bob\n")
+    sources = [open_source(tmp_path / side, labels=True) for side in ("train", "test")]
+    sides = [(source, source.ids) for source in sources]
+    assert [item.tolist() for item in read(tmp_path / "p.csv").numbers(sides)] == [[0], [1]]
+    (tmp_path / "q.csv").write_text("id,whoever\ncat/1.png,ann\n")
+    listed = read(tmp_path / "q.csv")
+    assert listed.numbers(sides[:1])[0].tolist() == [0]
+    with pytest.raises(NearfarError, match="a training image and a test image"):
+        listed.numbers(sides)
+    (tmp_path / "r.csv").write_text("id,group\ndog/1.png,ann\n")
+    with pytest.raises(NearfarError, match="no group for cat/1.png"):
+        read(tmp_path / "r.csv").numbers(sides)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "columns|column"),
+        ("path,x,y\na,b,c\n", "name them 'path' and 'group'"),
+        ("path,group\na,\n", "line 2: an image or its group is missing"),
+        ("path,group\na,1\na,2\n", "line 3: a is in two groups, '1' and '2'"),
+    ],
+)
+def test_a_list_of_groups_that_cannot_be_used_is_a_sentence(tmp_path, text, says):
+    (tmp_path / "g.csv").write_text(text)
+    with pytest.raises(NearfarError, match=says):
+        read(tmp_path / "g.csv")
+    with pytest.raises(NearfarError, match="cannot be read"):
+        read(tmp_path / "none.csv")
+
+
+# Near-copies
+
+
+def test_likeness_against_loops():
+    draw = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 5, 3, SIDE, SIDE, generator=draw)
+    first[0] = second[0].roll((1, -2), (1, 2)).flip(2)  # a copy: shifted, mirrored
+    first[1] = second[1].roll(2, 2)
+    slow = []
+    for a, b in zip(first, second, strict=True):
+        core, best = b[:, 2:14, 2:14].flatten(), -1.0
+        for image in (a, a.flip(2)):
+            for top in range(5):
+                for left in range(5):
+                    window = image[:, top : top + 12, left : left + 12].flatten()
+                    best = max(best, float(torch.nn.functional.cosine_similarity(window, core, dim=0)))
+        slow.append(best)
+    found = alike(first, second)
+    assert torch.allclose(found, torch.tensor(slow), atol=1e-5)
+    assert float(found[:2].min()) > 0.99 and float(found[2:].max()) < 0.5
+    assert torch.equal(alike(torch.zeros(1, 3, SIDE, SIDE), second[:1]), torch.zeros(1))
+
+
+ALTERED = {
+    "lost a border, lighter": gallery.near_copy,
+    "saved badly": lambda x: np.asarray(Image.open(io.BytesIO(gallery.encode(x, "jpg", quality=30)))),
+    "mirrored": lambda x: x[:, ::-1].copy(),
+    "darker": lambda x: (0.6 * x).astype(np.uint8),
+    "grey": lambda x: np.repeat(np.asarray(Image.fromarray(x).convert("L"))[:, :, None], 3, 2),
+    "shifted": lambda x: np.roll(x, 5, 1),  # by two of the pixels that are compared
+    "small and back": lambda x: np.asarray(
+        Image.fromarray(x).resize((24, 24), Image.Resampling.BICUBIC).resize(x.shape[1::-1])
+    ),
+}
+
+
+def held(pixels):
+    """Pictures as a store."""
+    return pack.load(
+        from_array("pictures", pixels, None, first=False),
+        short_side=None,
+        max_pixels=10**6,
+        max_bad=0.0,
+        threads=1,
+    )
+
+
+def test_near_copies_are_found_and_distinct_pictures_are_not():
+    pictures = np.concatenate([drawings.draw(form, 8, 0, "leaks") for form in drawings.FORMS])
+    rest, train = np.split(np.random.default_rng(0).permutation(len(pictures)), 2)
+    originals = held(pictures[train])
+    everyone = np.tile(np.arange(len(train)), (len(rest), 1))
+    assert near_copies(held(pictures[rest]), originals, everyone).known.mean() <= 0.05
+    for what, alter in ALTERED.items():
+        copies = held(np.stack([alter(picture) for picture in pictures[train]]))
+        own = np.arange(len(train))[:, None]
+        found = near_copies(copies, originals, np.concatenate([own[::-1], own], axis=1))
+        assert (found.row == own[:, 0]).mean() >= (0.8 if what == "grey" else 0.95), what
+        assert not found.same.any() and (found.likeness[found.known] >= LIKE).all()
+    same = near_copies(originals, originals, np.zeros((len(train), 1), np.int64))
+    assert same.same.all() and np.array_equal(same.row, np.arange(len(train)))
