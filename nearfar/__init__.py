@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .evaluate import evaluate
     from .pretrain import pretrain
     from .run import load
+    from .sweep import sweep
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate",
     "load",
     "pretrain",
+    "sweep",
 ]
 
 # public name -> the file it stands in
@@ -50,6 +52,7 @@ _PUBLIC = {
     "evaluate": "evaluate",
     "load": "run",
     "pretrain": "pretrain",
+    "sweep": "sweep",
 }
 
 

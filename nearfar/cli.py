@@ -39,13 +39,14 @@ MEASURED = {
 }
 
 
-def _training(parser: Parser, words: Sequence[str]) -> None:
-    """Add what `check` and `pretrain` share: the method, the recipe and every setting of a run."""
+def _training(parser: Parser, words: Sequence[str], without: Sequence[str] = ()) -> None:
+    """Add what commands that train one method share: the method, the recipe and every setting of a run."""
     learnt = f"what is learnt by: {', '.join(methods.METHODS)} (default simclr)"
     parser.flag(parser, "--method", metavar="NAME", help=learnt)
     named = f"settings that go together: auto, {', '.join(recipes.RECIPES)} (default auto); typed flags win"
     parser.flag(parser, "--recipe", metavar="NAME", help=named)
-    parser.settings("how long, how large, how fast", settings.Training)
+    shared = [item.name for item in settings_of(settings.Training) if item.name not in without]
+    parser.settings("how long, how large, how fast", settings.Training, only=shared)
     parser.settings("views", settings.Views)
     method = _word_after(words, "--method") or "simclr"
     parser.settings(f"settings of --method {method}", methods.settings(method))
@@ -143,6 +144,27 @@ def compare_parser(words: Sequence[str]) -> Parser:
     return parser
 
 
+def sweep_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar sweep`."""
+    parser = Parser(
+        "sweep",
+        "nearfar sweep photos/ --minutes-each 3 --budget 1h",
+        "Tell which settings matter on these images: temperature, batch, rate, crops, colours, head. Many "
+        "short runs around a recipe; what is typed is not varied. The same command again goes on.",
+    )
+    parser.add_argument("data", metavar="DATA", help=DATA)
+    each = "length of each run, in minutes (or --steps, or --epochs)"
+    parser.flag(parser, "--minutes-each", metavar="TIME", help=each)
+    parser.flag(parser, "--budget", metavar="TIME", help="time for all runs: 1h, 30m, or minutes")
+    parser.flag(parser, "--trials", metavar="N", type=int, help="how many runs, instead of --budget")
+    chosen = "labelled images: k-NN on a held-out part of them chooses, instead of a figure without labels"
+    parser.flag(parser, "--train", metavar="DATA", help=chosen)
+    parser.flag(parser, "--out", metavar="FOLDER", help="where everything goes (default runs/sweep)")
+    _json_flag(parser)
+    _training(parser, words, without=("minutes",))
+    return parser
+
+
 def embed_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar embed`."""
     parser = Parser(
@@ -192,6 +214,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "check": check_parser,
     "pretrain": pretrain_parser,
     "compare": compare_parser,
+    "sweep": sweep_parser,
     "evaluate": evaluate_parser,
     "embed": embed_parser,
     "methods": methods_parser,
@@ -216,7 +239,7 @@ def _done(command: str, result: Any) -> str:
         return f"{result.path}\nnext: nearfar evaluate {result.path} --train LABELLED --test LABELLED"
     if command == "embed":
         return f"{result.path}: {len(result.ids):,} vectors of {result.vectors.shape[1]} numbers"
-    return str(result.table() if command in ("evaluate", "compare") else result)
+    return str(result.table() if command in ("evaluate", "compare", "sweep") else result)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -242,7 +265,7 @@ def _run(words: Sequence[str]) -> int:
         raise NearfarError(f"There is no command {command!r}; {nearest(command, COMMANDS)}")
     parser = COMMANDS[command](rest)
     values = parser.read(rest)
-    if command in ("check", "pretrain", "compare"):
+    if command in ("check", "pretrain", "compare", "sweep"):
         exclusive(values, LENGTHS)
         if values.get("recipe", "auto") not in ("auto", *recipes.RECIPES):
             raise NearfarError(

@@ -26,7 +26,7 @@ from .settings import Training
 from .whole import whole
 
 BASELINES = ("pixels", "pca", "untrained")
-OTHER = ("step", "seconds", "held_out", "images", "dim")  # of a line of health.jsonl: no figures of merit
+OTHER = ("step", "steps", "seconds", "held_out", "images", "dim")  # of health.jsonl: no figures of merit
 HEALTH = ("rankme", "uniformity", "spread")  # what the table shows of it; the JSON holds all
 
 

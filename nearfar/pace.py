@@ -7,14 +7,44 @@ is recorded, so that a run which followed the clock can be repeated without one.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from .errors import NearfarError
+
 WINDOW = 4  # looks that the pace is taken over, so that a hiccup is not taken for a drift
 DRIFT = 0.05  # a pace off by more than this corrects the plan
 AIM = 0.985  # share of the budget to plan for; the rest is for the last save and the unforeseen
+
+UNITS = {"h": 60.0, "m": 1.0, "s": 1 / 60}  # in minutes
+
+
+def minutes(text: str | float, what: str) -> float:
+    """Read a time as people type it: 1h, 30m, 45s, 1h30m; a plain number means minutes.
+
+    Args:
+        text: the time.
+        what: how an error names it, such as "--budget".
+
+    Returns:
+        Minutes, above 0.
+
+    Raises:
+        NearfarError: it cannot be read so, or is nothing.
+    """
+    number = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+    words = str(text).strip()
+    found = 0.0
+    if re.fullmatch(rf"{number}", words):
+        found = float(words)
+    elif re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", words):
+        found = sum(float(count) * UNITS[unit] for count, unit in re.findall(rf"{number}([hms])", words))
+    if not 0 < found < float("inf"):
+        raise NearfarError(f"{what} {str(text)!r} is no time; write 1h, 30m, 45s or 1h30m, or minutes.")
+    return found
 
 
 @dataclass(frozen=True)

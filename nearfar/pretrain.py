@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,12 @@ OURS = (
     "encoder.safetensors",
     "encoder.json",
 )
+Judge = Callable[[Mapping[str, Any], float], str]
+"""Is shown a line of health.jsonl and the share of the training that is done; says why to end, or nothing."""
+
+
+class Ended(Exception):
+    """A judge ended the run early; the text is its reason."""
 
 
 def pretrain(
@@ -44,6 +50,7 @@ def pretrain(
     recipe: str = "auto",
     like: str | Path | None = None,
     overwrite: bool = False,
+    judge: Judge | None = None,
     **settings: Any,
 ) -> Run:
     """Learn an encoder from unlabelled images; the same call again goes on with an unfinished run.
@@ -55,6 +62,7 @@ def pretrain(
         recipe: settings to start from; "auto" chooses by device and image size.
         like: a run folder whose every setting and number of steps are taken over, to repeat that run.
         overwrite: start anew in a folder that holds another run.
+        judge: is asked after each look at the run's health whether to end it there; see `Judge`.
         **settings: any setting of `Training`, `Views` or the method, by name.
 
     Returns:
@@ -63,6 +71,7 @@ def pretrain(
     Raises:
         NearfarError: something the user can mend; what was saved is intact.
         KeyboardInterrupt: Ctrl-C; the run was saved, and goes on when called again.
+        Ended: the judge said so.
     """
     if method not in methods.METHODS:
         raise NearfarError(f"There is no method {method!r}; {nearest(method, methods.METHODS)}")
@@ -90,12 +99,12 @@ def pretrain(
         for note in notes:
             progress.say(note)
         job = prepare(folder, wanted, plan, store, device, follow=like is None)
-        _train(job, held, asked, source.name)
+        _train(job, held, asked, source.name, judge)
         parallel.barrier()
         return load(folder)
 
 
-def _train(job: Job, held: pack.Part | None, asked: dict[str, Any], name: str) -> None:
+def _train(job: Job, held: pack.Part | None, asked: dict[str, Any], name: str, judge: Judge | None) -> None:
     """Train to the end, logging and saving on the way, and write the encoder."""
     data = {"name": name, "images": len(job.store), "held_out": 0 if held is None else len(held)}
     data["fingerprint"] = job.store.fingerprint
@@ -120,7 +129,7 @@ def _train(job: Job, held: pack.Part | None, asked: dict[str, Any], name: str) -
     watch = Watch(job, held)
     try:
         if job.started < job.plan.steps:
-            _steps(job, feed, recorder, watch, config)
+            _steps(job, feed, recorder, watch, config, judge)
     finally:
         feed.close()
         watch.close()
@@ -142,7 +151,14 @@ def _train(job: Job, held: pack.Part | None, asked: dict[str, Any], name: str) -
         progress.say(f"Done: {job.plan.steps:,} steps. The encoder is in {job.folder}.")
 
 
-def _steps(job: Job, feed: Feed, recorder: Recorder, watch: Watch, config: dict[str, Any]) -> None:
+def _steps(
+    job: Job,
+    feed: Feed,
+    recorder: Recorder,
+    watch: Watch,
+    config: dict[str, Any],
+    judge: Judge | None,
+) -> None:
     """Run the loop; save now and then, at its end, and when asked to stop."""
     look = 1 if parallel.world() == 1 else 10  # processes agree to stop every so many steps
     steps = engine.train(
@@ -164,7 +180,7 @@ def _steps(job: Job, feed: Feed, recorder: Recorder, watch: Watch, config: dict[
                 progress.say(f"The pace has changed: {step.plan.steps:,} steps in all now fit the time.")
                 _record(job, {**config, "plan": step.plan.stretches})
             recorder.note(step)
-            watch.note(step)
+            figures = watch.note(step)
             stop = parallel.same(caught[0] if caught else 0) if step.number % look == 0 else 0
             hopeless = step.number % look == 0 and not step.last and watch.stops()
             if step.last or stop or hopeless or recorder.due():
@@ -180,6 +196,9 @@ def _steps(job: Job, feed: Feed, recorder: Recorder, watch: Watch, config: dict[
                 if stop == signal.SIGTERM:
                     sys.exit(143)
                 raise KeyboardInterrupt
+            done = step.plan.progress(step.number)
+            if judge and figures and not step.last and (reason := judge(figures, done)):
+                raise Ended(reason)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from . import checkpoint, parallel, progress
@@ -44,14 +45,17 @@ class Watch:
         if self.log is not None and not self.lines:
             self._add(0)
 
-    def note(self, step: Step) -> None:
+    def note(self, step: Step) -> Mapping[str, Any] | None:
         """Look, if it is time, or the end.
 
         Args:
             step: just done.
+
+        Returns:
+            The line that was written, if it was time.
         """
         if self.log is None or not (step.last or step.number >= self.next):
-            return
+            return None
         seconds = self._add(step.number)
         pace = max(time.monotonic() - self.began - self.spent, 1e-9) / max(1, step.number - self.job.started)
         # The next look waits until all looks, it too, keep to their share.
@@ -65,6 +69,7 @@ class Watch:
                 progress.say(str(self.verdict))
         elif self.verdict is not None and self.verdict.bad and self.verdict.name != (before and before.name):
             progress.say(f"At step {step.number:,}: {self.verdict}")
+        return self.lines[-1]
 
     def stops(self) -> bool:
         """Tell, alike on every process, whether the run has collapsed and was asked to stop then."""

@@ -132,6 +132,7 @@ FLAGS = {
     "check": "--json --method --recipe",
     "pretrain": "--out --overwrite --like --json --method --recipe",
     "compare": "--methods --seeds --train --test --out --json --recipe",
+    "sweep": "--minutes-each --budget --trials --train --out --json --method --recipe",
     "evaluate": (
         "--train --test --groups --json --few-labels --retrieval --clusters --calibration --robustness "
         "--augmented --finetune --full --transfer --seed --device"
@@ -172,6 +173,9 @@ def test_the_list_of_flags_is_frozen(command: str) -> None:
         expected += SETTINGS.split() + METHOD_SETTINGS["simclr"].split()
     if command == "compare":
         expected += [flag for flag in SETTINGS.split() if flag != "--seed"]
+    if command == "sweep":
+        expected += [flag for flag in SETTINGS.split() if flag != "--minutes"]
+        expected += METHOD_SETTINGS["simclr"].split()
     assert sorted(cli.COMMANDS[command](()).flags) == sorted(expected)
 
 

@@ -40,7 +40,9 @@ def blocks(page: Path) -> list[Block]:
 
 
 def shortened(text: str) -> str:
-    """Minutes of training become seconds; nothing else is changed."""
+    """Minutes of training become seconds, and a sweep's runs a few steps; nothing else is changed."""
+    text = re.sub(r"--minutes-each \S+ --budget \S+", "--steps 2 --trials 10", text)
+    text = re.sub(r'minutes_each=[\d.]+, budget="\w+"', "steps=2, trials=10", text)
     text = re.sub(r"--minutes \S+", "--minutes 0.03", text)
     return re.sub(r"\bminutes=[\d.]+", "minutes=0.03", text)
 

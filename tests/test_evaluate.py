@@ -232,7 +232,8 @@ def test_shuffled_labels_give_chance(run, monkeypatch):
         pixels, labels = pictures(count, seed)
         return pixels, [labels[k] for k in np.random.default_rng(seed).permutation(count)]
 
-    found = evaluate(run, train=shuffled(300, 0), test=shuffled(600, 1), device="cpu", baselines=(), few_labels=True)
+    train, test = shuffled(300, 0), shuffled(600, 1)
+    found = evaluate(run, train=train, test=test, device="cpu", baselines=(), few_labels=True)
     shares = [rows[name].accuracy for rows in found.scores.values() for name in rows]
     for row in found.parts["few_labels"].rows.values():
         shares += [spread.mean for curve in row.values() for spread in curve.values()]

@@ -1,4 +1,4 @@
-"""The plan: progress never falls, ends at 1, and a time budget bends it only when the pace has drifted."""
+"""The plan: progress rises to 1, and a budget bends it only when the pace drifts; times as typed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.pace import AIM, Clock, Plan
+from nearfar.errors import NearfarError
+from nearfar.pace import AIM, Clock, Plan, minutes
 
 
 def test_a_single_stretch_is_a_straight_line():
@@ -69,3 +70,30 @@ def test_a_run_that_obeys_its_clock_ends_within_the_budget_at_any_pace():
                 total = clock.steps_fitting(step, plan)
                 plan = plan if total is None else plan.corrected(step, total)
         assert 90.0 < clock.now <= 100.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1h", 60),
+        ("30m", 30),
+        ("90", 90),
+        (90, 90),
+        ("45s", 0.75),
+        ("1h30m", 90),
+        (" .5h ", 30),
+        ("1.5", 1.5),
+    ],
+)
+def test_times_as_people_type_them(text: str, expected: float) -> None:
+    assert minutes(text, "--budget") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0", "0h", "-5", "nan", "inf", "1e3", "9" * 400, "1 fortnight", "m", "1m2h", "h1", "１h", "1h\n;rm"],
+)
+def test_what_is_no_time_is_a_sentence(text: str) -> None:
+    with pytest.raises(NearfarError, match="--budget .* is no time; write 1h, 30m") as error:
+        minutes(text, "--budget")
+    assert repr(text) in str(error.value)
