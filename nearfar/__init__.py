@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .embed import embed
     from .evaluate import evaluate
     from .pretrain import pretrain
+    from .report import report
     from .run import load
     from .sweep import sweep
 
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate",
     "load",
     "pretrain",
+    "report",
     "sweep",
 ]
 
@@ -52,6 +54,7 @@ _PUBLIC = {
     "evaluate": "evaluate",
     "load": "run",
     "pretrain": "pretrain",
+    "report": "report",
     "sweep": "sweep",
 }
 

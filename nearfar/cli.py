@@ -165,6 +165,23 @@ def sweep_parser(words: Sequence[str]) -> Parser:
     return parser
 
 
+def report_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar report`."""
+    parser = Parser(
+        "report",
+        "nearfar report runs/a --out report.html",
+        "Write one HTML file about a run, or about several side by side: what was trained, on what, is it "
+        "good, where does it fail, and how to repeat it. It opens from disk and needs no network.",
+    )
+    parser.add_argument("run", metavar="RUN", nargs="+", help="a run's folder; up to six")
+    parser.flag(parser, "--out", metavar="FILE", help="the file (default report.html)")
+    parser.flag(parser, "--data", metavar="DATA", help="the images, if they are no longer where they were")
+    parser.flag(parser, "--train", metavar="DATA", help="labelled images, to judge neighbours and to fit on")
+    parser.flag(parser, "--test", metavar="DATA", help="labelled images, to ask for and to test on")
+    _json_flag(parser)
+    return parser
+
+
 def embed_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar embed`."""
     parser = Parser(
@@ -202,7 +219,7 @@ def demo_parser(words: Sequence[str]) -> Parser:
     parser = Parser(
         "demo",
         "nearfar demo",
-        "Draw a few thousand small pictures, then check, pretrain, evaluate and embed them as yours.",
+        "Draw a few thousand small pictures, then check, pretrain, evaluate, embed and report as on yours.",
     )
     parser.flag(parser, "--out", metavar="FOLDER", help="where to (default demo)")
     _json_flag(parser)
@@ -216,6 +233,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "compare": compare_parser,
     "sweep": sweep_parser,
     "evaluate": evaluate_parser,
+    "report": report_parser,
     "embed": embed_parser,
     "methods": methods_parser,
     "demo": demo_parser,
@@ -272,11 +290,9 @@ def _run(words: Sequence[str]) -> int:
                 f"There is no recipe {values['recipe']!r}; {nearest(values['recipe'], recipes.RECIPES)}"
             )
     as_json = values.pop("json", False)
-    runs = values.pop("run", [])
-    first = [
-        *([runs] if isinstance(runs, str) else runs),
-        *([values.pop("data")] if "data" in values else []),
-    ]
+    first: list[Any] = []
+    for value in [values.pop(name) for name in parser.words()]:
+        first += value if isinstance(value, list) else [value]
     main_process = os.environ.get("RANK", "0") == "0"
     progress.show(main_process)
     result = getattr(nearfar, FUNCTIONS.get(command, command))(*first, **values)

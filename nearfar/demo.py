@@ -1,4 +1,4 @@
-"""The whole of nearfar on pictures it draws itself: check, pretrain, evaluate and embed, as a user would.
+"""The whole of nearfar on pictures it draws itself: check, pretrain, evaluate, embed and report.
 
 What is written, all under one folder:
 
@@ -8,6 +8,7 @@ What is written, all under one folder:
     pictures.png      a few of every class, to look at
     run/              the run folder of the trained encoder
     photos.parquet    a vector for every photo
+    report.html       all of it on one page
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ import torch
 from . import gallery, progress
 from .check import check
 from .embed import Embeddings, embed
+from .errors import NearfarError
 from .evaluate import evaluate
 from .neighbours import top_k
 from .pretrain import pretrain
 from .protocol.result import Evaluation
+from .report import report
 
 MINUTES = 2.5
 
@@ -62,6 +65,7 @@ class Demo:
             "answers.json": "which photos are broken, copied or odd",
             "run/": "the encoder, its settings and its log",
             "photos.parquet": "a vector for every photo",
+            "report.html": "all of it on one page: open it in a browser",
         }
         return "\n".join(
             [
@@ -78,7 +82,7 @@ class Demo:
 
 
 def demo(out: str | Path = "demo", *, seed: int = 0, minutes: float = MINUTES) -> Demo:
-    """Draw pictures, then check, pretrain, evaluate and embed them; the same call again goes on.
+    """Draw pictures, then check, pretrain, evaluate, embed and report; the same call again goes on.
 
     Args:
         out: the folder everything goes to.
@@ -108,6 +112,12 @@ def demo(out: str | Path = "demo", *, seed: int = 0, minutes: float = MINUTES) -
     evaluation = evaluate(trained, train=train, test=test, seed=seed)
     progress.say(f"\n$ nearfar embed {run} {photos} --out {vectors}")
     embeddings = embed(trained, photos, out=vectors)
+    page = folder / "report.html"
+    progress.say(f"\n$ nearfar report {run} --out {page} --train {train} --test {test}")
+    try:
+        report(trained, out=page, train=train, test=test)
+    except NearfarError as error:  # a library that draws is missing: the rest stands without it
+        progress.say(f"No report: {error}")
 
     bad = {item.id for item in embeddings.rejected} & set(answers["broken"])
     return Demo(

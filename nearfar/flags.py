@@ -91,6 +91,10 @@ class Parser(argparse.ArgumentParser):
                 how["nargs"] = "+"
             group.add_argument(item.flag, **how)
 
+    def words(self) -> list[str]:
+        """Name what is given without a flag, in its order."""
+        return [action.dest for action in self._get_positional_actions()]
+
     def error(self, message: str) -> NoReturn:
         """Turn argparse's complaint into a sentence of ours."""
         if found := re.match(r"the following arguments are required: (.*)", message):

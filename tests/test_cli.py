@@ -137,6 +137,7 @@ FLAGS = {
         "--train --test --groups --json --few-labels --retrieval --clusters --calibration --robustness "
         "--augmented --finetune --full --transfer --seed --device"
     ),
+    "report": "--out --data --train --test --json",
     "embed": "--out --labels --json --device",
     "methods": "--json",
     "demo": "--out --json --minutes --seed",

@@ -1,0 +1,272 @@
+"""Shows what `evaluation.json` holds: accuracies with intervals, few-label curves, confusion, the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .blocks import Blocks, Columns, Fold, Heat, Note, Plot, Plots, Table
+from .figures import Dot, Line, curves, dots
+
+TITLES = {
+    "knn": "k-NN",
+    "augmented": "linear, augmented",
+    "finetune": "fine-tuned",
+    "scratch": "from scratch",
+}
+NAMES = {"map": "mean precision", "nmi": "NMI", "ari": "ARI", "ece": "error (ECE)"}
+FACTS = ("classes", "images", "encoder", "seed", "data")  # what an evaluation is about, and no score
+HEAT = 20  # classes up to which the whole confusion is shown
+
+Scores = Mapping[str, Any]
+Matrix = Sequence[Sequence[int]]
+
+
+def percent(share: Any) -> str:
+    """Write a share as "62.3 %", or a dash where there is none."""
+    return f"{100 * share:.1f} %" if isinstance(share, (int, float)) else "–"
+
+
+def title(key: str) -> str:
+    """Write a key of the JSON as people say it."""
+    return TITLES.get(key) or NAMES.get(key) or key.replace("_", " ")
+
+
+def classifiers(scores: Scores) -> list[str]:
+    """Find the keys that hold accuracies with intervals: knn, linear and whatever else does."""
+    found = []
+    for key, rows in scores.items():
+        cells = list(rows.values()) if isinstance(rows, Mapping) and key not in FACTS else []
+        if cells and all(
+            isinstance(cell, Mapping) and {"accuracy", "low", "high"} <= set(cell) for cell in cells
+        ):
+            found.append(key)
+    return found
+
+
+def main(scores: Scores) -> tuple[str, Mapping[str, Any]] | None:
+    """Give the name and the encoder's score of the classifier that a summary quotes: k-NN if there."""
+    keys = [key for key in classifiers(scores) if "encoder" in scores[key]]
+    key = "knn" if "knn" in keys else keys[0] if keys else None
+    return None if key is None else (key, scores[key]["encoder"])
+
+
+def blocks(runs: Mapping[str, Scores]) -> Blocks:
+    """Show evaluations.
+
+    Args:
+        runs: by run's name, what is in its evaluation.json; at least one.
+
+    Returns:
+        Blocks: the table and its picture, few-label curves, the classes and what was mistaken, the rest.
+    """
+    made: list[Any] = [_table(runs), _picture(runs), *_few_labels(runs)]
+    for make in (_leaks, _classes, _others):
+        if len(runs) == 1:
+            made += make(next(iter(runs.values())))
+        else:
+            columns = [(name, make(scores)) for name, scores in runs.items()]
+            made += [Columns(columns)] if any(found for _, found in columns) else []
+    return [block for block in made if block is not None]
+
+
+def _table(runs: Mapping[str, Scores]) -> Table | None:
+    """List accuracies: a row a run, and the baselines once for each run."""
+    keys = list(dict.fromkeys(key for scores in runs.values() for key in classifiers(scores)))
+    if not keys:
+        return None
+    rows = []
+    for run, scores in runs.items():
+        for way in dict.fromkeys(way for key in keys for way in scores.get(key, {})):
+            label = way if len(runs) == 1 else f"{run}: {way}"
+            rows.append((label, *(_cell(scores.get(key, {}).get(way)) for key in keys)))
+    images = [scores.get("images", {}) for scores in runs.values()]
+    tested = " and ".join(f"{count:,}" for count in sorted({found.get("test", 0) for found in images}))
+    caption = f"Accuracy on {tested} test images, with 95 % intervals over these images"
+    return Table(caption, ("features", *map(title, keys)), rows, strong=len(runs) == 1)
+
+
+def _cell(score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return "–"
+    return f"{percent(score['accuracy'])} ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
+
+
+def _picture(runs: Mapping[str, Scores]) -> Plots | None:
+    """Draw the accuracies: the encoders in colour, the baselines of the first run in grey."""
+    plots = []
+    first = next(iter(runs.values()))
+    for key in classifiers(first):
+        rows = [
+            Dot("encoder" if len(runs) == 1 else name, *_interval(scores[key]["encoder"]), number)
+            for number, (name, scores) in enumerate(runs.items())
+            if "encoder" in scores.get(key, {})
+        ]
+        rows += [Dot(way, *_interval(score), None) for way, score in first[key].items() if way != "encoder"]
+        says = "Bars are 95 % intervals. What was learnt shows where the encoder stands clear of the rest."
+        alt = f"{title(key)} accuracy: {', '.join(f'{row.label} {percent(row.middle)}' for row in rows)}"
+        plots.append(Plot(dots(f"accuracy-{key}", alt, rows), f"Accuracy, {title(key)}", says))
+    return Plots(plots) if plots else None
+
+
+def _interval(score: Mapping[str, Any]) -> tuple[float, float, float]:
+    return float(score["low"]), float(score["accuracy"]), float(score["high"])
+
+
+def _few_labels(runs: Mapping[str, Scores]) -> list[Any]:
+    """Draw accuracy over the number of labels, a plot a classifier: what the encoder saves."""
+    made: list[Any] = []
+    for run, scores in runs.items():
+        found = scores.get("few_labels")
+        if not isinstance(found, Mapping) or not isinstance(found.get("rows"), Mapping):
+            continue
+        ways = list(found["rows"])
+        plots = []
+        for kind in dict.fromkeys(kind for way in ways for kind in found["rows"][way]):
+            lines = [
+                _line(found["rows"][way][kind], number, way)
+                for number, way in enumerate(ways)
+                if kind in found["rows"][way]
+            ]
+            svg = curves(
+                f"few-{run}-{kind}",
+                f"Accuracy of {title(kind)} over the number of labels",
+                lines,
+                x="labels",
+                logarithmic=(True, False),
+                percent=True,
+                labels=True,
+            )
+            says = "How far left the encoder reaches a baseline's height is what it saves in labels."
+            plots.append(
+                Plot(svg, f"Few labels, {title(kind)}" + (f": {run}" if len(runs) > 1 else ""), says)
+            )
+        made.append(Plots(plots))
+        sentence = found.get("efficiency", {}).get("sentence")
+        made += [Note(str(sentence))] if sentence else []
+    return made
+
+
+def _line(points: Sequence[Mapping[str, Any]], number: int, way: str) -> Line:
+    x, y = [float(point["labels"]) for point in points], [float(point["mean"]) for point in points]
+    std = [float(point.get("std") or 0.0) for point in points]
+    low, high = [m - s for m, s in zip(y, std, strict=True)], [m + s for m, s in zip(y, std, strict=True)]
+    return Line(x, y, number, low, high, label=way)
+
+
+def _leaks(scores: Scores) -> list[Any]:
+    """Warn of test images that are not new after the training images, and score without them."""
+    made: list[Any] = []
+    for name, leak in scores.get("leaks", {}).items():
+        if not leak["images"]:
+            continue
+        parts = [
+            f"{title(kind)} {percent(rows['encoder']['accuracy'])}"
+            for kind, rows in leak["without"].items()
+            if "encoder" in rows
+        ]
+        made.append(
+            Note(
+                f"Beware: {leak['images']:,} test images are not new ({title(name)}); on the "
+                f"{leak['left']:,} others the encoder has {', '.join(parts) or 'no score'}."
+            )
+        )
+    return made
+
+
+def confusion(scores: Scores) -> tuple[str, list[str], Matrix] | None:
+    """Give the confusion that mistakes are told from, the last classifier's: title, classes, counts."""
+    keys = [key for key in classifiers(scores) if "confusion" in scores[key].get("encoder", {})]
+    if not keys:
+        return None
+    encoder = scores[keys[-1]]["encoder"]
+    return title(keys[-1]), list(encoder["per_class"]), encoder["confusion"]
+
+
+def mistakes(names: Sequence[str], matrix: Matrix, count: int) -> list[tuple[str, str, int, float]]:
+    """List what is most often taken for what.
+
+    Args:
+        names: of the classes.
+        matrix: counts; row the true class, column the answer.
+        count: mistakes, at most.
+
+    Returns:
+        True class, answer, images, and their share of the true class.
+    """
+    wrong = [
+        (names[a], names[b], int(images), images / sum(row))
+        for a, row in enumerate(matrix)
+        for b, images in enumerate(row)
+        if a != b and images
+    ]
+    return sorted(wrong, key=lambda item: -item[2])[:count]
+
+
+def _classes(scores: Scores) -> list[Any]:
+    """Show each class: how much of it is found, and what it is taken for."""
+    keys = [key for key in classifiers(scores) if "per_class" in scores[key].get("encoder", {})]
+    if not keys:
+        return []
+    found = {key: scores[key]["encoder"]["per_class"] for key in keys}
+    order = sorted(found[keys[-1]], key=lambda name: found[keys[-1]][name]["recall"] or 0.0)
+    rows = [
+        (name, *(percent(found[key][name]["recall"]) for key in keys), f"{found[keys[0]][name]['images']:,}")
+        for name in order
+    ]
+    head = ("class", *(f"found by {title(key)}" for key in keys), "test images")
+    made: list[Any] = [Table("Share of each class that is found, the weakest first", head, rows)]
+    if len(rows) > HEAT:
+        made = [Fold(f"Share of each of {len(rows):,} classes that is found", made)]
+    mixed = confusion(scores)
+    return made if mixed is None else [*made, _mixed_up(*mixed)]
+
+
+def _mixed_up(how: str, names: Sequence[str], matrix: Matrix) -> Heat | Table:
+    if len(names) <= HEAT:
+        cells = [[count / max(1, sum(row)) for count in row] for row in matrix]
+        says = (
+            "In per cent of the true class: rows are true, columns what was answered. A strong colour off the "
+            "diagonal is a pair that the encoder mixes up."
+        )
+        return Heat(f"Confusion ({how})", says, names, cells)
+    rows = [
+        (true, answer, f"{images:,}", percent(share))
+        for true, answer, images, share in mistakes(names, matrix, 15)
+    ]
+    return Table(f"Most often mistaken ({how})", ("true", "answered", "images", "of the class"), rows)
+
+
+def _others(scores: Scores) -> list[Any]:
+    """Show whatever else the evaluation holds: rows of figures as tables."""
+    known = {*FACTS, *classifiers(scores), "few_labels", "leaks"}
+    made: list[Any] = []
+    for key, value in scores.items():
+        if key in known or not isinstance(value, Mapping) or not value:
+            continue
+        caption = title(key)[:1].upper() + title(key)[1:]
+        rows = {name: _flat(cell) for name, cell in value.items() if isinstance(cell, Mapping)}
+        heads = list(dict.fromkeys(head for cells in rows.values() for head in cells))
+        if heads:
+            lines = [(title(name), *(cells.get(head, "–") for head in heads)) for name, cells in rows.items()]
+            made.append(Table(caption, ("", *heads), lines))
+        alone = _flat({name: cell for name, cell in value.items() if not isinstance(cell, Mapping)})
+        if alone:
+            made.append(Table(caption, (), list(alone.items())))
+    return made
+
+
+def _flat(cells: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Write every number and word of a nested dict, under its path; lists are left out."""
+    found: dict[str, str] = {}
+    for key, value in cells.items():
+        name = f"{before} {title(str(key))}".strip()
+        if isinstance(value, Mapping):
+            found |= _flat(value, name)
+        elif value is None or isinstance(value, bool):
+            found[name] = "–" if value is None else "yes" if value else "no"
+        elif isinstance(value, (int, float)):
+            found[name] = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+        elif isinstance(value, str):
+            found[name] = value
+    return found
