@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -197,15 +198,20 @@ def sitting(photos: Path, folder: Path, **given: object) -> Sitting:
     return Sitting(photos, asked, wanted, axes, Proposals(folder, axes, 0), ("trials", 99), None, 0, folder)
 
 
+def finished(sweeping: Sitting, number: int, level: float) -> None:
+    """Make up a finished run whose `METRIC` rises in a line to `level`."""
+    name = f"trial-{number:03d}"
+    lines = [{"step": 0, METRIC: 0.99}]  # an untrained network's: says nothing
+    lines += [{"step": step, METRIC: level * step / 100} for step in (50, 100)]
+    (sweeping.folder / name).mkdir()
+    (sweeping.folder / name / "health.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sweeping.done[name] = Trial(number, 0, {}, {}, level, "", 1.0)
+
+
 def test_a_judge_sees_a_collapse_and_a_run_far_behind(photos: Path, tmp_path: Path) -> None:
     sweeping = sitting(photos, tmp_path / "s", steps=4, **TINY)
-    for name, level in (("trial-000", 0.8), ("trial-001", 0.6), ("trial-002", 0.1)):
-        lines = [{"step": 0, METRIC: 0.99}]  # an untrained network's: says nothing
-        lines += [{"step": step, METRIC: level * step / 100} for step in (50, 100)]
-        (sweeping.folder / name).mkdir()
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (sweeping.folder / name / "health.jsonl").write_text(text)
-        sweeping.done[name] = Trial(0, 0, {}, {}, level, "", 1.0)
+    for number, level in enumerate((0.8, 0.6, 0.1)):
+        finished(sweeping, number, level)
     sweeping.done["trial-003"] = Trial(3, 0, {}, {}, None, "bad", 1.0)  # says nothing of what is usual
     usual = 0.6 * 0.75  # the median of the three, at three quarters
     good = {"spread": 0.5, METRIC: 0.51 * usual}
@@ -221,12 +227,15 @@ def test_a_judge_sees_a_collapse_and_a_run_far_behind(photos: Path, tmp_path: Pa
 def test_a_run_broken_on_purpose_is_ended_early(photos: Path, tmp_path: Path) -> None:
     sweeping = sitting(photos, tmp_path / "s", steps=40, **TINY)
     own = {axis.name: axis.own for axis in sweeping.axes}
-    sweeping.run(0, 0, own)
-    sweeping.run(0, 1, own)
+    finished(sweeping, 0, 0.8)
     absurd = sweeping.run(1, 0, own | {"rate": 1e4})
+    assert absurd.value is None and absurd.reason.startswith("failed: Training broke down at step")
     frozen = sweeping.run(2, 0, own | {"rate": 1e-9})
-    print(absurd, frozen, sweeping.done)
-    assert 0
+    assert frozen.value is None and frozen.figures == {}
+    assert re.fullmatch(
+        r"ended early: far behind, partner found .*% at 25% of the run, usually 20\.0%", frozen.reason
+    )
+    assert checkpoint.read_log(sweeping.folder / "trial-002" / "health.jsonl")[-1]["step"] == 10
 
 
 def test_a_recipe_that_fails_ends_the_sweep_and_a_point_does_not(photos: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ HEALTH = {
         "How often an image's other view is the nearest of all; it should climb.",
     ),
     "agreement": ("Agreement", True, "How many of their ten nearest two views share; it should climb."),
-    "uniformity": ("Uniformity", False, "How evenly images fill the sphere; lower is more even, 0 a collapse."),
+    "uniformity": ("Uniformity", False, "How evenly images fill the sphere: lower is better, 0 a collapse."),
     "alignment": ("Alignment", False, "How far two views of an image lie apart; 0 is a collapse."),
     "spread": ("Spread", False, "How far features deviate from one another; 1 is even, 0 a collapse."),
     "alpha_req": ("alpha-ReQ", False, "How fast the spectrum falls; far above 1, few directions matter."),

@@ -26,7 +26,9 @@ VIEWED, EPOCHS = 6, 3  # images whose views are shown, and epochs where a method
 QUERIES, NEIGHBOURS = 4, 8  # rows of each kind, and neighbours in a row
 TYPICAL = 12
 PAIRS = 12
-ALIKE = 0.95  # correlation of small grey versions above which two images are near-duplicates
+# Correlation of small grey versions above which two images are near-duplicates. Among 14,000 of CIFAR-10's,
+# 16 of 17 such pairs are copies by eye; from 0.93 to 0.95 fewer than half are.
+ALIKE = 0.95
 TENTH = 10  # the neighbour whose nearness tells how usual an image is
 
 Pixels = npt.NDArray[np.uint8]
@@ -207,8 +209,8 @@ def judged(base: Look, asked: Look) -> list[Grid]:
 
     share = right.double().mean().item()
     about = (
-        f"Of all neighbours of {len(asked):,} test images, {100 * share:.1f} % are of the image's class; their "
-        "frames are whole and blue, those of another class dashed and orange."
+        f"Of all neighbours of {len(asked):,} test images, {100 * share:.1f} % are of the image's class; "
+        "their frames are whole and blue, those of another class dashed and orange."
     )
     return [
         Grid("Drawn by chance", about, rows(range(min(QUERIES, len(asked)))), 1 + k),

@@ -226,8 +226,8 @@ def _mixed_up(how: str, names: Sequence[str], matrix: Matrix) -> Heat | Table:
     if len(names) <= HEAT:
         cells = [[count / max(1, sum(row)) for count in row] for row in matrix]
         says = (
-            "In per cent of the true class: rows are true, columns what was answered. A strong colour off the "
-            "diagonal is a pair that the encoder mixes up."
+            "In per cent of the true class: rows are true, columns what was answered. A strong colour off "
+            "the diagonal is a pair that the encoder mixes up."
         )
         return Heat(f"Confusion ({how})", says, names, cells)
     rows = [

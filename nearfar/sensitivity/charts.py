@@ -76,11 +76,11 @@ def _slice(panel: Any, found: Sweep, axis: Axis, influence: Influence | None) ->
     middle = scale * sum(found.recipe) / len(found.recipe)
     noise = scale * (found.noise or 0.0)
     panel.axhspan(middle - noise, middle + noise, color=PALE, linewidth=0, zorder=0)
-    panel.plot(*points(others), "o", color=BLUE, alpha=0.8, clip_on=False)
-    panel.plot(*points([t for t in found.trials if t.value is None]), "x", color=GREY, clip_on=False)
+    panel.plot(*points(others), "o", color=BLUE, alpha=0.8)
+    panel.plot(*points([t for t in found.trials if t.value is None]), "x", color=GREY)
     panel.plot(*points([found.trials[0]]), "*", color="black", markersize=13)
     if best.number:
-        panel.plot(*points([best]), "D", color=ORANGE, markersize=8, clip_on=False)
+        panel.plot(*points([best]), "D", color=ORANGE, markersize=8)
     if axis.values:
         panel.set_xticks(range(len(axis.values)), [short(value) for value in axis.values])
         panel.set_xlim(-0.5, len(axis.values) - 0.5)
@@ -89,12 +89,12 @@ def _slice(panel: Any, found: Sweep, axis: Axis, influence: Influence | None) ->
         ticks = sorted({axis.low, axis.own, axis.high})
         panel.set_xticks(ticks, [short(rounded(value)) for value in ticks])
         panel.set_xticks([], minor=True)
-        panel.set_xlim(axis.low, axis.high)
+        panel.plot([axis.low, axis.high], [middle, middle], alpha=0)  # so that all of the range is shown
     panel.set_xlabel(axis.title)
     panel.set_ylabel("%" if scale == 100.0 else found.measure)
     if influence is None:
         return
     effect, chance = (found.shown(value, points=True) for value in (influence.effect, influence.chance))
-    says = "beyond" if influence.matters else "not surely beyond"
-    sentence = f"Good and bad values differ by {effect},\n{says} chance and noise ({chance})."
+    says = "more" if influence.matters else "not surely more"
+    sentence = f"Good and bad values differ by {effect},\n{says} than luck ({chance})."
     panel.set_title(sentence, fontsize=10, loc="left")

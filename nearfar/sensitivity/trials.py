@@ -116,7 +116,8 @@ class Sitting:
             self.failures += 1
             if number == 0 or self.failures == GIVE_UP:
                 raise
-            reason = f"failed: {error if isinstance(error, NearfarError) else repr(error)}"
+            said = str(error).partition(";")[0]  # what to do instead is for who typed the setting
+            reason = f"failed: {said if isinstance(error, NearfarError) else repr(error)}"
         if reason:
             progress.say(f"{name} {reason}")
         seconds = round(time.monotonic() - began, 3)
