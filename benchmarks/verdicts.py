@@ -1,10 +1,10 @@
 """How often a run's verdict is right: runs made healthy, and runs broken on purpose, judged by their looks.
 
-    python -m benchmarks.verdicts record --data cifar10/train --out DIR --seeds 0 1     # to set thresholds by
-    python -m benchmarks.verdicts check --data cifar10/train --out DIR --seeds 100 101  # fresh: to count
+    python -m benchmarks.verdicts --data cifar10/train --out DIR --seeds 0       # to set thresholds by
+    python -m benchmarks.verdicts --data cifar10/train --out DIR --seeds 100 101 --page benchmarks/verdicts.md
 
 Each kind is a short run of `pretrain` with settings that are known to work, or with one thing broken. Which
-verdicts are right for it is written below, before any run. Without --data the demo's own drawings are used.
+verdicts are right for it is written below, before any run. What was made before is read, not made again.
 """
 
 from __future__ import annotations
@@ -115,6 +115,30 @@ def _nothing() -> Iterator[None]:
     yield
 
 
+def page(rows: list[tuple[str, int, str, bool]], data: str, steps: int) -> str:
+    """Write what was found as a page: by kind, the verdicts that are right and those that were given."""
+    hits = sum(right for *_, right in rows)
+    seeds = sorted({seed for _, seed, *_ in rows})
+    lines = [
+        "# How often the verdict is right",
+        "",
+        f"{hits} of {len(rows)} runs were judged rightly: each kind once with every seed of "
+        f"{', '.join(map(str, seeds))}, {steps} steps of 128 images of {data}. No threshold was set by "
+        "these seeds. Made by `python -m benchmarks.verdicts`, where what is right for a kind stood before.",
+        "",
+        "| run | right is | the verdicts given | right |",
+        "|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(name for name, *_ in rows):
+        own = [(said, right) for kind, _, said, right in rows if kind == name]
+        right = KINDS[name].right if set(KINDS[name].right) != set(HEALTHY) else ("healthy, in any degree",)
+        given = ", ".join(said for said, _ in own)
+        lines.append(
+            f"| {name} | {' or '.join(right)} | {given} | {sum(ok for _, ok in own)} of {len(own)} |"
+        )
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
     """Make the runs of the seeds asked for, and tell how each is judged."""
     from nearfar.verdict import judge
@@ -123,20 +147,23 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--only", nargs="+", default=list(KINDS))
+    parser.add_argument("--page", type=Path)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    hits = count = 0
+    rows = []
     for seed in given.seeds:
         for name in given.only:
             made = make(KINDS[name], name, given.data, given.out, seed, given.steps)
             found = None if "failed" in made else judge(made["lines"])
             said = "broke down" if found is None else found.name
             right = said in (*KINDS[name].right, *(("broke down",) if "rate" in name else ()))
-            hits, count = hits + right, count + 1
+            rows.append((name, seed, said, right))
             print(f"{'right' if right else 'WRONG':6}{name:34}seed {seed:<5}{said}", flush=True)
-    print(f"{hits} of {count} verdicts are right")
+    print(f"{sum(right for *_, right in rows)} of {len(rows)} verdicts are right")
+    if given.page:
+        given.page.write_text(page(rows, Path(given.data).name, given.steps))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from .job import Job
 from .settings import Views
 from .verdict import COLLAPSED, Verdict, judge
 
-SHARE = 0.02  # of the time of training that looking may take, but for the one look at the end
+SHARE = 0.02  # of the time of training that looking may take; however short, a run is looked at three times
 SAMPLE, GROUPS = 1024, 128  # images looked at, at most; and of these LiDAR's
 PAIRS = 512  # images, held apart and trained on, whose partners are looked for under the run's own views
 
@@ -56,11 +56,11 @@ class Watch:
         """
         if self.log is None or not (step.last or step.number >= self.next):
             return None
-        seconds = self._add(step.number)
-        pace = max(time.monotonic() - self.began - self.spent, 1e-9) / max(1, step.number - self.job.started)
-        # The next look waits until all looks, it too, keep to their share.
-        due = self.job.started + (self.spent + seconds) / (SHARE * pace)
-        self.next = max(step.number + self._stride(step.plan.steps), due)
+        if not step.last and (due := self._due(step)) > step.number:
+            self.next = due
+            return None
+        self._add(step.number)
+        self.next = step.number + self._stride(step.plan.steps)
         before, self.verdict = self.verdict, judge(self.lines)
         if step.last:
             share = self.spent / max(time.monotonic() - self.began, 1e-9)
@@ -70,6 +70,14 @@ class Watch:
         elif self.verdict is not None and self.verdict.bad and self.verdict.name != (before and before.name):
             progress.say(f"At step {step.number:,}: {self.verdict}")
         return self.lines[-1]
+
+    def _due(self, step: Step) -> float:
+        """Tell the step from which one look more, and the last, keep to their share of the time."""
+        done = max(1, step.number - self.job.started)
+        pace = max(time.monotonic() - self.began - self.spent, 1e-9) / done
+        due = self.job.started + (self.spent + 2 * self.lines[-1]["seconds"]) / (SHARE * pace)
+        # The first is due at a quarter at the latest: a collapse should be seen early.
+        return min(due, step.plan.steps / 4) if len(self.lines) == 1 else due
 
     def stops(self) -> bool:
         """Tell, alike on every process, whether the run has collapsed and was asked to stop then."""
