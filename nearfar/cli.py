@@ -116,6 +116,8 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
         parser.flag(more, flag, action="store_true", help=about)
     second = "also k-NN and linear on a second labelled data set"
     parser.flag(more, "--transfer", nargs=2, metavar=("TRAIN", "TEST"), help=second)
+    known = "also a network with ImageNet weights, as torchvision:resnet18 or NAME=FILE.safetensors"
+    parser.flag(more, "--imagenet", metavar="NAME", help=known)
     parser.settings("how", settings.Training, only=("seed", "device"))
     return parser
 

@@ -57,6 +57,7 @@ def evaluate(  # type: ignore[misc]
     augmented: bool = False,
     finetune: bool = False,
     transfer: tuple[Any, Any] | None = None,
+    imagenet: str | None = None,
     full: bool = False,
 ) -> Evaluation | Pairing:
     """Measure an encoder by k-NN and by logistic regression on frozen features, and by more if asked to.
@@ -87,6 +88,9 @@ def evaluate(  # type: ignore[misc]
         augmented: a linear classifier trained on augmented images, the encoder frozen (SimCLR's protocol).
         finetune: the encoder trained on with labels, and its like from scratch; with few_labels on few, too.
         transfer: training and test images of a second data set, for k-NN and linear.
+        imagenet: beside the baselines, a network with ImageNet weights: its torchvision or timm name (its
+            weights are fetched unless they are at hand) or NAME=FILE.safetensors. It sees the images as
+            they were read for the run, resized to the side it was made for.
         full: all of these that need no second data set.
 
     Returns:
@@ -116,6 +120,7 @@ def evaluate(  # type: ignore[misc]
         parts=tuple(name for name, on in asked.items() if on or full),
         tuned=tuned,
         groups=groups,
+        imagenet=imagenet,
     )
     runs = [item if isinstance(item, Run) else load(item) for item in (run, *others)]
     names = [str(item.path) for item in runs]

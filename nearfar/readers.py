@@ -201,6 +201,25 @@ class Reader:
         return self.probe.predict(self.encode(images).sub_(self.mean)).cpu().numpy()
 
 
+def seen_by(net: nn.Module, preprocess: Preprocess, device: torch.device, batch: int) -> Encode:
+    """Make what encodes images by a network.
+
+    Args:
+        net: (n, 3, size, size) floats in [0, 1] to (n, d).
+        preprocess: what it needs.
+        device: where to compute.
+        batch: images encoded at a time.
+
+    Returns:
+        A function of a store, giving (n, d) features on the device.
+    """
+
+    def encode(images: pack.Store) -> torch.Tensor:
+        return torch.from_numpy(features(net, images, preprocess, device=device, batch=batch)).to(device)
+
+    return encode
+
+
 def ways(
     encoder: nets.Encoder,
     preprocess: Preprocess,
@@ -226,10 +245,7 @@ def ways(
     small = replace(preprocess, size=side)
 
     def by(net: nn.Module, preprocess: Preprocess) -> Encode:
-        def encode(images: pack.Store) -> torch.Tensor:
-            return torch.from_numpy(features(net, images, preprocess, device=device, batch=batch)).to(device)
-
-        return encode
+        return seen_by(net, preprocess, device, batch)
 
     def like() -> nn.Module:
         return untrained(encoder, store, preprocess, seed, str(device))

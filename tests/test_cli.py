@@ -135,7 +135,7 @@ FLAGS = {
     "sweep": "--minutes-each --budget --trials --train --out --json --method --recipe",
     "evaluate": (
         "--train --test --groups --json --few-labels --retrieval --clusters --calibration --robustness "
-        "--augmented --finetune --full --transfer --seed --device"
+        "--augmented --finetune --full --transfer --imagenet --seed --device"
     ),
     "report": "--out --data --train --test --json",
     "embed": "--out --labels --json --device",

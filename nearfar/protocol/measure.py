@@ -17,10 +17,10 @@ from ..data import pack
 from ..data.sources import open_source
 from ..errors import NearfarError
 from ..features import fingerprint
-from ..readers import Reader, Rows, Seen, held_out, ways
+from ..readers import Reader, Rows, Seen, held_out, seen_by, ways
 from ..run import Run
 from ..scores import score
-from . import calibration, clusters, few_labels, groups, labelled, leaks, retrieval, spoilt
+from . import calibration, clusters, few_labels, groups, imagenet, labelled, leaks, retrieval, spoilt
 from .learner import How
 from .result import Evaluation, Leak, Part
 from .tuning import tune
@@ -52,6 +52,7 @@ class Wishes:
     parts: tuple[str, ...] = ()
     tuned: tuple[How, ...] = ()
     groups: str | Path | None = None
+    imagenet: str | None = None
 
 
 @dataclass
@@ -84,6 +85,7 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
     where, seed = wishes.device, wishes.seed
     train_source, test_source = open_source(train, labels=True), open_source(test, labels=True)
     labelled.check(train_source, test_source)
+    pretrained = None if wishes.imagenet is None else imagenet.imagenet(wishes.imagenet)
     listed = None if wishes.groups is None else groups.read(wishes.groups)
     frozen = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
     before = fingerprint(frozen)
@@ -98,8 +100,12 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
             f"every class of {train_source.name} has one {what}; give two of some class at least."
         )
     readers: dict[str, Reader] = {}
-    for name, way in ways(frozen, run.preprocess, store, seed, where, wishes.batch).items():
-        if name in ("encoder", *wishes.baselines):
+    seeing = ways(frozen, run.preprocess, store, seed, where, wishes.batch)
+    if pretrained is not None:
+        net, its = pretrained
+        seeing["imagenet"] = lambda: (seen_by(net, its, where, wishes.batch), False)
+    for name, way in seeing.items():
+        if name in ("encoder", "imagenet", *wishes.baselines):
             progress.say(f"Fitting on {name} of {len(store):,} training images")
             encode, centred = way()
             readers[name] = Reader(encode, store, held, centred=centred)

@@ -14,7 +14,10 @@ from ..scores import Score, Share, columns, mixed_up, percent
 
 Answers = Mapping[str, Mapping[str, Rows]]  # classifier -> way of seeing -> (n,) class numbers
 CLASSIFIERS = {"knn": "k-NN", "linear": "linear", "augmented": "linear, augmented", "finetune": "fine-tuned"}
-CALLED = {"scratch": "from scratch"}  # ways of seeing that go by another name in tables
+CALLED = {
+    "scratch": "from scratch",
+    "imagenet": "ImageNet weights",
+}  # ways of seeing that go by another name in tables
 
 
 class Part(Protocol):
