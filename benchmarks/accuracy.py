@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,14 @@ def rows(
     }
     made = []
     for way, read in ways.items():
-        mine = [100 * read(score) for score in scores["nearfar"]]
+        mine: list[float] = []
         for who, found in scores.items():
-            values = [100 * read(score) for score in found]
-            if who != "nearfar" and ("raw" in way or "untrained" in way):
+            values = []
+            for score in found:
+                with suppress(KeyError):  # baselines are not measured again and again
+                    values.append(100 * read(score))
+            mine = mine or values
+            if not values:
                 continue
             paired = who != "nearfar" and len(values) == len(mine)
             gain = measure.gain(mine, values, more_is_better=True) if paired else None
@@ -202,7 +207,8 @@ def run(wanted: Wanted) -> Section:
                 section.notes.append(f"{who}, seed {seed}: {measure.reason(failed)}")
             if who == "nearfar" and scores[who]:
                 encoder = scores[who][0]["encoder"]["name"]
-    case = f"{wanted.minutes:g} minutes, {encoder}"
+    held = "one core" if measure.cores() == 1 else f"{measure.cores()} cores"
+    case = f"{wanted.minutes:g} minutes of {held}, {encoder}"
     section.rows = rows({who: found for who, found in scores.items() if found}, paces, case)
     if scores["nearfar"]:
         best = Spread.of(score["fixed"] for score in scores["nearfar"])
