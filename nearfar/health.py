@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from .settings import Views
 from .views import Preprocess
 
 SAMPLE = 2048  # images looked at, at most
+BATCH = 256  # images encoded at a time
 GROUPS, MEMBERS = 256, 8  # images, and augmented views of each, that LiDAR looks at
 
 
@@ -136,16 +137,48 @@ def partner_found(
     return float(contrastive_accuracy(unit(x), unit(y)))
 
 
+def settled(
+    encoder: nets.Encoder,
+    preprocess: Preprocess,
+    store: Any,
+    settings: Views,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    sample: int = SAMPLE,
+) -> nets.Encoder:
+    """Copy an encoder with its batch norms measured on views of some images, as training would have it.
+
+    While its batch norms do nothing, an untrained encoder is no measure for a trained one.
+
+    Args:
+        encoder, preprocess, store, seed, device, sample: as in `health`; the encoder is left as it is.
+        settings: how views are made.
+
+    Returns:
+        The copy, on the device, in eval mode.
+    """
+    where = torch.device(device)
+    rows = rng.permutation(rng.fold(seed, "settled"), len(store))[:sample]
+    rows = np.sort(rows[: len(rows) - (len(rows) % BATCH == 1)])  # one image has no variance
+    copied = copy.deepcopy(encoder).to(where)
+    key = rng.fold(seed, "settled view")
+    nets.settle(copied, _views(Part(store, rows), preprocess.size, settings, key, where))
+    return copied
+
+
 def _view(
     model: torch.nn.Module, part: Part, size: int, settings: Views, key: int, where: torch.device
 ) -> Tensor:
     """Encode one augmented view of each image, drawn by name."""
-    found = []
-    for low in range(0, len(part), 256):
-        rows = np.arange(low, min(low + 256, len(part)))
+    with torch.inference_mode():
+        return torch.cat([model(x).float().cpu() for x in _views(part, size, settings, key, where)])
+
+
+def _views(part: Part, size: int, settings: Views, key: int, where: torch.device) -> Iterator[Tensor]:
+    """Make one augmented view of each image, some at a time."""
+    for low in range(0, len(part), BATCH):
+        rows = np.arange(low, min(low + BATCH, len(part)))
         block = part.gather(rows)
         draws = views.draw(settings, key, part.rows[rows], block.height, block.width, size)
-        x = kernels.apply(block, draws, size, settings.interpolation, threads=cores())
-        with torch.inference_mode():
-            found.append(model(x.to(where)).float().cpu())
-    return torch.cat(found)
+        yield kernels.apply(block, draws, size, settings.interpolation, threads=cores()).to(where)

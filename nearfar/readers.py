@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,25 +83,17 @@ def untrained(
     Returns:
         The encoder, on the device, in eval mode.
     """
-    net = nets.untrained(like, seed).to(device).eval()
-    norms = [part for part in net.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    net = nets.untrained(like, seed).to(device)
     rows = rng.permutation(rng.fold(seed, "calibration"), len(store))[:CALIBRATION]
-    if not norms or len(rows) < 2:
-        return net
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over what is seen
-        norm.train()
-    with torch.no_grad():
+
+    def batches() -> Iterator[torch.Tensor]:
         for part in np.array_split(rows, math.ceil(len(rows) / 256)):
             block = store.gather(part)
             draws = centre(preprocess, block.height, block.width)
             x = kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=cores())
-            net(x.to(device))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum  # for whoever trains it
-    return net.eval()
+            yield x.to(device)
+
+    return nets.settle(net, batches()) if len(rows) > 1 else net.eval()
 
 
 def principal(store: pack.Store, preprocess: Preprocess, device: str, dims: int = 128) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 from . import checkpoint, parallel, progress
 from .data.store import Part
 from .engine import Step
-from .health import health, partner_found
+from .health import health, partner_found, settled
 from .job import Job
 from .settings import Views
 from .verdict import COLLAPSED, Verdict, judge
@@ -89,7 +89,10 @@ class Watch:
         """Measure the encoder as it is after a step; nothing of it changes."""
         job, own = self.job, self.job.module.views(self.job.wanted.views)[:2]
         first, second = (made if isinstance(made, Views) else made.recipe for made in own)
-        f, preprocess, seed = job.module.f, job.wanted.preprocess, job.wanted.training.seed
+        preprocess, seed = job.wanted.preprocess, job.wanted.training.seed
+        f = job.module.f
+        if step == 0:
+            f = settled(f, preprocess, job.store, first, seed=seed, device=job.device, sample=SAMPLE)
         found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=SAMPLE, groups=GROUPS)
         figures = {**found.to_json(), "held_out": self.held is not None}
         for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells

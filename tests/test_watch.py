@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import nearfar
-from nearfar import nets, parallel
+from nearfar import nets, parallel, rng
 from nearfar.batches import Feed
 from nearfar.data import pack
 from nearfar.data.sources import open_source
 from nearfar.data.store import LEAST_HELD, MOST_HELD, held_apart
-from nearfar.health import partner_found
+from nearfar.health import partner_found, settled
 from nearfar.settings import Views
 from nearfar.views import Preprocess
 
@@ -111,3 +111,26 @@ def test_alone_is_one_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (parallel.world(), parallel.rank()) == (1, 0)
         assert torch.equal(parallel.gather(torch.ones(2)), torch.ones(2))
     assert (parallel.world(), parallel.rank()) == (4, 2)
+
+
+def test_settling_measures_batch_norms_and_changes_nothing_else() -> None:
+    encoder = nets.encoder("resnet10_w16", size=16, seed=0).train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    store = kept(np.random.default_rng(0).integers(0, 256, (257, 16, 16, 3), np.uint8))
+    same = Views(crop_min=1.0, flip=0.0, jitter=0.0, grey=0.0)
+    found = settled(encoder, Preprocess.of(16, "bilinear"), store, same)
+    assert encoder.training and all(
+        torch.equal(value, before[name]) for name, value in encoder.state_dict().items()
+    )
+    after = found.state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved and all("running" in name or "num_batches" in name for name in moved)
+    # The first norm's mean, by hand, over the 256 images that make whole batches.
+    first = next(part for part in found.modules() if isinstance(part, torch.nn.BatchNorm2d))
+    rows = np.sort(rng.permutation(rng.fold(0, "settled"), 257)[:256])
+    x = torch.from_numpy(np.stack([store[int(row)] for row in rows])).permute(0, 3, 1, 2).float() / 255
+    seen = []
+    hook = next(part for part in encoder.modules() if isinstance(part, torch.nn.BatchNorm2d))
+    hook.register_forward_pre_hook(lambda _, given: seen.append(given[0].mean((0, 2, 3))))
+    encoder.eval()(x)
+    assert torch.allclose(first.running_mean, seen[0], atol=1e-5)

@@ -18,11 +18,21 @@ from ..errors import NearfarError
 from ..rng import fold
 from . import libraries, stems
 from . import weights as files
-from .layers import GlobalBatchNorm, mlp, sync_batchnorm
+from .layers import GlobalBatchNorm, mlp, settle, sync_batchnorm
 from .libraries import names
 from .residual import SHAPES, Residual
 
-__all__ = ["Encoder", "GlobalBatchNorm", "encoder", "mlp", "names", "seeded", "sync_batchnorm", "untrained"]
+__all__ = [
+    "Encoder",
+    "GlobalBatchNorm",
+    "encoder",
+    "mlp",
+    "names",
+    "seeded",
+    "settle",
+    "sync_batchnorm",
+    "untrained",
+]
 
 SMALL_SIDE = 64  # up to this many pixels, stem "auto" is "small"
 

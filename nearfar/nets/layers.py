@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import parallel
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def mlp(*widths: int, norm: bool = True, last_norm: bool = True, last_bias: bool = True) -> nn.Sequential:
@@ -96,6 +99,33 @@ class GlobalBatchNorm(_BatchNorm):
         if self.affine:
             y = y * self.weight.view(plane) + self.bias.view(plane)
         return cast(Tensor, self.act(self.drop(y.to(input.dtype))))
+
+
+def settle(net: Net, batches: Iterable[Tensor]) -> Net:
+    """Measure a network's batch norms anew, as the plain mean over some batches; nothing else changes.
+
+    Args:
+        net: changed in place.
+        batches: of two images or more, (n, 3, side, side), on the network's device.
+
+    Returns:
+        The network, in eval mode.
+    """
+    net.eval()
+    norms = [part for part in net.modules() if isinstance(part, _BatchNorm)]
+    if not norms:
+        return net
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over what is seen
+        norm.train()
+    with torch.no_grad():
+        for x in batches:
+            net(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum  # for whoever trains it
+    return net.eval()
 
 
 def sync_batchnorm(module: nn.Module) -> nn.Module:
