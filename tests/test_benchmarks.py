@@ -210,8 +210,8 @@ def test_neighbours_vote_as_sklearn_does() -> None:
 
 
 def test_accuracy_pairs_seeds_and_reads_what_is_there(tmp_path: Path) -> None:
-    def score(value: float) -> dict[str, Any]:
-        ways = {"encoder": {"accuracy": value}, "pixels": {"accuracy": 0.4}, "untrained": {"accuracy": 0.3}}
+    def score(value: float, **baselines: float) -> dict[str, Any]:
+        ways = {name: {"accuracy": share} for name, share in {"encoder": value, **baselines}.items()}
         return {"knn": ways, "linear": ways, "fixed": value, "encoder": {"name": "resnet8"}}
 
     pace = {"pace": 1000.0, "epochs": 12.0, "seconds": 600.0}
@@ -220,7 +220,8 @@ def test_accuracy_pairs_seeds_and_reads_what_is_there(tmp_path: Path) -> None:
             name = f"{prefix}10-minutes-seed-{seed}"
             (tmp_path / name).mkdir()
             (tmp_path / name / "encoder.json").write_text("{}")
-            (tmp_path / f"{name}.json").write_text(json.dumps(score(value)))
+            baselines = {} if prefix else {"pixels": 0.4, "untrained": 0.3}
+            (tmp_path / f"{name}.json").write_text(json.dumps(score(value, **baselines)))
             (tmp_path / f"{name}-pace.json").write_text(json.dumps(pace))
     found = accuracy.run(Wanted(data=tmp_path, minutes=10, seeds=2, out=tmp_path))
     peers = [row for row in found.rows if row.who == "lightly"]
