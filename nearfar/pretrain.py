@@ -18,6 +18,7 @@ from .data import pack
 from .data.sources import Source, open_source
 from .errors import NearfarError, nearest
 from .job import Job, prepare, threads
+from .origin import commit
 from .pace import Plan
 from .recorder import Recorder, locked, signals
 from .resolve import Wanted
@@ -108,7 +109,7 @@ def _train(job: Job, held: pack.Part | None, asked: dict[str, Any], name: str, j
     """Train to the end, logging and saving on the way, and write the encoder."""
     data = {"name": name, "images": len(job.store), "held_out": 0 if held is None else len(held)}
     data["fingerprint"] = job.store.fingerprint
-    versions = {"nearfar": __version__, "torch": torch.__version__}
+    versions = {"nearfar": __version__, "commit": commit(), "torch": torch.__version__}
     config = {**versions, "asked": asked, "data": data, **job.wanted.to_json(), "plan": job.plan.stretches}
     _record(job, config)
     job.announce()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -137,13 +138,23 @@ def curves(
             style: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.35} if line.faint else {"linestyle": dash}
             dots = "o" if len(line.x) < 24 and not line.faint else None
             axes.plot(line.x, line.y, color=colour, marker=dots, markersize=3.2, **style)
-            if labels and line.label:
-                axes.annotate(line.label, (line.x[-1], line.y[-1]), (5, 0), textcoords="offset points",
-                              va="center", fontsize=10, color=SOFT, annotation_clip=False)  # fmt: skip
         axes.set_xlabel(x)
         _scales(axes, logarithmic, percent)
+        if labels:
+            _label_ends(axes, [line for line in lines if line.label])
 
     return draw(name, alt, paint)
+
+
+def _label_ends(axes: Any, lines: Sequence[Line], apart: float = 11.0) -> None:
+    """Write each curve's label at its end; where ends are near, labels make room, some points apart."""
+    points = 72 / axes.figure.dpi
+    heights = [axes.transData.transform((line.x[-1], line.y[-1]))[1] * points for line in lines]
+    last = -math.inf
+    for height, line in sorted(zip(heights, lines, strict=True), key=lambda pair: pair[0]):
+        last = max(height, last + apart)
+        axes.annotate(line.label, (line.x[-1], line.y[-1]), (5, last - height), textcoords="offset points",
+                      va="center", fontsize=10, color=SOFT, annotation_clip=False)  # fmt: skip
 
 
 def _scales(axes: Any, logarithmic: tuple[bool, bool], percent: bool) -> None:
