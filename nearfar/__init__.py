@@ -22,39 +22,74 @@ if TYPE_CHECKING:
     from .compare import compare
     from .demo import demo
     from .embed import embed
+    from .estimators import AnomalyDetector, DuplicateFinder, Encoder, FewShotClassifier
     from .evaluate import evaluate
     from .pretrain import pretrain
     from .report import report
     from .run import load
     from .sweep import sweep
+    from .uses.arranging import clusters, map
+    from .uses.cleaning import anomalies, duplicates
+    from .uses.finding import search
+    from .uses.labelling import classes, label_errors, suggest
+    from .vectorstore.base import open_store
+    from .vectorstore.summary import store
 
 __version__ = "0.1.0"
 __all__ = [
+    "AnomalyDetector",
+    "DuplicateFinder",
+    "Encoder",
+    "FewShotClassifier",
     "NearfarError",
     "__version__",
+    "anomalies",
     "catalogue",
     "check",
+    "classes",
+    "clusters",
     "compare",
     "demo",
+    "duplicates",
     "embed",
     "evaluate",
+    "label_errors",
     "load",
+    "map",
+    "open_store",
     "pretrain",
     "report",
+    "search",
+    "store",
+    "suggest",
     "sweep",
 ]
 
 # public name -> the file it stands in
 _PUBLIC = {
+    "AnomalyDetector": "estimators",
+    "DuplicateFinder": "estimators",
+    "Encoder": "estimators",
+    "FewShotClassifier": "estimators",
+    "anomalies": "uses.cleaning",
     "catalogue": "catalogue",
     "check": "check",
+    "classes": "uses.labelling",
+    "clusters": "uses.arranging",
     "compare": "compare",
     "demo": "demo",
+    "duplicates": "uses.cleaning",
     "embed": "embed",
     "evaluate": "evaluate",
+    "label_errors": "uses.labelling",
     "load": "run",
+    "map": "uses.arranging",
+    "open_store": "vectorstore.base",
     "pretrain": "pretrain",
     "report": "report",
+    "search": "uses.finding",
+    "store": "vectorstore.summary",
+    "suggest": "uses.labelling",
     "sweep": "sweep",
 }
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import nearfar
 
-from . import methods, progress, recipes, settings
+from . import asking, methods, progress, recipes, settings
 from .config import settings_of
 from .errors import NearfarError, nearest
 from .flags import Parser, exclusive
@@ -26,6 +26,8 @@ DATA = (
     "a folder of images; a .txt, .csv, .tsv or .parquet list of paths; a .npy or .npz array; .tar shards; "
     "cifar10, cifar10:test, stl10:unlabeled and the like; or hf:org/name"
 )
+STORE = "a folder such as photos.nf, s3://bucket/photos.nf or postgresql://user@host/database"
+COLUMNS = "add columns from a .csv or .tsv, the first naming images by id or path"
 
 MEASURED = {
     "--few-labels": "accuracy with 1, 2, 4, ... labels a class, 1 %% and 10 %%, over many draws",
@@ -193,15 +195,35 @@ def embed_parser(words: Sequence[str]) -> Parser:
     )
     parser.add_argument("run", metavar="RUN", help="the run's folder")
     parser.add_argument("data", metavar="DATA", help=DATA)
-    parser.flag(parser, "--out", metavar="FILE", required=True, help="a .parquet, .npz or .npy file")
+    parser.flag(parser, "--out", metavar="FILE", help="a .parquet, .npz or .npy file")
     parser.flag(
-        parser,
-        "--labels",
-        action="store_true",
-        help="also write the labels",
+        parser, "--store", metavar="STORE", help=f"instead, a vector store to bring up to date: {STORE}"
     )
+    parser.flag(parser, "--columns", metavar="FILE", help=f"with --store: {COLUMNS}")
+    gone = "with --store: delete images whose files are gone"
+    parser.flag(parser, "--prune", action="store_true", help=gone)
+    parser.flag(parser, "--labels", action="store_true", help="also write the labels")
     _json_flag(parser)
     parser.settings("how", settings.Training, only=("device",))
+    return parser
+
+
+def store_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar store`."""
+    parser = Parser(
+        "store",
+        "nearfar store photos.nf --export photos.parquet",
+        "Look into a vector store, and tend it. What is asked for is done in the order below.",
+    )
+    parser.add_argument("address", metavar="STORE", help=STORE)
+    rows = "read rows from a .parquet, .npz or .csv file; the store is made where there is none"
+    parser.flag(parser, "--import", metavar="FILE", dest="import_file", help=rows)
+    parser.flag(parser, "--columns", metavar="FILE", help=COLUMNS)
+    parser.flag(parser, "--delete", metavar="WHERE", help="delete images: \"label = 'cat' and width < 64\"")
+    parser.flag(parser, "--compact", action="store_true", help="give back the room of what was deleted")
+    written = "write all rows to a .parquet, .npz or .csv file"
+    parser.flag(parser, "--export", metavar="FILE", dest="export_file", help=written)
+    _json_flag(parser)
     return parser
 
 
@@ -237,10 +259,15 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "evaluate": evaluate_parser,
     "report": report_parser,
     "embed": embed_parser,
+    "store": store_parser,
+    **asking.COMMANDS,
     "methods": methods_parser,
     "demo": demo_parser,
 }
-FUNCTIONS = {"methods": "catalogue"}  # where the public function has another name than its command
+FUNCTIONS = {
+    "methods": "catalogue",
+    "label-errors": "label_errors",
+}  # where the public function has another name than its command
 
 
 def overview() -> str:
@@ -257,7 +284,7 @@ def _done(command: str, result: Any) -> str:
     """Write a result as a person reads it."""
     if command == "pretrain":
         return f"{result.path}\nnext: nearfar evaluate {result.path} --train LABELLED --test LABELLED"
-    if command == "embed":
+    if command == "embed" and hasattr(result, "vectors"):
         return f"{result.path}: {len(result.ids):,} vectors of {result.vectors.shape[1]} numbers"
     return str(result.table() if command in ("evaluate", "compare", "sweep") else result)
 
@@ -285,6 +312,8 @@ def _run(words: Sequence[str]) -> int:
         raise NearfarError(f"There is no command {command!r}; {nearest(command, COMMANDS)}")
     parser = COMMANDS[command](rest)
     values = parser.read(rest)
+    if command == "embed" and not {"out", "store"} & {*values}:
+        raise NearfarError(f"nearfar embed needs --out FILE or --store STORE, for example: {parser.example}")
     if command in ("check", "pretrain", "compare", "sweep"):
         exclusive(values, LENGTHS)
         if values.get("recipe", "auto") not in ("auto", *recipes.RECIPES):

@@ -12,7 +12,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from .features import Vectors, cores, features, fingerprint
 from .resolve import device_named
 from .run import Run, load
 from .stretches import LENGTH, Journal, Part, stretches
+from .vectorstore.fill import Filled, fill
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Embeddings:
         }
 
 
+@overload
 def embed(
     run: Run | str | Path,
     data: Any,
@@ -67,26 +69,66 @@ def embed(
     batch: int = 256,
     threads: int | None = None,
     labels: bool = False,
-) -> Embeddings:
+) -> Embeddings: ...
+
+
+@overload
+def embed(
+    run: Run | str | Path,
+    data: Any,
+    *,
+    store: str | Path,
+    columns: str | Path | None = None,
+    prune: bool = False,
+    device: str = "auto",
+    batch: int = 256,
+    threads: int | None = None,
+    labels: bool = False,
+) -> Filled: ...
+
+
+def embed(
+    run: Run | str | Path,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    store: str | Path | None = None,
+    columns: str | Path | None = None,
+    prune: bool = False,
+    device: str = "auto",
+    batch: int = 256,
+    threads: int | None = None,
+    labels: bool = False,
+) -> Embeddings | Filled:
     """Turn a collection into vectors; the same call again goes on where it was interrupted.
 
-    Takes n x d x 4 bytes of memory for the vectors, and some 2,000 decoded images besides.
+    Takes some 2,000 decoded images of memory, and n x d x 4 bytes for the vectors where no store takes them.
 
     Args:
         run: a run, or its folder.
         data: images, as `sources.open_source` takes them.
         out: a .parquet, .npz or .npy file to write; without it nothing is written.
+        store: a vector store to bring up to date instead; only new and changed images are encoded.
+        columns: with a store, a list with further columns, the first naming images by id or path.
+        prune: with a store, whether to delete rows whose files are gone.
         device: "auto", "cpu", "cuda" or "mps".
         batch: images encoded at a time.
         threads: CPU threads that read images; default: all cores.
         labels: whether to keep labels too (first-level folders, or a list's column).
 
     Returns:
-        Names and vectors in the collection's order.
+        Names and vectors in the collection's order; with a store, what became of the images.
 
     Raises:
         NearfarError: the run or the images cannot be used, or `out` cannot be written.
     """
+    if store is not None:
+        if out is not None:
+            raise NearfarError("Give one of --out and --store, not both; nearfar store exports to files.")
+        how: dict[str, Any] = {"device": device, "batch": batch, "threads": threads, "labels": labels}
+        return fill(run, data, store, columns=columns, prune=prune, **how)
+    if columns is not None or prune:
+        raise NearfarError("--columns and --prune belong to a store; name one: --store photos.nf")
     run = run if isinstance(run, Run) else load(run)
     path = Path(out) if out is not None else None
     where = device_named(device)

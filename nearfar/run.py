@@ -11,6 +11,7 @@ import torch
 
 from . import __version__, checkpoint, nets
 from .config import build, to_json
+from .encoding import encode
 from .errors import NearfarError
 from .verdict import Verdict, judge
 from .views import Preprocess
@@ -39,6 +40,30 @@ class Run:
     def verdict(self) -> Verdict | None:
         """Judge the run by its health while it trained: healthy, collapsed, over-fitting and the like."""
         return judge(self.health())
+
+    def encode(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        normalize_embeddings: bool = False,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
+    ) -> Any:
+        """Turn images into vectors: (d,) for one image, (n, d) for many; see `nearfar.encoding.encode`.
+
+        The names are sentence-transformers', so that whatever takes one of its models takes a run too.
+        """
+        return encode(
+            self.encoder,
+            self.preprocess,
+            images,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            normalize_embeddings=normalize_embeddings,
+            convert_to_tensor=convert_to_tensor,
+            device=device,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Describe the run in plain values: where it is, what it made, and its last figures."""

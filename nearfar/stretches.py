@@ -70,13 +70,21 @@ def stretches(source: Source, starts: Sequence[int], short_side: int, threads: i
                     rows = todo.popleft()
                     running.append((rows, [pool.submit(one, row) for row in rows]))
                 rows, futures = running.popleft()
-                yield _gathered(rows, [future.result() for future in futures])
+                yield gathered(rows, [future.result() for future in futures])
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _gathered(rows: range, results: list[Pixels | str]) -> Stretch:
-    """Lay the images of a stretch in one buffer, and the reasons apart."""
+def gathered(rows: Sequence[int], results: Sequence[Pixels | str]) -> Stretch:
+    """Lay the images of a stretch in one buffer, and the reasons apart.
+
+    Args:
+        rows: n rows of a source.
+        results: the pixels of each, or why it cannot be used.
+
+    Returns:
+        The stretch.
+    """
     good = [(row, image) for row, image in zip(rows, results, strict=True) if not isinstance(image, str)]
     sides = np.array([image.shape[:2] for _, image in good], np.int32).reshape(-1, 2)
     sizes = 3 * sides.astype(np.int64).prod(axis=1)

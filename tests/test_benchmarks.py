@@ -21,6 +21,7 @@ from benchmarks import (
     scoreboard,
     start,
     step,
+    store,
     table,
     views,
 )
@@ -230,3 +231,12 @@ def test_accuracy_pairs_seeds_and_reads_what_is_there(tmp_path: Path) -> None:
     )
     assert not found.notes and [bar.met for bar in found.bars] == [False]
     assert "no --data" in accuracy.run(Wanted()).notes[0]
+
+
+@pytest.mark.parametrize("who", ["nearfar, exact", "FAISS flat", "LanceDB flat"])
+def test_stores_that_compare_all_find_the_nearest(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lancedb")
+    monkeypatch.setattr(store, "QUERIES", 20)
+    monkeypatch.setattr(store, "PIECE", 400)
+    found = store.one(who, 1000)
+    assert found["recall"] > 0.999 and found["memory"] > 0

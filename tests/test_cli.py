@@ -138,7 +138,19 @@ FLAGS = {
         "--augmented --finetune --full --transfer --imagenet --seed --device"
     ),
     "report": "--out --data --train --test --json",
-    "embed": "--out --labels --json --device",
+    "embed": "--out --store --columns --prune --labels --json --device",
+    "store": "--import --columns --delete --compact --export --json",
+    "search": "--image --id --like --dislike --where --count --run --out --json",
+    "label-errors": "--column --where --count --seed --out --json",
+    "classes": "--examples --propagate --reject --save --where --run --out --json",
+    "suggest": "--count --column --way --where --seed --out --json",
+    "anomalies": (
+        "--normal --strange --way --k --false-alarms --count --save --heat-maps --run --seed --where --out "
+        "--json"
+    ),
+    "duplicates": "--against --alike --save --where --out --json",
+    "clusters": "--way --number --least --save --seed --where --out --json",
+    "map": "--way --seed --where --out --json",
     "methods": "--json",
     "demo": "--out --json --minutes --seed",
 }

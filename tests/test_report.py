@@ -22,7 +22,7 @@ from nearfar.data import pack
 from nearfar.data.kinds import from_array
 from nearfar.data.sources import open_source
 from nearfar.errors import NearfarError
-from nearfar.report import figures, galleries, maps, page, report, sample, scoring
+from nearfar.report import figures, galleries, page, report, sample, scoring
 from nearfar.report.sample import Look
 from nearfar.run import Run, load
 
@@ -282,8 +282,10 @@ def test_planted_near_duplicates_are_found_and_nothing_else() -> None:
     pixels[58], pixels[59] = 200, 201  # flat: alike, but with nothing in them to compare
     features = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
     features[40], features[50], features[59] = features[7], features[13] * 1.01, features[58]
-    found = galleries.near_duplicates(looked(pixels, features))
-    assert [(a, b, equal) for a, b, _, equal in found] == [(7, 40, True), (13, 50, False)]
+    (found,) = galleries.duplicates(looked(pixels, features))
+    assert [[item.name for item in row] for row in found.rows] == [["7", "40"], ["13", "50"]]
+    assert found.rows[0][1].note == "same bytes" and float(found.rows[1][1].note) > 0.95
+    assert "2 pairs are nearly the same, 1 of them byte for byte" in found.says
 
 
 def test_the_odd_one_is_the_least_typical() -> None:
@@ -312,21 +314,6 @@ def test_the_surest_neighbours_of_a_labelled_set() -> None:
     assert "66.7 %" in chance.says
     assert all(item.mark == "right" for row in right.rows for item in row[1:])
     assert all(item.mark == "wrong" and item.note == "c" for row in wrong.rows for item in row[1:])
-
-
-def test_the_map_keeps_clusters_together() -> None:
-    generator = torch.Generator().manual_seed(0)
-    middles = torch.randn(3, 20, generator=generator) * 3
-    features = torch.cat([middle + 0.3 * torch.randn(40, 20, generator=generator) for middle in middles])
-    where = maps.places(features)
-    assert where.shape == (120, 2) and where.min() == 0 and where.max() == 1
-    assert np.array_equal(where, maps.places(features))
-    away = np.linalg.norm(where[:, None] - where[None], axis=2)
-    np.fill_diagonal(away, np.inf)
-    assert (np.argsort(away, axis=1)[:, :10] // 40 == np.arange(120)[:, None] // 40).mean() > 0.98
-    held = maps.cells(where)
-    assert len(set(held.values())) == len(held) <= 120
-    assert all(0 <= row < maps.CELLS and 0 <= column < maps.CELLS for row, column in held)
 
 
 def test_smoothing_is_a_mean_over_a_window() -> None:

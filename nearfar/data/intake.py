@@ -30,6 +30,32 @@ class Rejected:
     reason: str
 
 
+def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Pixels | bytes, bytes]:
+    """Fetch one image of a source, whatever form it comes in, without decoding it.
+
+    Args:
+        source: the images.
+        index: which one.
+        max_pixels: the most pixels allowed.
+
+    Returns:
+        A file's bytes or (H, W, 3) uint8, and a digest of 16 bytes of its content.
+
+    Raises:
+        BadImage: it cannot be used.
+    """
+    data = source.read(index)
+    if isinstance(data, np.ndarray):
+        height, width = data.shape[:2]
+        if height * width > max_pixels:
+            raise BadImage(f"over the limit of {max_pixels:,} pixels: {width} x {height}")
+        shape = np.array(data.shape, dtype=np.int64).tobytes()
+        return data, hashlib.blake2b(shape + data.tobytes(), digest_size=16).digest()
+    if isinstance(data, Path):
+        data = images.read(data, max_pixels=max_pixels)
+    return data, hashlib.blake2b(data, digest_size=16).digest()
+
+
 def read_pixels(
     source: Source, index: int, *, short_side: int | None, max_pixels: int
 ) -> tuple[Pixels, bytes]:
@@ -47,18 +73,10 @@ def read_pixels(
     Raises:
         BadImage: it cannot be used.
     """
-    data = source.read(index)
+    data, digest = fetch(source, index, max_pixels=max_pixels)
     if isinstance(data, np.ndarray):
-        height, width = data.shape[:2]
-        if height * width > max_pixels:
-            raise BadImage(f"over the limit of {max_pixels:,} pixels: {width} x {height}")
-        shape = np.array(data.shape, dtype=np.int64).tobytes()
-        digest = hashlib.blake2b(shape + data.tobytes(), digest_size=16).digest()
         return images.shrink(data, short_side), digest
-    if isinstance(data, Path):
-        data = images.read(data, max_pixels=max_pixels)
-    pixels = images.decode(data, max_pixels=max_pixels, short_side=short_side)
-    return pixels, hashlib.blake2b(data, digest_size=16).digest()
+    return images.decode(data, max_pixels=max_pixels, short_side=short_side), digest
 
 
 def too_many(rejected: Sequence[Rejected], count: int, max_bad: float) -> None:

@@ -13,19 +13,14 @@ import numpy as np
 from ..errors import NearfarError, nearest
 from . import hubs, lists
 from .files import find, is_image_name
-from .kinds import Files, Source, clean, from_array
+from .given import is_tensor, open_given
+from .kinds import Files, Source, class_names, clean, from_array
 from .shards import open_shards
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Source", "open_source"]
-
-
-def _is_tensor(data: object) -> bool:
-    """Tell a tensor without importing torch: who has one has imported it."""
-    module = sys.modules.get("torch")
-    return module is not None and isinstance(data, module.Tensor)
 
 
 def _open_folder(folder: Path, labels: bool) -> Files:
@@ -126,8 +121,8 @@ def open_source(data: Any, *, labels: bool = False, download: bool = True) -> So
     Args:
         data: a folder of any depth; a .txt, .csv, .tsv or .parquet list of paths; a .npy or .npz; tar
             shards (`'shards/*.tar'`); a data set's name (`cifar10`, `cifar10:test`, `hf:org/name`); a
-            NumPy array or tensor of uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W); a pair
-            (images, labels) of such; or a `Source`.
+            NumPy array or tensor of uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W); a list of paths,
+            Pillow images, arrays or tensors; a pair (images, labels) of such; or a `Source`.
         labels: whether labels are wanted; without it, none are read.
         download: whether a torchvision data set may be fetched where it is missing.
 
@@ -148,11 +143,16 @@ def open_source(data: Any, *, labels: bool = False, download: bool = True) -> So
         data, marks = data
     elif labels:
         raise NearfarError("an array alone has no labels; pass the pair (images, labels).")
-    if _is_tensor(data):
+    if is_tensor(data):
         tensor: torch.Tensor = data
         return from_array("the tensor", tensor.detach().cpu().numpy(), marks if labels else None, first=True)
-    if isinstance(data, np.ndarray):
+    if isinstance(data, np.ndarray) and data.dtype.kind not in "UO":
         return from_array("the array", data, marks if labels else None, first=False)
+    if hasattr(data, "tolist"):  # an array or a column of paths
+        data = data.tolist()
+    if isinstance(data, (list, tuple)):
+        named = class_names("the list", marks, len(data)) if labels and marks is not None else None
+        return open_given(data, named)
     raise NearfarError(
         f"images cannot be taken from a {type(data).__name__}; give a folder or an array (N, H, W, 3)."
     )

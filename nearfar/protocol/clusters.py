@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from .. import rng
 from ..neighbours import unit
 from ..readers import Reader, Rows, Seen
 from ..scores import columns, percent
-
-STARTS = 10  # k-means from so many random centres; the tightest result counts
+from ..uses.clusters import kmeans
 
 
 @dataclass(frozen=True)
@@ -53,25 +50,7 @@ class Clusters:
 
 def measure(reader: Reader, seen: Seen, truth: Rows, seed: int) -> Agreement:
     """Measure one way of seeing: as many clusters of the test images as there are classes among them."""
-    return agreement(truth, kmeans(seen.x, len(np.unique(truth)), seed))
-
-
-def kmeans(x: torch.Tensor, count: int, seed: int) -> Rows:
-    """Cluster rows, scaled to length 1, by k-means.
-
-    Args:
-        x: (n, d) floats.
-        count: clusters, at most n.
-        seed: names the starts.
-
-    Returns:
-        (n,) int64 in [0, count).
-    """
-    from sklearn.cluster import KMeans
-
-    key = rng.fold(seed, "k-means") % 2**32
-    found = KMeans(count, n_init=STARTS, random_state=key).fit_predict(unit(x).cpu().numpy())
-    return found.astype(np.int64)
+    return agreement(truth, kmeans(unit(seen.x).cpu().numpy(), len(np.unique(truth)), seed))
 
 
 def agreement(truth: Rows, found: Rows) -> Agreement:

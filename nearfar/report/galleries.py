@@ -16,6 +16,8 @@ from .. import kernels, resolve, rng, views
 from ..features import cores
 from ..neighbours import top_k
 from ..resolve import Wanted
+from ..uses.alike import zoomed
+from ..uses.duplicates import NEAR, Collection, pairs
 from ..views import View
 from .blocks import Grid, Note, Picture
 from .sample import Look
@@ -26,9 +28,6 @@ VIEWED, EPOCHS = 6, 3  # images whose views are shown, and epochs where a method
 QUERIES, NEIGHBOURS = 4, 8  # rows of each kind, and neighbours in a row
 TYPICAL = 12
 PAIRS = 12
-# Correlation of small grey versions above which two images are near-duplicates. Among 14,000 of CIFAR-10's,
-# 16 of 17 such pairs are copies by eye; from 0.93 to 0.95 fewer than half are.
-ALIKE = 0.95
 TENTH = 10  # the neighbour whose nearness tells how usual an image is
 
 Pixels = npt.NDArray[np.uint8]
@@ -244,55 +243,24 @@ def typical(look: Look) -> list[Grid]:
 
 
 def duplicates(look: Look) -> list[Grid | Note]:
-    """Show pairs of images that are nearly the same: near by features, and then alike by pixels."""
-    pairs = near_duplicates(look)
+    """Show pairs of images that are nearly the same: near by features, and alike by pixels."""
+    digests = [bytes(digest).hex() for digest in look.store.digests]
+    found = pairs(Collection(look.features.numpy(), zoomed(look.store), digests))
     looked = f"Among {len(look):,} images"
-    if not pairs:
+    if not len(found):
         return [Note(f"{looked}, no two are nearly the same.")]
-    same = sum(equal for *_, equal in pairs)
-    shown = [
-        [_shown(look, a), _shown(look, b, note="same bytes" if equal else f"{alike:.3f}")]
-        for a, b, alike, equal in pairs[:PAIRS]
+    notes = [
+        "same bytes" if same else f"{near:.3f}" for same, near in zip(found.same, found.nearness, strict=True)
     ]
-    many = "1 pair is" if len(pairs) == 1 else f"{len(pairs):,} pairs are"
+    shown = [
+        [_shown(look, a), _shown(look, b, note=note)]
+        for a, b, note in zip(found.a.tolist(), found.b.tolist(), notes, strict=True)
+    ][:PAIRS]
+    many = "1 pair is" if len(found) == 1 else f"{len(found):,} pairs are"
     says = (
-        f"{looked}, {many} nearly the same, {same:,} of them byte for byte"
-        + (f"; {len(shown)} are shown" if len(shown) < len(pairs) else "")
+        f"{looked}, {many} nearly the same, {int(found.same.sum()):,} of them byte for byte"
+        + (f"; {len(shown)} are shown" if len(shown) < len(found) else "")
         + ". Keep such pairs on one side of any split into training and test images. Below the second is "
-        f"how its small grey version correlates with the first's, at least {ALIKE}."
+        f"how near it is to the first by pixels and features, at least {NEAR}."
     )
     return [Grid("Pairs", says, shown, columns=2)]
-
-
-def near_duplicates(look: Look) -> list[tuple[int, int, float, bool]]:
-    """Find pairs of nearly the same images: of each image's three nearest, those whose pixels agree.
-
-    Args:
-        look: the images.
-
-    Returns:
-        For each pair its two rows, the correlation of their small grey versions, and whether their bytes
-        are the same; the most alike first.
-    """
-    _, who = look.near
-    small = np.stack([_small(look.store[row]) for row in range(len(look))])
-    found = {}
-    for a, near in enumerate(who[:, :3].tolist()):
-        for b in near:
-            pair = (min(a, b), max(a, b))
-            equal = bytes(look.store.digests[a]) == bytes(look.store.digests[b])
-            alike = 1.0 if equal else float(small[a] @ small[b])
-            if alike >= ALIKE:
-                found[pair] = (alike, equal)
-    rows = [(a, b, alike, equal) for (a, b), (alike, equal) in found.items()]
-    return sorted(rows, key=lambda row: (-row[2], row[0], row[1]))
-
-
-def _small(pixels: Pixels, side: int = 24) -> npt.NDArray[np.float64]:
-    """Reduce an image to a grey vector of mean 0 and length 1; a flat image to zeros."""
-    image = Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.BOX)
-    plain = np.asarray(image, np.float64).reshape(-1)
-    plain -= plain.mean()
-    length = float(np.linalg.norm(plain))
-    # Where nothing is to be seen but noise, two images agree by accident.
-    return plain / length if length > 4 * side else np.zeros_like(plain)

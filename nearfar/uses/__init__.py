@@ -1,0 +1,1 @@
+"""What an encoder's vectors are good for: finding, sorting, cleaning and mapping images."""

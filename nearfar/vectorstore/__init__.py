@@ -1,0 +1,5 @@
+"""Vector stores: one encoder's vectors, with thumbnails, labels and columns, on a disk or on a server."""
+
+from .base import Card, VectorStore, open_store
+
+__all__ = ["Card", "VectorStore", "open_store"]

@@ -1,0 +1,123 @@
+"""Anomaly scores: right on planted answers, a promise that holds, figures that agree with slow counting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from nearfar.errors import NearfarError
+from nearfar.uses.anomalies import METHODS, anomalies, detector, judge, threshold
+
+
+def cloud(count: int, middles: np.ndarray, seed: int, spread: float = 0.35) -> np.ndarray:
+    """Points about some middles, in turn."""
+    draws = np.random.default_rng(seed)
+    return (middles[np.arange(count) % len(middles)] + spread * draws.standard_normal((count, 8))).astype(
+        "f4"
+    )
+
+
+def modes() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Normal images of four kinds, more of them, and strange ones: between two kinds, and far off."""
+    axes = 3 * np.eye(8)
+    kinds = np.concatenate([axes[:2], -axes[:2]])
+    near, far = (axes[:1] + axes[1:2]) / 2**0.5, 3 * np.eye(8)[4:5]
+    return cloud(800, kinds, 0), cloud(200, kinds, 1), cloud(100, near, 2), cloud(100, far, 3)
+
+
+def test_knn_is_the_kth_smallest_distance() -> None:
+    normal, asked, *_ = modes()
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (asked.astype("f8"), normal.astype("f8")))
+    slow = np.sort(1 - a @ b.T, axis=1)
+    for k in (1, 5):
+        assert detector(normal, k=k)(asked) == pytest.approx(slow[:, k - 1], abs=1e-6)
+    alone = np.sort(1 - b @ b.T + 9 * np.eye(len(b)), axis=1)[:, 4]
+    assert anomalies(normal).scores == pytest.approx(alone, abs=1e-6)
+
+
+def test_one_cloud_is_easy_for_all_and_several_for_knn_alone() -> None:
+    normal, held, between, far = modes()
+    one, other = cloud(400, np.full((1, 8), 2.0), 5), cloud(200, np.full((1, 8), 2.0), 6)
+    # A strange kind between the normal kinds: inside the one ellipse that covers them all.
+    found = {}
+    for method in METHODS:
+        easy = detector(one, method)
+        assert roc_auc_score([0] * 200 + [1] * 100, easy(np.concatenate([other, far]))) > 0.99, method
+        score = detector(normal, method)
+        found[method] = roc_auc_score([0] * 200 + [1] * 100, score(np.concatenate([held, between])))
+    assert found["knn"] > 0.97
+    assert found["mahalanobis"] < found["knn"] - 0.1 and found["forest"] < found["knn"] - 0.1
+
+
+def test_five_neighbours_stand_contamination_that_one_does_not() -> None:
+    normal, held, _, far = modes()
+    dirty = np.concatenate([normal, far[:4]])  # some strange ones among the normal
+    truth = [0] * 200 + [1] * 96
+    figures = [roc_auc_score(truth, detector(dirty, k=k)(np.concatenate([held, far[4:]]))) for k in (1, 5)]
+    assert figures[1] > figures[0] and figures[1] > 0.99
+
+
+def test_the_false_alarm_rate_is_kept_on_average_and_varies_as_told() -> None:
+    draws = np.random.default_rng(0)
+    fresh = np.linspace(0, 1, 20001)[1:]  # the scores' own distribution, so that a share is exact
+    shares, inside = [], 0
+    for _ in range(2000):
+        made = threshold(draws.random(59), 0.1)
+        shares.append((fresh > made.value).mean())
+        inside += made.low <= shares[-1] <= made.high
+    assert np.mean(shares) == pytest.approx(0.1, abs=0.003)  # 6 of 60 ranks
+    assert inside / 2000 == pytest.approx(0.9, abs=0.025)
+
+
+def test_no_image_is_scored_by_what_was_fitted_on_it() -> None:
+    normal, held, _, far = modes()
+    x = np.concatenate([normal, held, far])
+    is_normal = np.arange(len(x)) < 800
+    found = anomalies(x, is_normal, false_alarms=0.05)
+    assert found.scores[is_normal].min() > 1e-4  # its own distance would be 0
+    flagged = found.flagged
+    assert flagged is not None and flagged[1000:].all() and flagged[800:1000].mean() < 0.1
+    assert found.judging.sum() == 700 and found.judging[800:].all()
+    assert found.threshold is not None and found.threshold.held_out == 400
+    again = anomalies(x, is_normal, false_alarms=0.05)
+    assert np.array_equal(found.scores, again.scores)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_figures_agree_with_pair_counting_and_scikit_learn(ties: bool) -> None:
+    draws = np.random.default_rng(1)
+    strange = draws.random(150) < 0.2
+    scores = draws.standard_normal(150) + strange
+    scores = np.round(scores) if ties else scores
+    pairs = np.sign(scores[strange][:, None] - scores[~strange][None]).mean() / 2 + 0.5
+    found = judge(scores, strange)
+    assert found.auroc[0] == pytest.approx(pairs, abs=1e-12)
+    assert found.auroc[0] == pytest.approx(roc_auc_score(strange, scores), abs=1e-12)
+    assert found.ap[0] == pytest.approx(average_precision_score(strange, scores), abs=1e-12)
+    assert (found.strange, found.normal) == (strange.sum(), (~strange).sum())
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    hit = 0
+    for seed in range(60):
+        draws = np.random.default_rng(seed)
+        strange = np.arange(120) < 40
+        # Two normal distributions a distance of 1 apart: AUROC is Phi(1 / sqrt 2) = 0.7602.
+        low, high = judge(draws.standard_normal(120) + strange, strange).auroc[1:]
+        hit += low <= 0.7602 <= high
+    assert hit >= 52  # 57 are expected; fewer than 52 come once in 200
+
+
+def test_mistakes_are_told() -> None:
+    normal, *_ = modes()
+    with pytest.raises(NearfarError, match="did you mean mahalanobis"):
+        detector(normal, "mahalanobi")
+    with pytest.raises(NearfarError, match="at least 5, or a smaller k"):
+        detector(normal[:3])
+    with pytest.raises(NearfarError, match="name at least 38 normal images"):
+        anomalies(normal, np.arange(800) < 30)
+    with pytest.raises(NearfarError, match="between 0 and 1"):
+        threshold(np.ones(9), 5)
+    with pytest.raises(NearfarError, match="none of the 3"):
+        judge(np.ones(3), np.zeros(3, bool))

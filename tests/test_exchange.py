@@ -1,0 +1,226 @@
+"""Files in and out of a store, and the index beside it: round trips, growth, kills of its files, recall."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from servers import server  # noqa: F401
+
+import nearfar
+from nearfar.errors import NearfarError
+from nearfar.tables import write_vectors
+from nearfar.vectorstore import Card, copies, graphs, index, open_store
+from nearfar.vectorstore.exchange import export
+from nearfar.vectorstore.rows import fixed
+
+CARD = Card(8, "abc", "runs/a", {"size": 32}, 64)
+NAMES = itertools.count()
+
+
+def draw(count, dim=8, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+
+
+def table(ids, vectors=None, **columns):
+    return pa.table({"id": ids, "vector": fixed(draw(len(ids)) if vectors is None else vectors), **columns})
+
+
+@pytest.fixture(params=["lance", "postgres"])
+def filled(request, tmp_path):
+    """A store with every kind of column, and values that files like to spoil."""
+    address = str(tmp_path / "photos.nf")
+    if request.param == "postgres":
+        address = f"{request.getfixturevalue('server')}&table=e{next(NAMES)}"
+    store = open_store(address, CARD)
+    ids = ['it\'s, "so"', "line\nbreak", "é/日本.jpg", "plain", " spaces "]
+    store.put(
+        table(
+            ids,
+            label=["1", "007", None, "true", "x,y"],
+            bytes=[1 << 40, None, 3, 4, 5],
+            thumbnail=[b"\0\xff", None, b"jpeg", b"", b"x"],
+            code=["1", "2", None, "4", "5"],
+            score=[1 / 3, -0.0, None, 1e300, 5.0],
+            sure=[True, None, False, True, False],
+        )
+    )
+    return store
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npz", "csv"])
+def test_a_round_trip_loses_nothing(filled, tmp_path, suffix):
+    file = tmp_path / f"out.{suffix}"
+    assert export(filled, file) == 5
+    again = tmp_path / "again.nf"
+    summary = nearfar.store(again, import_file=file)
+    assert summary.images == 5 and summary.encoder == "abc" and summary.run == "runs/a"
+    found = open_store(again)
+    assert found.card == CARD and found.columns == filled.columns
+    assert found.rows().equals(filled.rows())
+    assert np.array_equal(found.vectors()[1], filled.vectors()[1])
+    thumbnails = filled.thumbnails(filled.ids()) if suffix == "parquet" else [b""] * 5
+    assert found.thumbnails(found.ids()) == thumbnails
+    second = tmp_path / f"second.{suffix}"
+    export(found, second)
+    if suffix != "parquet":
+        assert second.read_bytes() == file.read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_files_are_what_others_read(filled, tmp_path):
+    export(filled, tmp_path / "v.parquet")
+    read = pq.read_table(tmp_path / "v.parquet")
+    assert str(read.schema.field("vector").type).startswith("fixed_size_list<") and read.num_rows == 5
+    assert json.loads(read.schema.metadata[b"nearfar"])["encoder"] == "abc"
+    export(filled, tmp_path / "v.npz")
+    with np.load(tmp_path / "v.npz", allow_pickle=False) as file:
+        assert file["ids"].tolist() == filled.ids() and np.array_equal(file["vectors"], filled.vectors()[1])
+    export(filled, tmp_path / "v.csv")
+    assert json.loads((tmp_path / "v.json").read_text())["columns"]["code"] == "text"
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npz"])
+def test_what_embed_writes_is_imported(tmp_path, suffix):
+    facts = {"run": "runs/a", "encoder": "abc", "preprocess": {"size": 32}, "data": "photos"}
+    write_vectors(tmp_path / f"v.{suffix}", ["b", "a"], draw(2), ["x", "y"], facts)
+    assert nearfar.store(tmp_path / "s.nf", import_file=tmp_path / f"v.{suffix}").encoder == "abc"
+    store = open_store(tmp_path / "s.nf")
+    assert store.ids() == ["a", "b"] and store.rows(["label"])["label"].to_pylist() == ["y", "x"]
+    assert np.array_equal(store.vectors(ids=["b", "a"])[1], draw(2))
+
+
+def test_vectors_of_unknown_or_other_origin_never_mix(filled, tmp_path):
+    (tmp_path / "v.csv").write_text("id,v0,v1,v2,v3,v4,v5,v6,v7,site\na,1,2,3,4,5,6,7,8,A\n")
+    foreign = nearfar.store(tmp_path / "foreign.nf", import_file=tmp_path / "v.csv")
+    assert (foreign.images, foreign.dim, foreign.encoder) == (1, 8, "") and foreign.columns["site"] == "text"
+    store = open_store(tmp_path / "s.nf", CARD)
+    with pytest.raises(NearfarError, match="another encoder"):
+        nearfar.store(tmp_path / "s.nf", import_file=tmp_path / "v.csv")
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("v.txt", b"x", r"none of \.parquet"),
+        ("v.parquet", b"PAR1 nonsense", "cannot be imported"),
+        ("v.npz", b"PK nonsense", "cannot be imported"),
+        ("v.csv", b"id,a\nx,1\n", "needs a heading with id and v0"),
+        ("v.csv", b"id,v0,v1\nx,1\n", "cannot be imported"),
+        ("v.csv", b"id,v0,v1\nx,1,nan\n", "not finite"),
+        ("v.csv", b"id,v0,v1\nx,1,2\nx,1,2\n", "there twice"),
+        ("missing.csv", None, "cannot be imported|needs a heading"),
+    ],
+)
+def test_bad_files_are_one_sentence(tmp_path, name, data, says):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(NearfarError, match=says):
+        nearfar.store(tmp_path / "s.nf", import_file=tmp_path / name)
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A store whose index begins at 40 fresh rows, graphs at 200, in parts of 150."""
+    monkeypatch.setattr(index, "FRESH", 40)
+    monkeypatch.setattr(index, "EXACT", 200)
+    monkeypatch.setattr(graphs, "PART", 150)
+    store = open_store(tmp_path / "photos.nf", CARD)
+    store.put(table([f"{k:03d}" for k in range(400)], draw(400), site=["A", "B", "C", "D"] * 100))
+    return store
+
+
+def slow(store, queries, k, where=None):
+    names, vectors = store.vectors(where)
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    order = np.argsort(-(queries @ unit.T), axis=1, kind="stable")[:, :k]
+    return [[names[at] for at in line] for line in order]
+
+
+def test_graphs_take_over_and_find_nearly_all(small, tmp_path):
+    queries = draw(50, seed=1)
+    assert small.nearest(queries, 10, exact=True)[0] == slow(small, queries, 10)
+    found = small.nearest(queries, 10)[0]
+    note = copies.note(tmp_path / "photos.nf" / "search")
+    assert len(note["starts"]) == 3 and note["recall"] >= 0.99
+    hits = [len({*a} & {*b}) for a, b in zip(found, slow(small, queries, 10), strict=True)]
+    assert np.mean(hits) >= 9.9
+    where = "site in ('A', 'B', 'C')"
+    found = small.nearest(queries, 10, where=where)[0]
+    hits = [len({*a} & {*b}) for a, b in zip(found, slow(small, queries, 10, where), strict=True)]
+    assert np.mean(hits) >= 9.9
+    assert small.nearest(queries, 10, where="site = 'D'")[0] == slow(small, queries, 10, "site = 'D'")
+
+
+def test_fresh_rows_are_found_and_old_ones_left_out_until_the_copy_is_made_anew(small, tmp_path):
+    folder, queries = tmp_path / "photos.nf" / "search", draw(5, seed=2)
+    small.nearest(queries, 1)
+    first = copies.note(folder)["name"]
+    small.put(table([f"new {k}" for k in range(5)], queries))
+    best = [line[0] for line in small.nearest(queries, 10)[0]]
+    assert best == [f"new {k}" for k in range(5)] and copies.note(folder)["name"] == first
+    small.put(table(["new 0"], -queries[:1]))
+    small.delete(ids=["new 1"])
+    for exact in (True, False):
+        found = small.nearest(queries, 10, exact=exact)[0]
+        assert "new 0" not in found[0] and "new 1" not in found[1] and found[2][0] == "new 2"
+    small.set("site", {f"{k:03d}": "Z" for k in range(400)})
+    small.compact()
+    small.nearest(queries, 1, where="site = 'Z'")
+    assert copies.note(folder)["name"] == first, "labels and columns are no reason for a new copy"
+    small.put(table([f"more {k:02d}" for k in range(60)], draw(60, seed=3)))
+    assert small.nearest(draw(60, seed=3), 1)[0][7] == ["more 07"]
+    assert copies.note(folder)["name"] != first
+    kept = {path.name.split(".")[0] for path in folder.glob("*.*") if path.name[0].isdigit()}
+    assert kept == {str(copies.note(folder)["name"])}
+
+
+@pytest.mark.parametrize("spoilt", ["npy", "arrow", "0.faiss", "json"])
+def test_a_spoilt_copy_is_made_again(small, tmp_path, spoilt):
+    queries = draw(5, seed=2)
+    want = small.nearest(queries, 10)[0]
+    folder = tmp_path / "photos.nf" / "search"
+    name = "search.json" if spoilt == "json" else f"{copies.note(folder)['name']}.{spoilt}"
+    whole = (folder / name).read_bytes()
+    for rest in (whole[: len(whole) // 2], b""):
+        (folder / name).write_bytes(rest)
+        assert open_store(tmp_path / "photos.nf").nearest(queries, 10)[0] == want
+
+
+def test_graphs_are_built_alike(small, tmp_path):
+    vectors = draw(400)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for name in "ab":
+        graphs.build(unit, tmp_path / name)
+    for part in range(3):
+        a, b = ((tmp_path / f"{name}.{part}.faiss").read_bytes() for name in "ab")
+        assert a == b and len(a) > 1000
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_an_object_store_s_address_is_passed_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "FRESH", 10)
+    address = f"file://{tmp_path}/cloud.nf"
+    with pytest.raises(NearfarError, match="there is no vector store at file://"):
+        open_store(address)
+    store = open_store(address, CARD)
+    store.put(table([f"{k:02d}" for k in range(30)], draw(30)))
+    assert open_store(address).nearest(draw(30)[7:8], 1)[0] == [["07"]]
+    assert list((tmp_path / "cache" / "stores").rglob("search.json"))
+    assert {path.name for path in (tmp_path / "cloud.nf").iterdir()} == {"images.lance"}
+
+
+def test_another_program_s_table_is_refused(tmp_path):
+    import lancedb
+
+    lancedb.connect(str(tmp_path / "x.nf")).create_table("images", pa.table({"id": ["a"]}))
+    with pytest.raises(NearfarError, match="another program's"):
+        open_store(tmp_path / "x.nf")
+    (tmp_path / "y.nf" / "images.lance").mkdir(parents=True)  # as a kill while it was made might leave it
+    assert len(open_store(tmp_path / "y.nf", CARD)) == 0

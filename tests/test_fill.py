@@ -1,0 +1,263 @@
+"""Filling a store: by content, stretch by stretch, and none the worse for kills and second writers."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from servers import server  # noqa: F401
+
+from nearfar import cli, embed, nets
+from nearfar.errors import NearfarError
+from nearfar.run import export, load
+from nearfar.vectorstore import fill as fill_file
+from nearfar.vectorstore import open_store, reading
+from nearfar.views import Preprocess
+
+PREPROCESS = Preprocess.of(16)
+NAMES = itertools.count()
+
+
+def picture(path: Path, seed: int, width: int = 20, height: int = 30) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    net = nets.encoder("resnet10_w16", size=16, seed=3)
+    with torch.no_grad():
+        net(torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    export(path, net, PREPROCESS, {"method": "none"})
+    return load(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Thirty pictures of two classes, and a broken one."""
+    for k in range(30):
+        picture(tmp_path / "photos" / ("round" if k % 2 else "square") / f"é {k:02d}.png", k, 20 + k, 130 - k)
+    (tmp_path / "photos" / "round" / "empty.png").write_bytes(b"")
+    return tmp_path / "photos"
+
+
+@pytest.fixture(params=["lance", "postgres"])
+def address(request, tmp_path):
+    if request.param == "lance":
+        return str(tmp_path / "photos.nf")
+    return f"{request.getfixturevalue('server')}&table=f{next(NAMES)}"
+
+
+def agrees(store, run, photos):
+    """Whether a store's vectors are those of `embed` without one, to rounding."""
+    plain = embed(run, photos)
+    found = store.vectors(ids=plain.ids)[1]
+    return store.ids() == sorted(plain.ids) and np.allclose(found, plain.vectors, atol=1e-5)
+
+
+def test_a_store_is_filled(run, photos, address):
+    done = embed(run, photos, store=address, labels=True)
+    assert (done.images, done.encoded, done.unchanged, done.gone) == (30, 30, 0, ())
+    assert [item.id for item in done.rejected] == ["round/empty.png"] and json.dumps(done.to_json())
+    store = open_store(address)
+    assert agrees(store, run, photos)
+    assert store.card.preprocess["size"] == 16 and store.card.run == str(run.path)
+    row = store.rows(ids=["round/é 05.png"]).to_pylist()[0]
+    file = photos / "round" / "é 05.png"
+    assert (row["label"], row["width"], row["height"]) == ("round", 25, 125)
+    assert (row["path"], row["bytes"]) == (str(file), file.stat().st_size)
+    small = Image.open(io.BytesIO(store.thumbnails([row["id"]])[0]))
+    assert small.format == "JPEG" and small.size == (19, 96)
+
+
+def test_only_what_is_new_or_has_changed_is_encoded(run, photos, address, tmp_path, monkeypatch):
+    embed(run, photos, store=address, labels=True)
+    store = open_store(address)
+    store.set("label", {"round/é 01.png": "by hand"})
+    store.set("site", {"round/é 01.png": "A", "square/é 02.png": "B"})
+    encoded = []
+    features = fill_file.features
+    monkeypatch.setattr(
+        fill_file, "features", lambda net, s, *a, **k: encoded.append(len(s)) or features(net, s, *a, **k)
+    )
+    done = embed(run, photos, store=address, labels=True)
+    assert (done.encoded, done.known, done.unchanged) == (0, 0, 30) and not encoded
+    (photos / "round" / "é 01.png").rename(photos / "moved.png")
+    shutil.copy(photos / "square" / "é 02.png", photos / "copy.png")
+    picture(photos / "square" / "é 02.png", 99)
+    one, other = photos / "round" / "é 03.png", photos / "round" / "é 05.png"
+    one.rename(tmp_path / "aside")
+    other.rename(one)
+    (tmp_path / "aside").rename(other)
+    done = embed(run, photos, store=address)
+    assert (done.images, done.encoded, done.known, done.unchanged) == (32, 1, 4, 26) and encoded == [1]
+    assert done.gone == ("round/é 01.png",) and "kept" in str(done)
+    assert embed(run, photos, store=address, prune=True).images == 31
+    assert agrees(store, run, photos)
+    rows = store.rows(["id", "label", "site"], ids=["moved.png", "copy.png", "square/é 02.png"]).to_pylist()
+    assert rows == [
+        {"id": "moved.png", "label": "by hand", "site": "A"},
+        {"id": "copy.png", "label": None, "site": None},
+        {"id": "square/é 02.png", "label": "square", "site": "B"},
+    ]
+
+
+def test_a_row_that_changed_before_it_was_copied_is_not_copied(run, photos, address, monkeypatch):
+    embed(run, photos, store=address)
+    monkeypatch.setattr(reading, "LENGTH", 1)
+    (photos / "square" / "é 28.png").rename(photos / "zz.png")  # read after its old name has other content
+    picture(photos / "square" / "é 28.png", 77)
+    done = embed(run, photos, store=address)
+    assert (done.encoded, done.known) == (2, 0) and agrees(open_store(address), run, photos)
+
+
+def test_a_collection_may_move_but_not_be_mistaken_for_another(run, photos, address, tmp_path):
+    embed(run, photos, store=address)
+    shutil.copytree(photos, tmp_path / "other")
+    store = open_store(address)
+    before = store.version
+    with pytest.raises(NearfarError, match="would both be 'round/é 01.png'"):
+        embed(run, tmp_path / "other", store=address)
+    assert store.version == before
+    (tmp_path / "link").symlink_to(photos, target_is_directory=True)
+    assert embed(run, tmp_path / "link", store=address).unchanged == 30
+    shutil.rmtree(photos)
+    done = embed(run, tmp_path / "other", store=address)
+    assert (done.encoded, done.unchanged, done.gone) == (0, 30, ())
+    path = store.rows(["path"], ids=["round/é 01.png"])["path"].to_pylist()
+    assert path == [str(tmp_path / "other" / "round" / "é 01.png")]
+
+
+def test_columns_are_joined_by_id_or_path(run, photos, address, tmp_path):
+    (tmp_path / "sites.csv").write_text(
+        "path,site,age,code,sure\nround/é 01.png,A,3,007,true\n"
+        "photos/square/é 02.png,it's,-1.5e1,1,\nnone.png,C,,,false\n",
+        encoding="utf-8",
+    )
+    embed(run, photos, store=address, columns=tmp_path / "sites.csv")
+    store = open_store(address)
+    kinds = {"site": "text", "age": "number", "code": "text", "sure": "flag"}
+    assert {name: store.columns[name] for name in kinds} == kinds
+    assert store.rows(
+        list(kinds), ids=["round/é 01.png", "square/é 02.png", "round/é 03.png"]
+    ).to_pylist() == [
+        {"site": "A", "age": 3.0, "code": "007", "sure": True},
+        {"site": "it's", "age": -15.0, "code": "1", "sure": None},
+        {"site": None, "age": None, "code": None, "sure": None},
+    ]
+    assert store.ids("site = 'it''s' and age < 0") == ["square/é 02.png"]
+    for text, says in (
+        ("x,site\na,b\n", "needs a heading"),
+        ("id,site\nnope,b\n", "names no image"),
+        ("id,bytes\nround/é 01.png,3\n", "cannot be set"),
+        ("id,Patient No\nround/é 01.png,3\n", "such as Patient_No"),
+        ("id,age\nround/é 01.png,old\n", "holds a number"),
+        ("id,a,a\nround/é 01.png,1,2\n", "two columns"),
+        ("id,a\nround/é 01.png\n", "line 2: 1 words, not 2"),
+    ):
+        (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(NearfarError, match=says):
+            embed(run, photos, store=address, columns=tmp_path / "bad.csv")
+
+
+def test_arrays_and_another_encoder(run, address, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    assert embed(run, pixels, store=address).encoded == 12
+    pixels[3] = 0
+    done = embed(run, pixels[:10], store=address, prune=True)
+    assert (done.encoded, done.unchanged, done.gone) == (1, 9, ("10", "11"))
+    net = nets.encoder("resnet10_w16", size=16, seed=4)
+    (tmp_path / "b").mkdir()
+    export(tmp_path / "b", net, PREPROCESS, {"method": "none"})
+    with pytest.raises(NearfarError, match="another encoder"):
+        embed(tmp_path / "b", pixels, store=address)
+    assert len(open_store(address)) == 10
+
+
+KILLED = """
+import sys, time
+from nearfar.vectorstore import fill, reading
+reading.LENGTH = 2
+put = fill._Job._put
+def slow(self, *given):
+    put(self, *given)
+    print("\\n".join(given[0]["id"]), flush=True)
+    time.sleep(0.05)
+fill._Job._put = slow
+import nearfar
+nearfar.embed(sys.argv[1], sys.argv[2], store=sys.argv[3], threads=1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_a_kill_loses_no_row_that_was_committed(run, photos, address):
+    command = [sys.executable, "-c", KILLED, str(run.path), str(photos), address]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONIOENCODING": "utf-8"}
+    told: set[str] = set()
+    for rows in (4, 12):
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE)
+        until = time.monotonic() + 120
+        for line in process.stdout:
+            told.add(line.decode().rstrip("\n"))
+            if len(told) >= rows or time.monotonic() > until:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert told <= set(open_store(address).ids()) and len(told) >= rows
+    done = embed(run, photos, store=address)
+    assert done.unchanged >= len(told) and done.unchanged + done.encoded == done.images == 30
+    assert agrees(open_store(address), run, photos)
+
+
+@pytest.mark.slow
+def test_two_that_fill_one_store_at_once_both_succeed(run, photos, address):
+    command = [sys.executable, "-c", KILLED, str(run.path), str(photos), address]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONIOENCODING": "utf-8"}
+    both = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    store = open_store(address)
+    assert len(store) == 30 and agrees(store, run, photos)
+
+
+def test_mistakes_are_named(run, photos, tmp_path):
+    with pytest.raises(NearfarError, match="not both"):
+        embed(run, photos, out=tmp_path / "v.npz", store=tmp_path / "s.nf")
+    with pytest.raises(NearfarError, match="belong to a store"):
+        embed(run, photos, prune=True)
+    with pytest.raises(NearfarError, match="is no vector store"):
+        embed(run, photos, store=photos)
+    with pytest.raises(NearfarError, match="no folder|here"):
+        embed(run, tmp_path / "nothing", store=tmp_path / "s.nf")
+    assert not (tmp_path / "s.nf").exists()
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "a.png").write_bytes(b"")
+    with pytest.raises(NearfarError, match=r"none of the 1 images .*empty file"):
+        embed(run, only, store=tmp_path / "s.nf")
+
+
+def test_the_command_line(run, photos, tmp_path, capsys):
+    store = str(tmp_path / "photos.nf")
+    assert cli.main(["embed", str(run.path), str(photos), "--store", store, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["encoded"] == 30
+    assert cli.main(["store", store, "--delete", "id like 'round/%'", "--compact"]) == 0
+    assert "deleted 15 images\ncompacted\n" in capsys.readouterr().out
+    assert cli.main(["store", store, "--delete", "rounds"]) == 2
+    assert "there is no column 'rounds'" in capsys.readouterr().err
+    assert cli.main(["store", str(tmp_path / "nothing.nf")]) == 2
+    assert "nearfar embed RUN DATA --store" in capsys.readouterr().err

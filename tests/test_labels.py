@@ -1,0 +1,362 @@
+"""Search, label errors, new classes and what to label next, against slow loops and planted answers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.semi_supervised import LabelSpreading
+
+from nearfar.errors import NearfarError
+from nearfar.uses import classes, label_errors, propagation, search, suggest
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """1,797 written digits of 8 x 8 pixels: scikit-learn's own."""
+    x, y = load_digits(return_X_y=True)
+    return x.astype(np.float32), y.astype(np.int64)
+
+
+def blobs(sizes: list[int], d: int = 8, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows about orthogonal directions, one a class."""
+    draw = np.random.default_rng(seed)
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    return (np.eye(d)[y] + noise * draw.normal(size=(len(y), d))).astype(np.float32), y
+
+
+# Search
+
+
+def test_a_query_is_rocchios() -> None:
+    likes, dislikes = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
+    sum_ = np.zeros(5)
+    for row in likes:
+        sum_ += row / np.sqrt((row**2).sum()) / 3
+    for row in dislikes:
+        sum_ -= search.DISLIKE * row / np.sqrt((row**2).sum()) / 3
+    found = search.query(likes, dislikes)
+    np.testing.assert_allclose(found, sum_ / np.linalg.norm(sum_), atol=1e-6)
+    np.testing.assert_allclose(
+        search.query(10 * likes, 0.1 * dislikes), found, atol=1e-6
+    )  # length is nothing
+
+
+def test_search_ranks_by_cosine() -> None:
+    x = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
+    found = search.search(x, x[7:8], count=60)
+    cosine = x @ x[7] / np.linalg.norm(x, axis=1) / np.linalg.norm(x[7])
+    assert found.rows[0] == 7 and len(found.rows) == 50
+    np.testing.assert_array_equal(found.rows, np.argsort(-cosine))
+    np.testing.assert_allclose(found.likeness, np.sort(cosine)[::-1], atol=1e-6)
+
+
+def test_a_dislike_turns_the_search_away() -> None:
+    x = np.eye(3, dtype=np.float32)[[0, 0, 1, 2]] + np.float32(0.01)
+    both = (x[0] + x[2])[None]
+    assert set(search.search(x, both, count=3).rows) == {0, 1, 2}
+    assert set(search.search(x, both, x[2:3], count=2).rows) == {0, 1}
+
+
+def test_a_search_for_nothing_is_refused() -> None:
+    x = np.eye(3, dtype=np.float32)
+    with pytest.raises(NearfarError, match="needs an example"):
+        search.query(x[:0], x)
+    with pytest.raises(NearfarError, match="cancel out"):
+        search.query(np.stack([x[0], -x[0]]))
+
+
+# Label errors
+
+
+def slow_joint(shares: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The confident joint by plain loops."""
+    n, m = shares.shape
+    limit = [np.mean([shares[i, j] for i in range(n) if labels[i] == j]) for j in range(m)]
+    counts = np.zeros((m, m))
+    for i in range(n):
+        sure = [j for j in range(m) if shares[i, j] >= limit[j]]
+        if sure:
+            counts[labels[i], max(sure, key=lambda j: shares[i, j])] += 1
+    joint = np.zeros((m, m))
+    for a in range(m):
+        for b in range(m):
+            joint[a, b] = counts[a, b] / counts[a].sum() * (labels == a).sum()
+    return joint / joint.sum()
+
+
+def test_the_confident_joint_is_that_of_its_loops() -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 4, 200)
+    shares = draw.dirichlet(np.ones(4), 200) + 2 * np.eye(4)[labels]
+    shares = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+    joint = label_errors.confident_joint(shares, labels)
+    np.testing.assert_allclose(joint, slow_joint(shares, labels), atol=1e-12)
+    np.testing.assert_allclose(joint.sum(axis=1), np.bincount(labels) / 200)
+
+
+def test_a_sure_model_counts_the_flips_exactly() -> None:
+    truth = np.repeat([0, 1, 2], 100)
+    given = truth.copy()
+    given[:10], given[150:155] = 1, 2
+    joint = label_errors.confident_joint(np.eye(3, dtype=np.float32)[truth], given)
+    np.testing.assert_allclose(300 * joint, [[90, 0, 0], [10, 95, 0], [0, 5, 100]])
+
+
+def test_neighbours_vote_as_scikit_learns(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = digits[0][:300], digits[1][:300]
+    ours = label_errors.neighbour_shares(x, y, 10, k=7)
+    for row in (0, 17, 299):
+        rest = np.arange(300) != row
+        theirs = KNeighborsClassifier(7, metric="cosine").fit(x[rest], y[rest])
+        np.testing.assert_allclose(ours[row], theirs.predict_proba(x[[row]])[0], atol=1e-6)
+
+
+def test_out_of_fold_shares_never_saw_the_label(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = digits[0][:400], digits[1][:400].copy()
+    noise = np.random.default_rng(0).integers(0, 10, 400)
+    shares = label_errors.out_of_fold(x, noise, 10, seed=0)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
+    assert (shares.argmax(axis=1) == noise).mean() < 0.2  # what cannot be learnt is not known
+    assert (label_errors.out_of_fold(x, y, 10, seed=0).argmax(axis=1) == y).mean() > 0.9
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_planted_label_errors_are_found(digits: tuple[np.ndarray, np.ndarray], rate: float) -> None:
+    x, truth = digits
+    draw = np.random.default_rng(3)
+    wrong = draw.random(len(truth)) < rate
+    given = np.where(wrong, (truth + draw.integers(1, 10, len(truth))) % 10, truth)
+    found = label_errors.label_errors(x, given, [str(n) for n in range(10)])
+    assert average_precision_score(wrong, found.doubt) > 0.95
+    assert label_errors.precision_at(found.order, wrong, int(wrong.sum())) > 0.9
+    assert found.estimate == pytest.approx(wrong.sum(), rel=0.35)
+    assert (found.suggested[wrong] == truth[wrong]).mean() > 0.93
+    assert found.doubt.min() >= 0 and found.doubt.max() <= 1
+    assert (np.diff(found.doubt[found.order]) <= 0).all()
+    told = json.loads(json.dumps(found.to_json()))
+    assert len(told["rows"]) == found.estimate and told["rows"][0]["row"] == found.order[0]
+    again = label_errors.label_errors(x, given, [str(n) for n in range(10)])
+    np.testing.assert_array_equal(again.order, found.order)
+
+
+def test_label_errors_need_two_classes_of_two() -> None:
+    x, y = blobs([5, 5, 1])
+    with pytest.raises(NearfarError, match="'c' has 1"):
+        label_errors.label_errors(x, y, ["a", "b", "c"])
+    with pytest.raises(NearfarError, match="two classes"):
+        label_errors.label_errors(x[:5], y[:5], ["a"])
+    few = [0, 1, 5, 6]
+    found = label_errors.label_errors(x[few], y[few], ["a", "b"])  # as few as that will do
+    assert np.isfinite(found.doubt).all()
+
+
+# New classes
+
+
+def test_one_image_a_class_is_its_nearest_neighbour(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = digits
+    shown = np.array([np.flatnonzero(y == n)[0] for n in range(10)])
+    found = classes.name(x, x[shown], y[shown], [str(n) for n in range(10)])
+    z = classes.centred(x, x.mean(axis=0))
+    np.testing.assert_array_equal(found.nearest, KNeighborsClassifier(1).fit(z[shown], y[shown]).predict(z))
+    assert found.threshold is None and (found.answer == found.nearest).all()  # too few to promise a rate
+    np.testing.assert_allclose(found.likeness[shown], 1, atol=1e-5)
+
+
+def test_left_out_examples_are_judged_by_the_others() -> None:
+    x, y = blobs([3, 2, 1], noise=0.5)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    expected = []
+    for row in range(5):  # the last class has no other
+        best = -2.0
+        for c in range(3):
+            own = [x[i] for i in range(6) if y[i] == c and i != row]
+            centre = np.mean(own, axis=0)
+            best = max(best, float(centre @ x[row] / np.linalg.norm(centre)))
+        expected.append(best)
+    np.testing.assert_allclose(classes.left_out(x, y, 3), expected, atol=1e-5)
+
+
+def test_a_threshold_keeps_its_promise() -> None:
+    draw = np.random.default_rng(0)
+    assert classes.threshold(np.arange(18.0), 0.05) is None
+    assert classes.threshold(np.arange(19.0), 0.05) == 0.0
+    assert classes.threshold(np.arange(39.0), 0.05) == 1.0
+    assert classes.threshold(np.arange(39.0), 0.0) is None
+    below = [draw.normal() < classes.threshold(draw.normal(size=39), 0.1) for _ in range(4000)]
+    assert np.mean(below) == pytest.approx(0.1, abs=0.015)
+
+
+def test_strangers_are_none_of_these(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = digits
+    known = y < 5
+    kept, turned, area = [], [], []
+    for draw in range(10):
+        order = np.random.default_rng(draw).permutation(len(y))
+        shown = np.concatenate([order[y[order] == n][:8] for n in range(5)])
+        found = classes.name(x, x[shown], y[shown], list("01234"), reject=0.05)
+        away = found.answer == classes.NONE
+        assert (found.answer[known & ~away] == y[known & ~away]).mean() > 0.9
+        kept.append(away[known].mean())
+        turned.append(away[~known].mean())
+        area.append(roc_auc_score(known, found.likeness))
+    assert np.mean(kept) < 0.08 and np.mean(turned) > 0.25 and np.mean(area) > 0.85
+    told = json.loads(json.dumps(found.to_json()))
+    assert sum(told["counts"].values()) == len(x) and told["counts"][""] == away.sum()
+
+
+def test_spreading_is_scikit_learns(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    x = classes.centred(digits[0][:300], digits[0].mean(axis=0))
+    y = np.full(300, -1)
+    y[:40] = digits[1][:40]
+    links = propagation.graph(x, k=10)
+    assert abs(links - links.T).max() < 1e-7
+    cosine = x @ x.T
+    np.fill_diagonal(cosine, -2)
+    weight = np.zeros((300, 300))
+    for row in range(300):
+        near = np.argsort(-cosine[row])[:10]
+        weight[row, near] = np.maximum(cosine[row, near], 0) ** propagation.POWER
+    weight = np.maximum(weight, weight.T)
+    root = np.sqrt(weight.sum(axis=1))
+    np.testing.assert_allclose(links.toarray(), weight / root / root[:, None], atol=1e-6)
+    # Its kernel is asked for weights and normalises them as here; a diagonal of zeros stays one.
+    theirs = LabelSpreading(kernel=lambda a, b: weight, alpha=propagation.ALPHA, max_iter=5000, tol=1e-9).fit(
+        x, y
+    )
+    ours = propagation.propagate(x, y, 10, k=10)
+    np.testing.assert_allclose(ours, theirs.label_distributions_, atol=2e-3)
+
+
+def test_labels_spread_along_chains_and_not_across_gaps() -> None:
+    angle = np.concatenate([np.linspace(0, 1.2, 20), np.linspace(1.9, 3.1, 20)])
+    x = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    labels = np.full(40, -1)
+    labels[[19, 39]] = 0, 1  # the first chain's label lies nearest to the second chain's start
+    shares = propagation.propagate(x, labels, 2, k=4)
+    assert (shares[:20].argmax(axis=1) == 0).all() and (shares[20:].argmax(axis=1) == 1).all()
+    with pytest.raises(NearfarError, match="no label is known"):
+        propagation.propagate(x, np.full(40, -1), 2)
+
+
+def test_spreading_beats_the_jump_with_one_label_a_class(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = digits
+    jump, far = [], []
+    for draw in range(5):
+        order = np.random.default_rng(draw).permutation(len(y))
+        shown = np.array([order[y[order] == n][0] for n in range(10)])
+        names = [str(n) for n in range(10)]
+        jump.append((classes.name(x, x[shown], y[shown], names).answer == y).mean())
+        far.append((classes.name(x, x[shown], y[shown], names, propagate=True).answer == y).mean())
+    assert np.mean(far) > np.mean(jump) + 0.1
+
+
+def test_naming_refuses_what_it_cannot_do() -> None:
+    x, y = blobs([3, 3])
+    with pytest.raises(NearfarError, match="no example of 'c'"):
+        classes.name(x, x, y, ["a", "b", "c"])
+    with pytest.raises(NearfarError, match="--reject is 1"):
+        classes.name(x, x, y, ["a", "b"], reject=1.0)
+
+
+# What to label next
+
+
+@pytest.mark.parametrize("way", list(suggest.WAYS))
+def test_suggestions_are_new_and_unlabelled(way: str, digits: tuple[np.ndarray, np.ndarray]) -> None:
+    x, truth = digits[0][:500], digits[1][:500]
+    labels = np.where(np.arange(500) < 30, truth, -1)
+    found = suggest.suggest(x, labels, 25, way=way)
+    assert found.way == way and found.rows.shape == (25,) and found.rows.dtype == np.int64
+    assert len(set(found.rows.tolist())) == 25 and (labels[found.rows] == -1).all()
+    np.testing.assert_array_equal(suggest.suggest(x, labels, 25, way=way).rows, found.rows)
+    all_ = suggest.suggest(x, labels, 10_000, way=way).rows
+    assert sorted(all_.tolist()) == list(range(30, 500))
+
+
+def test_typical_images_come_one_from_each_group_the_largest_first() -> None:
+    x, y = blobs([40, 20, 30])
+    found = suggest.typical(x, np.full(90, -1), 3)
+    assert y[found].tolist() == [0, 2, 1]
+    for row, number in zip(found, (0, 2, 1), strict=True):
+        own = x[y == number] / np.linalg.norm(x[y == number], axis=1, keepdims=True)
+        distance = np.sqrt(((own[:, None] - own[None]) ** 2).sum(-1))
+        mean = np.sort(distance, axis=1)[:, 1 : min(20, len(own) - 1) + 1].mean(axis=1)
+        assert np.flatnonzero(y == number)[mean.argmin()] == row
+    labels = np.where(np.isin(np.arange(90), [0]), 0, -1)  # one group is known already
+    assert y[suggest.typical(x, labels, 2)].tolist() == [2, 1]
+
+
+def test_k_center_is_the_farthest_first_of_plain_loops() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    labels = np.full(60, -1)
+    labels[[4, 9]] = 0
+    near, expected = [4, 9], []
+    for _ in range(8):
+        best = max(
+            (i for i in range(60) if i not in near),
+            key=lambda i: min(((u[i] - u[j]) ** 2).sum() for j in near),
+        )
+        near.append(best)
+        expected.append(best)
+    assert suggest.k_center(x, labels, 8).tolist() == expected
+
+
+def test_margins_lie_between_the_classes() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(2000, 2)).astype(np.float32)
+    x[:, 1] *= 0.3
+    labels = np.full(2000, -1)
+    labels[:200] = x[:200, 0] > 0
+    found = suggest.margin(x, labels, 20)
+    fitted = LogisticRegression().fit(x[:200], labels[:200])
+    lead = np.abs(2 * fitted.predict_proba(x)[:, 1] - 1)
+    assert (lead[found] < np.quantile(lead[200:], 0.15)).all()
+    # They lie on both sides of the other axis, not in one heap.
+    assert x[found, 1].std() > 0.5 * x[:, 1].std()
+    with pytest.raises(NearfarError, match="two classes"):
+        suggest.margin(x, np.where(labels == 0, 0, -1), 5)
+
+
+def test_the_way_switches_once_labels_are_enough(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = digits[0][:600], digits[1][:600]
+    for known, way in ((0, "typical"), (50, "typical"), (10 * suggest.ENOUGH - 1, "typical")):
+        assert suggest.suggest(x, np.where(np.arange(600) < known, y, -1), 5).way == way
+    assert suggest.suggest(x, np.where(np.arange(600) < 10 * suggest.ENOUGH, y, -1), 5).way == "margin"
+    one = np.where(y == 3, 3, -1)
+    assert suggest.suggest(x, one, 5).way == "typical"  # one class: nothing to be in doubt between
+    with pytest.raises(NearfarError, match="did you mean typical"):
+        suggest.suggest(x, one, 5, way="typcal")
+    with pytest.raises(NearfarError, match="nothing to suggest"):
+        suggest.suggest(x, y, 5)
+
+
+def test_typical_images_teach_more_than_random_ones(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = digits
+    asked, rest = x[:1200], slice(1200, None)
+
+    def accuracy(way: str, seed: int) -> float:
+        rows = suggest.suggest(asked, np.full(1200, -1), 20, way=way, seed=seed).rows
+        model = NearestCentroid().fit(x[rows], y[rows])
+        return float((model.predict(x[rest]) == y[rest]).mean())
+
+    typical = np.mean([accuracy("typical", seed) for seed in range(5)])
+    chance = np.mean([accuracy("random", seed) for seed in range(5)])
+    assert typical > chance + 0.05
+
+
+def test_strangeness_is_the_mean_distance_to_the_nearest() -> None:
+    x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    distance = torch.cdist(torch.from_numpy(x), torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(
+        suggest.strangeness(x), np.sort(distance, axis=1)[:, 1:21].mean(axis=1), rtol=1e-4, atol=1e-4
+    )
+    assert suggest.strangeness(x[:1]).tolist() == [0.0]

@@ -1,0 +1,194 @@
+"""Anomalies, duplicates, clusters and the map over a real vector store, from Python and as commands."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import picture
+from PIL import Image
+
+import nearfar
+from nearfar import cli
+from nearfar.config import to_json
+from nearfar.errors import NearfarError
+from nearfar.features import fingerprint
+from nearfar.run import Run
+from nearfar.vectorstore import Card, VectorStore, open_store
+
+SMALL = {"encoder": "resnet10_w16", "batch": 16, "steps": 2, "size": 16, "device": "cpu"}
+KINDS, EACH, ODD = 4, 30, 6
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return nearfar.pretrain(photos, out=tmp_path_factory.mktemp("runs") / "a", **SMALL)
+
+
+def filled(run: Run, folder: Path, name: str, numbers: list[int], odd: int) -> VectorStore:
+    """A store of stripes of four kinds and of some odd ones, with vectors in clouds that we choose."""
+    draws = np.random.default_rng(len(numbers))
+    middles = np.linalg.qr(draws.standard_normal((run.encoder.dim, KINDS + 1)))[0].T
+    (folder / name).mkdir()
+    rows: list[dict[str, object]] = []
+    for at, number in enumerate(numbers):
+        kind = number % KINDS if at < len(numbers) - odd else KINDS
+        pixels = picture(number, 48, kind)
+        path = folder / name / f"{at:03d}.png"
+        Image.fromarray(pixels).save(path)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=90)
+        own = np.random.default_rng(number).standard_normal(run.encoder.dim)
+        rows.append(
+            {
+                "id": path.name,
+                "path": str(path),
+                "label": f"kind {kind}" if kind < KINDS else "odd",
+                "digest": f"{name}{number}" if at % 2 else f"{number}",
+                "bytes": path.stat().st_size,
+                "width": 48 + at,
+                "height": 48,
+                "thumbnail": file.getvalue(),
+                "vector": (middles[kind] + 0.04 * own).astype(np.float32).tolist(),
+            }
+        )
+    schema = pa.list_(pa.float32(), run.encoder.dim)
+    table = pa.Table.from_pylist(rows)
+    table = table.set_column(table.column_names.index("vector"), "vector", table["vector"].cast(schema))
+    card = Card(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
+    store = open_store(folder / f"{name}.nf", card)
+    store.put(table)
+    return store
+
+
+@pytest.fixture
+def store(run: Run, tmp_path: Path) -> VectorStore:
+    """120 stripes and 6 odd ones; image 4 is there again as 120, under other bytes."""
+    numbers = [*range(KINDS * EACH), 4, *range(1000, 1000 + ODD)]
+    return filled(run, tmp_path, "photos", numbers, ODD)
+
+
+def column(store: VectorStore, name: str) -> dict[str, object]:
+    table = store.rows(["id", name])
+    return dict(zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True))
+
+
+def test_anomalies_by_normal_images(store: VectorStore) -> None:
+    found = nearfar.anomalies(
+        store, normal="label != 'odd'", strange="label = 'odd'", false_alarms=0.1, save="oddness", count=50
+    )
+    assert set(found.columns["label"][:ODD]) == {"odd"} and found.columns["flagged"][:ODD] == [True] * ODD
+    assert found.facts["auroc"]["value"] == 1.0 and found.facts["strange"] == ODD
+    assert found.facts["flagged"] < ODD + 30 and "at most 10 % of new normal" in str(found)
+    saved = column(store, "oddness")
+    assert [saved[one] for one in found.ids] == pytest.approx(found.columns["strangeness"])
+    assert list(found.columns["strangeness"]) == sorted(found.columns["strangeness"], reverse=True)
+
+
+def test_anomalies_without_knowing_what_is_normal_and_with_conditions(store: VectorStore) -> None:
+    found = nearfar.anomalies(store.address, k=ODD + 1, strange="label = 'odd'", count=ODD)
+    assert set(found.columns["label"]) == {"odd"} and "flagged" not in found.columns
+    some = nearfar.anomalies(
+        store, where="label = 'kind 1'", normal="label = 'kind 2'", false_alarms=0.2, count=200
+    )
+    assert len(some) == EACH and set(some.columns["label"]) == {"kind 1"} and all(some.columns["flagged"])
+    with pytest.raises(NearfarError, match="meet both --normal and --strange"):
+        nearfar.anomalies(store, normal="width > 0", strange="label = 'odd'")
+
+
+def test_heat_maps_are_written_beside_each_other_on_one_scale(store: VectorStore, tmp_path: Path) -> None:
+    folder = tmp_path / "heat"
+    found = nearfar.anomalies(store, normal="label != 'odd'", count=3, heat_maps=folder)
+    files = sorted(folder.iterdir())
+    assert [file.name[4:-4] for file in files] == list(found.ids) and str(folder) in found.lines[-1]
+    sides = np.asarray(Image.open(files[0]))
+    assert sides.shape == (256, 512, 3)
+    left, right = sides[:, :256].astype(int), sides[:, 256:].astype(int)
+    clear = right.max(2) - right.min(2) < 3  # grey: nothing strange there
+    assert clear.any() and not clear.all()
+    grey = left @ [0.299, 0.587, 0.114]
+    assert np.abs(grey[clear] - right[clear].mean(1)).max() < 6
+    Path(column(store, "path")[found.ids[1]]).unlink()  # type: ignore[arg-type]
+    with pytest.raises(NearfarError, match="is not at .* heat maps need the images"):
+        nearfar.anomalies(store, normal="label != 'odd'", count=3, heat_maps=folder)
+
+
+def test_duplicates_name_the_one_to_keep(store: VectorStore, tmp_path: Path) -> None:
+    sheet = tmp_path / "copies.png"
+    found = nearfar.duplicates(store, save="copy_of", out=sheet, where="label != 'odd'")
+    assert found.ids == ("120.png", "004.png")  # 120 has more pixels
+    assert found.columns["keep"] == [True, False] and found.columns["same"] == [False, True]
+    saved = column(store, "copy_of")
+    assert saved.pop("004.png") == "120.png" and set(saved.values()) == {None}
+    assert Image.open(sheet).width > 2 * 96
+    assert "1 of 121 images are copies" in str(found)
+
+
+def test_leaks_between_two_stores(store: VectorStore, run: Run, tmp_path: Path) -> None:
+    numbers = [500, 8, 501, 17, 502, 503]
+    test = filled(run, tmp_path, "test", numbers, 0)
+    # The clouds of the two stores differ; put the same vectors where the pictures are the same.
+    ids, x = store.vectors(ids=["008.png", "017.png"])
+    table = test.rows(ids=["001.png", "003.png"])
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), x.shape[1])
+    test.put(pa.table({"id": table["id"], "vector": vectors}))
+    found = nearfar.duplicates(test, against=store.address, save="leak", out=tmp_path / "leaks.png")
+    assert {*zip(found.ids, found.columns["copy_of"], strict=True)} == {
+        ("001.png", "008.png"),
+        ("003.png", "017.png"),
+    }
+    assert column(test, "leak")["003.png"] == "017.png" and column(test, "leak")["000.png"] is None
+    assert Image.open(tmp_path / "leaks.png").height > 2 * 96
+    other = open_store(tmp_path / "other.nf", Card(run.encoder.dim, "another"))
+    with pytest.raises(NearfarError, match="different encoders"):
+        nearfar.duplicates(test, against=other)
+
+
+@pytest.mark.parametrize("way", ["kmeans", "hdbscan"])
+def test_clusters_are_listed_and_saved(store: VectorStore, way: str) -> None:
+    found = nearfar.clusters(store, way=way, save="cluster", where="label != 'odd'")
+    assert len(found.facts["clusters"]) == KINDS and len(found) == 10 * KINDS
+    saved, labels = column(store, "cluster"), column(store, "label")
+    pairs = {(saved[one], labels[one]) for one in saved if saved[one] is not None}
+    assert len(pairs) == KINDS and {one for one in saved if labels[one] == "odd"} <= {
+        one for one in saved if saved[one] is None
+    }
+    for one, cluster in zip(found.ids, found.columns["cluster"], strict=True):
+        assert saved[one] == cluster
+    assert ("4 clusters fit best" in str(found)) == (way == "kmeans")
+
+
+def test_the_map_is_kept_in_the_store_and_drawn(store: VectorStore, tmp_path: Path) -> None:
+    found = nearfar.map(store, out=tmp_path / "map.png")
+    x = column(store, "x")
+    assert [x[one] for one in found.ids] == found.columns["x"] and len(x) == len(store)
+    assert np.asarray(Image.open(tmp_path / "map.png")).std() > 5
+    nearfar.map(store, where="label = 'odd'", out=tmp_path / "map.csv")
+    again = column(store, "x")
+    assert {one for one in x if again[one] != x[one]} <= {*store.ids("label = 'odd'")}
+    assert (tmp_path / "map.csv").read_text().startswith("id,x,y\n")
+
+
+def test_commands(store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["anomalies", store.address, "--normal", "label != 'odd'", "--false-alarms", "0.1", "--json"],
+        ["duplicates", store.address, "--alike", "0.97", "--json"],
+        ["clusters", store.address, "--way", "hdbscan", "--least", "5", "--json"],
+        ["map", store.address, "--seed", "1", "--json"],
+    ):
+        assert cli.main(words) == 0
+        assert json.loads(capsys.readouterr().out)["rows"]
+    for words, says in (
+        (["anomalies", store.address, "--way", "kn"], "did you mean knn?"),
+        (["anomalies", store.address, "--normal", "colour = 'x'"], "colour"),
+        (["duplicates", store.address, "--alike", "2"], "--alike is 2; it must lie between -1 and 1"),
+        (["clusters", store.address, "--number", "500"], "127 images are too few for 500 clusters"),
+        (["map", store.address, "--out", "map.svg"], "name a .csv, .json or .png file"),
+    ):
+        assert cli.main(words) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1 and says in err
