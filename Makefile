@@ -1,6 +1,7 @@
-# Four commands, each of which sets up what it needs: python3 (3.11 or newer) and make are enough.
+# Five commands, each of which sets up what it needs: python3 (3.11 or newer) and make are enough.
 #
 #   make demo    draw a few thousand small pictures, learn from them, and show what was learnt
+#   make explore look at the demo's pictures in a browser
 #   make test    what continuous integration runs: ruff, mypy, pytest
 #   make docs    build the documentation into site/
 #   make lint    ruff and mypy alone
@@ -13,11 +14,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 DEMO ?= demo
 
-.PHONY: demo test docs lint clean setup
+.PHONY: demo explore test docs lint clean setup
 
 demo: $(STAMP)
 	@echo "== demo: about four minutes on two cores; everything goes to $(DEMO)/"
 	$(BIN)/nearfar demo --out $(DEMO)
+
+explore: $(STAMP)
+	@test -d $(DEMO)/run || { echo "there is no $(DEMO)/run yet; type: make demo"; exit 2; }
+	$(BIN)/nearfar embed $(DEMO)/run $(DEMO)/photos --store $(DEMO)/photos.nf
+	$(BIN)/nearfar explore $(DEMO)/photos.nf
 
 test: lint
 	@echo "== tests"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .embed import embed
     from .estimators import AnomalyDetector, DuplicateFinder, Encoder, FewShotClassifier
     from .evaluate import evaluate
+    from .explore import explore
     from .pretrain import pretrain
     from .report import report
     from .run import load
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .uses.cleaning import anomalies, duplicates
     from .uses.finding import search
     from .uses.labelling import classes, label_errors, suggest
+    from .uses.viewers import export
     from .vectorstore.base import open_store
     from .vectorstore.summary import store
 
@@ -53,6 +55,8 @@ __all__ = [
     "duplicates",
     "embed",
     "evaluate",
+    "explore",
+    "export",
     "label_errors",
     "load",
     "map",
@@ -81,6 +85,8 @@ _PUBLIC = {
     "duplicates": "uses.cleaning",
     "embed": "embed",
     "evaluate": "evaluate",
+    "explore": "explore",
+    "export": "uses.viewers",
     "label_errors": "uses.labelling",
     "load": "run",
     "map": "uses.arranging",

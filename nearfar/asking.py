@@ -8,14 +8,13 @@ from . import settings
 from .flags import Parser
 
 WAYS = "auto (by the number of labels), typical, margin, k-center or random"
+STORE = "a vector store: photos.nf, s3://..., postgresql://..."
 
 
 def _asks(command: str, example: str, about: str) -> Parser:
     """Start the parser of a command that asks a store: what all of them take."""
     parser = Parser(command, example, about)
-    parser.add_argument(
-        "store", metavar="STORE", help="a vector store: photos.nf, s3://..., postgresql://..."
-    )
+    parser.add_argument("store", metavar="STORE", help=STORE)
     chosen = "a condition on its columns: \"site = 'A' and width >= 64\""
     parser.flag(parser, "--where", metavar="CONDITION", help=chosen)
     parser.flag(parser, "--out", metavar="FILE", help="a .csv, .json or .png file; .png is a contact sheet")
@@ -167,6 +166,40 @@ def map_parser(words: Sequence[str]) -> Parser:
     return parser
 
 
+def explore_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar explore`."""
+    parser = Parser(
+        "explore",
+        "nearfar explore photos.nf",
+        "Serve a page to look at a store with, in a browser: map, lists, search, labels. Ctrl-C ends it.",
+    )
+    parser.add_argument("store", metavar="STORE", help=STORE)
+    _run_flag(parser)
+    reach = "an address of this machine to serve at (default 127.0.0.1, within its own reach only)"
+    parser.flag(parser, "--host", metavar="ADDRESS", help=reach)
+    parser.flag(
+        parser, "--port", metavar="N", type=int, help="its port (default: the first free from 8200 on)"
+    )
+    parser.flag(parser, "--browser", action="store_true", help="open the page in a browser too")
+    return parser
+
+
+def export_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar export`."""
+    parser = Parser(
+        "export",
+        "nearfar export photos.nf --to tensorboard",
+        "Write a store for a viewer that you use already, or as a table; say how to open it.",
+    )
+    parser.add_argument("store", metavar="STORE", help=STORE)
+    viewers = "atlas (Embedding Atlas), tensorboard, fiftyone, csv or parquet"
+    parser.flag(parser, "--to", metavar="VIEWER", required=True, help=viewers)
+    where = "the file, or the folder (default: beside the store, by its name)"
+    parser.flag(parser, "--out", metavar="PATH", help=where)
+    parser.flag(parser, "--json", action="store_true", help="print the result as one JSON object")
+    return parser
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "search": search_parser,
     "label-errors": label_errors_parser,
@@ -176,4 +209,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "duplicates": duplicates_parser,
     "clusters": clusters_parser,
     "map": map_parser,
+    "explore": explore_parser,
+    "export": export_parser,
 }

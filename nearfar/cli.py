@@ -327,7 +327,7 @@ def _run(words: Sequence[str]) -> int:
     main_process = os.environ.get("RANK", "0") == "0"
     progress.show(main_process)
     result = getattr(nearfar, FUNCTIONS.get(command, command))(*first, **values)
-    if main_process:
+    if main_process and result is not None:  # a page that was served leaves nothing to print
         print(json.dumps(result.to_json()) if as_json else _done(command, result))
     return 0
 

@@ -1,0 +1,109 @@
+/* What colours mean: a column, or how strange images are. Hues that colour-blind readers tell apart. */
+
+import { ask } from "./api.js";
+import { byId, make, on, say, state, tell, trying } from "./state.js";
+
+const HUES = 10, BANDS = 24;
+const root = document.documentElement;
+export const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+
+let by = null; // { kind, names, values } of the column that colours come from; null for labels
+let name = "label";
+let alone = -1; // the code that the legend has singled out
+let made = null;
+
+const source = () => by ?? { kind: "text", names: state.labels.names, values: state.labels.values };
+
+/** Give every point a code, and every code a colour: 0 left out, 1 empty, then hues or bands. */
+export function colouring() {
+  if (made) return made;
+  const { kind, names, values } = source();
+  const count = state.facts.count, codes = new Float32Array(count).fill(1);
+  const text = kind !== "number";
+  const [low, high] = text ? [0, 1] : ends(values);
+  for (let row = 0; row < count; row++) {
+    const value = values[row];
+    if (text && value >= 0) codes[row] = 2 + (value % HUES);
+    if (!text && !Number.isNaN(value)) {
+      codes[row] = 2 + Math.max(0, Math.min(BANDS - 1, Math.floor(((value - low) / (high - low || 1)) * BANDS)));
+    }
+    if ((state.shown && !state.shown[row]) || (alone >= 0 && text && value !== alone)) codes[row] = 0;
+  }
+  const scale = text
+    ? Array.from({ length: Math.min(HUES, Math.max(1, names.length)) }, (_, at) => css(`--hue-${at}`))
+    : Array.from({ length: BANDS }, (_, at) => mixed(at / (BANDS - 1)));
+  return (made = { codes, colours: [css("--left-out"), css("--none"), ...scale], low, high });
+}
+
+export const hue = (code) => css(code < 0 ? "--none" : `--hue-${code % HUES}`);
+
+/** The bulk of the values, so that one odd value does not flatten the rest. */
+function ends(values) {
+  const sorted = Float32Array.from(values).filter((value) => !Number.isNaN(value)).sort();
+  const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
+  return [at(0.01), at(0.99)];
+}
+
+/** A shade between the two ends of the scale for numbers. */
+function mixed(share) {
+  const parse = (text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16));
+  const [low, middle, high] = ["--low", "--middle", "--high"].map((word) => parse(css(word)));
+  const [from, to, part] = share < 0.5 ? [low, middle, 2 * share] : [middle, high, 2 * share - 1];
+  return `rgb(${from.map((value, at) => Math.round(value + (to[at] - value) * part)).join(",")})`;
+}
+
+/** Offer the columns there are. */
+export function offer() {
+  const hidden = new Set(["id", "path", "digest", state.labels.column, "x", "y"]);
+  const columns = Object.keys(state.facts.columns).filter((column) => !hidden.has(column));
+  const options = [["", state.labels.column], ["/strangeness", "anomaly score"], ["/clusters", "cluster"], ...columns.map((c) => [c, c])];
+  byId("colour").replaceChildren(...options.map(([value, text]) => make("option", { value }, text)));
+}
+
+/** Colour by what the menu says. */
+export async function load() {
+  const value = byId("colour").value;
+  alone = -1;
+  const path = value.startsWith("/") ? `/api${value}` : `/api/column/${encodeURIComponent(value)}`;
+  if (value.startsWith("/")) say("Working it out…");
+  const found = value ? await trying(() => ask(path)) : null;
+  if (value && !found) byId("colour").value = "";
+  by = found ? { ...found.head, values: found.values } : null;
+  name = byId("colour").selectedOptions[0].textContent;
+  renew();
+}
+
+function renew() {
+  made = null;
+  legend();
+  tell("colours");
+}
+
+function legend() {
+  const { kind, names, values } = source(), place = byId("legend");
+  if (kind === "number") {
+    const { low, high } = colouring();
+    const bar = make("span", { class: "scale" });
+    const short = (value) => Number(value.toPrecision(3)).toString();
+    return place.replaceChildren(make("li", { class: "range" }, short(low), bar, short(high)));
+  }
+  const counts = new Uint32Array(names.length);
+  for (const value of values) if (value >= 0) counts[value]++;
+  const item = (code) => {
+    const dot = make("span", { class: "dot" });
+    dot.style.background = hue(code);
+    const button = make("button", { type: "button", "aria-pressed": String(alone === code), title: `${name}: ${names[code]}` },
+      dot, make("span", {}, names[code]), make("small", {}, counts[code].toLocaleString("en")));
+    button.addEventListener("click", () => {
+      alone = alone === code ? -1 : code;
+      renew();
+    });
+    return make("li", {}, button);
+  };
+  place.replaceChildren(...names.slice(0, 60).map((_, code) => item(code)));
+}
+
+on("labels", () => by || renew());
+on("shown", renew);
+byId("colour").addEventListener("change", load);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", renew);

@@ -1,0 +1,170 @@
+/* The grid of thumbnails that serves every list: only what is in sight has elements. */
+
+import { cell, want } from "./cells.js";
+import { byId, focused, labelOf, make, on, state, tell } from "./state.js";
+
+const grid = byId("grid"), sheet = byId("sheet");
+const SPARE = 2; // lines above and below that are ready
+let across = 1, high = 100, starts = [0];
+const shown = new Map(); // place -> element
+
+/** Lay the list out in lines; a group begins a line. */
+function lay() {
+  const style = getComputedStyle(grid);
+  const wide = grid.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  const side = parseFloat(style.getPropertyValue("--cell"));
+  across = Math.max(1, Math.floor(wide / side));
+  high = Math.floor(wide / across) + parseFloat(style.getPropertyValue("--caption"));
+  const count = state.list.rows.length, groups = state.list.columns[state.list.grouped];
+  starts = [];
+  for (let at = 0, room = 0; at < count; at++) {
+    if (room === 0 || (groups && groups[at] !== groups[at - 1])) {
+      starts.push(at);
+      room = across;
+    }
+    room--;
+  }
+  sheet.style.height = `${starts.length * high}px`;
+  for (const element of shown.values()) element.remove();
+  shown.clear();
+  draw();
+}
+
+/** Find the line that a place is in. */
+function line(place) {
+  let low = 0, top = starts.length - 1;
+  while (low < top) {
+    const middle = (low + top + 1) >> 1;
+    if (starts[middle] <= place) low = middle;
+    else top = middle - 1;
+  }
+  return low;
+}
+
+function draw() {
+  const count = state.list.rows.length;
+  const first = Math.max(0, Math.floor(grid.scrollTop / high) - SPARE);
+  const last = Math.min(starts.length, Math.ceil((grid.scrollTop + grid.clientHeight) / high) + SPARE);
+  const from = starts[first] ?? 0, to = last < starts.length ? starts[last] : count;
+  for (const [place, element] of shown) {
+    if (place < from || place >= to) {
+      element.remove();
+      shown.delete(place);
+    }
+  }
+  for (let at = first; at < last; at++) {
+    for (let place = starts[at]; place < (starts[at + 1] ?? count); place++) {
+      if (!shown.has(place)) put(place, at);
+      fill(place);
+    }
+  }
+  want([...state.list.rows.subarray(from, to)]);
+  if (shown.has(state.at)) grid.setAttribute("aria-activedescendant", `cell-${state.at}`);
+  else grid.removeAttribute("aria-activedescendant");
+}
+
+function put(place, at) {
+  const element = make(
+    "div",
+    { role: "option", id: `cell-${place}`, class: "cell" },
+    make("span", { class: "frame" }, make("img", { alt: "", draggable: false })),
+    make("span", { class: "caption" }, make("b"), make("i")),
+  );
+  const column = place - starts[at];
+  element.style.transform = `translate(${(column * 100).toFixed(3)}%, ${at * high}px)`;
+  element.style.width = `${100 / across}%`;
+  element.style.height = `${high}px`;
+  element.dataset.place = place;
+  element.setAttribute("aria-posinset", place + 1);
+  element.setAttribute("aria-setsize", state.list.rows.length);
+  shown.set(place, element);
+  sheet.append(element);
+}
+
+function fill(place) {
+  const element = shown.get(place), row = state.list.rows[place], known = cell(row);
+  const [picture] = element.getElementsByTagName("img");
+  if (known && picture.getAttribute("src") !== known.url) {
+    picture.src = known.url;
+    picture.classList.toggle("small", Math.max(known.row.width ?? 0, known.row.height ?? 0) <= 64);
+  }
+  const words = caption(place), label = labelOf(row);
+  const [above, below] = [element.getElementsByTagName("b")[0], element.getElementsByTagName("i")[0]];
+  above.textContent = words || (label ?? "");
+  below.textContent = words && state.list.name !== "label-errors" ? (label ?? "") : "";
+  element.classList.toggle("bare", !words && label === null);
+  element.classList.toggle("focus", place === state.at);
+  const chosen = state.chosen.has(row);
+  element.setAttribute("aria-selected", chosen);
+  const name = known?.row.id ?? `image ${row + 1}`;
+  element.setAttribute("aria-label", [name, label ?? "no label", words].filter(Boolean).join(", "));
+}
+
+/** What the list says of an image. */
+function caption(place) {
+  const { name, columns, grouped } = state.list;
+  if (name === "label-errors") {
+    const given = columns[state.labels.column][place], now = labelOf(state.list.rows[place]);
+    return now === given ? `${given} → ${columns.suggested[place]}` : `✓ ${now ?? "no label"}`;
+  }
+  const [first] = Object.keys(columns).filter((column) => column !== "turn" && column !== "group");
+  if (!first) return "";
+  if (columns.keep?.[place]) return "keep";
+  if (first === grouped && typeof columns[first][place] === "number") return `${first} ${columns[first][place]}`;
+  const value = columns[first][place];
+  return typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : String(value ?? "");
+}
+
+/** Move the focus to a place; with `extend`, choose all on the way. */
+export function go(place, extend = false) {
+  const count = state.list.rows.length;
+  if (!count) return;
+  const old = state.at;
+  state.at = Math.min(count - 1, Math.max(0, place));
+  if (extend) {
+    for (let at = Math.min(old, state.at); at <= Math.max(old, state.at); at++) state.chosen.add(state.list.rows[at]);
+    tell("chosen");
+  }
+  const top = line(state.at) * high;
+  if (top < grid.scrollTop) grid.scrollTop = top;
+  else if (top + high > grid.scrollTop + grid.clientHeight) grid.scrollTop = top + high - grid.clientHeight;
+  draw();
+  tell("focus");
+}
+
+/** Choose the image in focus, or no longer. */
+export function toggle() {
+  const row = focused();
+  if (row < 0) return;
+  if (!state.chosen.delete(row)) state.chosen.add(row);
+  tell("chosen");
+}
+
+/** Move by lines: to the same column of the line above or below. */
+export function lines(by, extend) {
+  const now = line(state.at), then = Math.min(starts.length - 1, Math.max(0, now + by));
+  const end = (starts[then + 1] ?? state.list.rows.length) - 1;
+  go(then === now ? state.at : Math.min(end, starts[then] + state.at - starts[now]), extend);
+}
+
+export const page = () => Math.max(1, Math.floor(grid.clientHeight / high) - 1);
+
+grid.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
+grid.addEventListener("click", (event) => {
+  const element = event.target.closest(".cell");
+  if (!element) return;
+  const place = Number(element.dataset.place);
+  if (event.shiftKey) return go(place, true);
+  go(place);
+  if (event.ctrlKey || event.metaKey) toggle();
+});
+new ResizeObserver(() => {
+  const top = starts[Math.floor(grid.scrollTop / high)] ?? 0;
+  lay();
+  grid.scrollTop = line(top) * high;
+}).observe(grid);
+on("list", () => {
+  grid.scrollTop = 0;
+  lay();
+});
+on("cells labels chosen focus", draw);

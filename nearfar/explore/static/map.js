@@ -1,0 +1,193 @@
+/* The map: plotly draws the points, a canvas above them draws pictures and marks. */
+
+import { ask } from "./api.js";
+import { cell, want } from "./cells.js";
+import { colouring, css } from "./colours.js";
+import { byId, focused, on, state, tell, trying } from "./state.js";
+
+const stage = byId("stage"), div = byId("map"), over = byId("over"), tip = byId("tip");
+const ROOM = 66; // pixels of the cell that has a picture; half of it is the picture's
+const RINGS = 60; // images of the list that are marked
+let x, y, pictures = true, held = [], lassoed = false;
+
+/** Fetch the places and draw the map. */
+export async function start({ pick, lasso }) {
+  const found = await trying(() => ask("/api/map"));
+  if (!found) return;
+  ({ x, y } = found);
+  byId("waiting").hidden = true;
+  const size = Math.min(8, Math.max(2.5, 0.5 * Math.sqrt((stage.clientWidth * stage.clientHeight) / x.length)));
+  const { codes, colours } = colouring();
+  // Where there is no WebGL, plotly's slower way draws the same.
+  const type = document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter";
+  const points = { type, mode: "markers", x, y, hoverinfo: "none", marker: { size, ...paint(codes, colours) } };
+  const axis = { visible: false, showgrid: false, zeroline: false };
+  await Plotly.newPlot(div, [points], {
+    margin: { l: 8, r: 8, t: 8, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    xaxis: axis, yaxis: { ...axis }, dragmode: "pan", hovermode: "closest", showlegend: false,
+    newselection: { line: { color: css("--accent"), width: 2, dash: "solid" } }, selectionrevision: 0,
+  }, { displayModeBar: false, scrollZoom: true, plotGlPixelRatio: Math.min(2, devicePixelRatio), responsive: true, doubleClick: "reset" });
+  div.on("plotly_click", ({ points: [point] }) => pick(point.pointNumber));
+  div.on("plotly_hover", ({ points: [point] }) => hover(point.pointNumber));
+  div.on("plotly_unhover", () => (tip.hidden = true));
+  div.on("plotly_relayout", choose);
+  div.on("plotly_relayouting", draw);
+  div.on("plotly_selected", (event) => {
+    const rows = event?.points?.map((point) => point.pointNumber);
+    if (rows) lasso(rows);
+    lassoed ||= Boolean(rows);
+  });
+  new ResizeObserver(choose).observe(stage);
+  choose();
+}
+
+/** Give plotly numbers and a scale of flat bands, which is how it colours many points quickly. */
+function paint(codes, colours) {
+  const bands = colours.flatMap((colour, at) => [[at / colours.length, colour], [(at + 1) / colours.length, colour]]);
+  return { color: codes, colorscale: bands, cmin: -0.5, cmax: colours.length - 0.5, opacity: 0.85, showscale: false };
+}
+
+let waiting;
+/** Colour the points anew; soon, since labels often come in quick succession. */
+export function recolour() {
+  if (!x) return;
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    const { codes, colours } = colouring();
+    const marker = Object.entries(paint(codes, colours)).map(([name, value]) => [`marker.${name}`, [value]]);
+    Plotly.restyle(div, Object.fromEntries(marker), [0]);
+  }, x.length > 20000 ? 700 : 80);
+  draw();
+}
+
+/** Place of a row on the stage, in pixels. */
+function scales() {
+  const { xaxis, yaxis } = div._fullLayout;
+  return [(row) => xaxis._offset + xaxis.l2p(x[row]), (row) => yaxis._offset + yaxis.l2p(y[row])];
+}
+
+const room = () => (stage.clientWidth < 500 ? 0.75 * ROOM : ROOM);
+
+/** Choose whose pictures are shown: one a cell, the cells fixed to the map so that moving changes few. */
+function choose() {
+  if (!x || !div._fullLayout) return;
+  const { xaxis, yaxis } = div._fullLayout;
+  const [left, right] = xaxis.range, [bottom, top] = yaxis.range;
+  const step = ({ range: [low, high], _length }) => 2 ** Math.ceil(Math.log2((room() * (high - low)) / _length) - 0.5);
+  const wide = step(xaxis), high = step(yaxis);
+  const best = new Map();
+  for (let row = 0; pictures && row < x.length; row++) {
+    if (x[row] < left || x[row] > right || y[row] < bottom || y[row] > top) continue;
+    if (state.shown && !state.shown[row]) continue;
+    const across = Math.floor(x[row] / wide), up = Math.floor(y[row] / high);
+    const away = (x[row] / wide - across - 0.5) ** 2 + (y[row] / high - up - 0.5) ** 2;
+    const key = across * 65536 + up, old = best.get(key);
+    if (!old || away < old.away) best.set(key, { row, away });
+  }
+  held = [...best.values()].map(({ row }) => row);
+  want(held);
+  draw();
+}
+
+function draw() {
+  if (!x || !div._fullLayout) return;
+  const ratio = devicePixelRatio, wide = stage.clientWidth, high = stage.clientHeight;
+  if (over.width !== Math.round(wide * ratio) || over.height !== Math.round(high * ratio)) {
+    over.width = Math.round(wide * ratio);
+    over.height = Math.round(high * ratio);
+  }
+  const pen = over.getContext("2d"), [across, down] = scales(), { codes, colours } = colouring();
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  pen.clearRect(0, 0, wide, high);
+  for (const row of held) {
+    const picture = cell(row)?.picture;
+    if (!picture?.complete || !picture.naturalWidth) continue;
+    const scale = room() / 2 / Math.max(picture.naturalWidth, picture.naturalHeight);
+    const w = picture.naturalWidth * scale, h = picture.naturalHeight * scale;
+    const left = across(row) - w / 2, top = down(row) - h / 2;
+    pen.fillStyle = colours[codes[row]];
+    pen.beginPath();
+    pen.roundRect(left - 2, top - 2, w + 4, h + 4, 4);
+    pen.fill();
+    pen.drawImage(picture, left, top, w, h);
+  }
+  pen.strokeStyle = css("--ink");
+  pen.lineWidth = 1.5;
+  pen.beginPath();
+  let count = 0;
+  const marked = state.list.name === "all" ? [] : state.list.rows.subarray(0, RINGS);
+  for (const row of [...marked, ...state.chosen]) {
+    if (++count > 3000) break;
+    const at = [across(row), down(row)];
+    pen.moveTo(at[0] + 5, at[1]);
+    pen.arc(...at, 5, 0, 7);
+  }
+  pen.stroke();
+  const row = focused();
+  if (row >= 0) {
+    for (const [width, colour] of [[6, css("--paper")], [3, css("--accent")]]) {
+      pen.lineWidth = width;
+      pen.strokeStyle = colour;
+      pen.beginPath();
+      pen.arc(across(row), down(row), 11, 0, 7);
+      pen.stroke();
+    }
+  }
+}
+
+let hovered = -1;
+function hover(row) {
+  hovered = row;
+  const known = cell(row);
+  if (!known) return want([row]);
+  const [across, down] = scales(), [picture] = tip.getElementsByTagName("img");
+  picture.src = known.url;
+  tip.lastElementChild.textContent = [known.row.id, state.labels.names[state.labels.values[row]]].filter(Boolean).join(" · ");
+  tip.hidden = false;
+  const left = Math.min(stage.clientWidth - tip.offsetWidth - 4, Math.max(4, across(row) + 16));
+  const above = down(row) - tip.offsetHeight - 14;
+  tip.style.transform = `translate(${left}px, ${above < 4 ? down(row) + 16 : above}px)`;
+}
+
+/** Say what dragging does: "pan" or "lasso". */
+export function drag(mode) {
+  Plotly.relayout(div, { dragmode: mode, selections: [] });
+  byId("pan").setAttribute("aria-pressed", mode === "pan");
+  byId("lasso").setAttribute("aria-pressed", mode === "lasso");
+}
+
+/** Zoom about the middle, or about the image in focus while it is in sight. */
+export function zoom(factor) {
+  const { xaxis, yaxis } = div._fullLayout, row = focused();
+  const about = ([low, high], value) => {
+    const fixed = value >= low && value <= high ? value : (low + high) / 2;
+    return [fixed + (low - fixed) * factor, fixed + (high - fixed) * factor];
+  };
+  Plotly.relayout(div, { "xaxis.range": about(xaxis.range, x[row]), "yaxis.range": about(yaxis.range, y[row]) });
+}
+
+export const fit = () => Plotly.relayout(div, { "xaxis.autorange": true, "yaxis.autorange": true });
+
+/** Show pictures on the map, or points alone. */
+export function toggle() {
+  pictures = !pictures;
+  byId("pictures").setAttribute("aria-pressed", pictures);
+  choose();
+}
+
+on("cells", () => hovered >= 0 && cell(hovered) && !tip.hidden && hover(hovered));
+let asked = false;
+on("picture focus chosen list cells", () => {
+  if (asked) return;
+  asked = true;
+  requestAnimationFrame(() => {
+    asked = false;
+    draw();
+  });
+});
+on("shown", choose);
+on("list", () => {
+  if (!lassoed || state.list.name === "selected") return;
+  lassoed = false;
+  Plotly.update(div, { selectedpoints: [null] }, { selections: [] }, [0]);
+});

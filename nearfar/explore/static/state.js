@@ -1,0 +1,64 @@
+/* What the page knows, in one place, and who wants to hear when it changes. */
+
+export const state = {
+  facts: null, // name, count, version, key, columns
+  list: { name: "all", title: "", lines: [], grouped: "", columns: {}, rows: new Int32Array() },
+  shown: null, // Uint8Array, 1 where the condition holds; null without one
+  at: 0, // place in the list that has the focus
+  chosen: new Set(), // rows
+  labels: { column: "label", names: [], values: new Int32Array() },
+  likes: [], // rows
+  dislikes: [],
+};
+
+const hearers = new Map();
+
+/** Call `work` whenever something changes: "list", "focus", "chosen", "labels", "shown" or "cells". */
+export function on(what, work) {
+  for (const word of what.split(" ")) hearers.set(word, [...(hearers.get(word) ?? []), work]);
+}
+
+export function tell(what) {
+  for (const work of hearers.get(what) ?? []) work();
+}
+
+/** The row in focus, or -1. */
+export const focused = () => state.list.rows[state.at] ?? -1;
+
+/** What keys and buttons act on: the chosen images, or else the one in focus. */
+export const meant = () => (state.chosen.size ? [...state.chosen] : focused() < 0 ? [] : [focused()]);
+
+export const labelOf = (row) => state.labels.names[state.labels.values[row]] ?? null;
+
+let clearing;
+/** Tell the user something, on the screen and by voice. */
+export function say(text, bad = false) {
+  const place = document.getElementById("status");
+  place.textContent = text;
+  place.className = bad ? "there bad" : "there";
+  clearTimeout(clearing);
+  clearing = setTimeout(() => (place.className = ""), bad ? 9000 : 5000);
+}
+
+/** Run something that asks the server; a refusal is shown, not thrown. */
+export async function trying(work) {
+  try {
+    return await work();
+  } catch (error) {
+    say(error.message, true);
+    return undefined;
+  }
+}
+
+/** Make an element: its class and attributes, and what is in it. Text is text, whatever it holds. */
+export function make(tag, attributes = {}, ...inside) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name in element && typeof value !== "string") element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...inside);
+  return element;
+}
+
+export const byId = (id) => document.getElementById(id);

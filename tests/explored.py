@@ -1,0 +1,76 @@
+"""A small store to explore: drawn pictures, encoded by a run of a few steps, some under strange names."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from nearfar import drawings, pretrain
+from nearfar.config import to_json
+from nearfar.features import fingerprint
+from nearfar.run import Run
+from nearfar.vectorstore import Card, VectorStore, open_store
+
+EVIL = (
+    "<img src=x onerror=alert(1)>.png",
+    '"><script>alert(2)</script>.png',
+    "../../etc/passwd",
+    "ünï'cødé\u202e.png",
+)
+FORMS = ("ring", "star", "heart")
+EACH = 50
+
+
+@dataclass(frozen=True)
+class Explored:
+    store: VectorStore
+    run: Run
+    pixels: np.ndarray
+    labels: list[str | None]
+
+
+def make(folder: Path) -> Explored:
+    """150 pictures of three forms, 2 of them copies; two of three have a label, and 3 labels are wrong."""
+    pixels = np.concatenate([drawings.draw(form, EACH, seed=0) for form in FORMS])
+    pixels[1], pixels[60] = pixels[0], pixels[61]
+    run = pretrain(
+        pixels, out=folder / "run", batch=16, steps=4, encoder="resnet10_w16", size=24, threads=1, held_out=0
+    )
+    vectors = run.encode(pixels)
+    store = open_store(folder / "photos.nf", card(run))
+    labels: list[str | None] = [None if n % 3 == 2 else FORMS[n // EACH] for n in range(len(pixels))]
+    labels[0], labels[51], labels[102] = "star", "heart", "ring"
+    thumbnails = [encoded(one) for one in pixels]
+    files = [folder / f"{n}.jpg" for n in range(len(pixels))]
+    for file, data in zip(files, thumbnails, strict=True):
+        file.write_bytes(data)
+    table = {
+        "id": [*EVIL, *(f"{n:03d}.png" for n in range(len(EVIL), len(pixels)))],
+        "vector": pa.array(list(vectors), pa.list_(pa.float32())),
+        "thumbnail": thumbnails,
+        "path": [str(file) for file in files],
+        "label": pa.array(labels, pa.string()),
+        "digest": [hashlib.sha256(data).hexdigest() for data in thumbnails],
+        "width": [drawings.SIDE] * len(pixels),
+        "height": [drawings.SIDE] * len(pixels),
+        "site": [("north", "south", "<b>east</b>")[n % 3] for n in range(len(pixels))],
+        "depth": [float(n) for n in range(len(pixels))],
+    }
+    store.put(pa.table(table))
+    return Explored(store, run, pixels, labels)
+
+
+def card(run: Run) -> Card:
+    return Card(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
+
+
+def encoded(pixels: np.ndarray, kind: str = "JPEG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()

@@ -1,0 +1,368 @@
+"""The page in a real browser: every flow, by keyboard where there is a key; no error, no foreign request."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import explored
+import pytest
+
+from nearfar.vectorstore import open_store
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium here: apt-get install -y --no-install-recommends chromium"
+    ),
+]
+TOKEN = "a-token-that-is-known"
+WAIT = 60_000  # milliseconds that a flow may take on a slow machine
+# A driver of the graphics stack speaks here, not the page.
+NOISE = ("GPU stall due to ReadPixels", "Automatic fallback to software WebGL")
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> explored.Explored:
+    pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
+    return explored.make(tmp_path_factory.mktemp("explored"))
+
+
+@pytest.fixture(scope="module")
+def address(there: explored.Explored) -> Iterator[str]:
+    """The page, served as `nearfar explore` does."""
+    uvicorn = pytest.importorskip("uvicorn", reason="no uvicorn here: pip install 'nearfar[explore]'")
+    pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
+    from nearfar.explore.findings import Findings
+    from nearfar.explore.numbered import Numbered
+    from nearfar.explore.server import application
+
+    rows = Numbered(open_store(there.store.address))
+    door = socket.socket()
+    door.bind(("127.0.0.1", 0))
+    door.listen()  # who comes early waits
+    app = application(rows, Findings(rows), TOKEN, {"localhost"})
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{door.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    driver = pytest.importorskip("playwright.sync_api", reason="no Playwright here: pip install playwright")
+    with driver.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
+    """Open the page; at the end, nothing was wrong in any that was opened."""
+    views, said, asked = [], [], []
+
+    def work(width: int = 1280, height: int = 860, scheme: str = "light", **how: Any) -> Any:
+        view = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme, **how)
+        view.set_default_timeout(WAIT)
+        view.on("console", lambda message: said.append(message.text))
+        view.on("pageerror", lambda error: said.append(str(error)))
+        view.on("dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        view.on("request", lambda request: asked.append(request.url))
+        view.goto(f"{address}/?token={TOKEN}")
+        view.wait_for_selector("body[data-ready]")
+        views.append(view)
+        return view
+
+    yield work
+    for view in views:
+        view.close()
+    assert [text for text in said if not any(noise in text for noise in NOISE)] == []
+    assert [url for url in asked if not url.startswith((address, "blob:", "data:"))] == []
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait for something outside of the browser."""
+    end = time.monotonic() + WAIT / 1000
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def title(view: Any, text: str) -> None:
+    view.wait_for_function("text => document.getElementById('title').textContent.includes(text)", arg=text)
+
+
+def focused(view: Any) -> str:
+    return view.inner_text("#which")
+
+
+def label_of(there: explored.Explored, name: str) -> str | None:
+    return open_store(there.store.address).rows(["label"], ids=[name])["label"][0].as_py()
+
+
+FAULTS = """() => ({
+    beyond: [...document.querySelectorAll('body *')].filter(e => e.checkVisibility({checkOpacity: true})
+        && !e.closest('#tabs, .bar, #legend, #chips, #examples, #facts, .acts, svg, #map')
+        && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 100)),
+    nameless: [...document.querySelectorAll('button, input, select, summary, a')].filter(
+        e => e.checkVisibility()
+            && !(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length)
+    ).map(e => e.outerHTML),
+    scripts: [...document.scripts].filter(s => !s.src).length,
+    address: location.href,
+})"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light"), (700, "light")])
+def test_it_fits_and_everything_has_a_name(opened: Any, address: str, width: int, scheme: str) -> None:
+    view = opened(width, 844, scheme, reduced_motion="reduce")
+    view.wait_for_function("document.querySelectorAll('#grid img[src]').length > 5")
+    faults = view.evaluate(FAULTS)
+    assert faults == {"beyond": [], "nameless": [], "scripts": 0, "address": f"{address}/"}
+    painted = view.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert painted == ("rgb(18, 20, 22)" if scheme == "dark" else "rgb(250, 249, 246)")
+    assert view.evaluate("getComputedStyle(document.getElementById('status')).transitionDuration") == "0s"
+
+
+def test_names_of_strangers_stay_text(opened: Any, there: explored.Explored) -> None:
+    view = opened()
+    ids = there.store.ids()
+    for name in explored.EVIL:
+        row = ids.index(name)
+        view.focus("#grid")
+        view.keyboard.press("Home" if row < 75 else "End")
+        for _ in range(min(row, 149 - row)):
+            view.keyboard.press("ArrowRight" if row < 75 else "ArrowLeft")
+        view.wait_for_function("name => document.getElementById('which').textContent === name", arg=name)
+        if name == explored.EVIL[2]:
+            assert "<b>east</b>" in view.inner_text("#facts")
+    assert (
+        view.evaluate("document.querySelectorAll('#about script, #grid script, img[onerror], dd b').length")
+        == 0
+    )
+
+
+def test_the_grid_by_keyboard(opened: Any) -> None:
+    view = opened()
+    view.focus("#grid")
+    first = focused(view)
+    view.keyboard.press("ArrowRight")
+    view.keyboard.press("ArrowDown")
+    assert focused(view) != first
+    view.keyboard.press("End")
+    view.wait_for_selector("#cell-149.focus")
+    assert view.get_attribute("#cell-149", "aria-posinset") == "150"
+    assert view.evaluate("document.querySelectorAll('.cell').length") < 150  # only what is in sight exists
+    view.keyboard.press("Home")
+    assert focused(view) == first
+    view.keyboard.press("Shift+ArrowRight")
+    view.keyboard.press("Shift+ArrowRight")
+    assert view.locator(".cell[aria-selected=true]").count() == 3
+    view.keyboard.press("Enter")
+    title(view, "3 images, chosen")
+    view.keyboard.press("Escape")
+    assert view.locator(".cell[aria-selected=true]").count() == 0
+    view.keyboard.press("?")
+    assert view.is_visible("#help")
+    view.keyboard.press("Escape")
+    assert not view.is_visible("#help")
+
+
+def test_every_list_fills_the_grid(opened: Any) -> None:
+    view = opened()
+    for name, text in (
+        ("anomalies", "strangest first"),
+        ("duplicates", "copies"),
+        ("label-errors", "doubtful"),
+        ("suggestions", "label these next"),
+        ("clusters", "clusters"),
+        ("all", "150 images"),
+    ):
+        view.click(f"#tab-{name}")
+        title(view, text)
+        assert view.get_attribute(f"#tab-{name}", "aria-selected") == "true"
+        view.wait_for_selector("#cell-1 img[src]")
+    view.keyboard.press("]")
+    view.wait_for_selector("#tab-selected[aria-selected=true]")
+    view.keyboard.press("[")
+    view.wait_for_selector("#tab-all[aria-selected=true]")
+
+
+def test_the_map(opened: Any, there: explored.Explored) -> None:
+    view = opened()
+    assert view.evaluate("document.getElementById('map').data[0].type") in ("scattergl", "scatter")
+    assert view.evaluate("document.getElementById('map').data[0].x.length") == 150
+    before = view.evaluate("document.getElementById('map')._fullLayout.xaxis.range.join()")
+    view.focus("#grid")
+    view.keyboard.press("i")
+    view.wait_for_function(
+        "before => document.getElementById('map')._fullLayout.xaxis.range.join() !== before", arg=before
+    )
+    view.keyboard.press("f")
+    # The colours of the points follow the menu, and the legend says what they mean.
+    for value, text in (
+        ("/strangeness", "0."),
+        ("/clusters", "cluster 1"),
+        ("site", "<b>east</b>"),
+        ("depth", "1"),
+    ):
+        view.select_option("#colour", value)
+        view.wait_for_function(
+            "text => document.getElementById('legend').textContent.includes(text)", arg=text
+        )
+    # A click on a point finds its neighbours.
+    at = view.evaluate(
+        """() => { const map = document.getElementById('map'), {xaxis, yaxis} = map._fullLayout,
+        box = map.getBoundingClientRect(), {x, y} = map.data[0];
+        return [box.x + xaxis._offset + xaxis.l2p(x[40]), box.y + yaxis._offset + yaxis.l2p(y[40])]; }"""
+    )
+    view.mouse.move(*at)
+    view.wait_for_selector("#tip:not([hidden]) img[src]")
+    view.mouse.click(*at)
+    title(view, "most alike first")
+    # The lasso fills the list with what it holds.
+    view.keyboard.press("s")
+    box = view.locator("#map").bounding_box()
+    corners = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.05)]
+    view.mouse.move(box["x"] + 0.02 * box["width"], box["y"] + 0.02 * box["height"])
+    view.mouse.down()
+    for x, y in corners:
+        view.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
+    view.mouse.up()
+    title(view, "150 images, selected on the map")
+
+
+def test_labels_undo_and_another_hand(opened: Any, there: explored.Explored) -> None:
+    view = opened()
+    view.focus("#grid")
+    view.keyboard.press("End")
+    name = focused(view)
+    first = label_of(there, name)
+    view.keyboard.press("1")
+    until(lambda: label_of(there, name) == "heart")
+    view.keyboard.press("u")
+    until(lambda: label_of(there, name) == first)
+    view.keyboard.press("End")
+    view.keyboard.press("l")
+    view.keyboard.type("<i>new</i>")
+    view.keyboard.press("Enter")
+    until(lambda: label_of(there, name) == "<i>new</i>")
+    view.wait_for_function(
+        "[...document.querySelectorAll('.chip')].some(c => c.textContent.includes('<i>new</i>'))"
+    )
+    # Another hand labels: the page says so, and shows it.
+    open_store(there.store.address).set("label", {name: "star"})
+    view.wait_for_function(
+        "document.getElementById('status').textContent.includes('Another hand changed 1 label')"
+    )
+    view.keyboard.press("End")
+    assert "star" in view.inner_text("#facts")
+    view.keyboard.press("0")
+    until(lambda: label_of(there, name) is None)
+    view.keyboard.press("u")
+    until(lambda: label_of(there, name) == "star")
+    open_store(there.store.address).set("label", {name: first})
+
+
+def test_a_label_error_is_accepted_with_one_key(opened: Any, there: explored.Explored) -> None:
+    view = opened()
+    view.click("#tab-label-errors")
+    title(view, "doubtful")
+    view.focus("#grid")
+    view.keyboard.press("Home")
+    name, proposed = focused(view), view.inner_text("#cell-0 b").split(" → ")[1]
+    before = label_of(there, name)
+    view.keyboard.press("a")
+    until(lambda: label_of(there, name) == proposed)
+    view.keyboard.press("Control+z")
+    until(lambda: label_of(there, name) == before)
+    view.keyboard.press("Home")
+    view.click(".accept")
+    until(lambda: label_of(there, name) == proposed)
+    view.keyboard.press("u")
+    until(lambda: label_of(there, name) == before)
+
+
+def test_search_by_image_by_examples_and_by_file(
+    opened: Any, there: explored.Explored, tmp_path: Path
+) -> None:
+    view = opened()
+    view.focus("#grid")
+    view.keyboard.press("n")
+    title(view, "most alike first")
+    assert view.locator(".example.like").count() == 1
+    view.keyboard.press("End")
+    view.keyboard.press("-")
+    view.wait_for_selector(".example.dislike")
+    view.click(".example.dislike")
+    view.wait_for_function("!document.querySelector('.example.dislike')")
+    file = tmp_path / "070.png"
+    file.write_bytes(explored.encoded(there.pixels[70], "PNG"))
+    view.set_input_files("#file", str(file))
+    title(view, "most like your file")
+    view.wait_for_function("document.getElementById('which').textContent === '070.png'")
+    # Dropped: an image is searched by; what is none is refused in words.
+    drop = """([kind, bytes]) => { const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], '<b>.png', {type: kind}));
+        for (const type of ['dragenter', 'dragover', 'drop'])
+            document.body.dispatchEvent(
+                new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true})); }"""
+    view.click("#tab-all")
+    title(view, "150 images")
+    view.evaluate(drop, ["image/png", list(file.read_bytes())])
+    title(view, "most like your file")
+
+
+def test_a_file_that_is_no_image_is_refused_in_words(browser: Any, address: str, tmp_path: Path) -> None:
+    view = browser.new_page()
+    view.goto(f"{address}/?token={TOKEN}")
+    view.wait_for_selector("body[data-ready]", timeout=WAIT)
+    (tmp_path / "x.png").write_bytes(b"no image at all")
+    view.set_input_files("#file", str(tmp_path / "x.png"))
+    view.wait_for_function(
+        "document.getElementById('status').textContent.includes('cannot be used as an image')"
+    )
+    view.close()
+
+
+def test_a_condition_narrows_every_list(opened: Any) -> None:
+    view = opened()
+    view.focus("#grid")
+    view.keyboard.press("/")
+    view.keyboard.type("site = 'north'")
+    view.keyboard.press("Enter")
+    title(view, "50 images")
+    view.click("#tab-anomalies")
+    title(view, "50 images, strangest first")
+    view.fill("#condition", "")
+    view.press("#condition", "Enter")
+    title(view, "150 images, strangest first")
+
+
+def test_a_classifier_and_export(opened: Any, there: explored.Explored, tmp_path: Path) -> None:
+    view = opened()
+    view.click("#more summary")
+    view.click("#train")
+    title(view, "as the classifier sees them")
+    assert "95 % interval" in view.inner_text("#lines")
+    view.click("#more summary")
+    with view.expect_download() as found:
+        view.click("text=Export as CSV")
+    found.value.save_as(tmp_path / "x.csv")
+    assert (tmp_path / "x.csv").read_text().count("\n") >= 151
+
+
+def test_without_the_token_there_is_nothing(browser: Any, address: str) -> None:
+    view = browser.new_context().new_page()
+    answer = view.goto(address)
+    assert answer.status == 403 and "with its token" in view.inner_text("body")
+    view.close()

@@ -1,0 +1,128 @@
+"""Exports for other viewers: what each reads is there, in its format, row by row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
+
+from conftest import picture
+
+from nearfar import cli
+from nearfar.errors import NearfarError
+from nearfar.uses.viewers import export
+from nearfar.vectorstore import Card, VectorStore, open_store
+
+COUNT = 30
+
+
+def jpeg(number: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture(number, 20, number % 4)).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> VectorStore:
+    """Thirty rows, one of them with a name that would break a table, and a third without labels."""
+    made = open_store(tmp_path / "photos.nf", Card(dim=8))
+    x = np.random.default_rng(0).normal(size=(COUNT, 8)).astype(np.float32)
+    ids = [f"{number:02d}.png" for number in range(COUNT)]
+    ids[3] = 'a\tb\n"c", <d>.png'
+    table = {
+        "id": ids,
+        "vector": pa.array(list(x), pa.list_(pa.float32())),
+        "thumbnail": [jpeg(number) for number in range(COUNT)],
+        "label": pa.array([None if n % 3 == 0 else f"kind {n % 2}" for n in range(COUNT)], pa.string()),
+        "age": [float(number) for number in range(COUNT)],
+    }
+    made.put(pa.table(table))
+    return made
+
+
+def test_atlas_has_places_thumbnails_and_the_true_neighbours(store: VectorStore, tmp_path: Path) -> None:
+    made = export(store, to="atlas", out=tmp_path / "a.parquet")
+    table = pq.read_table(made.path)
+    ids, x = store.vectors()
+    assert table["id"].to_pylist() == ids and made.images == COUNT
+    assert [row["bytes"] for row in table["image"].to_pylist()] == store.thumbnails(ids)
+    assert np.isfinite(np.stack([table["x"].to_numpy(), table["y"].to_numpy()])).all()
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -9)
+    for row, near in enumerate(table["neighbors"].to_pylist()):
+        best = np.argsort(-cosine[row])[:15]
+        assert near["ids"] == best.tolist()
+        assert np.allclose(near["distances"], 1 - cosine[row, best], atol=1e-5)
+    store.set("x", dict.fromkeys(ids, 0.25))
+    store.set("y", dict.fromkeys(ids, 0.5))
+    again = pq.read_table(export(store, to="atlas", out=tmp_path / "b.parquet").path)
+    assert set(again["x"].to_pylist()) == {0.25} and set(again["y"].to_pylist()) == {0.5}
+
+
+def test_tensorboard_reads_its_folder(store: VectorStore, tmp_path: Path) -> None:
+    plugin = "tensorboard.plugins.projector.projector_config_pb2"
+    projector = pytest.importorskip(plugin, reason="no TensorBoard here")
+    from google.protobuf import text_format
+
+    folder = export(store, to="tensorboard", out=tmp_path / "board").path
+    config = text_format.Parse((folder / "projector_config.pbtxt").read_text(), projector.ProjectorConfig())
+    (found,) = config.embeddings
+    ids, x = store.vectors()
+    assert np.allclose(np.loadtxt(folder / found.tensor_path, delimiter="\t"), x, rtol=1e-5)
+    head, *lines = (folder / found.metadata_path).read_text().rstrip("\n").split("\n")
+    assert len(lines) == COUNT and all(line.count("\t") == head.count("\t") for line in lines)
+    label = head.split("\t").index("label")
+    assert [line.split("\t")[label] or None for line in lines] == store.rows(["label"])["label"].to_pylist()
+    sheet = np.asarray(Image.open(folder / found.sprite.image_path), np.int16)
+    side, across = found.sprite.single_image_dim[0], 6
+    assert sheet.shape == (across * side, across * side, 3)
+    own = Image.open(io.BytesIO(store.thumbnails([ids[8]])[0])).resize((side, side))
+    part = sheet[side : 2 * side, 2 * side : 3 * side]
+    assert np.abs(part - np.asarray(own, np.int16)).max() == 0
+
+
+def test_fiftyone_finds_pictures_and_labels(store: VectorStore, tmp_path: Path) -> None:
+    folder = export(store, to="fiftyone", out=tmp_path / "one").path
+    ids, x = store.vectors()
+    labels = json.loads((folder / "labels.json").read_text())["labels"]
+    assert list(labels.values()) == store.rows(["label"])["label"].to_pylist()
+    names = {row["number"]: row["id"] for row in csv.DictReader(open(folder / "ids.csv", newline=""))}
+    assert list(names) == list(labels) and list(names.values()) == ids
+    pictures = [(folder / "data" / f"{number}.jpg").read_bytes() for number in labels]
+    assert pictures == store.thumbnails(ids)
+    assert np.array_equal(np.load(folder / "vectors.npy", allow_pickle=False), x)
+
+
+def test_tables_and_the_command_line(
+    store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", store.address, "--to", "csv"]) == 0
+    path = tmp_path / "photos-csv.csv"
+    assert capsys.readouterr().out.startswith(f"{path}: 30 images")
+    rows = list(csv.DictReader(open(path, newline="")))
+    assert [row["id"] for row in rows] == store.ids()
+    assert cli.main(["export", store.address, "--to", "parquet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == str(tmp_path / "photos-parquet.parquet")
+
+
+def test_wrong_names_are_refused(store: VectorStore, tmp_path: Path) -> None:
+    with pytest.raises(NearfarError, match="did you mean tensorboard"):
+        export(store, to="tensorbord")
+    with pytest.raises(NearfarError, match=r"is no \.parquet file"):
+        export(store, to="atlas", out=tmp_path / "a.csv")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    with pytest.raises(NearfarError, match="is there already"):
+        export(store, to="fiftyone", out=tmp_path / "full")
+    with pytest.raises(NearfarError, match="holds no image yet"):
+        export(open_store(tmp_path / "none.nf", Card(dim=8)), to="csv")
