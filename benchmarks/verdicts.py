@@ -126,7 +126,8 @@ def page(rows: list[tuple[str, int, str, bool]], data: str, steps: int) -> str:
         "",
         f"{hits} of {len(rows)} runs were judged rightly: each kind once with every seed of "
         f"{', '.join(map(str, seeds))}, {steps} steps of 128 images of {data}. No threshold was set by "
-        "these seeds. Made by `python -m benchmarks.verdicts`, where what is right for a kind stood before.",
+        "these seeds; some kinds run four times as long. Made by `python -m benchmarks.verdicts`, where "
+        "what is right for a kind stood before.",
         "",
         "| run | right is | the verdicts given | right |",
         "|---|---|---|---|",
@@ -165,7 +166,7 @@ def main() -> None:
             print(f"{'right' if right else 'WRONG':6}{name:34}seed {seed:<5}{said}", flush=True)
     print(f"{sum(right for *_, right in rows)} of {len(rows)} verdicts are right")
     if given.page:
-        given.page.write_text(page(rows, Path(given.data).name, given.steps))
+        given.page.write_text(page(rows, "/".join(Path(given.data).parts[-2:]), given.steps))
 
 
 if __name__ == "__main__":

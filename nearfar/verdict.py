@@ -149,7 +149,8 @@ def _course(lines: Sequence[Mapping[str, Any]]) -> Verdict:
     gained = now["contrastive_accuracy"] - start["contrastive_accuracy"]
     share = (now["contrastive_accuracy"] - earlier[-1]["contrastive_accuracy"]) / gained
     if share > GAIN:
-        late = f"the last {1 - earlier[-1]['step'] / now['step']:.0%} of the steps brought {min(share, 1):.0%} of it"
+        last = 1 - earlier[-1]["step"] / now["step"]
+        late = f"the last {last:.0%} of the steps brought {min(share, 1):.0%} of it"
         return Verdict("still improving", f"{told}, and {late}", "a longer run would bring more", bad=False)
     return Verdict(
         "saturating",
