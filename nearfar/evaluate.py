@@ -20,7 +20,7 @@ from .protocol.result import Evaluation, Transfer
 from .resolve import device_named
 from .run import Run, load
 
-BASELINES = ("pixels", "untrained")
+BASELINES = ("pixels", "untrained", "scratch")
 
 
 @overload
@@ -63,9 +63,10 @@ def evaluate(  # type: ignore[misc]
     """Measure an encoder by k-NN and by logistic regression on frozen features, and by more if asked to.
 
     Beside it stand raw pixels (the same centred square, at most 32 px a side, less the training mean), an
-    untrained encoder of the same make, and chance (the most frequent training class). Whatever is found is
-    also written to evaluation.json in the run's folder. Memory: the features of both sets, with few_labels
-    once more, and at most 2 GiB of raw pixels; images as `pack.load` keeps them.
+    untrained encoder of the same make, one trained from scratch on the labels, and chance (the most frequent
+    training class). Whatever is found is also written to evaluation.json in the run's folder. Memory: the
+    features of both sets, with few_labels once more, and at most 2 GiB of raw pixels; images as `pack.load`
+    keeps them.
 
     Args:
         run: a run, or its folder.
@@ -77,7 +78,8 @@ def evaluate(  # type: ignore[misc]
         device: "auto", "cpu", "cuda" or "mps".
         batch: images encoded at a time.
         baselines: which to measure, of "pixels", "pca" (their 128 principal directions, found without
-            labels) and "untrained".
+            labels), "untrained" and "scratch", the same network learnt from the labels alone; that is
+            left out, with a word, where it would take longer than the encoder's own training did.
         groups: a .csv of images and the groups they belong to, such as patients; choices are then made on
             groups held out whole, and test images of the training images' groups are warned of.
         few_labels: accuracy with 1, 2, 4, ... labels a class, 1 % and 10 %, over many draws.

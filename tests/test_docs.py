@@ -72,6 +72,9 @@ def test_examples_run(
     monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
     for name in ("photos", "labelled"):
         (tmp_path / name).symlink_to(pictures / name)
+    named = sorted(path.relative_to(pictures) for path in (pictures / "labelled").rglob("*.*"))
+    lines = [f"{path},{number // 2}" for number, path in enumerate(named)]
+    (tmp_path / "patients.csv").write_text("\n".join(["path,patient", *lines]) + "\n")
     names: dict[str, object] = {"__name__": "example"}
     before = progress.shown()
     try:

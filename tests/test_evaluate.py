@@ -1,6 +1,7 @@
 """Evaluation on pictures with known answers: honest baselines, one look at the test set, a frozen encoder."""
 
 import json
+import math
 import sys
 from typing import ClassVar
 
@@ -14,7 +15,8 @@ from nearfar import checkpoint, nets, progress, rng
 from nearfar.data.kinds import Source
 from nearfar.errors import NearfarError
 from nearfar.evaluate import evaluate
-from nearfar.protocol import few_labels, learner
+from nearfar.protocol import few_labels, learner, paired
+from nearfar.protocol.tuning import cost
 from nearfar.readers import held_out, untrained
 from nearfar.run import Run
 from nearfar.scores import interval, mixed_up, score
@@ -310,6 +312,26 @@ def test_full_trains_too_and_puts_it_into_the_same_table(run, monkeypatch):
     assert plain["transfer"]["knn"]["encoder"]["accuracy"] > 0.5
     alone = evaluate(run, **how)
     assert found.knn["encoder"].to_json() == alone.knn["encoder"].to_json()
+
+
+def test_the_labels_alone_stand_beside_it_where_that_is_no_dearer(run, result, monkeypatch):
+    monkeypatch.setattr(learner, "LEAST_STEPS", 10)
+    labelled = {"train": pictures(60, 0), "test": pictures(45, 1), "device": "cpu"}
+    own = cost("scratch", 60, 12, 8) / (2 * 30)  # steps of 30 images, of which two views are seen
+    trained = [
+        Run(run.path, run.encoder, PREPROCESS, {"steps": math.ceil(own) - less, "batch": 30}, {})
+        for less in (0, 1)
+    ]
+    found, short = (evaluate(each, **labelled) for each in trained)
+    assert list(found.scores["finetune"]) == ["scratch", "chance"] and not found.left_out
+    chosen = found.scores["finetune"]["scratch"].chosen
+    assert chosen["steps"] * chosen["batch"] == cost("scratch", 60, 12, 8)
+    assert found.knn["encoder"].to_json() == short.knn["encoder"].to_json()
+    assert "finetune" not in short.scores and "1.0 times" in short.left_out["scratch"]
+    assert "add it by --finetune" in short.table() and "from scratch" in found.table()
+    assert "not known" in result.to_json()["left_out"]["scratch"]
+    both = paired.pair(["a", "b"], [found, short], 0)
+    assert {classifier for _, _, classifier, _ in both.pairs} == {"knn", "linear"}
 
 
 class _Blind(_Colour):

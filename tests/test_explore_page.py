@@ -102,6 +102,13 @@ def title(view: Any, text: str) -> None:
 
 
 def focused(view: Any) -> str:
+    """Name the image in focus, once the page has heard its name from the server."""
+    view.wait_for_function(
+        """() => {
+            const label = document.querySelector(".cell.focus")?.getAttribute("aria-label") ?? "";
+            return label.split(", ")[0] === document.getElementById("which").textContent;
+        }"""
+    )
     return view.inner_text("#which")
 
 

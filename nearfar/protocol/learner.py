@@ -167,9 +167,8 @@ class Learner:
         before = fingerprint(f) if frozen else ""
         network = Network(f, self.start, len(self.store.classes), len(rates), frozen).to(self.device)
         precision = _precision(network, size, self.device)
-        most = BATCH if frozen or size <= LARGE else LARGE_BATCH
-        batch = len(rows) // -(-len(rows) // most)  # batches nearly as large as each other: none is left out
-        steps = self._steps(len(rows), batch, share)
+        batch = _batch(len(rows), size, frozen)
+        steps = _steps(self.how, len(rows), batch, share, self.epochs)
         rate = batch / 256  # times the share of each group
         feed = Feed(
             Part(self.store, rows),
@@ -203,12 +202,34 @@ class Learner:
         facts = {"epochs": steps * batch / len(rows), "steps": steps, "batch": batch, "precision": precision}
         return network.plain(), facts
 
-    def _steps(self, images: int, batch: int, share: float) -> int:
-        """Count the steps of a training on so many images."""
-        if self.epochs is not None:
-            return max(1, round(share * self.epochs * images / batch))
-        epochs = COURSES[self.how].epochs(images)
-        return round(share * max(LEAST_STEPS, epochs * images / batch))
+
+def _steps(how: How, images: int, batch: int, share: float, epochs: float | None) -> int:
+    """Count the steps of a training on so many images."""
+    if epochs is not None:
+        return max(1, round(share * epochs * images / batch))
+    epochs = COURSES[how].epochs(images)
+    return round(share * max(LEAST_STEPS, epochs * images / batch))
+
+
+def _batch(images: int, size: int, frozen: bool) -> int:
+    """Choose the images of a step: batches nearly as large as each other, so that none is left out."""
+    most = BATCH if frozen or size <= LARGE else LARGE_BATCH
+    return images // -(-images // most)
+
+
+def seen(how: How, images: int, size: int) -> int:
+    """Tell how many images a training sees, repeats counted.
+
+    Args:
+        how: the course.
+        images: there are.
+        size: side of a view in pixels.
+
+    Returns:
+        Images, without the trials that choose its rate.
+    """
+    batch = _batch(images, size, how == "linear")
+    return batch * _steps(how, images, batch, 1.0, None)
 
 
 _PRECISIONS: dict[tuple[Any, ...], str] = {}

@@ -23,7 +23,7 @@ from ..scores import score
 from . import calibration, clusters, few_labels, groups, imagenet, labelled, leaks, retrieval, spoilt
 from .learner import How
 from .result import Evaluation, Leak, Part
-from .tuning import tune
+from .tuning import Tuned, cost, tune
 
 # Parts that are measured on frozen features, one way of seeing after the other.
 MEASURES: Mapping[str, Callable[[Reader, Seen, Rows, int], Any]] = {
@@ -33,6 +33,7 @@ MEASURES: Mapping[str, Callable[[Reader, Seen, Rows, int], Any]] = {
     "calibration": calibration.measure,
     "robustness": spoilt.measure,
 }
+SCRATCH: How = "scratch"  # a baseline like any other, but dear
 # What is trained by gradient steps, and its place in the scores: classifier and way of seeing.
 TUNED: Mapping[How, tuple[str, str]] = {
     "linear": ("augmented", "encoder"),
@@ -43,7 +44,10 @@ TUNED: Mapping[How, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Wishes:
-    """What is measured, and how; see `evaluate`. `parts` are names of MEASURES, `tuned` of TUNED."""
+    """What is measured, and how; see `evaluate`. `parts` are names of MEASURES, `tuned` of TUNED.
+
+    `scratch` among the baselines is trained where that takes no longer than the encoder's own training.
+    """
 
     seed: int
     device: torch.device
@@ -110,8 +114,16 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
             encode, centred = way()
             readers[name] = Reader(encode, store, held, centred=centred)
 
-    learnt = {}
-    for how in wishes.tuned:
+    learnt: dict[How, Tuned] = {}
+    left_out: dict[str, str] = {}
+    courses = wishes.tuned
+    if SCRATCH in wishes.baselines and SCRATCH not in courses:
+        reason = _too_dear(run, len(store), int(held.sum()))
+        if reason:
+            left_out[SCRATCH] = reason
+        else:
+            courses += (SCRATCH,)
+    for how in courses:
         learnt[how] = tune(frozen, run.preprocess, store, held, how=how, seed=seed, device=where)
 
     # Every choice is made; only now is a test image opened.
@@ -182,7 +194,17 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
         truth=truth,
         answers=answers.given,
         ids=test_store.ids,
+        left_out=left_out,
     )
+
+
+def _too_dear(run: Run, images: int, held: int) -> str:
+    """Say why training from scratch is left out, by images seen, or nothing where it takes no longer."""
+    own = 2 * run.provenance.get("steps", 0) * run.provenance.get("batch", 0)  # two views of each
+    if not own:
+        return "how long the encoder itself was trained is not known"
+    times = cost(SCRATCH, images, held, run.preprocess.size) / own
+    return f"it would take {times:,.1f} times the encoder's own training" if times > 1 else ""
 
 
 def _tuned_on_few(

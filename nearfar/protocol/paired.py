@@ -117,6 +117,8 @@ def pair(runs: Sequence[str], evaluations: Sequence[Evaluation], seed: int) -> P
     found = []
     for (first, mine), (second, yours) in itertools.combinations(zip(runs, evaluations, strict=True), 2):
         for classifier in mine.answers:
+            if any("encoder" not in each.answers.get(classifier, {}) for each in (mine, yours)):
+                continue
             answers = mine.answers[classifier]["encoder"], yours.answers[classifier]["encoder"]
             found.append((first, second, classifier, compare(mine.truth, answers[0], answers[1], seed)))
     return Pairing(tuple(runs), tuple(evaluations), tuple(found))

@@ -83,7 +83,9 @@ class Leak:
         if not self.without:
             return line + "none is left without them, so the scores above mean nothing"
         shares = [
-            f"{CLASSIFIERS[name]} {percent(rows['encoder'].accuracy)}" for name, rows in self.without.items()
+            f"{CLASSIFIERS[name]} {percent(rows['encoder'].accuracy)}"
+            for name, rows in self.without.items()
+            if "encoder" in rows
         ]
         return line + f"without them the encoder has {', '.join(shares)}"
 
@@ -105,6 +107,7 @@ class Evaluation:
         truth: (n,) the test images' class numbers; not in the JSON.
         answers: what was answered, by classifier and way of seeing; not in the JSON.
         ids: the test images' names; not in the JSON.
+        left_out: baselines that were not measured, and why.
     """
 
     scores: Mapping[str, Mapping[str, Score]]
@@ -118,6 +121,7 @@ class Evaluation:
     truth: Rows = field(repr=False)
     answers: Answers = field(repr=False)
     ids: Sequence[str] = field(repr=False)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def knn(self) -> Mapping[str, Score]:
@@ -142,6 +146,7 @@ class Evaluation:
             "data": dict(self.data),
             "seed": self.seed,
             "leaks": {name: item.to_json() for name, item in self.leaks.items()},
+            "left_out": dict(self.left_out),
             **{name: item.to_json() for name, item in self.parts.items()},
         }
 
@@ -194,6 +199,10 @@ class Evaluation:
             lines.append(groups.sentence("belong to groups of training images"))
         if self.images["rejected"]:
             lines.append(f"{self.images['rejected']:,} unusable images were left out")
+        if "scratch" in self.left_out:
+            lines.append(
+                f"training from scratch is left out: {self.left_out['scratch']}; add it by --finetune"
+            )
         return lines
 
 

@@ -23,7 +23,7 @@ from ..features import Vectors, features
 from ..readers import Rows
 from ..settings import Views
 from ..views import Preprocess
-from .learner import COURSES, How, Learner
+from .learner import COURSES, How, Learner, seen
 
 CROP_AND_FLIP = Views(jitter=0.0, grey=0.0, blur=0.0, solarise=0.0)
 LEAST_HELD = 50  # held-out images without which no choice is made
@@ -112,6 +112,19 @@ def tune(
         accuracy = tried[rate]
     net, facts = learner.train(np.arange(len(store)), [rate])
     return Tuned(net, preprocess, where, {"how": how, "rate": rate, "held_out": accuracy, **facts})
+
+
+def cost(how: How, images: int, held: int, size: int) -> int:
+    """Tell how many images `tune` trains on, repeats and trials counted.
+
+    Args:
+        how: as in `tune`.
+        images: there are.
+        held: of these, held out to choose on.
+        size: side of a view in pixels.
+    """
+    trials = (1 if how == "linear" else len(COURSES[how].rates)) if held >= LEAST_HELD else 0
+    return round(seen(how, images, size) * (1 + TRIAL * trials))
 
 
 def _try(learner: Learner, rows: Rows, asked: Rows) -> dict[float, float]:

@@ -97,6 +97,8 @@ def _picture(runs: Mapping[str, Scores]) -> Plots | None:
     plots = []
     first = next(iter(runs.values()))
     for key in classifiers(first):
+        if "encoder" not in first[key]:
+            continue
         rows = [
             Dot("encoder" if len(runs) == 1 else name, *_interval(scores[key]["encoder"]), number)
             for number, (name, scores) in enumerate(runs.items())
