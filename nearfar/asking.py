@@ -175,6 +175,8 @@ def explore_parser(words: Sequence[str]) -> Parser:
     )
     parser.add_argument("store", metavar="STORE", help=STORE)
     _run_flag(parser)
+    labels = "the column that labels are read from and written to; it is made if missing (default label)"
+    parser.flag(parser, "--column", metavar="NAME", help=labels)
     reach = "an address of this machine to serve at (default 127.0.0.1, within its own reach only)"
     parser.flag(parser, "--host", metavar="ADDRESS", help=reach)
     parser.flag(

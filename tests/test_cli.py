@@ -151,7 +151,7 @@ FLAGS = {
     "duplicates": "--against --alike --save --where --out --json",
     "clusters": "--way --number --least --save --seed --where --out --json",
     "map": "--way --seed --where --out --json",
-    "explore": "--run --host --port --browser",
+    "explore": "--run --column --host --port --browser",
     "export": "--to --out --json",
     "methods": "--json",
     "demo": "--out --json --minutes --seed",

@@ -7,11 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import explored
 import pytest
+from pyarrow import parquet
 
 from nearfar.vectorstore import open_store
 
@@ -34,9 +36,9 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> explored.Explored:
     return explored.make(tmp_path_factory.mktemp("explored"))
 
 
-@pytest.fixture(scope="module")
-def address(there: explored.Explored) -> Iterator[str]:
-    """The page, served as `nearfar explore` does."""
+@contextmanager
+def served(there: explored.Explored, column: str) -> Iterator[str]:
+    """Serve the page as `nearfar explore` does."""
     uvicorn = pytest.importorskip("uvicorn", reason="no uvicorn here: pip install 'nearfar[explore]'")
     pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
     from nearfar.explore.findings import Findings
@@ -47,13 +49,19 @@ def address(there: explored.Explored) -> Iterator[str]:
     door = socket.socket()
     door.bind(("127.0.0.1", 0))
     door.listen()  # who comes early waits
-    app = application(rows, Findings(rows), TOKEN, {"localhost"})
+    app = application(rows, Findings(rows), TOKEN, {"localhost"}, column)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{door.getsockname()[1]}"
     server.should_exit = True
     thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def address(there: explored.Explored) -> Iterator[str]:
+    with served(there, "label") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -355,6 +363,42 @@ def test_a_condition_narrows_every_list(opened: Any) -> None:
     title(view, "150 images, strangest first")
 
 
+def test_where_an_image_is_strange(opened: Any) -> None:
+    view = opened()
+    view.focus("#grid")
+    view.keyboard.press("End")
+    name = focused(view)
+    view.keyboard.press("h")
+    view.wait_for_selector("#heat-dialog[open]")
+    assert view.inner_text("#heat-name") == name and name in view.get_attribute("#heat-map", "alt")
+    view.wait_for_function("document.getElementById('heat-map').naturalWidth > 1")
+    wide, high = view.evaluate("(({naturalWidth, naturalHeight}) => [naturalWidth, naturalHeight])"
+                               "(document.getElementById('heat-map'))")  # fmt: skip
+    assert wide >= 2 * high  # the image, and beside it where it is strange
+    view.keyboard.press("Escape")
+    view.wait_for_selector("#heat-dialog", state="hidden")
+
+
+def test_labels_of_another_column(browser: Any, there: explored.Explored) -> None:
+    with served(there, "kind") as address:
+        view = browser.new_page()
+        view.set_default_timeout(WAIT)
+        view.goto(f"{address}/?token={TOKEN}")
+        view.wait_for_selector("body[data-ready]")
+        assert view.locator(".chip").count() == 0  # the column is not there yet
+        view.focus("#grid")
+        view.keyboard.press("End")
+        name, before = focused(view), there.store.rows(["label"])["label"].to_pylist()
+        view.keyboard.press("l")
+        view.keyboard.type("odd")
+        view.keyboard.press("Enter")
+        until(lambda: "kind" in open_store(there.store.address).columns)
+        store = open_store(there.store.address)
+        until(lambda: store.rows(["kind"], ids=[name])["kind"][0].as_py() == "odd")
+        assert store.rows(["label"])["label"].to_pylist() == before
+        view.close()
+
+
 def test_a_classifier_and_export(opened: Any, there: explored.Explored, tmp_path: Path) -> None:
     view = opened()
     view.click("#more summary")
@@ -366,6 +410,11 @@ def test_a_classifier_and_export(opened: Any, there: explored.Explored, tmp_path
         view.click("text=Export as CSV")
     found.value.save_as(tmp_path / "x.csv")
     assert (tmp_path / "x.csv").read_text().count("\n") >= 151
+    with view.expect_download() as found:
+        view.click("text=Export as Parquet")
+    found.value.save_as(tmp_path / "x.parquet")
+    table = parquet.read_table(tmp_path / "x.parquet")
+    assert table.num_rows == 150 and {"id", "vector", "label"} <= set(table.column_names)
 
 
 def test_without_the_token_there_is_nothing(browser: Any, address: str) -> None:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from starlette.testclient import TestClient
 
+from nearfar import cli
 from nearfar.errors import NearfarError
 from nearfar.explore import guard, server
 from nearfar.explore.findings import Findings
@@ -239,6 +240,14 @@ def test_search_by_image_and_by_file(client: TestClient, there: explored.Explore
     assert nearest["rows"][0] == row and nearest["head"]["columns"]["likeness"][0] > 0.999
     away = asked(client, "/api/search", json={"key": key, "like": [row], "dislike": [int(found["rows"][1])]})
     assert away["rows"].tolist() != found["rows"].tolist()
+
+
+def test_what_holds_no_labels_takes_none(
+    there: explored.Explored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for column in ("depth", "digest"):
+        assert cli.main(["explore", there.store.address, "--column", column]) == 2
+        assert f"the column {column} is no column of labels" in capsys.readouterr().err
 
 
 def test_labels_are_saved_and_other_hands_told(tmp_path: Path, there: explored.Explored) -> None:

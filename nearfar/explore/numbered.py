@@ -107,6 +107,19 @@ class Numbered:
         codes = coded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
         return Column(kind, place[codes], tuple(words[code] for code in kept))
 
+    def labelled(self, column: str) -> None:
+        """Refuse a column that labels cannot be written to.
+
+        Args:
+            column: its name; it may be missing.
+
+        Raises:
+            NearfarError: it holds something else.
+        """
+        kind = self.store.columns.get(column, "text")
+        if (column in FIXED and column != "label") or kind != "text":
+            raise NearfarError(f"the column {column} is no column of labels; name another.")
+
     def label(
         self, column: str, ids: Sequence[str], before: Sequence[Value], after: Sequence[Value], version: int
     ) -> tuple[int, Mapping[str, Value]]:
@@ -127,8 +140,7 @@ class Numbered:
             NearfarError: the name or a value does not fit the store.
             Moved: an image is gone.
         """
-        if column in FIXED and column != "label":
-            raise NearfarError(f"the column {column} is no column of labels; name another.")
+        self.labelled(column)
         with self._lock:
             known = self.look()
             there: list[Value] = [None] * len(ids)

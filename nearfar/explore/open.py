@@ -20,6 +20,7 @@ def explore(
     store: VectorStore | str | Path,
     *,
     run: str | None = None,
+    column: str = "label",
     host: str = "127.0.0.1",
     port: int | None = None,
     browser: bool = False,
@@ -29,12 +30,14 @@ def explore(
     Args:
         store: a vector store or its address.
         run: the run that made the store, if it has moved; needed to search by files.
+        column: with the labels, to read and to write; it is made at the first label where there is none.
         host: an address of this machine; the default is within its own reach only.
         port: where to; default the first of PORTS that is free.
         browser: whether to open the page in a browser too.
 
     Raises:
-        NearfarError: a library is missing, there is no such store, or the port is taken.
+        NearfarError: a library is missing, there is no such store, its column holds no labels, or the port is
+            taken.
     """
     for module in NEEDED:
         if importlib.util.find_spec(module) is None:
@@ -49,12 +52,13 @@ def explore(
     rows = Numbered(open_store(store) if isinstance(store, (str, Path)) else store)
     if not rows.ids:
         raise NearfarError(f"{rows.store.address} holds no image yet; fill it with nearfar embed --store.")
+    rows.labelled(column)
     token = secrets.token_urlsafe(24)
     door = listening(host, port)
     at = door.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{at}/?token={token}"
-    app = application(rows, Findings(rows, run), token, names_of(host))
+    app = application(rows, Findings(rows, run), token, names_of(host), column)
     print(f"{len(rows.ids):,} images of {rows.store.address}: {address}\nCtrl-C ends it.", flush=True)
     if browser:
         import webbrowser

@@ -84,7 +84,9 @@ def files() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def application(rows: Numbered, findings: Findings, token: str, names: Iterable[str]) -> Any:
+def application(
+    rows: Numbered, findings: Findings, token: str, names: Iterable[str], column: str = "label"
+) -> Any:
     """Make the ASGI application.
 
     Args:
@@ -92,11 +94,12 @@ def application(rows: Numbered, findings: Findings, token: str, names: Iterable[
         findings: of the same store.
         token: lets in who knows it.
         names: names under which the page may be asked for.
+        column: with the labels that the page shows and writes.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     _refusals(app)
     _files(app)
-    _store(app, rows)
+    _store(app, rows, column)
     _found(app, rows, findings)
     _changes(app, rows, findings)
     return Guard(app, token, names)
@@ -134,7 +137,7 @@ def _files(app: FastAPI) -> None:
         return Response(content, media_type=kind)
 
 
-def _store(app: FastAPI, rows: Numbered) -> None:
+def _store(app: FastAPI, rows: Numbered, labels: str) -> None:
     """Give what the store holds."""
     store = rows.store
 
@@ -148,6 +151,7 @@ def _store(app: FastAPI, rows: Numbered) -> None:
             "version": version,
             "key": rows.key,
             "columns": store.columns,
+            "labels": labels,
         }
 
     @app.get("/api/version")

@@ -5,14 +5,17 @@ import { cell, want } from "./cells.js";
 import { similar } from "./lists.js";
 import { byId, focused, labelOf, make, on, say, state, trying } from "./state.js";
 
-const HIDDEN = new Set(["id", "path", "label", "digest", "bytes", "width", "height", "x", "y"]);
+const HIDDEN = new Set(["id", "path", "digest", "bytes", "width", "height", "x", "y"]);
 const LISTED = 8; // columns of the store that are shown
 
 function draw() {
   const row = focused(), known = cell(row);
   byId("about").hidden = row < 0;
   if (row < 0) return;
-  if (!known) return want([row]);
+  if (!known) {
+    byId("which").textContent = "…"; // rather than the name of another
+    return want([row]);
+  }
   const picture = byId("large");
   if (picture.getAttribute("src") !== known.url) picture.src = known.url;
   picture.classList.toggle("small", Math.max(known.row.width ?? 0, known.row.height ?? 0) <= 64);

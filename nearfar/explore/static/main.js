@@ -122,6 +122,7 @@ on("colours", map.recolour);
 async function begin() {
   state.facts = await trying(() => ask("/api/store"));
   if (!state.facts) return;
+  state.labels.column = state.facts.labels;
   document.title = `${state.facts.name} · nearfar`;
   byId("name").textContent = state.facts.name;
   byId("count").textContent = `${state.facts.count.toLocaleString("en")} images`;
