@@ -14,7 +14,7 @@ prints a line a method and ends with 1 if one disagrees; the contrastive ones ar
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -30,13 +30,15 @@ Loss = Callable[..., Tensor]
 
 torch.manual_seed(1)
 _base = torch.randn(N, WIDTH).double()
-ROWS = [_base + 0.5 * torch.randn(N, WIDTH).double() for _ in range(4)]
+ROWS = [_base + 0.5 * torch.randn(N, WIDTH).double() for _ in range(5)]
 
 
-def method(name: str, **settings: float) -> Loss:
+def method(name: str, buffers: Mapping[str, Tensor] | None = None, **settings: float) -> Loss:
     """Give a method's loss, the sum of its terms, over what its `embed` returns."""
     config = methods.settings(name)(head=(WIDTH,), **settings)
     made: Method = methods.method(name)(nets.encoder("resnet10_w16"), config)
+    for key, value in (buffers or {}).items():
+        made.get_buffer(key).data = value
     return lambda *z: torch.stack(list(made.loss(*z).values())).sum()
 
 
@@ -76,11 +78,38 @@ def vicreg() -> tuple[Loss, Loss]:
     return method("vicreg"), VICRegLoss(lambda_param=25.0, mu_param=50.0, nu_param=1.0, eps=1e-4)
 
 
+def swav() -> tuple[Loss, Loss]:
+    """Two full views and a small one, each with a row's likeness to WIDTH prototypes."""
+    from lightly.loss import SwaVLoss
+
+    theirs = SwaVLoss(temperature=0.1, sinkhorn_iterations=3, sinkhorn_epsilon=0.05)
+    ours = method("swav", tau=0.1, epsilon=0.05, rounds=3, prototypes=WIDTH)
+    return ours, lambda *scores: theirs(list(scores[:2]), list(scores[2:]))[0]
+
+
+def dino() -> tuple[Loss, Loss]:
+    """Two full views and a small one of the student, the two full ones of the teacher; the same centre."""
+    from lightly.loss import DINOLoss
+
+    theirs = DINOLoss(output_dim=WIDTH, student_temp=0.1)
+    centre = torch.linspace(-0.5, 0.5, WIDTH).double()
+    ours = method("dino", {"centre": centre}, tau_s=0.1, tau_t=0.07, tau_t_start=0.07, prototypes=WIDTH)
+
+    def given(*z: Tensor) -> Tensor:
+        theirs.center.data = centre.view(1, 1, -1).clone()
+        loss: Tensor = theirs([each.detach() for each in z[3:]], list(z[:3]), teacher_temp=0.07)
+        return loss
+
+    return ours, given
+
+
 CHECKS: dict[str, tuple[Callable[[], tuple[Loss, Loss]], int]] = {
     "byol, lightly": (byol, 4),
     "simsiam, lightly": (simsiam, 4),
     "barlow_twins, lightly": (barlow_twins, 2),
     "vicreg, lightly": (vicreg, 2),
+    "swav, lightly": (swav, 3),
+    "dino, lightly": (dino, 5),
 }
 
 
