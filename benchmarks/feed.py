@@ -219,7 +219,7 @@ def start(folder: Path, count: int, wanted: Wanted) -> tuple[list[Row], list[Bar
     peers["of that: os.stat of each path, nothing else"] = [sys.executable, "-c", stat, str(folder)]
     peers["lightly, to the first batch"] = [sys.executable, "-c", code, str(folder / "files")]
     found: dict[str, list[tuple[float, float, float]]] = {who: [] for who in peers}
-    for _ in range(min(2, wanted.rounds)):
+    for _ in range(2 if wanted.thorough else 1):
         for who, command in peers.items():
             try:
                 found[who].append(measure.finished(command))
@@ -244,7 +244,7 @@ def run(wanted: Wanted) -> Section:
     torch.set_num_threads(measure.cores())
     kernels.ready()
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
-    rounds = min(wanted.rounds, 2)
+    rounds = 2 if wanted.thorough else 1
     # Case, recipe, side, images, copies of each, batch.
     plans = [("32 px", "cifar-short", 32, 4096, 1, 32), ("224 px", "imagenet", 256, 48, 8, 16)]
     if wanted.quick:

@@ -213,7 +213,7 @@ def run(wanted: Wanted) -> Section:
     # The small size is where pytorch-metric-learning still fits.
     for n in (64, 128) if wanted.quick else (256, *SIZES):
         section.rows += at(n, wanted, last)
-    for n in (256,) if wanted.quick else BEYOND:
+    for n in (256,) if wanted.quick else BEYOND if wanted.thorough else ():
         try:
             found: Any = measure.fresh("loss", threads=1, who="nearfar", n=n, timeout=900.0)
             section.rows.append(Row(f"memory, N = {n:,}", "nearfar", Spread.of([found["memory"]]), "MiB"))
@@ -231,11 +231,11 @@ def run(wanted: Wanted) -> Section:
                         f"{row.figure.middle:.3g} {unit} (middle)")
                 )  # fmt: skip
     mine = memory.get("nearfar", {})
-    if not wanted.quick and {4096, 65536} <= mine.keys():
-        power = math.log(mine[65536] / mine[4096]) / math.log(16)
-        section.bars.append(
-            Bar("memory linear in N", power <= 1.05, f"from N = 4,096 to 65,536 it grows as N^{power:.2f}")
-        )
+    if not wanted.quick and 4096 in mine:
+        largest = max(mine)
+        power = math.log(mine[largest] / mine[4096]) / math.log(largest / 4096)
+        told = f"from N = 4,096 to {largest:,} it grows as N^{power:.2f}"
+        section.bars.append(Bar("memory linear in N", power <= 1.05, told))
     if not wanted.quick:
         try:
             plot(memory)

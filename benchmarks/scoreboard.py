@@ -34,6 +34,7 @@ class Wanted:
 
     Attributes:
         quick: tiny sizes, one round: to see that everything works.
+        thorough: more rounds, and the sizes that take minutes.
         rounds: how often each pair is measured, where a subject does not say otherwise.
         data: folder with train/ and test/, for the accuracy.
         minutes: of each training run, for the accuracy.
@@ -42,7 +43,8 @@ class Wanted:
     """
 
     quick: bool = False
-    rounds: int = 5
+    thorough: bool = False
+    rounds: int = 2
     data: Path | None = None
     minutes: float = 10.0
     seeds: int = 3
@@ -54,7 +56,8 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks/run", description="Measure nearfar beside its peers.")
     parser.add_argument("--only", default="", help=f"some of {', '.join(SUBJECTS)}, with commas")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing written")
-    parser.add_argument("--rounds", type=int, default=Wanted.rounds, help="pairs measured")
+    parser.add_argument("--thorough", action="store_true", help="five rounds and the largest sizes")
+    parser.add_argument("--rounds", type=int, help="pairs measured (default 2; 5 if thorough)")
     parser.add_argument("--gpu", action="store_true", help="the GPU's rows too")
     parser.add_argument("--accuracy", action="store_true", help="the accuracy too; needs --data")
     parser.add_argument("--data", type=Path, help="folder with train/ and test/, a folder a class")
@@ -85,7 +88,8 @@ def main(words: list[str] | None = None) -> None:
     os.environ.update(measure.SILENT)
     wanted = Wanted(
         given.quick,
-        1 if given.quick else given.rounds,
+        given.thorough,
+        1 if given.quick else given.rounds or (5 if given.thorough else Wanted.rounds),
         given.data,
         given.minutes,
         given.seeds,
