@@ -265,6 +265,8 @@ def test_rows_are_deleted(filled):
     assert filled.delete(ids=[]) == 0
     with pytest.raises(NearfarError, match="which rows"):
         filled.delete()
+    with pytest.raises(NearfarError, match="where="):
+        filled.delete("site = 'A'")
     assert filled.ids() == [f"{k:02d}.png" for k in (3, 5, 6, 7, 8, 9, 10, 11)]
     filled.compact()
     assert len(filled) == 8 and np.array_equal(filled.vectors(ids=["09.png"])[1], draw(12)[9:10])

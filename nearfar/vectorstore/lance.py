@@ -272,8 +272,7 @@ class LanceStore:
 
     def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
         """Delete the rows that are among `ids` and meet the condition."""
-        if ids is None and where is None:
-            raise NearfarError("which rows are to be deleted is not said; give a condition.")
+        rows.check_deleted(ids, where)
         filters = [self._filter(where)] if where is not None else []
         lists: list[Sequence[str] | None] = [None]
         if ids is not None:

@@ -236,8 +236,7 @@ class PostgresStore:
 
     def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
         """Delete the rows that are among `ids` and meet the condition."""
-        if ids is None and where is None:
-            raise NearfarError("which rows are to be deleted is not said; give a condition.")
+        rows.check_deleted(ids, where)
         text, values = self._filter(where, ids)
         with self._server.transaction() as connection:
             self._changing(connection)

@@ -45,6 +45,22 @@ def check_column(name: str, columns: Mapping[str, str]) -> None:
         raise NearfarError(f"a column {twin!r} is there already; {name!r} would be mistaken for it.")
 
 
+def check_deleted(ids: Sequence[str] | None, where: str | None) -> None:
+    """Refuse to delete where it is not said what.
+
+    Args:
+        ids: of the rows.
+        where: a condition on them.
+
+    Raises:
+        NearfarError: there is neither, or the ids are one text, whose letters would be taken for ids.
+    """
+    if ids is None and where is None:
+        raise NearfarError("which rows are to be deleted is not said; give a condition.")
+    if isinstance(ids, str):
+        raise NearfarError(f"ids is the text {ids!r}; give a list of ids, or a condition with where=.")
+
+
 def arrow_type(column: str, kind: str) -> pyarrow.DataType:
     """Say how a column is kept."""
     import pyarrow as pa
