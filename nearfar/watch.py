@@ -15,8 +15,9 @@ from .settings import Views
 from .verdict import COLLAPSED, Verdict, judge
 
 SHARE = 0.02  # of the time of training that looking may take; however short, a run is looked at three times
-SAMPLE, GROUPS = 1024, 128  # images looked at, at most; and of these LiDAR's
-PAIRS = 512  # images, held apart and trained on, whose partners are looked for under the run's own views
+SAMPLE = range(256, 1025)  # images looked at
+COST = 150  # images trained on for each image looked at, so that three looks take their share
+GROUPS, PAIRS = 8, 2  # one image of so many is LiDAR's; and has its partner looked for under the run's views
 
 
 class Watch:
@@ -32,6 +33,8 @@ class Watch:
         self.job, self.held, self.images = job, held, held if held is not None else job.store
         self.looks = job.wanted.training.looks if parallel.first() else 0
         self.next = job.started + self._stride(job.plan.steps)
+        planned = job.plan.stretches[0][1] * job.wanted.training.batch  # the same in every sitting
+        self.sample = max(SAMPLE[0], min(planned // COST, SAMPLE[-1]))
         self.began, self.spent = time.monotonic(), 0.0
         self.log = checkpoint.Log(job.folder / "health.jsonl", job.started) if self.looks else None
         self.lines = checkpoint.read_log(job.folder / "health.jsonl") if self.looks else []
@@ -87,19 +90,21 @@ class Watch:
 
     def look(self, step: int) -> dict[str, Any]:
         """Measure the encoder as it is after a step; nothing of it changes."""
-        job, own = self.job, self.job.module.views(self.job.wanted.views)[:2]
+        job, sample, own = self.job, self.sample, self.job.module.views(self.job.wanted.views)[:2]
         first, second = (made if isinstance(made, Views) else made.recipe for made in own)
         preprocess, seed = job.wanted.preprocess, job.wanted.training.seed
         f = job.module.f
         if step == 0:
-            f = settled(f, preprocess, job.store, first, seed=seed, device=job.device, sample=SAMPLE)
-        found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=SAMPLE, groups=GROUPS)
+            f = settled(f, preprocess, job.store, first, seed=seed, device=job.device, sample=sample)
+        groups = sample // GROUPS
+        found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=sample, groups=groups)
         figures = {**found.to_json(), "held_out": self.held is not None}
         for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells
             if step and name in (measures := job.module.measures()):
                 figures[f"{name}_of_z"] = float(measures[name])
         if self.held is not None:
-            pairs = min(PAIRS, len(self.held), len(job.store))  # as many of both: more are harder to tell
+            # As many of both: among more, a partner is harder to find.
+            pairs = min(sample // PAIRS, len(self.held), len(job.store))
             for name, part in (("partner_held", self.held), ("partner_trained", job.store)):
                 figures[name] = partner_found(
                     f, preprocess, part, (first, second), seed=seed, device=job.device, sample=pairs
