@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .uses.finding import search
     from .uses.labelling import classes, label_errors, suggest
     from .uses.viewers import export
-    from .vectorstore.base import open_store
+    from .vectorstore.opening import open_store
     from .vectorstore.summary import store
 
 __version__ = "0.1.0"
@@ -90,7 +90,7 @@ _PUBLIC = {
     "label_errors": "uses.labelling",
     "load": "run",
     "map": "uses.arranging",
-    "open_store": "vectorstore.base",
+    "open_store": "vectorstore.opening",
     "pretrain": "pretrain",
     "report": "report",
     "search": "uses.finding",

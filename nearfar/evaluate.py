@@ -1,4 +1,4 @@
-"""Measures encoders on labelled images, honestly: frozen, beside what they have to beat, the test set read once.
+"""Measures encoders on labelled images, honestly: frozen, beside what they have to beat, the test read once.
 
 Everything that has to be chosen (k, temperature, penalty) is chosen on held-out training images, for the
 encoder and for each baseline alike. Only then is the test set opened, and each image in it read once.

@@ -1,4 +1,4 @@
-"""What every vector store can do, the card that says whose vectors it holds, and how one is opened.
+"""What every vector store can do, and the card that says whose vectors it holds.
 
 A store holds the vectors of one encoder. Each row is an image: an id, its vector, a thumbnail, the fixed
 columns below and any columns its owner adds.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,7 +28,6 @@ FIXED = {
     "height": "number",
 }
 THUMBNAIL = 96  # pixels of a thumbnail's longer side, at most
-PREFIXES = ("postgresql://", "postgres://")
 EXACT = 300_000  # vectors up to which all are compared
 
 
@@ -192,27 +190,3 @@ class VectorStore(Protocol):
         Raises:
             NearfarError: the condition makes no sense, or a query's width or k is wrong.
         """
-
-
-def open_store(address: str | Path, card: Card | None = None) -> VectorStore:
-    """Open a vector store, or make one where there is none yet and a card is given.
-
-    Args:
-        address: a folder such as photos.nf, an object store's address such as s3://bucket/photos.nf, or a
-            server's, such as postgresql://user@host/database.
-        card: whose vectors are to go in; without it, the store has to be there.
-
-    Returns:
-        The store.
-
-    Raises:
-        NearfarError: there is none, it is another encoder's, or a package is missing.
-    """
-    text = str(address)
-    if text.startswith(PREFIXES):
-        from .postgres import PostgresStore
-
-        return PostgresStore(text, card)
-    from .lance import LanceStore
-
-    return LanceStore(text, card)

@@ -22,8 +22,9 @@ import numpy.typing as npt
 from ..errors import NearfarError
 from ..whole import whole
 from . import rows
-from .base import FIXED, THUMBNAIL, Card, Value, Vectors, VectorStore, open_store
+from .base import FIXED, THUMBNAIL, Card, Value, Vectors, VectorStore
 from .listed import values_of
+from .opening import open_store
 
 SUFFIXES = (".parquet", ".npz", ".csv")
 STRETCH = 2000  # rows read or written at a time

@@ -24,7 +24,8 @@ from ..resolve import device_named
 from ..run import Run, load
 from ..stretches import gathered
 from . import listed, rows
-from .base import FIXED, Card, Vectors, VectorStore, open_store
+from .base import FIXED, Card, Vectors, VectorStore
+from .opening import open_store
 from .reading import Reader, Seen
 
 Encode = Callable[[Sequence[Seen]], Vectors]

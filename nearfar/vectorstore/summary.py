@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import exchange, listed
-from .base import open_store
+from .opening import open_store
 
 
 @dataclass(frozen=True)
