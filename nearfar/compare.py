@@ -20,6 +20,7 @@ from .evaluate import evaluate
 from .features import cores
 from .pretrain import pretrain
 from .recipes import RECIPES
+from .resolve import needs_labels
 from .run import Run
 from .scores import percent
 from .settings import Training
@@ -267,17 +268,20 @@ def _plot(made: Comparison) -> None:
     for row in rows:
         x, y = row.figures["epochs"], row.figures[height]
         bars = [[scale * (y.mean - y.low)], [scale * (y.high - y.mean)]]
-        axes.errorbar(x.mean, scale * y.mean, bars, fmt="o", capsize=3, color="#0072b2")
+        inside = "white" if needs_labels(row.name, {}) else "#0072b2"
+        axes.errorbar(x.mean, scale * y.mean, bars, fmt="o", capsize=3, color="#0072b2", mfc=inside)
         axes.annotate(row.name, (x.mean, scale * y.mean), (6, 4), textcoords="offset points", fontsize=9)
-    for row in made.baselines:
-        if height in row.figures:
-            level = scale * row.figures[height].mean
-            axes.axhline(level, color="#999999", linewidth=1, linestyle="--")
-            axes.annotate(row.name, (1, level), (-2, 2), xycoords=("axes fraction", "data"),
-                          textcoords="offset points", ha="right", fontsize=8, color="#666666")  # fmt: skip
+    others = [row for row in made.baselines if height in row.figures]
+    others.sort(key=lambda row: row.figures[height].mean)
+    for place, row in enumerate(others):  # side by side, since their levels may be the same
+        level = scale * row.figures[height].mean
+        axes.axhline(level, color="#999999", linewidth=1, linestyle="--")
+        axes.annotate(row.name, (1 - 0.1 * place, level), (-2, 2), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", ha="right", fontsize=8, color="#666666")  # fmt: skip
     axes.set_xlabel("epochs that the common budget allowed")
     axes.set_ylabel("k-NN accuracy, %" if height == "knn" else "RankMe")
-    axes.set_title("Higher is better; the bars span the seeds", fontsize=10)
+    told = "; hollow: learns from labels" if any(needs_labels(row.name, {}) for row in rows) else ""
+    axes.set_title(f"Higher is better; the bars span the seeds{told}", fontsize=10)
     axes.margins(x=0.15, y=0.15)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
