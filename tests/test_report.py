@@ -186,6 +186,7 @@ def test_the_scores_are_those_of_the_evaluation(written: dict[str, Path], scored
     assert f"k-NN names {100 * knn['accuracy']:.1f} % of 24 test images rightly" in text
     assert "Did <u>it</u> help? Yes." in text and "0.432" in text and "deep er" in text
     assert "are of the image's class" in text
+    assert f"Left out: from scratch, since {found['left_out']['scratch']}." in text
     assert "Beware: 5 test images are not new (near copies)" in text and "k-NN 44.4 %" in text
     for name in EVIL:
         assert name in text

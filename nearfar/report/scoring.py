@@ -15,7 +15,14 @@ TITLES = {
     "scratch": "from scratch",
 }
 NAMES = {"map": "mean precision", "nmi": "NMI", "ari": "ARI", "ece": "error (ECE)"}
-FACTS = ("classes", "images", "encoder", "seed", "data")  # what an evaluation is about, and no score
+FACTS = (
+    "classes",
+    "images",
+    "encoder",
+    "seed",
+    "data",
+    "left_out",
+)  # what an evaluation is about, and no score
 HEAT = 20  # classes up to which the whole confusion is shown
 
 Scores = Mapping[str, Any]
@@ -61,7 +68,7 @@ def blocks(runs: Mapping[str, Scores]) -> Blocks:
         Blocks: the table and its picture, few-label curves, the classes and what was mistaken, the rest.
     """
     made: list[Any] = [_table(runs), _picture(runs), *_few_labels(runs)]
-    for make in (_leaks, _classes, _others):
+    for make in (_left_out, _leaks, _classes, _others):
         if len(runs) == 1:
             made += make(next(iter(runs.values())))
         else:
@@ -78,7 +85,8 @@ def _table(runs: Mapping[str, Scores]) -> Table | None:
     rows = []
     for run, scores in runs.items():
         for way in dict.fromkeys(way for key in keys for way in scores.get(key, {})):
-            label = way if len(runs) == 1 else f"{run}: {way}"
+            named = title(way)
+            label = named if len(runs) == 1 else f"{run}: {named}"
             rows.append((label, *(_cell(scores.get(key, {}).get(way)) for key in keys)))
     images = [scores.get("images", {}) for scores in runs.values()]
     tested = " and ".join(f"{count:,}" for count in sorted({found.get("test", 0) for found in images}))
@@ -154,6 +162,11 @@ def _line(points: Sequence[Mapping[str, Any]], number: int, way: str) -> Line:
     std = [float(point.get("std") or 0.0) for point in points]
     low, high = [m - s for m, s in zip(y, std, strict=True)], [m + s for m, s in zip(y, std, strict=True)]
     return Line(x, y, number, low, high, label=way)
+
+
+def _left_out(scores: Scores) -> list[Any]:
+    """Say which baselines are not in the table, and why."""
+    return [Note(f"Left out: {title(way)}, since {why}.") for way, why in scores.get("left_out", {}).items()]
 
 
 def _leaks(scores: Scores) -> list[Any]:
