@@ -1,4 +1,4 @@
-"""Whether a vector store works at an object store's address, with several writers; moto plays S3, on loopback.
+"""Whether a vector store works at an object store's address, with several writers; moto plays S3, here.
 
     pip install 'nearfar[store]' 'moto[server,s3]'
     python -m benchmarks.object_store
