@@ -33,8 +33,8 @@ class Watch:
         self.job, self.held, self.images = job, held, held if held is not None else job.store
         self.looks = job.wanted.training.looks if parallel.first() else 0
         self.next = job.started + self._stride(job.plan.steps)
-        planned = job.plan.stretches[0][1] * job.wanted.training.batch  # the same in every sitting
-        self.sample = max(SAMPLE[0], min(planned // COST, SAMPLE[-1]))
+        # As first planned, which is the same in every sitting.
+        self.sample = sample(job.plan.stretches[0][1] * job.wanted.training.batch)
         self.began, self.spent = time.monotonic(), 0.0
         self.log = checkpoint.Log(job.folder / "health.jsonl", job.started) if self.looks else None
         self.lines = checkpoint.read_log(job.folder / "health.jsonl") if self.looks else []
@@ -90,21 +90,21 @@ class Watch:
 
     def look(self, step: int) -> dict[str, Any]:
         """Measure the encoder as it is after a step; nothing of it changes."""
-        job, sample, own = self.job, self.sample, self.job.module.views(self.job.wanted.views)[:2]
+        job, some, own = self.job, self.sample, self.job.module.views(self.job.wanted.views)[:2]
         first, second = (made if isinstance(made, Views) else made.recipe for made in own)
         preprocess, seed = job.wanted.preprocess, job.wanted.training.seed
         f = job.module.f
         if step == 0:
-            f = settled(f, preprocess, job.store, first, seed=seed, device=job.device, sample=sample)
-        groups = sample // GROUPS
-        found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=sample, groups=groups)
+            f = settled(f, preprocess, job.store, first, seed=seed, device=job.device, sample=some)
+        groups = some // GROUPS
+        found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=some, groups=groups)
         figures = {**found.to_json(), "held_out": self.held is not None}
         for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells
             if step and name in (measures := job.module.measures()):
                 figures[f"{name}_of_z"] = float(measures[name])
         if self.held is not None:
             # As many of both: among more, a partner is harder to find.
-            pairs = min(sample // PAIRS, len(self.held), len(job.store))
+            pairs = min(some // PAIRS, len(self.held), len(job.store))
             for name, part in (("partner_held", self.held), ("partner_trained", job.store)):
                 figures[name] = partner_found(
                     f, preprocess, part, (first, second), seed=seed, device=job.device, sample=pairs
@@ -128,6 +128,15 @@ class Watch:
         self.lines.append({"step": step, "steps": steps, **figures, "seconds": round(seconds, 3)})
         self.log.add(self.lines[-1])
         return seconds
+
+
+def sample(planned: int) -> int:
+    """Choose how many images a run is looked at with.
+
+    Args:
+        planned: images that it is to train on, repeats counted.
+    """
+    return max(SAMPLE[0], min(planned // COST, SAMPLE[-1]))
 
 
 def describe(line: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from nearfar.data.store import LEAST_HELD, MOST_HELD, held_apart
 from nearfar.health import partner_found, settled
 from nearfar.settings import Views
 from nearfar.views import Preprocess
+from nearfar.watch import sample
 
 TINY = {"steps": 6, "batch": 32, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 
@@ -59,6 +60,12 @@ def test_how_many_are_held_apart() -> None:
     assert held_apart(store, 0.0, 0) == (store, None)
     rows = [tuple(held_apart(store, 0.2, seed)[1].rows) for seed in (0, 0, 1)]
     assert rows[0] == rows[1] != rows[2] and len(rows[0]) == 140 < MOST_HELD
+
+
+def test_short_runs_are_looked_at_with_fewer_images(tmp_path) -> None:
+    assert [sample(planned) for planned in (1, 150 * 600, 10**9)] == [256, 600, 1024]
+    run = nearfar.pretrain(numbered(1200), out=tmp_path, held_out=0.5, **TINY)
+    assert {line["images"] for line in run.health()} == {256}
 
 
 def test_a_run_writes_its_health_and_learns_as_without(tmp_path) -> None:
