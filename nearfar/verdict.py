@@ -6,6 +6,7 @@ makes such runs anew and counts how often they are judged rightly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ STILL = 0.05  # share by which features must have moved from those of the untrai
 ALIKE = 0.3  # spread, as a share of the untrained network's, below which images are all the same
 ALIKE_Z = 0.05  # spread of z, or deviation, at which the head's outputs are
 ONE_WAY = 1.35  # NESum below which one direction holds nearly all
-LEARNT = 0.02  # share of partners found beyond the untrained network's that tells learning from chance
+LEARNT = 0.02  # share of partners found beyond the untrained network's that tells learning from chance,
+ERRORS = 2.0  # and standard errors of that difference, which count where few images are looked at
 EASY = 0.9  # share of partners that an untrained network finds where views are too much alike
 HARD = 0.02  # share of partners found under the run's own views that is as few as by chance
 GAP = 0.1  # more partners found among images trained on than among others: learnt by heart
@@ -162,4 +164,7 @@ def _course(lines: Sequence[Mapping[str, Any]]) -> Verdict:
 
 def _learnt(start: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Tell whether views of an image lie nearer than in the untrained network, under everyone's views."""
-    return bool(now["contrastive_accuracy"] > start["contrastive_accuracy"] + LEARNT)
+    before, after = start["contrastive_accuracy"], now["contrastive_accuracy"]
+    share, views = (before + after) / 2, 2 * now["images"]
+    error = math.sqrt(2 * share * (1 - share) / views)
+    return bool(after > before + max(LEARNT, ERRORS * error))

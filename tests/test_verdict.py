@@ -14,7 +14,7 @@ from nearfar.errors import NearfarError
 from nearfar.verdict import judge
 
 START = {
-    "step": 0, "steps": 100, "dim": 512, "rankme": 8.0, "nesum": 1.2, "spread": 0.08,
+    "step": 0, "steps": 100, "images": 1024, "dim": 512, "rankme": 8.0, "nesum": 1.2, "spread": 0.08,
     "contrastive_accuracy": 0.03, "partner_held": 0.04, "partner_trained": 0.04,
 }  # fmt: skip
 
@@ -58,6 +58,11 @@ def test_each_course_has_its_verdict(lines: list[dict[str, Any]], name: str) -> 
 def test_views_that_an_untrained_network_tells_apart_are_too_easy() -> None:
     found = judge([{**START, "partner_held": 0.99}, *course(0.1, 0.2)[1:]])
     assert found is not None and found.name == "views too easy"
+
+
+def test_few_images_have_to_show_more_than_chance_does() -> None:
+    many, few = ([{**line, "images": images} for line in course(0.03, 0.055)] for images in (1024, 256))
+    assert [found and found.name for found in map(judge, (many, few))] == ["still improving", "not learning"]
 
 
 def test_nothing_is_said_too_early_nor_without_the_untrained_network() -> None:
