@@ -88,7 +88,8 @@ def _narrow(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
 
 
 def _still(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
-    if any(abs(now[name] - start[name]) > STILL * abs(start[name]) for name in ("rankme", "spread")):
+    moved = any(abs(now[name] - start[name]) > STILL * abs(start[name]) for name in ("rankme", "spread"))
+    if moved or _learnt(start, now):  # these two may come back to where they were
         return None
     return Verdict(
         "not learning", "features are still those of the untrained network", "raise --rate, or train longer"

@@ -42,6 +42,7 @@ def course(*found: float, **last: float) -> list[dict[str, Any]]:
         (course(0.10, 0.03, nesum=1.1), "dimensional collapse"),
         (course(0.10, 0.40, nesum=1.1), "still improving"),
         (course(0.03, 0.03, rankme=8.1, spread=0.081), "not learning"),
+        (course(0.10, 0.40, rankme=8.1, nesum=3.0, spread=0.081), "still improving"),
         (course(0.03, 0.03), "not learning"),
         (course(0.03, 0.03, partner_held=0.002), "views too hard"),
         (course(0.10, 0.40, partner_trained=0.9), "over-fitting"),
