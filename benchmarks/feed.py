@@ -203,7 +203,7 @@ def start(folder: Path, count: int, wanted: Wanted) -> tuple[list[Row], list[Bar
     listed = pictures.many(folder, count)
     case = f"{count:,} paths, command to first step"
     rows: list[Row] = []
-    nearfar = [sys.executable, "-m", "nearfar", "pretrain", str(listed), "--no-pack", "--steps", "1"]
+    nearfar = [sys.executable, "-m", "nearfar", "pretrain", str(listed), "--no-pack", "--epochs", "1"]
     nearfar += ["--batch", "32", "--overwrite", "--recipe", "cpu", "--out", str(folder / "run")]
     code = (
         "import sys, torch; from lightly.data import LightlyDataset;"

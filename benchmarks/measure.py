@@ -22,6 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import child
+
 ROOT = Path(__file__).resolve().parent.parent
 # Peers that ask the network whether they are new, or report that they ran, are told not to.
 SILENT = {
@@ -160,17 +162,21 @@ def fresh(subject: str, *, threads: int | None = None, timeout: float = 600.0, *
     Raises:
         Failed: it did not come to its end.
     """
-    command = [sys.executable, "-m", "benchmarks.child", subject, json.dumps(arguments)]
+    process, heard = child.start(subject, arguments, threads, environment(threads))
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment(threads), capture_output=True, text=True, timeout=timeout
-        )
-    except subprocess.TimeoutExpired:
-        raise Failed(f"took more than {timeout:g} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-        raise Failed(lines[-1][:160])
-    return json.loads(done.stdout.strip().splitlines()[-1])
+        if not heard.poll(timeout):
+            raise Failed(f"took more than {timeout:g} s")
+        good, found = heard.recv()
+    except EOFError:
+        process.join()
+        raise Failed(f"ended with {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+        heard.close()
+    if not good:
+        raise Failed(found[:160])
+    return found
 
 
 # A process starts with its parent's peak memory as its own, so a small one stands between.

@@ -70,6 +70,8 @@ def test_a_fresh_process_gives_back_what_its_child_returns() -> None:
     assert found == pytest.approx({**found, "value": loss.child("nearfar", 48)["value"]})
     with pytest.raises(measure.Failed, match="KeyError"):
         measure.fresh("loss", threads=1, who="nobody", n=8)
+    with pytest.raises(measure.Failed, match=r"took more than 0\.01 s"):
+        measure.fresh("loss", threads=1, timeout=0.01, who="nearfar", n=4096)
 
 
 def test_cpu_seconds_of_a_command() -> None:
