@@ -248,6 +248,8 @@ def test_what_holds_no_labels_takes_none(
     for column in ("depth", "digest"):
         assert cli.main(["explore", there.store.address, "--column", column]) == 2
         assert f"the column {column} is no column of labels" in capsys.readouterr().err
+    assert cli.main(["explore", there.store.address, "--column", "my kind"]) == 2
+    assert "cannot be named 'my kind'" in capsys.readouterr().err
 
 
 def test_labels_are_saved_and_other_hands_told(tmp_path: Path, there: explored.Explored) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..errors import NearfarError
 from ..vectorstore import VectorStore
 from ..vectorstore.base import FIXED, Value
+from ..vectorstore.rows import check_column
 
 Rows = npt.NDArray[np.int32]
 CLASSES = 500  # different texts of a column that are told apart
@@ -114,11 +115,15 @@ class Numbered:
             column: its name; it may be missing.
 
         Raises:
-            NearfarError: it holds something else.
+            NearfarError: it holds something else, or no column can have that name.
         """
-        kind = self.store.columns.get(column, "text")
-        if (column in FIXED and column != "label") or kind != "text":
-            raise NearfarError(f"the column {column} is no column of labels; name another.")
+        kind = self.store.columns.get(column)
+        if (column in FIXED and column != "label") or kind not in (None, "text"):
+            raise NearfarError(
+                f"the column {column} is no column of labels; name one of texts, or a new one."
+            )
+        if kind is None:
+            check_column(column, self.store.columns)
 
     def label(
         self, column: str, ids: Sequence[str], before: Sequence[Value], after: Sequence[Value], version: int
