@@ -1,7 +1,8 @@
 """What it costs to begin: seconds of CPU, user and system, of a command that does nothing but start.
 
-Each command runs in turns with the others, after one turn that fills the disk cache. Telemetry of peers
-is switched off.
+Each command runs in turns with the others, after one turn that fills the disk cache; what takes more than
+some seconds then is measured by that turn alone, unless `--thorough` is asked for. Telemetry of peers is
+switched off.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .scoreboard import Wanted
 from .table import Bar, Row, Section
 
 MOST = 0.3
+LONG = 5.0  # seconds of CPU from which a command is not run again
 
 
 def commands() -> dict[str, tuple[str, list[str]]]:
@@ -41,19 +43,26 @@ def cpu(command: list[str]) -> Callable[[], float]:
 def run(wanted: Wanted) -> Section:
     """Measure every command in turns."""
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
-    works, known = {}, commands()
+    works, known, found = {}, commands(), {}
     for who, (case, command) in known.items():
         try:
-            measure.finished(command)
-            works[who] = cpu(command)
+            first = measure.finished(command)[0]
+            if first < LONG or wanted.thorough:
+                works[who] = cpu(command)
+            else:
+                found[who] = [first]
         except measure.Failed as failed:
             section.rows.append(Row(case, who, None, "CPU s", note=str(failed)))
-    found = measure.alternate(works, wanted.rounds, warm=0)
-    for who, values in found.items():
+    found |= measure.alternate(works, wanted.rounds, warm=0)
+    for who in (who for who in known if who in found):
+        values = found[who]
         case = known[who][0]
         mine = next((found[name] for name in found if "nearfar" in name and known[name][0] == case), None)
         own = "nearfar" in who or who == "pass"
-        gain = measure.gain(mine, values, more_is_better=False) if mine and not own else None
+        gain = None
+        if mine and not own:
+            turns = min(len(mine), len(values))
+            gain = measure.gain(mine[:turns], values[:turns], more_is_better=False)
         note = "Python alone" if who == "pass" else ""
         section.rows.append(Row(case, who, Spread.of(values), "CPU s", gain, note))
         if who == "nearfar --help":

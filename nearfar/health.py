@@ -117,12 +117,14 @@ def partner_found(
     seed: int = 0,
     device: str | torch.device = "cpu",
     sample: int = SAMPLE,
+    turns: int = 1,
 ) -> float:
     """Tell how often the nearest of all views is the other view of the same image.
 
     Args:
         encoder, preprocess, store, seed, device, sample: as in `health`.
         settings: how the first and the second view are made.
+        turns: how often it is done, with other views of the same images each time.
 
     Returns:
         Share of the views, 0 to 1; high for an encoder that knows the images, or for views that are alike.
@@ -130,11 +132,18 @@ def partner_found(
     where = torch.device(device)
     model = copy.deepcopy(encoder.net).to(where).eval()
     rows = np.sort(rng.permutation(rng.fold(seed, "partner"), len(store))[:sample])
-    x, y = (
-        _view(model, Part(store, rows), preprocess.size, made, rng.fold(seed, "partner view", number), where)
-        for number, made in enumerate(settings)
-    )
-    return float(contrastive_accuracy(unit(x), unit(y)))
+    part = Part(store, rows)
+
+    def found(turn: int) -> float:
+        x, y = (
+            _view(
+                model, part, preprocess.size, made, rng.fold(seed, "partner view", 2 * turn + number), where
+            )
+            for number, made in enumerate(settings)
+        )
+        return float(contrastive_accuracy(unit(x), unit(y)))
+
+    return sum(map(found, range(turns))) / turns
 
 
 def settled(

@@ -18,11 +18,12 @@ STILL = 0.05  # share by which features must have moved from those of the untrai
 ALIKE = 0.3  # spread, as a share of the untrained network's, below which images are all the same
 ALIKE_Z = 0.05  # spread of z, or deviation, at which the head's outputs are
 ONE_WAY = 1.35  # NESum below which one direction holds nearly all
-LEARNT = 0.02  # share of partners found beyond the untrained network's that tells learning from chance,
-ERRORS = 2.0  # and standard errors of that difference, which count where few images are looked at
+LEARNT = 0.02  # share of partners found beyond the untrained network's that tells learning from chance
+ERRORS = 2.0  # standard errors that a difference must have besides: they count where few images are looked at
 EASY = 0.9  # share of partners that an untrained network finds where views are too much alike
-HARD = 0.02  # share of partners found under the run's own views that is as few as by chance
-GAP = 0.1  # more partners found among images trained on than among others: learnt by heart
+HARD = 0.02  # share of partners found under the run's own views that is as few as by chance, at least
+GAP = 0.1  # more partners found among images trained on than among others: learnt by heart,
+TWICE = 2.0  # which nothing is that was seen less than twice
 LATE, GAIN = 0.6, 0.1  # a run still improves if this last part of it brought such a share of all it gained
 
 
@@ -107,7 +108,9 @@ def _easy(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
 
 
 def _hard(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
-    if now.get("partner_held", 1.0) > HARD or _learnt(start, now):
+    chance = now.get("partner_chance", 0.0)
+    few = max(HARD, chance + ERRORS * math.sqrt(chance / now.get("partners", 1)))
+    if now.get("partner_held", 1.0) > few or _learnt(start, now):
         return None
     return Verdict(
         "views too hard",
@@ -117,13 +120,13 @@ def _hard(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
 
 
 def _by_heart(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
-    gap = now.get("partner_trained", 0.0) - now.get("partner_held", 0.0)
-    if gap < GAP:
+    trained, held = now.get("partner_trained", 0.0), now.get("partner_held", 0.0)
+    chance = _error(trained, held, now.get("partners", now["images"]))
+    if now.get("epoch", TWICE) < TWICE or trained - held < max(GAP, ERRORS * chance):
         return None
     return Verdict(
         "over-fitting",
-        f"it finds {now['partner_trained']:.0%} of the partners among images trained on, and "
-        f"{now['partner_held']:.0%} among others",
+        f"it finds {trained:.0%} of the partners among images trained on, and {held:.0%} among others",
         "add images, train for fewer --epochs, or make views differ more",
     )
 
@@ -166,6 +169,10 @@ def _course(lines: Sequence[Mapping[str, Any]]) -> Verdict:
 def _learnt(start: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Tell whether views of an image lie nearer than in the untrained network, under everyone's views."""
     before, after = start["contrastive_accuracy"], now["contrastive_accuracy"]
-    share, views = (before + after) / 2, 2 * now["images"]
-    error = math.sqrt(2 * share * (1 - share) / views)
-    return bool(after > before + max(LEARNT, ERRORS * error))
+    return bool(after > before + max(LEARNT, ERRORS * _error(before, after, 2 * now["images"])))
+
+
+def _error(one: float, other: float, views: int) -> float:
+    """Compute the standard error of the difference of two shares, each of so many views."""
+    share = (one + other) / 2
+    return math.sqrt(2 * share * (1 - share) / views)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +15,10 @@ from .job import Job
 from .settings import Views
 from .verdict import COLLAPSED, Verdict, judge
 
-SHARE = 0.02  # of the time of training that looking may take; however short, a run is looked at three times
-SAMPLE = range(256, 1025)  # images looked at
-COST = 150  # images trained on for each image looked at, so that three looks take their share
+SHARE = 0.02  # of the time of training that looking may take
+EARLY = 0.025  # share that a look at a quarter, besides the first and the last, may bring it to
+SAMPLE = range(96, 1025)  # images looked at
+COST = 200  # images trained on for each image looked at, so that three looks take their share
 GROUPS, PAIRS = 8, 2  # one image of so many is LiDAR's; and has its partner looked for under the run's views
 
 
@@ -79,8 +81,13 @@ class Watch:
         done = max(1, step.number - self.job.started)
         pace = max(time.monotonic() - self.began - self.spent, 1e-9) / done
         due = self.job.started + (self.spent + 2 * self.lines[-1]["seconds"]) / (SHARE * pace)
-        # The first is due at a quarter at the latest: a collapse should be seen early.
-        return min(due, step.plan.steps / 4) if len(self.lines) == 1 else due
+        if len(self.lines) > 1:
+            return due
+        # A collapse should be seen early: by a quarter, if the run is long enough for one look more.
+        whole = pace * (step.plan.steps - self.job.started)
+        early = self.spent + 2 * self.lines[-1]["seconds"] <= EARLY * whole
+        early = early or self.job.wanted.training.stop_on_collapse
+        return min(due, step.plan.steps / 4) if early else due
 
     def stops(self) -> bool:
         """Tell, alike on every process, whether the run has collapsed and was asked to stop then."""
@@ -98,17 +105,28 @@ class Watch:
             f = settled(f, preprocess, job.store, first, seed=seed, device=job.device, sample=some)
         groups = some // GROUPS
         found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=some, groups=groups)
-        figures = {**found.to_json(), "held_out": self.held is not None}
+        epoch = step * job.wanted.training.batch / len(job.store)
+        figures = {"epoch": round(epoch, 4), **found.to_json(), "held_out": self.held is not None}
         for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells
             if step and name in (measures := job.module.measures()):
                 figures[f"{name}_of_z"] = float(measures[name])
         if self.held is not None:
-            # As many of both: among more, a partner is harder to find.
+            # As many of both: among more, a partner is harder to find. Of few images, more views.
             pairs = min(some // PAIRS, len(self.held), len(job.store))
+            turns = math.ceil((some // PAIRS) / pairs)
             for name, part in (("partner_held", self.held), ("partner_trained", job.store)):
                 figures[name] = partner_found(
-                    f, preprocess, part, (first, second), seed=seed, device=job.device, sample=pairs
+                    f,
+                    preprocess,
+                    part,
+                    (first, second),
+                    seed=seed,
+                    device=job.device,
+                    sample=pairs,
+                    turns=turns,
                 )
+            figures["partners"] = 2 * pairs * turns  # views whose partner was looked for,
+            figures["partner_chance"] = 1 / (2 * pairs - 1)  # among so many others
         return figures
 
     def close(self) -> None:

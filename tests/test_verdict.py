@@ -66,6 +66,24 @@ def test_few_images_have_to_show_more_than_chance_does() -> None:
     assert [found and found.name for found in map(judge, (many, few))] == ["still improving", "not learning"]
 
 
+def test_few_views_are_hard_where_no_more_are_found_than_by_chance() -> None:
+    seen = {"partners": 96, "partner_chance": 1 / 95}
+    names = []
+    for held in (0.031, 0.032):
+        found = judge(course(0.03, 0.03, partner_held=held, **seen))
+        names.append(found and found.name)
+    assert names == ["views too hard", "not learning"]
+
+
+def test_by_heart_takes_two_passes_and_more_than_chance() -> None:
+    known = {"partner_held": 0.40, "partner_trained": 0.52}
+    names = []
+    for epoch, partners in ((2.0, 400), (1.9, 400), (2.0, 100)):
+        found = judge(course(0.10, 0.40, **known, epoch=epoch, partners=partners))
+        names.append(found and found.name)
+    assert names == ["over-fitting", "still improving", "still improving"]
+
+
 def test_nothing_is_said_too_early_nor_without_the_untrained_network() -> None:
     assert judge([]) is None and judge([START]) is None
     assert judge([START, {**course(0.4)[-1], "step": 5}]) is None

@@ -63,9 +63,10 @@ def test_how_many_are_held_apart() -> None:
 
 
 def test_short_runs_are_looked_at_with_fewer_images(tmp_path) -> None:
-    assert [sample(planned) for planned in (1, 150 * 600, 10**9)] == [256, 600, 1024]
+    assert [sample(planned) for planned in (1, 200 * 600, 10**9)] == [96, 600, 1024]
     run = nearfar.pretrain(numbered(1200), out=tmp_path, held_out=0.5, **TINY)
-    assert {line["images"] for line in run.health()} == {256}
+    assert {line["images"] for line in run.health()} == {96}
+    assert [round(line["epoch"], 2) for line in run.health()][:: len(run.health()) - 1] == [0, 6 * 32 / 600]
 
 
 def test_a_run_writes_its_health_and_learns_as_without(tmp_path) -> None:
@@ -82,7 +83,11 @@ def test_a_run_writes_its_health_and_learns_as_without(tmp_path) -> None:
     lines = run.health()
     assert [line["step"] for line in lines][-1] == 6 and all(line["held_out"] for line in lines)
     assert lines[0]["step"] == 0 and all(0 <= line["partner_trained"] <= 1 for line in lines)
-    assert lines[-1]["images"] == 70 and 1 <= lines[-1]["rankme"] <= lines[-1]["dim"]
+    assert (
+        lines[-1]["images"] == 70
+        and lines[-1]["partners"] == 2 * 48
+        and 1 <= lines[-1]["rankme"] <= lines[-1]["dim"]
+    )
     assert (tmp_path / "run" / "health.jsonl").read_text().count("\n") == len(lines)
     again = nearfar.pretrain(images, out=tmp_path / "run", held_out=0.1, looks=1000, **TINY)
     assert again.health() == lines
@@ -105,6 +110,10 @@ def test_partners_are_found_where_views_are_alike_and_by_chance_where_images_are
     assert found == 1.0
     copies = np.repeat(noise[:1], 60, 0)  # every view is every other's equal
     assert partner_found(encoder, preprocess, kept(copies), (same, same)) < 0.2
+    turns = [partner_found(encoder, preprocess, kept(noise), (Views(), Views()), turns=n) for n in (1, 2, 3)]
+    once = [turns[0], 2 * turns[1] - turns[0], 3 * turns[2] - 2 * turns[1]]  # other views at every turn
+    assert all(0 <= found <= 1 and abs(120 * found - round(120 * found)) < 1e-4 for found in once)
+    assert len({round(found, 6) for found in once}) > 1
     apart = Views(crop_min=0.01, crop_max=0.02)
     assert partner_found(encoder, preprocess, kept(noise), (same, apart)) < 0.5
 
