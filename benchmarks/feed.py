@@ -34,7 +34,7 @@ PATHS = 1_000_000
 FIRST_STEP = """
 import subprocess, sys
 with subprocess.Popen(sys.argv[1:], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-    done = any("step 1 of" in line for line in process.stderr)
+    done = any("first step is done" in line for line in process.stderr)
     process.kill()
 sys.exit(not done)
 """
@@ -190,7 +190,7 @@ def child(folder: str, kind: str, size: int, batch: int) -> float:
         try:
             for number, _ in enumerate(opened):
                 time.sleep(0.2)  # a step: the feed fills up meanwhile
-                if number == 10:
+                if number == 7:
                     break
         finally:
             opened.close()
@@ -252,7 +252,7 @@ def run(wanted: Wanted) -> Section:
     plans = [("32 px", "cifar-short", 32, 4096, 1, 32), ("224 px", "imagenet", 256, 48, 8, 16)]
     if wanted.quick:
         plans = [("32 px", "cifar-short", 32, 48, 1, 4), ("224 px", "imagenet", 256, 4, 1, 2)]
-    warm, timed = (1, 1) if wanted.quick else (2, 5)
+    warm, timed = (1, 1) if wanted.quick else (2, 5) if wanted.thorough else (1, 3)
     with tempfile.TemporaryDirectory() as name:
         for case, recipe, side, count, copies, batch in plans:
             high, wide = (32, 32) if side == 32 else (375, 500)

@@ -8,6 +8,7 @@ Contenders take turns within each round. N counts pairs: 2N rows.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ WIDTH, TAU = 128, 0.1
 SIZES = (1024, 2048, 4096, 8192, 16384)
 BEYOND = (32768, 65536)
 MOST_BYTES, MOST_SECONDS = 12e9, 60.0
+PATIENCE = 30.0  # seconds at most, where nobody asked for thoroughness
 PLOT = Path(__file__).parent / "loss-memory.png"
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -127,7 +129,7 @@ def child(who: str, n: int) -> dict[str, float]:
     return found
 
 
-def foreseen(who: str, n: int, last: tuple[int, dict[str, float]] | None) -> str:
+def foreseen(who: str, n: int, last: tuple[int, dict[str, float]] | None, limit: float = MOST_SECONDS) -> str:
     """Say why a size is left out, judging by the last one; an empty word if it is not."""
     if last is None:
         return ""
@@ -137,7 +139,7 @@ def foreseen(who: str, n: int, last: tuple[int, dict[str, float]] | None) -> str
     taking = found["seconds"] * (n / smaller) ** seconds
     if needed > MOST_BYTES:
         return f"left out: would take about {needed / 1e9:,.0f} GB"
-    return f"left out: would take about {taking:,.0f} s" if taking > MOST_SECONDS else ""
+    return f"left out: would take about {taking:,.0f} s" if taking > limit else ""
 
 
 def rounds(n: int, wanted: Wanted) -> int:
@@ -148,7 +150,8 @@ def rounds(n: int, wanted: Wanted) -> int:
 def at(n: int, wanted: Wanted, last: dict[str, tuple[int, dict[str, float]]]) -> list[Row]:
     """Measure every contender at one size, in turns; `last` keeps what each cost."""
     found: dict[str, list[dict[str, float]]] = {}
-    dropped = {who: why for who in CONTENDERS if (why := foreseen(who, n, last.get(who)))}
+    limit = MOST_SECONDS if wanted.thorough else PATIENCE
+    dropped = {who: why for who in CONTENDERS if (why := foreseen(who, n, last.get(who), limit))}
     for _ in range(rounds(n, wanted)):
         for who in CONTENDERS:
             if who in dropped:
@@ -206,6 +209,12 @@ def memories(rows: list[Row]) -> dict[str, dict[int, float]]:
     return found
 
 
+def power(held: dict[int, float]) -> float:
+    """Fit the power of N with which memory grows, by least squares of the logarithms."""
+    x, y = ([math.log(value) for value in values] for values in (held, held.values()))
+    return statistics.linear_regression(x, y).slope
+
+
 def run(wanted: Wanted) -> Section:
     """Measure every size, then ours far beyond."""
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
@@ -230,12 +239,11 @@ def run(wanted: Wanted) -> Section:
                     Bar(f"N = 8,192, one core: {what} at most {most:g} {unit}", met,
                         f"{row.figure.middle:.3g} {unit} (middle)")
                 )  # fmt: skip
-    mine = memory.get("nearfar", {})
-    if not wanted.quick and 4096 in mine:
-        largest = max(mine)
-        power = math.log(mine[largest] / mine[4096]) / math.log(largest / 4096)
-        told = f"from N = 4,096 to {largest:,} it grows as N^{power:.2f}"
-        section.bars.append(Bar("memory linear in N", power <= 1.05, told))
+    mine = {n: held for n, held in memory.get("nearfar", {}).items() if n >= SIZES[0]}
+    if len(mine) > 2:
+        growth = power(mine)
+        told = f"from N = {min(mine):,} to {max(mine):,} it grows as N^{growth:.2f}"
+        section.bars.append(Bar("memory linear in N", growth <= 1.05, told))
     if not wanted.quick:
         try:
             plot(memory)

@@ -73,6 +73,9 @@ class Recorder:
         Raises:
             NearfarError: the loss is no longer a number.
         """
+        if step.number == self.started + 1 and self.writes and progress.shown():
+            float(step.loss)  # waits for the device
+            progress.say(f"The first step is done, after {time.monotonic() - self.began:.1f} s.")
         if step.number % self.every and not step.last:
             return
         figures = self._figures(step)  # on every process: some figures are sums over all of them

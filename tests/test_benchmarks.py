@@ -195,6 +195,11 @@ def test_losses_are_one_loss(who: str) -> None:
     )
 
 
+def test_the_power_of_growth() -> None:
+    assert loss.power({1024: 3.0, 2048: 6.0, 8192: 24.0}) == pytest.approx(1)
+    assert loss.power({1024: 3.0, 2048: 12.0, 4096: 48.0}) == pytest.approx(2)
+
+
 def test_what_would_not_fit_is_foreseen() -> None:
     small = {"memory": 1000.0, "seconds": 1.0}
     assert loss.foreseen("lightly", 8192, None) == ""
