@@ -1,6 +1,6 @@
-"""Fresh processes for `measure.fresh`, each a copy of one that has loaded torch and done nothing else.
+"""Fresh processes for `measure.fresh`, each a copy of one that has loaded torch and peers and no more.
 
-Loading torch takes seconds, so it is not done for every figure. What a copy shares with its original counts
+Loading them takes seconds, so it is not done for every figure. What a copy shares with its original counts
 as held before, so that memory above it means the same as in a process of its own.
 """
 
@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
+
+LOADED = ["torch", "torch.utils.checkpoint", "lightly.loss", "pytorch_metric_learning.losses"]
 
 
 def start(
@@ -34,7 +36,7 @@ def start(
     way = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(way)
     if way == "forkserver":
-        context.set_forkserver_preload(["torch"])
+        context.set_forkserver_preload(LOADED)  # what is not installed is left out
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
         target=work, args=(sender, subject, dict(arguments), threads, dict(environment))

@@ -247,7 +247,6 @@ def run(wanted: Wanted) -> Section:
     torch.set_num_threads(measure.cores())
     kernels.ready()
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
-    rounds = 2 if wanted.thorough else 1
     # Case, recipe, side, images, copies of each, batch.
     plans = [("32 px", "cifar-short", 32, 4096, 1, 32), ("224 px", "imagenet", 256, 48, 8, 16)]
     if wanted.quick:
@@ -260,9 +259,10 @@ def run(wanted: Wanted) -> Section:
                 Path(name) / case / "files", pictures.photographs(count, high, wide), copies
             )
             encoder = "resnet8" if wanted.quick else "resnet18"
-            rows, bars = share(
-                case, folder, step.job(recipe, side, batch=batch, encoder=encoder), warm, timed, rounds
-            )
+            # Large images take long; small ones are at the mercy of a moment.
+            rounds = 1 if wanted.quick or (side > 32 and not wanted.thorough) else 2
+            job = step.job(recipe, side, batch=batch, encoder=encoder)
+            rows, bars = share(case, folder, job, warm, timed, rounds)
             section.rows += rows
             section.bars += bars
             size, several = (32, 256) if side == 32 else (224, 64)

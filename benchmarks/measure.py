@@ -147,9 +147,13 @@ def peak_above(work: Callable[[], object]) -> float:
 
 
 def environment(threads: int | None) -> dict[str, str]:
-    """Give the variables of a fresh process: so many threads for every library, no word to the network."""
+    """Give the variables of a fresh process: so many threads for every library, no word to the network.
+
+    Compiled modules are kept, as they are where nobody forbids it: else each start compiles them anew.
+    """
     limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    kept = {name: value for name, value in os.environ.items() if name not in limits}
+    left = (*limits, "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if name not in left}
     return kept | SILENT | (dict.fromkeys(limits, str(threads)) if threads else {})
 
 

@@ -174,7 +174,6 @@ def _steps(
         **job.how,
     )
     with signals() as caught, _compiler(job.wanted.training.compile):
-        watch.start()
         for step in steps:
             if step.plan is not job.plan:
                 job.plan = step.plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from .data.store import Part
 from .engine import Step
 from .health import health, partner_found, settled
 from .job import Job
+from .nets import Encoder
 from .settings import Views
 from .verdict import COLLAPSED, Verdict, judge
 
@@ -41,14 +43,12 @@ class Watch:
         self.log = checkpoint.Log(job.folder / "health.jsonl", job.started) if self.looks else None
         self.lines = checkpoint.read_log(job.folder / "health.jsonl") if self.looks else []
         self.verdict: Verdict | None = None
+        self.untrained: Encoder | None = None  # against what it shows, the rest is held
+        if self.log is not None and not job.started:
+            self.untrained = copy.deepcopy(job.module.f)
 
     def _stride(self, steps: int) -> float:
         return steps / self.looks if self.looks else float("inf")
-
-    def start(self) -> None:
-        """Look before the first step: what the untrained network shows, the rest is held against."""
-        if self.log is not None and not self.lines:
-            self._add(0)
 
     def note(self, step: Step) -> Mapping[str, Any] | None:
         """Look, if it is time, or the end.
@@ -59,12 +59,15 @@ class Watch:
         Returns:
             The line that was written, if it was time.
         """
+        if self.untrained is not None:  # looked at once the first step has shown that training works here
+            self._add(0, self.untrained)
+            self.untrained = None
         if self.log is None or not (step.last or step.number >= self.next):
             return None
         if not step.last and (due := self._due(step)) > step.number:
             self.next = due
             return None
-        self._add(step.number)
+        self._add(step.number, self.job.module.f)
         self.next = step.number + self._stride(step.plan.steps)
         before, self.verdict = self.verdict, judge(self.lines)
         if step.last:
@@ -80,12 +83,13 @@ class Watch:
         """Tell the step from which one look more, and the last, keep to their share of the time."""
         done = max(1, step.number - self.job.started)
         pace = max(time.monotonic() - self.began - self.spent, 1e-9) / done
-        due = self.job.started + (self.spent + 2 * self.lines[-1]["seconds"]) / (SHARE * pace)
+        two = 2 * self.lines[-1]["seconds"] if self.lines else 0.0
+        due = self.job.started + (self.spent + two) / (SHARE * pace)
         if len(self.lines) > 1:
             return due
         # A collapse should be seen early: by a quarter, if the run is long enough for one look more.
         whole = pace * (step.plan.steps - self.job.started)
-        early = self.spent + 2 * self.lines[-1]["seconds"] <= EARLY * whole
+        early = self.spent + two <= EARLY * whole
         early = early or self.job.wanted.training.stop_on_collapse
         return min(due, step.plan.steps / 4) if early else due
 
@@ -95,12 +99,11 @@ class Watch:
             return False
         return bool(parallel.same(int(self.verdict is not None and self.verdict.name in COLLAPSED)))
 
-    def look(self, step: int) -> dict[str, Any]:
-        """Measure the encoder as it is after a step; nothing of it changes."""
+    def look(self, step: int, f: Encoder) -> dict[str, Any]:
+        """Measure the encoder as it was after a step; nothing of it changes."""
         job, some, own = self.job, self.sample, self.job.module.views(self.job.wanted.views)[:2]
         first, second = (made if isinstance(made, Views) else made.recipe for made in own)
         preprocess, seed = job.wanted.preprocess, job.wanted.training.seed
-        f = job.module.f
         if step == 0:
             f = settled(f, preprocess, job.store, first, seed=seed, device=job.device, sample=some)
         groups = some // GROUPS
@@ -134,12 +137,12 @@ class Watch:
         if self.log is not None:
             self.log.close()
 
-    def _add(self, step: int) -> float:
+    def _add(self, step: int, f: Encoder) -> float:
         """Look, and write what is seen; give the seconds it took."""
         assert self.log is not None
         began = time.monotonic()
         with parallel.alone():
-            figures = self.look(step)
+            figures = self.look(step, f)
         seconds = time.monotonic() - began
         self.spent += seconds
         steps = self.job.plan.steps

@@ -14,7 +14,9 @@ from nearfar.batches import Feed
 from nearfar.data import pack
 from nearfar.data.sources import open_source
 from nearfar.data.store import LEAST_HELD, MOST_HELD, held_apart
+from nearfar.engine import Step
 from nearfar.health import partner_found, settled
+from nearfar.recorder import Recorder
 from nearfar.settings import Views
 from nearfar.views import Preprocess
 from nearfar.watch import sample
@@ -91,6 +93,22 @@ def test_a_run_writes_its_health_and_learns_as_without(tmp_path) -> None:
     assert (tmp_path / "run" / "health.jsonl").read_text().count("\n") == len(lines)
     again = nearfar.pretrain(images, out=tmp_path / "run", held_out=0.1, looks=1000, **TINY)
     assert again.health() == lines
+
+
+def test_a_run_that_was_not_looked_at_from_its_start_has_no_verdict(tmp_path, monkeypatch) -> None:
+    def stop(self: Recorder, step: Step) -> None:
+        if step.number == 4:  # step 3 is what was saved last
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "due", lambda self: True)
+        patch.setattr(Recorder, "note", stop)
+        with pytest.raises(KeyboardInterrupt):
+            nearfar.pretrain(numbered(100), out=tmp_path, looks=0, **TINY)
+    run = nearfar.pretrain(numbered(100), out=tmp_path, looks=20, **TINY)
+    steps = [line["step"] for line in run.health()]
+    assert steps[0] > 3 and steps[-1] == 6  # trained weights are never taken for untrained ones
+    assert run.verdict() is None
 
 
 def test_few_images_are_all_trained_on_and_looked_at(photos, tmp_path) -> None:
