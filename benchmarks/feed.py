@@ -259,8 +259,7 @@ def run(wanted: Wanted) -> Section:
                 Path(name) / case / "files", pictures.photographs(count, high, wide), copies
             )
             encoder = "resnet8" if wanted.quick else "resnet18"
-            # Large images take long; small ones are at the mercy of a moment.
-            rounds = 1 if wanted.quick or (side > 32 and not wanted.thorough) else 2
+            rounds = 1 if wanted.quick else 2
             job = step.job(recipe, side, batch=batch, encoder=encoder)
             rows, bars = share(case, folder, job, warm, timed, rounds)
             section.rows += rows
