@@ -18,7 +18,7 @@ from .settings import Views
 from .verdict import COLLAPSED, Verdict, judge
 
 SHARE = 0.02  # of the time of training that looking may take
-EARLY = 0.025  # share that a look at a quarter, besides the first and the last, may bring it to
+EARLY = 0.03  # share that a look at a quarter, besides the first and the last, may bring it to
 SAMPLE = range(96, 1025)  # images looked at
 COST = 200  # images trained on for each image looked at, so that three looks take their share
 GROUPS, PAIRS = 8, 2  # one image of so many is LiDAR's; and has its partner looked for under the run's views

@@ -145,6 +145,9 @@ def slow(store, queries, k, where=None):
 def test_graphs_take_over_and_find_nearly_all(small, tmp_path):
     queries = draw(50, seed=1)
     assert small.nearest(queries, 10, exact=True)[0] == slow(small, queries, 10)
+    assert not copies.note(tmp_path / "photos.nf" / "search")["starts"], (
+        "who compares all waits for no graphs"
+    )
     found = small.nearest(queries, 10)[0]
     note = copies.note(tmp_path / "photos.nf" / "search")
     assert len(note["starts"]) == 3 and note["recall"] >= 0.99

@@ -90,7 +90,7 @@ class Index:
         """Find the nearest rows; see `base.VectorStore.nearest`."""
         queries = check_queries(queries, k, self._dim)
         with self._lock:
-            state = self._current(graph=exact is False)
+            state = self._current(graph=None if exact is None else not exact)
             rows = state.live if where is None else self._rows(state, where)
             if state.copy.graphs is None and exact is None and len(rows) > EXACT:
                 state = self._current(graph=True)
@@ -116,8 +116,8 @@ class Index:
             self._allowed[where] = np.sort(state.row[at])
         return self._allowed[where]
 
-    def _current(self, graph: bool) -> State:
-        """Give the newest state; the copy is made, or made anew, if it has to be."""
+    def _current(self, graph: bool | None) -> State:
+        """Give the newest state; the copy is made anew if need be, with graphs (None: if it is large)."""
         version, state = self._store.version, self._state
         if state is None or state.version != version or (graph and state.copy.graphs is None):
             self._allowed = {}
@@ -132,17 +132,17 @@ class Index:
             self._state = state
         return state
 
-    def _rebuilt(self, graph: bool) -> State:
+    def _rebuilt(self, graph: bool | None) -> State:
         """Copy all vectors anew."""
         version, count, pieces = self._store.pieces()
-        graph = graph or count > EXACT
+        graph = count > EXACT if graph is None else graph
         copy = copies.write(self._folder, version, self._dim, count, pieces, graph)
         state = self._joined(version, copy, graph and count > 0)
         if state is None:
             raise NearfarError(f"the search index in {self._folder} cannot be made; look at its disk.")
         return state
 
-    def _joined(self, version: int, copy: copies.Copy, graph: bool) -> State | None:
+    def _joined(self, version: int, copy: copies.Copy, graph: bool | None) -> State | None:
         """Join a copy with the rows that have changed since; None where a new copy is due."""
         import pyarrow as pa
         import pyarrow.compute as pc
