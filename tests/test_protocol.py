@@ -171,6 +171,8 @@ def test_the_penalty_is_chosen_by_the_labels_drawn():
     best = next(at for at in range(5) if max(slow[at + 1 : at + 3]) <= slow[at])
     assert fits.penalty(clear, y, 2) == probe.STRENGTHS[best]
     assert fits.penalty(clear[[0, 20]], y[[0, 20]], 2) == fits.PENALTY
+    assert fits.penalty(clear[[0, 1]], y[[0, 1]], 2) == fits.PENALTY
+    assert fits.penalty(clear[[0, 1, 20]], y[[0, 1, 20]], 2) in probe.STRENGTHS  # the one of a kind is kept
 
 
 def test_labels_needed_are_read_off_the_curve():

@@ -84,15 +84,16 @@ def penalty(z: torch.Tensor, y: torch.Tensor, classes: int) -> float:
 
     Returns:
         The strength with the most right answers along `probe.path`, which ends as `probe.choose`'s does; of
-        equals, the strongest; PENALTY where every class has one row.
+        equals, the strongest; PENALTY where every class has one row, or one class all.
     """
     there = torch.bincount(y, minlength=classes)
     folds = min(FOLDS, int(there.max()))
-    if folds < 2:
+    if folds < 2 or int((there > 0).sum()) < 2:
         return PENALTY
     # Rows lie class after class, so their place within the class deals them out evenly.
     starts = there.cumsum(0) - there
     fold = (torch.arange(len(y), device=y.device) - starts[y]) % folds
+    fold[there[y] == 1] = folds  # what is alone is never held out: nothing would be left to know it by
     held = [fold == number for number in range(folds if len(y) < ALONE else 1)]
     paths = [probe.path(z[~out], y[~out], classes, as_is=True) for out in held]
     best, chosen, waited = -1, PENALTY, 0
