@@ -127,7 +127,7 @@ def _train(job: Job, held: pack.Part | None, asked: dict[str, Any], name: str, j
             timed=job.clock is not None,
         ),
     )
-    watch = Watch(job, held)
+    watch = Watch(job, held, judge is not None)
     try:
         if job.started < job.plan.steps:
             _steps(job, feed, recorder, watch, config, judge)

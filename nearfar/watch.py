@@ -27,13 +27,15 @@ GROUPS, PAIRS = 8, 2  # one image of so many is LiDAR's; and has its partner loo
 class Watch:
     """Measures health now and then, judges it, and logs it to `health.jsonl`, in the first process only."""
 
-    def __init__(self, job: Job, held: Part | None) -> None:
+    def __init__(self, job: Job, held: Part | None, judged: bool = False) -> None:
         """Open `health.jsonl` at the step from which training goes on.
 
         Args:
             job: the sitting.
             held: the images held apart; None to look at images that are trained on.
+            judged: whether someone waits for an early look, to end the run by.
         """
+        self.judged = judged or job.wanted.training.stop_on_collapse
         self.job, self.held, self.images = job, held, held if held is not None else job.store
         self.looks = job.wanted.training.looks if parallel.first() else 0
         self.next = job.started + self._stride(job.plan.steps)
@@ -89,8 +91,7 @@ class Watch:
             return due
         # A collapse should be seen early: by a quarter, if the run is long enough for one look more.
         whole = pace * (step.plan.steps - self.job.started)
-        early = self.spent + two <= EARLY * whole
-        early = early or self.job.wanted.training.stop_on_collapse
+        early = self.judged or self.spent + two <= EARLY * whole
         return min(due, step.plan.steps / 4) if early else due
 
     def stops(self) -> bool:
