@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import io
 import shutil
-import socket
+import subprocess
+import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-WIDTH, TOKEN, PIECE = 16, "measured", 20_000
+WIDTH, PIECE = 16, 20_000
 COUNT = """() => { window.frames_ = []; let last = performance.now();
 const each = (now) => { window.frames_.push(now - last); last = now; requestAnimationFrame(each); };
 requestAnimationFrame(each); }"""
@@ -68,24 +68,14 @@ def fill(folder: Path, count: int) -> Any:
 
 @contextmanager
 def served(address: str) -> Iterator[str]:
-    """Serve the page as `nearfar explore` does."""
-    import uvicorn
-
-    from nearfar.explore.findings import Findings
-    from nearfar.explore.numbered import Numbered
-    from nearfar.explore.server import application
-    from nearfar.vectorstore import open_store
-
-    rows, door = Numbered(open_store(address)), socket.socket()
-    door.bind(("127.0.0.1", 0))
-    door.listen()
-    app = application(rows, Findings(rows), TOKEN, {"localhost"}, "label")
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{door.getsockname()[1]}/?token={TOKEN}"
-    server.should_exit = True
-    thread.join(20)
+    """Run `nearfar explore`, and give the address that it prints."""
+    command = [sys.executable, "-m", "nearfar", "explore", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
 
 
 def told(view: Any, what: str) -> None:

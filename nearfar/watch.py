@@ -46,7 +46,7 @@ class Watch:
         self.lines = checkpoint.read_log(job.folder / "health.jsonl") if self.looks else []
         self.verdict: Verdict | None = None
         self.untrained: Encoder | None = None  # against what it shows, the rest is held
-        if self.log is not None and not job.started:
+        if self.log is not None and not job.started and not self.lines:
             self.untrained = copy.deepcopy(job.module.f)
 
     def _stride(self, steps: int) -> float:

@@ -111,6 +111,22 @@ def test_a_run_that_was_not_looked_at_from_its_start_has_no_verdict(tmp_path, mo
     assert run.verdict() is None
 
 
+def test_a_run_killed_before_its_first_save_looks_at_the_untrained_network_once(
+    tmp_path, monkeypatch
+) -> None:
+    def stop(self: Recorder, step: Step) -> None:
+        if step.number == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "note", stop)
+        with pytest.raises(KeyboardInterrupt):
+            nearfar.pretrain(numbered(100), out=tmp_path, **TINY)
+    run = nearfar.pretrain(numbered(100), out=tmp_path, **TINY)
+    steps = [line["step"] for line in run.health()]
+    assert steps.count(0) == 1 and steps == sorted(set(steps))
+
+
 def test_few_images_are_all_trained_on_and_looked_at(photos, tmp_path) -> None:
     run = nearfar.pretrain(photos, out=tmp_path / "run", **TINY)
     assert run.config["data"]["held_out"] == 0 and run.config["data"]["images"] == 96
