@@ -3,8 +3,9 @@
     python -m benchmarks.explore_map --images 100000
 
 A store of drawn pictures is served on loopback and opened in Chromium (`--chromium` names another). The map
-is dragged and zoomed for some seconds; a frame is what the browser paints. Where there is no GPU, Chromium
-draws WebGL on the CPU, and says so: then this is the slowest that anyone sees.
+is dragged and zoomed for some seconds; a frame is what the browser paints. Once the map rests, all points are
+drawn anew: that has a line of its own. Where there is no GPU, Chromium draws WebGL on the CPU, and says so:
+then this is the slowest that anyone sees.
 """
 
 from __future__ import annotations
@@ -78,7 +79,17 @@ def served(address: str) -> Iterator[str]:
             process.terminate()
 
 
+REST = 1500  # milliseconds until the map certainly rests
+
+
 def told(view: Any, what: str) -> None:
+    """Print the frames since the last time, then those in which the map comes to rest."""
+    line(view, what)
+    view.wait_for_timeout(REST)
+    line(view, f"{what}: coming to rest")
+
+
+def line(view: Any, what: str) -> None:
     """Print the frames since the last time."""
     frames = np.array(view.evaluate("() => window.frames_.splice(0)")[1:])
     if len(frames):
@@ -97,8 +108,8 @@ def measure(view: Any) -> None:
     for step in range(120):
         view.mouse.move(x + 150 * np.sin(step / 10), y + 100 * np.cos(step / 10))
         view.wait_for_timeout(16)
-    view.mouse.up()
     told(view, "drag")
+    view.mouse.up()
     for way, what in ((-1, "zoom in"), (1, "zoom out")):
         for _ in range(30):
             view.mouse.wheel(0, 60 * way)

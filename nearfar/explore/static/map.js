@@ -3,12 +3,17 @@
 import { ask } from "./api.js";
 import { cell, want } from "./cells.js";
 import { colouring, css } from "./colours.js";
+import { movable, moved, moving, settle, wasDragged } from "./motion.js";
+import { paintPoints } from "./points.js";
 import { byId, focused, on, state, tell, trying } from "./state.js";
 
 const stage = byId("stage"), div = byId("map"), over = byId("over"), tip = byId("tip");
 const ROOM = 66; // pixels of the cell that has a picture; half of it is the picture's
 const RINGS = 60; // images of the list that are marked
-let x, y, pictures = true, held = [], lassoed = false;
+const MARGIN = 8; // pixels
+const BLURRED = 1.5; // stretched further, what plotly drew is painted over
+const AGAIN = 100; // milliseconds from one choice of pictures to the next while the map moves
+let x, y, size, mode = "pan", pictures = true, held = [], chosen = 0, lassoed = false;
 
 /** Fetch the places and draw the map. */
 export async function start({ pick, lasso }) {
@@ -16,22 +21,23 @@ export async function start({ pick, lasso }) {
   if (!found) return;
   ({ x, y } = found);
   byId("waiting").hidden = true;
-  const size = Math.min(8, Math.max(2.5, 0.5 * Math.sqrt((stage.clientWidth * stage.clientHeight) / x.length)));
+  size = Math.min(8, Math.max(2.5, 0.5 * Math.sqrt((stage.clientWidth * stage.clientHeight) / x.length)));
   const { codes, colours } = colouring();
   // Where there is no WebGL, plotly's slower way draws the same.
   const type = document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter";
   const points = { type, mode: "markers", x, y, hoverinfo: "none", marker: { size, ...paint(codes, colours) } };
   const axis = { visible: false, showgrid: false, zeroline: false };
   await Plotly.newPlot(div, [points], {
-    margin: { l: 8, r: 8, t: 8, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    xaxis: axis, yaxis: { ...axis }, dragmode: "pan", hovermode: "closest", showlegend: false,
+    margin: { l: MARGIN, r: MARGIN, t: MARGIN, b: MARGIN }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    xaxis: axis, yaxis: { ...axis }, dragmode: false, hovermode: "closest", showlegend: false,
     newselection: { line: { color: css("--accent"), width: 2, dash: "solid" } }, selectionrevision: 0,
-  }, { displayModeBar: false, scrollZoom: true, plotGlPixelRatio: Math.min(2, devicePixelRatio), responsive: true, doubleClick: "reset" });
-  div.on("plotly_click", ({ points: [point] }) => pick(point.pointNumber));
+  }, { displayModeBar: false, plotGlPixelRatio: Math.min(2, devicePixelRatio), responsive: true, doubleClick: false });
+  movable(div, { may: () => mode === "pan", move, rest });
+  div.on("plotly_click", ({ points: [point] }) => wasDragged() || pick(point.pointNumber));
+  div.on("plotly_doubleclick", () => wasDragged(2) || fit());
   div.on("plotly_hover", ({ points: [point] }) => hover(point.pointNumber));
   div.on("plotly_unhover", () => (tip.hidden = true));
   div.on("plotly_relayout", choose);
-  div.on("plotly_relayouting", draw);
   div.on("plotly_selected", (event) => {
     const rows = event?.points?.map((point) => point.pointNumber);
     if (rows) lasso(rows);
@@ -60,10 +66,39 @@ export function recolour() {
   draw();
 }
 
+/** The lines from the places of the points to pixels of the stage: [slope, start] across, and down. */
+function lines() {
+  const { xaxis, yaxis } = div._fullLayout;
+  const line = (axis, shift) => {
+    const zero = axis.l2p(0), slope = axis.l2p(1) - zero;
+    return [moved.scale * slope, moved.scale * (axis._offset + zero) + shift];
+  };
+  return [line(xaxis, moved.across), line(yaxis, moved.down)];
+}
+
 /** Place of a row on the stage, in pixels. */
 function scales() {
-  const { xaxis, yaxis } = div._fullLayout;
-  return [(row) => xaxis._offset + xaxis.l2p(x[row]), (row) => yaxis._offset + yaxis.l2p(y[row])];
+  const [[slope, start], [steep, top]] = lines();
+  return [(row) => x[row] * slope + start, (row) => y[row] * steep + top];
+}
+
+/** What is in sight of each axis, from low to high. */
+function sight() {
+  const { xaxis, yaxis } = div._fullLayout, [across, down] = lines();
+  const seen = ({ _offset, _length }, [slope, start]) => [(_offset - start) / slope, (_offset + _length - start) / slope];
+  return [seen(xaxis, across), seen(yaxis, down).reverse()];
+}
+
+function move() {
+  tip.hidden = true;
+  if (performance.now() - chosen > AGAIN) choose();
+  else draw();
+}
+
+/** Have plotly draw what is in sight. */
+function rest() {
+  const [across, up] = sight();
+  Plotly.relayout(div, { "xaxis.range": across, "yaxis.range": up });
 }
 
 const room = () => (stage.clientWidth < 500 ? 0.75 * ROOM : ROOM);
@@ -71,10 +106,9 @@ const room = () => (stage.clientWidth < 500 ? 0.75 * ROOM : ROOM);
 /** Choose whose pictures are shown: one a cell, the cells fixed to the map so that moving changes few. */
 function choose() {
   if (!x || !div._fullLayout) return;
-  const { xaxis, yaxis } = div._fullLayout;
-  const [left, right] = xaxis.range, [bottom, top] = yaxis.range;
-  const step = ({ range: [low, high], _length }) => 2 ** Math.ceil(Math.log2((room() * (high - low)) / _length) - 0.5);
-  const wide = step(xaxis), high = step(yaxis);
+  chosen = performance.now();
+  const [[left, right], [bottom, top]] = sight();
+  const [wide, high] = lines().map(([slope]) => 2 ** Math.ceil(Math.log2(room() / Math.abs(slope)) - 0.5));
   const best = new Map();
   for (let row = 0; pictures && row < x.length; row++) {
     if (x[row] < left || x[row] > right || y[row] < bottom || y[row] > top) continue;
@@ -99,6 +133,7 @@ function draw() {
   const pen = over.getContext("2d"), [across, down] = scales(), { codes, colours } = colouring();
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, wide, high);
+  fill(pen);
   for (const row of held) {
     const picture = cell(row)?.picture;
     if (!picture?.complete || !picture.naturalWidth) continue;
@@ -135,8 +170,20 @@ function draw() {
   }
 }
 
+/** While the map moves, paint the points where plotly has drawn none yet, or only blurred ones. */
+function fill(pen) {
+  const { scale, across, down } = moved, ratio = devicePixelRatio, blurred = Math.max(scale, 1 / scale) > BLURRED;
+  div.style.visibility = blurred ? "hidden" : "";
+  if (!moving()) return;
+  const box = [MARGIN, MARGIN, stage.clientWidth - MARGIN, stage.clientHeight - MARGIN];
+  const drawn = box.map((at, side) => ratio * (scale * at + (side % 2 ? down : across)));
+  const [h, v] = lines().map((line) => line.map((part) => ratio * part));
+  paintPoints(pen, { x, y, ...colouring(), radius: (ratio * size) / 2, across: h, down: v, but: blurred ? null : drawn });
+}
+
 let hovered = -1;
 function hover(row) {
+  if (moving()) return;
   hovered = row;
   const known = cell(row);
   if (!known) return want([row]);
@@ -149,24 +196,32 @@ function hover(row) {
   tip.style.transform = `translate(${left}px, ${above < 4 ? down(row) + 16 : above}px)`;
 }
 
+/** Have plotly show something else. */
+function show(what) {
+  settle();
+  Plotly.relayout(div, what);
+}
+
 /** Say what dragging does: "pan" or "lasso". */
-export function drag(mode) {
-  Plotly.relayout(div, { dragmode: mode, selections: [] });
+export function drag(what) {
+  mode = what;
+  show({ dragmode: mode === "lasso" && mode, selections: [] });
   byId("pan").setAttribute("aria-pressed", mode === "pan");
   byId("lasso").setAttribute("aria-pressed", mode === "lasso");
 }
 
 /** Zoom about the middle, or about the image in focus while it is in sight. */
 export function zoom(factor) {
+  settle();
   const { xaxis, yaxis } = div._fullLayout, row = focused();
   const about = ([low, high], value) => {
     const fixed = value >= low && value <= high ? value : (low + high) / 2;
     return [fixed + (low - fixed) * factor, fixed + (high - fixed) * factor];
   };
-  Plotly.relayout(div, { "xaxis.range": about(xaxis.range, x[row]), "yaxis.range": about(yaxis.range, y[row]) });
+  show({ "xaxis.range": about(xaxis.range, x[row]), "yaxis.range": about(yaxis.range, y[row]) });
 }
 
-export const fit = () => Plotly.relayout(div, { "xaxis.autorange": true, "yaxis.autorange": true });
+export const fit = () => show({ "xaxis.autorange": true, "yaxis.autorange": true });
 
 /** Show pictures on the map, or points alone. */
 export function toggle() {
