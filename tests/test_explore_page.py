@@ -120,6 +120,33 @@ def focused(view: Any) -> str:
     return view.inner_text("#which")
 
 
+PLACE = """row => { const map = document.getElementById('map'), {xaxis, yaxis} = map._fullLayout,
+    box = map.getBoundingClientRect(), {x, y} = map.data[0];
+    return [box.x + xaxis._offset + xaxis.l2p(x[row]), box.y + yaxis._offset + yaxis.l2p(y[row])]; }"""
+
+SPREAD = "document.getElementById('map')._fullLayout.xaxis.range.reduce((low, high) => high - low)"
+
+
+def at_rest(view: Any) -> None:
+    """Wait until plotly has drawn what is in sight."""
+    view.wait_for_function("document.getElementById('map').firstElementChild.style.transform === ''")
+
+
+# Whenever the map is hidden or shown: which of both, and how many pixels the canvas above it holds by then.
+WATCH = """() => { window.seen_ = [];
+    const map = document.getElementById('map'), over = document.getElementById('over');
+    let last = map.style.visibility;
+    new MutationObserver(() => {
+        if (map.style.visibility === last) return;
+        const pen = new OffscreenCanvas(over.width, over.height).getContext('2d', {willReadFrequently: true});
+        pen.drawImage(over, 0, 0);
+        const {data} = pen.getImageData(0, 0, over.width, over.height);
+        let count = 0;
+        for (let at = 3; at < data.length; at += 4) count += data[at] > 0;
+        seen_.push([last = map.style.visibility, count]);
+    }).observe(map, {attributes: true}); }"""
+
+
 def label_of(there: explored.Explored, name: str) -> str | None:
     return open_store(there.store.address).rows(["label"], ids=[name])["label"][0].as_py()
 
@@ -235,17 +262,26 @@ def test_the_map(opened: Any, there: explored.Explored) -> None:
             "text => document.getElementById('legend').textContent.includes(text)", arg=text
         )
     # A click on a point finds its neighbours.
-    at = view.evaluate(
-        """() => { const map = document.getElementById('map'), {xaxis, yaxis} = map._fullLayout,
-        box = map.getBoundingClientRect(), {x, y} = map.data[0];
-        return [box.x + xaxis._offset + xaxis.l2p(x[40]), box.y + yaxis._offset + yaxis.l2p(y[40])]; }"""
-    )
+    at = view.evaluate(PLACE, 40)
     view.mouse.move(*at)
     view.wait_for_selector("#tip:not([hidden]) img[src]")
     view.mouse.click(*at)
     title(view, "most alike first")
-    # The lasso fills the list with what it holds.
+    # With the lasso in hand, a click on a point still finds its neighbours, also after the map was moved.
+    view.mouse.move(at[0] + 200, at[1])
+    view.mouse.down()
+    view.mouse.move(at[0] + 205, at[1] + 5, steps=3)
+    view.mouse.up()
+    at_rest(view)
+    view.focus("#grid")
+    view.keyboard.press("[")
+    view.wait_for_selector("#tab-similar[aria-selected=false]")
     view.keyboard.press("s")
+    at = view.evaluate(PLACE, 40)
+    view.mouse.move(*at)
+    view.mouse.click(*at)
+    view.wait_for_selector("#tab-similar[aria-selected=true]")
+    # The lasso fills the list with what it holds.
     box = view.locator("#map").bounding_box()
     corners = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.05)]
     view.mouse.move(box["x"] + 0.02 * box["width"], box["y"] + 0.02 * box["height"])
@@ -254,33 +290,6 @@ def test_the_map(opened: Any, there: explored.Explored) -> None:
         view.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
     view.mouse.up()
     title(view, "150 images, selected on the map")
-
-
-PLACE = """row => { const map = document.getElementById('map'), {xaxis, yaxis} = map._fullLayout,
-    box = map.getBoundingClientRect(), {x, y} = map.data[0];
-    return [box.x + xaxis._offset + xaxis.l2p(x[row]), box.y + yaxis._offset + yaxis.l2p(y[row])]; }"""
-
-SPREAD = "document.getElementById('map')._fullLayout.xaxis.range.reduce((low, high) => high - low)"
-
-
-def at_rest(view: Any) -> None:
-    """Wait until plotly has drawn what is in sight."""
-    view.wait_for_function("document.getElementById('map').firstElementChild.style.transform === ''")
-
-
-# Whenever the map is hidden or shown: which of both, and how many pixels the canvas above it holds by then.
-WATCH = """() => { window.seen_ = [];
-    const map = document.getElementById('map'), over = document.getElementById('over');
-    let last = map.style.visibility;
-    new MutationObserver(() => {
-        if (map.style.visibility === last) return;
-        const pen = new OffscreenCanvas(over.width, over.height).getContext('2d', {willReadFrequently: true});
-        pen.drawImage(over, 0, 0);
-        const {data} = pen.getImageData(0, 0, over.width, over.height);
-        let count = 0;
-        for (let at = 3; at < data.length; at += 4) count += data[at] > 0;
-        seen_.push([last = map.style.visibility, count]);
-    }).observe(map, {attributes: true}); }"""
 
 
 def test_the_map_follows_the_hand(opened: Any) -> None:

@@ -54,12 +54,15 @@ export function movable(div, { may, move, rest }) {
     return { middle: [(x + u) / 2, (y + v) / 2], apart: Math.hypot(x - u, y - v) };
   }
 
+  const letGo = (event) => hands.delete(event.pointerId) && !hands.size && settle();
+
   div.addEventListener("pointerdown", (event) => {
-    if (event.button || !may()) return;
     if (!hands.size) [drags, start] = [[false, drags[0]], place(event)];
+    if (event.button || !may()) return;
     if (hands.size < 2) hands.set(event.pointerId, place(event));
   });
   addEventListener("pointermove", (event) => {
+    if (!event.buttons) letGo(event); // it was let go where the page does not hear of it
     if (!hands.has(event.pointerId)) return;
     const to = place(event);
     drags[0] ||= hands.size > 1 || Math.hypot(to[0] - start[0], to[1] - start[1]) > SLIP;
@@ -69,9 +72,8 @@ export function movable(div, { may, move, rest }) {
     const after = grip();
     carry(before.middle, after.middle, before.apart && after.apart ? after.apart / before.apart : 1);
   });
-  for (const end of ["pointerup", "pointercancel"]) {
-    addEventListener(end, (event) => hands.delete(event.pointerId) && !hands.size && settle());
-  }
+  addEventListener("pointerup", letGo);
+  addEventListener("pointercancel", letGo);
   div.addEventListener("wheel", (event) => {
     event.preventDefault();
     if (event.buttons) return;
