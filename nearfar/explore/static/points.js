@@ -2,7 +2,7 @@
 
 const MOST = 200000; // points of a frame
 
-let known = {};
+let known = {}, image = null; // what a frame leaves to the next
 /** Give each colour as four bytes, as the pixels of a canvas are kept. */
 function inks(colours) {
   if (known.colours === colours) return known.bytes;
@@ -33,8 +33,9 @@ function disc(radius, width) {
  * `y * down[0] + down[1]`; `but` is a box, [left, top, right, bottom], in which none are wanted.
  */
 export function paintPoints(pen, { x, y, codes, colours, radius, across, down, but }) {
-  const { width, height } = pen.canvas, image = pen.createImageData(width, height);
-  const pixels = new Uint32Array(image.data.buffer), ink = inks(colours), around = disc(radius, width), edge = Math.ceil(radius);
+  const { width, height } = pen.canvas;
+  if (image?.width !== width || image?.height !== height) image = pen.createImageData(width, height);
+  const pixels = new Uint32Array(image.data.buffer).fill(0), ink = inks(colours), around = disc(radius, width), edge = Math.ceil(radius);
   const [left, top, right, bottom] = but ?? [0, 0, 0, 0], step = Math.ceil(x.length / MOST);
   for (let row = 0; row < x.length; row += step) {
     const h = Math.round(x[row] * across[0] + across[1]), v = Math.round(y[row] * down[0] + down[1]);
