@@ -7,6 +7,7 @@ standard output, as text or with --json as one JSON object; progress and notes g
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -332,6 +333,11 @@ def _run(words: Sequence[str]) -> int:
     return 0
 
 
+def _is_text(word: str) -> bool:
+    """Tell whether a word of the command line was UTF-8; Python keeps other bytes as halves of characters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in word)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line and turn every ending into an exit status.
 
@@ -341,12 +347,22 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         0 when done, 2 for what the user can mend, 130 for Ctrl-C, 141 when the reader of a pipe went away.
     """
+    words = sys.argv[1:] if words is None else words
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is shown as \xe9
+            stream.reconfigure(errors="backslashreplace")
     try:
-        status = _run(sys.argv[1:] if words is None else words)
+        status = _run(words)
         sys.stdout.flush()
         return status
     except NearfarError as error:
         print(f"nearfar: {error}", file=sys.stderr)
+        return 2
+    except UnicodeEncodeError:
+        strange = [word for word in words if not _is_text(word)]
+        if not strange:
+            raise
+        print(f"nearfar: {strange[0]!r} is not UTF-8 text; name it as nearfar lists it.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

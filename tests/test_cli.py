@@ -238,6 +238,32 @@ def test_a_missing_folder_is_a_sentence_on_standard_error(tmp_path: Path) -> Non
     assert done.stderr.startswith("nearfar: ") and "nowhere" in done.stderr
 
 
+def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
+    pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
+    import numpy as np
+    import pyarrow as pa
+
+    from nearfar.vectorstore import Card, open_store
+    from nearfar.vectorstore.rows import fixed
+
+    store = open_store(tmp_path / "odd.nf", Card(2))
+    turn = np.stack([np.cos(np.arange(3)), np.sin(np.arange(3))], axis=1).astype(np.float32)
+    names = ["caf\u00e9.jpg", "\\xff.jpg", "plain.jpg"]
+    store.put(pa.table({"id": names, "vector": fixed(turn)}))
+
+    def work(*words: str | bytes, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "nearfar", *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        )
+
+    shown = work("search", store.address, "--id", "plain.jpg", PYTHONIOENCODING="ascii")
+    assert (shown.returncode, shown.stderr) == (0, "") and "caf\\xe9.jpg" in shown.stdout
+    refused = work("search", store.address, "--id", b"\xff.jpg", PYTHONUTF8="1")
+    assert refused.returncode == 2
+    assert refused.stderr == "nearfar: '\\udcff.jpg' is not UTF-8 text; name it as nearfar lists it.\n"
+
+
 def test_a_closed_pipe_is_no_traceback() -> None:
     command = f"{sys.executable} -m nearfar pretrain --help | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
