@@ -10,7 +10,7 @@ import pytest
 import small
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nearfar import losses
@@ -24,6 +24,7 @@ def rows(n, d, seed=0, dtype=torch.float64):
 
 @settings(max_examples=25, deadline=None)
 @given(n=st.integers(1, 7), d=st.integers(1, 5), tile=st.integers(1, 16), tau=st.floats(0.01, 5.0))
+@example(n=3, d=1, tile=1, tau=0.03125)
 def test_loss_and_gradients_equal_the_loops_of_the_docstring(n, d, tile, tau):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses.tiles, "side", lambda z: tile)
@@ -34,8 +35,8 @@ def test_loss_and_gradients_equal_the_loops_of_the_docstring(n, d, tile, tau):
     truth = small.loops("simclr")(z_i, z_j, t)
     wanted = torch.autograd.grad(truth, (z_i, z_j, t))
     torch.testing.assert_close((fast, *found[:2]), (truth, *wanted[:2]), rtol=1e-11, atol=1e-12)
-    # The loops' own rounding in d loss / d tau grows as 1 / tau^2.
-    torch.testing.assert_close(found[2], wanted[2], rtol=1e-11, atol=1e-12 * max(1.0, 1e-3 / tau**2))
+    # d loss / d tau sums up to 14 terms of size 1 / tau^2, which may cancel: what is left is their rounding.
+    torch.testing.assert_close(found[2], wanted[2], rtol=1e-11, atol=max(1e-12, 1e-14 / tau**2))
 
 
 def test_gradcheck(monkeypatch):
