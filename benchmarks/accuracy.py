@@ -48,9 +48,9 @@ def lightly(
     from lightly.transforms import SimCLRTransform
     from torch.utils.data import DataLoader
 
-    from nearfar import nets
-    from nearfar.run import export
-    from nearfar.views import Preprocess
+    from nearfar import models
+    from nearfar.images.views import Preprocess
+    from nearfar.training.run import export
 
     torch.manual_seed(seed)
     torch.set_num_threads(measure.cores())
@@ -59,7 +59,7 @@ def lightly(
     loader: Any = DataLoader(
         data, batch, shuffle=True, drop_last=True, num_workers=measure.cores(), persistent_workers=True
     )
-    f = nets.encoder(encoder, size=32, seed=seed)
+    f = models.encoder(encoder, size=32, seed=seed)
     head = SimCLRProjectionHead(f.dim, 512, 128)
     weights = [*f.parameters(), *head.parameters()]
     optimizer = torch.optim.SGD(weights, lr=0.06, momentum=0.9, weight_decay=5e-4)
@@ -86,16 +86,16 @@ def lightly(
 
 def fixed(folder: Path, train: Path, test: Path) -> float:
     """Give the accuracy of weighted cosine k-NN with k and temperature fixed beforehand."""
-    from nearfar.data import pack
+    from nearfar.data import cache
     from nearfar.data.sources import open_source
-    from nearfar.features import features
-    from nearfar.neighbours import knn_votes, top_k
-    from nearfar.run import load
-    from nearfar.settings import Training
+    from nearfar.features.extract import features
+    from nearfar.features.knn import knn_votes, top_k
+    from nearfar.training.run import load
+    from nearfar.training.settings import Training
 
     run, found = load(folder), []
     for part in (train, test):
-        store: Any = pack.load(
+        store: Any = cache.load(
             open_source(str(part), labels=True),
             short_side=run.preprocess.size * 8 // 7,
             max_pixels=Training.max_pixels,
@@ -113,7 +113,7 @@ def fixed(folder: Path, train: Path, test: Path) -> float:
 def evaluated(who: str, folder: Path, wanted: Wanted, seed: int) -> dict[str, Any]:
     """Measure a run, or read what was measured before from the file beside its folder."""
     import nearfar
-    from nearfar.evaluate import BASELINES
+    from nearfar.evaluation.evaluate import BASELINES
 
     assert wanted.data is not None
     train, test = wanted.data / "train", wanted.data / "test"
@@ -146,7 +146,7 @@ def trained(who: str, folder: Path, wanted: Wanted, seed: int, encoder: str) -> 
         )
         note.write_text(json.dumps(pace))
     if not note.exists():  # a run of ours that was there before
-        from nearfar.run import load
+        from nearfar.training.run import load
 
         last = load(folder).log()[-1]
         keys = {"pace": "images_per_second", "epochs": "epoch", "seconds": "seconds"}

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from nearfar import methods, nets
+from nearfar import methods, models
 from nearfar.methods.base import Method
 
 from . import agreement_contrastive
@@ -36,7 +36,7 @@ ROWS = [_base + 0.5 * torch.randn(N, WIDTH).double() for _ in range(5)]
 def method(name: str, buffers: Mapping[str, Tensor] | None = None, **settings: float) -> Loss:
     """Give a method's loss, the sum of its terms, over what its `embed` returns."""
     config = methods.settings(name)(head=(WIDTH,), **settings)
-    made: Method = methods.method(name)(nets.encoder("resnet10_w16"), config)
+    made: Method = methods.method(name)(models.encoder("resnet10_w16"), config)
     for key, value in (buffers or {}).items():
         made.get_buffer(key).data = value
     return lambda *z: torch.stack(list(made.loss(*z).values())).sum()

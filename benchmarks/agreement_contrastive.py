@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from nearfar import losses
-from nearfar.nets.queue import Queue
+from nearfar.models.queue import Queue
 
 N, WIDTH, KEYS, TAU, MARGIN = 48, 16, 240, 0.2, 0.2
 BOUND = 1e-9

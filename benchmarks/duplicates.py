@@ -59,16 +59,17 @@ def main() -> None:
         parser.add_argument(flag, type=Path, required=True)
     words = parser.parse_args()
     import nearfar
-    from nearfar.data import pack
+    from nearfar.analysis import duplicates
+    from nearfar.analysis.pixel_similarity import likeness, zoomed
+    from nearfar.core.device import cores
+    from nearfar.data import cache
     from nearfar.data.sources import open_source
-    from nearfar.features import cores, features
-    from nearfar.uses import duplicates
-    from nearfar.uses.alike import likeness, zoomed
+    from nearfar.features.extract import features
 
     run, made = nearfar.load(words.run), []
     for folder in (words.test, words.train):
         source = open_source(folder, labels=True)
-        store = pack.load(source, short_side=32, max_pixels=1 << 24, max_bad=0, threads=cores())
+        store = cache.load(source, short_side=32, max_pixels=1 << 24, max_bad=0, threads=cores())
         x = features(run.encoder, store, run.preprocess)
         digests = [bytes(digest).hex() for digest in store.digests]
         made.append(duplicates.Collection(x, zoomed(store), digests))

@@ -37,9 +37,9 @@ def fill(folder: Path, count: int) -> Any:
     import pyarrow as pa
     from PIL import Image
 
-    from nearfar import drawings
-    from nearfar.vectorstore import Card, open_store
-    from nearfar.vectorstore.rows import fixed
+    from nearfar.demo import drawings
+    from nearfar.stores import Card, open_store
+    from nearfar.stores.schema import fixed
 
     pictures = []
     for one in drawings.draw("star", 64, seed=0):

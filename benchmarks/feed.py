@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from nearfar import kernels
-from nearfar.data import pack
+from nearfar.data import cache as pack
 from nearfar.data.sources import open_source
-from nearfar.settings import Training
+from nearfar.images import kernels
+from nearfar.training.settings import Training
 
 from . import measure, pictures, step
 from .measure import Spread
@@ -212,7 +212,7 @@ def start(folder: Path, count: int, wanted: Wanted) -> tuple[list[Row], list[Bar
         "next(iter(torch.utils.data.DataLoader(data, 32, shuffle=True, num_workers=2)))"
     )
     stat = "import os, sys; os.chdir(sys.argv[1]); [os.stat(line[:-1]) for line in open('list.txt')]"
-    loaded = "import torch, nearfar.kernels as kernels; kernels.ready()"
+    loaded = "import torch, nearfar.images.kernels as kernels; kernels.ready()"
     whole, blind = "nearfar pretrain --no-pack", "the same with --looks 0"
     peers = {whole: [sys.executable, "-c", FIRST_STEP, *nearfar]}
     peers[blind] = [*peers[whole], "--looks", "0"]

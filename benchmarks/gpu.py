@@ -28,7 +28,7 @@ SIZES = (1024, 4096, 16384, 65536)
 
 def timed(work: Callable[[], Any], count: int, device: torch.device) -> Callable[[], float]:
     """Turn a step into a figure: seconds a step over `count` of them, the device waited for."""
-    from nearfar.engine import synchronise
+    from nearfar.training.engine import synchronise
 
     def measured() -> float:
         synchronise(device)

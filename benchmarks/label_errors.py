@@ -54,14 +54,15 @@ def human_labels(path: Path) -> dict[str, npt.NDArray[np.int64]]:
 
 def components(images: Path) -> npt.NDArray[np.float32]:
     """Reduce raw pixels to their principal components."""
-    from nearfar.data import pack
+    from nearfar.core.device import cores
+    from nearfar.data import cache
     from nearfar.data.sources import open_source
-    from nearfar.features import cores, features
-    from nearfar.readers import principal
-    from nearfar.views import Preprocess
+    from nearfar.features.extract import features
+    from nearfar.features.probes import principal
+    from nearfar.images.views import Preprocess
 
     source = open_source(images)
-    store = pack.load(source, short_side=32, max_pixels=1 << 24, max_bad=0, threads=cores())
+    store = cache.load(source, short_side=32, max_pixels=1 << 24, max_bad=0, threads=cores())
     how = Preprocess(size=32, crop=1.0, interpolation="bilinear")
     return features(principal(store, how, "cpu", COMPONENTS), store, how)
 
@@ -77,7 +78,7 @@ def measure(
     seen: dict[str, npt.NDArray[np.float32]], labels: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]
 ) -> list[tuple[str, float, str]]:
     """Rank one set of labels in every way; give each way's precision, and what else there is to say."""
-    from nearfar.uses import label_errors as ours
+    from nearfar.analysis import label_errors as ours
 
     wrong = labels != truth
     count = int(wrong.sum())
@@ -107,7 +108,7 @@ def measure(
 
 
 def _pixels(x: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], wrong: npt.NDArray[np.bool_]) -> float:
-    from nearfar.uses import label_errors as ours
+    from nearfar.analysis import label_errors as ours
 
     found = ours.label_errors(x, labels, [str(n) for n in range(10)])
     return ours.precision_at(found.order, wrong, int(wrong.sum()))

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from nearfar import neighbours
-from nearfar.neighbours import knn_votes, top_k
+from nearfar.features import knn
+from nearfar.features.knn import knn_votes, top_k
 
 from . import measure
 from .measure import Spread
@@ -82,7 +82,7 @@ def product(base: torch.Tensor, queries: torch.Tensor, labels: torch.Tensor, k: 
     def work() -> np.ndarray:
         for low in range(0, len(base), BLOCK):
             part = columns[:, low : low + BLOCK]
-            neighbours.product(queries, part, held[:, : part.shape[1]])
+            knn.product(queries, part, held[:, : part.shape[1]])
         return held[:, 0].argsort().numpy()
 
     return work

@@ -23,7 +23,7 @@ ADDRESS = "s3://bucket/photos.nf"
 def table(ids: list[str], x: np.ndarray) -> object:
     import pyarrow as pa
 
-    from nearfar.vectorstore.rows import fixed
+    from nearfar.stores.schema import fixed
 
     return pa.table({"id": ids, "vector": fixed(x)})
 
@@ -42,7 +42,7 @@ def main() -> None:
     os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
     boto3.client("s3", endpoint_url=home, region_name="us-east-1").create_bucket(Bucket="bucket")
 
-    from nearfar.vectorstore import Card, open_store
+    from nearfar.stores import Card, open_store
 
     x = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
     ids = [f"{row:04d}" for row in range(ROWS)]

@@ -25,7 +25,7 @@ def aurocs(
     """Let each class be the normal one in turn."""
     from sklearn.metrics import roc_auc_score
 
-    from nearfar.uses.anomalies import detector
+    from nearfar.analysis.anomalies import detector
 
     (x, y), (asked, truth) = train, test
     return [
@@ -43,16 +43,17 @@ def main() -> None:
     parser.add_argument("--test", required=True)
     words = parser.parse_args()
     import nearfar
-    from nearfar.data import pack
+    from nearfar.core.device import cores
+    from nearfar.data import cache
     from nearfar.data.sources import open_source
-    from nearfar.features import cores, features
-    from nearfar.readers import untrained
-    from nearfar.views import Preprocess
+    from nearfar.features.extract import features
+    from nearfar.features.probes import untrained
+    from nearfar.images.views import Preprocess
 
     run = nearfar.load(words.run)
     size = run.preprocess.size
     stores = [
-        pack.load(
+        cache.load(
             open_source(data, labels=True), short_side=size, max_pixels=1 << 24, max_bad=0, threads=cores()
         )
         for data in (words.train, words.test)

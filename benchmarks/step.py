@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from nearfar import engine, resolve
-from nearfar.job import prepare
-from nearfar.pace import Plan
+from nearfar.core.device import device_named
+from nearfar.training import engine, resolve
+from nearfar.training.schedule import Plan
+from nearfar.training.setup import prepare
 
 from . import measure
 from .measure import Spread
@@ -92,13 +93,13 @@ def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked:
     """Prepare what `nearfar pretrain` prepares for a recipe and settings, measurements included.
 
     Args:
-        recipe: a name in `nearfar.recipes.RECIPES`.
+        recipe: a name in `nearfar.training.recipes.RECIPES`.
         side: short side of the images.
         device: where to compute.
         store: images, for what is measured with them on a GPU.
         asked: settings that the recipe shall not decide.
     """
-    where = resolve.device_named(device)
+    where = device_named(device)
     if store is None:
         asked.setdefault("views_on", "cpu")
     wanted = resolve.resolve("simclr", recipe, {"steps": 1, **asked}, side=side, device=where)

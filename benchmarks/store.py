@@ -50,8 +50,8 @@ def unit(x: np.ndarray) -> np.ndarray:
 def nearfar(folder: Path, count: int, exact: bool) -> Search:
     import pyarrow as pa
 
-    from nearfar.vectorstore import Card, open_store
-    from nearfar.vectorstore.rows import fixed
+    from nearfar.stores import Card, open_store
+    from nearfar.stores.schema import fixed
 
     store = open_store(folder / "s.nf", Card(WIDTH))
     for at, piece in enumerate(pieces(count)):
@@ -80,7 +80,7 @@ def lancedb(folder: Path, count: int, exact: bool) -> Search:
     import lancedb as library
     import pyarrow as pa
 
-    from nearfar.vectorstore.rows import fixed
+    from nearfar.stores.schema import fixed
 
     db = library.connect(str(folder / "l"))
     table = None
@@ -197,7 +197,7 @@ nearfar.embed(sys.argv[1], sys.argv[2], store=sys.argv[3], threads=1)
 def kills(run: str, data: str, times: int) -> None:
     """Kill an embedding many times, at moments drawn, and look for every row it said it had committed."""
     from nearfar.data.sources import open_source
-    from nearfar.vectorstore import open_store
+    from nearfar.stores import open_store
 
     draw, told = np.random.default_rng(0), set[str]()
     length = max(1, len(open_source(data)) // (8 * times))

@@ -27,15 +27,15 @@ def accuracy(
     test: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]],
 ) -> float:
     """Fit on the labelled rows, class after class, and name the test images."""
-    from nearfar import probe
-    from nearfar.protocol.fits import linear
+    from nearfar.evaluation.few_label_fits import linear
+    from nearfar.features import logistic
 
     rows = rows[np.argsort(y[rows], kind="stable")]
     there, own = np.unique(y[rows], return_inverse=True)
     if len(there) == 1:
         return float((test[1] == there[0]).mean())
     fitted = linear(
-        torch.from_numpy(x[rows]), torch.from_numpy(own), len(there), probe.standards(torch.from_numpy(x))
+        torch.from_numpy(x[rows]), torch.from_numpy(own), len(there), logistic.standards(torch.from_numpy(x))
     )
     return float((there[fitted.predict(torch.from_numpy(test[0])).numpy()] == test[1]).mean())
 
@@ -48,7 +48,7 @@ def replay(
     seed: int,
 ) -> list[float]:
     """Label as one way suggests, from none on; give the accuracy at each budget."""
-    from nearfar.uses.suggest import UNKNOWN, suggest
+    from nearfar.analysis.active_learning import UNKNOWN, suggest
 
     labels, found = np.full(len(y), UNKNOWN), []
     for budget in BUDGETS:
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=10_000)
     words = parser.parse_args()
     import nearfar
-    from nearfar import rng
+    from nearfar.core import rng
 
     train, test = (nearfar.embed(words.run, data, labels=True) for data in (words.train, words.test))
     names = sorted(set(train.labels or ()))

@@ -3,7 +3,7 @@
     python -m benchmarks.use_settings runs/a --images labelled/held --second runs/b
 
 Labelled images that nothing else is reported of, 10,000 at most; the encoder has not seen the labels.
-Each table varies what `nearfar.uses` keeps fixed; docs/decisions.md says what was taken.
+Each table varies what `nearfar.analysis` keeps fixed; docs/decisions.md says what was taken.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def label_errors(what: str, x: Vectors, y: Rows, count: int, second: Vectors) ->
     """Print the average precision of rankings, by witness and by the weight of a rival class."""
     from sklearn.metrics import average_precision_score
 
-    from nearfar.uses import label_errors as ours
+    from nearfar.analysis import label_errors as ours
 
     shares = ours.out_of_fold(second, y, count, 0)
     found: dict[tuple[str, float], list[float]] = defaultdict(list)
@@ -77,7 +77,7 @@ def naming(x: Vectors, y: Rows, count: int, draws: int = 10) -> None:
     """Print how well images are named by few examples, and strangers told, with half of the classes known."""
     from sklearn.metrics import roc_auc_score
 
-    from nearfar.uses import classes, propagation
+    from nearfar.analysis import few_shot, label_propagation
 
     found: dict[tuple[int, str], list[float]] = defaultdict(list)
     for each in (1, 5, 25):
@@ -87,18 +87,18 @@ def naming(x: Vectors, y: Rows, count: int, draws: int = 10) -> None:
             shown = np.concatenate([order[y[order] == c][:each] for c in range(count)])
             rest = np.setdiff1d(order[:6000], shown)
             middle = x[rest].mean(axis=0)
-            z, e = classes.centred(x[rest], middle), classes.centred(x[shown], middle)
-            alike = z @ classes.prototypes(e, y[shown], count).T
+            z, e = few_shot.centred(x[rest], middle), few_shot.centred(x[shown], middle)
+            alike = z @ few_shot.prototypes(e, y[shown], count).T
             found[each, "accuracy, prototypes"].append(float((alike.argmax(axis=1) == y[rest]).mean()))
             known = np.concatenate([np.full(len(z), -1), y[shown]])
-            for propagation.ALPHA in (0.9, 0.99) if number < 3 else ():
-                spread = propagation.propagate(np.concatenate([z, e]), known, count)[: len(z)]
-                name = f"accuracy, propagated with alpha {propagation.ALPHA}, 3 draws"
+            for label_propagation.ALPHA in (0.9, 0.99) if number < 3 else ():
+                spread = label_propagation.propagate(np.concatenate([z, e]), known, count)[: len(z)]
+                name = f"accuracy, propagated with alpha {label_propagation.ALPHA}, 3 draws"
                 found[each, name].append(float((spread.argmax(axis=1) == y[rest]).mean()))
             half = draw.permutation(count)[: count // 2]
             mine, truth = np.isin(y[shown], half), np.isin(y[rest], half)
             alike = (
-                z @ classes.prototypes(e[mine], np.searchsorted(np.sort(half), y[shown][mine]), len(half)).T
+                z @ few_shot.prototypes(e[mine], np.searchsorted(np.sort(half), y[shown][mine]), len(half)).T
             )
             share = np.exp((alike - alike.max(axis=1, keepdims=True)) / 0.1).sum(axis=1)
             for name, score in (
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--second", help="another run, whose doubts make labels wrong (default: the same)")
     words = parser.parse_args()
     import nearfar
-    from nearfar import rng
+    from nearfar.core import rng
 
     seen = nearfar.embed(words.run, words.images, labels=True)
     names, y = np.unique(seen.labels or (), return_inverse=True)

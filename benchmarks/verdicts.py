@@ -80,7 +80,7 @@ KINDS: dict[str, Kind] = {
 def make(kind: Kind, name: str, data: Any, out: Path, seed: int, steps: int) -> dict[str, Any]:
     """Train one run, or read what it was."""
     import nearfar
-    from nearfar.errors import NearfarError
+    from nearfar.core.errors import NearfarError
 
     note = out / f"{name.replace(' ', '-').replace(',', '')}-{seed}.json"
     if note.exists():
@@ -88,7 +88,7 @@ def make(kind: Kind, name: str, data: Any, out: Path, seed: int, steps: int) -> 
         return found
     folder, source = note.with_suffix(""), data
     if kind.images:
-        from nearfar.data.files import find
+        from nearfar.data.folders import find
 
         names = find(Path(data))
         few = names[seed % 7 :: max(1, len(names) // kind.images)][: kind.images]
@@ -144,7 +144,7 @@ def page(rows: list[tuple[str, int, str, bool]], data: str, steps: int) -> str:
 
 def main() -> None:
     """Make the runs of the seeds asked for, and tell how each is judged."""
-    from nearfar.verdict import judge
+    from nearfar.health.verdict import judge
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nearfar import kernels, rng, views
-from nearfar.data import pack
+from nearfar.core import rng
+from nearfar.data import cache
 from nearfar.data.sources import open_source
-from nearfar.settings import Training, Views
+from nearfar.images import kernels, views
+from nearfar.images.view_settings import Views
+from nearfar.training.settings import Training
 
 from . import measure, pictures
 from .measure import Spread
@@ -36,7 +38,7 @@ Work = Callable[[], object]
 
 def store(folder: Path, *, packed: bool) -> Any:
     """Open a folder as pretraining at 224 px does: decoded once, or file by file with --no-pack."""
-    return pack.load(
+    return cache.load(
         open_source(str(folder)),
         short_side=KEPT,
         max_pixels=Training.max_pixels,

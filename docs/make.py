@@ -10,10 +10,12 @@ import ast
 import re
 from pathlib import Path
 
-from nearfar import methods, recipes, settings
-from nearfar.catalogue import Entry, catalogue
-from nearfar.config import Setting, settings_of
-from nearfar.flags import plain
+from nearfar import methods
+from nearfar.cli.flags import plain
+from nearfar.core.config import Setting, settings_of
+from nearfar.images.view_settings import Views
+from nearfar.methods.catalogue import Entry, catalogue
+from nearfar.training import recipes, settings
 
 DOCS = Path(__file__).parent
 SETTINGS, DESIGN, README = DOCS / "settings.md", DOCS / "design.md", DOCS.parent / "README.md"
@@ -50,7 +52,7 @@ def page() -> str:
         "## How long, how large, how fast",
         table(settings.Training),
         "## Views",
-        table(settings.Views),
+        table(Views),
     ]
     parts.append("## A method's own")
     parts.append(

@@ -1,4 +1,4 @@
-"""nearfar: from a folder of unlabelled images to an encoder you can trust.
+"""nearfar: from a folder of unlabelled images to an encoder, with a number beside honest baselines.
 
     import nearfar
     run = nearfar.pretrain("photos", out="runs/a", minutes=10)
@@ -10,34 +10,35 @@ Names are imported when they are first used, so that `import nearfar` and `nearf
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
-from .errors import NearfarError
+from .core.errors import NearfarError
+from .core.version import __version__
 
 if TYPE_CHECKING:
-    from .catalogue import catalogue
-    from .check import check
-    from .compare import compare
-    from .demo import demo
-    from .embed import embed
-    from .estimators import AnomalyDetector, DuplicateFinder, Encoder, FewShotClassifier
-    from .evaluate import evaluate
-    from .explore import explore
-    from .pretrain import pretrain
-    from .report import report
-    from .run import load
-    from .sweep import sweep
-    from .uses.arranging import clusters, map
-    from .uses.cleaning import anomalies, duplicates
-    from .uses.finding import search
-    from .uses.labelling import classes, label_errors, suggest
-    from .uses.viewers import export
-    from .vectorstore.opening import open_store
-    from .vectorstore.summary import store
+    from .app.explore import explore
+    from .embedding.embed import embed
+    from .evaluation.evaluate import evaluate
+    from .experiments.compare import compare
+    from .experiments.sweep import sweep
+    from .integrations.sklearn import AnomalyDetector, DuplicateFinder, Encoder, FewShotClassifier
+    from .methods.catalogue import catalogue
+    from .queries.anomalies import anomalies
+    from .queries.classes import classes
+    from .queries.clusters import clusters
+    from .queries.duplicates import duplicates
+    from .queries.export import export
+    from .queries.label_errors import label_errors
+    from .queries.map import image_map
+    from .queries.search import search
+    from .queries.suggest import suggest
+    from .reports.report import report
+    from .stores.manage import store
+    from .stores.open import open_store
+    from .training.check import check
+    from .training.pretrain import pretrain
+    from .training.run import load
 
-__version__ = "0.1.0"
 __all__ = [
     "AnomalyDetector",
     "DuplicateFinder",
@@ -51,15 +52,14 @@ __all__ = [
     "classes",
     "clusters",
     "compare",
-    "demo",
     "duplicates",
     "embed",
     "evaluate",
     "explore",
     "export",
+    "image_map",
     "label_errors",
     "load",
-    "map",
     "open_store",
     "pretrain",
     "report",
@@ -71,32 +71,31 @@ __all__ = [
 
 # public name -> the file it stands in
 _PUBLIC = {
-    "AnomalyDetector": "estimators",
-    "DuplicateFinder": "estimators",
-    "Encoder": "estimators",
-    "FewShotClassifier": "estimators",
-    "anomalies": "uses.cleaning",
-    "catalogue": "catalogue",
-    "check": "check",
-    "classes": "uses.labelling",
-    "clusters": "uses.arranging",
-    "compare": "compare",
-    "demo": "demo",
-    "duplicates": "uses.cleaning",
-    "embed": "embed",
-    "evaluate": "evaluate",
-    "explore": "explore",
-    "export": "uses.viewers",
-    "label_errors": "uses.labelling",
-    "load": "run",
-    "map": "uses.arranging",
-    "open_store": "vectorstore.opening",
-    "pretrain": "pretrain",
-    "report": "report",
-    "search": "uses.finding",
-    "store": "vectorstore.summary",
-    "suggest": "uses.labelling",
-    "sweep": "sweep",
+    "AnomalyDetector": "integrations.sklearn",
+    "DuplicateFinder": "integrations.sklearn",
+    "Encoder": "integrations.sklearn",
+    "FewShotClassifier": "integrations.sklearn",
+    "anomalies": "queries.anomalies",
+    "catalogue": "methods.catalogue",
+    "check": "training.check",
+    "classes": "queries.classes",
+    "clusters": "queries.clusters",
+    "compare": "experiments.compare",
+    "duplicates": "queries.duplicates",
+    "embed": "embedding.embed",
+    "evaluate": "evaluation.evaluate",
+    "explore": "app.explore",
+    "export": "queries.export",
+    "image_map": "queries.map",
+    "label_errors": "queries.label_errors",
+    "load": "training.run",
+    "open_store": "stores.open",
+    "pretrain": "training.pretrain",
+    "report": "reports.report",
+    "search": "queries.search",
+    "store": "stores.manage",
+    "suggest": "queries.suggest",
+    "sweep": "experiments.sweep",
 }
 
 
@@ -108,19 +107,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(types.ModuleType):
-    """Keeps `nearfar.evaluate` the function, whoever imports the file `nearfar/evaluate.py` first.
-
-    Python binds a freshly imported file to its package under the file's name; here a verb and its file
-    share a name on purpose, and the verb wins.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, types.ModuleType) and _PUBLIC.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

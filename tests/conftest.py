@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from nearfar import rng
+from nearfar.core import rng
 
 # Continuous integration tries the same examples each time; a developer's run goes looking for new ones.
 settings.register_profile("ci", derandomize=True, database=None)

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from nearfar import drawings, pretrain
-from nearfar.config import to_json
-from nearfar.features import fingerprint
-from nearfar.run import Run
-from nearfar.vectorstore import Card, VectorStore, open_store
+from nearfar import pretrain
+from nearfar.core.config import to_json
+from nearfar.demo import drawings
+from nearfar.features.extract import fingerprint
+from nearfar.stores import Card, VectorStore, open_store
+from nearfar.training.run import Run
 
 EVIL = (
     "<img src=x onerror=alert(1)>.png",

@@ -69,34 +69,35 @@ def _launched(world: int, names: tuple[str, ...]) -> list[dict[str, dict[str, Te
 
 def share(x: Tensor) -> Tensor:
     """This process's rows of a tensor that all made alike."""
-    from nearfar import parallel
+    from nearfar.core import distributed
 
-    return x.chunk(parallel.world())[parallel.rank()].clone()
+    return x.chunk(distributed.world())[distributed.rank()].clone()
 
 
 def words() -> dict[str, Tensor]:
     """What each function of `parallel` gives."""
-    from nearfar import parallel
+    from nearfar.core import distributed
 
-    rank = parallel.rank()
-    parallel.barrier()
+    rank = distributed.rank()
+    distributed.barrier()
     x = torch.full((2, 3), rank + 1.0, dtype=torch.float64, requires_grad=True)
-    weights = torch.arange(2 * parallel.world() * 3, dtype=torch.float64).view(-1, 3) * (rank + 1)
-    gathered = parallel.gather(x)
+    weights = torch.arange(2 * distributed.world() * 3, dtype=torch.float64).view(-1, 3) * (rank + 1)
+    gathered = distributed.gather(x)
     (gathered * weights).sum().backward()
     y = torch.full((2,), rank + 1.0, dtype=torch.float64, requires_grad=True)
-    summed = parallel.total(y)
+    summed = distributed.total(y)
     (summed.square() * (rank + 1)).sum().backward()
-    told = parallel.same({"rank": rank, "text": "é" * (rank + 1), "pair": (1, None)})
+    told = distributed.same({"rank": rank, "text": "é" * (rank + 1), "pair": (1, None)})
     assert told == {"rank": 0, "text": "é", "pair": [1, None]}
-    assert parallel.first() == (rank == 0)
-    assert not parallel.gather(x, grad=False).requires_grad
+    assert distributed.first() == (rank == 0)
+    assert not distributed.gather(x, grad=False).requires_grad
     return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad}
 
 
 def losses() -> dict[str, Tensor]:
     """Every contrastive loss, its value and gradients, on a part of one global batch."""
-    from nearfar import losses, parallel
+    from nearfar import losses
+    from nearfar.core import distributed
 
     torch.manual_seed(0)
     z = [F.normalize(torch.randn(12, 5, dtype=torch.float64), dim=1) for _ in range(2)]
@@ -117,19 +118,19 @@ def losses() -> dict[str, Tensor]:
             loss = compute(z_i, z_j, t)
             loss.backward()
             found |= {f"{name} {tau} loss": loss, f"{name} {tau} dtau": t.grad}
-            found |= {f"{name} {tau} z_i": z_i.grad / parallel.world()}
-            found |= {f"{name} {tau} z_j": z_j.grad / parallel.world()}
+            found |= {f"{name} {tau} z_i": z_i.grad / distributed.world()}
+            found |= {f"{name} {tau} z_j": z_j.grad / distributed.world()}
     return found | {"accuracy": losses.contrastive_accuracy(*(share(part) for part in z))}
 
 
 def batchnorm() -> dict[str, Tensor]:
     """Batch norm over processes: values, gradients and running statistics."""
-    from nearfar import nets
+    from nearfar import models
 
     torch.manual_seed(0)
     x = 100 + torch.randn(8, 4, 3, 3, dtype=torch.float64)
     module = torch.nn.Sequential(torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 6, 1), torch.nn.BatchNorm2d(6))
-    module = nets.sync_batchnorm(module.double())
+    module = models.sync_batchnorm(module.double())
     mine = share(x).requires_grad_()
     y = module(mine)
     (y.sin() * share(torch.randn(8, 6, 3, 3, dtype=torch.float64))).sum().backward()
@@ -144,7 +145,8 @@ def gradients() -> dict[str, Tensor]:
     from small import small
     from torch.nn.parallel import DistributedDataParallel
 
-    from nearfar import methods, nets, parallel
+    from nearfar import methods, models
+    from nearfar.core import distributed
     from nearfar.methods.base import Batch
 
     found = {}
@@ -155,8 +157,8 @@ def gradients() -> dict[str, Tensor]:
         rows = torch.arange(8)
         batch = Batch([share(view) for view in views], share(rows), share(rows % 3))
         whole = module
-        if parallel.world() > 1:
-            module = nets.sync_batchnorm(module)
+        if distributed.world() > 1:
+            module = models.sync_batchnorm(module)
             whole = DistributedDataParallel(module)
         terms = whole(batch)
         torch.stack(list(terms.values())).sum().backward()
@@ -170,7 +172,8 @@ def queues() -> dict[str, Tensor]:
     from small import small, total
     from torch.nn.parallel import DistributedDataParallel
 
-    from nearfar import nets, parallel
+    from nearfar import models
+    from nearfar.core import distributed
     from nearfar.methods.base import Batch
 
     found = {}
@@ -186,9 +189,11 @@ def queues() -> dict[str, Tensor]:
         ]
     ):
         module = small(name, **values).double()
-        if parallel.world() > 1:
-            module = nets.sync_batchnorm(module)
-        whole = module if parallel.world() == 1 else DistributedDataParallel(module, broadcast_buffers=False)
+        if distributed.world() > 1:
+            module = models.sync_batchnorm(module)
+        whole = (
+            module if distributed.world() == 1 else DistributedDataParallel(module, broadcast_buffers=False)
+        )
         maker = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.01)
         for step in range(3):
             torch.manual_seed(step)
@@ -208,11 +213,11 @@ def queues() -> dict[str, Tensor]:
 FUNCTIONS = {function.__name__: function for function in (words, losses, batchnorm, gradients, queues)}
 
 if __name__ == "__main__":
-    from nearfar import parallel
+    from nearfar.core import distributed
 
-    parallel.start("cpu")
+    distributed.start("cpu")
     torch.set_num_threads(1)
     for name in sys.argv[2:]:
         answer = {key: x.clone().contiguous() for key, x in one(name).items()}
-        safetensors.torch.save_file(answer, Path(sys.argv[1], f"{name}-{parallel.rank()}"))
-    parallel.stop()
+        safetensors.torch.save_file(answer, Path(sys.argv[1], f"{name}-{distributed.rank()}"))
+    distributed.stop()

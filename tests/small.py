@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from nearfar import methods, nets
-from nearfar.config import build, settings_of
+from nearfar import methods, models
+from nearfar.core.config import build, settings_of
 from nearfar.methods.base import Batch, Method
 
 
@@ -28,8 +28,8 @@ def narrow(name: str) -> dict[str, Any]:
 
 def small(name: str, **values: Any) -> Method:
     """A method with a tiny encoder; the same weights each time."""
-    with nets.seeded(0, name):
-        f = nets.encoder("resnet10_w16")
+    with models.seeded(0, name):
+        f = models.encoder("resnet10_w16")
         return methods.method(name)(f, build(methods.settings(name), narrow(name) | values))
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from nearfar.errors import NearfarError
-from nearfar.uses.anomalies import METHODS, anomalies, detector, judge, threshold
+from nearfar.analysis.anomalies import METHODS, anomalies, detector, judge, threshold
+from nearfar.core.errors import NearfarError
 
 
 def cloud(count: int, middles: np.ndarray, seed: int, spread: float = 0.35) -> np.ndarray:

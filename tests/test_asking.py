@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 import nearfar
-from nearfar import cli
-from nearfar.config import to_json
-from nearfar.errors import NearfarError
-from nearfar.features import fingerprint
-from nearfar.run import Run
-from nearfar.vectorstore import Card, VectorStore, open_store
+from nearfar.cli.main import main
+from nearfar.core.config import to_json
+from nearfar.core.errors import NearfarError
+from nearfar.features.extract import fingerprint
+from nearfar.stores import Card, VectorStore, open_store
+from nearfar.training.run import Run
 
 SMALL = {"encoder": "resnet10_w16", "batch": 16, "steps": 2, "size": 16, "device": "cpu"}
 COLOURS = {"blue": (60, 60, 200), "green": (60, 200, 60), "red": (200, 60, 60), "yellow": (200, 200, 60)}
@@ -207,22 +207,22 @@ def test_the_commands_print_and_write(
     store: VectorStore, coloured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = str(coloured / "test" / "green" / "003.png")
-    assert cli.main(["search", store.address, "--image", file, "--count", "3"]) == 0
+    assert main(["search", store.address, "--image", file, "--count", "3"]) == 0
     assert capsys.readouterr().out.count("green") >= 3
     out = str(tmp_path / "like.csv")
     words = ["--like", "blue/000.png", file, "--dislike", "yellow/000.png", "--where", "site = 'A'"]
-    assert cli.main(["search", store.address, *words, "--out", out, "--json"]) == 0
+    assert main(["search", store.address, *words, "--out", out, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     with open(out, encoding="utf-8", newline="") as rows:
         assert [row["id"] for row in csv.DictReader(rows)] == [row["id"] for row in told["rows"]]
     assert told["likes"] == ["blue/000.png", file] and len(told["rows"]) == 20
     sheet = tmp_path / "doubtful.png"
-    assert cli.main(["label-errors", store.address, "--count", "12", "--out", str(sheet)]) == 0
+    assert main(["label-errors", store.address, "--count", "12", "--out", str(sheet)]) == 0
     assert Image.open(sheet).size[0] > 500
     examples = str(coloured / "test")
-    assert cli.main(["classes", store.address, "--examples", examples, "--propagate", "--save", "kind"]) == 0
+    assert main(["classes", store.address, "--examples", examples, "--propagate", "--save", "kind"]) == 0
     assert "red" in capsys.readouterr().out and store.columns["kind"] == "text"
-    assert cli.main(["suggest", store.address, "--column", "site", "--count", "5"]) == 2
+    assert main(["suggest", store.address, "--column", "site", "--count", "5"]) == 2
     assert "nothing to suggest" in capsys.readouterr().err
-    assert cli.main(["suggest", store.address, "--way", "margin", "--column", "kinds"]) == 2
+    assert main(["suggest", store.address, "--way", "margin", "--column", "kinds"]) == 2
     assert "kinds" in capsys.readouterr().err

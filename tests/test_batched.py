@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 from test_kernels import SIDE, block, strong
 
 import nearfar
-from nearfar import batches, kernels, rng, views
-from nearfar.batches import AHEAD, Feed
-from nearfar.config import build
-from nearfar.errors import NearfarError
-from nearfar.kernels import batched
-from nearfar.settings import Views
-from nearfar.views import View
+from nearfar.core import rng
+from nearfar.core.config import build
+from nearfar.core.errors import NearfarError
+from nearfar.data import loader
+from nearfar.data.loader import AHEAD, Feed
+from nearfar.images import kernels, views
+from nearfar.images.kernels import batched
+from nearfar.images.view_settings import Views
+from nearfar.images.views import View
 
 CPU = torch.device("cpu")
 
@@ -283,7 +285,7 @@ def test_a_run_with_views_on_the_device(photos: Path, tmp_path: Path) -> None:
 
 
 def test_the_quicker_place_is_taken_only_where_it_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("nearfar.job")
+    module = importlib.import_module("nearfar.training.setup")
     seconds = {"cpu": 2.0, "device": 1.0}
     monkeypatch.setattr(module, "seconds_a_batch", lambda place: seconds[place])
 
@@ -300,4 +302,4 @@ def test_a_batch_is_timed_where_it_is_made() -> None:
     feed = Feed(Images(), (Views(),), size=8, batch=4, seed=0, device=CPU)
     steps = []
     feed.make = lambda step: steps.append(step)  # type: ignore[method-assign]
-    assert 0 <= batches.seconds_a_batch(feed, tries=3) < 60 and steps == [0, 1, 2, 3]
+    assert 0 <= loader.seconds_a_batch(feed, tries=3) < 60 and steps == [0, 1, 2, 3]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from nearfar import checkpoint
-from nearfar.errors import NearfarError
+from nearfar.core.errors import NearfarError
+from nearfar.training import checkpoint
 
 
 def trained(optimizer: str) -> tuple[nn.Module, torch.optim.Optimizer]:

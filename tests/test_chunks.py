@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from nearfar import chunks
 from nearfar.methods.base import Batch
 from nearfar.methods.simclr import Config, SimCLR
+from nearfar.training import grad_cache
 
 
 class Flat(nn.Module):
@@ -45,7 +45,7 @@ def test_the_gradient_is_that_of_the_whole_batch(chunk):
     method = without_norm(SimCLR(Flat(), Config())).double()  # type: ignore[arg-type]
     other = copy.deepcopy(method)
     plain = torch.autocast("cpu", enabled=False)
-    terms = chunks.backward(method, batch(16), chunk, plain)
+    terms = grad_cache.backward(method, batch(16), chunk, plain)
     loss = other(batch(16))["nt_xent"]
     loss.backward()
     assert terms["nt_xent"].item() == pytest.approx(loss.item(), rel=1e-13)
@@ -57,7 +57,7 @@ def test_running_statistics_move_once_a_step():
     torch.manual_seed(0)
     method = SimCLR(Flat(norm=True), Config()).double()  # type: ignore[arg-type]
     other = copy.deepcopy(method)
-    chunks.backward(method, batch(16), 16, torch.autocast("cpu", enabled=False))
+    grad_cache.backward(method, batch(16), 16, torch.autocast("cpu", enabled=False))
     other(batch(16))
     for (name, mine), theirs in zip(method.named_buffers(), other.buffers(), strict=True):
         assert torch.allclose(mine, theirs), name

@@ -15,12 +15,15 @@ from pathlib import Path
 import pytest
 
 import nearfar
-from nearfar import cli, methods, settings
-from nearfar.config import settings_of
+from nearfar import methods
+from nearfar.cli.main import COMMANDS, main, pretrain_parser
+from nearfar.core.config import settings_of
+from nearfar.images.view_settings import Views
+from nearfar.training import settings
 
 HELPS = [
     ["--help"],
-    *([name, "--help"] for name in cli.COMMANDS),
+    *([name, "--help"] for name in COMMANDS),
     ["pretrain", "--method", "simclr", "--help"],
 ]
 
@@ -33,7 +36,7 @@ def nearfar_process(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("words", HELPS, ids=" ".join)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = (
-        "import sys\nfrom nearfar.cli import main\n"
+        "import sys\nfrom nearfar.cli.main import main\n"
         f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'numpy', 'PIL', 'numba', 'timm', 'pyarrow', 'torchvision'} & {*sys.modules}\n"
         "print('heavy:', sorted(heavy), 'modules:', len(sys.modules))\n"
@@ -54,23 +57,23 @@ def test_help_takes_less_than_a_third_of_a_second_of_cpu() -> None:
     assert min(seconds() for _ in range(3)) < 0.3
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_begins_with_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([command, "--help"])
+        main([command, "--help"])
     assert ended.value.code == 0
     first = capsys.readouterr().out.splitlines()[0]
     words = first.removeprefix("example: ").split()
     assert words[:2] == ["nearfar", command]
-    cli.COMMANDS[command](words[2:]).read(words[2:])
+    COMMANDS[command](words[2:]).read(words[2:])
 
 
 def test_every_setting_of_a_method_shows_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     for method in methods.METHODS:
         with pytest.raises(SystemExit):
-            cli.main(["pretrain", "--method", method, "--help"])
+            main(["pretrain", "--method", method, "--help"])
         text = capsys.readouterr().out
-        for cls in (settings.Training, settings.Views, methods.settings(method)):
+        for cls in (settings.Training, Views, methods.settings(method)):
             for item in settings_of(cls):
                 assert re.search(rf"^  {item.flag}[ ,\n]", text, re.MULTILINE), item.flag
                 assert " ".join(item.help.split()[:3]) in text
@@ -102,7 +105,7 @@ def test_every_setting_of_a_method_shows_in_its_help(capsys: pytest.CaptureFixtu
 def test_mistakes_get_one_sentence_and_exit_2(
     words: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(words) == 2
+    assert main(words) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("nearfar: ") and err.count("\n") == 1, err
@@ -111,7 +114,7 @@ def test_mistakes_get_one_sentence_and_exit_2(
 
 def test_only_what_was_typed_is_passed_on() -> None:
     words = ["x", "--tau", "0.1", "--head", "64", "32", "--no-pack", "--steps", "3", "--out", "r"]
-    assert cli.pretrain_parser(words).read(words) == {
+    assert pretrain_parser(words).read(words) == {
         "data": "x",
         "tau": 0.1,
         "head": (64, 32),
@@ -123,7 +126,7 @@ def test_only_what_was_typed_is_passed_on() -> None:
 
 def test_no_two_settings_share_a_flag() -> None:
     for method in methods.METHODS:
-        flags = cli.pretrain_parser(["--method", method]).flags
+        flags = pretrain_parser(["--method", method]).flags
         assert len(flags) == len(set(flags))
 
 
@@ -181,7 +184,7 @@ METHOD_SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_list_of_flags_is_frozen(command: str) -> None:
     expected = ["-h", "--help", *FLAGS[command].split()]
     if command in ("check", "pretrain"):
@@ -191,26 +194,26 @@ def test_the_list_of_flags_is_frozen(command: str) -> None:
     if command == "sweep":
         expected += [flag for flag in SETTINGS.split() if flag != "--minutes"]
         expected += METHOD_SETTINGS["simclr"].split()
-    assert sorted(cli.COMMANDS[command](()).flags) == sorted(expected)
+    assert sorted(COMMANDS[command](()).flags) == sorted(expected)
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_the_list_of_a_methods_flags_is_frozen(method: str) -> None:
     expected = ["-h", "--help", *f"{FLAGS['pretrain']} {SETTINGS} {METHOD_SETTINGS[method]}".split()]
-    assert sorted(cli.pretrain_parser(["--method", method]).flags) == sorted(expected)
+    assert sorted(pretrain_parser(["--method", method]).flags) == sorted(expected)
 
 
 def test_every_flag_has_a_sentence_in_decisions() -> None:
     text = (Path(__file__).parent.parent / "docs" / "decisions.md").read_text()
-    flags = {flag for make in cli.COMMANDS.values() for flag in make(()).flags}
-    flags |= {flag for method in METHOD_SETTINGS for flag in cli.pretrain_parser(["--method", method]).flags}
+    flags = {flag for make in COMMANDS.values() for flag in make(()).flags}
+    flags |= {flag for method in METHOD_SETTINGS for flag in pretrain_parser(["--method", method]).flags}
     flags -= {"-h", *(flag for flag in flags if flag.startswith("--no-"))}
     assert not [flag for flag in sorted(flags) if f"`{flag}`" not in text]
 
 
 def test_methods_are_listed_without_torch_and_at_once() -> None:
     code = (
-        "import sys\nfrom nearfar.cli import main\nmain(['methods'])\n"
+        "import sys\nfrom nearfar.cli.main import main\nmain(['methods'])\n"
         "assert not {'torch', 'numpy'} & {*sys.modules} and len(sys.modules) < 250"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -221,7 +224,7 @@ def test_methods_are_listed_without_torch_and_at_once() -> None:
 
 
 def test_methods_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["methods", "--json"]) == 0
+    assert main(["methods", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["methods"]
     assert [entry["name"] for entry in listed] == list(methods.METHODS)
     for entry in listed:
@@ -243,8 +246,8 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from nearfar.vectorstore import Card, open_store
-    from nearfar.vectorstore.rows import fixed
+    from nearfar.stores import Card, open_store
+    from nearfar.stores.schema import fixed
 
     store = open_store(tmp_path / "odd.nf", Card(2))
     turn = np.stack([np.cos(np.arange(3)), np.sin(np.arange(3))], axis=1).astype(np.float32)
@@ -308,7 +311,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_json_is_one_object_on_standard_output(tmp_path: Path) -> None:
-    from nearfar import gallery
+    from nearfar.demo import gallery
 
     gallery.write(tmp_path, photos=2, train=2, test=2)
     done = nearfar_process(["check", str(tmp_path / "photos"), "--json", "--max-bad", "1"])

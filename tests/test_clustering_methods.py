@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nearfar import methods, nets
-from nearfar.config import build
+from nearfar import methods, models
+from nearfar.core.config import build
+from nearfar.images.view_settings import Views
+from nearfar.images.views import View
 from nearfar.methods import dino, swav
 from nearfar.methods.base import Batch, Method
-from nearfar.settings import Views
-from nearfar.views import View
 
 
 def small(name: str, **values: object) -> Method:
-    with nets.seeded(0, name):
-        return methods.method(name)(nets.encoder("resnet10_w16"), build(methods.settings(name), values))
+    with models.seeded(0, name):
+        return methods.method(name)(models.encoder("resnet10_w16"), build(methods.settings(name), values))
 
 
 def batch(n: int = 8, local: int = 0) -> Batch:
@@ -111,7 +111,7 @@ def test_dinos_teacher_sharpens_less_as_it_warms_and_gets_no_gradient() -> None:
 
 
 def test_dino_runs_on_a_vision_transformer_with_small_views() -> None:
-    f = nets.encoder("vit_tiny_patch16_224", size=64)
+    f = models.encoder("vit_tiny_patch16_224", size=64)
     module = dino.DINO(f, dino.Config(prototypes=16, head=(32, 8), local=1))
     views = [torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64), torch.rand(2, 3, 32, 32)]
     (total,) = module(Batch(views, torch.arange(2))).values()

@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from threadpoolctl import threadpool_limits
 
-from nearfar.errors import NearfarError
-from nearfar.uses.clusters import Clusters, clusters, kmeans, suggest
+from nearfar.analysis.clusters import Clusters, clusters, kmeans, suggest
+from nearfar.core.errors import NearfarError
 
 
 def planted(sizes: list[int], spread: float = 0.12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

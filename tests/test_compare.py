@@ -7,8 +7,8 @@ import json
 import pytest
 
 import nearfar
-from nearfar.compare import Spread, compare
-from nearfar.errors import NearfarError
+from nearfar.core.errors import NearfarError
+from nearfar.experiments.compare import Spread, compare
 
 SHORT = {"steps": 2, "batch": 16, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nearfar
-from nearfar import nets
+from nearfar import models
 
 TINY = {"steps": 3, "batch": 16, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
@@ -21,7 +21,7 @@ def test_auto_leaves_a_cpu_run_as_it_is_and_says_so(photos, tmp_path) -> None:
 
 
 def test_compiling_is_a_switch_that_leaves_weights_and_copies_alone() -> None:
-    f = nets.encoder("resnet10_w16")
+    f = models.encoder("resnet10_w16")
     names = list(f.state_dict())
     f.compiled()
     assert (

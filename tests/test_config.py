@@ -12,10 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar import config, methods, recipes, resolve, settings
-from nearfar.config import setting
-from nearfar.errors import NearfarError, nearest
-from nearfar.flags import Parser, describe
+from nearfar import methods
+from nearfar.cli.flags import Parser, describe
+from nearfar.core import config
+from nearfar.core.config import setting
+from nearfar.core.errors import NearfarError, nearest
+from nearfar.images.view_settings import Views
+from nearfar.training import recipes, resolve, settings
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,13 @@ class Kinds:
     yes: bool = setting(True, "a choice")
 
 
-ALL = [Kinds, settings.Training, settings.Views, *(methods.settings(name) for name in methods.METHODS)]
+ALL = [Kinds, settings.Training, Views, *(methods.settings(name) for name in methods.METHODS)]
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_a_methods_own_recipes_pass_and_its_settings_share_no_name(method: str) -> None:
     own = {item.name for item in config.settings_of(methods.settings(method))}
-    for cls in (settings.Training, settings.Views):
+    for cls in (settings.Training, Views):
         assert not own & {item.name for item in config.settings_of(cls)}
     assert set(methods.method(method).recipes) <= set(recipes.RECIPES)
     for name in recipes.RECIPES:
@@ -119,7 +122,7 @@ def test_peeking_at_a_method_finds_the_settings_it_has(name: str) -> None:
 def test_recipes_hold_only_settings_that_pass(name: str, side: int) -> None:
     recipe = recipes.RECIPES[name](side)
     assert config.build(settings.Training, config.to_json(recipe.training)) == recipe.training
-    assert config.build(settings.Views, config.to_json(recipe.views)) == recipe.views
+    assert config.build(Views, config.to_json(recipe.views)) == recipe.views
     lengths = [recipe.training.epochs, recipe.training.steps, recipe.training.minutes]
     assert sum(length is not None for length in lengths) == 1
 
@@ -132,7 +135,7 @@ def test_settings_cannot_be_changed(cls: type) -> None:
 
 
 def test_a_setting_is_described_with_default_range_and_source() -> None:
-    flip = next(item for item in config.settings_of(settings.Views) if item.name == "flip")
+    flip = next(item for item in config.settings_of(Views) if item.name == "flip")
     assert describe(flip) == "chance of a left-right flip (default 0.5; 0 to 1; SimCLR, appendix A)"
 
 

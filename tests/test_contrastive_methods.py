@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from small import pictures, small, total
 
-from nearfar import checkpoint, chunks, losses, methods, nets, pretrain
-from nearfar.config import build
-from nearfar.errors import NearfarError
+from nearfar import losses, methods, models, pretrain
+from nearfar.core.config import build
+from nearfar.core.errors import NearfarError
+from nearfar.images.view_settings import Views
 from nearfar.methods.base import Batch
 from nearfar.methods.moco import in_pieces
 from nearfar.methods.mocov3 import patch_projection
-from nearfar.nets.queue import Queue
-from nearfar.settings import Views
+from nearfar.models.queue import Queue
+from nearfar.training import checkpoint, grad_cache
 
 NEW = ("moco", "mocov3", "nnclr", "supcon", "triplet", "drlim")
 
@@ -105,9 +106,9 @@ def test_batch_norm_sees_a_piece_at_a_time():
 
 def test_mocov3_freezes_a_transformers_patches_and_nothing_else():
     pytest.importorskip("timm")
-    with nets.seeded(0, "vit"):
+    with models.seeded(0, "vit"):
         config = build(methods.settings("mocov3"), {"head": [16, 8], "predictor": 16})
-        f = nets.encoder("vit_tiny_patch16_224", size=32)
+        f = models.encoder("vit_tiny_patch16_224", size=32)
         module = methods.method("mocov3")(f, config)
     frozen = {name for name, p in module.named_parameters() if not p.requires_grad and name[:4] != "f_k."}
     norms = {"g.4.bias", "predict.4.bias"}  # the last batch norms' betas, which stay 0
@@ -120,7 +121,7 @@ def test_mocov3_freezes_a_transformers_patches_and_nothing_else():
     assert torch.equal(f.net.patch_embed.proj.weight, before)
     assert f.net.blocks[0].attn.qkv.weight.grad.abs().max() > 0
     assert torch.equal(module.f_k[0].net.patch_embed.proj.weight, before)
-    assert patch_projection(nets.encoder("resnet10_w16")) is None
+    assert patch_projection(models.encoder("resnet10_w16")) is None
 
 
 def test_mocov3_averages_its_slow_copy_ever_more_slowly_and_blurs_unlike():
@@ -303,7 +304,7 @@ def test_chunks_give_the_gradient_of_the_whole(name):
     wanted = {key: p.grad.clone() for key, p in module.named_parameters() if p.grad is not None}
     module.zero_grad()
     cast = torch.autocast("cpu", enabled=False)
-    terms = chunks.backward(module, batch, 3, cast)
+    terms = grad_cache.backward(module, batch, 3, cast)
     torch.testing.assert_close(total(terms), total(module(batch)).detach())
     assert wanted.keys() == {key for key, p in module.named_parameters() if p.grad is not None}
     for key, p in module.named_parameters():
@@ -326,8 +327,8 @@ def test_a_save_holds_all_that_the_next_steps_need(name):
     tensors, numbers = checkpoint.state_of(whole, maker)
     tensors = {key: value.clone() for key, value in tensors.items()}
     steps(whole, maker, range(3, 6))
-    with nets.seeded(5, "others"):
-        again = type(whole)(nets.encoder("resnet10_w16", seed=9), whole.config)
+    with models.seeded(5, "others"):
+        again = type(whole)(models.encoder("resnet10_w16", seed=9), whole.config)
     other = torch.optim.AdamW([p for p in again.parameters() if p.requires_grad], 1e-2)
     checkpoint.restore(again, other, tensors, numbers)
     steps(again, other, range(3, 6))

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nearfar import rng
-from nearfar.data import pack
+from nearfar.core import rng
+from nearfar.core.errors import NearfarError
+from nearfar.data import cache
+from nearfar.data.dataset import Part
 from nearfar.data.sources import open_source
-from nearfar.data.store import Part
-from nearfar.errors import NearfarError
-from nearfar.protocol import robustness as module
-from nearfar.protocol.corruptions import NAMES, STRENGTHS, corrupt
-from nearfar.protocol.robustness import robustness
+from nearfar.evaluation import robustness as module
+from nearfar.evaluation.corruptions import NAMES, STRENGTHS, corrupt
+from nearfar.evaluation.robustness import robustness
 
 
 def photos(n, side=32, wide=None, seed=0):
@@ -162,7 +162,7 @@ def test_unknown_words_are_said():
 def stored(images):
     labels = ["dark" if k % 2 else "light" for k in range(len(images))]
     source = open_source((np.stack(images), labels), labels=True)
-    return pack.load(source, short_side=None, max_pixels=10**6, max_bad=0.0, threads=1)
+    return cache.load(source, short_side=None, max_pixels=10**6, max_bad=0.0, threads=1)
 
 
 def by_shade(seen, middle=128):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nearfar import drawings, gallery
-from nearfar.data import images
-from nearfar.errors import BadImage, NearfarError
+from nearfar.core.errors import BadImage, NearfarError
+from nearfar.demo import drawings, gallery
+from nearfar.images import decode
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_answers_hold(written: tuple[Path, dict[str, Any]]) -> None:
     bad = set()
     for name in names:
         try:
-            images.decode((photos / name).read_bytes(), max_pixels=10**8)
+            decode.decode((photos / name).read_bytes(), max_pixels=10**8)
         except BadImage:
             bad.add(name)
     assert bad == set(answers["broken"])
@@ -81,7 +81,7 @@ def test_the_answers_hold(written: tuple[Path, dict[str, Any]]) -> None:
         assert one != other and (photos / one).read_bytes() == (photos / other).read_bytes()
     for one, other in answers["near_copies"]:
         a, b = (
-            images.decode((photos / name).read_bytes(), max_pixels=10**8).astype(float)
+            decode.decode((photos / name).read_bytes(), max_pixels=10**8).astype(float)
             for name in (one, other)
         )
         assert (photos / one).read_bytes() != (photos / other).read_bytes()

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nearfar import cli, gallery, methods, progress
+from nearfar import methods
+from nearfar.cli.main import main
+from nearfar.core import progress
+from nearfar.demo import gallery
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -90,7 +93,7 @@ def test_examples_run(
             for command in commands:
                 words = shlex.split(shortened(command), comments=True)
                 assert words[0] == "nearfar", f"{where}: {command}"
-                status = cli.main(words[1:])
+                status = main(words[1:])
                 assert status == 0, f"{where}: {command}\n{capsys.readouterr().err}"
     finally:
         progress.show(before)

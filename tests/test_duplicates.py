@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from nearfar import drawings, rng
-from nearfar.uses import duplicates
-from nearfar.uses.alike import SIDE, ZOOMS, alike, likeness, zoomed_files
-from nearfar.uses.duplicates import Collection
+from nearfar.analysis import duplicates
+from nearfar.analysis.duplicates import Collection
+from nearfar.analysis.pixel_similarity import SIDE, ZOOMS, alike, likeness, zoomed_files
+from nearfar.core import rng
+from nearfar.demo import drawings
 
 Picture = np.ndarray
 

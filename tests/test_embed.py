@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from nearfar import nets, stretches
+from nearfar import models
+from nearfar.core.errors import NearfarError
 from nearfar.data.sources import open_source
-from nearfar.embed import embed
-from nearfar.errors import NearfarError
-from nearfar.features import features, fingerprint
-from nearfar.run import Run, export, load
-from nearfar.views import Preprocess
+from nearfar.embedding.embed import embed
+from nearfar.features import chunked
+from nearfar.features.extract import features, fingerprint
+from nearfar.images.views import Preprocess
+from nearfar.training.run import Run, export, load
 
 PREPROCESS = Preprocess.of(16)
 ENCODER = "resnet10_w16"
@@ -45,7 +46,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
-    net = nets.encoder(ENCODER, size=16, seed=3)
+    net = models.encoder(ENCODER, size=16, seed=3)
     # Give batch norm something to do that eval mode must use.
     with torch.no_grad():
         net(torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
@@ -63,7 +64,7 @@ class _Array:
         return len(self.pixels)
 
     def gather(self, rows):
-        from nearfar.data.pack import Block
+        from nearfar.data.cache import Block
 
         h, w = self.pixels.shape[1:3]
         size = h * w * 3
@@ -173,7 +174,7 @@ nearfar.embed(sys.argv[1], sys.argv[2], out=sys.argv[3], labels=True)
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_a_killed_job_goes_on_to_the_same_bytes(run, folder, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole.npz", tmp_path / "broken.npz"
-    monkeypatch.setattr(stretches, "LENGTH", 4)
+    monkeypatch.setattr(chunked, "LENGTH", 4)
     monkeypatch.setattr(sys.modules["nearfar.embed"], "LENGTH", 4)
     embed(run, folder, out=whole, labels=True)
     parts = tmp_path / "broken.npz.parts"
@@ -188,13 +189,13 @@ def test_a_killed_job_goes_on_to_the_same_bytes(run, folder, tmp_path, monkeypat
     assert 3 <= len(done) < 11 and not broken.exists()
     done[-1].write_bytes(done[-1].read_bytes()[:50])  # as a power cut might leave it
     written: list[int] = []
-    keep = stretches.Journal.put
+    keep = chunked.Journal.put
 
     def put(self, low, part):
         written.append(low)
         keep(self, low, part)
 
-    monkeypatch.setattr(stretches.Journal, "put", put)
+    monkeypatch.setattr(chunked.Journal, "put", put)
     embed(run, folder, out=broken, labels=True)
     assert broken.read_bytes() == whole.read_bytes()
     assert written == [4 * k for k in range(11)][len(done) - 1 :]
@@ -203,15 +204,15 @@ def test_a_killed_job_goes_on_to_the_same_bytes(run, folder, tmp_path, monkeypat
 
 def test_finished_stretches_are_not_done_again_unless_the_job_is_another(run, folder, tmp_path):
     source = open_source(folder)
-    journal = stretches.Journal(tmp_path, "a")
-    part = stretches.Part(np.arange(3), np.ones((3, 2), np.float32), np.array([3]), np.array(["truncated"]))
+    journal = chunked.Journal(tmp_path, "a")
+    part = chunked.Part(np.arange(3), np.ones((3, 2), np.float32), np.array([3]), np.array(["truncated"]))
     journal.put(0, part)
-    again = stretches.Journal(tmp_path, "a").get(0)
+    again = chunked.Journal(tmp_path, "a").get(0)
     assert (
         again is not None and np.array_equal(again.vectors, part.vectors) and again.reasons[0] == "truncated"
     )
-    assert stretches.Journal(tmp_path, "b").get(0) is None
-    assert len(next(iter(stretches.stretches(source, [0], 18, 2)))) == 40
+    assert chunked.Journal(tmp_path, "b").get(0) is None
+    assert len(next(iter(chunked.stretches(source, [0], 18, 2)))) == 40
 
 
 def test_mistakes_are_named(run, folder, tmp_path):

@@ -18,9 +18,9 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.validation import check_is_fitted
 
 import nearfar
-from nearfar.errors import NearfarError
-from nearfar.estimators import AnomalyDetector, DuplicateFinder, Encoder, FewShotClassifier
-from nearfar.run import Run
+from nearfar.core.errors import NearfarError
+from nearfar.integrations.sklearn import AnomalyDetector, DuplicateFinder, Encoder, FewShotClassifier
+from nearfar.training.run import Run
 
 SMALL = {
     "encoder": "resnet10_w16",

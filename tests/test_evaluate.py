@@ -11,21 +11,25 @@ import torch
 from PIL import Image
 from torch import nn
 
-from nearfar import checkpoint, nets, progress, rng
-from nearfar.data.kinds import Source
-from nearfar.errors import NearfarError
-from nearfar.evaluate import evaluate
-from nearfar.protocol import few_labels, learner, paired
-from nearfar.protocol.tuning import cost
-from nearfar.readers import held_out, untrained
-from nearfar.run import Run
-from nearfar.scores import interval, mixed_up, score
-from nearfar.views import Preprocess
+from nearfar import models
+from nearfar.core import progress, rng
+from nearfar.core.errors import NearfarError
+from nearfar.core.intervals import interval
+from nearfar.data.source import Source
+from nearfar.evaluation import few_labels, paired_tests
+from nearfar.evaluation.accuracy import mixed_up, score
+from nearfar.evaluation.evaluate import evaluate
+from nearfar.features.probes import held_out, untrained
+from nearfar.finetuning import trainer
+from nearfar.finetuning.tune import cost
+from nearfar.images.views import Preprocess
+from nearfar.training import checkpoint
+from nearfar.training.run import Run
 
 PREPROCESS = Preprocess.of(8)
 
 
-class _Colour(nets.Encoder):
+class _Colour(models.Encoder):
     """Sees mean colour and nothing else."""
 
     def __init__(self):
@@ -115,13 +119,13 @@ class _Counted(Source):
 def test_each_test_image_is_decoded_once_and_after_the_last_choice(run, monkeypatch):
     labels = tuple(pictures(60, 0)[1])
     _Counted.notes.clear()
-    fit = sys.modules["nearfar.readers"].probe.fit
+    fit = sys.modules["nearfar.features.probes"].logistic.fit
 
     def noted(*args, **kwargs):
         _Counted.notes.append(("fit", -1))
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(sys.modules["nearfar.readers"].probe, "fit", noted)
+    monkeypatch.setattr(sys.modules["nearfar.features.probes"].logistic, "fit", noted)
     names = [str(k) for k in range(60)]
     evaluate(run, train=_Counted("train", names, labels), test=_Counted("test", names, labels), device="cpu")
     order = [name for name, _ in _Counted.notes]
@@ -155,12 +159,12 @@ def test_an_untrained_encoder_sees_normalised_channels(run):
             return 64
 
         def gather(self, rows):
-            from nearfar.data.pack import Block
+            from nearfar.data.cache import Block
 
             full = np.full(len(rows), 8, np.int32)
             return Block(pictures(64, 0)[0].reshape(-1), rows * 192, full, full)
 
-    like = nets.encoder("resnet10_w16", size=8)
+    like = models.encoder("resnet10_w16", size=8)
     net = untrained(like, _Store(), PREPROCESS, 0, "cpu")
     norm = next(part for part in net.modules() if isinstance(part, nn.BatchNorm2d))
     assert not any(part.training for part in net.modules())
@@ -290,7 +294,7 @@ def test_parts_agree_with_the_scores_beside_them(full):
 
 
 def test_full_trains_too_and_puts_it_into_the_same_table(run, monkeypatch):
-    monkeypatch.setattr(learner, "LEAST_STEPS", 10)
+    monkeypatch.setattr(trainer, "LEAST_STEPS", 10)
     monkeypatch.setattr(few_labels, "DRAWS", (2, 2))
     monkeypatch.setattr(few_labels, "TUNED", 1)
     how = {"train": pictures(60, 0), "test": pictures(45, 1), "device": "cpu", "baselines": ()}
@@ -315,7 +319,7 @@ def test_full_trains_too_and_puts_it_into_the_same_table(run, monkeypatch):
 
 
 def test_the_labels_alone_stand_beside_it_where_that_is_no_dearer(run, result, monkeypatch):
-    monkeypatch.setattr(learner, "LEAST_STEPS", 10)
+    monkeypatch.setattr(trainer, "LEAST_STEPS", 10)
     labelled = {"train": pictures(60, 0), "test": pictures(45, 1), "device": "cpu"}
     own = cost("scratch", 60, 12, 8) / (2 * 30)  # steps of 30 images, of which two views are seen
     trained = [
@@ -330,7 +334,7 @@ def test_the_labels_alone_stand_beside_it_where_that_is_no_dearer(run, result, m
     assert "finetune" not in short.scores and "1.0 times" in short.left_out["scratch"]
     assert "add it by --finetune" in short.table() and "from scratch" in found.table()
     assert "not known" in result.to_json()["left_out"]["scratch"]
-    both = paired.pair(["a", "b"], [found, short], 0)
+    both = paired_tests.pair(["a", "b"], [found, short], 0)
     assert {classifier for _, _, classifier, _ in both.pairs} == {"knn", "linear"}
 
 

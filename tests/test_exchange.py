@@ -12,11 +12,11 @@ import pytest
 from servers import server  # noqa: F401
 
 import nearfar
-from nearfar.errors import NearfarError
-from nearfar.tables import write_vectors
-from nearfar.vectorstore import Card, copies, graphs, index, open_store
-from nearfar.vectorstore.exchange import export
-from nearfar.vectorstore.rows import fixed
+from nearfar.core.errors import NearfarError
+from nearfar.features.files import write_vectors
+from nearfar.stores import Card, hnsw, index, open_store, snapshot
+from nearfar.stores.import_export import export
+from nearfar.stores.schema import fixed
 
 CARD = Card(8, "abc", "runs/a", {"size": 32}, 64)
 NAMES = itertools.count()
@@ -129,7 +129,7 @@ def small(monkeypatch, tmp_path):
     """A store whose index begins at 40 fresh rows, graphs at 200, in parts of 150."""
     monkeypatch.setattr(index, "FRESH", 40)
     monkeypatch.setattr(index, "EXACT", 200)
-    monkeypatch.setattr(graphs, "PART", 150)
+    monkeypatch.setattr(hnsw, "PART", 150)
     store = open_store(tmp_path / "photos.nf", CARD)
     store.put(table([f"{k:03d}" for k in range(400)], draw(400), site=["A", "B", "C", "D"] * 100))
     return store
@@ -145,11 +145,11 @@ def slow(store, queries, k, where=None):
 def test_graphs_take_over_and_find_nearly_all(small, tmp_path):
     queries = draw(50, seed=1)
     assert small.nearest(queries, 10, exact=True)[0] == slow(small, queries, 10)
-    assert not copies.note(tmp_path / "photos.nf" / "search")["starts"], (
+    assert not snapshot.note(tmp_path / "photos.nf" / "search")["starts"], (
         "who compares all waits for no graphs"
     )
     found = small.nearest(queries, 10)[0]
-    note = copies.note(tmp_path / "photos.nf" / "search")
+    note = snapshot.note(tmp_path / "photos.nf" / "search")
     assert len(note["starts"]) == 3 and note["recall"] >= 0.99
     hits = [len({*a} & {*b}) for a, b in zip(found, slow(small, queries, 10), strict=True)]
     assert np.mean(hits) >= 9.9
@@ -163,10 +163,10 @@ def test_graphs_take_over_and_find_nearly_all(small, tmp_path):
 def test_fresh_rows_are_found_and_old_ones_left_out_until_the_copy_is_made_anew(small, tmp_path):
     folder, queries = tmp_path / "photos.nf" / "search", draw(5, seed=2)
     small.nearest(queries, 1)
-    first = copies.note(folder)["name"]
+    first = snapshot.note(folder)["name"]
     small.put(table([f"new {k}" for k in range(5)], queries))
     best = [line[0] for line in small.nearest(queries, 10)[0]]
-    assert best == [f"new {k}" for k in range(5)] and copies.note(folder)["name"] == first
+    assert best == [f"new {k}" for k in range(5)] and snapshot.note(folder)["name"] == first
     small.put(table(["new 0"], -queries[:1]))
     small.delete(ids=["new 1"])
     for exact in (True, False):
@@ -175,12 +175,12 @@ def test_fresh_rows_are_found_and_old_ones_left_out_until_the_copy_is_made_anew(
     small.set("site", {f"{k:03d}": "Z" for k in range(400)})
     small.compact()
     small.nearest(queries, 1, where="site = 'Z'")
-    assert copies.note(folder)["name"] == first, "labels and columns are no reason for a new copy"
+    assert snapshot.note(folder)["name"] == first, "labels and columns are no reason for a new copy"
     small.put(table([f"more {k:02d}" for k in range(60)], draw(60, seed=3)))
     assert small.nearest(draw(60, seed=3), 1)[0][7] == ["more 07"]
-    assert copies.note(folder)["name"] != first
+    assert snapshot.note(folder)["name"] != first
     kept = {path.name.split(".")[0] for path in folder.glob("*.*") if path.name[0].isdigit()}
-    assert kept == {str(copies.note(folder)["name"])}
+    assert kept == {str(snapshot.note(folder)["name"])}
 
 
 @pytest.mark.parametrize("spoilt", ["npy", "arrow", "0.faiss", "json"])
@@ -188,7 +188,7 @@ def test_a_spoilt_copy_is_made_again(small, tmp_path, spoilt):
     queries = draw(5, seed=2)
     want = small.nearest(queries, 10)[0]
     folder = tmp_path / "photos.nf" / "search"
-    name = "search.json" if spoilt == "json" else f"{copies.note(folder)['name']}.{spoilt}"
+    name = "search.json" if spoilt == "json" else f"{snapshot.note(folder)['name']}.{spoilt}"
     whole = (folder / name).read_bytes()
     for rest in (whole[: len(whole) // 2], b""):
         (folder / name).write_bytes(rest)
@@ -199,7 +199,7 @@ def test_graphs_are_built_alike(small, tmp_path):
     vectors = draw(400)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for name in "ab":
-        graphs.build(unit, tmp_path / name)
+        hnsw.build(unit, tmp_path / name)
     for part in range(3):
         a, b = ((tmp_path / f"{name}.{part}.faiss").read_bytes() for name in "ab")
         assert a == b and len(a) > 1000

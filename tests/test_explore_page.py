@@ -15,7 +15,7 @@ import explored
 import pytest
 from pyarrow import parquet
 
-from nearfar.vectorstore import open_store
+from nearfar.stores import open_store
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -41,9 +41,9 @@ def served(there: explored.Explored, column: str) -> Iterator[str]:
     """Serve the page as `nearfar explore` does."""
     uvicorn = pytest.importorskip("uvicorn", reason="no uvicorn here: pip install 'nearfar[explore]'")
     pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
-    from nearfar.explore.findings import Findings
-    from nearfar.explore.numbered import Numbered
-    from nearfar.explore.server import application
+    from nearfar.app.findings import Findings
+    from nearfar.app.row_numbers import Numbered
+    from nearfar.app.server import application
 
     rows = Numbered(open_store(there.store.address))
     door = socket.socket()

@@ -29,14 +29,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 from starlette.testclient import TestClient
 
-from nearfar import cli
-from nearfar.errors import NearfarError
-from nearfar.explore import guard, server
-from nearfar.explore.findings import Findings
-from nearfar.explore.frames import KINDS, frame
-from nearfar.explore.numbered import Numbered
-from nearfar.explore.open import explore, listening
-from nearfar.vectorstore import open_store
+from nearfar.app import guard, server
+from nearfar.app.explore import explore, listening
+from nearfar.app.findings import Findings
+from nearfar.app.frames import KINDS, frame
+from nearfar.app.row_numbers import Numbered
+from nearfar.cli.main import main
+from nearfar.core.errors import NearfarError
+from nearfar.stores import open_store
 
 TOKEN = "a-token-that-is-known"
 HOME = "http://localhost:8000"
@@ -246,9 +246,9 @@ def test_what_holds_no_labels_takes_none(
     there: explored.Explored, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for column in ("depth", "digest"):
-        assert cli.main(["explore", there.store.address, "--column", column]) == 2
+        assert main(["explore", there.store.address, "--column", column]) == 2
         assert f"the column {column} is no column of labels" in capsys.readouterr().err
-    assert cli.main(["explore", there.store.address, "--column", "my kind"]) == 2
+    assert main(["explore", there.store.address, "--column", "my kind"]) == 2
     assert "cannot be named 'my kind'" in capsys.readouterr().err
 
 

@@ -19,12 +19,14 @@ import torch
 from PIL import Image
 from servers import server  # noqa: F401
 
-from nearfar import cli, embed, nets
-from nearfar.errors import NearfarError
-from nearfar.run import export, load
-from nearfar.vectorstore import fill as fill_file
-from nearfar.vectorstore import open_store, reading
-from nearfar.views import Preprocess
+from nearfar import embed, models
+from nearfar.cli.main import main
+from nearfar.core.errors import NearfarError
+from nearfar.embedding import fill as fill_file
+from nearfar.embedding import reader
+from nearfar.images.views import Preprocess
+from nearfar.stores import open_store
+from nearfar.training.run import export, load
 
 PREPROCESS = Preprocess.of(16)
 NAMES = itertools.count()
@@ -39,7 +41,7 @@ def picture(path: Path, seed: int, width: int = 20, height: int = 30) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
-    net = nets.encoder("resnet10_w16", size=16, seed=3)
+    net = models.encoder("resnet10_w16", size=16, seed=3)
     with torch.no_grad():
         net(torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
     export(path, net, PREPROCESS, {"method": "none"})
@@ -118,7 +120,7 @@ def test_only_what_is_new_or_has_changed_is_encoded(run, photos, address, tmp_pa
 
 def test_a_row_that_changed_before_it_was_copied_is_not_copied(run, photos, address, monkeypatch):
     embed(run, photos, store=address)
-    monkeypatch.setattr(reading, "LENGTH", 1)
+    monkeypatch.setattr(reader, "LENGTH", 1)
     (photos / "square" / "é 28.png").rename(photos / "zz.png")  # read after its old name has other content
     picture(photos / "square" / "é 28.png", 77)
     done = embed(run, photos, store=address)
@@ -180,7 +182,7 @@ def test_arrays_and_another_encoder(run, address, tmp_path):
     pixels[3] = 0
     done = embed(run, pixels[:10], store=address, prune=True)
     assert (done.encoded, done.unchanged, done.gone) == (1, 9, ("10", "11"))
-    net = nets.encoder("resnet10_w16", size=16, seed=4)
+    net = models.encoder("resnet10_w16", size=16, seed=4)
     (tmp_path / "b").mkdir()
     export(tmp_path / "b", net, PREPROCESS, {"method": "none"})
     with pytest.raises(NearfarError, match="another encoder"):
@@ -253,11 +255,11 @@ def test_mistakes_are_named(run, photos, tmp_path):
 
 def test_the_command_line(run, photos, tmp_path, capsys):
     store = str(tmp_path / "photos.nf")
-    assert cli.main(["embed", str(run.path), str(photos), "--store", store, "--json"]) == 0
+    assert main(["embed", str(run.path), str(photos), "--store", store, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["encoded"] == 30
-    assert cli.main(["store", store, "--delete", "id like 'round/%'", "--compact"]) == 0
+    assert main(["store", store, "--delete", "id like 'round/%'", "--compact"]) == 0
     assert "deleted 15 images\ncompacted\n" in capsys.readouterr().out
-    assert cli.main(["store", store, "--delete", "rounds"]) == 2
+    assert main(["store", store, "--delete", "rounds"]) == 2
     assert "there is no column 'rounds'" in capsys.readouterr().err
-    assert cli.main(["store", str(tmp_path / "nothing.nf")]) == 2
+    assert main(["store", str(tmp_path / "nothing.nf")]) == 2
     assert "nearfar embed RUN DATA --store" in capsys.readouterr().err

@@ -9,11 +9,11 @@ import torch
 from test_kernels import block, strong
 
 import nearfar
-from nearfar import kernels
-from nearfar.batches import AHEAD, Feed
-from nearfar.kernels.batched import ROOM
+from nearfar.data.loader import AHEAD, Feed
+from nearfar.images import kernels
+from nearfar.images.kernels.batched import ROOM
+from nearfar.images.view_settings import Views
 from nearfar.losses import nt_xent, unit
-from nearfar.settings import Views
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,11 +7,12 @@ import pytest
 import torch
 from conftest import picture
 
-from nearfar import nets, rng
-from nearfar.errors import NearfarError
-from nearfar.stretches import Stretch, gathered
-from nearfar.uses.heatmaps import RAMP, overlay, planes, remember, spread
-from nearfar.views import Preprocess
+from nearfar import models
+from nearfar.analysis.heatmaps import RAMP, overlay, planes, remember, spread
+from nearfar.core import rng
+from nearfar.core.errors import NearfarError
+from nearfar.features.chunked import Stretch, gathered
+from nearfar.images.views import Preprocess
 
 ENCODERS = {"resnet8": 32, "resnet10_w16": 64, "torchvision:resnet18": 64, "vit_tiny_patch16_224": 160}
 
@@ -30,9 +31,9 @@ def stripes(count: int, side: int, start: int = 0) -> list[np.ndarray]:
     return made
 
 
-def encoder(name: str, side: int) -> nets.Encoder:
+def encoder(name: str, side: int) -> models.Encoder:
     """An encoder with random weights, its batch norms in order."""
-    made = nets.encoder(name, stem="standard", size=side, seed=0)
+    made = models.encoder(name, stem="standard", size=side, seed=0)
     for module in made.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # all batches count alike

@@ -12,15 +12,15 @@ import torchvision.models
 from PIL import Image
 from torch import nn
 
-from nearfar import nets
-from nearfar.data.kinds import from_array
-from nearfar.data.pack import load
-from nearfar.errors import NearfarError
-from nearfar.evaluate import evaluate
-from nearfar.protocol.imagenet import imagenet
-from nearfar.readers import seen_by
-from nearfar.run import Run
-from nearfar.views import Preprocess
+from nearfar import models
+from nearfar.core.errors import NearfarError
+from nearfar.data.cache import load
+from nearfar.data.source import from_array
+from nearfar.evaluation.evaluate import evaluate
+from nearfar.evaluation.imagenet_baseline import imagenet
+from nearfar.features.probes import seen_by
+from nearfar.images.views import Preprocess
+from nearfar.training.run import Run
 
 NAME = "torchvision:mobilenet_v3_small"
 
@@ -28,7 +28,7 @@ NAME = "torchvision:mobilenet_v3_small"
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "mobile.safetensors"
-    safetensors.torch.save_file(nets.encoder(NAME, stem="standard", size=224).net.state_dict(), path)
+    safetensors.torch.save_file(models.encoder(NAME, stem="standard", size=224).net.state_dict(), path)
     return path
 
 
@@ -52,7 +52,7 @@ def test_it_sees_what_torchvision_shows_it(weights: Path) -> None:
 
 
 def test_it_stands_in_the_table(tmp_path: Path, labelled: Path, weights: Path) -> None:
-    encoder = nets.encoder("resnet10_w16", size=16, seed=0).eval()
+    encoder = models.encoder("resnet10_w16", size=16, seed=0).eval()
     run = Run(tmp_path, encoder, Preprocess.of(16), {}, {})
     parts = {"train": labelled / "train", "test": labelled / "test", "baselines": ("pixels",)}
     found = evaluate(run, imagenet=f"{NAME}={weights}", **parts)

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nearfar.data import images
-from nearfar.errors import BadImage
+from nearfar.core.errors import BadImage
+from nearfar.data import folders
+from nearfar.images import decode as images
 
 MAX = bad_files.MAX_PIXELS
 
@@ -179,7 +180,7 @@ def test_a_limit_above_pillows_own_is_ours_alone() -> None:
 
 def test_every_bad_file_has_a_reason(tmp_path: Path) -> None:
     names = bad_files.write(tmp_path)
-    assert len(names) >= 30 and images.find(tmp_path) == names
+    assert len(names) >= 30 and folders.find(tmp_path) == names
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in names:
@@ -235,8 +236,8 @@ def test_find_survives_loops_odd_names_and_hidden_files(tmp_path: Path) -> None:
     (top / "parent").symlink_to(tmp_path)
     (top / "same").symlink_to("b/deep")
     (top / "link").symlink_to(tmp_path / "outside")
-    assert images.find(top) == sorted([*odd, raw, "b/deep/deeper/z.png", "link/o.png"])
-    assert images.find(tmp_path / "outside") == ["o.png"]
+    assert folders.find(top) == sorted([*odd, raw, "b/deep/deeper/z.png", "link/o.png"])
+    assert folders.find(tmp_path / "outside") == ["o.png"]
 
 
 def test_a_folder_that_cannot_be_entered_is_named_once(
@@ -253,7 +254,7 @@ def test_a_folder_that_cannot_be_entered_is_named_once(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    assert images.find(tmp_path) == ["a.png", "a.png/in.png", "b/in.png", "locked", "locked.png"]
+    assert folders.find(tmp_path) == ["a.png", "a.png/in.png", "b/in.png", "locked", "locked.png"]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from nearfar import kernels, rng, views
-from nearfar.errors import NearfarError
-from nearfar.settings import Views
+from nearfar.core import rng
+from nearfar.core.errors import NearfarError
+from nearfar.images import kernels, views
+from nearfar.images.view_settings import Views
 
 PATHS = ("fused", "reference")
 STRONG = Views(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5, solarise=0.3, jitter=0.9)
@@ -247,7 +248,7 @@ def test_the_kernel_is_compiled_once_and_kept_on_disk() -> None:
 def test_where_no_folder_can_be_written_it_compiles_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     import numba.core.caching
 
-    from nearfar.kernels import fused
+    from nearfar.images.kernels import fused
 
     monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
     assert fused._jit(_twice)(21) == 42

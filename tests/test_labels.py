@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.semi_supervised import LabelSpreading
 
-from nearfar.errors import NearfarError
-from nearfar.uses import classes, label_errors, propagation, search, suggest
+from nearfar.analysis import active_learning, few_shot, label_errors, label_propagation, query
+from nearfar.core.errors import NearfarError
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +40,15 @@ def test_a_query_is_rocchios() -> None:
     for row in likes:
         sum_ += row / np.sqrt((row**2).sum()) / 3
     for row in dislikes:
-        sum_ -= search.DISLIKE * row / np.sqrt((row**2).sum()) / 3
-    found = search.query(likes, dislikes)
+        sum_ -= query.DISLIKE * row / np.sqrt((row**2).sum()) / 3
+    found = query.query(likes, dislikes)
     np.testing.assert_allclose(found, sum_ / np.linalg.norm(sum_), atol=1e-6)
-    np.testing.assert_allclose(
-        search.query(10 * likes, 0.1 * dislikes), found, atol=1e-6
-    )  # length is nothing
+    np.testing.assert_allclose(query.query(10 * likes, 0.1 * dislikes), found, atol=1e-6)  # length is nothing
 
 
 def test_search_ranks_by_cosine() -> None:
     x = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
-    found = search.search(x, x[7:8], count=60)
+    found = query.search(x, x[7:8], count=60)
     cosine = x @ x[7] / np.linalg.norm(x, axis=1) / np.linalg.norm(x[7])
     assert found.rows[0] == 7 and len(found.rows) == 50
     np.testing.assert_array_equal(found.rows, np.argsort(-cosine))
@@ -60,16 +58,16 @@ def test_search_ranks_by_cosine() -> None:
 def test_a_dislike_turns_the_search_away() -> None:
     x = np.eye(3, dtype=np.float32)[[0, 0, 1, 2]] + np.float32(0.01)
     both = (x[0] + x[2])[None]
-    assert set(search.search(x, both, count=3).rows) == {0, 1, 2}
-    assert set(search.search(x, both, x[2:3], count=2).rows) == {0, 1}
+    assert set(query.search(x, both, count=3).rows) == {0, 1, 2}
+    assert set(query.search(x, both, x[2:3], count=2).rows) == {0, 1}
 
 
 def test_a_search_for_nothing_is_refused() -> None:
     x = np.eye(3, dtype=np.float32)
     with pytest.raises(NearfarError, match="needs an example"):
-        search.query(x[:0], x)
+        query.query(x[:0], x)
     with pytest.raises(NearfarError, match="cancel out"):
-        search.query(np.stack([x[0], -x[0]]))
+        query.query(np.stack([x[0], -x[0]]))
 
 
 # Label errors
@@ -163,8 +161,8 @@ def test_label_errors_need_two_classes_of_two() -> None:
 def test_one_image_a_class_is_its_nearest_neighbour(digits: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = digits
     shown = np.array([np.flatnonzero(y == n)[0] for n in range(10)])
-    found = classes.name(x, x[shown], y[shown], [str(n) for n in range(10)])
-    z = classes.centred(x, x.mean(axis=0))
+    found = few_shot.name(x, x[shown], y[shown], [str(n) for n in range(10)])
+    z = few_shot.centred(x, x.mean(axis=0))
     np.testing.assert_array_equal(found.nearest, KNeighborsClassifier(1).fit(z[shown], y[shown]).predict(z))
     assert found.threshold is None and (found.answer == found.nearest).all()  # too few to promise a rate
     np.testing.assert_allclose(found.likeness[shown], 1, atol=1e-5)
@@ -181,16 +179,16 @@ def test_left_out_examples_are_judged_by_the_others() -> None:
             centre = np.mean(own, axis=0)
             best = max(best, float(centre @ x[row] / np.linalg.norm(centre)))
         expected.append(best)
-    np.testing.assert_allclose(classes.left_out(x, y, 3), expected, atol=1e-5)
+    np.testing.assert_allclose(few_shot.left_out(x, y, 3), expected, atol=1e-5)
 
 
 def test_a_threshold_keeps_its_promise() -> None:
     draw = np.random.default_rng(0)
-    assert classes.threshold(np.arange(18.0), 0.05) is None
-    assert classes.threshold(np.arange(19.0), 0.05) == 0.0
-    assert classes.threshold(np.arange(39.0), 0.05) == 1.0
-    assert classes.threshold(np.arange(39.0), 0.0) is None
-    below = [draw.normal() < classes.threshold(draw.normal(size=39), 0.1) for _ in range(4000)]
+    assert few_shot.threshold(np.arange(18.0), 0.05) is None
+    assert few_shot.threshold(np.arange(19.0), 0.05) == 0.0
+    assert few_shot.threshold(np.arange(39.0), 0.05) == 1.0
+    assert few_shot.threshold(np.arange(39.0), 0.0) is None
+    below = [draw.normal() < few_shot.threshold(draw.normal(size=39), 0.1) for _ in range(4000)]
     assert np.mean(below) == pytest.approx(0.1, abs=0.015)
 
 
@@ -201,8 +199,8 @@ def test_strangers_are_none_of_these(digits: tuple[np.ndarray, np.ndarray]) -> N
     for draw in range(10):
         order = np.random.default_rng(draw).permutation(len(y))
         shown = np.concatenate([order[y[order] == n][:8] for n in range(5)])
-        found = classes.name(x, x[shown], y[shown], list("01234"), reject=0.05)
-        away = found.answer == classes.NONE
+        found = few_shot.name(x, x[shown], y[shown], list("01234"), reject=0.05)
+        away = found.answer == few_shot.NONE
         assert (found.answer[known & ~away] == y[known & ~away]).mean() > 0.9
         kept.append(away[known].mean())
         turned.append(away[~known].mean())
@@ -213,25 +211,25 @@ def test_strangers_are_none_of_these(digits: tuple[np.ndarray, np.ndarray]) -> N
 
 
 def test_spreading_is_scikit_learns(digits: tuple[np.ndarray, np.ndarray]) -> None:
-    x = classes.centred(digits[0][:300], digits[0].mean(axis=0))
+    x = few_shot.centred(digits[0][:300], digits[0].mean(axis=0))
     y = np.full(300, -1)
     y[:40] = digits[1][:40]
-    links = propagation.graph(x, k=10)
+    links = label_propagation.graph(x, k=10)
     assert abs(links - links.T).max() < 1e-7
     cosine = x @ x.T
     np.fill_diagonal(cosine, -2)
     weight = np.zeros((300, 300))
     for row in range(300):
         near = np.argsort(-cosine[row])[:10]
-        weight[row, near] = np.maximum(cosine[row, near], 0) ** propagation.POWER
+        weight[row, near] = np.maximum(cosine[row, near], 0) ** label_propagation.POWER
     weight = np.maximum(weight, weight.T)
     root = np.sqrt(weight.sum(axis=1))
     np.testing.assert_allclose(links.toarray(), weight / root / root[:, None], atol=1e-6)
     # Its kernel is asked for weights and normalises them as here; a diagonal of zeros stays one.
-    theirs = LabelSpreading(kernel=lambda a, b: weight, alpha=propagation.ALPHA, max_iter=5000, tol=1e-9).fit(
-        x, y
-    )
-    ours = propagation.propagate(x, y, 10, k=10)
+    theirs = LabelSpreading(
+        kernel=lambda a, b: weight, alpha=label_propagation.ALPHA, max_iter=5000, tol=1e-9
+    ).fit(x, y)
+    ours = label_propagation.propagate(x, y, 10, k=10)
     np.testing.assert_allclose(ours, theirs.label_distributions_, atol=2e-3)
 
 
@@ -240,10 +238,10 @@ def test_labels_spread_along_chains_and_not_across_gaps() -> None:
     x = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
     labels = np.full(40, -1)
     labels[[19, 39]] = 0, 1  # the first chain's label lies nearest to the second chain's start
-    shares = propagation.propagate(x, labels, 2, k=4)
+    shares = label_propagation.propagate(x, labels, 2, k=4)
     assert (shares[:20].argmax(axis=1) == 0).all() and (shares[20:].argmax(axis=1) == 1).all()
     with pytest.raises(NearfarError, match="no label is known"):
-        propagation.propagate(x, np.full(40, -1), 2)
+        label_propagation.propagate(x, np.full(40, -1), 2)
 
 
 def test_spreading_beats_the_jump_with_one_label_a_class(digits: tuple[np.ndarray, np.ndarray]) -> None:
@@ -253,37 +251,37 @@ def test_spreading_beats_the_jump_with_one_label_a_class(digits: tuple[np.ndarra
         order = np.random.default_rng(draw).permutation(len(y))
         shown = np.array([order[y[order] == n][0] for n in range(10)])
         names = [str(n) for n in range(10)]
-        jump.append((classes.name(x, x[shown], y[shown], names).answer == y).mean())
-        far.append((classes.name(x, x[shown], y[shown], names, propagate=True).answer == y).mean())
+        jump.append((few_shot.name(x, x[shown], y[shown], names).answer == y).mean())
+        far.append((few_shot.name(x, x[shown], y[shown], names, propagate=True).answer == y).mean())
     assert np.mean(far) > np.mean(jump) + 0.1
 
 
 def test_naming_refuses_what_it_cannot_do() -> None:
     x, y = blobs([3, 3])
     with pytest.raises(NearfarError, match="no example of 'c'"):
-        classes.name(x, x, y, ["a", "b", "c"])
+        few_shot.name(x, x, y, ["a", "b", "c"])
     with pytest.raises(NearfarError, match="--reject is 1"):
-        classes.name(x, x, y, ["a", "b"], reject=1.0)
+        few_shot.name(x, x, y, ["a", "b"], reject=1.0)
 
 
 # What to label next
 
 
-@pytest.mark.parametrize("way", list(suggest.WAYS))
+@pytest.mark.parametrize("way", list(active_learning.WAYS))
 def test_suggestions_are_new_and_unlabelled(way: str, digits: tuple[np.ndarray, np.ndarray]) -> None:
     x, truth = digits[0][:500], digits[1][:500]
     labels = np.where(np.arange(500) < 30, truth, -1)
-    found = suggest.suggest(x, labels, 25, way=way)
+    found = active_learning.suggest(x, labels, 25, way=way)
     assert found.way == way and found.rows.shape == (25,) and found.rows.dtype == np.int64
     assert len(set(found.rows.tolist())) == 25 and (labels[found.rows] == -1).all()
-    np.testing.assert_array_equal(suggest.suggest(x, labels, 25, way=way).rows, found.rows)
-    all_ = suggest.suggest(x, labels, 10_000, way=way).rows
+    np.testing.assert_array_equal(active_learning.suggest(x, labels, 25, way=way).rows, found.rows)
+    all_ = active_learning.suggest(x, labels, 10_000, way=way).rows
     assert sorted(all_.tolist()) == list(range(30, 500))
 
 
 def test_typical_images_come_one_from_each_group_the_largest_first() -> None:
     x, y = blobs([40, 20, 30])
-    found = suggest.typical(x, np.full(90, -1), 3)
+    found = active_learning.typical(x, np.full(90, -1), 3)
     assert y[found].tolist() == [0, 2, 1]
     for row, number in zip(found, (0, 2, 1), strict=True):
         own = x[y == number] / np.linalg.norm(x[y == number], axis=1, keepdims=True)
@@ -291,7 +289,7 @@ def test_typical_images_come_one_from_each_group_the_largest_first() -> None:
         mean = np.sort(distance, axis=1)[:, 1 : min(20, len(own) - 1) + 1].mean(axis=1)
         assert np.flatnonzero(y == number)[mean.argmin()] == row
     labels = np.where(np.isin(np.arange(90), [0]), 0, -1)  # one group is known already
-    assert y[suggest.typical(x, labels, 2)].tolist() == [2, 1]
+    assert y[active_learning.typical(x, labels, 2)].tolist() == [2, 1]
 
 
 def test_k_center_is_the_farthest_first_of_plain_loops() -> None:
@@ -307,7 +305,7 @@ def test_k_center_is_the_farthest_first_of_plain_loops() -> None:
         )
         near.append(best)
         expected.append(best)
-    assert suggest.k_center(x, labels, 8).tolist() == expected
+    assert active_learning.k_center(x, labels, 8).tolist() == expected
 
 
 def test_margins_lie_between_the_classes() -> None:
@@ -316,27 +314,30 @@ def test_margins_lie_between_the_classes() -> None:
     x[:, 1] *= 0.3
     labels = np.full(2000, -1)
     labels[:200] = x[:200, 0] > 0
-    found = suggest.margin(x, labels, 20)
+    found = active_learning.margin(x, labels, 20)
     fitted = LogisticRegression().fit(x[:200], labels[:200])
     lead = np.abs(2 * fitted.predict_proba(x)[:, 1] - 1)
     assert (lead[found] < np.quantile(lead[200:], 0.15)).all()
     # They lie on both sides of the other axis, not in one heap.
     assert x[found, 1].std() > 0.5 * x[:, 1].std()
     with pytest.raises(NearfarError, match="two classes"):
-        suggest.margin(x, np.where(labels == 0, 0, -1), 5)
+        active_learning.margin(x, np.where(labels == 0, 0, -1), 5)
 
 
 def test_the_way_switches_once_labels_are_enough(digits: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = digits[0][:600], digits[1][:600]
-    for known, way in ((0, "typical"), (50, "typical"), (10 * suggest.ENOUGH - 1, "typical")):
-        assert suggest.suggest(x, np.where(np.arange(600) < known, y, -1), 5).way == way
-    assert suggest.suggest(x, np.where(np.arange(600) < 10 * suggest.ENOUGH, y, -1), 5).way == "margin"
+    for known, way in ((0, "typical"), (50, "typical"), (10 * active_learning.ENOUGH - 1, "typical")):
+        assert active_learning.suggest(x, np.where(np.arange(600) < known, y, -1), 5).way == way
+    assert (
+        active_learning.suggest(x, np.where(np.arange(600) < 10 * active_learning.ENOUGH, y, -1), 5).way
+        == "margin"
+    )
     one = np.where(y == 3, 3, -1)
-    assert suggest.suggest(x, one, 5).way == "typical"  # one class: nothing to be in doubt between
+    assert active_learning.suggest(x, one, 5).way == "typical"  # one class: nothing to be in doubt between
     with pytest.raises(NearfarError, match="did you mean typical"):
-        suggest.suggest(x, one, 5, way="typcal")
+        active_learning.suggest(x, one, 5, way="typcal")
     with pytest.raises(NearfarError, match="nothing to suggest"):
-        suggest.suggest(x, y, 5)
+        active_learning.suggest(x, y, 5)
 
 
 def test_typical_images_teach_more_than_random_ones(digits: tuple[np.ndarray, np.ndarray]) -> None:
@@ -344,7 +345,7 @@ def test_typical_images_teach_more_than_random_ones(digits: tuple[np.ndarray, np
     asked, rest = x[:1200], slice(1200, None)
 
     def accuracy(way: str, seed: int) -> float:
-        rows = suggest.suggest(asked, np.full(1200, -1), 20, way=way, seed=seed).rows
+        rows = active_learning.suggest(asked, np.full(1200, -1), 20, way=way, seed=seed).rows
         model = NearestCentroid().fit(x[rows], y[rows])
         return float((model.predict(x[rest]) == y[rest]).mean())
 
@@ -357,6 +358,6 @@ def test_strangeness_is_the_mean_distance_to_the_nearest() -> None:
     x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
     distance = torch.cdist(torch.from_numpy(x), torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(
-        suggest.strangeness(x), np.sort(distance, axis=1)[:, 1:21].mean(axis=1), rtol=1e-4, atol=1e-4
+        active_learning.strangeness(x), np.sort(distance, axis=1)[:, 1:21].mean(axis=1), rtol=1e-4, atol=1e-4
     )
-    assert suggest.strangeness(x[:1]).tolist() == [0.0]
+    assert active_learning.strangeness(x[:1]).tolist() == [0.0]

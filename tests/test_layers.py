@@ -54,7 +54,7 @@ def imported(source: str, folders: tuple[str, ...] = ()) -> set[str]:
 
 def test_every_file_has_a_floor() -> None:
     assert set(rooms().values()) == set(FLOOR), "docs/design.md and nearfar/ differ"
-    assert list(FLOORS) == list(range(8)) and sum(map(len, FLOORS.values())) == len(FLOOR)
+    assert list(FLOORS) == list(range(10)) and sum(map(len, FLOORS.values())) == len(FLOOR)
 
 
 def test_no_file_imports_a_higher_floor() -> None:
@@ -72,18 +72,35 @@ def test_no_file_imports_a_higher_floor() -> None:
 
 def test_the_check_sees_every_way_to_import() -> None:
     source = "import nearfar.cli\nfrom . import demo\n"
-    source += "from .evaluate import x\ndef f():\n    from nearfar.embed import y"
-    assert imported(source) == {"cli", "demo", "evaluate", "embed"}
-    assert imported("from .. import rng\nfrom ..nets import mlp\nfrom .base import Batch", ("methods",)) == {
-        "rng",
-        "nets",
+    source += "from .evaluation import x\ndef f():\n    from nearfar.data.lists import y"
+    assert imported(source) == {"cli", "demo", "evaluation", "data"}
+    assert imported(
+        "from ..core import rng\nfrom ..models import mlp\nfrom .base import Batch", ("methods",)
+    ) == {
+        "core",
+        "models",
         "methods",
     }
-    assert imported("from nearfar import pretrain, __version__\nimport torch") == {"pretrain"}
+    assert imported("from nearfar import pretrain, __version__\nimport torch") == {"__init__"}
+
+
+def test_algorithms_on_vectors_and_stores_know_nothing_of_training() -> None:
+    for path, room in rooms().items():
+        if room in ("analysis", "stores"):
+            found = imported(path.read_text(encoding="utf-8"), path.relative_to(PACKAGE).parts[:-1])
+            allowed = {"core", "images", "data", "models", "losses", "features", "analysis", "stores"}
+            assert found <= allowed, f"{path.relative_to(PACKAGE)} imports {found - allowed}"
+
+
+def test_at_the_top_stand_only_rooms() -> None:
+    names = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    flat = {name for name in names if not (PACKAGE / name).is_dir()}
+    assert flat == {"__init__.py", "__main__.py", "py.typed"}
+    assert len(names - flat) <= 26
 
 
 def test_words_need_no_torch() -> None:
-    for name in ("errors", "config", "progress", "settings"):
+    for name in ("core/errors", "core/config", "core/progress", "training/settings", "images/view_settings"):
         tree = ast.parse((PACKAGE / f"{name}.py").read_text())
         tops = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         tops |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from nearfar.errors import NearfarError
-from nearfar.uses import layout as module
-from nearfar.uses.layout import cells, layout
+from nearfar.analysis import projection as module
+from nearfar.analysis.projection import cells, layout
+from nearfar.core.errors import NearfarError
 
 
 def clouds(each: int) -> np.ndarray:

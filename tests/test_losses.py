@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nearfar import losses
-from nearfar.errors import NearfarError
+from nearfar.core.errors import NearfarError
 
 
 def rows(n, d, seed=0, dtype=torch.float64):

@@ -13,12 +13,14 @@ import pytest
 import torch
 from small import loops, pictures, small, total
 
-from nearfar import methods, optim
-from nearfar.config import build, settings_of, to_json
-from nearfar.errors import NearfarError
-from nearfar.losses.moments import spread
+from nearfar import methods
+from nearfar.core.config import build, settings_of, to_json
+from nearfar.core.errors import NearfarError
+from nearfar.images.view_settings import Views
+from nearfar.losses.statistics import spread
 from nearfar.methods.base import Batch
-from nearfar.settings import Training, Views
+from nearfar.training import optim
+from nearfar.training.settings import Training
 
 every = pytest.mark.parametrize("name", methods.METHODS)
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar import neighbours
-from nearfar.errors import NearfarError
+from nearfar.core.errors import NearfarError
+from nearfar.features import knn
 
 
 def slow(queries, base, k, exclude_self=False):
@@ -25,11 +25,11 @@ def slow(queries, base, k, exclude_self=False):
 @pytest.mark.parametrize("tile, rows", [(1 << 24, 1 << 18), (64, 16), (1, 1)])
 @pytest.mark.parametrize("exclude_self", [False, True])
 def test_top_k_is_a_full_sort_at_any_tiling(monkeypatch, tile, rows, exclude_self):
-    monkeypatch.setattr(neighbours, "TILE", tile)
-    monkeypatch.setattr(neighbours, "ROWS", rows)
+    monkeypatch.setattr(knn, "TILE", tile)
+    monkeypatch.setattr(knn, "ROWS", rows)
     x = np.random.default_rng(0).normal(size=(53, 7))
     queries = x if exclude_self else x[:20] + 0.3
-    similarity, index = neighbours.top_k(
+    similarity, index = knn.top_k(
         torch.from_numpy(queries), torch.from_numpy(x), 9, exclude_self=exclude_self
     )
     right, who = slow(queries, x, 9, exclude_self)
@@ -54,8 +54,8 @@ def test_the_largest_are_those_of_a_full_sort(rows, columns, share, values, seed
     x[draw.random(x.shape) < 0.3] = -np.inf
     k = max(1, round(share * columns))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "SHORT", 8)
-        value, column = (found.numpy() for found in neighbours.largest(torch.from_numpy(x), k))
+        patch.setattr(knn, "SHORT", 8)
+        value, column = (found.numpy() for found in knn.largest(torch.from_numpy(x), k))
     assert np.array_equal(value, -np.sort(-x, axis=1)[:, :k])
     assert np.array_equal(np.take_along_axis(x, column, 1), value)
     assert all(len(set(row)) == k for row in column.tolist())
@@ -67,23 +67,23 @@ def test_enough_rows_for_several_levels_of_groups():
         torch.randn(5, 8, generator=make).double(),
         torch.randn(20_003, 8, generator=make).double(),
     )
-    similarity, index = neighbours.top_k(queries, base, 50)
+    similarity, index = knn.top_k(queries, base, 50)
     right, who = slow(queries.numpy(), base.numpy(), 50)
     assert np.allclose(similarity.numpy(), right, atol=1e-12) and np.array_equal(index.numpy(), who)
 
 
 def test_unit_scales_and_refuses_as_it_says():
     x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e30, 0.0]])
-    assert torch.allclose(neighbours.unit(x)[:2], torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
-    assert torch.isfinite(neighbours.unit(x)).all()  # its squares overflow, yet every value is finite
+    assert torch.allclose(knn.unit(x)[:2], torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    assert torch.isfinite(knn.unit(x)).all()  # its squares overflow, yet every value is finite
     for bad in (torch.nan, torch.inf):
         with pytest.raises(NearfarError, match="not finite"):
-            neighbours.unit(torch.tensor([[1.0, bad]]))
+            knn.unit(torch.tensor([[1.0, bad]]))
 
 
 def test_top_k_finds_every_other_row_once():
     x = torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
-    _, index = neighbours.top_k(x, x, 29, exclude_self=True)
+    _, index = knn.top_k(x, x, 29, exclude_self=True)
     for row, found in enumerate(index.tolist()):
         assert sorted([*found, row]) == list(range(30))
 
@@ -91,7 +91,7 @@ def test_top_k_finds_every_other_row_once():
 def test_votes_are_the_plain_loops():
     similarity = torch.tensor([[0.9, 0.7, 0.2], [0.5, 0.5, 0.4]], dtype=torch.float64)
     labels = torch.tensor([[2, 0, 0], [1, 0, 1]])
-    votes = neighbours.knn_votes(similarity, labels, 4, 0.1)
+    votes = knn.knn_votes(similarity, labels, 4, 0.1)
     for row in range(2):
         weights = [0.0] * 4
         for s, label in zip(similarity[row].tolist(), labels[row].tolist(), strict=True):
@@ -100,7 +100,7 @@ def test_votes_are_the_plain_loops():
 
 
 def test_votes_stay_finite_at_a_tiny_temperature():
-    votes = neighbours.knn_votes(torch.tensor([[1.0, -1.0]]), torch.tensor([[1, 0]]), 2, 1e-4)
+    votes = knn.knn_votes(torch.tensor([[1.0, -1.0]]), torch.tensor([[1, 0]]), 2, 1e-4)
     assert votes.tolist() == [[0.0, 1.0]]
 
 
@@ -109,23 +109,23 @@ def test_a_vote_is_chosen_where_it_matters():
     similarity = torch.tensor([[0.9, 0.8, 0.8, 0.8, 0.8]]).repeat(10, 1)
     truth = torch.arange(10) % 2
     labels = torch.cat([1 - truth[:, None], truth[:, None].repeat(1, 4)], 1)
-    vote = neighbours.choose_vote(similarity, labels, truth, 2)
+    vote = knn.choose_vote(similarity, labels, truth, 2)
     assert vote.k == 5
-    votes = neighbours.knn_votes(similarity[:, : vote.k], labels[:, : vote.k], 2, vote.temperature)
+    votes = knn.knn_votes(similarity[:, : vote.k], labels[:, : vote.k], 2, vote.temperature)
     assert torch.equal(votes.argmax(1), truth)
 
 
 def test_wrong_questions_are_refused_in_a_sentence():
     x = torch.ones(3, 2)
     with pytest.raises(NearfarError, match="ask for 1 to 2"):
-        neighbours.top_k(x, x, 3, exclude_self=True)
+        knn.top_k(x, x, 3, exclude_self=True)
     with pytest.raises(NearfarError, match="same rows"):
-        neighbours.top_k(x[:1], x, 1, exclude_self=True)
+        knn.top_k(x[:1], x, 1, exclude_self=True)
     x[1, 0] = torch.nan
     with pytest.raises(NearfarError, match="not finite"):
-        neighbours.top_k(x, x, 1)
+        knn.top_k(x, x, 1)
 
 
 def test_zero_rows_are_alike_to_nothing():
-    similarity, _ = neighbours.top_k(torch.zeros(1, 3), torch.eye(3), 3)
+    similarity, _ = knn.top_k(torch.zeros(1, 3), torch.eye(3), 3)
     assert similarity.abs().max() == 0

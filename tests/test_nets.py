@@ -8,10 +8,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from nearfar import nets
-from nearfar.errors import NearfarError
-from nearfar.nets import libraries
-from nearfar.nets.residual import SHAPES
+from nearfar import models
+from nearfar.core.errors import NearfarError
+from nearfar.models import libraries
+from nearfar.models.residual import SHAPES
 
 SOME = [
     *SHAPES,
@@ -33,7 +33,7 @@ SOME = [
 
 @pytest.mark.parametrize("name", SOME)
 def test_every_kind_of_name_gives_rows_of_dim_numbers(name):
-    f = nets.encoder(name, size=64).eval()
+    f = models.encoder(name, size=64).eval()
     with torch.no_grad():
         h = f(torch.rand(2, 3, 64, 64))
     assert h.shape == (2, f.dim) and torch.isfinite(h).all()
@@ -42,7 +42,7 @@ def test_every_kind_of_name_gives_rows_of_dim_numbers(name):
 
 
 def test_the_table_of_names_holds_ours_and_both_libraries():
-    known = nets.names()
+    known = models.names()
     assert {"resnet10_w32", "resnet50", "vit_b_16", "vit_small_patch16_224"} <= set(known)
     assert len(known) > 1000 and len(known) == len(set(known))
 
@@ -58,14 +58,14 @@ def test_a_name_known_to_both_libraries_can_be_forced():
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name, hint):
     with pytest.raises(NearfarError, match=hint):
-        nets.encoder(name)
+        models.encoder(name)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm:resnet18", "resnet10t", "resnetv2_18", "densenet121"])
 def test_small_stem_keeps_the_side_and_standard_quarters_it(name):
     sides = {}
     for stem in ("small", "standard"):
-        f = nets.encoder(name, stem=stem).eval()
+        f = models.encoder(name, stem=stem).eval()
         shapes: list[int] = []
         for part in f.modules():
             if isinstance(part, nn.Conv2d):
@@ -78,57 +78,57 @@ def test_small_stem_keeps_the_side_and_standard_quarters_it(name):
 
 
 def test_stem_auto_follows_size_and_network():
-    assert nets.encoder("resnet18", size=32).stem == "small"
-    assert nets.encoder("resnet18", size=65).stem == "standard"
-    assert nets.encoder("resnet18").stem == "standard"
-    assert nets.encoder("resnet10_w32", size=32).stem == "standard"
-    assert nets.encoder("resnet10_w32", size=32, stem="small").net.conv1.stride == (1, 1)
-    assert nets.encoder("timm:test_convnext", size=32).stem == "standard"
+    assert models.encoder("resnet18", size=32).stem == "small"
+    assert models.encoder("resnet18", size=65).stem == "standard"
+    assert models.encoder("resnet18").stem == "standard"
+    assert models.encoder("resnet10_w32", size=32).stem == "standard"
+    assert models.encoder("resnet10_w32", size=32, stem="small").net.conv1.stride == (1, 1)
+    assert models.encoder("timm:test_convnext", size=32).stem == "standard"
     with pytest.raises(NearfarError, match="--stem standard"):
-        nets.encoder("timm:test_convnext", size=32, stem="small")
+        models.encoder("timm:test_convnext", size=32, stem="small")
 
 
 @pytest.mark.parametrize("name", ["resnet10_w16", "resnet18", "timm:resnet18"])
 def test_residual_blocks_start_as_their_shortcut(name):
-    last = [p for key, p in nets.encoder(name).named_parameters() if key.endswith("bn2.weight")]
+    last = [p for key, p in models.encoder(name).named_parameters() if key.endswith("bn2.weight")]
     assert last and all(p.eq(0).all() for p in last)
 
 
 def test_the_seed_alone_names_the_weights():
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    one = nets.encoder("resnet10_w16", seed=3).state_dict()
+    one = models.encoder("resnet10_w16", seed=3).state_dict()
     assert torch.equal(before, torch.random.get_rng_state())
     torch.manual_seed(2)
-    two = nets.untrained(nets.encoder("resnet10_w16", seed=5), seed=3).state_dict()
-    other = nets.encoder("resnet10_w16", seed=4).state_dict()
+    two = models.untrained(models.encoder("resnet10_w16", seed=5), seed=3).state_dict()
+    other = models.encoder("resnet10_w16", seed=4).state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert not torch.equal(one["net.conv1.weight"], other["net.conv1.weight"])
 
 
 def test_weights_come_from_a_file_and_must_fit(tmp_path):
-    f = nets.encoder("resnet18", stem="small", seed=1)
+    f = models.encoder("resnet18", stem="small", seed=1)
     plain = {**f.net.state_dict(), "fc.weight": torch.zeros(10, 512)}
     safetensors.torch.save_file(f.state_dict(), tmp_path / "encoder.safetensors")
     safetensors.torch.save_file(plain, tmp_path / "plain.safetensors")
     for file in ("encoder.safetensors", "plain.safetensors"):
-        g = nets.encoder("resnet18", stem="small", weights=str(tmp_path / file))
+        g = models.encoder("resnet18", stem="small", weights=str(tmp_path / file))
         assert all(torch.equal(a, b) for a, b in zip(f.parameters(), g.parameters(), strict=True))
     with pytest.raises(NearfarError, match=r"do not fit 'resnet18' with stem 'standard'.*conv1"):
-        nets.encoder("resnet18", weights=str(tmp_path / "plain.safetensors"))
+        models.encoder("resnet18", weights=str(tmp_path / "plain.safetensors"))
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "plain.safetensors").read_bytes()[:1000])
     wrong = {"cut.safetensors": "cannot be read", "no.safetensors": "no such file", "x.pt": "give"}
     for file, word in wrong.items():
         with pytest.raises(NearfarError, match=word):
-            nets.encoder("resnet18", stem="small", weights=str(tmp_path / file))
+            models.encoder("resnet18", stem="small", weights=str(tmp_path / file))
 
 
 def test_pretrained_where_there_is_none_is_refused_before_any_download():
     for name, stem in [("resnet10_w32", "auto"), ("timm:resnet10t", "small"), ("timm:resnet18c", "auto")]:
         with pytest.raises(NearfarError):
-            nets.encoder(name, stem=stem, weights="pretrained")
+            models.encoder(name, stem=stem, weights="pretrained")
     with pytest.raises(NearfarError, match="--size 224"):
-        nets.encoder("vit_b_16", size=32, weights="pretrained")
+        models.encoder("vit_b_16", size=32, weights="pretrained")
 
 
 def test_a_failed_download_is_a_sentence():
@@ -138,16 +138,16 @@ def test_a_failed_download_is_a_sentence():
 
 
 def test_head_has_the_shape_of_the_paper():
-    g = nets.mlp(8, 16, 4)
+    g = models.mlp(8, 16, 4)
     assert [type(part).__name__ for part in g] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
     assert not g[4].bias.requires_grad and g[1].bias.requires_grad and g[0].bias is None
     assert g(torch.rand(5, 8)).shape == (5, 4)
-    assert nets.mlp(8, 4, last_norm=False)[-1].bias is not None
+    assert models.mlp(8, 4, last_norm=False)[-1].bias is not None
 
 
 def test_alone_batch_norm_is_left_as_it_is():
-    g = nets.mlp(8, 16, 4)
-    assert nets.sync_batchnorm(g) is g and isinstance(g[1], nn.BatchNorm1d)
+    g = models.mlp(8, 16, 4)
+    assert models.sync_batchnorm(g) is g and isinstance(g[1], nn.BatchNorm1d)
 
 
 @pytest.mark.parametrize("kind", ["BatchNorm2d", "BatchNormAct2d"])
@@ -159,7 +159,7 @@ def test_our_batch_norm_takes_the_place_of_torch_and_timm_ones(kind):
     norm = theirs(4, eps=1e-3, momentum=0.3).double()
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    ours = nets.GlobalBatchNorm(copy.deepcopy(norm))
+    ours = models.GlobalBatchNorm(copy.deepcopy(norm))
     for training in (True, True, False):
         norm.train(training)
         ours.train(training)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from small import pictures, small, total
 
-from nearfar import chunks, engine, optim
-from nearfar.losses.moments import centred, spread
+from nearfar.images.view_settings import Views
+from nearfar.losses.statistics import centred, spread
 from nearfar.methods import barlow_twins, byol, simsiam, vicreg
-from nearfar.nets.momentum import rising
-from nearfar.pace import Plan
-from nearfar.settings import Training, Views
+from nearfar.models.ema import rising
+from nearfar.training import engine, grad_cache, optim
+from nearfar.training.schedule import Plan
+from nearfar.training.settings import Training
 
 
 def trained(module, steps=100, **settings):
@@ -208,7 +209,7 @@ def test_chunks_have_the_gradient_of_the_whole_batch_where_there_is_no_batch_nor
         if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
             module.set_submodule(key, torch.nn.Identity())
     other = copy.deepcopy(module)
-    terms = chunks.backward(module, batch, 4, torch.autocast("cpu", enabled=False))
+    terms = grad_cache.backward(module, batch, 4, torch.autocast("cpu", enabled=False))
     loss = total(other(batch))
     loss.backward()
     torch.testing.assert_close(total(terms), loss.detach())

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from nearfar import nets, optim
-from nearfar.config import build
-from nearfar.settings import Training
+from nearfar import models
+from nearfar.core.config import build
+from nearfar.training import optim
+from nearfar.training.settings import Training
 
 
 def slow_lars(w, gradients, rates, momentum, decay, eta, adapt):
@@ -61,7 +62,7 @@ def test_lars_goes_on_from_its_saved_state():
 
 
 def test_biases_and_norms_are_exempt_and_frozen_tensors_left_out():
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nets.mlp(8, 4, 2))
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), models.mlp(8, 4, 2))
     decayed, exempt = optim.groups(module, 0.5)
     assert all(p.ndim > 1 for p in decayed["params"]) and len(decayed["params"]) == 3
     assert (decayed["weight_decay"], decayed["adapt"]) == (0.5, True)
@@ -72,7 +73,7 @@ def test_biases_and_norms_are_exempt_and_frozen_tensors_left_out():
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
 def test_each_optimizer_lowers_a_loss(name):
     torch.manual_seed(0)
-    module = nets.mlp(4, 8, 2, last_norm=False)
+    module = models.mlp(4, 8, 2, last_norm=False)
     training = build(Training, {"optimizer": name, "rate": 0.05, "batch": 512, "rate_rule": "linear"})
     maker = optim.optimizer(training, module)
     assert {group["lr"] for group in maker.param_groups} == {0.1}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.origin import commit
+from nearfar.core.commit import commit
 
 GIT = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "commit.gpgsign=false"]
 

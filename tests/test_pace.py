@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.errors import NearfarError
-from nearfar.pace import AIM, Clock, Plan, minutes
+from nearfar.core.errors import NearfarError
+from nearfar.training.schedule import AIM, Clock, Plan, minutes
 
 
 def test_a_single_stretch_is_a_straight_line():

@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nearfar import progress
-from nearfar.data import disk, images, inspection, pack
-from nearfar.data.account import Way
+from nearfar.core import progress
+from nearfar.core.errors import NearfarError
+from nearfar.data import cache as pack
+from nearfar.data import disk_cache, inspection
+from nearfar.data.ledger import Way
 from nearfar.data.sources import open_source
-from nearfar.errors import NearfarError
+from nearfar.images import decode
 
 MAX = bad_files.MAX_PIXELS
 USUAL = {"short_side": 24, "max_pixels": MAX, "max_bad": 0.1, "threads": 3}
@@ -40,7 +42,7 @@ def write(folder: Path, count: int, *, side: int = 0) -> Path:
 
 def same_as_files(store: pack.Store, folder: Path, **options: int) -> None:
     for row, name in enumerate(store.ids):
-        assert np.array_equal(store[row], images.decode(folder / name, max_pixels=MAX, short_side=24))
+        assert np.array_equal(store[row], decode.decode(folder / name, max_pixels=MAX, short_side=24))
 
 
 def test_a_thousand_good_files_and_every_kind_of_bad_one(tmp_path: Path) -> None:
@@ -241,7 +243,7 @@ def test_a_full_disk_is_refused_before_and_survived_after(
     folder = write(tmp_path / "photos", 30)
     way = pack.Way(open_source(folder), 24, MAX, 0.1, 2)
     with pytest.raises(NearfarError, match=r"needs 1,000,000,000.0 GB more .* GB are free; make room"):
-        disk.packed(way, tmp_path, 10**18)
+        disk_cache.packed(way, tmp_path, 10**18)
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

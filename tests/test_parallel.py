@@ -4,19 +4,19 @@ import pytest
 import torch
 from processes import two
 
-from nearfar import parallel
-from nearfar.errors import NearfarError
+from nearfar.core import distributed
+from nearfar.core.errors import NearfarError
 
 
 def test_alone_everything_is_the_identity():
     x = torch.rand(3, 2, requires_grad=True)
-    assert (parallel.world(), parallel.rank(), parallel.first()) == (1, 0, True)
-    assert parallel.gather(x) is x and parallel.total(x) is x
-    assert not parallel.gather(x, grad=False).requires_grad
-    assert parallel.same({"a": (1, "b")}) == {"a": [1, "b"]}
-    assert parallel.start("cpu") == torch.device("cpu")
-    parallel.barrier()
-    parallel.stop()
+    assert (distributed.world(), distributed.rank(), distributed.first()) == (1, 0, True)
+    assert distributed.gather(x) is x and distributed.total(x) is x
+    assert not distributed.gather(x, grad=False).requires_grad
+    assert distributed.same({"a": (1, "b")}) == {"a": [1, "b"]}
+    assert distributed.start("cpu") == torch.device("cpu")
+    distributed.barrier()
+    distributed.stop()
 
 
 def test_two_processes_gather_and_sum_with_gradients():
@@ -32,8 +32,8 @@ def test_two_processes_gather_and_sum_with_gradients():
 def test_a_device_that_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(NearfarError, match="--device cpu"):
-        parallel.start("mps")
+        distributed.start("mps")
     if torch.cuda.device_count() < 2:
         monkeypatch.setenv("LOCAL_RANK", "1")
         with pytest.raises(NearfarError, match="has no GPU"):
-            parallel.start("cuda")
+            distributed.start("cuda")

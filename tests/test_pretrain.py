@@ -20,8 +20,9 @@ import torch
 from small import narrow
 
 import nearfar
-from nearfar import checkpoint, methods
-from nearfar.recorder import Recorder
+from nearfar import methods
+from nearfar.training import checkpoint
+from nearfar.training.logger import Recorder
 
 TINY = {
     "steps": 24,
@@ -155,11 +156,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(photos, tmp_path, sign, status):
 
 def test_a_finished_run_says_so_and_other_settings_are_refused_by_name(photos, unbroken, capsys):
     before = content(unbroken)
-    nearfar.progress.show(True)
+    nearfar.core.progress.show(True)
     try:
         run = nearfar.pretrain(photos, out=unbroken, **TINY)
     finally:
-        nearfar.progress.show(False)
+        nearfar.core.progress.show(False)
     assert "is finished" in capsys.readouterr().err
     assert run.path == unbroken
     with pytest.raises(nearfar.NearfarError, match=r"--tau 0.1 became 0.3.*--overwrite"):
@@ -172,7 +173,7 @@ def test_a_finished_run_says_so_and_other_settings_are_refused_by_name(photos, u
 def test_other_images_are_refused_and_overwrite_starts_anew(photos, unbroken, tmp_path):
     folder, pixels = (
         tmp_path / "run",
-        np.stack([nearfar.data.images.decode(path, max_pixels=10**6) for path in photos.iterdir()]),
+        np.stack([nearfar.images.decode.decode(path, max_pixels=10**6) for path in photos.iterdir()]),
     )
     first = nearfar.pretrain(pixels, out=folder, **{**TINY, "steps": 2})
     assert first.provenance["data"]["images"] == 96

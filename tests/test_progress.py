@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nearfar import progress
+from nearfar.core import progress
 
 
 @pytest.fixture(autouse=True)

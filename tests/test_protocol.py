@@ -11,18 +11,19 @@ from sklearn.linear_model import LogisticRegression
 from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 
-from nearfar import drawings, gallery, probe
-from nearfar.data import pack
-from nearfar.data.kinds import from_array
+from nearfar.analysis.pixel_similarity import SIDE, alike
+from nearfar.core.errors import NearfarError
+from nearfar.data import cache
+from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
-from nearfar.errors import NearfarError
-from nearfar.neighbours import unit
-from nearfar.protocol import calibration, clusters, few_labels, fits, paired, retrieval
-from nearfar.protocol.efficiency import efficiency, labels_needed
-from nearfar.protocol.groups import read
-from nearfar.protocol.leaks import LIKE, near_copies
-from nearfar.readers import held_out
-from nearfar.uses.alike import SIDE, alike
+from nearfar.demo import drawings, gallery
+from nearfar.evaluation import calibration, clustering, few_label_fits, few_labels, paired_tests, retrieval
+from nearfar.evaluation.groups import read
+from nearfar.evaluation.label_efficiency import efficiency, labels_needed
+from nearfar.evaluation.leaks import LIKE, near_copies
+from nearfar.features import logistic
+from nearfar.features.knn import unit
+from nearfar.features.probes import held_out
 
 
 def rows(n, d, classes, seed, spread=1.0):
@@ -91,13 +92,13 @@ def test_calibration_by_hand():
 
 def test_clusters_of_separate_clouds_are_the_classes():
     x, y = rows(120, 16, 4, 0, spread=0.1)
-    found = clusters.agreement(y, clusters.kmeans(unit(x).numpy(), 4, seed=0))
+    found = clustering.agreement(y, clustering.kmeans(unit(x).numpy(), 4, seed=0))
     assert (found.accuracy, found.nmi, found.ari) == pytest.approx((1, 1, 1))
 
 
 def test_agreement_by_hand():
     truth, found = np.array([0, 0, 0, 1, 1, 1]), np.array([2, 2, 1, 1, 1, 0])
-    got = clusters.agreement(truth, found)
+    got = clustering.agreement(truth, found)
     assert got.accuracy == pytest.approx(4 / 6)  # 2 -> 0 and 1 -> 1; cluster 0 goes unmatched
     # Of 15 pairs 2 are together in both, 6 in the truth and 4 in the clusters.
     assert got.ari == pytest.approx((2 - 6 * 4 / 15) / ((6 + 4) / 2 - 6 * 4 / 15))
@@ -110,7 +111,7 @@ def test_agreement_by_hand():
 
 def test_clusters_do_not_depend_on_the_call():
     x, _ = rows(90, 8, 3, 0, spread=3.0)
-    one, other = (clusters.kmeans(x.numpy(), 3, seed=1) for _ in range(2))
+    one, other = (clustering.kmeans(x.numpy(), 3, seed=1) for _ in range(2))
     assert np.array_equal(one, other)
 
 
@@ -121,8 +122,8 @@ def test_a_fit_in_few_coordinates_is_scikit_learns_in_all():
     x, y = rows(24, 60, 3, 0, spread=2.0)
     everything, _ = rows(500, 60, 3, 5, spread=2.0)
     asked, _ = rows(50, 60, 3, 1, spread=2.0)
-    mean, inverse = probe.standards(everything)
-    found = fits.linear(x, torch.from_numpy(y), 3, (mean, inverse))
+    mean, inverse = logistic.standards(everything)
+    found = few_label_fits.linear(x, torch.from_numpy(y), 3, (mean, inverse))
     theirs = LogisticRegression(C=1 / (24 * found.l2), tol=1e-8, max_iter=5000)
     theirs.fit(((x - mean) * inverse).numpy(), y)
     want = theirs.predict_proba(((asked - mean) * inverse).numpy())
@@ -132,7 +133,7 @@ def test_a_fit_in_few_coordinates_is_scikit_learns_in_all():
 def test_prototypes_are_the_nearest_means():
     x, y = rows(40, 5, 4, 0)
     asked, _ = rows(30, 5, 4, 1)
-    found = fits.prototypes(x, torch.from_numpy(y), 5).predict(asked)
+    found = few_label_fits.prototypes(x, torch.from_numpy(y), 5).predict(asked)
     means = torch.stack([x[y == k].mean(0) for k in range(4)])
     assert torch.equal(found, torch.cdist(asked, means).argmin(1))
 
@@ -160,7 +161,7 @@ def test_the_penalty_is_chosen_by_the_labels_drawn():
     noise = torch.randn(40, 30, generator=draw)
     clear = torch.cat([noise, 0.6 * (y[:, None] - 0.5)], 1)
     slow = []
-    for l2 in probe.STRENGTHS:
+    for l2 in logistic.STRENGTHS:
         right = 0
         for fold in range(4):
             out = (torch.arange(40) % 20) % 4 == fold
@@ -169,10 +170,12 @@ def test_the_penalty_is_chosen_by_the_labels_drawn():
         slow.append(right)
     # The path ends after two penalties without a gain.
     best = next(at for at in range(5) if max(slow[at + 1 : at + 3]) <= slow[at])
-    assert fits.penalty(clear, y, 2) == probe.STRENGTHS[best]
-    assert fits.penalty(clear[[0, 20]], y[[0, 20]], 2) == fits.PENALTY
-    assert fits.penalty(clear[[0, 1]], y[[0, 1]], 2) == fits.PENALTY
-    assert fits.penalty(clear[[0, 1, 20]], y[[0, 1, 20]], 2) in probe.STRENGTHS  # the one of a kind is kept
+    assert few_label_fits.penalty(clear, y, 2) == logistic.STRENGTHS[best]
+    assert few_label_fits.penalty(clear[[0, 20]], y[[0, 20]], 2) == few_label_fits.PENALTY
+    assert few_label_fits.penalty(clear[[0, 1]], y[[0, 1]], 2) == few_label_fits.PENALTY
+    assert (
+        few_label_fits.penalty(clear[[0, 1, 20]], y[[0, 1, 20]], 2) in logistic.STRENGTHS
+    )  # the one of a kind is kept
 
 
 def test_labels_needed_are_read_off_the_curve():
@@ -203,7 +206,7 @@ def test_mcnemar_and_the_interval_against_loops():
     draw = np.random.default_rng(0)
     truth = np.zeros(400, np.int64)
     first, second = (draw.random(400) > 0.3).astype(np.int64), (draw.random(400) > 0.4).astype(np.int64)
-    found = paired.compare(truth, first, second, seed=0)
+    found = paired_tests.compare(truth, first, second, seed=0)
     won, lost = int(((first == 0) & (second == 1)).sum()), int(((first == 1) & (second == 0)).sum())
     assert (found.first_only, found.second_only) == (won, lost)
     assert found.difference == pytest.approx((won - lost) / 400)
@@ -216,7 +219,7 @@ def test_mcnemar_and_the_interval_against_loops():
 
 def test_a_run_does_not_differ_from_itself():
     answers = np.arange(50) % 3
-    found = paired.compare(np.zeros(50, np.int64), answers, answers, 0)
+    found = paired_tests.compare(np.zeros(50, np.int64), answers, answers, 0)
     assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1.0)
 
 
@@ -311,7 +314,7 @@ ALTERED = {
 
 def held(pixels):
     """Pictures as a store."""
-    return pack.load(
+    return cache.load(
         from_array("pictures", pixels, None, first=False),
         short_side=None,
         max_pixels=10**6,

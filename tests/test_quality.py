@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import nearfar
-from nearfar import quality
-from nearfar.data import pack
+from nearfar.data import cache
 from nearfar.data.sources import open_source
-from nearfar.health import health
+from nearfar.health import metrics
+from nearfar.health.measure import health
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -29,33 +29,33 @@ def planted(values: torch.Tensor, n: int = 400) -> torch.Tensor:
 
 def test_rank_figures_of_a_flat_spectrum_are_its_width() -> None:
     z = planted(torch.ones(12).double())
-    assert quality.rankme(z) == pytest.approx(12, rel=1e-4)
-    assert quality.stable_rank(z) == pytest.approx(12)
-    assert quality.nesum(z) == pytest.approx(12)
-    assert quality.alpha_req(z) == pytest.approx(0, abs=1e-9)
+    assert metrics.rankme(z) == pytest.approx(12, rel=1e-4)
+    assert metrics.stable_rank(z) == pytest.approx(12)
+    assert metrics.nesum(z) == pytest.approx(12)
+    assert metrics.alpha_req(z) == pytest.approx(0, abs=1e-9)
 
 
 def test_rank_figures_of_a_collapse_are_one_and_constant_features_are_no_error() -> None:
     z = normal(300, 1) @ normal(1, 16)
-    assert quality.rankme(z) == pytest.approx(1, abs=1e-3)
-    assert quality.stable_rank(z) == pytest.approx(1) and quality.nesum(z) == pytest.approx(1)
+    assert metrics.rankme(z) == pytest.approx(1, abs=1e-3)
+    assert metrics.stable_rank(z) == pytest.approx(1) and metrics.nesum(z) == pytest.approx(1)
     flat = torch.ones(300, 16)
-    assert quality.uniformity(flat) == pytest.approx(0, abs=1e-6)
-    assert quality.spread(flat) == pytest.approx(0, abs=1e-6)
-    assert math.isnan(quality.alpha_req(torch.zeros(30, 4)))
-    assert quality.nesum(torch.zeros(30, 4)) == quality.stable_rank(torch.zeros(30, 4)) == 0
+    assert metrics.uniformity(flat) == pytest.approx(0, abs=1e-6)
+    assert metrics.spread(flat) == pytest.approx(0, abs=1e-6)
+    assert math.isnan(metrics.alpha_req(torch.zeros(30, 4)))
+    assert metrics.nesum(torch.zeros(30, 4)) == metrics.stable_rank(torch.zeros(30, 4)) == 0
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.5])
 def test_alpha_req_finds_a_planted_power_law(alpha: float) -> None:
     k = torch.arange(1, 33, dtype=torch.float64)
-    assert quality.alpha_req(planted(k ** (-alpha / 2))) == pytest.approx(alpha, rel=1e-9)
+    assert metrics.alpha_req(planted(k ** (-alpha / 2))) == pytest.approx(alpha, rel=1e-9)
 
 
 def test_rankme_is_the_exponential_of_the_entropy_of_the_singular_values() -> None:
     values = torch.tensor([4.0, 2.0, 1.0, 1.0]).double()
     p = values / 8
-    assert quality.rankme(planted(values)) == pytest.approx(float(torch.exp(-(p * p.log()).sum())), rel=1e-5)
+    assert metrics.rankme(planted(values)) == pytest.approx(float(torch.exp(-(p * p.log()).sum())), rel=1e-5)
 
 
 def test_lidar_counts_the_directions_in_which_images_differ_and_views_do_not() -> None:
@@ -64,9 +64,9 @@ def test_lidar_counts_the_directions_in_which_images_differ_and_views_do_not() -
     signal[:4], noise[:4] = 5.0, 0.1
     z = (normal(images, d) * signal)[:, None] + normal(images, members, d, seed=3) * noise
     # the other six hold noise alone: a sixth of it is left between the means of six views
-    assert quality.lidar(z) == pytest.approx(4, rel=0.02)
-    assert quality.lidar(normal(images, members, d)) == pytest.approx(d, rel=0.02)
-    assert quality.lidar(z) < quality.rankme(z.flatten(0, 1))
+    assert metrics.lidar(z) == pytest.approx(4, rel=0.02)
+    assert metrics.lidar(normal(images, members, d)) == pytest.approx(d, rel=0.02)
+    assert metrics.lidar(z) < metrics.rankme(z.flatten(0, 1))
 
 
 def test_lidar_without_grouping_by_image_would_be_blind() -> None:
@@ -74,7 +74,7 @@ def test_lidar_without_grouping_by_image_would_be_blind() -> None:
     shuffled = z.flatten(0, 1)[torch.randperm(2000, generator=torch.Generator().manual_seed(0))].view(
         500, 4, 8
     )
-    assert quality.lidar(z) < 7 < quality.lidar(shuffled)
+    assert metrics.lidar(z) < 7 < metrics.lidar(shuffled)
 
 
 def test_sphere_figures_equal_brute_force_and_closed_forms() -> None:
@@ -82,22 +82,22 @@ def test_sphere_figures_equal_brute_force_and_closed_forms() -> None:
     unit = z / z.norm(dim=1, keepdim=True)
     distance = torch.cdist(unit, unit).square()
     pairs = distance[~torch.eye(60, dtype=torch.bool)]
-    assert quality.uniformity(z) == pytest.approx(float(torch.exp(-2 * pairs).mean().log()), rel=1e-9)
+    assert metrics.uniformity(z) == pytest.approx(float(torch.exp(-2 * pairs).mean().log()), rel=1e-9)
     other = normal(60, 5, seed=4)
     brute = (unit - other / other.norm(dim=1, keepdim=True)).square().sum(1).mean()
-    assert quality.alignment(z, 3 * other) == pytest.approx(float(brute), rel=1e-9)
-    assert quality.alignment(z, -z) == pytest.approx(4) and quality.alignment(z, 2 * z) == pytest.approx(0)
-    assert quality.spread(normal(20000, 32)) == pytest.approx(1, rel=0.02)
+    assert metrics.alignment(z, 3 * other) == pytest.approx(float(brute), rel=1e-9)
+    assert metrics.alignment(z, -z) == pytest.approx(4) and metrics.alignment(z, 2 * z) == pytest.approx(0)
+    assert metrics.spread(normal(20000, 32)) == pytest.approx(1, rel=0.02)
 
 
 def test_agreement_counts_common_neighbours() -> None:
     x = normal(50, 6)
-    assert quality.agreement(x, 2 * x, 5) == 1.0
+    assert metrics.agreement(x, 2 * x, 5) == 1.0
     angles = torch.tensor([0.0, 0.1, 0.2, 3.0, 3.1, 3.2]).double()
     circle = torch.stack([angles.cos(), angles.sin()], 1)
     moved = circle[[0, 1, 3, 2, 4, 5]]  # rows 2 and 3 have changed places
     # by hand: rows 0 and 1 lose one of two, rows 2 and 3 both, rows 4 and 5 one
-    assert quality.agreement(circle, moved, 2) == pytest.approx(4 * 0.5 / 6)
+    assert metrics.agreement(circle, moved, 2) == pytest.approx(4 * 0.5 / 6)
 
 
 def test_health_of_a_run_is_repeatable_and_leaves_the_encoder_alone(photos, tmp_path) -> None:
@@ -105,7 +105,7 @@ def test_health_of_a_run_is_repeatable_and_leaves_the_encoder_alone(photos, tmp_
         photos, out=tmp_path / "run", steps=3, batch=16, encoder="resnet10_w16", device="cpu"
     )
     source = open_source(photos)
-    store = pack.load(source, short_side=None, max_pixels=10**8, max_bad=0.5, threads=1)
+    store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0.5, threads=1)
     before = {name: value.clone() for name, value in run.encoder.state_dict().items()}
     net, needs = run.encoder, run.preprocess
     one, two = health(net, needs, store), health(net, needs, store)

@@ -17,14 +17,17 @@ import torch
 from conftest import picture
 from PIL import Image
 
-from nearfar import batches, cli, evaluate, pretrain, resolve
-from nearfar.data import pack
-from nearfar.data.kinds import from_array
+from nearfar import evaluate, pretrain
+from nearfar.cli.main import main
+from nearfar.core.errors import NearfarError
+from nearfar.data import cache, loader
+from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
-from nearfar.errors import NearfarError
-from nearfar.report import figures, galleries, page, report, sample, scoring
-from nearfar.report.sample import Look
-from nearfar.run import Run, load
+from nearfar.reports import figures, galleries, page, sample, scoring
+from nearfar.reports.report import report
+from nearfar.reports.sample import Look
+from nearfar.training import resolve
+from nearfar.training.run import Run, load
 
 EVIL = ("<script>alert(1)<!--", '"><img src=x onerror=alert(1)>', "$x_{'&amp;", "ünïcode {{ 7*7 }}")
 SETTINGS: dict[str, Any] = {"batch": 16, "steps": 6, "encoder": "resnet10_w16", "size": 16, "threads": 1}
@@ -212,7 +215,7 @@ def test_images_that_have_moved(
         assert {"data", "views", "neighbours", "map", "typical", "duplicates"} <= set(made.missing)
         assert f"nearfar report '{run.path}' --data DATA" in Page(tmp_path / "lost.html").text
         out = tmp_path / "found.html"
-        assert cli.main(["report", str(run.path), "--out", str(out), "--data", str(moved), "--json"]) == 0
+        assert main(["report", str(run.path), "--out", str(out), "--data", str(moved), "--json"]) == 0
         plain = json.loads(capsys.readouterr().out)
         assert plain["path"] == str(out) and out.exists() and set(plain["missing"]) == {"evaluation"}
         with pytest.raises(NearfarError, match="nowhere"):
@@ -250,12 +253,12 @@ def test_the_views_shown_are_those_the_network_saw(run: Run, photos: Path) -> No
     look = sample.look(run, wanted, None, torch.device("cpu"))
     assert int((look.numbers >= 0).sum()) == 96 and len(look) == 160
 
-    store = pack.load(
+    store = cache.load(
         open_source(photos), short_side=wanted.short_side, max_pixels=10**8, max_bad=0.1, threads=1
     )
-    trained, _ = pack.held_apart(store, wanted.training.held_out, wanted.training.seed)
+    trained, _ = cache.held_apart(store, wanted.training.held_out, wanted.training.seed)
     recipes = resolve.build_method(wanted).views(wanted.views)
-    feed = batches.Feed(trained, recipes, size=16, batch=16, seed=wanted.training.seed)
+    feed = loader.Feed(trained, recipes, size=16, batch=16, seed=wanted.training.seed)
     saw: dict[tuple[int, int], torch.Tensor] = {}
     for step in range(12):  # two epochs of six steps
         rows, made = feed.make(step)
@@ -272,7 +275,7 @@ def looked(pixels: np.ndarray, features: torch.Tensor) -> Look:
     """A look at an array, with features that we choose."""
     source = from_array("array", pixels, None, first=False)
     rows = np.arange(len(pixels))
-    store = pack.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
+    store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
     return Look(source, sample.some(source, rows), store, rows, features)
 
 
@@ -307,7 +310,7 @@ def test_the_surest_neighbours_of_a_labelled_set() -> None:
 
     def of(labels: list[str]) -> Look:
         source = from_array("array", pixels, labels, first=False)
-        store = pack.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
+        store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
         return Look(source, sample.some(source, np.arange(24)), store, np.full(24, -1), axes)
 
     base = of(["a"] * 8 + ["b"] * 8 + ["c"] * 8)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from nearfar import recipes, resolve
+from nearfar.core.device import device_named
+from nearfar.core.errors import NearfarError
 from nearfar.data.sources import open_source
-from nearfar.errors import NearfarError
-from nearfar.resolve import Wanted
+from nearfar.training import recipes, resolve
+from nearfar.training.resolve import Wanted
 
 CPU = torch.device("cpu")
 
@@ -68,7 +69,7 @@ def test_an_unknown_recipe_or_device_is_named():
         resolve.resolve("simclr", "cifar-shrt", {}, side=32, device=CPU)
     if not torch.cuda.is_available():
         with pytest.raises(NearfarError, match="no cuda device here; use --device cpu"):
-            resolve.device_named("cuda")
+            device_named("cuda")
 
 
 def test_rate_rules():

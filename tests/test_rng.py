@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar import rng
+from nearfar.core import rng
 
 KEYS = st.integers(0, 2**64 - 1)
 

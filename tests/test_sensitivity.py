@@ -10,11 +10,13 @@ import pytest
 import scipy.stats
 import torch
 
-from nearfar import cli, methods, recipes, resolve
-from nearfar.errors import NearfarError
-from nearfar.sensitivity import influence, space
-from nearfar.sensitivity.findings import Sweep, Trial
-from nearfar.sensitivity.proposals import JOURNAL, Proposals
+from nearfar import methods
+from nearfar.cli.main import pretrain_parser
+from nearfar.core.errors import NearfarError
+from nearfar.experiments import influence, space
+from nearfar.experiments.findings import Sweep, Trial
+from nearfar.experiments.proposals import JOURNAL, Proposals
+from nearfar.training import recipes, resolve
 
 CPU = torch.device("cpu")
 
@@ -71,7 +73,7 @@ def test_a_point_becomes_settings() -> None:
     assert space.settings(wanted, axes, own | {"depth": 1}) == {"head": (128,)}
     words = space.words({**changed, "pack": False, "rate": 1 / 3, "minutes": 3.0})
     assert " ".join(words[:4]) == "--tau 0.123 --batch 64" and words[-3:] == [repr(1 / 3), "--minutes", "3"]
-    assert cli.pretrain_parser(()).read(["x", *words]) == {
+    assert pretrain_parser(()).read(["x", *words]) == {
         "data": "x", "pack": False, "rate": 1 / 3, "minutes": 3.0, **changed
     }  # fmt: skip
 

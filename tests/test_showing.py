@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nearfar.errors import NearfarError
-from nearfar.uses.showing import ACROSS, GAP, PAPER, PRINTED, SHOWN, SIDE, Listing, sheet, tidy, write
+from nearfar.core.errors import NearfarError
+from nearfar.queries.listing import ACROSS, GAP, PAPER, PRINTED, SHOWN, SIDE, Listing, sheet, tidy, write
 
 INKS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 

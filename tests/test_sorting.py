@@ -13,12 +13,12 @@ from conftest import picture
 from PIL import Image
 
 import nearfar
-from nearfar import cli
-from nearfar.config import to_json
-from nearfar.errors import NearfarError
-from nearfar.features import fingerprint
-from nearfar.run import Run
-from nearfar.vectorstore import Card, VectorStore, open_store
+from nearfar.cli.main import main
+from nearfar.core.config import to_json
+from nearfar.core.errors import NearfarError
+from nearfar.features.extract import fingerprint
+from nearfar.stores import Card, VectorStore, open_store
+from nearfar.training.run import Run
 
 SMALL = {"encoder": "resnet10_w16", "batch": 16, "steps": 2, "size": 16, "device": "cpu"}
 KINDS, EACH, ODD = 4, 30, 6
@@ -163,11 +163,11 @@ def test_clusters_are_listed_and_saved(store: VectorStore, way: str) -> None:
 
 
 def test_the_map_is_kept_in_the_store_and_drawn(store: VectorStore, tmp_path: Path) -> None:
-    found = nearfar.map(store, out=tmp_path / "map.png")
+    found = nearfar.image_map(store, out=tmp_path / "map.png")
     x = column(store, "x")
     assert [x[one] for one in found.ids] == found.columns["x"] and len(x) == len(store)
     assert np.asarray(Image.open(tmp_path / "map.png")).std() > 5
-    nearfar.map(store, where="label = 'odd'", out=tmp_path / "map.csv")
+    nearfar.image_map(store, where="label = 'odd'", out=tmp_path / "map.csv")
     again = column(store, "x")
     assert {one for one in x if again[one] != x[one]} <= {*store.ids("label = 'odd'")}
     assert (tmp_path / "map.csv").read_text().startswith("id,x,y\n")
@@ -180,7 +180,7 @@ def test_commands(store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixt
         ["clusters", store.address, "--way", "hdbscan", "--least", "5", "--json"],
         ["map", store.address, "--seed", "1", "--json"],
     ):
-        assert cli.main(words) == 0
+        assert main(words) == 0
         assert json.loads(capsys.readouterr().out)["rows"]
     for words, says in (
         (["anomalies", store.address, "--way", "kn"], "did you mean knn?"),
@@ -189,6 +189,6 @@ def test_commands(store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixt
         (["clusters", store.address, "--number", "500"], "127 images are too few for 500 clusters"),
         (["map", store.address, "--out", "map.svg"], "name a .csv, .json or .png file"),
     ):
-        assert cli.main(words) == 2
+        assert main(words) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and says in err

@@ -18,11 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from nearfar.data import hubs, images, kinds
-from nearfar.data.kinds import Source
+from nearfar.core.errors import BadImage, NearfarError
+from nearfar.data import hubs
+from nearfar.data import source as kinds
 from nearfar.data.shards import expand
+from nearfar.data.source import Source
 from nearfar.data.sources import open_source
-from nearfar.errors import BadImage, NearfarError
+from nearfar.images import decode
 
 
 def png(value: int, width: int = 6, height: int = 5) -> bytes:
@@ -33,7 +35,7 @@ def png(value: int, width: int = 6, height: int = 5) -> bytes:
 
 def red(source: Source, index: int) -> int:
     data = source.read(index)
-    pixels = data if isinstance(data, np.ndarray) else images.decode(data, max_pixels=10**6)
+    pixels = data if isinstance(data, np.ndarray) else decode.decode(data, max_pixels=10**6)
     return int(pixels[0, 0, 0])
 
 
@@ -116,7 +118,7 @@ def test_lists(folder: Path, kind: str) -> None:
     assert list(source.ids) == paths and source.labels is None
     assert [red(source, 0), red(source, 1)] == [2, 0]
     with pytest.raises(BadImage, match="no such file"):
-        images.decode(source.read(2), max_pixels=100)
+        decode.decode(source.read(2), max_pixels=100)
     if kind == "txt":
         refuses(file, "has no labels: use a .csv", labels=True)
     else:

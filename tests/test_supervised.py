@@ -8,7 +8,7 @@ import torch
 from small import pictures, small
 
 import nearfar
-from nearfar import cli
+from nearfar.cli.main import main
 
 TINY = {"steps": 6, "batch": 16, "encoder": "resnet10_w16", "precision": "float32", "threads": 1}
 
@@ -45,7 +45,7 @@ def test_the_gradient_is_that_of_the_labels_given():
 
 def test_a_flat_folder_is_refused_in_a_sentence_before_the_first_step(photos, tmp_path, capsys):
     words = ["pretrain", str(photos), "--method", "supervised", "--out", str(tmp_path / "run")]
-    assert cli.main(words) == 2
+    assert main(words) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "96 images outside any class folder" in said
     assert "move each into a folder of its class, or give a .csv with labels" in said

@@ -17,13 +17,14 @@ import pytest
 import torch
 
 import nearfar
-from nearfar import checkpoint, cli, resolve
-from nearfar.errors import NearfarError
-from nearfar.pretrain import Ended, pretrain
-from nearfar.sensitivity import space
-from nearfar.sensitivity.findings import Sweep, Trial
-from nearfar.sensitivity.proposals import Proposals
-from nearfar.sensitivity.trials import GIVE_UP, METRIC, Sitting
+from nearfar.cli.main import main, pretrain_parser
+from nearfar.core.errors import NearfarError
+from nearfar.experiments import space
+from nearfar.experiments.findings import Sweep, Trial
+from nearfar.experiments.proposals import Proposals
+from nearfar.experiments.trials import GIVE_UP, METRIC, Sitting
+from nearfar.training import checkpoint, resolve
+from nearfar.training.pretrain import Ended, pretrain
 
 CPU = torch.device("cpu")
 TINY = {"batch": 16, "encoder": "resnet10_w16", "precision": "float32", "device": "cpu", "threads": 1}
@@ -76,13 +77,13 @@ def test_a_sweep_writes_what_it_returns(swept: tuple[Sweep, Path]) -> None:
 
 
 def test_knn_is_that_of_evaluate_on_the_held_out_part(swept: tuple[Sweep, Path], labelled: Path) -> None:
-    from nearfar.data import pack
+    from nearfar.data import cache
     from nearfar.data.sources import open_source
-    from nearfar.evaluate import evaluate
-    from nearfar.readers import held_out
+    from nearfar.evaluation.evaluate import evaluate
+    from nearfar.features.probes import held_out
 
     found, out = swept
-    store = pack.load(
+    store = cache.load(
         open_source(labelled / "train", labels=True), short_side=19, max_pixels=10**6, max_bad=0, threads=1
     )
     held = held_out(store.labels, store.classes, 0)
@@ -97,7 +98,7 @@ def test_the_command_repeats_the_best(swept: tuple[Sweep, Path], labelled: Path,
     found, out = swept
     words = shlex.split(found.command)
     assert words[:3] == ["nearfar", "pretrain", str(labelled / "train")]
-    values = cli.pretrain_parser(words).read(words[2:])
+    values = pretrain_parser(words).read(words[2:])
     assert values.pop("out") == "runs/best"
     run = pretrain(values.pop("data"), out=tmp_path / "best", **values)
     name = "encoder.safetensors"
@@ -283,7 +284,7 @@ def test_a_recipe_that_fails_ends_the_sweep_and_a_point_does_not(photos: Path, t
 def test_hostile_words_get_one_sentence_and_leave_nothing(
     words: list[str], says: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["sweep", str(photos), "--out", str(tmp_path / "out"), *words]) == 2
+    assert main(["sweep", str(photos), "--out", str(tmp_path / "out"), *words]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("nearfar: ") and err.count("\n") == 1, err
     assert says in err and not (tmp_path / "out").exists()
@@ -320,6 +321,6 @@ def test_a_missing_optuna_is_a_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     words = ["sweep", str(photos), "--steps", "1", "--trials", "10", "--out", str(tmp_path / "out")]
-    assert cli.main(words) == 2
+    assert main(words) == 2
     assert capsys.readouterr() == ("", "nearfar: a sweep needs Optuna: pip install 'nearfar[sweep]'.\n")
     assert not (tmp_path / "out").exists()

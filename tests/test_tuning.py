@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from nearfar import nets, probe, readers
-from nearfar.data import pack
+from nearfar import models
+from nearfar.core.errors import NearfarError
+from nearfar.data import cache
+from nearfar.data.dataset import Part
 from nearfar.data.sources import open_source
-from nearfar.data.store import Part
-from nearfar.errors import NearfarError
-from nearfar.features import features, fingerprint
-from nearfar.protocol import learner
-from nearfar.protocol.learner import COURSES, Network
-from nearfar.protocol.tuning import tune
-from nearfar.settings import Views
-from nearfar.views import Preprocess
+from nearfar.features import logistic, probes
+from nearfar.features.extract import features, fingerprint
+from nearfar.finetuning import trainer
+from nearfar.finetuning.trainer import COURSES, Network
+from nearfar.finetuning.tune import tune
+from nearfar.images.view_settings import Views
+from nearfar.images.views import Preprocess
 
 PREPROCESS = Preprocess.of(8)
 PLAIN = Views(crop_min=1.0, flip=0.0, jitter=0.0, grey=0.0)
@@ -30,7 +31,7 @@ def store(n, seed, classes=3):
     pixels = draw.normal(128, 70, (n, 8, 8, 3))
     pixels[np.arange(n), :, :, labels] += 60
     source = open_source((pixels.clip(0, 255).astype(np.uint8), [str(k) for k in labels]), labels=True)
-    return pack.load(source, short_side=None, max_pixels=10**6, max_bad=0.0, threads=1)
+    return cache.load(source, short_side=None, max_pixels=10**6, max_bad=0.0, threads=1)
 
 
 def none(images):
@@ -40,13 +41,13 @@ def none(images):
 @pytest.fixture(autouse=True)
 def float32(monkeypatch):
     """The arithmetic is measured elsewhere; here it is to be the same whatever the machine finds."""
-    monkeypatch.setattr(learner, "_precision", lambda *_: "float32")
+    monkeypatch.setattr(trainer, "_precision", lambda *_: "float32")
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return readers.untrained(
-        nets.encoder("resnet10_w16", size=8, seed=3), store(64, 9), PREPROCESS, seed=3, device="cpu"
+    return probes.untrained(
+        models.encoder("resnet10_w16", size=8, seed=3), store(64, 9), PREPROCESS, seed=3, device="cpu"
     )
 
 
@@ -61,7 +62,7 @@ def test_sixteen_images_are_learnt_by_heart(encoder, few, how):
     made = tune(encoder, PREPROCESS, images, none(images), how=how, seed=0, device="cpu", views=PLAIN)
     assert (made.answer(images) == images.labels).all()
     assert made.chosen["held_out"] is None and made.chosen["rate"] == COURSES[how].rates[0]
-    assert made.chosen["steps"] == learner.LEAST_STEPS and made.chosen["batch"] == 16
+    assert made.chosen["steps"] == trainer.LEAST_STEPS and made.chosen["batch"] == 16
     logits = made.logits(images)
     assert logits.shape == (16, 2) and logits.dtype == np.float32
     assert made.answer(images).dtype == np.int64
@@ -78,7 +79,7 @@ def test_the_encoder_given_is_never_changed(encoder, few, how):
 
 
 def test_a_frozen_encoder_that_moves_is_an_error(encoder, few):
-    class Leaky(nets.Encoder):
+    class Leaky(models.Encoder):
         def forward(self, x):
             with torch.no_grad():
                 self.net.conv1.weight += 1e-4
@@ -90,7 +91,7 @@ def test_a_frozen_encoder_that_moves_is_an_error(encoder, few):
 
 
 def test_scratch_is_fine_tuning_from_random_weights(encoder, few):
-    start = readers.untrained(encoder, few, PREPROCESS, 5, "cpu")
+    start = probes.untrained(encoder, few, PREPROCESS, 5, "cpu")
     tuned = [
         tune(net, PREPROCESS, few, none(few), how=how, seed=5, device="cpu", epochs=3)
         for net, how in ((encoder, "scratch"), (start, "finetune"))
@@ -102,7 +103,7 @@ def test_scratch_is_fine_tuning_from_random_weights(encoder, few):
 
 def test_the_same_seed_gives_the_same_network_on_any_number_of_threads(encoder, few, monkeypatch):
     def made(seed, threads):
-        monkeypatch.setattr(learner, "cores", lambda: threads)
+        monkeypatch.setattr(trainer, "cores", lambda: threads)
         return tune(encoder, PREPROCESS, few, none(few), how="finetune", seed=seed, device="cpu", epochs=3)
 
     first = fingerprint(made(0, 1).net)
@@ -112,10 +113,10 @@ def test_the_same_seed_gives_the_same_network_on_any_number_of_threads(encoder, 
 
 def test_without_augmentation_the_layer_agrees_with_logistic_regression(encoder):
     train, test = store(240, 1), store(240, 2)
-    held = readers.held_out(train.labels, train.classes, 0)
+    held = probes.held_out(train.labels, train.classes, 0)
     made = tune(encoder, PREPROCESS, train, held, how="linear", seed=0, device="cpu", epochs=60, views=PLAIN)
     x = torch.from_numpy(features(encoder, train, PREPROCESS))
-    fitted = probe.fit(x, torch.from_numpy(train.labels), 3, 0.1)
+    fitted = logistic.fit(x, torch.from_numpy(train.labels), 3, 0.1)
     lines = fitted.predict(torch.from_numpy(features(encoder, test, PREPROCESS))).numpy()
     ours, theirs = (made.answer(test) == test.labels).mean(), (lines == test.labels).mean()
     assert theirs > 0.6
@@ -124,10 +125,10 @@ def test_without_augmentation_the_layer_agrees_with_logistic_regression(encoder)
 
 def test_the_rate_is_the_best_on_held_out_images(encoder, monkeypatch):
     images = store(300, 1)
-    held = readers.held_out(images.labels, images.classes, 0)
+    held = probes.held_out(images.labels, images.classes, 0)
     assert held.sum() >= 50
     # At a rate of 0 nothing is learnt.
-    course = learner.Course("", (0.0, 0.1), views=1, most=40, least=40)
+    course = trainer.Course("", (0.0, 0.1), views=1, most=40, least=40)
     monkeypatch.setitem(COURSES, "linear", course)
     made = tune(encoder, PREPROCESS, images, held, how="linear", seed=0, device="cpu", views=PLAIN)
     assert made.chosen["rate"] == 0.1 and made.chosen["held_out"] > 0.5
@@ -136,7 +137,7 @@ def test_the_rate_is_the_best_on_held_out_images(encoder, monkeypatch):
 
 def test_layers_side_by_side_learn_as_each_would_alone(encoder):
     images = store(60, 1)
-    task = learner.Learner(
+    task = trainer.Learner(
         encoder, PREPROCESS, images, how="linear", seed=0, device=torch.device("cpu"), epochs=4, views=PLAIN
     )
     rows = np.arange(60)
@@ -155,11 +156,11 @@ def test_the_scaling_folds_into_the_layer(encoder):
         scaled = (network.f(x) - network.mean) * network.scale
         torch.testing.assert_close(network.plain()(x), network.layers[0](scaled), rtol=1e-4, atol=1e-4)
     sent = (torch.from_numpy(start) - network.mean) * network.scale
-    assert float(sent.square().sum(1).mean().sqrt()) == pytest.approx(learner.LENGTH)
+    assert float(sent.square().sum(1).mean().sqrt()) == pytest.approx(trainer.LENGTH)
 
 
 def test_a_start_without_any_spread_is_no_division_by_zero(encoder, few):
-    class Blind(nets.Encoder):
+    class Blind(models.Encoder):
         def forward(self, x):
             return super().forward(x) * 0
 
@@ -171,7 +172,7 @@ def test_a_start_without_any_spread_is_no_division_by_zero(encoder, few):
 @pytest.mark.parametrize("labels", [["a", "b"], ["a", "a", "b", "c"]])
 def test_one_label_a_class_is_enough(encoder, labels):
     pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 3), dtype=np.uint8)
-    images = pack.load(
+    images = cache.load(
         open_source((pixels, labels), labels=True), short_side=None, max_pixels=10**6, max_bad=0.0, threads=1
     )
     for how in ("linear", "finetune", "scratch"):

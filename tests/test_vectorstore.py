@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import server  # noqa: F401
 
-from nearfar.errors import NearfarError
-from nearfar.vectorstore import Card, open_store
-from nearfar.vectorstore import where as conditions
-from nearfar.vectorstore.rows import fixed
+from nearfar.core.errors import NearfarError
+from nearfar.stores import Card, open_store
+from nearfar.stores import conditions as conditions
+from nearfar.stores.schema import fixed
 
 CARD = Card(8, "abc", "runs/a", {"size": 32})
 NAMES = itertools.count()

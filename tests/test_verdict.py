@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import nearfar
-from nearfar import verdict, watch
-from nearfar.checkpoint import LAST
-from nearfar.errors import NearfarError
-from nearfar.verdict import judge
+from nearfar.core.errors import NearfarError
+from nearfar.health import verdict
+from nearfar.health.verdict import judge
+from nearfar.training import monitor
+from nearfar.training.checkpoint import LAST
 
 START = {
     "step": 0, "steps": 100, "images": 1024, "dim": 512, "rankme": 8.0, "nesum": 1.2, "spread": 0.08,
@@ -103,7 +104,7 @@ def test_without_held_out_images_the_rest_is_still_judged() -> None:
 
 def test_a_run_that_collapses_stops_where_it_is_saved(tmp_path, monkeypatch) -> None:
     """VICReg without its variance term pulls everything to one point."""
-    monkeypatch.setattr(watch, "SHARE", 1e9)  # so that looks come by steps alone, on a slow machine too
+    monkeypatch.setattr(monitor, "SHARE", 1e9)  # so that looks come by steps alone, on a slow machine too
     images = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), np.uint8)
     settings: dict[str, Any] = {
         "method": "vicreg", "variance": 0.0, "covariance": 0.0, "head": (16, 16), "encoder": "resnet10_w16",

@@ -17,10 +17,10 @@ pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[sto
 
 from conftest import picture
 
-from nearfar import cli
-from nearfar.errors import NearfarError
-from nearfar.uses.viewers import export
-from nearfar.vectorstore import Card, VectorStore, open_store
+from nearfar.cli.main import main
+from nearfar.core.errors import NearfarError
+from nearfar.queries.export import export
+from nearfar.stores import Card, VectorStore, open_store
 
 COUNT = 30
 
@@ -106,12 +106,12 @@ def test_fiftyone_finds_pictures_and_labels(store: VectorStore, tmp_path: Path) 
 def test_tables_and_the_command_line(
     store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["export", store.address, "--to", "csv"]) == 0
+    assert main(["export", store.address, "--to", "csv"]) == 0
     path = tmp_path / "photos-csv.csv"
     assert capsys.readouterr().out.startswith(f"{path}: 30 images")
     rows = list(csv.DictReader(open(path, newline="")))
     assert [row["id"] for row in rows] == store.ids()
-    assert cli.main(["export", store.address, "--to", "parquet", "--json"]) == 0
+    assert main(["export", store.address, "--to", "parquet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["path"] == str(tmp_path / "photos-parquet.parquet")
 
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from nearfar import rng, views
-from nearfar.errors import NearfarError
-from nearfar.settings import Views
+from nearfar.core import rng
+from nearfar.core.errors import NearfarError
+from nearfar.images import views
+from nearfar.images.view_settings import Views
 
 FULL = Views(blur=0.5, solarise=0.2)
 

@@ -9,17 +9,18 @@ import pytest
 import torch
 
 import nearfar
-from nearfar import nets, parallel, rng
-from nearfar.batches import Feed
-from nearfar.data import pack
+from nearfar import models
+from nearfar.core import distributed, rng
+from nearfar.data import cache
+from nearfar.data.dataset import LEAST_HELD, MOST_HELD, held_apart
+from nearfar.data.loader import Feed
 from nearfar.data.sources import open_source
-from nearfar.data.store import LEAST_HELD, MOST_HELD, held_apart
-from nearfar.engine import Step
-from nearfar.health import partner_found, settled
-from nearfar.recorder import Recorder
-from nearfar.settings import Views
-from nearfar.views import Preprocess
-from nearfar.watch import sample
+from nearfar.health.measure import partner_found, settled
+from nearfar.images.view_settings import Views
+from nearfar.images.views import Preprocess
+from nearfar.training.engine import Step
+from nearfar.training.logger import Recorder
+from nearfar.training.monitor import sample
 
 TINY = {"steps": 6, "batch": 32, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 
@@ -31,11 +32,11 @@ def numbered(count: int) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(colours[:, None, None, :], (count, 8, 8, 3)))
 
 
-def kept(images: np.ndarray) -> pack.Store:
-    return pack.load(open_source(images), short_side=None, max_pixels=10**6, max_bad=0.1, threads=1)
+def kept(images: np.ndarray) -> cache.Store:
+    return cache.load(open_source(images), short_side=None, max_pixels=10**6, max_bad=0.1, threads=1)
 
 
-def stored(count: int) -> pack.Store:
+def stored(count: int) -> cache.Store:
     return kept(numbered(count))
 
 
@@ -136,7 +137,7 @@ def test_few_images_are_all_trained_on_and_looked_at(photos, tmp_path) -> None:
 
 
 def test_partners_are_found_where_views_are_alike_and_by_chance_where_images_are() -> None:
-    encoder = nets.encoder("resnet10_w16", size=16, seed=0)
+    encoder = models.encoder("resnet10_w16", size=16, seed=0)
     preprocess = Preprocess.of(16, "bilinear")
     noise = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), np.uint8)
     same = Views(crop_min=1.0, flip=0.0, jitter=0.0, grey=0.0)
@@ -156,15 +157,15 @@ def test_alone_is_one_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
-    assert (parallel.world(), parallel.rank()) == (4, 2)
-    with parallel.alone(), parallel.alone():
-        assert (parallel.world(), parallel.rank()) == (1, 0)
-        assert torch.equal(parallel.gather(torch.ones(2)), torch.ones(2))
-    assert (parallel.world(), parallel.rank()) == (4, 2)
+    assert (distributed.world(), distributed.rank()) == (4, 2)
+    with distributed.alone(), distributed.alone():
+        assert (distributed.world(), distributed.rank()) == (1, 0)
+        assert torch.equal(distributed.gather(torch.ones(2)), torch.ones(2))
+    assert (distributed.world(), distributed.rank()) == (4, 2)
 
 
 def test_settling_measures_batch_norms_and_changes_nothing_else() -> None:
-    encoder = nets.encoder("resnet10_w16", size=16, seed=0).train()
+    encoder = models.encoder("resnet10_w16", size=16, seed=0).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     store = kept(np.random.default_rng(0).integers(0, 256, (257, 16, 16, 3), np.uint8))
     same = Views(crop_min=1.0, flip=0.0, jitter=0.0, grey=0.0)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..errors import BadImage, NearfarError, nearest
-from ..progress import say
-from .kinds import Arrays, Files, Source, class_names, from_array
+from ..core.errors import BadImage, NearfarError, nearest
+from ..core.progress import say
+from .source import Arrays, Files, Source, class_names, from_array
 
 _TRAIN_TEST = {"train": {"train": True}, "test": {"train": False}}
 

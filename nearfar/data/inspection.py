@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BadImage
-from . import images
-from .intake import Rejected, each, read_pixels
-from .kinds import Source
-from .store import equal_rows
+from ..core.errors import BadImage
+from ..images import decode
+from ..images.files import read
+from .dataset import equal_rows
+from .reading import Rejected, each, read_pixels
+from .source import Source
 
 _GLANCE = 32  # decoding to this short side finds what is broken, and lets a JPEG be decoded cheaply
 
@@ -107,8 +108,8 @@ def inspect(source: Source, *, max_pixels: int, threads: int) -> Inspection:
                 digest = read_pixels(source, row, short_side=None, max_pixels=max_pixels)[1]
                 kind, mode, size, shape = "array", "RGB", data.nbytes, data.shape[:2]
             else:
-                content = images.read(data, max_pixels=max_pixels) if isinstance(data, Path) else data
-                picture = images.picture(content, max_pixels=max_pixels, short_side=_GLANCE)
+                content = read(data, max_pixels=max_pixels) if isinstance(data, Path) else data
+                picture = decode.picture(content, max_pixels=max_pixels, short_side=_GLANCE)
                 digest = hashlib.blake2b(content, digest_size=16).digest()
                 kind, mode, size = picture.format, picture.mode, len(content)
                 shape = (picture.height, picture.width)

@@ -6,8 +6,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from ..errors import NearfarError
-from .kinds import Files, class_names, clean
+from ..core.errors import NearfarError
+from .source import Files, class_names, clean
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
 _PATH_COLUMNS = ("path", "file", "image", "filename")

@@ -15,9 +15,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BadImage, NearfarError
-from .files import is_image_name
-from .kinds import Source, clean, file_stamp
+from ..core.errors import BadImage, NearfarError
+from .folders import is_image_name
+from .source import Source, clean, file_stamp
 
 _MEMBER_BYTES = 1 << 30
 _LABEL_BYTES = 1 << 20

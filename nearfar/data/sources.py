@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import NearfarError, nearest
+from ..core.errors import NearfarError, nearest
 from . import hubs, lists
-from .files import find, is_image_name
-from .given import is_tensor, open_given
-from .kinds import Files, Source, class_names, clean, from_array
+from .folders import find, is_image_name
+from .in_memory import is_tensor, open_given
 from .shards import open_shards
+from .source import Files, Source, class_names, clean, from_array
 
 if TYPE_CHECKING:
     import torch

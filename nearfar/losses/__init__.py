@@ -13,7 +13,7 @@ what DistributedDataParallel does.
 """
 
 from .contrastive import clip, contrastive_accuracy, dcl, info_nce, key_accuracy, nt_xent, supcon, unit
-from .pairs import drlim, triplet
+from .metric import drlim, triplet
 
 __all__ = [
     "clip",

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import parallel
-from ..errors import NearfarError
-from . import tiles
-from .log_sums import cross_log_sums, log_sums
+from ..core import distributed
+from ..core.errors import NearfarError
+from . import tiled
+from .logsumexp import cross_log_sums, log_sums
 
 
 def unit(z: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def _scale(scale: float | Tensor, z: Tensor, inverse: bool) -> tuple[Tensor, boo
     if not isinstance(known, Tensor) and not known > 0:
         raise NearfarError(f"{what} is {known}; it must be above 0.")
     # A value that only the device knows is not waited for.
-    wide = isinstance(known, Tensor) or (1 / known if inverse else known) > tiles.WIDEST
+    wide = isinstance(known, Tensor) or (1 / known if inverse else known) > tiled.WIDEST
     if not isinstance(scale, Tensor):
         return z.new_full((), 1 / scale if inverse else scale), wide
     if inverse:
@@ -109,7 +109,7 @@ def dcl(z_i: Tensor, z_j: Tensor, tau: float | Tensor) -> Tensor:
     Source:
         Yeh et al. 2022, "Decoupled contrastive learning", equation 6.
     """
-    if len(z_i) * parallel.world() < 2:
+    if len(z_i) * distributed.world() < 2:
         raise NearfarError("dcl needs two images or more, since a lone one has no negatives.")
     return _pairs_loss(z_i, z_j, tau, partners=True)
 
@@ -152,22 +152,22 @@ def supcon(z: Tensor, labels: Tensor, tau: float | Tensor) -> Tensor:
     scale, wide = _scale(tau, z, inverse=True)
     sums = log_sums(z, scale, wide)
     classes, count = _dense(labels.to(z.device))  # (n,), (C,)
-    totals = parallel.total(z.new_zeros(len(count), z.shape[1]).index_add(0, classes, z))  # (C, d)
+    totals = distributed.total(z.new_zeros(len(count), z.shape[1]).index_add(0, classes, z))  # (C, d)
     others = (count[classes] - 1).to(z.dtype)
     positive = (z * (totals[classes] - z)).sum(1) / others.clamp(min=1)
     each = torch.where(others > 0, sums - scale * positive, 0.0)
     anchors = (count * (count > 1)).sum()
-    return each.sum() * parallel.world() / anchors.clamp(min=1)
+    return each.sum() * distributed.world() / anchors.clamp(min=1)
 
 
 def _dense(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Number the classes from 0, without waiting for the device: the own rows', and how many bear each."""
-    everyone = parallel.gather(labels, grad=False)
+    everyone = distributed.gather(labels, grad=False)
     ordered, order = everyone.sort()
     new = torch.cat([ordered.new_zeros(1), (ordered[1:] != ordered[:-1]).to(ordered.dtype)])
     numbers = torch.empty_like(order).scatter_(0, order, new.cumsum(0).long())
     count = torch.zeros_like(order).scatter_add_(0, numbers, torch.ones_like(numbers))
-    start = parallel.rank() * len(labels)
+    start = distributed.rank() * len(labels)
     return numbers[start : start + len(labels)], count
 
 
@@ -249,8 +249,8 @@ def contrastive_accuracy(z_i: Tensor, z_j: Tensor) -> Tensor:
     """
     with torch.autocast(z_i.device.type, enabled=False):
         z = torch.cat([z_i, z_j]).float()
-        everyone = parallel.gather(z, grad=False)
-        start, tile = parallel.rank() * len(z), tiles.side(z)
+        everyone = distributed.gather(z, grad=False)
+        start, tile = distributed.rank() * len(z), tiled.side(z)
         partner = torch.arange(len(z), device=z.device).roll(len(z) // 2) + start
         hits = z.new_zeros(())
         for top in range(0, len(z), tile):
@@ -263,7 +263,7 @@ def contrastive_accuracy(z_i: Tensor, z_j: Tensor) -> Tensor:
                 better = top_value > best
                 best, which = torch.where(better, top_value, best), torch.where(better, column + left, which)
             hits += (which == partner[top : top + tile]).sum()
-        return parallel.total(hits) / len(everyone)
+        return distributed.total(hits) / len(everyone)
 
 
 @torch.no_grad()
@@ -281,7 +281,7 @@ def key_accuracy(q: Tensor, k: Tensor) -> Tensor:
         A scalar float32 in [0, 1].
     """
     with torch.autocast(q.device.type, enabled=False):
-        everyone = parallel.gather(k.float(), grad=False)
-        own = torch.arange(len(q), device=q.device) + parallel.rank() * len(q)
-        best = torch.cat([(part @ everyone.T).argmax(1) for part in q.float().split(tiles.side(q))])
-        return parallel.total((best == own).float().sum()) / len(everyone)
+        everyone = distributed.gather(k.float(), grad=False)
+        own = torch.arange(len(q), device=q.device) + distributed.rank() * len(q)
+        best = torch.cat([(part @ everyone.T).argmax(1) for part in q.float().split(tiled.side(q))])
+        return distributed.total((best == own).float().sum()) / len(everyone)

@@ -13,8 +13,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import peek
-from ..errors import NearfarError, nearest
+from ..core.config import peek
+from ..core.errors import NearfarError, nearest
 
 if TYPE_CHECKING:
     from .base import Method

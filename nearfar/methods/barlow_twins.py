@@ -32,11 +32,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import parallel
-from ..config import setting
-from ..losses.moments import centred, products
-from ..nets import Encoder, mlp
-from ..settings import Views
+from ..core import distributed
+from ..core.config import setting
+from ..images.view_settings import Views
+from ..losses.statistics import centred, products
+from ..models import Encoder, mlp
 from .base import Batch, Method, Terms
 from .byol import asymmetric
 
@@ -118,7 +118,7 @@ class BarlowTwins(Method):
 
 def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
     """Equation 2: (P, P), feature i of view A with feature j of view B, over the rows of all processes."""
-    n = len(z_a) * parallel.world()
+    n = len(z_a) * distributed.world()
     a, b = centred(z_a), centred(z_b)
-    spread_a, spread_b = (parallel.total(x.square().sum(0)) / n + 1e-5 for x in (a, b))
+    spread_a, spread_b = (distributed.total(x.square().sum(0)) / n + 1e-5 for x in (a, b))
     return products(a * spread_a.rsqrt(), b * spread_b.rsqrt()) / n

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..nets import Encoder
-from ..settings import Views
-from ..views import View
+from ..images.view_settings import Views
+from ..images.views import View
+from ..models import Encoder
 
 Terms = dict[str, Tensor]
 """Loss terms by name, already weighted: scalars whose sum is the loss."""

@@ -30,12 +30,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..config import setting
+from ..core.config import setting
+from ..images.view_settings import Views
 from ..losses import unit
-from ..losses.moments import spread
-from ..nets import Encoder, mlp
-from ..nets.momentum import follow, rising, slow_copy
-from ..settings import Views
+from ..losses.statistics import spread
+from ..models import Encoder, mlp
+from ..models.ema import follow, rising, slow_copy
 from .base import Batch, Method, Terms
 
 

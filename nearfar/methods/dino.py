@@ -35,14 +35,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import parallel
-from ..config import setting
+from ..core import distributed
+from ..core.config import setting
+from ..images.view_settings import Views
+from ..images.views import View
 from ..losses import unit
-from ..losses.moments import spread
-from ..nets import Encoder
-from ..nets.momentum import follow, rising, slow_copy
-from ..settings import Views
-from ..views import View
+from ..losses.statistics import spread
+from ..models import Encoder
+from ..models.ema import follow, rising, slow_copy
 from .base import Batch, Method, Terms
 
 
@@ -160,7 +160,7 @@ class DINO(Method):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Move the centre (equation 4) and let the teacher follow."""
-        mean = parallel.total(self.mean) / parallel.world()
+        mean = distributed.total(self.mean) / distributed.world()
         self.centre.lerp_(mean.to(self.centre.dtype), 1 - self.config.centre)
         ema = rising(self.config.ema, progress)
         follow(self.slow_f, self.f, ema)

@@ -31,12 +31,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import parallel
-from ..config import setting
+from ..core import distributed
+from ..core.config import setting
 from ..losses import info_nce, key_accuracy, unit
-from ..nets import Encoder, mlp
-from ..nets.momentum import follow, slow_copy
-from ..nets.queue import Queue
+from ..models import Encoder, mlp
+from ..models.ema import follow, slow_copy
+from ..models.queue import Queue
 from .base import Batch, Method, Terms
 
 LEAST = 8  # images in a piece of the batch: batch norm can do with no fewer
@@ -167,10 +167,10 @@ def in_pieces(net: nn.Module, x: Tensor, splits: int, turn: int) -> Tensor:
     Returns:
         (n, P), in the order of x.
     """
-    count = max(1, min(splits, len(x) * parallel.world() // LEAST))
+    count = max(1, min(splits, len(x) * distributed.world() // LEAST))
     if count == 1:
         return torch.as_tensor(net(x))
-    i = parallel.rank() * len(x) + torch.arange(len(x))
+    i = distributed.rank() * len(x) + torch.arange(len(x))
     piece = (i + turn * (i // count)) % count
     order = piece.argsort(stable=True).to(x.device)
     sizes = piece.bincount(minlength=count).tolist()

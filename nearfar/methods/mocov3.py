@@ -29,11 +29,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..config import setting
+from ..core.config import setting
+from ..images.view_settings import Views
 from ..losses import info_nce, key_accuracy, unit
-from ..nets import Encoder, mlp
-from ..nets.momentum import follow, rising, slow_copy
-from ..settings import Views
+from ..models import Encoder, mlp
+from ..models.ema import follow, rising, slow_copy
 from .base import Batch, Method, Terms
 from .byol import asymmetric
 

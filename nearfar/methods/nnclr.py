@@ -31,10 +31,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..config import setting
+from ..core.config import setting
 from ..losses import contrastive_accuracy, info_nce, unit
-from ..nets import Encoder, mlp
-from ..nets.queue import Queue
+from ..models import Encoder, mlp
+from ..models.queue import Queue
 from .base import Batch, Method, Terms
 
 _CIFAR = {

@@ -29,9 +29,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..config import setting
+from ..core.config import setting
 from ..losses import contrastive_accuracy, dcl, nt_xent, unit
-from ..nets import Encoder, mlp
+from ..models import Encoder, mlp
 from .base import Batch, Method, Terms
 
 

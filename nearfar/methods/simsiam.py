@@ -26,10 +26,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..config import setting
+from ..core.config import setting
 from ..losses import unit
-from ..losses.moments import spread
-from ..nets import Encoder, mlp
+from ..losses.statistics import spread
+from ..models import Encoder, mlp
 from .base import Batch, Method, Terms
 
 

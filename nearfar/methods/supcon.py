@@ -32,9 +32,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..config import setting
+from ..core.config import setting
 from ..losses import supcon, unit
-from ..nets import Encoder, mlp
+from ..models import Encoder, mlp
 from .base import Batch, Method, Terms
 
 _CIFAR = {"batch": 1024, "rate": 0.5, "rate_rule": "fixed", "decay": 1e-4, "grey": 0.2}

@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import parallel
-from ..config import setting
-from ..errors import NearfarError
-from ..nets import Encoder
+from ..core import distributed
+from ..core.config import setting
+from ..core.errors import NearfarError
+from ..models import Encoder
 from .base import Batch, Method, Terms
 
 
@@ -83,4 +83,4 @@ class Supervised(Method):
         """Tell which share of the views was named rightly."""
         logits, labels = self.last
         right = (logits.argmax(1) == labels).float().mean()
-        return {"accuracy": parallel.total(right) / parallel.world()}
+        return {"accuracy": distributed.total(right) / distributed.world()}

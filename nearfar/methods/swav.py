@@ -45,13 +45,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import parallel
-from ..config import setting
+from ..core import distributed
+from ..core.config import setting
+from ..images.view_settings import Views
+from ..images.views import View
 from ..losses import unit
-from ..losses.moments import spread
-from ..nets import Encoder, mlp
-from ..settings import Views
-from ..views import View
+from ..losses.statistics import spread
+from ..models import Encoder, mlp
 from .base import Batch, Method, Terms
 
 
@@ -136,9 +136,9 @@ class SwAV(Method):
 def codes(scores: Tensor, epsilon: float, rounds: int) -> Tensor:
     """Equation 3 by Sinkhorn and Knopp: (n, K) scores to codes, prototypes evenly used over all processes."""
     scores = scores if scores.dtype == torch.float64 else scores.float()
-    top = parallel.gather(scores.max()[None], grad=False).max()
+    top = distributed.gather(scores.max()[None], grad=False).max()
     q = ((scores - top) / epsilon).exp()
     for _ in range(rounds):
-        q = q / (parallel.total(q.sum(0)).clamp(min=1e-38) * q.shape[1])
-        q = q / (q.sum(1, keepdim=True).clamp(min=1e-38) * len(q) * parallel.world())
-    return q * len(q) * parallel.world()
+        q = q / (distributed.total(q.sum(0)).clamp(min=1e-38) * q.shape[1])
+        q = q / (q.sum(1, keepdim=True).clamp(min=1e-38) * len(q) * distributed.world())
+    return q * len(q) * distributed.world()

@@ -38,10 +38,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import parallel
-from ..config import setting
-from ..losses.moments import centred, products
-from ..nets import Encoder, mlp
+from ..core import distributed
+from ..core.config import setting
+from ..losses.statistics import centred, products
+from ..models import Encoder, mlp
 from .base import Batch, Method, Terms
 
 
@@ -118,7 +118,7 @@ class VICReg(Method):
 
 def covariance(z: Tensor) -> Tensor:
     """Equation 3: (P, P), of centred rows over all processes."""
-    return products(z, z) / (len(z) * parallel.world() - 1)
+    return products(z, z) / (len(z) * distributed.world() - 1)
 
 
 def v(C: Tensor) -> Tensor:

@@ -1,0 +1,293 @@
+"""Finds the images that are unlike the normal ones: their scores, and a threshold with a promise.
+
+A higher score is always stranger. Three detectors: the distance to the k-th nearest normal image, which is
+the safe default; the Mahalanobis distance, for normal images that make one cloud; and an isolation forest.
+Where normal images are of several kinds, the last two take what lies between the kinds for normal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..core import rng
+from ..core.errors import NearfarError, nearest
+from ..core.intervals import RESAMPLES, SHARE
+from ..features.knn import top_k, unit
+
+METHODS = ("knn", "mahalanobis", "forest")
+K = 5
+TREES = 200
+SURE = 0.9  # of the false-alarm rates that one set of held-out images may lead to, those that are told
+
+Vectors = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A score above which an image is flagged, and what that promises.
+
+    If the held-out normal images and a new normal one could have come in any order, the new one is flagged
+    with a chance of at most `rate`, on average over held-out sets. With this very set the chance lies
+    between `low` and `high` in nine of ten cases. Nothing is promised of how many strange ones are found.
+
+    Source:
+        Split conformal prediction: Vovk, Gammerman and Shafer 2005, "Algorithmic learning in a random world";
+        Bates et al. 2023, "Testing for outliers with conformal p-values".
+    """
+
+    value: float
+    rate: float
+    held_out: int
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Say what is promised."""
+        return (
+            f"Above {self.value:.4g} an image is flagged: at most {100 * self.rate:g} % of new normal images "
+            f"like the {self.held_out:,} held out, on average; with these, {100 * self.low:.1f} to "
+            f"{100 * self.high:.1f} % in {10 * SURE:.0f} of 10 cases."
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How well scores tell strange images from normal ones: each figure with the ends of its interval.
+
+    Attributes:
+        auroc: chance that a strange image scores higher than a normal one; 0.5 is chance.
+        ap: average precision; chance is the share of strange images.
+        normal, strange: how many images of each there were.
+    """
+
+    auroc: tuple[float, float, float]
+    ap: tuple[float, float, float]
+    normal: int
+    strange: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the figures in plain values."""
+        ends = ("value", "low", "high")
+        return {
+            "auroc": dict(zip(ends, self.auroc, strict=True)),
+            "ap": dict(zip(ends, self.ap, strict=True)),
+            "normal": self.normal,
+            "strange": self.strange,
+        }
+
+    def __str__(self) -> str:
+        """Write both figures with their intervals."""
+        figures = [f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in (self.auroc, self.ap)]
+        return (
+            f"AUROC {figures[0]}, average precision {figures[1]}: {self.strange:,} strange images among "
+            f"{self.normal:,} normal ones."
+        )
+
+
+@dataclass(frozen=True)
+class Anomalies:
+    """Scores of n images, and the threshold if normal ones were named.
+
+    Attributes:
+        scores: (n,) float64; higher is stranger. No image was scored by a detector that was fitted on it.
+        judging: (n,) bool, the images whose scores are as a new image's; see `anomalies`.
+        threshold: what is flagged; None where nothing is known to be normal.
+    """
+
+    scores: Scores
+    judging: Flags
+    threshold: Threshold | None
+
+    @property
+    def flagged(self) -> Flags | None:
+        """(n,) bool: scores above the threshold."""
+        return None if self.threshold is None else self.scores > self.threshold.value
+
+    def to_json(self) -> dict[str, Any]:
+        """Give everything in plain values."""
+        flagged = self.flagged
+        return {
+            "scores": self.scores.tolist(),
+            "threshold": None if self.threshold is None else vars(self.threshold),
+            "flagged": None if flagged is None else flagged.tolist(),
+        }
+
+
+def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) -> Callable[[Vectors], Scores]:
+    """Fit a detector on normal images.
+
+    Args:
+        normal: (n, d) float32 features, n at least 2; they are scaled to length 1, as all that is scored is.
+        method: one of `METHODS`.
+        k: the neighbour whose distance counts, for "knn"; at most n. With 1, a single odd image among the
+            normal ones hides its like.
+        seed: names the trees of "forest".
+
+    Returns:
+        A function from (q, d) float32 to (q,) scores, higher is stranger: 1 - cosine to the k-th nearest
+        normal image, the squared Mahalanobis distance, or the forest's score from 0 to 1.
+
+    Raises:
+        NearfarError: the method is unknown, or there are too few images.
+
+    Source:
+        Ramaswamy et al. 2000, "Efficient algorithms for mining outliers from large data sets"; Ledoit and
+        Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices"; Liu et al. 2008,
+        "Isolation forest".
+    """
+    if method not in METHODS:
+        raise NearfarError(f"There is no anomaly detector {method!r}; {nearest(method, METHODS)}")
+    if len(normal) < max(2, k):
+        raise NearfarError(
+            f"{len(normal)} normal images are too few for k = {k}; give at least {max(2, k)}, or a smaller k."
+        )
+    rows = unit(torch.from_numpy(normal))
+    if method == "knn":
+        return lambda x: 1 - top_k(torch.from_numpy(x), rows, k)[0][:, -1].double().numpy()
+    if method == "mahalanobis":
+        from sklearn.covariance import LedoitWolf
+
+        fitted: Any = LedoitWolf().fit(rows.double().numpy())
+        return lambda x: fitted.mahalanobis(unit(torch.from_numpy(x)).double().numpy())
+    from sklearn.ensemble import IsolationForest
+
+    key = rng.fold(seed, "isolation forest") % 2**32
+    forest: Any = IsolationForest(n_estimators=TREES, random_state=key).fit(rows.numpy())
+    return lambda x: -forest.score_samples(unit(torch.from_numpy(x)).numpy())
+
+
+def anomalies(
+    x: Vectors,
+    normal: Flags | None = None,
+    method: str = "knn",
+    k: int = K,
+    false_alarms: float = 0.05,
+    seed: int = 0,
+) -> Anomalies:
+    """Score images by how strange they are.
+
+    With normal images named, half of them, drawn by `seed`, fit the detector that scores all others; the
+    other half, held out, sets the threshold. The first half is scored by a detector fitted on the second.
+    Without, each image is scored against all others, and strange ones that have many like them pass.
+
+    Args:
+        x: (n, d) float32 features.
+        normal: (n,) bool, the images known to be normal; None if nothing is known.
+        method, k: as for `detector`.
+        false_alarms: share of normal images that may be flagged, above 0 and below 1.
+        seed: names the halves and the trees.
+
+    Returns:
+        Scores; `judging` leaves out the half that was fitted on.
+
+    Raises:
+        NearfarError: the method is unknown, or there are too few images.
+    """
+    if normal is None:
+        return Anomalies(_left_out(x, method, k, seed), np.ones(len(x), np.bool_), None)
+    known = np.flatnonzero(normal)
+    if len(known) < 2 * max(2, k):
+        raise NearfarError(
+            f"{len(known)} normal images are too few for k = {k}: half of them are held out; "
+            f"name at least {2 * max(2, k)}."
+        )
+    known = known[rng.permutation(rng.fold(seed, "held-out normal images"), len(known))]
+    fitted, held = np.split(known, [len(known) // 2])
+    rest = np.ones(len(x), np.bool_)
+    rest[fitted] = False
+    scores = np.empty(len(x), np.float64)
+    scores[rest] = detector(x[fitted], method, k, seed)(x[rest])
+    scores[fitted] = detector(x[held], method, k, seed)(x[fitted])
+    return Anomalies(scores, rest, threshold(scores[held], false_alarms))
+
+
+def _left_out(x: Vectors, method: str, k: int, seed: int) -> Scores:
+    """Score each image against the others; a forest or a covariance of many hardly knows one image."""
+    if method != "knn":
+        return detector(x, method, k, seed)(x)
+    if len(x) <= k:
+        raise NearfarError(f"{len(x)} images are too few for k = {k}; give at least {k + 1}.")
+    rows = torch.from_numpy(x)
+    return 1 - top_k(rows, rows, k, exclude_self=True)[0][:, -1].double().numpy()
+
+
+def threshold(held: Scores, false_alarms: float) -> Threshold:
+    """Choose the score above which images are flagged.
+
+    Args:
+        held: (m,) scores of normal images that the detector was not fitted on.
+        false_alarms: share of normal images that may be flagged, above 0 and below 1.
+
+    Returns:
+        The lowest of the held-out scores that keeps the promise.
+
+    Raises:
+        NearfarError: the rate is no such share, or too small for so few images.
+    """
+    from scipy.stats import beta
+
+    if not 0 < false_alarms < 1:
+        raise NearfarError(f"--false-alarms is {false_alarms:g}; it must lie between 0 and 1, such as 0.05.")
+    above = int((len(held) + 1) * false_alarms + 1e-9)
+    if above < 1:
+        least = int(np.ceil(1 / false_alarms - 1e-9)) - 1
+        raise NearfarError(
+            f"{len(held)} held-out normal images cannot promise {100 * false_alarms:g} % false alarms; name "
+            f"at least {2 * least} normal images, or allow more with --false-alarms."
+        )
+    low, high = beta.ppf([(1 - SURE) / 2, (1 + SURE) / 2], above, len(held) + 1 - above)
+    value = float(np.sort(held)[len(held) - above])
+    return Threshold(value, false_alarms, len(held), float(low), float(high))
+
+
+def judge(scores: Scores, strange: Flags, seed: int = 0) -> Judged:
+    """Judge scores by images of which it is known whether they are strange.
+
+    Args:
+        scores: (n,), higher is stranger.
+        strange: (n,) bool, with some of either kind.
+        seed: names the resamples, of strange and of normal images apart.
+
+    Returns:
+        AUROC and average precision, each with its 95 % bootstrap interval.
+
+    Raises:
+        NearfarError: all or none are strange.
+    """
+    many = int(strange.sum())
+    if many in (0, len(strange)):
+        which = "all" if many else "none"
+        raise NearfarError(f"{which} of the {len(strange):,} images are strange; a score needs some of both.")
+    _, place = np.unique(-scores, return_inverse=True)
+    kinds = (strange, ~strange)
+    draws = np.random.Generator(np.random.Philox(key=rng.fold(seed, "bootstrap")))
+
+    def curve(weights: list[npt.NDArray[np.int64]]) -> tuple[float, float]:
+        hits, misses = (
+            np.bincount(place[kind], weight, place.max() + 1)
+            for kind, weight in zip(kinds, weights, strict=True)
+        )
+        found, wrong = hits.cumsum(), misses.cumsum()
+        area = (misses * (found - hits / 2)).sum() / (found[-1] * wrong[-1])
+        seen = np.maximum(found + wrong, 1)
+        return float(area), float((hits * found / seen).sum() / found[-1])
+
+    counts = [int(kind.sum()) for kind in kinds]
+    value = curve([np.ones(count, np.int64) for count in counts])
+    again = np.array(
+        [
+            curve([np.bincount(draws.integers(count, size=count), minlength=count) for count in counts])
+            for _ in range(RESAMPLES)
+        ]
+    )
+    low, high = np.quantile(again, [(1 - SHARE) / 2, (1 + SHARE) / 2], axis=0).tolist()
+    auroc, ap = zip(value, low, high, strict=True)
+    return Judged(auroc, ap, counts[1], counts[0])

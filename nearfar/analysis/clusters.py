@@ -1,0 +1,286 @@
+"""Sorts images into clusters, and says how many there seem to be, how stable they are, and what is typical.
+
+k-means divides everything into a given number of round clusters; HDBSCAN finds dense ones of any shape and
+leaves the rest out. Neither knows what a class is: a clustering is a proposal to look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..core import rng
+from ..core.errors import NearfarError, nearest
+from ..features.knn import unit
+
+METHODS = ("kmeans", "hdbscan")
+STARTS = 10  # k-means from so many random centres; the tightest result counts
+COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)  # numbers of clusters that are tried
+SAMPLE, SAMPLES = 1500, 5  # images in a sample to try them on, and samples
+DIRECTIONS = 50  # principal directions that HDBSCAN works in: in more, nothing is dense
+REPEATS = 10  # clusterings of resampled images, to see what stays together
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How well numbers of clusters fit: silhouettes, beside those of one cloud without clusters.
+
+    Attributes:
+        counts: numbers of clusters tried.
+        fit: (counts, samples) mean silhouette width, from -1 to 1.
+        null: (counts, samples) the same of a cloud with the images' own spread in every direction, and no
+            clusters.
+        best: the number with the largest mean of fit less null.
+        near: the numbers that do as well as the best, to within the samples' spread.
+        clustered: whether the best is above its cloud by more than twice the spread of the samples.
+    """
+
+    counts: tuple[int, ...]
+    fit: npt.NDArray[np.float64]
+    null: npt.NDArray[np.float64]
+    best: int
+    near: tuple[int, ...]
+    clustered: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Give everything in plain values."""
+        return {**vars(self), "fit": self.fit.tolist(), "null": self.null.tolist()}
+
+    def __str__(self) -> str:
+        """Say what the number of clusters may be."""
+        if not self.clustered:
+            return (
+                "No number of clusters fits better than it would fit one cloud without clusters: these are "
+                "parts of a whole that runs on."
+            )
+        same = [str(count) for count in self.near if count != self.best]
+        others = f"; {', '.join(same)} fit as well, to within chance" if same else ""
+        return f"{self.best} clusters fit best{others}."
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Clusters of n images.
+
+    Attributes:
+        cluster: (n,) numbers from 0, the largest cluster first; -1 for none.
+        typical: (n,) cosine to the mean of the cluster; 0 for none.
+        stability: for each cluster the mean overlap (Jaccard) with its like among resampled images, from 0
+            to 1: above 0.75 it comes again each time, below 0.5 it is an accident.
+        agreement: mean adjusted Rand index of those clusterings with this one; 0 is chance, 1 the same.
+        counts: what was found about the number; None where it was given, or for HDBSCAN.
+    """
+
+    cluster: Rows
+    typical: npt.NDArray[np.float64]
+    stability: npt.NDArray[np.float64]
+    agreement: float
+    counts: Counts | None
+
+    def __len__(self) -> int:
+        """Count the clusters."""
+        return len(self.stability)
+
+    def exemplars(self, each: int) -> Rows:
+        """Name the most typical images of every cluster, cluster by cluster.
+
+        Args:
+            each: how many of one.
+
+        Returns:
+            Rows, the most typical of a cluster first.
+        """
+        order = np.lexsort((-self.typical, self.cluster))
+        order = order[self.cluster[order] >= 0]
+        starts = np.searchsorted(self.cluster[order], np.arange(len(self)))
+        return order[np.arange(len(order)) - starts[self.cluster[order]] < each]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give everything in plain values."""
+        return {
+            "cluster": self.cluster.tolist(),
+            "typical": self.typical.tolist(),
+            "stability": self.stability.tolist(),
+            "agreement": self.agreement,
+            "counts": None if self.counts is None else self.counts.to_json(),
+        }
+
+
+def clusters(
+    x: Vectors, method: str = "kmeans", count: int | None = None, least: int = 10, seed: int = 0
+) -> Clusters:
+    """Sort images into clusters.
+
+    Args:
+        x: (n, d) float32 features; they are scaled to length 1.
+        method: "kmeans" or "hdbscan".
+        count: clusters, for k-means; by default the number that fits best.
+        least: images in a cluster at least, for HDBSCAN.
+        seed: names every start and sample.
+
+    Returns:
+        The clusters, the same on any number of threads.
+
+    Raises:
+        NearfarError: the method is unknown, or there are too few images.
+
+    Source:
+        Arthur and Vassilvitskii 2007, "k-means++"; Campello et al. 2013, "Density-based clustering based on
+        hierarchical density estimates"; Hennig 2007, "Cluster-wise assessment of cluster stability".
+    """
+    from threadpoolctl import threadpool_limits
+
+    if method not in METHODS:
+        raise NearfarError(f"There is no way to cluster named {method!r}; {nearest(method, METHODS)}")
+    if len(x) < max(4, (count or 0) + 1):
+        raise NearfarError(
+            f"{len(x)} images are too few for {count or 2} clusters; give more, or ask for fewer."
+        )
+    rows = unit(torch.from_numpy(x)).numpy()
+    with threadpool_limits(1):
+        if method == "hdbscan":
+            rows = reduced(rows)
+            counts, divide = None, partial(_dense, least=least)
+            found = divide(rows)
+        else:
+            counts = suggest(rows, seed) if count is None else None
+            many = count or (counts.best if counts else 2)
+            divide = partial(kmeans, count=many, seed=seed, starts=2)
+            found = kmeans(rows, many, seed)
+        found = _by_size(found)
+        middles = np.stack([rows[found == number].mean(0) for number in range(found.max() + 1)] or [rows[0]])
+        middles /= np.maximum(np.linalg.norm(middles, axis=1, keepdims=True), 1e-12)
+        lengths = np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
+        typical = np.where(found >= 0, (rows * middles[found]).sum(1) / lengths, 0.0)
+        stability, agreement = _stability(rows, found, divide, seed)
+    return Clusters(found, typical.astype(np.float64), stability, agreement, counts)
+
+
+def kmeans(rows: Vectors, count: int, seed: int, starts: int = STARTS) -> Rows:
+    """Cluster by k-means.
+
+    Args:
+        rows: (n, d) floats.
+        count: clusters, at most n.
+        seed: names the starts.
+        starts: how many there are; the tightest result counts.
+
+    Returns:
+        (n,) int64 in [0, count).
+    """
+    from sklearn.cluster import KMeans
+
+    key = rng.fold(seed, "k-means") % 2**32
+    return KMeans(count, n_init=starts, random_state=key).fit_predict(rows).astype(np.int64)
+
+
+def _dense(rows: Vectors, least: int) -> Rows:
+    """Cluster by HDBSCAN; -1 for what lies in no dense place."""
+    from sklearn.cluster import HDBSCAN
+
+    least = max(2, min(least, len(rows) // 2))
+    return HDBSCAN(min_cluster_size=least, copy=True).fit_predict(rows).astype(np.int64)
+
+
+def reduced(rows: Vectors, directions: int = DIRECTIONS) -> Vectors:
+    """Keep the first principal directions, centred.
+
+    Args:
+        rows: (n, d) floats.
+        directions: how many, at most.
+
+    Returns:
+        (n, min(directions, n, d)) of their own dtype.
+    """
+    from sklearn.decomposition import PCA
+
+    if min(rows.shape) <= directions:
+        return rows
+    return PCA(directions, svd_solver="covariance_eigh").fit_transform(rows)
+
+
+def _by_size(found: Rows) -> Rows:
+    """Number clusters anew, the largest first."""
+    names, sizes = np.unique(found[found >= 0], return_counts=True)
+    order = names[np.argsort(-sizes, kind="stable")]
+    renamed = np.full(max(found.max(), -1) + 2, -1, np.int64)
+    renamed[order] = np.arange(len(order))
+    return renamed[found]
+
+
+def suggest(rows: Vectors, seed: int = 0) -> Counts:
+    """Try numbers of clusters on samples of the images, beside a cloud of the same spread.
+
+    Args:
+        rows: (n, d) float32, of length 1.
+        seed: names the samples, the starts and the clouds.
+
+    Returns:
+        How well each fits.
+
+    Source:
+        Rousseeuw 1987, "Silhouettes"; the comparison with a reference without clusters is that of Tibshirani
+        et al. 2001, "Estimating the number of clusters in a data set via the gap statistic".
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import silhouette_score
+
+    size = min(SAMPLE, max(4, 2 * len(rows) // 3))
+    counts = tuple(count for count in COUNTS if count <= size // 3) or (2,)
+    fit, null = np.empty((2, len(counts), SAMPLES))
+    flat = reduced(rows, 2 * DIRECTIONS)
+    middle, spread = flat.mean(0), _root(np.cov(flat.T.astype(np.float64)))
+    for sample in range(SAMPLES):
+        key = rng.fold(seed, "counts", sample)
+        draws = np.random.Generator(np.random.Philox(key=key))
+        some = flat[draws.choice(len(rows), size, replace=False)]
+        cloud = (middle + draws.standard_normal((size, len(spread))) @ spread).astype(np.float32)
+        for at, count in enumerate(counts):
+            for table, points in ((fit, some), (null, cloud)):
+                named = KMeans(count, n_init=2, random_state=key % 2**32).fit_predict(points)
+                table[at, sample] = silhouette_score(points, named) if len(np.unique(named)) > 1 else -1
+    gain = fit - null
+    best = int(gain.mean(1).argmax())
+    spread_of = gain.std(1, ddof=1)
+    level = gain[best].mean() - spread_of[best]
+    near = tuple(count for count, mean in zip(counts, gain.mean(1), strict=True) if mean >= level)
+    clustered = bool(gain[best].mean() > 2 * spread_of[best] + 0.01)
+    return Counts(counts, fit, null, counts[best], near, clustered)
+
+
+def _root(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    values, vectors = np.linalg.eigh(np.atleast_2d(covariance))
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def _stability(
+    rows: Vectors, found: Rows, divide: Callable[[Vectors], Rows], seed: int
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Cluster resampled images anew, and see how much of each cluster comes again."""
+    from sklearn.metrics import adjusted_rand_score
+
+    many = int(found.max()) + 1
+    overlap, rand = np.zeros((REPEATS, many)), np.zeros(REPEATS)
+    for repeat in range(REPEATS):
+        key = rng.fold(seed, "resample", repeat)
+        draws = np.random.Generator(np.random.Philox(key=key))
+        size = min(len(rows), 2 * SAMPLE)
+        # Each image once: copies of one would make dense places of their own.
+        some = np.unique(draws.integers(len(rows), size=size))
+        again, before = divide(rows[some]), found[some]
+        rand[repeat] = adjusted_rand_score(before, again)
+        table = np.zeros((many + 1, again.max() + 2))
+        np.add.at(table, (before, again), 1)  # -1 falls into the last row and column
+        union = table.sum(1)[:-1, None] + table.sum(0)[None, :-1] - table[:-1, :-1]
+        if union.size:
+            overlap[repeat] = (table[:-1, :-1] / np.maximum(union, 1)).max(1)
+    return overlap.mean(0), float(rand.mean())

@@ -1,0 +1,172 @@
+"""New classes without training: images named by a few examples of each class, or by none where they are far.
+
+Examples are compared with images after the mean of all images is taken away and rows are scaled to length 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..core.errors import NearfarError
+from ..features.extract import Vectors
+from ..features.knn import unit
+from . import label_propagation
+
+Rows = npt.NDArray[np.int64]
+NONE = -1  # the number of "none of these"
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The class of each of n images.
+
+    Attributes:
+        classes: the names that numbers point to.
+        answer: (n,) int64, the class, or NONE.
+        nearest: (n,) int64, the class it would be if it had to be one.
+        likeness: (n,) float32 cosines to the nearest prototype.
+        threshold: the likeness below which an image is none of these; None where none is turned away.
+        examples: how many there were.
+    """
+
+    classes: tuple[str, ...]
+    answer: Rows
+    nearest: Rows
+    likeness: Vectors
+    threshold: float | None
+    examples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Write counts and the threshold in plain values, without the answers themselves."""
+        return {
+            "images": len(self.answer),
+            "examples": self.examples,
+            "threshold": self.threshold,
+            "counts": {
+                **{name: int((self.answer == at).sum()) for at, name in enumerate(self.classes)},
+                "": int((self.answer == NONE).sum()),
+            },
+        }
+
+
+def name(
+    features: Vectors,
+    examples: Vectors,
+    labels: Rows,
+    classes: Sequence[str],
+    *,
+    reject: float = 0.05,
+    propagate: bool = False,
+) -> Naming:
+    """Give each image the class whose prototype, the mean of its examples, is nearest by cosine.
+
+    Args:
+        features: (n, d) float32, the images to name; their mean is the origin.
+        examples: (m, d) float32.
+        labels: (m,) int64 in [0, len(classes)), the examples' classes; each has one at least.
+        classes: their names.
+        reject: the share of images of these classes that may be turned away as none of them, from 0, which
+            turns none away, to below 1. See `threshold`.
+        propagate: whether labels spread from image to image over a graph of neighbours, instead of in one
+            jump from the prototype.
+
+    Returns:
+        Each image's class.
+
+    Raises:
+        NearfarError: a class has no example, or `reject` is out of range.
+
+    Source:
+        Snell, Swersky and Zemel 2017, "Prototypical networks for few-shot learning"; centred and scaled as in
+        Wang et al. 2019, "SimpleShot". Spreading: see `propagation`.
+    """
+    there = np.bincount(labels, minlength=len(classes))
+    if not len(labels) or there.min() < 1:
+        empty = classes[int(there.argmin())] if len(classes) else "classes"
+        raise NearfarError(f"there is no example of {empty!r}; give one image of each class at least.")
+    if not 0 <= reject < 1:
+        raise NearfarError(f"--reject is {reject:g}; it is a share, from 0 to below 1.")
+    middle = features.mean(axis=0)
+    x, shown = centred(features, middle), centred(examples, middle)
+    alike = x @ prototypes(shown, labels, len(classes)).T
+    likeness, nearest = alike.max(axis=1), alike.argmax(axis=1)
+    if propagate:
+        known = np.concatenate([np.full(len(x), NONE), labels])
+        shares = label_propagation.propagate(np.concatenate([x, shown]), known, len(classes))[: len(x)]
+        reached = shares.sum(axis=1) > 0
+        nearest = np.where(reached, shares.argmax(axis=1), nearest)
+    limit = threshold(left_out(shown, labels, len(classes)), reject)
+    answer = nearest if limit is None else np.where(likeness < limit, NONE, nearest)
+    return Naming(tuple(classes), answer, nearest, likeness, limit, len(labels))
+
+
+def centred(x: Vectors, middle: Vectors) -> Vectors:
+    """Take a mean away, and scale rows to length 1.
+
+    Args:
+        x: (n, d) floats.
+        middle: (d,).
+    """
+    return unit(torch.from_numpy(x - middle)).numpy()
+
+
+def prototypes(examples: Vectors, labels: Rows, classes: int) -> Vectors:
+    """Average the examples of each class, and scale to length 1.
+
+    Args:
+        examples: (m, d) float32 rows of length 1.
+        labels: (m,) int64.
+        classes: how many there are.
+
+    Returns:
+        (classes, d) float32.
+    """
+    sums = np.zeros((classes, examples.shape[1]), np.float32)
+    np.add.at(sums, labels, examples)
+    return unit(torch.from_numpy(sums)).numpy()
+
+
+def left_out(examples: Vectors, labels: Rows, classes: int) -> Vectors:
+    """Tell how like its nearest prototype each example is, had it not been an example itself.
+
+    Args:
+        examples: (m, d) float32 rows of length 1.
+        labels: (m,) int64.
+        classes: how many there are.
+
+    Returns:
+        (m',) float32, of the examples whose class has others.
+    """
+    sums = np.zeros((classes, examples.shape[1]), np.float32)
+    np.add.at(sums, labels, examples)
+    there = np.bincount(labels, minlength=classes)
+    alike = examples @ prototypes(examples, labels, classes).T
+    rows = np.flatnonzero(there[labels] > 1)
+    others = unit(torch.from_numpy(sums[labels[rows]] - examples[rows])).numpy()
+    alike[rows, labels[rows]] = (others * examples[rows]).sum(axis=1)
+    return alike[rows].max(axis=1)
+
+
+def threshold(known: Vectors, reject: float) -> float | None:
+    """Choose the likeness below which an image is none of these classes, by a promised rate.
+
+    Args:
+        known: (m,) likenesses of images of the classes that did not help to make the prototypes.
+        reject: the share of such images that may fall below.
+
+    Returns:
+        The threshold: a new image of these classes falls below it with a chance of at most `reject`. None
+        where m is too small to promise that, or `reject` is 0: below 1 / (m + 1) there is nothing to promise.
+
+    Source:
+        Vovk, Gammerman and Shafer 2005, "Algorithmic learning in a random world": conformal prediction.
+    """
+    place = math.floor(reject * (len(known) + 1))
+    return float(np.sort(known)[place - 1]) if place >= 1 else None

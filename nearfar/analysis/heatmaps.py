@@ -1,0 +1,213 @@
+"""Shows where in an image the strange thing is: patches compared with those of normal images, place by place.
+
+The encoder's planes before pooling see a patch of the image at each place. A memory holds patches of normal
+images, thinned out so that no kind is missing; a patch is as strange as its distance to the nearest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..core import rng
+from ..core.errors import NearfarError
+from ..features.extract import Pixels, features
+
+LEVELS, LEAST = 2, 8  # planes used: the coarsest two of at least so many places a side
+SHARE, MOST = 0.1, 2000  # of the normal patches that are kept, and how many at most
+READ = 30_000  # normal patches that are looked at, at most
+PROJECTED = 64  # random directions in which patches are thinned out
+# Violet over red to yellow, growing steadily lighter for colour-blind eyes; none of it is grey.
+RAMP = np.array([[48, 7, 94], [128, 37, 130], [205, 63, 98], [246, 130, 66], [252, 230, 120]], np.float64)
+
+Maps = npt.NDArray[np.float32]
+Picture = npt.NDArray[np.uint8]
+
+
+def planes(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Give the features of each place of some images, with their surroundings.
+
+    Args:
+        encoder: a residual or other convolutional network, or a vision transformer.
+        x: (n, 3, side, side) in [0, 1].
+
+    Returns:
+        (n, c, h, h): of each plane the mean over 3 x 3 places, the coarser enlarged to the finer, scaled so
+        that each plane counts alike, one above the other.
+
+    Raises:
+        NearfarError: the network has no such planes.
+
+    Source:
+        Roth et al. 2022, "Towards total recall in industrial anomaly detection" (PatchCore), section 3.1.
+    """
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _given: Any, out: Any) -> None:
+        if isinstance(out, Tensor) and (plane := _plane(out)) is not None:
+            seen.append(plane.float())
+
+    hooks = [module.register_forward_hook(keep) for module in _stages(getattr(encoder, "net", encoder))]
+    try:
+        encoder(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    sides: dict[int, Tensor] = {plane.shape[2]: plane for plane in seen}  # the last of each size
+    chosen = sorted(side for side in sides if side >= LEAST)[:LEVELS] or sorted(sides)[-1:]
+    if not chosen or chosen[-1] < 2:
+        raise NearfarError(
+            f"{getattr(encoder, 'name', 'the encoder')} has no planes of features, so it makes no heat maps; "
+            "leave --heat-maps out."
+        )
+    parts = [functional.avg_pool2d(sides[side], 3, 1, 1, count_include_pad=False) for side in chosen]
+    wide = [functional.interpolate(part, chosen[-1], mode="bilinear", align_corners=False) for part in parts]
+    return torch.cat([functional.normalize(part, dim=1) for part in wide], dim=1)
+
+
+def _stages(net: nn.Module) -> Iterator[nn.Module]:
+    """Walk over a network's parts and their steps, but not into blocks, whose insides are half done."""
+    for part in net.children():
+        yield part
+        if isinstance(part, nn.Sequential):
+            yield from part
+
+
+def _plane(out: Tensor) -> Tensor | None:
+    """Read an output as a square plane: (n, c, h, h), or a transformer's tokens, the first ones set aside."""
+    if out.dim() == 4 and out.shape[2] == out.shape[3]:
+        return out
+    if out.dim() == 3 and (side := int(out.shape[1] ** 0.5)) > 1:
+        return out[:, out.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
+    return None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Patches of normal images, (m, c) float32, and the encoder and input that they were seen with."""
+
+    encoder: nn.Module
+    preprocess: Any
+    patches: Tensor
+
+    def maps(self, images: Pixels) -> Maps:
+        """Say how strange each place of some images is.
+
+        Args:
+            images: n images.
+
+        Returns:
+            (n, size, size) distances to the nearest normal patch, enlarged smoothly to the encoder's input;
+            higher is stranger. The greatest of an image is its score.
+        """
+        size = self.preprocess.size
+
+        def strange(x: Tensor) -> Tensor:
+            found = planes(self.encoder, x)
+            flat = found.permute(0, 2, 3, 1).flatten(0, 2)
+            far = torch.cat([torch.cdist(part, self.patches).amin(1) for part in flat.split(4096)])
+            plane = far.reshape(len(x), 1, found.shape[2], -1)
+            return functional.interpolate(plane, size, mode="bicubic", align_corners=False).flatten(1)
+
+        return features(_As(self.encoder, strange), images, self.preprocess, batch=32).reshape(-1, size, size)
+
+
+class _As(nn.Module):
+    """Gives the encoder another output, so that images reach it the usual way."""
+
+    def __init__(self, encoder: nn.Module, how: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.encoder, self.how = encoder, how
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 3, side, side) -> (n, anything)."""
+        return self.how(x)
+
+
+def remember(encoder: nn.Module, preprocess: Any, normal: Pixels, seed: int = 0) -> Memory:
+    """Remember what patches of normal images look like.
+
+    Args:
+        encoder: as for `planes`.
+        preprocess: how an image becomes its input.
+        normal: normal images; some hundred are plenty.
+        seed: names the draws.
+
+    Returns:
+        The memory: a tenth of the patches, `MOST` at most, chosen so that each is near a kept one.
+
+    Raises:
+        NearfarError: the network has no planes of features.
+
+    Source:
+        Roth et al. 2022, section 3.2; the choice is greedy k-center, Gonzalez 1985, "Clustering to minimize
+        the maximum intercluster distance".
+    """
+    key, done, width = rng.fold(seed, "patches"), 0, 1
+
+    def some(x: Tensor) -> Tensor:
+        nonlocal done, width
+        rows = planes(encoder, x).flatten(2).transpose(1, 2)  # (n, places, c)
+        order = rng.uniform(key, np.arange(done, done + len(x)), rows.shape[1]).argsort(axis=1)
+        done, width = done + len(x), rows.shape[2]
+        kept = torch.from_numpy(order[:, : max(1, READ // len(normal))])
+        return rows.take_along_dim(kept[:, :, None].to(rows.device), 1).flatten(1)
+
+    flat = features(_As(encoder, some), normal, preprocess, batch=32)
+    patches = torch.from_numpy(flat).reshape(-1, width)
+    count = max(1, min(MOST, int(len(patches) * SHARE)))
+    return Memory(encoder, preprocess, patches[spread(patches, count, key)].contiguous())
+
+
+def spread(points: Tensor, count: int, key: int) -> Tensor:
+    """Choose points so that all others are near a chosen one: each time the one that is farthest from them.
+
+    Args:
+        points: (n, c) floats.
+        count: how many, at most n.
+        key: from `rng.fold`; names the first point and the directions in which distances are measured.
+
+    Returns:
+        (count,) int64 rows.
+    """
+    draws = np.random.Generator(np.random.Philox(key=key))
+    if points.shape[1] > PROJECTED:
+        directions = draws.standard_normal((points.shape[1], PROJECTED)).astype(np.float32)
+        points = points @ torch.from_numpy(directions)
+    chosen = torch.empty(count, dtype=torch.int64)
+    at = int(draws.integers(len(points)))
+    away = torch.full((len(points),), torch.inf)
+    for number in range(count):
+        chosen[number] = at
+        away = torch.minimum(away, (points - points[at]).square().sum(dim=1))
+        at = int(away.argmax())
+    return chosen
+
+
+def overlay(pixels: Picture, heat: npt.NDArray[np.float32], low: float, high: float) -> Picture:
+    """Lay a heat map over the image that the encoder saw.
+
+    Args:
+        pixels: (size, size, 3) the encoder's input.
+        heat: (size, size).
+        low, high: what is dark and clear, and what is brightest and covers most; one scale for all images
+            that are to be compared.
+
+    Returns:
+        (size, size, 3): the image in grey, the strange places in colours from violet to yellow.
+    """
+    t = np.clip((heat.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
+    at = t * (len(RAMP) - 1)
+    base = np.minimum(at.astype(int), len(RAMP) - 2)
+    colour = RAMP[base] + (at - base)[..., None] * (RAMP[base + 1] - RAMP[base])
+    grey = pixels.astype(np.float64) @ [0.299, 0.587, 0.114]
+    cover = np.minimum(0.8, 2 * t)[..., None]
+    mixed: Picture = np.rint((1 - cover) * grey[..., None] + cover * colour).astype(np.uint8)
+    return mixed

@@ -1,0 +1,207 @@
+"""Labels that are likely wrong: a ranked list, a better label for each, an estimate of how many there are.
+
+Two witnesses never saw an image's own label: its nearest neighbours, who vote on its class, and logistic
+regression, fitted to other images. Both make the ranking; the latter makes the estimate, by confident
+learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..core import rng
+from ..core.errors import NearfarError
+from ..features import logistic
+from ..features.extract import Vectors
+from ..features.knn import top_k
+
+Rows = npt.NDArray[np.int64]
+NEIGHBOURS = 20
+FOLDS = 5
+RIVAL = 0.25  # weight of the strongest other class beside the label's own share
+
+
+@dataclass(frozen=True)
+class LabelErrors:
+    """What is doubted of n labels.
+
+    Attributes:
+        classes: the names that numbers point to.
+        labels: (n,) int64, the labels as they are.
+        doubt: (n,) float32 in [0, 1]: higher is more doubtful.
+        suggested: (n,) int64, the label that the witnesses would give; the image's own where they agree.
+        order: (n,) int64 rows, the most doubtful first.
+        estimate: how many labels are wrong, as confident learning estimates it; it takes for label errors
+            what the classifier mistakes with confidence, and is too high where `accuracy` is low.
+        accuracy: share of labels that the classifier gives too, each fitted without the image.
+        joint: (classes, classes) float64: the estimated share of images by given label and true label.
+    """
+
+    classes: tuple[str, ...]
+    labels: Rows
+    doubt: Vectors
+    suggested: Rows
+    order: Rows
+    estimate: int
+    accuracy: float
+    joint: npt.NDArray[np.float64]
+
+    def to_json(self) -> dict[str, Any]:
+        """Write the estimate and the rows it covers, the most doubtful first, in plain values."""
+        return {
+            "images": len(self.labels),
+            "estimate": self.estimate,
+            "accuracy": self.accuracy,
+            "classes": list(self.classes),
+            "joint": self.joint.tolist(),
+            "rows": [
+                {
+                    "row": int(row),
+                    "label": self.classes[self.labels[row]],
+                    "suggested": self.classes[self.suggested[row]],
+                    "doubt": float(self.doubt[row]),
+                }
+                for row in self.order[: self.estimate]
+            ],
+        }
+
+
+def label_errors(features: Vectors, labels: Rows, classes: Sequence[str], *, seed: int = 0) -> LabelErrors:
+    """Rank labels by how doubtful they are.
+
+    A class's share is the mean of two: among the image's NEIGHBOURS nearest by cosine, and by logistic
+    regression that was fitted without the image. Doubt is high where the label's own share is low, and higher
+    where another class has what it lacks: (1 - own + RIVAL * greatest other) / (1 + RIVAL).
+
+    Args:
+        features: (n, d) float32.
+        labels: (n,) int64 in [0, len(classes)).
+        classes: their names, two at least.
+        seed: names the folds.
+
+    Returns:
+        Every row's doubt, and the estimate.
+
+    Raises:
+        NearfarError: a class has fewer than two images, or there is one class only.
+    """
+    count = len(classes)
+    there = np.bincount(labels, minlength=count)
+    if count < 2 or there.min() < 2:
+        few = classes[int(there.argmin())] if count else ""
+        raise NearfarError(
+            f"label errors need two classes of two images each at least, and {few!r} has "
+            f"{int(there.min()) if count else 0}; leave that class out with --where."
+        )
+    shares = out_of_fold(features, labels, count, seed)
+    belief = (neighbour_shares(features, labels, count) + shares) / 2
+    rows = np.arange(len(labels))
+    own, others = belief[rows, labels], belief.copy()
+    others[rows, labels] = 0
+    doubt = (1 - own + RIVAL * others.max(axis=1)) / (1 + RIVAL)
+    joint = confident_joint(shares, labels)
+    return LabelErrors(
+        classes=tuple(classes),
+        labels=labels,
+        doubt=doubt.astype(np.float32),
+        suggested=belief.argmax(axis=1),
+        order=np.argsort(-doubt, kind="stable"),
+        estimate=round(len(labels) * float(joint.sum() - joint.trace())),
+        accuracy=float((shares.argmax(axis=1) == labels).mean()),
+        joint=joint,
+    )
+
+
+def neighbour_shares(features: Vectors, labels: Rows, classes: int, k: int = NEIGHBOURS) -> Vectors:
+    """Count the classes of each image's nearest neighbours, itself not among them.
+
+    Args:
+        features: (n, d) float32.
+        labels: (n,) int64; every class has two images at least.
+        classes: how many there are.
+        k: neighbours; fewer for images whose class has fewer others, so that a small class can agree.
+
+    Returns:
+        (n, classes) float32, rows summing to 1.
+    """
+    x, y = torch.from_numpy(features), torch.from_numpy(labels)
+    most = (torch.bincount(y, minlength=classes) - 1).clamp(max=k)[y, None]
+    _, who = top_k(x, x, int(most.max()), exclude_self=True)
+    asked = (torch.arange(who.shape[1]) < most).float()
+    return (torch.zeros(len(x), classes).scatter_add_(1, y[who], asked) / most).numpy()
+
+
+def out_of_fold(features: Vectors, labels: Rows, classes: int, seed: int) -> Vectors:
+    """Give each image its class shares by logistic regression that was fitted without it.
+
+    Args:
+        features: (n, d) float32.
+        labels: (n,) int64; every class has two images at least.
+        classes: how many there are.
+        seed: names the folds, each of which has its part of every class.
+
+    Returns:
+        (n, classes) float32, rows summing to 1. The penalty is chosen once, by accuracy on the first fold.
+    """
+    fold = np.empty(len(labels), np.int64)
+    for number in range(classes):
+        own = np.flatnonzero(labels == number)
+        fold[own[rng.permutation(rng.fold(seed, "label errors", number), len(own))]] = np.arange(len(own))
+    fold %= min(FOLDS, int(np.bincount(labels).max()))
+    x, y = torch.from_numpy(features), torch.from_numpy(labels)
+    shares = np.empty((len(labels), classes), np.float32)
+    chosen: logistic.Probe | None = None
+    for number in range(int(fold.max()) + 1):
+        out = torch.from_numpy(fold == number)
+        if chosen is None:
+            chosen = logistic.choose(x[~out], y[~out], x[out], y[out], classes)
+        fitted = logistic.fit(x[~out], y[~out], classes, chosen.l2, start=chosen, tolerance=1e-4)
+        shares[out.numpy()] = fitted.logits(x[out]).softmax(dim=1).numpy()
+    return shares
+
+
+def confident_joint(shares: Vectors, labels: Rows) -> npt.NDArray[np.float64]:
+    """Estimate how given and true labels occur together: the confident joint, calibrated.
+
+    An image counts for class j if its share of j reaches the mean share that images labelled j have of it; of
+    several such classes, for the one with the largest share. Counts are then scaled so that each given label
+    is as frequent as it is, and to sum to 1.
+
+    Args:
+        shares: (n, classes), of a model that did not see the images' own labels.
+        labels: (n,) int64; every class has an image.
+
+    Returns:
+        (classes, classes) float64: row the given label, column the true one.
+
+    Source:
+        Northcutt, Jiang and Chuang 2021, "Confident learning: estimating uncertainty in dataset labels".
+    """
+    classes = shares.shape[1]
+    there = np.bincount(labels, minlength=classes)
+    limit = np.array([shares[labels == j, j].mean() for j in range(classes)])
+    sure = np.where(shares >= limit, shares, -1)
+    counted = sure.max(axis=1) >= 0
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (labels[counted], sure[counted].argmax(axis=1)), 1)
+    empty = counts.sum(axis=1) == 0
+    counts[empty, empty.nonzero()[0]] = 1  # none of the class counts: taken at its word
+    joint = counts / counts.sum(axis=1, keepdims=True) * there[:, None]
+    return joint / joint.sum()
+
+
+def precision_at(order: Rows, wrong: npt.NDArray[np.bool_], count: int) -> float:
+    """Tell which share of the first `count` rows of a ranking is truly wrong.
+
+    Args:
+        order: (n,) rows, the most doubtful first.
+        wrong: (n,) bool.
+        count: rows to look at, 1 to n.
+    """
+    return float(wrong[order[:count]].mean())

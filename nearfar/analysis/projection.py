@@ -1,0 +1,135 @@
+"""Lays images out on a sheet, like beside like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+
+from ..core import rng
+from ..core.errors import NearfarError, nearest
+from ..features.knn import top_k, unit
+
+METHODS = ("tsne", "umap")
+DIRECTIONS = 50  # principal directions that t-SNE starts from
+ALL = 5_000  # images that are laid out together; of more, so many are, and the others put among them
+BESIDE = 5  # of those laid out, the ones that another image is put among
+NEIGHBOURS = 15  # that UMAP keeps together, its own default
+CELLS, THUMB, GAP = 40, 28, 1  # places along a side of a drawn map, and the pixels of each
+
+Vectors = npt.NDArray[np.float32]
+Places = npt.NDArray[np.float64]
+
+
+def layout(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
+    """Give each image a place on a sheet; neighbours stay together, and far distances mean little.
+
+    Args:
+        x: (n, d) float32 features, n at least 3.
+        method: "tsne", or "umap" where it is installed. Of more than `ALL` images t-SNE lays out so many,
+            drawn by `seed`; each other comes to lie among the nearest five of them. UMAP takes all.
+        seed: names the draws.
+
+    Returns:
+        (n, 2) from 0 to 1; the same on any number of threads.
+
+    Raises:
+        NearfarError: the method is unknown or not installed, or there are too few images.
+
+    Source:
+        van der Maaten and Hinton 2008, "Visualizing data using t-SNE"; McInnes et al. 2018, "UMAP".
+    """
+    if method not in METHODS:
+        raise NearfarError(f"There is no layout {method!r}; {nearest(method, METHODS)}")
+    if len(x) < 3:
+        raise NearfarError(f"{len(x)} images are too few for a map; give at least 3.")
+    if method == "umap":
+        return _scaled(_umap(x, seed))
+    if len(x) <= ALL:
+        return _scaled(_tsne(x, seed))
+    chosen = np.sort(rng.permutation(rng.fold(seed, "landmarks"), len(x))[:ALL])
+    return _scaled(_among(x, x[chosen], _tsne(x[chosen], seed), chosen))
+
+
+def _tsne(x: Vectors, seed: int) -> Places:
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    rows = unit(torch.from_numpy(x).double()).numpy()
+    with threadpool_limits(1):
+        if min(rows.shape) > DIRECTIONS:
+            rows = PCA(DIRECTIONS, svd_solver="full").fit_transform(rows)
+        perplexity = min(30.0, (len(rows) - 1) / 3)
+        made = TSNE(perplexity=perplexity, init="pca", max_iter=750, random_state=seed % 2**32)
+        return made.fit_transform(rows).astype(np.float64)
+
+
+def _among(x: Vectors, landmarks: Vectors, places: Places, chosen: npt.NDArray[np.int64]) -> Places:
+    """Put each image at the mean of its nearest landmarks, the nearer counting more."""
+    cosine, who = top_k(torch.from_numpy(x), torch.from_numpy(landmarks), BESIDE)
+    # Weights fall from the nearest's 1 to the last's 0, so that no image jumps as its neighbours change.
+    far = (1 - cosine).double()
+    weight = (far[:, -1:] - far) / (far[:, -1:] - far[:, :1]).clamp_min(1e-12) + 1e-3
+    weight /= weight.sum(dim=1, keepdim=True)
+    found: Places = (weight.numpy()[:, :, None] * places[who.numpy()]).sum(axis=1)
+    found[chosen] = places
+    return found
+
+
+def _umap(x: Vectors, seed: int) -> Places:
+    try:
+        from umap import UMAP
+    except ImportError:
+        raise NearfarError("--way umap needs UMAP; install it: pip install 'nearfar[umap]'") from None
+    near = min(NEIGHBOURS, len(x) - 1)
+    made = UMAP(n_neighbors=near, metric="cosine", random_state=seed % 2**32, n_jobs=1)
+    return made.fit_transform(x).astype(np.float64)
+
+
+def _scaled(found: Places) -> Places:
+    low, high = found.min(axis=0), found.max(axis=0)
+    plain: Places = (found - low) / np.maximum(high - low, 1e-12)
+    return plain
+
+
+def cells(where: Places, across: int = CELLS) -> dict[tuple[int, int], int]:
+    """Give every cell of the sheet the image nearest to its middle, of those that fall into it.
+
+    Args:
+        where: (n, 2) from 0 to 1.
+        across: cells along a side.
+
+    Returns:
+        Row and column to the image's number.
+    """
+    scaled = where * (across - 1)
+    closest = np.rint(scaled).astype(int)
+    away = np.square(scaled - closest).sum(axis=1)
+    held: dict[tuple[int, int], int] = {}
+    for at in np.argsort(away, kind="stable").tolist():
+        held.setdefault((int(closest[at, 1]), int(closest[at, 0])), at)
+    return held
+
+
+def draw(held: Mapping[tuple[int, int], int], picture: Callable[[int], Image.Image | None]) -> Image.Image:
+    """Draw a map of thumbnails.
+
+    Args:
+        held: row and column, below `CELLS`, to the image's number, as `cells` gives them.
+        picture: gives an image by its number; its centred square is shown.
+
+    Returns:
+        The map, transparent where no image lies.
+    """
+    step = THUMB + GAP
+    canvas = Image.new("RGBA", (CELLS * step, CELLS * step), (0, 0, 0, 0))
+    for (row, column), at in held.items():
+        image = picture(at)
+        if image is not None:
+            thumb = ImageOps.fit(image, (THUMB, THUMB), Image.Resampling.BOX)
+            canvas.paste(thumb, (column * step, row * step))
+    return canvas

@@ -1,0 +1,78 @@
+"""Search by example: what to look for, given images that are liked and images that are not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..core.errors import NearfarError
+from ..features.extract import Vectors
+from ..features.knn import top_k, unit
+
+Rows = npt.NDArray[np.int64]
+DISLIKE = 0.3  # weight of the mean dislike beside that of the mean like; at 0.7 it costs more than it helps
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Rows, the most alike first.
+
+    Attributes:
+        rows: (k,) int64.
+        likeness: (k,) float32 cosines to what was looked for, descending.
+    """
+
+    rows: Rows
+    likeness: Vectors
+
+
+def query(likes: Vectors, dislikes: Vectors | None = None) -> Vectors:
+    """Make the one vector to look for: towards the mean of the likes, and away from that of the dislikes.
+
+    With unit rows u, the query is mean(u of likes) - DISLIKE * mean(u of dislikes), then scaled to length 1.
+
+    Args:
+        likes: (a, d) floats, a at least 1.
+        dislikes: (b, d) floats, or None.
+
+    Returns:
+        (d,) float32 of length 1.
+
+    Raises:
+        NearfarError: nothing is liked, or likes and dislikes cancel out.
+
+    Source:
+        Rocchio 1971, "Relevance feedback in information retrieval", without a first query of words.
+    """
+    if not len(likes):
+        raise NearfarError("a search needs an example to look for; give one image that is like it.")
+    towards = _mean(likes)
+    if dislikes is not None and len(dislikes):
+        towards = towards - DISLIKE * _mean(dislikes)
+    length = float(np.linalg.norm(towards))
+    if length < 1e-6:
+        raise NearfarError("what is liked and what is disliked cancel out; give other examples.")
+    return towards / np.float32(length)
+
+
+def _mean(x: Vectors) -> Vectors:
+    return unit(torch.from_numpy(np.ascontiguousarray(x, np.float32))).mean(dim=0).numpy()
+
+
+def search(features: Vectors, likes: Vectors, dislikes: Vectors | None = None, *, count: int = 20) -> Ranking:
+    """Rank features by their cosine to `query(likes, dislikes)`, exactly.
+
+    Args:
+        features: (n, d) float32.
+        likes, dislikes: as `query` takes them.
+        count: rows wanted; fewer come where there are fewer.
+
+    Returns:
+        The first `count` rows. A like that is among the features is found again.
+    """
+    wanted = torch.from_numpy(query(likes, dislikes)[None])
+    likeness, rows = top_k(wanted, torch.from_numpy(features), min(count, len(features)))
+    return Ranking(rows[0].numpy(), likeness[0].numpy())

@@ -1,0 +1,102 @@
+"""Opens a vector store as a page in a browser, on this machine alone unless told otherwise."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import secrets
+import socket
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import NearfarError
+from ..stores import VectorStore, open_store
+
+NEEDED = ("fastapi", "uvicorn", "plotly")
+PORTS = range(8200, 8220)  # the first that is free
+
+
+def explore(
+    store: VectorStore | str | Path,
+    *,
+    run: str | None = None,
+    column: str = "label",
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    browser: bool = False,
+) -> None:
+    """Serve a page to look at a vector store with, until it is interrupted.
+
+    Args:
+        store: a vector store or its address.
+        run: the run that made the store, if it has moved; needed to search by files.
+        column: with the labels, to read and to write; it is made at the first label where there is none.
+        host: an address of this machine; the default is within its own reach only.
+        port: where to; default the first of PORTS that is free.
+        browser: whether to open the page in a browser too.
+
+    Raises:
+        NearfarError: a library is missing, there is no such store, its column holds no labels, or the port is
+            taken.
+    """
+    for module in NEEDED:
+        if importlib.util.find_spec(module) is None:
+            raise NearfarError(f"the page needs {module}: pip install 'nearfar[explore]'.")
+    import uvicorn
+
+    from .findings import Findings
+    from .guard import names_of
+    from .row_numbers import Numbered
+    from .server import application
+
+    rows = Numbered(open_store(store) if isinstance(store, (str, Path)) else store)
+    if not rows.ids:
+        raise NearfarError(f"{rows.store.address} holds no image yet; fill it with nearfar embed --store.")
+    rows.labelled(column)
+    token = secrets.token_urlsafe(24)
+    door = listening(host, port)
+    at = door.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{at}/?token={token}"
+    app = application(rows, Findings(rows, run), token, names_of(host), column)
+    print(f"{len(rows.ids):,} images of {rows.store.address}: {address}\nCtrl-C ends it.", flush=True)
+    if browser:
+        import webbrowser
+
+        webbrowser.open(address)
+    # No access log: it would hold the token.
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, server_header=False))
+    server.run(sockets=[door])
+
+
+def listening(host: str, port: int | None) -> Any:
+    """Bind a socket.
+
+    Args:
+        host: an address of this machine.
+        port: where to, or None for the first free one of PORTS, or any.
+
+    Raises:
+        NearfarError: it is taken, or no address of this machine.
+    """
+    family = socket.AF_INET6 if _is_v6(host) else socket.AF_INET
+    for one in (*PORTS, 0) if port is None else (port,):
+        door = socket.socket(family, socket.SOCK_STREAM)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            door.bind((host, one))
+            door.listen()
+            return door
+        except (OSError, OverflowError) as error:
+            door.close()
+            reason = getattr(error, "strerror", None) or error
+    raise NearfarError(
+        f"{host} port {port} cannot be served at ({reason}); choose another with --host or --port."
+    )
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False

@@ -1,0 +1,162 @@
+"""Numbers the rows of a store, so that page and server speak of images by number and never by path."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import NearfarError
+from ..stores import VectorStore
+from ..stores.base import FIXED, Value
+from ..stores.schema import check_column
+
+Rows = npt.NDArray[np.int32]
+CLASSES = 500  # different texts of a column that are told apart
+
+
+class Moved(Exception):
+    """Images were added or deleted since the page numbered them; it has to load again."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of all rows: `values` (n,) float32 or, where there are `names`, (n,) int32, -1 for empty."""
+
+    kind: str
+    values: npt.NDArray[Any]
+    names: tuple[str, ...] = ()
+
+
+class Numbered:
+    """A store whose rows have numbers, which hold as long as `key` does; safe in threads."""
+
+    def __init__(self, store: VectorStore) -> None:
+        """Number the rows of a store.
+
+        Args:
+            store: an open one, which others may write to meanwhile.
+        """
+        self.store = store
+        self._lock = threading.RLock()
+        self._version = -1
+        self.look()
+
+    def look(self) -> int:
+        """Look whether rows came or went, and give the store's version."""
+        with self._lock:
+            version = self.store.version
+            if version != self._version:
+                ids = self.store.ids()
+                self.ids, self.at = ids, {name: row for row, name in enumerate(ids)}
+                names = "\0".join(ids).encode(errors="replace")
+                self.key = hashlib.blake2b(names, digest_size=8).hexdigest()
+                self._version = version
+            return version
+
+    def named(self, rows: Sequence[int], key: str) -> list[str]:
+        """Turn numbers into ids.
+
+        Args:
+            rows: numbers that the page was given.
+            key: what `key` was then.
+
+        Raises:
+            Moved: they mean other images by now, or none.
+        """
+        with self._lock:
+            self.look()
+            if key != self.key or not all(0 <= row < len(self.ids) for row in rows):
+                raise Moved
+            return [self.ids[row] for row in rows]
+
+    def numbers(self, ids: Iterable[str]) -> Rows:
+        """Turn ids into numbers; those that are gone are passed over."""
+        with self._lock:
+            return np.array([self.at[name] for name in ids if name in self.at], np.int32)
+
+    def column(self, name: str) -> Column:
+        """Read one column of all rows, for colours.
+
+        Args:
+            name: a column of the store.
+
+        Raises:
+            NearfarError: there is no such column.
+            Moved: rows came or went while it was read.
+        """
+        import pyarrow.compute as pc
+
+        found = self.store.rows([name])[name].combine_chunks()
+        if len(found) != len(self.ids):
+            raise Moved
+        kind = self.store.columns[name]
+        if kind == "number":
+            return Column(kind, found.cast("float32").to_numpy(zero_copy_only=False))
+        coded = pc.dictionary_encode(found.cast("string"))
+        counts = np.bincount(coded.indices.drop_null().to_numpy(), minlength=len(coded.dictionary))
+        words = coded.dictionary.to_pylist()
+        kept = sorted(range(len(words)), key=lambda code: (-counts[code], words[code]))[:CLASSES]
+        kept.sort(key=lambda code: words[code])
+        place = np.full(len(words) + 1, -1, np.int32)
+        place[kept] = np.arange(len(kept))
+        codes = coded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
+        return Column(kind, place[codes], tuple(words[code] for code in kept))
+
+    def labelled(self, column: str) -> None:
+        """Refuse a column that labels cannot be written to.
+
+        Args:
+            column: its name; it may be missing.
+
+        Raises:
+            NearfarError: it holds something else, or no column can have that name.
+        """
+        kind = self.store.columns.get(column)
+        if (column in FIXED and column != "label") or kind not in (None, "text"):
+            raise NearfarError(
+                f"the column {column} is no column of labels; name one of texts, or a new one."
+            )
+        if kind is None:
+            check_column(column, self.store.columns)
+
+    def label(
+        self, column: str, ids: Sequence[str], before: Sequence[Value], after: Sequence[Value], version: int
+    ) -> tuple[int, Mapping[str, Value]]:
+        """Set labels; where another hand was quicker, the last one wins, and it is told.
+
+        Args:
+            column: to write to; it is made where there is none.
+            ids: the images.
+            before: what their labels were where they are being changed.
+            after: what they become.
+            version: the store's that the writer has seen.
+
+        Returns:
+            The version the writer has seen now: the new one, unless others wrote too. And labels that were
+            not as `before` has them, by id, now replaced.
+
+        Raises:
+            NearfarError: the name or a value does not fit the store.
+            Moved: an image is gone.
+        """
+        self.labelled(column)
+        with self._lock:
+            known = self.look()
+            there: list[Value] = [None] * len(ids)
+            if column in self.store.columns:
+                there = self.store.rows([column], ids=ids)[column].to_pylist()
+            self.store.set(column, dict(zip(ids, after, strict=True)))
+            others = {
+                name: now for name, was, now in zip(ids, before, there, strict=True) if (was or None) != now
+            }
+            done = self.store.version
+            if known == version and done == known + 1:
+                self._version = done  # no rows came or went
+                return done, others
+            return version, others

@@ -1,0 +1,192 @@
+"""Turns settings into command-line flags, and what was typed back into checked values; no torch here."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from ..core.config import Setting, build, settings_of
+from ..core.errors import NearfarError, nearest
+
+WORDS = {int: "a whole number", float: "a number", str: "a word"}
+HOLDERS = {int: "N", float: "X", str: "NAME"}
+
+
+class _Layout(argparse.HelpFormatter):
+    """Help with room for the flags, as wide as the terminal up to 110 columns."""
+
+    def __init__(self, prog: str) -> None:
+        width = min(110, shutil.get_terminal_size((110, 24)).columns)
+        super().__init__(prog, max_help_position=32, width=width)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of one command: its help begins with an example, its errors are sentences."""
+
+    def __init__(self, command: str, example: str, about: str) -> None:
+        """Make the parser of one command.
+
+        Args:
+            command: its name, such as "embed".
+            example: a command line that works, shown first in the help.
+            about: what the command does, in a sentence or two.
+        """
+        super().__init__(
+            prog=f"nearfar {command}",
+            description=about,
+            formatter_class=_Layout,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
+        self.command, self.example = command, example
+        self.flags: list[str] = ["-h", "--help"]
+        self.classes: list[type] = []
+
+    def format_usage(self) -> str:
+        """Say in one line what the command takes; the flags are listed below it, not in it."""
+        words = [a.metavar or a.dest for a in self._get_positional_actions()]
+        needed = [f"{a.option_strings[0]} {a.metavar}" for a in self._get_optional_actions() if a.required]
+        return f"usage: {' '.join([self.prog, *map(str, words), *needed])} [flags]\n"
+
+    def format_help(self) -> str:
+        """Lay out the help: a working example first, then the usage, then every flag."""
+        listing = super().format_help().split("\n\n", 1)[1]
+        return f"example: {self.example}\n{self.format_usage()}\n{listing}"
+
+    def flag(self, group: Any, flag: str, **how: Any) -> None:
+        """Add one flag that is no setting of a run, such as `--json`.
+
+        Args:
+            group: the parser itself, or an argument group of it.
+            flag: with its two hyphens.
+            how: as `argparse` takes it.
+        """
+        self.flags.append(flag)
+        group.add_argument(flag, **how)
+
+    def settings(self, title: str, cls: type, only: Sequence[str] = ()) -> None:
+        """Add one flag for every setting of a settings class, with its help, range and default.
+
+        Args:
+            title: heads the flags in the help.
+            cls: the settings class.
+            only: the settings wanted; empty means all.
+        """
+        group = self.add_argument_group(title)
+        self.classes.append(cls)
+        for item in settings_of(cls):
+            if only and item.name not in only:
+                continue
+            self.flags.append(item.flag)
+            how: dict[str, Any] = {"dest": item.name, "help": describe(item).replace("%", "%%")}
+            if item.type is bool:
+                self.flags.append("--no-" + item.flag[2:])
+                group.add_argument(item.flag, action=argparse.BooleanOptionalAction, **how)
+                continue
+            how["metavar"] = "|".join(item.choices) if item.choices else HOLDERS[item.type]
+            if item.many:
+                how["nargs"] = "+"
+            group.add_argument(item.flag, **how)
+
+    def words(self) -> list[str]:
+        """Name what is given without a flag, in its order."""
+        return [action.dest for action in self._get_positional_actions()]
+
+    def error(self, message: str) -> NoReturn:
+        """Turn argparse's complaint into a sentence of ours."""
+        if found := re.match(r"the following arguments are required: (.*)", message):
+            raise NearfarError(f"{self.prog} needs {found[1]}, for example: {self.example}")
+        if found := re.match(r"argument (\S+): expected (?:at least )?one argument", message):
+            raise NearfarError(f"{found[1]} needs a value; see {self.prog} --help.")
+        raise NearfarError(f"{message.removeprefix('argument ')}; see {self.prog} --help.")
+
+    def read(self, words: Sequence[str]) -> dict[str, Any]:
+        """Read the command's words into the values that were typed, and nothing else.
+
+        Args:
+            words: the command line after the command's name.
+
+        Returns:
+            Name to value; settings have their own type and lie within their ranges.
+
+        Raises:
+            NearfarError: an unknown flag, a missing or superfluous word, or a value out of range.
+        """
+        for word in words:
+            flag = word.split("=", 1)[0]
+            if re.match(r"--?[A-Za-z]", flag) and flag not in self.flags:
+                raise NearfarError(f"{self.prog} has no flag {flag}; {nearest(flag, self.flags[1:])}")
+        known, extra = self.parse_known_args(list(words))
+        if extra:
+            raise NearfarError(f"{extra[0]!r} is one word too many, for example: {self.example}")
+        values = dict(vars(known))
+        for cls in self.classes:
+            typed = {
+                item.name: _convert(item, values[item.name])
+                for item in settings_of(cls)
+                if item.name in values
+            }
+            build(cls, typed)
+            values.update(typed)
+        return values
+
+
+def describe(item: Setting) -> str:
+    """Say what a setting means, what it is by default, what it may be and where that comes from.
+
+    Args:
+        item: the setting.
+
+    Returns:
+        One line, as in "chance of a left-right flip (default 0.5; 0 to 1; SimCLR, appendix A)".
+    """
+    notes = []
+    if item.default is not None:
+        notes.append(f"default {plain(item.default)}")
+    if item.low is not None and item.high is not None:
+        notes.append(f"{item.low:g} to {item.high:g}")
+    if item.source:
+        notes.append(item.source)
+    return f"{item.help} ({'; '.join(notes)})" if notes else item.help
+
+
+def plain(value: Any) -> str:
+    """Write a value the way it is typed: yes and no, 512 128, 0.2."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return " ".join(plain(part) for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _convert(item: Setting, text: Any) -> Any:
+    """Give typed text the type of its setting."""
+    if item.many:
+        return tuple(_number(item, part) for part in text)
+    return text if item.type is bool else _number(item, text)
+
+
+def _number(item: Setting, text: str) -> Any:
+    try:
+        return item.type(text)
+    except ValueError:
+        raise NearfarError(f"{item.flag} takes {WORDS[item.type]}, not {text!r}.") from None
+
+
+def exclusive(values: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse two settings that say the same thing in different ways.
+
+    Args:
+        values: what was typed.
+        names: the settings of which one at most may be there.
+
+    Raises:
+        NearfarError: more than one is there.
+    """
+    given = [f"--{name}" for name in names if name in values]
+    if len(given) > 1:
+        listed = ", ".join(f"--{name}" for name in names[:-1])
+        raise NearfarError(f"Give one of {listed} and --{names[-1]}, not {' and '.join(given)} together.")

@@ -1,0 +1,1 @@
+"""Words that everything may use: errors, randomness by name, settings, progress, processes, files, device."""

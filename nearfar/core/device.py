@@ -1,0 +1,38 @@
+"""Where to compute: the device by its name, and the CPU cores there are."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from .errors import NearfarError
+
+
+def cores() -> int:
+    """Count the CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_named(name: str) -> torch.device:
+    """Find the device to compute on.
+
+    Args:
+        name: "auto", "cpu", "cuda" or "mps".
+
+    Returns:
+        The device; under torchrun, this process's own GPU.
+
+    Raises:
+        NearfarError: it is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"
+    if not there[name]:
+        raise NearfarError(
+            f"There is no {name} device here; use --device {'cuda' if there['cuda'] else 'cpu'}."
+        )
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
+    )

@@ -1,0 +1,198 @@
+"""Decodes a collection once: into memory if it is small, else into a pack on disk that training maps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from pathlib import Path
+
+import numpy as np
+
+from ..core.errors import BadImage
+from ..core.progress import say
+from ..images import decode
+from .dataset import Block, FileStore, Part, Store, class_numbers, duplicates, held_apart
+from .disk_cache import packed
+from .ledger import Account, Way
+from .reading import Rejected, each, write_rejected
+from .source import Arrays, Pixels, Source
+
+__all__ = [
+    "Block",
+    "FileStore",
+    "Part",
+    "Rejected",
+    "Store",
+    "duplicates",
+    "held_apart",
+    "load",
+    "write_rejected",
+]
+
+_MOST_RESIDENT = 8 << 30
+_SAMPLE = 256
+_HELD: weakref.WeakValueDictionary[tuple[str, tuple[str, ...] | None], Store] = weakref.WeakValueDictionary()
+
+
+class _TooLarge(Exception):
+    """The decoded images outgrew the memory they were given; the sample was not typical."""
+
+
+def estimate(source: Source, *, short_side: int | None, max_pixels: int) -> int:
+    """Estimate the bytes that all images take once decoded, from the headers of a sample.
+
+    Args:
+        source: the images.
+        short_side: the short side they are reduced to, or None.
+        max_pixels: the most pixels allowed in one.
+
+    Returns:
+        Bytes; exact for an array.
+    """
+    count = len(source)
+    rows = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
+    sizes = []
+    for row in rows[:1] if isinstance(source, Arrays) else rows:
+        with contextlib.suppress(BadImage):
+            data = source.read(int(row))
+            shape = data.shape if isinstance(data, np.ndarray) else decode.header(data, max_pixels=max_pixels)
+            width, height = decode.reduced(shape[1], shape[0], short_side)
+            sizes.append(3 * width * height)
+    return int(count * np.mean(sizes)) if sizes else 0
+
+
+def _wrap(way: Way, source: Arrays, flat: Pixels) -> Store:
+    """Use an array that already lies as a store does, without a copy."""
+    account = Account(way)
+    size = flat.size // len(source)
+
+    def work(row: int) -> None:
+        try:
+            pixels, digest = way.read(row)
+        except BadImage as error:
+            account.reject(row, str(error))
+        else:
+            account.record(row, row * size, pixels, digest)
+
+    each(len(source), work, threads=way.threads, what="Reading")
+    return account.store(flat.view(), resident=True)
+
+
+def _into_memory(way: Way, expected: int, limit: int) -> Store:
+    """Decode everything into one growing buffer."""
+    account = Account(way)
+    buffer: Pixels = np.empty(min(limit, expected + expected // 8 + (1 << 20)), dtype=np.uint8)
+    used = 0
+
+    def work(row: int) -> None:
+        nonlocal used
+        try:
+            pixels, digest = way.read(row)
+        except BadImage as error:
+            return account.reject(row, str(error))
+        with account.lock:
+            if used + pixels.size > limit:
+                raise _TooLarge
+            if used + pixels.size > buffer.size:
+                # In place, where the system can: no view of the buffer is handed out before the end.
+                buffer.resize(min(limit, 2 * buffer.size + pixels.size), refcheck=False)
+            buffer[used : used + pixels.size] = pixels.reshape(-1)
+            account.record(row, used, pixels, digest)
+            used += pixels.size
+
+    each(len(way.source), work, threads=way.threads, what="Reading")
+    buffer.resize(max(1, used), refcheck=False)
+    return account.store(buffer, resident=True)
+
+
+def _available() -> int:
+    """Bytes of memory that could still be had: the machine's, or less where a container says so."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    old = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+    for most, used in (("memory.max", "memory.current"), old):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+            limit = int(Path("/sys/fs/cgroup", most).read_text())
+            free = min(free, limit - int(Path("/sys/fs/cgroup", used).read_text()))
+    return max(0, free)
+
+
+def cache_root() -> Path:
+    """Say where packs are kept: $NEARFAR_CACHE, or ~/.cache/nearfar."""
+    return Path(os.environ.get("NEARFAR_CACHE") or Path.home() / ".cache" / "nearfar")
+
+
+def load(
+    source: Source,
+    *,
+    short_side: int | None,
+    max_pixels: int,
+    max_bad: float,
+    threads: int,
+    pack: bool = True,
+    cache: Path | None = None,
+    seed: int = 0,
+    memory: int | None = None,
+) -> Store | FileStore:
+    """Make a collection ready for use: every image decoded once, the bad ones set aside by name.
+
+    Memory: the decoded images if they fit into `memory`, else none of them; and for each thread one image
+    of up to 16 million pixels, at most 8 bytes a pixel decoded, beside its file. Larger images are decoded
+    one at a time.
+
+    Args:
+        source: the images.
+        short_side: images with a larger short side are reduced to it, in pixels; None keeps them whole.
+        max_pixels: images of more pixels are set aside.
+        max_bad: the share of bad images, 0 to 1, beyond which this stops.
+        threads: threads that decode.
+        pack: whether to decode now; without it, files are read each time they are asked for.
+        cache: the folder that packs are kept under; default `cache_root()`.
+        seed: names the substitutes of bad images, where nothing is packed.
+        memory: bytes that decoded images may take in memory; default a quarter of what is free, at most
+            8 GiB. A larger collection is packed on disk, under a name that says what went in.
+
+    Returns:
+        The store.
+
+    Raises:
+        NearfarError: too many images are bad, none is good, or the disk lacks room.
+    """
+    way = Way(source, short_side, max_pixels, max_bad, threads)
+    if not pack:
+        labels, classes = class_numbers(source.labels)
+        return FileStore(
+            ids=source.ids,
+            labels=labels,
+            classes=classes,
+            fingerprint=way.name(),
+            resident=False,
+            source=source,
+            short_side=short_side,
+            max_pixels=max_pixels,
+            max_bad=max_bad,
+            seed=seed,
+            threads=threads,
+        )
+    flat = source.flat() if isinstance(source, Arrays) else None
+    if isinstance(source, Arrays) and flat is not None:
+        height, width = source.pixels.shape[1:3]
+        if decode.reduced(width, height, short_side) == (width, height):
+            return _wrap(way, source, flat)
+    expected = estimate(source, short_side=short_side, max_pixels=max_pixels)
+    limit = min(_MOST_RESIDENT, _available() // 4) if memory is None else memory
+    if expected <= limit:
+        key = (way.name(), source.labels)
+        held = _HELD.get(key)
+        try:
+            # Someone in this process still holds the very same images.
+            made = held if held is not None else _into_memory(way, expected, limit)
+            _HELD[key] = made
+            return made
+        except _TooLarge:
+            say("The images are larger than a sample of them promised; packing them on disk instead")
+            expected = max(expected, limit)
+    return packed(way, cache or cache_root(), expected)

@@ -1,0 +1,258 @@
+"""Holds images ready for use: decoded in one long buffer, or read from their files batch by batch."""
+
+from __future__ import annotations
+
+import abc
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core import rng
+from ..core.errors import BadImage, NearfarError
+from ..images.decode import decode
+from .reading import Rejected, read_pixels, too_many
+from .source import Pixels, Source
+
+LEAST_HELD, MOST_HELD = 64, 2048  # images held apart, if any
+_TRIES = 100  # substitutes tried for a bad image; if all fail, the collection is beyond --max-bad anyway
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some images: image k is `pixels[offset[k]:][: height[k] * width[k] * 3]`, rows of RGB bytes.
+
+    `pixels` is 1-dimensional uint8 and read-only; `offset` (n,) int64; `height`, `width` (n,) int32.
+    """
+
+    pixels: Pixels
+    offset: npt.NDArray[np.int64]
+    height: npt.NDArray[np.int32]
+    width: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.offset)
+
+    def image(self, index: int) -> Pixels:
+        """View one image as (H, W, 3)."""
+        start, height, width = int(self.offset[index]), int(self.height[index]), int(self.width[index])
+        return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+
+@dataclass(frozen=True)
+class Face(abc.ABC):
+    """What both stores share: `ids` in order, `labels` (n,) int64 that point into `classes`, or None.
+
+    `fingerprint` is hex and changes with any id or image; `resident` tells whether the pixels are in memory.
+    """
+
+    ids: Sequence[str]
+    labels: npt.NDArray[np.int64] | None
+    classes: tuple[str, ...]
+    fingerprint: str
+    resident: bool
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> Pixels:
+        """Give one image as (H, W, 3) uint8."""
+        return self.gather(np.array([range(len(self))[row]])).image(0)
+
+    @abc.abstractmethod
+    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+        """Give some images.
+
+        Args:
+            rows: (n,) row numbers, in any order.
+
+        Returns:
+            A block of n images in that order.
+        """
+
+
+@dataclass(frozen=True)
+class Store(Face):
+    """Decoded images in one buffer, in memory or mapped from a pack on disk; gathering copies nothing.
+
+    `heights`, `widths` (n,) int32 are the images' sides; `digests` (n, 16) uint8 those of the files' bytes;
+    `rejected` are the images set aside, in the source's order; `nbytes` counts the bytes of pixels.
+    """
+
+    rejected: tuple[Rejected, ...]
+    pixels: Pixels
+    offsets: npt.NDArray[np.int64]
+    heights: npt.NDArray[np.int32]
+    widths: npt.NDArray[np.int32]
+    digests: npt.NDArray[np.uint8]
+
+    @property
+    def nbytes(self) -> int:
+        """Count the bytes of pixels."""
+        return int((self.heights.astype(np.int64) * self.widths).sum()) * 3
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+        """Give some images, as views of the one buffer."""
+        return Block(self.pixels, self.offsets[rows], self.heights[rows], self.widths[rows])
+
+
+@dataclass(frozen=True)
+class FileStore(Face):
+    """Images that are read and decoded each time they are asked for.
+
+    A bad one shows only when its turn comes. Another row takes its place, chosen by the bad row's number
+    alone, so that neither history nor threads matter; `rejected` grows by it.
+    """
+
+    source: Source
+    short_side: int | None
+    max_pixels: int
+    max_bad: float
+    seed: int
+    threads: int
+    _bad: dict[int, str] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def rejected(self) -> tuple[Rejected, ...]:
+        """The images found bad so far, in the source's order."""
+        with self._lock:
+            return tuple(Rejected(self.ids[row], reason) for row, reason in sorted(self._bad.items()))
+
+    @property
+    def nbytes(self) -> int:
+        """Count the bytes of pixels held: none."""
+        return 0
+
+    def _decode(self, row: int) -> Pixels:
+        """Decode a row, or the first of its substitutes that is good."""
+        key = rng.fold(self.seed, "substitute")
+        for attempt in range(_TRIES):
+            at = row
+            if attempt:
+                at = int(float(rng.uniform(key, [row], attempt)[0, -1]) * len(self))
+            try:
+                data = self.source.read(at)
+                if isinstance(data, np.ndarray):
+                    return read_pixels(self.source, at, short_side=None, max_pixels=self.max_pixels)[0]
+                # Up to twice the side will do: the crop's own resize is cheaper than one more here.
+                return decode(data, max_pixels=self.max_pixels, short_side=self.short_side, exact=False)
+            except BadImage as error:
+                with self._lock:
+                    self._bad[at] = str(error)
+            too_many(self.rejected, len(self), self.max_bad)
+        raise NearfarError(f"no usable image was found in {self.source.name}; run: nearfar check")
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+        """Read some images; a substitute stands in for a bad one, with its own sides."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            parts = list(pool.map(self._decode, [int(row) for row in rows]))
+        sizes = np.array([part.size for part in parts], dtype=np.int64)
+        pixels = np.concatenate([part.reshape(-1) for part in parts])
+        pixels.flags.writeable = False
+        return Block(
+            pixels,
+            np.cumsum(sizes) - sizes,
+            np.array([part.shape[0] for part in parts], dtype=np.int32),
+            np.array([part.shape[1] for part in parts], dtype=np.int32),
+        )
+
+
+class Part:
+    """Some images of a store, as a store of their own; what is true of the whole is asked of the whole."""
+
+    def __init__(self, store: Any, rows: npt.NDArray[np.int64]) -> None:
+        """Choose the images.
+
+        Args:
+            store: the whole.
+            rows: (n,) rows of it.
+        """
+        self.store, self.rows = store, rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.rows)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64] | None:
+        """(n,) class numbers, or None."""
+        return None if self.store.labels is None else self.store.labels[self.rows]
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+        """Give the images of these rows of the part."""
+        found: Block = self.store.gather(self.rows[rows])
+        return found
+
+
+def held_apart(store: Any, share: float, seed: int) -> tuple[Any, Part | None]:
+    """Hold some images apart, that are never trained on.
+
+    Args:
+        store: the images.
+        share: of them, 0 to 0.5; no more than 2,048 are taken, and none where these were fewer than 64.
+        seed: names the draw.
+
+    Returns:
+        The images to train on; those held apart, or None.
+    """
+    count = min(MOST_HELD, int(share * len(store)))
+    if count < LEAST_HELD:
+        return store, None
+    order = rng.permutation(rng.fold(seed, "held apart"), len(store))
+    return Part(store, np.sort(order[count:])), Part(store, np.sort(order[:count]))
+
+
+def class_numbers(labels: Sequence[str] | None) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...]]:
+    """Number the classes: in alphabetical order, or by value where all are whole numbers.
+
+    Args:
+        labels: one class name an image, or None.
+
+    Returns:
+        (n,) int64 numbers or None, and the class names they point to.
+    """
+    if labels is None:
+        return None, ()
+    names = sorted(set(labels))
+    if all(name.isascii() and name.isdigit() for name in names):
+        names.sort(key=int)
+    number = {name: at for at, name in enumerate(names)}
+    return np.array([number[label] for label in labels], dtype=np.int64), tuple(names)
+
+
+def equal_rows(digests: npt.NDArray[np.uint8]) -> list[tuple[int, ...]]:
+    """Group rows with equal digests.
+
+    Args:
+        digests: (n, 16) uint8.
+
+    Returns:
+        One tuple of rows, ascending, for each content that occurs more than once.
+    """
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for row, digest in enumerate(digests):
+        groups[digest.tobytes()].append(row)
+    return [tuple(rows) for rows in groups.values() if len(rows) > 1]
+
+
+def duplicates(store: Store) -> list[tuple[int, ...]]:
+    """Group the images of a store whose files are equal, byte for byte.
+
+    Args:
+        store: the images.
+
+    Returns:
+        One tuple of rows, ascending, for each content that occurs more than once.
+    """
+    return equal_rows(store.digests)

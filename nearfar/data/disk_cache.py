@@ -1,0 +1,203 @@
+"""Packs decoded images on disk, once, safe against a kill at any moment, and maps them back.
+
+A pack is a folder with `pixels.bin` (every image's RGB bytes) and `index.npz` (where each lies), named
+after what went in. While it is being made, `journal.bin` records what is safely written, so that a killed
+packing goes on where it stopped; the index comes last, and a pack without one is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+
+from ..core.errors import BadImage, NearfarError
+from ..core.progress import say
+from .dataset import Store
+from .ledger import RECORD, Account, Way
+from .reading import each
+from .source import Pixels
+
+_FLUSH_SECONDS = 2.0
+
+
+def ends(records: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Say where each image of some records ends in `pixels.bin`.
+
+    Args:
+        records: (n,) of `account.RECORD`.
+
+    Returns:
+        (n,) int64, in bytes.
+    """
+    sizes: npt.NDArray[np.int64] = 3 * records["height"].astype(np.int64) * records["width"]
+    return sizes + records["offset"]
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time into a pack's folder; the lock falls with its process."""
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("Another process is packing the same images; waiting for it")
+        lock.acquire(poll_interval=0.2)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _finished(way: Way, folder: Path) -> Store | None:
+    """Open a pack that is complete, or give None."""
+    try:
+        with np.load(folder / "index.npz", allow_pickle=False) as file:
+            records, rejected = file["records"], json.loads(file["rejected"].tobytes())
+        pixels = np.memmap(folder / "pixels.bin", dtype=np.uint8, mode="r")
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    if records.dtype != RECORD or not len(records) or ends(records).max() > pixels.size:
+        return None
+    account = Account(way)
+    account.records[records["row"]] = records
+    account.reasons = {int(row): reason for row, reason in rejected.items()}
+    account.check()
+    return account.store(pixels, resident=False)
+
+
+class _Journal:
+    """Keeps on disk which images are already packed: pixels first, then the record that says so."""
+
+    def __init__(self, folder: Path, account: Account) -> None:
+        held = (folder / "journal.bin").read_bytes() if (folder / "journal.bin").exists() else b""
+        whole = len(held) // RECORD.itemsize * RECORD.itemsize  # a kill may have torn the last record
+        records = np.frombuffer(held[:whole], dtype=RECORD)
+        account.records[records["row"]] = records
+        self.end = int(ends(records).max(initial=0))
+        self.pixels = os.open(folder / "pixels.bin", os.O_RDWR | os.O_CREAT, 0o644)
+        self.file: IO[bytes] = open(folder / "journal.bin", "r+b" if held else "w+b")
+        self.file.truncate(whole)
+        self.file.seek(whole)
+        self.account, self.fresh, self.last = account, list[int](), time.monotonic()
+
+    def add(self, row: int, pixels: Pixels, digest: bytes) -> None:
+        """Write an image at the end; threads write side by side."""
+        with self.account.lock:
+            offset = self.end
+            self.end += pixels.size
+        left, at = pixels.tobytes(), offset
+        while left:
+            written = os.pwrite(self.pixels, left, at)
+            left, at = left[written:], at + written
+        with self.account.lock:
+            self.account.record(row, offset, pixels, digest)
+            self.fresh.append(row)
+
+    def flush(self, *, now: bool = False) -> None:
+        """Every few seconds, make what is written safe and record it."""
+        if not now and time.monotonic() - self.last < _FLUSH_SECONDS:
+            return
+        with self.account.lock:
+            rows, self.fresh = self.fresh, []
+        os.fsync(self.pixels)
+        self.file.write(self.account.records[rows].tobytes())
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.last = time.monotonic()
+
+    def close(self) -> None:
+        """Close both files."""
+        os.close(self.pixels)
+        self.file.close()
+
+
+def _write_index(folder: Path, account: Account) -> None:
+    """Write the index, whole or not at all; with it the pack is complete."""
+    reasons = json.dumps({str(row): reason for row, reason in account.reasons.items()}).encode()
+    good = account.records[account.records["row"] >= 0]
+    part = folder / "index.part"
+    with open(part, "wb") as file:
+        np.savez(file, records=good, rejected=np.frombuffer(reasons, dtype=np.uint8))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, folder / "index.npz")
+    (folder / "journal.bin").unlink(missing_ok=True)
+
+
+def _make(way: Way, folder: Path, expected: int) -> Store:
+    """Pack what is not packed yet."""
+    account = Account(way)
+    journal = _Journal(folder, account)
+    left = np.flatnonzero(account.records["row"] < 0)
+    try:
+        needed, free = expected - journal.end, shutil.disk_usage(folder).free
+        if needed > free:
+            raise NearfarError(
+                f"the pack of {way.source.name} needs {needed / 1e9:,.1f} GB more in {folder}, where "
+                f"{free / 1e9:,.1f} GB are free; make room, point NEARFAR_CACHE elsewhere, or use --no-pack."
+            )
+        again = f"; {len(account.records) - len(left):,} are there already" if journal.end else ""
+        say(f"Packing {len(account.records):,} images, about {expected / 1e9:,.2f} GB, into {folder}{again}")
+
+        def work(at: int) -> None:
+            row = int(left[at])
+            try:
+                pixels, digest = way.read(row)
+            except BadImage as error:
+                account.reject(row, str(error))
+            else:
+                journal.add(row, pixels, digest)
+
+        try:
+            each(len(left), work, threads=way.threads, what="Packing", tick=journal.flush)
+        finally:
+            journal.flush(now=True)
+        os.ftruncate(journal.pixels, max(1, journal.end))
+        os.fsync(journal.pixels)
+        _write_index(folder, account)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise NearfarError(
+            f"the disk of {folder} is full; make room and run the same again: packing then goes on."
+        ) from None
+    finally:
+        journal.close()
+    store = _finished(way, folder)
+    if store is None:  # the disk did not keep what was written
+        raise NearfarError(f"the pack in {folder} cannot be read back; remove that folder and run again.")
+    return store
+
+
+def packed(way: Way, cache: Path, expected: int) -> Store:
+    """Open the pack of a collection, making it or finishing it first.
+
+    Args:
+        way: the images and how they are read.
+        cache: the folder that packs are kept under.
+        expected: bytes of pixels to expect.
+
+    Returns:
+        The store, mapped from disk.
+
+    Raises:
+        NearfarError: the disk lacks room or cannot be written, or too many images are bad.
+    """
+    folder = cache / "packs" / way.name()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            return _finished(way, folder) or _make(way, folder, expected)
+    except PermissionError:
+        raise NearfarError(f"{folder} cannot be written; set NEARFAR_CACHE to a folder of yours.") from None

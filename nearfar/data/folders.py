@@ -1,0 +1,87 @@
+"""Finds image files in a folder, and reads one whole or says in a few words why it cannot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# HEIC is looked for, though Pillow cannot read it, so that a phone's pictures do not vanish unsaid.
+SUFFIXES = frozenset({
+    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "bmp", "dib", "tif", "tiff", "gif",
+    "ppm", "pgm", "pbm", "pnm", "avif", "heic", "heif",
+})  # fmt: skip
+
+
+def is_image_name(name: str) -> bool:
+    """Tell from its suffix whether a file is to be tried as an image; hidden files are not.
+
+    Args:
+        name: a file name without folders.
+    """
+    _, dot, suffix = name.rpartition(".")
+    return bool(dot) and not name.startswith(".") and suffix.lower() in SUFFIXES
+
+
+def find(root: Path) -> list[str]:
+    """List the image files under a folder, at any depth, in sorted order.
+
+    Hidden files and folders are passed over. Links to folders are followed, each folder once, and never
+    to a folder that holds `root`. What bears an image's name but is no readable file (a folder, a broken
+    link) is listed too, and so is a folder that may not be entered: reading it gives the reason.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        Paths relative to `root`, with forward slashes. Bytes that are no UTF-8 are surrogate-escaped.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
+    found: list[str] = []
+    odd: set[str] = set()  # folders that cannot be entered
+    os.scandir(root).close()
+    top = os.path.realpath(root)
+    above = [top[:at] or os.sep for at, char in enumerate(top) if char in (os.sep, os.altsep)]
+    seen = {(info.st_dev, info.st_ino) for info in map(os.stat, above)}
+    folders = [(os.fspath(root), "")]
+    links: list[tuple[str, str]] = []
+    while folders or links:
+        # Real folders first: what is reachable both ways then keeps its real name.
+        if not folders:
+            links.sort(reverse=True)
+            folders.append(links.pop())
+        path, prefix = folders.pop()
+        try:
+            info = os.stat(path)
+            if (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            names, inner, linked = _look(path)
+        except OSError:
+            odd.add(prefix.rstrip("/"))
+            continue
+        names.sort()  # short strings, folder by folder: the last sort then finds long runs in order
+        found += [prefix + name for name in names] if prefix else names
+        folders += [(os.path.join(path, name), f"{prefix}{name}/") for name in inner]
+        links += [(os.path.join(path, name), f"{prefix}{name}/") for name in linked]
+    found += odd.difference(found)  # one with an image's name is in the list already
+    found.sort()
+    return found
+
+
+def _look(folder: str) -> tuple[list[str], list[str], list[str]]:
+    """List a folder's visible entries: what has an image's name, its folders, its links to folders."""
+    names, inner, linked = [], [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] == "." or name == "__MACOSX":
+                continue
+            if is_image_name(name):
+                names.append(name)
+            if entry.is_dir(follow_symlinks=False):
+                inner.append(name)
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                linked.append(name)
+    return names, inner, linked

@@ -1,0 +1,114 @@
+"""Images that Python already holds: paths, files' bytes, Pillow images, arrays and tensors, in a list."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..core.errors import BadImage, NearfarError
+from ..images.colour_modes import to_rgb
+from .folders import is_image_name
+from .source import Pixels, Source, clean, file_stamp, from_array
+
+
+def is_tensor(value: object) -> bool:
+    """Tell a tensor without importing torch: who has one has imported it."""
+    module = sys.modules.get("torch")
+    return module is not None and isinstance(value, module.Tensor)
+
+
+def is_one_image(value: object) -> bool:
+    """Tell one image from a collection of them.
+
+    Args:
+        value: a path, bytes, Pillow image, array or tensor is one image; a folder's path, a list and an
+            array with a dimension more are many.
+    """
+    if isinstance(value, (str, os.PathLike)):
+        path = Path(value)
+        return is_image_name(path.name) and not path.is_dir()
+    if isinstance(value, (bytes, Image.Image)):
+        return True
+    shape = tuple(getattr(value, "shape", ()))
+    if len(shape) == 3:
+        return shape[0 if is_tensor(value) else 2] in (1, 3, 4)
+    return len(shape) == 2
+
+
+def pixels_of(name: str, image: Any) -> Pixels:
+    """Give one image's pixels.
+
+    Args:
+        name: what errors call it.
+        image: a Pillow image, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W), of uint8.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        BadImage: its pixels cannot be read.
+        NearfarError: it is something else.
+    """
+    if isinstance(image, Image.Image):
+        try:
+            image.load()
+            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+        except Exception as error:  # a file opened by name and broken inside raises anything
+            raise BadImage(f"broken: {str(error)[:100]}") from None
+    if not isinstance(image, np.ndarray) and not is_tensor(image):
+        kind = type(image).__name__
+        raise NearfarError(f"{name} is a {kind}; give a path, a Pillow image or an array (H, W, 3) of uint8.")
+    plain = np.asarray(image.detach().cpu() if is_tensor(image) else image)
+    return from_array(name, plain[None], None, first=is_tensor(image)).read(0)
+
+
+@dataclass(frozen=True)
+class Given(Source):
+    """Images in a list, each of any form and size; a path's id is the path, any other's its place."""
+
+    items: Sequence[Any]
+    kind: ClassVar[str] = "images"
+
+    def read(self, index: int) -> bytes | Path | Pixels:
+        """Fetch one image."""
+        item = self.items[index]
+        if isinstance(item, (str, os.PathLike)):
+            return Path(item)
+        return item if isinstance(item, bytes) else pixels_of(f"image {self.ids[index]}", item)
+
+    def stamp(self, index: int) -> str:
+        """Say the file's size and time, or a digest of what is held."""
+        data = self.read(index)
+        if isinstance(data, Path):
+            return file_stamp(data)
+        content = data if isinstance(data, bytes) else data.tobytes()
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def open_given(items: Sequence[Any], labels: tuple[str, ...] | None) -> Given:
+    """Wrap a list of images.
+
+    Args:
+        items: paths, bytes, Pillow images, arrays or tensors, mixed as you like.
+        labels: one class name an image, or None.
+
+    Returns:
+        The source.
+
+    Raises:
+        NearfarError: the list is empty.
+    """
+    if not len(items):
+        raise NearfarError("the list of images is empty; give at least one.")
+    names = [
+        os.fspath(item) if isinstance(item, (str, os.PathLike)) else str(at) for at, item in enumerate(items)
+    ]
+    return Given("the list", clean(names), labels, items)

@@ -1,0 +1,115 @@
+"""Keeps account of a collection while it is read: where each image lies, or why it was set aside."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.errors import NearfarError
+from .dataset import Store, class_numbers
+from .reading import Rejected, read_pixels, too_many
+from .source import Pixels, Source, stamps
+
+_VERSION = 1  # of a pack's layout and of how pixels are decoded; part of its name
+RECORD = np.dtype(
+    [("row", "<i8"), ("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("digest", "u1", (16,))]
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How images are read: the arguments of `pack.load` that decide what is stored."""
+
+    source: Source
+    short_side: int | None
+    max_pixels: int
+    max_bad: float
+    threads: int
+
+    def read(self, row: int) -> tuple[Pixels, bytes]:
+        """Read one image and its digest; raises BadImage."""
+        return read_pixels(self.source, row, short_side=self.short_side, max_pixels=self.max_pixels)
+
+    def name(self) -> str:
+        """Name the collection after its images' stamps and how they are stored: same name, same pixels."""
+        mark = hashlib.blake2b(f"{_VERSION}:{self.short_side}:{self.max_pixels}".encode(), digest_size=16)
+        for rows, made in stamps(self.source):
+            names = self.source.ids[rows.start : rows.stop]
+            mark.update(
+                "".join([f"\0{name}\0{stamp}" for name, stamp in zip(names, made, strict=True)]).encode()
+            )
+        return mark.hexdigest()
+
+
+class Account:
+    """What became of each row: a record of where it lies, or a reason; filled from several threads."""
+
+    def __init__(self, way: Way) -> None:
+        """Open an account with nothing in it."""
+        self.way, self.lock = way, threading.Lock()
+        self.records = np.zeros(len(way.source), dtype=RECORD)
+        self.records["row"] = -1
+        self.reasons: dict[int, str] = {}
+
+    def reject(self, row: int, reason: str) -> None:
+        """Set a row aside; raises NearfarError where that is one too many."""
+        with self.lock:
+            self.reasons[row] = reason
+            self.check()
+
+    def check(self) -> None:
+        """Raise NearfarError where more rows are bad than allowed."""
+        if len(self.reasons) > self.way.max_bad * len(self.records):
+            too_many(self.rejected(), len(self.records), self.way.max_bad)
+
+    def rejected(self) -> tuple[Rejected, ...]:
+        """List the rows set aside, in the source's order."""
+        return tuple(Rejected(self.way.source.ids[row], self.reasons[row]) for row in sorted(self.reasons))
+
+    def store(self, pixels: Pixels, *, resident: bool) -> Store:
+        """Close the account: keep the good rows, and name the whole by its content.
+
+        Args:
+            pixels: the buffer that the records point into.
+            resident: whether it is in memory.
+
+        Returns:
+            The store of the good rows.
+
+        Raises:
+            NearfarError: there are none.
+        """
+        source, good = self.way.source, self.records[self.records["row"] >= 0]
+        if not len(good):
+            first = next(iter(self.rejected()), None)
+            reason = f" ({first.id}: {first.reason})" if first else ""
+            raise NearfarError(f"{source.name} holds no usable image{reason}; run: nearfar check")
+        rows = good["row"].tolist()
+        ids = [source.ids[row] for row in rows]
+        digests = np.ascontiguousarray(good["digest"])
+        mark = hashlib.blake2b("\0".join(ids).encode() + b"\0\0", digest_size=16)
+        mark.update(digests.tobytes())
+        labels, classes = class_numbers(source.labels and [source.labels[row] for row in rows])
+        pixels = pixels.view(np.ndarray)
+        pixels.flags.writeable = False
+        return Store(
+            ids=ids,
+            labels=labels,
+            classes=classes,
+            fingerprint=mark.hexdigest(),
+            resident=resident,
+            rejected=self.rejected(),
+            pixels=pixels,
+            offsets=np.ascontiguousarray(good["offset"]),
+            heights=np.ascontiguousarray(good["height"]),
+            widths=np.ascontiguousarray(good["width"]),
+            digests=digests,
+        )
+
+    def record(self, row: int, offset: int, pixels: Pixels, digest: bytes) -> None:
+        """Note where a good row lies."""
+        height, width = pixels.shape[:2]
+        self.records[row] = (row, offset, height, width, np.frombuffer(digest, np.uint8))

@@ -1,0 +1,239 @@
+"""Turns a store of images into batches of views, in the order and with the draws that the seed names.
+
+Which images a step sees, and how each becomes its views, are functions of (seed, step); a feed can
+therefore start at any step, and the number of threads and processes never changes a pixel. One thread
+prepares batches ahead, and the kernels under it release the GIL, so no worker processes are needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..core import rng
+from ..images import kernels, views
+from ..images.view_settings import Views
+from ..images.views import View
+
+if TYPE_CHECKING:
+    from .dataset import Block
+
+AHEAD = 3  # batches ready before they are asked for; the feed holds at most this many plus two
+
+_Made = tuple[torch.Tensor, list[torch.Tensor]]
+
+
+class Images(Protocol):
+    """What a feed needs of a store: how many images, and some of them."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+        """Give the images of these rows."""
+        ...
+
+
+def rows_of(step: int, *, images: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
+    """Name the images of one step: a fresh order every epoch, each image at most once in it.
+
+    Args:
+        step: counted from 0.
+        images: images in the store.
+        batch: images a step, at most `images`; the rest of an epoch that fills no batch is left out.
+        seed: of the run.
+
+    Returns:
+        (batch,) int64 row numbers.
+    """
+    epoch, place = divmod(step, images // batch)
+    return _order(seed, epoch, images)[place * batch : (place + 1) * batch]
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, images: int) -> npt.NDArray[np.int64]:
+    return rng.permutation(rng.fold(seed, "shuffle", epoch), images)
+
+
+class Feed:
+    """An endless iterator of (rows, views) from a given step on; close it when done.
+
+    Batches are prepared from the first time that one is asked for. At most AHEAD + 2 are held at a time:
+    AHEAD that are ready or in the making, the one in use, and the one before, which is let go of when the
+    next is taken. On a device, besides, the bytes of one batch of images and `kernels.batched.ROOM`.
+    """
+
+    def __init__(
+        self,
+        store: Images,
+        recipes: Sequence[Views | View],
+        *,
+        size: int,
+        batch: int,
+        seed: int,
+        start: int = 0,
+        threads: int = 1,
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        world: int = 1,
+        pin: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
+        """Say what to prepare.
+
+        Args:
+            store: where the pixels are.
+            recipes: the settings of each view of an image, in a `View` if it has a side of its own.
+            size: side of a full view in pixels.
+            batch: images a step over all processes; a multiple of `world`.
+            seed: of the run.
+            start: the first step to prepare.
+            threads: CPU threads for decoding and views.
+            dtype: of the views, float32 or bfloat16.
+            rank: this process's number; it gets its own slice of each batch.
+            world: number of processes.
+            pin: whether to put the views in page-locked memory, for a GPU.
+            device: where to compute the views, and to leave them; None for the CPU's threads.
+        """
+        self.store, self.size, self.batch, self.seed = store, size, batch, seed
+        self.views = [recipe if isinstance(recipe, View) else View(recipe) for recipe in recipes]
+        self.threads, self.dtype, self.rank, self.world, self.pin = threads, dtype, rank, world, pin
+        self.device = device
+        self.waited = 0.0  # seconds the consumer has spent waiting for data
+        self._lane = _Lane(device)
+        # One batch fewer than AHEAD, since the thread holds one more until there is room for it.
+        self._ready: queue.Queue[_Made | BaseException] = queue.Queue(AHEAD - 1)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(start,), name="nearfar-feed", daemon=True)
+
+    def make(self, step: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Make this process's share of one step's batch, here and now.
+
+        Args:
+            step: counted from 0.
+
+        Returns:
+            (n,) int64 rows, and one (n, 3, its side, its side) tensor in [0, 1], channels last, per view.
+        """
+        images = len(self.store)
+        rows = rows_of(step, images=images, batch=self.batch, seed=self.seed)
+        share = self.batch // self.world
+        rows = rows[self.rank * share : (self.rank + 1) * share]
+        block = self.store.gather(rows)
+        there = block if self.device is None else kernels.place(block, self.device)
+        epoch = step // (images // self.batch)
+        made = []
+        for number, view in enumerate(self.views):
+            key, side = rng.fold(self.seed, "view", epoch, number), view.side(self.size)
+            draws = views.draw(view.recipe, key, rows, block.height, block.width, side)
+            interpolation = view.recipe.interpolation
+            pixels = kernels.apply(there, draws, side, interpolation, dtype=self.dtype, threads=self.threads)
+            made.append(pixels.pin_memory() if self.pin else pixels)
+        return torch.from_numpy(rows), made
+
+    def _work(self, step: int) -> None:
+        while not self._stop.is_set():
+            item: _Made | BaseException
+            try:
+                with self._lane.preparing():
+                    item = self.make(step)
+            except BaseException as error:  # handed to the consumer, which raises it
+                item = error
+            while not self._stop.is_set():
+                try:
+                    self._ready.put(item, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(item, BaseException):
+                return
+            step += 1
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+        if self._thread.ident is None:
+            self._thread.start()
+        while True:
+            asked = time.perf_counter()
+            item = self._ready.get()
+            self.waited += time.perf_counter() - asked
+            if isinstance(item, BaseException):
+                raise item
+            self._lane.hand_over(item[1])
+            yield item
+            self._lane.given_back()
+
+    def close(self) -> None:
+        """Stop preparing, and wait for the thread to end."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+
+class _Lane:
+    """Where on a device batches are prepared: on CUDA a stream of its own, beside the consumer's.
+
+    The streams wait for each other; of the processor's threads only the preparing one ever waits, if the
+    device is AHEAD + 2 batches behind the consumer, so that the bound on memory holds there too.
+    """
+
+    def __init__(self, device: torch.device | None) -> None:
+        self.stream = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
+        self._made: queue.SimpleQueue[torch.cuda.Event] = queue.SimpleQueue()
+        self._used: queue.SimpleQueue[torch.cuda.Event] = queue.SimpleQueue()
+        self._ahead = 0  # batches prepared, less those whose use is known to be over
+
+    @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Prepare a batch here, once the one AHEAD + 2 before it is out of use."""
+        if self.stream is None:
+            yield
+            return
+        if self._ahead == AHEAD + 2:
+            self._used.get().synchronize()
+            self._ahead -= 1
+        with torch.cuda.stream(self.stream):
+            yield
+            self._made.put(self.stream.record_event())
+        self._ahead += 1
+
+    def hand_over(self, tensors: list[torch.Tensor]) -> None:
+        """Let the consumer's stream wait for the next batch, which is these tensors."""
+        if self.stream is None:
+            return
+        current = torch.cuda.current_stream(self.stream.device)
+        current.wait_event(self._made.get())
+        for tensor in tensors:
+            tensor.record_stream(current)
+
+    def given_back(self) -> None:
+        """Note that the consumer has asked the device for all that it wants of its batch."""
+        if self.stream is not None:
+            self._used.put(torch.cuda.current_stream(self.stream.device).record_event())
+
+
+def seconds_a_batch(feed: Feed, tries: int = 2) -> float:
+    """Measure how long a real batch takes to make, where the feed makes it, and nothing else runs.
+
+    Args:
+        feed: not yet asked for batches.
+        tries: batches to time, after one that warms up.
+
+    Returns:
+        The quickest one's seconds.
+    """
+    taken = []
+    for step in range(1 + tries):
+        began = time.perf_counter()
+        feed.make(step)
+        if feed.device is not None and feed.device.type == "cuda":
+            torch.cuda.synchronize(feed.device)
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:])

@@ -1,0 +1,166 @@
+"""Reads one image after another, in threads, and keeps account of those that cannot be used."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..core.atomic import whole
+from ..core.errors import BadImage, NearfarError
+from ..core.progress import Bar
+from ..images import decode
+from ..images.files import read
+from .source import Pixels, Source
+
+_SLICE = 32  # images a thread takes at a time
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """One image set aside: its id, and the reason in a few words."""
+
+    id: str
+    reason: str
+
+
+def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Pixels | bytes, bytes]:
+    """Fetch one image of a source, whatever form it comes in, without decoding it.
+
+    Args:
+        source: the images.
+        index: which one.
+        max_pixels: the most pixels allowed.
+
+    Returns:
+        A file's bytes or (H, W, 3) uint8, and a digest of 16 bytes of its content.
+
+    Raises:
+        BadImage: it cannot be used.
+    """
+    data = source.read(index)
+    if isinstance(data, np.ndarray):
+        height, width = data.shape[:2]
+        if height * width > max_pixels:
+            raise BadImage(f"over the limit of {max_pixels:,} pixels: {width} x {height}")
+        shape = np.array(data.shape, dtype=np.int64).tobytes()
+        return data, hashlib.blake2b(shape + data.tobytes(), digest_size=16).digest()
+    if isinstance(data, Path):
+        data = read(data, max_pixels=max_pixels)
+    return data, hashlib.blake2b(data, digest_size=16).digest()
+
+
+def read_pixels(
+    source: Source, index: int, *, short_side: int | None, max_pixels: int
+) -> tuple[Pixels, bytes]:
+    """Read one image of a source, whatever form it comes in.
+
+    Args:
+        source: the images.
+        index: which one.
+        short_side: reduce to this short side, in pixels.
+        max_pixels: the most pixels allowed.
+
+    Returns:
+        (H, W, 3) uint8, and a digest of 16 bytes of the file's content.
+
+    Raises:
+        BadImage: it cannot be used.
+    """
+    data, digest = fetch(source, index, max_pixels=max_pixels)
+    if isinstance(data, np.ndarray):
+        return decode.shrink(data, short_side), digest
+    return decode.decode(data, max_pixels=max_pixels, short_side=short_side), digest
+
+
+def too_many(rejected: Sequence[Rejected], count: int, max_bad: float) -> None:
+    """Stop where more images are bad than allowed.
+
+    Args:
+        rejected: those found bad so far.
+        count: images in all.
+        max_bad: the share of them allowed, 0 to 1.
+
+    Raises:
+        NearfarError: it is more; the text gives the number and the first reasons.
+    """
+    if len(rejected) > max_bad * count:
+        first = "; ".join(f"{item.id}: {item.reason}" for item in rejected[:3])
+        raise NearfarError(
+            f"at least {len(rejected):,} of {count:,} images cannot be used, more than --max-bad {max_bad:g} "
+            f"allows ({first}); run nearfar check, mend or remove them, or raise --max-bad."
+        )
+
+
+def each(
+    count: int,
+    work: Callable[[int], None],
+    *,
+    threads: int,
+    what: str,
+    tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Do a piece of work for every number from 0 to count - 1, in threads, and show how far it is.
+
+    Args:
+        count: pieces of work.
+        work: does one; called from several threads, roughly in order.
+        threads: how many threads.
+        what: the work, as a present participle.
+        tick: called from the calling thread a few times a second, and once at the end.
+
+    Raises:
+        Exception: the first that `work` or `tick` raised; no further piece is begun after it.
+    """
+    lock, stop = threading.Lock(), threading.Event()
+    starts, done = iter(range(0, count, _SLICE)), 0
+
+    def run() -> None:
+        nonlocal done
+        while not stop.is_set():
+            with lock:
+                start = next(starts, count)
+            if start >= count:
+                return
+            stretch = range(start, min(start + _SLICE, count))
+            for index in stretch:
+                if stop.is_set():
+                    return
+                work(index)
+            with lock:
+                done += len(stretch)
+
+    with Bar(what, count) as bar, ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(run) for _ in range(threads)]
+        try:
+            waiting = set(futures)
+            while waiting:
+                finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for future in finished:
+                    future.result()
+                bar.advance(done - bar.done)
+                tick()
+        finally:
+            stop.set()
+
+
+def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
+    """Write `rejected.csv` with the columns id and reason, whole or not at all.
+
+    Args:
+        path: the file.
+        rejected: the images set aside.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["id", "reason"])
+    writer.writerows((item.id, item.reason) for item in rejected)
+    with whole(path) as file:
+        file.write(text.getvalue().encode())

@@ -1,0 +1,236 @@
+"""The shapes a pile of images can have: files on a disk, or one array in memory; all read the same way."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import NearfarError
+from ..core.progress import Bar
+
+Pixels = npt.NDArray[np.uint8]
+_PART = 1024  # images stamped at a time
+_SLOW = 5e-5  # seconds a stamp takes where it has to be waited for: a disk across a network, a cold one
+_WAITING = 32  # threads that then wait side by side
+
+
+@dataclass(frozen=True)
+class Source(abc.ABC):
+    """Images that can be read one by one, in a fixed order, from any thread.
+
+    `ids` names each image in valid UTF-8; `labels` has one class name an image, or is None where labels
+    were not asked for; `name` is what the user called it; `kind` is a word for what it is.
+    """
+
+    name: str
+    ids: Sequence[str]
+    labels: tuple[str, ...] | None
+    kind: ClassVar[str] = "images"
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.ids)
+
+    @abc.abstractmethod
+    def read(self, index: int) -> bytes | Path | Pixels:
+        """Fetch one image.
+
+        Args:
+            index: from 0 to len(self) - 1.
+
+        Returns:
+            An encoded file's bytes or path, or (H, W, 3) uint8 pixels.
+
+        Raises:
+            BadImage: it cannot be fetched.
+        """
+
+    @abc.abstractmethod
+    def stamp(self, index: int) -> str:
+        """Say cheaply what would change if the image did, such as its file's size and time.
+
+        Args:
+            index: from 0 to len(self) - 1.
+        """
+
+
+def clean(names: Iterable[str]) -> list[str]:
+    """Make names valid UTF-8: a byte that was none becomes the four characters of `\\xff`.
+
+    Args:
+        names: names as the file system gave them.
+    """
+    kept = list(names)
+    try:
+        "\0".join(kept).encode()
+    except UnicodeEncodeError:
+        kept = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in kept]
+    return kept
+
+
+def file_stamp(path: str | Path) -> str:
+    """Say a file's size and time of change, or "missing".
+
+    Args:
+        path: the file.
+    """
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError):
+        return "missing"
+    return f"{info.st_size}:{info.st_mtime_ns}"
+
+
+def stamps(source: Source) -> Iterator[tuple[range, list[str]]]:
+    """Stamp every image, from many threads at once as soon as the answers are slow to come.
+
+    Threads are for slow disks alone: where the answer is in memory, they would only take turns.
+
+    Args:
+        source: the images.
+
+    Yields:
+        Rows, in order and without a gap, and their stamps.
+    """
+
+    def work(part: range) -> list[str]:
+        return [source.stamp(row) for row in part]
+
+    parts = [range(low, min(low + _PART, len(source))) for low in range(0, len(source), _PART)]
+    with Bar("Looking up", len(source)) as bar:
+        slow = False
+        while parts and not slow:
+            part = parts.pop(0)
+            began = time.perf_counter()
+            made = work(part)
+            slow = time.perf_counter() - began > _SLOW * len(part)
+            bar.advance(len(part))
+            yield part, made
+        if parts:
+            with ThreadPoolExecutor(_WAITING) as pool:
+                for part, made in zip(parts, pool.map(work, parts), strict=True):
+                    bar.advance(len(part))
+                    yield part, made
+
+
+@dataclass(frozen=True)
+class Files(Source):
+    """Image files; `paths` are as `find` gives them, relative to `root` or absolute."""
+
+    root: Path
+    paths: Sequence[str]
+    kind: ClassVar[str] = "files"
+
+    def read(self, index: int) -> Path:
+        """Fetch one image: its path."""
+        return self.root / self.paths[index]
+
+    def stamp(self, index: int) -> str:
+        """Say the file's size and time."""
+        return file_stamp(os.path.join(self.root, self.paths[index]))
+
+
+@dataclass(frozen=True)
+class Arrays(Source):
+    """Images of one size in one array: (N, H, W), (N, H, W, C) or, if `first`, (N, C, H, W); C 1, 3 or 4."""
+
+    pixels: Pixels
+    first: bool
+    kind: ClassVar[str] = "array"
+
+    def read(self, index: int) -> Pixels:
+        """Fetch one image as (H, W, 3); grey is repeated, and transparency is laid over white."""
+        image = self.pixels[index]
+        if image.ndim == 2:
+            image = image[:, :, None]
+        elif self.first:
+            image = image.transpose(1, 2, 0)
+        if image.shape[2] == 1:
+            image = image.repeat(3, axis=2)
+        elif image.shape[2] == 4:
+            alpha = image[:, :, 3:].astype(np.uint16)
+            image = ((image[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        return np.ascontiguousarray(image)
+
+    def stamp(self, index: int) -> str:
+        """Say a digest of the pixels."""
+        return hashlib.blake2b(self.read(index).tobytes(), digest_size=8).hexdigest()
+
+    def flat(self) -> Pixels | None:
+        """Give the array as (N * H * W * 3,) without a copy, where it already lies so; else None."""
+        plain = self.pixels.ndim == 4 and not self.first and self.pixels.shape[3] == 3
+        return self.pixels.reshape(-1) if plain and self.pixels.flags.c_contiguous else None
+
+
+def from_array(
+    name: str, pixels: Any, labels: Sequence[Any] | None, *, ids: Sequence[str] | None = None, first: bool
+) -> Arrays:
+    """Check an array of images and wrap it.
+
+    Args:
+        name: what errors call it.
+        pixels: (N, H, W), (N, H, W, C) or (N, C, H, W) uint8, C being 1, 3 or 4.
+        labels: one class an image, or None.
+        ids: one name an image; default "0", "1", ...
+        first: where both would do, take a 4-dimensional array as (N, C, H, W).
+
+    Returns:
+        The source.
+
+    Raises:
+        NearfarError: the type or shape is another, or there is nothing in it.
+    """
+    pixels = np.asarray(pixels)
+    shape = pixels.shape
+    if pixels.dtype != np.uint8:
+        hint = "(images * 255).astype('uint8')" if pixels.dtype.kind == "f" else "images.astype('uint8')"
+        raise NearfarError(f"{name} holds {pixels.dtype}; nearfar takes pixels from 0 to 255: pass {hint}.")
+    channels = (1, 3, 4)
+    last_fits, first_fits = (len(shape) == 4 and shape[at] in channels for at in (3, 1))
+    lone = len(shape) == 3 and shape[2] in channels
+    if lone or not (len(shape) == 3 or last_fits or first_fits):
+        hint = "it looks like one image: pass images[None]" if lone else "pass (N, H, W, 3) uint8 pixels"
+        raise NearfarError(f"{name} has the shape {shape}, which is no row of images; {hint}.")
+    if 0 in shape:
+        raise NearfarError(f"{name} has the shape {shape}: there is no image in it; pass at least one.")
+    named = None if labels is None else class_names(name, labels, shape[0])
+    first = first_fits and (first or not last_fits)
+    return Arrays(name, ids or [str(i) for i in range(shape[0])], named, pixels, first)
+
+
+def class_names(name: str, labels: Sequence[Any], count: int) -> tuple[str, ...]:
+    """Turn labels of any kind into class names, one an image.
+
+    Args:
+        name: what errors call the images.
+        labels: words or numbers; a NumPy array or tensor will do.
+        count: how many images there are.
+
+    Returns:
+        The names: a whole number is written without a point.
+
+    Raises:
+        NearfarError: there are more or fewer labels than images, or one is missing.
+    """
+    plain = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    if len(plain) != count:
+        raise NearfarError(f"{name} has {count:,} images but {len(plain):,} labels; pass one label an image.")
+    words = []
+    for row, label in enumerate(plain):
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        if label is None or label == "" or (isinstance(label, float) and label != label):
+            raise NearfarError(f"{name} has no label for image {row + 1:,}; give it one or leave it out.")
+        words.append(sys.intern(str(label)))  # a class is one string, however many images it has
+    return tuple(clean(words))

@@ -1,0 +1,140 @@
+"""The whole of nearfar on pictures it draws itself: check, pretrain, evaluate, embed and report.
+
+What is written, all under one folder:
+
+    photos/           unlabelled pictures in no order, with broken files, copies and odd ones among them
+    labelled/         train/ and test/, in each a folder a class
+    answers.json      which of the photos are broken, copied or odd
+    pictures.png      a few of every class, to look at
+    run/              the run folder of the trained encoder
+    photos.parquet    a vector for every photo
+    report.html       all of it on one page
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import gallery
+from ..core import progress
+from ..training.check import check
+from ..embedding.embed import Embeddings, embed
+from ..core.errors import NearfarError
+from ..evaluation.evaluate import evaluate
+from ..features.knn import top_k
+from ..training.pretrain import pretrain
+from ..evaluation.result import Evaluation
+from ..reports.report import report
+
+MINUTES = 2.5
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo showed, and where it is."""
+
+    path: Path
+    evaluation: Evaluation
+    broken: tuple[int, int]  # files set aside that were made broken, of how many
+    copies: tuple[int, int]  # near copies whose nearest neighbour is the original, of how many
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it as plain values."""
+        return {
+            "path": str(self.path),
+            "evaluation": self.evaluation.to_json(),
+            "broken": {"found": self.broken[0], "of": self.broken[1]},
+            "near_copies": {"found": self.copies[0], "of": self.copies[1]},
+            "seconds": round(self.seconds, 1),
+        }
+
+    def __str__(self) -> str:
+        knn = self.evaluation.to_json()["knn"]
+        figures = [
+            f"{name} {knn[name]['accuracy']:.1%}" for name in ("encoder", "pixels", "untrained", "chance")
+        ]
+        places = {
+            "pictures.png": "a few pictures of each class",
+            "photos/": "what it learnt from, without labels",
+            "labelled/": "what it was tested on",
+            "answers.json": "which photos are broken, copied or odd",
+            "run/": "the encoder, its settings and its log",
+            "photos.parquet": "a vector for every photo",
+            "report.html": "all of it on one page: open it in a browser",
+        }
+        return "\n".join(
+            [
+                self.evaluation.table(),
+                "",
+                f"k-NN, test pictures named rightly: {', '.join(figures)}",
+                f"broken files set aside: {self.broken[0]} of {self.broken[1]}",
+                f"near copies found as nearest neighbours: {self.copies[0]} of {self.copies[1]}",
+                "",
+                f"Done in {progress.duration(self.seconds)}. In {self.path}/:",
+                *(f"  {name:<16}{what}" for name, what in places.items()),
+            ]
+        )
+
+
+def demo(out: str | Path = "demo", *, seed: int = 0, minutes: float = MINUTES) -> Demo:
+    """Draw pictures, then check, pretrain, evaluate, embed and report; the same call again goes on.
+
+    Args:
+        out: the folder everything goes to.
+        seed: names every random draw, of the pictures and of the training.
+        minutes: time to train.
+
+    Returns:
+        The figures and the places.
+
+    Raises:
+        NearfarError: the folder holds something else.
+    """
+    started = time.monotonic()
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    photos, train, test = folder / "photos", folder / "labelled" / "train", folder / "labelled" / "test"
+    run, vectors = folder / "run", folder / "photos.parquet"
+
+    progress.say(f"drawing pictures into {folder}/")
+    answers = gallery.write(folder, seed)
+
+    progress.say(f"\n$ nearfar check {photos}")
+    progress.say(str(check(photos, minutes=minutes, seed=seed)))
+    progress.say(f"\n$ nearfar pretrain {photos} --out {run} --minutes {minutes:g}")
+    trained = pretrain(photos, out=run, minutes=minutes, seed=seed)
+    progress.say(f"\n$ nearfar evaluate {run} --train {train} --test {test}")
+    evaluation = evaluate(trained, train=train, test=test, seed=seed)
+    progress.say(f"\n$ nearfar embed {run} {photos} --out {vectors}")
+    embeddings = embed(trained, photos, out=vectors)
+    page = folder / "report.html"
+    progress.say(f"\n$ nearfar report {run} --out {page} --train {train} --test {test}")
+    try:
+        report(trained, out=page, train=train, test=test)
+    except NearfarError as error:  # a library that draws is missing: the rest stands without it
+        progress.say(f"No report: {error}")
+
+    bad = {item.id for item in embeddings.rejected} & set(answers["broken"])
+    return Demo(
+        folder,
+        evaluation,
+        broken=(len(bad), len(answers["broken"])),
+        copies=(_found(embeddings, answers["near_copies"]), len(answers["near_copies"])),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _found(embeddings: Embeddings, pairs: list[list[str]]) -> int:
+    """Count the copies whose nearest neighbour among all other photos is their original."""
+    row = {name: index for index, name in enumerate(embeddings.ids)}
+    vectors = torch.from_numpy(embeddings.vectors)
+    copies = torch.tensor([row[copy] for _, copy in pairs])
+    # The nearest of all is the copy itself, so the second is looked at.
+    nearest = top_k(vectors[copies], vectors, 2)[1].tolist()
+    return sum(row[original] in found for (original, _), found in zip(pairs, nearest, strict=True))

@@ -1,0 +1,1 @@
+"""Embedding images into a file or a store."""

@@ -1,0 +1,234 @@
+"""Turns a collection into vectors with a trained encoder, in order, by name, and able to go on after a crash.
+
+The collection is read in stretches, so that one of any size fits in memory; what came of each is kept
+beside the output until all are done.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from ..core import progress
+from ..core.config import to_json
+from ..core.device import cores, device_named
+from ..core.errors import NearfarError
+from ..data.cache import Rejected, write_rejected
+from ..data.sources import Source, open_source
+from ..features import files
+from ..features.chunked import LENGTH, Journal, Part, stretches
+from ..features.extract import Vectors, features, fingerprint
+from ..training.run import Run, load
+from .fill import Filled, fill
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors of a collection, in its own order, without the images that could not be used.
+
+    Attributes:
+        ids: n names.
+        vectors: (n, d) float32, the encoder's pooled features, not scaled.
+        labels: n class names, if they were asked for.
+        path: the file written, if any.
+        rejected: the images set aside, each with its reason.
+    """
+
+    ids: tuple[str, ...]
+    vectors: Vectors
+    labels: tuple[str, ...] | None
+    path: Path | None
+    rejected: tuple[Rejected, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the result in plain values, without the vectors themselves."""
+        return {
+            "path": str(self.path) if self.path else None,
+            "images": len(self.ids),
+            "dim": int(self.vectors.shape[1]),
+            "labels": self.labels is not None,
+            "rejected": [{"id": item.id, "reason": item.reason} for item in self.rejected],
+        }
+
+
+@overload
+def embed(
+    run: Run | str | Path,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    device: str = "auto",
+    batch: int = 256,
+    threads: int | None = None,
+    labels: bool = False,
+) -> Embeddings: ...
+
+
+@overload
+def embed(
+    run: Run | str | Path,
+    data: Any,
+    *,
+    store: str | Path,
+    columns: str | Path | None = None,
+    prune: bool = False,
+    device: str = "auto",
+    batch: int = 256,
+    threads: int | None = None,
+    labels: bool = False,
+) -> Filled: ...
+
+
+def embed(
+    run: Run | str | Path,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    store: str | Path | None = None,
+    columns: str | Path | None = None,
+    prune: bool = False,
+    device: str = "auto",
+    batch: int = 256,
+    threads: int | None = None,
+    labels: bool = False,
+) -> Embeddings | Filled:
+    """Turn a collection into vectors; the same call again goes on where it was interrupted.
+
+    Takes some 2,000 decoded images of memory, and n x d x 4 bytes for the vectors where no store takes them.
+
+    Args:
+        run: a run, or its folder.
+        data: images, as `sources.open_source` takes them.
+        out: a .parquet, .npz or .npy file to write; without it nothing is written.
+        store: a vector store to bring up to date instead; only new and changed images are encoded.
+        columns: with a store, a list with further columns, the first naming images by id or path.
+        prune: with a store, whether to delete rows whose files are gone.
+        device: "auto", "cpu", "cuda" or "mps".
+        batch: images encoded at a time.
+        threads: CPU threads that read images; default: all cores.
+        labels: whether to keep labels too (first-level folders, or a list's column).
+
+    Returns:
+        Names and vectors in the collection's order; with a store, what became of the images.
+
+    Raises:
+        NearfarError: the run or the images cannot be used, or `out` cannot be written.
+    """
+    if store is not None:
+        if out is not None:
+            raise NearfarError("Give one of --out and --store, not both; nearfar store exports to files.")
+        how: dict[str, Any] = {"device": device, "batch": batch, "threads": threads, "labels": labels}
+        return fill(run, data, store, columns=columns, prune=prune, **how)
+    if columns is not None or prune:
+        raise NearfarError("--columns and --prune belong to a store; name one: --store photos.nf")
+    run = run if isinstance(run, Run) else load(run)
+    path = Path(out) if out is not None else None
+    where = device_named(device)
+    if path is None:
+        source = open_source(data, labels=labels)
+        return _embed(run, source, None, None, where, batch, threads or cores(), labels)
+    files.check_name(path)
+    folder = path.with_name(path.name + ".parts")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NearfarError(
+            f"{folder.parent} cannot be written ({error.strerror}); choose another place with --out."
+        ) from error
+    lock = FileLock(folder / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            # Opened once the folder is ours: listing a million files is part of the work.
+            source = open_source(data, labels=labels)
+            journal = Journal(folder, _key(run, source))
+            result = _embed(run, source, path, journal, where, batch, threads or cores(), labels)
+    except Timeout:
+        raise NearfarError(f"another process is writing {path}; wait for it, or name another file.") from None
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def _key(run: Run, source: Source) -> str:
+    """Name a job by all that its vectors depend on: the encoder, its preprocessing, the images."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps([fingerprint(run.encoder), to_json(run.preprocess), LENGTH]).encode())
+    for row, name in enumerate(source.ids):
+        digest.update(f"{name}\0{source.stamp(row)}\0".encode())
+    return digest.hexdigest()
+
+
+def _embed(
+    run: Run,
+    source: Source,
+    path: Path | None,
+    journal: Journal | None,
+    device: torch.device,
+    batch: int,
+    threads: int,
+    labels: bool,
+) -> Embeddings:
+    """Do the stretches that are missing, put all together, and write the output."""
+    starts = range(0, len(source.ids), LENGTH)
+    parts: dict[int, Part] = {}
+    for low in starts:
+        done = journal.get(low) if journal else None
+        if done is not None:
+            parts[low] = done
+    left = [low for low in starts if low not in parts]
+    if parts:
+        progress.say(f"{len(parts):,} of {len(starts):,} stretches were done before; going on.")
+    model = run.encoder if device.type == "cpu" else copy.deepcopy(run.encoder).to(device)
+    # A little above the size, so that the last resize has something to work with; as for training.
+    short_side = -(-run.preprocess.size * 8 // 7)
+    with progress.Bar("Embedding", len(source.ids)) as bar:
+        bar.done = len(source.ids) - sum(min(LENGTH, len(source.ids) - low) for low in left)
+        for low, decoded in zip(left, stretches(source, left, short_side, threads), strict=True):
+            vectors = features(model, decoded, run.preprocess, device=device, batch=batch, threads=threads)
+            bad = np.array([row for row, _ in decoded.bad], np.int64)
+            reasons = np.array([reason for _, reason in decoded.bad], np.str_)
+            parts[low] = Part(decoded.kept, vectors, bad, reasons)
+            if journal is not None:
+                journal.put(low, parts[low])
+            bar.advance(len(decoded) + len(bad))
+    ordered = [parts[low] for low in starts]
+    good = [part for part in ordered if len(part.kept)]
+    rejected = tuple(
+        Rejected(source.ids[row], str(reason))
+        for part in ordered
+        for row, reason in zip(part.bad.tolist(), part.reasons.tolist(), strict=True)
+    )
+    if not good:
+        raise NearfarError(
+            f"none of the {len(source.ids):,} images of {source.name} can be used ({rejected[0].reason}); "
+            "see nearfar check."
+        )
+    kept = np.concatenate([part.kept for part in good]).tolist()
+    result = Embeddings(
+        ids=tuple(source.ids[row] for row in kept),
+        vectors=np.concatenate([part.vectors for part in good]),
+        labels=tuple(source.labels[row] for row in kept) if labels and source.labels is not None else None,
+        path=path,
+        rejected=rejected,
+    )
+    if path is not None:
+        facts = {
+            "run": str(run.path),
+            "encoder": fingerprint(run.encoder),
+            "preprocess": to_json(run.preprocess),
+            "data": source.name,
+            "provenance": run.provenance,
+        }
+        files.write_vectors(path, result.ids, result.vectors, result.labels, facts)
+        if rejected:
+            write_rejected(path.with_name(path.name + ".rejected.csv"), rejected)
+            progress.say(f"{len(rejected):,} unusable images are set aside; {path}.rejected.csv names each.")
+    return result

@@ -1,0 +1,280 @@
+"""Fills a vector store with a collection: what is new or has changed is encoded, and nothing else.
+
+Images are known by the content of their files. Each stretch is committed by itself, so that a crash loses one
+at most, and the same call again goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core import progress
+from ..core.config import to_json
+from ..core.device import cores, device_named
+from ..core.errors import NearfarError
+from ..data.reading import Rejected
+from ..data.source import Files, Source, clean
+from ..data.sources import open_source
+from ..features.chunked import gathered
+from ..features.extract import features, fingerprint
+from ..stores import columns as listed
+from ..stores import schema
+from ..stores.base import FIXED, Card, Vectors, VectorStore
+from ..stores.open import open_store
+from ..training.run import Run, load
+from .reader import Reader, Seen
+
+Encode = Callable[[Sequence[Seen]], Vectors]
+PIECES = 20  # stretches written, from which on they are put together at the end
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What became of a collection's images.
+
+    Attributes:
+        address: of the store.
+        images: in the store now.
+        encoded: that were new or had changed.
+        known: whose content was there under another name, and was not encoded again.
+        unchanged: that were there already.
+        gone: ids in the store whose files are not there any more.
+        pruned: whether those were deleted.
+        rejected: images that cannot be used.
+    """
+
+    address: str
+    images: int
+    encoded: int
+    known: int
+    unchanged: int
+    gone: tuple[str, ...]
+    pruned: bool
+    rejected: tuple[Rejected, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it in plain values."""
+        plain = {name: getattr(self, name) for name in ("address", "images", "encoded", "known", "unchanged")}
+        bad = [{"id": item.id, "reason": item.reason} for item in self.rejected]
+        return {**plain, "gone": list(self.gone), "pruned": self.pruned, "rejected": bad}
+
+    def __str__(self) -> str:
+        """Say it in a few lines."""
+        counts = f"{self.encoded:,} encoded, {self.known:,} known by content, {self.unchanged:,} unchanged"
+        lines = [f"{self.address}: {self.images:,} images ({counts})"]
+        if self.gone:
+            what = "deleted" if self.pruned else "kept; --prune deletes them"
+            lines.append(f"{len(self.gone):,} whose files are gone, such as {self.gone[0]}: {what}")
+        if self.rejected:
+            first = self.rejected[0]
+            lines.append(f"{len(self.rejected):,} unusable, such as {first.id}: {first.reason}")
+        return "\n".join(lines)
+
+
+def fill(
+    run: Run | str | Path,
+    data: Any,
+    address: str | Path,
+    *,
+    columns: str | Path | None = None,
+    prune: bool = False,
+    device: str = "auto",
+    batch: int = 256,
+    threads: int | None = None,
+    labels: bool = False,
+) -> Filled:
+    """Bring a store up to date with a collection; it is made where there is none.
+
+    Memory: 2,000 decoded images, and the names of all.
+
+    Args:
+        run: a run, or its folder.
+        data: images, as `sources.open_source` takes them.
+        address: the store's, as `open_store` takes it.
+        columns: a list with further columns, as `listed.read` takes it.
+        prune: whether to delete rows whose files are gone.
+        device: "auto", "cpu", "cuda" or "mps".
+        batch: images encoded at a time.
+        threads: CPU threads that read images; default: all cores.
+        labels: whether to write labels too, where a row has none.
+
+    Returns:
+        What became of the images.
+
+    Raises:
+        NearfarError: the run, the images or the list cannot be used, or the store is another encoder's.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    where, threads = device_named(device), threads or cores()
+    source = open_source(data, labels=labels)
+    extra = None if columns is None else listed.read(columns)
+    card = Card(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
+    store = open_store(address, card)
+    model = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
+
+    def encode(seen: Sequence[Seen]) -> Vectors:
+        pixels = [item.pixels for item in seen if item.pixels is not None]
+        images = gathered([item.row for item in seen], pixels)
+        return features(model, images, run.preprocess, device=where, batch=batch, threads=threads)
+
+    short_side = -(-run.preprocess.size * 8 // 7)  # as `embed` has it: the vectors are the same
+    job = _Job(Reader(source, short_side, store.card.thumbnail, threads), store, encode)
+    with progress.Bar("Embedding", len(source)) as bar:
+        for stretch in job.reader.stretches(job.by_digest):
+            job.take(stretch)
+            bar.advance(len(stretch))
+    return job.finish(extra, prune)
+
+
+class _Job:
+    """One collection on its way into one store."""
+
+    def __init__(self, reader: Reader, store: VectorStore, encode: Encode) -> None:
+        self.reader, self.store, self.encode = reader, store, encode
+        self.source = reader.source
+        self.paths = _paths(self.source)
+        known = store.rows(["id", "digest", "path", "label"]).to_pydict()
+        self.digest, self.path, self.label = (
+            dict(zip(known["id"], known[name], strict=True)) for name in ("digest", "path", "label")
+        )
+        self.by_digest = {digest: name for name, digest in self.digest.items() if digest}
+        self.counts = {"encoded": 0, "known": 0, "unchanged": 0}
+        self.pieces, self.bad = 0, list[Rejected]()
+        names = set(self.source.ids)
+        self.gone = {name: None for name in self.path if name not in names and self._lost(name)}
+        for name, path in zip(self.source.ids, self.paths, strict=True):
+            old = self.path.get(name)
+            if path and old and old != path and _both_there(path, old):
+                raise NearfarError(
+                    f"{path} and {old} would both be {name!r} in {store.address}; give the folder above "
+                    "both, or name another store."
+                )
+
+    def _lost(self, name: str) -> bool:
+        """Tell whether a row that the collection lacks has lost its file."""
+        path = self.path[name]
+        return not os.path.exists(path) if path else not isinstance(self.source, Files)
+
+    def take(self, stretch: Sequence[Seen]) -> None:
+        """Commit what is new in a stretch."""
+        ids = self.source.ids
+        self.bad += [Rejected(ids[seen.row], seen.bad) for seen in stretch if seen.bad]
+        new = [seen for seen in stretch if seen.pixels is not None]
+        there = [seen for seen in stretch if seen.pixels is None and not seen.bad]
+        same = [seen for seen in there if self.digest.get(ids[seen.row]) == seen.digest]
+        twins = [seen for seen in there if self.digest.get(ids[seen.row]) != seen.digest]
+        if twins:
+            olds = self.store.rows(ids=[self.by_digest[seen.digest] for seen in twins]).to_pylist()
+            pairs = list(zip(twins, olds, strict=True))
+            # A row may have got another content since: then there is nothing to copy.
+            new += [self.reader.one(seen.row) for seen, old in pairs if old["digest"] != seen.digest]
+            self._copy([pair for pair in pairs if pair[1]["digest"] == pair[0].digest])
+        self._add([seen for seen in new if not seen.bad])
+        self._keep(same)
+
+    def _facts(self, seen: Sequence[Seen]) -> dict[str, list[Any]]:
+        """Say of images what their files say."""
+        return {
+            "id": [self.source.ids[item.row] for item in seen],
+            "path": [self.paths[item.row] for item in seen],
+            "digest": [item.digest for item in seen],
+            "bytes": [item.size for item in seen],
+        }
+
+    def _put(self, facts: dict[str, Any], vectors: Vectors) -> None:
+        import pyarrow as pa
+
+        kinds = {**self.store.columns, "thumbnail": None}
+        types = {name: schema.arrow_type(name, kind) if kind else pa.binary() for name, kind in kinds.items()}
+        made = {name: pa.array(values, types[name]) for name, values in facts.items()}
+        self.store.put(pa.table({**made, "vector": schema.fixed(vectors)}))
+        self.pieces += 1
+
+    def _add(self, seen: Sequence[Seen]) -> None:
+        """Commit images that have to be encoded; a label that is there stays."""
+        if not seen:
+            return
+        facts = self._facts(seen)
+        for what in ("width", "height", "thumbnail"):
+            facts[what] = [getattr(item, what) for item in seen]
+        if self.source.labels is not None:
+            ids = self.source.ids
+            facts["label"] = [self._label(item.row, self.label.get(ids[item.row])) for item in seen]
+        self._put(facts, self.encode(seen))
+        self.counts["encoded"] += len(seen)
+
+    def _copy(self, pairs: Sequence[tuple[Seen, dict[str, Any]]]) -> None:
+        """Commit images whose content is there under another name; labels and columns move with files."""
+        if not pairs:
+            return
+        seen, olds = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        names = [old["id"] for old in olds]
+        facts: dict[str, list[Any]] = {name: [old[name] for old in olds] for name in olds[0]}
+        for name in facts:
+            if name == "label" or name not in FIXED:
+                facts[name] = [old[name] if old["id"] in self.gone else None for old in olds]
+        facts["label"] = [self._label(s.row, label) for s, label in zip(seen, facts["label"], strict=True)]
+        facts |= {**self._facts(seen), "thumbnail": self.store.thumbnails(names)}
+        self._put(facts, self.store.vectors(ids=names)[1])
+        self.counts["known"] += len(seen)
+
+    def _keep(self, seen: Sequence[Seen]) -> None:
+        """Bring the path and the label of unchanged images up to date."""
+        paths, labels = {}, {}
+        for item in seen:
+            name, path = self.source.ids[item.row], self.paths[item.row]
+            if path != self.path[name]:
+                paths[name] = path
+            if self.label[name] is None and (label := self._label(item.row, None)) is not None:
+                labels[name] = label
+        for column, values in (("path", paths), ("label", labels)):
+            if values:
+                self.store.set(column, values)
+        self.counts["unchanged"] += len(seen)
+
+    def _label(self, row: int, label: str | None) -> str | None:
+        """Give the label of a row; what was written by hand goes before what the collection says."""
+        return label if label is not None or self.source.labels is None else self.source.labels[row]
+
+    def finish(self, extra: listed.Listed | None, prune: bool) -> Filled:
+        """Add columns, delete what is gone, put pieces together."""
+        if len(self.bad) == len(self.source):
+            raise NearfarError(
+                f"none of the {len(self.source):,} images of {self.source.name} can be used "
+                f"({self.bad[0].reason}); see nearfar check."
+            )
+        if extra is not None:
+            extra.join(self.store)
+        if prune and self.gone:
+            self.store.delete(ids=list(self.gone))
+        if self.pieces >= PIECES:
+            self.store.compact()
+        return Filled(
+            self.store.address,
+            len(self.store),
+            **self.counts,
+            gone=tuple(self.gone),
+            pruned=prune,
+            rejected=tuple(self.bad),
+        )
+
+
+def _both_there(path: str, old: str) -> bool:
+    """Tell whether two paths lead to two files."""
+    try:
+        return not os.path.samefile(path, old)
+    except OSError:
+        return False
+
+
+def _paths(source: Source) -> list[str | None]:
+    """Say where each image's file is, if it has one."""
+    if not isinstance(source, Files):
+        return [None] * len(source)
+    root = os.path.abspath(source.root)
+    return list(clean(os.path.normpath(os.path.join(root, path)) for path in source.paths))

@@ -1,0 +1,121 @@
+"""Reads a collection for a store: digests every file, and decodes those whose content the store lacks."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Container, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ..core.errors import BadImage
+from ..data.reading import fetch
+from ..data.source import Pixels, Source
+from ..features.chunked import LENGTH
+from ..images import decode
+from ..training.settings import Training
+
+QUALITY = 85  # of thumbnails, as JPEG counts it
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image as it was read.
+
+    Attributes:
+        row: its place in the source.
+        digest: of its content, in hex; "" where it cannot be read.
+        size: bytes of its file, or of its pixels.
+        pixels: (H, W, 3) uint8, where the content is new.
+        width, height: its own sides, upright.
+        thumbnail: a JPEG file.
+        bad: why it cannot be used.
+    """
+
+    row: int
+    digest: str = ""
+    size: int = 0
+    pixels: Pixels | None = None
+    width: int = 0
+    height: int = 0
+    thumbnail: bytes = b""
+    bad: str = ""
+
+
+class Reader:
+    """Reads a collection image by image, or in stretches, each while the one before is in use."""
+
+    def __init__(self, source: Source, short_side: int, thumbnail: int, threads: int) -> None:
+        """Prepare to read.
+
+        Args:
+            source: the images.
+            short_side: larger images are reduced to this short side, in pixels.
+            thumbnail: the longer side of thumbnails, at most.
+            threads: CPU threads.
+        """
+        self.source, self.short_side, self.thumbnail, self.threads = source, short_side, thumbnail, threads
+
+    def one(self, row: int, known: Container[str] = ()) -> Seen:
+        """Read one image, and decode it unless its digest is known."""
+        digest = ""
+        try:
+            data, content = fetch(self.source, row, max_pixels=Training.max_pixels)
+            digest = content.hex()
+            size = data.nbytes if isinstance(data, np.ndarray) else len(data)
+            if digest in known:
+                return Seen(row, digest, size)
+            pixels, width, height = _decoded(data, self.short_side)
+            return Seen(row, digest, size, pixels, width, height, _small(data, pixels, self.thumbnail))
+        except BadImage as error:
+            return Seen(row, digest, bad=str(error))
+
+    def stretches(self, known: Container[str]) -> Iterator[list[Seen]]:
+        """Read everything.
+
+        Args:
+            known: digests of contents that need no decoding.
+
+        Yields:
+            Stretches of up to `stretches.LENGTH` images, in order.
+        """
+        starts = deque(range(0, len(self.source), LENGTH))
+        running: deque[list[Future[Seen]]] = deque()
+        with ThreadPoolExecutor(self.threads) as pool:
+            try:
+                while starts or running:
+                    while starts and len(running) < 2:
+                        low = starts.popleft()
+                        part = range(low, min(low + LENGTH, len(self.source)))
+                        running.append([pool.submit(self.one, row, known) for row in part])
+                    yield [future.result() for future in running.popleft()]
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _decoded(data: Pixels | bytes, short_side: int) -> tuple[Pixels, int, int]:
+    """Decode an image to a short side, and say its own width and height."""
+    if isinstance(data, np.ndarray):
+        return decode.shrink(data, short_side), data.shape[1], data.shape[0]
+    found = decode.picture(data, max_pixels=Training.max_pixels, short_side=short_side)
+    width, height = found.width, found.height
+    if (found.pixels.shape[0] > found.pixels.shape[1]) != (height > width):  # turned by its EXIF note
+        width, height = height, width
+    return found.pixels, width, height
+
+
+def _small(data: Pixels | bytes, pixels: Pixels, most: int) -> bytes:
+    """Make a thumbnail: from the pixels at hand, unless they are too few for it."""
+    if max(pixels.shape[:2]) < most:
+        if isinstance(data, np.ndarray):
+            pixels = data
+        else:
+            pixels = decode.decode(data, max_pixels=Training.max_pixels, short_side=most, exact=False)
+    image = Image.fromarray(pixels)
+    image.thumbnail((most, most), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()

@@ -1,0 +1,126 @@
+"""Counts what a classifier got right: accuracy with an interval, class by class, and what was mistaken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core import rng
+from ..core.intervals import interval
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of right answers with its 95 % bootstrap interval, each from 0 to 1."""
+
+    accuracy: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, right: npt.NDArray[np.bool_], seed: int) -> Share:
+        """Count right answers, at least one being there to count."""
+        hits = int(right.sum())
+        return cls(hits / len(right), *interval(hits, len(right), rng.fold(seed, "bootstrap")))
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: its test images, the share of them found, and the share of its calls that were right."""
+
+    name: str
+    images: int
+    recall: float | None
+    precision: float | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one way of classifying did on the test images.
+
+    Attributes:
+        accuracy: share of right answers, from 0 to 1.
+        low, high: the 95 % bootstrap interval of the accuracy, over test images.
+        per_class: one entry a class; recall is None without test images, precision without calls.
+        confusion: (classes, classes) int64 counts; row the true class, column the answer.
+        chosen: what was chosen on held-out training images, such as k and temperature.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    per_class: tuple[ClassScore, ...]
+    confusion: npt.NDArray[np.int64]
+    chosen: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Write the score in plain values."""
+        return {
+            "accuracy": self.accuracy,
+            "low": self.low,
+            "high": self.high,
+            "chosen": dict(self.chosen),
+            "per_class": {
+                item.name: {"images": item.images, "recall": item.recall, "precision": item.precision}
+                for item in self.per_class
+            },
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def score(
+    truth: npt.NDArray[np.int64],
+    answers: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    chosen: Mapping[str, Any],
+    seed: int,
+) -> Score:
+    """Score answers against the truth.
+
+    Args:
+        truth: (n,) class numbers, n at least 1.
+        answers: (n,) class numbers.
+        classes: the names that the numbers point to.
+        chosen: how the answers were made.
+        seed: names the resamples.
+
+    Returns:
+        The score.
+    """
+    width = len(classes)
+    confusion = np.bincount(truth * width + answers, minlength=width * width).reshape(width, width)
+    right = confusion.diagonal()
+    there, called = confusion.sum(axis=1), confusion.sum(axis=0)
+    per_class = tuple(
+        ClassScore(
+            name=name,
+            images=int(there[k]),
+            recall=float(right[k] / there[k]) if there[k] else None,
+            precision=float(right[k] / called[k]) if called[k] else None,
+        )
+        for k, name in enumerate(classes)
+    )
+    hits = int(right.sum())
+    low, high = interval(hits, len(truth), rng.fold(seed, "bootstrap"))
+    return Score(hits / len(truth), low, high, per_class, confusion, dict(chosen))
+
+
+def mixed_up(score: Score, count: int = 5) -> list[tuple[str, str, int]]:
+    """List the pairs of classes most often mistaken, as (true class, answer, images).
+
+    Args:
+        score: from `score`.
+        count: how many at most.
+    """
+    wrong = score.confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    names = [item.name for item in score.per_class]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    pairs = [divmod(int(cell), len(names)) for cell in order]
+    return [
+        (names[row], names[column], int(wrong[row, column])) for row, column in pairs if wrong[row, column]
+    ]

@@ -1,0 +1,115 @@
+"""Groups of related images, such as a patient's: read from a list, so that a group stays on one side."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..core.errors import NearfarError
+from ..data.source import Files, Source
+from ..features.probes import Rows
+
+NAMES = ("path", "file", "image", "filename", "id")
+GROUPS = ("group", "patient", "subject")
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which group each image belongs to.
+
+    Attributes:
+        path: the list they were read from.
+        of: name to group; a name that leads to a file from the list's folder is there by its real path too.
+    """
+
+    path: str
+    of: Mapping[str, str]
+
+    def numbers(self, sides: Sequence[tuple[Source, Sequence[str]]]) -> list[Rows]:
+        """Number the groups of several collections' images, alike in all.
+
+        An image is looked up by where its file lies, and where that is not listed by its name.
+
+        Args:
+            sides: each collection, and the names of the images wanted of it.
+
+        Returns:
+            (n,) int64 a collection.
+
+        Raises:
+            NearfarError: an image is not listed, or a name stands for images of two collections.
+        """
+        order: dict[str, int] = {}
+        owner: dict[str, int] = {}
+        found = []
+        for side, (source, ids) in enumerate(sides):
+            files = {}
+            if isinstance(source, Files):
+                places = (os.path.realpath(source.root / path) for path in source.paths)
+                files = dict(zip(source.ids, places, strict=True))
+            rows = []
+            for name in ids:
+                group = self.of.get(files.get(name, ""))
+                if group is None:
+                    group = self.of.get(name)
+                    if group is not None and owner.setdefault(name, side) != side:
+                        raise NearfarError(
+                            f"{self.path} lists {name}, which is a training image and a test image; "
+                            "write paths that lead there from the list's own folder."
+                        )
+                if group is None:
+                    raise NearfarError(
+                        f"{self.path} has no group for {name} of {source.name}; add a line for it."
+                    )
+                rows.append(order.setdefault(group, len(order)))
+            found.append(np.array(rows, np.int64))
+        return found
+
+
+def read(path: str | Path) -> Groups:
+    """Read which group each image belongs to.
+
+    Args:
+        path: a .csv or .tsv with a heading: a column named path, file, image, filename or id, and one named
+            group, patient or subject; of two columns the second may be called anything.
+
+    Returns:
+        The groups.
+
+    Raises:
+        NearfarError: the list cannot be read, lacks a column, or gives an image two groups.
+    """
+    file = Path(path)
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            rows = list(csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ","))
+    except (OSError, ValueError, csv.Error) as error:
+        raise NearfarError(f"{file} cannot be read as a list of groups: {error}.") from None
+    heads = [word.strip().lower() for word in rows[0]] if rows else []
+    name = next((heads.index(word) for word in NAMES if word in heads), None)
+    group = next((heads.index(word) for word in GROUPS if word in heads), None)
+    if group is None and name is not None and len(heads) == 2:
+        group = 1 - name
+    if name is None or group is None:
+        raise NearfarError(
+            f"{file} needs a column of images and one of groups; name them 'path' and 'group' in line 1."
+        )
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if not any(row):
+            continue
+        if len(row) <= max(name, group) or not row[name] or not row[group]:
+            raise NearfarError(f"{file}, line {number}: an image or its group is missing; fill it in.")
+        place = file.parent / row[name]
+        for key in {row[name], *([os.path.realpath(place)] if place.exists() else [])}:
+            if found.setdefault(key, row[group]) != row[group]:
+                raise NearfarError(
+                    f"{file}, line {number}: {row[name]} is in two groups, {found[key]!r} and "
+                    f"{row[group]!r}; keep one."
+                )
+    return Groups(str(path), found)

@@ -1,0 +1,92 @@
+"""Opens the labelled images of an evaluation, training and test, and refuses what cannot be told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..core.device import cores
+from ..core.errors import NearfarError
+from ..data import cache
+from ..data.sources import Source
+from ..features.probes import Rows
+from ..images.views import Preprocess
+from ..training.settings import Training
+
+
+def check(train: Source, test: Source) -> None:
+    """Refuse a test set with classes that training has no image of, before any image is read.
+
+    Args:
+        train, test: opened with labels.
+
+    Raises:
+        NearfarError: there is such a class.
+    """
+    unknown = sorted(set(test.labels or ()) - set(train.labels or ()))
+    if unknown:
+        raise NearfarError(
+            f"{test.name} has classes that {train.name} has not ({', '.join(unknown[:3])}"
+            f"{', ...' if len(unknown) > 3 else ''}); give training images of each, or take them out."
+        )
+
+
+def read(source: Source, preprocess: Preprocess) -> cache.Store:
+    """Decode a labelled collection, at the short side that training keeps too.
+
+    Args:
+        source: opened with labels.
+        preprocess: what the encoder's input is.
+    """
+    store = cache.load(
+        source,
+        short_side=-(-preprocess.size * 8 // 7),
+        max_pixels=Training.max_pixels,
+        max_bad=Training.max_bad,
+        threads=cores(),
+    )
+    assert isinstance(store, cache.Store)
+    return store
+
+
+def class_numbers(store: cache.Store) -> Rows:
+    """Give the labels of training images.
+
+    Args:
+        store: decoded, with labels.
+
+    Returns:
+        (n,) int64 numbers of `store.classes`.
+
+    Raises:
+        NearfarError: there is one class only.
+    """
+    assert store.labels is not None
+    if len(store.classes) < 2:
+        raise NearfarError(
+            f"the training images hold one class, {store.classes[0]!r}; telling apart needs two."
+        )
+    return store.labels
+
+
+def renumbered(store: cache.Store, classes: tuple[str, ...], train: str) -> Rows:
+    """Give the labels of test images as numbers of the training classes.
+
+    Args:
+        store: decoded, with labels.
+        classes: the training classes.
+        train: what errors call the training images.
+
+    Returns:
+        (n,) int64.
+
+    Raises:
+        NearfarError: no training image of a class could be used.
+    """
+    assert store.labels is not None
+    missing = [name for name in store.classes if name not in classes]
+    if missing:
+        raise NearfarError(
+            f"every training image of class {missing[0]!r} in {train} is unusable; see nearfar check."
+        )
+    numbers = np.array([classes.index(name) for name in store.classes], np.int64)
+    return numbers[store.labels]

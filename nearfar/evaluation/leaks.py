@@ -1,0 +1,72 @@
+"""Finds test images that are training images too, or nearly: resized, recoloured, shifted or mirrored.
+
+Features say which training images to look at, pixels decide. Candidates are the nearest few by the encoder
+and by raw pixels; a candidate is a near-copy if the fine structure of both, at 16 x 16 pixels, is the same
+at the best of a few shifts, mirrored or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..analysis.pixel_similarity import fine, likeness
+from ..data.cache import Part, Store
+from ..features.probes import Rows
+
+LIKE = 0.85  # correlation from which a pair counts as near-copies; see docs/evaluation.md for its choice
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What was found for each of m test images.
+
+    Attributes:
+        row: (m,) int64, the training image most like it, if it is a copy or nearly; else -1.
+        likeness: (m,) float32 from -1 to 1, of the best candidate.
+        same: (m,) bool, whether a training image is the same byte for byte.
+    """
+
+    row: Rows
+    likeness: npt.NDArray[np.float32]
+    same: npt.NDArray[np.bool_]
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """(m,) bool: copies and near-copies."""
+        return self.row >= 0
+
+    def pairs(self, test: Store, train: Store) -> list[tuple[str, str, float]]:
+        """Name each copy, its original and how alike they are, the most alike first."""
+        found = np.flatnonzero(self.known)
+        found = found[np.argsort(-self.likeness[found], kind="stable")]
+        return [
+            (test.ids[at], train.ids[int(self.row[at])], round(float(self.likeness[at]), 3))
+            for at in found.tolist()
+        ]
+
+
+def near_copies(test: Store, train: Store, candidates: Rows) -> Copies:
+    """Find the test images that training images show too.
+
+    Args:
+        test: m images.
+        train: the images they should not be among.
+        candidates: (m, c) int64, rows of `train` to compare each with.
+
+    Returns:
+        What was found; a byte-identical training image is found whether it is a candidate or not.
+    """
+    rows, place = np.unique(candidates, return_inverse=True)
+    own = np.arange(len(test)).repeat(candidates.shape[1])
+    flat = likeness(fine(test), fine(Part(train, rows)), own, place.reshape(-1))
+    found = flat.reshape(candidates.shape)
+    best = found.argmax(axis=1)[:, None]
+    most = np.take_along_axis(found, best, 1)[:, 0]
+    row = np.where(most >= LIKE, np.take_along_axis(candidates, best, 1)[:, 0], -1)
+    first = {digest.tobytes(): at for at, digest in reversed(list(enumerate(train.digests)))}
+    equal = np.array([first.get(digest.tobytes(), -1) for digest in test.digests], np.int64)
+    same = equal >= 0
+    return Copies(np.where(same, equal, row), np.where(same, np.float32(1), most), same)

@@ -1,0 +1,291 @@
+"""Compares methods fairly: the same images, encoder, budget and evaluation for each, over several seeds.
+
+Every run has a folder of its own, and its figures a file beside it; the same call again goes on wherever
+it stopped, with whatever failed tried anew. A method that fails is a row with its reason, not the end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import methods
+from ..core import progress
+from ..core.atomic import whole
+from ..core.device import cores
+from ..core.errors import NearfarError, nearest
+from ..core.text import percent
+from ..data import cache
+from ..data.sources import open_source
+from ..evaluation.evaluate import evaluate
+from ..training import checkpoint
+from ..training.pretrain import pretrain
+from ..training.recipes import RECIPES
+from ..training.resolve import needs_labels
+from ..training.run import Run
+from ..training.settings import Training
+
+BASELINES = ("pixels", "pca", "untrained")
+OTHER = ("step", "steps", "seconds", "held_out", "images", "dim")  # of health.jsonl: no figures of merit
+HEALTH = ("rankme", "uniformity", "spread")  # what the table shows of it; the JSON holds all
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over the seeds: its mean, and the least and the greatest."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """Summarise values; None where there are none."""
+        return cls(sum(values) / len(values), min(values), max(values)) if values else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method, or a baseline: figures by name over its seeds, and why a seed failed, if one did."""
+
+    name: str
+    seeds: int
+    figures: Mapping[str, Spread]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows, the best by k-NN first where labels tell; and the settings common to all."""
+
+    rows: tuple[Row, ...]
+    baselines: tuple[Row, ...]
+    common: Mapping[str, Any]
+    path: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Write everything in plain values."""
+
+        def plain(row: Row) -> dict[str, Any]:
+            figures = {name: vars(value) for name, value in row.figures.items()}
+            return {"name": row.name, "seeds": row.seeds, "figures": figures, "reason": row.reason}
+
+        return {
+            "methods": [plain(row) for row in self.rows],
+            "baselines": [plain(row) for row in self.baselines],
+            "common": dict(self.common),
+            "path": str(self.path),
+        }
+
+    def table(self) -> str:
+        """Write the rows as a Markdown table: means, and in brackets the least and the greatest."""
+        rows = (*self.rows, *self.baselines)
+        shown = [
+            name
+            for name in ("knn", "linear", "images_per_second", "epochs", "peak_mib", *HEALTH)
+            if any(name in row.figures for row in rows)
+        ]
+        titles = {"knn": "k-NN", "images_per_second": "images/s", "peak_mib": "peak MiB", "rankme": "RankMe"}
+        lines = [
+            "| method | seeds | " + " | ".join(titles.get(name, name) for name in shown) + " |",
+            "|---|---|" + "---|" * len(shown),
+        ]
+        for row in rows:
+            cells = [_cell(name, row.figures.get(name)) for name in shown]
+            lines.append(f"| {row.name} | {row.seeds or '-'} | {' | '.join(cells)} |")
+        lines += [f"\n{row.name}: {row.reason}" for row in rows if row.reason]
+        return "\n".join(lines)
+
+
+def _cell(name: str, value: Spread | None) -> str:
+    if value is None:
+        return "-"
+    if name in ("knn", "linear"):
+        text = percent(value.mean)
+        return (
+            text if value.low == value.high else f"{text} ({100 * value.low:.1f} to {100 * value.high:.1f})"
+        )
+    if name in ("images_per_second", "peak_mib"):
+        return f"{value.mean:,.0f}"
+    return f"{value.mean:.1f}" if abs(value.mean) >= 10 or name == "epochs" else f"{value.mean:.2f}"
+
+
+def compare(
+    data: Any,
+    *,
+    methods: Sequence[str],
+    out: str | Path = "runs/compare",
+    seeds: int = 3,
+    train: Any = None,
+    test: Any = None,
+    **settings: Any,
+) -> Comparison:
+    """Train every method under the same budget and evaluate all alike.
+
+    With labels, k-NN and linear accuracy are measured as `evaluate` does, every choice made on held-out
+    training images. Without, and beside them, stand label-free figures (see `health.Health`). Written to
+    `out`: a folder a run, compare.json, compare.md and, with matplotlib, compare.png.
+
+    Args:
+        data: images to learn from, as `pretrain` takes them; with labels for methods that need them.
+        methods: names of `METHODS`, at least one.
+        out: the folder for all of it.
+        seeds: runs of each method, seeds 0, 1, ...
+        train, test: labelled images, both or neither.
+        **settings: any setting of training or views, the same for all; a length above all. What a method's
+            own recipe says stays its own.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        NearfarError: a name is unknown, one of train and test is missing, or there are no images.
+    """
+    names = list(dict.fromkeys(methods))
+    _check(names, seeds, train, test, settings)
+    open_source(data)  # what is not there is said before anything is made
+    for part in (train, test):
+        if part is not None:
+            open_source(part, labels=True)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    labelled = None if train is None else {"train": train, "test": test}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    failed: dict[str, str] = {}
+    based: dict[str, list[dict[str, Any]]] = {name: [] for name in BASELINES}
+    kept: list[Any] = []  # the images, held in memory so that no later run has to read them again
+    # Seed by seed, so that a comparison cut short has a row for every method.
+    for seed in range(seeds):
+        for name in names:
+            place = folder / f"{name}-{seed}"
+            progress.say(f"{name}, seed {seed}: {place}")
+            try:
+                run = pretrain(data, method=name, out=place, seed=seed, **settings)
+                if not kept:
+                    kept = [_images(data, run, False)]
+                    kept += [_images(part, run, True) for part in (train, test) if part is not None]
+                first = name == names[0]
+                figures = _figures(run, place.with_suffix(".json"), labelled, seed, first)
+            except Exception as error:  # one method's trouble is a row of the table
+                reason = str(error) if isinstance(error, NearfarError) else f"{type(error).__name__}: {error}"
+                failed[name] = f"seed {seed} failed: {reason}"
+                progress.say(f"{name}, seed {seed} failed: {reason}")
+                continue
+            found[name].append(figures["method"])
+            for key, values in figures["baselines"].items():
+                based[key].append(values)
+    if failed and not any(found.values()) and len(names) == len(failed):
+        raise NearfarError(f"every method failed; {next(iter(failed.values()))}")
+    rows = [_row(name, found[name], failed.get(name, "")) for name in names]
+    rows.sort(key=lambda row: -row.figures["knn"].mean if "knn" in row.figures else 1.0)
+    others = [_row(name, values, "") for name, values in based.items() if values]
+    common = {"seeds": seeds, **{key: value for key, value in settings.items() if value is not None}}
+    made = Comparison(tuple(rows), tuple(others), common, folder)
+    with whole(folder / "compare.json") as file:
+        file.write(json.dumps(made.to_json(), indent=1).encode())
+    with whole(folder / "compare.md") as file:
+        file.write((made.table() + "\n").encode())
+    _plot(made)
+    return made
+
+
+def _check(names: Sequence[str], seeds: int, train: Any, test: Any, settings: Mapping[str, Any]) -> None:
+    """Refuse what cannot be compared, before anything is trained."""
+    for name in names:
+        if name not in methods.METHODS:
+            raise NearfarError(f"There is no method {name!r}; {nearest(name, methods.METHODS)}")
+    if not names or seeds < 1:
+        raise NearfarError("a comparison needs a method and a seed; give --methods simclr byol --seeds 3.")
+    if (train is None) != (test is None):
+        raise NearfarError("labels come in two parts; give both --train and --test, or neither.")
+    if settings.get("recipe", "auto") not in ("auto", *RECIPES):
+        raise NearfarError(
+            f"There is no recipe {settings['recipe']!r}; {nearest(settings['recipe'], RECIPES)}"
+        )
+    if "seed" in settings:
+        raise NearfarError("a comparison runs seeds 0, 1, ...; give how many with --seeds, not --seed.")
+
+
+def _images(data: Any, run: Run, labels: bool) -> Any:
+    """Read the images as pretraining and evaluation do, to keep them at hand."""
+    return cache.load(
+        open_source(data, labels=labels),
+        short_side=-(-run.preprocess.size * 8 // 7),
+        max_pixels=Training.max_pixels,
+        max_bad=Training.max_bad,
+        threads=cores(),
+    )
+
+
+def _figures(
+    run: Run, file: Path, labelled: Mapping[str, Any] | None, seed: int, first: bool
+) -> dict[str, Any]:
+    """Measure one run, or read what was measured before."""
+    if file.exists():
+        held: dict[str, Any] = checkpoint.read_json(file)
+        return held
+    log = run.log()
+    last = log[-1] if log else {}
+    figures = {
+        "images_per_second": last.get("images_per_second"),
+        "epochs": last.get("epoch"),
+        "peak_mib": last.get("peak_mib"),
+        "seconds": last.get("seconds"),
+        **{name: value for name, value in (run.health() or [{}])[-1].items() if name not in OTHER},
+    }
+    baselines: dict[str, dict[str, float]] = {}
+    if labelled is not None:
+        scores = evaluate(run, seed=seed, baselines=BASELINES if first else (), **labelled)
+        figures |= {"knn": scores.knn["encoder"].accuracy, "linear": scores.linear["encoder"].accuracy}
+        for name in BASELINES if first else ():
+            baselines[name] = {"knn": scores.knn[name].accuracy, "linear": scores.linear[name].accuracy}
+    made = {"method": {name: value for name, value in figures.items() if value is not None}}
+    made["baselines"] = baselines
+    checkpoint.write_json(file, made)
+    return made
+
+
+def _row(name: str, seeds: Sequence[Mapping[str, float]], reason: str) -> Row:
+    """Summarise the seeds of one method."""
+    keys = dict.fromkeys(key for values in seeds for key in values)
+    spreads = {key: Spread.of([values[key] for values in seeds if key in values]) for key in keys}
+    return Row(name, len(seeds), {key: value for key, value in spreads.items() if value is not None}, reason)
+
+
+def _plot(made: Comparison) -> None:
+    """Draw accuracy, or RankMe without labels, against the images that the budget let each method see."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        progress.say("compare.png needs matplotlib: pip install 'nearfar[plots]'.")
+        return
+    height = "knn" if any("knn" in row.figures for row in made.rows) else "rankme"
+    rows = [row for row in made.rows if height in row.figures and "epochs" in row.figures]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    scale = 100 if height == "knn" else 1
+    for row in rows:
+        x, y = row.figures["epochs"], row.figures[height]
+        bars = [[scale * (y.mean - y.low)], [scale * (y.high - y.mean)]]
+        inside = "white" if needs_labels(row.name, {}) else "#0072b2"
+        axes.errorbar(x.mean, scale * y.mean, bars, fmt="o", capsize=3, color="#0072b2", mfc=inside)
+        axes.annotate(row.name, (x.mean, scale * y.mean), (6, 4), textcoords="offset points", fontsize=9)
+    others = [row for row in made.baselines if height in row.figures]
+    others.sort(key=lambda row: row.figures[height].mean)
+    for place, row in enumerate(others):  # side by side, since their levels may be the same
+        level = scale * row.figures[height].mean
+        axes.axhline(level, color="#999999", linewidth=1, linestyle="--")
+        axes.annotate(row.name, (1 - 0.1 * place, level), (-2, 2), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", ha="right", fontsize=8, color="#666666")  # fmt: skip
+    axes.set_xlabel("epochs that the common budget allowed")
+    axes.set_ylabel("k-NN accuracy, %" if height == "knn" else "RankMe")
+    told = "; hollow: learns from labels" if any(needs_labels(row.name, {}) for row in rows) else ""
+    axes.set_title(f"Higher is better; the bars span the seeds{told}", fontsize=10)
+    axes.margins(x=0.15, y=0.15)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    with whole(made.path / "compare.png") as file:
+        figure.savefig(file, format="png", dpi=150)

@@ -1,0 +1,167 @@
+"""Finds out which settings matter on these images: many short runs, each a point near the recipe.
+
+Optuna proposes the points and keeps them in a file. Every run has a folder of its own and its figures a
+file beside it, so that the same call goes on wherever it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import methods
+from ..core import progress
+from ..core.atomic import whole
+from ..core.device import cores, device_named
+from ..core.errors import NearfarError, nearest
+from ..data import cache
+from ..data.sources import Source, open_source
+from ..training import resolve, schedule
+from ..training.logger import locked
+from ..training.resolve import Wanted
+from ..training.settings import Training
+from . import space
+from .findings import Sweep
+from .proposals import JOURNAL, Proposals, require
+from .trials import Sitting
+
+FEWEST = 10  # runs below which a sweep tells nothing
+
+
+def sweep(
+    data: Any,
+    *,
+    minutes_each: str | float | None = None,
+    budget: str | float | None = None,
+    trials: int | None = None,
+    method: str = "simclr",
+    recipe: str = "auto",
+    out: str | Path = "runs/sweep",
+    train: Any = None,
+    **settings: Any,
+) -> Sweep:
+    """Vary temperature, batch, rate, crops, colours and head around a recipe, and tell what matters.
+
+    The first trial is the recipe itself; it is repeated with two more seeds, and so is the best in the end,
+    since a difference smaller than that between seeds is none. A setting that is given is not varied.
+    Written to `out`: a folder a run, Optuna's journal, sweep.json, sweep.md and sweep.png.
+
+    Args:
+        data: images to learn from, as `pretrain` takes them.
+        minutes_each: length of each run, in minutes or such as "90s"; or give `steps` or `epochs`.
+        budget: time for all runs together, likewise, such as "1h".
+        trials: how many runs instead, repeats among them.
+        method, recipe: as in `pretrain`.
+        out: the folder for all of it.
+        train: labelled images; k-NN on a held-out part of them then chooses, instead of `METRIC`.
+        **settings: any other setting, the same for all runs. `seed` names the proposals and the runs.
+
+    Returns:
+        What was found.
+
+    Raises:
+        NearfarError: something the user can mend; all finished runs are kept.
+        KeyboardInterrupt: Ctrl-C; what was found so far is written, and the same call goes on.
+    """
+    _check(method)
+    given = {name: value for name, value in settings.items() if value is not None}
+    if minutes_each is not None:
+        given["minutes"] = schedule.minutes(minutes_each, "--minutes-each")
+    limit = _limit(given, budget, trials)
+    seed = given.pop("seed", 0)
+    source = open_source(data, labels=resolve.needs_labels(method, given))
+    labelled = None if train is None else open_source(train, labels=True)
+    device = device_named(str(given.get("device", "auto")))
+    side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
+    wanted = resolve.resolve(method, recipe, given, side=side, device=device)
+    if labelled is None and wanted.training.looks == 0:
+        raise NearfarError("--looks 0 leaves a sweep nothing to choose by; leave it out, or give --train.")
+    axes = space.axes(wanted, given, len(source))
+    if not axes:
+        raise NearfarError("all that a sweep varies is given; leave out some of it, such as --tau or --rate.")
+    folder = _place(out)
+    with locked(folder):
+        # Both are held in memory, so that no run has to read the images again.
+        store, labels = _read(source, wanted), None if labelled is None else _read(labelled, wanted)
+        proposals = Proposals(folder, axes, seed)
+        marks = None if labels is None else labels.fingerprint
+        proposals.same({"images": store.fingerprint, "labelled images": marks}, wanted)
+        asked = {"method": method, "recipe": recipe, **given}
+        sitting = Sitting(data, asked, wanted, axes, proposals, limit, labels, seed, folder)
+        try:
+            sitting.go()
+        finally:
+            if (found := sitting.found()) is not None:
+                _write(found)
+    assert found is not None
+    return found
+
+
+def _check(method: str) -> None:
+    """Refuse what no sweep can be made of."""
+    if method not in methods.METHODS:
+        raise NearfarError(f"There is no method {method!r}; {nearest(method, methods.METHODS)}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise NearfarError("a sweep runs in one process; start it without torchrun.")
+    require()
+
+
+def _limit(given: Mapping[str, Any], budget: str | float | None, trials: int | None) -> tuple[str, float]:
+    """Read how long the sweep may last: ("trials", runs) or ("seconds", seconds)."""
+    if (budget is None) == (trials is None):
+        raise NearfarError("a sweep has one length in all: give --budget, such as 1h, or --trials.")
+    if not any(name in given for name in resolve.LENGTHS):
+        raise NearfarError("a sweep's runs need a length; give --minutes-each, --steps or --epochs.")
+    if trials is not None:
+        if trials < FEWEST:
+            raise NearfarError(f"{trials} runs tell nothing; give --trials {FEWEST} or more.")
+        return "trials", trials
+    assert budget is not None
+    most, each = schedule.minutes(budget, "--budget"), given.get("minutes", 0.0)
+    if most < FEWEST * each:
+        raise NearfarError(
+            f"{budget} has room for {int(most / each)} runs of {each:g} minutes, which tell nothing; give "
+            f"--budget {math.ceil(FEWEST * each)}m or more, or a shorter --minutes-each."
+        )
+    return "seconds", 60.0 * most
+
+
+def _place(out: str | Path) -> Path:
+    """Name the folder; refuse one that holds anything but a sweep."""
+    folder = Path(out)
+    held = [item.name for item in folder.iterdir() if item.name != ".lock"] if folder.is_dir() else []
+    if held and JOURNAL not in held:
+        raise NearfarError(f"{folder} is no sweep's, and holds {held[0]!r}; name a new folder with --out.")
+    return folder
+
+
+def _read(source: Source, wanted: Wanted) -> Any:
+    """Read images as pretraining and evaluation do."""
+    training = wanted.training
+    return cache.load(
+        source,
+        short_side=wanted.short_side,
+        max_pixels=training.max_pixels,
+        max_bad=training.max_bad,
+        threads=cores(),
+        pack=training.pack or source.labels is not None,
+    )
+
+
+def _write(found: Sweep) -> None:
+    """Write sweep.json, sweep.md and, with matplotlib, sweep.png."""
+    with whole(found.path / "sweep.json") as file:
+        file.write((json.dumps(found.to_json(), indent=1) + "\n").encode())
+    with whole(found.path / "sweep.md") as file:
+        file.write((found.table() + "\n").encode())
+    try:
+        from .charts import draw
+    except ImportError:
+        progress.say("sweep.png needs matplotlib: pip install 'nearfar[sweep]'.")
+        return
+    with whole(found.path / "sweep.png") as file:
+        draw(found).savefig(file, format="png", dpi=150)

@@ -1,0 +1,191 @@
+"""The runs of a sweep: each trained, watched, measured and kept in a file, one sitting after the other."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core import progress
+from ..core.errors import NearfarError
+from ..features import knn
+from ..features.extract import features
+from ..features.probes import held_out
+from ..training import checkpoint
+from ..training.pretrain import Ended, pretrain
+from ..training.resolve import Wanted
+from ..training.run import Run
+from . import space
+from .compare import OTHER
+from .findings import Sweep, Trial, best_of
+from .proposals import Proposals
+from .space import Axis, Value
+
+METRIC = "contrastive_accuracy"
+"""What chooses without labels: views are made alike for all runs, whatever each was trained on."""
+REPEATS = 3  # seeds of the recipe's own setting, and of the best
+LOOKS = 4  # at a run's health, of which the first is early enough to save most of a bad one
+START = 0.2  # share of a run before which it is not judged
+COLLAPSED = 0.02  # spread of features below which a run is ended
+LAG = 0.5  # share of the usual METRIC at that point of a run below which it is ended
+GIVE_UP = 5  # failures in a row, which are no longer the points' fault
+
+
+@dataclass
+class Sitting:
+    """One sitting of a sweep: proposes, trains and measures until the budget is spent."""
+
+    data: Any
+    asked: Mapping[str, Any]  # what every run is given: method, recipe and settings
+    wanted: Wanted
+    axes: tuple[Axis, ...]
+    proposals: Proposals
+    limit: tuple[str, float]  # ("trials", runs) or ("seconds", of all runs)
+    labelled: Any  # a store of labelled images, or None
+    seed: int
+    folder: Path
+
+    def __post_init__(self) -> None:
+        """Read what earlier sittings measured."""
+        self.measure = METRIC if self.labelled is None else "knn"
+        self.failures = 0
+        files = sorted(self.folder.glob("trial-*.json"))
+        self.done = {file.stem: Trial(**checkpoint.read_json(file)) for file in files}
+
+    def go(self) -> None:
+        """Run the recipe with every seed, then proposals, then the best with the other seeds."""
+        while (room := self.room()) >= 1:
+            best = best_of(self.searched())
+            if best is not None and not self.repeated(0):
+                self.repeat(0)
+            elif best is None or room >= REPEATS or self.repeated(best.number):
+                self.search()
+            else:
+                self.repeat(best.number)
+
+    def searched(self) -> list[Trial]:
+        """List the trials that were proposed, in order; repeats are none."""
+        return sorted((t for t in self.done.values() if t.seed == self.seed), key=lambda t: t.number)
+
+    def repeated(self, number: int) -> bool:
+        """Tell whether a trial was run with every seed."""
+        return sum(trial.number == number for trial in self.done.values()) >= REPEATS
+
+    def room(self) -> float:
+        """Tell how many more runs the budget has room for."""
+        kind, most = self.limit
+        if kind == "trials":
+            return most - len(self.done)
+        whole = [trial.seconds for trial in self.done.values() if trial.value is not None]
+        left = most - sum(trial.seconds for trial in self.done.values())
+        return left * len(whole) / sum(whole) if whole else 1.0
+
+    def search(self) -> None:
+        """Run the next proposal."""
+        number, params = self.proposals.next()
+        self.proposals.tell(self.run(number, self.seed, params).value)
+
+    def repeat(self, number: int) -> None:
+        """Run a trial again with the next seed."""
+        seeds = [trial.seed for trial in self.done.values() if trial.number == number]
+        self.run(number, max(seeds) + 1, self.done[f"trial-{number:03d}"].params)
+
+    def run(self, number: int, seed: int, params: Mapping[str, Value]) -> Trial:
+        """Train and measure a point, or read what was measured before."""
+        name = f"trial-{number:03d}" + (f"-seed-{seed}" if seed != self.seed else "")
+        if name in self.done:
+            return self.done[name]
+        changed = space.settings(self.wanted, self.axes, params)
+        what = " ".join(space.words(changed)) or "the recipe itself"
+        progress.say(f"\nRun {len(self.done) + 1}, {name}: {what}")
+        place, began = self.folder / name, time.monotonic()
+        figures: dict[str, float] = {}
+        reason = ""
+        judge = self.judge if number and seed == self.seed else None
+        try:
+            settings = {"looks": LOOKS, **self.asked, **changed, "seed": seed}
+            figures = self.measured(pretrain(self.data, out=place, judge=judge, **settings))
+            self.failures = 0
+        except Ended as ended:
+            reason = str(ended)
+        except Exception as error:  # a point that cannot be trained is a finding, unless it is the recipe
+            self.failures += 1
+            if number == 0 or self.failures == GIVE_UP:
+                raise
+            said = str(error).partition(";")[0]  # what to do instead is for who typed the setting
+            reason = f"failed: {said if isinstance(error, NearfarError) else repr(error)}"
+        if reason:
+            progress.say(f"{name} {reason}")
+        seconds = round(time.monotonic() - began, 3)
+        trial = Trial(number, seed, dict(params), figures, figures.get(self.measure), reason, seconds)
+        checkpoint.write_json(place.with_suffix(".json"), asdict(trial))
+        (place / checkpoint.LAST).unlink(missing_ok=True)  # it never goes on, and is the largest of its files
+        self.done[name] = trial
+        return trial
+
+    def judge(self, line: Mapping[str, Any], done: float) -> str:
+        """Say why a run should end now, from a line of its health; or nothing."""
+        if done < START:
+            return ""
+        at = f"at {done:.0%} of the run"
+        if line["spread"] < COLLAPSED:
+            return f"ended early: collapsed, spread {line['spread']:.3f} {at}"
+        usual = float(np.median([np.interp(done, *curve) for curve in self.curves()]))
+        if line[METRIC] < LAG * usual:
+            return f"ended early: far behind, partner found {line[METRIC]:.1%} {at}, usually {usual:.1%}"
+        return ""
+
+    def curves(self) -> list[tuple[list[float], list[float]]]:
+        """Read how `METRIC` rose in every finished run: shares of the run, and values, from nothing at 0."""
+        names = [name for name, trial in self.done.items() if trial.value is not None]
+        logs = [checkpoint.read_log(self.folder / name / "health.jsonl") for name in names]
+        looks = [[line for line in log if line["step"] > 0] for log in logs]
+        return [
+            ([0.0, *(line["step"] / log[-1]["step"] for line in log)], [0.0, *(line[METRIC] for line in log)])
+            for log in looks
+            if log
+        ]
+
+    def measured(self, run: Run) -> dict[str, float]:
+        """Gather the figures of a finished run: its last look, and k-NN where there are labels."""
+        figures = {name: value for name, value in (run.health() or [{}])[-1].items() if name not in OTHER}
+        if self.labelled is not None:
+            figures["knn"] = _knn(run, self.labelled, self.seed, self.wanted.training.device)
+        if figures.get(self.measure) is None:
+            raise NearfarError(f"{run.path} has no {self.measure} to choose by; give --train LABELLED.")
+        return {name: value for name, value in figures.items() if value is not None}
+
+    def found(self) -> Sweep | None:
+        """Put together what is known by now; None before the first run has ended."""
+        trials = tuple(self.searched())
+        best = best_of(trials)
+        if best is None:
+            return None
+        others = [trial for trial in self.done.values() if trial.seed != self.seed]
+        others.sort(key=lambda trial: (trial.number, trial.seed))
+        asked = {name: value for name, value in self.asked.items() if value not in ("simclr", "auto")}
+        changed = space.settings(self.wanted, self.axes, best.params)
+        named = str(self.data) if isinstance(self.data, (str, Path)) else "DATA"
+        words = ["nearfar", "pretrain", named, "--out", "runs/best", *space.words({**asked, **changed})]
+        if self.seed:
+            words += ["--seed", str(self.seed)]
+        return Sweep(self.axes, trials, tuple(others), self.measure, shlex.join(words), self.folder)
+
+
+def _knn(run: Run, labelled: Any, seed: int, device: str) -> float:
+    """Measure k-NN on a held-out part of labelled images; k and temperature are chosen as `evaluate` does."""
+    held = torch.from_numpy(held_out(labelled.labels, labelled.classes, seed))
+    x = torch.from_numpy(features(run.encoder, labelled, run.preprocess, device=device))
+    y = torch.from_numpy(labelled.labels)
+    asked, truth, part, own = x[held], y[held], x[~held], y[~held]
+    count = len(labelled.classes)
+    alike, who = knn.top_k(asked, part, min(max(knn.NEIGHBOURS), len(part)))
+    vote = knn.choose_vote(alike, own[who], truth, count)
+    votes = knn.knn_votes(alike[:, : vote.k], own[who[:, : vote.k]], count, vote.temperature)
+    return float((votes.argmax(1) == truth).double().mean())

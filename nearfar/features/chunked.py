@@ -1,0 +1,141 @@
+"""Reads a collection a stretch at a time, and keeps what came of each, so that a crash loses one stretch."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.atomic import whole
+from ..core.errors import BadImage
+from ..data.cache import Block
+from ..data.reading import read_pixels
+from ..data.source import Source
+from ..images.files import MAX_PIXELS
+
+LENGTH = 1024  # images read at a time, and images whose work a crash can lose
+Pixels = npt.NDArray[np.uint8]
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of images in memory, and those of it that could not be read."""
+
+    kept: npt.NDArray[np.int64]
+    block: Block
+    bad: tuple[tuple[int, str], ...]
+
+    def __len__(self) -> int:
+        """Count the images that could be read."""
+        return len(self.kept)
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+        """Give the pixels of some of them, by their place in the stretch."""
+        b = self.block
+        return Block(b.pixels, b.offset[rows], b.height[rows], b.width[rows])
+
+
+def stretches(source: Source, starts: Sequence[int], short_side: int, threads: int) -> Iterator[Stretch]:
+    """Decode stretches of a source in threads, each while the one before is in use.
+
+    Args:
+        source: the collection.
+        starts: first rows of the stretches wanted, multiples of `LENGTH`.
+        short_side: larger images are reduced to this short side, in pixels.
+        threads: CPU threads.
+
+    Yields:
+        One `Stretch` a start, in order.
+    """
+
+    def one(row: int) -> Pixels | str:
+        try:
+            return read_pixels(source, row, short_side=short_side, max_pixels=MAX_PIXELS)[0]
+        except BadImage as error:
+            return str(error)
+
+    todo = deque(range(low, min(low + LENGTH, len(source))) for low in starts)
+    running: deque[tuple[range, list[Future[Pixels | str]]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            while todo or running:
+                while todo and len(running) < 2:
+                    rows = todo.popleft()
+                    running.append((rows, [pool.submit(one, row) for row in rows]))
+                rows, futures = running.popleft()
+                yield gathered(rows, [future.result() for future in futures])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def gathered(rows: Sequence[int], results: Sequence[Pixels | str]) -> Stretch:
+    """Lay the images of a stretch in one buffer, and the reasons apart.
+
+    Args:
+        rows: n rows of a source.
+        results: the pixels of each, or why it cannot be used.
+
+    Returns:
+        The stretch.
+    """
+    good = [(row, image) for row, image in zip(rows, results, strict=True) if not isinstance(image, str)]
+    sides = np.array([image.shape[:2] for _, image in good], np.int32).reshape(-1, 2)
+    sizes = 3 * sides.astype(np.int64).prod(axis=1)
+    block = Block(
+        pixels=np.concatenate([image.reshape(-1) for _, image in good] or [np.empty(0, np.uint8)]),
+        offset=np.cumsum(sizes) - sizes,
+        height=sides[:, 0].copy(),
+        width=sides[:, 1].copy(),
+    )
+    bad = tuple((row, reason) for row, reason in zip(rows, results, strict=True) if isinstance(reason, str))
+    return Stretch(np.array([row for row, _ in good], np.int64), block, bad)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The outcome of one stretch, as it is kept until all are done."""
+
+    kept: npt.NDArray[np.int64]
+    vectors: Vectors
+    bad: npt.NDArray[np.int64]
+    reasons: npt.NDArray[np.str_]
+
+
+class Journal:
+    """Finished stretches in a folder beside the output; another job's leftovers are cleared away."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder
+        note = folder / "key.json"
+        try:
+            same = json.loads(note.read_text()) == {"key": key}
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            for old in [note, *folder.glob("[0-9]*.npz")]:
+                old.unlink(missing_ok=True)
+            with whole(note) as file:
+                file.write(json.dumps({"key": key}).encode())
+
+    def _path(self, low: int) -> Path:
+        return self.folder / f"{low:010d}.npz"
+
+    def get(self, low: int) -> Part | None:
+        """Read a stretch, if it is there and whole."""
+        try:
+            with np.load(self._path(low), allow_pickle=False) as file:
+                return Part(file["kept"], file["vectors"], file["bad"], file["reasons"])
+        except Exception:  # a file that a power cut spoilt is made again, whatever is wrong with it
+            return None
+
+    def put(self, low: int, part: Part) -> None:
+        """Keep a stretch."""
+        with whole(self._path(low)) as file:
+            np.savez(file, kept=part.kept, vectors=part.vectors, bad=part.bad, reasons=part.reasons)

@@ -1,0 +1,82 @@
+"""Encodes images as Python holds them, in order: one image gives one vector, many give one each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core import progress
+from ..core.device import cores, device_named
+from ..core.errors import NearfarError
+from ..data.in_memory import is_one_image
+from ..data.sources import open_source
+from ..images.views import Preprocess
+from .chunked import LENGTH, stretches
+from .extract import Vectors, features
+from .knn import unit
+
+
+def encode(
+    encoder: nn.Module,
+    preprocess: Preprocess,
+    images: Any,
+    *,
+    batch_size: int = 32,
+    show_progress_bar: bool | None = None,
+    normalize_embeddings: bool = False,
+    convert_to_tensor: bool = False,
+    device: str | None = None,
+) -> Vectors | torch.Tensor:
+    """Turn images into vectors.
+
+    Args:
+        encoder: (n, 3, size, size) floats in [0, 1] to (n, d).
+        preprocess: how an image becomes its input.
+        images: one image, as a path, a file's bytes, a Pillow image, an array (H, W, 3) or a tensor
+            (3, H, W) of uint8; or many: a list of such, or whatever `sources.open_source` takes.
+        batch_size: images encoded at a time.
+        show_progress_bar: whether to show how far it is; None leaves that to `progress.show`.
+        normalize_embeddings: whether to scale vectors to length 1.
+        convert_to_tensor: whether to give a tensor, on the CPU, instead of an array.
+        device: "cpu", "cuda" or "mps"; None takes a GPU if there is one.
+
+    Returns:
+        (d,) float32 for one image, (n, d) for many.
+
+    Raises:
+        NearfarError: an image cannot be used, or the device is not there.
+    """
+    one = is_one_image(images)
+    source = open_source([images] if one else images)
+    where = device_named(device or "auto")
+    model = encoder if where.type == "cpu" else copy.deepcopy(encoder).to(where)
+    short_side = -(-preprocess.size * 8 // 7)  # as `embed` reads images, so that the vectors are the same
+    parts = []
+    with _shown(show_progress_bar), progress.Bar("Encoding", len(source)) as bar:
+        for stretch in stretches(source, range(0, len(source), LENGTH), short_side, cores()):
+            for row, reason in stretch.bad:
+                raise NearfarError(f"{source.ids[row]} cannot be encoded ({reason}); leave it out.")
+            parts.append(features(model, stretch, preprocess, device=where, batch=batch_size))
+            bar.advance(len(stretch))
+    vectors = torch.from_numpy(np.concatenate(parts))
+    if normalize_embeddings:
+        vectors = unit(vectors)
+    found = vectors[0] if one else vectors
+    return found if convert_to_tensor else found.numpy()
+
+
+@contextmanager
+def _shown(wanted: bool | None) -> Iterator[None]:
+    """Turn progress on or off for a while."""
+    before = progress.shown()
+    progress.show(before if wanted is None else wanted)
+    try:
+        yield
+    finally:
+        progress.show(before)

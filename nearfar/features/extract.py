@@ -1,0 +1,116 @@
+"""Runs a trained encoder over images as it will be used: no randomness, no training, nothing changed."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ..core.device import cores
+from ..core.errors import NearfarError
+from ..data.cache import Block
+from ..images import kernels
+from ..images.views import Preprocess, centre
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Pixels(Protocol):
+    """What `features` needs of a store of images."""
+
+    def __len__(self) -> int:
+        """Count the images."""
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+        """Give the pixels of some rows."""
+
+
+def fingerprint(encoder: nn.Module) -> str:
+    """Digest every parameter and buffer of a network, by name, type, shape and bytes.
+
+    Args:
+        encoder: any module.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        plain = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _encode(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Run the encoder; where the device lacks the memory, in halves."""
+    try:
+        h: torch.Tensor = encoder(x)
+        return h.float().cpu()
+    except torch.OutOfMemoryError:
+        if len(x) == 1:
+            raise NearfarError(
+                "one image is too large for the memory of the device; use --device cpu."
+            ) from None
+    torch.cuda.empty_cache()
+    return torch.cat([_encode(encoder, half) for half in x.chunk(2)])
+
+
+def features(
+    encoder: nn.Module,
+    store: Pixels,
+    preprocess: Preprocess,
+    *,
+    device: str | torch.device = "cpu",
+    batch: int = 256,
+    threads: int | None = None,
+) -> Vectors:
+    """Encode every image of a store, without randomness and without changing the encoder.
+
+    Args:
+        encoder: (n, 3, size, size) floats in [0, 1] to (n, d). It is run in eval mode and left in the mode
+            it was in; a copy is used where it is not yet on the device.
+        store: the images.
+        preprocess: how an image becomes the encoder's input.
+        device: where to compute.
+        batch: images at a time; the vectors do not depend on it, but for rounding.
+        threads: CPU threads that prepare images; default: all cores.
+
+    Returns:
+        (len(store), d) float32.
+    """
+    where = torch.device(device)
+    held = next((value.device.type for value in encoder.state_dict().values()), where.type)
+    model = encoder if held == where.type else copy.deepcopy(encoder).to(where)
+    modes = [(part, part.training) for part in model.modules()]
+    threads = threads or cores()
+
+    def prepare(low: int) -> torch.Tensor:
+        block = store.gather(np.arange(low, min(low + batch, len(store))))
+        draws = centre(preprocess, block.height, block.width)
+        return kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=threads)
+
+    found: Vectors | None = None
+    model.eval()
+    try:
+        # One thread prepares the next batch while the device works on this one.
+        with torch.inference_mode(), ThreadPoolExecutor(1) as ahead:
+            waiting = ahead.submit(prepare, 0)
+            for low in range(0, len(store), batch):
+                x = waiting.result()
+                if low + batch < len(store):
+                    waiting = ahead.submit(prepare, low + batch)
+                h = _encode(model, x.to(where)).numpy()
+                if found is None:
+                    found = np.empty((len(store), h.shape[1]), np.float32)
+                found[low : low + len(h)] = h
+    finally:
+        for part, training in modes:
+            part.training = training
+    return found if found is not None else np.empty((0, 0), np.float32)

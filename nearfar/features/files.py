@@ -1,0 +1,116 @@
+"""Writes vectors with their names to a file that others read: Parquet, .npz or .npy, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.atomic import whole
+from ..core.errors import NearfarError
+
+Vectors = npt.NDArray[np.float32]
+SUFFIXES = (".parquet", ".npz", ".npy")
+GROUP = 8192  # rows in a Parquet row group
+
+
+def check_name(path: Path) -> None:
+    """Refuse a file name that cannot be written to, before any work is done.
+
+    Args:
+        path: where vectors are to go.
+
+    Raises:
+        NearfarError: the suffix is none of `SUFFIXES`, or a folder stands there.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise NearfarError(
+            f"--out {path} ends in {path.suffix or 'no suffix'}; name a .parquet, .npz or .npy file."
+        )
+    if path.is_dir():
+        raise NearfarError(
+            f"--out {path} is a folder; name a file in it, such as {path / 'vectors.parquet'}."
+        )
+
+
+def write_vectors(
+    path: Path,
+    ids: Sequence[str],
+    vectors: Vectors,
+    labels: Sequence[str] | None,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write vectors in the format that the file's suffix names.
+
+    `.parquet`: columns id (string), label (string, if any) and vector (fixed-size list of float32), with
+    the provenance as JSON under "nearfar" in the schema's metadata. `.npz`: arrays ids, vectors, labels if
+    any, and provenance as JSON. `.npy`: the vectors, beside `.ids.txt`, `.labels.txt` if any and `.json`.
+
+    Args:
+        path: where to, ending in one of `SUFFIXES`; an old file is replaced in one move.
+        ids: n names, in order.
+        vectors: (n, d) float32.
+        labels: n class names, or None.
+        provenance: what made them, in plain values.
+
+    Raises:
+        NearfarError: the name is wrong, or the place cannot be written.
+    """
+    check_name(path)
+    {".parquet": _parquet, ".npz": _npz, ".npy": _npy}[path.suffix.lower()](
+        path, ids, vectors, labels, json.dumps(provenance, ensure_ascii=False)
+    )
+
+
+def _parquet(
+    path: Path, ids: Sequence[str], vectors: Vectors, labels: Sequence[str] | None, provenance: str
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    width = vectors.shape[1]
+    columns = {"id": pa.array(ids, pa.string())}
+    if labels is not None:
+        columns["label"] = pa.array(labels, pa.string())
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, width)
+    table = pa.table(columns).replace_schema_metadata({"nearfar": provenance})
+    with whole(path) as file:
+        pq.write_table(table, file, row_group_size=GROUP, compression="zstd", use_dictionary=["label"])
+
+
+def _npz(
+    path: Path, ids: Sequence[str], vectors: Vectors, labels: Sequence[str] | None, provenance: str
+) -> None:
+    arrays: dict[str, npt.NDArray[Any]] = {"ids": np.array(ids, dtype=np.str_), "vectors": vectors}
+    if labels is not None:
+        arrays["labels"] = np.array(labels, dtype=np.str_)
+    arrays["provenance"] = np.array(provenance)
+    with whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            # numpy's own savez stamps the time of day; the same vectors shall give the same bytes.
+            with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _npy(
+    path: Path, ids: Sequence[str], vectors: Vectors, labels: Sequence[str] | None, provenance: str
+) -> None:
+    texts = {".ids.txt": _lines(ids), ".json": provenance + "\n"}
+    if labels is not None:
+        texts[".labels.txt"] = _lines(labels)
+    for suffix, text in texts.items():
+        with whole(path.with_suffix(suffix)) as file:
+            file.write(text.encode())
+    with whole(path) as file:
+        np.lib.format.write_array(file, vectors, allow_pickle=False)
+
+
+def _lines(words: Sequence[str]) -> str:
+    """Put one word on each line; a line break inside a name is written as \\n, so that lines still count."""
+    return "".join(word.replace("\\", "\\\\").replace("\n", "\\n") + "\n" for word in words)

@@ -1,0 +1,255 @@
+"""Ways to see labelled images, each with its classifiers: the same for an encoder and for its baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from .. import models
+from ..core import rng
+from ..core.device import cores
+from ..data import cache
+from ..images import kernels
+from ..images.views import Preprocess, centre
+from . import knn as neighbours
+from . import logistic
+from .extract import features
+
+HELD_OUT = 5000  # training images that choices are made on, at most; and never over a fifth
+CANDIDATES = 3  # nearest training images that are looked at as possible copies of a test image
+PIXELS = 32  # side to which images are reduced for the raw-pixel baseline, at most
+NUMBERS = 1 << 29  # raw-pixel numbers in memory at most (2 GiB): beyond, the side shrinks further
+CALIBRATION = 2048  # training images that an untrained encoder's batch norms are measured on
+Rows = npt.NDArray[np.int64]
+Encode = Callable[[cache.Store], torch.Tensor]
+
+
+def held_out(
+    labels: Rows, classes: tuple[str, ...], seed: int, groups: Rows | None = None
+) -> npt.NDArray[np.bool_]:
+    """Name the training images that choices are made on: the same share of every class.
+
+    Args:
+        labels: (n,) class numbers.
+        classes: their names.
+        seed: names the draw.
+        groups: (n,) numbers of the groups that images belong to; a group then stays on one side, and the
+            shares are as even as that allows.
+
+    Returns:
+        (n,) bool; a class of a single image is not held out.
+    """
+    share = min(0.2, HELD_OUT / len(labels))
+    held = np.zeros(len(labels), np.bool_)
+    sizes = np.bincount(labels, minlength=len(classes))
+    wanted = np.where(sizes > 1, np.maximum(1, np.round(share * sizes)), 0).astype(np.int64)
+    if groups is not None:
+        return _held_groups(labels, groups, wanted, rng.fold(seed, "held out"))
+    for number, name in enumerate(classes):
+        rows = np.flatnonzero(labels == number)
+        order = rng.permutation(rng.fold(seed, "held out", name), len(rows))
+        held[rows[order[: wanted[number]]]] = True
+    return held
+
+
+def _held_groups(labels: Rows, groups: Rows, wanted: Rows, key: int) -> npt.NDArray[np.bool_]:
+    """Hold groups out, in random order, each if that brings the classes' counts nearer to what is wanted."""
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    held, left = np.zeros(len(labels), np.bool_), wanted.copy()
+    for at in rng.permutation(key, len(members)):
+        after = left - np.bincount(labels[members[at]], minlength=len(wanted))
+        if np.abs(after).sum() < np.abs(left).sum():
+            held[members[at]], left = True, after
+    return held
+
+
+def untrained(
+    like: models.Encoder, store: cache.Store, preprocess: Preprocess, seed: int, device: str
+) -> nn.Module:
+    """Make an encoder of the same make with random weights, its batch norms measured on training images.
+
+    Without that measurement its batch norms would do nothing, and the baseline would be a straw man.
+
+    Args:
+        like: the encoder to match.
+        store: training images.
+        preprocess: what they need.
+        seed: names the weights and the images.
+        device: where to compute.
+
+    Returns:
+        The encoder, on the device, in eval mode.
+    """
+    net = models.untrained(like, seed).to(device)
+    rows = rng.permutation(rng.fold(seed, "calibration"), len(store))[:CALIBRATION]
+
+    def batches() -> Iterator[torch.Tensor]:
+        for part in np.array_split(rows, math.ceil(len(rows) / 256)):
+            block = store.gather(part)
+            draws = centre(preprocess, block.height, block.width)
+            x = kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=cores())
+            yield x.to(device)
+
+    return models.settle(net, batches()) if len(rows) > 1 else net.eval()
+
+
+def principal(store: cache.Store, preprocess: Preprocess, device: str, dims: int = 128) -> nn.Module:
+    """Find the principal directions of raw pixels, without labels.
+
+    Args:
+        store: training images.
+        preprocess: what they need.
+        device: where to compute.
+        dims: directions kept, at most.
+
+    Returns:
+        (n, 3, size, size) -> (n, dims) centred coordinates, on the device.
+    """
+    x = torch.from_numpy(features(nn.Flatten(), store, preprocess, device=device))
+    mean = x.mean(0)
+    _, axes = torch.linalg.eigh((x - mean).T @ (x - mean))
+    axes = axes[:, -dims:].flip(1).T.contiguous()
+    linear = nn.Linear(len(mean), len(axes))
+    with torch.no_grad():
+        linear.weight.copy_(axes)
+        linear.bias.copy_(-(axes @ mean))
+    return nn.Sequential(nn.Flatten(), linear).to(device).eval()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Test images as one reader sees them.
+
+    Attributes:
+        store: the images.
+        x: (m, d) features, on the device.
+        nearest: (m, up to CANDIDATES) int64, the training images most alike, the most alike first.
+        logits: (m, classes) of the linear classifier, on the device.
+        knn, linear: (m,) int64, the classifiers' answers.
+    """
+
+    store: cache.Store
+    x: torch.Tensor
+    nearest: Rows
+    logits: torch.Tensor
+    knn: Rows
+    linear: Rows
+
+
+class Reader:
+    """One way to see images, and the two classifiers on top: chosen, fitted, then used once."""
+
+    def __init__(
+        self, encode: Encode, store: cache.Store, held: npt.NDArray[np.bool_], *, centred: bool
+    ) -> None:
+        """Encode the training images, choose on the held-out ones, and fit on all.
+
+        Args:
+            encode: turns a store into (n, d) features on the device.
+            store: the training images, with labels.
+            held: (n,) bool, from `held_out`.
+            centred: whether the training mean is subtracted before anything else.
+        """
+        assert store.labels is not None
+        self.encode, self.classes = encode, store.classes
+        x = encode(store)
+        self.mean = x.mean(dim=0) if centred else torch.zeros_like(x[0])
+        self.x = x.sub_(self.mean)
+        self.y = torch.from_numpy(store.labels).to(x.device)
+        count = len(self.classes)
+        out = torch.from_numpy(np.flatnonzero(held)).to(x.device)
+        kept = torch.from_numpy(np.flatnonzero(~held)).to(x.device)
+        part, own, asked, truth = self.x[kept], self.y[kept], self.x[out], self.y[out]
+        alike, who = neighbours.top_k(asked, part, min(max(neighbours.NEIGHBOURS), len(part)))
+        self.vote = neighbours.choose_vote(alike, own[who], truth, count)
+        chosen = logistic.choose(part, own, asked, truth, count)
+        del part, asked
+        self.l2, self.probe = chosen.l2, logistic.fit(self.x, self.y, count, chosen.l2, start=chosen)
+
+    def chosen(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tell what was chosen, for k-NN and for the line; C is scikit-learn's, on standardised features."""
+        return (
+            {"k": self.vote.k, "temperature": self.vote.temperature},
+            {"C": 1 / (len(self.x) * self.l2)},
+        )
+
+    @torch.no_grad()
+    def see(self, test: cache.Store) -> Seen:
+        """Encode the test images, and give both classifiers' answers for them."""
+        x = self.encode(test).sub_(self.mean)
+        alike, who = neighbours.top_k(x, self.x, min(max(self.vote.k, CANDIDATES), len(self.x)))
+        k, logits = self.vote.k, self.probe.logits(x)
+        votes = neighbours.knn_votes(
+            alike[:, :k], self.y[who[:, :k]], len(self.classes), self.vote.temperature
+        )
+        near, straight = votes.argmax(dim=1).cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
+        return Seen(test, x, who[:, :CANDIDATES].cpu().numpy(), logits, near, straight)
+
+    def name(self, images: cache.Store) -> Rows:
+        """Give the linear classifier's answers alone."""
+        return self.probe.predict(self.encode(images).sub_(self.mean)).cpu().numpy()
+
+
+def seen_by(net: nn.Module, preprocess: Preprocess, device: torch.device, batch: int) -> Encode:
+    """Make what encodes images by a network.
+
+    Args:
+        net: (n, 3, size, size) floats in [0, 1] to (n, d).
+        preprocess: what it needs.
+        device: where to compute.
+        batch: images encoded at a time.
+
+    Returns:
+        A function of a store, giving (n, d) features on the device.
+    """
+
+    def encode(images: cache.Store) -> torch.Tensor:
+        return torch.from_numpy(features(net, images, preprocess, device=device, batch=batch)).to(device)
+
+    return encode
+
+
+def ways(
+    encoder: models.Encoder,
+    preprocess: Preprocess,
+    store: cache.Store,
+    seed: int,
+    device: torch.device,
+    batch: int,
+) -> dict[str, Callable[[], tuple[Encode, bool]]]:
+    """List the ways of seeing: encoder, pixels, pca and untrained.
+
+    Args:
+        encoder: on the device.
+        preprocess: what it needs.
+        store: the training images.
+        seed: names the untrained weights.
+        device: where to compute.
+        batch: images encoded at a time.
+
+    Returns:
+        By name a function that makes what encodes images, and tells whether the mean is to be subtracted.
+    """
+    side = max(1, min(PIXELS, preprocess.size, math.isqrt(NUMBERS // (3 * len(store)))))
+    small = replace(preprocess, size=side)
+
+    def by(net: nn.Module, preprocess: Preprocess) -> Encode:
+        return seen_by(net, preprocess, device, batch)
+
+    def like() -> nn.Module:
+        return untrained(encoder, store, preprocess, seed, str(device))
+
+    return {
+        "encoder": lambda: (by(encoder, preprocess), False),
+        "pixels": lambda: (by(nn.Flatten(), small), True),
+        "pca": lambda: (by(principal(store, small, str(device)), small), False),
+        "untrained": lambda: (by(like(), preprocess), False),
+    }

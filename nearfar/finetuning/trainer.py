@@ -1,0 +1,248 @@
+"""Trains linear layers on an encoder, or the encoder with its layer, on labelled images.
+
+The SimCLR protocol: random crops and flips, SGD with Nesterov's momentum, half a cosine, no weight decay.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import models
+from ..core import progress, rng
+from ..core.device import cores
+from ..core.errors import NearfarError
+from ..data.dataset import Part
+from ..data.loader import Feed
+from ..features import probes
+from ..features.extract import Vectors, features, fingerprint
+from ..features.probes import Rows
+from ..images.view_settings import Views
+from ..images.views import Preprocess
+from ..methods.base import Batch, Method, Terms
+from ..training import engine
+from ..training.schedule import Plan
+
+How = Literal["linear", "finetune", "scratch"]
+
+BATCH, LARGE, LARGE_BATCH = 256, 96, 64  # images a step; above so many pixels a side, where all is trained
+LEAST_STEPS = 200
+SAMPLE = 2048  # images that the layers' input is centred and scaled by
+LENGTH = 8.0  # of the layers' input, as the root of its mean square over images
+
+
+@dataclass(frozen=True)
+class Course:
+    """One way to train: its rates for 256 images a step, the usual one first, and its length."""
+
+    doing: str
+    rates: tuple[float, ...]
+    views: int  # images seen in all, repeats counted, within the two bounds on epochs
+    most: int  # epochs
+    least: int = 10
+
+    def epochs(self, images: int) -> float:
+        """Say how many passes are made: the fewer, the more images there are."""
+        return min(self.most, max(self.least, self.views / images))
+
+
+COURSES: Mapping[How, Course] = {
+    "linear": Course("Training a linear layer", (0.1, 0.02, 0.5), views=1_000_000, most=90),
+    "finetune": Course("Fine-tuning", (0.05, 0.0125, 0.2), views=500_000, most=60),
+    "scratch": Course("Training from scratch", (0.05, 0.0125, 0.2), views=500_000, most=60),
+}
+
+
+class Network(Method):
+    """An encoder, and on its centred and scaled output linear layers that learn side by side, each alone.
+
+    Layers start at 0. Centred features of one overall length let one grid of rates serve every encoder.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, f: models.Encoder, start: Vectors, classes: int, layers: int, frozen: bool) -> None:
+        """Put layers on an encoder.
+
+        Args:
+            f: the encoder; it learns too unless frozen.
+            start: (m, dim) features of some images, to centre and scale by.
+            classes: what a layer tells apart.
+            layers: how many; one, unless frozen.
+            frozen: whether the encoder stays as it is, in eval mode.
+        """
+        super().__init__(f.requires_grad_(not frozen), None)
+        self.frozen = frozen
+        x = torch.from_numpy(start)
+        length = float((x - x.mean(0)).square().sum(1).mean().sqrt())
+        self.register_buffer("mean", x.mean(0))
+        self.register_buffer("scale", torch.tensor(LENGTH / length if length > 0 else 1.0))
+        self.layers: Any = nn.ModuleList(nn.Linear(x.shape[1], classes) for _ in range(layers))
+        for weight in self.layers.parameters():
+            nn.init.zeros_(weight)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a frozen encoder stays in eval mode."""
+        super().train(mode)
+        if self.frozen:
+            self.f.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Terms:
+        """Give each layer's cross-entropy, in float32; a frozen encoder builds no graph."""
+        assert batch.labels is not None
+        h = self.f(torch.cat(batch.views))
+        with torch.autocast(h.device.type, enabled=False):
+            x = (h.float() - self.mean) * self.scale
+            return {str(k): F.cross_entropy(layer(x), batch.labels) for k, layer in enumerate(self.layers)}
+
+    def groups(self, rates: Sequence[float]) -> list[dict[str, Any]]:
+        """Sort what learns into an optimizer's groups, a layer a rate; the encoder learns with the first."""
+        found = [list(layer.parameters()) for layer in self.layers]
+        if not self.frozen:
+            found[0] += list(self.f.parameters())
+        return [{"params": group, "share": rate} for group, rate in zip(found, rates, strict=True)]
+
+    @torch.no_grad()
+    def plain(self) -> nn.Sequential:
+        """Give encoder and layers as a plain network, (n, layers x classes), the scaling folded in."""
+        weight = torch.cat([layer.weight for layer in self.layers]) * self.scale
+        bias = torch.cat([layer.bias for layer in self.layers]) - weight @ self.mean
+        joined = nn.Linear(weight.shape[1], len(weight), device=weight.device)
+        joined.weight.copy_(weight)
+        joined.bias.copy_(bias)
+        return nn.Sequential(self.f, joined).eval()
+
+
+class Learner:
+    """One encoder, labelled images and a course: every training starts alike, whatever its rate and rows."""
+
+    def __init__(
+        self,
+        encoder: models.Encoder,
+        preprocess: Preprocess,
+        store: Any,
+        *,
+        how: How,
+        seed: int,
+        device: torch.device,
+        epochs: float | None,
+        views: Views,
+    ) -> None:
+        """Copy the encoder, or make its like; see `tuning.tune` for the arguments."""
+        self.preprocess, self.store, self.how, self.seed = preprocess, store, how, seed
+        self.device, self.epochs, self.views = device, epochs, views
+        self.labels = torch.from_numpy(store.labels)
+        if how == "scratch":
+            self.origin: Any = probes.untrained(encoder, store, preprocess, seed, str(device))
+        else:
+            self.origin = copy.deepcopy(encoder).to(device)
+        self.origin.to(memory_format=torch.channels_last)
+        rows = rng.permutation(rng.fold(seed, "scale"), len(store))[:SAMPLE]
+        self.start = features(self.origin, Part(store, np.sort(rows)), preprocess, device=device)
+
+    def train(
+        self, rows: Rows, rates: Sequence[float], share: float = 1.0
+    ) -> tuple[nn.Sequential, dict[str, Any]]:
+        """Train on some images.
+
+        Args:
+            rows: (n,) which, two at least.
+            rates: for 256 images a step; several for a frozen encoder alone.
+            share: of the full length.
+
+        Returns:
+            A network to (n, len(rates) x classes) logits; and epochs, steps, batch and precision.
+
+        Raises:
+            NearfarError: a frozen encoder's bytes changed.
+        """
+        frozen, size = self.how == "linear", self.preprocess.size
+        f = self.origin if frozen else copy.deepcopy(self.origin)
+        before = fingerprint(f) if frozen else ""
+        network = Network(f, self.start, len(self.store.classes), len(rates), frozen).to(self.device)
+        precision = _precision(network, size, self.device)
+        batch = _batch(len(rows), size, frozen)
+        steps = _steps(self.how, len(rows), batch, share, self.epochs)
+        rate = batch / 256  # times the share of each group
+        feed = Feed(
+            Part(self.store, rows),
+            [self.views],
+            size=size,
+            batch=batch,
+            seed=rng.fold(self.seed, "tuning"),
+            threads=cores(),
+            device=self.device if self.device.type == "cuda" else None,
+        )
+        try:
+            with progress.Bar(COURSES[self.how].doing, steps * batch) as bar:
+                for _ in engine.train(
+                    network,
+                    feed,
+                    torch.optim.SGD(network.groups(rates), rate, momentum=0.9, nesterov=True, fused=True),
+                    plan=Plan(((0, steps),)),
+                    rate=rate,
+                    warmup=0.0,
+                    device=self.device,
+                    precision=precision,
+                    labels=self.labels[rows],
+                ):
+                    bar.advance(batch)
+        finally:
+            feed.close()
+        if frozen and fingerprint(f) != before:
+            raise NearfarError(
+                "the encoder changed while a layer on it was trained, so the figures are void; report this."
+            )
+        facts = {"epochs": steps * batch / len(rows), "steps": steps, "batch": batch, "precision": precision}
+        return network.plain(), facts
+
+
+def _steps(how: How, images: int, batch: int, share: float, epochs: float | None) -> int:
+    """Count the steps of a training on so many images."""
+    if epochs is not None:
+        return max(1, round(share * epochs * images / batch))
+    epochs = COURSES[how].epochs(images)
+    return round(share * max(LEAST_STEPS, epochs * images / batch))
+
+
+def _batch(images: int, size: int, frozen: bool) -> int:
+    """Choose the images of a step: batches nearly as large as each other, so that none is left out."""
+    most = BATCH if frozen or size <= LARGE else LARGE_BATCH
+    return images // -(-images // most)
+
+
+def seen(how: How, images: int, size: int) -> int:
+    """Tell how many images a training sees, repeats counted.
+
+    Args:
+        how: the course.
+        images: there are.
+        size: side of a view in pixels.
+
+    Returns:
+        Images, without the trials that choose its rate.
+    """
+    batch = _batch(images, size, how == "linear")
+    return batch * _steps(how, images, batch, 1.0, None)
+
+
+_PRECISIONS: dict[tuple[Any, ...], str] = {}
+
+
+def _precision(network: Network, size: int, device: torch.device) -> str:
+    """Choose the arithmetic as pretraining does; measured once for a kind of network and device."""
+    key = network.f.name, network.f.stem, size, network.frozen, device.type
+    if key not in _PRECISIONS:
+        gains = engine.gains_from_bfloat16(network, [size], device)
+        _PRECISIONS[key] = "bfloat16" if gains else "float32"
+    return _PRECISIONS[key]

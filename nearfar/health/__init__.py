@@ -1,0 +1,1 @@
+"""Metrics that need no labels, and the verdict on a run."""

@@ -1,0 +1,197 @@
+"""Takes an encoder's health without labels: every figure of `quality`, on a sample of images."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import models
+from ..core import rng
+from ..core.device import cores
+from ..data.dataset import Part
+from ..features.extract import features
+from ..images import kernels, views
+from ..images.view_settings import Views
+from ..images.views import Preprocess
+from ..losses import contrastive_accuracy, unit
+from . import metrics
+
+SAMPLE = 2048  # images looked at, at most
+BATCH = 256  # images encoded at a time
+GROUPS, MEMBERS = 256, 8  # images, and augmented views of each, that LiDAR looks at
+
+
+@dataclass(frozen=True)
+class Health:
+    """What features show without labels; see the functions of the same names in `quality`.
+
+    `rankme`, `alpha_req`, `nesum`, `stable_rank`, `uniformity` and `spread` are of images as they will be
+    used; `lidar`, `alignment`, `agreement` and `contrastive_accuracy` of augmented views.
+    """
+
+    images: int
+    dim: int
+    rankme: float
+    lidar: float
+    alpha_req: float
+    nesum: float
+    stable_rank: float
+    alignment: float
+    uniformity: float
+    spread: float
+    agreement: float
+    contrastive_accuracy: float
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Write the figures in plain values; None where there is no number."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def health(
+    encoder: models.Encoder,
+    preprocess: Preprocess,
+    store: Any,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    settings: Views | None = None,
+    sample: int = SAMPLE,
+    groups: int = GROUPS,
+) -> Health:
+    """Compute every figure for an encoder, trained or in training, on a sample of images.
+
+    Args:
+        encoder: left as it is.
+        preprocess: what its images need.
+        store: images, at least 2, as `pack.load` gives them.
+        seed: names the sample and the views.
+        device: where to compute.
+        settings: how views are made; default SimCLR's for small images, so that runs can be compared.
+        sample: images looked at, at most.
+        groups: of these, the images of which LiDAR sees `MEMBERS` views.
+
+    Returns:
+        The figures.
+    """
+    where = torch.device(device)
+    model = copy.deepcopy(encoder.net).to(where).eval()
+    rows = np.sort(rng.permutation(rng.fold(seed, "health"), len(store))[:sample])
+    chosen, few = Part(store, rows), Part(store, rows[:groups])
+    plain = torch.from_numpy(features(model, chosen, preprocess, device=where))
+    settings = settings or Views()
+
+    def view(part: Part, number: int) -> Tensor:
+        return _view(model, part, preprocess.size, settings, rng.fold(seed, "health view", number), where)
+
+    x, y = view(chosen, 0), view(chosen, 1)
+    several = torch.stack([view(few, 2 + number) for number in range(MEMBERS)], 1)
+    k = min(10, len(rows) - 1)
+    return Health(
+        images=len(rows),
+        dim=plain.shape[1],
+        rankme=metrics.rankme(plain),
+        lidar=metrics.lidar(several),
+        alpha_req=metrics.alpha_req(plain),
+        nesum=metrics.nesum(plain),
+        stable_rank=metrics.stable_rank(plain),
+        alignment=metrics.alignment(x, y),
+        uniformity=metrics.uniformity(plain),
+        spread=metrics.spread(plain),
+        agreement=metrics.agreement(x, y, k),
+        contrastive_accuracy=float(contrastive_accuracy(unit(x), unit(y))),
+    )
+
+
+def partner_found(
+    encoder: models.Encoder,
+    preprocess: Preprocess,
+    store: Any,
+    settings: tuple[Views, Views],
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    sample: int = SAMPLE,
+    turns: int = 1,
+) -> float:
+    """Tell how often the nearest of all views is the other view of the same image.
+
+    Args:
+        encoder, preprocess, store, seed, device, sample: as in `health`.
+        settings: how the first and the second view are made.
+        turns: how often it is done, with other views of the same images each time.
+
+    Returns:
+        Share of the views, 0 to 1; high for an encoder that knows the images, or for views that are alike.
+    """
+    where = torch.device(device)
+    model = copy.deepcopy(encoder.net).to(where).eval()
+    rows = np.sort(rng.permutation(rng.fold(seed, "partner"), len(store))[:sample])
+    part = Part(store, rows)
+
+    def found(turn: int) -> float:
+        x, y = (
+            _view(
+                model, part, preprocess.size, made, rng.fold(seed, "partner view", 2 * turn + number), where
+            )
+            for number, made in enumerate(settings)
+        )
+        return float(contrastive_accuracy(unit(x), unit(y)))
+
+    return sum(map(found, range(turns))) / turns
+
+
+def settled(
+    encoder: models.Encoder,
+    preprocess: Preprocess,
+    store: Any,
+    settings: Views,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    sample: int = SAMPLE,
+) -> models.Encoder:
+    """Copy an encoder with its batch norms measured on views of some images, as training would have it.
+
+    While its batch norms do nothing, an untrained encoder is no measure for a trained one.
+
+    Args:
+        encoder, preprocess, store, seed, device, sample: as in `health`; the encoder is left as it is.
+        settings: how views are made.
+
+    Returns:
+        The copy, on the device, in eval mode.
+    """
+    where = torch.device(device)
+    rows = rng.permutation(rng.fold(seed, "settled"), len(store))[:sample]
+    rows = np.sort(rows[: len(rows) - (len(rows) % BATCH == 1)])  # one image has no variance
+    copied = copy.deepcopy(encoder).to(where)
+    key = rng.fold(seed, "settled view")
+    models.settle(copied, _views(Part(store, rows), preprocess.size, settings, key, where))
+    return copied
+
+
+def _view(
+    model: torch.nn.Module, part: Part, size: int, settings: Views, key: int, where: torch.device
+) -> Tensor:
+    """Encode one augmented view of each image, drawn by name."""
+    with torch.inference_mode():
+        return torch.cat([model(x).float().cpu() for x in _views(part, size, settings, key, where)])
+
+
+def _views(part: Part, size: int, settings: Views, key: int, where: torch.device) -> Iterator[Tensor]:
+    """Make one augmented view of each image, some at a time."""
+    for low in range(0, len(part), BATCH):
+        rows = np.arange(low, min(low + BATCH, len(part)))
+        block = part.gather(rows)
+        draws = views.draw(settings, key, part.rows[rows], block.height, block.width, size)
+        yield kernels.apply(block, draws, size, settings.interpolation, threads=cores()).to(where)

@@ -1,0 +1,1 @@
+"""What is special to images: decoding, colour modes, augmentation."""

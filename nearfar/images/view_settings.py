@@ -1,0 +1,74 @@
+"""The settings of a view: how an image is cropped, flipped and coloured. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core.config import setting
+
+
+@dataclass(frozen=True)
+class Views:
+    """How an image becomes a view. The defaults are SimCLR's for small images (s = 0.5, no blur)."""
+
+    crop_min: float = setting(
+        0.08,
+        "least area of a random crop, as a share of the image",
+        low=0.01,
+        high=1.0,
+        source="SimCLR, appendix A",
+    )
+    crop_max: float = setting(
+        1.0,
+        "greatest area of a random crop, as a share of the image",
+        low=0.01,
+        high=1.0,
+        source="SimCLR, appendix A",
+    )
+    interpolation: str = setting(
+        "bicubic",
+        "how a crop is resized, always antialiased",
+        choices=("bilinear", "bicubic"),
+        source="SimCLR's code",
+    )
+    flip: float = setting(0.5, "chance of a left-right flip", low=0.0, high=1.0, source="SimCLR, appendix A")
+    jitter: float = setting(0.8, "chance of colour jitter", low=0.0, high=1.0, source="SimCLR, appendix A")
+    brightness: float = setting(
+        0.4,
+        "brightness jitter: factor from 1 - x to 1 + x",
+        low=0.0,
+        high=1.0,
+        source="SimCLR, appendix A, s = 0.5",
+    )
+    contrast: float = setting(
+        0.4,
+        "contrast jitter: factor from 1 - x to 1 + x",
+        low=0.0,
+        high=1.0,
+        source="SimCLR, appendix A, s = 0.5",
+    )
+    saturation: float = setting(
+        0.4,
+        "saturation jitter: factor from 1 - x to 1 + x",
+        low=0.0,
+        high=1.0,
+        source="SimCLR, appendix A, s = 0.5",
+    )
+    hue: float = setting(
+        0.1,
+        "hue jitter: turn of the colour wheel from -x to +x",
+        low=0.0,
+        high=0.5,
+        source="SimCLR, appendix A, s = 0.5",
+    )
+    grey: float = setting(0.2, "chance of turning grey", low=0.0, high=1.0, source="SimCLR, appendix A")
+    blur: float = setting(
+        0.0,
+        "chance of Gaussian blur, sigma 0.1 to 2, kernel a tenth of the side",
+        low=0.0,
+        high=1.0,
+        source="SimCLR, appendix A: 0.5 for ImageNet, none for CIFAR",
+    )
+    solarise: float = setting(
+        0.0, "chance of inverting the pixels above one half", low=0.0, high=1.0, source="BYOL, appendix B"
+    )

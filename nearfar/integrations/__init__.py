@@ -1,0 +1,1 @@
+"""Nearfar inside other libraries."""

@@ -1,0 +1,70 @@
+"""Groups of near copies among images, as a scikit-learn clusterer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClusterMixin
+
+from ...analysis import duplicates
+from ...analysis.pixel_similarity import zoomed
+from ...core.device import cores
+from ...data import cache
+from ...data.sources import open_source
+from ...features.extract import features
+from ...training.run import Run, load
+from ...training.settings import Training
+
+
+class DuplicateFinder(ClusterMixin, BaseEstimator):
+    """Groups images that are there more than once, byte for byte or nearly.
+
+    Attributes:
+        labels_: (n,) int64, the number of each image's group, the largest group first; -1 for an image
+            that is there once.
+        keep_: (n,) bool, false for images that can go: all of a group but its largest picture.
+    """
+
+    def __init__(self, run: Run | str | Path, *, alike: float = duplicates.NEAR) -> None:
+        """Note the parameters.
+
+        Args:
+            run: the run that says which images to compare, or its folder.
+            alike: nearness, up to 1, from which two images are near copies.
+        """
+        self.run = run
+        self.alike = alike
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Find the groups.
+
+        Args:
+            X: images, as an `Encoder` takes them.
+            y: not used.
+        """
+        run = self.run if isinstance(self.run, Run) else load(self.run)
+        store = cache.load(
+            open_source(X),
+            short_side=-(-run.preprocess.size * 8 // 7),
+            max_pixels=Training.max_pixels,
+            max_bad=0,
+            threads=cores(),
+        )
+        assert isinstance(store, cache.Store)
+        x = features(run.encoder, store, run.preprocess)
+        images = duplicates.Collection(x, zoomed(store), [digest.tobytes().hex() for digest in store.digests])
+        found = duplicates.groups(
+            images, (store.heights.astype(np.int64) * store.widths).tolist(), self.alike
+        )
+        self.labels_ = np.full(len(store), -1, np.int64)
+        self.labels_[found.rows] = found.group
+        self.keep_ = np.ones(len(store), np.bool_)
+        self.keep_[found.rows] = found.keep
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        return tags

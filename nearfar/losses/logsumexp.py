@@ -1,0 +1,170 @@
+"""The core of every contrastive loss: log-sums of exp over all pairs, differentiable, over all processes.
+
+With z_i . z_k the similarity of two rows and s = 1 / tau, the core is log sum_k exp(s z_i . z_k), and each
+loss adds its own positives to it. What computes the sums is chosen: `tiles` in plain torch, which runs
+everywhere, or `fused`, a Triton kernel, where a measurement on the GPU at hand finds it faster.
+
+Over several processes each answers for its own rows and meets everyone's. The gradient at its rows is
+that of the sum of all processes' values: what another's anchor asks of our rows is found here, by
+symmetry, from that anchor's log-sum and gradient, so that no gradient of rows has to travel.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import distributed
+from . import tiled
+
+
+class _Square(torch.autograd.Function):
+    """See `log_sums`."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, scale: Tensor, wide: bool, partners: bool) -> Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            everyone = distributed.gather(z, grad=False)  # (M, d)
+            own = range(distributed.rank() * len(z), (distributed.rank() + 1) * len(z))
+            logs = _maker(everyone, len(everyone)).square(everyone, own, scale, wide, partners)
+            ctx.save_for_backward(z, everyone, scale, logs)
+            ctx.own, ctx.wide, ctx.partners = own, wide, partners
+            return logs
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, everyone, scale, logs = ctx.saved_tensors
+        with torch.autocast(z.device.type, enabled=False):
+            all_logs, all_grads = distributed.gather(torch.stack([logs, grad], 1), grad=False).unbind(1)
+            maker = _maker(everyone, len(everyone))
+            pull = maker.square_pull(
+                everyone,
+                ctx.own,
+                scale,
+                ctx.wide,
+                ctx.partners,
+                all_logs.contiguous(),
+                all_grads.contiguous(),
+            )
+            # Each pair stands in the pull of both its rows, and once in the log-sums' derivative.
+            steepness = (z * pull).sum() / 2 if ctx.needs_input_grad[1] else None
+            return pull.mul_(scale), steepness, None, None
+
+
+class _Cross(torch.autograd.Function):
+    """See `cross_log_sums`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, wide: bool, both: bool, shared: bool
+    ) -> tuple[Tensor, Tensor]:
+        with torch.autocast(a.device.type, enabled=False):
+            ctx.shared = shared and distributed.world() > 1
+            columns = distributed.gather(b, grad=False) if ctx.shared else b
+            across, down = _maker(a, len(columns)).cross(a, columns, scale, wide, both)
+            if down is not None and ctx.shared:  # each process has met its own rows only
+                down = distributed.gather(down[None], grad=False).logsumexp(0)
+                down = down.chunk(distributed.world())[distributed.rank()].clone()
+            ctx.wide, ctx.both = wide, both
+            ctx.save_for_backward(a, columns, scale, across, *([down] if down is not None else []))
+            none = a.new_empty(0)
+            if down is None:
+                ctx.mark_non_differentiable(none)
+            return across, none if down is None else down
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_down: Tensor) -> tuple[Tensor | None, ...]:
+        a, columns, scale, across, *rest = ctx.saved_tensors
+        with torch.autocast(a.device.type, enabled=False):
+            down = rest[0] if ctx.both else None
+            if down is not None and ctx.shared:
+                both = distributed.gather(torch.stack([down, grad_down], 1), grad=False)
+                down, grad_down = both[:, 0].contiguous(), both[:, 1].contiguous()
+            wanted = (ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1])
+            pull_a, pull_b = _maker(a, len(columns)).cross_pull(
+                a, columns, scale, ctx.wide, (across, down), (grad, grad_down if ctx.both else None), wanted
+            )
+            steepness = (a * pull_a).sum() if pull_a is not None and ctx.needs_input_grad[2] else None
+            if pull_b is not None and ctx.shared:
+                pull_b = distributed.total(pull_b).chunk(distributed.world())[distributed.rank()]
+            grads = [None if pull is None else pull * scale for pull in (pull_a, pull_b)]
+            return grads[0], grads[1], steepness, None, None, None
+
+
+def log_sums(z: Tensor, scale: Tensor, wide: bool, partners: bool = False) -> Tensor:
+    """Compute, for each row i, log of the sum over all other rows k of exp(scale z_i . z_k).
+
+    Args:
+        z: (n, d) rows of length 1, float32 or float64; as many on every process, and compared with all.
+        scale: () of z's dtype and device, above 0; may ask for its gradient.
+        wide: whether the scale may be above `tiles.WIDEST`, which costs a second exp.
+        partners: leave out row i's partner too, the row n / 2 further on, or back.
+
+    Returns:
+        (n,) of z's dtype; -inf where there is nothing to add.
+    """
+    sums: Tensor = _Square.apply(z, scale, wide, partners)
+    return sums
+
+
+def cross_log_sums(
+    a: Tensor, b: Tensor, scale: Tensor, wide: bool, both: bool = False, shared: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Compute log of the sum over k of exp(scale a_i . b_k), and of exp(scale a_k . b_i).
+
+    Args:
+        a: (n, d) rows of length 1, float32 or float64.
+        b: (m, d) rows of length 1, of the same dtype.
+        scale: () of their dtype and device, above 0; may ask for its gradient.
+        wide: whether the scale may be above `tiles.WIDEST`.
+        both: whether the second is wanted.
+        shared: whether everyone's b are meant, as many rows on each process; else this process's alone.
+
+    Returns:
+        (n,), the sum over everyone's b; and (m,), the sum over everyone's a, or (0,) if not wanted.
+    """
+    across, down = _Cross.apply(a, b, scale, wide, both, shared)
+    return across, down
+
+
+def _maker(a: Tensor, columns: int) -> ModuleType:
+    """Choose what computes the sums: it must be able to, and be the faster."""
+    if a.device.type != "cuda" or a.dtype != torch.float32 or len(a) < 1024:
+        return tiled
+    try:
+        from . import triton_kernels
+    except ImportError:
+        return tiled
+    if a.shape[1] > triton_kernels.WIDEST_ROW:
+        return tiled
+    size = 1 << (min(len(a), columns, 16384) - 1).bit_length()
+    return triton_kernels if _fused_wins(a.device, size, a.shape[1]) else tiled
+
+
+@functools.cache
+def _fused_wins(device: torch.device, count: int, d: int) -> bool:
+    """Measure both on this GPU, once a process for each order of size."""
+    from . import triton_kernels
+
+    z = torch.nn.functional.normalize(torch.randn(count, d, device=device), dim=1)
+    scale, own = z.new_tensor(5.0), range(count)
+    seconds = {}
+    try:
+        for maker in (tiled, triton_kernels):
+            for _ in range(3):  # the first compiles
+                torch.cuda.synchronize(device)
+                began = time.perf_counter()
+                logs = maker.square(z, own, scale, False, False)
+                maker.square_pull(z, own, scale, False, False, logs, torch.ones_like(logs))
+                torch.cuda.synchronize(device)
+                seconds[maker] = time.perf_counter() - began
+    except Exception:  # no compiler, an unknown GPU: whatever ails the kernel, plain torch is right too
+        return False
+    return seconds[triton_kernels] < seconds[tiled]

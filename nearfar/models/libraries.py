@@ -1,0 +1,175 @@
+"""Networks by name from torchvision and timm, without their classifiers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.errors import NearfarError, nearest
+from .residual import SHAPES
+
+
+def torchvision_names() -> list[str]:
+    """List torchvision's classification networks."""
+    import torchvision.models
+
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def timm_names() -> list[str]:
+    """List timm's networks."""
+    import timm
+
+    return list(timm.list_models())
+
+
+def names() -> list[str]:
+    """List every name that `encoder` knows, ours first; imports torchvision and timm, some seconds."""
+    return [*SHAPES, *sorted({*torchvision_names(), *timm_names()})]
+
+
+def find(name: str) -> tuple[str, str]:
+    """Find which library builds a name, importing no more than needed.
+
+    Args:
+        name: as `encoder` takes it.
+
+    Returns:
+        "nearfar", "torchvision" or "timm", and the name that it knows.
+
+    Raises:
+        NearfarError: none does.
+    """
+    before, colon, after = name.partition(":")
+    library, plain = (before, after) if colon else ("", name)
+    if library not in ("", "timm", "torchvision"):
+        raise NearfarError(
+            f"encoder {name!r}: there is no library {library!r}; write timm:{plain} or torchvision:{plain}."
+        )
+    if not library and plain in SHAPES:
+        return "nearfar", plain
+    if library != "timm" and plain in torchvision_names():
+        return "torchvision", plain
+    # timm takes the tag of its weights after a dot: resnet50.a1_in1k
+    if library != "torchvision" and plain.split(".")[0] in timm_names():
+        return "timm", plain
+    known = {"": names, "timm": timm_names, "torchvision": torchvision_names}[library]()
+    raise NearfarError(f"encoder {name!r} is not known; {nearest(plain, known)}")
+
+
+def from_torchvision(name: str, size: int | None, pretrained: bool) -> tuple[nn.Module, int]:
+    """Build a torchvision network without the last layer of its classifier, nor the dropout before it.
+
+    Args:
+        name: torchvision's.
+        size: side of the images, for the networks that are built for one.
+        pretrained: whether to fetch torchvision's default weights.
+
+    Returns:
+        The network and its features.
+
+    Raises:
+        NearfarError: the weights are for another size, or cannot be fetched.
+    """
+    import torchvision.models
+
+    best: Any = torchvision.models.get_model_weights(name).DEFAULT
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"aux_logits": pretrained, "init_weights": not pretrained}
+    if name.startswith(("vit_", "maxvit")):
+        native: int = best.meta["min_size"][0]
+        if pretrained and size not in (None, native):
+            raise NearfarError(
+                f"the pretrained weights of {name!r} are for {native} px; add --size {native}, "
+                "or take one of timm's vit_ networks, which fit any size."
+            )
+        side = native if pretrained else size
+        if side is not None:
+            options = {"image_size": side} if name.startswith("vit_") else {"input_size": (side, side)}
+    net: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    if pretrained:
+        with fetching(name):
+            state = torch.hub.load_state_dict_from_url(best.url, map_location="cpu", weights_only=True)
+            net.load_state_dict(state)
+        for answer in ("aux1", "aux2", "AuxLogits"):  # googlenet and inception answer twice while training
+            if hasattr(net, answer):
+                setattr(net, answer, None)
+                net.aux_logits = False  # type: ignore[assignment]
+    else:
+        _zero_last_norms(net)
+    layers = [
+        key
+        for key, part in net.named_modules()
+        if isinstance(part, nn.Linear) or (name.startswith("squeezenet") and isinstance(part, nn.Conv2d))
+    ]
+    last: Any = net.get_submodule(layers[-1])
+    net.set_submodule(layers[-1], nn.Identity())
+    for part in net.get_submodule(layers[-1].split(".")[0]).modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    return net, int(last.in_features if isinstance(last, nn.Linear) else last.in_channels)
+
+
+def _zero_last_norms(net: nn.Module) -> None:
+    """Start the last batch norm of each residual block at 0, as timm and our own networks do."""
+    import torchvision.models.resnet as resnet
+
+    for part in net.modules():
+        if isinstance(part, resnet.Bottleneck):
+            nn.init.zeros_(part.bn3.weight)
+        elif isinstance(part, resnet.BasicBlock):
+            nn.init.zeros_(part.bn2.weight)
+
+
+def from_timm(name: str, size: int | None, pretrained: bool) -> tuple[nn.Module, int]:
+    """Build a timm network without its classifier.
+
+    Args:
+        name: timm's.
+        size: side of the images, for the networks that are built for one.
+        pretrained: whether to fetch timm's weights of that name.
+
+    Returns:
+        The network and its features.
+
+    Raises:
+        NearfarError: there are no such weights, or they cannot be fetched.
+    """
+    import timm
+
+    if pretrained and not timm.is_model_pretrained(name):
+        raise NearfarError(
+            f"there are no pretrained weights for {name!r}; leave --weights out or give a .safetensors file."
+        )
+    with fetching(name) if pretrained else contextlib.nullcontext():
+        make = functools.partial(timm.create_model, name, pretrained=pretrained, num_classes=0)
+        for options in ({"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}):
+            try:
+                net = make(**options)
+                break
+            except TypeError:  # it is built for no side, or takes images of any side as it is
+                continue
+    return net, int(getattr(net, "head_hidden_size", net.num_features))
+
+
+@contextlib.contextmanager
+def fetching(name: str) -> Iterator[None]:
+    """Turn whatever a download fails with into a sentence.
+
+    Args:
+        name: the network's, for the error.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NearfarError(
+            f"the pretrained weights of {name!r} could not be fetched ({reason}); "
+            "check the network, or give a .safetensors file to --weights."
+        ) from error

@@ -1,0 +1,64 @@
+"""A queue of the rows that the last steps gave, the same on every process."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core import distributed
+
+
+class Queue(nn.Module):
+    """Rows of length 1, first in, first out; its rows and its place are buffers, so that a save holds them.
+
+    It starts full of random rows, as the authors' does, so that the first step has negatives, and that
+    what is compared has one shape from the first step to the last; real rows soon take their places.
+
+    Source:
+        He et al. 2020, "Momentum contrast", section 3.1 and algorithm 1.
+    """
+
+    rows: Tensor
+    place: Tensor
+
+    def __init__(self, size: int, width: int) -> None:
+        """Fill the queue with random rows; inside `nets.seeded` they are those of its name.
+
+        Args:
+            size: rows it holds.
+            width: numbers in a row.
+        """
+        super().__init__()
+        self.register_buffer("rows", F.normalize(torch.randn(size, width), dim=1))
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def push(self, z: Tensor) -> None:
+        """Put everyone's rows in the places of the oldest, in the order of the global batch.
+
+        Every process must call it at the same time, and after the backward pass, which needs the old rows.
+
+        Args:
+            z: (n, width) rows of length 1, this process's; as many on every process.
+        """
+        everyone = distributed.gather(z, grad=False)[-len(self.rows) :].to(self.rows.dtype)
+        where = (self.place + torch.arange(len(everyone), device=everyone.device)) % len(self.rows)
+        self.rows[where] = everyone
+        self.place.add_(len(everyone)).remainder_(len(self.rows))
+
+    @torch.no_grad()
+    def nearest(self, z: Tensor) -> Tensor:
+        """Find for each row the most similar one in the queue.
+
+        Args:
+            z: (n, width) rows of length 1.
+
+        Returns:
+            (n, width) rows of the queue, without a gradient.
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            rows = self.rows.to(z.dtype)
+            # A few rows at a time, so that memory grows with the queue and not with n times the queue.
+            found = torch.cat([(part @ rows.T).argmax(1) for part in z.split(64)])
+            return rows[found]

@@ -1,0 +1,48 @@
+"""Weights from a file, into a network that they must fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from ..core import progress
+from ..core.errors import NearfarError
+
+
+def read(net: nn.Module, name: str, stem: str, path: Path) -> None:
+    """Fill a network from a .safetensors file; what belongs to a classifier is left out.
+
+    Args:
+        net: the plain network, without its classifier; changed in place.
+        name: its name, for errors.
+        stem: its stem, for errors.
+        path: the file, whose names may begin with "net." as an `Encoder`'s do.
+
+    Raises:
+        NearfarError: the file is missing, broken, or of another network.
+    """
+    import safetensors.torch
+
+    if path.suffix != ".safetensors":
+        raise NearfarError(f"weights {str(path)!r}: give 'pretrained' or a .safetensors file.")
+    if not path.is_file():
+        raise NearfarError(f"weights {str(path)!r}: there is no such file; check the path.")
+    try:
+        state = safetensors.torch.load_file(path)
+    except Exception as error:
+        raise NearfarError(
+            f"weights {str(path)!r} cannot be read ({error}); give a whole .safetensors file."
+        ) from error
+    state = {key.removeprefix("net."): value for key, value in state.items()}
+    wanted = net.state_dict()
+    unfit = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
+    if unfit:
+        raise NearfarError(
+            f"weights {str(path)!r} do not fit {name!r} with stem {stem!r}: {len(unfit)} of {len(wanted)} "
+            f"tensors are missing or of another shape, {unfit[0]!r} first; check --encoder, --stem, --size."
+        )
+    extra = sorted(set(state) - set(wanted))
+    if extra:
+        progress.say(f"weights {path}: {len(extra)} tensors not used, {extra[0]} first")
+    net.load_state_dict({key: state[key] for key in wanted})

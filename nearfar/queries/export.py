@@ -1,0 +1,201 @@
+"""Hands a vector store over to the viewers that people already use, and to tables.
+
+- atlas: one Parquet file for Embedding Atlas, with places, thumbnails and nearest neighbours.
+- tensorboard: a folder for TensorBoard's projector: vectors, what is known of them, a sheet of thumbnails.
+- fiftyone: a folder that FiftyOne loads as FiftyOneImageClassificationDataset, and the vectors beside it.
+- csv, parquet: as `nearfar store --export` writes them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..analysis.projection import layout
+from ..core.atomic import whole
+from ..core.errors import NearfarError, nearest
+from ..features.knn import top_k
+from ..stores import VectorStore
+from ..stores.import_export import export as write_table
+from .store_access import Address, opened
+
+SUFFIXES = {"atlas": ".parquet", "csv": ".csv", "parquet": ".parquet", "tensorboard": "", "fiftyone": ""}
+NEIGHBOURS = 15  # of each image, for Embedding Atlas
+SPRITES = 8192  # pixels of a side of TensorBoard's sheet, at most: what WebGL takes
+STRETCH = 2000  # rows read at a time
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how it is looked at."""
+
+    path: Path
+    images: int
+    open_with: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it in plain values."""
+        return {"path": str(self.path), "images": self.images, "open_with": self.open_with}
+
+    def __str__(self) -> str:
+        """Say what was written, and how to look at it."""
+        return f"{self.path}: {self.images:,} images" + (
+            f"\nnext: {self.open_with}" if self.open_with else ""
+        )
+
+
+def export(store: Address, *, to: str, out: str | Path | None = None) -> Exported:
+    """Write a store for another viewer.
+
+    Args:
+        store: a vector store or its address.
+        to: a name of SUFFIXES.
+        out: the file, or the folder for tensorboard and fiftyone; default: the store's name beside it.
+
+    Returns:
+        Where it is, and the command that opens it.
+
+    Raises:
+        NearfarError: there is no such viewer, the store is empty, or the place cannot be written.
+    """
+    if to not in SUFFIXES:
+        raise NearfarError(f"There is no viewer {to!r} to export to; {nearest(to, SUFFIXES)}")
+    place = opened(store)
+    if not len(place):
+        raise NearfarError(f"{place.address} holds no image yet; fill it with nearfar embed --store.")
+    path = Path(out) if out is not None else _beside(place.address, to)
+    if SUFFIXES[to] and path.suffix.lower() != SUFFIXES[to]:
+        raise NearfarError(f"--out {path} is no {SUFFIXES[to]} file; name one for --to {to}.")
+    if to in ("csv", "parquet"):
+        return Exported(path, write_table(place, path), "")
+    if not SUFFIXES[to]:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise NearfarError(f"--out {path} is there already; name a new folder, or remove it.")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NearfarError(
+                f"--out {path} cannot be written ({error.strerror}); name another folder."
+            ) from None
+    return {"atlas": _atlas, "tensorboard": _tensorboard, "fiftyone": _fiftyone}[to](place, path)
+
+
+def _beside(address: str, to: str) -> Path:
+    """Name what is written after the store, and put it where the store is, or here if that is no folder."""
+    if "://" in address:
+        return Path(f"{address.rstrip('/').rsplit('/', 1)[-1].split('?')[0]}-{to}{SUFFIXES[to]}")
+    folder = Path(address)
+    return folder.with_name(f"{folder.stem}-{to}{SUFFIXES[to]}")
+
+
+def _places(store: VectorStore, ids: list[str], x: Any) -> Any:
+    """Read the layout that the store keeps, or make one."""
+    if {"x", "y"} <= store.columns.keys():
+        kept = store.rows(["x", "y"], ids=ids)
+        found = np.stack([kept[name].to_numpy() for name in "xy"], axis=1)
+        if np.isfinite(found).all():
+            return found
+    return layout(x)
+
+
+def _atlas(store: VectorStore, path: Path) -> Exported:
+    """Write one Parquet file: x, y, neighbours by row number, and thumbnails as image bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    ids, x = store.vectors()
+    table = store.rows(ids=ids)
+    table = table.select([name for name in table.column_names if name not in ("x", "y")])
+    rows = torch.from_numpy(x)
+    near, who = top_k(rows, rows, min(NEIGHBOURS, max(1, len(ids) - 1)), exclude_self=len(ids) > 1)
+    neighbours = [
+        {"ids": mine, "distances": far}
+        for mine, far in zip(who.tolist(), (1 - near).clamp(min=0).tolist(), strict=True)
+    ]
+    places = _places(store, ids, x)
+    pictures = [
+        {"bytes": data}
+        for low in range(0, len(ids), STRETCH)
+        for data in store.thumbnails(ids[low : low + STRETCH])
+    ]
+    for name, values in (
+        ("row", pa.array(range(len(ids)))),
+        ("x", pa.array(places[:, 0], pa.float32())),
+        ("y", pa.array(places[:, 1], pa.float32())),
+        ("neighbors", pa.array(neighbours)),
+        ("image", pa.array(pictures)),
+    ):
+        table = table.append_column(name, values)
+    with whole(path) as file:
+        pq.write_table(table, file)
+    words = f"embedding-atlas {path} --x x --y y --neighbors neighbors --image image"
+    return Exported(path, len(ids), words)
+
+
+def _tensorboard(store: VectorStore, folder: Path) -> Exported:
+    """Write what TensorBoard's projector reads; its configuration comes last."""
+    ids, x = store.vectors()
+    names = [name for name in store.columns if name not in ("digest", "x", "y")]
+    table = store.rows(names, ids=ids).to_pylist()
+    with whole(folder / "vectors.tsv") as file:
+        np.savetxt(file, x, fmt="%.6g", delimiter="\t")
+    lines = ["\t".join(names), *("\t".join(_cell(row[name]) for name in names) for row in table)]
+    with whole(folder / "metadata.tsv") as file:
+        file.write("\n".join(lines).encode(errors="replace") + b"\n")
+    across = math.ceil(math.sqrt(len(ids)))
+    side = max(1, min(64, SPRITES // across))
+    sheet = Image.new("RGB", (across * side, across * side), "white")
+    for low in range(0, len(ids), STRETCH):
+        for at, data in enumerate(store.thumbnails(ids[low : low + STRETCH]), start=low):
+            if data:
+                picture = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side))
+                sheet.paste(picture, (at % across * side, at // across * side))
+    with whole(folder / "sprite.png") as file:
+        sheet.save(file, "PNG")
+    config = (
+        'embeddings {\n  tensor_name: "nearfar"\n  tensor_path: "vectors.tsv"\n'
+        '  metadata_path: "metadata.tsv"\n  sprite {\n    image_path: "sprite.png"\n'
+        f"    single_image_dim: {side}\n    single_image_dim: {side}\n  }}\n}}\n"
+    )
+    with whole(folder / "projector_config.pbtxt") as file:
+        file.write(config.encode())
+    return Exported(folder, len(ids), f"tensorboard --logdir {folder}")
+
+
+def _cell(value: Any) -> str:
+    """Write a value in a line of tab-separated ones; a stranger's tabs and line ends become spaces."""
+    text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split())
+
+
+def _fiftyone(store: VectorStore, folder: Path) -> Exported:
+    """Write thumbnails under numbers, labels by number, and vectors and ids in the same order."""
+    ids, x = store.vectors()
+    labels = store.rows(["label"], ids=ids)["label"].to_pylist()
+    (folder / "data").mkdir(exist_ok=True)
+    numbers = [f"{at:07d}" for at in range(len(ids))]
+    for low in range(0, len(ids), STRETCH):
+        for at, data in enumerate(store.thumbnails(ids[low : low + STRETCH]), start=low):
+            (folder / "data" / f"{numbers[at]}.jpg").write_bytes(data)
+    with whole(folder / "vectors.npy") as file:
+        np.save(file, x, allow_pickle=False)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["number", "id"])
+    rows.writerows(zip(numbers, ids, strict=True))
+    with whole(folder / "ids.csv") as file:
+        file.write(text.getvalue().encode(errors="replace"))
+    with whole(folder / "labels.json") as file:  # the last: what FiftyOne reads first
+        file.write(json.dumps({"labels": dict(zip(numbers, labels, strict=True))}).encode())
+    kind = "fiftyone.types.FiftyOneImageClassificationDataset"
+    words = f"fiftyone datasets create --name nearfar --dataset-dir {folder} --type {kind}"
+    return Exported(folder, len(ids), words)

@@ -1,0 +1,111 @@
+"""What the verbs over a vector store share: open it, read labels, encode as it does, hand results over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import NearfarError
+from ..data.dataset import class_numbers
+from ..features.extract import fingerprint
+from ..stores import VectorStore, open_store
+from ..training.run import Run, load
+from .listing import Listing, check_name, write
+
+Address = VectorStore | str | Path
+UNKNOWN = -1  # the number of "no label"
+
+
+def opened(store: Address, out: str | Path | None = None) -> VectorStore:
+    """Open a store, unless it is open; refuse a file for results that cannot be written, before any work.
+
+    Args:
+        store: a store or its address.
+        out: where results will go, if to a file.
+    """
+    if out is not None:
+        check_name(Path(out))
+    return open_store(store) if isinstance(store, (str, Path)) else store
+
+
+def counted(count: int) -> int:
+    """Refuse a number of images that is none.
+
+    Args:
+        count: as it was asked for.
+    """
+    if count < 1:
+        raise NearfarError(f"--count is {count}; ask for 1 image at least.")
+    return count
+
+
+def handed(listing: Listing, store: VectorStore, out: str | Path | None) -> Listing:
+    """Write a listing to its file, if it has one, and give it back.
+
+    Args:
+        listing: what was found.
+        store: has the thumbnails.
+        out: a .csv, .json or .png file, or None.
+    """
+    if out is not None:
+        write(listing, Path(out), store.thumbnails)
+    return listing
+
+
+def encoder_of(store: VectorStore, run: Run | str | Path | None) -> Run:
+    """Load the run whose vectors a store holds.
+
+    Args:
+        store: the store.
+        run: the run or its folder, if it is no longer where it was when the store was made.
+
+    Raises:
+        NearfarError: it is not there, or is another run.
+    """
+    if run is None and not (store.card.run and Path(store.card.run).is_dir()):
+        raise NearfarError(
+            f"the run that made {store.address} is not in {store.card.run or 'any known folder'} any more; "
+            "say where it is with --run."
+        )
+    found = run if isinstance(run, Run) else load(run or store.card.run)
+    if fingerprint(found.encoder) != store.card.encoder:
+        raise NearfarError(
+            f"{found.path} is not the run that made {store.address}; its vectors cannot be compared: "
+            "name the right one with --run."
+        )
+    return found
+
+
+def labels_of(
+    store: VectorStore, column: str, ids: list[str]
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Read a column as labels.
+
+    Args:
+        store: the store.
+        column: its name; numbers and flags become words.
+        ids: the rows.
+
+    Returns:
+        (n,) int64, UNKNOWN where the column is empty; and the names that the others point to.
+
+    Raises:
+        NearfarError: there is no such column.
+    """
+    words = [_word(value) for value in store.rows([column], ids=ids).column(column).to_pylist()]
+    known = np.array([word is not None for word in words], np.bool_)
+    numbers, names = class_numbers([word for word in words if word is not None])
+    labels = np.full(len(ids), UNKNOWN, np.int64)
+    if numbers is not None:
+        labels[known] = numbers
+    return labels, names
+
+
+def _word(value: Any) -> str | None:
+    """Write a value as a class's name; empty text is no label."""
+    if value is None or value == "":
+        return None
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,269 @@
+"""Writes the facts of a run as tables and sentences: its data, its cost, its origin, how to repeat it."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core import progress
+from ..core.device import cores
+from ..core.version import __version__
+from ..data.dataset import duplicates
+from ..data.inspection import Inspection, Sides, inspect
+from ..features.extract import fingerprint
+from ..methods.catalogue import catalogue
+from ..training.run import Run
+from ..training.settings import Training
+from . import scoring
+from .blocks import Command, Fold, Note, Table
+from .sample import Look, some
+
+INSPECTED = 512  # images whose files are looked into
+LISTED = 200  # rejected files named, at most
+
+Facts = list[tuple[str, str]]
+
+
+def data(run: Run, look: Look | None, rejected: Sequence[tuple[str, str]]) -> list[Any]:
+    """Describe what a run learnt from.
+
+    Args:
+        run: the run.
+        look: its images, if they are there.
+        rejected: the images set aside, with reasons.
+
+    Returns:
+        A table of facts, and the files set aside.
+    """
+    facts = run.config["data"]
+    trained, apart = int(facts["images"]), int(facts.get("held_out", 0))
+    rows: Facts = [("images", str(facts["name"])), ("trained on", f"{trained:,}")]
+    rows.append(("held apart, for health", f"{apart:,}"))
+    rows.append(("set aside as unusable", f"{len(rejected):,}"))
+    made: list[Any] = []
+    if look is not None:
+        rows += _files(look)
+        there = len(look.source) - len(rejected)
+        if there != look.expected:
+            made.append(
+                Note(f"There are {there:,} usable images now, and were {look.expected:,} in training.")
+            )
+    rows.append(("fingerprint", str(facts["fingerprint"])))
+    made.insert(0, Table("Data card", (), rows))
+    return made + _rejected(rejected)
+
+
+def _files(look: Look) -> Facts:
+    """Look into some of the files: sides, formats, colours; and count equal ones."""
+    few = some(look.few, np.arange(min(INSPECTED, len(look.few))))
+    found: Inspection = inspect(few, max_pixels=Training.max_pixels, threads=cores())
+    rows: Facts = []
+    for name, sides in (("short side", found.short), ("long side", found.long)):
+        if sides is not None:
+            rows.append((name, _sides(sides)))
+    for name, counts in (("formats", found.formats), ("colours", found.modes)):
+        total = sum(counts.values())
+        shares = ", ".join(f"{kind} {_share(count, total)}" for kind, count in counts.items())
+        rows.append((name, shares))
+    size = found.bytes / max(1, found.usable)
+    rows.append(("size of a file", f"{size / 1024:,.1f} KiB on average, about "
+                 f"{size * len(look.source) / 2**20:,.0f} MiB in all"))  # fmt: skip
+    extra = sum(len(group) - 1 for group in duplicates(look.store))
+    rows.append(("there twice, byte for byte", f"{extra:,} of {len(look):,} looked at"))
+    if len(few) < len(look.source):
+        rows.append(("sides, formats and sizes", f"from {len(few):,} files drawn by chance"))
+    return rows
+
+
+def _sides(sides: Sides) -> str:
+    if sides.least == sides.greatest:
+        return f"{sides.least:,} px, all alike"
+    return f"{sides.least:,} to {sides.greatest:,} px, median {sides.median:,}"
+
+
+def _share(count: int, total: int) -> str:
+    return "100 %" if count == total else f"{100 * count / total:.1f} %"
+
+
+def _rejected(rejected: Sequence[tuple[str, str]]) -> list[Any]:
+    if not rejected:
+        return []
+    reasons = Counter(reason for _, reason in rejected)
+    rows = [(reason, f"{count:,}") for reason, count in reasons.most_common(12)]
+    more = f", the first {LISTED}" if len(rejected) > LISTED else ""
+    return [
+        Table("Why images were set aside", ("reason", "images"), rows),
+        Fold(f"Their names{more}", [Table("Images set aside", ("image", "reason"), rejected[:LISTED])]),
+    ]
+
+
+def model(run: Run) -> Facts:
+    """Say in a few facts what was trained."""
+    training, log = run.config["training"], run.log()
+    weights = sum(weight.numel() for weight in run.encoder.parameters())
+    method = next(entry for entry in catalogue().entries if entry.name == run.config["method"])
+    epochs = f", {log[-1]['epoch']:.3g} epochs" if log else ""
+    return [
+        ("method", f"{method.name} ({method.paper}): {method.line}"),
+        ("encoder", f"{run.encoder.name}, {run.encoder.stem} stem, {weights:,} weights"),
+        ("features", f"{run.encoder.dim:,} numbers an image"),
+        ("input", f"{run.preprocess.size} px"),
+        ("length", f"{run.provenance['steps']:,} steps of {training['batch']:,} images{epochs}"),
+        ("optimizer", f"{training['optimizer']}, rate {training['rate']:g}, recipe {run.config['recipe']}"),
+    ]
+
+
+def cost(run: Run) -> Facts:
+    """Say what the training took."""
+    log = run.log()
+    last: Mapping[str, Any] = log[-1] if log else {}
+    training = run.config["training"]
+    seconds, pace, peak = last.get("seconds"), last.get("images_per_second"), last.get("peak_mib")
+    looked = sum(float(line.get("seconds") or 0) for line in run.health())
+    return [
+        ("time", "unknown" if seconds is None else progress.duration(seconds)),
+        ("of it, looking at health", progress.duration(looked) if looked else "none"),
+        ("pace", "unknown" if pace is None else f"{pace:,.0f} images/s"),
+        ("images seen", f"{run.provenance['steps'] * training['batch']:,}, each in several views"),
+        (
+            "waiting for data",
+            "unknown" if "waiting" not in last else f"{100 * last['waiting']:.1f} % of the time",
+        ),
+        ("memory at its peak", "unknown" if peak is None else f"{peak:,.0f} MiB"),
+        ("computed on", f"{training['device']}, {training['precision']}"),
+        ("energy", "unknown: nothing here measured it"),
+    ]
+
+
+def provenance(run: Run) -> list[Any]:
+    """Say where a run comes from: versions, settings, digests."""
+    config = run.config
+    facts: Facts = [
+        ("nearfar", f"{config['nearfar']} (this report: {__version__})"),
+        ("commit", str(config.get("commit") or "not recorded")),
+        ("PyTorch", str(config["torch"])),
+        ("seed", str(config["training"]["seed"])),
+        ("data, fingerprint", str(config["data"]["fingerprint"])),
+        ("encoder, SHA-256 of its weights", fingerprint(run.encoder)),
+        ("weights started from", str(run.provenance.get("weights") or "none: random")),
+    ]
+    groups = [("training", "Training"), ("views", "Views"), ("settings", f"Method {config['method']}")]
+    tables = [
+        Table(
+            title, (), [(f"--{name.replace('_', '-')}", _plain(value)) for name, value in config[key].items()]
+        )
+        for key, title in groups
+    ]
+    return [Table("Provenance", (), facts), Fold("Every setting, decided", tables)]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "–"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def asked(run: Run) -> str:
+    """Write the command that started a run."""
+    words = dict(run.config["asked"])
+    place, like = words.pop("data", None), words.pop("like", None)
+    parts = ["nearfar", "pretrain", str(place or "DATA"), "--out", str(run.path)]
+    if like:
+        parts += ["--like", str(like)]
+        words.pop("method", None), words.pop("recipe", None)
+    for name, value in words.items():
+        flag = name.replace("_", "-")
+        if value is None or (name == "recipe" and value == "auto"):
+            continue
+        if isinstance(value, bool):
+            parts.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            parts += [f"--{flag}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return shlex.join(parts)
+
+
+def commands(run: Run, out: str) -> list[Command]:
+    """List the commands that repeat a run and its report.
+
+    Args:
+        run: the run.
+        out: the report.
+    """
+    here, place = str(run.path), str(run.config["asked"].get("data") or "DATA")
+    labelled = ["--train", "LABELLED", "--test", "LABELLED"]
+    listed = {
+        "Again: the command that was given. It goes on with a run that is not finished.": asked(run),
+        "Anew, with every setting and the number of steps, whatever the clock says.": shlex.join(
+            ["nearfar", "pretrain", place, "--out", f"{here}-again", "--like", here]
+        ),
+        "Scores on labelled images.": shlex.join(["nearfar", "evaluate", here, *labelled]),
+        "Vectors.": shlex.join(["nearfar", "embed", here, place, "--out", "vectors.parquet"]),
+        "This page.": shlex.join(["nearfar", "report", here, "--out", out]),
+    }
+    return [Command(text, command) for text, command in listed.items()]
+
+
+def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tuple[str, str, str]]:
+    """Answer the questions that a reader comes with.
+
+    Args:
+        run: the run.
+        scores: its evaluation.json, if there is one.
+        rejected: images set aside.
+
+    Returns:
+        Question, answer, and the id of the section that says more.
+    """
+    config, log = run.config, run.log()
+    facts = config["data"]
+    seconds = f" in {progress.duration(log[-1]['seconds'])}" if log and log[-1].get("seconds") else ""
+    trained = (
+        f"A {run.encoder.name} that turns an image of {run.preprocess.size} px into {run.encoder.dim:,} "
+        f"numbers, by {config['method']}, {run.provenance['steps']:,} steps of "
+        f"{config['training']['batch']:,} images{seconds}."
+    )
+    apart = f", {facts['held_out']:,} more held apart" if facts.get("held_out") else ""
+    on = f"{facts['images']:,} images of {facts['name']}{apart}, {rejected:,} set aside as unusable."
+    again = (
+        "Yes: the settings, the seed and the number of steps are recorded, and the same images have the same "
+        "fingerprint."
+    )
+    return [
+        ("What was trained?", trained, "cost"),
+        ("On what?", on, "data"),
+        ("Is it good?", _good(scores), "evaluation"),
+        ("Where does it fail?", _fails(scores), "evaluation" if scores else "neighbours"),
+        ("Can I repeat it?", again, "provenance"),
+    ]
+
+
+def _good(scores: scoring.Scores | None) -> str:
+    found = scoring.main(scores) if scores else None
+    if scores is None or found is None:
+        return "Not measured with labels yet; health without labels is below."
+    key, encoder = found
+    others = [
+        f"{scoring.title(way)} {scoring.percent(score['accuracy'])}"
+        for way, score in scores[key].items()
+        if way != "encoder"
+    ]
+    return (
+        f"{scoring.title(key)} names {scoring.percent(encoder['accuracy'])} of {scores['images']['test']:,} "
+        f"test images rightly ({100 * encoder['low']:.1f} to {100 * encoder['high']:.1f}); "
+        f"{', '.join(others)}."
+    )
+
+
+def _fails(scores: scoring.Scores | None) -> str:
+    found = scoring.confusion(scores) if scores else None
+    wrong = scoring.mistakes(found[1], found[2], 3) if found else []
+    if not wrong:
+        return "Look at the least sure neighbours and the least typical images."
+    listed = ", ".join(f"{true} for {answer} ({scoring.percent(share)})" for true, answer, _, share in wrong)
+    return f"It most often takes {listed}."

@@ -1,0 +1,151 @@
+"""Draws how training went: the loss, and the figures of health, one curve a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..training.run import Run
+from .blocks import Note, Plot, Plots, Table
+from .figures import Line, curves, smooth
+
+# A figure of health: its title, whether it is a share, and what to see.
+HEALTH = {
+    "rankme": ("RankMe", False, "How many directions the features use; near 1 is a collapse."),
+    "lidar": ("LiDAR", False, "How many directions tell images apart better than views of one differ."),
+    "contrastive_accuracy": (
+        "Partner found",
+        True,
+        "How often an image's other view is the nearest of all; it should climb.",
+    ),
+    "agreement": ("Agreement", True, "How many of their ten nearest two views share; it should climb."),
+    "uniformity": ("Uniformity", False, "How evenly images fill the sphere: lower is better, 0 a collapse."),
+    "alignment": ("Alignment", False, "How far two views of an image lie apart; 0 is a collapse."),
+    "spread": ("Spread", False, "How far features deviate from one another; 1 is even, 0 a collapse."),
+    "alpha_req": ("alpha-ReQ", False, "How fast the spectrum falls; far above 1, few directions matter."),
+}  # fmt: skip
+SHOWN = ("rankme", "contrastive_accuracy", "agreement", "uniformity", "alignment", "spread")
+
+
+@dataclass(frozen=True)
+class Course:
+    """One run's figures while it trained."""
+
+    name: str
+    log: Sequence[Mapping[str, Any]]
+    health: Sequence[Mapping[str, Any]]
+    steps_an_epoch: int
+
+    @classmethod
+    def of(cls, run: Run, name: str) -> Course:
+        """Read a run's logs.
+
+        Args:
+            run: the run.
+            name: what the report calls it.
+        """
+        steps = int(run.config["data"]["images"]) // int(run.config["training"]["batch"])
+        return cls(name, run.log(), run.health(), max(1, steps))
+
+    def points(self, lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+        """Give a figure's epochs and values, leaving out what is no number."""
+        held = [line for line in lines if isinstance(line.get(key), (int, float))]
+        return [line["step"] / self.steps_an_epoch for line in held], [float(line[key]) for line in held]
+
+
+def losses(courses: Sequence[Course], key: Sequence[str] = ()) -> Plots | Note:
+    """Draw the loss of every run, and its learning rate; `key` names the runs, if several."""
+    lines, ends = [], []
+    for number, course in enumerate(courses):
+        x, y = course.points(course.log, "loss")
+        if not y:
+            continue
+        even = smooth(y)
+        lines += [Line(x, y, number, faint=True), Line(x, even, number)]
+        ends.append((even[0], even[-1]))
+    if not lines:
+        return Note("log.jsonl holds no loss.")
+    fell = " and ".join(f"from {first:.3g} to {last:.3g}" for first, last in ends[:1])
+    says = "A curve still steep at its end asks for a longer run; one that never falls, for another rate."
+    says = f"It went {fell}. {says}" if len(courses) == 1 else says
+    plots = [Plot(curves("loss", f"Loss over epochs, {fell}", lines, x="epochs"), "Loss", says)]
+    if any("rate" in line for course in courses for line in course.log):
+        rates = [Line(*course.points(course.log, "rate"), n) for n, course in enumerate(courses)]
+        says = "The learning rate rises while warming up and then falls to 0."
+        plots.append(
+            Plot(curves("rate", "Learning rate over epochs", rates, x="epochs"), "Learning rate", says)
+        )
+    return Plots(plots, key)
+
+
+def health(courses: Sequence[Course]) -> Plots | Note:
+    """Draw the figures of health of every run."""
+    if not any(course.health for course in courses):
+        return Note("No health was measured while training (--looks 0, or a run of before it was measured).")
+    plots = []
+    for key in SHOWN:
+        title, percent, says = HEALTH[key]
+        lines = [Line(*course.points(course.health, key), n) for n, course in enumerate(courses)]
+        lines = [line for line in lines if line.y]
+        if lines:
+            alt = f"{title} over epochs, at the end {', '.join(f'{line.y[-1]:.3g}' for line in lines)}"
+            svg = curves(f"health-{key.replace('_', '-')}", alt, lines, x="epochs", percent=percent)
+            plots.append(Plot(svg, title, says))
+    return Plots(plots)
+
+
+def last_health(courses: Sequence[Course]) -> Table | None:
+    """List every figure of health at the end, a column a run."""
+    last = [course.health[-1] if course.health else {} for course in courses]
+    rows = [
+        (title, *(_number(found.get(key), percent) for found in last), says)
+        for key, (title, percent, says) in HEALTH.items()
+        if any(key in found for found in last)
+    ]
+    if not rows:
+        return None
+    apart = [found for found in last if found.get("images")]
+    count = f"{apart[0]['images']:,}" if apart else "some"
+    held = all(found.get("held_out") for found in apart)
+    caption = f"Health at the end, on {count} images " + ("never trained on" if held else "of the training")
+    return Table(caption, ("figure", *(course.name for course in courses), "what it says"), rows)
+
+
+def _number(value: Any, percent: bool) -> str:
+    if not isinstance(value, (int, float)):
+        return "–"
+    return f"{100 * value:.1f} %" if percent else f"{value:.3g}"
+
+
+def spectrum(names: Sequence[str], features: Sequence[torch.Tensor]) -> Plots:
+    """Draw how much of the features' spread each direction holds, the greatest first.
+
+    Args:
+        names: of the runs.
+        features: (n, d) of each.
+
+    Returns:
+        One plot: singular values of centred unit features, over the greatest, on two logarithmic axes.
+    """
+    lines = []
+    for number, rows in enumerate(features):
+        plain = torch.nn.functional.normalize(rows.double(), dim=1)
+        values = torch.linalg.svdvals(plain - plain.mean(0))
+        values = values[values > values.max() * 1e-6] / values.max().clamp(min=1e-300)
+        lines.append(Line(list(range(1, len(values) + 1)), values.tolist(), number))
+    half = ", ".join(f"{sum(value > 0.1 for value in line.y):,}" for line in lines)
+    svg = curves(
+        "spectrum",
+        "Singular values over the greatest, by rank",
+        lines,
+        x="direction",
+        logarithmic=(True, True),
+    )
+    says = (
+        f"Singular values, each over the greatest; {half} of them stand above a tenth. A line that drops "
+        "like a cliff uses few directions; a slow slope uses many."
+    )
+    return Plots([Plot(svg, "Spectrum of the features", says)], names if len(names) > 1 else ())

@@ -1,0 +1,185 @@
+"""One page about a run or several: what was trained, on what, is it good, where does it fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core import progress
+from ..core.atomic import whole
+from ..core.device import device_named
+from ..core.errors import NearfarError
+from ..evaluation.evaluate import evaluate
+from ..training import checkpoint
+from ..training.resolve import Wanted
+from ..training.run import Run, load
+from . import cards, page, sample
+from .sections import Subject, overview, sections
+
+RUNS = 6  # side by side at most: so many colours are told apart
+BASE, ASKED = 4096, 1024  # labelled images to search, and to ask for, at most
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        runs: the runs' folders.
+        sections: the ids of its sections.
+        missing: by section's id, what is not there and why.
+    """
+
+    path: Path
+    bytes: int
+    runs: tuple[Path, ...]
+    sections: tuple[str, ...]
+    missing: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it as plain values."""
+        return {
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "runs": [str(path) for path in self.runs],
+            "sections": list(self.sections),
+            "missing": dict(self.missing),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.path}: {self.bytes / 2**20:.1f} MiB, opens in any browser"]
+        lines += [f"  {name}: {text}" for name, text in self.missing.items()]
+        return "\n".join(lines)
+
+
+def report(
+    *runs: Run | str | Path,
+    out: str | Path = "report.html",
+    data: Any = None,
+    train: Any = None,
+    test: Any = None,
+) -> Report:
+    """Write one HTML file about a run, or about several side by side; it needs no network and no other file.
+
+    It shows what was trained and on what, views as the network saw them, loss and health, scores on labelled
+    images if there are any, nearest neighbours, a map, the spectrum, odd images, near-duplicates, cost, and
+    how to repeat it all. What cannot be shown is said, with the command that would help. At most 4,096 of a
+    collection's images are looked at, the same ones each time.
+
+    Args:
+        runs: up to six runs, or their folders.
+        out: the file.
+        data: the images, if they are no longer where they were.
+        train, test: labelled images, both or neither. A run that has no evaluation.json is evaluated on them,
+            and neighbours are judged by their labels; by default, by those that the evaluation names.
+
+    Returns:
+        Where it is, how large, and what is missing in it.
+
+    Raises:
+        NearfarError: a run cannot be loaded, a library is missing, or the file cannot be written.
+    """
+    page.check_libraries()
+    if (train is None) != (test is None):
+        raise NearfarError("labels come in two parts; give both --train and --test, or neither.")
+    if not 1 <= len(runs) <= RUNS:
+        raise NearfarError(f"a report shows 1 to {RUNS} runs, not {len(runs)}; give as many.")
+    loaded = [run if isinstance(run, Run) else load(run) for run in runs]
+    names = _names([run.path for run in loaded])
+    device = device_named("auto")
+    subjects = [
+        _subject(run, name, data, train, test, device) for run, name in zip(loaded, names, strict=True)
+    ]
+    progress.say("Drawing the report")
+    made = sections(subjects, str(out))
+    first = subjects[0]
+    several = len(subjects) > 1
+    text = page.render(
+        made,
+        title=" and ".join(names) if len(names) < 3 else f"{len(names)} runs compared",
+        lede=f"{first.run.config['method']} on {first.run.config['data']['name']}"
+        if not several
+        else "The same questions, asked of each run.",
+        verdicts=[(item.name if several else "", item.verdict) for item in subjects],
+        answers=() if several else cards.answers(first.run, first.scores, len(first.rejected)),
+        overview=overview(subjects),
+    )
+    with whole(Path(out)) as file:
+        file.write(text.encode())
+    return Report(
+        Path(out),
+        len(text.encode()),
+        tuple(run.path for run in loaded),
+        tuple(section.id for section in made),
+        page.missing(made),
+    )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Call runs by their folders' names, or by whole paths where two share one."""
+    short = [path.resolve().name for path in paths]
+    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+
+
+def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torch.device) -> Subject:
+    """Gather what the report shows of a run."""
+    if not run.config:
+        raise NearfarError(
+            f"{run.path} has no config.json, so little can be said of it; give the whole folder."
+        )
+    wanted = Wanted.from_json(run.config, f"{run.path / 'config.json'}: ")
+    found, trouble = None, ""
+    progress.say(f"Looking at the images of {name}")
+    try:
+        found = sample.look(run, wanted, data, device)
+    except NearfarError as error:
+        if data is not None:
+            raise
+        trouble = str(error)
+    scores = _scores(run, train, test)
+    judge = getattr(run, "verdict", None)
+    return Subject(
+        name=name,
+        run=run,
+        wanted=wanted,
+        rejected=sample.read_rejected(run.path),
+        look=found,
+        trouble=trouble,
+        scores=scores,
+        verdict=judge() if callable(judge) else None,
+        labelled=_labelled(run, scores, train, test, device),
+    )
+
+
+def _labelled(
+    run: Run, scores: Mapping[str, Any] | None, train: Any, test: Any, device: torch.device
+) -> tuple[sample.Look, sample.Look] | None:
+    """Look at labelled images: those given, or those that the evaluation names, if they are still there."""
+    named = (scores or {}).get("data", {})
+    parts = (train, test) if train is not None else (named.get("train"), named.get("test"))
+    if None in parts:
+        return None
+    try:
+        base, asked = (
+            sample.look_labelled(run, part, count, device)
+            for part, count in zip(parts, (BASE, ASKED), strict=True)
+        )
+    except NearfarError:
+        if train is not None:
+            raise
+        return None
+    return base, asked
+
+
+def _scores(run: Run, train: Any, test: Any) -> Mapping[str, Any] | None:
+    """Read a run's evaluation, or make it where labels were given."""
+    path = run.path / "evaluation.json"
+    if path.exists():
+        return checkpoint.read_json(path)
+    return None if train is None else evaluate(run, train=train, test=test).to_json()

@@ -1,0 +1,186 @@
+"""Takes a look at a run's images: some of them, as training numbered them, and how its encoder sees them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..core import rng
+from ..core.device import cores
+from ..core.errors import NearfarError
+from ..data import cache
+from ..data.source import Pixels, Source
+from ..data.sources import open_source
+from ..features.extract import features
+from ..features.knn import top_k
+from ..training import resolve
+from ..training.resolve import Wanted
+from ..training.run import Run
+from ..training.settings import Training
+
+SAMPLE = 4096  # images looked at, at most; always the same ones of a collection
+NEAREST = 20  # neighbours found of each
+
+
+@dataclass(frozen=True)
+class Some(Source):
+    """Some images of a source, as a source of their own."""
+
+    of: Source
+    rows: npt.NDArray[np.int64]
+
+    def read(self, index: int) -> bytes | Path | Pixels:
+        """Fetch one image."""
+        return self.of.read(int(self.rows[index]))
+
+    def stamp(self, index: int) -> str:
+        """Say what would change if the image did."""
+        return self.of.stamp(int(self.rows[index]))
+
+
+def some(source: Source, rows: npt.NDArray[np.int64]) -> Some:
+    """Keep some images of a source.
+
+    Args:
+        source: the whole.
+        rows: (n,) rows of it.
+
+    Returns:
+        A source of n images.
+    """
+    labels = None if source.labels is None else tuple(source.labels[row] for row in rows.tolist())
+    return Some(source.name, [source.ids[row] for row in rows.tolist()], labels, source, rows)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Some images and one encoder's features of them.
+
+    Attributes:
+        source: the whole collection.
+        few: the images looked at, as stored.
+        store: the same, decoded; those that could not be are left out.
+        numbers: (n,) int64, each image's number in training; -1 where it was not trained on.
+        features: (n, d) float32.
+        expected: images that the run knew of; None where that does not matter.
+    """
+
+    source: Source
+    few: Some
+    store: Any
+    numbers: npt.NDArray[np.int64]
+    features: torch.Tensor
+    expected: int | None = None
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.store)
+
+    @cached_property
+    def near(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Find each image's nearest others: cosine (n, k), descending, and rows (n, k)."""
+        return top_k(self.features, self.features, min(NEAREST, len(self) - 1), exclude_self=True)
+
+
+def read_rejected(folder: Path) -> list[tuple[str, str]]:
+    """Read `rejected.csv`: ids and reasons.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        One pair an image; none where the file is missing.
+    """
+    path = folder / "rejected.csv"
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2][1:]
+
+
+def look(run: Run, wanted: Wanted, data: Any, device: torch.device) -> Look:
+    """Look at a run's own images.
+
+    Args:
+        run: the run.
+        wanted: its settings.
+        data: where its images are now; None for where they were.
+        device: where to encode them.
+
+    Returns:
+        At most `SAMPLE` of them: the same ones for every run on the same images.
+
+    Raises:
+        NearfarError: they are not there.
+    """
+    facts: Mapping[str, Any] = run.config["data"]
+    place = data if data is not None else run.config["asked"].get("data")
+    if place is None:
+        raise NearfarError("the run learnt from an array, which is in no file; give its images with --data.")
+    labels = resolve.needs_labels(wanted.method, run.config["settings"])
+    source = open_source(place, labels=labels, download=False)
+    bad = {name for name, _ in read_rejected(run.path)}
+    usable = np.array([row for row, name in enumerate(source.ids) if name not in bad], np.int64)
+    numbers = _numbers(len(usable), wanted.training, bool(facts.get("held_out")))
+    chosen = rng.permutation(rng.fold(0, "report"), len(usable))[:SAMPLE]
+    expected = int(facts["images"]) + int(facts.get("held_out", 0))
+    found = _look(run, source, usable[chosen], wanted.short_side, device)
+    number = dict(zip(found.few.ids, numbers[chosen].tolist(), strict=True))
+    known = np.array([number[name] for name in found.store.ids], np.int64)
+    return Look(source, found.few, found.store, known, found.features, expected)
+
+
+def _numbers(count: int, training: Training, apart: bool) -> npt.NDArray[np.int64]:
+    """Number the usable images as training did: those held apart are left out, and get -1."""
+    numbers = np.arange(count)
+    if not apart:
+        return numbers
+    trained, _ = cache.held_apart(range(count), training.held_out, training.seed)
+    if isinstance(trained, cache.Part):
+        numbers = np.full(count, -1)
+        numbers[trained.rows] = np.arange(len(trained))
+    return numbers
+
+
+def look_labelled(run: Run, data: Any, count: int, device: torch.device) -> Look:
+    """Look at some labelled images with a run's encoder.
+
+    Args:
+        run: the run.
+        data: labelled images, as `open_source` takes them.
+        count: of them, at most.
+        device: where to encode them.
+
+    Returns:
+        The look; nothing of it was trained on, as far as it tells.
+    """
+    source = open_source(data, labels=True)
+    chosen = rng.permutation(rng.fold(0, "report"), len(source))[:count]
+    return _look(run, source, chosen, -(-run.preprocess.size * 8 // 7), device)
+
+
+def _look(
+    run: Run, source: Source, rows: npt.NDArray[np.int64], short_side: int, device: torch.device
+) -> Look:
+    """Decode and encode some images."""
+    few = some(source, rows)
+    store = cache.load(
+        few,
+        short_side=short_side,
+        max_pixels=Training.max_pixels,
+        max_bad=1.0,
+        threads=cores(),
+        memory=8 << 30,  # some thousand images, reduced: never packed on disk
+    )
+    if len(store) < 2:
+        raise NearfarError(f"fewer than two images of {source.name} can be used; see nearfar check.")
+    vectors = torch.from_numpy(features(run.encoder, store, run.preprocess, device=device))
+    return Look(source, few, store, np.full(len(store), -1), vectors)

@@ -1,0 +1,6 @@
+"""Vector stores: one encoder's vectors, with thumbnails, labels and columns, on a disk or on a server."""
+
+from .base import Card, VectorStore
+from .open import open_store
+
+__all__ = ["Card", "VectorStore", "open_store"]

@@ -1,0 +1,192 @@
+"""What every vector store can do, and the card that says whose vectors it holds.
+
+A store holds the vectors of one encoder. Each row is an image: an id, its vector, a thumbnail, the fixed
+columns below and any columns its owner adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import NearfarError
+
+Vectors = npt.NDArray[np.float32]
+Value = str | float | bool | None
+# What every store has a column for, with its kind.
+FIXED = {
+    "id": "text",
+    "path": "text",
+    "label": "text",
+    "digest": "text",
+    "bytes": "number",
+    "width": "number",
+    "height": "number",
+}
+THUMBNAIL = 96  # pixels of a thumbnail's longer side, at most
+EXACT = 300_000  # vectors up to which all are compared
+
+
+@dataclass(frozen=True)
+class Card:
+    """Says whose vectors a store holds.
+
+    Attributes:
+        dim: numbers in a vector.
+        encoder: the encoder's fingerprint, or "" where it is unknown.
+        run: the run's folder, when the store was made.
+        preprocess: how an image becomes the encoder's input, in plain values.
+        thumbnail: pixels of a thumbnail's longer side, at most.
+    """
+
+    dim: int
+    encoder: str = ""
+    run: str = ""
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    thumbnail: int = THUMBNAIL
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it in plain values."""
+        return asdict(self)
+
+    def admit(self, other: Card, address: str) -> None:
+        """Refuse vectors that another encoder, or the same on other pixels, has made.
+
+        Args:
+            other: the card of the vectors that are to come in.
+            address: what errors call the store.
+
+        Raises:
+            NearfarError: they do not belong here.
+        """
+        if other.dim != self.dim:
+            raise NearfarError(
+                f"{address} holds vectors of {self.dim} numbers, these have {other.dim}; "
+                "name another store with --store."
+            )
+        if (other.encoder, other.preprocess) != (self.encoder, self.preprocess):
+            raise NearfarError(
+                f"{address} holds the vectors of another encoder ({self.run or 'unknown'}, not "
+                f"{other.run or 'unknown'}), and the two cannot be compared; name another store with --store."
+            )
+
+
+class VectorStore(Protocol):
+    """One encoder's vectors, with thumbnails, paths, labels and columns.
+
+    Orders: without `ids`, rows come sorted by id; with `ids`, in the order of those. A `where` is a
+    condition such as "site = 'A' and width >= 64"; rows that fail it are left out. Another process may
+    change the store at any time: each call sees the newest whole state.
+    """
+
+    address: str
+    card: Card
+
+    @property
+    def version(self) -> int:
+        """A number that rises with every change."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Every column's kind by its name: "text", "number" or "flag"; those of `FIXED` come first."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+
+    def ids(self, where: str | None = None) -> list[str]:
+        """Name the rows, sorted."""
+
+    def vectors(
+        self, where: str | None = None, ids: Sequence[str] | None = None
+    ) -> tuple[list[str], Vectors]:
+        """Read vectors.
+
+        Args:
+            where: a condition.
+            ids: the rows wanted.
+
+        Returns:
+            n ids, and (n, d) float32 as the encoder gave them, not scaled.
+
+        Raises:
+            NearfarError: the condition makes no sense, or an id is not there.
+        """
+
+    def rows(
+        self,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Any:
+        """Read columns: a `pyarrow.Table` without vectors and thumbnails.
+
+        Args:
+            columns: those wanted, in this order; default all.
+            where: a condition.
+            ids: the rows wanted.
+
+        Raises:
+            NearfarError: a column or an id is not there, or the condition makes no sense.
+        """
+
+    def thumbnails(self, ids: Sequence[str]) -> list[bytes]:
+        """Read thumbnails, as JPEG files; b"" for a row without one.
+
+        Raises:
+            NearfarError: an id is not there.
+        """
+
+    def put(self, table: Any) -> None:
+        """Insert rows, or replace those whose ids are there already; each of them whole, or not at all.
+
+        Args:
+            table: a `pyarrow.Table` with id and vector, and any of thumbnail, the fixed columns and others;
+                a new column is added. Columns it lacks keep their values in rows that exist.
+
+        Raises:
+            NearfarError: an id is missing or twice there, or a vector or column does not fit.
+        """
+
+    def set(self, column: str, values: Mapping[str, Value]) -> None:
+        """Set one column of some rows; a column that is new is added, of the kind of its values.
+
+        Args:
+            column: its name; "label" and all but the other fixed ones.
+            values: id to value; None empties it. Ids that are not there are passed over.
+
+        Raises:
+            NearfarError: the name or a value does not fit.
+        """
+
+    def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
+        """Delete the rows that are among `ids` and meet the condition; one of the two has to be given.
+
+        Returns:
+            How many there were.
+        """
+
+    def compact(self) -> None:
+        """Put what was written in pieces together, and give the room of deleted rows back."""
+
+    def nearest(
+        self, queries: Vectors, k: int, where: str | None = None, exact: bool | None = None
+    ) -> tuple[list[list[str]], Vectors]:
+        """Find the rows most alike to each query by cosine, the most alike first.
+
+        Args:
+            queries: (q, d) floats of any length.
+            k: how many; fewer come where fewer rows meet the condition.
+            where: a condition.
+            exact: compare all rows, or use an index; default by number of rows (`EXACT`).
+
+        Returns:
+            For each query, its ids; and (q, k) cosines in float32. Equals come sorted by id where all are
+            compared.
+
+        Raises:
+            NearfarError: the condition makes no sense, or a query's width or k is wrong.
+        """

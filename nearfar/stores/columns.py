@@ -1,0 +1,139 @@
+"""Reads a list of further columns, such as site or patient, and joins it to a store's rows."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core import progress
+from ..core.errors import NearfarError
+from .base import Value, VectorStore
+from .schema import SETTABLE, check_set
+
+NAMES = ("id", "path", "file", "image", "filename")
+_NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?\.\d+|(0|[1-9]\d*)\.)([eE][-+]?\d+)?")
+_FLAGS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A list as it was read: `names` of images, and each column's words, None where one is empty."""
+
+    path: Path
+    names: Sequence[str]
+    columns: dict[str, list[str | None]]
+
+    def join(self, store: VectorStore) -> int:
+        """Write the columns into a store.
+
+        Args:
+            store: where to. An image is found by its id, or by where its file lies.
+
+        Returns:
+            How many rows of the list found their image.
+
+        Raises:
+            NearfarError: none did, or a column does not fit.
+        """
+        table = store.rows(["id", "path"])
+        ids = table["id"].to_pylist()
+        by_name = {path: name for name, path in zip(ids, table["path"].to_pylist(), strict=True) if path}
+        by_name |= {name: name for name in ids}
+        folder = os.path.abspath(self.path.parent)
+        found = [
+            by_name.get(name) or by_name.get(os.path.normpath(os.path.join(folder, name)))
+            for name in self.names
+        ]
+        count = sum(name is not None for name in found)
+        if not count:
+            raise NearfarError(
+                f"{self.path} names no image of {store.address}: it has {self.names[0]!r}, the store "
+                f"{ids[0]!r}; write such names in its first column."
+                if ids and self.names
+                else f"{self.path} or {store.address} is empty; there is nothing to join."
+            )
+        if count < len(found):
+            lost = next(name for name, place in zip(self.names, found, strict=True) if place is None)
+            progress.say(f"{len(found) - count:,} rows of {self.path} have no image, such as {lost}.")
+        known = store.columns
+        made = {name: values_of(name, words, known.get(name)) for name, words in self.columns.items()}
+        for name, values in made.items():  # all are checked before one is written
+            check_set(name, values, known)
+        for name, values in made.items():
+            store.set(name, {at: v for at, v in zip(found, values, strict=True) if at is not None})
+        return count
+
+
+def read(path: str | Path) -> Listed:
+    """Read a list of images with further columns.
+
+    Args:
+        path: a .csv or .tsv with a heading; its first column names images by id or path.
+
+    Returns:
+        The list.
+
+    Raises:
+        NearfarError: it cannot be read, or a row or a column makes no sense.
+    """
+    file = Path(path)
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            table = list(csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ","))
+    except (OSError, ValueError, csv.Error) as error:
+        raise NearfarError(f"{file} cannot be read as a list of columns: {error}.") from None
+    heads = [word.strip() for word in table[0]] if table else []
+    if len(heads) < 2 or heads[0].lower() not in NAMES:
+        raise NearfarError(f"{file} needs a heading such as id,site: first the images, then other columns.")
+    if len(set(heads)) < len(heads):
+        raise NearfarError(f"{file} has two columns of one name; rename one.")
+    for number, row in enumerate(table[1:], start=2):
+        if any(row) and len(row) != len(heads):
+            raise NearfarError(f"{file}, line {number}: {len(row)} words, not {len(heads)}; mend the line.")
+    full = [row for row in table[1:] if any(row)]
+    columns = {
+        head: [row[at].strip() or None for row in full]
+        for at, head in enumerate(heads)
+        if at and head != "path"
+    }
+    for head in columns:
+        check_set(head, [], {})
+    return Listed(file, [row[0] for row in full], columns)
+
+
+def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[Value]:
+    """Turn words into values of one kind.
+
+    Args:
+        name: the column's.
+        words: None where there is none.
+        kind: the column's, if it is there already; else numbers where all words are, without leading
+            zeros, flags where all are true or false, and text otherwise.
+
+    Returns:
+        The values.
+
+    Raises:
+        NearfarError: a word is not of the kind.
+    """
+    given = [word for word in words if word is not None]
+    if name in SETTABLE:
+        kind = "text"
+    if kind is None and given:
+        numbers = all(_NUMBER.fullmatch(word) for word in given)
+        kind = "number" if numbers else "flag" if all(w.lower() in _FLAGS for w in given) else "text"
+    if kind == "number":
+        bad = next((word for word in given if not _NUMBER.fullmatch(word)), None)
+    else:
+        bad = next((word for word in given if word.lower() not in _FLAGS), None) if kind == "flag" else None
+    if bad is not None:
+        raise NearfarError(f"the column {name} holds a {kind} in each row, not {bad!r}; mend the list.")
+    if kind == "number":
+        return [None if word is None else float(word) for word in words]
+    return (
+        [None if word is None else _FLAGS[word.lower()] for word in words] if kind == "flag" else list(words)
+    )

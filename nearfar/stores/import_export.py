@@ -1,0 +1,222 @@
+"""Moves vectors between a store and files that others read: Parquet, .npz and CSV, a stretch at a time.
+
+Whose vectors they are goes along as JSON: in a Parquet file's metadata under "nearfar", in an .npz as the
+array `provenance`, and beside a CSV in a .json. A Parquet file is exact in all; in the others an empty text
+is none, and there are no thumbnails. Files of `nearfar embed --out` can be imported too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.atomic import whole
+from ..core.errors import NearfarError
+from . import schema as rows
+from .base import FIXED, THUMBNAIL, Card, Value, Vectors, VectorStore
+from .columns import values_of
+from .open import open_store
+
+SUFFIXES = (".parquet", ".npz", ".csv")
+STRETCH = 2000  # rows read or written at a time
+Words = npt.NDArray[np.str_]
+
+
+def _suffix(path: Path, flag: str) -> str:
+    """Say which format a file's name asks for, or refuse it."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise NearfarError(f"{flag} {path} is none of {', '.join(SUFFIXES)}; name such a file.")
+    if path.is_dir():
+        raise NearfarError(f"{flag} {path} is a folder; name a file in it.")
+    return path.suffix.lower()
+
+
+def export(store: VectorStore, path: str | Path) -> int:
+    """Write a store's rows to a file, sorted by id; an old file is replaced in one move.
+
+    Args:
+        store: the rows.
+        path: a .parquet, .npz or .csv file.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        NearfarError: the name is wrong, or the place cannot be written.
+    """
+    file = Path(path)
+    write = {".parquet": _to_parquet, ".npz": _to_npz, ".csv": _to_csv}[_suffix(file, "--export")]
+    facts = json.dumps({**store.card.to_json(), "columns": store.columns}, ensure_ascii=False)
+    ids = store.ids()
+    write(store, ids, file, facts)
+    return len(ids)
+
+
+def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[low : low + STRETCH] for low in range(0, len(ids), STRETCH))
+
+
+def _to_parquet(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = [pa.field(name, rows.arrow_type(name, kind)) for name, kind in store.columns.items()]
+    fields += [pa.field("thumbnail", pa.binary()), pa.field("vector", pa.list_(pa.float32(), store.card.dim))]
+    schema = pa.schema(fields, metadata={"nearfar": facts})
+    with whole(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for some in _parts(ids):
+            table = store.rows(ids=some)
+            table = table.append_column("thumbnail", pa.array(store.thumbnails(some), pa.binary()))
+            table = table.append_column("vector", rows.fixed(store.vectors(ids=some)[1]))
+            writer.write_table(table.select(schema.names).cast(schema))
+
+
+def _words(values: Sequence[Value]) -> list[str]:
+    """Write values as words, one that is missing as none."""
+    return ["" if v is None else str(v).lower() if isinstance(v, bool) else str(v) for v in values]
+
+
+def _to_npz(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> None:
+    table = store.rows(ids=ids)
+    arrays = {name: np.array(_words(table[name].to_pylist()), np.str_) for name in table.column_names}
+    arrays = {"ids": arrays.pop("id"), **arrays, "provenance": np.array(facts)}
+    with whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            # One fixed date: the same rows shall give the same bytes.
+            with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+        with archive.open(zipfile.ZipInfo("vectors.npy"), "w", force_zip64=True) as member:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), store.card.dim)}
+            np.lib.format.write_array_header_1_0(member, header)
+            for some in _parts(ids):
+                member.write(store.vectors(ids=some)[1].tobytes())
+
+
+def _to_csv(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> None:
+    names = list(store.columns)
+    with whole(path.with_suffix(".json")) as file:
+        file.write(facts.encode() + b"\n")
+    with whole(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text)
+        writer.writerow([*names, *(f"v{at}" for at in range(store.card.dim))])
+        for some in _parts(ids):
+            table = store.rows(ids=some)
+            columns = [_words(table[name].to_pylist()) for name in names]
+            vectors = store.vectors(ids=some)[1]
+            writer.writerows([*row, *map(str, v)] for *row, v in zip(*columns, vectors, strict=True))
+        text.flush()
+        text.detach()
+
+
+def import_file(address: str | Path, path: str | Path) -> tuple[VectorStore, int]:
+    """Read a file's rows into a store; the store is made where there is none.
+
+    Args:
+        address: the store's.
+        path: a .parquet, .npz or .csv file: of `export`, of `nearfar embed --out`, or another with ids and
+            vectors (a CSV: columns id and v0, v1, ...).
+
+    Returns:
+        The store, and how many rows were read.
+
+    Raises:
+        NearfarError: the file cannot be read, or its vectors are another encoder's.
+    """
+    file = Path(path)
+    open_ = {".parquet": _from_parquet, ".npz": _from_npz, ".csv": _from_csv}[_suffix(file, "--import")]
+    try:
+        facts, dim, tables = open_(file)
+        # What a file says of itself is not trusted to be of the right kind.
+        names = {"encoder": str, "run": str, "preprocess": dict}
+        said = {name: facts[name] for name, type_ in names.items() if isinstance(facts.get(name), type_)}
+        size = facts.get("thumbnail")
+        store = open_store(address, Card(dim, thumbnail=size if isinstance(size, int) else THUMBNAIL, **said))
+        count = 0
+        for table in tables:
+            store.put(table)
+            count += len(table)
+    except (OSError, ValueError, KeyError, IndexError, csv.Error, zipfile.BadZipFile) as error:
+        raise NearfarError(f"{file} cannot be imported: {str(error)[:200]}.") from None
+    return store, count
+
+
+Opened = tuple[dict[str, Any], int, Iterator[Any]]
+
+
+def _facts(text: str | bytes) -> dict[str, Any]:
+    with suppress(ValueError):
+        found = json.loads(text)
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _from_parquet(path: Path) -> Opened:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    schema = file.schema_arrow
+    lost = next((name for name in ("id", "vector") if name not in schema.names), None)
+    if lost:
+        raise NearfarError(f"{path} has no column {lost!r}; it needs id and vector.")
+    type_ = schema.field("vector").type
+    first = next(file.iter_batches(1, columns=["vector"]), None)
+    dim = type_.list_size if pa.types.is_fixed_size_list(type_) else len(first[0][0] if first else [])
+    kept = [name for name in schema.names if name in rows.HIDDEN or rows.kind_of(schema.field(name).type)]
+    batches = file.iter_batches(STRETCH, columns=[name for name in kept if name != rows.KEY])
+    facts = _facts((schema.metadata or {}).get(b"nearfar", b""))
+    return facts, dim, (pa.Table.from_batches([batch]) for batch in batches)
+
+
+def _from_npz(path: Path) -> Opened:
+    with np.load(path, allow_pickle=False) as file:
+        held = {name: file[name] for name in file.files}
+    facts = _facts(str(held.pop("provenance", "")))
+    ids, vectors = held.pop("ids", None), held.pop("vectors", None)
+    if ids is None or vectors is None or vectors.ndim != 2 or len(ids) != len(vectors):
+        raise NearfarError(f"{path} needs the arrays ids, n names, and vectors, (n, d) numbers.")
+    words = {"id": ids, **{"label" if name == "labels" else name: held[name] for name in held}}
+    words = {name: array for name, array in words.items() if array.shape == (len(ids),)}
+    columns = {name: [str(v) or None for v in array.tolist()] for name, array in words.items()}
+    return facts, vectors.shape[1], _typed(columns, vectors.astype(np.float32), facts)
+
+
+def _from_csv(path: Path) -> Opened:
+    facts: dict[str, Any] = {}
+    with suppress(OSError):
+        facts = _facts(path.with_suffix(".json").read_bytes())
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        heads = next(csv.reader(file), [])
+    at = [heads.index(f"v{k}") for k in range(sum(h[:1] == "v" and h[1:].isdigit() for h in heads))]
+    if "id" not in heads or not at:
+        raise NearfarError(f"{path} needs a heading with id and v0, v1, ... for the vectors.")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        table = list(csv.reader(file))[1:]
+    vectors = np.array([[row[k] for k in at] for row in table], np.float32).reshape(-1, len(at))
+    words = {head: [row[k] or None for row in table] for k, head in enumerate(heads) if k not in at}
+    return facts, len(at), _typed(words, vectors, facts)
+
+
+def _typed(words: dict[str, list[str | None]], vectors: Vectors, facts: dict[str, Any]) -> Iterator[Any]:
+    """Give columns of words their kinds, as the file says or as the words look, and cut them in stretches."""
+    import pyarrow as pa
+
+    said = facts.get("columns")
+    kinds = {**(said if isinstance(said, dict) else {}), **FIXED}
+    made = {}
+    for name, column in words.items():
+        values = column if kinds.get(name) == "text" else values_of(name, column, kinds.get(name))
+        kind = rows.kind_of_values(name, values, {})
+        made[name] = pa.array(values, rows.arrow_type(name, kind) if kind != "number" else pa.float64())
+    table = pa.table({**made, "vector": rows.fixed(vectors)})
+    return (table.slice(low, STRETCH) for low in range(0, len(table), STRETCH))

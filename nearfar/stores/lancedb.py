@@ -1,0 +1,309 @@
+"""Keeps a vector store in a folder or an object store, by LanceDB: durable, versioned, many writers."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..core.errors import NearfarError
+from ..data.cache import cache_root
+from . import conditions as conditions
+from . import schema as rows
+from .base import FIXED, Card, Value, Vectors
+from .index import Index
+
+TABLE = "images"
+_BATCH = 16_384  # rows read at a time, where all are
+_TRIES = 20  # commits tried while other processes write
+_NAMED = 2000  # ids that a filter names; of more, all are read and picked from
+_KEPT = timedelta(hours=1)  # how long old versions stay for those who are reading them
+_PRIMARY = {"lance-schema:unenforced-primary-key:position": "1"}  # two inserts of one id then conflict
+_CONTENDED = ("conflict", "concurrent", "already exists")  # words in the complaints of a commit that lost
+T = TypeVar("T")
+
+
+def _text(value: conditions.Literal) -> str:
+    """Write a value in LanceDB's SQL, which binds none."""
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+class LanceStore:
+    """See `base.VectorStore`. A write is one commit or two; each row is there whole, or not at all."""
+
+    def __init__(self, address: str, card: Card | None = None) -> None:
+        """Open the store, or make it.
+
+        Args:
+            address: a folder, or an object store's address, passed on as it is.
+            card: whose vectors are to go in; without it, the store has to be there.
+
+        Raises:
+            NearfarError: there is none, it is another encoder's, or LanceDB is missing.
+        """
+        try:
+            import lancedb
+        except ModuleNotFoundError:
+            raise NearfarError("a vector store needs LanceDB; type: pip install 'nearfar[store]'") from None
+        self.address = address
+        self.folder = None if "://" in address else Path(address).expanduser()
+        if self.folder is not None:
+            self._check_folder(self.folder, card)
+        try:
+            where = str(self.folder or address)
+            self._db = lancedb.connect(where, read_consistency_interval=timedelta(0))
+            self._table = self._open(card)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise NearfarError(f"{address} cannot be opened as a vector store: {reason}.") from None
+        said = (self._table.schema.metadata or {}).get(b"nearfar")
+        if said is None:
+            raise NearfarError(f"{address} is another program's LanceDB table; name another store.")
+        self.card = Card(**json.loads(said))
+        if card is not None:
+            self.card.admit(card, address)
+        digest = hashlib.blake2b(address.encode(), digest_size=16).hexdigest()
+        beside = self.folder is not None and os.access(self.folder, os.W_OK)
+        place = Path(self.folder or "", "search") if beside else cache_root() / "stores" / digest
+        self._index = Index(self, place, self.card.dim)
+
+    def _check_folder(self, folder: Path, card: Card | None) -> None:
+        """Refuse a folder that is something else, before LanceDB writes into it."""
+        if (folder / f"{TABLE}.lance").is_dir():
+            return
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise NearfarError(f"{folder} is no vector store; name another, such as --store photos.nf")
+        if card is None:
+            raise NearfarError(
+                f"there is no vector store {folder}; make one: nearfar embed RUN DATA --store {folder}"
+            )
+
+    def _open(self, card: Card | None) -> Any:
+        """Open the table; make it, unless another process was quicker."""
+        for _ in range(2):
+            try:
+                return self._db.open_table(TABLE)
+            except ValueError:
+                if card is None:
+                    raise NearfarError(
+                        f"there is no vector store at {self.address}; make one: "
+                        f"nearfar embed RUN DATA --store {self.address}"
+                    ) from None
+            with contextlib.suppress(ValueError):
+                return self._db.create_table(TABLE, schema=self._schema(card))
+        raise NearfarError(f"{self.address} cannot be made; choose another place with --store.")
+
+    @staticmethod
+    def _schema(card: Card) -> Any:
+        import pyarrow as pa
+
+        fields = [pa.field(name, rows.arrow_type(name, kind)) for name, kind in FIXED.items()]
+        fields[0] = pa.field("id", pa.string(), nullable=False, metadata=_PRIMARY)
+        fields += [
+            pa.field("thumbnail", pa.binary()),
+            pa.field("vector", pa.list_(pa.float32(), card.dim)),
+            pa.field(rows.KEY, pa.int64()),
+        ]
+        return pa.schema(fields, metadata={"nearfar": json.dumps(card.to_json())})
+
+    @property
+    def version(self) -> int:
+        """A number that rises with every change."""
+        return int(self._table.version)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Every column's kind by its name."""
+        kinds = {field.name: rows.kind_of(field.type) for field in self._table.schema}
+        return {name: kind for name, kind in kinds.items() if kind and name not in rows.HIDDEN}
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return int(self._table.count_rows())
+
+    def ids(self, where: str | None = None) -> list[str]:
+        """Name the rows, sorted."""
+        return list(self._read(["id"], where, None)["id"].to_pylist())
+
+    def vectors(
+        self, where: str | None = None, ids: Sequence[str] | None = None
+    ) -> tuple[list[str], Vectors]:
+        """Read vectors."""
+        table = self._read(["id", "vector"], where, ids)
+        return table["id"].to_pylist(), rows.matrix(table["vector"], self.card.dim).copy()
+
+    def rows(
+        self,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Any:
+        """Read columns, as a `pyarrow.Table`."""
+        import pyarrow as pa
+
+        known = self.columns
+        names = rows.wanted(columns, known)
+        found = self._read(["id", *(name for name in names if name != "id")], where, ids).select(names)
+        return found.cast(pa.schema([(name, rows.arrow_type(name, known[name])) for name in names]))
+
+    def thumbnails(self, ids: Sequence[str]) -> list[bytes]:
+        """Read thumbnails, as JPEG files."""
+        return [data or b"" for data in self._read(["id", "thumbnail"], None, ids)["thumbnail"].to_pylist()]
+
+    def keys(self) -> tuple[Any, Any]:
+        """Give every id, sorted, as an Arrow array, and the digest of its vector."""
+        table = self._read(["id", rows.KEY], None, None)
+        return table["id"].combine_chunks(), table[rows.KEY].to_numpy()
+
+    def pieces(self, ids: Any = None) -> tuple[int, int, Iterator[Any]]:
+        """Give one state of the store, or some ids of it: its version, how many rows, and these in pieces."""
+        import pyarrow as pa
+
+        columns = ["id", rows.KEY, "vector"]
+        if ids is not None:
+            table = self._read(columns, None, ids.to_pylist(), strict=False)
+            return self.version, len(table), iter([self._piece(table)])
+        still = self._db.open_table(TABLE)
+        version = still.version
+        still.checkout(version)
+        batches = still.search().select(columns).to_batches(_BATCH)
+        made = (self._piece(pa.Table.from_batches([batch])) for batch in batches)
+        return version, still.count_rows(), made
+
+    def _piece(self, table: Any) -> Any:
+        ids, keys = table["id"].combine_chunks(), table[rows.KEY].to_numpy()
+        return ids, keys, rows.matrix(table["vector"], self.card.dim)
+
+    def _filter(self, where: str) -> str:
+        columns = self.columns
+
+        def name(column: str) -> str:
+            # LanceDB compares whole numbers with whole numbers only.
+            return f"cast(`{column}` as double)" if columns[column] == "number" else f"`{column}`"
+
+        return conditions.write(conditions.read(where, columns), name, _text)
+
+    def _read(
+        self, columns: list[str], where: str | None, ids: Sequence[str] | None, strict: bool = True
+    ) -> Any:
+        """Read some rows of one version, in order."""
+        filters = [self._filter(where)] if where is not None else []
+        if ids is not None and len(ids) <= _NAMED:
+            filters.append(f"id in ({', '.join(map(_text, ids))})" if ids else "false")
+        query = self._table.search().select(columns)
+        table = (query.where(" and ".join(filters)) if filters else query).to_arrow()
+        return rows.ordered(table.replace_schema_metadata(None), ids, strict=strict and where is None)
+
+    def put(self, table: Any) -> None:
+        """Insert rows, or replace those whose ids are there already."""
+        new = rows.incoming(table, self.card, self.columns)
+        if not len(new):
+            return
+        known = self.columns
+        self._add(
+            {
+                name: kind
+                for name in new.column_names
+                if name not in known
+                and name not in rows.HIDDEN
+                and (kind := rows.kind_of(new.schema.field(name).type))
+            }
+        )
+        full = self._filled(new)
+        if full.num_columns == new.num_columns:
+            self._commit(lambda: self._merge(full, True, True))
+            return
+        # Rows that are there keep what the table lacks: new ones are inserted, then the others updated.
+        inserted = self._commit(lambda: self._merge(full, False, True)).num_inserted_rows
+        if inserted < len(new):
+            self._commit(lambda: self._merge(self._typed(new), True, False))
+
+    def _typed(self, table: Any) -> Any:
+        """Give columns the table's own types, in its order."""
+        import pyarrow as pa
+
+        fields = [field for field in self._table.schema if field.name in table.column_names]
+        return table.select([field.name for field in fields]).cast(pa.schema(fields))
+
+    def _filled(self, table: Any) -> Any:
+        """Add every column of the store that a table lacks, empty."""
+        import pyarrow as pa
+
+        for field in self._table.schema:
+            if field.name not in table.column_names:
+                table = table.append_column(field.name, pa.nulls(len(table), field.type))
+        return self._typed(table)
+
+    def _merge(self, table: Any, update: bool, insert: bool) -> Any:
+        merge = self._table.merge_insert("id")
+        merge = merge.when_matched_update_all() if update else merge
+        return (merge.when_not_matched_insert_all() if insert else merge).execute(table)
+
+    def set(self, column: str, values: Mapping[str, Value]) -> None:
+        """Set one column of some rows; a column that is new is added."""
+        import pyarrow as pa
+
+        columns = self.columns
+        kind = rows.check_set(column, list(values.values()), columns)
+        self._add({} if column in columns else {column: kind})
+        if values:
+            made = {"id": list(values), column: pa.array(values.values(), rows.arrow_type(column, kind))}
+            self._commit(lambda: self._merge(self._typed(pa.table(made)), True, False))
+
+    def _add(self, columns: Mapping[str, str]) -> None:
+        """Add columns that are not there."""
+        import pyarrow as pa
+
+        def add() -> None:
+            missing = [name for name in columns if name not in self.columns]
+            if missing:
+                self._table.add_columns([pa.field(c, rows.arrow_type(c, columns[c])) for c in missing])
+
+        self._commit(add)
+
+    def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
+        """Delete the rows that are among `ids` and meet the condition."""
+        rows.check_deleted(ids, where)
+        filters = [self._filter(where)] if where is not None else []
+        lists: list[Sequence[str] | None] = [None]
+        if ids is not None:
+            lists = [ids[low : low + _NAMED] for low in range(0, len(ids), _NAMED)]
+        count = 0
+        for some in lists:
+            named = [f"id in ({', '.join(map(_text, some))})"] if some is not None else []
+            text = " and ".join([*filters, *named])
+            count += int(self._commit(partial(self._table.delete, text)).num_deleted_rows)
+        return count
+
+    def compact(self) -> None:
+        """Put pieces together, and give the room of deleted rows and old versions back."""
+        self._commit(lambda: self._table.optimize(cleanup_older_than=_KEPT))
+
+    def _commit(self, work: Callable[[], T]) -> T:
+        """Do work that commits; again, from the newest state, where another process was quicker."""
+        for attempt in range(_TRIES):
+            try:
+                return work()
+            except (OSError, RuntimeError, ValueError) as error:
+                text = str(error)
+                if not any(word in text.lower() for word in _CONTENDED):
+                    reason = text.splitlines()[0][:200]
+                    raise NearfarError(f"{self.address} cannot be written: {reason}.") from None
+                time.sleep(0.05 * 2 ** min(attempt, 5))
+                self._table.checkout_latest()
+        raise NearfarError(f"other processes keep writing to {self.address}; wait for them and try again.")
+
+    def nearest(
+        self, queries: Vectors, k: int, where: str | None = None, exact: bool | None = None
+    ) -> tuple[list[list[str]], Vectors]:
+        """Find the rows most alike to each query by cosine, the most alike first."""
+        return self._index.nearest(queries, k, where, exact)

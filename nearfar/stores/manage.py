@@ -1,0 +1,95 @@
+"""Tends a vector store: says what is in it, and adds, deletes, compacts, imports and exports on request."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import columns as listed
+from . import import_export
+from .open import open_store
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is in a store, and what was done to it.
+
+    Attributes:
+        address: the store's.
+        images: rows.
+        dim: numbers in a vector.
+        run: the run whose encoder made them, or "".
+        encoder: its fingerprint, or "".
+        version: of the store; it rises with every change.
+        columns: kinds by name.
+        done: what was asked for and done, a few words each.
+    """
+
+    address: str
+    images: int
+    dim: int
+    run: str
+    encoder: str
+    version: int
+    columns: dict[str, str]
+    done: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it in plain values."""
+        return {**asdict(self), "done": list(self.done)}
+
+    def __str__(self) -> str:
+        """Say it in a few lines."""
+        maker = f"{self.run or 'unknown'} ({self.encoder[:12] or 'no fingerprint'})"
+        listed = ", ".join(f"{name} ({kind})" for name, kind in self.columns.items())
+        first = (
+            f"{self.address}: {self.images:,} images, vectors of {self.dim} numbers, version {self.version}"
+        )
+        return "\n".join([*self.done, first, f"encoder: {maker}", f"columns: {listed}"])
+
+
+def store(
+    address: str | Path,
+    *,
+    import_file: str | Path | None = None,
+    columns: str | Path | None = None,
+    delete: str | None = None,
+    compact: bool = False,
+    export_file: str | Path | None = None,
+) -> Summary:
+    """Look into a vector store; what is asked for is done first, in the order of the arguments.
+
+    Args:
+        address: the store's.
+        import_file: a .parquet, .npz or .csv file to read rows from; the store is made where there is none.
+        columns: a list with further columns, the first naming images by id or path.
+        delete: a condition; rows that meet it are deleted.
+        compact: whether to put pieces together and give back the room of what was deleted.
+        export_file: a .parquet, .npz or .csv file to write.
+
+    Returns:
+        What is in it.
+
+    Raises:
+        NearfarError: there is no store, or something asked for cannot be done.
+    """
+    done = []
+    if import_file is not None:
+        found, count = import_export.import_file(address, import_file)
+        done.append(f"imported {count:,} rows from {import_file}")
+    else:
+        found = open_store(address)
+    if columns is not None:
+        done.append(f"joined {listed.read(columns).join(found):,} rows of {columns}")
+    if delete is not None:
+        done.append(f"deleted {found.delete(where=delete):,} images")
+    if compact:
+        found.compact()
+        done.append("compacted")
+    if export_file is not None:
+        done.append(f"exported {import_export.export(found, export_file):,} rows to {export_file}")
+    card = found.card
+    return Summary(
+        found.address, len(found), card.dim, card.run, card.encoder, found.version, found.columns, tuple(done)
+    )

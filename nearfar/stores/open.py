@@ -1,0 +1,33 @@
+"""Opens a vector store by its address: a folder, an object store or a database server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .base import Card, VectorStore
+
+PREFIXES = ("postgresql://", "postgres://")
+
+
+def open_store(address: str | Path, card: Card | None = None) -> VectorStore:
+    """Open a vector store, or make one where there is none yet and a card is given.
+
+    Args:
+        address: a folder such as photos.nf, an object store's address such as s3://bucket/photos.nf, or a
+            server's, such as postgresql://user@host/database.
+        card: whose vectors are to go in; without it, the store has to be there.
+
+    Returns:
+        The store.
+
+    Raises:
+        NearfarError: there is none, it is another encoder's, or a package is missing.
+    """
+    text = str(address)
+    if text.startswith(PREFIXES):
+        from .postgres import PostgresStore
+
+        return PostgresStore(text, card)
+    from .lancedb import LanceStore
+
+    return LanceStore(text, card)

@@ -1,0 +1,151 @@
+"""Talks to a PostgreSQL server: reads its address, connects, and turns its complaints into sentences."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from ..core.errors import NearfarError, nearest
+
+_KNOWN = ("host", "sslmode", "table")
+_SSL = {"disable": False, "prefer": None, "require": True}
+_TABLE = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a store lies on a server. `shown` is the address without its password."""
+
+    shown: str
+    table: str
+    how: dict[str, Any]
+
+
+def parse(address: str) -> Address:
+    """Read an address such as postgresql://user@host:5432/database?table=photos.
+
+    What it leaves out comes from PGUSER, PGPASSWORD, PGHOST and PGPORT; ?host= may name a socket's folder;
+    ?sslmode= is disable, prefer, require or verify-full.
+
+    Args:
+        address: as typed.
+
+    Returns:
+        Its parts, as pg8000 takes them.
+
+    Raises:
+        NearfarError: it makes no sense.
+    """
+    try:
+        parts = urlsplit(address)
+        port = parts.port or int(os.environ.get("PGPORT", "5432"))
+    except ValueError as error:
+        raise NearfarError(f"{_masked(address)} is no address of a server: {error}.") from None
+    asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    for name in asked:
+        if name not in _KNOWN:
+            raise NearfarError(f"{_masked(address)} has an unknown part {name!r}; {nearest(name, _KNOWN)}")
+    table, mode = asked.get("table", "images"), asked.get("sslmode", "prefer")
+    if not _TABLE.fullmatch(table):
+        raise NearfarError(f"table={table} is no name of a store; use small letters, digits and _.")
+    if mode not in (*_SSL, "verify-full"):
+        raise NearfarError(f"sslmode={mode} is not known; {nearest(mode, (*_SSL, 'verify-full'))}")
+    host = asked.get("host") or parts.hostname or os.environ.get("PGHOST", "localhost")
+    user = unquote(parts.username or "") or os.environ.get("PGUSER") or getpass.getuser()
+    how: dict[str, Any] = {"user": user, "database": unquote(parts.path.strip("/")) or user}
+    if password := unquote(parts.password or "") or os.environ.get("PGPASSWORD", ""):
+        how["password"] = password
+    if host.startswith("/"):
+        how["unix_sock"] = f"{host}/.s.PGSQL.{port}"
+    else:
+        context = ssl.create_default_context() if mode == "verify-full" else _SSL[mode]
+        how |= {"host": host, "port": port, "ssl_context": context}
+    return Address(_masked(address), table, how)
+
+
+def _masked(address: str) -> str:
+    """Leave the password out."""
+    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1@", address)
+
+
+class Server:
+    """One connection, shared by threads in turns, and made anew where it was lost."""
+
+    def __init__(self, address: Address) -> None:
+        """Prepare; the connection is made when it is first needed."""
+        try:
+            import pg8000.native
+        except ModuleNotFoundError:
+            raise NearfarError(
+                "a store on a server needs pg8000; type: pip install 'nearfar[postgres]'"
+            ) from None
+        self._driver, self._address = pg8000.native, address
+        self._lock = threading.RLock()
+        self._connection: Any = None
+
+    def _connected(self) -> Any:
+        if self._connection is None:
+            try:
+                self._connection = self._driver.Connection(**self._address.how, timeout=None)
+            except (self._driver.Error, OSError) as error:
+                raise NearfarError(f"{self._address.shown} cannot be reached: {_reason(error)}.") from None
+        return self._connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """Do several statements as one: all of it is there in the end, or nothing.
+
+        Yields:
+            The connection.
+
+        Raises:
+            NearfarError: the server cannot be reached, or refuses.
+        """
+        with self._lock:
+            connection = self._connected()
+            try:
+                connection.run("begin")
+                yield connection
+                connection.run("commit")
+            except self._driver.DatabaseError as error:
+                connection.run("rollback")
+                raise NearfarError(f"{self._address.shown} refuses: {_reason(error)}.") from None
+            except (self._driver.InterfaceError, OSError) as error:
+                self.close()
+                raise NearfarError(f"{self._address.shown} was lost: {_reason(error)}; try again.") from None
+            except BaseException:
+                with suppress(Exception):
+                    connection.run("rollback")
+                raise
+
+    def run(self, text: str, **values: Any) -> list[list[Any]]:
+        """Do one statement, values bound, and give what it finds."""
+        with self.transaction() as connection:
+            return list(connection.run(text, **values) or [])
+
+    def vacuum(self, table: str) -> None:
+        """Give the room of deleted rows back; this can be part of no transaction."""
+        with self._lock:
+            self._connected().run(f"vacuum analyze {table}")
+
+    def close(self) -> None:
+        """Give the connection up."""
+        with self._lock, suppress(Exception):
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words what a server or the network complains of."""
+    fields = error.args[0] if error.args else ""
+    text = fields.get("M", "") if isinstance(fields, dict) else str(error)
+    return str(text).splitlines()[0].rstrip(".")[:200] if text else type(error).__name__

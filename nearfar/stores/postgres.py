@@ -1,0 +1,312 @@
+"""Keeps a vector store on a PostgreSQL server with pgvector, for those who outgrow one machine.
+
+A store is the table nearfar_NAME, and a row of nearfar_stores with its card and version. Every value is
+bound, and every name of a column is checked and quoted; no text of a user becomes part of a statement.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core import progress, rng
+from ..core.errors import NearfarError
+from . import conditions as conditions
+from . import schema
+from .base import EXACT, FIXED, Card, Value, Vectors
+from .index import DECIMALS, check_queries
+from .pg_connection import Server, parse
+
+_TYPES = {"text": "text", "number": "double precision", "flag": "boolean"}
+_KINDS = {"text": "text", "bigint": "number", "double precision": "number", "boolean": "flag"}
+_MOST = 2000  # numbers in a vector that pgvector indexes
+_LINKS, _CARE, _EFFORT = 32, 80, 200  # HNSW's, while it is built and searched
+_SAMPLE, _ASKED = 64, 10  # rows on which an index is measured, and their neighbours
+
+
+def _type(column: str, kind: str) -> str:
+    """Say of which type a column's values are."""
+    return "bigint" if kind == "number" and column in FIXED else _TYPES[kind]
+
+
+def _column(name: str, kind: str) -> str:
+    """Say of which type a column is; text is ordered by its bytes, as elsewhere."""
+    return _type(name, kind) + (' collate "C"' if kind == "text" else "")
+
+
+class PostgresStore:
+    """See `base.VectorStore`. Writers take turns: each first takes the store's row of nearfar_stores."""
+
+    def __init__(self, address: str, card: Card | None = None) -> None:
+        """Open the store, or make it.
+
+        Args:
+            address: as `server.parse` reads it.
+            card: whose vectors are to go in; without it, the store has to be there.
+
+        Raises:
+            NearfarError: there is none, it is another encoder's, or the server cannot be reached.
+        """
+        place = parse(address)
+        self.address, self._name = place.shown, place.table
+        self._table, self._graph = f'"nearfar_{place.table}"', f'"nearfar_{place.table}_vector"'
+        self._server = Server(place)
+        text = self._card()
+        if text is None and card is None:
+            raise NearfarError(
+                f"there is no vector store at {self.address}; make one: "
+                f"nearfar embed RUN DATA --store {self.address}"
+            )
+        if text is None and card is not None:
+            self._make(card)
+            text = self._card()
+        self.card = Card(**json.loads(str(text)))
+        if card is not None:
+            self.card.admit(card, self.address)
+
+    def _card(self) -> str | None:
+        """Read the store's card, if there is one."""
+        if not self._server.run("select to_regclass('nearfar_stores') is not null")[0][0]:
+            return None
+        found = self._server.run("select card from nearfar_stores where name = :name", name=self._name)
+        return str(found[0][0]) if found else None
+
+    def _make(self, card: Card) -> None:
+        """Make the tables, unless another process was quicker."""
+        columns = [f'"{name}" {_column(name, kind)}' for name, kind in FIXED.items()]
+        columns[0] += " primary key"
+        with self._server.transaction() as connection:
+            connection.run("select pg_advisory_xact_lock(hashtext('nearfar'))")
+            connection.run("create extension if not exists vector")
+            connection.run(
+                "create table if not exists nearfar_stores "
+                "(name text primary key, card text not null, version bigint not null)"
+            )
+            connection.run(
+                f"create table if not exists {self._table} "
+                f"({', '.join(columns)}, thumbnail bytea, vector vector({int(card.dim)}) not null)"
+            )
+            connection.run(
+                "insert into nearfar_stores values (:name, :card, 1) on conflict do nothing",
+                name=self._name,
+                card=json.dumps(card.to_json()),
+            )
+
+    def _changing(self, connection: Any) -> None:
+        """Wait for other writers, and count the change."""
+        connection.run("update nearfar_stores set version = version + 1 where name = :name", name=self._name)
+
+    @property
+    def version(self) -> int:
+        """A number that rises with every change."""
+        found = self._server.run("select version from nearfar_stores where name = :name", name=self._name)
+        return int(found[0][0])
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Every column's kind by its name."""
+        found = self._server.run(
+            "select attname, format_type(atttypid, null) from pg_attribute "
+            "where attrelid = to_regclass(:table) and attnum > 0 and not attisdropped order by attnum",
+            table=self._table,
+        )
+        return {name: _KINDS[type_] for name, type_ in found if type_ in _KINDS}
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return int(self._server.run(f"select count(*) from {self._table}")[0][0])
+
+    def ids(self, where: str | None = None) -> list[str]:
+        """Name the rows, sorted."""
+        return [row[0] for row in self._read(['"id"'], where, None)]
+
+    def vectors(
+        self, where: str | None = None, ids: Sequence[str] | None = None
+    ) -> tuple[list[str], Vectors]:
+        """Read vectors."""
+        found = self._ordered(self._read(['"id"', "vector_send(vector)"], where, ids), ids, where)
+        # Two short numbers come first; numbers are in network order.
+        flat = b"".join(row[1][4:] for row in found)
+        return [row[0] for row in found], np.frombuffer(flat, ">f4").astype(np.float32).reshape(
+            -1, self.card.dim
+        )
+
+    def rows(
+        self,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Any:
+        """Read columns, as a `pyarrow.Table`."""
+        import pyarrow as pa
+
+        known = self.columns
+        names = schema.wanted(columns, known)
+        found = self._read(['"id"', *(f'"{name}"' for name in names)], where, ids)
+        found = self._ordered(found, ids, where)
+        made = [
+            pa.array([row[at] for row in found], schema.arrow_type(name, known[name]))
+            for at, name in enumerate(names, 1)
+        ]
+        return pa.table(made, names=names)
+
+    def thumbnails(self, ids: Sequence[str]) -> list[bytes]:
+        """Read thumbnails, as JPEG files."""
+        return [
+            row[1] or b"" for row in self._ordered(self._read(['"id"', "thumbnail"], None, ids), ids, None)
+        ]
+
+    def _filter(self, where: str | None, ids: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
+        """Write a condition, and bind its values."""
+        values: dict[str, Any] = {}
+        known = self.columns if where is not None else {}
+
+        def name(column: str) -> str:
+            # Whole numbers would be compared with whole numbers only.
+            return f'cast("{column}" as double precision)' if known[column] == "number" else f'"{column}"'
+
+        def bound(value: Any) -> str:
+            values[f"v{len(values)}"] = value
+            return f":v{len(values) - 1}"
+
+        parts = [] if ids is None else [f"id = any(cast({bound(list(ids))} as text[]))"]
+        if where is not None:
+            parts.append(conditions.write(conditions.read(where, known), name, bound))
+        return (f"where {' and '.join(parts)}" if parts else ""), values
+
+    def _read(self, columns: list[str], where: str | None, ids: Sequence[str] | None) -> list[list[Any]]:
+        text, values = self._filter(where, ids)
+        listed = ", ".join(columns)
+        return self._server.run(f"select {listed} from {self._table} {text} order by id", **values)
+
+    @staticmethod
+    def _ordered(found: list[list[Any]], ids: Sequence[str] | None, where: str | None) -> list[list[Any]]:
+        """Put rows in the order of the ids asked for."""
+        if ids is None:
+            return found
+        by_id = {row[0]: row for row in found}
+        schema.check_there(ids, by_id if where is None else ids)
+        return [by_id[name] for name in ids if name in by_id]
+
+    def put(self, table: Any) -> None:
+        """Insert rows, or replace those whose ids are there already."""
+        known = self.columns
+        new = schema.incoming(table, self.card, known).drop_columns([schema.KEY])
+        kinds = {name: schema.kind_of(new.schema.field(name).type) for name in new.column_names}
+        lists, given = [], {}
+        for at, (name, kind) in enumerate(kinds.items()):
+            type_ = _type(name, kind) if kind else "bytea" if name == "thumbnail" else "text"
+            lists.append(f"cast(:c{at} as {type_}[])" + ("::vector[]" if name == "vector" else ""))
+            given[f"c{at}"] = (
+                new[name].to_pylist() if name != "vector" else _written(new[name], self.card.dim)
+            )
+        listed = ", ".join(f'"{name}"' for name in kinds)
+        updates = ", ".join(f'"{name}" = excluded."{name}"' for name in kinds if name != "id")
+        with self._server.transaction() as connection:
+            self._changing(connection)
+            self._add(connection, {name: kind for name, kind in kinds.items() if kind and name not in known})
+            connection.run(
+                f"insert into {self._table} ({listed}) select * from unnest({', '.join(lists)}) "
+                f"on conflict (id) do update set {updates}",
+                **given,
+            )
+
+    def _add(self, connection: Any, columns: Mapping[str, str]) -> None:
+        """Add columns that are not there."""
+        for name, kind in columns.items():
+            text = f'alter table {self._table} add column if not exists "{name}" {_column(name, kind)}'
+            connection.run(text)
+
+    def set(self, column: str, values: Mapping[str, Value]) -> None:
+        """Set one column of some rows; a column that is new is added."""
+        known = self.columns
+        kind = schema.check_set(column, list(values.values()), known)
+        with self._server.transaction() as connection:
+            self._changing(connection)
+            self._add(connection, {} if column in known else {column: kind})
+            connection.run(
+                f'update {self._table} t set "{column}" = n.value from unnest(cast(:ids as text[]), '
+                f"cast(:given as {_type(column, kind)}[])) n(id, value) where t.id = n.id",
+                ids=list(values),
+                given=[float(v) if kind == "number" and v is not None else v for v in values.values()],
+            )
+
+    def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
+        """Delete the rows that are among `ids` and meet the condition."""
+        schema.check_deleted(ids, where)
+        text, values = self._filter(where, ids)
+        with self._server.transaction() as connection:
+            self._changing(connection)
+            connection.run(f"delete from {self._table} {text}", **values)
+            return int(connection.row_count)
+
+    def compact(self) -> None:
+        """Give the room of deleted rows back."""
+        self._server.vacuum(self._table)
+
+    def nearest(
+        self, queries: Vectors, k: int, where: str | None = None, exact: bool | None = None
+    ) -> tuple[list[list[str]], Vectors]:
+        """Find the rows most alike to each query by cosine, the most alike first."""
+        queries = check_queries(queries, k, self.card.dim)
+        text, values = self._filter(where, None)
+        counted = self._server.run(f"select count(*) from {self._table} {text}", **values)[0][0]
+        k = min(k, int(counted))
+        if exact is None:
+            exact = counted <= EXACT
+        if not exact and self.card.dim <= _MOST:
+            self._index()
+        with self._server.transaction() as connection:
+            if exact:
+                connection.run("set local enable_indexscan = off")
+            else:
+                connection.run("set local enable_seqscan = off")
+                connection.run("set local hnsw.iterative_scan = strict_order")
+                connection.run(f"set local hnsw.ef_search = {min(1000, max(_EFFORT, k))}")
+            found = [self._one(connection, query, k, text, values) for query in queries]
+        cosines = np.array([[row[1] for row in part] for part in found], np.float32).reshape(len(found), -1)
+        return [[row[0] for row in part] for part in found], cosines
+
+    def _one(
+        self, connection: Any, query: Vectors, k: int, text: str, values: Mapping[str, Any]
+    ) -> list[tuple[str, float]]:
+        """Find the nearest rows of one query."""
+        found = connection.run(
+            f"select id, vector <=> cast(:query as vector) from {self._table} {text} "
+            "order by vector <=> cast(:query as vector) limit :k",
+            query=_text(query),
+            k=k,
+            **values,
+        )
+        # A vector of zeros has no direction; its cosine counts as 0.
+        cosines = [(name, round(1 - far, DECIMALS) if far == far else 0.0) for name, far in found]
+        return sorted(cosines, key=lambda row: (-row[1], row[0]))
+
+    def _index(self) -> None:
+        """Build the server's index, unless it is there, and say how much of the nearest it finds."""
+        if self._server.run("select to_regclass(:graph) is not null", graph=self._graph)[0][0]:
+            return
+        progress.say(f"Building a search index over {len(self):,} vectors on the server, once.")
+        self._server.run(
+            f"create index if not exists {self._graph} on {self._table} using hnsw "
+            f"(vector vector_cosine_ops) with (m = {_LINKS}, ef_construction = {_CARE})"
+        )
+        ids = self.ids()
+        sample = sorted(rng.permutation(rng.fold(0, "recall"), len(ids))[:_SAMPLE].tolist())
+        _, queries = self.vectors(ids=[ids[at] for at in sample])
+        truth, found = (self.nearest(queries, _ASKED + 1, exact=exact)[0] for exact in (True, False))
+        hits = [len({*t} & {*f} - {ids[at]}) for t, f, at in zip(truth, found, sample, strict=True)]
+        recall = sum(hits) / max(1, sum(len({*t} - {ids[at]}) for t, at in zip(truth, sample, strict=True)))
+        progress.say(f"Of the {_ASKED} nearest of a sample, the index finds {recall:.1%}.")
+
+
+def _text(vector: Vectors) -> str:
+    """Write a vector as pgvector reads it; float32 comes back the same."""
+    return f"[{','.join(map(str, vector))}]"
+
+
+def _written(column: Any, dim: int) -> list[str]:
+    return [_text(row) for row in schema.matrix(column, dim)]

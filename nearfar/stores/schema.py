@@ -1,0 +1,262 @@
+"""Rows on their way into a store and out of it: checked, given their types, and put in order."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.errors import NearfarError, nearest
+from .base import FIXED, Card, Value, Vectors
+from .conditions import WORDS
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SETTABLE = ("label", "path")  # of the fixed columns
+KEY = "_key"  # a digest of the vector, by which an index knows what has changed
+HIDDEN = ("vector", "thumbnail", KEY)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
+
+
+def check_column(name: str, columns: Mapping[str, str]) -> None:
+    """Refuse a name that no column can have.
+
+    Args:
+        name: of a column to come.
+        columns: those there are.
+
+    Raises:
+        NearfarError: it is taken by the store itself, a word of conditions, or not made of letters.
+    """
+    taken = name in HIDDEN or name.lower() in WORDS
+    if not _NAME.fullmatch(name) or taken:
+        plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_0123456789")[:60] or "column"
+        offered = f"{plain}_" if plain in HIDDEN or plain.lower() in WORDS else plain
+        raise NearfarError(
+            f"a column cannot be named {name!r}; names have letters, digits and _, such as {offered}."
+        )
+    twin = next((other for other in columns if other.lower() == name.lower() and other != name), None)
+    if twin:
+        raise NearfarError(f"a column {twin!r} is there already; {name!r} would be mistaken for it.")
+
+
+def check_deleted(ids: Sequence[str] | None, where: str | None) -> None:
+    """Refuse to delete where it is not said what.
+
+    Args:
+        ids: of the rows.
+        where: a condition on them.
+
+    Raises:
+        NearfarError: there is neither, or the ids are one text, whose letters would be taken for ids.
+    """
+    if ids is None and where is None:
+        raise NearfarError("which rows are to be deleted is not said; give a condition.")
+    if isinstance(ids, str):
+        raise NearfarError(f"ids is the text {ids!r}; give a list of ids, or a condition with where=.")
+
+
+def arrow_type(column: str, kind: str) -> pyarrow.DataType:
+    """Say how a column is kept."""
+    import pyarrow as pa
+
+    if kind == "number":
+        return pa.int64() if column in FIXED else pa.float64()
+    return pa.string() if kind == "text" else pa.bool_()
+
+
+def kind_of(type_: pyarrow.DataType) -> str | None:
+    """Say which kind of column an Arrow type makes, or None."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(type_):
+        return kind_of(type_.value_type)
+    if pa.types.is_boolean(type_):
+        return "flag"
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        return "number"
+    text = pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
+    return "text" if text or pa.types.is_null(type_) else None
+
+
+def kind_of_values(column: str, values: Sequence[Value], columns: Mapping[str, str]) -> str:
+    """Say of which kind a column is, or has to become, to hold these values.
+
+    Raises:
+        NearfarError: they are of several kinds, or of another than the column.
+    """
+    found = {
+        "text" if isinstance(value, str) else "flag" if isinstance(value, bool) else "number"
+        for value in values
+        if value is not None
+    }
+    kind = columns.get(column) or (min(found) if found else "text")
+    if found - {kind}:
+        raise NearfarError(f"the column {column} holds a {kind} in each row, not a {min(found - {kind})}.")
+    return kind
+
+
+def check_texts(texts: Sequence[str | None], what: str) -> None:
+    """Refuse text that no database keeps: a NUL, or half of a surrogate pair."""
+    for text in texts:
+        if text and ("\0" in text or text.encode(errors="replace").decode() != text):
+            raise NearfarError(f"{what} {text[:40]!r} holds a character that cannot be kept; rename it.")
+
+
+def incoming(table: pyarrow.Table, card: Card, columns: Mapping[str, str]) -> pyarrow.Table:
+    """Check rows that are to come in, and give their columns the store's types and order.
+
+    Args:
+        table: as `VectorStore.put` takes it.
+        card: the store's.
+        columns: the store's, and their kinds.
+
+    Returns:
+        id, the columns that `table` has, thumbnail if it has them, vector, and `KEY`.
+
+    Raises:
+        NearfarError: something does not fit; the sentence names it.
+    """
+    import pyarrow as pa
+
+    missing = next((name for name in ("id", "vector") if name not in table.column_names), None)
+    if missing:
+        raise NearfarError(f"the rows have no column {missing!r}; a store needs id and vector.")
+    ids = table["id"].cast(pa.string()).to_pylist()
+    if not all(ids):
+        raise NearfarError("a row has no id; give each image a name of its own.")
+    if len(set(ids)) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise NearfarError(f"the id {twice!r} is there twice; give each image a name of its own.")
+    vectors = matrix(table["vector"], card.dim)
+    made: dict[str, Any] = {}
+    for name in [*FIXED, *(c for c in table.column_names if c not in FIXED and c not in HIDDEN)]:
+        if name not in table.column_names:
+            continue
+        kind = columns.get(name) or kind_of(table.schema.field(name).type)
+        if kind is None:
+            raise NearfarError(f"the column {name!r} holds neither text nor numbers; leave it out.")
+        if name not in columns:
+            check_column(name, {**columns, **made})
+        try:
+            made[name] = table[name].combine_chunks().cast(arrow_type(name, kind))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            raise NearfarError(
+                f"the column {name!r} holds what is no {kind}; mend it or leave it out."
+            ) from None
+        if kind == "text":
+            check_texts(made[name].to_pylist(), f"the {name}")
+    if "thumbnail" in table.column_names:
+        made["thumbnail"] = table["thumbnail"].cast(pa.binary())
+    made["vector"] = fixed(vectors)
+    made[KEY] = pa.array(keys(vectors))
+    return pa.table(made)
+
+
+def fixed(vectors: Vectors) -> pyarrow.Array:
+    """Lay (n, d) float32 as an Arrow column of fixed-size lists."""
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def matrix(column: pyarrow.ChunkedArray, dim: int) -> Vectors:
+    """Turn a column of lists into (n, dim) float32.
+
+    Raises:
+        NearfarError: a list is empty or of another length, or a number is not finite.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        flat = column.combine_chunks()
+        flat = flat.cast(pa.list_(pa.float32())) if not pa.types.is_fixed_size_list(flat.type) else flat
+        lengths = set(pc.unique(pc.list_value_length(flat)).to_pylist())
+        values = flat.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise NearfarError("the column 'vector' holds no lists of numbers; give it float32 lists.") from None
+    if lengths - {dim}:
+        raise NearfarError(f"a vector has {min(lengths - {dim}, key=str)} numbers, the store's have {dim}.")
+    if not np.isfinite(values).all():
+        raise NearfarError("a vector holds numbers that are not finite; embed those images again.")
+    found: Vectors = values.reshape(-1, dim)
+    return found
+
+
+def keys(vectors: Vectors) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Digest each vector into a whole number, by which its bytes are known again."""
+    rows = np.ascontiguousarray(vectors)
+    digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, "<i8").astype(np.int64)
+
+
+def wanted(columns: Sequence[str] | None, known: Mapping[str, str]) -> list[str]:
+    """Name the columns to read, each of which has to be there.
+
+    Raises:
+        NearfarError: one is not.
+    """
+    for name in columns or ():
+        if name not in known:
+            raise NearfarError(f"there is no column {name!r}; {nearest(name, known)}")
+    return list(known) if columns is None else list(columns)
+
+
+def ordered(table: pyarrow.Table, ids: Sequence[str] | None, strict: bool) -> pyarrow.Table:
+    """Put rows in order: sorted by id, or as `ids` has them.
+
+    Args:
+        table: rows with a column id, in any order; more of them than wanted will do.
+        ids: those wanted.
+        strict: whether each of them has to be there.
+
+    Raises:
+        NearfarError: one is not.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if ids is None:
+        return table.take(pc.sort_indices(table["id"]))
+    at = pc.index_in(pa.array(ids, pa.string()), table["id"].combine_chunks())
+    if at.null_count and strict:
+        gone = next(name for name, place in zip(ids, at.to_pylist(), strict=True) if place is None)
+        raise NearfarError(
+            f"there is no image {gone!r} in the store; its ids are the paths below its folder."
+        )
+    return table.take(at.drop_null())
+
+
+def check_there(ids: Sequence[str], known: Container[str]) -> None:
+    """Refuse ids that are not there.
+
+    Raises:
+        NearfarError: one is not; the sentence names the first.
+    """
+    for name in ids:
+        if name not in known:
+            raise NearfarError(f"there is no image {name!r} in the store; ids are paths below its folder.")
+
+
+def check_set(column: str, values: Sequence[Value], columns: Mapping[str, str]) -> str:
+    """Say of which kind the values of a column are that may be set.
+
+    Raises:
+        NearfarError: the column is not to be set by hand, or the values are of another kind.
+    """
+    if column in FIXED and column not in SETTABLE:
+        raise NearfarError(
+            f"the column {column!r} follows from the image and cannot be set; use another name."
+        )
+    if column not in columns:
+        check_column(column, columns)
+    kind = kind_of_values(column, values, columns)
+    check_texts([value for value in values if isinstance(value, str)], f"the {column}")
+    return kind

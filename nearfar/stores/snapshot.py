@@ -1,0 +1,125 @@
+"""Keeps a searchable copy of a store's vectors on disk: unit rows to map into memory, and graphs over many.
+
+Files are named by the store's version and written aside; `search.json`, written last, says which belong
+together. Of a copy that is spoilt, nothing is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.atomic import whole
+from ..features.knn import unit
+from . import hnsw
+from .brute_force import Cosines, Rows
+
+NOTE = "search.json"
+Piece = tuple[Any, Rows, Cosines]  # ids as an Arrow array, digests of vectors, vectors
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The vectors as they were at one version: `ids` and `keys` name the rows of `unit` (n, d)."""
+
+    ids: Any
+    keys: Rows
+    unit: Cosines
+    graphs: hnsw.Graphs | None = None
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.unit)
+
+
+def empty(dim: int) -> Copy:
+    """Make a copy of nothing."""
+    import pyarrow as pa
+
+    return Copy(pa.array([], pa.string()), np.empty(0, np.int64), np.empty((0, dim), np.float32))
+
+
+def note(folder: Path) -> dict[str, Any]:
+    """Read what is written about the copy in a folder; nothing where there is none."""
+    try:
+        found = json.loads((folder / NOTE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def load(folder: Path, dim: int) -> Copy:
+    """Open the copy in a folder, mapped into memory.
+
+    Args:
+        folder: where it lies.
+        dim: numbers in a vector.
+
+    Returns:
+        The copy; an empty one if anything is missing or spoilt.
+    """
+    import pyarrow as pa
+
+    try:
+        facts = note(folder)
+        stem = folder / str(facts["name"])
+        with pa.OSFile(f"{stem}.arrow") as file:
+            table = pa.ipc.open_file(file).read_all()
+        rows = np.load(f"{stem}.npy", mmap_mode="r", allow_pickle=False)
+        if rows.shape != (len(table), dim) or rows.dtype != np.float32:
+            return empty(dim)
+        starts = facts["starts"]
+        made = hnsw.read(stem, starts, facts["effort"], facts["recall"]) if starts else None
+        return Copy(table["id"].combine_chunks(), table["key"].to_numpy(), rows, made)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError):
+        return empty(dim)
+
+
+def write(folder: Path, version: int, dim: int, count: int, pieces: Iterator[Piece], graph: bool) -> Copy:
+    """Copy a store's vectors, and build graphs over them if wanted.
+
+    Args:
+        folder: where to; it is made.
+        version: the store's, which names the files.
+        dim: numbers in a vector.
+        count: rows that the pieces hold together.
+        pieces: ids, digests and vectors.
+        graph: whether to build graphs.
+
+    Returns:
+        The copy, opened.
+
+    Raises:
+        NearfarError: it cannot be written.
+    """
+    import pyarrow as pa
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / str(version)
+    ids, keys = [pa.array([], pa.string())], [np.empty(0, np.int64)]
+    with whole(folder / f"{version}.npy") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for some, digests, vectors in pieces:
+            file.write(unit(torch.from_numpy(np.array(vectors, np.float32))).numpy().tobytes())
+            ids.append(some)
+            keys.append(digests)
+    table = pa.table({"id": pa.chunked_array(ids), "key": np.concatenate(keys)})
+    with whole(folder / f"{version}.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    facts: dict[str, Any] = {"name": version, "rows": count, "starts": [], "effort": 0, "recall": 1.0}
+    if graph and count:
+        made = hnsw.build(np.load(folder / f"{version}.npy", mmap_mode="r"), stem)
+        facts |= {"starts": made.starts, "effort": made.effort, "recall": made.recall}
+    with whole(folder / NOTE) as file:
+        file.write(json.dumps(facts).encode())
+    for old in folder.iterdir():  # a process that has them open keeps them
+        if old.suffix in (".npy", ".arrow", ".faiss") and old.name.split(".")[0] != str(version):
+            old.unlink(missing_ok=True)
+    return load(folder, dim)

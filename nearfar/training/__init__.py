@@ -1,0 +1,1 @@
+"""Settings, recipes, the loop, the run folder, pretraining."""

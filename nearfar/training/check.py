@@ -1,0 +1,215 @@
+"""Looks before it leaps: what is in a collection, what is broken, and what pretraining would do with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import methods
+from ..core import distributed, progress
+from ..core.device import cores, device_named
+from ..core.errors import BadImage, NearfarError, nearest
+from ..data import loader
+from ..data.dataset import Block
+from ..data.inspection import Inspection, inspect
+from ..data.reading import read_pixels
+from ..data.sources import Source, open_source
+from ..images.views import sides
+from . import engine, optim, resolve
+from .schedule import AIM
+from .settings import Training
+from .setup import views_dtype
+
+SAMPLE = 64  # images decoded to measure the pace
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What `nearfar pretrain` would do with the same words."""
+
+    method: str
+    recipe: str
+    encoder: str
+    stem: str
+    weights: int  # numbers to learn in the encoder
+    size: int  # side of a view, pixels
+    batch: int
+    negatives: int  # for each row; 0 for a method without
+    steps: int
+    epochs: float
+    minutes: float  # about, on this machine
+    images_per_second: float
+    precision: str
+    device: str
+    decoded_bytes: int  # of the images once decoded
+
+    def __str__(self) -> str:
+        against = f", {self.negatives:,} negatives for each" if self.negatives else ""
+        return "\n".join(
+            [
+                f"plan: {self.method} (recipe {self.recipe}) on {self.device}, {self.precision}",
+                f"  encoder   {self.encoder}, {self.stem} stem, {self.weights:,} weights",
+                f"  views     {self.size} px",
+                f"  batch     {self.batch:,} images{against}",
+                f"  length    {self.steps:,} steps, {self.epochs:,.1f} epochs, "
+                f"about {progress.duration(60 * self.minutes)} at {self.images_per_second:,.0f} images/s",
+                f"  decoded   {self.decoded_bytes / 2**20:,.0f} MiB",
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is in a collection, and the plan; `obstacle` says why there is none."""
+
+    inspection: Inspection
+    plan: Proposal | None
+    obstacle: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it as plain values."""
+        plan = None if self.plan is None else dataclasses.asdict(self.plan)
+        return {**self.inspection.to_json(), "plan": plan, "obstacle": self.obstacle or None}
+
+    def __str__(self) -> str:
+        return f"{self.inspection}\n{self.plan or f'no plan: {self.obstacle}'}"
+
+
+def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings: Any) -> Check:
+    """Tell what is in a collection, what is broken and what `pretrain` would do; train and write nothing.
+
+    Every file is read and decoded once, since nothing less shows which are broken.
+
+    Args:
+        data: as in `pretrain`.
+        method: as in `pretrain`.
+        recipe: as in `pretrain`.
+        **settings: as in `pretrain`.
+
+    Returns:
+        Counts, sizes, formats, broken files, exact duplicates, and the plan with a measured time.
+
+    Raises:
+        NearfarError: there is nothing to look at, or a setting is wrong.
+    """
+    if method not in methods.METHODS:
+        raise NearfarError(f"There is no method {method!r}; {nearest(method, methods.METHODS)}")
+    given = {name: value for name, value in settings.items() if value is not None}
+    device = device_named(str(given.get("device", "auto")))
+    source = open_source(data, labels=resolve.needs_labels(method, given))
+    max_pixels = given.get("max_pixels", Training.max_pixels)
+    threads = given.get("threads") or cores()
+    found = inspect(source, max_pixels=max_pixels, threads=threads)
+    if found.usable < 2:
+        return Check(found, None, f"{found.usable} usable images are too few to tell near from far")
+    side = resolve.usual_side(source, max_pixels)
+    wanted = resolve.resolve(method, recipe, given, side=side, device=device)
+    if len(found.rejected) > wanted.training.max_bad * found.count:
+        share = len(found.rejected) / found.count
+        return Check(
+            found,
+            None,
+            f"{share:.0%} of the images are unusable; mend them, or raise --max-bad to {share:.2f}",
+        )
+    return Check(found, _propose(source, wanted, found, device, threads))
+
+
+def _propose(
+    source: Source, wanted: resolve.Wanted, found: Inspection, device: torch.device, threads: int
+) -> Proposal:
+    """Measure a few steps on a sample of the images, and work out the rest."""
+    sample = _Sample(source, wanted, found.usable)
+    classes = len(set(source.labels or ()))
+    wanted, _ = resolve.fitted(resolve.with_classes(wanted, classes), found.usable)
+    training = wanted.training
+    module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
+    views = module.views(wanted.views)
+    precision = training.precision
+    if precision == "auto":
+        gains = engine.gains_from_bfloat16(module, sides(views, wanted.size), device)
+        precision = "bfloat16" if gains else "float32"
+    feed = loader.Feed(
+        sample,
+        views,
+        size=wanted.size,
+        batch=training.batch,
+        seed=training.seed,
+        threads=threads,
+        dtype=views_dtype(device, precision),
+        device=device if training.views_on == "device" else None,
+    )
+    try:
+        pace = engine.seconds_a_step(
+            module,
+            feed,
+            optim.optimizer(training, module),
+            device=device,
+            precision=precision,
+            chunk=training.chunk and max(1, training.chunk // distributed.world()),
+            labels=torch.arange(found.usable) % classes if classes else None,
+            seconds=3.0,
+        )
+    finally:
+        feed.close()
+    an_epoch = found.usable // training.batch
+    if training.steps is not None:
+        steps = training.steps
+    elif training.epochs is not None:
+        steps = max(1, round(training.epochs * an_epoch))
+    else:
+        assert training.minutes is not None
+        steps = max(1, int(60 * training.minutes * AIM / pace))
+    return Proposal(
+        method=wanted.method,
+        recipe=wanted.recipe,
+        encoder=module.f.name,
+        stem=module.f.stem,
+        weights=sum(weight.numel() for weight in module.f.parameters()),
+        size=wanted.size,
+        batch=training.batch,
+        negatives=module.negatives(training.batch),
+        steps=steps,
+        epochs=round(steps / an_epoch, 2),
+        minutes=round(steps * pace / 60, 2),
+        images_per_second=round(training.batch / pace, 1),
+        precision=precision,
+        device=str(device),
+        decoded_bytes=int(sample.bytes_an_image * found.usable),
+    )
+
+
+class _Sample:
+    """A few decoded images that stand for all of them, so that the pace of a step can be measured."""
+
+    def __init__(self, source: Source, wanted: resolve.Wanted, count: int) -> None:
+        self.count = count
+        limit = wanted.training.max_pixels
+        images = []
+        for index in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int)):
+            try:
+                images.append(
+                    read_pixels(source, int(index), short_side=wanted.short_side, max_pixels=limit)[0]
+                )
+            except BadImage:
+                continue
+        sizes = np.array([image.size for image in images], np.int64)
+        self.block = Block(
+            np.concatenate([image.reshape(-1) for image in images]),
+            np.cumsum(sizes) - sizes,
+            np.array([image.shape[0] for image in images], np.int32),
+            np.array([image.shape[1] for image in images], np.int32),
+        )
+        self.bytes_an_image = float(sizes.mean())
+
+    def __len__(self) -> int:
+        return self.count
+
+    def gather(self, rows: Any) -> Block:
+        """Give as many images as asked for, over and over the same."""
+        pick = np.asarray(rows) % len(self.block.height)
+        block = self.block
+        return Block(block.pixels, block.offset[pick], block.height[pick], block.width[pick])

@@ -1,0 +1,217 @@
+"""The run folder: what is written while training and after, whole or not at all, and without pickle.
+
+config.json            everything needed to repeat the run
+log.jsonl              one line of figures per logged step
+rejected.csv           images set aside, each with its reason
+last.safetensors       where training stands: weights, optimizer state, step
+encoder.safetensors    the result
+encoder.json           its network, preprocessing and provenance
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from ..core.atomic import whole
+from ..core.errors import NearfarError
+
+LAST = "last.safetensors"
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: where it goes.
+        content: its bytes.
+
+    Raises:
+        NearfarError: the disk is full or the folder cannot be written; the old file is intact.
+    """
+    with whole(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a small JSON file, whole or not at all.
+
+    Args:
+        path: where it goes.
+        values: plain values.
+    """
+    write(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        NearfarError: it is missing, or is not a JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NearfarError(
+            f"{path} cannot be read ({error}); is {path.parent} a run folder of nearfar?"
+        ) from error
+    if not isinstance(values, dict):
+        raise NearfarError(f"{path} holds no JSON object; is {path.parent} a run folder of nearfar?")
+    return values
+
+
+def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and a few plain facts as one safetensors file, whole or not at all.
+
+    Args:
+        path: where it goes.
+        tensors: by name; they are copied to contiguous CPU memory.
+        facts: plain values, kept as JSON in the file's header.
+    """
+    plain = {name: value.detach().to("cpu").contiguous().clone() for name, value in tensors.items()}
+    write(path, to_bytes(plain, metadata={"nearfar": json.dumps(facts)}))
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `save` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors on the CPU, and the facts.
+
+    Raises:
+        NearfarError: it is missing or damaged.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("nearfar", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, facts
+    except (OSError, SafetensorError, ValueError) as error:
+        raise NearfarError(
+            f"{path} is damaged or missing ({error}); train again with --overwrite."
+        ) from error
+
+
+def state_of(
+    method: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Gather all that training has learned: weights, buffers and optimizer state.
+
+    Args:
+        method: the module being trained.
+        optimizer: its optimizer.
+
+    Returns:
+        Tensors by name ("method.<name>", "optimizer.<parameter>.<what>"), and plain numbers likewise.
+    """
+    tensors = {f"method.{name}": value for name, value in method.state_dict().items()}
+    numbers: dict[str, Any] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for what, value in state.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{index}.{what}"] = value
+            elif value is not None:
+                numbers[f"optimizer.{index}.{what}"] = value
+    return tensors, numbers
+
+
+def restore(
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, torch.Tensor],
+    numbers: Mapping[str, Any],
+) -> None:
+    """Put back what `state_of` gathered, in place.
+
+    Args:
+        method: a module of the same make.
+        optimizer: an optimizer of the same make over it.
+        tensors, numbers: from `state_of`.
+    """
+    prefix = "method."
+    method.load_state_dict(
+        {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+    )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.state.clear()
+    for name, value in [*tensors.items(), *numbers.items()]:
+        if not name.startswith("optimizer."):
+            continue
+        _, index, what = name.split(".", 2)
+        parameter = parameters[int(index)]
+        if isinstance(value, torch.Tensor):
+            # A buffer must lie in memory as its parameter does: fused optimizers walk both side by side.
+            like = parameter if value.shape == parameter.shape else value
+            device = "cpu" if what == "step" and like is value else parameter.device
+            value = torch.empty_like(like, dtype=value.dtype, device=device).copy_(value)
+        optimizer.state[parameter][what] = value
+
+
+class Log:
+    """`log.jsonl`: one JSON object a line, in step order, also after a crash and a resume."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        """Open the log, dropping lines that a lost stretch of training wrote after its last save.
+
+        Args:
+            path: the file.
+            start: the step from which training goes on; lines of later steps are dropped.
+        """
+        kept = [line for line in read_log(path) if line["step"] <= start]
+        write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file: IO[str] = open(path, "a", encoding="utf-8")
+
+    def add(self, figures: Mapping[str, Any]) -> None:
+        """Append one line.
+
+        Args:
+            figures: plain values, `step` among them.
+        """
+        try:
+            self._file.write(json.dumps(figures) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise NearfarError(
+                f"log.jsonl cannot be written ({error.strerror}); free some space and run the same command."
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        try:
+            self._file.close()
+        except OSError:
+            pass  # the line that failed has been reported already
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read a log, leaving out a last line that a crash cut short.
+
+    Args:
+        path: the file; missing counts as empty.
+
+    Returns:
+        One dict a line.
+    """
+    lines = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+    return lines

@@ -1,0 +1,242 @@
+"""The training loop: plain torch, one process or many, as a generator of steps.
+
+Whoever wants to log, save, draw or stop early writes ordinary code in the `for`:
+
+    for step in train(method, feed, optimizer, plan=plan, ...):
+        print(step.number, float(step.loss))
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..core import distributed
+from ..data.loader import Feed
+from ..methods.base import Batch, Method, Terms
+from . import grad_cache, optim
+from .schedule import Clock, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOOKS = 50  # times a run compares its pace with its time budget
+_TURNS = 4  # times each precision is measured
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did. `loss` and `terms` stay on the device: reading them is the caller's choice."""
+
+    number: int  # steps done, this one included
+    plan: Plan
+    loss: torch.Tensor
+    terms: Terms
+    rate: float  # learning rate of this step
+    waited: float  # seconds spent waiting for data, since the start of this sitting
+
+    @property
+    def last(self) -> bool:
+        """Whether training ends here."""
+        return self.number >= self.plan.steps
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Choose the arithmetic of the network.
+
+    Args:
+        device: where it runs.
+        precision: "float32" or "bfloat16".
+
+    Returns:
+        A context to run the network in.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Average every gradient over the processes, for a backward pass that DDP did not see.
+
+    Args:
+        module: whose parameters' gradients are averaged in place.
+    """
+    if distributed.world() == 1:
+        return
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= distributed.world()
+
+
+def train(
+    method: Method,
+    feed: Feed,
+    optimizer: torch.optim.Optimizer,
+    *,
+    plan: Plan,
+    rate: float,
+    warmup: float,
+    device: torch.device,
+    precision: str = "float32",
+    chunk: int | None = None,
+    labels: torch.Tensor | None = None,
+    start: int = 0,
+    clock: Clock | None = None,
+) -> Iterator[Step]:
+    """Train, and yield after every step.
+
+    Args:
+        method: what is trained; its terms average over processes to the global loss.
+        feed: gives (rows, views) from step `start` on.
+        optimizer: over the method's parameters.
+        plan: how many steps.
+        rate: the peak learning rate.
+        warmup: share of the steps over which the rate rises.
+        device: where the method is.
+        precision: of the network, "float32" or "bfloat16".
+        chunk: images in memory at a time, a process; None for all.
+        labels: (images,) int64 on the CPU, one for every row of the store, for a method that needs them.
+        start: steps done before.
+        clock: a time budget that may correct the plan.
+
+    Yields:
+        One `Step` a step, after the weights have changed.
+    """
+    method.train()
+    whole: Callable[[Batch], Terms] = method
+    if distributed.world() > 1 and chunk is None:
+        whole = DistributedDataParallel(method, broadcast_buffers=False)
+    cast = autocast(device, precision)
+    number = start
+    look = max(1, plan.steps // LOOKS)
+    for rows, views in feed:
+        now = rate * optim.factor(plan.progress(number + 0.5), warmup)  # mid-step: neither end is wasted
+        for group in optimizer.param_groups:
+            group["lr"] = (rate if group.get("steady") else now) * group.get("share", 1.0)
+        marks = None if labels is None else labels[rows].to(device, non_blocking=True)
+        batch = Batch([view.to(device, non_blocking=True) for view in views], rows, marks)
+        optimizer.zero_grad(set_to_none=True)
+        if chunk is None:
+            with cast:
+                terms = whole(batch)
+            loss = torch.stack(list(terms.values())).sum()
+            loss.backward()
+        else:
+            terms = grad_cache.backward(method, batch, chunk, cast)
+            loss = torch.stack(list(terms.values())).sum()
+            average_gradients(method)
+        optimizer.step()
+        number += 1
+        method.after_step(plan.progress(number))
+        if clock is not None and number % look == 0 and number < plan.steps:
+            total = distributed.same(clock.steps_fitting(number, plan) if distributed.first() else None)
+            if total is not None:
+                plan = plan.corrected(number, total)
+        done = {name: term.detach() for name, term in terms.items()}
+        yield Step(number, plan, loss.detach(), done, now, feed.waited)
+        if number >= plan.steps:
+            return
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all it was asked, so that a clock can be read.
+
+    Args:
+        device: any.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def seconds_a_step(
+    method: Method,
+    feed: Feed,
+    optimizer: torch.optim.Optimizer,
+    *,
+    device: torch.device,
+    precision: str,
+    chunk: int | None,
+    labels: torch.Tensor | None = None,
+    seconds: float = 4.0,
+) -> float:
+    """Measure the pace of training on real data, and leave no trace of it in the weights.
+
+    Args:
+        method, feed, optimizer, device, precision, chunk, labels: as in `train`.
+        seconds: to measure for, about; at least two steps are timed, after two that warm up.
+
+    Returns:
+        Seconds a step; the slowest process's.
+    """
+    weights = {name: value.clone() for name, value in method.state_dict().items()}
+    forever = Plan(((0, 1_000_000_000),))
+    began, timed = time.perf_counter(), 0
+    for step in train(
+        method,
+        feed,
+        optimizer,
+        plan=forever,
+        rate=0.0,
+        warmup=0.0,
+        device=device,
+        precision=precision,
+        chunk=chunk,
+        labels=labels,
+    ):
+        if step.number == 2:
+            synchronise(device)
+            began = time.perf_counter()
+        timed = step.number - 2
+        enough = timed >= 2 and time.perf_counter() - began >= seconds
+        if distributed.same(enough):
+            break
+    synchronise(device)
+    pace = (time.perf_counter() - began) / timed
+    method.load_state_dict(weights)
+    optimizer.state.clear()
+    optimizer.zero_grad(set_to_none=True)
+    return float(distributed.same(pace))
+
+
+def gains_from_bfloat16(method: Method, sides: Sequence[int], device: torch.device) -> bool:
+    """Decide by a short measurement whether bfloat16 is faster here.
+
+    Args:
+        method: on its device.
+        sides: the side of each view.
+        device: where it runs.
+
+    Returns:
+        Whether a forward and backward pass in bfloat16 takes at most 0.9 of the time in float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type != "cpu":
+        return False
+    weights = {name: value.clone() for name, value in method.state_dict().items()}
+    made = [torch.rand(32, 3, side, side) for side in sides]
+    labels = torch.arange(32) % 2 if "labels" in method.needs_of(method.config) else None
+    made = [view.contiguous(memory_format=torch.channels_last) for view in made]
+    batch = Batch(made, torch.arange(32), labels)
+    method.train()
+    best = {"float32": math.inf, "bfloat16": math.inf}
+    for turn in range(_TURNS + 1):  # by turns, so that what else the machine does hits both
+        for precision in best:
+            began = time.perf_counter()
+            with autocast(device, precision):
+                loss = torch.stack(list(method(batch).values())).sum()
+            loss.backward()
+            if turn:  # the first is for what is made at first use
+                best[precision] = min(best[precision], time.perf_counter() - began)
+    method.zero_grad(set_to_none=True)
+    method.load_state_dict(weights)
+    return best["bfloat16"] <= 0.9 * best["float32"]

@@ -1,0 +1,233 @@
+"""What a run writes and says while it trains: log, saves, progress line; and how it stops in good order."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from ..core import distributed, memory, progress
+from ..core.errors import NearfarError
+from ..methods.base import Method
+from . import checkpoint
+from .engine import Step
+from .schedule import Plan
+from .settings import Training
+
+
+class Recorder:
+    """Follows the steps of one sitting; only the first process writes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        training: Training,
+        *,
+        images: int,
+        plan: Plan,
+        started: int,
+        seconds: float,
+        timed: bool,
+    ) -> None:
+        """Open the log at the step from which training goes on.
+
+        Args:
+            folder: the run folder.
+            method: the module in training.
+            optimizer: its optimizer.
+            training: the run's settings.
+            images: usable images there are.
+            plan: as it stands now.
+            started: steps done before.
+            seconds: spent in earlier sittings.
+            timed: whether a time budget is kept, so that saves must hold the time spent.
+        """
+        self.folder, self.method, self.optimizer, self.training = folder, method, optimizer, training
+        self.started, self.earlier, self.timed = started, seconds, timed
+        self.epoch_steps = images // training.batch
+        self.every = max(1, min(50, plan.stretches[0][1] // 200))
+        memory.forget_peak()
+        self.began = self.saved = time.monotonic()
+        self.printed = 0.0
+        self.writes = distributed.first()
+        self.log = checkpoint.Log(folder / "log.jsonl", started) if self.writes else None
+        if not timed:
+            lines = checkpoint.read_log(folder / "log.jsonl")
+            self.earlier = float(lines[-1]["seconds"]) if lines else 0.0
+        self.board = _board(folder) if self.writes and training.tensorboard else None
+
+    def note(self, step: Step) -> None:
+        """Log a step and print the progress line, when it is time.
+
+        Args:
+            step: just done.
+
+        Raises:
+            NearfarError: the loss is no longer a number.
+        """
+        if step.number == self.started + 1 and self.writes and progress.shown():
+            float(step.loss)  # waits for the device
+            progress.say(f"The first step is done, after {time.monotonic() - self.began:.1f} s.")
+        if step.number % self.every and not step.last:
+            return
+        figures = self._figures(step)  # on every process: some figures are sums over all of them
+        self._finite(step, figures["loss"])
+        if self.log is None:
+            return
+        self.log.add(figures)
+        if self.board is not None:
+            for name, value in figures.items():
+                self.board.add_scalar(name, value, step.number)
+        now, terminal = time.monotonic(), sys.stderr.isatty()
+        if progress.shown() and (step.last or now - self.printed >= (0.5 if terminal else 10.0)):
+            self.printed = now
+            progress.redraw(self._line(step, figures), last=step.last)
+
+    def due(self) -> bool:
+        """Tell whether the last save is as old as the settings allow."""
+        return time.monotonic() - self.saved > 60.0 * self.training.save_minutes
+
+    def save(self, step: Step) -> None:
+        """Save where training stands, unless something is broken.
+
+        Args:
+            step: just done.
+
+        Raises:
+            NearfarError: a weight is no longer a number, or the disk is full; the last save is intact.
+        """
+        self.saved = time.monotonic()
+        if not self.writes:
+            return
+        self._finite(step, float(step.loss))
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.method.state_dict().values()):
+            self._finite(step, float("nan"))
+        tensors, numbers = checkpoint.state_of(self.method, self.optimizer)
+        spent = self.earlier + time.monotonic() - self.began if self.timed else None
+        facts = {"step": step.number, "plan": step.plan.stretches, "numbers": numbers, "seconds": spent}
+        checkpoint.save(self.folder / checkpoint.LAST, tensors, facts)
+
+    def close(self) -> None:
+        """Close the log."""
+        for book in (self.log, self.board):
+            if book is not None:
+                book.close()
+
+    def _figures(self, step: Step) -> dict[str, Any]:
+        """Gather one line of the log. Reads from the device, which is why not every step is logged."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        figures: dict[str, Any] = {"step": step.number, "epoch": round(step.number / self.epoch_steps, 4)}
+        figures["loss"] = float(distributed.total(step.loss)) / distributed.world()
+        if len(step.terms) > 1:
+            world = distributed.world()
+            figures |= {name: float(distributed.total(term)) / world for name, term in step.terms.items()}
+        figures |= {name: float(value) for name, value in self.method.measures().items()}
+        figures["rate"] = step.rate
+        if (peak := memory.peak(step.loss.device)) is not None:
+            figures["peak_mib"] = peak
+        pace = (step.number - self.started) * self.training.batch / seconds
+        figures["images_per_second"] = round(pace, 1)
+        figures["waiting"] = round(step.waited / seconds, 4)
+        figures["seconds"] = round(self.earlier + seconds, 3)
+        return figures
+
+    def _line(self, step: Step, figures: dict[str, Any]) -> str:
+        seconds = time.monotonic() - self.began
+        left = seconds / (step.number - self.started) * (step.plan.steps - step.number)
+        accuracy = figures.get("contrastive_accuracy")
+        words = [
+            f"step {step.number:,} of {step.plan.steps:,}",
+            f"loss {figures['loss']:.3f}",
+            *([f"contrastive accuracy {accuracy:.1%}"] if accuracy is not None else []),
+            f"rate {step.rate:.2g}",
+            f"{figures['images_per_second']:,.0f} images/s",
+            f"waiting for data {figures['waiting']:.1%}",
+            f"{progress.duration(left)} left",
+        ]
+        return ", ".join(words)
+
+    def _finite(self, step: Step, loss: float) -> None:
+        """Stop before anything broken is logged or saved."""
+        if torch.isfinite(torch.tensor(loss)):
+            return
+        last = self.folder / checkpoint.LAST
+        kept = (
+            f"the save of step {checkpoint.read(last)[1]['step']:,} is intact"
+            if last.exists()
+            else "nothing was saved"
+        )
+        raise NearfarError(
+            f"Training broke down at step {step.number:,}: the loss or a weight is no longer a number "
+            f"({kept}); start anew with --overwrite and a lower --rate or a higher --tau."
+        )
+
+
+def _board(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise NearfarError("--tensorboard needs TensorBoard: pip install 'nearfar[tensorboard]'.") from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Note Ctrl-C and SIGTERM in a list instead of dying of them; a second one interrupts at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    try:
+        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this run alone; the system lets go of it however the process ends.
+
+    Args:
+        folder: made if missing.
+
+    Raises:
+        NearfarError: it cannot be made or written, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        if distributed.first():
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise NearfarError(
+            f"Another process is training in {folder}; wait for it, or choose another folder with --out."
+        ) from None
+    except OSError as error:
+        raise NearfarError(
+            f"{folder} cannot be written ({error.strerror}); choose another folder with --out."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if distributed.first() and [item.name for item in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()  # it came to nothing: leave nothing behind
+            folder.rmdir()

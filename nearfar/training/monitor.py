@@ -1,0 +1,179 @@
+"""Looks at a run's health while it trains, without labels: on images held apart, and never for long."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ..core import distributed, progress
+from ..data.dataset import Part
+from ..health.measure import health, partner_found, settled
+from ..health.verdict import COLLAPSED, Verdict, judge
+from ..images.view_settings import Views
+from ..models import Encoder
+from . import checkpoint
+from .engine import Step
+from .setup import Job
+
+SHARE = 0.02  # of the time of training that looking may take
+EARLY = 0.03  # share that a look at a quarter, besides the first and the last, may bring it to
+SAMPLE = range(96, 1025)  # images looked at
+COST = 200  # images trained on for each image looked at, so that three looks take their share
+GROUPS, PAIRS = 8, 2  # one image of so many is LiDAR's; and has its partner looked for under the run's views
+
+
+class Watch:
+    """Measures health now and then, judges it, and logs it to `health.jsonl`, in the first process only."""
+
+    def __init__(self, job: Job, held: Part | None, judged: bool = False) -> None:
+        """Open `health.jsonl` at the step from which training goes on.
+
+        Args:
+            job: the sitting.
+            held: the images held apart; None to look at images that are trained on.
+            judged: whether someone waits for an early look, to end the run by.
+        """
+        self.judged = judged or job.wanted.training.stop_on_collapse
+        self.job, self.held, self.images = job, held, held if held is not None else job.store
+        self.looks = job.wanted.training.looks if distributed.first() else 0
+        self.next = job.started + self._stride(job.plan.steps)
+        # As first planned, which is the same in every sitting.
+        self.sample = sample(job.plan.stretches[0][1] * job.wanted.training.batch)
+        self.began, self.spent = time.monotonic(), 0.0
+        self.log = checkpoint.Log(job.folder / "health.jsonl", job.started) if self.looks else None
+        self.lines = checkpoint.read_log(job.folder / "health.jsonl") if self.looks else []
+        self.verdict: Verdict | None = None
+        self.untrained: Encoder | None = None  # against what it shows, the rest is held
+        if self.log is not None and not job.started and not self.lines:
+            self.untrained = copy.deepcopy(job.module.f)
+
+    def _stride(self, steps: int) -> float:
+        return steps / self.looks if self.looks else float("inf")
+
+    def note(self, step: Step) -> Mapping[str, Any] | None:
+        """Look, if it is time, or the end.
+
+        Args:
+            step: just done.
+
+        Returns:
+            The line that was written, if it was time.
+        """
+        if self.untrained is not None:  # looked at once the first step has shown that training works here
+            self._add(0, self.untrained)
+            self.untrained = None
+        if self.log is None or not (step.last or step.number >= self.next):
+            return None
+        if not step.last and (due := self._due(step)) > step.number:
+            self.next = due
+            return None
+        self._add(step.number, self.job.module.f)
+        self.next = step.number + self._stride(step.plan.steps)
+        before, self.verdict = self.verdict, judge(self.lines)
+        if step.last:
+            share = self.spent / max(time.monotonic() - self.began, 1e-9)
+            progress.say(f"{describe(self.lines[-1])} Looking took {share:.1%} of the time.")
+            if self.verdict is not None:
+                progress.say(str(self.verdict))
+        elif self.verdict is not None and self.verdict.bad and self.verdict.name != (before and before.name):
+            progress.say(f"At step {step.number:,}: {self.verdict}")
+        return self.lines[-1]
+
+    def _due(self, step: Step) -> float:
+        """Tell the step from which one look more, and the last, keep to their share of the time."""
+        done = max(1, step.number - self.job.started)
+        pace = max(time.monotonic() - self.began - self.spent, 1e-9) / done
+        two = 2 * self.lines[-1]["seconds"] if self.lines else 0.0
+        due = self.job.started + (self.spent + two) / (SHARE * pace)
+        if len(self.lines) > 1:
+            return due
+        # A collapse should be seen early: by a quarter, if the run is long enough for one look more.
+        whole = pace * (step.plan.steps - self.job.started)
+        early = self.judged or self.spent + two <= EARLY * whole
+        return min(due, step.plan.steps / 4) if early else due
+
+    def stops(self) -> bool:
+        """Tell, alike on every process, whether the run has collapsed and was asked to stop then."""
+        if not self.job.wanted.training.stop_on_collapse:
+            return False
+        return bool(distributed.same(int(self.verdict is not None and self.verdict.name in COLLAPSED)))
+
+    def look(self, step: int, f: Encoder) -> dict[str, Any]:
+        """Measure the encoder as it was after a step; nothing of it changes."""
+        job, some, own = self.job, self.sample, self.job.module.views(self.job.wanted.views)[:2]
+        first, second = (made if isinstance(made, Views) else made.recipe for made in own)
+        preprocess, seed = job.wanted.preprocess, job.wanted.training.seed
+        if step == 0:
+            f = settled(f, preprocess, job.store, first, seed=seed, device=job.device, sample=some)
+        groups = some // GROUPS
+        found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=some, groups=groups)
+        epoch = step * job.wanted.training.batch / len(job.store)
+        figures = {"epoch": round(epoch, 4), **found.to_json(), "held_out": self.held is not None}
+        for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells
+            if step and name in (measures := job.module.measures()):
+                figures[f"{name}_of_z"] = float(measures[name])
+        if self.held is not None:
+            # As many of both: among more, a partner is harder to find. Of few images, more views.
+            pairs = min(some // PAIRS, len(self.held), len(job.store))
+            turns = math.ceil((some // PAIRS) / pairs)
+            for name, part in (("partner_held", self.held), ("partner_trained", job.store)):
+                figures[name] = partner_found(
+                    f,
+                    preprocess,
+                    part,
+                    (first, second),
+                    seed=seed,
+                    device=job.device,
+                    sample=pairs,
+                    turns=turns,
+                )
+            figures["partners"] = 2 * pairs * turns  # views whose partner was looked for,
+            figures["partner_chance"] = 1 / (2 * pairs - 1)  # among so many others
+        return figures
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.log is not None:
+            self.log.close()
+
+    def _add(self, step: int, f: Encoder) -> float:
+        """Look, and write what is seen; give the seconds it took."""
+        assert self.log is not None
+        began = time.monotonic()
+        with distributed.alone():
+            figures = self.look(step, f)
+        seconds = time.monotonic() - began
+        self.spent += seconds
+        steps = self.job.plan.steps
+        self.lines.append({"step": step, "steps": steps, **figures, "seconds": round(seconds, 3)})
+        self.log.add(self.lines[-1])
+        return seconds
+
+
+def sample(planned: int) -> int:
+    """Choose how many images a run is looked at with.
+
+    Args:
+        planned: images that it is to train on, repeats counted.
+    """
+    return max(SAMPLE[0], min(planned // COST, SAMPLE[-1]))
+
+
+def describe(line: dict[str, Any]) -> str:
+    """Say in a line what was found.
+
+    Args:
+        line: of `health.jsonl`.
+
+    Returns:
+        One line.
+    """
+    where = "held-out images" if line["held_out"] else "images of the training"
+    return (
+        f"Health on {line['images']:,} {where}: RankMe {line['rankme']:.0f} of {line['dim']}, uniformity "
+        f"{line['uniformity']:.2f}, spread {line['spread']:.2f}, partner found "
+        f"{line['contrastive_accuracy']:.0%}."
+    )

@@ -1,0 +1,318 @@
+"""Pretraining from start to end: images in, an encoder out, and a run folder that can always go on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import methods
+from ..core import distributed, progress
+from ..core.commit import commit
+from ..core.device import device_named
+from ..core.errors import NearfarError, nearest
+from ..core.version import __version__
+from ..data import cache
+from ..data.loader import Feed
+from ..data.sources import Source, open_source
+from . import checkpoint, engine, resolve
+from .logger import Recorder, locked, signals
+from .monitor import Watch
+from .resolve import Wanted
+from .run import Run, export, load
+from .schedule import Plan
+from .settings import Training
+from .setup import Job, prepare, threads
+
+OURS = (
+    "config.json",
+    "log.jsonl",
+    "health.jsonl",
+    "rejected.csv",
+    checkpoint.LAST,
+    "encoder.safetensors",
+    "encoder.json",
+)
+Judge = Callable[[Mapping[str, Any], float], str]
+"""Is shown a line of health.jsonl and the share of the training that is done; says why to end, or nothing."""
+
+
+class Ended(Exception):
+    """A judge ended the run early; the text is its reason."""
+
+
+def pretrain(
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    method: str = "simclr",
+    recipe: str = "auto",
+    like: str | Path | None = None,
+    overwrite: bool = False,
+    judge: Judge | None = None,
+    **settings: Any,
+) -> Run:
+    """Learn an encoder from unlabelled images; the same call again goes on with an unfinished run.
+
+    Args:
+        data: a folder, a list of paths, an array (n, h, w, 3) of uint8, or a data set's name.
+        out: the run folder; default runs/<data>-<method>.
+        method: what to learn by; see `nearfar.methods.METHODS`.
+        recipe: settings to start from; "auto" chooses by device and image size.
+        like: a run folder whose every setting and number of steps are taken over, to repeat that run.
+        overwrite: start anew in a folder that holds another run.
+        judge: is asked after each look at the run's health whether to end it there; see `Judge`.
+        **settings: any setting of `Training`, `Views` or the method, by name.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        NearfarError: something the user can mend; what was saved is intact.
+        KeyboardInterrupt: Ctrl-C; the run was saved, and goes on when called again.
+        Ended: the judge said so.
+    """
+    if method not in methods.METHODS:
+        raise NearfarError(f"There is no method {method!r}; {nearest(method, methods.METHODS)}")
+    name = Path(data).stem.replace(":", "-") if isinstance(data, (str, Path)) else type(data).__name__
+    folder = Path(out) if out is not None else Path("runs") / f"{name or 'images'}-{method}"
+    given = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    given = {key: value for key, value in given.items() if value is not None}
+    asked: dict[str, Any] = {"data": str(data) if isinstance(data, (str, Path)) else None}
+    asked |= {"method": method, "recipe": recipe}
+    asked |= {"like": None if like is None else str(like), **given}
+    device = distributed.start(device_named(str(given.get("device", "auto"))))
+    with locked(folder):
+        earlier = _earlier(folder, overwrite)
+        if earlier and asked["data"] and earlier["asked"] == asked and _finished(folder):
+            return load(folder)
+        source = open_source(data, labels=_needs_labels(method, like, given))
+        wanted, plan = _wanted(source, method, recipe, like, given, device)
+        store = _store(source, wanted)
+        store, held = cache.held_apart(store, wanted.training.held_out, wanted.training.seed)
+        wanted, notes = resolve.fitted(resolve.with_classes(wanted, len(store.classes)), len(store))
+        if earlier:
+            wanted, plan = _same(earlier, wanted, store.fingerprint, len(store), folder)
+            if _finished(folder):
+                return load(folder)
+        for note in notes:
+            progress.say(note)
+        job = prepare(folder, wanted, plan, store, device, follow=like is None)
+        _train(job, held, asked, source.name, judge)
+        distributed.barrier()
+        return load(folder)
+
+
+def _train(job: Job, held: cache.Part | None, asked: dict[str, Any], name: str, judge: Judge | None) -> None:
+    """Train to the end, logging and saving on the way, and write the encoder."""
+    data = {"name": name, "images": len(job.store), "held_out": 0 if held is None else len(held)}
+    data["fingerprint"] = job.store.fingerprint
+    versions = {"nearfar": __version__, "commit": commit(), "torch": torch.__version__}
+    config = {**versions, "asked": asked, "data": data, **job.wanted.to_json(), "plan": job.plan.stretches}
+    _record(job, config)
+    job.announce()
+    feed, recorder = (
+        job.feed(job.started),
+        Recorder(
+            job.folder,
+            job.module,
+            job.optimizer,
+            job.wanted.training,
+            images=len(job.store),
+            plan=job.plan,
+            started=job.started,
+            seconds=job.spent,
+            timed=job.clock is not None,
+        ),
+    )
+    watch = Watch(job, held, judge is not None)
+    try:
+        if job.started < job.plan.steps:
+            _steps(job, feed, recorder, watch, config, judge)
+    finally:
+        feed.close()
+        watch.close()
+        recorder.close()
+    if distributed.first():
+        training = job.wanted.training
+        provenance = {
+            "nearfar": __version__,
+            "method": job.wanted.method,
+            "recipe": job.wanted.recipe,
+            "data": data,
+            "steps": job.plan.steps,
+            "batch": training.batch,
+            "seed": training.seed,
+            "weights": training.weights,
+        }
+        cache.write_rejected(job.folder / "rejected.csv", job.store.rejected)
+        export(job.folder, job.module.f, job.wanted.preprocess, provenance)
+        progress.say(f"Done: {job.plan.steps:,} steps. The encoder is in {job.folder}.")
+
+
+def _steps(
+    job: Job,
+    feed: Feed,
+    recorder: Recorder,
+    watch: Watch,
+    config: dict[str, Any],
+    judge: Judge | None,
+) -> None:
+    """Run the loop; save now and then, at its end, and when asked to stop."""
+    look = 1 if distributed.world() == 1 else 10  # processes agree to stop every so many steps
+    steps = engine.train(
+        job.module,
+        feed,
+        job.optimizer,
+        plan=job.plan,
+        rate=job.wanted.rate,
+        warmup=job.wanted.training.warmup,
+        start=job.started,
+        clock=job.clock,
+        **job.how,
+    )
+    with signals() as caught, _compiler(job.wanted.training.compile):
+        for step in steps:
+            if step.plan is not job.plan:
+                job.plan = step.plan
+                progress.say(f"The pace has changed: {step.plan.steps:,} steps in all now fit the time.")
+                _record(job, {**config, "plan": step.plan.stretches})
+            recorder.note(step)
+            figures = watch.note(step)
+            stop = distributed.same(caught[0] if caught else 0) if step.number % look == 0 else 0
+            hopeless = step.number % look == 0 and not step.last and watch.stops()
+            if step.last or stop or hopeless or recorder.due():
+                recorder.save(step)
+            if hopeless:
+                raise NearfarError(
+                    f"stopped at step {step.number:,} of {step.plan.steps:,}, where it is saved, as "
+                    f"--stop-on-collapse asks. {watch.verdict or ''}"
+                )
+            if stop and not step.last:
+                at = f"step {step.number:,} of {step.plan.steps:,}"
+                progress.say(f"Saved at {at}; the same command goes on from there.")
+                if stop == signal.SIGTERM:
+                    sys.exit(143)
+                raise KeyboardInterrupt
+            done = step.plan.progress(step.number)
+            if judge and figures and not step.last and (reason := judge(figures, done)):
+                raise Ended(reason)
+
+
+@contextmanager
+def _compiler(setting: str) -> Iterator[None]:
+    """Turn the trouble of a compiler that was asked for into a sentence."""
+    try:
+        yield
+    except Exception as error:
+        if setting != "yes" or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise NearfarError(f"the network cannot be compiled here ({reason}); set --compile no.") from error
+
+
+def _record(job: Job, config: dict[str, Any]) -> None:
+    """Write what the run is, and which images it does without."""
+    if distributed.first():
+        cache.write_rejected(job.folder / "rejected.csv", job.store.rejected)
+        checkpoint.write_json(job.folder / "config.json", config)
+
+
+def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
+    """Find the run that the folder already holds; with `overwrite`, clear it away."""
+    if distributed.first():
+        for item in folder.glob("*.part"):  # what a kill cut short
+            if item.name.startswith(OURS):
+                item.unlink()
+    distributed.barrier()
+    strange = [item.name for item in folder.iterdir() if item.name not in (*OURS, ".lock", "tensorboard")]
+    if strange and not (folder / "config.json").exists():
+        raise NearfarError(
+            f"{folder} is no run folder, and holds {strange[0]!r}; name a new or empty folder with --out."
+        )
+    if overwrite and distributed.first():
+        for name in OURS:
+            (folder / name).unlink(missing_ok=True)
+    distributed.barrier()
+    return checkpoint.read_json(folder / "config.json") if (folder / "config.json").exists() else None
+
+
+def _finished(folder: Path) -> bool:
+    """Tell whether a run has come to its end, and say so."""
+    finished = (folder / "encoder.json").exists()
+    if finished:
+        progress.say(f"The run in {folder} is finished; nothing to do (--overwrite trains it anew).")
+    return finished
+
+
+def _needs_labels(method: str, like: str | Path | None, given: dict[str, Any]) -> bool:
+    """Tell whether the method, or that of the run to repeat, learns from labels."""
+    if like is not None:
+        config = checkpoint.read_json(Path(like) / "config.json")
+        method, given = config["method"], config["settings"]
+    return resolve.needs_labels(method, given)
+
+
+def _wanted(
+    source: Source,
+    method: str,
+    recipe: str,
+    like: str | Path | None,
+    given: dict[str, Any],
+    device: torch.device,
+) -> tuple[Wanted, Plan | None]:
+    """Decide every setting: from another run's folder, or from the recipe and what was asked."""
+    if like is None:
+        side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
+        return resolve.resolve(method, recipe, given, side=side, device=device), None
+    extra = [name for name in given if name not in resolve.HARMLESS]
+    if extra:
+        flag = extra[0].replace("_", "-")
+        raise NearfarError(f"--like takes every setting from {like}; leave --{flag} out.")
+    config = checkpoint.read_json(Path(like) / "config.json")
+    return Wanted.from_json(config, f"{Path(like) / 'config.json'}: "), Plan.of(config["plan"])
+
+
+def _same(
+    earlier: dict[str, Any], wanted: Wanted, fingerprint: str, images: int, folder: Path
+) -> tuple[Wanted, Plan]:
+    """Make sure that an earlier run is the one now asked for, and take over what it measured."""
+    old = Wanted.from_json(earlier, f"{folder / 'config.json'}: ")
+    for name in resolve.MEASURED:
+        if getattr(wanted.training, name) == "auto":
+            measured = {name: getattr(old.training, name)}
+            wanted = replace(wanted, training=replace(wanted.training, **measured))
+    found = old.differences(wanted)
+    if earlier["data"]["fingerprint"] != fingerprint:
+        found.append(f"the images are others, {earlier['data']['images']:,} before and {images:,} now")
+    if found:
+        raise NearfarError(
+            f"{folder} holds a run with other settings ({'; '.join(found)}); "
+            "name another folder with --out, or start anew with --overwrite."
+        )
+    return wanted, Plan.of(earlier["plan"])
+
+
+def _store(source: Source, wanted: Wanted) -> Any:
+    """Read the images; under torchrun one process packs first, and the others find the pack."""
+    if not distributed.first():
+        distributed.barrier()
+    store = cache.load(
+        source,
+        short_side=wanted.short_side,
+        max_pixels=wanted.training.max_pixels,
+        max_bad=wanted.training.max_bad,
+        threads=threads(wanted),
+        pack=wanted.training.pack,
+    )
+    if distributed.first():
+        distributed.barrier()
+        if store.rejected:
+            progress.say(f"{len(store.rejected):,} unusable images are set aside; rejected.csv names each.")
+    return store

@@ -1,0 +1,284 @@
+"""From what was asked to what will be done: every `auto` decided, every number effective and recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import methods, models
+from ..core import distributed
+from ..core.config import build, settings_of, to_json
+from ..core.errors import BadImage, NearfarError, nearest
+from ..data.reading import read_pixels
+from ..data.sources import Source
+from ..images.view_settings import Views
+from ..images.views import Preprocess
+from ..methods.base import Method
+from . import optim, recipes
+from .settings import Training
+
+LENGTHS = ("epochs", "steps", "minutes")
+HARMLESS = (
+    "threads",
+    "save_minutes",
+    "tensorboard",
+    "looks",
+    "stop_on_collapse",
+)  # may change from one sitting to the next
+MEASURED = ("precision", "views_on", "compile")  # whose "auto" the first sitting decides and records
+SAMPLE = 64  # images looked at to learn a collection's usual size
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """All settings of a run, with nothing left to decide but what has to be measured."""
+
+    method: str
+    recipe: str
+    training: Training
+    views: Views
+    settings: Any  # the method's own Config
+
+    @property
+    def size(self) -> int:
+        """Side of a view in pixels."""
+        assert self.training.size is not None
+        return self.training.size
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What an image needs before it is encoded; small images are used whole."""
+        crop = 1.0 if self.size <= 64 else 0.875
+        return Preprocess(size=self.size, crop=crop, interpolation=self.views.interpolation)
+
+    @property
+    def short_side(self) -> int:
+        """Short side at which decoded images are kept: a little above the training size."""
+        return math.ceil(self.size / 0.875)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate at its peak, after the rate rule."""
+        return optim.base_rate(self.training)
+
+    def to_json(self) -> dict[str, Any]:
+        """Write all settings as plain values."""
+        return {
+            "method": self.method,
+            "recipe": self.recipe,
+            "training": to_json(self.training),
+            "views": to_json(self.views),
+            "settings": to_json(self.settings),
+        }
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any], where: str) -> Wanted:
+        """Read what `to_json` wrote.
+
+        Args:
+            values: the content of a `config.json`.
+            where: how an error names the place.
+        """
+        try:
+            method = values["method"]
+            return Wanted(
+                method,
+                values["recipe"],
+                build(Training, values["training"], where),
+                build(Views, values["views"], where),
+                build(methods.settings(method), values["settings"], where),
+            )
+        except KeyError as error:
+            raise NearfarError(
+                f"{where}{error.args[0]!r} is missing; start anew with --overwrite."
+            ) from error
+
+    def differences(self, other: Wanted) -> list[str]:
+        """Name the settings in which another run differs, as "--batch 256 became 512"."""
+        found = []
+        for mine, theirs in (
+            (self.training, other.training),
+            (self.views, other.views),
+            (self.settings, other.settings),
+        ):
+            if type(mine) is not type(theirs):
+                continue
+            old, new = to_json(mine), to_json(theirs)
+            for name in old:
+                if name not in HARMLESS and old[name] != new[name]:
+                    found.append(f"--{name.replace('_', '-')} {_plain(old[name])} became {_plain(new[name])}")
+        if self.method != other.method:
+            found.insert(0, f"--method {self.method} became {other.method}")
+        return found
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def usual_side(source: Source, max_pixels: int) -> int:
+    """Look at a sample of a collection and tell its images' usual short side.
+
+    Args:
+        source: the collection.
+        max_pixels: as in `images.decode`.
+
+    Returns:
+        The median short side, in pixels, of the usable ones among up to 64 images spread evenly.
+
+    Raises:
+        NearfarError: the collection is empty, or none of the sample can be used.
+    """
+    sides, reason = [], ""
+    for index in np.unique(np.linspace(0, len(source.ids) - 1, SAMPLE).astype(int)):
+        try:
+            pixels, _ = read_pixels(source, int(index), short_side=None, max_pixels=max_pixels)
+            sides.append(min(pixels.shape[:2]))
+        except BadImage as error:
+            reason = str(error)
+    if not sides:
+        raise NearfarError(
+            f"None of the {len(source.ids):,} images of {source.name} that were tried can be used "
+            f"({reason}); see nearfar check."
+        )
+    return int(np.median(sides))
+
+
+def resolve(method: str, recipe: str, asked: Mapping[str, Any], *, side: int, device: torch.device) -> Wanted:
+    """Put together the recipe and what was asked, which wins.
+
+    Args:
+        method: a name in `methods.METHODS`.
+        recipe: a name in `recipes.RECIPES`, or "auto".
+        asked: settings by name, of the training, the views or the method.
+        side: the images' usual short side, in pixels.
+        device: where to compute.
+
+    Returns:
+        Settings in which only what is in `MEASURED` may still be "auto".
+
+    Raises:
+        NearfarError: a name is unknown, a value out of range, or two lengths are asked for.
+    """
+    config = methods.settings(method)
+    if recipe == "auto":
+        recipe = recipes.choose(device.type, side)
+    if recipe not in recipes.RECIPES:
+        raise NearfarError(f"There is no recipe {recipe!r}; {nearest(recipe, recipes.RECIPES)}")
+    base = recipes.RECIPES[recipe](side)
+    groups = {Training: to_json(base.training), Views: to_json(base.views), config: {}}
+    homes: dict[str, list[type]] = {}
+    for cls in groups:
+        for item in settings_of(cls):
+            homes.setdefault(item.name, []).append(cls)
+    for name, value in methods.method(method).recipes.get(recipe, {}).items():
+        for cls in homes[name]:
+            groups[cls][name] = list(value) if isinstance(value, tuple) else value
+    if len([name for name in LENGTHS if asked.get(name) is not None]) > 1:
+        raise NearfarError("Training has one length: give --epochs, --steps or --minutes, not two of them.")
+    if any(asked.get(name) is not None for name in LENGTHS):
+        groups[Training].update(dict.fromkeys(LENGTHS))
+    for name, value in asked.items():
+        if name not in homes:
+            raise NearfarError(f"There is no setting {name!r}; {nearest(name, homes)}")
+        for cls in homes[name]:
+            groups[cls][name] = value
+    training = build(Training, groups[Training])
+    native = max(side, 8) if side <= 64 else 224
+    training = replace(training, size=training.size or native, device=device.type)
+    length = next((name for name in LENGTHS if getattr(training, name) is not None), None)
+    if length is None or getattr(training, length) <= 0:
+        raise NearfarError("Training needs a length above zero; give --epochs, --steps or --minutes.")
+    return Wanted(method, recipe, training, build(Views, groups[Views]), build(config, groups[config]))
+
+
+def fitted(wanted: Wanted, count: int) -> tuple[Wanted, list[str]]:
+    """Fit the batch to the images there are and to the number of processes.
+
+    Args:
+        wanted: from `resolve`.
+        count: usable images there are.
+
+    Returns:
+        Settings whose batch can be filled, and a sentence for each change.
+
+    Raises:
+        NearfarError: there are too few images to learn from.
+    """
+    world, notes = distributed.world(), []
+    training = wanted.training
+    least = max(2, world)
+    if count < least:
+        raise NearfarError(
+            f"{count} usable image{'s are' if count != 1 else ' is'} too few to tell near from far; "
+            f"give at least {least}."
+        )
+    batch = min(training.batch, count)
+    if batch < training.batch:
+        notes.append(
+            f"There are {count:,} images, fewer than a batch of {training.batch:,}: the batch is all of them."
+        )
+    if batch % world:
+        batch -= batch % world
+        notes.append(f"The batch is {batch:,}, a multiple of the {world} processes.")
+    if training.chunk is not None and training.chunk * world >= batch:
+        training = replace(training, chunk=None)
+    return replace(wanted, training=replace(training, batch=batch)), notes
+
+
+def needs_labels(method: str, given: Mapping[str, Any]) -> bool:
+    """Tell whether a method, with these settings, learns from labels.
+
+    Args:
+        method: a name in `methods.METHODS`.
+        given: settings by name, its own among them or not.
+
+    Returns:
+        Whether images have to be opened with their labels.
+    """
+    own = methods.settings(method)
+    values = {item.name: given[item.name] for item in settings_of(own) if item.name in given}
+    return "labels" in methods.method(method).needs_of(build(own, values))
+
+
+def with_classes(wanted: Wanted, classes: int) -> Wanted:
+    """Tell a method that learns to tell classes apart how many there are, if it was not told.
+
+    Args:
+        wanted: from `resolve`.
+        classes: how many the labels hold.
+
+    Returns:
+        Settings in which `classes`, where the method has it, is above 0.
+
+    Raises:
+        NearfarError: fewer classes were asked for than there are.
+    """
+    told = getattr(wanted.settings, "classes", None)
+    if told == 0:
+        return replace(wanted, settings=replace(wanted.settings, classes=classes))
+    if told is not None and told < classes:
+        raise NearfarError(f"--classes is {told}, but the labels hold {classes}; leave --classes out.")
+    return wanted
+
+
+def build_method(wanted: Wanted) -> Method:
+    """Build the encoder and the method around it, the same way for the same seed.
+
+    Args:
+        wanted: from `resolve`.
+
+    Returns:
+        The method, in float32 on the CPU.
+    """
+    training = wanted.training
+    f = models.encoder(
+        training.encoder, stem=training.stem, size=wanted.size, weights=training.weights, seed=training.seed
+    )
+    with models.seeded(training.seed, "method"):
+        return methods.method(wanted.method)(f, wanted.settings)

@@ -1,0 +1,154 @@
+"""A run, once trained: its folder, its encoder, and how to load them without the method that made them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import models
+from ..core.config import build, to_json
+from ..core.errors import NearfarError
+from ..core.version import __version__
+from ..features.encode import encode
+from ..health.verdict import Verdict, judge
+from ..images.views import Preprocess
+from . import checkpoint
+
+FORMAT = 1  # of encoder.json
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `encoder` maps (n, 3, size, size) floats in [0, 1] to (n, dim) features."""
+
+    path: Path
+    encoder: models.Encoder
+    preprocess: Preprocess
+    provenance: dict[str, Any]
+    config: dict[str, Any] = dataclasses.field(repr=False)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Read the figures that were logged while training, one dict a line of `log.jsonl`."""
+        return checkpoint.read_log(self.path / "log.jsonl")
+
+    def health(self) -> list[dict[str, Any]]:
+        """Read what the run saw of its own health while training, one dict a line of `health.jsonl`."""
+        return checkpoint.read_log(self.path / "health.jsonl")
+
+    def verdict(self) -> Verdict | None:
+        """Judge the run by its health while it trained: healthy, collapsed, over-fitting and the like."""
+        return judge(self.health())
+
+    def encode(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        normalize_embeddings: bool = False,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
+    ) -> Any:
+        """Turn images into vectors: (d,) for one image, (n, d) for many; see `features.encode.encode`.
+
+        The names are sentence-transformers', so that whatever takes one of its models takes a run too.
+        """
+        return encode(
+            self.encoder,
+            self.preprocess,
+            images,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            normalize_embeddings=normalize_embeddings,
+            convert_to_tensor=convert_to_tensor,
+            device=device,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the run in plain values: where it is, what it made, and its last figures."""
+        log = self.log()
+        return {
+            "path": str(self.path),
+            "encoder": {"name": self.encoder.name, "stem": self.encoder.stem, "dim": self.encoder.dim},
+            "preprocess": to_json(self.preprocess),
+            "provenance": self.provenance,
+            "last": log[-1] if log else None,
+            "verdict": None if (found := self.verdict()) is None else found.to_json(),
+        }
+
+
+def export(folder: Path, encoder: models.Encoder, preprocess: Preprocess, provenance: dict[str, Any]) -> None:
+    """Write the encoder and the small JSON that says how to use it; the JSON comes last and marks the end.
+
+    Args:
+        folder: the run folder.
+        encoder: trained.
+        preprocess: what its images need.
+        provenance: where it comes from, in plain values.
+    """
+    plain = {"nearfar": __version__, "encoder": encoder.name}
+    checkpoint.save(folder / "encoder.safetensors", encoder.state_dict(), plain)
+    network = {"name": encoder.name, "stem": encoder.stem, "dim": encoder.dim, "size": preprocess.size}
+    card = {
+        "format": FORMAT,
+        "encoder": network,
+        "preprocess": to_json(preprocess),
+        "input": "RGB in [0, 1], no mean or standard deviation subtracted",
+        "provenance": provenance,
+    }
+    checkpoint.write_json(folder / "encoder.json", card)
+
+
+def load(path: str | Path) -> Run:
+    """Load a finished run from its folder; needs nothing of the method that trained it, and no pickle.
+
+    Args:
+        path: the run folder, or the `encoder.safetensors` in it (with its `encoder.json` beside it).
+
+    Returns:
+        The run, its encoder on the CPU, in eval mode.
+
+    Raises:
+        NearfarError: there is no run, it is unfinished, or its files do not fit together.
+    """
+    folder = Path(path)
+    if folder.name == "encoder.safetensors":
+        folder = folder.parent
+    if not (folder / "encoder.json").exists():
+        if (folder / "config.json").exists():
+            raise NearfarError(
+                f"The run in {folder} is not finished; give its nearfar pretrain command again to go on."
+            )
+        raise NearfarError(
+            f"There is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {folder}"
+        )
+    card = checkpoint.read_json(folder / "encoder.json")
+    if card.get("format") != FORMAT:
+        raise NearfarError(
+            f"{folder / 'encoder.json'} has format {card.get('format')!r}, this nearfar reads {FORMAT}; "
+            "install the nearfar that wrote it."
+        )
+    preprocess = build(Preprocess, card["preprocess"], f"{folder / 'encoder.json'}: ")
+    network = card["encoder"]
+    encoder = models.encoder(network["name"], stem=network["stem"], size=network["size"])
+    weights, _ = checkpoint.read(folder / "encoder.safetensors")
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise NearfarError(
+            f"{folder / 'encoder.safetensors'} does not fit the {network['name']} that encoder.json names; "
+            "the two files come from different runs."
+        ) from error
+    encoder.eval().requires_grad_(True)
+    encoder.to(memory_format=torch.channels_last)
+    config = folder / "config.json"
+    return Run(
+        folder,
+        encoder,
+        preprocess,
+        card["provenance"],
+        checkpoint.read_json(config) if config.exists() else {},
+    )

@@ -1,0 +1,155 @@
+"""How long training lasts: a number of steps, fixed or fitted to a time budget, and where it stands in it.
+
+The schedule of everything that changes while training is a function of progress, from 0 to 1. A plan
+is a list of (from step, steps in all); a time budget appends to it when the pace drifts, and the list
+is recorded, so that a run which followed the clock can be repeated without one.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..core.errors import NearfarError
+
+WINDOW = 4  # looks that the pace is taken over, so that a hiccup is not taken for a drift
+DRIFT = 0.05  # a pace off by more than this corrects the plan
+AIM = 0.985  # share of the budget to plan for; the rest is for the last save and the unforeseen
+
+UNITS = {"h": 60.0, "m": 1.0, "s": 1 / 60}  # in minutes
+
+
+def minutes(text: str | float, what: str) -> float:
+    """Read a time as people type it: 1h, 30m, 45s, 1h30m; a plain number means minutes.
+
+    Args:
+        text: the time.
+        what: how an error names it, such as "--budget".
+
+    Returns:
+        Minutes, above 0.
+
+    Raises:
+        NearfarError: it cannot be read so, or is nothing.
+    """
+    number = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+    words = str(text).strip()
+    found = 0.0
+    if re.fullmatch(rf"{number}", words):
+        found = float(words)
+    elif re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", words):
+        found = sum(float(count) * UNITS[unit] for count, unit in re.findall(rf"{number}([hms])", words))
+    if not 0 < found < float("inf"):
+        raise NearfarError(f"{what} {str(text)!r} is no time; write 1h, 30m, 45s or 1h30m, or minutes.")
+    return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The number of steps, as planned first and as corrected since."""
+
+    stretches: tuple[tuple[int, int], ...]  # (step from which it holds, steps in all)
+
+    @staticmethod
+    def of(stretches: Iterable[Iterable[int]]) -> Plan:
+        """Read a plan from the lists that JSON gives back.
+
+        Args:
+            stretches: pairs of (step from which it holds, steps in all).
+
+        Returns:
+            The plan.
+        """
+        return Plan(tuple((start, total) for start, total in stretches))
+
+    @property
+    def steps(self) -> int:
+        """Steps in all, as planned now."""
+        return self.stretches[-1][1]
+
+    def progress(self, step: float) -> float:
+        """Tell how far the schedule is when `step` steps are done.
+
+        Each correction keeps the progress made and spreads the rest evenly over the steps that remain.
+
+        Args:
+            step: steps done, from 0 to `steps`; half a step may be asked for.
+
+        Returns:
+            From 0.0 to 1.0, never falling, and 1.0 exactly at the end.
+        """
+        done = 0.0
+        for number, (start, total) in enumerate(self.stretches):
+            following = self.stretches[number + 1][0] if number + 1 < len(self.stretches) else total
+            reached = min(step, following)
+            if reached >= total:
+                return 1.0
+            done += (1.0 - done) * (reached - start) / (total - start)
+            if step <= following:
+                break
+        return done
+
+    def corrected(self, step: int, total: int) -> Plan:
+        """Plan `total` steps in all from `step` on.
+
+        Args:
+            step: steps done.
+            total: steps in all, more than `step`.
+
+        Returns:
+            A new plan.
+        """
+        return Plan((*self.stretches, (step, total)))
+
+
+@dataclass
+class Clock:
+    """Watches a time budget while training, and says when the plan must change."""
+
+    seconds: float  # the budget
+    spent: float = 0.0  # before this process started
+    started: float = field(default_factory=time.monotonic)
+    _marks: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW + 1))
+
+    def elapsed(self) -> float:
+        """Tell the seconds of the budget used so far, over all sittings."""
+        return self.spent + time.monotonic() - self.started
+
+    def first_plan(self, seconds_a_step: float) -> Plan:
+        """Plan from a short measurement.
+
+        Args:
+            seconds_a_step: measured.
+
+        Returns:
+            A plan of at least one step.
+        """
+        left = self.seconds * AIM - self.elapsed()
+        return Plan(((0, max(1, int(left / seconds_a_step))),))
+
+    def steps_fitting(self, step: int, plan: Plan) -> int | None:
+        """Compare the pace over the last few calls with what the plan needs.
+
+        Args:
+            step: steps done.
+            plan: the plan in force.
+
+        Returns:
+            Steps in all that fit the budget, if that differs from the plan by more than 5 % of what
+            remains; else None.
+        """
+        now = self.elapsed()
+        self._marks.append((step, now))
+        since, then = self._marks[0]
+        if step == since:
+            return None
+        pace = (now - then) / (step - since)
+        left = plan.steps - step
+        fitting = max(1, int((self.seconds * AIM - now) / max(pace, 1e-9)))
+        # Towards the end 5 % of what remains is a step or two, which is not worth a word.
+        if left <= 0 or abs(fitting - left) <= max(DRIFT * left, 0.005 * plan.steps):
+            return None
+        return step + fitting

@@ -1,0 +1,215 @@
+"""One sitting of training, made ready: everything built, and what only a measurement can decide decided."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core import distributed, progress
+from ..core.device import cores
+from ..data.loader import Feed, seconds_a_batch
+from ..images import kernels
+from ..images.views import sides
+from ..methods.base import Method
+from ..models import sync_batchnorm
+from . import checkpoint, engine, optim, resolve
+from .resolve import Wanted
+from .schedule import Clock, Plan
+
+LONG, LONG_STEPS = 600.0, 2000  # seconds, or steps, that a run must last before compiling is tried
+
+
+@dataclass
+class Job:
+    """All that one sitting of training needs."""
+
+    folder: Path
+    wanted: Wanted
+    store: Any
+    device: torch.device
+    module: Method
+    optimizer: torch.optim.Optimizer
+    plan: Plan
+    clock: Clock | None
+    started: int = 0
+    spent: float = 0.0
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What the engine must know of the arithmetic."""
+        chunk = self.wanted.training.chunk
+        share = chunk and max(1, chunk // distributed.world())
+        needs = self.module.needs_of(self.module.config)
+        labels = torch.from_numpy(self.store.labels) if "labels" in needs else None
+        precision = self.wanted.training.precision
+        return {"device": self.device, "precision": precision, "chunk": share, "labels": labels}
+
+    def feed(self, start: int, views_on: str | None = None) -> Feed:
+        """Open the feed at a step; `views_on` overrides the setting."""
+        training = self.wanted.training
+        there = (views_on or training.views_on) == "device"
+        return Feed(
+            self.store,
+            self.module.views(self.wanted.views),
+            size=self.wanted.size,
+            batch=training.batch,
+            seed=training.seed,
+            start=start,
+            threads=threads(self.wanted),
+            dtype=views_dtype(self.device, training.precision),
+            rank=distributed.rank(),
+            world=distributed.world(),
+            pin=self.device.type == "cuda" and not there,
+            device=self.device if there else None,
+        )
+
+    def announce(self) -> None:
+        """Print the effective values before the first step."""
+        training, plan, f = self.wanted.training, self.plan, self.module.f
+        seen = len(self.module.views(self.wanted.views)) * training.batch
+        weights = sum(weight.numel() for weight in f.parameters())
+        pieces = f", in chunks of {training.chunk:,}" if training.chunk else ""
+        place = self.device.type if training.views_on == "device" else "cpu"
+        code = ", compiled" if training.compile == "yes" else ""
+        negatives = self.module.negatives(training.batch)
+        against = f", {negatives:,} negatives for each" if negatives else ""
+        rate, processes = self.wanted.rate, f"{distributed.world()} process(es)"
+        what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
+        lines = [
+            f"{what}, {len(self.store):,} images at {self.wanted.size} px",
+            f"into       {self.folder}",
+            f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim} features",
+            f"batch      {training.batch:,} images, {seen:,} views{against}{pieces}",
+            f"optimizer  {training.optimizer}, peak rate {rate:.3g}, weight decay {training.decay:g}",
+            f"length     {plan.steps:,} steps, {plan.steps * training.batch / len(self.store):,.1f} epochs",
+            f"device     {self.device}, {training.precision}{code}, views on {place}, {processes}",
+        ]
+        if self.started:
+            lines.append(f"going on from step {self.started:,}")
+        progress.say("\n  ".join(lines))
+
+
+def prepare(
+    folder: Path, wanted: Wanted, plan: Plan | None, store: Any, device: torch.device, *, follow: bool
+) -> Job:
+    """Build the method and bring it to where training goes on; measure what has to be measured.
+
+    Args:
+        folder: the run folder.
+        wanted: every setting, some perhaps "auto" as `resolve.MEASURED` allows.
+        plan: the steps, where they are known from before.
+        store: the images.
+        device: this process's own.
+        follow: whether a time budget is watched.
+
+    Returns:
+        What one sitting needs, ready to train.
+    """
+    module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
+    if distributed.world() > 1:
+        sync_batchnorm(module)
+    if wanted.training.precision == "auto":
+        gains = distributed.same(
+            engine.gains_from_bfloat16(module, sides(module.views(wanted.views), wanted.size), device)
+        )
+        precision = "bfloat16" if gains else "float32"
+        wanted = replace(wanted, training=replace(wanted.training, precision=precision))
+    unplanned = Plan(((0, 1),))
+    job = Job(
+        folder,
+        wanted,
+        store,
+        device,
+        module,
+        optim.optimizer(wanted.training, module),
+        plan or unplanned,
+        None,
+    )
+    if (folder / checkpoint.LAST).exists():
+        tensors, facts = checkpoint.read(folder / checkpoint.LAST)
+        checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
+        job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, Plan.of(facts["plan"])
+    kernels.ready()
+    if wanted.training.views_on == "auto":
+        job.wanted = replace(wanted, training=replace(wanted.training, views_on=_faster_place(job)))
+    if wanted.training.compile == "auto":
+        pays = "yes" if _compiling_pays(job) else "no"
+        job.wanted = replace(job.wanted, training=replace(job.wanted.training, compile=pays))
+    module.f.compiled(job.wanted.training.compile == "yes")
+    if wanted.training.minutes and follow:
+        job.clock = Clock(60.0 * wanted.training.minutes, job.spent)
+    if plan is None:
+        job.plan = _planned(job)
+    return job
+
+
+def _faster_place(job: Job) -> str:
+    """Decide where views are made: by the CPU, unless a GPU makes a real batch faster."""
+    if job.device.type != "cuda":
+        return "cpu"
+    seconds = {place: seconds_a_batch(job.feed(0, place)) for place in ("cpu", "device")}
+    return str(distributed.same("device" if seconds["device"] < seconds["cpu"] else "cpu"))
+
+
+def _compiling_pays(job: Job) -> bool:
+    """Decide whether a compiled network saves more over the run than compiling and this measurement take."""
+    training = job.wanted.training
+    if job.device.type != "cuda" or distributed.world() > 1:
+        return False
+    seconds = 60.0 * training.minutes if training.minutes else None
+    steps = 0 if seconds else _planned(job).steps
+    if (seconds or LONG) < LONG or (not seconds and steps < LONG_STEPS):
+        return False
+    plain = _pace(job, 4.0)
+    began = time.perf_counter()
+    try:
+        job.module.f.compiled()
+        quick = _pace(job, 4.0)
+    except Exception:  # no compiler here, or a network it cannot take: plain torch is right too
+        return False
+    cost = time.perf_counter() - began
+    return cost < (seconds or steps * plain) * (1.0 - quick / plain)
+
+
+def _pace(job: Job, seconds: float) -> float:
+    """Measure seconds a step on real data."""
+    feed = job.feed(0)
+    try:
+        return engine.seconds_a_step(job.module, feed, job.optimizer, seconds=seconds, **job.how)
+    finally:
+        feed.close()
+
+
+def _planned(job: Job) -> Plan:
+    """Turn epochs, steps or minutes into a number of steps."""
+    training = job.wanted.training
+    if training.steps is not None:
+        return Plan(((0, training.steps),))
+    if training.epochs is not None:
+        return Plan(((0, max(1, round(training.epochs * (len(job.store) // training.batch)))),))
+    assert job.clock is not None
+    pace = _pace(job, min(8.0, 0.02 * job.clock.seconds))
+    return Plan.of(distributed.same(job.clock.first_plan(pace).stretches))
+
+
+def views_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """Choose the type in which views travel to the network.
+
+    Args:
+        device: where the network is.
+        precision: of the network.
+
+    Returns:
+        bfloat16 to halve the way to a GPU; float32 on a CPU, where the network's own threads convert
+        faster than the feed's, which would fight them for the cores.
+    """
+    return torch.bfloat16 if device.type == "cuda" and precision == "bfloat16" else torch.float32
+
+
+def threads(wanted: Wanted) -> int:
+    """Count the threads that read images and make views."""
+    return wanted.training.threads or cores()

@@ -1,6 +1,0 @@
-"""Vector stores: one encoder's vectors, with thumbnails, labels and columns, on a disk or on a server."""
-
-from .base import Card, VectorStore
-from .opening import open_store
-
-__all__ = ["Card", "VectorStore", "open_store"]
