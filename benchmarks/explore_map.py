@@ -38,7 +38,7 @@ def fill(folder: Path, count: int) -> Any:
     from PIL import Image
 
     from nearfar.demo import drawings
-    from nearfar.stores import Card, open_store
+    from nearfar.stores import StoreInfo, open_store
     from nearfar.stores.schema import fixed
 
     pictures = []
@@ -46,7 +46,7 @@ def fill(folder: Path, count: int) -> Any:
         buffer = io.BytesIO()
         Image.fromarray(one).save(buffer, "JPEG")
         pictures.append(buffer.getvalue())
-    store, draw = open_store(folder / "many.nf", Card(WIDTH)), np.random.default_rng(0)
+    store, draw = open_store(folder / "many.nf", StoreInfo(WIDTH)), np.random.default_rng(0)
     centres = draw.normal(size=(20, WIDTH))
     for low in range(0, count, PIECE):
         rows = range(low, min(low + PIECE, count))

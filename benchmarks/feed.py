@@ -25,7 +25,7 @@ from nearfar.training.settings import Training
 
 from . import measure, pictures, step
 from .measure import Spread
-from .scoreboard import Wanted
+from .scoreboard import RunConfig
 from .table import Bar, Row, Section
 
 SOURCES = {"resident": 0.98, "packed on disk": 0.98, "JPEG files, --no-pack": 0.95}
@@ -54,7 +54,7 @@ def store(folder: Path, kind: str, short_side: int) -> Any:
     )
 
 
-def ours(images: Any, job: step.Job, warm: int, timed: int) -> Callable[[], float]:
+def ours(images: Any, job: step.TrainingSetup, warm: int, timed: int) -> Callable[[], float]:
     """Measure the pace with our feed, opened anew each time."""
 
     def measured() -> float:
@@ -70,7 +70,7 @@ def ours(images: Any, job: step.Job, warm: int, timed: int) -> Callable[[], floa
 class _TwoViews:
     """Two views of each JPEG file by torchvision's v1 transforms, as a data set for a DataLoader."""
 
-    def __init__(self, folder: Path, job: step.Job) -> None:
+    def __init__(self, folder: Path, job: step.TrainingSetup) -> None:
         from torchvision import transforms
 
         settings, size = job.wanted.views, job.wanted.size
@@ -114,7 +114,7 @@ class _Loaded:
                 yield self.rows, (batch[0] if isinstance(batch[0], list) else batch)
 
 
-def peer(who: str, folder: Path, job: step.Job, warm: int, timed: int) -> Callable[[], float]:
+def peer(who: str, folder: Path, job: step.TrainingSetup, warm: int, timed: int) -> Callable[[], float]:
     """Measure the pace with a peer's data set in a DataLoader."""
     from torch.utils.data import DataLoader
 
@@ -146,7 +146,7 @@ def peer(who: str, folder: Path, job: step.Job, warm: int, timed: int) -> Callab
 
 
 def share(
-    case: str, folder: Path, job: step.Job, warm: int, timed: int, rounds: int
+    case: str, folder: Path, job: step.TrainingSetup, warm: int, timed: int, rounds: int
 ) -> tuple[list[Row], list[Bar]]:
     """Measure one size of images: every source beside the batch in memory."""
     memory = step.in_memory(job)
@@ -198,7 +198,7 @@ def child(folder: str, kind: str, size: int, batch: int) -> float:
     return measure.peak_above(work)
 
 
-def start(folder: Path, count: int, wanted: Wanted) -> tuple[list[Row], list[Bar]]:
+def start(folder: Path, count: int, wanted: RunConfig) -> tuple[list[Row], list[Bar]]:
     """Measure how long it takes from the command to the end of the first step, on a list of many paths."""
     listed = pictures.many(folder, count)
     case = f"{count:,} paths, command to first step"
@@ -242,7 +242,7 @@ def start(folder: Path, count: int, wanted: Wanted) -> tuple[list[Row], list[Bar
     return rows, bars
 
 
-def run(wanted: Wanted) -> Section:
+def run(wanted: RunConfig) -> Section:
     """Measure both sizes, the memory, and the start."""
     torch.set_num_threads(measure.cores())
     kernels.ready()

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import feed, loss, measure, pictures, step
 from .measure import Spread
-from .scoreboard import Wanted
+from .scoreboard import RunConfig
 from .table import Bar, Row, Section
 
 STEPS = 20
@@ -48,14 +48,14 @@ def peak(device: torch.device, side: int = 8192) -> float:
     return 2 * side**3 / min(work() for _ in range(5))
 
 
-def operations(job: step.Job) -> int:
+def operations(job: step.TrainingSetup) -> int:
     """Count the operations of one step, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         next(job.steps(step.in_memory(job), 1))
     return int(counter.get_total_flops())
 
 
-def steps(wanted: Wanted, device: torch.device, batch: int) -> tuple[list[Row], list[Bar]]:
+def steps(wanted: RunConfig, device: torch.device, batch: int) -> tuple[list[Row], list[Bar]]:
     """Compare a step on a batch in memory with lightly's, and with the peak."""
     job = step.job("cifar-short", 32, device.type, batch=batch)
     count, rows = (2 if wanted.quick else STEPS), []
@@ -82,7 +82,7 @@ def steps(wanted: Wanted, device: torch.device, batch: int) -> tuple[list[Row], 
     return rows, []
 
 
-def losses(wanted: Wanted, device: torch.device) -> list[Row]:
+def losses(wanted: RunConfig, device: torch.device) -> list[Row]:
     """Compare time and memory of NT-Xent, ours and lightly's."""
     rows = []
     for n in (64,) if wanted.quick else SIZES:
@@ -119,7 +119,7 @@ def losses(wanted: Wanted, device: torch.device) -> list[Row]:
     return rows
 
 
-def run(wanted: Wanted) -> Section:
+def run(wanted: RunConfig) -> Section:
     """Measure on the first CUDA device; without one, say so."""
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
     if not torch.cuda.is_available():

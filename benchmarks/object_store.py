@@ -42,11 +42,11 @@ def main() -> None:
     os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
     boto3.client("s3", endpoint_url=home, region_name="us-east-1").create_bucket(Bucket="bucket")
 
-    from nearfar.stores import Card, open_store
+    from nearfar.stores import StoreInfo, open_store
 
     x = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
     ids = [f"{row:04d}" for row in range(ROWS)]
-    open_store(ADDRESS, Card(WIDTH)).put(table(ids, x))
+    open_store(ADDRESS, StoreInfo(WIDTH)).put(table(ids, x))
     open_store(ADDRESS).set("label", {"0003": "cat"})
     opened = open_store(ADDRESS)
     checks = {

@@ -19,12 +19,12 @@ import torch
 
 from nearfar.core.device import device_named
 from nearfar.training import engine, resolve
-from nearfar.training.schedule import Plan
+from nearfar.training.schedule import StepPlan
 from nearfar.training.setup import prepare
 
 from . import measure
 from .measure import Spread
-from .scoreboard import Wanted
+from .scoreboard import RunConfig
 from .table import Bar, Row, Section
 
 BAR = 2.3
@@ -45,15 +45,15 @@ class Ready:
 
 
 @dataclass
-class Job:
+class TrainingSetup:
     """A method, its optimizer and its arithmetic, exactly as pretraining prepares them."""
 
     prepared: Any
 
     @property
-    def wanted(self) -> resolve.Wanted:
+    def wanted(self) -> resolve.RunConfig:
         """All settings, with nothing left to decide."""
-        found: resolve.Wanted = self.prepared.wanted
+        found: resolve.RunConfig = self.prepared.wanted
         return found
 
     @property
@@ -72,7 +72,7 @@ class Job:
             self.prepared.module,
             feed,
             self.prepared.optimizer,
-            plan=Plan(((0, count),)),
+            plan=StepPlan(((0, count),)),
             rate=1e-4,
             warmup=0.0,
             **self.prepared.how,
@@ -89,7 +89,7 @@ class Job:
         return timed * self.wanted.training.batch / (time.perf_counter() - began)
 
 
-def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked: Any) -> Job:
+def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked: Any) -> TrainingSetup:
     """Prepare what `nearfar pretrain` prepares for a recipe and settings, measurements included.
 
     Args:
@@ -104,10 +104,10 @@ def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked:
         asked.setdefault("views_on", "cpu")
     wanted = resolve.resolve("simclr", recipe, {"steps": 1, **asked}, side=side, device=where)
     with tempfile.TemporaryDirectory() as folder:
-        return Job(prepare(Path(folder), wanted, Plan(((0, 1),)), store, where, follow=False))
+        return TrainingSetup(prepare(Path(folder), wanted, StepPlan(((0, 1),)), store, where, follow=False))
 
 
-def in_memory(job: Job) -> Ready:
+def in_memory(job: TrainingSetup) -> Ready:
     """Make a batch of noise in the layout in which the feed gives views."""
     training, size = job.wanted.training, job.wanted.size
     generator = torch.Generator().manual_seed(0)
@@ -142,13 +142,13 @@ def lightly(batch: int, size: int = 32, device: str = "cpu") -> Callable[[], flo
     return step
 
 
-def ours(job: Job) -> Callable[[], float]:
+def ours(job: TrainingSetup) -> Callable[[], float]:
     """Take one step of ours a call, and give its loss."""
     steps = job.steps(in_memory(job), 1_000_000)
     return lambda: float(next(steps).loss)
 
 
-def network(job: Job) -> Callable[[], float]:
+def network(job: TrainingSetup) -> Callable[[], float]:
     """Only send our batch through the encoder, forward and backward: what no loop around it can save."""
     views, net = torch.cat(in_memory(job).views), job.prepared.module.f
     low = job.wanted.training.precision == "bfloat16"
@@ -162,7 +162,7 @@ def network(job: Job) -> Callable[[], float]:
     return work
 
 
-def run(wanted: Wanted) -> Section:
+def run(wanted: RunConfig) -> Section:
     """Measure two batch sizes."""
     torch.set_num_threads(measure.cores())
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))

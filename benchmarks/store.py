@@ -50,10 +50,10 @@ def unit(x: np.ndarray) -> np.ndarray:
 def nearfar(folder: Path, count: int, exact: bool) -> Search:
     import pyarrow as pa
 
-    from nearfar.stores import Card, open_store
+    from nearfar.stores import StoreInfo, open_store
     from nearfar.stores.schema import fixed
 
-    store = open_store(folder / "s.nf", Card(WIDTH))
+    store = open_store(folder / "s.nf", StoreInfo(WIDTH))
     for at, piece in enumerate(pieces(count)):
         ids = [f"{at * PIECE + row:08d}" for row in range(len(piece))]
         store.put(pa.table({"id": ids, "vector": fixed(piece)}))

@@ -27,7 +27,7 @@ from nearfar.training.settings import Training
 
 from . import measure, pictures
 from .measure import Spread
-from .scoreboard import Wanted
+from .scoreboard import RunConfig
 from .table import Bar, Row, Section
 
 SMALL = Views()
@@ -211,7 +211,7 @@ def case(
     inputs: Any,
     settings: Views,
     size: int,
-    wanted: Wanted,
+    wanted: RunConfig,
     skip: tuple[str, ...],
 ) -> tuple[list[Row], dict[str, Spread]]:
     """Measure one case in turns.
@@ -252,7 +252,7 @@ def case(
     return made + rows, {way: Spread.of(found[f"nearfar, {way}"]) for way in ("bilinear", "bicubic")}
 
 
-def profile(source: Any, count: int, settings: Views, size: int, wanted: Wanted) -> tuple[list[Row], str]:
+def profile(source: Any, count: int, settings: Views, size: int, wanted: RunConfig) -> tuple[list[Row], str]:
     """Tell where the time of our views goes, by leaving parts of the work out."""
     seconds, rows = 0.01 if wanted.quick else 0.5, np.arange(count)
     plain = replace(settings, jitter=0.0, grey=0.0, blur=0.0)
@@ -285,7 +285,7 @@ def profile(source: Any, count: int, settings: Views, size: int, wanted: Wanted)
     )
 
 
-def decoding(files: Any, count: int, settings: Views, size: int, wanted: Wanted) -> tuple[list[Row], str]:
+def decoding(files: Any, count: int, settings: Views, size: int, wanted: RunConfig) -> tuple[list[Row], str]:
     """Tell how much of the time of views of JPEG files is decoding."""
     seconds, rows = 0.01 if wanted.quick else 0.5, np.arange(count)
     works = {
@@ -334,7 +334,7 @@ class Decoding:
                 yield image.convert("RGB")
 
 
-def run(wanted: Wanted) -> Section:
+def run(wanted: RunConfig) -> Section:
     """Measure the three cases."""
     torch.set_num_threads(1)
     few, many = (2, 8) if wanted.quick else (16, 512)

@@ -15,7 +15,7 @@ from nearfar import pretrain
 from nearfar.core.config import to_json
 from nearfar.demo import drawings
 from nearfar.features.extract import fingerprint
-from nearfar.stores import Card, VectorStore, open_store
+from nearfar.stores import StoreInfo, VectorStore, open_store
 from nearfar.training.run import Run
 
 EVIL = (
@@ -67,8 +67,8 @@ def make(folder: Path) -> Explored:
     return Explored(store, run, pixels, labels)
 
 
-def card(run: Run) -> Card:
-    return Card(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
+def card(run: Run) -> StoreInfo:
+    return StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
 
 
 def encoded(pixels: np.ndarray, kind: str = "JPEG") -> bytes:

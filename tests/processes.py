@@ -204,7 +204,7 @@ def queues() -> dict[str, Tensor]:
             maker.step()
             module.after_step(step / 3)
         key = f"{number}.{name}"
-        found |= {f"{key}.measure.{what}": value for what, value in module.measures().items()}
+        found |= {f"{key}.measure.{what}": value for what, value in module.metrics().items()}
         found |= {f"{key}.grad.{part}": p.grad for part, p in module.named_parameters() if p.requires_grad}
         found |= {f"{key}.{part}": value for part, value in module.state_dict().items()}
     return found

@@ -18,7 +18,7 @@ from nearfar.cli.main import main
 from nearfar.core.config import to_json
 from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
-from nearfar.stores import Card, VectorStore, open_store
+from nearfar.stores import StoreInfo, VectorStore, open_store
 from nearfar.training.run import Run
 
 SMALL = {"encoder": "resnet10_w16", "batch": 16, "steps": 2, "size": 16, "device": "cpu"}
@@ -54,7 +54,7 @@ def store(run: Run, coloured: Path, tmp_path: Path) -> VectorStore:
     for row, wrong in ((3, "red"), (50, "yellow"), (130, "green")):
         labels[row] = wrong
     vectors = run.encode([root / name for name in ids])
-    card = Card(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
+    card = StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
     place = open_store(tmp_path / "photos.nf", card)
     thumbnails = []
     for name in ids:
@@ -130,7 +130,7 @@ def test_files_need_the_very_run(store: VectorStore, run: Run, coloured: Path, t
     moved = tmp_path / "moved"
     shutil.copytree(run.path, moved)
     place = open_store(store.address)
-    place.card = Card(**{**place.card.to_json(), "run": str(tmp_path / "gone")})
+    place.card = StoreInfo(**{**place.card.to_json(), "run": str(tmp_path / "gone")})
     with pytest.raises(NearfarError, match="say where it is with --run"):
         nearfar.search(place, image=file)
     assert nearfar.search(place, image=file, run=moved).ids[0] == "red/010.png"

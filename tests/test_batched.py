@@ -22,7 +22,7 @@ from nearfar.core import rng
 from nearfar.core.config import build
 from nearfar.core.errors import NearfarError
 from nearfar.data import loader
-from nearfar.data.loader import AHEAD, Feed
+from nearfar.data.loader import AHEAD, DataLoader
 from nearfar.images import kernels, views
 from nearfar.images.kernels import batched
 from nearfar.images.view_settings import Views
@@ -200,8 +200,8 @@ class Images:
 
 def test_a_feed_makes_the_same_views_on_a_device() -> None:
     store, recipes = Images(), (Views(), Views(crop_min=0.5, solarise=0.5))
-    usual = Feed(store, recipes, size=24, batch=4, seed=3)
-    there = Feed(store, recipes, size=24, batch=4, seed=3, device=CPU)
+    usual = DataLoader(store, recipes, size=24, batch=4, seed=3)
+    there = DataLoader(store, recipes, size=24, batch=4, seed=3, device=CPU)
     for step in (0, 5, 7):
         (rows, ours), (other, theirs) = there.make(step), usual.make(step)
         assert torch.equal(rows, other) and len(ours) == 2
@@ -216,10 +216,12 @@ def test_a_feed_makes_the_same_views_on_a_device() -> None:
 def test_views_may_have_sides_of_their_own() -> None:
     store, plain = Images(), Views(crop_min=0.3)
     local = Views(crop_min=0.05, crop_max=0.3)
-    feed = Feed(store, (plain, plain, View(local, 96 / 224), View(local, 96 / 224)), size=56, batch=4, seed=0)
+    feed = DataLoader(
+        store, (plain, plain, View(local, 96 / 224), View(local, 96 / 224)), size=56, batch=4, seed=0
+    )
     rows, made = feed.make(1)
     assert [view.shape[2:] for view in made] == [(56, 56), (56, 56), (24, 24), (24, 24)]
-    assert torch.equal(made[0], Feed(store, (plain,), size=56, batch=4, seed=0).make(1)[1][0])
+    assert torch.equal(made[0], DataLoader(store, (plain,), size=56, batch=4, seed=0).make(1)[1][0])
     part = store.gather(rows.numpy())
     draws = views.draw(local, rng.fold(0, "view", 0, 2), rows, part.height, part.width, 24)
     assert torch.equal(made[2], kernels.apply(part, draws, 24, "bicubic"))
@@ -240,7 +242,7 @@ def test_a_feed_holds_at_most_two_batches_more_than_it_has_ready(
         return made
 
     monkeypatch.setattr(kernels, "apply", counted)
-    feed = Feed(Images(), (Views(),), size=8, batch=4, seed=0, device=device)
+    feed = DataLoader(Images(), (Views(),), size=8, batch=4, seed=0, device=device)
     full: queue.Queue[None] = queue.Queue()
     put = feed._ready.put
 
@@ -299,7 +301,7 @@ def test_the_quicker_place_is_taken_only_where_it_is_a_gpu(monkeypatch: pytest.M
 
 
 def test_a_batch_is_timed_where_it_is_made() -> None:
-    feed = Feed(Images(), (Views(),), size=8, batch=4, seed=0, device=CPU)
+    feed = DataLoader(Images(), (Views(),), size=8, batch=4, seed=0, device=CPU)
     steps = []
     feed.make = lambda step: steps.append(step)  # type: ignore[method-assign]
     assert 0 <= loader.seconds_a_batch(feed, tries=3) < 60 and steps == [0, 1, 2, 3]

@@ -246,10 +246,10 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from nearfar.stores import Card, open_store
+    from nearfar.stores import StoreInfo, open_store
     from nearfar.stores.schema import fixed
 
-    store = open_store(tmp_path / "odd.nf", Card(2))
+    store = open_store(tmp_path / "odd.nf", StoreInfo(2))
     turn = np.stack([np.cos(np.arange(3)), np.sin(np.arange(3))], axis=1).astype(np.float32)
     names = ["caf\u00e9.jpg", "\\xff.jpg", "plain.jpg"]
     store.put(pa.table({"id": names, "vector": fixed(turn)}))

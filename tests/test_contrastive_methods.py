@@ -266,12 +266,12 @@ def test_drlim_at_the_margins_edges():
 @pytest.mark.parametrize("name", ["triplet", "drlim"])
 def test_pairs_are_views_or_labels_as_asked(name):
     views, labelled = small(name), small(name, pairs="labels")
-    assert not views.needs_of(views.config) and labelled.needs_of(labelled.config) == {"labels"}
+    assert not views.requires(views.config) and labelled.requires(labelled.config) == {"labels"}
     batch = pictures(9)
     assert torch.equal(views.embed(batch)[-1], batch.rows)
     assert torch.equal(labelled.embed(batch)[-1], batch.labels)
     labelled(batch), views(batch)
-    assert views.measures() and not labelled.measures()
+    assert views.metrics() and not labelled.metrics()
     unlabelled = Batch(batch.views, batch.rows)
     assert torch.isfinite(total(views(unlabelled)))
 

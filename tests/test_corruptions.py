@@ -10,7 +10,7 @@ from PIL import Image
 from nearfar.core import rng
 from nearfar.core.errors import NearfarError
 from nearfar.data import cache
-from nearfar.data.dataset import Part
+from nearfar.data.dataset import Subset
 from nearfar.data.sources import open_source
 from nearfar.evaluation import robustness as module
 from nearfar.evaluation.corruptions import NAMES, STRENGTHS, corrupt
@@ -218,5 +218,5 @@ def test_the_sample_is_bounded_and_the_draws_go_with_the_image(monkeypatch):
     monkeypatch.setattr(module, "AREA", 1)
     assert robustness(by_shade, store, store.labels, seed=0, names=("fog",)).images == 1
     # A part of a store will do for a store.
-    part = Part(store, np.arange(3))
+    part = Subset(store, np.arange(3))
     assert robustness(by_shade, part, part.labels, seed=0, names=("fog",)).images == 1

@@ -64,12 +64,14 @@ class _Array:
         return len(self.pixels)
 
     def gather(self, rows):
-        from nearfar.data.cache import Block
+        from nearfar.data.dataset import RaggedImages
 
         h, w = self.pixels.shape[1:3]
         size = h * w * 3
         full = np.full(len(rows), h, np.int32)
-        return Block(self.pixels.reshape(-1), rows.astype(np.int64) * size, full, np.full_like(full, w))
+        return RaggedImages(
+            self.pixels.reshape(-1), rows.astype(np.int64) * size, full, np.full_like(full, w)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +207,9 @@ def test_a_killed_job_goes_on_to_the_same_bytes(run, folder, tmp_path, monkeypat
 def test_finished_stretches_are_not_done_again_unless_the_job_is_another(run, folder, tmp_path):
     source = open_source(folder)
     journal = chunked.Journal(tmp_path, "a")
-    part = chunked.Part(np.arange(3), np.ones((3, 2), np.float32), np.array([3]), np.array(["truncated"]))
+    part = chunked.ChunkResult(
+        np.arange(3), np.ones((3, 2), np.float32), np.array([3]), np.array(["truncated"])
+    )
     journal.put(0, part)
     again = chunked.Journal(tmp_path, "a").get(0)
     assert (

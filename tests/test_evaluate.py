@@ -159,10 +159,10 @@ def test_an_untrained_encoder_sees_normalised_channels(run):
             return 64
 
         def gather(self, rows):
-            from nearfar.data.cache import Block
+            from nearfar.data.dataset import RaggedImages
 
             full = np.full(len(rows), 8, np.int32)
-            return Block(pictures(64, 0)[0].reshape(-1), rows * 192, full, full)
+            return RaggedImages(pictures(64, 0)[0].reshape(-1), rows * 192, full, full)
 
     like = models.encoder("resnet10_w16", size=8)
     net = untrained(like, _Store(), PREPROCESS, 0, "cpu")

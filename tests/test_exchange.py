@@ -14,11 +14,11 @@ from servers import server  # noqa: F401
 import nearfar
 from nearfar.core.errors import NearfarError
 from nearfar.features.files import write_vectors
-from nearfar.stores import Card, hnsw, index, open_store, snapshot
+from nearfar.stores import StoreInfo, hnsw, index, open_store, snapshot
 from nearfar.stores.import_export import export
 from nearfar.stores.schema import fixed
 
-CARD = Card(8, "abc", "runs/a", {"size": 32}, 64)
+CARD = StoreInfo(8, "abc", "runs/a", {"size": 32}, 64)
 NAMES = itertools.count()
 
 

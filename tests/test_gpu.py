@@ -9,7 +9,7 @@ import torch
 from test_kernels import block, strong
 
 import nearfar
-from nearfar.data.loader import AHEAD, Feed
+from nearfar.data.loader import AHEAD, DataLoader
 from nearfar.images import kernels
 from nearfar.images.kernels.batched import ROOM
 from nearfar.images.view_settings import Views
@@ -82,8 +82,8 @@ class Images:
 
 def test_a_feed_on_a_gpu_hands_over_whole_batches_and_bounds_its_memory():
     settings = {"size": 224, "batch": 64, "seed": 1, "threads": 2}
-    usual = Feed(Images(), (Views(), Views()), **settings)
-    feed = Feed(Images(), (Views(), Views()), **settings, device=GPU)
+    usual = DataLoader(Images(), (Views(), Views()), **settings)
+    feed = DataLoader(Images(), (Views(), Views()), **settings, device=GPU)
     slow, kept = torch.rand(4096, 4096, device=GPU), []
     torch.cuda.reset_peak_memory_stats()
     start = torch.cuda.memory_stats()["active_bytes.all.current"]

@@ -51,7 +51,7 @@ def block(shapes: list[tuple[int, int]], seed: int = 0, kind: str = "noise") -> 
 
 
 def torchvision(
-    images: types.SimpleNamespace, draws: views.Draws, size: int, interpolation: str
+    images: types.SimpleNamespace, draws: views.AugmentationParams, size: int, interpolation: str
 ) -> torch.Tensor:
     """The same parameters through torchvision's own functions; the resize in float64, as its truth."""
     made = []
@@ -74,7 +74,7 @@ def torchvision(
     return torch.stack(made)
 
 
-def strong(images: types.SimpleNamespace, size: int, seed: int = 0) -> views.Draws:
+def strong(images: types.SimpleNamespace, size: int, seed: int = 0) -> views.AugmentationParams:
     n = len(images.height)
     return views.draw(STRONG, rng.fold(seed, "k"), np.arange(n), images.height, images.width, size)
 

@@ -86,14 +86,14 @@ def test_terms_are_finite_scalars_and_reach_every_parameter(name):
         if p.requires_grad:
             assert p.grad is not None and p.grad.abs().max() > 0, key
     module.after_step(0.5)
-    assert all(torch.isfinite(value).all() for value in module.measures().values())
+    assert all(torch.isfinite(value).all() for value in module.metrics().values())
     assert len(module.views(Views())) == len(batch.views)
 
 
 @torch.no_grad()
 def known(module, batch):
     """How much larger the loss is where the pictures' views, or their labels, are mixed up."""
-    if "labels" in module.needs_of(module.config):
+    if "labels" in module.requires(module.config):
         wrong = Batch(batch.views, batch.rows, batch.rows // 3)
     else:
         wrong = Batch([batch.views[0], *(view.roll(1, 0) for view in batch.views[1:])], batch.rows)

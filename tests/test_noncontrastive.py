@@ -12,9 +12,9 @@ from small import pictures, small, total
 from nearfar.images.view_settings import Views
 from nearfar.losses.statistics import centred, spread
 from nearfar.methods import barlow_twins, byol, simsiam, vicreg
-from nearfar.models.ema import rising
+from nearfar.models.ema import cosine_momentum
 from nearfar.training import engine, grad_cache, optim
-from nearfar.training.schedule import Plan
+from nearfar.training.schedule import StepPlan
 from nearfar.training.settings import Training
 
 
@@ -59,7 +59,7 @@ def test_byols_slow_copy_follows_with_a_momentum_that_rises_to_one():
         module.after_step(progress)
         for was, now, fast in zip(before, module.slow_g.parameters(), module.g.parameters(), strict=True):
             torch.testing.assert_close(now, tau * was + (1 - tau) * fast)
-    assert rising(0.9, 0.0) == pytest.approx(0.9) and rising(0.9, 1.0) == 1.0
+    assert cosine_momentum(0.9, 0.0) == pytest.approx(0.9) and cosine_momentum(0.9, 1.0) == 1.0
     assert all(torch.equal(was, now) for was, now in zip(before, module.slow_g.parameters(), strict=True))
 
 
@@ -114,18 +114,18 @@ def test_simsiams_predictor_keeps_its_rate_while_all_others_fall():
     module, batch = small("simsiam"), pictures(8)
     maker = optim.optimizer(Training(), module)
     names = {p: name for name, p in module.named_parameters()}
-    steady = [{names[p].split(".")[0] for p in group["params"]} for group in maker.param_groups]
-    assert all(parts == {"h"} or "h" not in parts for parts in steady) and {"h"} in steady
+    constant_lr = [{names[p].split(".")[0] for p in group["params"]} for group in maker.param_groups]
+    assert all(parts == {"h"} or "h" not in parts for parts in constant_lr) and {"h"} in constant_lr
 
-    class Feed:
+    class DataLoader:
         waited = 0.0
 
         def __iter__(self):
             return iter([(batch.rows, batch.views)] * 5)
 
-    how = {"plan": Plan(((0, 5),)), "rate": 0.01, "warmup": 0.0, "device": torch.device("cpu")}
-    for step in engine.train(module, Feed(), maker, **how):
-        for parts, group in zip(steady, maker.param_groups, strict=True):
+    how = {"plan": StepPlan(((0, 5),)), "rate": 0.01, "warmup": 0.0, "device": torch.device("cpu")}
+    for step in engine.train(module, DataLoader(), maker, **how):
+        for parts, group in zip(constant_lr, maker.param_groups, strict=True):
             assert group["lr"] == (0.01 if parts == {"h"} else step.rate)
     assert step.number == 5 and step.rate < 0.001
 
@@ -147,7 +147,7 @@ def test_barlow_twins_is_content_with_features_that_agree_and_are_unlike_one_ano
     module = small("barlow_twins", scale=1.0)
     z = torch.linalg.qr(centred(torch.randn(64, 16, dtype=torch.float64)))[0] * 8  # variance 1, uncorrelated
     assert total(module.loss(z, 5 + z)).item() == pytest.approx(0, abs=1e-6)
-    assert module.measures()["agreement"].item() == pytest.approx(1, abs=1e-4)
+    assert module.metrics()["agreement"].item() == pytest.approx(1, abs=1e-4)
     terms = module.loss(z, z[:, torch.arange(16).roll(1)])  # every feature agrees with its neighbour instead
     assert terms["on_diagonal"].item() == pytest.approx(16, rel=1e-3)
     assert terms["off_diagonal"].item() == pytest.approx(0.0051 * 16, rel=1e-3)
@@ -179,7 +179,7 @@ def test_vicregs_three_terms_where_they_are_known():
     still = torch.ones(64, 16)
     check(still, still, variance=2 * 0.99)  # epsilon keeps the root from 0
     module.loss(z, z)
-    assert module.measures()["deviation"].item() == pytest.approx(1.0)
+    assert module.metrics()["deviation"].item() == pytest.approx(1.0)
     torch.testing.assert_close(vicreg.covariance(centred(one)), torch.cov(one.T))
 
 

@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.core.errors import NearfarError
-from nearfar.training.schedule import AIM, Clock, Plan, minutes
+from nearfar.training.schedule import AIM, StepPlan, TimeBudget, minutes
 
 
 def test_a_single_stretch_is_a_straight_line():
-    plan = Plan(((0, 8),))
+    plan = StepPlan(((0, 8),))
     assert [plan.progress(step) for step in range(9)] == [step / 8 for step in range(9)]
 
 
 def test_a_correction_keeps_the_progress_made_and_spreads_the_rest():
-    plan = Plan(((0, 100),)).corrected(50, 75)
+    plan = StepPlan(((0, 100),)).corrected(50, 75)
     assert plan.steps == 75
     assert plan.progress(25) == 0.25
     assert plan.progress(50) == 0.5
@@ -26,17 +26,17 @@ def test_a_correction_keeps_the_progress_made_and_spreads_the_rest():
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=6))
 def test_progress_rises_from_0_to_1_however_often_it_is_corrected(pieces):
-    plan, now = Plan(((0, sum(pieces[0])),)), 0
+    plan, now = StepPlan(((0, sum(pieces[0])),)), 0
     for run, remain in pieces[1:]:
         now = min(now + run, plan.steps - 1)
         plan = plan.corrected(now, now + remain)
     course = [plan.progress(step) for step in range(plan.steps + 1)]
     assert course[0] == 0.0 and course[-1] == 1.0
     assert all(later > earlier for earlier, later in zip(course, course[1:], strict=False))
-    assert Plan.of([list(stretch) for stretch in plan.stretches]) == plan
+    assert StepPlan.of([list(stretch) for stretch in plan.stretches]) == plan
 
 
-class Fake(Clock):
+class Fake(TimeBudget):
     """A clock that is told the time."""
 
     now = 0.0

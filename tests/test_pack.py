@@ -21,7 +21,9 @@ from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.data import cache as pack
 from nearfar.data import disk_cache, inspection
-from nearfar.data.ledger import Way
+from nearfar.data.dataset import ImageDataset, duplicates
+from nearfar.data.ledger import ReadConfig
+from nearfar.data.reading import write_rejected
 from nearfar.data.sources import open_source
 from nearfar.images import decode
 
@@ -40,7 +42,7 @@ def write(folder: Path, count: int, *, side: int = 0) -> Path:
     return folder
 
 
-def same_as_files(store: pack.Store, folder: Path, **options: int) -> None:
+def same_as_files(store: ImageDataset, folder: Path, **options: int) -> None:
     for row, name in enumerate(store.ids):
         assert np.array_equal(store[row], decode.decode(folder / name, max_pixels=MAX, short_side=24))
 
@@ -54,7 +56,7 @@ def test_a_thousand_good_files_and_every_kind_of_bad_one(tmp_path: Path) -> None
     assert len(bad) >= 30 and [item.id for item in store.rejected] == bad and store.ids == good
     assert store.resident and not (tmp_path / "packs").exists()
     same_as_files(store, folder)
-    pack.write_rejected(tmp_path / "rejected.csv", store.rejected)
+    write_rejected(tmp_path / "rejected.csv", store.rejected)
     with open(tmp_path / "rejected.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["id", "reason"] and [row[0] for row in rows[1:]] == bad and all(row[1] for row in rows)
@@ -94,7 +96,7 @@ def test_a_packs_name_is_its_stamps_row_by_row(tmp_path: Path) -> None:
     mark = hashlib.blake2b(b"1:24:1000000", digest_size=16)  # another name would pack everything anew
     for row, name in enumerate(source.ids):
         mark.update(f"\0{name}\0{source.stamp(row)}".encode())
-    assert Way(source, 24, 1_000_000, 0.0, 1).name() == mark.hexdigest()
+    assert ReadConfig(source, 24, 1_000_000, 0.0, 1).name() == mark.hexdigest()
 
 
 def test_the_fingerprint_follows_content_and_ids(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_the_fingerprint_follows_content_and_ids(tmp_path: Path) -> None:
     (folder / "0001b.png").write_bytes((folder / "0002.png").read_bytes())
     store = pack.load(open_source(folder), **USUAL)
     assert len({first.fingerprint, renamed, store.fingerprint}) == 3
-    assert pack.duplicates(store) == [(1, 2)] and pack.duplicates(first) == []
+    assert duplicates(store) == [(1, 2)] and duplicates(first) == []
 
 
 def test_too_many_bad_ones_stop_it(tmp_path: Path) -> None:
@@ -241,7 +243,7 @@ def test_a_full_disk_is_refused_before_and_survived_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(tmp_path / "photos", 30)
-    way = pack.Way(open_source(folder), 24, MAX, 0.1, 2)
+    way = pack.ReadConfig(open_source(folder), 24, MAX, 0.1, 2)
     with pytest.raises(NearfarError, match=r"needs 1,000,000,000.0 GB more .* GB are free; make room"):
         disk_cache.packed(way, tmp_path, 10**18)
     import resource

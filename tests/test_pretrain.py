@@ -22,7 +22,7 @@ from small import narrow
 import nearfar
 from nearfar import methods
 from nearfar.training import checkpoint
-from nearfar.training.logger import Recorder
+from nearfar.training.logger import RunLogger
 
 TINY = {
     "steps": 24,
@@ -87,8 +87,8 @@ def test_every_method_resumes_to_the_same_bytes_from_the_midst_of_an_epoch(metho
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "due", lambda self: True)
-        patch.setattr(Recorder, "note", stop)
+        patch.setattr(RunLogger, "due", lambda self: True)
+        patch.setattr(RunLogger, "note", stop)
         with pytest.raises(KeyboardInterrupt):
             nearfar.pretrain(data, out=tmp_path / "broken", **settings)
     assert checkpoint.read(tmp_path / "broken" / checkpoint.LAST)[1]["step"] == 3

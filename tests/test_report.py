@@ -21,6 +21,7 @@ from nearfar import evaluate, pretrain
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.data import cache, loader
+from nearfar.data.dataset import held_apart
 from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
 from nearfar.reports import figures, galleries, page, sample, scoring
@@ -249,16 +250,16 @@ def test_a_verdict_heads_the_page(bad: bool) -> None:
 
 
 def test_the_views_shown_are_those_the_network_saw(run: Run, photos: Path) -> None:
-    wanted = resolve.Wanted.from_json(run.config, "")
+    wanted = resolve.RunConfig.from_json(run.config, "")
     look = sample.look(run, wanted, None, torch.device("cpu"))
     assert int((look.numbers >= 0).sum()) == 96 and len(look) == 160
 
     store = cache.load(
         open_source(photos), short_side=wanted.short_side, max_pixels=10**8, max_bad=0.1, threads=1
     )
-    trained, _ = cache.held_apart(store, wanted.training.held_out, wanted.training.seed)
+    trained, _ = held_apart(store, wanted.training.held_out, wanted.training.seed)
     recipes = resolve.build_method(wanted).views(wanted.views)
-    feed = loader.Feed(trained, recipes, size=16, batch=16, seed=wanted.training.seed)
+    feed = loader.DataLoader(trained, recipes, size=16, batch=16, seed=wanted.training.seed)
     saw: dict[tuple[int, int], torch.Tensor] = {}
     for step in range(12):  # two epochs of six steps
         rows, made = feed.make(step)

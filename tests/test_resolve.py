@@ -12,12 +12,12 @@ from nearfar.core.device import device_named
 from nearfar.core.errors import NearfarError
 from nearfar.data.sources import open_source
 from nearfar.training import recipes, resolve
-from nearfar.training.resolve import Wanted
+from nearfar.training.resolve import RunConfig
 
 CPU = torch.device("cpu")
 
 
-def wanted(**asked: object) -> Wanted:
+def wanted(**asked: object) -> RunConfig:
     return resolve.resolve("simclr", "cpu", asked, side=32, device=CPU)
 
 
@@ -28,7 +28,7 @@ def test_every_recipe_decides_everything_and_survives_json(name, side):
     lengths = [getattr(made.training, length) for length in resolve.LENGTHS]
     assert sum(length is not None for length in lengths) == 1
     assert made.size >= 8 and made.rate > 0
-    assert Wanted.from_json(json.loads(json.dumps(made.to_json())), "") == made
+    assert RunConfig.from_json(json.loads(json.dumps(made.to_json())), "") == made
 
 
 def test_small_images_keep_their_size_and_are_used_whole():

@@ -21,7 +21,7 @@ from nearfar.training import recipes, resolve
 CPU = torch.device("cpu")
 
 
-def wanted_of(method: str = "simclr", recipe: str = "cpu", **given: object) -> resolve.Wanted:
+def wanted_of(method: str = "simclr", recipe: str = "cpu", **given: object) -> resolve.RunConfig:
     return resolve.resolve(method, recipe, given, side=32, device=CPU)
 
 

@@ -17,7 +17,7 @@ from nearfar.cli.main import main
 from nearfar.core.config import to_json
 from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
-from nearfar.stores import Card, VectorStore, open_store
+from nearfar.stores import StoreInfo, VectorStore, open_store
 from nearfar.training.run import Run
 
 SMALL = {"encoder": "resnet10_w16", "batch": 16, "steps": 2, "size": 16, "device": "cpu"}
@@ -59,7 +59,7 @@ def filled(run: Run, folder: Path, name: str, numbers: list[int], odd: int) -> V
     schema = pa.list_(pa.float32(), run.encoder.dim)
     table = pa.Table.from_pylist(rows)
     table = table.set_column(table.column_names.index("vector"), "vector", table["vector"].cast(schema))
-    card = Card(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
+    card = StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
     store = open_store(folder / f"{name}.nf", card)
     store.put(table)
     return store
@@ -143,7 +143,7 @@ def test_leaks_between_two_stores(store: VectorStore, run: Run, tmp_path: Path) 
     }
     assert column(test, "leak")["003.png"] == "017.png" and column(test, "leak")["000.png"] is None
     assert Image.open(tmp_path / "leaks.png").height > 2 * 96
-    other = open_store(tmp_path / "other.nf", Card(run.encoder.dim, "another"))
+    other = open_store(tmp_path / "other.nf", StoreInfo(run.encoder.dim, "another"))
     with pytest.raises(NearfarError, match="different encoders"):
         nearfar.duplicates(test, against=other)
 

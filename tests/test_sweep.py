@@ -22,7 +22,7 @@ from nearfar.core.errors import NearfarError
 from nearfar.experiments import space
 from nearfar.experiments.findings import Sweep, Trial
 from nearfar.experiments.proposals import Proposals
-from nearfar.experiments.trials import GIVE_UP, METRIC, Sitting
+from nearfar.experiments.trials import GIVE_UP, METRIC, SweepSession
 from nearfar.training import checkpoint, resolve
 from nearfar.training.pretrain import Ended, pretrain
 
@@ -32,7 +32,7 @@ FLAGS = ["--batch", "16", "--encoder", "resnet10_w16", "--precision", "float32",
 FLAGS += ["--threads", "1"]
 
 
-def wanted_of(method: str = "simclr", recipe: str = "cpu", **given: object) -> resolve.Wanted:
+def wanted_of(method: str = "simclr", recipe: str = "cpu", **given: object) -> resolve.RunConfig:
     return resolve.resolve(method, recipe, given, side=32, device=CPU)
 
 
@@ -55,7 +55,7 @@ def test_a_sweep_starts_with_the_recipe_and_repeats_it_and_the_best(swept: tuple
     assert len(found.recipe) == 3 and found.noise is not None and found.noise >= 0
     numbers = [trial.number for trial in found.repeats]
     assert numbers == [0, 0, *[found.best.number] * (len(numbers) - 2)]
-    held = resolve.Wanted.from_json(checkpoint.read_json(out / "trial-000" / "config.json"), "")
+    held = resolve.RunConfig.from_json(checkpoint.read_json(out / "trial-000" / "config.json"), "")
     measured = ("--views-on", "--compile")
     differences = held.differences(wanted_of(steps=2, size=16, **TINY))
     assert [line for line in differences if not line.startswith(measured)] == []
@@ -191,15 +191,17 @@ def test_a_judge_ends_a_run_which_goes_on_without_one_to_the_same_bytes(photos: 
     assert (run.path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def sitting(photos: Path, folder: Path, **given: object) -> Sitting:
+def sitting(photos: Path, folder: Path, **given: object) -> SweepSession:
     folder.mkdir()
     wanted = wanted_of(size=16, **given)
     axes = space.axes(wanted, given, 96)
     asked = {"method": "simclr", "recipe": "cpu", **given}
-    return Sitting(photos, asked, wanted, axes, Proposals(folder, axes, 0), ("trials", 99), None, 0, folder)
+    return SweepSession(
+        photos, asked, wanted, axes, Proposals(folder, axes, 0), ("trials", 99), None, 0, folder
+    )
 
 
-def finished(sweeping: Sitting, number: int, level: float) -> None:
+def finished(sweeping: SweepSession, number: int, level: float) -> None:
     """Make up a finished run whose `METRIC` rises in a line to `level`."""
     name = f"trial-{number:03d}"
     lines = [{"step": 0, METRIC: 0.99}]  # an untrained network's: says nothing

@@ -10,7 +10,7 @@ from torch import nn
 from nearfar import models
 from nearfar.core.errors import NearfarError
 from nearfar.data import cache
-from nearfar.data.dataset import Part
+from nearfar.data.dataset import Subset
 from nearfar.data.sources import open_source
 from nearfar.features import logistic, probes
 from nearfar.features.extract import features, fingerprint
@@ -58,7 +58,7 @@ def few():
 
 @pytest.mark.parametrize("how", ["linear", "finetune", "scratch"])
 def test_sixteen_images_are_learnt_by_heart(encoder, few, how):
-    images = Part(few, np.arange(16))
+    images = Subset(few, np.arange(16))
     made = tune(encoder, PREPROCESS, images, none(images), how=how, seed=0, device="cpu", views=PLAIN)
     assert (made.answer(images) == images.labels).all()
     assert made.chosen["held_out"] is None and made.chosen["rate"] == COURSES[how].rates[0]

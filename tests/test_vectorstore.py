@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from servers import server  # noqa: F401
 
 from nearfar.core.errors import NearfarError
-from nearfar.stores import Card, open_store
+from nearfar.stores import StoreInfo, open_store
 from nearfar.stores import conditions as conditions
 from nearfar.stores.schema import fixed
 
-CARD = Card(8, "abc", "runs/a", {"size": 32})
+CARD = StoreInfo(8, "abc", "runs/a", {"size": 32})
 NAMES = itertools.count()
 HOSTILE = [
     "it's",
@@ -356,9 +356,9 @@ def test_mistakes_are_named(filled, address):
         (lambda: filled.nearest(draw(1, 5), 1), r"give \(n, 8\)"),
         (lambda: filled.nearest(draw(1), 0), "ask for 1 or more"),
         (lambda: filled.nearest(np.full((1, 8), np.inf), 1), "not finite"),
-        (lambda: open_store(address, Card(8, "other", "runs/b", {"size": 32})), "runs/a, not runs/b"),
-        (lambda: open_store(address, Card(8, "abc", "runs/a", {"size": 64})), "another encoder"),
-        (lambda: open_store(address, Card(9, "abc", "runs/a", {"size": 32})), "these have 9"),
+        (lambda: open_store(address, StoreInfo(8, "other", "runs/b", {"size": 32})), "runs/a, not runs/b"),
+        (lambda: open_store(address, StoreInfo(8, "abc", "runs/a", {"size": 64})), "another encoder"),
+        (lambda: open_store(address, StoreInfo(9, "abc", "runs/a", {"size": 32})), "these have 9"),
     ):
         before = filled.version
         with pytest.raises(NearfarError, match=says):

@@ -20,7 +20,7 @@ from conftest import picture
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.queries.export import export
-from nearfar.stores import Card, VectorStore, open_store
+from nearfar.stores import StoreInfo, VectorStore, open_store
 
 COUNT = 30
 
@@ -34,7 +34,7 @@ def jpeg(number: int) -> bytes:
 @pytest.fixture
 def store(tmp_path: Path) -> VectorStore:
     """Thirty rows, one of them with a name that would break a table, and a third without labels."""
-    made = open_store(tmp_path / "photos.nf", Card(dim=8))
+    made = open_store(tmp_path / "photos.nf", StoreInfo(dim=8))
     x = np.random.default_rng(0).normal(size=(COUNT, 8)).astype(np.float32)
     ids = [f"{number:02d}.png" for number in range(COUNT)]
     ids[3] = 'a\tb\n"c", <d>.png'
@@ -125,4 +125,4 @@ def test_wrong_names_are_refused(store: VectorStore, tmp_path: Path) -> None:
     with pytest.raises(NearfarError, match="is there already"):
         export(store, to="fiftyone", out=tmp_path / "full")
     with pytest.raises(NearfarError, match="holds no image yet"):
-        export(open_store(tmp_path / "none.nf", Card(dim=8)), to="csv")
+        export(open_store(tmp_path / "none.nf", StoreInfo(dim=8)), to="csv")

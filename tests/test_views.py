@@ -21,11 +21,11 @@ FULL = Views(blur=0.5, solarise=0.2)
 
 def many(
     n: int = 20000, settings: Views = FULL, high: int = 32, wide: int = 32, size: int = 224
-) -> views.Draws:
+) -> views.AugmentationParams:
     return views.draw(settings, rng.fold(3, "views"), np.arange(n), np.full(n, high), np.full(n, wide), size)
 
 
-def same(a: views.Draws, b: views.Draws) -> bool:
+def same(a: views.AugmentationParams, b: views.AugmentationParams) -> bool:
     return all(
         np.array_equal(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(a)
     )

@@ -12,14 +12,14 @@ import nearfar
 from nearfar import models
 from nearfar.core import distributed, rng
 from nearfar.data import cache
-from nearfar.data.dataset import LEAST_HELD, MOST_HELD, held_apart
-from nearfar.data.loader import Feed
+from nearfar.data.dataset import LEAST_HELD, MOST_HELD, ImageDataset, held_apart
+from nearfar.data.loader import DataLoader
 from nearfar.data.sources import open_source
 from nearfar.health.measure import partner_found, settled
 from nearfar.images.view_settings import Views
 from nearfar.images.views import Preprocess
 from nearfar.training.engine import Step
-from nearfar.training.logger import Recorder
+from nearfar.training.logger import RunLogger
 from nearfar.training.monitor import sample
 
 TINY = {"steps": 6, "batch": 32, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
@@ -32,11 +32,11 @@ def numbered(count: int) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(colours[:, None, None, :], (count, 8, 8, 3)))
 
 
-def kept(images: np.ndarray) -> cache.Store:
+def kept(images: np.ndarray) -> ImageDataset:
     return cache.load(open_source(images), short_side=None, max_pixels=10**6, max_bad=0.1, threads=1)
 
 
-def stored(count: int) -> cache.Store:
+def stored(count: int) -> ImageDataset:
     return kept(numbered(count))
 
 
@@ -51,7 +51,7 @@ def test_what_is_held_apart_is_never_trained_on() -> None:
     assert (len(kept), len(held)) == (630, 70)
     ours, theirs = known(kept, np.arange(630)), known(held, np.arange(70))
     assert not ours & theirs and ours | theirs == set(range(700))
-    feed = Feed(kept, (Views(),), size=8, batch=90, seed=0)
+    feed = DataLoader(kept, (Views(),), size=8, batch=90, seed=0)
     seen = set().union(*(known(kept, feed.make(step)[0].numpy()) for step in range(7)))
     assert seen == ours
     assert kept.fingerprint == store.fingerprint and kept.labels is None
@@ -97,13 +97,13 @@ def test_a_run_writes_its_health_and_learns_as_without(tmp_path) -> None:
 
 
 def test_a_run_that_was_not_looked_at_from_its_start_has_no_verdict(tmp_path, monkeypatch) -> None:
-    def stop(self: Recorder, step: Step) -> None:
+    def stop(self: RunLogger, step: Step) -> None:
         if step.number == 4:  # step 3 is what was saved last
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "due", lambda self: True)
-        patch.setattr(Recorder, "note", stop)
+        patch.setattr(RunLogger, "due", lambda self: True)
+        patch.setattr(RunLogger, "note", stop)
         with pytest.raises(KeyboardInterrupt):
             nearfar.pretrain(numbered(100), out=tmp_path, looks=0, **TINY)
     run = nearfar.pretrain(numbered(100), out=tmp_path, looks=20, **TINY)
@@ -115,12 +115,12 @@ def test_a_run_that_was_not_looked_at_from_its_start_has_no_verdict(tmp_path, mo
 def test_a_run_killed_before_its_first_save_looks_at_the_untrained_network_once(
     tmp_path, monkeypatch
 ) -> None:
-    def stop(self: Recorder, step: Step) -> None:
+    def stop(self: RunLogger, step: Step) -> None:
         if step.number == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "note", stop)
+        patch.setattr(RunLogger, "note", stop)
         with pytest.raises(KeyboardInterrupt):
             nearfar.pretrain(numbered(100), out=tmp_path, **TINY)
     run = nearfar.pretrain(numbered(100), out=tmp_path, **TINY)

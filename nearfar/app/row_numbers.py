@@ -20,7 +20,7 @@ Rows = npt.NDArray[np.int32]
 CLASSES = 500  # different texts of a column that are told apart
 
 
-class Moved(Exception):
+class StaleRows(Exception):
     """Images were added or deleted since the page numbered them; it has to load again."""
 
 
@@ -72,7 +72,7 @@ class Numbered:
         with self._lock:
             self.look()
             if key != self.key or not all(0 <= row < len(self.ids) for row in rows):
-                raise Moved
+                raise StaleRows
             return [self.ids[row] for row in rows]
 
     def numbers(self, ids: Iterable[str]) -> Rows:
@@ -94,7 +94,7 @@ class Numbered:
 
         found = self.store.rows([name])[name].combine_chunks()
         if len(found) != len(self.ids):
-            raise Moved
+            raise StaleRows
         kind = self.store.columns[name]
         if kind == "number":
             return Column(kind, found.cast("float32").to_numpy(zero_copy_only=False))

@@ -23,7 +23,7 @@ from ..stores.import_export import export
 from .findings import LABELLED, LISTS, Findings
 from .frames import frame
 from .guard import Guard
-from .row_numbers import Moved, Numbered
+from .row_numbers import Numbered, StaleRows
 
 HERE = Path(__file__).parent / "static"
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -112,8 +112,8 @@ def _refusals(app: FastAPI) -> None:
     def cannot(_: Request, error: NearfarError) -> Response:
         return JSONResponse({"error": str(error)}, 400)
 
-    @app.exception_handler(Moved)
-    def moved(_: Request, error: Moved) -> Response:
+    @app.exception_handler(StaleRows)
+    def moved(_: Request, error: StaleRows) -> Response:
         return JSONResponse({"error": "images came or went; the page loads again."}, 409)
 
     @app.exception_handler(RequestValidationError)

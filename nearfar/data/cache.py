@@ -12,27 +12,17 @@ import numpy as np
 from ..core.errors import BadImage
 from ..core.progress import say
 from ..images import decode
-from .dataset import Block, FileStore, Part, Store, class_numbers, duplicates, held_apart
+from .dataset import FileDataset, ImageDataset, class_numbers
 from .disk_cache import packed
-from .ledger import Account, Way
-from .reading import Rejected, each, write_rejected
-from .source import Arrays, Pixels, Source
-
-__all__ = [
-    "Block",
-    "FileStore",
-    "Part",
-    "Rejected",
-    "Store",
-    "duplicates",
-    "held_apart",
-    "load",
-    "write_rejected",
-]
+from .ledger import Ledger, ReadConfig
+from .reading import each
+from .source import ArraySource, Pixels, Source
 
 _MOST_RESIDENT = 8 << 30
 _SAMPLE = 256
-_HELD: weakref.WeakValueDictionary[tuple[str, tuple[str, ...] | None], Store] = weakref.WeakValueDictionary()
+_HELD: weakref.WeakValueDictionary[tuple[str, tuple[str, ...] | None], ImageDataset] = (
+    weakref.WeakValueDictionary()
+)
 
 
 class _TooLarge(Exception):
@@ -53,7 +43,7 @@ def estimate(source: Source, *, short_side: int | None, max_pixels: int) -> int:
     count = len(source)
     rows = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
     sizes = []
-    for row in rows[:1] if isinstance(source, Arrays) else rows:
+    for row in rows[:1] if isinstance(source, ArraySource) else rows:
         with contextlib.suppress(BadImage):
             data = source.read(int(row))
             shape = data.shape if isinstance(data, np.ndarray) else decode.header(data, max_pixels=max_pixels)
@@ -62,26 +52,26 @@ def estimate(source: Source, *, short_side: int | None, max_pixels: int) -> int:
     return int(count * np.mean(sizes)) if sizes else 0
 
 
-def _wrap(way: Way, source: Arrays, flat: Pixels) -> Store:
+def _wrap(way: ReadConfig, source: ArraySource, flat: Pixels) -> ImageDataset:
     """Use an array that already lies as a store does, without a copy."""
-    account = Account(way)
+    ledger = Ledger(way)
     size = flat.size // len(source)
 
     def work(row: int) -> None:
         try:
             pixels, digest = way.read(row)
         except BadImage as error:
-            account.reject(row, str(error))
+            ledger.reject(row, str(error))
         else:
-            account.record(row, row * size, pixels, digest)
+            ledger.record(row, row * size, pixels, digest)
 
     each(len(source), work, threads=way.threads, what="Reading")
-    return account.store(flat.view(), resident=True)
+    return ledger.dataset(flat.view(), resident=True)
 
 
-def _into_memory(way: Way, expected: int, limit: int) -> Store:
+def _into_memory(way: ReadConfig, expected: int, limit: int) -> ImageDataset:
     """Decode everything into one growing buffer."""
-    account = Account(way)
+    ledger = Ledger(way)
     buffer: Pixels = np.empty(min(limit, expected + expected // 8 + (1 << 20)), dtype=np.uint8)
     used = 0
 
@@ -90,20 +80,20 @@ def _into_memory(way: Way, expected: int, limit: int) -> Store:
         try:
             pixels, digest = way.read(row)
         except BadImage as error:
-            return account.reject(row, str(error))
-        with account.lock:
+            return ledger.reject(row, str(error))
+        with ledger.lock:
             if used + pixels.size > limit:
                 raise _TooLarge
             if used + pixels.size > buffer.size:
                 # In place, where the system can: no view of the buffer is handed out before the end.
                 buffer.resize(min(limit, 2 * buffer.size + pixels.size), refcheck=False)
             buffer[used : used + pixels.size] = pixels.reshape(-1)
-            account.record(row, used, pixels, digest)
+            ledger.record(row, used, pixels, digest)
             used += pixels.size
 
     each(len(way.source), work, threads=way.threads, what="Reading")
     buffer.resize(max(1, used), refcheck=False)
-    return account.store(buffer, resident=True)
+    return ledger.dataset(buffer, resident=True)
 
 
 def _available() -> int:
@@ -136,7 +126,7 @@ def load(
     cache: Path | None = None,
     seed: int = 0,
     memory: int | None = None,
-) -> Store | FileStore:
+) -> ImageDataset | FileDataset:
     """Make a collection ready for use: every image decoded once, the bad ones set aside by name.
 
     Memory: the decoded images if they fit into `memory`, else none of them; and for each thread one image
@@ -161,10 +151,10 @@ def load(
     Raises:
         NearfarError: too many images are bad, none is good, or the disk lacks room.
     """
-    way = Way(source, short_side, max_pixels, max_bad, threads)
+    way = ReadConfig(source, short_side, max_pixels, max_bad, threads)
     if not pack:
         labels, classes = class_numbers(source.labels)
-        return FileStore(
+        return FileDataset(
             ids=source.ids,
             labels=labels,
             classes=classes,
@@ -177,8 +167,8 @@ def load(
             seed=seed,
             threads=threads,
         )
-    flat = source.flat() if isinstance(source, Arrays) else None
-    if isinstance(source, Arrays) and flat is not None:
+    flat = source.flat() if isinstance(source, ArraySource) else None
+    if isinstance(source, ArraySource) and flat is not None:
         height, width = source.pixels.shape[1:3]
         if decode.reduced(width, height, short_side) == (width, height):
             return _wrap(way, source, flat)

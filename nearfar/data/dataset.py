@@ -24,7 +24,7 @@ _TRIES = 100  # substitutes tried for a bad image; if all fail, the collection i
 
 
 @dataclass(frozen=True)
-class Block:
+class RaggedImages:
     """Some images: image k is `pixels[offset[k]:][: height[k] * width[k] * 3]`, rows of RGB bytes.
 
     `pixels` is 1-dimensional uint8 and read-only; `offset` (n,) int64; `height`, `width` (n,) int32.
@@ -46,7 +46,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Face(abc.ABC):
+class Dataset(abc.ABC):
     """What both stores share: `ids` in order, `labels` (n,) int64 that point into `classes`, or None.
 
     `fingerprint` is hex and changes with any id or image; `resident` tells whether the pixels are in memory.
@@ -67,7 +67,7 @@ class Face(abc.ABC):
         return self.gather(np.array([range(len(self))[row]])).image(0)
 
     @abc.abstractmethod
-    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+    def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Give some images.
 
         Args:
@@ -79,7 +79,7 @@ class Face(abc.ABC):
 
 
 @dataclass(frozen=True)
-class Store(Face):
+class ImageDataset(Dataset):
     """Decoded images in one buffer, in memory or mapped from a pack on disk; gathering copies nothing.
 
     `heights`, `widths` (n,) int32 are the images' sides; `digests` (n, 16) uint8 those of the files' bytes;
@@ -98,13 +98,13 @@ class Store(Face):
         """Count the bytes of pixels."""
         return int((self.heights.astype(np.int64) * self.widths).sum()) * 3
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+    def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Give some images, as views of the one buffer."""
-        return Block(self.pixels, self.offsets[rows], self.heights[rows], self.widths[rows])
+        return RaggedImages(self.pixels, self.offsets[rows], self.heights[rows], self.widths[rows])
 
 
 @dataclass(frozen=True)
-class FileStore(Face):
+class FileDataset(Dataset):
     """Images that are read and decoded each time they are asked for.
 
     A bad one shows only when its turn comes. Another row takes its place, chosen by the bad row's number
@@ -150,14 +150,14 @@ class FileStore(Face):
             too_many(self.rejected, len(self), self.max_bad)
         raise NearfarError(f"no usable image was found in {self.source.name}; run: nearfar check")
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+    def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Read some images; a substitute stands in for a bad one, with its own sides."""
         with ThreadPoolExecutor(self.threads) as pool:
             parts = list(pool.map(self._decode, [int(row) for row in rows]))
         sizes = np.array([part.size for part in parts], dtype=np.int64)
         pixels = np.concatenate([part.reshape(-1) for part in parts])
         pixels.flags.writeable = False
-        return Block(
+        return RaggedImages(
             pixels,
             np.cumsum(sizes) - sizes,
             np.array([part.shape[0] for part in parts], dtype=np.int32),
@@ -165,20 +165,20 @@ class FileStore(Face):
         )
 
 
-class Part:
+class Subset:
     """Some images of a store, as a store of their own; what is true of the whole is asked of the whole."""
 
-    def __init__(self, store: Any, rows: npt.NDArray[np.int64]) -> None:
+    def __init__(self, dataset: Any, rows: npt.NDArray[np.int64]) -> None:
         """Choose the images.
 
         Args:
             store: the whole.
             rows: (n,) rows of it.
         """
-        self.store, self.rows = store, rows
+        self.dataset, self.rows = dataset, rows
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)
+        return getattr(self.dataset, name)
 
     def __len__(self) -> int:
         """Count the images."""
@@ -187,15 +187,15 @@ class Part:
     @property
     def labels(self) -> npt.NDArray[np.int64] | None:
         """(n,) class numbers, or None."""
-        return None if self.store.labels is None else self.store.labels[self.rows]
+        return None if self.dataset.labels is None else self.dataset.labels[self.rows]
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+    def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Give the images of these rows of the part."""
-        found: Block = self.store.gather(self.rows[rows])
+        found: RaggedImages = self.dataset.gather(self.rows[rows])
         return found
 
 
-def held_apart(store: Any, share: float, seed: int) -> tuple[Any, Part | None]:
+def held_apart(dataset: Any, share: float, seed: int) -> tuple[Any, Subset | None]:
     """Hold some images apart, that are never trained on.
 
     Args:
@@ -206,11 +206,11 @@ def held_apart(store: Any, share: float, seed: int) -> tuple[Any, Part | None]:
     Returns:
         The images to train on; those held apart, or None.
     """
-    count = min(MOST_HELD, int(share * len(store)))
+    count = min(MOST_HELD, int(share * len(dataset)))
     if count < LEAST_HELD:
-        return store, None
-    order = rng.permutation(rng.fold(seed, "held apart"), len(store))
-    return Part(store, np.sort(order[count:])), Part(store, np.sort(order[:count]))
+        return dataset, None
+    order = rng.permutation(rng.fold(seed, "held apart"), len(dataset))
+    return Subset(dataset, np.sort(order[count:])), Subset(dataset, np.sort(order[:count]))
 
 
 def class_numbers(labels: Sequence[str] | None) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...]]:
@@ -246,7 +246,7 @@ def equal_rows(digests: npt.NDArray[np.uint8]) -> list[tuple[int, ...]]:
     return [tuple(rows) for rows in groups.values() if len(rows) > 1]
 
 
-def duplicates(store: Store) -> list[tuple[int, ...]]:
+def duplicates(dataset: ImageDataset) -> list[tuple[int, ...]]:
     """Group the images of a store whose files are equal, byte for byte.
 
     Args:
@@ -255,4 +255,4 @@ def duplicates(store: Store) -> list[tuple[int, ...]]:
     Returns:
         One tuple of rows, ascending, for each content that occurs more than once.
     """
-    return equal_rows(store.digests)
+    return equal_rows(dataset.digests)

@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 
 from ..core.errors import BadImage, NearfarError
 from ..core.progress import say
-from .dataset import Store
-from .ledger import RECORD, Account, Way
+from .dataset import ImageDataset
+from .ledger import RECORD, Ledger, ReadConfig
 from .reading import each
 from .source import Pixels
 
@@ -35,7 +35,7 @@ def ends(records: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Say where each image of some records ends in `pixels.bin`.
 
     Args:
-        records: (n,) of `account.RECORD`.
+        records: (n,) of `ledger.RECORD`.
 
     Returns:
         (n,) int64, in bytes.
@@ -59,7 +59,7 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _finished(way: Way, folder: Path) -> Store | None:
+def _finished(way: ReadConfig, folder: Path) -> ImageDataset | None:
     """Open a pack that is complete, or give None."""
     try:
         with np.load(folder / "index.npz", allow_pickle=False) as file:
@@ -69,49 +69,49 @@ def _finished(way: Way, folder: Path) -> Store | None:
         return None
     if records.dtype != RECORD or not len(records) or ends(records).max() > pixels.size:
         return None
-    account = Account(way)
-    account.records[records["row"]] = records
-    account.reasons = {int(row): reason for row, reason in rejected.items()}
-    account.check()
-    return account.store(pixels, resident=False)
+    ledger = Ledger(way)
+    ledger.records[records["row"]] = records
+    ledger.reasons = {int(row): reason for row, reason in rejected.items()}
+    ledger.check()
+    return ledger.dataset(pixels, resident=False)
 
 
 class _Journal:
     """Keeps on disk which images are already packed: pixels first, then the record that says so."""
 
-    def __init__(self, folder: Path, account: Account) -> None:
+    def __init__(self, folder: Path, ledger: Ledger) -> None:
         held = (folder / "journal.bin").read_bytes() if (folder / "journal.bin").exists() else b""
         whole = len(held) // RECORD.itemsize * RECORD.itemsize  # a kill may have torn the last record
         records = np.frombuffer(held[:whole], dtype=RECORD)
-        account.records[records["row"]] = records
+        ledger.records[records["row"]] = records
         self.end = int(ends(records).max(initial=0))
         self.pixels = os.open(folder / "pixels.bin", os.O_RDWR | os.O_CREAT, 0o644)
         self.file: IO[bytes] = open(folder / "journal.bin", "r+b" if held else "w+b")
         self.file.truncate(whole)
         self.file.seek(whole)
-        self.account, self.fresh, self.last = account, list[int](), time.monotonic()
+        self.ledger, self.fresh, self.last = ledger, list[int](), time.monotonic()
 
     def add(self, row: int, pixels: Pixels, digest: bytes) -> None:
         """Write an image at the end; threads write side by side."""
-        with self.account.lock:
+        with self.ledger.lock:
             offset = self.end
             self.end += pixels.size
         left, at = pixels.tobytes(), offset
         while left:
             written = os.pwrite(self.pixels, left, at)
             left, at = left[written:], at + written
-        with self.account.lock:
-            self.account.record(row, offset, pixels, digest)
+        with self.ledger.lock:
+            self.ledger.record(row, offset, pixels, digest)
             self.fresh.append(row)
 
     def flush(self, *, now: bool = False) -> None:
         """Every few seconds, make what is written safe and record it."""
         if not now and time.monotonic() - self.last < _FLUSH_SECONDS:
             return
-        with self.account.lock:
+        with self.ledger.lock:
             rows, self.fresh = self.fresh, []
         os.fsync(self.pixels)
-        self.file.write(self.account.records[rows].tobytes())
+        self.file.write(self.ledger.records[rows].tobytes())
         self.file.flush()
         os.fsync(self.file.fileno())
         self.last = time.monotonic()
@@ -122,10 +122,10 @@ class _Journal:
         self.file.close()
 
 
-def _write_index(folder: Path, account: Account) -> None:
+def _write_index(folder: Path, ledger: Ledger) -> None:
     """Write the index, whole or not at all; with it the pack is complete."""
-    reasons = json.dumps({str(row): reason for row, reason in account.reasons.items()}).encode()
-    good = account.records[account.records["row"] >= 0]
+    reasons = json.dumps({str(row): reason for row, reason in ledger.reasons.items()}).encode()
+    good = ledger.records[ledger.records["row"] >= 0]
     part = folder / "index.part"
     with open(part, "wb") as file:
         np.savez(file, records=good, rejected=np.frombuffer(reasons, dtype=np.uint8))
@@ -135,11 +135,11 @@ def _write_index(folder: Path, account: Account) -> None:
     (folder / "journal.bin").unlink(missing_ok=True)
 
 
-def _make(way: Way, folder: Path, expected: int) -> Store:
+def _make(way: ReadConfig, folder: Path, expected: int) -> ImageDataset:
     """Pack what is not packed yet."""
-    account = Account(way)
-    journal = _Journal(folder, account)
-    left = np.flatnonzero(account.records["row"] < 0)
+    ledger = Ledger(way)
+    journal = _Journal(folder, ledger)
+    left = np.flatnonzero(ledger.records["row"] < 0)
     try:
         needed, free = expected - journal.end, shutil.disk_usage(folder).free
         if needed > free:
@@ -147,15 +147,15 @@ def _make(way: Way, folder: Path, expected: int) -> Store:
                 f"the pack of {way.source.name} needs {needed / 1e9:,.1f} GB more in {folder}, where "
                 f"{free / 1e9:,.1f} GB are free; make room, point NEARFAR_CACHE elsewhere, or use --no-pack."
             )
-        again = f"; {len(account.records) - len(left):,} are there already" if journal.end else ""
-        say(f"Packing {len(account.records):,} images, about {expected / 1e9:,.2f} GB, into {folder}{again}")
+        again = f"; {len(ledger.records) - len(left):,} are there already" if journal.end else ""
+        say(f"Packing {len(ledger.records):,} images, about {expected / 1e9:,.2f} GB, into {folder}{again}")
 
         def work(at: int) -> None:
             row = int(left[at])
             try:
                 pixels, digest = way.read(row)
             except BadImage as error:
-                account.reject(row, str(error))
+                ledger.reject(row, str(error))
             else:
                 journal.add(row, pixels, digest)
 
@@ -165,7 +165,7 @@ def _make(way: Way, folder: Path, expected: int) -> Store:
             journal.flush(now=True)
         os.ftruncate(journal.pixels, max(1, journal.end))
         os.fsync(journal.pixels)
-        _write_index(folder, account)
+        _write_index(folder, ledger)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -174,13 +174,13 @@ def _make(way: Way, folder: Path, expected: int) -> Store:
         ) from None
     finally:
         journal.close()
-    store = _finished(way, folder)
-    if store is None:  # the disk did not keep what was written
+    dataset = _finished(way, folder)
+    if dataset is None:  # the disk did not keep what was written
         raise NearfarError(f"the pack in {folder} cannot be read back; remove that folder and run again.")
-    return store
+    return dataset
 
 
-def packed(way: Way, cache: Path, expected: int) -> Store:
+def packed(way: ReadConfig, cache: Path, expected: int) -> ImageDataset:
     """Open the pack of a collection, making it or finishing it first.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from ..core.errors import BadImage, NearfarError, nearest
 from ..core.progress import say
-from .source import Arrays, Files, Source, class_names, from_array
+from .source import ArraySource, FileSource, Source, class_names, from_array
 
 _TRAIN_TEST = {"train": {"train": True}, "test": {"train": False}}
 
@@ -71,7 +71,7 @@ def _fetch(name: str, kind: str, arguments: dict[str, Any], download: bool) -> A
             ) from None
 
 
-def open_torchvision(name: str, *, labels: bool, download: bool) -> Arrays | Files:
+def open_torchvision(name: str, *, labels: bool, download: bool) -> ArraySource | FileSource:
     """Open one of torchvision's data sets.
 
     Args:
@@ -112,7 +112,7 @@ def open_torchvision(name: str, *, labels: bool, download: bool) -> Arrays | Fil
     root = data_root()
     relative = [os.path.relpath(path, root) for path in paths]
     marks = None if named is None else class_names(base, named, len(paths))
-    return Files(f"{base}:{split}", relative, marks, root, relative)
+    return FileSource(f"{base}:{split}", relative, marks, root, relative)
 
 
 @dataclass(frozen=True)

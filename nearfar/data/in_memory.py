@@ -71,7 +71,7 @@ def pixels_of(name: str, image: Any) -> Pixels:
 
 
 @dataclass(frozen=True)
-class Given(Source):
+class InMemorySource(Source):
     """Images in a list, each of any form and size; a path's id is the path, any other's its place."""
 
     items: Sequence[Any]
@@ -93,7 +93,7 @@ class Given(Source):
         return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-def open_given(items: Sequence[Any], labels: tuple[str, ...] | None) -> Given:
+def open_in_memory(items: Sequence[Any], labels: tuple[str, ...] | None) -> InMemorySource:
     """Wrap a list of images.
 
     Args:
@@ -111,4 +111,4 @@ def open_given(items: Sequence[Any], labels: tuple[str, ...] | None) -> Given:
     names = [
         os.fspath(item) if isinstance(item, (str, os.PathLike)) else str(at) for at, item in enumerate(items)
     ]
-    return Given("the list", clean(names), labels, items)
+    return InMemorySource("the list", clean(names), labels, items)

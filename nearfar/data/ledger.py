@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.errors import NearfarError
-from .dataset import Store, class_numbers
+from .dataset import ImageDataset, class_numbers
 from .reading import Rejected, read_pixels, too_many
 from .source import Pixels, Source, stamps
 
@@ -20,7 +20,7 @@ RECORD = np.dtype(
 
 
 @dataclass(frozen=True)
-class Way:
+class ReadConfig:
     """How images are read: the arguments of `pack.load` that decide what is stored."""
 
     source: Source
@@ -44,10 +44,10 @@ class Way:
         return mark.hexdigest()
 
 
-class Account:
+class Ledger:
     """What became of each row: a record of where it lies, or a reason; filled from several threads."""
 
-    def __init__(self, way: Way) -> None:
+    def __init__(self, way: ReadConfig) -> None:
         """Open an account with nothing in it."""
         self.way, self.lock = way, threading.Lock()
         self.records = np.zeros(len(way.source), dtype=RECORD)
@@ -69,7 +69,7 @@ class Account:
         """List the rows set aside, in the source's order."""
         return tuple(Rejected(self.way.source.ids[row], self.reasons[row]) for row in sorted(self.reasons))
 
-    def store(self, pixels: Pixels, *, resident: bool) -> Store:
+    def dataset(self, pixels: Pixels, *, resident: bool) -> ImageDataset:
         """Close the account: keep the good rows, and name the whole by its content.
 
         Args:
@@ -95,7 +95,7 @@ class Account:
         labels, classes = class_numbers(source.labels and [source.labels[row] for row in rows])
         pixels = pixels.view(np.ndarray)
         pixels.flags.writeable = False
-        return Store(
+        return ImageDataset(
             ids=ids,
             labels=labels,
             classes=classes,

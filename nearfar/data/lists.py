@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
-from .source import Files, class_names, clean
+from .source import FileSource, class_names, clean
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
 _PATH_COLUMNS = ("path", "file", "image", "filename")
@@ -60,7 +60,7 @@ def _from_parquet(path: Path, labels: bool) -> tuple[list[str], list[Any] | None
     return paths, table.column(mark).to_pylist() if mark else None
 
 
-def open_list(path: Path, *, labels: bool) -> Files:
+def open_list(path: Path, *, labels: bool) -> FileSource:
     """Open a list of image files; the files themselves are not touched yet.
 
     Args:
@@ -91,4 +91,4 @@ def open_list(path: Path, *, labels: bool) -> Files:
     if not paths:
         raise NearfarError(f"{path} lists no image; write one path a row.")
     named = None if marks is None else class_names(str(path), marks, len(paths))
-    return Files(str(path), clean(paths), named, path.parent, paths)
+    return FileSource(str(path), clean(paths), named, path.parent, paths)

@@ -25,7 +25,7 @@ from ..images.view_settings import Views
 from ..images.views import View
 
 if TYPE_CHECKING:
-    from .dataset import Block
+    from .dataset import RaggedImages
 
 AHEAD = 3  # batches ready before they are asked for; the feed holds at most this many plus two
 
@@ -37,7 +37,7 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+    def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Give the images of these rows."""
         ...
 
@@ -63,7 +63,7 @@ def _order(seed: int, epoch: int, images: int) -> npt.NDArray[np.int64]:
     return rng.permutation(rng.fold(seed, "shuffle", epoch), images)
 
 
-class Feed:
+class DataLoader:
     """An endless iterator of (rows, views) from a given step on; close it when done.
 
     Batches are prepared from the first time that one is asked for. At most AHEAD + 2 are held at a time:
@@ -73,7 +73,7 @@ class Feed:
 
     def __init__(
         self,
-        store: Images,
+        dataset: Images,
         recipes: Sequence[Views | View],
         *,
         size: int,
@@ -103,7 +103,7 @@ class Feed:
             pin: whether to put the views in page-locked memory, for a GPU.
             device: where to compute the views, and to leave them; None for the CPU's threads.
         """
-        self.store, self.size, self.batch, self.seed = store, size, batch, seed
+        self.dataset, self.size, self.batch, self.seed = dataset, size, batch, seed
         self.views = [recipe if isinstance(recipe, View) else View(recipe) for recipe in recipes]
         self.threads, self.dtype, self.rank, self.world, self.pin = threads, dtype, rank, world, pin
         self.device = device
@@ -123,11 +123,11 @@ class Feed:
         Returns:
             (n,) int64 rows, and one (n, 3, its side, its side) tensor in [0, 1], channels last, per view.
         """
-        images = len(self.store)
+        images = len(self.dataset)
         rows = rows_of(step, images=images, batch=self.batch, seed=self.seed)
         share = self.batch // self.world
         rows = rows[self.rank * share : (self.rank + 1) * share]
-        block = self.store.gather(rows)
+        block = self.dataset.gather(rows)
         there = block if self.device is None else kernels.place(block, self.device)
         epoch = step // (images // self.batch)
         made = []
@@ -219,7 +219,7 @@ class _Lane:
             self._used.put(torch.cuda.current_stream(self.stream.device).record_event())
 
 
-def seconds_a_batch(feed: Feed, tries: int = 2) -> float:
+def seconds_a_batch(feed: DataLoader, tries: int = 2) -> float:
     """Measure how long a real batch takes to make, where the feed makes it, and nothing else runs.
 
     Args:

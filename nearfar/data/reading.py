@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.errors import BadImage, NearfarError
 from ..core.progress import Bar
 from ..images import decode
@@ -162,5 +162,5 @@ def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
     writer = csv.writer(text)
     writer.writerow(["id", "reason"])
     writer.writerows((item.id, item.reason) for item in rejected)
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(text.getvalue().encode())

@@ -125,7 +125,7 @@ def stamps(source: Source) -> Iterator[tuple[range, list[str]]]:
 
 
 @dataclass(frozen=True)
-class Files(Source):
+class FileSource(Source):
     """Image files; `paths` are as `find` gives them, relative to `root` or absolute."""
 
     root: Path
@@ -142,7 +142,7 @@ class Files(Source):
 
 
 @dataclass(frozen=True)
-class Arrays(Source):
+class ArraySource(Source):
     """Images of one size in one array: (N, H, W), (N, H, W, C) or, if `first`, (N, C, H, W); C 1, 3 or 4."""
 
     pixels: Pixels
@@ -175,7 +175,7 @@ class Arrays(Source):
 
 def from_array(
     name: str, pixels: Any, labels: Sequence[Any] | None, *, ids: Sequence[str] | None = None, first: bool
-) -> Arrays:
+) -> ArraySource:
     """Check an array of images and wrap it.
 
     Args:
@@ -206,7 +206,7 @@ def from_array(
         raise NearfarError(f"{name} has the shape {shape}: there is no image in it; pass at least one.")
     named = None if labels is None else class_names(name, labels, shape[0])
     first = first_fits and (first or not last_fits)
-    return Arrays(name, ids or [str(i) for i in range(shape[0])], named, pixels, first)
+    return ArraySource(name, ids or [str(i) for i in range(shape[0])], named, pixels, first)
 
 
 def class_names(name: str, labels: Sequence[Any], count: int) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ import numpy as np
 from ..core.errors import NearfarError, nearest
 from . import hubs, lists
 from .folders import find, is_image_name
-from .in_memory import is_tensor, open_given
+from .in_memory import is_tensor, open_in_memory
 from .shards import open_shards
-from .source import Files, Source, class_names, clean, from_array
+from .source import FileSource, Source, class_names, clean, from_array
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Source", "open_source"]
 
 
-def _open_folder(folder: Path, labels: bool) -> Files:
+def _open_folder(folder: Path, labels: bool) -> FileSource:
     """Open a folder of any depth; a label is the name of the first folder on the way to an image."""
     try:
         paths = find(folder)
@@ -44,7 +44,7 @@ def _open_folder(folder: Path, labels: bool) -> Files:
                 "so they have no label; move each into a folder of its class, or give a .csv with labels."
             )
         named = tuple(sys.intern(name.partition("/")[0]) for name in ids)
-    return Files(str(folder), ids, named, folder, paths)
+    return FileSource(str(folder), ids, named, folder, paths)
 
 
 def _open_numpy(path: Path, labels: bool) -> Source:
@@ -152,7 +152,7 @@ def open_source(data: Any, *, labels: bool = False, download: bool = True) -> So
         data = data.tolist()
     if isinstance(data, (list, tuple)):
         named = class_names("the list", marks, len(data)) if labels and marks is not None else None
-        return open_given(data, named)
+        return open_in_memory(data, named)
     raise NearfarError(
         f"images cannot be taken from a {type(data).__name__}; give a folder or an array (N, H, W, 3)."
     )

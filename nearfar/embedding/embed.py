@@ -22,10 +22,10 @@ from ..core import progress
 from ..core.config import to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
-from ..data.cache import Rejected, write_rejected
+from ..data.reading import Rejected, write_rejected
 from ..data.sources import Source, open_source
 from ..features import files
-from ..features.chunked import LENGTH, Journal, Part, stretches
+from ..features.chunked import LENGTH, ChunkResult, Journal, stretches
 from ..features.extract import Vectors, features, fingerprint
 from ..training.run import Run, load
 from .fill import Filled, fill
@@ -178,7 +178,7 @@ def _embed(
 ) -> Embeddings:
     """Do the stretches that are missing, put all together, and write the output."""
     starts = range(0, len(source.ids), LENGTH)
-    parts: dict[int, Part] = {}
+    parts: dict[int, ChunkResult] = {}
     for low in starts:
         done = journal.get(low) if journal else None
         if done is not None:
@@ -195,7 +195,7 @@ def _embed(
             vectors = features(model, decoded, run.preprocess, device=device, batch=batch, threads=threads)
             bad = np.array([row for row, _ in decoded.bad], np.int64)
             reasons = np.array([reason for _, reason in decoded.bad], np.str_)
-            parts[low] = Part(decoded.kept, vectors, bad, reasons)
+            parts[low] = ChunkResult(decoded.kept, vectors, bad, reasons)
             if journal is not None:
                 journal.put(low, parts[low])
             bar.advance(len(decoded) + len(bad))

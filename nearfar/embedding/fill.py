@@ -18,13 +18,13 @@ from ..core.config import to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
 from ..data.reading import Rejected
-from ..data.source import Files, Source, clean
+from ..data.source import FileSource, Source, clean
 from ..data.sources import open_source
 from ..features.chunked import gathered
 from ..features.extract import features, fingerprint
 from ..stores import columns as listed
 from ..stores import schema
-from ..stores.base import FIXED, Card, Vectors, VectorStore
+from ..stores.base import FIXED, StoreInfo, Vectors, VectorStore
 from ..stores.open import open_store
 from ..training.run import Run, load
 from .reader import Reader, Seen
@@ -113,7 +113,7 @@ def fill(
     where, threads = device_named(device), threads or cores()
     source = open_source(data, labels=labels)
     extra = None if columns is None else listed.read(columns)
-    card = Card(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
+    card = StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
     store = open_store(address, card)
     model = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
 
@@ -158,7 +158,7 @@ class _Job:
     def _lost(self, name: str) -> bool:
         """Tell whether a row that the collection lacks has lost its file."""
         path = self.path[name]
-        return not os.path.exists(path) if path else not isinstance(self.source, Files)
+        return not os.path.exists(path) if path else not isinstance(self.source, FileSource)
 
     def take(self, stretch: Sequence[Seen]) -> None:
         """Commit what is new in a stretch."""
@@ -274,7 +274,7 @@ def _both_there(path: str, old: str) -> bool:
 
 def _paths(source: Source) -> list[str | None]:
     """Say where each image's file is, if it has one."""
-    if not isinstance(source, Files):
+    if not isinstance(source, FileSource):
         return [None] * len(source)
     root = os.path.abspath(source.root)
     return list(clean(os.path.normpath(os.path.join(root, path)) for path in source.paths))

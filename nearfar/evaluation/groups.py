@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import NearfarError
-from ..data.source import Files, Source
+from ..data.source import FileSource, Source
 from ..features.probes import Rows
 
 NAMES = ("path", "file", "image", "filename", "id")
@@ -49,7 +49,7 @@ class Groups:
         found = []
         for side, (source, ids) in enumerate(sides):
             files = {}
-            if isinstance(source, Files):
+            if isinstance(source, FileSource):
                 places = (os.path.realpath(source.root / path) for path in source.paths)
                 files = dict(zip(source.ids, places, strict=True))
             rows = []

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.text import percent
 
-Draws = Mapping[int, Sequence[float]]  # labels -> one accuracy a draw
+AugmentationParams = Mapping[int, Sequence[float]]  # labels -> one accuracy a draw
 CALLED = {
     "pixels": "raw pixels",
     "pca": "principal components",
@@ -65,7 +65,7 @@ def _plain(number: float) -> str:
     return f"{round(number, digits):,.{max(0, digits)}f}"
 
 
-def efficiency(curves: Mapping[str, Draws], at: int, size: str) -> Efficiency:
+def efficiency(curves: Mapping[str, AugmentationParams], at: int, size: str) -> Efficiency:
     """Compare the curve called "encoder" with the others.
 
     Args:
@@ -91,7 +91,7 @@ def efficiency(curves: Mapping[str, Draws], at: int, size: str) -> Efficiency:
     return Efficiency(at, size, target, helped, needed, max(own))
 
 
-def labels_needed(curve: Draws, target: float) -> float | None:
+def labels_needed(curve: AugmentationParams, target: float) -> float | None:
     """Read off a curve at how many labels its mean reaches an accuracy, straight in the labels' logarithm.
 
     Args:

@@ -7,6 +7,7 @@ import numpy as np
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data import cache
+from ..data.dataset import ImageDataset
 from ..data.sources import Source
 from ..features.probes import Rows
 from ..images.views import Preprocess
@@ -30,45 +31,45 @@ def check(train: Source, test: Source) -> None:
         )
 
 
-def read(source: Source, preprocess: Preprocess) -> cache.Store:
+def read(source: Source, preprocess: Preprocess) -> ImageDataset:
     """Decode a labelled collection, at the short side that training keeps too.
 
     Args:
         source: opened with labels.
         preprocess: what the encoder's input is.
     """
-    store = cache.load(
+    dataset = cache.load(
         source,
         short_side=-(-preprocess.size * 8 // 7),
         max_pixels=Training.max_pixels,
         max_bad=Training.max_bad,
         threads=cores(),
     )
-    assert isinstance(store, cache.Store)
-    return store
+    assert isinstance(dataset, ImageDataset)
+    return dataset
 
 
-def class_numbers(store: cache.Store) -> Rows:
+def class_numbers(dataset: ImageDataset) -> Rows:
     """Give the labels of training images.
 
     Args:
         store: decoded, with labels.
 
     Returns:
-        (n,) int64 numbers of `store.classes`.
+        (n,) int64 numbers of `dataset.classes`.
 
     Raises:
         NearfarError: there is one class only.
     """
-    assert store.labels is not None
-    if len(store.classes) < 2:
+    assert dataset.labels is not None
+    if len(dataset.classes) < 2:
         raise NearfarError(
-            f"the training images hold one class, {store.classes[0]!r}; telling apart needs two."
+            f"the training images hold one class, {dataset.classes[0]!r}; telling apart needs two."
         )
-    return store.labels
+    return dataset.labels
 
 
-def renumbered(store: cache.Store, classes: tuple[str, ...], train: str) -> Rows:
+def renumbered(dataset: ImageDataset, classes: tuple[str, ...], train: str) -> Rows:
     """Give the labels of test images as numbers of the training classes.
 
     Args:
@@ -82,11 +83,11 @@ def renumbered(store: cache.Store, classes: tuple[str, ...], train: str) -> Rows
     Raises:
         NearfarError: no training image of a class could be used.
     """
-    assert store.labels is not None
-    missing = [name for name in store.classes if name not in classes]
+    assert dataset.labels is not None
+    missing = [name for name in dataset.classes if name not in classes]
     if missing:
         raise NearfarError(
             f"every training image of class {missing[0]!r} in {train} is unusable; see nearfar check."
         )
-    numbers = np.array([classes.index(name) for name in store.classes], np.int64)
-    return numbers[store.labels]
+    numbers = np.array([classes.index(name) for name in dataset.classes], np.int64)
+    return numbers[dataset.labels]

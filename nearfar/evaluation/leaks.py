@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..analysis.pixel_similarity import fine, likeness
-from ..data.cache import Part, Store
+from ..data.dataset import ImageDataset, Subset
 from ..features.probes import Rows
 
 LIKE = 0.85  # correlation from which a pair counts as near-copies; see docs/evaluation.md for its choice
@@ -38,7 +38,7 @@ class Copies:
         """(m,) bool: copies and near-copies."""
         return self.row >= 0
 
-    def pairs(self, test: Store, train: Store) -> list[tuple[str, str, float]]:
+    def pairs(self, test: ImageDataset, train: ImageDataset) -> list[tuple[str, str, float]]:
         """Name each copy, its original and how alike they are, the most alike first."""
         found = np.flatnonzero(self.known)
         found = found[np.argsort(-self.likeness[found], kind="stable")]
@@ -48,7 +48,7 @@ class Copies:
         ]
 
 
-def near_copies(test: Store, train: Store, candidates: Rows) -> Copies:
+def near_copies(test: ImageDataset, train: ImageDataset, candidates: Rows) -> Copies:
     """Find the test images that training images show too.
 
     Args:
@@ -61,7 +61,7 @@ def near_copies(test: Store, train: Store, candidates: Rows) -> Copies:
     """
     rows, place = np.unique(candidates, return_inverse=True)
     own = np.arange(len(test)).repeat(candidates.shape[1])
-    flat = likeness(fine(test), fine(Part(train, rows)), own, place.reshape(-1))
+    flat = likeness(fine(test), fine(Subset(train, rows)), own, place.reshape(-1))
     found = flat.reshape(candidates.shape)
     best = found.argmax(axis=1)[:, None]
     most = np.take_along_axis(found, best, 1)[:, 0]

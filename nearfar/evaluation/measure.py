@@ -14,7 +14,7 @@ import torch
 
 from ..core import progress
 from ..core.errors import NearfarError
-from ..data import cache
+from ..data.dataset import ImageDataset, Subset
 from ..data.sources import open_source
 from ..features.extract import fingerprint
 from ..features.probes import Reader, Rows, Seen, held_out, seen_by, ways
@@ -33,7 +33,7 @@ from . import (
     robustness_part,
 )
 from .accuracy import score
-from .result import Evaluation, Leak, Part
+from .result import Evaluation, EvaluationPart, Leak
 
 # Parts that are measured on frozen features, one way of seeing after the other.
 MEASURES: Mapping[str, Callable[[Reader, Seen, Rows, int], Any]] = {
@@ -104,41 +104,41 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
     frozen = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
     before = fingerprint(frozen)
 
-    store = labelled_data.read(train_source, run.preprocess)
-    labels = labelled_data.class_numbers(store)
-    own = None if listed is None else listed.numbers([(train_source, store.ids)])[0]
-    held = held_out(labels, store.classes, seed, own)
+    dataset = labelled_data.read(train_source, run.preprocess)
+    labels = labelled_data.class_numbers(dataset)
+    own = None if listed is None else listed.numbers([(train_source, dataset.ids)])[0]
+    held = held_out(labels, dataset.classes, seed, own)
     if not held.any():
         what = "image" if own is None else "group"
         raise NearfarError(
             f"every class of {train_source.name} has one {what}; give two of some class at least."
         )
     readers: dict[str, Reader] = {}
-    seeing = ways(frozen, run.preprocess, store, seed, where, wishes.batch)
+    seeing = ways(frozen, run.preprocess, dataset, seed, where, wishes.batch)
     if pretrained is not None:
         net, its = pretrained
         seeing["imagenet"] = lambda: (seen_by(net, its, where, wishes.batch), False)
     for name, way in seeing.items():
         if name in ("encoder", "imagenet", *wishes.baselines):
-            progress.say(f"Fitting on {name} of {len(store):,} training images")
+            progress.say(f"Fitting on {name} of {len(dataset):,} training images")
             encode, centred = way()
-            readers[name] = Reader(encode, store, held, centred=centred)
+            readers[name] = Reader(encode, dataset, held, centred=centred)
 
     learnt: dict[How, Tuned] = {}
     left_out: dict[str, str] = {}
     courses = wishes.tuned
     if SCRATCH in wishes.baselines and SCRATCH not in courses:
-        reason = _too_dear(run, len(store), int(held.sum()))
+        reason = _too_dear(run, len(dataset), int(held.sum()))
         if reason:
             left_out[SCRATCH] = reason
         else:
             courses += (SCRATCH,)
     for how in courses:
-        learnt[how] = tune(frozen, run.preprocess, store, held, how=how, seed=seed, device=where)
+        learnt[how] = tune(frozen, run.preprocess, dataset, held, how=how, seed=seed, device=where)
 
     # Every choice is made; only now is a test image opened.
     test_store = labelled_data.read(test_source, run.preprocess)
-    truth = labelled_data.renumbered(test_store, store.classes, train_source.name)
+    truth = labelled_data.renumbered(test_store, dataset.classes, train_source.name)
     answers, candidates = _Answers(), []
     found: dict[str, dict[str, Any]] = {part: {} for part in wishes.parts}
     for name, reader in readers.items():
@@ -160,18 +160,18 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
             if how != "linear":
                 classifier, name = TUNED[how]
                 share = float((answers.given[classifier][name] == truth).mean())
-                curve = _tuned_on_few(run, store, test_store, truth, how, wishes)
-                curve[len(store)] = few_labels.Spread.of([share])
+                curve = _tuned_on_few(run, dataset, test_store, truth, how, wishes)
+                curve[len(dataset)] = few_labels.Spread.of([share])
                 found["few_labels"].setdefault(name, {})[classifier] = curve
     most = int(np.bincount(labels).argmax())
     for classifier in answers.given:
-        answers.add(classifier, "chance", np.full_like(truth, most), {"class": store.classes[most]})
+        answers.add(classifier, "chance", np.full_like(truth, most), {"class": dataset.classes[most]})
 
-    copies = leaks.near_copies(test_store, store, np.concatenate(candidates, axis=1))
-    pairs = copies.pairs(test_store, store)
+    copies = leaks.near_copies(test_store, dataset, np.concatenate(candidates, axis=1))
+    pairs = copies.pairs(test_store, dataset)
     warnings = {"near_copies": Leak.of(copies.known, truth, answers.given, seed, pairs)}
     if listed is not None:
-        sides = [(train_source, store.ids), (test_source, test_store.ids)]
+        sides = [(train_source, dataset.ids), (test_source, test_store.ids)]
         own, theirs = listed.numbers(sides)
         warnings["groups"] = Leak.of(np.isin(theirs, own), truth, answers.given, seed)
 
@@ -182,17 +182,17 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
     return Evaluation(
         scores={
             classifier: {
-                name: score(truth, rows, store.classes, answers.chosen[classifier][name], seed)
+                name: score(truth, rows, dataset.classes, answers.chosen[classifier][name], seed)
                 for name, rows in given.items()
             }
             for classifier, given in answers.given.items()
         },
-        classes=store.classes,
+        classes=dataset.classes,
         images={
-            "train": len(store),
+            "train": len(dataset),
             "held_out": int(held.sum()),
             "test": len(test_store),
-            "rejected": len(store.rejected) + len(test_store.rejected),
+            "rejected": len(dataset.rejected) + len(test_store.rejected),
             "shared": int(copies.same.sum()),
             "near_copies": int(copies.known.sum()),
         },
@@ -200,7 +200,7 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
         data={"train": train_source.name, "test": test_source.name},
         seed=seed,
         leaks=warnings,
-        parts=_parts(found, store),
+        parts=_parts(found, dataset),
         truth=truth,
         answers=answers.given,
         ids=test_store.ids,
@@ -218,24 +218,24 @@ def _too_dear(run: Run, images: int, held: int) -> str:
 
 
 def _tuned_on_few(
-    run: Run, store: cache.Store, test: cache.Store, truth: Rows, how: How, wishes: Wishes
+    run: Run, dataset: ImageDataset, test: ImageDataset, truth: Rows, how: How, wishes: Wishes
 ) -> dict[int, few_labels.Spread]:
     """Train anew on each draw of a few labels."""
 
     def answer(rows: Rows) -> Rows:
-        part: Any = cache.Part(store, rows)
-        held = held_out(part.labels, store.classes, wishes.seed)
+        part: Any = Subset(dataset, rows)
+        held = held_out(part.labels, dataset.classes, wishes.seed)
         made = tune(run.encoder, run.preprocess, part, held, how=how, seed=wishes.seed, device=wishes.device)
         return made.answer(test)
 
-    return few_labels.tuned(labelled_data.class_numbers(store), store.classes, truth, wishes.seed, answer)
+    return few_labels.tuned(labelled_data.class_numbers(dataset), dataset.classes, truth, wishes.seed, answer)
 
 
-def _parts(found: Mapping[str, Mapping[str, Any]], store: cache.Store) -> dict[str, Part]:
+def _parts(found: Mapping[str, Mapping[str, Any]], dataset: ImageDataset) -> dict[str, EvaluationPart]:
     """Put the figures of each part together."""
-    make: Mapping[str, Callable[[Any], Part]] = {
+    make: Mapping[str, Callable[[Any], EvaluationPart]] = {
         "few_labels": partial(
-            few_labels.FewLabels, few_labels.sizes(labelled_data.class_numbers(store), len(store.classes))
+            few_labels.FewLabels, few_labels.sizes(labelled_data.class_numbers(dataset), len(dataset.classes))
         ),
         "retrieval": retrieval.Retrieval,
         "clusters": clustering.Clusters,

@@ -21,7 +21,7 @@ CALLED = {
 }  # ways of seeing that go by another name in tables
 
 
-class Part(Protocol):
+class EvaluationPart(Protocol):
     """One part beyond k-NN and linear, such as retrieval."""
 
     def to_json(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Evaluation:
     data: Mapping[str, str]
     seed: int
     leaks: Mapping[str, Leak]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, EvaluationPart]
     truth: Rows = field(repr=False)
     answers: Answers = field(repr=False)
     ids: Sequence[str] = field(repr=False)

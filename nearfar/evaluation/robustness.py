@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core import progress, rng
 from ..core.device import cores
-from ..data import cache
+from ..data.dataset import ImageDataset
 from ..features.probes import Rows
 from .corruptions import NAMES, STRENGTHS, Pixels, corrupt
 
@@ -58,8 +58,8 @@ class Robustness:
 
 
 def robustness(
-    answer: Callable[[cache.Store], Rows],
-    store: cache.Store,
+    answer: Callable[[ImageDataset], Rows],
+    dataset: ImageDataset,
     truth: Rows,
     *,
     seed: int,
@@ -89,11 +89,11 @@ def robustness(
         Hendrycks and Dietterich 2019, "Benchmarking neural network robustness to common corruptions and
         perturbations". Their mean error is relative to AlexNet's; this mean is plain.
     """
-    rows = _sample(store, sample, seed)
+    rows = _sample(dataset, sample, seed)
     right, key = truth[rows], rng.fold(seed, "corruption")
-    block = store.gather(rows)
+    block = dataset.gather(rows)
     images = [block.image(place) for place in range(len(rows))]
-    clean = float((answer(_held(store, rows, images, "clean")) == right).mean())
+    clean = float((answer(_held(dataset, rows, images, "clean")) == right).mean())
     found: dict[str, tuple[float, ...]] = {}
     with (
         progress.Bar("Testing on spoilt images", len(names) * len(STRENGTHS) * len(rows)) as bar,
@@ -103,17 +103,17 @@ def robustness(
             shares = []
             for strength in STRENGTHS:
                 spoilt = list(pool.map(partial(_spoilt, name, strength, key), images, rows))
-                said = answer(_held(store, rows, spoilt, f"{name} {strength}"))
+                said = answer(_held(dataset, rows, spoilt, f"{name} {strength}"))
                 shares.append(float((said == right).mean()))
                 bar.advance(len(rows))
             found[name] = tuple(shares)
     return Robustness(clean, found, len(rows))
 
 
-def _sample(store: cache.Store, count: int, seed: int) -> Rows:
+def _sample(dataset: ImageDataset, count: int, seed: int) -> Rows:
     """Name the images that are used, in order; one at least."""
-    order = rng.permutation(rng.fold(seed, "robustness"), len(store))[:count]
-    block = store.gather(order)
+    order = rng.permutation(rng.fold(seed, "robustness"), len(dataset))[:count]
+    block = dataset.gather(order)
     areas = np.cumsum(block.height.astype(np.int64) * block.width)
     return np.sort(order[: max(1, int(np.searchsorted(areas, AREA, side="right")))])
 
@@ -123,15 +123,15 @@ def _spoilt(name: str, strength: int, key: int, image: Pixels, row: np.int64) ->
     return corrupt(image[None], name, strength, key, np.array([row]))[0]
 
 
-def _held(store: cache.Store, rows: Rows, images: Sequence[Pixels], what: str) -> cache.Store:
+def _held(dataset: ImageDataset, rows: Rows, images: Sequence[Pixels], what: str) -> ImageDataset:
     """Hold images as a store does."""
     sizes = np.array([image.size for image in images], np.int64)
     pixels = np.concatenate([image.reshape(-1) for image in images])
-    name = f"{store.fingerprint} {what} {rows.tolist()}"
-    return cache.Store(
+    name = f"{dataset.fingerprint} {what} {rows.tolist()}"
+    return ImageDataset(
         ids=[str(row) for row in rows.tolist()],
-        labels=None if store.labels is None else store.labels[rows],
-        classes=store.classes,
+        labels=None if dataset.labels is None else dataset.labels[rows],
+        classes=dataset.classes,
         fingerprint=hashlib.blake2b(name.encode(), digest_size=16).hexdigest(),
         resident=True,
         rejected=(),

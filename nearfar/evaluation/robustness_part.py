@@ -40,4 +40,4 @@ class Spoilt:
 
 def measure(reader: Reader, seen: Seen, truth: Rows, seed: int) -> Robustness:
     """Measure one way of seeing, by its linear classifier on a sample of the test images."""
-    return robustness(reader.name, seen.store, truth, seed=seed)
+    return robustness(reader.name, seen.dataset, truth, seed=seed)

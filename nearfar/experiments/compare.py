@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import methods
 from ..core import progress
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.device import cores
 from ..core.errors import NearfarError, nearest
 from ..core.text import percent
@@ -184,9 +184,9 @@ def compare(
     others = [_row(name, values, "") for name, values in based.items() if values]
     common = {"seeds": seeds, **{key: value for key, value in settings.items() if value is not None}}
     made = Comparison(tuple(rows), tuple(others), common, folder)
-    with whole(folder / "compare.json") as file:
+    with atomic_write(folder / "compare.json") as file:
         file.write(json.dumps(made.to_json(), indent=1).encode())
-    with whole(folder / "compare.md") as file:
+    with atomic_write(folder / "compare.md") as file:
         file.write((made.table() + "\n").encode())
     _plot(made)
     return made
@@ -287,5 +287,5 @@ def _plot(made: Comparison) -> None:
     axes.margins(x=0.15, y=0.15)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    with whole(made.path / "compare.png") as file:
+    with atomic_write(made.path / "compare.png") as file:
         figure.savefig(file, format="png", dpi=150)

@@ -14,7 +14,7 @@ from typing import Any
 from ..core import rng
 from ..core.errors import NearfarError
 from ..training import checkpoint
-from ..training.resolve import Wanted
+from ..training.resolve import RunConfig
 from .space import Axis, Value
 
 JOURNAL = "optuna.log"
@@ -52,7 +52,7 @@ class Proposals:
         with quiet():
             self.study = _open(self.path)
 
-    def same(self, images: Mapping[str, Any], wanted: Wanted) -> None:
+    def same(self, images: Mapping[str, Any], wanted: RunConfig) -> None:
         """Make sure that the journal's sweep is the one now asked for.
 
         Args:
@@ -68,7 +68,7 @@ class Proposals:
         if held is None:
             self.study.set_user_attr("nearfar", asked)
             return
-        found = Wanted.from_json(held["wanted"], f"{self.path}: ").differences(wanted)
+        found = RunConfig.from_json(held["wanted"], f"{self.path}: ").differences(wanted)
         found += [f"the {name} are others" for name in images if held["images"].get(name) != images[name]]
         if held["seed"] != self.seed:
             found.append(f"--seed {held['seed']} became {self.seed}")

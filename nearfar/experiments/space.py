@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.config import settings_of
 from ..images.view_settings import Views
-from ..training.resolve import Wanted
+from ..training.resolve import RunConfig
 from ..training.settings import Training
 
 TAU, RATE, COLOUR = 4.0, 8.0, 2.0  # how many times less or more than the recipe's; colour from 0 up
@@ -54,7 +54,7 @@ class Axis:
         return FloatDistribution(self.low, self.high, log=self.log)
 
 
-def axes(wanted: Wanted, typed: Collection[str], images: int) -> tuple[Axis, ...]:
+def axes(wanted: RunConfig, typed: Collection[str], images: int) -> tuple[Axis, ...]:
     """List what can be varied around a recipe.
 
     Args:
@@ -90,7 +90,7 @@ def axes(wanted: Wanted, typed: Collection[str], images: int) -> tuple[Axis, ...
     return tuple(axis for axis in free if axis.low < axis.high)
 
 
-def settings(wanted: Wanted, axes: Collection[Axis], params: Mapping[str, Value]) -> dict[str, Any]:
+def settings(wanted: RunConfig, axes: Collection[Axis], params: Mapping[str, Value]) -> dict[str, Any]:
     """Turn a point of the space into settings, as `pretrain` takes them.
 
     Args:

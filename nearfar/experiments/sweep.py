@@ -15,19 +15,19 @@ from typing import Any
 
 from .. import methods
 from ..core import progress
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
 from ..data import cache
 from ..data.sources import Source, open_source
 from ..training import resolve, schedule
 from ..training.logger import locked
-from ..training.resolve import Wanted
+from ..training.resolve import RunConfig
 from ..training.settings import Training
 from . import space
 from .findings import Sweep
 from .proposals import JOURNAL, Proposals, require
-from .trials import Sitting
+from .trials import SweepSession
 
 FEWEST = 10  # runs below which a sweep tells nothing
 
@@ -86,12 +86,12 @@ def sweep(
     folder = _place(out)
     with locked(folder):
         # Both are held in memory, so that no run has to read the images again.
-        store, labels = _read(source, wanted), None if labelled is None else _read(labelled, wanted)
+        dataset, labels = _read(source, wanted), None if labelled is None else _read(labelled, wanted)
         proposals = Proposals(folder, axes, seed)
         marks = None if labels is None else labels.fingerprint
-        proposals.same({"images": store.fingerprint, "labelled images": marks}, wanted)
+        proposals.same({"images": dataset.fingerprint, "labelled images": marks}, wanted)
         asked = {"method": method, "recipe": recipe, **given}
-        sitting = Sitting(data, asked, wanted, axes, proposals, limit, labels, seed, folder)
+        sitting = SweepSession(data, asked, wanted, axes, proposals, limit, labels, seed, folder)
         try:
             sitting.go()
         finally:
@@ -139,7 +139,7 @@ def _place(out: str | Path) -> Path:
     return folder
 
 
-def _read(source: Source, wanted: Wanted) -> Any:
+def _read(source: Source, wanted: RunConfig) -> Any:
     """Read images as pretraining and evaluation do."""
     training = wanted.training
     return cache.load(
@@ -154,14 +154,14 @@ def _read(source: Source, wanted: Wanted) -> Any:
 
 def _write(found: Sweep) -> None:
     """Write sweep.json, sweep.md and, with matplotlib, sweep.png."""
-    with whole(found.path / "sweep.json") as file:
+    with atomic_write(found.path / "sweep.json") as file:
         file.write((json.dumps(found.to_json(), indent=1) + "\n").encode())
-    with whole(found.path / "sweep.md") as file:
+    with atomic_write(found.path / "sweep.md") as file:
         file.write((found.table() + "\n").encode())
     try:
         from .charts import draw
     except ImportError:
         progress.say("sweep.png needs matplotlib: pip install 'nearfar[sweep]'.")
         return
-    with whole(found.path / "sweep.png") as file:
+    with atomic_write(found.path / "sweep.png") as file:
         draw(found).savefig(file, format="png", dpi=150)

@@ -19,7 +19,7 @@ from ..features.extract import features
 from ..features.probes import held_out
 from ..training import checkpoint
 from ..training.pretrain import Ended, pretrain
-from ..training.resolve import Wanted
+from ..training.resolve import RunConfig
 from ..training.run import Run
 from . import space
 from .compare import OTHER
@@ -38,12 +38,12 @@ GIVE_UP = 5  # failures in a row, which are no longer the points' fault
 
 
 @dataclass
-class Sitting:
+class SweepSession:
     """One sitting of a sweep: proposes, trains and measures until the budget is spent."""
 
     data: Any
     asked: Mapping[str, Any]  # what every run is given: method, recipe and settings
-    wanted: Wanted
+    wanted: RunConfig
     axes: tuple[Axis, ...]
     proposals: Proposals
     limit: tuple[str, float]  # ("trials", runs) or ("seconds", of all runs)

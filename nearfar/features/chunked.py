@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.errors import BadImage
-from ..data.cache import Block
+from ..data.dataset import RaggedImages
 from ..data.reading import read_pixels
 from ..data.source import Source
 from ..images.files import MAX_PIXELS
@@ -25,24 +25,24 @@ Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Chunk:
     """A stretch of images in memory, and those of it that could not be read."""
 
     kept: npt.NDArray[np.int64]
-    block: Block
+    block: RaggedImages
     bad: tuple[tuple[int, str], ...]
 
     def __len__(self) -> int:
         """Count the images that could be read."""
         return len(self.kept)
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+    def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Give the pixels of some of them, by their place in the stretch."""
         b = self.block
-        return Block(b.pixels, b.offset[rows], b.height[rows], b.width[rows])
+        return RaggedImages(b.pixels, b.offset[rows], b.height[rows], b.width[rows])
 
 
-def stretches(source: Source, starts: Sequence[int], short_side: int, threads: int) -> Iterator[Stretch]:
+def stretches(source: Source, starts: Sequence[int], short_side: int, threads: int) -> Iterator[Chunk]:
     """Decode stretches of a source in threads, each while the one before is in use.
 
     Args:
@@ -52,7 +52,7 @@ def stretches(source: Source, starts: Sequence[int], short_side: int, threads: i
         threads: CPU threads.
 
     Yields:
-        One `Stretch` a start, in order.
+        One `Chunk` a start, in order.
     """
 
     def one(row: int) -> Pixels | str:
@@ -75,7 +75,7 @@ def stretches(source: Source, starts: Sequence[int], short_side: int, threads: i
             pool.shutdown(cancel_futures=True)
 
 
-def gathered(rows: Sequence[int], results: Sequence[Pixels | str]) -> Stretch:
+def gathered(rows: Sequence[int], results: Sequence[Pixels | str]) -> Chunk:
     """Lay the images of a stretch in one buffer, and the reasons apart.
 
     Args:
@@ -88,18 +88,18 @@ def gathered(rows: Sequence[int], results: Sequence[Pixels | str]) -> Stretch:
     good = [(row, image) for row, image in zip(rows, results, strict=True) if not isinstance(image, str)]
     sides = np.array([image.shape[:2] for _, image in good], np.int32).reshape(-1, 2)
     sizes = 3 * sides.astype(np.int64).prod(axis=1)
-    block = Block(
+    block = RaggedImages(
         pixels=np.concatenate([image.reshape(-1) for _, image in good] or [np.empty(0, np.uint8)]),
         offset=np.cumsum(sizes) - sizes,
         height=sides[:, 0].copy(),
         width=sides[:, 1].copy(),
     )
     bad = tuple((row, reason) for row, reason in zip(rows, results, strict=True) if isinstance(reason, str))
-    return Stretch(np.array([row for row, _ in good], np.int64), block, bad)
+    return Chunk(np.array([row for row, _ in good], np.int64), block, bad)
 
 
 @dataclass(frozen=True)
-class Part:
+class ChunkResult:
     """The outcome of one stretch, as it is kept until all are done."""
 
     kept: npt.NDArray[np.int64]
@@ -121,21 +121,21 @@ class Journal:
         if not same:
             for old in [note, *folder.glob("[0-9]*.npz")]:
                 old.unlink(missing_ok=True)
-            with whole(note) as file:
+            with atomic_write(note) as file:
                 file.write(json.dumps({"key": key}).encode())
 
     def _path(self, low: int) -> Path:
         return self.folder / f"{low:010d}.npz"
 
-    def get(self, low: int) -> Part | None:
+    def get(self, low: int) -> ChunkResult | None:
         """Read a stretch, if it is there and whole."""
         try:
             with np.load(self._path(low), allow_pickle=False) as file:
-                return Part(file["kept"], file["vectors"], file["bad"], file["reasons"])
+                return ChunkResult(file["kept"], file["vectors"], file["bad"], file["reasons"])
         except Exception:  # a file that a power cut spoilt is made again, whatever is wrong with it
             return None
 
-    def put(self, low: int, part: Part) -> None:
+    def put(self, low: int, part: ChunkResult) -> None:
         """Keep a stretch."""
-        with whole(self._path(low)) as file:
+        with atomic_write(self._path(low)) as file:
             np.savez(file, kept=part.kept, vectors=part.vectors, bad=part.bad, reasons=part.reasons)

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..core.device import cores
 from ..core.errors import NearfarError
-from ..data.cache import Block
+from ..data.dataset import RaggedImages
 from ..images import kernels
 from ..images.views import Preprocess, centre
 
@@ -27,7 +27,7 @@ class Pixels(Protocol):
     def __len__(self) -> int:
         """Count the images."""
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Block:
+    def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Give the pixels of some rows."""
 
 
@@ -64,7 +64,7 @@ def _encode(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def features(
     encoder: nn.Module,
-    store: Pixels,
+    dataset: Pixels,
     preprocess: Preprocess,
     *,
     device: str | torch.device = "cpu",
@@ -92,7 +92,7 @@ def features(
     threads = threads or cores()
 
     def prepare(low: int) -> torch.Tensor:
-        block = store.gather(np.arange(low, min(low + batch, len(store))))
+        block = dataset.gather(np.arange(low, min(low + batch, len(dataset))))
         draws = centre(preprocess, block.height, block.width)
         return kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=threads)
 
@@ -102,13 +102,13 @@ def features(
         # One thread prepares the next batch while the device works on this one.
         with torch.inference_mode(), ThreadPoolExecutor(1) as ahead:
             waiting = ahead.submit(prepare, 0)
-            for low in range(0, len(store), batch):
+            for low in range(0, len(dataset), batch):
                 x = waiting.result()
-                if low + batch < len(store):
+                if low + batch < len(dataset):
                     waiting = ahead.submit(prepare, low + batch)
                 h = _encode(model, x.to(where)).numpy()
                 if found is None:
-                    found = np.empty((len(store), h.shape[1]), np.float32)
+                    found = np.empty((len(dataset), h.shape[1]), np.float32)
                 found[low : low + len(h)] = h
     finally:
         for part, training in modes:

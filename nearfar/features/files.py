@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
 
 Vectors = npt.NDArray[np.float32]
@@ -80,7 +80,7 @@ def _parquet(
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, width)
     table = pa.table(columns).replace_schema_metadata({"nearfar": provenance})
-    with whole(path) as file:
+    with atomic_write(path) as file:
         pq.write_table(table, file, row_group_size=GROUP, compression="zstd", use_dictionary=["label"])
 
 
@@ -91,7 +91,7 @@ def _npz(
     if labels is not None:
         arrays["labels"] = np.array(labels, dtype=np.str_)
     arrays["provenance"] = np.array(provenance)
-    with whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             # numpy's own savez stamps the time of day; the same vectors shall give the same bytes.
             with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
@@ -105,9 +105,9 @@ def _npy(
     if labels is not None:
         texts[".labels.txt"] = _lines(labels)
     for suffix, text in texts.items():
-        with whole(path.with_suffix(suffix)) as file:
+        with atomic_write(path.with_suffix(suffix)) as file:
             file.write(text.encode())
-    with whole(path) as file:
+    with atomic_write(path) as file:
         np.lib.format.write_array(file, vectors, allow_pickle=False)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from .. import models
 from ..core import rng
 from ..core.device import cores
-from ..data import cache
+from ..data.dataset import ImageDataset
 from ..images import kernels
 from ..images.views import Preprocess, centre
 from . import knn as neighbours
@@ -28,7 +28,7 @@ PIXELS = 32  # side to which images are reduced for the raw-pixel baseline, at m
 NUMBERS = 1 << 29  # raw-pixel numbers in memory at most (2 GiB): beyond, the side shrinks further
 CALIBRATION = 2048  # training images that an untrained encoder's batch norms are measured on
 Rows = npt.NDArray[np.int64]
-Encode = Callable[[cache.Store], torch.Tensor]
+Encode = Callable[[ImageDataset], torch.Tensor]
 
 
 def held_out(
@@ -72,7 +72,7 @@ def _held_groups(labels: Rows, groups: Rows, wanted: Rows, key: int) -> npt.NDAr
 
 
 def untrained(
-    like: models.Encoder, store: cache.Store, preprocess: Preprocess, seed: int, device: str
+    like: models.Encoder, dataset: ImageDataset, preprocess: Preprocess, seed: int, device: str
 ) -> nn.Module:
     """Make an encoder of the same make with random weights, its batch norms measured on training images.
 
@@ -89,11 +89,11 @@ def untrained(
         The encoder, on the device, in eval mode.
     """
     net = models.untrained(like, seed).to(device)
-    rows = rng.permutation(rng.fold(seed, "calibration"), len(store))[:CALIBRATION]
+    rows = rng.permutation(rng.fold(seed, "calibration"), len(dataset))[:CALIBRATION]
 
     def batches() -> Iterator[torch.Tensor]:
         for part in np.array_split(rows, math.ceil(len(rows) / 256)):
-            block = store.gather(part)
+            block = dataset.gather(part)
             draws = centre(preprocess, block.height, block.width)
             x = kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=cores())
             yield x.to(device)
@@ -101,7 +101,7 @@ def untrained(
     return models.settle(net, batches()) if len(rows) > 1 else net.eval()
 
 
-def principal(store: cache.Store, preprocess: Preprocess, device: str, dims: int = 128) -> nn.Module:
+def principal(dataset: ImageDataset, preprocess: Preprocess, device: str, dims: int = 128) -> nn.Module:
     """Find the principal directions of raw pixels, without labels.
 
     Args:
@@ -113,7 +113,7 @@ def principal(store: cache.Store, preprocess: Preprocess, device: str, dims: int
     Returns:
         (n, 3, size, size) -> (n, dims) centred coordinates, on the device.
     """
-    x = torch.from_numpy(features(nn.Flatten(), store, preprocess, device=device))
+    x = torch.from_numpy(features(nn.Flatten(), dataset, preprocess, device=device))
     mean = x.mean(0)
     _, axes = torch.linalg.eigh((x - mean).T @ (x - mean))
     axes = axes[:, -dims:].flip(1).T.contiguous()
@@ -136,7 +136,7 @@ class Seen:
         knn, linear: (m,) int64, the classifiers' answers.
     """
 
-    store: cache.Store
+    dataset: ImageDataset
     x: torch.Tensor
     nearest: Rows
     logits: torch.Tensor
@@ -148,7 +148,7 @@ class Reader:
     """One way to see images, and the two classifiers on top: chosen, fitted, then used once."""
 
     def __init__(
-        self, encode: Encode, store: cache.Store, held: npt.NDArray[np.bool_], *, centred: bool
+        self, encode: Encode, dataset: ImageDataset, held: npt.NDArray[np.bool_], *, centred: bool
     ) -> None:
         """Encode the training images, choose on the held-out ones, and fit on all.
 
@@ -158,12 +158,12 @@ class Reader:
             held: (n,) bool, from `held_out`.
             centred: whether the training mean is subtracted before anything else.
         """
-        assert store.labels is not None
-        self.encode, self.classes = encode, store.classes
-        x = encode(store)
+        assert dataset.labels is not None
+        self.encode, self.classes = encode, dataset.classes
+        x = encode(dataset)
         self.mean = x.mean(dim=0) if centred else torch.zeros_like(x[0])
         self.x = x.sub_(self.mean)
-        self.y = torch.from_numpy(store.labels).to(x.device)
+        self.y = torch.from_numpy(dataset.labels).to(x.device)
         count = len(self.classes)
         out = torch.from_numpy(np.flatnonzero(held)).to(x.device)
         kept = torch.from_numpy(np.flatnonzero(~held)).to(x.device)
@@ -182,7 +182,7 @@ class Reader:
         )
 
     @torch.no_grad()
-    def see(self, test: cache.Store) -> Seen:
+    def see(self, test: ImageDataset) -> Seen:
         """Encode the test images, and give both classifiers' answers for them."""
         x = self.encode(test).sub_(self.mean)
         alike, who = neighbours.top_k(x, self.x, min(max(self.vote.k, CANDIDATES), len(self.x)))
@@ -193,7 +193,7 @@ class Reader:
         near, straight = votes.argmax(dim=1).cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
         return Seen(test, x, who[:, :CANDIDATES].cpu().numpy(), logits, near, straight)
 
-    def name(self, images: cache.Store) -> Rows:
+    def name(self, images: ImageDataset) -> Rows:
         """Give the linear classifier's answers alone."""
         return self.probe.predict(self.encode(images).sub_(self.mean)).cpu().numpy()
 
@@ -211,7 +211,7 @@ def seen_by(net: nn.Module, preprocess: Preprocess, device: torch.device, batch:
         A function of a store, giving (n, d) features on the device.
     """
 
-    def encode(images: cache.Store) -> torch.Tensor:
+    def encode(images: ImageDataset) -> torch.Tensor:
         return torch.from_numpy(features(net, images, preprocess, device=device, batch=batch)).to(device)
 
     return encode
@@ -220,7 +220,7 @@ def seen_by(net: nn.Module, preprocess: Preprocess, device: torch.device, batch:
 def ways(
     encoder: models.Encoder,
     preprocess: Preprocess,
-    store: cache.Store,
+    dataset: ImageDataset,
     seed: int,
     device: torch.device,
     batch: int,
@@ -238,18 +238,18 @@ def ways(
     Returns:
         By name a function that makes what encodes images, and tells whether the mean is to be subtracted.
     """
-    side = max(1, min(PIXELS, preprocess.size, math.isqrt(NUMBERS // (3 * len(store)))))
+    side = max(1, min(PIXELS, preprocess.size, math.isqrt(NUMBERS // (3 * len(dataset)))))
     small = replace(preprocess, size=side)
 
     def by(net: nn.Module, preprocess: Preprocess) -> Encode:
         return seen_by(net, preprocess, device, batch)
 
     def like() -> nn.Module:
-        return untrained(encoder, store, preprocess, seed, str(device))
+        return untrained(encoder, dataset, preprocess, seed, str(device))
 
     return {
         "encoder": lambda: (by(encoder, preprocess), False),
         "pixels": lambda: (by(nn.Flatten(), small), True),
-        "pca": lambda: (by(principal(store, small, str(device)), small), False),
+        "pca": lambda: (by(principal(dataset, small, str(device)), small), False),
         "untrained": lambda: (by(like(), preprocess), False),
     }

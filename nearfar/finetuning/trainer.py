@@ -19,8 +19,8 @@ from .. import models
 from ..core import progress, rng
 from ..core.device import cores
 from ..core.errors import NearfarError
-from ..data.dataset import Part
-from ..data.loader import Feed
+from ..data.dataset import Subset
+from ..data.loader import DataLoader
 from ..features import probes
 from ..features.extract import Vectors, features, fingerprint
 from ..features.probes import Rows
@@ -28,7 +28,7 @@ from ..images.view_settings import Views
 from ..images.views import Preprocess
 from ..methods.base import Batch, Method, Terms
 from ..training import engine
-from ..training.schedule import Plan
+from ..training.schedule import StepPlan
 
 How = Literal["linear", "finetune", "scratch"]
 
@@ -110,7 +110,7 @@ class Network(Method):
         found = [list(layer.parameters()) for layer in self.layers]
         if not self.frozen:
             found[0] += list(self.f.parameters())
-        return [{"params": group, "share": rate} for group, rate in zip(found, rates, strict=True)]
+        return [{"params": group, "lr_scale": rate} for group, rate in zip(found, rates, strict=True)]
 
     @torch.no_grad()
     def plain(self) -> nn.Sequential:
@@ -130,7 +130,7 @@ class Learner:
         self,
         encoder: models.Encoder,
         preprocess: Preprocess,
-        store: Any,
+        dataset: Any,
         *,
         how: How,
         seed: int,
@@ -139,16 +139,16 @@ class Learner:
         views: Views,
     ) -> None:
         """Copy the encoder, or make its like; see `tuning.tune` for the arguments."""
-        self.preprocess, self.store, self.how, self.seed = preprocess, store, how, seed
+        self.preprocess, self.dataset, self.how, self.seed = preprocess, dataset, how, seed
         self.device, self.epochs, self.views = device, epochs, views
-        self.labels = torch.from_numpy(store.labels)
+        self.labels = torch.from_numpy(dataset.labels)
         if how == "scratch":
-            self.origin: Any = probes.untrained(encoder, store, preprocess, seed, str(device))
+            self.origin: Any = probes.untrained(encoder, dataset, preprocess, seed, str(device))
         else:
             self.origin = copy.deepcopy(encoder).to(device)
         self.origin.to(memory_format=torch.channels_last)
-        rows = rng.permutation(rng.fold(seed, "scale"), len(store))[:SAMPLE]
-        self.start = features(self.origin, Part(store, np.sort(rows)), preprocess, device=device)
+        rows = rng.permutation(rng.fold(seed, "scale"), len(dataset))[:SAMPLE]
+        self.start = features(self.origin, Subset(dataset, np.sort(rows)), preprocess, device=device)
 
     def train(
         self, rows: Rows, rates: Sequence[float], share: float = 1.0
@@ -169,13 +169,13 @@ class Learner:
         frozen, size = self.how == "linear", self.preprocess.size
         f = self.origin if frozen else copy.deepcopy(self.origin)
         before = fingerprint(f) if frozen else ""
-        network = Network(f, self.start, len(self.store.classes), len(rates), frozen).to(self.device)
+        network = Network(f, self.start, len(self.dataset.classes), len(rates), frozen).to(self.device)
         precision = _precision(network, size, self.device)
         batch = _batch(len(rows), size, frozen)
         steps = _steps(self.how, len(rows), batch, share, self.epochs)
         rate = batch / 256  # times the share of each group
-        feed = Feed(
-            Part(self.store, rows),
+        feed = DataLoader(
+            Subset(self.dataset, rows),
             [self.views],
             size=size,
             batch=batch,
@@ -189,7 +189,7 @@ class Learner:
                     network,
                     feed,
                     torch.optim.SGD(network.groups(rates), rate, momentum=0.9, nesterov=True, fused=True),
-                    plan=Plan(((0, steps),)),
+                    plan=StepPlan(((0, steps),)),
                     rate=rate,
                     warmup=0.0,
                     device=self.device,

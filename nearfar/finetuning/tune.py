@@ -17,8 +17,7 @@ from torch import nn
 
 from .. import models
 from ..core.errors import NearfarError
-from ..data import cache
-from ..data.dataset import Part
+from ..data.dataset import ImageDataset, Subset
 from ..features.extract import Vectors, features
 from ..features.probes import Rows
 from ..images.view_settings import Views
@@ -47,19 +46,19 @@ class Tuned:
     device: torch.device
     chosen: Mapping[str, Any]
 
-    def logits(self, store: cache.Store) -> Vectors:
+    def logits(self, dataset: ImageDataset) -> Vectors:
         """Give every image of a store its (n, classes) float32 logits, from its centre."""
-        return features(self.net, store, self.preprocess, device=self.device)
+        return features(self.net, dataset, self.preprocess, device=self.device)
 
-    def answer(self, store: cache.Store) -> Rows:
+    def answer(self, dataset: ImageDataset) -> Rows:
         """Give every image of a store its likeliest class, (n,) int64."""
-        return self.logits(store).argmax(axis=1)
+        return self.logits(dataset).argmax(axis=1)
 
 
 def tune(
     encoder: models.Encoder,
     preprocess: Preprocess,
-    store: cache.Store,
+    dataset: ImageDataset,
     held: npt.NDArray[np.bool_],
     *,
     how: How,
@@ -99,18 +98,18 @@ def tune(
         SimCLR, appendices B.5 (fine-tuning: rate 0.05 bs/256, 60 epochs on few labels, 30 on more) and B.6
         (linear: 0.1 bs/256, 90 epochs).
     """
-    if store.labels is None or len(store.classes) < 2 or len(store) < 2:
+    if dataset.labels is None or len(dataset.classes) < 2 or len(dataset) < 2:
         raise NearfarError("tuning needs two labelled images and two classes at least; give more images.")
     where = torch.device(device)
     learner = Learner(
-        encoder, preprocess, store, how=how, seed=seed, device=where, epochs=epochs, views=views
+        encoder, preprocess, dataset, how=how, seed=seed, device=where, epochs=epochs, views=views
     )
     rate, accuracy = COURSES[how].rates[0], None
     if held.sum() >= LEAST_HELD and (~held).sum() >= 2:
         tried = _try(learner, np.flatnonzero(~held), np.flatnonzero(held))
         rate = max(tried, key=lambda each: tried[each])  # of equals the first, which is the usual one
         accuracy = tried[rate]
-    net, facts = learner.train(np.arange(len(store)), [rate])
+    net, facts = learner.train(np.arange(len(dataset)), [rate])
     return Tuned(net, preprocess, where, {"how": how, "rate": rate, "held_out": accuracy, **facts})
 
 
@@ -130,7 +129,7 @@ def cost(how: How, images: int, held: int, size: int) -> int:
 def _try(learner: Learner, rows: Rows, asked: Rows) -> dict[float, float]:
     """Train shortly on some rows at each rate, and give the accuracies on others."""
     rates = COURSES[learner.how].rates
-    part, truth = Part(learner.store, asked), learner.store.labels[asked]
+    part, truth = Subset(learner.dataset, asked), learner.dataset.labels[asked]
     found: dict[float, float] = {}
     for together in [rates] if learner.how == "linear" else [(rate,) for rate in rates]:
         net, _ = learner.train(rows, together, TRIAL)

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import models
 from ..core import rng
 from ..core.device import cores
-from ..data.dataset import Part
+from ..data.dataset import Subset
 from ..features.extract import features
 from ..images import kernels, views
 from ..images.view_settings import Views
@@ -60,7 +60,7 @@ class Health:
 def health(
     encoder: models.Encoder,
     preprocess: Preprocess,
-    store: Any,
+    dataset: Any,
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -85,12 +85,12 @@ def health(
     """
     where = torch.device(device)
     model = copy.deepcopy(encoder.net).to(where).eval()
-    rows = np.sort(rng.permutation(rng.fold(seed, "health"), len(store))[:sample])
-    chosen, few = Part(store, rows), Part(store, rows[:groups])
+    rows = np.sort(rng.permutation(rng.fold(seed, "health"), len(dataset))[:sample])
+    chosen, few = Subset(dataset, rows), Subset(dataset, rows[:groups])
     plain = torch.from_numpy(features(model, chosen, preprocess, device=where))
     settings = settings or Views()
 
-    def view(part: Part, number: int) -> Tensor:
+    def view(part: Subset, number: int) -> Tensor:
         return _view(model, part, preprocess.size, settings, rng.fold(seed, "health view", number), where)
 
     x, y = view(chosen, 0), view(chosen, 1)
@@ -115,7 +115,7 @@ def health(
 def partner_found(
     encoder: models.Encoder,
     preprocess: Preprocess,
-    store: Any,
+    dataset: Any,
     settings: tuple[Views, Views],
     *,
     seed: int = 0,
@@ -135,8 +135,8 @@ def partner_found(
     """
     where = torch.device(device)
     model = copy.deepcopy(encoder.net).to(where).eval()
-    rows = np.sort(rng.permutation(rng.fold(seed, "partner"), len(store))[:sample])
-    part = Part(store, rows)
+    rows = np.sort(rng.permutation(rng.fold(seed, "partner"), len(dataset))[:sample])
+    part = Subset(dataset, rows)
 
     def found(turn: int) -> float:
         x, y = (
@@ -153,7 +153,7 @@ def partner_found(
 def settled(
     encoder: models.Encoder,
     preprocess: Preprocess,
-    store: Any,
+    dataset: Any,
     settings: Views,
     *,
     seed: int = 0,
@@ -172,23 +172,23 @@ def settled(
         The copy, on the device, in eval mode.
     """
     where = torch.device(device)
-    rows = rng.permutation(rng.fold(seed, "settled"), len(store))[:sample]
+    rows = rng.permutation(rng.fold(seed, "settled"), len(dataset))[:sample]
     rows = np.sort(rows[: len(rows) - (len(rows) % BATCH == 1)])  # one image has no variance
     copied = copy.deepcopy(encoder).to(where)
     key = rng.fold(seed, "settled view")
-    models.settle(copied, _views(Part(store, rows), preprocess.size, settings, key, where))
+    models.settle(copied, _views(Subset(dataset, rows), preprocess.size, settings, key, where))
     return copied
 
 
 def _view(
-    model: torch.nn.Module, part: Part, size: int, settings: Views, key: int, where: torch.device
+    model: torch.nn.Module, part: Subset, size: int, settings: Views, key: int, where: torch.device
 ) -> Tensor:
     """Encode one augmented view of each image, drawn by name."""
     with torch.inference_mode():
         return torch.cat([model(x).float().cpu() for x in _views(part, size, settings, key, where)])
 
 
-def _views(part: Part, size: int, settings: Views, key: int, where: torch.device) -> Iterator[Tensor]:
+def _views(part: Subset, size: int, settings: Views, key: int, where: torch.device) -> Iterator[Tensor]:
     """Make one augmented view of each image, some at a time."""
     for low in range(0, len(part), BATCH):
         rows = np.arange(low, min(low + BATCH, len(part)))

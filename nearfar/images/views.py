@@ -35,7 +35,7 @@ ORDERS = np.array(list(itertools.permutations(range(4))), np.uint8)  # (24, 4)
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentationParams:
     """The parameters of n views, one row a view.
 
     Attributes:
@@ -62,7 +62,7 @@ class Draws:
         """Count the views."""
         return len(self.box)
 
-    def take(self, rows: Any) -> Draws:
+    def take(self, rows: Any) -> AugmentationParams:
         """Keep some of the views.
 
         Args:
@@ -71,7 +71,9 @@ class Draws:
         Returns:
             The draws of those rows.
         """
-        return Draws(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
+        return AugmentationParams(
+            **{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)}
+        )
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def blur_radius(size: int) -> int:
 
 def draw(
     views: Views, key: int, ids: npt.ArrayLike, heights: npt.ArrayLike, widths: npt.ArrayLike, size: int
-) -> Draws:
+) -> AugmentationParams:
     """Draw one view of each image.
 
     Args:
@@ -181,7 +183,7 @@ def draw(
     middle = np.array([1, 1, 1, 0], np.float32)
     blurred = u[:, BLUR] < (views.blur if blur_radius(size) else 0.0)
     sigma = np.float32(SIGMA[0]) + u[:, BLUR_SIGMA] * np.float32(SIGMA[1] - SIGMA[0])
-    return Draws(
+    return AugmentationParams(
         box=_boxes(views, key, names, high, wide, u),
         flip=u[:, FLIP] < views.flip,
         jitter=u[:, JITTER] < views.jitter,
@@ -242,7 +244,7 @@ def _sides(
     return np.rint(root / bend).astype(np.int64), np.rint(root * bend).astype(np.int64)
 
 
-def centre(preprocess: Preprocess, heights: npt.ArrayLike, widths: npt.ArrayLike) -> Draws:
+def centre(preprocess: Preprocess, heights: npt.ArrayLike, widths: npt.ArrayLike) -> AugmentationParams:
     """Take the centred square of each image, and change nothing else.
 
     This is to resize the short side to size / crop and to cut the centre, but for the rounding of the
@@ -259,7 +261,7 @@ def centre(preprocess: Preprocess, heights: npt.ArrayLike, widths: npt.ArrayLike
     n = len(high)
     side = np.maximum(1, np.rint(np.minimum(high, wide) * preprocess.crop)).astype(np.int64)
     no = np.zeros(n, np.bool_)
-    return Draws(
+    return AugmentationParams(
         box=np.stack([(high - side) // 2, (wide - side) // 2, side, side], axis=1).astype(np.int32),
         flip=no,
         jitter=no,

@@ -111,7 +111,7 @@ class BarlowTwins(Method):
         scale = self.config.scale
         return {"on_diagonal": scale * on, "off_diagonal": scale * self.config.redundancy * off}
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how well a feature of one view agrees with itself in the other; 1 is best."""
         return {"agreement": self.last.mean()}
 

@@ -42,7 +42,7 @@ class Method(nn.Module):
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """By name of a recipe, settings in which this method differs from it: training's, views' or its own."""
 
-    steady: ClassVar[tuple[str, ...]] = ()
+    constant_lr: ClassVar[tuple[str, ...]] = ()
     """Names of the parts whose learning rate does not fall, as SimSiam's predictor."""
 
     def __init__(self, f: Encoder, config: Any) -> None:
@@ -56,7 +56,7 @@ class Method(nn.Module):
         self.f, self.config = f, config
 
     @classmethod
-    def needs_of(cls, config: Any) -> frozenset[str]:
+    def requires(cls, config: Any) -> frozenset[str]:
         """Say what a batch must carry, for a method whose settings decide it.
 
         Args:
@@ -132,7 +132,7 @@ class Method(nn.Module):
         """
         return 0
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Compute figures to watch, about the last loss; every process must call it at the same time.
 
         Returns:

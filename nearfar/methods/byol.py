@@ -35,7 +35,7 @@ from ..images.view_settings import Views
 from ..losses import unit
 from ..losses.statistics import spread
 from ..models import Encoder, mlp
-from ..models.ema import follow, rising, slow_copy
+from ..models.ema import cosine_momentum, ema_copy, ema_update
 from .base import Batch, Method, Terms
 
 
@@ -81,7 +81,7 @@ class BYOL(Method):
         width = config.head[-1]
         self.g = mlp(f.dim, *config.head, last_norm=False)
         self.q = mlp(width, config.predictor, width, last_norm=False)
-        self.slow_f, self.slow_g = slow_copy(f), slow_copy(self.g)
+        self.slow_f, self.slow_g = ema_copy(f), ema_copy(self.g)
         self.last = torch.zeros(1, width)
 
     def views(self, views: Views) -> tuple[Views, ...]:
@@ -103,11 +103,11 @@ class BYOL(Method):
 
     def after_step(self, progress: float) -> None:
         """Let the slow copies follow."""
-        ema = rising(self.config.ema, progress)
-        follow(self.slow_f, self.f, ema)
-        follow(self.slow_g, self.g, ema)
+        ema = cosine_momentum(self.config.ema, progress)
+        ema_update(self.slow_f, self.f, ema)
+        ema_update(self.slow_g, self.g, ema)
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how widely z is spread; near 0 is collapse."""
         return {"spread": spread(self.last)}
 

@@ -42,7 +42,7 @@ from ..images.views import View
 from ..losses import unit
 from ..losses.statistics import spread
 from ..models import Encoder
-from ..models.ema import follow, rising, slow_copy
+from ..models.ema import cosine_momentum, ema_copy, ema_update
 from .base import Batch, Method, Terms
 
 
@@ -120,7 +120,7 @@ class DINO(Method):
         """Add the head and the teacher; see `Config`."""
         super().__init__(f, config)
         self.g = Head(f.dim, config)
-        self.slow_f, self.slow_g = slow_copy(f), slow_copy(self.g)
+        self.slow_f, self.slow_g = ema_copy(f), ema_copy(self.g)
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self.register_buffer("done", torch.zeros(()))
         self.last = self.mean = torch.zeros(1, config.prototypes)
@@ -162,11 +162,11 @@ class DINO(Method):
         """Move the centre (equation 4) and let the teacher follow."""
         mean = distributed.total(self.mean) / distributed.world()
         self.centre.lerp_(mean.to(self.centre.dtype), 1 - self.config.centre)
-        ema = rising(self.config.ema, progress)
-        follow(self.slow_f, self.f, ema)
-        follow(self.slow_g, self.g, ema)
+        ema = cosine_momentum(self.config.ema, progress)
+        ema_update(self.slow_f, self.f, ema)
+        ema_update(self.slow_g, self.g, ema)
         self.done.fill_(progress)
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how widely the teacher's answers are spread; near 0 is collapse."""
         return {"spread": spread(self.last)}

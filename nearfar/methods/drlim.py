@@ -77,7 +77,7 @@ class DrLIM(Method):
         self.last: tuple[Tensor, ...] = ()
 
     @classmethod
-    def needs_of(cls, config: Any) -> frozenset[str]:
+    def requires(cls, config: Any) -> frozenset[str]:
         """Ask for labels where they make the pairs."""
         return frozenset({"labels"} if config.pairs == "labels" else ())
 
@@ -95,7 +95,7 @@ class DrLIM(Method):
         similar, dissimilar = drlim(torch.cat(each), kind.repeat(len(each)), self.config.margin)
         return {"similar": similar, "dissimilar": dissimilar}
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of all, where partners are what is similar."""
         return (
             {"contrastive_accuracy": contrastive_accuracy(*self.last)} if self.config.pairs == "views" else {}

@@ -35,7 +35,7 @@ from ..core import distributed
 from ..core.config import setting
 from ..losses import info_nce, key_accuracy, unit
 from ..models import Encoder, mlp
-from ..models.ema import follow, slow_copy
+from ..models.ema import ema_copy, ema_update
 from ..models.queue import Queue
 from .base import Batch, Method, Terms
 
@@ -108,7 +108,7 @@ class MoCo(Method):
         """Add the head, the slow copy and the queue; see `Config`."""
         super().__init__(f, config)
         self.g = mlp(f.dim, *config.head, norm=False, last_norm=False)
-        self.f_k = slow_copy(self.f_q)
+        self.f_k = ema_copy(self.f_q)
         self.queue = Queue(config.queue, config.head[-1])
         self.tau, self.ema, self.splits = config.tau, config.ema, config.splits
         self.last: tuple[Tensor, ...] = ()
@@ -139,14 +139,14 @@ class MoCo(Method):
 
     def after_step(self, progress: float) -> None:
         """Let the slow copy follow, and the keys take the places of the oldest."""
-        follow(self.f_k, self.f_q, self.ema)
+        ema_update(self.f_k, self.f_q, self.ema)
         self.queue.push(self.last[1])
 
     def negatives(self, batch: int) -> int:
         """All keys of the queue."""
         return len(self.keys)
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how often a query's own key was the nearest of all keys of the batch."""
         return {"contrastive_accuracy": key_accuracy(*self.last)}
 

@@ -33,7 +33,7 @@ from ..core.config import setting
 from ..images.view_settings import Views
 from ..losses import info_nce, key_accuracy, unit
 from ..models import Encoder, mlp
-from ..models.ema import follow, rising, slow_copy
+from ..models.ema import cosine_momentum, ema_copy, ema_update
 from .base import Batch, Method, Terms
 from .byol import asymmetric
 
@@ -106,7 +106,7 @@ class MoCoV3(Method):
         # As in the authors' code, a transformer's predictor ends in a batch norm, and a ResNet's does not.
         width = config.head[-1]
         self.predict = mlp(width, config.predictor, width, last_norm=patches is not None)
-        self.f_k = slow_copy(nn.Sequential(f, self.g))
+        self.f_k = ema_copy(nn.Sequential(f, self.g))
         self.tau, self.ema = config.tau, config.ema
         self.last: tuple[Tensor, ...] = ()
 
@@ -130,13 +130,13 @@ class MoCoV3(Method):
 
     def after_step(self, progress: float) -> None:
         """Let the slow copy follow, ever more slowly."""
-        follow(self.f_k, nn.Sequential(self.f, self.g), rising(self.ema, progress))
+        ema_update(self.f_k, nn.Sequential(self.f, self.g), cosine_momentum(self.ema, progress))
 
     def negatives(self, batch: int) -> int:
         """The other images, once each."""
         return batch - 1
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how often a query's own key was the nearest of all keys of the batch."""
         return {"contrastive_accuracy": key_accuracy(*self.last)}
 

@@ -130,6 +130,6 @@ class NNCLR(Method):
         """The other images, once each."""
         return batch - 1
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of all."""
         return {"contrastive_accuracy": contrastive_accuracy(*self.last)}

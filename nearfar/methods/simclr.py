@@ -94,6 +94,6 @@ class SimCLR(Method):
         """All views but a view itself and its partner."""
         return 2 * batch - 2
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of all."""
         return {"contrastive_accuracy": contrastive_accuracy(*self.last)}

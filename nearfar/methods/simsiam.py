@@ -51,7 +51,7 @@ class Config:
 class SimSiam(Method):
     """SimSiam: f, a head g, a predictor h whose learning rate stays, and a stop-gradient."""
 
-    steady: ClassVar[tuple[str, ...]] = ("h",)  # section 4.2: a rate that falls holds h back
+    constant_lr: ClassVar[tuple[str, ...]] = ("h",)  # section 4.2: a rate that falls holds h back
 
     # Section 3 for ImageNet. Appendix D for CIFAR: the optimizer and the rate of the recipes themselves.
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -92,7 +92,7 @@ class SimSiam(Method):
         self.last = z_i.detach()
         return {"cosine": D(p_i, z_j.detach()) / 2 + D(p_j, z_i.detach()) / 2}
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how widely z is spread, as figure 2 does; near 0 is collapse."""
         return {"spread": spread(self.last)}
 

@@ -79,7 +79,7 @@ class Supervised(Method):
             )
         }
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell which share of the views was named rightly."""
         logits, labels = self.last
         right = (logits.argmax(1) == labels).float().mean()

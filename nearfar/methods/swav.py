@@ -127,7 +127,7 @@ class SwAV(Method):
         self.prototypes.copy_(unit(self.prototypes))
         self.done.fill_(progress)
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how widely z is spread; near 0 is collapse."""
         return {"spread": spread(self.last)}
 

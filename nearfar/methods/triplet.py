@@ -87,7 +87,7 @@ class Triplet(Method):
         self.last: tuple[Tensor, ...] = ()
 
     @classmethod
-    def needs_of(cls, config: Any) -> frozenset[str]:
+    def requires(cls, config: Any) -> frozenset[str]:
         """Ask for labels where they make the pairs."""
         return frozenset({"labels"} if config.pairs == "labels" else ())
 
@@ -105,7 +105,7 @@ class Triplet(Method):
         kinds = kind.repeat(len(each))
         return {"triplet": triplet(torch.cat(each), kinds, self.config.margin, self.config.mining)}
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of all, where partners are what is of a kind."""
         return (
             {"contrastive_accuracy": contrastive_accuracy(*self.last)} if self.config.pairs == "views" else {}

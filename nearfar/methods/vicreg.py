@@ -111,7 +111,7 @@ class VICReg(Method):
             "covariance": self.config.covariance * (c(C_a) + c(C_b)),
         }
 
-    def measures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Tell how much a feature of z varies; 1 is aimed at, near 0 is collapse."""
         return {"deviation": self.last.sqrt().mean()}
 

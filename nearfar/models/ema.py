@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-def slow_copy(module: nn.Module) -> nn.Module:
+def ema_copy(module: nn.Module) -> nn.Module:
     """Copy a network; the copy gets no gradient, and only `follow` moves it.
 
     Args:
@@ -23,13 +23,13 @@ def slow_copy(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
+def ema_update(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
     """Move every weight of the slow copy: momentum x itself + (1 - momentum) x the fast one's.
 
     Batch norm's running statistics are left to the copy's own forward passes.
 
     Args:
-        slow: from `slow_copy`.
+        slow: from `ema_copy`.
         fast: the network that learns, of the same make.
         momentum: 0 to 1; 1 stands still.
 
@@ -39,7 +39,7 @@ def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
     get_ema_multi_avg_fn(momentum)(list(slow.parameters()), list(fast.parameters()), 0)
 
 
-def rising(start: float, progress: float) -> float:
+def cosine_momentum(start: float, progress: float) -> float:
     """Let a momentum rise to 1 along a half cosine.
 
     Args:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..analysis.projection import layout
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.errors import NearfarError, nearest
 from ..features.knn import top_k
 from ..stores import VectorStore
@@ -135,7 +135,7 @@ def _atlas(store: VectorStore, path: Path) -> Exported:
         ("image", pa.array(pictures)),
     ):
         table = table.append_column(name, values)
-    with whole(path) as file:
+    with atomic_write(path) as file:
         pq.write_table(table, file)
     words = f"embedding-atlas {path} --x x --y y --neighbors neighbors --image image"
     return Exported(path, len(ids), words)
@@ -146,10 +146,10 @@ def _tensorboard(store: VectorStore, folder: Path) -> Exported:
     ids, x = store.vectors()
     names = [name for name in store.columns if name not in ("digest", "x", "y")]
     table = store.rows(names, ids=ids).to_pylist()
-    with whole(folder / "vectors.tsv") as file:
+    with atomic_write(folder / "vectors.tsv") as file:
         np.savetxt(file, x, fmt="%.6g", delimiter="\t")
     lines = ["\t".join(names), *("\t".join(_cell(row[name]) for name in names) for row in table)]
-    with whole(folder / "metadata.tsv") as file:
+    with atomic_write(folder / "metadata.tsv") as file:
         file.write("\n".join(lines).encode(errors="replace") + b"\n")
     across = math.ceil(math.sqrt(len(ids)))
     side = max(1, min(64, SPRITES // across))
@@ -159,14 +159,14 @@ def _tensorboard(store: VectorStore, folder: Path) -> Exported:
             if data:
                 picture = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side))
                 sheet.paste(picture, (at % across * side, at // across * side))
-    with whole(folder / "sprite.png") as file:
+    with atomic_write(folder / "sprite.png") as file:
         sheet.save(file, "PNG")
     config = (
         'embeddings {\n  tensor_name: "nearfar"\n  tensor_path: "vectors.tsv"\n'
         '  metadata_path: "metadata.tsv"\n  sprite {\n    image_path: "sprite.png"\n'
         f"    single_image_dim: {side}\n    single_image_dim: {side}\n  }}\n}}\n"
     )
-    with whole(folder / "projector_config.pbtxt") as file:
+    with atomic_write(folder / "projector_config.pbtxt") as file:
         file.write(config.encode())
     return Exported(folder, len(ids), f"tensorboard --logdir {folder}")
 
@@ -186,15 +186,15 @@ def _fiftyone(store: VectorStore, folder: Path) -> Exported:
     for low in range(0, len(ids), STRETCH):
         for at, data in enumerate(store.thumbnails(ids[low : low + STRETCH]), start=low):
             (folder / "data" / f"{numbers[at]}.jpg").write_bytes(data)
-    with whole(folder / "vectors.npy") as file:
+    with atomic_write(folder / "vectors.npy") as file:
         np.save(file, x, allow_pickle=False)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["number", "id"])
     rows.writerows(zip(numbers, ids, strict=True))
-    with whole(folder / "ids.csv") as file:
+    with atomic_write(folder / "ids.csv") as file:
         file.write(text.getvalue().encode(errors="replace"))
-    with whole(folder / "labels.json") as file:  # the last: what FiftyOne reads first
+    with atomic_write(folder / "labels.json") as file:  # the last: what FiftyOne reads first
         file.write(json.dumps({"labels": dict(zip(numbers, labels, strict=True))}).encode())
     kind = "fiftyone.types.FiftyOneImageClassificationDataset"
     words = f"fiftyone datasets create --name nearfar --dataset-dir {folder} --type {kind}"

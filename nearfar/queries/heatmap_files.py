@@ -12,11 +12,11 @@ from torch import nn
 
 from ..analysis.heatmaps import overlay, remember
 from ..core import rng
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.device import cores
 from ..core.errors import NearfarError
-from ..data.in_memory import open_given
-from ..features.chunked import Stretch, stretches
+from ..data.in_memory import open_in_memory
+from ..features.chunked import Chunk, stretches
 from ..features.extract import features
 from ..stores import VectorStore
 from ..training.run import Run
@@ -64,12 +64,12 @@ def heat(store: VectorStore, run: Run, normal: list[str], ids: list[str], folder
         file = io.BytesIO()
         shown.resize((shown.width * scale, shown.height * scale), Image.Resampling.NEAREST).save(file, "PNG")
         name = re.sub(r"[^\w.-]+", "_", one)[-80:]
-        with whole(folder / f"{number:03d}-{name}.png") as out:
+        with atomic_write(folder / f"{number:03d}-{name}.png") as out:
             out.write(file.getvalue())
     return f"{folder} holds {len(asked):,} heat maps, on one scale: from clear, normal, to yellow, strangest."
 
 
-def _read(store: VectorStore, run: Run, ids: list[str]) -> Stretch:
+def _read(store: VectorStore, run: Run, ids: list[str]) -> Chunk:
     """Decode some images from their files."""
     paths = store.rows(["path"], ids=ids).column("path").to_pylist()
     for one, path in zip(ids, paths, strict=True):
@@ -80,7 +80,7 @@ def _read(store: VectorStore, run: Run, ids: list[str]) -> Stretch:
             )
     short_side = -(-run.preprocess.size * 8 // 7)
     # Two hundred images at most: one stretch.
-    (found,) = stretches(open_given(paths, None), [0], short_side, cores())
+    (found,) = stretches(open_in_memory(paths, None), [0], short_side, cores())
     for row, reason in found.bad:
         raise NearfarError(
             f"{paths[row]} cannot be read ({reason}); delete its row: nearfar store {store.address}"

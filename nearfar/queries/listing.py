@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
 
 SUFFIXES = (".csv", ".json", ".png")
@@ -109,7 +109,7 @@ def write(listing: Listing, path: Path, thumbnails: Thumbnails) -> None:
         content = json.dumps(listing.to_json(), ensure_ascii=False, indent=1).encode() + b"\n"
     else:
         content = _csv(listing).encode()
-    with whole(path) as out:
+    with atomic_write(path) as out:
         out.write(content)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..analysis.projection import cells, draw, layout
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from .listing import Listing
 from .store_access import Address, handed, opened
 
@@ -55,6 +55,6 @@ def image_map(
     paper.paste(sheet, mask=sheet)
     file = io.BytesIO()
     paper.save(file, "PNG")
-    with whole(Path(out)) as target:
+    with atomic_write(Path(out)) as target:
         target.write(file.getvalue())
     return listing

@@ -72,7 +72,7 @@ def _files(look: Look) -> Facts:
     size = found.bytes / max(1, found.usable)
     rows.append(("size of a file", f"{size / 1024:,.1f} KiB on average, about "
                  f"{size * len(look.source) / 2**20:,.0f} MiB in all"))  # fmt: skip
-    extra = sum(len(group) - 1 for group in duplicates(look.store))
+    extra = sum(len(group) - 1 for group in duplicates(look.dataset))
     rows.append(("there twice, byte for byte", f"{extra:,} of {len(look):,} looked at"))
     if len(few) < len(look.source):
         rows.append(("sides, formats and sizes", f"from {len(few):,} files drawn by chance"))

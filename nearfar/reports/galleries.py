@@ -20,7 +20,7 @@ from ..features.knn import top_k
 from ..images import kernels, views
 from ..images.views import View
 from ..training import resolve
-from ..training.resolve import Wanted
+from ..training.resolve import RunConfig
 from .blocks import Grid, Note, Picture
 from .sample import Look
 
@@ -56,7 +56,7 @@ def picture(pixels: Pixels, name: str, side: int = SIDE, **more: Any) -> Picture
 
 
 def _shown(look: Look, row: int, **more: Any) -> Picture:
-    return picture(look.store[row], look.store.ids[row], **more)
+    return picture(look.dataset[row], look.dataset.ids[row], **more)
 
 
 def sample(look: Look) -> Grid:
@@ -68,14 +68,14 @@ def sample(look: Look) -> Grid:
 
 @dataclass(frozen=True)
 class Seen:
-    """A view of some images: its name, the crops (n, 4) as `Draws.box` has them, and the pixels."""
+    """A view of some images: its name, the crops (n, 4) as a draw has them, and the pixels."""
 
     name: str
     box: npt.NDArray[np.int32]
     pixels: torch.Tensor
 
 
-def views_of(look: Look, wanted: Wanted, rows: npt.NDArray[np.int64], epochs: int) -> list[Seen]:
+def views_of(look: Look, wanted: RunConfig, rows: npt.NDArray[np.int64], epochs: int) -> list[Seen]:
     """Make the very views that the network was given of some images in its first epochs.
 
     Args:
@@ -85,11 +85,11 @@ def views_of(look: Look, wanted: Wanted, rows: npt.NDArray[np.int64], epochs: in
         epochs: how many.
 
     Returns:
-        One a view and epoch; pixels (n, 3, side, side) as `batches.Feed` makes them.
+        One a view and epoch; pixels (n, 3, side, side) as `batches.DataLoader` makes them.
     """
     bare = replace(wanted, training=replace(wanted.training, weights=None))
     recipes = resolve.build_method(bare).views(wanted.views)
-    block, numbers = look.store.gather(rows), look.numbers[rows]
+    block, numbers = look.dataset.gather(rows), look.numbers[rows]
     made = []
     for epoch in range(epochs):
         for number, recipe in enumerate(recipes):
@@ -101,13 +101,13 @@ def views_of(look: Look, wanted: Wanted, rows: npt.NDArray[np.int64], epochs: in
     return made
 
 
-def viewed(look: Look, wanted: Wanted) -> Grid:
+def viewed(look: Look, wanted: RunConfig) -> Grid:
     """Show views of a few images, with the crops of the first two marked on the image."""
     rows = np.flatnonzero(look.numbers >= 0)[:VIEWED]
     made = views_of(look, wanted, rows, 1)
     if len(made) == 2:
         made = views_of(look, wanted, rows, EPOCHS)
-    block = look.store.gather(rows)
+    block = look.dataset.gather(rows)
     lines = []
     for at, row in enumerate(rows.tolist()):
         size = (int(block.height[at]), int(block.width[at]))
@@ -190,8 +190,8 @@ def judged(base: Look, asked: Look) -> list[Grid]:
     """
     k = min(NEIGHBOURS, len(base))
     cosine, who = top_k(asked.features, base.features, k)
-    names = np.array(base.store.classes)[base.store.labels]
-    truth = np.array(asked.store.classes)[asked.store.labels]
+    names = np.array(base.dataset.classes)[base.dataset.labels]
+    truth = np.array(asked.dataset.classes)[asked.dataset.labels]
     right = torch.from_numpy(names[who.numpy()] == truth[:, None])
     # Of equally many right neighbours, the nearer ones count more: sure and right, sure and wrong.
     score = right.double().sum(1) + (2 * right.double() - 1).mul(cosine).sum(1) / (4 * k)
@@ -246,8 +246,8 @@ def typical(look: Look) -> list[Grid]:
 
 def duplicates(look: Look) -> list[Grid | Note]:
     """Show pairs of images that are nearly the same: near by features, and alike by pixels."""
-    digests = [bytes(digest).hex() for digest in look.store.digests]
-    found = pairs(Collection(look.features.numpy(), zoomed(look.store), digests))
+    digests = [bytes(digest).hex() for digest in look.dataset.digests]
+    found = pairs(Collection(look.features.numpy(), zoomed(look.dataset), digests))
     looked = f"Among {len(look):,} images"
     if not len(found):
         return [Note(f"{looked}, no two are nearly the same.")]

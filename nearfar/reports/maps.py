@@ -25,7 +25,7 @@ def sheet(look: Look) -> Grid:
     """
     count = min(MAPPED, len(look))
     held = cells(layout(look.features[:count].numpy()))
-    canvas = draw(held, lambda at: Image.fromarray(look.store[at]))
+    canvas = draw(held, lambda at: Image.fromarray(look.dataset[at]))
     file = io.BytesIO()
     canvas.save(file, "WEBP", quality=82, method=4)
     code = base64.b64encode(file.getvalue()).decode("ascii")

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from ..core import progress
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.device import device_named
 from ..core.errors import NearfarError
 from ..evaluation.evaluate import evaluate
 from ..training import checkpoint
-from ..training.resolve import Wanted
+from ..training.resolve import RunConfig
 from ..training.run import Run, load
 from . import cards, page, sample
 from .sections import Subject, overview, sections
@@ -110,7 +110,7 @@ def report(
         answers=() if several else cards.answers(first.run, first.scores, len(first.rejected)),
         overview=overview(subjects),
     )
-    with whole(Path(out)) as file:
+    with atomic_write(Path(out)) as file:
         file.write(text.encode())
     return Report(
         Path(out),
@@ -133,7 +133,7 @@ def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torc
         raise NearfarError(
             f"{run.path} has no config.json, so little can be said of it; give the whole folder."
         )
-    wanted = Wanted.from_json(run.config, f"{run.path / 'config.json'}: ")
+    wanted = RunConfig.from_json(run.config, f"{run.path / 'config.json'}: ")
     found, trouble = None, ""
     progress.say(f"Looking at the images of {name}")
     try:

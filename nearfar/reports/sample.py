@@ -17,12 +17,13 @@ from ..core import rng
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data import cache
+from ..data.dataset import Subset, held_apart
 from ..data.source import Pixels, Source
 from ..data.sources import open_source
 from ..features.extract import features
 from ..features.knn import top_k
 from ..training import resolve
-from ..training.resolve import Wanted
+from ..training.resolve import RunConfig
 from ..training.run import Run
 from ..training.settings import Training
 
@@ -75,14 +76,14 @@ class Look:
 
     source: Source
     few: Some
-    store: Any
+    dataset: Any
     numbers: npt.NDArray[np.int64]
     features: torch.Tensor
     expected: int | None = None
 
     def __len__(self) -> int:
         """Count the images."""
-        return len(self.store)
+        return len(self.dataset)
 
     @cached_property
     def near(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,7 +107,7 @@ def read_rejected(folder: Path) -> list[tuple[str, str]]:
         return [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2][1:]
 
 
-def look(run: Run, wanted: Wanted, data: Any, device: torch.device) -> Look:
+def look(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> Look:
     """Look at a run's own images.
 
     Args:
@@ -134,8 +135,8 @@ def look(run: Run, wanted: Wanted, data: Any, device: torch.device) -> Look:
     expected = int(facts["images"]) + int(facts.get("held_out", 0))
     found = _look(run, source, usable[chosen], wanted.short_side, device)
     number = dict(zip(found.few.ids, numbers[chosen].tolist(), strict=True))
-    known = np.array([number[name] for name in found.store.ids], np.int64)
-    return Look(source, found.few, found.store, known, found.features, expected)
+    known = np.array([number[name] for name in found.dataset.ids], np.int64)
+    return Look(source, found.few, found.dataset, known, found.features, expected)
 
 
 def _numbers(count: int, training: Training, apart: bool) -> npt.NDArray[np.int64]:
@@ -143,8 +144,8 @@ def _numbers(count: int, training: Training, apart: bool) -> npt.NDArray[np.int6
     numbers = np.arange(count)
     if not apart:
         return numbers
-    trained, _ = cache.held_apart(range(count), training.held_out, training.seed)
-    if isinstance(trained, cache.Part):
+    trained, _ = held_apart(range(count), training.held_out, training.seed)
+    if isinstance(trained, Subset):
         numbers = np.full(count, -1)
         numbers[trained.rows] = np.arange(len(trained))
     return numbers
@@ -172,7 +173,7 @@ def _look(
 ) -> Look:
     """Decode and encode some images."""
     few = some(source, rows)
-    store = cache.load(
+    dataset = cache.load(
         few,
         short_side=short_side,
         max_pixels=Training.max_pixels,
@@ -180,7 +181,7 @@ def _look(
         threads=cores(),
         memory=8 << 30,  # some thousand images, reduced: never packed on disk
     )
-    if len(store) < 2:
+    if len(dataset) < 2:
         raise NearfarError(f"fewer than two images of {source.name} can be used; see nearfar check.")
-    vectors = torch.from_numpy(features(run.encoder, store, run.preprocess, device=device))
-    return Look(source, few, store, np.full(len(store), -1), vectors)
+    vectors = torch.from_numpy(features(run.encoder, dataset, run.preprocess, device=device))
+    return Look(source, few, dataset, np.full(len(dataset), -1), vectors)

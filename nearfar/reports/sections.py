@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import progress
-from ..training.resolve import Wanted
+from ..training.resolve import RunConfig
 from ..training.run import Run
 from . import cards, curves, galleries, maps, scoring
 from .blocks import Blocks, Columns, Fold, Grid, Note, Section, Table
@@ -31,7 +31,7 @@ class Subject:
 
     name: str
     run: Run
-    wanted: Wanted
+    wanted: RunConfig
     rejected: Sequence[tuple[str, str]]
     look: Look | None
     trouble: str

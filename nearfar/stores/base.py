@@ -32,7 +32,7 @@ EXACT = 300_000  # vectors up to which all are compared
 
 
 @dataclass(frozen=True)
-class Card:
+class StoreInfo:
     """Says whose vectors a store holds.
 
     Attributes:
@@ -53,7 +53,7 @@ class Card:
         """Describe it in plain values."""
         return asdict(self)
 
-    def admit(self, other: Card, address: str) -> None:
+    def admit(self, other: StoreInfo, address: str) -> None:
         """Refuse vectors that another encoder, or the same on other pixels, has made.
 
         Args:
@@ -84,7 +84,7 @@ class VectorStore(Protocol):
     """
 
     address: str
-    card: Card
+    card: StoreInfo
 
     @property
     def version(self) -> int:

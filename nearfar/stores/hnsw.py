@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core import progress, rng
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.device import cores
 from ..core.errors import NearfarError
 from .brute_force import Cosines, Rows, best, weighed
@@ -94,7 +94,7 @@ def build(unit: Cosines, stem: Path) -> Graphs:
         made = faiss.IndexHNSWFlat(unit.shape[1], LINKS)
         made.hnsw.efConstruction = CARE
         made.add(np.ascontiguousarray(unit[starts[part] : (*starts, len(unit))[part + 1]]))
-        with whole(_file(stem, part)) as file:
+        with atomic_write(_file(stem, part)) as file:
             faiss.write_index(made, faiss.PyCallbackIOWriter(file.write))
         return made
 

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
 from . import schema as rows
-from .base import FIXED, THUMBNAIL, Card, Value, Vectors, VectorStore
+from .base import FIXED, THUMBNAIL, StoreInfo, Value, Vectors, VectorStore
 from .columns import values_of
 from .open import open_store
 
@@ -72,7 +72,7 @@ def _to_parquet(store: VectorStore, ids: Sequence[str], path: Path, facts: str) 
     fields = [pa.field(name, rows.arrow_type(name, kind)) for name, kind in store.columns.items()]
     fields += [pa.field("thumbnail", pa.binary()), pa.field("vector", pa.list_(pa.float32(), store.card.dim))]
     schema = pa.schema(fields, metadata={"nearfar": facts})
-    with whole(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with atomic_write(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for some in _parts(ids):
             table = store.rows(ids=some)
             table = table.append_column("thumbnail", pa.array(store.thumbnails(some), pa.binary()))
@@ -89,7 +89,7 @@ def _to_npz(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
     table = store.rows(ids=ids)
     arrays = {name: np.array(_words(table[name].to_pylist()), np.str_) for name in table.column_names}
     arrays = {"ids": arrays.pop("id"), **arrays, "provenance": np.array(facts)}
-    with whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             # One fixed date: the same rows shall give the same bytes.
             with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
@@ -103,9 +103,9 @@ def _to_npz(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
 
 def _to_csv(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> None:
     names = list(store.columns)
-    with whole(path.with_suffix(".json")) as file:
+    with atomic_write(path.with_suffix(".json")) as file:
         file.write(facts.encode() + b"\n")
-    with whole(path) as file:
+    with atomic_write(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text)
         writer.writerow([*names, *(f"v{at}" for at in range(store.card.dim))])
@@ -140,7 +140,9 @@ def import_file(address: str | Path, path: str | Path) -> tuple[VectorStore, int
         names = {"encoder": str, "run": str, "preprocess": dict}
         said = {name: facts[name] for name, type_ in names.items() if isinstance(facts.get(name), type_)}
         size = facts.get("thumbnail")
-        store = open_store(address, Card(dim, thumbnail=size if isinstance(size, int) else THUMBNAIL, **said))
+        store = open_store(
+            address, StoreInfo(dim, thumbnail=size if isinstance(size, int) else THUMBNAIL, **said)
+        )
         count = 0
         for table in tables:
             store.put(table)

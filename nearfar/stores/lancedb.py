@@ -17,7 +17,7 @@ from ..core.errors import NearfarError
 from ..data.cache import cache_root
 from . import conditions as conditions
 from . import schema as rows
-from .base import FIXED, Card, Value, Vectors
+from .base import FIXED, StoreInfo, Value, Vectors
 from .index import Index
 
 TABLE = "images"
@@ -40,7 +40,7 @@ def _text(value: conditions.Literal) -> str:
 class LanceStore:
     """See `base.VectorStore`. A write is one commit or two; each row is there whole, or not at all."""
 
-    def __init__(self, address: str, card: Card | None = None) -> None:
+    def __init__(self, address: str, card: StoreInfo | None = None) -> None:
         """Open the store, or make it.
 
         Args:
@@ -68,7 +68,7 @@ class LanceStore:
         said = (self._table.schema.metadata or {}).get(b"nearfar")
         if said is None:
             raise NearfarError(f"{address} is another program's LanceDB table; name another store.")
-        self.card = Card(**json.loads(said))
+        self.card = StoreInfo(**json.loads(said))
         if card is not None:
             self.card.admit(card, address)
         digest = hashlib.blake2b(address.encode(), digest_size=16).hexdigest()
@@ -76,7 +76,7 @@ class LanceStore:
         place = Path(self.folder or "", "search") if beside else cache_root() / "stores" / digest
         self._index = Index(self, place, self.card.dim)
 
-    def _check_folder(self, folder: Path, card: Card | None) -> None:
+    def _check_folder(self, folder: Path, card: StoreInfo | None) -> None:
         """Refuse a folder that is something else, before LanceDB writes into it."""
         if (folder / f"{TABLE}.lance").is_dir():
             return
@@ -87,7 +87,7 @@ class LanceStore:
                 f"there is no vector store {folder}; make one: nearfar embed RUN DATA --store {folder}"
             )
 
-    def _open(self, card: Card | None) -> Any:
+    def _open(self, card: StoreInfo | None) -> Any:
         """Open the table; make it, unless another process was quicker."""
         for _ in range(2):
             try:
@@ -103,7 +103,7 @@ class LanceStore:
         raise NearfarError(f"{self.address} cannot be made; choose another place with --store.")
 
     @staticmethod
-    def _schema(card: Card) -> Any:
+    def _schema(card: StoreInfo) -> Any:
         import pyarrow as pa
 
         fields = [pa.field(name, rows.arrow_type(name, kind)) for name, kind in FIXED.items()]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .base import Card, VectorStore
+from .base import StoreInfo, VectorStore
 
 PREFIXES = ("postgresql://", "postgres://")
 
 
-def open_store(address: str | Path, card: Card | None = None) -> VectorStore:
+def open_store(address: str | Path, card: StoreInfo | None = None) -> VectorStore:
     """Open a vector store, or make one where there is none yet and a card is given.
 
     Args:

@@ -16,7 +16,7 @@ from ..core import progress, rng
 from ..core.errors import NearfarError
 from . import conditions as conditions
 from . import schema
-from .base import EXACT, FIXED, Card, Value, Vectors
+from .base import EXACT, FIXED, StoreInfo, Value, Vectors
 from .index import DECIMALS, check_queries
 from .pg_connection import Server, parse
 
@@ -40,7 +40,7 @@ def _column(name: str, kind: str) -> str:
 class PostgresStore:
     """See `base.VectorStore`. Writers take turns: each first takes the store's row of nearfar_stores."""
 
-    def __init__(self, address: str, card: Card | None = None) -> None:
+    def __init__(self, address: str, card: StoreInfo | None = None) -> None:
         """Open the store, or make it.
 
         Args:
@@ -63,7 +63,7 @@ class PostgresStore:
         if text is None and card is not None:
             self._make(card)
             text = self._card()
-        self.card = Card(**json.loads(str(text)))
+        self.card = StoreInfo(**json.loads(str(text)))
         if card is not None:
             self.card.admit(card, self.address)
 
@@ -74,7 +74,7 @@ class PostgresStore:
         found = self._server.run("select card from nearfar_stores where name = :name", name=self._name)
         return str(found[0][0]) if found else None
 
-    def _make(self, card: Card) -> None:
+    def _make(self, card: StoreInfo) -> None:
         """Make the tables, unless another process was quicker."""
         columns = [f'"{name}" {_column(name, kind)}' for name, kind in FIXED.items()]
         columns[0] += " primary key"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import NearfarError, nearest
-from .base import FIXED, Card, Value, Vectors
+from .base import FIXED, StoreInfo, Value, Vectors
 from .conditions import WORDS
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def check_texts(texts: Sequence[str | None], what: str) -> None:
             raise NearfarError(f"{what} {text[:40]!r} holds a character that cannot be kept; rename it.")
 
 
-def incoming(table: pyarrow.Table, card: Card, columns: Mapping[str, str]) -> pyarrow.Table:
+def incoming(table: pyarrow.Table, card: StoreInfo, columns: Mapping[str, str]) -> pyarrow.Table:
     """Check rows that are to come in, and give their columns the store's types and order.
 
     Args:

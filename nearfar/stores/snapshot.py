@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..features.knn import unit
 from . import hnsw
 from .brute_force import Cosines, Rows
@@ -103,7 +103,7 @@ def write(folder: Path, version: int, dim: int, count: int, pieces: Iterator[Pie
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / str(version)
     ids, keys = [pa.array([], pa.string())], [np.empty(0, np.int64)]
-    with whole(folder / f"{version}.npy") as file:
+    with atomic_write(folder / f"{version}.npy") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
         np.lib.format.write_array_header_1_0(file, header)
         for some, digests, vectors in pieces:
@@ -111,13 +111,13 @@ def write(folder: Path, version: int, dim: int, count: int, pieces: Iterator[Pie
             ids.append(some)
             keys.append(digests)
     table = pa.table({"id": pa.chunked_array(ids), "key": np.concatenate(keys)})
-    with whole(folder / f"{version}.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
+    with atomic_write(folder / f"{version}.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     facts: dict[str, Any] = {"name": version, "rows": count, "starts": [], "effort": 0, "recall": 1.0}
     if graph and count:
         made = hnsw.build(np.load(folder / f"{version}.npy", mmap_mode="r"), stem)
         facts |= {"starts": made.starts, "effort": made.effort, "recall": made.recall}
-    with whole(folder / NOTE) as file:
+    with atomic_write(folder / NOTE) as file:
         file.write(json.dumps(facts).encode())
     for old in folder.iterdir():  # a process that has them open keeps them
         if old.suffix in (".npy", ".arrow", ".faiss") and old.name.split(".")[0] != str(version):

@@ -14,7 +14,7 @@ from ..core import distributed, progress
 from ..core.device import cores, device_named
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data import loader
-from ..data.dataset import Block
+from ..data.dataset import RaggedImages
 from ..data.inspection import Inspection, inspect
 from ..data.reading import read_pixels
 from ..data.sources import Source, open_source
@@ -119,7 +119,7 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
 
 
 def _propose(
-    source: Source, wanted: resolve.Wanted, found: Inspection, device: torch.device, threads: int
+    source: Source, wanted: resolve.RunConfig, found: Inspection, device: torch.device, threads: int
 ) -> Proposal:
     """Measure a few steps on a sample of the images, and work out the rest."""
     sample = _Sample(source, wanted, found.usable)
@@ -132,7 +132,7 @@ def _propose(
     if precision == "auto":
         gains = engine.gains_from_bfloat16(module, sides(views, wanted.size), device)
         precision = "bfloat16" if gains else "float32"
-    feed = loader.Feed(
+    feed = loader.DataLoader(
         sample,
         views,
         size=wanted.size,
@@ -185,7 +185,7 @@ def _propose(
 class _Sample:
     """A few decoded images that stand for all of them, so that the pace of a step can be measured."""
 
-    def __init__(self, source: Source, wanted: resolve.Wanted, count: int) -> None:
+    def __init__(self, source: Source, wanted: resolve.RunConfig, count: int) -> None:
         self.count = count
         limit = wanted.training.max_pixels
         images = []
@@ -197,7 +197,7 @@ class _Sample:
             except BadImage:
                 continue
         sizes = np.array([image.size for image in images], np.int64)
-        self.block = Block(
+        self.block = RaggedImages(
             np.concatenate([image.reshape(-1) for image in images]),
             np.cumsum(sizes) - sizes,
             np.array([image.shape[0] for image in images], np.int32),
@@ -208,8 +208,8 @@ class _Sample:
     def __len__(self) -> int:
         return self.count
 
-    def gather(self, rows: Any) -> Block:
+    def gather(self, rows: Any) -> RaggedImages:
         """Give as many images as asked for, over and over the same."""
         pick = np.asarray(rows) % len(self.block.height)
         block = self.block
-        return Block(block.pixels, block.offset[pick], block.height[pick], block.width[pick])
+        return RaggedImages(block.pixels, block.offset[pick], block.height[pick], block.width[pick])

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from ..core.atomic import whole
+from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
 
 LAST = "last.safetensors"
@@ -36,7 +36,7 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         NearfarError: the disk is full or the folder cannot be written; the old file is intact.
     """
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 

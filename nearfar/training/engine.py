@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core import distributed
-from ..data.loader import Feed
+from ..data.loader import DataLoader
 from ..methods.base import Batch, Method, Terms
 from . import grad_cache, optim
-from .schedule import Clock, Plan
+from .schedule import StepPlan, TimeBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ class Step:
     """What one step did. `loss` and `terms` stay on the device: reading them is the caller's choice."""
 
     number: int  # steps done, this one included
-    plan: Plan
+    plan: StepPlan
     loss: torch.Tensor
     terms: Terms
     rate: float  # learning rate of this step
@@ -77,10 +77,10 @@ def average_gradients(module: nn.Module) -> None:
 
 def train(
     method: Method,
-    feed: Feed,
+    feed: DataLoader,
     optimizer: torch.optim.Optimizer,
     *,
-    plan: Plan,
+    plan: StepPlan,
     rate: float,
     warmup: float,
     device: torch.device,
@@ -88,7 +88,7 @@ def train(
     chunk: int | None = None,
     labels: torch.Tensor | None = None,
     start: int = 0,
-    clock: Clock | None = None,
+    clock: TimeBudget | None = None,
 ) -> Iterator[Step]:
     """Train, and yield after every step.
 
@@ -119,7 +119,7 @@ def train(
     for rows, views in feed:
         now = rate * optim.factor(plan.progress(number + 0.5), warmup)  # mid-step: neither end is wasted
         for group in optimizer.param_groups:
-            group["lr"] = (rate if group.get("steady") else now) * group.get("share", 1.0)
+            group["lr"] = (rate if group.get("constant_lr") else now) * group.get("lr_scale", 1.0)
         marks = None if labels is None else labels[rows].to(device, non_blocking=True)
         batch = Batch([view.to(device, non_blocking=True) for view in views], rows, marks)
         optimizer.zero_grad(set_to_none=True)
@@ -159,7 +159,7 @@ def synchronise(device: torch.device) -> None:
 
 def seconds_a_step(
     method: Method,
-    feed: Feed,
+    feed: DataLoader,
     optimizer: torch.optim.Optimizer,
     *,
     device: torch.device,
@@ -178,7 +178,7 @@ def seconds_a_step(
         Seconds a step; the slowest process's.
     """
     weights = {name: value.clone() for name, value in method.state_dict().items()}
-    forever = Plan(((0, 1_000_000_000),))
+    forever = StepPlan(((0, 1_000_000_000),))
     began, timed = time.perf_counter(), 0
     for step in train(
         method,
@@ -224,7 +224,7 @@ def gains_from_bfloat16(method: Method, sides: Sequence[int], device: torch.devi
         return False
     weights = {name: value.clone() for name, value in method.state_dict().items()}
     made = [torch.rand(32, 3, side, side) for side in sides]
-    labels = torch.arange(32) % 2 if "labels" in method.needs_of(method.config) else None
+    labels = torch.arange(32) % 2 if "labels" in method.requires(method.config) else None
     made = [view.contiguous(memory_format=torch.channels_last) for view in made]
     batch = Batch(made, torch.arange(32), labels)
     method.train()

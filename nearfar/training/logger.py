@@ -18,11 +18,11 @@ from ..core.errors import NearfarError
 from ..methods.base import Method
 from . import checkpoint
 from .engine import Step
-from .schedule import Plan
+from .schedule import StepPlan
 from .settings import Training
 
 
-class Recorder:
+class RunLogger:
     """Follows the steps of one sitting; only the first process writes."""
 
     def __init__(
@@ -33,7 +33,7 @@ class Recorder:
         training: Training,
         *,
         images: int,
-        plan: Plan,
+        plan: StepPlan,
         started: int,
         seconds: float,
         timed: bool,
@@ -130,7 +130,7 @@ class Recorder:
         if len(step.terms) > 1:
             world = distributed.world()
             figures |= {name: float(distributed.total(term)) / world for name, term in step.terms.items()}
-        figures |= {name: float(value) for name, value in self.method.measures().items()}
+        figures |= {name: float(value) for name, value in self.method.metrics().items()}
         figures["rate"] = step.rate
         if (peak := memory.peak(step.loss.device)) is not None:
             figures["peak_mib"] = peak

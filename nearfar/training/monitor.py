@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core import distributed, progress
-from ..data.dataset import Part
+from ..data.dataset import Subset
 from ..health.measure import health, partner_found, settled
 from ..health.verdict import COLLAPSED, Verdict, judge
 from ..images.view_settings import Views
 from ..models import Encoder
 from . import checkpoint
 from .engine import Step
-from .setup import Job
+from .setup import TrainingSetup
 
 SHARE = 0.02  # of the time of training that looking may take
 EARLY = 0.03  # share that a look at a quarter, besides the first and the last, may bring it to
@@ -25,10 +25,10 @@ COST = 200  # images trained on for each image looked at, so that three looks ta
 GROUPS, PAIRS = 8, 2  # one image of so many is LiDAR's; and has its partner looked for under the run's views
 
 
-class Watch:
+class HealthMonitor:
     """Measures health now and then, judges it, and logs it to `health.jsonl`, in the first process only."""
 
-    def __init__(self, job: Job, held: Part | None, judged: bool = False) -> None:
+    def __init__(self, job: TrainingSetup, held: Subset | None, judged: bool = False) -> None:
         """Open `health.jsonl` at the step from which training goes on.
 
         Args:
@@ -37,7 +37,7 @@ class Watch:
             judged: whether someone waits for an early look, to end the run by.
         """
         self.judged = judged or job.wanted.training.stop_on_collapse
-        self.job, self.held, self.images = job, held, held if held is not None else job.store
+        self.job, self.held, self.images = job, held, held if held is not None else job.dataset
         self.looks = job.wanted.training.looks if distributed.first() else 0
         self.next = job.started + self._stride(job.plan.steps)
         # As first planned, which is the same in every sitting.
@@ -107,19 +107,19 @@ class Watch:
         first, second = (made if isinstance(made, Views) else made.recipe for made in own)
         preprocess, seed = job.wanted.preprocess, job.wanted.training.seed
         if step == 0:
-            f = settled(f, preprocess, job.store, first, seed=seed, device=job.device, sample=some)
+            f = settled(f, preprocess, job.dataset, first, seed=seed, device=job.device, sample=some)
         groups = some // GROUPS
         found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=some, groups=groups)
-        epoch = step * job.wanted.training.batch / len(job.store)
+        epoch = step * job.wanted.training.batch / len(job.dataset)
         figures = {"epoch": round(epoch, 4), **found.to_json(), "held_out": self.held is not None}
         for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells
-            if step and name in (measures := job.module.measures()):
-                figures[f"{name}_of_z"] = float(measures[name])
+            if step and name in (metrics := job.module.metrics()):
+                figures[f"{name}_of_z"] = float(metrics[name])
         if self.held is not None:
             # As many of both: among more, a partner is harder to find. Of few images, more views.
-            pairs = min(some // PAIRS, len(self.held), len(job.store))
+            pairs = min(some // PAIRS, len(self.held), len(job.dataset))
             turns = math.ceil((some // PAIRS) / pairs)
-            for name, part in (("partner_held", self.held), ("partner_trained", job.store)):
+            for name, part in (("partner_held", self.held), ("partner_trained", job.dataset)):
                 figures[name] = partner_found(
                     f,
                     preprocess,

@@ -19,16 +19,18 @@ from ..core.device import device_named
 from ..core.errors import NearfarError, nearest
 from ..core.version import __version__
 from ..data import cache
-from ..data.loader import Feed
+from ..data.dataset import Subset, held_apart
+from ..data.loader import DataLoader
+from ..data.reading import write_rejected
 from ..data.sources import Source, open_source
 from . import checkpoint, engine, resolve
-from .logger import Recorder, locked, signals
-from .monitor import Watch
-from .resolve import Wanted
+from .logger import RunLogger, locked, signals
+from .monitor import HealthMonitor
+from .resolve import RunConfig
 from .run import Run, export, load
-from .schedule import Plan
+from .schedule import StepPlan
 from .settings import Training
-from .setup import Job, prepare, threads
+from .setup import TrainingSetup, prepare, threads
 
 OURS = (
     "config.json",
@@ -94,44 +96,46 @@ def pretrain(
             return load(folder)
         source = open_source(data, labels=_needs_labels(method, like, given))
         wanted, plan = _wanted(source, method, recipe, like, given, device)
-        store = _store(source, wanted)
-        store, held = cache.held_apart(store, wanted.training.held_out, wanted.training.seed)
-        wanted, notes = resolve.fitted(resolve.with_classes(wanted, len(store.classes)), len(store))
+        dataset = _store(source, wanted)
+        dataset, held = held_apart(dataset, wanted.training.held_out, wanted.training.seed)
+        wanted, notes = resolve.fitted(resolve.with_classes(wanted, len(dataset.classes)), len(dataset))
         if earlier:
-            wanted, plan = _same(earlier, wanted, store.fingerprint, len(store), folder)
+            wanted, plan = _same(earlier, wanted, dataset.fingerprint, len(dataset), folder)
             if _finished(folder):
                 return load(folder)
         for note in notes:
             progress.say(note)
-        job = prepare(folder, wanted, plan, store, device, follow=like is None)
+        job = prepare(folder, wanted, plan, dataset, device, follow=like is None)
         _train(job, held, asked, source.name, judge)
         distributed.barrier()
         return load(folder)
 
 
-def _train(job: Job, held: cache.Part | None, asked: dict[str, Any], name: str, judge: Judge | None) -> None:
+def _train(
+    job: TrainingSetup, held: Subset | None, asked: dict[str, Any], name: str, judge: Judge | None
+) -> None:
     """Train to the end, logging and saving on the way, and write the encoder."""
-    data = {"name": name, "images": len(job.store), "held_out": 0 if held is None else len(held)}
-    data["fingerprint"] = job.store.fingerprint
+    data = {"name": name, "images": len(job.dataset), "held_out": 0 if held is None else len(held)}
+    data["fingerprint"] = job.dataset.fingerprint
     versions = {"nearfar": __version__, "commit": commit(), "torch": torch.__version__}
     config = {**versions, "asked": asked, "data": data, **job.wanted.to_json(), "plan": job.plan.stretches}
     _record(job, config)
     job.announce()
     feed, recorder = (
         job.feed(job.started),
-        Recorder(
+        RunLogger(
             job.folder,
             job.module,
             job.optimizer,
             job.wanted.training,
-            images=len(job.store),
+            images=len(job.dataset),
             plan=job.plan,
             started=job.started,
             seconds=job.spent,
             timed=job.clock is not None,
         ),
     )
-    watch = Watch(job, held, judge is not None)
+    watch = HealthMonitor(job, held, judge is not None)
     try:
         if job.started < job.plan.steps:
             _steps(job, feed, recorder, watch, config, judge)
@@ -151,16 +155,16 @@ def _train(job: Job, held: cache.Part | None, asked: dict[str, Any], name: str, 
             "seed": training.seed,
             "weights": training.weights,
         }
-        cache.write_rejected(job.folder / "rejected.csv", job.store.rejected)
+        write_rejected(job.folder / "rejected.csv", job.dataset.rejected)
         export(job.folder, job.module.f, job.wanted.preprocess, provenance)
         progress.say(f"Done: {job.plan.steps:,} steps. The encoder is in {job.folder}.")
 
 
 def _steps(
-    job: Job,
-    feed: Feed,
-    recorder: Recorder,
-    watch: Watch,
+    job: TrainingSetup,
+    feed: DataLoader,
+    recorder: RunLogger,
+    watch: HealthMonitor,
     config: dict[str, Any],
     judge: Judge | None,
 ) -> None:
@@ -217,10 +221,10 @@ def _compiler(setting: str) -> Iterator[None]:
         raise NearfarError(f"the network cannot be compiled here ({reason}); set --compile no.") from error
 
 
-def _record(job: Job, config: dict[str, Any]) -> None:
+def _record(job: TrainingSetup, config: dict[str, Any]) -> None:
     """Write what the run is, and which images it does without."""
     if distributed.first():
-        cache.write_rejected(job.folder / "rejected.csv", job.store.rejected)
+        write_rejected(job.folder / "rejected.csv", job.dataset.rejected)
         checkpoint.write_json(job.folder / "config.json", config)
 
 
@@ -266,7 +270,7 @@ def _wanted(
     like: str | Path | None,
     given: dict[str, Any],
     device: torch.device,
-) -> tuple[Wanted, Plan | None]:
+) -> tuple[RunConfig, StepPlan | None]:
     """Decide every setting: from another run's folder, or from the recipe and what was asked."""
     if like is None:
         side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
@@ -276,14 +280,14 @@ def _wanted(
         flag = extra[0].replace("_", "-")
         raise NearfarError(f"--like takes every setting from {like}; leave --{flag} out.")
     config = checkpoint.read_json(Path(like) / "config.json")
-    return Wanted.from_json(config, f"{Path(like) / 'config.json'}: "), Plan.of(config["plan"])
+    return RunConfig.from_json(config, f"{Path(like) / 'config.json'}: "), StepPlan.of(config["plan"])
 
 
 def _same(
-    earlier: dict[str, Any], wanted: Wanted, fingerprint: str, images: int, folder: Path
-) -> tuple[Wanted, Plan]:
+    earlier: dict[str, Any], wanted: RunConfig, fingerprint: str, images: int, folder: Path
+) -> tuple[RunConfig, StepPlan]:
     """Make sure that an earlier run is the one now asked for, and take over what it measured."""
-    old = Wanted.from_json(earlier, f"{folder / 'config.json'}: ")
+    old = RunConfig.from_json(earlier, f"{folder / 'config.json'}: ")
     for name in resolve.MEASURED:
         if getattr(wanted.training, name) == "auto":
             measured = {name: getattr(old.training, name)}
@@ -296,14 +300,14 @@ def _same(
             f"{folder} holds a run with other settings ({'; '.join(found)}); "
             "name another folder with --out, or start anew with --overwrite."
         )
-    return wanted, Plan.of(earlier["plan"])
+    return wanted, StepPlan.of(earlier["plan"])
 
 
-def _store(source: Source, wanted: Wanted) -> Any:
+def _store(source: Source, wanted: RunConfig) -> Any:
     """Read the images; under torchrun one process packs first, and the others find the pack."""
     if not distributed.first():
         distributed.barrier()
-    store = cache.load(
+    dataset = cache.load(
         source,
         short_side=wanted.short_side,
         max_pixels=wanted.training.max_pixels,
@@ -313,6 +317,6 @@ def _store(source: Source, wanted: Wanted) -> Any:
     )
     if distributed.first():
         distributed.barrier()
-        if store.rejected:
-            progress.say(f"{len(store.rejected):,} unusable images are set aside; rejected.csv names each.")
-    return store
+        if dataset.rejected:
+            progress.say(f"{len(dataset.rejected):,} unusable images are set aside; rejected.csv names each.")
+    return dataset

@@ -35,7 +35,7 @@ SAMPLE = 64  # images looked at to learn a collection's usual size
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunConfig:
     """All settings of a run, with nothing left to decide but what has to be measured."""
 
     method: str
@@ -77,7 +77,7 @@ class Wanted:
         }
 
     @staticmethod
-    def from_json(values: Mapping[str, Any], where: str) -> Wanted:
+    def from_json(values: Mapping[str, Any], where: str) -> RunConfig:
         """Read what `to_json` wrote.
 
         Args:
@@ -86,7 +86,7 @@ class Wanted:
         """
         try:
             method = values["method"]
-            return Wanted(
+            return RunConfig(
                 method,
                 values["recipe"],
                 build(Training, values["training"], where),
@@ -98,7 +98,7 @@ class Wanted:
                 f"{where}{error.args[0]!r} is missing; start anew with --overwrite."
             ) from error
 
-    def differences(self, other: Wanted) -> list[str]:
+    def differences(self, other: RunConfig) -> list[str]:
         """Name the settings in which another run differs, as "--batch 256 became 512"."""
         found = []
         for mine, theirs in (
@@ -149,7 +149,9 @@ def usual_side(source: Source, max_pixels: int) -> int:
     return int(np.median(sides))
 
 
-def resolve(method: str, recipe: str, asked: Mapping[str, Any], *, side: int, device: torch.device) -> Wanted:
+def resolve(
+    method: str, recipe: str, asked: Mapping[str, Any], *, side: int, device: torch.device
+) -> RunConfig:
     """Put together the recipe and what was asked, which wins.
 
     Args:
@@ -194,10 +196,10 @@ def resolve(method: str, recipe: str, asked: Mapping[str, Any], *, side: int, de
     length = next((name for name in LENGTHS if getattr(training, name) is not None), None)
     if length is None or getattr(training, length) <= 0:
         raise NearfarError("Training needs a length above zero; give --epochs, --steps or --minutes.")
-    return Wanted(method, recipe, training, build(Views, groups[Views]), build(config, groups[config]))
+    return RunConfig(method, recipe, training, build(Views, groups[Views]), build(config, groups[config]))
 
 
-def fitted(wanted: Wanted, count: int) -> tuple[Wanted, list[str]]:
+def fitted(wanted: RunConfig, count: int) -> tuple[RunConfig, list[str]]:
     """Fit the batch to the images there are and to the number of processes.
 
     Args:
@@ -243,10 +245,10 @@ def needs_labels(method: str, given: Mapping[str, Any]) -> bool:
     """
     own = methods.settings(method)
     values = {item.name: given[item.name] for item in settings_of(own) if item.name in given}
-    return "labels" in methods.method(method).needs_of(build(own, values))
+    return "labels" in methods.method(method).requires(build(own, values))
 
 
-def with_classes(wanted: Wanted, classes: int) -> Wanted:
+def with_classes(wanted: RunConfig, classes: int) -> RunConfig:
     """Tell a method that learns to tell classes apart how many there are, if it was not told.
 
     Args:
@@ -267,7 +269,7 @@ def with_classes(wanted: Wanted, classes: int) -> Wanted:
     return wanted
 
 
-def build_method(wanted: Wanted) -> Method:
+def build_method(wanted: RunConfig) -> Method:
     """Build the encoder and the method around it, the same way for the same seed.
 
     Args:

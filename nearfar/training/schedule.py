@@ -48,13 +48,13 @@ def minutes(text: str | float, what: str) -> float:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """The number of steps, as planned first and as corrected since."""
 
     stretches: tuple[tuple[int, int], ...]  # (step from which it holds, steps in all)
 
     @staticmethod
-    def of(stretches: Iterable[Iterable[int]]) -> Plan:
+    def of(stretches: Iterable[Iterable[int]]) -> StepPlan:
         """Read a plan from the lists that JSON gives back.
 
         Args:
@@ -63,7 +63,7 @@ class Plan:
         Returns:
             The plan.
         """
-        return Plan(tuple((start, total) for start, total in stretches))
+        return StepPlan(tuple((start, total) for start, total in stretches))
 
     @property
     def steps(self) -> int:
@@ -92,7 +92,7 @@ class Plan:
                 break
         return done
 
-    def corrected(self, step: int, total: int) -> Plan:
+    def corrected(self, step: int, total: int) -> StepPlan:
         """Plan `total` steps in all from `step` on.
 
         Args:
@@ -102,11 +102,11 @@ class Plan:
         Returns:
             A new plan.
         """
-        return Plan((*self.stretches, (step, total)))
+        return StepPlan((*self.stretches, (step, total)))
 
 
 @dataclass
-class Clock:
+class TimeBudget:
     """Watches a time budget while training, and says when the plan must change."""
 
     seconds: float  # the budget
@@ -118,7 +118,7 @@ class Clock:
         """Tell the seconds of the budget used so far, over all sittings."""
         return self.spent + time.monotonic() - self.started
 
-    def first_plan(self, seconds_a_step: float) -> Plan:
+    def first_plan(self, seconds_a_step: float) -> StepPlan:
         """Plan from a short measurement.
 
         Args:
@@ -128,9 +128,9 @@ class Clock:
             A plan of at least one step.
         """
         left = self.seconds * AIM - self.elapsed()
-        return Plan(((0, max(1, int(left / seconds_a_step))),))
+        return StepPlan(((0, max(1, int(left / seconds_a_step))),))
 
-    def steps_fitting(self, step: int, plan: Plan) -> int | None:
+    def steps_fitting(self, step: int, plan: StepPlan) -> int | None:
         """Compare the pace over the last few calls with what the plan needs.
 
         Args:

@@ -11,30 +11,30 @@ import torch
 
 from ..core import distributed, progress
 from ..core.device import cores
-from ..data.loader import Feed, seconds_a_batch
+from ..data.loader import DataLoader, seconds_a_batch
 from ..images import kernels
 from ..images.views import sides
 from ..methods.base import Method
 from ..models import sync_batchnorm
 from . import checkpoint, engine, optim, resolve
-from .resolve import Wanted
-from .schedule import Clock, Plan
+from .resolve import RunConfig
+from .schedule import StepPlan, TimeBudget
 
 LONG, LONG_STEPS = 600.0, 2000  # seconds, or steps, that a run must last before compiling is tried
 
 
 @dataclass
-class Job:
+class TrainingSetup:
     """All that one sitting of training needs."""
 
     folder: Path
-    wanted: Wanted
-    store: Any
+    wanted: RunConfig
+    dataset: Any
     device: torch.device
     module: Method
     optimizer: torch.optim.Optimizer
-    plan: Plan
-    clock: Clock | None
+    plan: StepPlan
+    clock: TimeBudget | None
     started: int = 0
     spent: float = 0.0
 
@@ -43,17 +43,17 @@ class Job:
         """What the engine must know of the arithmetic."""
         chunk = self.wanted.training.chunk
         share = chunk and max(1, chunk // distributed.world())
-        needs = self.module.needs_of(self.module.config)
-        labels = torch.from_numpy(self.store.labels) if "labels" in needs else None
+        needs = self.module.requires(self.module.config)
+        labels = torch.from_numpy(self.dataset.labels) if "labels" in needs else None
         precision = self.wanted.training.precision
         return {"device": self.device, "precision": precision, "chunk": share, "labels": labels}
 
-    def feed(self, start: int, views_on: str | None = None) -> Feed:
+    def feed(self, start: int, views_on: str | None = None) -> DataLoader:
         """Open the feed at a step; `views_on` overrides the setting."""
         training = self.wanted.training
         there = (views_on or training.views_on) == "device"
-        return Feed(
-            self.store,
+        return DataLoader(
+            self.dataset,
             self.module.views(self.wanted.views),
             size=self.wanted.size,
             batch=training.batch,
@@ -80,12 +80,12 @@ class Job:
         rate, processes = self.wanted.rate, f"{distributed.world()} process(es)"
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
-            f"{what}, {len(self.store):,} images at {self.wanted.size} px",
+            f"{what}, {len(self.dataset):,} images at {self.wanted.size} px",
             f"into       {self.folder}",
             f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim} features",
             f"batch      {training.batch:,} images, {seen:,} views{against}{pieces}",
             f"optimizer  {training.optimizer}, peak rate {rate:.3g}, weight decay {training.decay:g}",
-            f"length     {plan.steps:,} steps, {plan.steps * training.batch / len(self.store):,.1f} epochs",
+            f"length     {plan.steps:,} steps, {plan.steps * training.batch / len(self.dataset):,.1f} epochs",
             f"device     {self.device}, {training.precision}{code}, views on {place}, {processes}",
         ]
         if self.started:
@@ -94,8 +94,14 @@ class Job:
 
 
 def prepare(
-    folder: Path, wanted: Wanted, plan: Plan | None, store: Any, device: torch.device, *, follow: bool
-) -> Job:
+    folder: Path,
+    wanted: RunConfig,
+    plan: StepPlan | None,
+    dataset: Any,
+    device: torch.device,
+    *,
+    follow: bool,
+) -> TrainingSetup:
     """Build the method and bring it to where training goes on; measure what has to be measured.
 
     Args:
@@ -118,11 +124,11 @@ def prepare(
         )
         precision = "bfloat16" if gains else "float32"
         wanted = replace(wanted, training=replace(wanted.training, precision=precision))
-    unplanned = Plan(((0, 1),))
-    job = Job(
+    unplanned = StepPlan(((0, 1),))
+    job = TrainingSetup(
         folder,
         wanted,
-        store,
+        dataset,
         device,
         module,
         optim.optimizer(wanted.training, module),
@@ -132,7 +138,7 @@ def prepare(
     if (folder / checkpoint.LAST).exists():
         tensors, facts = checkpoint.read(folder / checkpoint.LAST)
         checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
-        job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, Plan.of(facts["plan"])
+        job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, StepPlan.of(facts["plan"])
     kernels.ready()
     if wanted.training.views_on == "auto":
         job.wanted = replace(wanted, training=replace(wanted.training, views_on=_faster_place(job)))
@@ -141,13 +147,13 @@ def prepare(
         job.wanted = replace(job.wanted, training=replace(job.wanted.training, compile=pays))
     module.f.compiled(job.wanted.training.compile == "yes")
     if wanted.training.minutes and follow:
-        job.clock = Clock(60.0 * wanted.training.minutes, job.spent)
+        job.clock = TimeBudget(60.0 * wanted.training.minutes, job.spent)
     if plan is None:
         job.plan = _planned(job)
     return job
 
 
-def _faster_place(job: Job) -> str:
+def _faster_place(job: TrainingSetup) -> str:
     """Decide where views are made: by the CPU, unless a GPU makes a real batch faster."""
     if job.device.type != "cuda":
         return "cpu"
@@ -155,7 +161,7 @@ def _faster_place(job: Job) -> str:
     return str(distributed.same("device" if seconds["device"] < seconds["cpu"] else "cpu"))
 
 
-def _compiling_pays(job: Job) -> bool:
+def _compiling_pays(job: TrainingSetup) -> bool:
     """Decide whether a compiled network saves more over the run than compiling and this measurement take."""
     training = job.wanted.training
     if job.device.type != "cuda" or distributed.world() > 1:
@@ -175,7 +181,7 @@ def _compiling_pays(job: Job) -> bool:
     return cost < (seconds or steps * plain) * (1.0 - quick / plain)
 
 
-def _pace(job: Job, seconds: float) -> float:
+def _pace(job: TrainingSetup, seconds: float) -> float:
     """Measure seconds a step on real data."""
     feed = job.feed(0)
     try:
@@ -184,16 +190,16 @@ def _pace(job: Job, seconds: float) -> float:
         feed.close()
 
 
-def _planned(job: Job) -> Plan:
+def _planned(job: TrainingSetup) -> StepPlan:
     """Turn epochs, steps or minutes into a number of steps."""
     training = job.wanted.training
     if training.steps is not None:
-        return Plan(((0, training.steps),))
+        return StepPlan(((0, training.steps),))
     if training.epochs is not None:
-        return Plan(((0, max(1, round(training.epochs * (len(job.store) // training.batch)))),))
+        return StepPlan(((0, max(1, round(training.epochs * (len(job.dataset) // training.batch)))),))
     assert job.clock is not None
     pace = _pace(job, min(8.0, 0.02 * job.clock.seconds))
-    return Plan.of(distributed.same(job.clock.first_plan(pace).stretches))
+    return StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
 
 
 def views_dtype(device: torch.device, precision: str) -> torch.dtype:
@@ -210,6 +216,6 @@ def views_dtype(device: torch.device, precision: str) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and precision == "bfloat16" else torch.float32
 
 
-def threads(wanted: Wanted) -> int:
+def threads(wanted: RunConfig) -> int:
     """Count the threads that read images and make views."""
     return wanted.training.threads or cores()

@@ -18,7 +18,7 @@ import torch
 
 from ...core import progress
 from ...core.errors import NearfarError
-from ..views import Draws
+from ..views import AugmentationParams
 from . import batched
 from .batched import Placed, place
 
@@ -29,7 +29,7 @@ _starting = threading.Lock()
 
 def apply(
     block: Any,
-    draws: Draws,
+    draws: AugmentationParams,
     size: int,
     interpolation: str,
     *,
@@ -45,7 +45,7 @@ def apply(
     clipped), grey, blur and solarisation.
 
     Args:
-        block: n images, a `pack.Block`: flat uint8 `pixels`, and `offset`, `height`, `width` (n,); or what
+        block: n `RaggedImages`: flat uint8 `pixels`, and `offset`, `height`, `width` (n,); or what
             `place` made of it, for views on its device.
         draws: n views' parameters, from `views.draw` or `views.centre`.
         size: side of the views in pixels.
@@ -98,7 +98,7 @@ def apply(
     return out if direct else out.copy_(target)
 
 
-def _check(block: Any, draws: Draws, size: int, interpolation: str) -> None:
+def _check(block: Any, draws: AugmentationParams, size: int, interpolation: str) -> None:
     """Refuse what would read outside an image: the fused kernel checks no bounds of its own."""
     if interpolation not in ("bilinear", "bicubic"):
         raise NearfarError(f"interpolation {interpolation!r} is not known; choose bilinear or bicubic.")

@@ -19,16 +19,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..views import Draws, blur_radius
+from ..views import AugmentationParams, blur_radius
 
 LUMA = (0.2989, 0.587, 0.114)
 ROOM = 256 * 2**20  # bytes that the work on one slice of rows may take, about; a single view may need more
-HUE = 3  # its number in `Draws.order`
+HUE = 3  # its number in `AugmentationParams.order`
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Images whose pixels lie on a device: a `Block` whose `pixels` are a flat uint8 tensor.
+    """Images whose pixels lie on a device: a `RaggedImages` whose `pixels` are a flat uint8 tensor.
 
     `offset` (n,) int64, `height` and `width` (n,) int32 stay on the host, where views are drawn.
     """
@@ -43,7 +43,7 @@ def place(block: Any, device: torch.device) -> Placed:
     """Send the images of a block to a device, and no other bytes of its buffer.
 
     Args:
-        block: n images, a `Block`.
+        block: n images, a `RaggedImages`.
         device: any; page-locked memory makes the way to a CUDA device free of waiting.
 
     Returns:
@@ -58,7 +58,7 @@ def place(block: Any, device: torch.device) -> Placed:
     return Placed(packed.to(device, non_blocking=True), offset, block.height, block.width)
 
 
-def apply(placed: Placed, draws: Draws, out: Tensor, interpolation: str) -> None:
+def apply(placed: Placed, draws: AugmentationParams, out: Tensor, interpolation: str) -> None:
     """Make views; see `nearfar.images.kernels.apply`, which has checked the crops.
 
     Args:
@@ -98,7 +98,7 @@ def slices(box: npt.NDArray[np.int32], size: int, room: int = ROOM) -> Iterator[
         yield slice(start, len(box))
 
 
-def _views(placed: Placed, draws: Draws, size: int, cubic: bool) -> Tensor:
+def _views(placed: Placed, draws: AugmentationParams, size: int, cubic: bool) -> Tensor:
     """Make the views of one slice, (n, s, 3, s) float32."""
     device, n = placed.pixels.device, len(draws)
     turned = [np.flatnonzero(draws.jitter & (draws.order[:, q] == HUE)) for q in range(4)]
@@ -146,7 +146,7 @@ def _send(values: npt.NDArray[Any], device: torch.device) -> Tensor:
     return (there.pin_memory() if device.type == "cuda" else there).to(device, non_blocking=True)
 
 
-def _blends(draws: Draws) -> npt.NDArray[np.float32]:
+def _blends(draws: AugmentationParams) -> npt.NDArray[np.float32]:
     """Write brightness, contrast, saturation and grey as one formula, clip(f x + own L + shared M).
 
     L is a pixel's luminance and M the image's mean luminance. Gives (5, 3, n): f, own and shared, at each

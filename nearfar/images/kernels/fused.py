@@ -23,7 +23,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from ..views import Draws, Preprocess, blur_radius, centre
+from ..views import AugmentationParams, Preprocess, blur_radius, centre
 
 LANES = 32  # rows of a view resized together; a constant, so that the inner loop is unrolled
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
@@ -356,11 +356,13 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="nearfar-views")
 
 
-def apply(block: Any, draws: Draws, out: npt.NDArray[np.float32], interpolation: str, threads: int) -> None:
+def apply(
+    block: Any, draws: AugmentationParams, out: npt.NDArray[np.float32], interpolation: str, threads: int
+) -> None:
     """Make views; see `nearfar.images.kernels.apply`, which has checked the crops.
 
     Args:
-        block: the images, a `pack.Block`.
+        block: the images, a `RaggedImages`.
         draws: n views' parameters.
         out: (n, size, size, 3) float32, written in place.
         interpolation: "bilinear" or "bicubic".

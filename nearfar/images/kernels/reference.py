@@ -10,16 +10,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..views import Draws, blur_radius
+from ..views import AugmentationParams, blur_radius
 
 LUMA = (0.2989, 0.587, 0.114)
 
 
-def apply(block: Any, draws: Draws, out: torch.Tensor, interpolation: str) -> None:
+def apply(block: Any, draws: AugmentationParams, out: torch.Tensor, interpolation: str) -> None:
     """Make views; see `nearfar.images.kernels.apply`.
 
     Args:
-        block: the images, a `pack.Block`.
+        block: the images, a `RaggedImages`.
         draws: n views' parameters.
         out: (n, 3, size, size) float32, written in place.
         interpolation: "bilinear" or "bicubic".
@@ -33,7 +33,9 @@ def apply(block: Any, draws: Draws, out: torch.Tensor, interpolation: str) -> No
         out[k] = view(crop, draws, k, out.shape[-1], interpolation)
 
 
-def view(crop: torch.Tensor, draws: Draws, k: int, size: int, interpolation: str) -> torch.Tensor:
+def view(
+    crop: torch.Tensor, draws: AugmentationParams, k: int, size: int, interpolation: str
+) -> torch.Tensor:
     """Make one view of one crop: resize, flip, jitter, grey, blur, solarise, in this order.
 
     Args:

@@ -12,6 +12,7 @@ from ...analysis import duplicates
 from ...analysis.pixel_similarity import zoomed
 from ...core.device import cores
 from ...data import cache
+from ...data.dataset import ImageDataset
 from ...data.sources import open_source
 from ...features.extract import features
 from ...training.run import Run, load
@@ -45,22 +46,24 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
             y: not used.
         """
         run = self.run if isinstance(self.run, Run) else load(self.run)
-        store = cache.load(
+        dataset = cache.load(
             open_source(X),
             short_side=-(-run.preprocess.size * 8 // 7),
             max_pixels=Training.max_pixels,
             max_bad=0,
             threads=cores(),
         )
-        assert isinstance(store, cache.Store)
-        x = features(run.encoder, store, run.preprocess)
-        images = duplicates.Collection(x, zoomed(store), [digest.tobytes().hex() for digest in store.digests])
-        found = duplicates.groups(
-            images, (store.heights.astype(np.int64) * store.widths).tolist(), self.alike
+        assert isinstance(dataset, ImageDataset)
+        x = features(run.encoder, dataset, run.preprocess)
+        images = duplicates.Collection(
+            x, zoomed(dataset), [digest.tobytes().hex() for digest in dataset.digests]
         )
-        self.labels_ = np.full(len(store), -1, np.int64)
+        found = duplicates.groups(
+            images, (dataset.heights.astype(np.int64) * dataset.widths).tolist(), self.alike
+        )
+        self.labels_ = np.full(len(dataset), -1, np.int64)
         self.labels_[found.rows] = found.group
-        self.keep_ = np.ones(len(store), np.bool_)
+        self.keep_ = np.ones(len(dataset), np.bool_)
         self.keep_[found.rows] = found.keep
         return self
 

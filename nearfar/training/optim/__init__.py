@@ -10,7 +10,7 @@ from torch import nn
 
 from ..settings import Training
 from .lars import LARS
-from .light import spare_compiler
+from .light import avoid_dynamo_import
 from .muon import Muon, orthogonal
 
 __all__ = ["LARS", "Muon", "base_rate", "factor", "groups", "optimizer", "orthogonal"]
@@ -24,25 +24,25 @@ def groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
         decay: weight decay of the first group.
 
     Returns:
-        Up to four groups for an optimizer; `adapt` is LARS's, False for the exempt; `steady` marks the
+        Up to four groups for an optimizer; `adapt` is LARS's, False for the exempt; `constant_lr` marks the
         parts that the method names so, whose rate does not fall.
 
     Source:
         SimCLR's code: biases and batch norms are excluded from decay and from LARS's adaptation.
     """
-    names = getattr(module, "steady", ())
+    names = getattr(module, "constant_lr", ())
     found = []
-    for steady in (False, True):
+    for constant_lr in (False, True):
         trained = [
             p
             for name, p in module.named_parameters()
-            if p.requires_grad and (name.split(".")[0] in names) == steady
+            if p.requires_grad and (name.split(".")[0] in names) == constant_lr
         ]
         decayed = [p for p in trained if p.ndim > 1]
         exempt = [p for p in trained if p.ndim <= 1]
         found += [
-            {"params": decayed, "weight_decay": decay, "adapt": True, "steady": steady},
-            {"params": exempt, "weight_decay": 0.0, "adapt": False, "steady": steady},
+            {"params": decayed, "weight_decay": decay, "adapt": True, "constant_lr": constant_lr},
+            {"params": exempt, "weight_decay": 0.0, "adapt": False, "constant_lr": constant_lr},
         ]
     return [group for group in found if group["params"]]
 
@@ -93,13 +93,13 @@ def optimizer(training: Training, module: nn.Module) -> torch.optim.Optimizer:
     Returns:
         The optimizer.
     """
-    spare_compiler()
+    avoid_dynamo_import()
     rate, found = base_rate(training), groups(module, training.decay)
     if training.optimizer == "lars":
         return LARS(found, rate, momentum=training.momentum)
     if training.optimizer == "muon":
         for group in found:  # Adam's steps, for biases and norms, are in another unit: a tenth suits them
-            group["share"] = 1.0 if group["adapt"] else 0.1
+            group["lr_scale"] = 1.0 if group["adapt"] else 0.1
         return Muon(found, rate)
     for group in found:
         del group["adapt"]

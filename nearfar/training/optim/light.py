@@ -13,7 +13,7 @@ MARKED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 NOTE = "__dynamo_disable"  # where torch itself notes the answer, once it has asked the compiler
 
 
-def spare_compiler() -> None:
+def avoid_dynamo_import() -> None:
     """Let the methods that are never compiled run as they are; torch's own way stays where it has changed."""
     for name in MARKED:
         plain = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
