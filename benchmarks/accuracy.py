@@ -22,7 +22,7 @@ import torch
 
 from . import measure
 from .measure import Spread
-from .scoreboard import RunConfig
+from .scoreboard import Asked
 from .table import Bar, Row, Section
 
 BAR = 0.62
@@ -110,7 +110,7 @@ def fixed(folder: Path, train: Path, test: Path) -> float:
     return float((votes.argmax(dim=1) == truth).float().mean())
 
 
-def evaluated(who: str, folder: Path, wanted: RunConfig, seed: int) -> dict[str, Any]:
+def evaluated(who: str, folder: Path, wanted: Asked, seed: int) -> dict[str, Any]:
     """Measure a run, or read what was measured before from the file beside its folder."""
     import nearfar
     from nearfar.evaluation.evaluate import BASELINES
@@ -135,7 +135,7 @@ def child(who: str, train: str, out: str, minutes: float, seed: int, encoder: st
     return lightly(Path(train), Path(out), minutes, seed, encoder)
 
 
-def trained(who: str, folder: Path, wanted: RunConfig, seed: int, encoder: str) -> dict[str, Any]:
+def trained(who: str, folder: Path, wanted: Asked, seed: int, encoder: str) -> dict[str, Any]:
     """Train one run in a process of its own, unless its folder holds it; give its pace."""
     note = folder.parent / f"{folder.name}-pace.json"
     if not (folder / "encoder.json").exists() or (who != "nearfar" and not note.exists()):
@@ -186,7 +186,7 @@ def rows(
     return made
 
 
-def run(wanted: RunConfig) -> Section:
+def run(wanted: Asked) -> Section:
     """Train, evaluate and compare, seed by seed, the two sides in turns."""
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
     if wanted.data is None:

@@ -69,7 +69,7 @@ def simsiam() -> tuple[Loss, Loss]:
 def barlow_twins() -> tuple[Loss, Loss]:
     from lightly.loss import BarlowTwinsLoss
 
-    return method("barlow_twins", redundancy=0.0051, scale=1.0), BarlowTwinsLoss(lambda_param=0.0051)
+    return method("barlow_twins", lambda_=0.0051, scale=1.0), BarlowTwinsLoss(lambda_param=0.0051)
 
 
 def vicreg() -> tuple[Loss, Loss]:
@@ -83,7 +83,7 @@ def swav() -> tuple[Loss, Loss]:
     from lightly.loss import SwaVLoss
 
     theirs = SwaVLoss(temperature=0.1, sinkhorn_iterations=3, sinkhorn_epsilon=0.05)
-    ours = method("swav", tau=0.1, epsilon=0.05, rounds=3, prototypes=WIDTH)
+    ours = method("swav", temperature=0.1, epsilon=0.05, sinkhorn_iterations=3, prototypes=WIDTH)
     return ours, lambda *scores: theirs(list(scores[:2]), list(scores[2:]))[0]
 
 
@@ -93,7 +93,14 @@ def dino() -> tuple[Loss, Loss]:
 
     theirs = DINOLoss(output_dim=WIDTH, student_temp=0.1)
     centre = torch.linspace(-0.5, 0.5, WIDTH).double()
-    ours = method("dino", {"centre": centre}, tau_s=0.1, tau_t=0.07, tau_t_start=0.07, prototypes=WIDTH)
+    ours = method(
+        "dino",
+        {"centre": centre},
+        student_temperature=0.1,
+        teacher_temperature=0.07,
+        teacher_temperature_start=0.07,
+        prototypes=WIDTH,
+    )
 
     def given(*z: Tensor) -> Tensor:
         theirs.center.data = centre.view(1, 1, -1).clone()

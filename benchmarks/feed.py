@@ -25,10 +25,10 @@ from nearfar.training.settings import Training
 
 from . import measure, pictures, step
 from .measure import Spread
-from .scoreboard import RunConfig
+from .scoreboard import Asked
 from .table import Bar, Row, Section
 
-SOURCES = {"resident": 0.98, "packed on disk": 0.98, "JPEG files, --no-pack": 0.95}
+SOURCES = {"resident": 0.98, "packed on disk": 0.98, "JPEG files, --no-cache": 0.95}
 PATHS = 1_000_000
 # Runs a command until it says that its first step is done.
 FIRST_STEP = """
@@ -73,7 +73,7 @@ class _TwoViews:
     def __init__(self, folder: Path, job: step.TrainingSetup) -> None:
         from torchvision import transforms
 
-        settings, size = job.wanted.views, job.wanted.size
+        settings, size = job.wanted.views, job.wanted.image_size
         self.paths = sorted((folder / "images").iterdir())
         jitter = transforms.ColorJitter(
             settings.brightness, settings.contrast, settings.saturation, settings.hue
@@ -118,7 +118,7 @@ def peer(who: str, folder: Path, job: step.TrainingSetup, warm: int, timed: int)
     """Measure the pace with a peer's data set in a DataLoader."""
     from torch.utils.data import DataLoader
 
-    training, settings, size = job.wanted.training, job.wanted.views, job.wanted.size
+    training, settings, size = job.wanted.training, job.wanted.views, job.wanted.image_size
     data: Any
     if who == "lightly":
         from lightly.data import LightlyDataset
@@ -161,7 +161,7 @@ def share(
         except ImportError as failed:
             rows.append(Row(case, f"{who}, DataLoader", None, "", note=measure.reason(failed)))
     found = measure.alternate(works, rounds, warm=0)
-    alone, files = found["batch in memory"], found["nearfar, JPEG files, --no-pack"]
+    alone, files = found["batch in memory"], found["nearfar, JPEG files, --no-cache"]
     for who, values in found.items():
         shares = Spread.of(a / b for a, b in zip(values, alone, strict=True))
         gain = None
@@ -181,7 +181,7 @@ def share(
 def child(folder: str, kind: str, size: int, batch: int) -> float:
     """Measure in this process how much memory the feed takes above the store, in MiB."""
     recipe = "cifar-short" if size <= 64 else "imagenet"
-    job = step.job(recipe, size, batch=batch, encoder="resnet8", size=size, precision="float32")
+    job = step.job(recipe, size, batch_size=batch, encoder="resnet8", image_size=size, precision="float32")
     images = store(Path(folder), kind, job.wanted.short_side)
     job.feed(images).make(0)  # whatever is loaded at first use is no part of the feed
 
@@ -198,13 +198,13 @@ def child(folder: str, kind: str, size: int, batch: int) -> float:
     return measure.peak_above(work)
 
 
-def start(folder: Path, count: int, wanted: RunConfig) -> tuple[list[Row], list[Bar]]:
+def start(folder: Path, count: int, wanted: Asked) -> tuple[list[Row], list[Bar]]:
     """Measure how long it takes from the command to the end of the first step, on a list of many paths."""
     listed = pictures.many(folder, count)
     case = f"{count:,} paths, command to first step"
     rows: list[Row] = []
-    nearfar = [sys.executable, "-m", "nearfar", "pretrain", str(listed), "--no-pack", "--epochs", "1"]
-    nearfar += ["--batch", "32", "--overwrite", "--recipe", "cpu", "--out", str(folder / "run")]
+    nearfar = [sys.executable, "-m", "nearfar", "pretrain", str(listed), "--no-cache", "--epochs", "1"]
+    nearfar += ["--batch-size", "32", "--overwrite", "--recipe", "cpu", "--out", str(folder / "run")]
     code = (
         "import sys, torch; from lightly.data import LightlyDataset;"
         "from lightly.transforms import SimCLRTransform as T;"
@@ -213,9 +213,9 @@ def start(folder: Path, count: int, wanted: RunConfig) -> tuple[list[Row], list[
     )
     stat = "import os, sys; os.chdir(sys.argv[1]); [os.stat(line[:-1]) for line in open('list.txt')]"
     loaded = "import torch, nearfar.images.kernels as kernels; kernels.ready()"
-    whole, blind = "nearfar pretrain --no-pack", "the same with --looks 0"
+    whole, blind = "nearfar pretrain --no-cache", "the same with --health-checks 0"
     peers = {whole: [sys.executable, "-c", FIRST_STEP, *nearfar]}
-    peers[blind] = [*peers[whole], "--looks", "0"]
+    peers[blind] = [*peers[whole], "--health-checks", "0"]
     peers["of that: import torch"] = [sys.executable, "-c", "import torch"]
     peers["of that: import torch, and load the view kernel"] = [sys.executable, "-c", loaded]
     peers["of that: os.stat of each path, nothing else"] = [sys.executable, "-c", stat, str(folder)]
@@ -242,7 +242,7 @@ def start(folder: Path, count: int, wanted: RunConfig) -> tuple[list[Row], list[
     return rows, bars
 
 
-def run(wanted: RunConfig) -> Section:
+def run(wanted: Asked) -> Section:
     """Measure both sizes, the memory, and the start."""
     torch.set_num_threads(measure.cores())
     kernels.ready()
@@ -260,7 +260,7 @@ def run(wanted: RunConfig) -> Section:
             )
             encoder = "resnet8" if wanted.quick else "resnet18"
             rounds = 1 if wanted.quick else 2
-            job = step.job(recipe, side, batch=batch, encoder=encoder)
+            job = step.job(recipe, side, batch_size=batch, encoder=encoder)
             rows, bars = share(case, folder, job, warm, timed, rounds)
             section.rows += rows
             section.bars += bars

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import feed, loss, measure, pictures, step
 from .measure import Spread
-from .scoreboard import RunConfig
+from .scoreboard import Asked
 from .table import Bar, Row, Section
 
 STEPS = 20
@@ -55,9 +55,9 @@ def operations(job: step.TrainingSetup) -> int:
     return int(counter.get_total_flops())
 
 
-def steps(wanted: RunConfig, device: torch.device, batch: int) -> tuple[list[Row], list[Bar]]:
+def steps(wanted: Asked, device: torch.device, batch: int) -> tuple[list[Row], list[Bar]]:
     """Compare a step on a batch in memory with lightly's, and with the peak."""
-    job = step.job("cifar-short", 32, device.type, batch=batch)
+    job = step.job("cifar-short", 32, device.type, batch_size=batch)
     count, rows = (2 if wanted.quick else STEPS), []
     mine = job.steps(step.in_memory(job), 1_000_000)
     works = {"nearfar": timed(lambda: next(mine), count, device)}
@@ -82,7 +82,7 @@ def steps(wanted: RunConfig, device: torch.device, batch: int) -> tuple[list[Row
     return rows, []
 
 
-def losses(wanted: RunConfig, device: torch.device) -> list[Row]:
+def losses(wanted: Asked, device: torch.device) -> list[Row]:
     """Compare time and memory of NT-Xent, ours and lightly's."""
     rows = []
     for n in (64,) if wanted.quick else SIZES:
@@ -119,7 +119,7 @@ def losses(wanted: RunConfig, device: torch.device) -> list[Row]:
     return rows
 
 
-def run(wanted: RunConfig) -> Section:
+def run(wanted: Asked) -> Section:
     """Measure on the first CUDA device; without one, say so."""
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
     if not torch.cuda.is_available():
@@ -136,7 +136,7 @@ def run(wanted: RunConfig) -> Section:
     with tempfile.TemporaryDirectory() as name:
         folder = pictures.write(Path(name) / "files", pictures.photographs(count, 32, 32))
         store = feed.store(folder, "resident", 37)
-        job = step.job("cifar-short", 32, "cuda", store, batch=batch)
+        job = step.job("cifar-short", 32, "cuda", store, batch_size=batch)
         warm, several = (1, 2) if wanted.quick else (5, 40)
         rows, bars = feed.share("32 px, GPU", folder, job, warm, several, min(wanted.rounds, 3))
     section.rows += rows

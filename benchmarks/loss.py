@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import measure
 from .measure import Spread
-from .scoreboard import RunConfig
+from .scoreboard import Asked
 from .table import Bar, Row, Section
 
 WIDTH, TAU = 128, 0.1
@@ -142,12 +142,12 @@ def foreseen(who: str, n: int, last: tuple[int, dict[str, float]] | None, limit:
     return f"left out: would take about {taking:,.0f} s" if taking > limit else ""
 
 
-def rounds(n: int, wanted: RunConfig) -> int:
+def rounds(n: int, wanted: Asked) -> int:
     """Choose how often to measure a size: the larger, the less often."""
     return min(wanted.rounds, {1024: 3, 8192: 2}.get(n, 1))
 
 
-def at(n: int, wanted: RunConfig, last: dict[str, tuple[int, dict[str, float]]]) -> list[Row]:
+def at(n: int, wanted: Asked, last: dict[str, tuple[int, dict[str, float]]]) -> list[Row]:
     """Measure every contender at one size, in turns; `last` keeps what each cost."""
     found: dict[str, list[dict[str, float]]] = {}
     limit = MOST_SECONDS if wanted.thorough else PATIENCE
@@ -215,7 +215,7 @@ def power(held: dict[int, float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def run(wanted: RunConfig) -> Section:
+def run(wanted: Asked) -> Section:
     """Measure every size, then ours far beyond."""
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
     last: dict[str, tuple[int, dict[str, float]]] = {}

@@ -17,7 +17,7 @@ from nearfar.features.knn import knn_votes, top_k
 
 from . import measure
 from .measure import Spread
-from .scoreboard import RunConfig
+from .scoreboard import Asked
 from .table import Bar, Row, Section
 
 TEMPERATURE = 0.1
@@ -93,7 +93,7 @@ ALONE = "the product alone"
 MAKERS = {"nearfar": ours, "faiss, IndexFlatIP": faiss, "scikit-learn, brute cosine": sklearn}
 
 
-def run(wanted: RunConfig) -> Section:
+def run(wanted: Asked) -> Section:
     """Measure all three in turns, and compare their predictions."""
     torch.set_num_threads(measure.cores())
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))

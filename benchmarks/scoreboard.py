@@ -29,7 +29,7 @@ USUAL = ("views", "feed", "loss", "step", "neighbours", "start")
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class Asked:
     """What was asked for.
 
     Attributes:
@@ -61,9 +61,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--gpu", action="store_true", help="the GPU's rows too")
     parser.add_argument("--accuracy", action="store_true", help="the accuracy too; needs --data")
     parser.add_argument("--data", type=Path, help="folder with train/ and test/, a folder a class")
-    parser.add_argument("--minutes", type=float, default=RunConfig.minutes, help="of each training run")
-    parser.add_argument("--seeds", type=int, default=RunConfig.seeds, help="runs a side")
-    parser.add_argument("--out", type=Path, default=RunConfig.out, help="where the accuracy's runs go")
+    parser.add_argument("--minutes", type=float, default=Asked.minutes, help="of each training run")
+    parser.add_argument("--seeds", type=int, default=Asked.seeds, help="runs a side")
+    parser.add_argument("--out", type=Path, default=Asked.out, help="where the accuracy's runs go")
     return parser
 
 
@@ -86,10 +86,10 @@ def main(words: list[str] | None = None) -> None:
     if "accuracy" in names and given.data is None and not given.quick:
         parser.error("the accuracy needs --data, a folder with train/ and test/")
     os.environ.update(measure.SILENT)
-    wanted = RunConfig(
+    wanted = Asked(
         given.quick,
         given.thorough,
-        1 if given.quick else given.rounds or (5 if given.thorough else RunConfig.rounds),
+        1 if given.quick else given.rounds or (5 if given.thorough else Asked.rounds),
         given.data,
         given.minutes,
         given.seeds,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import measure
 from .measure import Spread
-from .scoreboard import RunConfig
+from .scoreboard import Asked
 from .table import Bar, Row, Section
 
 MOST = 0.3
@@ -40,7 +40,7 @@ def cpu(command: list[str]) -> Callable[[], float]:
     return lambda: measure.finished(command)[0]
 
 
-def run(wanted: RunConfig) -> Section:
+def run(wanted: Asked) -> Section:
     """Measure every command in turns."""
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
     works, known, found = {}, commands(), {}

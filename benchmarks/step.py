@@ -24,7 +24,7 @@ from nearfar.training.setup import prepare
 
 from . import measure
 from .measure import Spread
-from .scoreboard import RunConfig
+from .scoreboard import Asked
 from .table import Bar, Row, Section
 
 BAR = 2.3
@@ -51,9 +51,9 @@ class TrainingSetup:
     prepared: Any
 
     @property
-    def wanted(self) -> resolve.RunConfig:
+    def wanted(self) -> resolve.Asked:
         """All settings, with nothing left to decide."""
-        found: resolve.RunConfig = self.prepared.wanted
+        found: resolve.Asked = self.prepared.wanted
         return found
 
     @property
@@ -73,7 +73,7 @@ class TrainingSetup:
             feed,
             self.prepared.optimizer,
             plan=StepPlan(((0, count),)),
-            rate=1e-4,
+            lr=1e-4,
             warmup=0.0,
             **self.prepared.how,
         )
@@ -109,7 +109,7 @@ def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked:
 
 def in_memory(job: TrainingSetup) -> Ready:
     """Make a batch of noise in the layout in which the feed gives views."""
-    training, size = job.wanted.training, job.wanted.size
+    training, size = job.wanted.training, job.wanted.image_size
     generator = torch.Generator().manual_seed(0)
     made = [torch.rand(training.batch, 3, size, size, generator=generator) for _ in range(2)]
     views = [view.contiguous(memory_format=torch.channels_last).to(job.device) for view in made]
@@ -162,12 +162,12 @@ def network(job: TrainingSetup) -> Callable[[], float]:
     return work
 
 
-def run(wanted: RunConfig) -> Section:
+def run(wanted: Asked) -> Section:
     """Measure two batch sizes."""
     torch.set_num_threads(measure.cores())
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
     for batch in (4,) if wanted.quick else (64, 256):
-        mine = job("cifar-short", 32, batch=batch)
+        mine = job("cifar-short", 32, batch_size=batch)
         works = {"nearfar": measure.clocked(ours(mine)), ALONE: measure.clocked(network(mine))}
         case, missing = f"batch {batch}, {2 * batch} views", ""
         try:

@@ -126,7 +126,7 @@ def one(who: str, count: int) -> dict[str, Any]:
     return {
         "build": built,
         "alone": alone,
-        "batch": batch,
+        "batch_size": batch,
         "recall": hits,
         "memory": peak,
         "disk": disk / 2**20,
@@ -182,8 +182,8 @@ def search(counts: list[int], out: Path | None) -> None:
 
 KILLED = """
 import sys
-from nearfar.vectorstore import fill, reading
-reading.LENGTH = int(sys.argv[4])
+from nearfar.embedding import fill, reader
+reader.LENGTH = int(sys.argv[4])
 put = fill._Job._put
 def told(self, *given):
     put(self, *given)

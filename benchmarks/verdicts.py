@@ -53,8 +53,8 @@ def gradient_both_ways() -> Iterator[None]:
         simsiam.SimSiam.loss = honest  # type: ignore[method-assign]
 
 
-SGD = {"optimizer": "sgd", "rate": 0.05}  # which follows the gradient's size, as Muon does not
-SAME = {"crop_min": 1.0, "flip": 0.0, "jitter": 0.0, "grey": 0.0}
+SGD = {"optimizer": "sgd", "lr": 0.05}  # which follows the gradient's size, as Muon does not
+SAME = {"crop_min": 1.0, "flip": 0.0, "jitter": 0.0, "grayscale": 0.0}
 STRONG = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5, "jitter": 1.0}
 APART = {"crop_min": 0.01, "crop_max": 0.03, **STRONG}
 
@@ -65,15 +65,17 @@ KINDS: dict[str, Kind] = {
     "vicreg": Kind(HEALTHY, {"method": "vicreg"}),
     "barlow_twins": Kind(HEALTHY, {"method": "barlow_twins"}),
     "moco": Kind(HEALTHY, {"method": "moco"}),
-    "simclr, no stop to weights": Kind(("not learning",), {"method": "simclr", "rate": 1e-9}),
+    "simclr, no stop to weights": Kind(("not learning",), {"method": "simclr", "lr": 1e-9}),
     "simsiam without stop-gradient": Kind(COLLAPSED, {"method": "simsiam"}, breaks=gradient_both_ways),
     "vicreg without variance": Kind(COLLAPSED, {"method": "vicreg", "variance": 0.0, "covariance": 0.0}),
-    "simclr, tau 100": Kind(BROKEN, {"method": "simclr", "tau": 100.0, **SGD}),
-    "simclr, tau 0.001": Kind(BROKEN, {"method": "simclr", "tau": 0.001, **SGD}),
-    "simclr, rate 400 times": Kind(BROKEN, {"method": "simclr", **SGD, "rate": 20.0}),
+    "simclr, tau 100": Kind(BROKEN, {"method": "simclr", "temperature": 100.0, **SGD}),
+    "simclr, tau 0.001": Kind(BROKEN, {"method": "simclr", "temperature": 0.001, **SGD}),
+    "simclr, rate 400 times": Kind(BROKEN, {"method": "simclr", **SGD, "lr": 20.0}),
     "simclr, views alike": Kind(("views too easy",), {"method": "simclr", **SAME}),
     "simclr, views apart": Kind(("views too hard",), {"method": "simclr", **APART}),
-    "simclr, 160 images": Kind(("over-fitting",), {"method": "simclr", "batch": 64}, images=160, longer=4),
+    "simclr, 160 images": Kind(
+        ("over-fitting",), {"method": "simclr", "batch_size": 64}, images=160, longer=4
+    ),
 }
 
 
@@ -98,9 +100,9 @@ def make(kind: Kind, name: str, data: Any, out: Path, seed: int, steps: int) -> 
         with kind.breaks() if kind.breaks else _nothing():
             settings = {
                 "steps": steps * kind.longer,
-                "batch": 128,
+                "batch_size": 128,
                 "seed": seed,
-                "held_out": 0.45 if kind.images else 0.02,
+                "holdout": 0.45 if kind.images else 0.02,
                 **kind.settings,
             }
             run = nearfar.pretrain(source, out=folder, **settings)

@@ -27,7 +27,7 @@ from nearfar.training.settings import Training
 
 from . import measure, pictures
 from .measure import Spread
-from .scoreboard import RunConfig
+from .scoreboard import Asked
 from .table import Bar, Row, Section
 
 SMALL = Views()
@@ -37,7 +37,7 @@ Work = Callable[[], object]
 
 
 def store(folder: Path, *, packed: bool) -> Any:
-    """Open a folder as pretraining at 224 px does: decoded once, or file by file with --no-pack."""
+    """Open a folder as pretraining at 224 px does: decoded once, or file by file with --no-cache."""
     return cache.load(
         open_source(str(folder)),
         short_side=KEPT,
@@ -74,7 +74,7 @@ def torchvision(inputs: Any, settings: Views, size: int, interpolation: str, *, 
         t.RandomResizedCrop(size, area, interpolation=v1.InterpolationMode(interpolation), antialias=True),
         t.RandomHorizontalFlip(settings.flip),
         t.RandomApply([jitter], settings.jitter),
-        t.RandomGrayscale(settings.grey),
+        t.RandomGrayscale(settings.grayscale),
     ]
     if settings.blur:
         side = 2 * views.blur_radius(size) + 1
@@ -101,7 +101,7 @@ def kornia(inputs: Any, settings: Views, size: int, interpolation: str) -> Work:
         K.RandomResizedCrop((size, size), area, resample=interpolation),
         K.RandomHorizontalFlip(p=settings.flip),
         K.ColorJitter(*reach, p=settings.jitter),
-        K.RandomGrayscale(p=settings.grey),
+        K.RandomGrayscale(p=settings.grayscale),
     ]
     if settings.blur:
         side = 2 * views.blur_radius(size) + 1
@@ -153,7 +153,7 @@ def albumentations(inputs: Any, settings: Views, size: int, interpolation: str) 
             (-settings.hue, settings.hue),
             p=settings.jitter,
         ),
-        A.ToGray(p=settings.grey),
+        A.ToGray(p=settings.grayscale),
     ]
     if settings.blur:
         side = 2 * views.blur_radius(size) + 1
@@ -188,7 +188,7 @@ def error(images: Any, count: int, settings: Views, size: int, interpolation: st
         x = tv.horizontal_flip(x) if drawn.flip[k] else x
         for which in drawn.order[k] if drawn.jitter[k] else ():
             x = change[which](x, float(drawn.factors[k, which]))
-        x = tv.rgb_to_grayscale(x, 3) if drawn.grey[k] else x
+        x = tv.rgb_to_grayscale(x, 3) if drawn.grayscale[k] else x
         if drawn.sigma[k] > 0:
             x = tv.gaussian_blur(x, [side, side], [float(drawn.sigma[k])] * 2)
         worst = max(worst, float((made[k] - x).abs().max()))
@@ -211,7 +211,7 @@ def case(
     inputs: Any,
     settings: Views,
     size: int,
-    wanted: RunConfig,
+    wanted: Asked,
     skip: tuple[str, ...],
 ) -> tuple[list[Row], dict[str, Spread]]:
     """Measure one case in turns.
@@ -252,10 +252,10 @@ def case(
     return made + rows, {way: Spread.of(found[f"nearfar, {way}"]) for way in ("bilinear", "bicubic")}
 
 
-def profile(source: Any, count: int, settings: Views, size: int, wanted: RunConfig) -> tuple[list[Row], str]:
+def profile(source: Any, count: int, settings: Views, size: int, wanted: Asked) -> tuple[list[Row], str]:
     """Tell where the time of our views goes, by leaving parts of the work out."""
     seconds, rows = 0.01 if wanted.quick else 0.5, np.arange(count)
-    plain = replace(settings, jitter=0.0, grey=0.0, blur=0.0)
+    plain = replace(settings, jitter=0.0, grayscale=0.0, blur=0.0)
 
     def draw() -> None:
         for view in range(2):
@@ -285,7 +285,7 @@ def profile(source: Any, count: int, settings: Views, size: int, wanted: RunConf
     )
 
 
-def decoding(files: Any, count: int, settings: Views, size: int, wanted: RunConfig) -> tuple[list[Row], str]:
+def decoding(files: Any, count: int, settings: Views, size: int, wanted: Asked) -> tuple[list[Row], str]:
     """Tell how much of the time of views of JPEG files is decoding."""
     seconds, rows = 0.01 if wanted.quick else 0.5, np.arange(count)
     works = {
@@ -334,7 +334,7 @@ class Decoding:
                 yield image.convert("RGB")
 
 
-def run(wanted: RunConfig) -> Section:
+def run(wanted: Asked) -> Section:
     """Measure the three cases."""
     torch.set_num_threads(1)
     few, many = (2, 8) if wanted.quick else (16, 512)

@@ -47,7 +47,7 @@ def page() -> str:
     parts = [
         "# Settings",
         "Written by `docs/make.py` from the code; `nearfar pretrain --help` says the same. In "
-        "Python the names have underscores: `--rate-rule` is `rate_rule`. A recipe sets some of "
+        "Python the names have underscores: `--lr-scaling` is `lr_scaling`. A recipe sets some of "
         "them otherwise; what is typed wins over both.",
         "## How long, how large, how fast",
         table(settings.Training),

@@ -41,7 +41,14 @@ def make(folder: Path) -> Explored:
     pixels = np.concatenate([drawings.draw(form, EACH, seed=0) for form in FORMS])
     pixels[1], pixels[60] = pixels[0], pixels[61]
     run = pretrain(
-        pixels, out=folder / "run", batch=16, steps=4, encoder="resnet10_w16", size=24, threads=1, held_out=0
+        pixels,
+        out=folder / "run",
+        batch_size=16,
+        steps=4,
+        encoder="resnet10_w16",
+        image_size=24,
+        workers=1,
+        holdout=0,
     )
     vectors = run.encode(pixels)
     store = open_store(folder / "photos.nf", card(run))

@@ -179,7 +179,7 @@ def queues() -> dict[str, Tensor]:
     found = {}
     for number, (name, values) in enumerate(
         [
-            ("moco", {"splits": 4, "queue": 40}),
+            ("moco", {"bn_splits": 4, "queue": 40}),
             ("mocov3", {"ema": 0.5}),
             ("nnclr", {"queue": 50}),
             ("triplet", {"mining": "hard", "pairs": "labels"}),

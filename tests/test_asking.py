@@ -21,7 +21,7 @@ from nearfar.features.extract import fingerprint
 from nearfar.stores import StoreInfo, VectorStore, open_store
 from nearfar.training.run import Run
 
-SMALL = {"encoder": "resnet10_w16", "batch": 16, "steps": 2, "size": 16, "device": "cpu"}
+SMALL = {"encoder": "resnet10_w16", "batch_size": 16, "steps": 2, "image_size": 16, "device": "cpu"}
 COLOURS = {"blue": (60, 60, 200), "green": (60, 200, 60), "red": (200, 60, 60), "yellow": (200, 200, 60)}
 
 

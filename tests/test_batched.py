@@ -63,7 +63,7 @@ def test_pixels_are_the_other_paths(
 def test_every_change_alone_is_the_references() -> None:
     """Each change without the others, which might hide or mend what it does wrong."""
     images = block([(40, 50), (33, 60), (90, 20), (32, 32)] * 12)
-    off = dict.fromkeys(("flip", "jitter", "grey", "blur", "solarise"), 0.0)
+    off = dict.fromkeys(("flip", "jitter", "grayscale", "blur", "solarize"), 0.0)
     for change in off:
         settings = build(Views, {**off, change: 1.0, "brightness": 0.8, "contrast": 0.8, "hue": 0.5})
         draws = views.draw(settings, rng.fold(0, change), np.arange(48), images.height, images.width, 40)
@@ -199,9 +199,9 @@ class Images:
 
 
 def test_a_feed_makes_the_same_views_on_a_device() -> None:
-    store, recipes = Images(), (Views(), Views(crop_min=0.5, solarise=0.5))
-    usual = DataLoader(store, recipes, size=24, batch=4, seed=3)
-    there = DataLoader(store, recipes, size=24, batch=4, seed=3, device=CPU)
+    store, recipes = Images(), (Views(), Views(crop_min=0.5, solarize=0.5))
+    usual = DataLoader(store, recipes, size=24, batch_size=4, seed=3)
+    there = DataLoader(store, recipes, size=24, batch_size=4, seed=3, device=CPU)
     for step in (0, 5, 7):
         (rows, ours), (other, theirs) = there.make(step), usual.make(step)
         assert torch.equal(rows, other) and len(ours) == 2
@@ -217,11 +217,11 @@ def test_views_may_have_sides_of_their_own() -> None:
     store, plain = Images(), Views(crop_min=0.3)
     local = Views(crop_min=0.05, crop_max=0.3)
     feed = DataLoader(
-        store, (plain, plain, View(local, 96 / 224), View(local, 96 / 224)), size=56, batch=4, seed=0
+        store, (plain, plain, View(local, 96 / 224), View(local, 96 / 224)), size=56, batch_size=4, seed=0
     )
     rows, made = feed.make(1)
     assert [view.shape[2:] for view in made] == [(56, 56), (56, 56), (24, 24), (24, 24)]
-    assert torch.equal(made[0], DataLoader(store, (plain,), size=56, batch=4, seed=0).make(1)[1][0])
+    assert torch.equal(made[0], DataLoader(store, (plain,), size=56, batch_size=4, seed=0).make(1)[1][0])
     part = store.gather(rows.numpy())
     draws = views.draw(local, rng.fold(0, "view", 0, 2), rows, part.height, part.width, 24)
     assert torch.equal(made[2], kernels.apply(part, draws, 24, "bicubic"))
@@ -242,7 +242,7 @@ def test_a_feed_holds_at_most_two_batches_more_than_it_has_ready(
         return made
 
     monkeypatch.setattr(kernels, "apply", counted)
-    feed = DataLoader(Images(), (Views(),), size=8, batch=4, seed=0, device=device)
+    feed = DataLoader(Images(), (Views(),), size=8, batch_size=4, seed=0, device=device)
     full: queue.Queue[None] = queue.Queue()
     put = feed._ready.put
 
@@ -269,8 +269,8 @@ def test_a_feed_holds_at_most_two_batches_more_than_it_has_ready(
 
 
 def test_a_run_with_views_on_the_device(photos: Path, tmp_path: Path) -> None:
-    tiny = {"steps": 6, "batch": 16, "encoder": "resnet10_w16", "head": (16, 8), "precision": "float32"}
-    tiny |= {"threads": 1, "device": "cpu"}
+    tiny = {"steps": 6, "batch_size": 16, "encoder": "resnet10_w16", "head": (16, 8), "precision": "float32"}
+    tiny |= {"workers": 1, "device": "cpu"}
     there = nearfar.pretrain(photos, out=tmp_path / "there", views_on="device", **tiny)
     usual = nearfar.pretrain(photos, out=tmp_path / "usual", **tiny)
     assert there.config["training"]["views_on"] == "device"
@@ -301,7 +301,7 @@ def test_the_quicker_place_is_taken_only_where_it_is_a_gpu(monkeypatch: pytest.M
 
 
 def test_a_batch_is_timed_where_it_is_made() -> None:
-    feed = DataLoader(Images(), (Views(),), size=8, batch=4, seed=0, device=CPU)
+    feed = DataLoader(Images(), (Views(),), size=8, batch_size=4, seed=0, device=CPU)
     steps = []
     feed.make = lambda step: steps.append(step)  # type: ignore[method-assign]
     assert 0 <= loader.seconds_a_batch(feed, tries=3) < 60 and steps == [0, 1, 2, 3]

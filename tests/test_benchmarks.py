@@ -26,7 +26,7 @@ from benchmarks import (
     views,
 )
 from benchmarks.measure import Spread
-from benchmarks.scoreboard import RunConfig
+from benchmarks.scoreboard import Asked
 from benchmarks.table import Bar, Row, Section
 
 
@@ -155,7 +155,7 @@ def test_a_case_pairs_each_peer_with_ours_of_its_interpolation() -> None:
         views.Decoded(images),
         views.SMALL,
         32,
-        RunConfig(quick=True, rounds=1),
+        Asked(quick=True, rounds=1),
         skip,
     )
     by = {row.who: row for row in rows}
@@ -173,7 +173,7 @@ def test_many_paths_are_there(tmp_path: Path) -> None:
 
 def test_feed_and_step_are_trained_on(tmp_path: Path) -> None:
     folder = pictures.write(tmp_path / "files", pictures.photographs(12, 32, 32))
-    job = step.job("cifar-short", 32, batch=4, encoder="resnet8", precision="float32")
+    job = step.job("cifar-short", 32, batch_size=4, encoder="resnet8", precision="float32")
     assert job.pace(step.in_memory(job), 1, 1) > 0 and step.ours(job)() > 0
     for kind in feed.SOURCES:
         store = feed.store(folder, kind, job.wanted.short_side)
@@ -231,13 +231,13 @@ def test_accuracy_pairs_seeds_and_reads_what_is_there(tmp_path: Path) -> None:
             baselines = {} if prefix else {"pixels": 0.4, "untrained": 0.3}
             (tmp_path / f"{name}.json").write_text(json.dumps(score(value, **baselines)))
             (tmp_path / f"{name}-pace.json").write_text(json.dumps(pace))
-    found = accuracy.run(RunConfig(data=tmp_path, minutes=10, seeds=2, out=tmp_path))
+    found = accuracy.run(Asked(data=tmp_path, minutes=10, seeds=2, out=tmp_path))
     peers = [row for row in found.rows if row.who == "lightly"]
     assert len(peers) == 3 and peers[0].gain == Spread(
         pytest.approx(1.2), pytest.approx(1.35), pytest.approx(1.5)
     )
     assert not found.notes and [bar.met for bar in found.bars] == [False]
-    assert "no --data" in accuracy.run(RunConfig()).notes[0]
+    assert "no --data" in accuracy.run(Asked()).notes[0]
 
 
 @pytest.mark.parametrize("who", ["nearfar, exact", "FAISS flat", "LanceDB flat"])

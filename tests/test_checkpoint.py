@@ -55,7 +55,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(tmp_path):
     path = tmp_path / "last.safetensors"
     checkpoint.write(path, b"old")
     code = (
-        "import resource, sys; from pathlib import Path; from nearfar import checkpoint\n"
+        "import resource, sys; from pathlib import Path; from nearfar.training import checkpoint\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: checkpoint.write(Path(sys.argv[1]), b'x' * 5000)\n"
         "except checkpoint.NearfarError as error: print(error)"

@@ -57,7 +57,7 @@ def test_no_gradient_flows_through_codes_and_prototypes_keep_length_one() -> Non
 
 @pytest.mark.parametrize("name", ["swav", "dino"])
 def test_what_stands_still_gets_no_gradient_until_its_share_of_the_training(name: str) -> None:
-    module = small(name, prototypes=16, still=0.5)
+    module = small(name, prototypes=16, freeze_last_layer=0.5)
     last = module.prototypes if name == "swav" else module.g.last
 
     def moved() -> bool:
@@ -72,10 +72,10 @@ def test_what_stands_still_gets_no_gradient_until_its_share_of_the_training(name
 
 @pytest.mark.parametrize("name", ["swav", "dino"])
 def test_small_views_are_predicted_too_and_made_smaller(name: str) -> None:
-    module = small(name, prototypes=16, local=3)
+    module = small(name, prototypes=16, local_crops=3)
     made = module.views(Views())
     assert len(made) == 5 and [view.side(224) for view in made if isinstance(view, View)] == [96] * 3
-    seen = [views.requires_grad_() for views in batch(local=3).views]
+    seen = [views.requires_grad_() for views in batch(local_crops=3).views]
     sum(module(Batch(seen, torch.arange(8))).values()).backward()
     assert all(views.grad.abs().max() > 0 for views in seen[2:])
     assert len(small(name).views(Views())) == 2
@@ -93,7 +93,13 @@ def test_dinos_centre_follows_the_teachers_mean_answer() -> None:
 
 
 def test_dinos_teacher_sharpens_less_as_it_warms_and_gets_no_gradient() -> None:
-    module = small("dino", prototypes=16, tau_t_start=0.02, tau_t=0.1, tau_t_warmup=0.5)
+    module = small(
+        "dino",
+        prototypes=16,
+        teacher_temperature_start=0.02,
+        teacher_temperature=0.1,
+        teacher_temperature_warmup=0.5,
+    )
     x = [torch.randn(4, 16, generator=torch.Generator().manual_seed(k), requires_grad=True) for k in range(4)]
     losses = []
     for done, tau in ((0.0, 0.02), (0.25, 0.06), (0.5, 0.1), (0.9, 0.1)):
@@ -112,7 +118,7 @@ def test_dinos_teacher_sharpens_less_as_it_warms_and_gets_no_gradient() -> None:
 
 def test_dino_runs_on_a_vision_transformer_with_small_views() -> None:
     f = models.encoder("vit_tiny_patch16_224", size=64)
-    module = dino.DINO(f, dino.Config(prototypes=16, head=(32, 8), local=1))
+    module = dino.DINO(f, dino.Config(prototypes=16, head=(32, 8), local_crops=1))
     views = [torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64), torch.rand(2, 3, 32, 32)]
     (total,) = module(Batch(views, torch.arange(2))).values()
     total.backward()

@@ -10,7 +10,7 @@ import nearfar
 from nearfar.core.errors import NearfarError
 from nearfar.experiments.compare import Spread, compare
 
-SHORT = {"steps": 2, "batch": 16, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
+SHORT = {"steps": 2, "batch_size": 16, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 import nearfar
 from nearfar import models
 
-TINY = {"steps": 3, "batch": 16, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
+TINY = {"steps": 3, "batch_size": 16, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
 
 

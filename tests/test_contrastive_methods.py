@@ -43,7 +43,7 @@ def test_the_queue_is_a_list_that_forgets_the_oldest(size, pushes):
 
 
 def test_mocos_queue_and_slow_copy_against_lists():
-    module = small("moco", queue=20, ema=0.9, splits=1)
+    module = small("moco", queue=20, ema=0.9, bn_splits=1)
     fast = list(module.f_q.parameters())
     slow = [p.detach().clone() for p in module.f_k.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(slow, fast, strict=True))
@@ -136,7 +136,7 @@ def test_mocov3_averages_its_slow_copy_ever_more_slowly_and_blurs_unlike():
     for a, b in zip(slow, module.f_k[0].parameters(), strict=False):
         torch.testing.assert_close(b, a + 0.5)
     one, two = module.views(Views(blur=0.5))
-    assert one.blur > two.blur and one.solarise < two.solarise
+    assert one.blur > two.blur and one.solarize < two.solarize
     assert module.views(Views()) == (Views(), Views())
 
 
@@ -168,7 +168,7 @@ def test_supcon_is_nt_xent_where_each_image_is_its_own_class():
 
 def test_simclr_decouples():
     batch = pictures(6)
-    module = small("simclr", decoupled=True, tau=0.3)
+    module = small("simclr", decoupled=True, temperature=0.3)
     z_i, z_j = module.embed(batch)
     terms = module.loss(z_i, z_j)
     torch.testing.assert_close(terms["dcl"], losses.dcl(z_i, z_j, 0.3))
@@ -337,8 +337,8 @@ def test_a_save_holds_all_that_the_next_steps_need(name):
 
 
 def test_labels_are_read_only_where_they_make_the_pairs(labelled, photos, tmp_path):
-    tiny = {"steps": 2, "batch": 16, "encoder": "resnet10_w16", "head": (16, 8), "precision": "float32"}
-    tiny |= {"threads": 1, "pack": False}
+    tiny = {"steps": 2, "batch_size": 16, "encoder": "resnet10_w16", "head": (16, 8), "precision": "float32"}
+    tiny |= {"workers": 1, "cache": False}
     run = pretrain(labelled / "train", out=tmp_path / "a", method="triplet", pairs="labels", **tiny)
     assert "contrastive_accuracy" not in run.log()[-1]
     pretrain(labelled / "train", out=tmp_path / "b", like=tmp_path / "a")

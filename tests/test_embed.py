@@ -87,9 +87,9 @@ def test_features_are_the_encoder_on_the_pixels(run, store):
 
 
 def test_the_batch_and_the_threads_do_not_matter(run, store):
-    want = features(run.encoder, store, PREPROCESS, batch=37, threads=1)
+    want = features(run.encoder, store, PREPROCESS, batch_size=37, threads=1)
     for batch, threads in ((1, 1), (5, 3), (36, 2), (1000, 1)):
-        found = features(run.encoder, store, PREPROCESS, batch=batch, threads=threads)
+        found = features(run.encoder, store, PREPROCESS, batch_size=batch, threads=threads)
         assert np.abs(found - want).max() <= 1e-5 * np.abs(want).max()
 
 
@@ -122,7 +122,7 @@ class _Tight(nn.Module):
 
 
 def test_too_large_a_batch_is_halved_until_it_fits(store):
-    found = features(_Tight(), store, PREPROCESS, batch=20)
+    found = features(_Tight(), store, PREPROCESS, batch_size=20)
     assert np.array_equal(found, features(nn.Flatten(), store, PREPROCESS))
 
 
@@ -161,14 +161,14 @@ def test_without_labels_there_is_no_label_column(run, folder, tmp_path):
 
 KILLED = """
 import sys, time
-import nearfar.embed
-from nearfar import stretches
-stretches.LENGTH = sys.modules["nearfar.embed"].LENGTH = 4
-keep = stretches.Journal.put
+import nearfar.embedding.embed
+from nearfar.features import chunked
+chunked.LENGTH = sys.modules["nearfar.embedding.embed"].LENGTH = 4
+keep = chunked.Journal.put
 def put(self, low, part):
     keep(self, low, part)
     time.sleep(0.3)
-stretches.Journal.put = put
+chunked.Journal.put = put
 nearfar.embed(sys.argv[1], sys.argv[2], out=sys.argv[3], labels=True)
 """
 
@@ -177,7 +177,7 @@ nearfar.embed(sys.argv[1], sys.argv[2], out=sys.argv[3], labels=True)
 def test_a_killed_job_goes_on_to_the_same_bytes(run, folder, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole.npz", tmp_path / "broken.npz"
     monkeypatch.setattr(chunked, "LENGTH", 4)
-    monkeypatch.setattr(sys.modules["nearfar.embed"], "LENGTH", 4)
+    monkeypatch.setattr(sys.modules["nearfar.embedding.embed"], "LENGTH", 4)
     embed(run, folder, out=whole, labels=True)
     parts = tmp_path / "broken.npz.parts"
     command = [sys.executable, "-c", KILLED, str(run.path), str(folder), str(broken)]

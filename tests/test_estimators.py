@@ -24,9 +24,9 @@ from nearfar.training.run import Run
 
 SMALL = {
     "encoder": "resnet10_w16",
-    "batch": 16,
+    "batch_size": 16,
     "steps": 2,
-    "size": 16,
+    "image_size": 16,
     "device": "cpu",
     "precision": "float32",
 }
@@ -141,18 +141,18 @@ def test_an_encoder_is_fitted_and_transforms(fitted: Encoder, pictures: tuple[li
 
 
 def test_settings_are_parameters(fitted: Encoder) -> None:
-    made = Encoder("byol", tau=0.1, batch=8)
+    made = Encoder("byol", temperature=0.1, batch_size=8)
     params = made.get_params()
-    assert params["tau"] == 0.1 and params["batch"] == 8 and params["method"] == "byol"
+    assert params["temperature"] == 0.1 and params["batch_size"] == 8 and params["method"] == "byol"
     assert params["random_state"] == 0 and params["recipe"] == "auto"
-    made.set_params(method="simclr", tau=0.5, crop_min=0.2)
+    made.set_params(method="simclr", temperature=0.5, crop_min=0.2)
     assert made.method == "simclr" and made.get_params()["crop_min"] == 0.2
     copy = clone(made)
     assert copy.get_params() == made.get_params() and copy is not made
-    assert "tau=0.5" in repr(made)
+    assert "temperature=0.5" in repr(made)
     assert clone(fitted).get_params() == fitted.get_params() and not hasattr(clone(fitted), "run_")
-    with pytest.raises(NearfarError, match="did you mean tau"):
-        Encoder(tao=0.1).fit(np.zeros((4, 16, 16, 3), np.uint8))
+    with pytest.raises(NearfarError, match="did you mean temperature"):
+        Encoder(temperatur=0.1).fit(np.zeros((4, 16, 16, 3), np.uint8))
 
 
 def test_an_encoder_is_saved_without_pickle(
@@ -182,9 +182,11 @@ def test_a_pipeline_and_a_grid_search(pictures: tuple[list[str], list[str]]) -> 
     files, labels = pictures[0][::4], pictures[1][::4]
     pipe = make_pipeline(Encoder(**SMALL), LogisticRegression(C=1e4, max_iter=1000))
     assert pipe.fit(files, labels).score(files, labels) > 0.8
-    grid = GridSearchCV(pipe, {"encoder__tau": [0.1, 0.5], "logisticregression__C": [1e4]}, cv=2, n_jobs=1)
+    grid = GridSearchCV(
+        pipe, {"encoder__temperature": [0.1, 0.5], "logisticregression__C": [1e4]}, cv=2, n_jobs=1
+    )
     grid.fit(np.array(files), labels)  # scikit-learn deals out arrays of paths, and lists
-    assert set(grid.best_params_) == {"encoder__tau", "logisticregression__C"}
+    assert set(grid.best_params_) == {"encoder__temperature", "logisticregression__C"}
     assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
     assert grid.predict(files).shape == (40,)
 
@@ -221,7 +223,9 @@ CHECKS = [
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_scikit_learns_checks_of_an_encoder(check: str) -> None:
-    made = OfTables(**SMALL | {"steps": 1, "size": 8, "batch": 4, "held_out": 0.0, "looks": 0})
+    made = OfTables(
+        **SMALL | {"steps": 1, "image_size": 8, "batch_size": 4, "holdout": 0.0, "health_checks": 0}
+    )
     getattr(estimator_checks, f"check_{check}")("OfTables", made)
 
 

@@ -19,7 +19,7 @@ from nearfar.data.source import Source
 from nearfar.evaluation import few_labels, paired_tests
 from nearfar.evaluation.accuracy import mixed_up, score
 from nearfar.evaluation.evaluate import evaluate
-from nearfar.features.probes import held_out, untrained
+from nearfar.features.probes import untrained, validation_split
 from nearfar.finetuning import trainer
 from nearfar.finetuning.tune import cost
 from nearfar.images.views import Preprocess
@@ -65,7 +65,7 @@ def test_an_encoder_that_sees_the_class_stands_above_the_baselines(result):
         assert rows["encoder"].accuracy > rows["pixels"].accuracy
     assert result.images == {
         "train": 300,
-        "held_out": 60,
+        "validation": 60,
         "test": 150,
         "rejected": 0,
         "shared": 0,
@@ -97,7 +97,7 @@ def test_the_table_shows_every_row(result):
 
 
 def test_the_same_seed_gives_the_same_figures(run, result):
-    again = evaluate(run, train=pictures(300, 0), test=pictures(150, 1), device="cpu", batch=7)
+    again = evaluate(run, train=pictures(300, 0), test=pictures(150, 1), device="cpu", batch_size=7)
     for name in result.knn:
         assert again.knn[name].to_json() == result.knn[name].to_json()
         assert again.linear[name].accuracy == pytest.approx(result.linear[name].accuracy, abs=0.01)
@@ -179,10 +179,10 @@ def test_an_untrained_encoder_sees_normalised_channels(run):
 
 def test_held_out_images_are_a_fixed_share_of_every_class():
     labels = np.array([0] * 100 + [1] * 10 + [2])
-    held = held_out(labels, ("a", "b", "c"), 0)
+    held = validation_split(labels, ("a", "b", "c"), 0)
     assert [int(held[labels == k].sum()) for k in range(3)] == [20, 2, 0]
-    assert np.array_equal(held, held_out(labels, ("a", "b", "c"), 0))
-    assert not np.array_equal(held, held_out(labels, ("a", "b", "c"), 1))
+    assert np.array_equal(held, validation_split(labels, ("a", "b", "c"), 0))
+    assert not np.array_equal(held, validation_split(labels, ("a", "b", "c"), 1))
 
 
 def test_the_interval_is_the_bootstraps():
@@ -323,13 +323,13 @@ def test_the_labels_alone_stand_beside_it_where_that_is_no_dearer(run, result, m
     labelled = {"train": pictures(60, 0), "test": pictures(45, 1), "device": "cpu"}
     own = cost("scratch", 60, 12, 8) / (2 * 30)  # steps of 30 images, of which two views are seen
     trained = [
-        Run(run.path, run.encoder, PREPROCESS, {"steps": math.ceil(own) - less, "batch": 30}, {})
+        Run(run.path, run.encoder, PREPROCESS, {"steps": math.ceil(own) - less, "batch_size": 30}, {})
         for less in (0, 1)
     ]
     found, short = (evaluate(each, **labelled) for each in trained)
     assert list(found.scores["finetune"]) == ["scratch", "chance"] and not found.left_out
     chosen = found.scores["finetune"]["scratch"].chosen
-    assert chosen["steps"] * chosen["batch"] == cost("scratch", 60, 12, 8)
+    assert chosen["steps"] * chosen["batch_size"] == cost("scratch", 60, 12, 8)
     assert found.knn["encoder"].to_json() == short.knn["encoder"].to_json()
     assert "finetune" not in short.scores and "1.0 times" in short.left_out["scratch"]
     assert "add it by --finetune" in short.table() and "from scratch" in found.table()
@@ -386,7 +386,7 @@ def test_groups_stay_on_one_side_and_leaks_between_them_are_named(run, tmp_path)
     listed.write_text("\n".join(lines))
     how = {"train": tmp_path / "train", "test": tmp_path / "test", "device": "cpu"}
     found = evaluate(run, **how, groups=listed)
-    assert found.images["held_out"] % 6 == 0
+    assert found.images["validation"] % 6 == 0
     assert (found.leaks["groups"].images, found.leaks["groups"].left) == (30, 60)
     assert "beware: 30 test images (33.3 %) belong to groups of training images" in found.table()
     assert "groups" not in evaluate(run, **how).leaks

@@ -192,8 +192,8 @@ def test_arrays_and_another_encoder(run, address, tmp_path):
 
 KILLED = """
 import sys, time
-from nearfar.vectorstore import fill, reading
-reading.LENGTH = 2
+from nearfar.embedding import fill, reader
+reader.LENGTH = 2
 put = fill._Job._put
 def slow(self, *given):
     put(self, *given)

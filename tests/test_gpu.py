@@ -37,7 +37,9 @@ def test_the_loss_is_the_same_on_both_devices():
 
 
 def test_a_run_on_a_gpu_ends_with_an_encoder_that_loads_on_a_cpu(photos, tmp_path):
-    run = nearfar.pretrain(photos, out=tmp_path / "run", steps=5, batch=16, encoder="resnet18", device="cuda")
+    run = nearfar.pretrain(
+        photos, out=tmp_path / "run", steps=5, batch_size=16, encoder="resnet18", device="cuda"
+    )
     assert run.config["training"]["device"] == "cuda"
     assert next(run.encoder.parameters()).device.type == "cpu"
     assert torch.isfinite(run.encoder(torch.rand(2, 3, 16, 16))).all()
@@ -81,7 +83,7 @@ class Images:
 
 
 def test_a_feed_on_a_gpu_hands_over_whole_batches_and_bounds_its_memory():
-    settings = {"size": 224, "batch": 64, "seed": 1, "threads": 2}
+    settings = {"image_size": 224, "batch_size": 64, "seed": 1, "workers": 2}
     usual = DataLoader(Images(), (Views(), Views()), **settings)
     feed = DataLoader(Images(), (Views(), Views()), **settings, device=GPU)
     slow, kept = torch.rand(4096, 4096, device=GPU), []
@@ -107,6 +109,6 @@ def test_a_feed_on_a_gpu_hands_over_whole_batches_and_bounds_its_memory():
 
 @pytest.mark.parametrize("place", ["auto", "cpu", "device"])
 def test_a_run_on_a_gpu_records_where_its_views_were_made(photos, tmp_path, place):
-    words = {"steps": 5, "batch": 16, "encoder": "resnet18", "device": "cuda", "precision": "float32"}
+    words = {"steps": 5, "batch_size": 16, "encoder": "resnet18", "device": "cuda", "precision": "float32"}
     run = nearfar.pretrain(photos, out=tmp_path / "run", views_on=place, **words)
     assert run.config["training"]["views_on"] in (("cpu", "device") if place == "auto" else (place,))

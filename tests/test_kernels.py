@@ -23,7 +23,7 @@ from nearfar.images import kernels, views
 from nearfar.images.view_settings import Views
 
 PATHS = ("fused", "reference")
-STRONG = Views(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5, solarise=0.3, jitter=0.9)
+STRONG = Views(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5, solarize=0.3, jitter=0.9)
 
 
 def block(shapes: list[tuple[int, int]], seed: int = 0, kind: str = "noise") -> types.SimpleNamespace:
@@ -65,11 +65,11 @@ def torchvision(
         for change in draws.order[k] if draws.jitter[k] else ():
             adjust = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)[change]
             x = adjust(x, float(draws.factors[k, change]))
-        x = tv.rgb_to_grayscale(x, 3) if draws.grey[k] else x
+        x = tv.rgb_to_grayscale(x, 3) if draws.grayscale[k] else x
         if draws.sigma[k] > 0:
             side = 2 * views.blur_radius(size) + 1
             x = tv.gaussian_blur(x, [side, side], [float(draws.sigma[k])] * 2)
-        x = tv.solarize(x, 0.5) if draws.solarise[k] else x
+        x = tv.solarize(x, 0.5) if draws.solarize[k] else x
         made.append(x)
     return torch.stack(made)
 
@@ -216,7 +216,7 @@ def test_what_would_read_outside_is_refused() -> None:
 
 ONE = """
 import sys, types, numpy as np
-from nearfar import kernels, progress, views
+from nearfar.images import kernels; from nearfar.core import progress; from nearfar.images import views
 progress.show(True)
 {before}
 one = types.SimpleNamespace(pixels=np.arange(12, dtype=np.uint8), offset=np.zeros(1, np.int64),

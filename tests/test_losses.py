@@ -27,7 +27,7 @@ def rows(n, d, seed=0, dtype=torch.float64):
 @example(n=3, d=1, tile=1, tau=0.03125)
 def test_loss_and_gradients_equal_the_loops_of_the_docstring(n, d, tile, tau):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses.tiles, "side", lambda z: tile)
+        patch.setattr(losses.tiled, "side", lambda z: tile)
         z_i, z_j = (z.requires_grad_() for z in rows(n, d, seed=n * 7 + d))
         t = torch.tensor(tau, dtype=torch.float64, requires_grad=True)
         fast = losses.nt_xent(z_i, z_j, t)
@@ -40,7 +40,7 @@ def test_loss_and_gradients_equal_the_loops_of_the_docstring(n, d, tile, tau):
 
 
 def test_gradcheck(monkeypatch):
-    monkeypatch.setattr(losses.tiles, "side", lambda z: 3)
+    monkeypatch.setattr(losses.tiled, "side", lambda z: 3)
     z_i, z_j = (z.requires_grad_() for z in rows(4, 3))
     tau = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(losses.nt_xent, (z_i, z_j, tau))
@@ -86,7 +86,7 @@ def test_memory_grows_with_the_batch_and_not_with_its_square():
 
 
 def test_accuracy_counts_views_whose_partner_is_nearest(monkeypatch):
-    monkeypatch.setattr(losses.tiles, "side", lambda z: 3)
+    monkeypatch.setattr(losses.tiled, "side", lambda z: 3)
     z_i, z_j = rows(9, 4)
     z_j = F.normalize(z_j + 0.7 * z_i, dim=1)
     z = torch.cat([z_i, z_j])
@@ -156,8 +156,8 @@ def test_every_loss_equals_its_loops(name, n, d, tile, tau, wide, seed):
     a, b = (z.requires_grad_() for z in rows(n, d, seed=seed))
     t = torch.tensor(tau, dtype=torch.float64, requires_grad=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses.tiles, "side", lambda z: tile)
-        patch.setattr(losses.tiles, "WIDEST", 0.0 if wide else math.inf)
+        patch.setattr(losses.tiled, "side", lambda z: tile)
+        patch.setattr(losses.tiled, "WIDEST", 0.0 if wide else math.inf)
         fast = compute(a, b, t)
         found = torch.autograd.grad(fast, (a, b, t))
     truth = loops(name, a, b, t, labels, queue)
@@ -173,7 +173,7 @@ def test_every_loss_equals_its_loops(name, n, d, tile, tau, wide, seed):
 @pytest.mark.parametrize("tau", [0.4, 0.02])
 @pytest.mark.parametrize("name", ["supcon", "dcl", "info_nce", "queue", "clip"])
 def test_gradcheck_of_every_loss(name, tau, monkeypatch):
-    monkeypatch.setattr(losses.tiles, "side", lambda z: 3)
+    monkeypatch.setattr(losses.tiled, "side", lambda z: 3)
     z_i, z_j = (z.requires_grad_() for z in rows(4, 3))
     queue = rows(5, 3, seed=2)[0]
     labels = torch.tensor([1, 2, 1, 1, 2, 0, 2, 2])
@@ -235,7 +235,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
 
 FUSED = """
 import torch
-from nearfar.losses import fused, tiles, unit
+from nearfar.losses import triton_kernels, tiled, unit
 
 torch.manual_seed(0)
 for n, m, d, first in ((37, 111, 5, 37), (70, 70, 20, 0), (64, 128, 128, 64)):
@@ -246,21 +246,21 @@ for n, m, d, first in ((37, 111, 5, 37), (70, 70, 20, 0), (64, 128, 128, 64)):
     grads = torch.randn(len(z))
     for partners in (False, True):
         blocks = [range(k, k + len(own)) for k in range(0, len(z), len(own))]
-        logs = torch.cat([tiles.square(z, block, scale, False, partners) for block in blocks])
-        found = fused.square(z, own, scale, False, partners)
+        logs = torch.cat([tiled.square(z, block, scale, False, partners) for block in blocks])
+        found = triton_kernels.square(z, own, scale, False, partners)
         torch.testing.assert_close(found, logs[own.start : own.stop], rtol=1e-5, atol=1e-5)
-        wanted = tiles.square_pull(z, own, scale, False, partners, logs, grads)
-        found = fused.square_pull(z, own, scale, False, partners, logs, grads)
+        wanted = tiled.square_pull(z, own, scale, False, partners, logs, grads)
+        found = triton_kernels.square_pull(z, own, scale, False, partners, logs, grads)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     a, b = z[:n], unit(torch.randn(m + 3, d))
     for scale in (torch.tensor(9.0), torch.tensor(100.0)):
-        wide = bool(scale > tiles.WIDEST)
-        logs = tiles.cross(a, b, scale, wide, True)
-        torch.testing.assert_close(fused.cross(a, b, scale, wide, True), logs, rtol=1e-5, atol=1e-4)
+        wide = bool(scale > tiled.WIDEST)
+        logs = tiled.cross(a, b, scale, wide, True)
+        torch.testing.assert_close(triton_kernels.cross(a, b, scale, wide, True), logs, rtol=1e-5, atol=1e-4)
         g = torch.randn(len(a)), torch.randn(len(b))
         for some in ((g[0], g[1]), (g[0], None)):
-            wanted = tiles.cross_pull(a, b, scale, wide, logs, some, (True, True))
-            found = fused.cross_pull(a, b, scale, wide, logs, some, (True, True))
+            wanted = tiled.cross_pull(a, b, scale, wide, logs, some, (True, True))
+            found = triton_kernels.cross_pull(a, b, scale, wide, logs, some, (True, True))
             torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 print("alike")
 """

@@ -160,12 +160,12 @@ def test_two_processes_give_the_gradient_of_one():
 
 
 def test_simclr_takes_a_deeper_head_and_any_temperature():
-    module = small("simclr", head=[32, 16, 8], tau=0.1)
+    module = small("simclr", head=[32, 16, 8], temperature=0.1)
     assert [p.out_features for p in module.g if isinstance(p, torch.nn.Linear)] == [32, 16, 8]
     z_i, _ = module.embed(pictures(4))
     torch.testing.assert_close(z_i.norm(dim=1), torch.ones(4))
-    with pytest.raises(NearfarError, match="--tau"):
-        small("simclr", tau=0.0)
+    with pytest.raises(NearfarError, match="--temperature"):
+        small("simclr", temperature=0.0)
 
 
 def test_an_unknown_method_is_answered_with_the_nearest():

@@ -127,7 +127,7 @@ def test_pretrained_where_there_is_none_is_refused_before_any_download():
     for name, stem in [("resnet10_w32", "auto"), ("timm:resnet10t", "small"), ("timm:resnet18c", "auto")]:
         with pytest.raises(NearfarError):
             models.encoder(name, stem=stem, weights="pretrained")
-    with pytest.raises(NearfarError, match="--size 224"):
+    with pytest.raises(NearfarError, match="--image-size 224"):
         models.encoder("vit_b_16", size=32, weights="pretrained")
 
 

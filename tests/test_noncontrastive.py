@@ -20,7 +20,7 @@ from nearfar.training.settings import Training
 
 def trained(module, steps=100, **settings):
     """Train a method on 32 pictures and give it back."""
-    training = Training(**{"optimizer": "sgd", "rate": 0.05, "decay": 0.0} | settings)
+    training = Training(**{"optimizer": "sgd", "lr": 0.05, "weight_decay": 0.0} | settings)
     maker, batch = optim.optimizer(training, module), pictures(32)
     for step in range(steps):
         maker.zero_grad()
@@ -75,9 +75,9 @@ def test_byols_distance_is_the_squared_distance_at_length_one():
 def test_views_differ_only_where_the_recipe_blurs(name):
     module = small(name)
     assert module.views(Views()) == (Views(), Views())
-    first, second = module.views(Views(blur=0.5, grey=0.1))
-    assert first == Views(blur=1.0, grey=0.1)
-    assert second == Views(blur=0.1, grey=0.1, solarise=0.2)
+    first, second = module.views(Views(blur=0.5, grayscale=0.1))
+    assert first == Views(blur=1.0, grayscale=0.1)
+    assert second == Views(blur=0.1, grayscale=0.1, solarize=0.2)
 
 
 # SimSiam
@@ -123,11 +123,11 @@ def test_simsiams_predictor_keeps_its_rate_while_all_others_fall():
         def __iter__(self):
             return iter([(batch.rows, batch.views)] * 5)
 
-    how = {"plan": StepPlan(((0, 5),)), "rate": 0.01, "warmup": 0.0, "device": torch.device("cpu")}
+    how = {"plan": StepPlan(((0, 5),)), "lr": 0.01, "warmup": 0.0, "device": torch.device("cpu")}
     for step in engine.train(module, DataLoader(), maker, **how):
         for parts, group in zip(constant_lr, maker.param_groups, strict=True):
-            assert group["lr"] == (0.01 if parts == {"h"} else step.rate)
-    assert step.number == 5 and step.rate < 0.001
+            assert group["lr"] == (0.01 if parts == {"h"} else step.lr)
+    assert step.number == 5 and step.lr < 0.001
 
 
 # Barlow Twins

@@ -15,13 +15,13 @@ from nearfar.training import optim
 from nearfar.training.settings import Training
 
 
-def slow_lars(w, gradients, rates, momentum, decay, eta, adapt):
+def slow_lars(w, gradients, rates, momentum, weight_decay, eta, adapt):
     """The equations of LARS, a number at a time."""
     w, v = [float(x) for x in w], [0.0] * len(w)
-    for g, rate in zip(gradients, rates, strict=True):
-        g = [gk + decay * wk for gk, wk in zip(g, w, strict=True)]
+    for g, lr in zip(gradients, rates, strict=True):
+        g = [gk + weight_decay * wk for gk, wk in zip(g, w, strict=True)]
         size, slope = math.sqrt(sum(x * x for x in w)), math.sqrt(sum(x * x for x in g))
-        own = rate * eta * size / slope if adapt and size > 0 and slope > 0 else rate
+        own = lr * eta * size / slope if adapt and size > 0 and slope > 0 else lr
         v = [momentum * vk + own * gk for vk, gk in zip(v, g, strict=True)]
         w = [wk - vk for wk, vk in zip(w, v, strict=True)]
     return w
@@ -37,8 +37,8 @@ def test_lars_follows_its_equations(adapt, start):
     w = nn.Parameter(torch.tensor(first).view(2, 3))
     unused = nn.Parameter(torch.ones(1))
     lars = optim.LARS([w, unused], 0.1, momentum=0.9, weight_decay=0.01, eta=0.02, adapt=adapt)
-    for g, rate in zip(gradients, rates, strict=True):
-        lars.param_groups[0]["lr"] = rate
+    for g, lr in zip(gradients, rates, strict=True):
+        lars.param_groups[0]["lr"] = lr
         w.grad = torch.tensor(g).view(2, 3)
         lars.step()
         assert torch.equal(w.grad, torch.tensor(g).view(2, 3))
@@ -74,7 +74,7 @@ def test_biases_and_norms_are_exempt_and_frozen_tensors_left_out():
 def test_each_optimizer_lowers_a_loss(name):
     torch.manual_seed(0)
     module = models.mlp(4, 8, 2, last_norm=False)
-    training = build(Training, {"optimizer": name, "rate": 0.05, "batch": 512, "rate_rule": "linear"})
+    training = build(Training, {"optimizer": name, "lr": 0.05, "batch_size": 512, "lr_scaling": "linear"})
     maker = optim.optimizer(training, module)
     assert {group["lr"] for group in maker.param_groups} == {0.1}
     x = torch.rand(64, 4)
@@ -90,10 +90,10 @@ def test_each_optimizer_lowers_a_loss(name):
 
 
 def test_rate_rules():
-    def rate(rule):
-        return optim.base_rate(build(Training, {"rate": 0.3, "rate_rule": rule, "batch": 4096}))
+    def lr(rule):
+        return optim.base_rate(build(Training, {"lr": 0.3, "lr_scaling": rule, "batch_size": 4096}))
 
-    assert (rate("fixed"), rate("linear"), rate("sqrt")) == (0.3, pytest.approx(4.8), pytest.approx(19.2))
+    assert (lr("fixed"), lr("linear"), lr("sqrt")) == (0.3, pytest.approx(4.8), pytest.approx(19.2))
 
 
 def test_the_rate_rises_straight_and_falls_along_a_cosine():
@@ -140,8 +140,8 @@ def test_muon_moves_matrices_orthogonally_and_the_rest_as_adam_does():
 def test_making_and_using_the_cpu_recipes_optimizer_leaves_the_compiler_alone():
     code = """
 import sys, torch
-from nearfar import optim
-from nearfar.settings import Training
+from nearfar.training import optim
+from nearfar.training.settings import Training
 layer = torch.nn.Linear(3, 2)
 made = optim.optimizer(Training(optimizer="muon"), layer)
 layer(torch.ones(1, 3)).sum().backward()

@@ -183,10 +183,10 @@ def test_a_second_load_decodes_nothing(tmp_path: Path, capsys: pytest.CaptureFix
 PACKER = """
 import sys
 from pathlib import Path
-from nearfar.data import disk, pack
+from nearfar.data import cache, disk_cache
 from nearfar.data.sources import open_source
-disk._FLUSH_SECONDS = 0.0
-pack.load(open_source(sys.argv[1]), short_side=24, max_pixels=10**6, max_bad=.1, threads=2,
+disk_cache._FLUSH_SECONDS = 0.0
+cache.load(open_source(sys.argv[1]), short_side=24, max_pixels=10**6, max_bad=.1, threads=2,
     memory=0, cache=Path(sys.argv[2]))
 """
 

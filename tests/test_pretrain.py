@@ -26,13 +26,13 @@ from nearfar.training.logger import RunLogger
 
 TINY = {
     "steps": 24,
-    "batch": 16,
+    "batch_size": 16,
     "encoder": "resnet10_w16",
     "head": (16, 8),
     "precision": "float32",
-    "threads": 1,
+    "workers": 1,
 }
-FLAGS = ["--batch", "16", "--encoder", "resnet10_w16", "--head", "16", "8", "--precision", "float32"]
+FLAGS = ["--batch-size", "16", "--encoder", "resnet10_w16", "--head", "16", "8", "--precision", "float32"]
 
 
 def command(*words: object, **more: str) -> subprocess.Popen[str]:
@@ -70,7 +70,7 @@ def test_a_run_gives_an_encoder_that_loads_without_the_method(unbroken):
     assert not run.encoder.training
     assert run.preprocess.size == 16 and run.preprocess.crop == 1.0
     assert [line["step"] for line in run.log()] == list(range(1, 25))
-    assert {"loss", "contrastive_accuracy", "rate", "images_per_second", "waiting"} <= set(run.log()[-1])
+    assert {"loss", "contrastive_accuracy", "lr", "images_per_second", "waiting"} <= set(run.log()[-1])
     assert json.dumps(run.to_json())
 
 
@@ -79,7 +79,7 @@ def test_every_method_resumes_to_the_same_bytes_from_the_midst_of_an_epoch(metho
     draw = np.random.default_rng(0)
     data = draw.integers(0, 256, (40, 16, 16, 3), np.uint8), np.arange(40) % 3
     settings = {**{key: value for key, value in TINY.items() if key != "head"}, **narrow(method)}
-    settings |= {"method": method, "steps": 7, "batch": 8, "recipe": "cpu"}
+    settings |= {"method": method, "steps": 7, "batch_size": 8, "recipe": "cpu"}
     nearfar.pretrain(data, out=tmp_path / "unbroken", **settings)
 
     def stop(self, step):
@@ -163,8 +163,8 @@ def test_a_finished_run_says_so_and_other_settings_are_refused_by_name(photos, u
         nearfar.core.progress.show(False)
     assert "is finished" in capsys.readouterr().err
     assert run.path == unbroken
-    with pytest.raises(nearfar.NearfarError, match=r"--tau 0.1 became 0.3.*--overwrite"):
-        nearfar.pretrain(photos, out=unbroken, **TINY, tau=0.3)
+    with pytest.raises(nearfar.NearfarError, match=r"--temperature 0.1 became 0.3.*--overwrite"):
+        nearfar.pretrain(photos, out=unbroken, **TINY, temperature=0.3)
     with pytest.raises(nearfar.NearfarError, match=r"--steps 24 became 25"):
         nearfar.pretrain(photos, out=unbroken, **{**TINY, "steps": 25})
     assert content(unbroken) == before
@@ -204,8 +204,8 @@ def test_a_run_by_the_clock_can_be_repeated_exactly_without_it(photos, tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_overwritten(photos, tmp_path):
-    settings = {**TINY, "optimizer": "sgd", "rate": 1e30, "save_minutes": 0.0}
-    with pytest.raises(nearfar.NearfarError, match=r"broke down at step \d+.*lower --rate"):
+    settings = {**TINY, "optimizer": "sgd", "lr": 1e30, "save_minutes": 0.0}
+    with pytest.raises(nearfar.NearfarError, match=r"broke down at step \d+.*lower --lr"):
         nearfar.pretrain(photos, out=tmp_path / "nan", **settings)
     for line in checkpoint.read_log(tmp_path / "nan" / "log.jsonl"):
         assert np.isfinite(line["loss"])
@@ -220,15 +220,15 @@ def test_too_few_images(photos, tmp_path):
         nearfar.pretrain(one, out=tmp_path / "one", **TINY)
     few = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
     run = nearfar.pretrain(few, out=tmp_path / "few", **TINY)
-    assert run.config["training"]["batch"] == 5
+    assert run.config["training"]["batch_size"] == 5
 
 
 def test_chunks_and_streaming_run_to_the_end(photos, tmp_path):
     packed = nearfar.pretrain(photos, out=tmp_path / "packed", **TINY)
-    streamed = nearfar.pretrain(photos, out=tmp_path / "streamed", **TINY, pack=False)
+    streamed = nearfar.pretrain(photos, out=tmp_path / "streamed", **TINY, cache=False)
     first, second = (run.encoder.state_dict() for run in (packed, streamed))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    nearfar.pretrain(photos, out=tmp_path / "chunked", **TINY, chunk=4)
+    nearfar.pretrain(photos, out=tmp_path / "chunked", **TINY, micro_batch=4)
 
 
 def test_a_folder_that_vanished_is_named(photos, tmp_path):
@@ -264,7 +264,7 @@ def test_every_bad_file_is_named_and_the_run_goes_on(photos, tmp_path):
 def test_a_folder_that_vanishes_while_streaming_stops_the_run_with_its_reason(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     folder = tmp_path / "run"
-    words = ["pretrain", tmp_path / "photos", "--out", folder, "--steps", 100000, "--no-pack", *FLAGS]
+    words = ["pretrain", tmp_path / "photos", "--out", folder, "--steps", 100000, "--no-cache", *FLAGS]
     process = command(*words, "--save-minutes", 0)
     while not (folder / checkpoint.LAST).exists():
         assert process.poll() is None, process.stderr.read()
@@ -278,7 +278,7 @@ def test_a_folder_that_vanishes_while_streaming_stops_the_run_with_its_reason(ph
 
 @pytest.mark.slow
 def test_two_processes_under_torchrun_train_the_encoder_of_one(photos, tmp_path):
-    settings = ["--steps", 6, *FLAGS, "--optimizer", "sgd", "--rate", "0.002"]
+    settings = ["--steps", 6, *FLAGS, "--optimizer", "sgd", "--lr", "0.002"]
     one = command("pretrain", photos, "--out", tmp_path / "one", *settings)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -23,7 +23,7 @@ from nearfar.evaluation.label_efficiency import efficiency, labels_needed
 from nearfar.evaluation.leaks import LIKE, near_copies
 from nearfar.features import logistic
 from nearfar.features.knn import unit
-from nearfar.features.probes import held_out
+from nearfar.features.probes import validation_split
 
 
 def rows(n, d, classes, seed, spread=1.0):
@@ -230,13 +230,13 @@ def test_groups_are_held_out_whole_and_in_proportion():
     draw = np.random.default_rng(0)
     groups = np.repeat(np.arange(100), 5)
     labels = np.where(draw.random(500) < 0.9, groups % 2, 1 - groups % 2)
-    held = held_out(labels, ("a", "b"), 0, groups)
+    held = validation_split(labels, ("a", "b"), 0, groups)
     assert set(groups[held]) & set(groups[~held]) == set()
     for k in range(2):
         assert 0.15 < held[labels == k].mean() < 0.25
-    assert np.array_equal(held, held_out(labels, ("a", "b"), 0, groups))
-    assert not np.array_equal(held, held_out(labels, ("a", "b"), 1, groups))
-    assert not held_out(labels, ("a", "b"), 0, np.zeros(500, np.int64)).any()
+    assert np.array_equal(held, validation_split(labels, ("a", "b"), 0, groups))
+    assert not np.array_equal(held, validation_split(labels, ("a", "b"), 1, groups))
+    assert not validation_split(labels, ("a", "b"), 0, np.zeros(500, np.int64)).any()
 
 
 def test_groups_are_read_by_path_and_by_name(tmp_path):
@@ -304,7 +304,7 @@ ALTERED = {
     "saved badly": lambda x: np.asarray(Image.open(io.BytesIO(gallery.encode(x, "jpg", quality=30)))),
     "mirrored": lambda x: x[:, ::-1].copy(),
     "darker": lambda x: (0.6 * x).astype(np.uint8),
-    "grey": lambda x: np.repeat(np.asarray(Image.fromarray(x).convert("L"))[:, :, None], 3, 2),
+    "grayscale": lambda x: np.repeat(np.asarray(Image.fromarray(x).convert("L"))[:, :, None], 3, 2),
     "shifted": lambda x: np.roll(x, 5, 1),  # by two of the pixels that are compared
     "small and back": lambda x: np.asarray(
         Image.fromarray(x).resize((24, 24), Image.Resampling.BICUBIC).resize(x.shape[1::-1])
@@ -333,7 +333,7 @@ def test_near_copies_are_found_and_distinct_pictures_are_not():
         copies = held(np.stack([alter(picture) for picture in pictures[train]]))
         own = np.arange(len(train))[:, None]
         found = near_copies(copies, originals, np.concatenate([own[::-1], own], axis=1))
-        assert (found.row == own[:, 0]).mean() >= (0.8 if what == "grey" else 0.95), what
+        assert (found.row == own[:, 0]).mean() >= (0.8 if what == "grayscale" else 0.95), what
         assert not found.same.any() and (found.likeness[found.known] >= LIKE).all()
     same = near_copies(originals, originals, np.zeros((len(train), 1), np.int64))
     assert same.same.all() and np.array_equal(same.row, np.arange(len(train)))

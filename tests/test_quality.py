@@ -102,7 +102,7 @@ def test_agreement_counts_common_neighbours() -> None:
 
 def test_health_of_a_run_is_repeatable_and_leaves_the_encoder_alone(photos, tmp_path) -> None:
     run = nearfar.pretrain(
-        photos, out=tmp_path / "run", steps=3, batch=16, encoder="resnet10_w16", device="cpu"
+        photos, out=tmp_path / "run", steps=3, batch_size=16, encoder="resnet10_w16", device="cpu"
     )
     source = open_source(photos)
     store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0.5, threads=1)

@@ -21,7 +21,7 @@ from nearfar import evaluate, pretrain
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.data import cache, loader
-from nearfar.data.dataset import held_apart
+from nearfar.data.dataset import holdout_split
 from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
 from nearfar.reports import figures, galleries, page, sample, scoring
@@ -31,7 +31,13 @@ from nearfar.training import resolve
 from nearfar.training.run import Run, load
 
 EVIL = ("<script>alert(1)<!--", '"><img src=x onerror=alert(1)>', "$x_{'&amp;", "ünïcode {{ 7*7 }}")
-SETTINGS: dict[str, Any] = {"batch": 16, "steps": 6, "encoder": "resnet10_w16", "size": 16, "threads": 1}
+SETTINGS: dict[str, Any] = {
+    "batch_size": 16,
+    "steps": 6,
+    "encoder": "resnet10_w16",
+    "image_size": 16,
+    "workers": 1,
+}
 
 
 def draw(folder: Path, count: int, start: int = 0) -> None:
@@ -70,7 +76,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that held 64 images apart, and was evaluated by no one."""
     out = tmp_path_factory.mktemp("runs") / "<i>one"
-    return pretrain(photos, out=out, held_out=0.4, looks=2, **SETTINGS)
+    return pretrain(photos, out=out, holdout=0.4, health_checks=2, **SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -239,13 +245,13 @@ def test_mistakes_are_sentences(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("bad", [False, True])
 def test_a_verdict_heads_the_page(bad: bool) -> None:
-    verdict = SimpleNamespace(name="full collapse", reason="RankMe is <1>", advice="Try --rate 0.1.", bad=bad)
+    verdict = SimpleNamespace(name="full collapse", reason="RankMe is <1>", advice="Try --lr 0.1.", bad=bad)
     head = {"title": "t", "lede": "", "answers": (), "overview": ()}
     text = page.render([], verdicts=[("", verdict)], **head)
     expected = (
         f'<div class="verdict {"bad" if bad else "good"}"><h2>full collapse</h2><p>RankMe is &lt;1&gt;.</p>'
     )
-    assert f"{expected}<p>Try --rate 0.1.</p></div>" in text
+    assert f"{expected}<p>Try --lr 0.1.</p></div>" in text
     assert 'class="verdict none"' in page.render([], verdicts=[("", None)], **head)
 
 
@@ -257,9 +263,9 @@ def test_the_views_shown_are_those_the_network_saw(run: Run, photos: Path) -> No
     store = cache.load(
         open_source(photos), short_side=wanted.short_side, max_pixels=10**8, max_bad=0.1, threads=1
     )
-    trained, _ = held_apart(store, wanted.training.held_out, wanted.training.seed)
+    trained, _ = holdout_split(store, wanted.training.holdout, wanted.training.seed)
     recipes = resolve.build_method(wanted).views(wanted.views)
-    feed = loader.DataLoader(trained, recipes, size=16, batch=16, seed=wanted.training.seed)
+    feed = loader.DataLoader(trained, recipes, size=16, batch_size=16, seed=wanted.training.seed)
     saw: dict[tuple[int, int], torch.Tensor] = {}
     for step in range(12):  # two epochs of six steps
         rows, made = feed.make(step)

@@ -27,14 +27,14 @@ def test_every_recipe_decides_everything_and_survives_json(name, side):
     made = resolve.resolve("simclr", name, {}, side=side, device=CPU)
     lengths = [getattr(made.training, length) for length in resolve.LENGTHS]
     assert sum(length is not None for length in lengths) == 1
-    assert made.size >= 8 and made.rate > 0
+    assert made.image_size >= 8 and made.lr > 0
     assert RunConfig.from_json(json.loads(json.dumps(made.to_json())), "") == made
 
 
 def test_small_images_keep_their_size_and_are_used_whole():
-    assert (wanted().size, wanted().preprocess.crop) == (32, 1.0)
+    assert (wanted().image_size, wanted().preprocess.crop) == (32, 1.0)
     large = resolve.resolve("simclr", "imagenet", {}, side=500, device=CPU)
-    assert (large.size, large.preprocess.crop, large.short_side) == (224, 0.875, 256)
+    assert (large.image_size, large.preprocess.crop, large.short_side) == (224, 0.875, 256)
 
 
 def test_the_device_and_the_size_choose_the_recipe():
@@ -44,17 +44,17 @@ def test_the_device_and_the_size_choose_the_recipe():
 
 
 def test_what_is_asked_wins_over_the_recipe_and_its_length_replaces_the_recipes():
-    made = wanted(tau=0.7, epochs=3.0, crop_min=0.5, batch=64)
-    assert (made.settings.tau, made.training.epochs, made.training.minutes) == (0.7, 3.0, None)
-    assert (made.views.crop_min, made.training.batch) == (0.5, 64)
+    made = wanted(temperature=0.7, epochs=3.0, crop_min=0.5, batch_size=64)
+    assert (made.settings.temperature, made.training.epochs, made.training.minutes) == (0.7, 3.0, None)
+    assert (made.views.crop_min, made.training.batch_size) == (0.5, 64)
 
 
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
         ({"steps": 3, "epochs": 2.0}, "one length"),
-        ({"taux": 0.1}, "did you mean tau"),
-        ({"tau": -1.0}, "--tau is -1.0"),
+        ({"temperatur": 0.1}, "did you mean temperature"),
+        ({"temperature": -1.0}, "--temperature is -1.0"),
         ({"minutes": 0.0}, "above zero"),
         ({"optimizer": "adam"}, "did you mean adamw"),
     ],
@@ -73,23 +73,23 @@ def test_an_unknown_recipe_or_device_is_named():
 
 
 def test_rate_rules():
-    assert wanted(rate=0.1, rate_rule="linear", batch=512).rate == pytest.approx(0.2)
-    assert wanted(rate=0.1, rate_rule="sqrt", batch=64).rate == pytest.approx(0.8)
+    assert wanted(lr=0.1, lr_scaling="linear", batch_size=512).lr == pytest.approx(0.2)
+    assert wanted(lr=0.1, lr_scaling="sqrt", batch_size=64).lr == pytest.approx(0.8)
 
 
 def test_differences_name_what_changed_and_leave_out_what_does_not_matter():
-    assert wanted().differences(wanted(threads=1, save_minutes=9.0)) == []
-    assert wanted().differences(wanted(tau=0.3, head=(64, 32))) == [
-        "--tau 0.1 became 0.3",
+    assert wanted().differences(wanted(workers=1, save_minutes=9.0)) == []
+    assert wanted().differences(wanted(temperature=0.3, head=(64, 32))) == [
+        "--temperature 0.1 became 0.3",
         "--head 256 128 became 64 32",
     ]
 
 
 def test_the_batch_fits_the_images():
-    made, notes = resolve.fitted(wanted(batch=256), 100)
-    assert made.training.batch == 100 and "fewer than a batch of 256" in notes[0]
-    assert resolve.fitted(wanted(batch=64), 100)[0].training.batch == 64
-    assert resolve.fitted(wanted(batch=64, chunk=64), 100)[0].training.chunk is None
+    made, notes = resolve.fitted(wanted(batch_size=256), 100)
+    assert made.training.batch_size == 100 and "fewer than a batch of 256" in notes[0]
+    assert resolve.fitted(wanted(batch_size=64), 100)[0].training.batch_size == 64
+    assert resolve.fitted(wanted(batch_size=64, micro_batch=64), 100)[0].training.micro_batch is None
     with pytest.raises(NearfarError, match="0 usable images are too few"):
         resolve.fitted(wanted(), 0)
 

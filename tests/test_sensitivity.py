@@ -34,7 +34,7 @@ def test_every_axis_holds_the_recipe_and_both_its_ends_are_settings(method: str,
     wanted = wanted_of(method, recipe)
     axes = space.axes(wanted, (), 10_000)
     own = {axis.name: axis.own for axis in axes}
-    assert {"batch", "rate", "crop_min", "colour"} <= set(own)
+    assert {"batch_size", "lr", "crop_min", "colour"} <= set(own)
     assert ("depth" in own) == hasattr(wanted.settings, "head")
     assert space.settings(wanted, axes, own) == {}
     for axis in axes:
@@ -51,19 +51,19 @@ def test_a_point_becomes_settings() -> None:
     axes = space.axes(wanted, (), 10_000)
     own = {axis.name: axis.own for axis in axes}
     assert own == {
-        "tau": 0.1,
-        "batch": 256,
-        "rate": 0.02,
+        "temperature": 0.1,
+        "batch_size": 256,
+        "lr": 0.02,
         "crop_min": 0.2,
         "colour": 1.0,
         "depth": 2,
         "width": 256,
     }
-    point = own | {"tau": 0.123456, "colour": 2.0, "depth": 3, "width": 512, "batch": 64}
+    point = own | {"temperature": 0.123456, "colour": 2.0, "depth": 3, "width": 512, "batch_size": 64}
     changed = space.settings(wanted, axes, point)
     assert changed == {
-        "tau": 0.123,
-        "batch": 64,
+        "temperature": 0.123,
+        "batch_size": 64,
         "brightness": 0.8,
         "contrast": 0.8,
         "saturation": 0.8,
@@ -71,10 +71,14 @@ def test_a_point_becomes_settings() -> None:
         "head": (512, 512, 128),
     }
     assert space.settings(wanted, axes, own | {"depth": 1}) == {"head": (128,)}
-    words = space.words({**changed, "pack": False, "rate": 1 / 3, "minutes": 3.0})
-    assert " ".join(words[:4]) == "--tau 0.123 --batch 64" and words[-3:] == [repr(1 / 3), "--minutes", "3"]
+    words = space.words({**changed, "cache": False, "lr": 1 / 3, "minutes": 3.0})
+    assert " ".join(words[:4]) == "--temperature 0.123 --batch-size 64" and words[-3:] == [
+        repr(1 / 3),
+        "--minutes",
+        "3",
+    ]
     assert pretrain_parser(()).read(["x", *words]) == {
-        "data": "x", "pack": False, "rate": 1 / 3, "minutes": 3.0, **changed
+        "data": "x", "cache": False, "lr": 1 / 3, "minutes": 3.0, **changed
     }  # fmt: skip
 
 
@@ -83,11 +87,11 @@ def test_what_is_typed_is_not_varied() -> None:
         return {axis.name for axis in space.axes(wanted_of(**typed), typed, 10_000)}
 
     everything = names()
-    assert everything - names(tau=0.3) == {"tau"}
+    assert everything - names(temperature=0.3) == {"temperature"}
     assert everything - names(head=(64, 32)) == {"depth", "width"}
     assert everything - names(hue=0.0) == {"colour"}
-    assert names(tau=0.3, batch=8, rate=0.1, crop_min=0.1, hue=0.0, head=(8,)) == set()
-    (batch,) = (axis for axis in space.axes(wanted_of(), (), 300) if axis.name == "batch")
+    assert names(temperature=0.3, batch_size=8, lr=0.1, crop_min=0.1, hue=0.0, head=(8,)) == set()
+    (batch,) = (axis for axis in space.axes(wanted_of(), (), 300) if axis.name == "batch_size")
     assert batch.values == (64, 128, 256)
 
 
@@ -111,7 +115,7 @@ def test_deviation_is_pooled() -> None:
 
 
 def test_an_effect_is_the_best_groups_mean_less_the_worsts() -> None:
-    range_ = space.Axis("tau", "temperature", 0.1, 0.01, 1.0, log=True)
+    range_ = space.Axis("temperature", "temperature", 0.1, 0.01, 1.0, log=True)
     groups = influence.grouped(range_, [0.5, 0.02, 0.1, 0.9, 0.03, 0.2])
     assert groups.tolist() == [2, 0, 1, 2, 0, 1]
     values = np.array([[9.0, 1.0, 5.0, 7.0, 2.0, 4.0]])
@@ -138,15 +142,15 @@ def planted(seed: int, strength: float, trials: int = 24) -> tuple[influence.Inf
                 for axis in axes
             }
         )
-        values.append(strength * np.log(points[-1]["tau"]) + draw.normal())
+        values.append(strength * np.log(points[-1]["temperature"]) + draw.normal())
     return influence.influences(axes, points, values, noise=0.1)
 
 
 def test_a_planted_effect_is_found_and_is_the_most_important() -> None:
     for seed in range(3):
         found = planted(seed, strength=3.0)
-        assert [item.name for item in found if item.matters] == ["tau"]
-        assert found[0].name == "tau" and sum(item.importance for item in found) == pytest.approx(1.0)
+        assert [item.name for item in found if item.matters] == ["temperature"]
+        assert found[0].name == "temperature" and sum(item.importance for item in found) == pytest.approx(1.0)
 
 
 def test_where_nothing_matters_nothing_is_said_to() -> None:
@@ -162,14 +166,22 @@ def test_too_few_trials_tell_nothing() -> None:
 
 
 def made_up(recipe: list[float], best: list[float], others: list[float | None]) -> Sweep:
-    axes = space.axes(wanted_of(), ("batch", "rate", "crop_min", "hue", "head"), 10_000)
+    axes = space.axes(wanted_of(), ("batch_size", "lr", "crop_min", "hue", "head"), 10_000)
     values = [recipe[0], best[0], *others]
     trials = [
-        Trial(k, 0, {"tau": 0.1 + 0.01 * k}, {"knn": v or 0.0, "rankme": 9.0 - k}, v, "" if v else "bad", 1.0)
+        Trial(
+            k,
+            0,
+            {"temperature": 0.1 + 0.01 * k},
+            {"knn": v or 0.0, "rankme": 9.0 - k},
+            v,
+            "" if v else "bad",
+            1.0,
+        )
         for k, v in enumerate(values)
     ]
-    repeats = [Trial(0, 1 + k, {"tau": 0.1}, {}, v, "", 1.0) for k, v in enumerate(recipe[1:])]
-    repeats += [Trial(1, 1 + k, {"tau": 0.11}, {}, v, "", 1.0) for k, v in enumerate(best[1:])]
+    repeats = [Trial(0, 1 + k, {"temperature": 0.1}, {}, v, "", 1.0) for k, v in enumerate(recipe[1:])]
+    repeats += [Trial(1, 1 + k, {"temperature": 0.11}, {}, v, "", 1.0) for k, v in enumerate(best[1:])]
     return Sweep(axes, tuple(trials), tuple(repeats), "knn", "nearfar pretrain x", Path("x"))
 
 
@@ -211,7 +223,7 @@ def walk(folder: Path, count: int, seed: int = 0) -> list[dict[str, space.Value]
         number, params = proposals.next()
         if number >= count:
             return [dict(trial.params) for trial in proposals.study.trials][:count]
-        proposals.tell(None if params["rate"] > 0.1 else -abs(params["tau"] - 0.2))
+        proposals.tell(None if params["lr"] > 0.1 else -abs(params["temperature"] - 0.2))
 
 
 def test_the_same_seed_proposes_the_same_and_the_recipe_comes_first(tmp_path: Path) -> None:
@@ -240,7 +252,7 @@ def test_a_journal_cut_anywhere_goes_on_to_the_same_proposals(tmp_path: Path) ->
             found.append((at, params))
             if at == 13:
                 break
-            proposals.tell(None if params["rate"] > 0.1 else -abs(params["tau"] - 0.2))
+            proposals.tell(None if params["lr"] > 0.1 else -abs(params["temperature"] - 0.2))
         assert all(params == expected[at] for at, params in found) and found[-1][0] == 13, cut
 
 

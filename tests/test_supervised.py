@@ -10,7 +10,7 @@ from small import pictures, small
 import nearfar
 from nearfar.cli.main import main
 
-TINY = {"steps": 6, "batch": 16, "encoder": "resnet10_w16", "precision": "float32", "threads": 1}
+TINY = {"steps": 6, "batch_size": 16, "encoder": "resnet10_w16", "precision": "float32", "workers": 1}
 
 
 def test_it_learns_from_labels_and_records_how_many_classes_there_are(tmp_path):
@@ -18,7 +18,7 @@ def test_it_learns_from_labels_and_records_how_many_classes_there_are(tmp_path):
     labels = np.arange(48) % 3
     pixels = draw.integers(0, 160, (48, 16, 16, 3), np.uint8)
     pixels[np.arange(48), :, :, labels] += 90  # the class is the strongest colour
-    colours = {"jitter": 0.0, "grey": 0.0}
+    colours = {"jitter": 0.0, "grayscale": 0.0}
     run = nearfar.pretrain(
         (pixels, labels), out=tmp_path / "run", **{**TINY, "steps": 30, "method": "supervised"}, **colours
     )

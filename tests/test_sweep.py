@@ -27,9 +27,9 @@ from nearfar.training import checkpoint, resolve
 from nearfar.training.pretrain import Ended, pretrain
 
 CPU = torch.device("cpu")
-TINY = {"batch": 16, "encoder": "resnet10_w16", "precision": "float32", "device": "cpu", "threads": 1}
-FLAGS = ["--batch", "16", "--encoder", "resnet10_w16", "--precision", "float32", "--device", "cpu"]
-FLAGS += ["--threads", "1"]
+TINY = {"batch_size": 16, "encoder": "resnet10_w16", "precision": "float32", "device": "cpu", "workers": 1}
+FLAGS = ["--batch-size", "16", "--encoder", "resnet10_w16", "--precision", "float32", "--device", "cpu"]
+FLAGS += ["--workers", "1"]
 
 
 def wanted_of(method: str = "simclr", recipe: str = "cpu", **given: object) -> resolve.RunConfig:
@@ -51,13 +51,13 @@ def test_a_sweep_starts_with_the_recipe_and_repeats_it_and_the_best(swept: tuple
     found, out = swept
     assert len(found.trials) + len(found.repeats) == 10
     assert found.trials[0].params == {axis.name: axis.own for axis in found.axes}
-    assert [axis.name for axis in found.axes] == ["tau", "rate", "crop_min", "colour", "depth", "width"]
+    assert [axis.name for axis in found.axes] == ["temperature", "lr", "crop_min", "colour", "depth", "width"]
     assert len(found.recipe) == 3 and found.noise is not None and found.noise >= 0
     numbers = [trial.number for trial in found.repeats]
     assert numbers == [0, 0, *[found.best.number] * (len(numbers) - 2)]
     held = resolve.RunConfig.from_json(checkpoint.read_json(out / "trial-000" / "config.json"), "")
     measured = ("--views-on", "--compile")
-    differences = held.differences(wanted_of(steps=2, size=16, **TINY))
+    differences = held.differences(wanted_of(steps=2, image_size=16, **TINY))
     assert [line for line in differences if not line.startswith(measured)] == []
     assert not list(out.glob("*/last.safetensors"))
 
@@ -80,13 +80,13 @@ def test_knn_is_that_of_evaluate_on_the_held_out_part(swept: tuple[Sweep, Path],
     from nearfar.data import cache
     from nearfar.data.sources import open_source
     from nearfar.evaluation.evaluate import evaluate
-    from nearfar.features.probes import held_out
+    from nearfar.features.probes import validation_split
 
     found, out = swept
     store = cache.load(
         open_source(labelled / "train", labels=True), short_side=19, max_pixels=10**6, max_bad=0, threads=1
     )
-    held = held_out(store.labels, store.classes, 0)
+    held = validation_split(store.labels, store.classes, 0)
     pixels = np.stack([store.gather(np.array([row])).image(0) for row in range(len(store))])
     parts = [(pixels[rows], store.labels[rows]) for rows in (~held, held)]
     scores = evaluate(out / "trial-000", train=parts[0], test=parts[1], baselines=())
@@ -124,7 +124,7 @@ def test_the_same_call_again_trains_nothing_and_a_longer_one_goes_on(
         *longer.repeats[: len(found.repeats)],
     ) == found.trials + found.repeats
     assert len(longer.trials) + len(longer.repeats) == 11
-    for changed in ({"seed": 1}, {"tau": 0.3}, {"steps": 3}, {"train": None}):
+    for changed in ({"seed": 1}, {"temperature": 0.3}, {"steps": 3}, {"train": None}):
         settings = {"steps": 2, "trials": 10, "train": train, **TINY, **changed}
         with pytest.raises(NearfarError, match="holds another sweep"):
             nearfar.sweep(train, out=copy, **settings)
@@ -175,7 +175,7 @@ def test_ctrl_c_and_kill_9_and_the_same_command_again_find_the_same(
 
 
 def test_a_judge_ends_a_run_which_goes_on_without_one_to_the_same_bytes(photos: Path, tmp_path: Path) -> None:
-    settings = {"steps": 8, "looks": 2, "save_minutes": 0.0, **TINY}
+    settings = {"steps": 8, "health_checks": 2, "save_minutes": 0.0, **TINY}
     pretrain(photos, out=tmp_path / "whole", **settings)
     seen = []
 
@@ -231,9 +231,9 @@ def test_a_run_broken_on_purpose_is_ended_early(photos: Path, tmp_path: Path) ->
     sweeping = sitting(photos, tmp_path / "s", steps=40, **TINY)
     own = {axis.name: axis.own for axis in sweeping.axes}
     finished(sweeping, 0, 0.8)
-    absurd = sweeping.run(1, 0, own | {"rate": 1e4})
+    absurd = sweeping.run(1, 0, own | {"lr": 1e4})
     assert absurd.value is None and absurd.reason.startswith("failed: Training broke down at step")
-    frozen = sweeping.run(2, 0, own | {"rate": 1e-9})
+    frozen = sweeping.run(2, 0, own | {"lr": 1e-9})
     assert frozen.value is None and frozen.figures == {}
     assert re.fullmatch(
         r"ended early: far behind, partner found .*% at 25% of the run, usually 20\.0%", frozen.reason
@@ -278,8 +278,11 @@ def test_a_recipe_that_fails_ends_the_sweep_and_a_point_does_not(photos: Path, t
         ),
         (["--steps", "3", "--trials", "10", "--method", "simclar"], "did you mean simclr"),
         (["--steps", "3", "--trials", "10", "--recipe", "cpuu"], "did you mean cpu"),
-        (["--steps", "3", "--trials", "10", "--looks", "0"], "--looks 0 leaves a sweep nothing"),
-        (["--steps", "3", "--trials", "10", "--tau", "'; rm -rf /'"], "--tau takes a number"),
+        (
+            ["--steps", "3", "--trials", "10", "--health-checks", "0"],
+            "--health-checks 0 leaves a sweep nothing",
+        ),
+        (["--steps", "3", "--trials", "10", "--temperature", "'; rm -rf /'"], "--temperature takes a number"),
         (["--steps", "3", "--trials", "10", "--train", "no where; $(x)"], "no where; $(x)"),
     ],
 )
@@ -293,7 +296,7 @@ def test_hostile_words_get_one_sentence_and_leave_nothing(
 
 
 def test_everything_typed_leaves_nothing_to_vary(photos: Path, tmp_path: Path) -> None:
-    typed = {"tau": 0.2, "rate": 0.1, "crop_min": 0.3, "hue": 0.0, "head": (16, 8), **TINY}
+    typed = {"temperature": 0.2, "lr": 0.1, "crop_min": 0.3, "hue": 0.0, "head": (16, 8), **TINY}
     with pytest.raises(NearfarError, match="leave out some of it"):
         nearfar.sweep(photos, steps=1, trials=10, out=tmp_path / "out", **typed)
     assert not (tmp_path / "out").exists()

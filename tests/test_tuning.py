@@ -21,7 +21,7 @@ from nearfar.images.view_settings import Views
 from nearfar.images.views import Preprocess
 
 PREPROCESS = Preprocess.of(8)
-PLAIN = Views(crop_min=1.0, flip=0.0, jitter=0.0, grey=0.0)
+PLAIN = Views(crop_min=1.0, flip=0.0, jitter=0.0, grayscale=0.0)
 
 
 def store(n, seed, classes=3):
@@ -61,8 +61,8 @@ def test_sixteen_images_are_learnt_by_heart(encoder, few, how):
     images = Subset(few, np.arange(16))
     made = tune(encoder, PREPROCESS, images, none(images), how=how, seed=0, device="cpu", views=PLAIN)
     assert (made.answer(images) == images.labels).all()
-    assert made.chosen["held_out"] is None and made.chosen["rate"] == COURSES[how].rates[0]
-    assert made.chosen["steps"] == trainer.LEAST_STEPS and made.chosen["batch"] == 16
+    assert made.chosen["validation"] is None and made.chosen["lr"] == COURSES[how].rates[0]
+    assert made.chosen["steps"] == trainer.LEAST_STEPS and made.chosen["batch_size"] == 16
     logits = made.logits(images)
     assert logits.shape == (16, 2) and logits.dtype == np.float32
     assert made.answer(images).dtype == np.int64
@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_network_on_any_number_of_threads(encoder, 
 
 def test_without_augmentation_the_layer_agrees_with_logistic_regression(encoder):
     train, test = store(240, 1), store(240, 2)
-    held = probes.held_out(train.labels, train.classes, 0)
+    held = probes.validation_split(train.labels, train.classes, 0)
     made = tune(encoder, PREPROCESS, train, held, how="linear", seed=0, device="cpu", epochs=60, views=PLAIN)
     x = torch.from_numpy(features(encoder, train, PREPROCESS))
     fitted = logistic.fit(x, torch.from_numpy(train.labels), 3, 0.1)
@@ -125,13 +125,13 @@ def test_without_augmentation_the_layer_agrees_with_logistic_regression(encoder)
 
 def test_the_rate_is_the_best_on_held_out_images(encoder, monkeypatch):
     images = store(300, 1)
-    held = probes.held_out(images.labels, images.classes, 0)
+    held = probes.validation_split(images.labels, images.classes, 0)
     assert held.sum() >= 50
     # At a rate of 0 nothing is learnt.
     course = trainer.Course("", (0.0, 0.1), views=1, most=40, least=40)
     monkeypatch.setitem(COURSES, "linear", course)
     made = tune(encoder, PREPROCESS, images, held, how="linear", seed=0, device="cpu", views=PLAIN)
-    assert made.chosen["rate"] == 0.1 and made.chosen["held_out"] > 0.5
+    assert made.chosen["lr"] == 0.1 and made.chosen["validation"] > 0.5
     assert made.chosen["epochs"] == 200 / 2  # all 300 images in batches of 150
 
 
@@ -142,7 +142,7 @@ def test_layers_side_by_side_learn_as_each_would_alone(encoder):
     )
     rows = np.arange(60)
     both, _ = task.train(rows, [0.1, 0.02])
-    alone = [task.train(rows, [rate])[0] for rate in (0.1, 0.02)]
+    alone = [task.train(rows, [lr])[0] for lr in (0.1, 0.02)]
     torch.testing.assert_close(both[1].weight, torch.cat([net[1].weight for net in alone]))
     assert not torch.equal(alone[0][1].weight, alone[1][1].weight)
 

@@ -108,7 +108,7 @@ def test_a_run_that_collapses_stops_where_it_is_saved(tmp_path, monkeypatch) -> 
     images = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), np.uint8)
     settings: dict[str, Any] = {
         "method": "vicreg", "variance": 0.0, "covariance": 0.0, "head": (16, 16), "encoder": "resnet10_w16",
-        "optimizer": "sgd", "rate": 0.05, "steps": 60, "batch": 32, "held_out": 0.2, "looks": 60,
+        "optimizer": "sgd", "lr": 0.05, "steps": 60, "batch_size": 32, "holdout": 0.2, "health_checks": 60,
         "device": "cpu", "precision": "float32", "out": tmp_path / "run",
     }  # fmt: skip
     with pytest.raises(NearfarError, match=r"stopped at step .*collapse") as caught:

@@ -16,7 +16,7 @@ from nearfar.core.errors import NearfarError
 from nearfar.images import views
 from nearfar.images.view_settings import Views
 
-FULL = Views(blur=0.5, solarise=0.2)
+FULL = Views(blur=0.5, solarize=0.2)
 
 
 def many(
@@ -42,7 +42,7 @@ def test_a_row_depends_on_its_image_alone(rows: list[int], key: int) -> None:
 
 def test_a_setting_moves_only_its_own_quantity() -> None:
     other = many(settings=dataclasses.replace(FULL, jitter=0.3, blur=0.1, crop_min=0.5))
-    for name in ("flip", "order", "factors", "grey", "solarise"):
+    for name in ("flip", "order", "factors", "grayscale", "solarize"):
         assert np.array_equal(getattr(many(), name), getattr(other, name))
     assert not np.array_equal(many().box, other.box)
 
@@ -89,7 +89,7 @@ def test_an_image_that_no_crop_fits_gives_its_centre() -> None:
 
 def test_chances_and_ranges_are_those_of_the_settings() -> None:
     draws = many()
-    for name, chance in (("flip", 0.5), ("jitter", 0.8), ("grey", 0.2), ("solarise", 0.2)):
+    for name, chance in (("flip", 0.5), ("jitter", 0.8), ("grayscale", 0.2), ("solarize", 0.2)):
         assert abs(getattr(draws, name).mean() - chance) < 0.015, name
     assert abs((draws.sigma > 0).mean() - 0.5) < 0.015
     sigma = draws.sigma[draws.sigma > 0]
@@ -99,7 +99,7 @@ def test_chances_and_ranges_are_those_of_the_settings() -> None:
     assert np.allclose(draws.factors.mean(0), (low + high) / 2, atol=0.008)
     counts = np.unique(draws.order, axis=0, return_counts=True)[1]
     assert len(counts) == 24 and abs(counts / 20000 - 1 / 24).max() < 0.006
-    drawn = (draws.flip, draws.jitter, draws.order[:, 0], draws.factors, draws.grey, draws.solarise)
+    drawn = (draws.flip, draws.jitter, draws.order[:, 0], draws.factors, draws.grayscale, draws.solarize)
     table = np.column_stack([draws.box[:, 0], *drawn])
     # top and left go together, since both depend on the crop's size
     apart = abs(np.corrcoef(table.T.astype(float)) - np.eye(table.shape[1]))
@@ -107,12 +107,14 @@ def test_chances_and_ranges_are_those_of_the_settings() -> None:
 
 
 def test_nothing_asked_is_nothing_done() -> None:
-    off = Views(flip=0, jitter=0, grey=0, crop_min=1, brightness=0, contrast=0, saturation=0, hue=0)
+    off = Views(flip=0, jitter=0, grayscale=0, crop_min=1, brightness=0, contrast=0, saturation=0, hue=0)
     draws = many(500, settings=off)
     assert (draws.box == [0, 0, 32, 32]).all() and (draws.factors == [1, 1, 1, 0]).all()
-    assert not any(getattr(draws, name).any() for name in ("flip", "jitter", "grey", "sigma", "solarise"))
-    on = many(500, settings=Views(flip=1, jitter=1, grey=1, blur=1, solarise=1))
-    assert all(getattr(on, name).all() for name in ("flip", "jitter", "grey", "sigma", "solarise"))
+    assert not any(
+        getattr(draws, name).any() for name in ("flip", "jitter", "grayscale", "sigma", "solarize")
+    )
+    on = many(500, settings=Views(flip=1, jitter=1, grayscale=1, blur=1, solarize=1))
+    assert all(getattr(on, name).all() for name in ("flip", "jitter", "grayscale", "sigma", "solarize"))
 
 
 def test_a_view_too_small_for_a_kernel_is_not_blurred() -> None:
@@ -132,7 +134,7 @@ def test_draws_are_frozen_for_good() -> None:
     assert draws.order.tolist() == GOLDEN["order"]
     assert np.allclose(draws.factors, GOLDEN["factors"], atol=1e-6)
     assert np.allclose(draws.sigma, GOLDEN["sigma"], atol=1e-6)
-    for name in ("flip", "jitter", "grey", "solarise"):
+    for name in ("flip", "jitter", "grayscale", "solarize"):
         assert getattr(draws, name).tolist() == GOLDEN[name]
 
 
@@ -154,6 +156,6 @@ GOLDEN = {
     "sigma": [0.0, 1.5870405, 1.2391729],
     "flip": [True, True, False],
     "jitter": [True, False, False],
-    "grey": [False, False, True],
-    "solarise": [False, False, True],
+    "grayscale": [False, False, True],
+    "solarize": [False, False, True],
 }

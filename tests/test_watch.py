@@ -12,7 +12,7 @@ import nearfar
 from nearfar import models
 from nearfar.core import distributed, rng
 from nearfar.data import cache
-from nearfar.data.dataset import LEAST_HELD, MOST_HELD, ImageDataset, held_apart
+from nearfar.data.dataset import LEAST_HELD, MOST_HELD, ImageDataset, holdout_split
 from nearfar.data.loader import DataLoader
 from nearfar.data.sources import open_source
 from nearfar.health.measure import partner_found, settled
@@ -22,7 +22,7 @@ from nearfar.training.engine import Step
 from nearfar.training.logger import RunLogger
 from nearfar.training.monitor import sample
 
-TINY = {"steps": 6, "batch": 32, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
+TINY = {"steps": 6, "batch_size": 32, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 
 
 def numbered(count: int) -> np.ndarray:
@@ -47,11 +47,11 @@ def known(store: object, rows: np.ndarray) -> set[int]:
 
 def test_what_is_held_apart_is_never_trained_on() -> None:
     store = stored(700)
-    kept, held = held_apart(store, 0.1, seed=3)
+    kept, held = holdout_split(store, 0.1, seed=3)
     assert (len(kept), len(held)) == (630, 70)
     ours, theirs = known(kept, np.arange(630)), known(held, np.arange(70))
     assert not ours & theirs and ours | theirs == set(range(700))
-    feed = DataLoader(kept, (Views(),), size=8, batch=90, seed=0)
+    feed = DataLoader(kept, (Views(),), size=8, batch_size=90, seed=0)
     seen = set().union(*(known(kept, feed.make(step)[0].numpy()) for step in range(7)))
     assert seen == ours
     assert kept.fingerprint == store.fingerprint and kept.labels is None
@@ -59,32 +59,32 @@ def test_what_is_held_apart_is_never_trained_on() -> None:
 
 def test_how_many_are_held_apart() -> None:
     store = stored(700)
-    assert held_apart(store, (LEAST_HELD - 1) / 700, 0) == (store, None)
-    assert held_apart(store, 0.0, 0) == (store, None)
-    rows = [tuple(held_apart(store, 0.2, seed)[1].rows) for seed in (0, 0, 1)]
+    assert holdout_split(store, (LEAST_HELD - 1) / 700, 0) == (store, None)
+    assert holdout_split(store, 0.0, 0) == (store, None)
+    rows = [tuple(holdout_split(store, 0.2, seed)[1].rows) for seed in (0, 0, 1)]
     assert rows[0] == rows[1] != rows[2] and len(rows[0]) == 140 < MOST_HELD
 
 
 def test_short_runs_are_looked_at_with_fewer_images(tmp_path) -> None:
     assert [sample(planned) for planned in (1, 200 * 600, 10**9)] == [96, 600, 1024]
-    run = nearfar.pretrain(numbered(1200), out=tmp_path, held_out=0.5, **TINY)
+    run = nearfar.pretrain(numbered(1200), out=tmp_path, holdout=0.5, **TINY)
     assert {line["images"] for line in run.health()} == {96}
     assert [round(line["epoch"], 2) for line in run.health()][:: len(run.health()) - 1] == [0, 6 * 32 / 600]
 
 
 def test_a_run_writes_its_health_and_learns_as_without(tmp_path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (700, 8, 8, 3), np.uint8)
-    blind = nearfar.pretrain(images, out=tmp_path / "blind", held_out=0.1, looks=0, **TINY)
-    run = nearfar.pretrain(images, out=tmp_path / "run", held_out=0.1, looks=1000, **TINY)
+    blind = nearfar.pretrain(images, out=tmp_path / "blind", holdout=0.1, health_checks=0, **TINY)
+    run = nearfar.pretrain(images, out=tmp_path / "run", holdout=0.1, health_checks=1000, **TINY)
     bytes_of = [(path / "encoder.safetensors").read_bytes() for path in (blind.path, run.path)]
     assert bytes_of[0] == bytes_of[1]
     assert not blind.health() and run.config["data"] == {
         **blind.config["data"],
         "images": 630,
-        "held_out": 70,
+        "holdout": 70,
     }
     lines = run.health()
-    assert [line["step"] for line in lines][-1] == 6 and all(line["held_out"] for line in lines)
+    assert [line["step"] for line in lines][-1] == 6 and all(line["holdout"] for line in lines)
     assert lines[0]["step"] == 0 and all(0 <= line["partner_trained"] <= 1 for line in lines)
     assert (
         lines[-1]["images"] == 70
@@ -92,7 +92,7 @@ def test_a_run_writes_its_health_and_learns_as_without(tmp_path) -> None:
         and 1 <= lines[-1]["rankme"] <= lines[-1]["dim"]
     )
     assert (tmp_path / "run" / "health.jsonl").read_text().count("\n") == len(lines)
-    again = nearfar.pretrain(images, out=tmp_path / "run", held_out=0.1, looks=1000, **TINY)
+    again = nearfar.pretrain(images, out=tmp_path / "run", holdout=0.1, health_checks=1000, **TINY)
     assert again.health() == lines
 
 
@@ -105,8 +105,8 @@ def test_a_run_that_was_not_looked_at_from_its_start_has_no_verdict(tmp_path, mo
         patch.setattr(RunLogger, "due", lambda self: True)
         patch.setattr(RunLogger, "note", stop)
         with pytest.raises(KeyboardInterrupt):
-            nearfar.pretrain(numbered(100), out=tmp_path, looks=0, **TINY)
-    run = nearfar.pretrain(numbered(100), out=tmp_path, looks=20, **TINY)
+            nearfar.pretrain(numbered(100), out=tmp_path, health_checks=0, **TINY)
+    run = nearfar.pretrain(numbered(100), out=tmp_path, health_checks=20, **TINY)
     steps = [line["step"] for line in run.health()]
     assert steps[0] > 3 and steps[-1] == 6  # trained weights are never taken for untrained ones
     assert run.verdict() is None
@@ -130,9 +130,9 @@ def test_a_run_killed_before_its_first_save_looks_at_the_untrained_network_once(
 
 def test_few_images_are_all_trained_on_and_looked_at(photos, tmp_path) -> None:
     run = nearfar.pretrain(photos, out=tmp_path / "run", **TINY)
-    assert run.config["data"]["held_out"] == 0 and run.config["data"]["images"] == 96
+    assert run.config["data"]["holdout"] == 0 and run.config["data"]["images"] == 96
     (line,) = [line for line in run.health() if line["step"] == 6]
-    assert line["images"] == 96 and line["held_out"] is False
+    assert line["images"] == 96 and line["holdout"] is False
     assert json.dumps(line, allow_nan=False)
 
 
@@ -140,7 +140,7 @@ def test_partners_are_found_where_views_are_alike_and_by_chance_where_images_are
     encoder = models.encoder("resnet10_w16", size=16, seed=0)
     preprocess = Preprocess.of(16, "bilinear")
     noise = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), np.uint8)
-    same = Views(crop_min=1.0, flip=0.0, jitter=0.0, grey=0.0)
+    same = Views(crop_min=1.0, flip=0.0, jitter=0.0, grayscale=0.0)
     found = partner_found(encoder, preprocess, kept(noise), (same, same))
     assert found == 1.0
     copies = np.repeat(noise[:1], 60, 0)  # every view is every other's equal
@@ -168,7 +168,7 @@ def test_settling_measures_batch_norms_and_changes_nothing_else() -> None:
     encoder = models.encoder("resnet10_w16", size=16, seed=0).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     store = kept(np.random.default_rng(0).integers(0, 256, (257, 16, 16, 3), np.uint8))
-    same = Views(crop_min=1.0, flip=0.0, jitter=0.0, grey=0.0)
+    same = Views(crop_min=1.0, flip=0.0, jitter=0.0, grayscale=0.0)
     found = settled(encoder, Preprocess.of(16, "bilinear"), store, same)
     assert encoder.training and all(
         torch.equal(value, before[name]) for name, value in encoder.state_dict().items()

@@ -116,7 +116,9 @@ class Memory:
             plane = far.reshape(len(x), 1, found.shape[2], -1)
             return functional.interpolate(plane, size, mode="bicubic", align_corners=False).flatten(1)
 
-        return features(_As(self.encoder, strange), images, self.preprocess, batch=32).reshape(-1, size, size)
+        return features(_As(self.encoder, strange), images, self.preprocess, batch_size=32).reshape(
+            -1, size, size
+        )
 
 
 class _As(nn.Module):
@@ -160,7 +162,7 @@ def remember(encoder: nn.Module, preprocess: Any, normal: Pixels, seed: int = 0)
         kept = torch.from_numpy(order[:, : max(1, READ // len(normal))])
         return rows.take_along_dim(kept[:, :, None].to(rows.device), 1).flatten(1)
 
-    flat = features(_As(encoder, some), normal, preprocess, batch=32)
+    flat = features(_As(encoder, some), normal, preprocess, batch_size=32)
     patches = torch.from_numpy(flat).reshape(-1, width)
     count = max(1, min(MOST, int(len(patches) * SHARE)))
     return Memory(encoder, preprocess, patches[spread(patches, count, key)].contiguous())

@@ -61,7 +61,7 @@ def fine(pixels: Pixels, zoom: float = 1.0, soft: bool = False) -> torch.Tensor:
     Returns:
         (n, 3, SIDE, SIDE) float32.
     """
-    found = features(_Fine(soft), pixels, Preprocess(size=SIDE, crop=zoom), batch=2048)
+    found = features(_Fine(soft), pixels, Preprocess(size=SIDE, crop=zoom), batch_size=2048)
     return torch.from_numpy(found).reshape(-1, 3, SIDE, SIDE)
 
 

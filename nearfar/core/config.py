@@ -62,8 +62,8 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """The command-line flag: `warmup_epochs` is `--warmup-epochs`."""
-        return "--" + self.name.replace("_", "-")
+        """The command-line flag: `weight_decay` is `--weight-decay`, `lambda_` is `--lambda`."""
+        return "--" + self.name.rstrip("_").replace("_", "-")
 
 
 def settings_of(cls: type) -> list[Setting]:

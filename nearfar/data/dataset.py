@@ -195,7 +195,7 @@ class Subset:
         return found
 
 
-def held_apart(dataset: Any, share: float, seed: int) -> tuple[Any, Subset | None]:
+def holdout_split(dataset: Any, share: float, seed: int) -> tuple[Any, Subset | None]:
     """Hold some images apart, that are never trained on.
 
     Args:

@@ -145,7 +145,7 @@ def _make(way: ReadConfig, folder: Path, expected: int) -> ImageDataset:
         if needed > free:
             raise NearfarError(
                 f"the pack of {way.source.name} needs {needed / 1e9:,.1f} GB more in {folder}, where "
-                f"{free / 1e9:,.1f} GB are free; make room, point NEARFAR_CACHE elsewhere, or use --no-pack."
+                f"{free / 1e9:,.1f} GB are free; make room, point NEARFAR_CACHE elsewhere, or use --no-cache."
             )
         again = f"; {len(ledger.records) - len(left):,} are there already" if journal.end else ""
         say(f"Packing {len(ledger.records):,} images, about {expected / 1e9:,.2f} GB, into {folder}{again}")

@@ -42,7 +42,7 @@ class Images(Protocol):
         ...
 
 
-def rows_of(step: int, *, images: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
+def rows_of(step: int, *, images: int, batch_size: int, seed: int) -> npt.NDArray[np.int64]:
     """Name the images of one step: a fresh order every epoch, each image at most once in it.
 
     Args:
@@ -54,8 +54,8 @@ def rows_of(step: int, *, images: int, batch: int, seed: int) -> npt.NDArray[np.
     Returns:
         (batch,) int64 row numbers.
     """
-    epoch, place = divmod(step, images // batch)
-    return _order(seed, epoch, images)[place * batch : (place + 1) * batch]
+    epoch, place = divmod(step, images // batch_size)
+    return _order(seed, epoch, images)[place * batch_size : (place + 1) * batch_size]
 
 
 @lru_cache(maxsize=2)
@@ -77,7 +77,7 @@ class DataLoader:
         recipes: Sequence[Views | View],
         *,
         size: int,
-        batch: int,
+        batch_size: int,
         seed: int,
         start: int = 0,
         threads: int = 1,
@@ -103,7 +103,7 @@ class DataLoader:
             pin: whether to put the views in page-locked memory, for a GPU.
             device: where to compute the views, and to leave them; None for the CPU's threads.
         """
-        self.dataset, self.size, self.batch, self.seed = dataset, size, batch, seed
+        self.dataset, self.size, self.batch_size, self.seed = dataset, size, batch_size, seed
         self.views = [recipe if isinstance(recipe, View) else View(recipe) for recipe in recipes]
         self.threads, self.dtype, self.rank, self.world, self.pin = threads, dtype, rank, world, pin
         self.device = device
@@ -124,12 +124,12 @@ class DataLoader:
             (n,) int64 rows, and one (n, 3, its side, its side) tensor in [0, 1], channels last, per view.
         """
         images = len(self.dataset)
-        rows = rows_of(step, images=images, batch=self.batch, seed=self.seed)
-        share = self.batch // self.world
+        rows = rows_of(step, images=images, batch_size=self.batch_size, seed=self.seed)
+        share = self.batch_size // self.world
         rows = rows[self.rank * share : (self.rank + 1) * share]
         block = self.dataset.gather(rows)
         there = block if self.device is None else kernels.place(block, self.device)
-        epoch = step // (images // self.batch)
+        epoch = step // (images // self.batch_size)
         made = []
         for number, view in enumerate(self.views):
             key, side = rng.fold(self.seed, "view", epoch, number), view.side(self.size)

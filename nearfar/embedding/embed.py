@@ -67,7 +67,7 @@ def embed(
     *,
     out: str | Path | None = None,
     device: str = "auto",
-    batch: int = 256,
+    batch_size: int = 256,
     threads: int | None = None,
     labels: bool = False,
 ) -> Embeddings: ...
@@ -82,7 +82,7 @@ def embed(
     columns: str | Path | None = None,
     prune: bool = False,
     device: str = "auto",
-    batch: int = 256,
+    batch_size: int = 256,
     threads: int | None = None,
     labels: bool = False,
 ) -> Filled: ...
@@ -97,7 +97,7 @@ def embed(
     columns: str | Path | None = None,
     prune: bool = False,
     device: str = "auto",
-    batch: int = 256,
+    batch_size: int = 256,
     threads: int | None = None,
     labels: bool = False,
 ) -> Embeddings | Filled:
@@ -126,7 +126,12 @@ def embed(
     if store is not None:
         if out is not None:
             raise NearfarError("Give one of --out and --store, not both; nearfar store exports to files.")
-        how: dict[str, Any] = {"device": device, "batch": batch, "threads": threads, "labels": labels}
+        how: dict[str, Any] = {
+            "device": device,
+            "batch_size": batch_size,
+            "threads": threads,
+            "labels": labels,
+        }
         return fill(run, data, store, columns=columns, prune=prune, **how)
     if columns is not None or prune:
         raise NearfarError("--columns and --prune belong to a store; name one: --store photos.nf")
@@ -135,7 +140,7 @@ def embed(
     where = device_named(device)
     if path is None:
         source = open_source(data, labels=labels)
-        return _embed(run, source, None, None, where, batch, threads or cores(), labels)
+        return _embed(run, source, None, None, where, batch_size, threads or cores(), labels)
     files.check_name(path)
     folder = path.with_name(path.name + ".parts")
     try:
@@ -150,7 +155,7 @@ def embed(
             # Opened once the folder is ours: listing a million files is part of the work.
             source = open_source(data, labels=labels)
             journal = Journal(folder, _key(run, source))
-            result = _embed(run, source, path, journal, where, batch, threads or cores(), labels)
+            result = _embed(run, source, path, journal, where, batch_size, threads or cores(), labels)
     except Timeout:
         raise NearfarError(f"another process is writing {path}; wait for it, or name another file.") from None
     shutil.rmtree(folder, ignore_errors=True)
@@ -172,7 +177,7 @@ def _embed(
     path: Path | None,
     journal: Journal | None,
     device: torch.device,
-    batch: int,
+    batch_size: int,
     threads: int,
     labels: bool,
 ) -> Embeddings:
@@ -192,7 +197,9 @@ def _embed(
     with progress.Bar("Embedding", len(source.ids)) as bar:
         bar.done = len(source.ids) - sum(min(LENGTH, len(source.ids) - low) for low in left)
         for low, decoded in zip(left, stretches(source, left, short_side, threads), strict=True):
-            vectors = features(model, decoded, run.preprocess, device=device, batch=batch, threads=threads)
+            vectors = features(
+                model, decoded, run.preprocess, device=device, batch_size=batch_size, threads=threads
+            )
             bad = np.array([row for row, _ in decoded.bad], np.int64)
             reasons = np.array([reason for _, reason in decoded.bad], np.str_)
             parts[low] = ChunkResult(decoded.kept, vectors, bad, reasons)

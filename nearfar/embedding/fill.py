@@ -84,7 +84,7 @@ def fill(
     columns: str | Path | None = None,
     prune: bool = False,
     device: str = "auto",
-    batch: int = 256,
+    batch_size: int = 256,
     threads: int | None = None,
     labels: bool = False,
 ) -> Filled:
@@ -120,7 +120,7 @@ def fill(
     def encode(seen: Sequence[Seen]) -> Vectors:
         pixels = [item.pixels for item in seen if item.pixels is not None]
         images = gathered([item.row for item in seen], pixels)
-        return features(model, images, run.preprocess, device=where, batch=batch, threads=threads)
+        return features(model, images, run.preprocess, device=where, batch_size=batch_size, threads=threads)
 
     short_side = -(-run.preprocess.size * 8 // 7)  # as `embed` has it: the vectors are the same
     job = _Job(Reader(source, short_side, store.card.thumbnail, threads), store, encode)

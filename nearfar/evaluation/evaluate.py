@@ -47,7 +47,7 @@ def evaluate(  # type: ignore[misc]
     test: Any,
     seed: int = 0,
     device: str = "auto",
-    batch: int = 256,
+    batch_size: int = 256,
     baselines: Sequence[str] = BASELINES,
     groups: str | Path | None = None,
     few_labels: bool = False,
@@ -118,7 +118,7 @@ def evaluate(  # type: ignore[misc]
     wishes = Wishes(
         seed=seed,
         device=device_named(device),
-        batch=batch,
+        batch_size=batch_size,
         baselines=tuple(baselines),
         parts=tuple(name for name, on in asked.items() if on or full),
         tuned=tuned,

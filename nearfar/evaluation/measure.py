@@ -17,7 +17,7 @@ from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset, Subset
 from ..data.sources import open_source
 from ..features.extract import fingerprint
-from ..features.probes import Reader, Rows, Seen, held_out, seen_by, ways
+from ..features.probes import Reader, Rows, Seen, seen_by, validation_split, ways
 from ..finetuning.trainer import How
 from ..finetuning.tune import Tuned, cost, tune
 from ..training.run import Run
@@ -61,7 +61,7 @@ class Wishes:
 
     seed: int
     device: torch.device
-    batch: int
+    batch_size: int
     baselines: tuple[str, ...]
     parts: tuple[str, ...] = ()
     tuned: tuple[How, ...] = ()
@@ -107,17 +107,17 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
     dataset = labelled_data.read(train_source, run.preprocess)
     labels = labelled_data.class_numbers(dataset)
     own = None if listed is None else listed.numbers([(train_source, dataset.ids)])[0]
-    held = held_out(labels, dataset.classes, seed, own)
+    held = validation_split(labels, dataset.classes, seed, own)
     if not held.any():
         what = "image" if own is None else "group"
         raise NearfarError(
             f"every class of {train_source.name} has one {what}; give two of some class at least."
         )
     readers: dict[str, Reader] = {}
-    seeing = ways(frozen, run.preprocess, dataset, seed, where, wishes.batch)
+    seeing = ways(frozen, run.preprocess, dataset, seed, where, wishes.batch_size)
     if pretrained is not None:
         net, its = pretrained
-        seeing["imagenet"] = lambda: (seen_by(net, its, where, wishes.batch), False)
+        seeing["imagenet"] = lambda: (seen_by(net, its, where, wishes.batch_size), False)
     for name, way in seeing.items():
         if name in ("encoder", "imagenet", *wishes.baselines):
             progress.say(f"Fitting on {name} of {len(dataset):,} training images")
@@ -190,7 +190,7 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
         classes=dataset.classes,
         images={
             "train": len(dataset),
-            "held_out": int(held.sum()),
+            "validation": int(held.sum()),
             "test": len(test_store),
             "rejected": len(dataset.rejected) + len(test_store.rejected),
             "shared": int(copies.same.sum()),
@@ -210,7 +210,7 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
 
 def _too_dear(run: Run, images: int, held: int) -> str:
     """Say why training from scratch is left out, by images seen, or nothing where it takes no longer."""
-    own = 2 * run.provenance.get("steps", 0) * run.provenance.get("batch", 0)  # two views of each
+    own = 2 * run.provenance.get("steps", 0) * run.provenance.get("batch_size", 0)  # two views of each
     if not own:
         return "how long the encoder itself was trained is not known"
     times = cost(SCRATCH, images, held, run.preprocess.size) / own
@@ -224,7 +224,7 @@ def _tuned_on_few(
 
     def answer(rows: Rows) -> Rows:
         part: Any = Subset(dataset, rows)
-        held = held_out(part.labels, dataset.classes, wishes.seed)
+        held = validation_split(part.labels, dataset.classes, wishes.seed)
         made = tune(run.encoder, run.preprocess, part, held, how=how, seed=wishes.seed, device=wishes.device)
         return made.answer(test)
 

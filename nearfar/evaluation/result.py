@@ -98,7 +98,7 @@ class Evaluation:
     Attributes:
         scores: by classifier, a name of CLASSIFIERS: knn is weighted cosine k-NN, linear logistic regression.
         classes: the classes of the training images.
-        images: counts: train, held_out, test, rejected (of both), shared (test images also in train, byte
+        images: counts: train, validation, test, rejected (of both), shared (test images also in train, byte
             for byte), and near_copies (of training images, the former among them).
         encoder: name, dim and the digest of its bytes, the same before and after.
         data: what the training and the test images are called.
@@ -155,7 +155,7 @@ class Evaluation:
         """Write the figures as people read them, a few lines; the confusion in full is in the JSON."""
         count = self.images
         lines = [
-            f"{count['train']:,} training images ({count['held_out']:,} of them held out for choices), "
+            f"{count['train']:,} training images ({count['validation']:,} of them held out for choices), "
             f"{count['test']:,} test images, {len(self.classes)} classes",
             "",
             *self._accuracies(),

@@ -29,7 +29,7 @@ from ..training.run import Run
 from ..training.settings import Training
 
 BASELINES = ("pixels", "pca", "untrained")
-OTHER = ("step", "steps", "seconds", "held_out", "images", "dim")  # of health.jsonl: no figures of merit
+OTHER = ("step", "steps", "seconds", "holdout", "images", "dim")  # of health.jsonl: no figures of merit
 HEALTH = ("rankme", "uniformity", "spread")  # what the table shows of it; the JSON holds all
 
 

@@ -67,14 +67,19 @@ def axes(wanted: RunConfig, typed: Collection[str], images: int) -> tuple[Axis, 
     """
     training, views, own = wanted.training, wanted.views, wanted.settings
     found = []
-    for name in ("tau", "tau_s"):  # DINO's is its student's
+    for name in ("temperature", "student_temperature"):  # DINO's is its student's
         if hasattr(own, name):
             found.append(_ratio(type(own), name, "temperature", getattr(own, name), TAU))
-    batch = training.batch
+    batch = training.batch_size
     found.append(
-        _listed("batch", "batch", batch, [n for n in (batch // 4, batch // 2, 2 * batch) if 2 <= n <= images])
+        _listed(
+            "batch_size",
+            "batch_size",
+            batch,
+            [n for n in (batch // 4, batch // 2, 2 * batch) if 2 <= n <= images],
+        )
     )
-    found.append(_ratio(Training, "rate", "learning rate", training.rate, RATE))
+    found.append(_ratio(Training, "lr", "learning rate", training.lr, RATE))
     low, high = min(CROP[0], views.crop_min), max(min(CROP[1], views.crop_max), views.crop_min)
     found.append(Axis("crop_min", "crop floor", views.crop_min, low, high))
     if any(getattr(views, name) for name in STRENGTHS):
@@ -118,7 +123,7 @@ def settings(wanted: RunConfig, axes: Collection[Axis], params: Mapping[str, Val
 
 
 def words(settings: Mapping[str, Any]) -> list[str]:
-    """Write settings as they are typed: --tau 0.12 --head 512 128 --no-pack.
+    """Write settings as they are typed: --temperature 0.12 --head 512 128 --no-cache.
 
     Args:
         settings: values by name, lists among them.

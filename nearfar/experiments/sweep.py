@@ -78,11 +78,15 @@ def sweep(
     device = device_named(str(given.get("device", "auto")))
     side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
     wanted = resolve.resolve(method, recipe, given, side=side, device=device)
-    if labelled is None and wanted.training.looks == 0:
-        raise NearfarError("--looks 0 leaves a sweep nothing to choose by; leave it out, or give --train.")
+    if labelled is None and wanted.training.health_checks == 0:
+        raise NearfarError(
+            "--health-checks 0 leaves a sweep nothing to choose by; leave it out, or give --train."
+        )
     axes = space.axes(wanted, given, len(source))
     if not axes:
-        raise NearfarError("all that a sweep varies is given; leave out some of it, such as --tau or --rate.")
+        raise NearfarError(
+            "all that a sweep varies is given; leave out some of it, such as --temperature or --lr."
+        )
     folder = _place(out)
     with locked(folder):
         # Both are held in memory, so that no run has to read the images again.
@@ -148,7 +152,7 @@ def _read(source: Source, wanted: RunConfig) -> Any:
         max_pixels=training.max_pixels,
         max_bad=training.max_bad,
         threads=cores(),
-        pack=training.pack or source.labels is not None,
+        pack=training.cache or source.labels is not None,
     )
 
 

@@ -16,7 +16,7 @@ from ..core import progress
 from ..core.errors import NearfarError
 from ..features import knn
 from ..features.extract import features
-from ..features.probes import held_out
+from ..features.probes import validation_split
 from ..training import checkpoint
 from ..training.pretrain import Ended, pretrain
 from ..training.resolve import RunConfig
@@ -109,7 +109,7 @@ class SweepSession:
         reason = ""
         judge = self.judge if number and seed == self.seed else None
         try:
-            settings = {"looks": LOOKS, **self.asked, **changed, "seed": seed}
+            settings = {"health_checks": LOOKS, **self.asked, **changed, "seed": seed}
             figures = self.measured(pretrain(self.data, out=place, judge=judge, **settings))
             self.failures = 0
         except Ended as ended:
@@ -145,10 +145,10 @@ class SweepSession:
         """Read how `METRIC` rose in every finished run: shares of the run, and values, from nothing at 0."""
         names = [name for name, trial in self.done.items() if trial.value is not None]
         logs = [checkpoint.read_log(self.folder / name / "health.jsonl") for name in names]
-        looks = [[line for line in log if line["step"] > 0] for log in logs]
+        health_checks = [[line for line in log if line["step"] > 0] for log in logs]
         return [
             ([0.0, *(line["step"] / log[-1]["step"] for line in log)], [0.0, *(line[METRIC] for line in log)])
-            for log in looks
+            for log in health_checks
             if log
         ]
 
@@ -180,7 +180,7 @@ class SweepSession:
 
 def _knn(run: Run, labelled: Any, seed: int, device: str) -> float:
     """Measure k-NN on a held-out part of labelled images; k and temperature are chosen as `evaluate` does."""
-    held = torch.from_numpy(held_out(labelled.labels, labelled.classes, seed))
+    held = torch.from_numpy(validation_split(labelled.labels, labelled.classes, seed))
     x = torch.from_numpy(features(run.encoder, labelled, run.preprocess, device=device))
     y = torch.from_numpy(labelled.labels)
     asked, truth, part, own = x[held], y[held], x[~held], y[~held]

@@ -62,7 +62,7 @@ def encode(
         for stretch in stretches(source, range(0, len(source), LENGTH), short_side, cores()):
             for row, reason in stretch.bad:
                 raise NearfarError(f"{source.ids[row]} cannot be encoded ({reason}); leave it out.")
-            parts.append(features(model, stretch, preprocess, device=where, batch=batch_size))
+            parts.append(features(model, stretch, preprocess, device=where, batch_size=batch_size))
             bar.advance(len(stretch))
     vectors = torch.from_numpy(np.concatenate(parts))
     if normalize_embeddings:

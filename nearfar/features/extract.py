@@ -68,7 +68,7 @@ def features(
     preprocess: Preprocess,
     *,
     device: str | torch.device = "cpu",
-    batch: int = 256,
+    batch_size: int = 256,
     threads: int | None = None,
 ) -> Vectors:
     """Encode every image of a store, without randomness and without changing the encoder.
@@ -92,7 +92,7 @@ def features(
     threads = threads or cores()
 
     def prepare(low: int) -> torch.Tensor:
-        block = dataset.gather(np.arange(low, min(low + batch, len(dataset))))
+        block = dataset.gather(np.arange(low, min(low + batch_size, len(dataset))))
         draws = centre(preprocess, block.height, block.width)
         return kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=threads)
 
@@ -102,10 +102,10 @@ def features(
         # One thread prepares the next batch while the device works on this one.
         with torch.inference_mode(), ThreadPoolExecutor(1) as ahead:
             waiting = ahead.submit(prepare, 0)
-            for low in range(0, len(dataset), batch):
+            for low in range(0, len(dataset), batch_size):
                 x = waiting.result()
-                if low + batch < len(dataset):
-                    waiting = ahead.submit(prepare, low + batch)
+                if low + batch_size < len(dataset):
+                    waiting = ahead.submit(prepare, low + batch_size)
                 h = _encode(model, x.to(where)).numpy()
                 if found is None:
                     found = np.empty((len(dataset), h.shape[1]), np.float32)

@@ -31,7 +31,7 @@ Rows = npt.NDArray[np.int64]
 Encode = Callable[[ImageDataset], torch.Tensor]
 
 
-def held_out(
+def validation_split(
     labels: Rows, classes: tuple[str, ...], seed: int, groups: Rows | None = None
 ) -> npt.NDArray[np.bool_]:
     """Name the training images that choices are made on: the same share of every class.
@@ -155,7 +155,7 @@ class Reader:
         Args:
             encode: turns a store into (n, d) features on the device.
             store: the training images, with labels.
-            held: (n,) bool, from `held_out`.
+            held: (n,) bool, from `validation_split`.
             centred: whether the training mean is subtracted before anything else.
         """
         assert dataset.labels is not None
@@ -198,7 +198,7 @@ class Reader:
         return self.probe.predict(self.encode(images).sub_(self.mean)).cpu().numpy()
 
 
-def seen_by(net: nn.Module, preprocess: Preprocess, device: torch.device, batch: int) -> Encode:
+def seen_by(net: nn.Module, preprocess: Preprocess, device: torch.device, batch_size: int) -> Encode:
     """Make what encodes images by a network.
 
     Args:
@@ -212,7 +212,9 @@ def seen_by(net: nn.Module, preprocess: Preprocess, device: torch.device, batch:
     """
 
     def encode(images: ImageDataset) -> torch.Tensor:
-        return torch.from_numpy(features(net, images, preprocess, device=device, batch=batch)).to(device)
+        return torch.from_numpy(features(net, images, preprocess, device=device, batch_size=batch_size)).to(
+            device
+        )
 
     return encode
 
@@ -223,7 +225,7 @@ def ways(
     dataset: ImageDataset,
     seed: int,
     device: torch.device,
-    batch: int,
+    batch_size: int,
 ) -> dict[str, Callable[[], tuple[Encode, bool]]]:
     """List the ways of seeing: encoder, pixels, pca and untrained.
 
@@ -242,7 +244,7 @@ def ways(
     small = replace(preprocess, size=side)
 
     def by(net: nn.Module, preprocess: Preprocess) -> Encode:
-        return seen_by(net, preprocess, device, batch)
+        return seen_by(net, preprocess, device, batch_size)
 
     def like() -> nn.Module:
         return untrained(encoder, dataset, preprocess, seed, str(device))

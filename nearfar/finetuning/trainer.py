@@ -97,20 +97,22 @@ class Network(Method):
             self.f.eval()
         return self
 
-    def forward(self, batch: Batch) -> Terms:
+    def forward(self, batch_size: Batch) -> Terms:
         """Give each layer's cross-entropy, in float32; a frozen encoder builds no graph."""
-        assert batch.labels is not None
-        h = self.f(torch.cat(batch.views))
+        assert batch_size.labels is not None
+        h = self.f(torch.cat(batch_size.views))
         with torch.autocast(h.device.type, enabled=False):
             x = (h.float() - self.mean) * self.scale
-            return {str(k): F.cross_entropy(layer(x), batch.labels) for k, layer in enumerate(self.layers)}
+            return {
+                str(k): F.cross_entropy(layer(x), batch_size.labels) for k, layer in enumerate(self.layers)
+            }
 
     def groups(self, rates: Sequence[float]) -> list[dict[str, Any]]:
         """Sort what learns into an optimizer's groups, a layer a rate; the encoder learns with the first."""
         found = [list(layer.parameters()) for layer in self.layers]
         if not self.frozen:
             found[0] += list(self.f.parameters())
-        return [{"params": group, "lr_scale": rate} for group, rate in zip(found, rates, strict=True)]
+        return [{"params": group, "lr_scale": lr} for group, lr in zip(found, rates, strict=True)]
 
     @torch.no_grad()
     def plain(self) -> nn.Sequential:
@@ -171,48 +173,53 @@ class Learner:
         before = fingerprint(f) if frozen else ""
         network = Network(f, self.start, len(self.dataset.classes), len(rates), frozen).to(self.device)
         precision = _precision(network, size, self.device)
-        batch = _batch(len(rows), size, frozen)
-        steps = _steps(self.how, len(rows), batch, share, self.epochs)
-        rate = batch / 256  # times the share of each group
+        batch_size = _batch(len(rows), size, frozen)
+        steps = _steps(self.how, len(rows), batch_size, share, self.epochs)
+        lr = batch_size / 256  # times the share of each group
         feed = DataLoader(
             Subset(self.dataset, rows),
             [self.views],
             size=size,
-            batch=batch,
+            batch_size=batch_size,
             seed=rng.fold(self.seed, "tuning"),
             threads=cores(),
             device=self.device if self.device.type == "cuda" else None,
         )
         try:
-            with progress.Bar(COURSES[self.how].doing, steps * batch) as bar:
+            with progress.Bar(COURSES[self.how].doing, steps * batch_size) as bar:
                 for _ in engine.train(
                     network,
                     feed,
-                    torch.optim.SGD(network.groups(rates), rate, momentum=0.9, nesterov=True, fused=True),
+                    torch.optim.SGD(network.groups(rates), lr, momentum=0.9, nesterov=True, fused=True),
                     plan=StepPlan(((0, steps),)),
-                    rate=rate,
+                    lr=lr,
                     warmup=0.0,
                     device=self.device,
                     precision=precision,
                     labels=self.labels[rows],
                 ):
-                    bar.advance(batch)
+                    bar.advance(batch_size)
         finally:
             feed.close()
         if frozen and fingerprint(f) != before:
             raise NearfarError(
                 "the encoder changed while a layer on it was trained, so the figures are void; report this."
             )
-        facts = {"epochs": steps * batch / len(rows), "steps": steps, "batch": batch, "precision": precision}
+        facts = {
+            "epochs": steps * batch_size / len(rows),
+            "steps": steps,
+            "batch_size": batch_size,
+            "precision": precision,
+        }
         return network.plain(), facts
 
 
-def _steps(how: How, images: int, batch: int, share: float, epochs: float | None) -> int:
+def _steps(how: How, images: int, batch_size: int, share: float, epochs: float | None) -> int:
     """Count the steps of a training on so many images."""
     if epochs is not None:
-        return max(1, round(share * epochs * images / batch))
+        return max(1, round(share * epochs * images / batch_size))
     epochs = COURSES[how].epochs(images)
-    return round(share * max(LEAST_STEPS, epochs * images / batch))
+    return round(share * max(LEAST_STEPS, epochs * images / batch_size))
 
 
 def _batch(images: int, size: int, frozen: bool) -> int:
@@ -232,8 +239,8 @@ def seen(how: How, images: int, size: int) -> int:
     Returns:
         Images, without the trials that choose its rate.
     """
-    batch = _batch(images, size, how == "linear")
-    return batch * _steps(how, images, batch, 1.0, None)
+    batch_size = _batch(images, size, how == "linear")
+    return batch_size * _steps(how, images, batch_size, 1.0, None)
 
 
 _PRECISIONS: dict[tuple[Any, ...], str] = {}

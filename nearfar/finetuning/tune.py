@@ -24,7 +24,7 @@ from ..images.view_settings import Views
 from ..images.views import Preprocess
 from .trainer import COURSES, How, Learner, seen
 
-CROP_AND_FLIP = Views(jitter=0.0, grey=0.0, blur=0.0, solarise=0.0)
+CROP_AND_FLIP = Views(jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
 LEAST_HELD = 50  # held-out images without which no choice is made
 TRIAL = 0.25  # length of a trial, as a share of the training's
 
@@ -37,7 +37,7 @@ class Tuned:
         net: encoder and linear layer, (n, 3, size, size) in [0, 1] to (n, classes), on the device.
         preprocess: how an image becomes its input.
         device: where it computes.
-        chosen: how, rate (for 256 images a step), epochs, steps, batch, precision; and held_out, the accuracy
+        chosen: how, rate (for 256 images a step), epochs, steps, batch, precision; and validation, accuracy
             on the held-out images in that rate's trial, None where nothing was tried.
     """
 
@@ -80,7 +80,7 @@ def tune(
         encoder: never changed; what is trained is a copy, or its like with random weights.
         preprocess: how an image becomes the encoder's input when nothing is random.
         store: labelled images, two at least.
-        held: (n,) bool, the images that the rate is chosen on, as from `readers.held_out`; may be all False.
+        held: (n,) bool, the images that the rate is chosen on, as from `validation_split`; may be all False.
         how: "linear" trains a layer on the frozen encoder, in eval mode; "finetune" the encoder too;
             "scratch" is "finetune" from random weights.
         seed: names every draw, the same for all three.
@@ -104,13 +104,13 @@ def tune(
     learner = Learner(
         encoder, preprocess, dataset, how=how, seed=seed, device=where, epochs=epochs, views=views
     )
-    rate, accuracy = COURSES[how].rates[0], None
+    lr, accuracy = COURSES[how].rates[0], None
     if held.sum() >= LEAST_HELD and (~held).sum() >= 2:
         tried = _try(learner, np.flatnonzero(~held), np.flatnonzero(held))
-        rate = max(tried, key=lambda each: tried[each])  # of equals the first, which is the usual one
-        accuracy = tried[rate]
-    net, facts = learner.train(np.arange(len(dataset)), [rate])
-    return Tuned(net, preprocess, where, {"how": how, "rate": rate, "held_out": accuracy, **facts})
+        lr = max(tried, key=lambda each: tried[each])  # of equals the first, which is the usual one
+        accuracy = tried[lr]
+    net, facts = learner.train(np.arange(len(dataset)), [lr])
+    return Tuned(net, preprocess, where, {"how": how, "lr": lr, "validation": accuracy, **facts})
 
 
 def cost(how: How, images: int, held: int, size: int) -> int:
@@ -131,7 +131,7 @@ def _try(learner: Learner, rows: Rows, asked: Rows) -> dict[float, float]:
     rates = COURSES[learner.how].rates
     part, truth = Subset(learner.dataset, asked), learner.dataset.labels[asked]
     found: dict[float, float] = {}
-    for together in [rates] if learner.how == "linear" else [(rate,) for rate in rates]:
+    for together in [rates] if learner.how == "linear" else [(lr,) for lr in rates]:
         net, _ = learner.train(rows, together, TRIAL)
         logits = features(net, part, learner.preprocess, device=learner.device)
         right = logits.reshape(len(part), len(together), -1).argmax(axis=2) == truth[:, None]

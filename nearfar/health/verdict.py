@@ -74,7 +74,7 @@ def _collapsed(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | No
     return Verdict(
         "full collapse",
         f"all images look the same to it (spread {now['spread']:.2f}, of the head's outputs {z:.2f})",
-        "lower --rate, and use a method's own recipe: what keeps it from collapse may be switched off",
+        "lower --lr, and use a method's own recipe: what keeps it from collapse may be switched off",
     )
 
 
@@ -88,7 +88,7 @@ def _hard(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
         "views too hard",
         f"of the partners among held-out images it finds {now['partner_held']:.1%} and the untrained network "
         f"{start['partner_held']:.1%}, as few as by chance",
-        "raise --crop-min and lower --jitter and the strengths of colour, or raise --tau",
+        "raise --crop-min and lower --jitter and the strengths of colour, or raise --temperature",
     )
 
 
@@ -98,7 +98,7 @@ def _narrow(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     return Verdict(
         "dimensional collapse",
         f"one direction of {now['dim']} holds nearly all that differs (NESum {now['nesum']:.2f})",
-        "lower --rate, raise --batch, or choose a method that spreads features, such as simclr or vicreg",
+        "lower --lr, raise --batch-size, or choose a method that spreads features, such as simclr or vicreg",
     )
 
 
@@ -107,7 +107,7 @@ def _still(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     if moved or _learnt(start, now):  # these two may come back to where they were
         return None
     return Verdict(
-        "not learning", "features are still those of the untrained network", "raise --rate, or train longer"
+        "not learning", "features are still those of the untrained network", "raise --lr, or train longer"
     )
 
 
@@ -140,7 +140,7 @@ def _idle(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
         "not learning",
         f"it finds {now['contrastive_accuracy']:.1%} of the partners, the untrained network "
         f"{start['contrastive_accuracy']:.1%}",
-        "try a --rate three times lower or higher, --tau from 0.1 to 0.5, and train longer",
+        "try a --lr three times lower or higher, --temperature from 0.1 to 0.5, and train longer",
     )
 
 

@@ -61,7 +61,7 @@ class Views:
         high=0.5,
         source="SimCLR, appendix A, s = 0.5",
     )
-    grey: float = setting(0.2, "chance of turning grey", low=0.0, high=1.0, source="SimCLR, appendix A")
+    grayscale: float = setting(0.2, "chance of turning grey", low=0.0, high=1.0, source="SimCLR, appendix A")
     blur: float = setting(
         0.0,
         "chance of Gaussian blur, sigma 0.1 to 2, kernel a tenth of the side",
@@ -69,6 +69,6 @@ class Views:
         high=1.0,
         source="SimCLR, appendix A: 0.5 for ImageNet, none for CIFAR",
     )
-    solarise: float = setting(
+    solarize: float = setting(
         0.0, "chance of inverting the pixels above one half", low=0.0, high=1.0, source="BYOL, appendix B"
     )

@@ -54,9 +54,9 @@ class AugmentationParams:
     jitter: npt.NDArray[np.bool_]
     order: npt.NDArray[np.uint8]
     factors: npt.NDArray[np.float32]
-    grey: npt.NDArray[np.bool_]
+    grayscale: npt.NDArray[np.bool_]
     sigma: npt.NDArray[np.float32]
-    solarise: npt.NDArray[np.bool_]
+    solarize: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         """Count the views."""
@@ -189,9 +189,9 @@ def draw(
         jitter=u[:, JITTER] < views.jitter,
         order=ORDERS[(u[:, ORDER] * np.float32(24)).astype(np.int64)],
         factors=middle + (u[:, FACTORS] * np.float32(2) - np.float32(1)) * reach,
-        grey=u[:, GREY] < views.grey,
+        grayscale=u[:, GREY] < views.grayscale,
         sigma=np.where(blurred, sigma, np.float32(0)),
-        solarise=u[:, SOLARISE] < views.solarise,
+        solarize=u[:, SOLARISE] < views.solarize,
     )
 
 
@@ -267,7 +267,7 @@ def centre(preprocess: Preprocess, heights: npt.ArrayLike, widths: npt.ArrayLike
         jitter=no,
         order=np.tile(np.arange(4, dtype=np.uint8), (n, 1)),
         factors=np.tile(np.array([1, 1, 1, 0], np.float32), (n, 1)),
-        grey=no,
+        grayscale=no,
         sigma=np.zeros(n, np.float32),
-        solarise=no,
+        solarize=no,
     )

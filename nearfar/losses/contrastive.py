@@ -48,7 +48,7 @@ def _paired(z_i: Tensor, z_j: Tensor, names: tuple[str, str]) -> list[Tensor]:
 
 def _scale(scale: float | Tensor, z: Tensor, inverse: bool) -> tuple[Tensor, bool]:
     """Bring 1 / tau, or a scale itself, to z's type and device; tell whether it may be a wide one."""
-    what = "tau" if inverse else "scale"
+    what = "temperature" if inverse else "scale"
     known = scale.item() if isinstance(scale, Tensor) and scale.device.type == "cpu" else scale
     if not isinstance(known, Tensor) and not known > 0:
         raise NearfarError(f"{what} is {known}; it must be above 0.")

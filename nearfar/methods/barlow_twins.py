@@ -10,14 +10,14 @@ cross-correlation over the batch, over all processes.
 
 Equations 1 and 2, as plain loops:
 
-    def loss(z_a, z_b, redundancy, scale):
+    def loss(z_a, z_b, lambda_, scale):
         total = 0.0
         for i in range(z_a.shape[1]):
             for j in range(z_b.shape[1]):
                 a, b = z_a[:, i] - z_a[:, i].mean(), z_b[:, j] - z_b[:, j].mean()
                 spread_a, spread_b = dot(a, a) / len(a) + 1e-5, dot(b, b) / len(b) + 1e-5
                 c = dot(a, b) / len(a) / sqrt(spread_a * spread_b)
-                total += (1 - c) ** 2 if i == j else redundancy * c**2
+                total += (1 - c) ** 2 if i == j else lambda_ * c**2
         return scale * total
 
 (The 1e-5 is the batch norm's of the authors' code; a feature that never changes then correlates with none.)
@@ -45,7 +45,7 @@ from .byol import asymmetric
 class Config:
     """Barlow Twins' own settings."""
 
-    redundancy: float = setting(
+    lambda_: float = setting(
         0.0051,
         "lambda, the weight of correlations between different features",
         low=0.0,
@@ -71,12 +71,12 @@ class BarlowTwins(Method):
     # Section 2.2 for ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {"head": (512, 512)},
-        "cifar-short": {"optimizer": "lars", "rate": 0.3, "decay": 1e-4, "warmup": 0.1},
-        "cifar-long": {"optimizer": "lars", "rate": 0.3, "decay": 1e-4, "warmup": 0.01},
+        "cifar-short": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-4, "warmup": 0.1},
+        "cifar-long": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-4, "warmup": 0.01},
         "imagenet": {
-            "rate": 0.2,
-            "rate_rule": "linear",
-            "decay": 1.5e-6,
+            "lr": 0.2,
+            "lr_scaling": "linear",
+            "weight_decay": 1.5e-6,
             "scale": 0.024,
             "head": (8192, 8192, 8192),
             "brightness": 0.4,
@@ -109,7 +109,7 @@ class BarlowTwins(Method):
         on = (1 - C.diagonal()).square().sum()
         off = C.square().sum() - C.diagonal().square().sum()
         scale = self.config.scale
-        return {"on_diagonal": scale * on, "off_diagonal": scale * self.config.redundancy * off}
+        return {"on_diagonal": scale * on, "off_diagonal": scale * self.config.lambda_ * off}
 
     def metrics(self) -> dict[str, Tensor]:
         """Tell how well a feature of one view agrees with itself in the other; 1 is best."""

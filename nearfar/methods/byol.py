@@ -62,12 +62,24 @@ class BYOL(Method):
     # BYOL's code, 100 epochs on ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {"head": (1024, 128), "predictor": 512, "ema": 0.9},
-        "cifar-short": {"optimizer": "lars", "rate": 1.0, "decay": 1e-5, "warmup": 0.1, "saturation": 0.2},
-        "cifar-long": {"optimizer": "lars", "rate": 1.0, "decay": 1e-5, "warmup": 0.01, "saturation": 0.2},
+        "cifar-short": {
+            "optimizer": "lars",
+            "lr": 1.0,
+            "weight_decay": 1e-5,
+            "warmup": 0.1,
+            "saturation": 0.2,
+        },
+        "cifar-long": {
+            "optimizer": "lars",
+            "lr": 1.0,
+            "weight_decay": 1e-5,
+            "warmup": 0.01,
+            "saturation": 0.2,
+        },
         "imagenet": {
-            "rate": 0.45,
-            "rate_rule": "linear",
-            "decay": 1e-6,
+            "lr": 0.45,
+            "lr_scaling": "linear",
+            "weight_decay": 1e-6,
             "brightness": 0.4,
             "contrast": 0.4,
             "saturation": 0.2,
@@ -121,4 +133,4 @@ def asymmetric(views: Views) -> tuple[Views, ...]:
     """Table 6: the first view is blurred, the second solarised. Small images, which have no blur, stay as set."""
     if views.blur == 0:
         return (views, views)
-    return (replace(views, blur=1.0), replace(views, blur=0.1, solarise=0.2))
+    return (replace(views, blur=1.0), replace(views, blur=0.1, solarize=0.2))

@@ -50,12 +50,16 @@ from .base import Batch, Method, Terms
 class Config:
     """DINO's own settings."""
 
-    tau_s: float = setting(0.1, "temperature of the student", low=0.003, source="DINO, section 3.1")
-    tau_t: float = setting(
+    student_temperature: float = setting(
+        0.1, "temperature of the student", low=0.003, source="DINO, section 3.1"
+    )
+    teacher_temperature: float = setting(
         0.07, "temperature of the teacher, once warm", low=0.003, source="DINO, appendix C"
     )
-    tau_t_start: float = setting(0.04, "the same at the start", low=0.003, source="DINO, section 3.1")
-    tau_t_warmup: float = setting(
+    teacher_temperature_start: float = setting(
+        0.04, "the same at the start", low=0.003, source="DINO, section 3.1"
+    )
+    teacher_temperature_warmup: float = setting(
         0.1, "share of the training in which it rises", low=0.0, high=1.0, source="DINO: 30 of 300 epochs"
     )
     ema: float = setting(
@@ -68,8 +72,10 @@ class Config:
         (2048, 2048, 256), "widths of the head, the last being what is brought to length 1", low=1,
         source="DINO, appendix C",
     )  # fmt: skip
-    local: int = setting(0, "small views beside the two full ones", low=0, source="DINO, section 3.1: 8")
-    still: float = setting(
+    local_crops: int = setting(
+        0, "small views beside the two full ones", low=0, source="DINO, section 3.1: 8"
+    )
+    freeze_last_layer: float = setting(
         0.0, "share of the training in which the last layer stands still", low=0.0, high=1.0,
         source="DINO's code: one epoch",
     )  # fmt: skip
@@ -102,17 +108,23 @@ class DINO(Method):
     done: Tensor
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"head": (512, 128), "prototypes": 256, "ema": 0.99, "tau_s": 0.05, "tau_t": 0.04},
-        "cifar-short": {"optimizer": "lars", "rate": 0.3, "decay": 1e-6, "warmup": 0.1},
-        "cifar-long": {"optimizer": "lars", "rate": 0.3, "decay": 1e-6, "warmup": 0.01},
+        "cpu": {
+            "head": (512, 128),
+            "prototypes": 256,
+            "ema": 0.99,
+            "student_temperature": 0.05,
+            "teacher_temperature": 0.04,
+        },
+        "cifar-short": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup": 0.1},
+        "cifar-long": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup": 0.01},
         "imagenet": {
             "optimizer": "adamw",
-            "rate": 5e-4,
-            "rate_rule": "linear",
-            "decay": 0.04,
+            "lr": 5e-4,
+            "lr_scaling": "linear",
+            "weight_decay": 0.04,
             "prototypes": 65536,
-            "local": 8,
-            "still": 0.01,
+            "local_crops": 8,
+            "freeze_last_layer": 0.01,
         },
     }
 
@@ -121,22 +133,23 @@ class DINO(Method):
         super().__init__(f, config)
         self.g = Head(f.dim, config)
         self.slow_f, self.slow_g = ema_copy(f), ema_copy(self.g)
+        self.tau_s, self.tau_t = config.student_temperature, config.teacher_temperature
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self.register_buffer("done", torch.zeros(()))
         self.last = self.mean = torch.zeros(1, config.prototypes)
 
     def views(self, views: Views) -> tuple[Views | View, ...]:
         """Two full views and, if asked, small ones of small parts of the image."""
-        if not self.config.local:
+        if not self.config.local_crops:
             return (views, views)
         full, part = replace(views, crop_min=0.4), replace(views, crop_min=0.05, crop_max=0.4)
-        return (full, full, *self.config.local * [View(part, 96 / 224)])
+        return (full, full, *self.config.local_crops * [View(part, 96 / 224)])
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """Turn every view into the student's answer x, and the full ones into the teacher's y."""
         full = torch.cat(batch.views[:2])
         sides = [full, torch.cat(batch.views[2:])] if len(batch.views) > 2 else [full]
-        moves = (self.done >= self.config.still).to(full.dtype)
+        moves = (self.done >= self.config.freeze_last_layer).to(full.dtype)
         x = torch.cat([self.g(self.f(views), moves) for views in sides])
         with torch.no_grad():
             y = self.slow_g(self.slow_f(full))
@@ -147,13 +160,13 @@ class DINO(Method):
         x, y = answers[:-2], answers[-2:]
         self.last, self.mean = y[0].detach(), ((y[0] + y[1]) / 2).detach().mean(0)
         config = self.config
-        warm = (self.done / max(config.tau_t_warmup, 1e-9)).clamp(max=1)
-        tau_t = config.tau_t_start + (config.tau_t - config.tau_t_start) * warm
+        warm = (self.done / max(config.teacher_temperature_warmup, 1e-9)).clamp(max=1)
+        tau_t = config.teacher_temperature_start + (self.tau_t - config.teacher_temperature_start) * warm
         total, pairs = x[0].new_zeros(()), 0
         for t, target in enumerate(((view - self.centre) / tau_t).softmax(1).detach() for view in y):
             for s, view in enumerate(x):
                 if s != t:
-                    total = total - (target * (view / config.tau_s).log_softmax(1)).sum(1).mean()
+                    total = total - (target * (view / self.tau_s).log_softmax(1)).sum(1).mean()
                     pairs += 1
         return {"cross_entropy": total / pairs}
 

@@ -46,7 +46,7 @@ LEAST = 8  # images in a piece of the batch: batch norm can do with no fewer
 class Config:
     """MoCo's own settings."""
 
-    tau: float = setting(
+    temperature: float = setting(
         0.2,
         "temperature: lower looks harder at near neighbours",
         low=0.003,
@@ -72,7 +72,7 @@ class Config:
         high=1.0,
         source="the authors' CIFAR-10 notebook; MoCo, section 3.2: 0.999 for ImageNet",
     )
-    splits: int = setting(
+    bn_splits: int = setting(
         8,
         "pieces of a batch with batch statistics of their own, of 8 images at least; 1 for one",
         low=1,
@@ -84,17 +84,17 @@ class MoCo(Method):
     """MoCo: f_q with its slow copy f_k, a queue, and InfoNCE."""
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"tau": 0.1, "head": (256, 128)},
-        "cifar-short": {"tau": 0.1, "rate": 0.03},
-        "cifar-long": {"tau": 0.1},
+        "cpu": {"temperature": 0.1, "head": (256, 128)},
+        "cifar-short": {"temperature": 0.1, "lr": 0.03},
+        "cifar-long": {"temperature": 0.1},
         "imagenet": {
             "head": (2048, 128),
             "queue": 65536,
             "ema": 0.999,
             "optimizer": "sgd",
-            "rate": 0.03,
-            "rate_rule": "linear",
-            "decay": 1e-4,
+            "lr": 0.03,
+            "lr_scaling": "linear",
+            "weight_decay": 1e-4,
             "warmup": 0.0,
             "crop_min": 0.2,
             "brightness": 0.4,
@@ -110,7 +110,7 @@ class MoCo(Method):
         self.g = mlp(f.dim, *config.head, norm=False, last_norm=False)
         self.f_k = ema_copy(self.f_q)
         self.queue = Queue(config.queue, config.head[-1])
-        self.tau, self.ema, self.splits = config.tau, config.ema, config.splits
+        self.tau, self.ema, self.splits = config.temperature, config.ema, config.bn_splits
         self.last: tuple[Tensor, ...] = ()
 
     @property

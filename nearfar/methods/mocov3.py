@@ -41,8 +41,8 @@ _CIFAR = {
     "head": (4096, 256),
     "predictor": 4096,
     "optimizer": "lars",
-    "rate": 0.3,
-    "decay": 1e-6,
+    "lr": 0.3,
+    "weight_decay": 1e-6,
 }
 
 
@@ -50,7 +50,7 @@ _CIFAR = {
 class Config:
     """MoCo v3's own settings."""
 
-    tau: float = setting(
+    temperature: float = setting(
         0.2,
         "temperature: lower looks harder at near neighbours",
         low=0.003,
@@ -83,11 +83,11 @@ class MoCoV3(Method):
         "cifar-short": {**_CIFAR, "warmup": 0.1},
         "cifar-long": {**_CIFAR, "warmup": 0.01},
         "imagenet": {
-            "tau": 1.0,
+            "temperature": 1.0,
             "head": (4096, 256),
             "predictor": 4096,
-            "rate": 0.6,
-            "rate_rule": "linear",
+            "lr": 0.6,
+            "lr_scaling": "linear",
             "crop_min": 0.2,
             "brightness": 0.4,
             "contrast": 0.4,
@@ -107,7 +107,7 @@ class MoCoV3(Method):
         width = config.head[-1]
         self.predict = mlp(width, config.predictor, width, last_norm=patches is not None)
         self.f_k = ema_copy(nn.Sequential(f, self.g))
-        self.tau, self.ema = config.tau, config.ema
+        self.tau, self.ema = config.temperature, config.ema
         self.last: tuple[Tensor, ...] = ()
 
     def views(self, views: Views) -> tuple[Views, ...]:

@@ -42,8 +42,8 @@ _CIFAR = {
     "predictor": 4096,
     "queue": 65536,
     "optimizer": "lars",
-    "rate": 0.4,
-    "decay": 1e-5,
+    "lr": 0.4,
+    "weight_decay": 1e-5,
 }
 
 
@@ -51,7 +51,7 @@ _CIFAR = {
 class Config:
     """NNCLR's own settings."""
 
-    tau: float = setting(
+    temperature: float = setting(
         0.2,
         "temperature: lower looks harder at near neighbours",
         low=0.003,
@@ -79,16 +79,16 @@ class NNCLR(Method):
     """NNCLR: f, a head g, a predictor, a queue, and InfoNCE from neighbours."""
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"tau": 0.1, "head": (256, 256, 128), "predictor": 256, "queue": 4096},
+        "cpu": {"temperature": 0.1, "head": (256, 256, 128), "predictor": 256, "queue": 4096},
         "cifar-short": {**_CIFAR, "warmup": 0.1},
         "cifar-long": {**_CIFAR, "warmup": 0.01},
         "imagenet": {
-            "tau": 0.1,
+            "temperature": 0.1,
             "head": (2048, 2048, 256),
             "predictor": 4096,
             "queue": 98304,
-            "rate": 0.3,
-            "rate_rule": "linear",
+            "lr": 0.3,
+            "lr_scaling": "linear",
         },
     }
 
@@ -99,7 +99,7 @@ class NNCLR(Method):
         self.g = mlp(f.dim, *config.head)
         self.predict = mlp(width, config.predictor, width, last_norm=False)
         self.queue = Queue(config.queue, width)
-        self.tau = config.tau
+        self.tau = config.temperature
         self.last: tuple[Tensor, ...] = ()
 
     @property

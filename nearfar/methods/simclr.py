@@ -39,7 +39,7 @@ from .base import Batch, Method, Terms
 class Config:
     """SimCLR's own settings."""
 
-    tau: float = setting(
+    temperature: float = setting(
         0.2,
         "temperature: lower looks harder at near neighbours",
         low=0.003,
@@ -63,17 +63,17 @@ class SimCLR(Method):
     """SimCLR: f, a head g, and NT-Xent."""
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"tau": 0.1, "head": (256, 128)},
-        "cifar-short": {"tau": 0.5},
-        "cifar-long": {"tau": 0.5},
-        "imagenet": {"tau": 0.1},
+        "cpu": {"temperature": 0.1, "head": (256, 128)},
+        "cifar-short": {"temperature": 0.5},
+        "cifar-long": {"temperature": 0.5},
+        "imagenet": {"temperature": 0.1},
     }
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`."""
         super().__init__(f, config)
         self.g = mlp(f.dim, *config.head)
-        self.tau = config.tau
+        self.tau = config.temperature
         self.last: tuple[Tensor, ...] = ()
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:

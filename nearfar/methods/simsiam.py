@@ -60,9 +60,9 @@ class SimSiam(Method):
         "cifar-long": {"head": (2048, 2048)},
         "imagenet": {
             "optimizer": "sgd",
-            "rate": 0.05,
-            "rate_rule": "linear",
-            "decay": 1e-4,
+            "lr": 0.05,
+            "lr_scaling": "linear",
+            "weight_decay": 1e-4,
             "warmup": 0.0,
             "crop_min": 0.2,
             "brightness": 0.4,

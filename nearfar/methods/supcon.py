@@ -37,14 +37,14 @@ from ..losses import supcon, unit
 from ..models import Encoder, mlp
 from .base import Batch, Method, Terms
 
-_CIFAR = {"batch": 1024, "rate": 0.5, "rate_rule": "fixed", "decay": 1e-4, "grey": 0.2}
+_CIFAR = {"batch_size": 1024, "lr": 0.5, "lr_scaling": "fixed", "weight_decay": 1e-4, "grayscale": 0.2}
 
 
 @dataclass(frozen=True)
 class Config:
     """SupCon's own settings."""
 
-    tau: float = setting(
+    temperature: float = setting(
         0.1,
         "temperature: lower looks harder at near neighbours",
         low=0.003,
@@ -75,7 +75,7 @@ class SupCon(Method):
         """Add the head; see `Config`."""
         super().__init__(f, config)
         self.g = mlp(f.dim, *config.head, norm=False, last_norm=False)
-        self.tau = config.tau
+        self.tau = config.temperature
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """Turn the views into a z each, and add the labels."""

@@ -11,10 +11,10 @@ Shapes: N images, V views, of which the first two are full; z (N, P) of length 1
 
 Section 3.1 with equation 2, as plain loops over the views' scores (stop: no gradient flows):
 
-    def codes(scores, epsilon, rounds):
+    def codes(scores, epsilon, sinkhorn_iterations):
         n, k = len(scores), len(scores[0])
         q = [[stop(exp(scores[i][c] / epsilon)) for c in range(k)] for i in range(n)]
-        for _ in range(rounds):
+        for _ in range(sinkhorn_iterations):
             for c in range(k):
                 total = sum(q[i][c] for i in range(n))
                 for i in range(n):
@@ -24,10 +24,10 @@ Section 3.1 with equation 2, as plain loops over the views' scores (stop: no gra
                 q[i] = [value / (total * n) for value in q[i]]
         return [[value * n for value in row] for row in q]
 
-    def loss(scores, tau, epsilon, rounds):
+    def loss(scores, tau, epsilon, sinkhorn_iterations):
         total = 0.0
         for s in range(2):
-            q = codes(scores[s], epsilon, rounds)
+            q = codes(scores[s], epsilon, sinkhorn_iterations)
             for t in range(len(scores)):
                 for i in range(len(q) if t != s else 0):
                     below = sum(exp(x / tau) for x in scores[t][i])
@@ -59,18 +59,20 @@ from .base import Batch, Method, Terms
 class Config:
     """SwAV's own settings."""
 
-    tau: float = setting(0.1, "temperature of the prediction", low=0.003, source="SwAV, appendix A.1")
+    temperature: float = setting(0.1, "temperature of the prediction", low=0.003, source="SwAV, appendix A.1")
     prototypes: int = setting(
         3000, "K; several times the number of groups, well below what a batch can fill", low=2,
         source="SwAV, appendix A.1",
     )  # fmt: skip
     epsilon: float = setting(0.05, "evenness of the codes", low=0.003, source="SwAV, section 3.1")
-    rounds: int = setting(3, "Sinkhorn's rounds", low=1, source="SwAV, section 3.1")
+    sinkhorn_iterations: int = setting(3, "Sinkhorn's rounds", low=1, source="SwAV, section 3.1")
     head: tuple[int, ...] = setting(
         (2048, 128), "widths of the head's layers, the last being z's", low=1, source="SwAV, appendix A.1"
     )
-    local: int = setting(0, "small views beside the two full ones", low=0, source="SwAV, section 3.2: 6")
-    still: float = setting(
+    local_crops: int = setting(
+        0, "small views beside the two full ones", low=0, source="SwAV, section 3.2: 6"
+    )
+    freeze_last_layer: float = setting(
         0.0, "share of the training in which the prototypes stand still", low=0.0, high=1.0,
         source="SwAV's code: one epoch",
     )  # fmt: skip
@@ -83,14 +85,15 @@ class SwAV(Method):
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {"head": (256, 128), "prototypes": 256},
-        "cifar-short": {"optimizer": "lars", "rate": 0.6, "decay": 1e-6, "warmup": 0.1},
-        "cifar-long": {"optimizer": "lars", "rate": 0.6, "decay": 1e-6, "warmup": 0.01},
-        "imagenet": {"rate": 0.6, "rate_rule": "linear", "local": 6, "still": 0.01},
+        "cifar-short": {"optimizer": "lars", "lr": 0.6, "weight_decay": 1e-6, "warmup": 0.1},
+        "cifar-long": {"optimizer": "lars", "lr": 0.6, "weight_decay": 1e-6, "warmup": 0.01},
+        "imagenet": {"lr": 0.6, "lr_scaling": "linear", "local_crops": 6, "freeze_last_layer": 0.01},
     }
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head and the prototypes; see `Config`."""
         super().__init__(f, config)
+        self.tau = config.temperature
         self.g = mlp(f.dim, *config.head, last_norm=False)
         self.prototypes = nn.Parameter(unit(torch.randn(config.prototypes, config.head[-1])))
         self.register_buffer("done", torch.zeros(()))
@@ -98,27 +101,29 @@ class SwAV(Method):
 
     def views(self, views: Views) -> tuple[Views | View, ...]:
         """Two full views and, if asked, small ones of small parts of the image."""
-        if not self.config.local:
+        if not self.config.local_crops:
             return (views, views)
         full, part = replace(views, crop_min=0.14), replace(views, crop_min=0.05, crop_max=0.14)
-        return (full, full, *self.config.local * [View(part, 96 / 224)])
+        return (full, full, *self.config.local_crops * [View(part, 96 / 224)])
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """Turn every view into its scores, z C^T."""
         sides = [batch.views[:2], batch.views[2:]]  # views of one size share one forward
         z = torch.cat([unit(self.g(self.f(torch.cat(views)))) for views in sides if views])
         self.last = z.detach()
-        moves = (self.done >= self.config.still).to(z.dtype)
+        moves = (self.done >= self.config.freeze_last_layer).to(z.dtype)
         c = self.prototypes * moves + self.prototypes.detach() * (1 - moves)
         return F.linear(z, c.to(z.dtype)).chunk(len(batch.views))
 
     def loss(self, *scores: Tensor) -> Terms:
         """Predict the codes of the full views from every other view: section 3.1."""
         total = scores[0].new_zeros(())
-        for s, q in enumerate(codes(view, self.config.epsilon, self.config.rounds) for view in scores[:2]):
+        for s, q in enumerate(
+            codes(view, self.config.epsilon, self.config.sinkhorn_iterations) for view in scores[:2]
+        ):
             for t, view in enumerate(scores):
                 if t != s:
-                    total = total - (q * (view / self.config.tau).log_softmax(1)).sum(1).mean()
+                    total = total - (q * (view / self.tau).log_softmax(1)).sum(1).mean()
         return {"cross_entropy": total / (2 * (len(scores) - 1))}
 
     @torch.no_grad()
@@ -133,12 +138,12 @@ class SwAV(Method):
 
 
 @torch.no_grad()
-def codes(scores: Tensor, epsilon: float, rounds: int) -> Tensor:
+def codes(scores: Tensor, epsilon: float, sinkhorn_iterations: int) -> Tensor:
     """Equation 3 by Sinkhorn and Knopp: (n, K) scores to codes, prototypes evenly used over all processes."""
     scores = scores if scores.dtype == torch.float64 else scores.float()
     top = distributed.gather(scores.max()[None], grad=False).max()
     q = ((scores - top) / epsilon).exp()
-    for _ in range(rounds):
+    for _ in range(sinkhorn_iterations):
         q = q / (distributed.total(q.sum(0)).clamp(min=1e-38) * q.shape[1])
         q = q / (q.sum(1, keepdim=True).clamp(min=1e-38) * len(q) * distributed.world())
     return q * len(q) * distributed.world()

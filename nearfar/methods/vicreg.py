@@ -72,18 +72,18 @@ class VICReg(Method):
     # Section 4.2 and appendix C.1 for ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {"head": (512, 512)},
-        "cifar-short": {"optimizer": "lars", "rate": 0.3, "decay": 1e-4, "warmup": 0.1, "solarise": 0.1},
-        "cifar-long": {"optimizer": "lars", "rate": 0.3, "decay": 1e-4, "warmup": 0.01, "solarise": 0.1},
+        "cifar-short": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-4, "warmup": 0.1, "solarize": 0.1},
+        "cifar-long": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-4, "warmup": 0.01, "solarize": 0.1},
         "imagenet": {
-            "rate": 0.3,
-            "rate_rule": "linear",
-            "decay": 1e-6,
+            "lr": 0.3,
+            "lr_scaling": "linear",
+            "weight_decay": 1e-6,
             "head": (8192, 8192, 8192),
             "brightness": 0.4,
             "contrast": 0.4,
             "saturation": 0.2,
             "hue": 0.1,
-            "solarise": 0.1,
+            "solarize": 0.1,
         },
     }
 

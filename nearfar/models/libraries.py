@@ -86,7 +86,7 @@ def from_torchvision(name: str, size: int | None, pretrained: bool) -> tuple[nn.
         native: int = best.meta["min_size"][0]
         if pretrained and size not in (None, native):
             raise NearfarError(
-                f"the pretrained weights of {name!r} are for {native} px; add --size {native}, "
+                f"the pretrained weights of {name!r} are for {native} px; add --image-size {native}, "
                 "or take one of timm's vit_ networks, which fit any size."
             )
         side = native if pretrained else size

@@ -40,7 +40,8 @@ def read(net: nn.Module, name: str, stem: str, path: Path) -> None:
     if unfit:
         raise NearfarError(
             f"weights {str(path)!r} do not fit {name!r} with stem {stem!r}: {len(unfit)} of {len(wanted)} "
-            f"tensors are missing or of another shape, {unfit[0]!r} first; check --encoder, --stem, --size."
+            f"tensors are missing or of another shape, {unfit[0]!r} first; check --encoder, --stem and "
+            "--image-size."
         )
     extra = sorted(set(state) - set(wanted))
     if extra:

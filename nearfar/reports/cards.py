@@ -40,7 +40,7 @@ def data(run: Run, look: Look | None, rejected: Sequence[tuple[str, str]]) -> li
         A table of facts, and the files set aside.
     """
     facts = run.config["data"]
-    trained, apart = int(facts["images"]), int(facts.get("held_out", 0))
+    trained, apart = int(facts["images"]), int(facts.get("holdout", 0))
     rows: Facts = [("images", str(facts["name"])), ("trained on", f"{trained:,}")]
     rows.append(("held apart, for health", f"{apart:,}"))
     rows.append(("set aside as unusable", f"{len(rejected):,}"))
@@ -112,8 +112,11 @@ def model(run: Run) -> Facts:
         ("encoder", f"{run.encoder.name}, {run.encoder.stem} stem, {weights:,} weights"),
         ("features", f"{run.encoder.dim:,} numbers an image"),
         ("input", f"{run.preprocess.size} px"),
-        ("length", f"{run.provenance['steps']:,} steps of {training['batch']:,} images{epochs}"),
-        ("optimizer", f"{training['optimizer']}, rate {training['rate']:g}, recipe {run.config['recipe']}"),
+        ("length", f"{run.provenance['steps']:,} steps of {training['batch_size']:,} images{epochs}"),
+        (
+            "optimizer",
+            f"{training['optimizer']}, learning rate {training['lr']:g}, recipe {run.config['recipe']}",
+        ),
     ]
 
 
@@ -128,7 +131,7 @@ def cost(run: Run) -> Facts:
         ("time", "unknown" if seconds is None else progress.duration(seconds)),
         ("of it, looking at health", progress.duration(looked) if looked else "none"),
         ("pace", "unknown" if pace is None else f"{pace:,.0f} images/s"),
-        ("images seen", f"{run.provenance['steps'] * training['batch']:,}, each in several views"),
+        ("images seen", f"{run.provenance['steps'] * training['batch_size']:,}, each in several views"),
         (
             "waiting for data",
             "unknown" if "waiting" not in last else f"{100 * last['waiting']:.1f} % of the time",
@@ -226,9 +229,9 @@ def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tupl
     trained = (
         f"A {run.encoder.name} that turns an image of {run.preprocess.size} px into {run.encoder.dim:,} "
         f"numbers, by {config['method']}, {run.provenance['steps']:,} steps of "
-        f"{config['training']['batch']:,} images{seconds}."
+        f"{config['training']['batch_size']:,} images{seconds}."
     )
-    apart = f", {facts['held_out']:,} more held apart" if facts.get("held_out") else ""
+    apart = f", {facts['holdout']:,} more held apart" if facts.get("holdout") else ""
     on = f"{facts['images']:,} images of {facts['name']}{apart}, {rejected:,} set aside as unusable."
     again = (
         "Yes: the settings, the seed and the number of steps are recorded, and the same images have the same "

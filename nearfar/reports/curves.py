@@ -47,7 +47,7 @@ class Course:
             run: the run.
             name: what the report calls it.
         """
-        steps = int(run.config["data"]["images"]) // int(run.config["training"]["batch"])
+        steps = int(run.config["data"]["images"]) // int(run.config["training"]["batch_size"])
         return cls(name, run.log(), run.health(), max(1, steps))
 
     def points(self, lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -72,11 +72,11 @@ def losses(courses: Sequence[Course], key: Sequence[str] = ()) -> Plots | Note:
     says = "A curve still steep at its end asks for a longer run; one that never falls, for another rate."
     says = f"It went {fell}. {says}" if len(courses) == 1 else says
     plots = [Plot(curves("loss", f"Loss over epochs, {fell}", lines, x="epochs"), "Loss", says)]
-    if any("rate" in line for course in courses for line in course.log):
-        rates = [Line(*course.points(course.log, "rate"), n) for n, course in enumerate(courses)]
+    if any("lr" in line for course in courses for line in course.log):
+        rates = [Line(*course.points(course.log, "lr"), n) for n, course in enumerate(courses)]
         says = "The learning rate rises while warming up and then falls to 0."
         plots.append(
-            Plot(curves("rate", "Learning rate over epochs", rates, x="epochs"), "Learning rate", says)
+            Plot(curves("lr", "Learning rate over epochs", rates, x="epochs"), "Learning rate", says)
         )
     return Plots(plots, key)
 
@@ -84,7 +84,9 @@ def losses(courses: Sequence[Course], key: Sequence[str] = ()) -> Plots | Note:
 def health(courses: Sequence[Course]) -> Plots | Note:
     """Draw the figures of health of every run."""
     if not any(course.health for course in courses):
-        return Note("No health was measured while training (--looks 0, or a run of before it was measured).")
+        return Note(
+            "No health was measured while training (--health-checks 0, or a run of before it was measured)."
+        )
     plots = []
     for key in SHOWN:
         title, percent, says = HEALTH[key]
@@ -109,7 +111,7 @@ def last_health(courses: Sequence[Course]) -> Table | None:
         return None
     apart = [found for found in last if found.get("images")]
     count = f"{apart[0]['images']:,}" if apart else "some"
-    held = all(found.get("held_out") for found in apart)
+    held = all(found.get("holdout") for found in apart)
     caption = f"Health at the end, on {count} images " + ("never trained on" if held else "of the training")
     return Table(caption, ("figure", *(course.name for course in courses), "what it says"), rows)
 

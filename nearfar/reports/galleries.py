@@ -94,7 +94,7 @@ def views_of(look: Look, wanted: RunConfig, rows: npt.NDArray[np.int64], epochs:
     for epoch in range(epochs):
         for number, recipe in enumerate(recipes):
             view = recipe if isinstance(recipe, View) else View(recipe)
-            key, side = rng.fold(wanted.training.seed, "view", epoch, number), view.side(wanted.size)
+            key, side = rng.fold(wanted.training.seed, "view", epoch, number), view.side(wanted.image_size)
             draws = views.draw(view.recipe, key, numbers, block.height, block.width, side)
             pixels = kernels.apply(block, draws, side, view.recipe.interpolation, threads=cores())
             made.append(Seen(f"view {number + 1}, epoch {epoch + 1}", draws.box, pixels))

@@ -17,7 +17,7 @@ from ..core import rng
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data import cache
-from ..data.dataset import Subset, held_apart
+from ..data.dataset import Subset, holdout_split
 from ..data.source import Pixels, Source
 from ..data.sources import open_source
 from ..features.extract import features
@@ -130,9 +130,9 @@ def look(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> Look:
     source = open_source(place, labels=labels, download=False)
     bad = {name for name, _ in read_rejected(run.path)}
     usable = np.array([row for row, name in enumerate(source.ids) if name not in bad], np.int64)
-    numbers = _numbers(len(usable), wanted.training, bool(facts.get("held_out")))
+    numbers = _numbers(len(usable), wanted.training, bool(facts.get("holdout")))
     chosen = rng.permutation(rng.fold(0, "report"), len(usable))[:SAMPLE]
-    expected = int(facts["images"]) + int(facts.get("held_out", 0))
+    expected = int(facts["images"]) + int(facts.get("holdout", 0))
     found = _look(run, source, usable[chosen], wanted.short_side, device)
     number = dict(zip(found.few.ids, numbers[chosen].tolist(), strict=True))
     known = np.array([number[name] for name in found.dataset.ids], np.int64)
@@ -144,7 +144,7 @@ def _numbers(count: int, training: Training, apart: bool) -> npt.NDArray[np.int6
     numbers = np.arange(count)
     if not apart:
         return numbers
-    trained, _ = held_apart(range(count), training.held_out, training.seed)
+    trained, _ = holdout_split(range(count), training.holdout, training.seed)
     if isinstance(trained, Subset):
         numbers = np.full(count, -1)
         numbers[trained.rows] = np.arange(len(trained))

@@ -37,7 +37,7 @@ class Proposal:
     stem: str
     weights: int  # numbers to learn in the encoder
     size: int  # side of a view, pixels
-    batch: int
+    batch_size: int
     negatives: int  # for each row; 0 for a method without
     steps: int
     epochs: float
@@ -54,7 +54,7 @@ class Proposal:
                 f"plan: {self.method} (recipe {self.recipe}) on {self.device}, {self.precision}",
                 f"  encoder   {self.encoder}, {self.stem} stem, {self.weights:,} weights",
                 f"  views     {self.size} px",
-                f"  batch     {self.batch:,} images{against}",
+                f"  batch     {self.batch_size:,} images{against}",
                 f"  length    {self.steps:,} steps, {self.epochs:,.1f} epochs, "
                 f"about {progress.duration(60 * self.minutes)} at {self.images_per_second:,.0f} images/s",
                 f"  decoded   {self.decoded_bytes / 2**20:,.0f} MiB",
@@ -102,7 +102,7 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
     device = device_named(str(given.get("device", "auto")))
     source = open_source(data, labels=resolve.needs_labels(method, given))
     max_pixels = given.get("max_pixels", Training.max_pixels)
-    threads = given.get("threads") or cores()
+    threads = given.get("workers") or cores()
     found = inspect(source, max_pixels=max_pixels, threads=threads)
     if found.usable < 2:
         return Check(found, None, f"{found.usable} usable images are too few to tell near from far")
@@ -130,13 +130,13 @@ def _propose(
     views = module.views(wanted.views)
     precision = training.precision
     if precision == "auto":
-        gains = engine.gains_from_bfloat16(module, sides(views, wanted.size), device)
+        gains = engine.gains_from_bfloat16(module, sides(views, wanted.image_size), device)
         precision = "bfloat16" if gains else "float32"
     feed = loader.DataLoader(
         sample,
         views,
-        size=wanted.size,
-        batch=training.batch,
+        size=wanted.image_size,
+        batch_size=training.batch_size,
         seed=training.seed,
         threads=threads,
         dtype=views_dtype(device, precision),
@@ -149,13 +149,13 @@ def _propose(
             optim.optimizer(training, module),
             device=device,
             precision=precision,
-            chunk=training.chunk and max(1, training.chunk // distributed.world()),
+            chunk=training.micro_batch and max(1, training.micro_batch // distributed.world()),
             labels=torch.arange(found.usable) % classes if classes else None,
             seconds=3.0,
         )
     finally:
         feed.close()
-    an_epoch = found.usable // training.batch
+    an_epoch = found.usable // training.batch_size
     if training.steps is not None:
         steps = training.steps
     elif training.epochs is not None:
@@ -169,13 +169,13 @@ def _propose(
         encoder=module.f.name,
         stem=module.f.stem,
         weights=sum(weight.numel() for weight in module.f.parameters()),
-        size=wanted.size,
-        batch=training.batch,
-        negatives=module.negatives(training.batch),
+        size=wanted.image_size,
+        batch_size=training.batch_size,
+        negatives=module.negatives(training.batch_size),
         steps=steps,
         epochs=round(steps / an_epoch, 2),
         minutes=round(steps * pace / 60, 2),
-        images_per_second=round(training.batch / pace, 1),
+        images_per_second=round(training.batch_size / pace, 1),
         precision=precision,
         device=str(device),
         decoded_bytes=int(sample.bytes_an_image * found.usable),

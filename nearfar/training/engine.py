@@ -39,7 +39,7 @@ class Step:
     plan: StepPlan
     loss: torch.Tensor
     terms: Terms
-    rate: float  # learning rate of this step
+    lr: float  # learning rate of this step
     waited: float  # seconds spent waiting for data, since the start of this sitting
 
     @property
@@ -81,7 +81,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     *,
     plan: StepPlan,
-    rate: float,
+    lr: float,
     warmup: float,
     device: torch.device,
     precision: str = "float32",
@@ -117,9 +117,9 @@ def train(
     number = start
     look = max(1, plan.steps // LOOKS)
     for rows, views in feed:
-        now = rate * optim.factor(plan.progress(number + 0.5), warmup)  # mid-step: neither end is wasted
+        now = lr * optim.factor(plan.progress(number + 0.5), warmup)  # mid-step: neither end is wasted
         for group in optimizer.param_groups:
-            group["lr"] = (rate if group.get("constant_lr") else now) * group.get("lr_scale", 1.0)
+            group["lr"] = (lr if group.get("constant_lr") else now) * group.get("lr_scale", 1.0)
         marks = None if labels is None else labels[rows].to(device, non_blocking=True)
         batch = Batch([view.to(device, non_blocking=True) for view in views], rows, marks)
         optimizer.zero_grad(set_to_none=True)
@@ -185,7 +185,7 @@ def seconds_a_step(
         feed,
         optimizer,
         plan=forever,
-        rate=0.0,
+        lr=0.0,
         warmup=0.0,
         device=device,
         precision=precision,

@@ -55,7 +55,7 @@ def backward(method: Method, batch: Batch, chunk: int, cast: torch.autocast) -> 
     except NotImplementedError:
         name = type(method).__name__
         raise NearfarError(
-            f"{name} cannot work in chunks; leave --chunk out, or choose --method simclr."
+            f"{name} cannot work in chunks; leave --micro-batch out, or choose --method simclr."
         ) from None
     # The second pass updates running statistics again: start it from where the first one started.
     for name, buffer in method.named_buffers():

@@ -53,7 +53,7 @@ class RunLogger:
         """
         self.folder, self.method, self.optimizer, self.training = folder, method, optimizer, training
         self.started, self.earlier, self.timed = started, seconds, timed
-        self.epoch_steps = images // training.batch
+        self.epoch_steps = images // training.batch_size
         self.every = max(1, min(50, plan.stretches[0][1] // 200))
         memory.forget_peak()
         self.began = self.saved = time.monotonic()
@@ -131,10 +131,10 @@ class RunLogger:
             world = distributed.world()
             figures |= {name: float(distributed.total(term)) / world for name, term in step.terms.items()}
         figures |= {name: float(value) for name, value in self.method.metrics().items()}
-        figures["rate"] = step.rate
+        figures["lr"] = step.lr
         if (peak := memory.peak(step.loss.device)) is not None:
             figures["peak_mib"] = peak
-        pace = (step.number - self.started) * self.training.batch / seconds
+        pace = (step.number - self.started) * self.training.batch_size / seconds
         figures["images_per_second"] = round(pace, 1)
         figures["waiting"] = round(step.waited / seconds, 4)
         figures["seconds"] = round(self.earlier + seconds, 3)
@@ -148,7 +148,7 @@ class RunLogger:
             f"step {step.number:,} of {step.plan.steps:,}",
             f"loss {figures['loss']:.3f}",
             *([f"contrastive accuracy {accuracy:.1%}"] if accuracy is not None else []),
-            f"rate {step.rate:.2g}",
+            f"rate {step.lr:.2g}",
             f"{figures['images_per_second']:,.0f} images/s",
             f"waiting for data {figures['waiting']:.1%}",
             f"{progress.duration(left)} left",
@@ -167,7 +167,7 @@ class RunLogger:
         )
         raise NearfarError(
             f"Training broke down at step {step.number:,}: the loss or a weight is no longer a number "
-            f"({kept}); start anew with --overwrite and a lower --rate or a higher --tau."
+            f"({kept}); start anew with --overwrite and a lower --lr or a higher --temperature."
         )
 
 

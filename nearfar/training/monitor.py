@@ -38,20 +38,20 @@ class HealthMonitor:
         """
         self.judged = judged or job.wanted.training.stop_on_collapse
         self.job, self.held, self.images = job, held, held if held is not None else job.dataset
-        self.looks = job.wanted.training.looks if distributed.first() else 0
+        self.health_checks = job.wanted.training.health_checks if distributed.first() else 0
         self.next = job.started + self._stride(job.plan.steps)
         # As first planned, which is the same in every sitting.
-        self.sample = sample(job.plan.stretches[0][1] * job.wanted.training.batch)
+        self.sample = sample(job.plan.stretches[0][1] * job.wanted.training.batch_size)
         self.began, self.spent = time.monotonic(), 0.0
-        self.log = checkpoint.Log(job.folder / "health.jsonl", job.started) if self.looks else None
-        self.lines = checkpoint.read_log(job.folder / "health.jsonl") if self.looks else []
+        self.log = checkpoint.Log(job.folder / "health.jsonl", job.started) if self.health_checks else None
+        self.lines = checkpoint.read_log(job.folder / "health.jsonl") if self.health_checks else []
         self.verdict: Verdict | None = None
         self.untrained: Encoder | None = None  # against what it shows, the rest is held
         if self.log is not None and not job.started and not self.lines:
             self.untrained = copy.deepcopy(job.module.f)
 
     def _stride(self, steps: int) -> float:
-        return steps / self.looks if self.looks else float("inf")
+        return steps / self.health_checks if self.health_checks else float("inf")
 
     def note(self, step: Step) -> Mapping[str, Any] | None:
         """Look, if it is time, or the end.
@@ -110,8 +110,8 @@ class HealthMonitor:
             f = settled(f, preprocess, job.dataset, first, seed=seed, device=job.device, sample=some)
         groups = some // GROUPS
         found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=some, groups=groups)
-        epoch = step * job.wanted.training.batch / len(job.dataset)
-        figures = {"epoch": round(epoch, 4), **found.to_json(), "held_out": self.held is not None}
+        epoch = step * job.wanted.training.batch_size / len(job.dataset)
+        figures = {"epoch": round(epoch, 4), **found.to_json(), "holdout": self.held is not None}
         for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells
             if step and name in (metrics := job.module.metrics()):
                 figures[f"{name}_of_z"] = float(metrics[name])
@@ -171,7 +171,7 @@ def describe(line: dict[str, Any]) -> str:
     Returns:
         One line.
     """
-    where = "held-out images" if line["held_out"] else "images of the training"
+    where = "held-out images" if line["holdout"] else "images of the training"
     return (
         f"Health on {line['images']:,} {where}: RankMe {line['rankme']:.0f} of {line['dim']}, uniformity "
         f"{line['uniformity']:.2f}, spread {line['spread']:.2f}, partner found "

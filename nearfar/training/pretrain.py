@@ -19,7 +19,7 @@ from ..core.device import device_named
 from ..core.errors import NearfarError, nearest
 from ..core.version import __version__
 from ..data import cache
-from ..data.dataset import Subset, held_apart
+from ..data.dataset import Subset, holdout_split
 from ..data.loader import DataLoader
 from ..data.reading import write_rejected
 from ..data.sources import Source, open_source
@@ -97,7 +97,7 @@ def pretrain(
         source = open_source(data, labels=_needs_labels(method, like, given))
         wanted, plan = _wanted(source, method, recipe, like, given, device)
         dataset = _store(source, wanted)
-        dataset, held = held_apart(dataset, wanted.training.held_out, wanted.training.seed)
+        dataset, held = holdout_split(dataset, wanted.training.holdout, wanted.training.seed)
         wanted, notes = resolve.fitted(resolve.with_classes(wanted, len(dataset.classes)), len(dataset))
         if earlier:
             wanted, plan = _same(earlier, wanted, dataset.fingerprint, len(dataset), folder)
@@ -115,7 +115,7 @@ def _train(
     job: TrainingSetup, held: Subset | None, asked: dict[str, Any], name: str, judge: Judge | None
 ) -> None:
     """Train to the end, logging and saving on the way, and write the encoder."""
-    data = {"name": name, "images": len(job.dataset), "held_out": 0 if held is None else len(held)}
+    data = {"name": name, "images": len(job.dataset), "holdout": 0 if held is None else len(held)}
     data["fingerprint"] = job.dataset.fingerprint
     versions = {"nearfar": __version__, "commit": commit(), "torch": torch.__version__}
     config = {**versions, "asked": asked, "data": data, **job.wanted.to_json(), "plan": job.plan.stretches}
@@ -151,7 +151,7 @@ def _train(
             "recipe": job.wanted.recipe,
             "data": data,
             "steps": job.plan.steps,
-            "batch": training.batch,
+            "batch_size": training.batch_size,
             "seed": training.seed,
             "weights": training.weights,
         }
@@ -175,7 +175,7 @@ def _steps(
         feed,
         job.optimizer,
         plan=job.plan,
-        rate=job.wanted.rate,
+        lr=job.wanted.lr,
         warmup=job.wanted.training.warmup,
         start=job.started,
         clock=job.clock,
@@ -313,7 +313,7 @@ def _store(source: Source, wanted: RunConfig) -> Any:
         max_pixels=wanted.training.max_pixels,
         max_bad=wanted.training.max_bad,
         threads=threads(wanted),
-        pack=wanted.training.pack,
+        pack=wanted.training.cache,
     )
     if distributed.first():
         distributed.barrier()

@@ -34,12 +34,12 @@ def cpu(side: int) -> Recipe:
     return Recipe(
         Training(
             minutes=10.0,
-            batch=256,
+            batch_size=256,
             encoder="resnet8",
-            size=None if side <= 64 else 96,
+            image_size=None if side <= 64 else 96,
             optimizer="muon",
-            rate=0.02,
-            decay=0.01,
+            lr=0.02,
+            weight_decay=0.01,
             warmup=0.1,
         ),
         Views(crop_min=0.2, interpolation="bilinear"),
@@ -59,15 +59,15 @@ def cifar_short(side: int) -> Recipe:
     """
     training = Training(
         epochs=100.0,
-        batch=512,
+        batch_size=512,
         encoder="resnet18",
         optimizer="sgd",
-        rate=0.06,
-        rate_rule="linear",
-        decay=5e-4,
+        lr=0.06,
+        lr_scaling="linear",
+        weight_decay=5e-4,
         warmup=0.0,
     )
-    views = Views(crop_min=0.2, interpolation="bilinear", grey=0.1)
+    views = Views(crop_min=0.2, interpolation="bilinear", grayscale=0.1)
     return Recipe(training, views)
 
 
@@ -83,12 +83,12 @@ def cifar_long(side: int) -> Recipe:
     short = cifar_short(side)
     training = Training(
         epochs=1000.0,
-        batch=512,
+        batch_size=512,
         encoder="resnet18",
         optimizer="sgd",
-        rate=0.03,
-        rate_rule="linear",
-        decay=5e-4,
+        lr=0.03,
+        lr_scaling="linear",
+        weight_decay=5e-4,
         warmup=0.0,
     )
     return Recipe(training, short.views)
@@ -108,14 +108,14 @@ def imagenet(side: int) -> Recipe:
     """
     training = Training(
         epochs=100.0,
-        batch=512,
+        batch_size=512,
         encoder="resnet50",
         optimizer="lars",
-        rate=0.075,
-        rate_rule="sqrt",
-        decay=1e-6,
+        lr=0.075,
+        lr_scaling="sqrt",
+        weight_decay=1e-6,
         warmup=0.1,
-        size=224,
+        image_size=224,
     )
     views = Views(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
     return Recipe(training, views)

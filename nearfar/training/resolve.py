@@ -24,10 +24,10 @@ from .settings import Training
 
 LENGTHS = ("epochs", "steps", "minutes")
 HARMLESS = (
-    "threads",
+    "workers",
     "save_minutes",
     "tensorboard",
-    "looks",
+    "health_checks",
     "stop_on_collapse",
 )  # may change from one sitting to the next
 MEASURED = ("precision", "views_on", "compile")  # whose "auto" the first sitting decides and records
@@ -45,24 +45,24 @@ class RunConfig:
     settings: Any  # the method's own Config
 
     @property
-    def size(self) -> int:
+    def image_size(self) -> int:
         """Side of a view in pixels."""
-        assert self.training.size is not None
-        return self.training.size
+        assert self.training.image_size is not None
+        return self.training.image_size
 
     @property
     def preprocess(self) -> Preprocess:
         """What an image needs before it is encoded; small images are used whole."""
-        crop = 1.0 if self.size <= 64 else 0.875
-        return Preprocess(size=self.size, crop=crop, interpolation=self.views.interpolation)
+        crop = 1.0 if self.image_size <= 64 else 0.875
+        return Preprocess(size=self.image_size, crop=crop, interpolation=self.views.interpolation)
 
     @property
     def short_side(self) -> int:
         """Short side at which decoded images are kept: a little above the training size."""
-        return math.ceil(self.size / 0.875)
+        return math.ceil(self.image_size / 0.875)
 
     @property
-    def rate(self) -> float:
+    def lr(self) -> float:
         """The learning rate at its peak, after the rate rule."""
         return optim.base_rate(self.training)
 
@@ -99,7 +99,7 @@ class RunConfig:
             ) from error
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Name the settings in which another run differs, as "--batch 256 became 512"."""
+        """Name the settings in which another run differs, as "--batch-size 256 became 512"."""
         found = []
         for mine, theirs in (
             (self.training, other.training),
@@ -192,7 +192,7 @@ def resolve(
             groups[cls][name] = value
     training = build(Training, groups[Training])
     native = max(side, 8) if side <= 64 else 224
-    training = replace(training, size=training.size or native, device=device.type)
+    training = replace(training, image_size=training.image_size or native, device=device.type)
     length = next((name for name in LENGTHS if getattr(training, name) is not None), None)
     if length is None or getattr(training, length) <= 0:
         raise NearfarError("Training needs a length above zero; give --epochs, --steps or --minutes.")
@@ -220,17 +220,18 @@ def fitted(wanted: RunConfig, count: int) -> tuple[RunConfig, list[str]]:
             f"{count} usable image{'s are' if count != 1 else ' is'} too few to tell near from far; "
             f"give at least {least}."
         )
-    batch = min(training.batch, count)
-    if batch < training.batch:
+    batch = min(training.batch_size, count)
+    if batch < training.batch_size:
         notes.append(
-            f"There are {count:,} images, fewer than a batch of {training.batch:,}: the batch is all of them."
+            f"There are {count:,} images, fewer than a batch of {training.batch_size:,}: the batch is all "
+            "of them."
         )
     if batch % world:
         batch -= batch % world
         notes.append(f"The batch is {batch:,}, a multiple of the {world} processes.")
-    if training.chunk is not None and training.chunk * world >= batch:
-        training = replace(training, chunk=None)
-    return replace(wanted, training=replace(training, batch=batch)), notes
+    if training.micro_batch is not None and training.micro_batch * world >= batch:
+        training = replace(training, micro_batch=None)
+    return replace(wanted, training=replace(training, batch_size=batch)), notes
 
 
 def needs_labels(method: str, given: Mapping[str, Any]) -> bool:
@@ -280,7 +281,11 @@ def build_method(wanted: RunConfig) -> Method:
     """
     training = wanted.training
     f = models.encoder(
-        training.encoder, stem=training.stem, size=wanted.size, weights=training.weights, seed=training.seed
+        training.encoder,
+        stem=training.stem,
+        size=wanted.image_size,
+        weights=training.weights,
+        seed=training.seed,
     )
     with models.seeded(training.seed, "method"):
         return methods.method(wanted.method)(f, wanted.settings)

@@ -21,10 +21,10 @@ class Training:
     minutes: float | None = setting(
         None, "time budget in minutes, turned into a number of steps by a short measurement", low=0.0
     )
-    batch: int = setting(256, "images a step, over all processes; each gives two views", low=2)
-    chunk: int | None = setting(
+    batch_size: int = setting(256, "images a step, over all processes; each gives two views", low=2)
+    micro_batch: int | None = setting(
         None,
-        "images in memory at a time; the loss still sees the whole batch",
+        "images in memory at a time (gradient caching); the loss still sees the whole batch",
         low=1,
         source="Gao et al. 2021, GradCache",
     )
@@ -36,19 +36,19 @@ class Training:
         source="SimCLR, appendix B.9",
     )
     weights: str | None = setting(None, "start from 'pretrained' or from a .safetensors file")
-    size: int | None = setting(
+    image_size: int | None = setting(
         None, "side of a view in pixels; default: the images' own up to 64, else 224", low=8, high=1024
     )
     optimizer: str = setting("adamw", "how weights are updated", choices=("lars", "sgd", "adamw", "muon"))
-    rate: float = setting(2e-3, "base learning rate, before --rate-rule", low=0.0)
-    rate_rule: str = setting(
+    lr: float = setting(2e-3, "base learning rate, before --lr-scaling", low=0.0)
+    lr_scaling: str = setting(
         "fixed",
         "learning rate from the base: as it is, base x batch/256, or base x sqrt(batch)",
         choices=("fixed", "linear", "sqrt"),
         source="SimCLR, section B.1",
     )
     momentum: float = setting(0.9, "momentum of LARS and SGD", low=0.0, high=1.0)
-    decay: float = setting(1e-4, "weight decay; biases and norms are exempt", low=0.0)
+    weight_decay: float = setting(1e-4, "weight decay; biases and norms are exempt", low=0.0)
     warmup: float = setting(0.05, "share of the steps over which the learning rate rises", low=0.0, high=1.0)
     precision: str = setting(
         "auto",
@@ -67,19 +67,19 @@ class Training:
         "whether torch.compile makes the network faster code; auto measures it for long runs on a GPU",
         choices=("auto", "yes", "no"),
     )
-    threads: int | None = setting(
+    workers: int | None = setting(
         None, "CPU threads that read images and make views; default: all cores", low=1
     )
     max_bad: float = setting(0.1, "share of unusable images beyond which the run stops", low=0.0, high=1.0)
     max_pixels: int = setting(MAX_PIXELS, "images of more pixels than this are set aside", low=1)
-    held_out: float = setting(
+    holdout: float = setting(
         0.02,
         "share of the images that is never trained on, 2,048 of them at most, so that health is measured there",
         low=0.0,
         high=0.5,
     )
-    looks: int = setting(20, "times a run looks at its own health, at most; 0 for never", low=0)
+    health_checks: int = setting(20, "times a run looks at its own health, at most; 0 for never", low=0)
     stop_on_collapse: bool = setting(False, "end a run as soon as a look at its health shows a collapse")
-    pack: bool = setting(True, "decode the images once; --no-pack reads the files at every pass")
+    cache: bool = setting(True, "decode the images once; --no-cache reads the files at every pass")
     save_minutes: float = setting(2.0, "minutes between saves, at most", low=0.0)
     tensorboard: bool = setting(False, "also write TensorBoard logs (needs nearfar[tensorboard])")

@@ -41,7 +41,7 @@ class TrainingSetup:
     @property
     def how(self) -> dict[str, Any]:
         """What the engine must know of the arithmetic."""
-        chunk = self.wanted.training.chunk
+        chunk = self.wanted.training.micro_batch
         share = chunk and max(1, chunk // distributed.world())
         needs = self.module.requires(self.module.config)
         labels = torch.from_numpy(self.dataset.labels) if "labels" in needs else None
@@ -55,8 +55,8 @@ class TrainingSetup:
         return DataLoader(
             self.dataset,
             self.module.views(self.wanted.views),
-            size=self.wanted.size,
-            batch=training.batch,
+            size=self.wanted.image_size,
+            batch_size=training.batch_size,
             seed=training.seed,
             start=start,
             threads=threads(self.wanted),
@@ -70,22 +70,23 @@ class TrainingSetup:
     def announce(self) -> None:
         """Print the effective values before the first step."""
         training, plan, f = self.wanted.training, self.plan, self.module.f
-        seen = len(self.module.views(self.wanted.views)) * training.batch
+        seen = len(self.module.views(self.wanted.views)) * training.batch_size
         weights = sum(weight.numel() for weight in f.parameters())
-        pieces = f", in chunks of {training.chunk:,}" if training.chunk else ""
+        pieces = f", in chunks of {training.micro_batch:,}" if training.micro_batch else ""
         place = self.device.type if training.views_on == "device" else "cpu"
         code = ", compiled" if training.compile == "yes" else ""
-        negatives = self.module.negatives(training.batch)
+        negatives = self.module.negatives(training.batch_size)
         against = f", {negatives:,} negatives for each" if negatives else ""
-        rate, processes = self.wanted.rate, f"{distributed.world()} process(es)"
+        epochs = plan.steps * training.batch_size / len(self.dataset)
+        lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
-            f"{what}, {len(self.dataset):,} images at {self.wanted.size} px",
+            f"{what}, {len(self.dataset):,} images at {self.wanted.image_size} px",
             f"into       {self.folder}",
             f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim} features",
-            f"batch      {training.batch:,} images, {seen:,} views{against}{pieces}",
-            f"optimizer  {training.optimizer}, peak rate {rate:.3g}, weight decay {training.decay:g}",
-            f"length     {plan.steps:,} steps, {plan.steps * training.batch / len(self.dataset):,.1f} epochs",
+            f"batch      {training.batch_size:,} images, {seen:,} views{against}{pieces}",
+            f"optimizer  {training.optimizer}, peak rate {lr:.3g}, weight decay {training.weight_decay:g}",
+            f"length     {plan.steps:,} steps, {epochs:,.1f} epochs",
             f"device     {self.device}, {training.precision}{code}, views on {place}, {processes}",
         ]
         if self.started:
@@ -120,7 +121,7 @@ def prepare(
         sync_batchnorm(module)
     if wanted.training.precision == "auto":
         gains = distributed.same(
-            engine.gains_from_bfloat16(module, sides(module.views(wanted.views), wanted.size), device)
+            engine.gains_from_bfloat16(module, sides(module.views(wanted.views), wanted.image_size), device)
         )
         precision = "bfloat16" if gains else "float32"
         wanted = replace(wanted, training=replace(wanted.training, precision=precision))
@@ -196,7 +197,7 @@ def _planned(job: TrainingSetup) -> StepPlan:
     if training.steps is not None:
         return StepPlan(((0, training.steps),))
     if training.epochs is not None:
-        return StepPlan(((0, max(1, round(training.epochs * (len(job.dataset) // training.batch)))),))
+        return StepPlan(((0, max(1, round(training.epochs * (len(job.dataset) // training.batch_size)))),))
     assert job.clock is not None
     pace = _pace(job, min(8.0, 0.02 * job.clock.seconds))
     return StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
@@ -218,4 +219,4 @@ def views_dtype(device: torch.device, precision: str) -> torch.dtype:
 
 def threads(wanted: RunConfig) -> int:
     """Count the threads that read images and make views."""
-    return wanted.training.threads or cores()
+    return wanted.training.workers or cores()

@@ -105,7 +105,7 @@ def _views(placed: Placed, draws: AugmentationParams, size: int, cubic: bool) ->
     blurred = np.flatnonzero(draws.sigma > 0)
     # All that the device must know, in two transfers.
     first = placed.offset // 3 + draws.box[:, 0].astype(np.int64) * placed.width + draws.box[:, 1]
-    plain = np.stack([first, placed.width, draws.box[:, 2], draws.box[:, 3], draws.flip, draws.solarise])
+    plain = np.stack([first, placed.width, draws.box[:, 2], draws.box[:, 3], draws.flip, draws.solarize])
     whole = _send(np.concatenate([plain.ravel(), *turned, blurred]).astype(np.int64), device)
     blends = _blends(draws)
     turns = [draws.factors[rows, HUE] for rows in turned]
@@ -114,7 +114,7 @@ def _views(placed: Placed, draws: AugmentationParams, size: int, cubic: bool) ->
     lengths = [*map(len, turned), len(blurred)]
     plain_there, *rows_there = whole.split([plain.size, *lengths])
     blends_there, *reals_there = real.split([blends.size, *lengths])
-    base, width, high, wide, flip, solarise = plain_there.view(6, n, 1, 1)
+    base, width, high, wide, flip, solarize = plain_there.view(6, n, 1, 1)
     steps = blends_there.view(5, 3, n, 1, 1, 1)
 
     tallest, widest = int(draws.box[:, 2].max()), int(draws.box[:, 3].max())
@@ -135,8 +135,8 @@ def _views(placed: Placed, draws: AugmentationParams, size: int, cubic: bool) ->
         part = x.index_select(0, rows).view(-1, size * 3, size)
         part = product(matrix, product(part, matrix.transpose(1, 2)).view(-1, size, 3 * size))
         x.index_copy_(0, rows, part.view(-1, size, 3, size).clamp_(0, 1))
-    if draws.solarise.any():
-        x = torch.where((x >= 0.5) & (solarise[..., None] > 0), 1 - x, x)
+    if draws.solarize.any():
+        x = torch.where((x >= 0.5) & (solarize[..., None] > 0), 1 - x, x)
     return x
 
 
@@ -159,7 +159,7 @@ def _blends(draws: AugmentationParams) -> npt.NDArray[np.float32]:
         change = draws.order[:, q]
         factor = np.where(draws.jitter & (change != HUE), draws.factors[n, change], np.float32(1))
         made[q] = factor, (1 - factor) * (change == 2), (1 - factor) * (change == 1)
-    made[4, 0], made[4, 1] = ~draws.grey, draws.grey
+    made[4, 0], made[4, 1] = ~draws.grayscale, draws.grayscale
     return made
 
 
@@ -212,9 +212,9 @@ def _resampling(length: Tensor, size: int, count: int, cubic: bool, flip: Tensor
 def _blend(x: Tensor, factor: Tensor, own: Tensor, shared: Tensor) -> None:
     """Blend views (n, s, 3, s) in place with luminances, and clip; see `_blends`."""
     r, g, b = x.split(1, 2)
-    grey = (LUMA[0] * r).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
-    mean = grey.mean((1, 2, 3), keepdim=True)
-    x.mul_(factor).add_(grey.mul_(own).add_(mean.mul_(shared))).clamp_(0, 1)
+    grayscale = (LUMA[0] * r).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
+    mean = grayscale.mean((1, 2, 3), keepdim=True)
+    x.mul_(factor).add_(grayscale.mul_(own).add_(mean.mul_(shared))).clamp_(0, 1)
 
 
 def _hue(x: Tensor, turn: Tensor) -> Tensor:

@@ -206,10 +206,10 @@ def _saturation(lines, factor):
     for x in range(len(lines)):
         for y in range(LANES):
             r, g, b = lines[x, y], lines[x, LANES + y], lines[x, 2 * LANES + y]
-            grey = (ONE - factor) * (RED * r + GREEN * g + BLUE * b)
-            lines[x, y] = _clip(factor * r + grey)
-            lines[x, LANES + y] = _clip(factor * g + grey)
-            lines[x, 2 * LANES + y] = _clip(factor * b + grey)
+            grayscale = (ONE - factor) * (RED * r + GREEN * g + BLUE * b)
+            lines[x, y] = _clip(factor * r + grayscale)
+            lines[x, LANES + y] = _clip(factor * g + grayscale)
+            lines[x, 2 * LANES + y] = _clip(factor * b + grayscale)
 
 
 @_jit
@@ -305,7 +305,7 @@ def _blur(view, sigma, radius, taps, spare, line, done):
 
 @_jit
 def _views(
-    pixels, offset, width, box, flip, jitter, order, factors, grey, sigma, solarise, cubic, radius, out
+    pixels, offset, width, box, flip, jitter, order, factors, grayscale, sigma, solarize, cubic, radius, out
 ):
     """Make n views into `out` (n, size, size, 3) float32."""
     size, widest = out.shape[1], 1
@@ -337,11 +337,11 @@ def _views(
                     _saturation(lines, amount)
                 elif change == 3 and amount != ZERO:
                     _hue(lines, amount)
-        if grey[n]:
+        if grayscale[n]:
             _saturation(lines, ZERO)
         if sigma[n] > ZERO:
             _blur(view, sigma[n], radius, taps, spare, line, done)
-        if solarise[n]:
+        if solarize[n]:
             _solarise(lines)
         for block in range(blocks):
             for y in range(min(LANES, size - block * LANES)):
@@ -379,9 +379,9 @@ def apply(
         np.ascontiguousarray(draws.jitter, np.bool_),
         np.ascontiguousarray(draws.order, np.uint8),
         np.ascontiguousarray(draws.factors, np.float32),
-        np.ascontiguousarray(draws.grey, np.bool_),
+        np.ascontiguousarray(draws.grayscale, np.bool_),
         np.ascontiguousarray(draws.sigma, np.float32),
-        np.ascontiguousarray(draws.solarise, np.bool_),
+        np.ascontiguousarray(draws.solarize, np.bool_),
     )
 
     def part(start: int, stop: int) -> None:

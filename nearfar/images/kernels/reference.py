@@ -59,14 +59,14 @@ def view(
         for change in draws.order[k]:
             amount = float(draws.factors[k, change])
             x = (brightness, contrast, saturation, hue)[change](x, amount)
-    if draws.grey[k]:
-        x = grey(x).expand(3, -1, -1)
+    if draws.grayscale[k]:
+        x = grayscale(x).expand(3, -1, -1)
     if draws.sigma[k] > 0:
         x = blur(x, float(draws.sigma[k]), blur_radius(size))
-    return torch.where(x >= 0.5, 1 - x, x) if draws.solarise[k] else x
+    return torch.where(x >= 0.5, 1 - x, x) if draws.solarize[k] else x
 
 
-def grey(x: torch.Tensor) -> torch.Tensor:
+def grayscale(x: torch.Tensor) -> torch.Tensor:
     """Weigh the channels to a luminance: (3, h, w) to (1, h, w)."""
     return sum(weight * x[c : c + 1] for c, weight in enumerate(LUMA))  # type: ignore[return-value]
 
@@ -78,12 +78,12 @@ def brightness(x: torch.Tensor, factor: float) -> torch.Tensor:
 
 def contrast(x: torch.Tensor, factor: float) -> torch.Tensor:
     """Blend the values (3, h, w) with the image's mean luminance."""
-    return (factor * x + (1 - factor) * grey(x).mean()).clamp(0, 1)
+    return (factor * x + (1 - factor) * grayscale(x).mean()).clamp(0, 1)
 
 
 def saturation(x: torch.Tensor, factor: float) -> torch.Tensor:
     """Blend the values (3, h, w) with each pixel's luminance."""
-    return (factor * x + (1 - factor) * grey(x)).clamp(0, 1)
+    return (factor * x + (1 - factor) * grayscale(x)).clamp(0, 1)
 
 
 def hue(x: torch.Tensor, turn: float) -> torch.Tensor:

@@ -16,7 +16,7 @@ from .muon import Muon, orthogonal
 __all__ = ["LARS", "Muon", "base_rate", "factor", "groups", "optimizer", "orthogonal"]
 
 
-def groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
+def groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Sort the trainable parameters: matrices and kernels decay; biases, norms and scalars do not.
 
     Args:
@@ -41,7 +41,7 @@ def groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
         decayed = [p for p in trained if p.ndim > 1]
         exempt = [p for p in trained if p.ndim <= 1]
         found += [
-            {"params": decayed, "weight_decay": decay, "adapt": True, "constant_lr": constant_lr},
+            {"params": decayed, "weight_decay": weight_decay, "adapt": True, "constant_lr": constant_lr},
             {"params": exempt, "weight_decay": 0.0, "adapt": False, "constant_lr": constant_lr},
         ]
     return [group for group in found if group["params"]]
@@ -59,8 +59,8 @@ def base_rate(training: Training) -> float:
     Source:
         SimCLR, section 2.2 and appendix B.1.
     """
-    scale = {"fixed": 1.0, "linear": training.batch / 256, "sqrt": math.sqrt(training.batch)}
-    return training.rate * scale[training.rate_rule]
+    scale = {"fixed": 1.0, "linear": training.batch_size / 256, "sqrt": math.sqrt(training.batch_size)}
+    return training.lr * scale[training.lr_scaling]
 
 
 def factor(progress: float, warmup: float) -> float:
@@ -94,15 +94,15 @@ def optimizer(training: Training, module: nn.Module) -> torch.optim.Optimizer:
         The optimizer.
     """
     avoid_dynamo_import()
-    rate, found = base_rate(training), groups(module, training.decay)
+    lr, found = base_rate(training), groups(module, training.weight_decay)
     if training.optimizer == "lars":
-        return LARS(found, rate, momentum=training.momentum)
+        return LARS(found, lr, momentum=training.momentum)
     if training.optimizer == "muon":
         for group in found:  # Adam's steps, for biases and norms, are in another unit: a tenth suits them
             group["lr_scale"] = 1.0 if group["adapt"] else 0.1
-        return Muon(found, rate)
+        return Muon(found, lr)
     for group in found:
         del group["adapt"]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(found, rate, momentum=training.momentum, fused=True)
-    return torch.optim.AdamW(found, rate, fused=True)
+        return torch.optim.SGD(found, lr, momentum=training.momentum, fused=True)
+    return torch.optim.AdamW(found, lr, fused=True)
