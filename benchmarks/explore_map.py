@@ -52,7 +52,7 @@ def fill(folder: Path, count: int) -> Any:
         rows = range(low, min(low + PIECE, count))
         cloud = draw.integers(20, size=len(rows))
         x = (centres[cloud] + 0.3 * draw.normal(size=(len(rows), WIDTH))).astype(np.float32)
-        store.put(
+        store.upsert(
             pa.table(
                 {
                     "id": [f"{row:07d}" for row in rows],

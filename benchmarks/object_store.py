@@ -46,8 +46,8 @@ def main() -> None:
 
     x = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
     ids = [f"{row:04d}" for row in range(ROWS)]
-    open_store(ADDRESS, StoreInfo(WIDTH)).put(table(ids, x))
-    open_store(ADDRESS).set("label", {"0003": "cat"})
+    open_store(ADDRESS, StoreInfo(WIDTH)).upsert(table(ids, x))
+    open_store(ADDRESS).update("label", {"0003": "cat"})
     opened = open_store(ADDRESS)
     checks = {
         "all rows are there": opened.ids() == ids and np.array_equal(opened.vectors()[1], x),
@@ -62,7 +62,7 @@ def main() -> None:
         try:
             store = open_store(ADDRESS)
             for number in range(PUTS):
-                store.put(table([f"w{who}-{number}"], x[:1]))
+                store.upsert(table([f"w{who}-{number}"], x[:1]))
         except Exception as error:  # whatever it is, it is told
             failed.append(f"{type(error).__name__}: {error}")
 

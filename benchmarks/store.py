@@ -56,7 +56,7 @@ def nearfar(folder: Path, count: int, exact: bool) -> Search:
     store = open_store(folder / "s.nf", StoreInfo(WIDTH))
     for at, piece in enumerate(pieces(count)):
         ids = [f"{at * PIECE + row:08d}" for row in range(len(piece))]
-        store.put(pa.table({"id": ids, "vector": fixed(piece)}))
+        store.upsert(pa.table({"id": ids, "vector": fixed(piece)}))
 
     def search(x: np.ndarray) -> np.ndarray:
         return np.array(store.nearest(x, K, exact=exact)[0]).astype(np.int64)

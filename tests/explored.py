@@ -51,7 +51,7 @@ def make(folder: Path) -> Explored:
         holdout=0,
     )
     vectors = run.encode(pixels)
-    store = open_store(folder / "photos.nf", card(run))
+    store = open_store(folder / "photos.nf", info(run))
     labels: list[str | None] = [None if n % 3 == 2 else FORMS[n // EACH] for n in range(len(pixels))]
     labels[0], labels[51], labels[102] = "star", "heart", "ring"
     thumbnails = [encoded(one) for one in pixels]
@@ -70,11 +70,11 @@ def make(folder: Path) -> Explored:
         "site": [("north", "south", "<b>east</b>")[n % 3] for n in range(len(pixels))],
         "depth": [float(n) for n in range(len(pixels))],
     }
-    store.put(pa.table(table))
+    store.upsert(pa.table(table))
     return Explored(store, run, pixels, labels)
 
 
-def card(run: Run) -> StoreInfo:
+def info(run: Run) -> StoreInfo:
     return StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
 
 

@@ -54,8 +54,8 @@ def store(run: Run, coloured: Path, tmp_path: Path) -> VectorStore:
     for row, wrong in ((3, "red"), (50, "yellow"), (130, "green")):
         labels[row] = wrong
     vectors = run.encode([root / name for name in ids])
-    card = StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
-    place = open_store(tmp_path / "photos.nf", card)
+    info = StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
+    place = open_store(tmp_path / "photos.nf", info)
     thumbnails = []
     for name in ids:
         file = io.BytesIO()
@@ -69,7 +69,7 @@ def store(run: Run, coloured: Path, tmp_path: Path) -> VectorStore:
         "thumbnail": pa.array(thumbnails, pa.binary()),
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
     }
-    place.put(pa.table(columns))
+    place.upsert(pa.table(columns))
     return place
 
 
@@ -130,7 +130,7 @@ def test_files_need_the_very_run(store: VectorStore, run: Run, coloured: Path, t
     moved = tmp_path / "moved"
     shutil.copytree(run.path, moved)
     place = open_store(store.address)
-    place.card = StoreInfo(**{**place.card.to_json(), "run": str(tmp_path / "gone")})
+    place.info = StoreInfo(**{**place.info.to_json(), "run": str(tmp_path / "gone")})
     with pytest.raises(NearfarError, match="say where it is with --run"):
         nearfar.search(place, image=file)
     assert nearfar.search(place, image=file, run=moved).ids[0] == "red/010.png"
@@ -153,12 +153,12 @@ def test_wrong_labels_come_first(store: VectorStore) -> None:
 
 
 def test_images_without_a_label_are_left_out(store: VectorStore, coloured: Path) -> None:
-    store.set("kind", {f"{('blue', 'red')[n % 2]}/{n:03d}.png": f"k{n % 2}" for n in range(40)})
+    store.update("kind", {f"{('blue', 'red')[n % 2]}/{n:03d}.png": f"k{n % 2}" for n in range(40)})
     found = nearfar.label_errors(store, column="kind")
     assert found.facts["labels"] == 40 and "kind" in found.columns
     with pytest.raises(NearfarError, match="kind"):
         nearfar.label_errors(store, column="kinds")
-    store.set("kind", dict.fromkeys(store.ids()))
+    store.update("kind", dict.fromkeys(store.ids()))
     with pytest.raises(NearfarError, match="has a label in 'kind'; name another"):
         nearfar.label_errors(store, column="kind")
     for ask in (nearfar.suggest, lambda *a, **b: nearfar.classes(*a, examples=coloured / "test", **b)):
@@ -189,12 +189,12 @@ def test_classes_by_example_are_saved(store: VectorStore, coloured: Path, tmp_pa
 
 
 def test_suggestions_follow_the_labels(store: VectorStore) -> None:
-    store.set("kind", {"blue/000.png": "a"})
+    store.update("kind", {"blue/000.png": "a"})
     found = nearfar.suggest(store, column="kind", count=8)
     assert len(found) == 8 and "blue/000.png" not in found.ids and found.facts["way"] == "typical"
     assert found.columns["turn"] == list(range(1, 9)) and "1 of 160 images have a label" in str(found)
     ids = store.ids()
-    store.set("kind", {name: name.split("/")[0] for name in ids if int(name[-7:-4]) < 30})
+    store.update("kind", {name: name.split("/")[0] for name in ids if int(name[-7:-4]) < 30})
     assert nearfar.suggest(store, column="kind", count=8).facts["way"] == "margin"
     with pytest.raises(NearfarError, match="nothing to suggest"):
         nearfar.suggest(store)

@@ -255,7 +255,7 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     store = open_store(tmp_path / "odd.nf", StoreInfo(2))
     turn = np.stack([np.cos(np.arange(3)), np.sin(np.arange(3))], axis=1).astype(np.float32)
     names = ["caf\u00e9.jpg", "\\xff.jpg", "plain.jpg"]
-    store.put(pa.table({"id": names, "vector": fixed(turn)}))
+    store.upsert(pa.table({"id": names, "vector": fixed(turn)}))
 
     def work(*words: str | bytes, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "nearfar", *words]

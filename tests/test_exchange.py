@@ -18,7 +18,7 @@ from nearfar.stores import StoreInfo, hnsw, index, open_store, snapshot
 from nearfar.stores.import_export import export
 from nearfar.stores.schema import fixed
 
-CARD = StoreInfo(8, "abc", "runs/a", {"size": 32}, 64)
+INFO = StoreInfo(8, "abc", "runs/a", {"size": 32}, 64)
 NAMES = itertools.count()
 
 
@@ -36,9 +36,9 @@ def filled(request, tmp_path):
     address = str(tmp_path / "photos.nf")
     if request.param == "postgres":
         address = f"{request.getfixturevalue('server')}&table=e{next(NAMES)}"
-    store = open_store(address, CARD)
+    store = open_store(address, INFO)
     ids = ['it\'s, "so"', "line\nbreak", "é/日本.jpg", "plain", " spaces "]
-    store.put(
+    store.upsert(
         table(
             ids,
             label=["1", "007", None, "true", "x,y"],
@@ -60,7 +60,7 @@ def test_a_round_trip_loses_nothing(filled, tmp_path, suffix):
     summary = nearfar.store(again, import_file=file)
     assert summary.images == 5 and summary.encoder == "abc" and summary.run == "runs/a"
     found = open_store(again)
-    assert found.card == CARD and found.columns == filled.columns
+    assert found.info == INFO and found.columns == filled.columns
     assert found.rows().equals(filled.rows())
     assert np.array_equal(found.vectors()[1], filled.vectors()[1])
     thumbnails = filled.thumbnails(filled.ids()) if suffix == "parquet" else [b""] * 5
@@ -98,7 +98,7 @@ def test_vectors_of_unknown_or_other_origin_never_mix(filled, tmp_path):
     (tmp_path / "v.csv").write_text("id,v0,v1,v2,v3,v4,v5,v6,v7,site\na,1,2,3,4,5,6,7,8,A\n")
     foreign = nearfar.store(tmp_path / "foreign.nf", import_file=tmp_path / "v.csv")
     assert (foreign.images, foreign.dim, foreign.encoder) == (1, 8, "") and foreign.columns["site"] == "text"
-    store = open_store(tmp_path / "s.nf", CARD)
+    store = open_store(tmp_path / "s.nf", INFO)
     with pytest.raises(NearfarError, match="another encoder"):
         nearfar.store(tmp_path / "s.nf", import_file=tmp_path / "v.csv")
     assert len(store) == 0
@@ -130,8 +130,8 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(index, "FRESH", 40)
     monkeypatch.setattr(index, "EXACT", 200)
     monkeypatch.setattr(hnsw, "PART", 150)
-    store = open_store(tmp_path / "photos.nf", CARD)
-    store.put(table([f"{k:03d}" for k in range(400)], draw(400), site=["A", "B", "C", "D"] * 100))
+    store = open_store(tmp_path / "photos.nf", INFO)
+    store.upsert(table([f"{k:03d}" for k in range(400)], draw(400), site=["A", "B", "C", "D"] * 100))
     return store
 
 
@@ -164,19 +164,19 @@ def test_fresh_rows_are_found_and_old_ones_left_out_until_the_copy_is_made_anew(
     folder, queries = tmp_path / "photos.nf" / "search", draw(5, seed=2)
     small.nearest(queries, 1)
     first = snapshot.note(folder)["name"]
-    small.put(table([f"new {k}" for k in range(5)], queries))
+    small.upsert(table([f"new {k}" for k in range(5)], queries))
     best = [line[0] for line in small.nearest(queries, 10)[0]]
     assert best == [f"new {k}" for k in range(5)] and snapshot.note(folder)["name"] == first
-    small.put(table(["new 0"], -queries[:1]))
+    small.upsert(table(["new 0"], -queries[:1]))
     small.delete(ids=["new 1"])
     for exact in (True, False):
         found = small.nearest(queries, 10, exact=exact)[0]
         assert "new 0" not in found[0] and "new 1" not in found[1] and found[2][0] == "new 2"
-    small.set("site", {f"{k:03d}": "Z" for k in range(400)})
+    small.update("site", {f"{k:03d}": "Z" for k in range(400)})
     small.compact()
     small.nearest(queries, 1, where="site = 'Z'")
     assert snapshot.note(folder)["name"] == first, "labels and columns are no reason for a new copy"
-    small.put(table([f"more {k:02d}" for k in range(60)], draw(60, seed=3)))
+    small.upsert(table([f"more {k:02d}" for k in range(60)], draw(60, seed=3)))
     assert small.nearest(draw(60, seed=3), 1)[0][7] == ["more 07"]
     assert snapshot.note(folder)["name"] != first
     kept = {path.name.split(".")[0] for path in folder.glob("*.*") if path.name[0].isdigit()}
@@ -212,8 +212,8 @@ def test_an_object_store_s_address_is_passed_on(tmp_path, monkeypatch):
     address = f"file://{tmp_path}/cloud.nf"
     with pytest.raises(NearfarError, match="there is no vector store at file://"):
         open_store(address)
-    store = open_store(address, CARD)
-    store.put(table([f"{k:02d}" for k in range(30)], draw(30)))
+    store = open_store(address, INFO)
+    store.upsert(table([f"{k:02d}" for k in range(30)], draw(30)))
     assert open_store(address).nearest(draw(30)[7:8], 1)[0] == [["07"]]
     assert list((tmp_path / "cache" / "stores").rglob("search.json"))
     assert {path.name for path in (tmp_path / "cloud.nf").iterdir()} == {"images.lance"}
@@ -226,4 +226,4 @@ def test_another_program_s_table_is_refused(tmp_path):
     with pytest.raises(NearfarError, match="another program's"):
         open_store(tmp_path / "x.nf")
     (tmp_path / "y.nf" / "images.lance").mkdir(parents=True)  # as a kill while it was made might leave it
-    assert len(open_store(tmp_path / "y.nf", CARD)) == 0
+    assert len(open_store(tmp_path / "y.nf", INFO)) == 0

@@ -405,7 +405,7 @@ def test_labels_undo_and_another_hand(opened: Any, there: explored.Explored) -> 
         "[...document.querySelectorAll('.chip')].some(c => c.textContent.includes('<i>new</i>'))"
     )
     # Another hand labels: the page says so, and shows it.
-    open_store(there.store.address).set("label", {name: "star"})
+    open_store(there.store.address).update("label", {name: "star"})
     view.wait_for_function(
         "document.getElementById('status').textContent.includes('Another hand changed 1 label')"
     )
@@ -415,7 +415,7 @@ def test_labels_undo_and_another_hand(opened: Any, there: explored.Explored) -> 
     until(lambda: label_of(there, name) is None)
     view.keyboard.press("u")
     until(lambda: label_of(there, name) == "star")
-    open_store(there.store.address).set("label", {name: first})
+    open_store(there.store.address).update("label", {name: first})
 
 
 def test_a_label_error_is_accepted_with_one_key(opened: Any, there: explored.Explored) -> None:

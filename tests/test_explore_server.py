@@ -253,8 +253,8 @@ def test_what_holds_no_labels_takes_none(
 
 
 def test_labels_are_saved_and_other_hands_told(tmp_path: Path, there: explored.Explored) -> None:
-    store = open_store(tmp_path / "own.nf", explored.card(there.run))
-    store.put(there.store.rows().append_column("vector", _vectors(there)))
+    store = open_store(tmp_path / "own.nf", explored.info(there.run))
+    store.upsert(there.store.rows().append_column("vector", _vectors(there)))
     rows = Numbered(store)
     app = server.application(rows, Findings(rows), TOKEN, {"localhost"})
     with TestClient(app, base_url=HOME) as client:
@@ -270,7 +270,7 @@ def test_labels_are_saved_and_other_hands_told(tmp_path: Path, there: explored.E
         assert told["replaced"] == [] and told["version"] == store.version
         assert store.rows(["label"], ids=rows.ids[5:7])["label"].to_pylist() == ["new", None]
         # Another hand writes through a store of its own; ours wins, and hears of it.
-        open_store(store.address).set("label", {rows.ids[5]: "theirs"})
+        open_store(store.address).update("label", {rows.ids[5]: "theirs"})
         told = asked(
             client,
             "/api/labels",
@@ -327,10 +327,10 @@ def test_a_heat_map_is_a_picture_drawn_anew(client: TestClient, there: explored.
     assert picture.width == 2 * picture.height
     # What a store names and is no image does not leave the machine.
     kept = there.store.rows(["path"], ids=["070.png"])["path"][0].as_py()
-    open_store(there.store.address).set("path", {"070.png": "/etc/passwd"})
+    open_store(there.store.address).update("path", {"070.png": "/etc/passwd"})
     refused = client.get(f"/api/heat/{row}?key={key}")
     assert refused.status_code == 400 and "root:" not in refused.text
-    open_store(there.store.address).set("path", {"070.png": kept})
+    open_store(there.store.address).update("path", {"070.png": kept})
 
 
 def test_export(client: TestClient, there: explored.Explored, tmp_path: Path) -> None:
@@ -515,6 +515,6 @@ def test_the_command_serves_until_it_is_interrupted(there: explored.Explored) ->
 def test_an_empty_or_missing_store_is_refused(tmp_path: Path, there: explored.Explored) -> None:
     with pytest.raises(NearfarError, match="there is no vector store"):
         explore(tmp_path / "none.nf")
-    open_store(tmp_path / "empty.nf", explored.card(there.run))
+    open_store(tmp_path / "empty.nf", explored.info(there.run))
     with pytest.raises(NearfarError, match="holds no image yet"):
         explore(tmp_path / "empty.nf")

@@ -77,7 +77,7 @@ def test_a_store_is_filled(run, photos, address):
     assert [item.id for item in done.rejected] == ["round/empty.png"] and json.dumps(done.to_json())
     store = open_store(address)
     assert agrees(store, run, photos)
-    assert store.card.preprocess["size"] == 16 and store.card.run == str(run.path)
+    assert store.info.preprocess["size"] == 16 and store.info.run == str(run.path)
     row = store.rows(ids=["round/é 05.png"]).to_pylist()[0]
     file = photos / "round" / "é 05.png"
     assert (row["label"], row["width"], row["height"]) == ("round", 25, 125)
@@ -89,8 +89,8 @@ def test_a_store_is_filled(run, photos, address):
 def test_only_what_is_new_or_has_changed_is_encoded(run, photos, address, tmp_path, monkeypatch):
     embed(run, photos, store=address, labels=True)
     store = open_store(address)
-    store.set("label", {"round/é 01.png": "by hand"})
-    store.set("site", {"round/é 01.png": "A", "square/é 02.png": "B"})
+    store.update("label", {"round/é 01.png": "by hand"})
+    store.update("site", {"round/é 01.png": "A", "square/é 02.png": "B"})
     encoded = []
     features = fill_file.features
     monkeypatch.setattr(

@@ -59,9 +59,9 @@ def filled(run: Run, folder: Path, name: str, numbers: list[int], odd: int) -> V
     schema = pa.list_(pa.float32(), run.encoder.dim)
     table = pa.Table.from_pylist(rows)
     table = table.set_column(table.column_names.index("vector"), "vector", table["vector"].cast(schema))
-    card = StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
-    store = open_store(folder / f"{name}.nf", card)
-    store.put(table)
+    info = StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
+    store = open_store(folder / f"{name}.nf", info)
+    store.upsert(table)
     return store
 
 
@@ -135,7 +135,7 @@ def test_leaks_between_two_stores(store: VectorStore, run: Run, tmp_path: Path) 
     ids, x = store.vectors(ids=["008.png", "017.png"])
     table = test.rows(ids=["001.png", "003.png"])
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), x.shape[1])
-    test.put(pa.table({"id": table["id"], "vector": vectors}))
+    test.upsert(pa.table({"id": table["id"], "vector": vectors}))
     found = nearfar.duplicates(test, against=store.address, save="leak", out=tmp_path / "leaks.png")
     assert {*zip(found.ids, found.columns["copy_of"], strict=True)} == {
         ("001.png", "008.png"),

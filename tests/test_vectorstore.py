@@ -14,10 +14,10 @@ from servers import server  # noqa: F401
 
 from nearfar.core.errors import NearfarError
 from nearfar.stores import StoreInfo, open_store
-from nearfar.stores import conditions as conditions
+from nearfar.stores import conditions
 from nearfar.stores.schema import fixed
 
-CARD = StoreInfo(8, "abc", "runs/a", {"size": 32})
+INFO = StoreInfo(8, "abc", "runs/a", {"size": 32})
 NAMES = itertools.count()
 HOSTILE = [
     "it's",
@@ -49,14 +49,14 @@ def address(request, tmp_path):
 
 @pytest.fixture
 def store(address):
-    return open_store(address, CARD)
+    return open_store(address, INFO)
 
 
 @pytest.fixture
 def filled(store):
     """Twelve rows of two sites, some values missing."""
     ids = [f"{k:02d}.png" for k in range(12)]
-    store.put(
+    store.upsert(
         table(
             ids,
             label=["cat", "dog", None] * 4,
@@ -82,7 +82,7 @@ def test_what_goes_in_comes_out(store):
         thumbnail=[b"\0jpeg", b"", None],
     )
     before = store.version
-    store.put(given)
+    store.upsert(given)
     assert store.version > before and len(store) == 3 and store.ids() == ["a", "b", "é"]
     found, vectors = store.vectors()
     assert found == ["a", "b", "é"] and vectors.dtype == np.float32
@@ -95,9 +95,9 @@ def test_what_goes_in_comes_out(store):
 
 def test_a_store_is_the_same_when_opened_again(filled, address):
     again = open_store(address)
-    assert again.card == CARD and again.ids() == filled.ids() and again.columns == filled.columns
+    assert again.info == INFO and again.ids() == filled.ids() and again.columns == filled.columns
     assert again.rows().equals(filled.rows())
-    filled.set("label", {"00.png": "fox"})
+    filled.update("label", {"00.png": "fox"})
     assert again.rows(["label"], ids=["00.png"])["label"].to_pylist() == ["fox"]
     assert again.version == filled.version
 
@@ -106,13 +106,13 @@ def test_every_float_comes_back_the_same(store):
     bits = np.random.default_rng(0).integers(0, 2**32, (500, 8), np.uint32).view(np.float32)
     bits[~np.isfinite(bits)] = 0
     bits[0] = [np.finfo(np.float32).max, np.finfo(np.float32).tiny, 1e-45, -0.0, 1 / 3, -1, 0, 16777217]
-    store.put(table([f"{k:03d}" for k in range(500)], bits))
+    store.upsert(table([f"{k:03d}" for k in range(500)], bits))
     assert np.array_equal(store.vectors()[1].view(np.uint32), bits.view(np.uint32))
 
 
 def test_rows_are_replaced_by_id_and_keep_what_is_not_given(filled):
     fresh = draw(2, seed=9)
-    filled.put(table(["00.png", "new"], fresh, label=["fox", "owl"]))
+    filled.upsert(table(["00.png", "new"], fresh, label=["fox", "owl"]))
     assert len(filled) == 13
     found = filled.rows(["id", "label", "site", "width"], ids=["00.png", "new"]).to_pylist()
     assert found == [
@@ -124,10 +124,10 @@ def test_rows_are_replaced_by_id_and_keep_what_is_not_given(filled):
 
 
 def test_columns_are_set_and_added(filled):
-    filled.set("label", {"00.png": None, "01.png": "it's", "gone": "x"})
-    filled.set("mark", {"02.png": 2.5, "03.png": 1})
-    filled.set("sure", {"02.png": True})
-    filled.set("note", {})
+    filled.update("label", {"00.png": None, "01.png": "it's", "gone": "x"})
+    filled.update("mark", {"02.png": 2.5, "03.png": 1})
+    filled.update("sure", {"02.png": True})
+    filled.update("note", {})
     assert filled.columns["mark"] == "number" and filled.columns["sure"] == "flag"
     found = filled.rows(["label", "mark", "sure", "note"]).slice(0, 4).to_pydict()
     assert found["label"] == [None, "it's", None, "cat"]
@@ -237,23 +237,23 @@ def test_a_condition_names_the_columns_there_are(filled):
 @given(st.text(alphabet=st.sampled_from("ab'\"\\%;()=<>, -1.:$`\n")), st.text(max_size=30))
 def test_no_text_breaks_out_of_a_value(value, tail):
     columns = {"a": "text", "b": "number"}
-    read = conditions.read("a = '" + value.replace("'", "''") + "'", columns)
-    assert read == conditions.Comparison("a", "=", (value,))
+    condition = conditions.parse("a = '" + value.replace("'", "''") + "'", columns)
+    assert condition == conditions.ColumnTest("a", "=", (value,))
     bound = []
-    text = conditions.write(read, lambda name: f"<{name}>", lambda item: bound.append(item) or "?")
+    text = conditions.to_sql(condition, lambda name: f"<{name}>", lambda item: bound.append(item) or "?")
     assert text == "(<a> = ?)" and bound == [value]
     with pytest.raises(NearfarError):
-        conditions.read("b = 1 ; " + tail, columns)
+        conditions.parse("b = 1 ; " + tail, columns)
 
 
 def test_hostile_names_are_only_names(store):
-    store.put(table(HOSTILE, label=HOSTILE, site=HOSTILE[::-1]))
+    store.upsert(table(HOSTILE, label=HOSTILE, site=HOSTILE[::-1]))
     assert store.ids() == sorted(HOSTILE, key=lambda name: name.encode())
     for at, name in enumerate(HOSTILE):
         quoted = name.replace("'", "''")
         assert store.ids(f"id = '{quoted}'") == store.ids(f"label in ('{quoted}')") == [name]
         assert np.array_equal(store.vectors(ids=[name])[1], draw(len(HOSTILE))[at : at + 1])
-    store.set("site", {name: name for name in HOSTILE})
+    store.update("site", {name: name for name in HOSTILE})
     assert store.rows(["site"], ids=HOSTILE)["site"].to_pylist() == HOSTILE
     assert store.delete(ids=HOSTILE[:3]) == 3 and len(store) == len(HOSTILE) - 3
 
@@ -276,7 +276,7 @@ def test_rows_are_deleted(filled):
 def test_the_nearest_are_those_of_a_slow_search(store, exact):
     vectors, queries = draw(300), draw(7, seed=1)
     sites = ["A", "B", "C"] * 100
-    store.put(table([f"{k:03d}" for k in range(300)], vectors, site=sites))
+    store.upsert(table([f"{k:03d}" for k in range(300)], vectors, site=sites))
     cosine = queries @ vectors.T / np.linalg.norm(vectors, axis=1) / np.linalg.norm(queries, axis=1)[:, None]
     for where, mask in ((None, np.ones(300, bool)), ("site = 'B'", np.array(sites) == "B")):
         order = np.argsort(-np.where(mask, cosine, -9), axis=1)[:, :10]
@@ -291,18 +291,18 @@ def test_the_nearest_are_those_of_a_slow_search(store, exact):
 def test_search_sees_every_change_at_once(filled, address):
     other, query = open_store(address), draw(12)[3:4]
     assert filled.nearest(query, 1)[0] == [["03.png"]] == other.nearest(query, 1)[0]
-    filled.put(table(["twin"], query * 2))
+    filled.upsert(table(["twin"], query * 2))
     assert other.nearest(query, 2)[0] == [["03.png", "twin"]]
-    filled.put(table(["03.png"], -query))
+    filled.upsert(table(["03.png"], -query))
     assert other.nearest(query, 1)[0] == [["twin"]] and other.nearest(query, 13)[0][0][-1] == "03.png"
     filled.delete(ids=["twin"])
     assert other.nearest(query, 1)[0] not in ([["twin"]], [["03.png"]])
-    filled.set("site", {"07.png": "Z"})
+    filled.update("site", {"07.png": "Z"})
     assert other.nearest(query, 1, where="site = 'Z'")[0] == [["07.png"]]
 
 
 def test_a_vector_of_zeros_has_no_direction(store):
-    store.put(table(["a", "zero"], np.concatenate([draw(1), np.zeros((1, 8), np.float32)])))
+    store.upsert(table(["a", "zero"], np.concatenate([draw(1), np.zeros((1, 8), np.float32)])))
     names, cosines = store.nearest(draw(1), 2)
     assert names == [["a", "zero"]] and cosines.tolist() == [[1.0, 0.0]]
 
@@ -311,7 +311,7 @@ def test_an_empty_store_answers(store):
     assert len(store) == 0 and store.ids() == [] and store.vectors()[1].shape == (0, 8)
     names, cosines = store.nearest(draw(2), 5)
     assert names == [[], []] and cosines.shape == (2, 0)
-    store.put(table([]))
+    store.upsert(table([]))
     store.compact()
     assert store.rows().num_rows == 0 and store.delete(where="width > 1") == 0
 
@@ -339,7 +339,7 @@ def test_an_empty_store_answers(store):
 def test_rows_that_do_not_fit_are_refused_whole(store, rows, says):
     before = store.version, store.columns
     with pytest.raises(NearfarError, match=says):
-        store.put(rows())
+        store.upsert(rows())
     assert (store.version, store.columns) == before and len(store) == 0
 
 
@@ -349,10 +349,10 @@ def test_mistakes_are_named(filled, address):
         (lambda: filled.vectors(ids=["zz"]), "no image 'zz'"),
         (lambda: filled.thumbnails(["zz"]), "no image 'zz'"),
         (lambda: filled.rows(ids=["00.png", "zz"]), "no image 'zz'"),
-        (lambda: filled.set("id", {"00.png": "x"}), "cannot be set"),
-        (lambda: filled.set("vector", {"00.png": 1}), "cannot be named"),
-        (lambda: filled.set("score", {"00.png": "x"}), "holds a number"),
-        (lambda: filled.set("mark", {"00.png": "x", "01.png": 1}), "not a"),
+        (lambda: filled.update("id", {"00.png": "x"}), "cannot be set"),
+        (lambda: filled.update("vector", {"00.png": 1}), "cannot be named"),
+        (lambda: filled.update("score", {"00.png": "x"}), "holds a number"),
+        (lambda: filled.update("mark", {"00.png": "x", "01.png": 1}), "not a"),
         (lambda: filled.nearest(draw(1, 5), 1), r"give \(n, 8\)"),
         (lambda: filled.nearest(draw(1), 0), "ask for 1 or more"),
         (lambda: filled.nearest(np.full((1, 8), np.inf), 1), "not finite"),
@@ -375,8 +375,8 @@ def test_writers_at_once_lose_and_double_nothing(store, address):
             for turn in range(5):
                 shared = [f"shared {turn} {k}" for k in range(4)]
                 own = [f"{who} {turn} {k}" for k in range(4)]
-                mine.put(table(shared + own, label=[who] * 8))
-                mine.set("mark", {name: float(turn) for name in own})
+                mine.upsert(table(shared + own, label=[who] * 8))
+                mine.update("mark", {name: float(turn) for name in own})
         except Exception as error:
             failed.append(error)
 

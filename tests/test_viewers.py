@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> VectorStore:
         "label": pa.array([None if n % 3 == 0 else f"kind {n % 2}" for n in range(COUNT)], pa.string()),
         "age": [float(number) for number in range(COUNT)],
     }
-    made.put(pa.table(table))
+    made.upsert(pa.table(table))
     return made
 
 
@@ -63,8 +63,8 @@ def test_atlas_has_places_thumbnails_and_the_true_neighbours(store: VectorStore,
         best = np.argsort(-cosine[row])[:15]
         assert near["ids"] == best.tolist()
         assert np.allclose(near["distances"], 1 - cosine[row, best], atol=1e-5)
-    store.set("x", dict.fromkeys(ids, 0.25))
-    store.set("y", dict.fromkeys(ids, 0.5))
+    store.update("x", dict.fromkeys(ids, 0.25))
+    store.update("y", dict.fromkeys(ids, 0.5))
     again = pq.read_table(export(store, to="atlas", out=tmp_path / "b.parquet").path)
     assert set(again["x"].to_pylist()) == {0.25} and set(again["y"].to_pylist()) == {0.5}
 

@@ -151,7 +151,7 @@ class Numbered:
             there: list[Value] = [None] * len(ids)
             if column in self.store.columns:
                 there = self.store.rows([column], ids=ids)[column].to_pylist()
-            self.store.set(column, dict(zip(ids, after, strict=True)))
+            self.store.update(column, dict(zip(ids, after, strict=True)))
             others = {
                 name: now for name, was, now in zip(ids, before, there, strict=True) if (was or None) != now
             }

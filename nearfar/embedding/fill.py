@@ -22,9 +22,9 @@ from ..data.source import FileSource, Source, clean
 from ..data.sources import open_source
 from ..features.chunked import gathered
 from ..features.extract import features, fingerprint
-from ..stores import columns as listed
 from ..stores import schema
 from ..stores.base import FIXED, StoreInfo, Vectors, VectorStore
+from ..stores.columns import ColumnList, read_columns
 from ..stores.open import open_store
 from ..training.run import Run, load
 from .reader import Reader, Seen
@@ -96,7 +96,7 @@ def fill(
         run: a run, or its folder.
         data: images, as `sources.open_source` takes them.
         address: the store's, as `open_store` takes it.
-        columns: a list with further columns, as `listed.read` takes it.
+        columns: a list with further columns, as `read_columns` takes it.
         prune: whether to delete rows whose files are gone.
         device: "auto", "cpu", "cuda" or "mps".
         batch: images encoded at a time.
@@ -112,9 +112,9 @@ def fill(
     run = run if isinstance(run, Run) else load(run)
     where, threads = device_named(device), threads or cores()
     source = open_source(data, labels=labels)
-    extra = None if columns is None else listed.read(columns)
-    card = StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
-    store = open_store(address, card)
+    extra = None if columns is None else read_columns(columns)
+    info = StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
+    store = open_store(address, info)
     model = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
 
     def encode(seen: Sequence[Seen]) -> Vectors:
@@ -123,7 +123,7 @@ def fill(
         return features(model, images, run.preprocess, device=where, batch_size=batch_size, threads=threads)
 
     short_side = -(-run.preprocess.size * 8 // 7)  # as `embed` has it: the vectors are the same
-    job = _Job(Reader(source, short_side, store.card.thumbnail, threads), store, encode)
+    job = _Job(Reader(source, short_side, store.info.thumbnail, threads), store, encode)
     with progress.Bar("Embedding", len(source)) as bar:
         for stretch in job.reader.stretches(job.by_digest):
             job.take(stretch)
@@ -192,7 +192,7 @@ class _Job:
         kinds = {**self.store.columns, "thumbnail": None}
         types = {name: schema.arrow_type(name, kind) if kind else pa.binary() for name, kind in kinds.items()}
         made = {name: pa.array(values, types[name]) for name, values in facts.items()}
-        self.store.put(pa.table({**made, "vector": schema.fixed(vectors)}))
+        self.store.upsert(pa.table({**made, "vector": schema.fixed(vectors)}))
         self.pieces += 1
 
     def _add(self, seen: Sequence[Seen]) -> None:
@@ -234,14 +234,14 @@ class _Job:
                 labels[name] = label
         for column, values in (("path", paths), ("label", labels)):
             if values:
-                self.store.set(column, values)
+                self.store.update(column, values)
         self.counts["unchanged"] += len(seen)
 
     def _label(self, row: int, label: str | None) -> str | None:
         """Give the label of a row; what was written by hand goes before what the collection says."""
         return label if label is not None or self.source.labels is None else self.source.labels[row]
 
-    def finish(self, extra: listed.Listed | None, prune: bool) -> Filled:
+    def finish(self, extra: ColumnList | None, prune: bool) -> Filled:
         """Add columns, delete what is gone, put pieces together."""
         if len(self.bad) == len(self.source):
             raise NearfarError(

@@ -85,7 +85,7 @@ def anomalies(
         judged = detecting.judge(found.scores[among], is_odd[among], seed)
         lines, facts = [*lines, str(judged)], facts | judged.to_json()
     if save is not None:
-        place.set(save, {ids[row]: float(found.scores[row]) for row in rows})
+        place.update(save, {ids[row]: float(found.scores[row]) for row in rows})
     if heat_maps is not None:
         made = encoder_of(place, run)
         lines.append(heat(place, made, sorted(known) or sorted(asked), listed, Path(heat_maps), seed))

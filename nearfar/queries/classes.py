@@ -60,7 +60,7 @@ def classes(
     found = naming.name(x, shown, numbers, names, reject=reject, propagate=propagate)
     words = [names[at] if at != naming.NONE else None for at in found.answer]
     if save is not None:
-        place.set(save, dict(zip(ids, words, strict=True)))
+        place.update(save, dict(zip(ids, words, strict=True)))
     order = _in_turn(np.where(found.answer == naming.NONE, len(names), found.answer), found.likeness)
     columns: dict[str, Any] = {
         "class": [words[at] for at in order],

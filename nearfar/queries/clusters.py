@@ -76,7 +76,7 @@ def clusters(
         "counts": counts,
     }
     if save is not None:
-        place.set(
+        place.update(
             save,
             {one: float(at + 1) if at >= 0 else None for one, at in zip(ids, found.cluster, strict=True)},
         )

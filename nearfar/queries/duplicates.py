@@ -71,7 +71,7 @@ def duplicates(
     )
     if save is not None:
         named = {listed[at]: ids[keepers[at]] for at in range(len(listed)) if not found.keep[at]}
-        place.set(save, {one: named.get(one) for one in ids})
+        place.update(save, {one: named.get(one) for one in ids})
     title = "copies, the largest groups first, each behind the one to keep"
     return handed(Listing(title, tuple(listed), columns, lines, facts, "group"), place, out)
 
@@ -101,7 +101,7 @@ def _leaks(
     out: str | Path | None,
 ) -> Listing:
     """List the images of one store that another has too."""
-    if (place.card.encoder, place.card.preprocess) != (other.card.encoder, other.card.preprocess):
+    if (place.info.encoder, place.info.preprocess) != (other.info.encoder, other.info.preprocess):
         raise NearfarError(
             f"{place.address} and {other.address} are of different encoders, whose vectors cannot be "
             "compared; embed both with one run."
@@ -119,7 +119,7 @@ def _leaks(
     facts = {"images": len(ids), "leaks": many, "against": other.address}
     listing = Listing("leaks, the nearest first", tuple(listed), columns, lines, facts)
     if save is not None:
-        place.set(save, dict.fromkeys(ids) | dict(zip(reversed(listed), reversed(copies), strict=True)))
+        place.update(save, dict.fromkeys(ids) | dict(zip(reversed(listed), reversed(copies), strict=True)))
     if out is None or Path(out).suffix.lower() != ".png":
         return handed(listing, place, out)
     # A line of the sheet is a pair: the image, and its copy in the other store.

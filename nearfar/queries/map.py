@@ -43,7 +43,7 @@ def image_map(
     places = layout(x, way, seed)
     columns = {axis: places[:, at].tolist() for at, axis in enumerate("xy")}
     for axis, values in columns.items():
-        place.set(axis, dict(zip(ids, values, strict=True)))
+        place.update(axis, dict(zip(ids, values, strict=True)))
     lines = (f"{len(ids):,} images have their places in the columns x and y of {place.address}.",)
     listing = Listing("laid out, like beside like", tuple(ids), columns, lines, {"images": len(ids)})
     if out is None or Path(out).suffix.lower() != ".png":

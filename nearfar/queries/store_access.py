@@ -65,13 +65,13 @@ def encoder_of(store: VectorStore, run: Run | str | Path | None) -> Run:
     Raises:
         NearfarError: it is not there, or is another run.
     """
-    if run is None and not (store.card.run and Path(store.card.run).is_dir()):
+    if run is None and not (store.info.run and Path(store.info.run).is_dir()):
         raise NearfarError(
-            f"the run that made {store.address} is not in {store.card.run or 'any known folder'} any more; "
+            f"the run that made {store.address} is not in {store.info.run or 'any known folder'} any more; "
             "say where it is with --run."
         )
-    found = run if isinstance(run, Run) else load(run or store.card.run)
-    if fingerprint(found.encoder) != store.card.encoder:
+    found = run if isinstance(run, Run) else load(run or store.info.run)
+    if fingerprint(found.encoder) != store.info.encoder:
         raise NearfarError(
             f"{found.path} is not the run that made {store.address}; its vectors cannot be compared: "
             "name the right one with --run."

@@ -1,4 +1,4 @@
-"""What every vector store can do, and the card that says whose vectors it holds.
+"""What every vector store can do, and the `StoreInfo` that says whose vectors it holds.
 
 A store holds the vectors of one encoder. Each row is an image: an id, its vector, a thumbnail, the fixed
 columns below and any columns its owner adds.
@@ -53,11 +53,11 @@ class StoreInfo:
         """Describe it in plain values."""
         return asdict(self)
 
-    def admit(self, other: StoreInfo, address: str) -> None:
+    def check_compatible(self, other: StoreInfo, address: str) -> None:
         """Refuse vectors that another encoder, or the same on other pixels, has made.
 
         Args:
-            other: the card of the vectors that are to come in.
+            other: what is known of the vectors that are to come in.
             address: what errors call the store.
 
         Raises:
@@ -84,7 +84,7 @@ class VectorStore(Protocol):
     """
 
     address: str
-    card: StoreInfo
+    info: StoreInfo
 
     @property
     def version(self) -> int:
@@ -140,7 +140,7 @@ class VectorStore(Protocol):
             NearfarError: an id is not there.
         """
 
-    def put(self, table: Any) -> None:
+    def upsert(self, table: Any) -> None:
         """Insert rows, or replace those whose ids are there already; each of them whole, or not at all.
 
         Args:
@@ -151,7 +151,7 @@ class VectorStore(Protocol):
             NearfarError: an id is missing or twice there, or a vector or column does not fit.
         """
 
-    def set(self, column: str, values: Mapping[str, Value]) -> None:
+    def update(self, column: str, values: Mapping[str, Value]) -> None:
         """Set one column of some rows; a column that is new is added, of the kind of its values.
 
         Args:

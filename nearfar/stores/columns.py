@@ -12,7 +12,7 @@ from pathlib import Path
 from ..core import progress
 from ..core.errors import NearfarError
 from .base import Value, VectorStore
-from .schema import SETTABLE, check_set
+from .schema import SETTABLE, check_update
 
 NAMES = ("id", "path", "file", "image", "filename")
 _NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?\.\d+|(0|[1-9]\d*)\.)([eE][-+]?\d+)?")
@@ -20,7 +20,7 @@ _FLAGS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
-class Listed:
+class ColumnList:
     """A list as it was read: `names` of images, and each column's words, None where one is empty."""
 
     path: Path
@@ -62,13 +62,13 @@ class Listed:
         known = store.columns
         made = {name: values_of(name, words, known.get(name)) for name, words in self.columns.items()}
         for name, values in made.items():  # all are checked before one is written
-            check_set(name, values, known)
+            check_update(name, values, known)
         for name, values in made.items():
-            store.set(name, {at: v for at, v in zip(found, values, strict=True) if at is not None})
+            store.update(name, {at: v for at, v in zip(found, values, strict=True) if at is not None})
         return count
 
 
-def read(path: str | Path) -> Listed:
+def read_columns(path: str | Path) -> ColumnList:
     """Read a list of images with further columns.
 
     Args:
@@ -101,8 +101,8 @@ def read(path: str | Path) -> Listed:
         if at and head != "path"
     }
     for head in columns:
-        check_set(head, [], {})
-    return Listed(file, [row[0] for row in full], columns)
+        check_update(head, [], {})
+    return ColumnList(file, [row[0] for row in full], columns)
 
 
 def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[Value]:

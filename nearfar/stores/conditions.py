@@ -29,7 +29,7 @@ _TOKEN = re.compile(
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ColumnTest:
     """A column held against values: `sign` is =, <>, <, <=, >, >=, in, like, between or null."""
 
     column: str
@@ -52,7 +52,7 @@ class Join:
     parts: tuple[Condition, ...]
 
 
-Condition = Comparison | Not | Join
+Condition = ColumnTest | Not | Join
 
 
 class _Reader:
@@ -126,11 +126,11 @@ class _Reader:
         """Read a column and what is asked of it."""
         column = self.column()
         if sign := self.take("=", "<>", "!=", "<", "<=", ">", ">="):
-            return Comparison(column, "<>" if sign == "!=" else sign, (self.value(column),))
+            return ColumnTest(column, "<>" if sign == "!=" else sign, (self.value(column),))
         if self.take("is"):
             turned = self.take("not")
             self.need("null")
-            return Not(Comparison(column, "null")) if turned else Comparison(column, "null")
+            return Not(ColumnTest(column, "null")) if turned else ColumnTest(column, "null")
         turned = self.take("not")
         if self.take("in"):
             self.need("(")
@@ -138,17 +138,17 @@ class _Reader:
             while self.take(","):
                 values.append(self.value(column))
             self.need(")")
-            found = Comparison(column, "in", tuple(values))
+            found = ColumnTest(column, "in", tuple(values))
         elif self.take("like"):
             if self.columns[column] != "text":
                 self.fail(f"like is for text, and {column} is a {self.columns[column]}")
-            found = Comparison(column, "like", (self.value(column),))
+            found = ColumnTest(column, "like", (self.value(column),))
         elif self.take("between"):
             low = self.value(column)
             self.need("and")
-            found = Comparison(column, "between", (low, self.value(column)))
+            found = ColumnTest(column, "between", (low, self.value(column)))
         elif self.columns[column] == "flag" and not turned:
-            return Comparison(column, "=", (True,))
+            return ColumnTest(column, "=", (True,))
         else:
             self.fail(f"after {column}, {self.tokens[self.at][1]!r} makes no sense")
         return Not(found) if turned else found
@@ -178,7 +178,7 @@ class _Reader:
         self.fail(f"{column} is compared with a {wanted}, {form[wanted]}, not {text!r}")
 
 
-def read(text: str, columns: Mapping[str, str]) -> Condition:
+def parse(text: str, columns: Mapping[str, str]) -> Condition:
     """Read a condition.
 
     Args:
@@ -195,11 +195,11 @@ def read(text: str, columns: Mapping[str, str]) -> Condition:
     return found
 
 
-def write(condition: Condition, name: Callable[[str], str], value: Callable[[Literal], str]) -> str:
+def to_sql(condition: Condition, name: Callable[[str], str], value: Callable[[Literal], str]) -> str:
     """Write a condition in SQL.
 
     Args:
-        condition: as `read` gives it.
+        condition: as `parse` gives it.
         name: quotes a column's name.
         value: quotes a value, or binds it and gives its placeholder.
 
@@ -207,9 +207,9 @@ def write(condition: Condition, name: Callable[[str], str], value: Callable[[Lit
         The expression. In a pattern, only % and _ have a meaning of their own.
     """
     if isinstance(condition, Not):
-        return f"(not {write(condition.part, name, value)})"
+        return f"(not {to_sql(condition.part, name, value)})"
     if isinstance(condition, Join):
-        return "(" + f" {condition.word} ".join(write(part, name, value) for part in condition.parts) + ")"
+        return "(" + f" {condition.word} ".join(to_sql(part, name, value) for part in condition.parts) + ")"
     column, values = name(condition.column), condition.values
     if condition.sign == "null":
         return f"({column} is null)"

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
-from . import schema as rows
+from . import schema
 from .base import FIXED, THUMBNAIL, StoreInfo, Value, Vectors, VectorStore
 from .columns import values_of
 from .open import open_store
@@ -55,7 +55,7 @@ def export(store: VectorStore, path: str | Path) -> int:
     """
     file = Path(path)
     write = {".parquet": _to_parquet, ".npz": _to_npz, ".csv": _to_csv}[_suffix(file, "--export")]
-    facts = json.dumps({**store.card.to_json(), "columns": store.columns}, ensure_ascii=False)
+    facts = json.dumps({**store.info.to_json(), "columns": store.columns}, ensure_ascii=False)
     ids = store.ids()
     write(store, ids, file, facts)
     return len(ids)
@@ -69,15 +69,15 @@ def _to_parquet(store: VectorStore, ids: Sequence[str], path: Path, facts: str) 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    fields = [pa.field(name, rows.arrow_type(name, kind)) for name, kind in store.columns.items()]
-    fields += [pa.field("thumbnail", pa.binary()), pa.field("vector", pa.list_(pa.float32(), store.card.dim))]
-    schema = pa.schema(fields, metadata={"nearfar": facts})
-    with atomic_write(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    fields = [pa.field(name, schema.arrow_type(name, kind)) for name, kind in store.columns.items()]
+    fields += [pa.field("thumbnail", pa.binary()), pa.field("vector", pa.list_(pa.float32(), store.info.dim))]
+    layout = pa.schema(fields, metadata={"nearfar": facts})
+    with atomic_write(path) as file, pq.ParquetWriter(file, layout, compression="zstd") as writer:
         for some in _parts(ids):
             table = store.rows(ids=some)
             table = table.append_column("thumbnail", pa.array(store.thumbnails(some), pa.binary()))
-            table = table.append_column("vector", rows.fixed(store.vectors(ids=some)[1]))
-            writer.write_table(table.select(schema.names).cast(schema))
+            table = table.append_column("vector", schema.fixed(store.vectors(ids=some)[1]))
+            writer.write_table(table.select(layout.names).cast(layout))
 
 
 def _words(values: Sequence[Value]) -> list[str]:
@@ -95,7 +95,7 @@ def _to_npz(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
             with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
         with archive.open(zipfile.ZipInfo("vectors.npy"), "w", force_zip64=True) as member:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), store.card.dim)}
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), store.info.dim)}
             np.lib.format.write_array_header_1_0(member, header)
             for some in _parts(ids):
                 member.write(store.vectors(ids=some)[1].tobytes())
@@ -108,7 +108,7 @@ def _to_csv(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
     with atomic_write(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text)
-        writer.writerow([*names, *(f"v{at}" for at in range(store.card.dim))])
+        writer.writerow([*names, *(f"v{at}" for at in range(store.info.dim))])
         for some in _parts(ids):
             table = store.rows(ids=some)
             columns = [_words(table[name].to_pylist()) for name in names]
@@ -145,7 +145,7 @@ def import_file(address: str | Path, path: str | Path) -> tuple[VectorStore, int
         )
         count = 0
         for table in tables:
-            store.put(table)
+            store.upsert(table)
             count += len(table)
     except (OSError, ValueError, KeyError, IndexError, csv.Error, zipfile.BadZipFile) as error:
         raise NearfarError(f"{file} cannot be imported: {str(error)[:200]}.") from None
@@ -167,16 +167,16 @@ def _from_parquet(path: Path) -> Opened:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
-    schema = file.schema_arrow
-    lost = next((name for name in ("id", "vector") if name not in schema.names), None)
+    layout = file.schema_arrow
+    lost = next((name for name in ("id", "vector") if name not in layout.names), None)
     if lost:
         raise NearfarError(f"{path} has no column {lost!r}; it needs id and vector.")
-    type_ = schema.field("vector").type
+    type_ = layout.field("vector").type
     first = next(file.iter_batches(1, columns=["vector"]), None)
     dim = type_.list_size if pa.types.is_fixed_size_list(type_) else len(first[0][0] if first else [])
-    kept = [name for name in schema.names if name in rows.HIDDEN or rows.kind_of(schema.field(name).type)]
-    batches = file.iter_batches(STRETCH, columns=[name for name in kept if name != rows.KEY])
-    facts = _facts((schema.metadata or {}).get(b"nearfar", b""))
+    kept = [name for name in layout.names if name in schema.HIDDEN or schema.kind_of(layout.field(name).type)]
+    batches = file.iter_batches(STRETCH, columns=[name for name in kept if name != schema.KEY])
+    facts = _facts((layout.metadata or {}).get(b"nearfar", b""))
     return facts, dim, (pa.Table.from_batches([batch]) for batch in batches)
 
 
@@ -218,7 +218,7 @@ def _typed(words: dict[str, list[str | None]], vectors: Vectors, facts: dict[str
     made = {}
     for name, column in words.items():
         values = column if kinds.get(name) == "text" else values_of(name, column, kinds.get(name))
-        kind = rows.kind_of_values(name, values, {})
-        made[name] = pa.array(values, rows.arrow_type(name, kind) if kind != "number" else pa.float64())
-    table = pa.table({**made, "vector": rows.fixed(vectors)})
+        kind = schema.kind_of_values(name, values, {})
+        made[name] = pa.array(values, schema.arrow_type(name, kind) if kind != "number" else pa.float64())
+    table = pa.table({**made, "vector": schema.fixed(vectors)})
     return (table.slice(low, STRETCH) for low in range(0, len(table), STRETCH))

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 
 from ..core.errors import NearfarError
 from ..data.cache import cache_root
-from . import conditions as conditions
-from . import schema as rows
+from . import conditions, schema
 from .base import FIXED, StoreInfo, Value, Vectors
 from .index import Index
 
@@ -40,12 +39,12 @@ def _text(value: conditions.Literal) -> str:
 class LanceStore:
     """See `base.VectorStore`. A write is one commit or two; each row is there whole, or not at all."""
 
-    def __init__(self, address: str, card: StoreInfo | None = None) -> None:
+    def __init__(self, address: str, info: StoreInfo | None = None) -> None:
         """Open the store, or make it.
 
         Args:
             address: a folder, or an object store's address, passed on as it is.
-            card: whose vectors are to go in; without it, the store has to be there.
+            info: whose vectors are to go in; None opens a store that exists.
 
         Raises:
             NearfarError: there is none, it is another encoder's, or LanceDB is missing.
@@ -57,63 +56,63 @@ class LanceStore:
         self.address = address
         self.folder = None if "://" in address else Path(address).expanduser()
         if self.folder is not None:
-            self._check_folder(self.folder, card)
+            self._check_folder(self.folder, info)
         try:
             where = str(self.folder or address)
             self._db = lancedb.connect(where, read_consistency_interval=timedelta(0))
-            self._table = self._open(card)
+            self._table = self._open(info)
         except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0][:200]
             raise NearfarError(f"{address} cannot be opened as a vector store: {reason}.") from None
         said = (self._table.schema.metadata or {}).get(b"nearfar")
         if said is None:
             raise NearfarError(f"{address} is another program's LanceDB table; name another store.")
-        self.card = StoreInfo(**json.loads(said))
-        if card is not None:
-            self.card.admit(card, address)
+        self.info = StoreInfo(**json.loads(said))
+        if info is not None:
+            self.info.check_compatible(info, address)
         digest = hashlib.blake2b(address.encode(), digest_size=16).hexdigest()
         beside = self.folder is not None and os.access(self.folder, os.W_OK)
         place = Path(self.folder or "", "search") if beside else cache_root() / "stores" / digest
-        self._index = Index(self, place, self.card.dim)
+        self._index = Index(self, place, self.info.dim)
 
-    def _check_folder(self, folder: Path, card: StoreInfo | None) -> None:
+    def _check_folder(self, folder: Path, info: StoreInfo | None) -> None:
         """Refuse a folder that is something else, before LanceDB writes into it."""
         if (folder / f"{TABLE}.lance").is_dir():
             return
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise NearfarError(f"{folder} is no vector store; name another, such as --store photos.nf")
-        if card is None:
+        if info is None:
             raise NearfarError(
                 f"there is no vector store {folder}; make one: nearfar embed RUN DATA --store {folder}"
             )
 
-    def _open(self, card: StoreInfo | None) -> Any:
+    def _open(self, info: StoreInfo | None) -> Any:
         """Open the table; make it, unless another process was quicker."""
         for _ in range(2):
             try:
                 return self._db.open_table(TABLE)
             except ValueError:
-                if card is None:
+                if info is None:
                     raise NearfarError(
                         f"there is no vector store at {self.address}; make one: "
                         f"nearfar embed RUN DATA --store {self.address}"
                     ) from None
             with contextlib.suppress(ValueError):
-                return self._db.create_table(TABLE, schema=self._schema(card))
+                return self._db.create_table(TABLE, schema=self._schema(info))
         raise NearfarError(f"{self.address} cannot be made; choose another place with --store.")
 
     @staticmethod
-    def _schema(card: StoreInfo) -> Any:
+    def _schema(info: StoreInfo) -> Any:
         import pyarrow as pa
 
-        fields = [pa.field(name, rows.arrow_type(name, kind)) for name, kind in FIXED.items()]
+        fields = [pa.field(name, schema.arrow_type(name, kind)) for name, kind in FIXED.items()]
         fields[0] = pa.field("id", pa.string(), nullable=False, metadata=_PRIMARY)
         fields += [
             pa.field("thumbnail", pa.binary()),
-            pa.field("vector", pa.list_(pa.float32(), card.dim)),
-            pa.field(rows.KEY, pa.int64()),
+            pa.field("vector", pa.list_(pa.float32(), info.dim)),
+            pa.field(schema.KEY, pa.int64()),
         ]
-        return pa.schema(fields, metadata={"nearfar": json.dumps(card.to_json())})
+        return pa.schema(fields, metadata={"nearfar": json.dumps(info.to_json())})
 
     @property
     def version(self) -> int:
@@ -123,8 +122,8 @@ class LanceStore:
     @property
     def columns(self) -> dict[str, str]:
         """Every column's kind by its name."""
-        kinds = {field.name: rows.kind_of(field.type) for field in self._table.schema}
-        return {name: kind for name, kind in kinds.items() if kind and name not in rows.HIDDEN}
+        kinds = {field.name: schema.kind_of(field.type) for field in self._table.schema}
+        return {name: kind for name, kind in kinds.items() if kind and name not in schema.HIDDEN}
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -139,7 +138,7 @@ class LanceStore:
     ) -> tuple[list[str], Vectors]:
         """Read vectors."""
         table = self._read(["id", "vector"], where, ids)
-        return table["id"].to_pylist(), rows.matrix(table["vector"], self.card.dim).copy()
+        return table["id"].to_pylist(), schema.matrix(table["vector"], self.info.dim).copy()
 
     def rows(
         self,
@@ -151,9 +150,9 @@ class LanceStore:
         import pyarrow as pa
 
         known = self.columns
-        names = rows.wanted(columns, known)
+        names = schema.wanted(columns, known)
         found = self._read(["id", *(name for name in names if name != "id")], where, ids).select(names)
-        return found.cast(pa.schema([(name, rows.arrow_type(name, known[name])) for name in names]))
+        return found.cast(pa.schema([(name, schema.arrow_type(name, known[name])) for name in names]))
 
     def thumbnails(self, ids: Sequence[str]) -> list[bytes]:
         """Read thumbnails, as JPEG files."""
@@ -161,14 +160,14 @@ class LanceStore:
 
     def keys(self) -> tuple[Any, Any]:
         """Give every id, sorted, as an Arrow array, and the digest of its vector."""
-        table = self._read(["id", rows.KEY], None, None)
-        return table["id"].combine_chunks(), table[rows.KEY].to_numpy()
+        table = self._read(["id", schema.KEY], None, None)
+        return table["id"].combine_chunks(), table[schema.KEY].to_numpy()
 
     def pieces(self, ids: Any = None) -> tuple[int, int, Iterator[Any]]:
         """Give one state of the store, or some ids of it: its version, how many rows, and these in pieces."""
         import pyarrow as pa
 
-        columns = ["id", rows.KEY, "vector"]
+        columns = ["id", schema.KEY, "vector"]
         if ids is not None:
             table = self._read(columns, None, ids.to_pylist(), strict=False)
             return self.version, len(table), iter([self._piece(table)])
@@ -180,8 +179,8 @@ class LanceStore:
         return version, still.count_rows(), made
 
     def _piece(self, table: Any) -> Any:
-        ids, keys = table["id"].combine_chunks(), table[rows.KEY].to_numpy()
-        return ids, keys, rows.matrix(table["vector"], self.card.dim)
+        ids, keys = table["id"].combine_chunks(), table[schema.KEY].to_numpy()
+        return ids, keys, schema.matrix(table["vector"], self.info.dim)
 
     def _filter(self, where: str) -> str:
         columns = self.columns
@@ -190,7 +189,7 @@ class LanceStore:
             # LanceDB compares whole numbers with whole numbers only.
             return f"cast(`{column}` as double)" if columns[column] == "number" else f"`{column}`"
 
-        return conditions.write(conditions.read(where, columns), name, _text)
+        return conditions.to_sql(conditions.parse(where, columns), name, _text)
 
     def _read(
         self, columns: list[str], where: str | None, ids: Sequence[str] | None, strict: bool = True
@@ -201,11 +200,11 @@ class LanceStore:
             filters.append(f"id in ({', '.join(map(_text, ids))})" if ids else "false")
         query = self._table.search().select(columns)
         table = (query.where(" and ".join(filters)) if filters else query).to_arrow()
-        return rows.ordered(table.replace_schema_metadata(None), ids, strict=strict and where is None)
+        return schema.ordered(table.replace_schema_metadata(None), ids, strict=strict and where is None)
 
-    def put(self, table: Any) -> None:
+    def upsert(self, table: Any) -> None:
         """Insert rows, or replace those whose ids are there already."""
-        new = rows.incoming(table, self.card, self.columns)
+        new = schema.incoming(table, self.info, self.columns)
         if not len(new):
             return
         known = self.columns
@@ -214,8 +213,8 @@ class LanceStore:
                 name: kind
                 for name in new.column_names
                 if name not in known
-                and name not in rows.HIDDEN
-                and (kind := rows.kind_of(new.schema.field(name).type))
+                and name not in schema.HIDDEN
+                and (kind := schema.kind_of(new.schema.field(name).type))
             }
         )
         full = self._filled(new)
@@ -248,15 +247,15 @@ class LanceStore:
         merge = merge.when_matched_update_all() if update else merge
         return (merge.when_not_matched_insert_all() if insert else merge).execute(table)
 
-    def set(self, column: str, values: Mapping[str, Value]) -> None:
+    def update(self, column: str, values: Mapping[str, Value]) -> None:
         """Set one column of some rows; a column that is new is added."""
         import pyarrow as pa
 
         columns = self.columns
-        kind = rows.check_set(column, list(values.values()), columns)
+        kind = schema.check_update(column, list(values.values()), columns)
         self._add({} if column in columns else {column: kind})
         if values:
-            made = {"id": list(values), column: pa.array(values.values(), rows.arrow_type(column, kind))}
+            made = {"id": list(values), column: pa.array(values.values(), schema.arrow_type(column, kind))}
             self._commit(lambda: self._merge(self._typed(pa.table(made)), True, False))
 
     def _add(self, columns: Mapping[str, str]) -> None:
@@ -266,13 +265,13 @@ class LanceStore:
         def add() -> None:
             missing = [name for name in columns if name not in self.columns]
             if missing:
-                self._table.add_columns([pa.field(c, rows.arrow_type(c, columns[c])) for c in missing])
+                self._table.add_columns([pa.field(c, schema.arrow_type(c, columns[c])) for c in missing])
 
         self._commit(add)
 
     def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
         """Delete the rows that are among `ids` and meet the condition."""
-        rows.check_deleted(ids, where)
+        schema.check_deleted(ids, where)
         filters = [self._filter(where)] if where is not None else []
         lists: list[Sequence[str] | None] = [None]
         if ids is not None:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import columns as listed
 from . import import_export
+from .columns import read_columns
 from .open import open_store
 
 
@@ -81,7 +81,7 @@ def store(
     else:
         found = open_store(address)
     if columns is not None:
-        done.append(f"joined {listed.read(columns).join(found):,} rows of {columns}")
+        done.append(f"joined {read_columns(columns).join(found):,} rows of {columns}")
     if delete is not None:
         done.append(f"deleted {found.delete(where=delete):,} images")
     if compact:
@@ -89,7 +89,7 @@ def store(
         done.append("compacted")
     if export_file is not None:
         done.append(f"exported {import_export.export(found, export_file):,} rows to {export_file}")
-    card = found.card
+    info = found.info
     return Summary(
-        found.address, len(found), card.dim, card.run, card.encoder, found.version, found.columns, tuple(done)
+        found.address, len(found), info.dim, info.run, info.encoder, found.version, found.columns, tuple(done)
     )

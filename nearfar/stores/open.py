@@ -9,13 +9,13 @@ from .base import StoreInfo, VectorStore
 PREFIXES = ("postgresql://", "postgres://")
 
 
-def open_store(address: str | Path, card: StoreInfo | None = None) -> VectorStore:
-    """Open a vector store, or make one where there is none yet and a card is given.
+def open_store(address: str | Path, info: StoreInfo | None = None) -> VectorStore:
+    """Open a vector store, or make one where there is none yet and `info` is given.
 
     Args:
         address: a folder such as photos.nf, an object store's address such as s3://bucket/photos.nf, or a
             server's, such as postgresql://user@host/database.
-        card: whose vectors are to go in; without it, the store has to be there.
+        info: whose vectors are to go in; None opens a store that exists.
 
     Returns:
         The store.
@@ -27,7 +27,7 @@ def open_store(address: str | Path, card: StoreInfo | None = None) -> VectorStor
     if text.startswith(PREFIXES):
         from .postgres import PostgresStore
 
-        return PostgresStore(text, card)
+        return PostgresStore(text, info)
     from .lancedb import LanceStore
 
-    return LanceStore(text, card)
+    return LanceStore(text, info)

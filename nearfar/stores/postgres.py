@@ -1,6 +1,6 @@
 """Keeps a vector store on a PostgreSQL server with pgvector, for those who outgrow one machine.
 
-A store is the table nearfar_NAME, and a row of nearfar_stores with its card and version. Every value is
+A store is the table nearfar_NAME, and a row of nearfar_stores with its info and version. Every value is
 bound, and every name of a column is checked and quoted; no text of a user becomes part of a statement.
 """
 
@@ -14,8 +14,7 @@ import numpy as np
 
 from ..core import progress, rng
 from ..core.errors import NearfarError
-from . import conditions as conditions
-from . import schema
+from . import conditions, schema
 from .base import EXACT, FIXED, StoreInfo, Value, Vectors
 from .index import DECIMALS, check_queries
 from .pg_connection import Server, parse
@@ -40,12 +39,12 @@ def _column(name: str, kind: str) -> str:
 class PostgresStore:
     """See `base.VectorStore`. Writers take turns: each first takes the store's row of nearfar_stores."""
 
-    def __init__(self, address: str, card: StoreInfo | None = None) -> None:
+    def __init__(self, address: str, info: StoreInfo | None = None) -> None:
         """Open the store, or make it.
 
         Args:
             address: as `server.parse` reads it.
-            card: whose vectors are to go in; without it, the store has to be there.
+            info: whose vectors are to go in; None opens a store that exists.
 
         Raises:
             NearfarError: there is none, it is another encoder's, or the server cannot be reached.
@@ -54,27 +53,27 @@ class PostgresStore:
         self.address, self._name = place.shown, place.table
         self._table, self._graph = f'"nearfar_{place.table}"', f'"nearfar_{place.table}_vector"'
         self._server = Server(place)
-        text = self._card()
-        if text is None and card is None:
+        text = self._read_info()
+        if text is None and info is None:
             raise NearfarError(
                 f"there is no vector store at {self.address}; make one: "
                 f"nearfar embed RUN DATA --store {self.address}"
             )
-        if text is None and card is not None:
-            self._make(card)
-            text = self._card()
-        self.card = StoreInfo(**json.loads(str(text)))
-        if card is not None:
-            self.card.admit(card, self.address)
+        if text is None and info is not None:
+            self._make(info)
+            text = self._read_info()
+        self.info = StoreInfo(**json.loads(str(text)))
+        if info is not None:
+            self.info.check_compatible(info, self.address)
 
-    def _card(self) -> str | None:
-        """Read the store's card, if there is one."""
+    def _read_info(self) -> str | None:
+        """Read the store's info, if there is one."""
         if not self._server.run("select to_regclass('nearfar_stores') is not null")[0][0]:
             return None
-        found = self._server.run("select card from nearfar_stores where name = :name", name=self._name)
+        found = self._server.run("select info from nearfar_stores where name = :name", name=self._name)
         return str(found[0][0]) if found else None
 
-    def _make(self, card: StoreInfo) -> None:
+    def _make(self, info: StoreInfo) -> None:
         """Make the tables, unless another process was quicker."""
         columns = [f'"{name}" {_column(name, kind)}' for name, kind in FIXED.items()]
         columns[0] += " primary key"
@@ -83,16 +82,16 @@ class PostgresStore:
             connection.run("create extension if not exists vector")
             connection.run(
                 "create table if not exists nearfar_stores "
-                "(name text primary key, card text not null, version bigint not null)"
+                "(name text primary key, info text not null, version bigint not null)"
             )
             connection.run(
                 f"create table if not exists {self._table} "
-                f"({', '.join(columns)}, thumbnail bytea, vector vector({int(card.dim)}) not null)"
+                f"({', '.join(columns)}, thumbnail bytea, vector vector({int(info.dim)}) not null)"
             )
             connection.run(
-                "insert into nearfar_stores values (:name, :card, 1) on conflict do nothing",
+                "insert into nearfar_stores values (:name, :info, 1) on conflict do nothing",
                 name=self._name,
-                card=json.dumps(card.to_json()),
+                info=json.dumps(info.to_json()),
             )
 
     def _changing(self, connection: Any) -> None:
@@ -131,7 +130,7 @@ class PostgresStore:
         # Two short numbers come first; numbers are in network order.
         flat = b"".join(row[1][4:] for row in found)
         return [row[0] for row in found], np.frombuffer(flat, ">f4").astype(np.float32).reshape(
-            -1, self.card.dim
+            -1, self.info.dim
         )
 
     def rows(
@@ -174,7 +173,7 @@ class PostgresStore:
 
         parts = [] if ids is None else [f"id = any(cast({bound(list(ids))} as text[]))"]
         if where is not None:
-            parts.append(conditions.write(conditions.read(where, known), name, bound))
+            parts.append(conditions.to_sql(conditions.parse(where, known), name, bound))
         return (f"where {' and '.join(parts)}" if parts else ""), values
 
     def _read(self, columns: list[str], where: str | None, ids: Sequence[str] | None) -> list[list[Any]]:
@@ -191,17 +190,17 @@ class PostgresStore:
         schema.check_there(ids, by_id if where is None else ids)
         return [by_id[name] for name in ids if name in by_id]
 
-    def put(self, table: Any) -> None:
+    def upsert(self, table: Any) -> None:
         """Insert rows, or replace those whose ids are there already."""
         known = self.columns
-        new = schema.incoming(table, self.card, known).drop_columns([schema.KEY])
+        new = schema.incoming(table, self.info, known).drop_columns([schema.KEY])
         kinds = {name: schema.kind_of(new.schema.field(name).type) for name in new.column_names}
         lists, given = [], {}
         for at, (name, kind) in enumerate(kinds.items()):
             type_ = _type(name, kind) if kind else "bytea" if name == "thumbnail" else "text"
             lists.append(f"cast(:c{at} as {type_}[])" + ("::vector[]" if name == "vector" else ""))
             given[f"c{at}"] = (
-                new[name].to_pylist() if name != "vector" else _written(new[name], self.card.dim)
+                new[name].to_pylist() if name != "vector" else _written(new[name], self.info.dim)
             )
         listed = ", ".join(f'"{name}"' for name in kinds)
         updates = ", ".join(f'"{name}" = excluded."{name}"' for name in kinds if name != "id")
@@ -220,10 +219,10 @@ class PostgresStore:
             text = f'alter table {self._table} add column if not exists "{name}" {_column(name, kind)}'
             connection.run(text)
 
-    def set(self, column: str, values: Mapping[str, Value]) -> None:
+    def update(self, column: str, values: Mapping[str, Value]) -> None:
         """Set one column of some rows; a column that is new is added."""
         known = self.columns
-        kind = schema.check_set(column, list(values.values()), known)
+        kind = schema.check_update(column, list(values.values()), known)
         with self._server.transaction() as connection:
             self._changing(connection)
             self._add(connection, {} if column in known else {column: kind})
@@ -251,13 +250,13 @@ class PostgresStore:
         self, queries: Vectors, k: int, where: str | None = None, exact: bool | None = None
     ) -> tuple[list[list[str]], Vectors]:
         """Find the rows most alike to each query by cosine, the most alike first."""
-        queries = check_queries(queries, k, self.card.dim)
+        queries = check_queries(queries, k, self.info.dim)
         text, values = self._filter(where, None)
         counted = self._server.run(f"select count(*) from {self._table} {text}", **values)[0][0]
         k = min(k, int(counted))
         if exact is None:
             exact = counted <= EXACT
-        if not exact and self.card.dim <= _MOST:
+        if not exact and self.info.dim <= _MOST:
             self._index()
         with self._server.transaction() as connection:
             if exact:

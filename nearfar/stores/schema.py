@@ -108,12 +108,12 @@ def check_texts(texts: Sequence[str | None], what: str) -> None:
             raise NearfarError(f"{what} {text[:40]!r} holds a character that cannot be kept; rename it.")
 
 
-def incoming(table: pyarrow.Table, card: StoreInfo, columns: Mapping[str, str]) -> pyarrow.Table:
+def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) -> pyarrow.Table:
     """Check rows that are to come in, and give their columns the store's types and order.
 
     Args:
-        table: as `VectorStore.put` takes it.
-        card: the store's.
+        table: as `VectorStore.upsert` takes it.
+        info: the store's.
         columns: the store's, and their kinds.
 
     Returns:
@@ -133,7 +133,7 @@ def incoming(table: pyarrow.Table, card: StoreInfo, columns: Mapping[str, str]) 
     if len(set(ids)) < len(ids):
         twice = Counter(ids).most_common(1)[0][0]
         raise NearfarError(f"the id {twice!r} is there twice; give each image a name of its own.")
-    vectors = matrix(table["vector"], card.dim)
+    vectors = matrix(table["vector"], info.dim)
     made: dict[str, Any] = {}
     for name in [*FIXED, *(c for c in table.column_names if c not in FIXED and c not in HIDDEN)]:
         if name not in table.column_names:
@@ -245,7 +245,7 @@ def check_there(ids: Sequence[str], known: Container[str]) -> None:
             raise NearfarError(f"there is no image {name!r} in the store; ids are paths below its folder.")
 
 
-def check_set(column: str, values: Sequence[Value], columns: Mapping[str, str]) -> str:
+def check_update(column: str, values: Sequence[Value], columns: Mapping[str, str]) -> str:
     """Say of which kind the values of a column are that may be set.
 
     Raises:
