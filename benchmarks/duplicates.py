@@ -60,7 +60,7 @@ def main() -> None:
     words = parser.parse_args()
     import nearfar
     from nearfar.analysis import duplicates
-    from nearfar.analysis.pixel_similarity import likeness, zoomed
+    from nearfar.analysis.pixel_similarity import pixel_similarity, zoomed
     from nearfar.core.device import cores
     from nearfar.data import cache
     from nearfar.data.sources import open_source
@@ -76,17 +76,18 @@ def main() -> None:
     test, train = made
     assert len(test) == 10_000 and len(train) == 50_000
     wanted = known(words.pairs, words.labels)
-    found = duplicates.pairs(test, train, alike=-1.0)
-    pixels = likeness(test.fine, train.fine, found.a, found.b)
-    scores = {"cosine": 2 * found.nearness - pixels, "pixels": pixels, "both": found.nearness}
+    found = duplicates.duplicate_pairs(test, train, min_similarity=-1.0)
+    pixels = pixel_similarity(test.fine, train.fine, found.a, found.b)
+    scores = {"cosine": 2 * found.similarity - pixels, "pixels": pixels, "both": found.similarity}
     print(f"| of {len(wanted)} pairs | {' | '.join(f'first {many:,}' for many in FIRST)} |")
     print("|---" * (len(FIRST) + 1) + "|")
     for name, score in scores.items():
         order = np.argsort(-score, kind="stable")
         counts = [hits(found.a[order[:many]], found.b[order[:many]], wanted) for many in FIRST]
         print(f"| {name} | {' | '.join(f'{n} ({100 * n / len(wanted):.1f} %)' for n in counts)} |")
-    flagged = found.nearness >= duplicates.NEAR
-    print(f"\nAt {duplicates.NEAR}: {len(np.unique(found.a[flagged])):,} test images have near-copies.")
+    flagged = found.similarity >= duplicates.MIN_SIMILARITY
+    copied = len(np.unique(found.a[flagged]))
+    print(f"\nAt {duplicates.MIN_SIMILARITY}: {copied:,} test images have near-copies.")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 WIDTH, PIECE = 16, 20_000
-COUNT = """() => { window.frames_ = []; let last = performance.now();
+LIST_LIMIT = """() => { window.frames_ = []; let last = performance.now();
 const each = (now) => { window.frames_.push(now - last); last = now; requestAnimationFrame(each); };
 requestAnimationFrame(each); }"""
 WHO = """() => { const gl = document.createElement('canvas').getContext('webgl');
@@ -102,7 +102,7 @@ def measure(view: Any) -> None:
     box = view.locator("#map").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     print("| what | frames | middle, ms | slowest twentieth, ms | slowest, ms |\n|---|---|---|---|---|")
-    view.evaluate(COUNT)
+    view.evaluate(LIST_LIMIT)
     view.mouse.move(x, y)
     view.mouse.down()
     for step in range(120):

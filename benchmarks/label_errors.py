@@ -78,26 +78,28 @@ def measure(
     seen: dict[str, npt.NDArray[np.float32]], labels: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]
 ) -> list[tuple[str, float, str]]:
     """Rank one set of labels in every way; give each way's precision, and what else there is to say."""
-    from nearfar.analysis import label_errors as ours
+    from nearfar.analysis import label_errors
 
     wrong = labels != truth
     count = int(wrong.sum())
-    found = ours.label_errors(seen["encoder"], labels, [str(n) for n in range(10)])
+    found = label_errors.find_label_errors(seen["encoder"], labels, [str(n) for n in range(10)])
     right = float((found.suggested[wrong] == truth[wrong]).mean())
     note = f"estimate {found.estimate:,}; the suggestion is right for {100 * right:.1f} % of the wrong labels"
-    rows = [("nearfar, encoder", ours.precision_at(found.order, wrong, count), note)]
-    near = ours.neighbour_shares(seen["encoder"], labels, 10)
+    rows = [("nearfar, encoder", label_errors.precision_at(found.order, wrong, count), note)]
+    near = label_errors.neighbour_shares(seen["encoder"], labels, 10)
     order = np.argsort(near[np.arange(len(labels)), labels], kind="stable")
-    rows.append(("k-NN alone, encoder", ours.precision_at(order, wrong, count), ""))
+    rows.append(("k-NN alone, encoder", label_errors.precision_at(order, wrong, count), ""))
     rows.append(("nearfar, pixels", _pixels(seen["pixels"], labels, wrong), ""))
     try:
         from cleanlab.count import compute_confident_joint
 
         for name, x in seen.items():
-            shares = ours.out_of_fold(x, labels, 10, 0)
-            rows.append((f"cleanlab, {name}", ours.precision_at(cleanlabs(shares, labels), wrong, count), ""))
+            shares = label_errors.out_of_fold(x, labels, 10, 0)
+            rows.append(
+                (f"cleanlab, {name}", label_errors.precision_at(cleanlabs(shares, labels), wrong, count), "")
+            )
         theirs = compute_confident_joint(labels, shares, calibrate=True) / len(labels)
-        apart = float(np.abs(theirs - ours.confident_joint(shares, labels)).max())
+        apart = float(np.abs(theirs - label_errors.confident_joint(shares, labels)).max())
         rows[-1] = (
             *rows[-1][:2],
             f"its confident joint and the paper's, which is ours, differ by {apart:.1e} at most",
@@ -108,10 +110,10 @@ def measure(
 
 
 def _pixels(x: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], wrong: npt.NDArray[np.bool_]) -> float:
-    from nearfar.analysis import label_errors as ours
+    from nearfar.analysis import label_errors
 
-    found = ours.label_errors(x, labels, [str(n) for n in range(10)])
-    return ours.precision_at(found.order, wrong, int(wrong.sum()))
+    found = label_errors.find_label_errors(x, labels, [str(n) for n in range(10)])
+    return label_errors.precision_at(found.order, wrong, int(wrong.sum()))
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
     python -m benchmarks.suggest runs/a --train cifar10/train --test cifar10/test --draws 10
 
 Labels that are there already are handed out as if someone gave them. Each draw takes a pool of its own from
-the training images; each way asks for 10, then for 10 more, 30 more and so on, and sees the labels of what it
-asked for. Logistic regression on the encoder's features, its penalty chosen among those labels, then names
+the training images; each method asks for 10, then for 10 more, 30 more and so on, and sees the labels of what
+it asked for. Logistic regression on the encoder's features, its penalty chosen among those labels, then names
 the test images.
 """
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 BUDGETS = (10, 20, 50, 100, 200, 400)
-WAYS = ("random", "auto", "typical", "margin", "k-center")
+STRATEGIES = ("random", "auto", "typical", "margin", "k-center")
 
 
 def accuracy(
@@ -41,21 +41,21 @@ def accuracy(
 
 
 def replay(
-    way: str,
+    method: str,
     x: npt.NDArray[np.float32],
     y: npt.NDArray[np.int64],
     test: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]],
     seed: int,
 ) -> list[float]:
-    """Label as one way suggests, from none on; give the accuracy at each budget."""
-    from nearfar.analysis.active_learning import UNKNOWN, suggest
+    """Label as one method suggests, from none on; give the accuracy at each budget."""
+    from nearfar.analysis.active_learning import UNKNOWN, suggest_rows
 
     labels, found = np.full(len(y), UNKNOWN), []
     for budget in BUDGETS:
         known = int((labels != UNKNOWN).sum())
         # Margins need labels to go by: the first are drawn at random.
-        step = "random" if way == "margin" and not known else way
-        rows = suggest(x, labels, budget - known, way=step, seed=seed).rows
+        step = "random" if method == "margin" and not known else method
+        rows = suggest_rows(x, labels, budget - known, method=step, seed=seed).rows
         labels[rows] = y[rows]
         found.append(accuracy(x, y, np.flatnonzero(labels != UNKNOWN), test))
     return found
@@ -79,14 +79,14 @@ def main() -> None:
     y, truth = (np.array([names.index(label) for label in one.labels or ()]) for one in (train, test))
     print(f"| accuracy, % ({words.draws} draws) | {' | '.join(f'{n} labels' for n in BUDGETS)} |")
     print("|---" * (len(BUDGETS) + 1) + "|")
-    for way in WAYS:
+    for method in STRATEGIES:
         found = []
         for draw in range(words.draws):
             pool = rng.permutation(rng.fold(0, "pool", draw), len(y))[: words.pool]
-            found.append(replay(way, train.vectors[pool], y[pool], (test.vectors, truth), draw))
+            found.append(replay(method, train.vectors[pool], y[pool], (test.vectors, truth), draw))
         mean, spread = 100 * np.mean(found, axis=0), 100 * np.std(found, axis=0, ddof=1)
         cells = [f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, spread, strict=True)]
-        print(f"| {way} | {' | '.join(cells)} |", flush=True)
+        print(f"| {method} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -42,15 +42,15 @@ def label_errors(what: str, x: Vectors, y: Rows, count: int, second: Vectors) ->
     """Print the average precision of rankings, by witness and by the weight of a rival class."""
     from sklearn.metrics import average_precision_score
 
-    from nearfar.analysis import label_errors as ours
+    from nearfar.analysis.label_errors import neighbour_shares, out_of_fold
 
-    shares = ours.out_of_fold(second, y, count, 0)
+    shares = out_of_fold(second, y, count, 0)
     found: dict[tuple[str, float], list[float]] = defaultdict(list)
     for kind in ("random", "alike", "doubtful"):
         for rate in RATES:
             given = flipped(y, shares, rate, kind, seed=1)
-            line = ours.out_of_fold(x, given, count, 0)
-            near = ours.neighbour_shares(x, given, count)
+            line = out_of_fold(x, given, count, 0)
+            near = neighbour_shares(x, given, count)
             for name, seen in (("k-NN", near), ("regression", line), ("both", (near + line) / 2)):
                 own, rest = seen[np.arange(len(y)), given], seen.copy()
                 rest[np.arange(len(y)), given] = 0

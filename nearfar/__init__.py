@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .experiments.compare import compare
     from .experiments.sweep import sweep
-    from .integrations.sklearn import AnomalyDetector, DuplicateFinder, Encoder, FewShotClassifier
+    from .integrations.sklearn import AnomalyDetector, DuplicateFinder, EncoderTransformer, FewShotClassifier
     from .methods.catalogue import catalogue
     from .queries.anomalies import anomalies
     from .queries.classes import classes
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnomalyDetector",
     "DuplicateFinder",
-    "Encoder",
+    "EncoderTransformer",
     "FewShotClassifier",
     "NearfarError",
     "__version__",
@@ -73,7 +73,7 @@ __all__ = [
 _PUBLIC = {
     "AnomalyDetector": "integrations.sklearn",
     "DuplicateFinder": "integrations.sklearn",
-    "Encoder": "integrations.sklearn",
+    "EncoderTransformer": "integrations.sklearn",
     "FewShotClassifier": "integrations.sklearn",
     "anomalies": "queries.anomalies",
     "catalogue": "methods.catalogue",

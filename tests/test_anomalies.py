@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from nearfar.analysis.anomalies import METHODS, anomalies, detector, judge, threshold
+from nearfar.analysis.anomalies import DETECTORS, detector, score_anomalies, score_detection, threshold
 from nearfar.core.errors import NearfarError
 
 
@@ -33,7 +33,7 @@ def test_knn_is_the_kth_smallest_distance() -> None:
     for k in (1, 5):
         assert detector(normal, k=k)(asked) == pytest.approx(slow[:, k - 1], abs=1e-6)
     alone = np.sort(1 - b @ b.T + 9 * np.eye(len(b)), axis=1)[:, 4]
-    assert anomalies(normal).scores == pytest.approx(alone, abs=1e-6)
+    assert score_anomalies(normal).scores == pytest.approx(alone, abs=1e-6)
 
 
 def test_one_cloud_is_easy_for_all_and_several_for_knn_alone() -> None:
@@ -41,7 +41,7 @@ def test_one_cloud_is_easy_for_all_and_several_for_knn_alone() -> None:
     one, other = cloud(400, np.full((1, 8), 2.0), 5), cloud(200, np.full((1, 8), 2.0), 6)
     # A strange kind between the normal kinds: inside the one ellipse that covers them all.
     found = {}
-    for method in METHODS:
+    for method in DETECTORS:
         easy = detector(one, method)
         assert roc_auc_score([0] * 200 + [1] * 100, easy(np.concatenate([other, far]))) > 0.99, method
         score = detector(normal, method)
@@ -74,37 +74,37 @@ def test_no_image_is_scored_by_what_was_fitted_on_it() -> None:
     normal, held, _, far = modes()
     x = np.concatenate([normal, held, far])
     is_normal = np.arange(len(x)) < 800
-    found = anomalies(x, is_normal, false_alarms=0.05)
+    found = score_anomalies(x, is_normal, fpr=0.05)
     assert found.scores[is_normal].min() > 1e-4  # its own distance would be 0
     flagged = found.flagged
     assert flagged is not None and flagged[1000:].all() and flagged[800:1000].mean() < 0.1
-    assert found.judging.sum() == 700 and found.judging[800:].all()
-    assert found.threshold is not None and found.threshold.validation_split == 400
-    again = anomalies(x, is_normal, false_alarms=0.05)
+    assert found.unseen.sum() == 700 and found.unseen[800:].all()
+    assert found.threshold is not None and found.threshold.held_out == 400
+    again = score_anomalies(x, is_normal, fpr=0.05)
     assert np.array_equal(found.scores, again.scores)
 
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_figures_agree_with_pair_counting_and_scikit_learn(ties: bool) -> None:
     draws = np.random.default_rng(1)
-    strange = draws.random(150) < 0.2
-    scores = draws.standard_normal(150) + strange
+    anomalous = draws.random(150) < 0.2
+    scores = draws.standard_normal(150) + anomalous
     scores = np.round(scores) if ties else scores
-    pairs = np.sign(scores[strange][:, None] - scores[~strange][None]).mean() / 2 + 0.5
-    found = judge(scores, strange)
+    pairs = np.sign(scores[anomalous][:, None] - scores[~anomalous][None]).mean() / 2 + 0.5
+    found = score_detection(scores, anomalous)
     assert found.auroc[0] == pytest.approx(pairs, abs=1e-12)
-    assert found.auroc[0] == pytest.approx(roc_auc_score(strange, scores), abs=1e-12)
-    assert found.ap[0] == pytest.approx(average_precision_score(strange, scores), abs=1e-12)
-    assert (found.strange, found.normal) == (strange.sum(), (~strange).sum())
+    assert found.auroc[0] == pytest.approx(roc_auc_score(anomalous, scores), abs=1e-12)
+    assert found.ap[0] == pytest.approx(average_precision_score(anomalous, scores), abs=1e-12)
+    assert (found.anomalous, found.normal) == (anomalous.sum(), (~anomalous).sum())
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     hit = 0
     for seed in range(60):
         draws = np.random.default_rng(seed)
-        strange = np.arange(120) < 40
+        anomalous = np.arange(120) < 40
         # Two normal distributions a distance of 1 apart: AUROC is Phi(1 / sqrt 2) = 0.7602.
-        low, high = judge(draws.standard_normal(120) + strange, strange).auroc[1:]
+        low, high = score_detection(draws.standard_normal(120) + anomalous, anomalous).auroc[1:]
         hit += low <= 0.7602 <= high
     assert hit >= 52  # 57 are expected; fewer than 52 come once in 200
 
@@ -116,8 +116,8 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(NearfarError, match="at least 5, or a smaller k"):
         detector(normal[:3])
     with pytest.raises(NearfarError, match="name at least 38 normal images"):
-        anomalies(normal, np.arange(800) < 30)
+        score_anomalies(normal, np.arange(800) < 30)
     with pytest.raises(NearfarError, match="between 0 and 1"):
         threshold(np.ones(9), 5)
-    with pytest.raises(NearfarError, match="none of the 3"):
-        judge(np.ones(3), np.zeros(3, bool))
+    with pytest.raises(NearfarError, match="none of 3"):
+        score_detection(np.ones(3), np.zeros(3, bool))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -17,8 +18,11 @@ import pytest
 import nearfar
 from nearfar import methods
 from nearfar.cli.main import COMMANDS, main, pretrain_parser
+from nearfar.cli.signatures import REQUIRED, read_signature
+from nearfar.cli.synonyms import ADVICE, SYNONYMS
 from nearfar.core.config import settings_of
 from nearfar.images.view_settings import Views
+from nearfar.queries import QUERIES
 from nearfar.training import settings
 
 HELPS = [
@@ -91,11 +95,16 @@ def test_every_setting_of_a_method_shows_in_its_help(capsys: pytest.CaptureFixtu
         (["pretrain", "x", "--batch-size", "many"], "--batch-size takes a whole number, not 'many'."),
         (["pretrain", "x", "--batch-size", "1"], "--batch-size is 1; it must be at least 2."),
         (["pretrain", "x", "--batch-size"], "--batch-size needs a value"),
+        (["search", "x", "--limit", "many"], "--limit takes a whole number, not 'many'."),
+        (["classes", "x"], "nearfar classes needs --examples, for example: nearfar classes"),
         (["pretrain", "x", "--temperature", "nan"], "--temperature must be a finite number"),
         (["pretrain", "x", "--device", "cud"], "did you mean cuda"),
         (["pretrain", "x", "--head", "512", "wide"], "--head takes a whole number, not 'wide'."),
-        (["pretrain", "x", "--epochs", "1", "--steps", "5"], "not --epochs and --steps together"),
-        (["pretrain", "x", "y"], "'y' is one word too many"),
+        (
+            ["pretrain", "x", "--epochs", "1", "--steps", "5"],
+            "--epochs and --steps exclude each other; give one of",
+        ),
+        (["pretrain", "x", "y"], "unexpected argument 'y'"),
         (["pretrain"], "nearfar pretrain needs DATA, for example: nearfar pretrain"),
         (["embed", "run", "photos"], "nearfar embed needs --out"),
         (["evaluate", "run", "-x"], "has no flag -x"),
@@ -110,6 +119,72 @@ def test_mistakes_get_one_sentence_and_exit_2(
     assert out == ""
     assert err.startswith("nearfar: ") and err.count("\n") == 1, err
     assert says in err
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "says"),
+    [
+        ("pretrain", "--learning-rate", "did you mean --lr?"),
+        ("pretrain", "--tau", "did you mean --temperature?"),
+        ("pretrain", "--amp", "did you mean --precision?"),
+        ("pretrain", "--backbone", "did you mean --encoder?"),
+        ("pretrain", "--wd", "did you mean --weight-decay?"),
+        ("pretrain", "--bs", "did you mean --batch-size?"),
+        ("pretrain", "--img-size", "did you mean --image-size?"),
+        ("pretrain", "--num-workers", "did you mean --workers?"),
+        ("pretrain", "--gray", "did you mean --grayscale?"),
+        ("pretrain", "--looks", "did you mean --health-checks?"),
+        ("pretrain", "--accumulate", "did you mean --micro-batch?"),
+        ("pretrain", "--gpus", "torchrun --nproc-per-node"),
+        ("pretrain", "--resume", "run the same command again to resume"),
+        ("embed", "--gpus", "did you mean --device?"),
+        ("embed", "-o", "did you mean --out?"),
+        ("search", "--top-k", "did you mean --limit?"),
+        ("search", "--k", "did you mean --limit?"),
+        ("anomalies", "--neighbors", "did you mean --k or --limit?"),
+        ("anomalies", "--threshold", "did you mean --fpr?"),
+        ("duplicates", "--threshold", "did you mean --min-similarity?"),
+        ("classes", "--threshold", "did you mean --reject?"),
+        ("clusters", "--clusters", "did you mean --n-clusters?"),
+        ("clusters", "--algorithm=kmeans", "did you mean --method?"),
+        ("suggest", "--count", "did you mean --limit?"),
+        ("methods", "--resume", "choose from --help, --json"),
+    ],
+)
+def test_a_wrong_flag_suggests_by_meaning(
+    command: str, flag: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "x", flag, "1"]) == 2
+    err = capsys.readouterr().err
+    assert (
+        err.startswith(f"nearfar: nearfar {command} has no flag {flag.partition('=')[0]}; ") and says in err
+    )
+
+
+def test_the_table_of_synonyms_names_only_flags_that_exist() -> None:
+    flags = {flag for make in COMMANDS.values() for flag in make(()).flags}
+    assert {meant for several in SYNONYMS.values() for meant in several} <= flags
+    assert {command for commands, _ in ADVICE.values() for command in commands} <= set(COMMANDS)
+
+
+def test_a_signature_is_read_as_python_has_it() -> None:
+    read = {
+        command: read_signature(f"queries.{command.replace('-', '_')}", name)
+        for command, name in QUERIES.items()
+    }
+    for command, name in QUERIES.items():
+        true = inspect.signature(getattr(nearfar, name)).parameters
+        assert [item.name for item in read[command].parameters] == list(true)
+        for item in read[command].parameters:
+            default = REQUIRED if (was := true[item.name].default) is inspect.Parameter.empty else was
+            assert item.default == default and item.keyword == (
+                true[item.name].kind is inspect.Parameter.KEYWORD_ONLY
+            )
+            assert item.help, f"{name} says nothing of {item.name}"
+        assert read[command].example.startswith(f"nearfar {command} ")
+    found = {item.name: item for item in read_signature("reports.report", "report").parameters}
+    assert found["runs"].many and not found["runs"].keyword and found["runs"].default is REQUIRED
+    assert {item.name: item for item in read["duplicates"].parameters}["min_similarity"].default == 0.94
 
 
 def test_only_what_was_typed_is_passed_on() -> None:
@@ -141,19 +216,18 @@ FLAGS = {
         "--augmented --finetune --full --transfer --imagenet --seed --device"
     ),
     "report": "--out --data --train --test --json",
-    "embed": "--out --store --columns --prune --labels --json --device",
+    "embed": "--out --store --columns --prune --labels --json --device --batch-size --workers",
     "store": "--import --columns --delete --compact --export --json",
-    "search": "--image --id --like --dislike --where --count --run --out --json",
-    "label-errors": "--column --where --count --seed --out --json",
+    "search": "--image --id --like --dislike --where --limit --run --out --json",
+    "label-errors": "--column --where --limit --seed --out --json",
     "classes": "--examples --propagate --reject --save --where --run --out --json",
-    "suggest": "--count --column --way --where --seed --out --json",
+    "suggest": "--limit --column --method --where --seed --out --json",
     "anomalies": (
-        "--normal --strange --way --k --false-alarms --count --save --heat-maps --run --seed --where --out "
-        "--json"
+        "--normal --anomalous --method --k --fpr --limit --save --heat-maps --run --seed --where --out --json"
     ),
-    "duplicates": "--against --alike --save --where --out --json",
-    "clusters": "--way --number --least --save --seed --where --out --json",
-    "map": "--way --seed --where --out --json",
+    "duplicates": "--against --min-similarity --save --where --out --json",
+    "clusters": "--method --n-clusters --min-cluster-size --save --seed --where --out --json",
+    "map": "--method --seed --where --out --json",
     "explore": "--run --column --host --port --browser",
     "export": "--to --out --json",
     "methods": "--json",
@@ -267,7 +341,7 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     assert (shown.returncode, shown.stderr) == (0, "") and "caf\\xe9.jpg" in shown.stdout
     refused = work("search", store.address, "--id", b"\xff.jpg", PYTHONUTF8="1")
     assert refused.returncode == 2
-    assert refused.stderr == "nearfar: '\\udcff.jpg' is not UTF-8 text; name it as nearfar lists it.\n"
+    assert refused.stderr == "nearfar: '\\udcff.jpg' is not UTF-8 text; type the name as nearfar lists it.\n"
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

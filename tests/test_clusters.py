@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from threadpoolctl import threadpool_limits
 
-from nearfar.analysis.clusters import Clusters, clusters, kmeans, suggest
+from nearfar.analysis.clusters import Clustering, cluster_images, kmeans, suggest_n_clusters
 from nearfar.core.errors import NearfarError
 
 
@@ -26,7 +26,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("method", ["kmeans", "hdbscan"])
 def test_planted_clusters_are_found_counted_and_stable(method: str) -> None:
     x, truth = planted([150, 90, 120, 60, 80])
-    found = clusters(x, method)
+    found = cluster_images(x, method)
     assert len(found) == 5
     assert adjusted_rand_score(truth[found.cluster >= 0], found.cluster[found.cluster >= 0]) > 0.98
     assert (found.cluster >= 0).mean() > (0.8 if method == "hdbscan" else 0.999)
@@ -42,13 +42,13 @@ def test_a_cloud_without_clusters_is_called_that() -> None:
         draws = np.random.default_rng(seed)
         shape = np.linspace(1, 0.2, 12)
         x = (draws.standard_normal((500, 12)) * shape + 1.5).astype(np.float32)
-        found = suggest(unit(x), seed)
+        found = suggest_n_clusters(unit(x), seed)
         assert not found.clustered and "one cloud" in str(found)
 
 
 def test_a_fit_is_the_silhouette_of_scikit_learn() -> None:
     x, truth = planted([40, 40, 40])
-    found = suggest(unit(x))
+    found = suggest_n_clusters(unit(x))
     at = found.counts.index(3)
     # Samples of two thirds, clustered rightly, differ little from the truth's own silhouette.
     assert found.fit[at].mean() == pytest.approx(silhouette_score(unit(x), truth), abs=0.03)
@@ -57,7 +57,7 @@ def test_a_fit_is_the_silhouette_of_scikit_learn() -> None:
 
 def test_too_many_clusters_are_not_stable() -> None:
     x, _ = planted([120, 120, 120])
-    right, wrong = clusters(x, count=3), clusters(x, count=9)
+    right, wrong = cluster_images(x, n_clusters=3), cluster_images(x, n_clusters=9)
     assert right.stability.min() > 0.95 and right.agreement > 0.95
     assert wrong.stability.mean() < 0.6 and wrong.agreement < 0.7
     assert right.counts is None
@@ -65,7 +65,7 @@ def test_too_many_clusters_are_not_stable() -> None:
 
 def test_exemplars_lie_nearest_to_the_middle() -> None:
     x, _ = planted([50, 40, 30])
-    found = clusters(x, count=3)
+    found = cluster_images(x, n_clusters=3)
     rows = found.exemplars(4)
     assert found.cluster[rows].tolist() == [0] * 4 + [1] * 4 + [2] * 4
     for number in range(3):
@@ -77,28 +77,28 @@ def test_exemplars_lie_nearest_to_the_middle() -> None:
 def test_what_lies_in_no_cluster_is_left_out_and_is_no_exemplar() -> None:
     x, _ = planted([60, 60])
     noise = np.random.default_rng(1).standard_normal((12, 20)).astype(np.float32)
-    found = clusters(np.concatenate([x, noise]), "hdbscan")
+    found = cluster_images(np.concatenate([x, noise]), "hdbscan")
     assert len(found) == 2 and (found.cluster[120:] == -1).mean() > 0.8
     assert (found.typical[found.cluster < 0] == 0).all()
     assert set(found.exemplars(1000)) == set(np.flatnonzero(found.cluster >= 0))
-    nothing = clusters(noise, "hdbscan", least=6)
+    nothing = cluster_images(noise, "hdbscan", min_cluster_size=6)
     assert len(nothing) == 0 and len(nothing.exemplars(3)) == 0
 
 
 @pytest.mark.parametrize("method", ["kmeans", "hdbscan"])
 def test_threads_change_nothing(method: str) -> None:
     x, _ = planted([80, 50, 40], spread=0.3)
-    made: list[Clusters] = []
+    made: list[Clustering] = []
     for threads in (1, 2):
         with threadpool_limits(threads):
-            made.append(clusters(x, method, count=None if method == "hdbscan" else 6, seed=3))
+            made.append(cluster_images(x, method, n_clusters=None if method == "hdbscan" else 6, seed=3))
     assert made[0].to_json() == made[1].to_json()
 
 
 def test_mistakes_are_told() -> None:
     x, _ = planted([5, 5])
     with pytest.raises(NearfarError, match="did you mean kmeans"):
-        clusters(x, "kmean")
+        cluster_images(x, "kmean")
     with pytest.raises(NearfarError, match="10 images are too few for 10 clusters"):
-        clusters(x, count=10)
+        cluster_images(x, n_clusters=10)
     assert set(kmeans(x, 2, 0)) == {0, 1}

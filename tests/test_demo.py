@@ -107,7 +107,7 @@ def test_the_demo_runs_from_start_to_end(tmp_path: Path, monkeypatch: pytest.Mon
     from nearfar.demo.demo import demo as run_demo
 
     monkeypatch.setattr(gallery, "write", lambda folder, seed: WRITE(folder, seed, 20, 12, 6))
-    result = run_demo(tmp_path / "d", minutes=0.05)
+    result = run_demo(out=tmp_path / "d", minutes=0.05)
     plain = result.to_json()
     assert plain["broken"] == {"found": 8, "of": 8}
     assert plain["near_copies"]["of"] == 30

@@ -19,7 +19,12 @@ from sklearn.utils.validation import check_is_fitted
 
 import nearfar
 from nearfar.core.errors import NearfarError
-from nearfar.integrations.sklearn import AnomalyDetector, DuplicateFinder, Encoder, FewShotClassifier
+from nearfar.integrations.sklearn import (
+    AnomalyDetector,
+    DuplicateFinder,
+    EncoderTransformer,
+    FewShotClassifier,
+)
 from nearfar.training.run import Run
 
 SMALL = {
@@ -125,23 +130,25 @@ def test_a_list_can_be_learnt_from(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def fitted(pictures: tuple[list[str], list[str]]) -> Encoder:
-    return Encoder(**SMALL).fit(pictures[0])
+def fitted(pictures: tuple[list[str], list[str]]) -> EncoderTransformer:
+    return EncoderTransformer(**SMALL).fit(pictures[0])
 
 
-def test_an_encoder_is_fitted_and_transforms(fitted: Encoder, pictures: tuple[list[str], list[str]]) -> None:
+def test_an_encoder_is_fitted_and_transforms(
+    fitted: EncoderTransformer, pictures: tuple[list[str], list[str]]
+) -> None:
     vectors = fitted.transform(pictures[0])
     assert vectors.shape == (160, fitted.run_.encoder.dim) and vectors.dtype == np.float32
     names = fitted.get_feature_names_out()
     assert len(names) == vectors.shape[1] and names[0] == "encoder0"
-    again = Encoder(**SMALL).fit_transform(pictures[0])
+    again = EncoderTransformer(**SMALL).fit_transform(pictures[0])
     np.testing.assert_array_equal(again, vectors)
-    other = Encoder(**SMALL, random_state=1).fit_transform(pictures[0])
+    other = EncoderTransformer(**SMALL, random_state=1).fit_transform(pictures[0])
     assert not np.allclose(other, vectors)
 
 
-def test_settings_are_parameters(fitted: Encoder) -> None:
-    made = Encoder("byol", temperature=0.1, batch_size=8)
+def test_settings_are_parameters(fitted: EncoderTransformer) -> None:
+    made = EncoderTransformer("byol", temperature=0.1, batch_size=8)
     params = made.get_params()
     assert params["temperature"] == 0.1 and params["batch_size"] == 8 and params["method"] == "byol"
     assert params["random_state"] == 0 and params["recipe"] == "auto"
@@ -152,35 +159,37 @@ def test_settings_are_parameters(fitted: Encoder) -> None:
     assert "temperature=0.5" in repr(made)
     assert clone(fitted).get_params() == fitted.get_params() and not hasattr(clone(fitted), "run_")
     with pytest.raises(NearfarError, match="did you mean temperature"):
-        Encoder(temperatur=0.1).fit(np.zeros((4, 16, 16, 3), np.uint8))
+        EncoderTransformer(temperatur=0.1).fit(np.zeros((4, 16, 16, 3), np.uint8))
 
 
 def test_an_encoder_is_saved_without_pickle(
-    fitted: Encoder, pictures: tuple[list[str], list[str]], tmp_path: Path
+    fitted: EncoderTransformer, pictures: tuple[list[str], list[str]], tmp_path: Path
 ) -> None:
     fitted.save(tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"encoder.json", "encoder.safetensors"}
     expected = fitted.transform(pictures[0][:5])
-    np.testing.assert_array_equal(Encoder.load(tmp_path / "run").transform(pictures[0][:5]), expected)
+    np.testing.assert_array_equal(
+        EncoderTransformer.load(tmp_path / "run").transform(pictures[0][:5]), expected
+    )
     np.testing.assert_allclose(nearfar.load(tmp_path / "run").encode(pictures[0][:5]), expected, atol=1e-6)
     # Between processes, as joblib sends it.
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).transform(pictures[0][:5]), expected)
 
 
 def test_an_encoder_can_keep_its_run(photos: Path, tmp_path: Path) -> None:
-    made = Encoder(**SMALL, out=tmp_path / "run").fit(photos)
+    made = EncoderTransformer(**SMALL, out=tmp_path / "run").fit(photos)
     np.testing.assert_array_equal(nearfar.load(tmp_path / "run").encode(photos), made.transform(photos))
     assert (tmp_path / "run" / "log.jsonl").exists()
 
 
 def test_labels_go_to_methods_that_learn_from_them(pictures: tuple[list[str], list[str]]) -> None:
-    made = Encoder("supervised", **SMALL).fit(*pictures)
+    made = EncoderTransformer("supervised", **SMALL).fit(*pictures)
     assert made.transform(pictures[0][:2]).shape == (2, made.run_.encoder.dim)
 
 
 def test_a_pipeline_and_a_grid_search(pictures: tuple[list[str], list[str]]) -> None:
     files, labels = pictures[0][::4], pictures[1][::4]
-    pipe = make_pipeline(Encoder(**SMALL), LogisticRegression(C=1e4, max_iter=1000))
+    pipe = make_pipeline(EncoderTransformer(**SMALL), LogisticRegression(C=1e4, max_iter=1000))
     assert pipe.fit(files, labels).score(files, labels) > 0.8
     grid = GridSearchCV(
         pipe, {"encoder__temperature": [0.1, 0.5], "logisticregression__C": [1e4]}, cv=2, n_jobs=1
@@ -191,7 +200,7 @@ def test_a_pipeline_and_a_grid_search(pictures: tuple[list[str], list[str]]) -> 
     assert grid.predict(files).shape == (40,)
 
 
-class OfTables(Encoder):
+class OfTables(EncoderTransformer):
     """Takes a row of a table for an image, since scikit-learn's checks know nothing but tables."""
 
     def fit(self, X: object, y: object = None) -> OfTables:
@@ -254,12 +263,12 @@ def test_an_anomaly_detector_keeps_its_promise() -> None:
     draw = np.random.default_rng(0)
     alarms = []
     for seed in range(30):
-        made = AnomalyDetector(false_alarms=0.1, random_state=seed).fit(draw.normal(size=(120, 4)) + 3)
+        made = AnomalyDetector(fpr=0.1, random_state=seed).fit(draw.normal(size=(120, 4)) + 3)
         alarms.append((made.predict(draw.normal(size=(200, 4)) + 3) == -1).mean())
         assert (made.predict(draw.normal(size=(50, 4)) - 3) == -1).all()
     assert np.mean(alarms) == pytest.approx(0.1, abs=0.03)
-    normal, strange = np.full((5, 4), 3.0), np.full((5, 4), -3.0)
-    assert made.score_samples(normal).min() > made.score_samples(strange).max()  # as scikit-learn has it
+    normal, anomalous = np.full((5, 4), 3.0), np.full((5, 4), -3.0)
+    assert made.score_samples(normal).min() > made.score_samples(anomalous).max()  # as scikit-learn has it
     assert set(made.fit_predict(draw.normal(size=(60, 4)))) <= {1, -1}
 
 

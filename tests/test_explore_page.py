@@ -42,10 +42,10 @@ def served(there: explored.Explored, column: str) -> Iterator[str]:
     uvicorn = pytest.importorskip("uvicorn", reason="no uvicorn here: pip install 'nearfar[explore]'")
     pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
     from nearfar.app.findings import Findings
-    from nearfar.app.row_numbers import Numbered
+    from nearfar.app.row_numbers import NumberedStore
     from nearfar.app.server import application
 
-    rows = Numbered(open_store(there.store.address))
+    rows = NumberedStore(open_store(there.store.address))
     door = socket.socket()
     door.bind(("127.0.0.1", 0))
     door.listen()  # who comes early waits

@@ -33,7 +33,7 @@ from nearfar.app import guard, server
 from nearfar.app.explore import explore, listening
 from nearfar.app.findings import Findings
 from nearfar.app.frames import KINDS, frame
-from nearfar.app.row_numbers import Numbered
+from nearfar.app.row_numbers import NumberedStore
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.stores import open_store
@@ -50,7 +50,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> explored.Explored:
 @pytest.fixture
 def stranger(there: explored.Explored) -> Iterator[TestClient]:
     """A client without the token."""
-    rows = Numbered(open_store(there.store.address))
+    rows = NumberedStore(open_store(there.store.address))
     app = server.application(rows, Findings(rows), TOKEN, {"localhost"})
     with TestClient(app, base_url=HOME) as client:
         yield client
@@ -217,7 +217,7 @@ def test_every_list(client: TestClient, there: explored.Explored) -> None:
             labels = there.store.rows(["label"], ids=listed)["label"].to_pylist()
             assert set(labels) == {None}
     assert client.get("/api/list/nothing").status_code == 404
-    scores = asked(client, "/api/strangeness")["values"]
+    scores = asked(client, "/api/anomaly-score")["values"]
     first = asked(client, "/api/list/anomalies")["rows"]
     assert scores[first[0]] == scores.max() and len(scores) == 150
     assert len(asked(client, "/api/clusters")["values"]) == 150
@@ -233,11 +233,11 @@ def test_search_by_image_and_by_file(client: TestClient, there: explored.Explore
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     assert found["rows"][0] == row
     cosines = unit @ unit[row]
-    assert np.allclose(found["head"]["columns"]["likeness"], cosines[found["rows"]], atol=1e-5)
-    assert (np.diff(found["head"]["columns"]["likeness"]) <= 1e-6).all()
+    assert np.allclose(found["head"]["columns"]["similarity"], cosines[found["rows"]], atol=1e-5)
+    assert (np.diff(found["head"]["columns"]["similarity"]) <= 1e-6).all()
     data = explored.encoded(there.pixels[70], "PNG")
     nearest = asked(client, "/api/search/file", content=data)
-    assert nearest["rows"][0] == row and nearest["head"]["columns"]["likeness"][0] > 0.999
+    assert nearest["rows"][0] == row and nearest["head"]["columns"]["similarity"][0] > 0.999
     away = asked(client, "/api/search", json={"key": key, "like": [row], "dislike": [int(found["rows"][1])]})
     assert away["rows"].tolist() != found["rows"].tolist()
 
@@ -255,7 +255,7 @@ def test_what_holds_no_labels_takes_none(
 def test_labels_are_saved_and_other_hands_told(tmp_path: Path, there: explored.Explored) -> None:
     store = open_store(tmp_path / "own.nf", explored.info(there.run))
     store.upsert(there.store.rows().append_column("vector", _vectors(there)))
-    rows = Numbered(store)
+    rows = NumberedStore(store)
     app = server.application(rows, Findings(rows), TOKEN, {"localhost"})
     with TestClient(app, base_url=HOME) as client:
         client.get(f"/?token={TOKEN}")

@@ -201,7 +201,7 @@ def slow(self, *given):
     time.sleep(0.05)
 fill._Job._put = slow
 import nearfar
-nearfar.embed(sys.argv[1], sys.argv[2], store=sys.argv[3], threads=1)
+nearfar.embed(sys.argv[1], sys.argv[2], store=sys.argv[3], workers=1)
 """
 
 

@@ -8,7 +8,7 @@ import torch
 from conftest import picture
 
 from nearfar import models
-from nearfar.analysis.heatmaps import RAMP, overlay, planes, remember, spread
+from nearfar.analysis.heatmaps import RAMP, k_center, overlay, planes, remember
 from nearfar.core import rng
 from nearfar.core.errors import NearfarError
 from nearfar.features.chunked import Chunk, gathered
@@ -55,15 +55,15 @@ def test_the_peak_lies_on_the_planted_patch(name: str) -> None:
     for one, (top, left) in zip(odd, corners, strict=True):
         one[top : top + spot, left : left + spot] = noise
     memory = remember(made, preprocess, held(normal))
-    plain, strange = memory.maps(held(asked)), memory.maps(held(odd))
-    assert strange.shape == (8, side, side)
-    peaks = np.array([np.unravel_index(one.argmax(), one.shape) for one in strange])
+    plain, anomalous = memory.maps(held(asked)), memory.maps(held(odd))
+    assert anomalous.shape == (8, side, side)
+    peaks = np.array([np.unravel_index(one.argmax(), one.shape) for one in anomalous])
     away = np.abs(peaks - (corners + spot / 2)).max(axis=1)
     step = side / planes(made, torch.rand(1, 3, side, side)).shape[2]
     # A place speaks for its neighbours too, and for as much of the image as half a step to either side.
     assert (away <= spot / 2 + 1.5 * step).sum() >= 7, (name, away)
-    assert (strange.max((1, 2)) > plain.max((1, 2))).all()
-    assert np.array_equal(strange, memory.maps(held(odd)))
+    assert (anomalous.max((1, 2)) > plain.max((1, 2))).all()
+    assert np.array_equal(anomalous, memory.maps(held(odd)))
     again = remember(made, preprocess, held(normal))
     assert torch.equal(again.patches, memory.patches)
 
@@ -101,7 +101,7 @@ def test_planes_of_a_small_resnet_by_hand() -> None:
 
 def test_spread_points_cover_all_as_greedy_choice_promises() -> None:
     points = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
-    chosen = spread(points, 12, key=1)
+    chosen = k_center(points, 12, key=1)
     assert len(set(chosen.tolist())) == 12
     away = torch.cdist(points, points[chosen])
     # Greedy: each came as the farthest from those before it.

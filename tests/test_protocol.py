@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 
-from nearfar.analysis.pixel_similarity import SIDE, alike
+from nearfar.analysis.pixel_similarity import SIDE, correlation
 from nearfar.core.errors import NearfarError
 from nearfar.data import cache
 from nearfar.data.source import from_array
@@ -293,10 +293,10 @@ def test_likeness_against_loops():
                     window = image[:, top : top + 12, left : left + 12].flatten()
                     best = max(best, float(torch.nn.functional.cosine_similarity(window, core, dim=0)))
         slow.append(best)
-    found = alike(first, second)
+    found = correlation(first, second)
     assert torch.allclose(found, torch.tensor(slow), atol=1e-5)
     assert float(found[:2].min()) > 0.99 and float(found[2:].max()) < 0.5
-    assert torch.equal(alike(torch.zeros(1, 3, SIDE, SIDE), second[:1]), torch.zeros(1))
+    assert torch.equal(correlation(torch.zeros(1, 3, SIDE, SIDE), second[:1]), torch.zeros(1))
 
 
 ALTERED = {

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from servers import server  # noqa: F401
 
 from nearfar.core.errors import NearfarError
-from nearfar.stores import StoreInfo, open_store
-from nearfar.stores import conditions
+from nearfar.stores import StoreInfo, conditions, open_store
 from nearfar.stores.schema import fixed
 
 INFO = StoreInfo(8, "abc", "runs/a", {"size": 32})

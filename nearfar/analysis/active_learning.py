@@ -20,7 +20,7 @@ UNKNOWN = -1
 ENOUGH = 10  # labels a class from which doubt says more than typicality (benchmarks/suggest.py)
 MOST_CLUSTERS = 500  # clusters for typical images at most (TypiClust)
 SMALL = 5  # rows below which a cluster has no typical image (TypiClust)
-NEAR = 20  # neighbours that tell how typical a row is (TypiClust)
+TYPICALITY_NEIGHBOURS = 20  # neighbours that tell how typical a row is (TypiClust)
 DOUBTED = 10  # rows in doubt looked at for each suggested
 
 
@@ -30,40 +30,42 @@ class Suggestion:
 
     Attributes:
         rows: (k,) int64.
-        way: how they were chosen: a name of WAYS.
+        method: how they were chosen: a name of STRATEGIES.
     """
 
     rows: Rows
-    way: str
+    method: str
 
 
-def suggest(features: Vectors, labels: Rows, count: int, *, way: str = "auto", seed: int = 0) -> Suggestion:
+def suggest_rows(
+    features: Vectors, labels: Rows, count: int, *, method: str = "auto", seed: int = 0
+) -> Suggestion:
     """Choose which images to label next.
 
     Args:
         features: (n, d) float32.
         labels: (n,) int64 class numbers, or -1 where there is none yet.
         count: how many; fewer come where fewer are unlabelled.
-        way: a name of WAYS, or "auto": "typical" while there are fewer than ENOUGH labels a class, or one
-            class only, and "margin" afterwards.
+        method: a name of STRATEGIES, or "auto": "typical" while there are fewer than ENOUGH labels a class,
+            or one class only, and "margin" afterwards.
         seed: names the draws.
 
     Returns:
         Unlabelled rows, in the order in which to label them.
 
     Raises:
-        NearfarError: the way is unknown, all is labelled, or "margin" has fewer than two classes to go by.
+        NearfarError: the method is unknown, all is labelled, or "margin" has fewer than two classes to go by.
     """
-    if way not in ("auto", *WAYS):
-        raise NearfarError(f"There is no way {way!r} to suggest; {nearest(way, ('auto', *WAYS))}")
+    if method not in ("auto", *STRATEGIES):
+        raise NearfarError(f"--method {method!r} chooses nothing; {nearest(method, ('auto', *STRATEGIES))}")
     free = int((labels == UNKNOWN).sum())
     if not free:
         raise NearfarError("every image has a label already; there is nothing to suggest.")
     known = np.unique(labels[labels != UNKNOWN])
-    if way == "auto":
+    if method == "auto":
         few = len(known) < 2 or len(labels) - free < ENOUGH * len(known)
-        way = "typical" if few else "margin"
-    return Suggestion(WAYS[way](features, labels, min(count, free), seed), way)
+        method = "typical" if few else "margin"
+    return Suggestion(STRATEGIES[method](features, labels, min(count, free), seed), method)
 
 
 def typical(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows:
@@ -90,7 +92,7 @@ def typical(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows:
     taken = labels != UNKNOWN
     clusters = clustered(x, min(int(taken.sum()) + count, MOST_CLUSTERS, len(x)), seed)
     members = [np.flatnonzero(clusters == number) for number in range(clusters.max() + 1)]
-    ranked = [own[np.argsort(strangeness(x[own]), kind="stable")] for own in members]
+    ranked = [own[np.argsort(mean_distance(x[own]), kind="stable")] for own in members]
     labelled = np.array([int(taken[own].sum()) for own in members])
     sizes = np.array([len(own) for own in members])
     chosen: list[int] = []
@@ -105,7 +107,7 @@ def typical(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows:
     return np.array(chosen, np.int64)
 
 
-def strangeness(x: Vectors) -> Vectors:
+def mean_distance(x: Vectors) -> Vectors:
     """Measure the mean distance of each row to its NEAR nearest others; the least is the most typical.
 
     Args:
@@ -117,7 +119,7 @@ def strangeness(x: Vectors) -> Vectors:
     if len(x) == 1:
         return np.zeros(1, np.float32)
     rows = torch.from_numpy(x)
-    near = min(NEAR, len(x) - 1)
+    near = min(TYPICALITY_NEIGHBOURS, len(x) - 1)
     parts = [torch.cdist(part, rows).topk(near + 1, dim=1, largest=False)[0] for part in rows.split(1024)]
     return (torch.cat(parts).sum(dim=1) / near).numpy()
 
@@ -136,7 +138,7 @@ def k_center(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows
 
     Source:
         Sener and Savarese 2018, "Active learning for convolutional neural networks: a core-set approach"; the
-        greedy way, by Gonzalez 1985.
+        greedy algorithm, by Gonzalez 1985.
     """
     x = unit(torch.from_numpy(features)).numpy()
     taken = np.flatnonzero(labels != UNKNOWN)
@@ -144,15 +146,15 @@ def k_center(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows
     if not len(taken):
         chosen.append(int((x @ x.mean(axis=0)).argmax()))
         taken = np.array(chosen)
-    alike = np.full(len(x), -np.inf, np.float32)
+    closest = np.full(len(x), -np.inf, np.float32)
     for low in range(0, len(taken), 1024):
-        alike = np.maximum(alike, (x @ x[taken[low : low + 1024]].T).max(axis=1))
-    alike[taken] = np.inf
+        closest = np.maximum(closest, (x @ x[taken[low : low + 1024]].T).max(axis=1))
+    closest[taken] = np.inf
     while len(chosen) < count:
-        row = int(alike.argmin())
+        row = int(closest.argmin())
         chosen.append(row)
-        alike = np.maximum(alike, x @ x[row])
-        alike[row] = np.inf
+        closest = np.maximum(closest, x @ x[row])
+        closest[row] = np.inf
     return np.array(chosen, np.int64)
 
 
@@ -182,7 +184,7 @@ def margin(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows:
     names, y = np.unique(labels[labels != UNKNOWN], return_inverse=True)
     if len(names) < 2:
         raise NearfarError(
-            "margins need labels of two classes at least; label some images first, or use --way typical."
+            "margins need labels of two classes at least; label some images first, or use --method typical."
         )
     x = torch.from_numpy(features)
     free = np.flatnonzero(labels == UNKNOWN)
@@ -206,7 +208,7 @@ def margin(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows:
 
 
 def at_random(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows:
-    """Choose rows at random: what every other way has to beat.
+    """Choose rows at random: the baseline of the other methods.
 
     Args, returns: as `typical`.
     """
@@ -235,7 +237,7 @@ def clustered(x: Vectors, count: int, seed: int) -> Rows:
     return np.asarray(found, np.int64)
 
 
-WAYS: dict[str, Callable[[Vectors, Rows, int, int], Rows]] = {
+STRATEGIES: dict[str, Callable[[Vectors, Rows, int, int], Rows]] = {
     "typical": typical,
     "margin": margin,
     "k-center": k_center,

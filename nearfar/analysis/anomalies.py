@@ -1,7 +1,7 @@
 """Finds the images that are unlike the normal ones: their scores, and a threshold with a promise.
 
-A higher score is always stranger. Three detectors: the distance to the k-th nearest normal image, which is
-the safe default; the Mahalanobis distance, for normal images that make one cloud; and an isolation forest.
+A higher score is always more anomalous. Three detectors: the distance to the k-th nearest normal image, which
+is the safe default; the Mahalanobis distance, for normal images that make one cloud; and an isolation forest.
 Where normal images are of several kinds, the last two take what lies between the kinds for normal.
 """
 
@@ -20,10 +20,10 @@ from ..core.errors import NearfarError, nearest
 from ..core.intervals import RESAMPLES, SHARE
 from ..features.knn import top_k, unit
 
-METHODS = ("knn", "mahalanobis", "forest")
+DETECTORS = ("knn", "mahalanobis", "forest")
 K = 5
 TREES = 200
-SURE = 0.9  # of the false-alarm rates that one set of held-out images may lead to, those that are told
+CONFIDENCE = 0.9  # of the interval for the false-positive rate that one set of held-out images leads to
 
 Vectors = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
@@ -35,8 +35,8 @@ class Threshold:
     """A score above which an image is flagged, and what that promises.
 
     If the held-out normal images and a new normal one could have come in any order, the new one is flagged
-    with a chance of at most `rate`, on average over held-out sets. With this very set the chance lies
-    between `low` and `high` in nine of ten cases. Nothing is promised of how many strange ones are found.
+    with a chance of at most `fpr`, on average over held-out sets. With this very set the chance lies
+    between `low` and `high` in nine of ten cases. Nothing is promised of how many anomalous ones are found.
 
     Source:
         Split conformal prediction: Vovk, Gammerman and Shafer 2005, "Algorithmic learning in a random world";
@@ -44,7 +44,7 @@ class Threshold:
     """
 
     value: float
-    rate: float
+    fpr: float
     held_out: int
     low: float
     high: float
@@ -52,26 +52,26 @@ class Threshold:
     def __str__(self) -> str:
         """Say what is promised."""
         return (
-            f"Above {self.value:.4g} an image is flagged: at most {100 * self.rate:g} % of new normal images "
+            f"Above {self.value:.4g} an image is flagged: at most {100 * self.fpr:g} % of new normal images "
             f"like the {self.held_out:,} held out, on average; with these, {100 * self.low:.1f} to "
-            f"{100 * self.high:.1f} % in {10 * SURE:.0f} of 10 cases."
+            f"{100 * self.high:.1f} % in {10 * CONFIDENCE:.0f} of 10 cases."
         )
 
 
 @dataclass(frozen=True)
-class Judged:
-    """How well scores tell strange images from normal ones: each figure with the ends of its interval.
+class DetectionScores:
+    """How well scores tell anomalous images from normal ones: each figure with the ends of its interval.
 
     Attributes:
-        auroc: chance that a strange image scores higher than a normal one; 0.5 is chance.
-        ap: average precision; chance is the share of strange images.
-        normal, strange: how many images of each there were.
+        auroc: chance that an anomalous image scores higher than a normal one; 0.5 is chance.
+        ap: average precision; chance is the share of anomalous images.
+        normal, anomalous: how many images of each there were.
     """
 
     auroc: tuple[float, float, float]
     ap: tuple[float, float, float]
     normal: int
-    strange: int
+    anomalous: int
 
     def to_json(self) -> dict[str, Any]:
         """Give the figures in plain values."""
@@ -80,30 +80,30 @@ class Judged:
             "auroc": dict(zip(ends, self.auroc, strict=True)),
             "ap": dict(zip(ends, self.ap, strict=True)),
             "normal": self.normal,
-            "strange": self.strange,
+            "anomalous": self.anomalous,
         }
 
     def __str__(self) -> str:
         """Write both figures with their intervals."""
         figures = [f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in (self.auroc, self.ap)]
         return (
-            f"AUROC {figures[0]}, average precision {figures[1]}: {self.strange:,} strange images among "
+            f"AUROC {figures[0]}, average precision {figures[1]}: {self.anomalous:,} anomalous images among "
             f"{self.normal:,} normal ones."
         )
 
 
 @dataclass(frozen=True)
-class Anomalies:
+class AnomalyScores:
     """Scores of n images, and the threshold if normal ones were named.
 
     Attributes:
-        scores: (n,) float64; higher is stranger. No image was scored by a detector that was fitted on it.
-        judging: (n,) bool, the images whose scores are as a new image's; see `anomalies`.
+        scores: (n,) float64; higher is more anomalous. No image was scored by a detector fitted on it.
+        unseen: (n,) bool, the images that the detector was not fitted on at all.
         threshold: what is flagged; None where nothing is known to be normal.
     """
 
     scores: Scores
-    judging: Flags
+    unseen: Flags
     threshold: Threshold | None
 
     @property
@@ -126,14 +126,14 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
 
     Args:
         normal: (n, d) float32 features, n at least 2; they are scaled to length 1, as all that is scored is.
-        method: one of `METHODS`.
+        method: one of `DETECTORS`.
         k: the neighbour whose distance counts, for "knn"; at most n. With 1, a single odd image among the
             normal ones hides its like.
         seed: names the trees of "forest".
 
     Returns:
-        A function from (q, d) float32 to (q,) scores, higher is stranger: 1 - cosine to the k-th nearest
-        normal image, the squared Mahalanobis distance, or the forest's score from 0 to 1.
+        A function from (q, d) float32 to (q,) scores, higher is more anomalous: 1 - cosine to the k-th
+        nearest normal image, the squared Mahalanobis distance, or the forest's score from 0 to 1.
 
     Raises:
         NearfarError: the method is unknown, or there are too few images.
@@ -143,8 +143,8 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
         Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices"; Liu et al. 2008,
         "Isolation forest".
     """
-    if method not in METHODS:
-        raise NearfarError(f"There is no anomaly detector {method!r}; {nearest(method, METHODS)}")
+    if method not in DETECTORS:
+        raise NearfarError(f"--method {method!r} is no anomaly detector; {nearest(method, DETECTORS)}")
     if len(normal) < max(2, k):
         raise NearfarError(
             f"{len(normal)} normal images are too few for k = {k}; give at least {max(2, k)}, or a smaller k."
@@ -164,35 +164,35 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
     return lambda x: -forest.score_samples(unit(torch.from_numpy(x)).numpy())
 
 
-def anomalies(
+def score_anomalies(
     x: Vectors,
     normal: Flags | None = None,
     method: str = "knn",
     k: int = K,
-    false_alarms: float = 0.05,
+    fpr: float = 0.05,
     seed: int = 0,
-) -> Anomalies:
-    """Score images by how strange they are.
+) -> AnomalyScores:
+    """Score images by how anomalous they are.
 
     With normal images named, half of them, drawn by `seed`, fit the detector that scores all others; the
     other half, held out, sets the threshold. The first half is scored by a detector fitted on the second.
-    Without, each image is scored against all others, and strange ones that have many like them pass.
+    Without, each image is scored against all others, and anomalous ones that have many like them pass.
 
     Args:
         x: (n, d) float32 features.
         normal: (n,) bool, the images known to be normal; None if nothing is known.
         method, k: as for `detector`.
-        false_alarms: share of normal images that may be flagged, above 0 and below 1.
+        fpr: false-positive rate: share of normal images that may be flagged, above 0 and below 1.
         seed: names the halves and the trees.
 
     Returns:
-        Scores; `judging` leaves out the half that was fitted on.
+        Scores; `unseen` leaves out the half that was fitted on.
 
     Raises:
         NearfarError: the method is unknown, or there are too few images.
     """
     if normal is None:
-        return Anomalies(_left_out(x, method, k, seed), np.ones(len(x), np.bool_), None)
+        return AnomalyScores(_left_out(x, method, k, seed), np.ones(len(x), np.bool_), None)
     known = np.flatnonzero(normal)
     if len(known) < 2 * max(2, k):
         raise NearfarError(
@@ -206,7 +206,7 @@ def anomalies(
     scores = np.empty(len(x), np.float64)
     scores[rest] = detector(x[fitted], method, k, seed)(x[rest])
     scores[fitted] = detector(x[held], method, k, seed)(x[fitted])
-    return Anomalies(scores, rest, threshold(scores[held], false_alarms))
+    return AnomalyScores(scores, rest, threshold(scores[held], fpr))
 
 
 def _left_out(x: Vectors, method: str, k: int, seed: int) -> Scores:
@@ -219,12 +219,12 @@ def _left_out(x: Vectors, method: str, k: int, seed: int) -> Scores:
     return 1 - top_k(rows, rows, k, exclude_self=True)[0][:, -1].double().numpy()
 
 
-def threshold(held: Scores, false_alarms: float) -> Threshold:
+def threshold(held: Scores, fpr: float) -> Threshold:
     """Choose the score above which images are flagged.
 
     Args:
         held: (m,) scores of normal images that the detector was not fitted on.
-        false_alarms: share of normal images that may be flagged, above 0 and below 1.
+        fpr: false-positive rate: share of normal images that may be flagged, above 0 and below 1.
 
     Returns:
         The lowest of the held-out scores that keeps the promise.
@@ -234,40 +234,40 @@ def threshold(held: Scores, false_alarms: float) -> Threshold:
     """
     from scipy.stats import beta
 
-    if not 0 < false_alarms < 1:
-        raise NearfarError(f"--false-alarms is {false_alarms:g}; it must lie between 0 and 1, such as 0.05.")
-    above = int((len(held) + 1) * false_alarms + 1e-9)
+    if not 0 < fpr < 1:
+        raise NearfarError(f"--fpr is {fpr:g}; it must lie between 0 and 1, such as 0.05.")
+    above = int((len(held) + 1) * fpr + 1e-9)
     if above < 1:
-        least = int(np.ceil(1 / false_alarms - 1e-9)) - 1
+        least = int(np.ceil(1 / fpr - 1e-9)) - 1
         raise NearfarError(
-            f"{len(held)} held-out normal images cannot promise {100 * false_alarms:g} % false alarms; name "
-            f"at least {2 * least} normal images, or allow more with --false-alarms."
+            f"{len(held)} held-out normal images cannot promise {100 * fpr:g} % false positives; name "
+            f"at least {2 * least} normal images, or allow a higher rate with --fpr."
         )
-    low, high = beta.ppf([(1 - SURE) / 2, (1 + SURE) / 2], above, len(held) + 1 - above)
+    low, high = beta.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], above, len(held) + 1 - above)
     value = float(np.sort(held)[len(held) - above])
-    return Threshold(value, false_alarms, len(held), float(low), float(high))
+    return Threshold(value, fpr, len(held), float(low), float(high))
 
 
-def judge(scores: Scores, strange: Flags, seed: int = 0) -> Judged:
-    """Judge scores by images of which it is known whether they are strange.
+def score_detection(scores: Scores, anomalous: Flags, seed: int = 0) -> DetectionScores:
+    """Evaluate scores on images that are known to be normal or anomalous.
 
     Args:
-        scores: (n,), higher is stranger.
-        strange: (n,) bool, with some of either kind.
-        seed: names the resamples, of strange and of normal images apart.
+        scores: (n,), higher is more anomalous.
+        anomalous: (n,) bool, with some of either kind.
+        seed: names the resamples, of anomalous and of normal images apart.
 
     Returns:
         AUROC and average precision, each with its 95 % bootstrap interval.
 
     Raises:
-        NearfarError: all or none are strange.
+        NearfarError: all or none are anomalous.
     """
-    many = int(strange.sum())
-    if many in (0, len(strange)):
+    many = int(anomalous.sum())
+    if many in (0, len(anomalous)):
         which = "all" if many else "none"
-        raise NearfarError(f"{which} of the {len(strange):,} images are strange; a score needs some of both.")
+        raise NearfarError(f"{which} of {len(anomalous):,} images are anomalous; name some of both kinds.")
     _, place = np.unique(-scores, return_inverse=True)
-    kinds = (strange, ~strange)
+    kinds = (anomalous, ~anomalous)
     draws = np.random.Generator(np.random.Philox(key=rng.fold(seed, "bootstrap")))
 
     def curve(weights: list[npt.NDArray[np.int64]]) -> tuple[float, float]:
@@ -290,4 +290,4 @@ def judge(scores: Scores, strange: Flags, seed: int = 0) -> Judged:
     )
     low, high = np.quantile(again, [(1 - SHARE) / 2, (1 + SHARE) / 2], axis=0).tolist()
     auroc, ap = zip(value, low, high, strict=True)
-    return Judged(auroc, ap, counts[1], counts[0])
+    return DetectionScores(auroc, ap, counts[1], counts[0])

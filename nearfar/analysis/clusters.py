@@ -19,11 +19,12 @@ from ..core import rng
 from ..core.errors import NearfarError, nearest
 from ..features.knn import unit
 
-METHODS = ("kmeans", "hdbscan")
+CLUSTERERS = ("kmeans", "hdbscan")
 STARTS = 10  # k-means from so many random centres; the tightest result counts
-COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)  # numbers of clusters that are tried
-SAMPLE, SAMPLES = 1500, 5  # images in a sample to try them on, and samples
+TRIED_COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)  # numbers of clusters that are tried
+SILHOUETTE_SAMPLE, SILHOUETTE_SAMPLES = 1500, 5  # images in a sample to try them on, and samples
 DIRECTIONS = 50  # principal directions that HDBSCAN works in: in more, nothing is dense
+STABILITY_SAMPLE = 3000  # images in a resample, at most
 REPEATS = 10  # clusterings of resampled images, to see what stays together
 
 Vectors = npt.NDArray[np.float32]
@@ -31,7 +32,7 @@ Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Counts:
+class ClusterCounts:
     """How well numbers of clusters fit: silhouettes, beside those of one cloud without clusters.
 
     Attributes:
@@ -68,7 +69,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Clusters:
+class Clustering:
     """Clusters of n images.
 
     Attributes:
@@ -84,7 +85,7 @@ class Clusters:
     typical: npt.NDArray[np.float64]
     stability: npt.NDArray[np.float64]
     agreement: float
-    counts: Counts | None
+    counts: ClusterCounts | None
 
     def __len__(self) -> int:
         """Count the clusters."""
@@ -115,16 +116,20 @@ class Clusters:
         }
 
 
-def clusters(
-    x: Vectors, method: str = "kmeans", count: int | None = None, least: int = 10, seed: int = 0
-) -> Clusters:
+def cluster_images(
+    x: Vectors,
+    method: str = "kmeans",
+    n_clusters: int | None = None,
+    min_cluster_size: int = 10,
+    seed: int = 0,
+) -> Clustering:
     """Sort images into clusters.
 
     Args:
         x: (n, d) float32 features; they are scaled to length 1.
         method: "kmeans" or "hdbscan".
-        count: clusters, for k-means; by default the number that fits best.
-        least: images in a cluster at least, for HDBSCAN.
+        n_clusters: for k-means; None takes the number that fits best.
+        min_cluster_size: images in a cluster at least, for HDBSCAN.
         seed: names every start and sample.
 
     Returns:
@@ -139,22 +144,22 @@ def clusters(
     """
     from threadpoolctl import threadpool_limits
 
-    if method not in METHODS:
-        raise NearfarError(f"There is no way to cluster named {method!r}; {nearest(method, METHODS)}")
-    if len(x) < max(4, (count or 0) + 1):
+    if method not in CLUSTERERS:
+        raise NearfarError(f"--method {method!r} is no clustering; {nearest(method, CLUSTERERS)}")
+    if len(x) < max(4, (n_clusters or 0) + 1):
         raise NearfarError(
-            f"{len(x)} images are too few for {count or 2} clusters; give more, or ask for fewer."
+            f"{len(x)} images are too few for {n_clusters or 2} clusters; give more, or ask for fewer."
         )
     rows = unit(torch.from_numpy(x)).numpy()
     with threadpool_limits(1):
         if method == "hdbscan":
             rows = reduced(rows)
-            counts, divide = None, partial(_dense, least=least)
+            counts, divide = None, partial(_dense, min_cluster_size=min_cluster_size)
             found = divide(rows)
         else:
-            counts = suggest(rows, seed) if count is None else None
-            many = count or (counts.best if counts else 2)
-            divide = partial(kmeans, count=many, seed=seed, starts=2)
+            counts = suggest_n_clusters(rows, seed) if n_clusters is None else None
+            many = n_clusters or (counts.best if counts else 2)
+            divide = partial(kmeans, n_clusters=many, seed=seed, starts=2)
             found = kmeans(rows, many, seed)
         found = _by_size(found)
         middles = np.stack([rows[found == number].mean(0) for number in range(found.max() + 1)] or [rows[0]])
@@ -162,33 +167,33 @@ def clusters(
         lengths = np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
         typical = np.where(found >= 0, (rows * middles[found]).sum(1) / lengths, 0.0)
         stability, agreement = _stability(rows, found, divide, seed)
-    return Clusters(found, typical.astype(np.float64), stability, agreement, counts)
+    return Clustering(found, typical.astype(np.float64), stability, agreement, counts)
 
 
-def kmeans(rows: Vectors, count: int, seed: int, starts: int = STARTS) -> Rows:
+def kmeans(rows: Vectors, n_clusters: int, seed: int, starts: int = STARTS) -> Rows:
     """Cluster by k-means.
 
     Args:
         rows: (n, d) floats.
-        count: clusters, at most n.
+        n_clusters: at most n.
         seed: names the starts.
         starts: how many there are; the tightest result counts.
 
     Returns:
-        (n,) int64 in [0, count).
+        (n,) int64 in [0, n_clusters).
     """
     from sklearn.cluster import KMeans
 
     key = rng.fold(seed, "k-means") % 2**32
-    return KMeans(count, n_init=starts, random_state=key).fit_predict(rows).astype(np.int64)
+    return KMeans(n_clusters, n_init=starts, random_state=key).fit_predict(rows).astype(np.int64)
 
 
-def _dense(rows: Vectors, least: int) -> Rows:
+def _dense(rows: Vectors, min_cluster_size: int) -> Rows:
     """Cluster by HDBSCAN; -1 for what lies in no dense place."""
     from sklearn.cluster import HDBSCAN
 
-    least = max(2, min(least, len(rows) // 2))
-    return HDBSCAN(min_cluster_size=least, copy=True).fit_predict(rows).astype(np.int64)
+    min_cluster_size = max(2, min(min_cluster_size, len(rows) // 2))
+    return HDBSCAN(min_cluster_size=min_cluster_size, copy=True).fit_predict(rows).astype(np.int64)
 
 
 def reduced(rows: Vectors, directions: int = DIRECTIONS) -> Vectors:
@@ -217,7 +222,7 @@ def _by_size(found: Rows) -> Rows:
     return renamed[found]
 
 
-def suggest(rows: Vectors, seed: int = 0) -> Counts:
+def suggest_n_clusters(rows: Vectors, seed: int = 0) -> ClusterCounts:
     """Try numbers of clusters on samples of the images, beside a cloud of the same spread.
 
     Args:
@@ -234,12 +239,12 @@ def suggest(rows: Vectors, seed: int = 0) -> Counts:
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
 
-    size = min(SAMPLE, max(4, 2 * len(rows) // 3))
-    counts = tuple(count for count in COUNTS if count <= size // 3) or (2,)
-    fit, null = np.empty((2, len(counts), SAMPLES))
+    size = min(SILHOUETTE_SAMPLE, max(4, 2 * len(rows) // 3))
+    counts = tuple(count for count in TRIED_COUNTS if count <= size // 3) or (2,)
+    fit, null = np.empty((2, len(counts), SILHOUETTE_SAMPLES))
     flat = reduced(rows, 2 * DIRECTIONS)
     middle, spread = flat.mean(0), _root(np.cov(flat.T.astype(np.float64)))
-    for sample in range(SAMPLES):
+    for sample in range(SILHOUETTE_SAMPLES):
         key = rng.fold(seed, "counts", sample)
         draws = np.random.Generator(np.random.Philox(key=key))
         some = flat[draws.choice(len(rows), size, replace=False)]
@@ -254,7 +259,7 @@ def suggest(rows: Vectors, seed: int = 0) -> Counts:
     level = gain[best].mean() - spread_of[best]
     near = tuple(count for count, mean in zip(counts, gain.mean(1), strict=True) if mean >= level)
     clustered = bool(gain[best].mean() > 2 * spread_of[best] + 0.01)
-    return Counts(counts, fit, null, counts[best], near, clustered)
+    return ClusterCounts(counts, fit, null, counts[best], near, clustered)
 
 
 def _root(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -273,7 +278,7 @@ def _stability(
     for repeat in range(REPEATS):
         key = rng.fold(seed, "resample", repeat)
         draws = np.random.Generator(np.random.Philox(key=key))
-        size = min(len(rows), 2 * SAMPLE)
+        size = min(len(rows), STABILITY_SAMPLE)
         # Each image once: copies of one would make dense places of their own.
         some = np.unique(draws.integers(len(rows), size=size))
         again, before = divide(rows[some]), found[some]

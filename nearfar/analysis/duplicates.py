@@ -16,17 +16,17 @@ import numpy.typing as npt
 import torch
 
 from ..features.knn import top_k, unit
-from .pixel_similarity import Rows, likeness
+from .pixel_similarity import Rows, pixel_similarity
 
 CANDIDATES = 10  # nearest by features that each image is compared with
-NEAR = 0.94  # nearness from which two are near copies; docs/uses.md tells what it was chosen by
+MIN_SIMILARITY = 0.94  # similarity from which two are near copies; docs/uses.md tells what it was chosen by
 
 Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What is known of n images: `x` (n, d) float32 features, `fine` from `alike.zoomed`, n digests."""
+    """What is known of n images: `x` (n, d) float32 features, `fine` as `zoomed` gives it, n digests."""
 
     x: Vectors
     fine: torch.Tensor
@@ -36,8 +36,8 @@ class Collection:
         """Count the images."""
         return len(self.x)
 
-    def nearness(self, other: Collection, a: Rows, b: Rows) -> npt.NDArray[np.float32]:
-        """Compare pairs: the mean of how alike their pixels are and of the cosine of their features.
+    def similarity(self, other: Collection, a: Rows, b: Rows) -> npt.NDArray[np.float32]:
+        """Compare pairs: the mean of their pixel similarity and of the cosine of their features.
 
         Args:
             other: the collection of the second of each pair.
@@ -48,16 +48,16 @@ class Collection:
         """
         mine, theirs = (unit(torch.from_numpy(x[rows])) for x, rows in ((self.x, a), (other.x, b)))
         cosine = (mine * theirs).sum(dim=1).numpy()
-        return (likeness(self.fine, other.fine, a, b) + cosine) / 2
+        return (pixel_similarity(self.fine, other.fine, a, b) + cosine) / 2
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Pairs of nearly the same images, the nearest first; `same` if byte for byte. All are (p,)."""
+class DuplicatePairs:
+    """Pairs of nearly the same images, the most similar first; `same` if byte for byte. All are (p,)."""
 
     a: Rows
     b: Rows
-    nearness: npt.NDArray[np.float32]
+    similarity: npt.NDArray[np.float32]
     same: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -70,19 +70,19 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Groups:
+class DuplicateGroups:
     """Groups of nearly the same images.
 
     Attributes:
         rows: (m,) the images that are in a group; groups stand together, each behind its keeper.
         group: (m,) the group's number, from 0; the largest come first.
-        nearness: (m,) to the keeper; 1 for the keeper itself and for what is the same byte for byte.
+        similarity: (m,) to the keeper; 1 for the keeper itself and for what is the same byte for byte.
         same: (m,) bool, the same as the keeper byte for byte; false for the keeper.
     """
 
     rows: Rows
     group: Rows
-    nearness: npt.NDArray[np.float32]
+    similarity: npt.NDArray[np.float32]
     same: npt.NDArray[np.bool_]
 
     @property
@@ -95,13 +95,15 @@ class Groups:
         return {**{name: value.tolist() for name, value in vars(self).items()}, "keep": self.keep.tolist()}
 
 
-def pairs(images: Collection, others: Collection | None = None, alike: float = NEAR) -> Pairs:
+def duplicate_pairs(
+    images: Collection, others: Collection | None = None, min_similarity: float = MIN_SIMILARITY
+) -> DuplicatePairs:
     """Find pairs of nearly the same images, within a collection or between two.
 
     Args:
         images: n images.
         others: the images they may be copies of; None for one another, each pair once.
-        alike: least nearness.
+        min_similarity: least similarity of a near copy.
 
     Returns:
         The pairs: `a` of `images`, `b` of `others`. Each image is compared with its `CANDIDATES` nearest by
@@ -111,10 +113,11 @@ def pairs(images: Collection, others: Collection | None = None, alike: float = N
     k = min(CANDIDATES, len(base) - (others is None))
     if len(images) == 0 or k < 1:
         none = np.empty(0, np.int64)
-        return Pairs(none, none, np.empty(0, np.float32), np.empty(0, np.bool_))
+        return DuplicatePairs(none, none, np.empty(0, np.float32), np.empty(0, np.bool_))
     x, y = (torch.from_numpy(one.x) for one in (images, base))
     cosine, who = top_k(x, y, k, exclude_self=others is None)
-    a, place = np.nonzero(cosine.numpy() >= 2 * alike - 1)  # less can no longer be mended by pixels
+    # Below this cosine, pixels cannot make up for it: the similarity is the mean of both.
+    a, place = np.nonzero(cosine.numpy() >= 2 * min_similarity - 1)
     b = who.numpy()[a, place]
     equal = _equal(images, others)
     a, b = (np.concatenate([one, two]) for one, two in zip((a, b), equal, strict=True))
@@ -122,10 +125,10 @@ def pairs(images: Collection, others: Collection | None = None, alike: float = N
         a, b = np.minimum(a, b), np.maximum(a, b)
     a, b = np.unique(np.stack([a, b], axis=1), axis=0).T
     same = np.array([images.digests[i] == base.digests[j] != "" for i, j in zip(a, b, strict=True)], np.bool_)
-    near = np.where(same, np.float32(1), images.nearness(base, a, b))
-    kept = np.flatnonzero(near >= alike)
+    near = np.where(same, np.float32(1), images.similarity(base, a, b))
+    kept = np.flatnonzero(near >= min_similarity)
     order = kept[np.lexsort((b[kept], a[kept], ~same[kept], -near[kept]))]
-    return Pairs(a[order], b[order], near[order], same[order])
+    return DuplicatePairs(a[order], b[order], near[order], same[order])
 
 
 def _equal(images: Collection, others: Collection | None) -> tuple[Rows, Rows]:
@@ -142,17 +145,19 @@ def _equal(images: Collection, others: Collection | None) -> tuple[Rows, Rows]:
     return rows[:, 0], rows[:, 1]
 
 
-def groups(images: Collection, quality: Sequence[Any], alike: float = NEAR) -> Groups:
+def duplicate_groups(
+    images: Collection, quality: Sequence[Any], min_similarity: float = MIN_SIMILARITY
+) -> DuplicateGroups:
     """Group nearly the same images about one to keep.
 
-    From the best image on, each that is in no group yet takes to itself what is as near to it as `alike`:
-    first its near copies, then theirs, as far as they are its own. So every image of a group is a near
-    copy of the one that is kept.
+    From the best image on, each that is in no group yet gathers its own near copies: first those found by
+    features, then their copies, as far as they are near copies of it too. So every image of a group is a
+    near copy of the one that is kept.
 
     Args:
         images: n images.
         quality: n values that sort; the greatest is kept, of equals the first.
-        alike: least nearness.
+        min_similarity: least similarity of a near copy.
 
     Returns:
         The groups of two and more.
@@ -166,21 +171,21 @@ def groups(images: Collection, quality: Sequence[Any], alike: float = NEAR) -> G
         if keeper != row:
             copies[keeper].append(row)
     single = np.array([row for row in order.tolist() if first.get(images.digests[row], row) == row], np.int64)
-    stars = _stars(_some(images, single), alike)
+    stars = _stars(_some(images, single), min_similarity)
 
     found = []
     for members in stars:
         rows, near, same = [], [], []
-        for number, (at, nearness) in enumerate(members):
+        for number, (at, similarity) in enumerate(members):
             row = int(single[at])
             more = copies.get(row, [])
             rows += [row, *more]
-            near += [nearness] * (1 + len(more))
+            near += [similarity] * (1 + len(more))
             same += [False] + [number == 0] * len(more)
         if len(rows) > 1:
             found.append((rows, near, same))
     found.sort(key=lambda item: (-len(item[0]), item[0][0]))
-    return Groups(
+    return DuplicateGroups(
         np.array([row for rows, _, _ in found for row in rows], np.int64),
         np.array([number for number, (rows, _, _) in enumerate(found) for _ in rows], np.int64),
         np.array([value for _, near, _ in found for value in near], np.float32),
@@ -192,11 +197,11 @@ def _some(images: Collection, rows: Rows) -> Collection:
     return Collection(images.x[rows], images.fine[rows], [""] * len(rows))
 
 
-def _stars(images: Collection, alike: float) -> list[list[tuple[int, float]]]:
-    """Let each image in turn gather its near copies: lists of rows and nearness, the centre first."""
+def _stars(images: Collection, min_similarity: float) -> list[list[tuple[int, float]]]:
+    """Let each image in turn gather its near copies: lists of rows and similarities, the centre first."""
     near: dict[int, dict[int, float]] = defaultdict(dict)
-    found = pairs(images, alike=alike)
-    for a, b, value in zip(found.a.tolist(), found.b.tolist(), found.nearness.tolist(), strict=True):
+    found = duplicate_pairs(images, min_similarity=min_similarity)
+    for a, b, value in zip(found.a.tolist(), found.b.tolist(), found.similarity.tolist(), strict=True):
         near[a][b] = near[b][a] = value
     taken: set[int] = set()
     stars = []
@@ -211,8 +216,10 @@ def _stars(images: Collection, alike: float) -> list[list[tuple[int, float]]]:
             # Copies of the copies may be the centre's own, though ten others stood nearer to it.
             further = np.array(sorted({row for one in fresh for row in near[one]} - asked - taken), np.int64)
             asked |= set(further.tolist())
-            value = images.nearness(images, np.full_like(further, centre), further) if len(further) else []
-            fresh = {row: float(v) for row, v in zip(further.tolist(), value, strict=True) if v >= alike}
+            value = images.similarity(images, np.full_like(further, centre), further) if len(further) else []
+            fresh = {
+                row: float(v) for row, v in zip(further.tolist(), value, strict=True) if v >= min_similarity
+            }
         taken |= members.keys()
         stars.append(sorted(members.items(), key=lambda item: (item[0] != centre, -item[1], item[0])))
     return stars

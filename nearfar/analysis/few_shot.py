@@ -1,4 +1,4 @@
-"""New classes without training: images named by a few examples of each class, or by none where they are far.
+"""Few-shot classification without training: each image gets the class of the most similar examples, or none.
 
 Examples are compared with images after the mean of all images is taken away and rows are scaled to length 1.
 """
@@ -20,43 +20,43 @@ from ..features.knn import unit
 from . import label_propagation
 
 Rows = npt.NDArray[np.int64]
-NONE = -1  # the number of "none of these"
+UNCLASSIFIED = -1  # the class number of an image that is unlike every example
 
 
 @dataclass(frozen=True)
-class Naming:
+class FewShotPrediction:
     """The class of each of n images.
 
     Attributes:
         classes: the names that numbers point to.
-        answer: (n,) int64, the class, or NONE.
+        predicted: (n,) int64, the class, or UNCLASSIFIED.
         nearest: (n,) int64, the class it would be if it had to be one.
-        likeness: (n,) float32 cosines to the nearest prototype.
-        threshold: the likeness below which an image is none of these; None where none is turned away.
+        similarity: (n,) float32 cosine to the nearest prototype, from -1 to 1.
+        threshold: the similarity below which an image is left unclassified; None where all get a class.
         examples: how many there were.
     """
 
     classes: tuple[str, ...]
-    answer: Rows
+    predicted: Rows
     nearest: Rows
-    likeness: Vectors
+    similarity: Vectors
     threshold: float | None
     examples: int
 
     def to_json(self) -> dict[str, Any]:
-        """Write counts and the threshold in plain values, without the answers themselves."""
+        """Write counts and the threshold in plain values, without the predictions themselves."""
         return {
-            "images": len(self.answer),
+            "images": len(self.predicted),
             "examples": self.examples,
             "threshold": self.threshold,
             "counts": {
-                **{name: int((self.answer == at).sum()) for at, name in enumerate(self.classes)},
-                "": int((self.answer == NONE).sum()),
+                **{name: int((self.predicted == at).sum()) for at, name in enumerate(self.classes)},
+                "": int((self.predicted == UNCLASSIFIED).sum()),
             },
         }
 
 
-def name(
+def classify(
     features: Vectors,
     examples: Vectors,
     labels: Rows,
@@ -64,7 +64,7 @@ def name(
     *,
     reject: float = 0.05,
     propagate: bool = False,
-) -> Naming:
+) -> FewShotPrediction:
     """Give each image the class whose prototype, the mean of its examples, is nearest by cosine.
 
     Args:
@@ -72,10 +72,9 @@ def name(
         examples: (m, d) float32.
         labels: (m,) int64 in [0, len(classes)), the examples' classes; each has one at least.
         classes: their names.
-        reject: the share of images of these classes that may be turned away as none of them, from 0, which
-            turns none away, to below 1. See `threshold`.
-        propagate: whether labels spread from image to image over a graph of neighbours, instead of in one
-            jump from the prototype.
+        reject: share of images of these classes that may be left unclassified, from 0 (every image gets a
+            class) to below 1. See `threshold`.
+        propagate: whether labels propagate over a nearest-neighbour graph instead of coming from prototypes.
 
     Returns:
         Each image's class.
@@ -85,26 +84,26 @@ def name(
 
     Source:
         Snell, Swersky and Zemel 2017, "Prototypical networks for few-shot learning"; centred and scaled as in
-        Wang et al. 2019, "SimpleShot". Spreading: see `propagation`.
+        Wang et al. 2019, "SimpleShot". Propagation: see `label_propagation`.
     """
     there = np.bincount(labels, minlength=len(classes))
     if not len(labels) or there.min() < 1:
         empty = classes[int(there.argmin())] if len(classes) else "classes"
         raise NearfarError(f"there is no example of {empty!r}; give one image of each class at least.")
     if not 0 <= reject < 1:
-        raise NearfarError(f"--reject is {reject:g}; it is a share, from 0 to below 1.")
+        raise NearfarError(f"--reject is {reject:g}; give a share from 0 to below 1, such as 0.05.")
     middle = features.mean(axis=0)
     x, shown = centred(features, middle), centred(examples, middle)
-    alike = x @ prototypes(shown, labels, len(classes)).T
-    likeness, nearest = alike.max(axis=1), alike.argmax(axis=1)
+    cosines = x @ prototypes(shown, labels, len(classes)).T
+    similarity, nearest = cosines.max(axis=1), cosines.argmax(axis=1)
     if propagate:
-        known = np.concatenate([np.full(len(x), NONE), labels])
+        known = np.concatenate([np.full(len(x), UNCLASSIFIED), labels])
         shares = label_propagation.propagate(np.concatenate([x, shown]), known, len(classes))[: len(x)]
         reached = shares.sum(axis=1) > 0
         nearest = np.where(reached, shares.argmax(axis=1), nearest)
-    limit = threshold(left_out(shown, labels, len(classes)), reject)
-    answer = nearest if limit is None else np.where(likeness < limit, NONE, nearest)
-    return Naming(tuple(classes), answer, nearest, likeness, limit, len(labels))
+    limit = threshold(left_out_similarity(shown, labels, len(classes)), reject)
+    predicted = nearest if limit is None else np.where(similarity < limit, UNCLASSIFIED, nearest)
+    return FewShotPrediction(tuple(classes), predicted, nearest, similarity, limit, len(labels))
 
 
 def centred(x: Vectors, middle: Vectors) -> Vectors:
@@ -133,8 +132,8 @@ def prototypes(examples: Vectors, labels: Rows, classes: int) -> Vectors:
     return unit(torch.from_numpy(sums)).numpy()
 
 
-def left_out(examples: Vectors, labels: Rows, classes: int) -> Vectors:
-    """Tell how like its nearest prototype each example is, had it not been an example itself.
+def left_out_similarity(examples: Vectors, labels: Rows, classes: int) -> Vectors:
+    """Measure the cosine of each example to its nearest prototype, when it does not count for one itself.
 
     Args:
         examples: (m, d) float32 rows of length 1.
@@ -147,18 +146,18 @@ def left_out(examples: Vectors, labels: Rows, classes: int) -> Vectors:
     sums = np.zeros((classes, examples.shape[1]), np.float32)
     np.add.at(sums, labels, examples)
     there = np.bincount(labels, minlength=classes)
-    alike = examples @ prototypes(examples, labels, classes).T
+    cosines = examples @ prototypes(examples, labels, classes).T
     rows = np.flatnonzero(there[labels] > 1)
     others = unit(torch.from_numpy(sums[labels[rows]] - examples[rows])).numpy()
-    alike[rows, labels[rows]] = (others * examples[rows]).sum(axis=1)
-    return alike[rows].max(axis=1)
+    cosines[rows, labels[rows]] = (others * examples[rows]).sum(axis=1)
+    return cosines[rows].max(axis=1)
 
 
 def threshold(known: Vectors, reject: float) -> float | None:
-    """Choose the likeness below which an image is none of these classes, by a promised rate.
+    """Choose the similarity below which an image is left unclassified, by a promised rate.
 
     Args:
-        known: (m,) likenesses of images of the classes that did not help to make the prototypes.
+        known: (m,) similarities of images of the classes that did not help to make the prototypes.
         reject: the share of such images that may fall below.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Shows where in an image the strange thing is: patches compared with those of normal images, place by place.
+"""Shows where in an image the anomaly is: patches compared with those of normal images, place by place.
 
 The encoder's planes before pooling see a patch of the image at each place. A memory holds patches of normal
-images, thinned out so that no kind is missing; a patch is as strange as its distance to the nearest of them.
+images, thinned out so that no kind is missing; the score of a patch is its distance to the nearest of them.
 """
 
 from __future__ import annotations
@@ -98,31 +98,31 @@ class Memory:
     patches: Tensor
 
     def maps(self, images: Pixels) -> Maps:
-        """Say how strange each place of some images is.
+        """Score each place of some images.
 
         Args:
             images: n images.
 
         Returns:
             (n, size, size) distances to the nearest normal patch, enlarged smoothly to the encoder's input;
-            higher is stranger. The greatest of an image is its score.
+            higher is more anomalous. The greatest of an image is its score.
         """
         size = self.preprocess.size
 
-        def strange(x: Tensor) -> Tensor:
+        def distances(x: Tensor) -> Tensor:
             found = planes(self.encoder, x)
             flat = found.permute(0, 2, 3, 1).flatten(0, 2)
             far = torch.cat([torch.cdist(part, self.patches).amin(1) for part in flat.split(4096)])
             plane = far.reshape(len(x), 1, found.shape[2], -1)
             return functional.interpolate(plane, size, mode="bicubic", align_corners=False).flatten(1)
 
-        return features(_As(self.encoder, strange), images, self.preprocess, batch_size=32).reshape(
+        return features(_As(self.encoder, distances), images, self.preprocess, batch_size=32).reshape(
             -1, size, size
         )
 
 
 class _As(nn.Module):
-    """Gives the encoder another output, so that images reach it the usual way."""
+    """Replaces the output of the encoder."""
 
     def __init__(self, encoder: nn.Module, how: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -165,10 +165,10 @@ def remember(encoder: nn.Module, preprocess: Any, normal: Pixels, seed: int = 0)
     flat = features(_As(encoder, some), normal, preprocess, batch_size=32)
     patches = torch.from_numpy(flat).reshape(-1, width)
     count = max(1, min(MOST, int(len(patches) * SHARE)))
-    return Memory(encoder, preprocess, patches[spread(patches, count, key)].contiguous())
+    return Memory(encoder, preprocess, patches[k_center(patches, count, key)].contiguous())
 
 
-def spread(points: Tensor, count: int, key: int) -> Tensor:
+def k_center(points: Tensor, count: int, key: int) -> Tensor:
     """Choose points so that all others are near a chosen one: each time the one that is farthest from them.
 
     Args:
@@ -203,7 +203,7 @@ def overlay(pixels: Picture, heat: npt.NDArray[np.float32], low: float, high: fl
             that are to be compared.
 
     Returns:
-        (size, size, 3): the image in grey, the strange places in colours from violet to yellow.
+        (size, size, 3): the image in grey, the anomalous places in colours from violet to yellow.
     """
     t = np.clip((heat.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
     at = t * (len(RAMP) - 1)

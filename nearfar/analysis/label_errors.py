@@ -22,7 +22,7 @@ from ..features.extract import Vectors
 from ..features.knn import top_k
 
 Rows = npt.NDArray[np.int64]
-NEIGHBOURS = 20
+VOTING_NEIGHBOURS = 20
 FOLDS = 5
 RIVAL = 0.25  # weight of the strongest other class beside the label's own share
 
@@ -72,7 +72,9 @@ class LabelErrors:
         }
 
 
-def label_errors(features: Vectors, labels: Rows, classes: Sequence[str], *, seed: int = 0) -> LabelErrors:
+def find_label_errors(
+    features: Vectors, labels: Rows, classes: Sequence[str], *, seed: int = 0
+) -> LabelErrors:
     """Rank labels by how doubtful they are.
 
     A class's share is the mean of two: among the image's NEIGHBOURS nearest by cosine, and by logistic
@@ -118,7 +120,7 @@ def label_errors(features: Vectors, labels: Rows, classes: Sequence[str], *, see
     )
 
 
-def neighbour_shares(features: Vectors, labels: Rows, classes: int, k: int = NEIGHBOURS) -> Vectors:
+def neighbour_shares(features: Vectors, labels: Rows, classes: int, k: int = VOTING_NEIGHBOURS) -> Vectors:
     """Count the classes of each image's nearest neighbours, itself not among them.
 
     Args:
@@ -187,9 +189,9 @@ def confident_joint(shares: Vectors, labels: Rows) -> npt.NDArray[np.float64]:
     there = np.bincount(labels, minlength=classes)
     limit = np.array([shares[labels == j, j].mean() for j in range(classes)])
     sure = np.where(shares >= limit, shares, -1)
-    counted = sure.max(axis=1) >= 0
+    confident = sure.max(axis=1) >= 0
     counts = np.zeros((classes, classes))
-    np.add.at(counts, (labels[counted], sure[counted].argmax(axis=1)), 1)
+    np.add.at(counts, (labels[confident], sure[confident].argmax(axis=1)), 1)
     empty = counts.sum(axis=1) == 0
     counts[empty, empty.nonzero()[0]] = 1  # none of the class counts: taken at its word
     joint = counts / counts.sum(axis=1, keepdims=True) * there[:, None]

@@ -1,4 +1,4 @@
-"""Labels that spread from image to image over a graph of nearest neighbours, as far as likeness reaches."""
+"""Labels that spread from image to image over a graph of nearest neighbours, as far as similarity reaches."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..features.extract import Vectors
 from ..features.knn import top_k
 
 Rows = npt.NDArray[np.int64]
-NEIGHBOURS = 20
+GRAPH_NEIGHBOURS = 20
 POWER = 3  # of the cosine: Iscen et al. 2019, "Label propagation for deep semi-supervised learning"
 ALPHA = 0.9  # how far labels spread: at 0.99, as in the paper, one class may flood the others
 TOLERANCE = 1e-6
 
 
-def graph(features: Vectors, k: int = NEIGHBOURS) -> Any:
+def graph(features: Vectors, k: int = GRAPH_NEIGHBOURS) -> Any:
     """Join each row with its k nearest by cosine, and scale the links for spreading.
 
     A link weighs the cosine, if above 0, to the power of POWER, and joins two rows if either is among the
@@ -36,8 +36,8 @@ def graph(features: Vectors, k: int = NEIGHBOURS) -> Any:
 
     x = torch.from_numpy(features)
     k = min(k, len(x) - 1)
-    alike, who = top_k(x, x, k, exclude_self=True)
-    weight = alike.clamp(0, 1).numpy() ** POWER
+    cosines, who = top_k(x, x, k, exclude_self=True)
+    weight = cosines.clamp(0, 1).numpy() ** POWER
     rows = np.repeat(np.arange(len(x)), k)
     links = csr_array((weight.ravel(), (rows, who.numpy().ravel())), shape=(len(x), len(x)))
     links = links.maximum(links.T)
@@ -46,7 +46,7 @@ def graph(features: Vectors, k: int = NEIGHBOURS) -> Any:
     return csr_array(scale @ links @ scale)
 
 
-def propagate(features: Vectors, labels: Rows, classes: int, *, k: int = NEIGHBOURS) -> Vectors:
+def propagate(features: Vectors, labels: Rows, classes: int, *, k: int = GRAPH_NEIGHBOURS) -> Vectors:
     """Let the known labels spread to all rows: F = (1 - alpha) (I - alpha S)^-1 Y.
 
     Args:

@@ -1,7 +1,7 @@
 """Compares pictures by their pixels: whether two show the same, resized, recoloured, cut, moved or mirrored.
 
 The centred square of each is reduced to 16 x 16 pixels, less its own blur: its fine structure. Two are as
-alike as these correlate at the best of a few shifts, mirrored or not; to find cut pictures, the middle of
+similar as these correlate at the best of a few shifts, mirrored or not; to find cut pictures, the middle of
 one is compared with the whole of the other too.
 """
 
@@ -101,7 +101,7 @@ def _decoded(file: bytes) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 
-def alike(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+def correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Correlate pairs of pictures at every shift of up to SHIFT pixels, mirrored or not.
 
     Args:
@@ -112,7 +112,7 @@ def alike(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """
     side = SIDE - 2 * SHIFT
     core = second[:, :, SHIFT:-SHIFT, SHIFT:-SHIFT]
-    # Shifts to the left and to the right are alike many, so the core is mirrored instead of every window.
+    # Shifts to the left and to the right are equally many, so the core is mirrored instead of every window.
     cores = torch.stack([core, core.flip(3)], dim=-1).flatten(1, 3)  # (n, 3 * side^2, 2)
     windows = first.unfold(2, side, 1).unfold(3, side, 1)  # (n, 3, shifts, shifts, side, side)
     windows = windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)  # (n, shifts^2, 3 * side^2)
@@ -122,7 +122,7 @@ def alike(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return found.flatten(1).amax(dim=1)
 
 
-def likeness(first: torch.Tensor, second: torch.Tensor, a: Rows, b: Rows) -> npt.NDArray[np.float32]:
+def pixel_similarity(first: torch.Tensor, second: torch.Tensor, a: Rows, b: Rows) -> npt.NDArray[np.float32]:
     """Compare pairs of pictures, and parts of one with the whole of the other where zooms are given.
 
     Args:
@@ -138,9 +138,9 @@ def likeness(first: torch.Tensor, second: torch.Tensor, a: Rows, b: Rows) -> npt
         some = slice(low, low + PAIRS)
         mine, theirs = (x[rows[some]].float() for x, rows in ((first, a), (second, b)))
         mine, theirs = (x.reshape(len(x), zooms, 3, SIDE, SIDE) for x in (mine, theirs))
-        best = alike(mine[:, 0], theirs[:, 0])
+        best = correlation(mine[:, 0], theirs[:, 0])
         for zoom in range(1, zooms):
-            best = best.maximum(alike(mine[:, 0], theirs[:, zoom]))
-            best = best.maximum(alike(mine[:, zoom], theirs[:, 0]))
+            best = best.maximum(correlation(mine[:, 0], theirs[:, zoom]))
+            best = best.maximum(correlation(mine[:, zoom], theirs[:, 0]))
         found[some] = best.numpy()
     return found

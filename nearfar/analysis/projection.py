@@ -1,4 +1,4 @@
-"""Lays images out on a sheet, like beside like."""
+"""Projects images to two dimensions, similar ones together."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ..core import rng
 from ..core.errors import NearfarError, nearest
 from ..features.knn import top_k, unit
 
-METHODS = ("tsne", "umap")
+PROJECTIONS = ("tsne", "umap")
 DIRECTIONS = 50  # principal directions that t-SNE starts from
-ALL = 5_000  # images that are laid out together; of more, so many are, and the others put among them
-BESIDE = 5  # of those laid out, the ones that another image is put among
-NEIGHBOURS = 15  # that UMAP keeps together, its own default
+TSNE_LIMIT = 5_000  # images that t-SNE projects; of more, it takes a sample, and places the others among it
+ANCHORS = 5  # of the sample, the nearest that another image is placed among
+UMAP_NEIGHBOURS = 15  # that UMAP keeps together, its own default
 CELLS, THUMB, GAP = 40, 28, 1  # places along a side of a drawn map, and the pixels of each
 
 Vectors = npt.NDArray[np.float32]
 Places = npt.NDArray[np.float64]
 
 
-def layout(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
-    """Give each image a place on a sheet; neighbours stay together, and far distances mean little.
+def project(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
+    """Project images to 2-D. Near neighbours stay together; distances between far groups mean little.
 
     Args:
         x: (n, d) float32 features, n at least 3.
-        method: "tsne", or "umap" where it is installed. Of more than `ALL` images t-SNE lays out so many,
-            drawn by `seed`; each other comes to lie among the nearest five of them. UMAP takes all.
+        method: "tsne", or "umap" where it is installed. Of more than `TSNE_LIMIT` images t-SNE projects a
+            sample of that size; each other image is placed among its nearest five there. UMAP takes all.
         seed: names the draws.
 
     Returns:
@@ -42,15 +42,15 @@ def layout(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
     Source:
         van der Maaten and Hinton 2008, "Visualizing data using t-SNE"; McInnes et al. 2018, "UMAP".
     """
-    if method not in METHODS:
-        raise NearfarError(f"There is no layout {method!r}; {nearest(method, METHODS)}")
+    if method not in PROJECTIONS:
+        raise NearfarError(f"--method {method!r} is no projection; {nearest(method, PROJECTIONS)}")
     if len(x) < 3:
         raise NearfarError(f"{len(x)} images are too few for a map; give at least 3.")
     if method == "umap":
         return _scaled(_umap(x, seed))
-    if len(x) <= ALL:
+    if len(x) <= TSNE_LIMIT:
         return _scaled(_tsne(x, seed))
-    chosen = np.sort(rng.permutation(rng.fold(seed, "landmarks"), len(x))[:ALL])
+    chosen = np.sort(rng.permutation(rng.fold(seed, "landmarks"), len(x))[:TSNE_LIMIT])
     return _scaled(_among(x, x[chosen], _tsne(x[chosen], seed), chosen))
 
 
@@ -70,7 +70,7 @@ def _tsne(x: Vectors, seed: int) -> Places:
 
 def _among(x: Vectors, landmarks: Vectors, places: Places, chosen: npt.NDArray[np.int64]) -> Places:
     """Put each image at the mean of its nearest landmarks, the nearer counting more."""
-    cosine, who = top_k(torch.from_numpy(x), torch.from_numpy(landmarks), BESIDE)
+    cosine, who = top_k(torch.from_numpy(x), torch.from_numpy(landmarks), ANCHORS)
     # Weights fall from the nearest's 1 to the last's 0, so that no image jumps as its neighbours change.
     far = (1 - cosine).double()
     weight = (far[:, -1:] - far) / (far[:, -1:] - far[:, :1]).clamp_min(1e-12) + 1e-3
@@ -84,8 +84,8 @@ def _umap(x: Vectors, seed: int) -> Places:
     try:
         from umap import UMAP
     except ImportError:
-        raise NearfarError("--way umap needs UMAP; install it: pip install 'nearfar[umap]'") from None
-    near = min(NEIGHBOURS, len(x) - 1)
+        raise NearfarError("--method umap needs UMAP; install it: pip install 'nearfar[umap]'") from None
+    near = min(UMAP_NEIGHBOURS, len(x) - 1)
     made = UMAP(n_neighbors=near, metric="cosine", random_state=seed % 2**32, n_jobs=1)
     return made.fit_transform(x).astype(np.float64)
 

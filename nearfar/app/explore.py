@@ -25,15 +25,17 @@ def explore(
     port: int | None = None,
     browser: bool = False,
 ) -> None:
-    """Serve a page to look at a vector store with, until it is interrupted.
+    """Serve a page for a browser, to explore and label a store: map, lists, search. Ctrl-C ends it.
+
+    Example: nearfar explore photos.nf
 
     Args:
         store: a vector store or its address.
         run: the run that made the store, if it has moved; needed to search by files.
-        column: with the labels, to read and to write; it is made at the first label where there is none.
-        host: an address of this machine; the default is within its own reach only.
-        port: where to; default the first of PORTS that is free.
-        browser: whether to open the page in a browser too.
+        column: the column that labels are read from and written to; it is added if missing.
+        host: an address of this machine to serve at; 127.0.0.1 is reached from this machine only.
+        port: the port to serve at; if not given, the first free one from 8200 on.
+        browser: also open the page in a browser.
 
     Raises:
         NearfarError: a library is missing, there is no such store, its column holds no labels, or the port is
@@ -46,10 +48,10 @@ def explore(
 
     from .findings import Findings
     from .guard import names_of
-    from .row_numbers import Numbered
+    from .row_numbers import NumberedStore
     from .server import application
 
-    rows = Numbered(open_store(store) if isinstance(store, (str, Path)) else store)
+    rows = NumberedStore(open_store(store) if isinstance(store, (str, Path)) else store)
     if not rows.ids:
         raise NearfarError(f"{rows.store.address} holds no image yet; fill it with nearfar embed --store.")
     rows.labelled(column)

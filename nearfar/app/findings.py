@@ -13,43 +13,46 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..analysis import anomalies, clusters, label_errors
-from ..analysis.projection import layout
+from ..analysis.anomalies import score_anomalies
+from ..analysis.clusters import cluster_images
+from ..analysis.label_errors import out_of_fold
+from ..analysis.projection import project
 from ..analysis.query import query
 from ..core.errors import BadImage, NearfarError
 from ..evaluation.accuracy import Share
 from ..features import logistic
 from ..images import decode
-from ..queries import anomalies as cleaning
-from ..queries import clusters as arranging
-from ..queries import duplicates, suggest
-from ..queries import label_errors as labelling
+from ..queries.anomalies import anomalies
+from ..queries.clusters import clusters
+from ..queries.duplicates import duplicates
 from ..queries.heatmap_files import heat
+from ..queries.label_errors import label_errors
 from ..queries.listing import Listing
-from ..queries.store_access import UNKNOWN, encoder_of, labels_of
+from ..queries.store_access import UNKNOWN, read_labels, run_of
+from ..queries.suggest import suggest
 from ..stores import VectorStore
 from ..training.run import Run
-from .row_numbers import Numbered
+from .row_numbers import NumberedStore
 
-COUNT = 500  # images in a list, at most
+LIST_LIMIT = 500  # images in a list, at most
 PIXELS = 50_000_000  # of an uploaded image
 PLACES = ("x", "y")  # columns of a layout that is kept in the store
 
 LISTS: dict[str, Callable[[VectorStore], Listing]] = {
-    "anomalies": lambda store: cleaning.anomalies(store, count=COUNT),
-    "duplicates": duplicates.duplicates,
-    "clusters": arranging.clusters,
+    "anomalies": lambda store: anomalies(store, limit=LIST_LIMIT),
+    "duplicates": duplicates,
+    "clusters": clusters,
 }
 LABELLED: dict[str, Callable[[VectorStore, str], Listing]] = {
-    "label-errors": lambda store, column: labelling.label_errors(store, column=column, count=COUNT),
-    "suggestions": lambda store, column: suggest.suggest(store, column=column),
+    "label-errors": lambda store, column: label_errors(store, column=column, limit=LIST_LIMIT),
+    "suggestions": lambda store, column: suggest(store, column=column),
 }
 
 
 class Findings:
     """Finds things in a numbered store, and keeps what takes long and depends on vectors alone."""
 
-    def __init__(self, rows: Numbered, run: str | None = None) -> None:
+    def __init__(self, rows: NumberedStore, run: str | None = None) -> None:
         """Begin with nothing found.
 
         Args:
@@ -69,7 +72,7 @@ class Findings:
             NearfarError: it is not at hand.
         """
         if self._run is None:
-            self._run = encoder_of(self.store, self._run_at)
+            self._run = run_of(self.store, self._run_at)
         return self._run
 
     def _once(self, name: str, work: Callable[[], Any]) -> Any:
@@ -91,18 +94,18 @@ class Findings:
             if len(found) == len(self.rows.ids) and np.isfinite(found).all():
                 return found
         _, x = self.store.vectors()
-        return layout(x).astype(np.float32) if len(x) > 2 else np.eye(len(x), 2, dtype=np.float32)
+        return project(x).astype(np.float32) if len(x) > 2 else np.eye(len(x), 2, dtype=np.float32)
 
-    def strangeness(self) -> npt.NDArray[np.float32]:
-        """Score each image by how unlike its nearest others it is: (n,), higher is stranger."""
+    def anomaly_score(self) -> npt.NDArray[np.float32]:
+        """Score each image by how unlike its nearest others it is: (n,), higher is more anomalous."""
         return self._once(
-            "strangeness", lambda: anomalies.anomalies(self.store.vectors()[1]).scores.astype(np.float32)
+            "anomaly score", lambda: score_anomalies(self.store.vectors()[1]).scores.astype(np.float32)
         )
 
     def clusters(self) -> npt.NDArray[np.int32]:
         """Sort images into clusters: (n,), -1 where it is in none."""
         return self._once(
-            "clusters", lambda: clusters.clusters(self.store.vectors()[1]).cluster.astype(np.int32)
+            "clusters", lambda: cluster_images(self.store.vectors()[1]).cluster.astype(np.int32)
         )
 
     def listing(self, name: str, column: str) -> Listing:
@@ -117,13 +120,13 @@ class Findings:
         return self._once(f"list of {name}", lambda: LISTS[name](self.store))
 
     def like(self, likes: list[str], dislikes: list[str]) -> Listing:
-        """List the images most like some of the store's, and unlike others."""
+        """List the images most similar to some of the store's, and unlike others."""
         _, towards = self.store.vectors(ids=likes)
         _, away = self.store.vectors(ids=dislikes)
-        return self._near(query(towards, away if dislikes else None), "most alike first")
+        return self._near(query(towards, away if dislikes else None), "images, most similar first")
 
     def like_file(self, data: bytes) -> Listing:
-        """List the images most like one in a file.
+        """List the images most similar to one in a file.
 
         Raises:
             NearfarError: it is no image, or the run that could encode it is not at hand.
@@ -132,14 +135,14 @@ class Findings:
             pixels = decode.decode(data, max_pixels=PIXELS)
         except BadImage as error:
             raise NearfarError(f"the file cannot be used as an image: {error}.") from None
-        return self._near(query(self.run().encode(pixels)[None]), "most like your file")
+        return self._near(query(self.run().encode(pixels)[None]), "images most similar to your file")
 
     def _near(self, wanted: npt.NDArray[np.float32], title: str) -> Listing:
-        ids, likeness = self.store.nearest(wanted[None], COUNT)
-        return Listing(title, tuple(ids[0]), {"likeness": likeness[0].tolist()})
+        ids, similarity = self.store.nearest(wanted[None], LIST_LIMIT)
+        return Listing(title, tuple(ids[0]), {"similarity": similarity[0].tolist()})
 
     def heat(self, name: str) -> bytes:
-        """Draw where an image is strange, beside the image itself: a PNG.
+        """Draw where an image is anomalous, beside the image itself: a PNG.
 
         Args:
             name: its id.
@@ -153,33 +156,33 @@ class Findings:
             return drawn.read_bytes()
 
     def classifier(self, column: str) -> tuple[Listing, dict[str, Any]]:
-        """Train a classifier on the labels, judge it on held-out ones, and let it name all other images.
+        """Train a classifier on the labels, measure it on held-out ones, and classify all other images.
 
         Args:
             column: the column with the labels.
 
         Returns:
-            The unlabelled images by class, the surest first; and the accuracy with its interval, by
+            The unlabelled images by class, the most probable first; and the accuracy with its interval, by
             five-fold cross-validation.
 
         Raises:
             NearfarError: there are too few labels.
         """
         ids, x = self.store.vectors()
-        labels, names = labels_of(self.store, column, ids)
+        labels, names = read_labels(self.store, column, ids)
         known = np.flatnonzero(labels != UNKNOWN)
         there = np.bincount(labels[known], minlength=len(names))
         if len(names) < 2 or there.min() < 2:
             raise NearfarError("a classifier needs two classes with two labels each at least; label more.")
         seen, truth = x[known], labels[known]
-        shares = label_errors.out_of_fold(seen, truth, len(names), seed=0)
+        shares = out_of_fold(seen, truth, len(names), seed=0)
         share = Share.of(shares.argmax(axis=1) == truth, 0)
         fitted = logistic.fit(torch.from_numpy(seen), torch.from_numpy(truth), len(names), 1.0 / len(known))
         free = np.flatnonzero(labels == UNKNOWN)
         sure, answer = fitted.logits(torch.from_numpy(x[free])).softmax(dim=1).max(dim=1)
         order = np.lexsort((-sure.numpy(), answer.numpy()))
         listing = Listing(
-            "as the classifier sees them, the surest of each class first",
+            "classes by the classifier, most probable first",
             tuple(ids[free[at]] for at in order),
             {
                 "class": [names[answer[at]] for at in order],

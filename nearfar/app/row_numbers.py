@@ -33,7 +33,7 @@ class Column:
     names: tuple[str, ...] = ()
 
 
-class Numbered:
+class NumberedStore:
     """A store whose rows have numbers, which hold as long as `key` does; safe in threads."""
 
     def __init__(self, store: VectorStore) -> None:
@@ -67,7 +67,7 @@ class Numbered:
             key: what `key` was then.
 
         Raises:
-            Moved: they mean other images by now, or none.
+            StaleRows: they mean other images by now, or none.
         """
         with self._lock:
             self.look()
@@ -88,7 +88,7 @@ class Numbered:
 
         Raises:
             NearfarError: there is no such column.
-            Moved: rows came or went while it was read.
+            StaleRows: rows came or went while it was read.
         """
         import pyarrow.compute as pc
 
@@ -143,7 +143,7 @@ class Numbered:
 
         Raises:
             NearfarError: the name or a value does not fit the store.
-            Moved: an image is gone.
+            StaleRows: an image is gone.
         """
         self.labelled(column)
         with self._lock:

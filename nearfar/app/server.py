@@ -23,7 +23,7 @@ from ..stores.import_export import export
 from .findings import LABELLED, LISTS, Findings
 from .frames import frame
 from .guard import Guard
-from .row_numbers import Numbered, StaleRows
+from .row_numbers import NumberedStore, StaleRows
 
 HERE = Path(__file__).parent / "static"
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -38,13 +38,13 @@ Condition = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, Field(max_length=200)] | None
 
 
-class Asked(BaseModel):
+class RequestBody(BaseModel):
     """What a request may hold: nothing but its fields, of their own types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Examples(Asked):
+class SearchRequest(RequestBody):
     """A search by images of the store."""
 
     key: Key
@@ -52,7 +52,7 @@ class Examples(Asked):
     dislike: list[Number] = Field(default=[], max_length=MOST)
 
 
-class Labels(Asked):
+class LabelRequest(RequestBody):
     """Labels to set, and what they were in the eyes of who sets them."""
 
     key: Key
@@ -63,7 +63,7 @@ class Labels(Asked):
     after: list[Label]
 
 
-class Training(Asked):
+class TrainRequest(RequestBody):
     """A classifier to train on the labels in a column."""
 
     column: Name
@@ -85,7 +85,7 @@ def files() -> dict[str, tuple[bytes, str]]:
 
 
 def application(
-    rows: Numbered, findings: Findings, token: str, names: Iterable[str], column: str = "label"
+    rows: NumberedStore, findings: Findings, token: str, names: Iterable[str], column: str = "label"
 ) -> Any:
     """Make the ASGI application.
 
@@ -137,7 +137,7 @@ def _files(app: FastAPI) -> None:
         return Response(content, media_type=kind)
 
 
-def _store(app: FastAPI, rows: Numbered, labels: str) -> None:
+def _store(app: FastAPI, rows: NumberedStore, labels: str) -> None:
     """Give what the store holds."""
     store = rows.store
 
@@ -189,7 +189,7 @@ def _store(app: FastAPI, rows: Numbered, labels: str) -> None:
         return FileResponse(Path(folder.name) / name, media_type=BINARY, filename=name, background=done)
 
 
-def _found(app: FastAPI, rows: Numbered, findings: Findings) -> None:
+def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     """Give what is found in the store."""
 
     @app.get("/api/map")
@@ -197,10 +197,10 @@ def _found(app: FastAPI, rows: Numbered, findings: Findings) -> None:
         places = findings.places()
         return _framed({"key": rows.key}, x=places[:, 0], y=places[:, 1])
 
-    @app.get("/api/strangeness")
-    def strangeness() -> Response:
+    @app.get("/api/anomaly-score")
+    def anomaly_score() -> Response:
         head = {"kind": "number", "names": [], "key": rows.key}
-        return _framed(head, values=findings.strangeness())
+        return _framed(head, values=findings.anomaly_score())
 
     @app.get("/api/clusters")
     def clusters() -> Response:
@@ -221,7 +221,7 @@ def _found(app: FastAPI, rows: Numbered, findings: Findings) -> None:
         return Response(findings.heat(*rows.named([row], key)), media_type="image/png")
 
     @app.post("/api/search")
-    def search(asked: Examples) -> Response:
+    def search(asked: SearchRequest) -> Response:
         likes, dislikes = rows.named(asked.like, asked.key), rows.named(asked.dislike, asked.key)
         return _listed(rows, findings.like(likes, dislikes))
 
@@ -231,11 +231,11 @@ def _found(app: FastAPI, rows: Numbered, findings: Findings) -> None:
         return _listed(rows, await run_in_threadpool(findings.like_file, data))
 
 
-def _changes(app: FastAPI, rows: Numbered, findings: Findings) -> None:
+def _changes(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     """Take labels in, and learn from them."""
 
     @app.post("/api/labels")
-    def label(asked: Labels) -> Any:
+    def label(asked: LabelRequest) -> Any:
         if not len(asked.rows) == len(asked.before) == len(asked.after):
             raise NearfarError("the request makes no sense.")
         ids = rows.named(asked.rows, asked.key)
@@ -243,7 +243,7 @@ def _changes(app: FastAPI, rows: Numbered, findings: Findings) -> None:
         return {"version": seen, "replaced": [[rows.at[name], others[name]] for name in others]}
 
     @app.post("/api/train")
-    def train(asked: Training) -> Response:
+    def train(asked: TrainRequest) -> Response:
         listing, facts = findings.classifier(asked.column)
         return _listed(rows, listing, facts=facts)
 
@@ -252,7 +252,7 @@ def _framed(head: dict[str, Any], **arrays: Any) -> Response:
     return Response(frame(head, **arrays), media_type=BINARY)
 
 
-def _listed(rows: Numbered, listing: Listing, **more: Any) -> Response:
+def _listed(rows: NumberedStore, listing: Listing, **more: Any) -> Response:
     """Answer with a list: numbers of rows, and what is known of each."""
     at = rows.at
     there = [place for place, name in enumerate(listing.ids) if name in at]
@@ -267,7 +267,7 @@ def _listed(rows: Numbered, listing: Listing, **more: Any) -> Response:
     return _framed({**head, **more, "key": rows.key}, rows=numbers)
 
 
-def _named(rows: Numbered, at: str, key: str) -> list[str]:
+def _named(rows: NumberedStore, at: str, key: str) -> list[str]:
     """Read row numbers from an address."""
     words = at.split(",")
     if len(words) > MOST or not all(_NUMBER.fullmatch(word) for word in words):

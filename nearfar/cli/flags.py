@@ -5,14 +5,44 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from ..core.config import Setting, build, settings_of
 from ..core.errors import NearfarError, nearest
+from .signatures import REQUIRED, Parameter, Signature
+from .synonyms import by_meaning
 
 WORDS = {int: "a whole number", float: "a number", str: "a word"}
 HOLDERS = {int: "N", float: "X", str: "NAME"}
+DATA = (
+    "a folder of images; a .txt, .csv, .tsv or .parquet list of paths; a .npy or .npz array; .tar shards; "
+    "cifar10, cifar10:test, stl10:unlabeled and the like; or hf:org/name"
+)
+STORE = "a vector store: a folder such as photos.nf, s3://bucket/photos.nf or postgresql://user@host/database"
+# Positional parameters that several functions share: what stands for them, and what may be given.
+SHARED = {"data": ("DATA", DATA), "store": ("STORE", STORE), "address": ("STORE", STORE)}
+# What stands for a flag's value in the help, where its type does not say it.
+_VALUES = {
+    "DATA": ("train", "test", "data", "examples"),
+    "STORE": ("store", "against"),
+    "RUN": ("run", "runs"),
+    "CONDITION": ("where", "normal", "anomalous", "delete"),
+    "COLUMN": ("save", "column"),
+    "FOLDER": ("heat_maps",),
+    "IMAGE": ("like", "dislike"),
+    "ID": ("id",),
+    "PATH": ("out",),
+    "FILE": ("image", "columns", "import_file", "export_file"),
+    "SHARE": ("fpr", "reject"),
+    "VIEWER": ("to",),
+    "ADDRESS": ("host",),
+    "TIME": ("minutes_each", "budget"),
+}
+VALUES = {name: value for value, names in _VALUES.items() for name in names}
+# Parameters whose plain name is a word of Python.
+FLAG_NAMES = {"import_file": "--import", "export_file": "--export"}
 
 
 class _Layout(argparse.HelpFormatter):
@@ -81,7 +111,7 @@ class Parser(argparse.ArgumentParser):
             if only and item.name not in only:
                 continue
             self.flags.append(item.flag)
-            how: dict[str, Any] = {"dest": item.name, "help": describe(item).replace("%", "%%")}
+            how: dict[str, Any] = {"dest": item.name, "help": _escaped(describe(item))}
             if item.type is bool:
                 self.flags.append("--no-" + item.flag[2:])
                 group.add_argument(item.flag, action=argparse.BooleanOptionalAction, **how)
@@ -90,6 +120,24 @@ class Parser(argparse.ArgumentParser):
             if item.many:
                 how["nargs"] = "+"
             group.add_argument(item.flag, **how)
+
+    def parameters(self, signature: Signature, helps: Mapping[str, str]) -> None:
+        """Add what a function takes: its positional parameters, and a flag for each keyword.
+
+        Args:
+            signature: the function's, as `read_signature` gives it.
+            helps: name to help, for parameters of which the docstring does not know all.
+        """
+        for item in signature.parameters:
+            item = replace(item, help=helps.get(item.name, item.help))
+            if item.keyword:
+                self.flag(self, FLAG_NAMES.get(item.name, "--" + item.name.replace("_", "-")), **_flag(item))
+                continue
+            value, help = SHARED.get(item.name, (VALUES.get(item.name, item.name.upper()), item.help))
+            nargs = "+" if item.many else None
+            self.add_argument(item.name, metavar=value, help=_escaped(help), nargs=nargs)
+        if signature.prints:
+            self.flag(self, "--json", action="store_true", help="print the result as one JSON object")
 
     def words(self) -> list[str]:
         """Name what is given without a flag, in its order."""
@@ -101,6 +149,8 @@ class Parser(argparse.ArgumentParser):
             raise NearfarError(f"{self.prog} needs {found[1]}, for example: {self.example}")
         if found := re.match(r"argument (\S+): expected (?:at least )?one argument", message):
             raise NearfarError(f"{found[1]} needs a value; see {self.prog} --help.")
+        if found := re.match(r"argument (\S+): (takes .*)", message):
+            raise NearfarError(f"{found[1]} {found[2]}.")
         raise NearfarError(f"{message.removeprefix('argument ')}; see {self.prog} --help.")
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
@@ -118,10 +168,11 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             flag = word.split("=", 1)[0]
             if re.match(r"--?[A-Za-z]", flag) and flag not in self.flags:
-                raise NearfarError(f"{self.prog} has no flag {flag}; {nearest(flag, self.flags[1:])}")
+                meant = by_meaning(self.command, flag, self.flags) or nearest(flag, self.flags[1:])
+                raise NearfarError(f"{self.prog} has no flag {flag}; {meant}")
         known, extra = self.parse_known_args(list(words))
         if extra:
-            raise NearfarError(f"{extra[0]!r} is one word too many, for example: {self.example}")
+            raise NearfarError(f"unexpected argument {extra[0]!r}; type for example: {self.example}")
         values = dict(vars(known))
         for cls in self.classes:
             typed = {
@@ -132,6 +183,36 @@ class Parser(argparse.ArgumentParser):
             build(cls, typed)
             values.update(typed)
         return values
+
+
+def _flag(item: Parameter) -> dict[str, Any]:
+    """Say how `argparse` takes a function's keyword."""
+    shown = item.default is not REQUIRED and item.default not in (None, ()) and item.types != {"bool"}
+    note = f" (default {plain(item.default)})" if shown else ""
+    how: dict[str, Any] = {"dest": item.name, "help": _escaped(item.help + note)}
+    if item.types == {"bool"}:
+        return {**how, "action": "store_true"}
+    type_ = {"int": int, "float": float}.get(next(iter(item.types)), str) if len(item.types) == 1 else str
+    how |= {"metavar": VALUES.get(item.name, HOLDERS[type_]), "type": _typed(type_)}
+    how |= {"nargs": "+"} if item.many else {}
+    return how | ({"required": True} if item.default is REQUIRED else {})
+
+
+def _typed(type_: type) -> Callable[[str], Any]:
+    """Make a reader of a flag's value."""
+
+    def read(text: str) -> Any:
+        try:
+            return type_(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"takes {WORDS[type_]}, not {text!r}") from None
+
+    return read
+
+
+def _escaped(help: str) -> str:
+    """Write a sentence of help so that `argparse` takes no sign of percent in it for a format."""
+    return help.replace("%", "%%")
 
 
 def describe(item: Setting) -> str:
@@ -189,4 +270,6 @@ def exclusive(values: Mapping[str, Any], names: Sequence[str]) -> None:
     given = [f"--{name}" for name in names if name in values]
     if len(given) > 1:
         listed = ", ".join(f"--{name}" for name in names[:-1])
-        raise NearfarError(f"Give one of {listed} and --{names[-1]}, not {' and '.join(given)} together.")
+        raise NearfarError(
+            f"{' and '.join(given)} exclude each other; give one of {listed} and --{names[-1]}."
+        )

@@ -1,17 +1,19 @@
-"""The command line: a few verbs, each a call of the public function of that name, whose result is printed.
+"""The command line: each command calls the public function of its name and prints the result.
 
-Nothing heavy is imported before a command runs, so help and refusals come at once. Results go to
-standard output, as text or with --json as one JSON object; progress and notes go to standard error.
+Most parsers are read from the source of that function; see `signatures`. Nothing heavy is imported before a
+command runs, so help and errors come at once. Results go to standard output, as text or with --json as one
+JSON object; progress and notes go to standard error.
 """
 
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,18 @@ from ..core import progress
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
 from ..images.view_settings import Views
+from ..queries import QUERIES
 from ..training import recipes, settings
-from . import parsers
-from .flags import Parser, exclusive
+from .flags import DATA, Parser, exclusive
+from .signatures import Signature, read_signature
 
 LENGTHS = ("epochs", "steps", "minutes")
-DATA = (
-    "a folder of images; a .txt, .csv, .tsv or .parquet list of paths; a .npy or .npz array; .tar shards; "
-    "cifar10, cifar10:test, stl10:unlabeled and the like; or hf:org/name"
-)
-STORE = "a folder such as photos.nf, s3://bucket/photos.nf or postgresql://user@host/database"
-COLUMNS = "add columns from a .csv or .tsv, the first naming images by id or path"
+# Command to function, where the names differ; and function to module, where it is not public.
+FUNCTIONS = {
+    "methods": "catalogue",
+    **{command: name for command, name in QUERIES.items() if command != name},
+}
+PRIVATE = {"demo": "demo.demo"}
 
 MEASURED = {
     "--few-labels": "accuracy with 1, 2, 4, ... labels a class, 1 %% and 10 %%, over many draws",
@@ -46,16 +49,57 @@ MEASURED = {
 }
 
 
-def _training(parser: Parser, words: Sequence[str], without: Sequence[str] = ()) -> None:
-    """Add what commands that train one method share: the method, the recipe and every setting of a run."""
-    learnt = f"what is learnt by: {', '.join(methods.METHODS)} (default simclr)"
-    parser.flag(parser, "--method", metavar="NAME", help=learnt)
-    named = f"settings that go together: auto, {', '.join(recipes.RECIPES)} (default auto); typed flags win"
-    parser.flag(parser, "--recipe", metavar="NAME", help=named)
+def _signature(command: str) -> Signature:
+    """Read what a command takes from the source of its function."""
+    name = FUNCTIONS.get(command, command)
+    return read_signature(PRIVATE.get(name) or nearfar._PUBLIC[name], name)
+
+
+def _default(name: str) -> Any:
+    """Read the default of one of `pretrain`'s keywords."""
+    return next(item.default for item in _signature("pretrain").parameters if item.name == name)
+
+
+def _tables() -> dict[str, str]:
+    """Write the help of the parameters whose values are the names of a table."""
+    known = ", ".join(methods.METHODS)
+    return {
+        "methods": f"two or more of {known}",
+        "method": f"self-supervised method: {known}",
+        "recipe": f"preset of settings: auto, {', '.join(recipes.RECIPES)}; explicit flags override it",
+    }
+
+
+def _function_parser(command: str, helps: Mapping[str, str]) -> Parser:
+    """Make a parser of what the command's function takes."""
+    signature = _signature(command)
+    parser = Parser(command, signature.example, signature.about)
+    parser.parameters(signature, helps)
+    return parser
+
+
+def _reader(command: str) -> Callable[[Sequence[str]], Parser]:
+    """Give what makes the parser of a command that takes nothing but what its function takes."""
+    return lambda words: _function_parser(command, {})
+
+
+def _json_flag(parser: Parser) -> None:
+    parser.flag(parser, "--json", action="store_true", help="print the result as one JSON object")
+
+
+def _method_and_recipe(parser: Parser) -> None:
+    """Add the flags that name the method and the recipe."""
+    for name in ("method", "recipe"):
+        about = f"{_tables()[name]} (default {_default(name)})"
+        parser.flag(parser, f"--{name}", metavar="NAME", help=about)
+
+
+def _settings(parser: Parser, words: Sequence[str], without: Sequence[str] = ()) -> None:
+    """Add every setting of a run: of training, of the views and of the method that the words name."""
     shared = [item.name for item in settings_of(settings.Training) if item.name not in without]
-    parser.settings("how long, how large, how fast", settings.Training, only=shared)
+    parser.settings("training", settings.Training, only=shared)
     parser.settings("views", Views)
-    method = _word_after(words, "--method") or "simclr"
+    method = _word_after(words, "--method") or _default("method")
     parser.settings(f"settings of --method {method}", methods.settings(method))
 
 
@@ -67,20 +111,17 @@ def _word_after(words: Sequence[str], flag: str) -> str:
     return ""
 
 
-def _json_flag(parser: Parser) -> None:
-    parser.flag(parser, "--json", action="store_true", help="print the result as one JSON object")
-
-
 def check_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar check`."""
     parser = Parser(
         "check",
         "nearfar check photos/",
-        "Tell what is in a collection, what is broken, and what pretraining would do. Trains nothing.",
+        "Show what is in a collection, what is broken, and what pretraining would do. Trains nothing.",
     )
     parser.add_argument("data", metavar="DATA", help=DATA)
     _json_flag(parser)
-    _training(parser, words)
+    _method_and_recipe(parser)
+    _settings(parser, words)
     return parser
 
 
@@ -89,14 +130,15 @@ def pretrain_parser(words: Sequence[str]) -> Parser:
     parser = Parser(
         "pretrain",
         "nearfar pretrain photos/ --out runs/a --minutes 10",
-        "Learn an encoder from unlabelled images. The same command again goes on with an unfinished run.",
+        "Learn an encoder from unlabelled images. Run the same command again to resume an unfinished run.",
     )
     parser.add_argument("data", metavar="DATA", help=DATA)
     parser.flag(parser, "--out", metavar="FOLDER", help="the run's folder (default: runs/DATA-METHOD)")
-    parser.flag(parser, "--overwrite", action="store_true", help="start anew in a run folder that is in use")
+    parser.flag(parser, "--overwrite", action="store_true", help="replace the run that is in the folder")
     parser.flag(parser, "--like", metavar="RUN", help="repeat that run: its settings and its number of steps")
     _json_flag(parser)
-    _training(parser, words)
+    _method_and_recipe(parser)
+    _settings(parser, words)
     return parser
 
 
@@ -131,128 +173,19 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
 
 def compare_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar compare`."""
-    parser = Parser(
-        "compare",
-        "nearfar compare photos/ --methods simclr byol --minutes 5",
-        "Train several methods under the same budget and evaluate all alike, over several seeds. The same "
-        "command again goes on where it was interrupted. Without labels, label-free figures stand alone.",
-    )
-    parser.add_argument("data", metavar="DATA", help=DATA)
-    known = f"two or more of {', '.join(methods.METHODS)}"
-    parser.flag(parser, "--methods", metavar="NAME", nargs="+", required=True, help=known)
-    parser.flag(parser, "--seeds", metavar="N", type=int, help="runs of each method (default 3)")
-    parser.flag(parser, "--train", metavar="DATA", help="labelled images to fit and choose on")
-    parser.flag(parser, "--test", metavar="DATA", help="labelled images, read once a run, at its end")
-    parser.flag(parser, "--out", metavar="FOLDER", help="where everything goes (default runs/compare)")
-    _json_flag(parser)
-    named = f"settings that go together: auto, {', '.join(recipes.RECIPES)} (default auto); typed flags win"
-    parser.flag(parser, "--recipe", metavar="NAME", help=named)
+    parser = _function_parser("compare", _tables())
+    about = f"{_tables()['recipe']} (default {_default('recipe')})"
+    parser.flag(parser, "--recipe", metavar="NAME", help=about)
     shared = [item.name for item in settings_of(settings.Training) if item.name != "seed"]
-    parser.settings("how long, how large, how fast, for all", settings.Training, only=shared)
-    parser.settings("views, for all", Views)
+    parser.settings("training, the same for all", settings.Training, only=shared)
+    parser.settings("views, the same for all", Views)
     return parser
 
 
 def sweep_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar sweep`."""
-    parser = Parser(
-        "sweep",
-        "nearfar sweep photos/ --minutes-each 3 --budget 1h",
-        "Tell which settings matter on these images: temperature, batch, rate, crops, colours, head. Many "
-        "short runs around a recipe; what is typed is not varied. The same command again goes on.",
-    )
-    parser.add_argument("data", metavar="DATA", help=DATA)
-    each = "length of each run, in minutes (or --steps, or --epochs)"
-    parser.flag(parser, "--minutes-each", metavar="TIME", help=each)
-    parser.flag(parser, "--budget", metavar="TIME", help="time for all runs: 1h, 30m, or minutes")
-    parser.flag(parser, "--trials", metavar="N", type=int, help="how many runs, instead of --budget")
-    chosen = "labelled images: k-NN on a held-out part of them chooses, instead of a figure without labels"
-    parser.flag(parser, "--train", metavar="DATA", help=chosen)
-    parser.flag(parser, "--out", metavar="FOLDER", help="where everything goes (default runs/sweep)")
-    _json_flag(parser)
-    _training(parser, words, without=("minutes",))
-    return parser
-
-
-def report_parser(words: Sequence[str]) -> Parser:
-    """Make the parser of `nearfar report`."""
-    parser = Parser(
-        "report",
-        "nearfar report runs/a --out report.html",
-        "Write one HTML file about a run, or about several side by side: what was trained, on what, is it "
-        "good, where does it fail, and how to repeat it. It opens from disk and needs no network.",
-    )
-    parser.add_argument("run", metavar="RUN", nargs="+", help="a run's folder; up to six")
-    parser.flag(parser, "--out", metavar="FILE", help="the file (default report.html)")
-    parser.flag(parser, "--data", metavar="DATA", help="the images, if they are no longer where they were")
-    parser.flag(parser, "--train", metavar="DATA", help="labelled images, to judge neighbours and to fit on")
-    parser.flag(parser, "--test", metavar="DATA", help="labelled images, to ask for and to test on")
-    _json_flag(parser)
-    return parser
-
-
-def embed_parser(words: Sequence[str]) -> Parser:
-    """Make the parser of `nearfar embed`."""
-    parser = Parser(
-        "embed",
-        "nearfar embed runs/a photos/ --out photos.parquet",
-        "Turn images into vectors. The same command again goes on where it was interrupted.",
-    )
-    parser.add_argument("run", metavar="RUN", help="the run's folder")
-    parser.add_argument("data", metavar="DATA", help=DATA)
-    parser.flag(parser, "--out", metavar="FILE", help="a .parquet, .npz or .npy file")
-    parser.flag(
-        parser, "--store", metavar="STORE", help=f"instead, a vector store to bring up to date: {STORE}"
-    )
-    parser.flag(parser, "--columns", metavar="FILE", help=f"with --store: {COLUMNS}")
-    gone = "with --store: delete images whose files are gone"
-    parser.flag(parser, "--prune", action="store_true", help=gone)
-    parser.flag(parser, "--labels", action="store_true", help="also write the labels")
-    _json_flag(parser)
-    parser.settings("how", settings.Training, only=("device",))
-    return parser
-
-
-def store_parser(words: Sequence[str]) -> Parser:
-    """Make the parser of `nearfar store`."""
-    parser = Parser(
-        "store",
-        "nearfar store photos.nf --export photos.parquet",
-        "Look into a vector store, and tend it. What is asked for is done in the order below.",
-    )
-    parser.add_argument("address", metavar="STORE", help=STORE)
-    rows = "read rows from a .parquet, .npz or .csv file; the store is made where there is none"
-    parser.flag(parser, "--import", metavar="FILE", dest="import_file", help=rows)
-    parser.flag(parser, "--columns", metavar="FILE", help=COLUMNS)
-    parser.flag(parser, "--delete", metavar="WHERE", help="delete images: \"label = 'cat' and width < 64\"")
-    parser.flag(parser, "--compact", action="store_true", help="give back the room of what was deleted")
-    written = "write all rows to a .parquet, .npz or .csv file"
-    parser.flag(parser, "--export", metavar="FILE", dest="export_file", help=written)
-    _json_flag(parser)
-    return parser
-
-
-def methods_parser(words: Sequence[str]) -> Parser:
-    """Make the parser of `nearfar methods`."""
-    parser = Parser(
-        "methods",
-        "nearfar methods",
-        "List what can be learnt by: each method's idea, its paper, what it needs and when to choose it.",
-    )
-    _json_flag(parser)
-    return parser
-
-
-def demo_parser(words: Sequence[str]) -> Parser:
-    """Make the parser of `nearfar demo`."""
-    parser = Parser(
-        "demo",
-        "nearfar demo",
-        "Draw a few thousand small pictures, then check, pretrain, evaluate, embed and report as on yours.",
-    )
-    parser.flag(parser, "--out", metavar="FOLDER", help="where to (default demo)")
-    _json_flag(parser)
-    parser.settings("how", settings.Training, only=("minutes", "seed"))
+    parser = _function_parser("sweep", _tables())
+    _settings(parser, words, without=("minutes",))
     return parser
 
 
@@ -262,23 +195,17 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "compare": compare_parser,
     "sweep": sweep_parser,
     "evaluate": evaluate_parser,
-    "report": report_parser,
-    "embed": embed_parser,
-    "store": store_parser,
-    **parsers.COMMANDS,
-    "methods": methods_parser,
-    "demo": demo_parser,
+    **{
+        command: _reader(command)
+        for command in ("report", "embed", "store", *QUERIES, "explore", "methods", "demo")
+    },
 }
-FUNCTIONS = {
-    "methods": "catalogue",
-    "label-errors": "label_errors",
-    "map": "image_map",
-}  # where the public function has another name than its command
+"""Name of each command, in the order of the help, to what makes its parser from the words that follow it."""
 
 
 def overview() -> str:
     """Write what `nearfar --help` shows: every command by its example and its purpose."""
-    lines = ["From a folder of images to an encoder you can trust.", ""]
+    lines = ["From a folder of unlabelled images to an encoder, its evaluation and its uses.", ""]
     for make in COMMANDS.values():
         parser = make(())
         lines += [f"  {parser.example}", f"      {str(parser.description).split('. ')[0].rstrip('.')}."]
@@ -305,7 +232,7 @@ def _run(words: Sequence[str]) -> int:
         The exit status.
 
     Raises:
-        NearfarError: the user can mend it.
+        NearfarError: the user can fix it.
     """
     if not words or words[0] in ("--help", "-h", "help"):
         print(overview())
@@ -315,7 +242,7 @@ def _run(words: Sequence[str]) -> int:
         return 0
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
-        raise NearfarError(f"There is no command {command!r}; {nearest(command, COMMANDS)}")
+        raise NearfarError(f"no command {command!r}; {nearest(command, COMMANDS)}")
     parser = COMMANDS[command](rest)
     values = parser.read(rest)
     if command == "embed" and not {"out", "store"} & {*values}:
@@ -324,7 +251,7 @@ def _run(words: Sequence[str]) -> int:
         exclusive(values, LENGTHS)
         if values.get("recipe", "auto") not in ("auto", *recipes.RECIPES):
             raise NearfarError(
-                f"There is no recipe {values['recipe']!r}; {nearest(values['recipe'], recipes.RECIPES)}"
+                f"no recipe {values['recipe']!r}; {nearest(values['recipe'], recipes.RECIPES)}"
             )
     as_json = values.pop("json", False)
     first: list[Any] = []
@@ -332,10 +259,11 @@ def _run(words: Sequence[str]) -> int:
         first += value if isinstance(value, list) else [value]
     main_process = os.environ.get("RANK", "0") == "0"
     progress.show(main_process)
-    if command == "demo":  # not a part of the library
-        from ..demo.demo import demo as function
+    name = FUNCTIONS.get(command, command)
+    if name in PRIVATE:
+        function = getattr(importlib.import_module(f"nearfar.{PRIVATE[name]}"), name)
     else:
-        function = getattr(nearfar, FUNCTIONS.get(command, command))
+        function = getattr(nearfar, name)
     result = function(*first, **values)
     if main_process and result is not None:  # a page that was served leaves nothing to print
         print(json.dumps(result.to_json()) if as_json else _done(command, result))
@@ -354,7 +282,7 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command line after `nearfar`; None means this process's own.
 
     Returns:
-        0 when done, 2 for what the user can mend, 130 for Ctrl-C, 141 when the reader of a pipe went away.
+        0 when done, 2 for what the user can fix, 130 for Ctrl-C, 141 when the reader of a pipe went away.
     """
     words = sys.argv[1:] if words is None else words
     for stream in (sys.stdout, sys.stderr):
@@ -368,10 +296,10 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"nearfar: {error}", file=sys.stderr)
         return 2
     except UnicodeEncodeError:
-        strange = [word for word in words if not _is_text(word)]
-        if not strange:
+        odd = [word for word in words if not _is_text(word)]
+        if not odd:
             raise
-        print(f"nearfar: {strange[0]!r} is not UTF-8 text; name it as nearfar lists it.", file=sys.stderr)
+        print(f"nearfar: {odd[0]!r} is not UTF-8 text; type the name as nearfar lists it.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -381,7 +309,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            print("nearfar: A disk is full; free some space and run the same command again.", file=sys.stderr)
+            print("nearfar: a disk is full; free some space and run the same command again.", file=sys.stderr)
             return 2
         if error.filename is None:
             raise

@@ -82,13 +82,17 @@ class Demo:
         )
 
 
-def demo(out: str | Path = "demo", *, seed: int = 0, minutes: float = MINUTES) -> Demo:
-    """Draw pictures, then check, pretrain, evaluate, embed and report; the same call again goes on.
+def demo(*, out: str | Path = "demo", seed: int = 0, minutes: float = MINUTES) -> Demo:
+    """Draw a few thousand small pictures, then check, pretrain, evaluate, embed and report on them.
+
+    Run the same command again to resume.
+
+    Example: nearfar demo
 
     Args:
         out: the folder everything goes to.
-        seed: names every random draw, of the pictures and of the training.
-        minutes: time to train.
+        seed: random seed, of the pictures and of the training.
+        minutes: time to train, in minutes.
 
     Returns:
         The figures and the places.

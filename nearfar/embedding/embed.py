@@ -1,6 +1,6 @@
-"""Turns a collection into vectors with a trained encoder, in order, by name, and able to go on after a crash.
+"""Turns a collection into vectors with a trained encoder, in order, by name, and resumes after a crash.
 
-The collection is read in stretches, so that one of any size fits in memory; what came of each is kept
+The collection is read in chunks, so that one of any size fits in memory; what came of each is kept
 beside the output until all are done.
 """
 
@@ -68,7 +68,7 @@ def embed(
     out: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 256,
-    threads: int | None = None,
+    workers: int | None = None,
     labels: bool = False,
 ) -> Embeddings: ...
 
@@ -83,7 +83,7 @@ def embed(
     prune: bool = False,
     device: str = "auto",
     batch_size: int = 256,
-    threads: int | None = None,
+    workers: int | None = None,
     labels: bool = False,
 ) -> Filled: ...
 
@@ -98,24 +98,26 @@ def embed(
     prune: bool = False,
     device: str = "auto",
     batch_size: int = 256,
-    threads: int | None = None,
+    workers: int | None = None,
     labels: bool = False,
 ) -> Embeddings | Filled:
-    """Turn a collection into vectors; the same call again goes on where it was interrupted.
+    """Turn images into vectors. Run the same command again to resume, or to add new images to a store.
+
+    Example: nearfar embed runs/a photos/ --out photos.parquet
 
     Takes some 2,000 decoded images of memory, and n x d x 4 bytes for the vectors where no store takes them.
 
     Args:
-        run: a run, or its folder.
-        data: images, as `sources.open_source` takes them.
-        out: a .parquet, .npz or .npy file to write; without it nothing is written.
-        store: a vector store to bring up to date instead; only new and changed images are encoded.
-        columns: with a store, a list with further columns, the first naming images by id or path.
-        prune: with a store, whether to delete rows whose files are gone.
-        device: "auto", "cpu", "cuda" or "mps".
-        batch: images encoded at a time.
-        threads: CPU threads that read images; default: all cores.
-        labels: whether to keep labels too (first-level folders, or a list's column).
+        run: the folder of a run.
+        data: images.
+        out: a .parquet, .npz or .npy file to write.
+        store: instead of a file, a vector store to bring up to date: only new and changed images are encoded.
+        columns: with store: add columns from a .csv or .tsv, whose first column names images by id or path.
+        prune: with store: delete images whose files are gone.
+        device: auto, cpu, cuda or mps.
+        batch_size: number of images encoded at a time.
+        workers: CPU threads that read images; if not given, all cores.
+        labels: also write the labels: first-level folders, or a list's column.
 
     Returns:
         Names and vectors in the collection's order; with a store, what became of the images.
@@ -125,22 +127,22 @@ def embed(
     """
     if store is not None:
         if out is not None:
-            raise NearfarError("Give one of --out and --store, not both; nearfar store exports to files.")
+            raise NearfarError("--out and --store exclude each other; give one of them.")
         how: dict[str, Any] = {
             "device": device,
             "batch_size": batch_size,
-            "threads": threads,
+            "workers": workers,
             "labels": labels,
         }
         return fill(run, data, store, columns=columns, prune=prune, **how)
     if columns is not None or prune:
-        raise NearfarError("--columns and --prune belong to a store; name one: --store photos.nf")
+        raise NearfarError("--columns and --prune need a store; name one, such as --store photos.nf")
     run = run if isinstance(run, Run) else load(run)
     path = Path(out) if out is not None else None
     where = device_named(device)
     if path is None:
         source = open_source(data, labels=labels)
-        return _embed(run, source, None, None, where, batch_size, threads or cores(), labels)
+        return _embed(run, source, None, None, where, batch_size, workers or cores(), labels)
     files.check_name(path)
     folder = path.with_name(path.name + ".parts")
     try:
@@ -155,7 +157,7 @@ def embed(
             # Opened once the folder is ours: listing a million files is part of the work.
             source = open_source(data, labels=labels)
             journal = Journal(folder, _key(run, source))
-            result = _embed(run, source, path, journal, where, batch_size, threads or cores(), labels)
+            result = _embed(run, source, path, journal, where, batch_size, workers or cores(), labels)
     except Timeout:
         raise NearfarError(f"another process is writing {path}; wait for it, or name another file.") from None
     shutil.rmtree(folder, ignore_errors=True)
@@ -178,10 +180,10 @@ def _embed(
     journal: Journal | None,
     device: torch.device,
     batch_size: int,
-    threads: int,
+    workers: int,
     labels: bool,
 ) -> Embeddings:
-    """Do the stretches that are missing, put all together, and write the output."""
+    """Do the chunks that are missing, put all together, and write the output."""
     starts = range(0, len(source.ids), LENGTH)
     parts: dict[int, ChunkResult] = {}
     for low in starts:
@@ -190,15 +192,15 @@ def _embed(
             parts[low] = done
     left = [low for low in starts if low not in parts]
     if parts:
-        progress.say(f"{len(parts):,} of {len(starts):,} stretches were done before; going on.")
+        progress.say(f"{len(parts):,} of {len(starts):,} chunks were done before; resuming.")
     model = run.encoder if device.type == "cpu" else copy.deepcopy(run.encoder).to(device)
     # A little above the size, so that the last resize has something to work with; as for training.
     short_side = -(-run.preprocess.size * 8 // 7)
     with progress.Bar("Embedding", len(source.ids)) as bar:
         bar.done = len(source.ids) - sum(min(LENGTH, len(source.ids) - low) for low in left)
-        for low, decoded in zip(left, stretches(source, left, short_side, threads), strict=True):
+        for low, decoded in zip(left, stretches(source, left, short_side, workers), strict=True):
             vectors = features(
-                model, decoded, run.preprocess, device=device, batch_size=batch_size, threads=threads
+                model, decoded, run.preprocess, device=device, batch_size=batch_size, threads=workers
             )
             bad = np.array([row for row, _ in decoded.bad], np.int64)
             reasons = np.array([reason for _, reason in decoded.bad], np.str_)

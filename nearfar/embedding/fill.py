@@ -1,7 +1,7 @@
 """Fills a vector store with a collection: what is new or has changed is encoded, and nothing else.
 
-Images are known by the content of their files. Each stretch is committed by itself, so that a crash loses one
-at most, and the same call again goes on.
+Images are known by the content of their files. Each chunk is committed by itself, so that a crash loses one
+at most, and the same call resumes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from ..stores.base import FIXED, StoreInfo, Vectors, VectorStore
 from ..stores.columns import ColumnList, read_columns
 from ..stores.open import open_store
 from ..training.run import Run, load
-from .reader import Reader, Seen
+from .reader import ImageReader, ReadImage
 
-Encode = Callable[[Sequence[Seen]], Vectors]
-PIECES = 20  # stretches written, from which on they are put together at the end
+Encode = Callable[[Sequence[ReadImage]], Vectors]
+PIECES = 20  # chunks written, from which on they are put together at the end
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def fill(
     prune: bool = False,
     device: str = "auto",
     batch_size: int = 256,
-    threads: int | None = None,
+    workers: int | None = None,
     labels: bool = False,
 ) -> Filled:
     """Bring a store up to date with a collection; it is made where there is none.
@@ -99,8 +99,8 @@ def fill(
         columns: a list with further columns, as `read_columns` takes it.
         prune: whether to delete rows whose files are gone.
         device: "auto", "cpu", "cuda" or "mps".
-        batch: images encoded at a time.
-        threads: CPU threads that read images; default: all cores.
+        batch_size: images encoded at a time.
+        workers: CPU threads that read images; default: all cores.
         labels: whether to write labels too, where a row has none.
 
     Returns:
@@ -110,31 +110,31 @@ def fill(
         NearfarError: the run, the images or the list cannot be used, or the store is another encoder's.
     """
     run = run if isinstance(run, Run) else load(run)
-    where, threads = device_named(device), threads or cores()
+    where, workers = device_named(device), workers or cores()
     source = open_source(data, labels=labels)
     extra = None if columns is None else read_columns(columns)
     info = StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
     store = open_store(address, info)
     model = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
 
-    def encode(seen: Sequence[Seen]) -> Vectors:
+    def encode(seen: Sequence[ReadImage]) -> Vectors:
         pixels = [item.pixels for item in seen if item.pixels is not None]
         images = gathered([item.row for item in seen], pixels)
-        return features(model, images, run.preprocess, device=where, batch_size=batch_size, threads=threads)
+        return features(model, images, run.preprocess, device=where, batch_size=batch_size, threads=workers)
 
     short_side = -(-run.preprocess.size * 8 // 7)  # as `embed` has it: the vectors are the same
-    job = _Job(Reader(source, short_side, store.info.thumbnail, threads), store, encode)
+    job = _Job(ImageReader(source, short_side, store.info.thumbnail, workers), store, encode)
     with progress.Bar("Embedding", len(source)) as bar:
-        for stretch in job.reader.stretches(job.by_digest):
-            job.take(stretch)
-            bar.advance(len(stretch))
+        for chunk in job.reader.chunks(job.by_digest):
+            job.take(chunk)
+            bar.advance(len(chunk))
     return job.finish(extra, prune)
 
 
 class _Job:
     """One collection on its way into one store."""
 
-    def __init__(self, reader: Reader, store: VectorStore, encode: Encode) -> None:
+    def __init__(self, reader: ImageReader, store: VectorStore, encode: Encode) -> None:
         self.reader, self.store, self.encode = reader, store, encode
         self.source = reader.source
         self.paths = _paths(self.source)
@@ -160,12 +160,12 @@ class _Job:
         path = self.path[name]
         return not os.path.exists(path) if path else not isinstance(self.source, FileSource)
 
-    def take(self, stretch: Sequence[Seen]) -> None:
-        """Commit what is new in a stretch."""
+    def take(self, chunk: Sequence[ReadImage]) -> None:
+        """Commit what is new in a chunk."""
         ids = self.source.ids
-        self.bad += [Rejected(ids[seen.row], seen.bad) for seen in stretch if seen.bad]
-        new = [seen for seen in stretch if seen.pixels is not None]
-        there = [seen for seen in stretch if seen.pixels is None and not seen.bad]
+        self.bad += [Rejected(ids[seen.row], seen.bad) for seen in chunk if seen.bad]
+        new = [seen for seen in chunk if seen.pixels is not None]
+        there = [seen for seen in chunk if seen.pixels is None and not seen.bad]
         same = [seen for seen in there if self.digest.get(ids[seen.row]) == seen.digest]
         twins = [seen for seen in there if self.digest.get(ids[seen.row]) != seen.digest]
         if twins:
@@ -177,7 +177,7 @@ class _Job:
         self._add([seen for seen in new if not seen.bad])
         self._keep(same)
 
-    def _facts(self, seen: Sequence[Seen]) -> dict[str, list[Any]]:
+    def _facts(self, seen: Sequence[ReadImage]) -> dict[str, list[Any]]:
         """Say of images what their files say."""
         return {
             "id": [self.source.ids[item.row] for item in seen],
@@ -195,7 +195,7 @@ class _Job:
         self.store.upsert(pa.table({**made, "vector": schema.fixed(vectors)}))
         self.pieces += 1
 
-    def _add(self, seen: Sequence[Seen]) -> None:
+    def _add(self, seen: Sequence[ReadImage]) -> None:
         """Commit images that have to be encoded; a label that is there stays."""
         if not seen:
             return
@@ -208,7 +208,7 @@ class _Job:
         self._put(facts, self.encode(seen))
         self.counts["encoded"] += len(seen)
 
-    def _copy(self, pairs: Sequence[tuple[Seen, dict[str, Any]]]) -> None:
+    def _copy(self, pairs: Sequence[tuple[ReadImage, dict[str, Any]]]) -> None:
         """Commit images whose content is there under another name; labels and columns move with files."""
         if not pairs:
             return
@@ -223,7 +223,7 @@ class _Job:
         self._put(facts, self.store.vectors(ids=names)[1])
         self.counts["known"] += len(seen)
 
-    def _keep(self, seen: Sequence[Seen]) -> None:
+    def _keep(self, seen: Sequence[ReadImage]) -> None:
         """Bring the path and the label of unchanged images up to date."""
         paths, labels = {}, {}
         for item in seen:

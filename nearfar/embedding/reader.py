@@ -22,7 +22,7 @@ QUALITY = 85  # of thumbnails, as JPEG counts it
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReadImage:
     """One image as it was read.
 
     Attributes:
@@ -45,21 +45,21 @@ class Seen:
     bad: str = ""
 
 
-class Reader:
-    """Reads a collection image by image, or in stretches, each while the one before is in use."""
+class ImageReader:
+    """Reads a collection image by image, or in chunks, each while the one before is in use."""
 
-    def __init__(self, source: Source, short_side: int, thumbnail: int, threads: int) -> None:
+    def __init__(self, source: Source, short_side: int, thumbnail: int, workers: int) -> None:
         """Prepare to read.
 
         Args:
             source: the images.
             short_side: larger images are reduced to this short side, in pixels.
             thumbnail: the longer side of thumbnails, at most.
-            threads: CPU threads.
+            workers: CPU threads.
         """
-        self.source, self.short_side, self.thumbnail, self.threads = source, short_side, thumbnail, threads
+        self.source, self.short_side, self.thumbnail, self.workers = source, short_side, thumbnail, workers
 
-    def one(self, row: int, known: Container[str] = ()) -> Seen:
+    def one(self, row: int, known: Container[str] = ()) -> ReadImage:
         """Read one image, and decode it unless its digest is known."""
         digest = ""
         try:
@@ -67,24 +67,24 @@ class Reader:
             digest = content.hex()
             size = data.nbytes if isinstance(data, np.ndarray) else len(data)
             if digest in known:
-                return Seen(row, digest, size)
+                return ReadImage(row, digest, size)
             pixels, width, height = _decoded(data, self.short_side)
-            return Seen(row, digest, size, pixels, width, height, _small(data, pixels, self.thumbnail))
+            return ReadImage(row, digest, size, pixels, width, height, _small(data, pixels, self.thumbnail))
         except BadImage as error:
-            return Seen(row, digest, bad=str(error))
+            return ReadImage(row, digest, bad=str(error))
 
-    def stretches(self, known: Container[str]) -> Iterator[list[Seen]]:
+    def chunks(self, known: Container[str]) -> Iterator[list[ReadImage]]:
         """Read everything.
 
         Args:
             known: digests of contents that need no decoding.
 
         Yields:
-            Stretches of up to `stretches.LENGTH` images, in order.
+            Stretches of up to `chunks.LENGTH` images, in order.
         """
         starts = deque(range(0, len(self.source), LENGTH))
-        running: deque[list[Future[Seen]]] = deque()
-        with ThreadPoolExecutor(self.threads) as pool:
+        running: deque[list[Future[ReadImage]]] = deque()
+        with ThreadPoolExecutor(self.workers) as pool:
             try:
                 while starts or running:
                     while starts and len(running) < 2:

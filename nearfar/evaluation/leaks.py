@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..analysis.pixel_similarity import fine, likeness
+from ..analysis.pixel_similarity import fine, pixel_similarity
 from ..data.dataset import ImageDataset, Subset
 from ..features.probes import Rows
 
@@ -61,7 +61,7 @@ def near_copies(test: ImageDataset, train: ImageDataset, candidates: Rows) -> Co
     """
     rows, place = np.unique(candidates, return_inverse=True)
     own = np.arange(len(test)).repeat(candidates.shape[1])
-    flat = likeness(fine(test), fine(Subset(train, rows)), own, place.reshape(-1))
+    flat = pixel_similarity(fine(test), fine(Subset(train, rows)), own, place.reshape(-1))
     found = flat.reshape(candidates.shape)
     best = found.argmax(axis=1)[:, None]
     most = np.take_along_axis(found, best, 1)[:, 0]

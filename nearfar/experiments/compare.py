@@ -123,7 +123,11 @@ def compare(
     test: Any = None,
     **settings: Any,
 ) -> Comparison:
-    """Train every method under the same budget and evaluate all alike.
+    """Train several methods under the same budget, over several seeds, and evaluate them in the same way.
+
+    Run the same command again to resume.
+
+    Example: nearfar compare photos/ --methods simclr byol --minutes 5
 
     With labels, k-NN and linear accuracy are measured as `evaluate` does, every choice made on held-out
     training images. Without, and beside them, stand label-free figures (see `health.Health`). Written to
@@ -132,9 +136,10 @@ def compare(
     Args:
         data: images to learn from, as `pretrain` takes them; with labels for methods that need them.
         methods: names of `METHODS`, at least one.
-        out: the folder for all of it.
-        seeds: runs of each method, seeds 0, 1, ...
-        train, test: labelled images, both or neither.
+        out: the folder for all results.
+        seeds: number of runs of each method, with seeds 0, 1, ...
+        train: labelled images to fit on and to choose on; needs test.
+        test: labelled images, read once a run, at its end; without labels, label-free figures stand alone.
         **settings: any setting of training or views, the same for all; a length above all. What a method's
             own recipe says stays its own.
 

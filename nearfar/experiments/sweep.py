@@ -44,7 +44,11 @@ def sweep(
     train: Any = None,
     **settings: Any,
 ) -> Sweep:
-    """Vary temperature, batch, rate, crops, colours and head around a recipe, and tell what matters.
+    """Vary temperature, batch size, learning rate, crops, colours and head, and tell which of them matter.
+
+    Run the same command again to resume.
+
+    Example: nearfar sweep photos/ --minutes-each 3 --budget 1h
 
     The first trial is the recipe itself; it is repeated with two more seeds, and so is the best in the end,
     since a difference smaller than that between seeds is none. A setting that is given is not varied.
@@ -52,12 +56,12 @@ def sweep(
 
     Args:
         data: images to learn from, as `pretrain` takes them.
-        minutes_each: length of each run, in minutes or such as "90s"; or give `steps` or `epochs`.
-        budget: time for all runs together, likewise, such as "1h".
-        trials: how many runs instead, repeats among them.
+        minutes_each: length of each run, in minutes or such as "90s"; or give steps or epochs.
+        budget: time for all runs together, in minutes or such as "1h" or "30m".
+        trials: number of runs, instead of a budget.
         method, recipe: as in `pretrain`.
-        out: the folder for all of it.
-        train: labelled images; k-NN on a held-out part of them then chooses, instead of `METRIC`.
+        out: the folder for all results.
+        train: labelled images: k-NN on a held-out part of them chooses, instead of a label-free metric.
         **settings: any other setting, the same for all runs. `seed` names the proposals and the runs.
 
     Returns:

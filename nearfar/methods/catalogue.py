@@ -67,7 +67,9 @@ class Catalogue:
 
 @functools.cache
 def catalogue() -> Catalogue:
-    """List the methods.
+    """List the available methods, with their idea, paper and requirements, and when to choose each.
+
+    Example: nearfar methods
 
     Returns:
         One entry a method; print it, or take its `entries`.

@@ -1,1 +1,18 @@
-"""One file a question to a store: search, anomalies, duplicates and the like."""
+"""The store commands, in one table: one file a question to a vector store. Nothing here imports torch.
+
+To add a command: write one file with its function, and add its line to `QUERIES`. Its flags and its help come
+from the signature and the docstring (first line, `Example:` and `Args:`); its tests follow from the table.
+"""
+
+QUERIES = {
+    "search": "search",
+    "label-errors": "label_errors",
+    "classes": "classes",
+    "suggest": "suggest",
+    "anomalies": "anomalies",
+    "duplicates": "duplicates",
+    "clusters": "clusters",
+    "map": "image_map",
+    "export": "export",
+}
+"""Name of the command, which with _ for - is also the file's, to the function in it."""

@@ -1,4 +1,4 @@
-"""The verb `classes`: name the class of each image by a few examples."""
+"""`nearfar classes`: the class of each image, by a few examples of each class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis import few_shot as naming
+from ..analysis.few_shot import UNCLASSIFIED, FewShotPrediction, classify
 from ..analysis.label_errors import Rows
 from ..core.errors import NearfarError
 from ..data.dataset import class_numbers
@@ -15,11 +15,11 @@ from ..data.sources import open_source
 from ..features.extract import Vectors
 from ..training.run import Run
 from .listing import ACROSS, Listing
-from .store_access import Address, encoder_of, handed, opened
+from .store_access import StoreLike, open_for_query, run_of, write_result
 
 
 def classes(
-    store: Address,
+    store: StoreLike,
     *,
     examples: Any,
     propagate: bool = False,
@@ -29,77 +29,78 @@ def classes(
     out: str | Path | None = None,
     run: Run | str | Path | None = None,
 ) -> Listing:
-    """Name the class of each image, by a few examples of each class and without training.
+    """Classify images by a few examples of each class, without training; unlike ones stay unclassified.
+
+    Example: nearfar classes photos.nf --examples examples/ --save kind
 
     Args:
         store: a vector store or its address.
-        examples: labelled images, such as a folder with a folder of images for each class.
-        propagate: whether names spread over a graph of neighbours instead of in one jump.
-        reject: the share of images of these classes that may be turned away as none of them; 0 turns none
-            away.
-        save: a column to write the names to; it is left empty for images that are none of these.
-        where: a condition on columns.
-        out: a .csv, .json or .png file to write.
+        examples: labelled images: a folder with a folder for each class, of one image or more.
+        propagate: propagate labels over a nearest-neighbour graph.
+        reject: share of images of these classes that may be left unclassified; 0 classifies every image.
+        save: also write the classes to this column of the store; it is empty for unclassified images.
+        where: a condition on columns, such as "site = 'A' and width >= 64".
+        out: a .csv, .json or .png file to write; .png is a contact sheet.
         run: the run that made the store, if it has moved.
 
     Returns:
-        The images, the most alike to the examples first: ten of each class, ten that are none of these, and
-        so on.
+        The images, most similar to the examples first: ten of each class, ten unclassified ones, and so on.
 
     Raises:
         NearfarError: a class has no example, or an example cannot be used.
     """
-    place = opened(store, out)
+    opened = open_for_query(store, out)
     source = open_source(examples, labels=True)
     numbers, names = class_numbers(source.labels)
     assert numbers is not None
-    shown = encoder_of(place, run).encode(source)
-    ids, x = place.vectors(where)
+    shown = run_of(opened, run).encode(source)
+    ids, x = opened.vectors(where)
     if not ids:
-        raise NearfarError(f"{place.address} has no image to name; look at the condition of --where.")
-    found = naming.name(x, shown, numbers, names, reject=reject, propagate=propagate)
-    words = [names[at] if at != naming.NONE else None for at in found.answer]
+        raise NearfarError(f"{opened.address} has no image that meets --where; change the condition.")
+    found = classify(x, shown, numbers, names, reject=reject, propagate=propagate)
+    words = [names[at] if at != UNCLASSIFIED else None for at in found.predicted]
     if save is not None:
-        place.update(save, dict(zip(ids, words, strict=True)))
-    order = _in_turn(np.where(found.answer == naming.NONE, len(names), found.answer), found.likeness)
+        opened.update(save, dict(zip(ids, words, strict=True)))
+    group = np.where(found.predicted == UNCLASSIFIED, len(names), found.predicted)
+    order = _in_turn(group, found.similarity)
     columns: dict[str, Any] = {
         "class": [words[at] for at in order],
-        "likeness": found.likeness[order].tolist(),
+        "similarity": found.similarity[order].tolist(),
     }
     listing = Listing(
-        f"classes by example: {ACROSS} of each in turn, the most alike first",
+        f"classes by example: {ACROSS} of each in turn, most similar first",
         tuple(ids[at] for at in order),
         columns,
         (_counts(found), _promise(found, reject)),
         {key: value for key, value in found.to_json().items() if key != "images"},
         grouped="class",
     )
-    return handed(listing, place, out)
+    return write_result(listing, opened, out)
 
 
-def _in_turn(group: Rows, likeness: Vectors) -> Rows:
-    """Order rows by likeness, a sheet's line of each group in turn, so that its head shows every group."""
-    order = np.lexsort((-likeness, group))
+def _in_turn(group: Rows, similarity: Vectors) -> Rows:
+    """Order rows by similarity, one line of a sheet for each group in turn."""
+    order = np.lexsort((-similarity, group))
     place = np.arange(len(order)) - np.searchsorted(group[order], group[order])
     return order[np.lexsort((place, group[order], place // ACROSS))]
 
 
-def _counts(found: naming.Naming) -> str:
+def _counts(found: FewShotPrediction) -> str:
     """Write how many images each class has."""
-    there = [f"{int((found.answer == at).sum()):,} {name}" for at, name in enumerate(found.classes)]
-    return f"{'; '.join(there)}; {int((found.answer == naming.NONE).sum()):,} none of these."
+    there = [f"{int((found.predicted == at).sum()):,} {name}" for at, name in enumerate(found.classes)]
+    return f"{'; '.join(there)}; {int((found.predicted == UNCLASSIFIED).sum()):,} unclassified."
 
 
-def _promise(found: naming.Naming, reject: float) -> str:
-    """Say what "none of these" rests on."""
+def _promise(found: FewShotPrediction, reject: float) -> str:
+    """Say what the threshold for unclassified images promises."""
     if found.threshold is not None:
         return (
-            f"Below a likeness of {found.threshold:.3f} an image is none of these: about {100 * reject:g} % "
-            "of images of these classes fall there, on average."
+            f"Images with a similarity below {found.threshold:.3f} are left unclassified: about "
+            f"{100 * reject:g} % of images of these classes, on average."
         )
     if not reject:
-        return "No image is turned away, as asked."
+        return "--reject 0: every image is classified."
     return (
-        f"{found.examples} examples are too few to tell none of these at --reject {reject:g}; give "
-        f"{int(np.ceil(1 / reject - 1e-9)) - 1} at least, two or more of each class."
+        f"{found.examples} examples are too few for --reject {reject:g}, so every image is classified; give "
+        f"at least {int(np.ceil(1 / reject - 1e-9)) - 1}, two or more of each class."
     )

@@ -1,4 +1,4 @@
-"""The verb `clusters`: images sorted into clusters."""
+"""`nearfar clusters`: images sorted into clusters."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis import clusters as sorting
+from ..analysis.clusters import cluster_images
 from .listing import Listing
-from .store_access import Address, handed, opened
+from .store_access import StoreLike, open_for_query, write_result
 
 EXEMPLARS = 10  # images listed of a cluster
 
 
 def clusters(
-    store: Address,
+    store: StoreLike,
     *,
-    way: str = "kmeans",
-    number: int | None = None,
-    least: int = 10,
+    method: str = "kmeans",
+    n_clusters: int | None = None,
+    min_cluster_size: int = 10,
     where: str | None = None,
     save: str | None = None,
     out: str | Path | None = None,
     seed: int = 0,
 ) -> Listing:
-    """Sort images into clusters, and list the most typical of each.
+    """Sort images into clusters, list the most typical images of each, and say how stable they are.
+
+    Example: nearfar clusters photos.nf --save cluster --out clusters.png
 
     Args:
         store: a vector store or its address.
-        way: "kmeans" or "hdbscan".
-        number: clusters, for k-means; by default the number that fits best.
-        least: images in a cluster at least, for HDBSCAN.
-        where: a condition on columns.
-        save: a column to write each image's cluster to, from 1; empty where it is in none.
-        out: a .csv, .json or .png file to write.
-        seed: names every draw.
+        method: kmeans or hdbscan.
+        n_clusters: number of clusters, for kmeans; if not given, the number that fits best.
+        min_cluster_size: smallest number of images in a cluster, for hdbscan.
+        where: a condition on columns, such as "site = 'A' and width >= 64".
+        save: also write the clusters, numbered from 1, to this column of the store.
+        out: a .csv, .json or .png file to write; .png is a contact sheet.
+        seed: random seed.
 
     Returns:
         The most typical images of each cluster, the largest cluster first.
@@ -44,9 +46,9 @@ def clusters(
     Raises:
         NearfarError: there are too few images, or a condition makes no sense.
     """
-    place = opened(store, out)
-    ids, x = place.vectors(where)
-    found = sorting.clusters(x, way, number, least, seed)
+    opened = open_for_query(store, out)
+    ids, x = opened.vectors(where)
+    found = cluster_images(x, method, n_clusters, min_cluster_size, seed)
     rows = found.exemplars(EXEMPLARS)
     sizes = np.bincount(found.cluster[found.cluster >= 0], minlength=len(found))
     listed, of = [ids[row] for row in rows], found.cluster[rows]
@@ -55,19 +57,19 @@ def clusters(
         "images": sizes[of].tolist(),
         "stability": found.stability[of].tolist(),
         "typical": found.typical[rows].tolist(),
-        "label": place.rows(["label"], ids=listed).column("label").to_pylist(),
+        "label": opened.rows(["label"], ids=listed).column("label").to_pylist(),
     }
     lines = [] if found.counts is None else [str(found.counts)]
     if outside := int((found.cluster < 0).sum()):
         lines.append(f"{outside:,} of {len(ids):,} images are in no cluster.")
     lines.append(
-        f"Clustered anew from resampled images, the whole agrees to {found.agreement:.2f} (adjusted Rand "
-        "index; 0 is chance, 1 the same). Clusters above a stability of 0.75 come again; those below 0.5 are "
-        "accidents."
+        f"Clusterings of resampled images agree with this one to {found.agreement:.2f} (adjusted Rand index; "
+        "0 is chance, 1 the same). A cluster with a stability above 0.75 is found again; one below 0.5 is an "
+        "accident."
     )
     counts = None if found.counts is None else found.counts.to_json()
     facts = {
-        "way": way,
+        "method": method,
         "clusters": [
             {"cluster": at + 1, "images": int(sizes[at]), "stability": float(found.stability[at])}
             for at in range(len(found))
@@ -76,9 +78,9 @@ def clusters(
         "counts": counts,
     }
     if save is not None:
-        place.update(
+        opened.update(
             save,
             {one: float(at + 1) if at >= 0 else None for one, at in zip(ids, found.cluster, strict=True)},
         )
     title = f"{len(found)} clusters, the largest first, the most typical images of each"
-    return handed(Listing(title, tuple(listed), columns, tuple(lines), facts, "cluster"), place, out)
+    return write_result(Listing(title, tuple(listed), columns, tuple(lines), facts, "cluster"), opened, out)

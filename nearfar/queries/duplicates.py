@@ -1,4 +1,4 @@
-"""The verb `duplicates`: images that are there twice, here or in another store."""
+"""`nearfar duplicates`: images that a store holds more than once, or that another store holds too."""
 
 from __future__ import annotations
 
@@ -6,57 +6,58 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..analysis import duplicates as copying
-from ..analysis.duplicates import Collection
+from ..analysis.duplicates import MIN_SIMILARITY, Collection, duplicate_groups, duplicate_pairs
 from ..analysis.pixel_similarity import zoomed_files
 from ..core.errors import NearfarError
 from ..stores import VectorStore
 from .listing import Listing, write
-from .store_access import Address, handed, opened
+from .store_access import StoreLike, open_for_query, write_result
 
 
 def duplicates(
-    store: Address,
+    store: StoreLike,
     *,
-    against: Address | None = None,
-    alike: float = copying.NEAR,
+    against: StoreLike | None = None,
+    min_similarity: float = MIN_SIMILARITY,
     where: str | None = None,
     save: str | None = None,
     out: str | Path | None = None,
 ) -> Listing:
-    """List images that are there more than once, in groups; or those that are in another store too.
+    """List duplicates, exact or near, in groups with one image to keep; or those that another store has too.
 
-    Of a group the image with the most pixels is kept, then the one with the most bytes, then the first by
-    name.
+    The image to keep has the most pixels; of several such, the most bytes; of several such, the first name.
+
+    Example: nearfar duplicates photos.nf --out copies.png
 
     Args:
         store: a vector store or its address.
-        against: another store of the same encoder, in which to look for the images of the first.
-        alike: nearness from which two images are near copies, up to 1.
+        against: another store of the same run: list the images of the first store that it has too.
+        min_similarity: least similarity of near duplicates, from -1 to 1.
         where: a condition on the images of the first store.
-        save: a column to write to each image: the id of the one to keep in its place, or of its copy in the
-            other store; empty for all others.
-        out: a .csv, .json or .png file to write.
+        save: also write the id of the image to keep, or of the copy in the other store, to this column.
+        out: a .csv, .json or .png file to write; .png is a contact sheet.
 
     Returns:
-        The groups, the largest first; or the pairs, the nearest first.
+        The groups, the largest first; or the pairs, the most similar first.
 
     Raises:
         NearfarError: the stores are of different encoders, or a condition makes no sense.
     """
-    if not -1 <= alike <= 1:
-        raise NearfarError(f"--alike is {alike:g}; it must lie between -1 and 1, such as {copying.NEAR}.")
-    place = opened(store, out)
-    ids, images = collected(place, where)
+    if not -1 <= min_similarity <= 1:
+        raise NearfarError(
+            f"--min-similarity is {min_similarity:g}; give a number from -1 to 1, such as {MIN_SIMILARITY}."
+        )
+    opened = open_for_query(store, out)
+    ids, images = read_collection(opened, where)
     if against is not None:
-        return _leaks(place, ids, images, opened(against), alike, save, out)
-    sides = place.rows(["width", "height", "bytes"], ids=ids).to_pylist()
+        return _leaks(opened, ids, images, open_for_query(against), min_similarity, save, out)
+    sides = opened.rows(["width", "height", "bytes"], ids=ids).to_pylist()
     quality = [((row["width"] or 0) * (row["height"] or 0), row["bytes"] or 0) for row in sides]
-    found = copying.groups(images, quality, alike)
+    found = duplicate_groups(images, quality, min_similarity)
     keepers = found.rows[found.keep][found.group] if len(found.rows) else found.rows
     listed = [ids[row] for row in found.rows]
     columns: dict[str, Sequence[Any]] = {
-        "nearness": found.nearness.tolist(),
+        "similarity": found.similarity.tolist(),
         "keep": found.keep.tolist(),
         "same": found.same.tolist(),
         "group": (found.group + 1).tolist(),
@@ -67,17 +68,17 @@ def duplicates(
     facts = {"images": len(ids), "groups": int(found.keep.sum()), "spare": spare}
     lines = (
         f"{spare:,} of {len(ids):,} images are copies, {int(found.same.sum()):,} of them byte for byte, in "
-        f"{facts['groups']:,} groups. Of each group the one with the most pixels, then bytes, is to be kept.",
+        f"{facts['groups']:,} groups. In each group, keep the image with the most pixels, then bytes.",
     )
     if save is not None:
         named = {listed[at]: ids[keepers[at]] for at in range(len(listed)) if not found.keep[at]}
-        place.update(save, {one: named.get(one) for one in ids})
-    title = "copies, the largest groups first, each behind the one to keep"
-    return handed(Listing(title, tuple(listed), columns, lines, facts, "group"), place, out)
+        opened.update(save, {one: named.get(one) for one in ids})
+    title = "groups of duplicates, largest first, each after the image to keep"
+    return write_result(Listing(title, tuple(listed), columns, lines, facts, "group"), opened, out)
 
 
-def collected(store: VectorStore, where: str | None = None) -> tuple[list[str], Collection]:
-    """Read what is needed of a store's images to find copies.
+def read_collection(store: VectorStore, where: str | None = None) -> tuple[list[str], Collection]:
+    """Read what a search for duplicates needs of a store's images.
 
     Args:
         store: a vector store.
@@ -92,45 +93,47 @@ def collected(store: VectorStore, where: str | None = None) -> tuple[list[str], 
 
 
 def _leaks(
-    place: VectorStore,
+    opened: VectorStore,
     ids: list[str],
     images: Collection,
     other: VectorStore,
-    alike: float,
+    min_similarity: float,
     save: str | None,
     out: str | Path | None,
 ) -> Listing:
     """List the images of one store that another has too."""
-    if (place.info.encoder, place.info.preprocess) != (other.info.encoder, other.info.preprocess):
+    if (opened.info.encoder, opened.info.preprocess) != (other.info.encoder, other.info.preprocess):
         raise NearfarError(
-            f"{place.address} and {other.address} are of different encoders, whose vectors cannot be "
-            "compared; embed both with one run."
+            f"{opened.address} and {other.address} hold vectors of different encoders; embed both with "
+            "the same run."
         )
-    names, others = collected(other)
-    found = copying.pairs(images, others, alike)
+    names, others = read_collection(other)
+    found = duplicate_pairs(images, others, min_similarity)
     copies = [names[row] for row in found.b]
     listed = [ids[row] for row in found.a]
-    columns = {"nearness": found.nearness.tolist(), "copy_of": copies, "same": found.same.tolist()}
+    columns = {"similarity": found.similarity.tolist(), "copy_of": copies, "same": found.same.tolist()}
     many = len(set(listed))
     lines = (
-        f"{many:,} of {len(ids):,} images of {place.address} are in {other.address} too, or nearly; "
+        f"{many:,} of {len(ids):,} images of {opened.address} are in {other.address} too, or nearly; "
         f"{len(set(found.a[found.same].tolist())):,} of them byte for byte.",
     )
     facts = {"images": len(ids), "leaks": many, "against": other.address}
-    listing = Listing("leaks, the nearest first", tuple(listed), columns, lines, facts)
+    listing = Listing(
+        "images that the other store has too, most similar first", tuple(listed), columns, lines, facts
+    )
     if save is not None:
-        place.update(save, dict.fromkeys(ids) | dict(zip(reversed(listed), reversed(copies), strict=True)))
+        opened.update(save, dict.fromkeys(ids) | dict(zip(reversed(listed), reversed(copies), strict=True)))
     if out is None or Path(out).suffix.lower() != ".png":
-        return handed(listing, place, out)
+        return write_result(listing, opened, out)
     # A line of the sheet is a pair: the image, and its copy in the other store.
     both = [one for pair in zip(listed, copies, strict=True) for one in pair]
-    near = [value for value in columns["nearness"] for _ in range(2)]
+    near = [value for value in columns["similarity"] for _ in range(2)]
     sheet = Listing(
-        listing.title, tuple(both), {"nearness": near, "pair": _twice(len(listed))}, grouped="pair"
+        listing.title, tuple(both), {"similarity": near, "pair": _twice(len(listed))}, grouped="pair"
     )
 
     def thumbnails(shown: list[str]) -> list[bytes]:
-        mine, theirs = place.thumbnails(shown[::2]), other.thumbnails(shown[1::2])
+        mine, theirs = opened.thumbnails(shown[::2]), other.thumbnails(shown[1::2])
         return [file for pair in zip(mine, theirs, strict=True) for file in pair]
 
     write(sheet, Path(out), thumbnails)

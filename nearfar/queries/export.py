@@ -1,4 +1,4 @@
-"""Hands a vector store over to the viewers that people already use, and to tables.
+"""`nearfar export`: a vector store as files for other viewers, or as a table.
 
 - atlas: one Parquet file for Embedding Atlas, with places, thumbnails and nearest neighbours.
 - tensorboard: a folder for TensorBoard's projector: vectors, what is known of them, a sheet of thumbnails.
@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..analysis.projection import layout
+from ..analysis.projection import project
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError, nearest
 from ..features.knn import top_k
 from ..stores import VectorStore
 from ..stores.import_export import export as write_table
-from .store_access import Address, opened
+from .store_access import StoreLike, open_for_query
 
 SUFFIXES = {"atlas": ".parquet", "csv": ".csv", "parquet": ".parquet", "tensorboard": "", "fiftyone": ""}
-NEIGHBOURS = 15  # of each image, for Embedding Atlas
+ATLAS_NEIGHBOURS = 15  # of each image, for Embedding Atlas
 SPRITES = 8192  # pixels of a side of TensorBoard's sheet, at most: what WebGL takes
-STRETCH = 2000  # rows read at a time
+CHUNK = 2000  # rows read at a time
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,15 @@ class Exported:
         )
 
 
-def export(store: Address, *, to: str, out: str | Path | None = None) -> Exported:
-    """Write a store for another viewer.
+def export(store: StoreLike, *, to: str, out: str | Path | None = None) -> Exported:
+    """Write a store as files for another viewer, or as a table, and say how to open them.
+
+    Example: nearfar export photos.nf --to tensorboard
 
     Args:
         store: a vector store or its address.
-        to: a name of SUFFIXES.
-        out: the file, or the folder for tensorboard and fiftyone; default: the store's name beside it.
+        to: atlas (Embedding Atlas), tensorboard, fiftyone, csv or parquet.
+        out: the file, or the folder for tensorboard and fiftyone; if not given, the store's name beside it.
 
     Returns:
         Where it is, and the command that opens it.
@@ -67,25 +69,25 @@ def export(store: Address, *, to: str, out: str | Path | None = None) -> Exporte
         NearfarError: there is no such viewer, the store is empty, or the place cannot be written.
     """
     if to not in SUFFIXES:
-        raise NearfarError(f"There is no viewer {to!r} to export to; {nearest(to, SUFFIXES)}")
-    place = opened(store)
-    if not len(place):
-        raise NearfarError(f"{place.address} holds no image yet; fill it with nearfar embed --store.")
-    path = Path(out) if out is not None else _beside(place.address, to)
+        raise NearfarError(f"--to {to!r} is no viewer; {nearest(to, SUFFIXES)}")
+    opened = open_for_query(store)
+    if not len(opened):
+        raise NearfarError(f"{opened.address} holds no image yet; fill it with nearfar embed --store.")
+    path = Path(out) if out is not None else _beside(opened.address, to)
     if SUFFIXES[to] and path.suffix.lower() != SUFFIXES[to]:
-        raise NearfarError(f"--out {path} is no {SUFFIXES[to]} file; name one for --to {to}.")
+        raise NearfarError(f"--out {path} does not end in {SUFFIXES[to]}; --to {to} needs that.")
     if to in ("csv", "parquet"):
-        return Exported(path, write_table(place, path), "")
+        return Exported(path, write_table(opened, path), "")
     if not SUFFIXES[to]:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise NearfarError(f"--out {path} is there already; name a new folder, or remove it.")
+            raise NearfarError(f"--out {path} already exists; name a new folder.")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise NearfarError(
                 f"--out {path} cannot be written ({error.strerror}); name another folder."
             ) from None
-    return {"atlas": _atlas, "tensorboard": _tensorboard, "fiftyone": _fiftyone}[to](place, path)
+    return {"atlas": _atlas, "tensorboard": _tensorboard, "fiftyone": _fiftyone}[to](opened, path)
 
 
 def _beside(address: str, to: str) -> Path:
@@ -97,13 +99,13 @@ def _beside(address: str, to: str) -> Path:
 
 
 def _places(store: VectorStore, ids: list[str], x: Any) -> Any:
-    """Read the layout that the store keeps, or make one."""
+    """Read the 2-D coordinates that the store keeps, or compute them."""
     if {"x", "y"} <= store.columns.keys():
         kept = store.rows(["x", "y"], ids=ids)
         found = np.stack([kept[name].to_numpy() for name in "xy"], axis=1)
         if np.isfinite(found).all():
             return found
-    return layout(x)
+    return project(x)
 
 
 def _atlas(store: VectorStore, path: Path) -> Exported:
@@ -116,7 +118,7 @@ def _atlas(store: VectorStore, path: Path) -> Exported:
     table = store.rows(ids=ids)
     table = table.select([name for name in table.column_names if name not in ("x", "y")])
     rows = torch.from_numpy(x)
-    near, who = top_k(rows, rows, min(NEIGHBOURS, max(1, len(ids) - 1)), exclude_self=len(ids) > 1)
+    near, who = top_k(rows, rows, min(ATLAS_NEIGHBOURS, max(1, len(ids) - 1)), exclude_self=len(ids) > 1)
     neighbours = [
         {"ids": mine, "distances": far}
         for mine, far in zip(who.tolist(), (1 - near).clamp(min=0).tolist(), strict=True)
@@ -124,8 +126,8 @@ def _atlas(store: VectorStore, path: Path) -> Exported:
     places = _places(store, ids, x)
     pictures = [
         {"bytes": data}
-        for low in range(0, len(ids), STRETCH)
-        for data in store.thumbnails(ids[low : low + STRETCH])
+        for low in range(0, len(ids), CHUNK)
+        for data in store.thumbnails(ids[low : low + CHUNK])
     ]
     for name, values in (
         ("row", pa.array(range(len(ids)))),
@@ -154,8 +156,8 @@ def _tensorboard(store: VectorStore, folder: Path) -> Exported:
     across = math.ceil(math.sqrt(len(ids)))
     side = max(1, min(64, SPRITES // across))
     sheet = Image.new("RGB", (across * side, across * side), "white")
-    for low in range(0, len(ids), STRETCH):
-        for at, data in enumerate(store.thumbnails(ids[low : low + STRETCH]), start=low):
+    for low in range(0, len(ids), CHUNK):
+        for at, data in enumerate(store.thumbnails(ids[low : low + CHUNK]), start=low):
             if data:
                 picture = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side))
                 sheet.paste(picture, (at % across * side, at // across * side))
@@ -183,8 +185,8 @@ def _fiftyone(store: VectorStore, folder: Path) -> Exported:
     labels = store.rows(["label"], ids=ids)["label"].to_pylist()
     (folder / "data").mkdir(exist_ok=True)
     numbers = [f"{at:07d}" for at in range(len(ids))]
-    for low in range(0, len(ids), STRETCH):
-        for at, data in enumerate(store.thumbnails(ids[low : low + STRETCH]), start=low):
+    for low in range(0, len(ids), CHUNK):
+        for at, data in enumerate(store.thumbnails(ids[low : low + CHUNK]), start=low):
             (folder / "data" / f"{numbers[at]}.jpg").write_bytes(data)
     with atomic_write(folder / "vectors.npy") as file:
         np.save(file, x, allow_pickle=False)

@@ -26,7 +26,7 @@ LEAST = 256  # pixels of a map's side: small ones are enlarged
 
 
 def heat(store: VectorStore, run: Run, normal: list[str], ids: list[str], folder: Path, seed: int) -> str:
-    """Write heat maps of some images, all on one scale: clear is normal, yellow the strangest.
+    """Write heat maps of some images, all on one scale: clear is normal, yellow the most anomalous.
 
     Args:
         store: knows where the images' files are.
@@ -34,7 +34,7 @@ def heat(store: VectorStore, run: Run, normal: list[str], ids: list[str], folder
         normal: ids of normal images; `NORMAL` of them are used.
         ids: whose maps are wanted; the first `MAPPED` get one.
         folder: where they go, as PNG files, numbered in the order of `ids`.
-        seed: names the draws.
+        seed: random seed.
 
     Returns:
         A sentence about what was done.
@@ -45,7 +45,7 @@ def heat(store: VectorStore, run: Run, normal: list[str], ids: list[str], folder
     asked = ids[:MAPPED]
     spare = sorted({*normal} - {*asked})
     if not spare:
-        raise NearfarError("no images are left to compare with; list fewer with --count.")
+        raise NearfarError("no images are left to compare with; list fewer with --limit.")
     drawn = rng.permutation(rng.fold(seed, "heat maps"), len(spare))[:NORMAL]
     memory = remember(run.encoder, run.preprocess, _read(store, run, [spare[row] for row in drawn]), seed)
     images = _read(store, run, asked)
@@ -66,7 +66,9 @@ def heat(store: VectorStore, run: Run, normal: list[str], ids: list[str], folder
         name = re.sub(r"[^\w.-]+", "_", one)[-80:]
         with atomic_write(folder / f"{number:03d}-{name}.png") as out:
             out.write(file.getvalue())
-    return f"{folder} holds {len(asked):,} heat maps, on one scale: from clear, normal, to yellow, strangest."
+    return (
+        f"{folder} holds {len(asked):,} heat maps on one scale: clear is normal, yellow the most anomalous."
+    )
 
 
 def _read(store: VectorStore, run: Run, ids: list[str]) -> Chunk:

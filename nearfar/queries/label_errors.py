@@ -1,4 +1,4 @@
-"""The verb `label_errors`: the labels that are most likely wrong, each with a better one."""
+"""`nearfar label-errors`: the labels that are most likely wrong, each with a better one."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis import label_errors as doubting
+from ..analysis.label_errors import find_label_errors
 from ..core.errors import NearfarError
 from ..core.text import percent
 from .listing import Listing
-from .store_access import UNKNOWN, Address, counted, handed, labels_of, opened
+from .store_access import UNKNOWN, StoreLike, check_limit, open_for_query, read_labels, write_result
 
 
 def label_errors(
-    store: Address,
+    store: StoreLike,
     *,
     column: str = "label",
     where: str | None = None,
-    count: int = 100,
+    limit: int = 100,
     seed: int = 0,
     out: str | Path | None = None,
 ) -> Listing:
-    """List the labels that are most likely wrong, each with a better one.
+    """List the labels that are most likely wrong, each with a better one, and estimate how many are wrong.
+
+    Example: nearfar label-errors photos.nf --out doubtful.png
 
     Args:
         store: a vector store or its address.
-        column: the column with the labels; images without one are left out.
-        where: a condition on columns.
-        count: labels to list.
-        seed: names the folds.
-        out: a .csv, .json or .png file to write.
+        column: the column with the labels; images without a label are left out.
+        where: a condition on columns, such as "site = 'A' and width >= 64".
+        limit: number of labels to list.
+        seed: random seed.
+        out: a .csv, .json or .png file to write; .png is a contact sheet.
 
     Returns:
         The images, the most doubtful first.
@@ -39,28 +41,28 @@ def label_errors(
     Raises:
         NearfarError: there are too few labels, or no such column.
     """
-    place = opened(store, out)
-    ids, x = place.vectors(where)
-    labels, names = labels_of(place, column, ids)
+    opened = open_for_query(store, out)
+    ids, x = opened.vectors(where)
+    labels, names = read_labels(opened, column, ids)
     rows = np.flatnonzero(labels != UNKNOWN)
     if not len(rows):
         raise NearfarError(
-            f"no image of {place.address} has a label in {column!r}; name another column with --column."
+            f"no image of {opened.address} has a label in {column!r}; name another column with --column."
         )
-    found = doubting.label_errors(x[rows], labels[rows], names, seed=seed)
-    first = found.order[: counted(count)]
+    found = find_label_errors(x[rows], labels[rows], names, seed=seed)
+    first = found.order[: check_limit(limit)]
     columns: dict[str, Any] = {
         "suggested": [names[at] for at in found.suggested[first]],
         column: [names[at] for at in found.labels[first]],
         "doubt": found.doubt[first].tolist(),
     }
     lines = (
-        f"Confident learning takes {found.estimate:,} of {len(rows):,} labels for wrong. It trusts a "
-        f"classifier that gives {percent(found.accuracy)} of the labels, unseen: the lower that is, the more "
-        "of these are its own mistakes.",
+        f"Confident learning estimates that {found.estimate:,} of {len(rows):,} labels are wrong. Its "
+        f"classifier agrees with {percent(found.accuracy)} of the labels in cross-validation: the lower that "
+        "is, the more of the estimate are the classifier's own mistakes.",
     )
     facts = {"labels": len(rows), "estimate": found.estimate, "accuracy": found.accuracy}
     listing = Listing(
-        "labels, the most doubtful first", tuple(ids[rows[at]] for at in first), columns, lines, facts
+        "labels, most doubtful first", tuple(ids[rows[at]] for at in first), columns, lines, facts
     )
-    return handed(listing, place, out)
+    return write_result(listing, opened, out)

@@ -1,4 +1,4 @@
-"""The verb `map`: images in two dimensions, similar ones together."""
+"""`nearfar map`: images in two dimensions, similar ones together."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..analysis.projection import cells, draw, layout
+from ..analysis.projection import cells, draw, project
 from ..core.atomic import atomic_write
 from .listing import Listing
-from .store_access import Address, handed, opened
-
-EXEMPLARS = 10  # images listed of a cluster
+from .store_access import StoreLike, open_for_query, write_result
 
 
 def image_map(
-    store: Address,
+    store: StoreLike,
     *,
-    way: str = "tsne",
+    method: str = "tsne",
     where: str | None = None,
     out: str | Path | None = None,
     seed: int = 0,
 ) -> Listing:
-    """Lay images out on a sheet, like beside like, and write their places to the columns x and y.
+    """Project images to 2-D, similar ones together, and store the coordinates in the columns x and y.
+
+    Example: nearfar map photos.nf --out map.png
 
     Args:
         store: a vector store or its address.
-        way: "tsne", or "umap" where it is installed.
-        where: a condition on columns; other images keep the places they have.
-        out: a .csv or .json file for the places, or a .png for a map of thumbnails.
-        seed: names every draw.
+        method: tsne, or umap where it is installed.
+        where: a condition on columns; other images keep the coordinates they have.
+        out: a .csv or .json file with the coordinates, or a .png map of thumbnails.
+        seed: random seed.
 
     Returns:
         The images by id, with x and y from 0 to 1.
@@ -38,18 +38,18 @@ def image_map(
     Raises:
         NearfarError: there are too few images, or a condition makes no sense.
     """
-    place = opened(store, out)
-    ids, x = place.vectors(where)
-    places = layout(x, way, seed)
+    opened = open_for_query(store, out)
+    ids, x = opened.vectors(where)
+    places = project(x, method, seed)
     columns = {axis: places[:, at].tolist() for at, axis in enumerate("xy")}
     for axis, values in columns.items():
-        place.update(axis, dict(zip(ids, values, strict=True)))
-    lines = (f"{len(ids):,} images have their places in the columns x and y of {place.address}.",)
-    listing = Listing("laid out, like beside like", tuple(ids), columns, lines, {"images": len(ids)})
+        opened.update(axis, dict(zip(ids, values, strict=True)))
+    lines = (f"The columns x and y of {opened.address} hold the coordinates of {len(ids):,} images.",)
+    listing = Listing("2-D map, similar images together", tuple(ids), columns, lines, {"images": len(ids)})
     if out is None or Path(out).suffix.lower() != ".png":
-        return handed(listing, place, out)
+        return write_result(listing, opened, out)
     held = cells(places)
-    files = dict(zip(held.values(), place.thumbnails([ids[row] for row in held.values()]), strict=True))
+    files = dict(zip(held.values(), opened.thumbnails([ids[row] for row in held.values()]), strict=True))
     sheet = draw(held, lambda row: Image.open(io.BytesIO(files[row])).convert("RGB") if files[row] else None)
     paper = Image.new("RGB", sheet.size, (250, 250, 248))
     paper.paste(sheet, mask=sheet)

@@ -1,4 +1,4 @@
-"""What the verbs over a vector store share: open it, read labels, encode as it does, hand results over."""
+"""What the store commands share: open a store, read labels, load its run, write the result."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from ..stores import VectorStore, open_store
 from ..training.run import Run, load
 from .listing import Listing, check_name, write
 
-Address = VectorStore | str | Path
-UNKNOWN = -1  # the number of "no label"
+StoreLike = VectorStore | str | Path
+UNKNOWN = -1  # the class number of a row without a label
 
 
-def opened(store: Address, out: str | Path | None = None) -> VectorStore:
-    """Open a store, unless it is open; refuse a file for results that cannot be written, before any work.
+def open_for_query(store: StoreLike, out: str | Path | None = None) -> VectorStore:
+    """Open a store, unless it is open. Refuse an output file that cannot be written, before any work.
 
     Args:
         store: a store or its address.
-        out: where results will go, if to a file.
+        out: the output file, or None.
     """
     if out is not None:
         check_name(Path(out))
     return open_store(store) if isinstance(store, (str, Path)) else store
 
 
-def counted(count: int) -> int:
-    """Refuse a number of images that is none.
+def check_limit(limit: int) -> int:
+    """Refuse a limit below 1.
 
     Args:
-        count: as it was asked for.
+        limit: how many images to list.
     """
-    if count < 1:
-        raise NearfarError(f"--count is {count}; ask for 1 image at least.")
-    return count
+    if limit < 1:
+        raise NearfarError(f"--limit is {limit}; give 1 or more.")
+    return limit
 
 
-def handed(listing: Listing, store: VectorStore, out: str | Path | None) -> Listing:
-    """Write a listing to its file, if it has one, and give it back.
+def write_result(listing: Listing, store: VectorStore, out: str | Path | None) -> Listing:
+    """Write a listing to its output file, if there is one, and return it.
 
     Args:
         listing: what was found.
@@ -55,7 +55,7 @@ def handed(listing: Listing, store: VectorStore, out: str | Path | None) -> List
     return listing
 
 
-def encoder_of(store: VectorStore, run: Run | str | Path | None) -> Run:
+def run_of(store: VectorStore, run: Run | str | Path | None) -> Run:
     """Load the run whose vectors a store holds.
 
     Args:
@@ -79,7 +79,7 @@ def encoder_of(store: VectorStore, run: Run | str | Path | None) -> Run:
     return found
 
 
-def labels_of(
+def read_labels(
     store: VectorStore, column: str, ids: list[str]
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     """Read a column as labels.

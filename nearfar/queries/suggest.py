@@ -1,55 +1,59 @@
-"""The verb `suggest`: which images to label next."""
+"""`nearfar suggest`: which images to label next."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ..analysis import active_learning as choosing
+from ..analysis.active_learning import ENOUGH, suggest_rows
 from ..core.errors import NearfarError
 from .listing import Listing
-from .store_access import UNKNOWN, Address, counted, handed, labels_of, opened
+from .store_access import UNKNOWN, StoreLike, check_limit, open_for_query, read_labels, write_result
 
 
 def suggest(
-    store: Address,
+    store: StoreLike,
     *,
-    count: int = 100,
+    limit: int = 100,
     column: str = "label",
-    way: str = "auto",
+    method: str = "auto",
     where: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
 ) -> Listing:
-    """Suggest which images to label next.
+    """Suggest which images to label next: typical ones while labels are few, later those in doubt.
+
+    Example: nearfar suggest photos.nf --limit 100 --out next.csv
 
     Args:
         store: a vector store or its address.
-        count: images wanted.
-        column: the column with the labels there are; empty where there is none yet.
-        way: "typical", "margin", "k-center", "random", or "auto", which goes by the number of labels.
-        where: a condition on columns.
-        seed: names the draws.
-        out: a .csv, .json or .png file to write.
+        limit: number of images to suggest.
+        column: the column with the labels so far; it is empty where there is none yet.
+        method: how to choose: auto (by the number of labels), typical, margin, k-center or random.
+        where: a condition on columns, such as "site = 'A' and width >= 64".
+        seed: random seed.
+        out: a .csv, .json or .png file to write; .png is a contact sheet.
 
     Returns:
         Images without a label, in the order in which to label them.
 
     Raises:
-        NearfarError: all are labelled, or there is no such way or column.
+        NearfarError: all are labelled, or there is no such method or column.
     """
-    place = opened(store, out)
-    ids, x = place.vectors(where)
+    opened = open_for_query(store, out)
+    ids, x = opened.vectors(where)
     if not ids:
-        raise NearfarError(f"{place.address} has no image to label; look at the condition of --where.")
-    labels, names = labels_of(place, column, ids)
-    found = choosing.suggest(x, labels, counted(count), way=way, seed=seed)
+        raise NearfarError(f"{opened.address} has no image that meets --where; change the condition.")
+    labels, names = read_labels(opened, column, ids)
+    found = suggest_rows(x, labels, check_limit(limit), method=method, seed=seed)
     known = int((labels != UNKNOWN).sum())
-    switch = choosing.ENOUGH * max(2, len(names))
+    switch = ENOUGH * max(2, len(names))
     lines = (
-        f"{known:,} of {len(ids):,} images have a label, of {len(names)} classes. These were chosen by way "
-        f"{found.way}; from {choosing.ENOUGH} labels a class on ({switch:,} here), auto chooses by margin.",
+        f"{known:,} of {len(ids):,} images have a label, of {len(names)} classes. These were chosen by "
+        f"--method {found.method}; auto chooses by margin from {ENOUGH} labels a class ({switch:,} here).",
     )
     chosen = tuple(ids[row] for row in found.rows)
-    facts = {"labels": known, "images": len(ids), "way": found.way}
-    columns = {"turn": list(range(1, len(chosen) + 1))}
-    return handed(Listing("label these next, in this order", chosen, columns, lines, facts), place, out)
+    facts = {"labels": known, "images": len(ids), "method": found.method}
+    columns = {"rank": list(range(1, len(chosen) + 1))}
+    return write_result(
+        Listing("images to label next, in this order", chosen, columns, lines, facts), opened, out
+    )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ..analysis.duplicates import NEAR, Collection, pairs
+from ..analysis.duplicates import MIN_SIMILARITY, Collection, duplicate_pairs
 from ..analysis.pixel_similarity import zoomed
 from ..core import rng
 from ..core.device import cores
@@ -247,12 +247,13 @@ def typical(look: Look) -> list[Grid]:
 def duplicates(look: Look) -> list[Grid | Note]:
     """Show pairs of images that are nearly the same: near by features, and alike by pixels."""
     digests = [bytes(digest).hex() for digest in look.dataset.digests]
-    found = pairs(Collection(look.features.numpy(), zoomed(look.dataset), digests))
+    found = duplicate_pairs(Collection(look.features.numpy(), zoomed(look.dataset), digests))
     looked = f"Among {len(look):,} images"
     if not len(found):
         return [Note(f"{looked}, no two are nearly the same.")]
     notes = [
-        "same bytes" if same else f"{near:.3f}" for same, near in zip(found.same, found.nearness, strict=True)
+        "same bytes" if same else f"{near:.3f}"
+        for same, near in zip(found.same, found.similarity, strict=True)
     ]
     shown = [
         [_shown(look, a), _shown(look, b, note=note)]
@@ -263,6 +264,6 @@ def duplicates(look: Look) -> list[Grid | Note]:
         f"{looked}, {many} nearly the same, {int(found.same.sum()):,} of them byte for byte"
         + (f"; {len(shown)} are shown" if len(shown) < len(found) else "")
         + ". Keep such pairs on one side of any split into training and test images. Below the second is "
-        f"how near it is to the first by pixels and features, at least {NEAR}."
+        f"how near it is to the first by pixels and features, at least {MIN_SIMILARITY}."
     )
     return [Grid("Pairs", says, shown, columns=2)]

@@ -7,7 +7,7 @@ import io
 
 from PIL import Image
 
-from ..analysis.projection import cells, draw, layout
+from ..analysis.projection import cells, draw, project
 from .blocks import Grid, Picture
 from .sample import Look
 
@@ -24,7 +24,7 @@ def sheet(look: Look) -> Grid:
         One large picture, transparent where no image lies.
     """
     count = min(MAPPED, len(look))
-    held = cells(layout(look.features[:count].numpy()))
+    held = cells(project(look.features[:count].numpy()))
     canvas = draw(held, lambda at: Image.fromarray(look.dataset[at]))
     file = io.BytesIO()
     canvas.save(file, "WEBP", quality=82, method=4)

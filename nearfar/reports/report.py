@@ -67,17 +67,19 @@ def report(
 ) -> Report:
     """Write one HTML file about a run, or about several side by side; it needs no network and no other file.
 
+    Example: nearfar report runs/a --out report.html
+
     It shows what was trained and on what, views as the network saw them, loss and health, scores on labelled
     images if there are any, nearest neighbours, a map, the spectrum, odd images, near-duplicates, cost, and
     how to repeat it all. What cannot be shown is said, with the command that would help. At most 4,096 of a
     collection's images are looked at, the same ones each time.
 
     Args:
-        runs: up to six runs, or their folders.
+        runs: folders of runs, up to six.
         out: the file.
-        data: the images, if they are no longer where they were.
-        train, test: labelled images, both or neither. A run that has no evaluation.json is evaluated on them,
-            and neighbours are judged by their labels; by default, by those that the evaluation names.
+        data: the images, if they have moved.
+        train: labelled images to fit on, for a run that has not been evaluated; needs test.
+        test: labelled images to test on; if not given, those that the evaluation names.
 
     Returns:
         Where it is, how large, and what is missing in it.

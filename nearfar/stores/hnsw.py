@@ -26,7 +26,7 @@ from .brute_force import Cosines, Rows, best, weighed
 PART = 250_000  # rows under one graph, at most
 LINKS, CARE = 32, 80  # HNSW's M, and the candidates weighed while it is built
 EFFORTS = (32, 64, 128, 256, 512)  # candidates weighed in a search: the first that reaches RECALL is kept
-RECALL, SAMPLE, ASKED = 0.99, 256, 10  # of the ten nearest of a sample of rows
+RECALL, RECALL_SAMPLE, ASKED = 0.99, 256, 10  # of the ten nearest of a sample of rows
 
 
 def _faiss() -> Any:
@@ -130,7 +130,7 @@ def measured(graphs: Graphs, unit: Cosines) -> Graphs:
     Returns:
         The same, with effort and recall; a row itself, which is always found, is not counted.
     """
-    sample = np.sort(rng.permutation(rng.fold(0, "recall"), len(unit))[:SAMPLE])
+    sample = np.sort(rng.permutation(rng.fold(0, "recall"), len(unit))[:RECALL_SAMPLE])
     queries = np.array(unit[sample])
     k = min(ASKED + 1, len(unit))
     truth = best(queries, unit, k)[1]

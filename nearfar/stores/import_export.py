@@ -27,7 +27,7 @@ from .columns import values_of
 from .open import open_store
 
 SUFFIXES = (".parquet", ".npz", ".csv")
-STRETCH = 2000  # rows read or written at a time
+CHUNK = 2000  # rows read or written at a time
 Words = npt.NDArray[np.str_]
 
 
@@ -62,7 +62,7 @@ def export(store: VectorStore, path: str | Path) -> int:
 
 
 def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (ids[low : low + STRETCH] for low in range(0, len(ids), STRETCH))
+    return (ids[low : low + CHUNK] for low in range(0, len(ids), CHUNK))
 
 
 def _to_parquet(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> None:
@@ -175,7 +175,7 @@ def _from_parquet(path: Path) -> Opened:
     first = next(file.iter_batches(1, columns=["vector"]), None)
     dim = type_.list_size if pa.types.is_fixed_size_list(type_) else len(first[0][0] if first else [])
     kept = [name for name in layout.names if name in schema.HIDDEN or schema.kind_of(layout.field(name).type)]
-    batches = file.iter_batches(STRETCH, columns=[name for name in kept if name != schema.KEY])
+    batches = file.iter_batches(CHUNK, columns=[name for name in kept if name != schema.KEY])
     facts = _facts((layout.metadata or {}).get(b"nearfar", b""))
     return facts, dim, (pa.Table.from_batches([batch]) for batch in batches)
 
@@ -221,4 +221,4 @@ def _typed(words: dict[str, list[str | None]], vectors: Vectors, facts: dict[str
         kind = schema.kind_of_values(name, values, {})
         made[name] = pa.array(values, schema.arrow_type(name, kind) if kind != "number" else pa.float64())
     table = pa.table({**made, "vector": schema.fixed(vectors)})
-    return (table.slice(low, STRETCH) for low in range(0, len(table), STRETCH))
+    return (table.slice(low, CHUNK) for low in range(0, len(table), CHUNK))

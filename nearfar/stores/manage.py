@@ -1,4 +1,4 @@
-"""Tends a vector store: says what is in it, and adds, deletes, compacts, imports and exports on request."""
+"""`nearfar store`: what a vector store holds; adds columns, deletes, compacts, imports and exports."""
 
 from __future__ import annotations
 
@@ -58,15 +58,17 @@ def store(
     compact: bool = False,
     export_file: str | Path | None = None,
 ) -> Summary:
-    """Look into a vector store; what is asked for is done first, in the order of the arguments.
+    """Inspect and maintain a vector store; actions run in the order listed.
+
+    Example: nearfar store photos.nf --export photos.parquet
 
     Args:
         address: the store's.
-        import_file: a .parquet, .npz or .csv file to read rows from; the store is made where there is none.
-        columns: a list with further columns, the first naming images by id or path.
-        delete: a condition; rows that meet it are deleted.
-        compact: whether to put pieces together and give back the room of what was deleted.
-        export_file: a .parquet, .npz or .csv file to write.
+        import_file: read rows from a .parquet, .npz or .csv file; the store is created if missing.
+        columns: add columns from a .csv or .tsv, whose first column names images by id or path.
+        delete: delete the images that meet a condition, such as "label = 'cat' and width < 64".
+        compact: reclaim the disk space of deleted rows.
+        export_file: write all rows to a .parquet, .npz or .csv file.
 
     Returns:
         What is in it.

@@ -44,7 +44,7 @@ export function example(kind) {
   similar(likes, dislikes);
 }
 
-/** Show where the image in focus is strange. */
+/** Show where the image in focus is anomalous. */
 export async function heat() {
   const row = focused(), known = cell(row);
   if (!known) return;
@@ -54,7 +54,7 @@ export async function heat() {
   const picture = byId("heat-map");
   URL.revokeObjectURL(picture.src);
   picture.src = URL.createObjectURL(found);
-  picture.alt = `${known.row.id}, and beside it where it is strange`;
+  picture.alt = `${known.row.id}, and beside it where it is anomalous`;
   byId("heat-name").textContent = known.row.id;
   byId("heat-dialog").showModal();
 }

@@ -1,4 +1,4 @@
-/* What colours mean: a column, or how strange images are. Hues that colour-blind readers tell apart. */
+/* What colours mean: a column, or how anomalous images are. Hues that colour-blind readers tell apart. */
 
 import { ask } from "./api.js";
 import { byId, make, on, say, state, tell, trying } from "./state.js";
@@ -56,7 +56,7 @@ function mixed(share) {
 export function offer() {
   const hidden = new Set(["id", "path", "digest", state.labels.column, "x", "y"]);
   const columns = Object.keys(state.facts.columns).filter((column) => !hidden.has(column));
-  const options = [["", state.labels.column], ["/strangeness", "anomaly score"], ["/clusters", "cluster"], ...columns.map((c) => [c, c])];
+  const options = [["", state.labels.column], ["/anomaly-score", "anomaly score"], ["/clusters", "cluster"], ...columns.map((c) => [c, c])];
   byId("colour").replaceChildren(...options.map(([value, text]) => make("option", { value }, text)));
 }
 

@@ -44,7 +44,7 @@ const KEYS = [
   ["n", () => focused() >= 0 && lists.similar([focused()], []), "n", "images like this one"],
   ["+", () => about.example("like"), "+ −", "search more like this, less like this"],
   ["-", () => about.example("dislike")],
-  ["h", about.heat, "h", "where the image is strange"],
+  ["h", about.heat, "h", "where the image is anomalous"],
   ["]", () => lists.turn(1), "] [", "next and previous list"],
   ["[", () => lists.turn(-1)],
   ["m", () => map.drag("pan"), "m s", "on the map: move, or select with the lasso"],

@@ -20,7 +20,7 @@ from ...training.settings import Training
 
 
 class DuplicateFinder(ClusterMixin, BaseEstimator):
-    """Groups images that are there more than once, byte for byte or nearly.
+    """Groups duplicate images, exact or near.
 
     Attributes:
         labels_: (n,) int64, the number of each image's group, the largest group first; -1 for an image
@@ -28,7 +28,7 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
         keep_: (n,) bool, false for images that can go: all of a group but its largest picture.
     """
 
-    def __init__(self, run: Run | str | Path, *, alike: float = duplicates.NEAR) -> None:
+    def __init__(self, run: Run | str | Path, *, min_similarity: float = duplicates.MIN_SIMILARITY) -> None:
         """Note the parameters.
 
         Args:
@@ -36,13 +36,13 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
             alike: nearness, up to 1, from which two images are near copies.
         """
         self.run = run
-        self.alike = alike
+        self.min_similarity = min_similarity
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Find the groups.
 
         Args:
-            X: images, as an `Encoder` takes them.
+            X: images, as an `EncoderTransformer` takes them.
             y: not used.
         """
         run = self.run if isinstance(self.run, Run) else load(self.run)
@@ -58,8 +58,8 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
         images = duplicates.Collection(
             x, zoomed(dataset), [digest.tobytes().hex() for digest in dataset.digests]
         )
-        found = duplicates.groups(
-            images, (dataset.heights.astype(np.int64) * dataset.widths).tolist(), self.alike
+        found = duplicates.duplicate_groups(
+            images, (dataset.heights.astype(np.int64) * dataset.widths).tolist(), self.min_similarity
         )
         self.labels_ = np.full(len(dataset), -1, np.int64)
         self.labels_[found.rows] = found.group

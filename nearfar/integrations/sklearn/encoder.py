@@ -17,7 +17,7 @@ from ...training.resolve import needs_labels
 from ...training.run import Run, export, load
 
 
-class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Learns an encoder from images, and turns images into vectors.
 
     Images are a list of paths, of Pillow images, of arrays or tensors; or one array (n, h, w, 3) of uint8; or
@@ -40,13 +40,13 @@ class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Note the settings; nothing is done before `fit`.
 
         Args:
-            method: what is learnt by.
+            method: the self-supervised method.
             recipe: settings to start from.
-            out: the run's folder, which `fit` goes on with if it is unfinished; without it nothing is kept on
+            out: the run's folder, which `fit` resumes if it is unfinished; without it nothing is kept on
                 disk, and `save` writes the encoder.
             device: "auto", "cpu", "cuda" or "mps".
             random_state: scikit-learn's name for the seed, which its tools set by this name.
-            **settings: any setting of a run by name, as for `nearfar.pretrain`: minutes, batch, tau, ...
+            **settings: any setting of a run by name, as for `nearfar.pretrain`, such as `minutes`.
         """
         self.method = method
         self.recipe = recipe
@@ -104,7 +104,7 @@ class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return np.atleast_2d(found)
 
     def save(self, folder: str | Path) -> None:
-        """Write the encoder into a folder, from which `Encoder.load` and `nearfar.load` read it.
+        """Write the encoder into a folder, from which `EncoderTransformer.load` and `nearfar.load` read it.
 
         Args:
             folder: a new one, or one to replace the encoder of.

@@ -20,13 +20,14 @@ Array = npt.NDArray[Any]
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """Gives each row the class whose examples' mean is nearest by cosine, or none where it is far.
 
-    The mean of all examples is the origin. For vectors, such as an `Encoder` before it in a pipeline makes.
+    The mean of all examples is the origin. It takes vectors, such as those of an
+    `EncoderTransformer` before it in a pipeline.
 
     Attributes:
         classes_: (c,) the labels.
         prototypes_: (c, d) float32, a unit row a class.
         middle_: (d,) float32, the origin.
-        threshold_: the likeness below which a row is of no class; None where none is turned away.
+        threshold_: the similarity below which a row is of no class; None where every row gets a class.
     """
 
     def __init__(self, *, outlier_label: Any = None, reject: float = 0.05) -> None:
@@ -34,7 +35,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             outlier_label: what `predict` says of rows that are like no class; None to name one always.
-            reject: the share of rows of these classes that may be turned away as like none, at most.
+            reject: share of rows of these classes that may be left unclassified, at most.
         """
         self.outlier_label = outlier_label
         self.reject = reject
@@ -52,11 +53,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.middle_ = X.mean(axis=0)
         shown = few_shot.centred(X, self.middle_)
         self.prototypes_ = few_shot.prototypes(shown, labels, len(self.classes_))
-        known = few_shot.left_out(shown, labels, len(self.classes_))
+        known = few_shot.left_out_similarity(shown, labels, len(self.classes_))
         self.threshold_ = None if self.outlier_label is None else few_shot.threshold(known, self.reject)
         return self
 
-    def _likeness(self, X: Any) -> npt.NDArray[np.float32]:
+    def _similarity(self, X: Any) -> npt.NDArray[np.float32]:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
         return few_shot.centred(X, self.middle_) @ self.prototypes_.T
@@ -70,11 +71,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Returns:
             (n,) labels, or `outlier_label`.
         """
-        alike = self._likeness(X)
-        named = self.classes_[alike.argmax(axis=1)]
+        cosines = self._similarity(X)
+        named = self.classes_[cosines.argmax(axis=1)]
         if self.threshold_ is None:
             return named
-        far = alike.max(axis=1) < self.threshold_
+        far = cosines.max(axis=1) < self.threshold_
         return np.where(far, np.asarray(self.outlier_label), named)
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float32]:
@@ -83,37 +84,38 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: (n, d) floats.
         """
-        return self._likeness(X).max(axis=1)
+        return self._similarity(X).max(axis=1)
 
 
 class AnomalyDetector(OutlierMixin, BaseEstimator):
-    """Tells rows that are unlike the normal ones it was fitted on, with a promised rate of false alarms.
+    """Tells rows that are unlike the normal ones it was fitted on, with a promised false-positive rate.
 
-    Half of the rows fit the detector; the other half, held out, sets the threshold. For vectors, such as an
-    `Encoder` before it in a pipeline makes. As everywhere in scikit-learn a higher score is more normal, the
-    opposite of `nearfar.analysis.anomalies`, and `predict` says 1 for normal and -1 for strange.
+    Half of the rows fit the detector; the other half, held out, sets the threshold. It takes vectors, such as
+    those of an `EncoderTransformer` before it in a pipeline. As everywhere in scikit-learn a higher score is
+    more normal, the opposite of `nearfar.analysis.anomalies`; `predict` says 1 for normal, -1 for anomalous.
 
     Attributes:
         normal_: (n, d) float32, the rows that fit the detector.
-        offset_: `score_samples` below which a row is strange.
+        offset_: `score_samples` below which a row is anomalous.
         seed_: what `random_state` came to.
     """
 
     def __init__(
-        self, *, method: str = "knn", k: int = anomalies.K, false_alarms: float = 0.05, random_state: Any = 0
+        self, *, method: str = "knn", k: int = anomalies.K, fpr: float = 0.05, random_state: Any = 0
     ) -> None:
         """Note the parameters.
 
         Args:
             method: "knn", "mahalanobis" or "forest".
             k: the neighbour whose distance counts, for "knn".
-            false_alarms: share of normal rows that may be called strange. Fewer than 1 / false_alarms - 1
-                rows held out cannot promise it; what is stranger than all of them is then called strange.
+            fpr: false-positive rate: share of normal rows that may be called anomalous. Fewer than
+                1 / fpr - 1 rows held out cannot promise it; what scores above all of them is then called
+                anomalous.
             random_state: names the halves and the trees.
         """
         self.method = method
         self.k = k
-        self.false_alarms = false_alarms
+        self.fpr = fpr
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -128,13 +130,13 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         order = rng.permutation(rng.fold(self.seed_, "halves"), len(X))
         fitted, held = np.split(order, [len(X) // 2])
         self.normal_ = X[fitted]
-        strange = self._strangeness(X[held])
-        enough = self.false_alarms * (len(held) + 1) >= 1
-        limit = anomalies.threshold(strange, self.false_alarms).value if enough else float(strange.max())
+        scores = self._anomaly_score(X[held])
+        enough = self.fpr * (len(held) + 1) >= 1
+        limit = anomalies.threshold(scores, self.fpr).value if enough else float(scores.max())
         self.offset_ = -limit
         return self
 
-    def _strangeness(self, X: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def _anomaly_score(self, X: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         # Made from the rows each time, so that nothing but arrays has to be kept and sent about.
         k = min(self.k, len(self.normal_))
         return anomalies.detector(self.normal_, self.method, k, self.seed_)(X)
@@ -146,10 +148,10 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             X: (n, d) floats.
         """
         check_is_fitted(self)
-        return -self._strangeness(validate_data(self, X, dtype=np.float32, reset=False))
+        return -self._anomaly_score(validate_data(self, X, dtype=np.float32, reset=False))
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
-        """Tell how far each row is from being strange; below 0 it is.
+        """Tell how far each row is from being anomalous; below 0 it is.
 
         Args:
             X: (n, d) floats.
@@ -157,7 +159,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
-        """Say 1 of normal rows and -1 of strange ones.
+        """Say 1 of normal rows and -1 of anomalous ones.
 
         Args:
             X: (n, d) floats.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from nearfar.analysis import projection as module
-from nearfar.analysis.projection import cells, layout
+from nearfar.analysis import projection
+from nearfar.analysis.projection import cells, project
 from nearfar.core.errors import NearfarError
 
 
@@ -31,7 +31,7 @@ def test_clusters_stay_together_on_any_number_of_threads(method: str) -> None:
     made = []
     for threads in (1, 2):
         with threadpool_limits(threads):
-            made.append(layout(clouds(40), method))
+            made.append(project(clouds(40), method))
     assert np.array_equal(*made)
     where = made[0]
     assert where.shape == (120, 2) and where.min() == 0 and where.max() == 1
@@ -40,11 +40,11 @@ def test_clusters_stay_together_on_any_number_of_threads(method: str) -> None:
 
 def test_the_many_are_put_among_the_few(monkeypatch: pytest.MonkeyPatch) -> None:
     x = clouds(100)
-    monkeypatch.setattr(module, "ALL", 90)
-    where = layout(x)
+    monkeypatch.setattr(projection, "TSNE_LIMIT", 90)
+    where = project(x)
     assert where.shape == (300, 2) and together(where, 100) > 0.98
     assert len(np.unique(where.round(6), axis=0)) > 270  # no heap of images on one spot
-    assert np.array_equal(where, layout(x)) and not np.array_equal(where, layout(x, seed=1))
+    assert np.array_equal(where, project(x)) and not np.array_equal(where, project(x, seed=1))
 
 
 def test_each_cell_holds_the_image_nearest_to_its_middle() -> None:
@@ -60,6 +60,6 @@ def test_each_cell_holds_the_image_nearest_to_its_middle() -> None:
 
 def test_mistakes_are_told() -> None:
     with pytest.raises(NearfarError, match="did you mean tsne"):
-        layout(clouds(2), "tsn")
+        project(clouds(2), "tsn")
     with pytest.raises(NearfarError, match="at least 3"):
-        layout(clouds(2)[:2])
+        project(clouds(2)[:2])
