@@ -3,7 +3,7 @@
     python -m benchmarks.one_class runs/a --train cifar10/train --test cifar10/test
 
 Both are folders with a folder a class. Each class in turn is normal: a detector is fitted on its training
-images and scores all test images, of which those of the other classes are strange. The encoder has seen
+images and scores all test images, of which those of the other classes are anomalous. The encoder has seen
 training images of all ten classes, without labels; figures of encoders that saw one class alone are not
 comparable. Nothing is chosen: k is 5, the other detectors have their defaults.
 """

@@ -74,7 +74,7 @@ def digits() -> None:
 
 
 def naming(x: Vectors, y: Rows, count: int, draws: int = 10) -> None:
-    """Print how well images are named by few examples, and strangers told, with half of the classes known."""
+    """Print how well images are named by few examples, and others told, with half of the classes known."""
     from sklearn.metrics import roc_auc_score
 
     from nearfar.analysis import few_shot, label_propagation
@@ -102,9 +102,9 @@ def naming(x: Vectors, y: Rows, count: int, draws: int = 10) -> None:
             )
             share = np.exp((alike - alike.max(axis=1, keepdims=True)) / 0.1).sum(axis=1)
             for name, score in (
-                ("likeness to the nearest prototype", alike.max(axis=1)),
+                ("similarity to the nearest prototype", alike.max(axis=1)),
                 ("share of the likeliest class", 1 / share),
-                ("likeness to the nearest example", (z @ e[mine].T).max(axis=1)),
+                ("similarity to the nearest example", (z @ e[mine].T).max(axis=1)),
             ):
                 found[each, f"AUROC, {name}"].append(float(roc_auc_score(truth, score)))
     print(f"\n| classes by example, {draws} draws | examples a class | mean | spread |\n|---|---|---|---|")

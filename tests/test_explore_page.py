@@ -222,10 +222,10 @@ def test_the_grid_by_keyboard(opened: Any) -> None:
 def test_every_list_fills_the_grid(opened: Any) -> None:
     view = opened()
     for name, text in (
-        ("anomalies", "strangest first"),
-        ("duplicates", "copies"),
+        ("anomalies", "most anomalous first"),
+        ("duplicates", "duplicates in groups"),
         ("label-errors", "doubtful"),
-        ("suggestions", "label these next"),
+        ("suggestions", "to label next"),
         ("clusters", "clusters"),
         ("all", "150 images"),
     ):
@@ -252,7 +252,7 @@ def test_the_map(opened: Any, there: explored.Explored) -> None:
     view.keyboard.press("f")
     # The colours of the points follow the menu, and the legend says what they mean.
     for value, text in (
-        ("/strangeness", "0."),
+        ("/anomaly-score", "0."),
         ("/clusters", "cluster 1"),
         ("site", "<b>east</b>"),
         ("depth", "1"),
@@ -266,7 +266,7 @@ def test_the_map(opened: Any, there: explored.Explored) -> None:
     view.mouse.move(*at)
     view.wait_for_selector("#tip:not([hidden]) img[src]")
     view.mouse.click(*at)
-    title(view, "most alike first")
+    title(view, "most similar first")
     # With the lasso in hand, a click on a point still finds its neighbours, also after the map was moved.
     view.mouse.move(at[0] + 200, at[1])
     view.mouse.down()
@@ -382,7 +382,7 @@ def test_the_map_under_fingers(opened: Any) -> None:
         } }"""
     )
     view.touchscreen.tap(*spot)
-    title(view, "most alike first")
+    title(view, "most similar first")
     assert view.evaluate(across) == zoomed
 
 
@@ -443,7 +443,7 @@ def test_search_by_image_by_examples_and_by_file(
     view = opened()
     view.focus("#grid")
     view.keyboard.press("n")
-    title(view, "most alike first")
+    title(view, "most similar first")
     assert view.locator(".example.like").count() == 1
     view.keyboard.press("End")
     view.keyboard.press("-")
@@ -487,13 +487,13 @@ def test_a_condition_narrows_every_list(opened: Any) -> None:
     view.keyboard.press("Enter")
     title(view, "50 images")
     view.click("#tab-anomalies")
-    title(view, "50 images, strangest first")
+    title(view, "50 images, most anomalous first")
     view.fill("#condition", "")
     view.press("#condition", "Enter")
-    title(view, "150 images, strangest first")
+    title(view, "150 images, most anomalous first")
 
 
-def test_where_an_image_is_strange(opened: Any) -> None:
+def test_where_an_image_is_anomalous(opened: Any) -> None:
     view = opened()
     view.focus("#grid")
     view.keyboard.press("End")
@@ -504,7 +504,7 @@ def test_where_an_image_is_strange(opened: Any) -> None:
     view.wait_for_function("document.getElementById('heat-map').naturalWidth > 1")
     wide, high = view.evaluate("(({naturalWidth, naturalHeight}) => [naturalWidth, naturalHeight])"
                                "(document.getElementById('heat-map'))")  # fmt: skip
-    assert wide >= 2 * high  # the image, and beside it where it is strange
+    assert wide >= 2 * high  # the image, and beside it where it is anomalous
     view.keyboard.press("Escape")
     view.wait_for_selector("#heat-dialog", state="hidden")
 

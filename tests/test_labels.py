@@ -184,7 +184,7 @@ def test_a_threshold_keeps_its_promise() -> None:
     assert np.mean(below) == pytest.approx(0.1, abs=0.015)
 
 
-def test_strangers_are_none_of_these(digits: tuple[np.ndarray, np.ndarray]) -> None:
+def test_images_of_other_classes_are_left_unclassified(digits: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = digits
     known = y < 5
     kept, turned, area = [], [], []
@@ -350,10 +350,13 @@ def test_typical_images_teach_more_than_random_ones(digits: tuple[np.ndarray, np
     assert typical > chance + 0.05
 
 
-def test_strangeness_is_the_mean_distance_to_the_nearest() -> None:
+def test_typicality_is_the_mean_distance_to_the_nearest() -> None:
     x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
     distance = torch.cdist(torch.from_numpy(x), torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(
-        active_learning.strangeness(x), np.sort(distance, axis=1)[:, 1:21].mean(axis=1), rtol=1e-4, atol=1e-4
+        active_learning.mean_distance(x),
+        np.sort(distance, axis=1)[:, 1:21].mean(axis=1),
+        rtol=1e-4,
+        atol=1e-4,
     )
-    assert active_learning.strangeness(x[:1]).tolist() == [0.0]
+    assert active_learning.mean_distance(x[:1]).tolist() == [0.0]

@@ -85,29 +85,29 @@ def cosines(store: VectorStore, one: str) -> dict[str, float]:
 def test_search_by_id_is_the_order_of_cosines(store: VectorStore) -> None:
     expected = cosines(store, "green/005.png")
     del expected["green/005.png"]
-    found = nearfar.search(store, id="green/005.png", count=7)
+    found = nearfar.search(store, id="green/005.png", limit=7)
     order = sorted(expected, key=lambda one: -expected[one])[:7]
     assert found.ids == tuple(order)
-    np.testing.assert_allclose(found.columns["likeness"], [expected[one] for one in order], atol=1e-5)
+    np.testing.assert_allclose(found.columns["similarity"], [expected[one] for one in order], atol=1e-5)
     assert found.columns["label"][0] == "green"
 
 
 def test_search_by_file_finds_the_file(store: VectorStore, coloured: Path) -> None:
     file = coloured / "train" / "red" / "010.png"
     for found in (
-        nearfar.search(store.address, image=file, count=3),
-        nearfar.search(store, like=[str(file)], count=3),
+        nearfar.search(store.address, image=file, limit=3),
+        nearfar.search(store, like=[str(file)], limit=3),
     ):
-        assert found.ids[0] == "red/010.png" and found.columns["likeness"][0] == pytest.approx(1, abs=1e-5)
+        assert found.ids[0] == "red/010.png" and found.columns["similarity"][0] == pytest.approx(1, abs=1e-5)
 
 
 def test_search_heeds_conditions_and_leaves_examples_out(store: VectorStore) -> None:
     liked = ["blue/000.png", "blue/002.png"]
-    found = nearfar.search(store, like=liked, where="site = 'B'", count=200)
+    found = nearfar.search(store, like=liked, where="site = 'B'", limit=200)
     assert len(found) == 80 and not {*found.ids} & {*liked}
-    assert len(nearfar.search(store, like=liked, where="site = 'A'", count=200)) == 78
-    turned = nearfar.search(store, like=liked, dislike=["green/001.png"], count=200)
-    before = nearfar.search(store, like=liked, count=200)
+    assert len(nearfar.search(store, like=liked, where="site = 'A'", limit=200)) == 78
+    turned = nearfar.search(store, like=liked, dislike=["green/001.png"], limit=200)
+    before = nearfar.search(store, like=liked, limit=200)
     assert turned.ids.index("green/002.png") != before.ids.index("green/002.png")
     assert "green/001.png" not in turned.ids and len(turned) == 157
 
@@ -117,7 +117,7 @@ def test_search_says_what_is_wrong(store: VectorStore, tmp_path: Path) -> None:
         ({}, "needs an example"),
         ({"id": "it's.png"}, 'no image "it\'s.png"'),
         ({"like": ["nowhere.png"]}, "'nowhere.png' is neither an image of"),
-        ({"id": "blue/000.png", "count": 0}, "--count is 0"),
+        ({"id": "blue/000.png", "limit": 0}, "--limit is 0"),
         ({"id": "blue/000.png", "where": "sight = 'A'"}, "site"),
         ({"id": "blue/000.png", "out": tmp_path / "x.txt"}, "name a .csv, .json or .png file"),
     ):
@@ -143,13 +143,13 @@ def test_files_need_the_very_run(store: VectorStore, run: Run, coloured: Path, t
 
 
 def test_wrong_labels_come_first(store: VectorStore) -> None:
-    found = nearfar.label_errors(store, count=10)
+    found = nearfar.label_errors(store, limit=10)
     assert {"blue/003.png", "green/010.png", "yellow/010.png"} <= {*found.ids[:6]}
     at = found.ids.index("blue/003.png")
     assert found.columns["label"][at] == "red" and found.columns["suggested"][at] == "blue"
     assert len(found) == 10 and found.facts["labels"] == 160
     text = str(found)
-    assert "labels, the most doubtful first" in text and "Confident learning takes" in text
+    assert "labels, most doubtful first" in text and "Confident learning estimates" in text
 
 
 def test_images_without_a_label_are_left_out(store: VectorStore, coloured: Path) -> None:
@@ -162,7 +162,7 @@ def test_images_without_a_label_are_left_out(store: VectorStore, coloured: Path)
     with pytest.raises(NearfarError, match="has a label in 'kind'; name another"):
         nearfar.label_errors(store, column="kind")
     for ask in (nearfar.suggest, lambda *a, **b: nearfar.classes(*a, examples=coloured / "test", **b)):
-        with pytest.raises(NearfarError, match="look at the condition"):
+        with pytest.raises(NearfarError, match="no image that meets --where"):
             ask(store, where="site = 'C'")
 
 
@@ -179,23 +179,23 @@ def test_classes_by_example_are_saved(store: VectorStore, coloured: Path, tmp_pa
         kinds = store.rows(["kind"], ids=ids).column("kind").to_pylist()
         own = [kind for name, kind in zip(ids, kinds, strict=True) if name.startswith(kind)]
         assert len(own) > 60 and found.facts["counts"][""] == 160 - len(ids) > 20
-    assert "none of these" in str(found)
+    assert "unclassified" in str(found)
     turns = [[*dict.fromkeys(found.columns["class"][low : low + 10])] for low in (0, 10, 20, 30)]
     assert turns == [["blue"], ["red"], [None], ["blue"]]
-    likeness = np.array(found.columns["likeness"])
-    assert (np.diff(likeness[:10]) <= 0).all() and likeness[9] >= likeness[30]
+    similarity = np.array(found.columns["similarity"])
+    assert (np.diff(similarity[:10]) <= 0).all() and similarity[9] >= similarity[30]
     every = nearfar.classes(store, examples=tmp_path / "examples", reject=0)
     assert every.facts["counts"][""] == 0 and None not in every.columns["class"]
 
 
 def test_suggestions_follow_the_labels(store: VectorStore) -> None:
     store.update("kind", {"blue/000.png": "a"})
-    found = nearfar.suggest(store, column="kind", count=8)
-    assert len(found) == 8 and "blue/000.png" not in found.ids and found.facts["way"] == "typical"
-    assert found.columns["turn"] == list(range(1, 9)) and "1 of 160 images have a label" in str(found)
+    found = nearfar.suggest(store, column="kind", limit=8)
+    assert len(found) == 8 and "blue/000.png" not in found.ids and found.facts["method"] == "typical"
+    assert found.columns["rank"] == list(range(1, 9)) and "1 of 160 images have a label" in str(found)
     ids = store.ids()
     store.update("kind", {name: name.split("/")[0] for name in ids if int(name[-7:-4]) < 30})
-    assert nearfar.suggest(store, column="kind", count=8).facts["way"] == "margin"
+    assert nearfar.suggest(store, column="kind", limit=8).facts["method"] == "margin"
     with pytest.raises(NearfarError, match="nothing to suggest"):
         nearfar.suggest(store)
 
@@ -207,7 +207,7 @@ def test_the_commands_print_and_write(
     store: VectorStore, coloured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = str(coloured / "test" / "green" / "003.png")
-    assert main(["search", store.address, "--image", file, "--count", "3"]) == 0
+    assert main(["search", store.address, "--image", file, "--limit", "3"]) == 0
     assert capsys.readouterr().out.count("green") >= 3
     out = str(tmp_path / "like.csv")
     words = ["--like", "blue/000.png", file, "--dislike", "yellow/000.png", "--where", "site = 'A'"]
@@ -217,12 +217,12 @@ def test_the_commands_print_and_write(
         assert [row["id"] for row in csv.DictReader(rows)] == [row["id"] for row in told["rows"]]
     assert told["likes"] == ["blue/000.png", file] and len(told["rows"]) == 20
     sheet = tmp_path / "doubtful.png"
-    assert main(["label-errors", store.address, "--count", "12", "--out", str(sheet)]) == 0
+    assert main(["label-errors", store.address, "--limit", "12", "--out", str(sheet)]) == 0
     assert Image.open(sheet).size[0] > 500
     examples = str(coloured / "test")
     assert main(["classes", store.address, "--examples", examples, "--propagate", "--save", "kind"]) == 0
     assert "red" in capsys.readouterr().out and store.columns["kind"] == "text"
-    assert main(["suggest", store.address, "--column", "site", "--count", "5"]) == 2
+    assert main(["suggest", store.address, "--column", "site", "--limit", "5"]) == 2
     assert "nothing to suggest" in capsys.readouterr().err
-    assert main(["suggest", store.address, "--way", "margin", "--column", "kinds"]) == 2
+    assert main(["suggest", store.address, "--method", "margin", "--column", "kinds"]) == 2
     assert "kinds" in capsys.readouterr().err

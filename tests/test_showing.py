@@ -31,7 +31,7 @@ def listing(count: int = 4, **more: object) -> Listing:
     ids = tuple(f'a,"b"/{number}' for number in range(count))
     scores = np.arange(count, dtype=np.float32)[::-1] / 7
     columns = {"score": scores, "label": [None, *["ü"] * (count - 1)], "odd": scores > 0.2}
-    return Listing("strangest first", ids, columns, ("One line.",), {"threshold": 0.5}, **more)
+    return Listing("most anomalous first", ids, columns, ("One line.",), {"threshold": 0.5}, **more)
 
 
 def test_csv_and_json_give_back_every_value(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_csv_and_json_give_back_every_value(tmp_path: Path) -> None:
 
 def test_the_table_shows_the_first_rows_and_says_how_many_more() -> None:
     lines = str(listing(50)).splitlines()
-    assert lines[0] == "strangest first" and lines[1].split() == ["id", "score", "label", "odd"]
+    assert lines[0] == "most anomalous first" and lines[1].split() == ["id", "score", "label", "odd"]
     assert lines[2].split() == ['a,"b"/0', "7", "-", "yes"]
     assert len(lines) == PRINTED + 4 and lines[-2].startswith("... 30 more") and lines[-1] == "One line."
     assert str(Listing("nothing", (), {"score": []}, ("No image.",))) == "nothing\nNo image."

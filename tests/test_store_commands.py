@@ -79,42 +79,40 @@ def column(store: VectorStore, name: str) -> dict[str, object]:
 
 def test_anomalies_by_normal_images(store: VectorStore) -> None:
     found = nearfar.anomalies(
-        store, normal="label != 'odd'", strange="label = 'odd'", false_alarms=0.1, save="oddness", count=50
+        store, normal="label != 'odd'", anomalous="label = 'odd'", fpr=0.1, save="anomaly_score", limit=50
     )
     assert set(found.columns["label"][:ODD]) == {"odd"} and found.columns["flagged"][:ODD] == [True] * ODD
-    assert found.facts["auroc"]["value"] == 1.0 and found.facts["strange"] == ODD
+    assert found.facts["auroc"]["value"] == 1.0 and found.facts["anomalous"] == ODD
     assert found.facts["flagged"] < ODD + 30 and "at most 10 % of new normal" in str(found)
-    saved = column(store, "oddness")
-    assert [saved[one] for one in found.ids] == pytest.approx(found.columns["strangeness"])
-    assert list(found.columns["strangeness"]) == sorted(found.columns["strangeness"], reverse=True)
+    saved = column(store, "anomaly_score")
+    assert [saved[one] for one in found.ids] == pytest.approx(found.columns["anomaly_score"])
+    assert list(found.columns["anomaly_score"]) == sorted(found.columns["anomaly_score"], reverse=True)
 
 
 def test_anomalies_without_knowing_what_is_normal_and_with_conditions(store: VectorStore) -> None:
-    found = nearfar.anomalies(store.address, k=ODD + 1, strange="label = 'odd'", count=ODD)
+    found = nearfar.anomalies(store.address, k=ODD + 1, anomalous="label = 'odd'", limit=ODD)
     assert set(found.columns["label"]) == {"odd"} and "flagged" not in found.columns
-    some = nearfar.anomalies(
-        store, where="label = 'kind 1'", normal="label = 'kind 2'", false_alarms=0.2, count=200
-    )
+    some = nearfar.anomalies(store, where="label = 'kind 1'", normal="label = 'kind 2'", fpr=0.2, limit=200)
     assert len(some) == EACH and set(some.columns["label"]) == {"kind 1"} and all(some.columns["flagged"])
-    with pytest.raises(NearfarError, match="meet both --normal and --strange"):
-        nearfar.anomalies(store, normal="width > 0", strange="label = 'odd'")
+    with pytest.raises(NearfarError, match="meet both --normal and --anomalous"):
+        nearfar.anomalies(store, normal="width > 0", anomalous="label = 'odd'")
 
 
 def test_heat_maps_are_written_beside_each_other_on_one_scale(store: VectorStore, tmp_path: Path) -> None:
     folder = tmp_path / "heat"
-    found = nearfar.anomalies(store, normal="label != 'odd'", count=3, heat_maps=folder)
+    found = nearfar.anomalies(store, normal="label != 'odd'", limit=3, heat_maps=folder)
     files = sorted(folder.iterdir())
     assert [file.name[4:-4] for file in files] == list(found.ids) and str(folder) in found.lines[-1]
     sides = np.asarray(Image.open(files[0]))
     assert sides.shape == (256, 512, 3)
     left, right = sides[:, :256].astype(int), sides[:, 256:].astype(int)
-    clear = right.max(2) - right.min(2) < 3  # grey: nothing strange there
+    clear = right.max(2) - right.min(2) < 3  # grey: nothing anomalous there
     assert clear.any() and not clear.all()
     grey = left @ [0.299, 0.587, 0.114]
     assert np.abs(grey[clear] - right[clear].mean(1)).max() < 6
     Path(column(store, "path")[found.ids[1]]).unlink()  # type: ignore[arg-type]
     with pytest.raises(NearfarError, match="is not at .* heat maps need the images"):
-        nearfar.anomalies(store, normal="label != 'odd'", count=3, heat_maps=folder)
+        nearfar.anomalies(store, normal="label != 'odd'", limit=3, heat_maps=folder)
 
 
 def test_duplicates_name_the_one_to_keep(store: VectorStore, tmp_path: Path) -> None:
@@ -148,9 +146,9 @@ def test_leaks_between_two_stores(store: VectorStore, run: Run, tmp_path: Path) 
         nearfar.duplicates(test, against=other)
 
 
-@pytest.mark.parametrize("way", ["kmeans", "hdbscan"])
-def test_clusters_are_listed_and_saved(store: VectorStore, way: str) -> None:
-    found = nearfar.clusters(store, way=way, save="cluster", where="label != 'odd'")
+@pytest.mark.parametrize("method", ["kmeans", "hdbscan"])
+def test_clusters_are_listed_and_saved(store: VectorStore, method: str) -> None:
+    found = nearfar.clusters(store, method=method, save="cluster", where="label != 'odd'")
     assert len(found.facts["clusters"]) == KINDS and len(found) == 10 * KINDS
     saved, labels = column(store, "cluster"), column(store, "label")
     pairs = {(saved[one], labels[one]) for one in saved if saved[one] is not None}
@@ -159,7 +157,7 @@ def test_clusters_are_listed_and_saved(store: VectorStore, way: str) -> None:
     }
     for one, cluster in zip(found.ids, found.columns["cluster"], strict=True):
         assert saved[one] == cluster
-    assert ("4 clusters fit best" in str(found)) == (way == "kmeans")
+    assert ("4 clusters fit best" in str(found)) == (method == "kmeans")
 
 
 def test_the_map_is_kept_in_the_store_and_drawn(store: VectorStore, tmp_path: Path) -> None:
@@ -175,18 +173,21 @@ def test_the_map_is_kept_in_the_store_and_drawn(store: VectorStore, tmp_path: Pa
 
 def test_commands(store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
-        ["anomalies", store.address, "--normal", "label != 'odd'", "--false-alarms", "0.1", "--json"],
-        ["duplicates", store.address, "--alike", "0.97", "--json"],
-        ["clusters", store.address, "--way", "hdbscan", "--least", "5", "--json"],
+        ["anomalies", store.address, "--normal", "label != 'odd'", "--fpr", "0.1", "--json"],
+        ["duplicates", store.address, "--min-similarity", "0.97", "--json"],
+        ["clusters", store.address, "--method", "hdbscan", "--min-cluster-size", "5", "--json"],
         ["map", store.address, "--seed", "1", "--json"],
     ):
         assert main(words) == 0
         assert json.loads(capsys.readouterr().out)["rows"]
     for words, says in (
-        (["anomalies", store.address, "--way", "kn"], "did you mean knn?"),
+        (["anomalies", store.address, "--method", "kn"], "did you mean knn?"),
         (["anomalies", store.address, "--normal", "colour = 'x'"], "colour"),
-        (["duplicates", store.address, "--alike", "2"], "--alike is 2; it must lie between -1 and 1"),
-        (["clusters", store.address, "--number", "500"], "127 images are too few for 500 clusters"),
+        (
+            ["duplicates", store.address, "--min-similarity", "2"],
+            "is 2; give a number from -1 to 1",
+        ),
+        (["clusters", store.address, "--n-clusters", "500"], "127 images are too few for 500 clusters"),
         (["map", store.address, "--out", "map.svg"], "name a .csv, .json or .png file"),
     ):
         assert main(words) == 2

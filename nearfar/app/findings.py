@@ -123,7 +123,7 @@ class Findings:
         """List the images most similar to some of the store's, and unlike others."""
         _, towards = self.store.vectors(ids=likes)
         _, away = self.store.vectors(ids=dislikes)
-        return self._near(query(towards, away if dislikes else None), "images, most similar first")
+        return self._near(query(towards, away if dislikes else None), "most similar first")
 
     def like_file(self, data: bytes) -> Listing:
         """List the images most similar to one in a file.
@@ -135,7 +135,7 @@ class Findings:
             pixels = decode.decode(data, max_pixels=PIXELS)
         except BadImage as error:
             raise NearfarError(f"the file cannot be used as an image: {error}.") from None
-        return self._near(query(self.run().encode(pixels)[None]), "images most similar to your file")
+        return self._near(query(self.run().encode(pixels)[None]), "most similar to your file")
 
     def _near(self, wanted: npt.NDArray[np.float32], title: str) -> Listing:
         ids, similarity = self.store.nearest(wanted[None], LIST_LIMIT)

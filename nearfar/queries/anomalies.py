@@ -92,5 +92,5 @@ def anomalies(
         made = run_of(opened, run)
         lines.append(heat(opened, made, sorted(known) or sorted(asked), listed, Path(heat_maps), seed))
     return write_result(
-        Listing("images, most anomalous first", tuple(listed), columns, tuple(lines), facts), opened, out
+        Listing("most anomalous first", tuple(listed), columns, tuple(lines), facts), opened, out
     )

@@ -73,7 +73,7 @@ def duplicates(
     if save is not None:
         named = {listed[at]: ids[keepers[at]] for at in range(len(listed)) if not found.keep[at]}
         opened.update(save, {one: named.get(one) for one in ids})
-    title = "groups of duplicates, largest first, each after the image to keep"
+    title = "duplicates in groups, largest group first; each begins with the image to keep"
     return write_result(Listing(title, tuple(listed), columns, lines, facts, "group"), opened, out)
 
 
@@ -118,9 +118,7 @@ def _leaks(
         f"{len(set(found.a[found.same].tolist())):,} of them byte for byte.",
     )
     facts = {"images": len(ids), "leaks": many, "against": other.address}
-    listing = Listing(
-        "images that the other store has too, most similar first", tuple(listed), columns, lines, facts
-    )
+    listing = Listing("also in the other store, most similar first", tuple(listed), columns, lines, facts)
     if save is not None:
         opened.update(save, dict.fromkeys(ids) | dict(zip(reversed(listed), reversed(copies), strict=True)))
     if out is None or Path(out).suffix.lower() != ".png":

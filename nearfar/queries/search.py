@@ -74,7 +74,7 @@ def search(
     if ids:
         columns["label"] = opened.rows(["label"], ids=ids).column("label").to_pylist()
     facts = {"likes": [word for _, word in likes], "dislikes": [word for _, word in dislikes]}
-    return write_result(Listing("images, most similar first", tuple(ids), columns, facts=facts), opened, out)
+    return write_result(Listing("most similar first", tuple(ids), columns, facts=facts), opened, out)
 
 
 def _known(store: VectorStore, words: Sequence[str]) -> list[str]:

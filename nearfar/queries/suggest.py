@@ -54,6 +54,4 @@ def suggest(
     chosen = tuple(ids[row] for row in found.rows)
     facts = {"labels": known, "images": len(ids), "method": found.method}
     columns = {"rank": list(range(1, len(chosen) + 1))}
-    return write_result(
-        Listing("images to label next, in this order", chosen, columns, lines, facts), opened, out
-    )
+    return write_result(Listing("to label next, in this order", chosen, columns, lines, facts), opened, out)
