@@ -278,7 +278,7 @@ FUNCTIONS = {
 
 def overview() -> str:
     """Write what `nearfar --help` shows: every command by its example and its purpose."""
-    lines = ["From a folder of images to an encoder you can trust.", ""]
+    lines = ["From a folder of unlabelled images to an encoder.", ""]
     for make in COMMANDS.values():
         parser = make(())
         lines += [f"  {parser.example}", f"      {str(parser.description).split('. ')[0].rstrip('.')}."]
