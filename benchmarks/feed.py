@@ -54,7 +54,7 @@ def store(folder: Path, kind: str, short_side: int) -> Any:
     )
 
 
-def ours(images: Any, job: step.TrainingSetup, warm: int, timed: int) -> Callable[[], float]:
+def ours(images: Any, job: step.Job, warm: int, timed: int) -> Callable[[], float]:
     """Measure the pace with our feed, opened anew each time."""
 
     def measured() -> float:
@@ -70,7 +70,7 @@ def ours(images: Any, job: step.TrainingSetup, warm: int, timed: int) -> Callabl
 class _TwoViews:
     """Two views of each JPEG file by torchvision's v1 transforms, as a data set for a DataLoader."""
 
-    def __init__(self, folder: Path, job: step.TrainingSetup) -> None:
+    def __init__(self, folder: Path, job: step.Job) -> None:
         from torchvision import transforms
 
         settings, size = job.wanted.views, job.wanted.image_size
@@ -82,7 +82,7 @@ class _TwoViews:
             transforms.RandomResizedCrop(size, (settings.crop_min, settings.crop_max)),
             transforms.RandomHorizontalFlip(settings.flip),
             transforms.RandomApply([jitter], settings.jitter),
-            transforms.RandomGrayscale(settings.grey),
+            transforms.RandomGrayscale(settings.grayscale),
         ]
         if settings.blur:
             blur = transforms.GaussianBlur(2 * (size // 20) + 1, (0.1, 2.0))
@@ -114,7 +114,7 @@ class _Loaded:
                 yield self.rows, (batch[0] if isinstance(batch[0], list) else batch)
 
 
-def peer(who: str, folder: Path, job: step.TrainingSetup, warm: int, timed: int) -> Callable[[], float]:
+def peer(who: str, folder: Path, job: step.Job, warm: int, timed: int) -> Callable[[], float]:
     """Measure the pace with a peer's data set in a DataLoader."""
     from torch.utils.data import DataLoader
 
@@ -134,11 +134,11 @@ def peer(who: str, folder: Path, job: step.TrainingSetup, warm: int, timed: int)
         data = LightlyDataset(str(folder), transform=transform)
     else:
         data = _TwoViews(folder, job)
-    rows = torch.arange(training.batch)
+    rows = torch.arange(training.batch_size)
 
     def measured() -> float:
         loader: Any = DataLoader(
-            data, training.batch, shuffle=True, drop_last=True, num_workers=measure.cores()
+            data, training.batch_size, shuffle=True, drop_last=True, num_workers=measure.cores()
         )
         return job.pace(_Loaded(loader, rows), warm, timed)
 
@@ -146,7 +146,7 @@ def peer(who: str, folder: Path, job: step.TrainingSetup, warm: int, timed: int)
 
 
 def share(
-    case: str, folder: Path, job: step.TrainingSetup, warm: int, timed: int, rounds: int
+    case: str, folder: Path, job: step.Job, warm: int, timed: int, rounds: int
 ) -> tuple[list[Row], list[Bar]]:
     """Measure one size of images: every source beside the batch in memory."""
     memory = step.in_memory(job)

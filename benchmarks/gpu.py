@@ -48,7 +48,7 @@ def peak(device: torch.device, side: int = 8192) -> float:
     return 2 * side**3 / min(work() for _ in range(5))
 
 
-def operations(job: step.TrainingSetup) -> int:
+def operations(job: step.Job) -> int:
     """Count the operations of one step, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         next(job.steps(step.in_memory(job), 1))

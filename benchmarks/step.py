@@ -45,7 +45,7 @@ class Ready:
 
 
 @dataclass
-class TrainingSetup:
+class Job:
     """A method, its optimizer and its arithmetic, exactly as pretraining prepares them."""
 
     prepared: Any
@@ -64,7 +64,7 @@ class TrainingSetup:
 
     def feed(self, images: Any) -> Any:
         """Open a feed on a store of images, as pretraining does."""
-        return replace(self.prepared, store=images).feed(0)
+        return replace(self.prepared, dataset=images).feed(0)
 
     def steps(self, feed: Any, count: int) -> Iterator[engine.Step]:
         """Train on a feed for some steps, at a rate that leaves the weights about where they are."""
@@ -86,10 +86,10 @@ class TrainingSetup:
                 engine.synchronise(self.device)
                 began = time.perf_counter()
         engine.synchronise(self.device)
-        return timed * self.wanted.training.batch / (time.perf_counter() - began)
+        return timed * self.wanted.training.batch_size / (time.perf_counter() - began)
 
 
-def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked: Any) -> TrainingSetup:
+def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked: Any) -> Job:
     """Prepare what `nearfar pretrain` prepares for a recipe and settings, measurements included.
 
     Args:
@@ -104,16 +104,16 @@ def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked:
         asked.setdefault("views_on", "cpu")
     wanted = resolve.resolve("simclr", recipe, {"steps": 1, **asked}, side=side, device=where)
     with tempfile.TemporaryDirectory() as folder:
-        return TrainingSetup(prepare(Path(folder), wanted, StepPlan(((0, 1),)), store, where, follow=False))
+        return Job(prepare(Path(folder), wanted, StepPlan(((0, 1),)), store, where, follow=False))
 
 
-def in_memory(job: TrainingSetup) -> Ready:
+def in_memory(job: Job) -> Ready:
     """Make a batch of noise in the layout in which the feed gives views."""
     training, size = job.wanted.training, job.wanted.image_size
     generator = torch.Generator().manual_seed(0)
-    made = [torch.rand(training.batch, 3, size, size, generator=generator) for _ in range(2)]
+    made = [torch.rand(training.batch_size, 3, size, size, generator=generator) for _ in range(2)]
     views = [view.contiguous(memory_format=torch.channels_last).to(job.device) for view in made]
-    return Ready(views, torch.arange(training.batch))
+    return Ready(views, torch.arange(training.batch_size))
 
 
 def lightly(batch: int, size: int = 32, device: str = "cpu") -> Callable[[], float]:
@@ -142,13 +142,13 @@ def lightly(batch: int, size: int = 32, device: str = "cpu") -> Callable[[], flo
     return step
 
 
-def ours(job: TrainingSetup) -> Callable[[], float]:
+def ours(job: Job) -> Callable[[], float]:
     """Take one step of ours a call, and give its loss."""
     steps = job.steps(in_memory(job), 1_000_000)
     return lambda: float(next(steps).loss)
 
 
-def network(job: TrainingSetup) -> Callable[[], float]:
+def network(job: Job) -> Callable[[], float]:
     """Only send our batch through the encoder, forward and backward: what no loop around it can save."""
     views, net = torch.cat(in_memory(job).views), job.prepared.module.f
     low = job.wanted.training.precision == "bfloat16"

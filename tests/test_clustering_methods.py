@@ -75,7 +75,7 @@ def test_small_views_are_predicted_too_and_made_smaller(name: str) -> None:
     module = small(name, prototypes=16, local_crops=3)
     made = module.views(Views())
     assert len(made) == 5 and [view.side(224) for view in made if isinstance(view, View)] == [96] * 3
-    seen = [views.requires_grad_() for views in batch(local_crops=3).views]
+    seen = [views.requires_grad_() for views in batch(local=3).views]
     sum(module(Batch(seen, torch.arange(8))).values()).backward()
     assert all(views.grad.abs().max() > 0 for views in seen[2:])
     assert len(small(name).views(Views())) == 2

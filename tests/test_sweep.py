@@ -193,7 +193,7 @@ def test_a_judge_ends_a_run_which_goes_on_without_one_to_the_same_bytes(photos: 
 
 def sitting(photos: Path, folder: Path, **given: object) -> SweepSession:
     folder.mkdir()
-    wanted = wanted_of(size=16, **given)
+    wanted = wanted_of(image_size=16, **given)
     axes = space.axes(wanted, given, 96)
     asked = {"method": "simclr", "recipe": "cpu", **given}
     return SweepSession(

@@ -205,7 +205,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
 
 def overview() -> str:
     """Write what `nearfar --help` shows: every command by its example and its purpose."""
-    lines = ["From a folder of unlabelled images to an encoder, its evaluation and its uses.", ""]
+    lines = ["From a folder of unlabelled images to an encoder.", ""]
     for make in COMMANDS.values():
         parser = make(())
         lines += [f"  {parser.example}", f"      {str(parser.description).split('. ')[0].rstrip('.')}."]
