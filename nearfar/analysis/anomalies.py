@@ -17,7 +17,7 @@ import torch
 
 from ..core import rng
 from ..core.errors import NearfarError, nearest
-from ..core.intervals import RESAMPLES, SHARE
+from ..core.intervals import LEVEL, RESAMPLES
 from ..features.knn import top_k, unit
 
 METHODS = ("knn", "mahalanobis", "forest")
@@ -288,6 +288,6 @@ def judge(scores: Scores, strange: Flags, seed: int = 0) -> Judged:
             for _ in range(RESAMPLES)
         ]
     )
-    low, high = np.quantile(again, [(1 - SHARE) / 2, (1 + SHARE) / 2], axis=0).tolist()
+    low, high = np.quantile(again, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).tolist()
     auroc, ap = zip(value, low, high, strict=True)
     return Judged(auroc, ap, counts[1], counts[0])

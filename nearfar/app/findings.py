@@ -17,7 +17,7 @@ from ..analysis import anomalies, clusters, label_errors
 from ..analysis.projection import layout
 from ..analysis.query import query
 from ..core.errors import BadImage, NearfarError
-from ..evaluation.accuracy import Share
+from ..evaluation.accuracy import Accuracy
 from ..features import logistic
 from ..images import decode
 from ..queries import anomalies as cleaning
@@ -173,7 +173,7 @@ class Findings:
             raise NearfarError("a classifier needs two classes with two labels each at least; label more.")
         seen, truth = x[known], labels[known]
         shares = label_errors.out_of_fold(seen, truth, len(names), seed=0)
-        share = Share.of(shares.argmax(axis=1) == truth, 0)
+        share = Accuracy.of(shares.argmax(axis=1) == truth)
         fitted = logistic.fit(torch.from_numpy(seen), torch.from_numpy(truth), len(names), 1.0 / len(known))
         free = np.flatnonzero(labels == UNKNOWN)
         sure, answer = fitted.logits(torch.from_numpy(x[free])).softmax(dim=1).max(dim=1)
