@@ -58,13 +58,13 @@ def components(images: Path) -> npt.NDArray[np.float32]:
     from nearfar.data import cache
     from nearfar.data.sources import open_source
     from nearfar.features.extract import features
-    from nearfar.features.probes import principal
+    from nearfar.features.probes import principal_components
     from nearfar.images.views import Preprocess
 
     source = open_source(images)
     store = cache.load(source, short_side=32, max_pixels=1 << 24, max_bad=0, threads=cores())
     how = Preprocess(size=32, crop=1.0, interpolation="bilinear")
-    return features(principal(store, how, "cpu", COMPONENTS), store, how)
+    return features(principal_components(store, how, "cpu", COMPONENTS), store, how)
 
 
 def cleanlabs(shares: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

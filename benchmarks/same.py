@@ -86,7 +86,7 @@ def found() -> dict[str, Any]:
         vectors = nearfar.embed(run, root / "photos", out=root / "vectors.npz").vectors
         record["embedding"] = hashlib.sha256(np.ascontiguousarray(vectors).tobytes()).hexdigest()
         result = nearfar.evaluate(
-            run, train=root / "train", test=root / "test", few_labels=True, retrieval=True
+            run, train=root / "train", test=root / "test", parts=("few_labels", "retrieval")
         )
         record["evaluation"] = list(leaves(json.loads(json.dumps(result.to_json()))))
         store = root / "photos.nf"

@@ -183,7 +183,7 @@ def search(counts: list[int], out: Path | None) -> None:
 KILLED = """
 import sys
 from nearfar.embedding import fill, reader
-reader.LENGTH = int(sys.argv[4])
+reader.CHUNK_IMAGES = int(sys.argv[4])
 put = fill._Job._put
 def told(self, *given):
     put(self, *given)

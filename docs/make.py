@@ -1,7 +1,8 @@
 """Writes what the pages take from the code: `python docs/make.py`. A test says when it is due.
 
-docs/settings.md comes from the settings classes, docs/methods.md from the methods' files, and the tree in
-README.md from the first line of each file, in the order of the floors of docs/design.md.
+docs/settings.md comes from the settings classes, docs/methods.md from the methods' files, the parts in
+docs/evaluation.md from their table, and the tree in README.md from the first line of each file, in the
+order of the floors of docs/design.md.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from pathlib import Path
 from nearfar import methods
 from nearfar.cli.flags import plain
 from nearfar.core.config import Setting, settings_of
+from nearfar.evaluation import PARTS
 from nearfar.images.view_settings import Views
 from nearfar.methods.catalogue import Entry, catalogue
 from nearfar.training import recipes, settings
 
 DOCS = Path(__file__).parent
 SETTINGS, DESIGN, README = DOCS / "settings.md", DOCS / "design.md", DOCS.parent / "README.md"
-METHODS = DOCS / "methods.md"
+METHODS, EVALUATION = DOCS / "methods.md", DOCS / "evaluation.md"
 PACKAGE = DOCS.parent / "nearfar"
+LIST = re.compile(r"(?<=<!-- parts, written by docs/make.py -->\n).*?(?=<!-- end of parts -->)", re.DOTALL)
 TREE = re.compile(r"(?<=```text\nnearfar/\n).*?(?=tests/)", re.DOTALL)
 
 
@@ -118,6 +121,14 @@ def methods_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def evaluation_page() -> str:
+    """Write docs/evaluation.md with its list of parts brought up to date."""
+    lines = ["| flag | in `parts=` | what it measures |", "|---|---|---|"]
+    for name, entry in PARTS.items():
+        lines.append(f"| `--{name.replace('_', '-')}` | `{name}` | {entry.help} |")
+    return LIST.sub(lambda _: "\n".join(lines) + "\n", EVALUATION.read_text(encoding="utf-8"), count=1)
+
+
 def floors() -> dict[int, list[str]]:
     """Read the floors, and the rooms on each, from the table in docs/design.md."""
     rows = re.findall(r"^\| (\d) \|.*\| (.*) \|$", DESIGN.read_text(encoding="utf-8"), re.MULTILINE)
@@ -145,4 +156,5 @@ def readme() -> str:
 if __name__ == "__main__":
     SETTINGS.write_text(page(), encoding="utf-8")
     METHODS.write_text(methods_page(), encoding="utf-8")
+    EVALUATION.write_text(evaluation_page(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")

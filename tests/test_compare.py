@@ -8,7 +8,7 @@ import pytest
 
 import nearfar
 from nearfar.core.errors import NearfarError
-from nearfar.experiments.compare import Spread, compare
+from nearfar.experiments.compare import SeedStatistics, compare
 
 SHORT = {"steps": 2, "batch_size": 16, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 
@@ -77,5 +77,5 @@ def test_what_cannot_be_compared_is_refused_at_once(given, says, tmp_path):
 
 
 def test_a_spread_is_mean_least_and_greatest():
-    assert Spread.of([1.0, 2.0, 6.0]) == Spread(3.0, 1.0, 6.0)
-    assert Spread.of([]) is None
+    assert SeedStatistics.of([1.0, 2.0, 6.0]) == SeedStatistics(3.0, 1.0, 6.0)
+    assert SeedStatistics.of([]) is None

@@ -12,13 +12,13 @@ from nearfar.core.errors import NearfarError
 from nearfar.data import cache
 from nearfar.data.dataset import Subset
 from nearfar.data.sources import open_source
-from nearfar.evaluation import robustness as module
+from nearfar.evaluation import corrupted
+from nearfar.evaluation.corrupted import corrupted_accuracy
 from nearfar.evaluation.corruptions import NAMES, STRENGTHS, corrupt
-from nearfar.evaluation.robustness import robustness
 
 
 def photos(n, side=32, wide=None, seed=0):
-    """Smooth colours with some hard edges: something that every corruption can spoil."""
+    """Smooth colours with some hard edges: something that every corruption changes."""
     draw = np.random.default_rng(seed)
     wide = wide or side
     made = np.empty((n, side, wide, 3), np.uint8)
@@ -175,14 +175,14 @@ def test_robustness_counts_what_is_right():
     images = photos(40, 16) // 4
     images[::2] += 190
     store = stored(images)
-    made = robustness(
+    made = corrupted_accuracy(
         by_shade, store, store.labels, seed=0, names=("contrast", "brightness", "jpeg"), sample=30
     )
     assert made.images == 30 and made.clean == 1.0
     # Contrast and JPEG keep the mean, and nothing that dark is lifted over the middle by brightness.
     assert made.accuracy == dict.fromkeys(("contrast", "brightness", "jpeg"), (1.0,) * 5)
     # Asked whether an image is lighter than a little above the dark ones, brightness fools it.
-    fooled = robustness(
+    fooled = corrupted_accuracy(
         lambda seen: by_shade(seen, 70), store, store.labels, seed=0, names=("contrast", "brightness")
     )
     assert fooled.accuracy["brightness"][4] < fooled.accuracy["brightness"][0] == 1.0
@@ -201,7 +201,7 @@ def test_robustness_shows_the_very_images_that_corrupt_makes():
         seen.append(np.stack([block.image(k) for k in range(len(given))]))
         return np.zeros(len(given), np.int64)
 
-    made = robustness(note, store, np.zeros(12, np.int64), seed=4, names=("fog",))
+    made = corrupted_accuracy(note, store, np.zeros(12, np.int64), seed=4, names=("fog",))
     assert made.clean == made.mean == 1.0
     assert (seen[0] == np.stack(images)).all()
     for strength in STRENGTHS:
@@ -212,11 +212,11 @@ def test_robustness_shows_the_very_images_that_corrupt_makes():
 def test_the_sample_is_bounded_and_the_draws_go_with_the_image(monkeypatch):
     images = list(photos(12, 16))
     store = stored(images)
-    monkeypatch.setattr(module, "AREA", 5 * 16 * 16)
-    made = robustness(by_shade, store, store.labels, seed=0, names=("fog",))
+    monkeypatch.setattr(corrupted, "MAX_PIXELS", 5 * 16 * 16)
+    made = corrupted_accuracy(by_shade, store, store.labels, seed=0, names=("fog",))
     assert made.images == 5
-    monkeypatch.setattr(module, "AREA", 1)
-    assert robustness(by_shade, store, store.labels, seed=0, names=("fog",)).images == 1
+    monkeypatch.setattr(corrupted, "MAX_PIXELS", 1)
+    assert corrupted_accuracy(by_shade, store, store.labels, seed=0, names=("fog",)).images == 1
     # A part of a store will do for a store.
     part = Subset(store, np.arange(3))
-    assert robustness(by_shade, part, part.labels, seed=0, names=("fog",)).images == 1
+    assert corrupted_accuracy(by_shade, part, part.labels, seed=0, names=("fog",)).images == 1

@@ -163,7 +163,7 @@ KILLED = """
 import sys, time
 import nearfar.embedding.embed
 from nearfar.features import chunked
-chunked.LENGTH = sys.modules["nearfar.embedding.embed"].LENGTH = 4
+chunked.CHUNK_IMAGES = sys.modules["nearfar.embedding.embed"].CHUNK_IMAGES = 4
 keep = chunked.Journal.put
 def put(self, low, part):
     keep(self, low, part)
@@ -176,8 +176,8 @@ nearfar.embed(sys.argv[1], sys.argv[2], out=sys.argv[3], labels=True)
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_a_killed_job_goes_on_to_the_same_bytes(run, folder, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole.npz", tmp_path / "broken.npz"
-    monkeypatch.setattr(chunked, "LENGTH", 4)
-    monkeypatch.setattr(sys.modules["nearfar.embedding.embed"], "LENGTH", 4)
+    monkeypatch.setattr(chunked, "CHUNK_IMAGES", 4)
+    monkeypatch.setattr(sys.modules["nearfar.embedding.embed"], "CHUNK_IMAGES", 4)
     embed(run, folder, out=whole, labels=True)
     parts = tmp_path / "broken.npz.parts"
     command = [sys.executable, "-c", KILLED, str(run.path), str(folder), str(broken)]
@@ -216,7 +216,7 @@ def test_finished_stretches_are_not_done_again_unless_the_job_is_another(run, fo
         again is not None and np.array_equal(again.vectors, part.vectors) and again.reasons[0] == "truncated"
     )
     assert chunked.Journal(tmp_path, "b").get(0) is None
-    assert len(next(iter(chunked.stretches(source, [0], 18, 2)))) == 40
+    assert len(next(iter(chunked.read_chunks(source, [0], 18, 2)))) == 40
 
 
 def test_mistakes_are_named(run, folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Evaluation on pictures with known answers: honest baselines, one look at the test set, a frozen encoder."""
+"""Evaluation on pictures with known answers: baselines, a test set read once, a frozen encoder."""
 
 import json
 import math
@@ -12,16 +12,16 @@ from PIL import Image
 from torch import nn
 
 from nearfar import models
-from nearfar.core import progress, rng
+from nearfar.core import progress
 from nearfar.core.errors import NearfarError
-from nearfar.core.intervals import interval
+from nearfar.core.intervals import wilson
 from nearfar.data.source import Source
 from nearfar.evaluation import few_labels, paired_tests
-from nearfar.evaluation.accuracy import mixed_up, score
+from nearfar.evaluation.accuracy import most_confused, score
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.features.probes import untrained, validation_split
 from nearfar.finetuning import trainer
-from nearfar.finetuning.tune import cost
+from nearfar.finetuning.finetune import cost
 from nearfar.images.views import Preprocess
 from nearfar.training import checkpoint
 from nearfar.training.run import Run
@@ -147,7 +147,7 @@ class _Leaky(_Colour):
         return super().forward(x)
 
 
-def test_an_encoder_that_changes_voids_the_figures(run):
+def test_an_encoder_that_changes_is_an_error(run):
     leaky = Run(run.path, _Leaky().eval(), PREPROCESS, {}, {})
     with pytest.raises(NearfarError, match="changed while it was evaluated"):
         evaluate(leaky, train=pictures(30, 0), test=pictures(9, 1), device="cpu")
@@ -177,7 +177,7 @@ def test_an_untrained_encoder_sees_normalised_channels(run):
     assert (inputs[0].std((0, 2, 3)) - 1).abs().max() < 0.1
 
 
-def test_held_out_images_are_a_fixed_share_of_every_class():
+def test_validation_images_are_a_fixed_share_of_every_class():
     labels = np.array([0] * 100 + [1] * 10 + [2])
     held = validation_split(labels, ("a", "b", "c"), 0)
     assert [int(held[labels == k].sum()) for k in range(3)] == [20, 2, 0]
@@ -185,30 +185,31 @@ def test_held_out_images_are_a_fixed_share_of_every_class():
     assert not np.array_equal(held, validation_split(labels, ("a", "b", "c"), 1))
 
 
-def test_the_interval_is_the_bootstraps():
-    low, high = interval(620, 1000, rng.fold(0, "bootstrap"))
-    draw = np.random.default_rng(0)
-    hits = np.arange(1000) < 620
-    means = [hits[draw.integers(0, 1000, 1000)].mean() for _ in range(1000)]
-    assert np.allclose([low, high], np.quantile(means, [0.025, 0.975]), atol=0.006)
-    assert interval(10, 10, 1) == (1.0, 1.0) and interval(0, 10, 1) == (0.0, 0.0)
+def test_the_interval_of_a_share_is_wilsons():
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3.
+    known = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611)}
+    known[1, 29] = (0.0061, 0.1718)
+    for (right, count), ends in known.items():
+        assert wilson(right, count) == pytest.approx(ends, abs=5e-5)
+    low, high = wilson(10, 10)
+    assert low == pytest.approx(10 / (10 + 1.959964**2)) and high == 1
 
 
 def test_a_score_counts_by_hand():
-    found = score(np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1]), ("a", "b", "c"), {}, 0)
+    found = score(np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1]), ("a", "b", "c"), {})
     assert found.accuracy == 0.5
     assert found.confusion.tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]
     a, b, c = found.per_class
     assert (a.recall, a.precision, b.recall, b.precision) == (1 / 3, 1.0, 1.0, 1 / 3)
     assert (c.images, c.recall, c.precision) == (0, None, None)
-    assert mixed_up(found) == [("a", "b", 2)]
+    assert most_confused(found) == [("a", "b", 2)]
 
 
 def test_shared_images_are_counted(run):
     pixels, labels = pictures(60, 0)
     found = evaluate(run, train=(pixels, labels), test=(pixels[:9], labels[:9]), device="cpu")
-    assert found.images["shared"] == 9 and "beware: 9 test images" in found.table()
-    assert found.leaks["near_copies"].without == {} and "none is left without them" in found.table()
+    assert found.images["shared"] == 9 and "warning: 9 test images" in found.table()
+    assert found.leaks["near_copies"].without == {} and "no other test image is left" in found.table()
 
 
 def test_near_copies_are_flagged_and_the_score_without_them_given(run):
@@ -227,8 +228,8 @@ def test_near_copies_are_flagged_and_the_score_without_them_given(run):
         clean = leak.without[classifier]["encoder"]
         assert clean.accuracy == getattr(alone, classifier)["encoder"].accuracy
         assert clean.accuracy > getattr(found, classifier)["encoder"].accuracy
-    assert "beware: 20 test images (25.0 %)" in found.table()
-    assert alone.leaks["near_copies"].images == 0 and "beware" not in alone.table()
+    assert "warning: 20 test images (25.0 %)" in found.table()
+    assert alone.leaks["near_copies"].images == 0 and "warning" not in alone.table()
 
 
 def test_shuffled_labels_give_chance(run, monkeypatch):
@@ -239,20 +240,20 @@ def test_shuffled_labels_give_chance(run, monkeypatch):
         return pixels, [labels[k] for k in np.random.default_rng(seed).permutation(count)]
 
     train, test = shuffled(300, 0), shuffled(600, 1)
-    found = evaluate(run, train=train, test=test, device="cpu", baselines=(), few_labels=True)
+    found = evaluate(run, train=train, test=test, device="cpu", baselines=(), parts="few_labels")
     shares = [rows[name].accuracy for rows in found.scores.values() for name in rows]
     for row in found.parts["few_labels"].rows.values():
-        shares += [spread.mean for curve in row.values() for spread in curve.values()]
+        shares += [point.mean for curve in row.values() for point in curve.values()]
     # Four standard errors of a share of 1/3 among 600 images: there are many shares.
     assert len(shares) > 15 and all(abs(share - 1 / 3) < 0.077 for share in shares)
 
 
 @pytest.fixture(scope="module")
 def full(run):
-    parts = dict.fromkeys(("few_labels", "retrieval", "clusters", "calibration"), True)
+    parts = ("calibration", "few_labels", "retrieval", "clusters")  # in any order
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(few_labels, "DRAWS", (1, 2))
-        return evaluate(run, train=pictures(300, 0), test=pictures(150, 1), device="cpu", **parts)
+        return evaluate(run, train=pictures(300, 0), test=pictures(150, 1), device="cpu", parts=parts)
 
 
 def test_parts_are_added_and_change_no_score(full, result):
@@ -277,8 +278,8 @@ def test_few_label_curves_rise_to_the_full_score(full):
         assert curve[300].mean == full.linear[name].accuracy and len(curve[3].draws) == 2
     encoder, pixels = few.rows["encoder"]["linear"], few.rows["pixels"]["linear"]
     assert encoder[48].mean > encoder[3].mean and encoder[48].mean > pixels[48].mean
-    for spread in encoder.values():
-        assert spread.low <= spread.mean <= spread.high
+    for point in encoder.values():
+        assert point.low <= point.mean <= point.high
     assert few.to_json()["efficiency"]["helped"] is True
 
 
@@ -294,11 +295,11 @@ def test_parts_agree_with_the_scores_beside_them(full):
 
 
 def test_full_trains_too_and_puts_it_into_the_same_table(run, monkeypatch):
-    monkeypatch.setattr(trainer, "LEAST_STEPS", 10)
+    monkeypatch.setattr(trainer, "MIN_STEPS", 10)
     monkeypatch.setattr(few_labels, "DRAWS", (2, 2))
-    monkeypatch.setattr(few_labels, "TUNED", 1)
+    monkeypatch.setattr(few_labels, "TRAINED_DRAWS", 1)
     how = {"train": pictures(60, 0), "test": pictures(45, 1), "device": "cpu", "baselines": ()}
-    found = evaluate(run, **how, full=True, transfer=(pictures(60, 2), pictures(30, 3)))
+    found = evaluate(run, **how, parts="all", transfer=(pictures(60, 2), pictures(30, 3)))
     parts = ["few_labels", "retrieval", "clusters", "calibration", "robustness", "transfer"]
     assert list(found.parts) == parts
     assert list(found.scores["augmented"]) == ["encoder", "chance"]
@@ -319,7 +320,7 @@ def test_full_trains_too_and_puts_it_into_the_same_table(run, monkeypatch):
 
 
 def test_the_labels_alone_stand_beside_it_where_that_is_no_dearer(run, result, monkeypatch):
-    monkeypatch.setattr(trainer, "LEAST_STEPS", 10)
+    monkeypatch.setattr(trainer, "MIN_STEPS", 10)
     labelled = {"train": pictures(60, 0), "test": pictures(45, 1), "device": "cpu"}
     own = cost("scratch", 60, 12, 8) / (2 * 30)  # steps of 30 images, of which two views are seen
     trained = [
@@ -332,7 +333,7 @@ def test_the_labels_alone_stand_beside_it_where_that_is_no_dearer(run, result, m
     assert chosen["steps"] * chosen["batch_size"] == cost("scratch", 60, 12, 8)
     assert found.knn["encoder"].to_json() == short.knn["encoder"].to_json()
     assert "finetune" not in short.scores and "1.0 times" in short.left_out["scratch"]
-    assert "add it by --finetune" in short.table() and "from scratch" in found.table()
+    assert "add it with --finetune" in short.table() and "from scratch" in found.table()
     assert "not known" in result.to_json()["left_out"]["scratch"]
     both = paired_tests.pair(["a", "b"], [found, short], 0)
     assert {classifier for _, _, classifier, _ in both.pairs} == {"knn", "linear"}
@@ -356,7 +357,7 @@ def test_two_runs_are_compared_on_the_same_images(run, tmp_path, result):
         scores = [item[pair["classifier"]]["encoder"]["accuracy"] for item in plain["runs"].values()]
         assert pair["difference"] == pytest.approx(scores[0] - scores[1])
         assert pair["low"] > 0 and pair["p"] < 1e-6
-    assert "p (McNemar)" in both.table() and f"{run.path} less {tmp_path}" in both.table()
+    assert "p (McNemar)" in both.table() and f"{run.path} minus {tmp_path}" in both.table()
     with pytest.raises(NearfarError, match="given twice"):
         evaluate(run, run, train=pictures(30, 0), test=pictures(9, 1), device="cpu")
 
@@ -369,7 +370,7 @@ def test_what_was_found_is_kept_in_the_run_folder(run, result, tmp_path, capsys)
         evaluate(gone, train=pictures(30, 0), test=pictures(9, 1), device="cpu")
     finally:
         progress.show(False)
-    assert "evaluation.json is not kept" in capsys.readouterr().err
+    assert "evaluation.json is not written" in capsys.readouterr().err
 
 
 def test_groups_stay_on_one_side_and_leaks_between_them_are_named(run, tmp_path):
@@ -388,7 +389,7 @@ def test_groups_stay_on_one_side_and_leaks_between_them_are_named(run, tmp_path)
     found = evaluate(run, **how, groups=listed)
     assert found.images["validation"] % 6 == 0
     assert (found.leaks["groups"].images, found.leaks["groups"].left) == (30, 60)
-    assert "beware: 30 test images (33.3 %) belong to groups of training images" in found.table()
+    assert "warning: 30 test images (33.3 %) belong to groups of training images" in found.table()
     assert "groups" not in evaluate(run, **how).leaks
 
 
@@ -396,7 +397,7 @@ def test_labels_that_cannot_be_used_are_named(run):
     pixels, labels = pictures(30, 0)
     with pytest.raises(NearfarError, match="purple"):
         evaluate(run, train=(pixels, labels), test=(pixels[:2], ["red", "purple"]), device="cpu")
-    with pytest.raises(NearfarError, match="one class"):
+    with pytest.raises(NearfarError, match="all of class 'red'"):
         evaluate(run, train=(pixels, ["red"] * 30), test=(pixels[:2], ["red"] * 2), device="cpu")
     with pytest.raises(NearfarError, match="two of some class"):
         evaluate(run, train=(pixels[:3], labels[:3]), test=(pixels[:3], labels[:3]), device="cpu")

@@ -120,7 +120,7 @@ def test_only_what_is_new_or_has_changed_is_encoded(run, photos, address, tmp_pa
 
 def test_a_row_that_changed_before_it_was_copied_is_not_copied(run, photos, address, monkeypatch):
     embed(run, photos, store=address)
-    monkeypatch.setattr(reader, "LENGTH", 1)
+    monkeypatch.setattr(reader, "CHUNK_IMAGES", 1)
     (photos / "square" / "é 28.png").rename(photos / "zz.png")  # read after its old name has other content
     picture(photos / "square" / "é 28.png", 77)
     done = embed(run, photos, store=address)
@@ -193,7 +193,7 @@ def test_arrays_and_another_encoder(run, address, tmp_path):
 KILLED = """
 import sys, time
 from nearfar.embedding import fill, reader
-reader.LENGTH = 2
+reader.CHUNK_IMAGES = 2
 put = fill._Job._put
 def slow(self, *given):
     put(self, *given)

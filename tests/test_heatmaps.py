@@ -11,14 +11,14 @@ from nearfar import models
 from nearfar.analysis.heatmaps import RAMP, k_center, overlay, planes, remember
 from nearfar.core import rng
 from nearfar.core.errors import NearfarError
-from nearfar.features.chunked import Chunk, gathered
+from nearfar.features.chunked import Chunk, ragged_chunk
 from nearfar.images.views import Preprocess
 
 ENCODERS = {"resnet8": 32, "resnet10_w16": 64, "torchvision:resnet18": 64, "vit_tiny_patch16_224": 160}
 
 
 def held(pictures: list[np.ndarray]) -> Chunk:
-    return gathered(range(len(pictures)), pictures)
+    return ragged_chunk(range(len(pictures)), pictures)
 
 
 def stripes(count: int, side: int, start: int = 0) -> list[np.ndarray]:

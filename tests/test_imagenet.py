@@ -18,7 +18,7 @@ from nearfar.data.cache import load
 from nearfar.data.source import from_array
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.imagenet_baseline import imagenet
-from nearfar.features.probes import seen_by
+from nearfar.features.probes import encode_with
 from nearfar.images.views import Preprocess
 from nearfar.training.run import Run
 
@@ -47,7 +47,7 @@ def test_it_sees_what_torchvision_shows_it(weights: Path) -> None:
         threads=1,
     )
     net.net = nn.Flatten()  # what the network is given, and not what it makes of that
-    found = seen_by(net, preprocess, torch.device("cpu"), 4)(store)
+    found = encode_with(net, preprocess, torch.device("cpu"), 4)(store)
     assert torch.allclose(found, theirs(image)[None].flatten(1), atol=1e-4)
 
 

@@ -105,3 +105,19 @@ def test_words_need_no_torch() -> None:
         tops = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         tops |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
         assert not tops & {"torch", "numpy", "PIL", "numba"}
+
+
+# Classes that share a name on purpose: every method's file has its own `Config`, which its class names.
+SHARED = {"Config"}
+# Known clashes that are still to be renamed.
+CLASHES = {"Encoder", "Training"}
+
+
+def test_every_public_class_has_a_name_of_its_own() -> None:
+    places: dict[str, list[str]] = {}
+    for path in rooms():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    twice = {name: files for name, files in places.items() if len(files) > 1 and name not in SHARED}
+    assert twice.keys() == CLASHES, twice

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import picture
+from conftest import tile
 from PIL import Image
 
 from nearfar import evaluate, pretrain
@@ -26,7 +26,7 @@ from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
 from nearfar.reports import figures, galleries, page, sample, scoring
 from nearfar.reports.report import report
-from nearfar.reports.sample import Look
+from nearfar.reports.sample import ImageSample
 from nearfar.training import resolve
 from nearfar.training.run import Run, load
 
@@ -45,7 +45,7 @@ def draw(folder: Path, count: int, start: int = 0) -> None:
     folder.mkdir(parents=True)
     for number in range(count):
         name = f"{EVIL[number % 4]}{number}.png"
-        Image.fromarray(picture(start + number, 20, number % 4)).save(folder / name)
+        Image.fromarray(tile(start + number, 20, number % 4)).save(folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder = root / part / name
             folder.mkdir(parents=True)
             for number in range(count):
-                pixels = picture(start + 100 * kind + number, 20, kind)
+                pixels = tile(start + 100 * kind + number, 20, kind)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     return root
 
@@ -175,9 +175,9 @@ def test_the_page_is_one_file_without_scripts_whatever_files_are_called(
 
 def test_the_page_says_what_went_in(written: dict[str, Path], run: Run, photos: Path) -> None:
     text = " ".join(Page(written["bare"]).text.split())
-    assert str(photos) in text and "set aside as unusable 3" in text
+    assert str(photos) in text and "rejected as unusable 3" in text
     assert "empty file 1" in text and "<b>empty.png empty file" in text
-    assert "trained on 96 held apart, for health 64" in text
+    assert "trained on 96 holdout, for health checks 64" in text
     assert "short side 20 px, all alike" in text and "formats PNG 100 %" in text
     assert run.config["data"]["fingerprint"] in text
     assert f"nearfar evaluate '{run.path}' --train LABELLED --test LABELLED" in text
@@ -197,7 +197,7 @@ def test_the_scores_are_those_of_the_evaluation(written: dict[str, Path], scored
     assert "Did <u>it</u> help? Yes." in text and "0.432" in text and "deep er" in text
     assert "are of the image's class" in text
     assert f"Left out: from scratch, since {found['left_out']['scratch']}." in text
-    assert "Beware: 5 test images are not new (near copies)" in text and "k-NN 44.4 %" in text
+    assert "Warning: 5 test images are not new (near copies)" in text and "k-NN 44.4 %" in text
     for name in EVIL:
         assert name in text
 
@@ -257,8 +257,8 @@ def test_a_verdict_heads_the_page(bad: bool) -> None:
 
 def test_the_views_shown_are_those_the_network_saw(run: Run, photos: Path) -> None:
     wanted = resolve.RunConfig.from_json(run.config, "")
-    look = sample.look(run, wanted, None, torch.device("cpu"))
-    assert int((look.numbers >= 0).sum()) == 96 and len(look) == 160
+    sampled = sample.sampled(run, wanted, None, torch.device("cpu"))
+    assert int((sampled.numbers >= 0).sum()) == 96 and len(sampled) == 160
 
     store = cache.load(
         open_source(photos), short_side=wanted.short_side, max_pixels=10**8, max_bad=0.1, threads=1
@@ -272,22 +272,22 @@ def test_the_views_shown_are_those_the_network_saw(run: Run, photos: Path) -> No
         for number, view in enumerate(made):
             saw |= {(int(row), 2 * (step // 6) + number): one for row, one in zip(rows, view, strict=True)}
 
-    rows = np.flatnonzero(look.numbers >= 0)[:20]
-    for at, view in enumerate(galleries.views_of(look, wanted, rows, 2)):
-        for one, number in zip(view.pixels, look.numbers[rows].tolist(), strict=True):
+    rows = np.flatnonzero(sampled.numbers >= 0)[:20]
+    for at, view in enumerate(galleries.views_of(sampled, wanted, rows, 2)):
+        for one, number in zip(view.pixels, sampled.numbers[rows].tolist(), strict=True):
             assert torch.equal(one, saw[number, at])
 
 
-def looked(pixels: np.ndarray, features: torch.Tensor) -> Look:
-    """A look at an array, with features that we choose."""
+def looked(pixels: np.ndarray, features: torch.Tensor) -> ImageSample:
+    """A sample of an array, with features that we choose."""
     source = from_array("array", pixels, None, first=False)
     rows = np.arange(len(pixels))
     store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
-    return Look(source, sample.some(source, rows), store, rows, features)
+    return ImageSample(source, sample.some(source, rows), store, rows, features)
 
 
 def test_planted_near_duplicates_are_found_and_nothing_else() -> None:
-    pixels = np.stack([picture(number, 20, number % 4) for number in range(60)])
+    pixels = np.stack([tile(number, 20, number % 4) for number in range(60)])
     pixels[40] = pixels[7]
     pixels[50] = np.clip(pixels[13].astype(float) * 1.05 + 4, 0, 255).astype(np.uint8)
     pixels[58], pixels[59] = 200, 201  # flat: alike, but with nothing in them to compare
@@ -300,7 +300,7 @@ def test_planted_near_duplicates_are_found_and_nothing_else() -> None:
 
 
 def test_the_odd_one_is_the_least_typical() -> None:
-    pixels = np.stack([picture(number, 20) for number in range(40)])
+    pixels = np.stack([tile(number, 20) for number in range(40)])
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(1)) * 0.1 + torch.eye(6)[0]
     features[13] = -torch.eye(6)[0]
     most, least = galleries.typical(looked(pixels, features))
@@ -311,17 +311,17 @@ def test_the_odd_one_is_the_least_typical() -> None:
     assert most.rows[0][0].note == f"{float(tenth.max()):.2f}"
 
 
-def test_the_surest_neighbours_of_a_labelled_set() -> None:
-    pixels = np.stack([picture(number, 20) for number in range(24)])
+def test_the_best_neighbours_of_a_labelled_set() -> None:
+    pixels = np.stack([tile(number, 20) for number in range(24)])
     axes = torch.eye(3).repeat_interleave(8, 0)
 
-    def of(labels: list[str]) -> Look:
+    def of(labels: list[str]) -> ImageSample:
         source = from_array("array", pixels, labels, first=False)
         store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
-        return Look(source, sample.some(source, np.arange(24)), store, np.full(24, -1), axes)
+        return ImageSample(source, sample.some(source, np.arange(24)), store, np.full(24, -1), axes)
 
     base = of(["a"] * 8 + ["b"] * 8 + ["c"] * 8)
-    chance, right, wrong = galleries.judged(base, of(["a"] * 8 + ["b"] * 8 + ["a"] * 8))
+    chance, right, wrong = galleries.labelled_neighbours(base, of(["a"] * 8 + ["b"] * 8 + ["a"] * 8))
     assert "66.7 %" in chance.says
     assert all(item.mark == "right" for row in right.rows for item in row[1:])
     assert all(item.mark == "wrong" and item.note == "c" for row in wrong.rows for item in row[1:])

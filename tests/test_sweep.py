@@ -174,24 +174,24 @@ def test_ctrl_c_and_kill_9_and_the_same_command_again_find_the_same(
 # Ending early.
 
 
-def test_a_judge_ends_a_run_which_goes_on_without_one_to_the_same_bytes(photos: Path, tmp_path: Path) -> None:
+def test_should_stop_ends_a_run_which_resumes_to_the_same_bytes(photos: Path, tmp_path: Path) -> None:
     settings = {"steps": 8, "health_checks": 2, "save_minutes": 0.0, **TINY}
     pretrain(photos, out=tmp_path / "whole", **settings)
     seen = []
 
-    def judge(line: dict[str, object], done: float) -> str:
+    def should_stop(line: dict[str, object], done: float) -> str:
         seen.append((line["step"], done))
         return "because"
 
     with pytest.raises(Ended, match="because"):
-        pretrain(photos, out=tmp_path / "run", judge=judge, **settings)
+        pretrain(photos, out=tmp_path / "run", should_stop=should_stop, **settings)
     assert seen == [(4, 0.5)] and not (tmp_path / "run" / "encoder.json").exists()
     run = pretrain(photos, out=tmp_path / "run", **settings)
     name = "encoder.safetensors"
     assert (run.path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def sitting(photos: Path, folder: Path, **given: object) -> SweepSession:
+def session(photos: Path, folder: Path, **given: object) -> SweepSession:
     folder.mkdir()
     wanted = wanted_of(image_size=16, **given)
     axes = space.axes(wanted, given, 96)
@@ -211,24 +211,24 @@ def finished(sweeping: SweepSession, number: int, level: float) -> None:
     sweeping.done[name] = Trial(number, 0, {}, {}, level, "", 1.0)
 
 
-def test_a_judge_sees_a_collapse_and_a_run_far_behind(photos: Path, tmp_path: Path) -> None:
-    sweeping = sitting(photos, tmp_path / "s", steps=4, **TINY)
+def test_should_stop_sees_a_collapse_and_a_run_far_behind(photos: Path, tmp_path: Path) -> None:
+    sweeping = session(photos, tmp_path / "s", steps=4, **TINY)
     for number, level in enumerate((0.8, 0.6, 0.1)):
         finished(sweeping, number, level)
     sweeping.done["trial-003"] = Trial(3, 0, {}, {}, None, "bad", 1.0)  # says nothing of what is usual
     usual = 0.6 * 0.75  # the median of the three, at three quarters
     good = {"spread": 0.5, METRIC: 0.51 * usual}
-    assert sweeping.judge(good, 0.75) == ""
-    assert "far behind" in sweeping.judge(good | {METRIC: 0.49 * usual}, 0.75)
-    assert "collapsed" in sweeping.judge(good | {"spread": 0.001}, 0.75)
-    assert sweeping.judge(good | {METRIC: 0.51 * 0.6 * 0.25}, 0.25) == ""
-    assert "far behind" in sweeping.judge(good | {METRIC: 0.49 * 0.6 * 0.25}, 0.25)
+    assert sweeping.should_stop(good, 0.75) == ""
+    assert "far behind" in sweeping.should_stop(good | {METRIC: 0.49 * usual}, 0.75)
+    assert "collapsed" in sweeping.should_stop(good | {"spread": 0.001}, 0.75)
+    assert sweeping.should_stop(good | {METRIC: 0.51 * 0.6 * 0.25}, 0.25) == ""
+    assert "far behind" in sweeping.should_stop(good | {METRIC: 0.49 * 0.6 * 0.25}, 0.25)
     for early in (0.0, 0.1):
-        assert sweeping.judge({"spread": 0.001, METRIC: 0.0}, early) == ""
+        assert sweeping.should_stop({"spread": 0.001, METRIC: 0.0}, early) == ""
 
 
 def test_a_run_broken_on_purpose_is_ended_early(photos: Path, tmp_path: Path) -> None:
-    sweeping = sitting(photos, tmp_path / "s", steps=40, **TINY)
+    sweeping = session(photos, tmp_path / "s", steps=40, **TINY)
     own = {axis.name: axis.own for axis in sweeping.axes}
     finished(sweeping, 0, 0.8)
     absurd = sweeping.run(1, 0, own | {"lr": 1e4})
@@ -242,7 +242,7 @@ def test_a_run_broken_on_purpose_is_ended_early(photos: Path, tmp_path: Path) ->
 
 
 def test_a_recipe_that_fails_ends_the_sweep_and_a_point_does_not(photos: Path, tmp_path: Path) -> None:
-    sweeping = sitting(photos, tmp_path / "s", steps=1, **TINY)
+    sweeping = session(photos, tmp_path / "s", steps=1, **TINY)
     own = {axis.name: axis.own for axis in sweeping.axes}
     with pytest.raises(NearfarError, match="--crop-min"):
         sweeping.run(0, 0, own | {"crop_min": 7.0})
@@ -312,7 +312,7 @@ def test_another_folder_is_left_alone(photos: Path, tmp_path: Path) -> None:
 def test_the_command_quotes_what_a_shell_would_read(tmp_path: Path, photos: Path) -> None:
     place = tmp_path / "my photos; rm -rf $HOME '\"`id`"
     place.symlink_to(photos)
-    sweeping = sitting(place, tmp_path / "s", steps=1, **TINY)
+    sweeping = session(place, tmp_path / "s", steps=1, **TINY)
     sweeping.run(0, 0, {axis.name: axis.own for axis in sweeping.axes})
     found = sweeping.found()
     assert found is not None and shlex.split(found.command)[2] == str(place)

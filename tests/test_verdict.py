@@ -96,7 +96,7 @@ def test_nothing_is_said_too_early_nor_without_the_untrained_network() -> None:
     assert judge(course(0.1, 0.2)[1:]) is None
 
 
-def test_without_held_out_images_the_rest_is_still_judged() -> None:
+def test_without_holdout_images_the_rest_is_still_judged() -> None:
     lines = [{k: v for k, v in line.items() if "partner" not in k} for line in course(0.1, 0.2, 0.4)]
     found = judge(lines)
     assert found is not None and found.name == "still improving"

@@ -17,7 +17,7 @@ import torch
 
 from ..core import rng
 from ..core.errors import NearfarError, nearest
-from ..core.intervals import RESAMPLES, SHARE
+from ..core.intervals import LEVEL, RESAMPLES
 from ..features.knn import top_k, unit
 
 DETECTORS = ("knn", "mahalanobis", "forest")
@@ -288,6 +288,6 @@ def score_detection(scores: Scores, anomalous: Flags, seed: int = 0) -> Detectio
             for _ in range(RESAMPLES)
         ]
     )
-    low, high = np.quantile(again, [(1 - SHARE) / 2, (1 + SHARE) / 2], axis=0).tolist()
+    low, high = np.quantile(again, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).tolist()
     auroc, ap = zip(value, low, high, strict=True)
     return DetectionScores(auroc, ap, counts[1], counts[0])

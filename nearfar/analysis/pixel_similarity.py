@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from ..features.chunked import LENGTH, gathered
+from ..features.chunked import CHUNK_IMAGES, ragged_chunk
 from ..features.extract import Pixels, features
 from ..images.views import Preprocess
 
@@ -88,10 +88,10 @@ def zoomed_files(read: Callable[[list[str]], list[bytes]], ids: Sequence[str]) -
         As `zoomed`.
     """
     parts = [torch.empty(0, 1 + len(ZOOMS), 3, SIDE, SIDE, dtype=torch.float16)]
-    for low in range(0, len(ids), LENGTH):
-        files = read(list(ids[low : low + LENGTH]))
+    for low in range(0, len(ids), CHUNK_IMAGES):
+        files = read(list(ids[low : low + CHUNK_IMAGES]))
         pictures = [_decoded(file) for file in files]
-        parts.append(zoomed(gathered(range(len(files)), pictures)))
+        parts.append(zoomed(ragged_chunk(range(len(files)), pictures)))
     return torch.cat(parts)
 
 

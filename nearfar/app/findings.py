@@ -19,7 +19,7 @@ from ..analysis.label_errors import out_of_fold
 from ..analysis.projection import project
 from ..analysis.query import query
 from ..core.errors import BadImage, NearfarError
-from ..evaluation.accuracy import Share
+from ..evaluation.accuracy import Accuracy
 from ..features import logistic
 from ..images import decode
 from ..queries.anomalies import anomalies
@@ -176,7 +176,7 @@ class Findings:
             raise NearfarError("a classifier needs two classes with two labels each at least; label more.")
         seen, truth = x[known], labels[known]
         shares = out_of_fold(seen, truth, len(names), seed=0)
-        share = Share.of(shares.argmax(axis=1) == truth, 0)
+        share = Accuracy.of(shares.argmax(axis=1) == truth)
         fitted = logistic.fit(torch.from_numpy(seen), torch.from_numpy(truth), len(names), 1.0 / len(known))
         free = np.flatnonzero(labels == UNKNOWN)
         sure, answer = fitted.logits(torch.from_numpy(x[free])).softmax(dim=1).max(dim=1)

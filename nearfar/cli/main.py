@@ -23,6 +23,7 @@ from .. import methods
 from ..core import progress
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
+from ..evaluation import PARTS
 from ..images.view_settings import Views
 from ..queries import QUERIES
 from ..training import recipes, settings
@@ -36,17 +37,6 @@ FUNCTIONS = {
     **{command: name for command, name in QUERIES.items() if command != name},
 }
 PRIVATE = {"demo": "demo.demo"}
-
-MEASURED = {
-    "--few-labels": "accuracy with 1, 2, 4, ... labels a class, 1 %% and 10 %%, over many draws",
-    "--retrieval": "search by example: mean average precision, and hits among the first 1, 5 and 10",
-    "--clusters": "whether k-means finds the classes by itself: accuracy, NMI, ARI",
-    "--calibration": "whether the linear classifier is right as often as it says: ECE, and its bins",
-    "--robustness": "accuracy on spoilt test images: noise, blur, weather, compression, at five strengths",
-    "--augmented": "a linear classifier trained on augmented images, the encoder frozen (SimCLR's protocol)",
-    "--finetune": "the encoder trained on, and its like from scratch; with --few-labels on few labels too",
-    "--full": "all of these",
-}
 
 
 def _signature(command: str) -> Signature:
@@ -161,8 +151,10 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
     parser.flag(parser, "--groups", metavar="FILE", help=related)
     _json_flag(parser)
     more = parser.add_argument_group("what else to measure")
-    for flag, about in MEASURED.items():
-        parser.flag(more, flag, action="store_true", help=about)
+    for name, entry in PARTS.items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.flag(more, flag, action="store_true", help=entry.help.replace("%", "%%"))
+    parser.flag(more, "--full", action="store_true", help="all of these")
     second = "also k-NN and linear on a second labelled data set"
     parser.flag(more, "--transfer", nargs=2, metavar=("TRAIN", "TEST"), help=second)
     known = "also a network with ImageNet weights, as torchvision:resnet18 or NAME=FILE.safetensors"
@@ -253,6 +245,9 @@ def _run(words: Sequence[str]) -> int:
             raise NearfarError(
                 f"no recipe {values['recipe']!r}; {nearest(values['recipe'], recipes.RECIPES)}"
             )
+    if command == "evaluate":
+        picked = [name for name in PARTS if values.pop(name, False)]
+        values["parts"] = "all" if values.pop("full", False) else picked
     as_json = values.pop("json", False)
     first: list[Any] = []
     for value in [values.pop(name) for name in parser.words()]:

@@ -1,1 +1,1 @@
-"""The demo: pictures drawn here, and the whole way on them."""
+"""The demo: pictures with known answers, and every step of the tool on them."""

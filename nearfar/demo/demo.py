@@ -1,4 +1,4 @@
-"""The whole of nearfar on pictures it draws itself: check, pretrain, evaluate, embed and report.
+"""The demo on pictures it draws itself: check, pretrain, evaluate, embed and report.
 
 What is written, all under one folder:
 
@@ -8,7 +8,7 @@ What is written, all under one folder:
     pictures.png      a few of every class, to look at
     run/              the run folder of the trained encoder
     photos.parquet    a vector for every photo
-    report.html       all of it on one page
+    report.html       a report on one page
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ MINUTES = 2.5
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo showed, and where it is."""
+    """The result of the demo, and where its files are."""
 
     path: Path
     evaluation: Evaluation
-    broken: tuple[int, int]  # files set aside that were made broken, of how many
+    broken: tuple[int, int]  # broken files that were rejected, of how many
     copies: tuple[int, int]  # near copies whose nearest neighbour is the original, of how many
     seconds: float
 
@@ -61,19 +61,19 @@ class Demo:
         ]
         places = {
             "pictures.png": "a few pictures of each class",
-            "photos/": "what it learnt from, without labels",
-            "labelled/": "what it was tested on",
+            "photos/": "training images, without labels",
+            "labelled/": "labelled images, to evaluate on",
             "answers.json": "which photos are broken, copied or odd",
             "run/": "the encoder, its settings and its log",
             "photos.parquet": "a vector for every photo",
-            "report.html": "all of it on one page: open it in a browser",
+            "report.html": "a report on one page: open it in a browser",
         }
         return "\n".join(
             [
                 self.evaluation.table(),
                 "",
-                f"k-NN, test pictures named rightly: {', '.join(figures)}",
-                f"broken files set aside: {self.broken[0]} of {self.broken[1]}",
+                f"k-NN accuracy on test pictures: {', '.join(figures)}",
+                f"broken files rejected: {self.broken[0]} of {self.broken[1]}",
                 f"near copies found as nearest neighbours: {self.copies[0]} of {self.copies[1]}",
                 "",
                 f"Done in {progress.duration(self.seconds)}. In {self.path}/:",
@@ -98,7 +98,7 @@ def demo(*, out: str | Path = "demo", seed: int = 0, minutes: float = MINUTES) -
         The figures and the places.
 
     Raises:
-        NearfarError: the folder holds something else.
+        NearfarError: the folder holds other files.
     """
     started = time.monotonic()
     folder = Path(out)
@@ -121,8 +121,8 @@ def demo(*, out: str | Path = "demo", seed: int = 0, minutes: float = MINUTES) -
     progress.say(f"\n$ nearfar report {run} --out {page} --train {train} --test {test}")
     try:
         report(trained, out=page, train=train, test=test)
-    except NearfarError as error:  # a library that draws is missing: the rest stands without it
-        progress.say(f"No report: {error}")
+    except NearfarError as error:  # without the drawing library everything else still works
+        progress.say(f"no report: {error}")
 
     bad = {item.id for item in embeddings.rejected} & set(answers["broken"])
     return Demo(

@@ -67,7 +67,7 @@ def mixed(pictures: Pictures, seed: int, name: str) -> Iterator[tuple[str, bytes
 
 
 def broken(good: Pictures) -> list[tuple[str, bytes, str]]:
-    """Make files that cannot be used, each in its own way.
+    """Make files that cannot be used, each for another reason.
 
     Args:
         good: (H, W, 3), a picture to break.
@@ -92,7 +92,7 @@ def broken(good: Pictures) -> list[tuple[str, bytes, str]]:
 
 
 def near_copy(pixels: Pictures) -> Pictures:
-    """Change a picture as passing it on does: a narrow border lost, and a little brighter.
+    """Change a picture a little: without a narrow border, and a little brighter.
 
     Args:
         pixels: (H, W, 3).
@@ -115,14 +115,14 @@ def _photos(folder: Path, seed: int, each: int) -> dict[str, Any]:
     files = list(mixed(pictures, seed, "photos"))
     twins = [(int(i), ("jpg", encode(near_copy(pictures[i]), "jpg", quality=80))) for i in originals]
     same = [(int(i), files[i]) for i in order[NEAR_COPIES : NEAR_COPIES + EXACT_COPIES]]
-    strange = [("png", encode(picture, "png")) for picture in drawings.odd(ODD, seed)]
+    odd = [("png", encode(picture, "png")) for picture in drawings.odd(ODD, seed)]
     bad = broken(pictures[0])
 
     parts = (
         files,
         [file for _, file in twins],
         [file for _, file in same],
-        strange,
+        odd,
         [file[:2] for file in bad],
     )
     everything = [file for part in parts for file in part]

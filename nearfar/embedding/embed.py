@@ -25,7 +25,7 @@ from ..core.errors import NearfarError
 from ..data.reading import Rejected, write_rejected
 from ..data.sources import Source, open_source
 from ..features import files
-from ..features.chunked import LENGTH, ChunkResult, Journal, stretches
+from ..features.chunked import CHUNK_IMAGES, ChunkResult, Journal, read_chunks
 from ..features.extract import Vectors, features, fingerprint
 from ..training.run import Run, load
 from .fill import Filled, fill
@@ -167,7 +167,7 @@ def embed(
 def _key(run: Run, source: Source) -> str:
     """Name a job by all that its vectors depend on: the encoder, its preprocessing, the images."""
     digest = hashlib.sha256()
-    digest.update(json.dumps([fingerprint(run.encoder), to_json(run.preprocess), LENGTH]).encode())
+    digest.update(json.dumps([fingerprint(run.encoder), to_json(run.preprocess), CHUNK_IMAGES]).encode())
     for row, name in enumerate(source.ids):
         digest.update(f"{name}\0{source.stamp(row)}\0".encode())
     return digest.hexdigest()
@@ -184,7 +184,7 @@ def _embed(
     labels: bool,
 ) -> Embeddings:
     """Do the chunks that are missing, put all together, and write the output."""
-    starts = range(0, len(source.ids), LENGTH)
+    starts = range(0, len(source.ids), CHUNK_IMAGES)
     parts: dict[int, ChunkResult] = {}
     for low in starts:
         done = journal.get(low) if journal else None
@@ -197,8 +197,8 @@ def _embed(
     # A little above the size, so that the last resize has something to work with; as for training.
     short_side = -(-run.preprocess.size * 8 // 7)
     with progress.Bar("Embedding", len(source.ids)) as bar:
-        bar.done = len(source.ids) - sum(min(LENGTH, len(source.ids) - low) for low in left)
-        for low, decoded in zip(left, stretches(source, left, short_side, workers), strict=True):
+        bar.done = len(source.ids) - sum(min(CHUNK_IMAGES, len(source.ids) - low) for low in left)
+        for low, decoded in zip(left, read_chunks(source, left, short_side, workers), strict=True):
             vectors = features(
                 model, decoded, run.preprocess, device=device, batch_size=batch_size, threads=workers
             )

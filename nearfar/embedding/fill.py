@@ -20,7 +20,7 @@ from ..core.errors import NearfarError
 from ..data.reading import Rejected
 from ..data.source import FileSource, Source, clean
 from ..data.sources import open_source
-from ..features.chunked import gathered
+from ..features.chunked import ragged_chunk
 from ..features.extract import features, fingerprint
 from ..stores import schema
 from ..stores.base import FIXED, StoreInfo, Vectors, VectorStore
@@ -119,7 +119,7 @@ def fill(
 
     def encode(seen: Sequence[ReadImage]) -> Vectors:
         pixels = [item.pixels for item in seen if item.pixels is not None]
-        images = gathered([item.row for item in seen], pixels)
+        images = ragged_chunk([item.row for item in seen], pixels)
         return features(model, images, run.preprocess, device=where, batch_size=batch_size, threads=workers)
 
     short_side = -(-run.preprocess.size * 8 // 7)  # as `embed` has it: the vectors are the same

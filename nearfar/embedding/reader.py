@@ -14,7 +14,7 @@ from PIL import Image
 from ..core.errors import BadImage
 from ..data.reading import fetch
 from ..data.source import Pixels, Source
-from ..features.chunked import LENGTH
+from ..features.chunked import CHUNK_IMAGES
 from ..images import decode
 from ..training.settings import Training
 
@@ -80,16 +80,16 @@ class ImageReader:
             known: digests of contents that need no decoding.
 
         Yields:
-            Stretches of up to `chunks.LENGTH` images, in order.
+            Chunks of up to `CHUNK_IMAGES` images, in order.
         """
-        starts = deque(range(0, len(self.source), LENGTH))
+        starts = deque(range(0, len(self.source), CHUNK_IMAGES))
         running: deque[list[Future[ReadImage]]] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
             try:
                 while starts or running:
                     while starts and len(running) < 2:
                         low = starts.popleft()
-                        part = range(low, min(low + LENGTH, len(self.source)))
+                        part = range(low, min(low + CHUNK_IMAGES, len(self.source)))
                         running.append([pool.submit(self.one, row, known) for row in part])
                     yield [future.result() for future in running.popleft()]
             finally:

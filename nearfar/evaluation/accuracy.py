@@ -9,28 +9,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..core import rng
-from ..core.intervals import interval
+from ..core.intervals import wilson
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of right answers with its 95 % bootstrap interval, each from 0 to 1."""
+class Accuracy:
+    """A share of right answers with its 95 % interval, each from 0 to 1."""
 
     accuracy: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, right: npt.NDArray[np.bool_], seed: int) -> Share:
+    def of(cls, right: npt.NDArray[np.bool_]) -> Accuracy:
         """Count right answers, at least one being there to count."""
         hits = int(right.sum())
-        return cls(hits / len(right), *interval(hits, len(right), rng.fold(seed, "bootstrap")))
+        return cls(hits / len(right), *wilson(hits, len(right)))
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: its test images, the share of them found, and the share of its calls that were right."""
+    """One class: its test images, its recall and its precision, each from 0 to 1."""
 
     name: str
     images: int
@@ -40,14 +39,14 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Score:
-    """How well one way of classifying did on the test images.
+    """How well one classifier did on the test images.
 
     Attributes:
         accuracy: share of right answers, from 0 to 1.
-        low, high: the 95 % bootstrap interval of the accuracy, over test images.
-        per_class: one entry a class; recall is None without test images, precision without calls.
+        low, high: the 95 % interval of the accuracy, over test images (Wilson).
+        per_class: one entry a class; recall is None without test images, precision where no answer names it.
         confusion: (classes, classes) int64 counts; row the true class, column the answer.
-        chosen: what was chosen on held-out training images, such as k and temperature.
+        chosen: what was chosen on the validation images, such as k and temperature.
     """
 
     accuracy: float
@@ -77,7 +76,6 @@ def score(
     answers: npt.NDArray[np.int64],
     classes: Sequence[str],
     chosen: Mapping[str, Any],
-    seed: int,
 ) -> Score:
     """Score answers against the truth.
 
@@ -86,7 +84,6 @@ def score(
         answers: (n,) class numbers.
         classes: the names that the numbers point to.
         chosen: how the answers were made.
-        seed: names the resamples.
 
     Returns:
         The score.
@@ -94,22 +91,22 @@ def score(
     width = len(classes)
     confusion = np.bincount(truth * width + answers, minlength=width * width).reshape(width, width)
     right = confusion.diagonal()
-    there, called = confusion.sum(axis=1), confusion.sum(axis=0)
+    there, answered = confusion.sum(axis=1), confusion.sum(axis=0)
     per_class = tuple(
         ClassScore(
             name=name,
             images=int(there[k]),
             recall=float(right[k] / there[k]) if there[k] else None,
-            precision=float(right[k] / called[k]) if called[k] else None,
+            precision=float(right[k] / answered[k]) if answered[k] else None,
         )
         for k, name in enumerate(classes)
     )
     hits = int(right.sum())
-    low, high = interval(hits, len(truth), rng.fold(seed, "bootstrap"))
+    low, high = wilson(hits, len(truth))
     return Score(hits / len(truth), low, high, per_class, confusion, dict(chosen))
 
 
-def mixed_up(score: Score, count: int = 5) -> list[tuple[str, str, int]]:
+def most_confused(score: Score, count: int = 5) -> list[tuple[str, str, int]]:
     """List the pairs of classes most often mistaken, as (true class, answer, images).
 
     Args:

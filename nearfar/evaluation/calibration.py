@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ..core.text import columns, percent
-from ..features.probes import Reader, Rows, Seen
+from ..features.probes import FeatureProbe, ProbeOutputs, Rows
+from .part import EvaluationPart
 
 BINS = 15
 
@@ -37,34 +38,34 @@ class Reliability:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """One `Reliability` a way of seeing: encoder, pixels, untrained."""
+class Calibration(EvaluationPart):
+    """One `Reliability` a feature set."""
 
     rows: Mapping[str, Reliability]
+
+    @classmethod
+    def measure(cls, probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int) -> Reliability:
+        """Measure one feature set, by its linear classifier's probabilities on the test images."""
+        return reliability(outputs.logits, truth)
 
     def to_json(self) -> dict[str, Any]:
         """Write the figures and the reliability table in plain values."""
         return {
-            name: {**vars(item), "bins": [vars(part) for part in item.bins]}
+            name: {**vars(item), "bins": [vars(each) for each in item.bins]}
             for name, item in self.rows.items()
         }
 
     def lines(self) -> list[str]:
-        """Write a row a way of seeing; the bins are in the JSON."""
+        """Write a row a feature set; the bins are in the JSON."""
         cells = [
             [name, percent(item.confidence), percent(item.accuracy), percent(item.ece)]
             for name, item in self.rows.items()
         ]
-        return columns(["calibration (linear)", "says", "is right", "error (ECE)"], cells)
-
-
-def measure(reader: Reader, seen: Seen, truth: Rows, seed: int) -> Reliability:
-    """Measure one way of seeing, by its linear classifier's probabilities on the test images."""
-    return reliability(seen.logits, truth)
+        return columns(["calibration (linear)", "confidence", "accuracy", "error (ECE)"], cells)
 
 
 def reliability(logits: torch.Tensor, truth: Rows) -> Reliability:
-    """Sort answers by the probability they were given, into bins of equal width, and see how many are right.
+    """Sort answers by their probability into bins of equal width, and compare it with their accuracy.
 
     Args:
         logits: (n, classes) floats.
@@ -77,20 +78,20 @@ def reliability(logits: torch.Tensor, truth: Rows) -> Reliability:
         Guo et al. 2017, "On calibration of modern neural networks", section 2.
     """
     top = torch.softmax(logits.cpu().double(), dim=1).max(dim=1)
-    sure, right = top.values.numpy(), top.indices.numpy() == truth
-    place = np.clip(np.ceil(sure * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    confidence, right = top.values.numpy(), top.indices.numpy() == truth
+    place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
     images = np.bincount(place, minlength=BINS)
-    said = np.bincount(place, sure, BINS)
-    got = np.bincount(place, right, BINS)
+    mass = np.bincount(place, confidence, BINS)
+    hits = np.bincount(place, right, BINS)
     bins = tuple(
         Bin(
             low=k / BINS,
             high=(k + 1) / BINS,
             images=int(images[k]),
-            confidence=float(said[k] / images[k]) if images[k] else None,
-            accuracy=float(got[k] / images[k]) if images[k] else None,
+            confidence=float(mass[k] / images[k]) if images[k] else None,
+            accuracy=float(hits[k] / images[k]) if images[k] else None,
         )
         for k in range(BINS)
     )
-    ece = float(np.abs(said - got).sum() / len(truth))
-    return Reliability(ece, float(sure.mean()), float(right.mean()), bins)
+    ece = float(np.abs(mass - hits).sum() / len(truth))
+    return Reliability(ece, float(confidence.mean()), float(right.mean()), bins)

@@ -1,17 +1,17 @@
-"""Groups without labels: whether k-means on the test features finds the classes by itself."""
+"""Clusters without labels: whether k-means on the test features finds the classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ..analysis.clusters import kmeans
 from ..core.text import columns, percent
 from ..features.knn import unit
-from ..features.probes import Reader, Rows, Seen
+from ..features.probes import FeatureProbe, ProbeOutputs, Rows
+from .part import EvaluationPart
 
 
 @dataclass(frozen=True)
@@ -30,27 +30,23 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Clusters:
-    """One `Agreement` a way of seeing: encoder, pixels, untrained."""
+class ClusterAgreement(EvaluationPart):
+    """One `Agreement` a feature set."""
 
     rows: Mapping[str, Agreement]
 
-    def to_json(self) -> dict[str, Any]:
-        """Write the figures in plain values."""
-        return {name: vars(item) for name, item in self.rows.items()}
+    @classmethod
+    def measure(cls, probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int) -> Agreement:
+        """Measure one feature set: as many clusters of the test images as there are classes among them."""
+        return agreement(truth, kmeans(unit(outputs.x).cpu().numpy(), len(np.unique(truth)), seed))
 
     def lines(self) -> list[str]:
-        """Write a row a way of seeing."""
+        """Write a row a feature set."""
         cells = [
             [name, percent(item.accuracy), f"{item.nmi:.3f}", f"{item.ari:.3f}"]
             for name, item in self.rows.items()
         ]
         return columns(["k-means clusters", "accuracy", "NMI", "ARI"], cells)
-
-
-def measure(reader: Reader, seen: Seen, truth: Rows, seed: int) -> Agreement:
-    """Measure one way of seeing: as many clusters of the test images as there are classes among them."""
-    return agreement(truth, kmeans(unit(seen.x).cpu().numpy(), len(np.unique(truth)), seed))
 
 
 def agreement(truth: Rows, found: Rows) -> Agreement:

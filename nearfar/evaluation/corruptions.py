@@ -1,8 +1,8 @@
-"""Spoils images in the usual ways: noise, blur, weather and compression, each at five strengths.
+"""Corrupts images: noise, blur, weather and compression, each at five strengths.
 
 Thirteen of the fifteen corruptions of the usual benchmark; frost and snow are left out, since frost needs
-photographs of ice. All are written anew from their descriptions, with strengths of our own near the published
-ones: compare figures among runs of nearfar, not with figures elsewhere.
+photographs of ice. All are our own implementations, with strengths near the published ones: compare figures
+among runs of nearfar, not with figures elsewhere.
 
 Hendrycks and Dietterich 2019, "Benchmarking neural network robustness to common corruptions and
 perturbations", section 3.
@@ -191,7 +191,7 @@ def _floats(image: Image.Image | Pixels) -> Floats:
     return np.asarray(image, np.float32) / np.float32(255)
 
 
-_WAYS: Mapping[str, Callable[[Floats, int, Draw], Floats]] = {
+_CORRUPTIONS: Mapping[str, Callable[[Floats, int, Draw], Floats]] = {
     "gaussian-noise": _gaussian_noise,
     "shot-noise": _shot_noise,
     "impulse-noise": _impulse_noise,
@@ -206,7 +206,7 @@ _WAYS: Mapping[str, Callable[[Floats, int, Draw], Floats]] = {
     "pixelate": _pixelate,
     "jpeg": _jpeg,
 }
-NAMES = tuple(_WAYS)
+NAMES = tuple(_CORRUPTIONS)
 
 
 def corrupt(
@@ -227,12 +227,12 @@ def corrupt(
     Raises:
         NearfarError: there is no such corruption or strength.
     """
-    if name not in _WAYS:
+    if name not in _CORRUPTIONS:
         raise NearfarError(f"there is no corruption {name!r}; {nearest(name, NAMES)}")
     if strength not in STRENGTHS:
         raise NearfarError(f"a corruption has no strength {strength}; give 1, 2, 3, 4 or 5.")
-    spoilt = np.empty_like(images)
+    corrupted = np.empty_like(images)
     for place, row in enumerate(range(len(images)) if rows is None else rows.tolist()):
         draw = np.random.Generator(np.random.Philox(key=rng.fold(key, name, row)))
-        spoilt[place] = _bytes(_WAYS[name](_floats(images[place]), strength - 1, draw))
-    return spoilt
+        corrupted[place] = _bytes(_CORRUPTIONS[name](_floats(images[place]), strength - 1, draw))
+    return corrupted

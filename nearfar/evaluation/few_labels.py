@@ -1,12 +1,12 @@
-"""What a few labels are worth: accuracy by the number of labels, over many draws of which images have them.
+"""Accuracy by the number of labels, over many draws of which images have labels.
 
-The features are those of all training images, labels of which few: their mean and spread are known without
-any label, and are used. Everything else, the penalty included, comes from the labels drawn and no others.
+All training images have features, and few of them labels. The mean and deviation of the features are those
+of all images, since they need no label. Everything else, the penalty included, comes from the labels drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +17,17 @@ from ..core import rng
 from ..core.text import columns
 from ..features import logistic
 from ..features.knn import unit
-from ..features.probes import Reader, Rows, Seen
+from ..features.probes import FeatureProbe, ProbeOutputs, Rows
 from .few_label_fits import linear, prototypes
-from .label_efficiency import Efficiency, efficiency
-from .result import CALLED, CLASSIFIERS
+from .label_efficiency import LabelEfficiency, label_efficiency
+from .part import EvaluationPart, Trained
+from .result import CLASSIFIERS, FEATURE_SETS
 
-SHARES = (0.01, 0.1)  # of all labels, beside 1, 2, 4, ... a class
-MOST = 1000  # labels up to which 1, 2, 4, ... a class go on, or up to a tenth of all labels
-DRAWS = (3, 20)  # at least, and at most: as many as DRAWN labels allow
-DRAWN = 10_000
-TUNED = 3  # draws for what trains a network anew for each
+LABEL_SHARES = (0.01, 0.1)  # of all labels, beside 1, 2, 4, ... a class
+MAX_LABELS = 1000  # labels up to which 1, 2, 4, ... a class go on, or up to a tenth of all labels
+DRAWS = (3, 20)  # at least, and at most: as many as LABELS_DRAWN allows
+LABELS_DRAWN = 10_000
+TRAINED_DRAWS = 3  # draws for what trains a network anew for each
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Spread:
+class DrawStatistics:
     """Accuracy over draws of labels: mean, standard deviation, and where the middle 95 % of draws lie."""
 
+    size: Size
     mean: float
     std: float
     low: float
@@ -53,33 +55,47 @@ class Spread:
     draws: tuple[float, ...]
 
     @classmethod
-    def of(cls, draws: Sequence[float]) -> Spread:
+    def of(cls, size: Size, draws: Sequence[float]) -> DrawStatistics:
         """Summarise one accuracy a draw."""
         low, high = np.quantile(draws, [0.025, 0.975])
         std = float(np.std(draws, ddof=1)) if len(draws) > 1 else 0.0
-        return cls(float(np.mean(draws)), std, float(low), float(high), tuple(draws))
+        return cls(size, float(np.mean(draws)), std, float(low), float(high), tuple(draws))
 
 
-Curve = Mapping[int, Spread]  # labels -> accuracy
+Curve = Mapping[int, DrawStatistics]  # labels -> accuracy
 
 
 @dataclass(frozen=True)
-class FewLabels:
-    """Curves by way of seeing (encoder, pixels, ...) and by classifier (linear, prototype, ...)."""
+class FewLabels(EvaluationPart):
+    """Curves by feature set (encoder, pixels, ...) and by classifier (linear, prototype, ...)."""
 
-    sizes: tuple[Size, ...]
     rows: Mapping[str, Mapping[str, Curve]]
 
-    def efficiency(self) -> Efficiency:
+    @classmethod
+    def measure(cls, probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int) -> dict[str, Curve]:
+        """Measure one feature set, by a linear and by a nearest-prototype classifier."""
+        return few_label_curves(probe, outputs, truth, seed)
+
+    @classmethod
+    def measure_trained(cls, trained: Trained, seed: int) -> Curve | None:
+        """Train anew on each draw of a few labels; a linear layer on a frozen encoder is measured above."""
+        return None if trained.mode == "linear" else trained_curve(trained, seed)
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """The numbers of labels, ascending."""
+        return tuple(point.size for point in self.rows["encoder"]["linear"].values())
+
+    def efficiency(self) -> LabelEfficiency:
         """Tell how many labels the others need to be as good as the encoder."""
         curves = {}
         for name, found in self.rows.items():
             curve = found.get("linear") or next(iter(found.values()))
-            curves[name] = {labels: spread.draws for labels, spread in curve.items()}
+            curves[name] = {labels: point.draws for labels, point in curve.items()}
         # Where a class has 16 labels the curves are steep, and differ from draw to draw by little.
         drawn = [size for size in self.sizes if size.labels in curves["encoder"]][:-1]
         at = next((size for size in drawn if size.name == "16 a class"), drawn[-1])
-        return efficiency(curves, at.labels, at.name)
+        return label_efficiency(curves, at.labels, at.name)
 
     def to_json(self) -> dict[str, Any]:
         """Write the curves, and what they mean for the labels needed, in plain values."""
@@ -87,7 +103,7 @@ class FewLabels:
             "sizes": [{"name": size.name, "labels": size.labels} for size in self.sizes],
             "rows": {
                 name: {
-                    classifier: [{"labels": labels, **vars(spread)} for labels, spread in curve.items()]
+                    classifier: [_plain(point) for point in curve.values()]
                     for classifier, curve in found.items()
                 }
                 for name, found in self.rows.items()
@@ -102,19 +118,24 @@ class FewLabels:
             curves = {name: found[classifier] for name, found in self.rows.items() if classifier in found}
             cells = []
             for size in self.sizes:
-                shares = [curve.get(size.labels) for curve in curves.values()]
-                if any(shares):
-                    cells.append([f"{size.labels:,} labels, {size.name}", *map(_cell, shares)])
+                points = [curve.get(size.labels) for curve in curves.values()]
+                if any(points):
+                    cells.append([f"{size.labels:,} labels, {size.name}", *map(_cell, points)])
             heads = [f"few labels, {CLASSIFIERS.get(classifier, classifier)}"]
-            lines += [*columns([*heads, *(CALLED.get(name, name) for name in curves)], cells), ""]
+            lines += [*columns([*heads, *(FEATURE_SETS.get(name, name) for name in curves)], cells), ""]
         return [*lines, str(self.efficiency())]
 
 
-def _cell(spread: Spread | None) -> str:
-    if spread is None:
+def _plain(point: DrawStatistics) -> dict[str, Any]:
+    facts = {name: value for name, value in vars(point).items() if name != "size"}
+    return {"labels": point.size.labels, **facts}
+
+
+def _cell(point: DrawStatistics | None) -> str:
+    if point is None:
         return "-"
-    plus = f" ± {100 * spread.std:.1f}" if len(spread.draws) > 1 else ""
-    return f"{100 * spread.mean:.1f}{plus} %"
+    plus = f" ± {100 * point.std:.1f}" if len(point.draws) > 1 else ""
+    return f"{100 * point.mean:.1f}{plus} %"
 
 
 def sizes(labels: Rows, classes: int) -> tuple[Size, ...]:
@@ -130,10 +151,10 @@ def sizes(labels: Rows, classes: int) -> tuple[Size, ...]:
     there = np.bincount(labels, minlength=classes)
     found = {"all": there}
     each = 1
-    while each <= there.max() / 2 and (each == 1 or each * classes <= max(MOST, len(labels) / 10)):
+    while each <= there.max() / 2 and (each == 1 or each * classes <= max(MAX_LABELS, len(labels) / 10)):
         found[f"{each} a class"] = np.minimum(there, each)
         each *= 2
-    for share in SHARES:
+    for share in LABEL_SHARES:
         found[f"{100 * share:.0f} %"] = np.minimum(there, np.maximum(1, np.round(share * there)))
     made: dict[int, Size] = {}
     for name, counts in found.items():
@@ -164,63 +185,74 @@ def draw(labels: Rows, classes: Sequence[str], size: Size, seed: int, number: in
 
 def draws(size: Size) -> int:
     """Say how often a number of labels is drawn."""
-    return max(DRAWS[0], min(DRAWS[1], DRAWN // size.labels))
+    return max(DRAWS[0], min(DRAWS[1], LABELS_DRAWN // size.labels))
 
 
 @torch.no_grad()
-def measure(reader: Reader, seen: Seen, truth: Rows, seed: int) -> dict[str, Curve]:
-    """Measure one way of seeing: a linear and a nearest-prototype classifier on few labels.
+def few_label_curves(probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int) -> dict[str, Curve]:
+    """Fit a linear and a nearest-prototype classifier to each draw of a few labels.
 
     Memory: the features of both sets twice more for a moment, and once for as long as it takes.
+
+    Args:
+        probe: one feature set, fitted on the training images.
+        outputs: what it gives for the test images.
+        truth: (m,) class numbers of the test images.
+        seed: names the draws.
+
+    Returns:
+        A curve for each of the two.
 
     Source:
         Prototypes as class means of centred features of length 1: Wang et al. 2019, "SimpleShot:
         Revisiting nearest-neighbor classification for few-shot learning".
     """
-    labels, count = reader.y.cpu().numpy(), len(reader.classes)
-    scaling = logistic.standards(reader.x)
+    labels, count = probe.y.cpu().numpy(), len(probe.classes)
+    scaling = logistic.standards(probe.x)
     middle = scaling[0]
-    near, asked = unit(reader.x - middle), unit(seen.x - middle)
-    answer = torch.from_numpy(truth).to(seen.x.device)
+    near, asked = unit(probe.x - middle), unit(outputs.x - middle)
+    expected = torch.from_numpy(truth).to(outputs.x.device)
 
     def right(found: torch.Tensor) -> float:
-        return int((found.argmax(dim=1) == answer).sum()) / len(answer)
+        return int((found.argmax(dim=1) == expected).sum()) / len(expected)
 
-    curves: dict[str, dict[int, Spread]] = {"linear": {}, "prototype": {}}
+    curves: dict[str, dict[int, DrawStatistics]] = {"linear": {}, "prototype": {}}
     for size in sizes(labels, count):
         if size.name == "all":
-            straight = [right(seen.logits)]
-            close = [right(prototypes(near, reader.y, count).logits(asked))]
+            by_line = [right(outputs.logits)]
+            by_prototype = [right(prototypes(near, probe.y, count).logits(asked))]
         else:
-            straight, close = [], []
+            by_line, by_prototype = [], []
             for number in range(draws(size)):
-                rows = torch.from_numpy(draw(labels, reader.classes, size, seed, number)).to(reader.y.device)
-                y = reader.y[rows]
-                straight.append(right(linear(reader.x[rows], y, count, scaling).logits(seen.x)))
-                close.append(right(prototypes(near[rows], y, count).logits(asked)))
-        curves["linear"][size.labels] = Spread.of(straight)
-        curves["prototype"][size.labels] = Spread.of(close)
+                rows = torch.from_numpy(draw(labels, probe.classes, size, seed, number)).to(probe.y.device)
+                y = probe.y[rows]
+                by_line.append(right(linear(probe.x[rows], y, count, scaling).logits(outputs.x)))
+                by_prototype.append(right(prototypes(near[rows], y, count).logits(asked)))
+        curves["linear"][size.labels] = DrawStatistics.of(size, by_line)
+        curves["prototype"][size.labels] = DrawStatistics.of(size, by_prototype)
     return dict(curves)
 
 
-def tuned(
-    labels: Rows, classes: Sequence[str], truth: Rows, seed: int, answer: Callable[[Rows], Rows]
-) -> dict[int, Spread]:
-    """Measure what trains a network anew for each draw: fewer draws, of every second size up to 10 %.
+def trained_curve(trained: Trained, seed: int) -> Curve:
+    """Train a network anew for each draw: few draws, of every second number of labels up to 10 %.
 
     Args:
-        labels: (n,) class numbers of all training images.
-        classes: their names.
-        truth: (m,) class numbers of the test images.
-        seed: names the draws, the same as for `measure`.
-        answer: trains on some rows of the training images, and names the test images' classes.
+        trained: the network trained on all labels, and how to train it anew.
+        seed: names the draws, the same as for `few_label_curves`.
+
+    Returns:
+        The curve, with all labels as its last point.
     """
+    labels, classes = trained.dataset.labels, trained.dataset.classes
+    assert labels is not None
+    everything = sizes(labels, len(classes))
     curve = {}
-    each = [size for size in sizes(labels, len(classes)) if size.name.endswith(" a class")][::2]
-    for size in each:
+    for size in [size for size in everything if size.name.endswith(" a class")][::2]:
         shares = []
-        for number in range(TUNED):
-            found = answer(draw(labels, classes, size, seed, number))
-            shares.append(float((found == truth).mean()))
-        curve[size.labels] = Spread.of(shares)
+        for number in range(TRAINED_DRAWS):
+            answers = trained.retrain(draw(labels, classes, size, seed, number))
+            shares.append(float((answers == trained.truth).mean()))
+        curve[size.labels] = DrawStatistics.of(size, shares)
+    right = float((trained.answers == trained.truth).mean())
+    curve[len(labels)] = DrawStatistics.of(everything[-1], [right])
     return curve

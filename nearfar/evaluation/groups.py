@@ -19,7 +19,7 @@ GROUPS = ("group", "patient", "subject")
 
 
 @dataclass(frozen=True)
-class Groups:
+class GroupList:
     """Which group each image belongs to.
 
     Attributes:
@@ -31,7 +31,7 @@ class Groups:
     of: Mapping[str, str]
 
     def numbers(self, sides: Sequence[tuple[Source, Sequence[str]]]) -> list[Rows]:
-        """Number the groups of several collections' images, alike in all.
+        """Number the groups of several collections' images, the same in all.
 
         An image is looked up by where its file lies, and where that is not listed by its name.
 
@@ -60,7 +60,7 @@ class Groups:
                     if group is not None and owner.setdefault(name, side) != side:
                         raise NearfarError(
                             f"{self.path} lists {name}, which is a training image and a test image; "
-                            "write paths that lead there from the list's own folder."
+                            "write paths relative to the list's own folder."
                         )
                 if group is None:
                     raise NearfarError(
@@ -71,7 +71,7 @@ class Groups:
         return found
 
 
-def read(path: str | Path) -> Groups:
+def read_groups(path: str | Path) -> GroupList:
     """Read which group each image belongs to.
 
     Args:
@@ -112,4 +112,4 @@ def read(path: str | Path) -> Groups:
                     f"{file}, line {number}: {row[name]} is in two groups, {found[key]!r} and "
                     f"{row[group]!r}; keep one."
                 )
-    return Groups(str(path), found)
+    return GroupList(str(path), found)

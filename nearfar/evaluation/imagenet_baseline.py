@@ -1,4 +1,4 @@
-"""A network with ImageNet weights as one more way of seeing: what could be had without any training here."""
+"""A network with ImageNet weights as one more baseline, which needs no training here."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def imagenet(named: str) -> tuple[nn.Module, Preprocess]:
     """Build such a network, on the CPU.
 
     Args:
-        named: a torchvision or timm name, whose own weights are fetched unless they are on this machine
+        named: a torchvision or timm name, whose weights are downloaded unless they are on this machine
             already; or NAME=FILE with a .safetensors file of such weights.
 
     Returns:
         The network, and how its library prepares an image for it.
 
     Raises:
-        NearfarError: the name is unknown, or the weights are not to be had.
+        NearfarError: the name is unknown, or the weights cannot be loaded.
     """
     name, _, file = named.partition("=")
     library, plain = libraries.find(name)

@@ -1,4 +1,4 @@
-"""Did self-supervision help, and by how many labels? One sentence, from accuracies by number of labels."""
+"""Label efficiency: how many labels the baselines need for the accuracy of the encoder, in one sentence."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from ..core.text import percent
 
-AugmentationParams = Mapping[int, Sequence[float]]  # labels -> one accuracy a draw
-CALLED = {
+AccuracyCurve = Mapping[int, Sequence[float]]  # labels -> one accuracy a draw
+BASELINES = {
     "pixels": "raw pixels",
     "pca": "principal components",
     "untrained": "an untrained encoder",
@@ -21,7 +21,7 @@ CALLED = {
 
 
 @dataclass(frozen=True)
-class Efficiency:
+class LabelEfficiency:
     """What the encoder reaches with some labels, and how many the others need for the same.
 
     Attributes:
@@ -46,30 +46,30 @@ class Efficiency:
 
     def __str__(self) -> str:
         """Answer in one sentence."""
-        words = {True: "Yes", False: "No", None: "The draws do not tell"}[self.helped]
-        parts = []
+        words = {True: "Yes", False: "No", None: "The draws do not decide"}[self.helped]
+        needs = []
         for name, labels in self.needed.items():
             need = f"more than all {self.most:,}"
             if labels is not None:
                 need = f"about {_plain(labels)} ({_plain(labels / self.labels)} times as many)"
-            parts.append(f"{CALLED.get(name, name)} would need {need}")
-        if not parts:
-            parts = ["there is nothing beside it to compare with"]
+            needs.append(f"{BASELINES.get(name, name)} would need {need}")
+        if not needs:
+            needs = ["there is no baseline to compare with"]
         reach = f"with {self.labels:,} labels ({self.size}) the encoder reaches {percent(self.accuracy)}"
-        return f"Did self-supervision help? {words}: {reach}; {', '.join(parts)}."
+        return f"Did self-supervision help? {words}: {reach}; {', '.join(needs)}."
 
 
 def _plain(number: float) -> str:
-    """Round to two digits: more would pretend."""
+    """Round to two digits, which is as much as the curves tell."""
     digits = 1 - math.floor(math.log10(number))
     return f"{round(number, digits):,.{max(0, digits)}f}"
 
 
-def efficiency(curves: Mapping[str, AugmentationParams], at: int, size: str) -> Efficiency:
+def label_efficiency(curves: Mapping[str, AccuracyCurve], at: int, size: str) -> LabelEfficiency:
     """Compare the curve called "encoder" with the others.
 
     Args:
-        curves: accuracies by way of seeing and number of labels; of all, draw k uses the same images.
+        curves: accuracies by feature set and number of labels; draw k uses the same images in all.
         at: the number of labels at which to compare; each curve has it, or is compared by its own points.
         size: what that number is called.
 
@@ -88,10 +88,10 @@ def efficiency(curves: Mapping[str, AugmentationParams], at: int, size: str) -> 
         low, high = np.quantile(gap, [0.025, 0.975])
         helped = True if low > 0 else False if high < 0 else None
     needed = {name: labels_needed(curve, target) for name, curve in others.items()}
-    return Efficiency(at, size, target, helped, needed, max(own))
+    return LabelEfficiency(at, size, target, helped, needed, max(own))
 
 
-def labels_needed(curve: AugmentationParams, target: float) -> float | None:
+def labels_needed(curve: AccuracyCurve, target: float) -> float | None:
     """Read off a curve at how many labels its mean reaches an accuracy, straight in the labels' logarithm.
 
     Args:

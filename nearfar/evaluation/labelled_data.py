@@ -1,4 +1,4 @@
-"""Opens the labelled images of an evaluation, training and test, and refuses what cannot be told apart."""
+"""Opens the labelled images of an evaluation, training and test, and checks their classes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def check(train: Source, test: Source) -> None:
     unknown = sorted(set(test.labels or ()) - set(train.labels or ()))
     if unknown:
         raise NearfarError(
-            f"{test.name} has classes that {train.name} has not ({', '.join(unknown[:3])}"
-            f"{', ...' if len(unknown) > 3 else ''}); give training images of each, or take them out."
+            f"{test.name} has classes that {train.name} lacks ({', '.join(unknown[:3])}"
+            f"{', ...' if len(unknown) > 3 else ''}); add training images of each, or remove them."
         )
 
 
@@ -53,7 +53,7 @@ def class_numbers(dataset: ImageDataset) -> Rows:
     """Give the labels of training images.
 
     Args:
-        store: decoded, with labels.
+        dataset: decoded, with labels.
 
     Returns:
         (n,) int64 numbers of `dataset.classes`.
@@ -64,7 +64,7 @@ def class_numbers(dataset: ImageDataset) -> Rows:
     assert dataset.labels is not None
     if len(dataset.classes) < 2:
         raise NearfarError(
-            f"the training images hold one class, {dataset.classes[0]!r}; telling apart needs two."
+            f"the training images are all of class {dataset.classes[0]!r}; add images of another class."
         )
     return dataset.labels
 
@@ -73,7 +73,7 @@ def renumbered(dataset: ImageDataset, classes: tuple[str, ...], train: str) -> R
     """Give the labels of test images as numbers of the training classes.
 
     Args:
-        store: decoded, with labels.
+        dataset: decoded, with labels.
         classes: the training classes.
         train: what errors call the training images.
 
@@ -87,7 +87,7 @@ def renumbered(dataset: ImageDataset, classes: tuple[str, ...], train: str) -> R
     missing = [name for name in dataset.classes if name not in classes]
     if missing:
         raise NearfarError(
-            f"every training image of class {missing[0]!r} in {train} is unusable; see nearfar check."
+            f"every training image of class {missing[0]!r} in {train} is unusable; run nearfar check {train}."
         )
     numbers = np.array([classes.index(name) for name in dataset.classes], np.int64)
     return numbers[dataset.labels]

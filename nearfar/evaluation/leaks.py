@@ -16,21 +16,21 @@ from ..analysis.pixel_similarity import fine, pixel_similarity
 from ..data.dataset import ImageDataset, Subset
 from ..features.probes import Rows
 
-LIKE = 0.85  # correlation from which a pair counts as near-copies; see docs/evaluation.md for its choice
+MIN_SIMILARITY = 0.85  # correlation from which a pair counts as near-copies; see docs/evaluation.md
 
 
 @dataclass(frozen=True)
-class Copies:
+class CopyMatches:
     """What was found for each of m test images.
 
     Attributes:
-        row: (m,) int64, the training image most like it, if it is a copy or nearly; else -1.
-        likeness: (m,) float32 from -1 to 1, of the best candidate.
+        row: (m,) int64, the most similar training image, if it is a copy or near-copy; else -1.
+        similarity: (m,) float32 from -1 to 1, of the best candidate.
         same: (m,) bool, whether a training image is the same byte for byte.
     """
 
     row: Rows
-    likeness: npt.NDArray[np.float32]
+    similarity: npt.NDArray[np.float32]
     same: npt.NDArray[np.bool_]
 
     @property
@@ -39,25 +39,25 @@ class Copies:
         return self.row >= 0
 
     def pairs(self, test: ImageDataset, train: ImageDataset) -> list[tuple[str, str, float]]:
-        """Name each copy, its original and how alike they are, the most alike first."""
+        """Name each copy, its original and their similarity, the most similar first."""
         found = np.flatnonzero(self.known)
-        found = found[np.argsort(-self.likeness[found], kind="stable")]
+        found = found[np.argsort(-self.similarity[found], kind="stable")]
         return [
-            (test.ids[at], train.ids[int(self.row[at])], round(float(self.likeness[at]), 3))
+            (test.ids[at], train.ids[int(self.row[at])], round(float(self.similarity[at]), 3))
             for at in found.tolist()
         ]
 
 
-def near_copies(test: ImageDataset, train: ImageDataset, candidates: Rows) -> Copies:
-    """Find the test images that training images show too.
+def near_copies(test: ImageDataset, train: ImageDataset, candidates: Rows) -> CopyMatches:
+    """Find the test images that are copies or near-copies of training images.
 
     Args:
         test: m images.
-        train: the images they should not be among.
+        train: the training images.
         candidates: (m, c) int64, rows of `train` to compare each with.
 
     Returns:
-        What was found; a byte-identical training image is found whether it is a candidate or not.
+        What was found; a byte-identical training image is found also where it is no candidate.
     """
     rows, place = np.unique(candidates, return_inverse=True)
     own = np.arange(len(test)).repeat(candidates.shape[1])
@@ -65,8 +65,8 @@ def near_copies(test: ImageDataset, train: ImageDataset, candidates: Rows) -> Co
     found = flat.reshape(candidates.shape)
     best = found.argmax(axis=1)[:, None]
     most = np.take_along_axis(found, best, 1)[:, 0]
-    row = np.where(most >= LIKE, np.take_along_axis(candidates, best, 1)[:, 0], -1)
+    row = np.where(most >= MIN_SIMILARITY, np.take_along_axis(candidates, best, 1)[:, 0], -1)
     first = {digest.tobytes(): at for at, digest in reversed(list(enumerate(train.digests)))}
     equal = np.array([first.get(digest.tobytes(), -1) for digest in test.digests], np.int64)
     same = equal >= 0
-    return Copies(np.where(same, equal, row), np.where(same, np.float32(1), most), same)
+    return CopyMatches(np.where(same, equal, row), np.where(same, np.float32(1), most), same)

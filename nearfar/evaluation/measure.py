@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,78 +16,61 @@ from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset, Subset
 from ..data.sources import open_source
 from ..features.extract import fingerprint
-from ..features.probes import Reader, Rows, Seen, seen_by, validation_split, ways
-from ..finetuning.trainer import How
-from ..finetuning.tune import Tuned, cost, tune
+from ..features.probes import FeatureProbe, Rows, encode_with, feature_sets, validation_split
+from ..finetuning.finetune import FineTuned, cost, finetune
+from ..finetuning.trainer import Mode
 from ..training.run import Run
-from . import (
-    calibration,
-    clustering,
-    few_labels,
-    groups,
-    imagenet_baseline,
-    labelled_data,
-    leaks,
-    retrieval,
-    robustness_part,
-)
+from . import PARTS, groups, imagenet_baseline, labelled_data, leaks
 from .accuracy import score
-from .result import Evaluation, EvaluationPart, Leak
+from .part import Trained
+from .result import Evaluation, Leak
 
-# Parts that are measured on frozen features, one way of seeing after the other.
-MEASURES: Mapping[str, Callable[[Reader, Seen, Rows, int], Any]] = {
-    "few_labels": few_labels.measure,
-    "retrieval": retrieval.measure,
-    "clusters": clustering.measure,
-    "calibration": calibration.measure,
-    "robustness": robustness_part.measure,
-}
-SCRATCH: How = "scratch"  # a baseline like any other, but dear
-# What is trained by gradient steps, and its place in the scores: classifier and way of seeing.
-TUNED: Mapping[How, tuple[str, str]] = {
-    "linear": ("augmented", "encoder"),
-    "finetune": ("finetune", "encoder"),
-    "scratch": ("finetune", "scratch"),
-}
+SCRATCH: Mode = "scratch"  # a baseline as well, left out where it takes long
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What is measured, and how; see `evaluate`. `parts` are names of MEASURES, `tuned` of TUNED.
-
-    `scratch` among the baselines is trained where that takes no longer than the encoder's own training.
-    """
+class EvaluationOptions:
+    """What is measured, and how; see `evaluate`. `parts` are names of PARTS, in their order."""
 
     seed: int
     device: torch.device
     batch_size: int
     baselines: tuple[str, ...]
     parts: tuple[str, ...] = ()
-    tuned: tuple[How, ...] = ()
     groups: str | Path | None = None
     imagenet: str | None = None
 
 
 @dataclass
 class _Answers:
-    """What was answered for the test images and how it was chosen, by classifier and way of seeing."""
+    """The classes named for the test images and how each classifier was chosen, by feature set."""
 
-    given: dict[str, dict[str, Rows]] = field(default_factory=dict)
+    rows: dict[str, dict[str, Rows]] = field(default_factory=dict)
     chosen: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def add(self, classifier: str, name: str, answers: Rows, chosen: Mapping[str, Any]) -> None:
-        """Note one way's answers."""
-        self.given.setdefault(classifier, {})[name] = answers
+        """Add those of one classifier on one feature set."""
+        self.rows.setdefault(classifier, {})[name] = answers
         self.chosen.setdefault(classifier, {})[name] = chosen
 
 
-def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
+def columns_of_modes() -> dict[Mode, tuple[str, str]]:
+    """Tell where the accuracy of each training by gradient steps stands: its part and its feature set."""
+    return {
+        mode: (name, feature_set)
+        for name, entry in PARTS.items()
+        if entry.column
+        for mode, feature_set in entry.load().modes.items()
+    }
+
+
+def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Evaluation:
     """Measure one run.
 
     Args:
         run: the run.
         train, test: labelled images, as `sources.open_source` takes them.
-        wishes: what is measured.
+        options: what is measured.
 
     Returns:
         What was found.
@@ -96,103 +78,111 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
     Raises:
         NearfarError: images or labels cannot be used, or the encoder's bytes changed on the way.
     """
-    where, seed = wishes.device, wishes.seed
+    where, seed = options.device, options.seed
     train_source, test_source = open_source(train, labels=True), open_source(test, labels=True)
     labelled_data.check(train_source, test_source)
-    pretrained = None if wishes.imagenet is None else imagenet_baseline.imagenet(wishes.imagenet)
-    listed = None if wishes.groups is None else groups.read(wishes.groups)
+    pretrained = None if options.imagenet is None else imagenet_baseline.imagenet(options.imagenet)
+    listed = None if options.groups is None else groups.read_groups(options.groups)
     frozen = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
     before = fingerprint(frozen)
 
     dataset = labelled_data.read(train_source, run.preprocess)
     labels = labelled_data.class_numbers(dataset)
     own = None if listed is None else listed.numbers([(train_source, dataset.ids)])[0]
-    held = validation_split(labels, dataset.classes, seed, own)
-    if not held.any():
+    validation = validation_split(labels, dataset.classes, seed, own)
+    if not validation.any():
         what = "image" if own is None else "group"
         raise NearfarError(
             f"every class of {train_source.name} has one {what}; give two of some class at least."
         )
-    readers: dict[str, Reader] = {}
-    seeing = ways(frozen, run.preprocess, dataset, seed, where, wishes.batch_size)
+    probes: dict[str, FeatureProbe] = {}
+    available = feature_sets(frozen, run.preprocess, dataset, seed, where, options.batch_size)
     if pretrained is not None:
         net, its = pretrained
-        seeing["imagenet"] = lambda: (seen_by(net, its, where, wishes.batch_size), False)
-    for name, way in seeing.items():
-        if name in ("encoder", "imagenet", *wishes.baselines):
+        available["imagenet"] = lambda: (encode_with(net, its, where, options.batch_size), False)
+    for name, make in available.items():
+        if name in ("encoder", "imagenet", *options.baselines):
             progress.say(f"Fitting on {name} of {len(dataset):,} training images")
-            encode, centred = way()
-            readers[name] = Reader(encode, dataset, held, centred=centred)
+            encode, centred = make()
+            probes[name] = FeatureProbe(encode, dataset, validation, centred=centred)
 
-    learnt: dict[How, Tuned] = {}
+    parts = {name: PARTS[name].load() for name in options.parts}
+    asked = [mode for part in parts.values() for mode in part.modes]
+    modes = list(asked)
     left_out: dict[str, str] = {}
-    courses = wishes.tuned
-    if SCRATCH in wishes.baselines and SCRATCH not in courses:
-        reason = _too_dear(run, len(dataset), int(held.sum()))
+    if SCRATCH in options.baselines and SCRATCH not in modes:
+        reason = _takes_longer(run, len(dataset), int(validation.sum()))
         if reason:
             left_out[SCRATCH] = reason
         else:
-            courses += (SCRATCH,)
-    for how in courses:
-        learnt[how] = tune(frozen, run.preprocess, dataset, held, how=how, seed=seed, device=where)
+            modes.append(SCRATCH)
+    trained: dict[Mode, FineTuned] = {
+        mode: finetune(frozen, run.preprocess, dataset, validation, mode=mode, seed=seed, device=where)
+        for mode in modes
+    }
 
     # Every choice is made; only now is a test image opened.
-    test_store = labelled_data.read(test_source, run.preprocess)
-    truth = labelled_data.renumbered(test_store, dataset.classes, train_source.name)
+    test_set = labelled_data.read(test_source, run.preprocess)
+    truth = labelled_data.renumbered(test_set, dataset.classes, train_source.name)
     answers, candidates = _Answers(), []
-    found: dict[str, dict[str, Any]] = {part: {} for part in wishes.parts}
-    for name, reader in readers.items():
-        progress.say(f"Testing {name} on {len(test_store):,} images")
-        seen = reader.see(test_store)
+    found: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for name, probe in probes.items():
+        progress.say(f"Testing {name} on {len(test_set):,} images")
+        outputs = probe.predict(test_set)
         for classifier, rows, chosen in zip(
-            ("knn", "linear"), (seen.knn, seen.linear), reader.chosen(), strict=True
+            ("knn", "linear"), (outputs.knn, outputs.linear), probe.chosen(), strict=True
         ):
             answers.add(classifier, name, rows, chosen)
         if name in ("encoder", "pixels"):
-            candidates.append(seen.nearest)
-        for part in wishes.parts:
-            progress.say(f"Measuring {part.replace('_', ' ')} of {name}")
-            found[part][name] = MEASURES[part](reader, seen, truth, seed)
-    for how, tuned in learnt.items():
-        answers.add(*TUNED[how], tuned.answer(test_store), tuned.chosen)
-    if "few_labels" in wishes.parts:
-        for how in wishes.tuned:
-            if how != "linear":
-                classifier, name = TUNED[how]
-                share = float((answers.given[classifier][name] == truth).mean())
-                curve = _tuned_on_few(run, dataset, test_store, truth, how, wishes)
-                curve[len(dataset)] = few_labels.Spread.of([share])
-                found["few_labels"].setdefault(name, {})[classifier] = curve
+            candidates.append(outputs.nearest)
+        for key, part in parts.items():
+            if not part.modes:
+                progress.say(f"Measuring {key.replace('_', ' ')} of {name}")
+            figures = part.measure(probe, outputs, truth, seed)
+            if figures is not None:
+                found[key][name] = figures
+    for mode, (column, name) in columns_of_modes().items():
+        if mode not in trained:
+            continue
+        answers.add(column, name, trained[mode].answer(test_set), trained[mode].chosen)
+        if mode not in asked:
+            continue
+        retrain = _retrain(run, dataset, test_set, mode, options)
+        result = Trained(mode, dataset, answers.rows[column][name], truth, retrain)
+        for key, part in parts.items():
+            figures = part.measure_trained(result, seed)
+            if figures is not None:
+                found[key].setdefault(name, {})[column] = figures
     most = int(np.bincount(labels).argmax())
-    for classifier in answers.given:
+    for classifier in answers.rows:
         answers.add(classifier, "chance", np.full_like(truth, most), {"class": dataset.classes[most]})
 
-    copies = leaks.near_copies(test_store, dataset, np.concatenate(candidates, axis=1))
-    pairs = copies.pairs(test_store, dataset)
-    warnings = {"near_copies": Leak.of(copies.known, truth, answers.given, seed, pairs)}
+    copies = leaks.near_copies(test_set, dataset, np.concatenate(candidates, axis=1))
+    pairs = copies.pairs(test_set, dataset)
+    warnings = {"near_copies": Leak.of(copies.known, truth, answers.rows, pairs)}
     if listed is not None:
-        sides = [(train_source, dataset.ids), (test_source, test_store.ids)]
+        sides = [(train_source, dataset.ids), (test_source, test_set.ids)]
         own, theirs = listed.numbers(sides)
-        warnings["groups"] = Leak.of(np.isin(theirs, own), truth, answers.given, seed)
+        warnings["groups"] = Leak.of(np.isin(theirs, own), truth, answers.rows)
 
     if fingerprint(frozen) != before:
         raise NearfarError(
-            "the encoder changed while it was evaluated, so the figures are void; report this."
+            "the encoder changed while it was evaluated, so the scores are invalid; please report this."
         )
     return Evaluation(
         scores={
             classifier: {
-                name: score(truth, rows, dataset.classes, answers.chosen[classifier][name], seed)
-                for name, rows in given.items()
+                name: score(truth, rows, dataset.classes, answers.chosen[classifier][name])
+                for name, rows in by_name.items()
             }
-            for classifier, given in answers.given.items()
+            for classifier, by_name in answers.rows.items()
         },
         classes=dataset.classes,
         images={
             "train": len(dataset),
-            "validation": int(held.sum()),
-            "test": len(test_store),
-            "rejected": len(dataset.rejected) + len(test_store.rejected),
+            "validation": int(validation.sum()),
+            "test": len(test_set),
+            "rejected": len(dataset.rejected) + len(test_set.rejected),
             "shared": int(copies.same.sum()),
             "near_copies": int(copies.known.sum()),
         },
@@ -200,46 +190,39 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
         data={"train": train_source.name, "test": test_source.name},
         seed=seed,
         leaks=warnings,
-        parts=_parts(found, dataset),
+        parts={name: part(found[name]) for name, part in parts.items() if found[name]},
         truth=truth,
-        answers=answers.given,
-        ids=test_store.ids,
+        answers=answers.rows,
+        ids=test_set.ids,
         left_out=left_out,
     )
 
 
-def _too_dear(run: Run, images: int, held: int) -> str:
+def _takes_longer(run: Run, images: int, validation: int) -> str:
     """Say why training from scratch is left out, by images seen, or nothing where it takes no longer."""
     own = 2 * run.provenance.get("steps", 0) * run.provenance.get("batch_size", 0)  # two views of each
     if not own:
         return "how long the encoder itself was trained is not known"
-    times = cost(SCRATCH, images, held, run.preprocess.size) / own
+    times = cost(SCRATCH, images, validation, run.preprocess.size) / own
     return f"it would take {times:,.1f} times the encoder's own training" if times > 1 else ""
 
 
-def _tuned_on_few(
-    run: Run, dataset: ImageDataset, test: ImageDataset, truth: Rows, how: How, wishes: Wishes
-) -> dict[int, few_labels.Spread]:
-    """Train anew on each draw of a few labels."""
+def _retrain(
+    run: Run, dataset: ImageDataset, test: ImageDataset, mode: Mode, options: EvaluationOptions
+) -> Callable[[Rows], Rows]:
+    """Make the function that trains anew on some of the training images, and classifies the test images."""
 
     def answer(rows: Rows) -> Rows:
-        part: Any = Subset(dataset, rows)
-        held = validation_split(part.labels, dataset.classes, wishes.seed)
-        made = tune(run.encoder, run.preprocess, part, held, how=how, seed=wishes.seed, device=wishes.device)
+        few: Any = Subset(dataset, rows)
+        made = finetune(
+            run.encoder,
+            run.preprocess,
+            few,
+            validation_split(few.labels, dataset.classes, options.seed),
+            mode=mode,
+            seed=options.seed,
+            device=options.device,
+        )
         return made.answer(test)
 
-    return few_labels.tuned(labelled_data.class_numbers(dataset), dataset.classes, truth, wishes.seed, answer)
-
-
-def _parts(found: Mapping[str, Mapping[str, Any]], dataset: ImageDataset) -> dict[str, EvaluationPart]:
-    """Put the figures of each part together."""
-    make: Mapping[str, Callable[[Any], EvaluationPart]] = {
-        "few_labels": partial(
-            few_labels.FewLabels, few_labels.sizes(labelled_data.class_numbers(dataset), len(dataset.classes))
-        ),
-        "retrieval": retrieval.Retrieval,
-        "clusters": clustering.Clusters,
-        "calibration": calibration.Calibration,
-        "robustness": robustness_part.Spoilt,
-    }
-    return {name: make[name](rows) for name, rows in found.items()}
+    return answer

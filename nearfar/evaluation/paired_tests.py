@@ -1,4 +1,4 @@
-"""Compares runs on the same test images: is one better, or did it draw the luckier images?"""
+"""Paired tests: compares runs on the same test images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core import rng
-from ..core.intervals import RESAMPLES, SHARE
+from ..core.intervals import LEVEL, RESAMPLES
 from ..core.text import columns
 from ..features.probes import Rows
 from .result import CLASSIFIERS, Evaluation
@@ -18,13 +18,13 @@ from .result import CLASSIFIERS, Evaluation
 
 @dataclass(frozen=True)
 class Difference:
-    """Two ways of answering, on the same images.
+    """The difference of two classifiers on the same images.
 
     Attributes:
-        difference: accuracy of the first less that of the second, from -1 to 1.
+        difference: accuracy of the first minus that of the second, from -1 to 1.
         low, high: its 95 % paired bootstrap interval, over test images.
         first_only, second_only: images that only the one, and only the other, got right.
-        p: exact McNemar: how likely so uneven a split of those is, if both are equally good.
+        p: McNemar's exact test: the probability of so uneven a split of those, if both are equally good.
     """
 
     difference: float
@@ -59,16 +59,16 @@ def compare(truth: Rows, first: Rows, second: Rows, seed: int) -> Difference:
     kinds = np.array([won, lost, count - won - lost]) / count
     draws = np.random.Generator(np.random.Philox(key=rng.fold(seed, "paired bootstrap")))
     drawn = draws.multinomial(count, kinds, RESAMPLES)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / count, [(1 - SHARE) / 2, (1 + SHARE) / 2])
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / count, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Difference((won - lost) / count, float(low), float(high), won, lost, p)
 
 
 @dataclass(frozen=True)
-class Pairing:
-    """Several runs evaluated alike, and each compared with each.
+class PairedEvaluations:
+    """Several runs evaluated on the same images, and their differences in pairs.
 
     Attributes:
-        runs: what the runs are called; none twice.
+        runs: the names of the runs; none twice.
         evaluations: one a run.
         pairs: (first, second, classifier, difference), the runs by name.
     """
@@ -97,14 +97,14 @@ class Pairing:
             points = f"{100 * gap.difference:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
             only = f"{gap.first_only:,} and {gap.second_only:,}"
             p = "below 0.0001" if gap.p < 1e-4 else f"{gap.p:.2g}"
-            cells.append([f"{first} less {second}", CLASSIFIERS[classifier], points, only, p])
-        heads = ["on the same test images", "", "points (95 % interval)", "only one right", "p (McNemar)"]
+            cells.append([f"{first} minus {second}", CLASSIFIERS[classifier], points, only, p])
+        heads = ["on the same test images", "", "points (95 % interval)", "only one is right", "p (McNemar)"]
         width = max((len(row[0]) for row in cells), default=0) - 24
         heads[0] += " " * max(0, width)
         return "\n".join([*lines, *columns(heads, cells)])
 
 
-def pair(runs: Sequence[str], evaluations: Sequence[Evaluation], seed: int) -> Pairing:
+def pair(runs: Sequence[str], evaluations: Sequence[Evaluation], seed: int) -> PairedEvaluations:
     """Compare each run with each of the later ones.
 
     Args:
@@ -122,4 +122,4 @@ def pair(runs: Sequence[str], evaluations: Sequence[Evaluation], seed: int) -> P
                 continue
             answers = mine.answers[classifier]["encoder"], yours.answers[classifier]["encoder"]
             found.append((first, second, classifier, compare(mine.truth, answers[0], answers[1], seed)))
-    return Pairing(tuple(runs), tuple(evaluations), tuple(found))
+    return PairedEvaluations(tuple(runs), tuple(evaluations), tuple(found))

@@ -1,4 +1,4 @@
-"""What an evaluation found: scores, warnings and parts, as a table for people and as JSON for programs."""
+"""The result of an evaluation: scores, warnings and parts, as a table for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import numpy.typing as npt
 
 from ..core.text import columns, percent
 from ..features.probes import Rows
-from .accuracy import Score, Share, mixed_up
+from . import PARTS
+from .accuracy import Accuracy, Score, most_confused
 
-Answers = Mapping[str, Mapping[str, Rows]]  # classifier -> way of seeing -> (n,) class numbers
-CLASSIFIERS = {"knn": "k-NN", "linear": "linear", "augmented": "linear, augmented", "finetune": "fine-tuned"}
-CALLED = {
-    "scratch": "from scratch",
-    "imagenet": "ImageNet weights",
-}  # ways of seeing that go by another name in tables
+Answers = Mapping[str, Mapping[str, Rows]]  # classifier -> feature set -> (n,) class numbers
+CLASSIFIERS = {
+    "knn": "k-NN",
+    "linear": "linear",
+    **{name: entry.column for name, entry in PARTS.items() if entry.column},
+}
+FEATURE_SETS = {"scratch": "from scratch", "imagenet": "ImageNet weights"}  # whose heading is not their name
 
 
-class EvaluationPart(Protocol):
-    """One part beyond k-NN and linear, such as retrieval."""
+class PartResult(Protocol):
+    """What one part beyond k-NN and linear found, such as retrieval."""
 
     def to_json(self) -> dict[str, Any]:
         """Write it in plain values."""
@@ -33,18 +35,18 @@ class EvaluationPart(Protocol):
 
 @dataclass(frozen=True)
 class Leak:
-    """Test images that are not new to who saw the training images, and the scores without them.
+    """Test images that are known from the training images, and the scores without them.
 
     Attributes:
         images: how many there are.
         left: test images without them.
-        without: accuracy on those left, by classifier and way of seeing; empty where none is left.
-        pairs: (test image, training image, likeness) where one was found for the other.
+        without: accuracy on those left, by classifier and feature set; empty where none is left.
+        pairs: (test image, training image, similarity) of those that were found one by one.
     """
 
     images: int
     left: int
-    without: Mapping[str, Mapping[str, Share]]
+    without: Mapping[str, Mapping[str, Accuracy]]
     pairs: tuple[tuple[str, str, float], ...] = ()
 
     @classmethod
@@ -53,15 +55,14 @@ class Leak:
         known: npt.NDArray[np.bool_],
         truth: Rows,
         answers: Answers,
-        seed: int,
         pairs: Sequence[tuple[str, str, float]] = (),
     ) -> Leak:
         """Score the test images that are not `known` (n,) once more."""
         new = ~known
-        without: dict[str, dict[str, Share]] = {}
+        without: dict[str, dict[str, Accuracy]] = {}
         for classifier, rows in answers.items() if new.any() else ():
             without[classifier] = {
-                name: Share.of(found[new] == truth[new], seed) for name, found in rows.items()
+                name: Accuracy.of(found[new] == truth[new]) for name, found in rows.items()
             }
         return cls(int(known.sum()), int(new.sum()), without, tuple(pairs))
 
@@ -74,21 +75,21 @@ class Leak:
                 classifier: {name: vars(share) for name, share in rows.items()}
                 for classifier, rows in self.without.items()
             },
-            "pairs": [{"test": test, "train": train, "likeness": like} for test, train, like in self.pairs],
+            "pairs": [{"test": test, "train": train, "similarity": same} for test, train, same in self.pairs],
         }
 
     def sentence(self, what: str) -> str:
-        """Warn: how many there are, what they are, and what the encoder scores without them."""
+        """Warn: how many there are, what they are, and the encoder's accuracy without them."""
         share = percent(self.images / (self.images + self.left))
-        line = f"beware: {self.images:,} test images ({share}) {what}; "
+        line = f"warning: {self.images:,} test images ({share}) {what}; "
         if not self.without:
-            return line + "none is left without them, so the scores above mean nothing"
+            return line + "no other test image is left, so the scores above mean nothing"
         shares = [
             f"{CLASSIFIERS[name]} {percent(rows['encoder'].accuracy)}"
             for name, rows in self.without.items()
             if "encoder" in rows
         ]
-        return line + f"without them the encoder has {', '.join(shares)}"
+        return line + f"without them the encoder reaches {', '.join(shares)}"
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,11 @@ class Evaluation:
             for byte), and near_copies (of training images, the former among them).
         encoder: name, dim and the digest of its bytes, the same before and after.
         data: what the training and the test images are called.
-        seed: names the held-out images, the untrained weights and the resamples.
+        seed: names the validation images, the untrained weights and every draw.
         leaks: warnings by name: near_copies always, groups where groups were given.
-        parts: what else was asked for, by name: few_labels, retrieval, clusters, calibration, ...
+        parts: what else was measured, by its name in `PARTS`; transfer, where it was asked for.
         truth: (n,) the test images' class numbers; not in the JSON.
-        answers: what was answered, by classifier and way of seeing; not in the JSON.
+        answers: the classes named, by classifier and feature set; not in the JSON.
         ids: the test images' names; not in the JSON.
         left_out: baselines that were not measured, and why.
     """
@@ -118,7 +119,7 @@ class Evaluation:
     data: Mapping[str, str]
     seed: int
     leaks: Mapping[str, Leak]
-    parts: Mapping[str, EvaluationPart]
+    parts: Mapping[str, PartResult]
     truth: Rows = field(repr=False)
     answers: Answers = field(repr=False)
     ids: Sequence[str] = field(repr=False)
@@ -155,7 +156,7 @@ class Evaluation:
         """Write the figures as people read them, a few lines; the confusion in full is in the JSON."""
         count = self.images
         lines = [
-            f"{count['train']:,} training images ({count['validation']:,} of them held out for choices), "
+            f"{count['train']:,} training images ({count['validation']:,} of them for validation), "
             f"{count['test']:,} test images, {len(self.classes)} classes",
             "",
             *self._accuracies(),
@@ -169,40 +170,41 @@ class Evaluation:
         ]
         if len(self.classes) <= 30:
             lines += ["", f"{'recall of the encoder':26}{'k-NN':10}{'linear':10}{'test images'}"]
-            for near, straight in zip(best.per_class, line.per_class, strict=True):
+            for by_knn, by_line in zip(best.per_class, line.per_class, strict=True):
                 lines.append(
-                    f"{near.name[:24]:26}{percent(near.recall):10}{percent(straight.recall):10}{near.images:,}"
+                    f"{by_knn.name[:24]:26}{percent(by_knn.recall):10}{percent(by_line.recall):10}"
+                    f"{by_knn.images:,}"
                 )
-        wrong = [f"{images:,} {true} taken for {answer}" for true, answer, images in mixed_up(line)]
+        wrong = [f"{images:,} {true} classified as {answer}" for true, answer, images in most_confused(line)]
         if wrong:
-            lines += ["", f"most mistaken (linear): {'; '.join(wrong)}"]
+            lines += ["", f"most confused (linear): {'; '.join(wrong)}"]
         for part in self.parts.values():
             lines += ["", *part.lines()]
         return "\n".join(lines)
 
     def _accuracies(self) -> list[str]:
-        """Write a row a way of seeing and a column a classifier."""
+        """Write a row a feature set and a column a classifier."""
         names = dict.fromkeys(name for rows in self.scores.values() for name in rows)
         names["chance"] = names.pop("chance")  # the last
         cells = []
         for name in names:
             found = [rows.get(name) for rows in self.scores.values()]
-            cells.append([CALLED.get(name, name), *map(_accuracy, found)])
+            cells.append([FEATURE_SETS.get(name, name), *map(_accuracy, found)])
         return columns(["accuracy (95 % interval)", *(CLASSIFIERS[name] for name in self.scores)], cells)
 
     def _warnings(self) -> list[str]:
-        """Say what a reader of the scores has to know."""
+        """List what limits the scores."""
         copies, groups, lines = self.leaks["near_copies"], self.leaks.get("groups"), []
         if copies.images:
             same = f", {self.images['shared']:,} of them byte for byte" if self.images["shared"] else ""
-            lines.append(copies.sentence(f"are training images too, or nearly so{same}"))
+            lines.append(copies.sentence(f"are training images, or near-copies of them{same}"))
         if groups and groups.images:
             lines.append(groups.sentence("belong to groups of training images"))
         if self.images["rejected"]:
             lines.append(f"{self.images['rejected']:,} unusable images were left out")
         if "scratch" in self.left_out:
             lines.append(
-                f"training from scratch is left out: {self.left_out['scratch']}; add it by --finetune"
+                f"training from scratch is left out: {self.left_out['scratch']}; add it with --finetune"
             )
         return lines
 
@@ -224,7 +226,7 @@ class Transfer:
         return self.evaluation.to_json()
 
     def lines(self) -> list[str]:
-        """Write that evaluation's table, set in."""
+        """Write that evaluation's table, indented."""
         data = self.evaluation.data
         head = f"transfer, on {data['train']} and {data['test']}:"
         return [head, *(f"  {line}".rstrip() for line in self.evaluation.table().splitlines())]

@@ -11,13 +11,14 @@ import torch
 
 from ..core.text import columns, percent
 from ..features.knn import TILE, unit
-from ..features.probes import Reader, Rows, Seen
+from ..features.probes import FeatureProbe, ProbeOutputs, Rows
+from .part import EvaluationPart
 
 RANKS = (1, 5, 10)
 
 
 @dataclass(frozen=True)
-class Found:
+class RetrievalScore:
     """Mean average precision, and the share of queries with a hit among the first k, by k."""
 
     map: float
@@ -25,10 +26,15 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Retrieval:
-    """One `Found` a way of seeing: encoder, pixels, untrained."""
+class Retrieval(EvaluationPart):
+    """One `RetrievalScore` a feature set."""
 
-    rows: Mapping[str, Found]
+    rows: Mapping[str, RetrievalScore]
+
+    @classmethod
+    def measure(cls, probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int) -> RetrievalScore:
+        """Measure one feature set: test images are the queries, training images what is searched."""
+        return retrieval(outputs.x, truth, probe.x, probe.y.cpu().numpy())
 
     def to_json(self) -> dict[str, Any]:
         """Write the figures in plain values."""
@@ -38,7 +44,7 @@ class Retrieval:
         }
 
     def lines(self) -> list[str]:
-        """Write a row a way of seeing."""
+        """Write a row a feature set."""
         cells = [
             [name, percent(item.map), *(percent(value) for value in item.recall.values())]
             for name, item in self.rows.items()
@@ -47,13 +53,8 @@ class Retrieval:
         return columns(["search by example", "mean precision", *heads], cells)
 
 
-def measure(reader: Reader, seen: Seen, truth: Rows, seed: int) -> Found:
-    """Measure one way of seeing: test images are the queries, training images what is searched."""
-    return retrieval(seen.x, truth, reader.x, reader.y.cpu().numpy())
-
-
 @torch.no_grad()
-def retrieval(queries: torch.Tensor, truth: Rows, base: torch.Tensor, labels: Rows) -> Found:
+def retrieval(queries: torch.Tensor, truth: Rows, base: torch.Tensor, labels: Rows) -> RetrievalScore:
     """Rank all of `base` by cosine for each query, exactly, a tile at a time; a hit shares its class.
 
     Args:
@@ -84,4 +85,4 @@ def retrieval(queries: torch.Tensor, truth: Rows, base: torch.Tensor, labels: Ro
         for k in RANKS:
             hits[k] += int(hit[:, :k].any(axis=1).sum())
     count = len(queries)
-    return Found(precision / count, {k: value / count for k, value in hits.items()})
+    return RetrievalScore(precision / count, {k: value / count for k, value in hits.items()})

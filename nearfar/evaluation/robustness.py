@@ -1,147 +1,44 @@
-"""Measures what a classifier still gets right when the test images are spoilt in the usual ways."""
+"""Robustness: the linear classifier's accuracy on corrupted test images."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..core import progress, rng
-from ..core.device import cores
-from ..data.dataset import ImageDataset
-from ..features.probes import Rows
-from .corruptions import NAMES, STRENGTHS, Pixels, corrupt
+from ..core.text import columns, percent
+from ..features.probes import FeatureProbe, ProbeOutputs, Rows
+from .corrupted import CorruptedAccuracy, corrupted_accuracy
+from .part import EvaluationPart
 
-SAMPLE = 1000  # test images, at most
-AREA = 1 << 24  # pixels of them, at most: 334 images of 224 x 224
+WORST = 3  # corruptions that the table names
 
 
 @dataclass(frozen=True)
-class Robustness:
-    """Accuracies on spoilt test images.
+class Robustness(EvaluationPart):
+    """One `CorruptedAccuracy` a feature set."""
 
-    Attributes:
-        clean: accuracy on the same images unspoilt.
-        accuracy: by corruption, the accuracies at strengths 1 to 5.
-        images: how many test images were used.
-    """
+    rows: Mapping[str, CorruptedAccuracy]
 
-    clean: float
-    accuracy: Mapping[str, tuple[float, ...]]
-    images: int
-
-    @property
-    def mean(self) -> float:
-        """The mean corruption accuracy: over all corruptions and strengths."""
-        return float(np.mean([list(item) for item in self.accuracy.values()]))
-
-    @property
-    def relative(self) -> float:
-        """The mean corruption accuracy as a share of the accuracy on clean images."""
-        return self.mean / self.clean if self.clean else 0.0
+    @classmethod
+    def measure(cls, probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int) -> CorruptedAccuracy:
+        """Measure one feature set, by its linear classifier on a sample of the test images."""
+        return corrupted_accuracy(probe.predict_linear, outputs.dataset, truth, seed=seed)
 
     def to_json(self) -> dict[str, Any]:
         """Write the figures in plain values."""
-        accuracy = {name: list(item) for name, item in self.accuracy.items()}
-        return {
-            "clean": self.clean,
-            "mean": self.mean,
-            "relative": self.relative,
-            "accuracy": accuracy,
-            "images": self.images,
-        }
+        return {name: item.to_json() for name, item in self.rows.items()}
 
-
-def robustness(
-    answer: Callable[[ImageDataset], Rows],
-    dataset: ImageDataset,
-    truth: Rows,
-    *,
-    seed: int,
-    names: Sequence[str] = NAMES,
-    sample: int = SAMPLE,
-) -> Robustness:
-    """Ask a classifier about spoilt test images.
-
-    It is asked 1 + 5 x len(names) times about a sample of the images, the same one each time; the images are
-    spoilt as the store holds them, before the encoder's own preprocessing.
-
-    Args:
-        answer: gives a store's images their class numbers, as `Tuned.answer` does.
-        store: test images, one at least.
-        truth: (n,) their class numbers.
-        seed: names the sample and the draws.
-        names: of the corruptions, as in `corruptions.NAMES`; one at least.
-        sample: images at most; fewer are taken where they hold over 2^24 pixels together.
-
-    Returns:
-        The accuracies.
-
-    Raises:
-        NearfarError: there is no such corruption.
-
-    Source:
-        Hendrycks and Dietterich 2019, "Benchmarking neural network robustness to common corruptions and
-        perturbations". Their mean error is relative to AlexNet's; this mean is plain.
-    """
-    rows = _sample(dataset, sample, seed)
-    right, key = truth[rows], rng.fold(seed, "corruption")
-    block = dataset.gather(rows)
-    images = [block.image(place) for place in range(len(rows))]
-    clean = float((answer(_held(dataset, rows, images, "clean")) == right).mean())
-    found: dict[str, tuple[float, ...]] = {}
-    with (
-        progress.Bar("Testing on spoilt images", len(names) * len(STRENGTHS) * len(rows)) as bar,
-        ThreadPoolExecutor(cores()) as pool,
-    ):
-        for name in names:
-            shares = []
-            for strength in STRENGTHS:
-                spoilt = list(pool.map(partial(_spoilt, name, strength, key), images, rows))
-                said = answer(_held(dataset, rows, spoilt, f"{name} {strength}"))
-                shares.append(float((said == right).mean()))
-                bar.advance(len(rows))
-            found[name] = tuple(shares)
-    return Robustness(clean, found, len(rows))
-
-
-def _sample(dataset: ImageDataset, count: int, seed: int) -> Rows:
-    """Name the images that are used, in order; one at least."""
-    order = rng.permutation(rng.fold(seed, "robustness"), len(dataset))[:count]
-    block = dataset.gather(order)
-    areas = np.cumsum(block.height.astype(np.int64) * block.width)
-    return np.sort(order[: max(1, int(np.searchsorted(areas, AREA, side="right")))])
-
-
-def _spoilt(name: str, strength: int, key: int, image: Pixels, row: np.int64) -> Pixels:
-    """Spoil one image of the store."""
-    return corrupt(image[None], name, strength, key, np.array([row]))[0]
-
-
-def _held(dataset: ImageDataset, rows: Rows, images: Sequence[Pixels], what: str) -> ImageDataset:
-    """Hold images as a store does."""
-    sizes = np.array([image.size for image in images], np.int64)
-    pixels = np.concatenate([image.reshape(-1) for image in images])
-    name = f"{dataset.fingerprint} {what} {rows.tolist()}"
-    return ImageDataset(
-        ids=[str(row) for row in rows.tolist()],
-        labels=None if dataset.labels is None else dataset.labels[rows],
-        classes=dataset.classes,
-        fingerprint=hashlib.blake2b(name.encode(), digest_size=16).hexdigest(),
-        resident=True,
-        rejected=(),
-        pixels=pixels,
-        offsets=np.cumsum(sizes) - sizes,
-        heights=np.array([image.shape[0] for image in images], np.int32),
-        widths=np.array([image.shape[1] for image in images], np.int32),
-        digests=np.stack([_digest(image) for image in images]),
-    )
-
-
-def _digest(image: Pixels) -> Pixels:
-    return np.frombuffer(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), np.uint8)
+    def lines(self) -> list[str]:
+        """Write a row a feature set, and the worst corruptions for the encoder; the rest is in the JSON."""
+        cells = [
+            [name, percent(item.clean), percent(item.mean), percent(item.relative)]
+            for name, item in self.rows.items()
+        ]
+        means = {name: float(np.mean(shares)) for name, shares in self.rows["encoder"].accuracy.items()}
+        worst = sorted(means, key=lambda name: means[name])[:WORST]
+        listed = ", ".join(f"{name.replace('_', ' ')} ({percent(means[name])})" for name in worst)
+        heads = ["corrupted images (linear)", "clean", "corrupted", "relative"]
+        return [*columns(heads, cells), f"worst corruptions for the encoder: {listed}"]

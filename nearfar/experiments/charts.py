@@ -48,15 +48,15 @@ def _importance(panel: Any, found: Sweep) -> None:
     """Draw a bar for each setting, the greatest on top, filled where it matters beyond chance."""
     titles = {axis.name: axis.title for axis in found.axes}
     for row, item in enumerate(reversed(found.influences)):
-        look = {"color": BLUE} if item.matters else {"color": "white", "edgecolor": BLUE, "hatch": "///"}
-        panel.barh(row, 100 * item.importance, height=0.65, **look)
+        style = {"color": BLUE} if item.matters else {"color": "white", "edgecolor": BLUE, "hatch": "///"}
+        panel.barh(row, 100 * item.importance, height=0.65, **style)
     if not found.influences:
         panel.set_axis_off()
         panel.set_title("Too few trials to tell\nwhich settings matter.", fontsize=10, loc="left")
         return
     panel.set_yticks(range(len(found.influences)), [titles[item.name] for item in reversed(found.influences)])
     panel.set_xlabel("importance, %")
-    panel.set_title("Full bars matter beyond chance;\nhatched ones may be luck.", fontsize=10, loc="left")
+    panel.set_title("Full bars matter beyond chance;\nhatched ones may be chance.", fontsize=10, loc="left")
 
 
 def _slice(panel: Any, found: Sweep, axis: Axis, influence: Influence | None) -> None:
@@ -96,5 +96,5 @@ def _slice(panel: Any, found: Sweep, axis: Axis, influence: Influence | None) ->
         return
     effect, chance = (found.shown(value, points=True) for value in (influence.effect, influence.chance))
     says = "more" if influence.matters else "not surely more"
-    sentence = f"Good and bad values differ by {effect},\n{says} than luck ({chance})."
+    sentence = f"Good and bad values differ by {effect},\n{says} than chance ({chance})."
     panel.set_title(sentence, fontsize=10, loc="left")

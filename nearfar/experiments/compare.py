@@ -1,7 +1,7 @@
-"""Compares methods fairly: the same images, encoder, budget and evaluation for each, over several seeds.
+"""Compares methods: the same images, encoder, budget and evaluation for each, over several seeds.
 
-Every run has a folder of its own, and its figures a file beside it; the same call again goes on wherever
-it stopped, with whatever failed tried anew. A method that fails is a row with its reason, not the end.
+Every run has a folder of its own, and a file of its figures beside it. The same call again resumes where it
+stopped, and tries again what failed. A method that fails is a row with its reason; the others still run.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ..training.run import Run
 from ..training.settings import Training
 
 BASELINES = ("pixels", "pca", "untrained")
-OTHER = ("step", "steps", "seconds", "holdout", "images", "dim")  # of health.jsonl: no figures of merit
-HEALTH = ("rankme", "uniformity", "spread")  # what the table shows of it; the JSON holds all
+NOT_FIGURES = ("step", "steps", "seconds", "holdout", "images", "dim")  # of health.jsonl: no figures of merit
+SHOWN_HEALTH = ("rankme", "uniformity", "spread")  # what the table shows of it; the JSON holds all
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedStatistics:
     """A figure over the seeds: its mean, and the least and the greatest."""
 
     mean: float
@@ -42,7 +42,7 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread | None:
+    def of(cls, values: Sequence[float]) -> SeedStatistics | None:
         """Summarise values; None where there are none."""
         return cls(sum(values) / len(values), min(values), max(values)) if values else None
 
@@ -53,13 +53,13 @@ class Row:
 
     name: str
     seeds: int
-    figures: Mapping[str, Spread]
+    figures: Mapping[str, SeedStatistics]
     reason: str = ""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The rows, the best by k-NN first where labels tell; and the settings common to all."""
+class MethodComparison:
+    """The rows, with labels the best by k-NN first; and the settings common to all."""
 
     rows: tuple[Row, ...]
     baselines: tuple[Row, ...]
@@ -85,7 +85,7 @@ class Comparison:
         rows = (*self.rows, *self.baselines)
         shown = [
             name
-            for name in ("knn", "linear", "images_per_second", "epochs", "peak_mib", *HEALTH)
+            for name in ("knn", "linear", "images_per_second", "epochs", "peak_mib", *SHOWN_HEALTH)
             if any(name in row.figures for row in rows)
         ]
         titles = {"knn": "k-NN", "images_per_second": "images/s", "peak_mib": "peak MiB", "rankme": "RankMe"}
@@ -100,7 +100,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def _cell(name: str, value: Spread | None) -> str:
+def _cell(name: str, value: SeedStatistics | None) -> str:
     if value is None:
         return "-"
     if name in ("knn", "linear"):
@@ -122,15 +122,15 @@ def compare(
     train: Any = None,
     test: Any = None,
     **settings: Any,
-) -> Comparison:
+) -> MethodComparison:
     """Train several methods under the same budget, over several seeds, and evaluate them in the same way.
 
     Run the same command again to resume.
 
     Example: nearfar compare photos/ --methods simclr byol --minutes 5
 
-    With labels, k-NN and linear accuracy are measured as `evaluate` does, every choice made on held-out
-    training images. Without, and beside them, stand label-free figures (see `health.Health`). Written to
+    With labels, k-NN and linear accuracy are measured as `evaluate` does, every choice made on validation
+    images. With or without labels there are also label-free figures (see `health.Health`). Written to
     `out`: a folder a run, compare.json, compare.md and, with matplotlib, compare.png.
 
     Args:
@@ -174,7 +174,7 @@ def compare(
                     kept += [_images(part, run, True) for part in (train, test) if part is not None]
                 first = name == names[0]
                 figures = _figures(run, place.with_suffix(".json"), labelled, seed, first)
-            except Exception as error:  # one method's trouble is a row of the table
+            except Exception as error:  # a method that fails is a row of the table
                 reason = str(error) if isinstance(error, NearfarError) else f"{type(error).__name__}: {error}"
                 failed[name] = f"seed {seed} failed: {reason}"
                 progress.say(f"{name}, seed {seed} failed: {reason}")
@@ -188,7 +188,7 @@ def compare(
     rows.sort(key=lambda row: -row.figures["knn"].mean if "knn" in row.figures else 1.0)
     others = [_row(name, values, "") for name, values in based.items() if values]
     common = {"seeds": seeds, **{key: value for key, value in settings.items() if value is not None}}
-    made = Comparison(tuple(rows), tuple(others), common, folder)
+    made = MethodComparison(tuple(rows), tuple(others), common, folder)
     with atomic_write(folder / "compare.json") as file:
         file.write(json.dumps(made.to_json(), indent=1).encode())
     with atomic_write(folder / "compare.md") as file:
@@ -201,14 +201,14 @@ def _check(names: Sequence[str], seeds: int, train: Any, test: Any, settings: Ma
     """Refuse what cannot be compared, before anything is trained."""
     for name in names:
         if name not in methods.METHODS:
-            raise NearfarError(f"There is no method {name!r}; {nearest(name, methods.METHODS)}")
+            raise NearfarError(f"there is no method {name!r}; {nearest(name, methods.METHODS)}")
     if not names or seeds < 1:
         raise NearfarError("a comparison needs a method and a seed; give --methods simclr byol --seeds 3.")
     if (train is None) != (test is None):
         raise NearfarError("labels come in two parts; give both --train and --test, or neither.")
     if settings.get("recipe", "auto") not in ("auto", *RECIPES):
         raise NearfarError(
-            f"There is no recipe {settings['recipe']!r}; {nearest(settings['recipe'], RECIPES)}"
+            f"there is no recipe {settings['recipe']!r}; {nearest(settings['recipe'], RECIPES)}"
         )
     if "seed" in settings:
         raise NearfarError("a comparison runs seeds 0, 1, ...; give how many with --seeds, not --seed.")
@@ -230,8 +230,8 @@ def _figures(
 ) -> dict[str, Any]:
     """Measure one run, or read what was measured before."""
     if file.exists():
-        held: dict[str, Any] = checkpoint.read_json(file)
-        return held
+        known: dict[str, Any] = checkpoint.read_json(file)
+        return known
     log = run.log()
     last = log[-1] if log else {}
     figures = {
@@ -239,7 +239,7 @@ def _figures(
         "epochs": last.get("epoch"),
         "peak_mib": last.get("peak_mib"),
         "seconds": last.get("seconds"),
-        **{name: value for name, value in (run.health() or [{}])[-1].items() if name not in OTHER},
+        **{name: value for name, value in (run.health() or [{}])[-1].items() if name not in NOT_FIGURES},
     }
     baselines: dict[str, dict[str, float]] = {}
     if labelled is not None:
@@ -256,11 +256,11 @@ def _figures(
 def _row(name: str, seeds: Sequence[Mapping[str, float]], reason: str) -> Row:
     """Summarise the seeds of one method."""
     keys = dict.fromkeys(key for values in seeds for key in values)
-    spreads = {key: Spread.of([values[key] for values in seeds if key in values]) for key in keys}
+    spreads = {key: SeedStatistics.of([values[key] for values in seeds if key in values]) for key in keys}
     return Row(name, len(seeds), {key: value for key, value in spreads.items() if value is not None}, reason)
 
 
-def _plot(made: Comparison) -> None:
+def _plot(made: MethodComparison) -> None:
     """Draw accuracy, or RankMe without labels, against the images that the budget let each method see."""
     try:
         from matplotlib.figure import Figure

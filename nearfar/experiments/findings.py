@@ -18,7 +18,7 @@ SURE = (12.7, 4.3, 3.2)  # standard errors: Student's t for 95 %, by degrees of 
 SHARES = ("knn", "contrastive_accuracy", "agreement")  # measures shown in per cent
 NAMES = {"knn": "k-NN", "contrastive_accuracy": "partner found"}
 MEASURES = {
-    "knn": "k-NN accuracy on held-out labels",
+    "knn": "k-NN accuracy on validation images",
     "contrastive_accuracy": "share of views whose partner is found (no labels)",
 }
 
@@ -127,7 +127,7 @@ class Sweep:
         if not self.influences:
             said.append(
                 f"Too few trials ({len(self.trials)}) to tell which settings matter; with a larger --budget "
-                "the same command goes on."
+                "the same command continues."
             )
         elif sure := [item for item in self.influences if item.matters]:
             sure.sort(key=lambda item: -item.effect)
@@ -136,11 +136,11 @@ class Sweep:
         else:
             said.append(
                 f"In {len(self.trials)} trials no setting's effect is beyond chance and noise; "
-                "a larger --budget, with which the same command goes on, may show one."
+                "a larger --budget may show one; the same command then continues."
             )
         if ended:
             of = f"{ended} of {len(self.trials)}"
-            said.append(f"{of} trials did not come to their end, and count as the worst.")
+            said.append(f"{of} trials were not finished, and count as the worst.")
         return said
 
     def _seeds(self) -> list[str]:
@@ -154,12 +154,12 @@ class Sweep:
     def _choice(self) -> list[str]:
         best, again, recipe = self.best, self.again, self.recipe
         if len(self.trials) == 1:
-            return ["Nothing but the recipe itself has been tried yet."]
+            return ["Only the recipe itself has been tried yet."]
         if best.number == 0:
             return ["No trial was better than the recipe itself: keep it."]
         found = f"The best, trial {best.number}, reached {self.shown(best.value)}"
         if not again or self.noise is None:
-            return [f"{found}; it was not repeated, so part of that is luck."]
+            return [f"{found}; it was not repeated, so part of that is chance."]
         gain = float(np.mean(again) - np.mean(recipe))
         error = self.noise * math.sqrt(1 / len(again) + 1 / len(recipe))
         ours, theirs = (self.shown(float(np.mean(values))) for values in (again, recipe))
@@ -187,7 +187,7 @@ class Sweep:
         }
 
     def table(self) -> str:
-        """Write Markdown: what matters, the trials, how health foretold k-NN, the verdict and the command."""
+        """Write Markdown: what matters, the trials, health beside k-NN, the verdict and the command."""
         return "\n\n".join(part for part in (
             f"Chosen by: {MEASURES.get(self.measure, self.measure)}.",
             self._influence_table(), self._trial_table(), self._spearman_table(),

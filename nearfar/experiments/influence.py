@@ -122,7 +122,7 @@ def importances(
         axes, params, values: as in `influences`.
 
     Returns:
-        Shares by name, whose sum is 1; all alike where nothing can be told.
+        Shares by name, whose sum is 1; all equal where nothing can be told.
     """
     import optuna
 
@@ -137,22 +137,19 @@ def importances(
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Correlate two rankings; equals share their mean rank.
+    """Compute Spearman's rank correlation.
 
     Args:
         x, y: (n,) numbers.
 
     Returns:
-        From -1 to 1; None where one of them is all alike or n is below 3.
+        From -1 to 1; None where one of them is constant or n is below 3.
     """
     if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         return None
-    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
+    from scipy.stats import spearmanr
 
-
-def _ranks(x: Sequence[float]) -> Numbers:
-    values, at, counts = np.unique(np.asarray(x, np.float64), return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2.0)[at], np.float64)
+    return float(spearmanr(x, y).statistic)
 
 
 def deviation(groups: Sequence[Sequence[float]]) -> float | None:

@@ -68,8 +68,8 @@ def sweep(
         What was found.
 
     Raises:
-        NearfarError: something the user can mend; all finished runs are kept.
-        KeyboardInterrupt: Ctrl-C; what was found so far is written, and the same call goes on.
+        NearfarError: something the user can fix; all finished runs are kept.
+        KeyboardInterrupt: Ctrl-C; what was found so far is written, and the same call resumes.
     """
     _check(method)
     given = {name: value for name, value in settings.items() if value is not None}
@@ -84,12 +84,12 @@ def sweep(
     wanted = resolve.resolve(method, recipe, given, side=side, device=device)
     if labelled is None and wanted.training.health_checks == 0:
         raise NearfarError(
-            "--health-checks 0 leaves a sweep nothing to choose by; leave it out, or give --train."
+            "without health checks nothing tells runs apart; leave out --health-checks 0, or give --train."
         )
     axes = space.axes(wanted, given, len(source))
     if not axes:
         raise NearfarError(
-            "all that a sweep varies is given; leave out some of it, such as --temperature or --lr."
+            "every setting that a sweep varies is given; leave out some, such as --temperature or --lr."
         )
     folder = _place(out)
     with locked(folder):
@@ -99,11 +99,11 @@ def sweep(
         marks = None if labels is None else labels.fingerprint
         proposals.same({"images": dataset.fingerprint, "labelled images": marks}, wanted)
         asked = {"method": method, "recipe": recipe, **given}
-        sitting = SweepSession(data, asked, wanted, axes, proposals, limit, labels, seed, folder)
+        session = SweepSession(data, asked, wanted, axes, proposals, limit, labels, seed, folder)
         try:
-            sitting.go()
+            session.go()
         finally:
-            if (found := sitting.found()) is not None:
+            if (found := session.found()) is not None:
                 _write(found)
     assert found is not None
     return found
@@ -112,7 +112,7 @@ def sweep(
 def _check(method: str) -> None:
     """Refuse what no sweep can be made of."""
     if method not in methods.METHODS:
-        raise NearfarError(f"There is no method {method!r}; {nearest(method, methods.METHODS)}")
+        raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise NearfarError("a sweep runs in one process; start it without torchrun.")
     require()
@@ -121,18 +121,18 @@ def _check(method: str) -> None:
 def _limit(given: Mapping[str, Any], budget: str | float | None, trials: int | None) -> tuple[str, float]:
     """Read how long the sweep may last: ("trials", runs) or ("seconds", seconds)."""
     if (budget is None) == (trials is None):
-        raise NearfarError("a sweep has one length in all: give --budget, such as 1h, or --trials.")
+        raise NearfarError("a sweep needs one total length; give --budget, such as 1h, or --trials.")
     if not any(name in given for name in resolve.LENGTHS):
         raise NearfarError("a sweep's runs need a length; give --minutes-each, --steps or --epochs.")
     if trials is not None:
         if trials < FEWEST:
-            raise NearfarError(f"{trials} runs tell nothing; give --trials {FEWEST} or more.")
+            raise NearfarError(f"{trials} runs are too few to tell anything; give --trials {FEWEST} or more.")
         return "trials", trials
     assert budget is not None
     most, each = schedule.minutes(budget, "--budget"), given.get("minutes", 0.0)
     if most < FEWEST * each:
         raise NearfarError(
-            f"{budget} has room for {int(most / each)} runs of {each:g} minutes, which tell nothing; give "
+            f"{budget} has room for {int(most / each)} runs of {each:g} minutes, which is too few; give "
             f"--budget {math.ceil(FEWEST * each)}m or more, or a shorter --minutes-each."
         )
     return "seconds", 60.0 * most
@@ -141,9 +141,11 @@ def _limit(given: Mapping[str, Any], budget: str | float | None, trials: int | N
 def _place(out: str | Path) -> Path:
     """Name the folder; refuse one that holds anything but a sweep."""
     folder = Path(out)
-    held = [item.name for item in folder.iterdir() if item.name != ".lock"] if folder.is_dir() else []
-    if held and JOURNAL not in held:
-        raise NearfarError(f"{folder} is no sweep's, and holds {held[0]!r}; name a new folder with --out.")
+    others = [item.name for item in folder.iterdir() if item.name != ".lock"] if folder.is_dir() else []
+    if others and JOURNAL not in others:
+        raise NearfarError(
+            f"{folder} is not the folder of a sweep, and holds {others[0]!r}; name a new folder with --out."
+        )
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The runs of a sweep: each trained, watched, measured and kept in a file, one sitting after the other."""
+"""The runs of a sweep: each trained, checked, measured and saved to a file, over one session or several."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ..training.pretrain import Ended, pretrain
 from ..training.resolve import RunConfig
 from ..training.run import Run
 from . import space
-from .compare import OTHER
+from .compare import NOT_FIGURES
 from .findings import Sweep, Trial, best_of
 from .proposals import Proposals
 from .space import Axis, Value
 
 METRIC = "contrastive_accuracy"
-"""What chooses without labels: views are made alike for all runs, whatever each was trained on."""
+"""What chooses without labels; its views are the same for all runs, whatever views each was trained on."""
 REPEATS = 3  # seeds of the recipe's own setting, and of the best
-LOOKS = 4  # at a run's health, of which the first is early enough to save most of a bad one
-START = 0.2  # share of a run before which it is not judged
+HEALTH_CHECKS = 4  # of a run, of which the first is early enough to save most of a bad one
+START = 0.2  # share of a run before which it is not ended
 COLLAPSED = 0.02  # spread of features below which a run is ended
 LAG = 0.5  # share of the usual METRIC at that point of a run below which it is ended
 GIVE_UP = 5  # failures in a row, which are no longer the points' fault
@@ -39,7 +39,7 @@ GIVE_UP = 5  # failures in a row, which are no longer the points' fault
 
 @dataclass
 class SweepSession:
-    """One sitting of a sweep: proposes, trains and measures until the budget is spent."""
+    """One session of a sweep: proposes, trains and measures until the budget is spent."""
 
     data: Any
     asked: Mapping[str, Any]  # what every run is given: method, recipe and settings
@@ -47,12 +47,12 @@ class SweepSession:
     axes: tuple[Axis, ...]
     proposals: Proposals
     limit: tuple[str, float]  # ("trials", runs) or ("seconds", of all runs)
-    labelled: Any  # a store of labelled images, or None
+    labelled: Any  # a data set of labelled images, or None
     seed: int
     folder: Path
 
     def __post_init__(self) -> None:
-        """Read what earlier sittings measured."""
+        """Read what earlier sessions measured."""
         self.measure = METRIC if self.labelled is None else "knn"
         self.failures = 0
         files = sorted(self.folder.glob("trial-*.json"))
@@ -107,10 +107,10 @@ class SweepSession:
         place, began = self.folder / name, time.monotonic()
         figures: dict[str, float] = {}
         reason = ""
-        judge = self.judge if number and seed == self.seed else None
+        should_stop = self.should_stop if number and seed == self.seed else None
         try:
-            settings = {"health_checks": LOOKS, **self.asked, **changed, "seed": seed}
-            figures = self.measured(pretrain(self.data, out=place, judge=judge, **settings))
+            settings = {"health_checks": HEALTH_CHECKS, **self.asked, **changed, "seed": seed}
+            figures = self.measured(pretrain(self.data, out=place, should_stop=should_stop, **settings))
             self.failures = 0
         except Ended as ended:
             reason = str(ended)
@@ -129,7 +129,7 @@ class SweepSession:
         self.done[name] = trial
         return trial
 
-    def judge(self, line: Mapping[str, Any], done: float) -> str:
+    def should_stop(self, line: Mapping[str, Any], done: float) -> str:
         """Say why a run should end now, from a line of its health; or nothing."""
         if done < START:
             return ""
@@ -153,8 +153,10 @@ class SweepSession:
         ]
 
     def measured(self, run: Run) -> dict[str, float]:
-        """Gather the figures of a finished run: its last look, and k-NN where there are labels."""
-        figures = {name: value for name, value in (run.health() or [{}])[-1].items() if name not in OTHER}
+        """Gather the figures of a finished run: its last health check, and k-NN where there are labels."""
+        figures = {
+            name: value for name, value in (run.health() or [{}])[-1].items() if name not in NOT_FIGURES
+        }
         if self.labelled is not None:
             figures["knn"] = _knn(run, self.labelled, self.seed, self.wanted.training.device)
         if figures.get(self.measure) is None:
@@ -179,13 +181,13 @@ class SweepSession:
 
 
 def _knn(run: Run, labelled: Any, seed: int, device: str) -> float:
-    """Measure k-NN on a held-out part of labelled images; k and temperature are chosen as `evaluate` does."""
-    held = torch.from_numpy(validation_split(labelled.labels, labelled.classes, seed))
+    """Measure k-NN on validation images; k and temperature are chosen as `evaluate` does."""
+    validation = torch.from_numpy(validation_split(labelled.labels, labelled.classes, seed))
     x = torch.from_numpy(features(run.encoder, labelled, run.preprocess, device=device))
     y = torch.from_numpy(labelled.labels)
-    asked, truth, part, own = x[held], y[held], x[~held], y[~held]
+    asked, truth, base, own = x[validation], y[validation], x[~validation], y[~validation]
     count = len(labelled.classes)
-    alike, who = knn.top_k(asked, part, min(max(knn.NEIGHBOURS), len(part)))
-    vote = knn.choose_vote(alike, own[who], truth, count)
-    votes = knn.knn_votes(alike[:, : vote.k], own[who[:, : vote.k]], count, vote.temperature)
+    similarity, who = knn.top_k(asked, base, min(max(knn.NEIGHBOURS), len(base)))
+    vote = knn.choose_vote(similarity, own[who], truth, count)
+    votes = knn.knn_votes(similarity[:, : vote.k], own[who[:, : vote.k]], count, vote.temperature)
     return float((votes.argmax(1) == truth).double().mean())

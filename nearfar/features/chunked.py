@@ -1,4 +1,4 @@
-"""Reads a collection a stretch at a time, and keeps what came of each, so that a crash loses one stretch."""
+"""Reads a collection a chunk at a time, and keeps the result of each, so that a crash loses one chunk."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..data.reading import read_pixels
 from ..data.source import Source
 from ..images.files import MAX_PIXELS
 
-LENGTH = 1024  # images read at a time, and images whose work a crash can lose
+CHUNK_IMAGES = 1024  # images read at a time, and images whose work a crash can lose
 Pixels = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A stretch of images in memory, and those of it that could not be read."""
+    """A chunk of images in memory, and those of it that could not be read."""
 
     kept: npt.NDArray[np.int64]
     block: RaggedImages
@@ -37,17 +37,17 @@ class Chunk:
         return len(self.kept)
 
     def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
-        """Give the pixels of some of them, by their place in the stretch."""
+        """Give the pixels of some of them, by their place in the chunk."""
         b = self.block
         return RaggedImages(b.pixels, b.offset[rows], b.height[rows], b.width[rows])
 
 
-def stretches(source: Source, starts: Sequence[int], short_side: int, threads: int) -> Iterator[Chunk]:
-    """Decode stretches of a source in threads, each while the one before is in use.
+def read_chunks(source: Source, starts: Sequence[int], short_side: int, threads: int) -> Iterator[Chunk]:
+    """Decode chunks of a source in threads, each while the one before is in use.
 
     Args:
         source: the collection.
-        starts: first rows of the stretches wanted, multiples of `LENGTH`.
+        starts: first rows of the chunks wanted, multiples of `CHUNK_IMAGES`.
         short_side: larger images are reduced to this short side, in pixels.
         threads: CPU threads.
 
@@ -61,7 +61,7 @@ def stretches(source: Source, starts: Sequence[int], short_side: int, threads: i
         except BadImage as error:
             return str(error)
 
-    todo = deque(range(low, min(low + LENGTH, len(source))) for low in starts)
+    todo = deque(range(low, min(low + CHUNK_IMAGES, len(source))) for low in starts)
     running: deque[tuple[range, list[Future[Pixels | str]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -70,20 +70,20 @@ def stretches(source: Source, starts: Sequence[int], short_side: int, threads: i
                     rows = todo.popleft()
                     running.append((rows, [pool.submit(one, row) for row in rows]))
                 rows, futures = running.popleft()
-                yield gathered(rows, [future.result() for future in futures])
+                yield ragged_chunk(rows, [future.result() for future in futures])
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def gathered(rows: Sequence[int], results: Sequence[Pixels | str]) -> Chunk:
-    """Lay the images of a stretch in one buffer, and the reasons apart.
+def ragged_chunk(rows: Sequence[int], results: Sequence[Pixels | str]) -> Chunk:
+    """Put the images of a chunk in one buffer, and the reasons of those that cannot be used beside it.
 
     Args:
         rows: n rows of a source.
         results: the pixels of each, or why it cannot be used.
 
     Returns:
-        The stretch.
+        The chunk.
     """
     good = [(row, image) for row, image in zip(rows, results, strict=True) if not isinstance(image, str)]
     sides = np.array([image.shape[:2] for _, image in good], np.int32).reshape(-1, 2)
@@ -100,7 +100,7 @@ def gathered(rows: Sequence[int], results: Sequence[Pixels | str]) -> Chunk:
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """The outcome of one stretch, as it is kept until all are done."""
+    """The outcome of one chunk, as it is kept until all are done."""
 
     kept: npt.NDArray[np.int64]
     vectors: Vectors
@@ -109,7 +109,7 @@ class ChunkResult:
 
 
 class Journal:
-    """Finished stretches in a folder beside the output; another job's leftovers are cleared away."""
+    """Finished chunks in a folder beside the output; another job's leftovers are cleared away."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder = folder
@@ -128,14 +128,14 @@ class Journal:
         return self.folder / f"{low:010d}.npz"
 
     def get(self, low: int) -> ChunkResult | None:
-        """Read a stretch, if it is there and whole."""
+        """Read a chunk, if it is there and whole."""
         try:
             with np.load(self._path(low), allow_pickle=False) as file:
                 return ChunkResult(file["kept"], file["vectors"], file["bad"], file["reasons"])
-        except Exception:  # a file that a power cut spoilt is made again, whatever is wrong with it
+        except Exception:  # a file damaged by a power cut is made again, whatever is wrong with it
             return None
 
     def put(self, low: int, part: ChunkResult) -> None:
-        """Keep a stretch."""
+        """Keep a chunk."""
         with atomic_write(self._path(low)) as file:
             np.savez(file, kept=part.kept, vectors=part.vectors, bad=part.bad, reasons=part.reasons)

@@ -17,7 +17,7 @@ from ..core.errors import NearfarError
 from ..data.in_memory import is_one_image
 from ..data.sources import open_source
 from ..images.views import Preprocess
-from .chunked import LENGTH, stretches
+from .chunked import CHUNK_IMAGES, read_chunks
 from .extract import Vectors, features
 from .knn import unit
 
@@ -59,11 +59,11 @@ def encode(
     short_side = -(-preprocess.size * 8 // 7)  # as `embed` reads images, so that the vectors are the same
     parts = []
     with _shown(show_progress_bar), progress.Bar("Encoding", len(source)) as bar:
-        for stretch in stretches(source, range(0, len(source), LENGTH), short_side, cores()):
-            for row, reason in stretch.bad:
+        for chunk in read_chunks(source, range(0, len(source), CHUNK_IMAGES), short_side, cores()):
+            for row, reason in chunk.bad:
                 raise NearfarError(f"{source.ids[row]} cannot be encoded ({reason}); leave it out.")
-            parts.append(features(model, stretch, preprocess, device=where, batch_size=batch_size))
-            bar.advance(len(stretch))
+            parts.append(features(model, chunk, preprocess, device=where, batch_size=batch_size))
+            bar.advance(len(chunk))
     vectors = torch.from_numpy(np.concatenate(parts))
     if normalize_embeddings:
         vectors = unit(vectors)

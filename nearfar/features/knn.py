@@ -74,7 +74,7 @@ def largest(x: torch.Tensor, k: int, *, order: bool = True) -> tuple[torch.Tenso
 def top_k(
     queries: torch.Tensor, base: torch.Tensor, k: int, *, exclude_self: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the k rows of `base` most alike to each query by cosine, exactly, the most alike first.
+    """Find the k rows of `base` most similar to each query by cosine, exactly, the most similar first.
 
     Args:
         queries: (q, d) floats of any length, on any device.
@@ -84,7 +84,7 @@ def top_k(
 
     Returns:
         similarity (q, k) in [-1, 1] to rounding, descending; index (q, k) int64, rows of `base`. Of rows
-        equally alike, any may come first.
+        equally similar, any may come first.
 
     Raises:
         NearfarError: k is out of range, or a value is not finite.
@@ -145,7 +145,7 @@ def knn_votes(
     """Let neighbours vote for their class, each with weight exp(similarity / temperature).
 
     Args:
-        similarity: (q, k) cosines, the most alike first, as `top_k` gives them.
+        similarity: (q, k) cosines, the most similar first, as `top_k` gives them.
         labels: (q, k) int64 in [0, classes): the neighbours' classes.
         classes: how many classes the training labels hold.
         temperature: above 0; small lets the nearest decide, large counts heads.
@@ -174,7 +174,7 @@ def choose_vote(similarity: torch.Tensor, labels: torch.Tensor, truth: torch.Ten
     """Choose k and temperature from `NEIGHBOURS` and `TEMPERATURES` by accuracy on held-out images.
 
     Args:
-        similarity: (q, m) cosines of held-out images to their m nearest, the most alike first.
+        similarity: (q, m) cosines of validation images to their m nearest, the most similar first.
         labels: (q, m) int64, those neighbours' classes.
         truth: (q,) int64, the held-out images' own classes.
         classes: how many classes there are.

@@ -267,7 +267,7 @@ def choose(
 
     Args:
         x, y: (n, d) features and (n,) int64 classes to fit.
-        held_x, held_y: the held-out rows, alike.
+        held_x, held_y: the validation rows, likewise.
         classes: how many classes there are.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Ways to see labelled images, each with its classifiers: the same for an encoder and for its baselines."""
+"""k-NN and a linear probe on frozen features: the same for an encoder and for its baselines."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from ..core.device import cores
 from ..data.dataset import ImageDataset
 from ..images import kernels
 from ..images.views import Preprocess, centre
-from . import knn as neighbours
-from . import logistic
+from . import knn, logistic
 from .extract import features
 
-HELD_OUT = 5000  # training images that choices are made on, at most; and never over a fifth
-CANDIDATES = 3  # nearest training images that are looked at as possible copies of a test image
-PIXELS = 32  # side to which images are reduced for the raw-pixel baseline, at most
-NUMBERS = 1 << 29  # raw-pixel numbers in memory at most (2 GiB): beyond, the side shrinks further
-CALIBRATION = 2048  # training images that an untrained encoder's batch norms are measured on
+MAX_VALIDATION = 5000  # training images that choices are made on, at most; and never over a fifth
+COPY_CANDIDATES = 3  # nearest training images that are checked as possible copies of a test image
+PIXEL_SIDE = 32  # side to which images are reduced for the raw-pixel baseline, at most
+MAX_PIXEL_VALUES = 1 << 29  # raw-pixel values in memory at most (2 GiB): beyond, the side shrinks further
+CALIBRATION_IMAGES = 2048  # training images that an untrained encoder's batch norms are measured on
 Rows = npt.NDArray[np.int64]
 Encode = Callable[[ImageDataset], torch.Tensor]
 
@@ -34,7 +33,7 @@ Encode = Callable[[ImageDataset], torch.Tensor]
 def validation_split(
     labels: Rows, classes: tuple[str, ...], seed: int, groups: Rows | None = None
 ) -> npt.NDArray[np.bool_]:
-    """Name the training images that choices are made on: the same share of every class.
+    """Choose the validation images, on which choices are made: the same share of every class.
 
     Args:
         labels: (n,) class numbers.
@@ -44,43 +43,43 @@ def validation_split(
             shares are as even as that allows.
 
     Returns:
-        (n,) bool; a class of a single image is not held out.
+        (n,) bool; a class of a single image has none.
     """
-    share = min(0.2, HELD_OUT / len(labels))
-    held = np.zeros(len(labels), np.bool_)
+    share = min(0.2, MAX_VALIDATION / len(labels))
+    validation = np.zeros(len(labels), np.bool_)
     sizes = np.bincount(labels, minlength=len(classes))
     wanted = np.where(sizes > 1, np.maximum(1, np.round(share * sizes)), 0).astype(np.int64)
     if groups is not None:
-        return _held_groups(labels, groups, wanted, rng.fold(seed, "held out"))
+        return _validation_groups(labels, groups, wanted, rng.fold(seed, "held out"))
     for number, name in enumerate(classes):
         rows = np.flatnonzero(labels == number)
         order = rng.permutation(rng.fold(seed, "held out", name), len(rows))
-        held[rows[order[: wanted[number]]]] = True
-    return held
+        validation[rows[order[: wanted[number]]]] = True
+    return validation
 
 
-def _held_groups(labels: Rows, groups: Rows, wanted: Rows, key: int) -> npt.NDArray[np.bool_]:
-    """Hold groups out, in random order, each if that brings the classes' counts nearer to what is wanted."""
+def _validation_groups(labels: Rows, groups: Rows, wanted: Rows, key: int) -> npt.NDArray[np.bool_]:
+    """Go through the groups in random order; take each that brings the counts nearer to `wanted`."""
     order = np.argsort(groups, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-    held, left = np.zeros(len(labels), np.bool_), wanted.copy()
+    validation, left = np.zeros(len(labels), np.bool_), wanted.copy()
     for at in rng.permutation(key, len(members)):
         after = left - np.bincount(labels[members[at]], minlength=len(wanted))
         if np.abs(after).sum() < np.abs(left).sum():
-            held[members[at]], left = True, after
-    return held
+            validation[members[at]], left = True, after
+    return validation
 
 
 def untrained(
-    like: models.Encoder, dataset: ImageDataset, preprocess: Preprocess, seed: int, device: str
+    encoder: models.Encoder, dataset: ImageDataset, preprocess: Preprocess, seed: int, device: str
 ) -> nn.Module:
-    """Make an encoder of the same make with random weights, its batch norms measured on training images.
+    """Build the same network with random weights, its batch norms measured on training images.
 
-    Without that measurement its batch norms would do nothing, and the baseline would be a straw man.
+    Without that measurement its batch norms would do nothing, and the baseline would be too weak.
 
     Args:
-        like: the encoder to match.
-        store: training images.
+        encoder: the encoder to match.
+        dataset: training images.
         preprocess: what they need.
         seed: names the weights and the images.
         device: where to compute.
@@ -88,12 +87,12 @@ def untrained(
     Returns:
         The encoder, on the device, in eval mode.
     """
-    net = models.untrained(like, seed).to(device)
-    rows = rng.permutation(rng.fold(seed, "calibration"), len(dataset))[:CALIBRATION]
+    net = models.untrained(encoder, seed).to(device)
+    rows = rng.permutation(rng.fold(seed, "calibration"), len(dataset))[:CALIBRATION_IMAGES]
 
     def batches() -> Iterator[torch.Tensor]:
-        for part in np.array_split(rows, math.ceil(len(rows) / 256)):
-            block = dataset.gather(part)
+        for chunk in np.array_split(rows, math.ceil(len(rows) / 256)):
+            block = dataset.gather(chunk)
             draws = centre(preprocess, block.height, block.width)
             x = kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=cores())
             yield x.to(device)
@@ -101,14 +100,16 @@ def untrained(
     return models.settle(net, batches()) if len(rows) > 1 else net.eval()
 
 
-def principal(dataset: ImageDataset, preprocess: Preprocess, device: str, dims: int = 128) -> nn.Module:
+def principal_components(
+    dataset: ImageDataset, preprocess: Preprocess, device: str, dims: int = 128
+) -> nn.Module:
     """Find the principal directions of raw pixels, without labels.
 
     Args:
-        store: training images.
+        dataset: training images.
         preprocess: what they need.
         device: where to compute.
-        dims: directions kept, at most.
+        dims: components kept, at most.
 
     Returns:
         (n, 3, size, size) -> (n, dims) centred coordinates, on the device.
@@ -125,13 +126,13 @@ def principal(dataset: ImageDataset, preprocess: Preprocess, device: str, dims: 
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Test images as one reader sees them.
+class ProbeOutputs:
+    """What one feature probe gives for the test images.
 
     Attributes:
-        store: the images.
+        dataset: the images.
         x: (m, d) features, on the device.
-        nearest: (m, up to CANDIDATES) int64, the training images most alike, the most alike first.
+        nearest: (m, up to COPY_CANDIDATES) int64, the most similar training images, the most similar first.
         logits: (m, classes) of the linear classifier, on the device.
         knn, linear: (m,) int64, the classifiers' answers.
     """
@@ -144,18 +145,18 @@ class Seen:
     linear: Rows
 
 
-class Reader:
-    """One way to see images, and the two classifiers on top: chosen, fitted, then used once."""
+class FeatureProbe:
+    """One feature set with a k-NN and a linear classifier: chosen, fitted, then applied once."""
 
     def __init__(
-        self, encode: Encode, dataset: ImageDataset, held: npt.NDArray[np.bool_], *, centred: bool
+        self, encode: Encode, dataset: ImageDataset, validation: npt.NDArray[np.bool_], *, centred: bool
     ) -> None:
-        """Encode the training images, choose on the held-out ones, and fit on all.
+        """Encode the training images, choose on the validation images, and fit on all.
 
         Args:
-            encode: turns a store into (n, d) features on the device.
-            store: the training images, with labels.
-            held: (n,) bool, from `validation_split`.
+            encode: turns a data set into (n, d) features on the device.
+            dataset: the training images, with labels.
+            validation: (n,) bool, from `validation_split`.
             centred: whether the training mean is subtracted before anything else.
         """
         assert dataset.labels is not None
@@ -165,50 +166,48 @@ class Reader:
         self.x = x.sub_(self.mean)
         self.y = torch.from_numpy(dataset.labels).to(x.device)
         count = len(self.classes)
-        out = torch.from_numpy(np.flatnonzero(held)).to(x.device)
-        kept = torch.from_numpy(np.flatnonzero(~held)).to(x.device)
-        part, own, asked, truth = self.x[kept], self.y[kept], self.x[out], self.y[out]
-        alike, who = neighbours.top_k(asked, part, min(max(neighbours.NEIGHBOURS), len(part)))
-        self.vote = neighbours.choose_vote(alike, own[who], truth, count)
-        chosen = logistic.choose(part, own, asked, truth, count)
-        del part, asked
-        self.l2, self.probe = chosen.l2, logistic.fit(self.x, self.y, count, chosen.l2, start=chosen)
+        out = torch.from_numpy(np.flatnonzero(validation)).to(x.device)
+        kept = torch.from_numpy(np.flatnonzero(~validation)).to(x.device)
+        fitted, own, asked, truth = self.x[kept], self.y[kept], self.x[out], self.y[out]
+        similarity, who = knn.top_k(asked, fitted, min(max(knn.NEIGHBOURS), len(fitted)))
+        self.vote = knn.choose_vote(similarity, own[who], truth, count)
+        chosen = logistic.choose(fitted, own, asked, truth, count)
+        del fitted, asked
+        self.l2, self.linear = chosen.l2, logistic.fit(self.x, self.y, count, chosen.l2, start=chosen)
 
     def chosen(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Tell what was chosen, for k-NN and for the line; C is scikit-learn's, on standardised features."""
+        """Tell what was chosen for k-NN and linear; C is scikit-learn's, on standardised features."""
         return (
             {"k": self.vote.k, "temperature": self.vote.temperature},
             {"C": 1 / (len(self.x) * self.l2)},
         )
 
     @torch.no_grad()
-    def see(self, test: ImageDataset) -> Seen:
+    def predict(self, test: ImageDataset) -> ProbeOutputs:
         """Encode the test images, and give both classifiers' answers for them."""
         x = self.encode(test).sub_(self.mean)
-        alike, who = neighbours.top_k(x, self.x, min(max(self.vote.k, CANDIDATES), len(self.x)))
-        k, logits = self.vote.k, self.probe.logits(x)
-        votes = neighbours.knn_votes(
-            alike[:, :k], self.y[who[:, :k]], len(self.classes), self.vote.temperature
-        )
-        near, straight = votes.argmax(dim=1).cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
-        return Seen(test, x, who[:, :CANDIDATES].cpu().numpy(), logits, near, straight)
+        similarity, who = knn.top_k(x, self.x, min(max(self.vote.k, COPY_CANDIDATES), len(self.x)))
+        k, logits = self.vote.k, self.linear.logits(x)
+        votes = knn.knn_votes(similarity[:, :k], self.y[who[:, :k]], len(self.classes), self.vote.temperature)
+        by_votes, by_logits = votes.argmax(dim=1).cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
+        return ProbeOutputs(test, x, who[:, :COPY_CANDIDATES].cpu().numpy(), logits, by_votes, by_logits)
 
-    def name(self, images: ImageDataset) -> Rows:
-        """Give the linear classifier's answers alone."""
-        return self.probe.predict(self.encode(images).sub_(self.mean)).cpu().numpy()
+    def predict_linear(self, images: ImageDataset) -> Rows:
+        """Give the linear classifier's answers alone, (m,) int64."""
+        return self.linear.predict(self.encode(images).sub_(self.mean)).cpu().numpy()
 
 
-def seen_by(net: nn.Module, preprocess: Preprocess, device: torch.device, batch_size: int) -> Encode:
-    """Make what encodes images by a network.
+def encode_with(net: nn.Module, preprocess: Preprocess, device: torch.device, batch_size: int) -> Encode:
+    """Make a function that encodes images by a network.
 
     Args:
         net: (n, 3, size, size) floats in [0, 1] to (n, d).
         preprocess: what it needs.
         device: where to compute.
-        batch: images encoded at a time.
+        batch_size: images encoded at a time.
 
     Returns:
-        A function of a store, giving (n, d) features on the device.
+        A function of a data set, giving (n, d) features on the device.
     """
 
     def encode(images: ImageDataset) -> torch.Tensor:
@@ -219,7 +218,7 @@ def seen_by(net: nn.Module, preprocess: Preprocess, device: torch.device, batch_
     return encode
 
 
-def ways(
+def feature_sets(
     encoder: models.Encoder,
     preprocess: Preprocess,
     dataset: ImageDataset,
@@ -227,31 +226,31 @@ def ways(
     device: torch.device,
     batch_size: int,
 ) -> dict[str, Callable[[], tuple[Encode, bool]]]:
-    """List the ways of seeing: encoder, pixels, pca and untrained.
+    """List the feature sets: of the encoder, pixels, pca and untrained.
 
     Args:
         encoder: on the device.
         preprocess: what it needs.
-        store: the training images.
+        dataset: the training images.
         seed: names the untrained weights.
         device: where to compute.
-        batch: images encoded at a time.
+        batch_size: images encoded at a time.
 
     Returns:
         By name a function that makes what encodes images, and tells whether the mean is to be subtracted.
     """
-    side = max(1, min(PIXELS, preprocess.size, math.isqrt(NUMBERS // (3 * len(dataset)))))
+    side = max(1, min(PIXEL_SIDE, preprocess.size, math.isqrt(MAX_PIXEL_VALUES // (3 * len(dataset)))))
     small = replace(preprocess, size=side)
 
     def by(net: nn.Module, preprocess: Preprocess) -> Encode:
-        return seen_by(net, preprocess, device, batch_size)
+        return encode_with(net, preprocess, device, batch_size)
 
-    def like() -> nn.Module:
+    def random_weights() -> nn.Module:
         return untrained(encoder, dataset, preprocess, seed, str(device))
 
     return {
         "encoder": lambda: (by(encoder, preprocess), False),
         "pixels": lambda: (by(nn.Flatten(), small), True),
-        "pca": lambda: (by(principal(dataset, small, str(device)), small), False),
-        "untrained": lambda: (by(like(), preprocess), False),
+        "pca": lambda: (by(principal_components(dataset, small, str(device)), small), False),
+        "untrained": lambda: (by(random_weights(), preprocess), False),
     }

@@ -1,1 +1,1 @@
-"""Training an encoder on with labels."""
+"""Training with labels: a linear layer on a frozen encoder, fine-tuning, or from scratch."""

@@ -30,40 +30,40 @@ from ..methods.base import Batch, Method, Terms
 from ..training import engine
 from ..training.schedule import StepPlan
 
-How = Literal["linear", "finetune", "scratch"]
+Mode = Literal["linear", "finetune", "scratch"]
 
-BATCH, LARGE, LARGE_BATCH = 256, 96, 64  # images a step; above so many pixels a side, where all is trained
-LEAST_STEPS = 200
-SAMPLE = 2048  # images that the layers' input is centred and scaled by
-LENGTH = 8.0  # of the layers' input, as the root of its mean square over images
+BATCH, LARGE_SIDE, LARGE_BATCH = 256, 96, 64  # images a step; and above that side, where all is trained
+MIN_STEPS = 200
+SCALE_IMAGES = 2048  # images that the layers' input is centred and scaled by
+INPUT_NORM = 8.0  # of the layers' input, as the root of its mean square over images
 
 
 @dataclass(frozen=True)
-class Course:
-    """One way to train: its rates for 256 images a step, the usual one first, and its length."""
+class TrainRecipe:
+    """How a mode trains: its learning rates for 256 images a step, the usual one first, and its length."""
 
-    doing: str
-    rates: tuple[float, ...]
+    title: str  # of the progress bar
+    lrs: tuple[float, ...]
     views: int  # images seen in all, repeats counted, within the two bounds on epochs
-    most: int  # epochs
-    least: int = 10
+    max_epochs: int
+    min_epochs: int = 10
 
     def epochs(self, images: int) -> float:
-        """Say how many passes are made: the fewer, the more images there are."""
-        return min(self.most, max(self.least, self.views / images))
+        """Give the number of epochs: the more images there are, the fewer."""
+        return min(self.max_epochs, max(self.min_epochs, self.views / images))
 
 
-COURSES: Mapping[How, Course] = {
-    "linear": Course("Training a linear layer", (0.1, 0.02, 0.5), views=1_000_000, most=90),
-    "finetune": Course("Fine-tuning", (0.05, 0.0125, 0.2), views=500_000, most=60),
-    "scratch": Course("Training from scratch", (0.05, 0.0125, 0.2), views=500_000, most=60),
+RECIPES: Mapping[Mode, TrainRecipe] = {
+    "linear": TrainRecipe("Training a linear layer", (0.1, 0.02, 0.5), views=1_000_000, max_epochs=90),
+    "finetune": TrainRecipe("Fine-tuning", (0.05, 0.0125, 0.2), views=500_000, max_epochs=60),
+    "scratch": TrainRecipe("Training from scratch", (0.05, 0.0125, 0.2), views=500_000, max_epochs=60),
 }
 
 
 class Network(Method):
-    """An encoder, and on its centred and scaled output linear layers that learn side by side, each alone.
+    """An encoder, and independent linear layers on its centred and scaled output, trained side by side.
 
-    Layers start at 0. Centred features of one overall length let one grid of rates serve every encoder.
+    Layers start at 0. Features are centred and scaled, so that one grid of learning rates fits every encoder.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
@@ -74,9 +74,9 @@ class Network(Method):
         """Put layers on an encoder.
 
         Args:
-            f: the encoder; it learns too unless frozen.
+            f: the encoder; it is trained too unless frozen.
             start: (m, dim) features of some images, to centre and scale by.
-            classes: what a layer tells apart.
+            classes: how many there are.
             layers: how many; one, unless frozen.
             frozen: whether the encoder stays as it is, in eval mode.
         """
@@ -85,7 +85,7 @@ class Network(Method):
         x = torch.from_numpy(start)
         length = float((x - x.mean(0)).square().sum(1).mean().sqrt())
         self.register_buffer("mean", x.mean(0))
-        self.register_buffer("scale", torch.tensor(LENGTH / length if length > 0 else 1.0))
+        self.register_buffer("scale", torch.tensor(INPUT_NORM / length if length > 0 else 1.0))
         self.layers: Any = nn.ModuleList(nn.Linear(x.shape[1], classes) for _ in range(layers))
         for weight in self.layers.parameters():
             nn.init.zeros_(weight)
@@ -97,22 +97,20 @@ class Network(Method):
             self.f.eval()
         return self
 
-    def forward(self, batch_size: Batch) -> Terms:
+    def forward(self, batch: Batch) -> Terms:
         """Give each layer's cross-entropy, in float32; a frozen encoder builds no graph."""
-        assert batch_size.labels is not None
-        h = self.f(torch.cat(batch_size.views))
+        assert batch.labels is not None
+        h = self.f(torch.cat(batch.views))
         with torch.autocast(h.device.type, enabled=False):
             x = (h.float() - self.mean) * self.scale
-            return {
-                str(k): F.cross_entropy(layer(x), batch_size.labels) for k, layer in enumerate(self.layers)
-            }
+            return {str(k): F.cross_entropy(layer(x), batch.labels) for k, layer in enumerate(self.layers)}
 
-    def groups(self, rates: Sequence[float]) -> list[dict[str, Any]]:
-        """Sort what learns into an optimizer's groups, a layer a rate; the encoder learns with the first."""
+    def groups(self, lrs: Sequence[float]) -> list[dict[str, Any]]:
+        """Make the optimizer's groups, a layer a learning rate; the encoder goes with the first."""
         found = [list(layer.parameters()) for layer in self.layers]
         if not self.frozen:
             found[0] += list(self.f.parameters())
-        return [{"params": group, "lr_scale": lr} for group, lr in zip(found, rates, strict=True)]
+        return [{"params": group, "lr_scale": lr} for group, lr in zip(found, lrs, strict=True)]
 
     @torch.no_grad()
     def plain(self) -> nn.Sequential:
@@ -125,8 +123,8 @@ class Network(Method):
         return nn.Sequential(self.f, joined).eval()
 
 
-class Learner:
-    """One encoder, labelled images and a course: every training starts alike, whatever its rate and rows."""
+class FineTuner:
+    """One encoder, labelled images and a mode; every training starts from the same state."""
 
     def __init__(
         self,
@@ -134,49 +132,49 @@ class Learner:
         preprocess: Preprocess,
         dataset: Any,
         *,
-        how: How,
+        mode: Mode,
         seed: int,
         device: torch.device,
         epochs: float | None,
         views: Views,
     ) -> None:
-        """Copy the encoder, or make its like; see `tuning.tune` for the arguments."""
-        self.preprocess, self.dataset, self.how, self.seed = preprocess, dataset, how, seed
+        """Copy the encoder, or build the same network anew; see `finetune` for the arguments."""
+        self.preprocess, self.dataset, self.mode, self.seed = preprocess, dataset, mode, seed
         self.device, self.epochs, self.views = device, epochs, views
         self.labels = torch.from_numpy(dataset.labels)
-        if how == "scratch":
+        if mode == "scratch":
             self.origin: Any = probes.untrained(encoder, dataset, preprocess, seed, str(device))
         else:
             self.origin = copy.deepcopy(encoder).to(device)
         self.origin.to(memory_format=torch.channels_last)
-        rows = rng.permutation(rng.fold(seed, "scale"), len(dataset))[:SAMPLE]
+        rows = rng.permutation(rng.fold(seed, "scale"), len(dataset))[:SCALE_IMAGES]
         self.start = features(self.origin, Subset(dataset, np.sort(rows)), preprocess, device=device)
 
     def train(
-        self, rows: Rows, rates: Sequence[float], share: float = 1.0
+        self, rows: Rows, lrs: Sequence[float], share: float = 1.0
     ) -> tuple[nn.Sequential, dict[str, Any]]:
         """Train on some images.
 
         Args:
             rows: (n,) which, two at least.
-            rates: for 256 images a step; several for a frozen encoder alone.
+            lrs: learning rates for 256 images a step; several for a frozen encoder only.
             share: of the full length.
 
         Returns:
-            A network to (n, len(rates) x classes) logits; and epochs, steps, batch and precision.
+            A network to (n, len(lrs) x classes) logits; and epochs, steps, batch and precision.
 
         Raises:
             NearfarError: a frozen encoder's bytes changed.
         """
-        frozen, size = self.how == "linear", self.preprocess.size
+        frozen, size = self.mode == "linear", self.preprocess.size
         f = self.origin if frozen else copy.deepcopy(self.origin)
         before = fingerprint(f) if frozen else ""
-        network = Network(f, self.start, len(self.dataset.classes), len(rates), frozen).to(self.device)
+        network = Network(f, self.start, len(self.dataset.classes), len(lrs), frozen).to(self.device)
         precision = _precision(network, size, self.device)
         batch_size = _batch(len(rows), size, frozen)
-        steps = _steps(self.how, len(rows), batch_size, share, self.epochs)
+        steps = _steps(self.mode, len(rows), batch_size, share, self.epochs)
         lr = batch_size / 256  # times the share of each group
-        feed = DataLoader(
+        loader = DataLoader(
             Subset(self.dataset, rows),
             [self.views],
             size=size,
@@ -186,11 +184,11 @@ class Learner:
             device=self.device if self.device.type == "cuda" else None,
         )
         try:
-            with progress.Bar(COURSES[self.how].doing, steps * batch_size) as bar:
+            with progress.Bar(RECIPES[self.mode].title, steps * batch_size) as bar:
                 for _ in engine.train(
                     network,
-                    feed,
-                    torch.optim.SGD(network.groups(rates), lr, momentum=0.9, nesterov=True, fused=True),
+                    loader,
+                    torch.optim.SGD(network.groups(lrs), lr, momentum=0.9, nesterov=True, fused=True),
                     plan=StepPlan(((0, steps),)),
                     lr=lr,
                     warmup=0.0,
@@ -200,10 +198,10 @@ class Learner:
                 ):
                     bar.advance(batch_size)
         finally:
-            feed.close()
+            loader.close()
         if frozen and fingerprint(f) != before:
             raise NearfarError(
-                "the encoder changed while a layer on it was trained, so the figures are void; report this."
+                "the frozen encoder changed in training, so the scores are invalid; please report this."
             )
         facts = {
             "epochs": steps * batch_size / len(rows),
@@ -214,33 +212,33 @@ class Learner:
         return network.plain(), facts
 
 
-def _steps(how: How, images: int, batch_size: int, share: float, epochs: float | None) -> int:
+def _steps(mode: Mode, images: int, batch_size: int, share: float, epochs: float | None) -> int:
     """Count the steps of a training on so many images."""
     if epochs is not None:
         return max(1, round(share * epochs * images / batch_size))
-    epochs = COURSES[how].epochs(images)
-    return round(share * max(LEAST_STEPS, epochs * images / batch_size))
+    epochs = RECIPES[mode].epochs(images)
+    return round(share * max(MIN_STEPS, epochs * images / batch_size))
 
 
 def _batch(images: int, size: int, frozen: bool) -> int:
     """Choose the images of a step: batches nearly as large as each other, so that none is left out."""
-    most = BATCH if frozen or size <= LARGE else LARGE_BATCH
+    most = BATCH if frozen or size <= LARGE_SIDE else LARGE_BATCH
     return images // -(-images // most)
 
 
-def seen(how: How, images: int, size: int) -> int:
-    """Tell how many images a training sees, repeats counted.
+def images_seen(mode: Mode, images: int, size: int) -> int:
+    """Count the images that a training sees, repeats counted.
 
     Args:
-        how: the course.
-        images: there are.
+        mode: how it is trained.
+        images: how many there are.
         size: side of a view in pixels.
 
     Returns:
-        Images, without the trials that choose its rate.
+        Images, without the trials that choose its learning rate.
     """
-    batch_size = _batch(images, size, how == "linear")
-    return batch_size * _steps(how, images, batch_size, 1.0, None)
+    batch_size = _batch(images, size, mode == "linear")
+    return batch_size * _steps(mode, images, batch_size, 1.0, None)
 
 
 _PRECISIONS: dict[tuple[Any, ...], str] = {}

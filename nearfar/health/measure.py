@@ -1,4 +1,4 @@
-"""Takes an encoder's health without labels: every figure of `quality`, on a sample of images."""
+"""Measures an encoder's health without labels: every figure of `metrics`, on a sample of images."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ..images.views import Preprocess
 from ..losses import contrastive_accuracy, unit
 from . import metrics
 
-SAMPLE = 2048  # images looked at, at most
+SAMPLE = 2048  # images measured on, at most
 BATCH = 256  # images encoded at a time
-GROUPS, MEMBERS = 256, 8  # images, and augmented views of each, that LiDAR looks at
+GROUPS, MEMBERS = 256, 8  # images, and augmented views of each, that LiDAR uses
 
 
 @dataclass(frozen=True)
 class Health:
-    """What features show without labels; see the functions of the same names in `quality`.
+    """What features show without labels; see the functions of the same names in `metrics`.
 
     `rankme`, `alpha_req`, `nesum`, `stable_rank`, `uniformity` and `spread` are of images as they will be
     used; `lidar`, `alignment`, `agreement` and `contrastive_accuracy` of augmented views.
@@ -73,12 +73,12 @@ def health(
     Args:
         encoder: left as it is.
         preprocess: what its images need.
-        store: images, at least 2, as `pack.load` gives them.
+        dataset: images, at least 2, as `cache.load` gives them.
         seed: names the sample and the views.
         device: where to compute.
         settings: how views are made; default SimCLR's for small images, so that runs can be compared.
-        sample: images looked at, at most.
-        groups: of these, the images of which LiDAR sees `MEMBERS` views.
+        sample: images measured on, at most.
+        groups: of these, the images of which LiDAR uses `MEMBERS` views.
 
     Returns:
         The figures.
@@ -126,12 +126,12 @@ def partner_found(
     """Tell how often the nearest of all views is the other view of the same image.
 
     Args:
-        encoder, preprocess, store, seed, device, sample: as in `health`.
+        encoder, preprocess, dataset, seed, device, sample: as in `health`.
         settings: how the first and the second view are made.
         turns: how often it is done, with other views of the same images each time.
 
     Returns:
-        Share of the views, 0 to 1; high for an encoder that knows the images, or for views that are alike.
+        Share of the views, 0 to 1; high for an encoder that knows the images, or for views that are similar.
     """
     where = torch.device(device)
     model = copy.deepcopy(encoder.net).to(where).eval()
@@ -165,7 +165,7 @@ def settled(
     While its batch norms do nothing, an untrained encoder is no measure for a trained one.
 
     Args:
-        encoder, preprocess, store, seed, device, sample: as in `health`; the encoder is left as it is.
+        encoder, preprocess, dataset, seed, device, sample: as in `health`; the encoder is left as it is.
         settings: how views are made.
 
     Returns:

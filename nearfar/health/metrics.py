@@ -80,7 +80,7 @@ def nesum(z: Tensor) -> float:
         z: (n, d) features.
 
     Returns:
-        From 1, one direction, to d, all alike; 0 for constant features.
+        From 1, one direction, to d, all equal; 0 for constant features.
 
     Source:
         He and Ozay 2022, "Exploring the gap between collapsed and whitened features in self-supervised
@@ -140,7 +140,7 @@ def alignment(x: Tensor, y: Tensor) -> float:
         x, y: (n, d) features of two views, row for row.
 
     Returns:
-        The mean squared distance of the unit rows, 0 (alike) to 4 (opposite).
+        The mean squared distance of the unit rows, 0 (the same) to 4 (opposite).
 
     Source:
         Wang and Isola 2020, "Understanding contrastive representation learning through alignment and
@@ -189,7 +189,7 @@ def agreement(x: Tensor, y: Tensor, k: int = 10) -> float:
 
     Args:
         x, y: (n, d) features of two views, row for row; n above k.
-        k: neighbours looked at.
+        k: neighbours compared.
 
     Returns:
         The mean share of common ones among the k nearest in either view, 0 to 1.

@@ -1,7 +1,7 @@
-"""Says in words whether a run works, from what its looks at its own health saw, and what to try if not.
+"""The verdict on a run: whether it works, from its health checks, and what to try if not.
 
-Thresholds come from runs that were recorded, healthy ones and ones broken on purpose: benchmarks/verdicts.py
-makes such runs anew and counts how often they are judged rightly.
+Thresholds come from recorded runs, healthy ones and ones broken on purpose: benchmarks/verdicts.py makes such
+runs anew and counts how often the verdict is right.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any
 COLLAPSED = ("full collapse", "dimensional collapse")
 
 EARLY = 0.1  # share of the steps before which nothing is said against a run
-STILL = 0.05  # share by which features must have moved from those of the untrained network
-ALIKE = 0.3  # spread, as a share of the untrained network's, below which images are all the same
-ALIKE_Z = 0.05  # spread of z, or deviation, at which the head's outputs are
+MIN_CHANGE = 0.05  # share by which features must have moved from those of the untrained network
+MIN_SPREAD = 0.3  # spread, as a share of the untrained network's, below which images are all the same
+MIN_SPREAD_Z = 0.05  # spread of z, or deviation, at which the head's outputs are
 ONE_WAY = 1.35  # NESum below which one direction holds nearly all
 LEARNT = 0.02  # share of partners found beyond the untrained network's that tells learning from chance
-ERRORS = 2.0  # standard errors that a difference must have besides: they count where few images are looked at
-EASY = 0.9  # share of partners that an untrained network finds where views are too much alike
+ERRORS = 2.0  # standard errors that a difference must have besides: they matter where few images are checked
+EASY = 0.9  # share of partners that an untrained network finds where views are too similar
 HARD = 0.02  # share of partners found under the run's own views that is as few as by chance, at least
-GAP = 0.1  # more partners found among images trained on than among others: learnt by heart,
+GAP = 0.1  # more partners found among images trained on than among others: over-fitting,
 TWICE = 2.0  # which nothing is that was seen less than twice
 LATE, GAIN = 0.6, 0.1  # a run still improves if this last part of it brought such a share of all it gained
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A name out of a few, the figures that speak for it, and what to try."""
+    """A name out of a few, the figures behind it, and what to try."""
 
     name: str
     reason: str
@@ -46,7 +46,7 @@ class Verdict:
 
 
 def judge(lines: Sequence[Mapping[str, Any]]) -> Verdict | None:
-    """Judge a run by its looks so far.
+    """Judge a run by its health checks so far.
 
     Args:
         lines: of `health.jsonl`, in order; the first, of step 0, shows the untrained network.
@@ -60,21 +60,21 @@ def judge(lines: Sequence[Mapping[str, Any]]) -> Verdict | None:
     start, now = lines[0], lines[-1]
     if now["step"] < EARLY * now["steps"]:
         return None
-    for rule in (_collapsed, _hard, _narrow, _still, _easy, _by_heart, _idle):
+    for rule in (_collapsed, _hard, _narrow, _unchanged, _easy, _over_fitting, _not_learning):
         found = rule(start, now)
         if found is not None:
             return found
-    return _course(lines)
+    return _progress(lines)
 
 
 def _collapsed(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     z = min(now.get("spread_of_z", 1.0), now.get("deviation_of_z", 1.0))
-    if now["spread"] >= ALIKE * start["spread"] and z >= ALIKE_Z:
+    if now["spread"] >= MIN_SPREAD * start["spread"] and z >= MIN_SPREAD_Z:
         return None
     return Verdict(
         "full collapse",
         f"all images look the same to it (spread {now['spread']:.2f}, of the head's outputs {z:.2f})",
-        "lower --lr, and use a method's own recipe: what keeps it from collapse may be switched off",
+        "lower --lr, and use a method's own recipe: a setting that prevents collapse may be off",
     )
 
 
@@ -82,12 +82,12 @@ def _hard(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     chance = now.get("partner_chance", 0.0)
     few = max(HARD, chance + ERRORS * math.sqrt(chance / now.get("partners", 1)))
     # What a network forgot in training, the views are not to blame for.
-    if max(look.get("partner_held", 1.0) for look in (start, now)) > few or _learnt(start, now):
+    if max(check.get("partner_held", 1.0) for check in (start, now)) > few or _learnt(start, now):
         return None
     return Verdict(
         "views too hard",
-        f"of the partners among held-out images it finds {now['partner_held']:.1%} and the untrained network "
-        f"{start['partner_held']:.1%}, as few as by chance",
+        f"among holdout images it finds {now['partner_held']:.1%} of the partners and the untrained "
+        f"network {start['partner_held']:.1%}, no more than by chance",
         "raise --crop-min and lower --jitter and the strengths of colour, or raise --temperature",
     )
 
@@ -97,17 +97,17 @@ def _narrow(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
         return None
     return Verdict(
         "dimensional collapse",
-        f"one direction of {now['dim']} holds nearly all that differs (NESum {now['nesum']:.2f})",
+        f"one direction of {now['dim']} holds nearly all the variance (NESum {now['nesum']:.2f})",
         "lower --lr, raise --batch-size, or choose a method that spreads features, such as simclr or vicreg",
     )
 
 
-def _still(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
-    moved = any(abs(now[name] - start[name]) > STILL * abs(start[name]) for name in ("rankme", "spread"))
+def _unchanged(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+    moved = any(abs(now[name] - start[name]) > MIN_CHANGE * abs(start[name]) for name in ("rankme", "spread"))
     if moved or _learnt(start, now):  # these two may come back to where they were
         return None
     return Verdict(
-        "not learning", "features are still those of the untrained network", "raise --lr, or train longer"
+        "not learning", "features have not changed from the untrained network", "raise --lr, or train longer"
     )
 
 
@@ -121,19 +121,19 @@ def _easy(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     )
 
 
-def _by_heart(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+def _over_fitting(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     trained, held = now.get("partner_trained", 0.0), now.get("partner_held", 0.0)
     chance = _error(trained, held, now.get("partners", now["images"]))
     if now.get("epoch", TWICE) < TWICE or trained - held < max(GAP, ERRORS * chance):
         return None
     return Verdict(
         "over-fitting",
-        f"it finds {trained:.0%} of the partners among images trained on, and {held:.0%} among others",
+        f"it finds {trained:.0%} of the partners among training images, and {held:.0%} among holdout images",
         "add images, train for fewer --epochs, or make views differ more",
     )
 
 
-def _idle(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+def _not_learning(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     if _learnt(start, now):
         return None
     return Verdict(
@@ -144,7 +144,7 @@ def _idle(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     )
 
 
-def _course(lines: Sequence[Mapping[str, Any]]) -> Verdict:
+def _progress(lines: Sequence[Mapping[str, Any]]) -> Verdict:
     """Tell whether a run that works has come to its end."""
     start, now = lines[0], lines[-1]
     earlier = [line for line in lines[1:-1] if line["step"] <= LATE * now["step"]]
@@ -153,7 +153,7 @@ def _course(lines: Sequence[Mapping[str, Any]]) -> Verdict:
         f"{start['contrastive_accuracy']:.0%}, in {now['rankme']:.0f} directions"
     )
     if not earlier:
-        return Verdict("healthy", told, "nothing need be done", bad=False)
+        return Verdict("healthy", told, "no action needed", bad=False)
     gained = now["contrastive_accuracy"] - start["contrastive_accuracy"]
     share = (now["contrastive_accuracy"] - earlier[-1]["contrastive_accuracy"]) / gained
     if share > GAIN:
@@ -162,14 +162,14 @@ def _course(lines: Sequence[Mapping[str, Any]]) -> Verdict:
         return Verdict("still improving", f"{told}, and {late}", "a longer run would bring more", bad=False)
     return Verdict(
         "saturating",
-        f"{told}, and has stopped to gain",
+        f"{told}, and has stopped improving",
         "more time brings little; more images might",
         bad=False,
     )
 
 
 def _learnt(start: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Tell whether views of an image lie nearer than in the untrained network, under everyone's views."""
+    """Tell whether views of an image lie nearer than in the untrained network, under fixed views."""
     before, after = start["contrastive_accuracy"], now["contrastive_accuracy"]
     return bool(after > before + max(LEARNT, ERRORS * _error(before, after, 2 * now["images"])))
 

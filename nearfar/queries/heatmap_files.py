@@ -16,7 +16,7 @@ from ..core.atomic import atomic_write
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data.in_memory import open_in_memory
-from ..features.chunked import Chunk, stretches
+from ..features.chunked import Chunk, read_chunks
 from ..features.extract import features
 from ..stores import VectorStore
 from ..training.run import Run
@@ -82,7 +82,7 @@ def _read(store: VectorStore, run: Run, ids: list[str]) -> Chunk:
             )
     short_side = -(-run.preprocess.size * 8 // 7)
     # Two hundred images at most: one stretch.
-    (found,) = stretches(open_in_memory(paths, None), [0], short_side, cores())
+    (found,) = read_chunks(open_in_memory(paths, None), [0], short_side, cores())
     for row, reason in found.bad:
         raise NearfarError(
             f"{paths[row]} cannot be read ({reason}); delete its row: nearfar store {store.address}"

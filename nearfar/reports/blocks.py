@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-Blocks = Sequence["Note | Command | Table | Plots | Grid | Heat | Fold | Columns"]
+Blocks = Sequence["Note | Command | TableBlock | Plots | Grid | Heat | Fold | Columns"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableBlock:
     """A table: its first column names the rows; facts have no `head`; `strong` sets off the first row."""
 
     caption: str
@@ -57,7 +57,7 @@ class Plots:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageTile:
     """One picture: its bytes as an address, its name, and what is marked on it.
 
     Attributes:
@@ -84,7 +84,7 @@ class Grid:
 
     title: str
     says: str
-    rows: Sequence[Sequence[Picture]]
+    rows: Sequence[Sequence[ImageTile]]
     columns: int = 0
     wide: bool = False
     kind: ClassVar[str] = "grid"

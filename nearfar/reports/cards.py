@@ -19,8 +19,8 @@ from ..methods.catalogue import catalogue
 from ..training.run import Run
 from ..training.settings import Training
 from . import scoring
-from .blocks import Command, Fold, Note, Table
-from .sample import Look, some
+from .blocks import Command, Fold, Note, TableBlock
+from .sample import ImageSample, subset_of
 
 INSPECTED = 512  # images whose files are looked into
 LISTED = 200  # rejected files named, at most
@@ -28,38 +28,38 @@ LISTED = 200  # rejected files named, at most
 Facts = list[tuple[str, str]]
 
 
-def data(run: Run, look: Look | None, rejected: Sequence[tuple[str, str]]) -> list[Any]:
-    """Describe what a run learnt from.
+def data(run: Run, sampled: ImageSample | None, rejected: Sequence[tuple[str, str]]) -> list[Any]:
+    """Describe the images of a run.
 
     Args:
         run: the run.
-        look: its images, if they are there.
-        rejected: the images set aside, with reasons.
+        sampled: its images, if they are there.
+        rejected: the rejected images, with reasons.
 
     Returns:
-        A table of facts, and the files set aside.
+        A table of facts, and the rejected files.
     """
     facts = run.config["data"]
     trained, apart = int(facts["images"]), int(facts.get("holdout", 0))
     rows: Facts = [("images", str(facts["name"])), ("trained on", f"{trained:,}")]
-    rows.append(("held apart, for health", f"{apart:,}"))
-    rows.append(("set aside as unusable", f"{len(rejected):,}"))
+    rows.append(("holdout, for health checks", f"{apart:,}"))
+    rows.append(("rejected as unusable", f"{len(rejected):,}"))
     made: list[Any] = []
-    if look is not None:
-        rows += _files(look)
-        there = len(look.source) - len(rejected)
-        if there != look.expected:
+    if sampled is not None:
+        rows += _files(sampled)
+        there = len(sampled.source) - len(rejected)
+        if there != sampled.expected:
             made.append(
-                Note(f"There are {there:,} usable images now, and were {look.expected:,} in training.")
+                Note(f"There are {there:,} usable images now, and were {sampled.expected:,} in training.")
             )
     rows.append(("fingerprint", str(facts["fingerprint"])))
-    made.insert(0, Table("Data card", (), rows))
+    made.insert(0, TableBlock("Data card", (), rows))
     return made + _rejected(rejected)
 
 
-def _files(look: Look) -> Facts:
-    """Look into some of the files: sides, formats, colours; and count equal ones."""
-    few = some(look.few, np.arange(min(INSPECTED, len(look.few))))
+def _files(sampled: ImageSample) -> Facts:
+    """Inspect some of the files: sides, formats, colours; and count equal ones."""
+    few = subset_of(sampled.few, np.arange(min(INSPECTED, len(sampled.few))))
     found: Inspection = inspect(few, max_pixels=Training.max_pixels, threads=cores())
     rows: Facts = []
     for name, sides in (("short side", found.short), ("long side", found.long)):
@@ -71,17 +71,17 @@ def _files(look: Look) -> Facts:
         rows.append((name, shares))
     size = found.bytes / max(1, found.usable)
     rows.append(("size of a file", f"{size / 1024:,.1f} KiB on average, about "
-                 f"{size * len(look.source) / 2**20:,.0f} MiB in all"))  # fmt: skip
-    extra = sum(len(group) - 1 for group in duplicates(look.dataset))
-    rows.append(("there twice, byte for byte", f"{extra:,} of {len(look):,} looked at"))
-    if len(few) < len(look.source):
-        rows.append(("sides, formats and sizes", f"from {len(few):,} files drawn by chance"))
+                 f"{size * len(sampled.source) / 2**20:,.0f} MiB in all"))  # fmt: skip
+    extra = sum(len(group) - 1 for group in duplicates(sampled.dataset))
+    rows.append(("duplicates, byte for byte", f"{extra:,} of {len(sampled):,} sampled"))
+    if len(few) < len(sampled.source):
+        rows.append(("sides, formats and sizes", f"from {len(few):,} files drawn at random"))
     return rows
 
 
 def _sides(sides: Sides) -> str:
     if sides.least == sides.greatest:
-        return f"{sides.least:,} px, all alike"
+        return f"{sides.least:,} px, all the same"
     return f"{sides.least:,} to {sides.greatest:,} px, median {sides.median:,}"
 
 
@@ -96,8 +96,8 @@ def _rejected(rejected: Sequence[tuple[str, str]]) -> list[Any]:
     rows = [(reason, f"{count:,}") for reason, count in reasons.most_common(12)]
     more = f", the first {LISTED}" if len(rejected) > LISTED else ""
     return [
-        Table("Why images were set aside", ("reason", "images"), rows),
-        Fold(f"Their names{more}", [Table("Images set aside", ("image", "reason"), rejected[:LISTED])]),
+        TableBlock("Why images were rejected", ("reason", "images"), rows),
+        Fold(f"Their names{more}", [TableBlock("Rejected images", ("image", "reason"), rejected[:LISTED])]),
     ]
 
 
@@ -129,7 +129,7 @@ def cost(run: Run) -> Facts:
     looked = sum(float(line.get("seconds") or 0) for line in run.health())
     return [
         ("time", "unknown" if seconds is None else progress.duration(seconds)),
-        ("of it, looking at health", progress.duration(looked) if looked else "none"),
+        ("of it, health checks", progress.duration(looked) if looked else "none"),
         ("pace", "unknown" if pace is None else f"{pace:,.0f} images/s"),
         ("images seen", f"{run.provenance['steps'] * training['batch_size']:,}, each in several views"),
         (
@@ -138,7 +138,7 @@ def cost(run: Run) -> Facts:
         ),
         ("memory at its peak", "unknown" if peak is None else f"{peak:,.0f} MiB"),
         ("computed on", f"{training['device']}, {training['precision']}"),
-        ("energy", "unknown: nothing here measured it"),
+        ("energy", "not measured"),
     ]
 
 
@@ -156,12 +156,12 @@ def provenance(run: Run) -> list[Any]:
     ]
     groups = [("training", "Training"), ("views", "Views"), ("settings", f"Method {config['method']}")]
     tables = [
-        Table(
+        TableBlock(
             title, (), [(f"--{name.replace('_', '-')}", _plain(value)) for name, value in config[key].items()]
         )
         for key, title in groups
     ]
-    return [Table("Provenance", (), facts), Fold("Every setting, decided", tables)]
+    return [TableBlock("Provenance", (), facts), Fold("Every setting of the run", tables)]
 
 
 def _plain(value: Any) -> str:
@@ -201,13 +201,13 @@ def commands(run: Run, out: str) -> list[Command]:
     here, place = str(run.path), str(run.config["asked"].get("data") or "DATA")
     labelled = ["--train", "LABELLED", "--test", "LABELLED"]
     listed = {
-        "Again: the command that was given. It goes on with a run that is not finished.": asked(run),
-        "Anew, with every setting and the number of steps, whatever the clock says.": shlex.join(
+        "The command that started the run; it also resumes an unfinished run.": asked(run),
+        "Repeat the run, with every setting and the same number of steps.": shlex.join(
             ["nearfar", "pretrain", place, "--out", f"{here}-again", "--like", here]
         ),
-        "Scores on labelled images.": shlex.join(["nearfar", "evaluate", here, *labelled]),
-        "Vectors.": shlex.join(["nearfar", "embed", here, place, "--out", "vectors.parquet"]),
-        "This page.": shlex.join(["nearfar", "report", here, "--out", out]),
+        "Evaluate on labelled images.": shlex.join(["nearfar", "evaluate", here, *labelled]),
+        "Embed images.": shlex.join(["nearfar", "embed", here, place, "--out", "vectors.parquet"]),
+        "Write this page.": shlex.join(["nearfar", "report", here, "--out", out]),
     }
     return [Command(text, command) for text, command in listed.items()]
 
@@ -218,7 +218,7 @@ def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tupl
     Args:
         run: the run.
         scores: its evaluation.json, if there is one.
-        rejected: images set aside.
+        rejected: how many images were rejected.
 
     Returns:
         Question, answer, and the id of the section that says more.
@@ -231,8 +231,8 @@ def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tupl
         f"numbers, by {config['method']}, {run.provenance['steps']:,} steps of "
         f"{config['training']['batch_size']:,} images{seconds}."
     )
-    apart = f", {facts['holdout']:,} more held apart" if facts.get("holdout") else ""
-    on = f"{facts['images']:,} images of {facts['name']}{apart}, {rejected:,} set aside as unusable."
+    apart = f", {facts['holdout']:,} more held out for health checks" if facts.get("holdout") else ""
+    on = f"{facts['images']:,} images of {facts['name']}{apart}, {rejected:,} rejected as unusable."
     again = (
         "Yes: the settings, the seed and the number of steps are recorded, and the same images have the same "
         "fingerprint."
@@ -249,7 +249,7 @@ def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tupl
 def _good(scores: scoring.Scores | None) -> str:
     found = scoring.main(scores) if scores else None
     if scores is None or found is None:
-        return "Not measured with labels yet; health without labels is below."
+        return "Not evaluated with labels yet; health without labels is below."
     key, encoder = found
     others = [
         f"{scoring.title(way)} {scoring.percent(score['accuracy'])}"
@@ -257,8 +257,9 @@ def _good(scores: scoring.Scores | None) -> str:
         if way != "encoder"
     ]
     return (
-        f"{scoring.title(key)} names {scoring.percent(encoder['accuracy'])} of {scores['images']['test']:,} "
-        f"test images rightly ({100 * encoder['low']:.1f} to {100 * encoder['high']:.1f}); "
+        f"{scoring.title(key)} classifies {scoring.percent(encoder['accuracy'])} of "
+        f"{scores['images']['test']:,} test images correctly "
+        f"({100 * encoder['low']:.1f} to {100 * encoder['high']:.1f}); "
         f"{', '.join(others)}."
     )
 
@@ -267,6 +268,6 @@ def _fails(scores: scoring.Scores | None) -> str:
     found = scoring.confusion(scores) if scores else None
     wrong = scoring.mistakes(found[1], found[2], 3) if found else []
     if not wrong:
-        return "Look at the least sure neighbours and the least typical images."
+        return "See the least similar neighbours and the least typical images."
     listed = ", ".join(f"{true} for {answer} ({scoring.percent(share)})" for true, answer, _, share in wrong)
-    return f"It most often takes {listed}."
+    return f"Most often it confuses {listed}."

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..training.run import Run
-from .blocks import Note, Plot, Plots, Table
+from .blocks import Note, Plot, Plots, TableBlock
 from .figures import Line, curves, smooth
 
 # A figure of health: its title, whether it is a share, and what to see.
@@ -31,7 +31,7 @@ SHOWN = ("rankme", "contrastive_accuracy", "agreement", "uniformity", "alignment
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingCurves:
     """One run's figures while it trained."""
 
     name: str
@@ -40,7 +40,7 @@ class Course:
     steps_an_epoch: int
 
     @classmethod
-    def of(cls, run: Run, name: str) -> Course:
+    def of(cls, run: Run, name: str) -> TrainingCurves:
         """Read a run's logs.
 
         Args:
@@ -52,15 +52,15 @@ class Course:
 
     def points(self, lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
         """Give a figure's epochs and values, leaving out what is no number."""
-        held = [line for line in lines if isinstance(line.get(key), (int, float))]
-        return [line["step"] / self.steps_an_epoch for line in held], [float(line[key]) for line in held]
+        known = [line for line in lines if isinstance(line.get(key), (int, float))]
+        return [line["step"] / self.steps_an_epoch for line in known], [float(line[key]) for line in known]
 
 
-def losses(courses: Sequence[Course], key: Sequence[str] = ()) -> Plots | Note:
+def losses(runs: Sequence[TrainingCurves], key: Sequence[str] = ()) -> Plots | Note:
     """Draw the loss of every run, and its learning rate; `key` names the runs, if several."""
     lines, ends = [], []
-    for number, course in enumerate(courses):
-        x, y = course.points(course.log, "loss")
+    for number, one in enumerate(runs):
+        x, y = one.points(one.log, "loss")
         if not y:
             continue
         even = smooth(y)
@@ -69,11 +69,11 @@ def losses(courses: Sequence[Course], key: Sequence[str] = ()) -> Plots | Note:
     if not lines:
         return Note("log.jsonl holds no loss.")
     fell = " and ".join(f"from {first:.3g} to {last:.3g}" for first, last in ends[:1])
-    says = "A curve still steep at its end asks for a longer run; one that never falls, for another rate."
-    says = f"It went {fell}. {says}" if len(courses) == 1 else says
+    says = "A curve still steep at its end needs a longer run; one that never falls, another learning rate."
+    says = f"It went {fell}. {says}" if len(runs) == 1 else says
     plots = [Plot(curves("loss", f"Loss over epochs, {fell}", lines, x="epochs"), "Loss", says)]
-    if any("lr" in line for course in courses for line in course.log):
-        rates = [Line(*course.points(course.log, "lr"), n) for n, course in enumerate(courses)]
+    if any("lr" in line for one in runs for line in one.log):
+        rates = [Line(*one.points(one.log, "lr"), n) for n, one in enumerate(runs)]
         says = "The learning rate rises while warming up and then falls to 0."
         plots.append(
             Plot(curves("lr", "Learning rate over epochs", rates, x="epochs"), "Learning rate", says)
@@ -81,16 +81,14 @@ def losses(courses: Sequence[Course], key: Sequence[str] = ()) -> Plots | Note:
     return Plots(plots, key)
 
 
-def health(courses: Sequence[Course]) -> Plots | Note:
+def health(runs: Sequence[TrainingCurves]) -> Plots | Note:
     """Draw the figures of health of every run."""
-    if not any(course.health for course in courses):
-        return Note(
-            "No health was measured while training (--health-checks 0, or a run of before it was measured)."
-        )
+    if not any(one.health for one in runs):
+        return Note("No health was measured while training (--health-checks 0, or an older run).")
     plots = []
     for key in SHOWN:
         title, percent, says = HEALTH[key]
-        lines = [Line(*course.points(course.health, key), n) for n, course in enumerate(courses)]
+        lines = [Line(*one.points(one.health, key), n) for n, one in enumerate(runs)]
         lines = [line for line in lines if line.y]
         if lines:
             alt = f"{title} over epochs, at the end {', '.join(f'{line.y[-1]:.3g}' for line in lines)}"
@@ -99,9 +97,9 @@ def health(courses: Sequence[Course]) -> Plots | Note:
     return Plots(plots)
 
 
-def last_health(courses: Sequence[Course]) -> Table | None:
+def last_health(runs: Sequence[TrainingCurves]) -> TableBlock | None:
     """List every figure of health at the end, a column a run."""
-    last = [course.health[-1] if course.health else {} for course in courses]
+    last = [one.health[-1] if one.health else {} for one in runs]
     rows = [
         (title, *(_number(found.get(key), percent) for found in last), says)
         for key, (title, percent, says) in HEALTH.items()
@@ -113,7 +111,7 @@ def last_health(courses: Sequence[Course]) -> Table | None:
     count = f"{apart[0]['images']:,}" if apart else "some"
     held = all(found.get("holdout") for found in apart)
     caption = f"Health at the end, on {count} images " + ("never trained on" if held else "of the training")
-    return Table(caption, ("figure", *(course.name for course in courses), "what it says"), rows)
+    return TableBlock(caption, ("figure", *(one.name for one in runs), "meaning"), rows)
 
 
 def _number(value: Any, percent: bool) -> str:
@@ -123,7 +121,7 @@ def _number(value: Any, percent: bool) -> str:
 
 
 def spectrum(names: Sequence[str], features: Sequence[torch.Tensor]) -> Plots:
-    """Draw how much of the features' spread each direction holds, the greatest first.
+    """Draw how much of the features' variance each direction holds, the greatest first.
 
     Args:
         names: of the runs.
@@ -147,7 +145,7 @@ def spectrum(names: Sequence[str], features: Sequence[torch.Tensor]) -> Plots:
         logarithmic=(True, True),
     )
     says = (
-        f"Singular values, each over the greatest; {half} of them stand above a tenth. A line that drops "
-        "like a cliff uses few directions; a slow slope uses many."
+        f"Singular values, each over the greatest; {half} of them stand above a tenth. Features with a steep "
+        "spectrum use few directions, with a flat one many."
     )
     return Plots([Plot(svg, "Spectrum of the features", says)], names if len(names) > 1 else ())

@@ -1,4 +1,4 @@
-"""Chooses pictures to show: what was learnt from, its views, who is near whom, the usual and the odd."""
+"""Chooses pictures to show: a sample, views, nearest neighbours, typical and odd images, near-duplicates."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ..images import kernels, views
 from ..images.views import View
 from ..training import resolve
 from ..training.resolve import RunConfig
-from .blocks import Grid, Note, Picture
-from .sample import Look
+from .blocks import Grid, ImageTile, Note
+from .sample import ImageSample
 
 SIDE = 96  # of a picture in the page, in pixels, at most
 SHOWN = 48  # of the sample
@@ -35,14 +35,14 @@ TENTH = 10  # the neighbour whose nearness tells how usual an image is
 Pixels = npt.NDArray[np.uint8]
 
 
-def picture(pixels: Pixels, name: str, side: int = SIDE, **more: Any) -> Picture:
+def tile(pixels: Pixels, name: str, side: int = SIDE, **more: Any) -> ImageTile:
     """Make a picture of the page.
 
     Args:
         pixels: (H, W, 3) uint8.
         name: what it is called.
         side: reduced to this longer side, in pixels, if larger.
-        **more: other fields of `Picture`.
+        **more: other fields of `ImageTile`.
 
     Returns:
         The picture, as WebP: a third of a JPEG's bytes at this size.
@@ -52,22 +52,22 @@ def picture(pixels: Pixels, name: str, side: int = SIDE, **more: Any) -> Picture
     file = io.BytesIO()
     image.save(file, "WEBP", quality=88, method=4)
     code = base64.b64encode(file.getvalue()).decode("ascii")
-    return Picture(f"data:image/webp;base64,{code}", name, *image.size, **more)
+    return ImageTile(f"data:image/webp;base64,{code}", name, *image.size, **more)
 
 
-def _shown(look: Look, row: int, **more: Any) -> Picture:
-    return picture(look.dataset[row], look.dataset.ids[row], **more)
+def _shown(sampled: ImageSample, row: int, **more: Any) -> ImageTile:
+    return tile(sampled.dataset[row], sampled.dataset.ids[row], **more)
 
 
-def sample(look: Look) -> Grid:
+def sample(sampled: ImageSample) -> Grid:
     """Show some images, drawn by chance."""
-    rows = range(min(SHOWN, len(look)))
-    says = f"{len(rows)} images drawn by chance: what the encoder had to learn from, good and bad."
-    return Grid("Some of the images", says, [[_shown(look, row) for row in rows]], wide=True)
+    rows = range(min(SHOWN, len(sampled)))
+    says = f"{len(rows)} images drawn at random from those that the encoder was trained on."
+    return Grid("Some of the images", says, [[_shown(sampled, row) for row in rows]], wide=True)
 
 
 @dataclass(frozen=True)
-class Seen:
+class ShownView:
     """A view of some images: its name, the crops (n, 4) as a draw has them, and the pixels."""
 
     name: str
@@ -75,13 +75,15 @@ class Seen:
     pixels: torch.Tensor
 
 
-def views_of(look: Look, wanted: RunConfig, rows: npt.NDArray[np.int64], epochs: int) -> list[Seen]:
+def views_of(
+    sampled: ImageSample, wanted: RunConfig, rows: npt.NDArray[np.int64], epochs: int
+) -> list[ShownView]:
     """Make the very views that the network was given of some images in its first epochs.
 
     Args:
-        look: the run's own images.
+        sampled: the run's own images.
         wanted: the run's settings.
-        rows: (n,) rows of `look`, of images that were trained on.
+        rows: (n,) rows of `sampled`, of images that were trained on.
         epochs: how many.
 
     Returns:
@@ -89,7 +91,7 @@ def views_of(look: Look, wanted: RunConfig, rows: npt.NDArray[np.int64], epochs:
     """
     bare = replace(wanted, training=replace(wanted.training, weights=None))
     recipes = resolve.build_method(bare).views(wanted.views)
-    block, numbers = look.dataset.gather(rows), look.numbers[rows]
+    block, numbers = sampled.dataset.gather(rows), sampled.numbers[rows]
     made = []
     for epoch in range(epochs):
         for number, recipe in enumerate(recipes):
@@ -97,27 +99,27 @@ def views_of(look: Look, wanted: RunConfig, rows: npt.NDArray[np.int64], epochs:
             key, side = rng.fold(wanted.training.seed, "view", epoch, number), view.side(wanted.image_size)
             draws = views.draw(view.recipe, key, numbers, block.height, block.width, side)
             pixels = kernels.apply(block, draws, side, view.recipe.interpolation, threads=cores())
-            made.append(Seen(f"view {number + 1}, epoch {epoch + 1}", draws.box, pixels))
+            made.append(ShownView(f"view {number + 1}, epoch {epoch + 1}", draws.box, pixels))
     return made
 
 
-def viewed(look: Look, wanted: RunConfig) -> Grid:
+def views_grid(sampled: ImageSample, wanted: RunConfig) -> Grid:
     """Show views of a few images, with the crops of the first two marked on the image."""
-    rows = np.flatnonzero(look.numbers >= 0)[:VIEWED]
-    made = views_of(look, wanted, rows, 1)
+    rows = np.flatnonzero(sampled.numbers >= 0)[:VIEWED]
+    made = views_of(sampled, wanted, rows, 1)
     if len(made) == 2:
-        made = views_of(look, wanted, rows, EPOCHS)
-    block = look.dataset.gather(rows)
+        made = views_of(sampled, wanted, rows, EPOCHS)
+    block = sampled.dataset.gather(rows)
     lines = []
     for at, row in enumerate(rows.tolist()):
         size = (int(block.height[at]), int(block.width[at]))
         boxes = [_share(view.box[at], *size) for view in made[:2]]
-        views_shown = [picture(_bytes(view.pixels[at]), view.name) for view in made]
-        lines.append([_shown(look, row, mark="first", boxes=boxes), *views_shown])
+        views_shown = [tile(_bytes(view.pixels[at]), view.name) for view in made]
+        lines.append([_shown(sampled, row, mark="first", boxes=boxes), *views_shown])
     says = (
-        "First the image, with the crops of its first two views; then views, pixel for pixel as the network "
-        "was given them in its first epochs. A person should still see that a row is one thing: where not, "
-        "the views are too hard; where all look alike, too easy."
+        "First the image, with the crops of its first two views; then views, exactly as the network got them "
+        "in its first epochs. A person should still recognise that a row shows one thing: where not, the "
+        "views are too hard; where all views are nearly the same, too easy."
     )
     return Grid("Views of a few images", says, lines, columns=1 + len(made))
 
@@ -133,37 +135,37 @@ def _share(box: npt.NDArray[np.int32], height: int, width: int) -> tuple[float, 
     return (100 * left / width, 100 * top / height, 100 * wide / width, 100 * high / height)
 
 
-def neighbours(look: Look) -> list[Grid]:
-    """Show images with their nearest others: some drawn by chance, the surest and the least sure.
+def neighbours(sampled: ImageSample) -> list[Grid]:
+    """Show images with their nearest others: random images, those with the nearest and with the farthest.
 
     Args:
-        look: the run's own images.
+        sampled: the run's own images.
 
     Returns:
         Three grids.
     """
-    cosine, who = look.near
+    cosine, who = sampled.near
     k = min(NEIGHBOURS, who.shape[1])
     fifth = cosine[:, min(4, k - 1)]
     order = fifth.argsort(descending=True).tolist()
-    chance = range(min(QUERIES, len(look)))
+    chance = range(min(QUERIES, len(sampled)))
 
-    def rows(queries: Any) -> list[list[Picture]]:
+    def rows(queries: Any) -> list[list[ImageTile]]:
         return [
             [
-                _shown(look, row, mark="first"),
-                *(_near(look, at, near) for at, near in _pairs(who, cosine, row, k)),
+                _shown(sampled, row, mark="first"),
+                *(_near(sampled, at, near) for at, near in _pairs(who, cosine, row, k)),
             ]
             for row in queries
         ]
 
-    about = "The first of a row is asked for; beside it are the images most alike by cosine, which is below."
+    about = "The first of a row is the query; beside it are the most similar images, their cosine below."
     return [
-        Grid("Drawn by chance", about, rows(chance), 1 + k),
-        Grid("The surest", "Whose fifth neighbour is nearest of all.", rows(order[:QUERIES]), 1 + k),
+        Grid("Drawn at random", about, rows(chance), 1 + k),
+        Grid("Nearest", "Queries whose fifth neighbour is nearest.", rows(order[:QUERIES]), 1 + k),
         Grid(
-            "The least sure",
-            "Whose fifth neighbour is farthest of all: here the encoder knows least.",
+            "Farthest",
+            "Queries whose fifth neighbour is farthest: nothing is similar to them.",
             rows(order[-QUERIES:][::-1]),
             1 + k,
         ),
@@ -174,12 +176,12 @@ def _pairs(who: torch.Tensor, cosine: torch.Tensor, row: int, k: int) -> list[tu
     return list(zip(who[row, :k].tolist(), cosine[row, :k].tolist(), strict=True))
 
 
-def _near(look: Look, row: int, cosine: float, mark: str = "") -> Picture:
-    return _shown(look, row, mark=mark, note=f"{cosine:.2f}")
+def _near(sampled: ImageSample, row: int, cosine: float, mark: str = "") -> ImageTile:
+    return _shown(sampled, row, mark=mark, note=f"{cosine:.2f}")
 
 
-def judged(base: Look, asked: Look) -> list[Grid]:
-    """Show test images with their nearest labelled ones: by chance, the rightest and the wrongest.
+def labelled_neighbours(base: ImageSample, asked: ImageSample) -> list[Grid]:
+    """Show test images with their nearest labelled ones: at random, the best and the worst.
 
     Args:
         base: labelled images, to find neighbours among.
@@ -197,13 +199,13 @@ def judged(base: Look, asked: Look) -> list[Grid]:
     score = right.double().sum(1) + (2 * right.double() - 1).mul(cosine).sum(1) / (4 * k)
     order = score.argsort(descending=True).tolist()
 
-    def rows(queries: Any) -> list[list[Picture]]:
+    def rows(queries: Any) -> list[list[ImageTile]]:
         lines = []
         for row in queries:
             first = _shown(asked, row, mark="first", note=str(truth[row]))
             line = [first]
-            for at, (near, alike) in enumerate(_pairs(who, cosine, row, k)):
-                found = _near(base, near, alike, "right" if right[row, at] else "wrong")
+            for at, (near, cosine_of) in enumerate(_pairs(who, cosine, row, k)):
+                found = _near(base, near, cosine_of, "right" if right[row, at] else "wrong")
                 line.append(replace(found, note=str(names[near])))
             lines.append(line)
         return lines
@@ -211,44 +213,44 @@ def judged(base: Look, asked: Look) -> list[Grid]:
     share = right.double().mean().item()
     about = (
         f"Of all neighbours of {len(asked):,} test images, {100 * share:.1f} % are of the image's class; "
-        "their frames are whole and blue, those of another class dashed and orange."
+        "their frames are solid and blue, those of another class dashed and orange."
     )
     return [
-        Grid("Drawn by chance", about, rows(range(min(QUERIES, len(asked)))), 1 + k),
-        Grid(
-            "Right", "Where the neighbours are most surely of the same class.", rows(order[:QUERIES]), 1 + k
-        ),
-        Grid("Wrong", "Where they are most surely not.", rows(order[-QUERIES:][::-1]), 1 + k),
+        Grid("Drawn at random", about, rows(range(min(QUERIES, len(asked)))), 1 + k),
+        Grid("Right", "Queries with the most neighbours of the same class.", rows(order[:QUERIES]), 1 + k),
+        Grid("Wrong", "Queries with the fewest.", rows(order[-QUERIES:][::-1]), 1 + k),
     ]
 
 
-def typical(look: Look) -> list[Grid]:
+def typical(sampled: ImageSample) -> list[Grid]:
     """Show the most and the least usual images, by how near the tenth nearest other is."""
-    cosine, _ = look.near
+    cosine, _ = sampled.near
     nearness = cosine[:, min(TENTH, cosine.shape[1]) - 1]
     order = nearness.argsort(descending=True).tolist()
     count = min(TYPICAL, len(order) // 2)
 
-    def row(rows: list[int]) -> list[list[Picture]]:
-        return [[_shown(look, at, note=f"{float(nearness[at]):.2f}") for at in rows]]
+    def row(rows: list[int]) -> list[list[ImageTile]]:
+        return [[_shown(sampled, at, note=f"{float(nearness[at]):.2f}") for at in rows]]
 
     return [
         Grid(
-            "Most typical", "Whose tenth nearest other is very near: many are like them.", row(order[:count])
+            "Most typical",
+            "Their tenth neighbour is very near: many are similar to them.",
+            row(order[:count]),
         ),
         Grid(
             "Least typical",
-            "Whose tenth nearest other is far: odd ones, errors, or what the collection has too little of.",
+            "Their tenth neighbour is far: odd images, errors, or rare subjects.",
             row(order[len(order) - count :][::-1]),
         ),
     ]
 
 
-def duplicates(look: Look) -> list[Grid | Note]:
-    """Show pairs of images that are nearly the same: near by features, and alike by pixels."""
-    digests = [bytes(digest).hex() for digest in look.dataset.digests]
-    found = duplicate_pairs(Collection(look.features.numpy(), zoomed(look.dataset), digests))
-    looked = f"Among {len(look):,} images"
+def duplicates(sampled: ImageSample) -> list[Grid | Note]:
+    """Show pairs of images that are nearly the same: near by features, and similar by pixels."""
+    digests = [bytes(digest).hex() for digest in sampled.dataset.digests]
+    found = duplicate_pairs(Collection(sampled.features.numpy(), zoomed(sampled.dataset), digests))
+    looked = f"Among {len(sampled):,} images"
     if not len(found):
         return [Note(f"{looked}, no two are nearly the same.")]
     notes = [
@@ -256,7 +258,7 @@ def duplicates(look: Look) -> list[Grid | Note]:
         for same, near in zip(found.same, found.similarity, strict=True)
     ]
     shown = [
-        [_shown(look, a), _shown(look, b, note=note)]
+        [_shown(sampled, a), _shown(sampled, b, note=note)]
         for a, b, note in zip(found.a.tolist(), found.b.tolist(), notes, strict=True)
     ][:PAIRS]
     many = "1 pair is" if len(found) == 1 else f"{len(found):,} pairs are"

@@ -1,4 +1,4 @@
-"""One page about a run or several: what was trained, on what, is it good, where does it fail."""
+"""One HTML page about a run, or about several side by side."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..training.run import Run, load
 from . import cards, page, sample
 from .sections import Subject, overview, sections
 
-RUNS = 6  # side by side at most: so many colours are told apart
-BASE, ASKED = 4096, 1024  # labelled images to search, and to ask for, at most
+RUNS = 6  # side by side at most: so many colours can be distinguished
+BASE, ASKED = 4096, 1024  # labelled images to search, and to query with, at most
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def report(
 
     It shows what was trained and on what, views as the network saw them, loss and health, scores on labelled
     images if there are any, nearest neighbours, a map, the spectrum, odd images, near-duplicates, cost, and
-    how to repeat it all. What cannot be shown is said, with the command that would help. At most 4,096 of a
-    collection's images are looked at, the same ones each time.
+    how to repeat it all. Where something cannot be shown, the page gives the reason and a command. At most
+    4,096 of a collection's images are sampled, the same ones each time.
 
     Args:
         runs: folders of runs, up to six.
@@ -107,7 +107,7 @@ def report(
         title=" and ".join(names) if len(names) < 3 else f"{len(names)} runs compared",
         lede=f"{first.run.config['method']} on {first.run.config['data']['name']}"
         if not several
-        else "The same questions, asked of each run.",
+        else "Several runs side by side.",
         verdicts=[(item.name if several else "", item.verdict) for item in subjects],
         answers=() if several else cards.answers(first.run, first.scores, len(first.rejected)),
         overview=overview(subjects),
@@ -132,44 +132,41 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torch.device) -> Subject:
     """Gather what the report shows of a run."""
     if not run.config:
-        raise NearfarError(
-            f"{run.path} has no config.json, so little can be said of it; give the whole folder."
-        )
+        raise NearfarError(f"{run.path} has no config.json, which a report needs; give the whole run folder.")
     wanted = RunConfig.from_json(run.config, f"{run.path / 'config.json'}: ")
     found, trouble = None, ""
-    progress.say(f"Looking at the images of {name}")
+    progress.say(f"Encoding images of {name}")
     try:
-        found = sample.look(run, wanted, data, device)
+        found = sample.sample_run(run, wanted, data, device)
     except NearfarError as error:
         if data is not None:
             raise
         trouble = str(error)
     scores = _scores(run, train, test)
-    judge = getattr(run, "verdict", None)
     return Subject(
         name=name,
         run=run,
         wanted=wanted,
         rejected=sample.read_rejected(run.path),
-        look=found,
+        sampled=found,
         trouble=trouble,
         scores=scores,
-        verdict=judge() if callable(judge) else None,
+        verdict=run.verdict(),
         labelled=_labelled(run, scores, train, test, device),
     )
 
 
 def _labelled(
     run: Run, scores: Mapping[str, Any] | None, train: Any, test: Any, device: torch.device
-) -> tuple[sample.Look, sample.Look] | None:
-    """Look at labelled images: those given, or those that the evaluation names, if they are still there."""
+) -> tuple[sample.ImageSample, sample.ImageSample] | None:
+    """Sample labelled images: those given, or those that the evaluation names, if they are still there."""
     named = (scores or {}).get("data", {})
     parts = (train, test) if train is not None else (named.get("train"), named.get("test"))
     if None in parts:
         return None
     try:
         base, asked = (
-            sample.look_labelled(run, part, count, device)
+            sample.sample_labelled(run, part, count, device)
             for part, count in zip(parts, (BASE, ASKED), strict=True)
         )
     except NearfarError:

@@ -1,4 +1,4 @@
-"""Takes a look at a run's images: some of them, as training numbered them, and how its encoder sees them."""
+"""Samples a run's images: some of them, with their numbers in training and their features."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from ..training.resolve import RunConfig
 from ..training.run import Run
 from ..training.settings import Training
 
-SAMPLE = 4096  # images looked at, at most; always the same ones of a collection
+SAMPLE = 4096  # images sampled, at most; always the same ones of a collection
 NEAREST = 20  # neighbours found of each
 
 
 @dataclass(frozen=True)
-class Some(Source):
+class SourceSubset(Source):
     """Some images of a source, as a source of their own."""
 
     of: Source
@@ -47,7 +47,7 @@ class Some(Source):
         return self.of.stamp(int(self.rows[index]))
 
 
-def some(source: Source, rows: npt.NDArray[np.int64]) -> Some:
+def subset_of(source: Source, rows: npt.NDArray[np.int64]) -> SourceSubset:
     """Keep some images of a source.
 
     Args:
@@ -58,24 +58,24 @@ def some(source: Source, rows: npt.NDArray[np.int64]) -> Some:
         A source of n images.
     """
     labels = None if source.labels is None else tuple(source.labels[row] for row in rows.tolist())
-    return Some(source.name, [source.ids[row] for row in rows.tolist()], labels, source, rows)
+    return SourceSubset(source.name, [source.ids[row] for row in rows.tolist()], labels, source, rows)
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageSample:
     """Some images and one encoder's features of them.
 
     Attributes:
         source: the whole collection.
-        few: the images looked at, as stored.
-        store: the same, decoded; those that could not be are left out.
+        few: the sampled images, as stored.
+        dataset: the same, decoded; those that could not be are left out.
         numbers: (n,) int64, each image's number in training; -1 where it was not trained on.
         features: (n, d) float32.
         expected: images that the run knew of; None where that does not matter.
     """
 
     source: Source
-    few: Some
+    few: SourceSubset
     dataset: Any
     numbers: npt.NDArray[np.int64]
     features: torch.Tensor
@@ -107,8 +107,8 @@ def read_rejected(folder: Path) -> list[tuple[str, str]]:
         return [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2][1:]
 
 
-def look(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> Look:
-    """Look at a run's own images.
+def sample_run(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> ImageSample:
+    """Sample a run's own images.
 
     Args:
         run: the run.
@@ -125,7 +125,9 @@ def look(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> Look:
     facts: Mapping[str, Any] = run.config["data"]
     place = data if data is not None else run.config["asked"].get("data")
     if place is None:
-        raise NearfarError("the run learnt from an array, which is in no file; give its images with --data.")
+        raise NearfarError(
+            "the run was trained on an array, which is in no file; give its images with --data."
+        )
     labels = resolve.needs_labels(wanted.method, run.config["settings"])
     source = open_source(place, labels=labels, download=False)
     bad = {name for name, _ in read_rejected(run.path)}
@@ -133,16 +135,16 @@ def look(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> Look:
     numbers = _numbers(len(usable), wanted.training, bool(facts.get("holdout")))
     chosen = rng.permutation(rng.fold(0, "report"), len(usable))[:SAMPLE]
     expected = int(facts["images"]) + int(facts.get("holdout", 0))
-    found = _look(run, source, usable[chosen], wanted.short_side, device)
+    found = _sample(run, source, usable[chosen], wanted.short_side, device)
     number = dict(zip(found.few.ids, numbers[chosen].tolist(), strict=True))
     known = np.array([number[name] for name in found.dataset.ids], np.int64)
-    return Look(source, found.few, found.dataset, known, found.features, expected)
+    return ImageSample(source, found.few, found.dataset, known, found.features, expected)
 
 
-def _numbers(count: int, training: Training, apart: bool) -> npt.NDArray[np.int64]:
-    """Number the usable images as training did: those held apart are left out, and get -1."""
+def _numbers(count: int, training: Training, holdout: bool) -> npt.NDArray[np.int64]:
+    """Number the usable images as training did: holdout images get -1."""
     numbers = np.arange(count)
-    if not apart:
+    if not holdout:
         return numbers
     trained, _ = holdout_split(range(count), training.holdout, training.seed)
     if isinstance(trained, Subset):
@@ -151,8 +153,8 @@ def _numbers(count: int, training: Training, apart: bool) -> npt.NDArray[np.int6
     return numbers
 
 
-def look_labelled(run: Run, data: Any, count: int, device: torch.device) -> Look:
-    """Look at some labelled images with a run's encoder.
+def sample_labelled(run: Run, data: Any, count: int, device: torch.device) -> ImageSample:
+    """Sample labelled images, with the features of a run's encoder.
 
     Args:
         run: the run.
@@ -161,18 +163,18 @@ def look_labelled(run: Run, data: Any, count: int, device: torch.device) -> Look
         device: where to encode them.
 
     Returns:
-        The look; nothing of it was trained on, as far as it tells.
+        The sample; its numbers are all -1.
     """
     source = open_source(data, labels=True)
     chosen = rng.permutation(rng.fold(0, "report"), len(source))[:count]
-    return _look(run, source, chosen, -(-run.preprocess.size * 8 // 7), device)
+    return _sample(run, source, chosen, -(-run.preprocess.size * 8 // 7), device)
 
 
-def _look(
+def _sample(
     run: Run, source: Source, rows: npt.NDArray[np.int64], short_side: int, device: torch.device
-) -> Look:
+) -> ImageSample:
     """Decode and encode some images."""
-    few = some(source, rows)
+    few = subset_of(source, rows)
     dataset = cache.load(
         few,
         short_side=short_side,
@@ -182,6 +184,6 @@ def _look(
         memory=8 << 30,  # some thousand images, reduced: never packed on disk
     )
     if len(dataset) < 2:
-        raise NearfarError(f"fewer than two images of {source.name} can be used; see nearfar check.")
+        raise NearfarError(f"fewer than two images of {source.name} can be used; run nearfar check on them.")
     vectors = torch.from_numpy(features(run.encoder, dataset, run.preprocess, device=device))
-    return Look(source, few, dataset, np.full(len(dataset), -1), vectors)
+    return ImageSample(source, few, dataset, np.full(len(dataset), -1), vectors)

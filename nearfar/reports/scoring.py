@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .blocks import Blocks, Columns, Fold, Heat, Note, Plot, Plots, Table
+from ..evaluation import PARTS
+from .blocks import Blocks, Columns, Fold, Heat, Note, Plot, Plots, TableBlock
 from .figures import Dot, Line, curves, dots
 
 TITLES = {
     "knn": "k-NN",
-    "augmented": "linear, augmented",
-    "finetune": "fine-tuned",
     "scratch": "from scratch",
+    **{name: entry.column for name, entry in PARTS.items() if entry.column},
 }
 NAMES = {"map": "mean precision", "nmi": "NMI", "ari": "ARI", "ece": "error (ECE)"}
 FACTS = (
@@ -77,7 +77,7 @@ def blocks(runs: Mapping[str, Scores]) -> Blocks:
     return [block for block in made if block is not None]
 
 
-def _table(runs: Mapping[str, Scores]) -> Table | None:
+def _table(runs: Mapping[str, Scores]) -> TableBlock | None:
     """List accuracies: a row a run, and the baselines once for each run."""
     keys = list(dict.fromkeys(key for scores in runs.values() for key in classifiers(scores)))
     if not keys:
@@ -91,7 +91,7 @@ def _table(runs: Mapping[str, Scores]) -> Table | None:
     images = [scores.get("images", {}) for scores in runs.values()]
     tested = " and ".join(f"{count:,}" for count in sorted({found.get("test", 0) for found in images}))
     caption = f"Accuracy on {tested} test images, with 95 % intervals over these images"
-    return Table(caption, ("features", *map(title, keys)), rows, strong=len(runs) == 1)
+    return TableBlock(caption, ("features", *map(title, keys)), rows, strong=len(runs) == 1)
 
 
 def _cell(score: Mapping[str, Any] | None) -> str:
@@ -113,7 +113,7 @@ def _picture(runs: Mapping[str, Scores]) -> Plots | None:
             if "encoder" in scores.get(key, {})
         ]
         rows += [Dot(way, *_interval(score), None) for way, score in first[key].items() if way != "encoder"]
-        says = "Bars are 95 % intervals. What was learnt shows where the encoder stands clear of the rest."
+        says = "Bars are 95 % intervals. The encoder is useful where it stands clear of the baselines."
         alt = f"{title(key)} accuracy: {', '.join(f'{row.label} {percent(row.middle)}' for row in rows)}"
         plots.append(Plot(dots(f"accuracy-{key}", alt, rows), f"Accuracy, {title(key)}", says))
     return Plots(plots) if plots else None
@@ -147,7 +147,7 @@ def _few_labels(runs: Mapping[str, Scores]) -> list[Any]:
                 percent=True,
                 labels=True,
             )
-            says = "How far left the encoder reaches a baseline's height is what it saves in labels."
+            says = "The encoder saves labels where it reaches a baseline's accuracy further left."
             plots.append(
                 Plot(svg, f"Few labels, {title(kind)}" + (f": {run}" if len(runs) > 1 else ""), says)
             )
@@ -182,8 +182,8 @@ def _leaks(scores: Scores) -> list[Any]:
         ]
         made.append(
             Note(
-                f"Beware: {leak['images']:,} test images are not new ({title(name)}); on the "
-                f"{leak['left']:,} others the encoder has {', '.join(parts) or 'no score'}."
+                f"Warning: {leak['images']:,} test images are not new ({title(name)}); on the "
+                f"{leak['left']:,} others the encoder reaches {', '.join(parts) or 'no score'}."
             )
         )
     return made
@@ -229,27 +229,27 @@ def _classes(scores: Scores) -> list[Any]:
         (name, *(percent(found[key][name]["recall"]) for key in keys), f"{found[keys[0]][name]['images']:,}")
         for name in order
     ]
-    head = ("class", *(f"found by {title(key)}" for key in keys), "test images")
-    made: list[Any] = [Table("Share of each class that is found, the weakest first", head, rows)]
+    head = ("class", *(f"recall, {title(key)}" for key in keys), "test images")
+    made: list[Any] = [TableBlock("Recall of each class, the lowest first", head, rows)]
     if len(rows) > HEAT:
-        made = [Fold(f"Share of each of {len(rows):,} classes that is found", made)]
+        made = [Fold(f"Recall of each of {len(rows):,} classes", made)]
     mixed = confusion(scores)
-    return made if mixed is None else [*made, _mixed_up(*mixed)]
+    return made if mixed is None else [*made, _confused(*mixed)]
 
 
-def _mixed_up(how: str, names: Sequence[str], matrix: Matrix) -> Heat | Table:
+def _confused(how: str, names: Sequence[str], matrix: Matrix) -> Heat | TableBlock:
     if len(names) <= HEAT:
         cells = [[count / max(1, sum(row)) for count in row] for row in matrix]
         says = (
-            "In per cent of the true class: rows are true, columns what was answered. A strong colour off "
-            "the diagonal is a pair that the encoder mixes up."
+            "In per cent of the true class: rows are true classes, columns answers. A strong colour off "
+            "the diagonal is a pair of classes that the encoder confuses."
         )
         return Heat(f"Confusion ({how})", says, names, cells)
     rows = [
         (true, answer, f"{images:,}", percent(share))
         for true, answer, images, share in mistakes(names, matrix, 15)
     ]
-    return Table(f"Most often mistaken ({how})", ("true", "answered", "images", "of the class"), rows)
+    return TableBlock(f"Most often confused ({how})", ("true", "answered", "images", "of the class"), rows)
 
 
 def _others(scores: Scores) -> list[Any]:
@@ -264,10 +264,10 @@ def _others(scores: Scores) -> list[Any]:
         heads = list(dict.fromkeys(head for cells in rows.values() for head in cells))
         if heads:
             lines = [(title(name), *(cells.get(head, "–") for head in heads)) for name, cells in rows.items()]
-            made.append(Table(caption, ("", *heads), lines))
+            made.append(TableBlock(caption, ("", *heads), lines))
         alone = _flat({name: cell for name, cell in value.items() if not isinstance(cell, Mapping)})
         if alone:
-            made.append(Table(caption, (), list(alone.items())))
+            made.append(TableBlock(caption, (), list(alone.items())))
     return made
 
 

@@ -11,8 +11,8 @@ from ..core import progress
 from ..training.resolve import RunConfig
 from ..training.run import Run
 from . import cards, curves, galleries, maps, scoring
-from .blocks import Blocks, Columns, Fold, Grid, Note, Section, Table
-from .sample import Look
+from .blocks import Blocks, Columns, Fold, Grid, Note, Section, TableBlock
+from .sample import ImageSample
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,22 @@ class Subject:
     Attributes:
         name: what the report calls it.
         run, wanted: the run and its settings.
-        rejected: images set aside, with reasons.
-        look: its images; None where they are not to be had, and then `trouble` says why.
+        rejected: the rejected images, with reasons.
+        sampled: its images; None where they cannot be read, and then `trouble` says why.
         scores: its evaluation.json, if there is one.
-        verdict: its health in words, if it was judged.
-        labelled: labelled images to search and to ask for, where they were given.
+        verdict: the verdict on its health, if there is one.
+        labelled: labelled images to search and to query with, where they were given.
     """
 
     name: str
     run: Run
     wanted: RunConfig
     rejected: Sequence[tuple[str, str]]
-    look: Look | None
+    sampled: ImageSample | None
     trouble: str
     scores: scoring.Scores | None
     verdict: Any
-    labelled: tuple[Look, Look] | None
+    labelled: tuple[ImageSample, ImageSample] | None
 
 
 def sections(subjects: Sequence[Subject], out: str) -> list[Section]:
@@ -65,7 +65,7 @@ def sections(subjects: Sequence[Subject], out: str) -> list[Section]:
     ]
 
 
-def overview(subjects: Sequence[Subject]) -> list[Table]:
+def overview(subjects: Sequence[Subject]) -> list[TableBlock]:
     """Set several runs side by side; nothing for one."""
     if len(subjects) < 2:
         return []
@@ -89,7 +89,7 @@ def overview(subjects: Sequence[Subject]) -> list[Table]:
             )
         )
     head = ("run", "method", "encoder", "images", "epochs", "time", "verdict", "accuracy")
-    return [Table("The runs", head, rows)]
+    return [TableBlock("The runs", head, rows)]
 
 
 def _each(subjects: Sequence[Subject], make: Callable[[Subject], Blocks]) -> Blocks:
@@ -99,14 +99,14 @@ def _each(subjects: Sequence[Subject], make: Callable[[Subject], Blocks]) -> Blo
     return [Columns([(subject.name, make(subject)) for subject in subjects])]
 
 
-def _looked(subjects: Sequence[Subject], make: Callable[[Look, Subject], Blocks]) -> Blocks:
+def _with_images(subjects: Sequence[Subject], make: Callable[[ImageSample, Subject], Blocks]) -> Blocks:
     """Make blocks of each run's images, or say how to get at them."""
 
     def one(subject: Subject) -> Blocks:
-        if subject.look is None:
+        if subject.sampled is None:
             command = ["nearfar", "report", str(subject.run.path), "--data", "DATA"]
             return [Note(f"The images cannot be shown: {subject.trouble}", shlex.join(command))]
-        return make(subject.look, subject)
+        return make(subject.sampled, subject)
 
     return _each(subjects, one)
 
@@ -119,40 +119,42 @@ def _distinct(subjects: Sequence[Subject]) -> list[Subject]:
 
 def _data(subjects: Sequence[Subject]) -> Section:
     def one(subject: Subject) -> Blocks:
-        return cards.data(subject.run, subject.look, subject.rejected)
+        return cards.data(subject.run, subject.sampled, subject.rejected)
 
     kept = _distinct(subjects)
-    blocks = [*_each(kept, one), *_looked(kept, lambda look, _: [galleries.sample(look)])]
-    return Section("data", "The images", "What the encoder learnt from, without labels.", blocks)
+    blocks = [*_each(kept, one), *_with_images(kept, lambda sampled, _: [galleries.sample(sampled)])]
+    return Section("data", "The images", "The training images, without labels.", blocks)
 
 
 def _views(subjects: Sequence[Subject]) -> Section:
-    lead = "What the network was told: views of one image belong together, whatever was changed."
-    made = _looked(subjects, lambda look, subject: [galleries.viewed(look, subject.wanted)])
+    lead = "Augmented views, as the network got them: views of one image belong together."
+    made = _with_images(subjects, lambda sampled, subject: [galleries.views_grid(sampled, subject.wanted)])
     return Section("views", "The views", lead, made)
 
 
 def _training(subjects: Sequence[Subject]) -> Section:
-    courses = [curves.Course.of(subject.run, subject.name) for subject in subjects]
+    curves_of_runs = [curves.TrainingCurves.of(subject.run, subject.name) for subject in subjects]
     key = tuple(subject.name for subject in subjects) if len(subjects) > 1 else ()
-    drawn = [curves.losses(courses, key), curves.health(courses)]
-    table = curves.last_health(courses)
+    drawn = [curves.losses(curves_of_runs, key), curves.health(curves_of_runs)]
+    table = curves.last_health(curves_of_runs)
     facts = _side_by_side("What was trained", subjects, cards.model)
     lead = "How the loss fell, and what the features looked like on the way, measured without labels."
     folds = [Fold("Every figure of health", [table])] if table else []
     return Section("training", "Training", lead, [facts, *drawn, *folds])
 
 
-def _side_by_side(caption: str, subjects: Sequence[Subject], make: Callable[[Run], cards.Facts]) -> Table:
+def _side_by_side(
+    caption: str, subjects: Sequence[Subject], make: Callable[[Run], cards.Facts]
+) -> TableBlock:
     """Set facts of several runs in columns."""
     made = [make(subject.run) for subject in subjects]
     rows = [(name, *(facts[at][1] for facts in made)) for at, (name, _) in enumerate(made[0])]
     head = ("", *(subject.name for subject in subjects)) if len(subjects) > 1 else ()
-    return Table(caption, head, rows)
+    return TableBlock(caption, head, rows)
 
 
 def _evaluation(subjects: Sequence[Subject]) -> Section:
-    lead = "What the features are worth with labels: the encoder frozen, beside what comes for nothing."
+    lead = "Accuracy with labels: the frozen encoder beside its baselines."
     scored = {subject.name: subject.scores for subject in subjects if subject.scores}
     made: list[Any] = list(scoring.blocks(scored)) if scored else []
     for subject in subjects:
@@ -172,44 +174,48 @@ def _evaluation(subjects: Sequence[Subject]) -> Section:
 
 
 def _neighbours(subjects: Sequence[Subject]) -> Section:
-    def one(look: Look, subject: Subject) -> Blocks:
-        return galleries.judged(*subject.labelled) if subject.labelled else galleries.neighbours(look)
+    def one(sampled: ImageSample, subject: Subject) -> Blocks:
+        return (
+            galleries.labelled_neighbours(*subject.labelled)
+            if subject.labelled
+            else galleries.neighbours(sampled)
+        )
 
-    lead = "Who looks most like whom to the encoder: by chance, at its best and, on purpose, at its worst."
-    return Section("neighbours", "Nearest neighbours", lead, _looked(subjects, one))
+    lead = "The most similar images by the encoder: for random queries, for the best and for the worst."
+    return Section("neighbours", "Nearest neighbours", lead, _with_images(subjects, one))
 
 
 def _map(subjects: Sequence[Subject]) -> Section:
-    def one(look: Look, subject: Subject) -> list[Grid | Note]:
-        if len(look) < 5:
+    def one(sampled: ImageSample, subject: Subject) -> list[Grid | Note]:
+        if len(sampled) < 5:
             return [Note("A map needs at least five images.")]
-        return [maps.sheet(look)]
+        return [maps.sheet(sampled)]
 
-    lead = "The collection on one sheet, as the encoder orders it."
-    return Section("map", "Map", lead, _looked(subjects, one))
+    lead = "The collection on one sheet, similar images together."
+    return Section("map", "Map", lead, _with_images(subjects, one))
 
 
 def _spectrum(subjects: Sequence[Subject]) -> Section:
-    seen = [(subject.name, subject.look.features) for subject in subjects if subject.look is not None]
+    seen = [(subject.name, subject.sampled.features) for subject in subjects if subject.sampled is not None]
     made: list[Any] = (
         [curves.spectrum([name for name, _ in seen], [rows for _, rows in seen])] if seen else []
     )
     if len(seen) < len(subjects):
-        lost = [subject for subject in subjects if subject.look is None]
-        made += _looked(lost, lambda look, subject: [])
+        lost = [subject for subject in subjects if subject.sampled is None]
+        made += _with_images(lost, lambda sampled, subject: [])
     return Section("spectrum", "Spectrum", "How many directions the features use.", made)
 
 
 def _typical(subjects: Sequence[Subject]) -> Section:
-    lead = "What there is much of, and what stands alone."
-    made = _looked(subjects, lambda look, _: galleries.typical(look))
+    lead = "Images with many similar ones, and images with none."
+    made = _with_images(subjects, lambda sampled, _: galleries.typical(sampled))
     return Section("typical", "Typical and odd", lead, made)
 
 
 def _duplicates(subjects: Sequence[Subject]) -> Section:
-    lead = "Images that are there twice, or nearly: in a test set they would flatter every score."
+    lead = "Images that appear twice, or nearly: across training and test set they inflate every score."
     kept = _distinct(subjects)
-    made = _looked(kept, lambda look, _: galleries.duplicates(look))
+    made = _with_images(kept, lambda sampled, _: galleries.duplicates(sampled))
     return Section("duplicates", "Near-duplicates", lead, made)
 
 
@@ -222,5 +228,5 @@ def _provenance(subjects: Sequence[Subject], out: str) -> Section:
     def one(subject: Subject) -> Blocks:
         return [*cards.provenance(subject.run), *cards.commands(subject.run, out)]
 
-    lead = "Where this comes from, and the commands that make it again."
+    lead = "Versions, settings and digests, and the commands that repeat the run."
     return Section("provenance", "Provenance and repeating", lead, _each(subjects, one))

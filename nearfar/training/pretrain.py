@@ -41,12 +41,12 @@ OURS = (
     "encoder.safetensors",
     "encoder.json",
 )
-Judge = Callable[[Mapping[str, Any], float], str]
-"""Is shown a line of health.jsonl and the share of the training that is done; says why to end, or nothing."""
+ShouldStop = Callable[[Mapping[str, Any], float], str]
+"""Gets a line of health.jsonl and the share of the training done; gives why to stop, or an empty text."""
 
 
 class Ended(Exception):
-    """A judge ended the run early; the text is its reason."""
+    """`should_stop` ended the run early; the text is its reason."""
 
 
 def pretrain(
@@ -57,7 +57,7 @@ def pretrain(
     recipe: str = "auto",
     like: str | Path | None = None,
     overwrite: bool = False,
-    judge: Judge | None = None,
+    should_stop: ShouldStop | None = None,
     **settings: Any,
 ) -> Run:
     """Learn an encoder from unlabelled images; the same call again goes on with an unfinished run.
@@ -69,7 +69,7 @@ def pretrain(
         recipe: settings to start from; "auto" chooses by device and image size.
         like: a run folder whose every setting and number of steps are taken over, to repeat that run.
         overwrite: start anew in a folder that holds another run.
-        judge: is asked after each look at the run's health whether to end it there; see `Judge`.
+        should_stop: is called after each health check, to end the run there; see `ShouldStop`.
         **settings: any setting of `Training`, `Views` or the method, by name.
 
     Returns:
@@ -78,7 +78,7 @@ def pretrain(
     Raises:
         NearfarError: something the user can mend; what was saved is intact.
         KeyboardInterrupt: Ctrl-C; the run was saved, and goes on when called again.
-        Ended: the judge said so.
+        Ended: `should_stop` said so.
     """
     if method not in methods.METHODS:
         raise NearfarError(f"There is no method {method!r}; {nearest(method, methods.METHODS)}")
@@ -106,13 +106,13 @@ def pretrain(
         for note in notes:
             progress.say(note)
         job = prepare(folder, wanted, plan, dataset, device, follow=like is None)
-        _train(job, held, asked, source.name, judge)
+        _train(job, held, asked, source.name, should_stop)
         distributed.barrier()
         return load(folder)
 
 
 def _train(
-    job: TrainingSetup, held: Subset | None, asked: dict[str, Any], name: str, judge: Judge | None
+    job: TrainingSetup, held: Subset | None, asked: dict[str, Any], name: str, should_stop: ShouldStop | None
 ) -> None:
     """Train to the end, logging and saving on the way, and write the encoder."""
     data = {"name": name, "images": len(job.dataset), "holdout": 0 if held is None else len(held)}
@@ -135,10 +135,10 @@ def _train(
             timed=job.clock is not None,
         ),
     )
-    watch = HealthMonitor(job, held, judge is not None)
+    watch = HealthMonitor(job, held, should_stop is not None)
     try:
         if job.started < job.plan.steps:
-            _steps(job, feed, recorder, watch, config, judge)
+            _steps(job, feed, recorder, watch, config, should_stop)
     finally:
         feed.close()
         watch.close()
@@ -166,7 +166,7 @@ def _steps(
     recorder: RunLogger,
     watch: HealthMonitor,
     config: dict[str, Any],
-    judge: Judge | None,
+    should_stop: ShouldStop | None,
 ) -> None:
     """Run the loop; save now and then, at its end, and when asked to stop."""
     look = 1 if distributed.world() == 1 else 10  # processes agree to stop every so many steps
@@ -205,7 +205,7 @@ def _steps(
                     sys.exit(143)
                 raise KeyboardInterrupt
             done = step.plan.progress(step.number)
-            if judge and figures and not step.last and (reason := judge(figures, done)):
+            if should_stop and figures and not step.last and (reason := should_stop(figures, done)):
                 raise Ended(reason)
 
 

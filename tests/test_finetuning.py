@@ -1,4 +1,4 @@
-"""Tuning on pictures with known answers: what may move moves, what may not stays, and the rest is shared."""
+"""Fine-tuning on pictures with known answers: what is trained changes, what is frozen does not."""
 
 import copy
 
@@ -15,8 +15,8 @@ from nearfar.data.sources import open_source
 from nearfar.features import logistic, probes
 from nearfar.features.extract import features, fingerprint
 from nearfar.finetuning import trainer
-from nearfar.finetuning.trainer import COURSES, Network
-from nearfar.finetuning.tune import tune
+from nearfar.finetuning.finetune import finetune
+from nearfar.finetuning.trainer import RECIPES, Network
 from nearfar.images.view_settings import Views
 from nearfar.images.views import Preprocess
 
@@ -56,26 +56,26 @@ def few():
     return store(16, 0, classes=2)
 
 
-@pytest.mark.parametrize("how", ["linear", "finetune", "scratch"])
-def test_sixteen_images_are_learnt_by_heart(encoder, few, how):
+@pytest.mark.parametrize("mode", ["linear", "finetune", "scratch"])
+def test_sixteen_images_are_memorised(encoder, few, mode):
     images = Subset(few, np.arange(16))
-    made = tune(encoder, PREPROCESS, images, none(images), how=how, seed=0, device="cpu", views=PLAIN)
+    made = finetune(encoder, PREPROCESS, images, none(images), mode=mode, seed=0, device="cpu", views=PLAIN)
     assert (made.answer(images) == images.labels).all()
-    assert made.chosen["validation"] is None and made.chosen["lr"] == COURSES[how].rates[0]
-    assert made.chosen["steps"] == trainer.LEAST_STEPS and made.chosen["batch_size"] == 16
+    assert made.chosen["validation"] is None and made.chosen["lr"] == RECIPES[mode].lrs[0]
+    assert made.chosen["steps"] == trainer.MIN_STEPS and made.chosen["batch_size"] == 16
     logits = made.logits(images)
     assert logits.shape == (16, 2) and logits.dtype == np.float32
     assert made.answer(images).dtype == np.int64
 
 
-@pytest.mark.parametrize("how", ["linear", "finetune", "scratch"])
-def test_the_encoder_given_is_never_changed(encoder, few, how):
+@pytest.mark.parametrize("mode", ["linear", "finetune", "scratch"])
+def test_the_encoder_given_is_never_changed(encoder, few, mode):
     before, modes = fingerprint(encoder), [part.training for part in encoder.modules()]
-    made = tune(encoder, PREPROCESS, few, none(few), how=how, seed=0, device="cpu", epochs=2)
+    made = finetune(encoder, PREPROCESS, few, none(few), mode=mode, seed=0, device="cpu", epochs=2)
     assert fingerprint(encoder) == before
     assert [part.training for part in encoder.modules()] == modes
     assert all(weight.requires_grad for weight in encoder.parameters())
-    assert (fingerprint(made.net[0]) == before) == (how == "linear")
+    assert (fingerprint(made.net[0]) == before) == (mode == "linear")
 
 
 def test_a_frozen_encoder_that_moves_is_an_error(encoder, few):
@@ -87,24 +87,26 @@ def test_a_frozen_encoder_that_moves_is_an_error(encoder, few):
 
     leaky = Leaky(copy.deepcopy(encoder.net), encoder.dim, encoder.name, encoder.stem, 8)
     with pytest.raises(NearfarError, match="changed"):
-        tune(leaky, PREPROCESS, few, none(few), how="linear", seed=0, device="cpu", epochs=1)
+        finetune(leaky, PREPROCESS, few, none(few), mode="linear", seed=0, device="cpu", epochs=1)
 
 
 def test_scratch_is_fine_tuning_from_random_weights(encoder, few):
     start = probes.untrained(encoder, few, PREPROCESS, 5, "cpu")
-    tuned = [
-        tune(net, PREPROCESS, few, none(few), how=how, seed=5, device="cpu", epochs=3)
-        for net, how in ((encoder, "scratch"), (start, "finetune"))
+    made = [
+        finetune(net, PREPROCESS, few, none(few), mode=mode, seed=5, device="cpu", epochs=3)
+        for net, mode in ((encoder, "scratch"), (start, "finetune"))
     ]
-    assert fingerprint(tuned[0].net) == fingerprint(tuned[1].net)
-    other = tune(encoder, PREPROCESS, few, none(few), how="finetune", seed=5, device="cpu", epochs=3)
-    assert fingerprint(other.net) != fingerprint(tuned[1].net)
+    assert fingerprint(made[0].net) == fingerprint(made[1].net)
+    other = finetune(encoder, PREPROCESS, few, none(few), mode="finetune", seed=5, device="cpu", epochs=3)
+    assert fingerprint(other.net) != fingerprint(made[1].net)
 
 
 def test_the_same_seed_gives_the_same_network_on_any_number_of_threads(encoder, few, monkeypatch):
     def made(seed, threads):
         monkeypatch.setattr(trainer, "cores", lambda: threads)
-        return tune(encoder, PREPROCESS, few, none(few), how="finetune", seed=seed, device="cpu", epochs=3)
+        return finetune(
+            encoder, PREPROCESS, few, none(few), mode="finetune", seed=seed, device="cpu", epochs=3
+        )
 
     first = fingerprint(made(0, 1).net)
     assert fingerprint(made(0, 3).net) == first
@@ -113,8 +115,10 @@ def test_the_same_seed_gives_the_same_network_on_any_number_of_threads(encoder, 
 
 def test_without_augmentation_the_layer_agrees_with_logistic_regression(encoder):
     train, test = store(240, 1), store(240, 2)
-    held = probes.validation_split(train.labels, train.classes, 0)
-    made = tune(encoder, PREPROCESS, train, held, how="linear", seed=0, device="cpu", epochs=60, views=PLAIN)
+    validation = probes.validation_split(train.labels, train.classes, 0)
+    made = finetune(
+        encoder, PREPROCESS, train, validation, mode="linear", seed=0, device="cpu", epochs=60, views=PLAIN
+    )
     x = torch.from_numpy(features(encoder, train, PREPROCESS))
     fitted = logistic.fit(x, torch.from_numpy(train.labels), 3, 0.1)
     lines = fitted.predict(torch.from_numpy(features(encoder, test, PREPROCESS))).numpy()
@@ -123,26 +127,26 @@ def test_without_augmentation_the_layer_agrees_with_logistic_regression(encoder)
     assert abs(ours - theirs) < 0.06
 
 
-def test_the_rate_is_the_best_on_held_out_images(encoder, monkeypatch):
+def test_the_learning_rate_is_the_best_on_validation_images(encoder, monkeypatch):
     images = store(300, 1)
-    held = probes.validation_split(images.labels, images.classes, 0)
-    assert held.sum() >= 50
-    # At a rate of 0 nothing is learnt.
-    course = trainer.Course("", (0.0, 0.1), views=1, most=40, least=40)
-    monkeypatch.setitem(COURSES, "linear", course)
-    made = tune(encoder, PREPROCESS, images, held, how="linear", seed=0, device="cpu", views=PLAIN)
+    validation = probes.validation_split(images.labels, images.classes, 0)
+    assert validation.sum() >= 50
+    # With a learning rate of 0 nothing changes.
+    recipe = trainer.TrainRecipe("", (0.0, 0.1), views=1, max_epochs=40, min_epochs=40)
+    monkeypatch.setitem(RECIPES, "linear", recipe)
+    made = finetune(encoder, PREPROCESS, images, validation, mode="linear", seed=0, device="cpu", views=PLAIN)
     assert made.chosen["lr"] == 0.1 and made.chosen["validation"] > 0.5
     assert made.chosen["epochs"] == 200 / 2  # all 300 images in batches of 150
 
 
 def test_layers_side_by_side_learn_as_each_would_alone(encoder):
     images = store(60, 1)
-    task = trainer.Learner(
-        encoder, PREPROCESS, images, how="linear", seed=0, device=torch.device("cpu"), epochs=4, views=PLAIN
+    tuner = trainer.FineTuner(
+        encoder, PREPROCESS, images, mode="linear", seed=0, device=torch.device("cpu"), epochs=4, views=PLAIN
     )
     rows = np.arange(60)
-    both, _ = task.train(rows, [0.1, 0.02])
-    alone = [task.train(rows, [lr])[0] for lr in (0.1, 0.02)]
+    both, _ = tuner.train(rows, [0.1, 0.02])
+    alone = [tuner.train(rows, [lr])[0] for lr in (0.1, 0.02)]
     torch.testing.assert_close(both[1].weight, torch.cat([net[1].weight for net in alone]))
     assert not torch.equal(alone[0][1].weight, alone[1][1].weight)
 
@@ -156,7 +160,7 @@ def test_the_scaling_folds_into_the_layer(encoder):
         scaled = (network.f(x) - network.mean) * network.scale
         torch.testing.assert_close(network.plain()(x), network.layers[0](scaled), rtol=1e-4, atol=1e-4)
     sent = (torch.from_numpy(start) - network.mean) * network.scale
-    assert float(sent.square().sum(1).mean().sqrt()) == pytest.approx(trainer.LENGTH)
+    assert float(sent.square().sum(1).mean().sqrt()) == pytest.approx(trainer.INPUT_NORM)
 
 
 def test_a_start_without_any_spread_is_no_division_by_zero(encoder, few):
@@ -165,7 +169,7 @@ def test_a_start_without_any_spread_is_no_division_by_zero(encoder, few):
             return super().forward(x) * 0
 
     blind = Blind(copy.deepcopy(encoder.net), encoder.dim, encoder.name, encoder.stem, 8)
-    made = tune(blind, PREPROCESS, few, none(few), how="linear", seed=0, device="cpu", epochs=1)
+    made = finetune(blind, PREPROCESS, few, none(few), mode="linear", seed=0, device="cpu", epochs=1)
     assert np.isfinite(made.logits(few)).all()
 
 
@@ -175,22 +179,22 @@ def test_one_label_a_class_is_enough(encoder, labels):
     images = cache.load(
         open_source((pixels, labels), labels=True), short_side=None, max_pixels=10**6, max_bad=0.0, threads=1
     )
-    for how in ("linear", "finetune", "scratch"):
-        made = tune(encoder, PREPROCESS, images, none(images), how=how, seed=0, device="cpu", epochs=5)
+    for mode in ("linear", "finetune", "scratch"):
+        made = finetune(encoder, PREPROCESS, images, none(images), mode=mode, seed=0, device="cpu", epochs=5)
         assert np.isfinite(made.logits(images)).all()
 
 
 def test_one_class_is_refused(encoder):
     images = store(4, 0, classes=1)
     with pytest.raises(NearfarError, match="two classes"):
-        tune(encoder, PREPROCESS, images, none(images), how="linear", seed=0, device="cpu")
+        finetune(encoder, PREPROCESS, images, none(images), mode="linear", seed=0, device="cpu")
 
 
 def test_the_length_follows_the_number_of_images():
-    course = COURSES["finetune"]
-    assert course.epochs(10) == 60
-    assert course.epochs(20_000) == 25
-    assert course.epochs(1_000_000) == 10
+    recipe = RECIPES["finetune"]
+    assert recipe.epochs(10) == 60
+    assert recipe.epochs(20_000) == 25
+    assert recipe.epochs(1_000_000) == 10
 
 
 def test_a_random_start_keeps_the_momentum_of_its_batch_norms(encoder):

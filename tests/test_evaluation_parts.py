@@ -18,9 +18,9 @@ from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
 from nearfar.demo import drawings, gallery
 from nearfar.evaluation import calibration, clustering, few_label_fits, few_labels, paired_tests, retrieval
-from nearfar.evaluation.groups import read
-from nearfar.evaluation.label_efficiency import efficiency, labels_needed
-from nearfar.evaluation.leaks import LIKE, near_copies
+from nearfar.evaluation.groups import read_groups
+from nearfar.evaluation.label_efficiency import label_efficiency, labels_needed
+from nearfar.evaluation.leaks import MIN_SIMILARITY, near_copies
 from nearfar.features import logistic
 from nearfar.features.knn import unit
 from nearfar.features.probes import validation_split
@@ -77,7 +77,7 @@ def test_calibration_error_is_torchmetrics():
     found = calibration.reliability(logits, truth.numpy())
     theirs = multiclass_calibration_error(torch.softmax(logits, 1), truth, 7, n_bins=15, norm="l1")
     assert found.ece == pytest.approx(float(theirs), abs=1e-6)
-    assert sum(part.images for part in found.bins) == 500 and found.bins[0].accuracy is None
+    assert sum(each.images for each in found.bins) == 500 and found.bins[0].accuracy is None
 
 
 def test_calibration_by_hand():
@@ -188,14 +188,14 @@ def test_labels_needed_are_read_off_the_curve():
 def test_the_sentence_says_whether_it_helped():
     flat = {10: [0.2] * 3, 100: [0.3] * 3, 1000: [0.41]}
     better = {10: [0.4, 0.41, 0.39], 100: [0.5] * 3, 1000: [0.6]}
-    found = efficiency({"encoder": better, "pixels": flat}, 10, "1 a class")
+    found = label_efficiency({"encoder": better, "pixels": flat}, 10, "1 a class")
     assert found.helped is True and found.needed["pixels"] == pytest.approx(10 ** (2 + 10 / 11))
     assert str(found).startswith("Did self-supervision help? Yes: with 10 labels (1 a class)")
-    worse = efficiency({"encoder": flat, "pixels": better}, 10, "1 a class")
+    worse = label_efficiency({"encoder": flat, "pixels": better}, 10, "1 a class")
     assert worse.helped is False and worse.needed["pixels"] == 10
     luck = {10: [0.1, 0.3, 0.2], 100: [0.3] * 3, 1000: [0.41]}
-    assert efficiency({"encoder": luck, "pixels": flat}, 10, "1 a class").helped is None
-    never = efficiency({"encoder": {10: [0.9] * 3, 1000: [0.9]}, "pixels": flat}, 10, "1 a class")
+    assert label_efficiency({"encoder": luck, "pixels": flat}, 10, "1 a class").helped is None
+    never = label_efficiency({"encoder": {10: [0.9] * 3, 1000: [0.9]}, "pixels": flat}, 10, "1 a class")
     assert "raw pixels would need more than all 1,000" in str(never)
 
 
@@ -226,16 +226,16 @@ def test_a_run_does_not_differ_from_itself():
 # Groups
 
 
-def test_groups_are_held_out_whole_and_in_proportion():
+def test_validation_takes_whole_groups_in_proportion():
     draw = np.random.default_rng(0)
     groups = np.repeat(np.arange(100), 5)
     labels = np.where(draw.random(500) < 0.9, groups % 2, 1 - groups % 2)
-    held = validation_split(labels, ("a", "b"), 0, groups)
-    assert set(groups[held]) & set(groups[~held]) == set()
+    validation = validation_split(labels, ("a", "b"), 0, groups)
+    assert set(groups[validation]) & set(groups[~validation]) == set()
     for k in range(2):
-        assert 0.15 < held[labels == k].mean() < 0.25
-    assert np.array_equal(held, validation_split(labels, ("a", "b"), 0, groups))
-    assert not np.array_equal(held, validation_split(labels, ("a", "b"), 1, groups))
+        assert 0.15 < validation[labels == k].mean() < 0.25
+    assert np.array_equal(validation, validation_split(labels, ("a", "b"), 0, groups))
+    assert not np.array_equal(validation, validation_split(labels, ("a", "b"), 1, groups))
     assert not validation_split(labels, ("a", "b"), 0, np.zeros(500, np.int64)).any()
 
 
@@ -248,15 +248,15 @@ def test_groups_are_read_by_path_and_by_name(tmp_path):
     (tmp_path / "p.csv").write_text("path,patient\ntrain/cat/1.png,ann\ntest/cat/1.png,bob\n")
     sources = [open_source(tmp_path / side, labels=True) for side in ("train", "test")]
     sides = [(source, source.ids) for source in sources]
-    assert [item.tolist() for item in read(tmp_path / "p.csv").numbers(sides)] == [[0], [1]]
+    assert [item.tolist() for item in read_groups(tmp_path / "p.csv").numbers(sides)] == [[0], [1]]
     (tmp_path / "q.csv").write_text("id,whoever\ncat/1.png,ann\n")
-    listed = read(tmp_path / "q.csv")
+    listed = read_groups(tmp_path / "q.csv")
     assert listed.numbers(sides[:1])[0].tolist() == [0]
     with pytest.raises(NearfarError, match="a training image and a test image"):
         listed.numbers(sides)
     (tmp_path / "r.csv").write_text("id,group\ndog/1.png,ann\n")
     with pytest.raises(NearfarError, match="no group for cat/1.png"):
-        read(tmp_path / "r.csv").numbers(sides)
+        read_groups(tmp_path / "r.csv").numbers(sides)
 
 
 @pytest.mark.parametrize(
@@ -271,9 +271,9 @@ def test_groups_are_read_by_path_and_by_name(tmp_path):
 def test_a_list_of_groups_that_cannot_be_used_is_a_sentence(tmp_path, text, says):
     (tmp_path / "g.csv").write_text(text)
     with pytest.raises(NearfarError, match=says):
-        read(tmp_path / "g.csv")
+        read_groups(tmp_path / "g.csv")
     with pytest.raises(NearfarError, match="cannot be read"):
-        read(tmp_path / "none.csv")
+        read_groups(tmp_path / "none.csv")
 
 
 # Near-copies
@@ -334,6 +334,6 @@ def test_near_copies_are_found_and_distinct_pictures_are_not():
         own = np.arange(len(train))[:, None]
         found = near_copies(copies, originals, np.concatenate([own[::-1], own], axis=1))
         assert (found.row == own[:, 0]).mean() >= (0.8 if what == "grayscale" else 0.95), what
-        assert not found.same.any() and (found.likeness[found.known] >= LIKE).all()
+        assert not found.same.any() and (found.similarity[found.known] >= MIN_SIMILARITY).all()
     same = near_copies(originals, originals, np.zeros((len(train), 1), np.int64))
     assert same.same.all() and np.array_equal(same.row, np.arange(len(train)))
