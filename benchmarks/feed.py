@@ -153,7 +153,7 @@ def share(
     works: dict[str, Callable[[], float]] = {"batch in memory": lambda: job.pace(memory, warm, timed)}
     rows, bars = [], []
     for kind in SOURCES:
-        images = store(folder, kind, job.wanted.short_side)
+        images = store(folder, kind, job.wanted.preprocess.decode_side)
         works[f"nearfar, {kind}"] = ours(images, job, warm, timed)
     for who in ("torchvision", "lightly"):
         try:
@@ -182,7 +182,7 @@ def child(folder: str, kind: str, size: int, batch: int) -> float:
     """Measure in this process how much memory the feed takes above the store, in MiB."""
     recipe = "cifar-short" if size <= 64 else "imagenet"
     job = step.job(recipe, size, batch_size=batch, encoder="resnet8", image_size=size, precision="float32")
-    images = store(Path(folder), kind, job.wanted.short_side)
+    images = store(Path(folder), kind, job.wanted.preprocess.decode_side)
     job.feed(images).make(0)  # whatever is loaded at first use is no part of the feed
 
     def work() -> None:

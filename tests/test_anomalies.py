@@ -79,7 +79,7 @@ def test_no_image_is_scored_by_what_was_fitted_on_it() -> None:
     flagged = found.flagged
     assert flagged is not None and flagged[1000:].all() and flagged[800:1000].mean() < 0.1
     assert found.judging.sum() == 700 and found.judging[800:].all()
-    assert found.threshold is not None and found.threshold.validation_split == 400
+    assert found.threshold is not None and found.threshold.held_out == 400
     again = anomalies(x, is_normal, false_alarms=0.05)
     assert np.array_equal(found.scores, again.scores)
 

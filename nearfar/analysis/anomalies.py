@@ -19,6 +19,7 @@ from ..core import rng
 from ..core.errors import NearfarError, nearest
 from ..core.intervals import RESAMPLES, SHARE
 from ..features.knn import top_k, unit
+from . import conformal
 
 METHODS = ("knn", "mahalanobis", "forest")
 K = 5
@@ -236,15 +237,14 @@ def threshold(held: Scores, false_alarms: float) -> Threshold:
 
     if not 0 < false_alarms < 1:
         raise NearfarError(f"--false-alarms is {false_alarms:g}; it must lie between 0 and 1, such as 0.05.")
-    above = int((len(held) + 1) * false_alarms + 1e-9)
-    if above < 1:
+    above, value = conformal.rank(len(held), false_alarms), conformal.threshold(held, false_alarms)
+    if value is None:
         least = int(np.ceil(1 / false_alarms - 1e-9)) - 1
         raise NearfarError(
             f"{len(held)} held-out normal images cannot promise {100 * false_alarms:g} % false alarms; name "
             f"at least {2 * least} normal images, or allow more with --false-alarms."
         )
     low, high = beta.ppf([(1 - SURE) / 2, (1 + SURE) / 2], above, len(held) + 1 - above)
-    value = float(np.sort(held)[len(held) - above])
     return Threshold(value, false_alarms, len(held), float(low), float(high))
 
 

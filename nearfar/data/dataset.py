@@ -6,7 +6,6 @@ import abc
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from ..core import rng
 from ..core.errors import BadImage, NearfarError
+from ..core.threads import map_in_order
 from ..images.decode import decode
 from .reading import Rejected, read_pixels, too_many
 from .source import Pixels, Source
@@ -152,8 +152,7 @@ class FileDataset(Dataset):
 
     def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Read some images; a substitute stands in for a bad one, with its own sides."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            parts = list(pool.map(self._decode, [int(row) for row in rows]))
+        parts = list(map_in_order(self._decode, rows.tolist(), threads=self.threads, ahead=len(rows)))
         sizes = np.array([part.size for part in parts], dtype=np.int64)
         pixels = np.concatenate([part.reshape(-1) for part in parts])
         pixels.flags.writeable = False

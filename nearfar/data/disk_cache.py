@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from ..core.atomic import atomic_write
 from ..core.errors import BadImage, NearfarError
 from ..core.progress import say
 from .dataset import ImageDataset
@@ -126,12 +127,8 @@ def _write_index(folder: Path, ledger: Ledger) -> None:
     """Write the index, whole or not at all; with it the pack is complete."""
     reasons = json.dumps({str(row): reason for row, reason in ledger.reasons.items()}).encode()
     good = ledger.records[ledger.records["row"] >= 0]
-    part = folder / "index.part"
-    with open(part, "wb") as file:
+    with atomic_write(folder / "index.npz") as file:
         np.savez(file, records=good, rejected=np.frombuffer(reasons, dtype=np.uint8))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, folder / "index.npz")
     (folder / "journal.bin").unlink(missing_ok=True)
 
 

@@ -122,8 +122,7 @@ def fill(
         images = gathered([item.row for item in seen], pixels)
         return features(model, images, run.preprocess, device=where, batch_size=batch_size, threads=threads)
 
-    short_side = -(-run.preprocess.size * 8 // 7)  # as `embed` has it: the vectors are the same
-    job = _Job(Reader(source, short_side, store.card.thumbnail, threads), store, encode)
+    job = _Job(Reader(source, run.preprocess.decode_side, store.card.thumbnail, threads), store, encode)
     with progress.Bar("Embedding", len(source)) as bar:
         for stretch in job.reader.stretches(job.by_digest):
             job.take(stretch)

@@ -148,7 +148,7 @@ def _read(source: Source, wanted: RunConfig) -> Any:
     training = wanted.training
     return cache.load(
         source,
-        short_side=wanted.short_side,
+        short_side=wanted.preprocess.decode_side,
         max_pixels=training.max_pixels,
         max_bad=training.max_bad,
         threads=cores(),

@@ -133,7 +133,7 @@ def look(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> Look:
     numbers = _numbers(len(usable), wanted.training, bool(facts.get("holdout")))
     chosen = rng.permutation(rng.fold(0, "report"), len(usable))[:SAMPLE]
     expected = int(facts["images"]) + int(facts.get("holdout", 0))
-    found = _look(run, source, usable[chosen], wanted.short_side, device)
+    found = _look(run, source, usable[chosen], wanted.preprocess.decode_side, device)
     number = dict(zip(found.few.ids, numbers[chosen].tolist(), strict=True))
     known = np.array([number[name] for name in found.dataset.ids], np.int64)
     return Look(source, found.few, found.dataset, known, found.features, expected)
@@ -165,7 +165,7 @@ def look_labelled(run: Run, data: Any, count: int, device: torch.device) -> Look
     """
     source = open_source(data, labels=True)
     chosen = rng.permutation(rng.fold(0, "report"), len(source))[:count]
-    return _look(run, source, chosen, -(-run.preprocess.size * 8 // 7), device)
+    return _look(run, source, chosen, run.preprocess.decode_side, device)
 
 
 def _look(

@@ -187,13 +187,11 @@ class _Sample:
 
     def __init__(self, source: Source, wanted: resolve.RunConfig, count: int) -> None:
         self.count = count
-        limit = wanted.training.max_pixels
+        side, limit = wanted.preprocess.decode_side, wanted.training.max_pixels
         images = []
         for index in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int)):
             try:
-                images.append(
-                    read_pixels(source, int(index), short_side=wanted.short_side, max_pixels=limit)[0]
-                )
+                images.append(read_pixels(source, int(index), short_side=side, max_pixels=limit)[0])
             except BadImage:
                 continue
         sizes = np.array([image.size for image in images], np.int64)

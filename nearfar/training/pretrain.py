@@ -309,7 +309,7 @@ def _store(source: Source, wanted: RunConfig) -> Any:
         distributed.barrier()
     dataset = cache.load(
         source,
-        short_side=wanted.short_side,
+        short_side=wanted.preprocess.decode_side,
         max_pixels=wanted.training.max_pixels,
         max_bad=wanted.training.max_bad,
         threads=threads(wanted),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +15,7 @@ from ..core.config import build, settings_of, to_json
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data.reading import read_pixels
 from ..data.sources import Source
-from ..images.view_settings import Views
+from ..images.view_settings import Views, is_small
 from ..images.views import Preprocess
 from ..methods.base import Method
 from . import optim, recipes
@@ -53,13 +52,7 @@ class RunConfig:
     @property
     def preprocess(self) -> Preprocess:
         """What an image needs before it is encoded; small images are used whole."""
-        crop = 1.0 if self.image_size <= 64 else 0.875
-        return Preprocess(size=self.image_size, crop=crop, interpolation=self.views.interpolation)
-
-    @property
-    def short_side(self) -> int:
-        """Short side at which decoded images are kept: a little above the training size."""
-        return math.ceil(self.image_size / 0.875)
+        return Preprocess.of(self.image_size, self.views.interpolation)
 
     @property
     def lr(self) -> float:
@@ -191,7 +184,7 @@ def resolve(
         for cls in homes[name]:
             groups[cls][name] = value
     training = build(Training, groups[Training])
-    native = max(side, 8) if side <= 64 else 224
+    native = max(side, 8) if is_small(side) else 224
     training = replace(training, image_size=training.image_size or native, device=device.type)
     length = next((name for name in LENGTHS if getattr(training, name) is not None), None)
     if length is None or getattr(training, length) <= 0:
