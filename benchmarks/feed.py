@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from nearfar.data import cache as pack
+from nearfar.data import cache
 from nearfar.data.sources import open_source
 from nearfar.images import kernels
 from nearfar.training.settings import Training
@@ -41,16 +41,16 @@ sys.exit(not done)
 
 
 def store(folder: Path, kind: str, short_side: int) -> Any:
-    """Open a folder of images as pretraining does, in one of three ways; packs go beside the folder."""
-    return pack.load(
+    """Open a folder of images as pretraining does, in one of three ways; caches go beside the folder."""
+    return cache.load(
         open_source(str(folder)),
         short_side=short_side,
         max_pixels=Training.max_pixels,
         max_bad=Training.max_bad,
         threads=measure.cores(),
-        pack=not kind.startswith("JPEG"),
+        decode_once=not kind.startswith("JPEG"),
         memory=0 if kind.startswith("packed") else None,
-        cache=folder.parent / "cache",
+        folder=folder.parent / "cache",
     )
 
 

@@ -1,4 +1,4 @@
-"""Reads one image after another, in threads, and keeps account of those that cannot be used."""
+"""Reads one image after another, in threads, and names those that cannot be used."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def too_many(rejected: Sequence[Rejected], count: int, max_bad: float) -> None:
         first = "; ".join(f"{item.id}: {item.reason}" for item in rejected[:3])
         raise NearfarError(
             f"at least {len(rejected):,} of {count:,} images cannot be used, more than --max-bad {max_bad:g} "
-            f"allows ({first}); run nearfar check, mend or remove them, or raise --max-bad."
+            f"allows ({first}); run nearfar check, fix or remove them, or raise --max-bad."
         )
 
 

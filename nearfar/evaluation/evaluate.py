@@ -66,7 +66,7 @@ def evaluate(  # type: ignore[misc]
     Beside it stand raw pixels (the same centred square, at most 32 px a side, less the training mean), an
     untrained encoder of the same make, one trained from scratch on the labels, and chance (the most frequent
     training class). Whatever is found is also written to evaluation.json in the run's folder. Memory: the
-    features of both sets, with few_labels once more, and at most 2 GiB of raw pixels; images as `pack.load`
+    features of both sets, with few_labels once more, and at most 2 GiB of raw pixels; images as `cache.load`
     keeps them.
 
     Args:

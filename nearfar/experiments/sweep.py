@@ -152,7 +152,7 @@ def _read(source: Source, wanted: RunConfig) -> Any:
         max_pixels=training.max_pixels,
         max_bad=training.max_bad,
         threads=cores(),
-        pack=training.cache or source.labels is not None,
+        decode_once=training.cache or source.labels is not None,
     )
 
 

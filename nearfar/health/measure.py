@@ -73,7 +73,7 @@ def health(
     Args:
         encoder: left as it is.
         preprocess: what its images need.
-        store: images, at least 2, as `pack.load` gives them.
+        dataset: images, at least 2, as `cache.load` gives them.
         seed: names the sample and the views.
         device: where to compute.
         settings: how views are made; default SimCLR's for small images, so that runs can be compared.

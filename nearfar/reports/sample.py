@@ -17,7 +17,7 @@ from ..core import rng
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data import cache
-from ..data.dataset import Subset, holdout_split
+from ..data.dataset import holdout_rows
 from ..data.source import Pixels, Source
 from ..data.sources import open_source
 from ..features.extract import features
@@ -141,13 +141,11 @@ def look(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> Look:
 
 def _numbers(count: int, training: Training, apart: bool) -> npt.NDArray[np.int64]:
     """Number the usable images as training did: those held apart are left out, and get -1."""
-    numbers = np.arange(count)
     if not apart:
-        return numbers
-    trained, _ = holdout_split(range(count), training.holdout, training.seed)
-    if isinstance(trained, Subset):
-        numbers = np.full(count, -1)
-        numbers[trained.rows] = np.arange(len(trained))
+        return np.arange(count)
+    trained, _ = holdout_rows(count, training.holdout, training.seed)
+    numbers = np.full(count, -1)
+    numbers[trained] = np.arange(len(trained))
     return numbers
 
 
@@ -179,7 +177,7 @@ def _look(
         max_pixels=Training.max_pixels,
         max_bad=1.0,
         threads=cores(),
-        memory=8 << 30,  # some thousand images, reduced: never packed on disk
+        memory=8 << 30,  # some thousand images, reduced: never kept on disk
     )
     if len(dataset) < 2:
         raise NearfarError(f"fewer than two images of {source.name} can be used; see nearfar check.")

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from .. import methods, models
-from ..core import distributed
 from ..core.config import build, settings_of, to_json
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data.reading import read_pixels
@@ -190,41 +189,6 @@ def resolve(
     if length is None or getattr(training, length) <= 0:
         raise NearfarError("Training needs a length above zero; give --epochs, --steps or --minutes.")
     return RunConfig(method, recipe, training, build(Views, groups[Views]), build(config, groups[config]))
-
-
-def fitted(wanted: RunConfig, count: int) -> tuple[RunConfig, list[str]]:
-    """Fit the batch to the images there are and to the number of processes.
-
-    Args:
-        wanted: from `resolve`.
-        count: usable images there are.
-
-    Returns:
-        Settings whose batch can be filled, and a sentence for each change.
-
-    Raises:
-        NearfarError: there are too few images to learn from.
-    """
-    world, notes = distributed.world(), []
-    training = wanted.training
-    least = max(2, world)
-    if count < least:
-        raise NearfarError(
-            f"{count} usable image{'s are' if count != 1 else ' is'} too few to tell near from far; "
-            f"give at least {least}."
-        )
-    batch = min(training.batch_size, count)
-    if batch < training.batch_size:
-        notes.append(
-            f"There are {count:,} images, fewer than a batch of {training.batch_size:,}: the batch is all "
-            "of them."
-        )
-    if batch % world:
-        batch -= batch % world
-        notes.append(f"The batch is {batch:,}, a multiple of the {world} processes.")
-    if training.micro_batch is not None and training.micro_batch * world >= batch:
-        training = replace(training, micro_batch=None)
-    return replace(wanted, training=replace(training, batch_size=batch)), notes
 
 
 def needs_labels(method: str, given: Mapping[str, Any]) -> bool:
