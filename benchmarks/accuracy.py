@@ -97,7 +97,7 @@ def fixed(folder: Path, train: Path, test: Path) -> float:
     for part in (train, test):
         store: Any = cache.load(
             open_source(str(part), labels=True),
-            short_side=run.preprocess.size * 8 // 7,
+            short_side=run.preprocess.decode_side,
             max_pixels=Training.max_pixels,
             max_bad=Training.max_bad,
             threads=measure.cores(),

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from nearfar.data import cache as pack
+from nearfar.data import cache
 from nearfar.data.sources import open_source
 from nearfar.images import kernels
 from nearfar.training.settings import Training
@@ -41,16 +41,16 @@ sys.exit(not done)
 
 
 def store(folder: Path, kind: str, short_side: int) -> Any:
-    """Open a folder of images as pretraining does, in one of three ways; packs go beside the folder."""
-    return pack.load(
+    """Open a folder of images as pretraining does, in one of three ways; caches go beside the folder."""
+    return cache.load(
         open_source(str(folder)),
         short_side=short_side,
         max_pixels=Training.max_pixels,
         max_bad=Training.max_bad,
         threads=measure.cores(),
-        pack=not kind.startswith("JPEG"),
+        decode_once=not kind.startswith("JPEG"),
         memory=0 if kind.startswith("packed") else None,
-        cache=folder.parent / "cache",
+        folder=folder.parent / "cache",
     )
 
 
@@ -153,7 +153,7 @@ def share(
     works: dict[str, Callable[[], float]] = {"batch in memory": lambda: job.pace(memory, warm, timed)}
     rows, bars = [], []
     for kind in SOURCES:
-        images = store(folder, kind, job.wanted.short_side)
+        images = store(folder, kind, job.wanted.preprocess.decode_side)
         works[f"nearfar, {kind}"] = ours(images, job, warm, timed)
     for who in ("torchvision", "lightly"):
         try:
@@ -182,7 +182,7 @@ def child(folder: str, kind: str, size: int, batch: int) -> float:
     """Measure in this process how much memory the feed takes above the store, in MiB."""
     recipe = "cifar-short" if size <= 64 else "imagenet"
     job = step.job(recipe, size, batch_size=batch, encoder="resnet8", image_size=size, precision="float32")
-    images = store(Path(folder), kind, job.wanted.short_side)
+    images = store(Path(folder), kind, job.wanted.preprocess.decode_side)
     job.feed(images).make(0)  # whatever is loaded at first use is no part of the feed
 
     def work() -> None:

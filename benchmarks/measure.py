@@ -55,7 +55,9 @@ class Spread:
 
 def cores() -> int:
     """Count the CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from nearfar.core.device import cores as ours  # imports torch, which what is measured may not need
+
+    return ours()
 
 
 def alternate(

@@ -44,7 +44,7 @@ def store(folder: Path, *, packed: bool) -> Any:
         max_pixels=Training.max_pixels,
         max_bad=Training.max_bad,
         threads=1,
-        pack=packed,
+        decode_once=packed,
     )
 
 

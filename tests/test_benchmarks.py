@@ -176,7 +176,7 @@ def test_feed_and_step_are_trained_on(tmp_path: Path) -> None:
     job = step.job("cifar-short", 32, batch_size=4, encoder="resnet8", precision="float32")
     assert job.pace(step.in_memory(job), 1, 1) > 0 and step.ours(job)() > 0
     for kind in feed.SOURCES:
-        store = feed.store(folder, kind, job.wanted.short_side)
+        store = feed.store(folder, kind, job.wanted.preprocess.decode_side)
         assert store.resident == (kind == "resident") and len(store) == 12
         assert feed.ours(store, job, 1, 1)() > 0
     assert feed.peer("torchvision", folder, job, 1, 1) is not None

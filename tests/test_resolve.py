@@ -11,7 +11,7 @@ import torch
 from nearfar.core.device import device_named
 from nearfar.core.errors import NearfarError
 from nearfar.data.sources import open_source
-from nearfar.training import recipes, resolve
+from nearfar.training import plan, recipes, resolve
 from nearfar.training.resolve import RunConfig
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def test_every_recipe_decides_everything_and_survives_json(name, side):
 def test_small_images_keep_their_size_and_are_used_whole():
     assert (wanted().image_size, wanted().preprocess.crop) == (32, 1.0)
     large = resolve.resolve("simclr", "imagenet", {}, side=500, device=CPU)
-    assert (large.image_size, large.preprocess.crop, large.short_side) == (224, 0.875, 256)
+    assert (large.image_size, large.preprocess.crop, large.preprocess.decode_side) == (224, 0.875, 256)
 
 
 def test_the_device_and_the_size_choose_the_recipe():
@@ -86,12 +86,12 @@ def test_differences_name_what_changed_and_leave_out_what_does_not_matter():
 
 
 def test_the_batch_fits_the_images():
-    made, notes = resolve.fitted(wanted(batch_size=256), 100)
+    made, notes = plan.fit_batch(wanted(batch_size=256), 100)
     assert made.training.batch_size == 100 and "fewer than a batch of 256" in notes[0]
-    assert resolve.fitted(wanted(batch_size=64), 100)[0].training.batch_size == 64
-    assert resolve.fitted(wanted(batch_size=64, micro_batch=64), 100)[0].training.micro_batch is None
+    assert plan.fit_batch(wanted(batch_size=64), 100)[0].training.batch_size == 64
+    assert plan.fit_batch(wanted(batch_size=64, micro_batch=64), 100)[0].training.micro_batch is None
     with pytest.raises(NearfarError, match="0 usable images are too few"):
-        resolve.fitted(wanted(), 0)
+        plan.fit_batch(wanted(), 0)
 
 
 def test_the_usual_side_is_the_median_of_what_can_be_used():

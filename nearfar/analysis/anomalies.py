@@ -19,6 +19,7 @@ from ..core import rng
 from ..core.errors import NearfarError, nearest
 from ..core.intervals import LEVEL, RESAMPLES
 from ..features.knn import top_k, unit
+from . import conformal
 
 DETECTORS = ("knn", "mahalanobis", "forest")
 K = 5
@@ -236,15 +237,14 @@ def threshold(held: Scores, fpr: float) -> Threshold:
 
     if not 0 < fpr < 1:
         raise NearfarError(f"--fpr is {fpr:g}; it must lie between 0 and 1, such as 0.05.")
-    above = int((len(held) + 1) * fpr + 1e-9)
-    if above < 1:
+    above, value = conformal.rank(len(held), fpr), conformal.threshold(held, fpr)
+    if value is None:
         least = int(np.ceil(1 / fpr - 1e-9)) - 1
         raise NearfarError(
             f"{len(held)} held-out normal images cannot promise {100 * fpr:g} % false positives; name "
             f"at least {2 * least} normal images, or allow a higher rate with --fpr."
         )
     low, high = beta.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], above, len(held) + 1 - above)
-    value = float(np.sort(held)[len(held) - above])
     return Threshold(value, fpr, len(held), float(low), float(high))
 
 

@@ -5,7 +5,6 @@ Examples are compared with images after the mean of all images is taken away and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from ..core.errors import NearfarError
 from ..features.extract import Vectors
 from ..features.knn import unit
-from . import label_propagation
+from . import conformal, label_propagation
 
 Rows = npt.NDArray[np.int64]
 UNCLASSIFIED = -1  # the class number of an image that is unlike every example
@@ -163,9 +162,6 @@ def threshold(known: Vectors, reject: float) -> float | None:
     Returns:
         The threshold: a new image of these classes falls below it with a chance of at most `reject`. None
         where m is too small to promise that, or `reject` is 0: below 1 / (m + 1) there is nothing to promise.
-
-    Source:
-        Vovk, Gammerman and Shafer 2005, "Algorithmic learning in a random world": conformal prediction.
     """
-    place = math.floor(reject * (len(known) + 1))
-    return float(np.sort(known)[place - 1]) if place >= 1 else None
+    lowest = conformal.threshold(-known, reject)
+    return None if lowest is None else -lowest

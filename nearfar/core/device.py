@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 
+import joblib
 import torch
 
 from .errors import NearfarError
 
 
 def cores() -> int:
-    """Count the CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the CPU cores this process may use: within its affinity, and a container's quota."""
+    return int(joblib.cpu_count())
 
 
 def device_named(name: str) -> torch.device:

@@ -88,7 +88,7 @@ def start(device: torch.device | str) -> torch.device:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        # The others wait while rank 0 packs a large collection; torchrun itself ends them if one dies.
+        # The others wait while rank 0 decodes a large collection; torchrun itself ends them if one dies.
         patience = datetime.timedelta(hours=12)
         atexit.register(stop)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=patience)

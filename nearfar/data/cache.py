@@ -1,4 +1,4 @@
-"""Decodes a collection once: into memory if it is small, else into a pack on disk that training maps."""
+"""Decodes a collection once: into memory if it is small, else into a cache on disk that training maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..core.errors import BadImage
 from ..core.progress import say
 from ..images import decode
 from .dataset import FileDataset, ImageDataset, class_numbers
-from .disk_cache import packed
+from .disk_cache import open_or_make
 from .ledger import Ledger, ReadConfig
 from .reading import each
 from .source import ArraySource, Pixels, Source
@@ -52,33 +52,33 @@ def estimate(source: Source, *, short_side: int | None, max_pixels: int) -> int:
     return int(count * np.mean(sizes)) if sizes else 0
 
 
-def _wrap(way: ReadConfig, source: ArraySource, flat: Pixels) -> ImageDataset:
-    """Use an array that already lies as a store does, without a copy."""
-    ledger = Ledger(way)
+def _wrap(config: ReadConfig, source: ArraySource, flat: Pixels) -> ImageDataset:
+    """Use an array that already lies as a data set does, without a copy."""
+    ledger = Ledger(config)
     size = flat.size // len(source)
 
     def work(row: int) -> None:
         try:
-            pixels, digest = way.read(row)
+            pixels, digest = config.read(row)
         except BadImage as error:
             ledger.reject(row, str(error))
         else:
             ledger.record(row, row * size, pixels, digest)
 
-    each(len(source), work, threads=way.threads, what="Reading")
+    each(len(source), work, threads=config.threads, what="Reading")
     return ledger.dataset(flat.view(), resident=True)
 
 
-def _into_memory(way: ReadConfig, expected: int, limit: int) -> ImageDataset:
+def _into_memory(config: ReadConfig, expected: int, limit: int) -> ImageDataset:
     """Decode everything into one growing buffer."""
-    ledger = Ledger(way)
+    ledger = Ledger(config)
     buffer: Pixels = np.empty(min(limit, expected + expected // 8 + (1 << 20)), dtype=np.uint8)
     used = 0
 
     def work(row: int) -> None:
         nonlocal used
         try:
-            pixels, digest = way.read(row)
+            pixels, digest = config.read(row)
         except BadImage as error:
             return ledger.reject(row, str(error))
         with ledger.lock:
@@ -91,7 +91,7 @@ def _into_memory(way: ReadConfig, expected: int, limit: int) -> ImageDataset:
             ledger.record(row, used, pixels, digest)
             used += pixels.size
 
-    each(len(way.source), work, threads=way.threads, what="Reading")
+    each(len(config.source), work, threads=config.threads, what="Reading")
     buffer.resize(max(1, used), refcheck=False)
     return ledger.dataset(buffer, resident=True)
 
@@ -111,7 +111,7 @@ def _available() -> int:
 
 
 def cache_root() -> Path:
-    """Say where packs are kept: $NEARFAR_CACHE, or ~/.cache/nearfar."""
+    """Say where decoded images are kept: $NEARFAR_CACHE, or ~/.cache/nearfar."""
     return Path(os.environ.get("NEARFAR_CACHE") or Path.home() / ".cache" / "nearfar")
 
 
@@ -122,8 +122,8 @@ def load(
     max_pixels: int,
     max_bad: float,
     threads: int,
-    pack: bool = True,
-    cache: Path | None = None,
+    decode_once: bool = True,
+    folder: Path | None = None,
     seed: int = 0,
     memory: int | None = None,
 ) -> ImageDataset | FileDataset:
@@ -139,26 +139,26 @@ def load(
         max_pixels: images of more pixels are set aside.
         max_bad: the share of bad images, 0 to 1, beyond which this stops.
         threads: threads that decode.
-        pack: whether to decode now; without it, files are read each time they are asked for.
-        cache: the folder that packs are kept under; default `cache_root()`.
-        seed: names the substitutes of bad images, where nothing is packed.
+        decode_once: whether to decode now; without it, files are read each time they are asked for.
+        folder: that decoded images are kept under, where they are kept on disk; default `cache_root()`.
+        seed: names the substitutes of bad images, where files are read each time.
         memory: bytes that decoded images may take in memory; default a quarter of what is free, at most
-            8 GiB. A larger collection is packed on disk, under a name that says what went in.
+            8 GiB. A larger collection is kept on disk, under a name that says what went in.
 
     Returns:
-        The store.
+        The data set.
 
     Raises:
         NearfarError: too many images are bad, none is good, or the disk lacks room.
     """
-    way = ReadConfig(source, short_side, max_pixels, max_bad, threads)
-    if not pack:
+    config = ReadConfig(source, short_side, max_pixels, max_bad, threads)
+    if not decode_once:
         labels, classes = class_numbers(source.labels)
         return FileDataset(
             ids=source.ids,
             labels=labels,
             classes=classes,
-            fingerprint=way.name(),
+            fingerprint=config.name(),
             resident=False,
             source=source,
             short_side=short_side,
@@ -171,18 +171,18 @@ def load(
     if isinstance(source, ArraySource) and flat is not None:
         height, width = source.pixels.shape[1:3]
         if decode.reduced(width, height, short_side) == (width, height):
-            return _wrap(way, source, flat)
+            return _wrap(config, source, flat)
     expected = estimate(source, short_side=short_side, max_pixels=max_pixels)
     limit = min(_MOST_RESIDENT, _available() // 4) if memory is None else memory
     if expected <= limit:
-        key = (way.name(), source.labels)
+        key = (config.name(), source.labels)
         held = _HELD.get(key)
         try:
             # Someone in this process still holds the very same images.
-            made = held if held is not None else _into_memory(way, expected, limit)
+            made = held if held is not None else _into_memory(config, expected, limit)
             _HELD[key] = made
             return made
         except _TooLarge:
-            say("The images are larger than a sample of them promised; packing them on disk instead")
+            say("The images are larger than a sample of them promised; decoding them to disk instead")
             expected = max(expected, limit)
-    return packed(way, cache or cache_root(), expected)
+    return open_or_make(config, folder or cache_root(), expected)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import abc
+import functools
+import hashlib
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..core import rng
 from ..core.errors import BadImage, NearfarError
+from ..core.threads import map_in_order
 from ..images.decode import decode
 from .reading import Rejected, read_pixels, too_many
 from .source import Pixels, Source
 
-LEAST_HELD, MOST_HELD = 64, 2048  # images held apart, if any
+LEAST_HELD, MOST_HELD = 64, 2048  # images held out, if any
 _TRIES = 100  # substitutes tried for a bad image; if all fail, the collection is beyond --max-bad anyway
 
 
@@ -45,9 +46,9 @@ class RaggedImages:
         return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset(abc.ABC):
-    """What both stores share: `ids` in order, `labels` (n,) int64 that point into `classes`, or None.
+    """What all data sets share: `ids` in order, `labels` (n,) int64 that point into `classes`, or None.
 
     `fingerprint` is hex and changes with any id or image; `resident` tells whether the pixels are in memory.
     """
@@ -74,13 +75,13 @@ class Dataset(abc.ABC):
             rows: (n,) row numbers, in any order.
 
         Returns:
-            A block of n images in that order.
+            n images, in that order.
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageDataset(Dataset):
-    """Decoded images in one buffer, in memory or mapped from a pack on disk; gathering copies nothing.
+    """Decoded images in one buffer, in memory or mapped from a cache on disk; gathering copies nothing.
 
     `heights`, `widths` (n,) int32 are the images' sides; `digests` (n, 16) uint8 those of the files' bytes;
     `rejected` are the images set aside, in the source's order; `nbytes` counts the bytes of pixels.
@@ -103,7 +104,7 @@ class ImageDataset(Dataset):
         return RaggedImages(self.pixels, self.offsets[rows], self.heights[rows], self.widths[rows])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FileDataset(Dataset):
     """Images that are read and decoded each time they are asked for.
 
@@ -152,8 +153,7 @@ class FileDataset(Dataset):
 
     def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Read some images; a substitute stands in for a bad one, with its own sides."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            parts = list(pool.map(self._decode, [int(row) for row in rows]))
+        parts = list(map_in_order(self._decode, rows.tolist(), threads=self.threads, ahead=len(rows)))
         sizes = np.array([part.size for part in parts], dtype=np.int64)
         pixels = np.concatenate([part.reshape(-1) for part in parts])
         pixels.flags.writeable = False
@@ -165,52 +165,127 @@ class FileDataset(Dataset):
         )
 
 
-class Subset:
-    """Some images of a store, as a store of their own; what is true of the whole is asked of the whole."""
+class Subset(Dataset):
+    """Some images of a data set, as a data set of their own; its class numbers stay those of the whole."""
 
-    def __init__(self, dataset: Any, rows: npt.NDArray[np.int64]) -> None:
+    def __init__(self, dataset: Dataset, rows: npt.NDArray[np.int64]) -> None:
         """Choose the images.
 
         Args:
-            store: the whole.
-            rows: (n,) rows of it.
+            dataset: the whole.
+            rows: (n,) rows of it, in any order.
         """
         self.dataset, self.rows = dataset, rows
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.dataset, name)
 
     def __len__(self) -> int:
         """Count the images."""
         return len(self.rows)
 
-    @property
+    @functools.cached_property
+    def ids(self) -> Sequence[str]:
+        """Name the images, in order."""
+        return [self.dataset.ids[row] for row in self.rows.tolist()]
+
+    @functools.cached_property
     def labels(self) -> npt.NDArray[np.int64] | None:
         """(n,) class numbers, or None."""
         return None if self.dataset.labels is None else self.dataset.labels[self.rows]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the whole, so that a number means the same class in both."""
+        return self.dataset.classes
+
+    @property
+    def resident(self) -> bool:
+        """Whether the pixels are in memory."""
+        return self.dataset.resident
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex that changes with any id or image: of decoded images, as if they were a whole of their own."""
+        if isinstance(self.dataset, FileDataset):
+            mark = f"{self.dataset.fingerprint} {self.rows.tolist()}"
+            return hashlib.blake2b(mark.encode(), digest_size=16).hexdigest()
+        return fingerprint(self.ids, self.digests)
+
+    @functools.cached_property
+    def digests(self) -> npt.NDArray[np.uint8]:
+        """(n, 16) digests of the files' bytes."""
+        return self._decoded().digests[self.rows]
+
+    @functools.cached_property
+    def heights(self) -> npt.NDArray[np.int32]:
+        """(n,) heights in pixels."""
+        return self._decoded().heights[self.rows]
+
+    @functools.cached_property
+    def widths(self) -> npt.NDArray[np.int32]:
+        """(n,) widths in pixels."""
+        return self._decoded().widths[self.rows]
+
     def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
-        """Give the images of these rows of the part."""
-        found: RaggedImages = self.dataset.gather(self.rows[rows])
-        return found
+        """Give the images of these rows of the subset."""
+        return self.dataset.gather(self.rows[rows])
+
+    def _decoded(self) -> ImageDataset | Subset:
+        """Give the whole, if its images have been decoded."""
+        if not isinstance(self.dataset, (ImageDataset, Subset)):
+            raise NearfarError(
+                "the sizes and digests of images that are read at every pass are not known; "
+                "leave out --no-cache."
+            )
+        return self.dataset
 
 
-def holdout_split(dataset: Any, share: float, seed: int) -> tuple[Any, Subset | None]:
-    """Hold some images apart, that are never trained on.
+def fingerprint(ids: Sequence[str], digests: npt.NDArray[np.uint8]) -> str:
+    """Name a collection by its content.
 
     Args:
-        store: the images.
+        ids: n names.
+        digests: (n, 16) uint8, of each image's content.
+
+    Returns:
+        32 hexadecimal digits, which change with any id, image or their order.
+    """
+    mark = hashlib.blake2b("\0".join(ids).encode() + b"\0\0", digest_size=16)
+    mark.update(np.ascontiguousarray(digests).tobytes())
+    return mark.hexdigest()
+
+
+def holdout_rows(count: int, share: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Choose which images are held out, that are never trained on.
+
+    Args:
+        count: images there are.
         share: of them, 0 to 0.5; no more than 2,048 are taken, and none where these were fewer than 64.
         seed: names the draw.
 
     Returns:
-        The images to train on; those held apart, or None.
+        The rows to train on and those held out, each ascending.
     """
-    count = min(MOST_HELD, int(share * len(dataset)))
-    if count < LEAST_HELD:
+    held = min(MOST_HELD, int(share * count))
+    if held < LEAST_HELD:
+        return np.arange(count), np.arange(0)
+    order = rng.permutation(rng.fold(seed, "held apart"), count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def holdout_split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Subset | None]:
+    """Hold some images out, that are never trained on.
+
+    Args:
+        dataset: the images.
+        share: as in `holdout_rows`.
+        seed: names the draw.
+
+    Returns:
+        The images to train on; those held out, or None.
+    """
+    trained, held = holdout_rows(len(dataset), share, seed)
+    if not len(held):
         return dataset, None
-    order = rng.permutation(rng.fold(seed, "held apart"), len(dataset))
-    return Subset(dataset, np.sort(order[count:])), Subset(dataset, np.sort(order[:count]))
+    return Subset(dataset, trained), Subset(dataset, held)
 
 
 def class_numbers(labels: Sequence[str] | None) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...]]:
@@ -247,10 +322,10 @@ def equal_rows(digests: npt.NDArray[np.uint8]) -> list[tuple[int, ...]]:
 
 
 def duplicates(dataset: ImageDataset) -> list[tuple[int, ...]]:
-    """Group the images of a store whose files are equal, byte for byte.
+    """Group the images of a data set whose files are equal, byte for byte.
 
     Args:
-        store: the images.
+        dataset: the images.
 
     Returns:
         One tuple of rows, ascending, for each content that occurs more than once.

@@ -1,8 +1,8 @@
-"""Packs decoded images on disk, once, safe against a kill at any moment, and maps them back.
+"""Keeps decoded images on disk, made once, safe against a kill at any moment, and maps them back.
 
-A pack is a folder with `pixels.bin` (every image's RGB bytes) and `index.npz` (where each lies), named
-after what went in. While it is being made, `journal.bin` records what is safely written, so that a killed
-packing goes on where it stopped; the index comes last, and a pack without one is not used.
+A cache is a folder with `pixels.bin` (every image's RGB bytes) and `index.npz` (where each lies), named
+after what went in. While it is being made, `journal.bin` records what is safely written, so that
+decoding can be killed and resumed; the index comes last, and a cache without one is not used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from ..core.atomic import atomic_write
 from ..core.errors import BadImage, NearfarError
 from ..core.progress import say
 from .dataset import ImageDataset
@@ -46,12 +47,12 @@ def ends(records: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time into a pack's folder; the lock falls with its process."""
+    """Let one process at a time into a cache's folder; the lock falls with its process."""
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say("Another process is packing the same images; waiting for it")
+        say("Another process is decoding the same images; waiting for it")
         lock.acquire(poll_interval=0.2)
     try:
         yield
@@ -59,8 +60,8 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _finished(way: ReadConfig, folder: Path) -> ImageDataset | None:
-    """Open a pack that is complete, or give None."""
+def _finished(config: ReadConfig, folder: Path) -> ImageDataset | None:
+    """Open a cache that is complete, or give None."""
     try:
         with np.load(folder / "index.npz", allow_pickle=False) as file:
             records, rejected = file["records"], json.loads(file["rejected"].tobytes())
@@ -69,7 +70,7 @@ def _finished(way: ReadConfig, folder: Path) -> ImageDataset | None:
         return None
     if records.dtype != RECORD or not len(records) or ends(records).max() > pixels.size:
         return None
-    ledger = Ledger(way)
+    ledger = Ledger(config)
     ledger.records[records["row"]] = records
     ledger.reasons = {int(row): reason for row, reason in rejected.items()}
     ledger.check()
@@ -123,44 +124,40 @@ class _Journal:
 
 
 def _write_index(folder: Path, ledger: Ledger) -> None:
-    """Write the index, whole or not at all; with it the pack is complete."""
+    """Write the index, whole or not at all; with it the cache is complete."""
     reasons = json.dumps({str(row): reason for row, reason in ledger.reasons.items()}).encode()
     good = ledger.records[ledger.records["row"] >= 0]
-    part = folder / "index.part"
-    with open(part, "wb") as file:
+    with atomic_write(folder / "index.npz") as file:
         np.savez(file, records=good, rejected=np.frombuffer(reasons, dtype=np.uint8))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, folder / "index.npz")
     (folder / "journal.bin").unlink(missing_ok=True)
 
 
-def _make(way: ReadConfig, folder: Path, expected: int) -> ImageDataset:
-    """Pack what is not packed yet."""
-    ledger = Ledger(way)
+def _make(config: ReadConfig, folder: Path, expected: int) -> ImageDataset:
+    """Decode what is not in the cache yet."""
+    ledger = Ledger(config)
     journal = _Journal(folder, ledger)
     left = np.flatnonzero(ledger.records["row"] < 0)
     try:
         needed, free = expected - journal.end, shutil.disk_usage(folder).free
         if needed > free:
             raise NearfarError(
-                f"the pack of {way.source.name} needs {needed / 1e9:,.1f} GB more in {folder}, where "
+                f"the cache of {config.source.name} needs {needed / 1e9:,.1f} GB more in {folder}, where "
                 f"{free / 1e9:,.1f} GB are free; make room, point NEARFAR_CACHE elsewhere, or use --no-cache."
             )
         again = f"; {len(ledger.records) - len(left):,} are there already" if journal.end else ""
-        say(f"Packing {len(ledger.records):,} images, about {expected / 1e9:,.2f} GB, into {folder}{again}")
+        say(f"Decoding {len(ledger.records):,} images, about {expected / 1e9:,.2f} GB, into {folder}{again}")
 
         def work(at: int) -> None:
             row = int(left[at])
             try:
-                pixels, digest = way.read(row)
+                pixels, digest = config.read(row)
             except BadImage as error:
                 ledger.reject(row, str(error))
             else:
                 journal.add(row, pixels, digest)
 
         try:
-            each(len(left), work, threads=way.threads, what="Packing", tick=journal.flush)
+            each(len(left), work, threads=config.threads, what="Decoding", tick=journal.flush)
         finally:
             journal.flush(now=True)
         os.ftruncate(journal.pixels, max(1, journal.end))
@@ -170,34 +167,34 @@ def _make(way: ReadConfig, folder: Path, expected: int) -> ImageDataset:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise NearfarError(
-            f"the disk of {folder} is full; make room and run the same again: packing then goes on."
+            f"the disk of {folder} is full; make room and run the same command again to resume."
         ) from None
     finally:
         journal.close()
-    dataset = _finished(way, folder)
+    dataset = _finished(config, folder)
     if dataset is None:  # the disk did not keep what was written
-        raise NearfarError(f"the pack in {folder} cannot be read back; remove that folder and run again.")
+        raise NearfarError(f"the cache in {folder} cannot be read back; remove that folder and run again.")
     return dataset
 
 
-def packed(way: ReadConfig, cache: Path, expected: int) -> ImageDataset:
-    """Open the pack of a collection, making it or finishing it first.
+def open_or_make(config: ReadConfig, root: Path, expected: int) -> ImageDataset:
+    """Open the cache of a collection, making it or finishing it first.
 
     Args:
-        way: the images and how they are read.
-        cache: the folder that packs are kept under.
+        config: the images and how they are read.
+        root: the folder that caches are kept under.
         expected: bytes of pixels to expect.
 
     Returns:
-        The store, mapped from disk.
+        The data set, mapped from disk.
 
     Raises:
         NearfarError: the disk lacks room or cannot be written, or too many images are bad.
     """
-    folder = cache / "packs" / way.name()
+    folder = root / "decoded" / config.name()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            return _finished(way, folder) or _make(way, folder, expected)
+            return _finished(config, folder) or _make(config, folder, expected)
     except PermissionError:
         raise NearfarError(f"{folder} cannot be written; set NEARFAR_CACHE to a folder of yours.") from None

@@ -1,4 +1,4 @@
-"""Keeps account of a collection while it is read: where each image lies, or why it was set aside."""
+"""Records what became of each image of a collection: where it lies, or why it was set aside."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.errors import NearfarError
-from .dataset import ImageDataset, class_numbers
+from .dataset import ImageDataset, class_numbers, fingerprint
 from .reading import Rejected, read_pixels, too_many
 from .source import Pixels, Source, stamps
 
-_VERSION = 1  # of a pack's layout and of how pixels are decoded; part of its name
+_VERSION = 1  # of a cache's layout and of how pixels are decoded; part of its name
 RECORD = np.dtype(
     [("row", "<i8"), ("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("digest", "u1", (16,))]
 )
@@ -21,7 +21,7 @@ RECORD = np.dtype(
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """How images are read: the arguments of `pack.load` that decide what is stored."""
+    """How images are read: the arguments of `cache.load` that decide what is stored."""
 
     source: Source
     short_side: int | None
@@ -47,10 +47,10 @@ class ReadConfig:
 class Ledger:
     """What became of each row: a record of where it lies, or a reason; filled from several threads."""
 
-    def __init__(self, way: ReadConfig) -> None:
-        """Open an account with nothing in it."""
-        self.way, self.lock = way, threading.Lock()
-        self.records = np.zeros(len(way.source), dtype=RECORD)
+    def __init__(self, config: ReadConfig) -> None:
+        """Start with nothing recorded."""
+        self.config, self.lock = config, threading.Lock()
+        self.records = np.zeros(len(config.source), dtype=RECORD)
         self.records["row"] = -1
         self.reasons: dict[int, str] = {}
 
@@ -62,27 +62,27 @@ class Ledger:
 
     def check(self) -> None:
         """Raise NearfarError where more rows are bad than allowed."""
-        if len(self.reasons) > self.way.max_bad * len(self.records):
-            too_many(self.rejected(), len(self.records), self.way.max_bad)
+        if len(self.reasons) > self.config.max_bad * len(self.records):
+            too_many(self.rejected(), len(self.records), self.config.max_bad)
 
     def rejected(self) -> tuple[Rejected, ...]:
         """List the rows set aside, in the source's order."""
-        return tuple(Rejected(self.way.source.ids[row], self.reasons[row]) for row in sorted(self.reasons))
+        return tuple(Rejected(self.config.source.ids[row], self.reasons[row]) for row in sorted(self.reasons))
 
     def dataset(self, pixels: Pixels, *, resident: bool) -> ImageDataset:
-        """Close the account: keep the good rows, and name the whole by its content.
+        """Keep the good rows, and name the whole by its content.
 
         Args:
             pixels: the buffer that the records point into.
             resident: whether it is in memory.
 
         Returns:
-            The store of the good rows.
+            The data set of the good rows.
 
         Raises:
             NearfarError: there are none.
         """
-        source, good = self.way.source, self.records[self.records["row"] >= 0]
+        source, good = self.config.source, self.records[self.records["row"] >= 0]
         if not len(good):
             first = next(iter(self.rejected()), None)
             reason = f" ({first.id}: {first.reason})" if first else ""
@@ -90,8 +90,6 @@ class Ledger:
         rows = good["row"].tolist()
         ids = [source.ids[row] for row in rows]
         digests = np.ascontiguousarray(good["digest"])
-        mark = hashlib.blake2b("\0".join(ids).encode() + b"\0\0", digest_size=16)
-        mark.update(digests.tobytes())
         labels, classes = class_numbers(source.labels and [source.labels[row] for row in rows])
         pixels = pixels.view(np.ndarray)
         pixels.flags.writeable = False
@@ -99,7 +97,7 @@ class Ledger:
             ids=ids,
             labels=labels,
             classes=classes,
-            fingerprint=mark.hexdigest(),
+            fingerprint=fingerprint(ids, digests),
             resident=resident,
             rejected=self.rejected(),
             pixels=pixels,

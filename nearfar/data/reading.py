@@ -1,4 +1,4 @@
-"""Reads one image after another, in threads, and keeps account of those that cannot be used."""
+"""Reads one image after another, in threads, and names those that cannot be used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import io
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,13 @@ import numpy as np
 from ..core.atomic import atomic_write
 from ..core.errors import BadImage, NearfarError
 from ..core.progress import Bar
+from ..core.threads import map_in_order
 from ..images import decode
 from ..images.files import read
 from .source import Pixels, Source
 
 _SLICE = 32  # images a thread takes at a time
+_AHEAD = 4  # slices a thread may be ahead of the slowest
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def too_many(rejected: Sequence[Rejected], count: int, max_bad: float) -> None:
         first = "; ".join(f"{item.id}: {item.reason}" for item in rejected[:3])
         raise NearfarError(
             f"at least {len(rejected):,} of {count:,} images cannot be used, more than --max-bad {max_bad:g} "
-            f"allows ({first}); run nearfar check, mend or remove them, or raise --max-bad."
+            f"allows ({first}); run nearfar check, fix or remove them, or raise --max-bad."
         )
 
 
@@ -114,38 +116,30 @@ def each(
         work: does one; called from several threads, roughly in order.
         threads: how many threads.
         what: the work, as a present participle.
-        tick: called from the calling thread a few times a second, and once at the end.
+        tick: called from the calling thread after every few pieces.
 
     Raises:
         Exception: the first that `work` or `tick` raised; no further piece is begun after it.
     """
-    lock, stop = threading.Lock(), threading.Event()
-    starts, done = iter(range(0, count, _SLICE)), 0
+    stop = threading.Event()
 
-    def run() -> None:
-        nonlocal done
-        while not stop.is_set():
-            with lock:
-                start = next(starts, count)
-            if start >= count:
-                return
-            stretch = range(start, min(start + _SLICE, count))
-            for index in stretch:
-                if stop.is_set():
-                    return
+    def run(part: range) -> int:
+        for index in part:
+            if stop.is_set():
+                break
+            try:
                 work(index)
-            with lock:
-                done += len(stretch)
+            except BaseException:
+                stop.set()
+                raise
+        return len(part)
 
-    with Bar(what, count) as bar, ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(run) for _ in range(threads)]
+    parts = (range(low, min(low + _SLICE, count)) for low in range(0, count, _SLICE))
+    done = map_in_order(run, parts, threads=threads, ahead=_AHEAD * threads)
+    with Bar(what, count) as bar, closing(done):
         try:
-            waiting = set(futures)
-            while waiting:
-                finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-                for future in finished:
-                    future.result()
-                bar.advance(done - bar.done)
+            for number in done:
+                bar.advance(number)
                 tick()
         finally:
             stop.set()

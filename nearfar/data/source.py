@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from ..core.errors import NearfarError
 from ..core.progress import Bar
+from ..core.threads import map_in_order
 
 Pixels = npt.NDArray[np.uint8]
 _PART = 1024  # images stamped at a time
@@ -118,10 +118,10 @@ def stamps(source: Source) -> Iterator[tuple[range, list[str]]]:
             bar.advance(len(part))
             yield part, made
         if parts:
-            with ThreadPoolExecutor(_WAITING) as pool:
-                for part, made in zip(parts, pool.map(work, parts), strict=True):
-                    bar.advance(len(part))
-                    yield part, made
+            found = map_in_order(work, parts, threads=_WAITING, ahead=2 * _WAITING)
+            for part, made in zip(parts, found, strict=True):
+                bar.advance(len(part))
+                yield part, made
 
 
 @dataclass(frozen=True)

@@ -194,11 +194,11 @@ def _embed(
     if parts:
         progress.say(f"{len(parts):,} of {len(starts):,} chunks were done before; resuming.")
     model = run.encoder if device.type == "cpu" else copy.deepcopy(run.encoder).to(device)
-    # A little above the size, so that the last resize has something to work with; as for training.
-    short_side = -(-run.preprocess.size * 8 // 7)
     with progress.Bar("Embedding", len(source.ids)) as bar:
         bar.done = len(source.ids) - sum(min(CHUNK_IMAGES, len(source.ids) - low) for low in left)
-        for low, decoded in zip(left, read_chunks(source, left, short_side, workers), strict=True):
+        for low, decoded in zip(
+            left, read_chunks(source, left, run.preprocess.decode_side, workers), strict=True
+        ):
             vectors = features(
                 model, decoded, run.preprocess, device=device, batch_size=batch_size, threads=workers
             )

@@ -122,8 +122,7 @@ def fill(
         images = ragged_chunk([item.row for item in seen], pixels)
         return features(model, images, run.preprocess, device=where, batch_size=batch_size, threads=workers)
 
-    short_side = -(-run.preprocess.size * 8 // 7)  # as `embed` has it: the vectors are the same
-    job = _Job(ImageReader(source, short_side, store.info.thumbnail, workers), store, encode)
+    job = _Job(ImageReader(source, run.preprocess.decode_side, store.info.thumbnail, workers), store, encode)
     with progress.Bar("Embedding", len(source)) as bar:
         for chunk in job.reader.chunks(job.by_digest):
             job.take(chunk)

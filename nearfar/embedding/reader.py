@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections import deque
 from collections.abc import Container, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 from PIL import Image
 
 from ..core.errors import BadImage
+from ..core.threads import map_in_order
 from ..data.reading import fetch
 from ..data.source import Pixels, Source
 from ..features.chunked import CHUNK_IMAGES
@@ -82,18 +84,10 @@ class ImageReader:
         Yields:
             Chunks of up to `CHUNK_IMAGES` images, in order.
         """
-        starts = deque(range(0, len(self.source), CHUNK_IMAGES))
-        running: deque[list[Future[ReadImage]]] = deque()
-        with ThreadPoolExecutor(self.workers) as pool:
-            try:
-                while starts or running:
-                    while starts and len(running) < 2:
-                        low = starts.popleft()
-                        part = range(low, min(low + CHUNK_IMAGES, len(self.source)))
-                        running.append([pool.submit(self.one, row, known) for row in part])
-                    yield [future.result() for future in running.popleft()]
-            finally:
-                pool.shutdown(cancel_futures=True)
+        rows, one = range(len(self.source)), partial(self.one, known=known)
+        with closing(map_in_order(one, rows, threads=self.workers, ahead=CHUNK_IMAGES)) as found:
+            while part := list(islice(found, CHUNK_IMAGES)):
+                yield part
 
 
 def _decoded(data: Pixels | bytes, short_side: int) -> tuple[Pixels, int, int]:

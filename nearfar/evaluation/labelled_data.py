@@ -40,7 +40,7 @@ def read(source: Source, preprocess: Preprocess) -> ImageDataset:
     """
     dataset = cache.load(
         source,
-        short_side=-(-preprocess.size * 8 // 7),
+        short_side=preprocess.decode_side,
         max_pixels=Training.max_pixels,
         max_bad=Training.max_bad,
         threads=cores(),

@@ -218,7 +218,7 @@ def _images(data: Any, run: Run, labels: bool) -> Any:
     """Read the images as pretraining and evaluation do, to keep them at hand."""
     return cache.load(
         open_source(data, labels=labels),
-        short_side=-(-run.preprocess.size * 8 // 7),
+        short_side=run.preprocess.decode_side,
         max_pixels=Training.max_pixels,
         max_bad=Training.max_bad,
         threads=cores(),

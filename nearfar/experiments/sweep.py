@@ -154,11 +154,11 @@ def _read(source: Source, wanted: RunConfig) -> Any:
     training = wanted.training
     return cache.load(
         source,
-        short_side=wanted.short_side,
+        short_side=wanted.preprocess.decode_side,
         max_pixels=training.max_pixels,
         max_bad=training.max_bad,
         threads=cores(),
-        pack=training.cache or source.labels is not None,
+        decode_once=training.cache or source.labels is not None,
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..core.atomic import atomic_write
 from ..core.errors import BadImage
+from ..core.threads import map_in_order
 from ..data.dataset import RaggedImages
 from ..data.reading import read_pixels
 from ..data.source import Source
@@ -61,18 +62,11 @@ def read_chunks(source: Source, starts: Sequence[int], short_side: int, threads:
         except BadImage as error:
             return str(error)
 
-    todo = deque(range(low, min(low + CHUNK_IMAGES, len(source))) for low in starts)
-    running: deque[tuple[range, list[Future[Pixels | str]]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            while todo or running:
-                while todo and len(running) < 2:
-                    rows = todo.popleft()
-                    running.append((rows, [pool.submit(one, row) for row in rows]))
-                rows, futures = running.popleft()
-                yield ragged_chunk(rows, [future.result() for future in futures])
-        finally:
-            pool.shutdown(cancel_futures=True)
+    parts = [range(low, min(low + CHUNK_IMAGES, len(source))) for low in starts]
+    found = map_in_order(one, chain.from_iterable(parts), threads=threads, ahead=CHUNK_IMAGES)
+    with closing(found):
+        for rows in parts:
+            yield ragged_chunk(rows, list(islice(found, len(rows))))
 
 
 def ragged_chunk(rows: Sequence[int], results: Sequence[Pixels | str]) -> Chunk:

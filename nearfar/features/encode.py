@@ -56,10 +56,11 @@ def encode(
     source = open_source([images] if one else images)
     where = device_named(device or "auto")
     model = encoder if where.type == "cpu" else copy.deepcopy(encoder).to(where)
-    short_side = -(-preprocess.size * 8 // 7)  # as `embed` reads images, so that the vectors are the same
     parts = []
     with _shown(show_progress_bar), progress.Bar("Encoding", len(source)) as bar:
-        for chunk in read_chunks(source, range(0, len(source), CHUNK_IMAGES), short_side, cores()):
+        for chunk in read_chunks(
+            source, range(0, len(source), CHUNK_IMAGES), preprocess.decode_side, cores()
+        ):
             for row, reason in chunk.bad:
                 raise NearfarError(f"{source.ids[row]} cannot be encoded ({reason}); leave it out.")
             parts.append(features(model, chunk, preprocess, device=where, batch_size=batch_size))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..core.errors import NearfarError
 from ..core.rng import fold
+from ..images.view_settings import is_small
 from . import libraries, stems
 from . import weights as files
 from .layers import GlobalBatchNorm, mlp, settle, sync_batchnorm
@@ -33,8 +34,6 @@ __all__ = [
     "sync_batchnorm",
     "untrained",
 ]
-
-SMALL_SIDE = 64  # up to this many pixels, stem "auto" is "small"
 
 
 class Encoder(nn.Module):
@@ -140,7 +139,7 @@ def encoder(
         if stem == "small" and not possible:
             raise NearfarError(f"{name!r} has no first layers that could be made small; use --stem standard.")
         if stem == "auto":
-            small = size is not None and size <= SMALL_SIDE and library != "nearfar" and not pretrained
+            small = size is not None and is_small(size) and library != "nearfar" and not pretrained
             stem = "small" if small and possible else "standard"
         if stem == "small":
             stems.make_small(net)

@@ -17,7 +17,7 @@ from ..core import rng
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data import cache
-from ..data.dataset import Subset, holdout_split
+from ..data.dataset import holdout_rows
 from ..data.source import Pixels, Source
 from ..data.sources import open_source
 from ..features.extract import features
@@ -135,21 +135,19 @@ def sample_run(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> 
     numbers = _numbers(len(usable), wanted.training, bool(facts.get("holdout")))
     chosen = rng.permutation(rng.fold(0, "report"), len(usable))[:SAMPLE]
     expected = int(facts["images"]) + int(facts.get("holdout", 0))
-    found = _sample(run, source, usable[chosen], wanted.short_side, device)
+    found = _sample(run, source, usable[chosen], wanted.preprocess.decode_side, device)
     number = dict(zip(found.few.ids, numbers[chosen].tolist(), strict=True))
     known = np.array([number[name] for name in found.dataset.ids], np.int64)
     return ImageSample(source, found.few, found.dataset, known, found.features, expected)
 
 
 def _numbers(count: int, training: Training, holdout: bool) -> npt.NDArray[np.int64]:
-    """Number the usable images as training did: holdout images get -1."""
-    numbers = np.arange(count)
+    """Number the usable images as training did: those held out are left out, and get -1."""
     if not holdout:
-        return numbers
-    trained, _ = holdout_split(range(count), training.holdout, training.seed)
-    if isinstance(trained, Subset):
-        numbers = np.full(count, -1)
-        numbers[trained.rows] = np.arange(len(trained))
+        return np.arange(count)
+    trained, _ = holdout_rows(count, training.holdout, training.seed)
+    numbers = np.full(count, -1)
+    numbers[trained] = np.arange(len(trained))
     return numbers
 
 
@@ -167,7 +165,7 @@ def sample_labelled(run: Run, data: Any, count: int, device: torch.device) -> Im
     """
     source = open_source(data, labels=True)
     chosen = rng.permutation(rng.fold(0, "report"), len(source))[:count]
-    return _sample(run, source, chosen, -(-run.preprocess.size * 8 // 7), device)
+    return _sample(run, source, chosen, run.preprocess.decode_side, device)
 
 
 def _sample(
@@ -181,7 +179,7 @@ def _sample(
         max_pixels=Training.max_pixels,
         max_bad=1.0,
         threads=cores(),
-        memory=8 << 30,  # some thousand images, reduced: never packed on disk
+        memory=8 << 30,  # some thousand images, reduced: never kept on disk
     )
     if len(dataset) < 2:
         raise NearfarError(f"fewer than two images of {source.name} can be used; run nearfar check on them.")

@@ -1,4 +1,4 @@
-"""Looks before it leaps: what is in a collection, what is broken, and what pretraining would do with it."""
+"""Checks a collection: what is in it, what is broken, and what pretraining would do with it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ..data.reading import read_pixels
 from ..data.sources import Source, open_source
 from ..images.views import sides
 from . import engine, optim, resolve
-from .schedule import AIM
+from .plan import epochs, plan_run
+from .schedule import TimeBudget, measuring
 from .settings import Training
 from .setup import views_dtype
 
@@ -36,7 +37,9 @@ class Proposal:
     encoder: str
     stem: str
     weights: int  # numbers to learn in the encoder
-    size: int  # side of a view, pixels
+    image_size: int  # side of a view, pixels
+    images: int  # trained on
+    holdout: int  # never trained on
     batch_size: int
     negatives: int  # for each row; 0 for a method without
     steps: int
@@ -48,12 +51,13 @@ class Proposal:
     decoded_bytes: int  # of the images once decoded
 
     def __str__(self) -> str:
+        apart = f", {self.holdout:,} held out" if self.holdout else ""
         against = f", {self.negatives:,} negatives for each" if self.negatives else ""
         return "\n".join(
             [
                 f"plan: {self.method} (recipe {self.recipe}) on {self.device}, {self.precision}",
                 f"  encoder   {self.encoder}, {self.stem} stem, {self.weights:,} weights",
-                f"  views     {self.size} px",
+                f"  images    {self.images:,} to train on{apart}, views of {self.image_size} px",
                 f"  batch     {self.batch_size:,} images{against}",
                 f"  length    {self.steps:,} steps, {self.epochs:,.1f} epochs, "
                 f"about {progress.duration(60 * self.minutes)} at {self.images_per_second:,.0f} images/s",
@@ -105,7 +109,7 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
     threads = given.get("workers") or cores()
     found = inspect(source, max_pixels=max_pixels, threads=threads)
     if found.usable < 2:
-        return Check(found, None, f"{found.usable} usable images are too few to tell near from far")
+        return Check(found, None, f"{found.usable} usable images are too few to train on")
     side = resolve.usual_side(source, max_pixels)
     wanted = resolve.resolve(method, recipe, given, side=side, device=device)
     if len(found.rejected) > wanted.training.max_bad * found.count:
@@ -113,7 +117,7 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
         return Check(
             found,
             None,
-            f"{share:.0%} of the images are unusable; mend them, or raise --max-bad to {share:.2f}",
+            f"{share:.0%} of the images are unusable; fix them, or raise --max-bad to {share:.2f}",
         )
     return Check(found, _propose(source, wanted, found, device, threads))
 
@@ -122,20 +126,22 @@ def _propose(
     source: Source, wanted: resolve.RunConfig, found: Inspection, device: torch.device, threads: int
 ) -> Proposal:
     """Measure a few steps on a sample of the images, and work out the rest."""
-    sample = _Sample(source, wanted, found.usable)
-    classes = len(set(source.labels or ()))
-    wanted, _ = resolve.fitted(resolve.with_classes(wanted, classes), found.usable)
-    training = wanted.training
-    module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
-    views = module.views(wanted.views)
+    bad = {item.id for item in found.rejected} if wanted.training.cache else set()
+    labels = [label for name, label in zip(source.ids, source.labels or (), strict=False) if name not in bad]
+    classes = len(set(labels))
+    plan = plan_run(wanted, found.count - len(bad), classes)
+    training = plan.config.training
+    sample = _Sample(source, plan.config, plan.images)
+    module = resolve.build_method(plan.config).to(device).to(memory_format=torch.channels_last)
+    views = module.views(plan.config.views)
     precision = training.precision
     if precision == "auto":
-        gains = engine.gains_from_bfloat16(module, sides(views, wanted.image_size), device)
+        gains = engine.gains_from_bfloat16(module, sides(views, plan.config.image_size), device)
         precision = "bfloat16" if gains else "float32"
     feed = loader.DataLoader(
         sample,
         views,
-        size=wanted.image_size,
+        size=plan.config.image_size,
         batch_size=training.batch_size,
         seed=training.seed,
         threads=threads,
@@ -150,30 +156,29 @@ def _propose(
             device=device,
             precision=precision,
             chunk=training.micro_batch and max(1, training.micro_batch // distributed.world()),
-            labels=torch.arange(found.usable) % classes if classes else None,
+            labels=torch.arange(plan.images) % classes if classes else None,
             seconds=3.0,
         )
     finally:
         feed.close()
-    an_epoch = found.usable // training.batch_size
-    if training.steps is not None:
-        steps = training.steps
-    elif training.epochs is not None:
-        steps = max(1, round(training.epochs * an_epoch))
-    else:
+    steps = plan.steps
+    if steps is None:
         assert training.minutes is not None
-        steps = max(1, int(60 * training.minutes * AIM / pace))
+        budget = 60.0 * training.minutes
+        steps = TimeBudget(budget, spent=measuring(budget)).first_plan(pace).steps
     return Proposal(
-        method=wanted.method,
-        recipe=wanted.recipe,
+        method=plan.config.method,
+        recipe=plan.config.recipe,
         encoder=module.f.name,
         stem=module.f.stem,
         weights=sum(weight.numel() for weight in module.f.parameters()),
-        size=wanted.image_size,
+        image_size=plan.config.image_size,
+        images=plan.images,
+        holdout=plan.holdout,
         batch_size=training.batch_size,
         negatives=module.negatives(training.batch_size),
         steps=steps,
-        epochs=round(steps / an_epoch, 2),
+        epochs=round(epochs(steps, training, plan.images), 2),
         minutes=round(steps * pace / 60, 2),
         images_per_second=round(training.batch_size / pace, 1),
         precision=precision,
@@ -187,13 +192,11 @@ class _Sample:
 
     def __init__(self, source: Source, wanted: resolve.RunConfig, count: int) -> None:
         self.count = count
-        limit = wanted.training.max_pixels
+        side, limit = wanted.preprocess.decode_side, wanted.training.max_pixels
         images = []
         for index in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int)):
             try:
-                images.append(
-                    read_pixels(source, int(index), short_side=wanted.short_side, max_pixels=limit)[0]
-                )
+                images.append(read_pixels(source, int(index), short_side=side, max_pixels=limit)[0])
             except BadImage:
                 continue
         sizes = np.array([image.size for image in images], np.int64)

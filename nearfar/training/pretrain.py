@@ -19,13 +19,14 @@ from ..core.device import device_named
 from ..core.errors import NearfarError, nearest
 from ..core.version import __version__
 from ..data import cache
-from ..data.dataset import Subset, holdout_split
+from ..data.dataset import FileDataset, ImageDataset, Subset, holdout_split
 from ..data.loader import DataLoader
 from ..data.reading import write_rejected
 from ..data.sources import Source, open_source
 from . import checkpoint, engine, resolve
 from .logger import RunLogger, locked, signals
 from .monitor import HealthMonitor
+from .plan import plan_run
 from .resolve import RunConfig
 from .run import Run, export, load
 from .schedule import StepPlan
@@ -96,30 +97,36 @@ def pretrain(
             return load(folder)
         source = open_source(data, labels=_needs_labels(method, like, given))
         wanted, plan = _wanted(source, method, recipe, like, given, device)
-        dataset = _store(source, wanted)
-        dataset, held = holdout_split(dataset, wanted.training.holdout, wanted.training.seed)
-        wanted, notes = resolve.fitted(resolve.with_classes(wanted, len(dataset.classes)), len(dataset))
+        whole = _read(source, wanted)
+        dataset, held = holdout_split(whole, wanted.training.holdout, wanted.training.seed)
+        planned = plan_run(wanted, len(whole), len(whole.classes))
+        wanted = planned.config
         if earlier:
-            wanted, plan = _same(earlier, wanted, dataset.fingerprint, len(dataset), folder)
+            wanted, plan = _same(earlier, wanted, whole.fingerprint, len(dataset), folder)
             if _finished(folder):
                 return load(folder)
-        for note in notes:
+        for note in planned.notes:
             progress.say(note)
         job = prepare(folder, wanted, plan, dataset, device, follow=like is None)
-        _train(job, held, asked, source.name, should_stop)
+        _train(job, whole, held, asked, source.name, should_stop)
         distributed.barrier()
         return load(folder)
 
 
 def _train(
-    job: TrainingSetup, held: Subset | None, asked: dict[str, Any], name: str, should_stop: ShouldStop | None
+    job: TrainingSetup,
+    whole: ImageDataset | FileDataset,
+    held: Subset | None,
+    asked: dict[str, Any],
+    name: str,
+    should_stop: ShouldStop | None,
 ) -> None:
     """Train to the end, logging and saving on the way, and write the encoder."""
     data = {"name": name, "images": len(job.dataset), "holdout": 0 if held is None else len(held)}
-    data["fingerprint"] = job.dataset.fingerprint
+    data["fingerprint"] = whole.fingerprint
     versions = {"nearfar": __version__, "commit": commit(), "torch": torch.__version__}
     config = {**versions, "asked": asked, "data": data, **job.wanted.to_json(), "plan": job.plan.stretches}
-    _record(job, config)
+    _record(job.folder, whole, config)
     job.announce()
     feed, recorder = (
         job.feed(job.started),
@@ -138,7 +145,7 @@ def _train(
     watch = HealthMonitor(job, held, should_stop is not None)
     try:
         if job.started < job.plan.steps:
-            _steps(job, feed, recorder, watch, config, should_stop)
+            _steps(job, whole, feed, recorder, watch, config, should_stop)
     finally:
         feed.close()
         watch.close()
@@ -155,13 +162,14 @@ def _train(
             "seed": training.seed,
             "weights": training.weights,
         }
-        write_rejected(job.folder / "rejected.csv", job.dataset.rejected)
+        write_rejected(job.folder / "rejected.csv", whole.rejected)
         export(job.folder, job.module.f, job.wanted.preprocess, provenance)
         progress.say(f"Done: {job.plan.steps:,} steps. The encoder is in {job.folder}.")
 
 
 def _steps(
     job: TrainingSetup,
+    whole: ImageDataset | FileDataset,
     feed: DataLoader,
     recorder: RunLogger,
     watch: HealthMonitor,
@@ -186,7 +194,7 @@ def _steps(
             if step.plan is not job.plan:
                 job.plan = step.plan
                 progress.say(f"The pace has changed: {step.plan.steps:,} steps in all now fit the time.")
-                _record(job, {**config, "plan": step.plan.stretches})
+                _record(job.folder, whole, {**config, "plan": step.plan.stretches})
             recorder.note(step)
             figures = watch.note(step)
             stop = distributed.same(caught[0] if caught else 0) if step.number % look == 0 else 0
@@ -221,11 +229,11 @@ def _compiler(setting: str) -> Iterator[None]:
         raise NearfarError(f"the network cannot be compiled here ({reason}); set --compile no.") from error
 
 
-def _record(job: TrainingSetup, config: dict[str, Any]) -> None:
+def _record(folder: Path, whole: ImageDataset | FileDataset, config: dict[str, Any]) -> None:
     """Write what the run is, and which images it does without."""
     if distributed.first():
-        write_rejected(job.folder / "rejected.csv", job.dataset.rejected)
-        checkpoint.write_json(job.folder / "config.json", config)
+        write_rejected(folder / "rejected.csv", whole.rejected)
+        checkpoint.write_json(folder / "config.json", config)
 
 
 def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
@@ -303,17 +311,17 @@ def _same(
     return wanted, StepPlan.of(earlier["plan"])
 
 
-def _store(source: Source, wanted: RunConfig) -> Any:
-    """Read the images; under torchrun one process packs first, and the others find the pack."""
+def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
+    """Read the images; under torchrun one process decodes first, and the others find what it kept."""
     if not distributed.first():
         distributed.barrier()
     dataset = cache.load(
         source,
-        short_side=wanted.short_side,
+        short_side=wanted.preprocess.decode_side,
         max_pixels=wanted.training.max_pixels,
         max_bad=wanted.training.max_bad,
         threads=threads(wanted),
-        pack=wanted.training.cache,
+        decode_once=wanted.training.cache,
     )
     if distributed.first():
         distributed.barrier()

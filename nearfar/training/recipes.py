@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..images.view_settings import Views
+from ..images.view_settings import Views, is_small
 from .settings import Training
 
 
@@ -36,7 +36,7 @@ def cpu(side: int) -> Recipe:
             minutes=10.0,
             batch_size=256,
             encoder="resnet8",
-            image_size=None if side <= 64 else 96,
+            image_size=None if is_small(side) else 96,
             optimizer="muon",
             lr=0.02,
             weight_decay=0.01,
@@ -141,4 +141,4 @@ def choose(device: str, side: int) -> str:
     """
     if device == "cpu":
         return "cpu"
-    return "cifar-short" if side <= 64 else "imagenet"
+    return "cifar-short" if is_small(side) else "imagenet"

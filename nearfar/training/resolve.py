@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +10,11 @@ import numpy as np
 import torch
 
 from .. import methods, models
-from ..core import distributed
 from ..core.config import build, settings_of, to_json
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data.reading import read_pixels
 from ..data.sources import Source
-from ..images.view_settings import Views
+from ..images.view_settings import Views, is_small
 from ..images.views import Preprocess
 from ..methods.base import Method
 from . import optim, recipes
@@ -53,13 +51,7 @@ class RunConfig:
     @property
     def preprocess(self) -> Preprocess:
         """What an image needs before it is encoded; small images are used whole."""
-        crop = 1.0 if self.image_size <= 64 else 0.875
-        return Preprocess(size=self.image_size, crop=crop, interpolation=self.views.interpolation)
-
-    @property
-    def short_side(self) -> int:
-        """Short side at which decoded images are kept: a little above the training size."""
-        return math.ceil(self.image_size / 0.875)
+        return Preprocess.of(self.image_size, self.views.interpolation)
 
     @property
     def lr(self) -> float:
@@ -191,47 +183,12 @@ def resolve(
         for cls in homes[name]:
             groups[cls][name] = value
     training = build(Training, groups[Training])
-    native = max(side, 8) if side <= 64 else 224
+    native = max(side, 8) if is_small(side) else 224
     training = replace(training, image_size=training.image_size or native, device=device.type)
     length = next((name for name in LENGTHS if getattr(training, name) is not None), None)
     if length is None or getattr(training, length) <= 0:
         raise NearfarError("Training needs a length above zero; give --epochs, --steps or --minutes.")
     return RunConfig(method, recipe, training, build(Views, groups[Views]), build(config, groups[config]))
-
-
-def fitted(wanted: RunConfig, count: int) -> tuple[RunConfig, list[str]]:
-    """Fit the batch to the images there are and to the number of processes.
-
-    Args:
-        wanted: from `resolve`.
-        count: usable images there are.
-
-    Returns:
-        Settings whose batch can be filled, and a sentence for each change.
-
-    Raises:
-        NearfarError: there are too few images to learn from.
-    """
-    world, notes = distributed.world(), []
-    training = wanted.training
-    least = max(2, world)
-    if count < least:
-        raise NearfarError(
-            f"{count} usable image{'s are' if count != 1 else ' is'} too few to tell near from far; "
-            f"give at least {least}."
-        )
-    batch = min(training.batch_size, count)
-    if batch < training.batch_size:
-        notes.append(
-            f"There are {count:,} images, fewer than a batch of {training.batch_size:,}: the batch is all "
-            "of them."
-        )
-    if batch % world:
-        batch -= batch % world
-        notes.append(f"The batch is {batch:,}, a multiple of the {world} processes.")
-    if training.micro_batch is not None and training.micro_batch * world >= batch:
-        training = replace(training, micro_batch=None)
-    return replace(wanted, training=replace(training, batch_size=batch)), notes
 
 
 def needs_labels(method: str, given: Mapping[str, Any]) -> bool:

@@ -47,6 +47,18 @@ def minutes(text: str | float, what: str) -> float:
     return found
 
 
+def measuring(seconds: float) -> float:
+    """Tell how long the pace is measured before a time budget is planned.
+
+    Args:
+        seconds: the budget.
+
+    Returns:
+        Seconds of it: 2 %, and no more than 8.
+    """
+    return min(8.0, 0.02 * seconds)
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """The number of steps, as planned first and as corrected since."""

@@ -17,8 +17,9 @@ from ..images.views import sides
 from ..methods.base import Method
 from ..models import sync_batchnorm
 from . import checkpoint, engine, optim, resolve
+from .plan import epochs, step_count
 from .resolve import RunConfig
-from .schedule import StepPlan, TimeBudget
+from .schedule import StepPlan, TimeBudget, measuring
 
 LONG, LONG_STEPS = 600.0, 2000  # seconds, or steps, that a run must last before compiling is tried
 
@@ -77,7 +78,7 @@ class TrainingSetup:
         code = ", compiled" if training.compile == "yes" else ""
         negatives = self.module.negatives(training.batch_size)
         against = f", {negatives:,} negatives for each" if negatives else ""
-        epochs = plan.steps * training.batch_size / len(self.dataset)
+        passes = epochs(plan.steps, training, len(self.dataset))
         lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
@@ -86,7 +87,7 @@ class TrainingSetup:
             f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim} features",
             f"batch      {training.batch_size:,} images, {seen:,} views{against}{pieces}",
             f"optimizer  {training.optimizer}, peak rate {lr:.3g}, weight decay {training.weight_decay:g}",
-            f"length     {plan.steps:,} steps, {epochs:,.1f} epochs",
+            f"length     {plan.steps:,} steps, {passes:,.1f} epochs",
             f"device     {self.device}, {training.precision}{code}, views on {place}, {processes}",
         ]
         if self.started:
@@ -194,12 +195,10 @@ def _pace(job: TrainingSetup, seconds: float) -> float:
 def _planned(job: TrainingSetup) -> StepPlan:
     """Turn epochs, steps or minutes into a number of steps."""
     training = job.wanted.training
-    if training.steps is not None:
-        return StepPlan(((0, training.steps),))
-    if training.epochs is not None:
-        return StepPlan(((0, max(1, round(training.epochs * (len(job.dataset) // training.batch_size)))),))
+    if (steps := step_count(training, len(job.dataset))) is not None:
+        return StepPlan(((0, steps),))
     assert job.clock is not None
-    pace = _pace(job, min(8.0, 0.02 * job.clock.seconds))
+    pace = _pace(job, measuring(job.clock.seconds))
     return StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
 
 

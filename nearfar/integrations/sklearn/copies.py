@@ -48,7 +48,7 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
         run = self.run if isinstance(self.run, Run) else load(self.run)
         dataset = cache.load(
             open_source(X),
-            short_side=-(-run.preprocess.size * 8 // 7),
+            short_side=run.preprocess.decode_side,
             max_pixels=Training.max_pixels,
             max_bad=0,
             threads=cores(),
