@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 # Two test processes share the machine: a thread each, for the processes that tests start too.
 os.environ["OMP_NUM_THREADS"] = "1"
+if sys.dont_write_bytecode:
+    # Where none may stand beside the source, each process would compile all of torch's again.
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 import numpy as np
 import pytest

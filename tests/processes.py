@@ -1,26 +1,24 @@
 """What processes that talk over gloo find together, beside what one finds.
 
 `one(name)` runs a function below in this process; `two(name)` gives what each of two processes returned,
-and `four(name)` each of four. They are launched once for all tests, with torchrun's environment, as
-`python tests/processes.py FOLDER NAME ...`; each writes one safetensors file a function.
+and `four(name)` each of four. They have torchrun's environment, and each writes a safetensors file.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import forkserver
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 
 
 def one(name: str) -> dict[str, Tensor]:
@@ -30,16 +28,15 @@ def one(name: str) -> dict[str, Tensor]:
 
 def two(name: str) -> list[dict[str, Tensor]]:
     """Give what the function returned on rank 0 and on rank 1."""
-    return [found[name] for found in _launched(2, tuple(FUNCTIONS))]
+    return _launched(2, name)
 
 
 def four(name: str) -> list[dict[str, Tensor]]:
     """Give what the function returned on each of four ranks."""
-    return [found[name] for found in _launched(4, ("losses",))]
+    return _launched(4, name)
 
 
-@functools.cache
-def _launched(world: int, names: tuple[str, ...]) -> list[dict[str, dict[str, Tensor]]]:
+def _launched(world: int, name: str) -> list[dict[str, Tensor]]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -52,19 +49,28 @@ def _launched(world: int, names: tuple[str, ...]) -> list[dict[str, dict[str, Te
                 "WORLD_SIZE": str(world),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": str(ROOT),
+                "PYTHONPATH": str(HERE),
             }
-            command = [sys.executable, __file__, folder, *names]
-            started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+            started.append(forkserver.start("import processes; processes.work()", folder, name, env=env))
         try:
             errors = [process.communicate(timeout=300)[1] for process in started]
         finally:
             for process in started:
                 process.kill()
         assert all(process.returncode == 0 for process in started), "\n".join(errors)
-        load = safetensors.torch.load_file
-        return [{name: load(Path(folder, f"{name}-{rank}")) for name in names} for rank in range(world)]
+        return [safetensors.torch.load_file(Path(folder, str(rank))) for rank in range(world)]
+
+
+def work() -> None:
+    """Run the function that is named on the command line in one of the processes."""
+    from nearfar.core import distributed
+
+    distributed.start("cpu")
+    torch.set_num_threads(1)
+    folder, name = sys.argv[1:]
+    answer = {key: x.clone().contiguous() for key, x in one(name).items()}
+    safetensors.torch.save_file(answer, Path(folder, str(distributed.rank())))
+    distributed.stop()
 
 
 def share(x: Tensor) -> Tensor:
@@ -211,13 +217,3 @@ def queues() -> dict[str, Tensor]:
 
 
 FUNCTIONS = {function.__name__: function for function in (words, losses, batchnorm, gradients, queues)}
-
-if __name__ == "__main__":
-    from nearfar.core import distributed
-
-    distributed.start("cpu")
-    torch.set_num_threads(1)
-    for name in sys.argv[2:]:
-        answer = {key: x.clone().contiguous() for key, x in one(name).items()}
-        safetensors.torch.save_file(answer, Path(sys.argv[1], f"{name}-{distributed.rank()}"))
-    distributed.stop()

@@ -7,12 +7,11 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import bad_files
+import forkserver
 import numpy as np
 import pytest
 from PIL import Image
@@ -190,9 +189,8 @@ cache.load(open_source(sys.argv[1]), short_side=24, max_pixels=10**6, max_bad=.1
 """
 
 
-def decoder(folder: Path, root: Path) -> subprocess.Popen[bytes]:
-    place = str(Path(__file__).parent.parent)
-    return subprocess.Popen([sys.executable, "-c", DECODER, str(folder), str(root)], cwd=place)
+def decoder(folder: Path, root: Path) -> forkserver.Process:
+    return forkserver.start(DECODER, folder, root)
 
 
 def test_killed_with_9_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 
+import forkserver
 import pytest
 import torch
 from torch import nn
@@ -60,7 +59,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(tmp_path):
         "try: checkpoint.write(Path(sys.argv[1]), b'x' * 5000)\n"
         "except checkpoint.NearfarError as error: print(error)"
     )
-    said = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    said = forkserver.run(code, path, check=True)
     assert "no room for last.safetensors" in said.stdout and "free some space" in said.stdout
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["last.safetensors"]

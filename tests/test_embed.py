@@ -1,13 +1,11 @@
 """Features and files of vectors: stable to the batch, the same bytes after a kill, the encoder untouched."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
+import forkserver
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -180,8 +178,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(run, folder, tmp_path, monkeypat
     monkeypatch.setattr(sys.modules["nearfar.embedding.embed"], "CHUNK_IMAGES", 4)
     embed(run, folder, out=whole, labels=True)
     parts = tmp_path / "broken.npz.parts"
-    command = [sys.executable, "-c", KILLED, str(run.path), str(folder), str(broken)]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+    process = forkserver.start(KILLED, run.path, folder, broken)
     until = time.monotonic() + 120
     while len(list(parts.glob("[0-9]*.npz"))) < 3 and time.monotonic() < until:
         time.sleep(0.02)

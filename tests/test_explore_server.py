@@ -9,8 +9,6 @@ import random
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 import zlib
@@ -25,6 +23,7 @@ pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[exp
 pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
 
 import explored
+import forkserver
 import pyarrow.parquet as pq
 from PIL import Image
 from starlette.testclient import TestClient
@@ -496,8 +495,8 @@ def test_ports_and_addresses() -> None:
 
 
 def test_the_command_serves_until_it_is_interrupted(there: explored.Explored) -> None:
-    words = [sys.executable, "-m", "nearfar", "explore", there.store.address, "--port", "0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    words = ["explore", there.store.address, "--port", "0"]
+    with forkserver.start(forkserver.NEARFAR, *words) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         address = line.split()[-1]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forkserver
 import numpy as np
 import pytest
 import torch
@@ -208,14 +207,12 @@ nearfar.embed(sys.argv[1], sys.argv[2], store=sys.argv[3], workers=1)
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_a_kill_loses_no_row_that_was_committed(run, photos, address):
-    command = [sys.executable, "-c", KILLED, str(run.path), str(photos), address]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONIOENCODING": "utf-8"}
     told: set[str] = set()
     for rows in (4, 12):
-        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE)
+        process = forkserver.start(KILLED, run.path, photos, address)
         until = time.monotonic() + 120
         for line in process.stdout:
-            told.add(line.decode().rstrip("\n"))
+            told.add(line.rstrip("\n"))
             if len(told) >= rows or time.monotonic() > until:
                 break
         process.send_signal(signal.SIGKILL)
@@ -228,9 +225,7 @@ def test_a_kill_loses_no_row_that_was_committed(run, photos, address):
 
 @pytest.mark.slow
 def test_two_that_fill_one_store_at_once_both_succeed(run, photos, address):
-    command = [sys.executable, "-c", KILLED, str(run.path), str(photos), address]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONIOENCODING": "utf-8"}
-    both = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
+    both = [forkserver.start(KILLED, run.path, photos, address, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
     store = open_store(address)
     assert len(store) == 30 and agrees(store, run, photos)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
 import shutil
 import signal
@@ -14,6 +13,7 @@ import time
 from pathlib import Path
 
 import bad_files
+import forkserver
 import numpy as np
 import pytest
 import torch
@@ -35,10 +35,8 @@ TINY = {
 FLAGS = ["--batch-size", "16", "--encoder", "resnet10_w16", "--head", "16", "8", "--precision", "float32"]
 
 
-def command(*words: object, **more: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
-    line = [sys.executable, "-m", "nearfar", *map(str, words)]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def command(*words: object) -> forkserver.Process:
+    return forkserver.start(forkserver.NEARFAR, *words)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -58,13 +56,12 @@ def unbroken(photos, tmp_path_factory) -> Path:
 
 def test_a_run_gives_an_encoder_that_loads_without_the_method(unbroken):
     code = (
-        "import sys; sys.modules['nearfar.methods.simclr'] = None; import nearfar, torch\n"
+        "import sys; assert 'nearfar.methods.simclr' not in sys.modules\n"
+        "sys.modules['nearfar.methods.simclr'] = None; import nearfar, torch\n"
         "encoder = nearfar.load(sys.argv[1]).encoder\n"
         "print(encoder(torch.rand(3, 3, 16, 16)).shape[1] == encoder.dim)"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", code, str(unbroken)], capture_output=True, text=True, check=True
-    )
+    said = forkserver.run(code, unbroken, check=True)
     assert said.stdout.strip() == "True"
     run = nearfar.load(unbroken)
     assert not run.encoder.training
@@ -280,10 +277,9 @@ def test_a_folder_that_vanishes_while_streaming_stops_the_run_with_its_reason(ph
 def test_two_processes_under_torchrun_train_the_encoder_of_one(photos, tmp_path):
     settings = ["--steps", 6, *FLAGS, "--optimizer", "sgd", "--lr", "0.002"]
     one = command("pretrain", photos, "--out", tmp_path / "one", *settings)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     line = [*launch, "-m", "nearfar", "pretrain", photos, "--out", tmp_path / "two", *settings]
-    two = subprocess.run([str(word) for word in line], capture_output=True, text=True, env=environment)
+    two = subprocess.run([str(word) for word in line], capture_output=True, text=True)
     _, said = one.communicate(timeout=100)
     assert one.returncode == 0, said
     assert two.returncode == 0, two.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -12,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import forkserver
 import numpy as np
 import pytest
 import torch
@@ -138,12 +138,6 @@ def test_without_labels_health_chooses_on_the_same_views_for_all(photos: Path, t
     assert {"--crop-min", "0.3"} <= set(shlex.split(found.command))
 
 
-def process(*words: object) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "nearfar", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
 def without_times(found: dict[str, object]) -> dict[str, object]:
     for trial in found["trials"] + found["repeats"]:
         del trial["seconds"]
@@ -157,7 +151,7 @@ def test_ctrl_c_and_kill_9_and_the_same_command_again_find_the_same(
     folder, train = tmp_path / "broken", labelled / "train"
     words = ["sweep", train, "--out", folder, "--train", train, "--steps", 2, "--trials", 10, *FLAGS]
     for name, how in (("trial-000-seed-1", signal.SIGINT), ("trial-003", signal.SIGKILL)):
-        running = process(*words)
+        running = forkserver.start(forkserver.NEARFAR, *words)
         while running.poll() is None and not (folder / name).exists():
             time.sleep(0.01)
         running.send_signal(how)
