@@ -34,7 +34,7 @@ def test_every_recipe_decides_everything_and_survives_json(name, side):
 def test_small_images_keep_their_size_and_are_used_whole():
     assert (wanted().image_size, wanted().preprocess.crop) == (32, 1.0)
     large = resolve.resolve("simclr", "imagenet", {}, side=500, device=CPU)
-    assert (large.image_size, large.preprocess.crop, large.short_side) == (224, 0.875, 256)
+    assert (large.image_size, large.preprocess.crop, large.preprocess.decode_side) == (224, 0.875, 256)
 
 
 def test_the_device_and_the_size_choose_the_recipe():

@@ -21,7 +21,7 @@ from .. import methods
 from ..core import progress
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
-from ..images.view_settings import Views
+from ..data.modality import IMAGES, Modality, modality, recognise
 from ..training import recipes, settings
 from . import parsers
 from .flags import Parser, exclusive
@@ -54,7 +54,7 @@ def _training(parser: Parser, words: Sequence[str], without: Sequence[str] = ())
     parser.flag(parser, "--recipe", metavar="NAME", help=named)
     shared = [item.name for item in settings_of(settings.Training) if item.name not in without]
     parser.settings("how long, how large, how fast", settings.Training, only=shared)
-    parser.settings("views", Views)
+    parser.settings("views", _kind_of(words).views)
     method = _word_after(words, "--method") or "simclr"
     parser.settings(f"settings of --method {method}", methods.settings(method))
 
@@ -65,6 +65,12 @@ def _word_after(words: Sequence[str], flag: str) -> str:
         if word == flag or word.startswith(f"{flag}="):
             return following if word == flag else word.removeprefix(f"{flag}=")
     return ""
+
+
+def _kind_of(words: Sequence[str]) -> Modality:
+    """Find the kind of data that the words name, before they are parsed: it decides which views there are."""
+    named = (recognise(word) for word in words if not word.startswith("-"))
+    return modality(next((name for name in named if name != IMAGES), IMAGES))
 
 
 def _json_flag(parser: Parser) -> None:
@@ -149,7 +155,7 @@ def compare_parser(words: Sequence[str]) -> Parser:
     parser.flag(parser, "--recipe", metavar="NAME", help=named)
     shared = [item.name for item in settings_of(settings.Training) if item.name != "seed"]
     parser.settings("how long, how large, how fast, for all", settings.Training, only=shared)
-    parser.settings("views, for all", Views)
+    parser.settings("views, for all", _kind_of(words).views)
     return parser
 
 

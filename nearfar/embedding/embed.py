@@ -22,8 +22,9 @@ from ..core import progress
 from ..core.config import to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
+from ..data.modality import open_data
 from ..data.reading import Rejected, write_rejected
-from ..data.sources import Source, open_source
+from ..data.source import Source
 from ..features import files
 from ..features.chunked import LENGTH, ChunkResult, Journal, stretches
 from ..features.extract import Vectors, features, fingerprint
@@ -139,7 +140,7 @@ def embed(
     path = Path(out) if out is not None else None
     where = device_named(device)
     if path is None:
-        source = open_source(data, labels=labels)
+        source = open_data(data, expected=run.preprocess.modality, labels=labels)
         return _embed(run, source, None, None, where, batch_size, threads or cores(), labels)
     files.check_name(path)
     folder = path.with_name(path.name + ".parts")
@@ -153,7 +154,7 @@ def embed(
     try:
         with lock.acquire(timeout=0):
             # Opened once the folder is ours: listing a million files is part of the work.
-            source = open_source(data, labels=labels)
+            source = open_data(data, expected=run.preprocess.modality, labels=labels)
             journal = Journal(folder, _key(run, source))
             result = _embed(run, source, path, journal, where, batch_size, threads or cores(), labels)
     except Timeout:
@@ -192,11 +193,9 @@ def _embed(
     if parts:
         progress.say(f"{len(parts):,} of {len(starts):,} stretches were done before; going on.")
     model = run.encoder if device.type == "cpu" else copy.deepcopy(run.encoder).to(device)
-    # A little above the size, so that the last resize has something to work with; as for training.
-    short_side = -(-run.preprocess.size * 8 // 7)
     with progress.Bar("Embedding", len(source.ids)) as bar:
         bar.done = len(source.ids) - sum(min(LENGTH, len(source.ids) - low) for low in left)
-        for low, decoded in zip(left, stretches(source, left, short_side, threads), strict=True):
+        for low, decoded in zip(left, stretches(source, left, run.preprocess, threads), strict=True):
             vectors = features(
                 model, decoded, run.preprocess, device=device, batch_size=batch_size, threads=threads
             )

@@ -1,10 +1,24 @@
-"""The settings of a view: how an image is cropped, flipped and coloured. Nothing here imports torch."""
+"""Settings of a view: how an image is cropped, flipped and coloured. Nothing here imports torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ..core.config import setting
+
+SMALL_SIDE = 64  # px: up to here images are used whole, at their own size, with a stem made for small images
+
+
+def is_small(side: int) -> bool:
+    """Tell whether an image counts as small, as those of CIFAR-10 do.
+
+    Args:
+        side: its short side, in pixels.
+
+    Returns:
+        Whether that is at most `SMALL_SIDE`.
+    """
+    return side <= SMALL_SIDE
 
 
 @dataclass(frozen=True)

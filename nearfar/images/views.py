@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ..core import rng
 from ..core.config import setting
 from ..core.errors import NearfarError
-from .view_settings import Views
+from .view_settings import Views, is_small
 
 RATIO = (3 / 4, 4 / 3)  # width over height of a random crop
 TRIES = 10  # crops tried before the centre is taken
@@ -105,6 +105,8 @@ def sides(recipes: Sequence[Views | View], size: int) -> list[int]:
 class Preprocess:
     """How an image becomes an encoder's input when nothing is random."""
 
+    modality: ClassVar[str] = "images"
+
     size: int = setting(224, "side of the input in pixels", low=1)
     crop: float = setting(
         0.875,
@@ -119,7 +121,7 @@ class Preprocess:
 
     @classmethod
     def of(cls, size: int, interpolation: str = "bicubic") -> Preprocess:
-        """Choose the crop for a size: the whole short side up to 64 px, 0.875 of it above.
+        """Choose the crop for a size: the whole short side of small images, 0.875 of it for others.
 
         Args:
             size: side of the input in pixels.
@@ -131,7 +133,17 @@ class Preprocess:
         Source:
             SimCLR, appendices B.5 (ImageNet) and B.9 (CIFAR-10, no crop).
         """
-        return cls(size=size, crop=1.0 if size <= 64 else 0.875, interpolation=interpolation)
+        crop = 1.0 if is_small(size) else cls.crop
+        return cls(size=size, crop=crop, interpolation=interpolation)
+
+    @property
+    def decode_side(self) -> int:
+        """Short side, in pixels, to which larger images are reduced when they are decoded: 8/7 of `size`.
+
+        A centred crop of 0.875 of it is then at least `size` pixels wide. Training, evaluation, embedding
+        and stores all decode at this side, so that one image always gives one vector.
+        """
+        return -(-self.size * 8 // 7)
 
 
 def blur_radius(size: int) -> int:

@@ -78,9 +78,8 @@ def _read(store: VectorStore, run: Run, ids: list[str]) -> Chunk:
                 f"the file of {one!r} is not at {path or 'any known place'}; heat maps need the images: put "
                 "them back, or embed them again where they are now."
             )
-    short_side = -(-run.preprocess.size * 8 // 7)
     # Two hundred images at most: one stretch.
-    (found,) = stretches(open_in_memory(paths, None), [0], short_side, cores())
+    (found,) = stretches(open_in_memory(paths, None), [0], run.preprocess, cores())
     for row, reason in found.bad:
         raise NearfarError(
             f"{paths[row]} cannot be read ({reason}); delete its row: nearfar store {store.address}"

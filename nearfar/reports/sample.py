@@ -16,10 +16,9 @@ import torch
 from ..core import rng
 from ..core.device import cores
 from ..core.errors import NearfarError
-from ..data import cache
 from ..data.dataset import Subset, holdout_split
+from ..data.modality import modality_of, open_data
 from ..data.source import Pixels, Source
-from ..data.sources import open_source
 from ..features.extract import features
 from ..features.knn import top_k
 from ..training import resolve
@@ -37,6 +36,11 @@ class Some(Source):
 
     of: Source
     rows: npt.NDArray[np.int64]
+
+    @property
+    def modality(self) -> str:
+        """Name the kind of data."""
+        return self.of.modality
 
     def read(self, index: int) -> bytes | Path | Pixels:
         """Fetch one image."""
@@ -127,13 +131,13 @@ def look(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> Look:
     if place is None:
         raise NearfarError("the run learnt from an array, which is in no file; give its images with --data.")
     labels = resolve.needs_labels(wanted.method, run.config["settings"])
-    source = open_source(place, labels=labels, download=False)
+    source = open_data(place, expected=wanted.modality, labels=labels, download=False)
     bad = {name for name, _ in read_rejected(run.path)}
     usable = np.array([row for row, name in enumerate(source.ids) if name not in bad], np.int64)
     numbers = _numbers(len(usable), wanted.training, bool(facts.get("holdout")))
     chosen = rng.permutation(rng.fold(0, "report"), len(usable))[:SAMPLE]
     expected = int(facts["images"]) + int(facts.get("holdout", 0))
-    found = _look(run, source, usable[chosen], wanted.short_side, device)
+    found = _look(run, source, usable[chosen], wanted.preprocess, device)
     number = dict(zip(found.few.ids, numbers[chosen].tolist(), strict=True))
     known = np.array([number[name] for name in found.dataset.ids], np.int64)
     return Look(source, found.few, found.dataset, known, found.features, expected)
@@ -163,20 +167,20 @@ def look_labelled(run: Run, data: Any, count: int, device: torch.device) -> Look
     Returns:
         The look; nothing of it was trained on, as far as it tells.
     """
-    source = open_source(data, labels=True)
+    source = open_data(data, expected=run.preprocess.modality, labels=True)
     chosen = rng.permutation(rng.fold(0, "report"), len(source))[:count]
-    return _look(run, source, chosen, -(-run.preprocess.size * 8 // 7), device)
+    return _look(run, source, chosen, run.preprocess, device)
 
 
 def _look(
-    run: Run, source: Source, rows: npt.NDArray[np.int64], short_side: int, device: torch.device
+    run: Run, source: Source, rows: npt.NDArray[np.int64], preprocess: Any, device: torch.device
 ) -> Look:
     """Decode and encode some images."""
     few = some(source, rows)
-    dataset = cache.load(
+    dataset = modality_of(preprocess).load(
         few,
-        short_side=short_side,
-        max_pixels=Training.max_pixels,
+        preprocess,
+        limit=Training.max_pixels,
         max_bad=1.0,
         threads=cores(),
         memory=8 << 30,  # some thousand images, reduced: never packed on disk

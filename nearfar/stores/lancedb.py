@@ -17,7 +17,7 @@ from ..core.errors import NearfarError
 from ..data.cache import cache_root
 from . import conditions as conditions
 from . import schema as rows
-from .base import FIXED, StoreInfo, Value, Vectors
+from .base import StoreInfo, Value, Vectors
 from .index import Index
 
 TABLE = "images"
@@ -106,7 +106,8 @@ class LanceStore:
     def _schema(card: StoreInfo) -> Any:
         import pyarrow as pa
 
-        fields = [pa.field(name, rows.arrow_type(name, kind)) for name, kind in FIXED.items()]
+        fixed = card.fixed
+        fields = [pa.field(name, rows.arrow_type(name, kind, fixed)) for name, kind in fixed.items()]
         fields[0] = pa.field("id", pa.string(), nullable=False, metadata=_PRIMARY)
         fields += [
             pa.field("thumbnail", pa.binary()),
@@ -153,7 +154,8 @@ class LanceStore:
         known = self.columns
         names = rows.wanted(columns, known)
         found = self._read(["id", *(name for name in names if name != "id")], where, ids).select(names)
-        return found.cast(pa.schema([(name, rows.arrow_type(name, known[name])) for name in names]))
+        fixed = self.card.fixed
+        return found.cast(pa.schema([(name, rows.arrow_type(name, known[name], fixed)) for name in names]))
 
     def thumbnails(self, ids: Sequence[str]) -> list[bytes]:
         """Read thumbnails, as JPEG files."""
@@ -252,11 +254,12 @@ class LanceStore:
         """Set one column of some rows; a column that is new is added."""
         import pyarrow as pa
 
-        columns = self.columns
-        kind = rows.check_set(column, list(values.values()), columns)
+        columns, fixed = self.columns, self.card.fixed
+        kind = rows.check_set(column, list(values.values()), columns, fixed)
         self._add({} if column in columns else {column: kind})
         if values:
-            made = {"id": list(values), column: pa.array(values.values(), rows.arrow_type(column, kind))}
+            type_ = rows.arrow_type(column, kind, fixed)
+            made = {"id": list(values), column: pa.array(values.values(), type_)}
             self._commit(lambda: self._merge(self._typed(pa.table(made)), True, False))
 
     def _add(self, columns: Mapping[str, str]) -> None:
@@ -266,7 +269,8 @@ class LanceStore:
         def add() -> None:
             missing = [name for name in columns if name not in self.columns]
             if missing:
-                self._table.add_columns([pa.field(c, rows.arrow_type(c, columns[c])) for c in missing])
+                types = {name: rows.arrow_type(name, columns[name], self.card.fixed) for name in missing}
+                self._table.add_columns([pa.field(name, type_) for name, type_ in types.items()])
 
         self._commit(add)
 
