@@ -173,6 +173,21 @@ def test_a_store_is_filled_kept_up_to_date_and_searched(run: Path, tmp_path: Pat
         held.set("length", {"s000": 3.0})
 
 
+def test_uses_that_need_no_picture_work_on_a_store(run: Path, tmp_path: Path) -> None:
+    x = list(waves(60, seed=3))
+    x[40] = x[11]
+    store = tmp_path / "waves.nf"
+    nearfar.embed(run, x, store=store)
+    found = nearfar.duplicates(store)
+    assert set(found.ids) == {"s011", "s040"} and found.columns["length"] == [16, 16]
+    assert found.columns["same"][1]
+    sheet = tmp_path / "like.png"
+    assert len(nearfar.search(store, id="s000", count=5, out=sheet).ids) == 5 and sheet.stat().st_size
+    shown = list(waves(8, seed=4)), [f"kind{1 + at % 4}" for at in range(8)]
+    named = nearfar.classes(store, examples=kinds.modality("sequences").open(shown, labels=True))
+    assert len(named.ids) > 0
+
+
 def test_a_store_survives_export_and_import(run: Path, tmp_path: Path) -> None:
     store = tmp_path / "waves.nf"
     nearfar.embed(run, list(waves(40)), store=store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ..analysis import duplicates as copying
 from ..analysis.duplicates import Collection
 from ..analysis.pixel_similarity import zoomed_files
 from ..core.errors import NearfarError
+from ..data.modality import modality
 from ..stores import VectorStore
 from .listing import Listing, write
 from .store_access import Address, handed, opened
@@ -50,8 +52,9 @@ def duplicates(
     ids, images = collected(place, where)
     if against is not None:
         return _leaks(place, ids, images, opened(against), alike, save, out)
-    sides = place.rows(["width", "height", "bytes"], ids=ids).to_pylist()
-    quality = [((row["width"] or 0) * (row["height"] or 0), row["bytes"] or 0) for row in sides]
+    own = list(modality(place.card.modality).columns)  # of images width and height: the larger one is kept
+    sides = place.rows([*own, "bytes"], ids=ids).to_pylist()
+    quality = [(math.prod(row[name] or 0 for name in own), row["bytes"] or 0) for row in sides]
     found = copying.groups(images, quality, alike)
     keepers = found.rows[found.keep][found.group] if len(found.rows) else found.rows
     listed = [ids[row] for row in found.rows]
@@ -60,8 +63,7 @@ def duplicates(
         "keep": found.keep.tolist(),
         "same": found.same.tolist(),
         "group": (found.group + 1).tolist(),
-        "width": [sides[row]["width"] for row in found.rows],
-        "height": [sides[row]["height"] for row in found.rows],
+        **{name: [sides[row][name] for row in found.rows] for name in own},
     }
     spare = len(listed) - int(found.keep.sum())
     facts = {"images": len(ids), "groups": int(found.keep.sum()), "spare": spare}
