@@ -213,7 +213,7 @@ def test_finished_stretches_are_not_done_again_unless_the_job_is_another(run, fo
         again is not None and np.array_equal(again.vectors, part.vectors) and again.reasons[0] == "truncated"
     )
     assert chunked.Journal(tmp_path, "b").get(0) is None
-    assert len(next(iter(chunked.read_chunks(source, [0], 18, 2)))) == 40
+    assert len(next(iter(chunked.read_chunks(source, [0], run.preprocess, 2)))) == 40
 
 
 def test_mistakes_are_named(run, folder, tmp_path):

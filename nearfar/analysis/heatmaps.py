@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ..core import rng
 from ..core.errors import NearfarError
-from ..features.extract import Pixels, features
+from ..features.extract import Examples, features
 
 LEVELS, LEAST = 2, 8  # planes used: the coarsest two of at least so many places a side
 SHARE, MOST = 0.1, 2000  # of the normal patches that are kept, and how many at most
@@ -97,7 +97,7 @@ class Memory:
     preprocess: Any
     patches: Tensor
 
-    def maps(self, images: Pixels) -> Maps:
+    def maps(self, images: Examples) -> Maps:
         """Score each place of some images.
 
         Args:
@@ -133,7 +133,7 @@ class _As(nn.Module):
         return self.how(x)
 
 
-def remember(encoder: nn.Module, preprocess: Any, normal: Pixels, seed: int = 0) -> Memory:
+def remember(encoder: nn.Module, preprocess: Any, normal: Examples, seed: int = 0) -> Memory:
     """Remember what patches of normal images look like.
 
     Args:

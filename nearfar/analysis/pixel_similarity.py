@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..features.chunked import CHUNK_IMAGES, ragged_chunk
-from ..features.extract import Pixels, features
+from ..features.extract import Examples, features
 from ..images.views import Preprocess
 
 SIDE = 16  # pixels a side at which pictures are compared
@@ -50,7 +50,7 @@ class _Fine(nn.Module):
         return found.flatten(1)
 
 
-def fine(pixels: Pixels, zoom: float = 1.0, soft: bool = False) -> torch.Tensor:
+def fine(pixels: Examples, zoom: float = 1.0, soft: bool = False) -> torch.Tensor:
     """Reduce pictures to their fine structure.
 
     Args:
@@ -65,7 +65,7 @@ def fine(pixels: Pixels, zoom: float = 1.0, soft: bool = False) -> torch.Tensor:
     return torch.from_numpy(found).reshape(-1, 3, SIDE, SIDE)
 
 
-def zoomed(pixels: Pixels) -> torch.Tensor:
+def zoomed(pixels: Examples) -> torch.Tensor:
     """Reduce pictures to their fine structure, softened, whole and without their borders.
 
     Args:

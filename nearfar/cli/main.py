@@ -23,8 +23,8 @@ from .. import methods
 from ..core import progress
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
+from ..data.modality import IMAGES, Modality, modality, recognise
 from ..evaluation import PARTS
-from ..images.view_settings import Views
 from ..queries import QUERIES
 from ..training import recipes, settings
 from .flags import DATA, Parser, exclusive
@@ -88,7 +88,7 @@ def _settings(parser: Parser, words: Sequence[str], without: Sequence[str] = ())
     """Add every setting of a run: of training, of the views and of the method that the words name."""
     shared = [item.name for item in settings_of(settings.Training) if item.name not in without]
     parser.settings("training", settings.Training, only=shared)
-    parser.settings("views", Views)
+    parser.settings("views", _kind_of(words).views)
     method = _word_after(words, "--method") or _default("method")
     parser.settings(f"settings of --method {method}", methods.settings(method))
 
@@ -99,6 +99,12 @@ def _word_after(words: Sequence[str], flag: str) -> str:
         if word == flag or word.startswith(f"{flag}="):
             return following if word == flag else word.removeprefix(f"{flag}=")
     return ""
+
+
+def _kind_of(words: Sequence[str]) -> Modality:
+    """Find the kind of data that the words name, before they are parsed: it decides which views there are."""
+    named = (recognise(word) for word in words if not word.startswith("-"))
+    return modality(next((name for name in named if name != IMAGES), IMAGES))
 
 
 def check_parser(words: Sequence[str]) -> Parser:
@@ -170,7 +176,7 @@ def compare_parser(words: Sequence[str]) -> Parser:
     parser.flag(parser, "--recipe", metavar="NAME", help=about)
     shared = [item.name for item in settings_of(settings.Training) if item.name != "seed"]
     parser.settings("training, the same for all", settings.Training, only=shared)
-    parser.settings("views, the same for all", Views)
+    parser.settings("views, the same for all", _kind_of(words).views)
     return parser
 
 

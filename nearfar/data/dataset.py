@@ -40,6 +40,10 @@ class RaggedImages:
         """Count the images."""
         return len(self.offset)
 
+    def take(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
+        """Keep some of the images, by number; their pixels are not copied."""
+        return RaggedImages(self.pixels, self.offset[rows], self.height[rows], self.width[rows])
+
     def image(self, index: int) -> Pixels:
         """View one image as (H, W, 3)."""
         start, height, width = int(self.offset[index]), int(self.height[index]), int(self.width[index])
@@ -62,6 +66,11 @@ class Dataset(abc.ABC):
     def __len__(self) -> int:
         """Count the images."""
         return len(self.ids)
+
+    @property
+    def modality(self) -> str:
+        """Name the kind of data, as `modality.MODALITIES` does."""
+        return "images"
 
     def __getitem__(self, row: int) -> Pixels:
         """Give one image as (H, W, 3) uint8."""

@@ -13,19 +13,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ..core import rng
-from ..images import kernels, views
-from ..images.view_settings import Views
-from ..images.views import View
-
-if TYPE_CHECKING:
-    from .dataset import RaggedImages
+from .modality import modality_of
 
 AHEAD = 3  # batches ready before they are asked for; the feed holds at most this many plus two
 
@@ -37,8 +32,8 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
-        """Give the images of these rows."""
+    def gather(self, rows: npt.NDArray[np.int64]) -> Any:
+        """Give the block of these rows' images."""
         ...
 
 
@@ -74,7 +69,7 @@ class DataLoader:
     def __init__(
         self,
         dataset: Images,
-        recipes: Sequence[Views | View],
+        recipes: Sequence[Any],
         *,
         size: int,
         batch_size: int,
@@ -91,7 +86,7 @@ class DataLoader:
 
         Args:
             store: where the pixels are.
-            recipes: the settings of each view of an image, in a `View` if it has a side of its own.
+            recipes: the settings of each view, as a method's `views` gives them.
             size: side of a full view in pixels.
             batch: images a step over all processes; a multiple of `world`.
             seed: of the run.
@@ -104,7 +99,7 @@ class DataLoader:
             device: where to compute the views, and to leave them; None for the CPU's threads.
         """
         self.dataset, self.size, self.batch_size, self.seed = dataset, size, batch_size, seed
-        self.views = [recipe if isinstance(recipe, View) else View(recipe) for recipe in recipes]
+        self.views, self.modality = list(recipes), modality_of(dataset)
         self.threads, self.dtype, self.rank, self.world, self.pin = threads, dtype, rank, world, pin
         self.device = device
         self.waited = 0.0  # seconds the consumer has spent waiting for data
@@ -128,15 +123,14 @@ class DataLoader:
         share = self.batch_size // self.world
         rows = rows[self.rank * share : (self.rank + 1) * share]
         block = self.dataset.gather(rows)
-        there = block if self.device is None else kernels.place(block, self.device)
+        there = block if self.device is None else self.modality.place(block, self.device)
         epoch = step // (images // self.batch_size)
         made = []
         for number, view in enumerate(self.views):
-            key, side = rng.fold(self.seed, "view", epoch, number), view.side(self.size)
-            draws = views.draw(view.recipe, key, rows, block.height, block.width, side)
-            interpolation = view.recipe.interpolation
-            pixels = kernels.apply(there, draws, side, interpolation, dtype=self.dtype, threads=self.threads)
-            made.append(pixels.pin_memory() if self.pin else pixels)
+            key, kind = rng.fold(self.seed, "view", epoch, number), self.modality
+            draws = kind.draw(view, key, rows, block, self.size)
+            x = kind.apply(there, draws, view, self.size, dtype=self.dtype, threads=self.threads)
+            made.append(x.pin_memory() if self.pin else x)
         return torch.from_numpy(rows), made
 
     def _work(self, step: int) -> None:

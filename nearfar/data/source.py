@@ -42,6 +42,11 @@ class Source(abc.ABC):
         """Count the images."""
         return len(self.ids)
 
+    @property
+    def modality(self) -> str:
+        """Name the kind of data, as `modality.MODALITIES` does."""
+        return "images"
+
     @abc.abstractmethod
     def read(self, index: int) -> bytes | Path | Pixels:
         """Fetch one image.

@@ -22,8 +22,9 @@ from ..core import progress
 from ..core.config import to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
+from ..data.modality import open_data
 from ..data.reading import Rejected, write_rejected
-from ..data.sources import Source, open_source
+from ..data.source import Source
 from ..features import files
 from ..features.chunked import CHUNK_IMAGES, ChunkResult, Journal, read_chunks
 from ..features.extract import Vectors, features, fingerprint
@@ -141,7 +142,7 @@ def embed(
     path = Path(out) if out is not None else None
     where = device_named(device)
     if path is None:
-        source = open_source(data, labels=labels)
+        source = open_data(data, expected=run.preprocess.modality, labels=labels)
         return _embed(run, source, None, None, where, batch_size, workers or cores(), labels)
     files.check_name(path)
     folder = path.with_name(path.name + ".parts")
@@ -155,7 +156,7 @@ def embed(
     try:
         with lock.acquire(timeout=0):
             # Opened once the folder is ours: listing a million files is part of the work.
-            source = open_source(data, labels=labels)
+            source = open_data(data, expected=run.preprocess.modality, labels=labels)
             journal = Journal(folder, _key(run, source))
             result = _embed(run, source, path, journal, where, batch_size, workers or cores(), labels)
     except Timeout:
@@ -196,9 +197,7 @@ def _embed(
     model = run.encoder if device.type == "cpu" else copy.deepcopy(run.encoder).to(device)
     with progress.Bar("Embedding", len(source.ids)) as bar:
         bar.done = len(source.ids) - sum(min(CHUNK_IMAGES, len(source.ids) - low) for low in left)
-        for low, decoded in zip(
-            left, read_chunks(source, left, run.preprocess.decode_side, workers), strict=True
-        ):
+        for low, decoded in zip(left, read_chunks(source, left, run.preprocess, workers), strict=True):
             vectors = features(
                 model, decoded, run.preprocess, device=device, batch_size=batch_size, threads=workers
             )

@@ -17,13 +17,13 @@ from ..core import progress
 from ..core.config import to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
+from ..data.modality import open_data
 from ..data.reading import Rejected
 from ..data.source import FileSource, Source, clean
-from ..data.sources import open_source
 from ..features.chunked import ragged_chunk
 from ..features.extract import features, fingerprint
 from ..stores import schema
-from ..stores.base import FIXED, StoreInfo, Vectors, VectorStore
+from ..stores.base import StoreInfo, Vectors, VectorStore
 from ..stores.columns import ColumnList, read_columns
 from ..stores.open import open_store
 from ..training.run import Run, load
@@ -111,18 +111,27 @@ def fill(
     """
     run = run if isinstance(run, Run) else load(run)
     where, workers = device_named(device), workers or cores()
-    source = open_source(data, labels=labels)
+    kind = run.preprocess.modality
+    source = open_data(data, expected=kind, labels=labels)
     extra = None if columns is None else read_columns(columns)
-    info = StoreInfo(run.encoder.dim, fingerprint(run.encoder), str(run.path), to_json(run.preprocess))
+    info = StoreInfo(
+        run.encoder.dim,
+        fingerprint(run.encoder),
+        str(run.path),
+        to_json(run.preprocess),
+        modality=kind,
+    )
+    for name in extra.columns if extra else ():
+        schema.check_update(name, [], {}, info.fixed)
     store = open_store(address, info)
     model = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
 
     def encode(seen: Sequence[ReadImage]) -> Vectors:
-        pixels = [item.pixels for item in seen if item.pixels is not None]
-        images = ragged_chunk([item.row for item in seen], pixels)
+        values = [item.example.value for item in seen if item.example is not None]
+        images = ragged_chunk([item.row for item in seen], values, kind)
         return features(model, images, run.preprocess, device=where, batch_size=batch_size, threads=workers)
 
-    job = _Job(ImageReader(source, run.preprocess.decode_side, store.info.thumbnail, workers), store, encode)
+    job = _Job(ImageReader(source, run.preprocess, store.info.thumbnail, workers), store, encode)
     with progress.Bar("Embedding", len(source)) as bar:
         for chunk in job.reader.chunks(job.by_digest):
             job.take(chunk)
@@ -163,8 +172,8 @@ class _Job:
         """Commit what is new in a chunk."""
         ids = self.source.ids
         self.bad += [Rejected(ids[seen.row], seen.bad) for seen in chunk if seen.bad]
-        new = [seen for seen in chunk if seen.pixels is not None]
-        there = [seen for seen in chunk if seen.pixels is None and not seen.bad]
+        new = [seen for seen in chunk if seen.example is not None]
+        there = [seen for seen in chunk if seen.example is None and not seen.bad]
         same = [seen for seen in there if self.digest.get(ids[seen.row]) == seen.digest]
         twins = [seen for seen in there if self.digest.get(ids[seen.row]) != seen.digest]
         if twins:
@@ -189,7 +198,10 @@ class _Job:
         import pyarrow as pa
 
         kinds = {**self.store.columns, "thumbnail": None}
-        types = {name: schema.arrow_type(name, kind) if kind else pa.binary() for name, kind in kinds.items()}
+        types = {
+            name: schema.arrow_type(name, kind, self.store.info.fixed) if kind else pa.binary()
+            for name, kind in kinds.items()
+        }
         made = {name: pa.array(values, types[name]) for name, values in facts.items()}
         self.store.upsert(pa.table({**made, "vector": schema.fixed(vectors)}))
         self.pieces += 1
@@ -199,8 +211,9 @@ class _Job:
         if not seen:
             return
         facts = self._facts(seen)
-        for what in ("width", "height", "thumbnail"):
-            facts[what] = [getattr(item, what) for item in seen]
+        for what in self.reader.modality.columns:
+            facts[what] = [item.example and item.example.columns[what] for item in seen]
+        facts["thumbnail"] = [item.thumbnail for item in seen]
         if self.source.labels is not None:
             ids = self.source.ids
             facts["label"] = [self._label(item.row, self.label.get(ids[item.row])) for item in seen]
@@ -215,7 +228,7 @@ class _Job:
         names = [old["id"] for old in olds]
         facts: dict[str, list[Any]] = {name: [old[name] for old in olds] for name in olds[0]}
         for name in facts:
-            if name == "label" or name not in FIXED:
+            if name == "label" or name not in self.store.info.fixed:
                 facts[name] = [old[name] if old["id"] in self.gone else None for old in olds]
         facts["label"] = [self._label(s.row, label) for s, label in zip(seen, facts["label"], strict=True)]
         facts |= {**self._facts(seen), "thumbnail": self.store.thumbnails(names)}

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Container, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..core.errors import BadImage
 from ..core.threads import map_in_order
-from ..data.reading import fetch
-from ..data.source import Pixels, Source
+from ..data.modality import Example, modality_of
+from ..data.source import Source
 from ..features.chunked import CHUNK_IMAGES
-from ..images import decode
 from ..training.settings import Training
-
-QUALITY = 85  # of thumbnails, as JPEG counts it
 
 
 @dataclass(frozen=True)
@@ -31,18 +27,15 @@ class ReadImage:
         row: its place in the source.
         digest: of its content, in hex; "" where it cannot be read.
         size: bytes of its file, or of its pixels.
-        pixels: (H, W, 3) uint8, where the content is new.
-        width, height: its own sides, upright.
-        thumbnail: a JPEG file.
+        example: decoded, where the content is new.
+        thumbnail: an image file; b"" where there is nothing to see.
         bad: why it cannot be used.
     """
 
     row: int
     digest: str = ""
     size: int = 0
-    pixels: Pixels | None = None
-    width: int = 0
-    height: int = 0
+    example: Example | None = None
     thumbnail: bytes = b""
     bad: str = ""
 
@@ -50,28 +43,30 @@ class ReadImage:
 class ImageReader:
     """Reads a collection image by image, or in chunks, each while the one before is in use."""
 
-    def __init__(self, source: Source, short_side: int, thumbnail: int, workers: int) -> None:
+    def __init__(self, source: Source, preprocess: Any, thumbnail: int, workers: int) -> None:
         """Prepare to read.
 
         Args:
             source: the images.
-            short_side: larger images are reduced to this short side, in pixels.
+            preprocess: what the encoder that they are for needs; it says of which modality they are.
             thumbnail: the longer side of thumbnails, at most.
             workers: CPU threads.
         """
-        self.source, self.short_side, self.thumbnail, self.workers = source, short_side, thumbnail, workers
+        self.source, self.preprocess, self.thumbnail, self.workers = source, preprocess, thumbnail, workers
+        self.modality = modality_of(preprocess)
 
     def one(self, row: int, known: Container[str] = ()) -> ReadImage:
         """Read one image, and decode it unless its digest is known."""
-        digest = ""
+        digest, kind, limit = "", self.modality, Training.max_pixels
         try:
-            data, content = fetch(self.source, row, max_pixels=Training.max_pixels)
+            data, content = kind.fetch(self.source, row, limit=limit)
             digest = content.hex()
             size = data.nbytes if isinstance(data, np.ndarray) else len(data)
             if digest in known:
                 return ReadImage(row, digest, size)
-            pixels, width, height = _decoded(data, self.short_side)
-            return ReadImage(row, digest, size, pixels, width, height, _small(data, pixels, self.thumbnail))
+            example = kind.decode(data, self.preprocess, limit=limit)
+            picture = kind.thumbnail(data, example.value, self.thumbnail, limit=limit)
+            return ReadImage(row, digest, size, example, picture)
         except BadImage as error:
             return ReadImage(row, digest, bad=str(error))
 
@@ -88,28 +83,3 @@ class ImageReader:
         with closing(map_in_order(one, rows, threads=self.workers, ahead=CHUNK_IMAGES)) as found:
             while part := list(islice(found, CHUNK_IMAGES)):
                 yield part
-
-
-def _decoded(data: Pixels | bytes, short_side: int) -> tuple[Pixels, int, int]:
-    """Decode an image to a short side, and say its own width and height."""
-    if isinstance(data, np.ndarray):
-        return decode.shrink(data, short_side), data.shape[1], data.shape[0]
-    found = decode.picture(data, max_pixels=Training.max_pixels, short_side=short_side)
-    width, height = found.width, found.height
-    if (found.pixels.shape[0] > found.pixels.shape[1]) != (height > width):  # turned by its EXIF note
-        width, height = height, width
-    return found.pixels, width, height
-
-
-def _small(data: Pixels | bytes, pixels: Pixels, most: int) -> bytes:
-    """Make a thumbnail: from the pixels at hand, unless they are too few for it."""
-    if max(pixels.shape[:2]) < most:
-        if isinstance(data, np.ndarray):
-            pixels = data
-        else:
-            pixels = decode.decode(data, max_pixels=Training.max_pixels, short_side=most, exact=False)
-    image = Image.fromarray(pixels)
-    image.thumbnail((most, most), Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()

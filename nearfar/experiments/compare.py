@@ -18,8 +18,7 @@ from ..core.atomic import atomic_write
 from ..core.device import cores
 from ..core.errors import NearfarError, nearest
 from ..core.text import percent
-from ..data import cache
-from ..data.sources import open_source
+from ..data.modality import modality_of, open_data
 from ..evaluation.evaluate import evaluate
 from ..training import checkpoint
 from ..training.pretrain import pretrain
@@ -151,10 +150,10 @@ def compare(
     """
     names = list(dict.fromkeys(methods))
     _check(names, seeds, train, test, settings)
-    open_source(data)  # what is not there is said before anything is made
+    kind = open_data(data).modality  # what is not there is said before anything is made
     for part in (train, test):
         if part is not None:
-            open_source(part, labels=True)
+            open_data(part, expected=kind, labels=True)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     labelled = None if train is None else {"train": train, "test": test}
@@ -216,10 +215,11 @@ def _check(names: Sequence[str], seeds: int, train: Any, test: Any, settings: Ma
 
 def _images(data: Any, run: Run, labels: bool) -> Any:
     """Read the images as pretraining and evaluation do, to keep them at hand."""
-    return cache.load(
-        open_source(data, labels=labels),
-        short_side=run.preprocess.decode_side,
-        max_pixels=Training.max_pixels,
+    kind = modality_of(run.preprocess)
+    return kind.load(
+        open_data(data, expected=kind.name, labels=labels),
+        run.preprocess,
+        limit=Training.max_pixels,
         max_bad=Training.max_bad,
         threads=cores(),
     )

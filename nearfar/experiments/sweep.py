@@ -18,8 +18,8 @@ from ..core import progress
 from ..core.atomic import atomic_write
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
-from ..data import cache
-from ..data.sources import Source, open_source
+from ..data.modality import open_data
+from ..data.source import Source
 from ..training import resolve, schedule
 from ..training.logger import locked
 from ..training.resolve import RunConfig
@@ -77,11 +77,11 @@ def sweep(
         given["minutes"] = schedule.minutes(minutes_each, "--minutes-each")
     limit = _limit(given, budget, trials)
     seed = given.pop("seed", 0)
-    source = open_source(data, labels=resolve.needs_labels(method, given))
-    labelled = None if train is None else open_source(train, labels=True)
+    source = open_data(data, labels=resolve.needs_labels(method, given))
+    labelled = None if train is None else open_data(train, expected=source.modality, labels=True)
     device = device_named(str(given.get("device", "auto")))
     side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
-    wanted = resolve.resolve(method, recipe, given, side=side, device=device)
+    wanted = resolve.resolve(method, recipe, given, side=side, device=device, kind=source.modality)
     if labelled is None and wanted.training.health_checks == 0:
         raise NearfarError(
             "without health checks nothing tells runs apart; leave out --health-checks 0, or give --train."
@@ -152,10 +152,10 @@ def _place(out: str | Path) -> Path:
 def _read(source: Source, wanted: RunConfig) -> Any:
     """Read images as pretraining and evaluation do."""
     training = wanted.training
-    return cache.load(
+    return wanted.kind.load(
         source,
-        short_side=wanted.preprocess.decode_side,
-        max_pixels=training.max_pixels,
+        wanted.preprocess,
+        limit=training.max_pixels,
         max_bad=training.max_bad,
         threads=cores(),
         decode_once=training.cache or source.labels is not None,

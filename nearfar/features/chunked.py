@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +16,16 @@ import numpy.typing as npt
 from ..core.atomic import atomic_write
 from ..core.errors import BadImage
 from ..core.threads import map_in_order
-from ..data.dataset import RaggedImages
-from ..data.reading import read_pixels
+from ..data.modality import IMAGES, modality, modality_of
 from ..data.source import Source
 from ..images.files import MAX_PIXELS
 
 CHUNK_IMAGES = 1024  # images read at a time, and images whose work a crash can lose
-Pixels = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
+
+
+class Bad(str):
+    """Why an example cannot be used; a type of its own, since a text is an example of some modalities."""
 
 
 @dataclass(frozen=True)
@@ -30,65 +33,61 @@ class Chunk:
     """A chunk of images in memory, and those of it that could not be read."""
 
     kept: npt.NDArray[np.int64]
-    block: RaggedImages
+    block: Any
     bad: tuple[tuple[int, str], ...]
 
     def __len__(self) -> int:
         """Count the images that could be read."""
         return len(self.kept)
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
-        """Give the pixels of some of them, by their place in the chunk."""
-        b = self.block
-        return RaggedImages(b.pixels, b.offset[rows], b.height[rows], b.width[rows])
+    def gather(self, rows: npt.NDArray[np.int64]) -> Any:
+        """Give some of them, by their opened in the chunk."""
+        return self.block.take(rows)
 
 
-def read_chunks(source: Source, starts: Sequence[int], short_side: int, threads: int) -> Iterator[Chunk]:
+def read_chunks(source: Source, starts: Sequence[int], preprocess: Any, threads: int) -> Iterator[Chunk]:
     """Decode chunks of a source in threads, each while the one before is in use.
 
     Args:
         source: the collection.
         starts: first rows of the chunks wanted, multiples of `CHUNK_IMAGES`.
-        short_side: larger images are reduced to this short side, in pixels.
+        preprocess: what the encoder that they are for needs; it says of which modality they are.
         threads: CPU threads.
 
     Yields:
         One `Chunk` a start, in order.
     """
 
-    def one(row: int) -> Pixels | str:
+    kind = modality_of(preprocess)
+
+    def one(row: int) -> Any:
         try:
-            return read_pixels(source, row, short_side=short_side, max_pixels=MAX_PIXELS)[0]
+            data, _ = kind.fetch(source, row, limit=MAX_PIXELS)
+            return kind.decode(data, preprocess, limit=MAX_PIXELS).value
         except BadImage as error:
-            return str(error)
+            return Bad(str(error))
 
     parts = [range(low, min(low + CHUNK_IMAGES, len(source))) for low in starts]
     found = map_in_order(one, chain.from_iterable(parts), threads=threads, ahead=CHUNK_IMAGES)
     with closing(found):
         for rows in parts:
-            yield ragged_chunk(rows, list(islice(found, len(rows))))
+            yield ragged_chunk(rows, list(islice(found, len(rows))), kind.name)
 
 
-def ragged_chunk(rows: Sequence[int], results: Sequence[Pixels | str]) -> Chunk:
-    """Put the images of a chunk in one buffer, and the reasons of those that cannot be used beside it.
+def ragged_chunk(rows: Sequence[int], results: Sequence[Any], kind: str = IMAGES) -> Chunk:
+    """Put the examples of a chunk in one block, and the reasons of those that cannot be used beside it.
 
     Args:
         rows: n rows of a source.
-        results: the pixels of each, or why it cannot be used.
+        results: each example decoded, or `Bad`.
+        kind: of data, by its name.
 
     Returns:
         The chunk.
     """
-    good = [(row, image) for row, image in zip(rows, results, strict=True) if not isinstance(image, str)]
-    sides = np.array([image.shape[:2] for _, image in good], np.int32).reshape(-1, 2)
-    sizes = 3 * sides.astype(np.int64).prod(axis=1)
-    block = RaggedImages(
-        pixels=np.concatenate([image.reshape(-1) for _, image in good] or [np.empty(0, np.uint8)]),
-        offset=np.cumsum(sizes) - sizes,
-        height=sides[:, 0].copy(),
-        width=sides[:, 1].copy(),
-    )
-    bad = tuple((row, reason) for row, reason in zip(rows, results, strict=True) if isinstance(reason, str))
+    good = [(row, value) for row, value in zip(rows, results, strict=True) if not isinstance(value, Bad)]
+    bad = tuple((row, str(why)) for row, why in zip(rows, results, strict=True) if isinstance(why, Bad))
+    block = modality(kind).collate([value for _, value in good])
     return Chunk(np.array([row for row, _ in good], np.int64), block, bad)
 
 

@@ -14,9 +14,7 @@ from torch import nn
 from ..core import progress
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
-from ..data.in_memory import is_one_image
-from ..data.sources import open_source
-from ..images.views import Preprocess
+from ..data.modality import modality_of, open_data
 from .chunked import CHUNK_IMAGES, read_chunks
 from .extract import Vectors, features
 from .knn import unit
@@ -24,7 +22,7 @@ from .knn import unit
 
 def encode(
     encoder: nn.Module,
-    preprocess: Preprocess,
+    preprocess: Any,
     images: Any,
     *,
     batch_size: int = 32,
@@ -36,8 +34,8 @@ def encode(
     """Turn images into vectors.
 
     Args:
-        encoder: (n, 3, size, size) floats in [0, 1] to (n, d).
-        preprocess: how an image becomes its input.
+        encoder: n inputs, as `preprocess` makes them, to (n, d).
+        preprocess: how an example becomes its input; it says of which modality.
         images: one image, as a path, a file's bytes, a Pillow image, an array (H, W, 3) or a tensor
             (3, H, W) of uint8; or many: a list of such, or whatever `sources.open_source` takes.
         batch_size: images encoded at a time.
@@ -52,15 +50,14 @@ def encode(
     Raises:
         NearfarError: an image cannot be used, or the device is not there.
     """
-    one = is_one_image(images)
-    source = open_source([images] if one else images)
+    kind = modality_of(preprocess)
+    one = kind.is_one(images)
+    source = open_data([images] if one else images, expected=kind.name)
     where = device_named(device or "auto")
     model = encoder if where.type == "cpu" else copy.deepcopy(encoder).to(where)
     parts = []
     with _shown(show_progress_bar), progress.Bar("Encoding", len(source)) as bar:
-        for chunk in read_chunks(
-            source, range(0, len(source), CHUNK_IMAGES), preprocess.decode_side, cores()
-        ):
+        for chunk in read_chunks(source, range(0, len(source), CHUNK_IMAGES), preprocess, cores()):
             for row, reason in chunk.bad:
                 raise NearfarError(f"{source.ids[row]} cannot be encoded ({reason}); leave it out.")
             parts.append(features(model, chunk, preprocess, device=where, batch_size=batch_size))

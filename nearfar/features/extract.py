@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,21 +14,19 @@ from torch import nn
 
 from ..core.device import cores
 from ..core.errors import NearfarError
-from ..data.dataset import RaggedImages
-from ..images import kernels
-from ..images.views import Preprocess, centre
+from ..data.modality import modality_of
 
 Vectors = npt.NDArray[np.float32]
 
 
-class Pixels(Protocol):
-    """What `features` needs of a store of images."""
+class Examples(Protocol):
+    """What `features` needs of a data set."""
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Count the examples."""
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
-        """Give the pixels of some rows."""
+    def gather(self, rows: npt.NDArray[np.int64]) -> Any:
+        """Give the block of some rows."""
 
 
 def fingerprint(encoder: nn.Module) -> str:
@@ -64,8 +62,8 @@ def _encode(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def features(
     encoder: nn.Module,
-    dataset: Pixels,
-    preprocess: Preprocess,
+    dataset: Examples,
+    preprocess: Any,
     *,
     device: str | torch.device = "cpu",
     batch_size: int = 256,
@@ -74,10 +72,10 @@ def features(
     """Encode every image of a store, without randomness and without changing the encoder.
 
     Args:
-        encoder: (n, 3, size, size) floats in [0, 1] to (n, d). It is run in eval mode and left in the mode
+        encoder: n inputs, as `preprocess` makes them, to (n, d). It is run in eval mode and left in the mode
             it was in; a copy is used where it is not yet on the device.
         store: the images.
-        preprocess: how an image becomes the encoder's input.
+        preprocess: how an example becomes the encoder's input; it says of which modality.
         device: where to compute.
         batch: images at a time; the vectors do not depend on it, but for rounding.
         threads: CPU threads that prepare images; default: all cores.
@@ -89,12 +87,11 @@ def features(
     held = next((value.device.type for value in encoder.state_dict().values()), where.type)
     model = encoder if held == where.type else copy.deepcopy(encoder).to(where)
     modes = [(part, part.training) for part in model.modules()]
-    threads = threads or cores()
+    threads, kind = threads or cores(), modality_of(preprocess)
 
     def prepare(low: int) -> torch.Tensor:
         block = dataset.gather(np.arange(low, min(low + batch_size, len(dataset))))
-        draws = centre(preprocess, block.height, block.width)
-        return kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=threads)
+        return kind.prepare(block, preprocess, threads=threads)
 
     found: Vectors | None = None
     model.eval()

@@ -16,10 +16,8 @@ from .. import models
 from ..core import rng
 from ..core.device import cores
 from ..data.dataset import Subset
+from ..data.modality import modality_of
 from ..features.extract import features
-from ..images import kernels, views
-from ..images.view_settings import Views
-from ..images.views import Preprocess
 from ..losses import contrastive_accuracy, unit
 from . import metrics
 
@@ -59,12 +57,12 @@ class Health:
 
 def health(
     encoder: models.Encoder,
-    preprocess: Preprocess,
+    preprocess: Any,
     dataset: Any,
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
-    settings: Views | None = None,
+    settings: Any = None,
     sample: int = SAMPLE,
     groups: int = GROUPS,
 ) -> Health:
@@ -72,11 +70,11 @@ def health(
 
     Args:
         encoder: left as it is.
-        preprocess: what its images need.
+        preprocess: how an example becomes its input; it says of which modality.
         dataset: images, at least 2, as `cache.load` gives them.
         seed: names the sample and the views.
         device: where to compute.
-        settings: how views are made; default SimCLR's for small images, so that runs can be compared.
+        settings: how views are made; default the modality's own, so that runs can be compared.
         sample: images measured on, at most.
         groups: of these, the images of which LiDAR uses `MEMBERS` views.
 
@@ -88,10 +86,10 @@ def health(
     rows = np.sort(rng.permutation(rng.fold(seed, "health"), len(dataset))[:sample])
     chosen, few = Subset(dataset, rows), Subset(dataset, rows[:groups])
     plain = torch.from_numpy(features(model, chosen, preprocess, device=where))
-    settings = settings or Views()
+    settings = settings or modality_of(preprocess).views()
 
     def view(part: Subset, number: int) -> Tensor:
-        return _view(model, part, preprocess.size, settings, rng.fold(seed, "health view", number), where)
+        return _view(model, part, preprocess, settings, rng.fold(seed, "health view", number), where)
 
     x, y = view(chosen, 0), view(chosen, 1)
     several = torch.stack([view(few, 2 + number) for number in range(MEMBERS)], 1)
@@ -114,9 +112,9 @@ def health(
 
 def partner_found(
     encoder: models.Encoder,
-    preprocess: Preprocess,
+    preprocess: Any,
     dataset: Any,
-    settings: tuple[Views, Views],
+    settings: tuple[Any, Any],
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -140,9 +138,7 @@ def partner_found(
 
     def found(turn: int) -> float:
         x, y = (
-            _view(
-                model, part, preprocess.size, made, rng.fold(seed, "partner view", 2 * turn + number), where
-            )
+            _view(model, part, preprocess, made, rng.fold(seed, "partner view", 2 * turn + number), where)
             for number, made in enumerate(settings)
         )
         return float(contrastive_accuracy(unit(x), unit(y)))
@@ -152,9 +148,9 @@ def partner_found(
 
 def settled(
     encoder: models.Encoder,
-    preprocess: Preprocess,
+    preprocess: Any,
     dataset: Any,
-    settings: Views,
+    settings: Any,
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -176,22 +172,23 @@ def settled(
     rows = np.sort(rows[: len(rows) - (len(rows) % BATCH == 1)])  # one image has no variance
     copied = copy.deepcopy(encoder).to(where)
     key = rng.fold(seed, "settled view")
-    models.settle(copied, _views(Subset(dataset, rows), preprocess.size, settings, key, where))
+    models.settle(copied, _views(Subset(dataset, rows), preprocess, settings, key, where))
     return copied
 
 
 def _view(
-    model: torch.nn.Module, part: Subset, size: int, settings: Views, key: int, where: torch.device
+    model: torch.nn.Module, part: Subset, preprocess: Any, settings: Any, key: int, where: torch.device
 ) -> Tensor:
     """Encode one augmented view of each image, drawn by name."""
     with torch.inference_mode():
-        return torch.cat([model(x).float().cpu() for x in _views(part, size, settings, key, where)])
+        return torch.cat([model(x).float().cpu() for x in _views(part, preprocess, settings, key, where)])
 
 
-def _views(part: Subset, size: int, settings: Views, key: int, where: torch.device) -> Iterator[Tensor]:
+def _views(part: Subset, preprocess: Any, settings: Any, key: int, where: torch.device) -> Iterator[Tensor]:
     """Make one augmented view of each image, some at a time."""
+    kind, size = modality_of(preprocess), preprocess.size
     for low in range(0, len(part), BATCH):
         rows = np.arange(low, min(low + BATCH, len(part)))
         block = part.gather(rows)
-        draws = views.draw(settings, key, part.rows[rows], block.height, block.width, size)
-        yield kernels.apply(block, draws, size, settings.interpolation, threads=cores()).to(where)
+        draws = kind.draw(settings, key, part.rows[rows], block, size)
+        yield kind.apply(block, draws, settings, size, threads=cores()).to(where)

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +104,8 @@ def sides(recipes: Sequence[Views | View], size: int) -> list[int]:
 @dataclass(frozen=True)
 class Preprocess:
     """How an image becomes an encoder's input when nothing is random."""
+
+    modality: ClassVar[str] = "images"
 
     size: int = setting(224, "side of the input in pixels", low=1)
     crop: float = setting(

@@ -39,6 +39,9 @@ class Method(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset()
     """What a batch must carry besides its views: "labels" or nothing."""
 
+    modality: ClassVar[str | None] = None
+    """The one kind of data that it is for, as `data.modality.MODALITIES` names it; None for any."""
+
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """By name of a recipe, settings in which this method differs from it: training's, views' or its own."""
 

@@ -131,6 +131,6 @@ def distance(q: Tensor, z: Tensor) -> Tensor:
 
 def asymmetric(views: Views) -> tuple[Views, ...]:
     """Table 6: the first view is blurred, the second solarised. Small images, which have no blur, stay as set."""
-    if views.blur == 0:
+    if getattr(views, "blur", 0.0) == 0:  # another kind of data may know no blur
         return (views, views)
     return (replace(views, blur=1.0), replace(views, blur=0.1, solarize=0.2))

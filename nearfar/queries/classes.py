@@ -11,7 +11,7 @@ from ..analysis.few_shot import UNCLASSIFIED, FewShotPrediction, classify
 from ..analysis.label_errors import Rows
 from ..core.errors import NearfarError
 from ..data.dataset import class_numbers
-from ..data.sources import open_source
+from ..data.modality import open_data
 from ..features.extract import Vectors
 from ..training.run import Run
 from .listing import ACROSS, Listing
@@ -50,7 +50,7 @@ def classes(
         NearfarError: a class has no example, or an example cannot be used.
     """
     opened = open_for_query(store, out)
-    source = open_source(examples, labels=True)
+    source = open_data(examples, expected=opened.info.modality, labels=True)
     numbers, names = class_numbers(source.labels)
     assert numbers is not None
     shown = run_of(opened, run).encode(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ..analysis.duplicates import MIN_SIMILARITY, Collection, duplicate_groups, duplicate_pairs
 from ..analysis.pixel_similarity import zoomed_files
 from ..core.errors import NearfarError
+from ..data.modality import modality
 from ..stores import VectorStore
 from .listing import Listing, write
 from .store_access import StoreLike, open_for_query, write_result
@@ -51,8 +53,9 @@ def duplicates(
     ids, images = read_collection(opened, where)
     if against is not None:
         return _leaks(opened, ids, images, open_for_query(against), min_similarity, save, out)
-    sides = opened.rows(["width", "height", "bytes"], ids=ids).to_pylist()
-    quality = [((row["width"] or 0) * (row["height"] or 0), row["bytes"] or 0) for row in sides]
+    own = list(modality(opened.info.modality).columns)  # of images width and height: the larger one is kept
+    sides = opened.rows([*own, "bytes"], ids=ids).to_pylist()
+    quality = [(math.prod(row[name] or 0 for name in own), row["bytes"] or 0) for row in sides]
     found = duplicate_groups(images, quality, min_similarity)
     keepers = found.rows[found.keep][found.group] if len(found.rows) else found.rows
     listed = [ids[row] for row in found.rows]
@@ -61,8 +64,7 @@ def duplicates(
         "keep": found.keep.tolist(),
         "same": found.same.tolist(),
         "group": (found.group + 1).tolist(),
-        "width": [sides[row]["width"] for row in found.rows],
-        "height": [sides[row]["height"] for row in found.rows],
+        **{name: [sides[row][name] for row in found.rows] for name in own},
     }
     spare = len(listed) - int(found.keep.sum())
     facts = {"images": len(ids), "groups": int(found.keep.sum()), "spare": spare}

@@ -81,7 +81,7 @@ def _read(store: VectorStore, run: Run, ids: list[str]) -> Chunk:
                 "them back, or embed them again where they are now."
             )
     # Two hundred images at most: one stretch.
-    (found,) = read_chunks(open_in_memory(paths, None), [0], run.preprocess.decode_side, cores())
+    (found,) = read_chunks(open_in_memory(paths, None), [0], run.preprocess, cores())
     for row, reason in found.bad:
         raise NearfarError(
             f"{paths[row]} cannot be read ({reason}); delete its row: nearfar store {store.address}"

@@ -13,7 +13,8 @@ from ..core import progress
 from ..core.device import cores
 from ..core.version import __version__
 from ..data.dataset import duplicates
-from ..data.inspection import Inspection, Sides, inspect
+from ..data.inspection import Sides
+from ..data.modality import modality_of
 from ..features.extract import fingerprint
 from ..methods.catalogue import catalogue
 from ..training.run import Run
@@ -58,14 +59,16 @@ def data(run: Run, sampled: ImageSample | None, rejected: Sequence[tuple[str, st
 
 
 def _files(sampled: ImageSample) -> Facts:
-    """Inspect some of the files: sides, formats, colours; and count equal ones."""
+    """ImageSample into some of the files: sides, formats, colours; and count equal ones."""
     few = subset_of(sampled.few, np.arange(min(INSPECTED, len(sampled.few))))
-    found: Inspection = inspect(few, max_pixels=Training.max_pixels, threads=cores())
+    found = modality_of(few).describe(few, limit=Training.max_pixels, threads=cores())
     rows: Facts = []
     for name, sides in (("short side", found.short), ("long side", found.long)):
         if sides is not None:
             rows.append((name, _sides(sides)))
     for name, counts in (("formats", found.formats), ("colours", found.modes)):
+        if not counts:  # not every kind of data has them
+            continue
         total = sum(counts.values())
         shares = ", ".join(f"{kind} {_share(count, total)}" for kind, count in counts.items())
         rows.append((name, shares))

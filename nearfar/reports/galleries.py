@@ -17,8 +17,6 @@ from ..analysis.pixel_similarity import zoomed
 from ..core import rng
 from ..core.device import cores
 from ..features.knn import top_k
-from ..images import kernels, views
-from ..images.views import View
 from ..training import resolve
 from ..training.resolve import RunConfig
 from .blocks import Grid, ImageTile, Note
@@ -92,13 +90,12 @@ def views_of(
     bare = replace(wanted, training=replace(wanted.training, weights=None))
     recipes = resolve.build_method(bare).views(wanted.views)
     block, numbers = sampled.dataset.gather(rows), sampled.numbers[rows]
-    made = []
+    made, kind = [], wanted.kind
     for epoch in range(epochs):
-        for number, recipe in enumerate(recipes):
-            view = recipe if isinstance(recipe, View) else View(recipe)
-            key, side = rng.fold(wanted.training.seed, "view", epoch, number), view.side(wanted.image_size)
-            draws = views.draw(view.recipe, key, numbers, block.height, block.width, side)
-            pixels = kernels.apply(block, draws, side, view.recipe.interpolation, threads=cores())
+        for number, view in enumerate(recipes):
+            key, size = rng.fold(wanted.training.seed, "view", epoch, number), wanted.image_size
+            draws = kind.draw(view, key, numbers, block, size)
+            pixels = kind.apply(block, draws, view, size, threads=cores())
             made.append(ShownView(f"view {number + 1}, epoch {epoch + 1}", draws.box, pixels))
     return made
 

@@ -16,10 +16,9 @@ import torch
 from ..core import rng
 from ..core.device import cores
 from ..core.errors import NearfarError
-from ..data import cache
 from ..data.dataset import holdout_rows
+from ..data.modality import modality_of, open_data
 from ..data.source import Pixels, Source
-from ..data.sources import open_source
 from ..features.extract import features
 from ..features.knn import top_k
 from ..training import resolve
@@ -37,6 +36,11 @@ class SourceSubset(Source):
 
     of: Source
     rows: npt.NDArray[np.int64]
+
+    @property
+    def modality(self) -> str:
+        """Name the kind of data."""
+        return self.of.modality
 
     def read(self, index: int) -> bytes | Path | Pixels:
         """Fetch one image."""
@@ -129,13 +133,13 @@ def sample_run(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> 
             "the run was trained on an array, which is in no file; give its images with --data."
         )
     labels = resolve.needs_labels(wanted.method, run.config["settings"])
-    source = open_source(place, labels=labels, download=False)
+    source = open_data(place, expected=wanted.modality, labels=labels, download=False)
     bad = {name for name, _ in read_rejected(run.path)}
     usable = np.array([row for row, name in enumerate(source.ids) if name not in bad], np.int64)
     numbers = _numbers(len(usable), wanted.training, bool(facts.get("holdout")))
     chosen = rng.permutation(rng.fold(0, "report"), len(usable))[:SAMPLE]
     expected = int(facts["images"]) + int(facts.get("holdout", 0))
-    found = _sample(run, source, usable[chosen], wanted.preprocess.decode_side, device)
+    found = _sample(run, source, usable[chosen], wanted.preprocess, device)
     number = dict(zip(found.few.ids, numbers[chosen].tolist(), strict=True))
     known = np.array([number[name] for name in found.dataset.ids], np.int64)
     return ImageSample(source, found.few, found.dataset, known, found.features, expected)
@@ -163,20 +167,20 @@ def sample_labelled(run: Run, data: Any, count: int, device: torch.device) -> Im
     Returns:
         The sample; its numbers are all -1.
     """
-    source = open_source(data, labels=True)
+    source = open_data(data, expected=run.preprocess.modality, labels=True)
     chosen = rng.permutation(rng.fold(0, "report"), len(source))[:count]
-    return _sample(run, source, chosen, run.preprocess.decode_side, device)
+    return _sample(run, source, chosen, run.preprocess, device)
 
 
 def _sample(
-    run: Run, source: Source, rows: npt.NDArray[np.int64], short_side: int, device: torch.device
+    run: Run, source: Source, rows: npt.NDArray[np.int64], preprocess: Any, device: torch.device
 ) -> ImageSample:
     """Decode and encode some images."""
     few = subset_of(source, rows)
-    dataset = cache.load(
+    dataset = modality_of(preprocess).load(
         few,
-        short_side=short_side,
-        max_pixels=Training.max_pixels,
+        preprocess,
+        limit=Training.max_pixels,
         max_bad=1.0,
         threads=cores(),
         memory=8 << 30,  # some thousand images, reduced: never kept on disk

@@ -106,6 +106,8 @@ def _with_images(subjects: Sequence[Subject], make: Callable[[ImageSample, Subje
         if subject.sampled is None:
             command = ["nearfar", "report", str(subject.run.path), "--data", "DATA"]
             return [Note(f"The images cannot be shown: {subject.trouble}", shlex.join(command))]
+        if not subject.wanted.kind.pictures:
+            return [Note(f"Of {subject.wanted.modality}, no pictures can be shown.")]
         return make(subject.sampled, subject)
 
     return _each(subjects, one)

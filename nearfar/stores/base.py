@@ -14,18 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import NearfarError
+from ..data.modality import IMAGES, modality
 
 Vectors = npt.NDArray[np.float32]
 Value = str | float | bool | None
-# What every store has a column for, with its kind.
+# What every store has a column for, with its kind; others come with the kind of data.
 FIXED = {
     "id": "text",
     "path": "text",
     "label": "text",
     "digest": "text",
     "bytes": "number",
-    "width": "number",
-    "height": "number",
 }
 THUMBNAIL = 96  # pixels of a thumbnail's longer side, at most
 EXACT = 300_000  # vectors up to which all are compared
@@ -41,6 +40,7 @@ class StoreInfo:
         run: the run's folder, when the store was made.
         preprocess: how an image becomes the encoder's input, in plain values.
         thumbnail: pixels of a thumbnail's longer side, at most.
+        modality: the kind of data, as `data.modality.MODALITIES` names it.
     """
 
     dim: int
@@ -48,6 +48,12 @@ class StoreInfo:
     run: str = ""
     preprocess: dict[str, Any] = field(default_factory=dict)
     thumbnail: int = THUMBNAIL
+    modality: str = IMAGES
+
+    @property
+    def fixed(self) -> dict[str, str]:
+        """Name the columns that such a store has from the start, with their kinds; numbers are whole."""
+        return {**FIXED, **modality(self.modality).columns}
 
     def to_json(self) -> dict[str, Any]:
         """Describe it in plain values."""
@@ -92,7 +98,7 @@ class VectorStore(Protocol):
 
     @property
     def columns(self) -> dict[str, str]:
-        """Every column's kind by its name: "text", "number" or "flag"; those of `FIXED` come first."""
+        """Every column's kind by its name: "text", "number" or "flag"; those of `card.fixed` come first."""
 
     def __len__(self) -> int:
         """Count the rows."""

@@ -62,7 +62,7 @@ class ColumnList:
         known = store.columns
         made = {name: values_of(name, words, known.get(name)) for name, words in self.columns.items()}
         for name, values in made.items():  # all are checked before one is written
-            check_update(name, values, known)
+            check_update(name, values, known, store.info.fixed)
         for name, values in made.items():
             store.update(name, {at: v for at, v in zip(found, values, strict=True) if at is not None})
         return count

@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
+from ..data.modality import IMAGES
 from . import schema
-from .base import FIXED, THUMBNAIL, StoreInfo, Value, Vectors, VectorStore
+from .base import THUMBNAIL, StoreInfo, Value, Vectors, VectorStore
 from .columns import values_of
 from .open import open_store
 
@@ -69,7 +70,8 @@ def _to_parquet(store: VectorStore, ids: Sequence[str], path: Path, facts: str) 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    fields = [pa.field(name, schema.arrow_type(name, kind)) for name, kind in store.columns.items()]
+    kinds, fixed = store.columns, store.info.fixed
+    fields = [pa.field(name, schema.arrow_type(name, kind, fixed)) for name, kind in kinds.items()]
     fields += [pa.field("thumbnail", pa.binary()), pa.field("vector", pa.list_(pa.float32(), store.info.dim))]
     layout = pa.schema(fields, metadata={"nearfar": facts})
     with atomic_write(path) as file, pq.ParquetWriter(file, layout, compression="zstd") as writer:
@@ -137,7 +139,7 @@ def import_file(address: str | Path, path: str | Path) -> tuple[VectorStore, int
     try:
         facts, dim, tables = open_(file)
         # What a file says of itself is not trusted to be of the right kind.
-        names = {"encoder": str, "run": str, "preprocess": dict}
+        names = {"encoder": str, "run": str, "preprocess": dict, "modality": str}
         said = {name: facts[name] for name, type_ in names.items() if isinstance(facts.get(name), type_)}
         size = facts.get("thumbnail")
         store = open_store(
@@ -213,12 +215,15 @@ def _typed(words: dict[str, list[str | None]], vectors: Vectors, facts: dict[str
     """Give columns of words their kinds, as the file says or as the words look, and cut them in stretches."""
     import pyarrow as pa
 
-    said = facts.get("columns")
-    kinds = {**(said if isinstance(said, dict) else {}), **FIXED}
+    said, kind_of_data = facts.get("columns"), str(facts.get("modality", IMAGES))
+    fixed = StoreInfo(vectors.shape[1], modality=kind_of_data).fixed
+    kinds = {**(said if isinstance(said, dict) else {}), **fixed}
     made = {}
     for name, column in words.items():
         values = column if kinds.get(name) == "text" else values_of(name, column, kinds.get(name))
         kind = schema.kind_of_values(name, values, {})
-        made[name] = pa.array(values, schema.arrow_type(name, kind) if kind != "number" else pa.float64())
+        made[name] = pa.array(
+            values, schema.arrow_type(name, kind, fixed) if kind != "number" else pa.float64()
+        )
     table = pa.table({**made, "vector": schema.fixed(vectors)})
     return (table.slice(low, CHUNK) for low in range(0, len(table), CHUNK))

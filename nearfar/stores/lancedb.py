@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ..core.errors import NearfarError
 from ..data.cache import cache_root
 from . import conditions, schema
-from .base import FIXED, StoreInfo, Value, Vectors
+from .base import StoreInfo, Value, Vectors
 from .index import Index
 
 TABLE = "images"
@@ -105,7 +105,8 @@ class LanceStore:
     def _schema(info: StoreInfo) -> Any:
         import pyarrow as pa
 
-        fields = [pa.field(name, schema.arrow_type(name, kind)) for name, kind in FIXED.items()]
+        fixed = info.fixed
+        fields = [pa.field(name, schema.arrow_type(name, kind, fixed)) for name, kind in fixed.items()]
         fields[0] = pa.field("id", pa.string(), nullable=False, metadata=_PRIMARY)
         fields += [
             pa.field("thumbnail", pa.binary()),
@@ -152,7 +153,8 @@ class LanceStore:
         known = self.columns
         names = schema.wanted(columns, known)
         found = self._read(["id", *(name for name in names if name != "id")], where, ids).select(names)
-        return found.cast(pa.schema([(name, schema.arrow_type(name, known[name])) for name in names]))
+        fixed = self.info.fixed
+        return found.cast(pa.schema([(name, schema.arrow_type(name, known[name], fixed)) for name in names]))
 
     def thumbnails(self, ids: Sequence[str]) -> list[bytes]:
         """Read thumbnails, as JPEG files."""
@@ -251,11 +253,12 @@ class LanceStore:
         """Set one column of some rows; a column that is new is added."""
         import pyarrow as pa
 
-        columns = self.columns
-        kind = schema.check_update(column, list(values.values()), columns)
+        columns, fixed = self.columns, self.info.fixed
+        kind = schema.check_update(column, list(values.values()), columns, fixed)
         self._add({} if column in columns else {column: kind})
         if values:
-            made = {"id": list(values), column: pa.array(values.values(), schema.arrow_type(column, kind))}
+            type_ = schema.arrow_type(column, kind, fixed)
+            made = {"id": list(values), column: pa.array(values.values(), type_)}
             self._commit(lambda: self._merge(self._typed(pa.table(made)), True, False))
 
     def _add(self, columns: Mapping[str, str]) -> None:
@@ -265,7 +268,8 @@ class LanceStore:
         def add() -> None:
             missing = [name for name in columns if name not in self.columns]
             if missing:
-                self._table.add_columns([pa.field(c, schema.arrow_type(c, columns[c])) for c in missing])
+                types = {name: schema.arrow_type(name, columns[name], self.info.fixed) for name in missing}
+                self._table.add_columns([pa.field(name, type_) for name, type_ in types.items()])
 
         self._commit(add)
 

@@ -7,7 +7,7 @@ bound, and every name of a column is checked and quoted; no text of a user becom
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from ..core import progress, rng
 from ..core.errors import NearfarError
 from . import conditions, schema
-from .base import EXACT, FIXED, StoreInfo, Value, Vectors
+from .base import EXACT, StoreInfo, Value, Vectors
 from .index import DECIMALS, check_queries
 from .pg_connection import Server, parse
 
@@ -26,14 +26,14 @@ _LINKS, _CARE, _EFFORT = 32, 80, 200  # HNSW's, while it is built and searched
 _SAMPLE, _ASKED = 64, 10  # rows on which an index is measured, and their neighbours
 
 
-def _type(column: str, kind: str) -> str:
-    """Say of which type a column's values are."""
-    return "bigint" if kind == "number" and column in FIXED else _TYPES[kind]
+def _type(column: str, kind: str, fixed: Container[str]) -> str:
+    """Say of which type a column's values are; `fixed` are those that the store has from the start."""
+    return "bigint" if kind == "number" and column in fixed else _TYPES[kind]
 
 
-def _column(name: str, kind: str) -> str:
+def _column(name: str, kind: str, fixed: Container[str]) -> str:
     """Say of which type a column is; text is ordered by its bytes, as elsewhere."""
-    return _type(name, kind) + (' collate "C"' if kind == "text" else "")
+    return _type(name, kind, fixed) + (' collate "C"' if kind == "text" else "")
 
 
 class PostgresStore:
@@ -75,7 +75,7 @@ class PostgresStore:
 
     def _make(self, info: StoreInfo) -> None:
         """Make the tables, unless another process was quicker."""
-        columns = [f'"{name}" {_column(name, kind)}' for name, kind in FIXED.items()]
+        columns = [f'"{name}" {_column(name, kind, info.fixed)}' for name, kind in info.fixed.items()]
         columns[0] += " primary key"
         with self._server.transaction() as connection:
             connection.run("select pg_advisory_xact_lock(hashtext('nearfar'))")
@@ -147,7 +147,7 @@ class PostgresStore:
         found = self._read(['"id"', *(f'"{name}"' for name in names)], where, ids)
         found = self._ordered(found, ids, where)
         made = [
-            pa.array([row[at] for row in found], schema.arrow_type(name, known[name]))
+            pa.array([row[at] for row in found], schema.arrow_type(name, known[name], self.info.fixed))
             for at, name in enumerate(names, 1)
         ]
         return pa.table(made, names=names)
@@ -197,7 +197,7 @@ class PostgresStore:
         kinds = {name: schema.kind_of(new.schema.field(name).type) for name in new.column_names}
         lists, given = [], {}
         for at, (name, kind) in enumerate(kinds.items()):
-            type_ = _type(name, kind) if kind else "bytea" if name == "thumbnail" else "text"
+            type_ = _type(name, kind, self.info.fixed) if kind else "bytea" if name == "thumbnail" else "text"
             lists.append(f"cast(:c{at} as {type_}[])" + ("::vector[]" if name == "vector" else ""))
             given[f"c{at}"] = (
                 new[name].to_pylist() if name != "vector" else _written(new[name], self.info.dim)
@@ -216,19 +216,19 @@ class PostgresStore:
     def _add(self, connection: Any, columns: Mapping[str, str]) -> None:
         """Add columns that are not there."""
         for name, kind in columns.items():
-            text = f'alter table {self._table} add column if not exists "{name}" {_column(name, kind)}'
-            connection.run(text)
+            type_ = _column(name, kind, self.info.fixed)
+            connection.run(f'alter table {self._table} add column if not exists "{name}" {type_}')
 
     def update(self, column: str, values: Mapping[str, Value]) -> None:
         """Set one column of some rows; a column that is new is added."""
         known = self.columns
-        kind = schema.check_update(column, list(values.values()), known)
+        kind = schema.check_update(column, list(values.values()), known, self.info.fixed)
         with self._server.transaction() as connection:
             self._changing(connection)
             self._add(connection, {} if column in known else {column: kind})
             connection.run(
                 f'update {self._table} t set "{column}" = n.value from unnest(cast(:ids as text[]), '
-                f"cast(:given as {_type(column, kind)}[])) n(id, value) where t.id = n.id",
+                f"cast(:given as {_type(column, kind, self.info.fixed)}[])) n(id, value) where t.id = n.id",
                 ids=list(values),
                 given=[float(v) if kind == "number" and v is not None else v for v in values.values()],
             )

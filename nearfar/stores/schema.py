@@ -61,12 +61,12 @@ def check_deleted(ids: Sequence[str] | None, where: str | None) -> None:
         raise NearfarError(f"ids is the text {ids!r}; give a list of ids, or a condition with where=.")
 
 
-def arrow_type(column: str, kind: str) -> pyarrow.DataType:
-    """Say how a column is kept."""
+def arrow_type(column: str, kind: str, fixed: Container[str]) -> pyarrow.DataType:
+    """Say how a column is kept; `fixed` are those that the store has from the start."""
     import pyarrow as pa
 
     if kind == "number":
-        return pa.int64() if column in FIXED else pa.float64()
+        return pa.int64() if column in fixed else pa.float64()
     return pa.string() if kind == "text" else pa.bool_()
 
 
@@ -135,7 +135,8 @@ def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) 
         raise NearfarError(f"the id {twice!r} is there twice; give each image a name of its own.")
     vectors = matrix(table["vector"], info.dim)
     made: dict[str, Any] = {}
-    for name in [*FIXED, *(c for c in table.column_names if c not in FIXED and c not in HIDDEN)]:
+    first = info.fixed
+    for name in [*first, *(c for c in table.column_names if c not in first and c not in HIDDEN)]:
         if name not in table.column_names:
             continue
         kind = columns.get(name) or kind_of(table.schema.field(name).type)
@@ -144,7 +145,7 @@ def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) 
         if name not in columns:
             check_column(name, {**columns, **made})
         try:
-            made[name] = table[name].combine_chunks().cast(arrow_type(name, kind))
+            made[name] = table[name].combine_chunks().cast(arrow_type(name, kind, first))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise NearfarError(
                 f"the column {name!r} holds what is no {kind}; mend it or leave it out."
@@ -245,13 +246,21 @@ def check_there(ids: Sequence[str], known: Container[str]) -> None:
             raise NearfarError(f"there is no image {name!r} in the store; ids are paths below its folder.")
 
 
-def check_update(column: str, values: Sequence[Value], columns: Mapping[str, str]) -> str:
+def check_update(
+    column: str, values: Sequence[Value], columns: Mapping[str, str], fixed: Container[str] = FIXED
+) -> str:
     """Say of which kind the values of a column are that may be set.
+
+    Args:
+        column: its name; it may be missing.
+        values: to come.
+        columns: those there are, and their kinds.
+        fixed: those that the store has from the start.
 
     Raises:
         NearfarError: the column is not to be set by hand, or the values are of another kind.
     """
-    if column in FIXED and column not in SETTABLE:
+    if column in fixed and column not in SETTABLE:
         raise NearfarError(
             f"the column {column!r} follows from the image and cannot be set; use another name."
         )

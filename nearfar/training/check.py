@@ -14,10 +14,9 @@ from ..core import distributed, progress
 from ..core.device import cores, device_named
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data import loader
-from ..data.dataset import RaggedImages
-from ..data.inspection import Inspection, inspect
-from ..data.reading import read_pixels
-from ..data.sources import Source, open_source
+from ..data.inspection import Inspection
+from ..data.modality import modality_of, open_data
+from ..data.source import Source
 from ..images.views import sides
 from . import engine, optim, resolve
 from .plan import epochs, plan_run
@@ -104,14 +103,14 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
         raise NearfarError(f"There is no method {method!r}; {nearest(method, methods.METHODS)}")
     given = {name: value for name, value in settings.items() if value is not None}
     device = device_named(str(given.get("device", "auto")))
-    source = open_source(data, labels=resolve.needs_labels(method, given))
+    source = open_data(data, labels=resolve.needs_labels(method, given))
     max_pixels = given.get("max_pixels", Training.max_pixels)
     threads = given.get("workers") or cores()
-    found = inspect(source, max_pixels=max_pixels, threads=threads)
+    found = modality_of(source).describe(source, limit=max_pixels, threads=threads)
     if found.usable < 2:
         return Check(found, None, f"{found.usable} usable images are too few to train on")
     side = resolve.usual_side(source, max_pixels)
-    wanted = resolve.resolve(method, recipe, given, side=side, device=device)
+    wanted = resolve.resolve(method, recipe, given, side=side, device=device, kind=source.modality)
     if len(found.rejected) > wanted.training.max_bad * found.count:
         share = len(found.rejected) / found.count
         return Check(
@@ -188,31 +187,24 @@ def _propose(
 
 
 class _Sample:
-    """A few decoded images that stand for all of them, so that the pace of a step can be measured."""
+    """A few decoded examples that stand for all of them, so that the pace of a step can be measured."""
 
     def __init__(self, source: Source, wanted: resolve.RunConfig, count: int) -> None:
-        self.count = count
-        side, limit = wanted.preprocess.decode_side, wanted.training.max_pixels
-        images = []
+        self.count, self.modality = count, wanted.modality
+        kind, limit = wanted.kind, wanted.training.max_pixels
+        values = []
         for index in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int)):
             try:
-                images.append(read_pixels(source, int(index), short_side=side, max_pixels=limit)[0])
+                data, _ = kind.fetch(source, int(index), limit=limit)
+                values.append(kind.decode(data, wanted.preprocess, limit=limit).value)
             except BadImage:
                 continue
-        sizes = np.array([image.size for image in images], np.int64)
-        self.block = RaggedImages(
-            np.concatenate([image.reshape(-1) for image in images]),
-            np.cumsum(sizes) - sizes,
-            np.array([image.shape[0] for image in images], np.int32),
-            np.array([image.shape[1] for image in images], np.int32),
-        )
-        self.bytes_an_image = float(sizes.mean())
+        self.block = kind.collate(values)
+        self.bytes_an_image = float(np.mean([value.nbytes for value in values]))
 
     def __len__(self) -> int:
         return self.count
 
-    def gather(self, rows: Any) -> RaggedImages:
-        """Give as many images as asked for, over and over the same."""
-        pick = np.asarray(rows) % len(self.block.height)
-        block = self.block
-        return RaggedImages(block.pixels, block.offset[pick], block.height[pick], block.width[pick])
+    def gather(self, rows: Any) -> Any:
+        """Give as many examples as asked for, over and over the same."""
+        return self.block.take(np.asarray(rows) % len(self.block))

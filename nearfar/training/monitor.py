@@ -12,7 +12,6 @@ from ..core import distributed, progress
 from ..data.dataset import Subset
 from ..health.measure import health, partner_found, settled
 from ..health.verdict import COLLAPSED, Verdict, judge
-from ..images.view_settings import Views
 from ..models import Encoder
 from . import checkpoint
 from .engine import Step
@@ -104,7 +103,7 @@ class HealthMonitor:
     def look(self, step: int, f: Encoder) -> dict[str, Any]:
         """Measure the encoder as it was after a step; nothing of it changes."""
         job, some, own = self.job, self.sample, self.job.module.views(self.job.wanted.views)[:2]
-        first, second = (made if isinstance(made, Views) else made.recipe for made in own)
+        first, second = (getattr(made, "recipe", made) for made in own)
         preprocess, seed = job.wanted.preprocess, job.wanted.training.seed
         if step == 0:
             f = settled(f, preprocess, job.dataset, first, seed=seed, device=job.device, sample=some)

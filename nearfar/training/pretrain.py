@@ -18,11 +18,11 @@ from ..core.commit import commit
 from ..core.device import device_named
 from ..core.errors import NearfarError, nearest
 from ..core.version import __version__
-from ..data import cache
 from ..data.dataset import FileDataset, ImageDataset, Subset, holdout_split
 from ..data.loader import DataLoader
+from ..data.modality import open_data
 from ..data.reading import write_rejected
-from ..data.sources import Source, open_source
+from ..data.source import Source
 from . import checkpoint, engine, resolve
 from .logger import RunLogger, locked, signals
 from .monitor import HealthMonitor
@@ -95,7 +95,7 @@ def pretrain(
         earlier = _earlier(folder, overwrite)
         if earlier and asked["data"] and earlier["asked"] == asked and _finished(folder):
             return load(folder)
-        source = open_source(data, labels=_needs_labels(method, like, given))
+        source = open_data(data, labels=_needs_labels(method, like, given))
         wanted, plan = _wanted(source, method, recipe, like, given, device)
         whole = _read(source, wanted)
         dataset, held = holdout_split(whole, wanted.training.holdout, wanted.training.seed)
@@ -282,13 +282,20 @@ def _wanted(
     """Decide every setting: from another run's folder, or from the recipe and what was asked."""
     if like is None:
         side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
-        return resolve.resolve(method, recipe, given, side=side, device=device), None
+        kind = source.modality
+        return resolve.resolve(method, recipe, given, side=side, device=device, kind=kind), None
     extra = [name for name in given if name not in resolve.HARMLESS]
     if extra:
         flag = extra[0].replace("_", "-")
         raise NearfarError(f"--like takes every setting from {like}; leave --{flag} out.")
     config = checkpoint.read_json(Path(like) / "config.json")
-    return RunConfig.from_json(config, f"{Path(like) / 'config.json'}: "), StepPlan.of(config["plan"])
+    wanted = RunConfig.from_json(config, f"{Path(like) / 'config.json'}: ")
+    if wanted.modality != source.modality:
+        raise NearfarError(
+            f"{like} learnt from {wanted.modality}, and {source.name} holds {source.modality}; leave --like "
+            "out."
+        )
+    return wanted, StepPlan.of(config["plan"])
 
 
 def _same(
@@ -315,10 +322,10 @@ def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
     """Read the images; under torchrun one process decodes first, and the others find what it kept."""
     if not distributed.first():
         distributed.barrier()
-    dataset = cache.load(
+    dataset = wanted.kind.load(
         source,
-        short_side=wanted.preprocess.decode_side,
-        max_pixels=wanted.training.max_pixels,
+        wanted.preprocess,
+        limit=wanted.training.max_pixels,
         max_bad=wanted.training.max_bad,
         threads=threads(wanted),
         decode_once=wanted.training.cache,

@@ -12,10 +12,8 @@ import torch
 from .. import methods, models
 from ..core.config import build, settings_of, to_json
 from ..core.errors import BadImage, NearfarError, nearest
-from ..data.reading import read_pixels
-from ..data.sources import Source
-from ..images.view_settings import Views, is_small
-from ..images.views import Preprocess
+from ..data.modality import IMAGES, Modality, modality, modality_of
+from ..data.source import Source
 from ..methods.base import Method
 from . import optim, recipes
 from .settings import Training
@@ -39,8 +37,14 @@ class RunConfig:
     method: str
     recipe: str
     training: Training
-    views: Views
+    views: Any  # the modality's settings of a view
     settings: Any  # the method's own Config
+    modality: str = IMAGES
+
+    @property
+    def kind(self) -> Modality:
+        """The kind of data that is learnt from."""
+        return modality(self.modality)
 
     @property
     def image_size(self) -> int:
@@ -49,9 +53,9 @@ class RunConfig:
         return self.training.image_size
 
     @property
-    def preprocess(self) -> Preprocess:
-        """What an image needs before it is encoded; small images are used whole."""
-        return Preprocess.of(self.image_size, self.views.interpolation)
+    def preprocess(self) -> Any:
+        """What an example needs before it is encoded."""
+        return self.kind.preprocess_for(self.image_size, self.views)
 
     @property
     def lr(self) -> float:
@@ -63,6 +67,7 @@ class RunConfig:
         return {
             "method": self.method,
             "recipe": self.recipe,
+            "modality": self.modality,
             "training": to_json(self.training),
             "views": to_json(self.views),
             "settings": to_json(self.settings),
@@ -77,13 +82,14 @@ class RunConfig:
             where: how an error names the place.
         """
         try:
-            method = values["method"]
+            method, kind = values["method"], values["modality"]
             return RunConfig(
                 method,
                 values["recipe"],
                 build(Training, values["training"], where),
-                build(Views, values["views"], where),
+                build(modality(kind).views, values["views"], where),
                 build(methods.settings(method), values["settings"], where),
+                kind,
             )
         except KeyError as error:
             raise NearfarError(
@@ -114,23 +120,23 @@ def _plain(value: Any) -> str:
 
 
 def usual_side(source: Source, max_pixels: int) -> int:
-    """Look at a sample of a collection and tell its images' usual short side.
+    """Look at a sample of a collection and tell its examples' usual size, such as images' short side.
 
     Args:
         source: the collection.
         max_pixels: as in `images.decode`.
 
     Returns:
-        The median short side, in pixels, of the usable ones among up to 64 images spread evenly.
+        The median size, of images the short side in pixels, of the usable ones among up to 64 spread evenly.
 
     Raises:
         NearfarError: the collection is empty, or none of the sample can be used.
     """
-    sides, reason = [], ""
+    sides, reason, kind = [], "", modality_of(source)
     for index in np.unique(np.linspace(0, len(source.ids) - 1, SAMPLE).astype(int)):
         try:
-            pixels, _ = read_pixels(source, int(index), short_side=None, max_pixels=max_pixels)
-            sides.append(min(pixels.shape[:2]))
+            data, _ = kind.fetch(source, int(index), limit=max_pixels)
+            sides.append(kind.size_of(kind.decode(data, None, limit=max_pixels).value))
         except BadImage as error:
             reason = str(error)
     if not sides:
@@ -142,7 +148,13 @@ def usual_side(source: Source, max_pixels: int) -> int:
 
 
 def resolve(
-    method: str, recipe: str, asked: Mapping[str, Any], *, side: int, device: torch.device
+    method: str,
+    recipe: str,
+    asked: Mapping[str, Any],
+    *,
+    side: int,
+    device: torch.device,
+    kind: str = IMAGES,
 ) -> RunConfig:
     """Put together the recipe and what was asked, which wins.
 
@@ -150,28 +162,37 @@ def resolve(
         method: a name in `methods.METHODS`.
         recipe: a name in `recipes.RECIPES`, or "auto".
         asked: settings by name, of the training, the views or the method.
-        side: the images' usual short side, in pixels.
+        side: the examples' usual size, such as images' short side in pixels.
         device: where to compute.
+        kind: of data, by its name.
 
     Returns:
         Settings in which only what is in `MEASURED` may still be "auto".
 
     Raises:
-        NearfarError: a name is unknown, a value out of range, or two lengths are asked for.
+        NearfarError: a name is unknown, a value out of range, two lengths are asked for, or the method is
+            for another kind of data.
     """
-    config = methods.settings(method)
+    config, data = methods.settings(method), modality(kind)
+    only = methods.method(method).modality
+    if only not in (None, kind):
+        raise NearfarError(
+            f"--method {method} learns from {only}, and these are {kind}; choose another method: see "
+            "nearfar methods."
+        )
     if recipe == "auto":
         recipe = recipes.choose(device.type, side)
     if recipe not in recipes.RECIPES:
         raise NearfarError(f"There is no recipe {recipe!r}; {nearest(recipe, recipes.RECIPES)}")
     base = recipes.RECIPES[recipe](side)
-    groups = {Training: to_json(base.training), Views: to_json(base.views), config: {}}
+    own = to_json(base.views) if isinstance(base.views, data.views) else {}
+    groups = {Training: {**to_json(base.training), **data.training}, data.views: own, config: {}}
     homes: dict[str, list[type]] = {}
     for cls in groups:
         for item in settings_of(cls):
             homes.setdefault(item.name, []).append(cls)
     for name, value in methods.method(method).recipes.get(recipe, {}).items():
-        for cls in homes[name]:
+        for cls in homes.get(name, ()):  # of the views, what this kind of data has a setting for
             groups[cls][name] = list(value) if isinstance(value, tuple) else value
     if len([name for name in LENGTHS if asked.get(name) is not None]) > 1:
         raise NearfarError("Training has one length: give --epochs, --steps or --minutes, not two of them.")
@@ -183,12 +204,13 @@ def resolve(
         for cls in homes[name]:
             groups[cls][name] = value
     training = build(Training, groups[Training])
-    native = max(side, 8) if is_small(side) else 224
-    training = replace(training, image_size=training.image_size or native, device=device.type)
+    size = training.image_size or data.input_size(side)
+    training = replace(training, image_size=size, device=device.type)
     length = next((name for name in LENGTHS if getattr(training, name) is not None), None)
     if length is None or getattr(training, length) <= 0:
         raise NearfarError("Training needs a length above zero; give --epochs, --steps or --minutes.")
-    return RunConfig(method, recipe, training, build(Views, groups[Views]), build(config, groups[config]))
+    views: Any = build(data.views, groups[data.views])
+    return RunConfig(method, recipe, training, views, build(config, groups[config]), kind)
 
 
 def needs_labels(method: str, given: Mapping[str, Any]) -> bool:
@@ -237,7 +259,7 @@ def build_method(wanted: RunConfig) -> Method:
         The method, in float32 on the CPU.
     """
     training = wanted.training
-    f = models.encoder(
+    f = wanted.kind.encoder(
         training.encoder,
         stem=training.stem,
         size=wanted.image_size,

@@ -13,9 +13,9 @@ from .. import models
 from ..core.config import build, to_json
 from ..core.errors import NearfarError
 from ..core.version import __version__
+from ..data.modality import modality
 from ..features.encode import encode
 from ..health.verdict import Verdict, judge
-from ..images.views import Preprocess
 from . import checkpoint
 
 FORMAT = 1  # of encoder.json
@@ -27,7 +27,7 @@ class Run:
 
     path: Path
     encoder: models.Encoder
-    preprocess: Preprocess
+    preprocess: Any  # settings of how an example becomes the encoder's input; of images `views.Preprocess`
     provenance: dict[str, Any]
     config: dict[str, Any] = dataclasses.field(repr=False)
 
@@ -80,7 +80,7 @@ class Run:
         }
 
 
-def export(folder: Path, encoder: models.Encoder, preprocess: Preprocess, provenance: dict[str, Any]) -> None:
+def export(folder: Path, encoder: models.Encoder, preprocess: Any, provenance: dict[str, Any]) -> None:
     """Write the encoder and the small JSON that says how to use it; the JSON comes last and marks the end.
 
     Args:
@@ -94,6 +94,7 @@ def export(folder: Path, encoder: models.Encoder, preprocess: Preprocess, proven
     network = {"name": encoder.name, "stem": encoder.stem, "dim": encoder.dim, "size": preprocess.size}
     card = {
         "format": FORMAT,
+        "modality": preprocess.modality,
         "encoder": network,
         "preprocess": to_json(preprocess),
         "input": "RGB in [0, 1], no mean or standard deviation subtracted",
@@ -131,9 +132,10 @@ def load(path: str | Path) -> Run:
             f"{folder / 'encoder.json'} has format {card.get('format')!r}, this nearfar reads {FORMAT}; "
             "install the nearfar that wrote it."
         )
-    preprocess = build(Preprocess, card["preprocess"], f"{folder / 'encoder.json'}: ")
+    kind = modality(card.get("modality", ""))
+    preprocess: Any = build(kind.preprocess, card["preprocess"], f"{folder / 'encoder.json'}: ")
     network = card["encoder"]
-    encoder = models.encoder(network["name"], stem=network["stem"], size=network["size"])
+    encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"])
     weights, _ = checkpoint.read(folder / "encoder.safetensors")
     try:
         encoder.load_state_dict(weights)

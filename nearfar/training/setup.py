@@ -12,7 +12,6 @@ import torch
 from ..core import distributed, progress
 from ..core.device import cores
 from ..data.loader import DataLoader, seconds_a_batch
-from ..images import kernels
 from ..images.views import sides
 from ..methods.base import Method
 from ..models import sync_batchnorm
@@ -52,7 +51,7 @@ class TrainingSetup:
     def feed(self, start: int, views_on: str | None = None) -> DataLoader:
         """Open the feed at a step; `views_on` overrides the setting."""
         training = self.wanted.training
-        there = (views_on or training.views_on) == "device"
+        there = (views_on or training.views_on) == "device" and self.wanted.kind.on_device
         return DataLoader(
             self.dataset,
             self.module.views(self.wanted.views),
@@ -141,7 +140,7 @@ def prepare(
         tensors, facts = checkpoint.read(folder / checkpoint.LAST)
         checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
         job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, StepPlan.of(facts["plan"])
-    kernels.ready()
+    wanted.kind.ready()
     if wanted.training.views_on == "auto":
         job.wanted = replace(wanted, training=replace(wanted.training, views_on=_faster_place(job)))
     if wanted.training.compile == "auto":
@@ -157,7 +156,7 @@ def prepare(
 
 def _faster_place(job: TrainingSetup) -> str:
     """Decide where views are made: by the CPU, unless a GPU makes a real batch faster."""
-    if job.device.type != "cuda":
+    if job.device.type != "cuda" or not job.wanted.kind.on_device:
         return "cpu"
     seconds = {place: seconds_a_batch(job.feed(0, place)) for place in ("cpu", "device")}
     return str(distributed.same("device" if seconds["device"] < seconds["cpu"] else "cpu"))

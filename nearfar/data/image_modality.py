@@ -1,0 +1,220 @@
+"""Images as a kind of data: each question is passed on to the room that answers it.
+
+Imports stand in the functions, so that `--help`, which asks for the settings of views, stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..images.view_settings import Views, is_small
+from .modality import IMAGES, Example, Modality
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..images.views import AugmentationParams, Preprocess, View
+    from ..models import Encoder
+    from .dataset import RaggedImages
+    from .inspection import Inspection
+    from .source import Pixels, Source
+
+QUALITY = 85  # of thumbnails, as JPEG counts it
+
+
+class Images(Modality):
+    """RGB images of any size; views are crops with other colours."""
+
+    name = IMAGES
+    views = Views
+    columns: ClassVar = {"width": "number", "height": "number"}
+    baselines = ("pixels",)
+    on_device = True
+    pictures = True
+
+    @property
+    def preprocess(self) -> type[Preprocess]:
+        """A centred square, resized."""
+        from ..images.views import Preprocess
+
+        return Preprocess
+
+    def open(self, data: Any, *, labels: bool = False, download: bool = True) -> Source:
+        """Open a folder, a list, an array, shards or a data set; see `sources.open_source`."""
+        from .sources import open_source
+
+        return open_source(data, labels=labels, download=download)
+
+    def is_one(self, data: Any) -> bool:
+        """Tell one image from a collection of them."""
+        from .in_memory import is_one_image
+
+        return is_one_image(data)
+
+    def fetch(self, source: Source, row: int, *, limit: int) -> tuple[Pixels | bytes, bytes]:
+        """Fetch an image's file or pixels; `limit` counts pixels."""
+        from .reading import fetch
+
+        return fetch(source, row, max_pixels=limit)
+
+    def decode(self, data: Pixels | bytes, preprocess: Preprocess | None, *, limit: int) -> Example:
+        """Decode an image to (H, W, 3) uint8, and say its own width and height, upright."""
+        from ..images import decode
+
+        side = None if preprocess is None else preprocess.decode_side
+        if not isinstance(data, bytes):
+            height, width = data.shape[:2]
+            return Example(decode.shrink(data, side), {"width": width, "height": height})
+        found = decode.picture(data, max_pixels=limit, short_side=side)
+        width, height = found.width, found.height
+        if (found.pixels.shape[0] > found.pixels.shape[1]) != (height > width):  # turned by its EXIF note
+            width, height = height, width
+        return Example(found.pixels, {"width": width, "height": height})
+
+    def collate(self, values: Sequence[Pixels]) -> RaggedImages:
+        """Lay images in one buffer, one after another."""
+        import numpy as np
+
+        from .dataset import RaggedImages
+
+        sides = np.array([image.shape[:2] for image in values], np.int32).reshape(-1, 2)
+        sizes = 3 * sides.astype(np.int64).prod(axis=1)
+        return RaggedImages(
+            pixels=np.concatenate([image.reshape(-1) for image in values] or [np.empty(0, np.uint8)]),
+            offset=np.cumsum(sizes) - sizes,
+            height=sides[:, 0].copy(),
+            width=sides[:, 1].copy(),
+        )
+
+    def load(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        *,
+        limit: int,
+        max_bad: float,
+        threads: int,
+        decode_once: bool = True,
+        memory: int | None = None,
+    ) -> Any:
+        """Decode images once, into memory or into a cache on disk; see `cache.load`."""
+        from . import cache
+
+        return cache.load(
+            source,
+            short_side=preprocess.decode_side,
+            max_pixels=limit,
+            max_bad=max_bad,
+            threads=threads,
+            decode_once=decode_once,
+            memory=memory,
+        )
+
+    def size_of(self, value: Pixels) -> int:
+        """Measure an image's short side, in pixels."""
+        return min(value.shape[:2])
+
+    def input_size(self, usual: int) -> int:
+        """Choose the side of a view: small images' own, else 224 px."""
+        return max(usual, 8) if is_small(usual) else 224
+
+    def preprocess_for(self, size: int, views: Views) -> Preprocess:
+        """Choose how much of the centre is kept; it is resized as views are."""
+        return self.preprocess.of(size, views.interpolation)
+
+    def draw(
+        self, view: Views | View, key: int, ids: Any, block: RaggedImages, size: int
+    ) -> AugmentationParams:
+        """Draw crops, flips, colours and blurs; see `views.draw`."""
+        from ..images import views
+
+        recipe, side = _parts(view, size)
+        return views.draw(recipe, key, ids, block.height, block.width, side)
+
+    def apply(
+        self,
+        block: Any,
+        params: AugmentationParams,
+        view: Views | View,
+        size: int,
+        *,
+        dtype: torch.dtype | None = None,
+        threads: int = 1,
+    ) -> torch.Tensor:
+        """Compute views, (n, 3, side, side) in [0, 1]; see `kernels.apply`."""
+        import torch
+
+        from ..images import kernels
+
+        recipe, side = _parts(view, size)
+        kind = dtype or torch.float32
+        return kernels.apply(block, params, side, recipe.interpolation, dtype=kind, threads=threads)
+
+    def place(self, block: RaggedImages, device: torch.device) -> Any:
+        """Send pixels to a device."""
+        from ..images import kernels
+
+        return kernels.place(block, device)
+
+    def prepare(self, block: RaggedImages, preprocess: Preprocess, *, threads: int = 1) -> torch.Tensor:
+        """Cut out the centre and resize it: (n, 3, size, size) in [0, 1]."""
+        from ..images import kernels
+        from ..images.views import centre
+
+        params = centre(preprocess, block.height, block.width)
+        return kernels.apply(block, params, preprocess.size, preprocess.interpolation, threads=threads)
+
+    def ready(self) -> None:
+        """Compile the kernel of the views."""
+        from ..images import kernels
+
+        kernels.ready()
+
+    def encoder(
+        self,
+        name: str,
+        *,
+        stem: str = "auto",
+        size: int | None = None,
+        weights: str | None = None,
+        seed: int = 0,
+    ) -> Encoder:
+        """Build one of our networks, torchvision's or timm's."""
+        from .. import models
+
+        return models.encoder(name, stem=stem, size=size, weights=weights, seed=seed)
+
+    def describe(self, source: Source, *, limit: int, threads: int) -> Inspection:
+        """Read and decode every image once; see `inspection.inspect`."""
+        from .inspection import inspect
+
+        return inspect(source, max_pixels=limit, threads=threads)
+
+    def thumbnail(self, data: Pixels | bytes, value: Pixels, side: int, *, limit: int) -> bytes:
+        """Make a JPEG: from the decoded pixels, unless they are too few for it."""
+        import io
+
+        from PIL import Image
+
+        from ..images import decode
+
+        pixels = value
+        if max(value.shape[:2]) < side:
+            if isinstance(data, bytes):
+                pixels = decode.decode(data, max_pixels=limit, short_side=side, exact=False)
+            else:
+                pixels = data
+        image = Image.fromarray(pixels)
+        image.thumbnail((side, side), Image.Resampling.BICUBIC)
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=QUALITY)
+        return file.getvalue()
+
+
+def _parts(view: Views | View, size: int) -> tuple[Views, int]:
+    """Give a view's settings and its side in pixels."""
+    return (view, size) if isinstance(view, Views) else (view.recipe, view.side(size))
+
+
+MODALITY = Images()

@@ -1,0 +1,381 @@
+"""Kinds of data: what the rest of nearfar asks about an example, and one table of who answers.
+
+An example is what one row of a data set holds: an image, say. Only its modality knows more of it than that.
+Everyone else asks: how it is read, how its views are drawn and computed, what an encoder takes, what of it
+is kept in a store and shown to people. Nothing here imports torch or NumPy until a modality is at work.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..core.errors import NearfarError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models import Encoder
+    from .inspection import Inspection
+    from .source import Source
+
+IMAGES = "images"
+MODALITIES = {IMAGES: "nearfar.data.image_modality"}
+"""Name to the module whose `MODALITY` is the one object of that kind of data."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example, decoded.
+
+    Attributes:
+        value: what `Modality.collate` takes.
+        columns: what a store's row keeps of it, by the names of `Modality.columns`.
+    """
+
+    value: Any
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Modality(abc.ABC):
+    """One kind of data. To add one: a module with its object, and a line in `MODALITIES`.
+
+    A block is some examples together, as a data set's `gather` gives them; it has a length, and `take(rows)`
+    gives some of it. Tensors come as one tensor whose first dimension counts examples.
+    """
+
+    name: ClassVar[str]
+    """As in `MODALITIES`; also the word for several examples."""
+
+    views: ClassVar[type]
+    """The settings of a view: a settings class, whose flags the command line shows."""
+
+    columns: ClassVar[Mapping[str, str]] = {}
+    """Columns that a store has for this kind alone, with their kinds; a "number" is a whole one."""
+
+    baselines: ClassVar[tuple[str, ...]] = ()
+    """What an evaluation compares an encoder with, besides an untrained one."""
+
+    training: ClassVar[Mapping[str, Any]] = {}
+    """Settings of the training in which this kind differs from every recipe."""
+
+    on_device: ClassVar[bool] = False
+    """Whether views can be computed on a GPU."""
+
+    pictures: ClassVar[bool] = False
+    """Whether an example can be shown as a picture: a data set then gives its pixels by row number."""
+
+    @property
+    @abc.abstractmethod
+    def preprocess(self) -> type:
+        """The settings of `prepare`: a settings class with `size`, whose `modality` is this one's name."""
+
+    def holds(self, data: Any) -> bool:
+        """Tell whether what a user named is of this kind; images are what no other kind claims.
+
+        Args:
+            data: as `open` takes it.
+        """
+        return False
+
+    @abc.abstractmethod
+    def open(self, data: Any, *, labels: bool = False, download: bool = True) -> Source:
+        """Open examples, without decoding one.
+
+        Args:
+            data: what a user named: a path, a data set's name, an array, a list.
+            labels: whether labels are wanted.
+            download: whether a known data set may be fetched where it is missing.
+
+        Returns:
+            The source.
+
+        Raises:
+            NearfarError: there is nothing of this kind, or no label where labels are wanted.
+        """
+
+    def is_one(self, data: Any) -> bool:
+        """Tell one example from a collection of them.
+
+        Args:
+            data: as Python holds it.
+        """
+        return False
+
+    def fetch(self, source: Source, row: int, *, limit: int) -> tuple[Any, bytes]:
+        """Fetch one example without decoding it.
+
+        Args:
+            source: the examples.
+            row: which one.
+            limit: the largest example allowed; what it counts is the modality's own (pixels of an image).
+
+        Returns:
+            What `decode` takes, and a digest of 16 bytes of its content.
+
+        Raises:
+            BadImage: it cannot be used.
+        """
+        from .examples import fetch
+
+        return fetch(source, row)
+
+    @abc.abstractmethod
+    def decode(self, data: Any, preprocess: Any, *, limit: int) -> Example:
+        """Decode one example, no larger than an encoder's input needs.
+
+        Args:
+            data: from `fetch`.
+            preprocess: settings of `prepare`; None to keep the example whole.
+            limit: as in `fetch`.
+
+        Raises:
+            BadImage: it cannot be used.
+        """
+
+    @abc.abstractmethod
+    def collate(self, values: Sequence[Any]) -> Any:
+        """Put examples together in a block.
+
+        Args:
+            values: of n decoded examples.
+        """
+
+    def load(
+        self,
+        source: Source,
+        preprocess: Any,
+        *,
+        limit: int,
+        max_bad: float,
+        threads: int,
+        decode_once: bool = True,
+        memory: int | None = None,
+    ) -> Any:
+        """Make a collection ready for use, bad examples set aside by name.
+
+        Args:
+            source: the examples.
+            preprocess: settings of `prepare`.
+            limit: as in `fetch`.
+            max_bad: share of bad examples, 0 to 1, beyond which this stops.
+            threads: threads that read.
+            decode_once: whether to decode everything now.
+            memory: bytes that decoded examples may take in memory, where the modality can do with less.
+
+        Returns:
+            A `Dataset` that also lists what is `rejected`.
+
+        Raises:
+            NearfarError: too many examples are bad, or none is good.
+        """
+        from .examples import load
+
+        return load(self, source, preprocess, limit=limit, max_bad=max_bad, threads=threads)
+
+    @abc.abstractmethod
+    def size_of(self, value: Any) -> int:
+        """Measure a decoded example, as `preprocess.size` measures an input (the short side of an image)."""
+
+    @abc.abstractmethod
+    def input_size(self, usual: int) -> int:
+        """Choose the size of a view where nothing was asked for.
+
+        Args:
+            usual: the examples' median size.
+        """
+
+    @abc.abstractmethod
+    def preprocess_for(self, size: int, views: Any) -> Any:
+        """Choose the settings of `prepare` that go with views of a size.
+
+        Args:
+            size: of a view.
+            views: the settings of a view.
+        """
+
+    @abc.abstractmethod
+    def draw(self, view: Any, key: int, ids: Any, block: Any, size: int) -> Any:
+        """Draw one view of each example; a row depends on the key and on its own id alone.
+
+        Args:
+            view: an entry of a method's `views`: settings of a view, or what wraps them.
+            key: from `rng.fold`, one for each epoch and view.
+            ids: (n,) integers that name the examples.
+            block: the n examples.
+            size: of a full view.
+
+        Returns:
+            The parameters that `apply` takes.
+        """
+
+    @abc.abstractmethod
+    def apply(
+        self,
+        block: Any,
+        params: Any,
+        view: Any,
+        size: int,
+        *,
+        dtype: torch.dtype | None = None,
+        threads: int = 1,
+    ) -> torch.Tensor:
+        """Compute the views that were drawn.
+
+        Args:
+            block: the n examples, or what `place` made of them.
+            params: from `draw`, of the same examples, view and size.
+            view, size: as in `draw`.
+            dtype: of the views; None for float32.
+            threads: CPU threads; their number changes no value.
+
+        Returns:
+            What an encoder takes, n examples.
+        """
+
+    def place(self, block: Any, device: torch.device) -> Any:
+        """Send a block to a device, for `apply` to work there; asked only where `on_device`.
+
+        Args:
+            block: some examples.
+            device: where views are to be computed.
+        """
+        raise NotImplementedError
+
+    @abc.abstractmethod
+    def prepare(self, block: Any, preprocess: Any, *, threads: int = 1) -> torch.Tensor:
+        """Turn examples into an encoder's input, without randomness.
+
+        Args:
+            block: n examples.
+            preprocess: how.
+            threads: CPU threads; their number changes no value.
+
+        Returns:
+            What an encoder takes, n examples, float32.
+        """
+
+    def ready(self) -> None:  # noqa: B027 - most kinds have nothing to make ready
+        """Do now what the first view would wait for, such as compiling."""
+
+    @abc.abstractmethod
+    def encoder(
+        self,
+        name: str,
+        *,
+        stem: str = "auto",
+        size: int | None = None,
+        weights: str | None = None,
+        seed: int = 0,
+    ) -> Encoder:
+        """Build an encoder on the CPU, alike for the same words; see `models.encoder`.
+
+        Args:
+            name: of the network.
+            stem: which first layers.
+            size: of its input.
+            weights: None for random ones, or what to start from.
+            seed: names the random weights.
+
+        Raises:
+            NearfarError: there is no such network for this kind of data.
+        """
+
+    def describe(self, source: Source, *, limit: int, threads: int) -> Inspection:
+        """Read every example once and say what is in a collection.
+
+        Args:
+            source: the examples.
+            limit: as in `fetch`.
+            threads: threads that read.
+        """
+        from .examples import describe
+
+        return describe(self, source, limit=limit, threads=threads)
+
+    def thumbnail(self, data: Any, value: Any, side: int, *, limit: int) -> bytes:
+        """Make a small picture of an example.
+
+        Args:
+            data, limit: as in `decode`.
+            value: what `decode` made of it.
+            side: the longer side in pixels, at most.
+
+        Returns:
+            An image file; b"" where there is nothing to see.
+        """
+        return b""
+
+
+@functools.cache
+def _load(module: str) -> Modality:
+    found: Modality = importlib.import_module(module).MODALITY
+    return found
+
+
+def modality(name: str) -> Modality:
+    """Find a kind of data.
+
+    Args:
+        name: one of `MODALITIES`.
+
+    Raises:
+        NearfarError: there is no such kind.
+    """
+    if name not in MODALITIES:
+        raise NearfarError(f"there is no kind of data {name!r}; {nearest(name, MODALITIES)}")
+    return _load(MODALITIES[name])
+
+
+def modality_of(what: Any) -> Modality:
+    """Find the kind of data of a source, a data set or settings of `prepare`: images, unless they say.
+
+    Args:
+        what: has `modality`, a name, or is of images.
+    """
+    return modality(getattr(what, "modality", IMAGES))
+
+
+def recognise(data: Any) -> str:
+    """Name the kind of data of what a user named; images are what no other kind claims.
+
+    Args:
+        data: a path, a data set's name, an array, a list, or a `Source`.
+    """
+    said = getattr(data, "modality", None)
+    if isinstance(said, str):
+        return said
+    return next((name for name in MODALITIES if name != IMAGES and modality(name).holds(data)), IMAGES)
+
+
+def open_data(
+    data: Any, *, expected: str | None = None, labels: bool = False, download: bool = True
+) -> Source:
+    """Open what a user named, as the kind of data that it is.
+
+    Args:
+        data: a `Source`, or what the modality's `open` takes.
+        expected: the kind that is wanted; None to find it by the data.
+        labels: whether labels are wanted.
+        download: whether a known data set may be fetched where it is missing.
+
+    Returns:
+        The source.
+
+    Raises:
+        NearfarError: it cannot be opened, or is of another kind.
+    """
+    from .source import Source
+
+    if not isinstance(data, Source):
+        name = recognise(data) if expected is None else expected
+        return modality(name).open(data, labels=labels, download=download)
+    if expected not in (None, data.modality):
+        raise NearfarError(f"{data.name} holds {data.modality}, not {expected}; give {expected}.")
+    if labels and data.labels is None:
+        raise NearfarError(f"{data.name} was opened without labels; open it with labels=True.")
+    return data
