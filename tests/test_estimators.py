@@ -140,7 +140,7 @@ def test_an_encoder_is_fitted_and_transforms(
     vectors = fitted.transform(pictures[0])
     assert vectors.shape == (160, fitted.run_.encoder.dim) and vectors.dtype == np.float32
     names = fitted.get_feature_names_out()
-    assert len(names) == vectors.shape[1] and names[0] == "encoder0"
+    assert len(names) == vectors.shape[1] and names[0] == "encodertransformer0"
     again = EncoderTransformer(**SMALL).fit_transform(pictures[0])
     np.testing.assert_array_equal(again, vectors)
     other = EncoderTransformer(**SMALL, random_state=1).fit_transform(pictures[0])
@@ -192,10 +192,10 @@ def test_a_pipeline_and_a_grid_search(pictures: tuple[list[str], list[str]]) -> 
     pipe = make_pipeline(EncoderTransformer(**SMALL), LogisticRegression(C=1e4, max_iter=1000))
     assert pipe.fit(files, labels).score(files, labels) > 0.8
     grid = GridSearchCV(
-        pipe, {"encoder__temperature": [0.1, 0.5], "logisticregression__C": [1e4]}, cv=2, n_jobs=1
+        pipe, {"encodertransformer__temperature": [0.1, 0.5], "logisticregression__C": [1e4]}, cv=2, n_jobs=1
     )
     grid.fit(np.array(files), labels)  # scikit-learn deals out arrays of paths, and lists
-    assert set(grid.best_params_) == {"encoder__temperature", "logisticregression__C"}
+    assert set(grid.best_params_) == {"encodertransformer__temperature", "logisticregression__C"}
     assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
     assert grid.predict(files).shape == (40,)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import shutil
@@ -18,6 +19,7 @@ from nearfar.cli.main import main
 from nearfar.core.config import to_json
 from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
+from nearfar.queries import QUERIES
 from nearfar.stores import StoreInfo, VectorStore, open_store
 from nearfar.training.run import Run
 
@@ -226,3 +228,32 @@ def test_the_commands_print_and_write(
     assert "nothing to suggest" in capsys.readouterr().err
     assert main(["suggest", store.address, "--method", "margin", "--column", "kinds"]) == 2
     assert "kinds" in capsys.readouterr().err
+
+
+# What each command has to be told beside its store; a new entry of QUERIES gets its line.
+NEEDED = {
+    "search": ["--id", "blue/000.png"],
+    "suggest": ["--column", "kind"],
+    "classes": ["--examples", "{test}"],
+    "export": ["--to", "csv", "--out", "{out}.csv"],
+}
+
+
+@pytest.mark.parametrize("command", QUERIES)
+def test_every_entry_of_the_table_is_a_command_and_a_function(
+    command: str, store: VectorStore, coloured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(f"nearfar.queries.{command.replace('-', '_')}")
+    assert getattr(nearfar, QUERIES[command]) is getattr(module, QUERIES[command])
+    store.update("kind", {"blue/000.png": "a"})
+    needed = [word.format(test=coloured / "test", out=tmp_path / "out") for word in NEEDED.get(command, [])]
+    assert main([command, store.address, *needed, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["images"] == len(store) if command == "export" else told["rows"] and told["title"]
+    assert (
+        main([command, store.address, *needed, "--where" if command != "export" else "--to", "no = 1"]) == 2
+    )
+    err = capsys.readouterr().err
+    assert err.startswith("nearfar: ") and err.count("\n") == 1
+    pages = [Path(nearfar.__file__).parent.parent / "docs" / f"{page}.md" for page in ("uses", "explore")]
+    assert any(f"$ nearfar {command} " in page.read_text(encoding="utf-8") for page in pages)
