@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ..core.errors import NearfarError
 from ..features.extract import Vectors
-from ..features.knn import top_k, unit
+from ..features.knn import unit
 
-Rows = npt.NDArray[np.int64]
 DISLIKE = 0.3  # weight of the mean dislike beside that of the mean like; at 0.7 it costs more than it helps
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Rows, the most alike first.
-
-    Attributes:
-        rows: (k,) int64.
-        likeness: (k,) float32 cosines to what was looked for, descending.
-    """
-
-    rows: Rows
-    likeness: Vectors
 
 
 def query(likes: Vectors, dislikes: Vectors | None = None) -> Vectors:
@@ -60,19 +43,3 @@ def query(likes: Vectors, dislikes: Vectors | None = None) -> Vectors:
 
 def _mean(x: Vectors) -> Vectors:
     return unit(torch.from_numpy(np.ascontiguousarray(x, np.float32))).mean(dim=0).numpy()
-
-
-def search(features: Vectors, likes: Vectors, dislikes: Vectors | None = None, *, count: int = 20) -> Ranking:
-    """Rank features by their cosine to `query(likes, dislikes)`, exactly.
-
-    Args:
-        features: (n, d) float32.
-        likes, dislikes: as `query` takes them.
-        count: rows wanted; fewer come where there are fewer.
-
-    Returns:
-        The first `count` rows. A like that is among the features is found again.
-    """
-    wanted = torch.from_numpy(query(likes, dislikes)[None])
-    likeness, rows = top_k(wanted, torch.from_numpy(features), min(count, len(features)))
-    return Ranking(rows[0].numpy(), likeness[0].numpy())
