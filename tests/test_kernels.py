@@ -168,22 +168,6 @@ def test_where_and_how_the_views_are_written(path: str) -> None:
     assert kernels.apply(none, draws.take(slice(0, 0)), 32, "bicubic", path=path).shape == (0, 3, 32, 32)
 
 
-@pytest.mark.parametrize("path", [*PATHS, "batched"])
-def test_views_may_be_normalised_as_torchvision_does(path: str) -> None:
-    images = block([(32, 32), (20, 30)])
-    draws = strong(images, 24)
-    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    plain = kernels.apply(images, draws, 24, "bicubic", path=path)
-    out = torch.empty(2, 3, 24, 24, dtype=torch.bfloat16)
-    made = kernels.apply(images, draws, 24, "bicubic", path=path, out=out, normalise=(mean, deviation))
-    wanted = tv.normalize(plain, list(mean), list(deviation))
-    assert made is out and torch.equal(out, wanted.bfloat16())
-    half = kernels.apply(
-        images, draws, 24, "bicubic", path=path, dtype=torch.float16, normalise=(mean, deviation)
-    )
-    torch.testing.assert_close(half, wanted.half(), rtol=0, atol=0)
-
-
 def test_pixels_may_be_read_only_or_on_disk(tmp_path: Path) -> None:
     images = block([(32, 32)] * 4)
     draws = strong(images, 32)

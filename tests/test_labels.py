@@ -15,6 +15,7 @@ from sklearn.semi_supervised import LabelSpreading
 
 from nearfar.analysis import active_learning, few_shot, label_errors, label_propagation, query
 from nearfar.core.errors import NearfarError
+from nearfar.features.knn import top_k
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,11 @@ def blobs(sizes: list[int], d: int = 8, noise: float = 0.1, seed: int = 0) -> tu
 # Search
 
 
+def ranked(x: np.ndarray, wanted: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    likeness, rows = top_k(torch.from_numpy(wanted[None]), torch.from_numpy(x), count)
+    return likeness[0].numpy(), rows[0].numpy()
+
+
 def test_a_query_is_rocchios() -> None:
     likes, dislikes = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
     sum_ = np.zeros(5)
@@ -46,12 +52,20 @@ def test_a_query_is_rocchios() -> None:
     np.testing.assert_allclose(query.query(10 * likes, 0.1 * dislikes), found, atol=1e-6)  # length is nothing
 
 
+def test_a_query_for_one_image_ranks_by_the_cosine_to_it() -> None:
+    x = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
+    cosine = x @ x[7] / np.linalg.norm(x, axis=1) / np.linalg.norm(x[7])
+    likeness, rows = ranked(x, query.query(x[7:8]), 50)
+    assert rows[0] == 7
+    np.testing.assert_array_equal(rows, np.argsort(-cosine))
+    np.testing.assert_allclose(likeness, np.sort(cosine)[::-1], atol=1e-6)
+
+
 def test_a_dislike_turns_the_search_away() -> None:
     x = np.eye(3, dtype=np.float32)[[0, 0, 1, 2]] + np.float32(0.01)
     both = (x[0] + x[2])[None]
-    likes = np.argsort(-x @ query.query(both))
-    assert set(likes[:3]) == {0, 1, 2}
-    assert set(np.argsort(-x @ query.query(both, x[2:3]))[:2]) == {0, 1}
+    assert set(ranked(x, query.query(both), 3)[1]) == {0, 1, 2}
+    assert set(ranked(x, query.query(both, x[2:3]), 2)[1]) == {0, 1}
 
 
 def test_a_search_for_nothing_is_refused() -> None:

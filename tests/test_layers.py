@@ -9,6 +9,8 @@ import ast
 import re
 from pathlib import Path
 
+from nearfar.methods import METHODS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nearfar"
 
@@ -97,6 +99,40 @@ def test_at_the_top_stand_only_rooms() -> None:
     flat = {name for name in names if not (PACKAGE / name).is_dir()}
     assert flat == {"__init__.py", "__main__.py", "py.typed"}
     assert len(names - flat) <= 26
+
+
+def to_add(what: str) -> tuple[str, ...]:
+    """The files that docs/design.md says are written and changed to add something."""
+    row = re.search(rf"^\| {what} \|(.*)\|(.*)\|$", DESIGN, re.MULTILINE)
+    assert row, f"docs/design.md does not say how to add {what}"
+    return tuple(name for cell in row.groups() for name in re.findall(r"`([\w/<>]+\.py)`", cell))
+
+
+def words() -> dict[str, set[str]]:
+    """Each file with its texts and with the names it imports from elsewhere."""
+    found: dict[str, set[str]] = {}
+    for path in rooms():
+        held = found[path.relative_to(PACKAGE).as_posix()] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                held.add(node.value)
+            elif isinstance(node, ast.ImportFrom):
+                held.update((node.module or "").split("."), [alias.name for alias in node.names])
+    return found
+
+
+def test_a_method_is_its_file_and_one_line() -> None:
+    own, table = to_add("a method")
+    files = {name: own.replace("<name>", name) for name in METHODS}
+    assert all((PACKAGE / file).exists() for file in files.values())
+    lines = (PACKAGE / table).read_text(encoding="utf-8").splitlines()
+    named = words()
+    for name in METHODS:
+        assert sum(f'"{name}"' in line for line in lines) == 1
+        # A loss may be called like its method, and a method may be made from another.
+        found = {file for file, held in named.items() if name in held and not file.startswith("losses/")}
+        if name != "simclr":  # which is taken where none is named
+            assert found - set(files.values()) == {table}, name
 
 
 def test_words_need_no_torch() -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
@@ -29,7 +28,6 @@ from .open import open_store
 
 SUFFIXES = (".parquet", ".npz", ".csv")
 CHUNK = 2000  # rows read or written at a time
-Words = npt.NDArray[np.str_]
 
 
 def _suffix(path: Path, flag: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -37,7 +36,6 @@ def apply(
     dtype: torch.dtype = torch.float32,
     threads: int = 1,
     path: str = "auto",
-    normalise: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> torch.Tensor:
     """Make one view of each image of a block.
 
@@ -55,21 +53,14 @@ def apply(
         threads: CPU threads that share the rows of the fused path; their number never changes a value.
         path: "fused", "reference", "batched", or "auto": batched for placed images, else fused where
             numba is to be had.
-        normalise: three means to subtract and three deviations to divide by, in float32, for a network of
-            elsewhere that wants it; none of ours does.
 
     Returns:
-        (n, 3, size, size) in [0, 1] unless normalised, channels last in memory unless `out` is not.
+        (n, 3, size, size) in [0, 1], channels last in memory unless `out` is not.
 
     Raises:
         NearfarError: a crop leaves its image, `out` has another shape, placed images were asked to
             take another path than "batched", or "fused" was asked for and numba is missing.
     """
-    if normalise is not None:
-        x = apply(block, draws, size, interpolation, threads=threads, path=path)
-        mean, deviation = (x.new_tensor(values).view(3, 1, 1) for values in normalise)
-        x.sub_(mean).div_(deviation)
-        return x.to(dtype) if out is None else out.copy_(x)
     n = len(draws)
     _check(block, draws, size, interpolation)
     if path == "batched" and not isinstance(block, Placed):
