@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tile
+from conftest import picture
 from PIL import Image
 
 from nearfar import evaluate, pretrain
@@ -45,7 +45,7 @@ def draw(folder: Path, count: int, start: int = 0) -> None:
     folder.mkdir(parents=True)
     for number in range(count):
         name = f"{EVIL[number % 4]}{number}.png"
-        Image.fromarray(tile(start + number, 20, number % 4)).save(folder / name)
+        Image.fromarray(picture(start + number, 20, number % 4)).save(folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder = root / part / name
             folder.mkdir(parents=True)
             for number in range(count):
-                pixels = tile(start + 100 * kind + number, 20, kind)
+                pixels = picture(start + 100 * kind + number, 20, kind)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     return root
 
@@ -257,7 +257,7 @@ def test_a_verdict_heads_the_page(bad: bool) -> None:
 
 def test_the_views_shown_are_those_the_network_saw(run: Run, photos: Path) -> None:
     wanted = resolve.RunConfig.from_json(run.config, "")
-    sampled = sample.sampled(run, wanted, None, torch.device("cpu"))
+    sampled = sample.sample_run(run, wanted, None, torch.device("cpu"))
     assert int((sampled.numbers >= 0).sum()) == 96 and len(sampled) == 160
 
     store = cache.load(
@@ -287,11 +287,11 @@ def looked(pixels: np.ndarray, features: torch.Tensor) -> ImageSample:
     source = from_array("array", pixels, None, first=False)
     rows = np.arange(len(pixels))
     store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
-    return ImageSample(source, sample.some(source, rows), store, rows, features)
+    return ImageSample(source, sample.subset_of(source, rows), store, rows, features)
 
 
 def test_planted_near_duplicates_are_found_and_nothing_else() -> None:
-    pixels = np.stack([tile(number, 20, number % 4) for number in range(60)])
+    pixels = np.stack([picture(number, 20, number % 4) for number in range(60)])
     pixels[40] = pixels[7]
     pixels[50] = np.clip(pixels[13].astype(float) * 1.05 + 4, 0, 255).astype(np.uint8)
     pixels[58], pixels[59] = 200, 201  # flat: alike, but with nothing in them to compare
@@ -304,7 +304,7 @@ def test_planted_near_duplicates_are_found_and_nothing_else() -> None:
 
 
 def test_the_odd_one_is_the_least_typical() -> None:
-    pixels = np.stack([tile(number, 20) for number in range(40)])
+    pixels = np.stack([picture(number, 20) for number in range(40)])
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(1)) * 0.1 + torch.eye(6)[0]
     features[13] = -torch.eye(6)[0]
     most, least = galleries.typical(looked(pixels, features))
@@ -316,13 +316,13 @@ def test_the_odd_one_is_the_least_typical() -> None:
 
 
 def test_the_best_neighbours_of_a_labelled_set() -> None:
-    pixels = np.stack([tile(number, 20) for number in range(24)])
+    pixels = np.stack([picture(number, 20) for number in range(24)])
     axes = torch.eye(3).repeat_interleave(8, 0)
 
     def of(labels: list[str]) -> ImageSample:
         source = from_array("array", pixels, labels, first=False)
         store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
-        return ImageSample(source, sample.some(source, np.arange(24)), store, np.full(24, -1), axes)
+        return ImageSample(source, sample.subset_of(source, np.arange(24)), store, np.full(24, -1), axes)
 
     base = of(["a"] * 8 + ["b"] * 8 + ["c"] * 8)
     chance, right, wrong = galleries.labelled_neighbours(base, of(["a"] * 8 + ["b"] * 8 + ["a"] * 8))

@@ -274,7 +274,7 @@ def test_a_recipe_that_fails_ends_the_sweep_and_a_point_does_not(photos: Path, t
         (["--steps", "3", "--trials", "10", "--recipe", "cpuu"], "did you mean cpu"),
         (
             ["--steps", "3", "--trials", "10", "--health-checks", "0"],
-            "--health-checks 0 leaves a sweep nothing",
+            "leave out --health-checks 0, or give --train",
         ),
         (["--steps", "3", "--trials", "10", "--temperature", "'; rm -rf /'"], "--temperature takes a number"),
         (["--steps", "3", "--trials", "10", "--train", "no where; $(x)"], "no where; $(x)"),
@@ -291,14 +291,14 @@ def test_hostile_words_get_one_sentence_and_leave_nothing(
 
 def test_everything_typed_leaves_nothing_to_vary(photos: Path, tmp_path: Path) -> None:
     typed = {"temperature": 0.2, "lr": 0.1, "crop_min": 0.3, "hue": 0.0, "head": (16, 8), **TINY}
-    with pytest.raises(NearfarError, match="leave out some of it"):
+    with pytest.raises(NearfarError, match="leave out some, such as"):
         nearfar.sweep(photos, steps=1, trials=10, out=tmp_path / "out", **typed)
     assert not (tmp_path / "out").exists()
 
 
 def test_another_folder_is_left_alone(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("a life's work")
-    with pytest.raises(NearfarError, match=r"is no sweep's, and holds 'thesis\.tex'"):
+    with pytest.raises(NearfarError, match=r"holds 'thesis\.tex' and is not the folder"):
         nearfar.sweep(photos, steps=1, trials=10, out=tmp_path, **TINY)
     assert [item.name for item in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -144,7 +144,7 @@ def _place(out: str | Path) -> Path:
     others = [item.name for item in folder.iterdir() if item.name != ".lock"] if folder.is_dir() else []
     if others and JOURNAL not in others:
         raise NearfarError(
-            f"{folder} is not the folder of a sweep, and holds {others[0]!r}; name a new folder with --out."
+            f"{folder} holds {others[0]!r} and is not the folder of a sweep; name a new one with --out."
         )
     return folder
 
