@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from nearfar import methods
@@ -15,7 +16,7 @@ from nearfar.cli.flags import plain
 from nearfar.core.config import Setting, settings_of
 from nearfar.images.view_settings import Views
 from nearfar.methods.catalogue import Entry, catalogue
-from nearfar.training import recipes, settings
+from nearfar.training import recipe_table, recipes, settings
 
 DOCS = Path(__file__).parent
 SETTINGS, DESIGN, README = DOCS / "settings.md", DOCS / "design.md", DOCS.parent / "README.md"
@@ -33,11 +34,13 @@ def _may_be(item: Setting) -> str:
     return f"at least {low}" if low else f"at most {high}" if high else ""
 
 
-def table(cls: type) -> str:
-    """Write a settings class as a table, a line a setting."""
+def table(cls: type, by_recipe: Collection[str] = ()) -> str:
+    """Write a settings class as a table, a line a setting; `by_recipe` names those without a default."""
     lines = ["| flag | meaning | default | may be | source |", "|---|---|---|---|---|"]
     for item in settings_of(cls):
         default = "" if item.default is None else plain(item.default)
+        if item.name in by_recipe:
+            default = "by recipe"
         lines.append(f"| `{item.flag}` | {item.help} | {default} | {_may_be(item)} | {item.source} |")
     return "\n".join(lines)
 
@@ -47,12 +50,12 @@ def page() -> str:
     parts = [
         "# Settings",
         "Written by `docs/make.py` from the code; `nearfar pretrain --help` says the same. In "
-        "Python the names have underscores: `--lr-scaling` is `lr_scaling`. A recipe sets some of "
-        "them otherwise; what is typed wins over both.",
+        "Python the names have underscores: `--lr-scaling` is `lr_scaling`. Every run has a recipe, which "
+        "decides some of them (see [Recipes](#recipes)); what is typed wins over it.",
         "## How long, how large, how fast",
-        table(settings.Training),
+        table(settings.Training, recipe_table.by_recipe(None)),
         "## Views",
-        table(Views),
+        table(Views, recipe_table.by_recipe(None)),
     ]
     parts.append("## A method's own")
     parts.append(
@@ -64,6 +67,14 @@ def page() -> str:
         text = (recipe.__doc__ or "").strip()
         source = " ".join(text.partition("Source:")[2].split())
         lines.append(f"| `{name}` | {text.splitlines()[0]} | {source} |")
+    parts.append("\n".join(lines))
+    parts.append(
+        "What they set, for images up to 64 px and larger ones where two values stand. A method may set some "
+        "otherwise, as its section in [Methods](methods.md) tells; `nearfar pretrain --method NAME --help` "
+        "ends with the values for that method."
+    )
+    lines = [f"| setting | {' | '.join(f'`{name}`' for name in recipes.RECIPES)} |", "|---" * 5 + "|"]
+    lines += [f"| `{flag}` | {' | '.join(cells)} |" for flag, *cells in recipe_table.rows(None)]
     parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -93,7 +104,7 @@ def _method(entry: Entry) -> list[str]:
         " ".join(lead.split()),
         "```text\n" + "\n".join(loops).rstrip() + "\n```",
         after,
-        table(methods.settings(entry.name)),
+        table(methods.settings(entry.name), recipe_table.by_recipe(entry.name)),
         _differences(entry.name),
     ]
     return [part for part in parts if part]

@@ -22,9 +22,9 @@ from ..core import progress
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
 from ..images.view_settings import Views
-from ..training import recipes, settings
+from ..training import recipe_table, recipes, settings
 from . import parsers
-from .flags import Parser, exclusive
+from .flags import Parser, exclusive, recipes_help
 
 LENGTHS = ("epochs", "steps", "minutes")
 DATA = (
@@ -52,10 +52,11 @@ def _training(parser: Parser, words: Sequence[str], without: Sequence[str] = ())
     parser.flag(parser, "--method", metavar="NAME", help=learnt)
     named = f"settings that go together: auto, {', '.join(recipes.RECIPES)} (default auto); typed flags win"
     parser.flag(parser, "--recipe", metavar="NAME", help=named)
+    method = _word_after(words, "--method") or "simclr"
+    parser.by_recipe, parser.ending = recipe_table.by_recipe(method), recipes_help(method)
     shared = [item.name for item in settings_of(settings.Training) if item.name not in without]
     parser.settings("how long, how large, how fast", settings.Training, only=shared)
     parser.settings("views", Views)
-    method = _word_after(words, "--method") or "simclr"
     parser.settings(f"settings of --method {method}", methods.settings(method))
 
 
@@ -147,6 +148,7 @@ def compare_parser(words: Sequence[str]) -> Parser:
     _json_flag(parser)
     named = f"settings that go together: auto, {', '.join(recipes.RECIPES)} (default auto); typed flags win"
     parser.flag(parser, "--recipe", metavar="NAME", help=named)
+    parser.by_recipe, parser.ending = recipe_table.by_recipe(None), recipes_help(None)
     shared = [item.name for item in settings_of(settings.Training) if item.name != "seed"]
     parser.settings("how long, how large, how fast, for all", settings.Training, only=shared)
     parser.settings("views, for all", Views)

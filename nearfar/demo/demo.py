@@ -20,16 +20,16 @@ from typing import Any
 
 import torch
 
-from . import gallery
 from ..core import progress
-from ..training.check import check
-from ..embedding.embed import Embeddings, embed
 from ..core.errors import NearfarError
+from ..embedding.embed import Embeddings, embed
 from ..evaluation.evaluate import evaluate
-from ..features.knn import top_k
-from ..training.pretrain import pretrain
 from ..evaluation.result import Evaluation
+from ..features.knn import top_k
 from ..reports.report import report
+from ..training.check import check
+from ..training.pretrain import pretrain
+from . import gallery
 
 MINUTES = 2.5
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..training import checkpoint
-from . import drawings
 from ..core import rng
 from ..core.errors import NearfarError
+from ..training import checkpoint
+from . import drawings
 
 Pictures = npt.NDArray[np.uint8]
 

@@ -1,0 +1,1 @@
+"""The demo: pictures drawn here, and the whole way on them."""
