@@ -1,7 +1,8 @@
 """Writes what the pages take from the code: `python docs/make.py`. A test says when it is due.
 
-docs/settings.md comes from the settings classes, docs/methods.md from the methods' files, and the tree in
-README.md from the first line of each file, in the order of the floors of docs/design.md.
+docs/settings.md and nearfar/training/options.py come from the settings classes, docs/methods.md from the
+methods' files, and the tree in README.md from the first line of each file, in the order of the floors of
+docs/design.md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ DOCS = Path(__file__).parent
 SETTINGS, DESIGN, README = DOCS / "settings.md", DOCS / "design.md", DOCS.parent / "README.md"
 METHODS = DOCS / "methods.md"
 PACKAGE = DOCS.parent / "nearfar"
+OPTIONS = PACKAGE / "training" / "options.py"
 TREE = re.compile(r"(?<=```text\nnearfar/\n).*?(?=tests/)", re.DOTALL)
 
 
@@ -148,6 +150,44 @@ def tree() -> str:
     return "".join(lines)
 
 
+def options() -> str:
+    """Write the settings of a run as typed keywords."""
+    own: dict[str, set[str]] = {}
+    for name in methods.METHODS:
+        for item in settings_of(methods.settings(name)):
+            own.setdefault(item.name, set()).add(_type(item))
+    lines = [
+        '"""The settings of a run as typed keywords, for editors and mypy.',
+        "",
+        "Written by `docs/make.py` from the settings classes; a test says when it is due.",
+        '"""',
+        "",
+        "from __future__ import annotations",
+        "",
+        "from collections.abc import Sequence",
+        "from typing import TypedDict",
+        "",
+        "",
+        "class Options(TypedDict, total=False):",
+        '    """Any setting of `Training`, `Views` or a method; None stands for one that is not given."""',
+        "",
+        "    # Training",
+        *(f"    {item.name}: {_type(item)} | None" for item in settings_of(settings.Training)),
+        "",
+        "    # Views",
+        *(f"    {item.name}: {_type(item)} | None" for item in settings_of(Views)),
+        "",
+        "    # Of the methods, each of which has some",
+        *(f"    {name}: {' | '.join(sorted(types))} | None" for name, types in own.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _type(item: Setting) -> str:
+    name = item.type.__name__
+    return f"Sequence[{name}] | {name}" if item.many else name
+
+
 def readme() -> str:
     """Write the README with its tree brought up to date."""
     return TREE.sub(lambda _: tree(), README.read_text(encoding="utf-8"), count=1)
@@ -156,4 +196,5 @@ def readme() -> str:
 if __name__ == "__main__":
     SETTINGS.write_text(page(), encoding="utf-8")
     METHODS.write_text(methods_page(), encoding="utf-8")
+    OPTIONS.write_text(options(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")
