@@ -1,14 +1,15 @@
 """Writes what the pages take from the code: `python docs/make.py`. A test says when it is due.
 
-docs/settings.md comes from the settings classes, docs/methods.md from the methods' files, the parts in
-docs/evaluation.md from their table, and the tree in README.md from the first line of each file, in the
-order of the floors of docs/design.md.
+docs/settings.md and nearfar/training/options.py come from the settings classes, docs/methods.md from the
+methods' files, the parts in docs/evaluation.md from their table, and the tree in README.md from the first
+line of each file, in the order of the floors of docs/design.md.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from nearfar import methods
@@ -17,13 +18,14 @@ from nearfar.core.config import Setting, settings_of
 from nearfar.evaluation import PARTS
 from nearfar.images.view_settings import Views
 from nearfar.methods.catalogue import Entry, catalogue
-from nearfar.training import recipes, settings
+from nearfar.training import recipe_table, recipes, settings
 
 DOCS = Path(__file__).parent
 SETTINGS, DESIGN, README = DOCS / "settings.md", DOCS / "design.md", DOCS.parent / "README.md"
 METHODS, EVALUATION = DOCS / "methods.md", DOCS / "evaluation.md"
 PACKAGE = DOCS.parent / "nearfar"
 LIST = re.compile(r"(?<=<!-- parts, written by docs/make.py -->\n).*?(?=<!-- end of parts -->)", re.DOTALL)
+OPTIONS = PACKAGE / "training" / "options.py"
 TREE = re.compile(r"(?<=```text\nnearfar/\n).*?(?=tests/)", re.DOTALL)
 
 
@@ -36,11 +38,13 @@ def _may_be(item: Setting) -> str:
     return f"at least {low}" if low else f"at most {high}" if high else ""
 
 
-def table(cls: type) -> str:
-    """Write a settings class as a table, a line a setting."""
+def table(cls: type, by_recipe: Collection[str] = ()) -> str:
+    """Write a settings class as a table, a line a setting; `by_recipe` names those without a default."""
     lines = ["| flag | meaning | default | may be | source |", "|---|---|---|---|---|"]
     for item in settings_of(cls):
         default = "" if item.default is None else plain(item.default)
+        if item.name in by_recipe:
+            default = "by recipe"
         lines.append(f"| `{item.flag}` | {item.help} | {default} | {_may_be(item)} | {item.source} |")
     return "\n".join(lines)
 
@@ -50,12 +54,12 @@ def page() -> str:
     parts = [
         "# Settings",
         "Written by `docs/make.py` from the code; `nearfar pretrain --help` says the same. In "
-        "Python the names have underscores: `--lr-scaling` is `lr_scaling`. A recipe sets some of "
-        "them otherwise; what is typed wins over both.",
+        "Python the names have underscores: `--lr-scaling` is `lr_scaling`. Every run has a recipe, which "
+        "decides some of them (see [Recipes](#recipes)); what is typed wins over it.",
         "## How long, how large, how fast",
-        table(settings.Training),
+        table(settings.Training, recipe_table.by_recipe(None)),
         "## Views",
-        table(Views),
+        table(Views, recipe_table.by_recipe(None)),
     ]
     parts.append("## A method's own")
     parts.append(
@@ -67,6 +71,14 @@ def page() -> str:
         text = (recipe.__doc__ or "").strip()
         source = " ".join(text.partition("Source:")[2].split())
         lines.append(f"| `{name}` | {text.splitlines()[0]} | {source} |")
+    parts.append("\n".join(lines))
+    parts.append(
+        "What they set, for images up to 64 px and larger ones where two values stand. A method may set some "
+        "otherwise, as its section in [Methods](methods.md) tells; `nearfar pretrain --method NAME --help` "
+        "ends with the values for that method."
+    )
+    lines = [f"| setting | {' | '.join(f'`{name}`' for name in recipes.RECIPES)} |", "|---" * 5 + "|"]
+    lines += [f"| `{flag}` | {' | '.join(cells)} |" for flag, *cells in recipe_table.rows(None)]
     parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -96,7 +108,7 @@ def _method(entry: Entry) -> list[str]:
         " ".join(lead.split()),
         "```text\n" + "\n".join(loops).rstrip() + "\n```",
         after,
-        table(methods.settings(entry.name)),
+        table(methods.settings(entry.name), recipe_table.by_recipe(entry.name)),
         _differences(entry.name),
     ]
     return [part for part in parts if part]
@@ -148,6 +160,44 @@ def tree() -> str:
     return "".join(lines)
 
 
+def options() -> str:
+    """Write the settings of a run as typed keywords."""
+    own: dict[str, set[str]] = {}
+    for name in methods.METHODS:
+        for item in settings_of(methods.settings(name)):
+            own.setdefault(item.name, set()).add(_type(item))
+    lines = [
+        '"""The settings of a run as typed keywords, for editors and mypy.',
+        "",
+        "Written by `docs/make.py` from the settings classes; a test says when it is due.",
+        '"""',
+        "",
+        "from __future__ import annotations",
+        "",
+        "from collections.abc import Sequence",
+        "from typing import TypedDict",
+        "",
+        "",
+        "class Options(TypedDict, total=False):",
+        '    """Any setting of `Training`, `Views` or a method; None stands for one that is not given."""',
+        "",
+        "    # Training",
+        *(f"    {item.name}: {_type(item)} | None" for item in settings_of(settings.Training)),
+        "",
+        "    # Views",
+        *(f"    {item.name}: {_type(item)} | None" for item in settings_of(Views)),
+        "",
+        "    # Of the methods, each of which has some",
+        *(f"    {name}: {' | '.join(sorted(types))} | None" for name, types in own.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _type(item: Setting) -> str:
+    name = item.type.__name__
+    return f"Sequence[{name}] | {name}" if item.many else name
+
+
 def readme() -> str:
     """Write the README with its tree brought up to date."""
     return TREE.sub(lambda _: tree(), README.read_text(encoding="utf-8"), count=1)
@@ -157,4 +207,5 @@ if __name__ == "__main__":
     SETTINGS.write_text(page(), encoding="utf-8")
     METHODS.write_text(methods_page(), encoding="utf-8")
     EVALUATION.write_text(evaluation_page(), encoding="utf-8")
+    OPTIONS.write_text(options(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")

@@ -68,6 +68,61 @@ def test_every_setting_of_a_method_shows_in_its_help(capsys: pytest.CaptureFixtu
                 assert " ".join(item.help.split()[:3]) in text
 
 
+def shown_defaults(text: str) -> list[tuple[str, str]]:
+    """Find in a help text each flag whose default it shows, and that default."""
+    found = []
+    for entry in re.split(r"\n(?=  -)", text.split("\n\nset by the recipes")[0]):
+        flag = re.match(r" *(--[a-z0-9-]+)", entry)
+        default = re.search(r"\(default ([^;),]+?)(?=[;),]|: )", " ".join(entry.split()))
+        if flag and default:
+            found.append((flag[1], default[1]))
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_default_that_is_shown_can_be_typed(command: str) -> None:
+    from nearfar.training import resolve
+
+    parser = COMMANDS[command](())
+    words = parser.example.split()[2:]
+    shown = shown_defaults(parser.format_help())
+    trains = command in ("check", "pretrain", "compare", "sweep")
+    assert len(shown) >= (20 if trains else 0)
+    for flag, default in shown:
+        rest = [word for at, word in enumerate(words) if flag not in (word, words[at - 1])]
+        typed = [flag if default == "yes" else f"--no-{flag[2:]}"]
+        if default not in ("yes", "no"):
+            typed = [flag, *default.split()]
+        value = parser.read([*rest, *typed])
+        name = flag[2:].replace("-", "_")
+        if trains and name in {item.name for cls in parser.classes for item in settings_of(cls)}:
+            asked = {name: value[name]}
+            made = resolve.resolve("simclr", "cpu", asked, side=32, device=resolve.torch.device("cpu"))
+            assert made == resolve.resolve("simclr", "cpu", {}, side=32, device=resolve.torch.device("cpu"))
+
+
+def test_every_value_of_every_recipe_can_be_typed() -> None:
+    from nearfar.training import recipe_table
+
+    for method in methods.METHODS:
+        parser = pretrain_parser(["--method", method])
+        for flag, *cells in recipe_table.rows(method):
+            for cell in {"auto" if flag == "--encoder" else cells[0], *cells} - {"-"}:
+                for value in cell.replace("own or ", "").split(" or "):
+                    parser.read(["photos", "--method", method, flag, *value.split()])
+
+
+def test_help_ends_with_the_recipes_of_the_method(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--method", "byol", "--help"])
+    listing, table = capsys.readouterr().out.split("set by the recipes for --method byol:\n")
+    assert re.search(r"--lr X [^(]*\(by recipe\)", listing) and "default muon" not in listing
+    assert re.search(r"^  recipe +cpu +cifar-short +cifar-long +imagenet$", table, re.MULTILINE)
+    assert re.search(r"^  --optimizer +muon +lars +lars +lars$", table, re.MULTILINE)
+    assert re.search(r"^  --ema +0.9 ", table, re.MULTILINE)
+    assert max(map(len, table.splitlines())) <= 110
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

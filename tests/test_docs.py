@@ -125,6 +125,7 @@ def test_what_comes_from_the_code_is_what_the_code_says() -> None:
     assert make.SETTINGS.read_text(encoding="utf-8") == make.page(), "run: python docs/make.py"
     assert make.METHODS.read_text(encoding="utf-8") == make.methods_page(), "run: python docs/make.py"
     assert make.EVALUATION.read_text(encoding="utf-8") == make.evaluation_page(), "run: python docs/make.py"
+    assert make.OPTIONS.read_text(encoding="utf-8") == make.options(), "run: python docs/make.py"
     assert make.README.read_text(encoding="utf-8") == make.readme(), "run: python docs/make.py"
     assert make.tree().count("\n") > 20 and make.tree() in make.readme()
 

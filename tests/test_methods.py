@@ -108,7 +108,7 @@ def test_overfits_eight_pictures_and_keeps_a_spread(name):
     quick = {"ema": 0.9, "prototypes": 64}  # slow copies that can follow within 60 steps
     own = {item.name for item in settings_of(methods.settings(name))}
     module = small(name, **{key: value for key, value in quick.items() if key in own})
-    maker = optim.optimizer(Training(), module)
+    maker = optim.optimizer(Training(optimizer="adamw", lr=2e-3), module)
     batch = pictures(8)
     first = None
     for step in range(60):

@@ -112,7 +112,7 @@ def test_simsiam_collapses_without_its_stop_gradient_and_not_with_it():
 
 def test_simsiams_predictor_keeps_its_rate_while_all_others_fall():
     module, batch = small("simsiam"), pictures(8)
-    maker = optim.optimizer(Training(), module)
+    maker = optim.optimizer(Training(optimizer="adamw", lr=2e-3), module)
     names = {p: name for name, p in module.named_parameters()}
     constant_lr = [{names[p].split(".")[0] for p in group["params"]} for group in maker.param_groups]
     assert all(parts == {"h"} or "h" not in parts for parts in constant_lr) and {"h"} in constant_lr

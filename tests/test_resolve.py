@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from nearfar import methods
+from nearfar.core.config import to_json
 from nearfar.core.device import device_named
 from nearfar.core.errors import NearfarError
 from nearfar.data.sources import open_source
-from nearfar.training import plan, recipes, resolve
+from nearfar.training import plan, recipe_table, recipes, resolve
 from nearfar.training.resolve import RunConfig
 
 CPU = torch.device("cpu")
@@ -62,6 +64,31 @@ def test_what_is_asked_wins_over_the_recipe_and_its_length_replaces_the_recipes(
 def test_what_cannot_be_done_is_named(asked, says):
     with pytest.raises(NearfarError, match=says):
         wanted(**asked)
+
+
+def test_auto_encoder_is_the_recipes():
+    assert wanted(encoder="auto") == wanted()
+    assert wanted(encoder="resnet18").training.encoder == "resnet18"
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_the_table_of_recipes_tells_what_a_run_has(method):
+    assert methods.own_recipes(method) == methods.method(method).recipes
+    for side in (32, 1000):
+        for recipe in recipes.RECIPES:
+            made = resolve.resolve(method, recipe, {}, side=side, device=CPU)
+            told = recipe_table.values(recipe, method)
+            for part in (made.training, made.views, made.settings):
+                for name, value in to_json(part).items():
+                    shown = told[name]
+                    if name == "image_size":
+                        small, _, large = shown.partition(" or ")
+                        shown = int((small if side == 32 else large or small).replace("own", "32"))
+                    if name == "device":
+                        continue
+                    assert value == (list(shown) if isinstance(shown, tuple) else shown), (recipe, name)
+                    if name not in recipe_table.by_recipe(method):
+                        assert told[name] == recipe_table.defaults(method)[name], name
 
 
 def test_an_unknown_recipe_or_device_is_named():

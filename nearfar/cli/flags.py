@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 
 from ..core.config import Setting, build, settings_of
 from ..core.errors import NearfarError, nearest
+from ..images.view_settings import SMALL_SIDE
+from ..training import recipe_table
+from ..training.recipes import RECIPES
 from .signatures import REQUIRED, Parameter, Signature
 from .synonyms import by_meaning
 
@@ -74,6 +77,8 @@ class Parser(argparse.ArgumentParser):
         self.command, self.example = command, example
         self.flags: list[str] = ["-h", "--help"]
         self.classes: list[type] = []
+        self.by_recipe: frozenset[str] = frozenset()  # settings without a default of their own
+        self.ending: list[str] = []  # lines after the flags
 
     def format_usage(self) -> str:
         """Say in one line what the command takes; the flags are listed below it, not in it."""
@@ -84,7 +89,8 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Lay out the help: a working example first, then the usage, then every flag."""
         listing = super().format_help().split("\n\n", 1)[1]
-        return f"example: {self.example}\n{self.format_usage()}\n{listing}"
+        ending = "\n".join(["", *self.ending, ""]) if self.ending else ""
+        return f"example: {self.example}\n{self.format_usage()}\n{listing}{ending}"
 
     def flag(self, group: Any, flag: str, **how: Any) -> None:
         """Add one flag that is no setting of a run, such as `--json`.
@@ -111,7 +117,10 @@ class Parser(argparse.ArgumentParser):
             if only and item.name not in only:
                 continue
             self.flags.append(item.flag)
-            how: dict[str, Any] = {"dest": item.name, "help": _escaped(describe(item))}
+            how: dict[str, Any] = {
+                "dest": item.name,
+                "help": _escaped(describe(item, item.name in self.by_recipe)),
+            }
             if item.type is bool:
                 self.flags.append("--no-" + item.flag[2:])
                 group.add_argument(item.flag, action=argparse.BooleanOptionalAction, **how)
@@ -215,23 +224,46 @@ def _escaped(help: str) -> str:
     return help.replace("%", "%%")
 
 
-def describe(item: Setting) -> str:
+def describe(item: Setting, by_recipe: bool = False) -> str:
     """Say what a setting means, what it is by default, what it may be and where that comes from.
 
     Args:
         item: the setting.
+        by_recipe: whether the recipe decides it, so that it has no default of its own.
 
     Returns:
         One line, as in "chance of a left-right flip (default 0.5; 0 to 1; SimCLR, appendix A)".
     """
     notes = []
-    if item.default is not None:
+    if by_recipe:
+        notes.append("by recipe")
+    elif item.default is not None:
         notes.append(f"default {plain(item.default)}")
     if item.low is not None and item.high is not None:
         notes.append(f"{item.low:g} to {item.high:g}")
     if item.source:
         notes.append(item.source)
     return f"{item.help} ({'; '.join(notes)})" if notes else item.help
+
+
+def recipes_help(method: str | None) -> list[str]:
+    """Write the table of recipes that ends the help of commands which train.
+
+    Args:
+        method: the method that is trained; None where there are several.
+
+    Returns:
+        Lines.
+    """
+    cells = [("recipe", *RECIPES), *recipe_table.rows(method)]
+    widths = [max(map(len, column)) + 2 for column in zip(*cells, strict=True)]
+    lines = [
+        "".join(f"{word:{width}}" for word, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    ]
+    what = f"set by the recipes for --method {method}" if method else "set by the recipes; methods may differ"
+    note = f"auto is cpu on a CPU; on a GPU cifar-short for images up to {SMALL_SIDE} px, else imagenet."
+    own = f"--image-size: own is the images' own side, up to {SMALL_SIDE} px; larger images get the number."
+    return [f"{what}:", *(f"  {line}" for line in [*lines, note, own])]
 
 
 def plain(value: Any) -> str:

@@ -26,8 +26,8 @@ from ..core.errors import NearfarError, nearest
 from ..data.modality import IMAGES, Modality, modality, recognise
 from ..evaluation import PARTS
 from ..queries import QUERIES
-from ..training import recipes, settings
-from .flags import DATA, Parser, exclusive
+from ..training import recipe_table, recipes, settings
+from .flags import DATA, Parser, exclusive, recipes_help
 from .signatures import Signature, read_signature
 
 LENGTHS = ("epochs", "steps", "minutes")
@@ -86,10 +86,11 @@ def _method_and_recipe(parser: Parser) -> None:
 
 def _settings(parser: Parser, words: Sequence[str], without: Sequence[str] = ()) -> None:
     """Add every setting of a run: of training, of the views and of the method that the words name."""
+    method = _word_after(words, "--method") or _default("method")
+    parser.by_recipe, parser.ending = recipe_table.by_recipe(method), recipes_help(method)
     shared = [item.name for item in settings_of(settings.Training) if item.name not in without]
     parser.settings("training", settings.Training, only=shared)
     parser.settings("views", _kind_of(words).views)
-    method = _word_after(words, "--method") or _default("method")
     parser.settings(f"settings of --method {method}", methods.settings(method))
 
 
@@ -174,6 +175,7 @@ def compare_parser(words: Sequence[str]) -> Parser:
     parser = _function_parser("compare", _tables())
     about = f"{_tables()['recipe']} (default {_default('recipe')})"
     parser.flag(parser, "--recipe", metavar="NAME", help=about)
+    parser.by_recipe, parser.ending = recipe_table.by_recipe(None), recipes_help(None)
     shared = [item.name for item in settings_of(settings.Training) if item.name != "seed"]
     parser.settings("training, the same for all", settings.Training, only=shared)
     parser.settings("views, the same for all", _kind_of(words).views)

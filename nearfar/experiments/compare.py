@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from .. import methods
 from ..core import progress
@@ -21,6 +21,7 @@ from ..core.text import percent
 from ..data.modality import modality_of, open_data
 from ..evaluation.evaluate import evaluate
 from ..training import checkpoint
+from ..training.options import Options
 from ..training.pretrain import pretrain
 from ..training.recipes import RECIPES
 from ..training.resolve import needs_labels
@@ -112,6 +113,12 @@ def _cell(name: str, value: SeedStatistics | None) -> str:
     return f"{value.mean:.1f}" if abs(value.mean) >= 10 or name == "epochs" else f"{value.mean:.2f}"
 
 
+class CompareOptions(Options, total=False):
+    """What all runs of a comparison share."""
+
+    recipe: str | None
+
+
 def compare(
     data: Any,
     *,
@@ -120,7 +127,7 @@ def compare(
     seeds: int = 3,
     train: Any = None,
     test: Any = None,
-    **settings: Any,
+    **settings: Unpack[CompareOptions],
 ) -> MethodComparison:
     """Train several methods under the same budget, over several seeds, and evaluate them in the same way.
 
@@ -149,7 +156,8 @@ def compare(
         NearfarError: a name is unknown, one of train and test is missing, or there are no images.
     """
     names = list(dict.fromkeys(methods))
-    _check(names, seeds, train, test, settings)
+    given: dict[str, Any] = {**settings}
+    _check(names, seeds, train, test, given)
     kind = open_data(data).modality  # what is not there is said before anything is made
     for part in (train, test):
         if part is not None:
@@ -167,7 +175,7 @@ def compare(
             place = folder / f"{name}-{seed}"
             progress.say(f"{name}, seed {seed}: {place}")
             try:
-                run = pretrain(data, method=name, out=place, seed=seed, **settings)
+                run = pretrain(data, method=name, out=place, seed=seed, **given)
                 if not kept:
                     kept = [_images(data, run, False)]
                     kept += [_images(part, run, True) for part in (train, test) if part is not None]
@@ -186,7 +194,7 @@ def compare(
     rows = [_row(name, found[name], failed.get(name, "")) for name in names]
     rows.sort(key=lambda row: -row.figures["knn"].mean if "knn" in row.figures else 1.0)
     others = [_row(name, values, "") for name, values in based.items() if values]
-    common = {"seeds": seeds, **{key: value for key, value in settings.items() if value is not None}}
+    common = {"seeds": seeds, **{key: value for key, value in given.items() if value is not None}}
     made = MethodComparison(tuple(rows), tuple(others), common, folder)
     with atomic_write(folder / "compare.json") as file:
         file.write(json.dumps(made.to_json(), indent=1).encode())

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from .. import methods
 from ..core import progress
@@ -22,6 +22,7 @@ from ..data.modality import open_data
 from ..data.source import Source
 from ..training import resolve, schedule
 from ..training.logger import locked
+from ..training.options import Options
 from ..training.resolve import RunConfig
 from ..training.settings import Training
 from . import space
@@ -42,7 +43,7 @@ def sweep(
     recipe: str = "auto",
     out: str | Path = "runs/sweep",
     train: Any = None,
-    **settings: Any,
+    **settings: Unpack[Options],
 ) -> Sweep:
     """Vary temperature, batch size, learning rate, crops, colours and head, and tell which of them matter.
 
@@ -72,7 +73,7 @@ def sweep(
         KeyboardInterrupt: Ctrl-C; what was found so far is written, and the same call resumes.
     """
     _check(method)
-    given = {name: value for name, value in settings.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     if minutes_each is not None:
         given["minutes"] = schedule.minutes(minutes_each, "--minutes-each")
     limit = _limit(given, budget, trials)

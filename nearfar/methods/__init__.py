@@ -8,10 +8,12 @@ line "Choose it when ...", the shapes, and the equation as plain loops, which a 
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.config import peek
 from ..core.errors import NearfarError, nearest
@@ -74,3 +76,38 @@ def settings(name: str) -> type:
         NearfarError: there is no such method.
     """
     return peek(Path(__file__).with_name(f"{_known(name)}.py"))
+
+
+@functools.cache
+def own_recipes(name: str) -> Mapping[str, Mapping[str, Any]]:
+    """Read in what a method differs from each recipe, without importing torch.
+
+    Args:
+        name: one of `METHODS`.
+
+    Returns:
+        The class's `recipes`: by name of a recipe, the settings in which the method differs from it.
+    """
+    tree = ast.parse(Path(__file__).with_name(f"{_known(name)}.py").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {"dict": dict}
+    found: dict[str, dict[str, Any]] = {}
+    for node in [
+        *tree.body,
+        *(part for top in tree.body if isinstance(top, ast.ClassDef) for part in top.body),
+    ]:
+        if isinstance(node, ast.ImportFrom) and (node.level, node.module) == (1, "recipes"):
+            shared = importlib.import_module(".recipes", __name__)
+            names |= {alias.name: getattr(shared, alias.name) for alias in node.names}
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        to = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+        try:
+            value = eval(compile(ast.Expression(node.value), name, "eval"), {"__builtins__": {}}, names)
+        except Exception:  # made of what is not read here: not a table of settings
+            continue
+        if to == "recipes":
+            found = value
+        else:
+            names[to] = value
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ..data.modality import modality_of, open_data
 from ..data.source import Source
 from ..images.views import sides
 from . import engine, optim, resolve
+from .options import Options
 from .plan import epochs, plan_run
 from .schedule import TimeBudget, measuring
 from .settings import Training
@@ -82,7 +83,7 @@ class Check:
         return f"{self.inspection}\n{self.plan or f'no plan: {self.obstacle}'}"
 
 
-def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings: Any) -> Check:
+def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings: Unpack[Options]) -> Check:
     """Tell what is in a collection, what is broken and what `pretrain` would do; train and write nothing.
 
     Every file is read and decoded once, since nothing less shows which are broken.
@@ -101,7 +102,7 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
     """
     if method not in methods.METHODS:
         raise NearfarError(f"There is no method {method!r}; {nearest(method, methods.METHODS)}")
-    given = {name: value for name, value in settings.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     device = device_named(str(given.get("device", "auto")))
     source = open_data(data, labels=resolve.needs_labels(method, given))
     max_pixels = given.get("max_pixels", Training.max_pixels)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -26,6 +26,7 @@ from ..data.source import Source
 from . import checkpoint, engine, resolve
 from .logger import RunLogger, locked, signals
 from .monitor import HealthMonitor
+from .options import Options
 from .plan import plan_run
 from .resolve import RunConfig
 from .run import Run, export, load
@@ -59,7 +60,7 @@ def pretrain(
     like: str | Path | None = None,
     overwrite: bool = False,
     should_stop: ShouldStop | None = None,
-    **settings: Any,
+    **settings: Unpack[Options],
 ) -> Run:
     """Learn an encoder from unlabelled images; the same call again goes on with an unfinished run.
 

@@ -200,7 +200,9 @@ def resolve(
         groups[Training].update(dict.fromkeys(LENGTHS))
     for name, value in asked.items():
         if name not in homes:
-            raise NearfarError(f"There is no setting {name!r}; {nearest(name, homes)}")
+            raise NearfarError(f"there is no setting {name!r}; {nearest(name, homes)}")
+        if (name, value) == ("encoder", "auto"):  # the recipe's
+            continue
         for cls in homes[name]:
             groups[cls][name] = value
     training = build(Training, groups[Training])

@@ -14,7 +14,7 @@ from ..images.files import MAX_PIXELS
 
 @dataclass(frozen=True)
 class Training:
-    """How long, how large, how fast and on what an encoder is trained."""
+    """How long, how large, how fast and on what an encoder is trained. The defaults are those of recipe "cpu"."""
 
     epochs: float | None = setting(None, "passes over the images", low=0.0)
     steps: int | None = setting(None, "optimizer steps", low=1)
@@ -28,7 +28,9 @@ class Training:
         low=1,
         source="Gao et al. 2021, GradCache",
     )
-    encoder: str = setting("auto", "network to train: a name of nearfar, timm or torchvision")
+    encoder: str = setting(
+        "resnet8", "network to train: a name of nearfar, timm or torchvision; auto: the recipe's"
+    )
     stem: str = setting(
         "auto",
         "first layers: 3x3 stride 1 for images up to 64 px, or the network's own",
@@ -36,11 +38,9 @@ class Training:
         source="SimCLR, appendix B.9",
     )
     weights: str | None = setting(None, "start from 'pretrained' or from a .safetensors file")
-    image_size: int | None = setting(
-        None, "side of a view in pixels; default: the images' own up to 64, else 224", low=8, high=1024
-    )
-    optimizer: str = setting("adamw", "how weights are updated", choices=("lars", "sgd", "adamw", "muon"))
-    lr: float = setting(2e-3, "base learning rate, before --lr-scaling", low=0.0)
+    image_size: int | None = setting(None, "side of a view in pixels", low=8, high=1024)
+    optimizer: str = setting("muon", "how weights are updated", choices=("lars", "sgd", "adamw", "muon"))
+    lr: float = setting(0.02, "base learning rate, before --lr-scaling", low=0.0)
     lr_scaling: str = setting(
         "fixed",
         "learning rate from the base: as it is, base x batch/256, or base x sqrt(batch)",
@@ -48,14 +48,14 @@ class Training:
         source="SimCLR, section B.1",
     )
     momentum: float = setting(0.9, "momentum of LARS and SGD", low=0.0, high=1.0)
-    weight_decay: float = setting(1e-4, "weight decay; biases and norms are exempt", low=0.0)
-    warmup: float = setting(0.05, "share of the steps over which the learning rate rises", low=0.0, high=1.0)
+    weight_decay: float = setting(0.01, "weight decay; biases and norms are exempt", low=0.0)
+    warmup: float = setting(0.1, "share of the steps over which the learning rate rises", low=0.0, high=1.0)
     precision: str = setting(
         "auto",
         "arithmetic of the network; the loss is always float32",
         choices=("auto", "float32", "bfloat16"),
     )
-    seed: int = setting(0, "names every random draw", low=0)
+    seed: int = setting(0, "random seed", low=0)
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     views_on: str = setting(
         "auto",
@@ -68,7 +68,7 @@ class Training:
         choices=("auto", "yes", "no"),
     )
     workers: int | None = setting(
-        None, "CPU threads that read images and make views; default: all cores", low=1
+        None, "CPU threads that read images and make views; all cores if not given", low=1
     )
     max_bad: float = setting(0.1, "share of unusable images beyond which the run stops", low=0.0, high=1.0)
     max_pixels: int = setting(MAX_PIXELS, "images of more pixels than this are set aside", low=1)
@@ -78,8 +78,8 @@ class Training:
         low=0.0,
         high=0.5,
     )
-    health_checks: int = setting(20, "times a run looks at its own health, at most; 0 for never", low=0)
-    stop_on_collapse: bool = setting(False, "end a run as soon as a look at its health shows a collapse")
+    health_checks: int = setting(20, "maximum number of health checks during training; 0: none", low=0)
+    stop_on_collapse: bool = setting(False, "end a run as soon as a health check shows a collapse")
     cache: bool = setting(True, "decode the images once; --no-cache reads the files at every pass")
     save_minutes: float = setting(2.0, "minutes between saves, at most", low=0.0)
     tensorboard: bool = setting(False, "also write TensorBoard logs (needs nearfar[tensorboard])")

@@ -1,0 +1,86 @@
+"""The settings of a run as typed keywords, for editors and mypy.
+
+Written by `docs/make.py` from the settings classes; a test says when it is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+
+class Options(TypedDict, total=False):
+    """Any setting of `Training`, `Views` or a method; None stands for one that is not given."""
+
+    # Training
+    epochs: float | None
+    steps: int | None
+    minutes: float | None
+    batch_size: int | None
+    micro_batch: int | None
+    encoder: str | None
+    stem: str | None
+    weights: str | None
+    image_size: int | None
+    optimizer: str | None
+    lr: float | None
+    lr_scaling: str | None
+    momentum: float | None
+    weight_decay: float | None
+    warmup: float | None
+    precision: str | None
+    seed: int | None
+    device: str | None
+    views_on: str | None
+    compile: str | None
+    workers: int | None
+    max_bad: float | None
+    max_pixels: int | None
+    holdout: float | None
+    health_checks: int | None
+    stop_on_collapse: bool | None
+    cache: bool | None
+    save_minutes: float | None
+    tensorboard: bool | None
+
+    # Views
+    crop_min: float | None
+    crop_max: float | None
+    interpolation: str | None
+    flip: float | None
+    jitter: float | None
+    brightness: float | None
+    contrast: float | None
+    saturation: float | None
+    hue: float | None
+    grayscale: float | None
+    blur: float | None
+    solarize: float | None
+
+    # Of the methods, each of which has some
+    temperature: float | None
+    head: Sequence[int] | int | None
+    decoupled: bool | None
+    queue: int | None
+    ema: float | None
+    bn_splits: int | None
+    predictor: int | None
+    margin: float | None
+    mining: str | None
+    pairs: str | None
+    lambda_: float | None
+    scale: float | None
+    invariance: float | None
+    variance: float | None
+    covariance: float | None
+    prototypes: int | None
+    epsilon: float | None
+    sinkhorn_iterations: int | None
+    local_crops: int | None
+    freeze_last_layer: float | None
+    student_temperature: float | None
+    teacher_temperature: float | None
+    teacher_temperature_start: float | None
+    teacher_temperature_warmup: float | None
+    centre: float | None
+    classes: int | None
