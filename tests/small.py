@@ -12,7 +12,7 @@ import torch
 
 from nearfar import methods, models
 from nearfar.core.config import build, settings_of
-from nearfar.methods.base import Batch, Method
+from nearfar.methods.base import Batch, Loss, Method
 
 
 def narrow(name: str) -> dict[str, Any]:
@@ -54,6 +54,6 @@ def loops(name: str) -> Callable[..., torch.Tensor]:
     return names["loss"]
 
 
-def total(terms: dict[str, torch.Tensor]) -> torch.Tensor:
+def total(found: Loss) -> torch.Tensor:
     """The loss: the sum of its terms."""
-    return torch.stack(list(terms.values())).sum()
+    return found.total

@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from ..core import distributed, progress
 from ..data.dataset import Subset
 from ..health.measure import health, partner_found, settled
@@ -70,7 +72,7 @@ class HealthMonitor:
         if not step.last and (due := self._due(step)) > step.number:
             self.next = due
             return None
-        self._add(step.number, self.job.module.f)
+        self._add(step.number, self.job.module.f, step.watched)
         self.next = step.number + self._stride(step.plan.steps)
         before, self.verdict = self.verdict, judge(self.lines)
         if step.last:
@@ -101,8 +103,8 @@ class HealthMonitor:
             return False
         return bool(distributed.same(int(self.verdict is not None and self.verdict.name in COLLAPSED)))
 
-    def look(self, step: int, f: Encoder) -> dict[str, Any]:
-        """Measure the encoder as it was after a step; nothing of it changes."""
+    def look(self, step: int, f: Encoder, watched: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Measure the encoder after a step that had these tensors watched; nothing of it changes."""
         job, some, own = self.job, self.sample, self.job.module.views(self.job.wanted.views)[:2]
         first, second = (made if isinstance(made, Views) else made.recipe for made in own)
         preprocess, seed = job.wanted.preprocess, job.wanted.training.seed
@@ -112,8 +114,9 @@ class HealthMonitor:
         found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=some, groups=groups)
         epoch = step * job.wanted.training.batch_size / len(job.dataset)
         figures = {"epoch": round(epoch, 4), **found.to_json(), "holdout": self.held is not None}
+        metrics = job.module.metrics(watched) if watched is not None else {}
         for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells
-            if step and name in (metrics := job.module.metrics()):
+            if name in metrics:
                 figures[f"{name}_of_z"] = float(metrics[name])
         if self.held is not None:
             # As many of both: among more, a partner is harder to find. Of few images, more views.
@@ -139,12 +142,12 @@ class HealthMonitor:
         if self.log is not None:
             self.log.close()
 
-    def _add(self, step: int, f: Encoder) -> float:
+    def _add(self, step: int, f: Encoder, watched: Mapping[str, Tensor] | None = None) -> float:
         """Look, and write what is seen; give the seconds it took."""
         assert self.log is not None
         began = time.monotonic()
         with distributed.alone():
-            figures = self.look(step, f)
+            figures = self.look(step, f, watched)
         seconds = time.monotonic() - began
         self.spent += seconds
         steps = self.job.plan.steps
