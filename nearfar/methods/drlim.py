@@ -73,6 +73,11 @@ class DrLIM(Pairs):
         """Add the head; see `Config`. `Pairs` has the half that turns views into z."""
         super().__init__(f, config)
 
+    @classmethod
+    def requires(cls, config: Config) -> frozenset[str]:
+        """Ask for labels where they make the pairs."""
+        return frozenset({"labels"} if config.pairs == "labels" else ())
+
     def loss(self, z: Sequence[Tensor], labels: Tensor) -> Loss:
         """Compare all pairs of views: equation 4."""
         similar, dissimilar = drlim(torch.cat(list(z)), labels.repeat(len(z)), self.config.margin)

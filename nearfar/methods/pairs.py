@@ -21,11 +21,6 @@ class Pairs(Method):
         super().__init__(f, config)
         self.g = mlp(f.dim, *config.head)
 
-    @classmethod
-    def requires(cls, config: Any) -> frozenset[str]:
-        """Ask for labels where they make the pairs."""
-        return frozenset({"labels"} if config.pairs == "labels" else ())
-
     def embed(self, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
         """Turn the views into a z each, and add what is similar: images' labels, or their numbers."""
         z = unit(self.g(self.f(torch.cat(batch.views)))).chunk(len(batch.views))  # (N, P) each

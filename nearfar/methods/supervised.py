@@ -32,7 +32,7 @@ from ..core import distributed
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..models import Encoder
-from .base import Batch, Loss, Method
+from .base import Batch, Expects, Loss, Method
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,16 @@ class Supervised(Method):
                 "in one folder a class, or choose another --method."
             )
         self.g = nn.Linear(f.dim, config.classes)
+
+    @classmethod
+    def expects(cls, config: Config) -> Expects:
+        """Judge by the labels told on held-out images."""
+        return Expects(
+            task="accuracy",
+            chance=1 / max(config.classes, 2),
+            at_chance="raise --lr, train longer, or look at the labels",
+            at_once="if the classes differ by a border, a caption or a camera, crop it off",
+        )
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """Turn the views into logits, and pass the labels on."""

@@ -83,6 +83,11 @@ class Triplet(Pairs):
         """Add the head; see `Config`. `Pairs` has the half that turns views into z."""
         super().__init__(f, config)
 
+    @classmethod
+    def requires(cls, config: Config) -> frozenset[str]:
+        """Ask for labels where they make the pairs."""
+        return frozenset({"labels"} if config.pairs == "labels" else ())
+
     def loss(self, z: Sequence[Tensor], labels: Tensor) -> Loss:
         """Compare all views: equations 1 to 4."""
         config = self.config

@@ -43,16 +43,18 @@ class TrainingSetup:
         share = chunk and max(1, chunk // distributed.world())
         return {"device": self.device, "precision": self.wanted.training.precision, "chunk": share}
 
-    def feed(self, start: int, views_on: str | None = None) -> DataLoader:
-        """Open the feed at a step; `views_on` overrides the setting."""
-        training = self.wanted.training
+    def feed(
+        self, start: int, views_on: str | None = None, part: Any = None, batch_size: int | None = None
+    ) -> DataLoader:
+        """Open the feed at a step; the other arguments take the place of what the run has."""
+        training, dataset = self.wanted.training, self.dataset if part is None else part
         there = (views_on or training.views_on) == "device"
         needs = self.module.requires(self.module.config)
         return DataLoader(
-            self.dataset,
+            dataset,
             self.module.views(self.wanted.views),
             size=self.wanted.image_size,
-            batch_size=training.batch_size,
+            batch_size=batch_size or training.batch_size,
             seed=training.seed,
             start=start,
             threads=threads(self.wanted),
@@ -61,7 +63,7 @@ class TrainingSetup:
             world=distributed.world(),
             pin=self.device.type == "cuda" and not there,
             device=self.device if there else None,
-            labels=self.dataset.labels if "labels" in needs else None,
+            labels=dataset.labels if "labels" in needs else None,
         )
 
     def announce(self) -> None:
