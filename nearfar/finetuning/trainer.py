@@ -26,7 +26,7 @@ from ..features.extract import Vectors, features, fingerprint
 from ..features.probes import Rows
 from ..images.view_settings import Views
 from ..images.views import Preprocess
-from ..methods.base import Batch, Method, Terms
+from ..methods.base import Batch, Loss, Method
 from ..training import engine
 from ..training.schedule import StepPlan
 
@@ -97,13 +97,14 @@ class Network(Method):
             self.f.eval()
         return self
 
-    def forward(self, batch: Batch) -> Terms:
+    def forward(self, batch: Batch) -> Loss:
         """Give each layer's cross-entropy, in float32; a frozen encoder builds no graph."""
         assert batch.labels is not None
         h = self.f(torch.cat(batch.views))
         with torch.autocast(h.device.type, enabled=False):
             x = (h.float() - self.mean) * self.scale
-            return {str(k): F.cross_entropy(layer(x), batch.labels) for k, layer in enumerate(self.layers)}
+            each = enumerate(self.layers)
+            return Loss({str(k): F.cross_entropy(layer(x), batch.labels) for k, layer in each})
 
     def groups(self, lrs: Sequence[float]) -> list[dict[str, Any]]:
         """Make the optimizer's groups, a layer a learning rate; the encoder goes with the first."""
@@ -141,7 +142,6 @@ class FineTuner:
         """Copy the encoder, or build the same network anew; see `finetune` for the arguments."""
         self.preprocess, self.dataset, self.mode, self.seed = preprocess, dataset, mode, seed
         self.device, self.epochs, self.views = device, epochs, views
-        self.labels = torch.from_numpy(dataset.labels)
         if mode == "scratch":
             self.origin: Any = probes.untrained(encoder, dataset, preprocess, seed, str(device))
         else:
@@ -170,7 +170,6 @@ class FineTuner:
         f = self.origin if frozen else copy.deepcopy(self.origin)
         before = fingerprint(f) if frozen else ""
         network = Network(f, self.start, len(self.dataset.classes), len(lrs), frozen).to(self.device)
-        precision = _precision(network, size, self.device)
         batch_size = _batch(len(rows), size, frozen)
         steps = _steps(self.mode, len(rows), batch_size, share, self.epochs)
         lr = batch_size / 256  # times the share of each group
@@ -182,7 +181,9 @@ class FineTuner:
             seed=rng.fold(self.seed, "tuning"),
             threads=cores(),
             device=self.device if self.device.type == "cuda" else None,
+            labels=self.dataset.labels[rows],
         )
+        precision = _precision(network, size, loader, self.device)
         try:
             with progress.Bar(RECIPES[self.mode].title, steps * batch_size) as bar:
                 for _ in engine.train(
@@ -194,7 +195,6 @@ class FineTuner:
                     warmup=0.0,
                     device=self.device,
                     precision=precision,
-                    labels=self.labels[rows],
                 ):
                     bar.advance(batch_size)
         finally:
@@ -244,10 +244,10 @@ def images_seen(mode: Mode, images: int, size: int) -> int:
 _PRECISIONS: dict[tuple[Any, ...], str] = {}
 
 
-def _precision(network: Network, size: int, device: torch.device) -> str:
+def _precision(network: Network, size: int, feed: DataLoader, device: torch.device) -> str:
     """Choose the arithmetic as pretraining does; measured once for a kind of network and device."""
     key = network.f.name, network.f.stem, size, network.frozen, device.type
     if key not in _PRECISIONS:
-        gains = engine.gains_from_bfloat16(network, [size], device)
+        gains = engine.gains_from_bfloat16(network, feed, device)
         _PRECISIONS[key] = "bfloat16" if gains else "float32"
     return _PRECISIONS[key]

@@ -17,7 +17,6 @@ from ..data import loader
 from ..data.inspection import Inspection
 from ..data.modality import modality_of, open_data
 from ..data.source import Source
-from ..images.views import sides
 from . import engine, optim, resolve
 from .options import Options
 from .plan import epochs, plan_run
@@ -133,21 +132,25 @@ def _propose(
     training = plan.config.training
     sample = _Sample(source, plan.config, plan.images)
     module = resolve.build_method(plan.config).to(device).to(memory_format=torch.channels_last)
-    views = module.views(plan.config.views)
+
+    def opened(precision: str) -> loader.DataLoader:
+        return loader.DataLoader(
+            sample,
+            module.views(plan.config.views),
+            size=plan.config.image_size,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            threads=threads,
+            dtype=views_dtype(device, precision),
+            device=device if training.views_on == "device" else None,
+            labels=np.arange(plan.images) % classes if classes else None,
+        )
+
     precision = training.precision
     if precision == "auto":
-        gains = engine.gains_from_bfloat16(module, sides(views, plan.config.image_size), device)
+        gains = engine.gains_from_bfloat16(module, opened("float32"), device)
         precision = "bfloat16" if gains else "float32"
-    feed = loader.DataLoader(
-        sample,
-        views,
-        size=plan.config.image_size,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        threads=threads,
-        dtype=views_dtype(device, precision),
-        device=device if training.views_on == "device" else None,
-    )
+    feed = opened(precision)
     try:
         pace = engine.seconds_a_step(
             module,
@@ -156,7 +159,6 @@ def _propose(
             device=device,
             precision=precision,
             chunk=training.micro_batch and max(1, training.micro_batch // distributed.world()),
-            labels=torch.arange(plan.images) % classes if classes else None,
             seconds=3.0,
         )
     finally:
