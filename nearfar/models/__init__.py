@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..core.errors import NearfarError
 from ..core.rng import fold
-from . import libraries, stems
+from . import feature_maps, libraries, stems
 from . import weights as files
+from .feature_maps import Tokens
 from .layers import GlobalBatchNorm, mlp, settle, sync_batchnorm
 from .libraries import names
 from .residual import SHAPES, Residual
@@ -25,6 +26,7 @@ from .residual import SHAPES, Residual
 __all__ = [
     "Encoder",
     "GlobalBatchNorm",
+    "Tokens",
     "encoder",
     "mlp",
     "names",
@@ -67,6 +69,58 @@ class Encoder(nn.Module):
         """
         h: Tensor = self.__dict__.get("_code", self.net)(x)
         return h
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Compute feature maps, with the weights that `encoder(x)` uses.
+
+        Args:
+            x: (n, 3, side, side) in [0, 1].
+
+        Returns:
+            One map for each of `strides`, the last that the network computes at it: (n, c, h, w), finest
+            first. A vision transformer has one, its patch tokens.
+
+        Raises:
+            NearfarError: the network has no feature maps.
+        """
+        return feature_maps.maps(self.net, x, self.name)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of an image from one place of a map to the next, for each of `maps`; costs one image's run.
+
+        Told for the side that the encoder was made for: maps of one place are one map.
+        """
+        side, modes = self.size or 224, [(part, part.training) for part in self.net.modules()]
+        held = next(self.net.parameters())
+        self.net.eval()
+        try:
+            with torch.no_grad():
+                levels = self.maps(torch.zeros(1, 3, side, side, dtype=held.dtype, device=held.device))
+        finally:
+            for part, training in modes:
+                part.training = training
+        return feature_maps.strides(levels, side)
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """Compute a vision transformer's tokens, with the weights that `encoder(x)` uses.
+
+        Args:
+            x: (n, 3, side, side) in [0, 1].
+            keep: (n, k) int64, the patches of each image that enter the blocks, counted row by row from the
+                top left; None for all.
+
+        Returns:
+            `patches` (n, t, d), or (n, k, d) in the order of `keep`, and `prefix` (n, p, d): the class token
+            and its like.
+
+        Raises:
+            NearfarError: the network has no tokens, or cannot leave patches out.
+
+        Source:
+            `keep`: He et al. 2022, "Masked autoencoders are scalable vision learners", section 3.
+        """
+        return feature_maps.tokens(self.net, x, self.name, keep)
 
     def compiled(self, on: bool = True) -> None:
         """Run the network through torch.compile from now on, or no longer; its weights keep their names.
