@@ -37,7 +37,10 @@ class Method(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What a batch must carry besides its views: "labels" or nothing."""
+    """What a method must be given besides views: "labels" in a batch, a "teacher" when it is built, or nothing."""
+
+    keep: ClassVar[tuple[str, ...]] = ()
+    """Names of the parts that a finished run saves beside the encoder, as a head that others may learn from."""
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """By name of a recipe, settings in which this method differs from it: training's, views' or its own."""
@@ -57,7 +60,7 @@ class Method(nn.Module):
 
     @classmethod
     def requires(cls, config: Any) -> frozenset[str]:
-        """Say what a batch must carry, for a method whose settings decide it.
+        """Say what a method must be given, where its settings decide it.
 
         Args:
             config: the method's own settings.

@@ -62,6 +62,8 @@ class Config:
 class SimCLR(Method):
     """SimCLR: f, a head g, and NT-Xent."""
 
+    keep: ClassVar[tuple[str, ...]] = ("g",)
+
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {"temperature": 0.1, "head": (256, 128)},
         "cifar-short": {"temperature": 0.5},

@@ -27,10 +27,11 @@ from . import checkpoint, engine, resolve
 from .logger import RunLogger, locked, signals
 from .monitor import HealthMonitor
 from .resolve import RunConfig
-from .run import Run, export, load
+from .run import PARTS, Run, export, load
 from .schedule import StepPlan
 from .settings import Training
 from .setup import TrainingSetup, prepare, threads
+from .teacher import teacher_of
 
 OURS = (
     "config.json",
@@ -39,6 +40,7 @@ OURS = (
     "rejected.csv",
     checkpoint.LAST,
     "encoder.safetensors",
+    PARTS,
     "encoder.json",
 )
 Judge = Callable[[Mapping[str, Any], float], str]
@@ -101,6 +103,7 @@ def pretrain(
         wanted, notes = resolve.fitted(resolve.with_classes(wanted, len(dataset.classes)), len(dataset))
         if earlier:
             wanted, plan = _same(earlier, wanted, dataset.fingerprint, len(dataset), folder)
+            _same_teacher(earlier, wanted, folder)
             if _finished(folder):
                 return load(folder)
         for note in notes:
@@ -119,6 +122,7 @@ def _train(
     data["fingerprint"] = job.dataset.fingerprint
     versions = {"nearfar": __version__, "commit": commit(), "torch": torch.__version__}
     config = {**versions, "asked": asked, "data": data, **job.wanted.to_json(), "plan": job.plan.stretches}
+    config["teacher"] = _teacher_digest(job.wanted)
     _record(job, config)
     job.announce()
     feed, recorder = (
@@ -156,7 +160,8 @@ def _train(
             "weights": training.weights,
         }
         write_rejected(job.folder / "rejected.csv", job.dataset.rejected)
-        export(job.folder, job.module.f, job.wanted.preprocess, provenance)
+        parts = {name: job.module.get_submodule(name) for name in job.module.keep}
+        export(job.folder, job.module.f, job.wanted.preprocess, provenance, parts)
         progress.say(f"Done: {job.plan.steps:,} steps. The encoder is in {job.folder}.")
 
 
@@ -301,6 +306,21 @@ def _same(
             "name another folder with --out, or start anew with --overwrite."
         )
     return wanted, StepPlan.of(earlier["plan"])
+
+
+def _teacher_digest(wanted: RunConfig) -> str | None:
+    """Give the digest of the run that the method learns from, if it learns from one."""
+    teacher = teacher_of(methods.method(wanted.method), wanted.settings)
+    return None if teacher is None else teacher.digest
+
+
+def _same_teacher(earlier: dict[str, Any], wanted: RunConfig, folder: Path) -> None:
+    """Make sure that the run that is learnt from is the one it was, whatever its folder is called."""
+    if earlier.get("teacher") != _teacher_digest(wanted):
+        raise NearfarError(
+            f"the run in {folder} learnt from another run than {wanted.settings.teacher} now holds; name "
+            "another folder with --out, or start anew with --overwrite."
+        )
 
 
 def _store(source: Source, wanted: RunConfig) -> Any:
