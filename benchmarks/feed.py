@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from nearfar.data import cache as pack
+from nearfar.data.batch import Batch
 from nearfar.data.sources import open_source
 from nearfar.images import kernels
 from nearfar.training.settings import Training
@@ -108,10 +109,10 @@ class _Loaded:
     def __init__(self, loader: Any, rows: torch.Tensor) -> None:
         self.loader, self.rows = loader, rows
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+    def __iter__(self) -> Iterator[Batch]:
         while True:
             for batch in self.loader:
-                yield self.rows, (batch[0] if isinstance(batch[0], list) else batch)
+                yield Batch(batch[0] if isinstance(batch[0], list) else batch, self.rows)
 
 
 def peer(who: str, folder: Path, job: step.TrainingSetup, warm: int, timed: int) -> Callable[[], float]:

@@ -25,8 +25,21 @@ import numpy as np
 from PIL import Image
 
 SIDE, STEPS = 16, 20
-UNLIKE = ("seconds", "path", "commit", "nearfar", "out", "file", "files", "address", "train", "test", "run")
-"""Keys whose values are times, places and versions, which may differ."""
+UNLIKE = (
+    "seconds",
+    "path",
+    "commit",
+    "nearfar",
+    "out",
+    "file",
+    "files",
+    "address",
+    "train",
+    "test",
+    "run",
+    "task",
+)
+"""Keys whose values are times, places and versions, which may differ, or that older records lack."""
 
 
 def draw(root: Path) -> None:

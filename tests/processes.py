@@ -142,39 +142,33 @@ def batchnorm() -> dict[str, Tensor]:
 def gradients() -> dict[str, Tensor]:
     """The gradient of each method on one global batch, as the loop computes it: with batch norm over all
     processes, and averaged."""
-    from small import small
-    from torch.nn.parallel import DistributedDataParallel
+    from small import given, small
 
-    from nearfar import methods, models
-    from nearfar.core import distributed
+    from nearfar import methods
     from nearfar.methods.base import Batch
+    from nearfar.training.parallel import parallelise
 
     found = {}
     for name in methods.METHODS:
         module = small(name).double()
         torch.manual_seed(1)
-        views = [torch.rand(8, 3, 16, 16).double() for _ in range(2)]
+        views = [torch.rand(8, 3, 16, 16).double() for _ in given(module, 1).views]
         rows = torch.arange(8)
         batch = Batch([share(view) for view in views], share(rows), share(rows % 3))
-        whole = module
-        if distributed.world() > 1:
-            module = models.sync_batchnorm(module)
-            whole = DistributedDataParallel(module)
-        terms = whole(batch)
-        torch.stack(list(terms.values())).sum().backward()
+        whole = parallelise(module)
+        loss = whole(batch)
+        loss.total.backward()
         found |= {f"{name}.{key}": p.grad for key, p in module.named_parameters() if p.requires_grad}
-        found |= {f"{name}.term.{key}": value for key, value in terms.items()}
+        found |= {f"{name}.term.{key}": value for key, value in loss.terms.items()}
     return found
 
 
 def queues() -> dict[str, Tensor]:
     """Three steps of methods that keep queues and slow copies, or that choose among everyone's pairs."""
-    from small import small, total
-    from torch.nn.parallel import DistributedDataParallel
+    from small import small
 
-    from nearfar import models
-    from nearfar.core import distributed
     from nearfar.methods.base import Batch
+    from nearfar.training.parallel import parallelise
 
     found = {}
     for number, (name, values) in enumerate(
@@ -189,22 +183,19 @@ def queues() -> dict[str, Tensor]:
         ]
     ):
         module = small(name, **values).double()
-        if distributed.world() > 1:
-            module = models.sync_batchnorm(module)
-        whole = (
-            module if distributed.world() == 1 else DistributedDataParallel(module, broadcast_buffers=False)
-        )
+        whole = parallelise(module)
         maker = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.01)
         for step in range(3):
             torch.manual_seed(step)
             views = [torch.rand(32, 3, 16, 16).double() for _ in range(2)]
             kinds = torch.arange(32) % 5
             maker.zero_grad()
-            total(whole(Batch([share(x) for x in views], share(torch.arange(32)), share(kinds)))).backward()
+            loss = whole(Batch([share(x) for x in views], share(torch.arange(32)), share(kinds)))
+            loss.total.backward()
             maker.step()
-            module.after_step(step / 3)
+            module.after_step(step / 3, loss.watched)
         key = f"{number}.{name}"
-        found |= {f"{key}.measure.{what}": value for what, value in module.metrics().items()}
+        found |= {f"{key}.measure.{what}": value for what, value in module.metrics(loss.watched).items()}
         found |= {f"{key}.grad.{part}": p.grad for part, p in module.named_parameters() if p.requires_grad}
         found |= {f"{key}.{part}": value for part, value in module.state_dict().items()}
     return found

@@ -12,7 +12,8 @@ import torch
 
 from nearfar import methods, models
 from nearfar.core.config import build, settings_of
-from nearfar.methods.base import Batch, Method
+from nearfar.images.view_settings import Views
+from nearfar.methods.base import Batch, Loss, Method
 
 
 def narrow(name: str) -> dict[str, Any]:
@@ -33,14 +34,14 @@ def small(name: str, **values: Any) -> Method:
         return methods.method(name)(f, build(methods.settings(name), narrow(name) | values))
 
 
-def pictures(count: int, side: int = 16, seed: int = 0) -> Batch:
-    """Blurred noise, and a second view that is a little lighter, noisier and flipped."""
+def pictures(count: int, side: int = 16, seed: int = 0, views: int = 2) -> Batch:
+    """Blurred noise, and as a second view, if two are asked for, a lighter, noisier and flipped one."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     first = torch.nn.functional.interpolate(coarse, side, mode="bilinear")
     noise = 0.1 * torch.randn(first.shape, generator=generator)
     second = (0.9 * first.flip(3) + 0.1 + noise).clamp(0, 1)
-    return Batch([first, second], torch.arange(count), torch.arange(count) % 3)
+    return Batch([first, second][:views], torch.arange(count), torch.arange(count) % 3)
 
 
 def loops(name: str) -> Callable[..., torch.Tensor]:
@@ -54,6 +55,11 @@ def loops(name: str) -> Callable[..., torch.Tensor]:
     return names["loss"]
 
 
-def total(terms: dict[str, torch.Tensor]) -> torch.Tensor:
+def total(found: Loss) -> torch.Tensor:
     """The loss: the sum of its terms."""
-    return torch.stack(list(terms.values())).sum()
+    return found.total
+
+
+def given(module: Method, count: int, **words: int) -> Batch:
+    """As many pictures, in as many views as a method takes."""
+    return pictures(count, views=len(module.views(Views())), **words)

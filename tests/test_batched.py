@@ -203,12 +203,12 @@ def test_a_feed_makes_the_same_views_on_a_device() -> None:
     usual = DataLoader(store, recipes, size=24, batch_size=4, seed=3)
     there = DataLoader(store, recipes, size=24, batch_size=4, seed=3, device=CPU)
     for step in (0, 5, 7):
-        (rows, ours), (other, theirs) = there.make(step), usual.make(step)
-        assert torch.equal(rows, other) and len(ours) == 2
-        for one, two in zip(ours, theirs, strict=True):
+        ours, theirs = there.make(step), usual.make(step)
+        assert torch.equal(ours.rows, theirs.rows) and len(ours.views) == 2 and ours.key == theirs.key
+        for one, two in zip(ours.views, theirs.views, strict=True):
             assert (one - two).abs().max() <= 1e-5
     following = iter(there)
-    assert torch.equal(next(following)[1][0], there.make(0)[1][0])
+    assert torch.equal(next(following).views[0], there.make(0).views[0])
     there.close()
     usual.close()  # never asked for a batch
 
@@ -219,9 +219,10 @@ def test_views_may_have_sides_of_their_own() -> None:
     feed = DataLoader(
         store, (plain, plain, View(local, 96 / 224), View(local, 96 / 224)), size=56, batch_size=4, seed=0
     )
-    rows, made = feed.make(1)
+    batch = feed.make(1)
+    rows, made = batch.rows, batch.views
     assert [view.shape[2:] for view in made] == [(56, 56), (56, 56), (24, 24), (24, 24)]
-    assert torch.equal(made[0], DataLoader(store, (plain,), size=56, batch_size=4, seed=0).make(1)[1][0])
+    assert torch.equal(made[0], DataLoader(store, (plain,), size=56, batch_size=4, seed=0).make(1).views[0])
     part = store.gather(rows.numpy())
     draws = views.draw(local, rng.fold(0, "view", 0, 2), rows, part.height, part.width, 24)
     assert torch.equal(made[2], kernels.apply(part, draws, 24, "bicubic"))
@@ -255,12 +256,12 @@ def test_a_feed_holds_at_most_two_batches_more_than_it_has_ready(
 
     monkeypatch.setattr(feed._ready, "put", noticed)
     taken = 0
-    for _, made in feed:
+    for batch in feed:
         while not full.empty():
             full.get()
         full.get(timeout=60)
         most.append(len(live))
-        taken += len(made)
+        taken += len(batch.views)
         if taken == 7:
             break
     feed.close()

@@ -55,11 +55,12 @@ def test_mocos_queue_and_slow_copy_against_lists():
         maker.zero_grad()
         q, k = module.embed(batch)
         assert q.requires_grad and not k.requires_grad
-        total(module.loss(q, k)).backward()
+        loss = module.loss(q, k)
+        total(loss).backward()
         maker.step()
         # nothing moves before the step is done, and then by equation 2
         assert all(torch.equal(a, b) for a, b in zip(slow, module.f_k.parameters(), strict=True))
-        module.after_step(step / 4)
+        module.after_step(step / 4, loss.watched)
         slow = [0.9 * a + 0.1 * b.detach() for a, b in zip(slow, fast, strict=True)]
         for a, b in zip(slow, module.f_k.parameters(), strict=True):
             torch.testing.assert_close(b, a)
@@ -117,7 +118,7 @@ def test_mocov3_freezes_a_transformers_patches_and_nothing_else():
     before = f.net.patch_embed.proj.weight.clone()
     total(module(batch)).backward()
     torch.optim.AdamW(module.parameters(), 1e-2).step()
-    module.after_step(0.5)
+    module.after_step(0.5, {})
     assert torch.equal(f.net.patch_embed.proj.weight, before)
     assert f.net.blocks[0].attn.qkv.weight.grad.abs().max() > 0
     assert torch.equal(module.f_k[0].net.patch_embed.proj.weight, before)
@@ -130,9 +131,9 @@ def test_mocov3_averages_its_slow_copy_ever_more_slowly_and_blurs_unlike():
     with torch.no_grad():
         for p in module.f.parameters():
             p.add_(1.0)
-    module.after_step(1.0)
+    module.after_step(1.0, {})
     assert all(torch.equal(a, b) for a, b in zip(slow, module.f_k.parameters(), strict=True))
-    module.after_step(0.0)
+    module.after_step(0.0, {})
     for a, b in zip(slow, module.f_k[0].parameters(), strict=False):
         torch.testing.assert_close(b, a + 0.5)
     one, two = module.views(Views(blur=0.5))
@@ -149,19 +150,19 @@ def test_nnclr_finds_the_nearest_of_the_queue_and_pushes_the_first_views():
         assert torch.equal(best, friend)
     batch = pictures(8)
     batch.views[:] = [view.double() for view in batch.views]
-    terms = module(batch)
-    z_1 = module.last[0]
-    total(terms).backward()
-    module.after_step(0.5)
+    found = module(batch)
+    z_1 = module.embed(batch)[0]
+    total(found).backward()
+    module.after_step(0.5, found.watched)
     assert torch.equal(module.queue.rows[:8], z_1) and int(module.queue.place) == 8
 
 
 def test_supcon_is_nt_xent_where_each_image_is_its_own_class():
     module = small("supcon").double()
     z_i, z_j = rows(6), rows(6, seed=1)
-    loss = module.loss(z_i, z_j, torch.arange(6) * 3 + 1)["supcon"]
+    loss = module.loss((z_i, z_j), torch.arange(6) * 3 + 1).total
     torch.testing.assert_close(loss, losses.nt_xent(z_i, z_j, module.tau), rtol=1e-13, atol=0)
-    three = module.loss(z_i, z_j, rows(6, seed=2), torch.arange(6) % 2)["supcon"]
+    three = module.loss((z_i, z_j, rows(6, seed=2)), torch.arange(6) % 2).total
     whole = torch.cat([z_i, z_j, rows(6, seed=2)])
     torch.testing.assert_close(three, losses.supcon(whole, (torch.arange(6) % 2).repeat(3), module.tau))
 
@@ -170,9 +171,9 @@ def test_simclr_decouples():
     batch = pictures(6)
     module = small("simclr", decoupled=True, temperature=0.3)
     z_i, z_j = module.embed(batch)
-    terms = module.loss(z_i, z_j)
+    terms = module.loss(z_i, z_j).terms
     torch.testing.assert_close(terms["dcl"], losses.dcl(z_i, z_j, 0.3))
-    assert list(terms) == ["dcl"] and list(small("simclr")(batch)) == ["nt_xent"]
+    assert list(terms) == ["dcl"] and list(small("simclr")(batch).terms) == ["nt_xent"]
 
 
 def test_key_accuracy_asks_keys_alone():
@@ -270,8 +271,7 @@ def test_pairs_are_views_or_labels_as_asked(name):
     batch = pictures(9)
     assert torch.equal(views.embed(batch)[-1], batch.rows)
     assert torch.equal(labelled.embed(batch)[-1], batch.labels)
-    labelled(batch), views(batch)
-    assert views.metrics() and not labelled.metrics()
+    assert views.metrics(views(batch).watched) and not labelled.metrics(labelled(batch).watched)
     unlabelled = Batch(batch.views, batch.rows)
     assert torch.isfinite(total(views(unlabelled)))
 
@@ -317,9 +317,10 @@ def test_a_save_holds_all_that_the_next_steps_need(name):
     def steps(module, maker, numbers):
         for step in numbers:
             maker.zero_grad()
-            total(module(pictures(8, seed=step))).backward()
+            found = module(pictures(8, seed=step))
+            total(found).backward()
             maker.step()
-            module.after_step(step / 6)
+            module.after_step(step / 6, found.watched)
 
     whole = small(name, queue=20) if name != "mocov3" else small(name)
     maker = torch.optim.AdamW([p for p in whole.parameters() if p.requires_grad], 1e-2)

@@ -83,16 +83,16 @@ class Images:
 
 
 def test_a_feed_on_a_gpu_hands_over_whole_batches_and_bounds_its_memory():
-    settings = {"image_size": 224, "batch_size": 64, "seed": 1, "workers": 2}
+    settings = {"size": 224, "batch_size": 64, "seed": 1, "threads": 2}
     usual = DataLoader(Images(), (Views(), Views()), **settings)
     feed = DataLoader(Images(), (Views(), Views()), **settings, device=GPU)
     slow, kept = torch.rand(4096, 4096, device=GPU), []
     torch.cuda.reset_peak_memory_stats()
     start = torch.cuda.memory_stats()["active_bytes.all.current"]
-    for step, (rows, views) in enumerate(feed):
+    for step, batch in enumerate(feed):
         for _ in range(20):  # the device falls behind, and every batch waits its turn
             slow = torch.nn.functional.normalize(slow @ slow)
-        kept.append((rows, [view[:2].clone() for view in views]))
+        kept.append((batch.rows, [view[:2].clone() for view in batch.views]))
         if step == 30:
             break
     feed.close()
@@ -101,9 +101,9 @@ def test_a_feed_on_a_gpu_hands_over_whole_batches_and_bounds_its_memory():
     held = torch.cuda.memory_stats()["active_bytes.all.peak"] - start - 4 * slow.nbytes
     assert held <= (AHEAD + 2) * one_batch + ROOM + 2**27
     for step, (rows, views) in enumerate(kept[:4] + kept[-1:]):
-        other, truth = usual.make(step if step < 4 else 30)
-        assert torch.equal(rows, other)
-        for view, true in zip(views, truth, strict=True):
+        truth = usual.make(step if step < 4 else 30)
+        assert torch.equal(rows, truth.rows)
+        for view, true in zip(views, truth.views, strict=True):
             assert (view.cpu() - true[:2]).abs().max() <= 1e-5
 
 

@@ -11,11 +11,12 @@ import sys
 import processes
 import pytest
 import torch
-from small import loops, pictures, small, total
+from small import given, loops, pictures, small, total
 
 from nearfar import methods
 from nearfar.core.config import build, settings_of, to_json
 from nearfar.core.errors import NearfarError
+from nearfar.data.batch import leaves, tree_map
 from nearfar.images.view_settings import Views
 from nearfar.losses.statistics import spread
 from nearfar.methods.base import Batch
@@ -46,21 +47,17 @@ def test_a_file_holds_what_its_paper_needs(name):
 @every
 def test_the_loss_and_its_gradient_are_the_loops_of_the_docstring(name):
     module = small(name).double()
-    batch = pictures(5)
+    batch = given(module, 5)
     batch.views[:] = [view.double() for view in batch.views]
-    module(batch)
-    module.after_step(1.0)  # queues and centres now hold something
-    z = [z.detach() for z in module.embed(batch)]
-    z = [z.requires_grad_(z.is_floating_point()) for z in z]
-    learnt = [z for z in z if z.requires_grad]
+    module.after_step(1.0, module(batch).watched)  # queues and centres now hold something
+    z = tree_map(lambda z: z.detach().requires_grad_(z.is_floating_point()), module.embed(batch))
+    learnt = [z for z in leaves(z) if z.requires_grad]
     slow = loops(name)
+    # what the loops take is what `loss` takes, and then settings of the method by name
+    taken = dict(zip(inspect.signature(module.loss).parameters, z, strict=True))
     names = list(inspect.signature(slow).parameters)
     settings = {key: getattr(module, key, getattr(module.config, key, None)) for key in names}
-    settings = {key: value for key, value in settings.items() if value is not None}
-    # what embed returns comes first, each by itself, or a list of all views'
-    each = len(z) // (len(names) - len(settings))
-    first = z if each == 1 else [z[start : start + each] for start in range(0, len(z), each)]
-    truth = slow(*first, **settings)
+    truth = slow(**{key: taken.get(key, settings[key]) for key in names})
     loss = total(module.loss(*z))
     torch.testing.assert_close(loss, truth, rtol=1e-12, atol=1e-12)
     grads = torch.autograd.grad(loss, learnt, allow_unused=True)
@@ -78,23 +75,25 @@ def test_terms_are_finite_scalars_and_reach_every_parameter(name):
     for key, p in module.named_parameters():
         if key.endswith("bn2.weight"):
             torch.nn.init.constant_(p, 0.5)
-    batch = pictures(8)
-    terms = module(batch)
+    batch = given(module, 8)
+    terms, watched = found = module(batch)
     assert terms and all(term.dim() == 0 and torch.isfinite(term) for term in terms.values())
-    total(terms).backward()
+    total(found).backward()
     for key, p in module.named_parameters():
         if p.requires_grad:
             assert p.grad is not None and p.grad.abs().max() > 0, key
-    module.after_step(0.5)
-    assert all(torch.isfinite(value).all() for value in module.metrics().values())
+    module.after_step(0.5, watched)
+    assert all(torch.isfinite(value).all() for value in module.metrics(watched).values())
     assert len(module.views(Views())) == len(batch.views)
 
 
 @torch.no_grad()
 def known(module, batch):
-    """How much larger the loss is where the pictures' views, or their labels, are mixed up."""
+    """How much larger the loss is where views or labels are mixed up; with one view, for other pictures."""
     if "labels" in module.requires(module.config):
         wrong = Batch(batch.views, batch.rows, batch.rows // 3)
+    elif len(batch.views) == 1:
+        wrong = given(module, len(batch), seed=1)
     else:
         wrong = Batch([batch.views[0], *(view.roll(1, 0) for view in batch.views[1:])], batch.rows)
     before = {key: value.clone() for key, value in module.state_dict().items()}
@@ -109,14 +108,15 @@ def test_overfits_eight_pictures_and_keeps_a_spread(name):
     own = {item.name for item in settings_of(methods.settings(name))}
     module = small(name, **{key: value for key, value in quick.items() if key in own})
     maker = optim.optimizer(Training(), module)
-    batch = pictures(8)
+    batch = given(module, 8)
     first = None
     for step in range(60):
-        loss = total(module(batch))
+        found = module(batch)
+        loss = total(found)
         maker.zero_grad()
         loss.backward()
         maker.step()
-        module.after_step(step / 60)
+        module.after_step(step / 60, found.watched)
         first = loss.item() if first is None else first
     # These eight are known, whatever else moved the loss: it may even rise, as MoCo's does while its queue
     # fills with these eight, and DINO's while its teacher moves.
@@ -131,7 +131,7 @@ def test_the_same_batch_twice_gives_the_same_bits(name):
     for _ in range(2):
         torch.manual_seed(len(losses))
         module = small(name)
-        loss = total(module(pictures(8)))
+        loss = total(module(given(module, 8)))
         loss.backward()
         losses.append([loss, *(p.grad for p in module.parameters() if p.grad is not None)])
     assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
@@ -140,10 +140,10 @@ def test_the_same_batch_twice_gives_the_same_bits(name):
 @every
 def test_forward_is_loss_of_embed(name):
     module = small(name)
-    batch = pictures(8)
+    batch = given(module, 8)
     whole = module(batch)
     halves = module.loss(*module.embed(batch))
-    assert whole.keys() == halves.keys()
+    assert whole.terms.keys() == halves.terms.keys() and whole.watched.keys() == halves.watched.keys()
     torch.testing.assert_close(total(whole), total(halves))
 
 

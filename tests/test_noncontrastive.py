@@ -12,6 +12,7 @@ from small import pictures, small, total
 from nearfar.images.view_settings import Views
 from nearfar.losses.statistics import centred, spread
 from nearfar.methods import barlow_twins, byol, simsiam, vicreg
+from nearfar.methods.base import Loss
 from nearfar.models.ema import cosine_momentum
 from nearfar.training import engine, grad_cache, optim
 from nearfar.training.schedule import StepPlan
@@ -24,9 +25,10 @@ def trained(module, steps=100, **settings):
     maker, batch = optim.optimizer(training, module), pictures(32)
     for step in range(steps):
         maker.zero_grad()
-        total(module(batch)).backward()
+        found = module(batch)
+        total(found).backward()
         maker.step()
-        module.after_step((step + 1) / steps)
+        module.after_step((step + 1) / steps, found.watched)
     return module
 
 
@@ -56,7 +58,7 @@ def test_byols_slow_copy_follows_with_a_momentum_that_rises_to_one():
     for progress in (0.0, 0.3, 0.5, 1.0):
         tau = 1 - (1 - 0.9) * (math.cos(math.pi * progress) + 1) / 2
         before = [p.clone() for p in module.slow_g.parameters()]
-        module.after_step(progress)
+        module.after_step(progress, {})
         for was, now, fast in zip(before, module.slow_g.parameters(), module.g.parameters(), strict=True):
             torch.testing.assert_close(now, tau * was + (1 - tau) * fast)
     assert cosine_momentum(0.9, 0.0) == pytest.approx(0.9) and cosine_momentum(0.9, 1.0) == 1.0
@@ -86,9 +88,8 @@ def test_views_differ_only_where_the_recipe_blurs(name):
 class Flowing(simsiam.SimSiam):
     """SimSiam without its stop-gradient."""
 
-    def loss(self, *z):
-        p_i, p_j, z_i, z_j = z
-        return {"cosine": simsiam.D(p_i, z_j) / 2 + simsiam.D(p_j, z_i) / 2}
+    def loss(self, p_i, p_j, z_i, z_j):
+        return Loss({"cosine": simsiam.D(p_i, z_j) / 2 + simsiam.D(p_j, z_i) / 2})
 
 
 def rank(module):
@@ -121,7 +122,7 @@ def test_simsiams_predictor_keeps_its_rate_while_all_others_fall():
         waited = 0.0
 
         def __iter__(self):
-            return iter([(batch.rows, batch.views)] * 5)
+            return iter([batch] * 5)
 
     how = {"plan": StepPlan(((0, 5),)), "lr": 0.01, "warmup": 0.0, "device": torch.device("cpu")}
     for step in engine.train(module, DataLoader(), maker, **how):
@@ -146,16 +147,17 @@ def test_cross_correlation_is_numpys():
 def test_barlow_twins_is_content_with_features_that_agree_and_are_unlike_one_another():
     module = small("barlow_twins", scale=1.0)
     z = torch.linalg.qr(centred(torch.randn(64, 16, dtype=torch.float64)))[0] * 8  # variance 1, uncorrelated
-    assert total(module.loss(z, 5 + z)).item() == pytest.approx(0, abs=1e-6)
-    assert module.metrics()["agreement"].item() == pytest.approx(1, abs=1e-4)
-    terms = module.loss(z, z[:, torch.arange(16).roll(1)])  # every feature agrees with its neighbour instead
+    found = module.loss(z, 5 + z)
+    assert total(found).item() == pytest.approx(0, abs=1e-6)
+    assert module.metrics(found.watched)["agreement"].item() == pytest.approx(1, abs=1e-4)
+    terms = module.loss(z, z[:, torch.arange(16).roll(1)]).terms  # every feature agrees with its neighbour
     assert terms["on_diagonal"].item() == pytest.approx(16, rel=1e-3)
     assert terms["off_diagonal"].item() == pytest.approx(0.0051 * 16, rel=1e-3)
-    terms = module.loss(z[:, :1].repeat(1, 16), z[:, :1].repeat(1, 16))  # all features are one
+    terms = module.loss(z[:, :1].repeat(1, 16), z[:, :1].repeat(1, 16)).terms  # all features are one
     assert terms["on_diagonal"].item() == pytest.approx(0, abs=1e-6)
     assert terms["off_diagonal"].item() == pytest.approx(0.0051 * 16 * 15, rel=1e-3)
     still = module.loss(torch.ones(64, 16), torch.ones(64, 16))  # collapse
-    assert still["on_diagonal"].item() == pytest.approx(16) and torch.isfinite(total(still))
+    assert still.terms["on_diagonal"].item() == pytest.approx(16) and torch.isfinite(total(still))
 
 
 # VICReg
@@ -167,7 +169,7 @@ def test_vicregs_three_terms_where_they_are_known():
     known = {"invariance": 0.0, "variance": 0.0, "covariance": 0.0}
 
     def check(z_a, z_b, **wanted):
-        for name, value in module.loss(z_a, z_b).items():
+        for name, value in module.loss(z_a, z_b).terms.items():
             assert value.item() == pytest.approx((known | wanted)[name], rel=1e-3, abs=1e-6), name
 
     check(z, z)
@@ -178,8 +180,7 @@ def test_vicregs_three_terms_where_they_are_known():
     check(one, one, covariance=2 * 15.0)
     still = torch.ones(64, 16)
     check(still, still, variance=2 * 0.99)  # epsilon keeps the root from 0
-    module.loss(z, z)
-    assert module.metrics()["deviation"].item() == pytest.approx(1.0)
+    assert module.metrics(module.loss(z, z).watched)["deviation"].item() == pytest.approx(1.0)
     torch.testing.assert_close(vicreg.covariance(centred(one)), torch.cov(one.T))
 
 

@@ -268,9 +268,11 @@ def test_the_views_shown_are_those_the_network_saw(run: Run, photos: Path) -> No
     feed = loader.DataLoader(trained, recipes, size=16, batch_size=16, seed=wanted.training.seed)
     saw: dict[tuple[int, int], torch.Tensor] = {}
     for step in range(12):  # two epochs of six steps
-        rows, made = feed.make(step)
-        for number, view in enumerate(made):
-            saw |= {(int(row), 2 * (step // 6) + number): one for row, one in zip(rows, view, strict=True)}
+        batch = feed.make(step)
+        for number, view in enumerate(batch.views):
+            saw |= {
+                (int(row), 2 * (step // 6) + number): one for row, one in zip(batch.rows, view, strict=True)
+            }
 
     rows = np.flatnonzero(look.numbers >= 0)[:20]
     for at, view in enumerate(galleries.views_of(look, wanted, rows, 2)):

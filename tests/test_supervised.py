@@ -37,7 +37,7 @@ def test_check_proposes_it_where_there_are_labels(labelled):
 def test_the_gradient_is_that_of_the_labels_given():
     module, batch = small("supervised").double(), pictures(6)
     batch.views[:] = [view.double() for view in batch.views]
-    loss = module(batch)["cross_entropy"]
+    loss = module(batch).terms["cross_entropy"]
     logits = torch.cat(module.embed(batch)[:2])
     chosen = logits.log_softmax(1).gather(1, batch.labels.repeat(2)[:, None])
     torch.testing.assert_close(loss, -chosen.mean())

@@ -11,6 +11,7 @@ import nearfar
 from nearfar.core.errors import NearfarError
 from nearfar.health import verdict
 from nearfar.health.verdict import judge
+from nearfar.methods.base import Expects
 from nearfar.training import monitor
 from nearfar.training.checkpoint import LAST
 
@@ -121,3 +122,43 @@ def test_a_run_that_collapses_stops_where_it_is_saved(tmp_path, monkeypatch) -> 
     found = run.verdict()
     assert found is not None and found.name in verdict.COLLAPSED
     assert run.to_json()["verdict"]["name"] == found.name
+
+
+TASK = Expects(task="turn_accuracy", chance=0.25, at_chance="turn them", at_once="crop it off")
+
+
+def tasks(*held: float, trained: float = 0.0, **last: float) -> list[dict[str, Any]]:
+    """Looks at a run that solves its own task so well, and finds no partner."""
+    lines = course(*[0.0] * len(held), **last)
+    for line, share in zip(lines[1:], held, strict=True):
+        line["task"] = {"held": share, "trained": trained or share, "images": 1024}
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        (tasks(0.3, 0.4, 0.5, 0.6), "still improving"),
+        (tasks(0.3, 0.59, 0.6, 0.6), "saturating"),
+        (tasks(0.6), "healthy"),
+        (tasks(0.26, 0.25), "not learning"),
+        (tasks(0.9, 0.995), "task too easy"),
+        (tasks(0.3, 0.5, trained=0.9), "over-fitting"),
+        (tasks(0.3, 0.6, nesum=1.1), "still improving"),
+        (tasks(0.25, 0.25, nesum=1.1), "dimensional collapse"),
+        (tasks(0.3, 0.6, spread=0.001), "full collapse"),
+    ],
+)
+def test_a_method_with_a_task_of_its_own_is_judged_by_it(lines: list[dict[str, Any]], name: str) -> None:
+    found = judge(lines, TASK)
+    assert found is not None and found.name == name
+    assert found.bad == (name not in ("healthy", "still improving", "saturating"))
+    assert "partner" not in found.reason and str(found).endswith(".")
+    advice = {"not learning": "turn them", "task too easy": "crop it off"}
+    assert found.advice == advice.get(name, found.advice)
+    assert judge(lines).bad  # by partners, all of them would be
+
+
+def test_a_task_that_may_be_solved_is_not_called_easy() -> None:
+    found = judge(tasks(0.9, 0.995), Expects(task="accuracy", chance=0.1))
+    assert found is not None and not found.bad and "its accuracy is 100%, where 10% is chance" in found.reason

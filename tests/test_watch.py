@@ -52,7 +52,7 @@ def test_what_is_held_apart_is_never_trained_on() -> None:
     ours, theirs = known(kept, np.arange(630)), known(held, np.arange(70))
     assert not ours & theirs and ours | theirs == set(range(700))
     feed = DataLoader(kept, (Views(),), size=8, batch_size=90, seed=0)
-    seen = set().union(*(known(kept, feed.make(step)[0].numpy()) for step in range(7)))
+    seen = set().union(*(known(kept, feed.make(step).rows.numpy()) for step in range(7)))
     assert seen == ours
     assert kept.fingerprint == store.fingerprint and kept.labels is None
 

@@ -23,13 +23,12 @@ from ..core import rng
 from ..images import kernels, views
 from ..images.view_settings import Views
 from ..images.views import View
+from .batch import Batch, leaves
 
 if TYPE_CHECKING:
     from .dataset import RaggedImages
 
 AHEAD = 3  # batches ready before they are asked for; the feed holds at most this many plus two
-
-_Made = tuple[torch.Tensor, list[torch.Tensor]]
 
 
 class Images(Protocol):
@@ -64,7 +63,7 @@ def _order(seed: int, epoch: int, images: int) -> npt.NDArray[np.int64]:
 
 
 class DataLoader:
-    """An endless iterator of (rows, views) from a given step on; close it when done.
+    """An endless iterator of batches from a given step on; close it when done.
 
     Batches are prepared from the first time that one is asked for. At most AHEAD + 2 are held at a time:
     AHEAD that are ready or in the making, the one in use, and the one before, which is let go of when the
@@ -86,6 +85,7 @@ class DataLoader:
         world: int = 1,
         pin: bool = False,
         device: torch.device | None = None,
+        labels: npt.NDArray[np.int64] | None = None,
     ) -> None:
         """Say what to prepare.
 
@@ -102,26 +102,28 @@ class DataLoader:
             world: number of processes.
             pin: whether to put the views in page-locked memory, for a GPU.
             device: where to compute the views, and to leave them; None for the CPU's threads.
+            labels: one for every row of the data set, for a method that needs them.
         """
         self.dataset, self.size, self.batch_size, self.seed = dataset, size, batch_size, seed
         self.views = [recipe if isinstance(recipe, View) else View(recipe) for recipe in recipes]
         self.threads, self.dtype, self.rank, self.world, self.pin = threads, dtype, rank, world, pin
         self.device = device
+        self.labels = None if labels is None else torch.from_numpy(labels)
         self.waited = 0.0  # seconds the consumer has spent waiting for data
         self._lane = _Lane(device)
         # One batch fewer than AHEAD, since the thread holds one more until there is room for it.
-        self._ready: queue.Queue[_Made | BaseException] = queue.Queue(AHEAD - 1)
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD - 1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(start,), name="nearfar-feed", daemon=True)
 
-    def make(self, step: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def make(self, step: int) -> Batch:
         """Make this process's share of one step's batch, here and now.
 
         Args:
             step: counted from 0.
 
         Returns:
-            (n,) int64 rows, and one (n, 3, its side, its side) tensor in [0, 1], channels last, per view.
+            The batch; each of its views is (n, 3, its side, its side) in [0, 1], channels last.
         """
         images = len(self.dataset)
         rows = rows_of(step, images=images, batch_size=self.batch_size, seed=self.seed)
@@ -137,11 +139,13 @@ class DataLoader:
             interpolation = view.recipe.interpolation
             pixels = kernels.apply(there, draws, side, interpolation, dtype=self.dtype, threads=self.threads)
             made.append(pixels.pin_memory() if self.pin else pixels)
-        return torch.from_numpy(rows), made
+        names = torch.from_numpy(rows)
+        labels = None if self.labels is None else self.labels[names]
+        return Batch(made, names, labels, rng.fold(self.seed, "batch", step))
 
     def _work(self, step: int) -> None:
         while not self._stop.is_set():
-            item: _Made | BaseException
+            item: Batch | BaseException
             try:
                 with self._lane.preparing():
                     item = self.make(step)
@@ -157,7 +161,7 @@ class DataLoader:
                 return
             step += 1
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+    def __iter__(self) -> Iterator[Batch]:
         if self._thread.ident is None:
             self._thread.start()
         while True:
@@ -166,7 +170,7 @@ class DataLoader:
             self.waited += time.perf_counter() - asked
             if isinstance(item, BaseException):
                 raise item
-            self._lane.hand_over(item[1])
+            self._lane.hand_over(item)
             yield item
             self._lane.given_back()
 
@@ -204,13 +208,13 @@ class _Lane:
             self._made.put(self.stream.record_event())
         self._ahead += 1
 
-    def hand_over(self, tensors: list[torch.Tensor]) -> None:
-        """Let the consumer's stream wait for the next batch, which is these tensors."""
+    def hand_over(self, batch: Batch) -> None:
+        """Let the consumer's stream wait for the next batch."""
         if self.stream is None:
             return
         current = torch.cuda.current_stream(self.stream.device)
         current.wait_event(self._made.get())
-        for tensor in tensors:
+        for tensor in leaves(batch.views):
             tensor.record_stream(current)
 
     def given_back(self) -> None:

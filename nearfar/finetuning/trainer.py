@@ -26,7 +26,7 @@ from ..features.extract import Vectors, features, fingerprint
 from ..features.probes import Rows
 from ..images.view_settings import Views
 from ..images.views import Preprocess
-from ..methods.base import Batch, Method, Terms
+from ..methods.base import Batch, Loss, Method
 from ..training import engine
 from ..training.schedule import StepPlan
 
@@ -97,15 +97,14 @@ class Network(Method):
             self.f.eval()
         return self
 
-    def forward(self, batch_size: Batch) -> Terms:
+    def forward(self, batch: Batch) -> Loss:
         """Give each layer's cross-entropy, in float32; a frozen encoder builds no graph."""
-        assert batch_size.labels is not None
-        h = self.f(torch.cat(batch_size.views))
+        assert batch.labels is not None
+        h = self.f(torch.cat(batch.views))
         with torch.autocast(h.device.type, enabled=False):
             x = (h.float() - self.mean) * self.scale
-            return {
-                str(k): F.cross_entropy(layer(x), batch_size.labels) for k, layer in enumerate(self.layers)
-            }
+            each = enumerate(self.layers)
+            return Loss({str(k): F.cross_entropy(layer(x), batch.labels) for k, layer in each})
 
     def groups(self, rates: Sequence[float]) -> list[dict[str, Any]]:
         """Sort what learns into an optimizer's groups, a layer a rate; the encoder learns with the first."""
@@ -143,7 +142,6 @@ class Learner:
         """Copy the encoder, or make its like; see `tuning.tune` for the arguments."""
         self.preprocess, self.dataset, self.how, self.seed = preprocess, dataset, how, seed
         self.device, self.epochs, self.views = device, epochs, views
-        self.labels = torch.from_numpy(dataset.labels)
         if how == "scratch":
             self.origin: Any = probes.untrained(encoder, dataset, preprocess, seed, str(device))
         else:
@@ -172,7 +170,6 @@ class Learner:
         f = self.origin if frozen else copy.deepcopy(self.origin)
         before = fingerprint(f) if frozen else ""
         network = Network(f, self.start, len(self.dataset.classes), len(rates), frozen).to(self.device)
-        precision = _precision(network, size, self.device)
         batch_size = _batch(len(rows), size, frozen)
         steps = _steps(self.how, len(rows), batch_size, share, self.epochs)
         lr = batch_size / 256  # times the share of each group
@@ -184,7 +181,9 @@ class Learner:
             seed=rng.fold(self.seed, "tuning"),
             threads=cores(),
             device=self.device if self.device.type == "cuda" else None,
+            labels=self.dataset.labels[rows],
         )
+        precision = _precision(network, size, feed, self.device)
         try:
             with progress.Bar(COURSES[self.how].doing, steps * batch_size) as bar:
                 for _ in engine.train(
@@ -196,7 +195,6 @@ class Learner:
                     warmup=0.0,
                     device=self.device,
                     precision=precision,
-                    labels=self.labels[rows],
                 ):
                     bar.advance(batch_size)
         finally:
@@ -246,10 +244,10 @@ def seen(how: How, images: int, size: int) -> int:
 _PRECISIONS: dict[tuple[Any, ...], str] = {}
 
 
-def _precision(network: Network, size: int, device: torch.device) -> str:
+def _precision(network: Network, size: int, feed: DataLoader, device: torch.device) -> str:
     """Choose the arithmetic as pretraining does; measured once for a kind of network and device."""
     key = network.f.name, network.f.stem, size, network.frozen, device.type
     if key not in _PRECISIONS:
-        gains = engine.gains_from_bfloat16(network, [size], device)
+        gains = engine.gains_from_bfloat16(network, feed, device)
         _PRECISIONS[key] = "bfloat16" if gains else "float32"
     return _PRECISIONS[key]

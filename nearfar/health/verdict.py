@@ -11,6 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..methods.base import Expects
+
+Line = Mapping[str, Any]
+
 COLLAPSED = ("full collapse", "dimensional collapse")
 
 EARLY = 0.1  # share of the steps before which nothing is said against a run
@@ -24,6 +28,7 @@ EASY = 0.9  # share of partners that an untrained network finds where views are 
 HARD = 0.02  # share of partners found under the run's own views that is as few as by chance, at least
 GAP = 0.1  # more partners found among images trained on than among others: learnt by heart,
 TWICE = 2.0  # which nothing is that was seen less than twice
+SOLVED = 0.99  # share of its own task that a method solves where something trivial gives the answer away
 LATE, GAIN = 0.6, 0.1  # a run still improves if this last part of it brought such a share of all it gained
 
 
@@ -45,29 +50,33 @@ class Verdict:
         return {"name": self.name, "reason": self.reason, "advice": self.advice, "bad": self.bad}
 
 
-def judge(lines: Sequence[Mapping[str, Any]]) -> Verdict | None:
+def judge(lines: Sequence[Line], expects: Expects = Expects()) -> Verdict | None:
     """Judge a run by its looks so far.
 
     Args:
         lines: of `health.jsonl`, in order; the first, of step 0, shows the untrained network.
+        expects: what the method says that the figures mean.
 
     Returns:
-        The verdict: full collapse, dimensional collapse, not learning, views too easy, views too hard,
-        over-fitting, still improving, saturating or healthy; None where there is too little to judge by.
+        The verdict: full collapse, dimensional collapse, not learning, views too easy, views too hard, task
+        too easy, over-fitting, still improving, saturating or healthy; None where there is too little to
+        judge by.
     """
     if len(lines) < 2 or lines[0]["step"] != 0:
         return None
     start, now = lines[0], lines[-1]
     if now["step"] < EARLY * now["steps"]:
         return None
-    for rule in (_collapsed, _hard, _narrow, _still, _easy, _by_heart, _idle):
-        found = rule(start, now)
+    partners = (_collapsed, _hard, _narrow, _still, _easy, _by_heart, _idle)
+    task = (_collapsed, _narrow, _still, _solved, _by_heart, _idle)
+    for rule in task if expects.task else partners:
+        found = rule(start, now, expects)
         if found is not None:
             return found
-    return _course(lines)
+    return _course(lines, expects)
 
 
-def _collapsed(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+def _collapsed(start: Line, now: Line, expects: Expects) -> Verdict | None:
     z = min(now.get("spread_of_z", 1.0), now.get("deviation_of_z", 1.0))
     if now["spread"] >= ALIKE * start["spread"] and z >= ALIKE_Z:
         return None
@@ -78,11 +87,11 @@ def _collapsed(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | No
     )
 
 
-def _hard(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+def _hard(start: Line, now: Line, expects: Expects) -> Verdict | None:
     chance = now.get("partner_chance", 0.0)
     few = max(HARD, chance + ERRORS * math.sqrt(chance / now.get("partners", 1)))
     # What a network forgot in training, the views are not to blame for.
-    if max(look.get("partner_held", 1.0) for look in (start, now)) > few or _learnt(start, now):
+    if max(look.get("partner_held", 1.0) for look in (start, now)) > few or _learnt(start, now, expects):
         return None
     return Verdict(
         "views too hard",
@@ -92,8 +101,8 @@ def _hard(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     )
 
 
-def _narrow(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
-    if now["nesum"] >= ONE_WAY or _learnt(start, now):
+def _narrow(start: Line, now: Line, expects: Expects) -> Verdict | None:
+    if now["nesum"] >= ONE_WAY or _learnt(start, now, expects):
         return None
     return Verdict(
         "dimensional collapse",
@@ -102,16 +111,16 @@ def _narrow(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     )
 
 
-def _still(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+def _still(start: Line, now: Line, expects: Expects) -> Verdict | None:
     moved = any(abs(now[name] - start[name]) > STILL * abs(start[name]) for name in ("rankme", "spread"))
-    if moved or _learnt(start, now):  # these two may come back to where they were
+    if moved or _learnt(start, now, expects):  # these two may come back to where they were
         return None
     return Verdict(
         "not learning", "features are still those of the untrained network", "raise --lr, or train longer"
     )
 
 
-def _easy(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
+def _easy(start: Line, now: Line, expects: Expects) -> Verdict | None:
     if start.get("partner_held", 0.0) < EASY:
         return None
     return Verdict(
@@ -121,41 +130,44 @@ def _easy(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     )
 
 
-def _by_heart(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
-    trained, held = now.get("partner_trained", 0.0), now.get("partner_held", 0.0)
-    chance = _error(trained, held, now.get("partners", now["images"]))
+def _by_heart(start: Line, now: Line, expects: Expects) -> Verdict | None:
+    if expects.task:
+        looked = now["task"]
+        trained, count = looked["trained"], looked["images"]
+        held = looked.get("held", trained)
+        told = f"its {_words(expects.task)} is {trained:.0%} on images trained on, and {held:.0%} on others"
+    else:
+        trained, held = now.get("partner_trained", 0.0), now.get("partner_held", 0.0)
+        count = now.get("partners", now["images"])
+        told = f"it finds {trained:.0%} of the partners among images trained on, and {held:.0%} among others"
+    chance = _error(trained, held, count)
     if now.get("epoch", TWICE) < TWICE or trained - held < max(GAP, ERRORS * chance):
         return None
-    return Verdict(
-        "over-fitting",
-        f"it finds {trained:.0%} of the partners among images trained on, and {held:.0%} among others",
-        "add images, train for fewer --epochs, or make views differ more",
-    )
+    return Verdict("over-fitting", told, "add images, train for fewer --epochs, or make views differ more")
 
 
-def _idle(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
-    if _learnt(start, now):
+def _solved(start: Line, now: Line, expects: Expects) -> Verdict | None:
+    if not expects.at_once or _share(now, expects) < SOLVED:
         return None
-    return Verdict(
-        "not learning",
-        f"it finds {now['contrastive_accuracy']:.1%} of the partners, the untrained network "
-        f"{start['contrastive_accuracy']:.1%}",
-        "try a --lr three times lower or higher, --temperature from 0.1 to 0.5, and train longer",
-    )
+    return Verdict("task too easy", _told(start, now, expects), expects.at_once)
 
 
-def _course(lines: Sequence[Mapping[str, Any]]) -> Verdict:
+def _idle(start: Line, now: Line, expects: Expects) -> Verdict | None:
+    if _learnt(start, now, expects):
+        return None
+    advice = "try a --lr three times lower or higher, --temperature from 0.1 to 0.5, and train longer"
+    return Verdict("not learning", _told(start, now, expects, 1), expects.at_chance or advice)
+
+
+def _course(lines: Sequence[Line], expects: Expects) -> Verdict:
     """Tell whether a run that works has come to its end."""
     start, now = lines[0], lines[-1]
     earlier = [line for line in lines[1:-1] if line["step"] <= LATE * now["step"]]
-    told = (
-        f"it finds {now['contrastive_accuracy']:.0%} of the partners, the untrained network "
-        f"{start['contrastive_accuracy']:.0%}, in {now['rankme']:.0f} directions"
-    )
+    told = f"{_told(start, now, expects)}, in {now['rankme']:.0f} directions"
     if not earlier:
         return Verdict("healthy", told, "nothing need be done", bad=False)
-    gained = now["contrastive_accuracy"] - start["contrastive_accuracy"]
-    share = (now["contrastive_accuracy"] - earlier[-1]["contrastive_accuracy"]) / gained
+    gained = _share(now, expects) - _share(start, expects)
+    share = (_share(now, expects) - _share(earlier[-1], expects)) / gained
     if share > GAIN:
         last = 1 - earlier[-1]["step"] / now["step"]
         late = f"the last {last:.0%} of the steps brought {min(share, 1):.0%} of it"
@@ -168,10 +180,31 @@ def _course(lines: Sequence[Mapping[str, Any]]) -> Verdict:
     )
 
 
-def _learnt(start: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Tell whether views of an image lie nearer than in the untrained network, under everyone's views."""
-    before, after = start["contrastive_accuracy"], now["contrastive_accuracy"]
-    return bool(after > before + max(LEARNT, ERRORS * _error(before, after, 2 * now["images"])))
+def _share(line: Line, expects: Expects) -> float:
+    """Read how well the run does what its method is after: find partners, or solve its own task."""
+    if not expects.task:
+        return float(line["contrastive_accuracy"])
+    found = line.get("task", {"trained": expects.chance})  # the untrained network has learnt no task
+    return float(found.get("held", found["trained"]))
+
+
+def _told(start: Line, now: Line, expects: Expects, digits: int = 0) -> str:
+    """Write this share, and what it is measured by."""
+    before, after = (f"{_share(line, expects):.{digits}%}" for line in (start, now))
+    if expects.task:
+        return f"its {_words(expects.task)} is {after}, where {before} is chance"
+    return f"it finds {after} of the partners, the untrained network {before}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _learnt(start: Line, now: Line, expects: Expects) -> bool:
+    """Tell whether the share has risen, beyond chance: for partners, under everyone's views."""
+    before, after = _share(start, expects), _share(now, expects)
+    count = now["task"]["images"] if expects.task else 2 * now["images"]
+    return bool(after > before + max(LEARNT, ERRORS * _error(before, after, count)))
 
 
 def _error(one: float, other: float, views: int) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,19 +85,6 @@ class View:
     def side(self, size: int) -> int:
         """Tell the side of this view, in whole pixels, where a full view's is `size`."""
         return max(1, round(size * self.share))
-
-
-def sides(recipes: Sequence[Views | View], size: int) -> list[int]:
-    """Tell the side of each view.
-
-    Args:
-        recipes: as a method's `views` gives them.
-        size: side of a full view in pixels.
-
-    Returns:
-        One number a view.
-    """
-    return [recipe.side(size) if isinstance(recipe, View) else size for recipe in recipes]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The methods, in one table. Nothing here imports torch until a method is asked for.
 
 To add a method: write one file beside `simclr.py`, with its `Config` and its class, and add its line to
-`METHODS`. Its flags, its help, its page and its tests follow from that. In its docstring stand the paper, a
-line "Choose it when ...", the shapes, and the equation as plain loops, which a test runs: `loss` takes what
-`embed` returns, and then settings of the method by name.
+`METHODS`. Its flags, its help, its pages and its tests follow from that. In its docstring stand the paper, a
+line "Choose it when ...", the shapes, and the equation as plain loops, which a test runs: they take what the
+method's `loss` takes, and then settings of the method, by name.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ METHODS = {
     "vicreg": "VICReg",
     "swav": "SwAV",
     "dino": "DINO",
+    "rotnet": "RotNet",
     "supervised": "Supervised",
 }
 """Name, which is also the file's, to the class in it."""

@@ -27,9 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..core import distributed
@@ -37,8 +35,9 @@ from ..core.config import setting
 from ..images.view_settings import Views
 from ..losses.statistics import centred, products
 from ..models import Encoder, mlp
-from .base import Batch, Method, Terms
+from .base import Batch, Loss, Method
 from .byol import asymmetric
+from .recipes import BYOL_COLOURS, recipes
 
 
 @dataclass(frozen=True)
@@ -68,30 +67,11 @@ class Config:
 class BarlowTwins(Method):
     """Barlow Twins: f, a head g, and a cross-correlation that should be the identity."""
 
-    # Section 2.2 for ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"head": (512, 512)},
-        "cifar-short": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-4, "warmup": 0.1},
-        "cifar-long": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-4, "warmup": 0.01},
-        "imagenet": {
-            "lr": 0.2,
-            "lr_scaling": "linear",
-            "weight_decay": 1.5e-6,
-            "scale": 0.024,
-            "head": (8192, 8192, 8192),
-            "brightness": 0.4,
-            "contrast": 0.4,
-            "saturation": 0.2,
-            "hue": 0.1,
-        },
-    }
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`."""
         super().__init__(f, config)
         # Without a last bias, which the loss does not see.
         self.g = mlp(f.dim, *config.head, last_norm=False, last_bias=False)
-        self.last = torch.zeros(1)
 
     def views(self, views: Views) -> tuple[Views, ...]:
         """Blur and solarise the two views differently, as BYOL does, if the recipe blurs at all."""
@@ -102,18 +82,34 @@ class BarlowTwins(Method):
         z_a, z_b = (self.g(self.f(view)) for view in batch.views)  # each view its own batch norm
         return z_a, z_b
 
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, z_a: Tensor, z_b: Tensor) -> Loss:
         """Compare the cross-correlation with the identity: equation 1."""
-        C = cross_correlation(*z)  # (P, P)
-        self.last = C.detach().diagonal()
+        C = cross_correlation(z_a, z_b)  # (P, P)
         on = (1 - C.diagonal()).square().sum()
         off = C.square().sum() - C.diagonal().square().sum()
         scale = self.config.scale
-        return {"on_diagonal": scale * on, "off_diagonal": scale * self.config.lambda_ * off}
+        terms = {"on_diagonal": scale * on, "off_diagonal": scale * self.config.lambda_ * off}
+        return Loss(terms, {"correlation": C.diagonal()})
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how well a feature of one view agrees with itself in the other; 1 is best."""
-        return {"agreement": self.last.mean()}
+        return {"agreement": watched["correlation"].mean()}
+
+
+# Section 2.2 for ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
+BarlowTwins.recipes = recipes(
+    cpu={"head": (512, 512)},
+    cifar={"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-4},
+    cifar_warmup_epochs=10,
+    imagenet={
+        "lr": 0.2,
+        "lr_scaling": "linear",
+        "weight_decay": 1.5e-6,
+        "scale": 0.024,
+        "head": (8192, 8192, 8192),
+        **BYOL_COLOURS,
+    },
+)
 
 
 def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:

@@ -8,25 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from ..data.batch import Batch
 from ..images.view_settings import Views
 from ..images.views import View
 from ..models import Encoder
 
-Terms = dict[str, Tensor]
-"""Loss terms by name, already weighted: scalars whose sum is the loss."""
+__all__ = ["Batch", "Expects", "Loss", "Method"]
+
+
+class Loss(NamedTuple):
+    """What a method makes of a batch: the terms of its loss, and tensors that are watched."""
+
+    terms: Mapping[str, Tensor]  # by name, already weighted: scalars whose sum is the loss
+    watched: Mapping[str, Tensor] = MappingProxyType({})  # what `metrics` and `after_step` are computed from
+
+    @property
+    def total(self) -> Tensor:
+        """The loss, a scalar."""
+        return torch.stack(list(self.terms.values())).sum()
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What a method is given for one step: this process's part of it."""
+class Expects:
+    """What a run's health figures mean under a method. As it stands: views of an image shall lie near.
 
-    views: list[Tensor]  # each (n, 3, its side, its side) in [0, 1], row for row views of the same images
-    rows: Tensor  # (n,) int64, which images of the collection
-    labels: Tensor | None = None  # (n,) int64, only for a method that needs "labels"
+    A method that does not bring views together names a task instead: a metric of its own, a share from 0 to 1,
+    which is then measured on held-out images and judged in the place of partners found.
+    """
+
+    task: str = ""  # the metric's name; empty to judge by partners found
+    chance: float = 0.0  # what the metric is by chance
+    at_chance: str = ""  # what to try where it stays there
+    at_once: str = ""  # what to try where it is near 1 from the start
 
 
 class Method(nn.Module):
@@ -43,7 +62,7 @@ class Method(nn.Module):
     """Names of the parts that a finished run saves beside the encoder, as a head that others may learn from."""
 
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """By name of a recipe, settings in which this method differs from it: training's, views' or its own."""
+    """By name of a recipe, settings in which this method differs from it; see `methods.recipes`."""
 
     constant_lr: ClassVar[tuple[str, ...]] = ()
     """Names of the parts whose learning rate does not fall, as SimSiam's predictor."""
@@ -70,6 +89,18 @@ class Method(nn.Module):
         """
         return cls.needs
 
+    @classmethod
+    def expects(cls, config: Any) -> Expects:
+        """Say what the health figures of a run mean.
+
+        Args:
+            config: the method's own settings.
+
+        Returns:
+            That views of an image shall lie near, unless a method differs.
+        """
+        return Expects()
+
     def views(self, views: Views) -> tuple[Views | View, ...]:
         """Say how each view of an image is made; one entry a view, two alike unless a method differs.
 
@@ -82,46 +113,48 @@ class Method(nn.Module):
         """
         return (views, views)
 
-    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+    def embed(self, batch: Batch) -> tuple[Any, ...]:
         """Take the part of the work that treats images one by one (but for batch norm).
 
         Args:
-            batch: views of n images.
+            batch: views of n images. What is drawn here by chance is drawn from `batch.key` for each image,
+                or by torch's generators, which the training loop seeds by the step.
 
         Returns:
-            Tensors of n rows each, which `loss` takes.
+            The arguments of `loss`: tensors of n rows each, or tuples of such.
         """
         raise NotImplementedError
 
-    def loss(self, *z: Tensor) -> Terms:
-        """Take the part of the work that compares images.
+    def loss(self, *embedded: Any) -> Loss:
+        """Take the part of the work that compares images; a method names the arguments. No parameter is used.
 
         Args:
-            z: what `embed` returned, or several such put together.
+            embedded: what `embed` returned, or several such put together.
 
         Returns:
-            The terms.
+            The terms, and what is watched.
         """
         raise NotImplementedError
 
-    def forward(self, batch: Batch) -> Terms:
+    def forward(self, batch: Batch) -> Loss:
         """Compute the loss of a batch.
 
         Args:
             batch: views of n images.
 
         Returns:
-            The terms; the loss is their sum.
+            The terms, whose sum is the loss, and what is watched.
         """
         return self.loss(*self.embed(batch))
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
         """Do what a method does after each optimizer step, such as moving a slow copy.
 
         All that it changes must be a parameter or a buffer, so that a save holds it.
 
         Args:
             progress: share of the training that is done, 0 to 1.
+            watched: of this step.
         """
 
     def negatives(self, batch: int) -> int:
@@ -135,8 +168,11 @@ class Method(nn.Module):
         """
         return 0
 
-    def metrics(self) -> dict[str, Tensor]:
-        """Compute figures to watch, about the last loss; every process must call it at the same time.
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute figures to show, when a step is logged; every process must call it at the same time.
+
+        Args:
+            watched: of that step.
 
         Returns:
             Name to scalar, the same on every process.

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +35,8 @@ from ..losses import unit
 from ..losses.statistics import spread
 from ..models import Encoder, mlp
 from ..models.ema import cosine_momentum, ema_copy, ema_update
-from .base import Batch, Method, Terms
+from .base import Batch, Loss, Method
+from .recipes import BYOL_COLOURS, recipes
 
 
 @dataclass(frozen=True)
@@ -59,34 +59,6 @@ class Config:
 class BYOL(Method):
     """BYOL: f, g and a predictor q, and slow copies of f and g to predict."""
 
-    # BYOL's code, 100 epochs on ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"head": (1024, 128), "predictor": 512, "ema": 0.9},
-        "cifar-short": {
-            "optimizer": "lars",
-            "lr": 1.0,
-            "weight_decay": 1e-5,
-            "warmup": 0.1,
-            "saturation": 0.2,
-        },
-        "cifar-long": {
-            "optimizer": "lars",
-            "lr": 1.0,
-            "weight_decay": 1e-5,
-            "warmup": 0.01,
-            "saturation": 0.2,
-        },
-        "imagenet": {
-            "lr": 0.45,
-            "lr_scaling": "linear",
-            "weight_decay": 1e-6,
-            "brightness": 0.4,
-            "contrast": 0.4,
-            "saturation": 0.2,
-            "hue": 0.1,
-        },
-    }
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head, the predictor and the slow copies; see `Config`."""
         super().__init__(f, config)
@@ -94,7 +66,6 @@ class BYOL(Method):
         self.g = mlp(f.dim, *config.head, last_norm=False)
         self.q = mlp(width, config.predictor, width, last_norm=False)
         self.slow_f, self.slow_g = ema_copy(f), ema_copy(self.g)
-        self.last = torch.zeros(1, width)
 
     def views(self, views: Views) -> tuple[Views, ...]:
         """Blur and solarise the two views differently, if the recipe blurs at all."""
@@ -107,21 +78,28 @@ class BYOL(Method):
             z_i, z_j = (self.slow_g(self.slow_f(view)) for view in batch.views)
         return q_i, q_j, z_i, z_j
 
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, q_i: Tensor, q_j: Tensor, z_i: Tensor, z_j: Tensor) -> Loss:
         """Compare predictions with what they predict: equation 2, both ways round."""
-        q_i, q_j, z_i, z_j = z
-        self.last = z_i.detach()
-        return {"distance": distance(q_i, z_j) + distance(q_j, z_i)}
+        return Loss({"distance": distance(q_i, z_j) + distance(q_j, z_i)}, {"z": z_i})
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
         """Let the slow copies follow."""
         ema = cosine_momentum(self.config.ema, progress)
         ema_update(self.slow_f, self.f, ema)
         ema_update(self.slow_g, self.g, ema)
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how widely z is spread; near 0 is collapse."""
-        return {"spread": spread(self.last)}
+        return {"spread": spread(watched["z"])}
+
+
+# BYOL's code, 100 epochs on ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
+BYOL.recipes = recipes(
+    cpu={"head": (1024, 128), "predictor": 512, "ema": 0.9},
+    cifar={"optimizer": "lars", "lr": 1.0, "weight_decay": 1e-5, "saturation": 0.2},
+    cifar_warmup_epochs=10,
+    imagenet={"lr": 0.45, "lr_scaling": "linear", "weight_decay": 1e-6, **BYOL_COLOURS},
+)
 
 
 def distance(q: Tensor, z: Tensor) -> Tensor:

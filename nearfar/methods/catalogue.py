@@ -114,7 +114,7 @@ def _short(citation: str) -> str:
 def _needs(tree: ast.Module, cls: str) -> str:
     """Find what a method's class needs: its `needs`, or "either" where its settings decide."""
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls)
-    if any(isinstance(node, ast.FunctionDef) and node.name == "needs_of" for node in body):
+    if any(isinstance(node, ast.FunctionDef) and node.name == "requires" for node in body):
         return "either"
     given = [
         node.value

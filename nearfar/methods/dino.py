@@ -27,9 +27,8 @@ Equation 3 with algorithm 1, as plain loops over the views' answers:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +42,8 @@ from ..losses import unit
 from ..losses.statistics import spread
 from ..models import Encoder
 from ..models.ema import cosine_momentum, ema_copy, ema_update
-from .base import Batch, Method, Terms
+from .base import Batch, Loss, Method
+from .recipes import recipes
 
 
 @dataclass(frozen=True)
@@ -107,27 +107,6 @@ class DINO(Method):
     centre: Tensor
     done: Tensor
 
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {
-            "head": (512, 128),
-            "prototypes": 256,
-            "ema": 0.99,
-            "student_temperature": 0.05,
-            "teacher_temperature": 0.04,
-        },
-        "cifar-short": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup": 0.1},
-        "cifar-long": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup": 0.01},
-        "imagenet": {
-            "optimizer": "adamw",
-            "lr": 5e-4,
-            "lr_scaling": "linear",
-            "weight_decay": 0.04,
-            "prototypes": 65536,
-            "local_crops": 8,
-            "freeze_last_layer": 0.01,
-        },
-    }
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head and the teacher; see `Config`."""
         super().__init__(f, config)
@@ -136,7 +115,6 @@ class DINO(Method):
         self.tau_s, self.tau_t = config.student_temperature, config.teacher_temperature
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self.register_buffer("done", torch.zeros(()))
-        self.last = self.mean = torch.zeros(1, config.prototypes)
 
     def views(self, views: Views) -> tuple[Views | View, ...]:
         """Two full views and, if asked, small ones of small parts of the image."""
@@ -145,7 +123,7 @@ class DINO(Method):
         full, part = replace(views, crop_min=0.4), replace(views, crop_min=0.05, crop_max=0.4)
         return (full, full, *self.config.local_crops * [View(part, 96 / 224)])
 
-    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+    def embed(self, batch: Batch) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Turn every view into the student's answer x, and the full ones into the teacher's y."""
         full = torch.cat(batch.views[:2])
         sides = [full, torch.cat(batch.views[2:])] if len(batch.views) > 2 else [full]
@@ -153,12 +131,10 @@ class DINO(Method):
         x = torch.cat([self.g(self.f(views), moves) for views in sides])
         with torch.no_grad():
             y = self.slow_g(self.slow_f(full))
-        return (*x.chunk(len(batch.views)), *y.chunk(2))
+        return x.chunk(len(batch.views)), y.chunk(2)
 
-    def loss(self, *answers: Tensor) -> Terms:
+    def loss(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> Loss:
         """Predict the teacher's answers to the full views from the student's to every other view."""
-        x, y = answers[:-2], answers[-2:]
-        self.last, self.mean = y[0].detach(), ((y[0] + y[1]) / 2).detach().mean(0)
         config = self.config
         warm = (self.done / max(config.teacher_temperature_warmup, 1e-9)).clamp(max=1)
         tau_t = config.teacher_temperature_start + (self.tau_t - config.teacher_temperature_start) * warm
@@ -168,18 +144,41 @@ class DINO(Method):
                 if s != t:
                     total = total - (target * (view / self.tau_s).log_softmax(1)).sum(1).mean()
                     pairs += 1
-        return {"cross_entropy": total / pairs}
+        mean = ((y[0] + y[1]) / 2).mean(0)
+        return Loss({"cross_entropy": total / pairs}, {"y": y[0], "mean": mean})
 
     @torch.no_grad()
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
         """Move the centre (equation 4) and let the teacher follow."""
-        mean = distributed.total(self.mean) / distributed.world()
+        mean = distributed.total(watched["mean"]) / distributed.world()
         self.centre.lerp_(mean.to(self.centre.dtype), 1 - self.config.centre)
         ema = cosine_momentum(self.config.ema, progress)
         ema_update(self.slow_f, self.f, ema)
         ema_update(self.slow_g, self.g, ema)
         self.done.fill_(progress)
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how widely the teacher's answers are spread; near 0 is collapse."""
-        return {"spread": spread(self.last)}
+        return {"spread": spread(watched["y"])}
+
+
+DINO.recipes = recipes(
+    cpu={
+        "head": (512, 128),
+        "prototypes": 256,
+        "ema": 0.99,
+        "student_temperature": 0.05,
+        "teacher_temperature": 0.04,
+    },
+    cifar={"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6},
+    cifar_warmup_epochs=10,
+    imagenet={
+        "optimizer": "adamw",
+        "lr": 5e-4,
+        "lr_scaling": "linear",
+        "weight_decay": 0.04,
+        "prototypes": 65536,
+        "local_crops": 8,
+        "freeze_last_layer": 0.01,
+    },
+)

@@ -10,10 +10,10 @@ left in peace.
 Shapes: N images of V views each, mostly two; a z (N, P) for each view from the encoder f and the head g, of
 length 1; labels (N,), the images' own, or their numbers where only views of one image are similar.
 
-Equation 4, as plain loops, with a mean over each kind of pair:
+Equation 4, as plain loops over the views' z, with a mean over each kind of pair:
 
-    def loss(z_1, z_2, labels, margin):
-        z, labels = [*z_1, *z_2], [*labels, *labels]
+    def loss(z, labels, margin):
+        z, labels = [row for view in z for row in view], len(z) * [*labels]
         similar, dissimilar = [], []
         for i in range(len(z)):
             for k in range(i):
@@ -27,17 +27,18 @@ Equation 4, as plain loops, with a mean over each kind of pair:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.config import setting
-from ..losses import contrastive_accuracy, drlim, unit
-from ..models import Encoder, mlp
-from .base import Batch, Method, Terms
+from ..losses import drlim
+from ..models import Encoder
+from .base import Loss
+from .pairs import Pairs
+from .recipes import recipes
 
 
 @dataclass(frozen=True)
@@ -65,38 +66,22 @@ class Config:
     )
 
 
-class DrLIM(Method):
+class DrLIM(Pairs):
     """DrLIM: f, a head g, and the contrastive loss of all pairs of the batch."""
 
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"head": (256, 128)}}
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
-        """Add the head; see `Config`."""
+        """Add the head; see `Config`. `Pairs` has the half that turns views into z."""
         super().__init__(f, config)
-        self.g = mlp(f.dim, *config.head)
-        self.last: tuple[Tensor, ...] = ()
 
     @classmethod
-    def requires(cls, config: Any) -> frozenset[str]:
+    def requires(cls, config: Config) -> frozenset[str]:
         """Ask for labels where they make the pairs."""
         return frozenset({"labels"} if config.pairs == "labels" else ())
 
-    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Turn the views into a z each, and add what is similar."""
-        z = unit(self.g(self.f(torch.cat(batch.views)))).chunk(len(batch.views))  # (N, P) each
-        kind = batch.labels if self.config.pairs == "labels" else batch.rows
-        assert kind is not None
-        return (*z, kind.to(z[0].device))  # (N,)
-
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, z: Sequence[Tensor], labels: Tensor) -> Loss:
         """Compare all pairs of views: equation 4."""
-        *each, kind = z
-        self.last = each[0].detach(), each[1].detach()
-        similar, dissimilar = drlim(torch.cat(each), kind.repeat(len(each)), self.config.margin)
-        return {"similar": similar, "dissimilar": dissimilar}
+        similar, dissimilar = drlim(torch.cat(list(z)), labels.repeat(len(z)), self.config.margin)
+        return Loss({"similar": similar, "dissimilar": dissimilar}, self.watch(z))
 
-    def metrics(self) -> dict[str, Tensor]:
-        """Tell how often a view's partner was the nearest of all, where partners are what is similar."""
-        return (
-            {"contrastive_accuracy": contrastive_accuracy(*self.last)} if self.config.pairs == "views" else {}
-        )
+
+DrLIM.recipes = recipes(cpu={"head": (256, 128)})

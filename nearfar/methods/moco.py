@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,8 @@ from ..losses import info_nce, key_accuracy, unit
 from ..models import Encoder, mlp
 from ..models.ema import ema_copy, ema_update
 from ..models.queue import Queue
-from .base import Batch, Method, Terms
+from .base import Batch, Loss, Method
+from .recipes import MOCO_V2, recipes
 
 LEAST = 8  # images in a piece of the batch: batch norm can do with no fewer
 
@@ -83,27 +83,6 @@ class Config:
 class MoCo(Method):
     """MoCo: f_q with its slow copy f_k, a queue, and InfoNCE."""
 
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"temperature": 0.1, "head": (256, 128)},
-        "cifar-short": {"temperature": 0.1, "lr": 0.03},
-        "cifar-long": {"temperature": 0.1},
-        "imagenet": {
-            "head": (2048, 128),
-            "queue": 65536,
-            "ema": 0.999,
-            "optimizer": "sgd",
-            "lr": 0.03,
-            "lr_scaling": "linear",
-            "weight_decay": 1e-4,
-            "warmup": 0.0,
-            "crop_min": 0.2,
-            "brightness": 0.4,
-            "contrast": 0.4,
-            "saturation": 0.4,
-            "hue": 0.1,
-        },
-    }
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head, the slow copy and the queue; see `Config`."""
         super().__init__(f, config)
@@ -111,7 +90,6 @@ class MoCo(Method):
         self.f_k = ema_copy(self.f_q)
         self.queue = Queue(config.queue, config.head[-1])
         self.tau, self.ema, self.splits = config.temperature, config.ema, config.bn_splits
-        self.last: tuple[Tensor, ...] = ()
 
     @property
     def f_q(self) -> nn.Sequential:
@@ -131,24 +109,30 @@ class MoCo(Method):
             k = unit(in_pieces(self.f_k, x_k, self.splits, turn=1))  # (N, P)
         return q, k
 
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, q: Tensor, k: Tensor) -> Loss:
         """Compare the queries with their keys and the queue: equation 1."""
-        q, k = z
-        self.last = q.detach(), k.detach()
-        return {"info_nce": info_nce(q, k, self.keys, self.tau)}
+        return Loss({"info_nce": info_nce(q, k, self.keys, self.tau)}, {"q": q, "k": k})
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
         """Let the slow copy follow, and the keys take the places of the oldest."""
         ema_update(self.f_k, self.f_q, self.ema)
-        self.queue.push(self.last[1])
+        self.queue.push(watched["k"])
 
     def negatives(self, batch: int) -> int:
         """All keys of the queue."""
         return len(self.keys)
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often a query's own key was the nearest of all keys of the batch."""
-        return {"contrastive_accuracy": key_accuracy(*self.last)}
+        return {"contrastive_accuracy": key_accuracy(watched["q"], watched["k"])}
+
+
+MoCo.recipes = recipes(
+    cpu={"temperature": 0.1, "head": (256, 128)},
+    cifar={"temperature": 0.1},
+    cifar_short={"lr": 0.03},
+    imagenet={**MOCO_V2, "lr": 0.03, "head": (2048, 128), "queue": 65536, "ema": 0.999},
+)
 
 
 def in_pieces(net: nn.Module, x: Tensor, splits: int, turn: int) -> Tensor:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,16 +33,9 @@ from ..images.view_settings import Views
 from ..losses import info_nce, key_accuracy, unit
 from ..models import Encoder, mlp
 from ..models.ema import cosine_momentum, ema_copy, ema_update
-from .base import Batch, Method, Terms
+from .base import Batch, Loss, Method
 from .byol import asymmetric
-
-_CIFAR = {
-    "head": (4096, 256),
-    "predictor": 4096,
-    "optimizer": "lars",
-    "lr": 0.3,
-    "weight_decay": 1e-6,
-}
+from .recipes import BYOL_COLOURS, recipes
 
 
 @dataclass(frozen=True)
@@ -78,24 +70,6 @@ class Config:
 class MoCoV3(Method):
     """MoCo v3: f, a head g and a predictor, the slow copy f_k of f and g, and InfoNCE both ways."""
 
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"head": (256, 128), "predictor": 256},
-        "cifar-short": {**_CIFAR, "warmup": 0.1},
-        "cifar-long": {**_CIFAR, "warmup": 0.01},
-        "imagenet": {
-            "temperature": 1.0,
-            "head": (4096, 256),
-            "predictor": 4096,
-            "lr": 0.6,
-            "lr_scaling": "linear",
-            "crop_min": 0.2,
-            "brightness": 0.4,
-            "contrast": 0.4,
-            "saturation": 0.2,
-            "hue": 0.1,
-        },
-    }
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head, the predictor and the slow copy; freeze a transformer's patch projection."""
         super().__init__(f, config)
@@ -108,7 +82,6 @@ class MoCoV3(Method):
         self.predict = mlp(width, config.predictor, width, last_norm=patches is not None)
         self.f_k = ema_copy(nn.Sequential(f, self.g))
         self.tau, self.ema = config.temperature, config.ema
-        self.last: tuple[Tensor, ...] = ()
 
     def views(self, views: Views) -> tuple[Views, ...]:
         """Blur and solarise the two views differently, as BYOL does, if the recipe blurs at all."""
@@ -121,14 +94,12 @@ class MoCoV3(Method):
             k_1, k_2 = (unit(self.f_k(x)) for x in batch.views)  # (N, P) each
         return q_1, q_2, k_1, k_2
 
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, q_1: Tensor, q_2: Tensor, k_1: Tensor, k_2: Tensor) -> Loss:
         """Compare each view's queries with the other's keys: algorithm 1."""
-        q_1, q_2, k_1, k_2 = z
-        self.last = q_1.detach(), k_2.detach()
         both = info_nce(q_1, k_2.detach(), None, self.tau) + info_nce(q_2, k_1.detach(), None, self.tau)
-        return {"info_nce": 2 * self.tau * both}
+        return Loss({"info_nce": 2 * self.tau * both}, {"q": q_1, "k": k_2})
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
         """Let the slow copy follow, ever more slowly."""
         ema_update(self.f_k, nn.Sequential(self.f, self.g), cosine_momentum(self.ema, progress))
 
@@ -136,9 +107,25 @@ class MoCoV3(Method):
         """The other images, once each."""
         return batch - 1
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often a query's own key was the nearest of all keys of the batch."""
-        return {"contrastive_accuracy": key_accuracy(*self.last)}
+        return {"contrastive_accuracy": key_accuracy(watched["q"], watched["k"])}
+
+
+MoCoV3.recipes = recipes(
+    cpu={"head": (256, 128), "predictor": 256},
+    cifar={"head": (4096, 256), "predictor": 4096, "optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6},
+    cifar_warmup_epochs=10,
+    imagenet={
+        "temperature": 1.0,
+        "head": (4096, 256),
+        "predictor": 4096,
+        "lr": 0.6,
+        "lr_scaling": "linear",
+        "crop_min": 0.2,
+        **BYOL_COLOURS,
+    },
+)
 
 
 def patch_projection(net: nn.Module) -> nn.Module | None:

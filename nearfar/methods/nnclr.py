@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,16 +34,8 @@ from ..core.config import setting
 from ..losses import contrastive_accuracy, info_nce, unit
 from ..models import Encoder, mlp
 from ..models.queue import Queue
-from .base import Batch, Method, Terms
-
-_CIFAR = {
-    "head": (2048, 2048, 256),
-    "predictor": 4096,
-    "queue": 65536,
-    "optimizer": "lars",
-    "lr": 0.4,
-    "weight_decay": 1e-5,
-}
+from .base import Batch, Loss, Method
+from .recipes import recipes
 
 
 @dataclass(frozen=True)
@@ -78,20 +69,6 @@ class Config:
 class NNCLR(Method):
     """NNCLR: f, a head g, a predictor, a queue, and InfoNCE from neighbours."""
 
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"temperature": 0.1, "head": (256, 256, 128), "predictor": 256, "queue": 4096},
-        "cifar-short": {**_CIFAR, "warmup": 0.1},
-        "cifar-long": {**_CIFAR, "warmup": 0.01},
-        "imagenet": {
-            "temperature": 0.1,
-            "head": (2048, 2048, 256),
-            "predictor": 4096,
-            "queue": 98304,
-            "lr": 0.3,
-            "lr_scaling": "linear",
-        },
-    }
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head, the predictor and the queue; see `Config`."""
         super().__init__(f, config)
@@ -100,7 +77,6 @@ class NNCLR(Method):
         self.predict = mlp(width, config.predictor, width, last_norm=False)
         self.queue = Queue(config.queue, width)
         self.tau = config.temperature
-        self.last: tuple[Tensor, ...] = ()
 
     @property
     def support(self) -> Tensor:
@@ -114,22 +90,42 @@ class NNCLR(Method):
         p_1, p_2 = unit(self.predict(z)).chunk(2)  # (N, P) each
         return z_1, z_2, p_1, p_2
 
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, z_1: Tensor, z_2: Tensor, p_1: Tensor, p_2: Tensor) -> Loss:
         """Compare each view's neighbour with the other's predictions: equation 3, both ways."""
-        z_1, z_2, p_1, p_2 = z
-        self.last = z_1.detach(), z_2.detach()
         friend_1, friend_2 = self.queue.nearest(z_1), self.queue.nearest(z_2)
         both = info_nce(friend_1, p_2, None, self.tau) + info_nce(friend_2, p_1, None, self.tau)
-        return {"info_nce": both / 2}
+        return Loss({"info_nce": both / 2}, {"z_1": z_1, "z_2": z_2})
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
         """Let the first views take the places of the oldest."""
-        self.queue.push(self.last[0])
+        self.queue.push(watched["z_1"])
 
     def negatives(self, batch: int) -> int:
         """The other images, once each."""
         return batch - 1
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of all."""
-        return {"contrastive_accuracy": contrastive_accuracy(*self.last)}
+        return {"contrastive_accuracy": contrastive_accuracy(watched["z_1"], watched["z_2"])}
+
+
+NNCLR.recipes = recipes(
+    cpu={"temperature": 0.1, "head": (256, 256, 128), "predictor": 256, "queue": 4096},
+    cifar={
+        "head": (2048, 2048, 256),
+        "predictor": 4096,
+        "queue": 65536,
+        "optimizer": "lars",
+        "lr": 0.4,
+        "weight_decay": 1e-5,
+    },
+    cifar_warmup_epochs=10,
+    imagenet={
+        "temperature": 0.1,
+        "head": (2048, 2048, 256),
+        "predictor": 4096,
+        "queue": 98304,
+        "lr": 0.3,
+        "lr_scaling": "linear",
+    },
+)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ from torch import Tensor
 from ..core.config import setting
 from ..losses import contrastive_accuracy, dcl, nt_xent, unit
 from ..models import Encoder, mlp
-from .base import Batch, Method, Terms
+from .base import Batch, Loss, Method
+from .recipes import recipes
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,11 @@ class SimCLR(Method):
 
     keep: ClassVar[tuple[str, ...]] = ("g",)
 
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"temperature": 0.1, "head": (256, 128)},
-        "cifar-short": {"temperature": 0.5},
-        "cifar-long": {"temperature": 0.5},
-        "imagenet": {"temperature": 0.1},
-    }
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`."""
         super().__init__(f, config)
         self.g = mlp(f.dim, *config.head)
         self.tau = config.temperature
-        self.last: tuple[Tensor, ...] = ()
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """Turn the views into z_i and z_j."""
@@ -84,18 +77,24 @@ class SimCLR(Method):
         z_i, z_j = unit(self.g(h)).chunk(2)  # (N, P) each
         return z_i, z_j
 
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, z_i: Tensor, z_j: Tensor) -> Loss:
         """Compare all views: equation 1, or the decoupled one."""
-        z_i, z_j = z
-        self.last = z_i.detach(), z_j.detach()
+        watched = {"z_i": z_i, "z_j": z_j}
         if self.config.decoupled:
-            return {"dcl": dcl(z_i, z_j, self.tau)}
-        return {"nt_xent": nt_xent(z_i, z_j, self.tau)}
+            return Loss({"dcl": dcl(z_i, z_j, self.tau)}, watched)
+        return Loss({"nt_xent": nt_xent(z_i, z_j, self.tau)}, watched)
 
     def negatives(self, batch: int) -> int:
         """All views but a view itself and its partner."""
         return 2 * batch - 2
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of all."""
-        return {"contrastive_accuracy": contrastive_accuracy(*self.last)}
+        return {"contrastive_accuracy": contrastive_accuracy(watched["z_i"], watched["z_j"])}
+
+
+SimCLR.recipes = recipes(
+    cpu={"temperature": 0.1, "head": (256, 128)},
+    cifar={"temperature": 0.5},
+    imagenet={"temperature": 0.1},
+)

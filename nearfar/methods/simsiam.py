@@ -21,16 +21,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ..core.config import setting
 from ..losses import unit
 from ..losses.statistics import spread
 from ..models import Encoder, mlp
-from .base import Batch, Method, Terms
+from .base import Batch, Loss, Method
+from .recipes import MOCO_V2, recipes
 
 
 @dataclass(frozen=True)
@@ -53,25 +53,6 @@ class SimSiam(Method):
 
     constant_lr: ClassVar[tuple[str, ...]] = ("h",)  # section 4.2: a rate that falls holds h back
 
-    # Section 3 for ImageNet. Appendix D for CIFAR: the optimizer and the rate of the recipes themselves.
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"head": (512, 512), "predictor": 128},
-        "cifar-short": {"head": (2048, 2048)},
-        "cifar-long": {"head": (2048, 2048)},
-        "imagenet": {
-            "optimizer": "sgd",
-            "lr": 0.05,
-            "lr_scaling": "linear",
-            "weight_decay": 1e-4,
-            "warmup": 0.0,
-            "crop_min": 0.2,
-            "brightness": 0.4,
-            "contrast": 0.4,
-            "saturation": 0.4,
-            "hue": 0.1,
-        },
-    }
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head and the predictor; see `Config`."""
         super().__init__(f, config)
@@ -79,22 +60,27 @@ class SimSiam(Method):
         self.g = mlp(f.dim, *config.head)
         self.g[-1].weight.requires_grad_(False)  # z's batch norm has neither gamma nor beta, as in the code
         self.h = mlp(width, config.predictor, width, last_norm=False)
-        self.last = torch.zeros(1, width)
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """Turn the views into predictions p_i and p_j, and z_i and z_j to be predicted."""
         z_i, z_j = (self.g(self.f(view)) for view in batch.views)  # each view its own batch norm
         return self.h(z_i), self.h(z_j), z_i, z_j
 
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, p_i: Tensor, p_j: Tensor, z_i: Tensor, z_j: Tensor) -> Loss:
         """Compare predictions with what they predict: equation 2, with the stop-gradients of equation 4."""
-        p_i, p_j, z_i, z_j = z
-        self.last = z_i.detach()
-        return {"cosine": D(p_i, z_j.detach()) / 2 + D(p_j, z_i.detach()) / 2}
+        return Loss({"cosine": D(p_i, z_j.detach()) / 2 + D(p_j, z_i.detach()) / 2}, {"z": z_i})
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how widely z is spread, as figure 2 does; near 0 is collapse."""
-        return {"spread": spread(self.last)}
+        return {"spread": spread(watched["z"])}
+
+
+# Section 3 for ImageNet. Appendix D for CIFAR: the optimizer and the rate of the recipes themselves.
+SimSiam.recipes = recipes(
+    cpu={"head": (512, 512), "predictor": 128},
+    cifar={"head": (2048, 2048)},
+    imagenet={**MOCO_V2, "lr": 0.05},
+)
 
 
 def D(p: Tensor, z: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ apart.
 Shapes: N images of V views each, mostly two; a z (N, P) for each view from the encoder f and the head g, of
 length 1; labels (N,).
 
-Equation 2, the form L_out, as plain loops:
+Equation 2, the form L_out, as plain loops over the views' z:
 
-    def loss(z_1, z_2, labels, tau):
-        z, labels = [*z_1, *z_2], [*labels, *labels]
+    def loss(z, labels, tau):
+        z, labels = [row for view in z for row in view], len(z) * [*labels]
         total, anchors = 0.0, 0
         for i in range(len(z)):
             others = sum(exp(dot(z[i], z[k]) / tau) for k in range(len(z)) if k != i)
@@ -25,9 +25,9 @@ Equation 2, the form L_out, as plain loops:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,9 +35,8 @@ from torch import Tensor
 from ..core.config import setting
 from ..losses import supcon, unit
 from ..models import Encoder, mlp
-from .base import Batch, Method, Terms
-
-_CIFAR = {"batch_size": 1024, "lr": 0.5, "lr_scaling": "fixed", "weight_decay": 1e-4, "grayscale": 0.2}
+from .base import Batch, Loss, Method
+from .recipes import recipes
 
 
 @dataclass(frozen=True)
@@ -64,26 +63,26 @@ class SupCon(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"head": (256, 128)},
-        "cifar-short": {**_CIFAR, "warmup": 0.1},
-        "cifar-long": {**_CIFAR, "warmup": 0.01},
-        "imagenet": {"head": (2048, 128)},
-    }
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`."""
         super().__init__(f, config)
         self.g = mlp(f.dim, *config.head, norm=False, last_norm=False)
         self.tau = config.temperature
 
-    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
+    def embed(self, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
         """Turn the views into a z each, and add the labels."""
         assert batch.labels is not None
         h = self.f(torch.cat(batch.views))  # (VN, D): all views see one batch norm
-        return (*unit(self.g(h)).chunk(len(batch.views)), batch.labels)  # (N, P) each; (N,)
+        return unit(self.g(h)).chunk(len(batch.views)), batch.labels  # (N, P) each; (N,)
 
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, z: Sequence[Tensor], labels: Tensor) -> Loss:
         """Compare all views: equation 2."""
-        *each, labels = z
-        return {"supcon": supcon(torch.cat(each), labels.repeat(len(each)), self.tau)}
+        return Loss({"supcon": supcon(torch.cat(list(z)), labels.repeat(len(z)), self.tau)})
+
+
+SupCon.recipes = recipes(
+    cpu={"head": (256, 128)},
+    cifar={"batch_size": 1024, "lr": 0.5, "lr_scaling": "fixed", "weight_decay": 1e-4, "grayscale": 0.2},
+    cifar_warmup_epochs=10,
+    imagenet={"head": (2048, 128)},
+)

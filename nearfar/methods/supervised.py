@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from ..core import distributed
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..models import Encoder
-from .base import Batch, Method, Terms
+from .base import Batch, Expects, Loss, Method
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,9 @@ class Config:
 
 
 class Supervised(Method):
-    """Supervised: f, one linear layer g, and cross-entropy; views, rates and length as for the others."""
+    """Supervised: f, one linear layer g, and cross-entropy; recipes as for the others, so that all compare."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
-
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # as the recipes have it, so that all compare
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the linear layer; see `Config`."""
@@ -60,7 +58,16 @@ class Supervised(Method):
                 "in one folder a class, or choose another --method."
             )
         self.g = nn.Linear(f.dim, config.classes)
-        self.last: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def expects(cls, config: Config) -> Expects:
+        """Judge by the labels told on held-out images."""
+        return Expects(
+            task="accuracy",
+            chance=1 / max(config.classes, 2),
+            at_chance="raise --lr, train longer, or look at the labels",
+            at_once="if the classes differ by a border, a caption or a camera, crop it off",
+        )
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """Turn the views into logits, and pass the labels on."""
@@ -68,19 +75,12 @@ class Supervised(Method):
         logits_i, logits_j = self.g(self.f(torch.cat(batch.views))).chunk(2)  # both see one batch norm
         return logits_i, logits_j, batch.labels
 
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, logits_i: Tensor, logits_j: Tensor, labels: Tensor) -> Loss:
         """Compare what is said of both views with the labels."""
-        logits_i, logits_j, labels = z
         logits, twice = torch.cat([logits_i, logits_j]), torch.cat([labels, labels])
-        self.last = logits.detach(), twice
-        return {
-            "cross_entropy": F.cross_entropy(
-                logits if logits.dtype == torch.float64 else logits.float(), twice
-            )
-        }
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return Loss({"cross_entropy": F.cross_entropy(wide, twice)}, {"right": logits.argmax(1) == twice})
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the views was named rightly."""
-        logits, labels = self.last
-        right = (logits.argmax(1) == labels).float().mean()
-        return {"accuracy": distributed.total(right) / distributed.world()}
+        return {"accuracy": distributed.total(watched["right"].float().mean()) / distributed.world()}

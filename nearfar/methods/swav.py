@@ -37,9 +37,8 @@ Section 3.1 with equation 2, as plain loops over the views' scores (stop: no gra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +51,8 @@ from ..images.views import View
 from ..losses import unit
 from ..losses.statistics import spread
 from ..models import Encoder, mlp
-from .base import Batch, Method, Terms
+from .base import Batch, Loss, Method
+from .recipes import recipes
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,6 @@ class SwAV(Method):
 
     done: Tensor
 
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"head": (256, 128), "prototypes": 256},
-        "cifar-short": {"optimizer": "lars", "lr": 0.6, "weight_decay": 1e-6, "warmup": 0.1},
-        "cifar-long": {"optimizer": "lars", "lr": 0.6, "weight_decay": 1e-6, "warmup": 0.01},
-        "imagenet": {"lr": 0.6, "lr_scaling": "linear", "local_crops": 6, "freeze_last_layer": 0.01},
-    }
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head and the prototypes; see `Config`."""
         super().__init__(f, config)
@@ -97,7 +90,6 @@ class SwAV(Method):
         self.g = mlp(f.dim, *config.head, last_norm=False)
         self.prototypes = nn.Parameter(unit(torch.randn(config.prototypes, config.head[-1])))
         self.register_buffer("done", torch.zeros(()))
-        self.last = torch.zeros(1, config.head[-1])
 
     def views(self, views: Views) -> tuple[Views | View, ...]:
         """Two full views and, if asked, small ones of small parts of the image."""
@@ -106,16 +98,16 @@ class SwAV(Method):
         full, part = replace(views, crop_min=0.14), replace(views, crop_min=0.05, crop_max=0.14)
         return (full, full, *self.config.local_crops * [View(part, 96 / 224)])
 
-    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Turn every view into its scores, z C^T."""
+    def embed(self, batch: Batch) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Turn every view into its scores, z C^T, and z."""
         sides = [batch.views[:2], batch.views[2:]]  # views of one size share one forward
         z = torch.cat([unit(self.g(self.f(torch.cat(views)))) for views in sides if views])
-        self.last = z.detach()
         moves = (self.done >= self.config.freeze_last_layer).to(z.dtype)
         c = self.prototypes * moves + self.prototypes.detach() * (1 - moves)
-        return F.linear(z, c.to(z.dtype)).chunk(len(batch.views))
+        views = len(batch.views)
+        return F.linear(z, c.to(z.dtype)).chunk(views), z.chunk(views)
 
-    def loss(self, *scores: Tensor) -> Terms:
+    def loss(self, scores: Sequence[Tensor], z: Sequence[Tensor]) -> Loss:
         """Predict the codes of the full views from every other view: section 3.1."""
         total = scores[0].new_zeros(())
         for s, q in enumerate(
@@ -124,17 +116,25 @@ class SwAV(Method):
             for t, view in enumerate(scores):
                 if t != s:
                     total = total - (q * (view / self.tau).log_softmax(1)).sum(1).mean()
-        return {"cross_entropy": total / (2 * (len(scores) - 1))}
+        return Loss({"cross_entropy": total / (2 * (len(scores) - 1))}, {"z": torch.cat(list(z))})
 
     @torch.no_grad()
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
         """Bring the prototypes back to length 1."""
         self.prototypes.copy_(unit(self.prototypes))
         self.done.fill_(progress)
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how widely z is spread; near 0 is collapse."""
-        return {"spread": spread(self.last)}
+        return {"spread": spread(watched["z"])}
+
+
+SwAV.recipes = recipes(
+    cpu={"head": (256, 128), "prototypes": 256},
+    cifar={"optimizer": "lars", "lr": 0.6, "weight_decay": 1e-6},
+    cifar_warmup_epochs=10,
+    imagenet={"lr": 0.6, "lr_scaling": "linear", "local_crops": 6, "freeze_last_layer": 0.01},
+)
 
 
 @torch.no_grad()

@@ -11,10 +11,10 @@ labels name a few images each (`--pairs labels`).
 Shapes: N images of V views each, mostly two; a z (N, P) for each view from the encoder f and the head g, of
 length 1; labels (N,), the images' own, or their numbers where only views of one image are of a kind.
 
-Equations 1 to 4, as plain loops, with semi-hard mining:
+Equations 1 to 4, as plain loops over the views' z, with semi-hard mining:
 
-    def loss(z_1, z_2, labels, margin):
-        z, labels = [*z_1, *z_2], [*labels, *labels]
+    def loss(z, labels, margin):
+        z, labels = [row for view in z for row in view], len(z) * [*labels]
         def far(a, b):
             return dot(z[a] - z[b], z[a] - z[b])
         total, pairs = 0.0, 0
@@ -31,17 +31,18 @@ Equations 1 to 4, as plain loops, with semi-hard mining:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.config import setting
-from ..losses import contrastive_accuracy, triplet, unit
-from ..models import Encoder, mlp
-from .base import Batch, Method, Terms
+from ..losses import triplet
+from ..models import Encoder
+from .base import Loss
+from .pairs import Pairs
+from .recipes import recipes
 
 
 @dataclass(frozen=True)
@@ -75,38 +76,23 @@ class Config:
     )
 
 
-class Triplet(Method):
+class Triplet(Pairs):
     """Triplet: f, a head g, and the triplet loss over the batch."""
 
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"head": (256, 128)}}
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
-        """Add the head; see `Config`."""
+        """Add the head; see `Config`. `Pairs` has the half that turns views into z."""
         super().__init__(f, config)
-        self.g = mlp(f.dim, *config.head)
-        self.last: tuple[Tensor, ...] = ()
 
     @classmethod
-    def requires(cls, config: Any) -> frozenset[str]:
+    def requires(cls, config: Config) -> frozenset[str]:
         """Ask for labels where they make the pairs."""
         return frozenset({"labels"} if config.pairs == "labels" else ())
 
-    def embed(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Turn the views into a z each, and add what is of a kind."""
-        z = unit(self.g(self.f(torch.cat(batch.views)))).chunk(len(batch.views))  # (N, P) each
-        kind = batch.labels if self.config.pairs == "labels" else batch.rows
-        assert kind is not None
-        return (*z, kind.to(z[0].device))  # (N,)
-
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, z: Sequence[Tensor], labels: Tensor) -> Loss:
         """Compare all views: equations 1 to 4."""
-        *each, kind = z
-        self.last = each[0].detach(), each[1].detach()
-        kinds = kind.repeat(len(each))
-        return {"triplet": triplet(torch.cat(each), kinds, self.config.margin, self.config.mining)}
+        config = self.config
+        found = triplet(torch.cat(list(z)), labels.repeat(len(z)), config.margin, config.mining)
+        return Loss({"triplet": found}, self.watch(z))
 
-    def metrics(self) -> dict[str, Tensor]:
-        """Tell how often a view's partner was the nearest of all, where partners are what is of a kind."""
-        return (
-            {"contrastive_accuracy": contrastive_accuracy(*self.last)} if self.config.pairs == "views" else {}
-        )
+
+Triplet.recipes = recipes(cpu={"head": (256, 128)})

@@ -33,16 +33,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..core import distributed
 from ..core.config import setting
 from ..losses.statistics import centred, products
 from ..models import Encoder, mlp
-from .base import Batch, Method, Terms
+from .base import Batch, Loss, Method
+from .recipes import BYOL_COLOURS, recipes
 
 
 @dataclass(frozen=True)
@@ -69,51 +68,48 @@ class Config:
 class VICReg(Method):
     """VICReg: f, a head g, and three terms, one for each of its letters."""
 
-    # Section 4.2 and appendix C.1 for ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"head": (512, 512)},
-        "cifar-short": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-4, "warmup": 0.1, "solarize": 0.1},
-        "cifar-long": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-4, "warmup": 0.01, "solarize": 0.1},
-        "imagenet": {
-            "lr": 0.3,
-            "lr_scaling": "linear",
-            "weight_decay": 1e-6,
-            "head": (8192, 8192, 8192),
-            "brightness": 0.4,
-            "contrast": 0.4,
-            "saturation": 0.2,
-            "hue": 0.1,
-            "solarize": 0.1,
-        },
-    }
-
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`."""
         super().__init__(f, config)
         # Without a last bias, which the loss does not see.
         self.g = mlp(f.dim, *config.head, last_norm=False, last_bias=False)
-        self.last = torch.ones(1)
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """Turn the views into z_a and z_b."""
         z_a, z_b = (self.g(self.f(view)) for view in batch.views)  # each view its own batch norm
         return z_a, z_b
 
-    def loss(self, *z: Tensor) -> Terms:
+    def loss(self, z_a: Tensor, z_b: Tensor) -> Loss:
         """Add up the three terms: equation 6."""
-        z_a, z_b = centred(z[0]), centred(z[1])
-        C_a, C_b = covariance(z_a), covariance(z_b)
-        s = (z[0].to(z_a.dtype) - z[1].to(z_b.dtype)).square().mean()
-        self.last = C_a.detach().diagonal()
-        return {
+        a, b = centred(z_a), centred(z_b)
+        C_a, C_b = covariance(a), covariance(b)
+        s = (z_a.to(a.dtype) - z_b.to(b.dtype)).square().mean()
+        terms = {
             "invariance": self.config.invariance * s,
             "variance": self.config.variance * (v(C_a) + v(C_b)),
             "covariance": self.config.covariance * (c(C_a) + c(C_b)),
         }
+        return Loss(terms, {"variance": C_a.diagonal()})
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how much a feature of z varies; 1 is aimed at, near 0 is collapse."""
-        return {"deviation": self.last.sqrt().mean()}
+        return {"deviation": watched["variance"].sqrt().mean()}
+
+
+# Section 4.2 and appendix C.1 for ImageNet; solo-learn for CIFAR, whose LARS clips, which ours does not.
+VICReg.recipes = recipes(
+    cpu={"head": (512, 512)},
+    cifar={"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-4, "solarize": 0.1},
+    cifar_warmup_epochs=10,
+    imagenet={
+        "lr": 0.3,
+        "lr_scaling": "linear",
+        "weight_decay": 1e-6,
+        "head": (8192, 8192, 8192),
+        **BYOL_COLOURS,
+        "solarize": 0.1,
+    },
+)
 
 
 def covariance(z: Tensor) -> Tensor:

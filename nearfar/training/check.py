@@ -18,7 +18,6 @@ from ..data.dataset import RaggedImages
 from ..data.inspection import Inspection, inspect
 from ..data.reading import read_pixels
 from ..data.sources import Source, open_source
-from ..images.views import sides
 from . import engine, optim, resolve
 from .schedule import AIM
 from .settings import Training
@@ -128,20 +127,25 @@ def _propose(
     training = wanted.training
     module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
     views = module.views(wanted.views)
+
+    def opened(precision: str) -> loader.DataLoader:
+        return loader.DataLoader(
+            sample,
+            views,
+            size=wanted.image_size,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            threads=threads,
+            dtype=views_dtype(device, precision),
+            device=device if training.views_on == "device" else None,
+            labels=np.arange(found.usable) % classes if classes else None,
+        )
+
     precision = training.precision
     if precision == "auto":
-        gains = engine.gains_from_bfloat16(module, sides(views, wanted.image_size), device)
+        gains = engine.gains_from_bfloat16(module, opened("float32"), device)
         precision = "bfloat16" if gains else "float32"
-    feed = loader.DataLoader(
-        sample,
-        views,
-        size=wanted.image_size,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        threads=threads,
-        dtype=views_dtype(device, precision),
-        device=device if training.views_on == "device" else None,
-    )
+    feed = opened(precision)
     try:
         pace = engine.seconds_a_step(
             module,
@@ -150,7 +154,6 @@ def _propose(
             device=device,
             precision=precision,
             chunk=training.micro_batch and max(1, training.micro_batch // distributed.world()),
-            labels=torch.arange(found.usable) % classes if classes else None,
             seconds=3.0,
         )
     finally:

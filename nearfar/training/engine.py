@@ -10,35 +10,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from ..core import distributed
 from ..data.loader import DataLoader
-from ..methods.base import Batch, Method, Terms
+from ..methods.base import Loss, Method
 from . import grad_cache, optim
+from .draws import named_draws
+from .parallel import average_gradients, parallelise
 from .schedule import StepPlan, TimeBudget
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 LOOKS = 50  # times a run compares its pace with its time budget
-_TURNS = 4  # times each precision is measured
+_TURNS = 4  # times each precision is measured,
+_IMAGES = 32  # on so many images
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did. `loss` and `terms` stay on the device: reading them is the caller's choice."""
+    """What one step did. Tensors stay on the device: reading them is the caller's choice."""
 
     number: int  # steps done, this one included
     plan: StepPlan
-    loss: torch.Tensor
-    terms: Terms
+    loss: Tensor
+    terms: Mapping[str, Tensor]
+    watched: Mapping[str, Tensor]  # for the method's `metrics`
     lr: float  # learning rate of this step
     waited: float  # seconds spent waiting for data, since the start of this sitting
 
@@ -61,20 +60,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def average_gradients(module: nn.Module) -> None:
-    """Average every gradient over the processes, for a backward pass that DDP did not see.
-
-    Args:
-        module: whose parameters' gradients are averaged in place.
-    """
-    if distributed.world() == 1:
-        return
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            torch.distributed.all_reduce(parameter.grad)
-            parameter.grad /= distributed.world()
-
-
 def train(
     method: Method,
     feed: DataLoader,
@@ -86,7 +71,6 @@ def train(
     device: torch.device,
     precision: str = "float32",
     chunk: int | None = None,
-    labels: torch.Tensor | None = None,
     start: int = 0,
     clock: TimeBudget | None = None,
 ) -> Iterator[Step]:
@@ -94,15 +78,14 @@ def train(
 
     Args:
         method: what is trained; its terms average over processes to the global loss.
-        feed: gives (rows, views) from step `start` on.
+        feed: gives batches from step `start` on.
         optimizer: over the method's parameters.
         plan: how many steps.
-        rate: the peak learning rate.
-        warmup: share of the steps over which the rate rises.
+        lr: the peak learning rate.
+        warmup: share of the steps over which it rises.
         device: where the method is.
         precision: of the network, "float32" or "bfloat16".
         chunk: images in memory at a time, a process; None for all.
-        labels: (images,) int64 on the CPU, one for every row of the store, for a method that needs them.
         start: steps done before.
         clock: a time budget that may correct the plan.
 
@@ -110,37 +93,34 @@ def train(
         One `Step` a step, after the weights have changed.
     """
     method.train()
-    whole: Callable[[Batch], Terms] = method
-    if distributed.world() > 1 and chunk is None:
-        whole = DistributedDataParallel(method, broadcast_buffers=False)
+    whole = parallelise(method, "ddp" if chunk is None else "none")
     cast = autocast(device, precision)
     number = start
     look = max(1, plan.steps // LOOKS)
-    for rows, views in feed:
+    for batch in feed:
         now = lr * optim.factor(plan.progress(number + 0.5), warmup)  # mid-step: neither end is wasted
         for group in optimizer.param_groups:
             group["lr"] = (lr if group.get("constant_lr") else now) * group.get("lr_scale", 1.0)
-        marks = None if labels is None else labels[rows].to(device, non_blocking=True)
-        batch = Batch([view.to(device, non_blocking=True) for view in views], rows, marks)
+        batch = batch.to(device, non_blocking=True)
         optimizer.zero_grad(set_to_none=True)
         if chunk is None:
-            with cast:
-                terms = whole(batch)
-            loss = torch.stack(list(terms.values())).sum()
+            with named_draws(batch.key, device=device), cast:
+                found: Loss = whole(batch)
+            loss = found.total
             loss.backward()
         else:
-            terms = grad_cache.backward(method, batch, chunk, cast)
-            loss = torch.stack(list(terms.values())).sum()
+            found = grad_cache.backward(method, batch, chunk, cast)
+            loss = found.total
             average_gradients(method)
         optimizer.step()
         number += 1
-        method.after_step(plan.progress(number))
+        terms, watched = ({name: x.detach() for name, x in some.items()} for some in found)
+        method.after_step(plan.progress(number), watched)
         if clock is not None and number % look == 0 and number < plan.steps:
             total = distributed.same(clock.steps_fitting(number, plan) if distributed.first() else None)
             if total is not None:
                 plan = plan.corrected(number, total)
-        done = {name: term.detach() for name, term in terms.items()}
-        yield Step(number, plan, loss.detach(), done, now, feed.waited)
+        yield Step(number, plan, loss.detach(), terms, watched, now, feed.waited)
         if number >= plan.steps:
             return
 
@@ -165,13 +145,12 @@ def seconds_a_step(
     device: torch.device,
     precision: str,
     chunk: int | None,
-    labels: torch.Tensor | None = None,
     seconds: float = 4.0,
 ) -> float:
     """Measure the pace of training on real data, and leave no trace of it in the weights.
 
     Args:
-        method, feed, optimizer, device, precision, chunk, labels: as in `train`.
+        method, feed, optimizer, device, precision, chunk: as in `train`.
         seconds: to measure for, about; at least two steps are timed, after two that warm up.
 
     Returns:
@@ -190,7 +169,6 @@ def seconds_a_step(
         device=device,
         precision=precision,
         chunk=chunk,
-        labels=labels,
     ):
         if step.number == 2:
             synchronise(device)
@@ -207,13 +185,13 @@ def seconds_a_step(
     return float(distributed.same(pace))
 
 
-def gains_from_bfloat16(method: Method, sides: Sequence[int], device: torch.device) -> bool:
+def gains_from_bfloat16(method: Method, feed: DataLoader, device: torch.device) -> bool:
     """Decide by a short measurement whether bfloat16 is faster here.
 
     Args:
-        method: on its device.
-        sides: the side of each view.
-        device: where it runs.
+        method: on its device; its weights stay what they are.
+        feed: gives a real batch.
+        device: where the method is.
 
     Returns:
         Whether a forward and backward pass in bfloat16 takes at most 0.9 of the time in float32.
@@ -223,18 +201,15 @@ def gains_from_bfloat16(method: Method, sides: Sequence[int], device: torch.devi
     if device.type != "cpu":
         return False
     weights = {name: value.clone() for name, value in method.state_dict().items()}
-    made = [torch.rand(32, 3, side, side) for side in sides]
-    labels = torch.arange(32) % 2 if "labels" in method.requires(method.config) else None
-    made = [view.contiguous(memory_format=torch.channels_last) for view in made]
-    batch = Batch(made, torch.arange(32), labels)
+    batch = feed.make(0).part(slice(_IMAGES))
     method.train()
     best = {"float32": math.inf, "bfloat16": math.inf}
     for turn in range(_TURNS + 1):  # by turns, so that what else the machine does hits both
         for precision in best:
             began = time.perf_counter()
-            with autocast(device, precision):
-                loss = torch.stack(list(method(batch).values())).sum()
-            loss.backward()
+            with named_draws(batch.key, device=device), autocast(device, precision):
+                found: Loss = method(batch)
+            found.total.backward()
             if turn:  # the first is for what is made at first use
                 best[precision] = min(best[precision], time.perf_counter() - began)
     method.zero_grad(set_to_none=True)

@@ -9,30 +9,15 @@ encoder without batch norm; with batch norm, each chunk is normalised by its own
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..core.errors import NearfarError
-from ..methods.base import Batch, Method, Terms
+from ..data.batch import Batch, leaves, tree_map
+from ..methods.base import Loss, Method
+from .draws import named_draws
 
 
-def split(batch: Batch, chunk: int) -> list[Batch]:
-    """Cut a batch into chunks of at most `chunk` images.
-
-    Args:
-        batch: of any size.
-        chunk: images a piece.
-
-    Returns:
-        Batches whose views, rows and labels are slices of the whole one's.
-    """
-    pieces = []
-    for start in range(0, len(batch.rows), chunk):
-        part = slice(start, start + chunk)
-        labels = None if batch.labels is None else batch.labels[part]
-        pieces.append(Batch([view[part] for view in batch.views], batch.rows[part], labels))
-    return pieces
-
-
-def backward(method: Method, batch: Batch, chunk: int, cast: torch.autocast) -> Terms:
+def backward(method: Method, batch: Batch, chunk: int, cast: torch.autocast) -> Loss:
     """Leave the gradient of the whole batch's loss in the parameters, with a chunk in memory at a time.
 
     Args:
@@ -42,16 +27,23 @@ def backward(method: Method, batch: Batch, chunk: int, cast: torch.autocast) -> 
         cast: the precision to embed in.
 
     Returns:
-        The loss's terms, detached.
+        The loss's terms and what is watched, detached.
 
     Raises:
         NearfarError: the method cannot be cut into an embedding and a loss.
     """
-    pieces = split(batch, chunk)
+    device = next(method.parameters()).device
+    slices = [slice(start, start + chunk) for start in range(0, len(batch), chunk)]
+
+    def embed(part: slice) -> tuple[object, ...]:
+        # By name, so that the second pass draws what the first one drew.
+        with named_draws(batch.key, "embed", part.start, device=device), cast:
+            return method.embed(batch.part(part))
+
     buffers = {name: buffer.clone() for name, buffer in method.named_buffers()}
     try:
-        with torch.no_grad(), cast:
-            embedded = [method.embed(piece) for piece in pieces]
+        with torch.no_grad():
+            embedded = [embed(part) for part in slices]
     except NotImplementedError:
         name = type(method).__name__
         raise NearfarError(
@@ -61,23 +53,22 @@ def backward(method: Method, batch: Batch, chunk: int, cast: torch.autocast) -> 
     for name, buffer in method.named_buffers():
         buffer.copy_(buffers[name])
 
-    whole = [torch.cat(parts).detach() for parts in zip(*embedded, strict=True)]
+    whole = [torch.cat(parts).detach() for parts in zip(*map(leaves, embedded), strict=True)]
     learnt = [place for place, z in enumerate(whole) if z.is_floating_point()]  # the rest are labels
-    terms = method.loss(*(z.requires_grad_(place in learnt) for place, z in enumerate(whole)))
-    loss = torch.stack(list(terms.values())).sum()
+    for place in learnt:
+        whole[place].requires_grad_()
+    tensors = iter(whole)
+    with named_draws(batch.key, "loss", device=device):
+        found = method.loss(*tree_map(lambda _: next(tensors), embedded[0]))
     # None where the loss stops the gradient.
-    grads = torch.autograd.grad(loss, [whole[place] for place in learnt], allow_unused=True)
+    grads = torch.autograd.grad(found.total, [whole[place] for place in learnt], allow_unused=True)
 
-    start = 0
-    for piece in pieces:
-        with cast:
-            outputs = method.embed(piece)
-        stop = start + len(piece.rows)
+    for part in slices:
+        outputs: list[Tensor] = list(leaves(embed(part)))
         pulls = {
-            outputs[place]: grad[start:stop].to(outputs[place].dtype)
+            outputs[place]: grad[part].to(outputs[place].dtype)
             for place, grad in zip(learnt, grads, strict=True)
             if grad is not None and outputs[place].requires_grad
         }
         torch.autograd.backward(list(pulls), list(pulls.values()))
-        start = stop
-    return {name: term.detach() for name, term in terms.items()}
+    return Loss(*({name: x.detach() for name, x in some.items()} for some in found))

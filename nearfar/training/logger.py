@@ -130,7 +130,7 @@ class RunLogger:
         if len(step.terms) > 1:
             world = distributed.world()
             figures |= {name: float(distributed.total(term)) / world for name, term in step.terms.items()}
-        figures |= {name: float(value) for name, value in self.method.metrics().items()}
+        figures |= {name: float(value) for name, value in self.method.metrics(step.watched).items()}
         figures["lr"] = step.lr
         if (peak := memory.peak(step.loss.device)) is not None:
             figures["peak_mib"] = peak

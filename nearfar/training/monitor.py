@@ -8,14 +8,18 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..core import distributed, progress
 from ..data.dataset import Subset
-from ..health.measure import health, partner_found, settled
+from ..health.measure import BATCH, health, partner_found, settled
 from ..health.verdict import COLLAPSED, Verdict, judge
 from ..images.view_settings import Views
 from ..models import Encoder
 from . import checkpoint
-from .engine import Step
+from .draws import named_draws
+from .engine import Step, autocast
 from .setup import TrainingSetup
 
 SHARE = 0.02  # of the time of training that looking may take
@@ -38,6 +42,7 @@ class HealthMonitor:
         """
         self.judged = judged or job.wanted.training.stop_on_collapse
         self.job, self.held, self.images = job, held, held if held is not None else job.dataset
+        self.expects = job.module.expects(job.module.config)
         self.health_checks = job.wanted.training.health_checks if distributed.first() else 0
         self.next = job.started + self._stride(job.plan.steps)
         # As first planned, which is the same in every sitting.
@@ -70,9 +75,9 @@ class HealthMonitor:
         if not step.last and (due := self._due(step)) > step.number:
             self.next = due
             return None
-        self._add(step.number, self.job.module.f)
+        self._add(step.number, self.job.module.f, step.watched)
         self.next = step.number + self._stride(step.plan.steps)
-        before, self.verdict = self.verdict, judge(self.lines)
+        before, self.verdict = self.verdict, judge(self.lines, self.expects)
         if step.last:
             share = self.spent / max(time.monotonic() - self.began, 1e-9)
             progress.say(f"{describe(self.lines[-1])} Looking took {share:.1%} of the time.")
@@ -101,10 +106,11 @@ class HealthMonitor:
             return False
         return bool(distributed.same(int(self.verdict is not None and self.verdict.name in COLLAPSED)))
 
-    def look(self, step: int, f: Encoder) -> dict[str, Any]:
-        """Measure the encoder as it was after a step; nothing of it changes."""
+    def look(self, step: int, f: Encoder, watched: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Measure the encoder after a step that had these tensors watched; nothing of it changes."""
         job, some, own = self.job, self.sample, self.job.module.views(self.job.wanted.views)[:2]
-        first, second = (made if isinstance(made, Views) else made.recipe for made in own)
+        made = [view if isinstance(view, Views) else view.recipe for view in own]
+        first, second = made[0], made[-1]  # a method with one view has it twice
         preprocess, seed = job.wanted.preprocess, job.wanted.training.seed
         if step == 0:
             f = settled(f, preprocess, job.dataset, first, seed=seed, device=job.device, sample=some)
@@ -112,9 +118,12 @@ class HealthMonitor:
         found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=some, groups=groups)
         epoch = step * job.wanted.training.batch_size / len(job.dataset)
         figures = {"epoch": round(epoch, 4), **found.to_json(), "holdout": self.held is not None}
+        metrics = job.module.metrics(watched) if watched is not None else {}
         for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells
-            if step and name in (metrics := job.module.metrics()):
+            if name in metrics:
                 figures[f"{name}_of_z"] = float(metrics[name])
+        if self.expects.task and step:
+            figures["task"] = self._task()
         if self.held is not None:
             # As many of both: among more, a partner is harder to find. Of few images, more views.
             pairs = min(some // PAIRS, len(self.held), len(job.dataset))
@@ -134,17 +143,37 @@ class HealthMonitor:
             figures["partner_chance"] = 1 / (2 * pairs - 1)  # among so many others
         return figures
 
+    def _task(self) -> dict[str, Any]:
+        """Measure how well the method's own task is solved, on images held apart and on others."""
+        job, found = self.job, {}
+        parts = [("trained", job.dataset), *([("held", self.held)] if self.held is not None else [])]
+        cast = autocast(job.device, job.wanted.training.precision)
+        job.module.eval()
+        for name, part in parts:
+            count = min(self.sample, *(len(part) for _, part in parts))
+            batch_size = min(count, BATCH)
+            feed = job.feed(0, "cpu", part, batch_size)
+            shares = []
+            for number in range(count // batch_size):
+                batch = feed.make(number).to(job.device)
+                with torch.no_grad(), named_draws(batch.key, device=job.device), cast:
+                    metrics = job.module.metrics(job.module(batch).watched)
+                shares.append(float(metrics[self.expects.task]))
+            found[name] = sum(shares) / len(shares)
+        job.module.train()
+        return {**found, "images": count // batch_size * batch_size}
+
     def close(self) -> None:
         """Close the file."""
         if self.log is not None:
             self.log.close()
 
-    def _add(self, step: int, f: Encoder) -> float:
+    def _add(self, step: int, f: Encoder, watched: Mapping[str, Tensor] | None = None) -> float:
         """Look, and write what is seen; give the seconds it took."""
         assert self.log is not None
         began = time.monotonic()
         with distributed.alone():
-            figures = self.look(step, f)
+            figures = self.look(step, f, watched)
         seconds = time.monotonic() - began
         self.spent += seconds
         steps = self.job.plan.steps
@@ -172,8 +201,10 @@ def describe(line: dict[str, Any]) -> str:
         One line.
     """
     where = "held-out images" if line["holdout"] else "images of the training"
+    task = line.get("task", {})
+    solved = f", own task solved {task.get('held', task['trained']):.0%}" if task else ""
     return (
         f"Health on {line['images']:,} {where}: RankMe {line['rankme']:.0f} of {line['dim']}, uniformity "
         f"{line['uniformity']:.2f}, spread {line['spread']:.2f}, partner found "
-        f"{line['contrastive_accuracy']:.0%}."
+        f"{line['contrastive_accuracy']:.0%}{solved}."
     )

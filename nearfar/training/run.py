@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import models
+from .. import methods, models
 from ..core.config import build, to_json
 from ..core.errors import NearfarError
 from ..core.version import __version__
 from ..features.encode import encode
 from ..health.verdict import Verdict, judge
 from ..images.views import Preprocess
+from ..methods.base import Expects
 from . import checkpoint
 
 FORMAT = 2  # of encoder.json
@@ -64,7 +65,7 @@ class Run:
 
     def verdict(self) -> Verdict | None:
         """Judge the run by its health while it trained: healthy, collapsed, over-fitting and the like."""
-        return judge(self.health())
+        return judge(self.health(), _expects(self.config))
 
     def encode(
         self,
@@ -101,6 +102,14 @@ class Run:
             "last": log[-1] if log else None,
             "verdict": None if (found := self.verdict()) is None else found.to_json(),
         }
+
+
+def _expects(config: dict[str, Any]) -> Expects:
+    """Ask the run's method what its health figures mean; a method that is not known here, nothing."""
+    name = config.get("method")
+    if name not in methods.METHODS:
+        return Expects()
+    return methods.method(name).expects(build(methods.settings(name), config["settings"]))
 
 
 def export(

@@ -13,9 +13,7 @@ from ..core import distributed, progress
 from ..core.device import cores
 from ..data.loader import DataLoader, seconds_a_batch
 from ..images import kernels
-from ..images.views import sides
 from ..methods.base import Method
-from ..models import sync_batchnorm
 from . import checkpoint, engine, optim, resolve
 from .resolve import RunConfig
 from .schedule import StepPlan, TimeBudget
@@ -43,20 +41,20 @@ class TrainingSetup:
         """What the engine must know of the arithmetic."""
         chunk = self.wanted.training.micro_batch
         share = chunk and max(1, chunk // distributed.world())
-        needs = self.module.requires(self.module.config)
-        labels = torch.from_numpy(self.dataset.labels) if "labels" in needs else None
-        precision = self.wanted.training.precision
-        return {"device": self.device, "precision": precision, "chunk": share, "labels": labels}
+        return {"device": self.device, "precision": self.wanted.training.precision, "chunk": share}
 
-    def feed(self, start: int, views_on: str | None = None) -> DataLoader:
-        """Open the feed at a step; `views_on` overrides the setting."""
-        training = self.wanted.training
+    def feed(
+        self, start: int, views_on: str | None = None, part: Any = None, batch_size: int | None = None
+    ) -> DataLoader:
+        """Open the feed at a step; the other arguments take the place of what the run has."""
+        training, dataset = self.wanted.training, self.dataset if part is None else part
         there = (views_on or training.views_on) == "device"
+        needs = self.module.requires(self.module.config)
         return DataLoader(
-            self.dataset,
+            dataset,
             self.module.views(self.wanted.views),
             size=self.wanted.image_size,
-            batch_size=training.batch_size,
+            batch_size=batch_size or training.batch_size,
             seed=training.seed,
             start=start,
             threads=threads(self.wanted),
@@ -65,6 +63,7 @@ class TrainingSetup:
             world=distributed.world(),
             pin=self.device.type == "cuda" and not there,
             device=self.device if there else None,
+            labels=dataset.labels if "labels" in needs else None,
         )
 
     def announce(self) -> None:
@@ -117,14 +116,6 @@ def prepare(
         What one sitting needs, ready to train.
     """
     module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
-    if distributed.world() > 1:
-        sync_batchnorm(module)
-    if wanted.training.precision == "auto":
-        gains = distributed.same(
-            engine.gains_from_bfloat16(module, sides(module.views(wanted.views), wanted.image_size), device)
-        )
-        precision = "bfloat16" if gains else "float32"
-        wanted = replace(wanted, training=replace(wanted.training, precision=precision))
     unplanned = StepPlan(((0, 1),))
     job = TrainingSetup(
         folder,
@@ -136,11 +127,15 @@ def prepare(
         plan or unplanned,
         None,
     )
+    kernels.ready()
+    if wanted.training.precision == "auto":
+        gains = distributed.same(engine.gains_from_bfloat16(module, job.feed(0, "cpu"), device))
+        precision = "bfloat16" if gains else "float32"
+        wanted = job.wanted = replace(wanted, training=replace(wanted.training, precision=precision))
     if (folder / checkpoint.LAST).exists():
         tensors, facts = checkpoint.read(folder / checkpoint.LAST)
         checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
         job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, StepPlan.of(facts["plan"])
-    kernels.ready()
     if wanted.training.views_on == "auto":
         job.wanted = replace(wanted, training=replace(wanted.training, views_on=_faster_place(job)))
     if wanted.training.compile == "auto":
