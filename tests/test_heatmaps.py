@@ -121,5 +121,7 @@ def test_an_overlay_keeps_what_is_normal_and_shines_where_it_is_not() -> None:
 
 def test_a_network_without_planes_is_told() -> None:
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
-    with pytest.raises(NearfarError, match="no planes of features"):
-        planes(flat, torch.rand(1, 3, 2, 2))
+    with pytest.raises(NearfarError, match="'flat' has no feature maps"):
+        planes(models.Encoder(flat, 4, "flat", "standard", 2), torch.rand(1, 3, 2, 2))
+    with pytest.raises(NearfarError, match="'resnet10_w16' have one place"):
+        planes(encoder("resnet10_w16", 16), torch.rand(1, 3, 2, 2))

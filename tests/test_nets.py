@@ -10,6 +10,7 @@ from torch import nn
 
 from nearfar import models
 from nearfar.core.errors import NearfarError
+from nearfar.features.extract import fingerprint
 from nearfar.models import libraries
 from nearfar.models.residual import SHAPES
 
@@ -121,6 +122,61 @@ def test_weights_come_from_a_file_and_must_fit(tmp_path):
     for file, word in wrong.items():
         with pytest.raises(NearfarError, match=word):
             models.encoder("resnet18", stem="small", weights=str(tmp_path / file))
+
+
+def test_weights_bring_the_normalization_that_they_were_trained_with(tmp_path):
+    import timm.data
+
+    name = "vit_base_patch16_clip_224"  # with figures of its own, not ImageNet's
+    config = timm.data.resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    assert libraries.input_config("timm", name).mean == tuple(config["mean"])
+    assert libraries.input_config("timm", name).std == tuple(config["std"])
+    name = "timm:vit_tiny_patch16_224"
+    config = timm.data.resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name[5:]).to_dict())
+    assert config["mean"] == (0.5, 0.5, 0.5)
+    random = models.encoder(name, size=32)
+    assert (random.mean, random.std) == ((0, 0, 0), (1, 1, 1)) and "normalization" not in random.state_dict()
+    safetensors.torch.save_file(random.net.state_dict(), tmp_path / "theirs.safetensors")
+    f = models.encoder(name, size=32, weights=str(tmp_path / "theirs.safetensors")).eval()
+    x = torch.rand(2, 3, 32, 32)
+    theirs = timm.data.create_transform(**{**config, "input_size": (3, 32, 32), "crop_pct": 1.0}).transforms[
+        -1
+    ]
+    with torch.no_grad():
+        torch.testing.assert_close(f(x), f.net(theirs(x)))
+        torch.testing.assert_close(f.tokens(x).prefix[:, 0], f(x))
+        torch.testing.assert_close(f.maps(x)[0].flatten(2).transpose(1, 2), f.tokens(x).patches)
+    # Once wrapped, the file says it itself, other figures than the library's too.
+    own = models.encoder(name, size=32, mean=(0.48145466, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    safetensors.torch.save_file(own.state_dict(), tmp_path / "ours.safetensors")
+    again = models.encoder(name, size=32, weights=str(tmp_path / "ours.safetensors"))
+    assert torch.equal(again.normalization, own.normalization)  # to the last bit of float32
+    assert (models.untrained(own).mean, models.untrained(own).std) == (own.mean, own.std)
+    safetensors.torch.save_file(random.state_dict(), tmp_path / "plain.safetensors")
+    plain = models.encoder(name, size=32, weights=str(tmp_path / "plain.safetensors"))
+    assert (plain.mean, plain.std) == (random.mean, random.std) and fingerprint(plain) == fingerprint(random)
+    assert fingerprint(own) != fingerprint(random)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_googlenets_own_normalization_is_what_torchvision_makes_of_imagenets(name):
+    import torchvision.models
+
+    net = torchvision.models.get_model(name, weights=None, transform_input=True, init_weights=False)
+    x = torch.rand(2, 3, 8, 8)
+    own = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    theirs = net._transform_input(
+        (x - torch.tensor(own.mean).view(3, 1, 1)) / torch.tensor(own.std).view(3, 1, 1)
+    )
+    config = libraries.input_config("torchvision", name)
+    f = models.Encoder(nn.Identity(), 3, name, "standard", None, config.mean, config.std)
+    torch.testing.assert_close(f(x), theirs)
+
+
+def test_without_mean_and_deviation_nothing_is_computed():
+    f = models.Encoder(nn.Identity(), 3, "same", "standard", None)
+    x = torch.rand(2, 3, 4, 4)
+    assert f(x) is x and list(f.state_dict()) == []
 
 
 def test_pretrained_where_there_is_none_is_refused_before_any_download():

@@ -152,6 +152,7 @@ class SequenceModality(Modality):
         size: int | None = None,
         weights: str | None = None,
         seed: int = 0,
+        **own: Any,
     ) -> models.Encoder:
         if name != "two_layers" or weights is not None or size is None:
             raise NearfarError(f"there is no encoder {name!r} of sequences; give --encoder two_layers")

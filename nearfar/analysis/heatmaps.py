@@ -1,12 +1,12 @@
 """Shows where in an image the anomaly is: patches compared with those of normal images, place by place.
 
-The encoder's planes before pooling see a patch of the image at each place. A memory holds patches of normal
+The encoder's feature maps see a patch of the image at each place. A memory holds patches of normal
 images, thinned out so that no kind is missing; the score of a patch is its distance to the nearest of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ from torch.nn import functional
 from ..core import rng
 from ..core.errors import NearfarError
 from ..features.extract import Examples, features
+from ..models import Encoder
 
-LEVELS, LEAST = 2, 8  # planes used: the coarsest two of at least so many places a side
+LEVELS, LEAST = 2, 8  # maps used: the coarsest two of at least so many places a side
 SHARE, MOST = 0.1, 2000  # of the normal patches that are kept, and how many at most
 READ = 30_000  # normal patches that are looked at, at most
 PROJECTED = 64  # random directions in which patches are thinned out
@@ -31,7 +32,7 @@ Maps = npt.NDArray[np.float32]
 Picture = npt.NDArray[np.uint8]
 
 
-def planes(encoder: nn.Module, x: Tensor) -> Tensor:
+def planes(encoder: Encoder, x: Tensor) -> Tensor:
     """Give the features of each place of some images, with their surroundings.
 
     Args:
@@ -39,61 +40,33 @@ def planes(encoder: nn.Module, x: Tensor) -> Tensor:
         x: (n, 3, side, side) in [0, 1].
 
     Returns:
-        (n, c, h, h): of each plane the mean over 3 x 3 places, the coarser enlarged to the finer, scaled so
-        that each plane counts alike, one above the other.
+        (n, c, h, h): of each map the mean over 3 x 3 places, the coarser enlarged to the finer, scaled so
+        that each map counts alike, one above the other.
 
     Raises:
-        NearfarError: the network has no such planes.
+        NearfarError: the network has no feature maps.
 
     Source:
         Roth et al. 2022, "Towards total recall in industrial anomaly detection" (PatchCore), section 3.1.
     """
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, _given: Any, out: Any) -> None:
-        if isinstance(out, Tensor) and (plane := _plane(out)) is not None:
-            seen.append(plane.float())
-
-    hooks = [module.register_forward_hook(keep) for module in _stages(getattr(encoder, "net", encoder))]
-    try:
-        encoder(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    sides: dict[int, Tensor] = {plane.shape[2]: plane for plane in seen}  # the last of each size
-    chosen = sorted(side for side in sides if side >= LEAST)[:LEVELS] or sorted(sides)[-1:]
-    if not chosen or chosen[-1] < 2:
+    maps = [one.float() for one in encoder.maps(x)][::-1]  # coarsest first
+    chosen = [one for one in maps if one.shape[2] >= LEAST][:LEVELS] or maps[-1:]
+    side = chosen[-1].shape[2]
+    if side < 2:
         raise NearfarError(
-            f"{getattr(encoder, 'name', 'the encoder')} has no planes of features, so it makes no heat maps; "
-            "leave --heat-maps out."
+            f"the feature maps of {encoder.name!r} have one place, so it makes no heat maps; leave "
+            "--heat-maps out."
         )
-    parts = [functional.avg_pool2d(sides[side], 3, 1, 1, count_include_pad=False) for side in chosen]
-    wide = [functional.interpolate(part, chosen[-1], mode="bilinear", align_corners=False) for part in parts]
+    parts = [functional.avg_pool2d(one, 3, 1, 1, count_include_pad=False) for one in chosen]
+    wide = [functional.interpolate(part, side, mode="bilinear", align_corners=False) for part in parts]
     return torch.cat([functional.normalize(part, dim=1) for part in wide], dim=1)
-
-
-def _stages(net: nn.Module) -> Iterator[nn.Module]:
-    """Walk over a network's parts and their steps, but not into blocks, whose insides are half done."""
-    for part in net.children():
-        yield part
-        if isinstance(part, nn.Sequential):
-            yield from part
-
-
-def _plane(out: Tensor) -> Tensor | None:
-    """Read an output as a square plane: (n, c, h, h), or a transformer's tokens, the first ones set aside."""
-    if out.dim() == 4 and out.shape[2] == out.shape[3]:
-        return out
-    if out.dim() == 3 and (side := int(out.shape[1] ** 0.5)) > 1:
-        return out[:, out.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
-    return None
 
 
 @dataclass(frozen=True)
 class Memory:
     """Patches of normal images, (m, c) float32, and the encoder and input that they were seen with."""
 
-    encoder: nn.Module
+    encoder: Encoder
     preprocess: Any
     patches: Tensor
 
@@ -124,7 +97,7 @@ class Memory:
 class _As(nn.Module):
     """Replaces the output of the encoder."""
 
-    def __init__(self, encoder: nn.Module, how: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, encoder: Encoder, how: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.encoder, self.how = encoder, how
 
@@ -133,7 +106,7 @@ class _As(nn.Module):
         return self.how(x)
 
 
-def remember(encoder: nn.Module, preprocess: Any, normal: Examples, seed: int = 0) -> Memory:
+def remember(encoder: Encoder, preprocess: Any, normal: Examples, seed: int = 0) -> Memory:
     """Remember what patches of normal images look like.
 
     Args:
@@ -146,7 +119,7 @@ def remember(encoder: nn.Module, preprocess: Any, normal: Examples, seed: int = 
         The memory: a tenth of the patches, `MOST` at most, chosen so that each is near a kept one.
 
     Raises:
-        NearfarError: the network has no planes of features.
+        NearfarError: the network has no feature maps.
 
     Source:
         Roth et al. 2022, section 3.2; the choice is greedy k-center, Gonzalez 1985, "Clustering to minimize

@@ -179,11 +179,12 @@ class Images(Modality):
         size: int | None = None,
         weights: str | None = None,
         seed: int = 0,
+        **own: Any,
     ) -> Encoder:
         """Build one of our networks, torchvision's or timm's."""
         from .. import models
 
-        return models.encoder(name, stem=stem, size=size, weights=weights, seed=seed)
+        return models.encoder(name, stem=stem, size=size, weights=weights, seed=seed, **own)
 
     def describe(self, source: Source, *, limit: int, threads: int) -> Inspection:
         """Read and decode every image once; see `inspection.inspect`."""

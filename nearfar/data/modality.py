@@ -271,6 +271,7 @@ class Modality(abc.ABC):
         size: int | None = None,
         weights: str | None = None,
         seed: int = 0,
+        **own: Any,
     ) -> Encoder:
         """Build an encoder on the CPU, alike for the same words; see `models.encoder`.
 
@@ -280,6 +281,7 @@ class Modality(abc.ABC):
             size: of its input.
             weights: None for random ones, or what to start from.
             seed: names the random weights.
+            **own: what this kind's encoders have besides, as a run keeps it: of images, `mean` and `std`.
 
         Raises:
             NearfarError: there is no such network for this kind of data.

@@ -56,7 +56,10 @@ class Method(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What a batch must carry besides its views: "labels" or nothing."""
+    """What a method must be given besides views: "labels" in a batch, a "teacher" when it is built, or nothing."""
+
+    keep: ClassVar[tuple[str, ...]] = ()
+    """Names of the parts that a finished run saves beside the encoder, as a head that others may learn from."""
 
     modality: ClassVar[str | None] = None
     """The one kind of data that it is for, as `data.modality.MODALITIES` names it; None for any."""
@@ -79,7 +82,7 @@ class Method(nn.Module):
 
     @classmethod
     def requires(cls, config: Any) -> frozenset[str]:
-        """Say what a batch must carry, for a method whose settings decide it.
+        """Say what a method must be given, where its settings decide it.
 
         Args:
             config: the method's own settings.

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +62,8 @@ class Config:
 
 class SimCLR(Method):
     """SimCLR: f, a head g, and NT-Xent."""
+
+    keep: ClassVar[tuple[str, ...]] = ("g",)
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`."""

@@ -8,7 +8,7 @@ seconds to import.) No input normalisation is added: a picture is numbers from 0
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ..core.errors import NearfarError
 from ..core.rng import fold
 from ..images.view_settings import is_small
-from . import libraries, stems
+from . import feature_maps, libraries, stems
 from . import weights as files
+from .feature_maps import Tokens
 from .layers import GlobalBatchNorm, mlp, settle, sync_batchnorm
 from .libraries import names
 from .residual import SHAPES, Residual
@@ -26,6 +27,7 @@ from .residual import SHAPES, Residual
 __all__ = [
     "Encoder",
     "GlobalBatchNorm",
+    "Tokens",
     "encoder",
     "mlp",
     "names",
@@ -35,6 +37,8 @@ __all__ = [
     "untrained",
 ]
 
+ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation with which nothing is changed
+
 
 class Encoder(nn.Module):
     """A network without its classifier, and what must be known to build it again.
@@ -42,7 +46,18 @@ class Encoder(nn.Module):
     `net` is the network itself, under the names of its own library.
     """
 
-    def __init__(self, net: nn.Module, dim: int, name: str, stem: str, size: int | None) -> None:
+    normalization: Tensor | None
+
+    def __init__(
+        self,
+        net: nn.Module,
+        dim: int,
+        name: str,
+        stem: str,
+        size: int | None,
+        mean: Sequence[float] = ZERO,
+        std: Sequence[float] = ONE,
+    ) -> None:
         """Wrap a network.
 
         Args:
@@ -51,9 +66,18 @@ class Encoder(nn.Module):
             name: as `encoder` takes it.
             stem: "small" or "standard".
             size: side of the images it was made for, if it matters to it.
+            mean, std: what the network's input is less and over, a number a channel.
         """
         super().__init__()
         self.net, self.dim, self.name, self.stem, self.size = net, dim, name, stem, size
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        # Part of the state, so that a fingerprint tells apart what gives other vectors.
+        plain = (self.mean, self.std) == (ZERO, ONE)
+        both = None if plain else torch.tensor([self.mean, self.std]).view(2, 3, 1, 1)
+        self.register_buffer("normalization", both)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        return x if self.normalization is None else (x - self.normalization[0]) / self.normalization[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode images.
@@ -64,8 +88,60 @@ class Encoder(nn.Module):
         Returns:
             (n, dim).
         """
-        h: Tensor = self.__dict__.get("_code", self.net)(x)
+        h: Tensor = self.__dict__.get("_code", self.net)(self._normalized(x))
         return h
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Compute feature maps, with the weights that `encoder(x)` uses.
+
+        Args:
+            x: (n, 3, side, side) in [0, 1].
+
+        Returns:
+            One map for each of `strides`, the last that the network computes at it: (n, c, h, w), finest
+            first. A vision transformer has one, its patch tokens.
+
+        Raises:
+            NearfarError: the network has no feature maps.
+        """
+        return feature_maps.maps(self.net, self._normalized(x), self.name)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of an image from one place of a map to the next, for each of `maps`; costs one image's run.
+
+        Told for the side that the encoder was made for: maps of one place are one map.
+        """
+        side, modes = self.size or 224, [(part, part.training) for part in self.net.modules()]
+        held = next(self.net.parameters())
+        self.net.eval()
+        try:
+            with torch.no_grad():
+                levels = self.maps(torch.zeros(1, 3, side, side, dtype=held.dtype, device=held.device))
+        finally:
+            for part, training in modes:
+                part.training = training
+        return feature_maps.strides(levels, side)
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """Compute a vision transformer's tokens, with the weights that `encoder(x)` uses.
+
+        Args:
+            x: (n, 3, side, side) in [0, 1].
+            keep: (n, k) int64, the patches of each image that enter the blocks, counted row by row from the
+                top left; None for all.
+
+        Returns:
+            `patches` (n, t, d), or (n, k, d) in the order of `keep`, and `prefix` (n, p, d): the class token
+            and its like.
+
+        Raises:
+            NearfarError: the network has no tokens, or cannot leave patches out.
+
+        Source:
+            `keep`: He et al. 2022, "Masked autoencoders are scalable vision learners", section 3.
+        """
+        return feature_maps.tokens(self.net, self._normalized(x), self.name, keep)
 
     def compiled(self, on: bool = True) -> None:
         """Run the network through torch.compile from now on, or no longer; its weights keep their names.
@@ -94,7 +170,14 @@ def seeded(seed: int, *names: int | str) -> Iterator[None]:
 
 
 def encoder(
-    name: str, *, stem: str = "auto", size: int | None = None, weights: str | None = None, seed: int = 0
+    name: str,
+    *,
+    stem: str = "auto",
+    size: int | None = None,
+    weights: str | None = None,
+    seed: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Encoder:
     """Build an encoder on the CPU.
 
@@ -107,6 +190,9 @@ def encoder(
         weights: None for random ones, "pretrained" to fetch the library's (the only use of the network),
             or a .safetensors file of such an encoder or of the plain network.
         seed: names the random weights.
+        mean, std: what the network's input is less and over, a number a channel. By default the file's, if an
+            `Encoder` wrote it; the library's own for its pretrained weights, fetched or from a file of the
+            plain network; else 0 and 1.
 
     Returns:
         The encoder, in training mode.
@@ -143,9 +229,16 @@ def encoder(
             stem = "small" if small and possible else "standard"
         if stem == "small":
             stems.make_small(net)
+    known: tuple[Sequence[float], Sequence[float]] | None = None
     if weights is not None and not pretrained:
-        files.read(net, name, stem, Path(weights))
-    return Encoder(net, dim, name, stem, size)
+        known = files.read(net, name, stem, Path(weights))
+    if known is None and weights is not None and library != "nearfar":
+        config = libraries.input_config(library, plain)
+        known = config.mean, config.std
+    own_mean, own_std = known or (ZERO, ONE)
+    return Encoder(
+        net, dim, name, stem, size, own_mean if mean is None else mean, own_std if std is None else std
+    )
 
 
 def untrained(like: Encoder, seed: int = 0) -> Encoder:
@@ -158,4 +251,4 @@ def untrained(like: Encoder, seed: int = 0) -> Encoder:
     Returns:
         The encoder, in training mode.
     """
-    return encoder(like.name, stem=like.stem, size=like.size, seed=seed)
+    return encoder(like.name, stem=like.stem, size=like.size, seed=seed, mean=like.mean, std=like.std)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,6 +61,56 @@ def find(name: str) -> tuple[str, str]:
         return "timm", plain
     known = {"": names, "timm": timm_names, "torchvision": torchvision_names}[library]()
     raise NearfarError(f"encoder {name!r} is not known; {nearest(plain, known)}")
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What the makers of pretrained weights feed them with.
+
+    Attributes:
+        size: side of the input in pixels.
+        crop: share of the short side that the centred square keeps.
+        interpolation: "bilinear" or "bicubic".
+        mean, std: what is subtracted from each channel of pixels in [0, 1], and what it is divided by then.
+    """
+
+    size: int = 224
+    crop: float = 0.875
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
+def input_config(library: str, name: str) -> InputConfig:
+    """Look up what a network's pretrained weights want; where it has none, what most ImageNet weights want.
+
+    Args:
+        library: "torchvision" or "timm".
+        name: the network's there.
+
+    Returns:
+        Its library's own figures.
+    """
+    if library == "timm":
+        import timm
+
+        made = timm.get_pretrained_cfg(name)
+        if made is None:
+            return InputConfig()
+        interpolation = "bicubic" if made.interpolation == "bicubic" else "bilinear"
+        crop = made.crop_pct or 0.875
+        return InputConfig(made.input_size[-1], crop, interpolation, tuple(made.mean), tuple(made.std))
+    import torchvision.models
+
+    own: Any = torchvision.models.get_model_weights(name).DEFAULT
+    if own is None:
+        return InputConfig()
+    own = own.transforms()
+    mean, std = tuple(own.mean), tuple(own.std)
+    if name in ("googlenet", "inception_v3"):  # torchvision turns ImageNet's figures into these inside them
+        mean = std = (0.5, 0.5, 0.5)
+    side, whole = own.crop_size[0], own.resize_size[0]
+    return InputConfig(side, side / whole, own.interpolation.value, mean, std)
 
 
 def from_torchvision(name: str, size: int | None, pretrained: bool) -> tuple[nn.Module, int]:

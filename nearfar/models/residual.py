@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -120,3 +121,18 @@ class Residual(nn.Module):
         """
         y = self.blocks(F.relu(self.bn1(self.conv1(x)), inplace=True))
         return torch.mean(y, (2, 3))
+
+    def steps(self, x: Tensor) -> Iterator[Tensor]:
+        """Give what each step makes: the stem, each block, the neck's parts; the last is what is pooled.
+
+        Args:
+            x: (n, 3, height, width) in [0, 1].
+
+        Yields:
+            (n, c, h, w).
+        """
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        yield y
+        for block in self.blocks:
+            y = block(y)
+            yield y

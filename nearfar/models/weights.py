@@ -10,7 +10,9 @@ from ..core import progress
 from ..core.errors import NearfarError
 
 
-def read(net: nn.Module, name: str, stem: str, path: Path) -> None:
+def read(
+    net: nn.Module, name: str, stem: str, path: Path
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Fill a network from a .safetensors file; what belongs to a classifier is left out.
 
     Args:
@@ -18,6 +20,9 @@ def read(net: nn.Module, name: str, stem: str, path: Path) -> None:
         name: its name, for errors.
         stem: its stem, for errors.
         path: the file, whose names may begin with "net." as an `Encoder`'s do.
+
+    Returns:
+        The mean and deviation of the `Encoder` that wrote the file; None for a file of the plain network.
 
     Raises:
         NearfarError: the file is missing, broken, or of another network.
@@ -34,6 +39,8 @@ def read(net: nn.Module, name: str, stem: str, path: Path) -> None:
         raise NearfarError(
             f"weights {str(path)!r} cannot be read ({error}); give a whole .safetensors file."
         ) from error
+    ours = all(f"net.{key}" in state for key in net.state_dict())
+    normalization = state.pop("normalization", None) if ours else None
     state = {key.removeprefix("net."): value for key, value in state.items()}
     wanted = net.state_dict()
     unfit = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
@@ -47,3 +54,10 @@ def read(net: nn.Module, name: str, stem: str, path: Path) -> None:
     if extra:
         progress.say(f"weights {path}: {len(extra)} tensors not used, {extra[0]} first")
     net.load_state_dict({key: state[key] for key in wanted})
+    if not ours:
+        return None
+    if normalization is None:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    # The shortest numbers that are these in float32: .485, not .48500001.
+    mean, std = (tuple(float(str(value)) for value in row) for row in normalization.flatten(1).numpy())
+    return mean, std

@@ -40,7 +40,7 @@ def heat(store: VectorStore, run: Run, normal: list[str], ids: list[str], folder
         A sentence about what was done.
 
     Raises:
-        NearfarError: files are no longer there, or the encoder has no planes of features.
+        NearfarError: files are no longer there, or the encoder has no feature maps.
     """
     asked = ids[:MAPPED]
     spare = sorted({*normal} - {*asked})

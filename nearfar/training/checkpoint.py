@@ -5,7 +5,8 @@ log.jsonl              one line of figures per logged step
 rejected.csv           images set aside, each with its reason
 last.safetensors       where training stands: weights, optimizer state, step
 encoder.safetensors    the result
-encoder.json           its network, preprocessing and provenance
+parts.safetensors      what else the method keeps, if anything
+encoder.json           its network, normalisation, preprocessing and provenance
 """
 
 from __future__ import annotations

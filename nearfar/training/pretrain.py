@@ -29,10 +29,11 @@ from .monitor import HealthMonitor
 from .options import Options
 from .plan import plan_run
 from .resolve import RunConfig
-from .run import Run, export, load
+from .run import PARTS, Run, export, load
 from .schedule import StepPlan
 from .settings import Training
 from .setup import TrainingSetup, prepare, threads
+from .teacher import teacher_of
 
 OURS = (
     "config.json",
@@ -41,6 +42,7 @@ OURS = (
     "rejected.csv",
     checkpoint.LAST,
     "encoder.safetensors",
+    PARTS,
     "encoder.json",
 )
 ShouldStop = Callable[[Mapping[str, Any], float], str]
@@ -104,6 +106,7 @@ def pretrain(
         wanted = planned.config
         if earlier:
             wanted, plan = _same(earlier, wanted, whole.fingerprint, len(dataset), folder)
+            _same_teacher(earlier, wanted, folder)
             if _finished(folder):
                 return load(folder)
         for note in planned.notes:
@@ -127,6 +130,7 @@ def _train(
     data["fingerprint"] = whole.fingerprint
     versions = {"nearfar": __version__, "commit": commit(), "torch": torch.__version__}
     config = {**versions, "asked": asked, "data": data, **job.wanted.to_json(), "plan": job.plan.stretches}
+    config["teacher"] = _teacher_digest(job.wanted)
     _record(job.folder, whole, config)
     job.announce()
     feed, recorder = (
@@ -164,7 +168,8 @@ def _train(
             "weights": training.weights,
         }
         write_rejected(job.folder / "rejected.csv", whole.rejected)
-        export(job.folder, job.module.f, job.wanted.preprocess, provenance)
+        parts = {name: job.module.get_submodule(name) for name in job.module.keep}
+        export(job.folder, job.module.f, job.wanted.preprocess, provenance, parts)
         progress.say(f"Done: {job.plan.steps:,} steps. The encoder is in {job.folder}.")
 
 
@@ -317,6 +322,21 @@ def _same(
             "name another folder with --out, or start anew with --overwrite."
         )
     return wanted, StepPlan.of(earlier["plan"])
+
+
+def _teacher_digest(wanted: RunConfig) -> str | None:
+    """Give the digest of the run that the method learns from, if it learns from one."""
+    teacher = teacher_of(methods.method(wanted.method), wanted.settings)
+    return None if teacher is None else teacher.digest
+
+
+def _same_teacher(earlier: dict[str, Any], wanted: RunConfig, folder: Path) -> None:
+    """Make sure that the run that is learnt from is the one it was, whatever its folder is called."""
+    if earlier.get("teacher") != _teacher_digest(wanted):
+        raise NearfarError(
+            f"the run in {folder} learnt from another run than {wanted.settings.teacher} now holds; name "
+            "another folder with --out, or start anew with --overwrite."
+        )
 
 
 def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:

@@ -17,6 +17,7 @@ from ..data.source import Source
 from ..methods.base import Method
 from . import optim, recipes
 from .settings import Training
+from .teacher import teacher_of
 
 LENGTHS = ("epochs", "steps", "minutes")
 HARMLESS = (
@@ -268,5 +269,7 @@ def build_method(wanted: RunConfig) -> Method:
         weights=training.weights,
         seed=training.seed,
     )
+    cls = methods.method(wanted.method)
+    learnt_from = teacher_of(cls, wanted.settings)
     with models.seeded(training.seed, "method"):
-        return methods.method(wanted.method)(f, wanted.settings)
+        return cls(f, wanted.settings, *([learnt_from] if learnt_from else []))

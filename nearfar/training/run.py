@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .. import methods, models
 from ..core.config import build, to_json
@@ -19,7 +21,8 @@ from ..health.verdict import Verdict, judge
 from ..methods.base import Expects
 from . import checkpoint
 
-FORMAT = 1  # of encoder.json
+FORMAT = 2  # of encoder.json
+PARTS = "parts.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,26 @@ class Run:
     preprocess: Any  # settings of how an example becomes the encoder's input; of images `views.Preprocess`
     provenance: dict[str, Any]
     config: dict[str, Any] = dataclasses.field(repr=False)
+    parts: tuple[str, ...] = ()  # what the method saved beside the encoder
+
+    def part(self, name: str) -> dict[str, torch.Tensor]:
+        """Read a part that the method saved beside the encoder, such as SimCLR's head g.
+
+        Args:
+            name: one of `parts`.
+
+        Returns:
+            Its state, for `load_state_dict` of a module of the same make.
+
+        Raises:
+            NearfarError: the run has no such part, or its file is missing or damaged.
+        """
+        if name not in self.parts:
+            held = f"it holds {' '.join(self.parts)}" if self.parts else "its method saves none"
+            raise NearfarError(f"the run in {self.path} has no part {name!r} beside its encoder; {held}.")
+        tensors, _ = checkpoint.read(self.path / PARTS)
+        start = f"{name}."
+        return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 
     def log(self) -> list[dict[str, Any]]:
         """Read the figures that were logged while training, one dict a line of `log.jsonl`."""
@@ -89,7 +112,13 @@ def _expects(config: dict[str, Any]) -> Expects:
     return methods.method(name).expects(build(methods.settings(name), config["settings"]))
 
 
-def export(folder: Path, encoder: models.Encoder, preprocess: Any, provenance: dict[str, Any]) -> None:
+def export(
+    folder: Path,
+    encoder: models.Encoder,
+    preprocess: Any,
+    provenance: dict[str, Any],
+    parts: Mapping[str, nn.Module] | None = None,
+) -> None:
     """Write the encoder and the small JSON that says how to use it; the JSON comes last and marks the end.
 
     Args:
@@ -97,16 +126,23 @@ def export(folder: Path, encoder: models.Encoder, preprocess: Any, provenance: d
         encoder: trained.
         preprocess: what its images need.
         provenance: where it comes from, in plain values.
+        parts: what else of the method is saved, by name.
     """
+    parts = parts or {}
     plain = {"nearfar": __version__, "encoder": encoder.name}
     checkpoint.save(folder / "encoder.safetensors", encoder.state_dict(), plain)
+    states = {f"{name}.{key}": x for name, part in parts.items() for key, x in part.state_dict().items()}
+    if states:
+        checkpoint.save(folder / PARTS, states, {"nearfar": __version__, "parts": list(parts)})
     network = {"name": encoder.name, "stem": encoder.stem, "dim": encoder.dim, "size": preprocess.size}
+    network |= {"mean": list(encoder.mean), "std": list(encoder.std)}
     card = {
         "format": FORMAT,
         "modality": preprocess.modality,
         "encoder": network,
         "preprocess": to_json(preprocess),
-        "input": "RGB in [0, 1], no mean or standard deviation subtracted",
+        "parts": list(parts),
+        "input": "RGB in [0, 1]; the network sees (input - mean) / std",
         "provenance": provenance,
     }
     checkpoint.write_json(folder / "encoder.json", card)
@@ -144,7 +180,8 @@ def load(path: str | Path) -> Run:
     kind = modality(card.get("modality", ""))
     preprocess: Any = build(kind.preprocess, card["preprocess"], f"{folder / 'encoder.json'}: ")
     network = card["encoder"]
-    encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"])
+    normalised = {name: tuple(network[name]) for name in ("mean", "std") if name in network}
+    encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"], **normalised)
     weights, _ = checkpoint.read(folder / "encoder.safetensors")
     try:
         encoder.load_state_dict(weights)
@@ -162,4 +199,5 @@ def load(path: str | Path) -> Run:
         preprocess,
         card["provenance"],
         checkpoint.read_json(config) if config.exists() else {},
+        tuple(card["parts"]),
     )

@@ -1,0 +1,75 @@
+"""A finished run that a method learns from: loaded in one place, checked, and known by a digest.
+
+A method that learns from a run has "teacher" in its `requires`, a setting `teacher` in its `Config`, which is
+the flag --teacher, and takes a `Teacher` as the third argument of its class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..core.errors import NearfarError
+from ..features.extract import fingerprint
+from ..methods.base import Method
+from ..models import Encoder
+from .run import PARTS, Run, load
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A finished run, its encoder in eval mode and without gradients, and what its method saved beside it."""
+
+    run: Run
+    parts: dict[str, dict[str, Tensor]]  # by name, as `Run.part` gives them
+    digest: str  # of every weight of the encoder and the parts
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that is learnt from."""
+        return self.run.encoder
+
+
+def open_teacher(path: str | Path) -> Teacher:
+    """Load a finished run to learn from.
+
+    Args:
+        path: its folder.
+
+    Returns:
+        The teacher, on the CPU.
+
+    Raises:
+        NearfarError: there is no finished run, or its files are damaged.
+    """
+    run = load(path)
+    run.encoder.requires_grad_(False)
+    digest = hashlib.sha256(fingerprint(run.encoder).encode())
+    parts = {name: run.part(name) for name in run.parts}
+    if parts:
+        digest.update((run.path / PARTS).read_bytes())
+    return Teacher(run, parts, digest.hexdigest())
+
+
+def teacher_of(method: type[Method], config: Any) -> Teacher | None:
+    """Open the run that a method, with these settings, learns from.
+
+    Args:
+        method: the method's class.
+        config: its own settings.
+
+    Returns:
+        The teacher; None for a method that needs none.
+
+    Raises:
+        NearfarError: none was named, or there is no finished run.
+    """
+    if "teacher" not in method.requires(config):
+        return None
+    if config.teacher is None:
+        raise NearfarError(f"{method.__name__} learns from a finished run; name its folder with --teacher.")
+    return open_teacher(config.teacher)

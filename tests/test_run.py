@@ -1,0 +1,82 @@
+"""What a run keeps: an encoder with its normalisation, and the parts that its method saves beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import nearfar
+from nearfar import methods, models
+from nearfar.core.errors import NearfarError
+from nearfar.images.views import Preprocess
+from nearfar.training.run import export, load
+
+TINY = {
+    "steps": 4,
+    "batch_size": 16,
+    "encoder": "resnet10_w16",
+    "precision": "float32",
+    "workers": 1,
+    "health_checks": 0,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def simclr(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "simclr"
+    nearfar.pretrain(photos, out=folder, head=(16, 8), **TINY)
+    return folder
+
+
+def test_a_run_of_pretrained_weights_keeps_their_normalization(tmp_path: Path) -> None:
+    made = models.encoder("timm:vit_tiny_patch16_224", size=32)
+    safetensors.torch.save_file(made.net.state_dict(), tmp_path / "theirs.safetensors")
+    f = models.encoder(made.name, size=32, weights=str(tmp_path / "theirs.safetensors")).eval()
+    export(tmp_path, f, Preprocess.of(32), {})
+    run = load(tmp_path)
+    assert run.encoder.mean == run.encoder.std == (0.5, 0.5, 0.5)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        assert torch.equal(run.encoder(x), f(x))
+        np.testing.assert_allclose(run.encode(images), f.net((x - 0.5) / 0.5).numpy(), atol=1e-4)
+    card = json.loads((tmp_path / "encoder.json").read_text())
+    assert card["encoder"]["mean"] == [0.5, 0.5, 0.5] and card["preprocess"]["size"] == 32
+
+
+def test_ours_see_the_picture_as_it_is(simclr: Path) -> None:
+    run = load(simclr)
+    assert (run.encoder.mean, run.encoder.std) == (models.ZERO, models.ONE)
+    assert "normalization" not in safetensors.torch.load_file(simclr / "encoder.safetensors")
+
+
+def test_simclr_keeps_its_head(simclr: Path, photos: Path, tmp_path: Path) -> None:
+    run = load(simclr)
+    assert run.parts == ("g",) and json.loads((simclr / "encoder.json").read_text())["parts"] == ["g"]
+    last = safetensors.torch.load_file(simclr / "last.safetensors")
+    g = models.mlp(run.encoder.dim, 16, 8)
+    g.load_state_dict(run.part("g"))
+    assert all(torch.equal(value, last[f"method.g.{key}"]) for key, value in g.state_dict().items())
+    with pytest.raises(NearfarError, match=r"no part 'q' beside its encoder; it holds g\."):
+        run.part("q")
+    other = nearfar.pretrain(photos, out=tmp_path / "triplet", method="triplet", head=(16, 8), **TINY)
+    assert other.parts == () and not (other.path / "parts.safetensors").exists()
+    with pytest.raises(NearfarError, match="its method saves none"):
+        other.part("g")
+    again = nearfar.pretrain(photos, out=simclr, method="triplet", head=(16, 8), overwrite=True, **TINY)
+    assert again.parts == () and not (simclr / "parts.safetensors").exists()
+    nearfar.pretrain(photos, out=simclr, head=(16, 8), overwrite=True, **TINY)
+
+
+def test_every_part_that_a_method_keeps_is_there() -> None:
+    from small import small
+
+    for name in methods.METHODS:
+        module = small(name)
+        assert all(dict(module.named_children())[part] is not module.f for part in module.keep)
