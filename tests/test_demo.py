@@ -106,7 +106,7 @@ def test_written_once_and_only_over_our_own(written: tuple[Path, dict[str, Any]]
 def test_the_demo_runs_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nearfar.demo.demo import demo as run_demo
 
-    monkeypatch.setattr(gallery, "write", lambda folder, seed: WRITE(folder, seed, 20, 12, 6))
+    monkeypatch.setattr(gallery, "write", lambda folder, seed: WRITE(folder, seed, 8, 8, 4))
     result = run_demo(out=tmp_path / "d", minutes=0.05)
     plain = result.to_json()
     assert plain["broken"] == {"found": 8, "of": 8}

@@ -14,6 +14,7 @@ from nearfar import methods
 from nearfar.cli.main import main
 from nearfar.core import progress
 from nearfar.demo import gallery
+from nearfar.evaluation import few_labels
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,6 +74,7 @@ def test_examples_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(few_labels, "DRAWS", (2, 2))  # as for minutes: fewer draws, of every size
     for name in ("photos", "labelled"):
         (tmp_path / name).symlink_to(pictures / name)
     named = sorted(path.relative_to(pictures) for path in (pictures / "labelled").rglob("*.*"))

@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from ..core import rng
 from ..core.errors import NearfarError
-from ..features.extract import Examples, features
+from ..data.loader import Examples
+from ..features.extract import features
 from ..models import Encoder
 
 LEVELS, LEAST = 2, 8  # maps used: the coarsest two of at least so many places a side

@@ -17,8 +17,9 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
+from ..data.loader import Examples
 from ..features.chunked import CHUNK_IMAGES, ragged_chunk
-from ..features.extract import Examples, features
+from ..features.extract import features
 from ..images.views import Preprocess
 
 SIDE = 16  # pixels a side at which pictures are compared

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 QUALITY = 85  # of thumbnails, as JPEG counts it
 
 
-class Images(Modality):
+class ImageModality(Modality):
     """RGB images of any size; views are crops with other colours."""
 
     name = IMAGES
@@ -218,4 +218,4 @@ def _parts(view: Views | View, size: int) -> tuple[Views, int]:
     return (view, size) if isinstance(view, Views) else (view.recipe, view.side(size))
 
 
-MODALITY = Images()
+MODALITY = ImageModality()

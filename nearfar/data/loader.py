@@ -26,13 +26,13 @@ from .modality import modality_of
 AHEAD = 3  # batches ready before they are asked for; the feed holds at most this many plus two
 
 
-class Images(Protocol):
-    """What a feed needs of a store: how many images, and some of them."""
+class Examples(Protocol):
+    """What a loader needs of a data set: how many examples, and some of them."""
 
     def __len__(self) -> int: ...
 
     def gather(self, rows: npt.NDArray[np.int64]) -> Any:
-        """Give the block of these rows' images."""
+        """Give the block of these rows' examples."""
         ...
 
 
@@ -67,7 +67,7 @@ class DataLoader:
 
     def __init__(
         self,
-        dataset: Images,
+        dataset: Examples,
         recipes: Sequence[Any],
         *,
         size: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +14,10 @@ from torch import nn
 
 from ..core.device import cores
 from ..core.errors import NearfarError
+from ..data.loader import Examples
 from ..data.modality import modality_of
 
 Vectors = npt.NDArray[np.float32]
-
-
-class Examples(Protocol):
-    """What `features` needs of a data set."""
-
-    def __len__(self) -> int:
-        """Count the examples."""
-
-    def gather(self, rows: npt.NDArray[np.int64]) -> Any:
-        """Give the block of some rows."""
 
 
 def fingerprint(encoder: nn.Module) -> str:

@@ -180,7 +180,7 @@ def load(path: str | Path) -> Run:
     kind = modality(card.get("modality", ""))
     preprocess: Any = build(kind.preprocess, card["preprocess"], f"{folder / 'encoder.json'}: ")
     network = card["encoder"]
-    normalised = {name: tuple(network[name]) for name in ("mean", "std") if name in network}
+    normalised: dict[str, Any] = {name: tuple(network[name]) for name in ("mean", "std") if name in network}
     encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"], **normalised)
     weights, _ = checkpoint.read(folder / "encoder.safetensors")
     try:
