@@ -140,7 +140,7 @@ def remember(encoder: nn.Module, preprocess: Any, normal: Pixels, seed: int = 0)
         encoder: as for `planes`.
         preprocess: how an image becomes its input.
         normal: normal images; some hundred are plenty.
-        seed: names the draws.
+        seed: random seed.
 
     Returns:
         The memory: a tenth of the patches, `MOST` at most, chosen so that each is near a kept one.
