@@ -48,7 +48,7 @@ def suggest_rows(
         count: how many; fewer come where fewer are unlabelled.
         method: a name of STRATEGIES, or "auto": "typical" while there are fewer than ENOUGH labels a class,
             or one class only, and "margin" afterwards.
-        seed: names the draws.
+        seed: random seed.
 
     Returns:
         Unlabelled rows, in the order in which to label them.
@@ -222,7 +222,7 @@ def clustered(x: Vectors, count: int, seed: int) -> Rows:
     Args:
         x: (n, d) float32.
         count: clusters, at most n.
-        seed: names the start.
+        seed: random seed of the start.
 
     Returns:
         (n,) int64; some numbers may have no row.

@@ -130,7 +130,7 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
         method: one of `DETECTORS`.
         k: the neighbour whose distance counts, for "knn"; at most n. With 1, a single odd image among the
             normal ones hides its like.
-        seed: names the trees of "forest".
+        seed: random seed, for "forest".
 
     Returns:
         A function from (q, d) float32 to (q,) scores, higher is more anomalous: 1 - cosine to the k-th
@@ -184,7 +184,7 @@ def score_anomalies(
         normal: (n,) bool, the images known to be normal; None if nothing is known.
         method, k: as for `detector`.
         fpr: false-positive rate: share of normal images that may be flagged, above 0 and below 1.
-        seed: names the halves and the trees.
+        seed: random seed of the halves and the trees.
 
     Returns:
         Scores; `unseen` leaves out the half that was fitted on.
@@ -254,7 +254,7 @@ def score_detection(scores: Scores, anomalous: Flags, seed: int = 0) -> Detectio
     Args:
         scores: (n,), higher is more anomalous.
         anomalous: (n,) bool, with some of either kind.
-        seed: names the resamples, of anomalous and of normal images apart.
+        seed: random seed of the resamples, of anomalous and of normal images apart.
 
     Returns:
         AUROC and average precision, each with its 95 % bootstrap interval.

@@ -130,7 +130,7 @@ def cluster_images(
         method: "kmeans" or "hdbscan".
         n_clusters: for k-means; None takes the number that fits best.
         min_cluster_size: images in a cluster at least, for HDBSCAN.
-        seed: names every start and sample.
+        seed: random seed of the start and sample.
 
     Returns:
         The clusters, the same on any number of threads.
@@ -176,7 +176,7 @@ def kmeans(rows: Vectors, n_clusters: int, seed: int, starts: int = STARTS) -> R
     Args:
         rows: (n, d) floats.
         n_clusters: at most n.
-        seed: names the starts.
+        seed: random seed of the starts.
         starts: how many there are; the tightest result counts.
 
     Returns:
@@ -227,7 +227,7 @@ def suggest_n_clusters(rows: Vectors, seed: int = 0) -> ClusterCounts:
 
     Args:
         rows: (n, d) float32, of length 1.
-        seed: names the samples, the starts and the clouds.
+        seed: random seed of the samples, the starts and the clouds.
 
     Returns:
         How well each fits.

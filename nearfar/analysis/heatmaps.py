@@ -114,7 +114,7 @@ def remember(encoder: Encoder, preprocess: Any, normal: Examples, seed: int = 0)
         encoder: as for `planes`.
         preprocess: how an image becomes its input.
         normal: normal images; some hundred are plenty.
-        seed: names the draws.
+        seed: random seed.
 
     Returns:
         The memory: a tenth of the patches, `MOST` at most, chosen so that each is near a kept one.

@@ -85,7 +85,7 @@ def find_label_errors(
         features: (n, d) float32.
         labels: (n,) int64 in [0, len(classes)).
         classes: their names, two at least.
-        seed: names the folds.
+        seed: random seed of the folds.
 
     Returns:
         Every row's doubt, and the estimate.
@@ -146,7 +146,7 @@ def out_of_fold(features: Vectors, labels: Rows, classes: int, seed: int) -> Vec
         features: (n, d) float32.
         labels: (n,) int64; every class has two images at least.
         classes: how many there are.
-        seed: names the folds, each of which has its part of every class.
+        seed: random seed of the folds, which are stratified by class.
 
     Returns:
         (n, classes) float32, rows summing to 1. The penalty is chosen once, by accuracy on the first fold.

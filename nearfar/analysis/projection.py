@@ -31,7 +31,7 @@ def project(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
         x: (n, d) float32 features, n at least 3.
         method: "tsne", or "umap" where it is installed. Of more than `TSNE_LIMIT` images t-SNE projects a
             sample of that size; each other image is placed among its nearest five there. UMAP takes all.
-        seed: names the draws.
+        seed: random seed.
 
     Returns:
         (n, 2) from 0 to 1; the same on any number of threads.

@@ -181,7 +181,7 @@ class VectorStore(Protocol):
     def nearest(
         self, queries: Vectors, k: int, where: str | None = None, exact: bool | None = None
     ) -> tuple[list[list[str]], Vectors]:
-        """Find the rows most alike to each query by cosine, the most alike first.
+        """Find the rows most similar to each query by cosine, most similar first.
 
         Args:
             queries: (q, d) floats of any length.

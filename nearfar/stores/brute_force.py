@@ -18,7 +18,7 @@ STEP = 256  # queries compared at a time
 
 
 def best(queries: Cosines, unit: Cosines, k: int, rows: Rows | None = None) -> tuple[Cosines, Rows]:
-    """Find the rows of a matrix that are most alike to each query, comparing all of them.
+    """Find the rows of a matrix that are most similar to each query, comparing all of them.
 
     Args:
         queries: (q, d) unit rows.

@@ -93,7 +93,7 @@ def read_columns(path: str | Path) -> ColumnList:
         raise NearfarError(f"{file} has two columns of one name; rename one.")
     for number, row in enumerate(table[1:], start=2):
         if any(row) and len(row) != len(heads):
-            raise NearfarError(f"{file}, line {number}: {len(row)} words, not {len(heads)}; mend the line.")
+            raise NearfarError(f"{file}, line {number}: {len(row)} words, not {len(heads)}; fix the line.")
     full = [row for row in table[1:] if any(row)]
     columns = {
         head: [row[at].strip() or None for row in full]
@@ -131,7 +131,7 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
     else:
         bad = next((word for word in given if word.lower() not in _FLAGS), None) if kind == "flag" else None
     if bad is not None:
-        raise NearfarError(f"the column {name} holds a {kind} in each row, not {bad!r}; mend the list.")
+        raise NearfarError(f"the column {name} holds a {kind} in each row, not {bad!r}; fix the list.")
     if kind == "number":
         return [None if word is None else float(word) for word in words]
     return (

@@ -208,7 +208,7 @@ def _searched(state: State, queries: Cosines, rows: Rows, k: int) -> tuple[Cosin
 
 
 def _named(state: State, cosines: Cosines, rows: Rows) -> tuple[list[list[str]], Cosines]:
-    """Put what was found in order, the most alike first and equals by id, and name it."""
+    """Put what was found in order, most similar first and equals by id, and name it."""
     import pyarrow as pa
 
     cosines, places = np.round(cosines, DECIMALS), state.place[rows]

@@ -308,5 +308,5 @@ class LanceStore:
     def nearest(
         self, queries: Vectors, k: int, where: str | None = None, exact: bool | None = None
     ) -> tuple[list[list[str]], Vectors]:
-        """Find the rows most alike to each query by cosine, the most alike first."""
+        """Find the rows most similar to each query by cosine, most similar first."""
         return self._index.nearest(queries, k, where, exact)

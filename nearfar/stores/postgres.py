@@ -249,7 +249,7 @@ class PostgresStore:
     def nearest(
         self, queries: Vectors, k: int, where: str | None = None, exact: bool | None = None
     ) -> tuple[list[list[str]], Vectors]:
-        """Find the rows most alike to each query by cosine, the most alike first."""
+        """Find the rows most similar to each query by cosine, most similar first."""
         queries = check_queries(queries, k, self.info.dim)
         text, values = self._filter(where, None)
         counted = self._server.run(f"select count(*) from {self._table} {text}", **values)[0][0]

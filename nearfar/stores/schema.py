@@ -148,7 +148,7 @@ def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) 
             made[name] = table[name].combine_chunks().cast(arrow_type(name, kind, first))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise NearfarError(
-                f"the column {name!r} holds what is no {kind}; mend it or leave it out."
+                f"the column {name!r} holds a value that is no {kind}; fix it or leave the column out."
             ) from None
         if kind == "text":
             check_texts(made[name].to_pylist(), f"the {name}")

@@ -33,7 +33,7 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
 
         Args:
             run: the run that says which images to compare, or its folder.
-            alike: nearness, up to 1, from which two images are near copies.
+            min_similarity: least similarity of near duplicates, from -1 to 1.
         """
         self.run = run
         self.min_similarity = min_similarity

@@ -81,7 +81,7 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             y: one label an image; used by a method that learns from labels, and by no other.
 
         Raises:
-            NearfarError: something the user can mend.
+            NearfarError: something the user can fix.
         """
         data = (X, y) if needs_labels(self.method, self._settings) else X
         how = {"device": self.device, "seed": seed_of(self.random_state), **self._settings}

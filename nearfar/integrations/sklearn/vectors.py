@@ -111,7 +111,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             fpr: false-positive rate: share of normal rows that may be called anomalous. Fewer than
                 1 / fpr - 1 rows held out cannot promise it; what scores above all of them is then called
                 anomalous.
-            random_state: names the halves and the trees.
+            random_state: random seed of the halves and the trees.
         """
         self.method = method
         self.k = k
