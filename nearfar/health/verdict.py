@@ -82,12 +82,12 @@ def _hard(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
     chance = now.get("partner_chance", 0.0)
     few = max(HARD, chance + ERRORS * math.sqrt(chance / now.get("partners", 1)))
     # What a network forgot in training, the views are not to blame for.
-    if max(check.get("partner_held", 1.0) for check in (start, now)) > few or _learnt(start, now):
+    if max(check.get("partner_holdout", 1.0) for check in (start, now)) > few or _learnt(start, now):
         return None
     return Verdict(
         "views too hard",
-        f"among holdout images it finds {now['partner_held']:.1%} of the partners and the untrained "
-        f"network {start['partner_held']:.1%}, no more than by chance",
+        f"among holdout images it finds {now['partner_holdout']:.1%} of the partners and the untrained "
+        f"network {start['partner_holdout']:.1%}, no more than by chance",
         "raise --crop-min and lower --jitter and the strengths of colour, or raise --temperature",
     )
 
@@ -112,17 +112,17 @@ def _unchanged(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | No
 
 
 def _easy(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
-    if start.get("partner_held", 0.0) < EASY:
+    if start.get("partner_holdout", 0.0) < EASY:
         return None
     return Verdict(
         "views too easy",
-        f"even the untrained network finds {start['partner_held']:.0%} of the partners",
+        f"even the untrained network finds {start['partner_holdout']:.0%} of the partners",
         "lower --crop-min and raise --jitter and the strengths of colour",
     )
 
 
 def _over_fitting(start: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict | None:
-    trained, held = now.get("partner_trained", 0.0), now.get("partner_held", 0.0)
+    trained, held = now.get("partner_trained", 0.0), now.get("partner_holdout", 0.0)
     chance = _error(trained, held, now.get("partners", now["images"]))
     if now.get("epoch", TWICE) < TWICE or trained - held < max(GAP, ERRORS * chance):
         return None
