@@ -178,10 +178,10 @@ def test_the_page_says_what_went_in(written: dict[str, Path], run: Run, photos: 
     assert str(photos) in text and "rejected as unusable 3" in text
     assert "empty file 1" in text and "<b>empty.png empty file" in text
     assert "trained on 96 holdout, for health checks 64" in text
-    assert "short side 20 px, all alike" in text and "formats PNG 100 %" in text
+    assert "short side 20 px, all the same" in text and "formats PNG 100 %" in text
     assert run.config["data"]["fingerprint"] in text
     assert f"nearfar evaluate '{run.path}' --train LABELLED --test LABELLED" in text
-    assert "energy unknown" in text
+    assert "energy not measured" in text
     assert "--out" in text and f"--like '{run.path}'" in text
 
 
@@ -193,7 +193,7 @@ def test_the_scores_are_those_of_the_evaluation(written: dict[str, Path], scored
         f"{100 * x['accuracy']:.1f} % ({100 * x['low']:.1f} to {100 * x['high']:.1f})" for x in (knn, line)
     ]
     assert f"encoder {cells[0]} {cells[1]}" in text
-    assert f"k-NN names {100 * knn['accuracy']:.1f} % of 24 test images rightly" in text
+    assert f"k-NN classifies {100 * knn['accuracy']:.1f} % of 24 test images correctly" in text
     assert "Did <u>it</u> help? Yes." in text and "0.432" in text and "deep er" in text
     assert "are of the image's class" in text
     assert f"Left out: from scratch, since {found['left_out']['scratch']}." in text

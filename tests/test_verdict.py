@@ -17,7 +17,7 @@ from nearfar.training.checkpoint import LAST
 
 START = {
     "step": 0, "steps": 100, "images": 1024, "dim": 512, "rankme": 8.0, "nesum": 1.2, "spread": 0.08,
-    "contrastive_accuracy": 0.03, "partner_held": 0.04, "partner_trained": 0.04,
+    "contrastive_accuracy": 0.03, "partner_holdout": 0.04, "partner_trained": 0.04,
 }  # fmt: skip
 
 
@@ -26,7 +26,11 @@ def course(*found: float, **last: float) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = [START]
     for number, share in enumerate(found, 1):
         line = {**START, "rankme": 120.0, "nesum": 3.0, "spread": 0.5, "contrastive_accuracy": share}
-        line |= {"step": 100 * number // len(found), "partner_held": share, "partner_trained": share + 0.01}
+        line |= {
+            "step": 100 * number // len(found),
+            "partner_holdout": share,
+            "partner_trained": share + 0.01,
+        }
         lines.append(line)
     lines[-1] = {**lines[-1], **last}
     return lines
@@ -46,7 +50,7 @@ def course(*found: float, **last: float) -> list[dict[str, Any]]:
         (course(0.03, 0.03, rankme=8.1, spread=0.081), "not learning"),
         (course(0.10, 0.40, rankme=8.1, nesum=3.0, spread=0.081), "still improving"),
         (course(0.03, 0.03), "not learning"),
-        (course(0.03, 0.03, partner_held=0.002), "not learning"),
+        (course(0.03, 0.03, partner_holdout=0.002), "not learning"),
         (course(0.10, 0.40, partner_trained=0.9), "over-fitting"),
     ],
 )
@@ -59,7 +63,7 @@ def test_each_course_has_its_verdict(lines: list[dict[str, Any]], name: str) -> 
 
 
 def test_views_that_an_untrained_network_tells_apart_are_too_easy() -> None:
-    found = judge([{**START, "partner_held": 0.99}, *course(0.1, 0.2)[1:]])
+    found = judge([{**START, "partner_holdout": 0.99}, *course(0.1, 0.2)[1:]])
     assert found is not None and found.name == "views too easy"
 
 
@@ -69,21 +73,21 @@ def test_few_images_have_to_show_more_than_chance_does() -> None:
 
 
 def test_views_are_too_hard_where_nothing_was_ever_found_under_them() -> None:
-    blind = {**START, "partner_held": 0.01}
+    blind = {**START, "partner_holdout": 0.01}
     for nesum in (3.0, 1.1):  # such views narrow features too
-        found = judge([blind, *course(0.03, 0.03, partner_held=0.002, nesum=nesum)[1:]])
+        found = judge([blind, *course(0.03, 0.03, partner_holdout=0.002, nesum=nesum)[1:]])
         assert found is not None and found.name == "views too hard"
     # Of few views, chance alone finds more.
     seen = {"partners": 96, "partner_chance": 1 / 95}
     names = []
     for held in (0.031, 0.032):
-        found = judge([blind, *course(0.03, 0.03, partner_held=held, **seen)[1:]])
+        found = judge([blind, *course(0.03, 0.03, partner_holdout=held, **seen)[1:]])
         names.append(found and found.name)
     assert names == ["views too hard", "not learning"]
 
 
 def test_by_heart_takes_two_passes_and_more_than_chance() -> None:
-    known = {"partner_held": 0.40, "partner_trained": 0.52}
+    known = {"partner_holdout": 0.40, "partner_trained": 0.52}
     names = []
     for epoch, partners in ((2.0, 400), (1.9, 400), (2.0, 100)):
         found = judge(course(0.10, 0.40, **known, epoch=epoch, partners=partners))

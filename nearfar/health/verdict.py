@@ -91,12 +91,12 @@ def _hard(start: Line, now: Line, expects: Expects) -> Verdict | None:
     chance = now.get("partner_chance", 0.0)
     few = max(HARD, chance + ERRORS * math.sqrt(chance / now.get("partners", 1)))
     # What a network forgot in training, the views are not to blame for.
-    if max(check.get("partner_held", 1.0) for check in (start, now)) > few or _learnt(start, now, expects):
+    if max(check.get("partner_holdout", 1.0) for check in (start, now)) > few or _learnt(start, now, expects):
         return None
     return Verdict(
         "views too hard",
-        f"among holdout images it finds {now['partner_held']:.1%} of the partners and the untrained "
-        f"network {start['partner_held']:.1%}, no more than by chance",
+        f"among holdout images it finds {now['partner_holdout']:.1%} of the partners and the untrained "
+        f"network {start['partner_holdout']:.1%}, no more than by chance",
         "raise --crop-min and lower --jitter and the strengths of colour, or raise --temperature",
     )
 
@@ -121,11 +121,11 @@ def _unchanged(start: Line, now: Line, expects: Expects) -> Verdict | None:
 
 
 def _easy(start: Line, now: Line, expects: Expects) -> Verdict | None:
-    if start.get("partner_held", 0.0) < EASY:
+    if start.get("partner_holdout", 0.0) < EASY:
         return None
     return Verdict(
         "views too easy",
-        f"even the untrained network finds {start['partner_held']:.0%} of the partners",
+        f"even the untrained network finds {start['partner_holdout']:.0%} of the partners",
         "lower --crop-min and raise --jitter and the strengths of colour",
     )
 
@@ -137,7 +137,7 @@ def _over_fitting(start: Line, now: Line, expects: Expects) -> Verdict | None:
         held = looked.get("held", trained)
         what = f"its {_words(expects.task)} is {trained:.0%} on"
     else:
-        trained, held = now.get("partner_trained", 0.0), now.get("partner_held", 0.0)
+        trained, held = now.get("partner_trained", 0.0), now.get("partner_holdout", 0.0)
         count = now.get("partners", now["images"])
         what = f"it finds {trained:.0%} of the partners among"
     told = f"{what} training images, and {held:.0%} {what.split()[-1]} holdout images"

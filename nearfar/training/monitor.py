@@ -127,7 +127,7 @@ class HealthMonitor:
             # As many of both: among more, a partner is harder to find. Of few images, more views.
             pairs = min(some // PAIRS, len(self.held), len(job.dataset))
             turns = math.ceil((some // PAIRS) / pairs)
-            for name, part in (("partner_held", self.held), ("partner_trained", job.dataset)):
+            for name, part in (("partner_holdout", self.held), ("partner_trained", job.dataset)):
                 figures[name] = partner_found(
                     f,
                     preprocess,
