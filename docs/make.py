@@ -1,7 +1,8 @@
 """Writes what the pages take from the code: `python docs/make.py`. A test says when it is due.
 
-docs/settings.md comes from the settings classes, docs/methods.md from the methods' files, and the tree in
-README.md from the first line of each file, in the order of the floors of docs/design.md.
+docs/settings.md comes from the settings classes, docs/methods.md and the tables of docs/choosing.md from the
+methods' files, and the tree in README.md from the first line of each file, in the order of the floors of
+docs/design.md.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from nearfar import methods
 from nearfar.cli.flags import plain
 from nearfar.core.config import Setting, settings_of
 from nearfar.images.view_settings import Views
-from nearfar.methods.catalogue import Entry, catalogue
+from nearfar.methods.catalogue import NEEDS, Entry, catalogue
 from nearfar.training import recipes, settings
 
 DOCS = Path(__file__).parent
 SETTINGS, DESIGN, README = DOCS / "settings.md", DOCS / "design.md", DOCS.parent / "README.md"
-METHODS = DOCS / "methods.md"
+METHODS, CHOOSING = DOCS / "methods.md", DOCS / "choosing.md"
+TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 PACKAGE = DOCS.parent / "nearfar"
 TREE = re.compile(r"(?<=```text\nnearfar/\n).*?(?=tests/)", re.DOTALL)
 
@@ -93,7 +95,7 @@ def _method(entry: Entry) -> list[str]:
         " ".join(lead.split()),
         "```text\n" + "\n".join(loops).rstrip() + "\n```",
         after,
-        table(methods.settings(entry.name)),
+        table(methods.settings(entry.name)) if settings_of(methods.settings(entry.name)) else "",
         _differences(entry.name),
     ]
     return [part for part in parts if part]
@@ -116,6 +118,24 @@ def methods_page() -> str:
     for entry in entries:
         parts += _method(entry)
     return "\n\n".join(parts) + "\n"
+
+
+def _choice(entry: Entry) -> str:
+    """Write a line of a table: when to choose a method."""
+    return f"| {entry.choose[0].upper()}{entry.choose[1:]} | [`{entry.name}`](methods.md#{entry.name}) |"
+
+
+def choosing_page() -> str:
+    """Write the page on choosing a method with its two tables brought up to date."""
+    text, entries = CHOOSING.read_text(encoding="utf-8"), catalogue().entries
+    head = "| choose it | method |\n|---|---|\n"
+    for title, labelled in (("## Images alone\n", False), ("## Images with labels\n", True)):
+        lines = [_choice(entry) for entry in entries if (entry.needs != NEEDS[""]) == labelled]
+        before, _, rest = text.partition(title)
+        table = TABLE.search(rest)
+        assert table, f"{CHOOSING.name} has no table under {title.strip()}"
+        text = before + title + rest[: table.start()] + head + "\n".join(lines) + "\n" + rest[table.end() :]
+    return text
 
 
 def floors() -> dict[int, list[str]]:
@@ -145,4 +165,5 @@ def readme() -> str:
 if __name__ == "__main__":
     SETTINGS.write_text(page(), encoding="utf-8")
     METHODS.write_text(methods_page(), encoding="utf-8")
+    CHOOSING.write_text(choosing_page(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")
