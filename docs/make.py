@@ -1,8 +1,8 @@
 """Writes what the pages take from the code: `python docs/make.py`. A test says when it is due.
 
-docs/settings.md and nearfar/training/options.py come from the settings classes, docs/methods.md from the
-methods' files, the parts in docs/evaluation.md from their table, and the tree in README.md from the first
-line of each file, in the order of the floors of docs/design.md.
+docs/settings.md and nearfar/training/options.py come from the settings classes, docs/methods.md and the
+tables of docs/choosing.md from the methods' files, the parts in docs/evaluation.md from their table, and the
+tree in README.md from the first line of each file, in the order of the floors of docs/design.md.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from nearfar.cli.flags import plain
 from nearfar.core.config import Setting, settings_of
 from nearfar.evaluation import PARTS
 from nearfar.images.view_settings import Views
-from nearfar.methods.catalogue import Entry, catalogue
+from nearfar.methods.catalogue import NEEDS, Entry, catalogue
 from nearfar.training import recipe_table, recipes, settings
 
 DOCS = Path(__file__).parent
 SETTINGS, DESIGN, README = DOCS / "settings.md", DOCS / "design.md", DOCS.parent / "README.md"
-METHODS, EVALUATION = DOCS / "methods.md", DOCS / "evaluation.md"
+METHODS, EVALUATION, CHOOSING = DOCS / "methods.md", DOCS / "evaluation.md", DOCS / "choosing.md"
+TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 PACKAGE = DOCS.parent / "nearfar"
 LIST = re.compile(r"(?<=<!-- parts, written by docs/make.py -->\n).*?(?=<!-- end of parts -->)", re.DOTALL)
 OPTIONS = PACKAGE / "training" / "options.py"
@@ -108,7 +109,9 @@ def _method(entry: Entry) -> list[str]:
         " ".join(lead.split()),
         "```text\n" + "\n".join(loops).rstrip() + "\n```",
         after,
-        table(methods.settings(entry.name), recipe_table.by_recipe(entry.name)),
+        table(methods.settings(entry.name), recipe_table.by_recipe(entry.name))
+        if settings_of(methods.settings(entry.name))
+        else "",
         _differences(entry.name),
     ]
     return [part for part in parts if part]
@@ -139,6 +142,24 @@ def evaluation_page() -> str:
     for name, entry in PARTS.items():
         lines.append(f"| `--{name.replace('_', '-')}` | `{name}` | {entry.help} |")
     return LIST.sub(lambda _: "\n".join(lines) + "\n", EVALUATION.read_text(encoding="utf-8"), count=1)
+
+
+def _choice(entry: Entry) -> str:
+    """Write a line of a table: when to choose a method."""
+    return f"| {entry.choose[0].upper()}{entry.choose[1:]} | [`{entry.name}`](methods.md#{entry.name}) |"
+
+
+def choosing_page() -> str:
+    """Write the page on choosing a method with its two tables brought up to date."""
+    text, entries = CHOOSING.read_text(encoding="utf-8"), catalogue().entries
+    head = "| choose it | method |\n|---|---|\n"
+    for title, labelled in (("## Images alone\n", False), ("## Images with labels\n", True)):
+        lines = [_choice(entry) for entry in entries if (entry.needs != NEEDS[""]) == labelled]
+        before, _, rest = text.partition(title)
+        table = TABLE.search(rest)
+        assert table, f"{CHOOSING.name} has no table under {title.strip()}"
+        text = before + title + rest[: table.start()] + head + "\n".join(lines) + "\n" + rest[table.end() :]
+    return text
 
 
 def floors() -> dict[int, list[str]]:
@@ -208,4 +229,5 @@ if __name__ == "__main__":
     METHODS.write_text(methods_page(), encoding="utf-8")
     EVALUATION.write_text(evaluation_page(), encoding="utf-8")
     OPTIONS.write_text(options(), encoding="utf-8")
+    CHOOSING.write_text(choosing_page(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")

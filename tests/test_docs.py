@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,7 @@ def test_what_comes_from_the_code_is_what_the_code_says() -> None:
     assert make.METHODS.read_text(encoding="utf-8") == make.methods_page(), "run: python docs/make.py"
     assert make.EVALUATION.read_text(encoding="utf-8") == make.evaluation_page(), "run: python docs/make.py"
     assert make.OPTIONS.read_text(encoding="utf-8") == make.options(), "run: python docs/make.py"
+    assert make.CHOOSING.read_text(encoding="utf-8") == make.choosing_page(), "run: python docs/make.py"
     assert make.README.read_text(encoding="utf-8") == make.readme(), "run: python docs/make.py"
     assert make.tree().count("\n") > 20 and make.tree() in make.readme()
 
@@ -141,3 +143,11 @@ def test_every_method_has_its_place_in_choosing() -> None:
 def test_every_page_is_in_the_table_of_contents() -> None:
     listed = set(re.findall(r"(\S+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert listed == {page.name for page in PAGES if page.parent.name == "docs"}
+
+
+def test_one_step_runs_and_is_short_enough_to_read(capsys: pytest.CaptureFixture[str]) -> None:
+    path = ROOT / "examples" / "one_step.py"
+    runpy.run_path(str(path))
+    said = capsys.readouterr().out
+    assert "z_i (16, 64)" in said and re.search(r"loss \d\.\d+, by chance 3\.4", said)
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 60

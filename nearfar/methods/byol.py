@@ -5,8 +5,8 @@ Carl Doersch, Bernardo Avila Pires, Zhaohan Daniel Guo, Mohammad Gheshlaghi Azar
 Kavukcuoglu, Rémi Munos and Michal Valko, "Bootstrap your own latent: A new approach to self-supervised
 learning", NeurIPS 2020 (arXiv:2006.07733).
 
-Choose it when batches are small, or when near neighbours in the collection are alike and ought not to be
-pushed apart: nothing is pushed.
+Choose it when batches are small, or when many images are nearly alike, as of one product line or one film, and
+ought not to be pushed apart: nothing is pushed.
 
 Shapes: N images, two views; f(view) (N, D); z (N, P) from the slow copies of f and of the head g; q (N, P)
 from the predictor q on top of g. No gradient reaches z.
