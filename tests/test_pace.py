@@ -94,6 +94,6 @@ def test_times_as_people_type_them(text: str, expected: float) -> None:
     ["", "0", "0h", "-5", "nan", "inf", "1e3", "9" * 400, "1 fortnight", "m", "1m2h", "h1", "１h", "1h\n;rm"],
 )
 def test_what_is_no_time_is_a_sentence(text: str) -> None:
-    with pytest.raises(NearfarError, match="--budget .* is no time; write 1h, 30m") as error:
+    with pytest.raises(NearfarError, match="--budget .* is not a duration; write 1h, 30m") as error:
         minutes(text, "--budget")
     assert repr(text) in str(error.value)

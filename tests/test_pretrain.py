@@ -145,7 +145,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(photos, tmp_path, sign, status):
     process.send_signal(sign)
     _, said = process.communicate(timeout=60)
     assert process.returncode == status, said
-    assert "the same command goes on from there" in said and "Traceback" not in said
+    assert "run the same command again to resume" in said and "Traceback" not in said
     assert checkpoint.read(folder / checkpoint.LAST)[1]["step"] > 0
     with pytest.raises(nearfar.NearfarError, match="not finished"):
         nearfar.load(folder)

@@ -123,7 +123,7 @@ def test_the_batch_fits_the_images():
 
 def test_the_usual_side_is_the_median_of_what_can_be_used():
     assert resolve.usual_side(open_source(np.zeros((5, 20, 30, 3), np.uint8)), 10**6) == 20
-    with pytest.raises(NearfarError, match="None of the 5 images"):
+    with pytest.raises(NearfarError, match="none of the 5 images"):
         resolve.usual_side(open_source(np.zeros((5, 20, 30, 3), np.uint8)), 100)
 
 

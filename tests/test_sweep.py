@@ -255,14 +255,14 @@ def test_a_recipe_that_fails_ends_the_sweep_and_a_point_does_not(photos: Path, t
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--minutes-each", "3", "--budget", "1 fortnight"], "--budget '1 fortnight' is no time"),
-        (["--minutes-each", "nan", "--budget", "1h"], "--minutes-each 'nan' is no time"),
-        (["--minutes-each", "3", "--budget=-1h"], "--budget '-1h' is no time"),
+        (["--minutes-each", "3", "--budget", "1 fortnight"], "--budget '1 fortnight' is not a duration"),
+        (["--minutes-each", "nan", "--budget", "1h"], "--minutes-each 'nan' is not a duration"),
+        (["--minutes-each", "3", "--budget=-1h"], "--budget '-1h' is not a duration"),
         (["--minutes-each", "3", "--budget", "9m"], "has room for 3 runs of 3 minutes"),
         (["--minutes-each", "3"], "give --budget, such as 1h, or --trials"),
         (["--steps", "3", "--budget", "1h", "--trials", "20"], "give --budget, such as 1h, or --trials"),
         (["--budget", "1h"], "give --minutes-each, --steps or --epochs"),
-        (["--minutes-each", "3", "--steps", "3", "--trials", "10"], "Training has one length"),
+        (["--minutes-each", "3", "--steps", "3", "--trials", "10"], "training has one length"),
         (["--steps", "3", "--trials", "3"], "give --trials 10 or more"),
         (["--steps", "3", "--trials", "3.5"], "--trials: invalid int value: '3.5'"),
         (["--steps", "3", "--trials", "-7"], "give --trials 10 or more"),

@@ -32,7 +32,7 @@ def device_named(name: str) -> torch.device:
         name = "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"
     if not there[name]:
         raise NearfarError(
-            f"There is no {name} device here; use --device {'cuda' if there['cuda'] else 'cpu'}."
+            f"there is no {name} device here; use --device {'cuda' if there['cuda'] else 'cpu'}."
         )
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)

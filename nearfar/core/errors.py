@@ -1,4 +1,4 @@
-"""The two ways nearfar says no: a user's mistake, and a picture that cannot be used.
+"""The two ways nearfar says no: a user's mistake, and an image that cannot be used.
 
 Errors are the most-read documentation of a tool. Each is one sentence that names the thing, says
 what is wrong with it, and says what to type instead. The command line prints it and exits with 2.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class NearfarError(Exception):
-    """Something the user can mend; its text is one sentence that says how."""
+    """Something the user can fix; its text is one sentence that says how."""
 
 
 class BadImage(Exception):

@@ -10,7 +10,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def forget_peak() -> None:
-    """Start counting anew, where the system can."""
+    """Reset the peak, where the system can."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:

@@ -127,7 +127,7 @@ def load(
     seed: int = 0,
     memory: int | None = None,
 ) -> ImageDataset | FileDataset:
-    """Make a collection ready for use: every image decoded once, the bad ones set aside by name.
+    """Make a collection ready for use: every image decoded once, the bad ones left out by name.
 
     Memory: the decoded images if they fit into `memory`, else none of them; and for each thread one image
     of up to 16 million pixels, at most 8 bytes a pixel decoded, beside its file. Larger images are decoded
@@ -136,7 +136,7 @@ def load(
     Args:
         source: the images.
         short_side: images with a larger short side are reduced to it, in pixels; None keeps them whole.
-        max_pixels: images of more pixels are set aside.
+        max_pixels: images of more pixels are left out.
         max_bad: the share of bad images, 0 to 1, beyond which this stops.
         threads: threads that decode.
         decode_once: whether to decode now; without it, files are read each time they are asked for.

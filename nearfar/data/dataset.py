@@ -93,7 +93,7 @@ class ImageDataset(Dataset):
     """Decoded images in one buffer, in memory or mapped from a cache on disk; gathering copies nothing.
 
     `heights`, `widths` (n,) int32 are the images' sides; `digests` (n, 16) uint8 those of the files' bytes;
-    `rejected` are the images set aside, in the source's order; `nbytes` counts the bytes of pixels.
+    `rejected` are the images left out, in the source's order; `nbytes` counts the bytes of pixels.
     """
 
     rejected: tuple[Rejected, ...]
@@ -117,7 +117,7 @@ class ImageDataset(Dataset):
 class FileDataset(Dataset):
     """Images that are read and decoded each time they are asked for.
 
-    A bad one shows only when its turn comes. Another row takes its place, chosen by the bad row's number
+    A bad one is found only when it is read. Another row takes its place, chosen by the bad row's number
     alone, so that neither history nor threads matter; `rejected` grows by it.
     """
 

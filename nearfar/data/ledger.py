@@ -1,4 +1,4 @@
-"""Records what became of each image of a collection: where it lies, or why it was set aside."""
+"""Records what became of each image of a collection: where it lies, or why it was left out."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Ledger:
         self.reasons: dict[int, str] = {}
 
     def reject(self, row: int, reason: str) -> None:
-        """Set a row aside; raises NearfarError where that is one too many."""
+        """Leave a row out; raises NearfarError where that is one too many."""
         with self.lock:
             self.reasons[row] = reason
             self.check()
@@ -66,7 +66,7 @@ class Ledger:
             too_many(self.rejected(), len(self.records), self.config.max_bad)
 
     def rejected(self) -> tuple[Rejected, ...]:
-        """List the rows set aside, in the source's order."""
+        """List the rows left out, in the source's order."""
         return tuple(Rejected(self.config.source.ids[row], self.reasons[row]) for row in sorted(self.reasons))
 
     def dataset(self, pixels: Pixels, *, resident: bool) -> ImageDataset:

@@ -27,7 +27,7 @@ _AHEAD = 4  # slices a thread may be ahead of the slowest
 
 @dataclass(frozen=True)
 class Rejected:
-    """One image set aside: its id, and the reason in a few words."""
+    """One image left out: its id, and the reason in a few words."""
 
     id: str
     reason: str
@@ -150,7 +150,7 @@ def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
 
     Args:
         path: the file.
-        rejected: the images set aside.
+        rejected: the images left out.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)

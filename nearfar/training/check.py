@@ -24,12 +24,12 @@ from .schedule import TimeBudget, measuring
 from .settings import Training
 from .setup import views_dtype
 
-SAMPLE = 64  # images decoded to measure the pace
+SAMPLE = 64  # images decoded to measure the time of a step
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What `nearfar pretrain` would do with the same words."""
+    """What `nearfar pretrain` would do with the same settings."""
 
     method: str
     recipe: str
@@ -83,7 +83,7 @@ class Check:
 
 
 def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings: Unpack[Options]) -> Check:
-    """Tell what is in a collection, what is broken and what `pretrain` would do; train and write nothing.
+    """Check what is in a collection, what is broken and what `pretrain` would do; train and write nothing.
 
     Every file is read and decoded once, since nothing less shows which are broken.
 
@@ -97,10 +97,10 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
         Counts, sizes, formats, broken files, exact duplicates, and the plan with a measured time.
 
     Raises:
-        NearfarError: there is nothing to look at, or a setting is wrong.
+        NearfarError: there are no images, or a setting is wrong.
     """
     if method not in methods.METHODS:
-        raise NearfarError(f"There is no method {method!r}; {nearest(method, methods.METHODS)}")
+        raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     device = device_named(str(given.get("device", "auto")))
     source = open_data(data, labels=resolve.needs_labels(method, given))
@@ -190,7 +190,7 @@ def _propose(
 
 
 class _Sample:
-    """A few decoded examples that stand for all of them, so that the pace of a step can be measured."""
+    """A few decoded examples that stand for all of them, so that the time of a step can be measured."""
 
     def __init__(self, source: Source, wanted: resolve.RunConfig, count: int) -> None:
         self.count, self.modality = count, wanted.modality

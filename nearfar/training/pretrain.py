@@ -1,4 +1,4 @@
-"""Pretraining from start to end: images in, an encoder out, and a run folder that can always go on."""
+"""Pretraining from start to end: images in, an encoder out, in a run folder that can be resumed."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ def pretrain(
     should_stop: ShouldStop | None = None,
     **settings: Unpack[Options],
 ) -> Run:
-    """Learn an encoder from unlabelled images; the same call again goes on with an unfinished run.
+    """Learn an encoder from unlabelled images; the same call again resumes an unfinished run.
 
     Args:
         data: a folder, a list of paths, an array (n, h, w, 3) of uint8, or a data set's name.
         out: the run folder; default runs/<data>-<method>.
-        method: what to learn by; see `nearfar.methods.METHODS`.
+        method: the self-supervised method; see `nearfar.methods.METHODS`.
         recipe: settings to start from; "auto" chooses by device and image size.
-        like: a run folder whose every setting and number of steps are taken over, to repeat that run.
-        overwrite: start anew in a folder that holds another run.
+        like: a run folder, to repeat that run: with its settings and its number of steps.
+        overwrite: start over in a folder that holds another run.
         should_stop: is called after each health check, to end the run there; see `ShouldStop`.
         **settings: any setting of `Training`, `Views` or the method, by name.
 
@@ -80,12 +80,12 @@ def pretrain(
         The finished run.
 
     Raises:
-        NearfarError: something the user can mend; what was saved is intact.
-        KeyboardInterrupt: Ctrl-C; the run was saved, and goes on when called again.
+        NearfarError: something the user can fix; what was saved is intact.
+        KeyboardInterrupt: Ctrl-C; the run was saved, and resumes when called again.
         Ended: `should_stop` said so.
     """
     if method not in methods.METHODS:
-        raise NearfarError(f"There is no method {method!r}; {nearest(method, methods.METHODS)}")
+        raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     name = Path(data).stem.replace(":", "-") if isinstance(data, (str, Path)) else type(data).__name__
     folder = Path(out) if out is not None else Path("runs") / f"{name or 'images'}-{method}"
     given = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
@@ -199,7 +199,7 @@ def _steps(
         for step in steps:
             if step.plan is not job.plan:
                 job.plan = step.plan
-                progress.say(f"The pace has changed: {step.plan.steps:,} steps in all now fit the time.")
+                progress.say(f"The speed has changed: {step.plan.steps:,} steps in total now fit the time.")
                 _record(job.folder, whole, {**config, "plan": step.plan.stretches})
             recorder.note(step)
             figures = watch.note(step)
@@ -214,7 +214,7 @@ def _steps(
                 )
             if stop and not step.last:
                 at = f"step {step.number:,} of {step.plan.steps:,}"
-                progress.say(f"Saved at {at}; the same command goes on from there.")
+                progress.say(f"Saved at {at}; run the same command again to resume.")
                 if stop == signal.SIGTERM:
                     sys.exit(143)
                 raise KeyboardInterrupt
@@ -225,7 +225,7 @@ def _steps(
 
 @contextmanager
 def _compiler(setting: str) -> Iterator[None]:
-    """Turn the trouble of a compiler that was asked for into a sentence."""
+    """Turn the failure of a compiler that was asked for into one sentence."""
     try:
         yield
     except Exception as error:
@@ -236,7 +236,7 @@ def _compiler(setting: str) -> Iterator[None]:
 
 
 def _record(folder: Path, whole: ImageDataset | FileDataset, config: dict[str, Any]) -> None:
-    """Write what the run is, and which images it does without."""
+    """Write config.json and rejected.csv."""
     if distributed.first():
         write_rejected(folder / "rejected.csv", whole.rejected)
         checkpoint.write_json(folder / "config.json", config)
@@ -249,10 +249,10 @@ def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
             if item.name.startswith(OURS):
                 item.unlink()
     distributed.barrier()
-    strange = [item.name for item in folder.iterdir() if item.name not in (*OURS, ".lock", "tensorboard")]
-    if strange and not (folder / "config.json").exists():
+    others = [item.name for item in folder.iterdir() if item.name not in (*OURS, ".lock", "tensorboard")]
+    if others and not (folder / "config.json").exists():
         raise NearfarError(
-            f"{folder} is no run folder, and holds {strange[0]!r}; name a new or empty folder with --out."
+            f"{folder} is not a run folder: it holds {others[0]!r}; name a new or empty folder with --out."
         )
     if overwrite and distributed.first():
         for name in OURS:
@@ -265,7 +265,7 @@ def _finished(folder: Path) -> bool:
     """Tell whether a run has come to its end, and say so."""
     finished = (folder / "encoder.json").exists()
     if finished:
-        progress.say(f"The run in {folder} is finished; nothing to do (--overwrite trains it anew).")
+        progress.say(f"The run in {folder} is finished; nothing to do (--overwrite trains it again).")
     return finished
 
 
@@ -290,7 +290,7 @@ def _wanted(
         side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
         kind = source.modality
         return resolve.resolve(method, recipe, given, side=side, device=device, kind=kind), None
-    extra = [name for name in given if name not in resolve.HARMLESS]
+    extra = [name for name in given if name not in resolve.MAY_CHANGE]
     if extra:
         flag = extra[0].replace("_", "-")
         raise NearfarError(f"--like takes every setting from {like}; leave --{flag} out.")
@@ -315,11 +315,11 @@ def _same(
             wanted = replace(wanted, training=replace(wanted.training, **measured))
     found = old.differences(wanted)
     if earlier["data"]["fingerprint"] != fingerprint:
-        found.append(f"the images are others, {earlier['data']['images']:,} before and {images:,} now")
+        found.append(f"the images differ: {earlier['data']['images']:,} before and {images:,} now")
     if found:
         raise NearfarError(
             f"{folder} holds a run with other settings ({'; '.join(found)}); "
-            "name another folder with --out, or start anew with --overwrite."
+            "name another folder with --out, or start over with --overwrite."
         )
     return wanted, StepPlan.of(earlier["plan"])
 
@@ -354,5 +354,5 @@ def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
     if distributed.first():
         distributed.barrier()
         if dataset.rejected:
-            progress.say(f"{len(dataset.rejected):,} unusable images are set aside; rejected.csv names each.")
+            progress.say(f"{len(dataset.rejected):,} unusable images are left out; rejected.csv lists them.")
     return dataset

@@ -1,4 +1,4 @@
-"""From what was asked to what will be done: every `auto` decided, every number effective and recorded."""
+"""Resolves the settings of a run: a recipe, what was typed, and every `auto` that needs no measurement."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .settings import Training
 from .teacher import teacher_of
 
 LENGTHS = ("epochs", "steps", "minutes")
-HARMLESS = (
+MAY_CHANGE = (
     "workers",
     "save_minutes",
     "tensorboard",
     "health_checks",
     "stop_on_collapse",
-)  # may change from one sitting to the next
-MEASURED = ("precision", "views_on", "compile")  # whose "auto" the first sitting decides and records
-SAMPLE = 64  # images looked at to learn a collection's usual size
+)  # settings that may change when a run is resumed
+MEASURED = ("precision", "views_on", "compile")  # whose "auto" the first session measures and records
+SAMPLE = 64  # images read to find the usual size of a collection
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class RunConfig:
             )
         except KeyError as error:
             raise NearfarError(
-                f"{where}{error.args[0]!r} is missing; start anew with --overwrite."
+                f"{where}{error.args[0]!r} is missing; start over with --overwrite."
             ) from error
 
     def differences(self, other: RunConfig) -> list[str]:
@@ -109,7 +109,7 @@ class RunConfig:
                 continue
             old, new = to_json(mine), to_json(theirs)
             for name in old:
-                if name not in HARMLESS and old[name] != new[name]:
+                if name not in MAY_CHANGE and old[name] != new[name]:
                     found.append(f"--{name.replace('_', '-')} {_plain(old[name])} became {_plain(new[name])}")
         if self.method != other.method:
             found.insert(0, f"--method {self.method} became {other.method}")
@@ -142,8 +142,8 @@ def usual_side(source: Source, max_pixels: int) -> int:
             reason = str(error)
     if not sides:
         raise NearfarError(
-            f"None of the {len(source.ids):,} images of {source.name} that were tried can be used "
-            f"({reason}); see nearfar check."
+            f"none of the {len(source.ids):,} images of {source.name} that were tried can be used "
+            f"({reason}); run: nearfar check"
         )
     return int(np.median(sides))
 
@@ -157,12 +157,12 @@ def resolve(
     device: torch.device,
     kind: str = IMAGES,
 ) -> RunConfig:
-    """Put together the recipe and what was asked, which wins.
+    """Combine the recipe with explicit settings, which override it.
 
     Args:
         method: a name in `methods.METHODS`.
         recipe: a name in `recipes.RECIPES`, or "auto".
-        asked: settings by name, of the training, the views or the method.
+        asked: explicit settings by name, of the training, the views or the method.
         side: the examples' usual size, such as images' short side in pixels.
         device: where to compute.
         kind: of data, by its name.
@@ -184,7 +184,7 @@ def resolve(
     if recipe == "auto":
         recipe = recipes.choose(device.type, side)
     if recipe not in recipes.RECIPES:
-        raise NearfarError(f"There is no recipe {recipe!r}; {nearest(recipe, recipes.RECIPES)}")
+        raise NearfarError(f"there is no recipe {recipe!r}; {nearest(recipe, recipes.RECIPES)}")
     base = recipes.RECIPES[recipe](side)
     own = to_json(base.views) if isinstance(base.views, data.views) else {}
     groups = {Training: {**to_json(base.training), **data.training}, data.views: own, config: {}}
@@ -196,7 +196,7 @@ def resolve(
         for cls in homes.get(name, ()):  # of the views, what this kind of data has a setting for
             groups[cls][name] = list(value) if isinstance(value, tuple) else value
     if len([name for name in LENGTHS if asked.get(name) is not None]) > 1:
-        raise NearfarError("Training has one length: give --epochs, --steps or --minutes, not two of them.")
+        raise NearfarError("training has one length; give one of --epochs, --steps and --minutes.")
     if any(asked.get(name) is not None for name in LENGTHS):
         groups[Training].update(dict.fromkeys(LENGTHS))
     for name, value in asked.items():
@@ -211,7 +211,7 @@ def resolve(
     training = replace(training, image_size=size, device=device.type)
     length = next((name for name in LENGTHS if getattr(training, name) is not None), None)
     if length is None or getattr(training, length) <= 0:
-        raise NearfarError("Training needs a length above zero; give --epochs, --steps or --minutes.")
+        raise NearfarError("training needs a length above zero; give --epochs, --steps or --minutes.")
     views: Any = build(data.views, groups[data.views])
     return RunConfig(method, recipe, training, views, build(config, groups[config]), kind)
 
@@ -232,7 +232,7 @@ def needs_labels(method: str, given: Mapping[str, Any]) -> bool:
 
 
 def with_classes(wanted: RunConfig, classes: int) -> RunConfig:
-    """Tell a method that learns to tell classes apart how many there are, if it was not told.
+    """Tell a method with a classifier how many classes there are, if it was not told.
 
     Args:
         wanted: from `resolve`.

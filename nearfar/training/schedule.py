@@ -43,7 +43,7 @@ def minutes(text: str | float, what: str) -> float:
     elif re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", words):
         found = sum(float(count) * UNITS[unit] for count, unit in re.findall(rf"{number}([hms])", words))
     if not 0 < found < float("inf"):
-        raise NearfarError(f"{what} {str(text)!r} is no time; write 1h, 30m, 45s or 1h30m, or minutes.")
+        raise NearfarError(f"{what} {str(text)!r} is not a duration; write 1h, 30m, 45s, 1h30m or minutes.")
     return found
 
 
@@ -127,7 +127,7 @@ class TimeBudget:
     _marks: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW + 1))
 
     def elapsed(self) -> float:
-        """Tell the seconds of the budget used so far, over all sittings."""
+        """Tell the seconds of the budget used so far, over all sessions."""
         return self.spent + time.monotonic() - self.started
 
     def first_plan(self, seconds_a_step: float) -> StepPlan:

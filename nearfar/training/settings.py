@@ -14,7 +14,7 @@ from ..images.files import MAX_PIXELS
 
 @dataclass(frozen=True)
 class Training:
-    """How long, how large, how fast and on what an encoder is trained. The defaults are those of recipe "cpu"."""
+    """Length, size, optimizer, machine and images of a training. The defaults are those of recipe "cpu"."""
 
     epochs: float | None = setting(None, "passes over the images", low=0.0)
     steps: int | None = setting(None, "optimizer steps", low=1)
@@ -71,7 +71,7 @@ class Training:
         None, "CPU threads that read images and make views; all cores if not given", low=1
     )
     max_bad: float = setting(0.1, "share of unusable images beyond which the run stops", low=0.0, high=1.0)
-    max_pixels: int = setting(MAX_PIXELS, "images of more pixels than this are set aside", low=1)
+    max_pixels: int = setting(MAX_PIXELS, "images of more pixels than this are left out", low=1)
     holdout: float = setting(
         0.02,
         "share of the images that is never trained on, 2,048 of them at most, so that health is measured there",
