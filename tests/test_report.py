@@ -261,7 +261,11 @@ def test_the_views_shown_are_those_the_network_saw(run: Run, photos: Path) -> No
     assert int((look.numbers >= 0).sum()) == 96 and len(look) == 160
 
     store = cache.load(
-        open_source(photos), short_side=wanted.short_side, max_pixels=10**8, max_bad=0.1, threads=1
+        open_source(photos),
+        short_side=wanted.preprocess.decode_side,
+        max_pixels=10**8,
+        max_bad=0.1,
+        threads=1,
     )
     trained, _ = holdout_split(store, wanted.training.holdout, wanted.training.seed)
     recipes = resolve.build_method(wanted).views(wanted.views)

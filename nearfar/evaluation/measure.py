@@ -15,7 +15,7 @@ import torch
 from ..core import progress
 from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset, Subset
-from ..data.sources import open_source
+from ..data.modality import modality_of, open_data
 from ..features.extract import fingerprint
 from ..features.probes import Reader, Rows, Seen, seen_by, validation_split, ways
 from ..finetuning.trainer import How
@@ -97,7 +97,13 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
         NearfarError: images or labels cannot be used, or the encoder's bytes changed on the way.
     """
     where, seed = wishes.device, wishes.seed
-    train_source, test_source = open_source(train, labels=True), open_source(test, labels=True)
+    kind = modality_of(run.preprocess)
+    if not kind.pictures and (wishes.tuned or wishes.imagenet or "robustness" in wishes.parts):
+        raise NearfarError(
+            "--robustness, --augmented, --finetune and --imagenet are for images; leave them out for "
+            f"{kind.name}."
+        )
+    train_source, test_source = (open_data(x, expected=kind.name, labels=True) for x in (train, test))
     labelled_data.check(train_source, test_source)
     pretrained = None if wishes.imagenet is None else imagenet_baseline.imagenet(wishes.imagenet)
     listed = None if wishes.groups is None else groups.read(wishes.groups)
@@ -127,7 +133,7 @@ def measure(run: Run, train: Any, test: Any, wishes: Wishes) -> Evaluation:
     learnt: dict[How, Tuned] = {}
     left_out: dict[str, str] = {}
     courses = wishes.tuned
-    if SCRATCH in wishes.baselines and SCRATCH not in courses:
+    if SCRATCH in wishes.baselines and SCRATCH in kind.baselines and SCRATCH not in courses:
         reason = _too_dear(run, len(dataset), int(held.sum()))
         if reason:
             left_out[SCRATCH] = reason

@@ -16,8 +16,8 @@ from .. import models
 from ..core import rng
 from ..core.device import cores
 from ..data.dataset import ImageDataset
-from ..images import kernels
-from ..images.views import Preprocess, centre
+from ..data.modality import modality_of
+from ..images.views import Preprocess
 from . import knn as neighbours
 from . import logistic
 from .extract import features
@@ -88,15 +88,14 @@ def untrained(
     Returns:
         The encoder, on the device, in eval mode.
     """
-    net = models.untrained(like, seed).to(device)
+    kind = modality_of(preprocess)
+    net = kind.encoder(like.name, stem=like.stem, size=like.size, seed=seed).to(device)
     rows = rng.permutation(rng.fold(seed, "calibration"), len(dataset))[:CALIBRATION]
 
     def batches() -> Iterator[torch.Tensor]:
         for part in np.array_split(rows, math.ceil(len(rows) / 256)):
             block = dataset.gather(part)
-            draws = centre(preprocess, block.height, block.width)
-            x = kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=cores())
-            yield x.to(device)
+            yield kind.prepare(block, preprocess, threads=cores()).to(device)
 
     return models.settle(net, batches()) if len(rows) > 1 else net.eval()
 
@@ -227,7 +226,7 @@ def ways(
     device: torch.device,
     batch_size: int,
 ) -> dict[str, Callable[[], tuple[Encode, bool]]]:
-    """List the ways of seeing: encoder, pixels, pca and untrained.
+    """List the ways of seeing: encoder, untrained and, where the kind of data has them, pixels and pca.
 
     Args:
         encoder: on the device.
@@ -249,9 +248,11 @@ def ways(
     def like() -> nn.Module:
         return untrained(encoder, dataset, preprocess, seed, str(device))
 
-    return {
+    made: dict[str, Callable[[], tuple[Encode, bool]]] = {
         "encoder": lambda: (by(encoder, preprocess), False),
         "pixels": lambda: (by(nn.Flatten(), small), True),
         "pca": lambda: (by(principal(dataset, small, str(device)), small), False),
         "untrained": lambda: (by(like(), preprocess), False),
     }
+    known = ("encoder", "untrained", *modality_of(preprocess).baselines)
+    return {name: way for name, way in made.items() if name in known}
