@@ -292,11 +292,15 @@ def test_the_quicker_place_is_taken_only_where_it_is_a_gpu(monkeypatch: pytest.M
     seconds = {"cpu": 2.0, "device": 1.0}
     monkeypatch.setattr(module, "seconds_a_batch", lambda place: seconds[place])
 
-    def chosen(device: str) -> str:
-        job = types.SimpleNamespace(device=torch.device(device), feed=lambda start, place: place)
+    def chosen(device: str, on_device: bool = True) -> str:
+        wanted = types.SimpleNamespace(kind=types.SimpleNamespace(on_device=on_device))
+        job = types.SimpleNamespace(
+            device=torch.device(device), wanted=wanted, feed=lambda start, place: place
+        )
         return module._faster_place(job)
 
     assert (chosen("cuda"), chosen("cpu")) == ("device", "cpu")
+    assert chosen("cuda", on_device=False) == "cpu"
     seconds["device"] = 3.0
     assert chosen("cuda") == "cpu"
 

@@ -188,6 +188,17 @@ def test_uses_that_need_no_picture_work_on_a_store(run: Path, tmp_path: Path) ->
     assert len(named.ids) > 0
 
 
+def test_an_evaluation_stands_beside_the_baselines_that_the_kind_has(run: Path) -> None:
+    def labelled(count: int, seed: int) -> tuple[list[np.ndarray], list[str]]:
+        return list(waves(count, seed=seed)), [f"waves{1 + at % 4}" for at in range(count)]
+
+    found = nearfar.evaluate(run, train=labelled(120, 7), test=labelled(60, 8))
+    assert set(found.knn) == {"encoder", "untrained", "chance"}
+    assert found.knn["encoder"].accuracy > 0.9 > found.knn["chance"].accuracy
+    with pytest.raises(NearfarError, match="leave them out for sequences"):
+        nearfar.evaluate(run, train=labelled(120, 7), test=labelled(60, 8), robustness=True)
+
+
 def test_a_store_survives_export_and_import(run: Path, tmp_path: Path) -> None:
     store = tmp_path / "waves.nf"
     nearfar.embed(run, list(waves(40)), store=store)

@@ -104,6 +104,10 @@ class SequenceModality(Modality):
         if isinstance(data, tuple):
             data, marks = data
         if isinstance(data, (str, Path)):
+            if not Path(data).is_file():
+                raise NearfarError(
+                    f"there is no file {str(data)!r} of sequences; give a .npy of shape (n, t)."
+                )
             values, name = list(np.load(data)), str(data)
         else:
             values, name = [np.asarray(value) for value in data], "the list"

@@ -29,7 +29,7 @@ class ImageModality(Modality):
     name = IMAGES
     views = Views
     columns: ClassVar = {"width": "number", "height": "number"}
-    baselines = ("pixels",)
+    baselines = ("pixels", "pca", "scratch")
     on_device = True
     pictures = True
 

@@ -13,9 +13,11 @@ class AugmentedLinear(EvaluationPart):
     """A linear classifier trained on augmented images, the encoder frozen."""
 
     modes: ClassVar[Mapping[Mode, str]] = {"linear": "encoder"}
+    images_only = True
 
 
 class FineTuning(EvaluationPart):
     """The encoder fine-tuned on the labels, and the same network trained from scratch."""
 
     modes: ClassVar[Mapping[Mode, str]] = {"finetune": "encoder", "scratch": "scratch"}
+    images_only = True

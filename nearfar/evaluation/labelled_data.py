@@ -6,8 +6,8 @@ import numpy as np
 
 from ..core.device import cores
 from ..core.errors import NearfarError
-from ..data import cache
 from ..data.dataset import ImageDataset
+from ..data.modality import modality_of
 from ..data.sources import Source
 from ..features.probes import Rows
 from ..images.views import Preprocess
@@ -38,14 +38,13 @@ def read(source: Source, preprocess: Preprocess) -> ImageDataset:
         source: opened with labels.
         preprocess: what the encoder's input is.
     """
-    dataset = cache.load(
+    dataset: ImageDataset = modality_of(preprocess).load(
         source,
-        short_side=preprocess.decode_side,
-        max_pixels=Training.max_pixels,
+        preprocess,
+        limit=Training.max_pixels,
         max_bad=Training.max_bad,
         threads=cores(),
     )
-    assert isinstance(dataset, ImageDataset)
     return dataset
 
 

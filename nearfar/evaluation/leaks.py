@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..analysis.pixel_similarity import fine, pixel_similarity
 from ..data.dataset import ImageDataset, Subset
+from ..data.modality import modality_of
 from ..features.probes import Rows
 
 MIN_SIMILARITY = 0.85  # correlation from which a pair counts as near-copies; see docs/evaluation.md
@@ -61,7 +62,10 @@ def near_copies(test: ImageDataset, train: ImageDataset, candidates: Rows) -> Co
     """
     rows, place = np.unique(candidates, return_inverse=True)
     own = np.arange(len(test)).repeat(candidates.shape[1])
-    flat = pixel_similarity(fine(test), fine(Subset(train, rows)), own, place.reshape(-1))
+    if modality_of(train).pictures:
+        flat = pixel_similarity(fine(test), fine(Subset(train, rows)), own, place.reshape(-1))
+    else:  # of other kinds, only what is the same byte for byte is known
+        flat = np.full(candidates.size, -1, np.float32)
     found = flat.reshape(candidates.shape)
     best = found.argmax(axis=1)[:, None]
     most = np.take_along_axis(found, best, 1)[:, 0]

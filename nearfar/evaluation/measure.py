@@ -14,7 +14,7 @@ import torch
 from ..core import progress
 from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset, Subset
-from ..data.sources import open_source
+from ..data.modality import modality_of, open_data
 from ..features.extract import fingerprint
 from ..features.probes import FeatureProbe, Rows, encode_with, feature_sets, validation_split
 from ..finetuning.finetune import FineTuned, cost, finetune
@@ -79,7 +79,13 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         NearfarError: images or labels cannot be used, or the encoder's bytes changed on the way.
     """
     where, seed = options.device, options.seed
-    train_source, test_source = open_source(train, labels=True), open_source(test, labels=True)
+    kind = modality_of(run.preprocess)
+    if not kind.pictures:
+        refused = [f"--{name.replace('_', '-')}" for name in options.parts if PARTS[name].load().images_only]
+        refused += ["--imagenet"] if options.imagenet else []
+        if refused:
+            raise NearfarError(f"{refused[0]} is for images only; leave it out for {kind.name}.")
+    train_source, test_source = (open_data(x, expected=kind.name, labels=True) for x in (train, test))
     labelled_data.check(train_source, test_source)
     pretrained = None if options.imagenet is None else imagenet_baseline.imagenet(options.imagenet)
     listed = None if options.groups is None else groups.read_groups(options.groups)
@@ -110,7 +116,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     asked = [mode for part in parts.values() for mode in part.modes]
     modes = list(asked)
     left_out: dict[str, str] = {}
-    if SCRATCH in options.baselines and SCRATCH not in modes:
+    if SCRATCH in options.baselines and SCRATCH in kind.baselines and SCRATCH not in modes:
         reason = _takes_longer(run, len(dataset), int(validation.sum()))
         if reason:
             left_out[SCRATCH] = reason

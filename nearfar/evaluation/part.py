@@ -41,10 +41,12 @@ class EvaluationPart:
         rows: what `measure` gave, by feature set.
         modes: what is trained for the part before a test image is opened, each with the feature set in whose
             row its accuracy stands, in a column of the part's own.
+        images_only: whether it changes pictures, so that other kinds of data have no such part.
     """
 
     rows: Mapping[str, Any]
     modes: ClassVar[Mapping[Mode, str]] = {}
+    images_only: ClassVar[bool] = False
 
     @classmethod
     def measure(cls, probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int) -> Any:

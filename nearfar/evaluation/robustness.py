@@ -20,6 +20,8 @@ WORST = 3  # corruptions that the table names
 class Robustness(EvaluationPart):
     """One `CorruptedAccuracy` a feature set."""
 
+    images_only = True
+
     rows: Mapping[str, CorruptedAccuracy]
 
     @classmethod

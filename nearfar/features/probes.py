@@ -16,8 +16,8 @@ from .. import models
 from ..core import rng
 from ..core.device import cores
 from ..data.dataset import ImageDataset
-from ..images import kernels
-from ..images.views import Preprocess, centre
+from ..data.modality import modality_of
+from ..images.views import Preprocess
 from . import knn, logistic
 from .extract import features
 
@@ -87,15 +87,22 @@ def untrained(
     Returns:
         The encoder, on the device, in eval mode.
     """
-    net = models.untrained(encoder, seed).to(device)
+    kind = modality_of(preprocess)
+    made = kind.encoder(
+        encoder.name,
+        stem=encoder.stem,
+        size=encoder.size,
+        seed=seed,
+        mean=encoder.mean,
+        std=encoder.std,
+    )
+    net = made.to(device)
     rows = rng.permutation(rng.fold(seed, "calibration"), len(dataset))[:CALIBRATION_IMAGES]
 
     def batches() -> Iterator[torch.Tensor]:
         for chunk in np.array_split(rows, math.ceil(len(rows) / 256)):
             block = dataset.gather(chunk)
-            draws = centre(preprocess, block.height, block.width)
-            x = kernels.apply(block, draws, preprocess.size, preprocess.interpolation, threads=cores())
-            yield x.to(device)
+            yield kind.prepare(block, preprocess, threads=cores()).to(device)
 
     return models.settle(net, batches()) if len(rows) > 1 else net.eval()
 
@@ -226,7 +233,7 @@ def feature_sets(
     device: torch.device,
     batch_size: int,
 ) -> dict[str, Callable[[], tuple[Encode, bool]]]:
-    """List the feature sets: of the encoder, pixels, pca and untrained.
+    """List the feature sets: of the encoder, untrained and, where the kind of data has them, pixels and pca.
 
     Args:
         encoder: on the device.
@@ -248,9 +255,11 @@ def feature_sets(
     def random_weights() -> nn.Module:
         return untrained(encoder, dataset, preprocess, seed, str(device))
 
-    return {
+    made: dict[str, Callable[[], tuple[Encode, bool]]] = {
         "encoder": lambda: (by(encoder, preprocess), False),
         "pixels": lambda: (by(nn.Flatten(), small), True),
         "pca": lambda: (by(principal_components(dataset, small, str(device)), small), False),
         "untrained": lambda: (by(random_weights(), preprocess), False),
     }
+    known = ("encoder", "untrained", *modality_of(preprocess).baselines)
+    return {name: way for name, way in made.items() if name in known}

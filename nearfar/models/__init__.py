@@ -34,7 +34,6 @@ __all__ = [
     "seeded",
     "settle",
     "sync_batchnorm",
-    "untrained",
 ]
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation with which nothing is changed
@@ -239,16 +238,3 @@ def encoder(
     return Encoder(
         net, dim, name, stem, size, own_mean if mean is None else mean, own_std if std is None else std
     )
-
-
-def untrained(like: Encoder, seed: int = 0) -> Encoder:
-    """Build an encoder of the same make with fresh random weights, as a baseline.
-
-    Args:
-        like: the encoder to match.
-        seed: names the weights.
-
-    Returns:
-        The encoder, in training mode.
-    """
-    return encoder(like.name, stem=like.stem, size=like.size, seed=seed, mean=like.mean, std=like.std)
