@@ -453,7 +453,7 @@ def test_search_by_image_by_examples_and_by_file(
     file = tmp_path / "070.png"
     file.write_bytes(explored.encoded(there.pixels[70], "PNG"))
     view.set_input_files("#file", str(file))
-    title(view, "most like your file")
+    title(view, "most similar to your file")
     view.wait_for_function("document.getElementById('which').textContent === '070.png'")
     # Dropped: an image is searched by; what is none is refused in words.
     drop = """([kind, bytes]) => { const data = new DataTransfer();
@@ -464,7 +464,7 @@ def test_search_by_image_by_examples_and_by_file(
     view.click("#tab-all")
     title(view, "150 images")
     view.evaluate(drop, ["image/png", list(file.read_bytes())])
-    title(view, "most like your file")
+    title(view, "most similar to your file")
 
 
 def test_a_file_that_is_no_image_is_refused_in_words(browser: Any, address: str, tmp_path: Path) -> None:
@@ -533,7 +533,7 @@ def test_a_classifier_and_export(opened: Any, there: explored.Explored, tmp_path
     view = opened()
     view.click("#more summary")
     view.click("#train")
-    title(view, "as the classifier sees them")
+    title(view, "classes by the classifier")
     assert "95 % interval" in view.inner_text("#lines")
     view.click("#more summary")
     with view.expect_download() as found:

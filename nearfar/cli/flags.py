@@ -1,4 +1,4 @@
-"""Turns settings into command-line flags, and what was typed back into checked values; no torch here."""
+"""Turns settings and signatures into flags, and what was typed into checked values; no torch here."""
 
 from __future__ import annotations
 
