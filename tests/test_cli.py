@@ -107,6 +107,10 @@ def test_every_setting_of_a_method_shows_in_its_help(capsys: pytest.CaptureFixtu
         (["pretrain", "x", "y"], "unexpected argument 'y'"),
         (["pretrain"], "nearfar pretrain needs DATA, for example: nearfar pretrain"),
         (["embed", "run", "photos"], "nearfar embed needs --out"),
+        (
+            ["embed", "run", "photos", "--out", "x.npy", "--batch-size", "0"],
+            "--batch-size is 0; give 1 or more.",
+        ),
         (["evaluate", "run", "-x"], "has no flag -x"),
         (["check", "x", "--out", "y"], "nearfar check has no flag --out"),
     ],

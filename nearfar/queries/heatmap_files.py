@@ -81,7 +81,7 @@ def _read(store: VectorStore, run: Run, ids: list[str]) -> Chunk:
                 "them back, or embed them again where they are now."
             )
     short_side = -(-run.preprocess.size * 8 // 7)
-    # Two hundred images at most: one stretch.
+    # Two hundred images at most: one chunk.
     (found,) = stretches(open_in_memory(paths, None), [0], short_side, cores())
     for row, reason in found.bad:
         raise NearfarError(
