@@ -147,6 +147,10 @@ def test_help_ends_with_the_recipes_of_the_method(capsys: pytest.CaptureFixture[
         (["pretrain", "x", "y"], "unexpected argument 'y'"),
         (["pretrain"], "nearfar pretrain needs DATA, for example: nearfar pretrain"),
         (["embed", "run", "photos"], "nearfar embed needs --out"),
+        (
+            ["embed", "run", "photos", "--out", "x.npy", "--batch-size", "0"],
+            "--batch-size is 0; give 1 or more.",
+        ),
         (["evaluate", "run", "-x"], "has no flag -x"),
         (["check", "x", "--out", "y"], "nearfar check has no flag --out"),
     ],

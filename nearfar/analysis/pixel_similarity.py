@@ -79,7 +79,7 @@ def zoomed(pixels: Examples) -> torch.Tensor:
 
 
 def zoomed_files(read: Callable[[list[str]], list[bytes]], ids: Sequence[str]) -> torch.Tensor:
-    """Reduce pictures in files to their fine structure, a stretch at a time; a missing one has none.
+    """Reduce pictures in files to their fine structure, a chunk at a time; a missing one has none.
 
     Args:
         read: gives the image files of some ids, such as a vector store's thumbnails; b"" for none.

@@ -126,6 +126,9 @@ def embed(
     Raises:
         NearfarError: the run or the images cannot be used, or `out` cannot be written.
     """
+    for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
+        if value is not None and value < 1:
+            raise NearfarError(f"{flag} is {value}; give 1 or more.")
     if store is not None:
         if out is not None:
             raise NearfarError("--out and --store exclude each other; give one of them.")

@@ -80,7 +80,7 @@ def _read(store: VectorStore, run: Run, ids: list[str]) -> Chunk:
                 f"the file of {one!r} is not at {path or 'any known place'}; heat maps need the images: put "
                 "them back, or embed them again where they are now."
             )
-    # Two hundred images at most: one stretch.
+    # Two hundred images at most: one chunk.
     (found,) = read_chunks(open_in_memory(paths, None), [0], run.preprocess, cores())
     for row, reason in found.bad:
         raise NearfarError(

@@ -43,7 +43,7 @@ def best(queries: Cosines, unit: Cosines, k: int, rows: Rows | None = None) -> t
 
 
 def _spans(unit: Cosines, rows: Rows | None) -> Iterator[tuple[Rows, Cosines]]:
-    """Give row numbers and rows, a stretch at a time."""
+    """Give row numbers and rows, a chunk at a time."""
     count = len(unit) if rows is None else len(rows)
     for low in range(0, count, SPAN):
         at = np.arange(low, min(low + SPAN, count)) if rows is None else rows[low : low + SPAN]

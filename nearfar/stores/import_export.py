@@ -1,4 +1,4 @@
-"""Moves vectors between a store and files that others read: Parquet, .npz and CSV, a stretch at a time.
+"""Moves vectors between a store and files that others read: Parquet, .npz and CSV, a chunk at a time.
 
 Whose vectors they are goes along as JSON: in a Parquet file's metadata under "nearfar", in an .npz as the
 array `provenance`, and beside a CSV in a .json. A Parquet file is exact in all; in the others an empty text
@@ -210,7 +210,7 @@ def _from_csv(path: Path) -> Opened:
 
 
 def _typed(words: dict[str, list[str | None]], vectors: Vectors, facts: dict[str, Any]) -> Iterator[Any]:
-    """Give columns of words their kinds, as the file says or as the words look, and cut them in stretches."""
+    """Give columns of words their kinds, as the file says or as the words look, and cut them into chunks."""
     import pyarrow as pa
 
     said, kind_of_data = facts.get("columns"), str(facts.get("modality", IMAGES))
