@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 from ..core import rng
 from .batch import Batch, leaves
 from .modality import modality_of
+from .sampler import Sampler, Shuffled
 
 AHEAD = 3  # batches ready before they are asked for; the feed holds at most this many plus two
 
@@ -34,27 +34,6 @@ class Examples(Protocol):
     def gather(self, rows: npt.NDArray[np.int64]) -> Any:
         """Give the block of these rows' examples."""
         ...
-
-
-def rows_of(step: int, *, images: int, batch_size: int, seed: int) -> npt.NDArray[np.int64]:
-    """Name the images of one step: a fresh order every epoch, each image at most once in it.
-
-    Args:
-        step: counted from 0.
-        images: images in the store.
-        batch: images a step, at most `images`; the rest of an epoch that fills no batch is left out.
-        seed: of the run.
-
-    Returns:
-        (batch,) int64 row numbers.
-    """
-    epoch, place = divmod(step, images // batch_size)
-    return _order(seed, epoch, images)[place * batch_size : (place + 1) * batch_size]
-
-
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, images: int) -> npt.NDArray[np.int64]:
-    return rng.permutation(rng.fold(seed, "shuffle", epoch), images)
 
 
 class DataLoader:
@@ -81,6 +60,7 @@ class DataLoader:
         pin: bool = False,
         device: torch.device | None = None,
         labels: npt.NDArray[np.int64] | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         """Say what to prepare.
 
@@ -98,11 +78,13 @@ class DataLoader:
             pin: whether to put the views in page-locked memory, for a GPU.
             device: where to compute the views, and to leave them; None for the CPU's threads.
             labels: one for every row of the data set, for a method that needs them.
+            sampler: chooses the rows of each batch; None to shuffle.
         """
         self.dataset, self.size, self.batch_size, self.seed = dataset, size, batch_size, seed
         self.views, self.modality = list(recipes), modality_of(dataset)
         self.threads, self.dtype, self.rank, self.world, self.pin = threads, dtype, rank, world, pin
         self.device = device
+        self.sampler = sampler or Shuffled()
         self.labels = None if labels is None else torch.from_numpy(labels)
         self.waited = 0.0  # seconds the consumer has spent waiting for data
         self._lane = _Lane(device)
@@ -121,21 +103,25 @@ class DataLoader:
             The batch; each of its views is (n, 3, its side, its side) in [0, 1], channels last.
         """
         images = len(self.dataset)
-        rows = rows_of(step, images=images, batch_size=self.batch_size, seed=self.seed)
+        labels = None if self.labels is None else self.labels.numpy()
+        rows, turns = self.sampler.rows(
+            step, images=images, batch_size=self.batch_size, seed=self.seed, labels=labels
+        )
         share = self.batch_size // self.world
-        rows = rows[self.rank * share : (self.rank + 1) * share]
+        own = slice(self.rank * share, (self.rank + 1) * share)
+        rows, names = rows[own], rows[own] + images * turns[own]  # an image that comes again gets other views
         block = self.dataset.gather(rows)
         there = block if self.device is None else self.modality.place(block, self.device)
         epoch = step // (images // self.batch_size)
         made = []
         for number, view in enumerate(self.views):
             key, kind = rng.fold(self.seed, "view", epoch, number), self.modality
-            draws = kind.draw(view, key, rows, block, self.size)
+            draws = kind.draw(view, key, names, block, self.size)
             x = kind.apply(there, draws, view, self.size, dtype=self.dtype, threads=self.threads)
             made.append(x.pin_memory() if self.pin else x)
-        names = torch.from_numpy(rows)
-        labels = None if self.labels is None else self.labels[names]
-        return Batch(made, names, labels, rng.fold(self.seed, "batch", step))
+        places = torch.from_numpy(rows)
+        marks = None if self.labels is None else self.labels[places]
+        return Batch(made, places, marks, rng.fold(self.seed, "batch", step))
 
     def _work(self, step: int) -> None:
         while not self._stop.is_set():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batch import Batch
+from ..data.sampler import Sampler, Shuffled
 from ..images.view_settings import Views
 from ..images.views import View
 from ..models import Encoder
@@ -91,6 +92,18 @@ class Method(nn.Module):
             `needs`, unless a method differs.
         """
         return cls.needs
+
+    @classmethod
+    def sampler(cls, config: Any) -> Sampler:
+        """Say which images make a batch.
+
+        Args:
+            config: the method's own settings.
+
+        Returns:
+            A fresh order every epoch, unless a method differs.
+        """
+        return Shuffled()
 
     @classmethod
     def expects(cls, config: Any) -> Expects:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.errors import NearfarError
+from ..data.sampler import ClassBalanced, Sampler, Shuffled
 from ..losses import contrastive_accuracy, unit
 from ..models import Encoder, mlp
 from .base import Batch, Method
@@ -17,9 +19,16 @@ class Pairs(Method):
     """f and a head g; a loss then compares all rows of z with what they are similar to."""
 
     def __init__(self, f: Encoder, config: Any) -> None:
-        """Add the head; the settings are `head` and `pairs`, besides the method's own."""
+        """Add the head; the settings are `head`, `pairs` and `per_class`, besides the method's own."""
         super().__init__(f, config)
         self.g = mlp(f.dim, *config.head)
+
+    @classmethod
+    def sampler(cls, config: Any) -> Sampler:
+        """Take several images of each label, where that is asked for."""
+        if config.per_class and config.pairs != "labels":
+            raise NearfarError("--per-class takes images by their labels; add --pairs labels.")
+        return ClassBalanced(config.per_class) if config.per_class else Shuffled()
 
     def embed(self, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
         """Turn the views into a z each, and add what is similar: images' labels, or their numbers."""

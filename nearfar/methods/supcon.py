@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from ..core.config import setting
+from ..data.sampler import ClassBalanced, Sampler, Shuffled
 from ..losses import supcon, unit
 from ..models import Encoder, mlp
 from .base import Batch, Loss, Method
@@ -50,6 +51,12 @@ class Config:
         high=100.0,
         source="SupCon, section 4.4",
     )
+    per_class: int = setting(
+        0,
+        "images of each label in a batch, at least; 0 to mix all",
+        low=0,
+        source="Hermans et al. 2017, section 2",
+    )
     head: tuple[int, ...] = setting(
         (512, 128),
         "widths of the head's layers, the last being z's",
@@ -62,6 +69,11 @@ class SupCon(Method):
     """SupCon: f, a head g, and the supervised contrastive loss."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+
+    @classmethod
+    def sampler(cls, config: Config) -> Sampler:
+        """Take several images of each label, where that is asked for."""
+        return ClassBalanced(config.per_class) if config.per_class else Shuffled()
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`."""

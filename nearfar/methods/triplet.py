@@ -68,6 +68,12 @@ class Config:
         choices=("views", "labels"),
         source="FaceNet has labels; views as in SimCLR",
     )
+    per_class: int = setting(
+        0,
+        "images of each label in a batch, at least, with --pairs labels; 0 to mix all",
+        low=0,
+        source="Hermans et al. 2017, section 2",
+    )
     head: tuple[int, ...] = setting(
         (512, 128),
         "widths of the head's layers, the last being z's",
@@ -86,6 +92,7 @@ class Triplet(Pairs):
     @classmethod
     def requires(cls, config: Config) -> frozenset[str]:
         """Ask for labels where they make the pairs."""
+        cls.sampler(config)  # which may refuse, better now than once the images are read
         return frozenset({"labels"} if config.pairs == "labels" else ())
 
     def loss(self, z: Sequence[Tensor], labels: Tensor) -> Loss:

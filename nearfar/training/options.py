@@ -65,6 +65,7 @@ class Options(TypedDict, total=False):
     ema: float | None
     bn_splits: int | None
     predictor: int | None
+    per_class: int | None
     margin: float | None
     mining: str | None
     pairs: str | None

@@ -64,6 +64,7 @@ class TrainingSetup:
             pin=self.device.type == "cuda" and not there,
             device=self.device if there else None,
             labels=dataset.labels if "labels" in needs else None,
+            sampler=self.module.sampler(self.module.config),
         )
 
     def announce(self) -> None:
