@@ -25,7 +25,9 @@ def named_draws(key: int, *names: int | str, device: torch.device) -> Iterator[N
     there: torch.Tensor | None = None
     if device.type == "cuda":
         there = torch.cuda.get_rng_state(device)
-        torch.cuda.default_generators[torch.cuda._utils._get_device_index(device, True)].manual_seed(seed)
+        # The generator itself: torch.cuda.manual_seed takes the current device's.
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
     elif device.type == "mps":
         there = torch.mps.get_rng_state()
         torch.mps.manual_seed(seed)
