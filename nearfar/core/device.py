@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import joblib
 import torch
 
 from .errors import NearfarError
@@ -12,6 +11,8 @@ from .errors import NearfarError
 
 def cores() -> int:
     """Count the CPU cores this process may use: within its affinity, and a container's quota."""
+    import joblib  # a tenth of a second, which not every command needs
+
     return int(joblib.cpu_count())
 
 

@@ -181,10 +181,11 @@ class Subset(Dataset):
         """Choose the images.
 
         Args:
-            dataset: the whole.
+            dataset: the whole; of a subset, that subset's own whole is kept.
             rows: (n,) rows of it, in any order.
         """
-        self.dataset, self.rows = dataset, rows
+        self.dataset: Dataset = dataset.dataset if isinstance(dataset, Subset) else dataset
+        self.rows: npt.NDArray[np.int64] = dataset.rows[rows] if isinstance(dataset, Subset) else rows
 
     def __len__(self) -> int:
         """Count the images."""
@@ -213,10 +214,10 @@ class Subset(Dataset):
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex that changes with any id or image: of decoded images, as if they were a whole of their own."""
-        if isinstance(self.dataset, FileDataset):
-            mark = f"{self.dataset.fingerprint} {self.rows.tolist()}"
-            return hashlib.blake2b(mark.encode(), digest_size=16).hexdigest()
-        return fingerprint(self.ids, self.digests)
+        if isinstance(self.dataset, ImageDataset):
+            return fingerprint(self.ids, self.digests)
+        mark = f"{self.dataset.fingerprint} {self.rows.tolist()}"
+        return hashlib.blake2b(mark.encode(), digest_size=16).hexdigest()
 
     @functools.cached_property
     def digests(self) -> npt.NDArray[np.uint8]:
@@ -237,9 +238,9 @@ class Subset(Dataset):
         """Give the images of these rows of the subset."""
         return self.dataset.gather(self.rows[rows])
 
-    def _decoded(self) -> ImageDataset | Subset:
+    def _decoded(self) -> ImageDataset:
         """Give the whole, if its images have been decoded."""
-        if not isinstance(self.dataset, (ImageDataset, Subset)):
+        if not isinstance(self.dataset, ImageDataset):
             raise NearfarError(
                 "the sizes and digests of images that are read at every pass are not known; "
                 "leave out --no-cache."

@@ -125,10 +125,12 @@ def _propose(
     source: Source, wanted: resolve.RunConfig, found: Inspection, device: torch.device, threads: int
 ) -> Proposal:
     """Measure a few steps on a sample of the images, and work out the rest."""
+    # Without --cache bad images are found only when they are read, so that all count.
     bad = {item.id for item in found.rejected} if wanted.training.cache else set()
-    labels = [label for name, label in zip(source.ids, source.labels or (), strict=False) if name not in bad]
-    classes = len(set(labels))
-    plan = plan_run(wanted, found.count - len(bad), classes)
+    labelled = zip(source.ids, source.labels, strict=True) if source.labels is not None else ()
+    classes = len({label for name, label in labelled if name not in bad})
+    usable = found.usable if wanted.training.cache else found.count
+    plan = plan_run(wanted, usable, classes)
     training = plan.config.training
     sample = _Sample(source, plan.config, plan.images)
     module = resolve.build_method(plan.config).to(device).to(memory_format=torch.channels_last)
