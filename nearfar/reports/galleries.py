@@ -105,7 +105,7 @@ def viewed(look: Look, wanted: RunConfig) -> Grid:
     """Show views of a few images, with the crops of the first two marked on the image."""
     rows = np.flatnonzero(look.numbers >= 0)[:VIEWED]
     made = views_of(look, wanted, rows, 1)
-    if len(made) == 2:
+    if len(made) <= 2:
         made = views_of(look, wanted, rows, EPOCHS)
     block = look.dataset.gather(rows)
     lines = []
