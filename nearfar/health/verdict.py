@@ -147,9 +147,9 @@ def _by_heart(start: Line, now: Line, expects: Expects) -> Verdict | None:
 
 
 def _solved(start: Line, now: Line, expects: Expects) -> Verdict | None:
-    if not expects.at_once or _share(now, expects) < SOLVED:
+    if not expects.solved or _share(now, expects) < SOLVED:
         return None
-    return Verdict("task too easy", _told(start, now, expects), expects.at_once)
+    return Verdict("task too easy", _told(start, now, expects), expects.solved)
 
 
 def _idle(start: Line, now: Line, expects: Expects) -> Verdict | None:
