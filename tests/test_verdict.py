@@ -128,7 +128,7 @@ def test_a_run_that_collapses_stops_where_it_is_saved(tmp_path, monkeypatch) -> 
     assert run.to_json()["verdict"]["name"] == found.name
 
 
-TASK = Expects(task="turn_accuracy", chance=0.25, at_chance="turn them", at_once="crop it off")
+TASK = Expects(task="turn_accuracy", chance=0.25, at_chance="turn them", solved="crop it off")
 
 
 def tasks(*held: float, trained: float = 0.0, **last: float) -> list[dict[str, Any]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,23 @@ import numpy.typing as npt
 from ..core.errors import BadImage, NearfarError
 from .dataset import Dataset, class_numbers, equal_rows
 from .inspection import Inspection
-from .modality import Modality
 from .reading import Rejected, each, too_many
 from .source import Source
+
+
+class Kind(Protocol):
+    """What is needed here of a modality: how its examples are read and put together."""
+
+    name: Any
+
+    def fetch(self, source: Source, row: int, *, limit: int) -> tuple[Any, bytes]:
+        """See `Modality.fetch`."""
+
+    def decode(self, data: Any, preprocess: Any, *, limit: int) -> Any:
+        """See `Modality.decode`."""
+
+    def collate(self, values: Sequence[Any]) -> Any:
+        """See `Modality.collate`."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,7 @@ class InMemoryDataset(Dataset):
     `digests` (n, 16) uint8 are those of the examples as stored; `rejected` are the examples set aside.
     """
 
-    kind: Modality
+    kind: Kind
     values: tuple[Any, ...]
     digests: npt.NDArray[np.uint8]
     rejected: tuple[Rejected, ...]
@@ -83,7 +98,7 @@ class _Read:
 
 
 def _read(
-    kind: Modality, source: Source, preprocess: Any, *, limit: int, threads: int, max_bad: float, what: str
+    kind: Kind, source: Source, preprocess: Any, *, limit: int, threads: int, max_bad: float, what: str
 ) -> _Read:
     """Fetch and decode every example, in threads."""
     found, lock = _Read({}, {}, {}, {}), threading.Lock()
@@ -114,7 +129,7 @@ def _rows_of(digests: list[bytes]) -> npt.NDArray[np.uint8]:
 
 
 def load(
-    kind: Modality, source: Source, preprocess: Any, *, limit: int, max_bad: float, threads: int
+    kind: Kind, source: Source, preprocess: Any, *, limit: int, max_bad: float, threads: int
 ) -> InMemoryDataset:
     """Decode a collection into memory; arguments, result and errors as `Modality.load` has them."""
     found = _read(kind, source, preprocess, limit=limit, threads=threads, max_bad=max_bad, what="Reading")
@@ -139,7 +154,7 @@ def load(
     )
 
 
-def describe(kind: Modality, source: Source, *, limit: int, threads: int) -> Inspection:
+def describe(kind: Kind, source: Source, *, limit: int, threads: int) -> Inspection:
     """Say what is in a collection; arguments and result as `Modality.describe` has them."""
     found = _read(kind, source, None, limit=limit, threads=threads, max_bad=1.0, what="Checking")
     rows = sorted(found.values)

@@ -148,9 +148,9 @@ def _over_fitting(start: Line, now: Line, expects: Expects) -> Verdict | None:
 
 
 def _solved(start: Line, now: Line, expects: Expects) -> Verdict | None:
-    if not expects.at_once or _share(now, expects) < SOLVED:
+    if not expects.solved or _share(now, expects) < SOLVED:
         return None
-    return Verdict("task too easy", _told(start, now, expects), expects.at_once)
+    return Verdict("task too easy", _told(start, now, expects), expects.solved)
 
 
 def _not_learning(start: Line, now: Line, expects: Expects) -> Verdict | None:

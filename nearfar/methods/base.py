@@ -46,7 +46,7 @@ class Expects:
     task: str = ""  # the metric's name; empty to judge by partners found
     chance: float = 0.0  # what the metric is by chance
     at_chance: str = ""  # what to try where it stays there
-    at_once: str = ""  # what to try where it is near 1 from the start
+    solved: str = ""  # what to try where it is over 0.99; empty where that is no warning
 
 
 class Method(nn.Module):

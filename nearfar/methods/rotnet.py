@@ -57,7 +57,7 @@ class RotNet(Method):
             task="turn_accuracy",
             chance=0.25,
             at_chance="raise --lr and train longer, or choose --method simclr if the images have no upright",
-            at_once="if a border, a caption or a shadow gives the turn away, crop it off or choose --method simclr",
+            solved="if a border, a caption or a shadow gives the turn away, crop it off or choose --method simclr",
         )
 
     def views(self, views: Views) -> tuple[Views, ...]:

@@ -66,7 +66,6 @@ class Supervised(Method):
             task="accuracy",
             chance=1 / max(config.classes, 2),
             at_chance="raise --lr, train longer, or look at the labels",
-            at_once="if the classes differ by a border, a caption or a camera, crop it off",
         )
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:

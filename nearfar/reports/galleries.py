@@ -104,7 +104,7 @@ def views_grid(sampled: ImageSample, wanted: RunConfig) -> Grid:
     """Show views of a few images, with the crops of the first two marked on the image."""
     rows = np.flatnonzero(sampled.numbers >= 0)[:VIEWED]
     made = views_of(sampled, wanted, rows, 1)
-    if len(made) == 2:
+    if len(made) <= 2:
         made = views_of(sampled, wanted, rows, EPOCHS)
     block = sampled.dataset.gather(rows)
     lines = []
