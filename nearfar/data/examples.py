@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from .source import Source
 class Kind(Protocol):
     """What is needed here of a modality: how its examples are read and put together."""
 
-    name: Any
+    name: ClassVar[str]
 
     def fetch(self, source: Source, row: int, *, limit: int) -> tuple[Any, bytes]:
         """See `Modality.fetch`."""
