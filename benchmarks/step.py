@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from nearfar.core.device import device_named
+from nearfar.data.batch import Batch
 from nearfar.training import engine, resolve
 from nearfar.training.schedule import StepPlan
 from nearfar.training.setup import prepare
@@ -39,9 +40,9 @@ class Ready:
     def __init__(self, views: list[torch.Tensor], rows: torch.Tensor) -> None:
         self.views, self.rows = views, rows
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+    def __iter__(self) -> Iterator[Batch]:
         while True:
-            yield self.rows, self.views
+            yield Batch(list(self.views), self.rows)
 
 
 @dataclass
@@ -51,9 +52,9 @@ class Job:
     prepared: Any
 
     @property
-    def wanted(self) -> resolve.Asked:
+    def wanted(self) -> resolve.RunConfig:
         """All settings, with nothing left to decide."""
-        found: resolve.Asked = self.prepared.wanted
+        found: resolve.RunConfig = self.prepared.wanted
         return found
 
     @property

@@ -87,7 +87,7 @@ def test_every_default_that_is_shown_can_be_typed(command: str) -> None:
     words = parser.example.split()[2:]
     shown = shown_defaults(parser.format_help())
     trains = command in ("check", "pretrain", "compare", "sweep")
-    assert len(shown) >= (20 if trains else 0)
+    assert len(shown) >= (15 if trains else 0)
     for flag, default in shown:
         rest = [word for at, word in enumerate(words) if flag not in (word, words[at - 1])]
         typed = [flag if default == "yes" else f"--no-{flag[2:]}"]
@@ -116,7 +116,9 @@ def test_help_ends_with_the_recipes_of_the_method(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         main(["pretrain", "--method", "byol", "--help"])
     listing, table = capsys.readouterr().out.split("set by the recipes for --method byol:\n")
-    assert re.search(r"--lr X [^(]*\(by recipe\)", listing) and "default muon" not in listing
+    assert (
+        re.search(r"--lr X [^(]*\(by recipe\)", " ".join(listing.split())) and "default muon" not in listing
+    )
     assert re.search(r"^  recipe +cpu +cifar-short +cifar-long +imagenet$", table, re.MULTILINE)
     assert re.search(r"^  --optimizer +muon +lars +lars +lars$", table, re.MULTILINE)
     assert re.search(r"^  --ema +0.9 ", table, re.MULTILINE)
@@ -422,7 +424,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> Non
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == "" and "Traceback" not in err
-    assert "the same command goes on" in err
+    assert "to resume" in err
     assert (tmp_path / "run" / "last.safetensors").exists()
 
 

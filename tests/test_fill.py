@@ -232,9 +232,9 @@ def test_two_that_fill_one_store_at_once_both_succeed(run, photos, address):
 
 
 def test_mistakes_are_named(run, photos, tmp_path):
-    with pytest.raises(NearfarError, match="not both"):
+    with pytest.raises(NearfarError, match="exclude each other"):
         embed(run, photos, out=tmp_path / "v.npz", store=tmp_path / "s.nf")
-    with pytest.raises(NearfarError, match="belong to a store"):
+    with pytest.raises(NearfarError, match="need a store"):
         embed(run, photos, prune=True)
     with pytest.raises(NearfarError, match="is no vector store"):
         embed(run, photos, store=photos)

@@ -12,7 +12,7 @@ from nearfar.core import rng
 from nearfar.core.errors import NearfarError
 from nearfar.data.loader import DataLoader
 from nearfar.data.sampler import ClassBalanced, Shuffled
-from nearfar.features.chunked import gathered
+from nearfar.features.chunked import ragged_chunk
 from nearfar.images.view_settings import Views
 from nearfar.methods import method, settings
 
@@ -86,7 +86,7 @@ class Pictures:
         return len(self.all)
 
     def gather(self, rows):
-        return gathered(range(len(rows)), [self.all[row] for row in rows]).gather(np.arange(len(rows)))
+        return ragged_chunk(range(len(rows)), [self.all[row] for row in rows]).gather(np.arange(len(rows)))
 
 
 def test_processes_share_a_batch_and_a_repeated_image_gets_other_views():

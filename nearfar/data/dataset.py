@@ -9,6 +9,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -191,6 +192,11 @@ class Subset(Dataset):
         """Count the images."""
         return len(self.rows)
 
+    @property
+    def modality(self) -> str:
+        """Name the kind of data, which is that of the whole."""
+        return self.dataset.modality
+
     @functools.cached_property
     def ids(self) -> Sequence[str]:
         """Name the images, in order."""
@@ -214,7 +220,7 @@ class Subset(Dataset):
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex that changes with any id or image: of decoded images, as if they were a whole of their own."""
-        if isinstance(self.dataset, ImageDataset):
+        if hasattr(self.dataset, "digests"):
             return fingerprint(self.ids, self.digests)
         mark = f"{self.dataset.fingerprint} {self.rows.tolist()}"
         return hashlib.blake2b(mark.encode(), digest_size=16).hexdigest()
@@ -222,25 +228,28 @@ class Subset(Dataset):
     @functools.cached_property
     def digests(self) -> npt.NDArray[np.uint8]:
         """(n, 16) digests of the files' bytes."""
-        return self._decoded().digests[self.rows]
+        known: npt.NDArray[np.uint8] = self._decoded().digests
+        return known[self.rows]
 
     @functools.cached_property
     def heights(self) -> npt.NDArray[np.int32]:
         """(n,) heights in pixels."""
-        return self._decoded().heights[self.rows]
+        known: npt.NDArray[np.int32] = self._decoded().heights
+        return known[self.rows]
 
     @functools.cached_property
     def widths(self) -> npt.NDArray[np.int32]:
         """(n,) widths in pixels."""
-        return self._decoded().widths[self.rows]
+        known: npt.NDArray[np.int32] = self._decoded().widths
+        return known[self.rows]
 
     def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Give the images of these rows of the subset."""
         return self.dataset.gather(self.rows[rows])
 
-    def _decoded(self) -> ImageDataset:
-        """Give the whole, if its images have been decoded."""
-        if not isinstance(self.dataset, ImageDataset):
+    def _decoded(self) -> Any:
+        """Give the whole, if it has been decoded."""
+        if not hasattr(self.dataset, "digests"):
             raise NearfarError(
                 "the sizes and digests of images that are read at every pass are not known; "
                 "leave out --no-cache."

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,8 @@ class Config:
 
 class RotNet(Method):
     """RotNet: f, a linear layer g, and cross-entropy over four turns."""
+
+    modality: ClassVar[str | None] = "images"
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the linear layer; see `Config`."""
