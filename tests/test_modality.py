@@ -163,7 +163,7 @@ def test_a_store_is_filled_kept_up_to_date_and_searched(run: Path, tmp_path: Pat
     ids, vectors = held.vectors()
     assert np.allclose(vectors, nearfar.embed(run, list(x)).vectors, atol=1e-6)
 
-    found = nearfar.search(store, id="s004", count=8)
+    found = nearfar.search(store, id="s004", limit=8)
     frequency = [int(name[1:]) % 4 for name in found.ids]
     assert "s004" not in found.ids and frequency.count(0) >= 7  # chance would find 2 of 8
 
@@ -197,7 +197,7 @@ def test_an_evaluation_stands_beside_the_baselines_that_the_kind_has(run: Path) 
     found = nearfar.evaluate(run, train=labelled(120, 7), test=labelled(60, 8))
     assert set(found.knn) == {"encoder", "untrained", "chance"}
     assert found.knn["encoder"].accuracy > 0.9 > found.knn["chance"].accuracy
-    with pytest.raises(NearfarError, match="leave them out for sequences"):
+    with pytest.raises(NearfarError, match="leave it out for sequences"):
         nearfar.evaluate(run, train=labelled(120, 7), test=labelled(60, 8), parts=["robustness"])
 
 
