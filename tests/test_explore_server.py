@@ -246,7 +246,7 @@ def test_what_holds_no_labels_takes_none(
 ) -> None:
     for column in ("depth", "digest"):
         assert main(["explore", there.store.address, "--column", column]) == 2
-        assert f"the column {column} is no column of labels" in capsys.readouterr().err
+        assert f"the column {column} does not hold text labels" in capsys.readouterr().err
     assert main(["explore", there.store.address, "--column", "my kind"]) == 2
     assert "cannot be named 'my kind'" in capsys.readouterr().err
 

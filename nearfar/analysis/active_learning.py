@@ -57,7 +57,7 @@ def suggest_rows(
         NearfarError: the method is unknown, all is labelled, or "margin" has fewer than two classes to go by.
     """
     if method not in ("auto", *STRATEGIES):
-        raise NearfarError(f"--method {method!r} chooses nothing; {nearest(method, ('auto', *STRATEGIES))}")
+        raise NearfarError(f"--method {method!r} is not known; {nearest(method, ('auto', *STRATEGIES))}")
     free = int((labels == UNKNOWN).sum())
     if not free:
         raise NearfarError("every image has a label already; there is nothing to suggest.")
@@ -184,7 +184,7 @@ def margin(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows:
     names, y = np.unique(labels[labels != UNKNOWN], return_inverse=True)
     if len(names) < 2:
         raise NearfarError(
-            "margins need labels of two classes at least; label some images first, or use --method typical."
+            "margins need labels of at least two classes; label some images first, or use --method typical."
         )
     x = torch.from_numpy(features)
     free = np.flatnonzero(labels == UNKNOWN)

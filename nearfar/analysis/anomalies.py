@@ -145,7 +145,7 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
         "Isolation forest".
     """
     if method not in DETECTORS:
-        raise NearfarError(f"--method {method!r} is no anomaly detector; {nearest(method, DETECTORS)}")
+        raise NearfarError(f"--method {method!r} is not an anomaly detector; {nearest(method, DETECTORS)}")
     if len(normal) < max(2, k):
         raise NearfarError(
             f"{len(normal)} normal images are too few for k = {k}; give at least {max(2, k)}, or a smaller k."
@@ -265,7 +265,9 @@ def score_detection(scores: Scores, anomalous: Flags, seed: int = 0) -> Detectio
     many = int(anomalous.sum())
     if many in (0, len(anomalous)):
         which = "all" if many else "none"
-        raise NearfarError(f"{which} of {len(anomalous):,} images are anomalous; name some of both kinds.")
+        raise NearfarError(
+            f"{which} of {len(anomalous):,} images are anomalous; give both normal and anomalous images."
+        )
     _, place = np.unique(-scores, return_inverse=True)
     kinds = (anomalous, ~anomalous)
     draws = np.random.Generator(np.random.Philox(key=rng.fold(seed, "bootstrap")))

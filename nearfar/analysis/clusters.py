@@ -145,7 +145,7 @@ def cluster_images(
     from threadpoolctl import threadpool_limits
 
     if method not in CLUSTERERS:
-        raise NearfarError(f"--method {method!r} is no clustering; {nearest(method, CLUSTERERS)}")
+        raise NearfarError(f"--method {method!r} is not a clustering method; {nearest(method, CLUSTERERS)}")
     if len(x) < max(4, (n_clusters or 0) + 1):
         raise NearfarError(
             f"{len(x)} images are too few for {n_clusters or 2} clusters; give more, or ask for fewer."

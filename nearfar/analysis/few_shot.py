@@ -88,7 +88,7 @@ def classify(
     there = np.bincount(labels, minlength=len(classes))
     if not len(labels) or there.min() < 1:
         empty = classes[int(there.argmin())] if len(classes) else "classes"
-        raise NearfarError(f"there is no example of {empty!r}; give one image of each class at least.")
+        raise NearfarError(f"there is no example of {empty!r}; give at least one image of each class.")
     if not 0 <= reject < 1:
         raise NearfarError(f"--reject is {reject:g}; give a share from 0 to below 1, such as 0.05.")
     middle = features.mean(axis=0)

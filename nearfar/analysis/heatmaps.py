@@ -55,8 +55,7 @@ def planes(encoder: Encoder, x: Tensor) -> Tensor:
     side = chosen[-1].shape[2]
     if side < 2:
         raise NearfarError(
-            f"the feature maps of {encoder.name!r} have one place, so it makes no heat maps; leave "
-            "--heat-maps out."
+            f"the feature maps of {encoder.name!r} are 1 x 1, too small for heat maps; leave --heat-maps out."
         )
     parts = [functional.avg_pool2d(one, 3, 1, 1, count_include_pad=False) for one in chosen]
     wide = [functional.interpolate(part, side, mode="bilinear", align_corners=False) for part in parts]

@@ -98,8 +98,8 @@ def find_label_errors(
     if count < 2 or there.min() < 2:
         few = classes[int(there.argmin())] if count else ""
         raise NearfarError(
-            f"label errors need two classes of two images each at least, and {few!r} has "
-            f"{int(there.min()) if count else 0}; leave that class out with --where."
+            f"label errors need at least two classes of at least two images each, and {few!r} has "
+            f"{int(there.min()) if count else 0}; exclude that class with --where."
         )
     shares = out_of_fold(features, labels, count, seed)
     belief = (neighbour_shares(features, labels, count) + shares) / 2

@@ -31,13 +31,13 @@ def query(likes: Vectors, dislikes: Vectors | None = None) -> Vectors:
         Rocchio 1971, "Relevance feedback in information retrieval", without a first query of words.
     """
     if not len(likes):
-        raise NearfarError("a search needs an example to look for; give one image that is like it.")
+        raise NearfarError("a search needs an example; give at least one image.")
     towards = _mean(likes)
     if dislikes is not None and len(dislikes):
         towards = towards - DISLIKE * _mean(dislikes)
     length = float(np.linalg.norm(towards))
     if length < 1e-6:
-        raise NearfarError("what is liked and what is disliked cancel out; give other examples.")
+        raise NearfarError("the liked and the disliked images cancel out; give other examples.")
     return towards / np.float32(length)
 
 

@@ -173,7 +173,9 @@ class Findings:
         known = np.flatnonzero(labels != UNKNOWN)
         there = np.bincount(labels[known], minlength=len(names))
         if len(names) < 2 or there.min() < 2:
-            raise NearfarError("a classifier needs two classes with two labels each at least; label more.")
+            raise NearfarError(
+                "a classifier needs at least two classes with two labels each; label more images."
+            )
         seen, truth = x[known], labels[known]
         shares = out_of_fold(seen, truth, len(names), seed=0)
         share = Accuracy.of(shares.argmax(axis=1) == truth)

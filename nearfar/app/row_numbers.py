@@ -120,7 +120,7 @@ class NumberedStore:
         kind = self.store.columns.get(column)
         if (column in FIXED and column != "label") or kind not in (None, "text"):
             raise NearfarError(
-                f"the column {column} is no column of labels; name one of texts, or a new one."
+                f"the column {column} does not hold text labels; name a text column or a new one."
             )
         if kind is None:
             check_column(column, self.store.columns)

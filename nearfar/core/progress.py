@@ -78,7 +78,7 @@ class Bar:
         """Start a bar.
 
         Args:
-            what: the work, as a present participle: "Reading".
+            what: the work, as a present participle: "reading".
             total: units of work in all.
             unit: what a unit is called.
         """

@@ -241,8 +241,7 @@ class Subset(Dataset):
         """Give the whole, if its images have been decoded."""
         if not isinstance(self.dataset, (ImageDataset, Subset)):
             raise NearfarError(
-                "the sizes and digests of images that are read at every pass are not known; "
-                "leave out --no-cache."
+                "the sizes and digests of images that are not cached are not known; leave out --no-cache."
             )
         return self.dataset
 

@@ -196,9 +196,9 @@ def _embed(
             parts[low] = done
     left = [low for low in starts if low not in parts]
     if parts:
-        progress.say(f"{len(parts):,} of {len(starts):,} chunks were done before; resuming.")
+        progress.say(f"{len(parts):,} of {len(starts):,} chunks are done; resuming.")
     model = run.encoder if device.type == "cpu" else copy.deepcopy(run.encoder).to(device)
-    with progress.Bar("Embedding", len(source.ids)) as bar:
+    with progress.Bar("embedding", len(source.ids)) as bar:
         bar.done = len(source.ids) - sum(min(CHUNK_IMAGES, len(source.ids) - low) for low in left)
         for low, decoded in zip(left, read_chunks(source, left, run.preprocess, workers), strict=True):
             vectors = features(
@@ -241,5 +241,5 @@ def _embed(
         files.write_vectors(path, result.ids, result.vectors, result.labels, facts)
         if rejected:
             write_rejected(path.with_name(path.name + ".rejected.csv"), rejected)
-            progress.say(f"{len(rejected):,} unusable images are set aside; {path}.rejected.csv names each.")
+            progress.say(f"{len(rejected):,} unusable images are skipped; {path}.rejected.csv lists them.")
     return result

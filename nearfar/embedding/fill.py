@@ -132,7 +132,7 @@ def fill(
         return features(model, images, run.preprocess, device=where, batch_size=batch_size, threads=workers)
 
     job = _Job(ImageReader(source, run.preprocess, store.info.thumbnail, workers), store, encode)
-    with progress.Bar("Embedding", len(source)) as bar:
+    with progress.Bar("embedding", len(source)) as bar:
         for chunk in job.reader.chunks(job.by_digest):
             job.take(chunk)
             bar.advance(len(chunk))

@@ -212,7 +212,7 @@ def _check(names: Sequence[str], seeds: int, train: Any, test: Any, settings: Ma
     if not names or seeds < 1:
         raise NearfarError("a comparison needs a method and a seed; give --methods simclr byol --seeds 3.")
     if (train is None) != (test is None):
-        raise NearfarError("labels come in two parts; give both --train and --test, or neither.")
+        raise NearfarError("--train and --test belong together; give both, or neither.")
     if settings.get("recipe", "auto") not in ("auto", *RECIPES):
         raise NearfarError(
             f"there is no recipe {settings['recipe']!r}; {nearest(settings['recipe'], RECIPES)}"

@@ -103,7 +103,7 @@ class SweepSession:
             return self.done[name]
         changed = space.settings(self.wanted, self.axes, params)
         what = " ".join(space.words(changed)) or "the recipe itself"
-        progress.say(f"\nRun {len(self.done) + 1}, {name}: {what}")
+        progress.say(f"\nrun {len(self.done) + 1}, {name}: {what}")
         place, began = self.folder / name, time.monotonic()
         figures: dict[str, float] = {}
         reason = ""

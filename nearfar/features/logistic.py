@@ -183,9 +183,9 @@ class _Problem:
 def _check(x: torch.Tensor, y: torch.Tensor, classes: int) -> None:
     """Refuse what cannot be fitted, in a sentence."""
     if len(x) != len(y):
-        raise NearfarError(f"there are {len(x)} feature rows and {len(y)} labels; give one label a row.")
+        raise NearfarError(f"there are {len(x)} feature rows and {len(y)} labels; give one label per row.")
     if len(x) < 2 or classes < 2:
-        raise NearfarError("logistic regression needs two images and two classes at least.")
+        raise NearfarError("logistic regression needs at least two images and two classes.")
     if not bool(torch.isfinite(x.abs().amax(dim=0)).all()):
         raise NearfarError("some features are not finite; look for NaN in the run's log.jsonl.")
 

@@ -101,7 +101,7 @@ def finetune(
         (linear: 0.1 bs/256, 90 epochs).
     """
     if dataset.labels is None or len(dataset.classes) < 2 or len(dataset) < 2:
-        raise NearfarError("fine-tuning needs two labelled images and two classes at least; add more images.")
+        raise NearfarError("fine-tuning needs at least two labelled images and two classes; add more images.")
     where = torch.device(device)
     tuner = FineTuner(
         encoder, preprocess, dataset, mode=mode, seed=seed, device=where, epochs=epochs, views=views

@@ -43,7 +43,7 @@ class Verdict:
 
     def __str__(self) -> str:
         """Write it in a line."""
-        return f"{self.name.capitalize()}: {self.reason}; {self.advice}."
+        return f"{self.name}: {self.reason}; {self.advice}."
 
     def to_json(self) -> dict[str, Any]:
         """Write it in plain values."""

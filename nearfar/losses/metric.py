@@ -24,7 +24,7 @@ def _compared(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         and is another row; (n, M) bool, whether it bears another label.
     """
     if labels.shape != z.shape[:1]:
-        raise NearfarError(f"z has {len(z)} rows and labels {tuple(labels.shape)}; give one label a row.")
+        raise NearfarError(f"z has {len(z)} rows and labels {tuple(labels.shape)}; give one label per row.")
     labels = labels.to(z.device)
     alike = labels[:, None] == distributed.gather(labels, grad=False)
     other = ~alike

@@ -27,7 +27,7 @@ class Pairs(Method):
     def sampler(cls, config: Any) -> Sampler:
         """Take several images of each label, where that is asked for."""
         if config.per_class and config.pairs != "labels":
-            raise NearfarError("--per-class takes images by their labels; add --pairs labels.")
+            raise NearfarError("--per-class selects images by label; add --pairs labels.")
         return ClassBalanced(config.per_class) if config.per_class else Shuffled()
 
     def embed(self, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -222,7 +222,7 @@ def encoder(
             net, dim = libraries.from_timm(plain, size, pretrained)
         possible = stems.has_small(net)
         if stem == "small" and not possible:
-            raise NearfarError(f"{name!r} has no first layers that could be made small; use --stem standard.")
+            raise NearfarError(f"{name!r} has no first layers that can be replaced; use --stem standard.")
         if stem == "auto":
             small = size is not None and is_small(size) and library != "nearfar" and not pretrained
             stem = "small" if small and possible else "standard"

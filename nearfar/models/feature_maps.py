@@ -118,7 +118,7 @@ def tokens(net: Any, x: Tensor, name: str, keep: Tensor | None = None) -> Tokens
             return Tokens(y[:, count:], y[:, :count])
         if y.dim() == 3:
             raise NearfarError(
-                f"encoder {name!r} cannot leave patches out; choose a plain vision transformer, such as "
+                f"encoder {name!r} cannot drop patches; choose a plain vision transformer, such as "
                 "vit_small_patch16_224."
             )
     raise NearfarError(

@@ -69,10 +69,10 @@ def export(store: StoreLike, *, to: str, out: str | Path | None = None) -> Expor
         NearfarError: there is no such viewer, the store is empty, or the place cannot be written.
     """
     if to not in SUFFIXES:
-        raise NearfarError(f"--to {to!r} is no viewer; {nearest(to, SUFFIXES)}")
+        raise NearfarError(f"--to {to!r} is not a format; {nearest(to, SUFFIXES)}")
     opened = open_for_query(store)
     if not len(opened):
-        raise NearfarError(f"{opened.address} holds no image yet; fill it with nearfar embed --store.")
+        raise NearfarError(f"{opened.address} holds no images; fill it with nearfar embed --store.")
     path = Path(out) if out is not None else _beside(opened.address, to)
     if SUFFIXES[to] and path.suffix.lower() != SUFFIXES[to]:
         raise NearfarError(f"--out {path} does not end in {SUFFIXES[to]}; --to {to} needs that.")

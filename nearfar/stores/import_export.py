@@ -33,7 +33,7 @@ CHUNK = 2000  # rows read or written at a time
 def _suffix(path: Path, flag: str) -> str:
     """Say which format a file's name asks for, or refuse it."""
     if path.suffix.lower() not in SUFFIXES:
-        raise NearfarError(f"{flag} {path} is none of {', '.join(SUFFIXES)}; name such a file.")
+        raise NearfarError(f"{flag} {path} does not end in {', '.join(SUFFIXES)}; name such a file.")
     if path.is_dir():
         raise NearfarError(f"{flag} {path} is a folder; name a file in it.")
     return path.suffix.lower()

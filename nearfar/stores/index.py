@@ -139,7 +139,7 @@ class Index:
         copy = snapshot.write(self._folder, version, self._dim, count, pieces, graph)
         state = self._joined(version, copy, graph and count > 0)
         if state is None:
-            raise NearfarError(f"the search index in {self._folder} cannot be made; look at its disk.")
+            raise NearfarError(f"the search index in {self._folder} cannot be written; check its disk.")
         return state
 
     def _joined(self, version: int, copy: snapshot.Copy, graph: bool | None) -> State | None:
@@ -178,7 +178,7 @@ def check_queries(queries: Cosines, k: int, dim: int) -> Cosines:
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise NearfarError(f"the queries have the shape {queries.shape}; give (n, {dim}) numbers.")
     if k < 1:
-        raise NearfarError(f"{k} neighbours were asked for; ask for 1 or more.")
+        raise NearfarError(f"{k} neighbours were requested; ask for 1 or more.")
     return unit(torch.from_numpy(queries)).numpy()
 
 

@@ -76,7 +76,7 @@ class RunLogger:
         """
         if step.number == self.started + 1 and self.writes and progress.shown():
             float(step.loss)  # waits for the device
-            progress.say(f"The first step is done, after {time.monotonic() - self.began:.1f} s.")
+            progress.say(f"the first step is done, after {time.monotonic() - self.began:.1f} s.")
         if step.number % self.every and not step.last:
             return
         figures = self._figures(step)  # on every process: some figures are sums over all of them
@@ -166,8 +166,8 @@ class RunLogger:
             else "nothing was saved"
         )
         raise NearfarError(
-            f"Training broke down at step {step.number:,}: the loss or a weight is no longer a number "
-            f"({kept}); start anew with --overwrite and a lower --lr or a higher --temperature."
+            f"training failed at step {step.number:,}: the loss or a weight is no longer a number "
+            f"({kept}); start again with --overwrite and a lower --lr or a higher --temperature."
         )
 
 
@@ -218,7 +218,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
     except Timeout:
         raise NearfarError(
-            f"Another process is training in {folder}; wait for it, or choose another folder with --out."
+            f"another process is training in {folder}; wait for it, or choose another folder with --out."
         ) from None
     except OSError as error:
         raise NearfarError(

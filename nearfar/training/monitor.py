@@ -79,11 +79,11 @@ class HealthMonitor:
         before, self.verdict = self.verdict, judge(self.lines, self.expects)
         if step.last:
             share = self.spent / max(time.monotonic() - self.began, 1e-9)
-            progress.say(f"{describe(self.lines[-1])} Looking took {share:.1%} of the time.")
+            progress.say(f"{describe(self.lines[-1])} Health checks took {100 * share:.1f} % of the time.")
             if self.verdict is not None:
                 progress.say(str(self.verdict))
         elif self.verdict is not None and self.verdict.bad and self.verdict.name != (before and before.name):
-            progress.say(f"At step {step.number:,}: {self.verdict}")
+            progress.say(f"at step {step.number:,}: {self.verdict}")
         return self.lines[-1]
 
     def _due(self, step: Step) -> float:
@@ -199,11 +199,11 @@ def describe(line: dict[str, Any]) -> str:
     Returns:
         One line.
     """
-    where = "held-out images" if line["holdout"] else "images of the training"
+    where = "held-out images" if line["holdout"] else "training images"
     task = line.get("task", {})
     solved = f", own task solved {task.get('held', task['trained']):.0%}" if task else ""
     return (
-        f"Health on {line['images']:,} {where}: RankMe {line['rankme']:.0f} of {line['dim']}, uniformity "
+        f"health on {line['images']:,} {where}: RankMe {line['rankme']:.0f} of {line['dim']}, uniformity "
         f"{line['uniformity']:.2f}, spread {line['spread']:.2f}, partner found "
         f"{line['contrastive_accuracy']:.0%}{solved}."
     )

@@ -166,10 +166,10 @@ def load(path: str | Path) -> Run:
     if not (folder / "encoder.json").exists():
         if (folder / "config.json").exists():
             raise NearfarError(
-                f"The run in {folder} is not finished; give its nearfar pretrain command again to go on."
+                f"the run in {folder} is not finished; run its nearfar pretrain command again to resume."
             )
         raise NearfarError(
-            f"There is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {folder}"
+            f"there is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {folder}"
         )
     card = checkpoint.read_json(folder / "encoder.json")
     if card.get("format") != FORMAT:

@@ -90,7 +90,7 @@ class TrainingSetup:
             f"device     {self.device}, {training.precision}{code}, views on {place}, {processes}",
         ]
         if self.started:
-            lines.append(f"going on from step {self.started:,}")
+            lines.append(f"resuming at step {self.started:,}")
         progress.say("\n  ".join(lines))
 
 
