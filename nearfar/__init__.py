@@ -1,4 +1,4 @@
-"""nearfar: from a folder of unlabelled images to an encoder, with a number beside honest baselines.
+"""nearfar: trains an encoder on a folder of unlabelled images, and evaluates it against baselines.
 
     import nearfar
     run = nearfar.pretrain("photos", out="runs/a", minutes=10)

@@ -174,7 +174,7 @@ def test_other_images_are_refused_and_overwrite_starts_anew(photos, unbroken, tm
     )
     first = nearfar.pretrain(pixels, out=folder, **{**TINY, "steps": 2})
     assert first.provenance["data"]["images"] == 96
-    with pytest.raises(nearfar.NearfarError, match="the images are others"):
+    with pytest.raises(nearfar.NearfarError, match="the images differ"):
         nearfar.pretrain(pixels[::-1].copy(), out=folder, **{**TINY, "steps": 2}, recipe="cpu")
     second = nearfar.pretrain(pixels[::-1].copy(), out=folder, overwrite=True, **{**TINY, "steps": 2})
     assert second.provenance["data"]["fingerprint"] != first.provenance["data"]["fingerprint"]

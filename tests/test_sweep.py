@@ -264,7 +264,7 @@ def test_a_recipe_that_fails_ends_the_sweep_and_a_point_does_not(photos: Path, t
         (["--budget", "1h"], "give --minutes-each, --steps or --epochs"),
         (["--minutes-each", "3", "--steps", "3", "--trials", "10"], "training has one length"),
         (["--steps", "3", "--trials", "3"], "give --trials 10 or more"),
-        (["--steps", "3", "--trials", "3.5"], "--trials: invalid int value: '3.5'"),
+        (["--steps", "3", "--trials", "3.5"], "--trials takes a whole number, not '3.5'"),
         (["--steps", "3", "--trials", "-7"], "give --trials 10 or more"),
         (
             ["--minutes", "3", "--budget", "1h"],
