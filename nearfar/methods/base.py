@@ -1,7 +1,7 @@
 """What every method is: a module that turns a batch of views into named loss terms.
 
-A method has two verbs, `forward` and `after_step`. Most are written in two halves, `embed` and `loss`, so
-that a large batch can pass through a small memory in pieces.
+A method has two functions, `forward` and `after_step`. Most are written in two halves, `embed` and `loss`, so
+that a large batch can be processed in chunks in little memory.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""BYOL: predict, from one view, what a slow copy of the network makes of the other; no negatives.
+"""BYOL: predict, from one view, the projection of the other by an EMA copy of the network; no negatives.
 
 Jean-Bastien Grill, Florian Strub, Florent Altché, Corentin Tallec, Pierre H. Richemond, Elena Buchatskaya,
 Carl Doersch, Bernardo Avila Pires, Zhaohan Daniel Guo, Mohammad Gheshlaghi Azar, Bilal Piot, Koray
 Kavukcuoglu, Rémi Munos and Michal Valko, "Bootstrap your own latent: A new approach to self-supervised
 learning", NeurIPS 2020 (arXiv:2006.07733).
 
-Choose it when batches are small, or when many images are nearly alike, as of one product line or one film, and
-ought not to be pushed apart: nothing is pushed.
+Choose it when batches are small, or when many images are nearly the same, such as frames of one film, and
+should not be pushed apart: it has no negatives.
 
-Shapes: N images, two views; f(view) (N, D); z (N, P) from the slow copies of f and of the head g; q (N, P)
+Shapes: N images, two views; f(view) (N, D); z (N, P) from the EMA copies of f and of the head g; q (N, P)
 from the predictor q on top of g. No gradient reaches z.
 
 Equation 2, both ways round, as plain loops over rows of any length:

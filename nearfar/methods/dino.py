@@ -1,14 +1,14 @@
-"""DINO: a student predicts, from one view, the sharpened and centred answer of its own slow copy to another.
+"""DINO: a student predicts, from one view, the sharpened and centred output of its EMA copy for another.
 
 Mathilde Caron, Hugo Touvron, Ishan Misra, Hervé Jégou, Julien Mairal, Piotr Bojanowski and Armand Joulin,
 "Emerging properties in self-supervised vision transformers", ICCV 2021 (arXiv:2104.14294).
 
-Choose it when the encoder is a vision transformer, or when attention to objects matters; give it time.
+Choose it when the encoder is a vision transformer, or when attention to objects matters, and the run is long.
 
-Shapes: N images, V views, of which the first two are full; x (N, K) answers of the student, to every view;
-y (N, K) answers of the teacher, to the full ones; the centre (K).
+Shapes: N images, V views, of which the first two are full; x (N, K) outputs of the student, for every view;
+y (N, K) outputs of the teacher, for the full ones; the centre (K).
 
-Equation 3 with algorithm 1, as plain loops over the views' answers:
+Equation 3 with algorithm 1, as plain loops over the views' outputs:
 
     def loss(x, y, centre, tau_s, tau_t):
         total, pairs = 0.0, 0

@@ -1,11 +1,11 @@
-"""DrLIM: pull similar pairs together, and push others apart until they are a margin away.
+"""DrLIM: pull similar pairs together, and push other pairs apart up to a margin.
 
 Raia Hadsell, Sumit Chopra and Yann LeCun, "Dimensionality reduction by learning an invariant mapping", CVPR
 2006 (not on arXiv; the network with two arms and this loss: Chopra, Hadsell and LeCun, "Learning a
 similarity metric discriminatively", CVPR 2005).
 
-Choose it when a fixed distance is to decide whether two images are of a kind: pairs beyond the margin are
-left in peace.
+Choose it when a fixed distance decides whether two images belong together: pairs beyond the margin have no
+loss.
 
 Shapes: N images of V views each, mostly two; a z (N, P) for each view from the encoder f and the head g, of
 length 1; labels (N,), the images' own, or their numbers where only views of one image are similar.

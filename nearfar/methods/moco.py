@@ -1,4 +1,4 @@
-"""MoCo: tell each view's partner from a long queue of other images, encoded by a slow copy of the encoder.
+"""MoCo: find each view's partner among a long queue of other images, encoded by an EMA copy of the encoder.
 
 Kaiming He, Haoqi Fan, Yuxin Wu, Saining Xie and Ross Girshick, "Momentum contrast for unsupervised visual
 representation learning", CVPR 2020 (arXiv:1911.05722); the deeper head, the temperature and the blur of
@@ -8,7 +8,7 @@ learning", 2020 (arXiv:2003.04297).
 Choose it when the batch must be small: the queue gives many negatives, and one view of two needs no
 gradient.
 
-Shapes: N images; queries q (N, P) from the encoder and head f_q, keys k (N, P) from their slow copy f_k,
+Shapes: N images; queries q (N, P) from the encoder and head f_q, keys k (N, P) from their EMA copy f_k,
 keys (K, P), the queue of earlier ones; all rows of length 1.
 
 Equation 1, as plain loops:

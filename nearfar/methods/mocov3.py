@@ -1,4 +1,4 @@
-"""MoCo v3: tell each view's partner from the other images of the batch, encoded by a slow copy; no queue.
+"""MoCo v3: find each view's partner among the images of the batch, encoded by an EMA copy; no queue.
 
 Xinlei Chen, Saining Xie and Kaiming He, "An empirical study of training self-supervised vision
 transformers", ICCV 2021 (arXiv:2104.02057).
@@ -7,7 +7,7 @@ Choose it when the encoder is a vision transformer, whose patch projection is fr
 or when batches are large.
 
 Shapes: N images; for each view queries q (N, P) from encoder, head and predictor, and keys k (N, P) from
-the slow copy of encoder and head; all rows of length 1.
+the EMA copy of encoder and head; all rows of length 1.
 
 Equation 1 and algorithm 1, as plain loops:
 

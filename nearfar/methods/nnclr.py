@@ -1,14 +1,14 @@
-"""NNCLR: pull a view not to its partner but to the partner's nearest neighbour among earlier images.
+"""NNCLR: pull a view to the nearest neighbour of its partner among earlier images.
 
 Debidatta Dwibedi, Yusuf Aytar, Jonathan Tompson, Pierre Sermanet and Andrew Zisserman, "With a little help
 from my friends: nearest-neighbor contrastive learning of visual representations", ICCV 2021
 (arXiv:2104.14548).
 
-Choose it when augmentations alone say too little of what belongs together, as with images that may not
-change their colours.
+Choose it when augmentations alone do not show which images belong together, as with images whose colours
+must not change.
 
-Shapes: N images; z_1, z_2 (N, P) from the encoder f and the head g, p_1, p_2 (N, P) from a predictor upon
-them; support (K, P), the queue of earlier z_1; all rows of length 1.
+Shapes: N images; z_1, z_2 (N, P) from the encoder f and the head g, p_1, p_2 (N, P) from a predictor on
+top; support (K, P), the queue of earlier z_1; all rows of length 1.
 
 Equation 3 and algorithm 1, as plain loops:
 

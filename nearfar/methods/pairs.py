@@ -1,4 +1,4 @@
-"""What the triplet loss and DrLIM share: a head, and pairs that are views of an image or images of a label."""
+"""What the triplet loss and DrLIM share: a head, and pairs of views of one image or of images of one label."""
 
 from __future__ import annotations
 

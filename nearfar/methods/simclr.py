@@ -3,9 +3,9 @@
 Ting Chen, Simon Kornblith, Mohammad Norouzi and Geoffrey Hinton, "A simple framework for contrastive
 learning of visual representations", ICML 2020 (arXiv:2002.05709). With `--decoupled`: Chun-Hsiao Yeh,
 Cheng-Yao Hong, Yen-Chi Hsu, Tyng-Luh Liu, Yubei Chen and Yann LeCun, "Decoupled contrastive learning", ECCV
-2022 (arXiv:2110.06848), whose equation 6 leaves k = j, too, out of the sum below.
+2022 (arXiv:2110.06848), whose equation 6 also excludes k = j from the sum below.
 
-Choose it when you want a well-trodden start: one temperature to set, and batches of 256 or more.
+Choose it when you want a well-known default: one temperature to set, and batches of 256 or more.
 
 Shapes: N images, 2N views; h (2N, D) from the encoder f; z_i, z_j (N, P) from the head g, of length 1.
 

@@ -1,8 +1,8 @@
-"""SimSiam: predict one view's projection from the other's, with nothing but a stop-gradient against collapse.
+"""SimSiam: predict one view's projection from the other's, with only a stop-gradient against collapse.
 
 Xinlei Chen and Kaiming He, "Exploring simple Siamese representation learning", CVPR 2021 (arXiv:2011.10566).
 
-Choose it when you want the simplest of all: no negatives, no slow copy, half the memory of BYOL.
+Choose it when you want the simplest method: no negatives, no EMA copy, half the memory of BYOL.
 
 Shapes: N images, two views; f(view) (N, D); z (N, P) from the head g; p (N, P) from the predictor h on top.
 No gradient flows into z where it is predicted.

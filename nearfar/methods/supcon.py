@@ -3,8 +3,8 @@
 Prannay Khosla, Piotr Teterwak, Chen Wang, Aaron Sarna, Yonglong Tian, Phillip Isola, Aaron Maschinot,
 Ce Liu and Dilip Krishnan, "Supervised contrastive learning", NeurIPS 2020 (arXiv:2004.11362).
 
-Choose it when every image has a label and the features are to serve for more than telling these labels
-apart.
+Choose it when every image has a label and the features are used for more than classifying by these
+labels.
 
 Shapes: N images of V views each, mostly two; a z (N, P) for each view from the encoder f and the head g, of
 length 1; labels (N,).

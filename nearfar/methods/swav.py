@@ -3,8 +3,8 @@
 Mathilde Caron, Ishan Misra, Julien Mairal, Priya Goyal, Piotr Bojanowski and Armand Joulin, "Unsupervised
 learning of visual features by contrasting cluster assignments", NeurIPS 2020 (arXiv:2006.09882).
 
-Choose it when images fall into many groups of about the same size, or when small crops can be afforded: they
-make it learn more from each image.
+Choose it when images form many groups of about the same size, or when you can afford the time for small
+crops, which improve it.
 
 Shapes: N images, V views, of which the first two are full; z (N, P) of length 1 from f and a head g; C
 (K, P) prototypes of length 1; scores z C^T (N, K); codes Q (N, K) of the full views, rows adding up to 1.

@@ -1,15 +1,15 @@
-"""Triplet: an image is to be nearer to one of its kind than to one of another kind, by a margin.
+"""Triplet: make an image nearer to one of its class than to one of another class, by a margin.
 
 Florian Schroff, Dmitry Kalenichenko and James Philbin, "FaceNet: a unified embedding for face recognition
-and clustering", CVPR 2015 (arXiv:1503.03832); the mining of whole batches after Alexander Hermans, Lucas
+and clustering", CVPR 2015 (arXiv:1503.03832); batch mining after Alexander Hermans, Lucas
 Beyer and Bastian Leibe, "In defense of the triplet loss for person re-identification", 2017
 (arXiv:1703.07737).
 
-Choose it when distances themselves are the use, as for telling whether two photos show the same thing, and
-labels name a few images each (`--pairs labels`).
+Choose it when you use distances directly, for example to decide whether two photos show the same object, and
+each label has a few images (`--pairs labels`).
 
 Shapes: N images of V views each, mostly two; a z (N, P) for each view from the encoder f and the head g, of
-length 1; labels (N,), the images' own, or their numbers where only views of one image are of a kind.
+length 1; labels (N,), the images' own, or their row numbers where only views of one image are a pair.
 
 Equations 1 to 4, as plain loops over the views' z, with semi-hard mining:
 
