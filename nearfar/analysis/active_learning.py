@@ -1,4 +1,4 @@
-"""What to label next: typical images while labels are few, those in doubt, each unlike the other, later."""
+"""Suggests what to label next: typical images while labels are few, later uncertain ones that differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the images that are unlike the normal ones: their scores, and a threshold with a promise.
+"""Finds the images that are unlike the normal ones: their scores, and a threshold with a guarantee.
 
 A higher score is always more anomalous. Three detectors: the distance to the k-th nearest normal image, which
 is the safe default; the Mahalanobis distance, for normal images that make one cloud; and an isolation forest.

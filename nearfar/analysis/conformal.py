@@ -1,4 +1,4 @@
-"""A threshold with a promised false-positive rate, from the scores of examples that were held out."""
+"""A threshold with a guaranteed false-positive rate, from the scores of examples that were held out."""
 
 from __future__ import annotations
 

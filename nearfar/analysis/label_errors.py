@@ -1,4 +1,4 @@
-"""Labels that are likely wrong: a ranked list, a better label for each, an estimate of how many there are.
+"""Finds labels that are likely wrong: a ranked list, a better label for each, and an estimate of their number.
 
 Two witnesses never saw an image's own label: its nearest neighbours, who vote on its class, and logistic
 regression, fitted to other images. Both make the ranking; the latter makes the estimate, by confident

@@ -1,4 +1,4 @@
-"""Labels that spread from image to image over a graph of nearest neighbours, as far as similarity reaches."""
+"""Propagates labels from image to image over a nearest-neighbour graph."""
 
 from __future__ import annotations
 

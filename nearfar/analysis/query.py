@@ -1,4 +1,4 @@
-"""Search by example: what to look for, given images that are liked and images that are not."""
+"""Search by example: the query vector from liked and disliked images."""
 
 from __future__ import annotations
 

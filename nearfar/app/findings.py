@@ -1,4 +1,4 @@
-"""What the page shows of a store: places on the map, lists by the uses of an encoder, a classifier."""
+"""What the page shows of a store: coordinates of the map, the lists of the store commands, a classifier."""
 
 from __future__ import annotations
 

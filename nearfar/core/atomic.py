@@ -1,4 +1,4 @@
-"""Writes a file whole or not at all, so that neither a crash nor a full disk leaves half of one."""
+"""Writes files atomically, so that neither a crash nor a full disk leaves half a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One source for each fact: a setting's name, type, default, meaning and source stand on one line.
+"""One source for each fact: a setting's name, type, default, meaning and source are one line.
 
 A settings class is a frozen dataclass whose fields are made with `setting`. The command line's flags,
 their help, the docs' tables and `config.json` all come from it, so they cannot drift apart.

@@ -1,4 +1,4 @@
-"""Kinds of data: what the rest of nearfar asks about an example, and one table of who answers.
+"""Kinds of data: the questions that the rest of nearfar asks about examples, and the table of modalities.
 
 An example is what one row of a data set holds: an image, say. Only its modality knows more of it than that.
 Everyone else asks: how it is read, how its views are drawn and computed, what an encoder takes, what of it

@@ -1,4 +1,4 @@
-"""The shapes a pile of images can have: files on a disk, or one array in memory; all read the same way."""
+"""Sources of images: files on a disk, or one array in memory, all read in the same way."""
 
 from __future__ import annotations
 

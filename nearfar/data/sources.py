@@ -1,4 +1,4 @@
-"""Opens whatever a user calls "my images": a folder, a list, an array, tar shards, a data set's name."""
+"""Opens the user's DATA: a folder, a list, an array, tar shards, a data set's name."""
 
 from __future__ import annotations
 

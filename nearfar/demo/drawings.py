@@ -1,4 +1,4 @@
-"""Draws small pictures in ten classes that differ by form alone: what the demo learns from.
+"""Draws small images in ten classes that differ by form alone: the training data of the demo.
 
 Colour, place, size, rotation, background and light are drawn at random for every picture, so that raw
 pixels say next to nothing about the class. Forms are signed distances, in numpy, many pictures at once.

@@ -1,4 +1,4 @@
-"""Evaluation on labelled images, and its parts beyond k-NN and linear, in one table.
+"""Evaluation on labelled images, and the table of its parts beyond k-NN and linear.
 
 Nothing here imports torch until a part is asked for. To add a part: write one file with a subclass of
 `part.EvaluationPart`, and add its line to `PARTS`. Its flag, its help, its line in docs/evaluation.md,

@@ -1,4 +1,4 @@
-"""Evaluates frozen encoders on labelled images, beside baselines.
+"""Evaluates frozen encoders and baselines on labelled images.
 
 What has to be chosen (k, temperature, penalty) is chosen on validation images, a part of the training images,
 for the encoder and for each baseline. Only then is the test set opened, and each of its images read once.

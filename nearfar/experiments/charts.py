@@ -1,4 +1,4 @@
-"""Draws a sweep: what is important, and a slice along every setting, each with a sentence to read it by."""
+"""Draws a sweep: the importance of settings, and a slice along every setting, each with a caption."""
 
 from __future__ import annotations
 

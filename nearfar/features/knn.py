@@ -1,4 +1,4 @@
-"""Who looks most like whom: exact nearest neighbours by cosine, and the vote they cast on a class.
+"""Exact nearest neighbours by cosine, and k-NN classification.
 
 Nothing is approximated and nothing is indexed: rows are compared by matrix products, a tile at a time.
 """

@@ -1,4 +1,4 @@
-"""How much a straight line can read from frozen features: multinomial logistic regression, exact.
+"""Multinomial logistic regression on frozen features, fitted to convergence.
 
 Full-batch L-BFGS with line search, started from the curvature that bounds the problem, so that even
 3,072 raw pixels converge in tens of steps. Features are standardised on the rows that are fitted: less

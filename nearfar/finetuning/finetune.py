@@ -1,4 +1,4 @@
-"""Trains a classifier: a linear layer on a frozen encoder, the encoder too, or both from scratch.
+"""Trains a classifier: a linear layer on a frozen encoder, both fine-tuned, or both from scratch.
 
 The three share images, draws, layer, loop and rule of length. They differ by what is trained and by where it
 starts. The test sees the centre of each image, as frozen features do.

@@ -1,6 +1,6 @@
-"""Contrastive losses, exact, in memory that grows with the batch and not with its square.
+"""Contrastive losses, exact, with memory linear in the batch size.
 
-They stand alone: rows of numbers in, a scalar with a gradient out, for any training loop.
+They can be used in any training loop: they take rows of numbers and return a scalar with a gradient.
 
     z_i, z_j = unit(g(f(view_i))), unit(g(f(view_j)))
     nt_xent(z_i, z_j, tau=0.2).backward()

@@ -1,4 +1,4 @@
-"""Losses over pairs and triplets of rows, exact, with everyone's rows as partners.
+"""Losses over pairs and triplets of rows, exact, over the rows of all processes.
 
 A process compares its own n rows with all M rows of all processes: memory grows with n x M, and never with
 the width of a row besides.

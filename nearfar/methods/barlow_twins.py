@@ -52,13 +52,13 @@ class Config:
     )
     scale: float = setting(
         0.1,
-        "factor of the whole loss, for optimizers that heed it",
+        "factor of the whole loss, for optimizers that depend on its size",
         low=0.0,
         source="solo-learn for CIFAR; the authors' code has 0.024",
     )
     head: tuple[int, ...] = setting(
         (2048, 2048, 2048),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="solo-learn for CIFAR; Barlow Twins, section 2.2: 8192 thrice for ImageNet",
     )

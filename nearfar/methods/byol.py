@@ -45,13 +45,16 @@ class Config:
 
     ema: float = setting(
         0.99,
-        "momentum of the slow copy at the start; it rises to 1",
+        "momentum of the EMA copy at the start; it rises to 1",
         low=0.0,
         high=1.0,
         source="BYOL, section 3.2: 0.996 over 1,000 epochs; its code: 0.99 over 100 or 300",
     )
     head: tuple[int, ...] = setting(
-        (4096, 256), "widths of the head's layers, the last being z's", low=1, source="BYOL, section 3.2"
+        (4096, 256),
+        "widths of the head's layers; the last is the width of z",
+        low=1,
+        source="BYOL, section 3.2",
     )
     predictor: int = setting(4096, "width of the predictor's hidden layer", low=1, source="BYOL, section 3.2")
 

@@ -48,33 +48,33 @@ class Config:
 
     temperature: float = setting(
         0.2,
-        "temperature: lower looks harder at near neighbours",
+        "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
         source="MoCo v2, table 2; v1: 0.07",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
-        "widths of the head's layers, the last being the keys'; a single one is MoCo v1",
+        "widths of the head's layers; the last is the width of the keys; one layer is MoCo v1",
         low=1,
         source="MoCo v2, section 3: two layers without batch norm, 2048 128 for ResNet-50",
     )
     queue: int = setting(
         4096,
-        "keys of earlier images to be told apart from",
+        "number of keys of earlier images, used as negatives",
         low=1,
         source="the authors' CIFAR-10 notebook; MoCo, section 4.1: 65536 for ImageNet",
     )
     ema: float = setting(
         0.99,
-        "share that the slow copy keeps of itself at each step",
+        "momentum of the EMA copy",
         low=0.0,
         high=1.0,
         source="the authors' CIFAR-10 notebook; MoCo, section 3.2: 0.999 for ImageNet",
     )
     bn_splits: int = setting(
         8,
-        "pieces of a batch with batch statistics of their own, of 8 images at least; 1 for one",
+        "number of parts of a batch with separate batch-norm statistics, each of at least 8 images",
         low=1,
         source="MoCo, section 3.3: 8 GPUs and shuffled batch norm; the authors' CIFAR-10 notebook",
     )

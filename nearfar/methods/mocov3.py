@@ -44,14 +44,14 @@ class Config:
 
     temperature: float = setting(
         0.2,
-        "temperature: lower looks harder at near neighbours",
+        "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
         source="the authors' code: 0.2 for vision transformers, 1 for ResNet-50",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
-        "widths of the head's layers, the last being the keys'",
+        "widths of the head's layers; the last is the width of the keys",
         low=1,
         source="the authors' code: 4096 256 for ResNet-50, 4096 4096 256 for vision transformers",
     )
@@ -60,7 +60,7 @@ class Config:
     )
     ema: float = setting(
         0.99,
-        "share that the slow copy keeps of itself at the first step; it rises to 1",
+        "momentum of the EMA copy at the start; it rises to 1",
         low=0.0,
         high=1.0,
         source="MoCo v3, section 4.4",

@@ -44,14 +44,14 @@ class Config:
 
     temperature: float = setting(
         0.2,
-        "temperature: lower looks harder at near neighbours",
+        "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
         source="solo-learn's CIFAR-10 recipe; NNCLR, section 4.1: 0.1 for ImageNet",
     )
     head: tuple[int, ...] = setting(
         (512, 512, 128),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="NNCLR, section 4.1: three layers, 2048 2048 256",
     )
@@ -60,7 +60,7 @@ class Config:
     )
     queue: int = setting(
         16384,
-        "earlier images among which neighbours are looked for",
+        "number of earlier images among which neighbours are searched",
         low=1,
         source="between solo-learn's 65536 for CIFAR-10 and what a CPU can search; NNCLR: more is better",
     )

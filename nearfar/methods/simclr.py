@@ -42,20 +42,20 @@ class Config:
 
     temperature: float = setting(
         0.2,
-        "temperature: lower looks harder at near neighbours",
+        "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
         source="SimCLR, table 5 and appendix B.9: 0.1 for ImageNet, 0.5 for long CIFAR training; 0.2 as MoCo v2",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="SimCLR, section 4.2: two layers, output 128",
     )
     decoupled: bool = setting(
         False,
-        "leave a view's partner out of those to be told apart from, which helps small batches",
+        "exclude the positive from the denominator, which helps small batches",
         source="Yeh et al. 2022, equation 6",
     )
 

@@ -39,12 +39,15 @@ class Config:
 
     head: tuple[int, ...] = setting(
         (2048, 2048, 2048),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="SimSiam, section 3; two layers for CIFAR, appendix D",
     )
     predictor: int = setting(
-        512, "width of the predictor's hidden layer, narrower than z", low=1, source="SimSiam, section 3"
+        512,
+        "width of the predictor's hidden layer, smaller than that of z",
+        low=1,
+        source="SimSiam, section 3",
     )
 
 

@@ -40,7 +40,7 @@ class Config:
     """Supervised training's own settings."""
 
     classes: int = setting(
-        0, "classes to tell apart; 0: as many as the labels hold", low=0, source="the labels themselves"
+        0, "number of classes; 0: as many as the labels have", low=0, source="the labels themselves"
     )
 
 

@@ -51,32 +51,32 @@ class Config:
 
     margin: float = setting(
         0.2,
-        "by how much another kind must be farther, in squared distance, which is 4 at most",
+        "by how much images of other classes must be farther, in squared distance (at most 4)",
         low=0.0,
         high=4.0,
         source="FaceNet, section 3.1",
     )
     mining: str = setting(
         "semi-hard",
-        "which triplets of a batch count",
+        "which triplets of a batch are used",
         choices=("semi-hard", "hard", "all"),
         source="FaceNet, section 3.2; Hermans et al. 2017, equations 5 and 7",
     )
     pairs: str = setting(
         "views",
-        "what is of a kind: the views of an image, or all images of a label",
+        "which pairs are similar: the views of an image, or all images of a label",
         choices=("views", "labels"),
         source="FaceNet has labels; views as in SimCLR",
     )
     per_class: int = setting(
         0,
-        "images of each label in a batch, at least, with --pairs labels; 0 to mix all",
+        "minimum number of images of each label in a batch, with --pairs labels; 0: mixed batches",
         low=0,
         source="Hermans et al. 2017, section 2",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="SimCLR, section 4.2; FaceNet, section 5.3: output 128",
     )

@@ -51,15 +51,13 @@ class Config:
     invariance: float = setting(
         25.0, "lambda, weight of the distance between views", low=0.0, source="VICReg, section 4.2"
     )
-    variance: float = setting(
-        25.0, "mu, weight of features that vary too little", low=0.0, source="VICReg, section 4.2"
-    )
+    variance: float = setting(25.0, "mu, weight of the variance term", low=0.0, source="VICReg, section 4.2")
     covariance: float = setting(
-        1.0, "nu, weight of features that vary together", low=0.0, source="VICReg, section 4.2"
+        1.0, "nu, weight of the covariance term", low=0.0, source="VICReg, section 4.2"
     )
     head: tuple[int, ...] = setting(
         (2048, 2048, 2048),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="solo-learn for CIFAR; VICReg, section 4.2: 8192 thrice for ImageNet",
     )

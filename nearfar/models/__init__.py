@@ -1,4 +1,4 @@
-"""Encoders by name: a picture goes in, a vector of `.dim` numbers comes out.
+"""Encoders by name: the input is an image, the output a vector of `.dim` numbers.
 
 A name is looked for among our own small networks, then torchvision's, then timm's; `timm:resnet50` or
 `torchvision:resnet50` says which. (torchvision comes first because it is there sooner: timm takes two

@@ -1,4 +1,4 @@
-"""A slow copy of a network, whose weights follow those of the one that learns."""
+"""An EMA copy of a network, whose weights are a moving average of the trained network's."""
 
 from __future__ import annotations
 

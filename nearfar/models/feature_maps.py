@@ -1,4 +1,4 @@
-"""What a network computes before it pools: feature maps at several strides, and a transformer's tokens."""
+"""Feature maps before pooling, at several strides, and the tokens of a vision transformer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A queue of the rows that the last steps gave, the same on every process."""
+"""A queue of rows from earlier steps, the same on every process."""
 
 from __future__ import annotations
 

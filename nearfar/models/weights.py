@@ -1,4 +1,4 @@
-"""Weights from a file, into a network that they must fit."""
+"""Loads weights from a file into a network that they must fit."""
 
 from __future__ import annotations
 

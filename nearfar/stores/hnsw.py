@@ -1,4 +1,4 @@
-"""Approximate search by HNSW graphs (FAISS): built alike each time, as careful as a measured recall asks for.
+"""Approximate search by HNSW graphs (FAISS): built reproducibly, with a search effort set by measured recall.
 
 The vectors are cut into parts with a graph each. A graph that one thread builds is the same each time, and
 parts are built side by side; graphs built by many threads vary.

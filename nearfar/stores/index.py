@@ -1,4 +1,4 @@
-"""Searches a store's vectors: all are compared as far as that is fast, and graphs are asked beyond.
+"""Searches a store's vectors: exactly while that is fast, and by HNSW graphs in larger stores.
 
 A copy of the vectors lies on disk as they once were (see `copies`). Rows that have changed since are known by
 the digests of their vectors: they are kept in memory and always compared, and what is gone is left out. When

@@ -1,4 +1,4 @@
-"""Talks to a PostgreSQL server: reads its address, connects, and turns its complaints into sentences."""
+"""Talks to a PostgreSQL server: reads its address, connects, and turns its errors into NearfarErrors."""
 
 from __future__ import annotations
 

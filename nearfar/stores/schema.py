@@ -1,4 +1,4 @@
-"""Rows on their way into a store and out of it: checked, given their types, and put in order."""
+"""Checks the rows written to and read from a store, and sets their types and order."""
 
 from __future__ import annotations
 

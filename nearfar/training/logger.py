@@ -1,4 +1,4 @@
-"""What a run writes and says while it trains: log, saves, progress line; and how it stops in good order."""
+"""What a run writes and prints during training: log, checkpoints, progress line; and how it stops on a signal."""
 
 from __future__ import annotations
 

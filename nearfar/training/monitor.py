@@ -1,4 +1,4 @@
-"""Looks at a run's health while it trains, without labels: on images held apart, and never for long."""
+"""Checks a run's health during training, without labels, on holdout images and in a small share of the time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Named recipes: settings that are known to work together, each a plain function with its source.
 
-What a user types on the command line wins over the recipe, one setting at a time.
+Flags on the command line override the recipe, one setting at a time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Resolves the settings of a run: a recipe, what was typed, and every `auto` that needs no measurement."""
+"""Resolves the settings of a run: a recipe, explicit flags, and every `auto` that needs no measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One sitting of training, made ready: everything built, and what only a measurement can decide decided."""
+"""Builds everything for a session of training, and measures the settings that only a measurement can decide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A finished run that a method learns from: loaded in one place, checked, and known by a digest.
+"""A finished run used as a teacher: loaded in one place, checked, and identified by a digest.
 
 A method that learns from a run has "teacher" in its `requires`, a setting `teacher` in its `Config`, which is
 the flag --teacher, and takes a `Teacher` as the third argument of its class.

@@ -1,4 +1,4 @@
-"""Turns drawn parameters into views: uint8 images in, a float batch out.
+"""Computes views from sampled parameters: uint8 images in, a float batch out.
 
 Three paths make the same pixels to 1e-5: `fused` (numba, one image at a time through every step),
 `reference` (plain torch, slow) and `batched` (plain torch, a batch at a time, on any device). `apply` takes

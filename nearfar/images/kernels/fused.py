@@ -1,4 +1,4 @@
-"""Makes views fast: compiled by numba, one image at a time, every step while its pixels are in cache.
+"""Computes views fast: compiled by numba, one image at a time, every step while its pixels are in cache.
 
 What makes it fast, and must stay so: float32 constants throughout (a bare Python literal would make
 the arithmetic double); planar channels; inner loops over contiguous memory without a branch, which

@@ -1,4 +1,4 @@
-"""What is done with vectors, as scikit-learn estimators: classes by few examples, and anomalies."""
+"""scikit-learn estimators on vectors: few-shot classification, and anomaly detection."""
 
 from __future__ import annotations
 
