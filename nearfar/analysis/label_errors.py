@@ -1,4 +1,4 @@
-"""Finds labels that are likely wrong: a ranked list, a better label for each, and an estimate of their number.
+"""Finds labels that are likely wrong: a ranked list, a better label for each, and their number.
 
 Two witnesses never saw an image's own label: its nearest neighbours, who vote on its class, and logistic
 regression, fitted to other images. Both make the ranking; the latter makes the estimate, by confident

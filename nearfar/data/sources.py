@@ -90,7 +90,7 @@ def _open_file(path: Path, labels: bool) -> Source:
 
 
 def _open_name(text: str, labels: bool, download: bool) -> Source:
-    """Open what is named by a string: a path that exists wins over a data set's name."""
+    """Open what is named by a string: if a path and a data set have the same name, the path is used."""
     path = Path(text).expanduser()
     if not text.strip():
         raise NearfarError("the name of the images is empty; give a folder, such as photos/")

@@ -156,7 +156,7 @@ def write(
 
     Args:
         folder: gets photos/, labelled/train/, labelled/test/, pictures.png and answers.json.
-        seed: names every draw.
+        seed: random seed.
         photos, train, test: pictures of each class in the three places.
 
     Returns:

@@ -56,7 +56,7 @@ class EvaluationPart:
             probe: its classifiers, fitted on the training images.
             outputs: what they give for the test images.
             truth: (m,) class numbers of the test images.
-            seed: names every draw.
+            seed: random seed.
 
         Returns:
             Its figures; None where the part measures nothing there.
@@ -69,7 +69,7 @@ class EvaluationPart:
 
         Args:
             trained: the network's answers, and how to train it anew.
-            seed: names every draw.
+            seed: random seed.
 
         Returns:
             Its figures; None where the part measures nothing there.

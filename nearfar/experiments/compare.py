@@ -145,7 +145,7 @@ def compare(
         out: the folder for all results.
         seeds: number of runs of each method, with seeds 0, 1, ...
         train: labelled images to fit on and to choose on; needs test.
-        test: labelled images, read once a run, at its end; without labels, label-free figures stand alone.
+        test: labelled images, read once a run, at its end; without labels, only label-free figures are shown.
         **settings: any setting of training or views, the same for all; a length above all. What a method's
             own recipe says stays its own.
 

@@ -1,4 +1,4 @@
-"""What a sweep found: its trials, which settings matter and how certain that is, as a table, JSON and a plot."""
+"""Results of a sweep: its trials, which settings matter and how surely, as a table, JSON and a plot."""
 
 from __future__ import annotations
 

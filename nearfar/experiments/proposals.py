@@ -48,7 +48,7 @@ class Proposals:
         """
         self.path, self.axes, self.seed = folder / JOURNAL, axes, seed
         self.asked = -1  # Optuna's number of the point that is out
-        _mend(self.path)
+        _repair(self.path)
         with quiet():
             self.study = _open(self.path)
 
@@ -121,7 +121,7 @@ class Proposals:
         return list(self.study.get_trials(deepcopy=False, states=states))
 
 
-def _mend(path: Path) -> None:
+def _repair(path: Path) -> None:
     """Undo what a kill left: a lock, and half a last line, to which the next would be glued."""
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     text = path.read_bytes() if path.exists() else b""

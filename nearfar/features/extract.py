@@ -1,4 +1,4 @@
-"""Runs a trained encoder over images in evaluation mode: no randomness, no training, no change of the encoder."""
+"""Runs a trained encoder over images in evaluation mode: no randomness, no training."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def finetune(
             be all False.
         mode: "linear" trains a layer on the frozen encoder, in eval mode; "finetune" the encoder too;
             "scratch" is "finetune" from random weights.
-        seed: names every draw, the same for all three.
+        seed: random seed, the same for all three.
         device: where to compute.
         epochs: passes over all images, instead of the recipe's own; a trial makes a quarter of them.
         views: how images are augmented.

@@ -1,4 +1,4 @@
-"""Label-free metrics of features: how many directions they use, how evenly, and how stable they are under views.
+"""Label-free metrics of features: how many directions they use, how evenly, and how stable under views.
 
 Each is a function of features alone, (n, d), one row an image. None is a score to maximise by itself:
 RankMe says how many directions carry something, alignment and agreement whether two views of an image

@@ -1,4 +1,4 @@
-"""What a run writes and prints during training: log, checkpoints, progress line; and how it stops on a signal."""
+"""What a run writes and prints during training: log, checkpoints, progress line; and how signals stop it."""
 
 from __future__ import annotations
 

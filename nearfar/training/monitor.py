@@ -1,4 +1,4 @@
-"""Checks a run's health during training, without labels, on holdout images and in a small share of the time."""
+"""Checks a run's health during training, without labels, on holdout images, in a small share of its time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds everything for a session of training, and measures the settings that only a measurement can decide."""
+"""Builds everything for a session of training, and measures the settings that need a measurement."""
 
 from __future__ import annotations
 
