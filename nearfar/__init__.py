@@ -69,7 +69,7 @@ __all__ = [
     "sweep",
 ]
 
-# public name -> the file it stands in
+# public name -> its file
 _PUBLIC = {
     "AnomalyDetector": "integrations.sklearn",
     "DuplicateFinder": "integrations.sklearn",

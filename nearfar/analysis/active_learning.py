@@ -21,7 +21,7 @@ ENOUGH = 10  # labels a class from which doubt says more than typicality (benchm
 MOST_CLUSTERS = 500  # clusters for typical images at most (TypiClust)
 SMALL = 5  # rows below which a cluster has no typical image (TypiClust)
 TYPICALITY_NEIGHBOURS = 20  # neighbours that tell how typical a row is (TypiClust)
-DOUBTED = 10  # rows in doubt looked at for each suggested
+DOUBTED = 10  # uncertain rows considered for each suggested
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def k_center(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows
 
 
 def margin(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows:
-    """Choose rows that a classifier on the labels so far is in doubt of, each unlike the other.
+    """Choose rows that a classifier on the labels so far is uncertain about, each unlike the others.
 
     Doubt is the lead of the likeliest class over the second, in shares of logistic regression. The
     DOUBTED * count rows with the smallest lead are put into `count` clusters, and the row nearest to each

@@ -24,7 +24,7 @@ from ..features.knn import top_k
 Rows = npt.NDArray[np.int64]
 VOTING_NEIGHBOURS = 20
 FOLDS = 5
-RIVAL = 0.25  # weight of the strongest other class beside the label's own share
+RIVAL = 0.25  # weight of the strongest other class, relative to the label's own probability
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ..core.errors import NearfarError
 from ..features.extract import Vectors
 from ..features.knn import unit
 
-DISLIKE = 0.3  # weight of the mean dislike beside that of the mean like; at 0.7 it costs more than it helps
+DISLIKE = 0.3  # weight of the mean dislike relative to the mean like; at 0.7 it costs more than it helps
 
 
 def query(likes: Vectors, dislikes: Vectors | None = None) -> Vectors:

@@ -40,7 +40,7 @@ class Guard:
         Args:
             app: what it guards.
             token: who knows it may enter; a cookie keeps it.
-            names: names by which the page may be asked for, beside numeric addresses.
+            names: names by which the page may be asked for, besides numeric addresses.
         """
         self.app, self.token = app, token
         self.names = {name.lower() for name in names}

@@ -17,7 +17,7 @@ from ..stores.base import FIXED, Value
 from ..stores.schema import check_column
 
 Rows = npt.NDArray[np.int32]
-CLASSES = 500  # different texts of a column that are told apart
+CLASSES = 500  # different texts of a column that are distinguished
 
 
 class StaleRows(Exception):
@@ -128,7 +128,7 @@ class NumberedStore:
     def label(
         self, column: str, ids: Sequence[str], before: Sequence[Value], after: Sequence[Value], version: int
     ) -> tuple[int, Mapping[str, Value]]:
-        """Set labels; where another hand was quicker, the last one wins, and it is told.
+        """Set labels; if another user was quicker, the last label is kept, and the caller is told.
 
         Args:
             column: to write to; it is made where there is none.

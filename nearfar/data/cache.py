@@ -130,7 +130,7 @@ def load(
     """Make a collection ready for use: every image decoded once, the bad ones left out by name.
 
     Memory: the decoded images if they fit into `memory`, else none of them; and for each thread one image
-    of up to 16 million pixels, at most 8 bytes a pixel decoded, beside its file. Larger images are decoded
+    of up to 16 million pixels, at most 8 bytes a pixel decoded, and its file. Larger images are decoded
     one at a time.
 
     Args:

@@ -24,7 +24,7 @@ from .source import Source
 class InMemoryDataset(Dataset):
     """Decoded examples of any kind, in a list.
 
-    `digests` (n, 16) uint8 are those of the examples as stored; `rejected` are the examples set aside.
+    `digests` (n, 16) uint8 are those of the examples as stored; `rejected` are the rejected examples.
     """
 
     kind: Modality

@@ -114,7 +114,7 @@ def open_shards(pattern: str, *, labels: bool) -> Shards:
 
     Args:
         pattern: a .tar file, a pattern such as `shards/*.tar`, or a range such as `x-{000..003}.tar`.
-        labels: whether to read each image's class from the .cls or .json member beside it.
+        labels: whether to read each image's class from the .cls or .json member next to it.
 
     Returns:
         The source, in the order of the shards and of the members in them; an id is shard/member.

@@ -187,7 +187,7 @@ def odd(count: int, seed: int) -> npt.NDArray[np.uint8]:
 
 
 def contact_sheet(seed: int = 0, columns: int = 12, scale: int = 1) -> Image.Image:
-    """Lay out a few pictures of every form, a row a form, with its name beside it.
+    """Lay out a few pictures of every form, a row a form, with its name next to it.
 
     Args:
         seed: of the pictures.

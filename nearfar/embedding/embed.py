@@ -1,7 +1,7 @@
 """Turns a collection into vectors with a trained encoder, in order, by name, and resumes after a crash.
 
 The collection is read in chunks, so that one of any size fits in memory; what came of each is kept
-beside the output until all are done.
+next to the output until all are done.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Embeddings:
         vectors: (n, d) float32, the encoder's pooled features, not scaled.
         labels: n class names, if they were asked for.
         path: the file written, if any.
-        rejected: the images set aside, each with its reason.
+        rejected: the rejected images, each with its reason.
     """
 
     ids: tuple[str, ...]
@@ -121,7 +121,7 @@ def embed(
         labels: also write the labels: first-level folders, or a list's column.
 
     Returns:
-        Names and vectors in the collection's order; with a store, what became of the images.
+        Names and vectors in the collection's order; with a store, what was done with the images.
 
     Raises:
         NearfarError: the run or the images cannot be used, or `out` cannot be written.

@@ -24,8 +24,8 @@ class PartEntry:
 
     Attributes:
         help: what it measures, in one line.
-        file, name: where its class stands in this folder, and what it is called.
-        column: the heading of its accuracies beside k-NN and linear, for a part that trains.
+        file, name: the file of its class in this folder, and what it is called.
+        column: the heading of its accuracies next to k-NN and linear, for a part that trains.
     """
 
     help: str

@@ -216,7 +216,7 @@ def _takes_longer(run: Run, images: int, validation: int) -> str:
 def _retrain(
     run: Run, dataset: ImageDataset, test: ImageDataset, mode: Mode, options: EvaluationOptions
 ) -> Callable[[Rows], Rows]:
-    """Make the function that trains anew on some of the training images, and classifies the test images."""
+    """Make the function that trains again on some of the training images, and classifies the test images."""
 
     def answer(rows: Rows) -> Rows:
         few: Any = Subset(dataset, rows)

@@ -20,7 +20,7 @@ class Trained:
         dataset: the training images, with labels.
         answers: (m,) its class numbers for the test images.
         truth: (m,) their class numbers.
-        retrain: trains anew on some rows of the training images, and gives its (m,) answers.
+        retrain: trains again on some rows of the training images, and gives its (m,) answers.
     """
 
     mode: Mode
@@ -68,7 +68,7 @@ class EvaluationPart:
         """Measure what was trained for a part; the figures join the row, under the name of the column.
 
         Args:
-            trained: the network's answers, and how to train it anew.
+            trained: the network's answers, and how to train it again.
             seed: random seed.
 
         Returns:

@@ -11,7 +11,7 @@ from .findings import MEASURES, SHARES, Sweep, Trial
 from .influence import Influence
 from .space import Axis, rounded, short
 
-BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#666666", "#dddddd"  # told apart by colour-blind eyes
+BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#666666", "#dddddd"  # distinct for colour-blind readers
 COLUMNS = 4
 
 

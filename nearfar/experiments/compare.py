@@ -1,6 +1,6 @@
 """Compares methods: the same images, encoder, budget and evaluation for each, over several seeds.
 
-Every run has a folder of its own, and a file of its figures beside it. The same call again resumes where it
+Every run has a folder of its own, and a file of its figures next to it. The same call again resumes where it
 stopped, and tries again what failed. A method that fails is a row with its reason; the others still run.
 """
 
@@ -222,7 +222,7 @@ def _check(names: Sequence[str], seeds: int, train: Any, test: Any, settings: Ma
 
 
 def _images(data: Any, run: Run, labels: bool) -> Any:
-    """Read the images as pretraining and evaluation do, to keep them at hand."""
+    """Read the images as pretraining and evaluation do, to keep them."""
     kind = modality_of(run.preprocess)
     return kind.load(
         open_data(data, expected=kind.name, labels=labels),

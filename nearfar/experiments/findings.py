@@ -187,7 +187,7 @@ class Sweep:
         }
 
     def table(self) -> str:
-        """Write Markdown: what matters, the trials, health beside k-NN, the verdict and the command."""
+        """Write Markdown: what matters, the trials, health against k-NN, the verdict and the command."""
         return "\n\n".join(part for part in (
             f"Chosen by: {MEASURES.get(self.measure, self.measure)}.",
             self._influence_table(), self._trial_table(), self._spearman_table(),

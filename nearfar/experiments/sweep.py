@@ -1,7 +1,7 @@
 """Finds out which settings matter on these images: many short runs, each a point near the recipe.
 
 Optuna proposes the points and keeps them in a file. Every run has a folder of its own and its figures a
-file beside it, so that the same call goes on wherever it stopped.
+file next to it, so that the same call resumes where it stopped.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def standards(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         (d,) and (d,); 0 instead of the second where a feature never moves.
     """
     mean = x.mean(dim=0)
-    # A stretch of rows at a time: torch's own standard deviation down a column is ten times slower.
+    # Some rows at a time: torch's own standard deviation down a column is ten times slower.
     spread = torch.stack([(part - mean).square_().sum(dim=0) for part in torch.split(x, 4096)])
     scale = (spread.sum(dim=0) / len(x)).sqrt()
     # A feature that never moves says nothing; dividing by its rounding noise would make it shout.
@@ -230,7 +230,7 @@ def fit(
 
 
 def path(x: torch.Tensor, y: torch.Tensor, classes: int, *, as_is: bool = False) -> Iterator[Probe]:
-    """Fit with every penalty of `STRENGTHS`, from strong to weak, each fit going on from the last.
+    """Fit with every penalty of `STRENGTHS`, from strong to weak, each fit starting from the last.
 
     The fits are loose ones, good to choose by and for `fit` to start from.
 

@@ -6,8 +6,8 @@ They can be used in any training loop: they take rows of numbers and return a sc
     nt_xent(z_i, z_j, tau=0.2).backward()
 
 (`triplet` and `drlim`, which choose among pairs, hold a number for each pair of an own row and any row.)
-Every row must have length 1, which `unit` sees to. All are computed in float32 under autocast too, or in
-float64 where the rows are. Under `torchrun` the negatives are everyone's, every process brings as many
+Every row must have length 1, which `unit` ensures. All are computed in float32 under autocast too, or in
+float64 where the rows are. Under `torchrun` negatives are those of all processes, every process has as many
 rows, and values and gradients average over the processes to those of one process with all rows, which is
 what DistributedDataParallel does.
 """

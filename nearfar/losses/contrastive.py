@@ -176,7 +176,7 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor | None, tau: float | Tensor) ->
 
         l(i) = -log( exp(q_i . k_i / tau) / sum over k' of exp(q_i . k' / tau) )
 
-    where k' runs over k_i and the queue, or, without a queue, over everyone's keys.
+    where k' runs over k_i and the queue, or, without a queue, over the keys of all processes.
 
     Args:
         q: (n, d) rows of length 1, the queries; as many on every process.
@@ -270,7 +270,7 @@ def contrastive_accuracy(z_i: Tensor, z_j: Tensor) -> Tensor:
 def key_accuracy(q: Tensor, k: Tensor) -> Tensor:
     """Share of queries, over all processes, whose most similar key is their own.
 
-    Where keys come from a slow copy, queries resemble each other more than any key; they are left out here.
+    Where keys come from an EMA copy, queries resemble each other more than any key; they are left out here.
     Every process must call it at the same time.
 
     Args:

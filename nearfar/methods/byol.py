@@ -60,10 +60,10 @@ class Config:
 
 
 class BYOL(Method):
-    """BYOL: f, g and a predictor q, and slow copies of f and g to predict."""
+    """BYOL: f, g and a predictor q, and EMA copies of f and g to predict."""
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
-        """Add the head, the predictor and the slow copies; see `Config`."""
+        """Add the head, the predictor and the EMA copies; see `Config`."""
         super().__init__(f, config)
         width = config.head[-1]
         self.g = mlp(f.dim, *config.head, last_norm=False)
@@ -86,7 +86,7 @@ class BYOL(Method):
         return Loss({"distance": distance(q_i, z_j) + distance(q_j, z_i)}, {"z": z_i})
 
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
-        """Let the slow copies follow."""
+        """Update the EMA copies."""
         ema = cosine_momentum(self.config.ema, progress)
         ema_update(self.slow_f, self.f, ema)
         ema_update(self.slow_g, self.g, ema)

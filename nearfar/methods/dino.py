@@ -106,7 +106,7 @@ class Head(nn.Module):
 
 
 class DINO(Method):
-    """DINO: a student, f and g, and a teacher, slow copies of both. (Weight decay stays as it is set.)"""
+    """DINO: a student, f and g, and a teacher, EMA copies of both. (Weight decay stays as it is set.)"""
 
     centre: Tensor
     done: Tensor

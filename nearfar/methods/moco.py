@@ -81,10 +81,10 @@ class Config:
 
 
 class MoCo(Method):
-    """MoCo: f_q with its slow copy f_k, a queue, and InfoNCE."""
+    """MoCo: f_q with its EMA copy f_k, a queue, and InfoNCE."""
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
-        """Add the head, the slow copy and the queue; see `Config`."""
+        """Add the head, the EMA copy and the queue; see `Config`."""
         super().__init__(f, config)
         self.g = mlp(f.dim, *config.head, norm=False, last_norm=False)
         self.f_k = ema_copy(self.f_q)
@@ -114,7 +114,7 @@ class MoCo(Method):
         return Loss({"info_nce": info_nce(q, k, self.keys, self.tau)}, {"q": q, "k": k})
 
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
-        """Let the slow copy follow, and the keys take the places of the oldest."""
+        """Update the EMA copy, and replace the oldest keys by the new ones."""
         ema_update(self.f_k, self.f_q, self.ema)
         self.queue.push(watched["k"])
 

@@ -68,10 +68,10 @@ class Config:
 
 
 class MoCoV3(Method):
-    """MoCo v3: f, a head g and a predictor, the slow copy f_k of f and g, and InfoNCE both ways."""
+    """MoCo v3: f, a head g and a predictor, the EMA copy f_k of f and g, and InfoNCE both ways."""
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
-        """Add the head, the predictor and the slow copy; freeze a transformer's patch projection."""
+        """Add the head, the predictor and the EMA copy; freeze a transformer's patch projection."""
         super().__init__(f, config)
         patches = patch_projection(f.net)
         if patches is not None:
@@ -100,7 +100,7 @@ class MoCoV3(Method):
         return Loss({"info_nce": 2 * self.tau * both}, {"q": q_1, "k": k_2})
 
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
-        """Let the slow copy follow, ever more slowly."""
+        """Update the EMA copy, with rising momentum."""
         ema_update(self.f_k, nn.Sequential(self.f, self.g), cosine_momentum(self.ema, progress))
 
     def negatives(self, batch: int) -> int:

@@ -70,7 +70,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.net, self.dim, self.name, self.stem, self.size = net, dim, name, stem, size
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        # Part of the state, so that a fingerprint tells apart what gives other vectors.
+        # Part of the state, so that networks that give other vectors have other fingerprints.
         plain = (self.mean, self.std) == (ZERO, ONE)
         both = None if plain else torch.tensor([self.mean, self.std]).view(2, 3, 1, 1)
         self.register_buffer("normalization", both)

@@ -288,7 +288,7 @@ class LanceStore:
         return count
 
     def compact(self) -> None:
-        """Put pieces together, and give the room of deleted rows and old versions back."""
+        """Put pieces together, and reclaim the space of deleted rows and old versions."""
         self._commit(lambda: self._table.optimize(cleanup_older_than=_KEPT))
 
     def _commit(self, work: Callable[[], T]) -> T:

@@ -77,7 +77,7 @@ def _masked(address: str) -> str:
 
 
 class Server:
-    """One connection, shared by threads in turns, and made anew where it was lost."""
+    """One connection, shared by threads in turns, and rebuilt where it was lost."""
 
     def __init__(self, address: Address) -> None:
         """Prepare; the connection is made when it is first needed."""
@@ -134,7 +134,7 @@ class Server:
             return list(connection.run(text, **values) or [])
 
     def vacuum(self, table: str) -> None:
-        """Give the room of deleted rows back; this can be part of no transaction."""
+        """Reclaim the space of deleted rows; this can be part of no transaction."""
         with self._lock:
             self._connected().run(f"vacuum analyze {table}")
 

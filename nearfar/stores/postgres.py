@@ -243,7 +243,7 @@ class PostgresStore:
             return int(connection.row_count)
 
     def compact(self) -> None:
-        """Give the room of deleted rows back."""
+        """Reclaim the space of deleted rows."""
         self._server.vacuum(self._table)
 
     def nearest(

@@ -23,7 +23,7 @@ from .settings import Training
 
 
 class RunLogger:
-    """Follows the steps of one sitting; only the first process writes."""
+    """Follows the steps of one session; only the first process writes."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class RunLogger:
         seconds: float,
         timed: bool,
     ) -> None:
-        """Open the log at the step from which training goes on.
+        """Open the log at the step at which training resumes.
 
         Args:
             folder: the run folder.
@@ -48,7 +48,7 @@ class RunLogger:
             images: usable images there are.
             plan: as it stands now.
             started: steps done before.
-            seconds: spent in earlier sittings.
+            seconds: spent in earlier sessions.
             timed: whether a time budget is kept, so that saves must hold the time spent.
         """
         self.folder, self.method, self.optimizer, self.training = folder, method, optimizer, training
@@ -191,7 +191,7 @@ def signals() -> Iterator[list[int]]:
 
     try:
         old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: whoever runs us handles signals
+    except ValueError:  # not in the main thread: the calling program handles signals
         yield caught
         return
     try:

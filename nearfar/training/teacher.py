@@ -22,7 +22,7 @@ from .run import PARTS, Run, load
 
 @dataclass(frozen=True)
 class Teacher:
-    """A finished run, its encoder in eval mode and without gradients, and what its method saved beside it."""
+    """A finished run, its encoder in eval mode and without gradients, and what its method saved with it."""
 
     run: Run
     parts: dict[str, dict[str, Tensor]]  # by name, as `Run.part` gives them
