@@ -1,4 +1,4 @@
-"""Writes what the pages take from the code: `python docs/make.py`. A test says when it is due.
+"""Writes the parts of the pages that come from the code: `python docs/make.py`. A test checks them.
 
 docs/settings.md and nearfar/training/options.py come from the settings classes, docs/methods.md and the
 tables of docs/choosing.md from the methods' files, the parts in docs/evaluation.md from their table, and the
@@ -56,16 +56,14 @@ def page() -> str:
         "# Settings",
         "Written by `docs/make.py` from the code; `nearfar pretrain --help` says the same. In "
         "Python the names have underscores: `--lr-scaling` is `lr_scaling`. Every run has a recipe, which "
-        "decides some of them (see [Recipes](#recipes)); what is typed wins over it.",
-        "## How long, how large, how fast",
+        "decides some of them (see [Recipes](#recipes)); a flag that is given overrides the recipe.",
+        "## Training",
         table(settings.Training, recipe_table.by_recipe(None)),
         "## Views",
         table(Views, recipe_table.by_recipe(None)),
     ]
-    parts.append("## A method's own")
-    parts.append(
-        "Each method has settings of its own beside these; they stand with it in [Methods](methods.md)."
-    )
+    parts.append("## Settings of a method")
+    parts.append("Each method has further settings, listed with it in [Methods](methods.md).")
     parts.append("## Recipes")
     lines = ["| recipe | what it is | source |", "|---|---|---|"]
     for name, recipe in recipes.RECIPES.items():
@@ -74,9 +72,9 @@ def page() -> str:
         lines.append(f"| `{name}` | {text.splitlines()[0]} | {source} |")
     parts.append("\n".join(lines))
     parts.append(
-        "What they set, for images up to 64 px and larger ones where two values stand. A method may set some "
-        "otherwise, as its section in [Methods](methods.md) tells; `nearfar pretrain --method NAME --help` "
-        "ends with the values for that method."
+        "The table lists what they set. Of two values, the first is for images up to 64 px, the second for "
+        "larger ones. A method may override some of them, as its section in [Methods](methods.md) shows; "
+        "`nearfar pretrain --method NAME --help` ends with the values for that method."
     )
     lines = [f"| setting | {' | '.join(f'`{name}`' for name in recipes.RECIPES)} |", "|---" * 5 + "|"]
     lines += [f"| `{flag}` | {' | '.join(cells)} |" for flag, *cells in recipe_table.rows(None)]
@@ -85,7 +83,7 @@ def page() -> str:
 
 
 def _differences(name: str) -> str:
-    """Write what a method sets otherwise than the recipes do, a line a recipe."""
+    """Write the settings in which a method differs from the recipes, one line per recipe."""
     lines = ["| recipe | sets |", "|---|---|"]
     for recipe, values in methods.method(name).recipes.items():
         flags = [f"`--{key.replace('_', '-')} {plain(value)}`" for key, value in values.items()]
@@ -122,9 +120,9 @@ def methods_page() -> str:
     entries = catalogue().entries
     parts = [
         "# Methods",
-        "Written by `docs/make.py` from each method's file; `nearfar methods` lists them in short, and "
-        "[Choosing a method](choosing.md) goes from what you have to one of them. The loops say what each "
-        "computes, and a test holds the code against them; the code itself is fast.",
+        "Written by `docs/make.py` from each method's file; `nearfar methods` prints a short list, and "
+        "[Choosing a method](choosing.md) helps to choose one. The loops define what each method computes, "
+        "and a test compares the faster code with them.",
     ]
     lines = ["| method | idea | paper | needs |", "|---|---|---|---|"]
     for entry in entries:
@@ -153,7 +151,7 @@ def choosing_page() -> str:
     """Write the page on choosing a method with its two tables brought up to date."""
     text, entries = CHOOSING.read_text(encoding="utf-8"), catalogue().entries
     head = "| choose it | method |\n|---|---|\n"
-    for title, labelled in (("## Images alone\n", False), ("## Images with labels\n", True)):
+    for title, labelled in (("## Images without labels\n", False), ("## Images with labels\n", True)):
         lines = [_choice(entry) for entry in entries if (entry.needs != NEEDS[""]) == labelled]
         before, _, rest = text.partition(title)
         table = TABLE.search(rest)

@@ -1,4 +1,4 @@
-"""nearfar: from a folder of unlabelled images to an encoder, with a number beside honest baselines.
+"""nearfar: trains an encoder on a folder of unlabelled images, and evaluates it against baselines.
 
     import nearfar
     run = nearfar.pretrain("photos", out="runs/a", minutes=10)
@@ -69,7 +69,7 @@ __all__ = [
     "sweep",
 ]
 
-# public name -> the file it stands in
+# public name -> its file
 _PUBLIC = {
     "AnomalyDetector": "integrations.sklearn",
     "DuplicateFinder": "integrations.sklearn",

@@ -164,12 +164,12 @@ def test_a_second_load_decodes_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     progress.show(True)
     try:
         first = cache.load(open_source(folder), **USUAL, folder=tmp_path, memory=0)
-        assert "Decoding 40 images, about 0.00 GB, into" in capsys.readouterr().err
+        assert "decoding 40 images, about 0.00 GB, into" in capsys.readouterr().err
         again = cache.load(open_source(folder), **USUAL, folder=tmp_path, memory=0)
         assert capsys.readouterr().err == ""
         write(folder, 1, side=9)
         changed = cache.load(open_source(folder), **USUAL, folder=tmp_path, memory=0)
-        assert "Decoding" in capsys.readouterr().err
+        assert "decoding" in capsys.readouterr().err
     finally:
         progress.show(False)
     assert first.fingerprint == again.fingerprint != changed.fingerprint
@@ -241,7 +241,9 @@ def test_a_full_disk_is_refused_before_and_survived_after(
 ) -> None:
     folder = write(tmp_path / "photos", 30)
     config = cache.ReadConfig(open_source(folder), 24, MAX, 0.1, 2)
-    with pytest.raises(NearfarError, match=r"needs 1,000,000,000.0 GB more .* GB are free; make room"):
+    with pytest.raises(
+        NearfarError, match=r"needs 1,000,000,000.0 GB more .* GB are free; set NEARFAR_CACHE"
+    ):
         disk_cache.open_or_make(config, tmp_path, 10**18)
     import resource
 
@@ -249,7 +251,7 @@ def test_a_full_disk_is_refused_before_and_survived_after(
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(NearfarError, match="is full; make room and run the same command again"):
+        with pytest.raises(NearfarError, match="is full; free some space and run the same command again"):
             cache.load(open_source(folder), **USUAL, folder=tmp_path, memory=0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

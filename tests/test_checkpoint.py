@@ -60,7 +60,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(tmp_path):
         "except checkpoint.NearfarError as error: print(error)"
     )
     said = forkserver.run(code, path, check=True)
-    assert "no room for last.safetensors" in said.stdout and "free some space" in said.stdout
+    assert "is too full for last.safetensors" in said.stdout and "free some space" in said.stdout
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["last.safetensors"]
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000  # the limit was the other process's

@@ -64,7 +64,7 @@ def test_a_method_that_fails_is_a_row_with_its_reason(photos, tmp_path):
     [
         ({"methods": ["simclar"]}, "simclr"),
         ({"methods": []}, "needs a method"),
-        ({"methods": ["simclr"], "train": "x"}, "both --train and --test"),
+        ({"methods": ["simclr"], "train": "x"}, "give both, or neither"),
         ({"methods": ["simclr"], "seed": 3}, "--seeds"),
         ({"methods": ["simclr"], "recipe": "cpuu"}, "cpu"),
         ({"methods": ["simclr"]}, "there is no 'nowhere'"),

@@ -284,7 +284,7 @@ def test_pair_losses_under_autocast_and_with_what_does_not_fit():
     assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(found, wanted, strict=True))
     for call, words in (
         (lambda: losses.triplet(z, labels, 0.2, "soft"), "choose from semi-hard, hard, all"),
-        (lambda: losses.triplet(z, labels[:3], 0.2), "one label a row"),
+        (lambda: losses.triplet(z, labels[:3], 0.2), "one label per row"),
         (lambda: losses.drlim(2 * z, labels, 0.2), "losses.unit"),
     ):
         with pytest.raises(NearfarError, match=words):

@@ -399,7 +399,7 @@ def test_labels_that_cannot_be_used_are_named(run):
         evaluate(run, train=(pixels, labels), test=(pixels[:2], ["red", "purple"]), device="cpu")
     with pytest.raises(NearfarError, match="all of class 'red'"):
         evaluate(run, train=(pixels, ["red"] * 30), test=(pixels[:2], ["red"] * 2), device="cpu")
-    with pytest.raises(NearfarError, match="two of some class"):
+    with pytest.raises(NearfarError, match="two of one class"):
         evaluate(run, train=(pixels[:3], labels[:3]), test=(pixels[:3], labels[:3]), device="cpu")
     with pytest.raises(NearfarError, match="labels"):
         evaluate(run, train=pixels, test=pixels, device="cpu")

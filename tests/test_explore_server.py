@@ -246,7 +246,7 @@ def test_what_holds_no_labels_takes_none(
 ) -> None:
     for column in ("depth", "digest"):
         assert main(["explore", there.store.address, "--column", column]) == 2
-        assert f"the column {column} is no column of labels" in capsys.readouterr().err
+        assert f"the column {column} does not hold text labels" in capsys.readouterr().err
     assert main(["explore", there.store.address, "--column", "my kind"]) == 2
     assert "cannot be named 'my kind'" in capsys.readouterr().err
 
@@ -515,5 +515,5 @@ def test_an_empty_or_missing_store_is_refused(tmp_path: Path, there: explored.Ex
     with pytest.raises(NearfarError, match="there is no vector store"):
         explore(tmp_path / "none.nf")
     open_store(tmp_path / "empty.nf", explored.info(there.run))
-    with pytest.raises(NearfarError, match="holds no image yet"):
+    with pytest.raises(NearfarError, match="holds no images"):
         explore(tmp_path / "empty.nf")

@@ -119,7 +119,7 @@ def test_other_transformers_have_tokens_but_keep_all_patches() -> None:
     f, x = seen("timm:eva02_tiny_patch14_224", "standard", 224)
     patches, prefix = f.tokens(x)
     assert patches.shape == (2, 256, f.dim) and prefix.shape == (2, 1, f.dim) and f.strides == (14,)
-    with pytest.raises(NearfarError, match="cannot leave patches out"):
+    with pytest.raises(NearfarError, match="cannot drop patches"):
         f.tokens(x, torch.zeros(2, 1, dtype=torch.int64))
 
 

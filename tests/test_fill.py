@@ -168,7 +168,7 @@ def test_columns_are_joined_by_id_or_path(run, photos, address, tmp_path):
         ("id,Patient No\nround/é 01.png,3\n", "such as Patient_No"),
         ("id,age\nround/é 01.png,old\n", "holds a number"),
         ("id,a,a\nround/é 01.png,1,2\n", "two columns"),
-        ("id,a\nround/é 01.png\n", "line 2: 1 words, not 2"),
+        ("id,a\nround/é 01.png\n", "line 2: 1 values, not 2"),
     ):
         (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
         with pytest.raises(NearfarError, match=says):
@@ -236,7 +236,7 @@ def test_mistakes_are_named(run, photos, tmp_path):
         embed(run, photos, out=tmp_path / "v.npz", store=tmp_path / "s.nf")
     with pytest.raises(NearfarError, match="need a store"):
         embed(run, photos, prune=True)
-    with pytest.raises(NearfarError, match="is no vector store"):
+    with pytest.raises(NearfarError, match="is not a vector store"):
         embed(run, photos, store=photos)
     with pytest.raises(NearfarError, match="no folder|here"):
         embed(run, tmp_path / "nothing", store=tmp_path / "s.nf")

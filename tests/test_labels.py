@@ -246,7 +246,7 @@ def test_labels_spread_along_chains_and_not_across_gaps() -> None:
     labels[[19, 39]] = 0, 1  # the first chain's label lies nearest to the second chain's start
     shares = label_propagation.propagate(x, labels, 2, k=4)
     assert (shares[:20].argmax(axis=1) == 0).all() and (shares[20:].argmax(axis=1) == 1).all()
-    with pytest.raises(NearfarError, match="no label is known"):
+    with pytest.raises(NearfarError, match="no labels to propagate"):
         label_propagation.propagate(x, np.full(40, -1), 2)
 
 

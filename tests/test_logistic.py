@@ -99,7 +99,7 @@ def test_the_chosen_penalty_is_as_good_as_the_best_on_noisy_labels():
 
 def test_what_cannot_be_fitted_is_refused():
     x, y = torch.ones(4, 2), torch.tensor([0, 1, 0, 1])
-    with pytest.raises(NearfarError, match="one label a row"):
+    with pytest.raises(NearfarError, match="one label per row"):
         logistic.fit(x, y[:3], 2, 1.0)
     with pytest.raises(NearfarError, match="two classes"):
         logistic.fit(x, y * 0, 1, 1.0)

@@ -219,11 +219,11 @@ def test_every_loss_is_finite_and_right_in_float32_at_a_low_temperature():
 def test_what_does_not_fit_is_refused_in_a_sentence():
     z_i, z_j = rows(4, 3)
     for call, words in (
-        (lambda: losses.nt_xent(z_i, z_j[:3], 0.1), "must pair"),
+        (lambda: losses.nt_xent(z_i, z_j[:3], 0.1), "give the same shape"),
         (lambda: losses.nt_xent(2 * z_i, z_j, 0.1), "losses.unit\\(z_i\\)"),
         (lambda: losses.nt_xent(z_i, z_j, 0.0), "above 0"),
         (lambda: losses.clip(z_i, z_j, -1.0), "scale is -1.0"),
-        (lambda: losses.supcon(z_i, torch.arange(3), 0.1), "one label a row"),
+        (lambda: losses.supcon(z_i, torch.arange(3), 0.1), "one label per row"),
         (lambda: losses.info_nce(z_i, z_j, torch.ones(2, 5).double(), 0.1), "one width"),
         (lambda: losses.dcl(z_i[:1], z_j[:1], 0.1), "two images"),
         (lambda: losses.nt_xent(z_i[0], z_j[0], 0.1), "rows"),

@@ -171,7 +171,7 @@ def test_a_store_is_filled_kept_up_to_date_and_searched(run: Path, tmp_path: Pat
     again = nearfar.embed(run, [*x, *waves(1, seed=9)], store=store)
     assert (again.images, again.encoded, again.known, again.unchanged) == (161, 1, 1, 159)
     held.set("colour", {"s000": "red"})
-    with pytest.raises(NearfarError, match="'length' follows from"):
+    with pytest.raises(NearfarError, match="'length' is computed from"):
         held.set("length", {"s000": 3.0})
 
 
@@ -224,10 +224,10 @@ def test_kinds_do_not_mix(file: Path, run: Path, photos: Path, tmp_path: Path, m
     source = kinds.modality("images").open(photos)
     with pytest.raises(NearfarError, match="holds images, not sequences"):
         nearfar.embed(run, source)
-    with pytest.raises(NearfarError, match="learnt from sequences, and .* holds images"):
+    with pytest.raises(NearfarError, match="was trained on sequences, and .* holds images"):
         nearfar.pretrain(photos, out=tmp_path / "a", like=run)
     monkeypatch.setattr(methods.method("simclr"), "modality", "images")
-    with pytest.raises(NearfarError, match="--method simclr learns from images, and these are sequences"):
+    with pytest.raises(NearfarError, match="--method simclr needs images, and these are sequences"):
         nearfar.pretrain(file, out=tmp_path / "b", **TINY)
 
 

@@ -187,7 +187,7 @@ def test_pretrained_where_there_is_none_is_refused_before_any_download():
 
 
 def test_a_failed_download_is_a_sentence():
-    sentence = r"could not be fetched \(no route\).*\.safetensors"
+    sentence = r"could not be downloaded \(no route\).*\.safetensors"
     with pytest.raises(NearfarError, match=sentence), libraries.fetching("x"):
         raise OSError("no route\nat all")
 

@@ -130,7 +130,7 @@ def test_kill_9_and_the_same_command_again_end_in_the_same_bytes(photos, unbroke
     process = command(*words)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 0, said
-    assert f"going on from step {step}" in said
+    assert f"resuming at step {step}" in said
     assert content(folder) == content(unbroken)
 
 
@@ -202,7 +202,7 @@ def test_a_run_by_the_clock_can_be_repeated_exactly_without_it(photos, tmp_path)
 
 def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_overwritten(photos, tmp_path):
     settings = {**TINY, "optimizer": "sgd", "lr": 1e30, "save_minutes": 0.0}
-    with pytest.raises(nearfar.NearfarError, match=r"broke down at step \d+.*lower --lr"):
+    with pytest.raises(nearfar.NearfarError, match=r"failed at step \d+.*lower --lr"):
         nearfar.pretrain(photos, out=tmp_path / "nan", **settings)
     for line in checkpoint.read_log(tmp_path / "nan" / "log.jsonl"):
         assert np.isfinite(line["loss"])
@@ -238,7 +238,7 @@ def test_two_processes_cannot_train_in_one_folder(photos, tmp_path):
 
     with (
         FileLock(tmp_path / ".lock"),
-        pytest.raises(nearfar.NearfarError, match="Another process is training"),
+        pytest.raises(nearfar.NearfarError, match="another process is training"),
     ):
         nearfar.pretrain(photos, out=tmp_path, **TINY)
 

@@ -133,7 +133,7 @@ def test_files_need_the_very_run(store: VectorStore, run: Run, coloured: Path, t
     shutil.copytree(run.path, moved)
     place = open_store(store.address)
     place.info = StoreInfo(**{**place.info.to_json(), "run": str(tmp_path / "gone")})
-    with pytest.raises(NearfarError, match="say where it is with --run"):
+    with pytest.raises(NearfarError, match="give its folder with --run"):
         nearfar.search(place, image=file)
     assert nearfar.search(place, image=file, run=moved).ids[0] == "red/010.png"
     other = nearfar.pretrain(coloured / "train", out=tmp_path / "other", **SMALL, seed=1)

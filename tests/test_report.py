@@ -233,7 +233,7 @@ def test_images_that_have_moved(
 
 
 def test_mistakes_are_sentences(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NearfarError, match="both --train and --test"):
+    with pytest.raises(NearfarError, match="give both, or neither"):
         report(run, train="x", out=tmp_path / "r.html")
     with pytest.raises(NearfarError, match="1 to 6 runs, not 7"):
         report(*[run] * 7, out=tmp_path / "r.html")

@@ -86,7 +86,7 @@ def test_wrong_paths_say_what_to_type(folder: Path, tmp_path: Path, monkeypatch:
     refuses(tmp_path / "empty", "there is no image in", "JPEG or PNG")
     refuses(tmp_path / "tars", "'" + str(tmp_path / "tars") + "/*.tar'")
     refuses(folder / "cat" / "1.png", "is one image; give the folder")
-    refuses(tmp_path / "x.docx", "no list of images")
+    refuses(tmp_path / "x.docx", "not a list of images")
     refuses(tmp_path / "x.tar.gz", "unpack it first")
     refuses(tmp_path / "pest", "did you mean pets")
     refuses("cifar11", "did you mean cifar10")
@@ -204,7 +204,7 @@ def test_arrays_that_are_none(tmp_path: Path) -> None:
     refuses(np.zeros((4, 8, 8, 3), np.float32), "(images * 255).astype('uint8')")
     refuses(np.zeros((8, 8, 3), np.uint8), "looks like one image")
     refuses(np.zeros((4, 5, 8, 8), np.uint8), "(4, 5, 8, 8)")
-    refuses(np.zeros((0, 8, 8, 3), np.uint8), "no image in it")
+    refuses(np.zeros((0, 8, 8, 3), np.uint8), "it holds no images")
     refuses((np.zeros((3, 8, 8, 3), np.uint8), [1, 2]), "3 images but 2 labels", labels=True)
     refuses(np.zeros((3, 8, 8, 3), np.uint8), "pass the pair", labels=True)
     pair = (np.zeros((3, 8, 8, 3), np.uint8), torch.tensor([2, 0, 1]))
@@ -265,7 +265,7 @@ def test_shards_that_are_none(shards: Path) -> None:
     refuses(str(shards / "t-*.tar"), "no file matches")
     refuses(str(shards / "s-{5..2}.tar"), "counts from 5 to 2")
     (shards / "a.png").write_bytes(png(1))
-    refuses(str(shards / "*"), "is no .tar shard")
+    refuses(str(shards / "*"), "is not a .tar shard")
 
 
 def test_a_named_set_as_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,7 @@ def test_a_run_broken_on_purpose_is_ended_early(photos: Path, tmp_path: Path) ->
     own = {axis.name: axis.own for axis in sweeping.axes}
     finished(sweeping, 0, 0.8)
     absurd = sweeping.run(1, 0, own | {"lr": 1e4})
-    assert absurd.value is None and absurd.reason.startswith("failed: Training broke down at step")
+    assert absurd.value is None and absurd.reason.startswith("failed: training failed at step")
     frozen = sweeping.run(2, 0, own | {"lr": 1e-9})
     assert frozen.value is None and frozen.figures == {}
     assert re.fullmatch(
@@ -258,7 +258,7 @@ def test_a_recipe_that_fails_ends_the_sweep_and_a_point_does_not(photos: Path, t
         (["--minutes-each", "3", "--budget", "1 fortnight"], "--budget '1 fortnight' is not a duration"),
         (["--minutes-each", "nan", "--budget", "1h"], "--minutes-each 'nan' is not a duration"),
         (["--minutes-each", "3", "--budget=-1h"], "--budget '-1h' is not a duration"),
-        (["--minutes-each", "3", "--budget", "9m"], "has room for 3 runs of 3 minutes"),
+        (["--minutes-each", "3", "--budget", "9m"], "allows 3 runs of 3 minutes"),
         (["--minutes-each", "3"], "give --budget, such as 1h, or --trials"),
         (["--steps", "3", "--budget", "1h", "--trials", "20"], "give --budget, such as 1h, or --trials"),
         (["--budget", "1h"], "give --minutes-each, --steps or --epochs"),

@@ -108,7 +108,7 @@ def test_a_run_learns_from_a_teacher_and_from_no_other(
         nearfar.pretrain(photos, **how, teacher=str(teachers[1]))
     teachers[0].rename(tmp_path / "aside")
     teachers[1].rename(teachers[0])
-    with pytest.raises(NearfarError, match="learnt from another run than .*first now holds"):
+    with pytest.raises(NearfarError, match="has another teacher than .*first now holds"):
         nearfar.pretrain(photos, **how, teacher=str(teachers[0]))
     teachers[0].rename(teachers[1])
     (tmp_path / "aside").rename(teachers[0])

@@ -262,7 +262,7 @@ def test_rows_are_deleted(filled):
     assert filled.delete(ids=["01.png", "gone"]) == 1
     assert filled.delete(ids=["03.png", "04.png"], where="site = 'A'") == 1
     assert filled.delete(ids=[]) == 0
-    with pytest.raises(NearfarError, match="which rows"):
+    with pytest.raises(NearfarError, match="deleting needs"):
         filled.delete()
     with pytest.raises(NearfarError, match="where="):
         filled.delete("site = 'A'")
@@ -318,17 +318,17 @@ def test_an_empty_store_answers(store):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (lambda: table(["a", "b", "a"]), "the id 'a' is there twice"),
+        (lambda: table(["a", "b", "a"]), "the id 'a' occurs twice"),
         (lambda: table(["a", None]), "a row has no id"),
         (lambda: table([""]), "a row has no id"),
-        (lambda: table(["a\0b"]), "cannot be kept"),
-        (lambda: table(["a"], label=["x\0"]), "cannot be kept"),
+        (lambda: table(["a\0b"]), "cannot be stored"),
+        (lambda: table(["a"], label=["x\0"]), "cannot be stored"),
         (lambda: table(["a"], draw(1, 5)), "has 5 numbers, the store's have 8"),
         (lambda: table(["a"], np.full((1, 8), np.nan, np.float32)), "not finite"),
-        (lambda: table(["a"], width=["wide"]), "'width' holds a value that is no number"),
+        (lambda: table(["a"], width=["wide"]), "'width' holds a value that is not a number"),
         (lambda: table(["a"], **{"Patient ID": ["x"]}), "such as Patient_ID"),
         (lambda: table(["a"], select=["x"], like=["y"]), "'like'"),
-        (lambda: table(["a"], Label=["x"]), "'label' is there already"),
+        (lambda: table(["a"], Label=["x"]), "'label' exists already"),
         (lambda: table(["a"], day=[b"x"]), "neither text nor numbers"),
         (lambda: pa.table({"id": ["a"]}), "no column 'vector'"),
         (lambda: pa.table({"id": ["a"], "vector": ["x"]}), "no lists of numbers"),

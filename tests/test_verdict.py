@@ -58,7 +58,7 @@ def test_each_course_has_its_verdict(lines: list[dict[str, Any]], name: str) -> 
     found = judge(lines)
     assert found is not None and found.name == name
     assert found.bad == (name not in ("healthy", "still improving", "saturating"))
-    assert str(found).startswith(name.capitalize()) and found.reason and found.advice
+    assert str(found).startswith(name) and found.reason and found.advice
     assert str(found).endswith(".")
 
 

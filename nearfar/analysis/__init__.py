@@ -1,1 +1,1 @@
-"""What an encoder's vectors are good for: finding, sorting, cleaning and mapping images."""
+"""Algorithms on an encoder's vectors: search, clusters, cleaning, labelling and maps."""

@@ -1,4 +1,4 @@
-"""What to label next: typical images while labels are few, those in doubt, each unlike the other, later."""
+"""Suggests what to label next: typical images while labels are few, later uncertain ones that differ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENOUGH = 10  # labels a class from which doubt says more than typicality (benchm
 MOST_CLUSTERS = 500  # clusters for typical images at most (TypiClust)
 SMALL = 5  # rows below which a cluster has no typical image (TypiClust)
 TYPICALITY_NEIGHBOURS = 20  # neighbours that tell how typical a row is (TypiClust)
-DOUBTED = 10  # rows in doubt looked at for each suggested
+DOUBTED = 10  # uncertain rows considered for each suggested
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def suggest_rows(
         NearfarError: the method is unknown, all is labelled, or "margin" has fewer than two classes to go by.
     """
     if method not in ("auto", *STRATEGIES):
-        raise NearfarError(f"--method {method!r} chooses nothing; {nearest(method, ('auto', *STRATEGIES))}")
+        raise NearfarError(f"--method {method!r} is not known; {nearest(method, ('auto', *STRATEGIES))}")
     free = int((labels == UNKNOWN).sum())
     if not free:
         raise NearfarError("every image has a label already; there is nothing to suggest.")
@@ -159,7 +159,7 @@ def k_center(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows
 
 
 def margin(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows:
-    """Choose rows that a classifier on the labels so far is in doubt of, each unlike the other.
+    """Choose rows that a classifier on the labels so far is uncertain about, each unlike the others.
 
     Doubt is the lead of the likeliest class over the second, in shares of logistic regression. The
     DOUBTED * count rows with the smallest lead are put into `count` clusters, and the row nearest to each
@@ -184,7 +184,7 @@ def margin(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows:
     names, y = np.unique(labels[labels != UNKNOWN], return_inverse=True)
     if len(names) < 2:
         raise NearfarError(
-            "margins need labels of two classes at least; label some images first, or use --method typical."
+            "margins need labels of at least two classes; label some images first, or use --method typical."
         )
     x = torch.from_numpy(features)
     free = np.flatnonzero(labels == UNKNOWN)

@@ -1,4 +1,4 @@
-"""Finds the images that are unlike the normal ones: their scores, and a threshold with a promise.
+"""Finds the images that are unlike the normal ones: their scores, and a threshold with a guarantee.
 
 A higher score is always more anomalous. Three detectors: the distance to the k-th nearest normal image, which
 is the safe default; the Mahalanobis distance, for normal images that make one cloud; and an isolation forest.
@@ -33,11 +33,11 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Threshold:
-    """A score above which an image is flagged, and what that promises.
+    """A score above which an image is flagged, and what that guarantees.
 
     If the held-out normal images and a new normal one could have come in any order, the new one is flagged
     with a chance of at most `fpr`, on average over held-out sets. With this very set the chance lies
-    between `low` and `high` in nine of ten cases. Nothing is promised of how many anomalous ones are found.
+    between `low` and `high` in nine of ten cases. There is no guarantee of how many anomalies are found.
 
     Source:
         Split conformal prediction: Vovk, Gammerman and Shafer 2005, "Algorithmic learning in a random world";
@@ -51,7 +51,7 @@ class Threshold:
     high: float
 
     def __str__(self) -> str:
-        """Say what is promised."""
+        """Say what is guaranteed."""
         return (
             f"Above {self.value:.4g} an image is flagged: at most {100 * self.fpr:g} % of new normal images "
             f"like the {self.held_out:,} held out, on average; with these, {100 * self.low:.1f} to "
@@ -145,7 +145,7 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
         "Isolation forest".
     """
     if method not in DETECTORS:
-        raise NearfarError(f"--method {method!r} is no anomaly detector; {nearest(method, DETECTORS)}")
+        raise NearfarError(f"--method {method!r} is not an anomaly detector; {nearest(method, DETECTORS)}")
     if len(normal) < max(2, k):
         raise NearfarError(
             f"{len(normal)} normal images are too few for k = {k}; give at least {max(2, k)}, or a smaller k."
@@ -228,7 +228,7 @@ def threshold(held: Scores, fpr: float) -> Threshold:
         fpr: false-positive rate: share of normal images that may be flagged, above 0 and below 1.
 
     Returns:
-        The lowest of the held-out scores that keeps the promise.
+        The lowest of the held-out scores that keeps the guarantee.
 
     Raises:
         NearfarError: the rate is no such share, or too small for so few images.
@@ -265,7 +265,9 @@ def score_detection(scores: Scores, anomalous: Flags, seed: int = 0) -> Detectio
     many = int(anomalous.sum())
     if many in (0, len(anomalous)):
         which = "all" if many else "none"
-        raise NearfarError(f"{which} of {len(anomalous):,} images are anomalous; name some of both kinds.")
+        raise NearfarError(
+            f"{which} of {len(anomalous):,} images are anomalous; give both normal and anomalous images."
+        )
     _, place = np.unique(-scores, return_inverse=True)
     kinds = (anomalous, ~anomalous)
     draws = np.random.Generator(np.random.Philox(key=rng.fold(seed, "bootstrap")))

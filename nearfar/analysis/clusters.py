@@ -1,7 +1,7 @@
 """Sorts images into clusters, and says how many there seem to be, how stable they are, and what is typical.
 
 k-means divides everything into a given number of round clusters; HDBSCAN finds dense ones of any shape and
-leaves the rest out. Neither knows what a class is: a clustering is a proposal to look at.
+leaves the rest out. Neither knows what a class is: a clustering is a proposal to check.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClusterCounts:
-    """How well numbers of clusters fit: silhouettes, beside those of one cloud without clusters.
+    """How well numbers of clusters fit: silhouettes, compared with those of one cloud without clusters.
 
     Attributes:
         counts: numbers of clusters tried.
@@ -145,7 +145,7 @@ def cluster_images(
     from threadpoolctl import threadpool_limits
 
     if method not in CLUSTERERS:
-        raise NearfarError(f"--method {method!r} is no clustering; {nearest(method, CLUSTERERS)}")
+        raise NearfarError(f"--method {method!r} is not a clustering method; {nearest(method, CLUSTERERS)}")
     if len(x) < max(4, (n_clusters or 0) + 1):
         raise NearfarError(
             f"{len(x)} images are too few for {n_clusters or 2} clusters; give more, or ask for fewer."
@@ -214,7 +214,7 @@ def reduced(rows: Vectors, directions: int = DIRECTIONS) -> Vectors:
 
 
 def _by_size(found: Rows) -> Rows:
-    """Number clusters anew, the largest first."""
+    """Number clusters again, the largest first."""
     names, sizes = np.unique(found[found >= 0], return_counts=True)
     order = names[np.argsort(-sizes, kind="stable")]
     renamed = np.full(max(found.max(), -1) + 2, -1, np.int64)
@@ -223,7 +223,7 @@ def _by_size(found: Rows) -> Rows:
 
 
 def suggest_n_clusters(rows: Vectors, seed: int = 0) -> ClusterCounts:
-    """Try numbers of clusters on samples of the images, beside a cloud of the same spread.
+    """Try numbers of clusters on samples of the images, compared with a cloud of the same spread.
 
     Args:
         rows: (n, d) float32, of length 1.
@@ -270,7 +270,7 @@ def _root(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _stability(
     rows: Vectors, found: Rows, divide: Callable[[Vectors], Rows], seed: int
 ) -> tuple[npt.NDArray[np.float64], float]:
-    """Cluster resampled images anew, and see how much of each cluster comes again."""
+    """Cluster resampled images again, and see how much of each cluster comes again."""
     from sklearn.metrics import adjusted_rand_score
 
     many = int(found.max()) + 1

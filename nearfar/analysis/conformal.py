@@ -1,4 +1,4 @@
-"""A threshold with a promised false-positive rate, from the scores of examples that were held out."""
+"""A threshold with a guaranteed false-positive rate, from the scores of examples that were held out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def rank(count: int, rate: float) -> int:
         rate: share of new examples that may score above it, 0 to below 1.
 
     Returns:
-        1 for the highest, 2 for the next, and so on; 0 where so few scores cannot promise that rate.
+        1 for the highest, 2 for the next, and so on; 0 where so few scores cannot guarantee that rate.
     """
     return int((count + 1) * rate + _ROUNDING)
 
@@ -26,15 +26,15 @@ def rank(count: int, rate: float) -> int:
 def threshold(scores: npt.NDArray[Any], rate: float) -> float | None:
     """Choose the score that a new example exceeds with a chance of at most `rate`.
 
-    The promise holds on average over held-out sets, if held-out and new examples could have come in any
+    The guarantee holds on average over held-out sets, if held-out and new examples could have come in any
     order.
 
     Args:
         scores: (m,) of held-out examples that nothing was fitted on.
-        rate: the promised rate, 0 to below 1.
+        rate: the guaranteed rate, 0 to below 1.
 
     Returns:
-        One of the scores; None where m is too small: below 1 / (m + 1) there is nothing to promise.
+        One of the scores; None where m is too small: below 1 / (m + 1) there is no guarantee.
 
     Source:
         Split conformal prediction: Vovk, Gammerman and Shafer 2005, "Algorithmic learning in a random world".

@@ -1,6 +1,6 @@
-"""Finds images that are there more than once, byte for byte or nearly: as groups, or as leaks.
+"""Finds duplicate and near-duplicate images, as groups, or as leaks between two stores.
 
-Features say whom to compare, pixels and features together decide. A group is an image and its own near
+Features choose what to compare, pixels and features together decide. A group is an image and its own near
 copies; never a chain, in which each is like the next and the last has nothing of the first.
 """
 

@@ -88,7 +88,7 @@ def classify(
     there = np.bincount(labels, minlength=len(classes))
     if not len(labels) or there.min() < 1:
         empty = classes[int(there.argmin())] if len(classes) else "classes"
-        raise NearfarError(f"there is no example of {empty!r}; give one image of each class at least.")
+        raise NearfarError(f"there is no example of {empty!r}; give at least one image of each class.")
     if not 0 <= reject < 1:
         raise NearfarError(f"--reject is {reject:g}; give a share from 0 to below 1, such as 0.05.")
     middle = features.mean(axis=0)
@@ -153,7 +153,7 @@ def left_out_similarity(examples: Vectors, labels: Rows, classes: int) -> Vector
 
 
 def threshold(known: Vectors, reject: float) -> float | None:
-    """Choose the similarity below which an image is left unclassified, by a promised rate.
+    """Choose the similarity below which an image is left unclassified, by a guaranteed rate.
 
     Args:
         known: (m,) similarities of images of the classes that did not help to make the prototypes.
@@ -161,7 +161,7 @@ def threshold(known: Vectors, reject: float) -> float | None:
 
     Returns:
         The threshold: a new image of these classes falls below it with a chance of at most `reject`. None
-        where m is too small to promise that, or `reject` is 0: below 1 / (m + 1) there is nothing to promise.
+        where m is too small to guarantee that, or `reject` is 0: below 1 / (m + 1) there is no guarantee.
     """
     lowest = conformal.threshold(-known, reject)
     return None if lowest is None else -lowest

@@ -24,7 +24,7 @@ from ..models import Encoder
 
 LEVELS, LEAST = 2, 8  # maps used: the coarsest two of at least so many places a side
 SHARE, MOST = 0.1, 2000  # of the normal patches that are kept, and how many at most
-READ = 30_000  # normal patches that are looked at, at most
+READ = 30_000  # normal patches that are used, at most
 PROJECTED = 64  # random directions in which patches are thinned out
 # Violet over red to yellow, growing steadily lighter for colour-blind eyes; none of it is grey.
 RAMP = np.array([[48, 7, 94], [128, 37, 130], [205, 63, 98], [246, 130, 66], [252, 230, 120]], np.float64)
@@ -55,8 +55,7 @@ def planes(encoder: Encoder, x: Tensor) -> Tensor:
     side = chosen[-1].shape[2]
     if side < 2:
         raise NearfarError(
-            f"the feature maps of {encoder.name!r} have one place, so it makes no heat maps; leave "
-            "--heat-maps out."
+            f"the feature maps of {encoder.name!r} are 1 x 1, too small for heat maps; leave --heat-maps out."
         )
     parts = [functional.avg_pool2d(one, 3, 1, 1, count_include_pad=False) for one in chosen]
     wide = [functional.interpolate(part, side, mode="bilinear", align_corners=False) for part in parts]

@@ -1,4 +1,4 @@
-"""Labels that are likely wrong: a ranked list, a better label for each, an estimate of how many there are.
+"""Finds labels that are likely wrong: a ranked list, a better label for each, and their number.
 
 Two witnesses never saw an image's own label: its nearest neighbours, who vote on its class, and logistic
 regression, fitted to other images. Both make the ranking; the latter makes the estimate, by confident
@@ -24,7 +24,7 @@ from ..features.knn import top_k
 Rows = npt.NDArray[np.int64]
 VOTING_NEIGHBOURS = 20
 FOLDS = 5
-RIVAL = 0.25  # weight of the strongest other class beside the label's own share
+RIVAL = 0.25  # weight of the strongest other class, relative to the label's own probability
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def find_label_errors(
     if count < 2 or there.min() < 2:
         few = classes[int(there.argmin())] if count else ""
         raise NearfarError(
-            f"label errors need two classes of two images each at least, and {few!r} has "
-            f"{int(there.min()) if count else 0}; leave that class out with --where."
+            f"label errors need at least two classes of at least two images each, and {few!r} has "
+            f"{int(there.min()) if count else 0}; exclude that class with --where."
         )
     shares = out_of_fold(features, labels, count, seed)
     belief = (neighbour_shares(features, labels, count) + shares) / 2

@@ -1,4 +1,4 @@
-"""Labels that spread from image to image over a graph of nearest neighbours, as far as similarity reaches."""
+"""Propagates labels from image to image over a nearest-neighbour graph."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def propagate(features: Vectors, labels: Rows, classes: int, *, k: int = GRAPH_N
 
     known = np.flatnonzero(labels >= 0)
     if not len(known):
-        raise NearfarError("no label is known to spread; give one example of each class at least.")
+        raise NearfarError("there are no labels to propagate; give at least one example of each class.")
     links = graph(features, k)
     system = LinearOperator(links.shape, matvec=lambda f: f - ALPHA * (links @ f), dtype=np.float32)
     shares = np.zeros((len(labels), classes), np.float32)

@@ -1,4 +1,4 @@
-"""Compares pictures by their pixels: whether two show the same, resized, recoloured, cut, moved or mirrored.
+"""Compares images by their pixels: whether one is a resized, recoloured, cropped, shifted or mirrored copy.
 
 The centred square of each is reduced to 16 x 16 pixels, less its own blur: its fine structure. Two are as
 similar as these correlate at the best of a few shifts, mirrored or not; to find cut pictures, the middle of

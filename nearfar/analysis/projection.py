@@ -43,7 +43,7 @@ def project(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
         van der Maaten and Hinton 2008, "Visualizing data using t-SNE"; McInnes et al. 2018, "UMAP".
     """
     if method not in PROJECTIONS:
-        raise NearfarError(f"--method {method!r} is no projection; {nearest(method, PROJECTIONS)}")
+        raise NearfarError(f"--method {method!r} is not a projection method; {nearest(method, PROJECTIONS)}")
     if len(x) < 3:
         raise NearfarError(f"{len(x)} images are too few for a map; give at least 3.")
     if method == "umap":

@@ -1,4 +1,4 @@
-"""Search by example: what to look for, given images that are liked and images that are not."""
+"""Search by example: the query vector from liked and disliked images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..core.errors import NearfarError
 from ..features.extract import Vectors
 from ..features.knn import unit
 
-DISLIKE = 0.3  # weight of the mean dislike beside that of the mean like; at 0.7 it costs more than it helps
+DISLIKE = 0.3  # weight of the mean dislike relative to the mean like; at 0.7 it costs more than it helps
 
 
 def query(likes: Vectors, dislikes: Vectors | None = None) -> Vectors:
@@ -31,13 +31,13 @@ def query(likes: Vectors, dislikes: Vectors | None = None) -> Vectors:
         Rocchio 1971, "Relevance feedback in information retrieval", without a first query of words.
     """
     if not len(likes):
-        raise NearfarError("a search needs an example to look for; give one image that is like it.")
+        raise NearfarError("a search needs an example; give at least one image.")
     towards = _mean(likes)
     if dislikes is not None and len(dislikes):
         towards = towards - DISLIKE * _mean(dislikes)
     length = float(np.linalg.norm(towards))
     if length < 1e-6:
-        raise NearfarError("what is liked and what is disliked cancel out; give other examples.")
+        raise NearfarError("the liked and the disliked images cancel out; give other examples.")
     return towards / np.float32(length)
 
 

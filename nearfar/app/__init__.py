@@ -1,4 +1,4 @@
-"""The page to look at a vector store with, in a browser: a map, ranked lists, search, labels."""
+"""A page in a browser to explore a vector store: a map, ranked lists, search, labels."""
 
 from .explore import explore
 

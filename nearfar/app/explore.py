@@ -53,7 +53,7 @@ def explore(
 
     rows = NumberedStore(open_store(store) if isinstance(store, (str, Path)) else store)
     if not rows.ids:
-        raise NearfarError(f"{rows.store.address} holds no image yet; fill it with nearfar embed --store.")
+        raise NearfarError(f"{rows.store.address} holds no images; fill it with nearfar embed --store.")
     rows.labelled(column)
     token = secrets.token_urlsafe(24)
     door = listening(host, port)
@@ -93,7 +93,7 @@ def listening(host: str, port: int | None) -> Any:
             door.close()
             reason = getattr(error, "strerror", None) or error
     raise NearfarError(
-        f"{host} port {port} cannot be served at ({reason}); choose another with --host or --port."
+        f"the page cannot be served at {host} port {port} ({reason}); choose another with --host or --port."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the page shows of a store: places on the map, lists by the uses of an encoder, a classifier."""
+"""What the page shows of a store: coordinates of the map, the lists of the store commands, a classifier."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Findings:
         """Load the run that made the store.
 
         Raises:
-            NearfarError: it is not at hand.
+            NearfarError: it is not available.
         """
         if self._run is None:
             self._run = run_of(self.store, self._run_at)
@@ -113,7 +113,7 @@ class Findings:
 
         Args:
             name: of LISTS.
-            column: the column with the labels, for the lists that heed labels.
+            column: the column with the labels, for the lists that use labels.
         """
         if name in LABELLED:
             return LABELLED[name](self.store, column)
@@ -129,7 +129,7 @@ class Findings:
         """List the images most similar to one in a file.
 
         Raises:
-            NearfarError: it is no image, or the run that could encode it is not at hand.
+            NearfarError: it is no image, or the run that could encode it is not available.
         """
         try:
             pixels = decode.decode(data, max_pixels=PIXELS)
@@ -142,13 +142,13 @@ class Findings:
         return Listing(title, tuple(ids[0]), {"similarity": similarity[0].tolist()})
 
     def heat(self, name: str) -> bytes:
-        """Draw where an image is anomalous, beside the image itself: a PNG.
+        """Draw where an image is anomalous, next to the image itself: a PNG.
 
         Args:
             name: its id.
 
         Raises:
-            NearfarError: the run or files are not at hand, or the encoder has no planes of features.
+            NearfarError: the run or files are not available, or the encoder has no planes of features.
         """
         with tempfile.TemporaryDirectory() as folder:
             heat(self.store, self.run(), self.rows.ids, [name], Path(folder), seed=0)
@@ -173,7 +173,9 @@ class Findings:
         known = np.flatnonzero(labels != UNKNOWN)
         there = np.bincount(labels[known], minlength=len(names))
         if len(names) < 2 or there.min() < 2:
-            raise NearfarError("a classifier needs two classes with two labels each at least; label more.")
+            raise NearfarError(
+                "a classifier needs at least two classes with two labels each; label more images."
+            )
         seen, truth = x[known], labels[known]
         shares = out_of_fold(seen, truth, len(names), seed=0)
         share = Accuracy.of(shares.argmax(axis=1) == truth)

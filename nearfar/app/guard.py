@@ -1,4 +1,4 @@
-"""Lets in only who holds the token, from the page itself, with requests of a bounded size; hardens answers.
+"""Accepts only requests with the token, from the page itself and of bounded size; sets security headers.
 
 A page on a loopback address is within reach of every web site that the same browser has open, and of every
 user of the machine. The token keeps out users; the Host and Origin headers keep out sites, also those that
@@ -40,7 +40,7 @@ class Guard:
         Args:
             app: what it guards.
             token: who knows it may enter; a cookie keeps it.
-            names: names by which the page may be asked for, beside numeric addresses.
+            names: names by which the page may be asked for, besides numeric addresses.
         """
         self.app, self.token = app, token
         self.names = {name.lower() for name in names}

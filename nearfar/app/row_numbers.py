@@ -17,7 +17,7 @@ from ..stores.base import FIXED, Value
 from ..stores.schema import check_column
 
 Rows = npt.NDArray[np.int32]
-CLASSES = 500  # different texts of a column that are told apart
+CLASSES = 500  # different texts of a column that are distinguished
 
 
 class StaleRows(Exception):
@@ -120,7 +120,7 @@ class NumberedStore:
         kind = self.store.columns.get(column)
         if (column in FIXED and column != "label") or kind not in (None, "text"):
             raise NearfarError(
-                f"the column {column} is no column of labels; name one of texts, or a new one."
+                f"the column {column} does not hold text labels; name a text column or a new one."
             )
         if kind is None:
             check_column(column, self.store.columns)
@@ -128,7 +128,7 @@ class NumberedStore:
     def label(
         self, column: str, ids: Sequence[str], before: Sequence[Value], after: Sequence[Value], version: int
     ) -> tuple[int, Mapping[str, Value]]:
-        """Set labels; where another hand was quicker, the last one wins, and it is told.
+        """Set labels; if another user was quicker, the last label is kept, and the caller is told.
 
         Args:
             column: to write to; it is made where there is none.

@@ -118,7 +118,7 @@ def _refusals(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def senseless(_: Request, error: RequestValidationError) -> Response:
-        return JSONResponse({"error": "the request makes no sense."}, 422)
+        return JSONResponse({"error": "the request is malformed."}, 422)
 
 
 def _files(app: FastAPI) -> None:
@@ -237,7 +237,7 @@ def _changes(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     @app.post("/api/labels")
     def label(asked: LabelRequest) -> Any:
         if not len(asked.rows) == len(asked.before) == len(asked.after):
-            raise NearfarError("the request makes no sense.")
+            raise NearfarError("the request is malformed.")
         ids = rows.named(asked.rows, asked.key)
         seen, others = rows.label(asked.column, ids, asked.before, asked.after, asked.version)
         return {"version": seen, "replaced": [[rows.at[name], others[name]] for name in others]}
@@ -271,7 +271,7 @@ def _named(rows: NumberedStore, at: str, key: str) -> list[str]:
     """Read row numbers from an address."""
     words = at.split(",")
     if len(words) > MOST or not all(_NUMBER.fullmatch(word) for word in words):
-        raise NearfarError("the request makes no sense.")
+        raise NearfarError("the request is malformed.")
     return rows.named([int(word) for word in words], key)
 
 

@@ -1,7 +1,7 @@
 """Reads the signature and the docstring of a public function without importing it: what its command takes.
 
 Importing a function imports torch; reading its source takes milliseconds. Every default and every sentence of
-help then stands in one place, the function itself.
+help is then written once, in the function itself.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def read_signature(module: str, name: str) -> Signature:
     """Read a function's signature from its source.
 
     Args:
-        module: where it stands in the package, such as "queries.search".
+        module: its place in the package, such as "queries.search".
         name: the function's.
 
     Returns:

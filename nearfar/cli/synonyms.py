@@ -1,4 +1,4 @@
-"""Other programs' names of our flags: a wrong flag suggests by meaning as well as by spelling."""
+"""Other programs' names of our flags, so that a wrong flag is matched by meaning as well as by spelling."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Words that everything may use: errors, randomness by name, settings, progress, processes, files, device."""
+"""What all other folders use: errors, randomness by name, settings, progress, processes, files, device."""

@@ -1,4 +1,4 @@
-"""Writes a file whole or not at all, so that neither a crash nor a full disk leaves half of one."""
+"""Writes files atomically, so that neither a crash nor a full disk leaves half a file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         if error.errno in _FULL:
             raise NearfarError(
-                f"the disk of {path.parent} has no room for {path.name}; what was saved before is intact: "
+                f"the disk of {path.parent} is too full for {path.name}; the last saved state is intact: "
                 "free some space and run the same command again."
             ) from error
         raise NearfarError(

@@ -1,4 +1,4 @@
-"""Which commit of nearfar this is, where it runs from a clone or was installed from one."""
+"""Finds the commit of nearfar, if it runs from a clone or was installed from one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One source for each fact: a setting's name, type, default, meaning and source stand on one line.
+"""One source for each fact: a setting's name, type, default, meaning and source are one line.
 
 A settings class is a frozen dataclass whose fields are made with `setting`. The command line's flags,
-their help, the docs' tables and `config.json` all come from it, so they cannot drift apart.
+their help, the docs' tables and `config.json` all come from it, so they always agree.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def settings_of(cls: type) -> list[Setting]:
 def peek(path: Path, name: str = "Config") -> type:
     """Read a settings class out of a source file without running the rest of the file.
 
-    A method's settings stand in the file of the method, which imports torch; this lets `--help` show
+    A method's settings are in the file of the method, which imports torch; this lets `--help` show
     them in a tenth of a second.
 
     Args:

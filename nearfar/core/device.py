@@ -1,4 +1,4 @@
-"""Where to compute: the device by its name, and the CPU cores there are."""
+"""Where to compute: the device by its name, and the number of CPU cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many processes as one: who am I, how many are we, and sums and gathers that carry gradients.
+"""Distributed processes: the rank, the number of processes, and sums and gathers with gradients.
 
 Launched by `torchrun`, every function talks to the other processes. In an ordinary process there is
 one rank, and each function is the identity, so that the rest of the code is written once.

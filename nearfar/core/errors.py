@@ -1,4 +1,4 @@
-"""The two ways nearfar says no: a user's mistake, and an image that cannot be used.
+"""The two errors of nearfar: a user's mistake, and an image that cannot be used.
 
 Errors are the most-read documentation of a tool. Each is one sentence that names the thing, says
 what is wrong with it, and says what to type instead. The command line prints it and exits with 2.

@@ -1,4 +1,4 @@
-"""How much memory was needed at most: the GPU's where one computes, else this process's."""
+"""Measures peak memory: the GPU's if one is used, else that of this process."""
 
 from __future__ import annotations
 

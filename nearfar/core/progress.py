@@ -1,4 +1,4 @@
-"""One line that says how far a long piece of work is: on standard error, and silent unless asked.
+"""One line of progress for long work: on standard error, and off by default.
 
 The command line turns it on with `show(True)`; in a library call nothing is printed by default.
 """
@@ -78,7 +78,7 @@ class Bar:
         """Start a bar.
 
         Args:
-            what: the work, as a present participle: "Reading".
+            what: the work, as a present participle: "reading".
             total: units of work in all.
             unit: what a unit is called.
         """

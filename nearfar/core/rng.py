@@ -24,7 +24,7 @@ def fold(seed: int, *names: int | str) -> int:
 
     Args:
         seed: the run's seed, any integer.
-        names: what is drawn and when; integers and strings of any kind are told apart.
+        names: what is drawn and when; integers and strings of any kind are distinguished.
 
     Returns:
         An integer in [0, 2**64) that depends on every argument and on their order.

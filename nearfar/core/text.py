@@ -1,4 +1,4 @@
-"""Figures as a person reads them: a share in percent, a small table."""
+"""Formats figures for people: a share in percent, a small table."""
 
 from __future__ import annotations
 

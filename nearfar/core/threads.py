@@ -1,4 +1,4 @@
-"""Works in threads and gives the results in order, no more of them ahead than there is room for."""
+"""Runs work in threads and gives the results in order, with a bounded number in advance."""
 
 from __future__ import annotations
 

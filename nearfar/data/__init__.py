@@ -1,1 +1,1 @@
-"""Images in: finds, reads, checks and keeps them, from whatever a user calls "my images"."""
+"""Input data: finds, reads, checks and caches images, from every form of DATA."""

@@ -67,7 +67,7 @@ class Batch:
 
         Args:
             device: where to.
-            non_blocking: whether to go on before the copy is done, where the memory is page-locked.
+            non_blocking: whether to return before the copy is done, where the memory is page-locked.
 
         Returns:
             The batch there.

@@ -65,7 +65,7 @@ def _wrap(config: ReadConfig, source: ArraySource, flat: Pixels) -> ImageDataset
         else:
             ledger.record(row, row * size, pixels, digest)
 
-    each(len(source), work, threads=config.threads, what="Reading")
+    each(len(source), work, threads=config.threads, what="reading")
     return ledger.dataset(flat.view(), resident=True)
 
 
@@ -91,7 +91,7 @@ def _into_memory(config: ReadConfig, expected: int, limit: int) -> ImageDataset:
             ledger.record(row, used, pixels, digest)
             used += pixels.size
 
-    each(len(config.source), work, threads=config.threads, what="Reading")
+    each(len(config.source), work, threads=config.threads, what="reading")
     buffer.resize(max(1, used), refcheck=False)
     return ledger.dataset(buffer, resident=True)
 
@@ -130,7 +130,7 @@ def load(
     """Make a collection ready for use: every image decoded once, the bad ones left out by name.
 
     Memory: the decoded images if they fit into `memory`, else none of them; and for each thread one image
-    of up to 16 million pixels, at most 8 bytes a pixel decoded, beside its file. Larger images are decoded
+    of up to 16 million pixels, at most 8 bytes a pixel decoded, and its file. Larger images are decoded
     one at a time.
 
     Args:
@@ -183,6 +183,6 @@ def load(
             _HELD[key] = made
             return made
         except _TooLarge:
-            say("The images are larger than a sample of them promised; decoding them to disk instead")
+            say("the images are larger than estimated from a sample; decoding them to disk instead")
             expected = max(expected, limit)
     return open_or_make(config, folder or cache_root(), expected)

@@ -251,8 +251,7 @@ class Subset(Dataset):
         """Give the whole, if it has been decoded."""
         if not hasattr(self.dataset, "digests"):
             raise NearfarError(
-                "the sizes and digests of images that are read at every pass are not known; "
-                "leave out --no-cache."
+                "the sizes and digests of images that are not cached are not known; leave out --no-cache."
             )
         return self.dataset
 

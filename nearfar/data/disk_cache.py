@@ -52,7 +52,7 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say("Another process is decoding the same images; waiting for it")
+        say("another process is decoding the same images; waiting for it")
         lock.acquire(poll_interval=0.2)
     try:
         yield
@@ -142,10 +142,10 @@ def _make(config: ReadConfig, folder: Path, expected: int) -> ImageDataset:
         if needed > free:
             raise NearfarError(
                 f"the cache of {config.source.name} needs {needed / 1e9:,.1f} GB more in {folder}, where "
-                f"{free / 1e9:,.1f} GB are free; make room, point NEARFAR_CACHE elsewhere, or use --no-cache."
+                f"{free / 1e9:,.1f} GB are free; set NEARFAR_CACHE to another disk, or use --no-cache."
             )
         again = f"; {len(ledger.records) - len(left):,} are there already" if journal.end else ""
-        say(f"Decoding {len(ledger.records):,} images, about {expected / 1e9:,.2f} GB, into {folder}{again}")
+        say(f"decoding {len(ledger.records):,} images, about {expected / 1e9:,.2f} GB, into {folder}{again}")
 
         def work(at: int) -> None:
             row = int(left[at])
@@ -157,7 +157,7 @@ def _make(config: ReadConfig, folder: Path, expected: int) -> ImageDataset:
                 journal.add(row, pixels, digest)
 
         try:
-            each(len(left), work, threads=config.threads, what="Decoding", tick=journal.flush)
+            each(len(left), work, threads=config.threads, what="decoding", tick=journal.flush)
         finally:
             journal.flush(now=True)
         os.ftruncate(journal.pixels, max(1, journal.end))
@@ -167,7 +167,7 @@ def _make(config: ReadConfig, folder: Path, expected: int) -> ImageDataset:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise NearfarError(
-            f"the disk of {folder} is full; make room and run the same command again to resume."
+            f"the disk of {folder} is full; free some space and run the same command again to resume."
         ) from None
     finally:
         journal.close()
@@ -197,4 +197,6 @@ def open_or_make(config: ReadConfig, root: Path, expected: int) -> ImageDataset:
         with _alone(folder):
             return _finished(config, folder) or _make(config, folder, expected)
     except PermissionError:
-        raise NearfarError(f"{folder} cannot be written; set NEARFAR_CACHE to a folder of yours.") from None
+        raise NearfarError(
+            f"{folder} cannot be written; set NEARFAR_CACHE to a folder that you may write."
+        ) from None

@@ -39,7 +39,7 @@ class Kind(Protocol):
 class InMemoryDataset(Dataset):
     """Decoded examples of any kind, in a list.
 
-    `digests` (n, 16) uint8 are those of the examples as stored; `rejected` are the examples set aside.
+    `digests` (n, 16) uint8 are those of the examples as stored; `rejected` are the rejected examples.
     """
 
     kind: Kind
@@ -132,7 +132,7 @@ def load(
     kind: Kind, source: Source, preprocess: Any, *, limit: int, max_bad: float, threads: int
 ) -> InMemoryDataset:
     """Decode a collection into memory; arguments, result and errors as `Modality.load` has them."""
-    found = _read(kind, source, preprocess, limit=limit, threads=threads, max_bad=max_bad, what="Reading")
+    found = _read(kind, source, preprocess, limit=limit, threads=threads, max_bad=max_bad, what="reading")
     rows, rejected = sorted(found.values), _rejected(source, found)
     if not rows:
         reason = f" ({rejected[0].id}: {rejected[0].reason})" if rejected else ""
@@ -156,7 +156,7 @@ def load(
 
 def describe(kind: Kind, source: Source, *, limit: int, threads: int) -> Inspection:
     """Say what is in a collection; arguments and result as `Modality.describe` has them."""
-    found = _read(kind, source, None, limit=limit, threads=threads, max_bad=1.0, what="Checking")
+    found = _read(kind, source, None, limit=limit, threads=threads, max_bad=1.0, what="checking")
     rows = sorted(found.values)
     ids = [source.ids[row] for row in rows]
     groups = equal_rows(_rows_of([found.digests[row] for row in rows]))

@@ -61,7 +61,7 @@ def _fetch(name: str, kind: str, arguments: dict[str, Any], download: bool) -> A
         except (RuntimeError, OSError):
             if not download:
                 raise NearfarError(f"{name} is not in {root}; allow its download or put it there.") from None
-        say(f"Downloading {name} to {root}")
+        say(f"downloading {name} to {root}")
         try:
             root.mkdir(parents=True, exist_ok=True)
             return make(str(root), download=True, **arguments)

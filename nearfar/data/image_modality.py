@@ -1,6 +1,6 @@
-"""Images as a kind of data: each question is passed on to the room that answers it.
+"""Images as a kind of data: each question is passed on to the code that answers it.
 
-Imports stand in the functions, so that `--help`, which asks for the settings of views, stays quick.
+Imports are inside the functions, so that `--help`, which asks for the settings of views, stays quick.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from .source import Pixels, Source, clean, file_stamp, from_array
 
 
 def is_tensor(value: object) -> bool:
-    """Tell a tensor without importing torch: who has one has imported it."""
+    """Recognise a tensor without importing torch: its owner has imported torch."""
     module = sys.modules.get("torch")
     return module is not None and isinstance(value, module.Tensor)
 

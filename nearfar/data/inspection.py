@@ -123,7 +123,7 @@ def inspect(source: Source, *, max_pixels: int, threads: int) -> Inspection:
             modes[mode] += 1
             total += size
 
-    each(count, work, threads=threads, what="Checking")
+    each(count, work, threads=threads, what="checking")
     rows = np.flatnonzero(good).tolist()
     ids = [source.ids[row] for row in rows]
     groups = tuple(tuple(ids[at] for at in group) for group in equal_rows(digests[rows]))

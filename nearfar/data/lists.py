@@ -21,7 +21,9 @@ def _column(path: Path, names: list[str], wanted: tuple[str, ...], what: str) ->
         if word in lower:
             return lower.index(word)
     found = ", ".join(repr(name) for name in names[:6])
-    raise NearfarError(f"{path} has no column of {what}: name one of its columns ({found}) {wanted[0]!r}.")
+    raise NearfarError(
+        f"{path} has no column of {what}: rename one of its columns ({found}) to {wanted[0]!r}."
+    )
 
 
 def _from_text(path: Path) -> list[str]:
@@ -89,6 +91,6 @@ def open_list(path: Path, *, labels: bool) -> FileSource:
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's own errors are ValueErrors and OSErrors
         raise NearfarError(f"{path} cannot be read as a list of images: {error}.") from None
     if not paths:
-        raise NearfarError(f"{path} lists no image; write one path a row.")
+        raise NearfarError(f"{path} lists no images; write one path per row.")
     named = None if marks is None else class_names(str(path), marks, len(paths))
     return FileSource(str(path), clean(paths), named, path.parent, paths)

@@ -162,7 +162,7 @@ class DataLoader:
 
 
 class _Lane:
-    """Where on a device batches are prepared: on CUDA a stream of its own, beside the consumer's.
+    """Where on a device batches are prepared: on CUDA a stream of its own, separate from the consumer's.
 
     The streams wait for each other; of the processor's threads only the preparing one ever waits, if the
     device is AHEAD + 2 batches behind the consumer, so that the bound on memory holds there too.

@@ -1,7 +1,7 @@
-"""Kinds of data: what the rest of nearfar asks about an example, and one table of who answers.
+"""Kinds of data: the questions that the rest of nearfar asks about examples, and the table of modalities.
 
 An example is what one row of a data set holds: an image, say. Only its modality knows more of it than that.
-Everyone else asks: how it is read, how its views are drawn and computed, what an encoder takes, what of it
+All other code asks: how it is read, how its views are drawn and computed, what an encoder takes, what of it
 is kept in a store and shown to people. Nothing here imports torch or NumPy until a modality is at work.
 """
 
@@ -156,7 +156,7 @@ class Modality(abc.ABC):
         decode_once: bool = True,
         memory: int | None = None,
     ) -> Any:
-        """Make a collection ready for use, bad examples set aside by name.
+        """Make a collection ready for use, bad examples rejected by name.
 
         Args:
             source: the examples.
@@ -224,7 +224,7 @@ class Modality(abc.ABC):
         dtype: torch.dtype | None = None,
         threads: int = 1,
     ) -> torch.Tensor:
-        """Compute the views that were drawn.
+        """Compute the views from their parameters.
 
         Args:
             block: the n examples, or what `place` made of them.
@@ -273,7 +273,7 @@ class Modality(abc.ABC):
         seed: int = 0,
         **own: Any,
     ) -> Encoder:
-        """Build an encoder on the CPU, alike for the same words; see `models.encoder`.
+        """Build an encoder on the CPU, the same for the same name; see `models.encoder`.
 
         Args:
             name: of the network.

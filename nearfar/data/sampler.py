@@ -60,7 +60,7 @@ def _order(seed: int, epoch: int, images: int) -> Rows:
 
 @dataclass(frozen=True)
 class ClassBalanced:
-    """Batches of P classes with `per_class` images each (P x K); a batch draws its classes anew.
+    """Batches of P classes with `per_class` images each (P x K); each batch draws its own classes.
 
     Where there are too few classes to fill a batch, it holds them all, each with more images, shared evenly.
     A class goes through its images in a fresh order; an image comes twice in a batch only if its class is

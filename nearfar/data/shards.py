@@ -114,7 +114,7 @@ def open_shards(pattern: str, *, labels: bool) -> Shards:
 
     Args:
         pattern: a .tar file, a pattern such as `shards/*.tar`, or a range such as `x-{000..003}.tar`.
-        labels: whether to read each image's class from the .cls or .json member beside it.
+        labels: whether to read each image's class from the .cls or .json member next to it.
 
     Returns:
         The source, in the order of the shards and of the members in them; an id is shard/member.
@@ -129,7 +129,7 @@ def open_shards(pattern: str, *, labels: bool) -> Shards:
         raise NearfarError(f"no file matches {pattern!r}; give .tar files, such as 'shards/*.tar'.")
     odd = [name for name in names if not name.lower().endswith(".tar") or not os.path.isfile(name)]
     if odd:
-        raise NearfarError(f"{odd[0]!r} is no .tar shard; give uncompressed .tar files alone.")
+        raise NearfarError(f"{odd[0]!r} is not a .tar shard; give only uncompressed .tar files.")
     files = tuple(Path(name) for name in names)
     base = os.path.commonpath([path.parent for path in files])
     ids: list[str] = []
@@ -140,12 +140,12 @@ def open_shards(pattern: str, *, labels: bool) -> Shards:
             images, marks = _members(path, labels)
         except (tarfile.TarError, OSError, ValueError) as error:
             raise NearfarError(
-                f"the shard {path} cannot be read ({error}); fetch it again or leave it out."
+                f"the shard {path} cannot be read ({error}); download it again or leave it out."
             ) from None
         shown = Path(os.path.relpath(path, base)).as_posix()
         for name, offset, size in images:
             if labels and _key(name) not in marks:
-                raise NearfarError(f"{path} has no label for {name!r}: put a .cls member beside each image.")
+                raise NearfarError(f"{path} has no label for {name!r}: add a .cls member for each image.")
             ids.append(f"{shown}/{name}")
             places.append((number, offset, size))
             classes += [marks[_key(name)]] if labels else []

@@ -1,4 +1,4 @@
-"""The shapes a pile of images can have: files on a disk, or one array in memory; all read the same way."""
+"""Sources of images: files on a disk, or one array in memory, all read in the same way."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def stamps(source: Source) -> Iterator[tuple[range, list[str]]]:
         return [source.stamp(row) for row in part]
 
     parts = [range(low, min(low + _PART, len(source))) for low in range(0, len(source), _PART)]
-    with Bar("Looking up", len(source)) as bar:
+    with Bar("looking up", len(source)) as bar:
         slow = False
         while parts and not slow:
             part = parts.pop(0)
@@ -206,9 +206,9 @@ def from_array(
     lone = len(shape) == 3 and shape[2] in channels
     if lone or not (len(shape) == 3 or last_fits or first_fits):
         hint = "it looks like one image: pass images[None]" if lone else "pass (N, H, W, 3) uint8 pixels"
-        raise NearfarError(f"{name} has the shape {shape}, which is no row of images; {hint}.")
+        raise NearfarError(f"{name} has the shape {shape}, which is not an array of images; {hint}.")
     if 0 in shape:
-        raise NearfarError(f"{name} has the shape {shape}: there is no image in it; pass at least one.")
+        raise NearfarError(f"{name} has the shape {shape}: it holds no images; pass at least one.")
     named = None if labels is None else class_names(name, labels, shape[0])
     first = first_fits and (first or not last_fits)
     return ArraySource(name, ids or [str(i) for i in range(shape[0])], named, pixels, first)
@@ -230,7 +230,9 @@ def class_names(name: str, labels: Sequence[Any], count: int) -> tuple[str, ...]
     """
     plain = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     if len(plain) != count:
-        raise NearfarError(f"{name} has {count:,} images but {len(plain):,} labels; pass one label an image.")
+        raise NearfarError(
+            f"{name} has {count:,} images but {len(plain):,} labels; pass one label per image."
+        )
     words = []
     for row, label in enumerate(plain):
         if isinstance(label, float) and label.is_integer():

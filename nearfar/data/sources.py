@@ -1,4 +1,4 @@
-"""Opens whatever a user calls "my images": a folder, a list, an array, tar shards, a data set's name."""
+"""Opens the user's DATA: a folder, a list, an array, tar shards, a data set's name."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def _open_file(path: Path, labels: bool) -> Source:
     if path.name.lower().endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")):
         raise NearfarError(f"{path} is compressed; unpack it first and give the folder.")
     raise NearfarError(
-        f"{path} is no list of images; give a folder, a list ({', '.join(lists.SUFFIXES)}), "
+        f"{path} is not a list of images; give a folder, a list ({', '.join(lists.SUFFIXES)}), "
         "an array (.npy, .npz) or shards (.tar)."
     )
 
 
 def _open_name(text: str, labels: bool, download: bool) -> Source:
-    """Open what is named by a string: a path that exists wins over a data set's name."""
+    """Open what is named by a string: if a path and a data set have the same name, the path is used."""
     path = Path(text).expanduser()
     if not text.strip():
         raise NearfarError("the name of the images is empty; give a folder, such as photos/")
@@ -104,7 +104,7 @@ def _open_name(text: str, labels: bool, download: bool) -> Source:
     if text.startswith("hf:"):
         return hubs.open_hugging_face(text[3:], labels=labels)
     if "://" in text:
-        raise NearfarError(f"{text!r} is an address; download it first and give the folder.")
+        raise NearfarError(f"{text!r} is a URL; download it first and give the folder.")
     if any(char in text for char in "*?[{") or text.endswith(".tar"):
         return open_shards(str(path), labels=labels)
     if text.lower().partition(":")[0] in hubs.TORCHVISION:

@@ -1,1 +1,1 @@
-"""The demo: pictures with known answers, and every step of the tool on them."""
+"""The demo: images with known answers, and every step of the tool on them."""

@@ -139,6 +139,6 @@ def _found(embeddings: Embeddings, pairs: list[list[str]]) -> int:
     row = {name: index for index, name in enumerate(embeddings.ids)}
     vectors = torch.from_numpy(embeddings.vectors)
     copies = torch.tensor([row[copy] for _, copy in pairs])
-    # The nearest of all is the copy itself, so the second is looked at.
+    # The nearest of all is the copy itself, so the second is used.
     nearest = top_k(vectors[copies], vectors, 2)[1].tolist()
     return sum(row[original] in found for (original, _), found in zip(pairs, nearest, strict=True))

@@ -1,4 +1,4 @@
-"""Draws small pictures in ten classes that differ by form alone: what the demo learns from.
+"""Draws small images in ten classes that differ by form alone: the training data of the demo.
 
 Colour, place, size, rotation, background and light are drawn at random for every picture, so that raw
 pixels say next to nothing about the class. Forms are signed distances, in numpy, many pictures at once.
@@ -187,7 +187,7 @@ def odd(count: int, seed: int) -> npt.NDArray[np.uint8]:
 
 
 def contact_sheet(seed: int = 0, columns: int = 12, scale: int = 1) -> Image.Image:
-    """Lay out a few pictures of every form, a row a form, with its name beside it.
+    """Lay out a few pictures of every form, a row a form, with its name next to it.
 
     Args:
         seed: of the pictures.

@@ -156,7 +156,7 @@ def write(
 
     Args:
         folder: gets photos/, labelled/train/, labelled/test/, pictures.png and answers.json.
-        seed: names every draw.
+        seed: random seed.
         photos, train, test: pictures of each class in the three places.
 
     Returns:
@@ -178,7 +178,9 @@ def write(
         if all(part.exists() for part in parts):
             return found
     elif any(part.exists() for part in parts):
-        raise NearfarError(f"{folder} holds pictures that no demo drew; choose a new folder with --out.")
+        raise NearfarError(
+            f"{folder} holds pictures that are not the demo's; choose a new folder with --out."
+        )
 
     # Drawn aside and put in place by renaming, so that what stands there is always whole.
     aside = folder / ".drawing"

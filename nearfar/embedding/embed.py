@@ -1,7 +1,7 @@
 """Turns a collection into vectors with a trained encoder, in order, by name, and resumes after a crash.
 
 The collection is read in chunks, so that one of any size fits in memory; what came of each is kept
-beside the output until all are done.
+next to the output until all are done.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Embeddings:
         vectors: (n, d) float32, the encoder's pooled features, not scaled.
         labels: n class names, if they were asked for.
         path: the file written, if any.
-        rejected: the images set aside, each with its reason.
+        rejected: the rejected images, each with its reason.
     """
 
     ids: tuple[str, ...]
@@ -121,7 +121,7 @@ def embed(
         labels: also write the labels: first-level folders, or a list's column.
 
     Returns:
-        Names and vectors in the collection's order; with a store, what became of the images.
+        Names and vectors in the collection's order; with a store, what was done with the images.
 
     Raises:
         NearfarError: the run or the images cannot be used, or `out` cannot be written.
@@ -196,9 +196,9 @@ def _embed(
             parts[low] = done
     left = [low for low in starts if low not in parts]
     if parts:
-        progress.say(f"{len(parts):,} of {len(starts):,} chunks were done before; resuming.")
+        progress.say(f"{len(parts):,} of {len(starts):,} chunks are done; resuming.")
     model = run.encoder if device.type == "cpu" else copy.deepcopy(run.encoder).to(device)
-    with progress.Bar("Embedding", len(source.ids)) as bar:
+    with progress.Bar("embedding", len(source.ids)) as bar:
         bar.done = len(source.ids) - sum(min(CHUNK_IMAGES, len(source.ids) - low) for low in left)
         for low, decoded in zip(left, read_chunks(source, left, run.preprocess, workers), strict=True):
             vectors = features(
@@ -241,5 +241,5 @@ def _embed(
         files.write_vectors(path, result.ids, result.vectors, result.labels, facts)
         if rejected:
             write_rejected(path.with_name(path.name + ".rejected.csv"), rejected)
-            progress.say(f"{len(rejected):,} unusable images are set aside; {path}.rejected.csv names each.")
+            progress.say(f"{len(rejected):,} unusable images are skipped; {path}.rejected.csv lists them.")
     return result

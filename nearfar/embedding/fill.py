@@ -35,7 +35,7 @@ PIECES = 20  # chunks written, from which on they are put together at the end
 
 @dataclass(frozen=True)
 class Filled:
-    """What became of a collection's images.
+    """What was done with a collection's images.
 
     Attributes:
         address: of the store.
@@ -104,7 +104,7 @@ def fill(
         labels: whether to write labels too, where a row has none.
 
     Returns:
-        What became of the images.
+        What was done with the images.
 
     Raises:
         NearfarError: the run, the images or the list cannot be used, or the store is another encoder's.
@@ -132,7 +132,7 @@ def fill(
         return features(model, images, run.preprocess, device=where, batch_size=batch_size, threads=workers)
 
     job = _Job(ImageReader(source, run.preprocess, store.info.thumbnail, workers), store, encode)
-    with progress.Bar("Embedding", len(source)) as bar:
+    with progress.Bar("embedding", len(source)) as bar:
         for chunk in job.reader.chunks(job.by_digest):
             job.take(chunk)
             bar.advance(len(chunk))

@@ -1,4 +1,4 @@
-"""Evaluation on labelled images, and its parts beyond k-NN and linear, in one table.
+"""Evaluation on labelled images, and the table of its parts beyond k-NN and linear.
 
 Nothing here imports torch until a part is asked for. To add a part: write one file with a subclass of
 `part.EvaluationPart`, and add its line to `PARTS`. Its flag, its help, its line in docs/evaluation.md,
@@ -24,8 +24,8 @@ class PartEntry:
 
     Attributes:
         help: what it measures, in one line.
-        file, name: where its class stands in this folder, and what it is called.
-        column: the heading of its accuracies beside k-NN and linear, for a part that trains.
+        file, name: the file of its class in this folder, and what it is called.
+        column: the heading of its accuracies next to k-NN and linear, for a part that trains.
     """
 
     help: str

@@ -1,4 +1,4 @@
-"""Counts what a classifier got right: accuracy with an interval, class by class, and what was mistaken."""
+"""Computes a classifier's accuracy with an interval, by class, and its confusions."""
 
 from __future__ import annotations
 

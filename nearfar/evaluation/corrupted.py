@@ -96,7 +96,7 @@ def corrupted_accuracy(
     clean = float((answer(_in_memory(dataset, rows, images, "clean")) == right).mean())
     found: dict[str, tuple[float, ...]] = {}
     with (
-        progress.Bar("Testing on corrupted images", len(names) * len(STRENGTHS) * len(rows)) as bar,
+        progress.Bar("testing on corrupted images", len(names) * len(STRENGTHS) * len(rows)) as bar,
         ThreadPoolExecutor(cores()) as pool,
     ):
         for name in names:

@@ -1,4 +1,4 @@
-"""Evaluates frozen encoders on labelled images, beside baselines.
+"""Evaluates frozen encoders and baselines on labelled images.
 
 What has to be chosen (k, temperature, penalty) is chosen on validation images, a part of the training images,
 for the encoder and for each baseline. Only then is the test set opened, and each of its images read once.
@@ -109,10 +109,10 @@ def evaluate(  # type: ignore[misc]
     found = []
     for name, item in zip(names, runs, strict=True):
         if others:
-            progress.say(f"Evaluating {name}")
+            progress.say(f"evaluating {name}")
         made = measure(item, train, test, options)
         if transfer is not None:
-            progress.say("Evaluating on the second data set")
+            progress.say("evaluating on the second data set")
             second = measure(item, *transfer, replace(options, parts=(), groups=None))
             made = replace(made, parts={**made.parts, "transfer": Transfer(second)})
         found.append(made)

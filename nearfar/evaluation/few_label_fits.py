@@ -1,4 +1,4 @@
-"""Two classifiers for few rows: a line whose penalty is chosen among those rows, and the nearest mean."""
+"""Two classifiers for few labels: a linear one with its penalty chosen on those, and the nearest mean."""
 
 from __future__ import annotations
 

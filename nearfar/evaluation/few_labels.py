@@ -23,11 +23,11 @@ from .label_efficiency import LabelEfficiency, label_efficiency
 from .part import EvaluationPart, Trained
 from .result import CLASSIFIERS, FEATURE_SETS
 
-LABEL_SHARES = (0.01, 0.1)  # of all labels, beside 1, 2, 4, ... a class
+LABEL_SHARES = (0.01, 0.1)  # of all labels, besides 1, 2, 4, ... a class
 MAX_LABELS = 1000  # labels up to which 1, 2, 4, ... a class go on, or up to a tenth of all labels
 DRAWS = (3, 20)  # at least, and at most: as many as LABELS_DRAWN allows
 LABELS_DRAWN = 10_000
-TRAINED_DRAWS = 3  # draws for what trains a network anew for each
+TRAINED_DRAWS = 3  # draws for what trains a network again for each
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class FewLabels(EvaluationPart):
 
     @classmethod
     def measure_trained(cls, trained: Trained, seed: int) -> Curve | None:
-        """Train anew on each draw of a few labels; a linear layer on a frozen encoder is measured above."""
+        """Train again on each draw of a few labels; a linear layer on a frozen encoder is measured above."""
         return None if trained.mode == "linear" else trained_curve(trained, seed)
 
     @property
@@ -234,10 +234,10 @@ def few_label_curves(probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, se
 
 
 def trained_curve(trained: Trained, seed: int) -> Curve:
-    """Train a network anew for each draw: few draws, of every second number of labels up to 10 %.
+    """Train a network again for each draw: few draws, of every second number of labels up to 10 %.
 
     Args:
-        trained: the network trained on all labels, and how to train it anew.
+        trained: the network trained on all labels, and how to train it again.
         seed: names the draws, the same as for `few_label_curves`.
 
     Returns:

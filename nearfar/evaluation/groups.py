@@ -60,7 +60,7 @@ class GroupList:
                     if group is not None and owner.setdefault(name, side) != side:
                         raise NearfarError(
                             f"{self.path} lists {name}, which is a training image and a test image; "
-                            "write paths relative to the list's own folder."
+                            "write paths relative to the folder of the list."
                         )
                 if group is None:
                     raise NearfarError(

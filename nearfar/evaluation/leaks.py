@@ -1,4 +1,4 @@
-"""Finds test images that are training images too, or nearly: resized, recoloured, shifted or mirrored.
+"""Finds test images that are (near-)copies of training images: resized, recoloured, shifted or mirrored.
 
 Features say which training images to look at, pixels decide. Candidates are the nearest few by the encoder
 and by raw pixels; a candidate is a near-copy if the fine structure of both, at 16 x 16 pixels, is the same

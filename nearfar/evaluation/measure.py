@@ -99,7 +99,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     if not validation.any():
         what = "image" if own is None else "group"
         raise NearfarError(
-            f"every class of {train_source.name} has one {what}; give two of some class at least."
+            f"every class of {train_source.name} has one {what}; give at least two of one class."
         )
     probes: dict[str, FeatureProbe] = {}
     available = feature_sets(frozen, run.preprocess, dataset, seed, where, options.batch_size)
@@ -108,7 +108,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         available["imagenet"] = lambda: (encode_with(net, its, where, options.batch_size), False)
     for name, make in available.items():
         if name in ("encoder", "imagenet", *options.baselines):
-            progress.say(f"Fitting on {name} of {len(dataset):,} training images")
+            progress.say(f"fitting on {name} of {len(dataset):,} training images")
             encode, centred = make()
             probes[name] = FeatureProbe(encode, dataset, validation, centred=centred)
 
@@ -133,7 +133,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     answers, candidates = _Answers(), []
     found: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for name, probe in probes.items():
-        progress.say(f"Testing {name} on {len(test_set):,} images")
+        progress.say(f"testing {name} on {len(test_set):,} images")
         outputs = probe.predict(test_set)
         for classifier, rows, chosen in zip(
             ("knn", "linear"), (outputs.knn, outputs.linear), probe.chosen(), strict=True
@@ -143,7 +143,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
             candidates.append(outputs.nearest)
         for key, part in parts.items():
             if not part.modes:
-                progress.say(f"Measuring {key.replace('_', ' ')} of {name}")
+                progress.say(f"measuring {key.replace('_', ' ')} of {name}")
             figures = part.measure(probe, outputs, truth, seed)
             if figures is not None:
                 found[key][name] = figures
@@ -216,7 +216,7 @@ def _takes_longer(run: Run, images: int, validation: int) -> str:
 def _retrain(
     run: Run, dataset: ImageDataset, test: ImageDataset, mode: Mode, options: EvaluationOptions
 ) -> Callable[[Rows], Rows]:
-    """Make the function that trains anew on some of the training images, and classifies the test images."""
+    """Make the function that trains again on some of the training images, and classifies the test images."""
 
     def answer(rows: Rows) -> Rows:
         few: Any = Subset(dataset, rows)

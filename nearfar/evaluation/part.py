@@ -20,7 +20,7 @@ class Trained:
         dataset: the training images, with labels.
         answers: (m,) its class numbers for the test images.
         truth: (m,) their class numbers.
-        retrain: trains anew on some rows of the training images, and gives its (m,) answers.
+        retrain: trains again on some rows of the training images, and gives its (m,) answers.
     """
 
     mode: Mode
@@ -56,7 +56,7 @@ class EvaluationPart:
             probe: its classifiers, fitted on the training images.
             outputs: what they give for the test images.
             truth: (m,) class numbers of the test images.
-            seed: names every draw.
+            seed: random seed.
 
         Returns:
             Its figures; None where the part measures nothing there.
@@ -68,8 +68,8 @@ class EvaluationPart:
         """Measure what was trained for a part; the figures join the row, under the name of the column.
 
         Args:
-            trained: the network's answers, and how to train it anew.
-            seed: names every draw.
+            trained: the network's answers, and how to train it again.
+            seed: random seed.
 
         Returns:
             Its figures; None where the part measures nothing there.

@@ -1,1 +1,1 @@
-"""Which settings decide here: the points of a sweep, their runs, and what these tell."""
+"""Comparisons of methods, and sweeps over settings."""

@@ -1,4 +1,4 @@
-"""Draws a sweep: what is important, and a slice along every setting, each with a sentence to read it by."""
+"""Draws a sweep: the importance of settings, and a slice along every setting, each with a caption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .findings import MEASURES, SHARES, Sweep, Trial
 from .influence import Influence
 from .space import Axis, rounded, short
 
-BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#666666", "#dddddd"  # told apart by colour-blind eyes
+BLUE, ORANGE, GREY, PALE = "#0072b2", "#d55e00", "#666666", "#dddddd"  # distinct for colour-blind readers
 COLUMNS = 4
 
 

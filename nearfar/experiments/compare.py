@@ -1,6 +1,6 @@
 """Compares methods: the same images, encoder, budget and evaluation for each, over several seeds.
 
-Every run has a folder of its own, and a file of its figures beside it. The same call again resumes where it
+Every run has a folder of its own, and a file of its figures next to it. The same call again resumes where it
 stopped, and tries again what failed. A method that fails is a row with its reason; the others still run.
 """
 
@@ -145,7 +145,7 @@ def compare(
         out: the folder for all results.
         seeds: number of runs of each method, with seeds 0, 1, ...
         train: labelled images to fit on and to choose on; needs test.
-        test: labelled images, read once a run, at its end; without labels, label-free figures stand alone.
+        test: labelled images, read once a run, at its end; without labels, only label-free figures are shown.
         **settings: any setting of training or views, the same for all; a length above all. What a method's
             own recipe says stays its own.
 
@@ -212,7 +212,7 @@ def _check(names: Sequence[str], seeds: int, train: Any, test: Any, settings: Ma
     if not names or seeds < 1:
         raise NearfarError("a comparison needs a method and a seed; give --methods simclr byol --seeds 3.")
     if (train is None) != (test is None):
-        raise NearfarError("labels come in two parts; give both --train and --test, or neither.")
+        raise NearfarError("--train and --test belong together; give both, or neither.")
     if settings.get("recipe", "auto") not in ("auto", *RECIPES):
         raise NearfarError(
             f"there is no recipe {settings['recipe']!r}; {nearest(settings['recipe'], RECIPES)}"
@@ -222,7 +222,7 @@ def _check(names: Sequence[str], seeds: int, train: Any, test: Any, settings: Ma
 
 
 def _images(data: Any, run: Run, labels: bool) -> Any:
-    """Read the images as pretraining and evaluation do, to keep them at hand."""
+    """Read the images as pretraining and evaluation do, to keep them."""
     kind = modality_of(run.preprocess)
     return kind.load(
         open_data(data, expected=kind.name, labels=labels),

@@ -1,4 +1,4 @@
-"""What a sweep found: its trials, which settings matter and how surely, as a table, JSON and a picture."""
+"""Results of a sweep: its trials, which settings matter and how surely, as a table, JSON and a plot."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class Sweep:
         }
 
     def table(self) -> str:
-        """Write Markdown: what matters, the trials, health beside k-NN, the verdict and the command."""
+        """Write Markdown: what matters, the trials, health against k-NN, the verdict and the command."""
         return "\n\n".join(part for part in (
             f"Chosen by: {MEASURES.get(self.measure, self.measure)}.",
             self._influence_table(), self._trial_table(), self._spearman_table(),

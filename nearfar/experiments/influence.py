@@ -1,4 +1,4 @@
-"""Which settings mattered in a sweep: their importance, and their effect beside that of chance."""
+"""Which settings mattered in a sweep: their importance, and their effect compared with chance."""
 
 from __future__ import annotations
 

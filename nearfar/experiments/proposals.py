@@ -1,7 +1,7 @@
 """The points of a sweep: proposed by Optuna, kept in its journal, and the same for the same seed.
 
 The journal is a text file, one JSON object a line, that Optuna's own tools read, too. Nothing of a sampler
-is kept: each proposal is drawn anew from the seed, its number and the trials before it.
+is kept: each proposal is computed from the seed, its number and the trials before it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def require() -> None:
 
 
 class Proposals:
-    """A sweep's points, one after the other; nobody else may write in its folder meanwhile."""
+    """A sweep's points, one after the other; no other process may write in its folder meanwhile."""
 
     def __init__(self, folder: Path, axes: Sequence[Axis], seed: int) -> None:
         """Open the journal, or begin one.
@@ -48,7 +48,7 @@ class Proposals:
         """
         self.path, self.axes, self.seed = folder / JOURNAL, axes, seed
         self.asked = -1  # Optuna's number of the point that is out
-        _mend(self.path)
+        _repair(self.path)
         with quiet():
             self.study = _open(self.path)
 
@@ -56,7 +56,7 @@ class Proposals:
         """Make sure that the journal's sweep is the one now asked for.
 
         Args:
-            images: fingerprints of all that is looked at, by what it is.
+            images: fingerprints of all data that is read, by their kind.
             wanted: the recipe, with what the user typed.
 
         Raises:
@@ -121,7 +121,7 @@ class Proposals:
         return list(self.study.get_trials(deepcopy=False, states=states))
 
 
-def _mend(path: Path) -> None:
+def _repair(path: Path) -> None:
     """Undo what a kill left: a lock, and half a last line, to which the next would be glued."""
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     text = path.read_bytes() if path.exists() else b""

@@ -1,7 +1,7 @@
 """Finds out which settings matter on these images: many short runs, each a point near the recipe.
 
 Optuna proposes the points and keeps them in a file. Every run has a folder of its own and its figures a
-file beside it, so that the same call goes on wherever it stopped.
+file next to it, so that the same call resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def sweep(
     wanted = resolve.resolve(method, recipe, given, side=side, device=device, kind=source.modality)
     if labelled is None and wanted.training.health_checks == 0:
         raise NearfarError(
-            "without health checks nothing tells runs apart; leave out --health-checks 0, or give --train."
+            "without health checks the runs cannot be ranked; leave out --health-checks 0, or give --train."
         )
     axes = space.axes(wanted, given, len(source))
     if not axes:
@@ -127,13 +127,13 @@ def _limit(given: Mapping[str, Any], budget: str | float | None, trials: int | N
         raise NearfarError("a sweep's runs need a length; give --minutes-each, --steps or --epochs.")
     if trials is not None:
         if trials < FEWEST:
-            raise NearfarError(f"{trials} runs are too few to tell anything; give --trials {FEWEST} or more.")
+            raise NearfarError(f"{trials} runs are too few for a sweep; give --trials {FEWEST} or more.")
         return "trials", trials
     assert budget is not None
     most, each = schedule.minutes(budget, "--budget"), given.get("minutes", 0.0)
     if most < FEWEST * each:
         raise NearfarError(
-            f"{budget} has room for {int(most / each)} runs of {each:g} minutes, which is too few; give "
+            f"{budget} allows {int(most / each)} runs of {each:g} minutes, which is too few; give "
             f"--budget {math.ceil(FEWEST * each)}m or more, or a shorter --minutes-each."
         )
     return "seconds", 60.0 * most

@@ -103,7 +103,7 @@ class SweepSession:
             return self.done[name]
         changed = space.settings(self.wanted, self.axes, params)
         what = " ".join(space.words(changed)) or "the recipe itself"
-        progress.say(f"\nRun {len(self.done) + 1}, {name}: {what}")
+        progress.say(f"\nrun {len(self.done) + 1}, {name}: {what}")
         place, began = self.folder / name, time.monotonic()
         figures: dict[str, float] = {}
         reason = ""
@@ -118,14 +118,14 @@ class SweepSession:
             self.failures += 1
             if number == 0 or self.failures == GIVE_UP:
                 raise
-            said = str(error).partition(";")[0]  # what to do instead is for who typed the setting
+            said = str(error).partition(";")[0]  # the advice is for the user who typed the setting
             reason = f"failed: {said if isinstance(error, NearfarError) else repr(error)}"
         if reason:
             progress.say(f"{name} {reason}")
         seconds = round(time.monotonic() - began, 3)
         trial = Trial(number, seed, dict(params), figures, figures.get(self.measure), reason, seconds)
         checkpoint.write_json(place.with_suffix(".json"), asdict(trial))
-        (place / checkpoint.LAST).unlink(missing_ok=True)  # it never goes on, and is the largest of its files
+        (place / checkpoint.LAST).unlink(missing_ok=True)  # never resumed, and the largest of its files
         self.done[name] = trial
         return trial
 

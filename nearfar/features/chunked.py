@@ -75,7 +75,7 @@ def read_chunks(source: Source, starts: Sequence[int], preprocess: Any, threads:
 
 
 def ragged_chunk(rows: Sequence[int], results: Sequence[Any], kind: str = IMAGES) -> Chunk:
-    """Put the examples of a chunk in one block, and the reasons of those that cannot be used beside it.
+    """Put the examples of a chunk in one block, and the reasons of those that cannot be used next to it.
 
     Args:
         rows: n rows of a source.
@@ -102,7 +102,7 @@ class ChunkResult:
 
 
 class Journal:
-    """Finished chunks in a folder beside the output; another job's leftovers are cleared away."""
+    """Finished chunks in a folder next to the output; another job's leftovers are cleared away."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""The colour histogram of an image: a plain baseline, strong where colour tells images apart.
+"""The colour histogram of an image: a simple baseline, strong where classes differ by colour.
 
 Michael Swain and Dana Ballard, "Color indexing", International Journal of Computer Vision 7, 1991.
 """

@@ -1,4 +1,4 @@
-"""Runs a trained encoder over images as it will be used: no randomness, no training, nothing changed."""
+"""Runs a trained encoder over images in evaluation mode: no randomness, no training."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def write_vectors(
 
     `.parquet`: columns id (string), label (string, if any) and vector (fixed-size list of float32), with
     the provenance as JSON under "nearfar" in the schema's metadata. `.npz`: arrays ids, vectors, labels if
-    any, and provenance as JSON. `.npy`: the vectors, beside `.ids.txt`, `.labels.txt` if any and `.json`.
+    any, and provenance as JSON. `.npy`: the vectors, with `.ids.txt`, `.labels.txt` if any and `.json`.
 
     Args:
         path: where to, ending in one of `SUFFIXES`; an old file is replaced in one move.
@@ -93,7 +93,7 @@ def _npz(
     arrays["provenance"] = np.array(provenance)
     with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
-            # numpy's own savez stamps the time of day; the same vectors shall give the same bytes.
+            # numpy's own savez stamps the time of day; the same vectors must give the same bytes.
             with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 

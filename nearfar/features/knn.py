@@ -1,4 +1,4 @@
-"""Who looks most like whom: exact nearest neighbours by cosine, and the vote they cast on a class.
+"""Exact nearest neighbours by cosine, and k-NN classification.
 
 Nothing is approximated and nothing is indexed: rows are compared by matrix products, a tile at a time.
 """
@@ -93,7 +93,7 @@ def top_k(
         raise NearfarError("exclude_self needs queries and base to be the same rows.")
     most = len(base) - exclude_self
     if not 1 <= k <= most:
-        raise NearfarError(f"{k} neighbours were asked of {most} other rows; ask for 1 to {most}.")
+        raise NearfarError(f"{k} neighbours were requested among {most} other rows; ask for 1 to {most}.")
     queries, columns = unit(queries), unit(base).T.contiguous()  # (d, n): products are quicker that way
     # A span of base rows holds k neighbours at least, so every merge below has enough to choose from.
     span = min(len(base), max(ROWS, k + 1))

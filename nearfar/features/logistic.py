@@ -1,4 +1,4 @@
-"""How much a straight line can read from frozen features: multinomial logistic regression, exact.
+"""Multinomial logistic regression on frozen features, fitted to convergence.
 
 Full-batch L-BFGS with line search, started from the curvature that bounds the problem, so that even
 3,072 raw pixels converge in tens of steps. Features are standardised on the rows that are fitted: less
@@ -65,7 +65,7 @@ def standards(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         (d,) and (d,); 0 instead of the second where a feature never moves.
     """
     mean = x.mean(dim=0)
-    # A stretch of rows at a time: torch's own standard deviation down a column is ten times slower.
+    # Some rows at a time: torch's own standard deviation down a column is ten times slower.
     spread = torch.stack([(part - mean).square_().sum(dim=0) for part in torch.split(x, 4096)])
     scale = (spread.sum(dim=0) / len(x)).sqrt()
     # A feature that never moves says nothing; dividing by its rounding noise would make it shout.
@@ -183,9 +183,9 @@ class _Problem:
 def _check(x: torch.Tensor, y: torch.Tensor, classes: int) -> None:
     """Refuse what cannot be fitted, in a sentence."""
     if len(x) != len(y):
-        raise NearfarError(f"there are {len(x)} feature rows and {len(y)} labels; give one label a row.")
+        raise NearfarError(f"there are {len(x)} feature rows and {len(y)} labels; give one label per row.")
     if len(x) < 2 or classes < 2:
-        raise NearfarError("logistic regression needs two images and two classes at least.")
+        raise NearfarError("logistic regression needs at least two images and two classes.")
     if not bool(torch.isfinite(x.abs().amax(dim=0)).all()):
         raise NearfarError("some features are not finite; look for NaN in the run's log.jsonl.")
 
@@ -230,7 +230,7 @@ def fit(
 
 
 def path(x: torch.Tensor, y: torch.Tensor, classes: int, *, as_is: bool = False) -> Iterator[Probe]:
-    """Fit with every penalty of `STRENGTHS`, from strong to weak, each fit going on from the last.
+    """Fit with every penalty of `STRENGTHS`, from strong to weak, each fit starting from the last.
 
     The fits are loose ones, good to choose by and for `fit` to start from.
 

@@ -1,4 +1,4 @@
-"""Trains a classifier: a linear layer on a frozen encoder, the encoder too, or both from scratch.
+"""Trains a classifier: a linear layer on a frozen encoder, both fine-tuned, or both from scratch.
 
 The three share images, draws, layer, loop and rule of length. They differ by what is trained and by where it
 starts. The test sees the centre of each image, as frozen features do.
@@ -85,7 +85,7 @@ def finetune(
             be all False.
         mode: "linear" trains a layer on the frozen encoder, in eval mode; "finetune" the encoder too;
             "scratch" is "finetune" from random weights.
-        seed: names every draw, the same for all three.
+        seed: random seed, the same for all three.
         device: where to compute.
         epochs: passes over all images, instead of the recipe's own; a trial makes a quarter of them.
         views: how images are augmented.
@@ -101,7 +101,7 @@ def finetune(
         (linear: 0.1 bs/256, 90 epochs).
     """
     if dataset.labels is None or len(dataset.classes) < 2 or len(dataset) < 2:
-        raise NearfarError("fine-tuning needs two labelled images and two classes at least; add more images.")
+        raise NearfarError("fine-tuning needs at least two labelled images and two classes; add more images.")
     where = torch.device(device)
     tuner = FineTuner(
         encoder, preprocess, dataset, mode=mode, seed=seed, device=where, epochs=epochs, views=views

@@ -54,9 +54,9 @@ class TrainRecipe:
 
 
 RECIPES: Mapping[Mode, TrainRecipe] = {
-    "linear": TrainRecipe("Training a linear layer", (0.1, 0.02, 0.5), views=1_000_000, max_epochs=90),
-    "finetune": TrainRecipe("Fine-tuning", (0.05, 0.0125, 0.2), views=500_000, max_epochs=60),
-    "scratch": TrainRecipe("Training from scratch", (0.05, 0.0125, 0.2), views=500_000, max_epochs=60),
+    "linear": TrainRecipe("training a linear layer", (0.1, 0.02, 0.5), views=1_000_000, max_epochs=90),
+    "finetune": TrainRecipe("fine-tuning", (0.05, 0.0125, 0.2), views=500_000, max_epochs=60),
+    "scratch": TrainRecipe("training from scratch", (0.05, 0.0125, 0.2), views=500_000, max_epochs=60),
 }
 
 
@@ -139,7 +139,7 @@ class FineTuner:
         epochs: float | None,
         views: Views,
     ) -> None:
-        """Copy the encoder, or build the same network anew; see `finetune` for the arguments."""
+        """Copy the encoder, or build the same network again; see `finetune` for the arguments."""
         self.preprocess, self.dataset, self.mode, self.seed = preprocess, dataset, mode, seed
         self.device, self.epochs, self.views = device, epochs, views
         if mode == "scratch":

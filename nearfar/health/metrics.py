@@ -1,8 +1,8 @@
-"""Label-free figures of features: how many directions they use, how evenly, and how steadily under views.
+"""Label-free metrics of features: how many directions they use, how evenly, and how stable under views.
 
 Each is a function of features alone, (n, d), one row an image. None is a score to maximise by itself:
 RankMe says how many directions carry something, alignment and agreement whether two views of an image
-stay together, uniformity whether images fill the sphere. Read them together, and beside those of an
+stay together, uniformity whether images fill the sphere. Read them together, and compare with those of an
 untrained encoder.
 """
 
@@ -107,7 +107,7 @@ def stable_rank(z: Tensor) -> float:
 
 
 def lidar(groups: Tensor, eps: float = 1e-4) -> float:
-    """Count the directions that tell images apart better than views of one image differ.
+    """Count the directions in which images differ more than views of one image.
 
     Args:
         groups: (images, views, d) features of several augmented views of each image; at least 2 of both.
@@ -134,7 +134,7 @@ def lidar(groups: Tensor, eps: float = 1e-4) -> float:
 
 
 def alignment(x: Tensor, y: Tensor) -> float:
-    """Measure how far apart two views of an image lie, on the sphere.
+    """Measure the distance of two views of an image, on the sphere.
 
     Args:
         x, y: (n, d) features of two views, row for row.

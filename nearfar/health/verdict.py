@@ -1,7 +1,7 @@
 """The verdict on a run: whether it works, from its health checks, and what to try if not.
 
 Thresholds come from recorded runs, healthy ones and ones broken on purpose: benchmarks/verdicts.py makes such
-runs anew and counts how often the verdict is right.
+runs again and counts how often the verdict is right.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Verdict:
 
     def __str__(self) -> str:
         """Write it in a line."""
-        return f"{self.name.capitalize()}: {self.reason}; {self.advice}."
+        return f"{self.name}: {self.reason}; {self.advice}."
 
     def to_json(self) -> dict[str, Any]:
         """Write it in plain values."""
@@ -202,7 +202,7 @@ def _words(name: str) -> str:
 
 
 def _learnt(start: Line, now: Line, expects: Expects) -> bool:
-    """Tell whether the share has risen, beyond chance: for partners, under everyone's views."""
+    """Tell whether the share has risen, beyond chance: for partners, under the common views."""
     before, after = _share(start, expects), _share(now, expects)
     count = now["task"]["images"] if expects.task else 2 * now["images"]
     return bool(after > before + max(LEARNT, ERRORS * _error(before, after, count)))

@@ -1,1 +1,1 @@
-"""What is special to images: decoding, colour modes, augmentation."""
+"""What is specific to images: decoding, colour modes, augmentation."""

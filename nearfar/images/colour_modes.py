@@ -13,7 +13,7 @@ def _deep_to_grey(image: Any) -> Any:
 
     16-bit values keep their high byte. 32-bit integers and floats have no agreed white: values that fit
     0 to 255 stay, integers that fit 16 bits keep their high byte, floats within 0 to 1 are times 255, and
-    all else is stretched from its least to its greatest.
+    all else is scaled from its least to its greatest.
     """
     values = np.asarray(image)
     if image.mode.startswith("I;16"):

@@ -1,4 +1,4 @@
-"""Decides how each view of an image will look: its crop, flip, colours, blur; it touches no pixels.
+"""Samples the parameters of each view: its crop, flip, colours, blur. It computes no pixels.
 
 A draw is a function of a key and of the image's number, never of what was drawn before, so a view can
 be replayed, shown, split over processes and tested. `kernels.apply` turns a draw into pixels.

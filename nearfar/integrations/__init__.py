@@ -1,1 +1,1 @@
-"""Nearfar inside other libraries."""
+"""Interfaces of other libraries, such as scikit-learn."""

@@ -41,7 +41,7 @@ def _rows(**given: Tensor) -> list[Tensor]:
 def _paired(z_i: Tensor, z_j: Tensor, names: tuple[str, str]) -> list[Tensor]:
     if z_i.shape != z_j.shape:
         raise NearfarError(
-            f"{names[0]} is {tuple(z_i.shape)} and {names[1]} {tuple(z_j.shape)}; row for row they must pair."
+            f"{names[0]} is {tuple(z_i.shape)} and {names[1]} {tuple(z_j.shape)}; give the same shape."
         )
     return _rows(**{names[0]: z_i, names[1]: z_j})
 
@@ -110,7 +110,7 @@ def dcl(z_i: Tensor, z_j: Tensor, tau: float | Tensor) -> Tensor:
         Yeh et al. 2022, "Decoupled contrastive learning", equation 6.
     """
     if len(z_i) * distributed.world() < 2:
-        raise NearfarError("dcl needs two images or more, since a lone one has no negatives.")
+        raise NearfarError("dcl needs at least two images, since a single image has no negatives.")
     return _pairs_loss(z_i, z_j, tau, partners=True)
 
 
@@ -148,7 +148,7 @@ def supcon(z: Tensor, labels: Tensor, tau: float | Tensor) -> Tensor:
     """
     (z,) = _rows(z=z)
     if labels.shape != z.shape[:1]:
-        raise NearfarError(f"z has {len(z)} rows and labels {tuple(labels.shape)}; give one label a row.")
+        raise NearfarError(f"z has {len(z)} rows and labels {tuple(labels.shape)}; give one label per row.")
     scale, wide = _scale(tau, z, inverse=True)
     sums = log_sums(z, scale, wide)
     classes, count = _dense(labels.to(z.device))  # (n,), (C,)
@@ -176,7 +176,7 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor | None, tau: float | Tensor) ->
 
         l(i) = -log( exp(q_i . k_i / tau) / sum over k' of exp(q_i . k' / tau) )
 
-    where k' runs over k_i and the queue, or, without a queue, over everyone's keys.
+    where k' runs over k_i and the queue, or, without a queue, over the keys of all processes.
 
     Args:
         q: (n, d) rows of length 1, the queries; as many on every process.
@@ -270,7 +270,7 @@ def contrastive_accuracy(z_i: Tensor, z_j: Tensor) -> Tensor:
 def key_accuracy(q: Tensor, k: Tensor) -> Tensor:
     """Share of queries, over all processes, whose most similar key is their own.
 
-    Where keys come from a slow copy, queries resemble each other more than any key; they are left out here.
+    Where keys come from an EMA copy, queries resemble each other more than any key; they are left out here.
     Every process must call it at the same time.
 
     Args:

@@ -2,7 +2,7 @@
 
 With z_i . z_k the similarity of two rows and s = 1 / tau, the core is log sum_k exp(s z_i . z_k), and each
 loss adds its own positives to it. What computes the sums is chosen: `tiles` in plain torch, which runs
-everywhere, or `fused`, a Triton kernel, where a measurement on the GPU at hand finds it faster.
+everywhere, or `fused`, a Triton kernel, where a measurement on the GPU finds it faster.
 
 Over several processes each answers for its own rows and meets everyone's. The gradient at its rows is
 that of the sum of all processes' values: what another's anchor asks of our rows is found here, by
@@ -125,10 +125,10 @@ def cross_log_sums(
         scale: () of their dtype and device, above 0; may ask for its gradient.
         wide: whether the scale may be above `tiles.WIDEST`.
         both: whether the second is wanted.
-        shared: whether everyone's b are meant, as many rows on each process; else this process's alone.
+        shared: whether to use the b of all processes, as many rows on each; else this process's alone.
 
     Returns:
-        (n,), the sum over everyone's b; and (m,), the sum over everyone's a, or (0,) if not wanted.
+        (n,), the sum over all processes' b; and (m,), over all processes' a, or (0,) if not needed.
     """
     across, down = _Cross.apply(a, b, scale, wide, both, shared)
     return across, down

@@ -1,4 +1,4 @@
-"""Losses over pairs and triplets of rows, exact, with everyone's rows as partners.
+"""Losses over pairs and triplets of rows, exact, over the rows of all processes.
 
 A process compares its own n rows with all M rows of all processes: memory grows with n x M, and never with
 the width of a row besides.
@@ -20,11 +20,11 @@ def _compared(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gather what a process's rows are compared with.
 
     Returns:
-        (M, d) everyone's rows, with their gradients; (n, M) bool, whether a column bears the row's label
+        (M, d) all processes' rows, with their gradients; (n, M) bool, whether a column has the row's label
         and is another row; (n, M) bool, whether it bears another label.
     """
     if labels.shape != z.shape[:1]:
-        raise NearfarError(f"z has {len(z)} rows and labels {tuple(labels.shape)}; give one label a row.")
+        raise NearfarError(f"z has {len(z)} rows and labels {tuple(labels.shape)}; give one label per row.")
     labels = labels.to(z.device)
     alike = labels[:, None] == distributed.gather(labels, grad=False)
     other = ~alike
@@ -38,7 +38,7 @@ def _squares(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, count: Tensor) -> Tensor:
-    """Divide a process's sum by everyone's count, so that the processes average to everyone's mean."""
+    """Divide a process's sum by the global count, so that the processes average to the global mean."""
     return values.sum() * distributed.world() / distributed.total(count.sum()).clamp(min=1)
 
 

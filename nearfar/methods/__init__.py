@@ -1,9 +1,9 @@
-"""The methods, in one table. Nothing here imports torch until a method is asked for.
+"""The table of methods. Nothing here imports torch until a method is used.
 
-To add a method: write one file beside `simclr.py`, with its `Config` and its class, and add its line to
-`METHODS`. Its flags, its help, its pages and its tests follow from that. In its docstring stand the paper, a
-line "Choose it when ...", the shapes, and the equation as plain loops, which a test runs: they take what the
-method's `loss` takes, and then settings of the method, by name.
+To add a method: write one file next to `simclr.py`, with its `Config` and its class, and add its line to
+`METHODS`. Its flags, its help, its pages and its tests are generated from that. Its docstring has the paper, a
+line "Choose it when ...", the shapes, and the equation as plain loops, which a test runs. The loops take the
+arguments of the method's `loss`, and then settings of the method, by name.
 """
 
 from __future__ import annotations

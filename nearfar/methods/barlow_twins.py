@@ -1,9 +1,9 @@
-"""Barlow Twins: let each feature agree between two views, and be unlike every other feature.
+"""Barlow Twins: make each feature agree between two views, and be uncorrelated with every other feature.
 
 Jure Zbontar, Li Jing, Ishan Misra, Yann LeCun and Stéphane Deny, "Barlow Twins: Self-supervised learning via
 redundancy reduction", ICML 2021 (arXiv:2103.03230).
 
-Choose it when you want neither negatives nor a slow copy, and batches may be of any size from 128 on.
+Choose it when you want neither negatives nor an EMA copy; it works with batches of 128 and more.
 
 Shapes: N images, two views A and B; f(view) (N, D); z_a, z_b (N, P) from the head g; C (P, P) their
 cross-correlation over the batch, over all processes.
@@ -20,7 +20,7 @@ Equations 1 and 2, as plain loops:
                 total += (1 - c) ** 2 if i == j else lambda_ * c**2
         return scale * total
 
-(The 1e-5 is the batch norm's of the authors' code; a feature that never changes then correlates with none.)
+(The 1e-5 is the batch norm's of the authors' code; so a constant feature correlates with none.)
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Config:
     )
     scale: float = setting(
         0.1,
-        "factor of the whole loss, for optimizers that heed it",
+        "factor of the whole loss, for optimizers that depend on its size",
         low=0.0,
         source="solo-learn for CIFAR; the authors' code has 0.024",
     )
     head: tuple[int, ...] = setting(
         (2048, 2048, 2048),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="solo-learn for CIFAR; Barlow Twins, section 2.2: 8192 thrice for ImageNet",
     )

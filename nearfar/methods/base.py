@@ -1,7 +1,7 @@
 """What every method is: a module that turns a batch of views into named loss terms.
 
-A method has two verbs, `forward` and `after_step`. Most are written in two halves, `embed` and `loss`, so
-that a large batch can pass through a small memory in pieces.
+A method has two functions, `forward` and `after_step`. Most are written in two halves, `embed` and `loss`, so
+that a large batch can be processed in chunks in little memory.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Expects:
-    """What a run's health figures mean under a method. As it stands: views of an image shall lie near.
+    """What a run's health figures mean under a method. By default: views of an image should be near each other.
 
     A method that does not bring views together names a task instead: a metric of its own, a share from 0 to 1,
     which is then measured on held-out images and judged in the place of partners found.
@@ -60,7 +60,7 @@ class Method(nn.Module):
     """What a method must be given besides views: "labels" in a batch, a "teacher" when it is built, or nothing."""
 
     keep: ClassVar[tuple[str, ...]] = ()
-    """Names of the parts that a finished run saves beside the encoder, as a head that others may learn from."""
+    """Names of the parts that a finished run saves with the encoder, as a head that others may learn from."""
 
     modality: ClassVar[str | None] = None
     """The one kind of data that it is for, as `data.modality.MODALITIES` names it; None for any."""
@@ -113,7 +113,7 @@ class Method(nn.Module):
             config: the method's own settings.
 
         Returns:
-            That views of an image shall lie near, unless a method differs.
+            That views of an image should be near each other, unless a method differs.
         """
         return Expects()
 
@@ -164,7 +164,7 @@ class Method(nn.Module):
         return self.loss(*self.embed(batch))
 
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
-        """Do what a method does after each optimizer step, such as moving a slow copy.
+        """Do what a method does after each optimizer step, such as updating an EMA copy.
 
         All that it changes must be a parameter or a buffer, so that a save holds it.
 

@@ -1,14 +1,14 @@
-"""BYOL: predict, from one view, what a slow copy of the network makes of the other; no negatives.
+"""BYOL: predict, from one view, the projection of the other by an EMA copy of the network; no negatives.
 
 Jean-Bastien Grill, Florian Strub, Florent Altché, Corentin Tallec, Pierre H. Richemond, Elena Buchatskaya,
 Carl Doersch, Bernardo Avila Pires, Zhaohan Daniel Guo, Mohammad Gheshlaghi Azar, Bilal Piot, Koray
 Kavukcuoglu, Rémi Munos and Michal Valko, "Bootstrap your own latent: A new approach to self-supervised
 learning", NeurIPS 2020 (arXiv:2006.07733).
 
-Choose it when batches are small, or when many images are nearly alike, as of one product line or one film, and
-ought not to be pushed apart: nothing is pushed.
+Choose it when batches are small, or when many images are nearly the same, such as frames of one film, and
+should not be pushed apart: it has no negatives.
 
-Shapes: N images, two views; f(view) (N, D); z (N, P) from the slow copies of f and of the head g; q (N, P)
+Shapes: N images, two views; f(view) (N, D); z (N, P) from the EMA copies of f and of the head g; q (N, P)
 from the predictor q on top of g. No gradient reaches z.
 
 Equation 2, both ways round, as plain loops over rows of any length:
@@ -45,22 +45,25 @@ class Config:
 
     ema: float = setting(
         0.99,
-        "momentum of the slow copy at the start; it rises to 1",
+        "momentum of the EMA copy at the start; it rises to 1",
         low=0.0,
         high=1.0,
         source="BYOL, section 3.2: 0.996 over 1,000 epochs; its code: 0.99 over 100 or 300",
     )
     head: tuple[int, ...] = setting(
-        (4096, 256), "widths of the head's layers, the last being z's", low=1, source="BYOL, section 3.2"
+        (4096, 256),
+        "widths of the head's layers; the last is the width of z",
+        low=1,
+        source="BYOL, section 3.2",
     )
     predictor: int = setting(4096, "width of the predictor's hidden layer", low=1, source="BYOL, section 3.2")
 
 
 class BYOL(Method):
-    """BYOL: f, g and a predictor q, and slow copies of f and g to predict."""
+    """BYOL: f, g and a predictor q, and EMA copies of f and g to predict."""
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
-        """Add the head, the predictor and the slow copies; see `Config`."""
+        """Add the head, the predictor and the EMA copies; see `Config`."""
         super().__init__(f, config)
         width = config.head[-1]
         self.g = mlp(f.dim, *config.head, last_norm=False)
@@ -83,7 +86,7 @@ class BYOL(Method):
         return Loss({"distance": distance(q_i, z_j) + distance(q_j, z_i)}, {"z": z_i})
 
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
-        """Let the slow copies follow."""
+        """Update the EMA copies."""
         ema = cosine_momentum(self.config.ema, progress)
         ema_update(self.slow_f, self.f, ema)
         ema_update(self.slow_g, self.g, ema)

@@ -1,14 +1,14 @@
-"""DINO: a student predicts, from one view, the sharpened and centred answer of its own slow copy to another.
+"""DINO: a student predicts, from one view, the sharpened and centred output of its EMA copy for another.
 
 Mathilde Caron, Hugo Touvron, Ishan Misra, Hervé Jégou, Julien Mairal, Piotr Bojanowski and Armand Joulin,
 "Emerging properties in self-supervised vision transformers", ICCV 2021 (arXiv:2104.14294).
 
-Choose it when the encoder is a vision transformer, or when attention to objects matters; give it time.
+Choose it when the encoder is a vision transformer, or when attention to objects matters, and the run is long.
 
-Shapes: N images, V views, of which the first two are full; x (N, K) answers of the student, to every view;
-y (N, K) answers of the teacher, to the full ones; the centre (K).
+Shapes: N images, V views, of which the first two are full; x (N, K) outputs of the student, for every view;
+y (N, K) outputs of the teacher, for the full ones; the centre (K).
 
-Equation 3 with algorithm 1, as plain loops over the views' answers:
+Equation 3 with algorithm 1, as plain loops over the views' outputs:
 
     def loss(x, y, centre, tau_s, tau_t):
         total, pairs = 0.0, 0
@@ -54,29 +54,33 @@ class Config:
         0.1, "temperature of the student", low=0.003, source="DINO, section 3.1"
     )
     teacher_temperature: float = setting(
-        0.07, "temperature of the teacher, once warm", low=0.003, source="DINO, appendix C"
+        0.07, "temperature of the teacher after the warmup", low=0.003, source="DINO, appendix C"
     )
     teacher_temperature_start: float = setting(
-        0.04, "the same at the start", low=0.003, source="DINO, section 3.1"
+        0.04, "temperature of the teacher at the start", low=0.003, source="DINO, section 3.1"
     )
     teacher_temperature_warmup: float = setting(
-        0.1, "share of the training in which it rises", low=0.0, high=1.0, source="DINO: 30 of 300 epochs"
+        0.1,
+        "share of the training in which the teacher's temperature rises",
+        low=0.0,
+        high=1.0,
+        source="DINO: 30 of 300 epochs",
     )
     ema: float = setting(
         0.996, "momentum of the teacher at the start; it rises to 1", low=0.0, high=1.0,
         source="DINO, section 3.1",
     )  # fmt: skip
     centre: float = setting(0.9, "momentum of the centre", low=0.0, high=1.0, source="DINO, appendix D")
-    prototypes: int = setting(4096, "K, numbers in an answer", low=2, source="DINO: 65536; 4096 for CIFAR")
+    prototypes: int = setting(4096, "width of the output, K", low=2, source="DINO: 65536; 4096 for CIFAR")
     head: tuple[int, ...] = setting(
-        (2048, 2048, 256), "widths of the head, the last being what is brought to length 1", low=1,
+        (2048, 2048, 256), "widths of the head's layers; the last output is scaled to length 1", low=1,
         source="DINO, appendix C",
     )  # fmt: skip
     local_crops: int = setting(
-        0, "small views beside the two full ones", low=0, source="DINO, section 3.1: 8"
+        0, "number of small views in addition to the two full ones", low=0, source="DINO, section 3.1: 8"
     )
     freeze_last_layer: float = setting(
-        0.0, "share of the training in which the last layer stands still", low=0.0, high=1.0,
+        0.0, "share of the training at the start in which the last layer is frozen", low=0.0, high=1.0,
         source="DINO's code: one epoch",
     )  # fmt: skip
 
@@ -102,7 +106,7 @@ class Head(nn.Module):
 
 
 class DINO(Method):
-    """DINO: a student, f and g, and a teacher, slow copies of both. (Weight decay stays as it is set.)"""
+    """DINO: a student, f and g, and a teacher, EMA copies of both. (Weight decay stays as it is set.)"""
 
     centre: Tensor
     done: Tensor

@@ -1,11 +1,11 @@
-"""DrLIM: pull similar pairs together, and push others apart until they are a margin away.
+"""DrLIM: pull similar pairs together, and push other pairs apart up to a margin.
 
 Raia Hadsell, Sumit Chopra and Yann LeCun, "Dimensionality reduction by learning an invariant mapping", CVPR
 2006 (not on arXiv; the network with two arms and this loss: Chopra, Hadsell and LeCun, "Learning a
 similarity metric discriminatively", CVPR 2005).
 
-Choose it when a fixed distance is to decide whether two images are of a kind: pairs beyond the margin are
-left in peace.
+Choose it when a fixed distance decides whether two images belong together: pairs beyond the margin have no
+loss.
 
 Shapes: N images of V views each, mostly two; a z (N, P) for each view from the encoder f and the head g, of
 length 1; labels (N,), the images' own, or their numbers where only views of one image are similar.
@@ -47,26 +47,26 @@ class Config:
 
     margin: float = setting(
         1.0,
-        "distance beyond which other images do not repel, 2 at most",
+        "distance beyond which other images have no loss (at most 2)",
         low=0.0,
         high=2.0,
         source="Hadsell et al. 2006, section 2.1: above 0; rows of length 1 at right angles are 1.41 apart",
     )
     pairs: str = setting(
         "views",
-        "what is similar: the views of an image, or all images of a label",
+        "which pairs are similar: the views of an image, or all images of a label",
         choices=("views", "labels"),
         source="Hadsell et al. 2006, section 3: known distortions, or labels",
     )
     per_class: int = setting(
         0,
-        "images of each label in a batch, at least, with --pairs labels; 0 to mix all",
+        "minimum number of images of each label in a batch, with --pairs labels; 0: mixed batches",
         low=0,
         source="Hermans et al. 2017, section 2",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="SimCLR, section 4.2",
     )

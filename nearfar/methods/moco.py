@@ -1,4 +1,4 @@
-"""MoCo: tell each view's partner from a long queue of other images, encoded by a slow copy of the encoder.
+"""MoCo: find each view's partner among a long queue of other images, encoded by an EMA copy of the encoder.
 
 Kaiming He, Haoqi Fan, Yuxin Wu, Saining Xie and Ross Girshick, "Momentum contrast for unsupervised visual
 representation learning", CVPR 2020 (arXiv:1911.05722); the deeper head, the temperature and the blur of
@@ -8,7 +8,7 @@ learning", 2020 (arXiv:2003.04297).
 Choose it when the batch must be small: the queue gives many negatives, and one view of two needs no
 gradient.
 
-Shapes: N images; queries q (N, P) from the encoder and head f_q, keys k (N, P) from their slow copy f_k,
+Shapes: N images; queries q (N, P) from the encoder and head f_q, keys k (N, P) from their EMA copy f_k,
 keys (K, P), the queue of earlier ones; all rows of length 1.
 
 Equation 1, as plain loops:
@@ -48,43 +48,43 @@ class Config:
 
     temperature: float = setting(
         0.2,
-        "temperature: lower looks harder at near neighbours",
+        "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
         source="MoCo v2, table 2; v1: 0.07",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
-        "widths of the head's layers, the last being the keys'; a single one is MoCo v1",
+        "widths of the head's layers; the last is the width of the keys; one layer is MoCo v1",
         low=1,
         source="MoCo v2, section 3: two layers without batch norm, 2048 128 for ResNet-50",
     )
     queue: int = setting(
         4096,
-        "keys of earlier images to be told apart from",
+        "number of keys of earlier images, used as negatives",
         low=1,
         source="the authors' CIFAR-10 notebook; MoCo, section 4.1: 65536 for ImageNet",
     )
     ema: float = setting(
         0.99,
-        "share that the slow copy keeps of itself at each step",
+        "momentum of the EMA copy",
         low=0.0,
         high=1.0,
         source="the authors' CIFAR-10 notebook; MoCo, section 3.2: 0.999 for ImageNet",
     )
     bn_splits: int = setting(
         8,
-        "pieces of a batch with batch statistics of their own, of 8 images at least; 1 for one",
+        "number of parts of a batch with separate batch-norm statistics, each of at least 8 images",
         low=1,
         source="MoCo, section 3.3: 8 GPUs and shuffled batch norm; the authors' CIFAR-10 notebook",
     )
 
 
 class MoCo(Method):
-    """MoCo: f_q with its slow copy f_k, a queue, and InfoNCE."""
+    """MoCo: f_q with its EMA copy f_k, a queue, and InfoNCE."""
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
-        """Add the head, the slow copy and the queue; see `Config`."""
+        """Add the head, the EMA copy and the queue; see `Config`."""
         super().__init__(f, config)
         self.g = mlp(f.dim, *config.head, norm=False, last_norm=False)
         self.f_k = ema_copy(self.f_q)
@@ -114,7 +114,7 @@ class MoCo(Method):
         return Loss({"info_nce": info_nce(q, k, self.keys, self.tau)}, {"q": q, "k": k})
 
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
-        """Let the slow copy follow, and the keys take the places of the oldest."""
+        """Update the EMA copy, and replace the oldest keys by the new ones."""
         ema_update(self.f_k, self.f_q, self.ema)
         self.queue.push(watched["k"])
 

@@ -1,4 +1,4 @@
-"""MoCo v3: tell each view's partner from the other images of the batch, encoded by a slow copy; no queue.
+"""MoCo v3: find each view's partner among the images of the batch, encoded by an EMA copy; no queue.
 
 Xinlei Chen, Saining Xie and Kaiming He, "An empirical study of training self-supervised vision
 transformers", ICCV 2021 (arXiv:2104.02057).
@@ -7,7 +7,7 @@ Choose it when the encoder is a vision transformer, whose patch projection is fr
 or when batches are large.
 
 Shapes: N images; for each view queries q (N, P) from encoder, head and predictor, and keys k (N, P) from
-the slow copy of encoder and head; all rows of length 1.
+the EMA copy of encoder and head; all rows of length 1.
 
 Equation 1 and algorithm 1, as plain loops:
 
@@ -44,14 +44,14 @@ class Config:
 
     temperature: float = setting(
         0.2,
-        "temperature: lower looks harder at near neighbours",
+        "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
         source="the authors' code: 0.2 for vision transformers, 1 for ResNet-50",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
-        "widths of the head's layers, the last being the keys'",
+        "widths of the head's layers; the last is the width of the keys",
         low=1,
         source="the authors' code: 4096 256 for ResNet-50, 4096 4096 256 for vision transformers",
     )
@@ -60,7 +60,7 @@ class Config:
     )
     ema: float = setting(
         0.99,
-        "share that the slow copy keeps of itself at the first step; it rises to 1",
+        "momentum of the EMA copy at the start; it rises to 1",
         low=0.0,
         high=1.0,
         source="MoCo v3, section 4.4",
@@ -68,10 +68,10 @@ class Config:
 
 
 class MoCoV3(Method):
-    """MoCo v3: f, a head g and a predictor, the slow copy f_k of f and g, and InfoNCE both ways."""
+    """MoCo v3: f, a head g and a predictor, the EMA copy f_k of f and g, and InfoNCE both ways."""
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
-        """Add the head, the predictor and the slow copy; freeze a transformer's patch projection."""
+        """Add the head, the predictor and the EMA copy; freeze a transformer's patch projection."""
         super().__init__(f, config)
         patches = patch_projection(f.net)
         if patches is not None:
@@ -100,7 +100,7 @@ class MoCoV3(Method):
         return Loss({"info_nce": 2 * self.tau * both}, {"q": q_1, "k": k_2})
 
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
-        """Let the slow copy follow, ever more slowly."""
+        """Update the EMA copy, with rising momentum."""
         ema_update(self.f_k, nn.Sequential(self.f, self.g), cosine_momentum(self.ema, progress))
 
     def negatives(self, batch: int) -> int:

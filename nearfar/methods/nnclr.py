@@ -1,14 +1,14 @@
-"""NNCLR: pull a view not to its partner but to the partner's nearest neighbour among earlier images.
+"""NNCLR: pull a view to the nearest neighbour of its partner among earlier images.
 
 Debidatta Dwibedi, Yusuf Aytar, Jonathan Tompson, Pierre Sermanet and Andrew Zisserman, "With a little help
 from my friends: nearest-neighbor contrastive learning of visual representations", ICCV 2021
 (arXiv:2104.14548).
 
-Choose it when augmentations alone say too little of what belongs together, as with images that may not
-change their colours.
+Choose it when augmentations alone do not show which images belong together, as with images whose colours
+must not change.
 
-Shapes: N images; z_1, z_2 (N, P) from the encoder f and the head g, p_1, p_2 (N, P) from a predictor upon
-them; support (K, P), the queue of earlier z_1; all rows of length 1.
+Shapes: N images; z_1, z_2 (N, P) from the encoder f and the head g, p_1, p_2 (N, P) from a predictor on
+top; support (K, P), the queue of earlier z_1; all rows of length 1.
 
 Equation 3 and algorithm 1, as plain loops:
 
@@ -44,14 +44,14 @@ class Config:
 
     temperature: float = setting(
         0.2,
-        "temperature: lower looks harder at near neighbours",
+        "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
         source="solo-learn's CIFAR-10 recipe; NNCLR, section 4.1: 0.1 for ImageNet",
     )
     head: tuple[int, ...] = setting(
         (512, 512, 128),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="NNCLR, section 4.1: three layers, 2048 2048 256",
     )
@@ -60,7 +60,7 @@ class Config:
     )
     queue: int = setting(
         16384,
-        "earlier images among which neighbours are looked for",
+        "number of earlier images among which neighbours are searched",
         low=1,
         source="between solo-learn's 65536 for CIFAR-10 and what a CPU can search; NNCLR: more is better",
     )

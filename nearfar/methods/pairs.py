@@ -1,4 +1,4 @@
-"""What the triplet loss and DrLIM share: a head, and pairs that are views of an image or images of a label."""
+"""What the triplet loss and DrLIM share: a head, and pairs of views of one image or of images of one label."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Pairs(Method):
     def sampler(cls, config: Any) -> Sampler:
         """Take several images of each label, where that is asked for."""
         if config.per_class and config.pairs != "labels":
-            raise NearfarError("--per-class takes images by their labels; add --pairs labels.")
+            raise NearfarError("--per-class selects images by label; add --pairs labels.")
         return ClassBalanced(config.per_class) if config.per_class else Shuffled()
 
     def embed(self, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:

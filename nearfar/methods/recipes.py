@@ -1,4 +1,4 @@
-"""In what a method differs from the named recipes: the names, and what several papers share, in one place."""
+"""The settings in which methods differ from the recipes: recipe names, and values that several papers share."""
 
 from __future__ import annotations
 

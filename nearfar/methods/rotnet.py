@@ -1,13 +1,13 @@
-"""RotNet: turn each image by 0, 90, 180 and 270 degrees, and tell by how much it was turned.
+"""RotNet: rotate each image by 0, 90, 180 and 270 degrees, and predict the rotation.
 
 Spyros Gidaris, Praveer Singh and Nikos Komodakis, "Unsupervised representation learning by predicting image
 rotations", ICLR 2018 (arXiv:1803.07728).
 
-Choose it when images have an upright, as photos of people, animals, streets and products have, and cells,
-satellite images and textures have not: its features know parts and their places, not one image from another.
+Choose it when images have an upright orientation, like photos of people, streets and products, but unlike cells,
+satellite images and textures. Its features show parts and their positions, not differences between images.
 
-Shapes: N images, one view; of each all four turns, by quarter turns r = 0 to 3; logits (N, 4, 4) from the
-encoder f and a linear layer g: for each image and turn, one number for each turn it may be.
+Shapes: N images, one view; of each all four rotations, by quarter turns r = 0 to 3; logits (N, 4, 4) from the
+encoder f and a linear layer g: for each image and rotation, one number per possible rotation.
 
 Equations 2 and 3, as plain loops:
 
@@ -18,7 +18,7 @@ Equations 2 and 3, as plain loops:
                 total += -log(exp(logits[n][r][r]) / sum(exp(x) for x in logits[n][r]))
         return total / (4 * len(logits))
 
-(Quarter turns move pixels and interpolate nothing, so that no trace of the turn itself is left.)
+(Quarter turns move pixels without interpolation, so they leave no trace in the pixels.)
 """
 
 from __future__ import annotations

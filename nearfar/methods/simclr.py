@@ -3,9 +3,9 @@
 Ting Chen, Simon Kornblith, Mohammad Norouzi and Geoffrey Hinton, "A simple framework for contrastive
 learning of visual representations", ICML 2020 (arXiv:2002.05709). With `--decoupled`: Chun-Hsiao Yeh,
 Cheng-Yao Hong, Yen-Chi Hsu, Tyng-Luh Liu, Yubei Chen and Yann LeCun, "Decoupled contrastive learning", ECCV
-2022 (arXiv:2110.06848), whose equation 6 leaves k = j, too, out of the sum below.
+2022 (arXiv:2110.06848), whose equation 6 also excludes k = j from the sum below.
 
-Choose it when you want a well-trodden start: one temperature to set, and batches of 256 or more.
+Choose it when you want a well-known default: one temperature to set, and batches of 256 or more.
 
 Shapes: N images, 2N views; h (2N, D) from the encoder f; z_i, z_j (N, P) from the head g, of length 1.
 
@@ -42,20 +42,20 @@ class Config:
 
     temperature: float = setting(
         0.2,
-        "temperature: lower looks harder at near neighbours",
+        "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
         source="SimCLR, table 5 and appendix B.9: 0.1 for ImageNet, 0.5 for long CIFAR training; 0.2 as MoCo v2",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="SimCLR, section 4.2: two layers, output 128",
     )
     decoupled: bool = setting(
         False,
-        "leave a view's partner out of those to be told apart from, which helps small batches",
+        "exclude the positive from the denominator, which helps small batches",
         source="Yeh et al. 2022, equation 6",
     )
 

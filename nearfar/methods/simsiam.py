@@ -1,8 +1,8 @@
-"""SimSiam: predict one view's projection from the other's, with nothing but a stop-gradient against collapse.
+"""SimSiam: predict one view's projection from the other's, with only a stop-gradient against collapse.
 
 Xinlei Chen and Kaiming He, "Exploring simple Siamese representation learning", CVPR 2021 (arXiv:2011.10566).
 
-Choose it when you want the simplest of all: no negatives, no slow copy, half the memory of BYOL.
+Choose it when you want the simplest method: no negatives, no EMA copy, half the memory of BYOL.
 
 Shapes: N images, two views; f(view) (N, D); z (N, P) from the head g; p (N, P) from the predictor h on top.
 No gradient flows into z where it is predicted.
@@ -39,12 +39,15 @@ class Config:
 
     head: tuple[int, ...] = setting(
         (2048, 2048, 2048),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="SimSiam, section 3; two layers for CIFAR, appendix D",
     )
     predictor: int = setting(
-        512, "width of the predictor's hidden layer, narrower than z", low=1, source="SimSiam, section 3"
+        512,
+        "width of the predictor's hidden layer, smaller than that of z",
+        low=1,
+        source="SimSiam, section 3",
     )
 
 

@@ -3,8 +3,8 @@
 Prannay Khosla, Piotr Teterwak, Chen Wang, Aaron Sarna, Yonglong Tian, Phillip Isola, Aaron Maschinot,
 Ce Liu and Dilip Krishnan, "Supervised contrastive learning", NeurIPS 2020 (arXiv:2004.11362).
 
-Choose it when every image has a label and the features are to serve for more than telling these labels
-apart.
+Choose it when every image has a label and the features are used for more than classifying by these
+labels.
 
 Shapes: N images of V views each, mostly two; a z (N, P) for each view from the encoder f and the head g, of
 length 1; labels (N,).
@@ -46,20 +46,20 @@ class Config:
 
     temperature: float = setting(
         0.1,
-        "temperature: lower looks harder at near neighbours",
+        "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
         source="SupCon, section 4.4",
     )
     per_class: int = setting(
         0,
-        "images of each label in a batch, at least; 0 to mix all",
+        "minimum number of images of each label in a batch; 0: mixed batches",
         low=0,
         source="Hermans et al. 2017, section 2",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="SupCon's code: two layers without batch norm, the first as wide as the features",
     )

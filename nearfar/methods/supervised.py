@@ -1,11 +1,11 @@
-"""Supervised: learn to tell labelled classes apart, to compare with what needs no labels.
+"""Supervised: classify images by their labels; a baseline for methods without labels.
 
 Kaiming He, Xiangyu Zhang, Shaoqing Ren and Jian Sun, "Deep residual learning for image recognition", CVPR
 2016 (arXiv:1512.03385), section 3.4 and figure 3.
 
-Choose it when every image has a label and the classes are all you will ever ask about, or as a yardstick.
+Choose it when every image has a label and only these classes matter, or as a baseline.
 
-Shapes: N images, two views, both of which learn; f(view) (N, D); logits_i, logits_j (N, K) from one linear
+Shapes: N images, two views, both trained on; f(view) (N, D); logits_i, logits_j (N, K) from one linear
 layer g, one for each of K classes; labels (N,) from 0 to K - 1.
 
 The cross-entropy, as plain loops:
@@ -40,7 +40,7 @@ class Config:
     """Supervised training's own settings."""
 
     classes: int = setting(
-        0, "classes to tell apart; 0: as many as the labels hold", low=0, source="the labels themselves"
+        0, "number of classes; 0: as many as the labels have", low=0, source="the labels themselves"
     )
 
 

@@ -3,8 +3,8 @@
 Mathilde Caron, Ishan Misra, Julien Mairal, Priya Goyal, Piotr Bojanowski and Armand Joulin, "Unsupervised
 learning of visual features by contrasting cluster assignments", NeurIPS 2020 (arXiv:2006.09882).
 
-Choose it when images fall into many groups of about the same size, or when small crops can be afforded: they
-make it learn more from each image.
+Choose it when images form many groups of about the same size, or when you can afford the time for small
+crops, which improve it.
 
 Shapes: N images, V views, of which the first two are full; z (N, P) of length 1 from f and a head g; C
 (K, P) prototypes of length 1; scores z C^T (N, K); codes Q (N, K) of the full views, rows adding up to 1.
@@ -61,19 +61,29 @@ class Config:
 
     temperature: float = setting(0.1, "temperature of the prediction", low=0.003, source="SwAV, appendix A.1")
     prototypes: int = setting(
-        3000, "K; several times the number of groups, well below what a batch can fill", low=2,
+        3000, "number of prototypes, K; several times the number of groups, and well below the batch", low=2,
         source="SwAV, appendix A.1",
     )  # fmt: skip
-    epsilon: float = setting(0.05, "evenness of the codes", low=0.003, source="SwAV, section 3.1")
-    sinkhorn_iterations: int = setting(3, "Sinkhorn's rounds", low=1, source="SwAV, section 3.1")
+    epsilon: float = setting(
+        0.05,
+        "regularisation of the codes; higher values make them more uniform",
+        low=0.003,
+        source="SwAV, section 3.1",
+    )
+    sinkhorn_iterations: int = setting(
+        3, "iterations of the Sinkhorn algorithm", low=1, source="SwAV, section 3.1"
+    )
     head: tuple[int, ...] = setting(
-        (2048, 128), "widths of the head's layers, the last being z's", low=1, source="SwAV, appendix A.1"
+        (2048, 128),
+        "widths of the head's layers; the last is the width of z",
+        low=1,
+        source="SwAV, appendix A.1",
     )
     local_crops: int = setting(
-        0, "small views beside the two full ones", low=0, source="SwAV, section 3.2: 6"
+        0, "number of small views in addition to the two full ones", low=0, source="SwAV, section 3.2: 6"
     )
     freeze_last_layer: float = setting(
-        0.0, "share of the training in which the prototypes stand still", low=0.0, high=1.0,
+        0.0, "share of the training at the start in which the prototypes are frozen", low=0.0, high=1.0,
         source="SwAV's code: one epoch",
     )  # fmt: skip
 

@@ -1,15 +1,15 @@
-"""Triplet: an image is to be nearer to one of its kind than to one of another kind, by a margin.
+"""Triplet: make an image nearer to one of its class than to one of another class, by a margin.
 
 Florian Schroff, Dmitry Kalenichenko and James Philbin, "FaceNet: a unified embedding for face recognition
-and clustering", CVPR 2015 (arXiv:1503.03832); the mining of whole batches after Alexander Hermans, Lucas
+and clustering", CVPR 2015 (arXiv:1503.03832); batch mining after Alexander Hermans, Lucas
 Beyer and Bastian Leibe, "In defense of the triplet loss for person re-identification", 2017
 (arXiv:1703.07737).
 
-Choose it when distances themselves are the use, as for telling whether two photos show the same thing, and
-labels name a few images each (`--pairs labels`).
+Choose it when you use distances directly, for example to decide whether two photos show the same object, and
+each label has a few images (`--pairs labels`).
 
 Shapes: N images of V views each, mostly two; a z (N, P) for each view from the encoder f and the head g, of
-length 1; labels (N,), the images' own, or their numbers where only views of one image are of a kind.
+length 1; labels (N,), the images' own, or their row numbers where only views of one image are a pair.
 
 Equations 1 to 4, as plain loops over the views' z, with semi-hard mining:
 
@@ -51,32 +51,32 @@ class Config:
 
     margin: float = setting(
         0.2,
-        "by how much another kind must be farther, in squared distance, which is 4 at most",
+        "by how much images of other classes must be farther, in squared distance (at most 4)",
         low=0.0,
         high=4.0,
         source="FaceNet, section 3.1",
     )
     mining: str = setting(
         "semi-hard",
-        "which triplets of a batch count",
+        "which triplets of a batch are used",
         choices=("semi-hard", "hard", "all"),
         source="FaceNet, section 3.2; Hermans et al. 2017, equations 5 and 7",
     )
     pairs: str = setting(
         "views",
-        "what is of a kind: the views of an image, or all images of a label",
+        "which pairs are similar: the views of an image, or all images of a label",
         choices=("views", "labels"),
         source="FaceNet has labels; views as in SimCLR",
     )
     per_class: int = setting(
         0,
-        "images of each label in a batch, at least, with --pairs labels; 0 to mix all",
+        "minimum number of images of each label in a batch, with --pairs labels; 0: mixed batches",
         low=0,
         source="Hermans et al. 2017, section 2",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="SimCLR, section 4.2; FaceNet, section 5.3: output 128",
     )

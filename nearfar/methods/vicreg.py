@@ -1,9 +1,9 @@
-"""VICReg: bring two views together, keep every feature spread out, and the features unlike one another.
+"""VICReg: bring two views together, keep the variance of every feature, and decorrelate the features.
 
 Adrien Bardes, Jean Ponce and Yann LeCun, "VICReg: Variance-invariance-covariance regularization for
 self-supervised learning", ICLR 2022 (arXiv:2105.04906).
 
-Choose it when you want to see why nothing collapses, each of three terms by itself, and without negatives.
+Choose it when you want no negatives, and three separate loss terms that show why the features do not collapse.
 
 Shapes: N images, two views; f(view) (N, D); z_a, z_b (N, P) from the head g (the paper's expander), of any
 length; their variances and covariances are taken over the batch, over all processes.
@@ -25,7 +25,7 @@ Equations 1 to 6, as plain loops:
         s = sum(dot(a - b, a - b) for a, b in zip(z_a, z_b)) / (n * d)
         return invariance * s + variance * (v(z_a) + v(z_b)) + covariance * (c(z_a) + c(z_b))
 
-(s is the mean over the features too, as in the paper's algorithm 1, which its weights belong to; equation 5
+(s is the mean over the features too, as in the paper's algorithm 1, to which its weights belong; equation 5
 has their sum. The authors' later code halves the variance term.)
 """
 
@@ -51,15 +51,13 @@ class Config:
     invariance: float = setting(
         25.0, "lambda, weight of the distance between views", low=0.0, source="VICReg, section 4.2"
     )
-    variance: float = setting(
-        25.0, "mu, weight of features that vary too little", low=0.0, source="VICReg, section 4.2"
-    )
+    variance: float = setting(25.0, "mu, weight of the variance term", low=0.0, source="VICReg, section 4.2")
     covariance: float = setting(
-        1.0, "nu, weight of features that vary together", low=0.0, source="VICReg, section 4.2"
+        1.0, "nu, weight of the covariance term", low=0.0, source="VICReg, section 4.2"
     )
     head: tuple[int, ...] = setting(
         (2048, 2048, 2048),
-        "widths of the head's layers, the last being z's",
+        "widths of the head's layers; the last is the width of z",
         low=1,
         source="solo-learn for CIFAR; VICReg, section 4.2: 8192 thrice for ImageNet",
     )

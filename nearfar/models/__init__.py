@@ -1,4 +1,4 @@
-"""Encoders by name: a picture goes in, a vector of `.dim` numbers comes out.
+"""Encoders by name: the input is an image, the output a vector of `.dim` numbers.
 
 A name is looked for among our own small networks, then torchvision's, then timm's; `timm:resnet50` or
 `torchvision:resnet50` says which. (torchvision comes first because it is there sooner: timm takes two
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.net, self.dim, self.name, self.stem, self.size = net, dim, name, stem, size
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        # Part of the state, so that a fingerprint tells apart what gives other vectors.
+        # Part of the state, so that networks that give other vectors have other fingerprints.
         plain = (self.mean, self.std) == (ZERO, ONE)
         both = None if plain else torch.tensor([self.mean, self.std]).view(2, 3, 1, 1)
         self.register_buffer("normalization", both)
@@ -222,7 +222,7 @@ def encoder(
             net, dim = libraries.from_timm(plain, size, pretrained)
         possible = stems.has_small(net)
         if stem == "small" and not possible:
-            raise NearfarError(f"{name!r} has no first layers that could be made small; use --stem standard.")
+            raise NearfarError(f"{name!r} has no first layers that can be replaced; use --stem standard.")
         if stem == "auto":
             small = size is not None and is_small(size) and library != "nearfar" and not pretrained
             stem = "small" if small and possible else "standard"

@@ -1,4 +1,4 @@
-"""A slow copy of a network, whose weights follow those of the one that learns."""
+"""An EMA copy of a network, whose weights are a moving average of the trained network's."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def ema_copy(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def ema_update(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
-    """Move every weight of the slow copy: momentum x itself + (1 - momentum) x the fast one's.
+    """Move every weight of the EMA copy: momentum x itself + (1 - momentum) x the network's.
 
     Batch norm's running statistics are left to the copy's own forward passes.
 
     Args:
         slow: from `ema_copy`.
         fast: the network that learns, of the same make.
-        momentum: 0 to 1; 1 stands still.
+        momentum: 0 to 1; 1 changes nothing.
 
     Source:
         He et al. 2020, "Momentum contrast", equation 2.

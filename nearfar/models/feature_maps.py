@@ -1,4 +1,4 @@
-"""What a network computes before it pools: feature maps at several strides, and a transformer's tokens."""
+"""Feature maps before pooling, at several strides, and the tokens of a vision transformer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import NearfarError
 from .residual import Residual
 
-# Of torchvision's networks, the parts that come after the last map, or beside them.
+# Of torchvision's networks, the parts that come after the last map, or parallel to it.
 _AFTER = ("avgpool", "classifier", "dropout", "fc", "flatten", "head", "heads")
 _BESIDE = ("aux1", "aux2", "AuxLogits")
 
@@ -35,7 +35,7 @@ def maps(net: nn.Module, x: Tensor, name: str) -> list[Tensor]:
 
     Args:
         net: a network without its classifier: ours, torchvision's or timm's.
-        x: (n, 3, height, width), normalised as the network wants it.
+        x: (n, 3, height, width), normalised as the network expects.
         name: the network's, for the error.
 
     Returns:
@@ -88,7 +88,7 @@ def tokens(net: Any, x: Tensor, name: str, keep: Tensor | None = None) -> Tokens
 
     Args:
         net: a network without its classifier.
-        x: (n, 3, side, side), normalised as the network wants it.
+        x: (n, 3, side, side), normalised as the network expects.
         name: the network's, for the error.
         keep: (n, k) int64, the patches of each image that enter the blocks; None for all.
 
@@ -118,7 +118,7 @@ def tokens(net: Any, x: Tensor, name: str, keep: Tensor | None = None) -> Tokens
             return Tokens(y[:, count:], y[:, :count])
         if y.dim() == 3:
             raise NearfarError(
-                f"encoder {name!r} cannot leave patches out; choose a plain vision transformer, such as "
+                f"encoder {name!r} cannot drop patches; choose a plain vision transformer, such as "
                 "vit_small_patch16_224."
             )
     raise NearfarError(

@@ -102,7 +102,7 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 def settle(net: Net, batches: Iterable[Tensor]) -> Net:
-    """Measure a network's batch norms anew, as the plain mean over some batches; nothing else changes.
+    """Measure a network's batch norms again, as the plain mean over some batches; nothing else changes.
 
     Args:
         net: changed in place.
@@ -124,7 +124,7 @@ def settle(net: Net, batches: Iterable[Tensor]) -> Net:
         for x in batches:
             net(x)
     for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum  # for whoever trains it
+        norm.momentum = momentum  # for training
     return net.eval()
 
 

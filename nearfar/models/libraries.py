@@ -138,7 +138,7 @@ def from_torchvision(name: str, size: int | None, pretrained: bool) -> tuple[nn.
         if pretrained and size not in (None, native):
             raise NearfarError(
                 f"the pretrained weights of {name!r} are for {native} px; add --image-size {native}, "
-                "or take one of timm's vit_ networks, which fit any size."
+                "or take one of timm's vit_ networks, which accept any size."
             )
         side = native if pretrained else size
         if side is not None:
@@ -221,6 +221,6 @@ def fetching(name: str) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise NearfarError(
-            f"the pretrained weights of {name!r} could not be fetched ({reason}); "
+            f"the pretrained weights of {name!r} could not be downloaded ({reason}); "
             "check the network, or give a .safetensors file to --weights."
         ) from error

@@ -1,4 +1,4 @@
-"""A queue of the rows that the last steps gave, the same on every process."""
+"""A queue of rows from earlier steps, the same on every process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, z: Tensor) -> None:
-        """Put everyone's rows in the places of the oldest, in the order of the global batch.
+        """Put the rows of all processes in the places of the oldest, in the order of the global batch.
 
         Every process must call it at the same time, and after the backward pass, which needs the old rows.
 

@@ -21,7 +21,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Shape:
-    """How a small residual network is laid out."""
+    """How a small residual network is structured."""
 
     stem: tuple[int, int, int]  # width, side and stride of the first convolution
     stages: tuple[Stage, ...]
@@ -51,7 +51,7 @@ SHAPES = {
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; the last batch norm starts at 0, so that a block starts as
+    """Two 3x3 convolutions with a shortcut; the last batch norm starts at 0, so that a block starts as
     its shortcut (Goyal et al. 2017, "Accurate, large minibatch SGD", section 5.1)."""
 
     def __init__(self, inside: int, outside: int, down: str) -> None:

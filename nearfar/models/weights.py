@@ -1,4 +1,4 @@
-"""Weights from a file, into a network that they must fit."""
+"""Loads weights from a file into a network that they must fit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(
         state = safetensors.torch.load_file(path)
     except Exception as error:
         raise NearfarError(
-            f"weights {str(path)!r} cannot be read ({error}); give a whole .safetensors file."
+            f"weights {str(path)!r} cannot be read ({error}); give a complete .safetensors file."
         ) from error
     ours = all(f"net.{key}" in state for key in net.state_dict())
     normalization = state.pop("normalization", None) if ours else None

@@ -1,4 +1,4 @@
-"""The store commands, in one table: one file a question to a vector store.
+"""The table of store commands, one file per command.
 
 To add a command: write one file with its function, and add its line to `QUERIES`. Its flags and its help come
 from the signature and the docstring (first line, `Example:` and `Args:`); its tests follow from the table.

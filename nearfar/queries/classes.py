@@ -92,7 +92,7 @@ def _counts(found: FewShotPrediction) -> str:
 
 
 def _promise(found: FewShotPrediction, reject: float) -> str:
-    """Say what the threshold for unclassified images promises."""
+    """Say what the threshold for unclassified images guarantees."""
     if found.threshold is not None:
         return (
             f"Images with a similarity below {found.threshold:.3f} are left unclassified: about "

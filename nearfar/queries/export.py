@@ -2,7 +2,7 @@
 
 - atlas: one Parquet file for Embedding Atlas, with places, thumbnails and nearest neighbours.
 - tensorboard: a folder for TensorBoard's projector: vectors, what is known of them, a sheet of thumbnails.
-- fiftyone: a folder that FiftyOne loads as FiftyOneImageClassificationDataset, and the vectors beside it.
+- fiftyone: a folder that FiftyOne loads as FiftyOneImageClassificationDataset, and the vectors.
 - csv, parquet: as `nearfar store --export` writes them.
 """
 
@@ -35,7 +35,7 @@ CHUNK = 2000  # rows read at a time
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how it is looked at."""
+    """What was written, and how to open it."""
 
     path: Path
     images: int
@@ -46,7 +46,7 @@ class Exported:
         return {"path": str(self.path), "images": self.images, "open_with": self.open_with}
 
     def __str__(self) -> str:
-        """Say what was written, and how to look at it."""
+        """Say what was written, and how to open it."""
         return f"{self.path}: {self.images:,} images" + (
             f"\nnext: {self.open_with}" if self.open_with else ""
         )
@@ -60,7 +60,7 @@ def export(store: StoreLike, *, to: str, out: str | Path | None = None) -> Expor
     Args:
         store: a vector store or its address.
         to: atlas (Embedding Atlas), tensorboard, fiftyone, csv or parquet.
-        out: the file, or the folder for tensorboard and fiftyone; if not given, the store's name beside it.
+        out: the file, or the folder for tensorboard and fiftyone; if not given, the store's name, next to it.
 
     Returns:
         Where it is, and the command that opens it.
@@ -69,10 +69,10 @@ def export(store: StoreLike, *, to: str, out: str | Path | None = None) -> Expor
         NearfarError: there is no such viewer, the store is empty, or the place cannot be written.
     """
     if to not in SUFFIXES:
-        raise NearfarError(f"--to {to!r} is no viewer; {nearest(to, SUFFIXES)}")
+        raise NearfarError(f"--to {to!r} is not a format; {nearest(to, SUFFIXES)}")
     opened = open_for_query(store)
     if not len(opened):
-        raise NearfarError(f"{opened.address} holds no image yet; fill it with nearfar embed --store.")
+        raise NearfarError(f"{opened.address} holds no images; fill it with nearfar embed --store.")
     path = Path(out) if out is not None else _beside(opened.address, to)
     if SUFFIXES[to] and path.suffix.lower() != SUFFIXES[to]:
         raise NearfarError(f"--out {path} does not end in {SUFFIXES[to]}; --to {to} needs that.")
@@ -174,7 +174,7 @@ def _tensorboard(store: VectorStore, folder: Path) -> Exported:
 
 
 def _cell(value: Any) -> str:
-    """Write a value in a line of tab-separated ones; a stranger's tabs and line ends become spaces."""
+    """Write a value in a line of tab-separated ones; tabs and line ends become spaces."""
     text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return " ".join(text.split())
 

@@ -177,7 +177,7 @@ def _picture(data: bytes) -> Image.Image:
 
 
 def _fitted(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int, at_end: bool = False) -> str:
-    """Shorten a text to a width in pixels; a path keeps its end, which tells files apart."""
+    """Shorten a text to a width in pixels; a path keeps its end, which identifies the file."""
     text, cut = text[-200:] if at_end else text[:200], text
     while text and pen.textlength(text, font) > width:
         cut = cut[1:] if at_end else cut[:-1]
@@ -186,7 +186,7 @@ def _fitted(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int, at_end: 
 
 
 def tidy(text: str) -> str:
-    """Make a stranger's text safe to print: control characters become question marks."""
+    """Make untrusted text safe to print: control characters become question marks."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

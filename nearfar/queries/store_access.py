@@ -67,8 +67,8 @@ def run_of(store: VectorStore, run: Run | str | Path | None) -> Run:
     """
     if run is None and not (store.info.run and Path(store.info.run).is_dir()):
         raise NearfarError(
-            f"the run that made {store.address} is not in {store.info.run or 'any known folder'} any more; "
-            "say where it is with --run."
+            f"the run that made {store.address} is no longer in {store.info.run or 'any known folder'}; "
+            "give its folder with --run."
         )
     found = run if isinstance(run, Run) else load(run or store.info.run)
     if fingerprint(found.encoder) != store.info.encoder:

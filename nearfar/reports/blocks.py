@@ -40,7 +40,7 @@ class TableBlock:
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot: SVG that stands in the page as it is, its title, and a sentence that says what to see."""
+    """One plot: SVG that is inserted into the page unchanged, its title, and a caption."""
 
     svg: str
     title: str
@@ -92,7 +92,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Heat:
-    """A confusion matrix: shares of each true class, row by row, and a sentence that says what to see."""
+    """A confusion matrix: shares of each true class, row by row, and a caption."""
 
     caption: str
     says: str

@@ -18,7 +18,7 @@ def sheet(sampled: ImageSample) -> Grid:
     """Draw the map of a collection.
 
     Args:
-        sampled: its images; the first `MAPPED` of them are laid out.
+        sampled: its images; the first `MAPPED` of them are placed on the map.
 
     Returns:
         One large picture, transparent where no image lies.

@@ -30,7 +30,7 @@ def render(sections: Sequence[Section], **head: Any) -> str:
         **head: what `page.html` shows above them: title, lede, verdicts, answers, overview.
 
     Returns:
-        HTML. Names and paths come from strangers' files, so everything but our own style and drawings is
+        HTML. Names and paths come from untrusted files, so everything but our own style and drawings is
         escaped, and the page forbids scripts and requests.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

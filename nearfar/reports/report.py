@@ -89,16 +89,16 @@ def report(
     """
     page.check_libraries()
     if (train is None) != (test is None):
-        raise NearfarError("labels come in two parts; give both --train and --test, or neither.")
+        raise NearfarError("--train and --test belong together; give both, or neither.")
     if not 1 <= len(runs) <= RUNS:
-        raise NearfarError(f"a report shows 1 to {RUNS} runs, not {len(runs)}; give as many.")
+        raise NearfarError(f"a report shows 1 to {RUNS} runs, not {len(runs)}.")
     loaded = [run if isinstance(run, Run) else load(run) for run in runs]
     names = _names([run.path for run in loaded])
     device = device_named("auto")
     subjects = [
         _subject(run, name, data, train, test, device) for run, name in zip(loaded, names, strict=True)
     ]
-    progress.say("Drawing the report")
+    progress.say("drawing the report")
     made = sections(subjects, str(out))
     first = subjects[0]
     several = len(subjects) > 1
@@ -135,7 +135,7 @@ def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torc
         raise NearfarError(f"{run.path} has no config.json, which a report needs; give the whole run folder.")
     wanted = RunConfig.from_json(run.config, f"{run.path / 'config.json'}: ")
     found, trouble = None, ""
-    progress.say(f"Encoding images of {name}")
+    progress.say(f"encoding images of {name}")
     try:
         found = sample.sample_run(run, wanted, data, device)
     except NearfarError as error:

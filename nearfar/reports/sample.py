@@ -130,7 +130,7 @@ def sample_run(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> 
     place = data if data is not None else run.config["asked"].get("data")
     if place is None:
         raise NearfarError(
-            "the run was trained on an array, which is in no file; give its images with --data."
+            "the run was trained on an array, which is not in a file; give its images with --data."
         )
     labels = resolve.needs_labels(wanted.method, run.config["settings"])
     source = open_data(place, expected=wanted.modality, labels=labels, download=False)

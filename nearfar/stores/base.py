@@ -176,7 +176,7 @@ class VectorStore(Protocol):
         """
 
     def compact(self) -> None:
-        """Put what was written in pieces together, and give the room of deleted rows back."""
+        """Put what was written in pieces together, and reclaim the space of deleted rows."""
 
     def nearest(
         self, queries: Vectors, k: int, where: str | None = None, exact: bool | None = None

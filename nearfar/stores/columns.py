@@ -90,10 +90,10 @@ def read_columns(path: str | Path) -> ColumnList:
     if len(heads) < 2 or heads[0].lower() not in NAMES:
         raise NearfarError(f"{file} needs a heading such as id,site: first the images, then other columns.")
     if len(set(heads)) < len(heads):
-        raise NearfarError(f"{file} has two columns of one name; rename one.")
+        raise NearfarError(f"{file} has two columns of the same name; rename one.")
     for number, row in enumerate(table[1:], start=2):
         if any(row) and len(row) != len(heads):
-            raise NearfarError(f"{file}, line {number}: {len(row)} words, not {len(heads)}; fix the line.")
+            raise NearfarError(f"{file}, line {number}: {len(row)} values, not {len(heads)}; fix the line.")
     full = [row for row in table[1:] if any(row)]
     columns = {
         head: [row[at].strip() or None for row in full]

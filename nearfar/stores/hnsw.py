@@ -1,4 +1,4 @@
-"""Approximate search by HNSW graphs (FAISS): built alike each time, as careful as a measured recall asks for.
+"""Approximate search by HNSW graphs (FAISS): built reproducibly, with a search effort set by measured recall.
 
 The vectors are cut into parts with a graph each. A graph that one thread builds is the same each time, and
 parts are built side by side; graphs built by many threads vary.
@@ -98,10 +98,10 @@ def build(unit: Cosines, stem: Path) -> Graphs:
             faiss.write_index(made, faiss.PyCallbackIOWriter(file.write))
         return made
 
-    progress.say(f"Building a search index over {len(unit):,} vectors, once; this takes minutes.")
+    progress.say(f"building a search index over {len(unit):,} vectors, once; this takes minutes.")
     with ThreadPoolExecutor(min(count, cores())) as pool:
         made = measured(Graphs(tuple(pool.map(one, range(count))), starts), unit)
-    progress.say(f"Of the {ASKED} nearest of a sample, the index finds {made.recall:.1%}.")
+    progress.say(f"the index finds {made.recall:.1%} of the {ASKED} nearest rows of a sample.")
     return made
 
 

@@ -1,7 +1,7 @@
 """Moves vectors between a store and files that others read: Parquet, .npz and CSV, a chunk at a time.
 
 Whose vectors they are goes along as JSON: in a Parquet file's metadata under "nearfar", in an .npz as the
-array `provenance`, and beside a CSV in a .json. A Parquet file is exact in all; in the others an empty text
+array `provenance`, and next to a CSV in a .json. A Parquet file is exact in all; in the others an empty text
 is none, and there are no thumbnails. Files of `nearfar embed --out` can be imported too.
 """
 
@@ -33,7 +33,7 @@ CHUNK = 2000  # rows read or written at a time
 def _suffix(path: Path, flag: str) -> str:
     """Say which format a file's name asks for, or refuse it."""
     if path.suffix.lower() not in SUFFIXES:
-        raise NearfarError(f"{flag} {path} is none of {', '.join(SUFFIXES)}; name such a file.")
+        raise NearfarError(f"{flag} {path} does not end in {', '.join(SUFFIXES)}; name such a file.")
     if path.is_dir():
         raise NearfarError(f"{flag} {path} is a folder; name a file in it.")
     return path.suffix.lower()
@@ -91,7 +91,7 @@ def _to_npz(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
     arrays = {"ids": arrays.pop("id"), **arrays, "provenance": np.array(facts)}
     with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
-            # One fixed date: the same rows shall give the same bytes.
+            # One fixed date: the same rows must give the same bytes.
             with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
         with archive.open(zipfile.ZipInfo("vectors.npy"), "w", force_zip64=True) as member:

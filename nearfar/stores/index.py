@@ -1,8 +1,8 @@
-"""Searches a store's vectors: all are compared as far as that is fast, and graphs are asked beyond.
+"""Searches a store's vectors: exactly while that is fast, and by HNSW graphs in larger stores.
 
 A copy of the vectors lies on disk as they once were (see `copies`). Rows that have changed since are known by
 the digests of their vectors: they are kept in memory and always compared, and what is gone is left out. When
-they grow many, the copy is made anew. So labels and columns may change as they like.
+they grow many, the copy is rebuilt. So labels and columns may change as they like.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from . import snapshot
 from .base import EXACT
 from .brute_force import Cosines, Rows, best, merged, weighed
 
-FRESH = 5_000  # rows kept in memory at least before the copy is made anew; else a tenth of the copy
+FRESH = 5_000  # rows kept in memory at least before the copy is rebuilt; else a tenth of the copy
 NARROW = 0.1  # the share of rows below which those that a condition leaves are compared, not searched for
-DECIMALS = 6  # of a cosine: what lies below is rounding, and shall not put equals in order
+DECIMALS = 6  # of a cosine: what lies below is rounding, and must not put equals in order
 
 
 class Keyed(Protocol):
@@ -117,7 +117,7 @@ class Index:
         return self._allowed[where]
 
     def _current(self, graph: bool | None) -> State:
-        """Give the newest state; the copy is made anew if need be, with graphs (None: if it is large)."""
+        """Give the newest state; the copy is rebuilt if need be, with graphs (None: if it is large)."""
         version, state = self._store.version, self._state
         if state is None or state.version != version or (graph and state.copy.graphs is None):
             self._allowed = {}
@@ -133,13 +133,13 @@ class Index:
         return state
 
     def _rebuilt(self, graph: bool | None) -> State:
-        """Copy all vectors anew."""
+        """Copy all vectors again."""
         version, count, pieces = self._store.pieces()
         graph = count > EXACT if graph is None else graph
         copy = snapshot.write(self._folder, version, self._dim, count, pieces, graph)
         state = self._joined(version, copy, graph and count > 0)
         if state is None:
-            raise NearfarError(f"the search index in {self._folder} cannot be made; look at its disk.")
+            raise NearfarError(f"the search index in {self._folder} cannot be written; check its disk.")
         return state
 
     def _joined(self, version: int, copy: snapshot.Copy, graph: bool | None) -> State | None:
@@ -178,7 +178,7 @@ def check_queries(queries: Cosines, k: int, dim: int) -> Cosines:
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise NearfarError(f"the queries have the shape {queries.shape}; give (n, {dim}) numbers.")
     if k < 1:
-        raise NearfarError(f"{k} neighbours were asked for; ask for 1 or more.")
+        raise NearfarError(f"{k} neighbours were requested; ask for 1 or more.")
     return unit(torch.from_numpy(queries)).numpy()
 
 

@@ -80,7 +80,7 @@ class LanceStore:
         if (folder / f"{TABLE}.lance").is_dir():
             return
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise NearfarError(f"{folder} is no vector store; name another, such as --store photos.nf")
+            raise NearfarError(f"{folder} is not a vector store; name another, such as --store photos.nf")
         if info is None:
             raise NearfarError(
                 f"there is no vector store {folder}; make one: nearfar embed RUN DATA --store {folder}"
@@ -99,7 +99,7 @@ class LanceStore:
                     ) from None
             with contextlib.suppress(ValueError):
                 return self._db.create_table(TABLE, schema=self._schema(info))
-        raise NearfarError(f"{self.address} cannot be made; choose another place with --store.")
+        raise NearfarError(f"{self.address} cannot be created; choose another place with --store.")
 
     @staticmethod
     def _schema(info: StoreInfo) -> Any:
@@ -288,7 +288,7 @@ class LanceStore:
         return count
 
     def compact(self) -> None:
-        """Put pieces together, and give the room of deleted rows and old versions back."""
+        """Put pieces together, and reclaim the space of deleted rows and old versions."""
         self._commit(lambda: self._table.optimize(cleanup_older_than=_KEPT))
 
     def _commit(self, work: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""Talks to a PostgreSQL server: reads its address, connects, and turns its complaints into sentences."""
+"""Talks to a PostgreSQL server: reads its address, connects, and turns its errors into NearfarErrors."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def parse(address: str) -> Address:
         parts = urlsplit(address)
         port = parts.port or int(os.environ.get("PGPORT", "5432"))
     except ValueError as error:
-        raise NearfarError(f"{_masked(address)} is no address of a server: {error}.") from None
+        raise NearfarError(f"{_masked(address)} is not a server address: {error}.") from None
     asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     for name in asked:
         if name not in _KNOWN:
             raise NearfarError(f"{_masked(address)} has an unknown part {name!r}; {nearest(name, _KNOWN)}")
     table, mode = asked.get("table", "images"), asked.get("sslmode", "prefer")
     if not _TABLE.fullmatch(table):
-        raise NearfarError(f"table={table} is no name of a store; use small letters, digits and _.")
+        raise NearfarError(f"table={table} is not a store name; use lowercase letters, digits and _.")
     if mode not in (*_SSL, "verify-full"):
         raise NearfarError(f"sslmode={mode} is not known; {nearest(mode, (*_SSL, 'verify-full'))}")
     host = asked.get("host") or parts.hostname or os.environ.get("PGHOST", "localhost")
@@ -77,7 +77,7 @@ def _masked(address: str) -> str:
 
 
 class Server:
-    """One connection, shared by threads in turns, and made anew where it was lost."""
+    """One connection, shared by threads in turns, and rebuilt where it was lost."""
 
     def __init__(self, address: Address) -> None:
         """Prepare; the connection is made when it is first needed."""
@@ -117,10 +117,12 @@ class Server:
                 connection.run("commit")
             except self._driver.DatabaseError as error:
                 connection.run("rollback")
-                raise NearfarError(f"{self._address.shown} refuses: {_reason(error)}.") from None
+                raise NearfarError(f"{self._address.shown} refused the request: {_reason(error)}.") from None
             except (self._driver.InterfaceError, OSError) as error:
                 self.close()
-                raise NearfarError(f"{self._address.shown} was lost: {_reason(error)}; try again.") from None
+                raise NearfarError(
+                    f"the connection to {self._address.shown} was lost: {_reason(error)}; try again."
+                ) from None
             except BaseException:
                 with suppress(Exception):
                     connection.run("rollback")
@@ -132,7 +134,7 @@ class Server:
             return list(connection.run(text, **values) or [])
 
     def vacuum(self, table: str) -> None:
-        """Give the room of deleted rows back; this can be part of no transaction."""
+        """Reclaim the space of deleted rows; this can be part of no transaction."""
         with self._lock:
             self._connected().run(f"vacuum analyze {table}")
 

@@ -243,7 +243,7 @@ class PostgresStore:
             return int(connection.row_count)
 
     def compact(self) -> None:
-        """Give the room of deleted rows back."""
+        """Reclaim the space of deleted rows."""
         self._server.vacuum(self._table)
 
     def nearest(
@@ -288,7 +288,7 @@ class PostgresStore:
         """Build the server's index, unless it is there, and say how much of the nearest it finds."""
         if self._server.run("select to_regclass(:graph) is not null", graph=self._graph)[0][0]:
             return
-        progress.say(f"Building a search index over {len(self):,} vectors on the server, once.")
+        progress.say(f"building a search index over {len(self):,} vectors on the server, once.")
         self._server.run(
             f"create index if not exists {self._graph} on {self._table} using hnsw "
             f"(vector vector_cosine_ops) with (m = {_LINKS}, ef_construction = {_CARE})"
@@ -299,7 +299,7 @@ class PostgresStore:
         truth, found = (self.nearest(queries, _ASKED + 1, exact=exact)[0] for exact in (True, False))
         hits = [len({*t} & {*f} - {ids[at]}) for t, f, at in zip(truth, found, sample, strict=True)]
         recall = sum(hits) / max(1, sum(len({*t} - {ids[at]}) for t, at in zip(truth, sample, strict=True)))
-        progress.say(f"Of the {_ASKED} nearest of a sample, the index finds {recall:.1%}.")
+        progress.say(f"the index finds {recall:.1%} of the {_ASKED} nearest rows of a sample.")
 
 
 def _text(vector: Vectors) -> str:

@@ -1,4 +1,4 @@
-"""Rows on their way into a store and out of it: checked, given their types, and put in order."""
+"""Checks the rows written to and read from a store, and sets their types and order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def check_column(name: str, columns: Mapping[str, str]) -> None:
         )
     twin = next((other for other in columns if other.lower() == name.lower() and other != name), None)
     if twin:
-        raise NearfarError(f"a column {twin!r} is there already; {name!r} would be mistaken for it.")
+        raise NearfarError(
+            f"a column {twin!r} exists already, and {name!r} differs from it only in case; use another name."
+        )
 
 
 def check_deleted(ids: Sequence[str] | None, where: str | None) -> None:
@@ -56,7 +58,7 @@ def check_deleted(ids: Sequence[str] | None, where: str | None) -> None:
         NearfarError: there is neither, or the ids are one text, whose letters would be taken for ids.
     """
     if ids is None and where is None:
-        raise NearfarError("which rows are to be deleted is not said; give a condition.")
+        raise NearfarError("deleting needs ids or a condition; give one.")
     if isinstance(ids, str):
         raise NearfarError(f"ids is the text {ids!r}; give a list of ids, or a condition with where=.")
 
@@ -105,7 +107,7 @@ def check_texts(texts: Sequence[str | None], what: str) -> None:
     """Refuse text that no database keeps: a NUL, or half of a surrogate pair."""
     for text in texts:
         if text and ("\0" in text or text.encode(errors="replace").decode() != text):
-            raise NearfarError(f"{what} {text[:40]!r} holds a character that cannot be kept; rename it.")
+            raise NearfarError(f"{what} {text[:40]!r} holds a character that cannot be stored; rename it.")
 
 
 def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) -> pyarrow.Table:
@@ -129,10 +131,10 @@ def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) 
         raise NearfarError(f"the rows have no column {missing!r}; a store needs id and vector.")
     ids = table["id"].cast(pa.string()).to_pylist()
     if not all(ids):
-        raise NearfarError("a row has no id; give each image a name of its own.")
+        raise NearfarError("a row has no id; give each image a unique name.")
     if len(set(ids)) < len(ids):
         twice = Counter(ids).most_common(1)[0][0]
-        raise NearfarError(f"the id {twice!r} is there twice; give each image a name of its own.")
+        raise NearfarError(f"the id {twice!r} occurs twice; give each image a unique name.")
     vectors = matrix(table["vector"], info.dim)
     made: dict[str, Any] = {}
     first = info.fixed
@@ -148,7 +150,7 @@ def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) 
             made[name] = table[name].combine_chunks().cast(arrow_type(name, kind, first))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise NearfarError(
-                f"the column {name!r} holds a value that is no {kind}; fix it or leave the column out."
+                f"the column {name!r} holds a value that is not a {kind}; fix it or leave the column out."
             ) from None
         if kind == "text":
             check_texts(made[name].to_pylist(), f"the {name}")
@@ -262,7 +264,7 @@ def check_update(
     """
     if column in fixed and column not in SETTABLE:
         raise NearfarError(
-            f"the column {column!r} follows from the image and cannot be set; use another name."
+            f"the column {column!r} is computed from the image and cannot be set; use another name."
         )
     if column not in columns:
         check_column(column, columns)

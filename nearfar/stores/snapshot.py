@@ -1,7 +1,7 @@
 """Keeps a searchable copy of a store's vectors on disk: unit rows to map into memory, and graphs over many.
 
 Files are named by the store's version and written aside; `search.json`, written last, says which belong
-together. Of a copy that is spoilt, nothing is used.
+together. A damaged copy is not used.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def load(folder: Path, dim: int) -> Copy:
         dim: numbers in a vector.
 
     Returns:
-        The copy; an empty one if anything is missing or spoilt.
+        The copy; an empty one if anything is missing or damaged.
     """
     import pyarrow as pa
 

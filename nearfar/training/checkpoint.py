@@ -2,7 +2,7 @@
 
 config.json            everything needed to repeat the run
 log.jsonl              one line of figures per logged step
-rejected.csv           images set aside, each with its reason
+rejected.csv           rejected images, each with its reason
 last.safetensors       where training stands: weights, optimizer state, step
 encoder.safetensors    the result
 parts.safetensors      what else the method keeps, if anything
@@ -167,11 +167,11 @@ class Log:
     """`log.jsonl`: one JSON object a line, in step order, also after a crash and a resume."""
 
     def __init__(self, path: Path, start: int) -> None:
-        """Open the log, dropping lines that a lost stretch of training wrote after its last save.
+        """Open the log, dropping lines that a lost part of training wrote after its last save.
 
         Args:
             path: the file.
-            start: the step from which training goes on; lines of later steps are dropped.
+            start: the step at which training resumes; lines of later steps are dropped.
         """
         kept = [line for line in read_log(path) if line["step"] <= start]
         write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -1,4 +1,4 @@
-"""Names what torch draws inside a step, as dropout and stochastic depth do, by the seed and the step."""
+"""Seeds torch's random numbers inside a step (dropout, stochastic depth) by the seed and the step."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The training loop: plain torch, one process or many, as a generator of steps.
 
-Whoever wants to log, save, draw or stop early writes ordinary code in the `for`:
+Logging, saving, drawing and early stopping are ordinary code in the `for`:
 
     for step in train(method, feed, optimizer, plan=plan, ...):
         print(step.number, float(step.loss))
@@ -39,7 +39,7 @@ class Step:
     terms: Mapping[str, Tensor]
     watched: Mapping[str, Tensor]  # for the method's `metrics`
     lr: float  # learning rate of this step
-    waited: float  # seconds spent waiting for data, since the start of this sitting
+    waited: float  # seconds spent waiting for data, since the start of this session
 
     @property
     def last(self) -> bool:

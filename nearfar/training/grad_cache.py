@@ -1,4 +1,4 @@
-"""Large batches on small memory: the gradient of the full-batch loss, computed a chunk at a time.
+"""Large batches in little memory: the gradient of the full-batch loss, computed one chunk at a time.
 
 Two passes (Gao, Zhang, Han and Callan 2021, "Scaling Deep Contrastive Learning Batch Size under Memory
 Limited Setup"): embed every chunk without a graph; take the loss and its gradient at the embeddings;

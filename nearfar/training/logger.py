@@ -1,4 +1,4 @@
-"""What a run writes and says while it trains: log, saves, progress line; and how it stops in good order."""
+"""What a run writes and prints during training: log, checkpoints, progress line; and how signals stop it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .settings import Training
 
 
 class RunLogger:
-    """Follows the steps of one sitting; only the first process writes."""
+    """Follows the steps of one session; only the first process writes."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class RunLogger:
         seconds: float,
         timed: bool,
     ) -> None:
-        """Open the log at the step from which training goes on.
+        """Open the log at the step at which training resumes.
 
         Args:
             folder: the run folder.
@@ -48,7 +48,7 @@ class RunLogger:
             images: usable images there are.
             plan: as it stands now.
             started: steps done before.
-            seconds: spent in earlier sittings.
+            seconds: spent in earlier sessions.
             timed: whether a time budget is kept, so that saves must hold the time spent.
         """
         self.folder, self.method, self.optimizer, self.training = folder, method, optimizer, training
@@ -76,7 +76,7 @@ class RunLogger:
         """
         if step.number == self.started + 1 and self.writes and progress.shown():
             float(step.loss)  # waits for the device
-            progress.say(f"The first step is done, after {time.monotonic() - self.began:.1f} s.")
+            progress.say(f"the first step is done, after {time.monotonic() - self.began:.1f} s.")
         if step.number % self.every and not step.last:
             return
         figures = self._figures(step)  # on every process: some figures are sums over all of them
@@ -166,8 +166,8 @@ class RunLogger:
             else "nothing was saved"
         )
         raise NearfarError(
-            f"Training broke down at step {step.number:,}: the loss or a weight is no longer a number "
-            f"({kept}); start anew with --overwrite and a lower --lr or a higher --temperature."
+            f"training failed at step {step.number:,}: the loss or a weight is no longer a number "
+            f"({kept}); start again with --overwrite and a lower --lr or a higher --temperature."
         )
 
 
@@ -191,7 +191,7 @@ def signals() -> Iterator[list[int]]:
 
     try:
         old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: whoever runs us handles signals
+    except ValueError:  # not in the main thread: the calling program handles signals
         yield caught
         return
     try:
@@ -218,7 +218,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
     except Timeout:
         raise NearfarError(
-            f"Another process is training in {folder}; wait for it, or choose another folder with --out."
+            f"another process is training in {folder}; wait for it, or choose another folder with --out."
         ) from None
     except OSError as error:
         raise NearfarError(

@@ -1,4 +1,4 @@
-"""Looks at a run's health while it trains, without labels: on images held apart, and never for long."""
+"""Checks a run's health during training, without labels, on holdout images, in a small share of its time."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .engine import Step, autocast
 from .setup import TrainingSetup
 
 SHARE = 0.02  # of the time of training that looking may take
-EARLY = 0.03  # share that a look at a quarter, besides the first and the last, may bring it to
-SAMPLE = range(96, 1025)  # images looked at
-COST = 200  # images trained on for each image looked at, so that three looks take their share
+EARLY = 0.03  # share that a check at a quarter, besides the first and the last, may raise it to
+SAMPLE = range(96, 1025)  # images checked
+COST = 200  # images trained on for each image checked, so that three checks take their share
 GROUPS, PAIRS = 8, 2  # one image of so many is LiDAR's; and has its partner looked for under the run's views
 
 
@@ -32,11 +32,11 @@ class HealthMonitor:
     """Measures health now and then, judges it, and logs it to `health.jsonl`, in the first process only."""
 
     def __init__(self, job: TrainingSetup, held: Subset | None, judged: bool = False) -> None:
-        """Open `health.jsonl` at the step from which training goes on.
+        """Open `health.jsonl` at the step at which training resumes.
 
         Args:
-            job: the sitting.
-            held: the images held apart; None to look at images that are trained on.
+            job: the session.
+            held: the holdout images; None to check on training images.
             judged: whether someone waits for an early look, to end the run by.
         """
         self.judged = judged or job.wanted.training.stop_on_collapse
@@ -44,7 +44,7 @@ class HealthMonitor:
         self.expects = job.module.expects(job.module.config)
         self.health_checks = job.wanted.training.health_checks if distributed.first() else 0
         self.next = job.started + self._stride(job.plan.steps)
-        # As first planned, which is the same in every sitting.
+        # As first planned, which is the same in every session.
         self.sample = sample(job.plan.stretches[0][1] * job.wanted.training.batch_size)
         self.began, self.spent = time.monotonic(), 0.0
         self.log = checkpoint.Log(job.folder / "health.jsonl", job.started) if self.health_checks else None
@@ -66,7 +66,7 @@ class HealthMonitor:
         Returns:
             The line that was written, if it was time.
         """
-        if self.untrained is not None:  # looked at once the first step has shown that training works here
+        if self.untrained is not None:  # checked once the first step has shown that training works here
             self._add(0, self.untrained)
             self.untrained = None
         if self.log is None or not (step.last or step.number >= self.next):
@@ -79,15 +79,15 @@ class HealthMonitor:
         before, self.verdict = self.verdict, judge(self.lines, self.expects)
         if step.last:
             share = self.spent / max(time.monotonic() - self.began, 1e-9)
-            progress.say(f"{describe(self.lines[-1])} Looking took {share:.1%} of the time.")
+            progress.say(f"{describe(self.lines[-1])} Health checks took {100 * share:.1f} % of the time.")
             if self.verdict is not None:
                 progress.say(str(self.verdict))
         elif self.verdict is not None and self.verdict.bad and self.verdict.name != (before and before.name):
-            progress.say(f"At step {step.number:,}: {self.verdict}")
+            progress.say(f"at step {step.number:,}: {self.verdict}")
         return self.lines[-1]
 
     def _due(self, step: Step) -> float:
-        """Tell the step from which one look more, and the last, keep to their share of the time."""
+        """Tell the step from which one more check, and the last, keep to their share of the time."""
         done = max(1, step.number - self.job.started)
         pace = max(time.monotonic() - self.began - self.spent, 1e-9) / done
         two = 2 * self.lines[-1]["seconds"] if self.lines else 0.0
@@ -100,7 +100,7 @@ class HealthMonitor:
         return min(due, step.plan.steps / 4) if early else due
 
     def stops(self) -> bool:
-        """Tell, alike on every process, whether the run has collapsed and was asked to stop then."""
+        """Tell, the same on every process, whether the run has collapsed and was asked to stop then."""
         if not self.job.wanted.training.stop_on_collapse:
             return False
         return bool(distributed.same(int(self.verdict is not None and self.verdict.name in COLLAPSED)))
@@ -143,7 +143,7 @@ class HealthMonitor:
         return figures
 
     def _task(self) -> dict[str, Any]:
-        """Measure how well the method's own task is solved, on images held apart and on others."""
+        """Measure how well the method's own task is solved, on holdout images and on others."""
         job, found = self.job, {}
         parts = [("trained", job.dataset), *([("held", self.held)] if self.held is not None else [])]
         cast = autocast(job.device, job.wanted.training.precision)
@@ -182,7 +182,7 @@ class HealthMonitor:
 
 
 def sample(planned: int) -> int:
-    """Choose how many images a run is looked at with.
+    """Choose how many images a run is checked with.
 
     Args:
         planned: images that it is to train on, repeats counted.
@@ -199,11 +199,11 @@ def describe(line: dict[str, Any]) -> str:
     Returns:
         One line.
     """
-    where = "held-out images" if line["holdout"] else "images of the training"
+    where = "held-out images" if line["holdout"] else "training images"
     task = line.get("task", {})
     solved = f", own task solved {task.get('held', task['trained']):.0%}" if task else ""
     return (
-        f"Health on {line['images']:,} {where}: RankMe {line['rankme']:.0f} of {line['dim']}, uniformity "
+        f"health on {line['images']:,} {where}: RankMe {line['rankme']:.0f} of {line['dim']}, uniformity "
         f"{line['uniformity']:.2f}, spread {line['spread']:.2f}, partner found "
         f"{line['contrastive_accuracy']:.0%}{solved}."
     )

@@ -66,12 +66,12 @@ def fit_batch(config: RunConfig, images: int) -> tuple[RunConfig, list[str]]:
     batch = min(training.batch_size, images)
     if batch < training.batch_size:
         notes.append(
-            f"There are {images:,} images, fewer than a batch of {training.batch_size:,}: the batch is all "
+            f"there are {images:,} images, fewer than a batch of {training.batch_size:,}: the batch is all "
             "of them."
         )
     if batch % world:
         batch -= batch % world
-        notes.append(f"The batch is {batch:,}, a multiple of the {world} processes.")
+        notes.append(f"the batch is {batch:,}, a multiple of the {world} processes.")
     if training.micro_batch is not None and training.micro_batch * world >= batch:
         training = replace(training, micro_batch=None)
     return replace(config, training=replace(training, batch_size=batch)), notes

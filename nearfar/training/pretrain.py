@@ -170,7 +170,7 @@ def _train(
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
         export(job.folder, job.module.f, job.wanted.preprocess, provenance, parts)
-        progress.say(f"Done: {job.plan.steps:,} steps. The encoder is in {job.folder}.")
+        progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
 
 
 def _steps(
@@ -199,7 +199,9 @@ def _steps(
         for step in steps:
             if step.plan is not job.plan:
                 job.plan = step.plan
-                progress.say(f"The speed has changed: {step.plan.steps:,} steps in total now fit the time.")
+                progress.say(
+                    f"the speed has changed: {step.plan.steps:,} steps in total now fit into the time."
+                )
                 _record(job.folder, whole, {**config, "plan": step.plan.stretches})
             recorder.note(step)
             figures = watch.note(step)
@@ -209,12 +211,12 @@ def _steps(
                 recorder.save(step)
             if hopeless:
                 raise NearfarError(
-                    f"stopped at step {step.number:,} of {step.plan.steps:,}, where it is saved, as "
-                    f"--stop-on-collapse asks. {watch.verdict or ''}"
+                    f"stopped at step {step.number:,} of {step.plan.steps:,}, and saved there, as "
+                    f"--stop-on-collapse asks: {watch.verdict or 'the run has collapsed'}"
                 )
             if stop and not step.last:
                 at = f"step {step.number:,} of {step.plan.steps:,}"
-                progress.say(f"Saved at {at}; run the same command again to resume.")
+                progress.say(f"saved at {at}; run the same command again to resume.")
                 if stop == signal.SIGTERM:
                     sys.exit(143)
                 raise KeyboardInterrupt
@@ -265,7 +267,9 @@ def _finished(folder: Path) -> bool:
     """Tell whether a run has come to its end, and say so."""
     finished = (folder / "encoder.json").exists()
     if finished:
-        progress.say(f"The run in {folder} is finished; nothing to do (--overwrite trains it again).")
+        progress.say(
+            f"the run in {folder} is finished; there is nothing to do (--overwrite trains it again)."
+        )
     return finished
 
 
@@ -298,8 +302,8 @@ def _wanted(
     wanted = RunConfig.from_json(config, f"{Path(like) / 'config.json'}: ")
     if wanted.modality != source.modality:
         raise NearfarError(
-            f"{like} learnt from {wanted.modality}, and {source.name} holds {source.modality}; leave --like "
-            "out."
+            f"{like} was trained on {wanted.modality}, and {source.name} holds {source.modality}; "
+            "leave --like out."
         )
     return wanted, StepPlan.of(config["plan"])
 
@@ -334,8 +338,8 @@ def _same_teacher(earlier: dict[str, Any], wanted: RunConfig, folder: Path) -> N
     """Make sure that the run that is learnt from is the one it was, whatever its folder is called."""
     if earlier.get("teacher") != _teacher_digest(wanted):
         raise NearfarError(
-            f"the run in {folder} learnt from another run than {wanted.settings.teacher} now holds; name "
-            "another folder with --out, or start anew with --overwrite."
+            f"the run in {folder} has another teacher than {wanted.settings.teacher} now holds; name "
+            "another folder with --out, or start again with --overwrite."
         )
 
 
@@ -354,5 +358,5 @@ def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
     if distributed.first():
         distributed.barrier()
         if dataset.rejected:
-            progress.say(f"{len(dataset.rejected):,} unusable images are left out; rejected.csv lists them.")
+            progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
     return dataset

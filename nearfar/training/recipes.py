@@ -1,6 +1,6 @@
 """Named recipes: settings that are known to work together, each a plain function with its source.
 
-What a user types on the command line wins over the recipe, one setting at a time.
+Flags on the command line override the recipe, one setting at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .settings import Training
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the training and of the views; what a method wants otherwise stands in its own file."""
+    """Settings of the training and of the views; what a method overrides is in its own file."""
 
     training: Training
     views: Views
@@ -24,7 +24,7 @@ def cpu(side: int) -> Recipe:
     """Minutes on two cores: a small residual net, Muon, a low temperature, mild crops.
 
     Args:
-        side: short side of the images at hand, in pixels.
+        side: short side of the images, in pixels.
 
     Returns:
         The recipe. Images over 64 px are trained at 96, which keeps a CPU step affordable.
@@ -50,7 +50,7 @@ def cifar_short(side: int) -> Recipe:
     """A hundred epochs of ResNet-18 on small images: minutes on one GPU.
 
     Args:
-        side: short side of the images at hand; unused.
+        side: short side of the images; unused.
 
     Returns:
         The recipe: SGD 0.06 bs/256, batch 512, tau 0.5; on lossless CIFAR-10 published as 83.2 % k-NN.
@@ -75,7 +75,7 @@ def cifar_long(side: int) -> Recipe:
     """A thousand epochs of ResNet-18 on small images: the rate halves, all else stays.
 
     Args:
-        side: short side of the images at hand; unused.
+        side: short side of the images; unused.
 
     Returns:
         The recipe.
@@ -98,7 +98,7 @@ def imagenet(side: int) -> Recipe:
     """SimCLR as published: ResNet-50 at 224 px, LARS, full colour strength and blur.
 
     Args:
-        side: short side of the images at hand; unused.
+        side: short side of the images; unused.
 
     Returns:
         The recipe, for one machine: batch 512 over 100 epochs, the square-root rule, which the paper

@@ -1,4 +1,4 @@
-"""Resolves the settings of a run: a recipe, what was typed, and every `auto` that needs no measurement."""
+"""Resolves the settings of a run: a recipe, explicit flags, and every `auto` that needs no measurement."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def resolve(
     only = methods.method(method).modality
     if only not in (None, kind):
         raise NearfarError(
-            f"--method {method} learns from {only}, and these are {kind}; choose another method: see "
+            f"--method {method} needs {only}, and these are {kind}; choose another method: see "
             "nearfar methods."
         )
     if recipe == "auto":

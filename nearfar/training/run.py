@@ -34,10 +34,10 @@ class Run:
     preprocess: Any  # settings of how an example becomes the encoder's input; of images `views.Preprocess`
     provenance: dict[str, Any]
     config: dict[str, Any] = dataclasses.field(repr=False)
-    parts: tuple[str, ...] = ()  # what the method saved beside the encoder
+    parts: tuple[str, ...] = ()  # what the method saved with the encoder
 
     def part(self, name: str) -> dict[str, torch.Tensor]:
-        """Read a part that the method saved beside the encoder, such as SimCLR's head g.
+        """Read a part that the method saved with the encoder, such as SimCLR's head g.
 
         Args:
             name: one of `parts`.
@@ -152,7 +152,7 @@ def load(path: str | Path) -> Run:
     """Load a finished run from its folder; needs nothing of the method that trained it, and no pickle.
 
     Args:
-        path: the run folder, or the `encoder.safetensors` in it (with its `encoder.json` beside it).
+        path: the run folder, or the `encoder.safetensors` in it (with its `encoder.json` next to it).
 
     Returns:
         The run, its encoder on the CPU, in eval mode.
@@ -166,10 +166,10 @@ def load(path: str | Path) -> Run:
     if not (folder / "encoder.json").exists():
         if (folder / "config.json").exists():
             raise NearfarError(
-                f"The run in {folder} is not finished; give its nearfar pretrain command again to go on."
+                f"the run in {folder} is not finished; run its nearfar pretrain command again to resume."
             )
         raise NearfarError(
-            f"There is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {folder}"
+            f"there is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {folder}"
         )
     card = checkpoint.read_json(folder / "encoder.json")
     if card.get("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""How long training lasts: a number of steps, fixed or fitted to a time budget, and where it stands in it.
+"""The length of training: a number of steps, fixed or fitted to a time budget, and the progress in it.
 
 The schedule of everything that changes while training is a function of progress, from 0 to 1. A plan
 is a list of (from step, steps in all); a time budget appends to it when the pace drifts, and the list

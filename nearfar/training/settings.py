@@ -1,6 +1,6 @@
 """The settings of a pretraining run that every method shares: the views, and the training itself.
 
-Nothing here imports torch, so that `--help` answers at once. What a single method adds stands in that
+Nothing here imports torch, so that `--help` answers at once. What a single method adds is in that
 method's own file, as its `Config`.
 """
 

@@ -1,4 +1,4 @@
-"""One sitting of training, made ready: everything built, and what only a measurement can decide decided."""
+"""Builds everything for a session of training, and measures the settings that need a measurement."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG, LONG_STEPS = 600.0, 2000  # seconds, or steps, that a run must last before
 
 @dataclass
 class TrainingSetup:
-    """All that one sitting of training needs."""
+    """All that one session of training needs."""
 
     folder: Path
     wanted: RunConfig
@@ -90,7 +90,7 @@ class TrainingSetup:
             f"device     {self.device}, {training.precision}{code}, views on {place}, {processes}",
         ]
         if self.started:
-            lines.append(f"going on from step {self.started:,}")
+            lines.append(f"resuming at step {self.started:,}")
         progress.say("\n  ".join(lines))
 
 
@@ -103,7 +103,7 @@ def prepare(
     *,
     follow: bool,
 ) -> TrainingSetup:
-    """Build the method and bring it to where training goes on; measure what has to be measured.
+    """Build the method and bring it to the step at which training resumes; measure what has to be measured.
 
     Args:
         folder: the run folder.
@@ -114,7 +114,7 @@ def prepare(
         follow: whether a time budget is watched.
 
     Returns:
-        What one sitting needs, ready to train.
+        What one session needs, ready to train.
     """
     module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
     unplanned = StepPlan(((0, 1),))

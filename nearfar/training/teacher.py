@@ -1,4 +1,4 @@
-"""A finished run that a method learns from: loaded in one place, checked, and known by a digest.
+"""A finished run used as a teacher: loaded in one place, checked, and identified by a digest.
 
 A method that learns from a run has "teacher" in its `requires`, a setting `teacher` in its `Config`, which is
 the flag --teacher, and takes a `Teacher` as the third argument of its class.
@@ -22,7 +22,7 @@ from .run import PARTS, Run, load
 
 @dataclass(frozen=True)
 class Teacher:
-    """A finished run, its encoder in eval mode and without gradients, and what its method saved beside it."""
+    """A finished run, its encoder in eval mode and without gradients, and what its method saved with it."""
 
     run: Run
     parts: dict[str, dict[str, Tensor]]  # by name, as `Run.part` gives them

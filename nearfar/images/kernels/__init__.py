@@ -1,4 +1,4 @@
-"""Turns drawn parameters into views: uint8 images in, a float batch out.
+"""Computes views from sampled parameters: uint8 images in, a float batch out.
 
 Three paths make the same pixels to 1e-5: `fused` (numba, one image at a time through every step),
 `reference` (plain torch, slow) and `batched` (plain torch, a batch at a time, on any device). `apply` takes
@@ -67,7 +67,7 @@ def apply(
         block = place(block, torch.device("cpu"))
     placed = block if isinstance(block, Placed) else None
     if placed and path not in ("auto", "batched"):
-        raise NearfarError(f"path {path!r} cannot take images placed on a device; choose auto or batched.")
+        raise NearfarError(f"path {path!r} cannot process images on a device; choose auto or batched.")
     if out is not None and tuple(out.shape) != (n, 3, size, size):
         raise NearfarError(f"out has shape {tuple(out.shape)}; give one of shape {(n, 3, size, size)}.")
     if out is None:
@@ -144,7 +144,9 @@ def _fused() -> ModuleType | None:
         fused.warm()
         return fused
     except ImportError:
-        progress.say("numba is missing, so views come some hundred times more slowly: pip install numba.")
+        progress.say(
+            "numba is missing, so views are computed about a hundred times more slowly: pip install numba."
+        )
         return None
     finally:
         slow.cancel()

@@ -1,4 +1,4 @@
-"""Makes views on a device, a batch at a time, in plain torch: for GPUs that few CPU cores would starve.
+"""Makes views on a device, a batch at a time, in plain torch: for GPUs, where a few CPU cores are too slow.
 
 The same pixels as the other paths to 1e-5, by matrix products: a resize is one product with a matrix for
 the rows and one with a matrix for the columns, and so is a blur. Whatever decides what happens to which

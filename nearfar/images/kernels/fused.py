@@ -1,4 +1,4 @@
-"""Makes views fast: compiled by numba, one image at a time, every step while its pixels are in cache.
+"""Computes views fast: compiled by numba, one image at a time, every step while its pixels are in cache.
 
 What makes it fast, and must stay so: float32 constants throughout (a bare Python literal would make
 the arithmetic double); planar channels; inner loops over contiguous memory without a branch, which
@@ -252,7 +252,7 @@ def _mirror(i, size):
 def _blur(view, sigma, radius, taps, spare, line, done):
     """Blur (blocks, size, 3 LANES) along x into `spare`, then along y; borders are mirrored.
 
-    Taps that are 0 to float32 beside the middle one, from 5.5 sigma on, are left out.
+    Taps that are 0 to float32 compared with the middle one, from 5.5 sigma on, are left out.
     """
     blocks, size = view.shape[0], view.shape[1]
     total = 0.0

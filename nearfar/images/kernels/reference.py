@@ -1,4 +1,4 @@
-"""Makes views in plain torch, one image at a time: slow and clear, the truth the fast path must meet.
+"""Computes views in plain torch, one image at a time: the slow reference for the fast kernels.
 
 It is also what runs where numba cannot.
 """

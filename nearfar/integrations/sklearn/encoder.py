@@ -1,4 +1,4 @@
-"""An encoder as a scikit-learn transformer: learns from images, and turns images into vectors."""
+"""An encoder as a scikit-learn transformer: trains on images, and turns images into vectors."""
 
 from __future__ import annotations
 

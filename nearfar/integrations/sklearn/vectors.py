@@ -1,4 +1,4 @@
-"""What is done with vectors, as scikit-learn estimators: classes by few examples, and anomalies."""
+"""scikit-learn estimators on vectors: few-shot classification, and anomaly detection."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
 
 class AnomalyDetector(OutlierMixin, BaseEstimator):
-    """Tells rows that are unlike the normal ones it was fitted on, with a promised false-positive rate.
+    """Tells rows that are unlike the normal ones it was fitted on, with a guaranteed false-positive rate.
 
     Half of the rows fit the detector; the other half, held out, sets the threshold. It takes vectors, such as
     those of an `EncoderTransformer` before it in a pipeline. As everywhere in scikit-learn a higher score is
@@ -109,7 +109,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             method: "knn", "mahalanobis" or "forest".
             k: the neighbour whose distance counts, for "knn".
             fpr: false-positive rate: share of normal rows that may be called anomalous. Fewer than
-                1 / fpr - 1 rows held out cannot promise it; what scores above all of them is then called
+                1 / fpr - 1 rows held out cannot guarantee it; what scores above all of them is then called
                 anomalous.
             random_state: random seed of the halves and the trees.
         """
