@@ -170,9 +170,9 @@ def test_a_store_is_filled_kept_up_to_date_and_searched(run: Path, tmp_path: Pat
     x[7] = x[8]
     again = nearfar.embed(run, [*x, *waves(1, seed=9)], store=store)
     assert (again.images, again.encoded, again.known, again.unchanged) == (161, 1, 1, 159)
-    held.set("colour", {"s000": "red"})
+    held.update("colour", {"s000": "red"})
     with pytest.raises(NearfarError, match="'length' is computed from"):
-        held.set("length", {"s000": 3.0})
+        held.update("length", {"s000": 3.0})
 
 
 def test_uses_that_need_no_picture_work_on_a_store(run: Path, tmp_path: Path) -> None:
