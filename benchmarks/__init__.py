@@ -1,1 +1,1 @@
-"""Every figure of the README and the docs: what is measured, how, and beside whom; see benchmarks/run."""
+"""Every figure of the README and the docs: what is measured, how, and against what; see benchmarks/run."""

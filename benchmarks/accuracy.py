@@ -1,4 +1,4 @@
-"""The main job: k-NN accuracy after some minutes of training, ours beside lightly's published recipe.
+"""The main job: k-NN accuracy after some minutes of training, ours compared with lightly's published recipe.
 
 Both train the same encoder on the same images, cores and minutes, seeds 0, 1, ...; ours with `pretrain`'s
 own recipe for a CPU, lightly with its CIFAR-10 benchmark's: SimCLRTransform without blur, batch 128,
@@ -6,7 +6,7 @@ SGD .06, momentum .9, decay 5e-4, cosine, NTXentLoss with tau .5, float32, DataL
 core; its schedule follows the clock, so that it ends in time. (Its ImageNet statistics are left out, since
 a batch norm follows the first layer.) Both encoders then go through the same `nearfar.evaluate`, which
 chooses k and the temperature on held-out training images and reads the test images once a run; fixed
-k = 20 with temperature 0.1 stands beside it.
+k = 20 with temperature 0.1 is given as well.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def fixed(folder: Path, train: Path, test: Path) -> float:
 
 
 def evaluated(who: str, folder: Path, wanted: Asked, seed: int) -> dict[str, Any]:
-    """Measure a run, or read what was measured before from the file beside its folder."""
+    """Measure a run, or read what was measured before from the file next to its folder."""
     import nearfar
     from nearfar.evaluation.evaluate import BASELINES
 

@@ -79,7 +79,7 @@ def vicreg() -> tuple[Loss, Loss]:
 
 
 def swav() -> tuple[Loss, Loss]:
-    """Two full views and a small one, each with a row's likeness to WIDTH prototypes."""
+    """Two full views and a small one, each with a row's similarity to WIDTH prototypes."""
     from lightly.loss import SwaVLoss
 
     theirs = SwaVLoss(temperature=0.1, sinkhorn_iterations=3, sinkhorn_epsilon=0.05)

@@ -5,7 +5,7 @@
 prints a line a method and ends with 1 if one disagrees. Gradients are those at the rows before they are
 brought to length 1. Where a peer defines a method otherwise, the line says what was compared, and why:
 
-- lightly's memory bank drops the rows of a batch that reach beyond its end, where our queue goes on at its
+- lightly's memory bank drops the rows of a batch that reach beyond its end, where our queue continues at its
   start; with a queue of whole batches they are the same.
 - lightly's NNCLR compares neighbours and predictions as SimCLR does, all 2N with all; the paper, and we,
   compare each neighbour with the predictions of the other view.
@@ -30,7 +30,7 @@ BOUND = 1e-9
 Pair = tuple[Callable[..., Tensor], Callable[..., Tensor]]
 
 torch.manual_seed(0)
-# Views of one image, and images of one label, are somewhat alike, so that every kind of triplet occurs.
+# Views of one image, and images of one label, are somewhat similar, so that every kind of triplet occurs.
 LABELS = torch.arange(N) % 6
 _base = torch.randn(6, WIDTH).double()[LABELS] + torch.randn(N, WIDTH).double()
 ROWS = [_base + 0.5 * torch.randn(N, WIDTH).double() for _ in range(2)]

@@ -4,7 +4,7 @@
 
 A store of drawn pictures is served on loopback and opened in Chromium (`--chromium` names another). The map
 is dragged and zoomed for some seconds; a frame is what the browser paints. Once the map rests, all points are
-drawn anew: that has a line of its own. Where there is no GPU, Chromium draws WebGL on the CPU, and says so:
+drawn again: that has a line of its own. Where there is no GPU, Chromium draws WebGL on the CPU, and says so:
 then this is the slowest that anyone sees.
 """
 
@@ -33,7 +33,7 @@ return gl ? gl.getParameter(more ? more.UNMASKED_RENDERER_WEBGL : gl.RENDERER) :
 
 
 def fill(folder: Path, count: int) -> Any:
-    """Make a store of so many images in twenty clouds, laid out already."""
+    """Make a store of so many images in twenty clouds, with coordinates."""
     import pyarrow as pa
     from PIL import Image
 

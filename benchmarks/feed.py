@@ -42,7 +42,7 @@ sys.exit(not done)
 
 
 def store(folder: Path, kind: str, short_side: int) -> Any:
-    """Open a folder of images as pretraining does, in one of three ways; caches go beside the folder."""
+    """Open a folder of images as pretraining does, in one of three ways; caches go next to the folder."""
     return cache.load(
         open_source(str(folder)),
         short_side=short_side,
@@ -56,7 +56,7 @@ def store(folder: Path, kind: str, short_side: int) -> Any:
 
 
 def ours(images: Any, job: step.Job, warm: int, timed: int) -> Callable[[], float]:
-    """Measure the pace with our feed, opened anew each time."""
+    """Measure the speed with our data loader, opened again each time."""
 
     def measured() -> float:
         opened = job.feed(images)
@@ -116,7 +116,7 @@ class _Loaded:
 
 
 def peer(who: str, folder: Path, job: step.Job, warm: int, timed: int) -> Callable[[], float]:
-    """Measure the pace with a peer's data set in a DataLoader."""
+    """Measure the speed with a peer's data set in a DataLoader."""
     from torch.utils.data import DataLoader
 
     training, settings, size = job.wanted.training, job.wanted.views, job.wanted.image_size
@@ -149,7 +149,7 @@ def peer(who: str, folder: Path, job: step.Job, warm: int, timed: int) -> Callab
 def share(
     case: str, folder: Path, job: step.Job, warm: int, timed: int, rounds: int
 ) -> tuple[list[Row], list[Bar]]:
-    """Measure one size of images: every source beside the batch in memory."""
+    """Measure one size of images: every source compared with the batch in memory."""
     memory = step.in_memory(job)
     works: dict[str, Callable[[], float]] = {"batch in memory": lambda: job.pace(memory, warm, timed)}
     rows, bars = [], []
@@ -237,7 +237,7 @@ def start(folder: Path, count: int, wanted: Asked) -> tuple[list[Row], list[Bar]
         note = f"peak memory {max(peak for _, _, peak in found[who]):,.0f} MiB"
         rows.append(Row(case, who, Spread.of(values), "s", gain, note))
         if who == whole:
-            told = f"{Spread.of(values).middle:.1f} s, without a look at the untrained network "
+            told = f"{Spread.of(values).middle:.1f} s, without the check of the untrained network "
             told += f"{Spread.of(seconds[blind]).middle:.1f} s" if blind in seconds else "unknown"
             bars.append(Bar(f"start on {count:,} paths within 10 s", Spread.of(values).middle <= 10.0, told))
     return rows, bars
@@ -279,7 +279,7 @@ def run(wanted: Asked) -> Section:
         section.bars += bars
     section.notes.append(
         "Where the start goes: torch's own import, the view kernel's, and one question to the file system "
-        "for each path, by which a changed file is noticed, are rows of their own, and the look at the "
+        "for each path, by which a changed file is noticed, are rows of their own, and the check of the "
         "untrained network (1,024 images in so long a run), against which health is judged later, is the "
         "difference of two; what remains is the list, the network and the step. Importing torch and asking "
         "for a million files leave little of ten seconds, and doing without either is not worth it."

@@ -1,10 +1,10 @@
-"""Real label errors found: CIFAR-10N's human labels, with an encoder's features, beside cleanlab on pixels.
+"""Real label errors found: CIFAR-10N's human labels, with an encoder's features, and cleanlab on pixels.
 
     python -m benchmarks.label_errors runs/a --images cifar10/train --labels CIFAR-10_human.pt
 
 The images are CIFAR-10's training images in a folder a class, in their original order within each class; the
 labels are those of Wei et al. 2022, "Learning with noisy labels revisited" ("aggregate" and "worse"). What is
-wrong is known: a label that is not the original one. Each ranking is asked for as many labels as are wrong.
+wrong is known: a label that is not the original one. Each ranking flags as many labels as are wrong.
 The encoder has seen no label, and nothing was chosen on these: the ranking's weights come from made-up
 errors.
 """

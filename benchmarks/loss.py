@@ -1,4 +1,4 @@
-"""What NT-Xent costs, memory and time, forward and backward, at growing batches: beside three other ways.
+"""What NT-Xent costs, memory and time, forward and backward, at growing batches: compared with three others.
 
 Each value comes from a fresh process with one thread: D = 128, tau = 0.1, inputs made and a small batch
 computed first; then memory is the peak above what the process held, and time that of the same pass.

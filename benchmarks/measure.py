@@ -1,4 +1,4 @@
-"""How everything here is measured: in turns, so that noise hits all alike, and in fresh processes for memory.
+"""How everything here is measured: in turns, so that noise affects all, and in fresh processes for memory.
 
 A figure is a spread: least, middle, greatest. A gain is a spread too, taken round by round: in each round
 ours and the peer ran right after one another, and their ratio is one value.
@@ -151,7 +151,7 @@ def peak_above(work: Callable[[], object]) -> float:
 def environment(threads: int | None) -> dict[str, str]:
     """Give the variables of a fresh process: so many threads for every library, no word to the network.
 
-    Compiled modules are kept, as they are where nobody forbids it: else each start compiles them anew.
+    Compiled modules are kept, as they are where nobody forbids it: else each start compiles them again.
     """
     limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     left = (*limits, "PYTHONDONTWRITEBYTECODE")

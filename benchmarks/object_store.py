@@ -3,7 +3,7 @@
     pip install 'nearfar[store]' 'moto[server,s3]'
     python -m benchmarks.object_store
 
-Rows are put, labelled, searched and deleted, the store is opened anew each time, and four writers put rows at
+Rows are put, labelled, searched and deleted, the store is reopened each time, and four writers put rows at
 once. Ends with 1 if a row is lost, doubled or another.
 """
 

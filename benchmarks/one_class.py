@@ -1,4 +1,4 @@
-"""One class against nine: AUROC of anomaly scores on CIFAR-10, beside pixels and an untrained encoder.
+"""One class against nine: AUROC of anomaly scores on CIFAR-10, by encoder, pixels and untrained encoder.
 
     python -m benchmarks.one_class runs/a --train cifar10/train --test cifar10/test
 

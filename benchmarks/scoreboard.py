@@ -53,7 +53,7 @@ class Asked:
 
 def arguments() -> argparse.ArgumentParser:
     """List what may be typed."""
-    parser = argparse.ArgumentParser(prog="benchmarks/run", description="Measure nearfar beside its peers.")
+    parser = argparse.ArgumentParser(prog="benchmarks/run", description="Measure nearfar and other tools.")
     parser.add_argument("--only", default="", help=f"some of {', '.join(SUBJECTS)}, with commas")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing written")
     parser.add_argument("--thorough", action="store_true", help="five rounds and the largest sizes")

@@ -98,7 +98,7 @@ def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked:
         side: short side of the images.
         device: where to compute.
         store: images, for what is measured with them on a GPU.
-        asked: settings that the recipe shall not decide.
+        asked: settings that override the recipe's.
     """
     where = device_named(device)
     if store is None:

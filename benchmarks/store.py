@@ -1,9 +1,9 @@
-"""What the vector store costs, beside FAISS and LanceDB used alone; and whether kills lose rows.
+"""What the vector store costs, compared with FAISS and LanceDB used alone; and whether kills lose rows.
 
     python -m benchmarks.store search --vectors 100000 1000000 --out benchmarks/store.md
     python -m benchmarks.store kills --run runs/a --data photos/ --kills 20
 
-Each contender works in a process of its own, whose greatest memory is told. Vectors are drawn: 32 directions
+Each contender works in a process of its own, whose peak memory is reported. Vectors are drawn: 32 directions
 mixed, noise, and negative numbers cut off, as an encoder's last ReLU does. Queries are rows moved a little.
 """
 

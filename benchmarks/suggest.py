@@ -1,4 +1,4 @@
-"""What it is worth to be told which images to label: accuracy with 10 to 400 labels, beside random choice.
+"""The gain by suggestions of what to label: accuracy with 10 to 400 labels, compared with random choice.
 
     python -m benchmarks.suggest runs/a --train cifar10/train --test cifar10/test --draws 10
 
@@ -53,7 +53,7 @@ def replay(
     labels, found = np.full(len(y), UNKNOWN), []
     for budget in BUDGETS:
         known = int((labels != UNKNOWN).sum())
-        # Margins need labels to go by: the first are drawn at random.
+        # Margins need labels: the first are drawn at random.
         step = "random" if method == "margin" and not known else method
         rows = suggest_rows(x, labels, budget - known, method=step, seed=seed).rows
         labels[rows] = y[rows]

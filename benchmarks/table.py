@@ -55,7 +55,7 @@ class Section:
 
 
 def number(value: float) -> str:
-    """Write a value with three digits or more, and thousands apart."""
+    """Write a value with three digits or more, and separated thousands."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     if abs(value) >= 10:
@@ -93,7 +93,7 @@ def render(title: str, section: Section, stamp: str) -> str:
 
 
 def sections(page: str) -> dict[str, str]:
-    """Take a page apart: heading to text, heading included."""
+    """Split a page: heading to text, heading included."""
     parts = HEADING.split(page)[1:]
     return {part.partition("\n")[0].strip(): "## " + part.rstrip() + "\n" for part in parts}
 
@@ -109,5 +109,5 @@ def page(head: Iterable[str], found: dict[str, str], order: Iterable[str]) -> st
     known = [title for title in order if title in found]
     titles = [*known, *(title for title in found if title not in known)]
     bars = [line for title in titles for line in found[title].splitlines() if re.match(r"- \*\*m", line)]
-    lines = ["# Ours beside the peers", "", *head, "", *bars, ""]
+    lines = ["# nearfar and other tools", "", *head, "", *bars, ""]
     return "\n".join(lines) + "\n" + "\n".join(found[title] for title in titles)

@@ -1,4 +1,4 @@
-"""How fast views are made on one core, and how exactly: beside torchvision, kornia, lightly, albumentations.
+"""How fast views are made on one core, and how exactly: against torchvision, kornia, lightly, albumentations.
 
 Every maker gives two views of each image as SimCLR has them, the drawing of their parameters included:
 crop, flip, jitter, grey, and at 224 px blur. A rate is source images a second of CPU time, all threads of
@@ -240,7 +240,7 @@ def case(
                 work()
                 works[f"{who}, {way}"] = measure.rate(work, len(inputs.images), seconds)
                 notes[f"{who}, {way}"] = note
-            except Exception as failed:  # a peer's trouble is a row, not the end
+            except Exception as failed:  # a peer's failure is a row
                 rows.append(Row(name, f"{who}, {way}", None, "", note=measure.reason(failed)))
     found = measure.alternate(works, wanted.rounds)
     made = []

@@ -223,7 +223,7 @@ def test_killed_with_9_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture
         resumed = cache.load(open_source(folder), **USUAL, folder=tmp_path, memory=0)
     finally:
         progress.show(False)
-    assert f"{kept:,} are there already" in capsys.readouterr().err
+    assert f"{kept:,} are done already" in capsys.readouterr().err
     assert resumed.fingerprint == whole.fingerprint and resumed.rejected == whole.rejected
     assert all(np.array_equal(resumed[row], whole[row]) for row in range(len(whole)))
 

@@ -424,7 +424,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> Non
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == "" and "Traceback" not in err
-    assert "to resume" in err
+    assert "run the same command again to resume" in err
     assert (tmp_path / "run" / "last.safetensors").exists()
 
 

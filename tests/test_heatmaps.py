@@ -123,5 +123,5 @@ def test_a_network_without_planes_is_told() -> None:
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
     with pytest.raises(NearfarError, match="'flat' has no feature maps"):
         planes(models.Encoder(flat, 4, "flat", "standard", 2), torch.rand(1, 3, 2, 2))
-    with pytest.raises(NearfarError, match="'resnet10_w16' have one place"):
+    with pytest.raises(NearfarError, match="'resnet10_w16' are 1 x 1"):
         planes(encoder("resnet10_w16", 16), torch.rand(1, 3, 2, 2))

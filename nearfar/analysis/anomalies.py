@@ -241,7 +241,7 @@ def threshold(held: Scores, fpr: float) -> Threshold:
     if value is None:
         least = int(np.ceil(1 / fpr - 1e-9)) - 1
         raise NearfarError(
-            f"{len(held)} held-out normal images cannot promise {100 * fpr:g} % false positives; name "
+            f"{len(held)} held-out normal images cannot guarantee {100 * fpr:g} % false positives; name "
             f"at least {2 * least} normal images, or allow a higher rate with --fpr."
         )
     low, high = beta.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], above, len(held) + 1 - above)

@@ -61,7 +61,7 @@ class ClusterCounts:
         if not self.clustered:
             return (
                 "No number of clusters fits better than it would fit one cloud without clusters: these are "
-                "parts of a whole that runs on."
+                "arbitrary parts of one whole."
             )
         same = [str(count) for count in self.near if count != self.best]
         others = f"; {', '.join(same)} fit as well, to within chance" if same else ""

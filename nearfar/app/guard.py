@@ -76,7 +76,7 @@ class Guard:
         """Say why a request is not let in, or None."""
         headers = _headers(scope)
         if headers is None:
-            return 400, "a header of the request makes no sense"
+            return 400, "a header of the request is malformed"
         host = headers.get("host", "")
         if not self._ours(host):
             return 421, "this page is not served under that name"

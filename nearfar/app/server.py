@@ -114,7 +114,7 @@ def _refusals(app: FastAPI) -> None:
 
     @app.exception_handler(StaleRows)
     def moved(_: Request, error: StaleRows) -> Response:
-        return JSONResponse({"error": "images came or went; the page loads again."}, 409)
+        return JSONResponse({"error": "images were added or deleted; the page loads again."}, 409)
 
     @app.exception_handler(RequestValidationError)
     def senseless(_: Request, error: RequestValidationError) -> Response:

@@ -144,8 +144,9 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
     parser = Parser(
         "evaluate",
         "nearfar evaluate runs/a --train labelled/train --test labelled/test",
-        "Measure an encoder on labelled images by k-NN and by a linear classifier, beside raw pixels, an "
-        "untrained encoder and chance. Labels are the names of the first-level folders, or a list's column.",
+        "Measure an encoder on labelled images by k-NN and by a linear classifier, and compare it with raw "
+        "pixels, an untrained encoder and chance. Labels are the names of the first-level folders, or a "
+        "list's column.",
     )
     parser.add_argument(
         "run", metavar="RUN", nargs="+", help="the run's folder; several are compared in pairs"

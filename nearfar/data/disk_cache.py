@@ -144,7 +144,7 @@ def _make(config: ReadConfig, folder: Path, expected: int) -> ImageDataset:
                 f"the cache of {config.source.name} needs {needed / 1e9:,.1f} GB more in {folder}, where "
                 f"{free / 1e9:,.1f} GB are free; set NEARFAR_CACHE to another disk, or use --no-cache."
             )
-        again = f"; {len(ledger.records) - len(left):,} are there already" if journal.end else ""
+        again = f"; {len(ledger.records) - len(left):,} are done already" if journal.end else ""
         say(f"decoding {len(ledger.records):,} images, about {expected / 1e9:,.2f} GB, into {folder}{again}")
 
         def work(at: int) -> None:

@@ -41,7 +41,9 @@ class PartEntry:
 
 PARTS = {
     "few_labels": PartEntry(
-        "accuracy with 1, 2, 4, ... labels a class, 1 % and 10 %, over many draws", "few_labels", "FewLabels"
+        "accuracy with 1, 2, 4, ... labels per class, 1 % and 10 %, over many draws",
+        "few_labels",
+        "FewLabels",
     ),
     "retrieval": PartEntry(
         "search by example: mean average precision, and hits among the first 1, 5 and 10",

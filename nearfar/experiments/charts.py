@@ -38,7 +38,7 @@ def draw(found: Sweep) -> Figure:
         panel.set_axis_off()
     figure.suptitle(
         f"{MEASURES.get(found.measure, found.measure)}, higher is better. Each dot is a run; the star is the "
-        "recipe,\nthe diamond the best; crosses were ended early; the band is what seeds alone do.",
+        "recipe,\nthe diamond the best; crosses were ended early; the band is the spread of seeds.",
         fontsize=11,
     )
     return figure

@@ -15,15 +15,15 @@ from .figures import Line, curves, smooth
 # A figure of health: its title, whether it is a share, and what to see.
 HEALTH = {
     "rankme": ("RankMe", False, "How many directions the features use; near 1 is a collapse."),
-    "lidar": ("LiDAR", False, "How many directions tell images apart better than views of one differ."),
+    "lidar": ("LiDAR", False, "In how many directions images differ more than views of one."),
     "contrastive_accuracy": (
         "Partner found",
         True,
-        "How often an image's other view is the nearest of all; it should climb.",
+        "How often an image's other view is the nearest of all; it should rise.",
     ),
-    "agreement": ("Agreement", True, "How many of their ten nearest two views share; it should climb."),
+    "agreement": ("Agreement", True, "How many of the ten nearest two views have in common; it should rise."),
     "uniformity": ("Uniformity", False, "How evenly images fill the sphere: lower is better, 0 a collapse."),
-    "alignment": ("Alignment", False, "How far two views of an image lie apart; 0 is a collapse."),
+    "alignment": ("Alignment", False, "Squared distance of two views of an image; 0 is a collapse."),
     "spread": ("Spread", False, "How far features deviate from one another; 1 is even, 0 a collapse."),
     "alpha_req": ("alpha-ReQ", False, "How fast the spectrum falls; far above 1, few directions matter."),
 }  # fmt: skip

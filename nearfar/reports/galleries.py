@@ -156,7 +156,7 @@ def neighbours(sampled: ImageSample) -> list[Grid]:
             for row in queries
         ]
 
-    about = "The first of a row is the query; beside it are the most similar images, their cosine below."
+    about = "The first image of a row is the query; the most similar images follow, with their cosine."
     return [
         Grid("Drawn at random", about, rows(chance), 1 + k),
         Grid("Nearest", "Queries whose fifth neighbour is nearest.", rows(order[:QUERIES]), 1 + k),

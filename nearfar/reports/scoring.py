@@ -113,7 +113,7 @@ def _picture(runs: Mapping[str, Scores]) -> Plots | None:
             if "encoder" in scores.get(key, {})
         ]
         rows += [Dot(way, *_interval(score), None) for way, score in first[key].items() if way != "encoder"]
-        says = "Bars are 95 % intervals. The encoder is useful where it stands clear of the baselines."
+        says = "Bars are 95 % intervals. The encoder is useful if it is clearly above the baselines."
         alt = f"{title(key)} accuracy: {', '.join(f'{row.label} {percent(row.middle)}' for row in rows)}"
         plots.append(Plot(dots(f"accuracy-{key}", alt, rows), f"Accuracy, {title(key)}", says))
     return Plots(plots) if plots else None
@@ -241,7 +241,7 @@ def _confused(how: str, names: Sequence[str], matrix: Matrix) -> Heat | TableBlo
     if len(names) <= HEAT:
         cells = [[count / max(1, sum(row)) for count in row] for row in matrix]
         says = (
-            "In per cent of the true class: rows are true classes, columns answers. A strong colour off "
+            "In per cent of the true class: rows are true classes, columns predictions. A strong colour off "
             "the diagonal is a pair of classes that the encoder confuses."
         )
         return Heat(f"Confusion ({how})", says, names, cells)

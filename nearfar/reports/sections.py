@@ -129,7 +129,7 @@ def _data(subjects: Sequence[Subject]) -> Section:
 
 
 def _views(subjects: Sequence[Subject]) -> Section:
-    lead = "Augmented views, as the network got them: views of one image belong together."
+    lead = "Augmented views, as the network received them: views of one image belong together."
     made = _with_images(subjects, lambda sampled, subject: [galleries.views_grid(sampled, subject.wanted)])
     return Section("views", "The views", lead, made)
 
@@ -140,7 +140,7 @@ def _training(subjects: Sequence[Subject]) -> Section:
     drawn = [curves.losses(curves_of_runs, key), curves.health(curves_of_runs)]
     table = curves.last_health(curves_of_runs)
     facts = _side_by_side("What was trained", subjects, cards.model)
-    lead = "How the loss fell, and what the features looked like on the way, measured without labels."
+    lead = "The loss, and figures of the features during training, measured without labels."
     folds = [Fold("Every figure of health", [table])] if table else []
     return Section("training", "Training", lead, [facts, *drawn, *folds])
 
@@ -156,7 +156,7 @@ def _side_by_side(
 
 
 def _evaluation(subjects: Sequence[Subject]) -> Section:
-    lead = "Accuracy with labels: the frozen encoder beside its baselines."
+    lead = "Accuracy with labels: the frozen encoder and its baselines."
     scored = {subject.name: subject.scores for subject in subjects if subject.scores}
     made: list[Any] = list(scoring.blocks(scored)) if scored else []
     for subject in subjects:
@@ -193,7 +193,7 @@ def _map(subjects: Sequence[Subject]) -> Section:
             return [Note("A map needs at least five images.")]
         return [maps.sheet(sampled)]
 
-    lead = "The collection on one sheet, similar images together."
+    lead = "The collection on one map, similar images together."
     return Section("map", "Map", lead, _with_images(subjects, one))
 
 
@@ -215,7 +215,7 @@ def _typical(subjects: Sequence[Subject]) -> Section:
 
 
 def _duplicates(subjects: Sequence[Subject]) -> Section:
-    lead = "Images that appear twice, or nearly: across training and test set they inflate every score."
+    lead = "Duplicates and near-duplicates: across training and test set they inflate every score."
     kept = _distinct(subjects)
     made = _with_images(kept, lambda sampled, _: galleries.duplicates(sampled))
     return Section("duplicates", "Near-duplicates", lead, made)
@@ -223,7 +223,7 @@ def _duplicates(subjects: Sequence[Subject]) -> Section:
 
 def _cost(subjects: Sequence[Subject]) -> Section:
     table = _side_by_side("What training took", subjects, cards.cost)
-    return Section("cost", "Cost", "Time, memory and pace, as the run recorded them.", [table])
+    return Section("cost", "Cost", "Time, memory and speed, as the run recorded them.", [table])
 
 
 def _provenance(subjects: Sequence[Subject], out: str) -> Section:

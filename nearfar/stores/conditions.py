@@ -67,7 +67,7 @@ class _Reader:
         while at < end:
             found = _TOKEN.match(text, at)
             if found is None or found.lastgroup is None:
-                self.fail(f"{text[at:end].strip()[:20]!r} makes no sense there")
+                self.fail(f"{text[at:end].strip()[:20]!r} is not expected there")
             self.tokens.append((found.lastgroup, found[found.lastgroup]))
             at = found.end()
         self.tokens.append(("end", "its end"))
@@ -150,7 +150,7 @@ class _Reader:
         elif self.columns[column] == "flag" and not turned:
             return ColumnTest(column, "=", (True,))
         else:
-            self.fail(f"after {column}, {self.tokens[self.at][1]!r} makes no sense")
+            self.fail(f"after {column}, {self.tokens[self.at][1]!r} is not expected")
         return Not(found) if turned else found
 
     def column(self) -> str:

@@ -50,7 +50,7 @@ class Run:
         """
         if name not in self.parts:
             held = f"it holds {' '.join(self.parts)}" if self.parts else "its method saves none"
-            raise NearfarError(f"the run in {self.path} has no part {name!r} beside its encoder; {held}.")
+            raise NearfarError(f"the run in {self.path} has no part {name!r}; {held}.")
         tensors, _ = checkpoint.read(self.path / PARTS)
         start = f"{name}."
         return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}

@@ -134,7 +134,7 @@ def ready() -> None:
 @functools.cache
 def _fused() -> ModuleType | None:
     """Import and compile the fused kernel once a process; say so if it takes more than a moment."""
-    note = "Compiling the view kernel; this is kept on disk, and the next start is quick."
+    note = "compiling the view kernel; the result is cached on disk, so later starts are quick."
     slow = threading.Timer(4.0, progress.say, (note,))
     slow.daemon = True
     slow.start()
