@@ -98,7 +98,7 @@ def test_written_once_and_only_over_our_own(written: tuple[Path, dict[str, Any]]
     with pytest.raises(NearfarError, match="another demo"):
         gallery.write(folder, seed=1, photos=8, train=3, test=2)
     (tmp_path / "photos").mkdir()
-    with pytest.raises(NearfarError, match="no demo drew"):
+    with pytest.raises(NearfarError, match="are not the demo's"):
         gallery.write(tmp_path, photos=8, train=3, test=2)
 
 
