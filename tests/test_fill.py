@@ -117,6 +117,35 @@ def test_only_what_is_new_or_has_changed_is_encoded(run, photos, address, tmp_pa
     ]
 
 
+def test_a_corrected_label_reaches_the_store(run, photos, address, tmp_path):
+    embed(run, photos, store=address, labels=True)
+    store = open_store(address)
+    store.update("label", {"round/é 01.png": "by hand"})
+    (photos / "square" / "é 02.png").rename(photos / "round" / "mended.png")
+    (photos / "round" / "é 01.png").rename(photos / "square" / "é 01.png")
+    done = embed(run, photos, store=address, labels=True, prune=True)
+    assert (done.images, done.known, done.relabelled, done.kept_labels) == (30, 2, 1, 1)
+    assert "1 labels changed" in str(done) and "kept" in str(done)
+    rows = store.rows(["label", "data_label"], ids=["round/mended.png", "square/é 01.png"]).to_pylist()
+    assert rows == [
+        {"label": "round", "data_label": "round"},
+        {"label": "by hand", "data_label": "square"},
+    ]
+    names = sorted(path.name for path in (photos / "round").glob("é*.png"))
+
+    def embed_list(first: str):
+        lines = [f"photos/round/{name},{first if not at else 'round'}" for at, name in enumerate(names)]
+        (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]), encoding="utf-8")
+        other = f"{address}2"
+        return embed(run, tmp_path / "list.csv", store=other, labels=True), open_store(other)
+
+    assert embed_list("wrong")[1].ids("label = 'wrong'") == [f"photos/round/{names[0]}"]
+    done, listed = embed_list("round")
+    assert (done.encoded, done.unchanged, done.relabelled) == (0, len(names), 1)
+    assert listed.ids("label = 'wrong'") == [] and len(listed.ids("label = 'round'")) == len(names)
+    assert embed_list("round")[0].relabelled == 0
+
+
 def test_a_row_that_changed_before_it_was_copied_is_not_copied(run, photos, address, monkeypatch):
     embed(run, photos, store=address)
     monkeypatch.setattr(reader, "CHUNK_IMAGES", 1)
