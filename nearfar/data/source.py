@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,12 +30,14 @@ class Source(abc.ABC):
     """Images that can be read one by one, in a fixed order, from any thread.
 
     `ids` names each image in valid UTF-8; `labels` has one class name an image, or is None where labels
-    were not asked for; `name` is what the user called it; `kind` is a word for what it is.
+    were not asked for; `name` is what the user called it; `kind` is a word for what it is; `masks` names
+    files that were left out, since they are masks of images beside them.
     """
 
     name: str
     ids: Sequence[str]
     labels: tuple[str, ...] | None
+    masks: Sequence[str] = field(default=(), kw_only=True)
     kind: ClassVar[str] = "images"
 
     def __len__(self) -> int:
