@@ -13,6 +13,7 @@ from pathlib import Path
 
 import forkserver
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -202,6 +203,33 @@ def test_columns_are_joined_by_id_or_path(run, photos, address, tmp_path):
         (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
         with pytest.raises(NearfarError, match=says):
             embed(run, photos, store=address, columns=tmp_path / "bad.csv")
+
+
+def test_ids_of_many_digits_stay_exact(run, photos, address, tmp_path):
+    ids = [f"{kind}/é {k:02d}.png" for k, kind in enumerate(["square", "round"] * 15)]
+    rows = [f" {name} ,{202401170930120000 * 100 + k}, {k} " for k, name in enumerate(ids)]
+    (tmp_path / "c.csv").write_text("\n".join(["id,patient,age", *rows]), encoding="utf-8")
+    embed(run, photos, store=address, columns=tmp_path / "c.csv")
+    store = open_store(address)
+    assert (store.columns["patient"], store.columns["age"]) == ("text", "number")
+    assert len(set(store.rows(["patient"])["patient"].to_pylist())) == 30
+    assert store.ids("patient = '20240117093012000007'") == [ids[7]]
+    with pytest.raises(NearfarError, match="would round 9007199254740993"):
+        store.update("age", {ids[0]: 2**53 + 1})
+    with pytest.raises(NearfarError, match="too long to be held exactly"):
+        store.ids("age = 9007199254740993")
+    (tmp_path / "d.csv").write_text(f"id,age\n{ids[0]},9007199254740993\n", encoding="utf-8")
+    with pytest.raises(NearfarError, match="would round 9007199254740993"):
+        embed(run, photos, store=address, columns=tmp_path / "d.csv")
+    table = pa.table(
+        {
+            "id": ids[:2],
+            "scan": pa.array([2**60, 2**60 + 1]),
+            "vector": pa.array(list(store.vectors(ids=ids[:2])[1]), pa.list_(pa.float32())),
+        }
+    )
+    store.upsert(table)
+    assert store.ids(f"scan = '{2**60 + 1}'") == [ids[1]]
 
 
 def test_arrays_and_another_encoder(run, address, tmp_path):

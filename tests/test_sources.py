@@ -142,6 +142,29 @@ def test_broken_lists(tmp_path: Path) -> None:
     refuses(tmp_path / "h.parquet", "lacks a path")
 
 
+def test_blanks_around_paths_and_labels_make_no_classes(folder: Path) -> None:
+    (folder / "l.csv").write_text("path, label\ncat/1.png , cat\n dog/1.png,cat \n  ,  \n")
+    source = open_source(folder / "l.csv", labels=True)
+    assert source.labels == ("cat", "cat") and [red(source, 0), red(source, 1)] == [0, 2]
+    assert open_source((np.zeros((2, 8, 8), np.uint8), [" a", "a "]), labels=True).labels == ("a", "a")
+
+
+@pytest.mark.parametrize("word", ["-1", "null", "NaN", " ", "", -1, -1.0, None, float("nan")])
+def test_what_means_no_label_is_refused_as_a_class(word: object, folder: Path) -> None:
+    refuses((np.zeros((2, 8, 8), np.uint8), [3, word]), "no label for image 2", labels=True)
+    if isinstance(word, str):
+        (folder / "l.csv").write_text(f"path,label\ncat/1.png,1\ndog/1.png,{word}\n")
+        refuses(folder / "l.csv", "no label for image 2", labels=True)
+
+
+def test_labels_of_many_digits_stay_apart(folder: Path) -> None:
+    long = [20240117093012000007, 20240117093012000008]
+    assert open_source((np.zeros((2, 8, 8), np.uint8), long), labels=True).labels == tuple(map(str, long))
+    table = pa.table({"path": ["cat/1.png", "dog/1.png"], "label": pa.array([2**60 + 1, 2**60])})
+    pa.parquet.write_table(table, folder / "l.parquet")
+    assert open_source(folder / "l.parquet", labels=True).labels == (str(2**60 + 1), str(2**60))
+
+
 def test_a_million_paths_open_in_seconds(tmp_path: Path) -> None:
     (tmp_path / "big.txt").write_text("\n".join(f"a/{n:07d}.jpg" for n in range(1_000_000)))
     started = time.process_time()

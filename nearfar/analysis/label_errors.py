@@ -99,7 +99,7 @@ def find_label_errors(
         few = classes[int(there.argmin())] if count else ""
         raise NearfarError(
             f"label errors need at least two classes of at least two images each, and {few!r} has "
-            f"{int(there.min()) if count else 0}; exclude that class with --where."
+            f"{int(there.min()) if count else 0}; label more images."
         )
     shares = out_of_fold(features, labels, count, seed)
     belief = shares * (neighbour_shares(features, labels, count) + PRIOR_VOTE)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ..core.errors import BadImage, NearfarError
 from .folders import is_image_name
 from .masks import masks_among
-from .source import Source, clean, file_stamp
+from .source import Source, clean, file_stamp, label_of
 
 _MEMBER_BYTES = 1 << 30
 _LABEL_BYTES = 1 << 20
@@ -75,14 +75,14 @@ def expand(pattern: str) -> list[str]:
 def _label_of(name: str, data: bytes) -> str | None:
     """Read a class from a `.cls` member, or from a `.json` one with "label", "cls" or "class"."""
     if name.endswith(".cls"):
-        return data.decode("utf-8", "replace").strip()
+        return label_of(data.decode("utf-8", "replace"))
     try:
         entry = json.loads(data)
     except ValueError:
         return None
     for word in ("label", "cls", "class"):
         if isinstance(entry, dict) and isinstance(entry.get(word), (str, int)):
-            return str(entry[word])
+            return label_of(entry[word])
     return None
 
 
