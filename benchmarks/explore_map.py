@@ -59,8 +59,8 @@ def fill(folder: Path, count: int) -> Any:
                     "vector": fixed(x),
                     "thumbnail": [pictures[row % 64] for row in rows],
                     "label": [f"cloud {number}" for number in cloud],
-                    "x": x[:, 0].astype(float),
-                    "y": x[:, 1].astype(float),
+                    "map_x": x[:, 0].astype(float),
+                    "map_y": x[:, 1].astype(float),
                 }
             )
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import forkserver
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -117,6 +118,35 @@ def test_only_what_is_new_or_has_changed_is_encoded(run, photos, address, tmp_pa
     ]
 
 
+def test_a_corrected_label_reaches_the_store(run, photos, address, tmp_path):
+    embed(run, photos, store=address, labels=True)
+    store = open_store(address)
+    store.update("label", {"round/é 01.png": "by hand"})
+    (photos / "square" / "é 02.png").rename(photos / "round" / "mended.png")
+    (photos / "round" / "é 01.png").rename(photos / "square" / "é 01.png")
+    done = embed(run, photos, store=address, labels=True, prune=True)
+    assert (done.images, done.known, done.relabelled, done.kept_labels) == (30, 2, 1, 1)
+    assert "1 labels changed" in str(done) and "kept" in str(done)
+    rows = store.rows(["label", "data_label"], ids=["round/mended.png", "square/é 01.png"]).to_pylist()
+    assert rows == [
+        {"label": "round", "data_label": "round"},
+        {"label": "by hand", "data_label": "square"},
+    ]
+    names = sorted(path.name for path in (photos / "round").glob("é*.png"))
+
+    def embed_list(first: str):
+        lines = [f"photos/round/{name},{first if not at else 'round'}" for at, name in enumerate(names)]
+        (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]), encoding="utf-8")
+        other = f"{address}2"
+        return embed(run, tmp_path / "list.csv", store=other, labels=True), open_store(other)
+
+    assert embed_list("wrong")[1].ids("label = 'wrong'") == [f"photos/round/{names[0]}"]
+    done, listed = embed_list("round")
+    assert (done.encoded, done.unchanged, done.relabelled) == (0, len(names), 1)
+    assert listed.ids("label = 'wrong'") == [] and len(listed.ids("label = 'round'")) == len(names)
+    assert embed_list("round")[0].relabelled == 0
+
+
 def test_a_row_that_changed_before_it_was_copied_is_not_copied(run, photos, address, monkeypatch):
     embed(run, photos, store=address)
     monkeypatch.setattr(reader, "CHUNK_IMAGES", 1)
@@ -173,6 +203,33 @@ def test_columns_are_joined_by_id_or_path(run, photos, address, tmp_path):
         (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
         with pytest.raises(NearfarError, match=says):
             embed(run, photos, store=address, columns=tmp_path / "bad.csv")
+
+
+def test_ids_of_many_digits_stay_exact(run, photos, address, tmp_path):
+    ids = [f"{kind}/é {k:02d}.png" for k, kind in enumerate(["square", "round"] * 15)]
+    rows = [f" {name} ,{202401170930120000 * 100 + k}, {k} " for k, name in enumerate(ids)]
+    (tmp_path / "c.csv").write_text("\n".join(["id,patient,age", *rows]), encoding="utf-8")
+    embed(run, photos, store=address, columns=tmp_path / "c.csv")
+    store = open_store(address)
+    assert (store.columns["patient"], store.columns["age"]) == ("text", "number")
+    assert len(set(store.rows(["patient"])["patient"].to_pylist())) == 30
+    assert store.ids("patient = '20240117093012000007'") == [ids[7]]
+    with pytest.raises(NearfarError, match="would round 9007199254740993"):
+        store.update("age", {ids[0]: 2**53 + 1})
+    with pytest.raises(NearfarError, match="too long to be held exactly"):
+        store.ids("age = 9007199254740993")
+    (tmp_path / "d.csv").write_text(f"id,age\n{ids[0]},9007199254740993\n", encoding="utf-8")
+    with pytest.raises(NearfarError, match="would round 9007199254740993"):
+        embed(run, photos, store=address, columns=tmp_path / "d.csv")
+    table = pa.table(
+        {
+            "id": ids[:2],
+            "scan": pa.array([2**60, 2**60 + 1]),
+            "vector": pa.array(list(store.vectors(ids=ids[:2])[1]), pa.list_(pa.float32())),
+        }
+    )
+    store.upsert(table)
+    assert store.ids(f"scan = '{2**60 + 1}'") == [ids[1]]
 
 
 def test_arrays_and_another_encoder(run, address, tmp_path):

@@ -10,12 +10,15 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.semi_supervised import LabelSpreading
 
 from nearfar.analysis import active_learning, few_shot, label_errors, label_propagation, query
 from nearfar.core.errors import NearfarError
-from nearfar.features.knn import top_k
+from nearfar.evaluation import few_label_fits
+from nearfar.features import logistic
+from nearfar.features.knn import choose_vote, knn_votes, top_k
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +132,75 @@ def test_out_of_fold_shares_never_saw_the_label(digits: tuple[np.ndarray, np.nda
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     assert (shares.argmax(axis=1) == noise).mean() < 0.2  # what cannot be learnt is not known
     assert (label_errors.out_of_fold(x, y, 10, seed=0).argmax(axis=1) == y).mean() > 0.9
+
+
+def by_chance(right: np.ndarray, classes: int) -> bool:
+    """Whether answers are right as often as chance, up to three standard errors above."""
+    return right.mean() <= 1 / classes + 3 * np.sqrt((1 - 1 / classes) / classes / len(right))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("n", "d", "classes"), [(600, 8, 3), (600, 128, 10), (300, 400, 2), (1200, 64, 300)])
+def test_random_labels_are_known_no_better_than_by_chance(seed: int, n: int, d: int, classes: int) -> None:
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(n, d)).astype(np.float32)
+    y = np.arange(n) % classes
+    draw.shuffle(y)
+    assert by_chance(label_errors.out_of_fold(x, y, classes, seed).argmax(axis=1) == y, classes)
+    assert by_chance(label_errors.neighbour_shares(x, y, classes).argmax(axis=1) == y, classes)
+    found = label_errors.find_label_errors(x, y, [str(at) for at in range(classes)], seed=seed)
+    assert by_chance(found.suggested == y, classes) and by_chance(np.arange(n) < found.accuracy * n, classes)
+
+
+def test_choices_on_held_out_rows_know_nothing_of_the_test() -> None:
+    """The k of k-NN and the penalties, chosen and fitted on random labels, then asked for others."""
+    draw = np.random.default_rng(5)
+    x = torch.from_numpy(draw.normal(size=(1500, 60)).astype(np.float32))
+    y = torch.from_numpy(draw.integers(0, 4, 1500))
+    fitted, asked, test = slice(0, 400), slice(400, 500), slice(500, None)
+    likeness, who = top_k(x[asked], x[fitted], 100)
+    vote = choose_vote(likeness, y[fitted][who], y[asked], 4)
+    likeness, who = top_k(x[test], x[:500], vote.k)
+    shares = knn_votes(likeness, y[:500][who], 4, vote.temperature)
+    assert by_chance((shares.argmax(dim=1) == y[test]).numpy(), 4)
+    chosen = logistic.choose(x[fitted], y[fitted], x[asked], y[asked], 4)
+    whole = logistic.fit(x[:500], y[:500], 4, chosen.l2, start=chosen)
+    assert by_chance((whole.predict(x[test]) == y[test]).numpy(), 4)
+    order = y[:500].argsort(stable=True)
+    few = few_label_fits.linear(x[:500][order], y[:500][order], 4, logistic.standards(x[:500]))
+    assert by_chance((few.predict(x[test]) == y[test]).numpy(), 4)
+
+
+def test_a_conformal_threshold_keeps_its_rate_on_random_labels() -> None:
+    away = []
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        x = draw.normal(size=(240, 16)).astype(np.float32)
+        y = np.arange(40) % 4
+        found = few_shot.classify(x[40:], x[:40], y, list("abcd"), reject=0.1)
+        away += [found.predicted == few_shot.UNCLASSIFIED]
+    assert np.mean(away) <= 0.1 + 3 * np.std(np.mean(away, axis=1)) / np.sqrt(40)
+
+
+@pytest.mark.parametrize("signal, noise, decay", [(1, 1, 0.97), (1, 1.5, 0.97), (0.6, 1, 0.95)])
+def test_wrong_labels_of_many_small_classes_are_found_as_by_cold_folds(
+    signal: float, noise: float, decay: float
+) -> None:
+    draw = np.random.default_rng(7)
+    n, d, classes = 1320, 256, 41
+    truth = np.arange(n) % classes
+    x = signal * draw.normal(size=(classes, d))[truth] + noise * draw.normal(size=(n, d))
+    mixed = np.maximum((x * decay ** np.arange(d)) @ np.linalg.qr(draw.normal(size=(d, d)))[0], 0)
+    x = (mixed / np.linalg.norm(mixed, axis=1, keepdims=True)).astype(np.float32)
+    wrong = draw.random(n) < 0.1
+    given = np.where(wrong, (truth + draw.integers(1, classes, n)) % classes, truth)
+    found = label_errors.find_label_errors(x, given, [str(at) for at in range(classes)])
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    cold = LogisticRegression(C=30, max_iter=300)
+    theirs = cross_val_predict(cold, x - x.mean(axis=0), given, method="predict_proba", cv=folds)
+    w, rows = int(wrong.sum()), np.arange(n)
+    assert 118 < w < 150 and found.accuracy <= 1 - w / n + 0.01  # nobody can agree with a wrong label
+    assert wrong[found.order[:w]].sum() >= wrong[np.argsort(theirs[rows, given])[:w]].sum() - 3
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2])

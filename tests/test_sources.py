@@ -21,6 +21,7 @@ from PIL import Image
 from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import hubs
 from nearfar.data import source as kinds
+from nearfar.data.inspection import inspect
 from nearfar.data.shards import expand
 from nearfar.data.source import Source
 from nearfar.data.sources import open_source
@@ -141,6 +142,29 @@ def test_broken_lists(tmp_path: Path) -> None:
     refuses(tmp_path / "h.parquet", "lacks a path")
 
 
+def test_blanks_around_paths_and_labels_make_no_classes(folder: Path) -> None:
+    (folder / "l.csv").write_text("path, label\ncat/1.png , cat\n dog/1.png,cat \n  ,  \n")
+    source = open_source(folder / "l.csv", labels=True)
+    assert source.labels == ("cat", "cat") and [red(source, 0), red(source, 1)] == [0, 2]
+    assert open_source((np.zeros((2, 8, 8), np.uint8), [" a", "a "]), labels=True).labels == ("a", "a")
+
+
+@pytest.mark.parametrize("word", ["-1", "null", "NaN", " ", "", -1, -1.0, None, float("nan")])
+def test_what_means_no_label_is_refused_as_a_class(word: object, folder: Path) -> None:
+    refuses((np.zeros((2, 8, 8), np.uint8), [3, word]), "no label for image 2", labels=True)
+    if isinstance(word, str):
+        (folder / "l.csv").write_text(f"path,label\ncat/1.png,1\ndog/1.png,{word}\n")
+        refuses(folder / "l.csv", "no label for image 2", labels=True)
+
+
+def test_labels_of_many_digits_stay_apart(folder: Path) -> None:
+    long = [20240117093012000007, 20240117093012000008]
+    assert open_source((np.zeros((2, 8, 8), np.uint8), long), labels=True).labels == tuple(map(str, long))
+    table = pa.table({"path": ["cat/1.png", "dog/1.png"], "label": pa.array([2**60 + 1, 2**60])})
+    pa.parquet.write_table(table, folder / "l.parquet")
+    assert open_source(folder / "l.parquet", labels=True).labels == (str(2**60 + 1), str(2**60))
+
+
 def test_a_million_paths_open_in_seconds(tmp_path: Path) -> None:
     (tmp_path / "big.txt").write_text("\n".join(f"a/{n:07d}.jpg" for n in range(1_000_000)))
     started = time.process_time()
@@ -251,6 +275,57 @@ def test_shards(shards: Path) -> None:
     refuses(shards / "s-002.tar", "no label for '../../escape.png'", labels=True)
     assert not (shards.parent.parent / "escape.png").exists()
     assert expand("a{8..10}/b{0..1}") == ["a8/b0", "a8/b1", "a9/b0", "a9/b1", "a10/b0", "a10/b1"]
+
+
+def test_points_in_names_keep_labels_apart(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "p.tar", "w") as tar:
+        for item in range(9):
+            add(tar, f"v1.0_{item}.png", png(item))
+            add(tar, f"v1.0_{item}.cls", str(item % 3).encode())
+        add(tar, "a.img.png", png(20))
+        add(tar, "a.cls", b"whole")
+        add(tar, "d.1/b.png", png(21))
+        add(tar, "d.1/b.json", b'{"label": 17000000000000000001}')
+        link = tarfile.TarInfo("c.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "a.img.png"
+        tar.addfile(link)
+        add(tar, "c.cls", b"link")
+    source = open_source(tmp_path / "p.tar", labels=True)
+    assert source.labels == (*"012012012", "whole", "17000000000000000001", "link")
+    assert [red(source, at) for at in (8, 9, 10, 11)] == [8, 20, 21, 20]
+    with tarfile.open(tmp_path / "q.tar", "w") as tar:
+        add(tar, "a.png", png(1))
+        add(tar, "a.cls", b"one")
+        add(tar, "a.b.png", png(2))
+    refuses(tmp_path / "q.tar", "no label for 'a.b.png'", labels=True)  # a.cls is another image's
+
+
+MASKS = {
+    "a.png": "a.mask.png a_mask.png a-seg.png a_segmentation.png a.gt.png a_mask_2.png",
+    "b.image.png": "b.mask.png",
+    "c/d.v1.jpg": "c/d.v1.mask.png",
+    "images/e.jpg": "masks/e.png",
+    "test/crack/0.png": "ground_truth/crack/0_mask.png",
+}
+NO_MASKS = ["mask.png", "face_mask.png", "masks/alone.png", "c/a_mask.png", "unmasked.png", "with_mask/e.jpg"]
+
+
+def test_masks_beside_images_are_left_out_and_named(tmp_path: Path) -> None:
+    images = sorted([*MASKS, *NO_MASKS])
+    masks = sorted(" ".join(MASKS.values()).split())
+    with tarfile.open(tmp_path / "m.tar", "w") as tar:
+        for value, name in enumerate([*images, *masks]):
+            (tmp_path / "m" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "m" / name).write_bytes(png(value))
+            add(tar, name, png(value))
+    source, shard = open_source(tmp_path / "m"), open_source(tmp_path / "m.tar")
+    assert list(source.ids) == images and list(source.masks) == masks
+    assert list(shard.ids) == [f"m.tar/{name}" for name in images]
+    assert list(shard.masks) == [f"m.tar/{name}" for name in masks]
+    found = inspect(source, max_pixels=10_000, threads=1)
+    assert found.to_json()["masks"] == tuple(masks) and "left out    10 masks" in str(found)
+    (tmp_path / "list.txt").write_text("m/a.png\nm/a.mask.png\n")
+    assert len(open_source(tmp_path / "list.txt")) == 2
 
 
 def test_shards_that_are_none(shards: Path) -> None:

@@ -13,10 +13,13 @@ from conftest import picture
 from PIL import Image
 
 import nearfar
+from nearfar.app.findings import Findings
+from nearfar.app.row_numbers import NumberedStore
 from nearfar.cli.main import main
 from nearfar.core.config import to_json
 from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
+from nearfar.queries.store_access import read_labels
 from nearfar.stores import StoreInfo, VectorStore, open_store
 from nearfar.training.run import Run
 
@@ -162,13 +165,33 @@ def test_clusters_are_listed_and_saved(store: VectorStore, method: str) -> None:
 
 def test_the_map_is_kept_in_the_store_and_drawn(store: VectorStore, tmp_path: Path) -> None:
     found = nearfar.image_map(store, out=tmp_path / "map.png")
-    x = column(store, "x")
-    assert [x[one] for one in found.ids] == found.columns["x"] and len(x) == len(store)
+    store.update("x", dict.fromkeys(store.ids(), 1000.0))  # the user's own
+    x = column(store, "map_x")
+    assert [x[one] for one in found.ids] == found.columns["map_x"] and len(x) == len(store)
     assert np.asarray(Image.open(tmp_path / "map.png")).std() > 5
     nearfar.image_map(store, where="label = 'odd'", out=tmp_path / "map.csv")
-    again = column(store, "x")
+    again = column(store, "map_x")
+    assert set(column(store, "x").values()) == {1000.0}
     assert {one for one in x if again[one] != x[one]} <= {*store.ids("label = 'odd'")}
-    assert (tmp_path / "map.csv").read_text().startswith("id,x,y\n")
+    assert (tmp_path / "map.csv").read_text().startswith("id,map_x,map_y\n")
+
+
+def test_a_class_with_one_image_stops_no_other(store: VectorStore) -> None:
+    ids = store.ids()
+    store.update("label", {ids[0]: "lone", ids[1]: "-1", ids[2]: " null ", ids[3]: None, ids[4]: ""})
+    found = nearfar.label_errors(store)
+    assert found.facts["labels"] == len(ids) - 5 and found.facts["left_out"] == ["lone"]
+    assert "only one image of each: lone" in str(found)
+    listing, facts = Findings(NumberedStore(store)).classifier("label")
+    assert facts["labels"] == len(ids) - 5 and facts["classes"] == KINDS + 1
+    assert set(listing.ids) == {*ids[1:5]} and "lone" in listing.lines[0]
+
+
+def test_numbers_as_labels_stay_apart(store: VectorStore) -> None:
+    ids = store.ids()
+    store.update("site", {name: 1_000_001.0 + at % 2 for at, name in enumerate(ids)} | {ids[0]: -1.0})
+    labels, names = read_labels(store, "site", ids)
+    assert names == ("1000001", "1000002") and labels[:3].tolist() == [-1, 1, 0]
 
 
 def test_commands(store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,7 @@ def test_atlas_has_places_thumbnails_and_the_true_neighbours(store: VectorStore,
     ids, x = store.vectors()
     assert table["id"].to_pylist() == ids and made.images == COUNT
     assert [row["bytes"] for row in table["image"].to_pylist()] == store.thumbnails(ids)
-    assert np.isfinite(np.stack([table["x"].to_numpy(), table["y"].to_numpy()])).all()
+    assert np.isfinite(np.stack([table["map_x"].to_numpy(), table["map_y"].to_numpy()])).all()
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     cosine = unit @ unit.T
     np.fill_diagonal(cosine, -9)
@@ -63,10 +63,10 @@ def test_atlas_has_places_thumbnails_and_the_true_neighbours(store: VectorStore,
         best = np.argsort(-cosine[row])[:15]
         assert near["ids"] == best.tolist()
         assert np.allclose(near["distances"], 1 - cosine[row, best], atol=1e-5)
-    store.update("x", dict.fromkeys(ids, 0.25))
-    store.update("y", dict.fromkeys(ids, 0.5))
+    store.update("map_x", dict.fromkeys(ids, 0.25))
+    store.update("map_y", dict.fromkeys(ids, 0.5))
     again = pq.read_table(export(store, to="atlas", out=tmp_path / "b.parquet").path)
-    assert set(again["x"].to_pylist()) == {0.25} and set(again["y"].to_pylist()) == {0.5}
+    assert set(again["map_x"].to_pylist()) == {0.25} and set(again["map_y"].to_pylist()) == {0.5}
 
 
 def test_tensorboard_reads_its_folder(store: VectorStore, tmp_path: Path) -> None:

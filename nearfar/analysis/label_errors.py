@@ -24,7 +24,7 @@ from ..features.knn import top_k
 Rows = npt.NDArray[np.int64]
 VOTING_NEIGHBOURS = 20
 FOLDS = 5
-RIVAL = 0.25  # weight of the strongest other class, relative to the label's own probability
+PRIOR_VOTE = 0.05  # added to a share of votes, so that neighbours alone never exclude a class
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def find_label_errors(
 ) -> LabelErrors:
     """Rank labels by how doubtful they are.
 
-    A class's share is the mean of two: among the image's NEIGHBOURS nearest by cosine, and by logistic
-    regression that was fitted without the image. Doubt is high where the label's own share is low, and higher
-    where another class has what it lacks: (1 - own + RIVAL * greatest other) / (1 + RIVAL).
+    A class's probability is the product of two, scaled to sum to 1: its share of the VOTING_NEIGHBOURS
+    nearest by cosine (plus PRIOR_VOTE), and its probability by logistic regression that was fitted without
+    the image. Doubt is 1 less the probability of the image's own label.
 
     Args:
         features: (n, d) float32.
@@ -99,21 +99,19 @@ def find_label_errors(
         few = classes[int(there.argmin())] if count else ""
         raise NearfarError(
             f"label errors need at least two classes of at least two images each, and {few!r} has "
-            f"{int(there.min()) if count else 0}; exclude that class with --where."
+            f"{int(there.min()) if count else 0}; label more images."
         )
     shares = out_of_fold(features, labels, count, seed)
-    belief = (neighbour_shares(features, labels, count) + shares) / 2
-    rows = np.arange(len(labels))
-    own, others = belief[rows, labels], belief.copy()
-    others[rows, labels] = 0
-    doubt = (1 - own + RIVAL * others.max(axis=1)) / (1 + RIVAL)
+    belief = shares * (neighbour_shares(features, labels, count) + PRIOR_VOTE)
+    belief /= belief.sum(axis=1, keepdims=True)
+    own = belief[np.arange(len(labels)), labels]
     joint = confident_joint(shares, labels)
     return LabelErrors(
         classes=tuple(classes),
         labels=labels,
-        doubt=doubt.astype(np.float32),
+        doubt=1 - own,
         suggested=belief.argmax(axis=1),
-        order=np.argsort(-doubt, kind="stable"),
+        order=np.argsort(own, kind="stable"),
         estimate=round(len(labels) * float(joint.sum() - joint.trace())),
         accuracy=float((shares.argmax(axis=1) == labels).mean()),
         joint=joint,
@@ -149,23 +147,43 @@ def out_of_fold(features: Vectors, labels: Rows, classes: int, seed: int) -> Vec
         seed: random seed of the folds, which are stratified by class.
 
     Returns:
-        (n, classes) float32, rows summing to 1. The penalty is chosen once, by accuracy on the first fold.
+        (n, classes) float32, rows summing to 1. Each fold's penalty is chosen on the next fold, and its fit
+        starts from one that saw neither of the two: nothing that is fitted or chosen knows the fold's labels.
     """
     fold = np.empty(len(labels), np.int64)
     for number in range(classes):
         own = np.flatnonzero(labels == number)
         fold[own[rng.permutation(rng.fold(seed, "label errors", number), len(own))]] = np.arange(len(own))
-    fold %= min(FOLDS, int(np.bincount(labels).max()))
+    folds = min(FOLDS, int(np.bincount(labels).max()))
+    fold %= folds
     x, y = torch.from_numpy(features), torch.from_numpy(labels)
     shares = np.empty((len(labels), classes), np.float32)
-    chosen: logistic.Probe | None = None
-    for number in range(int(fold.max()) + 1):
+    for number in range(folds):
         out = torch.from_numpy(fold == number)
-        if chosen is None:
-            chosen = logistic.choose(x[~out], y[~out], x[out], y[out], classes)
-        fitted = logistic.fit(x[~out], y[~out], classes, chosen.l2, start=chosen, tolerance=1e-4)
+        asked = torch.from_numpy(fold == (number + 1) % folds)
+        kept = ~(out | asked)
+        start, l2 = None, 1.0 / int((~out).sum())  # of two folds none is left to choose by
+        if int(kept.sum()) > 1:
+            start = _likeliest(x[kept], y[kept], x[asked], y[asked], classes)
+            l2 = start.l2
+        fitted = logistic.fit(x[~out], y[~out], classes, l2, start=start, tolerance=1e-4)
         shares[out.numpy()] = fitted.logits(x[out]).softmax(dim=1).numpy()
     return shares
+
+
+def _likeliest(
+    x: torch.Tensor, y: torch.Tensor, asked: torch.Tensor, truth: torch.Tensor, classes: int
+) -> logistic.Probe:
+    """Choose the penalty by the likelihood of other rows' labels, along `logistic.path`."""
+    # Not by accuracy, as `logistic.choose`: a ranking needs probabilities that are not overconfident.
+    best, waited = float("inf"), 0
+    for found in logistic.path(x, y, classes):
+        loss = float(torch.nn.functional.cross_entropy(found.logits(asked), truth))
+        if loss < best:
+            best, chosen, waited = loss, found, 0
+        elif (waited := waited + 1) == logistic.PATIENCE:
+            break
+    return chosen
 
 
 def confident_joint(shares: Vectors, labels: Rows) -> npt.NDArray[np.float64]:

@@ -28,7 +28,14 @@ from ..queries.duplicates import duplicates
 from ..queries.heatmap_files import heat
 from ..queries.label_errors import label_errors
 from ..queries.listing import Listing
-from ..queries.store_access import UNKNOWN, read_labels, run_of
+from ..queries.store_access import (
+    MAP_COLUMNS,
+    UNKNOWN,
+    left_out_sentence,
+    lone_classes_left_out,
+    read_labels,
+    run_of,
+)
 from ..queries.suggest import suggest
 from ..stores import VectorStore
 from ..training.run import Run
@@ -36,7 +43,6 @@ from .row_numbers import NumberedStore
 
 LIST_LIMIT = 500  # images in a list, at most
 PIXELS = 50_000_000  # of an uploaded image
-PLACES = ("x", "y")  # columns of a layout that is kept in the store
 
 LISTS: dict[str, Callable[[VectorStore], Listing]] = {
     "anomalies": lambda store: anomalies(store, limit=LIST_LIMIT),
@@ -88,8 +94,8 @@ class Findings:
         return self._once("places", self._places)
 
     def _places(self) -> npt.NDArray[np.float32]:
-        if all(self.store.columns.get(name) == "number" for name in PLACES):
-            kept = [self.store.rows([name])[name].to_numpy() for name in PLACES]
+        if all(self.store.columns.get(name) == "number" for name in MAP_COLUMNS):
+            kept = [self.store.rows([name])[name].to_numpy() for name in MAP_COLUMNS]
             found = np.stack(kept, axis=1).astype(np.float32)
             if len(found) == len(self.rows.ids) and np.isfinite(found).all():
                 return found
@@ -170,9 +176,10 @@ class Findings:
         """
         ids, x = self.store.vectors()
         labels, names = read_labels(self.store, column, ids)
+        unlabelled = labels == UNKNOWN
+        labels, names, lone = lone_classes_left_out(labels, names)
         known = np.flatnonzero(labels != UNKNOWN)
-        there = np.bincount(labels[known], minlength=len(names))
-        if len(names) < 2 or there.min() < 2:
+        if len(names) < 2:
             raise NearfarError(
                 "a classifier needs at least two classes with two labels each; label more images."
             )
@@ -180,7 +187,7 @@ class Findings:
         shares = out_of_fold(seen, truth, len(names), seed=0)
         share = Accuracy.of(shares.argmax(axis=1) == truth)
         fitted = logistic.fit(torch.from_numpy(seen), torch.from_numpy(truth), len(names), 1.0 / len(known))
-        free = np.flatnonzero(labels == UNKNOWN)
+        free = np.flatnonzero(unlabelled)
         sure, answer = fitted.logits(torch.from_numpy(x[free])).softmax(dim=1).max(dim=1)
         order = np.lexsort((-sure.numpy(), answer.numpy()))
         listing = Listing(
@@ -190,6 +197,7 @@ class Findings:
                 "class": [names[answer[at]] for at in order],
                 "probability": [float(sure[at]) for at in order],
             },
+            (left_out_sentence(lone),) if lone else (),
             grouped="class",
         )
         facts = {"labels": len(known), "classes": len(names), **vars(share)}

@@ -38,7 +38,8 @@ class Inspection:
 
     `count` images of which `usable` are; `rejected` with reasons; `short`, `long`: their sides (None where
     nothing is usable); `formats`, `modes`: how often each occurs, most often first; `bytes`: of the usable
-    images as stored; `duplicates`: groups of ids with equal content; `labels`: images a class, where known.
+    images as stored; `duplicates`: groups of ids with equal content; `labels`: images a class, where known;
+    `masks`: files that were left out, since they are masks of images beside them.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Inspection:
     bytes: int
     duplicates: tuple[tuple[str, ...], ...]
     labels: dict[str, int] | None
+    masks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Write it as plain values."""
@@ -71,6 +73,9 @@ class Inspection:
                 lines.append(f"  {title:<10}  {shown}{', ...' if len(counts) > 10 else ''}")
         lines.append(f"  unusable    {len(self.rejected):,}")
         lines += [f"    {item.id}: {item.reason}" for item in self.rejected[:5]]
+        if self.masks:
+            lines.append(f"  left out    {len(self.masks):,} masks beside their images")
+            lines += [f"    {name}" for name in self.masks[:5]]
         extra = sum(len(group) - 1 for group in self.duplicates)
         lines.append(f"  duplicates  {extra:,} exact, in {len(self.duplicates):,} groups")
         lines += [
@@ -139,6 +144,7 @@ def inspect(source: Source, *, max_pixels: int, threads: int) -> Inspection:
         bytes=total,
         duplicates=groups,
         labels=dict(Counter(source.labels).most_common()) if source.labels else None,
+        masks=tuple(source.masks),
     )
 
 

@@ -40,11 +40,11 @@ def _from_csv(path: Path, labels: bool) -> tuple[list[str], list[Any] | None]:
         mark = _column(path, heading, _LABEL_COLUMNS, "labels") if labels else at
         paths, marks = [], []
         for row in rows:
-            if not any(row):
+            if not any(word.strip() for word in row):
                 continue
             if len(row) <= max(at, mark):
                 raise NearfarError(f"{path}, line {rows.line_num}: a column is missing; fill it in.")
-            paths.append(row[at])
+            paths.append(row[at].strip())
             marks.append(row[mark])
     return paths, marks if labels else None
 

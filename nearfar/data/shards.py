@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from ..core.errors import BadImage, NearfarError
 from .folders import is_image_name
-from .source import Source, clean, file_stamp
+from .masks import masks_among
+from .source import Source, clean, file_stamp, label_of
 
 _MEMBER_BYTES = 1 << 30
 _LABEL_BYTES = 1 << 20
@@ -74,27 +75,32 @@ def expand(pattern: str) -> list[str]:
 def _label_of(name: str, data: bytes) -> str | None:
     """Read a class from a `.cls` member, or from a `.json` one with "label", "cls" or "class"."""
     if name.endswith(".cls"):
-        return data.decode("utf-8", "replace").strip()
+        return label_of(data.decode("utf-8", "replace"))
     try:
         entry = json.loads(data)
     except ValueError:
         return None
     for word in ("label", "cls", "class"):
         if isinstance(entry, dict) and isinstance(entry.get(word), (str, int)):
-            return str(entry[word])
+            return label_of(entry[word])
     return None
 
 
 def _members(path: Path, labels: bool) -> tuple[list[tuple[str, int, int]], dict[str, str]]:
     """List a shard's images as (name, offset, size), and its labels by sample key."""
     images, marks = [], {}
+    files: dict[str, tuple[int, int]] = {}  # of regular members, which hard links lead to
     with tarfile.open(path, mode="r:") as tar:
         for member in tar:
             base = member.name.rpartition("/")[2]
-            if not member.isfile() or member.issparse():
+            if member.islnk() and member.linkname in files:
+                files[member.name] = files[member.linkname]
+            elif not member.isfile() or member.issparse():
                 continue
+            else:
+                files[member.name] = member.offset_data, member.size
             if is_image_name(base):
-                images.append((member.name, member.offset_data, member.size))
+                images.append((member.name, *files[member.name]))
             elif labels and base.endswith((".cls", ".json")) and member.size <= _LABEL_BYTES:
                 content = tar.extractfile(member)
                 label = _label_of(base, content.read()) if content else None
@@ -104,9 +110,20 @@ def _members(path: Path, labels: bool) -> tuple[list[tuple[str, int, int]], dict
 
 
 def _key(name: str) -> str:
-    """The sample a member belongs to: its name up to the first point after the last folder."""
-    folder, slash, base = name.rpartition("/")
-    return folder + slash + base.partition(".")[0]
+    """Name a member without its extension, which begins at the last point: names may hold points."""
+    return name.rpartition(".")[0]
+
+
+def _marks_of(images: Sequence[str], marks: dict[str, str]) -> list[str | None]:
+    """Find each image's label: a.b.png has that of a.b.cls, and else of a.cls where no image is a.png."""
+    keys = {_key(name) for name in images}
+    found = []
+    for name in images:
+        key = _key(name)
+        while key not in marks and "." in key.rpartition("/")[2] and _key(key) not in keys:
+            key = _key(key)
+        found.append(marks.get(key))
+    return found
 
 
 def open_shards(pattern: str, *, labels: bool) -> Shards:
@@ -135,6 +152,7 @@ def open_shards(pattern: str, *, labels: bool) -> Shards:
     ids: list[str] = []
     places: list[tuple[int, int, int]] = []
     classes: list[str] = []
+    masks: list[str] = []
     for number, path in enumerate(files):
         try:
             images, marks = _members(path, labels)
@@ -143,15 +161,29 @@ def open_shards(pattern: str, *, labels: bool) -> Shards:
                 f"the shard {path} cannot be read ({error}); download it again or leave it out."
             ) from None
         shown = Path(os.path.relpath(path, base)).as_posix()
-        for name, offset, size in images:
-            if labels and _key(name) not in marks:
+        beside = masks_among([name for name, _, _ in images])
+        masks += [f"{shown}/{name}" for name in sorted(beside)]
+        images = [item for item in images if item[0] not in beside]
+        named_by = _marks_of([name for name, _, _ in images], marks)
+        for (name, offset, size), mark in zip(images, named_by, strict=True):
+            if labels and mark is None:
                 raise NearfarError(f"{path} has no label for {name!r}: add a .cls member for each image.")
             ids.append(f"{shown}/{name}")
             places.append((number, offset, size))
-            classes += [marks[_key(name)]] if labels else []
+            classes += [mark] if mark is not None else []
     if not ids:
         raise NearfarError(f"there is no image in {pattern!r}; shards hold members such as 000001.jpg.")
     where = np.array(places, dtype=np.int64)
     stamps: Sequence[str] = [file_stamp(path) for path in files]
     named = tuple(clean(classes)) if labels else None
-    return Shards(pattern, clean(ids), named, files, tuple(stamps), where[:, 0], where[:, 1], where[:, 2])
+    return Shards(
+        pattern,
+        clean(ids),
+        named,
+        files,
+        tuple(stamps),
+        where[:, 0],
+        where[:, 1],
+        where[:, 2],
+        masks=clean(masks),
+    )

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,12 +30,14 @@ class Source(abc.ABC):
     """Images that can be read one by one, in a fixed order, from any thread.
 
     `ids` names each image in valid UTF-8; `labels` has one class name an image, or is None where labels
-    were not asked for; `name` is what the user called it; `kind` is a word for what it is.
+    were not asked for; `name` is what the user called it; `kind` is a word for what it is; `masks` names
+    files that were left out, since they are masks of images beside them.
     """
 
     name: str
     ids: Sequence[str]
     labels: tuple[str, ...] | None
+    masks: Sequence[str] = field(default=(), kw_only=True)
     kind: ClassVar[str] = "images"
 
     def __len__(self) -> int:
@@ -214,6 +216,25 @@ def from_array(
     return ArraySource(name, ids or [str(i) for i in range(shape[0])], named, pixels, first)
 
 
+NO_LABEL = frozenset({"", "-1", "null", "nan"})  # words that stand for a missing label, in any case
+
+
+def label_of(value: Any) -> str | None:
+    """Write a label of any kind as a class's name.
+
+    Args:
+        value: a word or number, or None.
+
+    Returns:
+        The name without blanks around it, a whole number without a point; None where it means no label:
+        empty, -1, null or NaN.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    word = "" if value is None else str(value).strip()
+    return None if word.lower() in NO_LABEL else word
+
+
 def class_names(name: str, labels: Sequence[Any], count: int) -> tuple[str, ...]:
     """Turn labels of any kind into class names, one an image.
 
@@ -226,7 +247,7 @@ def class_names(name: str, labels: Sequence[Any], count: int) -> tuple[str, ...]
         The names: a whole number is written without a point.
 
     Raises:
-        NearfarError: there are more or fewer labels than images, or one is missing.
+        NearfarError: there are more or fewer labels than images, or one is missing, as `label_of` says.
     """
     plain = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     if len(plain) != count:
@@ -235,9 +256,11 @@ def class_names(name: str, labels: Sequence[Any], count: int) -> tuple[str, ...]
         )
     words = []
     for row, label in enumerate(plain):
-        if isinstance(label, float) and label.is_integer():
-            label = int(label)
-        if label is None or label == "" or (isinstance(label, float) and label != label):
-            raise NearfarError(f"{name} has no label for image {row + 1:,}; give it one or leave it out.")
-        words.append(sys.intern(str(label)))  # a class is one string, however many images it has
+        word = label_of(label)
+        if word is None:
+            shown = "" if label in (None, "") else f" ({str(label).strip()!r} means none)"
+            raise NearfarError(
+                f"{name} has no label for image {row + 1:,}{shown}; give it one or leave it out."
+            )
+        words.append(sys.intern(word))  # a class is one string, however many images it has
     return tuple(clean(words))

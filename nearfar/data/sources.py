@@ -14,6 +14,7 @@ from ..core.errors import NearfarError, nearest
 from . import hubs, lists
 from .folders import find, is_image_name
 from .in_memory import is_tensor, open_in_memory
+from .masks import masks_among
 from .shards import open_shards
 from .source import FileSource, Source, class_names, clean, from_array
 
@@ -34,6 +35,9 @@ def _open_folder(folder: Path, labels: bool) -> FileSource:
         shards = any(name.endswith(".tar") for name in os.listdir(folder))
         hint = f"for its tar shards type '{folder}/*.tar'" if shards else "give a folder of JPEG or PNG files"
         raise NearfarError(f"there is no image in {folder}; {hint}.")
+    masks = masks_among(paths)
+    if masks:
+        paths = [path for path in paths if path not in masks]
     ids = clean(paths)
     named = None
     if labels:
@@ -44,7 +48,7 @@ def _open_folder(folder: Path, labels: bool) -> FileSource:
                 "so they have no label; move each into a folder of its class, or give a .csv with labels."
             )
         named = tuple(sys.intern(name.partition("/")[0]) for name in ids)
-    return FileSource(str(folder), ids, named, folder, paths)
+    return FileSource(str(folder), ids, named, folder, paths, masks=clean(sorted(masks)))
 
 
 def _open_numpy(path: Path, labels: bool) -> Source:

@@ -30,6 +30,7 @@ from ..training.run import Run, load
 from .reader import ImageReader, ReadImage
 
 Encode = Callable[[Sequence[ReadImage]], Vectors]
+DATA_LABEL = "data_label"  # the column with the label that the collection gave last
 PIECES = 20  # chunks written, from which on they are put together at the end
 
 
@@ -45,6 +46,8 @@ class Filled:
         unchanged: that were there already.
         gone: ids in the store whose files are not there any more.
         pruned: whether those were deleted.
+        relabelled: labels that followed a change in the collection.
+        kept_labels: labels changed in the store since, which differ from the collection's and stay.
         rejected: images that cannot be used.
     """
 
@@ -55,11 +58,14 @@ class Filled:
     unchanged: int
     gone: tuple[str, ...]
     pruned: bool
+    relabelled: int
+    kept_labels: int
     rejected: tuple[Rejected, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Describe it in plain values."""
-        plain = {name: getattr(self, name) for name in ("address", "images", "encoded", "known", "unchanged")}
+        names = ("address", "images", "encoded", "known", "unchanged", "relabelled", "kept_labels")
+        plain = {name: getattr(self, name) for name in names}
         bad = [{"id": item.id, "reason": item.reason} for item in self.rejected]
         return {**plain, "gone": list(self.gone), "pruned": self.pruned, "rejected": bad}
 
@@ -67,6 +73,13 @@ class Filled:
         """Say it in a few lines."""
         counts = f"{self.encoded:,} encoded, {self.known:,} known by content, {self.unchanged:,} unchanged"
         lines = [f"{self.address}: {self.images:,} images ({counts})"]
+        if self.relabelled:
+            lines.append(f"{self.relabelled:,} labels changed with the collection")
+        if self.kept_labels:
+            lines.append(
+                f"{self.kept_labels:,} labels changed in the store differ from the collection's: kept; "
+                f"the column {DATA_LABEL} holds the collection's"
+            )
         if self.gone:
             what = "deleted" if self.pruned else "kept; --prune deletes them"
             lines.append(f"{len(self.gone):,} whose files are gone, such as {self.gone[0]}: {what}")
@@ -101,7 +114,8 @@ def fill(
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images encoded at a time.
         workers: CPU threads that read images; default: all cores.
-        labels: whether to write labels too, where a row has none.
+        labels: whether to write labels too. A label that was changed in the store since is kept; the column
+            `DATA_LABEL` holds what the collection says.
 
     Returns:
         What was done with the images.
@@ -146,12 +160,15 @@ class _Job:
         self.reader, self.store, self.encode = reader, store, encode
         self.source = reader.source
         self.paths = _paths(self.source)
-        known = store.rows(["id", "digest", "path", "label"]).to_pydict()
-        self.digest, self.path, self.label = (
-            dict(zip(known["id"], known[name], strict=True)) for name in ("digest", "path", "label")
+        wanted = ["id", "digest", "path", "label", *([DATA_LABEL] if DATA_LABEL in store.columns else [])]
+        known = store.rows(wanted).to_pydict()
+        nothing = [None] * len(known["id"])
+        self.digest, self.path, self.label, self.data_label = (
+            dict(zip(known["id"], known.get(name, nothing), strict=True))
+            for name in ("digest", "path", "label", DATA_LABEL)
         )
         self.by_digest = {digest: name for name, digest in self.digest.items() if digest}
-        self.counts = {"encoded": 0, "known": 0, "unchanged": 0}
+        self.counts = {"encoded": 0, "known": 0, "unchanged": 0, "relabelled": 0, "kept_labels": 0}
         self.pieces, self.bad = 0, list[Rejected]()
         names = set(self.source.ids)
         self.gone = {name: None for name in self.path if name not in names and self._lost(name)}
@@ -197,7 +214,7 @@ class _Job:
     def _put(self, facts: dict[str, Any], vectors: Vectors) -> None:
         import pyarrow as pa
 
-        kinds = {**self.store.columns, "thumbnail": None}
+        kinds = {DATA_LABEL: "text", **self.store.columns, "thumbnail": None}
         types = {
             name: schema.arrow_type(name, kind, self.store.info.fixed) if kind else pa.binary()
             for name, kind in kinds.items()
@@ -207,7 +224,7 @@ class _Job:
         self.pieces += 1
 
     def _add(self, seen: Sequence[ReadImage]) -> None:
-        """Commit images that have to be encoded; a label that is there stays."""
+        """Commit images that have to be encoded."""
         if not seen:
             return
         facts = self._facts(seen)
@@ -216,7 +233,12 @@ class _Job:
         facts["thumbnail"] = [item.thumbnail for item in seen]
         if self.source.labels is not None:
             ids = self.source.ids
-            facts["label"] = [self._label(item.row, self.label.get(ids[item.row])) for item in seen]
+            there = [ids[item.row] for item in seen]
+            facts["label"] = [
+                self._label(item.row, self.label.get(name), self.data_label.get(name))
+                for item, name in zip(seen, there, strict=True)
+            ]
+            facts[DATA_LABEL] = [self.source.labels[item.row] for item in seen]
         self._put(facts, self.encode(seen))
         self.counts["encoded"] += len(seen)
 
@@ -230,28 +252,44 @@ class _Job:
         for name in facts:
             if name == "label" or name not in self.store.info.fixed:
                 facts[name] = [old[name] if old["id"] in self.gone else None for old in olds]
-        facts["label"] = [self._label(s.row, label) for s, label in zip(seen, facts["label"], strict=True)]
+        if self.source.labels is not None:
+            before = zip(seen, facts["label"], facts.get(DATA_LABEL, [None] * len(seen)), strict=True)
+            facts["label"] = [self._label(item.row, label, given) for item, label, given in before]
+            facts[DATA_LABEL] = [self.source.labels[item.row] for item in seen]
         facts |= {**self._facts(seen), "thumbnail": self.store.thumbnails(names)}
         self._put(facts, self.store.vectors(ids=names)[1])
         self.counts["known"] += len(seen)
 
     def _keep(self, seen: Sequence[ReadImage]) -> None:
         """Bring the path and the label of unchanged images up to date."""
-        paths, labels = {}, {}
+        paths, labels, given = {}, {}, {}
         for item in seen:
             name, path = self.source.ids[item.row], self.paths[item.row]
             if path != self.path[name]:
                 paths[name] = path
-            if self.label[name] is None and (label := self._label(item.row, None)) is not None:
+            if self.source.labels is None:
+                continue
+            label = self._label(item.row, self.label[name], self.data_label[name])
+            if label != self.label[name]:
                 labels[name] = label
-        for column, values in (("path", paths), ("label", labels)):
+            if self.source.labels[item.row] != self.data_label[name]:
+                given[name] = self.source.labels[item.row]
+        # Last what the collection gave: until it is written, the next call compares with the one before.
+        for column, values in (("path", paths), ("label", labels), (DATA_LABEL, given)):
             if values:
                 self.store.update(column, values)
         self.counts["unchanged"] += len(seen)
 
-    def _label(self, row: int, label: str | None) -> str | None:
-        """Give the label of a row; what was written by hand goes before what the collection says."""
-        return label if label is not None or self.source.labels is None else self.source.labels[row]
+    def _label(self, row: int, label: str | None, given: str | None) -> str:
+        """Give the label of a row: the collection's, unless the store's was changed since it gave `given`."""
+        assert self.source.labels is not None
+        new = self.source.labels[row]
+        if label in (None, given, new):
+            self.counts["relabelled"] += label is not None and label != new
+            return new
+        assert label is not None
+        self.counts["kept_labels"] += 1
+        return label
 
     def finish(self, extra: ColumnList | None, prune: bool) -> Filled:
         """Add columns, delete what is gone, put pieces together."""

@@ -101,6 +101,7 @@ def read_groups(path: str | Path) -> GroupList:
         )
     found: dict[str, str] = {}
     for number, row in enumerate(rows[1:], start=2):
+        row = [word.strip() for word in row]
         if not any(row):
             continue
         if len(row) <= max(name, group) or not row[name] or not row[group]:

@@ -25,7 +25,7 @@ from ..core.errors import NearfarError, nearest
 from ..features.knn import top_k
 from ..stores import VectorStore
 from ..stores.import_export import export as write_table
-from .store_access import StoreLike, open_for_query
+from .store_access import MAP_COLUMNS, StoreLike, open_for_query
 
 SUFFIXES = {"atlas": ".parquet", "csv": ".csv", "parquet": ".parquet", "tensorboard": "", "fiftyone": ""}
 ATLAS_NEIGHBOURS = 15  # of each image, for Embedding Atlas
@@ -100,23 +100,23 @@ def _beside(address: str, to: str) -> Path:
 
 def _places(store: VectorStore, ids: list[str], x: Any) -> Any:
     """Read the 2-D coordinates that the store keeps, or compute them."""
-    if {"x", "y"} <= store.columns.keys():
-        kept = store.rows(["x", "y"], ids=ids)
-        found = np.stack([kept[name].to_numpy() for name in "xy"], axis=1)
+    if store.columns.keys() >= {*MAP_COLUMNS}:
+        kept = store.rows(list(MAP_COLUMNS), ids=ids)
+        found = np.stack([kept[name].to_numpy() for name in MAP_COLUMNS], axis=1)
         if np.isfinite(found).all():
             return found
     return project(x)
 
 
 def _atlas(store: VectorStore, path: Path) -> Exported:
-    """Write one Parquet file: x, y, neighbours by row number, and thumbnails as image bytes."""
+    """Write one Parquet file: coordinates, neighbours by row number, and thumbnails as image bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import torch
 
     ids, x = store.vectors()
     table = store.rows(ids=ids)
-    table = table.select([name for name in table.column_names if name not in ("x", "y")])
+    table = table.select([name for name in table.column_names if name not in MAP_COLUMNS])
     rows = torch.from_numpy(x)
     near, who = top_k(rows, rows, min(ATLAS_NEIGHBOURS, max(1, len(ids) - 1)), exclude_self=len(ids) > 1)
     neighbours = [
@@ -131,22 +131,22 @@ def _atlas(store: VectorStore, path: Path) -> Exported:
     ]
     for name, values in (
         ("row", pa.array(range(len(ids)))),
-        ("x", pa.array(places[:, 0], pa.float32())),
-        ("y", pa.array(places[:, 1], pa.float32())),
+        (MAP_COLUMNS[0], pa.array(places[:, 0], pa.float32())),
+        (MAP_COLUMNS[1], pa.array(places[:, 1], pa.float32())),
         ("neighbors", pa.array(neighbours)),
         ("image", pa.array(pictures)),
     ):
         table = table.append_column(name, values)
     with atomic_write(path) as file:
         pq.write_table(table, file)
-    words = f"embedding-atlas {path} --x x --y y --neighbors neighbors --image image"
+    words = f"embedding-atlas {path} --x map_x --y map_y --neighbors neighbors --image image"
     return Exported(path, len(ids), words)
 
 
 def _tensorboard(store: VectorStore, folder: Path) -> Exported:
     """Write what TensorBoard's projector reads; its configuration comes last."""
     ids, x = store.vectors()
-    names = [name for name in store.columns if name not in ("digest", "x", "y")]
+    names = [name for name in store.columns if name not in ("digest", *MAP_COLUMNS)]
     table = store.rows(names, ids=ids).to_pylist()
     with atomic_write(folder / "vectors.tsv") as file:
         np.savetxt(file, x, fmt="%.6g", delimiter="\t")
@@ -175,7 +175,7 @@ def _tensorboard(store: VectorStore, folder: Path) -> Exported:
 
 def _cell(value: Any) -> str:
     """Write a value in a line of tab-separated ones; tabs and line ends become spaces."""
-    text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    text = "" if value is None else f"{value:.17g}" if isinstance(value, float) else str(value)
     return " ".join(text.split())
 
 

@@ -11,7 +11,16 @@ from ..analysis.label_errors import find_label_errors
 from ..core.errors import NearfarError
 from ..core.text import percent
 from .listing import Listing
-from .store_access import UNKNOWN, StoreLike, check_limit, open_for_query, read_labels, write_result
+from .store_access import (
+    UNKNOWN,
+    StoreLike,
+    check_limit,
+    left_out_sentence,
+    lone_classes_left_out,
+    open_for_query,
+    read_labels,
+    write_result,
+)
 
 
 def label_errors(
@@ -29,7 +38,7 @@ def label_errors(
 
     Args:
         store: a vector store or its address.
-        column: the column with the labels; images without a label are left out.
+        column: the column with the labels; images without a label, or alone in their class, are left out.
         where: a condition on columns, such as "site = 'A' and width >= 64".
         limit: number of labels to list.
         seed: random seed.
@@ -44,11 +53,12 @@ def label_errors(
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
     labels, names = read_labels(opened, column, ids)
-    rows = np.flatnonzero(labels != UNKNOWN)
-    if not len(rows):
+    if not (labels != UNKNOWN).any():
         raise NearfarError(
             f"no image of {opened.address} has a label in {column!r}; name another column with --column."
         )
+    labels, names, lone = lone_classes_left_out(labels, names)
+    rows = np.flatnonzero(labels != UNKNOWN)
     found = find_label_errors(x[rows], labels[rows], names, seed=seed)
     first = found.order[: check_limit(limit)]
     columns: dict[str, Any] = {
@@ -56,12 +66,19 @@ def label_errors(
         column: [names[at] for at in found.labels[first]],
         "doubt": found.doubt[first].tolist(),
     }
-    lines = (
+    lines: tuple[str, ...] = (
         f"Confident learning estimates that {found.estimate:,} of {len(rows):,} labels are wrong. Its "
         f"classifier agrees with {percent(found.accuracy)} of the labels in cross-validation: the lower that "
         "is, the more of the estimate are the classifier's own mistakes.",
     )
-    facts = {"labels": len(rows), "estimate": found.estimate, "accuracy": found.accuracy}
+    if lone:
+        lines += (left_out_sentence(lone),)
+    facts = {
+        "labels": len(rows),
+        "estimate": found.estimate,
+        "accuracy": found.accuracy,
+        "left_out": list(lone),
+    }
     listing = Listing(
         "labels, most doubtful first", tuple(ids[rows[at]] for at in first), columns, lines, facts
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from ..analysis.projection import cells, draw, project
 from ..core.atomic import atomic_write
 from .listing import Listing
-from .store_access import StoreLike, open_for_query, write_result
+from .store_access import MAP_COLUMNS, StoreLike, open_for_query, write_result
 
 
 def image_map(
@@ -21,7 +21,7 @@ def image_map(
     out: str | Path | None = None,
     seed: int = 0,
 ) -> Listing:
-    """Project images to 2-D, similar ones together, and store the coordinates in the columns x and y.
+    """Project images to 2-D, similar ones together, and store the coordinates in the columns map_x and map_y.
 
     Example: nearfar map photos.nf --out map.png
 
@@ -33,7 +33,7 @@ def image_map(
         seed: random seed.
 
     Returns:
-        The images by id, with x and y from 0 to 1.
+        The images by id, with coordinates from 0 to 1.
 
     Raises:
         NearfarError: there are too few images, or a condition makes no sense.
@@ -41,10 +41,13 @@ def image_map(
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
     places = project(x, method, seed)
-    columns = {axis: places[:, at].tolist() for at, axis in enumerate("xy")}
-    for axis, values in columns.items():
-        opened.update(axis, dict(zip(ids, values, strict=True)))
-    lines = (f"The columns x and y of {opened.address} hold the coordinates of {len(ids):,} images.",)
+    columns = {name: places[:, at].tolist() for at, name in enumerate(MAP_COLUMNS)}
+    for name, values in columns.items():
+        opened.update(name, dict(zip(ids, values, strict=True)))
+    lines = (
+        f"The columns {' and '.join(MAP_COLUMNS)} of {opened.address} hold the coordinates of "
+        f"{len(ids):,} images.",
+    )
     listing = Listing("2-D map, similar images together", tuple(ids), columns, lines, {"images": len(ids)})
     if out is None or Path(out).suffix.lower() != ".png":
         return write_result(listing, opened, out)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import NearfarError
 from ..data.dataset import class_numbers
+from ..data.source import label_of
 from ..features.extract import fingerprint
 from ..stores import VectorStore, open_store
 from ..training.run import Run, load
 from .listing import Listing, check_name, write
 
 StoreLike = VectorStore | str | Path
+MAP_COLUMNS = ("map_x", "map_y")  # where the map is kept: x and y may be columns of the user's own
 UNKNOWN = -1  # the class number of a row without a label
 
 
@@ -90,12 +91,12 @@ def read_labels(
         ids: the rows.
 
     Returns:
-        (n,) int64, UNKNOWN where the column is empty; and the names that the others point to.
+        (n,) int64, UNKNOWN where `label_of` finds none; and the names that the others point to.
 
     Raises:
         NearfarError: there is no such column.
     """
-    words = [_word(value) for value in store.rows([column], ids=ids).column(column).to_pylist()]
+    words = [label_of(value) for value in store.rows([column], ids=ids).column(column).to_pylist()]
     known = np.array([word is not None for word in words], np.bool_)
     numbers, names = class_numbers([word for word in words if word is not None])
     labels = np.full(len(ids), UNKNOWN, np.int64)
@@ -104,8 +105,29 @@ def read_labels(
     return labels, names
 
 
-def _word(value: Any) -> str | None:
-    """Write a value as a class's name; empty text is no label."""
-    if value is None or value == "":
-        return None
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def lone_classes_left_out(
+    labels: npt.NDArray[np.int64], names: tuple[str, ...]
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...], tuple[str, ...]]:
+    """Leave out classes with one image, which no cross-validation can know.
+
+    Args:
+        labels: (n,) int64, UNKNOWN or a number of `names`.
+        names: the classes.
+
+    Returns:
+        The labels, UNKNOWN where the class is left out; the names of the others; the names left out.
+    """
+    many = np.bincount(labels[labels != UNKNOWN], minlength=len(names)) > 1
+    number = np.append(np.where(many, np.cumsum(many) - 1, UNKNOWN), UNKNOWN)  # the last is UNKNOWN's own
+    kept = tuple(name for name, there in zip(names, many, strict=True) if there)
+    return number[labels], kept, tuple(name for name in names if name not in kept)
+
+
+def left_out_sentence(lone: tuple[str, ...]) -> str:
+    """Say which classes `lone_classes_left_out` left out.
+
+    Args:
+        lone: their names, one at least.
+    """
+    shown = f"{', '.join(lone[:5])}{', ...' if len(lone) > 5 else ''}"
+    return f"Left out, since there is only one image of each: {shown}."

@@ -12,10 +12,12 @@ from pathlib import Path
 from ..core import progress
 from ..core.errors import NearfarError
 from .base import Value, VectorStore
+from .conditions import EXACT
 from .schema import SETTABLE, check_update
 
 NAMES = ("id", "path", "file", "image", "filename")
 _NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?\.\d+|(0|[1-9]\d*)\.)([eE][-+]?\d+)?")
+_WHOLE = re.compile(r"[-+]?\d+")
 _FLAGS = {"true": True, "false": False}
 
 
@@ -91,14 +93,13 @@ def read_columns(path: str | Path) -> ColumnList:
         raise NearfarError(f"{file} needs a heading such as id,site: first the images, then other columns.")
     if len(set(heads)) < len(heads):
         raise NearfarError(f"{file} has two columns of the same name; rename one.")
+    table[1:] = [[word.strip() for word in row] for row in table[1:]]
     for number, row in enumerate(table[1:], start=2):
         if any(row) and len(row) != len(heads):
             raise NearfarError(f"{file}, line {number}: {len(row)} values, not {len(heads)}; fix the line.")
     full = [row for row in table[1:] if any(row)]
     columns = {
-        head: [row[at].strip() or None for row in full]
-        for at, head in enumerate(heads)
-        if at and head != "path"
+        head: [row[at] or None for row in full] for at, head in enumerate(heads) if at and head != "path"
     }
     for head in columns:
         check_update(head, [], {})
@@ -112,7 +113,8 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
         name: the column's.
         words: None where there is none.
         kind: the column's, if it is there already; else numbers where all words are, without leading
-            zeros, flags where all are true or false, and text otherwise.
+            zeros and of fewer digits than a float64 would round, flags where all are true or false, and text
+            otherwise.
 
     Returns:
         The values.
@@ -124,7 +126,7 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
     if name in SETTABLE:
         kind = "text"
     if kind is None and given:
-        numbers = all(_NUMBER.fullmatch(word) for word in given)
+        numbers = all(_NUMBER.fullmatch(word) and not _rounded(word) for word in given)
         kind = "number" if numbers else "flag" if all(w.lower() in _FLAGS for w in given) else "text"
     if kind == "number":
         bad = next((word for word in given if not _NUMBER.fullmatch(word)), None)
@@ -133,7 +135,18 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
     if bad is not None:
         raise NearfarError(f"the column {name} holds a {kind} in each row, not {bad!r}; fix the list.")
     if kind == "number":
+        long = next((word for word in given if _rounded(word)), None)
+        if long is not None:
+            raise NearfarError(
+                f"the column {name} holds numbers, which would round {long}; write such ids to a new column, "
+                "which becomes text."
+            )
         return [None if word is None else float(word) for word in words]
     return (
         [None if word is None else _FLAGS[word.lower()] for word in words] if kind == "flag" else list(words)
     )
+
+
+def _rounded(word: str) -> bool:
+    """Tell whether a word is a whole number that a float64 does not hold exactly."""
+    return bool(_WHOLE.fullmatch(word)) and abs(int(word)) > EXACT

@@ -20,6 +20,7 @@ from ..core.errors import NearfarError, nearest
 
 Literal = str | float | bool
 WORDS = frozenset({"and", "or", "not", "in", "is", "null", "like", "between", "true", "false"})
+EXACT = 1 << 53  # whole numbers up to here are exact in float64, which columns of numbers hold
 _LONGEST, _DEEPEST = 100_000, 50
 _TOKEN = re.compile(
     r"""\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
@@ -171,6 +172,8 @@ class _Reader:
         if wanted == "text" and found == "text":
             return text[1:-1].replace("''", "'")
         if wanted == "number" and found == "number":
+            if text.lstrip("+-").isdigit() and abs(int(text)) > EXACT:
+                self.fail(f"{column} is a number, and {text} is too long to be held exactly")
             return float(text)
         if wanted == "flag" and found in ("true", "false"):
             return found == "true"

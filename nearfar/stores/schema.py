@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.errors import NearfarError, nearest
 from .base import FIXED, StoreInfo, Value, Vectors
-from .conditions import WORDS
+from .conditions import EXACT, WORDS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -97,6 +97,11 @@ def kind_of_values(column: str, values: Sequence[Value], columns: Mapping[str, s
         for value in values
         if value is not None
     }
+    long = next((v for v in values if isinstance(v, int) and abs(v) > EXACT), None)
+    if long is not None:
+        raise NearfarError(
+            f"the column {column} would round {long}; give numbers above 2^53, such as ids, as text."
+        )
     kind = columns.get(column) or (min(found) if found else "text")
     if found - {kind}:
         raise NearfarError(f"the column {column} holds a {kind} in each row, not a {min(found - {kind})}.")
@@ -146,6 +151,8 @@ def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) 
             raise NearfarError(f"the column {name!r} holds neither text nor numbers; leave it out.")
         if name not in columns:
             check_column(name, {**columns, **made})
+            if kind == "number" and name not in first and _has_long(table[name]):
+                kind = "text"  # ids that numbers would round
         try:
             made[name] = table[name].combine_chunks().cast(arrow_type(name, kind, first))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -159,6 +166,17 @@ def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) 
     made["vector"] = fixed(vectors)
     made[KEY] = pa.array(keys(vectors))
     return pa.table(made)
+
+
+def _has_long(column: pyarrow.ChunkedArray) -> bool:
+    """Tell whether a column has whole numbers that float64 does not hold exactly."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_integer(column.type):
+        return False
+    ends = pc.min_max(column).as_py()
+    return any(end is not None and abs(end) > EXACT for end in ends.values())
 
 
 def fixed(vectors: Vectors) -> pyarrow.Array:
