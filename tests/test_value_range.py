@@ -213,3 +213,31 @@ def test_the_range_can_be_told(tmp_path: Path) -> None:
         nearfar.pretrain(tmp_path / "train", out=tmp_path / "other", range=(5, 3), **FAST)
     with pytest.raises(NearfarError, match="became"):
         nearfar.pretrain(tmp_path / "train", out=tmp_path / "run", range=(100, 9001), **FAST)
+
+
+def test_check_says_what_is_used(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(6):
+        shot(tmp_path / "a", f"{number}.png", 4000, number)
+    found = nearfar.check(tmp_path / "a", **FAST)
+    assert found.inspection.range == (0, 4095) and found.to_json()["range"] == (0, 4095)
+    assert "values of 0 become black and 4095 white" in str(found) and "read as" not in str(found)
+    assert nearfar.check(tmp_path / "a", range=(50, 900), **FAST).inspection.range == (50, 900)
+    gap = (RAMP * 60 + 250.5).astype(np.float32)
+    gap[0] = np.nan
+    (tmp_path / "a" / "gap.tif").write_bytes(save(gap, "TIFF"))
+    pages = [Image.fromarray((RAMP * 255).astype(np.uint8)) for _ in range(3)]
+    pages[0].save(tmp_path / "a" / "pages.tif", save_all=True, append_images=pages[1:])
+    four = tmp_path / "a" / "four.tif"
+    Image.fromarray(np.zeros((32, 32, 4), np.uint8), "RGBX").save(four)
+    notes = nearfar.check(tmp_path / "a", **FAST).inspection.notes
+    assert notes == {
+        "values not measured as black": 1, "first page or frame": 1, "first 3 channels": 1,
+    }  # fmt: skip
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for number in range(3):
+        Image.fromarray((RAMP * 255).astype(np.uint8)).save(plain / f"{number}.png")
+    found = nearfar.check(plain, **FAST)
+    assert found.inspection.range is None and not found.inspection.notes
+    assert "range" not in str(found).split("unusable")[0]

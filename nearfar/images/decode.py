@@ -27,7 +27,7 @@ from .colour_modes import to_rgb
 from .files import open_file, read
 from .value_range import Range, Seen, is_deep, see_image
 
-__all__ = ["Picture", "Pixels", "decode", "header", "picture", "read", "reduced", "see", "shrink"]
+__all__ = ["Picture", "Pixels", "decode", "header", "picture", "read", "reduced", "remarks", "see", "shrink"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -180,6 +180,39 @@ def see(data: bytes | Path, *, max_pixels: int) -> Seen | None:
                 return see_image(image, _significant(content) if image.format == "PNG" else 0)
         except Exception as error:
             raise BadImage(_reason(error)) from None
+
+
+def remarks(data: bytes, *, max_pixels: int) -> list[str]:
+    """Say what of an image file is not used, in a few words each.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: the most pixels allowed.
+
+    Returns:
+        Of pages, channels, bits and values that were not measured, what is left out; often nothing.
+
+    Raises:
+        BadImage: its header cannot be read.
+    """
+    found = []
+    with _quiet:
+        image = _identify(io.BytesIO(data), max_pixels)
+        with suppress(Exception):  # a broken later page does not spoil the first
+            if getattr(image, "n_frames", 1) > 1:
+                found.append("first page or frame")
+            image.seek(0)
+        tags = getattr(image, "tag_v2", {})
+        if image.mode in ("RGB", "RGBX") and tags.get(277, 3) > 3:
+            found.append("first 3 channels")
+        bits = tags.get(258, (8,)) if tags else (data[24],) if image.format == "PNG" else (8,)
+        if max(bits) > 8 and not is_deep(image):
+            found.append("upper 8 bits of each channel")
+        deep = is_deep(image)
+    seen = see(data, max_pixels=max_pixels) if deep else None
+    if seen is not None and seen.gaps:
+        found.append("values not measured as black")
+    return found
 
 
 def reduced(width: int, height: int, short_side: int | None) -> tuple[int, int]:

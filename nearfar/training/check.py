@@ -114,6 +114,8 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
     wanted = resolve.resolve(
         method, recipe, given, side=side, device=device, kind=source.modality, value_range=span
     )
+    if found.range is not None:
+        found = dataclasses.replace(found, range=span)
     if len(found.rejected) > wanted.training.max_bad * found.count:
         share = len(found.rejected) / found.count
         return Check(
