@@ -284,8 +284,8 @@ SETTINGS = (
     "--optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision --seed --device "
     "--views-on --compile --workers --max-bad --max-pixels --holdout --health-checks --stop-on-collapse "
     "--no-stop-on-collapse --cache --no-cache --save-minutes --tensorboard --no-tensorboard --crop-min "
-    "--crop-max --interpolation --flip --jitter --brightness --contrast --saturation --hue --grayscale "
-    "--blur --solarize"
+    "--crop-max --interpolation --range --percentiles --flip --jitter --brightness --contrast --saturation "
+    "--hue --grayscale --blur --solarize"
 )
 
 

@@ -103,7 +103,7 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     [
         (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),
         (np.array([[0.0, 100.0, 255.0]], np.float32), [0, 100, 255]),
-        (np.array([[-1.0, np.nan, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[-1.0, np.nan, 1.0]], np.float32), [0, 0, 255]),
         (np.array([[0, 7, 200]], np.int32), [0, 7, 200]),
         (np.array([[0, 256, 65535]], np.int32), [0, 1, 255]),
         (np.array([[0, 500_000, 1_000_000]], np.int32), [0, 128, 255]),

@@ -12,11 +12,13 @@ import numpy as np
 from ..core.errors import BadImage
 from ..core.progress import say
 from ..images import decode
+from ..images.value_range import Range
 from .dataset import FileDataset, ImageDataset, class_numbers
 from .disk_cache import open_or_make
 from .ledger import Ledger, ReadConfig
 from .reading import each
 from .source import ArraySource, Pixels, Source
+from .value_range import find_range
 
 _MOST_RESIDENT = 8 << 30
 _SAMPLE = 256
@@ -126,6 +128,7 @@ def load(
     folder: Path | None = None,
     seed: int = 0,
     memory: int | None = None,
+    value_range: Range | None = None,
 ) -> ImageDataset | FileDataset:
     """Make a collection ready for use: every image decoded once, the bad ones left out by name.
 
@@ -144,6 +147,7 @@ def load(
         seed: names the substitutes of bad images, where files are read each time.
         memory: bytes that decoded images may take in memory; default a quarter of what is free, at most
             8 GiB. A larger collection is kept on disk, under a name that says what went in.
+        value_range: as in `decode.decode`; None: the collection's own.
 
     Returns:
         The data set.
@@ -151,7 +155,8 @@ def load(
     Raises:
         NearfarError: too many images are bad, none is good, or the disk lacks room.
     """
-    config = ReadConfig(source, short_side, max_pixels, max_bad, threads)
+    value_range = value_range or find_range(source, max_pixels=max_pixels)
+    config = ReadConfig(source, short_side, max_pixels, max_bad, threads, value_range)
     if not decode_once:
         labels, classes = class_numbers(source.labels)
         return FileDataset(
@@ -166,6 +171,7 @@ def load(
             max_bad=max_bad,
             seed=seed,
             threads=threads,
+            value_range=value_range,
         )
     flat = source.flat() if isinstance(source, ArraySource) else None
     if isinstance(source, ArraySource) and flat is not None:

@@ -18,6 +18,7 @@ from ..core import rng
 from ..core.errors import BadImage, NearfarError
 from ..core.threads import map_in_order
 from ..images.decode import decode
+from ..images.value_range import Range
 from .reading import Rejected, read_pixels, too_many
 from .source import Pixels, Source
 
@@ -128,6 +129,7 @@ class FileDataset(Dataset):
     max_bad: float
     seed: int
     threads: int
+    value_range: Range | None = None
     _bad: dict[int, str] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -152,9 +154,21 @@ class FileDataset(Dataset):
             try:
                 data = self.source.read(at)
                 if isinstance(data, np.ndarray):
-                    return read_pixels(self.source, at, short_side=None, max_pixels=self.max_pixels)[0]
+                    return read_pixels(
+                        self.source,
+                        at,
+                        short_side=None,
+                        max_pixels=self.max_pixels,
+                        value_range=self.value_range,
+                    )[0]
                 # Up to twice the side will do: the crop's own resize is cheaper than one more here.
-                return decode(data, max_pixels=self.max_pixels, short_side=self.short_side, exact=False)
+                return decode(
+                    data,
+                    max_pixels=self.max_pixels,
+                    short_side=self.short_side,
+                    exact=False,
+                    value_range=self.value_range,
+                )
             except BadImage as error:
                 with self._lock:
                     self._bad[at] = str(error)

@@ -5,6 +5,7 @@ Imports are inside the functions, so that `--help`, which asks for the settings 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +15,7 @@ from .modality import IMAGES, Example, Modality
 if TYPE_CHECKING:
     import torch
 
+    from ..images.value_range import Range
     from ..images.views import AugmentationParams, Preprocess, View
     from ..models import Encoder
     from .dataset import RaggedImages
@@ -61,12 +63,15 @@ class ImageModality(Modality):
     def decode(self, data: Pixels | bytes, preprocess: Preprocess | None, *, limit: int) -> Example:
         """Decode an image to (H, W, 3) uint8, and say its own width and height, upright."""
         from ..images import decode
+        from ..images.value_range import to_rgb_array
 
         side = None if preprocess is None else preprocess.decode_side
+        span = None if preprocess is None else preprocess.value_range
         if not isinstance(data, bytes):
             height, width = data.shape[:2]
-            return Example(decode.shrink(data, side), {"width": width, "height": height})
-        found = decode.picture(data, max_pixels=limit, short_side=side)
+            pixels = decode.shrink(to_rgb_array(data, span), side)
+            return Example(pixels, {"width": width, "height": height})
+        found = decode.picture(data, max_pixels=limit, short_side=side, value_range=span)
         width, height = found.width, found.height
         if (found.pixels.shape[0] > found.pixels.shape[1]) != (height > width):  # turned by its EXIF note
             width, height = height, width
@@ -109,7 +114,21 @@ class ImageModality(Modality):
             threads=threads,
             decode_once=decode_once,
             memory=memory,
+            value_range=preprocess.value_range,
         )
+
+    def value_range(
+        self, source: Source, *, limit: int, percentiles: Sequence[float] | None = None
+    ) -> Range | None:
+        """Find the range of images of more than 8 bits; see `value_range.find_range`."""
+        from .value_range import find_range
+
+        return find_range(source, max_pixels=limit, percentiles=percentiles)
+
+    def with_range(self, preprocess: Preprocess, source: Source, *, limit: int) -> Preprocess:
+        """Take the collection's range, where the settings name none."""
+        span = preprocess.value_range or self.value_range(source, limit=limit)
+        return preprocess if span is None else dataclasses.replace(preprocess, low=span[0], high=span[1])
 
     def size_of(self, value: Pixels) -> int:
         """Measure an image's short side, in pixels."""
@@ -120,8 +139,8 @@ class ImageModality(Modality):
         return max(usual, 8) if is_small(usual) else 224
 
     def preprocess_for(self, size: int, views: Views) -> Preprocess:
-        """Choose how much of the centre is kept; it is resized as views are."""
-        return self.preprocess.of(size, views.interpolation)
+        """Choose how much of the centre is kept; it is resized as views are, and has their range."""
+        return self.preprocess.of(size, views.interpolation, views.range)
 
     def draw(
         self, view: Views | View, key: int, ids: Any, block: RaggedImages, size: int
@@ -204,7 +223,7 @@ class ImageModality(Modality):
         if max(value.shape[:2]) < side:
             if isinstance(data, bytes):
                 pixels = decode.decode(data, max_pixels=limit, short_side=side, exact=False)
-            else:
+            elif data.dtype == value.dtype:
                 pixels = data
         image = Image.fromarray(pixels)
         image.thumbnail((side, side), Image.Resampling.BICUBIC)

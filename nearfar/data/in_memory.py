@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 
 from ..core.errors import BadImage, NearfarError
 from ..images.colour_modes import to_rgb
+from ..images.value_range import Values, is_deep, raw
 from .folders import is_image_name
-from .source import Pixels, Source, clean, file_stamp, from_array
+from .source import Source, clean, file_stamp, from_array
 
 
 def is_tensor(value: object) -> bool:
@@ -43,15 +44,15 @@ def is_one_image(value: object) -> bool:
     return len(shape) == 2
 
 
-def pixels_of(name: str, image: Any) -> Pixels:
+def pixels_of(name: str, image: Any) -> Values:
     """Give one image's pixels.
 
     Args:
         name: what errors call it.
-        image: a Pillow image, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W), of uint8.
+        image: a Pillow image, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W).
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8, or as it is where its range has yet to be found.
 
     Raises:
         BadImage: its pixels cannot be read.
@@ -60,6 +61,8 @@ def pixels_of(name: str, image: Any) -> Pixels:
     if isinstance(image, Image.Image):
         try:
             image.load()
+            if is_deep(image):
+                return raw(image)[:, :, None].repeat(3, axis=2)
             return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
         except Exception as error:  # a file opened by name and broken inside raises anything
             raise BadImage(f"broken: {str(error)[:100]}") from None
@@ -77,7 +80,7 @@ class InMemorySource(Source):
     items: Sequence[Any]
     kind: ClassVar[str] = "images"
 
-    def read(self, index: int) -> bytes | Path | Pixels:
+    def read(self, index: int) -> bytes | Path | Values:
         """Fetch one image."""
         item = self.items[index]
         if isinstance(item, (str, os.PathLike)):

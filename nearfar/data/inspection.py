@@ -19,6 +19,7 @@ from ..images.files import read
 from .dataset import equal_rows
 from .reading import Rejected, each, read_pixels
 from .source import Source
+from .value_range import find_range
 
 _GLANCE = 32  # decoding to this short side finds what is broken, and lets a JPEG be decoded cheaply
 
@@ -40,6 +41,8 @@ class Inspection:
     nothing is usable); `formats`, `modes`: how often each occurs, most often first; `bytes`: of the usable
     images as stored; `duplicates`: groups of ids with equal content; `labels`: images a class, where known;
     `masks`: files that were left out, since they are masks of images beside them.
+    `range`: the values that become black and white in images of more than 8 bits, None where there are none;
+    `notes`: in how many images only a part is used, and which.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Inspection:
     duplicates: tuple[tuple[str, ...], ...]
     labels: dict[str, int] | None
     masks: tuple[str, ...] = ()
+    range: tuple[float, float] | None = None
+    notes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Write it as plain values."""
@@ -71,6 +76,14 @@ class Inspection:
             if counts:
                 shown = ", ".join(f"{name} {number:,}" for name, number in list(counts.items())[:10])
                 lines.append(f"  {title:<10}  {shown}{', ...' if len(counts) > 10 else ''}")
+        if self.range is not None:
+            low, high = (f"{value:.10g}" for value in self.range)
+            lines.append(
+                f"  range       over 8 bits, values of {low} become black and {high} white (--range)"
+            )
+        if self.notes:
+            notes = ", ".join(f"{name} {count:,}" for name, count in self.notes.items())
+            lines.append(f"  read as     {notes}")
         lines.append(f"  unusable    {len(self.rejected):,}")
         lines += [f"    {item.id}: {item.reason}" for item in self.rejected[:5]]
         if self.masks:
@@ -103,21 +116,24 @@ def inspect(source: Source, *, max_pixels: int, threads: int) -> Inspection:
     reasons: dict[int, str] = {}
     formats: Counter[str] = Counter()
     modes: Counter[str] = Counter()
-    total = 0
+    notes: Counter[str] = Counter()
+    total, deep = 0, False
 
     def work(row: int) -> None:
-        nonlocal total
+        nonlocal total, deep
         try:
             data = source.read(row)
             if isinstance(data, np.ndarray):
                 digest = read_pixels(source, row, short_side=None, max_pixels=max_pixels)[1]
                 kind, mode, size, shape = "array", "RGB", data.nbytes, data.shape[:2]
+                remarks, wide = [], data.dtype != np.uint8
             else:
                 content = read(data, max_pixels=max_pixels) if isinstance(data, Path) else data
                 picture = decode.picture(content, max_pixels=max_pixels, short_side=_GLANCE)
                 digest = hashlib.blake2b(content, digest_size=16).digest()
                 kind, mode, size = picture.format, picture.mode, len(content)
                 shape = (picture.height, picture.width)
+                remarks, wide = decode.remarks(content, max_pixels=max_pixels), picture.mode[0] in "IF"
         except BadImage as error:
             with lock:
                 reasons[row] = str(error)
@@ -126,6 +142,8 @@ def inspect(source: Source, *, max_pixels: int, threads: int) -> Inspection:
             good[row], sides[row], digests[row] = True, shape, np.frombuffer(digest, dtype=np.uint8)
             formats[kind] += 1
             modes[mode] += 1
+            notes.update(remarks)
+            deep = deep or wide
             total += size
 
     each(count, work, threads=threads, what="checking")
@@ -145,6 +163,8 @@ def inspect(source: Source, *, max_pixels: int, threads: int) -> Inspection:
         duplicates=groups,
         labels=dict(Counter(source.labels).most_common()) if source.labels else None,
         masks=tuple(source.masks),
+        range=find_range(source, max_pixels=max_pixels) if deep else None,
+        notes=dict(notes.most_common()),
     )
 
 

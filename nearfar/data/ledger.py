@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.errors import NearfarError
+from ..images.value_range import Range
 from .dataset import ImageDataset, class_numbers, fingerprint
 from .reading import Rejected, read_pixels, too_many
 from .source import Pixels, Source, stamps
@@ -28,14 +29,24 @@ class ReadConfig:
     max_pixels: int
     max_bad: float
     threads: int
+    value_range: Range | None = None
 
     def read(self, row: int) -> tuple[Pixels, bytes]:
         """Read one image and its digest; raises BadImage."""
-        return read_pixels(self.source, row, short_side=self.short_side, max_pixels=self.max_pixels)
+        return read_pixels(
+            self.source,
+            row,
+            short_side=self.short_side,
+            max_pixels=self.max_pixels,
+            value_range=self.value_range,
+        )
 
     def name(self) -> str:
         """Name the collection after its images' stamps and how they are stored: same name, same pixels."""
-        mark = hashlib.blake2b(f"{_VERSION}:{self.short_side}:{self.max_pixels}".encode(), digest_size=16)
+        how = f"{_VERSION}:{self.short_side}:{self.max_pixels}"
+        if self.value_range is not None:
+            how += f":{self.value_range}"
+        mark = hashlib.blake2b(how.encode(), digest_size=16)
         for rows, made in stamps(self.source):
             names = self.source.ids[rows.start : rows.stop]
             mark.update(

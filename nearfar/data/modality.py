@@ -177,6 +177,31 @@ class Modality(abc.ABC):
 
         return load(self, source, preprocess, limit=limit, max_bad=max_bad, threads=threads)
 
+    def value_range(
+        self, source: Source, *, limit: int, percentiles: Sequence[float] | None = None
+    ) -> tuple[float, float] | None:
+        """Find the range of values that a collection uses, where examples are scaled by one.
+
+        Args:
+            source: the examples.
+            limit: as in `fetch`.
+            percentiles: two percentiles of the values to take, instead of what is usual.
+
+        Returns:
+            The least and the greatest value, or None where nothing is scaled.
+        """
+        return None
+
+    def with_range(self, preprocess: Any, source: Source, *, limit: int) -> Any:
+        """Complete settings of `prepare` by the collection's range, where they name none.
+
+        Args:
+            preprocess: settings of `prepare`.
+            source: the examples.
+            limit: as in `fetch`.
+        """
+        return preprocess
+
     @abc.abstractmethod
     def size_of(self, value: Any) -> int:
         """Measure a decoded example, as `preprocess.size` measures an input (the short side of an image)."""

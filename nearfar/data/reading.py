@@ -19,6 +19,7 @@ from ..core.progress import Bar
 from ..core.threads import map_in_order
 from ..images import decode
 from ..images.files import read
+from ..images.value_range import Range, Values, to_rgb_array
 from .source import Pixels, Source
 
 _SLICE = 32  # images a thread takes at a time
@@ -33,7 +34,7 @@ class Rejected:
     reason: str
 
 
-def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Pixels | bytes, bytes]:
+def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Values | bytes, bytes]:
     """Fetch one image of a source, whatever form it comes in, without decoding it.
 
     Args:
@@ -42,7 +43,7 @@ def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Pixels | byte
         max_pixels: the most pixels allowed.
 
     Returns:
-        A file's bytes or (H, W, 3) uint8, and a digest of 16 bytes of its content.
+        A file's bytes or what the array holds, and a digest of 16 bytes of its content.
 
     Raises:
         BadImage: it cannot be used.
@@ -60,7 +61,7 @@ def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Pixels | byte
 
 
 def read_pixels(
-    source: Source, index: int, *, short_side: int | None, max_pixels: int
+    source: Source, index: int, *, short_side: int | None, max_pixels: int, value_range: Range | None = None
 ) -> tuple[Pixels, bytes]:
     """Read one image of a source, whatever form it comes in.
 
@@ -69,6 +70,7 @@ def read_pixels(
         index: which one.
         short_side: reduce to this short side, in pixels.
         max_pixels: the most pixels allowed.
+        value_range: as in `decode.decode`.
 
     Returns:
         (H, W, 3) uint8, and a digest of 16 bytes of the file's content.
@@ -78,8 +80,9 @@ def read_pixels(
     """
     data, digest = fetch(source, index, max_pixels=max_pixels)
     if isinstance(data, np.ndarray):
-        return decode.shrink(data, short_side), digest
-    return decode.decode(data, max_pixels=max_pixels, short_side=short_side), digest
+        return decode.shrink(to_rgb_array(data, value_range), short_side), digest
+    pixels = decode.decode(data, max_pixels=max_pixels, short_side=short_side, value_range=value_range)
+    return pixels, digest
 
 
 def too_many(rejected: Sequence[Rejected], count: int, max_bad: float) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ..core.errors import NearfarError
 from ..core.progress import Bar
 from ..core.threads import map_in_order
+from ..images.value_range import Values, over_white
 
 Pixels = npt.NDArray[np.uint8]
 _PART = 1024  # images stamped at a time
@@ -50,14 +51,15 @@ class Source(abc.ABC):
         return "images"
 
     @abc.abstractmethod
-    def read(self, index: int) -> bytes | Path | Pixels:
+    def read(self, index: int) -> bytes | Path | Values:
         """Fetch one image.
 
         Args:
             index: from 0 to len(self) - 1.
 
         Returns:
-            An encoded file's bytes or path, or (H, W, 3) uint8 pixels.
+            An encoded file's bytes or path, or (H, W, 3) pixels: uint8, or of a type that has
+            yet to be scaled.
 
         Raises:
             BadImage: it cannot be fetched.
@@ -150,14 +152,20 @@ class FileSource(Source):
 
 @dataclass(frozen=True)
 class ArraySource(Source):
-    """Images of one size in one array: (N, H, W), (N, H, W, C) or, if `first`, (N, C, H, W); C 1, 3 or 4."""
+    """Images of one size in one array: (N, H, W), (N, H, W, C) or, if `first`, (N, C, H, W); C 1, 3 or 4.
 
-    pixels: Pixels
+    Values of another type than uint8 stay as they are until the range of the collection is known.
+    """
+
+    pixels: Values
     first: bool
     kind: ClassVar[str] = "array"
 
-    def read(self, index: int) -> Pixels:
-        """Fetch one image as (H, W, 3); grey is repeated, and transparency is laid over white."""
+    def read(self, index: int) -> Values:
+        """Fetch one image as (H, W, 3); grey is repeated, and transparency is laid over white.
+
+        Of another type than uint8, an image with transparency stays (H, W, 4).
+        """
         image = self.pixels[index]
         if image.ndim == 2:
             image = image[:, :, None]
@@ -166,8 +174,9 @@ class ArraySource(Source):
         if image.shape[2] == 1:
             image = image.repeat(3, axis=2)
         elif image.shape[2] == 4:
-            alpha = image[:, :, 3:].astype(np.uint16)
-            image = ((image[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+            if image.dtype != np.uint8:  # laid over white once its range is known
+                return np.ascontiguousarray(image)
+            image = over_white(image)
         return np.ascontiguousarray(image)
 
     def stamp(self, index: int) -> str:
@@ -177,6 +186,7 @@ class ArraySource(Source):
     def flat(self) -> Pixels | None:
         """Give the array as (N * H * W * 3,) without a copy, where it already lies so; else None."""
         plain = self.pixels.ndim == 4 and not self.first and self.pixels.shape[3] == 3
+        plain = plain and self.pixels.dtype == np.uint8
         return self.pixels.reshape(-1) if plain and self.pixels.flags.c_contiguous else None
 
 
@@ -187,7 +197,8 @@ def from_array(
 
     Args:
         name: what errors call it.
-        pixels: (N, H, W), (N, H, W, C) or (N, C, H, W) uint8, C being 1, 3 or 4.
+        pixels: (N, H, W), (N, H, W, C) or (N, C, H, W), C being 1, 3 or 4: uint8, or bool, integers
+            or floats of any range.
         labels: one class an image, or None.
         ids: one name an image; default "0", "1", ...
         first: where both would do, take a 4-dimensional array as (N, C, H, W).
@@ -200,9 +211,8 @@ def from_array(
     """
     pixels = np.asarray(pixels)
     shape = pixels.shape
-    if pixels.dtype != np.uint8:
-        hint = "(images * 255).astype('uint8')" if pixels.dtype.kind == "f" else "images.astype('uint8')"
-        raise NearfarError(f"{name} holds {pixels.dtype}; nearfar takes pixels from 0 to 255: pass {hint}.")
+    if pixels.dtype.kind not in "buif":
+        raise NearfarError(f"{name} holds {pixels.dtype}; pass real numbers, such as uint8 from 0 to 255.")
     channels = (1, 3, 4)
     last_fits, first_fits = (len(shape) == 4 and shape[at] in channels for at in (3, 1))
     lone = len(shape) == 3 and shape[2] in channels

@@ -125,7 +125,7 @@ def open_source(data: Any, *, labels: bool = False, download: bool = True) -> So
     Args:
         data: a folder of any depth; a .txt, .csv, .tsv or .parquet list of paths; a .npy or .npz; tar
             shards (`'shards/*.tar'`); a data set's name (`cifar10`, `cifar10:test`, `hf:org/name`); a
-            NumPy array or tensor of uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W); a list of paths,
+            NumPy array or tensor of images (N, H, W), (N, H, W, C) or (N, C, H, W); a list of paths,
             Pillow images, arrays or tensors; a pair (images, labels) of such; or a `Source`.
         labels: whether labels are wanted; without it, none are read.
         download: whether a torchvision data set may be fetched where it is missing.

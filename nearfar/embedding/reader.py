@@ -52,8 +52,9 @@ class ImageReader:
             thumbnail: the longer side of thumbnails, at most.
             workers: CPU threads.
         """
-        self.source, self.preprocess, self.thumbnail, self.workers = source, preprocess, thumbnail, workers
+        self.source, self.thumbnail, self.workers = source, thumbnail, workers
         self.modality = modality_of(preprocess)
+        self.preprocess = self.modality.with_range(preprocess, source, limit=Training.max_pixels)
 
     def one(self, row: int, known: Container[str] = ()) -> ReadImage:
         """Read one image, and decode it unless its digest is known."""

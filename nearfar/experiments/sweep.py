@@ -82,7 +82,10 @@ def sweep(
     labelled = None if train is None else open_data(train, expected=source.modality, labels=True)
     device = device_named(str(given.get("device", "auto")))
     side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
-    wanted = resolve.resolve(method, recipe, given, side=side, device=device, kind=source.modality)
+    span = resolve.usual_range(source, given)
+    wanted = resolve.resolve(
+        method, recipe, given, side=side, device=device, kind=source.modality, value_range=span
+    )
     if labelled is None and wanted.training.health_checks == 0:
         raise NearfarError(
             "without health checks the runs cannot be ranked; leave out --health-checks 0, or give --train."

@@ -59,6 +59,7 @@ def read_chunks(source: Source, starts: Sequence[int], preprocess: Any, threads:
     """
 
     kind = modality_of(preprocess)
+    preprocess = kind.with_range(preprocess, source, limit=MAX_PIXELS)
 
     def one(row: int) -> Any:
         try:

@@ -25,8 +25,9 @@ from PIL import Image
 from ..core.errors import BadImage
 from .colour_modes import to_rgb
 from .files import open_file, read
+from .value_range import Range, Seen, is_deep, see_image
 
-__all__ = ["Picture", "Pixels", "decode", "header", "picture", "read", "reduced", "shrink"]
+__all__ = ["Picture", "Pixels", "decode", "header", "picture", "read", "reduced", "remarks", "see", "shrink"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -146,6 +147,74 @@ def _check_png(data: bytes) -> None:
         at += 12 + length
 
 
+def _significant(data: bytes) -> int:
+    """Read how many bits of a PNG's samples are significant, or 0 where it does not say."""
+    at = data.find(b"sBIT", 8, max(8, data.find(b"IDAT")))
+    return 0 if at < 0 else data[at + 4]
+
+
+def see(data: bytes | Path, *, max_pixels: int) -> Seen | None:
+    """Look at the values of an image of more than 8 bits; of other images only the header is read.
+
+    Args:
+        data: the file's bytes, or its path.
+        max_pixels: the most pixels allowed.
+
+    Returns:
+        What was seen, or None for an image of 8 bits.
+
+    Raises:
+        BadImage: it cannot be read.
+    """
+    with _quiet:
+        with open_file(data, max_pixels) if isinstance(data, Path) else io.BytesIO(data) as file:
+            image = _identify(file, max_pixels)
+            if not is_deep(image):
+                return None
+            file.seek(0)
+            content = file.read()
+        image = _identify(io.BytesIO(content), max_pixels)
+        try:
+            with _large if image.width * image.height > _LARGE_PIXELS else nullcontext():
+                image.load()
+                return see_image(image, _significant(content) if image.format == "PNG" else 0)
+        except Exception as error:
+            raise BadImage(_reason(error)) from None
+
+
+def remarks(data: bytes, *, max_pixels: int) -> list[str]:
+    """Say what of an image file is not used, in a few words each.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: the most pixels allowed.
+
+    Returns:
+        Of pages, channels, bits and values that were not measured, what is left out; often nothing.
+
+    Raises:
+        BadImage: its header cannot be read.
+    """
+    found = []
+    with _quiet:
+        image = _identify(io.BytesIO(data), max_pixels)
+        with suppress(Exception):  # a broken later page does not spoil the first
+            if getattr(image, "n_frames", 1) > 1:
+                found.append("first page or frame")
+            image.seek(0)
+        tags = getattr(image, "tag_v2", {})
+        if image.mode in ("RGB", "RGBX") and tags.get(277, 3) > 3:
+            found.append("first 3 channels")
+        bits = tags.get(258, (8,)) if tags else (data[24],) if image.format == "PNG" else (8,)
+        if max(bits) > 8 and not is_deep(image):
+            found.append("upper 8 bits of each channel")
+        deep = is_deep(image)
+    seen = see(data, max_pixels=max_pixels) if deep else None
+    if seen is not None and seen.gaps:
+        found.append("values not measured as black")
+    return found
+
+
 def reduced(width: int, height: int, short_side: int | None) -> tuple[int, int]:
     """Say an image's sides once its short side is at most `short_side`.
 
@@ -190,7 +259,7 @@ _TURNS = {
 }
 
 
-def _load(image: Any, short_side: int | None, exact: bool) -> Pixels:
+def _load(image: Any, short_side: int | None, exact: bool, value_range: Range | None) -> Pixels:
     """Decode, convert, reduce and turn upright; see `decode` for `exact`."""
     target = reduced(image.width, image.height, short_side)
     if target != image.size and image.format in ("JPEG", "MPO"):
@@ -204,7 +273,7 @@ def _load(image: Any, short_side: int | None, exact: bool) -> Pixels:
     turn = None
     with suppress(Exception):  # a broken EXIF block does not spoil the pixels
         turn = _TURNS.get(image.getexif().get(0x0112, 1))
-    upright = to_rgb(image)
+    upright = to_rgb(image, value_range)
     if target != upright.size and (exact or upright.width > 2 * target[0]):
         upright = upright.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
     if turn is not None:
@@ -213,7 +282,12 @@ def _load(image: Any, short_side: int | None, exact: bool) -> Pixels:
 
 
 def picture(
-    data: bytes | Path, *, max_pixels: int, short_side: int | None = None, exact: bool = True
+    data: bytes | Path,
+    *,
+    max_pixels: int,
+    short_side: int | None = None,
+    exact: bool = True,
+    value_range: Range | None = None,
 ) -> Picture:
     """Decode an image and keep what its file said of itself; `decode` gives the pixels alone.
 
@@ -234,14 +308,19 @@ def picture(
         alone = _large if width * height > _LARGE_PIXELS else nullcontext()
         try:
             with alone:
-                pixels = _load(image, short_side, exact)
+                pixels = _load(image, short_side, exact, value_range)
         except Exception as error:  # decoders raise anything on hostile bytes; one image, one reason
             raise BadImage(_reason(error)) from None
     return Picture(pixels, kind, mode, width, height)
 
 
 def decode(
-    data: bytes | Path, *, max_pixels: int, short_side: int | None = None, exact: bool = True
+    data: bytes | Path,
+    *,
+    max_pixels: int,
+    short_side: int | None = None,
+    exact: bool = True,
+    value_range: Range | None = None,
 ) -> Pixels:
     """Decode an image: JPEG, PNG, WebP, BMP, TIFF, PPM or AVIF, or a GIF's first frame.
 
@@ -253,6 +332,8 @@ def decode(
         short_side: reduce to this short side, in pixels, keeping the aspect; smaller images stay.
         exact: whether to that very side; else up to twice of it will do, which the decoder of a JPEG sees
             to at no cost.
+        value_range: of an image of more than 8 bits, the values that become 0 and 255; None: as this image
+            alone has it. Images of 8 bits are not changed by it.
 
     Returns:
         (H, W, 3) uint8, upright by its EXIF orientation, over white where it is transparent.
@@ -260,4 +341,6 @@ def decode(
     Raises:
         BadImage: with the reason, such as "truncated" or "not an image".
     """
-    return picture(data, max_pixels=max_pixels, short_side=short_side, exact=exact).pixels
+    return picture(
+        data, max_pixels=max_pixels, short_side=short_side, exact=exact, value_range=value_range
+    ).pixels

@@ -45,6 +45,16 @@ class Views:
         choices=("bilinear", "bicubic"),
         source="SimCLR's code",
     )
+    range: tuple[float, ...] | None = setting(
+        None,
+        "values that become black and white in images of more than 8 bits; found from the files if not given",
+    )
+    percentiles: tuple[float, ...] | None = setting(
+        None,
+        "find --range as these two percentiles of the values of a sample of the images",
+        low=0.0,
+        high=100.0,
+    )
     flip: float = setting(0.5, "chance of a left-right flip", low=0.0, high=1.0, source="SimCLR, appendix A")
     jitter: float = setting(0.8, "chance of colour jitter", low=0.0, high=1.0, source="SimCLR, appendix A")
     brightness: float = setting(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from ..core import rng
 from ..core.config import setting
 from ..core.errors import NearfarError
+from .value_range import Range
 from .view_settings import Views, is_small
 
 RATIO = (3 / 4, 4 / 3)  # width over height of a random crop
@@ -105,13 +107,19 @@ class Preprocess:
         "bicubic", "how the square is resized, always antialiased", choices=("bilinear", "bicubic")
     )
 
+    low: float | None = setting(None, "value that becomes 0 in images of more than 8 bits")
+    high: float | None = setting(None, "value that becomes 255 in images of more than 8 bits")
+
     @classmethod
-    def of(cls, size: int, interpolation: str = "bicubic") -> Preprocess:
+    def of(
+        cls, size: int, interpolation: str = "bicubic", value_range: Sequence[float] | None = None
+    ) -> Preprocess:
         """Choose the crop for a size: the whole short side of small images, 0.875 of it for others.
 
         Args:
             size: side of the input in pixels.
             interpolation: "bilinear" or "bicubic".
+            value_range: `low` and `high`, or None.
 
         Returns:
             The settings.
@@ -120,7 +128,13 @@ class Preprocess:
             SimCLR, appendices B.5 (ImageNet) and B.9 (CIFAR-10, no crop).
         """
         crop = 1.0 if is_small(size) else cls.crop
-        return cls(size=size, crop=crop, interpolation=interpolation)
+        low, high = value_range or (None, None)
+        return cls(size=size, crop=crop, interpolation=interpolation, low=low, high=high)
+
+    @property
+    def value_range(self) -> Range | None:
+        """The values that become 0 and 255 in images of more than 8 bits; None: as a collection has it."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
     @property
     def decode_side(self) -> int:

@@ -110,7 +110,12 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
     if found.usable < 2:
         return Check(found, None, f"{found.usable} usable images are too few to train on")
     side = resolve.usual_side(source, max_pixels)
-    wanted = resolve.resolve(method, recipe, given, side=side, device=device, kind=source.modality)
+    span = resolve.usual_range(source, given)
+    wanted = resolve.resolve(
+        method, recipe, given, side=side, device=device, kind=source.modality, value_range=span
+    )
+    if found.range is not None:
+        found = dataclasses.replace(found, range=span)
     if len(found.rejected) > wanted.training.max_bad * found.count:
         share = len(found.rejected) / found.count
         return Check(

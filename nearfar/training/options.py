@@ -47,6 +47,8 @@ class Options(TypedDict, total=False):
     crop_min: float | None
     crop_max: float | None
     interpolation: str | None
+    range: Sequence[float] | float | None
+    percentiles: Sequence[float] | float | None
     flip: float | None
     jitter: float | None
     brightness: float | None

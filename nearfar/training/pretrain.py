@@ -67,7 +67,7 @@ def pretrain(
     """Learn an encoder from unlabelled images; the same call again resumes an unfinished run.
 
     Args:
-        data: a folder, a list of paths, an array (n, h, w, 3) of uint8, or a data set's name.
+        data: a folder, a list of paths, an array (n, h, w, 3), or a data set's name.
         out: the run folder; default runs/<data>-<method>.
         method: the self-supervised method; see `nearfar.methods.METHODS`.
         recipe: settings to start from; "auto" chooses by device and image size.
@@ -293,7 +293,10 @@ def _wanted(
     if like is None:
         side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
         kind = source.modality
-        return resolve.resolve(method, recipe, given, side=side, device=device, kind=kind), None
+        span = resolve.usual_range(source, given)
+        return resolve.resolve(
+            method, recipe, given, side=side, device=device, kind=kind, value_range=span
+        ), None
     extra = [name for name in given if name not in resolve.MAY_CHANGE]
     if extra:
         flag = extra[0].replace("_", "-")

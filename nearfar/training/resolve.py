@@ -148,6 +148,32 @@ def usual_side(source: Source, max_pixels: int) -> int:
     return int(np.median(sides))
 
 
+def usual_range(source: Source, given: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Find the values that become black and white: as asked for, or as the collection has them.
+
+    Args:
+        source: the collection.
+        given: explicit settings by name; `range`, `percentiles` and `max_pixels` count.
+
+    Returns:
+        The two values; None where every image of the sample has 8 bits, or nothing is scaled.
+
+    Raises:
+        NearfarError: --range or --percentiles is not two rising numbers.
+    """
+    for name in ("range", "percentiles"):
+        pair = given.get(name)
+        if pair is not None and (
+            not isinstance(pair, (list, tuple)) or len(pair) != 2 or not pair[0] < pair[1]
+        ):
+            raise NearfarError(f"--{name} is {_plain(pair)}; give a lower and a higher number.")
+    if given.get("range") is not None:
+        low, high = given["range"]
+        return float(low), float(high)
+    limit = given.get("max_pixels", Training.max_pixels)
+    return modality_of(source).value_range(source, limit=limit, percentiles=given.get("percentiles"))
+
+
 def resolve(
     method: str,
     recipe: str,
@@ -156,6 +182,7 @@ def resolve(
     side: int,
     device: torch.device,
     kind: str = IMAGES,
+    value_range: tuple[float, float] | None = None,
 ) -> RunConfig:
     """Combine the recipe with explicit settings, which override it.
 
@@ -166,6 +193,7 @@ def resolve(
         side: the examples' usual size, such as images' short side in pixels.
         device: where to compute.
         kind: of data, by its name.
+        value_range: from `usual_range`; None where nothing is scaled.
 
     Returns:
         Settings in which only what is in `MEASURED` may still be "auto".
@@ -199,6 +227,8 @@ def resolve(
         raise NearfarError("training has one length; give one of --epochs, --steps and --minutes.")
     if any(asked.get(name) is not None for name in LENGTHS):
         groups[Training].update(dict.fromkeys(LENGTHS))
+    if value_range is not None:
+        groups[data.views]["range"] = list(value_range)
     for name, value in asked.items():
         if name not in homes:
             raise NearfarError(f"there is no setting {name!r}; {nearest(name, homes)}")

@@ -52,6 +52,7 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
             max_pixels=Training.max_pixels,
             max_bad=0,
             threads=cores(),
+            value_range=run.preprocess.value_range,
         )
         assert isinstance(dataset, ImageDataset)
         x = features(run.encoder, dataset, run.preprocess)
