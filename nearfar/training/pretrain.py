@@ -293,7 +293,7 @@ def _earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, Any] |
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run's files, in an order in which a kill leaves nothing that another run could take for its."""
+    """Remove a run's files, in an order in which a kill leaves nothing that another run could take."""
     distributed.barrier()  # all have seen what is there
     if distributed.first():
         for name in OURS:
