@@ -23,6 +23,7 @@ from .. import methods
 from ..core import progress
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
+from ..core.redact import redact_text
 from ..data.modality import IMAGES, Modality, modality, recognise
 from ..evaluation import PARTS
 from ..queries import QUERIES
@@ -309,7 +310,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except NearfarError as error:
-        progress.write(f"nearfar: {error}\n")
+        progress.write(f"nearfar: {redact_text(str(error), *words)}\n")
         return 2
     except UnicodeEncodeError:
         odd = [word for word in words if not _is_text(word)]
