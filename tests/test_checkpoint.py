@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import resource
+import shutil
+import subprocess
+import sys
 
 import forkserver
 import pytest
@@ -82,3 +85,19 @@ def test_the_log_drops_what_came_after_the_last_save_and_a_torn_line(tmp_path):
     log.add({"step": 3, "loss": 1.5})
     log.close()
     assert checkpoint.read_log(path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.5}]
+
+
+def test_a_read_only_place_is_a_sentence(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from nearfar.training import checkpoint\n"
+        "try: checkpoint.write_json(Path(sys.argv[1]) / 'evaluation.json', {})\n"
+        "except checkpoint.NearfarError as error: print(error)"
+    )
+    mounts = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 77; exec "$2" -c "$3" "$1"'
+    words = ["unshare", "-rm", "sh", "-c", mounts, "sh", str(tmp_path), sys.executable, code]
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare")
+    said = subprocess.run(words, capture_output=True, text=True)
+    if said.returncode == 77 or "unshare failed" in said.stderr or "Operation not permitted" in said.stderr:
+        pytest.skip("needs the right to mount")
+    assert "evaluation.json cannot be written (Read-only file system)" in said.stdout, said.stderr

@@ -1,6 +1,9 @@
 """Features and files of vectors: stable to the batch, the same bytes after a kill, the encoder untouched."""
 
+import copy
+import dataclasses
 import json
+import shutil
 import signal
 import sys
 import time
@@ -9,6 +12,7 @@ import forkserver
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from torch import nn
@@ -238,3 +242,50 @@ def test_an_array_gives_its_rows_in_order(run, store):
     result = embed(run, store.pixels)
     assert len(result.ids) == 37 and isinstance(run, Run)
     assert np.array_equal(result.vectors, features(run.encoder, store, PREPROCESS))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_no_number_is_refused_wherever_a_run_is_opened(run, folder, tmp_path, value):
+    shutil.copytree(run.path, tmp_path / "run")
+    weights = tmp_path / "run" / "encoder.safetensors"
+    state = safetensors.torch.load_file(weights)
+    next(tensor for tensor in state.values() if tensor.dim() == 4).view(-1)[0] = value
+    safetensors.torch.save_file(state, weights)
+    for use in (
+        lambda: load(tmp_path / "run"),
+        lambda: embed(tmp_path / "run", folder, out=tmp_path / "v.npz"),
+        lambda: embed(tmp_path / "run", folder, store=tmp_path / "s.nf"),
+        lambda: models.encoder(ENCODER, size=16, weights=str(weights)),
+    ):
+        with pytest.raises(NearfarError, match="NaN or infinite"):
+            use()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["run"]
+
+
+def test_vectors_that_are_no_numbers_are_refused(run, folder, tmp_path):
+    broken = copy.deepcopy(run.encoder)
+    with torch.no_grad():  # every weight is a number, and what comes of them is not
+        for weight in broken.parameters():
+            weight.fill_(3e38)
+    broken = dataclasses.replace(run, encoder=broken)
+    pixels = np.full((2, 16, 16, 3), 200, np.uint8)
+    for use in (
+        lambda: broken.encode(pixels),
+        lambda: embed(broken, folder),
+        lambda: embed(broken, folder, out=tmp_path / "v.npz"),
+        lambda: embed(broken, folder, store=tmp_path / "s.nf"),
+    ):
+        with pytest.raises(NearfarError, match="the encoder gives NaN or infinite values for"):
+            use()
+    assert not (tmp_path / "v.npz").exists()
+
+
+def test_a_file_of_vectors_removes_only_what_it_wrote(run, folder, tmp_path):
+    parts = tmp_path / "v.npz.parts"
+    parts.mkdir()
+    for name in ("notes.txt", "2024.npz"):
+        (parts / name).write_text("precious")
+    embed(run, folder, out=tmp_path / "v.npz")
+    assert sorted(item.name for item in parts.iterdir()) == ["2024.npz", "notes.txt"]
+    embed(run, folder, out=tmp_path / "w.npz")
+    assert not (tmp_path / "w.npz.parts").exists()

@@ -227,3 +227,38 @@ def test_another_program_s_table_is_refused(tmp_path):
         open_store(tmp_path / "x.nf")
     (tmp_path / "y.nf" / "images.lance").mkdir(parents=True)  # as a kill while it was made might leave it
     assert len(open_store(tmp_path / "y.nf", INFO)) == 0
+
+
+def spoilt(kind: str, count: int) -> pa.Table:
+    """Rows of which one, past the first chunk where there are so many, is refused."""
+    ids = [str(at) for at in range(count)]
+    vectors = draw(count)
+    if kind == "nan":
+        vectors[-1, 0] = np.nan
+    if kind == "twice":
+        ids[-1] = ids[0]
+    if kind == "no id":
+        ids[-1] = ""
+    if kind == "narrow":
+        return table(ids, draw(count, 5))
+    if kind == "column":
+        return table(ids, vectors, **{"no name!": ["x"] * count})
+    return table(ids, vectors)
+
+
+@pytest.mark.parametrize("kind", ["nan", "twice", "no id", "narrow", "column"])
+@pytest.mark.parametrize("count", [3, 5000])
+def test_a_refused_import_leaves_the_store_as_it_was(tmp_path, kind, count):
+    pq.write_table(spoilt(kind, count), tmp_path / "bad.parquet")
+    pq.write_table(spoilt("sound", 3), tmp_path / "good.parquet")
+    if kind != "narrow":  # sound by itself: the store is what it does not fit
+        with pytest.raises(NearfarError):
+            nearfar.store(tmp_path / "new.nf", import_file=tmp_path / "bad.parquet")
+        assert not (tmp_path / "new.nf").exists()
+        assert nearfar.store(tmp_path / "new.nf", import_file=tmp_path / "good.parquet").images == 3
+    old = tmp_path / "old.nf"
+    before = nearfar.store(old, import_file=tmp_path / "good.parquet")
+    with pytest.raises(NearfarError):
+        nearfar.store(old, import_file=tmp_path / "bad.parquet")
+    after = nearfar.store(old)
+    assert (after.images, after.version, after.columns) == (3, before.version, before.columns)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import random
 import signal
 import socket
 import struct
+import time
 import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
@@ -517,3 +521,27 @@ def test_an_empty_or_missing_store_is_refused(tmp_path: Path, there: explored.Ex
     open_store(tmp_path / "empty.nf", explored.info(there.run))
     with pytest.raises(NearfarError, match="holds no images"):
         explore(tmp_path / "empty.nf")
+
+
+def test_no_list_of_processes_shows_the_token(there: explored.Explored, tmp_path: Path) -> None:
+    script = tmp_path / "browser"
+    script.write_text(
+        f"#!/bin/sh\necho \"$@\" > '{tmp_path}/part' && mv '{tmp_path}/part' '{tmp_path}/words'\n"
+    )
+    script.chmod(0o755)
+    env = os.environ | {"BROWSER": f"{script} %s"}
+    words = ["explore", there.store.address, "--browser"]
+    with forkserver.start(forkserver.NEARFAR, *words, env=env) as process:
+        assert process.stdout is not None
+        token = process.stdout.readline().rstrip().rpartition("token=")[2]
+        while not (tmp_path / "words").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        told = (tmp_path / "words").read_text().strip()
+        assert len(token) > 20 and token not in told
+        page = Path(url2pathname(urlsplit(told).path))
+        assert token in page.read_text()
+        assert page.stat().st_mode & 0o077 == 0 and page.parent.stat().st_mode & 0o077 == 0
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    assert not page.exists()

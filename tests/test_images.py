@@ -268,3 +268,14 @@ def test_up_to_twice_the_side_will_do_where_that_is_enough(kind):
         assert min(256, height) <= min(about.shape[:2]) <= wanted
         assert abs(about.shape[1] / about.shape[0] - width / height) < 0.01
         assert np.abs(about.astype(int).mean((0, 1)) - exact.astype(int).mean((0, 1))).max() < 1
+
+
+def test_a_progressive_jpeg_of_very_many_scans_is_refused_unread() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (9, 99, 199)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    assert images.decode(data, max_pixels=10**6).shape == (64, 64, 3)
+    last = data.rfind(b"\xff\xda")
+    bomb = data[:last] + data[last:-2] * 40_000 + data[-2:]
+    with pytest.raises(BadImage, match=r"over the limit of 200 scans: 40,0"):
+        images.decode(bomb, max_pixels=10**6)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +25,7 @@ import nearfar
 from nearfar import methods
 from nearfar.training import checkpoint
 from nearfar.training.logger import RunLogger
+from nearfar.training.pretrain import OURS
 
 TINY = {
     "steps": 24,
@@ -309,3 +312,91 @@ def test_what_a_kill_cut_short_is_cleared_away(photos, tmp_path):
     (tmp_path / "config.json.4711.part").write_text('{"near')
     run = nearfar.pretrain(photos, out=tmp_path, **{**TINY, "steps": 2})
     assert not list(tmp_path.glob("*.part")) and run.provenance["steps"] == 2
+
+
+def interrupted(process: forkserver.Process, folder: Path, *signs: int) -> str:
+    """Wait for the first line of the log, send the signals, and give what was said."""
+    while not (folder / "log.jsonl").exists() or (folder / "log.jsonl").stat().st_size == 0:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    for sign in signs:
+        process.send_signal(sign)
+    return process.communicate(timeout=60)[1]
+
+
+def test_the_same_command_with_overwrite_resumes_the_run_that_it_began(photos, unbroken, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    (folder / "evaluation.json").write_text("{}")
+    words = ["pretrain", photos, "--out", folder, "--steps", 100000, "--seed", 3, *FLAGS, "--overwrite"]
+
+    def once(words: list[object]) -> str:
+        (folder / "log.jsonl").unlink()  # the next line is the new process's
+        return interrupted(command(*words), folder, signal.SIGINT)
+
+    said = once(words)
+    assert "run the same command again to resume" in said
+    assert not (folder / "evaluation.json").exists()  # it was of the run that is gone
+    step = checkpoint.read(folder / checkpoint.LAST)[1]["step"]
+    assert step > 0
+    said = once(words)
+    assert f"resuming at step {step:,}" in said
+    other = [*words[:-3], "--temperature", "0.3", *words[-3:]]
+    said = once(other)
+    assert "resuming" not in said and "saved at" in said  # other words: another run
+
+
+def test_overwrite_of_a_finished_run_trains_it_again(photos, tmp_path):
+    settings = {**TINY, "steps": 2, "overwrite": True}
+    nearfar.pretrain(photos, out=tmp_path / "run", **settings)
+    before = (tmp_path / "run" / "encoder.json").stat().st_mtime_ns
+    nearfar.pretrain(photos, out=tmp_path / "run", **settings)
+    assert (tmp_path / "run" / "encoder.json").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("removed", range(len(OURS) + 1))
+def test_a_kill_inside_overwrite_leaves_nothing_for_another_run(photos, unbroken, tmp_path, removed):
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    for name in OURS[:removed]:  # as far as the kill let it come
+        (folder / name).unlink(missing_ok=True)
+    settings = {**TINY, "steps": 2, "seed": 5}
+    with contextlib.suppress(nearfar.NearfarError):  # without --overwrite it may be refused
+        nearfar.pretrain(photos, out=folder, **settings)
+        assert nearfar.load(folder).provenance["seed"] == 5
+    run = nearfar.pretrain(photos, out=folder, overwrite=True, **settings)
+    assert (run.provenance["seed"], run.provenance["steps"], len(run.log())) == (5, 2, 2)
+
+
+def test_the_save_of_another_run_is_refused(photos, unbroken, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copy(unbroken / checkpoint.LAST, tmp_path / "run")
+    with pytest.raises(nearfar.NearfarError, match=r"last.safetensors is the save of another run"):
+        nearfar.pretrain(photos, out=tmp_path / "run", **{**TINY, "steps": 30})
+    same = nearfar.pretrain(photos, out=tmp_path / "run", **TINY)  # its own is its own
+    assert content(same.path) == content(unbroken)
+
+
+@pytest.mark.parametrize(
+    "signs",
+    [
+        (signal.SIGHUP,),
+        (signal.SIGHUP, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    ],
+)
+def test_a_hang_up_saves_and_a_second_signal_does_not_undo_the_save(photos, tmp_path, signs):
+    folder = tmp_path / "run"
+    process = command("pretrain", photos, "--out", folder, "--steps", 100000, *FLAGS)
+    said = interrupted(process, folder, *signs)
+    assert "run the same command again to resume" in said and "Traceback" not in said
+    assert checkpoint.read(folder / checkpoint.LAST)[1]["step"] > 0
+
+
+@pytest.mark.parametrize("how", ["2>&-", "2>/dev/full", "2>&1 >/dev/null | head -1", ">&- 2>/dev/null"])
+def test_the_progress_line_never_ends_training(photos, tmp_path, how):
+    words = [sys.executable, "-m", "nearfar", "pretrain", photos, "--out", tmp_path / "run", "--steps", 12]
+    line = f"set -o pipefail; {shlex.join(map(str, [*words, *FLAGS]))} {how}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert nearfar.load(tmp_path / "run").provenance["steps"] == 12

@@ -8,11 +8,28 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+import nearfar
 from nearfar.core.errors import NearfarError
-from nearfar.queries.listing import ACROSS, GAP, PAPER, PRINTED, SHOWN, SIDE, Listing, sheet, tidy, write
+from nearfar.images.thumbnails import thumbnail
+from nearfar.queries.listing import (
+    ACROSS,
+    BLANK,
+    GAP,
+    PAPER,
+    PRINTED,
+    SHOWN,
+    SIDE,
+    Listing,
+    sheet,
+    tidy,
+    write,
+)
+from nearfar.stores import StoreInfo, open_store
+from nearfar.stores.schema import fixed
 
 INKS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
@@ -84,3 +101,64 @@ def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NearfarError, match=r"ends in \.txt; name a \.csv, \.json or \.png file"):
         write(listing(), tmp_path / "x.txt", thumbnails)
     assert not list(tmp_path.iterdir())
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def encoded(kind: str, side: int = 48, **how: object) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), (200, 0, 0)).save(file, kind, **how)
+    return file.getvalue()
+
+
+HOSTILE = {
+    "eps": EPS,
+    "tiff": encoded("TIFF"),
+    "gif": encoded("GIF"),
+    "bmp": encoded("BMP"),
+    "large": encoded("PNG", 3000),
+    "cut": encoded("JPEG")[:-300],
+    "words": b"jpeg",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_thumbnails_of_three_formats_are_opened(kind: str) -> None:
+    found = thumbnail(encoded(kind))
+    assert found is not None and found.shape == (48, 48, 3) and abs(int(found[24, 24, 0]) - 200) < 8
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_no_thumbnail_is_blank(name: str) -> None:
+    assert thumbnail(HOSTILE[name]) is None
+    canvas = np.asarray(sheet(listing(2), lambda ids: [HOSTILE[name] for _ in ids]))
+    assert (canvas[36 : 36 + SIDE, GAP : GAP + SIDE] == BLANK).all()
+
+
+def test_every_way_to_show_a_strangers_thumbnails_opens_no_other_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "started"
+    for program in ("gs", "gswin64c"):
+        (tmp_path / program).write_text(f"#!/bin/sh\necho gs >> '{started}'\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    files = [*HOSTILE.values(), EPS, EPS, EPS, EPS]
+    draw = np.random.default_rng(0)
+    ids = [f"{at}.jpg" for at in range(12)]
+    store = open_store(tmp_path / "s.nf", StoreInfo(4))
+    vectors = fixed(draw.normal(size=(12, 4)).astype(np.float32))
+    store.upsert(pa.table({"id": ids, "vector": vectors, "thumbnail": pa.array(files, pa.binary())}))
+    nearfar.anomalies(store, out=tmp_path / "anomalies.png")
+    nearfar.duplicates(store, out=tmp_path / "duplicates.png")
+    nearfar.image_map(store, out=tmp_path / "map.png")
+    nearfar.export(store, to="tensorboard", out=tmp_path / "board")
+    assert not started.exists()
+
+
+def test_no_room_that_shows_a_store_opens_pictures_by_itself() -> None:
+    for room in ("queries", "app", "stores", "reports"):
+        for path in (Path(nearfar.__file__).parent / room).glob("*.py"):
+            assert "Image.open(" not in path.read_text(), path

@@ -7,19 +7,18 @@ one is compared with the whole of the other too.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional
 
 from ..data.loader import Examples
 from ..features.chunked import CHUNK_IMAGES, ragged_chunk
 from ..features.extract import features
+from ..images.thumbnails import thumbnail
 from ..images.views import Preprocess
 
 SIDE = 16  # pixels a side at which pictures are compared
@@ -97,9 +96,8 @@ def zoomed_files(read: Callable[[list[str]], list[bytes]], ids: Sequence[str]) -
 
 
 def _decoded(file: bytes) -> npt.NDArray[np.uint8]:
-    if not file:
-        return np.zeros((1, 1, 3), np.uint8)
-    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    found = thumbnail(file)
+    return np.zeros((1, 1, 3), np.uint8) if found is None else found
 
 
 def correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import ipaddress
 import secrets
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +64,22 @@ def explore(
     address = f"http://{shown}:{at}/?token={token}"
     app = application(rows, Findings(rows, run), token, names_of(host), column)
     print(f"{len(rows.ids):,} images of {rows.store.address}: {address}\nCtrl-C ends it.", flush=True)
-    if browser:
-        import webbrowser
-
-        webbrowser.open(address)
     # No access log: it would hold the token.
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, server_header=False))
-    server.run(sockets=[door])
+    with tempfile.TemporaryDirectory(prefix="nearfar-") as folder:  # that only this user can enter
+        if browser:
+            _open_browser(address, Path(folder))
+        server.run(sockets=[door])
+
+
+def _open_browser(address: str, folder: Path) -> None:
+    """Open the page by way of a private file: every user of a machine can read a browser's command line."""
+    import webbrowser
+
+    page = folder / "open.html"
+    page.touch(mode=0o600)
+    page.write_text(f'<meta http-equiv="refresh" content="0; url={html.escape(address)}">', encoding="utf-8")
+    webbrowser.open(page.as_uri())
 
 
 def listening(host: str, port: int | None) -> Any:

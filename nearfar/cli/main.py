@@ -23,6 +23,7 @@ from .. import methods
 from ..core import progress
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
+from ..core.redact import redact_text
 from ..data.modality import IMAGES, Modality, modality, recognise
 from ..evaluation import PARTS
 from ..queries import QUERIES
@@ -30,6 +31,7 @@ from ..training import recipe_table, recipes, settings
 from .flags import DATA, Parser, exclusive, recipes_help
 from .signatures import Signature, read_signature
 
+OVERWRITE = "replace the run that is in the folder; typed again after an interruption, resume the new run"
 LENGTHS = ("epochs", "steps", "minutes")
 # Command to function, where the names differ; and function to module, where it is not public.
 FUNCTIONS = {
@@ -131,7 +133,7 @@ def pretrain_parser(words: Sequence[str]) -> Parser:
     )
     parser.add_argument("data", metavar="DATA", help=DATA)
     parser.flag(parser, "--out", metavar="FOLDER", help="the run's folder (default: runs/DATA-METHOD)")
-    parser.flag(parser, "--overwrite", action="store_true", help="replace the run that is in the folder")
+    parser.flag(parser, "--overwrite", action="store_true", help=OVERWRITE)
     parser.flag(parser, "--like", metavar="RUN", help="repeat that run: its settings and its number of steps")
     _json_flag(parser)
     _method_and_recipe(parser)
@@ -279,6 +281,17 @@ def _is_text(word: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
+def _open_closed() -> None:
+    """Open what of standard input, output and error is closed, so that no file gets its number."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # what is printed goes nowhere
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line and turn every ending into an exit status.
 
@@ -289,6 +302,7 @@ def main(words: Sequence[str] | None = None) -> int:
         0 when done, 2 for what the user can fix, 130 for Ctrl-C, 141 when the reader of a pipe went away.
     """
     words = sys.argv[1:] if words is None else words
+    _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is shown as \xe9
             stream.reconfigure(errors="backslashreplace")
@@ -297,13 +311,13 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except NearfarError as error:
-        print(f"nearfar: {error}", file=sys.stderr)
+        progress.write(f"nearfar: {redact_text(str(error), *words)}\n")
         return 2
     except UnicodeEncodeError:
         odd = [word for word in words if not _is_text(word)]
         if not odd:
             raise
-        print(f"nearfar: {odd[0]!r} is not UTF-8 text; type the name as nearfar lists it.", file=sys.stderr)
+        progress.write(f"nearfar: {odd[0]!r} is not UTF-8 text; type the name as nearfar lists it.\n")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -313,9 +327,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            print("nearfar: a disk is full; free some space and run the same command again.", file=sys.stderr)
+            progress.write("nearfar: a disk is full; free some space and run the same command again.\n")
             return 2
         if error.filename is None:
             raise
-        print(f"nearfar: cannot use {Path(os.fsdecode(error.filename))}: {error.strerror}.", file=sys.stderr)
+        progress.write(f"nearfar: cannot use {Path(os.fsdecode(error.filename))}: {error.strerror}.\n")
         return 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -44,4 +44,5 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             f"{path} cannot be written ({error.strerror or error}); choose another place with --out."
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses even to remove what is not there
+            aside.unlink(missing_ok=True)

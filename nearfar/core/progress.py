@@ -5,11 +5,14 @@ The command line turns it on with `show(True)`; in a library call nothing is pri
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 
 _shown = False
+_gone = False  # whether standard error has refused a line
 
 
 def show(on: bool) -> None:
@@ -27,6 +30,32 @@ def shown() -> bool:
     return _shown
 
 
+def on_terminal() -> bool:
+    """Tell whether standard error is a terminal; one that is closed is none."""
+    try:
+        return not _gone and sys.stderr is not None and sys.stderr.isatty()
+    except (OSError, ValueError):
+        return False
+
+
+def write(text: str) -> None:
+    """Write to standard error; one that is closed, full or read by nobody ends no work and stays silent.
+
+    Args:
+        text: with its end of line.
+    """
+    global _gone
+    if _gone or sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _gone = True
+        with suppress(OSError, ValueError):  # else Python writes what is left as it exits, and fails again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def say(text: str) -> None:
     """Print one line of news on standard error, if progress is on.
 
@@ -34,8 +63,8 @@ def say(text: str) -> None:
         text: the line.
     """
     if _shown:
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-        print(f"{clear}{text}", file=sys.stderr, flush=True)
+        clear = "\r\x1b[K" if on_terminal() else ""
+        write(f"{clear}{text}\n")
 
 
 def redraw(text: str, last: bool = False) -> None:
@@ -46,9 +75,9 @@ def redraw(text: str, last: bool = False) -> None:
         last: whether it stays.
     """
     if _shown:
-        terminal = sys.stderr.isatty()
+        terminal = on_terminal()
         end = "" if terminal and not last else "\n"
-        print(f"\r\x1b[K{text}" if terminal else text, end=end, file=sys.stderr, flush=True)
+        write(f"\r\x1b[K{text}{end}" if terminal else f"{text}{end}")
 
 
 def duration(seconds: float) -> str:
@@ -94,7 +123,7 @@ class Bar:
         """
         self.done += count
         now = time.monotonic()
-        if _shown and now - self.last >= (0.25 if sys.stderr.isatty() else 10.0):
+        if _shown and now - self.last >= (0.25 if on_terminal() else 10.0):
             self.last = now
             self._draw(now)
 
@@ -109,5 +138,5 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if _shown and sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        if _shown and on_terminal():
+            write("\r\x1b[K")

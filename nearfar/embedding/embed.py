@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -27,7 +27,7 @@ from ..data.reading import Rejected, write_rejected
 from ..data.source import Source
 from ..features import files
 from ..features.chunked import CHUNK_IMAGES, ChunkResult, Journal, read_chunks
-from ..features.extract import Vectors, features, fingerprint
+from ..features.extract import Vectors, features, fingerprint, finite
 from ..training.run import Run, load
 from .fill import Filled, fill
 
@@ -164,7 +164,10 @@ def embed(
             result = _embed(run, source, path, journal, where, batch_size, workers or cores(), labels)
     except Timeout:
         raise NearfarError(f"another process is writing {path}; wait for it, or name another file.") from None
-    shutil.rmtree(folder, ignore_errors=True)
+    journal.clear()
+    with suppress(OSError):  # what else is in the folder is not ours
+        (folder / ".lock").unlink(missing_ok=True)
+        folder.rmdir()
     return result
 
 
@@ -204,6 +207,7 @@ def _embed(
             vectors = features(
                 model, decoded, run.preprocess, device=device, batch_size=batch_size, threads=workers
             )
+            finite(vectors)
             bad = np.array([row for row, _ in decoded.bad], np.int64)
             reasons = np.array([reason for _, reason in decoded.bad], np.str_)
             parts[low] = ChunkResult(decoded.kept, vectors, bad, reasons)

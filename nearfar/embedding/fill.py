@@ -21,7 +21,7 @@ from ..data.modality import open_data
 from ..data.reading import Rejected
 from ..data.source import FileSource, Source, clean
 from ..features.chunked import ragged_chunk
-from ..features.extract import features, fingerprint
+from ..features.extract import features, fingerprint, finite
 from ..stores import schema
 from ..stores.base import StoreInfo, Vectors, VectorStore
 from ..stores.columns import ColumnList, read_columns
@@ -143,7 +143,8 @@ def fill(
     def encode(seen: Sequence[ReadImage]) -> Vectors:
         values = [item.example.value for item in seen if item.example is not None]
         images = ragged_chunk([item.row for item in seen], values, kind)
-        return features(model, images, run.preprocess, device=where, batch_size=batch_size, threads=workers)
+        how: dict[str, Any] = {"device": where, "batch_size": batch_size, "threads": workers}
+        return finite(features(model, images, run.preprocess, **how))
 
     job = _Job(ImageReader(source, run.preprocess, store.info.thumbnail, workers), store, encode)
     with progress.Bar("embedding", len(source)) as bar:

@@ -113,10 +113,16 @@ class Journal:
         except (OSError, ValueError):
             same = False
         if not same:
-            for old in [note, *folder.glob("[0-9]*.npz")]:
-                old.unlink(missing_ok=True)
+            self.clear()
             with atomic_write(note) as file:
                 file.write(json.dumps({"key": key}).encode())
+
+    def clear(self) -> None:
+        """Remove the chunks and the note of their job, and nothing else."""
+        chunks = "[0-9]" * 10 + ".npz"
+        for pattern in (chunks, f"{chunks}.*.part", "key.json", "key.json.*.part"):
+            for old in self.folder.glob(pattern):
+                old.unlink(missing_ok=True)
 
     def _path(self, low: int) -> Path:
         return self.folder / f"{low:010d}.npz"

@@ -16,7 +16,7 @@ from ..core.device import cores, device_named
 from ..core.errors import NearfarError
 from ..data.modality import modality_of, open_data
 from .chunked import CHUNK_IMAGES, read_chunks
-from .extract import Vectors, features
+from .extract import Vectors, features, finite
 from .knn import unit
 
 
@@ -48,7 +48,8 @@ def encode(
         (d,) float32 for one image, (n, d) for many.
 
     Raises:
-        NearfarError: an image cannot be used, or the device is not there.
+        NearfarError: an image cannot be used, the encoder gives NaN or infinite values, or the device is not
+            there.
     """
     kind = modality_of(preprocess)
     one = kind.is_one(images)
@@ -62,7 +63,7 @@ def encode(
                 raise NearfarError(f"{source.ids[row]} cannot be encoded ({reason}); leave it out.")
             parts.append(features(model, chunk, preprocess, device=where, batch_size=batch_size))
             bar.advance(len(chunk))
-    vectors = torch.from_numpy(np.concatenate(parts))
+    vectors = torch.from_numpy(finite(np.concatenate(parts)))
     if normalize_embeddings:
         vectors = unit(vectors)
     found = vectors[0] if one else vectors

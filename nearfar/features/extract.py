@@ -37,6 +37,24 @@ def fingerprint(encoder: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def finite(vectors: Vectors) -> Vectors:
+    """Give vectors back, unless an encoder made something else than numbers.
+
+    Args:
+        vectors: (n, d).
+
+    Raises:
+        NearfarError: a value is NaN or infinite.
+    """
+    bad = int((~np.isfinite(vectors)).any(axis=1).sum())
+    if bad:
+        raise NearfarError(
+            f"the encoder gives NaN or infinite values for {bad:,} of {len(vectors):,} images; "
+            "train it again."
+        )
+    return vectors
+
+
 def _encode(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Run the encoder; where the device lacks the memory, in halves."""
     try:

@@ -37,6 +37,7 @@ for _plugin in ("Jpeg", "Mpo", "Png", "WebP", "Bmp", "Tiff", "Gif", "Ppm", "Avif
         importlib.import_module(f"PIL.{_plugin}ImagePlugin")
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints go to standard error
 
+_MAX_SCANS = 200  # of a JPEG; a progressive one has about 10, and each takes as long as the whole picture
 _LARGE_PIXELS = 1 << 24
 _large = threading.Lock()  # held while a larger image is decoded, so that only one is in memory at a time
 
@@ -305,6 +306,8 @@ def picture(
         kind, mode, (width, height) = str(image.format), str(image.mode), image.size
         if kind == "PNG":
             _check_png(data)
+        if kind in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+            raise BadImage(f"over the limit of {_MAX_SCANS} scans: {scans:,}")
         alone = _large if width * height > _LARGE_PIXELS else nullcontext()
         try:
             with alone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ..core import progress
@@ -25,7 +26,7 @@ def read(
         The mean and deviation of the `Encoder` that wrote the file; None for a file of the plain network.
 
     Raises:
-        NearfarError: the file is missing, broken, or of another network.
+        NearfarError: the file is missing, broken, of another network, or holds NaN or infinite values.
     """
     import safetensors.torch
 
@@ -49,6 +50,11 @@ def read(
             f"weights {str(path)!r} do not fit {name!r} with stem {stem!r}: {len(unfit)} of {len(wanted)} "
             f"tensors are missing or of another shape, {unfit[0]!r} first; check --encoder, --stem and "
             "--image-size."
+        )
+    broken = [key for key in wanted if not bool(torch.isfinite(state[key]).all())]
+    if broken:
+        raise NearfarError(
+            f"weights {str(path)!r} hold NaN or infinite values, in {broken[0]!r} first; use another file."
         )
     extra = sorted(set(state) - set(wanted))
     if extra:

@@ -23,6 +23,7 @@ from ..analysis.projection import project
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError, nearest
 from ..features.knn import top_k
+from ..images.thumbnails import thumbnail
 from ..stores import VectorStore
 from ..stores.import_export import export as write_table
 from .store_access import MAP_COLUMNS, StoreLike, open_for_query
@@ -158,8 +159,8 @@ def _tensorboard(store: VectorStore, folder: Path) -> Exported:
     sheet = Image.new("RGB", (across * side, across * side), "white")
     for low in range(0, len(ids), CHUNK):
         for at, data in enumerate(store.thumbnails(ids[low : low + CHUNK]), start=low):
-            if data:
-                picture = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side))
+            if (pixels := thumbnail(data)) is not None:
+                picture = Image.fromarray(pixels).resize((side, side))
                 sheet.paste(picture, (at % across * side, at // across * side))
     with atomic_write(folder / "sprite.png") as file:
         sheet.save(file, "PNG")

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
+from ..images.thumbnails import thumbnail
 
 SUFFIXES = (".csv", ".json", ".png")
 PRINTED = 20  # rows on the screen; files hold all
@@ -167,9 +168,10 @@ def _places(listing: Listing, count: int) -> list[tuple[int, int]]:
 
 def _picture(data: bytes) -> Image.Image:
     """Open a thumbnail at the size it has on the sheet; small ones are enlarged, their pixels kept."""
-    if not data:
+    pixels = thumbnail(data)
+    if pixels is None:
         return Image.new("RGB", (SIDE, SIDE), BLANK)
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image = Image.fromarray(pixels)
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS

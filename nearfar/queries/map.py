@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..analysis.projection import cells, draw, project
 from ..core.atomic import atomic_write
+from ..images.thumbnails import thumbnail
 from .listing import Listing
 from .store_access import MAP_COLUMNS, StoreLike, open_for_query, write_result
 
@@ -53,7 +54,8 @@ def image_map(
         return write_result(listing, opened, out)
     held = cells(places)
     files = dict(zip(held.values(), opened.thumbnails([ids[row] for row in held.values()]), strict=True))
-    sheet = draw(held, lambda row: Image.open(io.BytesIO(files[row])).convert("RGB") if files[row] else None)
+    pictures = {row: thumbnail(data) for row, data in files.items()}
+    sheet = draw(held, lambda row: None if (one := pictures[row]) is None else Image.fromarray(one))
     paper = Image.new("RGB", sheet.size, (250, 250, 248))
     paper.paste(sheet, mask=sheet)
     file = io.BytesIO()

@@ -121,6 +121,8 @@ def _to_csv(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
 def import_file(address: str | Path, path: str | Path) -> tuple[VectorStore, int]:
     """Read a file's rows into a store; the store is made where there is none.
 
+    The whole file is checked before the store is made or changed.
+
     Args:
         address: the store's.
         path: a .parquet, .npz or .csv file: of `export`, of `nearfar embed --out`, or another with ids and
@@ -140,16 +142,38 @@ def import_file(address: str | Path, path: str | Path) -> tuple[VectorStore, int
         names = {"encoder": str, "run": str, "preprocess": dict, "modality": str}
         said = {name: facts[name] for name, type_ in names.items() if isinstance(facts.get(name), type_)}
         size = facts.get("thumbnail")
-        store = open_store(
-            address, StoreInfo(dim, thumbnail=size if isinstance(size, int) else THUMBNAIL, **said)
-        )
+        info = StoreInfo(dim, thumbnail=size if isinstance(size, int) else THUMBNAIL, **said)
+        try:
+            there = open_store(address).columns
+        except NearfarError:  # none yet, or one that cannot be opened, which is said below
+            there = {**info.fixed}
+        _check(tables, info, there)
+        store = open_store(address, info)
         count = 0
-        for table in tables:
+        for table in open_(file)[2]:
             store.upsert(table)
             count += len(table)
     except (OSError, ValueError, KeyError, IndexError, csv.Error, zipfile.BadZipFile) as error:
         raise NearfarError(f"{file} cannot be imported: {str(error)[:200]}.") from None
     return store, count
+
+
+def _check(tables: Iterator[Any], info: StoreInfo, columns: dict[str, str]) -> None:
+    """Refuse what a store would refuse of any of a file's chunks.
+
+    Raises:
+        NearfarError: something does not fit; the sentence names it.
+    """
+    seen: set[str] = set()
+    for table in tables:
+        new = schema.incoming(table, info, columns)
+        ids = new["id"].to_pylist()
+        twice = next((name for name in ids if name in seen), None)
+        if twice is not None:
+            raise NearfarError(f"the id {twice!r} occurs twice; give each image a unique name.")
+        seen.update(ids)
+        kinds = {name: schema.kind_of(new.schema.field(name).type) for name in new.column_names}
+        columns = {**{name: kind for name, kind in kinds.items() if kind}, **columns}
 
 
 Opened = tuple[dict[str, Any], int, Iterator[Any]]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..core.errors import NearfarError
+from ..core.redact import redact, redact_text
 from ..data.cache import cache_root
 from . import conditions, schema
 from .base import StoreInfo, Value, Vectors
@@ -53,7 +54,7 @@ class LanceStore:
             import lancedb
         except ModuleNotFoundError:
             raise NearfarError("a vector store needs LanceDB; type: pip install 'nearfar[store]'") from None
-        self.address = address
+        self.address = redact(address)
         self.folder = None if "://" in address else Path(address).expanduser()
         if self.folder is not None:
             self._check_folder(self.folder, info)
@@ -62,14 +63,14 @@ class LanceStore:
             self._db = lancedb.connect(where, read_consistency_interval=timedelta(0))
             self._table = self._open(info)
         except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise NearfarError(f"{address} cannot be opened as a vector store: {reason}.") from None
+            reason = redact_text(str(error), address).splitlines()[0][:200]
+            raise NearfarError(f"{self.address} cannot be opened as a vector store: {reason}.") from None
         said = (self._table.schema.metadata or {}).get(b"nearfar")
         if said is None:
-            raise NearfarError(f"{address} is another program's LanceDB table; name another store.")
+            raise NearfarError(f"{self.address} is another program's LanceDB table; name another store.")
         self.info = StoreInfo(**json.loads(said))
         if info is not None:
-            self.info.check_compatible(info, address)
+            self.info.check_compatible(info, self.address)
         digest = hashlib.blake2b(address.encode(), digest_size=16).hexdigest()
         beside = self.folder is not None and os.access(self.folder, os.W_OK)
         place = Path(self.folder or "", "search") if beside else cache_root() / "stores" / digest
@@ -80,10 +81,13 @@ class LanceStore:
         if (folder / f"{TABLE}.lance").is_dir():
             return
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise NearfarError(f"{folder} is not a vector store; name another, such as --store photos.nf")
+            raise NearfarError(
+                f"{self.address} is not a vector store; name another, such as --store photos.nf"
+            )
         if info is None:
             raise NearfarError(
-                f"there is no vector store {folder}; make one: nearfar embed RUN DATA --store {folder}"
+                f"there is no vector store {self.address}; make one: "
+                f"nearfar embed RUN DATA --store {self.address}"
             )
 
     def _open(self, info: StoreInfo | None) -> Any:
@@ -299,7 +303,7 @@ class LanceStore:
             except (OSError, RuntimeError, ValueError) as error:
                 text = str(error)
                 if not any(word in text.lower() for word in _CONTENDED):
-                    reason = text.splitlines()[0][:200]
+                    reason = redact_text(text).splitlines()[0][:200]
                     raise NearfarError(f"{self.address} cannot be written: {reason}.") from None
                 time.sleep(0.05 * 2 ** min(attempt, 5))
                 self._table.checkout_latest()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from .base import StoreInfo, VectorStore
 
-PREFIXES = ("postgresql://", "postgres://")
+_POSTGRES = re.compile(r"\s*postgres(?:ql)?(?:\+\w+)?://", re.IGNORECASE)  # also as SQLAlchemy writes it
 
 
 def open_store(address: str | Path, info: StoreInfo | None = None) -> VectorStore:
@@ -24,10 +25,10 @@ def open_store(address: str | Path, info: StoreInfo | None = None) -> VectorStor
         NearfarError: there is none, it is another encoder's, or a package is missing.
     """
     text = str(address)
-    if text.startswith(PREFIXES):
+    if found := _POSTGRES.match(text):
         from .postgres import PostgresStore
 
-        return PostgresStore(text, info)
+        return PostgresStore(f"postgresql://{text[found.end() :].strip()}", info)
     from .lancedb import LanceStore
 
     return LanceStore(text, info)

@@ -9,11 +9,12 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from ..core.errors import NearfarError, nearest
+from ..core.redact import HIDDEN, redact, redact_text
 
 _KNOWN = ("host", "sslmode", "table")
 _SSL = {"disable": False, "prefer": None, "require": True}
@@ -26,7 +27,7 @@ class Address:
 
     shown: str
     table: str
-    how: dict[str, Any]
+    how: dict[str, Any] = field(repr=False)  # the password is among it
 
 
 def parse(address: str) -> Address:
@@ -44,15 +45,22 @@ def parse(address: str) -> Address:
     Raises:
         NearfarError: it makes no sense.
     """
+    shown = redact(address)
     try:
         parts = urlsplit(address)
         port = parts.port or int(os.environ.get("PGPORT", "5432"))
-    except ValueError as error:
-        raise NearfarError(f"{_masked(address)} is not a server address: {error}.") from None
+        sound = "@" not in parts.path + parts.query and not parts.fragment
+    except ValueError:  # its text may hold a part of the password
+        sound = False
+    if not sound:
+        raise NearfarError(
+            f"{shown} is not a server address; write postgresql://user:password@host:port/database, "
+            "and / ? # @ in a password as %2F %3F %23 %40, or set PGPASSWORD."
+        )
     asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     for name in asked:
         if name not in _KNOWN:
-            raise NearfarError(f"{_masked(address)} has an unknown part {name!r}; {nearest(name, _KNOWN)}")
+            raise NearfarError(f"{shown} has an unknown part {name!r}; {nearest(name, _KNOWN)}")
     table, mode = asked.get("table", "images"), asked.get("sslmode", "prefer")
     if not _TABLE.fullmatch(table):
         raise NearfarError(f"table={table} is not a store name; use lowercase letters, digits and _.")
@@ -68,12 +76,7 @@ def parse(address: str) -> Address:
     else:
         context = ssl.create_default_context() if mode == "verify-full" else _SSL[mode]
         how |= {"host": host, "port": port, "ssl_context": context}
-    return Address(_masked(address), table, how)
-
-
-def _masked(address: str) -> str:
-    """Leave the password out."""
-    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1@", address)
+    return Address(shown, table, how)
 
 
 class Server:
@@ -95,8 +98,10 @@ class Server:
         if self._connection is None:
             try:
                 self._connection = self._driver.Connection(**self._address.how, timeout=None)
-            except (self._driver.Error, OSError) as error:
-                raise NearfarError(f"{self._address.shown} cannot be reached: {_reason(error)}.") from None
+            except (self._driver.Error, OSError, ValueError) as error:
+                raise NearfarError(
+                    f"{self._address.shown} cannot be reached: {self._reason(error)}."
+                ) from None
         return self._connection
 
     @contextmanager
@@ -117,11 +122,13 @@ class Server:
                 connection.run("commit")
             except self._driver.DatabaseError as error:
                 connection.run("rollback")
-                raise NearfarError(f"{self._address.shown} refused the request: {_reason(error)}.") from None
+                raise NearfarError(
+                    f"{self._address.shown} refused the request: {self._reason(error)}."
+                ) from None
             except (self._driver.InterfaceError, OSError) as error:
                 self.close()
                 raise NearfarError(
-                    f"the connection to {self._address.shown} was lost: {_reason(error)}; try again."
+                    f"the connection to {self._address.shown} was lost: {self._reason(error)}; try again."
                 ) from None
             except BaseException:
                 with suppress(Exception):
@@ -138,16 +145,18 @@ class Server:
         with self._lock:
             self._connected().run(f"vacuum analyze {table}")
 
+    def _reason(self, error: Exception) -> str:
+        """Say in a few words what a server or the network complains of, without the password."""
+        fields = error.args[0] if error.args else ""
+        text = str(fields.get("M", "") if isinstance(fields, dict) else error)
+        password = self._address.how.get("password", "")
+        for secret in (password, quote(password, safe="")):
+            text = text.replace(secret, HIDDEN) if secret else text
+        return redact_text(text).splitlines()[0].rstrip(".")[:200] if text else type(error).__name__
+
     def close(self) -> None:
         """Give the connection up."""
         with self._lock, suppress(Exception):
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
-
-
-def _reason(error: Exception) -> str:
-    """Say in a few words what a server or the network complains of."""
-    fields = error.args[0] if error.args else ""
-    text = fields.get("M", "") if isinstance(fields, dict) else str(error)
-    return str(text).splitlines()[0].rstrip(".")[:200] if text else type(error).__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ class RunLogger:
         started: int,
         seconds: float,
         timed: bool,
+        digest: str = "",
     ) -> None:
         """Open the log at the step at which training resumes.
 
@@ -50,9 +50,10 @@ class RunLogger:
             started: steps done before.
             seconds: spent in earlier sessions.
             timed: whether a time budget is kept, so that saves must hold the time spent.
+            digest: of the run, which its saves carry.
         """
         self.folder, self.method, self.optimizer, self.training = folder, method, optimizer, training
-        self.started, self.earlier, self.timed = started, seconds, timed
+        self.started, self.earlier, self.timed, self.digest = started, seconds, timed, digest
         self.epoch_steps = images // training.batch_size
         self.every = max(1, min(50, plan.stretches[0][1] // 200))
         memory.forget_peak()
@@ -87,7 +88,7 @@ class RunLogger:
         if self.board is not None:
             for name, value in figures.items():
                 self.board.add_scalar(name, value, step.number)
-        now, terminal = time.monotonic(), sys.stderr.isatty()
+        now, terminal = time.monotonic(), progress.on_terminal()
         if progress.shown() and (step.last or now - self.printed >= (0.5 if terminal else 10.0)):
             self.printed = now
             progress.redraw(self._line(step, figures), last=step.last)
@@ -114,6 +115,7 @@ class RunLogger:
         tensors, numbers = checkpoint.state_of(self.method, self.optimizer)
         spent = self.earlier + time.monotonic() - self.began if self.timed else None
         facts = {"step": step.number, "plan": step.plan.stretches, "numbers": numbers, "seconds": spent}
+        facts["run"] = self.digest
         checkpoint.save(self.folder / checkpoint.LAST, tensors, facts)
 
     def close(self) -> None:
@@ -181,16 +183,21 @@ def _board(folder: Path) -> Any:
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Note Ctrl-C and SIGTERM in a list instead of dying of them; a second one interrupts at once."""
+    """Note Ctrl-C, SIGTERM and SIGHUP in a list instead of dying of them.
+
+    A second one changes nothing: it must not cut short the save that the first asked for. SIGHUP stays
+    ignored where nohup has it ignored.
+    """
     caught: list[int] = []
 
     def note(number: int, frame: Any) -> None:
-        if caught:
-            raise KeyboardInterrupt
         caught.append(number)
 
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        wanted.append(signal.SIGHUP)
     try:
-        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        old = {number: signal.signal(number, note) for number in wanted}
     except ValueError:  # not in the main thread: the calling program handles signals
         yield caught
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -35,15 +35,16 @@ from .settings import Training
 from .setup import TrainingSetup, prepare, threads
 from .teacher import teacher_of
 
-OURS = (
-    "config.json",
+OURS = (  # in the order in which --overwrite removes them
+    checkpoint.LAST,  # first: no kill may leave it to another run
+    "encoder.json",  # marks a run as finished
+    PARTS,
+    "encoder.safetensors",
+    "evaluation.json",
     "log.jsonl",
     "health.jsonl",
     "rejected.csv",
-    checkpoint.LAST,
-    "encoder.safetensors",
-    PARTS,
-    "encoder.json",
+    "config.json",  # last: until then the folder is known as a run's
 )
 ShouldStop = Callable[[Mapping[str, Any], float], str]
 """Gets a line of health.jsonl and the share of the training done; gives why to stop, or an empty text."""
@@ -72,7 +73,8 @@ def pretrain(
         method: the self-supervised method; see `nearfar.methods.METHODS`.
         recipe: settings to start from; "auto" chooses by device and image size.
         like: a run folder, to repeat that run: with its settings and its number of steps.
-        overwrite: start over in a folder that holds another run.
+        overwrite: start over in a folder that holds another run. Called again after an interruption, it
+            resumes the run that it began.
         should_stop: is called after each health check, to end the run there; see `ShouldStop`.
         **settings: any setting of `Training`, `Views` or the method, by name.
 
@@ -82,6 +84,7 @@ def pretrain(
     Raises:
         NearfarError: something the user can fix; what was saved is intact.
         KeyboardInterrupt: Ctrl-C; the run was saved, and resumes when called again.
+        SystemExit: SIGTERM or SIGHUP, likewise.
         Ended: `should_stop` said so.
     """
     if method not in methods.METHODS:
@@ -95,7 +98,8 @@ def pretrain(
     asked |= {"like": None if like is None else str(like), **given}
     device = distributed.start(device_named(str(given.get("device", "auto"))))
     with locked(folder):
-        earlier = _earlier(folder, overwrite)
+        earlier = _earlier(folder, asked if overwrite else None)
+        begun = overwrite if earlier is None else bool(earlier.get("overwrite"))
         if earlier and asked["data"] and earlier["asked"] == asked and _finished(folder):
             return load(folder)
         source = open_data(data, labels=_needs_labels(method, like, given))
@@ -105,14 +109,21 @@ def pretrain(
         planned = plan_run(wanted, len(whole), len(whole.classes))
         wanted = planned.config
         if earlier:
-            wanted, plan = _same(earlier, wanted, whole.fingerprint, len(dataset), folder)
-            _same_teacher(earlier, wanted, folder)
+            try:
+                known = _same(earlier, wanted, whole.fingerprint, len(dataset), folder)
+                _same_teacher(earlier, wanted, folder)
+                wanted, plan = known
+            except NearfarError:
+                if not overwrite:
+                    raise
+                _clear(folder)
             if _finished(folder):
                 return load(folder)
         for note in planned.notes:
             progress.say(note)
-        job = prepare(folder, wanted, plan, dataset, device, follow=like is None)
-        _train(job, whole, held, asked, source.name, should_stop)
+        digest = wanted.digest(whole.fingerprint, _teacher_digest(wanted))
+        job = prepare(folder, wanted, plan, dataset, device, follow=like is None, digest=digest)
+        _train(job, whole, held, asked, begun, source.name, should_stop)
         distributed.barrier()
         return load(folder)
 
@@ -122,6 +133,7 @@ def _train(
     whole: ImageDataset | FileDataset,
     held: Subset | None,
     asked: dict[str, Any],
+    overwrite: bool,
     name: str,
     should_stop: ShouldStop | None,
 ) -> None:
@@ -129,7 +141,14 @@ def _train(
     data = {"name": name, "images": len(job.dataset), "holdout": 0 if held is None else len(held)}
     data["fingerprint"] = whole.fingerprint
     versions = {"nearfar": __version__, "commit": commit(), "torch": torch.__version__}
-    config = {**versions, "asked": asked, "data": data, **job.wanted.to_json(), "plan": job.plan.stretches}
+    config = {
+        **versions,
+        "asked": asked,
+        "overwrite": overwrite,
+        "data": data,
+        **job.wanted.to_json(),
+        "plan": job.plan.stretches,
+    }
     config["teacher"] = _teacher_digest(job.wanted)
     _record(job.folder, whole, config)
     job.announce()
@@ -145,6 +164,7 @@ def _train(
             started=job.started,
             seconds=job.spent,
             timed=job.clock is not None,
+            digest=job.digest,
         ),
     )
     watch = HealthMonitor(job, held, should_stop is not None)
@@ -217,8 +237,8 @@ def _steps(
             if stop and not step.last:
                 at = f"step {step.number:,} of {step.plan.steps:,}"
                 progress.say(f"saved at {at}; run the same command again to resume.")
-                if stop == signal.SIGTERM:
-                    sys.exit(143)
+                if stop != signal.SIGINT:
+                    sys.exit(128 + stop)
                 raise KeyboardInterrupt
             done = step.plan.progress(step.number)
             if should_stop and figures and not step.last and (reason := should_stop(figures, done)):
@@ -244,8 +264,12 @@ def _record(folder: Path, whole: ImageDataset | FileDataset, config: dict[str, A
         checkpoint.write_json(folder / "config.json", config)
 
 
-def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
-    """Find the run that the folder already holds; with `overwrite`, clear it away."""
+def _earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Find the run that the folder already holds.
+
+    With --overwrite, `replacing` is what was asked: a run is cleared away unless the same words began it and
+    it is unfinished, for then it is the one to resume.
+    """
     if distributed.first():
         for item in folder.glob("*.part"):  # what a kill cut short
             if item.name.startswith(OURS):
@@ -256,11 +280,25 @@ def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
         raise NearfarError(
             f"{folder} is not a run folder: it holds {others[0]!r}; name a new or empty folder with --out."
         )
-    if overwrite and distributed.first():
+    if replacing is None:
+        return checkpoint.read_json(folder / "config.json") if (folder / "config.json").exists() else None
+    earlier: dict[str, Any] = {}
+    if not (folder / "encoder.json").exists():
+        with suppress(NearfarError):  # a damaged one is replaced too
+            earlier = checkpoint.read_json(folder / "config.json")
+    if earlier.get("overwrite") and earlier.get("asked") == replacing:
+        return earlier
+    _clear(folder)
+    return None
+
+
+def _clear(folder: Path) -> None:
+    """Remove a run's files, in an order in which a kill leaves nothing that another run could take."""
+    distributed.barrier()  # all have seen what is there
+    if distributed.first():
         for name in OURS:
             (folder / name).unlink(missing_ok=True)
     distributed.barrier()
-    return checkpoint.read_json(folder / "config.json") if (folder / "config.json").exists() else None
 
 
 def _finished(folder: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,6 +98,20 @@ class RunConfig:
             raise NearfarError(
                 f"{where}{error.args[0]!r} is missing; start over with --overwrite."
             ) from error
+
+    def digest(self, *more: Any) -> str:
+        """Name what a run is by all that may not change while it is resumed.
+
+        Args:
+            more: plain values that count too, such as the fingerprint of the images.
+
+        Returns:
+            A SHA-256 in hexadecimal.
+        """
+        free = (*MAY_CHANGE, *MEASURED)
+        training = {name: value for name, value in to_json(self.training).items() if name not in free}
+        told = [self.method, self.modality, training, to_json(self.views), to_json(self.settings), *more]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: RunConfig) -> list[str]:
         """Name the settings in which another run differs, as "--batch-size 256 became 512"."""

@@ -158,7 +158,8 @@ def load(path: str | Path) -> Run:
         The run, its encoder on the CPU, in eval mode.
 
     Raises:
-        NearfarError: there is no run, it is unfinished, or its files do not fit together.
+        NearfarError: there is no run, it is unfinished, its files do not fit together, or a weight is NaN or
+            infinite.
     """
     folder = Path(path)
     if folder.name == "encoder.safetensors":
@@ -190,6 +191,10 @@ def load(path: str | Path) -> Run:
             f"{folder / 'encoder.safetensors'} does not fit the {network['name']} that encoder.json names; "
             "the two files come from different runs."
         ) from error
+    if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
+        raise NearfarError(
+            f"{folder / 'encoder.safetensors'} holds NaN or infinite weights; train again with --overwrite."
+        )
     encoder.eval().requires_grad_(True)
     encoder.to(memory_format=torch.channels_last)
     config = folder / "config.json"

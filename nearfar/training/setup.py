@@ -11,6 +11,7 @@ import torch
 
 from ..core import distributed, progress
 from ..core.device import cores
+from ..core.errors import NearfarError
 from ..data.loader import DataLoader, seconds_a_batch
 from ..methods.base import Method
 from . import checkpoint, engine, optim, resolve
@@ -33,6 +34,7 @@ class TrainingSetup:
     optimizer: torch.optim.Optimizer
     plan: StepPlan
     clock: TimeBudget | None
+    digest: str = ""  # of what the run is, which a save must share
     started: int = 0
     spent: float = 0.0
 
@@ -102,6 +104,7 @@ def prepare(
     device: torch.device,
     *,
     follow: bool,
+    digest: str = "",
 ) -> TrainingSetup:
     """Build the method and bring it to the step at which training resumes; measure what has to be measured.
 
@@ -112,9 +115,13 @@ def prepare(
         store: the images.
         device: this process's own.
         follow: whether a time budget is watched.
+        digest: of the run, as `RunConfig.digest` gives it; a save with another one is another run's.
 
     Returns:
         What one session needs, ready to train.
+
+    Raises:
+        NearfarError: the save in the folder is another run's.
     """
     module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
     unplanned = StepPlan(((0, 1),))
@@ -127,6 +134,7 @@ def prepare(
         optim.optimizer(wanted.training, module),
         plan or unplanned,
         None,
+        digest,
     )
     wanted.kind.ready()
     if wanted.training.precision == "auto":
@@ -135,6 +143,11 @@ def prepare(
         wanted = job.wanted = replace(wanted, training=replace(wanted.training, precision=precision))
     if (folder / checkpoint.LAST).exists():
         tensors, facts = checkpoint.read(folder / checkpoint.LAST)
+        if facts.get("run") != digest:
+            raise NearfarError(
+                f"{folder / checkpoint.LAST} is the save of another run than config.json describes; "
+                "start over with --overwrite."
+            )
         checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
         job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, StepPlan.of(facts["plan"])
     if wanted.training.views_on == "auto":
