@@ -239,6 +239,26 @@ def test_validation_takes_whole_groups_in_proportion():
     assert not validation_split(labels, ("a", "b"), 0, np.zeros(500, np.int64)).any()
 
 
+@pytest.mark.parametrize(
+    ("labels", "groups", "low", "high"),
+    [
+        (np.arange(36) // 12, np.arange(36) // 6, 18, 18),  # two groups a class: one is held out
+        (np.arange(100_000) % 3, np.arange(100_000) * 9 // 100_000, 11_000, 11_200),  # one of nine
+        (np.arange(1_000_000) % 3, np.arange(1_000_000) * 50 // 1_000_000, 20_000, 20_000),
+        (np.arange(40) % 2, np.arange(40) // 2, 8, 8),
+        (np.array([0, 1, 0, 2]), np.array([0, 0, 1, 1]), 2, 2),  # each group holds the only images of a class
+        (np.arange(30) // 10, np.arange(30) // 10, 0, 0),  # a class a group: there is nothing to hold out
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_few_large_groups_are_held_out_too(labels, groups, low, high, seed):
+    validation = validation_split(labels, ("a", "b", "c"), seed, groups)
+    assert low <= validation.sum() <= high
+    assert set(groups[validation]) & set(groups[~validation]) == set()
+    shared = [c for c in range(3) if len(set(groups[labels == c])) > 1]
+    assert set(shared) <= set(labels[~validation])
+
+
 def test_groups_are_read_by_path_and_by_name(tmp_path):
     from PIL import Image
 

@@ -59,14 +59,43 @@ def validation_split(
 
 
 def _validation_groups(labels: Rows, groups: Rows, wanted: Rows, key: int) -> npt.NDArray[np.bool_]:
-    """Go through the groups in random order; take each that brings the counts nearer to `wanted`."""
+    """Go through the groups in random order; take each that brings the counts nearer to `wanted`.
+
+    A class that has none then, since its groups are large, gets the group that brings them nearest, even if
+    that is more than wanted: one that leaves images of all its classes to fit to or, where there is no such
+    group, of this class.
+    """
     order = np.argsort(groups, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-    validation, left = np.zeros(len(labels), np.bool_), wanted.copy()
-    for at in rng.permutation(key, len(members)):
-        after = left - np.bincount(labels[members[at]], minlength=len(wanted))
-        if np.abs(after).sum() < np.abs(left).sum():
-            validation[members[at]], left = True, after
+    left, fitted = wanted.copy(), np.bincount(labels, minlength=len(wanted))
+    taken = np.zeros(len(members), np.bool_)
+
+    def held(at: int) -> Rows:
+        return np.bincount(labels[members[at]], minlength=len(wanted))
+
+    def excess(at: int) -> int:
+        return int(np.abs(left - held(at)).sum())
+
+    def leaves_all(at: int) -> bool:
+        there = held(at)
+        return bool((fitted > there)[there > 0].all())
+
+    drawn = rng.permutation(key, len(members))
+    for at in drawn:
+        if excess(at) < np.abs(left).sum() and leaves_all(at):
+            taken[at], left, fitted = True, left - held(at), fitted - held(at)
+    place = np.empty(len(labels), np.int64)  # of an image's group among the members
+    place[order] = np.repeat(np.arange(len(members)), [len(rows) for rows in members])
+    turn = np.argsort(drawn)
+    for number in np.flatnonzero(wanted):
+        own = np.unique(place[labels == number])
+        if not taken[own].any() and len(own) > 1:
+            leaving = [at for at in own if leaves_all(at)]
+            best = min(leaving or own, key=lambda at: (excess(at), turn[at]))
+            taken[best], left, fitted = True, left - held(best), fitted - held(best)
+    validation = np.zeros(len(labels), np.bool_)
+    for at in np.flatnonzero(taken):
+        validation[members[at]] = True
     return validation
 
 
