@@ -78,9 +78,7 @@ class Inspection:
                 lines.append(f"  {title:<10}  {shown}{', ...' if len(counts) > 10 else ''}")
         if self.range is not None:
             low, high = (f"{value:.10g}" for value in self.range)
-            lines.append(
-                f"  range       over 8 bits, values of {low} become black and {high} white (--range)"
-            )
+            lines.append(f"  range       over 8 bits: values of {low} become black and {high} white")
         if self.notes:
             notes = ", ".join(f"{name} {count:,}" for name, count in self.notes.items())
             lines.append(f"  read as     {notes}")
