@@ -327,5 +327,18 @@ def _paths(source: Source) -> list[str | None]:
     """Say where each image's file is, if it has one."""
     if not isinstance(source, FileSource):
         return [None] * len(source)
-    root = os.path.abspath(source.root)
-    return list(clean(os.path.normpath(os.path.join(root, path)) for path in source.paths))
+    root = os.path.join(os.getcwd(), source.root)
+    return list(clean(_place(os.path.join(root, path)) for path in source.paths))
+
+
+def _place(path: str) -> str:
+    """Write a path without `..`; after a link, `..` is not the folder that is written before it."""
+    plain = os.path.normpath(path)
+    if (
+        ".." in path.split(os.sep)
+        and os.path.exists(path)
+        and (not os.path.exists(plain) or _both_there(path, plain))
+    ):
+        folder, name = os.path.split(path)
+        return os.path.join(os.path.realpath(folder), name)
+    return plain
