@@ -253,7 +253,7 @@ def test_no_two_settings_share_a_flag() -> None:
 
 # A new flag needs its sentence in docs/decisions.md, and its place here.
 FLAGS = {
-    "check": "--json --method --recipe",
+    "check": "--full --json --method --recipe",
     "pretrain": "--out --overwrite --like --json --method --recipe",
     "compare": "--methods --seeds --train --test --out --json --recipe",
     "sweep": "--minutes-each --budget --trials --train --out --json --method --recipe",

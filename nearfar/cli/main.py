@@ -116,6 +116,8 @@ def check_parser(words: Sequence[str]) -> Parser:
         "Show what is in a collection, what is broken, and what pretraining would do. Trains nothing.",
     )
     parser.add_argument("data", metavar="DATA", help=DATA)
+    every = "decode every image, however long it takes, to find all that are broken"
+    parser.flag(parser, "--full", action="store_true", help=every)
     _json_flag(parser)
     _method_and_recipe(parser)
     _settings(parser, words)
