@@ -258,7 +258,8 @@ FLAGS = {
     "compare": "--methods --seeds --train --test --out --json --recipe",
     "sweep": "--minutes-each --budget --trials --train --out --json --method --recipe",
     "evaluate": (
-        "--train --test --groups --json --few-labels --retrieval --clusters --calibration --robustness "
+        "--train --test --label-level --labels --groups --json --few-labels --retrieval --clusters "
+        "--calibration --robustness "
         "--augmented --finetune --full --transfer --imagenet --seed --device"
     ),
     "report": "--out --data --train --test --json",

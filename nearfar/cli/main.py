@@ -147,15 +147,18 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
         "evaluate",
         "nearfar evaluate runs/a --train labelled/train --test labelled/test",
         "Measure an encoder on labelled images by k-NN and by a linear classifier, beside raw pixels, an "
-        "untrained encoder and chance. Labels are the names of the first-level folders, or a list's column.",
+        "untrained encoder and chance. Labels are the names of folders, or a list's column.",
     )
     parser.add_argument(
         "run", metavar="RUN", nargs="+", help="the run's folder; several are compared in pairs"
     )
-    parser.flag(parser, "--train", metavar="DATA", required=True, help="labelled images to fit and choose on")
-    parser.flag(
-        parser, "--test", metavar="DATA", required=True, help="labelled images, read once, at the end"
-    )
+    fitted = "labelled images to fit and choose on; without --test, a folder that holds train and test"
+    parser.flag(parser, "--train", metavar="DATA", required=True, help=fitted)
+    parser.flag(parser, "--test", metavar="DATA", help="labelled images, read once, at the end")
+    level = "which folder on the way to an image names its class: 1 the first, -1 the innermost"
+    parser.flag(parser, "--label-level", metavar="N", type=int, help=level)
+    listed = "a .csv, .tsv or .parquet with the columns path and label, to take all labels from"
+    parser.flag(parser, "--labels", metavar="FILE", help=listed)
     related = "a .csv of images and their groups, such as patients; a group stays on one side"
     parser.flag(parser, "--groups", metavar="FILE", help=related)
     _json_flag(parser)
