@@ -253,12 +253,13 @@ def test_no_two_settings_share_a_flag() -> None:
 
 # A new flag needs its sentence in docs/decisions.md, and its place here.
 FLAGS = {
-    "check": "--json --method --recipe",
+    "check": "--full --json --method --recipe",
     "pretrain": "--out --overwrite --like --json --method --recipe",
     "compare": "--methods --seeds --train --test --out --json --recipe",
     "sweep": "--minutes-each --budget --trials --train --out --json --method --recipe",
     "evaluate": (
-        "--train --test --groups --json --few-labels --retrieval --clusters --calibration --robustness "
+        "--train --test --label-level --labels --groups --json --few-labels --retrieval --clusters "
+        "--calibration --robustness "
         "--augmented --finetune --full --transfer --imagenet --seed --device"
     ),
     "report": "--out --data --train --test --json",

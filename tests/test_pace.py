@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.core.errors import NearfarError
+from nearfar.training.engine import LOOKS
 from nearfar.training.schedule import AIM, StepPlan, TimeBudget, minutes
 
 
@@ -45,31 +48,56 @@ class Fake(TimeBudget):
         return self.now
 
 
-def test_a_steady_pace_leaves_the_plan_alone_and_a_slower_one_shortens_it():
+def test_a_steady_pace_leaves_the_plan_alone_and_a_slower_one_shortens_it_half_way():
     clock = Fake(seconds=100.0)
     plan = clock.first_plan(0.1)
     assert plan.steps == int(100 * AIM / 0.1)
-    clock.steps_fitting(0, plan)
-    clock.now = 10.0
-    assert clock.steps_fitting(100, plan) is None  # exactly as planned
-    clock.now = 30.0
-    fitting = clock.steps_fitting(200, plan)  # 0.15 s a step since the first look
-    assert fitting == 200 + int((100 * AIM - 30.0) / 0.15)
+    for step in range(0, 500, 20):
+        clock.now = 0.1 * step
+        assert clock.steps_fitting(step, plan) is None  # exactly as planned
+    clock = Fake(seconds=100.0)
+    for step in range(0, 320, 20):
+        clock.now = 0.15 * step
+        assert clock.steps_fitting(step, plan) is None  # more than half of the time is left
+    clock.now = 0.15 * 330
+    fitting = clock.steps_fitting(330, plan)
+    assert fitting == pytest.approx(330 + (100 * AIM - clock.now) / 0.15, abs=1)
     assert fitting < plan.steps
+
+
+def follow(seconds: float, pace: Callable[[float], float]) -> tuple[float, StepPlan]:
+    """Follow a clock as `engine.train` does; give the share of the time that was used, and the last plan."""
+    clock = Fake(seconds=seconds)
+    plan, step = clock.first_plan(pace(0.0)), 0
+    look = max(1, plan.steps // LOOKS)
+    while step < plan.steps:
+        clock.now += pace(clock.now)
+        step += 1
+        if step % look == 0 and step < plan.steps:
+            total = clock.steps_fitting(step, plan)
+            plan = plan if total is None else plan.corrected(step, total)
+    return clock.now / seconds, plan
 
 
 def test_a_run_that_obeys_its_clock_ends_within_the_budget_at_any_pace():
     for pace in (lambda t: 0.1, lambda t: 0.1 + 0.002 * t, lambda t: 0.3 if 20 < t < 60 else 0.1):
-        clock = Fake(seconds=100.0)
-        plan, step = clock.first_plan(0.1), 0
-        look = max(1, plan.steps // 50)
-        while step < plan.steps:
-            clock.now += pace(clock.now)
-            step += 1
-            if step % look == 0 and step < plan.steps:
-                total = clock.steps_fitting(step, plan)
-                plan = plan if total is None else plan.corrected(step, total)
-        assert 90.0 < clock.now <= 100.0
+        used, plan = follow(100.0, pace)
+        assert 0.95 < used <= 1.05 and len(plan.stretches) <= 3
+
+
+@settings(max_examples=200)
+@given(
+    step=st.sampled_from([0.1, 0.5, 2.0]),
+    start=st.floats(-100.0, 600.0),
+    lasts=st.floats(30.0, 600.0),
+    slower=st.floats(1.0, 2.0),
+)
+def test_a_process_that_starts_or_stops_beside_a_run_costs_two_corrections_at_most(
+    step: float, start: float, lasts: float, slower: float
+) -> None:
+    used, plan = follow(600.0, lambda t: step * (slower if start <= t < start + lasts else 1.0))
+    assert 0.95 <= used <= 1.05
+    assert len(plan.stretches) <= 3
 
 
 @pytest.mark.parametrize(

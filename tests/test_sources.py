@@ -60,6 +60,8 @@ def test_a_folder_with_and_without_labels(folder: Path) -> None:
     source = open_source(folder)
     assert list(source.ids) == ["cat/1.png", "cat/deep/2.png", "dog/1.png"] and source.labels is None
     assert [red(source, i) for i in range(3)] == [0, 1, 2]
+    refuses(folder, "2 classes", "--label-level 1", "3 classes", labels=True)
+    (folder / "cat" / "deep" / "2.png").rename(folder / "cat" / "2.png")
     assert open_source(str(folder), labels=True).labels == ("cat", "cat", "dog")
     (folder / "loose.png").write_bytes(png(9))
     assert len(open_source(folder)) == 4

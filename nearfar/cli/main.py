@@ -118,6 +118,8 @@ def check_parser(words: Sequence[str]) -> Parser:
         "Show what is in a collection, what is broken, and what pretraining would do. Trains nothing.",
     )
     parser.add_argument("data", metavar="DATA", help=DATA)
+    every = "decode every image, however long it takes, to find all that are broken"
+    parser.flag(parser, "--full", action="store_true", help=every)
     _json_flag(parser)
     _method_and_recipe(parser)
     _settings(parser, words)
@@ -147,16 +149,18 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
         "evaluate",
         "nearfar evaluate runs/a --train labelled/train --test labelled/test",
         "Measure an encoder on labelled images by k-NN and by a linear classifier, and compare it with raw "
-        "pixels, an untrained encoder and chance. Labels are the names of the first-level folders, or a "
-        "list's column.",
+        "pixels, an untrained encoder and chance. Labels are the names of folders, or a list's column.",
     )
     parser.add_argument(
         "run", metavar="RUN", nargs="+", help="the run's folder; several are compared in pairs"
     )
-    parser.flag(parser, "--train", metavar="DATA", required=True, help="labelled images to fit and choose on")
-    parser.flag(
-        parser, "--test", metavar="DATA", required=True, help="labelled images, read once, at the end"
-    )
+    fitted = "labelled images to fit and choose on; without --test, a folder that holds train and test"
+    parser.flag(parser, "--train", metavar="DATA", required=True, help=fitted)
+    parser.flag(parser, "--test", metavar="DATA", help="labelled images, read once, at the end")
+    level = "which folder on the way to an image names its class: 1 the first, -1 the innermost"
+    parser.flag(parser, "--label-level", metavar="N", type=int, help=level)
+    listed = "a .csv, .tsv or .parquet with the columns path and label, to take all labels from"
+    parser.flag(parser, "--labels", metavar="FILE", help=listed)
     related = "a .csv of images and their groups, such as patients; a group stays on one side"
     parser.flag(parser, "--groups", metavar="FILE", help=related)
     _json_flag(parser)

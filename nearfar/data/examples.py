@@ -163,6 +163,7 @@ def describe(kind: Kind, source: Source, *, limit: int, threads: int) -> Inspect
     return Inspection(
         name=source.name,
         count=len(source),
+        decoded=len(source),
         usable=len(rows),
         rejected=_rejected(source, found),
         short=None,

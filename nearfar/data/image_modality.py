@@ -205,11 +205,13 @@ class ImageModality(Modality):
 
         return models.encoder(name, stem=stem, size=size, weights=weights, seed=seed, **own)
 
-    def describe(self, source: Source, *, limit: int, threads: int) -> Inspection:
-        """Read and decode every image once; see `inspection.inspect`."""
+    def describe(
+        self, source: Source, *, limit: int, threads: int, seconds: float | None = None
+    ) -> Inspection:
+        """Decode every image once, or headers and as many as time allows; see `inspection.inspect`."""
         from .inspection import inspect
 
-        return inspect(source, max_pixels=limit, threads=threads)
+        return inspect(source, max_pixels=limit, threads=threads, seconds=seconds)
 
     def thumbnail(self, data: Pixels | bytes, value: Pixels, side: int, *, limit: int) -> bytes:
         """Make a JPEG: from the decoded pixels, unless they are too few for it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import threading
+import os
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core import rng
 from ..core.errors import BadImage
 from ..images import decode
 from ..images.files import read
@@ -37,16 +39,18 @@ class Sides:
 class Inspection:
     """What is in a collection.
 
-    `count` images of which `usable` are; `rejected` with reasons; `short`, `long`: their sides (None where
-    nothing is usable); `formats`, `modes`: how often each occurs, most often first; `bytes`: of the usable
-    images as stored; `duplicates`: groups of ids with equal content; `labels`: images a class, where known;
-    `masks`: files that were left out, since they are masks of images beside them.
-    `range`: the values that become black and white in images of more than 8 bits, None where there are none;
-    `notes`: in how many images only a part is used, and which.
+    `count` images of which `decoded` were decoded, or found to be bad before that; the others are known by
+    their headers. `usable`: those not found to be bad; `rejected` with reasons; `short`, `long`: their sides
+    (None where nothing is usable); `formats`, `modes`: how often each occurs, most often first; `bytes`: of
+    the usable images as stored; `duplicates`: groups of ids with equal content; `labels`: images a class,
+    where known; `masks`: files that were left out, since they are masks of images beside them; `range`: the
+    values that become black and white in images of more than 8 bits, None where there are none; `notes`: in
+    how many of the decoded images only a part is used, and which.
     """
 
     name: str
     count: int
+    decoded: int
     usable: int
     rejected: tuple[Rejected, ...]
     short: Sides | None
@@ -82,7 +86,13 @@ class Inspection:
         if self.notes:
             notes = ", ".join(f"{name} {count:,}" for name, count in self.notes.items())
             lines.append(f"  read as     {notes}")
-        lines.append(f"  unusable    {len(self.rejected):,}")
+        some = self.decoded < self.count
+        if some:
+            lines.append(
+                f"  decoded     {self.decoded:,} of {self.count:,}; of the others only the headers were read "
+                "(--full decodes all)"
+            )
+        lines.append(f"  unusable    {len(self.rejected):,}{' found' if some else ''}")
         lines += [f"    {item.id}: {item.reason}" for item in self.rejected[:5]]
         if self.masks:
             lines.append(f"  left out    {len(self.masks):,} masks beside their images")
@@ -96,74 +106,149 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect(source: Source, *, max_pixels: int, threads: int) -> Inspection:
-    """Read and decode every image once, keeping nothing but what is said of it.
+def inspect(source: Source, *, max_pixels: int, threads: int, seconds: float | None = None) -> Inspection:
+    """Look at every image and keep nothing but what is said of it.
 
     Args:
         source: the images; opened with labels, they are counted by class.
         max_pixels: images of more pixels are called bad.
         threads: threads that read.
+        seconds: how long to decode, about; None decodes every image. With a number every file's header is
+            read first, and then images in random order are decoded until the time is over.
 
     Returns:
         An `Inspection`.
     """
-    count, lock = len(source), threading.Lock()
-    sides = np.zeros((count, 2), dtype=np.int64)
-    digests = np.zeros((count, 16), dtype=np.uint8)
-    good = np.zeros(count, dtype=bool)
-    reasons: dict[int, str] = {}
-    formats: Counter[str] = Counter()
-    modes: Counter[str] = Counter()
-    notes: Counter[str] = Counter()
-    total, deep = 0, False
+    look = _Look(source, max_pixels)
+    if seconds is None:
+        each(len(source), look.decode, threads=threads, what="checking")
+    else:
+        each(len(source), look.read_header, threads=threads, what="reading headers:")
+        order = rng.permutation(rng.fold(0, "check"), len(source))
+        until = time.monotonic() + seconds
 
-    def work(row: int) -> None:
-        nonlocal total, deep
+        def decode_in_time(at: int) -> None:
+            row = int(order[at])
+            if not look.decoded[row] and time.monotonic() < until:
+                look.decode(row)
+
+        each(len(source), decode_in_time, threads=threads, what="decoding:")
+        alike = look.perhaps_equal()
+        each(len(alike), lambda at: look.digest(int(alike[at])), threads=threads, what="comparing:")
+    return look.summary()
+
+
+class _Look:
+    """What is known of each image so far, by row."""
+
+    def __init__(self, source: Source, max_pixels: int) -> None:
+        count = len(source)
+        self.source, self.max_pixels = source, max_pixels
+        self.sides = np.zeros((count, 2), dtype=np.int64)  # height, width
+        self.sizes = np.zeros(count, dtype=np.int64)  # bytes as stored
+        self.digests = np.zeros((count, 16), dtype=np.uint8)
+        self.digested = np.zeros(count, dtype=bool)
+        self.decoded = np.zeros(count, dtype=bool)  # or found to be bad without
+        self.formats, self.modes = [""] * count, [""] * count
+        self.remarks: dict[int, list[str]] = {}
+        self.deep = np.zeros(count, dtype=bool)  # more than 8 bits
+        self.reasons: dict[int, str] = {}  # of the bad ones
+
+    def read_header(self, row: int) -> None:
+        """Read one file's header; what comes as pixels is complete without it."""
         try:
-            data = source.read(row)
+            data = self.source.read(row)
             if isinstance(data, np.ndarray):
-                digest = read_pixels(source, row, short_side=None, max_pixels=max_pixels)[1]
-                kind, mode, size, shape = "array", "RGB", data.nbytes, data.shape[:2]
-                remarks, wide = [], data.dtype != np.uint8
+                self._pixels(row, data)
+                return
+            found = decode.read_header(data, max_pixels=self.max_pixels)
+            if isinstance(data, Path):
+                self.sizes[row] = os.stat(data).st_size
             else:
-                content = read(data, max_pixels=max_pixels) if isinstance(data, Path) else data
-                picture = decode.picture(content, max_pixels=max_pixels, short_side=_GLANCE)
-                digest = hashlib.blake2b(content, digest_size=16).digest()
-                kind, mode, size = picture.format, picture.mode, len(content)
-                shape = (picture.height, picture.width)
-                remarks, wide = decode.remarks(content, max_pixels=max_pixels), picture.mode[0] in "IF"
+                self._content(row, data)
         except BadImage as error:
-            with lock:
-                reasons[row] = str(error)
+            self._bad(row, error)
             return
-        with lock:
-            good[row], sides[row], digests[row] = True, shape, np.frombuffer(digest, dtype=np.uint8)
-            formats[kind] += 1
-            modes[mode] += 1
-            notes.update(remarks)
-            deep = deep or wide
-            total += size
+        except OSError as error:
+            self._bad(row, BadImage(f"unreadable: {(error.strerror or str(error)).lower()}"))
+            return
+        self.formats[row], self.modes[row] = found.format, found.mode
+        self.sides[row], self.deep[row] = (found.height, found.width), found.mode[0] in "IF"
 
-    each(count, work, threads=threads, what="checking")
-    rows = np.flatnonzero(good).tolist()
-    ids = [source.ids[row] for row in rows]
-    groups = tuple(tuple(ids[at] for at in group) for group in equal_rows(digests[rows]))
-    return Inspection(
-        name=source.name,
-        count=count,
-        usable=len(rows),
-        rejected=tuple(Rejected(source.ids[row], reasons[row]) for row in sorted(reasons)),
-        short=_sides(sides[rows].min(axis=1)) if len(rows) else None,
-        long=_sides(sides[rows].max(axis=1)) if len(rows) else None,
-        formats=dict(formats.most_common()),
-        modes=dict(modes.most_common()),
-        bytes=total,
-        duplicates=groups,
-        labels=dict(Counter(source.labels).most_common()) if source.labels else None,
-        masks=tuple(source.masks),
-        range=find_range(source, max_pixels=max_pixels) if deep else None,
-        notes=dict(notes.most_common()),
-    )
+    def decode(self, row: int) -> None:
+        """Read and decode one image."""
+        try:
+            data = self.source.read(row)
+            if isinstance(data, np.ndarray):
+                self._pixels(row, data)
+                return
+            content = read(data, max_pixels=self.max_pixels) if isinstance(data, Path) else data
+            picture = decode.picture(content, max_pixels=self.max_pixels, short_side=_GLANCE)
+        except BadImage as error:
+            self._bad(row, error)
+            return
+        self._content(row, content)
+        self.formats[row], self.modes[row] = picture.format, picture.mode
+        self.sides[row], self.deep[row] = (picture.height, picture.width), picture.mode[0] in "IF"
+        self.remarks[row] = decode.remarks(content, max_pixels=self.max_pixels)
+        self.decoded[row] = True
+
+    def digest(self, row: int) -> None:
+        """Read one file for its digest alone."""
+        try:
+            data = self.source.read(row)
+            assert not isinstance(data, np.ndarray)
+            self._content(row, read(data, max_pixels=self.max_pixels) if isinstance(data, Path) else data)
+        except BadImage as error:
+            self._bad(row, error)
+
+    def perhaps_equal(self) -> npt.NDArray[np.int64]:
+        """List the rows without a digest that another image equals in its bytes' number and its sides."""
+        rows = np.array([row for row in range(len(self.sizes)) if row not in self.reasons], np.int64)
+        keys = np.column_stack([self.sizes[rows], self.sides[rows]])
+        _, group, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+        found: npt.NDArray[np.int64] = rows[(counts[group.reshape(-1)] > 1) & ~self.digested[rows]]
+        return found
+
+    def _pixels(self, row: int, data: npt.NDArray[Any]) -> None:
+        digest = read_pixels(self.source, row, short_side=None, max_pixels=self.max_pixels)[1]
+        self.digests[row] = np.frombuffer(digest, dtype=np.uint8)
+        self.formats[row], self.modes[row], self.sides[row] = "array", "RGB", data.shape[:2]
+        self.sizes[row], self.digested[row], self.decoded[row] = data.nbytes, True, True
+        self.deep[row] = data.dtype != np.uint8
+
+    def _content(self, row: int, content: bytes) -> None:
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        self.digests[row], self.sizes[row] = np.frombuffer(digest, dtype=np.uint8), len(content)
+        self.digested[row] = True
+
+    def _bad(self, row: int, error: BadImage) -> None:
+        self.reasons[row], self.decoded[row] = str(error), True
+
+    def summary(self) -> Inspection:
+        """Say what was found."""
+        source = self.source
+        rows = [row for row in range(len(source)) if row not in self.reasons]
+        known = [row for row in rows if self.digested[row]]
+        ids = [source.ids[row] for row in known]
+        groups = tuple(tuple(ids[at] for at in group) for group in equal_rows(self.digests[known]))
+        return Inspection(
+            name=source.name,
+            count=len(source),
+            decoded=int(self.decoded.sum()),
+            usable=len(rows),
+            rejected=tuple(Rejected(source.ids[row], self.reasons[row]) for row in sorted(self.reasons)),
+            short=_sides(self.sides[rows].min(axis=1)) if rows else None,
+            long=_sides(self.sides[rows].max(axis=1)) if rows else None,
+            formats=dict(Counter(self.formats[row] for row in rows).most_common()),
+            modes=dict(Counter(self.modes[row] for row in rows).most_common()),
+            bytes=int(self.sizes[rows].sum()),
+            duplicates=groups,
+            labels=dict(Counter(source.labels).most_common()) if source.labels else None,
+            masks=tuple(source.masks),
+            range=find_range(source, max_pixels=self.max_pixels) if self.deep[rows].any() else None,
+            notes=dict(Counter(note for row in rows for note in self.remarks.get(row, ())).most_common()),
+        )
 
 
 def _sides(values: npt.NDArray[np.int64]) -> Sides:

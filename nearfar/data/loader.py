@@ -87,6 +87,7 @@ class DataLoader:
         self.sampler = sampler or Shuffled()
         self.labels = None if labels is None else torch.from_numpy(labels)
         self.waited = 0.0  # seconds the consumer has spent waiting for data
+        self._made = self._taken = 0  # batches
         self._lane = _Lane(device)
         # One batch fewer than AHEAD, since the thread holds one more until there is room for it.
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD - 1)
@@ -131,6 +132,7 @@ class DataLoader:
                     item = self.make(step)
             except BaseException as error:  # handed to the consumer, which raises it
                 item = error
+            self._made += 1
             while not self._stop.is_set():
                 try:
                     self._ready.put(item, timeout=0.1)
@@ -141,12 +143,18 @@ class DataLoader:
                 return
             step += 1
 
+    def wait_until_ready(self) -> None:
+        """Wait until as many batches are ready as are held in advance, or none comes any more."""
+        while self._made - self._taken < AHEAD and self._thread.is_alive():
+            time.sleep(0.002)
+
     def __iter__(self) -> Iterator[Batch]:
         if self._thread.ident is None:
             self._thread.start()
         while True:
             asked = time.perf_counter()
             item = self._ready.get()
+            self._taken += 1
             self.waited += time.perf_counter() - asked
             if isinstance(item, BaseException):
                 raise item

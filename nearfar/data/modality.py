@@ -312,13 +312,17 @@ class Modality(abc.ABC):
             NearfarError: there is no such network for this kind of data.
         """
 
-    def describe(self, source: Source, *, limit: int, threads: int) -> Inspection:
+    def describe(
+        self, source: Source, *, limit: int, threads: int, seconds: float | None = None
+    ) -> Inspection:
         """Read every example once and say what is in a collection.
 
         Args:
             source: the examples.
             limit: as in `fetch`.
             threads: threads that read.
+            seconds: how long to decode, about; None for every example. A kind whose files have no header
+                that says what is in them decodes every example.
         """
         from .examples import describe
 

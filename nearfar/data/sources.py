@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from ..core.errors import NearfarError, nearest
 from . import hubs, lists
 from .folders import find, is_image_name
 from .in_memory import is_tensor, open_in_memory
+from .labels import of_folders
 from .masks import masks_among
 from .shards import open_shards
 from .source import FileSource, Source, class_names, clean, from_array
@@ -25,7 +25,7 @@ __all__ = ["Source", "open_source"]
 
 
 def _open_folder(folder: Path, labels: bool) -> FileSource:
-    """Open a folder of any depth; a label is the name of the first folder on the way to an image."""
+    """Open a folder of any depth; a label is the name of a folder on the way to an image."""
     try:
         paths = find(folder)
     except OSError as error:
@@ -39,15 +39,7 @@ def _open_folder(folder: Path, labels: bool) -> FileSource:
     if masks:
         paths = [path for path in paths if path not in masks]
     ids = clean(paths)
-    named = None
-    if labels:
-        loose = [name for name in ids if "/" not in name]
-        if loose:
-            raise NearfarError(
-                f"{folder} holds {len(loose):,} images outside any class folder, such as {loose[0]!r}, "
-                "so they have no label; move each into a folder of its class, or give a .csv with labels."
-            )
-        named = tuple(sys.intern(name.partition("/")[0]) for name in ids)
+    named = of_folders(str(folder), ids) if labels else None
     return FileSource(str(folder), ids, named, folder, paths, masks=clean(sorted(masks)))
 
 

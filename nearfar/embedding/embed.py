@@ -118,7 +118,7 @@ def embed(
         device: auto, cpu, cuda or mps.
         batch_size: number of images encoded at a time.
         workers: CPU threads that read images; if not given, all cores.
-        labels: also write the labels: first-level folders, or a list's column.
+        labels: also write the labels: names of folders, or a list's column.
 
     Returns:
         Names and vectors in the collection's order; with a store, what was done with the images.

@@ -14,6 +14,7 @@ from typing import Any, overload
 from ..core import progress
 from ..core.device import device_named
 from ..core.errors import NearfarError
+from ..data.labels import splits
 from ..training import checkpoint
 from ..training.run import Run, load
 from . import chosen
@@ -25,7 +26,7 @@ BASELINES = ("pixels", "untrained", "scratch")
 
 
 @overload
-def evaluate(run: Run | str | Path, *, train: Any, test: Any, **options: Any) -> Evaluation: ...
+def evaluate(run: Run | str | Path, *, train: Any, test: Any = None, **options: Any) -> Evaluation: ...
 
 
 @overload
@@ -34,7 +35,7 @@ def evaluate(
     other: Run | str | Path,
     *others: Run | str | Path,
     train: Any,
-    test: Any,
+    test: Any = None,
     **options: Any,
 ) -> PairedEvaluations: ...
 
@@ -44,7 +45,9 @@ def evaluate(  # type: ignore[misc]
     run: Run | str | Path,
     *others: Run | str | Path,
     train: Any,
-    test: Any,
+    test: Any = None,
+    label_level: int | None = None,
+    labels: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
     batch_size: int = 256,
@@ -66,8 +69,10 @@ def evaluate(  # type: ignore[misc]
         run: a run, or its folder.
         others: more of them, each evaluated on the same images and compared in pairs.
         train: labelled images to fit and to choose on, as `sources.open_source` takes them; labels are
-            first-level folder names or a list's column.
+            folder names or a list's column. Without `test`, a folder that holds train and test.
         test: labelled images, read once, after every choice is made.
+        label_level: which folder on the way to an image names its class: 1 the first, -1 the innermost.
+        labels: a list of paths and labels to take the labels of all images from.
         seed: random seed: of the validation images, the untrained network and every other draw.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images encoded at a time.
@@ -93,7 +98,16 @@ def evaluate(  # type: ignore[misc]
         k-NN: Wu et al. 2018, section 3.4. Logistic regression on stored features by L-BFGS: SimCLR,
         appendix B.8.
     """
+    if label_level is not None and labels is not None:
+        raise NearfarError("--label-level and --labels exclude each other; give one of them.")
+    if test is None:
+        if not isinstance(train, (str, Path)):
+            raise NearfarError("there are no test images; give test, or a folder that holds train and test.")
+        train, test = splits(train)
+        progress.say(f"fitting on {train}, testing on {test}")
     options = EvaluationOptions(
+        label_level=label_level,
+        labels=labels,
         seed=seed,
         device=device_named(device),
         batch_size=batch_size,

@@ -14,7 +14,7 @@ import torch
 from ..core import progress
 from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset, Subset
-from ..data.modality import modality_of, open_data
+from ..data.modality import modality_of
 from ..features.extract import fingerprint
 from ..features.probes import FeatureProbe, Rows, encode_with, feature_sets, validation_split
 from ..finetuning.finetune import FineTuned, cost, finetune
@@ -39,6 +39,8 @@ class EvaluationOptions:
     parts: tuple[str, ...] = ()
     groups: str | Path | None = None
     imagenet: str | None = None
+    label_level: int | None = None
+    labels: str | Path | None = None
 
 
 @dataclass
@@ -85,7 +87,10 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         refused += ["--imagenet"] if options.imagenet else []
         if refused:
             raise NearfarError(f"{refused[0]} is for images only; leave it out for {kind.name}.")
-    train_source, test_source = (open_data(x, expected=kind.name, labels=True) for x in (train, test))
+    train_source, test_source = (
+        labelled_data.open_labelled(x, kind.name, label_level=options.label_level, labels=options.labels)
+        for x in (train, test)
+    )
     labelled_data.check(train_source, test_source)
     pretrained = None if options.imagenet is None else imagenet_baseline.imagenet(options.imagenet)
     listed = None if options.groups is None else groups.read_groups(options.groups)

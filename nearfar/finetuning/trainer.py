@@ -28,6 +28,7 @@ from ..images.view_settings import Views
 from ..images.views import Preprocess
 from ..methods.base import Batch, Loss, Method
 from ..training import engine
+from ..training.precision import gains_from_bfloat16
 from ..training.schedule import StepPlan
 
 Mode = Literal["linear", "finetune", "scratch"]
@@ -248,6 +249,6 @@ def _precision(network: Network, size: int, feed: DataLoader, device: torch.devi
     """Choose the arithmetic as pretraining does; measured once for a kind of network and device."""
     key = network.f.name, network.f.stem, size, network.frozen, device.type
     if key not in _PRECISIONS:
-        gains = engine.gains_from_bfloat16(network, feed, device)
+        gains = gains_from_bfloat16(network, feed, device)
         _PRECISIONS[key] = "bfloat16" if gains else "float32"
     return _PRECISIONS[key]

@@ -67,6 +67,16 @@ _quiet = _Quiet()
 
 
 @dataclass(frozen=True)
+class Header:
+    """What a file says of itself in its header: format, mode, stored sides in pixels."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class Picture:
     """One decoded image: its pixels, and what the file said of itself (format, mode, stored sides)."""
 
@@ -115,6 +125,19 @@ def _identify(file: IO[bytes], max_pixels: int) -> Any:
     raise BadImage("not an image")
 
 
+def read_header(data: bytes | Path, *, max_pixels: int) -> Header:
+    """Read what an image's file says of itself, without decoding it.
+
+    Args, raises: as `header`.
+
+    Returns:
+        A `Header`.
+    """
+    with _quiet, open_file(data, max_pixels) if isinstance(data, Path) else io.BytesIO(data) as file:
+        image = _identify(file, max_pixels)
+        return Header(str(image.format), str(image.mode), int(image.width), int(image.height))
+
+
 def header(data: bytes | Path, *, max_pixels: int) -> tuple[int, int]:
     """Read an image's height and width without decoding it.
 
@@ -128,9 +151,8 @@ def header(data: bytes | Path, *, max_pixels: int) -> tuple[int, int]:
     Raises:
         BadImage: it cannot be read, is no image, or is over the limit.
     """
-    with _quiet, open_file(data, max_pixels) if isinstance(data, Path) else io.BytesIO(data) as file:
-        image = _identify(file, max_pixels)
-        return int(image.size[1]), int(image.size[0])
+    found = read_header(data, max_pixels=max_pixels)
+    return found.height, found.width
 
 
 def _check_png(data: bytes) -> None:

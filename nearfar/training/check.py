@@ -20,10 +20,13 @@ from ..data.source import Source
 from . import engine, optim, resolve
 from .options import Options
 from .plan import epochs, plan_run
+from .precision import gains_from_bfloat16
 from .schedule import TimeBudget, measuring
 from .settings import Training
 from .setup import views_dtype
 
+DECODING = 2.0  # seconds that images are decoded for, to find broken ones
+TIMING = 3.0  # seconds that training steps are timed for
 SAMPLE = 64  # images decoded to measure the time of a step
 
 
@@ -82,13 +85,23 @@ class Check:
         return f"{self.inspection}\n{self.plan or f'no plan: {self.obstacle}'}"
 
 
-def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings: Unpack[Options]) -> Check:
+def check(
+    data: Any,
+    *,
+    full: bool = False,
+    method: str = "simclr",
+    recipe: str = "auto",
+    **settings: Unpack[Options],
+) -> Check:
     """Check what is in a collection, what is broken and what `pretrain` would do; train and write nothing.
 
-    Every file is read and decoded once, since nothing less shows which are broken.
+    Every file's header is read. Images are decoded, in random order, for DECODING seconds: of a small
+    collection all, of a large one a part, and the result says how many.
 
     Args:
         data: as in `pretrain`.
+        full: whether to decode every image, however long it takes, since nothing less shows all that are
+            broken.
         method: as in `pretrain`.
         recipe: as in `pretrain`.
         **settings: as in `pretrain`.
@@ -106,7 +119,9 @@ def check(data: Any, *, method: str = "simclr", recipe: str = "auto", **settings
     source = open_data(data, labels=resolve.needs_labels(method, given))
     max_pixels = given.get("max_pixels", Training.max_pixels)
     threads = given.get("workers") or cores()
-    found = modality_of(source).describe(source, limit=max_pixels, threads=threads)
+    found = modality_of(source).describe(
+        source, limit=max_pixels, threads=threads, seconds=None if full else DECODING
+    )
     if found.usable < 2:
         return Check(found, None, f"{found.usable} usable images are too few to train on")
     side = resolve.usual_side(source, max_pixels)
@@ -153,10 +168,12 @@ def _propose(
             labels=np.arange(plan.images) % classes if classes else None,
         )
 
+    wanted.kind.ready()
     precision = training.precision
     if precision == "auto":
-        gains = engine.gains_from_bfloat16(module, opened("float32"), device)
+        gains = gains_from_bfloat16(module, opened("float32"), device)
         precision = "bfloat16" if gains else "float32"
+    progress.say(f"timing training steps for about {TIMING:g} s")
     feed = opened(precision)
     try:
         pace = engine.seconds_a_step(
@@ -166,7 +183,7 @@ def _propose(
             device=device,
             precision=precision,
             chunk=training.micro_batch and max(1, training.micro_batch // distributed.world()),
-            seconds=3.0,
+            seconds=TIMING,
         )
     finally:
         feed.close()

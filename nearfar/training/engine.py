@@ -8,7 +8,6 @@ Logging, saving, drawing and early stopping are ordinary code in the `for`:
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from .parallel import average_gradients, parallelise
 from .schedule import StepPlan, TimeBudget
 
 LOOKS = 50  # times a run compares its pace with its time budget
-_TURNS = 4  # times each precision is measured,
-_IMAGES = 32  # on so many images
 
 
 @dataclass(frozen=True)
@@ -151,14 +148,16 @@ def seconds_a_step(
 
     Args:
         method, feed, optimizer, device, precision, chunk: as in `train`.
-        seconds: to measure for, about; at least two steps are timed, after two that warm up.
+        seconds: to measure for, about; at least one step is timed, after two that warm up, or one that is
+            slow.
 
     Returns:
         Seconds a step; the slowest process's.
     """
     weights = {name: value.clone() for name, value in method.state_dict().items()}
     forever = StepPlan(((0, 1_000_000_000),))
-    began, timed = time.perf_counter(), 0
+    opened = began = time.perf_counter()
+    warm, timed = 0, 0
     for step in train(
         method,
         feed,
@@ -170,48 +169,23 @@ def seconds_a_step(
         precision=precision,
         chunk=chunk,
     ):
-        if step.number == 2:
-            synchronise(device)
-            began = time.perf_counter()
-        timed = step.number - 2
-        enough = timed >= 2 and time.perf_counter() - began >= seconds
+        now = time.perf_counter()
+        if not warm:
+            if distributed.same(step.number >= 2 or now - opened > seconds / 2):
+                # From a full queue to a full queue as many batches are made as steps are done.
+                feed.wait_until_ready()
+                synchronise(device)
+                warm, began = step.number, time.perf_counter()
+            continue
+        timed = step.number - warm
+        # Half a step more or less than asked for.
+        enough = timed >= 1 and (now - began) * (1 + 0.5 / timed) >= seconds
         if distributed.same(enough):
             break
+    feed.wait_until_ready()
     synchronise(device)
     pace = (time.perf_counter() - began) / timed
     method.load_state_dict(weights)
     optimizer.state.clear()
     optimizer.zero_grad(set_to_none=True)
     return float(distributed.same(pace))
-
-
-def gains_from_bfloat16(method: Method, feed: DataLoader, device: torch.device) -> bool:
-    """Decide by a short measurement whether bfloat16 is faster here.
-
-    Args:
-        method: on its device; its weights stay what they are.
-        feed: gives a real batch.
-        device: where the method is.
-
-    Returns:
-        Whether a forward and backward pass in bfloat16 takes at most 0.9 of the time in float32.
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type != "cpu":
-        return False
-    weights = {name: value.clone() for name, value in method.state_dict().items()}
-    batch = feed.make(0).part(slice(_IMAGES))
-    method.train()
-    best = {"float32": math.inf, "bfloat16": math.inf}
-    for turn in range(_TURNS + 1):  # by turns, so that what else the machine does hits both
-        for precision in best:
-            began = time.perf_counter()
-            with named_draws(batch.key, device=device), autocast(device, precision):
-                found: Loss = method(batch)
-            found.total.backward()
-            if turn:  # the first is for what is made at first use
-                best[precision] = min(best[precision], time.perf_counter() - began)
-    method.zero_grad(set_to_none=True)
-    method.load_state_dict(weights)
-    return best["bfloat16"] <= 0.9 * best["float32"]

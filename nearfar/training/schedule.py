@@ -15,8 +15,11 @@ from dataclasses import dataclass, field
 
 from ..core.errors import NearfarError
 
-WINDOW = 4  # looks that the pace is taken over, so that a hiccup is not taken for a drift
+WINDOW = 3  # looks that the pace is taken over, so that a hiccup is not taken for a drift
 DRIFT = 0.05  # a pace off by more than this corrects the plan
+# Shares of the budget that are left when the plan may be corrected: once half-way, and once near the end. So
+# a plan is corrected twice at most, and what starts or stops beside the run falls into one of the two.
+CORRECTIONS = (0.5, 0.04)
 AIM = 0.985  # share of the budget to plan for; the rest is for the last save and the unforeseen
 
 UNITS = {"h": 60.0, "m": 1.0, "s": 1 / 60}  # in minutes
@@ -143,7 +146,10 @@ class TimeBudget:
         return StepPlan(((0, max(1, int(left / seconds_a_step))),))
 
     def steps_fitting(self, step: int, plan: StepPlan) -> int | None:
-        """Compare the pace over the last few calls with what the plan needs.
+        """Compare the pace over the last few calls with what the plan needs, where a correction is due.
+
+        One is due when the time that remains, or that the remaining steps take at this pace, falls below the
+        next share of CORRECTIONS.
 
         Args:
             step: steps done.
@@ -151,7 +157,7 @@ class TimeBudget:
 
         Returns:
             Steps in all that fit the budget, if that differs from the plan by more than 5 % of what
-            remains; else None.
+            remains; else None. None also after the last correction.
         """
         now = self.elapsed()
         self._marks.append((step, now))
@@ -159,8 +165,11 @@ class TimeBudget:
         if step == since:
             return None
         pace = (now - then) / (step - since)
-        left = plan.steps - step
-        fitting = max(1, int((self.seconds * AIM - now) / max(pace, 1e-9)))
+        left, have = plan.steps - step, self.seconds * AIM - now
+        made = len(plan.stretches) - 1
+        if made >= len(CORRECTIONS) or min(have, left * pace) > CORRECTIONS[made] * self.seconds:
+            return None
+        fitting = max(1, int(have / max(pace, 1e-9)))
         # Towards the end 5 % of what remains is a step or two, which is not worth a word.
         if left <= 0 or abs(fitting - left) <= max(DRIFT * left, 0.005 * plan.steps):
             return None

@@ -16,6 +16,7 @@ from ..data.loader import DataLoader, seconds_a_batch
 from ..methods.base import Method
 from . import checkpoint, engine, optim, resolve
 from .plan import epochs, step_count
+from .precision import gains_from_bfloat16
 from .resolve import RunConfig
 from .schedule import StepPlan, TimeBudget, measuring
 
@@ -138,7 +139,7 @@ def prepare(
     )
     wanted.kind.ready()
     if wanted.training.precision == "auto":
-        gains = distributed.same(engine.gains_from_bfloat16(module, job.feed(0, "cpu"), device))
+        gains = distributed.same(gains_from_bfloat16(module, job.feed(0, "cpu"), device))
         precision = "bfloat16" if gains else "float32"
         wanted = job.wanted = replace(wanted, training=replace(wanted.training, precision=precision))
     if (folder / checkpoint.LAST).exists():
@@ -206,7 +207,9 @@ def _planned(job: TrainingSetup) -> StepPlan:
     if (steps := step_count(training, len(job.dataset))) is not None:
         return StepPlan(((0, steps),))
     assert job.clock is not None
-    pace = _pace(job, measuring(job.clock.seconds))
+    seconds = measuring(job.clock.seconds)
+    progress.say(f"timing training steps for about {seconds:.0f} s, to plan their number")
+    pace = _pace(job, seconds)
     return StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
 
 

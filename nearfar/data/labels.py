@@ -1,0 +1,157 @@
+"""Labels of images in folders: by a level of the folders or from a list, and splits side by side."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..core.errors import NearfarError
+from . import lists
+from .source import FileSource, Source
+
+_TRAIN = ("train", "training")
+_TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there is taken
+
+
+def is_split(name: str) -> bool:
+    """Tell whether a folder's name is that of a split, such as train, and not of a class."""
+    return name.lower() in (*_TRAIN, *_TEST)
+
+
+def of_folders(folder: str, ids: Sequence[str], level: int | None = None) -> tuple[str, ...]:
+    """Name each image's class by the folders that it is in.
+
+    Args:
+        folder: what errors call the collection.
+        ids: paths of the images relative to it, with forward slashes.
+        level: which folder on the way names the class: 1 the first, -1 the innermost; None to find it,
+            where there is one reading only.
+
+    Returns:
+        One class an image.
+
+    Raises:
+        NearfarError: an image has no folder of that level, or there are several readings.
+    """
+    if level == 0:
+        raise NearfarError("--label-level 0 names no folder; give 1 for the first or -1 for the innermost.")
+    ways = [name.split("/")[:-1] for name in ids]
+    least = abs(level or 1)
+    short = [name for name, way in zip(ids, ways, strict=True) if len(way) < least]
+    if short:
+        where = "outside any class folder" if least == 1 else f"in fewer than {least} folders"
+        raise NearfarError(
+            f"{folder} holds {len(short):,} images {where}, such as {short[0]!r}, so they have no label; "
+            "move each into a folder of its class, or give a .csv with labels."
+        )
+    if level is None:
+        level = _only_level(folder, ways)
+    at = level - 1 if level > 0 else level
+    return tuple(sys.intern(way[at]) for way in ways)
+
+
+def _only_level(folder: str, ways: Sequence[Sequence[str]]) -> int:
+    """Find the level that names the class, or ask for it."""
+    first, inner = sorted({way[0] for way in ways}), sorted({way[-1] for way in ways})
+    deep = any(len(way) > 1 for way in ways)
+    if all(is_split(name) for name in first):
+        counts = ", ".join(f"{name} ({sum(way[0] == name for way in ways):,})" for name in first)
+        within = f", or --label-level -1 for the classes in all of them ({_some(inner)})" if deep else ""
+        raise NearfarError(
+            f"the first folders of {folder} are splits, not classes: {counts}; give one of them, such as "
+            f"{folder.rstrip('/')}/{first[0]}{within}."
+        )
+    # Where every innermost folder has the same name, such as images, it names no class.
+    if not deep or len(inner) == 1 or first == inner:
+        return 1
+    raise NearfarError(
+        f"the labels of {folder} can be read in two ways: --label-level 1 takes the first folders, "
+        f"{_some(first)}, and --label-level -1 the innermost folders, {_some(inner)}; give one of the two "
+        "to nearfar evaluate, or elsewhere a .csv with the columns path and label."
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    """Count classes and name the first three."""
+    what = "class" if len(names) == 1 else "classes"
+    return f"{len(names):,} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def by_level(source: Source, level: int) -> Source:
+    """Label a folder's images by one level of its folders.
+
+    Args:
+        source: a folder, opened without labels.
+        level: as in `of_folders`.
+
+    Returns:
+        The same images with labels.
+
+    Raises:
+        NearfarError: it is no folder, or an image has no folder of that level.
+    """
+    if not isinstance(source, FileSource) or not os.path.isdir(source.name):
+        raise NearfarError(f"--label-level is for folders, and {source.name} is none; leave it out.")
+    return replace(source, labels=of_folders(source.name, source.ids, level))
+
+
+def from_list(source: Source, file: str | Path) -> Source:
+    """Label images from a list.
+
+    Args:
+        source: opened without labels.
+        file: a list with labels, as `lists.open_list` reads it. An image is looked up by where its file lies,
+            and where that is not listed by its name.
+
+    Returns:
+        The same images with labels.
+
+    Raises:
+        NearfarError: the list cannot be read, or an image is not listed.
+    """
+    listed = lists.open_list(Path(file), labels=True)
+    assert listed.labels is not None
+    places = (os.path.realpath(listed.root / path) for path in listed.paths)
+    labels = dict(zip(places, listed.labels, strict=True))
+    by_name = dict(zip(listed.ids, listed.labels, strict=True))
+    found = [by_name.get(name) for name in source.ids]
+    if isinstance(source, FileSource):
+        own = (os.path.realpath(source.root / path) for path in source.paths)
+        found = [labels.get(place, name) for place, name in zip(own, found, strict=True)]
+    missing = [name for name, label in zip(source.ids, found, strict=True) if label is None]
+    if missing:
+        raise NearfarError(
+            f"{file} has no label for {len(missing):,} of the {len(source):,} images of {source.name}, such "
+            f"as {missing[0]!r}; add a row for each."
+        )
+    return replace(source, labels=tuple(label for label in found if label is not None))
+
+
+def splits(parent: str | Path) -> tuple[str, str]:
+    """Find the training and the test images in one folder.
+
+    Args:
+        parent: a folder that holds a folder train or training, and one named test, testing, val, valid or
+            validation.
+
+    Returns:
+        The two folders.
+
+    Raises:
+        NearfarError: one of them is not there.
+    """
+    try:
+        inside = {name.lower(): name for name in os.listdir(parent) if os.path.isdir(Path(parent) / name)}
+    except OSError:
+        inside = {}
+    train, test = (
+        next((inside[name] for name in names if name in inside), None) for names in (_TRAIN, _TEST)
+    )
+    if train is None or test is None:
+        raise NearfarError(
+            f"{parent} has no folders train and test, so --test is missing; name the test images with --test."
+        )
+    return str(Path(parent) / train), str(Path(parent) / test)

@@ -1,0 +1,126 @@
+"""What `check` finds in headers and by decoding, and how long the measurements before a run may take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nearfar
+from nearfar.data import inspection
+from nearfar.data.sources import open_source
+from nearfar.methods.base import Loss
+from nearfar.training.precision import gains_from_bfloat16
+
+MAX = 1000
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Make six good images, two of them equal, and four bad ones, of which decoding alone finds one."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 20, 24, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"good{number}.jpg")
+    (tmp_path / "copy.jpg").write_bytes((tmp_path / "good3.jpg").read_bytes())
+    whole = (tmp_path / "good0.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[:-100])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_bytes(b"no picture at all")
+    Image.new("L", (40, 30)).save(tmp_path / "large.png")
+    return tmp_path
+
+
+def test_headers_alone_find_what_they_can(mixed: Path) -> None:
+    source = open_source(mixed)
+    quick = inspection.inspect(source, max_pixels=MAX, threads=2, seconds=0.0)
+    assert [item.id for item in quick.rejected] == ["empty.jpg", "large.png", "text.jpg"]
+    assert (quick.count, quick.usable, quick.decoded) == (10, 7, 3)
+    whole = inspection.inspect(source, max_pixels=MAX, threads=2)
+    assert [item.id for item in whole.rejected] == ["empty.jpg", "half.jpg", "large.png", "text.jpg"]
+    assert quick.rejected == tuple(item for item in whole.rejected if item.id != "half.jpg")
+    assert (whole.usable, whole.decoded) == (6, 10)
+    assert quick.duplicates == whole.duplicates == (("copy.jpg", "good3.jpg"),)
+    assert (quick.short, quick.long) == (whole.short, whole.long)
+    assert quick.formats == {"JPEG": 7} and whole.formats == {"JPEG": 6}
+    assert quick.bytes == whole.bytes + (mixed / "half.jpg").stat().st_size
+    assert "  decoded     3 of 10; of the others only the headers were read (--full decodes all)" in str(
+        quick
+    )
+    assert "  unusable    3 found\n" in str(quick)
+    assert "decoded" not in str(whole) and "  unusable    4\n" in str(whole)
+
+
+def test_with_time_enough_every_image_is_decoded(mixed: Path) -> None:
+    source = open_source(mixed)
+    whole = inspection.inspect(source, max_pixels=MAX, threads=2)
+    assert inspection.inspect(source, max_pixels=MAX, threads=2, seconds=60.0) == whole
+    arrays = open_source(np.zeros((3, 8, 8, 3), np.uint8))
+    found = inspection.inspect(arrays, max_pixels=MAX, threads=1, seconds=0.0)
+    assert (found.decoded, found.duplicates) == (3, (("0", "1", "2"),))
+
+
+def test_check_full_decodes_all(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearfar.training.check.DECODING", 0.0)
+    settings: dict[str, Any] = {"steps": 1, "max_bad": 0.1, "max_pixels": MAX}
+    found = nearfar.check(mixed, **settings)
+    assert found.inspection.decoded == 3 and len(found.inspection.rejected) == 3
+    found = nearfar.check(mixed, full=True, **settings)
+    assert found.inspection.decoded == 10 and len(found.inspection.rejected) == 4
+    assert found.to_json()["decoded"] == 10 and "40% of the images are unusable" in found.obstacle
+
+
+class Slow(torch.nn.Module):
+    """A method whose passes take a number of seconds an image, on a clock of its own."""
+
+    def __init__(self, float32: float, bfloat16: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.seconds = {False: float32, True: bfloat16}
+        self.now, self.passes = 0.0, 0
+
+    def forward(self, batch: Any) -> Loss:
+        self.now += len(batch.rows) * self.seconds[torch.is_autocast_enabled("cpu")]
+        self.passes += 1
+        return Loss({"loss": self.weight * 1.0}, {})
+
+
+class Feed:
+    """A feed of one batch."""
+
+    def make(self, step: int) -> Any:
+        from nearfar.data.batch import Batch
+
+        return Batch([torch.zeros(32, 1)], torch.arange(32), None, 0)
+
+
+@pytest.mark.parametrize(
+    ("float32", "bfloat16", "gains"),
+    [
+        (0.001, 0.0005, True),  # quick: all 32 images, four turns
+        (0.001, 0.00095, False),  # not quicker by a tenth
+        (0.2, 0.1, True),  # two images take 0.4 and 0.2 s
+        (0.2, 0.5, False),
+        (0.3, 0.9, False),
+        (1.2, 0.5, False),  # the first passes take 3.4 of the 5 s, and a second turn would not fit
+        (1.0, 30.0, False),  # one pass in bfloat16 takes a minute, and is the last
+        (30.0, 1.0, False),
+    ],
+)
+def test_the_measurement_of_bfloat16_ends_in_time(float32: float, bfloat16: float, gains: bool) -> None:
+    method = Slow(float32, bfloat16)
+    found = gains_from_bfloat16(method, Feed(), torch.device("cpu"), clock=lambda: method.now)  # type: ignore[arg-type]
+    assert found is gains
+    longest = 2 * max(float32, bfloat16)
+    assert method.now <= max(5.0, longest + 2 * min(float32, bfloat16))
+    assert method.weight.grad is None
+
+
+def test_a_clear_difference_needs_one_turn() -> None:
+    equal, clear = Slow(0.1, 0.1), Slow(0.1, 0.2)
+    for method in (equal, clear):
+        gains_from_bfloat16(method, Feed(), torch.device("cpu"), clock=lambda m=method: m.now)  # type: ignore[arg-type]
+    assert equal.passes == 12 and clear.passes == 4
