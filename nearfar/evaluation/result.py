@@ -13,7 +13,7 @@ from ..core.text import columns, percent
 from ..features.probes import Rows
 from . import PARTS
 from .accuracy import Accuracy, Score, most_confused
-from .summary import Summary, summarise
+from .summary import BaselineSummary, summarise
 
 Answers = Mapping[str, Mapping[str, Rows]]  # classifier -> feature set -> (n,) class numbers
 CLASSIFIERS = {
@@ -142,7 +142,7 @@ class Evaluation:
         """The scores of logistic regression."""
         return self.scores["linear"]
 
-    def summary(self) -> dict[str, Summary]:
+    def summary(self) -> dict[str, BaselineSummary]:
         """Compare the encoder with each baseline on the same test images, by classifier."""
         titles = {name: CLASSIFIERS[name] for name in SUMMARISED}
         return summarise(self.truth, self.answers, titles, self.seed)

@@ -24,7 +24,7 @@ WORDS = {"better": "better than", "worse": "worse than", "no different": "no dif
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """The encoder and one baseline, under one classifier, on the same test images."""
 
     baseline: str
@@ -59,7 +59,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Summary:
+class BaselineSummary:
     """The encoder against every baseline, under one classifier.
 
     Attributes:
@@ -68,7 +68,7 @@ class Summary:
     """
 
     title: str
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[BaselineComparison]
 
     def __str__(self) -> str:
         """Name the untrained network, and the strongest baselines that are not and that are beaten."""
@@ -90,7 +90,7 @@ class Summary:
 
 def summarise(
     truth: Rows, answers: Mapping[str, Mapping[str, Rows]], titles: Mapping[str, str], seed: int
-) -> dict[str, Summary]:
+) -> dict[str, BaselineSummary]:
     """Compare the encoder with its baselines.
 
     Args:
@@ -106,12 +106,14 @@ def summarise(
     for classifier, title in titles.items():
         rows = answers.get(classifier, {})
         found = [
-            Comparison(name, compare(truth, rows["encoder"], own, seed))
+            BaselineComparison(name, compare(truth, rows["encoder"], own, seed))
             for name, own in rows.items()
             if name not in ("encoder", "chance")
         ]
         if found:
-            made[classifier] = Summary(title, sorted(found, key=lambda item: item.difference.difference))
+            made[classifier] = BaselineSummary(
+                title, sorted(found, key=lambda item: item.difference.difference)
+            )
     return made
 
 
