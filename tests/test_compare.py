@@ -25,7 +25,7 @@ def compared(labelled, tmp_path_factory):
 def test_every_method_and_baseline_is_a_row_with_its_spread(compared):
     made, out, _, _ = compared
     assert {row.name for row in made.rows} == {"simclr", "simsiam"}
-    assert [row.name for row in made.baselines] == ["pixels", "pca", "untrained"]
+    assert [row.name for row in made.baselines] == ["pixels", "pca", "colours", "patches", "untrained"]
     for row in made.rows:
         assert row.seeds == 2 and not row.reason
         for name in ("knn", "linear", "images_per_second", "epochs", "rankme", "uniformity"):

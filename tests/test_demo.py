@@ -112,6 +112,8 @@ def test_the_demo_runs_from_start_to_end(tmp_path: Path, monkeypatch: pytest.Mon
     assert plain["broken"] == {"found": 8, "of": 8}
     assert plain["near_copies"]["of"] == 30
     assert set(plain["evaluation"]["knn"]) >= {"encoder", "pixels", "untrained", "chance"}
+    for found in plain["evaluation"]["summary"].values():
+        assert f"\n{found['sentence']}\n" in str(result) and "an untrained network" in found["sentence"]
     for name in ("photos.parquet", "run/encoder.safetensors", "answers.json", "pictures.png", "report.html"):
         assert (tmp_path / "d" / name).exists()
         assert name.split("/")[0] in str(result)

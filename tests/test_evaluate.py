@@ -58,7 +58,7 @@ def result(run):
 
 def test_an_encoder_that_sees_the_class_stands_above_the_baselines(result):
     for rows in (result.knn, result.linear):
-        assert list(rows) == ["encoder", "pixels", "untrained", "chance"]
+        assert list(rows) == ["encoder", "pixels", "colours", "patches", "untrained", "chance"]
         assert rows["encoder"].accuracy > 0.85
         assert rows["chance"].accuracy == pytest.approx(1 / 3)
         assert rows["encoder"].low > max(rows["untrained"].high, rows["chance"].high)
@@ -91,9 +91,32 @@ def test_the_json_has_the_agreed_shape(result):
 
 def test_the_table_shows_every_row(result):
     table = result.table()
-    for word in ("encoder", "pixels", "untrained", "chance", "k-NN", "linear", "green", "chosen: k"):
+    for word in (
+        "encoder",
+        "pixels",
+        "colour histogram",
+        "k-means patches",
+        "untrained",
+        "chance",
+        "k-NN",
+        "linear",
+        "green",
+        "chosen: k",
+    ):
         assert word in table
     assert f"{100 * result.knn['encoder'].accuracy:.1f} %" in table
+
+
+def test_the_first_line_says_what_the_encoder_is_better_than(result):
+    plain = json.loads(json.dumps(result.to_json()))
+    assert list(plain)[0] == "summary" and list(plain["summary"]) == ["knn", "linear"]
+    for number, (name, title) in enumerate((("knn", "k-NN"), ("linear", "linear"))):
+        sentence = plain["summary"][name]["sentence"]
+        assert result.table().splitlines()[number] == sentence
+        assert sentence.startswith(f"{title}: better than an untrained network by ")
+        for item in plain["summary"][name]["against"]:
+            gap = plain[name]["encoder"]["accuracy"] - plain[name][item["baseline"]]["accuracy"]
+            assert item["difference"] == pytest.approx(gap) and item["low"] <= gap <= item["high"]
 
 
 def test_the_same_seed_gives_the_same_figures(run, result):
@@ -130,7 +153,7 @@ def test_each_test_image_is_decoded_once_and_after_the_last_choice(run, monkeypa
     evaluate(run, train=_Counted("train", names, labels), test=_Counted("test", names, labels), device="cpu")
     order = [name for name, _ in _Counted.notes]
     last_fit = len(order) - 1 - order[::-1].index("fit")
-    assert order.count("fit") == 3
+    assert order.count("fit") == 5
     assert "test" not in order[:last_fit] and "train" not in order[last_fit:]
     assert {row for name, row in _Counted.notes if name == "test"} == set(range(60))
 

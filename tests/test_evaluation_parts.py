@@ -17,7 +17,8 @@ from nearfar.data import cache
 from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
 from nearfar.demo import drawings, gallery
-from nearfar.evaluation import calibration, clustering, few_label_fits, few_labels, paired_tests, retrieval
+from nearfar.evaluation import calibration, clustering, few_label_fits, few_labels, retrieval
+from nearfar.evaluation.differences import compare
 from nearfar.evaluation.groups import read_groups
 from nearfar.evaluation.label_efficiency import label_efficiency, labels_needed
 from nearfar.evaluation.leaks import MIN_SIMILARITY, near_copies
@@ -206,7 +207,7 @@ def test_mcnemar_and_the_interval_against_loops():
     draw = np.random.default_rng(0)
     truth = np.zeros(400, np.int64)
     first, second = (draw.random(400) > 0.3).astype(np.int64), (draw.random(400) > 0.4).astype(np.int64)
-    found = paired_tests.compare(truth, first, second, seed=0)
+    found = compare(truth, first, second, seed=0)
     won, lost = int(((first == 0) & (second == 1)).sum()), int(((first == 1) & (second == 0)).sum())
     assert (found.first_only, found.second_only) == (won, lost)
     assert found.difference == pytest.approx((won - lost) / 400)
@@ -219,7 +220,7 @@ def test_mcnemar_and_the_interval_against_loops():
 
 def test_a_run_does_not_differ_from_itself():
     answers = np.arange(50) % 3
-    found = paired_tests.compare(np.zeros(50, np.int64), answers, answers, 0)
+    found = compare(np.zeros(50, np.int64), answers, answers, 0)
     assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1.0)
 
 

@@ -194,6 +194,10 @@ def test_the_scores_are_those_of_the_evaluation(written: dict[str, Path], scored
     ]
     assert f"encoder {cells[0]} {cells[1]}" in text
     assert f"k-NN classifies {100 * knn['accuracy']:.1f} % of 24 test images correctly" in text
+    for row in found["summary"].values():
+        assert text.count(f"{row['sentence']}.") == 2  # among the answers, and in the section
+    verdict = scored.verdict()
+    assert verdict is not None and verdict.reason[1:] in text
     assert "Did <u>it</u> help? Yes." in text and "0.432" in text and "deep er" in text
     assert "are of the image's class" in text
     assert f"Left out: from scratch, since {found['left_out']['scratch']}." in text

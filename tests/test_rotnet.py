@@ -44,7 +44,7 @@ def test_a_run_is_judged_by_the_turns_it_tells_on_held_out_images(
     pixels = np.random.default_rng(0).integers(0, 200, (400, 16, 16, 3), np.uint8)
     if marked:
         pixels[:, :5] = 255
-    words = {"steps": 60, "batch_size": 32, "holdout": 0.3, "crop_min": 0.8, "minutes": None}
+    words = {"steps": 100, "batch_size": 32, "holdout": 0.3, "crop_min": 0.8, "minutes": None}
     run = nearfar.pretrain(pixels, out=tmp_path / "run", **{**TINY, **words})
     first, last = run.health()[0], run.health()[-1]
     assert "task" not in first and set(last["task"]) == {"trained", "held", "images"}

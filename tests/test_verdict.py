@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import nearfar
 from nearfar.core.errors import NearfarError
+from nearfar.features.extract import fingerprint
 from nearfar.health import verdict
 from nearfar.health.verdict import judge
 from nearfar.methods.base import Expects
@@ -101,6 +103,88 @@ def test_nothing_is_said_too_early_nor_without_the_untrained_network() -> None:
     assert judge(course(0.1, 0.2)[1:]) is None
 
 
+def short(steps: int, passes: float, *found: float, **last: float) -> list[dict[str, Any]]:
+    """A course of so many steps and passes."""
+    shares = [(line, line["step"] / 100) for line in course(*found, **last)]
+    return [
+        {**line, "step": round(steps * share), "steps": steps, "epoch": passes * share}
+        for line, share in shares
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "passes", "early"),
+    [(24, 1.3, True), (99, 9.0, True), (150, 1.5, True), (100, 2.0, False), (200, 0.7, False)],
+)
+def test_a_short_run_is_not_blamed(steps: int, passes: float, early: bool) -> None:
+    blamed = {
+        "full collapse": short(steps, passes, 0.03, spread=0.001),
+        "dimensional collapse": short(steps, passes, 0.03, nesum=1.1),
+        "not learning": short(steps, passes, 0.03),
+    }
+    for name, lines in blamed.items():
+        found = judge(lines)
+        assert found is not None and found.name == ("too early to tell" if early else name)
+        if early:
+            assert found.reason.startswith(f"{passes:.1f} passes, {steps} steps; so far ") and not found.bad
+    works = judge(short(steps, passes, 0.4))  # what it has learnt already is said
+    assert works is not None and works.name == "healthy"
+
+
+def test_healthy_says_what_was_seen() -> None:
+    found = judge(course(0.43))
+    assert found is not None
+    assert "finds 43% of the partners" in found.reason and "no collapse (120 directions)" in found.reason
+    assert "only labels tell" in found.advice
+
+
+def labelled(knn: str, linear: str) -> dict[str, Any]:
+    """An evaluation in which the encoder came off so against the untrained network."""
+    rows = {
+        name: {
+            "title": title,
+            "against": [
+                {"baseline": "pixels", "outcome": "better", "words": "better than raw pixels"},
+                {"baseline": "untrained", "outcome": outcome, "words": f"{outcome} (its figures)"},
+            ],
+        }
+        for name, title, outcome in (("knn", "k-NN", knn), ("linear", "linear", linear))
+    }
+    return {"summary": rows, "data": {"train": "a/train", "test": "a/test"}}
+
+
+@pytest.mark.parametrize(
+    ("knn", "linear", "good"),
+    [
+        ("better", "better", True),
+        ("better", "no different", True),
+        ("no different", "better", True),
+        ("better", "worse", False),
+        ("no different", "no different", False),
+        ("worse", "no different", False),
+    ],
+)
+def test_labels_that_show_no_gain_come_first(knn: str, linear: str, good: bool) -> None:
+    lines, said = course(0.40), f"on a/test, k-NN {knn} (its figures); linear {linear} (its figures)"
+    found = judge(lines, evaluation=labelled(knn, linear))
+    assert found is not None and said in found.reason and found.bad == (not good)
+    assert found.name == ("healthy" if good else "not better than an untrained network")
+    # What health has found wrong is kept, with what to try.
+    ill = judge(course(0.03, spread=0.001), evaluation=labelled(knn, linear))
+    alone = judge(course(0.03, spread=0.001))
+    assert ill is not None and alone is not None and ill.bad and ill.advice == alone.advice
+    assert "full collapse" in (ill.name if good else ill.reason)
+    unchecked = judge([], evaluation=labelled(knn, linear))  # as with --health-checks 0
+    assert (unchecked is None) == good
+
+
+def test_an_evaluation_without_an_untrained_network_changes_nothing() -> None:
+    found = labelled("worse", "worse")
+    for row in found["summary"].values():
+        del row["against"][1]
+    assert judge(course(0.40), evaluation=found) == judge(course(0.40), evaluation={}) == judge(course(0.40))
+
+
 def test_without_holdout_images_the_rest_is_still_judged() -> None:
     lines = [{k: v for k, v in line.items() if "partner" not in k} for line in course(0.1, 0.2, 0.4)]
     found = judge(lines)
@@ -113,7 +197,7 @@ def test_a_run_that_collapses_stops_where_it_is_saved(tmp_path, monkeypatch) -> 
     images = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), np.uint8)
     settings: dict[str, Any] = {
         "method": "vicreg", "variance": 0.0, "covariance": 0.0, "head": (16, 16), "encoder": "resnet10_w16",
-        "optimizer": "sgd", "lr": 0.05, "steps": 60, "batch_size": 32, "holdout": 0.2, "health_checks": 60,
+        "optimizer": "sgd", "lr": 0.05, "steps": 120, "batch_size": 32, "holdout": 0.2, "health_checks": 12,
         "device": "cpu", "precision": "float32", "out": tmp_path / "run",
     }  # fmt: skip
     with pytest.raises(NearfarError, match=r"stopped at step .*collapse") as caught:
@@ -122,10 +206,19 @@ def test_a_run_that_collapses_stops_where_it_is_saved(tmp_path, monkeypatch) -> 
     assert (tmp_path / "run" / LAST).exists() and not (tmp_path / "run" / "encoder.json").exists()
     run = nearfar.pretrain(images, **settings)  # without the flag it goes on from there to its end
     steps = [line["step"] for line in run.health()]
-    assert steps == sorted(set(steps)) and steps[0] == 0 and steps[-1] == 60
+    assert steps == sorted(set(steps)) and steps[0] == 0 and steps[-1] == 120
     found = run.verdict()
     assert found is not None and found.name in verdict.COLLAPSED
     assert run.to_json()["verdict"]["name"] == found.name
+    # An evaluation in its folder counts, unless it is of another encoder.
+    for digest, name in (
+        (fingerprint(run.encoder), "not better than an untrained network"),
+        ("x", found.name),
+    ):
+        seen = {**labelled("worse", "worse"), "encoder": {"sha256": digest}}
+        (run.path / "evaluation.json").write_text(json.dumps(seen))
+        judged = run.verdict()
+        assert judged is not None and judged.name == run.to_json()["verdict"]["name"] == name
 
 
 TASK = Expects(task="turn_accuracy", chance=0.25, at_chance="turn them", solved="crop it off")

@@ -31,7 +31,7 @@ class ImageModality(Modality):
     name = IMAGES
     views = Views
     columns: ClassVar = {"width": "number", "height": "number"}
-    baselines = ("pixels", "pca", "scratch")
+    baselines = ("pixels", "pca", "colours", "patches", "scratch")
     on_device = True
     pictures = True
 

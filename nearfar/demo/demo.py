@@ -55,7 +55,8 @@ class Demo:
         }
 
     def __str__(self) -> str:
-        knn = self.evaluation.to_json()["knn"]
+        plain = self.evaluation.to_json()
+        knn = plain["knn"]
         figures = [
             f"{name} {knn[name]['accuracy']:.1%}" for name in ("encoder", "pixels", "untrained", "chance")
         ]
@@ -72,6 +73,7 @@ class Demo:
             [
                 self.evaluation.table(),
                 "",
+                *(item["sentence"] for item in plain["summary"].values()),
                 f"k-NN accuracy on test pictures: {', '.join(figures)}",
                 f"broken files rejected: {self.broken[0]} of {self.broken[1]}",
                 f"near copies found as nearest neighbours: {self.copies[0]} of {self.copies[1]}",

@@ -22,7 +22,7 @@ from .measure import EvaluationOptions, measure
 from .paired_tests import PairedEvaluations, pair
 from .result import Evaluation, Transfer
 
-BASELINES = ("pixels", "untrained", "scratch")
+BASELINES = ("pixels", "colours", "patches", "untrained", "scratch")
 
 
 @overload
@@ -59,8 +59,9 @@ def evaluate(  # type: ignore[misc]
 ) -> Evaluation | PairedEvaluations:
     """Measure an encoder by k-NN and by logistic regression on frozen features, and by more if asked to.
 
-    Beside it stand raw pixels (the same centred square, at most 32 px a side, minus the training mean), the
-    same network with random weights, the same network trained from scratch on the labels, and chance (always
+    Beside it stand raw pixels (the same centred square, at most 32 px a side, minus the training mean), a
+    colour histogram and k-means patches (both of at most 64 px a side), the same network with
+    random weights, the same network trained from scratch on the labels, and chance (always
     the most frequent training class). The result is also written to evaluation.json in the run's folder.
     Memory: the features of both sets, with few_labels once more, and at most 2 GiB of raw pixels; images as
     `cache.load` keeps them.
@@ -77,8 +78,9 @@ def evaluate(  # type: ignore[misc]
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images encoded at a time.
         baselines: which to measure, of "pixels", "pca" (their 128 principal components, found without
-            labels), "untrained" and "scratch", the same network trained on the labels alone; that one is
-            left out, with a note, where it would take longer than the encoder's own training did.
+            labels), "colours" (a histogram), "patches" (k-means, Coates et al. 2011), "untrained" and
+            "scratch", the same network trained on the labels alone; that one is left out, with a note, where
+            it would take longer than the encoder's own training did.
         groups: a .csv of images and the groups they belong to, such as patients; validation images are then
             whole groups, and there is a warning of test images whose group has training images.
         parts: what else to measure, by names of `evaluation.PARTS`: "few_labels", "retrieval", "clusters",

@@ -10,14 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..core.text import percent
+from .summary import BASELINES
 
 AccuracyCurve = Mapping[int, Sequence[float]]  # labels -> one accuracy a draw
-BASELINES = {
-    "pixels": "raw pixels",
-    "pca": "principal components",
-    "untrained": "an untrained encoder",
-    "scratch": "training from scratch",
-}
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .accuracy import score
 from .part import Trained
 from .result import Evaluation, Leak
 
+NO_PARTS = ("colours", "patches")  # baselines of k-NN and linear alone: parts would take them many minutes
 SCRATCH: Mode = "scratch"  # a baseline as well, left out where it takes long
 
 
@@ -146,7 +147,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
             answers.add(classifier, name, rows, chosen)
         if name in ("encoder", "pixels"):
             candidates.append(outputs.nearest)
-        for key, part in parts.items():
+        for key, part in parts.items() if name not in NO_PARTS else ():
             if not part.modes:
                 progress.say(f"measuring {key.replace('_', ' ')} of {name}")
             figures = part.measure(probe, outputs, truth, seed)

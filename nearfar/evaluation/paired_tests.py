@@ -7,60 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from ..core import rng
-from ..core.intervals import LEVEL, RESAMPLES
 from ..core.text import columns
-from ..features.probes import Rows
+from .differences import Difference, compare
 from .result import CLASSIFIERS, Evaluation
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The difference of two classifiers on the same images.
-
-    Attributes:
-        difference: accuracy of the first minus that of the second, from -1 to 1.
-        low, high: its 95 % paired bootstrap interval, over test images.
-        first_only, second_only: images that only the one, and only the other, got right.
-        p: McNemar's exact test: the probability of so uneven a split of those, if both are equally good.
-    """
-
-    difference: float
-    low: float
-    high: float
-    first_only: int
-    second_only: int
-    p: float
-
-
-def compare(truth: Rows, first: Rows, second: Rows, seed: int) -> Difference:
-    """Compare two rows of answers.
-
-    Args:
-        truth: (n,) class numbers.
-        first, second: (n,) class numbers, the answers.
-        seed: names the resamples.
-
-    Returns:
-        The difference.
-
-    Source:
-        McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
-        percentages", in the exact form, a binomial test. Bootstrap: Efron and Tibshirani 1993, section 13.3.
-    """
-    from scipy.stats import binomtest
-
-    mine, yours, count = first == truth, second == truth, len(truth)
-    won, lost = int((mine & ~yours).sum()), int((~mine & yours).sum())
-    p = float(binomtest(won, won + lost, 0.5).pvalue) if won + lost else 1.0
-    # To draw images with replacement is to draw how many of each of three kinds there are.
-    kinds = np.array([won, lost, count - won - lost]) / count
-    draws = np.random.Generator(np.random.Philox(key=rng.fold(seed, "paired bootstrap")))
-    drawn = draws.multinomial(count, kinds, RESAMPLES)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / count, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference((won - lost) / count, float(low), float(high), won, lost, p)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..core.text import columns, percent
 from ..features.probes import Rows
 from . import PARTS
 from .accuracy import Accuracy, Score, most_confused
+from .summary import BaselineSummary, summarise
 
 Answers = Mapping[str, Mapping[str, Rows]]  # classifier -> feature set -> (n,) class numbers
 CLASSIFIERS = {
@@ -20,7 +21,13 @@ CLASSIFIERS = {
     "linear": "linear",
     **{name: entry.column for name, entry in PARTS.items() if entry.column},
 }
-FEATURE_SETS = {"scratch": "from scratch", "imagenet": "ImageNet weights"}  # whose heading is not their name
+SUMMARISED = ("knn", "linear")  # classifiers that the summary tells of
+FEATURE_SETS = {
+    "scratch": "from scratch",
+    "imagenet": "ImageNet weights",
+    "colours": "colour histogram",
+    "patches": "k-means patches",
+}  # whose heading is not their name
 
 
 class PartResult(Protocol):
@@ -135,9 +142,15 @@ class Evaluation:
         """The scores of logistic regression."""
         return self.scores["linear"]
 
+    def summary(self) -> dict[str, BaselineSummary]:
+        """Compare the encoder with each baseline on the same test images, by classifier."""
+        titles = {name: CLASSIFIERS[name] for name in SUMMARISED}
+        return summarise(self.truth, self.answers, titles, self.seed)
+
     def to_json(self) -> dict[str, Any]:
-        """Write everything in plain values: {"knn": {"encoder": {"accuracy": ..}, ..}, "linear": ..}."""
+        """Write everything in plain values: {"summary": .., "knn": {"encoder": {"accuracy": ..}, ..}, ..}."""
         return {
+            "summary": {name: item.to_json() for name, item in self.summary().items()},
             **{
                 classifier: {name: item.to_json() for name, item in rows.items()}
                 for classifier, rows in self.scores.items()
@@ -155,7 +168,10 @@ class Evaluation:
     def table(self) -> str:
         """Write the figures as people read them, a few lines; the confusion in full is in the JSON."""
         count = self.images
+        sentences = [str(item) for item in self.summary().values()]
         lines = [
+            *sentences,
+            *([""] if sentences else []),
             f"{count['train']:,} training images ({count['validation']:,} of them for validation), "
             f"{count['test']:,} test images, {len(self.classes)} classes",
             "",

@@ -28,7 +28,7 @@ from ..training.resolve import needs_labels
 from ..training.run import Run
 from ..training.settings import Training
 
-BASELINES = ("pixels", "pca", "untrained")
+BASELINES = ("pixels", "pca", "colours", "patches", "untrained")
 NOT_FIGURES = ("step", "steps", "seconds", "holdout", "images", "dim")  # of health.jsonl: no figures of merit
 SHOWN_HEALTH = ("rankme", "uniformity", "spread")  # what the table shows of it; the JSON holds all
 

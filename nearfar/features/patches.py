@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PATCH = 6  # side of a patch, in pixels
-CENTRES = 400
+CENTRES = 200
 FLAT = 10.0 / 255**2  # added to a patch's variance, so that flat patches are not blown up to noise
 EVEN = 0.1  # added to the eigenvalues in whitening
 THRESHOLD = 0.25  # below which an answer counts as none
 ROUNDS = 20  # of k-means
+AT_ONCE = 1 << 20  # answers computed at a time
 
 
 class Patches(nn.Module):
@@ -39,7 +40,8 @@ class Patches(nn.Module):
         """
         super().__init__()
         folded = centres @ whitening  # (k, 108)
-        self.register_buffer("weight", folded.view(-1, 3, PATCH, PATCH))
+        level = folded - folded.mean(1, keepdim=True)  # of each patch its mean is subtracted
+        self.register_buffer("weight", level.view(-1, 3, PATCH, PATCH))
         self.register_buffer("offset", folded @ mean)
         self.dim = 8 * len(centres)
 
@@ -53,15 +55,20 @@ class Patches(nn.Module):
             (n, 8 k) float32: for each quarter the mean of each centre's answers, and of their opposites.
         """
         x = x.float()
-        # (p - mean(p)) / std(p) for every patch p, without cutting patches out: the mean's part and the
-        # division are done on the answers.
+        # (p - mean(p)) / std(p) for every patch p, without cutting patches out: the weights have mean 0, and
+        # the answers are divided. A few images at a time, so that the answers stay in the cache.
         mean = F.avg_pool2d(x, PATCH, 1).mean(1, keepdim=True)
         square = F.avg_pool2d(x.square(), PATCH, 1).mean(1, keepdim=True)
-        spread = (square - mean.square()).clamp_min(0).add(FLAT).sqrt()
-        total = self.weight.sum((1, 2, 3)).view(1, -1, 1, 1)
-        answer = (F.conv2d(x, self.weight) - mean * total) / spread - self.offset.view(1, -1, 1, 1)
-        both = torch.cat([F.relu(answer - THRESHOLD), F.relu(-answer - THRESHOLD)], dim=1)
-        return F.adaptive_avg_pool2d(both, 2).flatten(1)
+        inverse = (square - mean.square()).clamp_min(0).add(FLAT).rsqrt()
+        at_once = max(1, AT_ONCE // (len(self.weight) * inverse[0].numel()))
+        parts = [self._encode(*some) for some in zip(x.split(at_once), inverse.split(at_once), strict=True)]
+        return torch.cat(parts) if parts else x.new_zeros(0, self.dim)
+
+    def _encode(self, x: Tensor, inverse: Tensor) -> Tensor:
+        answer = F.conv2d(x, self.weight).mul_(inverse).sub_(self.offset.view(1, -1, 1, 1))
+        above = F.adaptive_avg_pool2d((answer - THRESHOLD).relu_(), 2)
+        below = F.adaptive_avg_pool2d(answer.neg_().sub_(THRESHOLD).relu_(), 2)
+        return torch.cat([above, below], dim=1).flatten(1)
 
 
 def cut(x: Tensor, generator: torch.Generator, each: int) -> Tensor:

@@ -18,13 +18,17 @@ from ..core.device import cores
 from ..data.dataset import ImageDataset
 from ..data.modality import modality_of
 from ..images.views import Preprocess
-from . import knn, logistic
+from . import knn, logistic, patches
+from .colour_histogram import ColourHistogram
 from .extract import features
 
 MAX_VALIDATION = 5000  # training images that choices are made on, at most; and never over a fifth
 COPY_CANDIDATES = 3  # nearest training images that are checked as possible copies of a test image
 PIXEL_SIDE = 32  # side to which images are reduced for the raw-pixel baseline, at most
 MAX_PIXEL_VALUES = 1 << 29  # raw-pixel values in memory at most (2 GiB): beyond, the side shrinks further
+MAX_PLAIN_SIDE = 64  # side to which images are reduced for colours and patches, at most
+MIN_PATCH_SIDE = 12  # and at least: patches of 6 px, in each of four quarters
+PATCH_IMAGES = 2048  # training images that patches are cut from
 CALIBRATION_IMAGES = 2048  # training images that an untrained encoder's batch norms are measured on
 Rows = npt.NDArray[np.int64]
 Encode = Callable[[ImageDataset], torch.Tensor]
@@ -161,6 +165,30 @@ def principal_components(
     return nn.Sequential(nn.Flatten(), linear).to(device).eval()
 
 
+def k_means_patches(dataset: ImageDataset, preprocess: Preprocess, seed: int, device: str) -> nn.Module:
+    """Learn the centres of small patches, without labels.
+
+    Args:
+        dataset: training images.
+        preprocess: what they need; a side of at least `MIN_PATCH_SIDE`.
+        seed: names the images, the places of patches and the first centres.
+        device: where the images are then encoded.
+
+    Returns:
+        (n, 3, size, size) -> (n, 8 x centres), on the device; so many centres that the features of all
+        images have at most `MAX_PIXEL_VALUES` values.
+    """
+    rows = rng.permutation(rng.fold(seed, "patches"), len(dataset))[:PATCH_IMAGES]
+    kind = modality_of(preprocess)
+    batches = (
+        kind.prepare(dataset.gather(chunk), preprocess, threads=cores())
+        for chunk in np.array_split(rows, math.ceil(len(rows) / 256))
+    )
+    centres = max(1, min(patches.CENTRES, MAX_PIXEL_VALUES // (8 * len(dataset))))
+    made = patches.fit(batches, rng.fold(seed, "centres") % 2**63, centres=centres)
+    return made.to(device).eval()
+
+
 @dataclass(frozen=True)
 class ProbeOutputs:
     """What one feature probe gives for the test images.
@@ -262,7 +290,7 @@ def feature_sets(
     device: torch.device,
     batch_size: int,
 ) -> dict[str, Callable[[], tuple[Encode, bool]]]:
-    """List the feature sets: of the encoder, untrained and, where the kind of data has them, pixels and pca.
+    """List the feature sets: encoder, untrained, and those of `baselines` that the kind of data names.
 
     Args:
         encoder: on the device.
@@ -284,10 +312,14 @@ def feature_sets(
     def random_weights() -> nn.Module:
         return untrained(encoder, dataset, preprocess, seed, str(device))
 
+    plain = replace(preprocess, size=min(preprocess.size, MAX_PLAIN_SIDE))
+    large = replace(plain, size=max(plain.size, MIN_PATCH_SIDE))
     made: dict[str, Callable[[], tuple[Encode, bool]]] = {
         "encoder": lambda: (by(encoder, preprocess), False),
         "pixels": lambda: (by(nn.Flatten(), small), True),
         "pca": lambda: (by(principal_components(dataset, small, str(device)), small), False),
+        "colours": lambda: (by(ColourHistogram(), plain), False),
+        "patches": lambda: (by(k_means_patches(dataset, large, seed, str(device)), large), False),
         "untrained": lambda: (by(random_weights(), preprocess), False),
     }
     known = ("encoder", "untrained", *modality_of(preprocess).baselines)

@@ -1,4 +1,4 @@
-"""The verdict on a run: whether it works, from its health checks, and what to try if not.
+"""The verdict on a run: what labels or, without them, its health checks show, and what to try.
 
 Thresholds come from recorded runs, healthy ones and ones broken on purpose: benchmarks/verdicts.py makes such
 runs again and counts how often the verdict is right.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..methods.base import Expects
 
 Line = Mapping[str, Any]
 
+TOO_EARLY = "too early to tell"
 COLLAPSED = ("full collapse", "dimensional collapse")
 
 EARLY = 0.1  # share of the steps before which nothing is said against a run
@@ -29,6 +30,8 @@ HARD = 0.02  # share of partners found under the run's own views that is as few 
 GAP = 0.1  # more partners found among images trained on than among others: over-fitting,
 TWICE = 2.0  # which nothing is that was seen less than twice
 SOLVED = 0.99  # share of its own task that a method solves where something trivial gives the answer away
+SHORT = 100  # steps below which neither collapse nor a lack of learning is told from a start,
+SHORT_PASSES = 200  # nor below these where no image was seen twice: recorded runs so long are judged rightly
 LATE, GAIN = 0.6, 0.1  # a run still improves if this last part of it brought such a share of all it gained
 
 
@@ -50,18 +53,49 @@ class Verdict:
         return {"name": self.name, "reason": self.reason, "advice": self.advice, "bad": self.bad}
 
 
-def judge(lines: Sequence[Line], expects: Expects = Expects()) -> Verdict | None:
-    """Judge a run by its health checks so far.
+def judge(
+    lines: Sequence[Line], expects: Expects = Expects(), evaluation: Mapping[str, Any] | None = None
+) -> Verdict | None:
+    """Judge a run by its evaluation on labelled images, if there is one, and its health checks so far.
 
     Args:
         lines: of `health.jsonl`, in order; the first, of step 0, shows the untrained network.
         expects: what the method says that the figures mean.
+        evaluation: of its encoder, as in `evaluation.json`.
 
     Returns:
-        The verdict: full collapse, dimensional collapse, not learning, views too easy, views too hard, task
-        too easy, over-fitting, still improving, saturating or healthy; None where there is too little to
-        judge by.
+        The verdict: not better than an untrained network, too early to tell, full collapse, dimensional
+        collapse, not learning, views too easy, views too hard, task too easy, over-fitting, still improving,
+        saturating or healthy; None where there is too little to judge by.
     """
+    seen = _seen(lines, expects)
+    against = _untrained(evaluation or {})
+    if not against:
+        return seen
+    outcomes = {item["outcome"] for item in against.values()}
+    said = "; ".join(f"{title} {item['words']}" for title, item in against.items())
+    said = f"on {(evaluation or {})['data']['test']}, {said}"
+    if "better" in outcomes and "worse" not in outcomes:
+        # What health has found wrong stands, also where labels show a gain.
+        return seen if seen is None or seen.bad else replace(seen, reason=f"{seen.reason}; {said}")
+    advice = "choose views that keep what your classes differ by, such as colour, or train longer"
+    if seen is not None and (seen.bad or seen.name == TOO_EARLY):
+        said, advice = f"{said}; health: {seen.name}, {seen.reason}", seen.advice
+    return Verdict("not better than an untrained network", said, advice)
+
+
+def _untrained(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Find the encoder's comparison with the untrained network, by the classifier's title."""
+    return {
+        found["title"]: item
+        for found in evaluation.get("summary", {}).values()
+        for item in found["against"]
+        if item["baseline"] == "untrained"
+    }
+
+
+def _seen(lines: Sequence[Line], expects: Expects) -> Verdict | None:
+    """Judge a run by its health checks alone."""
     if len(lines) < 2 or lines[0]["step"] != 0:
         return None
     start, now = lines[0], lines[-1]
@@ -72,8 +106,22 @@ def judge(lines: Sequence[Line], expects: Expects = Expects()) -> Verdict | None
     for rule in task if expects.task else partners:
         found = rule(start, now, expects)
         if found is not None:
-            return found
+            early = rule in (_collapsed, _hard, _narrow, _unchanged, _not_learning) and _short(now)
+            return _too_early(now, found) if early else found
     return _progress(lines, expects)
+
+
+def _short(now: Line) -> bool:
+    steps = now["step"]
+    return bool(steps < SHORT or (steps < SHORT_PASSES and now.get("epoch", TWICE) < TWICE))
+
+
+def _too_early(now: Line, found: Verdict) -> Verdict:
+    """Say how short the run was, instead of what is told only of longer ones."""
+    passes = f"{now['epoch']:.1f} passes, " if "epoch" in now else ""
+    return Verdict(
+        TOO_EARLY, f"{passes}{now['step']:,} steps; so far {found.reason}", "train longer", bad=False
+    )
 
 
 def _collapsed(start: Line, now: Line, expects: Expects) -> Verdict | None:
@@ -164,9 +212,9 @@ def _progress(lines: Sequence[Line], expects: Expects) -> Verdict:
     """Tell whether a run that works has come to its end."""
     start, now = lines[0], lines[-1]
     earlier = [line for line in lines[1:-1] if line["step"] <= LATE * now["step"]]
-    told = f"{_told(start, now, expects)}, in {now['rankme']:.0f} directions"
+    told = f"{_told(start, now, expects)}, no collapse ({now['rankme']:.0f} directions)"
     if not earlier:
-        return Verdict("healthy", told, "no action needed", bad=False)
+        return Verdict("healthy", told, "only labels tell what it is good for: nearfar evaluate", bad=False)
     gained = _share(now, expects) - _share(start, expects)
     share = (_share(now, expects) - _share(earlier[-1], expects)) / gained
     if share > GAIN:

@@ -254,13 +254,15 @@ def _good(scores: scoring.Scores | None) -> str:
     if scores is None or found is None:
         return "Not evaluated with labels yet; health without labels is below."
     key, encoder = found
+    told = scoring.sentences(scores)
+    first = f"{'. '.join(told)}. " if told else ""
     others = [
         f"{scoring.title(way)} {scoring.percent(score['accuracy'])}"
         for way, score in scores[key].items()
         if way != "encoder"
     ]
     return (
-        f"{scoring.title(key)} classifies {scoring.percent(encoder['accuracy'])} of "
+        f"{first}{scoring.title(key)} classifies {scoring.percent(encoder['accuracy'])} of "
         f"{scores['images']['test']:,} test images correctly "
         f"({100 * encoder['low']:.1f} to {100 * encoder['high']:.1f}); "
         f"{', '.join(others)}."

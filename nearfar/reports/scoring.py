@@ -12,10 +12,13 @@ from .figures import Dot, Line, curves, dots
 TITLES = {
     "knn": "k-NN",
     "scratch": "from scratch",
+    "colours": "colour histogram",
+    "patches": "k-means patches",
     **{name: entry.column for name, entry in PARTS.items() if entry.column},
 }
 NAMES = {"map": "mean precision", "nmi": "NMI", "ari": "ARI", "ece": "error (ECE)"}
 FACTS = (
+    "summary",
     "classes",
     "images",
     "encoder",
@@ -65,9 +68,10 @@ def blocks(runs: Mapping[str, Scores]) -> Blocks:
         runs: by run's name, what is in its evaluation.json; at least one.
 
     Returns:
-        Blocks: the table and its picture, few-label curves, the classes and what was mistaken, the rest.
+        Blocks: what the encoder is better than, the table and its picture, few-label curves, the classes and
+        what was mistaken, the rest.
     """
-    made: list[Any] = [_table(runs), _picture(runs), *_few_labels(runs)]
+    made: list[Any] = [*_summaries(runs), _table(runs), _picture(runs), *_few_labels(runs)]
     for make in (_left_out, _leaks, _classes, _others):
         if len(runs) == 1:
             made += make(next(iter(runs.values())))
@@ -75,6 +79,20 @@ def blocks(runs: Mapping[str, Scores]) -> Blocks:
             columns = [(name, make(scores)) for name, scores in runs.items()]
             made += [Columns(columns)] if any(found for _, found in columns) else []
     return [block for block in made if block is not None]
+
+
+def sentences(scores: Scores) -> list[str]:
+    """Say, by classifier, what the encoder is better than and what it is not; nothing without baselines."""
+    return [str(found["sentence"]) for found in scores.get("summary", {}).values()]
+
+
+def _summaries(runs: Mapping[str, Scores]) -> list[Note]:
+    """Put these sentences first."""
+    made = []
+    for name, scores in runs.items():
+        before = f"{name}, " if len(runs) > 1 else ""
+        made += [Note(f"{before}{sentence}.") for sentence in sentences(scores)]
+    return made
 
 
 def _table(runs: Mapping[str, Scores]) -> TableBlock | None:

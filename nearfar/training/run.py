@@ -17,6 +17,7 @@ from ..core.errors import NearfarError
 from ..core.version import __version__
 from ..data.modality import modality
 from ..features.encode import encode
+from ..features.extract import fingerprint
 from ..health.verdict import Verdict, judge
 from ..methods.base import Expects
 from . import checkpoint
@@ -64,8 +65,15 @@ class Run:
         return checkpoint.read_log(self.path / "health.jsonl")
 
     def verdict(self) -> Verdict | None:
-        """Judge the run by its health while it trained: healthy, collapsed, over-fitting and the like."""
-        return judge(self.health(), _expects(self.config))
+        """Judge the run by its last evaluation, if there is one, and by its health while it trained."""
+        return judge(self.health(), _expects(self.config), self.evaluation())
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """Read the last evaluation of this encoder, or nothing: an older encoder's does not count."""
+        path = self.path / "evaluation.json"
+        found = checkpoint.read_json(path) if path.exists() else {}
+        of = found.get("encoder", {}).get("sha256")
+        return found if of is not None and of == fingerprint(self.encoder) else None
 
     def encode(
         self,
