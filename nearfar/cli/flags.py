@@ -130,14 +130,17 @@ class Parser(argparse.ArgumentParser):
                 how["nargs"] = "+"
             group.add_argument(item.flag, **how)
 
-    def parameters(self, signature: Signature, helps: Mapping[str, str]) -> None:
+    def parameters(self, signature: Signature, helps: Mapping[str, str], without: Sequence[str] = ()) -> None:
         """Add what a function takes: its positional parameters, and a flag for each keyword.
 
         Args:
             signature: the function's, as `read_signature` gives it.
             helps: name to help, for parameters of which the docstring does not know all.
+            without: parameters that cannot be typed, such as functions.
         """
         for item in signature.parameters:
+            if item.name in without:
+                continue
             item = replace(item, help=helps.get(item.name, item.help))
             if item.keyword:
                 self.flag(self, FLAG_NAMES.get(item.name, "--" + item.name.replace("_", "-")), **_flag(item))
@@ -202,7 +205,8 @@ def _flag(item: Parameter) -> dict[str, Any]:
     if item.types == {"bool"}:
         return {**how, "action": "store_true"}
     type_ = {"int": int, "float": float}.get(next(iter(item.types)), str) if len(item.types) == 1 else str
-    how |= {"metavar": VALUES.get(item.name, HOLDERS[type_]), "type": _typed(type_)}
+    value = "RUN" if item.name == "like" and not item.many else VALUES.get(item.name, HOLDERS[type_])
+    how |= {"metavar": value, "type": _typed(type_)}
     how |= {"nargs": "+"} if item.many else {}
     return how | ({"required": True} if item.default is REQUIRED else {})
 

@@ -28,10 +28,9 @@ from ..data.modality import IMAGES, Modality, modality, recognise
 from ..evaluation import PARTS
 from ..queries import QUERIES
 from ..training import recipe_table, recipes, settings
-from .flags import DATA, Parser, exclusive, recipes_help
+from .flags import Parser, exclusive, recipes_help
 from .signatures import Signature, read_signature
 
-OVERWRITE = "replace the run that is in the folder; typed again after an interruption, resume the new run"
 LENGTHS = ("epochs", "steps", "minutes")
 # Command to function, where the names differ; and function to module, where it is not public.
 FUNCTIONS = {
@@ -62,11 +61,11 @@ def _tables() -> dict[str, str]:
     }
 
 
-def _function_parser(command: str, helps: Mapping[str, str]) -> Parser:
+def _function_parser(command: str, helps: Mapping[str, str], without: Sequence[str] = ()) -> Parser:
     """Make a parser of what the command's function takes."""
     signature = _signature(command)
     parser = Parser(command, signature.example, signature.about)
-    parser.parameters(signature, helps)
+    parser.parameters(signature, helps, without)
     return parser
 
 
@@ -77,13 +76,6 @@ def _reader(command: str) -> Callable[[Sequence[str]], Parser]:
 
 def _json_flag(parser: Parser) -> None:
     parser.flag(parser, "--json", action="store_true", help="print the result as one JSON object")
-
-
-def _method_and_recipe(parser: Parser) -> None:
-    """Add the flags that name the method and the recipe."""
-    for name in ("method", "recipe"):
-        about = f"{_tables()[name]} (default {_default(name)})"
-        parser.flag(parser, f"--{name}", metavar="NAME", help=about)
 
 
 def _settings(parser: Parser, words: Sequence[str], without: Sequence[str] = ()) -> None:
@@ -112,33 +104,14 @@ def _kind_of(words: Sequence[str]) -> Modality:
 
 def check_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar check`."""
-    parser = Parser(
-        "check",
-        "nearfar check photos/",
-        "Show what is in a collection, what is broken, and what pretraining would do. Trains nothing.",
-    )
-    parser.add_argument("data", metavar="DATA", help=DATA)
-    every = "decode every image, however long it takes, to find all that are broken"
-    parser.flag(parser, "--full", action="store_true", help=every)
-    _json_flag(parser)
-    _method_and_recipe(parser)
+    parser = _function_parser("check", _tables())
     _settings(parser, words)
     return parser
 
 
 def pretrain_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar pretrain`."""
-    parser = Parser(
-        "pretrain",
-        "nearfar pretrain photos/ --out runs/a --minutes 10",
-        "Learn an encoder from unlabelled images. Run the same command again to resume an unfinished run.",
-    )
-    parser.add_argument("data", metavar="DATA", help=DATA)
-    parser.flag(parser, "--out", metavar="FOLDER", help="the run's folder (default: runs/DATA-METHOD)")
-    parser.flag(parser, "--overwrite", action="store_true", help=OVERWRITE)
-    parser.flag(parser, "--like", metavar="RUN", help="repeat that run: its settings and its number of steps")
-    _json_flag(parser)
-    _method_and_recipe(parser)
+    parser = _function_parser("pretrain", _tables(), without=("should_stop",))
     _settings(parser, words)
     return parser
 

@@ -65,16 +65,18 @@ def pretrain(
     should_stop: ShouldStop | None = None,
     **settings: Unpack[Options],
 ) -> Run:
-    """Learn an encoder from unlabelled images; the same call again resumes an unfinished run.
+    """Learn an encoder from unlabelled images. Run the same command again to resume an unfinished run.
+
+    Example: nearfar pretrain photos/ --out runs/a --minutes 10
 
     Args:
         data: a folder, a list of paths, an array (n, h, w, 3), or a data set's name.
-        out: the run folder; default runs/<data>-<method>.
+        out: the run's folder; runs/DATA-METHOD if not given.
         method: the self-supervised method; see `nearfar.methods.METHODS`.
         recipe: settings to start from; "auto" chooses by device and image size.
-        like: a run folder, to repeat that run: with its settings and its number of steps.
-        overwrite: start over in a folder that holds another run. Called again after an interruption, it
-            resumes the run that it began.
+        like: a run to repeat: its settings and its number of steps.
+        overwrite: replace the run that is in the folder; typed again after an interruption, resume the new
+            run.
         should_stop: is called after each health check, to end the run there; see `ShouldStop`.
         **settings: any setting of `Training`, `Views` or the method, by name.
 
