@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import nearfar
+from nearfar.cli.main import main
 from nearfar.data import inspection
 from nearfar.data.sources import open_source
 from nearfar.methods.base import Loss
@@ -124,3 +125,14 @@ def test_a_clear_difference_needs_one_turn() -> None:
     for method in (equal, clear):
         gains_from_bfloat16(method, Feed(), torch.device("cpu"), clock=lambda m=method: m.now)  # type: ignore[arg-type]
     assert equal.passes == 12 and clear.passes == 4
+
+
+def test_a_check_that_finds_nothing_to_train_on_ends_with_status_2(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "scan.jp2").write_bytes(b"x")
+    assert main(["check", str(tmp_path)]) == 2
+    said = capsys.readouterr().out
+    assert "no plan: 0 usable images" in said and "passed over 1 other file: .jp2 1" in said
+    assert "convert it with opj_decompress" in said

@@ -18,6 +18,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from ..core.errors import NearfarError
+from ..images.thumbnails import checked
 from ..queries.listing import Listing
 from ..stores.import_export import export
 from .findings import LABELLED, LISTS, Findings
@@ -168,7 +169,7 @@ def _store(app: FastAPI, rows: NumberedStore, labels: str) -> None:
     @app.get("/api/cells")
     def cells(at: str, key: str) -> Response:
         ids = _named(rows, at, key)
-        pictures = store.thumbnails(ids)
+        pictures = [checked(data) for data in store.thumbnails(ids)]
         head = {"rows": [_plains(row) for row in store.rows(ids=ids).to_pylist()]}
         sizes = np.array([len(data) for data in pictures], np.int32)
         whole = np.frombuffer(b"".join(pictures), np.uint8)

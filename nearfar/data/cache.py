@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import BadImage
+from ..core.places import cache_folder
 from ..core.progress import say
 from ..images import decode
 from ..images.value_range import Range
@@ -114,7 +115,7 @@ def _available() -> int:
 
 def cache_root() -> Path:
     """Say where decoded images are kept: $NEARFAR_CACHE, or ~/.cache/nearfar."""
-    return Path(os.environ.get("NEARFAR_CACHE") or Path.home() / ".cache" / "nearfar")
+    return Path(os.environ.get("NEARFAR_CACHE") or cache_folder())
 
 
 def load(

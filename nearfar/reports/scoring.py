@@ -48,7 +48,9 @@ def classifiers(scores: Scores) -> list[str]:
     for key, rows in scores.items():
         cells = list(rows.values()) if isinstance(rows, Mapping) and key not in FACTS else []
         if cells and all(
-            isinstance(cell, Mapping) and {"accuracy", "low", "high"} <= set(cell) for cell in cells
+            isinstance(cell, Mapping)
+            and all(isinstance(cell.get(name), (int, float)) for name in ("accuracy", "low", "high"))
+            for cell in cells
         ):
             found.append(key)
     return found
@@ -209,11 +211,17 @@ def _leaks(scores: Scores) -> list[Any]:
 
 def confusion(scores: Scores) -> tuple[str, list[str], Matrix] | None:
     """Give the confusion that mistakes are told from, the last classifier's: title, classes, counts."""
-    keys = [key for key in classifiers(scores) if "confusion" in scores[key].get("encoder", {})]
+    keys = [key for key in classifiers(scores) if _is_confusion(scores[key].get("encoder", {}))]
     if not keys:
         return None
     encoder = scores[keys[-1]]["encoder"]
     return title(keys[-1]), list(encoder["per_class"]), encoder["confusion"]
+
+
+def _is_confusion(score: Mapping[str, Any]) -> bool:
+    """Tell whether a score has a confusion of its classes: a square of counts, a row a class."""
+    rows, count = score.get("confusion"), len(score.get("per_class") or ())
+    return isinstance(rows, list) and len(rows) == count and all(len(row) == count for row in rows)
 
 
 def mistakes(names: Sequence[str], matrix: Matrix, count: int) -> list[tuple[str, str, int, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,14 @@ from torch import nn
 from .. import methods, models
 from ..core.config import build, to_json
 from ..core.errors import NearfarError
+from ..core.shapes import check_shape
 from ..core.version import __version__
 from ..data.modality import modality
 from ..features.encode import encode
 from ..features.extract import fingerprint
 from ..health.verdict import Verdict, judge
 from ..methods.base import Expects
-from . import checkpoint
+from . import checkpoint, run_shapes
 
 FORMAT = 2  # of encoder.json
 PARTS = "parts.safetensors"
@@ -58,11 +60,11 @@ class Run:
 
     def log(self) -> list[dict[str, Any]]:
         """Read the figures that were logged while training, one dict a line of `log.jsonl`."""
-        return checkpoint.read_log(self.path / "log.jsonl")
+        return checkpoint.read_log(self.path / "log.jsonl", run_shapes.LOG)
 
     def health(self) -> list[dict[str, Any]]:
         """Read what the run saw of its own health while training, one dict a line of `health.jsonl`."""
-        return checkpoint.read_log(self.path / "health.jsonl")
+        return checkpoint.read_log(self.path / "health.jsonl", run_shapes.HEALTH)
 
     def verdict(self) -> Verdict | None:
         """Judge the run by its last evaluation, if there is one, and by its health while it trained."""
@@ -71,7 +73,7 @@ class Run:
     def evaluation(self) -> dict[str, Any] | None:
         """Read the last evaluation of this encoder, or nothing: an older encoder's does not count."""
         path = self.path / "evaluation.json"
-        found = checkpoint.read_json(path) if path.exists() else {}
+        found = checkpoint.read_json(path, run_shapes.EVALUATION) if path.exists() else {}
         of = found.get("encoder", {}).get("sha256")
         return found if of is not None and of == fingerprint(self.encoder) else None
 
@@ -186,10 +188,15 @@ def load(path: str | Path) -> Run:
             f"{folder / 'encoder.json'} has format {card.get('format')!r}, this nearfar reads {FORMAT}; "
             "install the nearfar that wrote it."
         )
-    kind = modality(card.get("modality", ""))
+    check_shape(card, run_shapes.CARD, f"{folder / 'encoder.json'}: ")
+    kind = modality(card["modality"])
     preprocess: Any = build(kind.preprocess, card["preprocess"], f"{folder / 'encoder.json'}: ")
     network = card["encoder"]
     normalised: dict[str, Any] = {name: tuple(network[name]) for name in ("mean", "std") if name in network}
+    for name, numbers in normalised.items():
+        if len(numbers) != 3 or not all(math.isfinite(x) and (name == "mean" or x > 0) for x in numbers):
+            where = f"{folder / 'encoder.json'}: encoder.{name}"
+            raise NearfarError(f"{where} is {list(numbers)}, not three usable numbers; the file is damaged.")
     encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"], **normalised)
     weights, _ = checkpoint.read(folder / "encoder.safetensors")
     try:
@@ -211,6 +218,6 @@ def load(path: str | Path) -> Run:
         encoder,
         preprocess,
         card["provenance"],
-        checkpoint.read_json(config) if config.exists() else {},
+        checkpoint.read_json(config, run_shapes.CONFIG) if config.exists() else {},
         tuple(card["parts"]),
     )
