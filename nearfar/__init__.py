@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .stores.open import open_store
     from .training.check import check
     from .training.pretrain import pretrain
+    from .training.preview import preview
     from .training.run import load
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "load",
     "open_store",
     "pretrain",
+    "preview",
     "report",
     "search",
     "store",
@@ -91,6 +93,7 @@ _PUBLIC = {
     "load": "training.run",
     "open_store": "stores.open",
     "pretrain": "training.pretrain",
+    "preview": "training.preview",
     "report": "reports.report",
     "search": "queries.search",
     "store": "stores.manage",

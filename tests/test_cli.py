@@ -86,8 +86,8 @@ def test_every_default_that_is_shown_can_be_typed(command: str) -> None:
     parser = COMMANDS[command](())
     words = parser.example.split()[2:]
     shown = shown_defaults(parser.format_help())
-    trains = command in ("check", "pretrain", "compare", "sweep")
-    assert len(shown) >= (15 if trains else 0)
+    trains = command in ("check", "views", "pretrain", "compare", "sweep")
+    assert len(shown) >= (15 if trains and command != "views" else 0)
     for flag, default in shown:
         rest = [word for at, word in enumerate(words) if flag not in (word, words[at - 1])]
         typed = [flag if default == "yes" else f"--no-{flag[2:]}"]
@@ -254,6 +254,7 @@ def test_no_two_settings_share_a_flag() -> None:
 # A new flag needs its sentence in docs/decisions.md, and its place here.
 FLAGS = {
     "check": "--full --json --method --recipe",
+    "views": "--out --images --draws --json --method --recipe --image-size --seed --max-pixels",
     "pretrain": "--out --overwrite --like --json --method --recipe",
     "compare": "--methods --seeds --train --test --out --json --recipe",
     "sweep": "--minutes-each --budget --trials --train --out --json --method --recipe",
@@ -301,6 +302,8 @@ def test_the_list_of_flags_is_frozen(command: str) -> None:
     expected = ["-h", "--help", *FLAGS[command].split()]
     if command in ("check", "pretrain"):
         expected += SETTINGS.split() + own("simclr")
+    if command == "views":
+        expected += [item.flag for item in settings_of(Views)]
     if command == "compare":
         expected += [flag for flag in SETTINGS.split() if flag != "--seed"]
     if command == "sweep":
