@@ -90,8 +90,8 @@ def test_the_first_lines_say_what_the_best_is_above_and_what_not() -> None:
     baselines = (row("pixels", 0.4, 0.4), row("untrained", 0.59, 0.59), row("patches", 0.6, 0.6))
     made = MethodComparison(methods, baselines, {}, Path())
     assert made.sentences() == [
-        "k-NN: simclr is best with 62.0 %, above an untrained network (59.0) and raw pixels (40.0) with every "
-        "seed; not above k-means patches (60.0)"
+        "k-NN: simclr is best with 62.0 %, above an untrained network (59.0) and raw pixels (40.0) with "
+        "every seed; not above k-means patches (60.0)"
     ]
     assert made.table().splitlines()[0] == made.to_json()["sentences"][0]
     assert MethodComparison(methods, (), {}, Path()).sentences() == []
