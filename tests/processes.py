@@ -186,6 +186,7 @@ def queues() -> dict[str, Tensor]:
             ("triplet", {"mining": "all", "pairs": "labels"}),
             ("drlim", {"pairs": "labels"}),
             ("simclr", {"decoupled": True}),
+            ("simclr", {"keep_colour": True}),
         ]
     ):
         module = small(name, **values).double()
@@ -195,8 +196,10 @@ def queues() -> dict[str, Tensor]:
             torch.manual_seed(step)
             views = [torch.rand(32, 3, 16, 16).double() for _ in range(2)]
             kinds = torch.arange(32) % 5
+            others = share(torch.arange(32) % 2 == 1) if "keep_colour" in values else None
             maker.zero_grad()
-            loss = whole(Batch([share(x) for x in views], share(torch.arange(32)), share(kinds)))
+            shared = [share(x) for x in views]
+            loss = whole(Batch(shared, share(torch.arange(32)), share(kinds), alternates=others))
             loss.total.backward()
             maker.step()
             module.after_step(step / 3, loss.watched)

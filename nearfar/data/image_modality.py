@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..images.view_settings import Views, is_small
+from .batch import ALTERNATES
 from .modality import IMAGES, Example, Modality
 
 if TYPE_CHECKING:
@@ -149,7 +150,10 @@ class ImageModality(Modality):
         from ..images import views
 
         recipe, side = _parts(view, size)
-        return views.draw(recipe, key, ids, block.height, block.width, side)
+        drawn = views.draw(recipe, key, ids, block.height, block.width, side)
+        if (other := getattr(view, "alternate", None)) is None:
+            return drawn
+        return drawn.mixed(views.draw(other, key, ids, block.height, block.width, side), ALTERNATES)
 
     def apply(
         self,

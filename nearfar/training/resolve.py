@@ -259,7 +259,8 @@ def resolve(
     if length is None or getattr(training, length) <= 0:
         raise NearfarError("training needs a length above zero; give --epochs, --steps or --minutes.")
     views: Any = build(data.views, groups[data.views])
-    return RunConfig(method, recipe, training, views, build(config, groups[config]), kind)
+    settings = methods.method(method).fitted(build(config, groups[config]), views)
+    return RunConfig(method, recipe, training, views, settings, kind)
 
 
 def needs_labels(method: str, given: Mapping[str, Any]) -> bool:
