@@ -35,7 +35,10 @@ METHODS = {
     "vicreg": "VICReg",
     "swav": "SwAV",
     "dino": "DINO",
+    "lejepa": "LeJEPA",
     "rotnet": "RotNet",
+    "jigsaw": "Jigsaw",
+    "relative_position": "RelativePosition",
     "supervised": "Supervised",
 }
 """Name, which is also the file's, to the class in it."""

@@ -86,4 +86,9 @@ class Options(TypedDict, total=False):
     teacher_temperature_start: float | None
     teacher_temperature_warmup: float | None
     centre: float | None
+    n_views: int | None
+    directions: int | None
+    grid: int | None
+    gap: float | None
+    permutations: int | None
     classes: int | None
