@@ -33,7 +33,9 @@ def small(name: str, **values: Any) -> Method:
     """A method with a tiny encoder; the same weights each time."""
     with models.seeded(0, name):
         f = models.encoder("resnet10_w16")
-        return methods.method(name)(f, build(methods.settings(name), narrow(name) | values))
+        config = build(methods.settings(name), narrow(name) | values)
+        given = {"images": 32} if "images" in methods.method(name).requires(config) else {}
+        return methods.method(name)(f, config, **given)
 
 
 def pictures(count: int, side: int = 16, seed: int = 0, views: int = 2) -> Batch:

@@ -36,6 +36,8 @@ METHODS = {
     "swav": "SwAV",
     "dino": "DINO",
     "lejepa": "LeJEPA",
+    "npid": "NPID",
+    "pirl": "PIRL",
     "rotnet": "RotNet",
     "jigsaw": "Jigsaw",
     "relative_position": "RelativePosition",

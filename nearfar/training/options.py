@@ -88,6 +88,9 @@ class Options(TypedDict, total=False):
     centre: float | None
     n_views: int | None
     directions: int | None
+    width: int | None
+    bank_negatives: int | None
+    bank_momentum: float | None
     grid: int | None
     gap: float | None
     permutations: int | None
