@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from small import given, small
+from small import given, loops, small, total
 
 from nearfar.losses import unit
+from nearfar.methods.deep_infomax import information
 from nearfar.methods.lejepa import sigreg
+from nearfar.models.layers import reversed_gradient
 
 # LeJEPA
 
@@ -47,3 +51,47 @@ def test_lejepa_pulls_views_to_their_mean_and_tells_the_deviation() -> None:
         float(z.std(0, correction=0).mean()), rel=0.01
     )
     assert len(module.embed(given(module, 3))[0]) == 4
+
+
+# Deep InfoMax
+
+
+def test_deep_infomax_knows_nothing_where_all_scores_are_nought() -> None:
+    maps, h = torch.zeros(5, 9, 4), torch.zeros(5, 4)
+    assert float(information(maps, h, "jsd")[0]) == pytest.approx(2 * math.log(2))
+    assert float(information(maps, h, "infonce")[0]) == pytest.approx(math.log(1 + 4 * 9))
+    maps, h = (
+        9 * torch.eye(5)[:, None].expand(5, 9, 5),
+        9 * torch.eye(5),
+    )
+    for estimator in ("jsd", "infonce"):
+        found, right = information(maps, h, estimator)
+        assert float(found) < 0.7 and right.all()
+
+
+@pytest.mark.parametrize("words", [{"estimator": "jsd"}, {"global_": 0.5}, {"prior": 0.0}])
+def test_deep_infomax_is_its_loops_in_every_form(words: dict[str, object]) -> None:
+    module = small("deep_infomax", **words).double()
+    batch = given(module, 4)
+    batch.views[:] = [view.double() for view in batch.views]
+    found = module.embed(batch)
+    config = {key: getattr(module.config, key) for key in ("estimator", "local", "global_", "prior")}
+    truth = loops("deep_infomax")(*found, **config)
+    torch.testing.assert_close(total(module.loss(*found)), truth, rtol=1e-12, atol=1e-12)
+
+
+def test_deep_infomaxs_encoder_works_against_its_discriminator() -> None:
+    module = small("deep_infomax", local=0.0)
+    h = torch.randn(4, module.f.dim, requires_grad=True)
+    (plain,) = torch.autograd.grad(module.d(h).sum(), h)
+    (turned,) = torch.autograd.grad(module.d(reversed_gradient(h)).sum(), h)
+    assert torch.equal(turned, -plain) and plain.abs().max() > 0
+
+
+def test_an_encoder_gives_vector_and_maps_in_one_pass() -> None:
+    f = small("deep_infomax").f.eval()
+    x = given(small("deep_infomax"), 3).views[0]
+    h, levels = f.with_maps(x)
+    torch.testing.assert_close(h, f(x))
+    assert [level.shape[1] for level in levels] == list(f.map_widths)
+    assert all(torch.equal(a, b) for a, b in zip(levels, f.maps(x), strict=True))

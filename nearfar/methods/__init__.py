@@ -38,6 +38,7 @@ METHODS = {
     "lejepa": "LeJEPA",
     "npid": "NPID",
     "pirl": "PIRL",
+    "deep_infomax": "DeepInfoMax",
     "rotnet": "RotNet",
     "jigsaw": "Jigsaw",
     "relative_position": "RelativePosition",

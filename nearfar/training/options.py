@@ -93,5 +93,11 @@ class Options(TypedDict, total=False):
     bank_momentum: float | None
     grid: int | None
     gap: float | None
+    estimator: str | None
+    local: float | None
+    global_: float | None
+    prior: float | None
+    stride: int | None
+    units: int | None
     permutations: int | None
     classes: int | None
