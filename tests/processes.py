@@ -171,7 +171,7 @@ def gradients() -> dict[str, Tensor]:
 
 def queues() -> dict[str, Tensor]:
     """Three steps of methods that keep queues and slow copies, or that choose among everyone's pairs."""
-    from small import small
+    from small import given, small
 
     from nearfar.methods.base import Batch
     from nearfar.training.parallel import parallelise
@@ -187,6 +187,8 @@ def queues() -> dict[str, Tensor]:
             ("drlim", {"pairs": "labels"}),
             ("simclr", {"decoupled": True}),
             ("simclr", {"keep_colour": True}),
+            ("npid", {"bank_negatives": 4}),
+            ("lejepa", {}),
         ]
     ):
         module = small(name, **values).double()
@@ -194,7 +196,7 @@ def queues() -> dict[str, Tensor]:
         maker = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.01)
         for step in range(3):
             torch.manual_seed(step)
-            views = [torch.rand(32, 3, 16, 16).double() for _ in range(2)]
+            views = [torch.rand(32, 3, 16, 16).double() for _ in given(module, 1).views]
             kinds = torch.arange(32) % 5
             others = share(torch.arange(32) % 2 == 1) if "keep_colour" in values else None
             maker.zero_grad()

@@ -111,16 +111,41 @@ class Encoder(nn.Module):
 
         Told for the side that the encoder was made for: maps of one place are one map.
         """
+        return feature_maps.strides(self._levels(), self.size or 224)
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """Numbers at a place, for each of `maps`; costs one image's run."""
+        return tuple(level.shape[1] for level in self._levels())
+
+    def _levels(self) -> list[Tensor]:
+        """Compute the maps of one black image, and leave no trace of it."""
         side, modes = self.size or 224, [(part, part.training) for part in self.net.modules()]
         held = next(self.net.parameters())
         self.net.eval()
         try:
             with torch.no_grad():
-                levels = self.maps(torch.zeros(1, 3, side, side, dtype=held.dtype, device=held.device))
+                return self.maps(torch.zeros(1, 3, side, side, dtype=held.dtype, device=held.device))
         finally:
             for part, training in modes:
                 part.training = training
-        return feature_maps.strides(levels, side)
+
+    def with_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encode images, and give the feature maps on the way; one pass for our own networks.
+
+        Args:
+            x: (n, 3, side, side) in [0, 1].
+
+        Returns:
+            (n, dim), as `encoder(x)` gives, and `maps`.
+
+        Raises:
+            NearfarError: the network has no feature maps.
+        """
+        if isinstance(self.net, Residual):
+            levels = self.maps(x)
+            return levels[-1].mean((2, 3)), levels
+        return self(x), self.maps(x)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """Compute a vision transformer's tokens, with the weights that `encoder(x)` uses.

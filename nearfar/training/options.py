@@ -86,4 +86,18 @@ class Options(TypedDict, total=False):
     teacher_temperature_start: float | None
     teacher_temperature_warmup: float | None
     centre: float | None
+    n_views: int | None
+    directions: int | None
+    width: int | None
+    bank_negatives: int | None
+    bank_momentum: float | None
+    grid: int | None
+    gap: float | None
+    estimator: str | None
+    local: float | None
+    global_: float | None
+    prior: float | None
+    stride: int | None
+    units: int | None
+    permutations: int | None
     classes: int | None

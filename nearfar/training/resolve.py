@@ -299,11 +299,12 @@ def with_classes(wanted: RunConfig, classes: int) -> RunConfig:
     return wanted
 
 
-def build_method(wanted: RunConfig) -> Method:
+def build_method(wanted: RunConfig, images: int = 1) -> Method:
     """Build the encoder and the method around it, the same way for the same seed.
 
     Args:
         wanted: from `resolve`.
+        images: how many are trained on, for a method that keeps something of each.
 
     Returns:
         The method, in float32 on the CPU.
@@ -317,6 +318,10 @@ def build_method(wanted: RunConfig) -> Method:
         seed=training.seed,
     )
     cls = methods.method(wanted.method)
-    learnt_from = teacher_of(cls, wanted.settings)
+    given: dict[str, Any] = {}
+    if (teacher := teacher_of(cls, wanted.settings)) is not None:
+        given["teacher"] = teacher
+    if "images" in cls.requires(wanted.settings):
+        given["images"] = images
     with models.seeded(training.seed, "method"):
-        return cls(f, wanted.settings, *([learnt_from] if learnt_from else []))
+        return cls(f, wanted.settings, **given)
