@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .reports.report import report
     from .stores.manage import store
     from .stores.open import open_store
+    from .training.adopt import adopt
     from .training.check import check
     from .training.pretrain import pretrain
     from .training.preview import preview
@@ -47,6 +48,7 @@ __all__ = [
     "FewShotClassifier",
     "NearfarError",
     "__version__",
+    "adopt",
     "anomalies",
     "catalogue",
     "check",
@@ -77,6 +79,7 @@ _PUBLIC = {
     "DuplicateFinder": "integrations.sklearn",
     "EncoderTransformer": "integrations.sklearn",
     "FewShotClassifier": "integrations.sklearn",
+    "adopt": "training.adopt",
     "anomalies": "queries.anomalies",
     "catalogue": "methods.catalogue",
     "check": "training.check",

@@ -263,6 +263,7 @@ FLAGS = {
         "--calibration --robustness "
         "--augmented --finetune --full --transfer --imagenet --seed --device"
     ),
+    "adopt": "--out --json",
     "report": "--out --data --train --test --json",
     "embed": "--out --store --columns --prune --labels --json --device --batch-size --workers",
     "store": "--import --columns --delete --compact --export --json",

@@ -189,7 +189,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "evaluate": evaluate_parser,
     **{
         command: _reader(command)
-        for command in ("report", "embed", "store", *QUERIES, "explore", "methods", "demo")
+        for command in ("report", "adopt", "embed", "store", *QUERIES, "explore", "methods", "demo")
     },
 }
 """Name of each command, in the order of the help, to what makes its parser from the words that follow it."""
@@ -209,6 +209,12 @@ def _done(command: str, result: Any) -> str:
     """Write a result as a person reads it."""
     if command == "pretrain":
         return f"{result.path}\nnext: nearfar evaluate {result.path} --train LABELLED --test LABELLED"
+    if command == "adopt":
+        facts = result.facts()
+        return (
+            f"{result.path}: {result.encoder.name}, {facts['parameters']:,} parameters, images of "
+            f"{facts['image_size']} px, {result.encoder.dim} numbers an image, licence {facts['licence']}"
+        )
     if command == "embed" and hasattr(result, "vectors"):
         return f"{result.path}: {len(result.ids):,} vectors of {result.vectors.shape[1]} numbers"
     return str(result.table() if command in ("evaluate", "compare", "sweep") else result)

@@ -141,7 +141,7 @@ def embed(
         return fill(run, data, store, columns=columns, prune=prune, **how)
     if columns is not None or prune:
         raise NearfarError("--columns and --prune need a store; name one, such as --store photos.nf")
-    run = run if isinstance(run, Run) else load(run)
+    run = load(run)
     path = Path(out) if out is not None else None
     where = device_named(device)
     if path is None:
@@ -236,7 +236,7 @@ def _embed(
     )
     if path is not None:
         facts = {
-            "run": str(run.path),
+            "run": run.name,
             "encoder": fingerprint(run.encoder),
             "preprocess": to_json(run.preprocess),
             "data": source.name,

@@ -128,6 +128,9 @@ class Preprocess:
         "bicubic", "how the square is resized, always antialiased", choices=("bilinear", "bicubic")
     )
 
+    short_side: int | None = setting(
+        None, "short side to which larger images are reduced first; 8/7 of size if not given", low=1
+    )
     low: float | None = setting(None, "value that becomes 0 in images of more than 8 bits")
     high: float | None = setting(None, "value that becomes 255 in images of more than 8 bits")
 
@@ -159,12 +162,13 @@ class Preprocess:
 
     @property
     def decode_side(self) -> int:
-        """Short side, in pixels, to which larger images are reduced when they are decoded: 8/7 of `size`.
+        """Short side, in pixels, to which larger images are reduced when they are decoded.
 
-        A centred crop of 0.875 of it is then at least `size` pixels wide. Training, evaluation, embedding
+        It is `short_side` where that is given, else 8/7 of `size`: a centred crop of 0.875 of it is then at
+        least `size` pixels wide. Training, evaluation, embedding
         and stores all decode at this side, so that one image always gives one vector.
         """
-        return -(-self.size * 8 // 7)
+        return self.short_side or -(-self.size * 8 // 7)
 
 
 def blur_radius(size: int) -> int:

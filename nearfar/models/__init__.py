@@ -8,8 +8,9 @@ seconds to import.) No input normalisation is added: a picture is numbers from 0
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,7 @@ class Encoder(nn.Module):
         size: int | None,
         mean: Sequence[float] = ZERO,
         std: Sequence[float] = ONE,
+        args: Mapping[str, Any] | None = None,
     ) -> None:
         """Wrap a network.
 
@@ -66,10 +68,12 @@ class Encoder(nn.Module):
             stem: "small" or "standard".
             size: side of the images it was made for, if it matters to it.
             mean, std: what the network's input is less and over, a number a channel.
+            args: what else its library built it with, in plain values.
         """
         super().__init__()
         self.net, self.dim, self.name, self.stem, self.size = net, dim, name, stem, size
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.args = dict(args or {})
         # Part of the state, so that networks that give other vectors have other fingerprints.
         plain = (self.mean, self.std) == (ZERO, ONE)
         both = None if plain else torch.tensor([self.mean, self.std]).view(2, 3, 1, 1)
@@ -202,6 +206,7 @@ def encoder(
     seed: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    args: Mapping[str, Any] | None = None,
 ) -> Encoder:
     """Build an encoder on the CPU.
 
@@ -217,6 +222,7 @@ def encoder(
         mean, std: what the network's input is less and over, a number a channel. By default the file's, if an
             `Encoder` wrote it; the library's own for its pretrained weights, fetched or from a file of the
             plain network; else 0 and 1.
+        args: what else timm's `create_model` takes, such as `global_pool`.
 
     Returns:
         The encoder, in training mode.
@@ -244,7 +250,7 @@ def encoder(
         elif library == "torchvision":
             net, dim = libraries.from_torchvision(plain, size, pretrained)
         else:
-            net, dim = libraries.from_timm(plain, size, pretrained)
+            net, dim = libraries.from_timm(plain, size, pretrained, args)
         possible = stems.has_small(net)
         if stem == "small" and not possible:
             raise NearfarError(f"{name!r} has no first layers that can be replaced; use --stem standard.")
@@ -260,6 +266,5 @@ def encoder(
         config = libraries.input_config(library, plain)
         known = config.mean, config.std
     own_mean, own_std = known or (ZERO, ONE)
-    return Encoder(
-        net, dim, name, stem, size, own_mean if mean is None else mean, own_std if std is None else std
-    )
+    own_mean, own_std = own_mean if mean is None else mean, own_std if std is None else std
+    return Encoder(net, dim, name, stem, size, own_mean, own_std, args)

@@ -11,6 +11,7 @@ from ..core.errors import NearfarError
 from ..data.dataset import class_numbers
 from ..data.source import label_of
 from ..features.extract import fingerprint
+from ..models import known
 from ..stores import VectorStore, open_store
 from ..training.run import Run, load
 from .listing import Listing, check_name, write
@@ -66,15 +67,16 @@ def run_of(store: VectorStore, run: Run | str | Path | None) -> Run:
     Raises:
         NearfarError: it is not there, or is another run.
     """
-    if run is None and not (store.info.run and Path(store.info.run).is_dir()):
+    there = known.is_name(store.info.run) or Path(store.info.run or "-").is_dir()
+    if run is None and not there:
         raise NearfarError(
             f"the run that made {store.address} is no longer in {store.info.run or 'any known folder'}; "
             "give its folder with --run."
         )
-    found = run if isinstance(run, Run) else load(run or store.info.run)
+    found = load(run or store.info.run)
     if fingerprint(found.encoder) != store.info.encoder:
         raise NearfarError(
-            f"{found.path} is not the run that made {store.address}; its vectors cannot be compared: "
+            f"{found.name} is not the run that made {store.address}; its vectors cannot be compared: "
             "name the right one with --run."
         )
     return found
