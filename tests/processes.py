@@ -83,6 +83,7 @@ def share(x: Tensor) -> Tensor:
 def words() -> dict[str, Tensor]:
     """What each function of `parallel` gives."""
     from nearfar.core import distributed
+    from nearfar.core.errors import NearfarError
 
     rank = distributed.rank()
     distributed.barrier()
@@ -96,8 +97,17 @@ def words() -> dict[str, Tensor]:
     told = distributed.same({"rank": rank, "text": "é" * (rank + 1), "pair": (1, None)})
     assert told == {"rank": 0, "text": "é", "pair": [1, None]}
     assert distributed.first() == (rank == 0)
+    waited = torch.tensor(0)
+    with distributed.first_goes_ahead("counts"):
+        waited = torch.tensor(distributed._store.add("counted", 1))  # 1 on rank 0, whoever is quicker
+    try:
+        with distributed.first_goes_ahead("fails"):
+            raise ValueError("on rank 0")
+    except (ValueError, NearfarError) as error:
+        failed = {0: "on rank 0", 1: "process 0, which fails, ended with an error; see its output."}
+        assert str(error) == failed[rank]
     assert not distributed.gather(x, grad=False).requires_grad
-    return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad}
+    return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad, "waited": waited}
 
 
 def losses() -> dict[str, Tensor]:

@@ -258,7 +258,7 @@ def _run(words: Sequence[str]) -> int:
     first: list[Any] = []
     for value in [values.pop(name) for name in parser.words()]:
         first += value if isinstance(value, list) else [value]
-    main_process = os.environ.get("RANK", "0") == "0"
+    main_process = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
     progress.show(main_process)
     name = FUNCTIONS.get(command, command)
     if name in PRIVATE:

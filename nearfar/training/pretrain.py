@@ -388,18 +388,15 @@ def _same_teacher(earlier: dict[str, Any], wanted: RunConfig, folder: Path) -> N
 
 def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
     """Read the images; under torchrun one process decodes first, and the others find what it kept."""
-    if not distributed.first():
-        distributed.barrier()
-    dataset = wanted.kind.load(
-        source,
-        wanted.preprocess,
-        limit=wanted.training.max_pixels,
-        max_bad=wanted.training.max_bad,
-        threads=threads(wanted),
-        decode_once=wanted.training.cache,
-    )
-    if distributed.first():
-        distributed.barrier()
-        if dataset.rejected:
-            progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
+    with distributed.first_goes_ahead("reads the images"):
+        dataset = wanted.kind.load(
+            source,
+            wanted.preprocess,
+            limit=wanted.training.max_pixels,
+            max_bad=wanted.training.max_bad,
+            threads=threads(wanted),
+            decode_once=wanted.training.cache,
+        )
+    if distributed.first() and dataset.rejected:
+        progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
     return dataset
