@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
 
-from nearfar.analysis.pixel_scores import PixelCounter, best_f1, regions_of
+from nearfar.analysis.pixel_scores import PixelCounter, best_f1
+from nearfar.data.defects import regions_of
 
 
 def pictures(count: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:

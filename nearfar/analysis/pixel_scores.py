@@ -50,21 +50,6 @@ class PixelScores:
         return {**named, "threshold": self.threshold, "regions": self.regions}
 
 
-def regions_of(mask: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    """Number the defects of a mask: what is connected, by corners too, is one.
-
-    Args:
-        mask: (h, w); other than 0 is anomalous.
-
-    Returns:
-        (h, w), 0 where normal, else the number of the defect.
-    """
-    from scipy.ndimage import label
-
-    numbered: npt.NDArray[np.int32] = label(mask != 0, np.ones((3, 3)))[0].astype(np.int32)
-    return numbered
-
-
 class PixelCounter:
     """Counts the scores of pixels, picture by picture."""
 
@@ -81,7 +66,7 @@ class PixelCounter:
 
         Args:
             scores: (h, w) float32, at least 0.
-            regions: (h, w), 0 where normal, else the number of the defect, as `regions_of` gives it.
+            regions: (h, w), 0 where normal, else the number of the defect, as `data.defects` gives it.
             kinds: the kind of each numbered defect, or of all.
         """
         bins = np.ascontiguousarray(scores, np.float32).view(np.int32).ravel() >> DROPPED
