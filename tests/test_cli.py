@@ -272,7 +272,8 @@ FLAGS = {
     "classes": "--examples --propagate --reject --save --where --run --out --json",
     "suggest": "--limit --column --method --where --accepted --seed --out --json",
     "anomalies": (
-        "--normal --anomalous --method --k --fpr --limit --save --heat-maps --run --seed --where --out --json"
+        "--parts --normal --anomalous --method --k --fpr --limit --save --heat-maps --bank --strides --size "
+        "--truth --run --seed --where --out --json"
     ),
     "duplicates": "--against --min-similarity --save --where --out --json",
     "clusters": "--method --n-clusters --min-cluster-size --save --seed --where --out --json",
