@@ -286,7 +286,8 @@ FLAGS = {
 SETTINGS = (
     "--epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights --image-size "
     "--optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision --seed --device "
-    "--views-on --compile --workers --max-bad --max-pixels --holdout --health-checks --stop-on-collapse "
+    "--views-on --compile --threads --workers --max-bad --max-pixels --holdout --health-checks "
+    "--stop-on-collapse "
     "--no-stop-on-collapse --cache --no-cache --save-minutes --tensorboard --no-tensorboard --crop-min "
     "--crop-max --interpolation --range --percentiles --flip --jitter --brightness --contrast --saturation "
     "--hue --grayscale --blur --solarize"

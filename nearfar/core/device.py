@@ -16,6 +16,11 @@ def cores() -> int:
     return int(joblib.cpu_count())
 
 
+def compute_threads() -> int:
+    """Count the threads to compute with: torch's number, which OMP_NUM_THREADS sets, within the cores."""
+    return min(torch.get_num_threads(), cores())
+
+
 def device_named(name: str) -> torch.device:
     """Find the device to compute on.
 

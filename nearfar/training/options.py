@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     device: str | None
     views_on: str | None
     compile: str | None
+    threads: int | None
     workers: int | None
     max_bad: float | None
     max_pixels: int | None

@@ -32,7 +32,7 @@ from .resolve import RunConfig
 from .run import PARTS, Run, export, load
 from .schedule import StepPlan
 from .settings import Training
-from .setup import TrainingSetup, prepare, threads
+from .setup import TrainingSetup, prepare, workers
 from .teacher import teacher_of
 
 OURS = (  # in the order in which --overwrite removes them
@@ -357,7 +357,7 @@ def _same(
     """Make sure that an earlier run is the one now asked for, and take over what it measured."""
     old = RunConfig.from_json(earlier, f"{folder / 'config.json'}: ")
     for name in resolve.MEASURED:
-        if getattr(wanted.training, name) == "auto":
+        if getattr(wanted.training, name) in ("auto", None):
             measured = {name: getattr(old.training, name)}
             wanted = replace(wanted, training=replace(wanted.training, **measured))
     found = old.differences(wanted)
@@ -394,7 +394,7 @@ def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
             wanted.preprocess,
             limit=wanted.training.max_pixels,
             max_bad=wanted.training.max_bad,
-            threads=threads(wanted),
+            threads=workers(wanted),
             decode_once=wanted.training.cache,
         )
     if distributed.first() and dataset.rejected:

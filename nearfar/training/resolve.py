@@ -29,7 +29,7 @@ MAY_CHANGE = (
     "health_checks",
     "stop_on_collapse",
 )  # settings that may change when a run is resumed
-MEASURED = ("precision", "views_on", "compile")  # whose "auto" the first session measures and records
+MEASURED = ("precision", "views_on", "compile", "threads")  # what the first session finds out and records
 SAMPLE = 64  # images read to find the usual size of a collection
 
 
