@@ -64,6 +64,7 @@ class Options(TypedDict, total=False):
     temperature: float | None
     head: Sequence[int] | int | None
     decoupled: bool | None
+    keep_colour: bool | None
     queue: int | None
     ema: float | None
     bn_splits: int | None
