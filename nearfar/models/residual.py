@@ -26,11 +26,20 @@ class Shape:
     stem: tuple[int, int, int]  # width, side and stride of the first convolution
     stages: tuple[Stage, ...]
     neck: int = 0  # width of a last 1x1 convolution, if any: more features at little cost
+    every_scale: bool = False  # a vector of means and deviations at every scale, not of the last map's means
 
     @property
     def dim(self) -> int:
         """Features at the end."""
-        return self.neck or self.stages[-1].width
+        return 2 * sum(self._widths) if self.every_scale else self._widths[-1]
+
+    @property
+    def _widths(self) -> list[int]:
+        """Channels of the last map at each scale."""
+        widths = [self.stem[0]]
+        for stage in self.stages:
+            widths[len(widths) if stage.down else -1 :] = [stage.width]
+        return [*widths[:-1], self.neck or widths[-1]]
 
 
 def _resnet(width: int, blocks: int) -> Shape:
@@ -39,9 +48,11 @@ def _resnet(width: int, blocks: int) -> Shape:
     return Shape((width, 3, 2), tuple(stages))
 
 
+EPSILON = 1e-6  # a deviation of 0 has no gradient
+
 SHAPES = {
     # Eight convolutions, most of the work at 8 and 4 px of a 32 px image, where a CPU is most efficient.
-    "resnet8": Shape((32, 4, 2), (Stage(64, down="pool"), Stage(128, down="pool"), Stage(128)), neck=512),
+    "resnet8": Shape((32, 4, 2), (Stage(64, down="pool"), Stage(128, down="pool"), Stage(128)), 512, True),
     "resnet10_w16": _resnet(16, 1),
     "resnet10_w32": _resnet(32, 1),
     "resnet10_w48": _resnet(48, 1),
@@ -78,7 +89,10 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """A residual network without a classifier: a stem, stages of basic blocks, the mean over the plane.
+    """A residual network without a classifier: a stem, stages of basic blocks, means over the plane.
+
+    With `every_scale` the vector also holds the deviations, and both of the last map before each halving:
+    colours and textures, which a small network's last map has lost.
 
     Source:
         He et al. 2016, "Deep residual learning", sections 3.3 and 4.2, with the widths of `Shape`.
@@ -105,7 +119,7 @@ class Residual(nn.Module):
                 nn.BatchNorm2d(shape.neck),
                 nn.ReLU(inplace=True),
             ]
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks, self.every_scale = nn.Sequential(*blocks), shape.every_scale
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -119,8 +133,13 @@ class Residual(nn.Module):
         Returns:
             (n, dim).
         """
-        y = self.blocks(F.relu(self.bn1(self.conv1(x)), inplace=True))
-        return torch.mean(y, (2, 3))
+        if not self.every_scale:
+            y = self.blocks(F.relu(self.bn1(self.conv1(x)), inplace=True))
+            return torch.mean(y, (2, 3))
+        levels: list[Tensor] = []
+        for y in self.steps(x):
+            levels[-1 if levels and levels[-1].shape[2] == y.shape[2] else len(levels) :] = [y]
+        return torch.cat([part for y in levels for part in _statistics(y)], 1)
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
         """Give what each step makes: the stem, each block, the neck's parts; the last is what is pooled.
@@ -136,3 +155,9 @@ class Residual(nn.Module):
         for block in self.blocks:
             y = block(y)
             yield y
+
+
+def _statistics(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the mean and the deviation of each channel over the plane: (n, c) each."""
+    variance, mean = torch.var_mean(y, (2, 3), correction=0)
+    return mean, (variance + EPSILON).sqrt()
