@@ -208,7 +208,7 @@ def queues() -> dict[str, Tensor]:
             torch.manual_seed(step)
             views = [torch.rand(32, 3, 16, 16).double() for _ in given(module, 1).views]
             kinds = torch.arange(32) % 5
-            others = share(torch.arange(32) % 2 == 1) if "keep_colour" in values else None
+            others = share(torch.arange(32) % 4 == 3) if "keep_colour" in values else None
             maker.zero_grad()
             shared = [share(x) for x in views]
             loss = whole(Batch(shared, share(torch.arange(32)), share(kinds), alternates=others))

@@ -10,8 +10,8 @@ from nearfar.core.errors import NearfarError
 
 # Name, stem, side: the strides, the channels of the last map, and whether the vector is the last map's mean.
 NETS = {
-    ("resnet8", "standard", 32): ((2, 4, 8), 512, False),
-    ("resnet8", "small", 32): ((1, 2, 4), 512, False),
+    ("resnet8", "standard", 32): ((2, 4, 8), 512, True),
+    ("resnet8", "small", 32): ((1, 2, 4), 512, True),
     ("resnet10_w16", "standard", 64): ((2, 4, 8, 16), 128, True),
     ("resnet18", "small", 32): ((1, 2, 4, 8), 512, True),
     ("torchvision:resnet18", "standard", 64): ((2, 4, 8, 16, 32), 512, True),
@@ -45,16 +45,21 @@ def seen(name: str, stem: str, side: int) -> tuple[models.Encoder, torch.Tensor]
 
 
 @pytest.mark.parametrize("side", [32, 37])
+@pytest.mark.parametrize("stem", ["standard", "small"])
 @torch.no_grad()
-def test_resnet8_gives_means_and_deviations_of_every_map(side: int) -> None:
-    f, x = seen("resnet8", "standard", side)
-    parts = [part for y in f.maps(x) for part in (y.mean((2, 3)), y.flatten(2).std(2, correction=0))]
-    assert f.dim == sum(part.shape[1] for part in parts) == 2 * (32 + 64 + 512)
-    torch.testing.assert_close(f(x), torch.cat(parts, 1), rtol=1e-3, atol=2e-3)
+def test_a_finished_resnet8_gives_means_and_deviations_of_every_map(side: int, stem: str) -> None:
+    f, x = seen("resnet8", stem, side)
+    kept = models.finished(f)
+    parts = [part for y in f.maps(x)[::-1] for part in (y.mean((2, 3)), y.flatten(2).std(2, correction=0))]
+    assert kept.dim == sum(part.shape[1] for part in parts) == 2 * (32 + 64 + 512)
+    torch.testing.assert_close(kept(x), torch.cat(parts, 1), rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(kept(x)[:, : f.dim], f(x))  # so that heads of training still fit
+    assert models.finished(kept) is kept
+    assert models.finished(other := models.encoder("resnet10_w16")) is other
 
 
 def test_a_channel_that_is_0_everywhere_has_a_gradient() -> None:
-    f = models.encoder("resnet8", size=32)
+    f = models.encoder("resnet8", size=32, args=models.EVERY_SCALE)
     f(torch.zeros(2, 3, 32, 32)).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in f.parameters() if p.grad is not None)
 

@@ -1,4 +1,4 @@
-"""SimCLR that keeps the colours of every other image: which ones, how they look, how they are compared."""
+"""SimCLR that keeps the colours of every fourth image: which ones, how they look, how they are compared."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from small import pictures, small
 
 from nearfar import methods
 from nearfar.data import cache
+from nearfar.data.batch import ALTERNATES
 from nearfar.data.loader import DataLoader
 from nearfar.data.sources import open_source
 from nearfar.images import views as views_module
@@ -21,6 +22,7 @@ from nearfar.images.view_settings import Views
 from nearfar.losses import nt_xent
 from nearfar.methods.base import Batch
 from nearfar.training import grad_cache
+from nearfar.training.replicas import Replicas
 from nearfar.training.resolve import resolve
 
 CPU = torch.device("cpu")
@@ -28,8 +30,8 @@ FLAT = Views(brightness=0.0, contrast=0.0, jitter=1.0, hue=0.4, grayscale=0.5)
 
 
 def coloured(count: int, side: int = 16) -> Batch:
-    """A batch in which every other image is marked."""
-    return replace(pictures(count, side), alternates=torch.arange(count) % 2 == 1)
+    """A batch in which every fourth image is marked."""
+    return replace(pictures(count, side), alternates=torch.arange(count) % 4 == 3)
 
 
 def test_every_other_image_keeps_its_colour_in_both_views(tmp_path: Path) -> None:
@@ -39,19 +41,19 @@ def test_every_other_image_keeps_its_colour_in_both_views(tmp_path: Path) -> Non
     method = small("simclr", keep_colour=True)
     feed = DataLoader(images, method.views(FLAT), size=16, batch_size=16, seed=0)
     batch = feed.make(0)
-    assert batch.alternates is not None and batch.alternates.tolist() == [False, True] * 8
+    assert batch.alternates is not None and batch.alternates.tolist() == [False, False, False, True] * 4
     wanted = torch.tensor([200, 120, 40]) / 255
     for view in batch.views:
         away = (view.mean((2, 3)) - wanted).abs().amax(dim=1)
-        assert (away[1::2] < 0.06).all()  # a little saturation is all that changes
-        assert (away[0::2] > 0.06).sum() >= 6  # a few of eight are hardly turned, by chance
+        assert (away[3::4] < 0.06).all()  # a little saturation is all that changes
+        assert (away[0::4] > 0.06).sum() >= 2  # some are hardly turned, by chance
     plain = DataLoader(images, small("simclr").views(FLAT), size=16, batch_size=16, seed=0).make(0)
     assert plain.alternates is None
-    assert torch.equal(plain.views[0][0::2], batch.views[0][0::2])  # the others are what they were
-    boxes = [views_module.draw(s, 7, np.arange(4), [20] * 4, [30] * 4, 16) for s in (Views(), FLAT)]
-    mixed = boxes[0].mixed(boxes[1], slice(1, None, 2))
-    assert (mixed.factors[1::2] == boxes[1].factors[1::2]).all()
-    assert (mixed.factors[0::2] == boxes[0].factors[0::2]).all()
+    assert torch.equal(plain.views[0][0::4], batch.views[0][0::4])  # the others are what they were
+    boxes = [views_module.draw(s, 7, np.arange(8), [20] * 8, [30] * 8, 16) for s in (Views(), FLAT)]
+    mixed = boxes[0].mixed(boxes[1], ALTERNATES)
+    assert (mixed.factors[3::4] == boxes[1].factors[3::4]).all()
+    assert (mixed.factors[0::4] == boxes[0].factors[0::4]).all()
 
 
 def test_both_kinds_are_compared_apart_by_heads_of_their_own() -> None:
@@ -60,15 +62,17 @@ def test_both_kinds_are_compared_apart_by_heads_of_their_own() -> None:
     found = method(batch)
     h = method.f(torch.cat(batch.views))
     z, colour = (torch.nn.functional.normalize(g(h), dim=1).chunk(2) for g in (method.g, method.g_colour))
-    shape = nt_xent(z[0][0::2], z[1][0::2], method.tau) / 2
-    other = nt_xent(colour[0][1::2], colour[1][1::2], method.tau) / 2
+    kept = batch.alternates
+    assert kept is not None
+    shape = 0.75 * nt_xent(z[0][~kept], z[1][~kept], method.tau)
+    other = 0.25 * nt_xent(colour[0][kept], colour[1][kept], method.tau)
     torch.testing.assert_close(found.terms["nt_xent"], shape)
     torch.testing.assert_close(found.terms["nt_xent_colour"], other)
     found.total.backward()
     assert all(
         p.grad is not None and p.grad.abs().sum() > 0 for p in method.g_colour.parameters() if p.ndim > 1
     )
-    assert method.negatives(8) == 6 and small("simclr").negatives(8) == 14
+    assert method.negatives(8) == 10 and small("simclr").negatives(8) == 14
     assert (
         len(method.float().embed(pictures(8))) == 2
     )  # without marks, as in a health check, it is plain SimCLR
@@ -84,7 +88,7 @@ def test_in_chunks_the_gradient_is_the_same() -> None:
         if chunk is None:
             method(batch).total.backward()
         else:
-            grad_cache.backward(method, batch, chunk, contextlib.nullcontext())  # type: ignore[arg-type]
+            grad_cache.backward(Replicas(method, 1), batch, chunk, contextlib.nullcontext)
         return [p.grad for p in method.parameters() if p.grad is not None]
 
     for whole, pieces in zip(grads(None), grads(3), strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ALTERNATES = slice(1, None, 2)  # places in a batch of the examples that are changed the second way, if any
+ALTERNATES = slice(3, None, 4)  # places in a batch of the examples that are changed the second way, if any
 
 
 def tree_map(change: Callable[[Tensor], Any], tree: Any) -> Any:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..images.view_settings import Views, is_small
-from .batch import ALTERNATES
 from .modality import IMAGES, Example, Modality
 
 if TYPE_CHECKING:
@@ -148,6 +147,7 @@ class ImageModality(Modality):
     ) -> AugmentationParams:
         """Draw crops, flips, colours and blurs; see `views.draw`."""
         from ..images import views
+        from .batch import ALTERNATES
 
         recipe, side = _parts(view, size)
         drawn = views.draw(recipe, key, ids, block.height, block.width, side)

@@ -95,10 +95,10 @@ class AugmentationParams:
 
 @dataclass(frozen=True)
 class View:
-    """One view of an image: how it is made, its side as a share of the run's, and what every other image has.
+    """One view of an image: how it is made, and its side as a share of the run's.
 
-    With `alternate`, the images at odd places of a batch (from 0) are changed by those settings instead; the
-    batch says which in `alternates`.
+    With `alternate`, every fourth image of a batch is changed by those settings instead; the batch says which
+    in `alternates`.
     """
 
     recipe: Views

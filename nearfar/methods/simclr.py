@@ -7,9 +7,9 @@ Cheng-Yao Hong, Yen-Chi Hsu, Tyng-Luh Liu, Yubei Chen and Yann LeCun, "Decoupled
 
 Choose it when you want a well-known default: one temperature to set, and batches of 256 or more.
 
-With `--keep-colour` two views of every other image have the same colours, and a head of their own compares them
-among themselves. So the encoder learns shape from the one half and colour from the other, and neither kind of image
-loses: Tete Xiao, Xiaolong Wang, Alexei A. Efros and Trevor Darrell, "What should not be contrastive in contrastive
+With `--keep-colour` both views of every fourth image keep its colours, and a head of their own compares them among
+themselves. So the encoder learns shape from most images and colour from the others, for collections that differ by
+either: Tete Xiao, Xiaolong Wang, Alexei A. Efros and Trevor Darrell, "What should not be contrastive in contrastive
 learning", ICLR 2021 (arXiv:2008.05659), section 3, in which every view has all heads.
 
 Shapes: N images, 2N views; h (2N, D) from the encoder f; z_i, z_j (N, P) from the head g, of length 1.
@@ -67,7 +67,7 @@ class Config:
     )
     keep_colour: bool = setting(
         False,
-        "let every other image keep its colours in both views, compared by a head of their own",
+        "let every fourth image keep its colours in both views, compared by a head of their own",
         source="after Xiao et al. 2021, section 3",
     )
 
@@ -86,12 +86,12 @@ class SimCLR(Method):
 
     @classmethod
     def fitted(cls, config: Config, views: Any) -> Config:
-        """Keep the colours of every other image only where the views of the rest change them."""
+        """Keep the colours of every fourth image only where the views of the rest change them."""
         changes = isinstance(views, Views) and _keeping(views) != views
         return config if changes or not config.keep_colour else replace(config, keep_colour=False)
 
     def views(self, views: Views) -> tuple[Views | View, ...]:
-        """Make two views alike, which keep the colours of every other image if that is asked for."""
+        """Make two views alike, which keep the colours of every fourth image if that is asked for."""
         return 2 * ((View(views, alternate=_keeping(views)) if self.config.keep_colour else views),)
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -107,21 +107,16 @@ class SimCLR(Method):
     def loss(self, z_i: Tensor, z_j: Tensor, kept: Tensor | None = None) -> Loss:
         """Compare all views: equation 1, or the decoupled one; where colours are kept, both kinds apart."""
         name, compare = ("dcl", dcl) if self.config.decoupled else ("nt_xent", nt_xent)
-        if kept is None:
+        if kept is None or not kept.any():
             return Loss({name: compare(z_i, z_j, self.tau)}, {"z_i": z_i, "z_j": z_j})
-        other = ~kept
+        other, share = ~kept, kept.sum() / len(kept)
+        shape, colour = compare(z_i[other], z_j[other], self.tau), compare(z_i[kept], z_j[kept], self.tau)
         watched = {"z_i": z_i[other], "z_j": z_j[other]}
-        return Loss(
-            {
-                name: compare(z_i[other], z_j[other], self.tau) / 2,
-                f"{name}_colour": compare(z_i[kept], z_j[kept], self.tau) / 2,
-            },
-            watched,
-        )
+        return Loss({name: (1 - share) * shape, f"{name}_colour": share * colour}, watched)
 
     def negatives(self, batch: int) -> int:
-        """All views, or half of them where colours are kept, but a view itself and its partner."""
-        return (batch if self.config.keep_colour else 2 * batch) - 2
+        """All views but a view itself and its partner; where colours are kept, those of its own kind."""
+        return 2 * (batch - batch // 4 if self.config.keep_colour else batch) - 2
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of all."""
@@ -134,7 +129,7 @@ def _keeping(views: Views) -> Views:
 
 
 SimCLR.recipes = recipes(
-    cpu={"temperature": 0.1, "head": (256, 128)},
+    cpu={"temperature": 0.1, "head": (256, 128), "keep_colour": True},
     cifar={"temperature": 0.5},
     imagenet={"temperature": 0.1},
 )

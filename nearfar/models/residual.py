@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,20 +26,20 @@ class Shape:
     stem: tuple[int, int, int]  # width, side and stride of the first convolution
     stages: tuple[Stage, ...]
     neck: int = 0  # width of a last 1x1 convolution, if any: more features at little cost
-    every_scale: bool = False  # a vector of means and deviations at every scale, not of the last map's means
+    kept_scales: bool = False  # whether a finished run keeps the network with the features of every scale
 
     @property
     def dim(self) -> int:
-        """Features at the end."""
-        return 2 * sum(self._widths) if self.every_scale else self._widths[-1]
+        """Features of the last map."""
+        return self.neck or self.stages[-1].width
 
     @property
-    def _widths(self) -> list[int]:
-        """Channels of the last map at each scale."""
+    def every_dim(self) -> int:
+        """Means and deviations of the last map at every scale."""
         widths = [self.stem[0]]
         for stage in self.stages:
             widths[len(widths) if stage.down else -1 :] = [stage.width]
-        return [*widths[:-1], self.neck or widths[-1]]
+        return 2 * sum([*widths[:-1], self.dim])
 
 
 def _resnet(width: int, blocks: int) -> Shape:
@@ -89,20 +89,21 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """A residual network without a classifier: a stem, stages of basic blocks, means over the plane.
+    """A residual network without a classifier: a stem, stages of basic blocks, the mean over the plane.
 
-    With `every_scale` the vector also holds the deviations, and both of the last map before each halving:
-    colours and textures, which a small network's last map has lost.
+    With `every_scale` the vector goes on: the deviations of the last map, then means and deviations of the
+    last map before each halving, which hold colours and textures that a small network's last map has lost.
 
     Source:
         He et al. 2016, "Deep residual learning", sections 3.3 and 4.2, with the widths of `Shape`.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, every_scale: bool = False) -> None:
         """Build it with random weights.
 
         Args:
             shape: its layout.
+            every_scale: whether a vector holds the features of every scale.
         """
         super().__init__()
         width, side, stride = shape.stem
@@ -119,7 +120,7 @@ class Residual(nn.Module):
                 nn.BatchNorm2d(shape.neck),
                 nn.ReLU(inplace=True),
             ]
-        self.blocks, self.every_scale = nn.Sequential(*blocks), shape.every_scale
+        self.blocks, self.every_scale = nn.Sequential(*blocks), every_scale
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -139,7 +140,13 @@ class Residual(nn.Module):
         levels: list[Tensor] = []
         for y in self.steps(x):
             levels[-1 if levels and levels[-1].shape[2] == y.shape[2] else len(levels) :] = [y]
-        return torch.cat([part for y in levels for part in _statistics(y)], 1)
+        return self.pooled(levels)
+
+    def pooled(self, levels: Sequence[Tensor]) -> Tensor:
+        """Make the vector of feature maps, (n, c, h, w) each, finest first."""
+        if not self.every_scale:
+            return torch.mean(levels[-1], (2, 3))
+        return torch.cat([part for y in levels[::-1] for part in _statistics(y)], 1)
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
         """Give what each step makes: the stem, each block, the neck's parts; the last is what is pooled.

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 import torch
 
-from .. import methods
+from .. import methods, models
 from ..core import distributed, progress
 from ..core.commit import commit
 from ..core.device import device_named
@@ -191,7 +191,7 @@ def _train(
         }
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
-        export(job.folder, job.module.f, job.wanted.preprocess, provenance, parts)
+        export(job.folder, models.finished(job.module.f), job.wanted.preprocess, provenance, parts)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
 
 
