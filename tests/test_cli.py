@@ -109,7 +109,8 @@ def test_every_value_of_every_recipe_can_be_typed() -> None:
         for flag, *cells in recipe_table.rows(method):
             for cell in {"auto" if flag == "--encoder" else cells[0], *cells} - {"-"}:
                 for value in cell.replace("own or ", "").split(" or "):
-                    parser.read(["photos", "--method", method, flag, *value.split()])
+                    switch = {"yes": [flag], "no": [f"--no-{flag[2:]}"]}.get(value)
+                    parser.read(["photos", "--method", method, *(switch or [flag, *value.split()])])
 
 
 def test_help_ends_with_the_recipes_of_the_method(capsys: pytest.CaptureFixture[str]) -> None:
