@@ -57,7 +57,7 @@ def anomalies(
     Raises:
         NearfarError: too few images are normal, or a condition makes no sense.
     """
-    opened, limit = open_for_query(store, out), check_limit(limit)
+    opened, limit = open_for_query(store, out, run), check_limit(limit)
     asked, known, odd = (
         set(opened.ids(condition)) if condition or first else set[str]()
         for condition, first in ((where, True), (normal, False), (anomalous, False))

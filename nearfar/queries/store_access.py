@@ -14,6 +14,7 @@ from ..features.extract import fingerprint
 from ..models import known
 from ..stores import VectorStore, open_store
 from ..training.run import Run, load
+from .image_folder import store_of
 from .listing import Listing, check_name, write
 
 StoreLike = VectorStore | str | Path
@@ -21,16 +22,19 @@ MAP_COLUMNS = ("map_x", "map_y")  # where the map is kept: x and y may be column
 UNKNOWN = -1  # the class number of a row without a label
 
 
-def open_for_query(store: StoreLike, out: str | Path | None = None) -> VectorStore:
+def open_for_query(
+    store: StoreLike, out: str | Path | None = None, run: Run | str | Path | None = None
+) -> VectorStore:
     """Open a store, unless it is open. Refuse an output file that cannot be written, before any work.
 
     Args:
-        store: a store or its address.
+        store: a store or its address; or a folder of images, which is embedded first.
         out: the output file, or None.
+        run: the encoder of such a folder, if it is to be another than `known`.
     """
     if out is not None:
         check_name(Path(out))
-    return open_store(store) if isinstance(store, (str, Path)) else store
+    return open_store(store_of(store, run)) if isinstance(store, (str, Path)) else store
 
 
 def check_limit(limit: int) -> int:
