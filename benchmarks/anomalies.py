@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--strides", type=int, nargs="+")
     parser.add_argument("--bank", type=int, default=120)
     parser.add_argument("--test", type=int, default=40)
-    parser.add_argument("--parts", nargs="+", default=["patchcore", "padim", "nearest", "spade"])
+    parser.add_argument("--parts", nargs="*", default=["patchcore", "padim", "nearest", "spade"])
     parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--others", action="store_true", help="also the test of other designs")
     parser.add_argument("--seed", type=int, default=0)

@@ -36,6 +36,7 @@ METHODS = {
     "swav": "SwAV",
     "dino": "DINO",
     "rotnet": "RotNet",
+    "cutpaste": "CutPaste",
     "supervised": "Supervised",
 }
 """Name, which is also the file's, to the class in it."""
