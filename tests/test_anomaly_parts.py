@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from textures import HIGH, WIDE, holed, save, texture
 
 import nearfar
 from nearfar.analysis.part_detector import unlike
@@ -18,29 +19,6 @@ from nearfar.core.errors import NearfarError
 from nearfar.data.defects import Truth
 from nearfar.queries.anomaly_parts import held_out_count
 from nearfar.training.run import Run
-
-HIGH, WIDE = 48, 64
-
-
-def texture(number: int) -> np.ndarray:
-    """A woven texture with noise: each picture another, all alike."""
-    draws = np.random.default_rng(number)
-    y, x = np.mgrid[:HIGH, :WIDE]
-    plain = 120 + 40 * np.sin(2 * np.pi * (x + draws.integers(8)) / 8) * np.sin(2 * np.pi * y / 8)
-    return (plain[:, :, None] + draws.normal(0, 6, (HIGH, WIDE, 3))).clip(0, 255).astype(np.uint8)
-
-
-def holed(number: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """The same with a dark hole, and its box x1 y1 x2 y2."""
-    pixels, draws = texture(number), np.random.default_rng(number + 1)
-    left, top = int(draws.integers(4, WIDE - 18)), int(draws.integers(4, HIGH - 18))
-    pixels[top : top + 14, left : left + 14] = draws.integers(0, 60, (14, 14, 1))
-    return pixels, (left, top, left + 14, top + 14)
-
-
-def save(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture(scope="module")

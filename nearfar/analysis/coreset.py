@@ -29,10 +29,13 @@ def k_center(points: Tensor, count: int, key: int) -> Tensor:
         points = points @ torch.from_numpy(directions)
     chosen = torch.empty(count, dtype=torch.int64)
     at = int(draws.integers(len(points)))
+    half = points.square().sum(dim=1) / 2
+    # Half of the squared distances: one product of a matrix and a vector a choice.
     away = torch.full((len(points),), torch.inf)
     for number in range(count):
         chosen[number] = at
-        away = torch.minimum(away, (points - points[at]).square().sum(dim=1))
+        torch.minimum(away, torch.addmv(half + half[at], points, points[at], alpha=-1), out=away)
+        away[at] = -torch.inf  # rounding may leave more than nothing
         at = int(away.argmax())
     return chosen
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .patch_banks import NearestPatch, flat, nearest_rows
 
-PICTURES = 10  # normal pictures that a picture is compared with
+PICTURES = 10  # normal pictures that a picture is compared with, at most
+ROWS = 16_000  # of their patches, after which no further picture is taken
 GRID = 4  # places a side of the means by which these are found
 BYTES = 1 << 28  # of all patches, at most; more are thinned out at random
 
@@ -55,7 +56,7 @@ class Spade(NearestPatch):
         """Score pictures; see `NearestPatch.score`."""
         owners = torch.tensor(sorted(self.pictures))
         known = torch.stack([self.pictures[owner] for owner in owners.tolist()])
-        count = min(PICTURES, len(owners))
+        count = min(PICTURES, max(1, ROWS * len(owners) // len(self.bank)), len(owners))
         alike = torch.cdist(_description(features), known).topk(count, largest=False).indices
         lows = torch.searchsorted(self.owners, owners)
         highs = torch.searchsorted(self.owners, owners, right=True)

@@ -75,9 +75,9 @@ def find_parts(
     calm: list[torch.Tensor] = []
     for one in detector.score(source, asked.rows):
         scores[one.row] = one.score
-        kind = _measure(measures, asked, one.row, one.score, full_size(one.places, one.shape))
-        if kind is not None:
-            known[one.row] = kind
+        if asked.kinds is not None or asked.truth is not None:
+            heat = full_size(one.places, one.shape)
+            known[one.row] = _measure(measures, asked, one.row, one.score, heat)
         top = sorted([*top, one], key=lambda other: -other.score)[:limit]
         calm = sorted([*calm, one.places], key=lambda other: float(other.max()))[:LEAST]
     bad = [source.ids[row] for row, _ in detector.rejected]
@@ -249,18 +249,17 @@ def _usual_side(normal: Source, preprocess: Any) -> int:
     return max(preprocess.size, min(usual, LARGEST))
 
 
-def _measure(measures: Measures, asked: Asked, row: int, score: float, heat: Any) -> str | None:
-    """Count a picture if its truth is known, and say the kind of its defects, "" for a good one."""
+def _measure(measures: Measures, asked: Asked, row: int, score: float, heat: Any) -> str:
+    """Count a picture whose truth is known, and say the kind of its defects, "" for a good one."""
     name = asked.source.ids[row]
-    kind = asked.kinds[row] if asked.kinds is not None else None
+    kind = "" if asked.kinds is None else asked.kinds[row]
     if asked.truth is not None:
         regions, kinds = asked.truth.of(name, heat.shape)
-        if kind is None:
-            kind = "defect" if regions.any() else ""
-        if kind == "" or regions.any():
+        if asked.kinds is None and regions.any():
+            kind = "defect"
+        if not kind or regions.any():
             count_pixels(measures.pixels, heat, regions if kind else 0 * regions, kinds or kind or "defect")
-    if kind is not None:
-        measures.add(score, kind)
+    measures.add(score, kind)
     return kind
 
 
