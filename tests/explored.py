@@ -87,14 +87,15 @@ def encoded(pixels: np.ndarray, kind: str = "JPEG") -> bytes:
 def plain(
     folder: Path, count: int = 120, classes: int = 3, labels: list[str | None] | None = None
 ) -> VectorStore:
-    """A store without a run: vectors about one centre a class, which overlap, and small pictures in files."""
+    """A store without a run: vectors about one centre a class, which overlap; the last three are copies."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(classes, 8))
     vectors = (centres[np.arange(count) % classes] + 1.5 * rng.normal(size=(count, 8))).astype(np.float32)
     files = []
-    for n in range(count):
+    vectors[-3:] = vectors[0]  # and so are the last three pictures
+    for n in (*range(count - 3), 0, 0, 0):
         pixels = np.full((20, 30, 3), (40 * (n % classes), 100, n % 256), np.uint8)
-        files.append(folder / f"{n:03d}.png")
+        files.append(folder / f"{len(files):03d}.png")
         files[-1].write_bytes(encoded(pixels, "PNG"))
     data = [file.read_bytes() for file in files]
     store = open_store(folder / "plain.nf", StoreInfo(8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
@@ -27,10 +29,12 @@ from nearfar.app.findings import Findings
 from nearfar.app.kept import KeptResults
 from nearfar.app.row_numbers import NumberedStore
 from nearfar.core.errors import NearfarError
+from nearfar.demo import drawings
 from nearfar.queries.anomalies import anomalies
+from nearfar.queries.duplicates import duplicates
 from nearfar.queries.label_errors import label_errors
 from nearfar.queries.suggest import suggest
-from nearfar.stores import VectorStore, open_store
+from nearfar.stores import StoreInfo, VectorStore, open_store
 from nearfar.stores.manage import store as store_command
 
 TOKEN = "a-token-that-is-known"
@@ -297,3 +301,22 @@ def test_behind_a_proxy(store: VectorStore, strips: bool) -> None:
         assert browser.post("/photos/a/api/labels", json=body, headers=own).status_code == 200
         foreign = {**own, "origin": "https://evil.example"}
         assert browser.post("/photos/a/api/labels", json=body, headers=foreign).status_code == 403
+
+
+def test_copies_of_a_copy_count_as_byte_for_byte(tmp_path: Path) -> None:
+    small = drawings.draw("star", 1, seed=0)[0]
+    large = np.asarray(Image.fromarray(small).resize((80, 80), Image.Resampling.BICUBIC))
+    files = [explored.encoded(pixels, "PNG") for pixels in (large, small, small)]
+    store = open_store(tmp_path / "copies.nf", StoreInfo(4))
+    table = {
+        "id": ["a", "b", "c"],
+        "vector": pa.array([[1.0, 2, 3, 4]] * 3, pa.list_(pa.float32())),
+        "thumbnail": [explored.encoded(pixels) for pixels in (large, small, small)],
+        "digest": [hashlib.blake2b(file, digest_size=16).hexdigest() for file in files],
+        "width": [80, 40, 40],
+        "height": [80, 40, 40],
+    }
+    store.upsert(pa.table(table))
+    found = duplicates(store)
+    assert found.facts["spare"] == 2 and found.facts["exact"] == 1  # b and c; a is the image to keep
+    assert "1 of them byte for byte" in found.lines[0]

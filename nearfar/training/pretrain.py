@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -147,7 +148,7 @@ def _train(
         **versions,
         "asked": asked,
         "overwrite": overwrite,
-        "data": data,
+        "data": {**data, "path": _place(asked.get("data"))},
         **job.wanted.to_json(),
         "plan": job.plan.stretches,
     }
@@ -193,6 +194,11 @@ def _train(
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
         export(job.folder, models.finished(job.module.f), job.wanted.preprocess, provenance, parts)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
+
+
+def _place(data: str | None) -> str | None:
+    """Say where the images are, whatever folder a later command is run in; other sources stay as typed."""
+    return os.path.abspath(data) if data and os.path.exists(data) else data
 
 
 def _steps(
