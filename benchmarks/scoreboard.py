@@ -1,4 +1,4 @@
-"""Runs the subjects, prints what they find, and keeps benchmarks/results.md and other pages. benchmarks/run starts it."""
+"""Runs the subjects, prints what they find, and keeps results.md and the other pages, for benchmarks/run."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Both ways use every core that this process may use. "Each operation divided" leaves every operation to torch's
 own threads, which wait for each other at its end: `--threads 1`, and what nearfar did before it had the flag.
-"A share a thread" is what `--threads` does by default. The other program is a loop without end, one process of
-it, started here. SimCLR with the recipe for a CPU, a batch of 256 in memory, in the arithmetic that
+"A share a thread" is what `--threads` does by default. The other program is a loop without end, one process
+of it, started here. SimCLR with the recipe for a CPU, a batch of 256 in memory, in the arithmetic that
 pretraining chooses here; embedding is of 2,048 images. All take turns. A bar compares the best of the rounds,
 which other work on the computer disturbs least.
 """
