@@ -25,8 +25,6 @@ from .parallel import average_gradients, parallelise
 from .replicas import Replicas
 from .schedule import StepPlan, TimeBudget
 
-LOOKS = 50  # times a run compares its pace with its time budget
-
 
 @dataclass(frozen=True)
 class Step:
@@ -104,7 +102,7 @@ def train(
     # Batch norm counts over a share, which is a thread's; if a process has one, over those of all processes.
     whole = parallelise(method, "ddp" if direct else "none") if threads == 1 else method
     number = start
-    look = max(1, plan.steps // LOOKS)
+    look = TimeBudget.next_look(start, plan)
     try:
         for batch in feed:
             now = lr * optim.factor(plan.progress(number + 0.5), warmup)  # mid-step: neither end is wasted
@@ -127,10 +125,11 @@ def train(
                 number += 1
                 terms, watched = ({name: x.detach() for name, x in some.items()} for some in found)
                 method.after_step(plan.progress(number), watched)
-            if clock is not None and number % look == 0 and number < plan.steps:
+            if clock is not None and look <= number < plan.steps:
                 total = distributed.same(clock.steps_fitting(number, plan) if distributed.first() else None)
                 if total is not None:
                     plan = plan.corrected(number, total)
+                look = TimeBudget.next_look(number, plan)
             yield Step(number, plan, loss.detach(), terms, watched, now, feed.waited)
             if number >= plan.steps:
                 return

@@ -47,6 +47,7 @@ OURS = (  # in the order in which --overwrite removes them
     "rejected.csv",
     "config.json",  # last: until then the folder is known as a run's
 )
+CHANGE = 0.2  # of the number of steps, from which on a correction is said
 ShouldStop = Callable[[Mapping[str, Any], float], str]
 """Gets a line of health.jsonl and the share of the training done; gives why to stop, or an empty text."""
 
@@ -223,13 +224,14 @@ def _steps(
         clock=job.clock,
         **job.how,
     )
+    told = job.plan.steps
     with signals() as caught, _compiler(job.wanted.training.compile):
         for step in steps:
             if step.plan is not job.plan:
                 job.plan = step.plan
-                progress.say(
-                    f"the speed has changed: {step.plan.steps:,} steps in total now fit into the time."
-                )
+                if abs(step.plan.steps - told) > CHANGE * told:
+                    told = step.plan.steps
+                    progress.say(f"the speed has changed: {told:,} steps in total now fit into the time.")
                 _record(job.folder, whole, {**config, "plan": step.plan.stretches})
             recorder.note(step)
             figures = watch.note(step)

@@ -21,6 +21,7 @@ from .replicas import LEAST, why_whole
 from .resolve import RunConfig
 from .schedule import StepPlan, TimeBudget, measuring
 from .settings import Training
+from .turns import FEWEST, SECONDS, Turns
 
 LONG, LONG_STEPS = 600.0, 2000  # seconds, or steps, that a run must last before compiling is tried
 
@@ -224,8 +225,15 @@ def _faster_place(job: TrainingSetup) -> str:
     """Decide where views are made: by the CPU, unless a GPU makes a real batch faster."""
     if job.device.type != "cuda" or not job.wanted.kind.on_device:
         return "cpu"
-    seconds = {place: seconds_a_batch(job.feed(0, place)) for place in ("cpu", "device")}
-    return str(distributed.same("device" if seconds["device"] < seconds["cpu"] else "cpu"))
+    turns, began = Turns(), time.perf_counter()
+    while not turns.enough and time.perf_counter() - began < SECONDS:
+        turns.add(*(seconds_a_batch(job.feed(0, place), tries=1) for place in ("cpu", "device")))
+        if distributed.world() > 1:
+            break  # each process for itself, since the first decides
+    cpu, there = (1e3 * value for value in turns.middle)
+    place = str(distributed.same("device" if turns.ratio < 1.0 else "cpu"))
+    progress.say(f"views on {place}: a batch takes the CPU {cpu:,.1f} ms and the device {there:,.1f} ms.")
+    return place
 
 
 def _compiling_pays(job: TrainingSetup) -> bool:
@@ -237,15 +245,27 @@ def _compiling_pays(job: TrainingSetup) -> bool:
     steps = 0 if seconds else _planned(job).steps
     if (seconds or LONG) < LONG or (not seconds and steps < LONG_STEPS):
         return False
-    plain = _pace(job, 4.0)
-    began = time.perf_counter()
+    net, began = job.module.f, time.perf_counter()
     try:
-        job.module.f.compiled()
-        quick = _pace(job, 4.0)
+        net.compiled()
+        _pace(job, 0.0)  # at the first call the compiler works
+        code = net.__dict__["_code"]
+        cost = time.perf_counter() - began
+        turns = Turns()
+        while len(turns.pairs) < FEWEST:
+            net.compiled(False)
+            plain = _pace(job, SECONDS / FEWEST / 2)
+            net.__dict__["_code"] = code
+            turns.add(plain, _pace(job, SECONDS / FEWEST / 2))
     except Exception:  # no compiler here, or a network it cannot take: plain torch is right too
         return False
-    cost = time.perf_counter() - began
-    return cost < (seconds or steps * plain) * (1.0 - quick / plain)
+    plain, quick = turns.middle
+    pays = cost < (seconds or steps * plain) * (1.0 - turns.ratio)
+    progress.say(
+        f"{'compiled' if pays else 'not compiled'}: a step takes {1e3 * plain:,.1f} ms and compiled "
+        f"{1e3 * quick:,.1f} ms, after {cost:.0f} s of compiling."
+    )
+    return pays
 
 
 def _pace(job: TrainingSetup, seconds: float) -> float:
