@@ -20,7 +20,7 @@ from .measure import Spread
 
 KEPT = {"hue": 0.0, "grayscale": 0.0, "saturation": 0.1}
 VIEWS: dict[str, dict[str, Any]] = {
-    "default: colours kept in every eighth image": {},
+    "default: colours kept in every fourth image": {},
     "colours changed in every image": {"keep_colour": False},
     "colours kept in every image": KEPT,
 }
