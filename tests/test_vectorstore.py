@@ -201,6 +201,8 @@ REFUSED = [
         "width like '3'",
         "width = 0x10",
         "width = 1e",
+        "width > 1e400",
+        "width between -1e999 and 3",
         "width = NaN",
         "width + 1 > 2",
         "site = :v0",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
-from ..stores import VectorStore, open_store
+from ..stores import VectorStore
 
 NEEDED = ("fastapi", "uvicorn", "plotly")
 TOKEN_AGE = 30 * 24 * 3600  # seconds
@@ -40,7 +40,7 @@ def explore(
     Example: nearfar explore photos.nf
 
     Args:
-        store: a vector store or its address.
+        store: a vector store or its address; or a folder of images, which is embedded first.
         run: the run that made the store, if it has moved; needed to search by files.
         column: the column that labels are read from and written to; it is added if missing.
         host: an address of this machine to serve at; 127.0.0.1 is reached from this machine only.
@@ -58,6 +58,7 @@ def explore(
             raise NearfarError(f"the page needs {module}: pip install 'nearfar[explore]'.")
     import uvicorn
 
+    from ..queries.store_access import open_for_query
     from .findings import Findings
     from .guard import names_of
     from .kept import private_folder
@@ -65,7 +66,7 @@ def explore(
     from .row_numbers import NumberedStore
     from .server import application
 
-    rows = NumberedStore(open_store(store) if isinstance(store, (str, Path)) else store)
+    rows = NumberedStore(open_for_query(store, run=run))
     if not rows.ids:
         raise NearfarError(f"{rows.store.address} holds no images; fill it with nearfar embed --store.")
     LabelLog(rows).check(column)

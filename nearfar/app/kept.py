@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..core.atomic import atomic_write
+from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
 from ..core.version import __version__
-from ..data.cache import cache_root
 from ..queries.listing import Listing
 from ..stores.set_aside import SET_ASIDE, has_set_aside
 from .row_numbers import NumberedStore

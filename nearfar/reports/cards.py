@@ -179,7 +179,7 @@ def asked(run: Run) -> str:
     """Write the command that started a run."""
     words = dict(run.config["asked"])
     place, like = words.pop("data", None), words.pop("like", None)
-    parts = ["nearfar", "pretrain", str(place or "DATA"), "--out", str(run.path)]
+    parts = ["nearfar", "pretrain", str(place or "DATA"), "--out", run.name]
     if like:
         parts += ["--like", str(like)]
         words.pop("method", None), words.pop("recipe", None)
@@ -201,7 +201,7 @@ def commands(run: Run, out: str) -> list[Command]:
         run: the run.
         out: the report.
     """
-    here, place = str(run.path), str(run.config["asked"].get("data") or "DATA")
+    here, place = run.name, str(run.config["asked"].get("data") or "DATA")
     labelled = ["--train", "LABELLED", "--test", "LABELLED"]
     listed = {
         "The command that started the run; it also resumes an unfinished run.": asked(run),

@@ -134,7 +134,7 @@ def sample_run(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> 
         )
     labels = resolve.needs_labels(wanted.method, run.config["settings"])
     source = open_data(place, expected=wanted.modality, labels=labels, download=False)
-    bad = {name for name, _ in read_rejected(run.path)}
+    bad = {name for name, _ in read_rejected(run.folder)}
     usable = np.array([row for row, name in enumerate(source.ids) if name not in bad], np.int64)
     numbers = _numbers(len(usable), wanted.training, bool(facts.get("holdout")))
     chosen = rng.permutation(rng.fold(0, "report"), len(usable))[:SAMPLE]

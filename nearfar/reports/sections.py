@@ -104,7 +104,7 @@ def _with_images(subjects: Sequence[Subject], make: Callable[[ImageSample, Subje
 
     def one(subject: Subject) -> Blocks:
         if subject.sampled is None:
-            command = ["nearfar", "report", str(subject.run.path), "--data", "DATA"]
+            command = ["nearfar", "report", subject.run.name, "--data", "DATA"]
             return [Note(f"The images cannot be shown: {subject.trouble}", shlex.join(command))]
         if not subject.wanted.kind.pictures:
             return [Note(f"Of {subject.wanted.modality}, no pictures can be shown.")]
@@ -181,7 +181,7 @@ def _evaluation(subjects: Sequence[Subject]) -> Section:
             words = [
                 "nearfar",
                 "evaluate",
-                str(subject.run.path),
+                subject.run.name,
                 "--train",
                 "LABELLED",
                 "--test",

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
 from ..core.redact import redact, redact_text
-from ..data.cache import cache_root
 from . import conditions, schema
 from .base import StoreInfo, Value, Vectors
 from .index import Index
