@@ -409,3 +409,24 @@ def test_ten_thousand_labels_leave_a_small_store(tmp_path: Path) -> None:
     reader = open_store(tmp_path / "s.nf")
     want = {f"it's {n % 8}": f"'{n}'" if n % 7 else None for n in range(112, 120)}
     assert dict(zip(*reader.rows(["id", "label"]).to_pydict().values(), strict=True)) == want
+
+
+def test_columns_are_set_together_and_noted(store, address):
+    store.upsert(table(["a", "b"]))
+    version = store.version
+    store.update("by", {"a": "x"})
+    store.update_columns({"label": {"a": "cat", "b": None}, "by": {"a": "me", "b": None}})
+    assert store.rows(["label", "by"]).to_pylist() == [
+        {"label": "cat", "by": "me"},
+        {"label": None, "by": None},
+    ]
+    with pytest.raises(NearfarError, match="different ids"):
+        store.update_columns({"label": {"a": "x"}, "by": {"b": "y"}})
+    assert store.notes("label") == {} and store.notes("nothing") == {}
+    for words in (["it's", 'a "b" :c \\'], []):
+        store.set_notes("label", {"classes": words})
+        assert open_store(address).notes("label") == {"classes": words}
+    with pytest.raises(NearfarError, match="no column"):
+        store.set_notes("nothing", {})
+    store.update("label", {"a": "dog"})
+    assert open_store(address).notes("label") == {"classes": []} and store.version > version

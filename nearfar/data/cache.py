@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.cache_root import cache_root
 from ..core.errors import BadImage
-from ..core.places import cache_folder
 from ..core.progress import say
 from ..images import decode
 from ..images.value_range import Range
@@ -111,11 +111,6 @@ def _available() -> int:
             limit = int(Path("/sys/fs/cgroup", most).read_text())
             free = min(free, limit - int(Path("/sys/fs/cgroup", used).read_text()))
     return max(0, free)
-
-
-def cache_root() -> Path:
-    """Say where decoded images are kept: $NEARFAR_CACHE, or ~/.cache/nearfar."""
-    return Path(os.environ.get("NEARFAR_CACHE") or cache_folder())
 
 
 def load(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..core.cache_root import cache_folder
 from ..core.errors import BadImage, NearfarError, nearest
-from ..core.places import cache_folder
 from ..core.progress import say
 from .source import ArraySource, FileSource, Source, class_names, from_array
 

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
 from ..core.redact import redact, redact_text
-from ..data.cache import cache_root
+from ..core.shapes import loads
 from . import conditions, schema
 from .base import StoreInfo, Value, Vectors
 from .index import Index
@@ -32,6 +33,7 @@ _READABLE = 4  # newest versions that the store keeps when it tidies itself, for
 _READS = 4  # times that a state is read or written anew which another process has just tidied away
 _GONE = "not found"
 _CONTENDED = ("conflict", "concurrent", "already exists")  # words in the complaints of a commit that lost
+_NOTES = b"nearfar"  # the key of a column's metadata that holds its notes
 T = TypeVar("T")
 
 
@@ -267,16 +269,39 @@ class LanceStore:
 
     def update(self, column: str, values: Mapping[str, Value]) -> None:
         """Set one column of some rows; a column that is new is added."""
+        self.update_columns({column: values})
+
+    def update_columns(self, values: Mapping[str, Mapping[str, Value]]) -> None:
+        """Set several columns of the same rows at once."""
         import pyarrow as pa
 
         columns, fixed = self.columns, self.info.fixed
-        kind = schema.check_update(column, list(values.values()), columns, fixed)
-        self._add({} if column in columns else {column: kind})
-        if values:
-            type_ = schema.arrow_type(column, kind, fixed)
-            made = {"id": list(values), column: pa.array(values.values(), type_)}
+        kinds = schema.check_updates(values, columns, fixed)
+        self._add({name: kind for name, kind in kinds.items() if name not in columns})
+        ids = list(next(iter(values.values()), {}))
+        if ids:
+            made = {"id": ids} | {
+                name: pa.array([some[one] for one in ids], schema.arrow_type(name, kinds[name], fixed))
+                for name, some in values.items()
+            }
             self._commit(lambda: self._merge(self._typed(pa.table(made)), True, False))
             self._tidy()
+
+    def notes(self, column: str) -> dict[str, Any]:
+        """Read what was noted about a column."""
+        if column not in self.columns:
+            return {}
+        said = (self._table.schema.field(column).metadata or {}).get(_NOTES)
+        with contextlib.suppress(ValueError):
+            found = loads(said) if said else {}
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    def set_notes(self, column: str, notes: Mapping[str, Any]) -> None:
+        """Note something about a column."""
+        schema.wanted([column], self.columns)
+        said = {"path": column, "metadata": {_NOTES.decode(): json.dumps(dict(notes))}}
+        self._commit(lambda: self._table.update_field_metadata(said))
 
     def _add(self, columns: Mapping[str, str]) -> None:
         """Add columns that are not there."""
@@ -315,9 +340,8 @@ class LanceStore:
         """
         if self.version % _TIDY:
             return
-        with contextlib.suppress(
-            NearfarError, OSError, RuntimeError, ValueError
-        ):  # the next look tries again
+        # What fails here harms nothing: the next look tries again.
+        with contextlib.suppress(NearfarError, OSError, RuntimeError, ValueError):
             found = self._table.stats()
             if found["fragment_stats"]["num_small_fragments"] >= max(_TIDY, found["num_rows"] // 1000):
                 times = sorted(item["timestamp"] for item in self._table.list_versions())

@@ -9,6 +9,7 @@ from ..core.shapes import COUNT
 _ANY = {str: object}
 _SIDE = range(1, 1 << 20)
 _SPENT = (float, None)
+_FIGURE = (float, None, bool, str, [object], {str: object})  # what no code reads by its name
 _DATA = {"name": str, "images": COUNT, "holdout?": COUNT, "fingerprint": str}
 _SCORE = {
     "accuracy": float,
@@ -19,9 +20,17 @@ _SCORE = {
 }
 _POINT = {"labels": float, "mean": float, "std?": _SPENT}
 
-CARD: dict[str, Any] = {
+CARD: dict[Any, Any] = {
     "modality": str,
-    "encoder": {"name": str, "stem": str, "dim": _SIDE, "size": _SIDE, "mean?": [float], "std?": [float]},
+    "encoder": {
+        "name": str,
+        "stem": str,
+        "dim": _SIDE,
+        "size": _SIDE,
+        "mean?": [float],
+        "std?": [float],
+        "args?": _ANY,
+    },
     "preprocess": _ANY,
     "parts": [str],
     "provenance": {
@@ -35,7 +44,7 @@ CARD: dict[str, Any] = {
 }
 """`encoder.json`."""
 
-CONFIG: dict[str, Any] = {
+CONFIG: dict[Any, Any] = {
     "nearfar": str,
     "torch": str,
     "commit?": (str, None),
@@ -61,17 +70,18 @@ CONFIG: dict[str, Any] = {
 }
 """`config.json`."""
 
-LOG: dict[str, Any] = {
+LOG: dict[Any, Any] = {
     "step": COUNT,
     "epoch": float,
     "seconds": float,
     "images_per_second?": _SPENT,
     "peak_mib?": _SPENT,
     "waiting?": float,
+    str: _FIGURE,
 }
 """A line of `log.jsonl`."""
 
-HEALTH: dict[str, Any] = {
+HEALTH: dict[Any, Any] = {
     "step": COUNT,
     "steps": COUNT,
     "images": range(1, 2**53),
@@ -89,13 +99,14 @@ HEALTH: dict[str, Any] = {
     "seconds?": _SPENT,
     "holdout?": bool,
     "task?": {"trained": float, "held?": float, "images": range(1, 2**53)},
+    str: _FIGURE,
 }
 """A line of `health.jsonl`."""
 
-EVALUATION: dict[str, Any] = {
+EVALUATION: dict[Any, Any] = {
     "encoder": {"sha256?": (str, None)},
     "data": {"train": (str, None), "test": (str, None)},
-    "images": {"test": COUNT, str: COUNT},
+    "images?": {str: COUNT},
     "summary?": {
         str: {
             "title": str,
@@ -111,7 +122,7 @@ EVALUATION: dict[str, Any] = {
 }
 """`evaluation.json`."""
 
-SAVE: dict[str, Any] = {
+SAVE: dict[Any, Any] = {
     "step": COUNT,
     "plan": [[COUNT]],
     "numbers": {str: float},

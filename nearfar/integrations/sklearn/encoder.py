@@ -125,7 +125,7 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Args:
             run: the run, or its folder.
         """
-        run = run if isinstance(run, Run) else load(run)
+        run = load(run)
         made = cls(run.provenance.get("method", "simclr"), run.provenance.get("recipe", "auto"))
         made.run_ = run
         return made

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.core.places import cache_folder
+from nearfar.core.cache_root import cache_folder
 
 
 def test_the_home_folder_is_used_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

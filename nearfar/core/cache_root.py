@@ -7,6 +7,11 @@ import tempfile
 from pathlib import Path
 
 
+def cache_root() -> Path:
+    """Name the folder of decoded images and converted weights: $NEARFAR_CACHE, or `cache_folder`."""
+    return Path(os.environ.get("NEARFAR_CACHE") or cache_folder())
+
+
 def cache_folder() -> Path:
     """Give ~/.cache/nearfar; where no home folder can be written, one of this user among temporary files."""
     try:
