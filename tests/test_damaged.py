@@ -228,6 +228,8 @@ def test_shapes() -> None:
         ({"a": 1, "c": {"d": 5}}, "f: c.d is 5, not a text"),
         ({"a": 1, "x": 0}, "f: x is 0, not true or false"),
         ([], "f: the file is .*, not an object"),
+        ({"a": 1, "c": 5}, "f: c is 5, not null or an object"),
+        ({"a": 1, "b": {}}, "f: b is {}, not a list"),
     ):
         with pytest.raises(NearfarError, match=said):
             check_shape(value, shape, "f: ")

@@ -88,7 +88,9 @@ def _word(shape: Any) -> str:
         return " or ".join(_word(one) for one in shape)
     if isinstance(shape, range):
         return f"a whole number from {shape.start} to {shape.stop - 1}"
-    return _WORDS.get(shape) or ("an object" if isinstance(shape, dict) else "a list")
+    if isinstance(shape, (dict, list)):
+        return "an object" if isinstance(shape, dict) else "a list"
+    return _WORDS[shape]
 
 
 def _refuse(value: Any, wanted: str, where: str, name: str) -> None:

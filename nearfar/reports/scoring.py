@@ -90,7 +90,8 @@ def sentences(scores: Scores) -> list[str]:
 
     With a known encoder, also which is best on these images, by how much, and at what cost.
     """
-    told = [str(found["sentence"]) for found in scores.get("summary", {}).values()]
+    compared = scores.get("summary", {}).values()
+    told = [str(found["sentence"]) for found in compared if "sentence" in found]
     return told + [str(sentence) for sentence in scores.get("ranking", {}).get("sentences", ())]
 
 

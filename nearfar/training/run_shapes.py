@@ -110,12 +110,13 @@ EVALUATION: dict[Any, Any] = {
     "summary?": {
         str: {
             "title": str,
-            "sentence": str,
+            "sentence?": str,
             "against": [{"baseline": str, "outcome": str, "words": str}],
         }
     },
     "knn?": {str: _SCORE},
     "linear?": {str: _SCORE},
+    "ranking?": {"sentences?": [str]},
     "left_out?": {str: str},
     "leaks?": {str: {"images": COUNT, "left": COUNT, "without": {str: {str: {"accuracy": float}}}}},
     "few_labels?": {"rows?": {str: {str: [_POINT]}}, "efficiency?": {"sentence?": (str, None)}},
