@@ -23,6 +23,7 @@ from .feature_maps import Tokens
 from .layers import GlobalBatchNorm, mlp, settle, sync_batchnorm
 from .libraries import names
 from .residual import SHAPES, Residual
+from .transformer import TRANSFORMERS, Transformer
 
 __all__ = [
     "Encoder",
@@ -147,6 +148,15 @@ class Encoder(nn.Module):
             return levels[-1].mean((2, 3)), levels
         return self(x), self.maps(x)
 
+    @property
+    def patch(self) -> int:
+        """Side of a vision transformer's patches, in pixels.
+
+        Raises:
+            NearfarError: the network has no patches.
+        """
+        return feature_maps.patch_side(self.net, self.name)
+
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """Compute a vision transformer's tokens, with the weights that `encoder(x)` uses.
 
@@ -239,8 +249,9 @@ def encoder(
         )
     with seeded(seed, "encoder", name):
         if library == "nearfar":
-            net: nn.Module = Residual(SHAPES[plain])
-            dim = SHAPES[plain].dim
+            ours = plain in TRANSFORMERS
+            net: nn.Module = Transformer(TRANSFORMERS[plain]) if ours else Residual(SHAPES[plain])
+            dim = TRANSFORMERS[plain].dim if ours else SHAPES[plain].dim
         elif library == "torchvision":
             net, dim = libraries.from_torchvision(plain, size, pretrained)
         else:
