@@ -46,6 +46,7 @@ METHODS = {
     "rotnet": "RotNet",
     "jigsaw": "Jigsaw",
     "relative_position": "RelativePosition",
+    "cutpaste": "CutPaste",
     "supervised": "Supervised",
 }
 """Name, which is also the file's, to the class in it."""

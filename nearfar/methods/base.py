@@ -118,6 +118,19 @@ class Method(nn.Module):
         """
         return Expects()
 
+    @classmethod
+    def fitted(cls, config: Any, views: Any) -> Any:
+        """Change the method's settings where those of the views decide.
+
+        Args:
+            config: the method's own settings.
+            views: the settings of a view, of the data's kind.
+
+        Returns:
+            The same settings, unless a method differs.
+        """
+        return config
+
     def views(self, views: Views) -> tuple[Views | View, ...]:
         """Say how each view of an image is made; one entry a view, two alike unless a method differs.
 

@@ -87,7 +87,7 @@ class Config:
     )
 
 
-class Score(nn.Module):
+class Critic(nn.Module):
     """A small network with a linear shortcut, to `units` numbers, and a layer norm."""
 
     def __init__(self, width: int, units: int) -> None:
@@ -113,8 +113,8 @@ class DeepInfoMax(Method):
         super().__init__(f, config)
         self.level = max([i for i, stride in enumerate(f.strides) if stride <= config.stride], default=0)
         width = f.map_widths[self.level]
-        self.on_map, self.on_vector = Score(width, config.units), Score(f.dim, config.units)
-        self.on_whole = Score(width, config.units) if config.global_ else None
+        self.on_map, self.on_vector = Critic(width, config.units), Critic(f.dim, config.units)
+        self.on_whole = Critic(width, config.units) if config.global_ else None
         self.d = mlp(f.dim, 1000, 200, 1, norm=False, last_norm=False) if config.prior else None
 
     @classmethod

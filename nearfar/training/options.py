@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     device: str | None
     views_on: str | None
     compile: str | None
+    threads: int | None
     workers: int | None
     max_bad: float | None
     max_pixels: int | None
@@ -63,6 +64,7 @@ class Options(TypedDict, total=False):
     temperature: float | None
     head: Sequence[int] | int | None
     decoupled: bool | None
+    keep_colour: bool | None
     queue: int | None
     ema: float | None
     bn_splits: int | None

@@ -37,7 +37,9 @@ class Training:
         choices=("auto", "small", "standard"),
         source="SimCLR, appendix B.9",
     )
-    weights: str | None = setting(None, "start from 'pretrained' or from a .safetensors file")
+    weights: str | None = setting(
+        None, "start from a run, a known encoder such as timm:resnet18, 'pretrained' or a .safetensors file"
+    )
     image_size: int | None = setting(None, "side of a view in pixels", low=8, high=1024)
     optimizer: str = setting("muon", "how weights are updated", choices=("lars", "sgd", "adamw", "muon"))
     lr: float = setting(0.02, "base learning rate, before --lr-scaling", low=0.0)
@@ -66,6 +68,11 @@ class Training:
         "auto",
         "whether torch.compile makes the network faster code; auto measures it for long runs on a GPU",
         choices=("auto", "yes", "no"),
+    )
+    threads: int | None = setting(
+        None,
+        "CPU threads that train, each on a share of the batch of at least 16 images; torch's number if not given",
+        low=1,
     )
     workers: int | None = setting(
         None, "CPU threads that read images and make views; all cores if not given", low=1

@@ -51,7 +51,7 @@ def open_teacher(path: str | Path) -> Teacher:
     digest = hashlib.sha256(fingerprint(run.encoder).encode())
     parts = {name: run.part(name) for name in run.parts}
     if parts:
-        digest.update((run.path / PARTS).read_bytes())
+        digest.update((run.folder / PARTS).read_bytes())
     return Teacher(run, parts, digest.hexdigest())
 
 
