@@ -31,6 +31,9 @@ WEAK = {"crop_min": 0.6, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
 TILES = {"crop_min": 0.6, "jitter": 0.0, "grayscale": 0.66, "blur": 0.0}
 """VISSL's Jigsaw: weak crops, and two images of three grey, so that a lens's colour fringes tell no place."""
 
+MASKED = {**WEAK, "optimizer": "adamw", "lr": 1.5e-4, "lr_scaling": "linear", "weight_decay": 0.05}
+"""He et al. 2022, MAE, appendix A.1: crops and flips, and AdamW at 1.5e-4 for 256 images."""
+
 
 def recipes(
     *,

@@ -24,6 +24,7 @@ from .feature_maps import Tokens
 from .layers import GlobalBatchNorm, mlp, settle, sync_batchnorm
 from .libraries import names
 from .residual import SHAPES, Residual
+from .transformer import TRANSFORMERS, Transformer
 
 __all__ = [
     "Encoder",
@@ -155,6 +156,15 @@ class Encoder(nn.Module):
             return self.net.pooled(levels), levels
         return self(x), self.maps(x)
 
+    @property
+    def patch(self) -> int:
+        """Side of a vision transformer's patches, in pixels.
+
+        Raises:
+            NearfarError: the network has no patches.
+        """
+        return feature_maps.patch_side(self.net, self.name)
+
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """Compute a vision transformer's tokens, with the weights that `encoder(x)` uses.
 
@@ -250,9 +260,13 @@ def encoder(
         )
     with seeded(seed, "encoder", name):
         if library == "nearfar":
-            shape, every = SHAPES[plain], (args or {}) == EVERY_SCALE
-            net: nn.Module = Residual(shape, every_scale=every)
-            dim = shape.every_dim if every else shape.dim
+            net: nn.Module
+            if plain in TRANSFORMERS:
+                net, dim = Transformer(TRANSFORMERS[plain]), TRANSFORMERS[plain].dim
+            else:
+                shape, every = SHAPES[plain], (args or {}) == EVERY_SCALE
+                net = Residual(shape, every_scale=every)
+                dim = shape.every_dim if every else shape.dim
         elif library == "torchvision":
             net, dim = libraries.from_torchvision(plain, size, pretrained)
         else:

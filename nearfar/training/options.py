@@ -101,5 +101,15 @@ class Options(TypedDict, total=False):
     prior: float | None
     stride: int | None
     units: int | None
+    masked: float | None
+    decoder_width: int | None
+    decoder_depth: int | None
+    normalised: bool | None
+    block: int | None
+    corruption: str | None
+    noise: float | None
+    blanked: float | None
+    latent: int | None
+    beta: float | None
     permutations: int | None
     classes: int | None
