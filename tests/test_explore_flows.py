@@ -260,6 +260,8 @@ def test_a_photo_in_full_and_images_set_aside(
     title(view, f"{COUNT - count} image")
     press(view, "u")
     until(lambda: True not in server.labels("set_aside"))
+    assert view.inner_text("#chosen-count") == "1 chosen"  # the address has kept it
+    press(view, "Escape")
     # By touch, a long press chooses, and then every tap does.
     touch = """id => document.getElementById(id).dispatchEvent(
         new PointerEvent("pointerdown", {pointerType: "touch", bubbles: true}))"""
