@@ -83,6 +83,7 @@ def share(x: Tensor) -> Tensor:
 def words() -> dict[str, Tensor]:
     """What each function of `parallel` gives."""
     from nearfar.core import distributed
+    from nearfar.core.errors import NearfarError
 
     rank = distributed.rank()
     distributed.barrier()
@@ -96,8 +97,17 @@ def words() -> dict[str, Tensor]:
     told = distributed.same({"rank": rank, "text": "é" * (rank + 1), "pair": (1, None)})
     assert told == {"rank": 0, "text": "é", "pair": [1, None]}
     assert distributed.first() == (rank == 0)
+    waited = torch.tensor(0)
+    with distributed.first_goes_ahead("counts"):
+        waited = torch.tensor(distributed._store.add("counted", 1))  # 1 on rank 0, whoever is quicker
+    try:
+        with distributed.first_goes_ahead("fails"):
+            raise ValueError("on rank 0")
+    except (ValueError, NearfarError) as error:
+        failed = {0: "on rank 0", 1: "process 0, which fails, ended with an error; see its output."}
+        assert str(error) == failed[rank]
     assert not distributed.gather(x, grad=False).requires_grad
-    return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad}
+    return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad, "waited": waited}
 
 
 def losses() -> dict[str, Tensor]:
@@ -171,7 +181,7 @@ def gradients() -> dict[str, Tensor]:
 
 def queues() -> dict[str, Tensor]:
     """Three steps of methods that keep queues and slow copies, or that choose among everyone's pairs."""
-    from small import small
+    from small import given, small
 
     from nearfar.methods.base import Batch
     from nearfar.training.parallel import parallelise
@@ -186,6 +196,9 @@ def queues() -> dict[str, Tensor]:
             ("triplet", {"mining": "all", "pairs": "labels"}),
             ("drlim", {"pairs": "labels"}),
             ("simclr", {"decoupled": True}),
+            ("simclr", {"keep_colour": True}),
+            ("npid", {"bank_negatives": 4}),
+            ("lejepa", {}),
         ]
     ):
         module = small(name, **values).double()
@@ -193,10 +206,12 @@ def queues() -> dict[str, Tensor]:
         maker = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.01)
         for step in range(3):
             torch.manual_seed(step)
-            views = [torch.rand(32, 3, 16, 16).double() for _ in range(2)]
+            views = [torch.rand(32, 3, 16, 16).double() for _ in given(module, 1).views]
             kinds = torch.arange(32) % 5
+            others = share(torch.arange(32) % 4 == 3) if "keep_colour" in values else None
             maker.zero_grad()
-            loss = whole(Batch([share(x) for x in views], share(torch.arange(32)), share(kinds)))
+            shared = [share(x) for x in views]
+            loss = whole(Batch(shared, share(torch.arange(32)), share(kinds), alternates=others))
             loss.total.backward()
             maker.step()
             module.after_step(step / 3, loss.watched)

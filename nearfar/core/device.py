@@ -90,6 +90,7 @@ def device_named(name: str) -> torch.device:
         raise NearfarError(
             f"there is no {name} device here; use --device {'cuda' if there['cuda'] else 'cpu'}."
         )
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
-    )
+    if name != "cuda":
+        return torch.device(name)
+    several = os.environ.get("WORLD_SIZE", "1") != "1"  # a LOCAL_RANK left over from a launch means nothing
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if several else 0)

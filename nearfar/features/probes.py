@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -121,6 +122,7 @@ def untrained(
         The encoder, on the device, in eval mode.
     """
     kind = modality_of(preprocess)
+    args: dict[str, Any] = {"args": encoder.args} if encoder.args else {}  # of known encoders alone
     made = kind.encoder(
         encoder.name,
         stem=encoder.stem,
@@ -128,6 +130,7 @@ def untrained(
         seed=seed,
         mean=encoder.mean,
         std=encoder.std,
+        **args,
     )
     net = made.to(device)
     rows = rng.permutation(rng.fold(seed, "calibration"), len(dataset))[:CALIBRATION_IMAGES]
@@ -225,7 +228,9 @@ class FeatureProbe:
         """
         assert dataset.labels is not None
         self.encode, self.classes = encode, dataset.classes
+        began = time.perf_counter()
         x = encode(dataset)
+        self.images_per_second = len(dataset) / max(time.perf_counter() - began, 1e-9)
         self.mean = x.mean(dim=0) if centred else torch.zeros_like(x[0])
         self.x = x.sub_(self.mean)
         self.y = torch.from_numpy(dataset.labels).to(x.device)

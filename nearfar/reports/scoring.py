@@ -14,10 +14,12 @@ TITLES = {
     "scratch": "from scratch",
     "colours": "colour histogram",
     "patches": "k-means patches",
+    "known": "known encoder",
     **{name: entry.column for name, entry in PARTS.items() if entry.column},
 }
 NAMES = {"map": "mean precision", "nmi": "NMI", "ari": "ARI", "ece": "error (ECE)"}
 FACTS = (
+    "ranking",
     "summary",
     "classes",
     "images",
@@ -82,8 +84,12 @@ def blocks(runs: Mapping[str, Scores]) -> Blocks:
 
 
 def sentences(scores: Scores) -> list[str]:
-    """Say, by classifier, what the encoder is better than and what it is not; nothing without baselines."""
-    return [str(found["sentence"]) for found in scores.get("summary", {}).values()]
+    """Say, by classifier, what the encoder is better than and what it is not; nothing without baselines.
+
+    With a known encoder, also which is best on these images, by how much, and at what cost.
+    """
+    told = [str(found["sentence"]) for found in scores.get("summary", {}).values()]
+    return told + [str(sentence) for sentence in scores.get("ranking", {}).get("sentences", ())]
 
 
 def _summaries(runs: Mapping[str, Scores]) -> list[Note]:
@@ -171,7 +177,8 @@ def _few_labels(runs: Mapping[str, Scores]) -> list[Any]:
             )
         made.append(Plots(plots))
         sentence = found.get("efficiency", {}).get("sentence")
-        made += [Note(str(sentence))] if sentence else []
+        before = f"{run}: " if len(runs) > 1 else ""
+        made += [Note(f"{before}{sentence}")] if sentence else []
     return made
 
 
@@ -207,9 +214,15 @@ def _leaks(scores: Scores) -> list[Any]:
     return made
 
 
-def confusion(scores: Scores) -> tuple[str, list[str], Matrix] | None:
-    """Give the confusion that mistakes are told from, the last classifier's: title, classes, counts."""
+def confusion(scores: Scores, key: str = "") -> tuple[str, list[str], Matrix] | None:
+    """Give the confusion that mistakes are told from: title, classes, counts.
+
+    Args:
+        scores: the evaluation.
+        key: of the classifier; if it has none, or none is named, the last one's.
+    """
     keys = [key for key in classifiers(scores) if "confusion" in scores[key].get("encoder", {})]
+    keys += [key] * (key in keys)
     if not keys:
         return None
     encoder = scores[keys[-1]]["encoder"]

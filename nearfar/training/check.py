@@ -154,7 +154,7 @@ def _propose(
     plan = plan_run(wanted, usable, classes)
     training = plan.config.training
     sample = _Sample(source, plan.config, plan.images)
-    module = resolve.build_method(plan.config).to(device).to(memory_format=torch.channels_last)
+    module = resolve.build_method(plan.config, plan.images).to(device).to(memory_format=torch.channels_last)
 
     def opened(precision: str) -> loader.DataLoader:
         return loader.DataLoader(

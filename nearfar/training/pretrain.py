@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any, Unpack
 
 import torch
 
-from .. import methods
+from .. import methods, models
 from ..core import distributed, progress
 from ..core.commit import commit
 from ..core.device import device_named
@@ -29,7 +30,7 @@ from .monitor import HealthMonitor
 from .options import Options
 from .plan import plan_run
 from .resolve import RunConfig
-from .run import PARTS, Run, export, load
+from .run import PARTS, Run, export, is_run, load
 from .schedule import StepPlan
 from .settings import Training
 from .setup import TrainingSetup, prepare, workers
@@ -148,7 +149,7 @@ def _train(
         **versions,
         "asked": asked,
         "overwrite": overwrite,
-        "data": data,
+        "data": {**data, "path": _place(asked.get("data"))},
         **job.wanted.to_json(),
         "plan": job.plan.stretches,
     }
@@ -190,10 +191,17 @@ def _train(
             "seed": training.seed,
             "weights": training.weights,
         }
+        if training.weights and is_run(training.weights):
+            provenance["licence"] = load(training.weights).facts()["licence"]
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
-        export(job.folder, job.module.f, job.wanted.preprocess, provenance, parts)
+        export(job.folder, models.finished(job.module.f), job.wanted.preprocess, provenance, parts)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
+
+
+def _place(data: str | None) -> str | None:
+    """Say where the images are, whatever folder a later command is run in; other sources stay as typed."""
+    return os.path.abspath(data) if data and os.path.exists(data) else data
 
 
 def _steps(
@@ -390,18 +398,15 @@ def _same_teacher(earlier: dict[str, Any], wanted: RunConfig, folder: Path) -> N
 
 def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
     """Read the images; under torchrun one process decodes first, and the others find what it kept."""
-    if not distributed.first():
-        distributed.barrier()
-    dataset = wanted.kind.load(
-        source,
-        wanted.preprocess,
-        limit=wanted.training.max_pixels,
-        max_bad=wanted.training.max_bad,
-        threads=workers(wanted),
-        decode_once=wanted.training.cache,
-    )
-    if distributed.first():
-        distributed.barrier()
-        if dataset.rejected:
-            progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
+    with distributed.first_goes_ahead("reads the images"):
+        dataset = wanted.kind.load(
+            source,
+            wanted.preprocess,
+            limit=wanted.training.max_pixels,
+            max_bad=wanted.training.max_bad,
+            threads=workers(wanted),
+            decode_once=wanted.training.cache,
+        )
+    if distributed.first() and dataset.rejected:
+        progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
     return dataset

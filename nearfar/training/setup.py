@@ -135,7 +135,7 @@ def prepare(
     Raises:
         NearfarError: the save in the folder is another run's.
     """
-    module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
+    module = resolve.build_method(wanted, len(dataset)).to(device).to(memory_format=torch.channels_last)
     unplanned = StepPlan(((0, 1),))
     job = TrainingSetup(
         folder,
