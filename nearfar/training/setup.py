@@ -91,7 +91,7 @@ class TrainingSetup:
         negatives = self.module.negatives(training.batch_size)
         against = f", {negatives:,} negatives for each" if negatives else ""
         passes = epochs(plan.steps, training, len(self.dataset))
-        threads = f", {self.threads} threads that train" if self.device.type == "cpu" else ""
+        threads = f", {self.threads} training thread(s)" if self.device.type == "cpu" else ""
         lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
