@@ -125,6 +125,13 @@ def test_a_bank_of_another_encoder_or_a_damaged_one_is_refused(run: Run, data: P
     bank = tmp_path / "bank.safetensors"
     nearfar.anomalies(data / "test", normal=str(data / "train"), parts=True, run=run, bank=bank)
     how: dict[str, Any] = {"encoder": "resnet10_w16", "batch_size": 16, "steps": 1, "image_size": 32}
+    for more, words in (
+        ({"parts": "padim"}, "with --parts patchcore"),
+        ({"strides": [4]}, "with --strides 2 4"),
+        ({"size": 40}, "with --size 48"),
+    ):
+        with pytest.raises(NearfarError, match=words):
+            nearfar.anomalies(data / "test", run=run, bank=bank, **{"parts": True, **more})
     other = nearfar.pretrain(data / "train", out=tmp_path / "run", device="cpu", seed=5, **how)
     with pytest.raises(NearfarError, match="another encoder"):
         nearfar.anomalies(data / "test", parts=True, run=other, bank=bank)
