@@ -24,8 +24,9 @@ DATA = (
     "cifar10, cifar10:test, stl10:unlabeled and the like; or hf:org/name"
 )
 STORE = "a vector store: a folder such as photos.nf, s3://bucket/photos.nf or postgresql://user@host/database"
+OR_FOLDER = f"{STORE}; or a folder of images, which is embedded first"
 # Positional parameters that several functions share: what stands for them, and what may be given.
-SHARED = {"data": ("DATA", DATA), "store": ("STORE", STORE), "address": ("STORE", STORE)}
+SHARED = {"data": ("DATA", DATA), "store": ("STORE", OR_FOLDER), "address": ("STORE", STORE)}
 # What stands for a flag's value in the help, where its type does not say it.
 _VALUES = {
     "DATA": ("train", "test", "data", "examples"),
@@ -146,7 +147,7 @@ class Parser(argparse.ArgumentParser):
                 self.flag(self, FLAG_NAMES.get(item.name, "--" + item.name.replace("_", "-")), **_flag(item))
                 continue
             value, help = SHARED.get(item.name, (VALUES.get(item.name, item.name.upper()), item.help))
-            nargs = "+" if item.many else None
+            nargs = "+" if item.many else None if item.default is REQUIRED else "?"
             self.add_argument(item.name, metavar=value, help=_escaped(help), nargs=nargs)
         if signature.prints:
             self.flag(self, "--json", action="store_true", help="print the result as one JSON object")

@@ -98,7 +98,7 @@ def anomalies(
     for name, value in given.items():
         if value is not None:
             raise NearfarError(f"--{name} is for parts of images; add --parts.")
-    opened, limit = open_for_query(store, out), check_limit(limit)
+    opened, limit = open_for_query(store, out, run), check_limit(limit)
     asked, known, odd = (
         set(opened.ids(condition)) if condition or first else set[str]()
         for condition, first in ((where, True), (normal, False), (anomalous, False))
