@@ -231,7 +231,6 @@ def test_what_does_not_fit_is_a_sentence(run: Run, data: Path, tmp_path: Path) -
     test, good = data / "test", str(data / "train")
     cases: list[tuple[dict[str, Any], str]] = [
         ({"parts": "patchcor", "normal": good, "run": run}, "did you mean patchcore"),
-        ({"parts": True, "normal": good}, "name a run with --run"),
         ({"parts": True, "run": run}, "name them with --normal"),
         ({"parts": True, "normal": good, "run": run, "strides": [3]}, "no feature map of stride 3"),
         ({"parts": True, "normal": good, "run": run, "anomalous": "x = 1"}, "conditions on a vector store"),

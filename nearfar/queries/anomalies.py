@@ -63,7 +63,7 @@ def anomalies(
         truth: a folder of masks or of text files of boxes, to measure how well parts are found.
         out: a .csv, .json or .png file to write; .png is a contact sheet. With `parts` also a folder for
             all three and the heat maps.
-        run: the run whose encoder compares parts; of a store, the run that made it, if it has moved.
+        run: the encoder, by default known; of a store, the run that made it, if it has moved.
         seed: random seed.
 
     Returns:
