@@ -230,7 +230,7 @@ def test_a_signature_is_read_as_python_has_it() -> None:
         assert read[command].example.startswith(f"nearfar {command} ")
     found = {item.name: item for item in read_signature("reports.report", "report").parameters}
     assert found["runs"].many and not found["runs"].keyword and found["runs"].default is REQUIRED
-    assert {item.name: item for item in read["duplicates"].parameters}["min_similarity"].default == 0.94
+    assert {item.name: item for item in read["duplicates"].parameters}["min_similarity"].default is None
 
 
 def test_only_what_was_typed_is_passed_on() -> None:
@@ -282,9 +282,10 @@ FLAGS = {
 }
 SETTINGS = (
     "--epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights --image-size "
-    "--optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision --seed --device "
-    "--views-on --compile --workers --max-bad --max-pixels --holdout --health-checks --stop-on-collapse "
-    "--no-stop-on-collapse --cache --no-cache --save-minutes --tensorboard --no-tensorboard --crop-min "
+    "--short-side --optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision --seed "
+    "--device --views-on --compile --workers --max-bad --max-pixels --holdout --health-checks "
+    "--stop-on-collapse --no-stop-on-collapse --cache --no-cache --save-minutes --tensorboard "
+    "--no-tensorboard --crop-min "
     "--crop-max --interpolation --range --percentiles --flip --jitter --brightness --contrast --saturation "
     "--hue --grayscale --blur --solarize"
 )

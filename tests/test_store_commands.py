@@ -216,3 +216,33 @@ def test_commands(store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(words) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and says in err
+
+
+def test_copies_that_no_file_confirms_are_not_claimed(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(picture(number, 64, number % 4)).save(folder / f"{number}.png")
+    Image.fromarray(picture(3, 64, 3)).save(folder / "again.jpg", quality=90)
+    address = tmp_path / "pictures.nf"
+    nearfar.embed(run, folder, store=address)
+    found = nearfar.duplicates(address, min_similarity=0.7)
+    assert set(found.ids) == {"3.png", "again.jpg"} and found.columns["confirmed"] == [True, True]
+    assert found.facts["confirmed"] == 1 and "1 of 13 images are copies" in str(found)
+    assert "pairs drawn at random" in str(found)
+    (folder / "again.jpg").unlink()
+    found = nearfar.duplicates(address, min_similarity=0.7)
+    assert found.facts["confirmed"] == 0 and found.facts["spare"] == 1
+    assert "0 of 13 images are copies" in str(found) and "1 more image looks like" in str(found)
+    # A file with another content is not the image that the store knows.
+    Image.fromarray(picture(3, 64, 3)).save(folder / "again.jpg", quality=50)
+    assert nearfar.duplicates(address, min_similarity=0.7).facts["confirmed"] == 0
+
+
+def test_a_list_of_anomalies_says_whether_the_encoder_can_tell_kinds_apart(store: VectorStore) -> None:
+    found = nearfar.anomalies(store, limit=3)
+    assert found.facts["planted"]["by"] == "labels" and not found.facts["planted"]["weak"]
+    labels = np.random.default_rng(0).permutation(list(column(store, "label").values()))
+    store.update("label", dict(zip(column(store, "label"), labels.tolist(), strict=True)))
+    found = nearfar.anomalies(store, limit=3)
+    assert found.facts["planted"]["weak"] is True and "too weak to find odd images" in str(found)

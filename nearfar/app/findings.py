@@ -24,7 +24,7 @@ from ..features import logistic
 from ..images import decode
 from ..queries.anomalies import anomalies
 from ..queries.clusters import clusters
-from ..queries.duplicates import duplicates
+from ..queries.duplicates import list_groups, read_collection
 from ..queries.heatmap_files import heat
 from ..queries.label_errors import label_errors
 from ..queries.listing import Listing
@@ -46,7 +46,8 @@ PIXELS = 50_000_000  # of an uploaded image
 
 LISTS: dict[str, Callable[[VectorStore], Listing]] = {
     "anomalies": lambda store: anomalies(store, limit=LIST_LIMIT),
-    "duplicates": duplicates,
+    # The page opens no path that a store names: it may be a stranger's.
+    "duplicates": lambda store: list_groups(store, *read_collection(store, files=False)),
     "clusters": clusters,
 }
 LABELLED: dict[str, Callable[[VectorStore, str], Listing]] = {

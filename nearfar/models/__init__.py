@@ -56,6 +56,7 @@ class Encoder(nn.Module):
         size: int | None,
         mean: Sequence[float] = ZERO,
         std: Sequence[float] = ONE,
+        untrained: bool = True,
     ) -> None:
         """Wrap a network.
 
@@ -66,8 +67,10 @@ class Encoder(nn.Module):
             stem: "small" or "standard".
             size: side of the images it was made for, if it matters to it.
             mean, std: what the network's input is less and over, a number a channel.
+            untrained: whether its weights are random.
         """
         super().__init__()
+        self.untrained = untrained
         self.net, self.dim, self.name, self.stem, self.size = net, dim, name, stem, size
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         # Part of the state, so that networks that give other vectors have other fingerprints.
@@ -235,6 +238,5 @@ def encoder(
         config = libraries.input_config(library, plain)
         known = config.mean, config.std
     own_mean, own_std = known or (ZERO, ONE)
-    return Encoder(
-        net, dim, name, stem, size, own_mean if mean is None else mean, own_std if std is None else std
-    )
+    given = own_mean if mean is None else mean, own_std if std is None else std
+    return Encoder(net, dim, name, stem, size, *given, untrained=weights is None)

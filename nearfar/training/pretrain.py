@@ -191,7 +191,7 @@ def _train(
         }
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
-        export(job.folder, job.module.f, job.wanted.preprocess, provenance, parts)
+        export(job.folder, job.module.encoder, job.wanted.preprocess, provenance, parts)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
 
 
@@ -397,6 +397,7 @@ def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
         max_bad=wanted.training.max_bad,
         threads=threads(wanted),
         decode_once=wanted.training.cache,
+        short_side=wanted.training.short_side,
     )
     if distributed.first():
         distributed.barrier()
