@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from .reports.report import report
     from .stores.manage import store
     from .stores.open import open_store
+    from .training.adopt import adopt
     from .training.check import check
     from .training.pretrain import pretrain
+    from .training.preview import preview
     from .training.run import load
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "FewShotClassifier",
     "NearfarError",
     "__version__",
+    "adopt",
     "anomalies",
     "catalogue",
     "check",
@@ -62,6 +65,7 @@ __all__ = [
     "load",
     "open_store",
     "pretrain",
+    "preview",
     "report",
     "search",
     "store",
@@ -75,6 +79,7 @@ _PUBLIC = {
     "DuplicateFinder": "integrations.sklearn",
     "EncoderTransformer": "integrations.sklearn",
     "FewShotClassifier": "integrations.sklearn",
+    "adopt": "training.adopt",
     "anomalies": "queries.anomalies",
     "catalogue": "methods.catalogue",
     "check": "training.check",
@@ -91,6 +96,7 @@ _PUBLIC = {
     "load": "training.run",
     "open_store": "stores.open",
     "pretrain": "training.pretrain",
+    "preview": "training.preview",
     "report": "reports.report",
     "search": "queries.search",
     "store": "stores.manage",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from textures import write_folders
 
 from nearfar import methods
 from nearfar.cli.main import main
@@ -78,6 +79,7 @@ def test_examples_run(
     monkeypatch.setattr(few_labels, "DRAWS", (2, 2))  # as for minutes: fewer draws, of every size
     for name in ("photos", "labelled"):
         (tmp_path / name).symlink_to(pictures / name)
+    write_folders(tmp_path)
     named = sorted(path.relative_to(pictures) for path in (pictures / "labelled").rglob("*.*"))
     lines = [f"{path},{number // 2}" for number, path in enumerate(named)]
     (tmp_path / "patients.csv").write_text("\n".join(["path,patient", *lines]) + "\n")

@@ -118,7 +118,7 @@ def test_weights_come_from_a_file_and_must_fit(tmp_path):
     with pytest.raises(NearfarError, match=r"do not fit 'resnet18' with stem 'standard'.*conv1"):
         models.encoder("resnet18", weights=str(tmp_path / "plain.safetensors"))
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "plain.safetensors").read_bytes()[:1000])
-    wrong = {"cut.safetensors": "cannot be read", "no.safetensors": "no such file", "x.pt": "give"}
+    wrong = {"cut.safetensors": "cannot be read", "no.safetensors": "no such file", "x.pt": "pickle"}
     for file, word in wrong.items():
         with pytest.raises(NearfarError, match=word):
             models.encoder("resnet18", stem="small", weights=str(tmp_path / file))

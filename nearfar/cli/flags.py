@@ -24,8 +24,9 @@ DATA = (
     "cifar10, cifar10:test, stl10:unlabeled and the like; or hf:org/name"
 )
 STORE = "a vector store: a folder such as photos.nf, s3://bucket/photos.nf or postgresql://user@host/database"
+OR_FOLDER = f"{STORE}; or a folder of images, which is embedded first"
 # Positional parameters that several functions share: what stands for them, and what may be given.
-SHARED = {"data": ("DATA", DATA), "store": ("STORE", STORE), "address": ("STORE", STORE)}
+SHARED = {"data": ("DATA", DATA), "store": ("STORE", OR_FOLDER), "address": ("STORE", STORE)}
 # What stands for a flag's value in the help, where its type does not say it.
 _VALUES = {
     "DATA": ("train", "test", "data", "examples"),
@@ -33,11 +34,11 @@ _VALUES = {
     "RUN": ("run", "runs"),
     "CONDITION": ("where", "normal", "anomalous", "delete"),
     "COLUMN": ("save", "column"),
-    "FOLDER": ("heat_maps",),
+    "FOLDER": ("heat_maps", "truth"),
     "IMAGE": ("like", "dislike"),
     "ID": ("id",),
     "PATH": ("out",),
-    "FILE": ("image", "columns", "import_file", "export_file"),
+    "FILE": ("image", "columns", "bank", "import_file", "export_file"),
     "SHARE": ("fpr", "reject"),
     "VIEWER": ("to",),
     "ADDRESS": ("host",),
@@ -146,7 +147,7 @@ class Parser(argparse.ArgumentParser):
                 self.flag(self, FLAG_NAMES.get(item.name, "--" + item.name.replace("_", "-")), **_flag(item))
                 continue
             value, help = SHARED.get(item.name, (VALUES.get(item.name, item.name.upper()), item.help))
-            nargs = "+" if item.many else None
+            nargs = "+" if item.many else None if item.default is REQUIRED else "?"
             self.add_argument(item.name, metavar=value, help=_escaped(help), nargs=nargs)
         if signature.prints:
             self.flag(self, "--json", action="store_true", help="print the result as one JSON object")
@@ -199,11 +200,13 @@ class Parser(argparse.ArgumentParser):
 
 def _flag(item: Parameter) -> dict[str, Any]:
     """Say how `argparse` takes a function's keyword."""
-    shown = item.default is not REQUIRED and item.default not in (None, ()) and item.types != {"bool"}
+    shown = item.default is not REQUIRED and item.default not in (None, ()) and "bool" not in item.types
     note = f" (default {plain(item.default)})" if shown else ""
     how: dict[str, Any] = {"dest": item.name, "help": _escaped(item.help + note)}
     if item.types == {"bool"}:
         return {**how, "action": "store_true"}
+    if item.types == {"bool", "str"}:  # a flag that may name a way
+        return {**how, "nargs": "?", "const": True, "metavar": "NAME"}
     type_ = {"int": int, "float": float}.get(next(iter(item.types)), str) if len(item.types) == 1 else str
     value = "RUN" if item.name == "like" and not item.many else VALUES.get(item.name, HOLDERS[type_])
     how |= {"metavar": value, "type": _typed(type_)}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.cache_root import cache_root
 from ..core.errors import BadImage
 from ..core.progress import say
 from ..images import decode
@@ -110,11 +111,6 @@ def _available() -> int:
             limit = int(Path("/sys/fs/cgroup", most).read_text())
             free = min(free, limit - int(Path("/sys/fs/cgroup", used).read_text()))
     return max(0, free)
-
-
-def cache_root() -> Path:
-    """Say where decoded images are kept: $NEARFAR_CACHE, or ~/.cache/nearfar."""
-    return Path(os.environ.get("NEARFAR_CACHE") or Path.home() / ".cache" / "nearfar")
 
 
 def load(

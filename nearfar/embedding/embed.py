@@ -16,9 +16,8 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
-from ..core import progress
+from ..core import locks, progress
 from ..core.config import to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
@@ -28,7 +27,7 @@ from ..data.source import Source
 from ..features import files
 from ..features.chunked import CHUNK_IMAGES, ChunkResult, Journal, read_chunks
 from ..features.extract import Vectors, features, fingerprint, finite
-from ..training.run import Run, load
+from ..training.run import Run, default_encoder, is_run, load
 from .fill import Filled, fill
 
 
@@ -64,7 +63,7 @@ class Embeddings:
 @overload
 def embed(
     run: Run | str | Path,
-    data: Any,
+    data: Any = None,
     *,
     out: str | Path | None = None,
     device: str = "auto",
@@ -77,7 +76,7 @@ def embed(
 @overload
 def embed(
     run: Run | str | Path,
-    data: Any,
+    data: Any = None,
     *,
     store: str | Path,
     columns: str | Path | None = None,
@@ -91,7 +90,7 @@ def embed(
 
 def embed(
     run: Run | str | Path,
-    data: Any,
+    data: Any = None,
     *,
     out: str | Path | None = None,
     store: str | Path | None = None,
@@ -109,7 +108,7 @@ def embed(
     Takes some 2,000 decoded images of memory, and n x d x 4 bytes for the vectors where no store takes them.
 
     Args:
-        run: the folder of a run.
+        run: the folder of a run, or a known encoder such as timm:resnet18; if left out, known.
         data: images.
         out: a .parquet, .npz or .npy file to write.
         store: instead of a file, a vector store to bring up to date: only new and changed images are encoded.
@@ -129,6 +128,13 @@ def embed(
     for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
         if value is not None and value < 1:
             raise NearfarError(f"{flag} is {value}; give 1 or more.")
+    if data is None:
+        data = run
+        if isinstance(data, Run) or is_run(data):
+            raise NearfarError(
+                f"no images are named; write nearfar embed {getattr(data, 'name', data)} DATA."
+            )
+        run = default_encoder(f"nearfar embed RUN {data}")
     if store is not None:
         if out is not None:
             raise NearfarError("--out and --store exclude each other; give one of them.")
@@ -141,7 +147,7 @@ def embed(
         return fill(run, data, store, columns=columns, prune=prune, **how)
     if columns is not None or prune:
         raise NearfarError("--columns and --prune need a store; name one, such as --store photos.nf")
-    run = run if isinstance(run, Run) else load(run)
+    run = load(run)
     path = Path(out) if out is not None else None
     where = device_named(device)
     if path is None:
@@ -155,14 +161,13 @@ def embed(
         raise NearfarError(
             f"{folder.parent} cannot be written ({error.strerror}); choose another place with --out."
         ) from error
-    lock = FileLock(folder / ".lock")
     try:
-        with lock.acquire(timeout=0):
+        with locks.hold(folder / ".lock"):
             # Opened once the folder is ours: listing a million files is part of the work.
             source = open_data(data, expected=run.preprocess.modality, labels=labels)
             journal = Journal(folder, _key(run, source))
             result = _embed(run, source, path, journal, where, batch_size, workers or cores(), labels)
-    except Timeout:
+    except locks.Busy:
         raise NearfarError(f"another process is writing {path}; wait for it, or name another file.") from None
     journal.clear()
     with suppress(OSError):  # what else is in the folder is not ours
@@ -236,7 +241,7 @@ def _embed(
     )
     if path is not None:
         facts = {
-            "run": str(run.path),
+            "run": run.name,
             "encoder": fingerprint(run.encoder),
             "preprocess": to_json(run.preprocess),
             "data": source.name,

@@ -123,7 +123,7 @@ def fill(
     Raises:
         NearfarError: the run, the images or the list cannot be used, or the store is another encoder's.
     """
-    run = run if isinstance(run, Run) else load(run)
+    run = load(run)
     where, workers = device_named(device), workers or cores()
     kind = run.preprocess.modality
     source = open_data(data, expected=kind, labels=labels)
@@ -131,7 +131,7 @@ def fill(
     info = StoreInfo(
         run.encoder.dim,
         fingerprint(run.encoder),
-        str(run.path),
+        run.name,
         to_json(run.preprocess),
         modality=kind,
     )

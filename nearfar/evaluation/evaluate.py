@@ -118,8 +118,8 @@ def evaluate(  # type: ignore[misc]
         groups=groups,
         imagenet=imagenet,
     )
-    runs = [item if isinstance(item, Run) else load(item) for item in (run, *others)]
-    names = [str(item.path) for item in runs]
+    runs = [load(item) for item in (run, *others)]
+    names = [item.name for item in runs]
     if len(set(names)) < len(names):
         raise NearfarError("the same run is given twice; give each once.")
     found = []
@@ -138,6 +138,8 @@ def evaluate(  # type: ignore[misc]
 
 def _keep(run: Run, found: Evaluation) -> None:
     """Write what was found into the run's folder, if that can be written."""
+    if run.path is None:  # a known encoder has no folder
+        return
     try:
         checkpoint.write_json(run.path / "evaluation.json", found.to_json())
     except NearfarError:

@@ -160,7 +160,7 @@ class SweepSession:
         if self.labelled is not None:
             figures["knn"] = _knn(run, self.labelled, self.seed, self.wanted.training.device)
         if figures.get(self.measure) is None:
-            raise NearfarError(f"{run.path} has no {self.measure} to choose by; give --train LABELLED.")
+            raise NearfarError(f"{run.name} has no {self.measure} to choose by; give --train LABELLED.")
         return {name: value for name, value in figures.items() if value is not None}
 
     def found(self) -> Sweep | None:

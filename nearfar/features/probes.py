@@ -121,6 +121,7 @@ def untrained(
         The encoder, on the device, in eval mode.
     """
     kind = modality_of(preprocess)
+    args: dict[str, Any] = {"args": encoder.args} if encoder.args else {}  # of known encoders alone
     made = kind.encoder(
         encoder.name,
         stem=encoder.stem,
@@ -128,6 +129,7 @@ def untrained(
         seed=seed,
         mean=encoder.mean,
         std=encoder.std,
+        **args,
     )
     net = made.to(device)
     rows = rng.permutation(rng.fold(seed, "calibration"), len(dataset))[:CALIBRATION_IMAGES]

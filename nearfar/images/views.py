@@ -76,13 +76,34 @@ class AugmentationParams:
             **{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)}
         )
 
+    def mixed(self, other: AugmentationParams, rows: Any) -> AugmentationParams:
+        """Take some rows from another's draws of the same images.
+
+        Args:
+            other: of as many views.
+            rows: a slice or row numbers, of those to take from it.
+
+        Returns:
+            The draws, in the same order.
+        """
+        parts = {}
+        for field in dataclasses.fields(self):
+            parts[field.name] = getattr(self, field.name).copy()
+            parts[field.name][rows] = getattr(other, field.name)[rows]
+        return AugmentationParams(**parts)
+
 
 @dataclass(frozen=True)
 class View:
-    """One view of an image: how it is made, and its side as a share of the run's."""
+    """One view of an image: how it is made, and its side as a share of the run's.
+
+    With `alternate`, every fourth image of a batch is changed by those settings instead; the batch says which
+    in `alternates`.
+    """
 
     recipe: Views
     share: float = 1.0
+    alternate: Views | None = None
 
     def side(self, size: int) -> int:
         """Tell the side of this view, in whole pixels, where a full view's is `size`."""
@@ -107,6 +128,9 @@ class Preprocess:
         "bicubic", "how the square is resized, always antialiased", choices=("bilinear", "bicubic")
     )
 
+    short_side: int | None = setting(
+        None, "short side to which larger images are reduced first; 8/7 of size if not given", low=1
+    )
     low: float | None = setting(None, "value that becomes 0 in images of more than 8 bits")
     high: float | None = setting(None, "value that becomes 255 in images of more than 8 bits")
 
@@ -138,12 +162,13 @@ class Preprocess:
 
     @property
     def decode_side(self) -> int:
-        """Short side, in pixels, to which larger images are reduced when they are decoded: 8/7 of `size`.
+        """Short side, in pixels, to which larger images are reduced when they are decoded.
 
-        A centred crop of 0.875 of it is then at least `size` pixels wide. Training, evaluation, embedding
+        It is `short_side` where that is given, else 8/7 of `size`: a centred crop of 0.875 of it is then at
+        least `size` pixels wide. Training, evaluation, embedding
         and stores all decode at this side, so that one image always gives one vector.
         """
-        return -(-self.size * 8 // 7)
+        return self.short_side or -(-self.size * 8 // 7)
 
 
 def blur_radius(size: int) -> int:

@@ -8,8 +8,9 @@ seconds to import.) No input normalisation is added: a picture is numbers from 0
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ __all__ = [
     "GlobalBatchNorm",
     "Tokens",
     "encoder",
+    "finished",
     "mlp",
     "names",
     "seeded",
@@ -37,6 +39,9 @@ __all__ = [
 ]
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation with which nothing is changed
+
+
+EVERY_SCALE = {"pool": "every_scale"}  # how an encoder of ours is built whose vectors hold every scale
 
 
 class Encoder(nn.Module):
@@ -57,6 +62,7 @@ class Encoder(nn.Module):
         mean: Sequence[float] = ZERO,
         std: Sequence[float] = ONE,
         untrained: bool = True,
+        args: Mapping[str, Any] | None = None,
     ) -> None:
         """Wrap a network.
 
@@ -68,11 +74,13 @@ class Encoder(nn.Module):
             size: side of the images it was made for, if it matters to it.
             mean, std: what the network's input is less and over, a number a channel.
             untrained: whether its weights are random.
+            args: what else its library built it with, in plain values; `EVERY_SCALE` for one of ours.
         """
         super().__init__()
         self.untrained = untrained
         self.net, self.dim, self.name, self.stem, self.size = net, dim, name, stem, size
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.args = dict(args or {})
         # Part of the state, so that networks that give other vectors have other fingerprints.
         plain = (self.mean, self.std) == (ZERO, ONE)
         both = None if plain else torch.tensor([self.mean, self.std]).view(2, 3, 1, 1)
@@ -114,16 +122,41 @@ class Encoder(nn.Module):
 
         Told for the side that the encoder was made for: maps of one place are one map.
         """
+        return feature_maps.strides(self._levels(), self.size or 224)
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """Numbers at a place, for each of `maps`; costs one image's run."""
+        return tuple(level.shape[1] for level in self._levels())
+
+    def _levels(self) -> list[Tensor]:
+        """Compute the maps of one black image, and leave no trace of it."""
         side, modes = self.size or 224, [(part, part.training) for part in self.net.modules()]
         held = next(self.net.parameters())
         self.net.eval()
         try:
             with torch.no_grad():
-                levels = self.maps(torch.zeros(1, 3, side, side, dtype=held.dtype, device=held.device))
+                return self.maps(torch.zeros(1, 3, side, side, dtype=held.dtype, device=held.device))
         finally:
             for part, training in modes:
                 part.training = training
-        return feature_maps.strides(levels, side)
+
+    def with_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encode images, and give the feature maps on the way; one pass for our own networks.
+
+        Args:
+            x: (n, 3, side, side) in [0, 1].
+
+        Returns:
+            (n, dim), as `encoder(x)` gives, and `maps`.
+
+        Raises:
+            NearfarError: the network has no feature maps.
+        """
+        if isinstance(self.net, Residual):
+            levels = self.maps(x)
+            return self.net.pooled(levels), levels
+        return self(x), self.maps(x)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """Compute a vision transformer's tokens, with the weights that `encoder(x)` uses.
@@ -180,6 +213,7 @@ def encoder(
     seed: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    args: Mapping[str, Any] | None = None,
 ) -> Encoder:
     """Build an encoder on the CPU.
 
@@ -195,6 +229,8 @@ def encoder(
         mean, std: what the network's input is less and over, a number a channel. By default the file's, if an
             `Encoder` wrote it; the library's own for its pretrained weights, fetched or from a file of the
             plain network; else 0 and 1.
+        args: what else timm's `create_model` takes, such as `global_pool`; for one of ours `EVERY_SCALE`,
+            with which its vector goes on after the features that it is trained by.
 
     Returns:
         The encoder, in training mode.
@@ -217,12 +253,13 @@ def encoder(
         )
     with seeded(seed, "encoder", name):
         if library == "nearfar":
-            net: nn.Module = Residual(SHAPES[plain])
-            dim = SHAPES[plain].dim
+            shape, every = SHAPES[plain], (args or {}) == EVERY_SCALE
+            net: nn.Module = Residual(shape, every_scale=every)
+            dim = shape.every_dim if every else shape.dim
         elif library == "torchvision":
             net, dim = libraries.from_torchvision(plain, size, pretrained)
         else:
-            net, dim = libraries.from_timm(plain, size, pretrained)
+            net, dim = libraries.from_timm(plain, size, pretrained, args)
         possible = stems.has_small(net)
         if stem == "small" and not possible:
             raise NearfarError(f"{name!r} has no first layers that can be replaced; use --stem standard.")
@@ -238,5 +275,28 @@ def encoder(
         config = libraries.input_config(library, plain)
         known = config.mean, config.std
     own_mean, own_std = known or (ZERO, ONE)
-    given = own_mean if mean is None else mean, own_std if std is None else std
-    return Encoder(net, dim, name, stem, size, *given, untrained=weights is None)
+    own_mean, own_std = own_mean if mean is None else mean, own_std if std is None else std
+    return Encoder(net, dim, name, stem, size, own_mean, own_std, untrained=weights is None, args=args)
+
+
+def finished(trained: Encoder) -> Encoder:
+    """Give an encoder as a finished run keeps it: our small networks with the features of every scale.
+
+    Args:
+        trained: left as it is.
+
+    Returns:
+        The same encoder, or one with the same weights whose vectors begin with the trained one's.
+    """
+    if not isinstance(trained.net, Residual) or not SHAPES[trained.name].kept_scales or trained.args:
+        return trained
+    kept = encoder(
+        trained.name,
+        stem=trained.stem,
+        size=trained.size,
+        mean=trained.mean,
+        std=trained.std,
+        args=EVERY_SCALE,
+    )
+    kept.load_state_dict(trained.state_dict())
+    return kept.train(trained.training)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,7 @@ class InputConfig:
         crop: share of the short side that the centred square keeps.
         interpolation: "bilinear" or "bicubic".
         mean, std: what is subtracted from each channel of pixels in [0, 1], and what it is divided by then.
+        licence: of the weights, as their makers name it; "" where that is not known.
     """
 
     size: int = 224
@@ -79,6 +80,20 @@ class InputConfig:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    licence: str = ""
+
+    @classmethod
+    def of_timm(cls, config: Mapping[str, Any]) -> InputConfig:
+        """Read a `pretrained_cfg` of timm's, as its registry and its folders have it."""
+        usual = cls()
+        return cls(
+            int(config.get("input_size", (3, usual.size, usual.size))[-1]),
+            float(config.get("crop_pct") or usual.crop),
+            "bicubic" if config.get("interpolation") == "bicubic" else "bilinear",
+            tuple(config.get("mean", usual.mean)),
+            tuple(config.get("std", usual.std)),
+            str(config.get("license") or ""),
+        )
 
 
 def input_config(library: str, name: str) -> InputConfig:
@@ -94,12 +109,11 @@ def input_config(library: str, name: str) -> InputConfig:
     if library == "timm":
         import timm
 
-        made = timm.get_pretrained_cfg(name)
-        if made is None:
-            return InputConfig()
-        interpolation = "bicubic" if made.interpolation == "bicubic" else "bilinear"
-        crop = made.crop_pct or 0.875
-        return InputConfig(made.input_size[-1], crop, interpolation, tuple(made.mean), tuple(made.std))
+        try:
+            made = timm.get_pretrained_cfg(name)
+        except RuntimeError as error:  # a tag that the network has no weights of
+            raise NearfarError(f"encoder 'timm:{name}' has no such pretrained weights ({error})") from None
+        return InputConfig() if made is None else InputConfig.of_timm(made.to_dict())
     import torchvision.models
 
     own: Any = torchvision.models.get_model_weights(name).DEFAULT
@@ -178,13 +192,16 @@ def _zero_last_norms(net: nn.Module) -> None:
             nn.init.zeros_(part.bn2.weight)
 
 
-def from_timm(name: str, size: int | None, pretrained: bool) -> tuple[nn.Module, int]:
+def from_timm(
+    name: str, size: int | None, pretrained: bool, args: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, int]:
     """Build a timm network without its classifier.
 
     Args:
         name: timm's.
         size: side of the images, for the networks that are built for one.
         pretrained: whether to fetch timm's weights of that name.
+        args: what else `timm.create_model` takes, such as `global_pool`.
 
     Returns:
         The network and its features.
@@ -199,7 +216,7 @@ def from_timm(name: str, size: int | None, pretrained: bool) -> tuple[nn.Module,
             f"there are no pretrained weights for {name!r}; leave --weights out or give a .safetensors file."
         )
     with fetching(name) if pretrained else contextlib.nullcontext():
-        make = functools.partial(timm.create_model, name, pretrained=pretrained, num_classes=0)
+        make = functools.partial(timm.create_model, name, pretrained=pretrained, num_classes=0, **args or {})
         for options in ({"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}):
             try:
                 net = make(**options)

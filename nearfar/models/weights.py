@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..core import progress
 from ..core.errors import NearfarError
+
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")
+
+
+def refusal(path: Path) -> str:
+    """Say why a file of weights is not read, and how a pickle is converted.
+
+    Args:
+        path: a file that is no .safetensors file.
+    """
+    if path.suffix not in PICKLES:
+        return f"weights {str(path)!r} are in no file that nearfar reads; give a .safetensors file."
+    made = path.with_suffix(".safetensors").name
+    return (
+        f"weights {str(path)!r} are a pickle, which can run any code when it is read; convert it where you "
+        f'trust its maker: python -c "import torch, safetensors.torch as s; '
+        f"s.save_file(torch.load('{path.name}', weights_only=True), '{made}')\""
+    )
+
+
+def _resample_positions(net: Any, state: dict[str, torch.Tensor]) -> None:
+    """Bring the learnt positions of a timm vision transformer to the grid of patches that `net` has."""
+    own, theirs = getattr(net, "pos_embed", None), state.get("pos_embed")
+    if theirs is None or not isinstance(own, torch.Tensor) or not hasattr(net, "patch_embed"):
+        return
+    if own.shape != theirs.shape and own.dim() == theirs.dim() == 3 and own.shape[2] == theirs.shape[2]:
+        from timm.layers import resample_abs_pos_embed
+
+        prefix = 0 if getattr(net, "no_embed_class", False) else getattr(net, "num_prefix_tokens", 0)
+        grid = list(net.patch_embed.grid_size)
+        state["pos_embed"] = resample_abs_pos_embed(theirs, new_size=grid, num_prefix_tokens=prefix)
 
 
 def read(
@@ -31,7 +63,7 @@ def read(
     import safetensors.torch
 
     if path.suffix != ".safetensors":
-        raise NearfarError(f"weights {str(path)!r}: give 'pretrained' or a .safetensors file.")
+        raise NearfarError(refusal(path))
     if not path.is_file():
         raise NearfarError(f"weights {str(path)!r}: there is no such file; check the path.")
     try:
@@ -42,8 +74,9 @@ def read(
         ) from error
     ours = all(f"net.{key}" in state for key in net.state_dict())
     normalization = state.pop("normalization", None) if ours else None
-    state = {key.removeprefix("net."): value for key, value in state.items()}
+    state = {key.removeprefix("net.").removeprefix("timm_model."): value for key, value in state.items()}
     wanted = net.state_dict()
+    _resample_positions(net, state)
     unfit = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
     if unfit:
         raise NearfarError(

@@ -49,7 +49,7 @@ def classes(
     Raises:
         NearfarError: a class has no example, or an example cannot be used.
     """
-    opened = open_for_query(store, out)
+    opened = open_for_query(store, out, run)
     source = open_data(examples, expected=opened.info.modality, labels=True)
     numbers, names = class_numbers(source.labels)
     assert numbers is not None

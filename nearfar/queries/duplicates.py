@@ -96,16 +96,20 @@ def list_groups(
         **{name: [sides[row][name] for row in found.rows] for name in own},
     }
     spare, copies = len(listed) - int(found.keep.sum()), int((sure & ~found.keep).sum())
+    # Also copies of one another of which neither is the image to keep.
+    known = [digest for digest in images.digests if digest]
+    exact = len(known) - len(set(known))
     facts = {
         "images": len(ids),
         "groups": int(found.keep.sum()),
         "spare": spare,
+        "exact": exact,
         "confirmed": copies,
         "calibration": vars(level),
     }
     unseen = [] if copies == spare else [_unconfirmed(spare - copies, opened)]
     lines = (
-        f"{copies:,} of {len(ids):,} images are copies, {int(found.same.sum()):,} of them byte for byte, in "
+        f"{copies:,} of {len(ids):,} images are copies, {exact:,} of them byte for byte, in "
         f"{facts['groups']:,} groups. In each group, keep the image with the most pixels, then bytes.",
         *unseen,
         str(level),

@@ -50,7 +50,7 @@ def search(
     Raises:
         NearfarError: there is no example, or one is neither an id nor a file.
     """
-    opened, limit = open_for_query(store, out), check_limit(limit)
+    opened, limit = open_for_query(store, out, run), check_limit(limit)
     given = [] if id is None else [id]
     there = _known(opened, [*given, *like, *dislike])
     if given and id not in there:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,11 @@ from ..core.errors import NearfarError
 from ..data.dataset import class_numbers
 from ..data.source import label_of
 from ..features.extract import fingerprint
+from ..models import known
 from ..stores import VectorStore, open_store
+from ..stores.set_aside import KeptImages
 from ..training.run import Run, load
+from .image_folder import store_of
 from .listing import Listing, check_name, write
 
 StoreLike = VectorStore | str | Path
@@ -20,16 +24,22 @@ MAP_COLUMNS = ("map_x", "map_y")  # where the map is kept: x and y may be column
 UNKNOWN = -1  # the class number of a row without a label
 
 
-def open_for_query(store: StoreLike, out: str | Path | None = None) -> VectorStore:
-    """Open a store, unless it is open. Refuse an output file that cannot be written, before any work.
+def open_for_query(
+    store: StoreLike, out: str | Path | None = None, run: Run | str | Path | None = None
+) -> VectorStore:
+    """Open a store, unless it is open, without the images that were set aside.
+
+    An output file that cannot be written is refused, before any work.
 
     Args:
-        store: a store or its address.
+        store: a store or its address; or a folder of images, which is embedded first.
         out: the output file, or None.
+        run: the encoder of such a folder, if it is to be another than `known`.
     """
     if out is not None:
         check_name(Path(out))
-    return open_store(store) if isinstance(store, (str, Path)) else store
+    opened = open_store(store_of(store, run)) if isinstance(store, (str, Path)) else store
+    return opened if isinstance(opened, KeptImages) else cast(VectorStore, KeptImages(opened))
 
 
 def check_limit(limit: int) -> int:
@@ -66,15 +76,16 @@ def run_of(store: VectorStore, run: Run | str | Path | None) -> Run:
     Raises:
         NearfarError: it is not there, or is another run.
     """
-    if run is None and not (store.info.run and Path(store.info.run).is_dir()):
+    there = known.is_name(store.info.run) or Path(store.info.run or "-").is_dir()
+    if run is None and not there:
         raise NearfarError(
             f"the run that made {store.address} is no longer in {store.info.run or 'any known folder'}; "
             "give its folder with --run."
         )
-    found = run if isinstance(run, Run) else load(run or store.info.run)
+    found = load(run or store.info.run)
     if fingerprint(found.encoder) != store.info.encoder:
         raise NearfarError(
-            f"{found.path} is not the run that made {store.address}; its vectors cannot be compared: "
+            f"{found.name} is not the run that made {store.address}; its vectors cannot be compared: "
             "name the right one with --run."
         )
     return found

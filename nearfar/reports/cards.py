@@ -179,7 +179,7 @@ def asked(run: Run) -> str:
     """Write the command that started a run."""
     words = dict(run.config["asked"])
     place, like = words.pop("data", None), words.pop("like", None)
-    parts = ["nearfar", "pretrain", str(place or "DATA"), "--out", str(run.path)]
+    parts = ["nearfar", "pretrain", str(place or "DATA"), "--out", run.name]
     if like:
         parts += ["--like", str(like)]
         words.pop("method", None), words.pop("recipe", None)
@@ -201,7 +201,7 @@ def commands(run: Run, out: str) -> list[Command]:
         run: the run.
         out: the report.
     """
-    here, place = str(run.path), str(run.config["asked"].get("data") or "DATA")
+    here, place = run.name, str(run.config["asked"].get("data") or "DATA")
     labelled = ["--train", "LABELLED", "--test", "LABELLED"]
     listed = {
         "The command that started the run; it also resumes an unfinished run.": asked(run),
@@ -270,9 +270,11 @@ def _good(scores: scoring.Scores | None) -> str:
 
 
 def _fails(scores: scoring.Scores | None) -> str:
-    found = scoring.confusion(scores) if scores else None
+    quoted = scoring.main(scores) if scores else None
+    found = scoring.confusion(scores, quoted[0] if quoted else "") if scores else None
     wrong = scoring.mistakes(found[1], found[2], 3) if found else []
     if not wrong:
         return "See the least similar neighbours and the least typical images."
     listed = ", ".join(f"{true} for {answer} ({scoring.percent(share)})" for true, answer, _, share in wrong)
-    return f"Most often it confuses {listed}."
+    how = found[0] if found else ""
+    return f"By {how}, it most often takes {listed}."

@@ -92,8 +92,8 @@ def report(
         raise NearfarError("--train and --test belong together; give both, or neither.")
     if not 1 <= len(runs) <= RUNS:
         raise NearfarError(f"a report shows 1 to {RUNS} runs, not {len(runs)}.")
-    loaded = [run if isinstance(run, Run) else load(run) for run in runs]
-    names = _names([run.path for run in loaded])
+    loaded = [load(run) for run in runs]
+    names = _names([run.folder for run in loaded])
     device = device_named("auto")
     subjects = [
         _subject(run, name, data, train, test, device) for run, name in zip(loaded, names, strict=True)
@@ -117,7 +117,7 @@ def report(
     return Report(
         Path(out),
         len(text.encode()),
-        tuple(run.path for run in loaded),
+        tuple(run.folder for run in loaded),
         tuple(section.id for section in made),
         page.missing(made),
     )
@@ -132,8 +132,11 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torch.device) -> Subject:
     """Gather what the report shows of a run."""
     if not run.config:
-        raise NearfarError(f"{run.path} has no config.json, which a report needs; give the whole run folder.")
-    wanted = RunConfig.from_json(run.config, f"{run.path / 'config.json'}: ")
+        raise NearfarError(
+            f"{run.folder} has no config.json, so it was not trained here; compare it: "
+            f"nearfar evaluate {run.folder} --train LABELLED"
+        )
+    wanted = RunConfig.from_json(run.config, f"{run.folder / 'config.json'}: ")
     found, trouble = None, ""
     progress.say(f"encoding images of {name}")
     try:
@@ -147,7 +150,7 @@ def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torc
         name=name,
         run=run,
         wanted=wanted,
-        rejected=sample.read_rejected(run.path),
+        rejected=sample.read_rejected(run.folder),
         sampled=found,
         trouble=trouble,
         scores=scores,
@@ -178,7 +181,7 @@ def _labelled(
 
 def _scores(run: Run, train: Any, test: Any) -> Mapping[str, Any] | None:
     """Read a run's evaluation, or make it where labels were given."""
-    path = run.path / "evaluation.json"
+    path = run.folder / "evaluation.json"
     if path.exists():
         return checkpoint.read_json(path)
     return None if train is None else evaluate(run, train=train, test=test).to_json()

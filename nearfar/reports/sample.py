@@ -127,14 +127,14 @@ def sample_run(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> 
         NearfarError: they are not there.
     """
     facts: Mapping[str, Any] = run.config["data"]
-    place = data if data is not None else run.config["asked"].get("data")
+    place = data if data is not None else facts.get("path") or run.config["asked"].get("data")
     if place is None:
         raise NearfarError(
             "the run was trained on an array, which is not in a file; give its images with --data."
         )
     labels = resolve.needs_labels(wanted.method, run.config["settings"])
     source = open_data(place, expected=wanted.modality, labels=labels, download=False)
-    bad = {name for name, _ in read_rejected(run.path)}
+    bad = {name for name, _ in read_rejected(run.folder)}
     usable = np.array([row for row, name in enumerate(source.ids) if name not in bad], np.int64)
     numbers = _numbers(len(usable), wanted.training, bool(facts.get("holdout")))
     chosen = rng.permutation(rng.fold(0, "report"), len(usable))[:SAMPLE]

