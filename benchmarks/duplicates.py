@@ -80,13 +80,13 @@ def pages(count: int, draw: np.random.Generator) -> list[Picture]:
 
 
 def boards(count: int, draw: np.random.Generator) -> list[Picture]:
-    """Draw one design with a gap somewhere else in each."""
+    """Draw one design with a gap somewhere else in each, so near the middle that no crop loses it."""
     design = np.zeros((256, 256, 3), np.uint8)
     for _ in range(24):
         at, low, high = int(draw.integers(5, 245)), *np.sort(draw.integers(5, 250, 2))
         design[at : at + 7, low:high] = 255
         design[low:high, at : at + 7] = 255
-    tracks = np.argwhere(design[8:-8, 8:-8, 0] == 255) + 8
+    tracks = np.argwhere(design[60:-60, 60:-60, 0] == 255) + 60
     made = []
     for row, column in tracks[draw.choice(len(tracks), count, replace=False)]:
         board = design.copy()
@@ -121,7 +121,11 @@ def real_boards(
         for at in draw.permutation(len(files))[: count // 2]:
             whole, other = read(files[at]), read(defect / files[at].name)
             lines = (boxes / f"{files[at].stem}.txt").read_text().splitlines()
-            left, top, right, low, _ = map(int, lines[int(draw.integers(len(lines)))].split())
+            boxes_there = [list(map(int, line.split()[:4])) for line in lines]
+            # The one nearest to the middle: no crop loses it.
+            left, top, right, low = min(
+                boxes_there, key=lambda box: max(abs(box[0] + box[2] - 640), abs(box[1] + box[3] - 640))
+            )
             one = whole.copy()
             one[top:low, left:right] = other[top:low, left:right]
             made += [whole, one]

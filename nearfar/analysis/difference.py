@@ -25,6 +25,7 @@ GAIN = (0.6, 1.7)  # how much darker or lighter a copy may be
 CONTRAST = 0.06  # of the range of pixels; a picture with less has nothing that could differ
 SOFT = 4  # pixels within which colours are softened: a JPEG keeps them at half the resolution
 GREY = 0.03  # strongest colour, of the range of pixels, up to which a picture is grey
+STRETCH = 0.06  # log of how much more one picture may be stretched in one direction than in the other
 WITHIN = 0.75  # share of one of two pictures that lies in the other, at least
 USUAL = (
     2.0  # weight of the root mean square difference: other colours differ everywhere, and nowhere very much
@@ -59,11 +60,17 @@ def differences(first: Sequence[Pixels], second: Sequence[Pixels], ways: Fits) -
         for low in range(0, len(pairs), step):
             some = pairs[low : low + step]
             one, two = (torch.stack([squeezed(x[pair], side) for pair in some]) for x in (first, second))
-            found[some] = _differences(one, two, ways.place[some]).numpy()
+            shapes = torch.tensor([[*first[pair].shape[:2], *second[pair].shape[:2]] for pair in some])
+            high_a, wide_a, high_b, wide_b = shapes.float().unbind(1)
+            found[some] = _differences(
+                one, two, ways.place[some], wide_b * high_a / (wide_a * high_b)
+            ).numpy()
     return found
 
 
-def _differences(a: torch.Tensor, b: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def _differences(
+    a: torch.Tensor, b: torch.Tensor, places: torch.Tensor, aspect: torch.Tensor
+) -> torch.Tensor:
     """Compare pairs at a small size in the way that fits best, and those that may be copies at their own."""
     side, pairs = a.shape[-1], torch.arange(len(a))
     low_a, low_b = (_resized(x, min(side, FIRST)) for x in (a, b))
@@ -71,11 +78,12 @@ def _differences(a: torch.Tensor, b: torch.Tensor, places: torch.Tensor) -> torc
     best = torch.stack([error for _, error in fitted], 1).argmin(dim=1)
     place = torch.stack([one for one, _ in fitted], 1)[pairs, best]
     place, _ = _fit(low_a, low_b, place, (min(side, FIRST),), _STEPS)
-    value = _worst(low_a, low_b, place)
+    value = _worst(low_a, low_b, place, aspect)
     if side > FIRST and bool((near := value < APART).any()):
         one, other = a[near], b[near]
         sizes = [size for size in (128,) if size < 0.75 * side] + [side]
-        value[near] = _worst(one, other, _fit(one, other, place[near], sizes, _STEPS // 2)[0])
+        fitted_near, _ = _fit(one, other, place[near], sizes, _STEPS // 2)
+        value[near] = _worst(one, other, fitted_near, aspect[near])
     return value
 
 
@@ -153,7 +161,7 @@ def _bounded(place: torch.Tensor) -> torch.Tensor:
     return torch.stack([ax, place[:, 1].clamp(-1, 1), place[:, 2].clamp(*_ZOOM), place[:, 3].clamp(-1, 1)], 1)
 
 
-def _worst(a: torch.Tensor, b: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+def _worst(a: torch.Tensor, b: torch.Tensor, place: torch.Tensor, aspect: torch.Tensor) -> torch.Tensor:
     """Find the greatest mean difference in any 3 x 3 pixels, beyond what a pixel's shift explains.
 
     Where colours differ and brightness does not, a JPEG's halved planes of colour are not counted: colours
@@ -178,7 +186,11 @@ def _worst(a: torch.Tensor, b: torch.Tensor, place: torch.Tensor) -> torch.Tenso
     found = torch.maximum(worst / spread.clamp(CONTRAST, 1), USUAL * usual)
     mine = inside.mean(dim=(1, 2, 3))
     covered = torch.stack([mine, mine * (place[:, 0] * place[:, 2]).abs()])  # of the first, of the second
-    apart = (covered.amin(dim=0) < 0.4) | (covered.amax(dim=0) < WITHIN)
+    # A copy is as much wider as it is higher: in pixels if it was cropped, in shares if it was squeezed. Any
+    # box could else be laid upon any other.
+    stretch = (place[:, 0].abs() / place[:, 2]).log()
+    bent = torch.minimum(stretch.abs(), (stretch + aspect.log()).abs()) > STRETCH
+    apart = (covered.amin(dim=0) < 0.4) | (covered.amax(dim=0) < WITHIN) | bent
     return torch.where((spread < CONTRAST) | apart, torch.ones(()), found)
 
 

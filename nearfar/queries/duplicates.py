@@ -43,7 +43,8 @@ def duplicates(
         min_similarity: least similarity of near duplicates, from 0 to 1; default: chosen by copies that are
             made of the collection's own images.
         where: a condition on the images of the first store.
-        save: also write the id of the image to keep, or of the copy in the other store, to this column.
+        save: also write the id of the image to keep, or of the copy in the other store, to this column, where
+            the copy is confirmed.
         out: a .csv, .json or .png file to write; .png is a contact sheet.
 
     Returns:
@@ -115,7 +116,8 @@ def list_groups(
         str(level),
     )
     if save is not None:
-        named = {listed[at]: ids[keepers[at]] for at in range(len(listed)) if not found.keep[at]}
+        copied = np.flatnonzero(sure & ~found.keep)  # what is written may be deleted: no more than is known
+        named = {listed[at]: ids[keepers[at]] for at in copied.tolist()}
         opened.update(save, {one: named.get(one) for one in ids})
     title = "duplicates in groups, largest group first; each begins with the image to keep"
     return Listing(title, tuple(listed), columns, lines, facts, "group")
@@ -217,7 +219,8 @@ def _leaks(
     }
     listing = Listing("also in the other store, most similar first", tuple(listed), columns, lines, facts)
     if save is not None:
-        opened.update(save, dict.fromkeys(ids) | dict(zip(reversed(listed), reversed(copies), strict=True)))
+        pairs = [(one, copy) for one, copy, yes in zip(listed, copies, sure, strict=True) if yes]
+        opened.update(save, dict.fromkeys(ids) | dict(reversed(pairs)))
     if out is None or Path(out).suffix.lower() != ".png":
         return write_result(listing, opened, out)
     # A line of the sheet is a pair: the image, and its copy in the other store.

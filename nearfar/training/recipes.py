@@ -144,7 +144,7 @@ def vit(side: int) -> Recipe:
         weight_decay=0.1,
         warmup=40 / 300,
         image_size=None if is_small(side) else 224,
-        short_side=None if is_small(side) else 448,
+        short_side=448,
     )
     return Recipe(training, imagenet(side).views)
 
