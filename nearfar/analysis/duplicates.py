@@ -25,7 +25,7 @@ from .difference import APART, differences
 from .structure import READ, Read, Rows, fits, similar_structure, structure
 
 CANDIDATES = 10  # nearest by features that each image is compared with
-ALIKE = 2  # most similar by structure, for each way to lie one upon the other
+ALIKE = 4  # most similar by structure, for each way to lie one upon the other
 CLOSEST = 5  # of all these, by how well their structures fit, that are compared pixel by pixel
 LEAST_FIT = 0.65  # correlation of structures below which two images are no copies
 COMMON = 0.05  # share of a collection's variation that a direction of its background has, at least
