@@ -262,7 +262,7 @@ FLAGS = {
     "evaluate": (
         "--train --test --label-level --labels --groups --json --few-labels --retrieval --clusters "
         "--calibration --robustness "
-        "--augmented --finetune --full --transfer --imagenet --seed --device"
+        "--augmented --finetune --full --transfer --known --seed --device"
     ),
     "adopt": "--out --json",
     "report": "--out --data --train --test --json",

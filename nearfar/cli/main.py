@@ -136,7 +136,10 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
         "pixels, an untrained encoder and chance. Labels are the names of folders, or a list's column.",
     )
     parser.add_argument(
-        "run", metavar="RUN", nargs="+", help="the run's folder; several are compared in pairs"
+        "run",
+        metavar="RUN",
+        nargs="+",
+        help="a run's folder, or a known encoder such as timm:resnet18; several are ranked and paired",
     )
     fitted = "labelled images to fit and choose on; without --test, a folder that holds train and test"
     parser.flag(parser, "--train", metavar="DATA", required=True, help=fitted)
@@ -155,8 +158,8 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
     parser.flag(more, "--full", action="store_true", help="all of these")
     second = "also k-NN and linear on a second labelled data set"
     parser.flag(more, "--transfer", nargs=2, metavar=("TRAIN", "TEST"), help=second)
-    known = "also a network with ImageNet weights, as torchvision:resnet18 or NAME=FILE.safetensors"
-    parser.flag(more, "--imagenet", metavar="NAME", help=known)
+    known = "a known encoder as one more row, such as timm:resnet18; by default known, if installed; or none"
+    parser.flag(more, "--known", metavar="NAME", help=known)
     parser.settings("how", settings.Training, only=("seed", "device"))
     return parser
 

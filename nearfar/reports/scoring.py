@@ -14,10 +14,12 @@ TITLES = {
     "scratch": "from scratch",
     "colours": "colour histogram",
     "patches": "k-means patches",
+    "known": "known encoder",
     **{name: entry.column for name, entry in PARTS.items() if entry.column},
 }
 NAMES = {"map": "mean precision", "nmi": "NMI", "ari": "ARI", "ece": "error (ECE)"}
 FACTS = (
+    "ranking",
     "summary",
     "classes",
     "images",
@@ -82,8 +84,12 @@ def blocks(runs: Mapping[str, Scores]) -> Blocks:
 
 
 def sentences(scores: Scores) -> list[str]:
-    """Say, by classifier, what the encoder is better than and what it is not; nothing without baselines."""
-    return [str(found["sentence"]) for found in scores.get("summary", {}).values()]
+    """Say, by classifier, what the encoder is better than and what it is not; nothing without baselines.
+
+    With a known encoder, also which is best on these images, by how much, and at what cost.
+    """
+    told = [str(found["sentence"]) for found in scores.get("summary", {}).values()]
+    return told + [str(sentence) for sentence in scores.get("ranking", {}).get("sentences", ())]
 
 
 def _summaries(runs: Mapping[str, Scores]) -> list[Note]:

@@ -30,7 +30,7 @@ from .monitor import HealthMonitor
 from .options import Options
 from .plan import plan_run
 from .resolve import RunConfig
-from .run import PARTS, Run, export, load
+from .run import PARTS, Run, export, is_run, load
 from .schedule import StepPlan
 from .settings import Training
 from .setup import TrainingSetup, prepare, workers
@@ -191,6 +191,8 @@ def _train(
             "seed": training.seed,
             "weights": training.weights,
         }
+        if training.weights and is_run(training.weights):
+            provenance["licence"] = load(training.weights).facts()["licence"]
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
         export(job.folder, models.finished(job.module.encoder), job.wanted.preprocess, provenance, parts)

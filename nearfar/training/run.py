@@ -63,7 +63,8 @@ class Run:
 
     def facts(self) -> dict[str, Any]:
         """Say what the encoder costs: its parameters, the side of its images, the licence of its weights."""
-        licence = self.provenance.get("licence", "yours" if "method" in self.provenance else "")
+        own = "method" in self.provenance and not self.provenance.get("weights")
+        licence = self.provenance.get("licence", "yours" if own else "")
         count = sum(weight.numel() for weight in self.encoder.parameters())
         return {"parameters": count, "image_size": self.preprocess.size, "licence": licence or "unknown"}
 

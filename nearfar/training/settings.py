@@ -37,7 +37,9 @@ class Training:
         choices=("auto", "small", "standard"),
         source="SimCLR, appendix B.9",
     )
-    weights: str | None = setting(None, "start from 'pretrained' or from a .safetensors file")
+    weights: str | None = setting(
+        None, "start from a run, a known encoder such as timm:resnet18, 'pretrained' or a .safetensors file"
+    )
     image_size: int | None = setting(None, "side of a view in pixels", low=8, high=1024)
     short_side: int | None = setting(
         None,

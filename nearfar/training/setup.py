@@ -42,6 +42,7 @@ class TrainingSetup:
     started: int = 0
     spent: float = 0.0
     threads: int = 1  # that train, a share of the batch each
+    probed: float = 0.0  # seconds that measurements have taken
 
     @property
     def how(self) -> dict[str, Any]:
@@ -149,7 +150,9 @@ def prepare(
     )
     wanted.kind.ready()
     if wanted.training.precision == "auto":
+        began = time.perf_counter()
         gains = distributed.same(gains_from_bfloat16(module, job.feed(0, "cpu"), device))
+        job.probed += time.perf_counter() - began
         precision = "bfloat16" if gains else "float32"
         wanted = job.wanted = replace(wanted, training=replace(wanted.training, precision=precision))
     if (folder / checkpoint.LAST).exists():
@@ -283,10 +286,13 @@ def _planned(job: TrainingSetup) -> StepPlan:
     if (steps := step_count(training, len(job.dataset))) is not None:
         return StepPlan(((0, steps),))
     assert job.clock is not None
-    seconds = measuring(job.clock.seconds)
+    left = distributed.same(max(1.0, SECONDS - job.probed))  # of what all measurements may take
+    seconds = min(measuring(job.clock.seconds), left)
     progress.say(f"timing training steps for about {seconds:.0f} s, to plan their number")
     pace = _pace(job, seconds)
-    return StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
+    plan = StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
+    progress.say(f"a step takes {1e3 * pace:,.0f} ms now, so {plan.steps:,} fit into the time.")
+    return plan
 
 
 def views_dtype(device: torch.device, precision: str) -> torch.dtype:
