@@ -1,6 +1,7 @@
 """Near copies: how many planted ones are found, and how many others are called copies, by kind of image.
 
-    python -m benchmarks.duplicates [--photos FOLDER ...] [--boards NORMAL DEFECT BOXES] [--images 40]
+    python -m benchmarks.duplicates [--images 40] [--kind drawings] [--photos FOLDER ...] \\
+        [--boards NORMAL DEFECT BOXES]
 
 Drawings of one style, products on white, pages of text and boards of one design are drawn here; FOLDER
 holds photographs. Each kind is a collection of its own, without an encoder: all features are equal, so only
@@ -204,6 +205,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, nargs="*", default=[])
     parser.add_argument("--boards", type=Path, nargs=3)
     parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--kind", default="", help="the first letters of the only kinds to measure")
     for flag in ("--cifair", "--labels", "--cifar"):
         parser.add_argument(flag, type=Path)
     words = parser.parse_args()
@@ -223,6 +225,8 @@ def main() -> None:
     print(f"| kind | images | threshold | {ways} | copies found | others called copies | s |")
     print("|---" * (6 + len(WAYS)) + "|")
     for name, make in kinds.items():
+        if not name.startswith(words.kind):
+            continue
         began, draw = time.monotonic(), np.random.default_rng(0)
         pictures = make(words.images, draw)
         counts, false, level = measure(pictures, draw)

@@ -120,8 +120,8 @@ def test_help_ends_with_the_recipes_of_the_method(capsys: pytest.CaptureFixture[
     assert (
         re.search(r"--lr X [^(]*\(by recipe\)", " ".join(listing.split())) and "default muon" not in listing
     )
-    assert re.search(r"^  recipe +cpu +cifar-short +cifar-long +imagenet$", table, re.MULTILINE)
-    assert re.search(r"^  --optimizer +muon +lars +lars +lars$", table, re.MULTILINE)
+    assert re.search(r"^  recipe +cpu +cifar-short +cifar-long +imagenet +vit$", table, re.MULTILINE)
+    assert re.search(r"^  --optimizer +muon +lars +lars +lars +adamw$", table, re.MULTILINE)
     assert re.search(r"^  --ema +0.9 ", table, re.MULTILINE)
     assert max(map(len, table.splitlines())) <= 110
 
