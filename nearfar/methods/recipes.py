@@ -42,11 +42,12 @@ def recipes(
     cifar_short: Settings = NONE,
     cifar_warmup_epochs: int | None = None,
     imagenet: Settings = NONE,
+    vit: Settings = NONE,
 ) -> dict[str, dict[str, Any]]:
     """Collect in what a method differs from each recipe.
 
     Args:
-        cpu, imagenet: settings in which it differs from the recipe of that name: training's, views' or its own.
+        cpu, imagenet, vit: settings in which it differs from the recipe of that name: training's, views' or its own.
         cifar: the same for both recipes for CIFAR.
         cifar_short: besides, for the shorter one.
         cifar_warmup_epochs: epochs in which the learning rate rises, of the 100 and the 1,000 of the two.
@@ -57,5 +58,5 @@ def recipes(
     short, long = {**cifar, **cifar_short}, {**cifar}
     if cifar_warmup_epochs is not None:
         short["warmup"], long["warmup"] = cifar_warmup_epochs / 100, cifar_warmup_epochs / 1000
-    found = {"cpu": cpu, "cifar-short": short, "cifar-long": long, "imagenet": imagenet}
+    found = {"cpu": cpu, "cifar-short": short, "cifar-long": long, "imagenet": imagenet, "vit": vit}
     return {name: dict(settings) for name, settings in found.items() if settings}

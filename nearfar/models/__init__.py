@@ -62,6 +62,7 @@ class Encoder(nn.Module):
         size: int | None,
         mean: Sequence[float] = ZERO,
         std: Sequence[float] = ONE,
+        untrained: bool = True,
         args: Mapping[str, Any] | None = None,
     ) -> None:
         """Wrap a network.
@@ -73,9 +74,11 @@ class Encoder(nn.Module):
             stem: "small" or "standard".
             size: side of the images it was made for, if it matters to it.
             mean, std: what the network's input is less and over, a number a channel.
+            untrained: whether its weights are random.
             args: what else its library built it with, in plain values; `EVERY_SCALE` for one of ours.
         """
         super().__init__()
+        self.untrained = untrained
         self.net, self.dim, self.name, self.stem, self.size = net, dim, name, stem, size
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.args = dict(args or {})
@@ -287,7 +290,7 @@ def encoder(
         known = config.mean, config.std
     own_mean, own_std = known or (ZERO, ONE)
     own_mean, own_std = own_mean if mean is None else mean, own_std if std is None else std
-    return Encoder(net, dim, name, stem, size, own_mean, own_std, args)
+    return Encoder(net, dim, name, stem, size, own_mean, own_std, untrained=weights is None, args=args)
 
 
 def finished(trained: Encoder) -> Encoder:

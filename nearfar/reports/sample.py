@@ -185,6 +185,7 @@ def _sample(
         max_bad=1.0,
         threads=cores(),
         memory=8 << 30,  # some thousand images, reduced: never kept on disk
+        short_side=run.config["training"].get("short_side"),  # of which the run's views were cut
     )
     if len(dataset) < 2:
         raise NearfarError(f"fewer than two images of {source.name} can be used; run nearfar check on them.")

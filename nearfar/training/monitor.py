@@ -55,7 +55,7 @@ class HealthMonitor:
         self.verdict: Verdict | None = None
         self.untrained: Encoder | None = None  # against what it shows, the rest is held
         if self.log is not None and not job.started and not self.lines:
-            self.untrained = copy.deepcopy(job.module.f)
+            self.untrained = copy.deepcopy(job.module.encoder)
 
     def _stride(self, steps: int) -> float:
         return steps / self.health_checks if self.health_checks else float("inf")
@@ -77,7 +77,7 @@ class HealthMonitor:
         if not step.last and (due := self._due(step)) > step.number:
             self.next = due
             return None
-        self._add(step.number, self.job.module.f, step.watched)
+        self._add(step.number, self.job.module.encoder, step.watched)
         self.next = step.number + self._stride(step.plan.steps)
         before, self.verdict = self.verdict, judge(self.lines, self.expects)
         if step.last:

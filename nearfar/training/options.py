@@ -22,6 +22,7 @@ class Options(TypedDict, total=False):
     stem: str | None
     weights: str | None
     image_size: int | None
+    short_side: int | None
     optimizer: str | None
     lr: float | None
     lr_scaling: str | None
@@ -83,6 +84,7 @@ class Options(TypedDict, total=False):
     sinkhorn_iterations: int | None
     local_crops: int | None
     freeze_last_layer: float | None
+    queue_start: float | None
     student_temperature: float | None
     teacher_temperature: float | None
     teacher_temperature_start: float | None

@@ -195,7 +195,7 @@ def _train(
             provenance["licence"] = load(training.weights).facts()["licence"]
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
-        export(job.folder, models.finished(job.module.f), job.wanted.preprocess, provenance, parts)
+        export(job.folder, models.finished(job.module.encoder), job.wanted.preprocess, provenance, parts)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
 
 
@@ -414,6 +414,7 @@ def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
             max_bad=wanted.training.max_bad,
             threads=workers(wanted),
             decode_once=wanted.training.cache,
+            short_side=wanted.training.short_side,
         )
     if distributed.first() and dataset.rejected:
         progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
