@@ -1,4 +1,4 @@
-"""Runs the subjects, prints what they find, and keeps benchmarks/results.md. Started by benchmarks/run."""
+"""Runs the subjects, prints what they find, and keeps results.md and the other pages, for benchmarks/run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from . import measure, table
 
 PAGE = Path(__file__).parent / "results.md"
+PAGES = {"shared": PAGE.with_name("shared.md")}  # of subjects that have a page of their own
 SUBJECTS = {
     "views": "Views",
     "feed": "The feed",
@@ -24,6 +25,7 @@ SUBJECTS = {
     "neighbours": "k-NN evaluation",
     "start": "Starting",
     "gpu": "On a GPU",
+    "shared": "Beside another program",
 }
 USUAL = ("views", "feed", "loss", "step", "neighbours", "start")
 
@@ -115,10 +117,11 @@ def main(words: list[str] | None = None) -> None:
         text = table.render(SUBJECTS[name], section, f"`{command}`, {when}, {spent / 60:.1f} minutes.")
         print(text, flush=True)
         if not wanted.quick:  # after each, so that a stop loses one section
-            found = table.sections(PAGE.read_text()) if PAGE.exists() else {}
+            page = PAGES.get(name, PAGE)
+            found = table.sections(page.read_text()) if page.exists() else {}
             found[SUBJECTS[name]] = text
             head = [f"- {key}: {value}" for key, value in facts.items()]
-            PAGE.write_text(table.page(head, found, SUBJECTS.values()))
+            page.write_text(table.page(head, found, SUBJECTS.values()))
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .training.adopt import adopt
     from .training.check import check
     from .training.pretrain import pretrain
+    from .training.preview import preview
     from .training.run import load
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "load",
     "open_store",
     "pretrain",
+    "preview",
     "report",
     "search",
     "store",
@@ -94,6 +96,7 @@ _PUBLIC = {
     "load": "training.run",
     "open_store": "stores.open",
     "pretrain": "training.pretrain",
+    "preview": "training.preview",
     "report": "reports.report",
     "search": "queries.search",
     "store": "stores.manage",

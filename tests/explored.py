@@ -64,7 +64,7 @@ def make(folder: Path) -> Explored:
         "thumbnail": thumbnails,
         "path": [str(file) for file in files],
         "label": pa.array(labels, pa.string()),
-        "digest": [hashlib.sha256(data).hexdigest() for data in thumbnails],
+        "digest": [hashlib.blake2b(data, digest_size=16).hexdigest() for data in thumbnails],
         "width": [drawings.SIDE] * len(pixels),
         "height": [drawings.SIDE] * len(pixels),
         "site": [("north", "south", "<b>east</b>")[n % 3] for n in range(len(pixels))],
@@ -82,3 +82,31 @@ def encoded(pixels: np.ndarray, kind: str = "JPEG") -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
+
+
+def plain(
+    folder: Path, count: int = 120, classes: int = 3, labels: list[str | None] | None = None
+) -> VectorStore:
+    """A store without a run: vectors about one centre a class, which overlap; the last three are copies."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(classes, 8))
+    vectors = (centres[np.arange(count) % classes] + 1.5 * rng.normal(size=(count, 8))).astype(np.float32)
+    files = []
+    vectors[-3:] = vectors[0]  # and so are the last three pictures
+    for n in (*range(count - 3), 0, 0, 0):
+        pixels = np.full((20, 30, 3), (40 * (n % classes), 100, n % 256), np.uint8)
+        files.append(folder / f"{len(files):03d}.png")
+        files[-1].write_bytes(encoded(pixels, "PNG"))
+    data = [file.read_bytes() for file in files]
+    store = open_store(folder / "plain.nf", StoreInfo(8))
+    table = {
+        "id": [f"{n:03d}.png" for n in range(count)],
+        "vector": pa.array(list(vectors), pa.list_(pa.float32())),
+        "thumbnail": [encoded(np.zeros((8, 12, 3), np.uint8)) for _ in range(count)],
+        "path": [str(file) for file in files],
+        "label": pa.array(labels or [None] * count, pa.string()),
+        "digest": [hashlib.blake2b(one, digest_size=16).hexdigest() for one in data],
+        "site": [("north", "south", "<b>east</b>")[n % 3] for n in range(count)],
+    }
+    store.upsert(pa.table(table))
+    return store

@@ -83,6 +83,7 @@ def share(x: Tensor) -> Tensor:
 def words() -> dict[str, Tensor]:
     """What each function of `parallel` gives."""
     from nearfar.core import distributed
+    from nearfar.core.errors import NearfarError
 
     rank = distributed.rank()
     distributed.barrier()
@@ -96,8 +97,17 @@ def words() -> dict[str, Tensor]:
     told = distributed.same({"rank": rank, "text": "é" * (rank + 1), "pair": (1, None)})
     assert told == {"rank": 0, "text": "é", "pair": [1, None]}
     assert distributed.first() == (rank == 0)
+    waited = torch.tensor(0)
+    with distributed.first_goes_ahead("counts"):
+        waited = torch.tensor(distributed._store.add("counted", 1))  # 1 on rank 0, whoever is quicker
+    try:
+        with distributed.first_goes_ahead("fails"):
+            raise ValueError("on rank 0")
+    except (ValueError, NearfarError) as error:
+        failed = {0: "on rank 0", 1: "process 0, which fails, ended with an error; see its output."}
+        assert str(error) == failed[rank]
     assert not distributed.gather(x, grad=False).requires_grad
-    return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad}
+    return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad, "waited": waited}
 
 
 def losses() -> dict[str, Tensor]:
@@ -171,7 +181,7 @@ def gradients() -> dict[str, Tensor]:
 
 def queues() -> dict[str, Tensor]:
     """Three steps of methods that keep queues and slow copies, or that choose among everyone's pairs."""
-    from small import small
+    from small import given, small
 
     from nearfar.methods.base import Batch
     from nearfar.training.parallel import parallelise
@@ -186,6 +196,9 @@ def queues() -> dict[str, Tensor]:
             ("triplet", {"mining": "all", "pairs": "labels"}),
             ("drlim", {"pairs": "labels"}),
             ("simclr", {"decoupled": True}),
+            ("simclr", {"keep_colour": True}),
+            ("npid", {"bank_negatives": 4}),
+            ("lejepa", {}),
         ]
     ):
         module = small(name, **values).double()
@@ -193,10 +206,12 @@ def queues() -> dict[str, Tensor]:
         maker = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.01)
         for step in range(3):
             torch.manual_seed(step)
-            views = [torch.rand(32, 3, 16, 16).double() for _ in range(2)]
+            views = [torch.rand(32, 3, 16, 16).double() for _ in given(module, 1).views]
             kinds = torch.arange(32) % 5
+            others = share(torch.arange(32) % 4 == 3) if "keep_colour" in values else None
             maker.zero_grad()
-            loss = whole(Batch([share(x) for x in views], share(torch.arange(32)), share(kinds)))
+            shared = [share(x) for x in views]
+            loss = whole(Batch(shared, share(torch.arange(32)), share(kinds), alternates=others))
             loss.total.backward()
             maker.step()
             module.after_step(step / 3, loss.watched)
@@ -207,4 +222,40 @@ def queues() -> dict[str, Tensor]:
     return found
 
 
-FUNCTIONS = {function.__name__: function for function in (words, losses, batchnorm, gradients, queues)}
+def replicas() -> dict[str, Tensor]:
+    """Three steps of methods whose batches are cut into four shares, of one process or of several."""
+    from small import given, small
+
+    from nearfar.core import distributed
+    from nearfar.data.batch import Batch
+    from nearfar.training import engine
+    from nearfar.training.schedule import StepPlan
+
+    class Feed:
+        waited = 0.0
+
+        def __iter__(self):
+            for step in range(3):
+                torch.manual_seed(step)
+                views = [share(torch.rand(32, 3, 16, 16).double()) for _ in range(len(some.views))]
+                rows = torch.arange(32)
+                yield Batch(views, share(rows), share(rows % 3), step)
+
+    found = {}
+    for name in ("simclr", "moco"):
+        module = small(name, **({"bn_splits": 1} if name == "moco" else {})).double()
+        some = given(module, 1)
+        module.f.register_module("net", torch.nn.Sequential(module.f.net, torch.nn.Dropout(0.1)))
+        maker = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.01)
+        plan, cpu = StepPlan(((0, 3),)), torch.device("cpu")
+        threads = 4 // distributed.world()
+        how = {"plan": plan, "lr": 0.01, "warmup": 0.0, "device": cpu, "threads": threads}
+        for step in engine.train(module, Feed(), maker, **how):
+            found[f"{name}.loss.{step.number}"] = distributed.total(step.loss.clone()) / distributed.world()
+        found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+    return found
+
+
+FUNCTIONS = {
+    function.__name__: function for function in (words, losses, batchnorm, gradients, queues, replicas)
+}

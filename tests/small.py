@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 import sys
 import textwrap
@@ -31,17 +33,25 @@ def small(name: str, **values: Any) -> Method:
     """A method with a tiny encoder; the same weights each time."""
     with models.seeded(0, name):
         f = models.encoder("resnet10_w16")
-        return methods.method(name)(f, build(methods.settings(name), narrow(name) | values))
+        config = build(methods.settings(name), narrow(name) | values)
+        given = {"images": 32} if "images" in methods.method(name).requires(config) else {}
+        return methods.method(name)(f, config, **given)
 
 
 def pictures(count: int, side: int = 16, seed: int = 0, views: int = 2) -> Batch:
-    """Blurred noise, and as a second view, if two are asked for, a lighter, noisier and flipped one."""
+    """Blurred noise, and as a second view, if two are asked for, a lighter, noisier and flipped one.
+
+    Of more views, the others are these two with noise of their own.
+    """
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     first = torch.nn.functional.interpolate(coarse, side, mode="bilinear")
     noise = 0.1 * torch.randn(first.shape, generator=generator)
     second = (0.9 * first.flip(3) + 0.1 + noise).clamp(0, 1)
-    return Batch([first, second][:views], torch.arange(count), torch.arange(count) % 3)
+    made = [first, second]
+    while len(made) < views:
+        made.append((made[-2] + 0.1 * torch.randn(first.shape, generator=generator)).clamp(0, 1))
+    return Batch(made[:views], torch.arange(count), torch.arange(count) % 3)
 
 
 def loops(name: str) -> Callable[..., torch.Tensor]:
@@ -49,10 +59,16 @@ def loops(name: str) -> Callable[..., torch.Tensor]:
     text = sys.modules[methods.method(name).__module__].__doc__ or ""
     found = re.search(r"^    def .*\n(?:(?:    .*)?\n)*", text, re.MULTILINE)
     assert found, f"{name} has no loops"
-    names: dict[str, Any] = {"exp": torch.exp, "log": torch.log, "dot": torch.dot, "sqrt": torch.sqrt}
-    names["stop"] = torch.Tensor.detach
+    names: dict[str, Any] = {"dot": torch.dot, "stop": torch.Tensor.detach}
+    for word in ("exp", "log", "sqrt", "cos", "sin"):
+        names[word] = functools.partial(_of_either, word)
     exec(textwrap.dedent(found[0]), names)
     return names["loss"]
+
+
+def _of_either(word: str, x: Any) -> Any:
+    """A function of torch for tensors, and of math for numbers."""
+    return getattr(torch if isinstance(x, torch.Tensor) else math, word)(x)
 
 
 def total(found: Loss) -> torch.Tensor:

@@ -290,7 +290,7 @@ def test_a_run_with_views_on_the_device(photos: Path, tmp_path: Path) -> None:
 def test_the_quicker_place_is_taken_only_where_it_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("nearfar.training.setup")
     seconds = {"cpu": 2.0, "device": 1.0}
-    monkeypatch.setattr(module, "seconds_a_batch", lambda place: seconds[place])
+    monkeypatch.setattr(module, "seconds_a_batch", lambda place, tries: seconds[place])
 
     def chosen(device: str, on_device: bool = True) -> str:
         wanted = types.SimpleNamespace(kind=types.SimpleNamespace(on_device=on_device))

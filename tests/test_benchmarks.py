@@ -19,6 +19,7 @@ from benchmarks import (
     neighbours,
     pictures,
     scoreboard,
+    shared,
     start,
     step,
     store,
@@ -128,7 +129,7 @@ def test_subjects_are_chosen_by_name() -> None:
     usual = scoreboard.chosen("", gpu=False, accuracy=False)
     assert usual == ["views", "feed", "loss", "step", "neighbours", "start"]
     assert scoreboard.chosen("step, views", gpu=True, accuracy=True) == ["views", "step"]
-    assert set(scoreboard.chosen("", gpu=True, accuracy=True)) == set(scoreboard.SUBJECTS)
+    assert set(scoreboard.chosen("", gpu=True, accuracy=True)) == set(scoreboard.SUBJECTS) - {"shared"}
     with pytest.raises(SystemExit, match="no subject 'view'"):
         scoreboard.chosen("view", gpu=False, accuracy=False)
 
@@ -247,3 +248,14 @@ def test_stores_that_compare_all_find_the_nearest(who: str, monkeypatch: pytest.
     monkeypatch.setattr(store, "PIECE", 400)
     found = store.one(who, 1000)
     assert found["recall"] > 0.999 and found["memory"] > 0
+
+
+def test_the_subject_beside_another_program_measures_both_ways_in_both_places() -> None:
+    before = torch.get_num_threads()
+    section = shared.run(Asked(quick=True, rounds=1))
+    assert torch.get_num_threads() == before
+    cases = [(row.case.rpartition(", ")[2], row.who) for row in section.rows]
+    places = [(place, who) for place in ("alone", "beside a busy process") for who in shared.WAYS]
+    assert cases == 2 * places
+    assert all(row.figure is not None and row.figure.low > 0 for row in section.rows)
+    assert len(section.bars) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from nearfar.methods.base import Batch
 from nearfar.methods.simclr import Config, SimCLR
 from nearfar.training import grad_cache
+from nearfar.training.replicas import Replicas
 
 
 class Flat(nn.Module):
@@ -44,8 +46,7 @@ def test_the_gradient_is_that_of_the_whole_batch(chunk):
     torch.manual_seed(0)
     method = without_norm(SimCLR(Flat(), Config())).double()  # type: ignore[arg-type]
     other = copy.deepcopy(method)
-    plain = torch.autocast("cpu", enabled=False)
-    found = grad_cache.backward(method, batch(16), chunk, plain)
+    found = grad_cache.backward(Replicas(method, 1), batch(16), chunk, nullcontext)
     loss = other(batch(16)).total
     loss.backward()
     assert found.terms["nt_xent"].item() == pytest.approx(loss.item(), rel=1e-13)
@@ -57,7 +58,7 @@ def test_running_statistics_move_once_a_step():
     torch.manual_seed(0)
     method = SimCLR(Flat(norm=True), Config()).double()  # type: ignore[arg-type]
     other = copy.deepcopy(method)
-    grad_cache.backward(method, batch(16), 16, torch.autocast("cpu", enabled=False))
+    grad_cache.backward(Replicas(method, 1), batch(16), 16, nullcontext)
     other(batch(16))
     for (name, mine), theirs in zip(method.named_buffers(), other.buffers(), strict=True):
         assert torch.allclose(mine, theirs), name

@@ -101,4 +101,21 @@ def test_mistakes_are_told() -> None:
         cluster_images(x, "kmean")
     with pytest.raises(NearfarError, match="10 images are too few for 10 clusters"):
         cluster_images(x, n_clusters=10)
+    with pytest.raises(NearfarError, match="--n-clusters is -3"):
+        cluster_images(x, n_clusters=-3)
     assert set(kmeans(x, 2, 0)) == {0, 1}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("distinct", [1, 2, 99])
+@pytest.mark.parametrize("count", [4, 5, 8, 24])
+def test_few_images_and_nearly_as_many_clusters(count: int, distinct: int) -> None:
+    x = (
+        np.random.default_rng(count)
+        .normal(size=(count, 8))
+        .astype(np.float32)[np.arange(count) % distinct % count]
+    )
+    for method, n_clusters in (("kmeans", None), ("kmeans", count - 1), ("hdbscan", None)):
+        found = cluster_images(x, method, n_clusters)
+        assert found.cluster.shape == (count,) and len(found) <= min(distinct, n_clusters or count)
+        assert set(found.exemplars(1).tolist()) <= set(range(count))

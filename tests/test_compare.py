@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 import nearfar
 from nearfar.core.errors import NearfarError
-from nearfar.experiments.compare import SeedStatistics, compare
+from nearfar.experiments.compare import MethodComparison, Row, SeedStatistics, compare
 
 SHORT = {"steps": 2, "batch_size": 16, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 
@@ -79,3 +80,20 @@ def test_what_cannot_be_compared_is_refused_at_once(given, says, tmp_path):
 def test_a_spread_is_mean_least_and_greatest():
     assert SeedStatistics.of([1.0, 2.0, 6.0]) == SeedStatistics(3.0, 1.0, 6.0)
     assert SeedStatistics.of([]) is None
+
+
+def test_the_first_lines_say_what_the_best_is_above_and_what_not() -> None:
+    def row(name: str, low: float, high: float) -> Row:
+        return Row(name, 2, {"knn": SeedStatistics((low + high) / 2, low, high)})
+
+    methods = (row("simclr", 0.6, 0.64), row("byol", 0.5, 0.7))
+    baselines = (row("pixels", 0.4, 0.4), row("untrained", 0.59, 0.59), row("patches", 0.6, 0.6))
+    made = MethodComparison(methods, baselines, {}, Path())
+    assert made.sentences() == [
+        "k-NN: simclr is best with 62.0 %, above an untrained network (59.0) and raw pixels (40.0) with "
+        "every seed; not above k-means patches (60.0)"
+    ]
+    assert made.table().splitlines()[0] == made.to_json()["sentences"][0]
+    assert MethodComparison(methods, (), {}, Path()).sentences() == []
+    beaten = MethodComparison(methods[:1], baselines[2:], {}, Path()).sentences()
+    assert beaten == ["k-NN: simclr is best with 62.0 %; not above k-means patches (60.0)"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import timm
+from textures import write_folders
 
 from nearfar import methods
 from nearfar.cli.main import main
@@ -84,6 +85,7 @@ def test_examples_run(
         safetensors.torch.save_file(state, tmp_path / "cache" / "known" / "efficientnet_lite0.safetensors")
     for name in ("photos", "labelled"):
         (tmp_path / name).symlink_to(pictures / name)
+    write_folders(tmp_path)
     named = sorted(path.relative_to(pictures) for path in (pictures / "labelled").rglob("*.*"))
     lines = [f"{path},{number // 2}" for number, path in enumerate(named)]
     (tmp_path / "patients.csv").write_text("\n".join(["path,patient", *lines]) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ from nearfar.methods.base import Loss, Method
 from nearfar.training import checkpoint, engine, grad_cache
 from nearfar.training.draws import named_draws
 from nearfar.training.logger import RunLogger
+from nearfar.training.replicas import Replicas
 from nearfar.training.schedule import StepPlan
 
 CPU = torch.device("cpu")
-PLAIN = torch.autocast("cpu", enabled=False)
 
 
 class Dropping(nn.Module):
@@ -88,7 +89,7 @@ def test_draws_have_names_and_leave_torchs_generator_as_it_was() -> None:
 
 def test_both_passes_of_a_batch_in_pieces_draw_the_same() -> None:
     module, batch = noisy(), tree()
-    found = grad_cache.backward(module, batch, 4, PLAIN)
+    found = grad_cache.backward(Replicas(module, 1), batch, 4, nullcontext)
     mine = [p.grad.clone() for p in module.parameters()]
     module.zero_grad()
     z = []

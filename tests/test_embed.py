@@ -95,6 +95,36 @@ def test_the_batch_and_the_threads_do_not_matter(run, store):
         assert np.abs(found - want).max() <= 1e-5 * np.abs(want).max()
 
 
+class _Watching(nn.Module):
+    """Flattens, and notes how many images it was given and how many threads torch had."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.seen, self.fails = [], fails
+
+    def forward(self, x):
+        self.seen.append((len(x), torch.get_num_threads()))
+        if self.fails:
+            raise ValueError("broken")
+        return x.flatten(1)
+
+
+def test_each_of_torchs_threads_encodes_a_part_of_a_batch_by_itself(store, monkeypatch):
+    want = features(nn.Flatten(), store, PREPROCESS)
+    before = torch.get_num_threads()
+    monkeypatch.setattr("nearfar.features.extract.compute_threads", torch.get_num_threads)
+    torch.set_num_threads(3)
+    try:
+        net = _Watching()
+        assert np.array_equal(features(net, store, PREPROCESS, batch_size=15), want)
+        assert sorted(net.seen) == [(2, 1), *[(5, 1)] * 7]
+        with pytest.raises(ValueError, match="broken"):
+            features(_Watching(fails=True), store, PREPROCESS)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_encoder_is_left_as_it_was(run, store):
     net = run.encoder
     net.train()

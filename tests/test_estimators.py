@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import nearfar
 from nearfar.core.errors import NearfarError
+from nearfar.data.modality import open_data
 from nearfar.integrations.sklearn import (
     AnomalyDetector,
     DuplicateFinder,
@@ -185,6 +186,14 @@ def test_an_encoder_can_keep_its_run(photos: Path, tmp_path: Path) -> None:
 def test_labels_go_to_methods_that_learn_from_them(pictures: tuple[list[str], list[str]]) -> None:
     made = EncoderTransformer("supervised", **SMALL).fit(*pictures)
     assert made.transform(pictures[0][:2]).shape == (2, made.run_.encoder.dim)
+
+
+def test_a_method_that_learns_from_labels_asks_for_them(pictures: tuple[list[str], list[str]]) -> None:
+    with pytest.raises(NearfarError, match=r"supcon learns from labels; .*fit\(X, y\)"):
+        EncoderTransformer("supcon", **SMALL).fit(pictures[0])
+    for data in (pictures[0], (pictures[0], None)):
+        with pytest.raises(NearfarError, match=r"\(images, labels\)"):
+            open_data(data, labels=True)
 
 
 def test_a_pipeline_and_a_grid_search(pictures: tuple[list[str], list[str]]) -> None:

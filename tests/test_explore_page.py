@@ -31,9 +31,11 @@ NOISE = ("GPU stall due to ReadPixels", "Automatic fallback to software WebGL")
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> explored.Explored:
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[explored.Explored]:
     pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
-    return explored.make(tmp_path_factory.mktemp("explored"))
+    with pytest.MonkeyPatch.context() as patch:  # what the page keeps goes with the test
+        patch.setenv("NEARFAR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield explored.make(tmp_path_factory.mktemp("explored"))
 
 
 @contextmanager

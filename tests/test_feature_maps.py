@@ -44,6 +44,26 @@ def seen(name: str, stem: str, side: int) -> tuple[models.Encoder, torch.Tensor]
     return f, torch.rand(2, 3, side, side)
 
 
+@pytest.mark.parametrize("side", [32, 37])
+@pytest.mark.parametrize("stem", ["standard", "small"])
+@torch.no_grad()
+def test_a_finished_resnet8_gives_means_and_deviations_of_every_map(side: int, stem: str) -> None:
+    f, x = seen("resnet8", stem, side)
+    kept = models.finished(f)
+    parts = [part for y in f.maps(x)[::-1] for part in (y.mean((2, 3)), y.flatten(2).std(2, correction=0))]
+    assert kept.dim == sum(part.shape[1] for part in parts) == 2 * (32 + 64 + 512)
+    torch.testing.assert_close(kept(x), torch.cat(parts, 1), rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(kept(x)[:, : f.dim], f(x))  # so that heads of training still fit
+    assert models.finished(kept) is kept
+    assert models.finished(other := models.encoder("resnet10_w16")) is other
+
+
+def test_a_channel_that_is_0_everywhere_has_a_gradient() -> None:
+    f = models.encoder("resnet8", size=32, args=models.EVERY_SCALE)
+    f(torch.zeros(2, 3, 32, 32)).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in f.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("made", NETS, ids=lambda made: "-".join(map(str, made)))
 @torch.no_grad()
 def test_maps_have_their_strides_and_end_where_the_vector_begins(made: tuple[str, str, int]) -> None:

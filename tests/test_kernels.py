@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.util
 import subprocess
 import sys
 import types
@@ -240,3 +242,28 @@ def test_where_no_folder_can_be_written_it_compiles_all_the_same(monkeypatch: py
 
 def _twice(x: int) -> int:
     return 2 * x
+
+
+def test_what_a_power_cut_left_of_the_compiled_kernel_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numba
+
+    from nearfar.images.kernels import fused
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    for cut in ("nbi", "nbc", "none"):  # the index, then the code
+        spec = importlib.util.spec_from_file_location(fused.__name__, str(fused.__file__))
+        assert spec is not None and spec.loader is not None
+        started = importlib.util.module_from_spec(spec)  # as a new process has it
+        spec.loader.exec_module(started)
+        small = started._clip
+        monkeypatch.setattr(started, "warm", functools.partial(small, np.float32(2)))
+        monkeypatch.setattr(kernels, "fused", started)
+        assert kernels._fused.__wrapped__() is started
+        assert small(np.float32(2)) == 1 and (len(small.stats.cache_misses), len(small.stats.cache_hits)) == (
+            1,
+            0,
+        )
+        for file in tmp_path.rglob(f"fused._clip-*.{cut}"):
+            file.write_bytes(b"")

@@ -24,7 +24,7 @@ from nearfar.data import cache, loader
 from nearfar.data.dataset import holdout_split
 from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
-from nearfar.reports import figures, galleries, page, sample, scoring
+from nearfar.reports import cards, curves, figures, galleries, page, sample, scoring
 from nearfar.reports.report import report
 from nearfar.reports.sample import ImageSample
 from nearfar.training import resolve
@@ -420,3 +420,62 @@ def test_a_browser_shows_it_whole(written: dict[str, Path], scored: Run) -> None
                     assert shown == [round(100 * value, 1) for value in kept]
                 view.close()
         browser.close()
+
+
+def test_where_it_fails_is_told_by_the_classifier_that_is_quoted(scored: Run) -> None:
+    scores = json.loads((scored.path / "evaluation.json").read_text())
+    for key, wrong in (("knn", (0, 1)), ("linear", (2, 3))):
+        matrix = (6 * np.eye(4, dtype=int)).tolist()
+        matrix[wrong[0]][wrong[1]] = 3
+        scores[key]["encoder"]["confusion"] = matrix
+    told = {question: text for question, text, _ in cards.answers(scored, scores, 0)}
+    names = list(scores["knn"]["encoder"]["per_class"])
+    assert told["Where does it fail?"] == (
+        f"By k-NN, it most often takes {names[0]} for {names[1]} (33.3 %)."
+    )
+    assert "k-NN classifies" in told["Is it good?"]
+
+
+def test_one_count_of_epochs_and_images_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "photos", 40)
+    monkeypatch.chdir(tmp_path)
+    made = pretrain("photos", out="run", **{**SETTINGS, "steps": 4}, holdout=0, health_checks=2)
+    # A pass is two steps of 16: what fills no batch is left out.
+    assert made.log()[-1]["epoch"] == made.health()[-1]["epoch"] == 2.0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = load(tmp_path / "run")
+    wanted = resolve.RunConfig.from_json(again.config, "")
+    assert len(sample.sample_run(again, wanted, None, torch.device("cpu"))) == 40
+
+
+def test_runs_of_unlike_length_share_an_axis() -> None:
+    def run_of(steps: int) -> curves.TrainingCurves:
+        log = [{"step": at, "loss": 1.0} for at in range(0, steps + 1, steps // 10)]
+        return curves.TrainingCurves(str(steps), log, log, 10, steps)
+
+    short, long = run_of(20), run_of(2000)
+    svg = curves.losses([short, long], ("short", "long")).items[0].svg
+    assert "% of each run" in svg and short.points(short.log, "loss", True)[0][-1] == 100
+    assert "epochs" in curves.losses([short, run_of(40)], ("short", "long")).items[0].svg
+
+
+def test_full_cells_of_the_confusion_can_be_read() -> None:
+    style = (Path(page.__file__).parent / "page.css").read_text()
+    assert "var(--v) * var(--heat)" in style
+
+    def light(colour: list[float]) -> float:
+        parts = [v / 255 / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in colour]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    for block in (style.split("@media")[0], style.split("@media screen and (prefers-color-scheme: dark)")[1]):
+        named = dict(re.findall(r"--(\w+): (#\w{6}|\.\d+%);", block))
+        accent, card, ink = (
+            [int(named[name][at : at + 2], 16) for at in (1, 3, 5)] for name in ("accent", "card", "ink")
+        )
+        share = float(named["heat"].rstrip("%"))
+        cell = [share * a + (1 - share) * c for a, c in zip(accent, card, strict=True)]
+        low, high = sorted((light(cell), light(ink)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5

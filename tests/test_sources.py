@@ -392,3 +392,9 @@ def test_hugging_face(tmp_path: Path) -> None:
     source = open_source(f"hf:{tmp_path / 'set'}", labels=True)
     assert source.labels == ("b", "a") and [red(source, 0), red(source, 1)] == [4, 8]
     refuses(f"hf:{tmp_path / 'set'}:test", "cannot be opened")
+    (tmp_path / "bare").mkdir()
+    bare = datasets.Dataset.from_dict({"image": cells, "label": [-1, -1]}, features=features)
+    bare.to_parquet(str(tmp_path / "bare" / "train.parquet"))
+    assert open_source(f"hf:{tmp_path / 'bare'}").labels is None
+    with pytest.raises(NearfarError, match=r"no label for image 1 \('-1' means none\)"):
+        open_source(f"hf:{tmp_path / 'bare'}", labels=True)

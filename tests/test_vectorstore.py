@@ -201,6 +201,8 @@ REFUSED = [
         "width like '3'",
         "width = 0x10",
         "width = 1e",
+        "width > 1e400",
+        "width between -1e999 and 3",
         "width = NaN",
         "width + 1 > 2",
         "site = :v0",
@@ -389,3 +391,24 @@ def test_writers_at_once_lose_and_double_nothing(store, address):
     for who in "abc":
         rows = store.rows(["id", "label", "mark"], where=f"id like '{who} %'").to_pylist()
         assert all(row["label"] == who and row["mark"] == float(row["id"].split()[1]) for row in rows)
+
+
+def test_columns_are_set_together_and_noted(store, address):
+    store.upsert(table(["a", "b"]))
+    version = store.version
+    store.update("by", {"a": "x"})
+    store.update_columns({"label": {"a": "cat", "b": None}, "by": {"a": "me", "b": None}})
+    assert store.rows(["label", "by"]).to_pylist() == [
+        {"label": "cat", "by": "me"},
+        {"label": None, "by": None},
+    ]
+    with pytest.raises(NearfarError, match="different ids"):
+        store.update_columns({"label": {"a": "x"}, "by": {"b": "y"}})
+    assert store.notes("label") == {} and store.notes("nothing") == {}
+    for words in (["it's", 'a "b" :c \\'], []):
+        store.set_notes("label", {"classes": words})
+        assert open_store(address).notes("label") == {"classes": words}
+    with pytest.raises(NearfarError, match="no column"):
+        store.set_notes("nothing", {})
+    store.update("label", {"a": "dog"})
+    assert open_store(address).notes("label") == {"classes": []} and store.version > version

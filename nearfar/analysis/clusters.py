@@ -6,6 +6,7 @@ leaves the rest out. Neither knows what a class is: a clustering is a proposal t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -146,6 +147,8 @@ def cluster_images(
 
     if method not in CLUSTERERS:
         raise NearfarError(f"--method {method!r} is not a clustering method; {nearest(method, CLUSTERERS)}")
+    if n_clusters is not None and n_clusters < 1:
+        raise NearfarError(f"--n-clusters is {n_clusters}; give 1 or more.")
     if len(x) < max(4, (n_clusters or 0) + 1):
         raise NearfarError(
             f"{len(x)} images are too few for {n_clusters or 2} clusters; give more, or ask for fewer."
@@ -175,7 +178,7 @@ def kmeans(rows: Vectors, n_clusters: int, seed: int, starts: int = STARTS) -> R
 
     Args:
         rows: (n, d) floats.
-        n_clusters: at most n.
+        n_clusters: where there are fewer rows, each row is a cluster.
         seed: random seed of the starts.
         starts: how many there are; the tightest result counts.
 
@@ -183,15 +186,20 @@ def kmeans(rows: Vectors, n_clusters: int, seed: int, starts: int = STARTS) -> R
         (n,) int64 in [0, n_clusters).
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
-    key = rng.fold(seed, "k-means") % 2**32
-    return KMeans(n_clusters, n_init=starts, random_state=key).fit_predict(rows).astype(np.int64)
+    model = KMeans(min(n_clusters, len(rows)), n_init=starts, random_state=rng.fold(seed, "k-means") % 2**32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different images than clusters
+        return model.fit_predict(rows).astype(np.int64)
 
 
 def _dense(rows: Vectors, min_cluster_size: int) -> Rows:
     """Cluster by HDBSCAN; -1 for what lies in no dense place."""
     from sklearn.cluster import HDBSCAN
 
+    if len(rows) < 4:
+        return np.full(len(rows), -1, np.int64)
     min_cluster_size = max(2, min(min_cluster_size, len(rows) // 2))
     return HDBSCAN(min_cluster_size=min_cluster_size, copy=True).fit_predict(rows).astype(np.int64)
 
@@ -237,6 +245,7 @@ def suggest_n_clusters(rows: Vectors, seed: int = 0) -> ClusterCounts:
         et al. 2001, "Estimating the number of clusters in a data set via the gap statistic".
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import silhouette_score
 
     size = min(SILHOUETTE_SAMPLE, max(4, 2 * len(rows) // 3))
@@ -251,7 +260,9 @@ def suggest_n_clusters(rows: Vectors, seed: int = 0) -> ClusterCounts:
         cloud = (middle + draws.standard_normal((size, len(spread))) @ spread).astype(np.float32)
         for at, count in enumerate(counts):
             for table, points in ((fit, some), (null, cloud)):
-                named = KMeans(count, n_init=2, random_state=key % 2**32).fit_predict(points)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    named = KMeans(count, n_init=2, random_state=key % 2**32).fit_predict(points)
                 table[at, sample] = silhouette_score(points, named) if len(np.unique(named)) > 1 else -1
     gain = fit - null
     best = int(gain.mean(1).argmax())

@@ -21,11 +21,11 @@ from ..core.errors import NearfarError
 from ..data.loader import Examples
 from ..features.extract import features
 from ..models import Encoder
+from .coreset import k_center
 
 LEVELS, LEAST = 2, 8  # maps used: the coarsest two of at least so many places a side
 SHARE, MOST = 0.1, 2000  # of the normal patches that are kept, and how many at most
 READ = 30_000  # normal patches that are used, at most
-PROJECTED = 64  # random directions in which patches are thinned out
 # Violet over red to yellow, growing steadily lighter for colour-blind eyes; none of it is grey.
 RAMP = np.array([[48, 7, 94], [128, 37, 130], [205, 63, 98], [246, 130, 66], [252, 230, 120]], np.float64)
 
@@ -122,8 +122,7 @@ def remember(encoder: Encoder, preprocess: Any, normal: Examples, seed: int = 0)
         NearfarError: the network has no feature maps.
 
     Source:
-        Roth et al. 2022, section 3.2; the choice is greedy k-center, Gonzalez 1985, "Clustering to minimize
-        the maximum intercluster distance".
+        Roth et al. 2022, section 3.2; the choice is `coreset.k_center`.
     """
     key, done, width = rng.fold(seed, "patches"), 0, 1
 
@@ -139,31 +138,6 @@ def remember(encoder: Encoder, preprocess: Any, normal: Examples, seed: int = 0)
     patches = torch.from_numpy(flat).reshape(-1, width)
     count = max(1, min(MOST, int(len(patches) * SHARE)))
     return Memory(encoder, preprocess, patches[k_center(patches, count, key)].contiguous())
-
-
-def k_center(points: Tensor, count: int, key: int) -> Tensor:
-    """Choose points so that all others are near a chosen one: each time the one that is farthest from them.
-
-    Args:
-        points: (n, c) floats.
-        count: how many, at most n.
-        key: from `rng.fold`; names the first point and the directions in which distances are measured.
-
-    Returns:
-        (count,) int64 rows.
-    """
-    draws = np.random.Generator(np.random.Philox(key=key))
-    if points.shape[1] > PROJECTED:
-        directions = draws.standard_normal((points.shape[1], PROJECTED)).astype(np.float32)
-        points = points @ torch.from_numpy(directions)
-    chosen = torch.empty(count, dtype=torch.int64)
-    at = int(draws.integers(len(points)))
-    away = torch.full((len(points),), torch.inf)
-    for number in range(count):
-        chosen[number] = at
-        away = torch.minimum(away, (points - points[at]).square().sum(dim=1))
-        at = int(away.argmax())
-    return chosen
 
 
 def overlay(pixels: Picture, heat: npt.NDArray[np.float32], low: float, high: float) -> Picture:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import importlib.util
 import ipaddress
+import os
+import re
 import secrets
 import socket
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from ..core.errors import NearfarError
 from ..stores import VectorStore
 
 NEEDED = ("fastapi", "uvicorn", "plotly")
+TOKEN_AGE = 30 * 24 * 3600  # seconds
 PORTS = range(8200, 8220)  # the first that is free
 
 
@@ -26,6 +32,8 @@ def explore(
     host: str = "127.0.0.1",
     port: int | None = None,
     browser: bool = False,
+    root_path: str = "",
+    hosts: Sequence[str] = (),
 ) -> None:
     """Serve a page for a browser, to explore and label a store: map, lists, search. Ctrl-C ends it.
 
@@ -38,6 +46,8 @@ def explore(
         host: an address of this machine to serve at; 127.0.0.1 is reached from this machine only.
         port: the port to serve at; if not given, the first free one from 8200 on.
         browser: also open the page in a browser.
+        root_path: where a proxy serves the page, such as /photos.
+        hosts: names under which a proxy serves the page, such as photos.example.org.
 
     Raises:
         NearfarError: a library is missing, there is no such store, its column holds no labels, or the port is
@@ -51,26 +61,60 @@ def explore(
     from ..queries.store_access import open_for_query
     from .findings import Findings
     from .guard import names_of
+    from .kept import private_folder
+    from .label_log import LabelLog
     from .row_numbers import NumberedStore
     from .server import application
 
     rows = NumberedStore(open_for_query(store, run=run))
     if not rows.ids:
         raise NearfarError(f"{rows.store.address} holds no images; fill it with nearfar embed --store.")
-    rows.labelled(column)
-    token = secrets.token_urlsafe(24)
+    LabelLog(rows).check(column)
+    root = root_path.strip("/")
+    if not re.fullmatch(r"[\w.~/-]*", root) or ".." in root:
+        raise NearfarError(f"--root-path {root_path} is no path of a page; give one such as /photos.")
+    token = kept_token(private_folder(rows.store.address))
     door = listening(host, port)
     at = door.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{at}/?token={token}"
-    app = application(rows, Findings(rows, run), token, names_of(host), column)
-    print(f"{len(rows.ids):,} images of {rows.store.address}: {address}\nCtrl-C ends it.", flush=True)
+    root = f"/{root}" if root else ""
+    app = application(rows, Findings(rows, run), token, names_of(host), column, root, hosts)
+    print(f"{len(rows.ids):,} images of {rows.store.address}: {address}", flush=True)
+    for name in hosts:
+        print(f"Through the proxy: https://{name}{root}/?token={token}")
+    print("Ctrl-C ends it.", flush=True)
     # No access log: it would hold the token.
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, server_header=False))
     with tempfile.TemporaryDirectory(prefix="nearfar-") as folder:  # that only this user can enter
         if browser:
             _open_browser(address, Path(folder))
         server.run(sockets=[door])
+
+
+def kept_token(folder: Path) -> str:
+    """Give the token of a store's page: the same at every start, so that open pages go on after one.
+
+    Args:
+        folder: where it is kept, for this user alone; a token that is 30 days old is replaced.
+    """
+    path = folder / "token"
+    with contextlib.suppress(OSError):
+        info = path.stat()
+        if info.st_mode & 0o077 == 0 and time.time() - info.st_mtime < TOKEN_AGE:
+            token = path.read_text(encoding="ascii", errors="ignore").strip()
+            if re.fullmatch(r"[\w-]{32,64}", token):
+                return token
+    token = secrets.token_urlsafe(24)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return token  # kept nowhere: pages that are open have to be opened again after the next start
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(token)
+    return token
 
 
 def _open_browser(address: str, folder: Path) -> None:

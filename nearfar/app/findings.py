@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import threading
-from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +26,34 @@ from ..queries.clusters import clusters
 from ..queries.duplicates import duplicates
 from ..queries.heatmap_files import heat
 from ..queries.label_errors import label_errors
+from ..queries.label_origin import accepted_ids
 from ..queries.listing import Listing
 from ..queries.store_access import (
     MAP_COLUMNS,
     UNKNOWN,
     left_out_sentence,
     lone_classes_left_out,
+    open_for_query,
     read_labels,
     run_of,
 )
 from ..queries.suggest import suggest
 from ..stores import VectorStore
 from ..training.run import Run
+from .kept import KeptResults
 from .row_numbers import NumberedStore
 
 LIST_LIMIT = 500  # images in a list, at most
 PIXELS = 50_000_000  # of an uploaded image
 
-LISTS: dict[str, Callable[[VectorStore], Listing]] = {
-    "anomalies": lambda store: anomalies(store, limit=LIST_LIMIT),
-    "duplicates": duplicates,
-    "clusters": clusters,
+LISTS: dict[str, Callable[[VectorStore, str | None], Listing]] = {
+    "anomalies": lambda store, where: anomalies(store, limit=LIST_LIMIT, where=where),
+    "duplicates": lambda store, where: duplicates(store, where=where),
+    "clusters": lambda store, where: clusters(store, where=where),
 }
-LABELLED: dict[str, Callable[[VectorStore, str], Listing]] = {
-    "label-errors": lambda store, column: label_errors(store, column=column, limit=LIST_LIMIT),
-    "suggestions": lambda store, column: suggest(store, column=column),
+LABELLED: dict[str, Callable[..., Listing]] = {
+    "label-errors": partial(label_errors, limit=LIST_LIMIT),
+    "suggestions": suggest,
 }
 
 
@@ -68,8 +70,7 @@ class Findings:
         self.rows, self.store = rows, rows.store
         self._run_at = run
         self._run: Run | None = None
-        self._kept: dict[str, tuple[str, Any]] = {}
-        self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self.kept = KeptResults(rows)
 
     def run(self) -> Run:
         """Load the run that made the store.
@@ -81,58 +82,60 @@ class Findings:
             self._run = run_of(self.store, self._run_at)
         return self._run
 
-    def _once(self, name: str, work: Callable[[], Any]) -> Any:
-        """Do work once as long as no images come or go."""
-        with self._locks[name]:
-            key = self.rows.key
-            if self._kept.get(name, ("",))[0] != key:
-                self._kept[name] = (key, work())
-            return self._kept[name][1]
-
     def places(self) -> npt.NDArray[np.float32]:
         """Give each image its place on the map: (n, 2)."""
-        return self._once("places", self._places)
-
-    def _places(self) -> npt.NDArray[np.float32]:
-        if all(self.store.columns.get(name) == "number" for name in MAP_COLUMNS):
-            kept = [self.store.rows([name])[name].to_numpy() for name in MAP_COLUMNS]
-            found = np.stack(kept, axis=1).astype(np.float32)
+        kept = all(self.store.columns.get(name) == "number" for name in MAP_COLUMNS)
+        if kept:
+            columns = [self.store.rows([name])[name].to_numpy() for name in MAP_COLUMNS]
+            found = np.stack(columns, axis=1).astype(np.float32)
             if len(found) == len(self.rows.ids) and np.isfinite(found).all():
                 return found
+        return self.kept.array("map", self._places)
+
+    def _places(self) -> npt.NDArray[np.float32]:
         _, x = self.store.vectors()
         return project(x).astype(np.float32) if len(x) > 2 else np.eye(len(x), 2, dtype=np.float32)
 
     def anomaly_score(self) -> npt.NDArray[np.float32]:
         """Score each image by how unlike its nearest others it is: (n,), higher is more anomalous."""
-        return self._once(
-            "anomaly score", lambda: score_anomalies(self.store.vectors()[1]).scores.astype(np.float32)
+        return self.kept.array(
+            "anomaly-score", lambda: score_anomalies(self.store.vectors()[1]).scores.astype(np.float32)
         )
 
     def clusters(self) -> npt.NDArray[np.int32]:
         """Sort images into clusters: (n,), -1 where it is in none."""
-        return self._once(
+        return self.kept.array(
             "clusters", lambda: cluster_images(self.store.vectors()[1]).cluster.astype(np.int32)
         )
 
-    def listing(self, name: str, column: str) -> Listing:
+    def listing(self, name: str, column: str, where: str | None = None, accepted: bool = False) -> Listing:
         """Make a list.
 
         Args:
-            name: of LISTS.
+            name: of LISTS or LABELLED.
             column: the column with the labels, for the lists that use labels.
+            where: a condition, which holds before images are ranked.
+            accepted: whether labels accepted from a classifier count too.
+
+        Raises:
+            NearfarError: there are too few images or labels, or the condition makes no sense.
         """
         if name in LABELLED:
-            return LABELLED[name](self.store, column)
-        return self._once(f"list of {name}", lambda: LISTS[name](self.store))
+            return LABELLED[name](self.store, column=column, where=where, accepted=accepted)
+        if where is None:
+            return self.kept.listing(name, lambda: LISTS[name](self.store, None))
+        # A condition may be on labels, which change.
+        version = str(self.rows.look())
+        return self.kept.for_now(f"{name} where {where}", version, lambda: LISTS[name](self.store, where))
 
-    def like(self, likes: list[str], dislikes: list[str]) -> Listing:
-        """List the images most similar to some of the store's, and unlike others."""
+    def like(self, likes: list[str], dislikes: list[str], where: str | None = None) -> Listing:
+        """List the images most similar to some of the store's, and unlike others; all meet the condition."""
         _, towards = self.store.vectors(ids=likes)
         _, away = self.store.vectors(ids=dislikes)
-        return self._near(query(towards, away if dislikes else None), "most similar first")
+        return self._near(query(towards, away if dislikes else None), "most similar first", where)
 
-    def like_file(self, data: bytes) -> Listing:
-        """List the images most similar to one in a file.
+    def like_file(self, data: bytes, where: str | None = None) -> Listing:
+        """List the images most similar to one in a file; all meet the condition.
 
         Raises:
             NearfarError: it is no image, or the run that could encode it is not available.
@@ -141,10 +144,11 @@ class Findings:
             pixels = decode.decode(data, max_pixels=PIXELS)
         except BadImage as error:
             raise NearfarError(f"the file cannot be used as an image: {error}.") from None
-        return self._near(query(self.run().encode(pixels)[None]), "most similar to your file")
+        return self._near(query(self.run().encode(pixels)[None]), "most similar to your file", where)
 
-    def _near(self, wanted: npt.NDArray[np.float32], title: str) -> Listing:
-        ids, similarity = self.store.nearest(wanted[None], LIST_LIMIT)
+    def _near(self, wanted: npt.NDArray[np.float32], title: str, where: str | None) -> Listing:
+        kept = open_for_query(self.store)
+        ids, similarity = kept.nearest(wanted[None], LIST_LIMIT, where)
         return Listing(title, tuple(ids[0]), {"similarity": similarity[0].tolist()})
 
     def heat(self, name: str) -> bytes:
@@ -161,11 +165,15 @@ class Findings:
             (drawn,) = Path(folder).iterdir()
             return drawn.read_bytes()
 
-    def classifier(self, column: str) -> tuple[Listing, dict[str, Any]]:
+    def classifier(self, column: str, accepted: bool = False) -> tuple[Listing, dict[str, Any]]:
         """Train a classifier on the labels, measure it on held-out ones, and classify all other images.
+
+        Only labels that people gave are measured on: those accepted from a classifier agree with it by
+        construction.
 
         Args:
             column: the column with the labels.
+            accepted: whether the classifier also learns from labels that were accepted from a classifier.
 
         Returns:
             The unlabelled images by class, the most probable first; and the accuracy with its interval, by
@@ -174,19 +182,30 @@ class Findings:
         Raises:
             NearfarError: there are too few labels.
         """
-        ids, x = self.store.vectors()
-        labels, names = read_labels(self.store, column, ids)
+        kept = open_for_query(self.store)
+        ids, x = kept.vectors()
+        labels, names = read_labels(kept, column, ids)
         unlabelled = labels == UNKNOWN
-        labels, names, lone = lone_classes_left_out(labels, names)
-        known = np.flatnonzero(labels != UNKNOWN)
-        if len(names) < 2:
+        taken = accepted_ids(kept, column)
+        by_classifier = np.array([one in taken for one in ids], np.bool_) & ~unlabelled
+        given = np.where(by_classifier, UNKNOWN, labels)
+        given, given_names, lone = lone_classes_left_out(given, names)
+        known = np.flatnonzero(given != UNKNOWN)
+        if len(given_names) < 2:
             raise NearfarError(
-                "a classifier needs at least two classes with two labels each; label more images."
+                "a classifier needs at least two classes with two labels each, given by people; "
+                "label more images."
             )
-        seen, truth = x[known], labels[known]
-        shares = out_of_fold(seen, truth, len(names), seed=0)
+        seen, truth = x[known], given[known]
+        shares = out_of_fold(seen, truth, len(given_names), seed=0)
         share = Accuracy.of(shares.argmax(axis=1) == truth)
-        fitted = logistic.fit(torch.from_numpy(seen), torch.from_numpy(truth), len(names), 1.0 / len(known))
+        if accepted:
+            labels, names, lone = lone_classes_left_out(labels, names)
+            learnt = np.flatnonzero(labels != UNKNOWN)
+            seen, truth = x[learnt], labels[learnt]
+        else:
+            names = given_names
+        fitted = logistic.fit(torch.from_numpy(seen), torch.from_numpy(truth), len(names), 1.0 / len(truth))
         free = np.flatnonzero(unlabelled)
         sure, answer = fitted.logits(torch.from_numpy(x[free])).softmax(dim=1).max(dim=1)
         order = np.lexsort((-sure.numpy(), answer.numpy()))
@@ -200,5 +219,11 @@ class Findings:
             (left_out_sentence(lone),) if lone else (),
             grouped="class",
         )
-        facts = {"labels": len(known), "classes": len(names), **vars(share)}
+        facts = {
+            "labels": len(known),
+            "classes": len(given_names),
+            "accepted": int(by_classifier.sum()),
+            "used": accepted,
+            **vars(share),
+        }
         return listing, facts

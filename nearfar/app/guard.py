@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 LARGEST = 32 << 20  # bytes of an upload
 HEADERS = {
@@ -34,16 +34,22 @@ HEADERS = {
 class Guard:
     """Stands before the application, as ASGI middleware."""
 
-    def __init__(self, app: Any, token: str, names: Iterable[str]) -> None:
+    def __init__(
+        self, app: Any, token: str, names: Iterable[str], root_path: str = "", stated: Iterable[str] = ()
+    ) -> None:
         """Make the guard.
 
         Args:
             app: what it guards.
             token: who knows it may enter; a cookie keeps it.
             names: names by which the page may be asked for, besides numeric addresses.
+            root_path: where a proxy serves the page, such as /photos; it may pass the path on with it or
+                without.
+            stated: names under which a proxy serves the page.
         """
-        self.app, self.token = app, token
-        self.names = {name.lower() for name in names}
+        self.app, self.token, self.root = app, token, root_path.rstrip("/")
+        self.stated = {name.lower() for name in stated}
+        self.names = {name.lower() for name in names} | self.stated
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request, or pass it on."""
@@ -51,6 +57,9 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
+        if self.root and (scope["path"] + "/").startswith(self.root + "/"):
+            path = scope["path"][len(self.root) :] or "/"
+            scope = {**scope, "path": path, "raw_path": quote(path).encode()}
         refused = self._refuse(scope)
         body = b"" if refused else await _body(scope, receive)
         if body is None:
@@ -62,7 +71,9 @@ class Guard:
                 kept = [(key, value) for key, value in message["headers"] if key.decode() not in HEADERS]
                 more = [(key.encode(), value.encode()) for key, value in HEADERS.items()]
                 if enters:
-                    cookie = f"{_cookie(scope)}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+                    cookie = (
+                        f"{_cookie(scope)}={self.token}; Path={self.root or '/'}; HttpOnly; SameSite=Strict"
+                    )
                     more.append((b"set-cookie", cookie.encode()))
                 message = {**message, "headers": kept + more}
             await send(message)
@@ -81,7 +92,7 @@ class Guard:
         if not self._ours(host):
             return 421, "this page is not served under that name"
         origin = headers.get("origin")
-        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+        if origin is not None and not self._own_origin(origin, host):
             return 403, "requests come from the page itself"
         # Another server on this machine is the same site, whatever its port, but not the same origin.
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and scope["path"] != "/":
@@ -89,6 +100,15 @@ class Guard:
         if not (self._token_in_address(scope) or self._token_in_cookie(scope, headers)):
             return 403, "open the address that nearfar explore has printed, with its token"
         return None
+
+    def _own_origin(self, origin: str, host: str) -> bool:
+        """Tell whether a request comes from the page: a proxy may pass on a host that is not the page's."""
+        if origin in (f"http://{host}", f"https://{host}"):
+            return True
+        try:
+            return (urlsplit(origin).hostname or "") in self.stated
+        except ValueError:
+            return False
 
     def _ours(self, host: str) -> bool:
         try:

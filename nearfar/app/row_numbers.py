@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..core.errors import NearfarError
 from ..stores import VectorStore
-from ..stores.base import FIXED, Value
-from ..stores.schema import check_column
 
 Rows = npt.NDArray[np.int32]
 CLASSES = 500  # different texts of a column that are distinguished
@@ -43,13 +40,13 @@ class NumberedStore:
             store: an open one, which others may write to meanwhile.
         """
         self.store = store
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._version = -1
         self.look()
 
     def look(self) -> int:
         """Look whether rows came or went, and give the store's version."""
-        with self._lock:
+        with self.lock:
             version = self.store.version
             if version != self._version:
                 ids = self.store.ids()
@@ -69,7 +66,7 @@ class NumberedStore:
         Raises:
             StaleRows: they mean other images by now, or none.
         """
-        with self._lock:
+        with self.lock:
             self.look()
             if key != self.key or not all(0 <= row < len(self.ids) for row in rows):
                 raise StaleRows
@@ -77,7 +74,7 @@ class NumberedStore:
 
     def numbers(self, ids: Iterable[str]) -> Rows:
         """Turn ids into numbers; those that are gone are passed over."""
-        with self._lock:
+        with self.lock:
             return np.array([self.at[name] for name in ids if name in self.at], np.int32)
 
     def column(self, name: str) -> Column:
@@ -108,55 +105,19 @@ class NumberedStore:
         codes = coded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
         return Column(kind, place[codes], tuple(words[code] for code in kept))
 
-    def labelled(self, column: str) -> None:
-        """Refuse a column that labels cannot be written to.
+    def wrote(self, known: int, version: int) -> int:
+        """Take note of a change of one's own, which brought and took no rows.
 
         Args:
-            column: its name; it may be missing.
-
-        Raises:
-            NearfarError: it holds something else, or no column can have that name.
-        """
-        kind = self.store.columns.get(column)
-        if (column in FIXED and column != "label") or kind not in (None, "text"):
-            raise NearfarError(
-                f"the column {column} does not hold text labels; name a text column or a new one."
-            )
-        if kind is None:
-            check_column(column, self.store.columns)
-
-    def label(
-        self, column: str, ids: Sequence[str], before: Sequence[Value], after: Sequence[Value], version: int
-    ) -> tuple[int, Mapping[str, Value]]:
-        """Set labels; if another user was quicker, the last label is kept, and the caller is told.
-
-        Args:
-            column: to write to; it is made where there is none.
-            ids: the images.
-            before: what their labels were where they are being changed.
-            after: what they become.
-            version: the store's that the writer has seen.
+            known: the store's version before the change.
+            version: the one that the writer had seen before.
 
         Returns:
-            The version the writer has seen now: the new one, unless others wrote too. And labels that were
-            not as `before` has them, by id, now replaced.
-
-        Raises:
-            NearfarError: the name or a value does not fit the store.
-            StaleRows: an image is gone.
+            The version that the writer has seen now: the new one, or `version` where others may have written.
         """
-        self.labelled(column)
-        with self._lock:
-            known = self.look()
-            there: list[Value] = [None] * len(ids)
-            if column in self.store.columns:
-                there = self.store.rows([column], ids=ids)[column].to_pylist()
-            self.store.update(column, dict(zip(ids, after, strict=True)))
-            others = {
-                name: now for name, was, now in zip(ids, before, there, strict=True) if (was or None) != now
-            }
-            done = self.store.version
-            if known == version and done == known + 1:
-                self._version = done  # no rows came or went
-                return done, others
-            return version, others
+        with self.lock:
+            if self.store.version != known + 1:
+                self.look()
+                return version
+            self._version = known + 1
+            return known + 1 if known == version else version

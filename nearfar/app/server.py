@@ -2,71 +2,52 @@
 
 from __future__ import annotations
 
+import getpass
 import mimetypes
 import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from ..core.errors import NearfarError
+from ..queries.label_origin import ACCEPTED
 from ..queries.listing import Listing
 from ..stores.import_export import export
+from ..stores.set_aside import SET_ASIDE
+from . import originals
 from .findings import LABELLED, LISTS, Findings
 from .frames import frame
 from .guard import Guard
+from .kept import private_folder
+from .label_log import LabelLog
+from .requests import (
+    MOST,
+    Condition,
+    ExportRequest,
+    LabelRequest,
+    Name,
+    Number,
+    SearchRequest,
+    SetRequest,
+    Side,
+    TrainRequest,
+    UndoRequest,
+)
 from .row_numbers import NumberedStore, StaleRows
 
 HERE = Path(__file__).parent / "static"
 _NUMBER = re.compile(r"[0-9]{1,9}")
-MOST = 2000  # rows in a request
+MOST_ACCEPTED = 100  # labels accepted from a classifier in one request
 BINARY = "application/octet-stream"
 mimetypes.add_type("text/javascript", ".js")
-
-Number = Annotated[int, Field(ge=0, lt=2**31)]
-Key = Annotated[str, Field(max_length=64)]
-Name = Annotated[str, Field(min_length=1, max_length=60)]
-Condition = Annotated[str, Field(min_length=1)]
-Label = Annotated[str, Field(max_length=200)] | None
-
-
-class RequestBody(BaseModel):
-    """What a request may hold: nothing but its fields, of their own types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class SearchRequest(RequestBody):
-    """A search by images of the store."""
-
-    key: Key
-    like: list[Number] = Field(min_length=1, max_length=MOST)
-    dislike: list[Number] = Field(default=[], max_length=MOST)
-
-
-class LabelRequest(RequestBody):
-    """Labels to set, and what they were in the eyes of who sets them."""
-
-    key: Key
-    version: int
-    column: Name
-    rows: list[Number] = Field(min_length=1, max_length=100_000)
-    before: list[Label]
-    after: list[Label]
-
-
-class TrainRequest(RequestBody):
-    """A classifier to train on the labels in a column."""
-
-    column: Name
 
 
 def files() -> dict[str, tuple[bytes, str]]:
@@ -85,7 +66,13 @@ def files() -> dict[str, tuple[bytes, str]]:
 
 
 def application(
-    rows: NumberedStore, findings: Findings, token: str, names: Iterable[str], column: str = "label"
+    rows: NumberedStore,
+    findings: Findings,
+    token: str,
+    names: Iterable[str],
+    column: str = "label",
+    root_path: str = "",
+    stated: Iterable[str] = (),
 ) -> Any:
     """Make the ASGI application.
 
@@ -95,14 +82,18 @@ def application(
         token: lets in who knows it.
         names: names under which the page may be asked for.
         column: with the labels that the page shows and writes.
+        root_path: where a proxy serves the page, such as /photos; "" for the root.
+        stated: names under which a proxy serves it.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    log = LabelLog(rows)
     _refusals(app)
     _files(app)
-    _store(app, rows, column)
+    _store(app, rows, log, column)
+    _pictures(app, rows)
     _found(app, rows, findings)
-    _changes(app, rows, findings)
-    return Guard(app, token, names)
+    _changes(app, rows, log, findings)
+    return Guard(app, token, names, root_path, stated)
 
 
 def _refusals(app: FastAPI) -> None:
@@ -137,7 +128,7 @@ def _files(app: FastAPI) -> None:
         return Response(content, media_type=kind)
 
 
-def _store(app: FastAPI, rows: NumberedStore, labels: str) -> None:
+def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str) -> None:
     """Give what the store holds."""
     store = rows.store
 
@@ -147,11 +138,14 @@ def _store(app: FastAPI, rows: NumberedStore, labels: str) -> None:
         name = store.address.rstrip("/").rsplit("/", 1)[-1]
         return {
             "name": name.rsplit("@", 1)[-1],
+            "place": private_folder(store.address).name,
             "count": len(rows.ids),
             "version": version,
             "key": rows.key,
             "columns": store.columns,
             "labels": labels,
+            "by": user(),
+            "set_aside": SET_ASIDE,
         }
 
     @app.get("/api/version")
@@ -161,9 +155,35 @@ def _store(app: FastAPI, rows: NumberedStore, labels: str) -> None:
     @app.get("/api/column/{name}")
     def column(name: str) -> Response:
         seen = rows.look()
-        found = rows.column(name)
+        found = log.column(name) if name == labels else rows.column(name)
         head = {"kind": found.kind, "names": found.names, "version": seen, "key": rows.key}
         return _framed(head, values=found.values)
+
+    @app.get("/api/where")
+    def where(where: Condition) -> Response:
+        return _framed({"key": rows.key}, rows=rows.numbers(store.ids(where)))
+
+    @app.get("/api/export/{form}")
+    def export_all(form: str, vectors: bool = False) -> Response:
+        return _exported(form, None, vectors)
+
+    @app.post("/api/export/{form}")
+    def export_some(form: str, asked: ExportRequest) -> Response:
+        return _exported(form, rows.named(asked.rows, asked.key), asked.vectors)
+
+    def _exported(form: str, ids: list[str] | None, vectors: bool) -> Response:
+        if form not in ("csv", "parquet"):
+            return JSONResponse({"error": "there is no such format."}, 404)
+        folder = tempfile.TemporaryDirectory()
+        name = f"export.{form}"
+        export(store, Path(folder.name) / name, ids, vectors)
+        done = BackgroundTask(folder.cleanup)
+        return FileResponse(Path(folder.name) / name, media_type=BINARY, filename=name, background=done)
+
+
+def _pictures(app: FastAPI, rows: NumberedStore) -> None:
+    """Give thumbnails, and images in full."""
+    store = rows.store
 
     @app.get("/api/cells")
     def cells(at: str, key: str) -> Response:
@@ -174,19 +194,10 @@ def _store(app: FastAPI, rows: NumberedStore, labels: str) -> None:
         whole = np.frombuffer(b"".join(pictures), np.uint8)
         return _framed(head, sizes=sizes, bytes=whole)
 
-    @app.get("/api/where")
-    def where(where: Condition) -> Response:
-        return _framed({"key": rows.key}, rows=rows.numbers(store.ids(where)))
-
-    @app.get("/api/export/{form}")
-    def export_(form: str) -> Response:
-        if form not in ("csv", "parquet"):
-            return JSONResponse({"error": "there is no such format."}, 404)
-        folder = tempfile.TemporaryDirectory()
-        name = f"export.{form}"
-        export(store, Path(folder.name) / name)
-        done = BackgroundTask(folder.cleanup)
-        return FileResponse(Path(folder.name) / name, media_type=BINARY, filename=name, background=done)
+    @app.get("/api/photo/{row}")
+    def photo(row: Number, key: str, side: Side = originals.FULL) -> Response:
+        (name,) = rows.named([row], key)
+        return Response(originals.photo(store, name, side), media_type="image/jpeg")
 
 
 def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
@@ -210,11 +221,13 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
         return _framed(head, values=found)
 
     @app.get("/api/list/{name}")
-    def list_(name: str, column: Name = "label") -> Response:
+    def list_(
+        name: str, column: Name = "label", where: Condition | None = None, accepted: bool = False
+    ) -> Response:
         rows.look()
         if name not in LISTS and name not in LABELLED:
             return JSONResponse({"error": "there is no such list."}, 404)
-        return _listed(rows, findings.listing(name, column))
+        return _listed(rows, findings.listing(name, column, where, accepted))
 
     @app.get("/api/heat/{row}")
     def heat(row: Number, key: str) -> Response:
@@ -223,29 +236,82 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     @app.post("/api/search")
     def search(asked: SearchRequest) -> Response:
         likes, dislikes = rows.named(asked.like, asked.key), rows.named(asked.dislike, asked.key)
-        return _listed(rows, findings.like(likes, dislikes))
+        return _listed(rows, findings.like(likes, dislikes, asked.where))
 
     @app.post("/api/search/file")
-    async def search_file(request: Request) -> Response:
+    async def search_file(request: Request, where: Condition | None = None) -> Response:
         data = await request.body()
-        return _listed(rows, await run_in_threadpool(findings.like_file, data))
+        return _listed(rows, await run_in_threadpool(findings.like_file, data, where))
 
 
-def _changes(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
+def _changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Findings) -> None:
     """Take labels in, and learn from them."""
 
     @app.post("/api/labels")
     def label(asked: LabelRequest) -> Any:
-        if not len(asked.rows) == len(asked.before) == len(asked.after):
-            raise NearfarError("the request is malformed.")
-        ids = rows.named(asked.rows, asked.key)
-        seen, others = rows.label(asked.column, ids, asked.before, asked.after, asked.version)
-        return {"version": seen, "replaced": [[rows.at[name], others[name]] for name in others]}
+        ids = _meant(rows, asked)
+        there = [at for at, name in enumerate(ids) if name in rows.at]
+        if asked.origin in ACCEPTED and len(ids) > MOST_ACCEPTED:
+            raise NearfarError(f"at most {MOST_ACCEPTED} labels are accepted at once; choose fewer images.")
+        change = log.write(
+            asked.column,
+            [ids[at] for at in there],
+            [asked.before[at] for at in there],
+            [asked.after[at] for at in there],
+            asked.version,
+            origin=asked.origin,
+            by=asked.by or user(),
+        )
+        return {
+            "version": change.version,
+            "at": change.at,
+            "classes": log.classes(asked.column),
+            "replaced": [[rows.at[name], label] for name, label in change.replaced.items()],
+            "gone": len(ids) - len(there),
+        }
+
+    @app.post("/api/undo")
+    def undo(asked: UndoRequest) -> Any:
+        found = log.undo(asked.column, asked.at, asked.by or user())
+        labels = [[rows.at[name], label] for name, label in found.labels.items() if name in rows.at]
+        return {"version": found.version, "labels": labels, "at": found.at, "by": found.by, "key": rows.key}
+
+    @app.post("/api/set")
+    def set_(asked: SetRequest) -> Any:
+        ids = _meant(rows, asked)
+        flags = asked.column == SET_ASIDE
+        if flags and not all(value is None or value is True for value in asked.after):
+            raise NearfarError(f"the column {SET_ASIDE} holds true, or nothing.")
+        if not flags:
+            log.check(asked.column)
+        there = {name: value for name, value in zip(ids, asked.after, strict=True) if name in rows.at}
+        rows.store.update(asked.column, there)
+        return {"version": rows.look()}
 
     @app.post("/api/train")
     def train(asked: TrainRequest) -> Response:
-        listing, facts = findings.classifier(asked.column)
+        listing, facts = findings.classifier(asked.column, asked.accepted)
         return _listed(rows, listing, facts=facts)
+
+
+def _meant(rows: NumberedStore, asked: LabelRequest | SetRequest) -> list[str]:
+    """Name the images of a change; by its own names, if it waited until the numbers were void."""
+    if not len(asked.rows) == len(asked.before) == len(asked.after):
+        raise NearfarError("the request is malformed.")
+    try:
+        return rows.named(asked.rows, asked.key)
+    except StaleRows:
+        if asked.ids is None or len(asked.ids) != len(asked.rows):
+            raise
+        return asked.ids
+
+
+def user() -> str:
+    """Name the user who runs the server."""
+    try:
+        return getpass.getuser()[:60]
+    except (OSError, KeyError, ImportError):
+        return ""
 
 
 def _framed(head: dict[str, Any], **arrays: Any) -> Response:

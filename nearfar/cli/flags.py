@@ -34,11 +34,11 @@ _VALUES = {
     "RUN": ("run", "runs"),
     "CONDITION": ("where", "normal", "anomalous", "delete"),
     "COLUMN": ("save", "column"),
-    "FOLDER": ("heat_maps",),
+    "FOLDER": ("heat_maps", "truth"),
     "IMAGE": ("like", "dislike"),
     "ID": ("id",),
     "PATH": ("out",),
-    "FILE": ("image", "columns", "import_file", "export_file"),
+    "FILE": ("image", "columns", "bank", "import_file", "export_file"),
     "SHARE": ("fpr", "reject"),
     "VIEWER": ("to",),
     "ADDRESS": ("host",),
@@ -200,11 +200,13 @@ class Parser(argparse.ArgumentParser):
 
 def _flag(item: Parameter) -> dict[str, Any]:
     """Say how `argparse` takes a function's keyword."""
-    shown = item.default is not REQUIRED and item.default not in (None, ()) and item.types != {"bool"}
+    shown = item.default is not REQUIRED and item.default not in (None, ()) and "bool" not in item.types
     note = f" (default {plain(item.default)})" if shown else ""
     how: dict[str, Any] = {"dest": item.name, "help": _escaped(item.help + note)}
     if item.types == {"bool"}:
         return {**how, "action": "store_true"}
+    if item.types == {"bool", "str"}:  # a flag that may name a way
+        return {**how, "nargs": "?", "const": True, "metavar": "NAME"}
     type_ = {"int": int, "float": float}.get(next(iter(item.types)), str) if len(item.types) == 1 else str
     value = "RUN" if item.name == "like" and not item.many else VALUES.get(item.name, HOLDERS[type_])
     how |= {"metavar": value, "type": _typed(type_)}

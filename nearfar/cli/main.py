@@ -35,6 +35,7 @@ LENGTHS = ("epochs", "steps", "minutes")
 # Command to function, where the names differ; and function to module, where it is not public.
 FUNCTIONS = {
     "methods": "catalogue",
+    "views": "preview",
     **{command: name for command, name in QUERIES.items() if command != name},
 }
 PRIVATE = {"demo": "demo.demo"}
@@ -109,6 +110,16 @@ def check_parser(words: Sequence[str]) -> Parser:
     return parser
 
 
+def views_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar views`."""
+    parser = _function_parser("views", _tables())
+    method = _word_after(words, "--method") or _default("method")
+    parser.by_recipe, parser.ending = recipe_table.by_recipe(method), recipes_help(method)
+    parser.settings("training", settings.Training, only=("image_size", "seed", "max_pixels"))
+    parser.settings("views", _kind_of(words).views)
+    return parser
+
+
 def pretrain_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar pretrain`."""
     parser = _function_parser("pretrain", _tables(), without=("should_stop",))
@@ -174,6 +185,7 @@ def sweep_parser(words: Sequence[str]) -> Parser:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "check": check_parser,
+    "views": views_parser,
     "pretrain": pretrain_parser,
     "compare": compare_parser,
     "sweep": sweep_parser,
@@ -236,7 +248,7 @@ def _run(words: Sequence[str]) -> int:
     values = parser.read(rest)
     if command == "embed" and not {"out", "store"} & {*values}:
         raise NearfarError(f"nearfar embed needs --out FILE or --store STORE, for example: {parser.example}")
-    if command in ("check", "pretrain", "compare", "sweep"):
+    if command in ("check", "views", "pretrain", "compare", "sweep"):
         exclusive(values, LENGTHS)
         if values.get("recipe", "auto") not in ("auto", *recipes.RECIPES):
             raise NearfarError(
@@ -249,7 +261,7 @@ def _run(words: Sequence[str]) -> int:
     first: list[Any] = []
     for value in [values.pop(name, None) for name in parser.words()]:
         first += value if isinstance(value, list) else [value]
-    main_process = os.environ.get("RANK", "0") == "0"
+    main_process = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
     progress.show(main_process)
     name = FUNCTIONS.get(command, command)
     if name in PRIVATE:

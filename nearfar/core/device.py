@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -13,7 +16,59 @@ def cores() -> int:
     """Count the CPU cores this process may use: within its affinity, and a container's quota."""
     import joblib  # a tenth of a second, which not every command needs
 
-    return int(joblib.cpu_count())
+    found = cpu_quota()
+    quota = math.ceil(found) if math.isfinite(found) else sys.maxsize
+    return max(1, min(int(joblib.cpu_count()), quota))
+
+
+def cpu_quota(proc: Path = Path("/proc/self"), mounts: Path = Path("/sys/fs/cgroup")) -> float:
+    """Read how many cores' time the process's control groups, those above them included, leave it.
+
+    Args:
+        proc: of the process.
+        mounts: where control groups are mounted.
+
+    Returns:
+        Cores, a fraction perhaps; infinite where there is no quota, or no control groups.
+
+    Source:
+        The kernel's documentation: cpu.max of version 2, cpu.cfs_quota_us and cpu.cfs_period_us of version 1.
+    """
+    try:
+        lines = (proc / "cgroup").read_text().splitlines()
+    except OSError:
+        return math.inf
+    least = math.inf
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        names = controllers.split(",")
+        if controllers and "cpu" not in names:
+            continue
+        # In a container the group's path may be the host's, and the mount the container's own group.
+        roots = [mounts, mounts / "unified"] if not controllers else [mounts / controllers, mounts / "cpu"]
+        for root in roots:
+            for part in (group, *map(str, PurePosixPath(group).parents), "/"):
+                least = min(least, _quota(root / part.strip("/")))
+    return least
+
+
+def _quota(group: Path) -> float:
+    """Read the quota of one control group, in cores."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = (
+                (group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+        return float(quota) / float(period) if quota not in ("max", "-1") else math.inf
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def compute_threads() -> int:
+    """Count the threads to compute with: torch's number, which OMP_NUM_THREADS sets, within the cores."""
+    return min(torch.get_num_threads(), cores())
 
 
 def device_named(name: str) -> torch.device:
@@ -35,6 +90,7 @@ def device_named(name: str) -> torch.device:
         raise NearfarError(
             f"there is no {name} device here; use --device {'cuda' if there['cuda'] else 'cpu'}."
         )
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
-    )
+    if name != "cuda":
+        return torch.device(name)
+    several = os.environ.get("WORLD_SIZE", "1") != "1"  # a LOCAL_RANK left over from a launch means nothing
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if several else 0)

@@ -1,10 +1,11 @@
-"""Runs work in threads and gives the results in order, with a bounded number in advance."""
+"""Runs work in threads: results in order, a bounded number in advance, and torch's own threads put to one."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -40,3 +41,16 @@ def map_in_order(
                 yield running.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Let torch divide no operation among threads, in this thread and in those that are started meanwhile."""
+    import torch  # which what else is here does not need
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+ALTERNATES = slice(3, None, 4)  # places in a batch of the examples that are changed the second way, if any
+
 
 def tree_map(change: Callable[[Tensor], Any], tree: Any) -> Any:
     """Apply a function to every tensor of a tree, in the order of `leaves`.
@@ -57,13 +59,14 @@ class Batch:
     rows: Tensor  # (n,) int64 on the CPU, which examples of the data set
     labels: Tensor | None = None  # (n,) int64, only for a method that needs "labels"
     key: int = 0  # of this step, for draws by name: `rng.uniform(batch.key, batch.rows, count)`
+    alternates: Tensor | None = None  # (n,) bool, whose views are made the second way, where there are two
 
     def __len__(self) -> int:
         """Count the examples."""
         return len(self.rows)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """Move views and labels; row numbers stay on the CPU, where draws are made from them.
+        """Move all but the row numbers, which stay on the CPU, where draws are made from them.
 
         Args:
             device: where to.
@@ -76,8 +79,8 @@ class Batch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
 
-        labels = None if self.labels is None else move(self.labels)
-        return replace(self, views=tree_map(move, self.views), labels=labels)
+        labels, others = (None if x is None else move(x) for x in (self.labels, self.alternates))
+        return replace(self, views=tree_map(move, self.views), labels=labels, alternates=others)
 
     def part(self, rows: slice) -> Batch:
         """Take some of the examples.
@@ -88,6 +91,6 @@ class Batch:
         Returns:
             A batch with the same key, so that an example's draws stay what they are.
         """
-        labels = None if self.labels is None else self.labels[rows]
+        labels, others = (None if x is None else x[rows] for x in (self.labels, self.alternates))
         views = tree_map(lambda tensor: tensor[rows], self.views)
-        return replace(self, views=views, rows=self.rows[rows], labels=labels)
+        return replace(self, views=views, rows=self.rows[rows], labels=labels, alternates=others)

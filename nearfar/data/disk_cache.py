@@ -7,22 +7,20 @@ decoding can be killed and resumed; the index comes last, and a cache without on
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
 from ..core.atomic import atomic_write
 from ..core.errors import BadImage, NearfarError
+from ..core.locks import hold
 from ..core.progress import say
 from .dataset import ImageDataset
 from .ledger import RECORD, Ledger, ReadConfig
@@ -43,21 +41,6 @@ def ends(records: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """
     sizes: npt.NDArray[np.int64] = 3 * records["height"].astype(np.int64) * records["width"]
     return sizes + records["offset"]
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time into a cache's folder; the lock falls with its process."""
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say("another process is decoding the same images; waiting for it")
-        lock.acquire(poll_interval=0.2)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _finished(config: ReadConfig, folder: Path) -> ImageDataset | None:
@@ -194,7 +177,8 @@ def open_or_make(config: ReadConfig, root: Path, expected: int) -> ImageDataset:
     folder = root / "decoded" / config.name()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        waiting = "another process is decoding the same images; waiting for it"
+        with hold(folder / "lock", wait=True, waiting=waiting):
             return _finished(config, folder) or _make(config, folder, expected)
     except PermissionError:
         raise NearfarError(

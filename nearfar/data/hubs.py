@@ -171,7 +171,8 @@ def open_hugging_face(name: str, *, labels: bool) -> Table:
         words, feature = rows[mark], rows.features[mark]
         named = list(words)
         if isinstance(feature, datasets.ClassLabel):
-            named = [feature.int2str(word) for word in named]
+            known_classes = range(feature.num_classes)
+            named = [feature.int2str(word) if word in known_classes else word for word in named]
     if not len(rows):
         raise NearfarError(f"hf:{name} has no rows; choose another split.")
     rows = rows.cast_column(column, datasets.Image(decode=False))

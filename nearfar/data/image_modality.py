@@ -147,9 +147,13 @@ class ImageModality(Modality):
     ) -> AugmentationParams:
         """Draw crops, flips, colours and blurs; see `views.draw`."""
         from ..images import views
+        from .batch import ALTERNATES
 
         recipe, side = _parts(view, size)
-        return views.draw(recipe, key, ids, block.height, block.width, side)
+        drawn = views.draw(recipe, key, ids, block.height, block.width, side)
+        if (other := getattr(view, "alternate", None)) is None:
+            return drawn
+        return drawn.mixed(views.draw(other, key, ids, block.height, block.width, side), ALTERNATES)
 
     def apply(
         self,

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from ..core import rng
-from .batch import Batch, leaves
+from .batch import ALTERNATES, Batch, leaves
 from .modality import modality_of
 from .sampler import Sampler, Shuffled
 
@@ -122,7 +122,11 @@ class DataLoader:
             made.append(x.pin_memory() if self.pin else x)
         places = torch.from_numpy(rows)
         marks = None if self.labels is None else self.labels[places]
-        return Batch(made, places, marks, rng.fold(self.seed, "batch", step))
+        others = None
+        if any(getattr(view, "alternate", None) is not None for view in self.views):
+            others = torch.zeros(len(rows), dtype=torch.bool)
+            others[ALTERNATES] = True
+        return Batch(made, places, marks, rng.fold(self.seed, "batch", step), others)
 
     def _work(self, step: int) -> None:
         while not self._stop.is_set():

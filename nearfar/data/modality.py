@@ -404,7 +404,12 @@ def open_data(
 
     if not isinstance(data, Source):
         name = recognise(data) if expected is None else expected
-        return modality(name).open(data, labels=labels, download=download)
+        found = modality(name).open(data, labels=labels, download=download)
+        if labels and found.labels is None:
+            raise NearfarError(
+                f"{found.name} has no labels; give the pair (images, labels), or a labelled list."
+            )
+        return found
     if expected not in (None, data.modality):
         raise NearfarError(f"{data.name} holds {data.modality}, not {expected}; give {expected}.")
     if labels and data.labels is None:

@@ -137,8 +137,8 @@ def open_source(data: Any, *, labels: bool = False, download: bool = True) -> So
     marks = None
     if isinstance(data, tuple) and len(data) == 2:
         data, marks = data
-    elif labels:
-        raise NearfarError("an array alone has no labels; pass the pair (images, labels).")
+    if labels and marks is None:
+        raise NearfarError("images without labels are not enough here; pass the pair (images, labels).")
     if is_tensor(data):
         tensor: torch.Tensor = data
         return from_array("the tensor", tensor.detach().cpu().numpy(), marks if labels else None, first=True)

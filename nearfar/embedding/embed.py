@@ -16,9 +16,8 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
-from ..core import progress
+from ..core import locks, progress
 from ..core.config import to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
@@ -162,14 +161,13 @@ def embed(
         raise NearfarError(
             f"{folder.parent} cannot be written ({error.strerror}); choose another place with --out."
         ) from error
-    lock = FileLock(folder / ".lock")
     try:
-        with lock.acquire(timeout=0):
+        with locks.hold(folder / ".lock"):
             # Opened once the folder is ours: listing a million files is part of the work.
             source = open_data(data, expected=run.preprocess.modality, labels=labels)
             journal = Journal(folder, _key(run, source))
             result = _embed(run, source, path, journal, where, batch_size, workers or cores(), labels)
-    except Timeout:
+    except locks.Busy:
         raise NearfarError(f"another process is writing {path}; wait for it, or name another file.") from None
     journal.clear()
     with suppress(OSError):  # what else is in the folder is not ours

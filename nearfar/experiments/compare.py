@@ -21,6 +21,7 @@ from ..core.text import percent
 from ..data.modality import modality_of, open_data
 from ..evaluation.evaluate import evaluate
 from ..evaluation.known_row import KNOWN, NONE
+from ..evaluation.summary import BASELINES as BASELINE_NAMES
 from ..training import checkpoint
 from ..training.options import Options
 from ..training.pretrain import pretrain
@@ -30,6 +31,7 @@ from ..training.run import Run
 from ..training.settings import Training
 
 BASELINES = ("pixels", "pca", "colours", "patches", "untrained")
+TITLES = {"knn": "k-NN", "linear": "linear"}  # of the classifiers
 NOT_FIGURES = ("step", "steps", "seconds", "holdout", "images", "dim")  # of health.jsonl: no figures of merit
 SHOWN_HEALTH = ("rankme", "uniformity", "spread")  # what the table shows of it; the JSON holds all
 
@@ -75,6 +77,7 @@ class MethodComparison:
             return {"name": row.name, "seeds": row.seeds, "figures": figures, "reason": row.reason}
 
         return {
+            "sentences": self.sentences(),
             "methods": [plain(row) for row in self.rows],
             "baselines": [plain(row) for row in self.baselines],
             "common": dict(self.common),
@@ -98,7 +101,39 @@ class MethodComparison:
             cells = [_cell(name, row.figures.get(name)) for name in shown]
             lines.append(f"| {row.name} | {row.seeds or '-'} | {' | '.join(cells)} |")
         lines += [f"\n{row.name}: {row.reason}" for row in rows if row.reason]
-        return "\n".join(lines)
+        return "\n".join([*self.sentences(), "", *lines] if self.sentences() else lines)
+
+    def sentences(self) -> list[str]:
+        """Say for each classifier what the best method is above, with every seed, and what it is not above.
+
+        Returns:
+            A sentence a classifier; none without labels.
+        """
+        made = []
+        for figure, title in TITLES.items():
+            rows = [row for row in self.rows if figure in row.figures]
+            others = [row for row in self.baselines if figure in row.figures]
+            if not rows or not others:
+                continue
+            best = max(rows, key=lambda row: row.figures[figure].mean)
+            floor = best.figures[figure].low
+            others.sort(key=lambda row: -row.figures[figure].mean)
+            above = [_named(row, figure) for row in others if row.figures[figure].high < floor]
+            rest = [_named(row, figure) for row in others if row.figures[figure].high >= floor]
+            words = f"{title}: {best.name} is best with {percent(best.figures[figure].mean)}"
+            words += f", above {_listed(above)} with every seed" if above else ""
+            made.append(f"{words}; not above {_listed(rest)}" if rest else words)
+        return made
+
+
+def _named(row: Row, figure: str) -> str:
+    """Name a baseline with its figure."""
+    return f"{BASELINE_NAMES.get(row.name, row.name)} ({100 * row.figures[figure].mean:.1f})"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Write words as a sentence has them."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _cell(name: str, value: SeedStatistics | None) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
 from .. import methods
-from ..core import progress
+from ..core import distributed, progress
 from ..core.atomic import atomic_write
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
@@ -117,7 +116,7 @@ def _check(method: str) -> None:
     """Refuse what no sweep can be made of."""
     if method not in methods.METHODS:
         raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if distributed.launched() > 1:
         raise NearfarError("a sweep runs in one process; start it without torchrun.")
     require()
 

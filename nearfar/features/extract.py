@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ..core.device import cores
+from ..core.device import compute_threads, cores
 from ..core.errors import NearfarError
+from ..core.threads import map_in_order, one_torch_thread
 from ..data.loader import Examples
 from ..data.modality import modality_of
 
@@ -86,8 +89,9 @@ def features(
         store: the images.
         preprocess: how an example becomes the encoder's input; it says of which modality.
         device: where to compute.
-        batch: images at a time; the vectors do not depend on it, but for rounding.
-        threads: CPU threads that prepare images; default: all cores.
+        batch_size: images at a time, in all threads; the vectors do not depend on it, but for rounding.
+        threads: CPU threads that prepare images; default: all cores. If torch has several threads on a CPU,
+            each of them prepares and encodes a part of a batch by itself.
 
     Returns:
         (len(store), d) float32.
@@ -97,26 +101,46 @@ def features(
     model = encoder if held == where.type else copy.deepcopy(encoder).to(where)
     modes = [(part, part.training) for part in model.modules()]
     threads, kind = threads or cores(), modality_of(preprocess)
+    encoding = _threads(model, where)
+    # As many images at a time in all as one thread would have.
+    size = math.ceil(batch_size / encoding)
 
     def prepare(low: int) -> torch.Tensor:
-        block = dataset.gather(np.arange(low, min(low + batch_size, len(dataset))))
-        return kind.prepare(block, preprocess, threads=threads)
+        block = dataset.gather(np.arange(low, min(low + size, len(dataset))))
+        return kind.prepare(block, preprocess, threads=threads if encoding == 1 else 1)
+
+    def finish(low: int) -> Vectors:
+        with torch.inference_mode():  # which holds for this thread
+            return _encode(model, prepare(low)).numpy()
+
+    def pieces() -> Generator[Vectors]:
+        lows = range(0, len(dataset), size)
+        if encoding > 1:  # each thread takes whole batches, and waits for no other
+            with one_torch_thread():
+                yield from map_in_order(finish, lows, threads=encoding, ahead=encoding)
+            return
+        # One thread prepares the next batch while the device works on this one.
+        with torch.inference_mode(), closing(map_in_order(prepare, lows, threads=1, ahead=1)) as ready:
+            for x in ready:
+                yield _encode(model, x.to(where)).numpy()
 
     found: Vectors | None = None
     model.eval()
     try:
-        # One thread prepares the next batch while the device works on this one.
-        with torch.inference_mode(), ThreadPoolExecutor(1) as ahead:
-            waiting = ahead.submit(prepare, 0)
-            for low in range(0, len(dataset), batch_size):
-                x = waiting.result()
-                if low + batch_size < len(dataset):
-                    waiting = ahead.submit(prepare, low + batch_size)
-                h = _encode(model, x.to(where)).numpy()
+        low = 0
+        with closing(pieces()) as made:
+            for h in made:
                 if found is None:
                     found = np.empty((len(dataset), h.shape[1]), np.float32)
                 found[low : low + len(h)] = h
+                low += len(h)
     finally:
         for part, training in modes:
             part.training = training
     return found if found is not None else np.empty((0, 0), np.float32)
+
+
+def _threads(model: nn.Module, where: torch.device) -> int:
+    """Count the threads that encode a batch each; one where torch has to divide the work itself."""
+    compiled = any("_code" in part.__dict__ for part in model.modules())
+    return compute_threads() if where.type == "cpu" and not compiled else 1

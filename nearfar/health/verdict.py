@@ -32,6 +32,7 @@ TWICE = 2.0  # which nothing is that was seen less than twice
 SOLVED = 0.99  # share of its own task that a method solves where something trivial gives the answer away
 SHORT = 100  # steps below which neither collapse nor a lack of learning is told from a start,
 SHORT_PASSES = 200  # nor below these where no image was seen twice: recorded runs so long are judged rightly
+CHECKS = 4  # health checks, with the untrained network's, from which a trend is told
 LATE, GAIN = 0.6, 0.1  # a run still improves if this last part of it brought such a share of all it gained
 
 
@@ -213,7 +214,7 @@ def _progress(lines: Sequence[Line], expects: Expects) -> Verdict:
     start, now = lines[0], lines[-1]
     earlier = [line for line in lines[1:-1] if line["step"] <= LATE * now["step"]]
     told = f"{_told(start, now, expects)}, no collapse ({now['rankme']:.0f} directions)"
-    if not earlier:
+    if not earlier or len(lines) < CHECKS:
         return Verdict("healthy", told, "only labels tell what it is good for: nearfar evaluate", bad=False)
     gained = _share(now, expects) - _share(start, expects)
     share = (_share(now, expects) - _share(earlier[-1], expects)) / gained

@@ -76,13 +76,34 @@ class AugmentationParams:
             **{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)}
         )
 
+    def mixed(self, other: AugmentationParams, rows: Any) -> AugmentationParams:
+        """Take some rows from another's draws of the same images.
+
+        Args:
+            other: of as many views.
+            rows: a slice or row numbers, of those to take from it.
+
+        Returns:
+            The draws, in the same order.
+        """
+        parts = {}
+        for field in dataclasses.fields(self):
+            parts[field.name] = getattr(self, field.name).copy()
+            parts[field.name][rows] = getattr(other, field.name)[rows]
+        return AugmentationParams(**parts)
+
 
 @dataclass(frozen=True)
 class View:
-    """One view of an image: how it is made, and its side as a share of the run's."""
+    """One view of an image: how it is made, and its side as a share of the run's.
+
+    With `alternate`, every fourth image of a batch is changed by those settings instead; the batch says which
+    in `alternates`.
+    """
 
     recipe: Views
     share: float = 1.0
+    alternate: Views | None = None
 
     def side(self, size: int) -> int:
         """Tell the side of this view, in whole pixels, where a full view's is `size`."""

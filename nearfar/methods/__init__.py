@@ -35,7 +35,14 @@ METHODS = {
     "vicreg": "VICReg",
     "swav": "SwAV",
     "dino": "DINO",
+    "lejepa": "LeJEPA",
+    "npid": "NPID",
+    "pirl": "PIRL",
+    "deep_infomax": "DeepInfoMax",
     "rotnet": "RotNet",
+    "jigsaw": "Jigsaw",
+    "relative_position": "RelativePosition",
+    "cutpaste": "CutPaste",
     "supervised": "Supervised",
 }
 """Name, which is also the file's, to the class in it."""

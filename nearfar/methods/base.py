@@ -57,7 +57,8 @@ class Method(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What a method must be given besides views: "labels" in a batch, a "teacher" when it is built, or nothing."""
+    """What a method must be given besides views: "labels" in a batch; when it is built a "teacher", or the number
+    of "images" that are trained on; or nothing."""
 
     keep: ClassVar[tuple[str, ...]] = ()
     """Names of the parts that a finished run saves with the encoder, as a head that others may learn from."""
@@ -116,6 +117,19 @@ class Method(nn.Module):
             That views of an image should be near each other, unless a method differs.
         """
         return Expects()
+
+    @classmethod
+    def fitted(cls, config: Any, views: Any) -> Any:
+        """Change the method's settings where those of the views decide.
+
+        Args:
+            config: the method's own settings.
+            views: the settings of a view, of the data's kind.
+
+        Returns:
+            The same settings, unless a method differs.
+        """
+        return config
 
     def views(self, views: Views) -> tuple[Views | View, ...]:
         """Say how each view of an image is made; one entry a view, two alike unless a method differs.

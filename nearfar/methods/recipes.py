@@ -25,6 +25,12 @@ MOCO_V2 = {
 }
 """Chen et al. 2020, MoCo v2, and He et al. 2020, MoCo, section 3.3, which SimSiam takes over."""
 
+WEAK = {"crop_min": 0.6, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
+"""Crops of most of an image, and flips; no colours."""
+
+TILES = {"crop_min": 0.6, "jitter": 0.0, "grayscale": 0.66, "blur": 0.0}
+"""VISSL's Jigsaw: weak crops, and two images of three grey, so that a lens's colour fringes tell no place."""
+
 
 def recipes(
     *,

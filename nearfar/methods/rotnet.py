@@ -35,7 +35,7 @@ from ..core import distributed
 from ..images.view_settings import Views
 from ..models import Encoder
 from .base import Batch, Expects, Loss, Method
-from .recipes import recipes
+from .recipes import WEAK, recipes
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,13 @@ class RotNet(Method):
         return {"turn_accuracy": distributed.total(watched["right"].float().mean()) / distributed.world()}
 
 
-_WEAK = {"crop_min": 0.6, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
-"""Crops and flips alone, as in the authors' code, whose crops shift CIFAR's images by up to 4 of 32 px."""
-
+# Crops as weak as the authors' for CIFAR, which shift its images by up to 4 of 32 px.
 # The authors' code for CIFAR, 128 images and thus 512 turns a step; VISSL's ResNet-50 for ImageNet.
 RotNet.recipes = recipes(
-    cpu={**_WEAK, "batch_size": 128},
-    cifar={**_WEAK, "batch_size": 128, "lr": 0.1, "lr_scaling": "fixed"},
+    cpu={**WEAK, "batch_size": 128},
+    cifar={**WEAK, "batch_size": 128, "lr": 0.1, "lr_scaling": "fixed"},
     imagenet={
-        **_WEAK,
+        **WEAK,
         "optimizer": "sgd",
         "lr": 0.1,
         "lr_scaling": "linear",

@@ -30,6 +30,7 @@ __all__ = [
     "GlobalBatchNorm",
     "Tokens",
     "encoder",
+    "finished",
     "mlp",
     "names",
     "seeded",
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation with which nothing is changed
+
+
+EVERY_SCALE = {"pool": "every_scale"}  # how an encoder of ours is built whose vectors hold every scale
 
 
 class Encoder(nn.Module):
@@ -68,7 +72,7 @@ class Encoder(nn.Module):
             stem: "small" or "standard".
             size: side of the images it was made for, if it matters to it.
             mean, std: what the network's input is less and over, a number a channel.
-            args: what else its library built it with, in plain values.
+            args: what else its library built it with, in plain values; `EVERY_SCALE` for one of ours.
         """
         super().__init__()
         self.net, self.dim, self.name, self.stem, self.size = net, dim, name, stem, size
@@ -115,16 +119,41 @@ class Encoder(nn.Module):
 
         Told for the side that the encoder was made for: maps of one place are one map.
         """
+        return feature_maps.strides(self._levels(), self.size or 224)
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """Numbers at a place, for each of `maps`; costs one image's run."""
+        return tuple(level.shape[1] for level in self._levels())
+
+    def _levels(self) -> list[Tensor]:
+        """Compute the maps of one black image, and leave no trace of it."""
         side, modes = self.size or 224, [(part, part.training) for part in self.net.modules()]
         held = next(self.net.parameters())
         self.net.eval()
         try:
             with torch.no_grad():
-                levels = self.maps(torch.zeros(1, 3, side, side, dtype=held.dtype, device=held.device))
+                return self.maps(torch.zeros(1, 3, side, side, dtype=held.dtype, device=held.device))
         finally:
             for part, training in modes:
                 part.training = training
-        return feature_maps.strides(levels, side)
+
+    def with_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encode images, and give the feature maps on the way; one pass for our own networks.
+
+        Args:
+            x: (n, 3, side, side) in [0, 1].
+
+        Returns:
+            (n, dim), as `encoder(x)` gives, and `maps`.
+
+        Raises:
+            NearfarError: the network has no feature maps.
+        """
+        if isinstance(self.net, Residual):
+            levels = self.maps(x)
+            return self.net.pooled(levels), levels
+        return self(x), self.maps(x)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """Compute a vision transformer's tokens, with the weights that `encoder(x)` uses.
@@ -197,7 +226,8 @@ def encoder(
         mean, std: what the network's input is less and over, a number a channel. By default the file's, if an
             `Encoder` wrote it; the library's own for its pretrained weights, fetched or from a file of the
             plain network; else 0 and 1.
-        args: what else timm's `create_model` takes, such as `global_pool`.
+        args: what else timm's `create_model` takes, such as `global_pool`; for one of ours `EVERY_SCALE`,
+            with which its vector goes on after the features that it is trained by.
 
     Returns:
         The encoder, in training mode.
@@ -220,8 +250,9 @@ def encoder(
         )
     with seeded(seed, "encoder", name):
         if library == "nearfar":
-            net: nn.Module = Residual(SHAPES[plain])
-            dim = SHAPES[plain].dim
+            shape, every = SHAPES[plain], (args or {}) == EVERY_SCALE
+            net: nn.Module = Residual(shape, every_scale=every)
+            dim = shape.every_dim if every else shape.dim
         elif library == "torchvision":
             net, dim = libraries.from_torchvision(plain, size, pretrained)
         else:
@@ -243,3 +274,26 @@ def encoder(
     own_mean, own_std = known or (ZERO, ONE)
     own_mean, own_std = own_mean if mean is None else mean, own_std if std is None else std
     return Encoder(net, dim, name, stem, size, own_mean, own_std, args)
+
+
+def finished(trained: Encoder) -> Encoder:
+    """Give an encoder as a finished run keeps it: our small networks with the features of every scale.
+
+    Args:
+        trained: left as it is.
+
+    Returns:
+        The same encoder, or one with the same weights whose vectors begin with the trained one's.
+    """
+    if not isinstance(trained.net, Residual) or not SHAPES[trained.name].kept_scales or trained.args:
+        return trained
+    kept = encoder(
+        trained.name,
+        stem=trained.stem,
+        size=trained.size,
+        mean=trained.mean,
+        std=trained.std,
+        args=EVERY_SCALE,
+    )
+    kept.load_state_dict(trained.state_dict())
+    return kept.train(trained.training)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,11 +26,20 @@ class Shape:
     stem: tuple[int, int, int]  # width, side and stride of the first convolution
     stages: tuple[Stage, ...]
     neck: int = 0  # width of a last 1x1 convolution, if any: more features at little cost
+    kept_scales: bool = False  # whether a finished run keeps the network with the features of every scale
 
     @property
     def dim(self) -> int:
-        """Features at the end."""
+        """Features of the last map."""
         return self.neck or self.stages[-1].width
+
+    @property
+    def every_dim(self) -> int:
+        """Means and deviations of the last map at every scale."""
+        widths = [self.stem[0]]
+        for stage in self.stages:
+            widths[len(widths) if stage.down else -1 :] = [stage.width]
+        return 2 * sum([*widths[:-1], self.dim])
 
 
 def _resnet(width: int, blocks: int) -> Shape:
@@ -39,9 +48,11 @@ def _resnet(width: int, blocks: int) -> Shape:
     return Shape((width, 3, 2), tuple(stages))
 
 
+EPSILON = 1e-6  # a deviation of 0 has no gradient
+
 SHAPES = {
     # Eight convolutions, most of the work at 8 and 4 px of a 32 px image, where a CPU is most efficient.
-    "resnet8": Shape((32, 4, 2), (Stage(64, down="pool"), Stage(128, down="pool"), Stage(128)), neck=512),
+    "resnet8": Shape((32, 4, 2), (Stage(64, down="pool"), Stage(128, down="pool"), Stage(128)), 512, True),
     "resnet10_w16": _resnet(16, 1),
     "resnet10_w32": _resnet(32, 1),
     "resnet10_w48": _resnet(48, 1),
@@ -80,15 +91,19 @@ class Block(nn.Module):
 class Residual(nn.Module):
     """A residual network without a classifier: a stem, stages of basic blocks, the mean over the plane.
 
+    With `every_scale` the vector goes on: the deviations of the last map, then means and deviations of the
+    last map before each halving, which hold colours and textures that a small network's last map has lost.
+
     Source:
         He et al. 2016, "Deep residual learning", sections 3.3 and 4.2, with the widths of `Shape`.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, every_scale: bool = False) -> None:
         """Build it with random weights.
 
         Args:
             shape: its layout.
+            every_scale: whether a vector holds the features of every scale.
         """
         super().__init__()
         width, side, stride = shape.stem
@@ -105,7 +120,7 @@ class Residual(nn.Module):
                 nn.BatchNorm2d(shape.neck),
                 nn.ReLU(inplace=True),
             ]
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks, self.every_scale = nn.Sequential(*blocks), every_scale
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -119,8 +134,19 @@ class Residual(nn.Module):
         Returns:
             (n, dim).
         """
-        y = self.blocks(F.relu(self.bn1(self.conv1(x)), inplace=True))
-        return torch.mean(y, (2, 3))
+        if not self.every_scale:
+            y = self.blocks(F.relu(self.bn1(self.conv1(x)), inplace=True))
+            return torch.mean(y, (2, 3))
+        levels: list[Tensor] = []
+        for y in self.steps(x):
+            levels[-1 if levels and levels[-1].shape[2] == y.shape[2] else len(levels) :] = [y]
+        return self.pooled(levels)
+
+    def pooled(self, levels: Sequence[Tensor]) -> Tensor:
+        """Make the vector of feature maps, (n, c, h, w) each, finest first."""
+        if not self.every_scale:
+            return torch.mean(levels[-1], (2, 3))
+        return torch.cat([part for y in levels[::-1] for part in _statistics(y)], 1)
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
         """Give what each step makes: the stem, each block, the neck's parts; the last is what is pooled.
@@ -136,3 +162,9 @@ class Residual(nn.Module):
         for block in self.blocks:
             y = block(y)
             yield y
+
+
+def _statistics(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the mean and the deviation of each channel over the plane: (n, c) each."""
+    variance, mean = torch.var_mean(y, (2, 3), correction=0)
+    return mean, (variance + EPSILON).sqrt()

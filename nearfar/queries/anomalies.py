@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.anomalies import DETECTORS as METHODS
 from ..analysis.anomalies import K, score_anomalies, score_detection
 from ..core.errors import NearfarError
 from ..training.run import Run
+from .anomaly_parts import METHOD, find_parts
 from .heatmap_files import heat
 from .listing import Listing
 from .store_access import StoreLike, check_limit, open_for_query, run_of, write_result
@@ -19,6 +21,7 @@ from .store_access import StoreLike, check_limit, open_for_query, run_of, write_
 def anomalies(
     store: StoreLike,
     *,
+    parts: bool | str = False,
     normal: str | None = None,
     anomalous: str | None = None,
     method: str = "knn",
@@ -28,6 +31,10 @@ def anomalies(
     limit: int = 100,
     save: str | None = None,
     heat_maps: str | Path | None = None,
+    bank: str | Path | None = None,
+    strides: Sequence[int] | None = None,
+    size: int | None = None,
+    truth: str | Path | None = None,
     out: str | Path | None = None,
     run: Run | str | Path | None = None,
     seed: int = 0,
@@ -37,18 +44,25 @@ def anomalies(
     Example: nearfar anomalies photos.nf --out odd.png
 
     Args:
-        store: a vector store or its address.
-        normal: a condition that normal images meet; half of them set the threshold.
+        store: a vector store or its address; with `parts` also a folder of images.
+        parts: compare parts of images instead of whole ones, by patchcore, padim, nearest or spade.
+        normal: a condition that normal images meet, half of which set the threshold; of a folder of images,
+            another folder.
         anomalous: a condition that images known to be anomalous meet, to measure how well they are found.
-        method: knn, mahalanobis or forest.
+        method: how whole images are compared: knn, mahalanobis or forest.
         k: the neighbour whose distance counts, for knn.
         fpr: false-positive rate: share of normal images that may be flagged, between 0 and 1.
         where: a condition on the images to score.
         limit: number of images to list.
         save: also write the scores to this column of the store.
         heat_maps: write heat maps of the listed images to this folder: where each is anomalous.
-        out: a .csv, .json or .png file to write; .png is a contact sheet.
-        run: the run that made the store, if it has moved; needed for heat maps only.
+        bank: a .safetensors file that keeps the patches of normal images, for `parts`; more can be added.
+        strides: strides of the feature maps used for parts, in pixels.
+        size: short side in pixels at which parts are compared; by default the images' own, up to 512.
+        truth: a folder of masks or of text files of boxes, to measure how well parts are found.
+        out: a .csv, .json or .png file to write; .png is a contact sheet. With `parts` also a folder for
+            all three and the heat maps.
+        run: the run whose encoder compares parts; of a store, the run that made it, if it has moved.
         seed: random seed.
 
     Returns:
@@ -57,6 +71,32 @@ def anomalies(
     Raises:
         NearfarError: too few images are normal, or a condition makes no sense.
     """
+    if parts:
+        if method != METHODS[0] or save is not None:
+            raise NearfarError(
+                "--method and --save are for whole images; leave them out, or leave --parts out."
+            )
+        return find_parts(
+            store,
+            method=METHOD if parts is True else parts,
+            normal=normal,
+            anomalous=anomalous,
+            condition=where,
+            truth=truth,
+            bank=bank,
+            strides=strides,
+            size=size,
+            fpr=fpr,
+            limit=limit,
+            out=out,
+            heat_maps=heat_maps,
+            run=run,
+            seed=seed,
+        )
+    given = {"bank": bank, "strides": strides, "size": size, "truth": truth}
+    for name, value in given.items():
+        if value is not None:
+            raise NearfarError(f"--{name} is for parts of images; add --parts.")
     opened, limit = open_for_query(store, out, run), check_limit(limit)
     asked, known, odd = (
         set(opened.ids(condition)) if condition or first else set[str]()

@@ -67,9 +67,12 @@ def duplicates(
         **{name: [sides[row][name] for row in found.rows] for name in own},
     }
     spare = len(listed) - int(found.keep.sum())
-    facts = {"images": len(ids), "groups": int(found.keep.sum()), "spare": spare}
+    # Also copies of one another of which neither is the image to keep.
+    known = [digest for digest in images.digests if digest]
+    exact = len(known) - len(set(known))
+    facts = {"images": len(ids), "groups": int(found.keep.sum()), "spare": spare, "exact": exact}
     lines = (
-        f"{spare:,} of {len(ids):,} images are copies, {int(found.same.sum()):,} of them byte for byte, in "
+        f"{spare:,} of {len(ids):,} images are copies, {exact:,} of them byte for byte, in "
         f"{facts['groups']:,} groups. In each group, keep the image with the most pixels, then bytes.",
     )
     if save is not None:

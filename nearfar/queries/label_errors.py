@@ -10,6 +10,7 @@ import numpy as np
 from ..analysis.label_errors import find_label_errors
 from ..core.errors import NearfarError
 from ..core.text import percent
+from .label_origin import accepted_ids, left_out_accepted
 from .listing import Listing
 from .store_access import (
     UNKNOWN,
@@ -28,6 +29,7 @@ def label_errors(
     *,
     column: str = "label",
     where: str | None = None,
+    accepted: bool = False,
     limit: int = 100,
     seed: int = 0,
     out: str | Path | None = None,
@@ -40,6 +42,7 @@ def label_errors(
         store: a vector store or its address.
         column: the column with the labels; images without a label, or alone in their class, are left out.
         where: a condition on columns, such as "site = 'A' and width >= 64".
+        accepted: also count labels that were accepted from a classifier, not only those given by people.
         limit: number of labels to list.
         seed: random seed.
         out: a .csv, .json or .png file to write; .png is a contact sheet.
@@ -53,6 +56,9 @@ def label_errors(
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
     labels, names = read_labels(opened, column, ids)
+    taken = set() if accepted else accepted_ids(opened, column)
+    by_classifier = np.array([one in taken for one in ids], bool) & (labels != UNKNOWN)
+    labels[by_classifier] = UNKNOWN
     if not (labels != UNKNOWN).any():
         raise NearfarError(
             f"no image of {opened.address} has a label in {column!r}; name another column with --column."
@@ -73,6 +79,8 @@ def label_errors(
     )
     if lone:
         lines += (left_out_sentence(lone),)
+    if by_classifier.any():
+        lines += (left_out_accepted(int(by_classifier.sum())),)
     facts = {
         "labels": len(rows),
         "estimate": found.estimate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from ..data.source import label_of
 from ..features.extract import fingerprint
 from ..models import known
 from ..stores import VectorStore, open_store
+from ..stores.set_aside import KeptImages
 from ..training.run import Run, load
 from .image_folder import store_of
 from .listing import Listing, check_name, write
@@ -25,7 +27,9 @@ UNKNOWN = -1  # the class number of a row without a label
 def open_for_query(
     store: StoreLike, out: str | Path | None = None, run: Run | str | Path | None = None
 ) -> VectorStore:
-    """Open a store, unless it is open. Refuse an output file that cannot be written, before any work.
+    """Open a store, unless it is open, without the images that were set aside.
+
+    An output file that cannot be written is refused, before any work.
 
     Args:
         store: a store or its address; or a folder of images, which is embedded first.
@@ -34,7 +38,8 @@ def open_for_query(
     """
     if out is not None:
         check_name(Path(out))
-    return open_store(store_of(store, run)) if isinstance(store, (str, Path)) else store
+    opened = open_store(store_of(store, run)) if isinstance(store, (str, Path)) else store
+    return opened if isinstance(opened, KeptImages) else cast(VectorStore, KeptImages(opened))
 
 
 def check_limit(limit: int) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from ..analysis.active_learning import ENOUGH, suggest_rows
 from ..core.errors import NearfarError
+from .label_origin import accepted_ids, left_out_accepted
 from .listing import Listing
 from .store_access import UNKNOWN, StoreLike, check_limit, open_for_query, read_labels, write_result
 
@@ -17,6 +20,7 @@ def suggest(
     column: str = "label",
     method: str = "auto",
     where: str | None = None,
+    accepted: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
 ) -> Listing:
@@ -30,6 +34,7 @@ def suggest(
         column: the column with the labels so far; it is empty where there is none yet.
         method: how to choose: auto (by the number of labels), typical, margin, k-center or random.
         where: a condition on columns, such as "site = 'A' and width >= 64".
+        accepted: also count labels that were accepted from a classifier, not only those given by people.
         seed: random seed.
         out: a .csv, .json or .png file to write; .png is a contact sheet.
 
@@ -41,16 +46,21 @@ def suggest(
     """
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
+    taken = set() if accepted else accepted_ids(opened, column)
+    kept = np.array([one not in taken for one in ids], bool)
+    ids, x = [one for one in ids if one not in taken], x[kept]
     if not ids:
         raise NearfarError(f"{opened.address} has no image that meets --where; change the condition.")
     labels, names = read_labels(opened, column, ids)
     found = suggest_rows(x, labels, check_limit(limit), method=method, seed=seed)
     known = int((labels != UNKNOWN).sum())
     switch = ENOUGH * max(2, len(names))
-    lines = (
+    lines: tuple[str, ...] = (
         f"{known:,} of {len(ids):,} images have a label, of {len(names)} classes. These were chosen by "
         f"--method {found.method}; auto chooses by margin from {ENOUGH} labels a class ({switch:,} here).",
     )
+    if not kept.all():
+        lines += (left_out_accepted(int((~kept).sum())),)
     chosen = tuple(ids[row] for row in found.rows)
     facts = {"labels": known, "images": len(ids), "method": found.method}
     columns = {"rank": list(range(1, len(chosen) + 1))}

@@ -270,9 +270,11 @@ def _good(scores: scoring.Scores | None) -> str:
 
 
 def _fails(scores: scoring.Scores | None) -> str:
-    found = scoring.confusion(scores) if scores else None
+    quoted = scoring.main(scores) if scores else None
+    found = scoring.confusion(scores, quoted[0] if quoted else "") if scores else None
     wrong = scoring.mistakes(found[1], found[2], 3) if found else []
     if not wrong:
         return "See the least similar neighbours and the least typical images."
     listed = ", ".join(f"{true} for {answer} ({scoring.percent(share)})" for true, answer, _, share in wrong)
-    return f"Most often it confuses {listed}."
+    how = found[0] if found else ""
+    return f"By {how}, it most often takes {listed}."

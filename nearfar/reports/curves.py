@@ -27,6 +27,7 @@ HEALTH = {
     "spread": ("Spread", False, "How far features deviate from one another; 1 is even, 0 a collapse."),
     "alpha_req": ("alpha-ReQ", False, "How fast the spectrum falls; far above 1, few directions matter."),
 }  # fmt: skip
+UNLIKE = 3  # times that one run is longer than another, from which they share no axis of epochs
 SHOWN = ("rankme", "contrastive_accuracy", "agreement", "uniformity", "alignment", "spread")
 
 
@@ -38,6 +39,7 @@ class TrainingCurves:
     log: Sequence[Mapping[str, Any]]
     health: Sequence[Mapping[str, Any]]
     steps_an_epoch: int
+    steps: int = 0  # that it had in all
 
     @classmethod
     def of(cls, run: Run, name: str) -> TrainingCurves:
@@ -48,19 +50,36 @@ class TrainingCurves:
             name: what the report calls it.
         """
         steps = int(run.config["data"]["images"]) // int(run.config["training"]["batch_size"])
-        return cls(name, run.log(), run.health(), max(1, steps))
+        return cls(name, run.log(), run.health(), max(1, steps), int(run.provenance.get("steps") or 0))
 
-    def points(self, lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-        """Give a figure's epochs and values, leaving out what is no number."""
+    def points(
+        self, lines: Sequence[Mapping[str, Any]], key: str, share: bool = False
+    ) -> tuple[list[float], list[float]]:
+        """Give a figure's epochs and values, leaving out what is no number.
+
+        Args:
+            lines: of a log.
+            key: the figure.
+            share: give the share of the run's own length, in per cent, instead of epochs.
+        """
         known = [line for line in lines if isinstance(line.get(key), (int, float))]
-        return [line["step"] / self.steps_an_epoch for line in known], [float(line[key]) for line in known]
+        unit = self.steps / 100 if share and self.steps else self.steps_an_epoch
+        return [line["step"] / unit for line in known], [float(line[key]) for line in known]
+
+
+def _axis(runs: Sequence[TrainingCurves]) -> tuple[bool, str]:
+    """Choose what curves are drawn over: runs of unlike length over the share of each one's own length."""
+    lengths = [one.steps / one.steps_an_epoch for one in runs]
+    share = min(lengths) > 0 and max(lengths) > UNLIKE * min(lengths)
+    return share, "% of each run's length" if share else "epochs"
 
 
 def losses(runs: Sequence[TrainingCurves], key: Sequence[str] = ()) -> Plots | Note:
     """Draw the loss of every run, and its learning rate; `key` names the runs, if several."""
+    share, axis = _axis(runs)
     lines, ends = [], []
     for number, one in enumerate(runs):
-        x, y = one.points(one.log, "loss")
+        x, y = one.points(one.log, "loss", share)
         if not y:
             continue
         even = smooth(y)
@@ -71,13 +90,11 @@ def losses(runs: Sequence[TrainingCurves], key: Sequence[str] = ()) -> Plots | N
     fell = " and ".join(f"from {first:.3g} to {last:.3g}" for first, last in ends[:1])
     says = "A curve still steep at its end needs a longer run; one that never falls, another learning rate."
     says = f"It went {fell}. {says}" if len(runs) == 1 else says
-    plots = [Plot(curves("loss", f"Loss over epochs, {fell}", lines, x="epochs"), "Loss", says)]
+    plots = [Plot(curves("loss", f"Loss over {axis}, {fell}", lines, x=axis), "Loss", says)]
     if any("lr" in line for one in runs for line in one.log):
-        rates = [Line(*one.points(one.log, "lr"), n) for n, one in enumerate(runs)]
+        rates = [Line(*one.points(one.log, "lr", share), n) for n, one in enumerate(runs)]
         says = "The learning rate rises while warming up and then falls to 0."
-        plots.append(
-            Plot(curves("lr", "Learning rate over epochs", rates, x="epochs"), "Learning rate", says)
-        )
+        plots.append(Plot(curves("lr", f"Learning rate over {axis}", rates, x=axis), "Learning rate", says))
     return Plots(plots, key)
 
 
@@ -85,14 +102,15 @@ def health(runs: Sequence[TrainingCurves]) -> Plots | Note:
     """Draw the figures of health of every run."""
     if not any(one.health for one in runs):
         return Note("No health was measured while training (--health-checks 0, or an older run).")
+    share, axis = _axis(runs)
     plots = []
     for key in SHOWN:
         title, percent, says = HEALTH[key]
-        lines = [Line(*one.points(one.health, key), n) for n, one in enumerate(runs)]
+        lines = [Line(*one.points(one.health, key, share), n) for n, one in enumerate(runs)]
         lines = [line for line in lines if line.y]
         if lines:
-            alt = f"{title} over epochs, at the end {', '.join(f'{line.y[-1]:.3g}' for line in lines)}"
-            svg = curves(f"health-{key.replace('_', '-')}", alt, lines, x="epochs", percent=percent)
+            alt = f"{title} over {axis}, at the end {', '.join(f'{line.y[-1]:.3g}' for line in lines)}"
+            svg = curves(f"health-{key.replace('_', '-')}", alt, lines, x=axis, percent=percent)
             plots.append(Plot(svg, title, says))
     return Plots(plots)
 

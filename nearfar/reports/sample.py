@@ -127,7 +127,7 @@ def sample_run(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> 
         NearfarError: they are not there.
     """
     facts: Mapping[str, Any] = run.config["data"]
-    place = data if data is not None else run.config["asked"].get("data")
+    place = data if data is not None else facts.get("path") or run.config["asked"].get("data")
     if place is None:
         raise NearfarError(
             "the run was trained on an array, which is not in a file; give its images with --data."

@@ -177,7 +177,8 @@ def _few_labels(runs: Mapping[str, Scores]) -> list[Any]:
             )
         made.append(Plots(plots))
         sentence = found.get("efficiency", {}).get("sentence")
-        made += [Note(str(sentence))] if sentence else []
+        before = f"{run}: " if len(runs) > 1 else ""
+        made += [Note(f"{before}{sentence}")] if sentence else []
     return made
 
 
@@ -213,9 +214,15 @@ def _leaks(scores: Scores) -> list[Any]:
     return made
 
 
-def confusion(scores: Scores) -> tuple[str, list[str], Matrix] | None:
-    """Give the confusion that mistakes are told from, the last classifier's: title, classes, counts."""
+def confusion(scores: Scores, key: str = "") -> tuple[str, list[str], Matrix] | None:
+    """Give the confusion that mistakes are told from: title, classes, counts.
+
+    Args:
+        scores: the evaluation.
+        key: of the classifier; if it has none, or none is named, the last one's.
+    """
     keys = [key for key in classifiers(scores) if "confusion" in scores[key].get("encoder", {})]
+    keys += [key] * (key in keys)
     if not keys:
         return None
     encoder = scores[keys[-1]]["encoder"]

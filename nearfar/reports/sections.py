@@ -119,12 +119,29 @@ def _distinct(subjects: Sequence[Subject]) -> list[Subject]:
     return [subject for subject in subjects if subject in first.values()]
 
 
+def _shared(subjects: Sequence[Subject], kept: Sequence[Subject]) -> list[Note]:
+    """Say whose images are shown, where some runs learnt from the same ones."""
+    if len(kept) == len(subjects):
+        return []
+    made = []
+    for one in kept:
+        prints = one.run.config["data"]["fingerprint"]
+        names = [item.name for item in subjects if item.run.config["data"]["fingerprint"] == prints]
+        if len(names) > 1:
+            made.append(Note(f"{' and '.join(names)} learnt from the same images, shown once."))
+    return made
+
+
 def _data(subjects: Sequence[Subject]) -> Section:
     def one(subject: Subject) -> Blocks:
         return cards.data(subject.run, subject.sampled, subject.rejected)
 
     kept = _distinct(subjects)
-    blocks = [*_each(kept, one), *_with_images(kept, lambda sampled, _: [galleries.sample(sampled)])]
+    blocks = [
+        *_shared(subjects, kept),
+        *_each(kept, one),
+        *_with_images(kept, lambda sampled, _: [galleries.sample(sampled)]),
+    ]
     return Section("data", "The images", "The training images, without labels.", blocks)
 
 
@@ -218,7 +235,7 @@ def _duplicates(subjects: Sequence[Subject]) -> Section:
     lead = "Duplicates and near-duplicates: across training and test set they inflate every score."
     kept = _distinct(subjects)
     made = _with_images(kept, lambda sampled, _: galleries.duplicates(sampled))
-    return Section("duplicates", "Near-duplicates", lead, made)
+    return Section("duplicates", "Near-duplicates", lead, [*_shared(subjects, kept), *made])
 
 
 def _cost(subjects: Sequence[Subject]) -> Section:

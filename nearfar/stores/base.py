@@ -168,6 +168,26 @@ class VectorStore(Protocol):
             NearfarError: the name or a value does not fit.
         """
 
+    def update_columns(self, values: Mapping[str, Mapping[str, Value]]) -> None:
+        """Set several columns of the same rows at once: all of it is there in the end, or nothing.
+
+        Args:
+            values: column to id to value, as `update` takes them; each column names the same ids.
+
+        Raises:
+            NearfarError: a name or a value does not fit.
+        """
+
+    def notes(self, column: str) -> dict[str, Any]:
+        """Read what was noted about a column; empty where nothing was, or there is no such column."""
+
+    def set_notes(self, column: str, notes: Mapping[str, Any]) -> None:
+        """Note something about a column, in plain values, in place of earlier notes.
+
+        Raises:
+            NearfarError: there is no such column.
+        """
+
     def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
         """Delete the rows that are among `ids` and meet the condition; one of the two has to be given.
 

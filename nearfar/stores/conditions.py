@@ -11,6 +11,7 @@ below. Text in other words cannot become a command.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -174,6 +175,8 @@ class _Reader:
         if wanted == "number" and found == "number":
             if text.lstrip("+-").isdigit() and abs(int(text)) > EXACT:
                 self.fail(f"{column} is a number, and {text} is too long to be held exactly")
+            if not math.isfinite(float(text)):
+                self.fail(f"{text} is larger than any number that {column} can hold")
             return float(text)
         if wanted == "flag" and found in ("true", "false"):
             return found == "true"

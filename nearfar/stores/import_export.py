@@ -39,12 +39,16 @@ def _suffix(path: Path, flag: str) -> str:
     return path.suffix.lower()
 
 
-def export(store: VectorStore, path: str | Path) -> int:
+def export(
+    store: VectorStore, path: str | Path, ids: Sequence[str] | None = None, vectors: bool = True
+) -> int:
     """Write a store's rows to a file, sorted by id; an old file is replaced in one move.
 
     Args:
         store: the rows.
         path: a .parquet, .npz or .csv file.
+        ids: the rows wanted, in this order; default all.
+        vectors: whether a .csv has the vectors; the others always have them.
 
     Returns:
         How many rows were written.
@@ -53,10 +57,13 @@ def export(store: VectorStore, path: str | Path) -> int:
         NearfarError: the name is wrong, or the place cannot be written.
     """
     file = Path(path)
-    write = {".parquet": _to_parquet, ".npz": _to_npz, ".csv": _to_csv}[_suffix(file, "--export")]
+    suffix = _suffix(file, "--export")
     facts = json.dumps({**store.info.to_json(), "columns": store.columns}, ensure_ascii=False)
-    ids = store.ids()
-    write(store, ids, file, facts)
+    ids = store.ids() if ids is None else ids
+    if suffix == ".csv":
+        _to_csv(store, ids, file, facts if vectors else "")
+    else:
+        {".parquet": _to_parquet, ".npz": _to_npz}[suffix](store, ids, file, facts)
     return len(ids)
 
 
@@ -102,17 +109,19 @@ def _to_npz(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
 
 
 def _to_csv(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> None:
-    names = list(store.columns)
-    with atomic_write(path.with_suffix(".json")) as file:
-        file.write(facts.encode() + b"\n")
+    """Write a table; with `facts` also the vectors, and next to it whose they are."""
+    names, dim = list(store.columns), store.info.dim if facts else 0
+    if facts:
+        with atomic_write(path.with_suffix(".json")) as file:
+            file.write(facts.encode() + b"\n")
     with atomic_write(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text)
-        writer.writerow([*names, *(f"v{at}" for at in range(store.info.dim))])
+        writer.writerow([*names, *(f"v{at}" for at in range(dim))])
         for some in _parts(ids):
             table = store.rows(ids=some)
             columns = [_words(table[name].to_pylist()) for name in names]
-            vectors = store.vectors(ids=some)[1]
+            vectors = store.vectors(ids=some)[1] if facts else np.empty((len(some), 0), np.float32)
             writer.writerows([*row, *map(str, v)] for *row, v in zip(*columns, vectors, strict=True))
         text.flush()
         text.detach()

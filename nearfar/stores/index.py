@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
 
+from ..core import locks
 from ..core.errors import NearfarError
 from ..features.knn import unit
 from . import snapshot
@@ -126,7 +126,7 @@ class Index:
             )
             if state is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                with FileLock(self._folder / ".lock"):  # another process may just have made it
+                with locks.hold(self._folder / ".lock", wait=True):  # another process may just have made it
                     state = self._joined(version, snapshot.load(self._folder, self._dim), graph)
                     state = state or self._rebuilt(graph)
             self._state = state

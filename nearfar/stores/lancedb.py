@@ -27,6 +27,7 @@ _NAMED = 2000  # ids that a filter names; of more, all are read and picked from
 _KEPT = timedelta(hours=1)  # how long old versions stay for those who are reading them
 _PRIMARY = {"lance-schema:unenforced-primary-key:position": "1"}  # two inserts of one id then conflict
 _CONTENDED = ("conflict", "concurrent", "already exists")  # words in the complaints of a commit that lost
+_NOTES = b"nearfar"  # the key of a column's metadata that holds its notes
 T = TypeVar("T")
 
 
@@ -255,15 +256,35 @@ class LanceStore:
 
     def update(self, column: str, values: Mapping[str, Value]) -> None:
         """Set one column of some rows; a column that is new is added."""
+        self.update_columns({column: values})
+
+    def update_columns(self, values: Mapping[str, Mapping[str, Value]]) -> None:
+        """Set several columns of the same rows at once."""
         import pyarrow as pa
 
         columns, fixed = self.columns, self.info.fixed
-        kind = schema.check_update(column, list(values.values()), columns, fixed)
-        self._add({} if column in columns else {column: kind})
-        if values:
-            type_ = schema.arrow_type(column, kind, fixed)
-            made = {"id": list(values), column: pa.array(values.values(), type_)}
+        kinds = schema.check_updates(values, columns, fixed)
+        self._add({name: kind for name, kind in kinds.items() if name not in columns})
+        ids = list(next(iter(values.values()), {}))
+        if ids:
+            made = {"id": ids} | {
+                name: pa.array([some[one] for one in ids], schema.arrow_type(name, kinds[name], fixed))
+                for name, some in values.items()
+            }
             self._commit(lambda: self._merge(self._typed(pa.table(made)), True, False))
+
+    def notes(self, column: str) -> dict[str, Any]:
+        """Read what was noted about a column."""
+        if column not in self.columns:
+            return {}
+        said = (self._table.schema.field(column).metadata or {}).get(_NOTES)
+        return dict(json.loads(said)) if said else {}
+
+    def set_notes(self, column: str, notes: Mapping[str, Any]) -> None:
+        """Note something about a column."""
+        schema.wanted([column], self.columns)
+        said = {"path": column, "metadata": {_NOTES.decode(): json.dumps(dict(notes))}}
+        self._commit(lambda: self._table.update_field_metadata(said))
 
     def _add(self, columns: Mapping[str, str]) -> None:
         """Add columns that are not there."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import NearfarError
 from . import import_export
 from .columns import read_columns
 from .open import open_store
@@ -57,6 +58,7 @@ def store(
     delete: str | None = None,
     compact: bool = False,
     export_file: str | Path | None = None,
+    where: str | None = None,
 ) -> Summary:
     """Inspect and maintain a vector store; actions run in the order listed.
 
@@ -69,6 +71,7 @@ def store(
         delete: delete the images that meet a condition, such as "label = 'cat' and width < 64".
         compact: reclaim the disk space of deleted rows.
         export_file: write all rows to a .parquet, .npz or .csv file.
+        where: with --export: only the images that meet a condition, such as "set_aside is null".
 
     Returns:
         What is in it.
@@ -77,6 +80,8 @@ def store(
         NearfarError: there is no store, or something asked for cannot be done.
     """
     done = []
+    if where is not None and export_file is None:
+        raise NearfarError("--where says which images --export writes; give both, or see nearfar search.")
     if import_file is not None:
         found, count = import_export.import_file(address, import_file)
         done.append(f"imported {count:,} rows from {import_file}")
@@ -90,7 +95,8 @@ def store(
         found.compact()
         done.append("compacted")
     if export_file is not None:
-        done.append(f"exported {import_export.export(found, export_file):,} rows to {export_file}")
+        ids = None if where is None else found.ids(where)
+        done.append(f"exported {import_export.export(found, export_file, ids):,} rows to {export_file}")
     info = found.info
     return Summary(
         found.address, len(found), info.dim, info.run, info.encoder, found.version, found.columns, tuple(done)

@@ -140,6 +140,10 @@ class Server:
         with self.transaction() as connection:
             return list(connection.run(text, **values) or [])
 
+    def literal(self, text: str) -> str:
+        """Write a text as SQL, for the statements that bind no values."""
+        return str(self._driver.literal(text))
+
     def vacuum(self, table: str) -> None:
         """Reclaim the space of deleted rows; this can be part of no transaction."""
         with self._lock:

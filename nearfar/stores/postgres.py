@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -221,17 +222,45 @@ class PostgresStore:
 
     def update(self, column: str, values: Mapping[str, Value]) -> None:
         """Set one column of some rows; a column that is new is added."""
+        self.update_columns({column: values})
+
+    def update_columns(self, values: Mapping[str, Mapping[str, Value]]) -> None:
+        """Set several columns of the same rows at once."""
         known = self.columns
-        kind = schema.check_update(column, list(values.values()), known, self.info.fixed)
+        kinds = schema.check_updates(values, known, self.info.fixed)
         with self._server.transaction() as connection:
             self._changing(connection)
-            self._add(connection, {} if column in known else {column: kind})
-            connection.run(
-                f'update {self._table} t set "{column}" = n.value from unnest(cast(:ids as text[]), '
-                f"cast(:given as {_type(column, kind, self.info.fixed)}[])) n(id, value) where t.id = n.id",
-                ids=list(values),
-                given=[float(v) if kind == "number" and v is not None else v for v in values.values()],
-            )
+            self._add(connection, {name: kind for name, kind in kinds.items() if name not in known})
+            for column, some in values.items():
+                kind = kinds[column]
+                connection.run(
+                    f'update {self._table} t set "{column}" = n.value from unnest(cast(:ids as text[]), '
+                    f"cast(:given as {_type(column, kind, self.info.fixed)}[])) n(id, value) "
+                    "where t.id = n.id",
+                    ids=list(some),
+                    given=[float(v) if kind == "number" and v is not None else v for v in some.values()],
+                )
+
+    def notes(self, column: str) -> dict[str, Any]:
+        """Read what was noted about a column."""
+        found = self._server.run(
+            "select col_description(attrelid, attnum) from pg_attribute "
+            "where attrelid = to_regclass(:table) and attname = :column and not attisdropped",
+            table=self._table,
+            column=column,
+        )
+        with suppress(ValueError):
+            said = json.loads(found[0][0]) if found and found[0][0] else {}
+            return said if isinstance(said, dict) else {}
+        return {}  # a comment of the owner's own
+
+    def set_notes(self, column: str, notes: Mapping[str, Any]) -> None:
+        """Note something about a column."""
+        schema.wanted([column], self.columns)
+        text = self._server.literal(json.dumps(dict(notes)))
+        with self._server.transaction() as connection:
+            self._changing(connection)
+            connection.run(f'comment on column {self._table}."{column}" is {text}')
 
     def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
         """Delete the rows that are among `ids` and meet the condition."""

@@ -266,6 +266,24 @@ def check_there(ids: Sequence[str], known: Container[str]) -> None:
             raise NearfarError(f"there is no image {name!r} in the store; ids are paths below its folder.")
 
 
+def check_updates(
+    values: Mapping[str, Mapping[str, Value]], columns: Mapping[str, str], fixed: Container[str] = FIXED
+) -> dict[str, str]:
+    """Say of which kinds the values of several columns are that may be set.
+
+    Args:
+        values: column to id to value; each column names the same ids.
+        columns: those there are, and their kinds.
+        fixed: those that the store has from the start.
+
+    Raises:
+        NearfarError: as `check_update`, or the columns name different ids.
+    """
+    if len({frozenset(some) for some in values.values()}) > 1:
+        raise NearfarError("the columns to set name different ids; give each the same ones.")
+    return {name: check_update(name, list(some.values()), columns, fixed) for name, some in values.items()}
+
+
 def check_update(
     column: str, values: Sequence[Value], columns: Mapping[str, str], fixed: Container[str] = FIXED
 ) -> str:

@@ -24,7 +24,7 @@ from .plan import epochs, plan_run
 from .precision import gains_from_bfloat16
 from .schedule import TimeBudget, measuring
 from .settings import Training
-from .setup import views_dtype
+from .setup import training_threads, views_dtype, with_threads
 
 DECODING = 2.0  # seconds that images are decoded for, to find broken ones
 TIMING = 3.0  # seconds that training steps are timed for
@@ -160,7 +160,7 @@ def _propose(
     plan = plan_run(wanted, usable, classes)
     training = plan.config.training
     sample = _Sample(source, plan.config, plan.images)
-    module = resolve.build_method(plan.config).to(device).to(memory_format=torch.channels_last)
+    module = resolve.build_method(plan.config, plan.images).to(device).to(memory_format=torch.channels_last)
 
     def opened(precision: str) -> loader.DataLoader:
         return loader.DataLoader(
@@ -190,6 +190,7 @@ def _propose(
             device=device,
             precision=precision,
             chunk=training.micro_batch and max(1, training.micro_batch // distributed.world()),
+            threads=training_threads(module, with_threads(training, device), device),
             seconds=TIMING,
         )
     finally:

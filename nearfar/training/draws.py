@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core import distributed, rng
+
+
+def _seed(key: int, rank: int, *names: int | str) -> int:
+    return rng.fold(key, "step", rank, *names) >> 1
 
 
 @contextmanager
@@ -19,7 +26,7 @@ def named_draws(key: int, *names: int | str, device: torch.device) -> Iterator[N
         names: what is drawn, if there is more than one draw a step; the process's number is added.
         device: where the network is.
     """
-    seed = rng.fold(key, "step", distributed.rank(), *names) >> 1
+    seed = _seed(key, distributed.rank(), *names)
     cpu = torch.default_generator
     before = cpu.get_state()
     there: torch.Tensor | None = None
@@ -40,3 +47,44 @@ def named_draws(key: int, *names: int | str, device: torch.device) -> Iterator[N
             torch.cuda.set_rng_state(there, device)
         elif there is not None:
             torch.mps.set_rng_state(there)
+
+
+class ThreadDraws(TorchDispatchMode):
+    """`named_draws` for one of several threads of a CPU: its draws are its own, whatever the others draw.
+
+    torch's operations draw from one generator, which all threads share. Each operation that draws is
+    therefore given this thread's state of it, under a lock.
+    """
+
+    _lock = threading.Lock()
+
+    def __init__(self, key: int, rank: int, *names: int | str) -> None:
+        """Name the draws.
+
+        Args:
+            key: of the batch.
+            rank: takes the place of the process's number; the numbers of all threads of all processes differ.
+            names: as for `named_draws`.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.state = torch.Generator().manual_seed(_seed(key, rank, *names)).get_state()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run an operation."""
+        if torch.Tag.nondeterministic_seeded not in func.tags:  # type: ignore[attr-defined]
+            return func(*args, **(kwargs or {}))
+        generator = torch.default_generator
+        with self._lock:
+            before = generator.get_state()
+            generator.set_state(self.state)
+            try:
+                return func(*args, **(kwargs or {}))
+            finally:
+                self.state = generator.get_state()
+                generator.set_state(before)

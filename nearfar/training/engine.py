@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,9 +22,8 @@ from ..methods.base import Loss, Method
 from . import grad_cache, optim
 from .draws import named_draws
 from .parallel import average_gradients, parallelise
+from .replicas import Replicas
 from .schedule import StepPlan, TimeBudget
-
-LOOKS = 50  # times a run compares its pace with its time budget
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,21 @@ class Step:
         return self.number >= self.plan.steps
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: str, *, cache: bool = True) -> torch.autocast:
     """Choose the arithmetic of the network.
 
     Args:
         device: where it runs.
         precision: "float32" or "bfloat16".
+        cache: whether weights are converted once in the context; all threads have one cache, so several
+            threads need False.
 
     Returns:
         A context to run the network in.
     """
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    return torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=cache
+    )
 
 
 def train(
@@ -68,6 +72,7 @@ def train(
     device: torch.device,
     precision: str = "float32",
     chunk: int | None = None,
+    threads: int = 1,
     start: int = 0,
     clock: TimeBudget | None = None,
 ) -> Iterator[Step]:
@@ -83,6 +88,8 @@ def train(
         device: where the method is.
         precision: of the network, "float32" or "bfloat16".
         chunk: images in memory at a time, a process; None for all.
+        threads: of a CPU, each of which computes a share of the batch; 1 leaves it to torch to divide
+            operations among its threads.
         start: steps done before.
         clock: a time budget that may correct the plan.
 
@@ -90,36 +97,44 @@ def train(
         One `Step` a step, after the weights have changed.
     """
     method.train()
-    whole = parallelise(method, "ddp" if chunk is None else "none")
-    cast = autocast(device, precision)
+    replicas = Replicas(method, threads)
+    direct = chunk is None and threads == 1
+    # Batch norm counts over a share, which is a thread's; if a process has one, over those of all processes.
+    whole = parallelise(method, "ddp" if direct else "none") if threads == 1 else method
     number = start
-    look = max(1, plan.steps // LOOKS)
-    for batch in feed:
-        now = lr * optim.factor(plan.progress(number + 0.5), warmup)  # mid-step: neither end is wasted
-        for group in optimizer.param_groups:
-            group["lr"] = (lr if group.get("constant_lr") else now) * group.get("lr_scale", 1.0)
-        batch = batch.to(device, non_blocking=True)
-        optimizer.zero_grad(set_to_none=True)
-        if chunk is None:
-            with named_draws(batch.key, device=device), cast:
-                found: Loss = whole(batch)
-            loss = found.total
-            loss.backward()
-        else:
-            found = grad_cache.backward(method, batch, chunk, cast)
-            loss = found.total
-            average_gradients(method)
-        optimizer.step()
-        number += 1
-        terms, watched = ({name: x.detach() for name, x in some.items()} for some in found)
-        method.after_step(plan.progress(number), watched)
-        if clock is not None and number % look == 0 and number < plan.steps:
-            total = distributed.same(clock.steps_fitting(number, plan) if distributed.first() else None)
-            if total is not None:
-                plan = plan.corrected(number, total)
-        yield Step(number, plan, loss.detach(), terms, watched, now, feed.waited)
-        if number >= plan.steps:
-            return
+    look = TimeBudget.next_look(start, plan)
+    try:
+        for batch in feed:
+            now = lr * optim.factor(plan.progress(number + 0.5), warmup)  # mid-step: neither end is wasted
+            for group in optimizer.param_groups:
+                group["lr"] = (lr if group.get("constant_lr") else now) * group.get("lr_scale", 1.0)
+            batch = batch.to(device, non_blocking=True)
+            with replicas.step():
+                optimizer.zero_grad(set_to_none=True)
+                if direct:
+                    with named_draws(batch.key, device=device), autocast(device, precision):
+                        found: Loss = whole(batch)
+                    loss = found.total
+                    loss.backward()
+                else:
+                    cast = partial(autocast, device, precision, cache=threads == 1)
+                    found = grad_cache.backward(replicas, batch, chunk, cast)
+                    loss = found.total
+                    average_gradients(method)
+                optim.step(optimizer, replicas.run_all)
+                number += 1
+                terms, watched = ({name: x.detach() for name, x in some.items()} for some in found)
+                method.after_step(plan.progress(number), watched)
+            if clock is not None and look <= number < plan.steps:
+                total = distributed.same(clock.steps_fitting(number, plan) if distributed.first() else None)
+                if total is not None:
+                    plan = plan.corrected(number, total)
+                look = TimeBudget.next_look(number, plan)
+            yield Step(number, plan, loss.detach(), terms, watched, now, feed.waited)
+            if number >= plan.steps:
+                return
+    finally:
+        replicas.close()
 
 
 def synchronise(device: torch.device) -> None:
@@ -142,12 +157,13 @@ def seconds_a_step(
     device: torch.device,
     precision: str,
     chunk: int | None,
+    threads: int = 1,
     seconds: float = 4.0,
 ) -> float:
     """Measure the pace of training on real data, and leave no trace of it in the weights.
 
     Args:
-        method, feed, optimizer, device, precision, chunk: as in `train`.
+        method, feed, optimizer, device, precision, chunk, threads: as in `train`.
         seconds: to measure for, about; at least one step is timed, after two that warm up, or one that is
             slow.
 
@@ -168,6 +184,7 @@ def seconds_a_step(
         device=device,
         precision=precision,
         chunk=chunk,
+        threads=threads,
     ):
         now = time.perf_counter()
         if not warm:

@@ -1,30 +1,44 @@
-"""Large batches in little memory: the gradient of the full-batch loss, computed one chunk at a time.
+"""The gradient of the whole batch's loss, found a part of the batch at a time.
 
-Two passes (Gao, Zhang, Han and Callan 2021, "Scaling Deep Contrastive Learning Batch Size under Memory
-Limited Setup"): embed every chunk without a graph; take the loss and its gradient at the embeddings;
-embed every chunk again, and send its part of that gradient back. Equal to the direct gradient for an
-encoder without batch norm; with batch norm, each chunk is normalised by its own statistics.
+The loss and its gradient at the embeddings are taken of all rows; each part of the batch then gets its share
+of that gradient and sends it back through the network. Parts are computed at the same time, by the threads of
+`Replicas`, or one after the other in little memory. The second way takes two passes (Gao, Zhang, Han and
+Callan 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"): every part is
+embedded without a graph, and again for the gradient. Both are equal to the direct gradient for an encoder
+without batch norm; with batch norm, each part is normalised by its own statistics.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
+from ..core import distributed
 from ..core.errors import NearfarError
 from ..data.batch import Batch, leaves, tree_map
-from ..methods.base import Loss, Method
-from .draws import named_draws
+from ..methods.base import Loss
+from .draws import ThreadDraws, named_draws
+from .replicas import Replicas
+
+Embedded = tuple[object, ...]
 
 
-def backward(method: Method, batch: Batch, chunk: int, cast: torch.autocast) -> Loss:
-    """Leave the gradient of the whole batch's loss in the parameters, with a chunk in memory at a time.
+def backward(
+    replicas: Replicas,
+    batch: Batch,
+    chunk: int | None,
+    cast: Callable[[], AbstractContextManager[object]],
+) -> Loss:
+    """Leave the gradient of the whole batch's loss in the method's parameters.
 
     Args:
-        method: one that has `embed` and `loss`.
+        replicas: of a method that has `embed` and `loss`.
         batch: this process's share of the batch.
-        chunk: images in memory at a time.
-        cast: the precision to embed in.
+        chunk: images in memory at a time, of all replicas together; None for all.
+        cast: gives the precision to embed in, a new context for each thread.
 
     Returns:
         The loss's terms and what is watched, detached.
@@ -32,43 +46,74 @@ def backward(method: Method, batch: Batch, chunk: int, cast: torch.autocast) -> 
     Raises:
         NearfarError: the method cannot be cut into an embedding and a loss.
     """
+    method = replicas.method
     device = next(method.parameters()).device
-    slices = [slice(start, start + chunk) for start in range(0, len(batch), chunk)]
+    own = max(1, (chunk or len(batch)) // replicas.count)
+    parts = [
+        [slice(at, min(at + own, share.stop)) for at in range(share.start, share.stop, own)]
+        if chunk is not None
+        else [share]
+        for share in replicas.shares(len(batch))
+    ]
+    once = all(len(some) == 1 for some in parts)  # all is in memory, so the graphs can wait for the gradient
+    rank = distributed.rank() * replicas.count
 
-    def embed(part: slice) -> tuple[object, ...]:
-        # By name, so that the second pass draws what the first one drew.
-        with named_draws(batch.key, "embed", part.start, device=device), cast:
-            return method.embed(batch.part(part))
+    def embed(number: int, part: slice) -> Embedded:
+        # By name, so that a second pass draws what the first one drew.
+        names = () if chunk is None else ("embed", part.start - parts[number][0].start)
+        drawn: AbstractContextManager[object]
+        if replicas.count == 1:
+            drawn = named_draws(batch.key, *names, device=device)
+        else:
+            drawn = ThreadDraws(batch.key, rank + number, *names)
+        with drawn, cast():
+            return replicas.modules[number].embed(batch.part(part))
 
-    buffers = {name: buffer.clone() for name, buffer in method.named_buffers()}
+    def first(number: int) -> list[Embedded]:
+        with torch.set_grad_enabled(once):
+            return [embed(number, part) for part in parts[number]]
+
+    def second(number: int) -> None:
+        for part, kept in zip(parts[number], embedded[number], strict=True):
+            outputs: list[Tensor] = list(leaves(kept if once else embed(number, part)))
+            pulls = {
+                outputs[place]: grad[part].to(outputs[place].dtype)
+                for place, grad in zip(learnt, grads, strict=True)
+                if grad is not None and outputs[place].requires_grad
+            }
+            torch.autograd.backward(list(pulls), list(pulls.values()))
+
+    replicas.begin()
+    before = [] if once else [[x.clone() for x in module.buffers()] for module in replicas.modules]
     try:
-        with torch.no_grad():
-            embedded = [embed(part) for part in slices]
+        with local(replicas):
+            embedded = replicas.run(first)
     except NotImplementedError:
         name = type(method).__name__
         raise NearfarError(
             f"{name} cannot work in chunks; leave --micro-batch out, or choose --method simclr."
         ) from None
     # The second pass updates running statistics again: start it from where the first one started.
-    for name, buffer in method.named_buffers():
-        buffer.copy_(buffers[name])
+    for module, values in zip(replicas.modules, before, strict=False):
+        for buffer, value in zip(module.buffers(), values, strict=True):
+            buffer.copy_(value)
 
-    whole = [torch.cat(parts).detach() for parts in zip(*map(leaves, embedded), strict=True)]
+    rows = [leaves(some) for own_parts in embedded for some in own_parts]
+    whole = [torch.cat(pieces).detach() for pieces in zip(*rows, strict=True)]
     learnt = [place for place, z in enumerate(whole) if z.is_floating_point()]  # the rest are labels
     for place in learnt:
         whole[place].requires_grad_()
     tensors = iter(whole)
     with named_draws(batch.key, "loss", device=device):
-        found = method.loss(*tree_map(lambda _: next(tensors), embedded[0]))
+        found = method.loss(*tree_map(lambda _: next(tensors), embedded[0][0]))
     # None where the loss stops the gradient.
     grads = torch.autograd.grad(found.total, [whole[place] for place in learnt], allow_unused=True)
-
-    for part in slices:
-        outputs: list[Tensor] = list(leaves(embed(part)))
-        pulls = {
-            outputs[place]: grad[part].to(outputs[place].dtype)
-            for place, grad in zip(learnt, grads, strict=True)
-            if grad is not None and outputs[place].requires_grad
-        }
-        torch.autograd.backward(list(pulls), list(pulls.values()))
+    with local(replicas):
+        replicas.run(second)
+    replicas.finish()
     return Loss(*({name: x.detach() for name, x in some.items()} for some in found))
+
+
+def local(replicas: Replicas) -> AbstractContextManager[None]:
+    """Let several threads compute without the other processes, which they could not take turns with."""
+    return nullcontext() if replicas.count == 1 else distributed.alone()

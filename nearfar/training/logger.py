@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
-from ..core import distributed, memory, progress
+from ..core import distributed, locks, memory, progress
 from ..core.errors import NearfarError
 from ..methods.base import Method
 from . import checkpoint
@@ -218,12 +217,14 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         NearfarError: it cannot be made or written, or another process holds it.
     """
+    held = ExitStack()
+    made: list[Path] = []
     try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
         if distributed.first():
-            lock.acquire(timeout=0)
-    except Timeout:
+            held.enter_context(locks.hold(folder / ".lock"))
+    except locks.Busy:
         raise NearfarError(
             f"another process is training in {folder}; wait for it, or choose another folder with --out."
         ) from None
@@ -234,7 +235,9 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        held.close()
         if distributed.first() and [item.name for item in folder.iterdir()] == [".lock"]:
             (folder / ".lock").unlink()  # it came to nothing: leave nothing behind
-            folder.rmdir()
+            with suppress(OSError):  # a folder above may hold something else by now
+                for place in made:
+                    place.rmdir()

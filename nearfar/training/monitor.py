@@ -19,6 +19,7 @@ from ..models import Encoder
 from . import checkpoint
 from .draws import named_draws
 from .engine import Step, autocast
+from .plan import epochs
 from .setup import TrainingSetup
 
 SHARE = 0.02  # of the time of training that looking may take
@@ -115,8 +116,8 @@ class HealthMonitor:
             f = settled(f, preprocess, job.dataset, first, seed=seed, device=job.device, sample=some)
         groups = some // GROUPS
         found = health(f, preprocess, self.images, seed=seed, device=job.device, sample=some, groups=groups)
-        epoch = step * job.wanted.training.batch_size / len(job.dataset)
-        figures = {"epoch": round(epoch, 4), **found.to_json(), "holdout": self.held is not None}
+        passes = epochs(step, job.wanted.training, len(job.dataset))
+        figures = {"epoch": round(passes, 4), **found.to_json(), "holdout": self.held is not None}
         metrics = job.module.metrics(watched) if watched is not None else {}
         for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells
             if name in metrics:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
 import torch
 
 from ..core import distributed, progress
+from ..core.threads import one_torch_thread
 from ..data.loader import DataLoader
 from ..methods.base import Loss, Method
 from .draws import named_draws
 from .engine import autocast
+from .turns import FEWEST, SECONDS, Turns
 
-SECONDS = 5.0  # that the measurement takes at most, but for the pass that is running then
-_TURNS = 4  # times each precision is measured,
-_FEW, _MOST = 2, 32  # on so many images
-_CLEAR = 1.5  # times as slow as the other: no further turn is needed
+GAIN = 0.9  # share of float32's time that bfloat16 may take to be chosen
+_FEW, _MOST = 2, 32  # images that a pass takes
 
 
 def gains_from_bfloat16(
@@ -27,21 +26,25 @@ def gains_from_bfloat16(
     *,
     seconds: float = SECONDS,
     clock: Callable[[], float] = time.perf_counter,
+    cost: Callable[[], float] = time.thread_time,
 ) -> bool:
-    """Decide by a short measurement whether bfloat16 is faster here.
+    """Decide by a short measurement whether bfloat16 is faster here, and say what was found.
 
-    Two images are measured first; only a network that is quick on them is measured on more.
+    Both take turns, and the middle of the turns decides; where turns differ, further ones are taken. What
+    counts is the time of the processor, of one thread, which other programs do not lengthen. Two images are
+    measured first; only a network that is quick on them is measured on more.
 
     Args:
         method: on its device; its weights stay what they are.
         feed: gives a real batch.
         device: where the method is.
         seconds: that it takes at most, apart from a pass that has begun.
-        clock: tells the seconds.
+        clock: tells the seconds that pass.
+        cost: tells the seconds that this thread has computed.
 
     Returns:
-        Whether a forward and backward pass in bfloat16 takes at most 0.9 of the time in float32; False where
-        the time is over before both are measured.
+        Whether a forward and backward pass in bfloat16 takes at most 0.9 of float32's time; False if the time
+        is over before both are measured.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
@@ -60,42 +63,51 @@ def gains_from_bfloat16(
         """Measure both precisions once; a precision that would end after the time is left out."""
         batch = whole.part(slice(count))
         found: dict[str, float] = {}
+        taken = 0.0
         for precision in ("float32", "bfloat16"):
-            start = elapsed()
-            if start + max(found.values(), default=0.0) > seconds:
+            start, spent = elapsed(), cost()
+            if start + taken > seconds:
                 break
             with named_draws(batch.key, device=device), autocast(device, precision):
                 loss: Loss = method(batch)
             loss.total.backward()
-            found[precision] = elapsed() - start
+            found[precision] = float(distributed.same(cost() - spent))
+            taken = elapsed() - start
         return found
 
-    best = _best(passes, elapsed, seconds)
+    with one_torch_thread():
+        count, turns = _turns(passes, elapsed, seconds)
     method.zero_grad(set_to_none=True)
     method.load_state_dict(weights)
-    return best["bfloat16"] <= 0.9 * best["float32"]
+    if not turns.pairs:
+        progress.say(f"no time to measure bfloat16 in {seconds:g} s; the network computes in float32.")
+        return False
+    gains = turns.ratio <= GAIN
+    slow, quick = (1e3 * value for value in turns.middle)
+    progress.say(
+        f"{'bfloat16' if gains else 'float32'}: {count} images take {slow:,.1f} ms in float32 and "
+        f"{quick:,.1f} ms in bfloat16, the middle of {len(turns.pairs)} turns."
+    )
+    return gains
 
 
-def _best(
+def _turns(
     passes: Callable[[int], dict[str, float]], elapsed: Callable[[], float], seconds: float
-) -> dict[str, float]:
-    """Measure on as many images as time allows, and give the quickest pass of each precision."""
-    count = _FEW
-    first = passes(count)  # not counted: it makes what is made at first use
+) -> tuple[int, Turns]:
+    """Measure on as many images as time allows; give their number, and what was found."""
+    count, turns = _FEW, Turns()
+    passes(count)  # not counted: it makes what is made at first use
     turn = elapsed()
     if turn > 1.0:
         progress.say(f"measuring whether bfloat16 is faster than float32 here, for at most {seconds:g} s")
-    while count < _MOST and 2 * (_TURNS + 1) * turn < seconds - elapsed():
+    while count < _MOST and 2 * (FEWEST + 1) * turn < seconds - elapsed():
         count, start = 2 * count, elapsed()
-        first = passes(count)
+        passes(count)
         turn = elapsed() - start
-    best = {"float32": math.inf, "bfloat16": math.inf}
-    for _ in range(_TURNS):
-        if elapsed() + sum(first.values()) > seconds:
+    while not turns.enough and elapsed() + turn <= seconds:
+        start, found = elapsed(), passes(count)
+        if len(found) < 2:
             break
-        for precision, taken in passes(count).items():
-            best[precision] = min(best[precision], taken)
-        if max(best.values()) > _CLEAR * min(best.values()):
-            break
-    # Where not even one turn fits, the slow first pass tells enough to leave bfloat16 alone.
-    return best if math.isfinite(best["bfloat16"]) else {"float32": 0.0, "bfloat16": math.inf}
+        turns.add(found["float32"], found["bfloat16"])
+        turn = elapsed() - start
+    return count, turns

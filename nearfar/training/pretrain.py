@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any, Unpack
 
 import torch
 
-from .. import methods
+from .. import methods, models
 from ..core import distributed, progress
 from ..core.commit import commit
 from ..core.device import device_named
@@ -32,7 +33,7 @@ from .resolve import RunConfig
 from .run import PARTS, Run, export, is_run, load
 from .schedule import StepPlan
 from .settings import Training
-from .setup import TrainingSetup, prepare, threads
+from .setup import TrainingSetup, prepare, workers
 from .teacher import teacher_of
 
 OURS = (  # in the order in which --overwrite removes them
@@ -46,6 +47,7 @@ OURS = (  # in the order in which --overwrite removes them
     "rejected.csv",
     "config.json",  # last: until then the folder is known as a run's
 )
+CHANGE = 0.2  # of the number of steps, from which on a correction is said
 ShouldStop = Callable[[Mapping[str, Any], float], str]
 """Gets a line of health.jsonl and the share of the training done; gives why to stop, or an empty text."""
 
@@ -147,7 +149,7 @@ def _train(
         **versions,
         "asked": asked,
         "overwrite": overwrite,
-        "data": data,
+        "data": {**data, "path": _place(asked.get("data"))},
         **job.wanted.to_json(),
         "plan": job.plan.stretches,
     }
@@ -193,8 +195,13 @@ def _train(
             provenance["licence"] = load(training.weights).facts()["licence"]
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
-        export(job.folder, job.module.f, job.wanted.preprocess, provenance, parts)
+        export(job.folder, models.finished(job.module.f), job.wanted.preprocess, provenance, parts)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
+
+
+def _place(data: str | None) -> str | None:
+    """Say where the images are, whatever folder a later command is run in; other sources stay as typed."""
+    return os.path.abspath(data) if data and os.path.exists(data) else data
 
 
 def _steps(
@@ -219,13 +226,14 @@ def _steps(
         clock=job.clock,
         **job.how,
     )
+    told = job.plan.steps
     with signals() as caught, _compiler(job.wanted.training.compile):
         for step in steps:
             if step.plan is not job.plan:
                 job.plan = step.plan
-                progress.say(
-                    f"the speed has changed: {step.plan.steps:,} steps in total now fit into the time."
-                )
+                if abs(step.plan.steps - told) > CHANGE * told:
+                    told = step.plan.steps
+                    progress.say(f"the speed has changed: {told:,} steps in total now fit into the time.")
                 _record(job.folder, whole, {**config, "plan": step.plan.stretches})
             recorder.note(step)
             figures = watch.note(step)
@@ -359,7 +367,7 @@ def _same(
     """Make sure that an earlier run is the one now asked for, and take over what it measured."""
     old = RunConfig.from_json(earlier, f"{folder / 'config.json'}: ")
     for name in resolve.MEASURED:
-        if getattr(wanted.training, name) == "auto":
+        if getattr(wanted.training, name) in ("auto", None):
             measured = {name: getattr(old.training, name)}
             wanted = replace(wanted, training=replace(wanted.training, **measured))
     found = old.differences(wanted)
@@ -390,18 +398,15 @@ def _same_teacher(earlier: dict[str, Any], wanted: RunConfig, folder: Path) -> N
 
 def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
     """Read the images; under torchrun one process decodes first, and the others find what it kept."""
-    if not distributed.first():
-        distributed.barrier()
-    dataset = wanted.kind.load(
-        source,
-        wanted.preprocess,
-        limit=wanted.training.max_pixels,
-        max_bad=wanted.training.max_bad,
-        threads=threads(wanted),
-        decode_once=wanted.training.cache,
-    )
-    if distributed.first():
-        distributed.barrier()
-        if dataset.rejected:
-            progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
+    with distributed.first_goes_ahead("reads the images"):
+        dataset = wanted.kind.load(
+            source,
+            wanted.preprocess,
+            limit=wanted.training.max_pixels,
+            max_bad=wanted.training.max_bad,
+            threads=workers(wanted),
+            decode_once=wanted.training.cache,
+        )
+    if distributed.first() and dataset.rejected:
+        progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
     return dataset

@@ -31,7 +31,7 @@ MAY_CHANGE = (
     "health_checks",
     "stop_on_collapse",
 )  # settings that may change when a run is resumed
-MEASURED = ("precision", "views_on", "compile")  # whose "auto" the first session measures and records
+MEASURED = ("precision", "views_on", "compile", "threads")  # what the first session finds out and records
 SAMPLE = 64  # images read to find the usual size of a collection
 
 
@@ -264,7 +264,8 @@ def resolve(
     if length is None or getattr(training, length) <= 0:
         raise NearfarError("training needs a length above zero; give --epochs, --steps or --minutes.")
     views: Any = build(data.views, groups[data.views])
-    return RunConfig(method, recipe, training, views, build(config, groups[config]), kind)
+    settings = methods.method(method).fitted(build(config, groups[config]), views)
+    return RunConfig(method, recipe, training, views, settings, kind)
 
 
 def _started_from(weights: str, kind: str, encoder: Any) -> dict[str, Any]:
@@ -324,11 +325,12 @@ def with_classes(wanted: RunConfig, classes: int) -> RunConfig:
     return wanted
 
 
-def build_method(wanted: RunConfig) -> Method:
+def build_method(wanted: RunConfig, images: int = 1) -> Method:
     """Build the encoder and the method around it, the same way for the same seed.
 
     Args:
         wanted: from `resolve`.
+        images: how many are trained on, for a method that keeps something of each.
 
     Returns:
         The method, in float32 on the CPU.
@@ -347,6 +349,10 @@ def build_method(wanted: RunConfig) -> Method:
     if start is not None:
         copy_weights(start, f)
     cls = methods.method(wanted.method)
-    learnt_from = teacher_of(cls, wanted.settings)
+    given: dict[str, Any] = {}
+    if (teacher := teacher_of(cls, wanted.settings)) is not None:
+        given["teacher"] = teacher
+    if "images" in cls.requires(wanted.settings):
+        given["images"] = images
     with models.seeded(training.seed, "method"):
-        return cls(f, wanted.settings, *([learnt_from] if learnt_from else []))
+        return cls(f, wanted.settings, **given)

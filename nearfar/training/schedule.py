@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..core.errors import NearfarError
 
-WINDOW = 3  # looks that the pace is taken over, so that a hiccup is not taken for a drift
-DRIFT = 0.05  # a pace off by more than this corrects the plan
-# Shares of the budget that are left when the plan may be corrected: once half-way, and once near the end. So
-# a plan is corrected twice at most, and what starts or stops beside the run falls into one of the two.
-CORRECTIONS = (0.5, 0.04)
+LOOKS = 50  # the pace is looked at whenever a fiftieth of the remaining steps is done
+DRIFT = 0.02  # a pace off by more than this corrects the plan
 AIM = 0.985  # share of the budget to plan for; the rest is for the last save and the unforeseen
 
 UNITS = {"h": 60.0, "m": 1.0, "s": 1 / 60}  # in minutes
@@ -57,9 +54,9 @@ def measuring(seconds: float) -> float:
         seconds: the budget.
 
     Returns:
-        Seconds of it: 2 %, and no more than 8.
+        Seconds of it: 2 %, and no more than 5.
     """
-    return min(8.0, 0.02 * seconds)
+    return min(5.0, 0.02 * seconds)
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ class TimeBudget:
     seconds: float  # the budget
     spent: float = 0.0  # before this process started
     started: float = field(default_factory=time.monotonic)
-    _marks: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW + 1))
+    _marks: list[tuple[int, float]] = field(default_factory=list)  # (step, seconds) of every look
 
     def elapsed(self) -> float:
         """Tell the seconds of the budget used so far, over all sessions."""
@@ -146,31 +143,39 @@ class TimeBudget:
         return StepPlan(((0, max(1, int(left / seconds_a_step))),))
 
     def steps_fitting(self, step: int, plan: StepPlan) -> int | None:
-        """Compare the pace over the last few calls with what the plan needs, where a correction is due.
+        """Compare what the plan needs with the pace, taken over as long a time as remains, or all so far.
 
-        One is due when the time that remains, or that the remaining steps take at this pace, falls below the
-        next share of CORRECTIONS.
+        So a load that comes and goes counts by its share of the time, one that stays is followed little by
+        little, and near the end, where little time is left to make up for an error, the pace is the latest.
 
         Args:
             step: steps done.
             plan: the plan in force.
 
         Returns:
-            Steps in all that fit the budget, if that differs from the plan by more than 5 % of what
-            remains; else None. None also after the last correction.
+            Steps in all that fit the budget, if that differs from the plan by more than 2 % of what
+            remains; else None.
         """
         now = self.elapsed()
-        self._marks.append((step, now))
-        since, then = self._marks[0]
-        if step == since:
-            return None
-        pace = (now - then) / (step - since)
         left, have = plan.steps - step, self.seconds * AIM - now
-        made = len(plan.stretches) - 1
-        if made >= len(CORRECTIONS) or min(have, left * pace) > CORRECTIONS[made] * self.seconds:
+        long_ago = max(bisect_right(self._marks, now - have, key=lambda mark: mark[1]) - 1, 0)
+        since, then = self._marks[long_ago] if self._marks else (step, now)
+        self._marks.append((step, now))
+        if step == since or left <= 0:
             return None
-        fitting = max(1, int(have / max(pace, 1e-9)))
-        # Towards the end 5 % of what remains is a step or two, which is not worth a word.
-        if left <= 0 or abs(fitting - left) <= max(DRIFT * left, 0.005 * plan.steps):
-            return None
-        return step + fitting
+        fitting = max(1, int(have * (step - since) / max(now - then, 1e-9)))
+        # Near the end 2 % of what remains is less than a step.
+        return step + fitting if abs(fitting - left) > max(DRIFT * left, 1) else None
+
+    @staticmethod
+    def next_look(step: int, plan: StepPlan) -> int:
+        """Tell after which step the pace is to be looked at.
+
+        Args:
+            step: steps done.
+            plan: the plan in force.
+
+        Returns:
+            A later step.
+        """
+        return step + max(1, (plan.steps - step) // LOOKS)

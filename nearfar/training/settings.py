@@ -69,6 +69,11 @@ class Training:
         "whether torch.compile makes the network faster code; auto measures it for long runs on a GPU",
         choices=("auto", "yes", "no"),
     )
+    threads: int | None = setting(
+        None,
+        "CPU threads that train, each on a share of the batch of at least 16 images; torch's number if not given",
+        low=1,
+    )
     workers: int | None = setting(
         None, "CPU threads that read images and make views; all cores if not given", low=1
     )

@@ -10,15 +10,18 @@ from typing import Any
 import torch
 
 from ..core import distributed, progress
-from ..core.device import cores
+from ..core.device import compute_threads, cores
 from ..core.errors import NearfarError
 from ..data.loader import DataLoader, seconds_a_batch
 from ..methods.base import Method
 from . import checkpoint, engine, optim, resolve
 from .plan import epochs, step_count
 from .precision import gains_from_bfloat16
+from .replicas import LEAST, why_whole
 from .resolve import RunConfig
 from .schedule import StepPlan, TimeBudget, measuring
+from .settings import Training
+from .turns import FEWEST, SECONDS, Turns
 
 LONG, LONG_STEPS = 600.0, 2000  # seconds, or steps, that a run must last before compiling is tried
 
@@ -38,13 +41,20 @@ class TrainingSetup:
     digest: str = ""  # of what the run is, which a save must share
     started: int = 0
     spent: float = 0.0
+    threads: int = 1  # that train, a share of the batch each
+    probed: float = 0.0  # seconds that measurements have taken
 
     @property
     def how(self) -> dict[str, Any]:
         """What the engine must know of the arithmetic."""
         chunk = self.wanted.training.micro_batch
         share = chunk and max(1, chunk // distributed.world())
-        return {"device": self.device, "precision": self.wanted.training.precision, "chunk": share}
+        return {
+            "device": self.device,
+            "precision": self.wanted.training.precision,
+            "chunk": share,
+            "threads": self.threads,
+        }
 
     def feed(
         self, start: int, views_on: str | None = None, part: Any = None, batch_size: int | None = None
@@ -60,7 +70,7 @@ class TrainingSetup:
             batch_size=batch_size or training.batch_size,
             seed=training.seed,
             start=start,
-            threads=threads(self.wanted),
+            threads=workers(self.wanted),
             dtype=views_dtype(self.device, training.precision),
             rank=distributed.rank(),
             world=distributed.world(),
@@ -81,6 +91,7 @@ class TrainingSetup:
         negatives = self.module.negatives(training.batch_size)
         against = f", {negatives:,} negatives for each" if negatives else ""
         passes = epochs(plan.steps, training, len(self.dataset))
+        threads = f", {self.threads} threads that train" if self.device.type == "cpu" else ""
         lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
@@ -90,7 +101,7 @@ class TrainingSetup:
             f"batch      {training.batch_size:,} images, {seen:,} views{against}{pieces}",
             f"optimizer  {training.optimizer}, peak rate {lr:.3g}, weight decay {training.weight_decay:g}",
             f"length     {plan.steps:,} steps, {passes:,.1f} epochs",
-            f"device     {self.device}, {training.precision}{code}, views on {place}, {processes}",
+            f"device     {self.device}, {training.precision}{code}, views on {place}, {processes}{threads}",
         ]
         if self.started:
             lines.append(f"resuming at step {self.started:,}")
@@ -124,7 +135,7 @@ def prepare(
     Raises:
         NearfarError: the save in the folder is another run's.
     """
-    module = resolve.build_method(wanted).to(device).to(memory_format=torch.channels_last)
+    module = resolve.build_method(wanted, len(dataset)).to(device).to(memory_format=torch.channels_last)
     unplanned = StepPlan(((0, 1),))
     job = TrainingSetup(
         folder,
@@ -139,7 +150,9 @@ def prepare(
     )
     wanted.kind.ready()
     if wanted.training.precision == "auto":
+        began = time.perf_counter()
         gains = distributed.same(gains_from_bfloat16(module, job.feed(0, "cpu"), device))
+        job.probed += time.perf_counter() - began
         precision = "bfloat16" if gains else "float32"
         wanted = job.wanted = replace(wanted, training=replace(wanted.training, precision=precision))
     if (folder / checkpoint.LAST).exists():
@@ -151,12 +164,15 @@ def prepare(
             )
         checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
         job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, StepPlan.of(facts["plan"])
+    if wanted.training.threads is None:
+        wanted = job.wanted = replace(wanted, training=with_threads(wanted.training, device))
     if wanted.training.views_on == "auto":
         job.wanted = replace(wanted, training=replace(wanted.training, views_on=_faster_place(job)))
     if wanted.training.compile == "auto":
         pays = "yes" if _compiling_pays(job) else "no"
         job.wanted = replace(job.wanted, training=replace(job.wanted.training, compile=pays))
     module.f.compiled(job.wanted.training.compile == "yes")
+    job.threads = training_threads(module, job.wanted.training, device)
     if wanted.training.minutes and follow:
         job.clock = TimeBudget(60.0 * wanted.training.minutes, job.spent)
     if plan is None:
@@ -164,12 +180,63 @@ def prepare(
     return job
 
 
+def with_threads(training: Training, device: torch.device) -> Training:
+    """Fill in the number of threads that train, if it was not given.
+
+    Args:
+        training: the settings.
+        device: where to compute.
+
+    Returns:
+        Settings with a number.
+    """
+    if training.threads is not None:
+        return training
+    return replace(training, threads=distributed.same(compute_threads()) if device.type == "cpu" else 1)
+
+
+def training_threads(module: Method, training: Training, device: torch.device) -> int:
+    """Count the threads among which a batch can be cut, and say why they are fewer than asked for.
+
+    Args:
+        module: what is trained.
+        training: with the number of threads asked for, and the batch.
+        device: where the method is.
+
+    Returns:
+        1 where the batch stays whole.
+    """
+    asked, share = training.threads or 1, training.batch_size // distributed.world()
+    if asked == 1:
+        return 1
+    if device.type != "cpu":
+        progress.say(f"--threads {asked} is for a CPU: the batch stays whole on {device.type}.")
+        return 1
+    if reason := why_whole(module):
+        progress.say(f"the batch stays whole, which torch divides among its own threads: {reason}.")
+        return 1
+    count = max(1, min(asked, share // LEAST))
+    if count < asked:
+        progress.say(
+            f"{count} thread{'s' if count > 1 else ''} of {asked} will train: a share of the batch has at "
+            f"least {LEAST} images."
+        )
+    return count
+
+
 def _faster_place(job: TrainingSetup) -> str:
     """Decide where views are made: by the CPU, unless a GPU makes a real batch faster."""
     if job.device.type != "cuda" or not job.wanted.kind.on_device:
         return "cpu"
-    seconds = {place: seconds_a_batch(job.feed(0, place)) for place in ("cpu", "device")}
-    return str(distributed.same("device" if seconds["device"] < seconds["cpu"] else "cpu"))
+    turns, began = Turns(), time.perf_counter()
+    while not turns.enough and time.perf_counter() - began < SECONDS:
+        turns.add(*(seconds_a_batch(job.feed(0, place), tries=1) for place in ("cpu", "device")))
+        if distributed.world() > 1:
+            break  # each process for itself, since the first decides
+    cpu, there = (1e3 * value for value in turns.middle)
+    place = str(distributed.same("device" if turns.ratio < 1.0 else "cpu"))
+    progress.say(f"views on {place}: a batch takes the CPU {cpu:,.1f} ms and the device {there:,.1f} ms.")
+    return place
 
 
 def _compiling_pays(job: TrainingSetup) -> bool:
@@ -181,15 +248,27 @@ def _compiling_pays(job: TrainingSetup) -> bool:
     steps = 0 if seconds else _planned(job).steps
     if (seconds or LONG) < LONG or (not seconds and steps < LONG_STEPS):
         return False
-    plain = _pace(job, 4.0)
-    began = time.perf_counter()
+    net, began = job.module.f, time.perf_counter()
     try:
-        job.module.f.compiled()
-        quick = _pace(job, 4.0)
+        net.compiled()
+        _pace(job, 0.0)  # at the first call the compiler works
+        code = net.__dict__["_code"]
+        cost = time.perf_counter() - began
+        turns = Turns()
+        while len(turns.pairs) < FEWEST:
+            net.compiled(False)
+            plain = _pace(job, SECONDS / FEWEST / 2)
+            net.__dict__["_code"] = code
+            turns.add(plain, _pace(job, SECONDS / FEWEST / 2))
     except Exception:  # no compiler here, or a network it cannot take: plain torch is right too
         return False
-    cost = time.perf_counter() - began
-    return cost < (seconds or steps * plain) * (1.0 - quick / plain)
+    plain, quick = turns.middle
+    pays = cost < (seconds or steps * plain) * (1.0 - turns.ratio)
+    progress.say(
+        f"{'compiled' if pays else 'not compiled'}: a step takes {1e3 * plain:,.1f} ms and compiled "
+        f"{1e3 * quick:,.1f} ms, after {cost:.0f} s of compiling."
+    )
+    return pays
 
 
 def _pace(job: TrainingSetup, seconds: float) -> float:
@@ -207,10 +286,13 @@ def _planned(job: TrainingSetup) -> StepPlan:
     if (steps := step_count(training, len(job.dataset))) is not None:
         return StepPlan(((0, steps),))
     assert job.clock is not None
-    seconds = measuring(job.clock.seconds)
+    left = distributed.same(max(1.0, SECONDS - job.probed))  # of what all measurements may take
+    seconds = min(measuring(job.clock.seconds), left)
     progress.say(f"timing training steps for about {seconds:.0f} s, to plan their number")
     pace = _pace(job, seconds)
-    return StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
+    plan = StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
+    progress.say(f"a step takes {1e3 * pace:,.0f} ms now, so {plan.steps:,} fit into the time.")
+    return plan
 
 
 def views_dtype(device: torch.device, precision: str) -> torch.dtype:
@@ -227,6 +309,6 @@ def views_dtype(device: torch.device, precision: str) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and precision == "bfloat16" else torch.float32
 
 
-def threads(wanted: RunConfig) -> int:
+def workers(wanted: RunConfig) -> int:
     """Count the threads that read images and make views."""
     return wanted.training.workers or cores()

@@ -1,7 +1,7 @@
 """A finished run used as a teacher: loaded in one place, checked, and identified by a digest.
 
 A method that learns from a run has "teacher" in its `requires`, a setting `teacher` in its `Config`, which is
-the flag --teacher, and takes a `Teacher` as the third argument of its class.
+the flag --teacher, and takes a `Teacher` as the argument `teacher` of its class.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ function draw() {
     byId("which").textContent = "…"; // rather than the name of another
     return want([row]);
   }
-  const picture = byId("large");
+  const [picture] = byId("large").children;
   if (picture.getAttribute("src") !== known.url) picture.src = known.url;
   picture.classList.toggle("small", Math.max(known.row.width ?? 0, known.row.height ?? 0) <= 64);
   picture.alt = known.row.id;
@@ -49,7 +49,7 @@ export async function heat() {
   const row = focused(), known = cell(row);
   if (!known) return;
   say("Comparing its parts with those of other images…");
-  const found = await trying(() => ask(`/api/heat/${row}?key=${state.facts.key}`));
+  const found = await trying(() => ask(`api/heat/${row}?key=${state.facts.key}`));
   if (!found) return;
   const picture = byId("heat-map");
   URL.revokeObjectURL(picture.src);

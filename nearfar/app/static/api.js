@@ -1,23 +1,55 @@
-/* Talks to the server: JSON, and frames of numbers. */
+/* Talks to the server: JSON, and frames of numbers. Addresses are relative, since a proxy may serve the page. */
 
 const KINDS = { f4: Float32Array, i4: Int32Array, u1: Uint8Array };
 
+/** The server cannot be asked now; what was to be saved has to be kept. */
+export class Away extends Error {}
+/** Images were added or deleted since the page numbered them. */
+export class Stale extends Error {}
+
+async function answered(path, body) {
+  const file = body instanceof Blob;
+  let answer;
+  try {
+    answer = await fetch(path, body === undefined ? {} : {
+      method: "POST",
+      headers: { "content-type": file ? "application/octet-stream" : "application/json" },
+      body: file ? body : JSON.stringify(body),
+    });
+  } catch {
+    throw new Away("The server does not answer; is nearfar explore still running?");
+  }
+  if (answer.ok) return answer;
+  const json = (answer.headers.get("content-type") ?? "").includes("json");
+  const text = json ? (await answer.json()).error : (await answer.text()).slice(0, 300);
+  if (answer.status === 403) throw new Away("The server does not know this page any more; open the address that nearfar explore has printed.");
+  if (answer.status >= 500) throw new Away(`The server cannot answer now (${answer.status}).`);
+  if (answer.status === 409) throw new Stale(text);
+  throw new Error(text);
+}
+
 /** Ask the server; a body makes it a POST. Gives JSON, a picture, or a frame: its head and its arrays by name. */
 export async function ask(path, body) {
-  const file = body instanceof Blob;
-  const answer = await fetch(path, body === undefined ? {} : {
-    method: "POST",
-    headers: { "content-type": file ? "application/octet-stream" : "application/json" },
-    body: file ? body : JSON.stringify(body),
-  });
-  if (answer.status === 409) {
+  let answer;
+  try {
+    answer = await answered(path, body);
+  } catch (error) {
+    if (!(error instanceof Stale) || path === "api/labels" || path === "api/set") throw error;
     location.reload();
     return new Promise(() => {});
   }
   const kind = answer.headers.get("content-type") ?? "";
-  if (!answer.ok) throw new Error(kind.includes("json") ? (await answer.json()).error : await answer.text());
   if (kind.startsWith("image/")) return answer.blob();
   return kind.includes("json") ? answer.json() : opened(await answer.arrayBuffer());
+}
+
+/** Have the browser save what the server answers. */
+export async function download(path, body, name) {
+  const url = URL.createObjectURL(await (await answered(path, body)).blob());
+  const link = document.createElement("a");
+  Object.assign(link, { href: url, download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 60000);
 }
 
 /** Open a frame; see frames.py. */

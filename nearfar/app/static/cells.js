@@ -32,7 +32,7 @@ async function work() {
 }
 
 async function fetched(rows) {
-  const { head, sizes, bytes } = await ask(`/api/cells?at=${rows.join(",")}&key=${state.facts.key}`);
+  const { head, sizes, bytes } = await ask(`api/cells?at=${rows.join(",")}&key=${state.facts.key}`);
   let at = 0;
   rows.forEach((row, place) => {
     const data = bytes.subarray(at, (at += sizes[place]));

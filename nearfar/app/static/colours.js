@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { byId, make, on, say, state, tell, trying } from "./state.js";
 
-const HUES = 10, BANDS = 24;
+const HUES = 10, BANDS = 24, SHADES = 3; // each hue also darker and lighter
 const root = document.documentElement;
 export const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
@@ -23,19 +23,29 @@ export function colouring() {
   const [low, high] = text ? [0, 1] : ends(values);
   for (let row = 0; row < count; row++) {
     const value = values[row];
-    if (text && value >= 0) codes[row] = 2 + (value % HUES);
+    if (text && value >= 0) codes[row] = 2 + Math.min(value, HUES * SHADES);
     if (!text && !Number.isNaN(value)) {
       codes[row] = 2 + Math.max(0, Math.min(BANDS - 1, Math.floor(((value - low) / (high - low || 1)) * BANDS)));
     }
-    if ((state.shown && !state.shown[row]) || (alone >= 0 && text && value !== alone)) codes[row] = 0;
+    if (state.shown?.[row] === 0 || (alone >= 0 && text && value !== alone)) codes[row] = 0;
   }
   const scale = text
-    ? Array.from({ length: Math.min(HUES, Math.max(1, names.length)) }, (_, at) => css(`--hue-${at}`))
+    ? Array.from({ length: Math.min(HUES * SHADES + 1, Math.max(1, names.length)) }, (_, at) => hue(at))
     : Array.from({ length: BANDS }, (_, at) => mixed(at / (BANDS - 1)));
   return (made = { codes, colours: [css("--left-out"), css("--none"), ...scale], low, high });
 }
 
-export const hue = (code) => css(code < 0 ? "--none" : `--hue-${code % HUES}`);
+/** The colour of a class: ten hues, then the same darker, then lighter; all others share one. */
+export function hue(code) {
+  if (code < 0) return css("--none");
+  if (code >= HUES * SHADES) return css("--many");
+  const colour = css(`--hue-${code % HUES}`);
+  if (code < HUES) return colour;
+  const [share, end] = code < 2 * HUES ? [0.45, 0] : [0.55, 255];
+  return `rgb(${parse(colour).map((value) => Math.round(value + (end - value) * share)).join(",")})`;
+}
+
+const parse = (text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16));
 
 /** The bulk of the values, so that one odd value does not flatten the rest. */
 function ends(values) {
@@ -46,7 +56,6 @@ function ends(values) {
 
 /** A shade between the two ends of the scale for numbers. */
 function mixed(share) {
-  const parse = (text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16));
   const [low, middle, high] = ["--low", "--middle", "--high"].map((word) => parse(css(word)));
   const [from, to, part] = share < 0.5 ? [low, middle, 2 * share] : [middle, high, 2 * share - 1];
   return `rgb(${from.map((value, at) => Math.round(value + (to[at] - value) * part)).join(",")})`;
@@ -55,22 +64,34 @@ function mixed(share) {
 /** Offer the columns there are. */
 export function offer() {
   const hidden = new Set(["id", "path", "digest", state.labels.column, "map_x", "map_y"]);
-  const columns = Object.keys(state.facts.columns).filter((column) => !hidden.has(column));
+  const columns = Object.keys(state.facts.columns).filter((column) => !hidden.has(column) && !/_(at|before)$/.test(column));
   const options = [["", state.labels.column], ["/anomaly-score", "anomaly score"], ["/clusters", "cluster"], ...columns.map((c) => [c, c])];
   byId("colour").replaceChildren(...options.map(([value, text]) => make("option", { value }, text)));
 }
+
+/** What colours come from, as the address names it; "" for labels. */
+export const chosenColour = () => byId("colour").value;
 
 /** Colour by what the menu says. */
 export async function load() {
   const value = byId("colour").value;
   alone = -1;
-  const path = value.startsWith("/") ? `/api${value}` : `/api/column/${encodeURIComponent(value)}`;
+  const path = value.startsWith("/") ? `api${value}` : `api/column/${encodeURIComponent(value)}`;
   if (value.startsWith("/")) say("Working it out…");
   const found = value ? await trying(() => ask(path)) : null;
   if (value && !found) byId("colour").value = "";
   by = found ? { ...found.head, values: found.values } : null;
   name = byId("colour").selectedOptions[0].textContent;
   renew();
+  tell("colour");
+}
+
+/** Colour by a column of the menu. */
+export function choose(value) {
+  const menu = byId("colour");
+  if (menu.value === value || ![...menu.options].some((option) => option.value === value)) return undefined;
+  menu.value = value;
+  return load();
 }
 
 function renew() {
@@ -100,10 +121,12 @@ function legend() {
     });
     return make("li", {}, button);
   };
-  place.replaceChildren(...names.slice(0, 60).map((_, code) => item(code)));
+  const there = names.map((_, code) => code).filter((code) => counts[code] || alone === code);
+  const more = there.some((code) => code >= HUES * SHADES) ? [make("li", { class: "range" }, "Those beyond the 30th share one colour.")] : [];
+  place.replaceChildren(...there.slice(0, 120).map(item), ...more);
 }
 
 on("labels", () => by || renew());
-on("shown", renew);
+on("shown aside", renew);
 byId("colour").addEventListener("change", load);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", renew);

@@ -1,6 +1,7 @@
 /* The grid of thumbnails that serves every list: only what is in sight has elements. */
 
 import { cell, want } from "./cells.js";
+import { unsaved } from "./outbox.js";
 import { byId, focused, labelOf, make, on, state, tell } from "./state.js";
 
 const grid = byId("grid"), sheet = byId("sheet");
@@ -94,10 +95,12 @@ function fill(place) {
   below.textContent = words && state.list.name !== "label-errors" ? (label ?? "") : "";
   element.classList.toggle("bare", !words && label === null);
   element.classList.toggle("focus", place === state.at);
+  element.classList.toggle("unsaved", unsaved.has(row));
+  element.classList.toggle("aside", Boolean(state.aside[row]));
   const chosen = state.chosen.has(row);
   element.setAttribute("aria-selected", chosen);
   const name = known?.row.id ?? `image ${row + 1}`;
-  element.setAttribute("aria-label", [name, label ?? "no label", words].filter(Boolean).join(", "));
+  element.setAttribute("aria-label", [name, label ?? "no label", words, unsaved.has(row) ? "not saved yet" : "", state.aside[row] ? "set aside" : ""].filter(Boolean).join(", "));
 }
 
 /** What the list says of an image. */
@@ -105,7 +108,7 @@ function caption(place) {
   const { name, columns, grouped } = state.list;
   if (name === "label-errors") {
     const given = columns[state.labels.column][place], now = labelOf(state.list.rows[place]);
-    return now === given ? `${given} → ${columns.suggested[place]}` : `✓ ${now ?? "no label"}`;
+    return now === given && !state.confirmed.has(state.list.rows[place]) ? `${given} → ${columns.suggested[place]}` : `✓ ${now ?? "no label"}`;
   }
   const [first] = Object.keys(columns).filter((column) => column !== "turn" && column !== "group");
   if (!first) return "";
@@ -149,6 +152,23 @@ export function lines(by, extend) {
 
 export const page = () => Math.max(1, Math.floor(grid.clientHeight / high) - 1);
 
+// By touch: a long press chooses, and then every tap does, until none is chosen.
+const LONG = 450; // milliseconds
+let touched = false, holding;
+grid.addEventListener("pointerdown", (event) => {
+  touched = event.pointerType === "touch";
+  clearTimeout(holding);
+  const element = touched && !state.chosen.size && event.target.closest(".cell");
+  if (!element) return;
+  holding = setTimeout(() => {
+    go(Number(element.dataset.place));
+    toggle();
+    holding = 0;
+    grid.addEventListener("click", (click) => click.stopImmediatePropagation(), { capture: true, once: true });
+  }, LONG);
+});
+for (const end of ["pointerup", "pointercancel", "pointermove"]) grid.addEventListener(end, (event) => (end !== "pointermove" || event.movementX ** 2 + event.movementY ** 2 > 16) && clearTimeout(holding));
+grid.addEventListener("contextmenu", (event) => touched && event.preventDefault());
 grid.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
 grid.addEventListener("click", (event) => {
   const element = event.target.closest(".cell");
@@ -156,7 +176,7 @@ grid.addEventListener("click", (event) => {
   const place = Number(element.dataset.place);
   if (event.shiftKey) return go(place, true);
   go(place);
-  if (event.ctrlKey || event.metaKey) toggle();
+  if (event.ctrlKey || event.metaKey || (touched && state.chosen.size)) toggle();
 });
 new ResizeObserver(() => {
   const top = starts[Math.floor(grid.scrollTop / high)] ?? 0;
@@ -167,4 +187,4 @@ on("list", () => {
   grid.scrollTop = 0;
   lay();
 });
-on("cells labels chosen focus", draw);
+on("cells labels chosen focus unsaved aside", draw);

@@ -1,26 +1,29 @@
 /* Labels: set with one key, undone with another, saved at once; and told when another hand was there too. */
 
-import { ask } from "./api.js";
-import { forget } from "./cells.js";
-import { hue } from "./colours.js";
+import { ask, Away } from "./api.js";
+import { cell, forget } from "./cells.js";
 import { go } from "./grid.js";
-import { byId, focused, labelOf, make, meant, on, say, state, tell, trying } from "./state.js";
+import * as outbox from "./outbox.js";
+import { asked, focused, labelOf, many, meant, on, say, state, tell, trying } from "./state.js";
 
 const EVERY = 3000; // milliseconds between two looks at the store
-const done = []; // what can be undone: { rows, before }
+const MANY = 100; // images from which a change is asked about; the server accepts as many proposals at once
+const HELD = 5000; // rows of a change that can be undone after a reload
 let seen = 0; // the store's version that this page knows
-let queue = Promise.resolve(); // writes go one after the other
 
-const path = () => `/api/column/${encodeURIComponent(state.labels.column)}`;
+const stack = () => JSON.parse(sessionStorage[`nearfar undo ${state.facts.place}`] ?? "[]");
+const keepStack = (done) => (sessionStorage[`nearfar undo ${state.facts.place}`] = JSON.stringify(done.slice(-50)));
+const done = (what) => keepStack([...stack(), what]);
+export const by = () => localStorage.nearfarName?.slice(0, 60) ?? "";
 
 /** Read the labels of all images. */
 export async function load() {
-  const column = state.labels.column;
+  const { column } = state.labels;
   seen = state.facts.version;
   if (!(column in state.facts.columns)) {
     Object.assign(state.labels, { names: [], values: new Int32Array(state.facts.count).fill(-1) });
   } else {
-    const found = await trying(() => ask(path()));
+    const found = await trying(() => ask(`api/column/${encodeURIComponent(column)}`));
     if (!found) return;
     Object.assign(state.labels, { names: found.head.names, values: found.values });
     seen = found.head.version;
@@ -28,63 +31,118 @@ export async function load() {
   tell("labels");
 }
 
-/** Label images; null takes their label away. */
-export function label(rows, names) {
-  if (!rows.length) return;
-  const before = rows.map(labelOf);
-  done.push({ rows, before });
-  write(rows, before, names);
-  const text = new Set(names).size === 1 ? (names[0] ?? "no label") : "several labels";
-  say(`${rows.length === 1 ? "1 image" : `${rows.length.toLocaleString("en")} images`}: ${text}`);
+/** The names of images, where all are known: by these they are found even if their numbers become void. */
+function idsOf(rows) {
+  const ids = rows.map((row) => cell(row)?.row.id);
+  return ids.includes(undefined) ? null : ids;
+}
+
+/** Label images; null takes their label away. Asks first if there are many. */
+export async function label(rows, names, origin = "hand") {
+  if (!rows.length) return false;
+  const before = rows.map(labelOf), replaced = before.filter((name, at) => name !== null && name !== names[at]).length;
+  const what = new Set(names).size === 1 ? (names[0] === null ? "no label" : `the label ${names[0]}`) : "several labels";
+  if (rows.length > MANY && !(await asked(`Give ${many(rows.length)} ${what}?`, `${many(replaced, "label")} of theirs would be replaced. u takes it back.`, `Label ${many(rows.length)}`))) return false;
+  keep(rows, names);
+  const body = { key: state.facts.key, version: seen, column: state.labels.column, rows, ids: idsOf(rows), before, after: names, origin, by: by() };
+  outbox.send("api/labels", body, saved);
+  say(`${many(rows.length)}: ${what}${outbox.isAway() ? ", not saved yet" : ""}`);
+  return true;
+}
+
+/** Take note of what the server said of a change. */
+function saved(told) {
+  if (!told.at) return;
+  const { column, names } = state.labels;
+  seen = told.version;
+  state.facts.columns[column] ??= "text";
+  done({ at: told.at });
+  if (told.replaced.length) say(`Another hand had labelled ${told.replaced.length} of these meanwhile; your labels replaced theirs.`, true);
+  if (told.gone) say(`${many(told.gone)} of these are no longer in the store.`, true);
+  if (told.classes.some((name, at) => names[at] !== name)) load(); // another hand added a class first
 }
 
 /** Give all images that are meant one label, and go on to the next. */
-export function give(name) {
+export async function give(name) {
   const rows = meant(), one = !state.chosen.size;
-  label(rows, rows.map(() => name));
-  if (one) go(state.at + 1);
-  else {
-    state.chosen.clear();
-    tell("chosen");
-  }
+  if (await label(rows, rows.map(() => name))) next(one);
 }
 
-const proposals = () => state.list.columns.suggested ?? state.list.columns.class;
+/** After a change of the image in focus go on to the next; after one of those chosen, choose none. */
+export function next(one) {
+  if (one) return go(state.at + 1);
+  state.chosen.clear();
+  return tell("chosen");
+}
+
+export const proposals = () => state.list.columns.suggested ?? state.list.columns.class;
 
 /** Accept what the list proposes for the images that are meant. */
-export function accept() {
+export async function accept() {
   const proposed = proposals();
   if (!proposed) return say("This list proposes no labels.");
   const place = new Map([...state.list.rows].map((row, at) => [row, at]));
   const rows = meant().filter((row) => place.has(row)), one = !state.chosen.size;
-  label(rows, rows.map((row) => proposed[place.get(row)]));
-  if (one) return go(state.at + 1);
-  state.chosen.clear();
-  tell("chosen");
+  if (rows.length > MANY) return say(`At most ${MANY} proposals are accepted at once; look at fewer images, and choose them.`, true);
+  const origin = state.list.name === "classifier" ? "accepted prediction" : "accepted suggestion";
+  if (await label(rows, rows.map((row) => proposed[place.get(row)]), origin)) next(one);
 }
 
-/** Take back what was labelled last. */
-export function undo() {
-  const last = done.pop();
-  if (!last) return say("Nothing to undo.");
-  write(last.rows, last.rows.map(labelOf), last.before);
-  say(`Undone: ${last.rows.length === 1 ? "1 label" : `${last.rows.length.toLocaleString("en")} labels`}`);
+/** Say that the labels of the images that are meant are right: a person looked at them. */
+export async function confirm() {
+  const rows = meant().filter((row) => labelOf(row) !== null), one = !state.chosen.size;
+  if (!rows.length) return say("There is no label to confirm.");
+  if (!(await label(rows, rows.map(labelOf)))) return undefined;
+  for (const row of rows) state.confirmed.add(row);
+  tell("labels");
+  return next(one);
 }
 
-function write(rows, before, after) {
-  keep(rows, after);
-  queue = queue.then(() => trying(async () => {
-    const { column } = state.labels;
-    try {
-      const told = await ask("/api/labels", { key: state.facts.key, version: seen, column, rows, before, after });
+/** Set another column: a tag, or whether images are set aside. */
+export async function set(column, rows, after, before) {
+  if (!rows.length) return;
+  outbox.send("api/set", { key: state.facts.key, column, rows, ids: idsOf(rows), before, after });
+  state.facts.columns[column] ??= typeof after[0] === "boolean" ? "flag" : "text";
+  forget(rows, column, after);
+  if (rows.length <= HELD) done({ column, rows, before, key: state.facts.key });
+}
+
+/** Take back what was changed last, also before the page was loaded. */
+export async function undo() {
+  const waiting = outbox.recall();
+  if (waiting) {
+    if (waiting.column === state.labels.column) keep(waiting.rows, waiting.before);
+    else restored(waiting);
+    return say(`Taken back: a change of ${many(waiting.rows.length)} that was not saved yet.`);
+  }
+  await outbox.pump();
+  const left = stack(), last = left.pop();
+  keepStack(left);
+  if (last?.column) {
+    if (last.key !== state.facts.key) return undo();
+    outbox.send("api/set", { key: last.key, column: last.column, rows: last.rows, before: last.before, after: last.before });
+    restored(last);
+    return say(`Undone: ${last.column.replace("_", " ")} of ${many(last.rows.length)}`);
+  }
+  try {
+    const told = await ask("api/undo", { column: state.labels.column, at: last?.at ?? null, by: by() });
+    if (told.labels.length) {
       seen = told.version;
-      if (!(column in state.facts.columns)) state.facts.columns[column] = "text";
-      if (told.replaced.length) say(`Another hand had labelled ${told.replaced.length} of these meanwhile; your labels replaced theirs.`, true);
-    } catch (error) {
-      await load(); // what the page shows is what the store holds
-      throw error;
+      keep(told.labels.map(([row]) => row), told.labels.map(([, name]) => name));
+      const when = last ? "" : ` of ${new Date(told.at).toLocaleString("en")}${told.by ? ` by ${told.by}` : ""}`;
+      return say(`Undone: ${many(told.labels.length, "label")}${when}`);
     }
-  }));
+    return last ? undo() : say("Nothing to undo.");
+  } catch (error) {
+    if (last) done(last);
+    return say(error instanceof Away ? `${error.message} Nothing was undone.` : error.message, true);
+  }
+}
+
+function restored({ column, rows, before }) {
+  forget(rows, column, before);
+  if (column === state.facts.set_aside) rows.forEach((row, at) => (state.aside[row] = before[at] ? 1 : 0));
+  tell(column === state.facts.set_aside ? "aside" : "cells");
 }
 
 /** Keep labels in the page, ahead of the store. */
@@ -102,55 +160,30 @@ function keep(rows, after) {
 /** Look whether others wrote, and take over what they did. */
 async function look() {
   if (document.hidden) return;
-  await queue;
-  const now = await ask("/api/version").catch(() => null);
-  if (!now) return say("The server does not answer; is nearfar explore still running?", true);
+  await outbox.pump();
+  let now;
+  try {
+    now = await ask("api/version");
+  } catch (error) {
+    return outbox.heard(error);
+  }
+  outbox.heard();
+  await outbox.pump();
+  if (outbox.waiting()) return undefined;
   if (now.key !== state.facts.key) return location.reload();
-  if (now.version === seen) return;
+  if (now.version === seen) return undefined;
   const old = state.labels.values.slice(), words = state.labels.names.slice();
   await load();
   let count = 0;
   old.forEach((code, row) => (count += (words[code] ?? null) !== labelOf(row)));
-  if (count) say(`Another hand changed ${count === 1 ? "1 label" : `${count.toLocaleString("en")} labels`}.`);
+  if (count) say(`Another hand changed ${many(count, "label")}.`);
 }
 
-function bar() {
-  const { names } = state.labels, row = focused();
-  const mine = row < 0 ? null : labelOf(row);
-  const chips = names.slice(0, 60).map((name, at) => {
-    const dot = make("span", { class: "dot" });
-    dot.style.background = hue(at);
-    const key = at < 9 ? [make("kbd", {}, String(at + 1))] : [];
-    const chip = make("button", { type: "button", class: "chip", "aria-pressed": String(name === mine) }, ...key, dot, make("span", {}, name));
-    chip.addEventListener("click", () => give(name));
-    return chip;
-  });
-  const proposed = row < 0 ? null : proposals()?.[state.at];
-  if (proposed) {
-    const many = state.chosen.size ? `Accept ${state.chosen.size.toLocaleString("en")}` : `Accept ${proposed}`;
-    const chip = make("button", { type: "button", class: "chip accept" }, make("kbd", {}, "a"), make("span", {}, many));
-    chip.addEventListener("click", accept);
-    chips.unshift(chip);
-  }
-  byId("chips").replaceChildren(...chips);
-}
-
-/** Make the bar of labels. */
-export function start() {
-  const input = make("input", { id: "new-label", type: "text", maxlength: "200", autocomplete: "off", placeholder: "New label", "aria-label": "Another label" });
-  const form = make("form", { class: "new" }, input);
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (input.value.trim()) give(input.value.trim());
-    input.value = "";
-    byId("grid").focus();
-  });
-  const clear = make("button", { type: "button", class: "quiet" }, "Clear ", make("kbd", {}, "0"));
-  clear.addEventListener("click", () => give(null));
-  const back = make("button", { type: "button", class: "quiet" }, "Undo ", make("kbd", {}, "u"));
-  back.addEventListener("click", undo);
-  byId("labels").replaceChildren(make("div", { id: "chips" }), make("div", { class: "acts" }, form, clear, back));
+/** Watch the store, and send what was not saved before the page was loaded. */
+export async function start() {
+  await outbox.start(saved);
+  await load();
   setInterval(look, EVERY);
 }
 
-on("labels focus chosen", bar);
+on("refused", load); // what the page shows is what the store holds

@@ -1,20 +1,31 @@
 /* The lists: tabs that each fill the one grid. */
 
 import { ask } from "./api.js";
-import { byId, focused, make, on, say, state, tell, trying } from "./state.js";
+import { byId, focused, make, many, on, say, state, tell, trying } from "./state.js";
 
 const TABS = [
   ["all", "All"], ["selected", "Selected"], ["similar", "Similar"], ["anomalies", "Anomalies"], ["duplicates", "Duplicates"],
   ["label-errors", "Label errors"], ["suggestions", "To label"], ["clusters", "Clusters"], ["classifier", "Classifier"],
 ];
 const EMPTY = { title: "", lines: [], grouped: "", columns: {} };
+const DO = { // what fills a list that is empty
+  all: "No image meets the condition.",
+  selected: "Choose Lasso and draw around images on the map, or press the space bar on images and then Enter.",
+  similar: "Go to an image in another list and press n, or click a point of the map.",
+  duplicates: "No two images are nearly the same.",
+  "label-errors": "Label errors need at least two classes with two labels each: press 1 to 9 or l on images, or open “To label”.",
+  classifier: "A classifier needs at least two classes with two labels each: press 1 to 9 or l on images, or open “To label”.",
+};
 const kept = new Map(); // lists that were made by hand: "selected", "similar", "classifier"
-let asked = 0;
+let asked = 0, current = "all";
+
+/** The name of the list that is open, or on its way. */
+export const openList = () => current;
 
 /** Show a list: rows and what is known of each, without the images that a condition leaves out. */
-function show(name, head, rows) {
+function show(name, head, rows, trouble = "") {
   let list = { ...EMPTY, ...head, name, rows };
-  if (state.shown) {
+  if (state.shown && (name === "all" || kept.has(name))) {
     const places = [...rows.keys()].filter((place) => state.shown[rows[place]]);
     const columns = Object.entries(list.columns).map(([key, values]) => [key, places.map((place) => values[place])]);
     list = { ...list, rows: rows.filter((row) => state.shown[row]), columns: Object.fromEntries(columns) };
@@ -24,16 +35,33 @@ function show(name, head, rows) {
   state.chosen.clear();
   mark(name);
   byId("list-part").removeAttribute("aria-busy");
-  byId("title").textContent = `${list.rows.length.toLocaleString("en")} ${list.rows.length === 1 ? "image" : "images"}${list.title ? `, ${list.title}` : ""}`;
+  byId("title").textContent = `${many(list.rows.length)}${list.title ? `, ${list.title}` : ""}`;
   byId("lines").textContent = list.lines.join(" ");
   byId("examples").hidden = name !== "similar";
-  tell("chosen");
+  nothing(trouble || DO[name] || "There is nothing in this list.");
   tell("list");
+  tell("chosen");
   tell("focus");
+}
+
+/** Say in an empty list what to do. */
+function nothing(text) {
+  const none = !state.list.rows.length, place = byId("nothing");
+  place.hidden = !none;
+  // A list of options has to have one.
+  byId("grid").setAttribute("role", none ? "group" : "listbox");
+  byId("grid").toggleAttribute("aria-multiselectable", !none);
+  if (!none) return;
+  place.replaceChildren(make("p", {}, text));
+  if (!state.condition) return;
+  const button = make("button", { type: "button" }, "Clear the condition");
+  button.addEventListener("click", () => where(""));
+  place.append(make("p", {}, `Only images that meet ${state.condition} are shown.`), button);
 }
 
 /** Show which list is open, or on its way. */
 function mark(name) {
+  current = name;
   for (const tab of byId("tabs").children) {
     const on = tab.id === `tab-${name}`;
     tab.setAttribute("aria-selected", on);
@@ -42,22 +70,46 @@ function mark(name) {
   }
 }
 
-/** Open the list of a name. */
-export async function open(name) {
+/** Have a list made by the server; what it refuses is said in the list. */
+async function made(name, work) {
   const turn = ++asked;
-  if (name === "all") return show("all", {}, Int32Array.from({ length: state.facts.count }, (_, row) => row));
-  if (kept.has(name)) return show(name, ...kept.get(name));
-  if (name === "selected") return show(name, { lines: ["Choose Lasso and draw around images on the map, or press the space bar on images and Enter."] }, new Int32Array());
-  if (name === "similar") return focused() >= 0 ? similar([focused()], []) : undefined;
-  if (name === "classifier") return train();
   mark(name);
   byId("title").textContent = "Looking…";
   byId("lines").textContent = "";
   byId("list-part").setAttribute("aria-busy", "true");
-  const found = await trying(() => ask(`/api/list/${name}?column=${encodeURIComponent(state.labels.column)}`));
-  if (turn !== asked) return;
+  try {
+    const found = await work();
+    return turn === asked ? found : undefined;
+  } catch (error) {
+    if (turn === asked) show(name, {}, new Int32Array(), [sentence(error.message), DO[name]].filter(Boolean).join(" "));
+    return undefined;
+  }
+}
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** Open the list of a name. */
+export async function open(name) {
+  if (name === "all") {
+    ++asked;
+    return show("all", {}, Int32Array.from({ length: state.facts.count }, (_, row) => row));
+  }
+  if (name === "similar" && state.likes.length) return similar(state.likes, state.dislikes);
+  if (name === "similar" && !kept.has(name) && focused() >= 0) return similar([focused()], []);
+  if (name === "classifier" && !kept.has(name)) return train();
+  if (kept.has(name)) {
+    ++asked;
+    return show(name, ...kept.get(name));
+  }
+  if (name === "selected" || name === "similar") {
+    ++asked;
+    return show(name, {}, new Int32Array());
+  }
+  const query = new URLSearchParams({ column: state.labels.column, accepted: state.accepted });
+  if (state.condition) query.set("where", state.condition);
+  const found = await made(name, () => ask(`api/list/${name}?${query}`));
   if (found) show(name, found.head, found.rows);
-  else show(name, { title: "" }, new Int32Array());
+  return undefined;
 }
 
 /** Open a list of the user's own making. */
@@ -67,19 +119,25 @@ export function hold(name, head, rows) {
   show(name, head, rows);
 }
 
+/** The rows of a list of the user's own making, or none. */
+export const heldRows = (name) => kept.get(name)?.[1] ?? new Int32Array();
+
 /** Find images like some, and unlike others. */
 export async function similar(likes, dislikes) {
   if (!likes.length) return say("A search needs an image to look for.");
   Object.assign(state, { likes, dislikes });
-  const found = await trying(() => ask("/api/search", { key: state.facts.key, like: likes, dislike: dislikes }));
+  const where = state.condition || null;
+  const found = await made("similar", () => ask("api/search", { key: state.facts.key, like: likes, dislike: dislikes, where }));
   if (found) hold("similar", found.head, found.rows);
+  return undefined;
 }
 
 /** Find images like the one in a file. */
 export async function byFile(file) {
   if (!file) return;
   say(`Looking for the like of ${file.name}…`);
-  const found = await trying(() => ask("/api/search/file", file));
+  const query = state.condition ? `?${new URLSearchParams({ where: state.condition })}` : "";
+  const found = await trying(() => ask(`api/search/file${query}`, file));
   if (!found) return;
   Object.assign(state, { likes: [], dislikes: [] });
   hold("similar", { ...found.head, lines: [file.name] }, found.rows);
@@ -88,32 +146,41 @@ export async function byFile(file) {
 /** Train a classifier on the labels, and show what it makes of the other images. */
 export async function train() {
   say("Training…");
-  const found = await trying(() => ask("/api/train", { column: state.labels.column }));
+  const found = await made("classifier", () => ask("api/train", { column: state.labels.column, accepted: state.accepted }));
   if (!found) return;
-  const { accuracy, low, high, labels, classes } = found.head.facts;
+  const { accuracy, low, high, labels, classes, accepted, used } = found.head.facts;
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
-  const line = `Accuracy ${percent(accuracy)} (95 % interval ${percent(low)} to ${percent(high)}) on labels held out, `
-    + `each of ${labels.toLocaleString("en")} in turn, of ${classes} classes. Accept what it says of the images you have looked at.`;
+  const taken = accepted ? ` ${many(accepted, "accepted label")} ${accepted === 1 ? "is" : "are"} not measured on${used ? ", but learnt from" : ", nor learnt from"}.` : "";
+  const line = `Accuracy ${percent(accuracy)} (95 % interval ${percent(low)} to ${percent(high)}) on labels given by people, `
+    + `each of ${labels.toLocaleString("en")} held out in turn, of ${classes} classes.${taken} Accept what it says of images you have looked at.`;
   say(`Accuracy ${percent(accuracy)} on held-out labels.`);
-  hold("classifier", { ...found.head, lines: [line] }, found.rows);
+  hold("classifier", { ...found.head, lines: [line, ...found.head.lines] }, found.rows);
+}
+
+/** Find out which images a condition shows; those that are set aside only if it asks for them. */
+async function meets(condition) {
+  const found = condition ? await ask(`api/where?${new URLSearchParams({ where: condition })}`) : null;
+  const some = state.aside.includes(1) && !condition.includes(state.facts.set_aside);
+  state.condition = condition;
+  state.shown = null;
+  if (found || some) state.shown = new Uint8Array(state.facts.count).fill(found ? 0 : 1);
+  for (const row of found?.rows ?? []) state.shown[row] = 1;
+  if (some) state.aside.forEach((yes, row) => yes && (state.shown[row] = 0));
+  byId("condition").value = condition;
+  tell("shown");
+  return found;
 }
 
 /** Show only the images that meet a condition; an empty one shows all. */
-export async function where(condition) {
-  const found = condition ? await trying(() => ask(`/api/where?where=${encodeURIComponent(condition)}`)) : null;
-  if (condition && !found) return;
-  state.shown = null;
-  if (found) {
-    state.shown = new Uint8Array(state.facts.count);
-    for (const row of found.rows) state.shown[row] = 1;
-    say(`${found.rows.length.toLocaleString("en")} images meet the condition.`);
-  }
-  tell("shown");
-  open(state.list.name);
+export async function where(condition, then = current) {
+  const found = await trying(async () => (await meets(condition)) ?? true);
+  if (!found) return;
+  if (condition) say(`${many(found.rows.length)} meet${found.rows.length === 1 ? "s" : ""} the condition.`);
+  await open(then);
 }
 
-/** Make the tabs. */
-export function start() {
+/** Read which images are set aside. */
+export async function start() {
   const tabs = byId("tabs");
   tabs.replaceChildren(...TABS.map(([name, text]) => {
     const tab = make("button", { id: `tab-${name}`, type: "button", role: "tab", "aria-controls": "grid" }, text);
@@ -128,12 +195,23 @@ export function start() {
     next.focus();
     open(next.id.slice(4));
   });
+  const column = state.facts.set_aside;
+  state.aside = new Uint8Array(state.facts.count);
+  if (state.facts.columns[column] !== "flag") return;
+  const found = await trying(() => ask(`api/column/${column}`));
+  const yes = found?.head.names.indexOf("true");
+  found?.values.forEach((code, row) => (state.aside[row] = code >= 0 && code === yes ? 1 : 0));
+  await trying(() => meets(state.condition));
 }
 
 /** Go to the next tab, or the last one. */
 export function turn(by) {
-  const at = TABS.findIndex(([name]) => name === state.list.name);
+  const at = TABS.findIndex(([name]) => name === current);
   open(TABS[(at + by + TABS.length) % TABS.length][0]);
 }
 
 on("labels", () => kept.delete("classifier"));
+on("aside", () => trying(() => meets(state.condition)));
+
+/** Tell whether there is a list of a name. */
+export const known = (name) => TABS.some(([tab]) => tab === name);

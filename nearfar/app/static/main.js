@@ -1,15 +1,18 @@
 /* Starts the page, and joins keys and buttons to what they do. */
 
 import * as about from "./about.js";
+import * as address from "./address.js";
 import { ask } from "./api.js";
+import * as chosen from "./chosen.js";
 import * as colours from "./colours.js";
+import "./facets.js";
 import * as grid from "./grid.js";
+import * as labelbar from "./labelbar.js";
 import * as labels from "./labels.js";
 import * as lists from "./lists.js";
 import * as map from "./map.js";
-import { byId, focused, make, on, say, state, tell, trying } from "./state.js";
-
-history.replaceState(null, "", "/"); // the token stays out of sight and out of bookmarks
+import * as photo from "./photo.js";
+import { byId, focused, make, many, on, state, tell, trying } from "./state.js";
 
 function all() {
   for (const row of state.list.rows) state.chosen.add(row);
@@ -34,13 +37,19 @@ const KEYS = [
   ["Home", (extend) => grid.go(0, extend)],
   ["End", (extend) => grid.go(state.list.rows.length - 1, extend)],
   [" ", grid.toggle, "Space", "choose the image, or no longer"],
+  ["v", photo.open, "v", "the image in full; + - zoom, f fits, Esc closes"],
   ["Enter", gather, "Enter", "show the chosen images alone"],
   ["Escape", none, "Esc", "choose none"],
   ["1 … 9", null, "1 … 9", "give the chosen images, or the one in focus, a label"],
+  [". 1 0", null, ". 1 0", "the label of the tenth class and so on: a point and two digits"],
   ["0", () => labels.give(null), "0", "take the label away"],
   ["l", () => byId("new-label").focus(), "l", "type another label"],
   ["a", labels.accept, "a", "accept the label that the list proposes"],
-  ["u", labels.undo, "u", "undo the last labels"],
+  ["r", labels.confirm, "r", "the label is right"],
+  ["x", chosen.setAside, "x", "set aside, or take back"],
+  ["t", chosen.askTag, "t", "tag"],
+  ["c", chosen.copies, "c", "choose all copies but the ones to keep"],
+  ["u", labels.undo, "u", "undo the last change"],
   ["n", () => focused() >= 0 && lists.similar([focused()], []), "n", "images like this one"],
   ["+", () => about.example("like"), "+ −", "search more like this, less like this"],
   ["-", () => about.example("dislike")],
@@ -59,7 +68,12 @@ const KEYS = [
 const does = new Map(KEYS.map(([key, work]) => [key, work]));
 
 addEventListener("keydown", (event) => {
-  const typing = event.target.closest?.("input, select, textarea, dialog");
+  const menu = event.key === "Escape" && document.querySelector("header details[open]");
+  if (menu) {
+    menu.open = false;
+    return byId("grid").focus();
+  }
+  const typing = event.target.closest?.("input, select, textarea, dialog:not(#photo)");
   if (typing) return event.key === "Escape" && !event.target.closest("dialog") ? byId("grid").focus() : undefined;
   if ((event.ctrlKey || event.metaKey) && !event.altKey) {
     if (event.key === "z") labels.undo();
@@ -70,10 +84,9 @@ addEventListener("keydown", (event) => {
   if (event.altKey) return undefined;
   const pressing = event.target.closest?.("button, a, summary") && [" ", "Enter"].includes(event.key);
   if (pressing) return undefined;
-  if (/^[1-9]$/.test(event.key)) {
-    const name = state.labels.names[Number(event.key) - 1];
-    return name === undefined ? say(`There is no label ${event.key} yet; press l and type one.`) : labels.give(name);
-  }
+  if (photo.isOpen() && event.key !== "Escape" && photo.typed(event.key)) return event.preventDefault();
+  if (photo.isOpen() && event.key === "Escape") return undefined;
+  if (labelbar.typed(event.key)) return undefined;
   const work = does.get(event.key);
   if (!work) return undefined;
   event.preventDefault();
@@ -92,6 +105,14 @@ press("like", () => about.example("like"));
 press("dislike", () => about.example("dislike"));
 press("heat", about.heat);
 press("file-button", () => byId("file").click());
+press("large", photo.open);
+byId("grid").addEventListener("dblclick", (event) => event.target.closest(".cell") && photo.open());
+byId("who").addEventListener("change", ({ target }) => (localStorage.nearfarName = target.value.trim()));
+byId("count-accepted").addEventListener("change", ({ target }) => {
+  state.accepted = target.checked;
+  if (lists.openList() === "classifier") lists.train();
+  else lists.open(lists.openList());
+});
 press("train", () => ((byId("more").open = false), lists.train()));
 press("help-button", () => ((byId("more").open = false), byId("help").showModal()));
 byId("file").addEventListener("change", ({ target }) => {
@@ -103,7 +124,7 @@ byId("where").addEventListener("submit", (event) => {
   lists.where(byId("condition").value.trim());
 });
 byId("condition").addEventListener("search", ({ target }) => !target.value && state.shown && lists.where(""));
-addEventListener("click", (event) => event.target.closest("#more") || (byId("more").open = false));
+for (const id of ["more", "facets"]) addEventListener("click", (event) => event.composedPath().includes(byId(id)) || (byId(id).open = false));
 
 let inside = 0; // elements deep that a dragged file is
 addEventListener("dragenter", () => (byId("drop").hidden = !++inside));
@@ -120,17 +141,19 @@ byId("keys").replaceChildren(...KEYS.filter(([, , shown]) => shown).flatMap(([, 
 on("colours", map.recolour);
 
 async function begin() {
-  state.facts = await trying(() => ask("/api/store"));
+  state.facts = await trying(() => ask("api/store"));
   if (!state.facts) return;
   state.labels.column = state.facts.labels;
   document.title = `${state.facts.name} · nearfar`;
   byId("name").textContent = state.facts.name;
-  byId("count").textContent = `${state.facts.count.toLocaleString("en")} images`;
-  labels.start();
-  lists.start();
-  await labels.load();
+  byId("count").textContent = many(state.facts.count);
+  byId("who").placeholder = state.facts.by;
+  byId("who").value = labels.by();
+  labelbar.start();
+  await lists.start();
+  await labels.start();
   colours.offer();
-  lists.open("all");
+  await address.start();
   byId("grid").focus({ preventScroll: true });
   await map.start({
     pick: (row) => lists.similar([row], []),

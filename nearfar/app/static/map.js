@@ -17,7 +17,7 @@ let x, y, size, mode = "pan", pictures = true, held = [], chosen = 0, lassoed = 
 
 /** Fetch the places and draw the map. */
 export async function start({ pick, lasso }) {
-  const found = await trying(() => ask("/api/map"));
+  const found = await trying(() => ask("api/map"));
   if (!found) return;
   ({ x, y } = found);
   byId("waiting").hidden = true;
@@ -39,11 +39,12 @@ export async function start({ pick, lasso }) {
   div.on("plotly_unhover", () => (tip.hidden = true));
   div.on("plotly_relayout", choose);
   div.on("plotly_selected", (event) => {
-    const rows = event?.points?.map((point) => point.pointNumber);
-    if (rows) lasso(rows);
-    lassoed ||= Boolean(rows);
+    // plotly also tells when a selection is taken away: that is no selection of nothing.
+    const rows = event?.lassoPoints && event.points.map((point) => point.pointNumber);
+    if (rows?.length) lasso(rows);
+    lassoed ||= Boolean(rows?.length);
   });
-  new ResizeObserver(choose).observe(stage);
+  new ResizeObserver(() => Plotly.Plots.resize(div).then(choose)).observe(stage);
   choose();
 }
 
@@ -112,7 +113,7 @@ function choose() {
   const best = new Map();
   for (let row = 0; pictures && row < x.length; row++) {
     if (x[row] < left || x[row] > right || y[row] < bottom || y[row] > top) continue;
-    if (state.shown && !state.shown[row]) continue;
+    if (state.shown?.[row] === 0) continue;
     const across = Math.floor(x[row] / wide), up = Math.floor(y[row] / high);
     const away = (x[row] / wide - across - 0.5) ** 2 + (y[row] / high - up - 0.5) ** 2;
     const key = across * 65536 + up, old = best.get(key);

@@ -3,7 +3,11 @@
 export const state = {
   facts: null, // name, count, version, key, columns
   list: { name: "all", title: "", lines: [], grouped: "", columns: {}, rows: new Int32Array() },
-  shown: null, // Uint8Array, 1 where the condition holds; null without one
+  condition: "", // typed, or made of facets
+  shown: null, // Uint8Array, 1 where the condition holds and nothing is set aside; null where that is so everywhere
+  aside: new Uint8Array(), // 1 where an image is set aside
+  accepted: false, // whether labels accepted from a classifier count
+  confirmed: new Set(), // rows whose label a person called right
   at: 0, // place in the list that has the focus
   chosen: new Set(), // rows
   labels: { column: "label", names: [], values: new Int32Array() },
@@ -13,7 +17,7 @@ export const state = {
 
 const hearers = new Map();
 
-/** Call `work` whenever something changes: "list", "focus", "chosen", "labels", "shown" or "cells". */
+/** Call `work` whenever something changes: "list", "focus", "chosen", "labels", "shown", "aside" or "cells". */
 export function on(what, work) {
   for (const word of what.split(" ")) hearers.set(word, [...(hearers.get(word) ?? []), work]);
 }
@@ -34,6 +38,8 @@ let clearing;
 /** Tell the user something, on the screen and by voice. */
 export function say(text, bad = false) {
   const place = document.getElementById("status");
+  const home = document.querySelector("dialog[open]") ?? document.body; // a dialog covers all else
+  if (place.parentNode !== home) home.append(place);
   place.textContent = text;
   place.className = bad ? "there bad" : "there";
   clearTimeout(clearing);
@@ -62,3 +68,17 @@ export function make(tag, attributes = {}, ...inside) {
 }
 
 export const byId = (id) => document.getElementById(id);
+
+/** Write a count: "1 image", "2,000 images". */
+export const many = (count, what = "image") => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
+
+/** Ask the user before something large is done; resolves to whether to do it. */
+export function asked(question, text, yes) {
+  const dialog = byId("sure");
+  byId("sure-title").textContent = question;
+  byId("sure-text").textContent = text;
+  byId("sure-yes").textContent = yes;
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true }));
+}

@@ -140,13 +140,18 @@ def _fused() -> ModuleType | None:
     slow.start()
     try:
         from . import fused
-
-        fused.warm()
-        return fused
     except ImportError:
         progress.say(
             "numba is missing, so views are computed about a hundred times more slowly: pip install numba."
         )
+        slow.cancel()
         return None
+    try:
+        try:
+            fused.warm()
+        except Exception:  # a cache cut short by a power cut fails in many ways; a fault of ours fails again
+            fused.forget()
+            fused.warm()
+        return fused
     finally:
         slow.cancel()

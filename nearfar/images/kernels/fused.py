@@ -17,6 +17,8 @@ import os
 import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -404,3 +406,13 @@ def warm() -> None:
         pixels=np.zeros(3, np.uint8), offset=np.zeros(1, np.int64), width=np.ones(1, np.int32)
     )
     apply(block, centre(Preprocess(size=1), [1], [1]), np.zeros((1, 1, 1, 3), np.float32), "bicubic", 1)
+
+
+def forget() -> None:
+    """Remove what numba kept of these functions on disk, so that they are compiled again."""
+    for name, found in globals().items():
+        kept = getattr(getattr(found, "stats", None), "cache_path", None)
+        if kept is not None:
+            for file in Path(kept).glob(f"{Path(__file__).stem}.{name}-*.nb[ci]"):
+                with suppress(OSError):
+                    file.unlink()

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from ...core.errors import NearfarError
 from ...training.pretrain import pretrain
 from ...training.resolve import needs_labels
 from ...training.run import Run, export, load
@@ -83,7 +84,10 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Raises:
             NearfarError: something the user can fix.
         """
-        data = (X, y) if needs_labels(self.method, self._settings) else X
+        labelled = needs_labels(self.method, self._settings)
+        if labelled and y is None and not isinstance(X, (str, Path)):
+            raise NearfarError(f"{self.method} learns from labels; give one for each image, as fit(X, y).")
+        data = (X, y) if labelled and y is not None else X
         how = {"device": self.device, "seed": seed_of(self.random_state), **self._settings}
         with tempfile.TemporaryDirectory(prefix="nearfar-") as folder:
             out = folder if self.out is None else self.out

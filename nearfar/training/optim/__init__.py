@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from .lars import LARS
 from .light import avoid_dynamo_import
 from .muon import Muon, orthogonal
 
-__all__ = ["LARS", "Muon", "base_rate", "factor", "groups", "optimizer", "orthogonal"]
+__all__ = ["LARS", "Muon", "base_rate", "factor", "groups", "optimizer", "orthogonal", "step"]
 
 
 def groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -106,3 +107,16 @@ def optimizer(training: Training, module: nn.Module) -> torch.optim.Optimizer:
     if training.optimizer == "sgd":
         return torch.optim.SGD(found, lr, momentum=training.momentum, fused=True)
     return torch.optim.AdamW(found, lr, fused=True)
+
+
+def step(optimizer: torch.optim.Optimizer, run_all: Callable[[Sequence[Callable[[], None]]], None]) -> None:
+    """Update the weights.
+
+    Args:
+        optimizer: of a run.
+        run_all: does tasks that do not depend on each other, perhaps in several threads.
+    """
+    if isinstance(optimizer, Muon):
+        run_all(optimizer.updates())  # which are long enough to be worth it
+    else:
+        optimizer.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,27 +55,38 @@ class Muon(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every tensor that has a gradient.
 
         Args:
             closure: not used; torch's optimizers have it.
         """
+        for update in self.updates():
+            update()
+
+    @torch.no_grad()
+    def updates(self) -> list[Callable[[], None]]:
+        """List the updates of a step, one for each tensor; they do not depend on each other.
+
+        Returns:
+            Functions to call once each, in any order or at the same time.
+        """
+        found: list[tuple[int, Callable[[], None]]] = []
         for group in self.param_groups:
             for w in group["params"]:
                 if w.grad is None:
                     continue
-                if group["adapt"]:
-                    self._orthogonal_step(w, group)
-                else:
-                    self._adam_step(w, group)
+                if not self.state[w]:
+                    names = ("momentum",) if group["adapt"] else ("mean", "square")
+                    steps = {} if group["adapt"] else {"step": torch.zeros((), dtype=torch.float32)}
+                    self.state[w] = {**steps, **{name: torch.zeros_like(w) for name in names}}
+                work = self._orthogonal_step if group["adapt"] else self._adam_step
+                found.append((w.numel(), partial(work, w, group)))
+        return [update for _, update in sorted(found, key=lambda item: -item[0])]  # the longest first
 
+    @torch.no_grad()
     def _orthogonal_step(self, w: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[w]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(w)
-        buffer = state["momentum"]
+        buffer = self.state[w]["momentum"]
         buffer.mul_(group["momentum"]).add_(w.grad)
         ahead = (w.grad + group["momentum"] * buffer).flatten(1)
         rows, rest = ahead.shape
@@ -82,11 +94,9 @@ class Muon(torch.optim.Optimizer):
         w.mul_(1.0 - group["lr"] * group["weight_decay"])
         w.sub_(step, alpha=group["lr"] * math.sqrt(max(1.0, rows / rest)))
 
+    @torch.no_grad()
     def _adam_step(self, w: Tensor, group: dict[str, Any]) -> None:
         state, (fast, slow) = self.state[w], group["betas"]
-        if "step" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["mean"], state["square"] = torch.zeros_like(w), torch.zeros_like(w)
         state["step"] += 1
         taken = int(state["step"])
         state["mean"].lerp_(w.grad, 1.0 - fast)

@@ -1,0 +1,60 @@
+"""Shows an image in full, from its own file, if that is still the very file that was embedded.
+
+A store may come from a stranger, and so may the paths in it. A file is shown only if its content has the
+digest that the store recorded when the image was embedded: who made the row held that file already. What is
+sent is drawn anew from decoded pixels, never the file itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..core.errors import BadImage, NearfarError
+from ..images import decode
+from ..stores import VectorStore
+
+FULL = 4096  # pixels of the longer side that is sent, unless asked otherwise
+MOST_PIXELS = 50_000_000  # of an image that is decoded
+QUALITY = 90  # of what is sent, as JPEG counts it
+
+
+def photo(store: VectorStore, name: str, side: int = FULL) -> bytes:
+    """Read an image from its file: a JPEG, drawn anew, upright.
+
+    Args:
+        store: knows where the file is.
+        name: the image's id.
+        side: pixels of the longer side, at most.
+
+    Raises:
+        NearfarError: the file is not there, has changed, or cannot be used.
+    """
+    row = store.rows(["path", "digest"], ids=[name]).to_pylist()[0]
+    path = row["path"]
+    if not path or not row["digest"]:
+        raise NearfarError(f"the store knows no file of {name!r}, so only its thumbnail is shown.")
+    if not os.path.isabs(path) or not os.path.isfile(path):
+        raise NearfarError(f"the file of {name!r} is no longer at {path}, so only its thumbnail is shown.")
+    try:
+        data = decode.read(Path(path), max_pixels=MOST_PIXELS)
+        found = hashlib.blake2b(data, digest_size=16).hexdigest()
+        if not hmac.compare_digest(found.encode(), str(row["digest"]).encode(errors="replace")):
+            raise NearfarError(
+                f"{path} is not the file that was embedded as {name!r}; embed it again to see it."
+            )
+        pixels = decode.decode(data, max_pixels=MOST_PIXELS)
+    except BadImage as error:
+        raise NearfarError(f"the file of {name!r} cannot be shown: {error}.") from None
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if max(image.size) > side:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()

@@ -1,0 +1,211 @@
+/* The image in focus in full: zoom and pan, its path and columns, its neighbours, and another one beside it. */
+
+import { ask } from "./api.js";
+import { cell, want } from "./cells.js";
+import { go } from "./grid.js";
+import { byId, focused, labelOf, make, on, say, state } from "./state.js";
+
+const MOST = 40; // times that an image is enlarged
+const NEIGHBOURS = 8;
+const dialog = byId("photo"), frames = [byId("photo-one"), byId("photo-two")];
+const view = { scale: 1, across: 0, down: 0 }; // shared by both, so that the same places are compared
+const urls = new Map(); // row -> address of the image in full
+let turn = 0, open_ = false;
+
+export const isOpen = () => open_;
+
+function place() {
+  for (const frame of frames) {
+    frame.firstElementChild.style.transform = `translate(${view.across}px, ${view.down}px) scale(${view.scale})`;
+    frame.classList.toggle("near", view.scale > 4);
+  }
+  byId("photo-scale").textContent = view.scale === 1 ? "" : `${view.scale.toFixed(1)} ×`;
+}
+
+/** Enlarge about a place of a frame, given from its middle. */
+export function zoom(factor, [x, y] = [0, 0]) {
+  const scale = Math.min(MOST, Math.max(1, view.scale * factor)), ratio = scale / view.scale;
+  view.across = scale === 1 ? 0 : x + (view.across - x) * ratio;
+  view.down = scale === 1 ? 0 : y + (view.down - y) * ratio;
+  view.scale = scale;
+  place();
+}
+
+function fit() {
+  Object.assign(view, { scale: 1, across: 0, down: 0 });
+  place();
+}
+
+/** Show an image: its thumbnail at once, and itself as soon as it has come. */
+async function fill(frame, row) {
+  const [picture, words] = frame.children, now = turn;
+  frame.hidden = row < 0;
+  if (row < 0) return;
+  const known = cell(row);
+  if (known) picture.src = urls.get(row) ?? known.url;
+  else want([row]);
+  picture.alt = known?.row.id ?? "";
+  const name = `${known?.row.id ?? ""}${labelOf(row) === null ? "" : ` · ${labelOf(row)}`}`;
+  words.textContent = name;
+  if (urls.has(row)) return;
+  try {
+    const url = URL.createObjectURL(await ask(`api/photo/${row}?key=${state.facts.key}`));
+    urls.set(row, url);
+    if (urls.size > 20) {
+      const [[oldest, gone]] = urls;
+      URL.revokeObjectURL(gone);
+      urls.delete(oldest);
+    }
+    if (now === turn) picture.src = url;
+  } catch (error) {
+    if (now === turn) words.textContent = `${name} · ${error.message}`;
+  }
+}
+
+/** The image that the one in focus is to be compared with: the copy to keep, or one of the class that is suggested. */
+async function other(row) {
+  const { columns, grouped, rows, name } = state.list;
+  if (columns.keep && grouped) {
+    const group = columns[grouped], mine = group[state.at];
+    const members = [...rows.keys()].filter((at) => group[at] === mine && at !== state.at);
+    return rows[members.find((at) => columns.keep[at]) ?? members[0]] ?? -1;
+  }
+  if (name !== "label-errors") return -1;
+  const where = `"${state.labels.column}" = '${columns.suggested[state.at].replaceAll("'", "''")}'`;
+  const found = await ask("api/search", { key: state.facts.key, like: [row], where }).catch(() => null);
+  return [...(found?.rows ?? [])].find((one) => one !== row) ?? -1;
+}
+
+function facts(row) {
+  const known = cell(row);
+  if (!known) return;
+  byId("photo-path").textContent = known.row.path ?? "no file";
+  byId("copy-path").hidden = !known.row.path;
+  const hidden = new Set(["path", "digest", "map_x", "map_y", `${state.labels.column}_before`]);
+  const shown = Object.entries(known.row).filter(([name, value]) => !hidden.has(name) && value !== null);
+  byId("photo-facts").replaceChildren(...shown.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)))));
+}
+
+async function neighbours(row) {
+  const now = turn, place = byId("photo-near");
+  place.replaceChildren();
+  const found = await ask("api/search", { key: state.facts.key, like: [row] }).catch(() => null);
+  if (now !== turn || !found) return;
+  const near = [...found.rows].map((one, at) => ({ one, cosine: found.head.columns.similarity[at] })).filter(({ one }) => one !== row).slice(0, NEIGHBOURS);
+  want(near.map(({ one }) => one));
+  place.replaceChildren(...near.map(({ one, cosine }) => {
+    const button = make("button", { type: "button", "data-row": String(one) }, make("img", { alt: "" }), make("small", {}, cosine.toFixed(2)));
+    button.addEventListener("click", () => beside(one));
+    return button;
+  }));
+  pictures();
+}
+
+function pictures() {
+  for (const button of byId("photo-near").children) {
+    const known = cell(Number(button.dataset.row));
+    if (!known) continue;
+    button.firstElementChild.src = known.url;
+    button.setAttribute("aria-label", `Beside it: ${known.row.id}`);
+  }
+}
+
+let second = -1;
+/** Put another image beside the one in focus, or none. */
+function beside(row) {
+  second = second === row ? -1 : row;
+  fill(frames[1], second);
+}
+
+async function draw() {
+  const row = focused(), now = ++turn;
+  if (row < 0) return close();
+  fit();
+  fill(frames[0], row);
+  facts(row);
+  second = -1;
+  fill(frames[1], -1);
+  neighbours(row);
+  const found = await other(row);
+  if (now === turn && found >= 0) beside(found);
+  return undefined;
+}
+
+/** Show the image in focus in full. */
+export function open() {
+  if (focused() < 0) return say("There is no image to show.");
+  open_ = true;
+  dialog.showModal();
+  return draw();
+}
+
+export const close = () => dialog.close();
+
+/** Take a key that means something else here than on the page; tells whether it was one. */
+export function typed(key) {
+  const does = { "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), f: fit, v: close, Enter: close, ArrowDown: () => go(state.at + 1), ArrowUp: () => go(state.at - 1) };
+  does[key]?.();
+  return key in does;
+}
+
+const middle = (event, frame) => {
+  const box = frame.getBoundingClientRect();
+  return [event.clientX - box.left - box.width / 2, event.clientY - box.top - box.height / 2];
+};
+for (const frame of frames) {
+  const hands = new Map();
+  frame.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    zoom(Math.exp(-Math.max(-240, Math.min(240, event.deltaY)) / 400), middle(event, frame));
+  }, { passive: false });
+  frame.addEventListener("dblclick", (event) => (view.scale > 1 ? fit() : zoom(4, middle(event, frame))));
+  frame.addEventListener("pointerdown", (event) => {
+    hands.set(event.pointerId, [event.clientX, event.clientY]);
+    frame.setPointerCapture(event.pointerId);
+  });
+  const grip = () => {
+    const [[x, y], [u, v] = [x, y]] = hands.values();
+    return { x: (x + u) / 2, y: (y + v) / 2, apart: Math.hypot(x - u, y - v) };
+  };
+  frame.addEventListener("pointermove", (event) => {
+    if (!hands.has(event.pointerId)) return;
+    const before = grip();
+    hands.set(event.pointerId, [event.clientX, event.clientY]);
+    const after = grip();
+    if (view.scale > 1) {
+      view.across += after.x - before.x;
+      view.down += after.y - before.y;
+    }
+    if (before.apart && after.apart) zoom(after.apart / before.apart, middle({ clientX: after.x, clientY: after.y }, frame));
+    place();
+  });
+  for (const end of ["pointerup", "pointercancel"]) frame.addEventListener(end, (event) => hands.delete(event.pointerId));
+}
+byId("copy-path").addEventListener("click", async () => {
+  const text = byId("photo-path").textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    say("The path is copied.");
+  } catch { // without a secure connection there is no clipboard
+    getSelection().selectAllChildren(byId("photo-path"));
+    say("The browser lets no page copy here; the path is selected, press Ctrl+C.");
+  }
+});
+byId("photo-close").addEventListener("click", close);
+byId("photo-next").addEventListener("click", () => go(state.at + 1));
+byId("photo-last").addEventListener("click", () => go(state.at - 1));
+dialog.addEventListener("close", () => {
+  open_ = false;
+  byId("grid").focus({ preventScroll: true });
+});
+on("focus list", () => open_ && draw());
+on("labels", () => open_ && (fill(frames[0], focused()), facts(focused())));
+on("cells", () => {
+  if (!open_) return;
+  pictures();
+  if (!frames[0].firstElementChild.alt) {
+    fill(frames[0], focused());
+    facts(focused());
+  }
+  if (second >= 0 && !frames[1].firstElementChild.alt) fill(frames[1], second);
+});

@@ -1,0 +1,119 @@
+"""Opens what `nearfar anomalies --parts` is about: a store, a folder, or an industrial data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import NearfarError
+from ..data.defects import GOOD, Truth, find_layout
+from ..data.in_memory import InMemorySource
+from ..data.modality import open_data
+from ..data.source import Source
+from ..stores import VectorStore, open_store
+from ..training.run import Run, load
+from .store_access import StoreLike, run_of
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command is about.
+
+    Attributes:
+        source: the pictures to score, and which rows of it.
+        normal: normal pictures, if any were named.
+        kinds: the kind of each row of `source` where folders tell it, "" for a good one; None where not.
+        truth: masks or boxes; None where there are none.
+        run: made the encoder.
+    """
+
+    source: Source
+    rows: list[int]
+    normal: Source | None
+    kinds: list[str] | None
+    truth: Truth | None
+    run: Run
+
+
+def open_asked(
+    where: StoreLike,
+    normal: str | None,
+    anomalous: str | None,
+    condition: str | None,
+    truth: str | Path | None,
+    run: Run | str | Path | None,
+) -> Asked:
+    """Open the pictures that are to be scored, and those that are normal.
+
+    Args:
+        where: a store, a collection of pictures, or a folder with `train/good` and `test`.
+        normal: a condition on a store, or a collection; not needed for such a folder.
+        anomalous, condition: on a store.
+        truth: a folder of masks or boxes.
+        run: of the encoder; a store knows its own.
+
+    Raises:
+        NearfarError: something is missing.
+    """
+    if not isinstance(where, (str, Path)):
+        return _of_store(where, normal, anomalous, condition, truth, run)
+    if _is_store(str(where)):
+        return _of_store(open_store(where), normal, anomalous, condition, truth, run)
+    if anomalous is not None or condition is not None:
+        raise NearfarError(
+            "--anomalous and --where are conditions on a vector store; give --truth for pictures."
+        )
+    if run is None:
+        raise NearfarError("pictures need an encoder; name a run with --run, such as --run runs/a.")
+    opened = run if isinstance(run, Run) else load(run)
+    known = Truth(Path(truth)) if truth is not None else None
+    layout = find_layout(Path(where))
+    if layout is not None:
+        source = open_data(str(layout.test), expected=opened.preprocess.modality)
+        kinds = ["" if one.split("/")[0] == GOOD else one.split("/")[0] for one in source.ids]
+        if known is None and layout.truth is not None:
+            known = Truth(layout.truth)
+        good = open_data(normal or str(layout.normal), expected=opened.preprocess.modality)
+        return Asked(source, list(range(len(source))), good, kinds, known, opened)
+    source = open_data(where, expected=opened.preprocess.modality)
+    learned = None if normal is None else open_data(normal, expected=opened.preprocess.modality)
+    return Asked(source, list(range(len(source))), learned, None, known, opened)
+
+
+def _is_store(address: str) -> bool:
+    """Tell a vector store from a collection of pictures by its name."""
+    return "://" in address or Path(address).suffix == ".nf"
+
+
+def _of_store(
+    store: VectorStore,
+    normal: str | None,
+    anomalous: str | None,
+    condition: str | None,
+    truth: str | Path | None,
+    run: Run | str | Path | None,
+) -> Asked:
+    """Open the files of a store's pictures."""
+    made = run_of(store, run)
+    known = set(store.ids(normal)) if normal is not None else set[str]()
+    odd = set(store.ids(anomalous)) if anomalous is not None else None
+    if odd is not None and known & odd:
+        raise NearfarError(
+            f"{len(known & odd):,} images meet both --normal and --anomalous; change one of them."
+        )
+    ids = sorted(store.ids(condition))
+
+    def files(some: list[str]) -> Source:
+        paths = store.rows(["path"], ids=some).column("path").to_pylist()
+        gone = [one for one, path in zip(some, paths, strict=True) if not path or not Path(path).is_file()]
+        if gone:
+            raise NearfarError(
+                f"the files of {len(gone):,} images are gone, such as {gone[0]!r}; parts need the images: "
+                "put them back, or embed them again where they are now."
+            )
+        return InMemorySource(str(store.address), tuple(some), None, paths)
+
+    kinds = None if odd is None else ["defect" if one in odd else "" for one in ids]
+    learned = files(sorted(known)) if known else None
+    masks = Truth(Path(truth)) if truth is not None else None
+    return Asked(files(ids), list(range(len(ids))), learned, kinds, masks, made)

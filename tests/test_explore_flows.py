@@ -1,0 +1,262 @@
+"""The page past its first drawing: tabs left, pages reloaded, two tabs, a server that goes and comes back."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import explored
+import pytest
+from test_explore_page import NOISE, TOKEN, WAIT, browser, pytestmark, title, until  # noqa: F401
+
+from nearfar.stores import VectorStore, open_store
+
+COUNT = 150
+
+
+class Server:
+    """The page's server, which can be stopped and started again at the same address."""
+
+    def __init__(self, store: VectorStore) -> None:
+        self.store, self.port = store, 0
+        self.start()
+
+    def start(self) -> None:
+        uvicorn = pytest.importorskip("uvicorn", reason="no uvicorn here: pip install 'nearfar[explore]'")
+        pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
+        from nearfar.app.findings import Findings
+        from nearfar.app.row_numbers import NumberedStore
+        from nearfar.app.server import application
+
+        rows = NumberedStore(open_store(self.store.address))
+        door = socket.socket()
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind(("127.0.0.1", self.port))
+        door.listen()
+        self.port = door.getsockname()[1]
+        app = application(rows, Findings(rows), TOKEN, {"localhost"})
+        config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1)
+        self.uvicorn = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.uvicorn.run, kwargs={"sockets": [door]}, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.uvicorn.should_exit = True
+        self.thread.join(30)
+
+    def labels(self, column: str = "label") -> list[Any]:
+        store = open_store(self.store.address)
+        return store.rows([column])[column].to_pylist() if column in store.columns else [None] * COUNT
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    found = Server(explored.plain(tmp_path, COUNT))
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def opened(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:  # noqa: F811
+    """Open tabs of one browser; at the end, nothing was wrong in any."""
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, accept_downloads=True)
+    said: list[str] = []
+
+    def work(address: str = "") -> Any:
+        view = context.new_page()
+        view.set_default_timeout(WAIT)
+        view.on("console", lambda message: said.append(message.text))
+        view.on("pageerror", lambda error: said.append(str(error)))
+        view.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}{address}")
+        ready(view)
+        return view
+
+    yield work
+    context.close()
+    expected = (*NOISE, "Failed to load resource", "ERR_CONNECTION")
+    assert [text for text in said if not any(word in text for word in expected)] == []
+
+
+def ready(view: Any) -> None:
+    view.wait_for_selector("body[data-ready]")
+    view.focus("#grid")
+
+
+def shows(view: Any, place: str, text: str) -> None:
+    view.wait_for_function(
+        "([id, text]) => document.getElementById(id).textContent.includes(text)", arg=[place, text]
+    )
+
+
+def press(view: Any, *keys: str) -> None:
+    for key in keys:
+        view.keyboard.press(key)
+
+
+def name_class(view: Any, name: str) -> None:
+    press(view, "l")
+    view.keyboard.type(name)
+    press(view, "Enter")
+
+
+def test_labels_through_reload_two_tabs_and_a_server_that_is_gone(
+    opened: Callable[..., Any], server: Server
+) -> None:
+    view = opened()
+    # A class keeps its key, also where its name comes first in the alphabet.
+    press(view, "Home")
+    for name in ("zebra", "yak"):
+        name_class(view, name)
+    until(lambda: server.labels()[:2] == ["zebra", "yak"])
+    other = opened()
+    other.bring_to_front()
+    press(other, "End")
+    name_class(other, "ant")
+    until(lambda: server.labels()[-1] == "ant")
+    view.bring_to_front()
+    shows(view, "chips", "ant")
+    other.close()
+    view.reload()
+    ready(view)
+    keys = view.evaluate("[...document.querySelectorAll('.chip')].map(c => c.textContent)")
+    assert keys == ["1zebra", "2yak", "3ant"]
+    press(view, "Home", "ArrowRight", "ArrowRight", "1", "3")
+    until(lambda: server.labels()[2:4] == ["zebra", "ant"])
+    # Undo after a reload, in the tab that made the change.
+    view.reload()
+    ready(view)
+    press(view, "u")
+    until(lambda: server.labels()[2:4] == ["zebra", None])
+    # A whole store is not labelled by two keys: the number is asked about first.
+    press(view, "Control+a")
+    shows(view, "chosen-count", "150 chosen")
+    press(view, "1")
+    view.wait_for_selector("#sure[open]")
+    assert "150 images" in view.inner_text("#sure-title") and "2 labels" in view.inner_text("#sure-text")
+    press(view, "Enter")  # the safe answer has the focus
+    view.wait_for_selector("#sure", state="hidden")
+    press(view, "1")
+    view.click("#sure-yes")
+    until(lambda: set(server.labels()) == {"zebra"})
+    press(view, "u")
+    until(lambda: server.labels()[:4] == ["zebra", "yak", "zebra", None])
+    # The server goes: labels are kept, said to be unsaved, and sent when it is back, also after a reload.
+    view.focus("#grid")
+    server.stop()
+    press(view, "End", "ArrowLeft", "ArrowLeft", "2")
+    shows(view, "unsaved", "1 image not saved yet")
+    told = view.inner_text("#status")
+    assert "kept in this browser" in told or "not saved yet" in told
+    view.wait_for_selector(".cell.unsaved")
+    press(view, "2", "u")
+    shows(view, "status", "not saved yet")
+    assert server.labels()[COUNT - 3] is None
+    server.start()
+    until(lambda: server.labels()[COUNT - 3 :] == ["yak", None, "ant"])
+    view.wait_for_selector("#unsaved", state="hidden")
+    assert server.labels("label_origin")[COUNT - 3] == "hand"
+    server.stop()
+    press(view, "End", "1")
+    shows(view, "unsaved", "1 image")
+    view.evaluate("sessionStorage.kept = 'yes'")
+    server.start()
+    view.goto(f"http://127.0.0.1:{server.port}/")
+    until(lambda: server.labels()[-1] == "zebra")
+
+
+def test_lists_past_the_first_look(opened: Callable[..., Any], server: Server) -> None:
+    view = opened()
+    # From end to end of the tabs by keyboard, though there are no labels: no list is a dead end.
+    seen = []
+    for key in ["["] + 9 * ["]"]:
+        press(view, key)
+        view.wait_for_selector("#list-part:not([aria-busy])")
+        seen.append(view.evaluate("document.querySelector('#tabs [aria-selected=true]').id"))
+        if not view.locator(".cell").count():
+            assert len(view.inner_text("#nothing")) > 30, seen[-1]
+            assert view.get_attribute("#grid", "role") == "group"
+    tabs = view.evaluate("[...document.querySelectorAll('#tabs button')].map(tab => tab.id)")
+    assert seen == ["tab-classifier", *tabs]
+    # A lasso's selection is there again after another list, and after a reload.
+    view.click("#tab-all")
+    press(view, "s")
+    box = view.locator("#map").bounding_box()
+    view.mouse.move(box["x"] + 0.02 * box["width"], box["y"] + 0.02 * box["height"])
+    view.mouse.down()
+    for x, y in ((0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.05)):
+        view.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
+    view.mouse.up()
+    title(view, "150 images, selected on the map")
+    for _ in range(2):
+        view.click("#tab-all")
+        title(view, "150 images")
+        view.wait_for_function("!document.getElementById('title').textContent.includes('selected')")
+        view.click("#tab-selected")
+        title(view, "150 images, selected")
+    view.reload()
+    ready(view)
+    title(view, "150 images, selected")
+    # The address holds the list and the condition, and the back button goes back.
+    view.click("#facets summary")
+    view.click("#facet-list button:has-text('south')")
+    title(view, "50 images, selected")
+    press(view, "Escape")
+    view.click("#tab-anomalies")
+    title(view, "50 images, most anomalous first")
+    assert "list=anomalies" in view.url and "site" in view.url
+    again = opened(view.url.partition("/#")[2] and "#" + view.url.partition("/#")[2])
+    title(again, "50 images, most anomalous first")
+    again.close()
+    view.go_back()
+    title(view, "50 images, selected")
+    view.go_back()
+    title(view, "150 images, selected")
+    assert view.input_value("#condition") == ""
+
+
+def test_a_photo_in_full_and_images_set_aside(
+    opened: Callable[..., Any], server: Server, tmp_path: Path
+) -> None:
+    view = opened()
+    press(view, "v")
+    view.wait_for_function("document.querySelector('#photo-one img').naturalWidth === 30")
+    assert view.inner_text("#photo-path") == str(tmp_path / "000.png")
+    view.wait_for_function("document.querySelectorAll('#photo-near img[src]').length === 8")
+    press(view, "+")
+    assert "scale(1.5)" in view.evaluate("document.querySelector('#photo-one img').style.transform")
+    press(view, "ArrowRight")
+    view.wait_for_function("document.getElementById('photo-path').textContent.endsWith('001.png')")
+    view.click("#photo-near button")
+    view.wait_for_function("document.querySelector('#photo-two img').naturalWidth === 30")
+    press(view, "Escape")
+    view.wait_for_selector("#photo", state="hidden")
+    # All copies but one of each group, set aside with a few keys; undo brings them back.
+    view.click("#tab-duplicates")
+    title(view, "duplicates in groups")
+    view.focus("#grid")
+    press(view, "c")
+    shows(view, "chosen-count", "chosen")
+    count = int(view.inner_text("#chosen-count").split()[0])
+    assert 3 <= count < COUNT
+    press(view, "x")
+    if count > 100:
+        view.click("#sure-yes")
+    until(lambda: server.labels("set_aside").count(True) == count)
+    view.click("#tab-all")
+    title(view, f"{COUNT - count} image")
+    with view.expect_download() as found:
+        view.focus("#grid")
+        press(view, " ")
+        view.click("#export-chosen")
+    found.value.save_as(tmp_path / "selection.csv")
+    assert (tmp_path / "selection.csv").read_text().count("\n") == 2
+    view.reload()
+    ready(view)
+    title(view, f"{COUNT - count} image")
+    press(view, "u")
+    until(lambda: True not in server.labels("set_aside"))
