@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
 from nearfar.models import embedded, known
 from nearfar.queries.image_folder import store_of
+from nearfar.training.known_check import check_known
 from nearfar.training.run import Run, load
 
 MOBILE = "torchvision:mobilenet_v3_small"
@@ -303,3 +305,21 @@ def test_training_starts_from_a_known_encoder_with_its_mean_and_deviation(
     assert after["net.pos_embed"].shape[1] == 4 + 1
     with pytest.raises(NearfarError, match=r"belong to timm:test_vit, not to resnet8; leave --encoder out"):
         nearfar.pretrain(few, out=tmp_path / "b", weights=str(timm_folder), encoder="resnet8", **how)
+
+
+def test_check_tells_what_the_known_encoder_gives_where_there_are_labels(
+    few: Path, tmp_path: Path, installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"limit": 1 << 20, "device": torch.device("cpu"), "threads": 1}
+    assert check_known(few, **how) is None  # a flat folder has no labels
+    images = sorted(few.iterdir())
+    for number, path in enumerate(images):
+        place = tmp_path / "sorted" / ("a" if number < 4 else "b")
+        place.mkdir(parents=True, exist_ok=True)
+        for copy in ("x", "y"):  # the nearest other image of each is its copy
+            shutil.copy(path, place / f"{copy}{path.name}")
+    found = check_known(tmp_path / "sorted", **how)
+    assert found is not None and (found.images, found.accuracy) == (12, 1.0)
+    assert found.chance == pytest.approx((8 * 7 + 4 * 3) / (12 * 11)) and "100.0 %" in str(found)
+    monkeypatch.setattr(embedded, "there", lambda: False)
+    assert check_known(tmp_path / "sorted", **how) is None

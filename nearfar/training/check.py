@@ -18,6 +18,7 @@ from ..data.inspection import Inspection
 from ..data.modality import modality_of, open_data
 from ..data.source import Source
 from . import engine, optim, resolve
+from .known_check import KnownCheck, check_known
 from .options import Options
 from .plan import epochs, plan_run
 from .precision import gains_from_bfloat16
@@ -70,19 +71,22 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Check:
-    """What is in a collection, and the plan; `obstacle` says why there is none."""
+    """What is in a collection, the plan or why there is none (`obstacle`), and the known encoder's figure."""
 
     inspection: Inspection
     plan: Proposal | None
     obstacle: str = ""
+    known: KnownCheck | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Write it as plain values."""
         plan = None if self.plan is None else dataclasses.asdict(self.plan)
-        return {**self.inspection.to_json(), "plan": plan, "obstacle": self.obstacle or None}
+        known = None if self.known is None else dataclasses.asdict(self.known)
+        return {**self.inspection.to_json(), "plan": plan, "obstacle": self.obstacle or None, "known": known}
 
     def __str__(self) -> str:
-        return f"{self.inspection}\n{self.plan or f'no plan: {self.obstacle}'}"
+        lines = [str(self.inspection), str(self.plan or f"no plan: {self.obstacle}")]
+        return "\n".join([*lines, *([str(self.known)] if self.known else [])])
 
 
 def check(
@@ -98,7 +102,8 @@ def check(
     Example: nearfar check photos/
 
     Every file's header is read. Images are decoded, in random order, for DECODING seconds: of a small
-    collection all, of a large one a part, and the result says how many.
+    collection all, of a large one a part, and the result says how many. Where the images have labels and the
+    encoder `known` is installed, it is measured on a sample of 128 images, in about ten seconds.
 
     Args:
         data: as in `pretrain`.
@@ -139,7 +144,8 @@ def check(
             None,
             f"{share:.0%} of the images are unusable; fix them, or raise --max-bad to {share:.2f}",
         )
-    return Check(found, _propose(source, wanted, found, device, threads))
+    known = check_known(data, limit=max_pixels, device=device, threads=threads)
+    return Check(found, _propose(source, wanted, found, device, threads), known=known)
 
 
 def _propose(
