@@ -148,13 +148,9 @@ class ImageModality(Modality):
     ) -> AugmentationParams:
         """Draw crops, flips, colours and blurs; see `views.draw`."""
         from ..images import views
-        from .batch import ALTERNATES
 
         recipe, side = _parts(view, size)
-        drawn = views.draw(recipe, key, ids, block.height, block.width, side)
-        if (other := getattr(view, "alternate", None)) is None:
-            return drawn
-        return drawn.mixed(views.draw(other, key, ids, block.height, block.width, side), ALTERNATES)
+        return views.draw(recipe, key, ids, block.height, block.width, side)
 
     def apply(
         self,

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -118,6 +119,9 @@ class DataLoader:
         for number, view in enumerate(self.views):
             key, kind = rng.fold(self.seed, "view", epoch, number), self.modality
             draws = kind.draw(view, key, names, block, self.size)
+            if (other := getattr(view, "alternate", None)) is not None:
+                second = kind.draw(replace(view, recipe=other), key, names, block, self.size)
+                draws = draws.mixed(second, ALTERNATES)
             x = kind.apply(there, draws, view, self.size, dtype=self.dtype, threads=self.threads)
             made.append(x.pin_memory() if self.pin else x)
         places = torch.from_numpy(rows)

@@ -114,10 +114,12 @@ def views_grid(sampled: ImageSample, wanted: RunConfig) -> Grid:
         views_shown = [tile(_bytes(view.pixels[at]), view.name) for view in made]
         lines.append([_shown(sampled, row, mark="first", boxes=boxes), *views_shown])
     says = (
-        "First the image, with the crops of its first two views; then views, exactly as the network got them "
-        "in its first epochs. A person should still recognise that a row shows one thing: where not, the "
+        "First the image, with the crops of its first two views; then views as the network got them in "
+        "its first epochs. A person should still recognise that a row shows one thing: where not, the "
         "views are too hard; where all views are nearly the same, too easy."
     )
+    if getattr(wanted.settings, "keep_colour", False):
+        says += " Every fourth image of a batch kept its colours in both views, which is not shown here."
     return Grid("Views of a few images", says, lines, columns=1 + len(made))
 
 
