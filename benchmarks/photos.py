@@ -3,10 +3,10 @@
     python -m benchmarks.photos /data/trash /data/flowers --minutes 10 --seeds 3 --out runs/photos
 
 Each folder holds train and test, with a folder a class. Every row is trained on the images of train without
-their labels, for the same time (--minutes) or the same number of steps (--steps, whose figures do not depend on what
-else the machine does), and evaluated by `nearfar.evaluate`: everything is chosen on training images, and test
-images are read once. Prints Markdown, with the least and the greatest over the seeds. What is there already is
-read, so that a run that was stopped goes on.
+their labels, for the same time (--minutes) or the same number of steps (--steps, whose figures do not depend
+on what else the machine does), and evaluated by `nearfar.evaluate`: everything is chosen on training images,
+and test images are read once. Prints Markdown, with the least and the greatest over the seeds. What is there
+already is read, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .measure import Spread
 
 KEPT = {"hue": 0.0, "grayscale": 0.0, "saturation": 0.1}
 VIEWS: dict[str, dict[str, Any]] = {
-    "default: colours kept in every eighth image": {},
+    "default: colours kept in every fourth image": {},
     "colours changed in every image": {"keep_colour": False},
     "colours kept in every image": KEPT,
 }

@@ -10,6 +10,7 @@ which other work on the computer disturbs least.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -34,8 +35,8 @@ from .step import Ready
 from .table import Bar, Row, Section
 
 FASTER, KEPT = 1.3, 0.4  # alone, times as fast as before; beside a busy process, the share of alone
-SECONDS = 2.5  # that a figure is measured for, or one step
-DIVIDED, SHARE = "each operation divided", "a share a thread"
+SECONDS = 2.0  # that a figure is measured for, or one step
+WAYS = SHARE, DIVIDED = "a share a thread", "each operation divided"
 Work = Callable[[], float]
 
 
@@ -101,7 +102,7 @@ def trained(side: int, batch: int, threads: int, precision: str | None) -> tuple
 def training(side: int, batch: int, seconds: float) -> tuple[dict[str, Work], str]:
     """Give a figure's work for both ways to train."""
     works, precision = {}, None
-    for who, threads in ((DIVIDED, 1), (SHARE, measure.cores())):
+    for who, threads in ((DIVIDED, 1), (SHARE, max(2, measure.cores()))):
         steps, precision = trained(side, batch, threads, precision)
 
         def step(steps: Iterator[engine.Step] = steps) -> int:
@@ -141,27 +142,28 @@ def embedding(images: int, seconds: float) -> dict[str, Work]:
 
 def run(wanted: Asked) -> Section:
     """Measure training at two sides, and embedding."""
-    cores = measure.cores()
-    torch.set_num_threads(cores)
+    cores, before = measure.cores(), torch.get_num_threads()
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
-    batch, seconds = (16, 0.0) if wanted.quick else (256, SECONDS)
-    for side in (16,) if wanted.quick else (32, 64):
-        works, precision = training(side, batch, seconds)
-        case = f"training, {side} px, batch {batch}, {precision}"
-        compare(section, case, works, wanted.rounds if side <= 32 else min(2, wanted.rounds))
-    count = 64 if wanted.quick else 2048
-    compare(section, f"embedding, {count:,} images, 32 px", embedding(count, seconds), wanted.rounds)
+    batch, seconds, images = (16, 0.0, 32) if wanted.quick else (256, SECONDS, 2048)
+    # In a quick run operations are not divided, which can take minutes beside other programs.
+    torch.set_num_threads(1 if wanted.quick else cores)
+    try:
+        for side in (16,) if wanted.quick else (32, 64):
+            works, precision = training(side, batch, seconds)
+            compare(section, f"training, {side} px, batch {batch}, {precision}", works, wanted.rounds)
+        compare(section, f"embedding, {images:,} images, 32 px", embedding(images, seconds), wanted.rounds)
+    finally:
+        torch.set_num_threads(before)
+    loads = ", ".join(f"{x:.1f}" for x in load())
     section.notes.append(
-        f"{cores} cores; the computer's load was {', '.join(f'{x:.1f}' for x in load())} over the last 1, 5 "
-        "and 15 minutes at the end, this measurement included."
+        f"{cores} cores; the computer's load was {loads} over the last 1, 5 and 15 minutes at the end, this "
+        "measurement included."
     )
     return section
 
 
 def load() -> tuple[float, ...]:
     """Give the system's load averages, where it has them."""
-    import os
-
     return os.getloadavg() if hasattr(os, "getloadavg") else ()
 
 

@@ -242,7 +242,7 @@ def replicas() -> dict[str, Tensor]:
                 yield Batch(views, share(rows), share(rows % 3), step)
 
     found = {}
-    for name in ("simclr", "moco", "byol", "nnclr"):
+    for name in ("simclr", "moco"):
         module = small(name, **({"bn_splits": 1} if name == "moco" else {})).double()
         some = given(module, 1)
         module.f.register_module("net", torch.nn.Sequential(module.f.net, torch.nn.Dropout(0.1)))

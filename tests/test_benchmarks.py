@@ -19,6 +19,7 @@ from benchmarks import (
     neighbours,
     pictures,
     scoreboard,
+    shared,
     start,
     step,
     store,
@@ -247,3 +248,14 @@ def test_stores_that_compare_all_find_the_nearest(who: str, monkeypatch: pytest.
     monkeypatch.setattr(store, "PIECE", 400)
     found = store.one(who, 1000)
     assert found["recall"] > 0.999 and found["memory"] > 0
+
+
+def test_the_subject_beside_another_program_measures_both_ways_in_both_places() -> None:
+    before = torch.get_num_threads()
+    section = shared.run(Asked(quick=True, rounds=1))
+    assert torch.get_num_threads() == before
+    cases = [(row.case.rpartition(", ")[2], row.who) for row in section.rows]
+    places = [(place, who) for place in ("alone", "beside a busy process") for who in shared.WAYS]
+    assert cases == 2 * places
+    assert all(row.figure is not None and row.figure.low > 0 for row in section.rows)
+    assert len(section.bars) == 4

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import timm
 from textures import write_folders
 
 from nearfar import methods
@@ -77,6 +79,10 @@ def test_examples_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(few_labels, "DRAWS", (2, 2))  # as for minutes: fewer draws, of every size
+    if page.stem == "known":  # as if nearfar[known] were installed
+        (tmp_path / "cache" / "known").mkdir(parents=True)
+        state = timm.create_model("efficientnet_lite0").state_dict()
+        safetensors.torch.save_file(state, tmp_path / "cache" / "known" / "efficientnet_lite0.safetensors")
     for name in ("photos", "labelled"):
         (tmp_path / name).symlink_to(pictures / name)
     write_folders(tmp_path)

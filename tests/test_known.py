@@ -282,3 +282,24 @@ def test_a_folder_that_cannot_have_a_store_beside_it_has_it_in_the_cache(
     address = store_of(few, timm_folder)
     assert Path(address).is_relative_to(tmp_path / "cache") and len(nearfar.open_store(address)) == 6
     assert store_of(address) == address and store_of(tmp_path / "nothing") == tmp_path / "nothing"
+
+
+def test_training_starts_from_a_known_encoder_with_its_mean_and_deviation(
+    few: Path, timm_folder: Path, tmp_path: Path
+) -> None:
+    start = load(timm_folder)
+    how = {"steps": 1, "batch_size": 2, "image_size": 32, "health_checks": 0, "holdout": 0.0}
+    run = nearfar.pretrain(few, out=tmp_path / "run", weights=str(timm_folder), lr=0.0, **how)
+    assert (run.encoder.name, run.encoder.mean, run.encoder.std) == (
+        VIT,
+        start.encoder.mean,
+        start.encoder.std,
+    )
+    assert run.encoder.args == {"global_pool": "avg"} and run.facts()["licence"] == "cc-by-4.0"
+    # At a rate of zero nothing is learnt, so what is there is what was started from, positions resampled.
+    before, after = start.encoder.state_dict(), run.encoder.state_dict()
+    same = [key for key, value in after.items() if value.shape == before[key].shape]
+    assert len(same) == len(after) - 1 and all(torch.equal(before[key], after[key]) for key in same)
+    assert after["net.pos_embed"].shape[1] == 4 + 1
+    with pytest.raises(NearfarError, match=r"belong to timm:test_vit, not to resnet8; leave --encoder out"):
+        nearfar.pretrain(few, out=tmp_path / "b", weights=str(timm_folder), encoder="resnet8", **how)

@@ -24,6 +24,7 @@ from ..core import progress
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
 from ..core.redact import redact_text
+from ..core.text import printable
 from ..data.modality import IMAGES, Modality, modality, recognise
 from ..evaluation import PARTS
 from ..queries import QUERIES
@@ -136,7 +137,10 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
         "pixels, an untrained encoder and chance. Labels are the names of folders, or a list's column.",
     )
     parser.add_argument(
-        "run", metavar="RUN", nargs="+", help="the run's folder; several are compared in pairs"
+        "run",
+        metavar="RUN",
+        nargs="+",
+        help="a run's folder, or a known encoder such as timm:resnet18; several are ranked and paired",
     )
     fitted = "labelled images to fit and choose on; without --test, a folder that holds train and test"
     parser.flag(parser, "--train", metavar="DATA", required=True, help=fitted)
@@ -155,8 +159,8 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
     parser.flag(more, "--full", action="store_true", help="all of these")
     second = "also k-NN and linear on a second labelled data set"
     parser.flag(more, "--transfer", nargs=2, metavar=("TRAIN", "TEST"), help=second)
-    known = "also a network with ImageNet weights, as torchvision:resnet18 or NAME=FILE.safetensors"
-    parser.flag(more, "--imagenet", metavar="NAME", help=known)
+    known = "a known encoder as one more row, such as timm:resnet18; by default known, if installed; or none"
+    parser.flag(more, "--known", metavar="NAME", help=known)
     parser.settings("how", settings.Training, only=("seed", "device"))
     return parser
 
@@ -267,8 +271,8 @@ def _run(words: Sequence[str]) -> int:
         function = getattr(nearfar, name)
     result = function(*first, **values)
     if main_process and result is not None:  # a page that was served leaves nothing to print
-        print(json.dumps(result.to_json()) if as_json else _done(command, result))
-    return 0
+        print(json.dumps(result.to_json()) if as_json else printable(_done(command, result), keep="\n"))
+    return 2 if getattr(result, "obstacle", "") else 0  # of a check: nothing can be trained
 
 
 def _is_text(word: str) -> bool:
@@ -306,7 +310,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except NearfarError as error:
-        progress.write(f"nearfar: {redact_text(str(error), *words)}\n")
+        progress.write(f"nearfar: {printable(redact_text(str(error), *words), keep=chr(10))}\n")
         return 2
     except UnicodeEncodeError:
         odd = [word for word in words if not _is_text(word)]

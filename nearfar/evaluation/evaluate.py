@@ -18,6 +18,7 @@ from ..data.labels import splits
 from ..training import checkpoint
 from ..training.run import Run, load
 from . import chosen
+from .known_row import NONE
 from .measure import EvaluationOptions, measure
 from .paired_tests import PairedEvaluations, pair
 from .result import Evaluation, Transfer
@@ -55,7 +56,7 @@ def evaluate(  # type: ignore[misc]
     groups: str | Path | None = None,
     parts: Iterable[str] | str = (),
     transfer: tuple[Any, Any] | None = None,
-    imagenet: str | None = None,
+    known: str | None = None,
 ) -> Evaluation | PairedEvaluations:
     """Measure an encoder by k-NN and by logistic regression on frozen features, and by more if asked to.
 
@@ -86,9 +87,9 @@ def evaluate(  # type: ignore[misc]
         parts: what else to measure, by names of `evaluation.PARTS`: "few_labels", "retrieval", "clusters",
             "calibration", "robustness", "augmented", "finetune"; or "all".
         transfer: training and test images of a second data set, for k-NN and linear.
-        imagenet: one more baseline, a network with ImageNet weights: its torchvision or timm name (its
-            weights are downloaded unless they are on this machine) or NAME=FILE.safetensors. It gets the
-            images as they were read for the run, resized to the side it was made for.
+        known: a known encoder as one more row, as `nearfar.load` takes it; it gets the images as its makers
+            prepare them. By default `known`, where it is installed and there are at most 10,000 images;
+            "none" for no such row. Of several runs, the row is the first one's.
 
     Returns:
         The scores; of several runs those of each, and their differences.
@@ -116,12 +117,14 @@ def evaluate(  # type: ignore[misc]
         baselines=tuple(baselines),
         parts=chosen(parts),
         groups=groups,
-        imagenet=imagenet,
+        known=known,
     )
     runs = [load(item) for item in (run, *others)]
     names = [item.name for item in runs]
     if len(set(names)) < len(names):
         raise NearfarError("the same run is given twice; give each once.")
+    if known is None and "known" in names:
+        options = replace(options, known=NONE)
     found = []
     for name, item in zip(names, runs, strict=True):
         if others:
@@ -132,6 +135,7 @@ def evaluate(  # type: ignore[misc]
             second = measure(item, *transfer, replace(options, parts=(), groups=None))
             made = replace(made, parts={**made.parts, "transfer": Transfer(second)})
         found.append(made)
+        options = replace(options, known=NONE)
         _keep(item, found[-1])
     return pair(names, found, seed) if others else found[0]
 

@@ -20,12 +20,14 @@ from ..features.probes import FeatureProbe, Rows, encode_with, feature_sets, val
 from ..finetuning.finetune import FineTuned, cost, finetune
 from ..finetuning.trainer import Mode
 from ..training.run import Run
-from . import PARTS, groups, imagenet_baseline, labelled_data, leaks
+from . import PARTS, groups, known_row, labelled_data, leaks
 from .accuracy import score
 from .part import Trained
+from .ranking import EncoderCost
 from .result import Evaluation, Leak
 
 NO_PARTS = ("colours", "patches")  # baselines of k-NN and linear alone: parts would take them many minutes
+KNOWN = known_row.KNOWN
 SCRATCH: Mode = "scratch"  # a baseline as well, left out where it takes long
 
 
@@ -39,7 +41,7 @@ class EvaluationOptions:
     baselines: tuple[str, ...]
     parts: tuple[str, ...] = ()
     groups: str | Path | None = None
-    imagenet: str | None = None
+    known: str | None = None
     label_level: int | None = None
     labels: str | Path | None = None
 
@@ -85,7 +87,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     kind = modality_of(run.preprocess)
     if not kind.pictures:
         refused = [f"--{name.replace('_', '-')}" for name in options.parts if PARTS[name].load().images_only]
-        refused += ["--imagenet"] if options.imagenet else []
+        refused += ["--known"] if options.known not in (None, known_row.NONE) else []
         if refused:
             raise NearfarError(f"{refused[0]} is for images only; leave it out for {kind.name}.")
     train_source, test_source = (
@@ -93,7 +95,8 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         for x in (train, test)
     )
     labelled_data.check(train_source, test_source)
-    pretrained = None if options.imagenet is None else imagenet_baseline.imagenet(options.imagenet)
+    count = len(train_source) + len(test_source)
+    known, reason = known_row.open_row(run, options.known, count) if kind.pictures else (None, "")
     listed = None if options.groups is None else groups.read_groups(options.groups)
     frozen = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
     before = fingerprint(frozen)
@@ -109,19 +112,28 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         )
     probes: dict[str, FeatureProbe] = {}
     available = feature_sets(frozen, run.preprocess, dataset, seed, where, options.batch_size)
-    if pretrained is not None:
-        net, its = pretrained
-        available["imagenet"] = lambda: (encode_with(net, its, where, options.batch_size), False)
+    own_sets: dict[str, Any] = {}  # a known encoder's images are read for it
+    if known is not None:
+        net = known.encoder.to(where)
+        its = known.preprocess
+        available[KNOWN] = lambda: (encode_with(net, its, where, options.batch_size), False)
+        own_sets[KNOWN] = labelled_data.read(train_source, its)
+    costs: dict[str, EncoderCost] = {}
     for name, make in available.items():
-        if name in ("encoder", "imagenet", *options.baselines):
+        if name in ("encoder", KNOWN, *options.baselines):
             progress.say(f"fitting on {name} of {len(dataset):,} training images")
             encode, centred = make()
-            probes[name] = FeatureProbe(encode, dataset, validation, centred=centred)
+            probes[name] = FeatureProbe(encode, own_sets.pop(name, dataset), validation, centred=centred)
+            whose = {"encoder": run, KNOWN: known}.get(name)
+            if whose is not None:
+                costs[name] = EncoderCost(
+                    **whose.facts(), images_per_second=round(probes[name].images_per_second, 1)
+                )
 
     parts = {name: PARTS[name].load() for name in options.parts}
     asked = [mode for part in parts.values() for mode in part.modes]
     modes = list(asked)
-    left_out: dict[str, str] = {}
+    left_out = {KNOWN: reason} if reason else {}
     if SCRATCH in options.baselines and SCRATCH in kind.baselines and SCRATCH not in modes:
         reason = _takes_longer(run, len(dataset), int(validation.sum()))
         if reason:
@@ -138,16 +150,18 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     truth = labelled_data.renumbered(test_set, dataset.classes, train_source.name)
     answers, candidates = _Answers(), []
     found: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    without = NO_PARTS if options.known else (*NO_PARTS, KNOWN)
     for name, probe in probes.items():
         progress.say(f"testing {name} on {len(test_set):,} images")
-        outputs = probe.predict(test_set)
+        own_test = known is not None and name == KNOWN
+        outputs = probe.predict(labelled_data.read(test_source, its) if own_test else test_set)
         for classifier, rows, chosen in zip(
             ("knn", "linear"), (outputs.knn, outputs.linear), probe.chosen(), strict=True
         ):
             answers.add(classifier, name, rows, chosen)
         if name in ("encoder", "pixels"):
             candidates.append(outputs.nearest)
-        for key, part in parts.items() if name not in NO_PARTS else ():
+        for key, part in parts.items() if name not in without else ():
             if not part.modes:
                 progress.say(f"measuring {key.replace('_', ' ')} of {name}")
             figures = part.measure(probe, outputs, truth, seed)
@@ -207,6 +221,8 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         answers=answers.rows,
         ids=test_set.ids,
         left_out=left_out,
+        costs=costs,
+        known="" if known is None else known.name,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.text import columns
 from .differences import Difference, compare
+from .ranking import Ranking, rank
 from .result import CLASSIFIERS, Evaluation
 
 
@@ -26,10 +27,21 @@ class PairedEvaluations:
     evaluations: tuple[Evaluation, ...]
     pairs: tuple[tuple[str, str, str, Difference], ...]
 
+    def ranking(self) -> Ranking:
+        """Rank the runs, and the baselines of the first."""
+        rows = [
+            row
+            for number, (name, item) in enumerate(zip(self.runs, self.evaluations, strict=True))
+            for row in item.candidates(name, others=number == 0)
+        ]
+        first = self.evaluations[0]
+        return rank(first.truth, rows, first.seed)
+
     def to_json(self) -> dict[str, Any]:
         """Write every evaluation and every comparison in plain values."""
         return {
             "runs": {name: item.to_json() for name, item in zip(self.runs, self.evaluations, strict=True)},
+            "ranking": self.ranking().to_json(),
             "pairs": [
                 {"first": first, "second": second, "classifier": classifier, **vars(item)}
                 for first, second, classifier, item in self.pairs
@@ -37,8 +49,8 @@ class PairedEvaluations:
         }
 
     def table(self) -> str:
-        """Write each run's table, and then the differences."""
-        lines = []
+        """Write the ranking, each run's table, and then the differences."""
+        lines = [*self.ranking().lines(), ""]
         for name, item in zip(self.runs, self.evaluations, strict=True):
             lines += [f"== {name}", item.table(), ""]
         cells = []

@@ -13,7 +13,9 @@ from ..core.text import columns, percent
 from ..features.probes import Rows
 from . import PARTS
 from .accuracy import Accuracy, Score, most_confused
-from .summary import BaselineSummary, summarise
+from .known_row import KNOWN
+from .ranking import Candidate, EncoderCost, Ranking, rank
+from .summary import BASELINES, BaselineSummary, summarise
 
 Answers = Mapping[str, Mapping[str, Rows]]  # classifier -> feature set -> (n,) class numbers
 CLASSIFIERS = {
@@ -24,7 +26,7 @@ CLASSIFIERS = {
 SUMMARISED = ("knn", "linear")  # classifiers that the summary tells of
 FEATURE_SETS = {
     "scratch": "from scratch",
-    "imagenet": "ImageNet weights",
+    "known": "known encoder",
     "colours": "colour histogram",
     "patches": "k-means patches",
 }  # whose heading is not their name
@@ -117,6 +119,8 @@ class Evaluation:
         answers: the classes named, by classifier and feature set; not in the JSON.
         ids: the test images' names; not in the JSON.
         left_out: baselines that were not measured, and why.
+        costs: of the encoder, and of the known one.
+        known: the known encoder of the row "known"; "" where there is none.
     """
 
     scores: Mapping[str, Mapping[str, Score]]
@@ -131,6 +135,27 @@ class Evaluation:
     answers: Answers = field(repr=False)
     ids: Sequence[str] = field(repr=False)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    costs: Mapping[str, EncoderCost] = field(default_factory=dict)
+    known: str = ""
+
+    def candidates(self, name: str = "the encoder", *, others: bool = True) -> list[Candidate]:
+        """List what is ranked: the encoder under a name and, if wanted, the other rows but chance."""
+        rows = {"encoder": name}
+        if others:
+            named = {key: BASELINES.get(key, key) for key in self.knn if key not in ("encoder", "chance")}
+            rows |= named | ({KNOWN: self.known} if self.known else {})
+        return [
+            Candidate(
+                title,
+                {key: self.answers[key][row] for key in SUMMARISED if row in self.answers.get(key, {})},
+                self.costs.get(row),
+            )
+            for row, title in rows.items()
+        ]
+
+    def ranking(self) -> Ranking | None:
+        """Rank the encoder, a known one and the baselines; None where there is no known one."""
+        return rank(self.truth, self.candidates(), self.seed) if self.known else None
 
     @property
     def knn(self) -> Mapping[str, Score]:
@@ -149,7 +174,9 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Write everything in plain values: {"summary": .., "knn": {"encoder": {"accuracy": ..}, ..}, ..}."""
+        ranking = self.ranking()
         return {
+            **({"ranking": ranking.to_json()} if ranking else {}),
             "summary": {name: item.to_json() for name, item in self.summary().items()},
             **{
                 classifier: {name: item.to_json() for name, item in rows.items()}
@@ -168,7 +195,8 @@ class Evaluation:
     def table(self) -> str:
         """Write the figures as people read them, a few lines; the confusion in full is in the JSON."""
         count = self.images
-        sentences = [str(item) for item in self.summary().values()]
+        sentences, ranking = [str(item) for item in self.summary().values()], self.ranking()
+        sentences += ranking.sentences() if ranking else []
         lines = [
             *sentences,
             *([""] if sentences else []),
@@ -222,6 +250,8 @@ class Evaluation:
             lines.append(
                 f"training from scratch is left out: {self.left_out['scratch']}; add it with --finetune"
             )
+        if KNOWN in self.left_out:
+            lines.append(f"the known encoder is left out: {self.left_out[KNOWN]}; add it with --known known")
         return lines
 
 

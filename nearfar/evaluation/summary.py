@@ -15,7 +15,7 @@ BASELINES = {
     "colours": "a colour histogram",
     "patches": "k-means patches",
     "untrained": "an untrained network",
-    "imagenet": "a network with ImageNet weights",
+    "known": "the known encoder",
     "scratch": "training from scratch",
 }
 """What a baseline is called in a sentence."""

@@ -20,6 +20,7 @@ from ..core.errors import NearfarError, nearest
 from ..core.text import percent
 from ..data.modality import modality_of, open_data
 from ..evaluation.evaluate import evaluate
+from ..evaluation.known_row import KNOWN, NONE
 from ..evaluation.summary import BASELINES as BASELINE_NAMES
 from ..training import checkpoint
 from ..training.options import Options
@@ -202,7 +203,7 @@ def compare(
     labelled = None if train is None else {"train": train, "test": test}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
-    based: dict[str, list[dict[str, Any]]] = {name: [] for name in BASELINES}
+    based: dict[str, list[dict[str, Any]]] = {name: [] for name in (*BASELINES, KNOWN)}
     kept: list[Any] = []  # the images, held in memory so that no later run has to read them again
     # Seed by seed, so that a comparison cut short has a row for every method.
     for seed in range(seeds):
@@ -268,12 +269,18 @@ def _images(data: Any, run: Run, labels: bool) -> Any:
     )
 
 
+_KNOWN = {
+    "method": {str: (float, str, bool, None, [object], {str: object})},
+    "baselines": {str: {"knn": float, "linear": float}},
+}
+
+
 def _figures(
     run: Run, file: Path, labelled: Mapping[str, Any] | None, seed: int, first: bool
 ) -> dict[str, Any]:
     """Measure one run, or read what was measured before."""
     if file.exists():
-        known: dict[str, Any] = checkpoint.read_json(file)
+        known: dict[str, Any] = checkpoint.read_json(file, _KNOWN)
         return known
     log = run.log()
     last = log[-1] if log else {}
@@ -286,9 +293,12 @@ def _figures(
     }
     baselines: dict[str, dict[str, float]] = {}
     if labelled is not None:
-        scores = evaluate(run, seed=seed, baselines=BASELINES if first else (), **labelled)
+        other = None if first else NONE
+        scores = evaluate(run, seed=seed, baselines=BASELINES if first else (), known=other, **labelled)
         figures |= {"knn": scores.knn["encoder"].accuracy, "linear": scores.linear["encoder"].accuracy}
-        for name in BASELINES if first else ():
+        for name in (*BASELINES, KNOWN) if first else ():
+            if name not in scores.knn:
+                continue
             baselines[name] = {"knn": scores.knn[name].accuracy, "linear": scores.linear[name].accuracy}
     made = {"method": {name: value for name, value in figures.items() if value is not None}}
     made["baselines"] = baselines

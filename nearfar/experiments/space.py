@@ -18,7 +18,7 @@ from ..training.settings import Training
 TAU, RATE, COLOUR = 4.0, 8.0, 2.0  # how many times less or more than the recipe's; colour from 0 up
 CROP = (0.04, 0.8)  # of the crop's least area
 DEPTHS = 3  # layers of the head, at most, unless the recipe has more
-STRENGTHS = ("brightness", "contrast", "saturation", "hue")
+STRENGTHS = ("brightness", "contrast", "saturation", "hue", "grayscale")
 DIGITS = 3  # that a value is rounded to, so that a command line repeats it exactly
 
 Value = float | int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -227,7 +228,9 @@ class FeatureProbe:
         """
         assert dataset.labels is not None
         self.encode, self.classes = encode, dataset.classes
+        began = time.perf_counter()
         x = encode(dataset)
+        self.images_per_second = len(dataset) / max(time.perf_counter() - began, 1e-9)
         self.mean = x.mean(dim=0) if centred else torch.zeros_like(x[0])
         self.x = x.sub_(self.mean)
         self.y = torch.from_numpy(dataset.labels).to(x.device)

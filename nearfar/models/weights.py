@@ -43,6 +43,22 @@ def _resample_positions(net: Any, state: dict[str, torch.Tensor]) -> None:
         state["pos_embed"] = resample_abs_pos_embed(theirs, new_size=grid, num_prefix_tokens=prefix)
 
 
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy an encoder's weights into one of the same make, which may be for images of another side.
+
+    Args:
+        source, target: encoders; the target is changed in place.
+    """
+    state = {key: value for key, value in source.state_dict().items() if not key.startswith("net.")}
+    inner = {
+        key.removeprefix("net."): value
+        for key, value in source.state_dict().items()
+        if key.startswith("net.")
+    }
+    _resample_positions(getattr(target, "net", None), inner)
+    target.load_state_dict(state | {f"net.{key}": value for key, value in inner.items()})
+
+
 def read(
     net: nn.Module, name: str, stem: str, path: Path
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -10,12 +10,13 @@ import numpy as np
 
 from ..analysis.anomalies import DETECTORS as METHODS
 from ..analysis.anomalies import K, score_anomalies, score_detection
+from ..analysis.planted_oddities import plant_oddities
 from ..core.errors import NearfarError
 from ..training.run import Run
 from .anomaly_parts import find_parts
 from .heatmap_files import heat
 from .listing import Listing
-from .store_access import StoreLike, check_limit, open_for_query, run_of, write_result
+from .store_access import StoreLike, check_limit, open_for_query, read_labels, run_of, write_result
 
 
 def anomalies(
@@ -127,6 +128,8 @@ def anomalies(
         among = is_asked & found.unseen & (is_normal | is_anomalous if normal is not None else is_asked)
         measured = score_detection(found.scores[among], is_anomalous[among], seed)
         lines, facts = [*lines, str(measured)], facts | measured.to_json()
+    if (tested := plant_oddities(x, read_labels(opened, "label", ids)[0], seed)) is not None:
+        lines, facts = [*lines, str(tested)], facts | {"planted": tested.to_json()}
     if save is not None:
         opened.update(save, {ids[row]: float(found.scores[row]) for row in rows})
     if heat_maps is not None:

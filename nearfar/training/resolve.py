@@ -17,7 +17,9 @@ from ..core.errors import BadImage, NearfarError, nearest
 from ..data.modality import IMAGES, Modality, modality, modality_of
 from ..data.source import Source
 from ..methods.base import Method
+from ..models.weights import copy_weights
 from . import optim, recipes
+from .run import is_run, load
 from .settings import Training
 from .teacher import teacher_of
 
@@ -226,9 +228,16 @@ def resolve(
             "nearfar methods."
         )
     if recipe == "auto":
-        recipe = recipes.choose(device.type, side)
+        recipe = recipes.choose(device.type, side, asked.get("encoder") or "auto")
     if recipe not in recipes.RECIPES:
         raise NearfarError(f"there is no recipe {recipe!r}; {nearest(recipe, recipes.RECIPES)}")
+    encoder = asked.get("encoder") or "auto"
+    own_vit = "vit" in methods.method(method).recipes
+    if recipe not in ("cpu", "vit") and own_vit and recipes.is_transformer(encoder):
+        raise NearfarError(
+            f"recipe {recipe} of {method} is for a ResNet, and {encoder} is a vision transformer; add "
+            "--recipe vit, or leave --recipe out."
+        )
     base = recipes.RECIPES[recipe](side)
     own = to_json(base.views) if isinstance(base.views, data.views) else {}
     groups = {Training: {**to_json(base.training), **data.training}, data.views: own, config: {}}
@@ -252,6 +261,9 @@ def resolve(
             continue
         for cls in homes[name]:
             groups[cls][name] = value
+    weights = groups[Training].get("weights")
+    if weights is not None and is_run(weights):
+        groups[Training] |= _started_from(str(weights), kind, asked.get("encoder"))
     training = build(Training, groups[Training])
     size = training.image_size or data.input_size(side)
     training = replace(training, image_size=size, device=device.type)
@@ -261,6 +273,27 @@ def resolve(
     views: Any = build(data.views, groups[data.views])
     settings = methods.method(method).fitted(build(config, groups[config]), views)
     return RunConfig(method, recipe, training, views, settings, kind)
+
+
+def _started_from(weights: str, kind: str, encoder: Any) -> dict[str, Any]:
+    """Give the network of a run or a known encoder that training starts from.
+
+    Args:
+        weights: as `run.load` takes it.
+        kind: of the data.
+        encoder: what was asked for.
+
+    Raises:
+        NearfarError: it is of another kind, or another network was asked for.
+    """
+    start = load(weights)
+    if start.preprocess.modality != kind:
+        raise NearfarError(f"--weights {weights} is of {start.preprocess.modality}, and these are {kind}.")
+    if encoder not in (None, "auto", start.encoder.name):
+        raise NearfarError(
+            f"--weights {weights} belong to {start.encoder.name}, not to {encoder}; leave --encoder out."
+        )
+    return {"encoder": start.encoder.name, "stem": start.encoder.stem}
 
 
 def needs_labels(method: str, given: Mapping[str, Any]) -> bool:
@@ -310,13 +343,18 @@ def build_method(wanted: RunConfig, images: int = 1) -> Method:
         The method, in float32 on the CPU.
     """
     training = wanted.training
+    start = load(training.weights).encoder if training.weights and is_run(training.weights) else None
+    own = {name: value for name in ("mean", "std", "args") if (value := getattr(start, name, None))}
     f = wanted.kind.encoder(
         training.encoder,
         stem=training.stem,
         size=wanted.image_size,
-        weights=training.weights,
+        weights=None if start else training.weights,
         seed=training.seed,
+        **own,
     )
+    if start is not None:
+        copy_weights(start, f)
     cls = methods.method(wanted.method)
     given: dict[str, Any] = {}
     if (teacher := teacher_of(cls, wanted.settings)) is not None:

@@ -14,7 +14,7 @@ from ..core.device import compute_threads, cores
 from ..core.errors import NearfarError
 from ..data.loader import DataLoader, seconds_a_batch
 from ..methods.base import Method
-from . import checkpoint, engine, optim, resolve
+from . import checkpoint, engine, optim, resolve, run_shapes
 from .plan import epochs, step_count
 from .precision import gains_from_bfloat16
 from .replicas import LEAST, why_whole
@@ -42,6 +42,7 @@ class TrainingSetup:
     started: int = 0
     spent: float = 0.0
     threads: int = 1  # that train, a share of the batch each
+    probed: float = 0.0  # seconds that measurements have taken
 
     @property
     def how(self) -> dict[str, Any]:
@@ -90,7 +91,7 @@ class TrainingSetup:
         negatives = self.module.negatives(training.batch_size)
         against = f", {negatives:,} negatives for each" if negatives else ""
         passes = epochs(plan.steps, training, len(self.dataset))
-        threads = f", {self.threads} threads that train" if self.device.type == "cpu" else ""
+        threads = f", {self.threads} training thread(s)" if self.device.type == "cpu" else ""
         lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
@@ -149,17 +150,25 @@ def prepare(
     )
     wanted.kind.ready()
     if wanted.training.precision == "auto":
+        began = time.perf_counter()
         gains = distributed.same(gains_from_bfloat16(module, job.feed(0, "cpu"), device))
+        job.probed += time.perf_counter() - began
         precision = "bfloat16" if gains else "float32"
         wanted = job.wanted = replace(wanted, training=replace(wanted.training, precision=precision))
     if (folder / checkpoint.LAST).exists():
-        tensors, facts = checkpoint.read(folder / checkpoint.LAST)
+        tensors, facts = checkpoint.read(folder / checkpoint.LAST, run_shapes.SAVE)
         if facts.get("run") != digest:
             raise NearfarError(
                 f"{folder / checkpoint.LAST} is the save of another run than config.json describes; "
                 "start over with --overwrite."
             )
-        checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
+        try:
+            checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
+        except (RuntimeError, KeyError, IndexError, ValueError) as error:
+            raise NearfarError(
+                f"{folder / checkpoint.LAST} does not fit this run ({str(error).splitlines()[0]}); start "
+                "over with --overwrite."
+            ) from None
         job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, StepPlan.of(facts["plan"])
     if wanted.training.threads is None:
         wanted = job.wanted = replace(wanted, training=with_threads(wanted.training, device))
@@ -283,10 +292,13 @@ def _planned(job: TrainingSetup) -> StepPlan:
     if (steps := step_count(training, len(job.dataset))) is not None:
         return StepPlan(((0, steps),))
     assert job.clock is not None
-    seconds = measuring(job.clock.seconds)
+    left = distributed.same(max(1.0, SECONDS - job.probed))  # of what all measurements may take
+    seconds = min(measuring(job.clock.seconds), left)
     progress.say(f"timing training steps for about {seconds:.0f} s, to plan their number")
     pace = _pace(job, seconds)
-    return StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
+    plan = StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
+    progress.say(f"a step takes {1e3 * pace:,.0f} ms now, so {plan.steps:,} fit into the time.")
+    return plan
 
 
 def views_dtype(device: torch.device, precision: str) -> torch.dtype:

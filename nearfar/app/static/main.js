@@ -68,6 +68,11 @@ const KEYS = [
 const does = new Map(KEYS.map(([key, work]) => [key, work]));
 
 addEventListener("keydown", (event) => {
+  const menu = event.key === "Escape" && document.querySelector("header details[open]");
+  if (menu) {
+    menu.open = false;
+    return byId("grid").focus();
+  }
   const typing = event.target.closest?.("input, select, textarea, dialog:not(#photo)");
   if (typing) return event.key === "Escape" && !event.target.closest("dialog") ? byId("grid").focus() : undefined;
   if ((event.ctrlKey || event.metaKey) && !event.altKey) {
