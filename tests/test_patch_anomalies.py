@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from nearfar.analysis.anomaly_maps import boxes, full_size
 from nearfar.analysis.coreset import Reservoir, k_center
 from nearfar.analysis.padim import RIDGE, Padim
 from nearfar.analysis.patch_banks import SUPPORT, NearestPatch, PatchCore, nearest_rows
-from nearfar.analysis.patch_features import PatchFeatures, patch_features
+from nearfar.analysis.patch_features import patch_features
 from nearfar.analysis.spade import Spade
 from nearfar.core import rng
 from nearfar.core.errors import NearfarError
@@ -34,7 +35,7 @@ def some(count: int, height: int = 6, width: int = 5, seed: int = 0) -> torch.Te
 
 def test_features_are_means_of_the_neighbourhood_of_the_chosen_maps() -> None:
     f = small()
-    made = patch_features(f, 64)
+    made = replace(patch_features(f, 64), offsets=())
     assert made.strides == (4, 8) and made.multiple == 8
     x = torch.rand(2, 3, 64, 96)
     found = made(x)
@@ -45,14 +46,29 @@ def test_features_are_means_of_the_neighbourhood_of_the_chosen_maps() -> None:
         rows, columns = (slice(max(0, one - 1), one + 2) for one in at)
         slow = fine[:, :, rows, columns].mean((2, 3))
         assert torch.allclose(found[:, : fine.shape[1], at[0], at[1]], slow, atol=1e-5)
-    one = patch_features(f, 64, [8])(x)
+    one = replace(patch_features(f, 64, [8]), offsets=())(x)
     slow = coarse[:, :, 2:5, 3:6].mean((2, 3))
     assert torch.allclose(one[:, :, 3, 4], slow, atol=1e-5)
 
 
+def test_a_map_shows_a_spot_where_it_is() -> None:
+    made = patch_features(small(), 64)
+    x = torch.full((2, 3, 128, 128), 0.5)
+    x[1, :, 60:68, 76:84] = 1.0  # its middle at 64, 80
+    away = {}
+    for name, one in (("moved", made), ("as they are", replace(made, offsets=()))):
+        plain, spotted = one(x)
+        energy = (spotted - plain).square().sum(0)
+        at = torch.arange(32) * 4 + 2.0
+        down = float((energy.sum(1) * at).sum() / energy.sum())
+        across = float((energy.sum(0) * at).sum() / energy.sum())
+        away[name] = max(abs(down - 64), abs(across - 80))
+    assert away["moved"] < 1.0 < away["as they are"]
+
+
 def test_a_large_picture_in_windows_has_the_features_of_the_whole() -> None:
     whole = patch_features(small(), 64)
-    parts = PatchFeatures(whole.encoder, whole.strides, whole.levels, 96, square=False)
+    parts = replace(whole, window=96)
     x = torch.rand(1, 3, 160, 128)
     a, b = whole(x), parts(x)
     assert a.shape == b.shape == (1, a.shape[1], 40, 32)

@@ -31,6 +31,7 @@ class PatchFeatures:
         levels: their places in `encoder.maps`.
         window: side of the largest square that is encoded at once, in pixels.
         square: whether the encoder takes nothing but squares of that side.
+        offsets: by how many pixels each map is moved down and right against the picture; none if empty.
     """
 
     encoder: Encoder
@@ -38,6 +39,7 @@ class PatchFeatures:
     levels: tuple[int, ...]
     window: int
     square: bool
+    offsets: tuple[float, ...] = ()
 
     @property
     def multiple(self) -> int:
@@ -101,7 +103,22 @@ class PatchFeatures:
         chosen = [maps[level].float() for level in self.levels]
         shape = x.shape[2] // self.strides[0], x.shape[3] // self.strides[0]
         parts = [F.avg_pool2d(one, 3, 1, 1, count_include_pad=False) for one in chosen]
-        return torch.cat([F.interpolate(part, shape, mode="bilinear") for part in parts], dim=1)
+        return torch.cat([_aligned(part, shape, at / s) for part, at, s in self._placed(parts)], dim=1)
+
+    def _placed(self, parts: list[Tensor]) -> list[tuple[Tensor, float, int]]:
+        """Join maps with their offsets and strides."""
+        return list(zip(parts, self.offsets or (0.0,) * len(parts), self.strides, strict=True))
+
+
+def _aligned(x: Tensor, shape: tuple[int, int], offset: float) -> Tensor:
+    """Resize a map to a grid of patches, bilinear, and move it back by its offset in places of its own."""
+    axes = []
+    for length, places in zip(x.shape[2:], shape, strict=True):
+        middle = (torch.arange(places, device=x.device) + 0.5) * length / places  # in places of the map
+        axes.append(2 * (middle + offset) / length - 1)
+    down, across = torch.meshgrid(*axes, indexing="ij")
+    grid = torch.stack([across, down], dim=-1).expand(len(x), -1, -1, -1).to(x.dtype)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _starts(length: int, window: int, step: int) -> list[int]:
@@ -151,7 +168,32 @@ def patch_features(encoder: Encoder, size: int, strides: Sequence[int] | None = 
     multiple = math.lcm(*chosen)
     if not _takes(encoder, 2 * size, 2 * size + multiple, len(own)):
         return PatchFeatures(encoder, chosen, levels, size // multiple * multiple or size, square=True)
-    return PatchFeatures(encoder, chosen, levels, WINDOW // multiple * multiple, square=False)
+    offsets = _offsets(encoder, levels, chosen)
+    return PatchFeatures(encoder, chosen, levels, WINDOW // multiple * multiple, False, offsets)
+
+
+@torch.inference_mode()
+def _offsets(encoder: Encoder, levels: Sequence[int], strides: Sequence[int]) -> tuple[float, ...]:
+    """Measure where a spot appears on the maps: padding at strided convolutions moves what they show."""
+    most = max(strides)
+    side, step = 14 * most, max(1, most // 4)
+    low = side // 2 // most * most
+    places = list(range(low, low + most, step))
+    spot = max(1, min(strides) // 2)
+    device = next(encoder.parameters()).device
+    x = torch.full((len(places) + 1, 3, side, side), 0.5, device=device)  # the last one has no spot
+    for row, at in enumerate(places):
+        x[row, :, at : at + spot, at : at + spot] = 1.0
+    maps, true = encoder.maps(x), torch.tensor(places, device=device)[:, None] + spot / 2
+    found = []
+    for level, stride in zip(levels, strides, strict=True):
+        energy = (maps[level][:-1] - maps[level][-1:]).float().square().sum(1)
+        middle = (torch.arange(energy.shape[1], device=device) + 0.5) * side / energy.shape[1]
+        away = middle - true
+        weight = (energy.sum(1) + energy.sum(2)) * (away.abs() < 3 * stride)
+        moved = float(((weight * away).sum() / weight.sum().clamp_min(1e-30)).cpu())
+        found.append(moved if math.isfinite(moved) else 0.0)
+    return tuple(found)
 
 
 def _takes(encoder: Encoder, height: int, width: int, levels: int) -> bool:
