@@ -192,11 +192,11 @@ def _leaks(
     found = duplicate_pairs(images, others, level.min_similarity)
     copies = [theirs.ids[row] for row in found.b]
     listed = [ids[row] for row in found.a]
-    both = [
+    there = [
         pictures.at_hand.get(a, False) and theirs.at_hand.get(b, False)
         for a, b in zip(found.a.tolist(), found.b.tolist(), strict=True)
     ]
-    sure = found.same | np.array(both, np.bool_)
+    sure = found.same | np.array(there, np.bool_)
     columns = {
         "similarity": found.similarity.tolist(),
         "copy_of": copies,
