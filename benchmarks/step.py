@@ -15,10 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nearfar.core.device import device_named
+from nearfar.data import cache
 from nearfar.data.batch import Batch
+from nearfar.data.sources import open_source
 from nearfar.training import engine, resolve
 from nearfar.training.schedule import StepPlan
 from nearfar.training.setup import prepare
@@ -103,6 +106,8 @@ def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked:
     where = device_named(device)
     if store is None:
         asked.setdefault("views_on", "cpu")
+        black = open_source(np.zeros((2, side, side, 3), np.uint8))
+        store = cache.load(black, short_side=None, max_pixels=1 << 24, max_bad=0, threads=1)
     wanted = resolve.resolve("simclr", recipe, {"steps": 1, **asked}, side=side, device=where)
     with tempfile.TemporaryDirectory() as folder:
         return Job(prepare(Path(folder), wanted, StepPlan(((0, 1),)), store, where, follow=False))

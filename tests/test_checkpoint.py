@@ -84,7 +84,7 @@ def test_the_log_drops_what_came_after_the_last_save_and_a_torn_line(tmp_path):
     log = checkpoint.Log(path, 2)
     log.add({"step": 3, "loss": 1.5})
     log.close()
-    assert checkpoint.read_log(path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.5}]
+    assert checkpoint.read_log(path, {}) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.5}]
 
 
 def test_a_read_only_place_is_a_sentence(tmp_path):

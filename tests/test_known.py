@@ -152,7 +152,7 @@ def test_a_vision_transformer_takes_images_of_another_side(vit: Path, tmp_path: 
     file = vit
     native, other = load(f"{VIT}@64={file}"), load(f"{VIT}@96={file}")
     assert (native.preprocess.size, other.preprocess.size) == (64, 96)
-    image = torch.rand(1, 3, 16, 16)
+    image = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         a, b = (
             run.encoder(torch.nn.functional.interpolate(image, side))[0].numpy()

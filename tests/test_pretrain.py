@@ -208,7 +208,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_overwritten(p
     settings = {**TINY, "optimizer": "sgd", "lr": 1e30, "save_minutes": 0.0}
     with pytest.raises(nearfar.NearfarError, match=r"failed at step \d+.*lower --lr"):
         nearfar.pretrain(photos, out=tmp_path / "nan", **settings)
-    for line in checkpoint.read_log(tmp_path / "nan" / "log.jsonl"):
+    for line in checkpoint.read_log(tmp_path / "nan" / "log.jsonl", {}):
         assert np.isfinite(line["loss"])
     last = tmp_path / "nan" / checkpoint.LAST
     if last.exists():

@@ -68,6 +68,7 @@ def test_a_point_becomes_settings() -> None:
         "contrast": 0.8,
         "saturation": 0.8,
         "hue": 0.2,
+        "grayscale": 0.4,
         "head": (512, 512, 128),
     }
     assert space.settings(wanted, axes, own | {"depth": 1}) == {"head": (128,)}

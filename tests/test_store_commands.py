@@ -211,7 +211,7 @@ def test_commands(store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixt
         (["anomalies", store.address, "--normal", "colour = 'x'"], "colour"),
         (
             ["duplicates", store.address, "--min-similarity", "2"],
-            "is 2; give a number from -1 to 1",
+            "is 2; give a number from 0 to 1",
         ),
         (["clusters", store.address, "--n-clusters", "500"], "127 images are too few for 500 clusters"),
         (["map", store.address, "--out", "map.svg"], "name a .csv, .json or .png file"),

@@ -59,6 +59,6 @@ def test_one_class_and_too_few_classes_are_refused_in_a_sentence(labelled, tmp_p
         nearfar.pretrain((pixels, np.zeros(20, int)), **how)
     with pytest.raises(nearfar.NearfarError, match="--classes is 3, but the labels hold 4"):
         nearfar.pretrain(labelled / "train", **how, classes=3)
-    with pytest.raises(nearfar.NearfarError, match="no labels"):
+    with pytest.raises(nearfar.NearfarError, match="images without labels are not enough"):
         nearfar.pretrain(pixels, **how)
     assert not (tmp_path / "run").exists()

@@ -56,7 +56,7 @@ def test_a_sweep_starts_with_the_recipe_and_repeats_it_and_the_best(swept: tuple
     numbers = [trial.number for trial in found.repeats]
     assert numbers == [0, 0, *[found.best.number] * (len(numbers) - 2)]
     held = resolve.RunConfig.from_json(checkpoint.read_json(out / "trial-000" / "config.json"), "")
-    measured = ("--views-on", "--compile")
+    measured = ("--views-on", "--compile", "--threads")
     differences = held.differences(wanted_of(steps=2, image_size=16, **TINY))
     assert [line for line in differences if not line.startswith(measured)] == []
     assert not list(out.glob("*/last.safetensors"))
@@ -70,7 +70,7 @@ def test_a_sweep_writes_what_it_returns(swept: tuple[Sweep, Path]) -> None:
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
     for trial in found.trials:
         if trial.value is not None:
-            figures = checkpoint.read_log(out / f"trial-{trial.number:03d}" / "health.jsonl")[-1]
+            figures = checkpoint.read_log(out / f"trial-{trial.number:03d}" / "health.jsonl", {})[-1]
             assert trial.value == trial.figures["knn"] and trial.figures[METRIC] == figures[METRIC]
     assert {METRIC, "rankme", "lidar"} <= set(held["spearman"]) and len(held["influences"]) == len(found.axes)
     assert found.command in found.table() and all(line in found.table() for line in held["verdict"])
@@ -198,8 +198,9 @@ def session(photos: Path, folder: Path, **given: object) -> SweepSession:
 def finished(sweeping: SweepSession, number: int, level: float) -> None:
     """Make up a finished run whose `METRIC` rises in a line to `level`."""
     name = f"trial-{number:03d}"
-    lines = [{"step": 0, METRIC: 0.99}]  # an untrained network's: says nothing
-    lines += [{"step": step, METRIC: level * step / 100} for step in (50, 100)]
+    rest = {"steps": 100, "images": 96, "dim": 16, "rankme": 1.0, "nesum": 1.0, "spread": 0.5}
+    lines = [{**rest, "step": 0, METRIC: 0.99}]  # an untrained network's: says nothing
+    lines += [{**rest, "step": step, METRIC: level * step / 100} for step in (50, 100)]
     (sweeping.folder / name).mkdir()
     (sweeping.folder / name / "health.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     sweeping.done[name] = Trial(number, 0, {}, {}, level, "", 1.0)
@@ -232,7 +233,7 @@ def test_a_run_broken_on_purpose_is_ended_early(photos: Path, tmp_path: Path) ->
     assert re.fullmatch(
         r"ended early: far behind, partner found .*% at 25% of the run, usually 20\.0%", frozen.reason
     )
-    assert checkpoint.read_log(sweeping.folder / "trial-002" / "health.jsonl")[-1]["step"] == 10
+    assert checkpoint.read_log(sweeping.folder / "trial-002" / "health.jsonl", {})[-1]["step"] == 10
 
 
 def test_a_recipe_that_fails_ends_the_sweep_and_a_point_does_not(photos: Path, tmp_path: Path) -> None:
