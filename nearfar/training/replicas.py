@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from ..core import distributed
 from ..core.threads import one_torch_thread
 from ..methods.base import Method
+from ..models.bank import Bank
 from ..models.queue import Queue
 
 Result = TypeVar("Result")
 
+AFTER = (Queue, Bank)  # parts that only `after_step` changes
 LEAST = 16  # images in a share: batch norm counts over a share
 
 
@@ -148,12 +150,12 @@ class Replicas:
 
 
 def _replica(method: Method) -> Method:
-    """Copy a method, but for the memory of its weights and of its queues, which only `after_step` changes."""
+    """Copy a method, but for the memory of its weights, and of what only `after_step` changes."""
     memo: dict[int, object] = {}
     for weight in method.parameters():
         memo[id(weight)] = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
     for part in method.modules():
-        if isinstance(part, Queue):
+        if isinstance(part, AFTER):
             memo[id(part)] = part
     return copy.deepcopy(method, memo)
 
@@ -161,7 +163,7 @@ def _replica(method: Method) -> Method:
 def _own(module: nn.Module) -> Iterator[Tensor]:
     """List the buffers of which each replica has its own."""
     for part in module.modules():
-        if not isinstance(part, Queue):
+        if not isinstance(part, AFTER):
             yield from part.buffers(recurse=False)
 
 
