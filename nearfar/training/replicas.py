@@ -24,7 +24,6 @@ from ..models.queue import Queue
 
 Result = TypeVar("Result")
 
-AFTER = (Queue, Bank)  # parts that only `after_step` changes
 LEAST = 16  # images in a share: batch norm counts over a share
 
 
@@ -150,12 +149,12 @@ class Replicas:
 
 
 def _replica(method: Method) -> Method:
-    """Copy a method, but for the memory of its weights, and of what only `after_step` changes."""
+    """Copy a method, but for the memory of its weights, queues and banks, which only `after_step` changes."""
     memo: dict[int, object] = {}
     for weight in method.parameters():
         memo[id(weight)] = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
     for part in method.modules():
-        if isinstance(part, AFTER):
+        if isinstance(part, (Bank, Queue)):
             memo[id(part)] = part
     return copy.deepcopy(method, memo)
 
@@ -163,7 +162,7 @@ def _replica(method: Method) -> Method:
 def _own(module: nn.Module) -> Iterator[Tensor]:
     """List the buffers of which each replica has its own."""
     for part in module.modules():
-        if not isinstance(part, AFTER):
+        if not isinstance(part, (Bank, Queue)):
             yield from part.buffers(recurse=False)
 
 
