@@ -104,8 +104,9 @@ def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked:
     if store is None:
         asked.setdefault("views_on", "cpu")
     wanted = resolve.resolve("simclr", recipe, {"steps": 1, **asked}, side=side, device=where)
+    images = () if store is None else store  # without a store there is nothing to count
     with tempfile.TemporaryDirectory() as folder:
-        return Job(prepare(Path(folder), wanted, StepPlan(((0, 1),)), store, where, follow=False))
+        return Job(prepare(Path(folder), wanted, StepPlan(((0, 1),)), images, where, follow=False))
 
 
 def in_memory(job: Job) -> Ready:
