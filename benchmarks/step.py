@@ -109,8 +109,9 @@ def job(recipe: str, side: int, device: str = "cpu", store: Any = None, **asked:
         black = open_source(np.zeros((2, side, side, 3), np.uint8))
         store = cache.load(black, short_side=None, max_pixels=1 << 24, max_bad=0, threads=1)
     wanted = resolve.resolve("simclr", recipe, {"steps": 1, **asked}, side=side, device=where)
+    images = () if store is None else store  # without a store there is nothing to count
     with tempfile.TemporaryDirectory() as folder:
-        return Job(prepare(Path(folder), wanted, StepPlan(((0, 1),)), store, where, follow=False))
+        return Job(prepare(Path(folder), wanted, StepPlan(((0, 1),)), images, where, follow=False))
 
 
 def in_memory(job: Job) -> Ready:

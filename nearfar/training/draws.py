@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 from ..core import distributed, rng
 
@@ -58,6 +58,11 @@ class ThreadDraws(TorchDispatchMode):
 
     _lock = threading.Lock()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled, and to tell torch's compiler so takes an import of seconds."""
+        return False
+
     def __init__(self, key: int, rank: int, *names: int | str) -> None:
         """Name the draws.
 
@@ -68,6 +73,15 @@ class ThreadDraws(TorchDispatchMode):
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.state = torch.Generator().manual_seed(_seed(key, rank, *names)).get_state()
+
+    def __enter__(self) -> ThreadDraws:
+        """Begin, in this thread; torch's own way notes it where all threads look, who would mix it up."""
+        _push_mode(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End."""
+        _pop_mode()
 
     def __torch_dispatch__(
         self,
