@@ -1,8 +1,9 @@
-# Five commands, each of which sets up what it needs: python3 (3.11 or newer) and make are enough.
+# Six commands, each of which sets up what it needs: python3 (3.11 or newer) and make are enough.
 #
 #   make demo    draw a few thousand small pictures, learn from them, and show what was learnt
 #   make explore look at the demo's pictures in a browser
 #   make test    what continuous integration runs: ruff, mypy, pytest
+#   make wheel   build the wheel, install it in a clean environment and try it
 #   make docs    build the documentation into site/
 #   make lint    ruff and mypy alone
 #
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 DEMO ?= demo
 
-.PHONY: demo explore test docs lint clean setup
+.PHONY: demo explore test wheel docs lint clean setup
 
 demo: $(STAMP)
 	@echo "== demo: about four minutes on two cores; everything goes to $(DEMO)/"
@@ -28,6 +29,9 @@ explore: $(STAMP)
 test: lint
 	@echo "== tests"
 	$(BIN)/python -m pytest
+
+wheel: $(STAMP)
+	@.ci/wheel
 
 lint: $(STAMP)
 	@echo "== ruff and mypy"

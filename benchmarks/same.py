@@ -89,7 +89,7 @@ def found() -> dict[str, Any]:
             data = root / ("train" if name in ("supervised", "supcon") else "photos")
             run = nearfar.pretrain(
                 data, out=root / name, method=name, steps=STEPS, batch_size=16, image_size=SIDE, workers=1,
-                encoder="resnet8", precision="float32", health_checks=4, seed=3, device="cpu",
+                encoder="auto", precision="float32", health_checks=4, seed=3, device="cpu",
             )  # fmt: skip
             record[f"{name}: losses"] = [float(line["loss"]).hex() for line in run.log()]
             record[f"{name}: health"] = list(leaves(run.health()))

@@ -29,10 +29,15 @@ def narrow(name: str) -> dict[str, Any]:
     return values | ({"classes": 3} if "classes" in values else {})
 
 
+def encoder_of(name: str) -> str:
+    """A tiny encoder that a method can train."""
+    return "vit_w64_d2" if "tokens" in methods.method(name).needs else "resnet10_w16"
+
+
 def small(name: str, **values: Any) -> Method:
     """A method with a tiny encoder; the same weights each time."""
     with models.seeded(0, name):
-        f = models.encoder("resnet10_w16")
+        f = models.encoder(encoder_of(name), size=16)
         config = build(methods.settings(name), narrow(name) | values)
         given = {"images": 32} if "images" in methods.method(name).requires(config) else {}
         return methods.method(name)(f, config, **given)
@@ -59,7 +64,7 @@ def loops(name: str) -> Callable[..., torch.Tensor]:
     text = sys.modules[methods.method(name).__module__].__doc__ or ""
     found = re.search(r"^    def .*\n(?:(?:    .*)?\n)*", text, re.MULTILINE)
     assert found, f"{name} has no loops"
-    names: dict[str, Any] = {"dot": torch.dot, "stop": torch.Tensor.detach}
+    names: dict[str, Any] = {"dot": torch.dot, "stop": torch.Tensor.detach, "pi": math.pi}
     for word in ("exp", "log", "sqrt", "cos", "sin"):
         names[word] = functools.partial(_of_either, word)
     exec(textwrap.dedent(found[0]), names)

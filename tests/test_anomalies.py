@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nearfar.analysis.anomalies import DETECTORS, detector, score_anomalies, score_detection, threshold
+from nearfar.analysis.planted_oddities import plant_oddities
 from nearfar.core.errors import NearfarError
 
 
@@ -121,3 +122,28 @@ def test_mistakes_are_told() -> None:
         threshold(np.ones(9), 5)
     with pytest.raises(NearfarError, match="none of 3"):
         score_detection(np.ones(3), np.zeros(3, bool))
+
+
+def kinds(spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """Six kinds of forty images each: clouds of this spread about corners that are 1.4 apart."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(240) % 6
+    x = np.eye(6)[labels] + spread * draw.standard_normal((240, 6))
+    return x.astype(np.float32), labels
+
+
+def test_planted_oddities_tell_a_strong_encoder_from_one_that_knows_nothing() -> None:
+    x, labels = kinds(0.05)
+    strong = plant_oddities(x, labels)
+    assert strong is not None and (strong.by, strong.planted, strong.found) == ("labels", 24, 24)
+    assert not strong.weak and "24 of 24" in str(strong) and "too weak" not in str(strong)
+    weak = plant_oddities(x, np.random.default_rng(1).permutation(labels))
+    assert weak is not None and weak.weak and weak.found <= 6 and "too weak" in str(weak)
+    assert weak.to_json()["weak"] is True
+
+
+def test_without_labels_clusters_are_planted_and_the_sentence_says_what_that_means() -> None:
+    x, labels = kinds(0.05)
+    found = plant_oddities(x, np.full_like(labels, -1))
+    assert found is not None and found.by == "clusters" and "only labels would tell" in str(found)
+    assert plant_oddities(x[:20]) is None

@@ -125,6 +125,13 @@ def test_a_bank_of_another_encoder_or_a_damaged_one_is_refused(run: Run, data: P
     bank = tmp_path / "bank.safetensors"
     nearfar.anomalies(data / "test", normal=str(data / "train"), parts=True, run=run, bank=bank)
     how: dict[str, Any] = {"encoder": "resnet10_w16", "batch_size": 16, "steps": 1, "image_size": 32}
+    for more, words in (
+        ({"parts": "padim"}, "with --parts patchcore"),
+        ({"strides": [4]}, "with --strides 2 4"),
+        ({"size": 40}, "with --size 48"),
+    ):
+        with pytest.raises(NearfarError, match=words):
+            nearfar.anomalies(data / "test", run=run, bank=bank, **{"parts": True, **more})
     other = nearfar.pretrain(data / "train", out=tmp_path / "run", device="cpu", seed=5, **how)
     with pytest.raises(NearfarError, match="another encoder"):
         nearfar.anomalies(data / "test", parts=True, run=other, bank=bank)
@@ -224,7 +231,6 @@ def test_what_does_not_fit_is_a_sentence(run: Run, data: Path, tmp_path: Path) -
     test, good = data / "test", str(data / "train")
     cases: list[tuple[dict[str, Any], str]] = [
         ({"parts": "patchcor", "normal": good, "run": run}, "did you mean patchcore"),
-        ({"parts": True, "normal": good}, "name a run with --run"),
         ({"parts": True, "run": run}, "name them with --normal"),
         ({"parts": True, "normal": good, "run": run, "strides": [3]}, "no feature map of stride 3"),
         ({"parts": True, "normal": good, "run": run, "anomalous": "x = 1"}, "conditions on a vector store"),

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import nearfar
+from nearfar.cli.main import main
 from nearfar.core import progress
 from nearfar.data import inspection
 from nearfar.data.sources import open_source
@@ -121,6 +122,17 @@ def test_the_measurement_of_bfloat16_ends_in_time(float32: float, bfloat16: floa
     longest = 2 * max(float32, bfloat16)
     assert method.now <= max(5.0, longest + 2 * min(float32, bfloat16))
     assert method.weight.grad is None
+
+
+def test_a_check_that_finds_nothing_to_train_on_ends_with_status_2(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "scan.jp2").write_bytes(b"x")
+    assert main(["check", str(tmp_path)]) == 2
+    said = capsys.readouterr().out
+    assert "no plan: 0 usable images" in said and "passed over 1 other file: .jp2 1" in said
+    assert "convert it with opj_decompress" in said
 
 
 def measured(method: Slow) -> bool:

@@ -120,8 +120,8 @@ def test_help_ends_with_the_recipes_of_the_method(capsys: pytest.CaptureFixture[
     assert (
         re.search(r"--lr X [^(]*\(by recipe\)", " ".join(listing.split())) and "default muon" not in listing
     )
-    assert re.search(r"^  recipe +cpu +cifar-short +cifar-long +imagenet$", table, re.MULTILINE)
-    assert re.search(r"^  --optimizer +muon +lars +lars +lars$", table, re.MULTILINE)
+    assert re.search(r"^  recipe +cpu +cifar-short +cifar-long +imagenet +vit$", table, re.MULTILINE)
+    assert re.search(r"^  --optimizer +muon +lars +lars +lars +adamw$", table, re.MULTILINE)
     assert re.search(r"^  --ema +0.9 ", table, re.MULTILINE)
     assert max(map(len, table.splitlines())) <= 110
 
@@ -231,7 +231,7 @@ def test_a_signature_is_read_as_python_has_it() -> None:
         assert read[command].example.startswith(f"nearfar {command} ")
     found = {item.name: item for item in read_signature("reports.report", "report").parameters}
     assert found["runs"].many and not found["runs"].keyword and found["runs"].default is REQUIRED
-    assert {item.name: item for item in read["duplicates"].parameters}["min_similarity"].default == 0.94
+    assert {item.name: item for item in read["duplicates"].parameters}["min_similarity"].default is None
 
 
 def test_only_what_was_typed_is_passed_on() -> None:
@@ -286,8 +286,8 @@ FLAGS = {
 }
 SETTINGS = (
     "--epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights --image-size "
-    "--optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision --seed --device "
-    "--views-on --compile --threads --workers --max-bad --max-pixels --holdout --health-checks "
+    "--short-side --optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision --seed "
+    "--device --views-on --compile --threads --workers --max-bad --max-pixels --holdout --health-checks "
     "--stop-on-collapse "
     "--no-stop-on-collapse --cache --no-cache --save-minutes --tensorboard --no-tensorboard --crop-min "
     "--crop-max --interpolation --range --percentiles --flip --jitter --brightness --contrast --saturation "

@@ -9,8 +9,11 @@ from nearfar import methods, models
 from nearfar.core.config import build
 from nearfar.images.view_settings import Views
 from nearfar.images.views import View
+from nearfar.losses import unit
 from nearfar.methods import dino, swav
 from nearfar.methods.base import Batch, Method
+from nearfar.training import engine
+from nearfar.training.schedule import StepPlan
 
 
 def small(name: str, **values: object) -> Method:
@@ -56,24 +59,71 @@ def test_no_gradient_flows_through_codes_and_prototypes_keep_length_one() -> Non
     torch.testing.assert_close(module.prototypes.norm(dim=1), torch.ones(16))
 
 
-def after(module: Method, progress: float) -> None:
-    """Close a step, whose figures were all 0."""
-    module.after_step(progress, {"mean": torch.zeros(16)})
+class Feed(list[Batch]):
+    """Batches, as a data loader gives them."""
+
+    waited = 0.0
 
 
 @pytest.mark.parametrize("name", ["swav", "dino"])
-def test_what_stands_still_gets_no_gradient_until_its_share_of_the_training(name: str) -> None:
+def test_what_is_frozen_stays_whatever_the_optimizer_until_its_share_of_the_training(name: str) -> None:
     module = small(name, prototypes=16, freeze_last_layer=0.5)
     last = module.prototypes if name == "swav" else module.g.last
+    seen = [last.detach().clone()]
+    optimizer = torch.optim.AdamW(module.parameters(), 1e-3, weight_decay=0.5)
+    steps = engine.train(
+        module,
+        Feed([batch() for _ in range(4)]),
+        optimizer,
+        plan=StepPlan(((0, 4),)),
+        lr=1e-3,
+        warmup=0.0,
+        device=torch.device("cpu"),
+    )
+    seen += [last.detach().clone() for _ in steps]
+    torch.testing.assert_close(seen[2], seen[0], rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(seen[3], seen[2], rtol=1e-6, atol=1e-7)
+    assert optimizer.state[last]["step"] == 2  # what was frozen has no moments of it
 
-    def moved() -> bool:
-        module.zero_grad()
-        module(batch()).total.backward()
-        return bool(last.grad is not None and last.grad.abs().max() > 0)
 
-    assert not moved()
-    after(module, 0.6)
-    assert moved()
+def test_dinos_last_layer_begins_as_a_linear_layer_does() -> None:
+    module = small("dino", prototypes=512, head=[32, 64])
+    assert float(module.g.last.detach().norm(dim=1).mean()) == pytest.approx(3**-0.5, rel=0.05)
+    assert module.g.last.abs().max() <= 64**-0.5
+
+
+def test_dino_keeps_the_teacher() -> None:
+    module = small("dino", prototypes=16)
+    assert module.encoder is module.slow_f
+    swav_module = small("swav")
+    assert swav_module.encoder is swav_module.f
+    assert [small(name).exports for name in ("byol", "moco", "mocov3")] == ["f", "f", "f"]
+
+
+def test_all_views_share_one_batch_norm_of_swavs_head() -> None:
+    module = small("swav", prototypes=16, head=[32, 8])
+    views = batch(local=2).views
+    _, z = module.embed(Batch(views, torch.arange(8)))
+    with torch.no_grad():
+        h = torch.cat([module.f(torch.cat(some)) for some in (views[:2], views[2:])])
+    torch.testing.assert_close(torch.cat(z), unit(module.g(h)))
+
+
+def test_swavs_codes_are_computed_over_the_queue_too_once_it_is_full() -> None:
+    module = small("swav", prototypes=16, head=[32, 8], queue=12, queue_start=0.3)
+    scores, z = module.embed(batch())
+    watched = module.loss(scores, z).watched
+    module.after_step(0.2, watched)
+    assert int(module.queued) == 0  # too early
+    module.after_step(0.4, watched)
+    assert int(module.queued) == 8
+    torch.testing.assert_close(module._codes(scores[0], 0), swav.codes(scores[0], 0.05, 3))  # not full yet
+    module.after_step(0.5, watched)
+    assert int(module.queued) == 12
+    torch.testing.assert_close(module.queue[1, :8], z[1].detach())
+    earlier = module.queue[0] @ module.prototypes.detach().T
+    whole = swav.codes(torch.cat([scores[0], earlier]), 0.05, 3)
+    torch.testing.assert_close(module._codes(scores[0], 0), whole[:8])
 
 
 @pytest.mark.parametrize("name", ["swav", "dino"])

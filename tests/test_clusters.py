@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from threadpoolctl import threadpool_limits
 
+from nearfar.analysis import clusters, temi
 from nearfar.analysis.clusters import Clustering, cluster_images, kmeans, suggest_n_clusters
 from nearfar.core.errors import NearfarError
 
@@ -104,6 +106,37 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(NearfarError, match="--n-clusters is -3"):
         cluster_images(x, n_clusters=-3)
     assert set(kmeans(x, 2, 0)) == {0, 1}
+
+
+def test_temis_loss_is_the_loops_of_the_paper() -> None:
+    draw = torch.Generator().manual_seed(0)
+    p, told = (torch.randn(3, 8, 5, generator=draw, dtype=torch.float64).softmax(2) for _ in range(2))
+    mean = told.mean(1, keepdim=True)
+    wanted = []
+    for head in range(3):
+        total = 0.0
+        for i in range(8):
+            j = (i + 4) % 8
+            alike = sum(float(told[h, i] @ told[h, j]) for h in range(3)) / 3
+            shared = sum((p[head, i, k] * told[head, j, k]) ** 0.6 / mean[head, 0, k] for k in range(5))
+            total -= alike * float(shared.log()) / 8
+        wanted.append(total)
+    found = temi.pair_losses(p, told, mean)
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+def test_temi_finds_planted_clusters_and_says_how_stable_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "REPEATS", 2)
+    x, truth = planted([120, 70, 100])
+    found = cluster_images(x, "temi", 3)
+    assert adjusted_rand_score(truth, found.cluster) > 0.98 and found.counts is None
+    assert np.bincount(found.cluster).tolist() == [120, 100, 70] and found.stability.min() > 0.75
+
+
+def test_temi_gives_the_same_clusters_again_and_fills_them() -> None:
+    x, truth = planted([40, 40, 40])
+    one, two = (temi.temi(unit(x), 3, 0, steps=100) for _ in range(2))
+    assert np.array_equal(one, two) and adjusted_rand_score(truth, one) > 0.95
 
 
 @pytest.mark.filterwarnings("error")

@@ -107,6 +107,19 @@ def test_batch_norm_sees_a_piece_at_a_time():
         torch.testing.assert_close(piece.var(0, unbiased=False), torch.ones(6), rtol=1e-3, atol=1e-3)
 
 
+def test_running_statistics_move_once_a_step_by_the_mean_of_the_pieces():
+    x = rows(32, 6).float() * 3 + 1
+    net = torch.nn.BatchNorm1d(6)
+    in_pieces(net, x, 4, turn=0)
+    torch.testing.assert_close(net.running_mean, 0.1 * x.mean(0))
+    variance = torch.stack([x[p::4].var(0) for p in range(4)]).mean(0)
+    torch.testing.assert_close(net.running_var, 0.9 + 0.1 * variance)
+    assert int(net.num_batches_tracked) == 1
+    before = net.running_mean.clone()
+    in_pieces(net.eval(), x, 4, turn=0)
+    torch.testing.assert_close(net.running_mean, before)
+
+
 def test_mocov3_freezes_a_transformers_patches_and_nothing_else():
     pytest.importorskip("timm")
     with models.seeded(0, "vit"):
@@ -114,8 +127,16 @@ def test_mocov3_freezes_a_transformers_patches_and_nothing_else():
         f = models.encoder("vit_tiny_patch16_224", size=32)
         module = methods.method("mocov3")(f, config)
     frozen = {name for name, p in module.named_parameters() if not p.requires_grad and name[:4] != "f_k."}
-    norms = {"g.4.bias", "predict.4.bias"}  # the last batch norms' betas, which stay 0
-    assert frozen == {"f.net.patch_embed.proj.weight", "f.net.patch_embed.proj.bias"} | norms
+    norms = {
+        f"{part}.4.{name}" for part in ("g", "predict") for name in ("weight", "bias")
+    }  # they stay 1 and 0
+    patches = {"f.net.patch_embed.proj.weight", "f.net.patch_embed.proj.bias"}
+    assert frozen == {"f.net.pos_embed"} | patches | norms
+    places = f.net.pos_embed[0]
+    assert (
+        places[0].abs().max() == 0 and places[1].tolist() == [0.0] * 48 + [1.0] * 48 + [0.0] * 48 + [1.0] * 48
+    )
+    torch.testing.assert_close(places[2, 96], torch.tensor(1.0).sin())  # the column; the row is 0
     batch = pictures(4, side=32)
     before = f.net.patch_embed.proj.weight.clone()
     total(module(batch)).backward()
@@ -186,10 +207,15 @@ def test_key_accuracy_asks_keys_alone():
     assert losses.key_accuracy(q, q).item() == 1.0
 
 
+def far(x, y, squared):
+    return (x - y).square().sum() if squared else (x - y).square().sum().sqrt()
+
+
 def slow_triplet(z, labels, margin, mining):
     """Every triplet looked at, one by one."""
     count, found = range(len(z)), []
-    distance = [[float((z[i] - z[k]).detach().square().sum()) for k in count] for i in count]
+    squared = mining == "semi-hard"  # FaceNet's; Hermans et al. take the distance itself
+    distance = [[float(far(z[i].detach(), z[k].detach(), squared)) for k in count] for i in count]
     for a in count:
         P = [p for p in count if p != a and labels[p] == labels[a]]
         N = [n for n in count if labels[n] != labels[a]]
@@ -206,7 +232,7 @@ def slow_triplet(z, labels, margin, mining):
                 near = min(farther, key=lambda n: distance[a][n]) if farther else None
                 pairs.append((p, max(N, key=lambda n: distance[a][n]) if near is None else near))
         for p, n in pairs:
-            gap = (z[a] - z[p]).square().sum() - (z[a] - z[n]).square().sum()
+            gap = far(z[a], z[p], squared) - far(z[a], z[n], squared)
             found.append((gap + margin).clamp(min=0))
     return torch.stack(found).mean() if found else 0 * z.sum()
 

@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 
-from nearfar.analysis.pixel_similarity import SIDE, correlation
 from nearfar.core.errors import NearfarError
 from nearfar.data import cache
 from nearfar.data.source import from_array
@@ -21,7 +20,7 @@ from nearfar.evaluation import calibration, clustering, few_label_fits, few_labe
 from nearfar.evaluation.differences import compare
 from nearfar.evaluation.groups import read_groups
 from nearfar.evaluation.label_efficiency import label_efficiency, labels_needed
-from nearfar.evaluation.leaks import MIN_SIMILARITY, near_copies
+from nearfar.evaluation.leaks import near_copies
 from nearfar.features import logistic
 from nearfar.features.knn import unit
 from nearfar.features.probes import validation_split
@@ -300,26 +299,6 @@ def test_a_list_of_groups_that_cannot_be_used_is_a_sentence(tmp_path, text, says
 # Near-copies
 
 
-def test_likeness_against_loops():
-    draw = torch.Generator().manual_seed(0)
-    first, second = torch.randn(2, 5, 3, SIDE, SIDE, generator=draw)
-    first[0] = second[0].roll((1, -2), (1, 2)).flip(2)  # a copy: shifted, mirrored
-    first[1] = second[1].roll(2, 2)
-    slow = []
-    for a, b in zip(first, second, strict=True):
-        core, best = b[:, 2:14, 2:14].flatten(), -1.0
-        for image in (a, a.flip(2)):
-            for top in range(5):
-                for left in range(5):
-                    window = image[:, top : top + 12, left : left + 12].flatten()
-                    best = max(best, float(torch.nn.functional.cosine_similarity(window, core, dim=0)))
-        slow.append(best)
-    found = correlation(first, second)
-    assert torch.allclose(found, torch.tensor(slow), atol=1e-5)
-    assert float(found[:2].min()) > 0.99 and float(found[2:].max()) < 0.5
-    assert torch.equal(correlation(torch.zeros(1, 3, SIDE, SIDE), second[:1]), torch.zeros(1))
-
-
 ALTERED = {
     "lost a border, lighter": gallery.near_copy,
     "saved badly": lambda x: np.asarray(Image.open(io.BytesIO(gallery.encode(x, "jpg", quality=30)))),
@@ -349,12 +328,12 @@ def test_near_copies_are_found_and_distinct_pictures_are_not():
     rest, train = np.split(np.random.default_rng(0).permutation(len(pictures)), 2)
     originals = held(pictures[train])
     everyone = np.tile(np.arange(len(train)), (len(rest), 1))
-    assert near_copies(held(pictures[rest]), originals, everyone).known.mean() <= 0.05
+    assert near_copies(held(pictures[rest]), originals, everyone).known.mean() <= 0.01
     for what, alter in ALTERED.items():
         copies = held(np.stack([alter(picture) for picture in pictures[train]]))
         own = np.arange(len(train))[:, None]
         found = near_copies(copies, originals, np.concatenate([own[::-1], own], axis=1))
-        assert (found.row == own[:, 0]).mean() >= (0.8 if what == "grayscale" else 0.95), what
-        assert not found.same.any() and (found.similarity[found.known] >= MIN_SIMILARITY).all()
+        assert (found.row == own[:, 0]).mean() >= 0.95, what
+        assert not found.same.any()
     same = near_copies(originals, originals, np.zeros((len(train), 1), np.int64))
     assert same.same.all() and np.array_equal(same.row, np.arange(len(train)))

@@ -260,3 +260,15 @@ def test_a_photo_in_full_and_images_set_aside(
     title(view, f"{COUNT - count} image")
     press(view, "u")
     until(lambda: True not in server.labels("set_aside"))
+    assert view.inner_text("#chosen-count") == "1 chosen"  # the address has kept it
+    press(view, "Escape")
+    # By touch, a long press chooses, and then every tap does.
+    touch = """id => document.getElementById(id).dispatchEvent(
+        new PointerEvent("pointerdown", {pointerType: "touch", bubbles: true}))"""
+    view.evaluate(touch, "cell-1")
+    shows(view, "chosen-count", "1 chosen")
+    view.evaluate("document.getElementById('cell-1').click()")  # the finger is lifted
+    for place in ("cell-2", "cell-3"):
+        view.evaluate(touch, place)
+        view.evaluate("id => document.getElementById(id).click()", place)
+    shows(view, "chosen-count", "3 chosen")

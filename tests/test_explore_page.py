@@ -539,11 +539,11 @@ def test_a_classifier_and_export(opened: Any, there: explored.Explored, tmp_path
     assert "95 % interval" in view.inner_text("#lines")
     view.click("#more summary")
     with view.expect_download() as found:
-        view.click("text=Export as CSV")
+        view.click("text=Export all as CSV")
     found.value.save_as(tmp_path / "x.csv")
     assert (tmp_path / "x.csv").read_text().count("\n") >= 151
     with view.expect_download() as found:
-        view.click("text=Export as Parquet")
+        view.click("text=Export all as Parquet")
     found.value.save_as(tmp_path / "x.parquet")
     table = parquet.read_table(tmp_path / "x.parquet")
     assert table.num_rows == 150 and {"id", "vector", "label"} <= set(table.column_names)

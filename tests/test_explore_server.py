@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import struct
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -33,7 +34,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from nearfar.app import guard, server
-from nearfar.app.explore import explore, listening
+from nearfar.app.explore import explore, impatient, listening
 from nearfar.app.findings import Findings
 from nearfar.app.frames import KINDS, frame
 from nearfar.app.row_numbers import NumberedStore
@@ -548,3 +549,29 @@ def test_no_list_of_processes_shows_the_token(there: explored.Explored, tmp_path
         process.send_signal(signal.SIGINT)
         process.wait(timeout=60)
     assert not page.exists()
+
+
+def test_a_connection_that_sends_no_request_is_closed() -> None:
+    """Half-open connections would hold the server's file descriptors for ever."""
+    import uvicorn
+
+    async def app(scope: dict, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    door = listening("127.0.0.1", 0)
+    how = {"log_level": "error", "lifespan": "off"}
+    served = uvicorn.Server(uvicorn.Config(app, http=impatient(0.3), **how))
+    thread = threading.Thread(target=served.run, kwargs={"sockets": [door]}, daemon=True)
+    thread.start()
+    try:
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: a\r\nX: "):
+            with socket.create_connection(door.getsockname(), timeout=30) as held:
+                held.sendall(sent)
+                assert held.recv(100) == b""  # closed, long before the 30 s
+        with socket.create_connection(door.getsockname(), timeout=30) as held:
+            held.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b"204" in held.recv(100)
+    finally:
+        served.should_exit = True
+        thread.join(30)

@@ -113,3 +113,14 @@ def test_health_of_a_run_is_repeatable_and_leaves_the_encoder_alone(photos, tmp_
     assert all(torch.equal(value, before[name]) for name, value in run.encoder.state_dict().items())
     assert one.images == len(store) and 0 <= one.contrastive_accuracy <= 1
     assert all(np.isfinite(value) for value in one.to_json().values())
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("floor", [0.0, 1e-5])
+def test_alpha_req_finds_the_power_law_that_features_were_sampled_from(alpha: float, floor: float) -> None:
+    """As many images as health checks have: the last eigenvalues of a sample are far too small."""
+    d, n = 512, 1024
+    draw = torch.Generator().manual_seed(0)
+    k = torch.arange(1, d + 1, dtype=torch.float64)
+    z = torch.randn(n, d, generator=draw, dtype=torch.float64) * (k**-alpha + floor).sqrt()
+    assert metrics.alpha_req(z) == pytest.approx(alpha, abs=0.12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -279,3 +280,62 @@ def test_a_progressive_jpeg_of_very_many_scans_is_refused_unread() -> None:
     bomb = data[:last] + data[last:-2] * 40_000 + data[-2:]
     with pytest.raises(BadImage, match=r"over the limit of 200 scans: 40,0"):
         images.decode(bomb, max_pixels=10**6)
+
+
+def test_scans_times_pixels_are_bounded_so_that_no_file_takes_minutes() -> None:
+    data = save(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    at = data.rfind(b"\xff\xda")
+    many = data[:at] + data[at:-2] * 60 + b"\xff\xd9"  # 70 scans
+    assert decode(many).shape == (64, 64, 3)
+    large = bytearray(many)
+    frame = large.find(b"\xff\xc2")
+    large[frame + 5 : frame + 9] = (8000).to_bytes(2, "big") * 2  # 64 million pixels, 31 scans at most
+    with pytest.raises(BadImage, match="over the limit of 31 scans"):
+        images.decode(bytes(large), max_pixels=10**8)
+
+
+def test_a_png_with_a_large_colour_profile_or_text_is_read() -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    picture = Image.fromarray(smooth(8, 9))
+    notes = PngInfo()
+    notes.add_text("comment", "x" * 3_000_000, zip=True)
+    data = save(picture, "PNG", icc_profile=bytes(2_000_000), pnginfo=notes)
+    with pytest.raises(ValueError):  # what Pillow alone says
+        Image.open(io.BytesIO(data)).load()
+    assert np.array_equal(decode(data), smooth(8, 9))
+    assert images.header(data, max_pixels=MAX) == (8, 9)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = save(picture, "PNG", exif=exif, icc_profile=b"p")
+    assert np.array_equal(decode(turned), smooth(8, 9)[::-1, ::-1])
+    assert images.without_texts(save(picture, "PNG")) == save(picture, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"\xff\x0a", "JPEG XL .* djxl"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000 .* opj_decompress"),
+        (bytes(128) + b"DICM", "DICOM .* pydicom"),
+        (b"\0\0\0\x18ftypheic", "HEIC .* heif-convert"),
+        (b"what?", "not an image"),
+    ],
+)
+def test_pictures_that_are_not_read_are_named_with_what_reads_them(start: bytes, said: str) -> None:
+    with pytest.raises(BadImage, match=said):
+        decode(start + bytes(200))
+
+
+def test_files_passed_over_are_counted_by_their_endings(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.jp2", "in/c.JP2", "d", "e.txt", ".hidden.jxl", "in/f.dcm"):
+        (tmp_path / name).write_bytes(b"x")
+    others: Counter[str] = Counter()
+    assert folders.find(tmp_path, others) == ["a.png"] == folders.find(tmp_path)
+    assert others == {".jp2": 2, "no ending": 1, ".txt": 1, ".dcm": 1}
+    said = folders.told(others)
+    assert said[0] == "5 other files: .jp2 2, .dcm 1, .txt 1, no ending 1"
+    assert "opj_decompress" in said[1] and "pydicom" in said[2] and len(said) == 3
+    assert not folders.told({})

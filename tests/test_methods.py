@@ -107,11 +107,14 @@ def known(module, batch):
 
 @every
 def test_overfits_eight_pictures_and_keeps_a_spread(name):
-    quick = {"ema": 0.9, "prototypes": 64}  # slow copies that can follow within 60 steps
+    # Slow copies that can follow within 60 steps, and a decoder that can.
+    quick = {"ema": 0.9, "prototypes": 64, "decoder_width": 32}
     own = {item.name for item in settings_of(methods.settings(name))}
     module = small(name, **{key: value for key, value in quick.items() if key in own})
     maker = optim.optimizer(Training(optimizer="adamw", lr=2e-3), module)
     batch = given(module, 8)
+    with torch.no_grad():  # tokens of a transformer have much in common from the start
+        least = 0.5 * spread(module.f(torch.cat(batch.views))) if "tokens" in module.needs else 0.2
     first = None
     for step in range(60):
         found = module(batch)
@@ -125,7 +128,7 @@ def test_overfits_eight_pictures_and_keeps_a_spread(name):
     # fills with these eight, and DINO's while its teacher moves.
     assert known(module, batch) > max(0.4 * (first - loss.item()), 0.5 * abs(loss.item()))
     with torch.no_grad():
-        assert spread(module.f(torch.cat(batch.views))) > 0.2  # near 0 would be collapse
+        assert spread(module.f(torch.cat(batch.views))) > least  # near 0 would be collapse
 
 
 @every

@@ -13,9 +13,11 @@ from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
 from nearfar.models import libraries
 from nearfar.models.residual import SHAPES
+from nearfar.models.transformer import TRANSFORMERS
 
 SOME = [
     *SHAPES,
+    *TRANSFORMERS,
     "resnet18",
     "timm:resnet18d",
     "densenet121",

@@ -19,7 +19,7 @@ import forkserver
 import numpy as np
 import pytest
 import torch
-from small import narrow
+from small import encoder_of, narrow
 
 import nearfar
 from nearfar import methods
@@ -80,6 +80,7 @@ def test_every_method_resumes_to_the_same_bytes_from_the_midst_of_an_epoch(metho
     data = draw.integers(0, 256, (40, 16, 16, 3), np.uint8), np.arange(40) % 3
     settings = {**{key: value for key, value in TINY.items() if key != "head"}, **narrow(method)}
     settings |= {"method": method, "steps": 7, "batch_size": 8, "recipe": "cpu"}
+    settings["encoder"] = encoder_of(method)
     nearfar.pretrain(data, out=tmp_path / "unbroken", **settings)
 
     def stop(self, step):

@@ -151,7 +151,11 @@ def test_wrong_labels_come_first(store: VectorStore) -> None:
     assert found.columns["label"][at] == "red" and found.columns["suggested"][at] == "blue"
     assert len(found) == 10 and found.facts["labels"] == 160
     text = str(found)
-    assert "labels, most doubtful first" in text and "Confident learning estimates" in text
+    assert (
+        "labels, most doubtful first" in text
+        and "contradicts" in text
+        and "wrong labels or its own mistakes" in text
+    )
 
 
 def test_images_without_a_label_are_left_out(store: VectorStore, coloured: Path) -> None:

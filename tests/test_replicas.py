@@ -250,4 +250,8 @@ def test_a_run_keeps_its_number_of_threads_and_resumes_bit_for_bit(
     finally:
         progress.show(False)
     told = capsys.readouterr().err
-    assert "2 threads of 8 will train" in told and "at least 16 images" in told and ", 2 threads" in told
+    assert (
+        "2 threads of 8 will train" in told
+        and "at least 16 images" in told
+        and "2 training thread(s)" in told
+    )

@@ -14,6 +14,7 @@ from PIL import Image
 
 import nearfar
 from nearfar.core.errors import NearfarError
+from nearfar.core.text import from_spreadsheet_cell, printable, spreadsheet_cell
 from nearfar.images.thumbnails import thumbnail
 from nearfar.queries.listing import (
     ACROSS,
@@ -25,7 +26,6 @@ from nearfar.queries.listing import (
     SIDE,
     Listing,
     sheet,
-    tidy,
     write,
 )
 from nearfar.stores import StoreInfo, open_store
@@ -75,7 +75,7 @@ def test_the_table_shows_the_first_rows_and_says_how_many_more() -> None:
 def test_control_characters_do_not_reach_the_terminal() -> None:
     shown = str(Listing("t", ("\x1b[31mred\n",), {"label": ["a\tb\x07"]}))
     assert "?[31mred?" in shown and "a?b?" in shown
-    assert tidy("plain é 漢") == "plain é 漢"
+    assert printable("plain é 漢") == "plain é 漢"
 
 
 def test_a_sheet_has_every_thumbnail_in_its_place() -> None:
@@ -162,3 +162,31 @@ def test_no_room_that_shows_a_store_opens_pictures_by_itself() -> None:
     for room in ("queries", "app", "stores", "reports"):
         for path in (Path(nearfar.__file__).parent / room).glob("*.py"):
             assert "Image.open(" not in path.read_text(), path
+
+
+def test_spreadsheets_find_no_formula_and_readers_the_name(tmp_path: Path) -> None:
+    names = ("=1+1", "+a", "-1.5", "-x", "@sum", "'=kept", "'plain", "a=b", "\tx", "")
+    for name in names:
+        cell = spreadsheet_cell(name)
+        assert not cell.startswith(("=", "+", "@", "\t")) and from_spreadsheet_cell(cell) == name
+    assert (
+        spreadsheet_cell("-1.5") == "-1.5" and spreadsheet_cell(-2) == -2 and spreadsheet_cell(None) is None
+    )
+    write(Listing("t", names, {"label": ["=cmd()"] * len(names)}), tmp_path / "t.csv", lambda ids: [])
+    written = (tmp_path / "t.csv").read_text()
+    assert "\n=" not in written and ",=" not in written and "'=cmd()" in written
+
+
+def test_thumbnails_for_other_viewers_are_ones_that_the_guarded_decoder_reads() -> None:
+    from nearfar.images.thumbnails import checked
+
+    whole = jpeg()
+    assert checked(whole) == whole
+    for other in (b"%!PS-Adobe-3.0 EPSF-3.0", b"<svg onload='x'/>", whole[:40], b"GIF89a", b""):
+        assert checked(other) == b""
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "JPEG")
+    return file.getvalue()

@@ -398,3 +398,40 @@ def test_hugging_face(tmp_path: Path) -> None:
     assert open_source(f"hf:{tmp_path / 'bare'}").labels is None
     with pytest.raises(NearfarError, match=r"no label for image 1 \('-1' means none\)"):
         open_source(f"hf:{tmp_path / 'bare'}", labels=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("path;label\na\\b.png;x\n", "utf-16"),
+        ("path;label\r\na\\b.png;x\r\n", "utf-8-sig"),
+        ("sep=;\r\nPath;Label\r\n\r\na/b.png;x\r\n", "utf-8"),
+        ("label\tpath\nx\ta/b.png\n", "utf-16-le"),
+        ("path,label\na/b.png,'=x\n", "utf-8"),
+    ],
+)
+def test_lists_that_excel_and_windows_wrote_are_read(text: str, encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.png").write_bytes(png(3))
+    mark = b"\xff\xfe" if encoding == "utf-16-le" else b""
+    (tmp_path / "list.csv").write_bytes(mark + text.encode(encoding))
+    source = open_source(tmp_path / "list.csv", labels=True)
+    assert source.labels == ("=x" if "=" in text.split("\n")[1] else "x",)
+    assert red(source, 0) == 3
+
+
+def test_lists_that_cannot_be_read_say_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes("path,label\na.png,x\n".encode("utf-16-le"))
+    refuses(tmp_path / "list.csv", "save it as 'CSV UTF-8'")
+    (tmp_path / "list.csv").write_text("path\nC:\\photos\\a.png\n")
+    refuses(tmp_path / "list.csv", "which only Windows finds", "relative to the list's folder")
+    (tmp_path / "b\\c.png").write_bytes(png(7))  # a name that Linux allows
+    (tmp_path / "list.csv").write_text("path\nb\\c.png\n")
+    assert red(open_source(tmp_path / "list.csv"), 0) == 7
+
+
+def test_a_folder_says_which_files_it_passes_over(tmp_path: Path) -> None:
+    (tmp_path / "scan.jp2").write_bytes(b"x")
+    refuses(tmp_path, "there is no image in", ".jp2 1", "opj_decompress")
+    (tmp_path / "a.png").write_bytes(png(3))
+    assert open_source(tmp_path).others == {".jp2": 1}

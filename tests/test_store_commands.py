@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -42,7 +43,8 @@ def filled(run: Run, folder: Path, name: str, numbers: list[int], odd: int) -> V
         kind = number % KINDS if at < len(numbers) - odd else KINDS
         pixels = picture(number, 48, kind)
         path = folder / name / f"{at:03d}.png"
-        Image.fromarray(pixels).save(path)
+        # Odd ones have other bytes in another store.
+        Image.fromarray(pixels).save(path, compress_level=(1 if name == "test" else 9) if at % 2 else 6)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=90)
         own = np.random.default_rng(number).standard_normal(run.encoder.dim)
@@ -51,7 +53,7 @@ def filled(run: Run, folder: Path, name: str, numbers: list[int], odd: int) -> V
                 "id": path.name,
                 "path": str(path),
                 "label": f"kind {kind}" if kind < KINDS else "odd",
-                "digest": f"{name}{number}" if at % 2 else f"{number}",
+                "digest": hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(),
                 "bytes": path.stat().st_size,
                 "width": 48 + at,
                 "height": 48,
@@ -142,6 +144,7 @@ def test_leaks_between_two_stores(store: VectorStore, run: Run, tmp_path: Path) 
         ("001.png", "008.png"),
         ("003.png", "017.png"),
     }
+    assert found.columns["confirmed"] == [True, True] and found.columns["same"] == [False, False]
     assert column(test, "leak")["003.png"] == "017.png" and column(test, "leak")["000.png"] is None
     assert Image.open(tmp_path / "leaks.png").height > 2 * 96
     other = open_store(tmp_path / "other.nf", StoreInfo(run.encoder.dim, "another"))
@@ -216,3 +219,33 @@ def test_commands(store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(words) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and says in err
+
+
+def test_copies_that_no_file_confirms_are_not_claimed(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(picture(number, 64, number % 4)).save(folder / f"{number}.png")
+    Image.fromarray(picture(3, 64, 3)).save(folder / "again.jpg", quality=90)
+    address = tmp_path / "pictures.nf"
+    nearfar.embed(run, folder, store=address)
+    found = nearfar.duplicates(address, min_similarity=0.7)
+    assert set(found.ids) == {"3.png", "again.jpg"} and found.columns["confirmed"] == [True, True]
+    assert found.facts["confirmed"] == 1 and "1 of 13 images are copies" in str(found)
+    assert "pairs drawn at random" in str(found)
+    (folder / "again.jpg").unlink()
+    found = nearfar.duplicates(address, min_similarity=0.7)
+    assert found.facts["confirmed"] == 0 and found.facts["spare"] == 1
+    assert "0 of 13 images are copies" in str(found) and "1 more image looks like" in str(found)
+    # A file with another content is not the image that the store knows.
+    Image.fromarray(picture(3, 64, 3)).save(folder / "again.jpg", quality=50)
+    assert nearfar.duplicates(address, min_similarity=0.7).facts["confirmed"] == 0
+
+
+def test_a_list_of_anomalies_says_whether_the_encoder_can_tell_kinds_apart(store: VectorStore) -> None:
+    found = nearfar.anomalies(store, limit=3)
+    assert found.facts["planted"]["by"] == "labels" and not found.facts["planted"]["weak"]
+    labels = np.random.default_rng(0).permutation(list(column(store, "label").values()))
+    store.update("label", dict(zip(column(store, "label"), labels.tolist(), strict=True)))
+    found = nearfar.anomalies(store, limit=3)
+    assert found.facts["planted"]["weak"] is True and "too weak to find odd images" in str(found)

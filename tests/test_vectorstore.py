@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -391,6 +392,23 @@ def test_writers_at_once_lose_and_double_nothing(store, address):
     for who in "abc":
         rows = store.rows(["id", "label", "mark"], where=f"id like '{who} %'").to_pylist()
         assert all(row["label"] == who and row["mark"] == float(row["id"].split()[1]) for row in rows)
+
+
+def test_ten_thousand_labels_leave_a_small_store(tmp_path: Path) -> None:
+    def size() -> int:
+        return sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+
+    store = open_store(tmp_path / "s.nf", StoreInfo(8))
+    vectors = fixed(np.eye(8, dtype=np.float32))
+    store.upsert(pa.table({"id": [f"it's {n}" for n in range(8)], "vector": vectors}))
+    sizes = []
+    for number in range(120):
+        store.update("label", {f"it's {number % 8}": f"'{number}'" if number % 7 else None})
+        sizes.append(size())
+    assert max(sizes[60:]) < 1.5 * max(sizes[:60]) < 4_000_000  # without tidying, 72 KB more with each
+    reader = open_store(tmp_path / "s.nf")
+    want = {f"it's {n % 8}": f"'{n}'" if n % 7 else None for n in range(112, 120)}
+    assert dict(zip(*reader.rows(["id", "label"]).to_pydict().values(), strict=True)) == want
 
 
 def test_columns_are_set_together_and_noted(store, address):

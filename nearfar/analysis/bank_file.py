@@ -13,6 +13,7 @@ from safetensors.torch import save as to_bytes
 
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
+from ..core.shapes import COUNT, check_shape, loads
 from ..core.version import __version__
 from ..features.extract import fingerprint
 from ..models import Encoder
@@ -20,6 +21,17 @@ from .part_detector import DETECTORS, PartDetector
 from .patch_features import patch_features
 
 FORMAT = 1
+_CARD = {
+    "sha256": str,
+    "encoder": {"name": str, "sha256": str},
+    "strides": [range(1, 1 << 16)],
+    "size": (COUNT, None),
+    "shape": ([COUNT], None),
+    "range": ([float], None),
+    "seed": int,
+    "held_out": [float],
+    "pictures": ([object], {str: object}, COUNT),
+}
 
 
 def card_of(path: Path) -> Path:
@@ -95,9 +107,10 @@ def load(path: Path, encoder: Encoder, preprocess: Any) -> tuple[PartDetector, l
     """
     try:
         content = path.read_bytes()
-        card: dict[str, Any] = json.loads(card_of(path).read_text(encoding="utf-8"))
+        card: dict[str, Any] = loads(card_of(path).read_bytes())
         if card["format"] != FORMAT or card["method"] not in DETECTORS:
             raise NearfarError(f"the bank {path} is of another nearfar ({card['nearfar']}); make it again.")
+        check_shape(card, _CARD, f"{card_of(path)}: ")
         if card["sha256"] != hashlib.sha256(content).hexdigest():
             raise NearfarError(f"{path} and {card_of(path)} do not belong together; make the bank again.")
         state = from_bytes(content)

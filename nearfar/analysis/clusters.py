@@ -1,7 +1,8 @@
 """Sorts images into clusters, and says how many there seem to be, how stable they are, and what is typical.
 
-k-means divides everything into a given number of round clusters; HDBSCAN finds dense ones of any shape and
-leaves the rest out. Neither knows what a class is: a clustering is a proposal to check.
+k-means divides everything into a given number of round clusters; TEMI into clusters of any shape, in which
+neighbours are together; HDBSCAN finds dense ones and leaves the rest out. None knows what a class is: a
+clustering is a proposal to check.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ import torch
 from ..core import rng
 from ..core.errors import NearfarError, nearest
 from ..features.knn import unit
+from .temi import temi
 
-CLUSTERERS = ("kmeans", "hdbscan")
+CLUSTERERS = ("kmeans", "hdbscan", "temi")
 STARTS = 10  # k-means from so many random centres; the tightest result counts
 TRIED_COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)  # numbers of clusters that are tried
 SILHOUETTE_SAMPLE, SILHOUETTE_SAMPLES = 1500, 5  # images in a sample to try them on, and samples
 DIRECTIONS = 50  # principal directions that HDBSCAN works in: in more, nothing is dense
 STABILITY_SAMPLE = 3000  # images in a resample, at most
+STABILITY_STEPS = 100  # of TEMI on a resample
 REPEATS = 10  # clusterings of resampled images, to see what stays together
 
 Vectors = npt.NDArray[np.float32]
@@ -128,8 +131,8 @@ def cluster_images(
 
     Args:
         x: (n, d) float32 features; they are scaled to length 1.
-        method: "kmeans" or "hdbscan".
-        n_clusters: for k-means; None takes the number that fits best.
+        method: "kmeans", "hdbscan" or "temi".
+        n_clusters: for k-means and TEMI; None takes the number that fits best.
         min_cluster_size: images in a cluster at least, for HDBSCAN.
         seed: random seed of the start and sample.
 
@@ -162,8 +165,12 @@ def cluster_images(
         else:
             counts = suggest_n_clusters(rows, seed) if n_clusters is None else None
             many = n_clusters or (counts.best if counts else 2)
-            divide = partial(kmeans, n_clusters=many, seed=seed, starts=2)
-            found = kmeans(rows, many, seed)
+            if method == "temi":
+                divide = partial(temi, n_clusters=many, seed=seed, steps=STABILITY_STEPS)
+                found = temi(rows, many, seed)
+            else:
+                divide = partial(kmeans, n_clusters=many, seed=seed, starts=2)
+                found = kmeans(rows, many, seed)
         found = _by_size(found)
         middles = np.stack([rows[found == number].mean(0) for number in range(found.max() + 1)] or [rows[0]])
         middles /= np.maximum(np.linalg.norm(middles, axis=1, keepdims=True), 1e-12)

@@ -1,7 +1,9 @@
 """Finds duplicate and near-duplicate images, as groups, or as leaks between two stores.
 
-Features choose what to compare, pixels and features together decide. A group is an image and its own near
-copies; never a chain, in which each is like the next and the last has nothing of the first.
+Features and coarse structure choose what to compare, pixels decide: one is laid upon the other, and what
+counts is the place where they differ most. How much a copy may differ is measured on copies that are made of
+the collection's own images. A group is an image and its own near copies; never a chain, in which each is like
+the next and the last has nothing of the first.
 """
 
 from __future__ import annotations
@@ -9,46 +11,156 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..features.knn import top_k, unit
-from .pixel_similarity import Rows, pixel_similarity
+from ..data.dataset import ImageDataset, Subset
+from ..features.knn import top_k
+from ..images.decode import Pixels
+from .difference import APART, differences
+from .structure import READ, Read, Rows, fits, similar_structure, structure
 
 CANDIDATES = 10  # nearest by features that each image is compared with
-MIN_SIMILARITY = 0.94  # similarity from which two are near copies; docs/uses.md tells what it was chosen by
+ALIKE = 4  # most similar by structure, for each way to lie one upon the other
+CLOSEST = 5  # of all these, by how well their structures fit, that are compared pixel by pixel
+LEAST_FIT = 0.65  # correlation of structures below which two images are no copies
+COMMON = 0.05  # share of a collection's variation that a direction of its background has, at least
+MIN_SIMILARITY = 0.65  # from which two are near copies, unless `calibrate` has chosen another
 
 Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What is known of n images: `x` (n, d) float32 features, `fine` as `zoomed` gives it, n digests."""
+    """What is known of n images.
+
+    Attributes:
+        x: (n, d) float32 features.
+        digests: n texts, equal for equal bytes; "" for unknown.
+        small: gives pictures of some rows, None for a missing one; thumbnails will do.
+        originals: gives larger ones of the same; None if there are none.
+    """
 
     x: Vectors
-    fine: torch.Tensor
     digests: Sequence[str]
+    small: Read
+    originals: Read | None = None
+
+    @classmethod
+    def of(cls, x: Vectors | None, dataset: ImageDataset | Subset) -> Self:
+        """Take decoded images.
+
+        Args:
+            x: (n, d) float32 features; None if candidates come from elsewhere.
+            dataset: n images.
+        """
+        x = np.empty((len(dataset), 0), np.float32) if x is None else x
+        digests = [digest.tobytes().hex() for digest in dataset.digests]
+        return cls(x, digests, lambda rows: [dataset[int(row)] for row in rows])
 
     def __len__(self) -> int:
         """Count the images."""
         return len(self.x)
 
+    @cached_property
+    def structure(self) -> torch.Tensor:
+        """(n, z, side, side) float16, as `structure.structure` gives it."""
+        return structure(self.small, len(self))
+
+    def some(self, rows: Rows) -> Collection:
+        """Take some images of these, without their digests."""
+        parts = [None if read is None else _of(read, rows) for read in (self.small, self.originals)]
+        assert parts[0] is not None
+        made = Collection(self.x[rows], [""] * len(rows), parts[0], parts[1])
+        made.__dict__["structure"] = self.structure[rows]
+        return made
+
     def similarity(self, other: Collection, a: Rows, b: Rows) -> npt.NDArray[np.float32]:
-        """Compare pairs: the mean of their pixel similarity and of the cosine of their features.
+        """Compare pairs by their pixels.
 
         Args:
             other: the collection of the second of each pair.
             a, b: (p,) rows.
 
         Returns:
-            (p,) from -1 to 1.
+            (p,) from 0 to 1, where nothing differs at any place: 1 less the greatest difference.
         """
-        mine, theirs = (unit(torch.from_numpy(x[rows])) for x, rows in ((self.x, a), (other.x, b)))
-        cosine = (mine * theirs).sum(dim=1).numpy()
-        return (pixel_similarity(self.fine, other.fine, a, b) + cosine) / 2
+        return self._confirmed(other, a, b, self._fit(other, a, b))
+
+    def _fit(self, other: Collection, a: Rows, b: Rows) -> npt.NDArray[np.float32]:
+        """Say how well the structures of pairs correlate, at the best of a few shifts and zooms."""
+        parts = [
+            fits(self.structure[a[low : low + READ]], other.structure[b[low : low + READ]]).score[:, 0]
+            for low in range(0, len(a), READ)
+        ]
+        found: npt.NDArray[np.float32] = torch.cat([torch.empty(0), *parts]).numpy()
+        return found
+
+    def _confirmed(
+        self, other: Collection, a: Rows, b: Rows, fit: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        found = np.zeros(len(a), np.float32)
+        near = np.flatnonzero(fit >= LEAST_FIT)
+        for mine, theirs in ((self.small, other.small), (self.originals, other.originals)):
+            if mine is None and theirs is None:
+                continue
+            one, two = mine or self.small, theirs or other.small
+            found[near] = _compared(self, other, a[near], b[near], one, two)
+            near = near[found[near] > 1 - APART]  # what differs in small differs in full
+        return found
+
+
+def _of(read: Read, rows: Rows) -> Read:
+    return lambda some: read(rows[some])
+
+
+def _compared(
+    images: Collection, others: Collection, a: Rows, b: Rows, mine: Read, theirs: Read
+) -> npt.NDArray[np.float32]:
+    """Compare pairs by their pixels, some in memory at a time."""
+    found = np.zeros(len(a), np.float32)
+    for low in range(0, len(a), READ):
+        rows, columns = a[low : low + READ], b[low : low + READ]
+        first, second = _pictures(mine, rows), _pictures(theirs, columns)
+        pairs = [at for at in range(len(rows)) if first[at] is not None and second[at] is not None]
+        ways = fits(images.structure[rows[pairs]], others.structure[columns[pairs]])
+        one, two = ([x for at in pairs if (x := side[at]) is not None] for side in (first, second))
+        found[[low + at for at in pairs]] = (1 - differences(one, two, ways)).clip(0, 1)
+    return found
+
+
+def _pictures(read: Read, rows: Rows) -> list[Pixels | None]:
+    """Read each picture once, however many pairs it is in."""
+    once, place = np.unique(rows, return_inverse=True)
+    found = read(once)
+    return [found[at] for at in place]
+
+
+def centred(x: Vectors, others: Vectors | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take off what a collection has in common: its mean, and the few directions that most of it follows.
+
+    Args:
+        x: (n, d) float32 features.
+        others: (m, d), of the collection; None for x itself.
+
+    Returns:
+        Both without the mean of the second, and without each direction that has at least `COMMON` of its
+        variation; only the mean goes where hardly anything would be left.
+    """
+    base = torch.from_numpy(x if others is None else others)
+    mean = base.mean(dim=0)
+    sample = base[:: max(1, len(base) // 4096)] - mean
+    _, lengths, directions = torch.linalg.svd(sample, full_matrices=False)
+    share = lengths.square() / lengths.square().sum().clamp_min(1e-12)
+    common = directions[share >= COMMON]
+    if share[share < COMMON].sum() < 1e-4 or len(base) < 4 * len(common):
+        common = common[:0]
+    made = [part - (part @ common.T) @ common for part in (torch.from_numpy(x) - mean, base - mean)]
+    return made[0], made[1]
 
 
 @dataclass(frozen=True)
@@ -77,7 +189,7 @@ class DuplicateGroups:
         rows: (m,) the images that are in a group; groups stand together, each behind its keeper.
         group: (m,) the group's number, from 0; the largest come first.
         similarity: (m,) to the keeper; 1 for the keeper itself and for what is the same byte for byte.
-        same: (m,) bool, the same as the keeper byte for byte; false for the keeper.
+        same: (m,) bool, the same byte for byte as the keeper, or as another copy of it that comes before.
     """
 
     rows: Rows
@@ -103,32 +215,53 @@ def duplicate_pairs(
     Args:
         images: n images.
         others: the images they may be copies of; None for one another, each pair once.
-        min_similarity: least similarity of a near copy.
+        min_similarity: least similarity of a near copy, such as `calibrate` chooses.
 
     Returns:
-        The pairs: `a` of `images`, `b` of `others`. Each image is compared with its `CANDIDATES` nearest by
-        features, and with the first that has the same bytes.
+        The pairs: `a` of `images`, `b` of `others`. Each image is compared with the `CLOSEST` of those that
+        are near by features or by structure, and with the first that has the same bytes.
     """
     base = images if others is None else others
-    k = min(CANDIDATES, len(base) - (others is None))
-    if len(images) == 0 or k < 1:
+    if len(images) == 0 or len(base) - (others is None) < 1:
         none = np.empty(0, np.int64)
         return DuplicatePairs(none, none, np.empty(0, np.float32), np.empty(0, np.bool_))
-    x, y = (torch.from_numpy(one.x) for one in (images, base))
-    cosine, who = top_k(x, y, k, exclude_self=others is None)
-    # Below this cosine, pixels cannot make up for it: the similarity is the mean of both.
-    a, place = np.nonzero(cosine.numpy() >= 2 * min_similarity - 1)
-    b = who.numpy()[a, place]
+    a, b = _candidates(images, others)
     equal = _equal(images, others)
+    same = np.arange(len(a) + len(equal[0])) >= len(a)
+    near = np.concatenate([images.similarity(base, a, b), np.ones(len(equal[0]), np.float32)])
     a, b = (np.concatenate([one, two]) for one, two in zip((a, b), equal, strict=True))
     if others is None:
         a, b = np.minimum(a, b), np.maximum(a, b)
-    a, b = np.unique(np.stack([a, b], axis=1), axis=0).T
-    same = np.array([images.digests[i] == base.digests[j] != "" for i, j in zip(a, b, strict=True)], np.bool_)
-    near = np.where(same, np.float32(1), images.similarity(base, a, b))
-    kept = np.flatnonzero(near >= min_similarity)
-    order = kept[np.lexsort((b[kept], a[kept], ~same[kept], -near[kept]))]
+    # Of a pair that is there twice, the one with the same bytes is kept.
+    order = np.lexsort((b, a, ~same, -near))
+    order = order[near[order] >= min_similarity]
+    _, first = np.unique(np.stack([a[order], b[order]], axis=1), axis=0, return_index=True)
+    order = order[np.sort(first)]
     return DuplicatePairs(a[order], b[order], near[order], same[order])
+
+
+def _candidates(images: Collection, others: Collection | None) -> tuple[Rows, Rows]:
+    """Choose what is compared pixel by pixel: each image with the few whose structure fits it best."""
+    base, own = (images, True) if others is None else (others, False)
+    most = len(base) - own
+    x, y = centred(images.x, None if own else base.x)
+    near = top_k(x, y, min(CANDIDATES, most), exclude_self=own)[1].numpy()
+    alike = similar_structure(images.structure, None if own else base.structure, min(ALIKE, most))
+    who = np.concatenate([near, alike], axis=1)
+    a, b = np.arange(len(images)).repeat(who.shape[1]), who.reshape(-1)
+    if own:
+        a, b = np.minimum(a, b), np.maximum(a, b)
+    a, b = np.unique(np.stack([a, b], axis=1), axis=0).T
+    fit = images._fit(base, a, b)
+    kept = np.zeros(len(a), np.bool_)
+    for side in (a, b):
+        order = np.lexsort((-fit, side))
+        start = np.searchsorted(side[order], side[order])  # where this image's pairs begin
+        kept[order[np.arange(len(order)) - start < CLOSEST]] = True
+        if not own:  # of the second collection, nothing asks for copies
+            break
+    kept &= fit >= LEAST_FIT
+    return a[kept], b[kept]
 
 
 def _equal(images: Collection, others: Collection | None) -> tuple[Rows, Rows]:
@@ -171,17 +304,17 @@ def duplicate_groups(
         if keeper != row:
             copies[keeper].append(row)
     single = np.array([row for row in order.tolist() if first.get(images.digests[row], row) == row], np.int64)
-    stars = _stars(_some(images, single), min_similarity)
+    stars = _stars(images.some(single), min_similarity)
 
     found = []
     for members in stars:
         rows, near, same = [], [], []
-        for number, (at, similarity) in enumerate(members):
+        for at, similarity in members:
             row = int(single[at])
             more = copies.get(row, [])
             rows += [row, *more]
             near += [similarity] * (1 + len(more))
-            same += [False] + [number == 0] * len(more)
+            same += [False] + [True] * len(more)
         if len(rows) > 1:
             found.append((rows, near, same))
     found.sort(key=lambda item: (-len(item[0]), item[0][0]))
@@ -191,10 +324,6 @@ def duplicate_groups(
         np.array([value for _, near, _ in found for value in near], np.float32),
         np.array([value for *_, same in found for value in same], np.bool_),
     )
-
-
-def _some(images: Collection, rows: Rows) -> Collection:
-    return Collection(images.x[rows], images.fine[rows], [""] * len(rows))
 
 
 def _stars(images: Collection, min_similarity: float) -> list[list[tuple[int, float]]]:

@@ -1,4 +1,4 @@
-"""Finds labels that are likely wrong: a ranked list, a better label for each, and their number.
+"""Finds labels that are likely wrong: a ranked list, a better label for each, and how many are contradicted.
 
 Two witnesses never saw an image's own label: its nearest neighbours, who vote on its class, and logistic
 regression, fitted to other images. Both make the ranking; the latter makes the estimate, by confident
@@ -37,8 +37,9 @@ class LabelErrors:
         doubt: (n,) float32 in [0, 1]: higher is more doubtful.
         suggested: (n,) int64, the label that the witnesses would give; the image's own where they agree.
         order: (n,) int64 rows, the most doubtful first.
-        estimate: how many labels are wrong, as confident learning estimates it; it takes for label errors
-            what the classifier mistakes with confidence, and is too high where `accuracy` is low.
+        estimate: how many labels the classifier contradicts with confidence, which confident learning takes
+            for the number of wrong ones; it is too high by the classifier's own mistakes, which are many
+            where `accuracy` is low.
         accuracy: share of labels that the classifier gives too, each fitted without the image.
         joint: (classes, classes) float64: the estimated share of images by given label and true label.
     """

@@ -24,7 +24,7 @@ from .patch_banks import NearestPatch, PatchCore
 from .patch_features import PatchFeatures
 from .spade import Spade
 
-LARGEST = 512  # short side in pixels to which pictures are reduced by default
+PLACES = 64  # of the short side, on the finest map used, to which pictures are reduced by default
 ALIKE = 0.05  # share of the normal pictures that may have the same defect without hiding it
 FAR = 3.0  # quartile distances above the upper quartile where a normal picture is called unlike the others
 LEAST = 8  # normal pictures of which that can be told
@@ -184,7 +184,7 @@ class PartDetector:
                 if self.method == "padim" and self.shape is None:
                     height, width = picture.x.shape[2:]
                     self.shape = int(height), int(width)
-                features = self.features(picture.x)
+                features = self._features(picture.x)
                 if self.detector is None:
                     grid = int(features.shape[2]), int(features.shape[3])
                     self.detector = DETECTORS[self.method](grid, self.seed)
@@ -200,6 +200,15 @@ class PartDetector:
         left = fresh if 10 * len(fresh) <= len(self.pictures) else []
         self.detector.settle(frozenset(left))
         return [ids[owner] for owner in fresh]
+
+    def _features(self, x: Tensor) -> Tensor:
+        """Compute the features of a picture, and refuse what is no number."""
+        found = self.features(x)
+        if not bool(found.isfinite().all()):
+            raise NearfarError(
+                f"encoder {self.features.encoder.name!r} gives NaN or infinite features; train it again."
+            )
+        return found
 
     def score(self, source: Source, rows: Sequence[int], threads: int = 2) -> Iterator[PictureScore]:
         """Score pictures, one at a time.
@@ -220,7 +229,7 @@ class PartDetector:
                 if picture.digest in known:  # its patches are in the bank: its score would say nothing
                     bar.advance()
                     continue
-                places, score = self.detector.score(self.features(picture.x))
+                places, score = self.detector.score(self._features(picture.x))
                 yield PictureScore(picture.row, float(score[0]), places[0], picture.shape, picture.digest)
                 bar.advance()
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..core.errors import NearfarError
 from ..stores import VectorStore
+from .guard import PATIENCE
 
 NEEDED = ("fastapi", "uvicorn", "plotly")
 TOKEN_AGE = 30 * 24 * 3600  # seconds
@@ -85,11 +86,32 @@ def explore(
         print(f"Through the proxy: https://{name}{root}/?token={token}")
     print("Ctrl-C ends it.", flush=True)
     # No access log: it would hold the token.
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, server_header=False))
+    how: dict[str, Any] = {"log_level": "error", "access_log": False, "server_header": False}
+    server = uvicorn.Server(uvicorn.Config(app, http=impatient(), **how))
     with tempfile.TemporaryDirectory(prefix="nearfar-") as folder:  # that only this user can enter
         if browser:
             _open_browser(address, Path(folder))
         server.run(sockets=[door])
+
+
+def impatient(seconds: float = PATIENCE) -> Any:
+    """Make uvicorn's protocol close a connection that sends no whole request head.
+
+    Args:
+        seconds: that it may take.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self._give_up)
+
+        def _give_up(self) -> None:
+            if self.cycle is None:  # no request has begun
+                self.transport.close()
+
+    return Impatient
 
 
 def kept_token(folder: Path) -> str:

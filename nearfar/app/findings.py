@@ -23,7 +23,7 @@ from ..features import logistic
 from ..images import decode
 from ..queries.anomalies import anomalies
 from ..queries.clusters import clusters
-from ..queries.duplicates import duplicates
+from ..queries.duplicates import list_groups, read_collection
 from ..queries.heatmap_files import heat
 from ..queries.label_errors import label_errors
 from ..queries.label_origin import accepted_ids
@@ -48,7 +48,8 @@ PIXELS = 50_000_000  # of an uploaded image
 
 LISTS: dict[str, Callable[[VectorStore, str | None], Listing]] = {
     "anomalies": lambda store, where: anomalies(store, limit=LIST_LIMIT, where=where),
-    "duplicates": lambda store, where: duplicates(store, where=where),
+    # The page opens no path that a store names: it may be a stranger's.
+    "duplicates": lambda store, where: list_groups(store, *read_collection(store, where, files=False)),
     "clusters": lambda store, where: clusters(store, where=where),
 }
 LABELLED: dict[str, Callable[..., Listing]] = {

@@ -7,6 +7,7 @@ point a name of their own to this address (DNS rebinding).
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 LARGEST = 32 << 20  # bytes of an upload
+PATIENCE = 30.0  # seconds that a connection may take to send its request, and between two parts of a body
 HEADERS = {
     # plotly writes styles, and its WebGL makes functions, as they draw; else only our own files are run.
     "content-security-policy": "default-src 'none'; script-src 'self' 'unsafe-eval'; "
@@ -63,7 +65,7 @@ class Guard:
         refused = self._refuse(scope)
         body = b"" if refused else await _body(scope, receive)
         if body is None:
-            refused = (413, f"an upload may have {LARGEST >> 20} MB at most")
+            refused = (413, f"an upload may have {LARGEST >> 20} MB at most, and has to keep coming")
         enters = not refused and scope["path"] == "/" and self._token_in_address(scope)
 
         async def dressed(message: Any) -> None:
@@ -166,13 +168,16 @@ def _headers(scope: Any) -> dict[str, str] | None:
 
 
 async def _body(scope: Any, receive: Any) -> bytes | None:
-    """Read a request's body; None where it is too large."""
+    """Read a request's body; None where it is too large, or stops coming."""
     told = next((value for key, value in scope["headers"] if key == b"content-length"), b"0")
     if not told.isdigit() or int(told[:20]) > LARGEST:
         return None
     body = bytearray()
     while True:
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), PATIENCE)
+        except TimeoutError:
+            return None
         if message["type"] != "http.request":
             return bytes(body)
         body += message.get("body", b"")

@@ -18,6 +18,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from ..core.errors import NearfarError
+from ..images.thumbnails import checked
 from ..queries.label_origin import ACCEPTED
 from ..queries.listing import Listing
 from ..stores.import_export import export
@@ -188,7 +189,7 @@ def _pictures(app: FastAPI, rows: NumberedStore) -> None:
     @app.get("/api/cells")
     def cells(at: str, key: str) -> Response:
         ids = _named(rows, at, key)
-        pictures = store.thumbnails(ids)
+        pictures = [checked(data) for data in store.thumbnails(ids)]
         head = {"rows": [_plains(row) for row in store.rows(ids=ids).to_pylist()]}
         sizes = np.array([len(data) for data in pictures], np.int32)
         whole = np.frombuffer(b"".join(pictures), np.uint8)

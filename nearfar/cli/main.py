@@ -24,6 +24,7 @@ from ..core import progress
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
 from ..core.redact import redact_text
+from ..core.text import printable
 from ..data.modality import IMAGES, Modality, modality, recognise
 from ..evaluation import PARTS
 from ..queries import QUERIES
@@ -270,8 +271,8 @@ def _run(words: Sequence[str]) -> int:
         function = getattr(nearfar, name)
     result = function(*first, **values)
     if main_process and result is not None:  # a page that was served leaves nothing to print
-        print(json.dumps(result.to_json()) if as_json else _done(command, result))
-    return 0
+        print(json.dumps(result.to_json()) if as_json else printable(_done(command, result), keep="\n"))
+    return 2 if getattr(result, "obstacle", "") else 0  # of a check: nothing can be trained
 
 
 def _is_text(word: str) -> bool:
@@ -309,7 +310,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except NearfarError as error:
-        progress.write(f"nearfar: {redact_text(str(error), *words)}\n")
+        progress.write(f"nearfar: {printable(redact_text(str(error), *words), keep=chr(10))}\n")
         return 2
     except UnicodeEncodeError:
         odd = [word for word in words if not _is_text(word)]

@@ -125,7 +125,7 @@ def peek(path: Path, name: str = "Config") -> type:
 def _one(item: Setting, value: Any, where: str) -> Any:
     """Check one plain value against a setting, and convert an int to a float where one is meant."""
     if item.type is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**63 else math.inf
     if not isinstance(value, item.type) or (item.type is not bool and isinstance(value, bool)):
         raise NearfarError(f"{where}{item.flag} takes a {item.type.__name__}, not {value!r}.")
     if isinstance(value, float) and not math.isfinite(value):
@@ -159,6 +159,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     Raises:
         NearfarError: a name is unknown, or a value has the wrong type or lies outside its range.
     """
+    if not isinstance(values, Mapping):
+        raise NearfarError(f"{where}settings are {values!r}, not an object of names and values.")
     items = {item.name: item for item in settings_of(cls)}
     checked: dict[str, Any] = {}
     for name, value in values.items():

@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from types import TracebackType
 
+from .text import printable
+
 _shown = False
 _gone = False  # whether standard error has refused a line
 
@@ -64,7 +66,7 @@ def say(text: str) -> None:
     """
     if _shown:
         clear = "\r\x1b[K" if on_terminal() else ""
-        write(f"{clear}{text}\n")
+        write(f"{clear}{printable(text, keep=chr(10))}\n")
 
 
 def redraw(text: str, last: bool = False) -> None:

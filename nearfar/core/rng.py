@@ -59,6 +59,23 @@ def uniform(key: int, ids: npt.ArrayLike, count: int) -> npt.NDArray[np.float32]
     return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
+def normal(key: int, ids: npt.ArrayLike, count: int) -> npt.NDArray[np.float32]:
+    """Draw `count` numbers of mean 0 and variance 1 for each image, normally distributed.
+
+    Args:
+        key, ids, count: as for `uniform`.
+
+    Returns:
+        (n, count) float32.
+
+    Source:
+        Box and Muller 1958, "A note on the generation of random normal deviates".
+    """
+    u = uniform(key, ids, 2 * count)
+    radius = np.sqrt(-2 * np.log1p(-u[:, :count]))
+    return np.asarray(radius * np.cos(np.float32(2 * np.pi) * u[:, count:]), np.float32)
+
+
 def permutation(key: int, n: int) -> npt.NDArray[np.int64]:
     """Order the numbers 0 to n - 1 at random, the same way for the same key.
 

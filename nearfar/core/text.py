@@ -1,8 +1,9 @@
-"""Formats figures for people: a share in percent, a small table."""
+"""Formats figures for people: a share in percent, a small table; and makes names of strangers harmless."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def percent(share: float | None) -> str:
@@ -25,3 +26,41 @@ def columns(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     return [
         "".join(f"{word:{width}}" for word, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Make untrusted text safe to print: what could command a terminal becomes a question mark.
+
+    Args:
+        text: such as the name of a file.
+        keep: control characters that stay.
+
+    Returns:
+        The same length of text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in keep else "?" for letter in text)
+
+
+def spreadsheet_cell(value: Any) -> Any:
+    """Keep a spreadsheet from taking a text for a formula: an apostrophe comes before =, +, -, @ and tabs.
+
+    Args:
+        value: of a cell; numbers, also as text, stay.
+
+    Returns:
+        The value to write in a CSV; `from_spreadsheet_cell` takes the apostrophe away again.
+    """
+    if not isinstance(value, str) or not value.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def from_spreadsheet_cell(text: str) -> str:
+    """Read what `spreadsheet_cell` wrote."""
+    return text[1:] if text.startswith("'") and spreadsheet_cell(text[1:]) != text[1:] else text

@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core.arrays import ERRORS, open_arrays
 from ..core.atomic import atomic_write
 from ..core.errors import BadImage, NearfarError
 from ..core.locks import hold
@@ -46,12 +47,17 @@ def ends(records: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 def _finished(config: ReadConfig, folder: Path) -> ImageDataset | None:
     """Open a cache that is complete, or give None."""
     try:
-        with np.load(folder / "index.npz", allow_pickle=False) as file:
+        with open_arrays(folder / "index.npz") as file:
             records, rejected = file["records"], json.loads(file["rejected"].tobytes())
         pixels = np.memmap(folder / "pixels.bin", dtype=np.uint8, mode="r")
-    except (OSError, ValueError, KeyError, EOFError):
+    except ERRORS:
         return None
-    if records.dtype != RECORD or not len(records) or ends(records).max() > pixels.size:
+    if (
+        not isinstance(rejected, dict)
+        or records.dtype != RECORD
+        or not len(records)
+        or ends(records).max() > pixels.size
+    ):
         return None
     ledger = Ledger(config)
     ledger.records[records["row"]] = records

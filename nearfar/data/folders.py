@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 # HEIC is looked for, though Pillow cannot read it, so that a phone's pictures do not vanish unsaid.
@@ -10,6 +12,47 @@ SUFFIXES = frozenset({
     "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "bmp", "dib", "tif", "tiff", "gif",
     "ppm", "pgm", "pbm", "pnm", "avif", "heic", "heif",
 })  # fmt: skip
+
+
+NO_ENDING = "no ending"
+_RAW = ("camera raw", "dcraw or rawpy")
+_VIDEO = ("video", "ffmpeg")
+# Pictures that are passed over: what they are, and what makes PNG or JPEG of them.
+CONVERTERS = {
+    **dict.fromkeys((".jp2", ".j2k", ".j2c", ".jpf", ".jpx"), ("JPEG 2000", "opj_decompress")),
+    ".jxl": ("JPEG XL", "djxl"),
+    **dict.fromkeys((".dcm", ".dicom"), ("DICOM", "dcmj2pnm or pydicom")),
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), _RAW),
+    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm"), _VIDEO),
+    **dict.fromkeys((".nii", ".mha", ".mhd", ".nrrd"), ("a medical volume", "SimpleITK")),
+    **dict.fromkeys((".svs", ".ndpi", ".mrxs", ".scn"), ("a whole-slide image", "openslide")),
+    ".psd": ("Photoshop", "ImageMagick"),
+    ".exr": ("OpenEXR", "ImageMagick"),
+    ".svg": ("a vector drawing", "rsvg-convert"),
+    ".pdf": ("PDF", "pdftoppm"),
+    ".eps": ("PostScript", "ghostscript"),
+}
+
+
+def told(others: Mapping[str, int], most: int = 8) -> list[str]:
+    """Say which files of a folder are passed over, and what would read those that are pictures.
+
+    Args:
+        others: how many files have each ending.
+        most: endings that are named.
+
+    Returns:
+        Lines; none where there are no such files.
+    """
+    if not others:
+        return []
+    ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{ending} {count:,}" for ending, count in ranked[:most])
+    more = ", ..." if len(ranked) > most else ""
+    known = [(ending, *CONVERTERS[ending]) for ending, _ in ranked if ending in CONVERTERS]
+    hints = [f"{ending} is {what}, which is not read: convert it with {how}" for ending, what, how in known]
+    count = sum(others.values())
+    return [f"{count:,} other file{'' if count == 1 else 's'}: {shown}{more}", *hints[:most]]
 
 
 def is_image_name(name: str) -> bool:
@@ -22,7 +65,7 @@ def is_image_name(name: str) -> bool:
     return bool(dot) and not name.startswith(".") and suffix.lower() in SUFFIXES
 
 
-def find(root: Path) -> list[str]:
+def find(root: Path, others: Counter[str] | None = None) -> list[str]:
     """List the image files under a folder, at any depth, in sorted order.
 
     Hidden files and folders are passed over. Links to folders are followed, each folder once, and never
@@ -31,6 +74,7 @@ def find(root: Path) -> list[str]:
 
     Args:
         root: the folder.
+        others: counts the files that are passed over, by their endings.
 
     Returns:
         Paths relative to `root`, with forward slashes. Bytes that are no UTF-8 are surrogate-escaped.
@@ -57,7 +101,7 @@ def find(root: Path) -> list[str]:
             if (info.st_dev, info.st_ino) in seen:
                 continue
             seen.add((info.st_dev, info.st_ino))
-            names, inner, linked = _look(path)
+            names, inner, linked = _look(path, others)
         except OSError:
             odd.add(prefix.rstrip("/"))
             continue
@@ -70,7 +114,7 @@ def find(root: Path) -> list[str]:
     return found
 
 
-def _look(folder: str) -> tuple[list[str], list[str], list[str]]:
+def _look(folder: str, others: Counter[str] | None) -> tuple[list[str], list[str], list[str]]:
     """List a folder's visible entries: what has an image's name, its folders, its links to folders."""
     names, inner, linked = [], [], []
     with os.scandir(folder) as entries:
@@ -80,6 +124,8 @@ def _look(folder: str) -> tuple[list[str], list[str], list[str]]:
                 continue
             if is_image_name(name):
                 names.append(name)
+            elif others is not None and entry.is_file():
+                others[os.path.splitext(name)[1].lower()[:12] or NO_ENDING] += 1
             if entry.is_dir(follow_symlinks=False):
                 inner.append(name)
             elif entry.is_symlink() and os.path.isdir(entry.path):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..core.cache_root import cache_folder
 from ..core.errors import BadImage, NearfarError, nearest
 from ..core.progress import say
 from .source import ArraySource, FileSource, Source, class_names, from_array
@@ -44,7 +45,7 @@ TORCHVISION: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
 
 def data_root() -> Path:
     """Say where named data sets are kept: $NEARFAR_DATA, or ~/.cache/nearfar/data."""
-    return Path(os.environ.get("NEARFAR_DATA") or Path.home() / ".cache" / "nearfar" / "data")
+    return Path(os.environ.get("NEARFAR_DATA") or cache_folder() / "data")
 
 
 def _fetch(name: str, kind: str, arguments: dict[str, Any], download: bool) -> Any:

@@ -102,13 +102,14 @@ class ImageModality(Modality):
         threads: int,
         decode_once: bool = True,
         memory: int | None = None,
+        short_side: int | None = None,
     ) -> Any:
         """Decode images once, into memory or into a cache on disk; see `cache.load`."""
         from . import cache
 
         return cache.load(
             source,
-            short_side=preprocess.decode_side,
+            short_side=max(short_side or 0, preprocess.decode_side),
             max_pixels=limit,
             max_bad=max_bad,
             threads=threads,

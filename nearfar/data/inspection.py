@@ -19,6 +19,7 @@ from ..core.errors import BadImage
 from ..images import decode
 from ..images.files import read
 from .dataset import equal_rows
+from .folders import told
 from .reading import Rejected, each, read_pixels
 from .source import Source
 from .value_range import find_range
@@ -43,7 +44,8 @@ class Inspection:
     their headers. `usable`: those not found to be bad; `rejected` with reasons; `short`, `long`: their sides
     (None where nothing is usable); `formats`, `modes`: how often each occurs, most often first; `bytes`: of
     the usable images as stored; `duplicates`: groups of ids with equal content; `labels`: images a class,
-    where known; `masks`: files that were left out, since they are masks of images beside them; `range`: the
+    where known; `masks`: files that were left out, since they are masks of images beside them; `others`: how
+    many files of the folder are passed over, by their endings; `range`: the
     values that become black and white in images of more than 8 bits, None where there are none; `notes`: in
     how many of the decoded images only a part is used, and which.
     """
@@ -61,6 +63,7 @@ class Inspection:
     duplicates: tuple[tuple[str, ...], ...]
     labels: dict[str, int] | None
     masks: tuple[str, ...] = ()
+    others: dict[str, int] = dataclasses.field(default_factory=dict)
     range: tuple[float, float] | None = None
     notes: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -97,6 +100,8 @@ class Inspection:
         if self.masks:
             lines.append(f"  left out    {len(self.masks):,} masks beside their images")
             lines += [f"    {name}" for name in self.masks[:5]]
+        if said := told(self.others):
+            lines += [f"  passed over {said[0]}", *(f"    {line}" for line in said[1:])]
         extra = sum(len(group) - 1 for group in self.duplicates)
         lines.append(f"  duplicates  {extra:,} exact, in {len(self.duplicates):,} groups")
         lines += [
@@ -246,6 +251,7 @@ class _Look:
             duplicates=groups,
             labels=dict(Counter(source.labels).most_common()) if source.labels else None,
             masks=tuple(source.masks),
+            others=dict(source.others),
             range=find_range(source, max_pixels=self.max_pixels) if self.deep[rows].any() else None,
             notes=dict(Counter(note for row in rows for note in self.remarks.get(row, ())).most_common()),
         )

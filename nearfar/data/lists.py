@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
+from .csv_files import native_paths, open_text, read_rows
 from .source import FileSource, class_names, clean
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
@@ -27,25 +28,22 @@ def _column(path: Path, names: list[str], wanted: tuple[str, ...], what: str) ->
 
 
 def _from_text(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    with open_text(path, "surrogateescape") as file:
+        text = file.read()
     return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
 
 
 def _from_csv(path: Path, labels: bool) -> tuple[list[str], list[Any] | None]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file, delimiter=delimiter)
-        heading = next(rows, [])
-        at = _column(path, heading, _PATH_COLUMNS, "paths")
-        mark = _column(path, heading, _LABEL_COLUMNS, "labels") if labels else at
-        paths, marks = [], []
-        for row in rows:
-            if not any(word.strip() for word in row):
-                continue
-            if len(row) <= max(at, mark):
-                raise NearfarError(f"{path}, line {rows.line_num}: a column is missing; fill it in.")
-            paths.append(row[at].strip())
-            marks.append(row[mark])
+    rows = read_rows(path, "surrogateescape")
+    _, heading = next(rows, (0, []))
+    at = _column(path, heading, _PATH_COLUMNS, "paths")
+    mark = _column(path, heading, _LABEL_COLUMNS, "labels") if labels else at
+    paths, marks = [], []
+    for line, row in rows:
+        if len(row) <= max(at, mark):
+            raise NearfarError(f"{path}, line {line}: a column is missing; fill it in.")
+        paths.append(row[at].strip())
+        marks.append(row[mark])
     return paths, marks if labels else None
 
 
@@ -92,5 +90,6 @@ def open_list(path: Path, *, labels: bool) -> FileSource:
         raise NearfarError(f"{path} cannot be read as a list of images: {error}.") from None
     if not paths:
         raise NearfarError(f"{path} lists no images; write one path per row.")
+    paths = native_paths(paths, path.parent, path)
     named = None if marks is None else class_names(str(path), marks, len(paths))
     return FileSource(str(path), clean(paths), named, path.parent, paths)

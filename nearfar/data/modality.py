@@ -155,6 +155,7 @@ class Modality(abc.ABC):
         threads: int,
         decode_once: bool = True,
         memory: int | None = None,
+        short_side: int | None = None,
     ) -> Any:
         """Make a collection ready for use, bad examples rejected by name.
 
@@ -166,6 +167,7 @@ class Modality(abc.ABC):
             threads: threads that read.
             decode_once: whether to decode everything now.
             memory: bytes that decoded examples may take in memory, where the modality can do with less.
+            short_side: where examples are reduced, the least size to which; None: as `preprocess` needs it.
 
         Returns:
             A `Dataset` that also lists what is `rejected`.

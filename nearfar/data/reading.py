@@ -16,6 +16,7 @@ import numpy as np
 from ..core.atomic import atomic_write
 from ..core.errors import BadImage, NearfarError
 from ..core.progress import Bar
+from ..core.text import spreadsheet_cell
 from ..core.threads import map_in_order
 from ..images import decode
 from ..images.files import read
@@ -158,6 +159,6 @@ def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["id", "reason"])
-    writer.writerows((item.id, item.reason) for item in rejected)
+    writer.writerows((spreadsheet_cell(item.id), item.reason) for item in rejected)
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())

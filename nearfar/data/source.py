@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,13 +32,15 @@ class Source(abc.ABC):
 
     `ids` names each image in valid UTF-8; `labels` has one class name an image, or is None where labels
     were not asked for; `name` is what the user called it; `kind` is a word for what it is; `masks` names
-    files that were left out, since they are masks of images beside them.
+    files that were left out, since they are masks of images beside them; `others` counts the other files of
+    its folder by their endings.
     """
 
     name: str
     ids: Sequence[str]
     labels: tuple[str, ...] | None
     masks: Sequence[str] = field(default=(), kw_only=True)
+    others: Mapping[str, int] = field(default_factory=dict, kw_only=True)
     kind: ClassVar[str] = "images"
 
     def __len__(self) -> int:

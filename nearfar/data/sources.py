@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.arrays import ERRORS, open_arrays
 from ..core.errors import NearfarError, nearest
 from . import hubs, lists
-from .folders import find, is_image_name
+from .folders import find, is_image_name, told
 from .in_memory import is_tensor, open_in_memory
 from .labels import of_folders
 from .masks import masks_among
@@ -26,21 +27,23 @@ __all__ = ["Source", "open_source"]
 
 def _open_folder(folder: Path, labels: bool) -> FileSource:
     """Open a folder of any depth; a label is the name of a folder on the way to an image."""
+    others: Counter[str] = Counter()
     try:
-        paths = find(folder)
+        paths = find(folder, others)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise NearfarError(f"the folder {folder} cannot be read: {reason}; check its permissions.") from None
     if not paths:
         shards = any(name.endswith(".tar") for name in os.listdir(folder))
         hint = f"for its tar shards type '{folder}/*.tar'" if shards else "give a folder of JPEG or PNG files"
-        raise NearfarError(f"there is no image in {folder}; {hint}.")
+        held = f" ({'; '.join(told(others))})" if others else ""
+        raise NearfarError(f"there is no image in {folder}{held}; {hint}.")
     masks = masks_among(paths)
     if masks:
         paths = [path for path in paths if path not in masks]
     ids = clean(paths)
     named = of_folders(str(folder), ids) if labels else None
-    return FileSource(str(folder), ids, named, folder, paths, masks=clean(sorted(masks)))
+    return FileSource(str(folder), ids, named, folder, paths, masks=clean(sorted(masks)), others=dict(others))
 
 
 def _open_numpy(path: Path, labels: bool) -> Source:
@@ -52,7 +55,7 @@ def _open_numpy(path: Path, labels: bool) -> Source:
             if labels:
                 raise NearfarError(f"{path} has no labels; use a .npz with the arrays 'images' and 'labels'.")
         else:
-            with np.load(path, allow_pickle=False) as file:
+            with open_arrays(path) as file:
                 held = {name.lower(): name for name in file.files}
                 at = next((held[name] for name in ("images", "x", "data", "arr_0") if name in held), None)
                 mark = next((held[name] for name in ("labels", "y", "targets") if name in held), None)
@@ -61,7 +64,7 @@ def _open_numpy(path: Path, labels: bool) -> Source:
                     has = ", ".join(file.files) or "nothing"
                     raise NearfarError(f"{path} has no array {missing!r} (it has {has}); name it so.")
                 pixels, marks = file[at], file[mark] if labels else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except ERRORS as error:
         raise NearfarError(f"{path} cannot be read as NumPy arrays: {error}.") from None
     return from_array(str(path), pixels, marks, first=False)
 

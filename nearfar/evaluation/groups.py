@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import NearfarError
+from ..data.csv_files import read_rows
 from ..data.source import FileSource, Source
 from ..features.probes import Rows
 
@@ -86,11 +87,10 @@ def read_groups(path: str | Path) -> GroupList:
     """
     file = Path(path)
     try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ","))
+        rows = list(read_rows(file))
     except (OSError, ValueError, csv.Error) as error:
         raise NearfarError(f"{file} cannot be read as a list of groups: {error}.") from None
-    heads = [word.strip().lower() for word in rows[0]] if rows else []
+    heads = [word.strip().lower() for word in rows[0][1]] if rows else []
     name = next((heads.index(word) for word in NAMES if word in heads), None)
     group = next((heads.index(word) for word in GROUPS if word in heads), None)
     if group is None and name is not None and len(heads) == 2:
@@ -100,10 +100,8 @@ def read_groups(path: str | Path) -> GroupList:
             f"{file} needs a column of images and one of groups; name them 'path' and 'group' in line 1."
         )
     found: dict[str, str] = {}
-    for number, row in enumerate(rows[1:], start=2):
+    for number, row in rows[1:]:
         row = [word.strip() for word in row]
-        if not any(row):
-            continue
         if len(row) <= max(name, group) or not row[name] or not row[group]:
             raise NearfarError(f"{file}, line {number}: an image or its group is missing; fill it in.")
         place = file.parent / row[name]

@@ -1,8 +1,8 @@
 """Finds test images that are (near-)copies of training images: resized, recoloured, shifted or mirrored.
 
 Features say which training images to look at, pixels decide. Candidates are the nearest few by the encoder
-and by raw pixels; a candidate is a near-copy if the fine structure of both, at 16 x 16 pixels, is the same
-at the best of a few shifts, mirrored or not.
+and by raw pixels. A candidate is a near-copy if it differs little at the place where the two differ most,
+once one is laid upon the other; how little is measured on copies made of the training images.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..analysis.pixel_similarity import fine, pixel_similarity
+from ..analysis.copy_threshold import LEAST, calibrate
+from ..analysis.duplicates import Collection
 from ..data.dataset import ImageDataset, Subset
 from ..data.modality import modality_of
 from ..features.probes import Rows
-
-MIN_SIMILARITY = 0.85  # correlation from which a pair counts as near-copies; see docs/evaluation.md
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class CopyMatches:
 
     Attributes:
         row: (m,) int64, the most similar training image, if it is a copy or near-copy; else -1.
-        similarity: (m,) float32 from -1 to 1, of the best candidate.
+        similarity: (m,) float32 from 0 to 1, of the best candidate.
         same: (m,) bool, whether a training image is the same byte for byte.
     """
 
@@ -60,16 +59,19 @@ def near_copies(test: ImageDataset, train: ImageDataset, candidates: Rows) -> Co
     Returns:
         What was found; a byte-identical training image is found also where it is no candidate.
     """
-    rows, place = np.unique(candidates, return_inverse=True)
-    own = np.arange(len(test)).repeat(candidates.shape[1])
+    own, least = np.arange(len(test)).repeat(candidates.shape[1]), 1.0
     if modality_of(train).pictures:
-        flat = pixel_similarity(fine(test), fine(Subset(train, rows)), own, place.reshape(-1))
+        rows, place = np.unique(candidates, return_inverse=True)
+        mine, theirs = Collection.of(None, test), Collection.of(None, Subset(train, rows))
+        flat = mine.similarity(theirs, own, place.reshape(-1))
+        if flat.max(initial=0) >= LEAST:  # else nothing could be a copy, whatever the threshold
+            least = calibrate(theirs).min_similarity
     else:  # of other kinds, only what is the same byte for byte is known
         flat = np.full(candidates.size, -1, np.float32)
     found = flat.reshape(candidates.shape)
     best = found.argmax(axis=1)[:, None]
     most = np.take_along_axis(found, best, 1)[:, 0]
-    row = np.where(most >= MIN_SIMILARITY, np.take_along_axis(candidates, best, 1)[:, 0], -1)
+    row = np.where(most >= least, np.take_along_axis(candidates, best, 1)[:, 0], -1)
     first = {digest.tobytes(): at for at, digest in reversed(list(enumerate(train.digests)))}
     equal = np.array([first.get(digest.tobytes(), -1) for digest in test.digests], np.int64)
     same = equal >= 0

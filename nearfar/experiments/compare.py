@@ -269,12 +269,18 @@ def _images(data: Any, run: Run, labels: bool) -> Any:
     )
 
 
+_KNOWN = {
+    "method": {str: (float, str, bool, None, [object], {str: object})},
+    "baselines": {str: {"knn": float, "linear": float}},
+}
+
+
 def _figures(
     run: Run, file: Path, labelled: Mapping[str, Any] | None, seed: int, first: bool
 ) -> dict[str, Any]:
     """Measure one run, or read what was measured before."""
     if file.exists():
-        known: dict[str, Any] = checkpoint.read_json(file)
+        known: dict[str, Any] = checkpoint.read_json(file, _KNOWN)
         return known
     log = run.log()
     last = log[-1] if log else {}

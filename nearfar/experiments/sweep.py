@@ -162,6 +162,7 @@ def _read(source: Source, wanted: RunConfig) -> Any:
         max_bad=training.max_bad,
         threads=cores(),
         decode_once=training.cache or source.labels is not None,
+        short_side=training.short_side,
     )
 
 

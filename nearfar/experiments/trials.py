@@ -14,10 +14,11 @@ import torch
 
 from ..core import progress
 from ..core.errors import NearfarError
+from ..core.shapes import COUNT
 from ..features import knn
 from ..features.extract import features
 from ..features.probes import validation_split
-from ..training import checkpoint
+from ..training import checkpoint, run_shapes
 from ..training.pretrain import Ended, pretrain
 from ..training.resolve import RunConfig
 from ..training.run import Run
@@ -35,6 +36,24 @@ START = 0.2  # share of a run before which it is not ended
 COLLAPSED = 0.02  # spread of features below which a run is ended
 LAG = 0.5  # share of the usual METRIC at that point of a run below which it is ended
 GIVE_UP = 5  # failures in a row, which are no longer the points' fault
+
+
+_FIGURES = (float, str, bool, None, [object], {str: object})
+_TRIAL = {
+    "number": COUNT,
+    "seed": int,
+    "params": {str: object},
+    "figures": {str: _FIGURES},
+    "value": (float, None),
+    "reason": str,
+    "seconds": float,
+}
+
+
+def _trial(file: Path) -> Trial:
+    """Read what an earlier session measured."""
+    found = checkpoint.read_json(file, _TRIAL)
+    return Trial(**{name: found[name] for name in _TRIAL})
 
 
 @dataclass
@@ -56,7 +75,7 @@ class SweepSession:
         self.measure = METRIC if self.labelled is None else "knn"
         self.failures = 0
         files = sorted(self.folder.glob("trial-*.json"))
-        self.done = {file.stem: Trial(**checkpoint.read_json(file)) for file in files}
+        self.done = {file.stem: _trial(file) for file in files}
 
     def go(self) -> None:
         """Run the recipe with every seed, then proposals, then the best with the other seeds."""
@@ -144,7 +163,7 @@ class SweepSession:
     def curves(self) -> list[tuple[list[float], list[float]]]:
         """Read how `METRIC` rose in every finished run: shares of the run, and values, from nothing at 0."""
         names = [name for name, trial in self.done.items() if trial.value is not None]
-        logs = [checkpoint.read_log(self.folder / name / "health.jsonl") for name in names]
+        logs = [checkpoint.read_log(self.folder / name / "health.jsonl", run_shapes.HEALTH) for name in names]
         health_checks = [[line for line in log if line["step"] > 0] for log in logs]
         return [
             ([0.0, *(line["step"] / log[-1]["step"] for line in log)], [0.0, *(line[METRIC] for line in log)])

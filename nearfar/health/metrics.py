@@ -17,6 +17,8 @@ from ..features import knn
 from ..losses import unit
 from ..losses.logsumexp import log_sums
 
+RANKS = (4, 50)  # of the eigenvalues, counted from 1, whose fall alpha-ReQ measures
+
 
 def _double(z: Tensor) -> Tensor:
     return z.detach().double()
@@ -57,20 +59,26 @@ def alpha_req(z: Tensor) -> float:
         z: (n, d) features, d at least 2.
 
     Returns:
-        alpha, by least squares of log eigenvalue on log k over the eigenvalues above rounding; near 1 is
-        held to be best, far above it few directions matter. NaN where fewer than two are left.
+        alpha, by least squares of log eigenvalue on log k, weighted by 1 / k, over the eigenvalues `RANKS`
+        above rounding; near 1 is held to be best, far above it few directions matter. NaN where fewer than
+        two are left. The first ranks are left out, since they follow no law; the last, since a sample of a
+        few times d images makes them too small.
 
     Source:
         Agrawal et al. 2022, "alpha-ReQ: assessing representation quality in self-supervised learning by
-        measuring eigenspectrum decay".
+        measuring eigenspectrum decay"; the weights as in Stringer et al. 2019, "High-dimensional geometry of
+        population responses in visual cortex".
     """
     values = _spectrum(z)
     values = values[values > values.max() * 1e-12]
-    if len(values) < 2:
+    low = RANKS[0] if len(values) > 2 * RANKS[0] else 1
+    k = torch.arange(low, min(RANKS[1], len(values)) + 1, dtype=torch.float64)
+    if len(k) < 2:
         return math.nan
-    x, y = torch.arange(1, len(values) + 1, dtype=torch.float64).log(), values.log().cpu()
-    x, y = x - x.mean(), y - y.mean()
-    return float(-(x @ y) / (x @ x))
+    weight = 1 / k / (1 / k).sum()
+    x, y = k.log(), values[low - 1 : low - 1 + len(k)].log().cpu()
+    x, y = x - weight @ x, y - weight @ y
+    return float(-(weight @ (x * y)) / (weight @ x.square()))
 
 
 def nesum(z: Tensor) -> float:
@@ -130,7 +138,7 @@ def lidar(groups: Tensor, eps: float = 1e-4) -> float:
     w += eps * torch.eye(len(w), dtype=w.dtype, device=w.device)
     values, axes = torch.linalg.eigh(w)
     half = axes * values.rsqrt() @ axes.T
-    return _shares(torch.linalg.eigvalsh(half @ b @ half).clamp(min=0), 1e-12)
+    return _shares(torch.linalg.eigvalsh(half @ b @ half).clamp(min=0), 1e-7)
 
 
 def alignment(x: Tensor, y: Tensor) -> float:

@@ -100,6 +100,8 @@ def _seen(lines: Sequence[Line], expects: Expects) -> Verdict | None:
     if len(lines) < 2 or lines[0]["step"] != 0:
         return None
     start, now = lines[0], lines[-1]
+    if ("task" if expects.task else "contrastive_accuracy") not in now:
+        return None
     if now["step"] < EARLY * now["steps"]:
         return None
     partners = (_collapsed, _hard, _narrow, _unchanged, _easy, _over_fitting, _not_learning)

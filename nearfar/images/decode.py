@@ -37,7 +37,9 @@ for _plugin in ("Jpeg", "Mpo", "Png", "WebP", "Bmp", "Tiff", "Gif", "Ppm", "Avif
         importlib.import_module(f"PIL.{_plugin}ImagePlugin")
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints go to standard error
 
-_MAX_SCANS = 200  # of a JPEG; a progressive one has about 10, and each takes as long as the whole picture
+# Of a JPEG. A progressive one has about 10, and each takes as long as the whole picture.
+_MAX_SCANS, _USUAL_SCANS = 200, 20
+_MAX_SCANNED = 2_000_000_000  # pixels over all scans, some 20 seconds' work; of the usual number, any
 _LARGE_PIXELS = 1 << 24
 _large = threading.Lock()  # held while a larger image is decoded, so that only one is in memory at a time
 
@@ -110,6 +112,8 @@ def _identify(file: IO[bytes], max_pixels: int) -> Any:
         if factory is None or accept is None or not accept(prefix):
             continue
         try:
+            if name == "PNG":
+                file = io.BytesIO(without_texts(file.read()))
             # Not Image.open: its own limit would refuse what a larger --max-pixels allows.
             image = factory(file, "")
         except Exception as error:  # a hostile header may raise anything at all
@@ -120,9 +124,21 @@ def _identify(file: IO[bytes], max_pixels: int) -> Any:
         if width * height > max_pixels:
             raise BadImage(f"over the limit of {max_pixels:,} pixels: {width} x {height}")
         return image
-    if prefix[4:8] == b"ftyp":
-        raise BadImage("a HEIC picture or a video, which is not read: convert it to JPEG")
-    raise BadImage("not an image")
+    file.seek(0)
+    raise BadImage(_foreign(file.read(132)))
+
+
+def _foreign(start: bytes) -> str:
+    """Say what a file is that is not read, if its first bytes tell."""
+    if start[4:8] == b"ftyp":
+        return "a HEIC picture or a video, which is not read: convert it with heif-convert or ffmpeg"
+    if start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "a JPEG XL picture, which is not read: convert it with djxl"
+    if start.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
+        return "a JPEG 2000 picture, which is not read: convert it with opj_decompress"
+    if start[128:132] == b"DICM":
+        return "a DICOM picture, which is not read: convert it with dcmj2pnm or pydicom"
+    return "not an image"
 
 
 def read_header(data: bytes | Path, *, max_pixels: int) -> Header:
@@ -153,6 +169,28 @@ def header(data: bytes | Path, *, max_pixels: int) -> tuple[int, int]:
     """
     found = read_header(data, max_pixels=max_pixels)
     return found.height, found.width
+
+
+def without_texts(data: bytes) -> bytes:
+    """Leave colour profiles and texts out of a PNG: Pillow refuses sound files whose own are large.
+
+    What may hold the orientation stays.
+
+    Args:
+        data: the file; a broken one comes back as it is.
+    """
+    parts, at, kept = [data[:8]], 8, True
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        text = kind in (b"zTXt", b"iTXt", b"tEXt")
+        oriented = text and data.startswith((b"Raw profile type", b"XML:com.adobe.xmp"), at + 8)
+        if kind == b"iCCP" or (text and not oriented):
+            kept = False
+        else:
+            parts.append(data[at:end])
+        at = end
+    return data if kept else b"".join([*parts, data[at:]])
 
 
 def _check_png(data: bytes) -> None:
@@ -222,8 +260,9 @@ def remarks(data: bytes, *, max_pixels: int) -> list[str]:
     with _quiet:
         image = _identify(io.BytesIO(data), max_pixels)
         with suppress(Exception):  # a broken later page does not spoil the first
-            if getattr(image, "n_frames", 1) > 1:
-                found.append("first page or frame")
+            image.seek(1)  # its n_frames would walk through all, of which a hostile file has millions
+            found.append("first page or frame")
+        with suppress(Exception):
             image.seek(0)
         tags = getattr(image, "tag_v2", {})
         if image.mode in ("RGB", "RGBX") and tags.get(277, 3) > 3:
@@ -328,8 +367,10 @@ def picture(
         kind, mode, (width, height) = str(image.format), str(image.mode), image.size
         if kind == "PNG":
             _check_png(data)
-        if kind in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
-            raise BadImage(f"over the limit of {_MAX_SCANS} scans: {scans:,}")
+        if kind in ("JPEG", "MPO"):
+            allowed = min(_MAX_SCANS, max(_USUAL_SCANS, _MAX_SCANNED // (width * height)))
+            if (scans := data.count(b"\xff\xda")) > allowed:
+                raise BadImage(f"over the limit of {allowed} scans: {scans:,}")
         alone = _large if width * height > _LARGE_PIXELS else nullcontext()
         try:
             with alone:

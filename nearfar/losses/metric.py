@@ -45,9 +45,11 @@ def _mean(values: Tensor, count: Tensor) -> Tensor:
 def triplet(z: Tensor, labels: Tensor, margin: float, mining: str = "semi-hard") -> Tensor:
     """The triplet loss: an anchor a is to be nearer to a positive p than to a negative n, by a margin.
 
-        l(a, p, n) = max(0, |z_a - z_p|^2 - |z_a - z_n|^2 + margin)
+        l(a, p, n) = max(0, d(a, p) - d(a, n) + margin)
 
-    where p is another row of a's label and n a row of another label. Which triplets count:
+    where p is another row of a's label and n a row of another label. d is the squared distance with
+    "semi-hard", as in FaceNet, and the distance itself with "hard" and "all", as in Hermans et al., who find
+    that squares make a collapse more likely. Which triplets count:
 
     - "semi-hard": for each pair (a, p) the nearest n that is farther than p, or, where none is, the
       farthest n; the mean over the pairs.
@@ -57,7 +59,7 @@ def triplet(z: Tensor, labels: Tensor, margin: float, mining: str = "semi-hard")
     Args:
         z: (n, d) rows of length 1, any number of views; as many on every process.
         labels: (n,) integers, each row's own; for V views stacked, `labels.repeat(V)`.
-        margin: above 0; squared distances of rows of length 1 lie between 0 and 4.
+        margin: above 0; of rows of length 1, squared distances are at most 4, and distances 2.
         mining: "semi-hard", "hard" or "all".
 
     Returns:
@@ -70,14 +72,15 @@ def triplet(z: Tensor, labels: Tensor, margin: float, mining: str = "semi-hard")
     Source:
         Schroff, Kalenichenko and Philbin 2015, "FaceNet", equations 1 to 4; "hard" and "all" are batch hard
         and batch all (of the triplets above 0) of Hermans, Beyer and Leibe 2017, "In defense of the triplet
-        loss", equations 5 and 7.
+        loss", equations 5 and 6.
     """
     if mining not in MINING:
         raise NearfarError(f"mining is {mining!r}; choose from {', '.join(MINING)}.")
     (z,) = _rows(z=z)
     with torch.autocast(z.device.type, enabled=False):
         everyone, alike, other = _compared(z, labels)
-        d = _squares(z, everyone)  # (n, M)
+        # torch's own distance gives two equal rows, which have no direction to part in, the gradient 0.
+        d = _squares(z, everyone) if mining == "semi-hard" else torch.cdist(z, everyone)  # (n, M)
         negatives = other.sum(1, keepdim=True)  # (n, 1)
         if mining == "hard":
             far = d.masked_fill(~alike, -torch.inf).amax(1)

@@ -55,3 +55,19 @@ def spread(z: Tensor) -> Tensor:
     z = centred(unit(z))
     variance: Tensor = distributed.total(z.square().sum(0)) / (len(z) * distributed.world())
     return variance.sqrt().mean() * z.shape[1] ** 0.5
+
+
+@torch.no_grad()
+def variance_explained(y: Tensor, x: Tensor) -> Tensor:
+    """Tell which share of the variance of x over the rows y predicts; every process must call it.
+
+    Args:
+        y: (n, ...) float32 or float64, predictions, this process's rows.
+        x: the same shape.
+
+    Returns:
+        A scalar: 1 minus the squared error over the squared distance from the mean row, and at least 0.
+    """
+    error = distributed.total((y - x).square().sum())
+    variance = distributed.total(centred(x).square().sum())
+    return (1 - error / variance.clamp(min=1e-12)).clamp(min=0)

@@ -57,11 +57,14 @@ class Method(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What a method must be given besides views: "labels" in a batch; when it is built a "teacher", or the number
-    of "images" that are trained on; or nothing."""
+    """What a method must be given besides views: "labels" in a batch; when it is built a "teacher", the number of
+    "images" that are trained on, or an encoder with "tokens"; or nothing."""
 
     keep: ClassVar[tuple[str, ...]] = ()
     """Names of the parts that a finished run saves with the encoder, as a head that others may learn from."""
+
+    exports: ClassVar[str] = "f"
+    """Name of the part that a finished run saves as the encoder, and whose features its health figures are of."""
 
     modality: ClassVar[str | None] = None
     """The one kind of data that it is for, as `data.modality.MODALITIES` names it; None for any."""
@@ -186,6 +189,24 @@ class Method(nn.Module):
             progress: share of the training that is done, 0 to 1.
             watched: of this step.
         """
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that a finished run saves: the part that `exports` names."""
+        found = getattr(self, self.exports)
+        assert isinstance(found, Encoder)
+        return found
+
+    def frozen_at(self, progress: float) -> tuple[str, ...]:
+        """Name the parameters that a step leaves as they are, without decay or momentum.
+
+        Args:
+            progress: share of the training that is done before the step, 0 to 1.
+
+        Returns:
+            Names as in `named_parameters`; none unless a method differs.
+        """
+        return ()
 
     def negatives(self, batch: int) -> int:
         """Say how many others each row is pushed from.

@@ -66,8 +66,9 @@ class BYOL(Method):
         """Add the head, the predictor and the EMA copies; see `Config`."""
         super().__init__(f, config)
         width = config.head[-1]
-        self.g = mlp(f.dim, *config.head, last_norm=False)
-        self.q = mlp(width, config.predictor, width, last_norm=False)
+        # Neither of the last layers has a bias, as in the authors' code.
+        self.g = mlp(f.dim, *config.head, last_norm=False, last_bias=False)
+        self.q = mlp(width, config.predictor, width, last_norm=False, last_bias=False)
         self.slow_f, self.slow_g = ema_copy(f), ema_copy(self.g)
 
     def views(self, views: Views) -> tuple[Views, ...]:

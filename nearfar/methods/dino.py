@@ -3,7 +3,8 @@
 Mathilde Caron, Hugo Touvron, Ishan Misra, Hervé Jégou, Julien Mairal, Piotr Bojanowski and Armand Joulin,
 "Emerging properties in self-supervised vision transformers", ICCV 2021 (arXiv:2104.14294).
 
-Choose it when the encoder is a vision transformer, or when attention to objects matters, and the run is long.
+Choose it when the encoder is a vision transformer (recipe vit), or when attention to objects matters, and the run
+is long.
 
 Shapes: N images, V views, of which the first two are full; x (N, K) outputs of the student, for every view;
 y (N, K) outputs of the teacher, for the full ones; the centre (K).
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +45,8 @@ from ..losses.statistics import spread
 from ..models import Encoder
 from ..models.ema import cosine_momentum, ema_copy, ema_update
 from .base import Batch, Loss, Method
-from .recipes import recipes
+from .byol import asymmetric
+from .recipes import BYOL_COLOURS, recipes
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,13 @@ class Config:
     """DINO's own settings."""
 
     student_temperature: float = setting(
-        0.1, "temperature of the student", low=0.003, source="DINO, section 3.1"
+        0.1, "temperature of the student", low=0.003, source="DINO, section 3.2"
     )
     teacher_temperature: float = setting(
         0.07, "temperature of the teacher after the warmup", low=0.003, source="DINO, appendix C"
     )
     teacher_temperature_start: float = setting(
-        0.04, "temperature of the teacher at the start", low=0.003, source="DINO, section 3.1"
+        0.04, "temperature of the teacher at the start", low=0.003, source="DINO, section 3.2"
     )
     teacher_temperature_warmup: float = setting(
         0.1,
@@ -77,7 +80,7 @@ class Config:
         source="DINO, appendix C",
     )  # fmt: skip
     local_crops: int = setting(
-        0, "number of small views in addition to the two full ones", low=0, source="DINO, section 3.1: 8"
+        0, "number of small views in addition to the two full ones", low=0, source="DINO's code: 8"
     )
     freeze_last_layer: float = setting(
         0.0, "share of the training at the start in which the last layer is frozen", low=0.0, high=1.0,
@@ -95,18 +98,24 @@ class Head(nn.Module):
         for inside, outside in zip(widths[:-1], widths[1:], strict=True):
             layers += [nn.Linear(inside, outside), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-1])
-        self.last = nn.Parameter(torch.randn(config.prototypes, widths[-1]))
+        # As the authors' weight-normed linear layer begins: only directions count, and the longer a row is,
+        # the less a step turns it.
+        reach = widths[-1] ** -0.5
+        self.last = nn.Parameter(torch.empty(config.prototypes, widths[-1]).uniform_(-reach, reach))
 
-    def forward(self, h: Tensor, moves: Tensor | float = 1.0) -> Tensor:
-        """(N, width) -> (N, K); where `moves` is 0 the last layer gets no gradient."""
-        rows = unit(self.last)
-        rows = rows * moves + rows.detach() * (1 - moves)
+    def forward(self, h: Tensor) -> Tensor:
+        """(N, width) -> (N, K)."""
         z = unit(self.layers(h))
-        return F.linear(z, rows.to(z.dtype))
+        return F.linear(z, unit(self.last).to(z.dtype))
 
 
 class DINO(Method):
-    """DINO: a student, f and g, and a teacher, EMA copies of both. (Weight decay stays as it is set.)"""
+    """DINO: a student, f and g, and a teacher, EMA copies of both. (Weight decay stays as it is set.)
+
+    The teacher is what a run keeps, since it is the better of the two (section 5.2 and figure 6).
+    """
+
+    exports: ClassVar[str] = "slow_f"
 
     centre: Tensor
     done: Tensor
@@ -121,18 +130,22 @@ class DINO(Method):
         self.register_buffer("done", torch.zeros(()))
 
     def views(self, views: Views) -> tuple[Views | View, ...]:
-        """Two full views and, if asked, small ones of small parts of the image."""
+        """Two full views, blurred and solarised as BYOL does, and, if asked, small ones of smaller parts."""
+        full = asymmetric(views)
         if not self.config.local_crops:
-            return (views, views)
-        full, part = replace(views, crop_min=0.4), replace(views, crop_min=0.05, crop_max=0.4)
-        return (full, full, *self.config.local_crops * [View(part, 96 / 224)])
+            return full
+        part = replace(views, crop_min=min(0.05, views.crop_min), crop_max=views.crop_min)
+        return (*full, *self.config.local_crops * [View(part, 96 / 224)])
+
+    def frozen_at(self, progress: float) -> tuple[str, ...]:
+        """Leave the last layer as it is at the start, where asked."""
+        return ("g.last",) if progress < self.config.freeze_last_layer else ()
 
     def embed(self, batch: Batch) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Turn every view into the student's answer x, and the full ones into the teacher's y."""
         full = torch.cat(batch.views[:2])
         sides = [full, torch.cat(batch.views[2:])] if len(batch.views) > 2 else [full]
-        moves = (self.done >= self.config.freeze_last_layer).to(full.dtype)
-        x = torch.cat([self.g(self.f(views), moves) for views in sides])
+        x = self.g(torch.cat([self.f(views) for views in sides]))
         with torch.no_grad():
             y = self.slow_g(self.slow_f(full))
         return x.chunk(len(batch.views)), y.chunk(2)
@@ -166,6 +179,8 @@ class DINO(Method):
         return {"spread": spread(watched["y"])}
 
 
+# The authors' code: its command for ResNet-50, and its defaults for vision transformers. Small views are of
+# parts below --crop-min.
 DINO.recipes = recipes(
     cpu={
         "head": (512, 128),
@@ -177,12 +192,25 @@ DINO.recipes = recipes(
     cifar={"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6},
     cifar_warmup_epochs=10,
     imagenet={
-        "optimizer": "adamw",
-        "lr": 5e-4,
+        "optimizer": "sgd",
+        "lr": 0.03,
         "lr_scaling": "linear",
-        "weight_decay": 0.04,
+        "weight_decay": 1e-4,
+        "teacher_temperature": 0.04,
         "prototypes": 65536,
         "local_crops": 8,
         "freeze_last_layer": 0.01,
+        "crop_min": 0.14,
+        **BYOL_COLOURS,
+    },
+    vit={
+        "lr": 5e-4,
+        "weight_decay": 0.04,
+        "warmup": 10 / 300,
+        "prototypes": 65536,
+        "local_crops": 8,
+        "freeze_last_layer": 1 / 300,
+        "crop_min": 0.4,
+        **BYOL_COLOURS,
     },
 )

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core import distributed
 from ..core.config import setting
@@ -51,7 +52,7 @@ class Config:
         "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
-        source="MoCo v2, table 2; v1: 0.07",
+        source="MoCo v2, section 3; v1: 0.07",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
@@ -158,4 +159,18 @@ def in_pieces(net: nn.Module, x: Tensor, splits: int, turn: int) -> Tensor:
     piece = (i + turn * (i // count)) % count
     order = piece.argsort(stable=True).to(x.device)
     sizes = piece.bincount(minlength=count).tolist()
-    return torch.cat([net(part) for part in x[order].split(sizes)])[order.argsort()]
+    norms = [part for part in net.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    before = [[buffer.clone() for buffer in norm.buffers()] for norm in norms] if net.training else []
+    found, after = [], []
+    for part in x[order].split(sizes):
+        for norm, kept in zip(norms, before, strict=False):
+            for buffer, value in zip(norm.buffers(), kept, strict=True):
+                buffer.data.copy_(value)
+        found.append(net(part))
+        after.append([[buffer.clone() for buffer in norm.buffers()] for norm in norms] if before else [])
+    # The statistics move once a step, by the mean over the pieces, as on the authors' eight GPUs.
+    for norm, seen in zip(norms if before else [], zip(*after, strict=True), strict=False):
+        for buffer, values in zip(norm.buffers(), zip(*seen, strict=True), strict=True):
+            mean = torch.stack(values).mean(dim=0) if buffer.is_floating_point() else values[0]
+            buffer.data.copy_(mean)
+    return torch.cat(found)[order.argsort()]

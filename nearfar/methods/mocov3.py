@@ -3,8 +3,8 @@
 Xinlei Chen, Saining Xie and Kaiming He, "An empirical study of training self-supervised vision
 transformers", ICCV 2021 (arXiv:2104.02057).
 
-Choose it when the encoder is a vision transformer, whose patch projection is frozen here to keep it stable,
-or when batches are large.
+Choose it when the encoder is a vision transformer (recipe vit), whose patch projection is frozen here to keep
+it stable, or when batches are large.
 
 Shapes: N images; for each view queries q (N, P) from encoder, head and predictor, and keys k (N, P) from
 the EMA copy of encoder and head; all rows of length 1.
@@ -22,6 +22,7 @@ Equation 1 and algorithm 1, as plain loops:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -56,14 +57,14 @@ class Config:
         source="the authors' code: 4096 256 for ResNet-50, 4096 4096 256 for vision transformers",
     )
     predictor: int = setting(
-        512, "width of the predictor's hidden layer", low=1, source="MoCo v3, section 4.2: 4096"
+        512, "width of the predictor's hidden layer", low=1, source="MoCo v3, section 5: 4096"
     )
     ema: float = setting(
         0.99,
         "momentum of the EMA copy at the start; it rises to 1",
         low=0.0,
         high=1.0,
-        source="MoCo v3, section 4.4",
+        source="MoCo v3, section 6.2",
     )
 
 
@@ -76,10 +77,20 @@ class MoCoV3(Method):
         patches = patch_projection(f.net)
         if patches is not None:
             patches.requires_grad_(False)
-        self.g = mlp(f.dim, *config.head)
-        # As in the authors' code, a transformer's predictor ends in a batch norm, and a ResNet's does not.
+            if f.untrained:
+                fix_positions(f.net)
+        # As in the authors' code, last norms have neither gamma nor beta, and last layers have no bias; a
+        # transformer's predictor ends in a batch norm, and a ResNet's does not.
+        self.g = mlp(f.dim, *config.head, last_gamma=False)
         width = config.head[-1]
-        self.predict = mlp(width, config.predictor, width, last_norm=patches is not None)
+        self.predict = mlp(
+            width,
+            config.predictor,
+            width,
+            last_norm=patches is not None,
+            last_bias=False,
+            last_gamma=False,
+        )
         self.f_k = ema_copy(nn.Sequential(f, self.g))
         self.tau, self.ema = config.temperature, config.ema
 
@@ -125,7 +136,35 @@ MoCoV3.recipes = recipes(
         "crop_min": 0.2,
         **BYOL_COLOURS,
     },
+    vit={"temperature": 0.2, "head": (4096, 4096, 256), "predictor": 4096, **BYOL_COLOURS},
 )
+
+
+def fix_positions(net: nn.Module) -> None:
+    """Give a vision transformer positions of sines and cosines, which are not trained.
+
+    Args:
+        net: a network of timm's or torchvision's; one without learnt positions stays as it is.
+
+    Source:
+        MoCo v3's code: half of the numbers for the row and half for the column, 0 for the class token.
+    """
+    known = dict(net.named_parameters())
+    positions = known.get("pos_embed", known.get("encoder.pos_embedding"))
+    if positions is None or positions.dim() != 3 or positions.shape[2] % 4:
+        return
+    count, width = positions.shape[1:]
+    side = math.isqrt(count)
+    if count - side * side > 2:  # more than a class token and one other stand before the patches
+        return
+    rate = 10000.0 ** -(torch.arange(width // 4) / (width // 4))
+    row, column = (
+        at.flatten()[:, None] * rate for at in torch.meshgrid(*2 * [torch.arange(side)], indexing="ij")
+    )
+    waves = torch.cat([row.sin(), row.cos(), column.sin(), column.cos()], dim=1)
+    positions.requires_grad_(False)
+    positions.zero_()
+    positions[0, count - side * side :] = waves
 
 
 def patch_projection(net: nn.Module) -> nn.Module | None:
@@ -138,7 +177,7 @@ def patch_projection(net: nn.Module) -> nn.Module | None:
         The layer; None where images are not cut into patches.
 
     Source:
-        MoCo v3, section 4.1: training it is what makes vision transformers unstable.
+        MoCo v3, section 4.2: training it is what makes vision transformers unstable.
     """
     parts = dict(net.named_modules())
     return parts.get("patch_embed.proj", parts.get("conv_proj"))

@@ -47,16 +47,16 @@ class Config:
         "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
-        source="solo-learn's CIFAR-10 recipe; NNCLR, section 4.1: 0.1 for ImageNet",
+        source="solo-learn's CIFAR-10 recipe; NNCLR, implementation details: 0.1 for ImageNet",
     )
     head: tuple[int, ...] = setting(
         (512, 512, 128),
         "widths of the head's layers; the last is the width of z",
         low=1,
-        source="NNCLR, section 4.1: three layers, 2048 2048 256",
+        source="NNCLR, implementation details: three layers, 2048 2048 256",
     )
     predictor: int = setting(
-        512, "width of the predictor's hidden layer", low=1, source="NNCLR, section 4.1: 4096"
+        512, "width of the predictor's hidden layer", low=1, source="NNCLR, implementation details: 4096"
     )
     queue: int = setting(
         16384,

@@ -31,6 +31,9 @@ WEAK = {"crop_min": 0.6, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
 TILES = {"crop_min": 0.6, "jitter": 0.0, "grayscale": 0.66, "blur": 0.0}
 """VISSL's Jigsaw: weak crops, and two images of three grey, so that a lens's colour fringes tell no place."""
 
+MASKED = {**WEAK, "optimizer": "adamw", "lr": 1.5e-4, "lr_scaling": "linear", "weight_decay": 0.05}
+"""He et al. 2022, MAE, appendix A.1: crops and flips, and AdamW at 1.5e-4 for 256 images."""
+
 
 def recipes(
     *,
@@ -39,11 +42,12 @@ def recipes(
     cifar_short: Settings = NONE,
     cifar_warmup_epochs: int | None = None,
     imagenet: Settings = NONE,
+    vit: Settings = NONE,
 ) -> dict[str, dict[str, Any]]:
     """Collect in what a method differs from each recipe.
 
     Args:
-        cpu, imagenet: settings in which it differs from the recipe of that name: training's, views' or its own.
+        cpu, imagenet, vit: settings in which it differs from the recipe of that name: training's, views' or its own.
         cifar: the same for both recipes for CIFAR.
         cifar_short: besides, for the shorter one.
         cifar_warmup_epochs: epochs in which the learning rate rises, of the 100 and the 1,000 of the two.
@@ -54,5 +58,5 @@ def recipes(
     short, long = {**cifar, **cifar_short}, {**cifar}
     if cifar_warmup_epochs is not None:
         short["warmup"], long["warmup"] = cifar_warmup_epochs / 100, cifar_warmup_epochs / 1000
-    found = {"cpu": cpu, "cifar-short": short, "cifar-long": long, "imagenet": imagenet}
+    found = {"cpu": cpu, "cifar-short": short, "cifar-long": long, "imagenet": imagenet, "vit": vit}
     return {name: dict(settings) for name, settings in found.items() if settings}

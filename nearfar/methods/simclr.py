@@ -3,7 +3,7 @@
 Ting Chen, Simon Kornblith, Mohammad Norouzi and Geoffrey Hinton, "A simple framework for contrastive
 learning of visual representations", ICML 2020 (arXiv:2002.05709). With `--decoupled`: Chun-Hsiao Yeh,
 Cheng-Yao Hong, Yen-Chi Hsu, Tyng-Luh Liu, Yubei Chen and Yann LeCun, "Decoupled contrastive learning", ECCV
-2022 (arXiv:2110.06848), whose equation 6 also excludes k = j from the sum below.
+2022 (arXiv:2110.06848), who also exclude k = j from the sum below.
 
 Choose it when you want a well-known default: one temperature to set, and batches of 256 or more.
 
@@ -58,12 +58,12 @@ class Config:
         (512, 128),
         "widths of the head's layers; the last is the width of z",
         low=1,
-        source="SimCLR, section 4.2: two layers, output 128",
+        source="SimCLR, section 4.2: two layers, output 128; the first as wide as the features",
     )
     decoupled: bool = setting(
         False,
         "exclude the positive from the denominator, which helps small batches",
-        source="Yeh et al. 2022, equation 6",
+        source="Yeh et al. 2022",
     )
     keep_colour: bool = setting(
         False,
@@ -131,5 +131,5 @@ def _keeping(views: Views) -> Views:
 SimCLR.recipes = recipes(
     cpu={"temperature": 0.1, "head": (256, 128), "keep_colour": True},
     cifar={"temperature": 0.5},
-    imagenet={"temperature": 0.1},
+    imagenet={"temperature": 0.1, "head": (2048, 128)},
 )

@@ -60,8 +60,7 @@ class SimSiam(Method):
         """Add the head and the predictor; see `Config`."""
         super().__init__(f, config)
         width = config.head[-1]
-        self.g = mlp(f.dim, *config.head)
-        self.g[-1].weight.requires_grad_(False)  # z's batch norm has neither gamma nor beta, as in the code
+        self.g = mlp(f.dim, *config.head, last_gamma=False)  # neither gamma nor beta, as in the code
         self.h = mlp(width, config.predictor, width, last_norm=False)
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:

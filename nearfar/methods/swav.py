@@ -61,7 +61,7 @@ class Config:
 
     temperature: float = setting(0.1, "temperature of the prediction", low=0.003, source="SwAV, appendix A.1")
     prototypes: int = setting(
-        3000, "number of prototypes, K; several times the number of groups, and well below the batch", low=2,
+        3000, "number of prototypes, K; several times the number of groups, and well below the batch and the queue", low=2,
         source="SwAV, appendix A.1",
     )  # fmt: skip
     epsilon: float = setting(
@@ -86,12 +86,21 @@ class Config:
         0.0, "share of the training at the start in which the prototypes are frozen", low=0.0, high=1.0,
         source="SwAV's code: one epoch",
     )  # fmt: skip
+    queue: int = setting(
+        0, "number of earlier images over which codes are computed too, for each full view", low=0,
+        source="SwAV, section 4.2: 3840 for batches of 256",
+    )  # fmt: skip
+    queue_start: float = setting(
+        0.0, "share of the training after which the queue is filled", low=0.0, high=1.0,
+        source="SwAV's code: epoch 15",
+    )  # fmt: skip
 
 
 class SwAV(Method):
-    """SwAV: f, a head g, and prototypes C. (The authors' queue for small batches is left out: lower K.)"""
+    """SwAV: f, a head g, prototypes C, and, for small batches, a queue of earlier z."""
 
-    done: Tensor
+    queue: Tensor
+    queued: Tensor
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head and the prototypes; see `Config`."""
@@ -99,51 +108,90 @@ class SwAV(Method):
         self.tau = config.temperature
         self.g = mlp(f.dim, *config.head, last_norm=False)
         self.prototypes = nn.Parameter(unit(torch.randn(config.prototypes, config.head[-1])))
-        self.register_buffer("done", torch.zeros(()))
+        self.register_buffer("queue", torch.zeros(2, config.queue, config.head[-1]))
+        self.register_buffer("queued", torch.zeros((), dtype=torch.int64))
 
     def views(self, views: Views) -> tuple[Views | View, ...]:
         """Two full views and, if asked, small ones of small parts of the image."""
         if not self.config.local_crops:
             return (views, views)
-        full, part = replace(views, crop_min=0.14), replace(views, crop_min=0.05, crop_max=0.14)
-        return (full, full, *self.config.local_crops * [View(part, 96 / 224)])
+        part = replace(views, crop_min=min(0.05, views.crop_min), crop_max=views.crop_min)
+        return (views, views, *self.config.local_crops * [View(part, 96 / 224)])
+
+    def frozen_at(self, progress: float) -> tuple[str, ...]:
+        """Leave the prototypes as they are at the start, where asked."""
+        return ("prototypes",) if progress < self.config.freeze_last_layer else ()
 
     def embed(self, batch: Batch) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Turn every view into its scores, z C^T, and z."""
         sides = [batch.views[:2], batch.views[2:]]  # views of one size share one forward
-        z = torch.cat([unit(self.g(self.f(torch.cat(views)))) for views in sides if views])
-        moves = (self.done >= self.config.freeze_last_layer).to(z.dtype)
-        c = self.prototypes * moves + self.prototypes.detach() * (1 - moves)
+        h = torch.cat([self.f(torch.cat(views)) for views in sides if views])
+        z = unit(self.g(h))  # all views see one batch norm of the head
         views = len(batch.views)
-        return F.linear(z, c.to(z.dtype)).chunk(views), z.chunk(views)
+        return F.linear(z, self.prototypes.to(z.dtype)).chunk(views), z.chunk(views)
 
     def loss(self, scores: Sequence[Tensor], z: Sequence[Tensor]) -> Loss:
         """Predict the codes of the full views from every other view: section 3.1."""
         total = scores[0].new_zeros(())
-        for s, q in enumerate(
-            codes(view, self.config.epsilon, self.config.sinkhorn_iterations) for view in scores[:2]
-        ):
+        for s, q in enumerate(self._codes(view, s) for s, view in enumerate(scores[:2])):
             for t, view in enumerate(scores):
                 if t != s:
                     total = total - (q * (view / self.tau).log_softmax(1)).sum(1).mean()
-        return Loss({"cross_entropy": total / (2 * (len(scores) - 1))}, {"z": torch.cat(list(z))})
+        return Loss(
+            {"cross_entropy": total / (2 * (len(scores) - 1))},
+            {"z": torch.cat(list(z)), "full": torch.stack(list(z[:2]))},
+        )
+
+    @torch.no_grad()
+    def _codes(self, scores: Tensor, view: int) -> Tensor:
+        """Compute the codes of a full view: over the batch, and over the queue once that is full."""
+        epsilon, iterations, size = self.config.epsilon, self.config.sinkhorn_iterations, self.config.queue
+        if not size or int(self.queued) < size:
+            return codes(scores, epsilon, iterations)
+        world = distributed.world()
+        part = self.queue[view, distributed.rank() : size - size % world : world]  # this process's share
+        earlier = F.linear(part, self.prototypes.detach()).to(scores.dtype)
+        return codes(torch.cat([scores, earlier]), epsilon, iterations)[: len(scores)]
 
     @torch.no_grad()
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
-        """Bring the prototypes back to length 1."""
+        """Bring the prototypes back to length 1, and let the batch take the places of the oldest."""
         self.prototypes.copy_(unit(self.prototypes))
-        self.done.fill_(progress)
+        size = self.config.queue
+        if size and progress >= self.config.queue_start:
+            fresh = torch.stack([distributed.gather(z.contiguous(), grad=False) for z in watched["full"]])
+            self.queue.copy_(torch.cat([fresh.to(self.queue.dtype), self.queue], dim=1)[:, :size])
+            self.queued.add_(fresh.shape[1]).clamp_(max=size)
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how widely z is spread; near 0 is collapse."""
         return {"spread": spread(watched["z"])}
 
 
+# The authors' script for batches of 256, and solo-learn's for CIFAR; the authors' LARC adapts and decays norms
+# and biases too, ours does not. Small views are of parts below --crop-min.
 SwAV.recipes = recipes(
     cpu={"head": (256, 128), "prototypes": 256},
-    cifar={"optimizer": "lars", "lr": 0.6, "weight_decay": 1e-6},
+    cifar={
+        "optimizer": "lars",
+        "lr": 0.6,
+        "weight_decay": 1e-6,
+        "queue": 3840,
+        "queue_start": 0.015,
+        "freeze_last_layer": 0.002,
+    },
+    cifar_short={"queue_start": 0.15, "freeze_last_layer": 0.02},
     cifar_warmup_epochs=10,
-    imagenet={"lr": 0.6, "lr_scaling": "linear", "local_crops": 6, "freeze_last_layer": 0.01},
+    imagenet={
+        "lr": 0.6,
+        "lr_scaling": "linear",
+        "warmup": 0.0,
+        "local_crops": 6,
+        "freeze_last_layer": 0.01,
+        "queue": 3840,
+        "queue_start": 0.15,
+        "crop_min": 0.14,
+    },
 )
 
 

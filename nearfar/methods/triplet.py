@@ -51,7 +51,8 @@ class Config:
 
     margin: float = setting(
         0.2,
-        "by how much images of other classes must be farther, in squared distance (at most 4)",
+        "by how much images of other classes must be farther: in squared distance (at most 4), or in distance "
+        "with --mining hard or all",
         low=0.0,
         high=4.0,
         source="FaceNet, section 3.1",
@@ -60,7 +61,7 @@ class Config:
         "semi-hard",
         "which triplets of a batch are used",
         choices=("semi-hard", "hard", "all"),
-        source="FaceNet, section 3.2; Hermans et al. 2017, equations 5 and 7",
+        source="FaceNet, section 3.3; Hermans et al. 2017, equations 5 and 6",
     )
     pairs: str = setting(
         "views",

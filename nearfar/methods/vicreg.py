@@ -38,9 +38,11 @@ from torch import Tensor
 
 from ..core import distributed
 from ..core.config import setting
+from ..images.view_settings import Views
 from ..losses.statistics import centred, products
 from ..models import Encoder, mlp
 from .base import Batch, Loss, Method
+from .byol import asymmetric
 from .recipes import BYOL_COLOURS, recipes
 
 
@@ -71,6 +73,10 @@ class VICReg(Method):
         super().__init__(f, config)
         # Without a last bias, which the loss does not see.
         self.g = mlp(f.dim, *config.head, last_norm=False, last_bias=False)
+
+    def views(self, views: Views) -> tuple[Views, ...]:
+        """Blur and solarise the two views differently, as the authors' code does, if the recipe blurs at all."""
+        return asymmetric(views)
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """Turn the views into z_a and z_b."""
@@ -105,7 +111,6 @@ VICReg.recipes = recipes(
         "weight_decay": 1e-6,
         "head": (8192, 8192, 8192),
         **BYOL_COLOURS,
-        "solarize": 0.1,
     },
 )
 

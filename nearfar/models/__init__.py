@@ -24,6 +24,7 @@ from .feature_maps import Tokens
 from .layers import GlobalBatchNorm, mlp, settle, sync_batchnorm
 from .libraries import names
 from .residual import SHAPES, Residual
+from .transformer import TRANSFORMERS, Transformer
 
 __all__ = [
     "Encoder",
@@ -61,6 +62,7 @@ class Encoder(nn.Module):
         size: int | None,
         mean: Sequence[float] = ZERO,
         std: Sequence[float] = ONE,
+        untrained: bool = True,
         args: Mapping[str, Any] | None = None,
     ) -> None:
         """Wrap a network.
@@ -72,9 +74,11 @@ class Encoder(nn.Module):
             stem: "small" or "standard".
             size: side of the images it was made for, if it matters to it.
             mean, std: what the network's input is less and over, a number a channel.
+            untrained: whether its weights are random.
             args: what else its library built it with, in plain values; `EVERY_SCALE` for one of ours.
         """
         super().__init__()
+        self.untrained = untrained
         self.net, self.dim, self.name, self.stem, self.size = net, dim, name, stem, size
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.args = dict(args or {})
@@ -154,6 +158,15 @@ class Encoder(nn.Module):
             levels = self.maps(x)
             return self.net.pooled(levels), levels
         return self(x), self.maps(x)
+
+    @property
+    def patch(self) -> int:
+        """Side of a vision transformer's patches, in pixels.
+
+        Raises:
+            NearfarError: the network has no patches.
+        """
+        return feature_maps.patch_side(self.net, self.name)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """Compute a vision transformer's tokens, with the weights that `encoder(x)` uses.
@@ -250,9 +263,13 @@ def encoder(
         )
     with seeded(seed, "encoder", name):
         if library == "nearfar":
-            shape, every = SHAPES[plain], (args or {}) == EVERY_SCALE
-            net: nn.Module = Residual(shape, every_scale=every)
-            dim = shape.every_dim if every else shape.dim
+            net: nn.Module
+            if plain in TRANSFORMERS:
+                net, dim = Transformer(TRANSFORMERS[plain]), TRANSFORMERS[plain].dim
+            else:
+                shape, every = SHAPES[plain], (args or {}) == EVERY_SCALE
+                net = Residual(shape, every_scale=every)
+                dim = shape.every_dim if every else shape.dim
         elif library == "torchvision":
             net, dim = libraries.from_torchvision(plain, size, pretrained)
         else:
@@ -273,7 +290,7 @@ def encoder(
         known = config.mean, config.std
     own_mean, own_std = known or (ZERO, ONE)
     own_mean, own_std = own_mean if mean is None else mean, own_std if std is None else std
-    return Encoder(net, dim, name, stem, size, own_mean, own_std, args)
+    return Encoder(net, dim, name, stem, size, own_mean, own_std, untrained=weights is None, args=args)
 
 
 def finished(trained: Encoder) -> Encoder:

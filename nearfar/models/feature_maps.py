@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..core.errors import NearfarError
 from .residual import Residual
+from .transformer import Transformer
 
 # Of torchvision's networks, the parts that come after the last map, or parallel to it.
 _AFTER = ("avgpool", "classifier", "dropout", "fc", "flatten", "head", "heads")
@@ -48,6 +49,9 @@ def maps(net: nn.Module, x: Tensor, name: str) -> list[Tensor]:
     made: list[Tensor] = []
     if isinstance(net, Residual):
         made = list(net.steps(x))
+    elif isinstance(net, Transformer):
+        rows = x.shape[2] // net.shape.patch
+        made = [net.tokens(x).transpose(1, 2).unflatten(2, (rows, -1))]
     elif hasattr(net, "forward_intermediates"):  # timm's
         made = _timm(net, x)[0]
     elif library == "torchvision" and hasattr(net, "class_token"):
@@ -101,6 +105,9 @@ def tokens(net: Any, x: Tensor, name: str, keep: Tensor | None = None) -> Tokens
     Source:
         `keep`: He et al. 2022, "Masked autoencoders are scalable vision learners", section 3.
     """
+    if isinstance(net, Transformer):
+        y = net.tokens(x, keep)
+        return Tokens(y, y[:, :0])
     if type(net).__module__.startswith("torchvision.") and hasattr(net, "class_token"):
         y = torch.cat([net.class_token.expand(len(x), -1, -1), net._process_input(x)], 1)
         y = _kept(y + net.encoder.pos_embedding, 1, keep)
@@ -123,6 +130,31 @@ def tokens(net: Any, x: Tensor, name: str, keep: Tensor | None = None) -> Tokens
             )
     raise NearfarError(
         f"encoder {name!r} has no tokens; choose a vision transformer, such as vit_small_patch16_224."
+    )
+
+
+def patch_side(net: Any, name: str) -> int:
+    """Tell the side of a vision transformer's patches.
+
+    Args:
+        net: a network without its classifier.
+        name: the network's, for the error.
+
+    Returns:
+        Pixels.
+
+    Raises:
+        NearfarError: the network has no patches.
+    """
+    if isinstance(net, Transformer):
+        return net.shape.patch
+    if hasattr(net, "class_token") and hasattr(net, "patch_size"):
+        return int(net.patch_size)
+    if _plain_transformer(net):
+        return int(net.patch_embed.patch_size[0])
+    raise NearfarError(
+        f"encoder {name!r} has no patches; choose a vision transformer, such as vit_w192_d6 for small "
+        "images or vit_small_patch16_224."
     )
 
 

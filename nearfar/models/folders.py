@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
+from ..core.shapes import check_shape, loads
 from .libraries import InputConfig
 from .weights import refusal
 
@@ -43,7 +43,7 @@ def is_model(folder: Path) -> bool:
     if (folder / "modules.json").is_file():
         return True
     try:
-        held = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        held = loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(held, dict) and "nearfar" not in held and bool({"architecture", "model_type"} & {*held})
@@ -89,7 +89,7 @@ def read(folder: Path) -> ModelFolder:
     """
     inner = folder
     if (folder / "modules.json").is_file():  # sentence-transformers: the network is the first module
-        inner = folder / json.loads((folder / "modules.json").read_text(encoding="utf-8"))[0]["path"]
+        inner = folder / _first_module(folder / "modules.json")
     said = _json(inner / "config.json")
     weights = next((inner / name for name in FILES if (inner / name).is_file()), None)
     if weights is None:
@@ -128,9 +128,22 @@ def _other_pool(name: str, said: Mapping[str, Any], args: Mapping[str, Any]) -> 
     return str(pool) if isinstance(usual, str) and usual != pool else ""
 
 
+def _first_module(path: Path) -> str:
+    """Read in which folder the network of sentence-transformers is; it lies within the model's."""
+    try:
+        found = loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise NearfarError(f"{path} cannot be read ({error}); give a whole folder of a model.") from error
+    check_shape(found, [{"path": str}], f"{path}: ")
+    place = Path(found[0]["path"]) if found else Path("..")
+    if place.is_absolute() or ".." in place.parts:
+        raise NearfarError(f"{path} names no folder of the model; give a whole folder of a model.")
+    return str(place)
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise NearfarError(f"{path} cannot be read ({error}); give a whole folder of a model.") from error
     if not isinstance(held, dict):

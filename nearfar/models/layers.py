@@ -15,7 +15,9 @@ from ..core import distributed
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def mlp(*widths: int, norm: bool = True, last_norm: bool = True, last_bias: bool = True) -> nn.Sequential:
+def mlp(
+    *widths: int, norm: bool = True, last_norm: bool = True, last_bias: bool = True, last_gamma: bool = True
+) -> nn.Sequential:
     """Build a head: Linear, batch norm, ReLU, and so on, to a last Linear and its batch norm without beta.
 
     Args:
@@ -23,6 +25,7 @@ def mlp(*widths: int, norm: bool = True, last_norm: bool = True, last_bias: bool
         norm: whether the hidden layers have a batch norm (else they have a bias).
         last_norm: whether the last layer has a batch norm.
         last_bias: whether it has a bias where it has no batch norm.
+        last_gamma: whether that batch norm has gamma; else it stays 1.
 
     Returns:
         (n, widths[0]) -> (n, widths[-1]).
@@ -38,6 +41,7 @@ def mlp(*widths: int, norm: bool = True, last_norm: bool = True, last_bias: bool
     if last_norm:
         last = nn.BatchNorm1d(widths[-1])
         last.bias.requires_grad_(False)  # without beta: it stays 0
+        last.weight.requires_grad_(last_gamma)
         layers.append(last)
     return nn.Sequential(*layers)
 

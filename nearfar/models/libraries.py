@@ -13,6 +13,7 @@ from torch import nn
 
 from ..core.errors import NearfarError, nearest
 from .residual import SHAPES
+from .transformer import TRANSFORMERS
 
 
 def torchvision_names() -> list[str]:
@@ -31,7 +32,7 @@ def timm_names() -> list[str]:
 
 def names() -> list[str]:
     """List every name that `encoder` knows, ours first; imports torchvision and timm, some seconds."""
-    return [*SHAPES, *sorted({*torchvision_names(), *timm_names()})]
+    return [*SHAPES, *TRANSFORMERS, *sorted({*torchvision_names(), *timm_names()})]
 
 
 def find(name: str) -> tuple[str, str]:
@@ -52,7 +53,7 @@ def find(name: str) -> tuple[str, str]:
         raise NearfarError(
             f"encoder {name!r}: there is no library {library!r}; write timm:{plain} or torchvision:{plain}."
         )
-    if not library and plain in SHAPES:
+    if not library and plain in {*SHAPES, *TRANSFORMERS}:
         return "nearfar", plain
     if library != "timm" and plain in torchvision_names():
         return "torchvision", plain

@@ -16,7 +16,7 @@ class Queue(nn.Module):
     what is compared has one shape from the first step to the last; real rows soon take their places.
 
     Source:
-        He et al. 2020, "Momentum contrast", section 3.1 and algorithm 1.
+        He et al. 2020, "Momentum contrast", section 3.2 and algorithm 1.
     """
 
     rows: Tensor

@@ -10,12 +10,13 @@ import numpy as np
 
 from ..analysis.anomalies import DETECTORS as METHODS
 from ..analysis.anomalies import K, score_anomalies, score_detection
+from ..analysis.planted_oddities import plant_oddities
 from ..core.errors import NearfarError
 from ..training.run import Run
-from .anomaly_parts import METHOD, find_parts
+from .anomaly_parts import find_parts
 from .heatmap_files import heat
 from .listing import Listing
-from .store_access import StoreLike, check_limit, open_for_query, run_of, write_result
+from .store_access import StoreLike, check_limit, open_for_query, read_labels, run_of, write_result
 
 
 def anomalies(
@@ -58,11 +59,12 @@ def anomalies(
         heat_maps: write heat maps of the listed images to this folder: where each is anomalous.
         bank: a .safetensors file that keeps the patches of normal images, for `parts`; more can be added.
         strides: strides of the feature maps used for parts, in pixels.
-        size: short side in pixels at which parts are compared; by default the images' own, up to 512.
+        size: short side in pixels at which parts are compared; by default the images' own, up to 64 places
+            of the finest map.
         truth: a folder of masks or of text files of boxes, to measure how well parts are found.
         out: a .csv, .json or .png file to write; .png is a contact sheet. With `parts` also a folder for
             all three and the heat maps.
-        run: the run whose encoder compares parts; of a store, the run that made it, if it has moved.
+        run: the encoder, by default known; of a store, the run that made it, if it has moved.
         seed: random seed.
 
     Returns:
@@ -78,7 +80,7 @@ def anomalies(
             )
         return find_parts(
             store,
-            method=METHOD if parts is True else parts,
+            method=None if parts is True else str(parts),
             normal=normal,
             anomalous=anomalous,
             condition=where,
@@ -126,6 +128,8 @@ def anomalies(
         among = is_asked & found.unseen & (is_normal | is_anomalous if normal is not None else is_asked)
         measured = score_detection(found.scores[among], is_anomalous[among], seed)
         lines, facts = [*lines, str(measured)], facts | measured.to_json()
+    if (tested := plant_oddities(x, read_labels(opened, "label", ids)[0], seed)) is not None:
+        lines, facts = [*lines, str(tested)], facts | {"planted": tested.to_json()}
     if save is not None:
         opened.update(save, {ids[row]: float(found.scores[row]) for row in rows})
     if heat_maps is not None:

@@ -12,7 +12,7 @@ import torch
 from ..analysis import bank_file, conformal, part_baselines
 from ..analysis.anomalies import Threshold, threshold
 from ..analysis.anomaly_maps import boxes, full_size
-from ..analysis.part_detector import FAR, LARGEST, LEAST, PartDetector, PictureScore
+from ..analysis.part_detector import FAR, LEAST, PLACES, PartDetector, PictureScore
 from ..analysis.patch_features import patch_features
 from ..core import rng
 from ..core.errors import NearfarError
@@ -35,7 +35,7 @@ SAMPLED = 32  # normal pictures whose sides are looked at
 def find_parts(
     where: StoreLike,
     *,
-    method: str = METHOD,
+    method: str | None = None,
     normal: str | None = None,
     anomalous: str | None = None,
     condition: str | None = None,
@@ -116,7 +116,7 @@ def find_parts(
 
 def _learn(
     asked: Asked,
-    method: str,
+    method: str | None,
     bank: str | Path | None,
     strides: Sequence[int] | None,
     size: int | None,
@@ -130,6 +130,7 @@ def _learn(
         bank_file.check_name(path)
     if path is not None and path.exists():
         detector, held = bank_file.load(path, run.encoder, run.preprocess)
+        _check_same(path, detector, method, strides, size)
     elif normal is None:
         raise NearfarError(
             "parts are compared with normal pictures; name them with --normal, or a bank of them with --bank."
@@ -137,8 +138,8 @@ def _learn(
     else:
         features = patch_features(run.encoder, run.preprocess.size, strides)
         preprocess = modality_of(run.preprocess).with_range(run.preprocess, normal, limit=MAX_PIXELS)
-        side = size or _usual_side(normal, preprocess)
-        detector = PartDetector(features, preprocess, side, method, seed)
+        side = size or _usual_side(normal, preprocess, PLACES * features.strides[0])
+        detector = PartDetector(features, preprocess, side, method or METHOD, seed)
     if normal is not None:
         rows = np.arange(len(normal))
         inside = np.array(detector.in_bank(normal, rows.tolist()), np.bool_)
@@ -149,6 +150,9 @@ def _learn(
         spare, learned = np.sort(order[:many]).tolist(), np.sort(order[many:]).tolist()
         if learned:
             odd = detector.add(normal, learned)
+            if detector.rejected:
+                bad = [normal.ids[row] for row, _ in detector.rejected]
+                lines.append(f"{len(bad):,} normal pictures cannot be read: {_few(bad)}")
             if odd:
                 fate = "left out" if 10 * len(odd) <= len(detector.pictures) else "kept"
                 lines.append(
@@ -176,6 +180,22 @@ def _learn(
         f"{len(held):,} held out.",
     )
     return detector, held, spare, lines, facts
+
+
+def _check_same(
+    path: Path, detector: PartDetector, method: str | None, strides: Sequence[int] | None, size: int | None
+) -> None:
+    """Refuse what was typed and is otherwise in a bank."""
+    held = {"parts": detector.method, "strides": detector.features.strides, "size": detector.side}
+    typed = {"parts": method, "strides": None if strides is None else tuple(sorted(strides)), "size": size}
+    for name, value in typed.items():
+        if value not in (None, held[name]):
+            own = held[name]
+            shown = " ".join(map(str, own)) if isinstance(own, tuple) else own
+            raise NearfarError(
+                f"the bank {path} was made with --{name} {shown}; type the same, or name another file with "
+                "--bank."
+            )
 
 
 def held_out_count(fresh: int, inside: int, fpr: float) -> int:
@@ -236,8 +256,8 @@ def _few(names: Sequence[str]) -> str:
     return f"{', '.join(names[:NAMED])}{more}."
 
 
-def _usual_side(normal: Source, preprocess: Any) -> int:
-    """Choose the short side: the pictures' own, from the encoder's to 512 pixels."""
+def _usual_side(normal: Source, preprocess: Any, largest: int) -> int:
+    """Choose the short side: the pictures' own, from the encoder's to the largest."""
     kind, sides = modality_of(preprocess), []
     for row in np.unique(np.linspace(0, len(normal) - 1, min(len(normal), SAMPLED)).astype(int)).tolist():
         try:
@@ -246,7 +266,7 @@ def _usual_side(normal: Source, preprocess: Any) -> int:
             continue
         sides.append(min(found.columns["height"], found.columns["width"]))
     usual = int(np.median(sides)) if sides else preprocess.size
-    return max(preprocess.size, min(usual, LARGEST))
+    return max(preprocess.size, min(usual, largest))
 
 
 def _measure(measures: Measures, asked: Asked, row: int, score: float, heat: Any) -> str:

@@ -32,8 +32,8 @@ def clusters(
 
     Args:
         store: a vector store or its address.
-        method: kmeans or hdbscan.
-        n_clusters: number of clusters, for kmeans; if not given, the number that fits best.
+        method: kmeans, hdbscan or temi.
+        n_clusters: number of clusters, for kmeans and temi; if not given, the number that fits best.
         min_cluster_size: smallest number of images in a cluster, for hdbscan.
         where: a condition on columns, such as "site = 'A' and width >= 64".
         save: also write the clusters, numbered from 1, to this column of the store.

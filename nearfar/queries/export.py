@@ -22,8 +22,9 @@ from PIL import Image
 from ..analysis.projection import project
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError, nearest
+from ..core.text import spreadsheet_cell
 from ..features.knn import top_k
-from ..images.thumbnails import thumbnail
+from ..images.thumbnails import checked, thumbnail
 from ..stores import VectorStore
 from ..stores.import_export import export as write_table
 from .store_access import MAP_COLUMNS, StoreLike, open_for_query
@@ -126,7 +127,7 @@ def _atlas(store: VectorStore, path: Path) -> Exported:
     ]
     places = _places(store, ids, x)
     pictures = [
-        {"bytes": data}
+        {"bytes": checked(data)}
         for low in range(0, len(ids), CHUNK)
         for data in store.thumbnails(ids[low : low + CHUNK])
     ]
@@ -177,7 +178,7 @@ def _tensorboard(store: VectorStore, folder: Path) -> Exported:
 def _cell(value: Any) -> str:
     """Write a value in a line of tab-separated ones; tabs and line ends become spaces."""
     text = "" if value is None else f"{value:.17g}" if isinstance(value, float) else str(value)
-    return " ".join(text.split())
+    return spreadsheet_cell(" ".join(text.split()))
 
 
 def _fiftyone(store: VectorStore, folder: Path) -> Exported:
@@ -188,13 +189,13 @@ def _fiftyone(store: VectorStore, folder: Path) -> Exported:
     numbers = [f"{at:07d}" for at in range(len(ids))]
     for low in range(0, len(ids), CHUNK):
         for at, data in enumerate(store.thumbnails(ids[low : low + CHUNK]), start=low):
-            (folder / "data" / f"{numbers[at]}.jpg").write_bytes(data)
+            (folder / "data" / f"{numbers[at]}.jpg").write_bytes(checked(data))
     with atomic_write(folder / "vectors.npy") as file:
         np.save(file, x, allow_pickle=False)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["number", "id"])
-    rows.writerows(zip(numbers, ids, strict=True))
+    rows.writerows(zip(numbers, map(spreadsheet_cell, ids), strict=True))
     with atomic_write(folder / "ids.csv") as file:
         file.write(text.getvalue().encode(errors="replace"))
     with atomic_write(folder / "labels.json") as file:  # the last: what FiftyOne reads first

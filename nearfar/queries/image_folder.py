@@ -33,14 +33,14 @@ def store_of(address: str | Path, run: Run | str | Path | None = None) -> str | 
         NearfarError: no encoder is named and `known` is not installed, or the images cannot be used.
     """
     folder = Path(address).expanduser()
-    if "://" in str(address) or not folder.is_dir() or _is_store(folder):
+    if "://" in str(address) or not folder.is_dir() or is_store(folder):
         return address
     try:
         open_data(folder)
     except NearfarError:  # what else it is, or is not, the store's own error tells
         return address
     place = _beside(folder.resolve())
-    if run is None and _is_store(place):
+    if run is None and is_store(place):
         encoder = load(open_store(place).info.run)
     else:
         encoder = default_encoder(f"--run RUN, or nearfar embed RUN {address}") if run is None else load(run)
@@ -49,14 +49,19 @@ def store_of(address: str | Path, run: Run | str | Path | None = None) -> str | 
     return place
 
 
-def _is_store(folder: Path) -> bool:
+def is_store(folder: Path) -> bool:
+    """Tell whether a folder is a vector store.
+
+    Args:
+        folder: any path.
+    """
     return (folder / f"{TABLE}.lance").is_dir()
 
 
 def _beside(folder: Path) -> Path:
     """Choose where the store of a folder is."""
     place = folder.with_name(f"{folder.name}.nf")
-    if _is_store(place) or (not place.exists() and os.access(folder.parent, os.W_OK)):
+    if is_store(place) or (not place.exists() and os.access(folder.parent, os.W_OK)):
         return place
     digest = hashlib.blake2b(str(folder).encode(errors="surrogateescape"), digest_size=8).hexdigest()
     return cache_root() / "stores" / f"{folder.name}-{digest}.nf"

@@ -73,9 +73,9 @@ def label_errors(
         "doubt": found.doubt[first].tolist(),
     }
     lines: tuple[str, ...] = (
-        f"Confident learning estimates that {found.estimate:,} of {len(rows):,} labels are wrong. Its "
-        f"classifier agrees with {percent(found.accuracy)} of the labels in cross-validation: the lower that "
-        "is, the more of the estimate are the classifier's own mistakes.",
+        f"A classifier that did not see them contradicts {found.estimate:,} of {len(rows):,} labels with "
+        f"confidence. These are wrong labels or its own mistakes: it gives {percent(found.accuracy)} of all "
+        "labels, and the lower that is, the more of them are its mistakes.",
     )
     if lone:
         lines += (left_out_sentence(lone),)

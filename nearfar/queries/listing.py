@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
+from ..core.text import printable, spreadsheet_cell
 from ..images.thumbnails import thumbnail
 
 SUFFIXES = (".csv", ".json", ".png")
@@ -52,7 +53,7 @@ class Listing:
     def __str__(self) -> str:
         """Write the first rows as a table, and the lines below it."""
         heads = ["id", *self.columns]
-        cells = [[tidy(one), *map(_word, row)] for one, *row in self._rows(PRINTED)]
+        cells = [[printable(one), *map(_word, row)] for one, *row in self._rows(PRINTED)]
         widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
         table = [
             "  ".join(f"{word:{width}}" for word, width in zip(row, widths, strict=True)).rstrip()
@@ -118,7 +119,7 @@ def _csv(listing: Listing) -> str:
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", *listing.columns])
-    rows.writerows(listing._rows(len(listing)))
+    rows.writerows([spreadsheet_cell(value) for value in row] for row in listing._rows(len(listing)))
     return text.getvalue()
 
 
@@ -148,7 +149,7 @@ def sheet(listing: Listing, thumbnails: Thumbnails) -> Image.Image:
         left, top = GAP + column * step, head + row * high
         picture = _picture(data)
         canvas.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
-        for at, text, ink in ((0, tidy(one), SOFT), (1, _word(_plain(value)), INK)):
+        for at, text, ink in ((0, printable(one), SOFT), (1, _word(_plain(value)), INK)):
             place = (left, top + SIDE + at * CAPTION)
             pen.text(place, _fitted(pen, text, font, SIDE, at_end=at == 0), ink, font)
     return canvas
@@ -187,11 +188,6 @@ def _fitted(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int, at_end: 
     return text
 
 
-def tidy(text: str) -> str:
-    """Make untrusted text safe to print: control characters become question marks."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 def _plain(value: Any) -> Any:
     """Turn a number of NumPy's into Python's own."""
     return value.item() if hasattr(value, "item") else value
@@ -203,4 +199,4 @@ def _word(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else tidy(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))

@@ -54,7 +54,10 @@ class Measures:
         """
         scores, kinds = np.array(self.scores, np.float64), np.array(self.kinds, np.str_)
         good = kinds == ""
-        named = sorted({*kinds[~good].tolist(), *self.pixels.kinds}) if by_kind else []
+        odd_kinds = {*kinds[~good].tolist()}
+        if self.pixels.kinds and odd_kinds == {"defect"}:  # boxes know more of kinds than pictures
+            odd_kinds = set()
+        named = sorted({*odd_kinds, *self.pixels.kinds}) if by_kind else []
         found = []
         for kind in [ALL, *(named if len(named) > 1 else [])]:
             odd = ~good if kind == ALL else kinds == kind
@@ -87,7 +90,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         pixel = row["pixel"] or {}
         cells.append((
             name,
-            f"{row['anomalous']} among {row['normal']}",
+            f"{row['anomalous']} among {row['normal']}" if row["anomalous"] else f"{pixel['regions']} parts",
             _percent(row.get("image_auroc")),
             _best(row.get("image_f1"), row.get("image_threshold")),
             _percent(pixel.get("auroc")),

@@ -10,9 +10,10 @@ from ..data.defects import GOOD, Truth, find_layout
 from ..data.in_memory import InMemorySource
 from ..data.modality import open_data
 from ..data.source import Source
-from ..stores import VectorStore, open_store
-from ..training.run import Run, load
-from .store_access import StoreLike, run_of
+from ..stores import VectorStore
+from ..training.run import Run, default_encoder, load
+from .image_folder import is_store
+from .store_access import StoreLike, open_for_query, run_of
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,18 @@ def open_asked(
         normal: a condition on a store, or a collection; not needed for such a folder.
         anomalous, condition: on a store.
         truth: a folder of masks or boxes.
-        run: of the encoder; a store knows its own.
+        run: of the encoder; a store knows its own, and without one it is `known`.
 
     Raises:
         NearfarError: something is missing.
     """
-    if not isinstance(where, (str, Path)):
-        return _of_store(where, normal, anomalous, condition, truth, run)
-    if _is_store(str(where)):
-        return _of_store(open_store(where), normal, anomalous, condition, truth, run)
+    if not isinstance(where, (str, Path)) or _is_store(where):
+        return _of_store(open_for_query(where), normal, anomalous, condition, truth, run)
     if anomalous is not None or condition is not None:
         raise NearfarError(
             "--anomalous and --where are conditions on a vector store; give --truth for pictures."
         )
-    if run is None:
-        raise NearfarError("pictures need an encoder; name a run with --run, such as --run runs/a.")
-    opened = run if isinstance(run, Run) else load(run)
+    opened = default_encoder("--run RUN") if run is None else load(run)
     known = Truth(Path(truth)) if truth is not None else None
     layout = find_layout(Path(where))
     if layout is not None:
@@ -80,9 +77,9 @@ def open_asked(
     return Asked(source, list(range(len(source))), learned, None, known, opened)
 
 
-def _is_store(address: str) -> bool:
-    """Tell a vector store from a collection of pictures by its name."""
-    return "://" in address or Path(address).suffix == ".nf"
+def _is_store(address: str | Path) -> bool:
+    """Tell a vector store from a collection of pictures."""
+    return "://" in str(address) or Path(address).suffix == ".nf" or is_store(Path(address))
 
 
 def _of_store(

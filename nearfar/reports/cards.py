@@ -263,7 +263,7 @@ def _good(scores: scoring.Scores | None) -> str:
     ]
     return (
         f"{first}{scoring.title(key)} classifies {scoring.percent(encoder['accuracy'])} of "
-        f"{scores['images']['test']:,} test images correctly "
+        f"{scores.get('images', {}).get('test', 0):,} test images correctly "
         f"({100 * encoder['low']:.1f} to {100 * encoder['high']:.1f}); "
         f"{', '.join(others)}."
     )

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ..analysis.duplicates import MIN_SIMILARITY, Collection, duplicate_pairs
-from ..analysis.pixel_similarity import zoomed
+from ..analysis.copy_threshold import calibrate
+from ..analysis.duplicates import Collection, duplicate_pairs
 from ..core import rng
 from ..core.device import cores
 from ..features.knn import top_k
@@ -244,9 +244,10 @@ def typical(sampled: ImageSample) -> list[Grid]:
 
 
 def duplicates(sampled: ImageSample) -> list[Grid | Note]:
-    """Show pairs of images that are nearly the same: near by features, and similar by pixels."""
-    digests = [bytes(digest).hex() for digest in sampled.dataset.digests]
-    found = duplicate_pairs(Collection(sampled.features.numpy(), zoomed(sampled.dataset), digests))
+    """Show pairs of images that are nearly the same: similar pixels everywhere."""
+    images = Collection.of(sampled.features.numpy(), sampled.dataset)
+    level = calibrate(images)
+    found = duplicate_pairs(images, min_similarity=level.min_similarity)
     looked = f"Among {len(sampled):,} images"
     if not len(found):
         return [Note(f"{looked}, no two are nearly the same.")]
@@ -263,6 +264,6 @@ def duplicates(sampled: ImageSample) -> list[Grid | Note]:
         f"{looked}, {many} nearly the same, {int(found.same.sum()):,} of them byte for byte"
         + (f"; {len(shown)} are shown" if len(shown) < len(found) else "")
         + ". Keep such pairs on one side of any split into training and test images. Below the second is "
-        f"how near it is to the first by pixels and features, at least {MIN_SIMILARITY}."
+        f"how similar their pixels are at the place where they differ most. {level}"
     )
     return [Grid("Pairs", says, shown, columns=2)]

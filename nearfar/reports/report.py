@@ -14,7 +14,7 @@ from ..core.atomic import atomic_write
 from ..core.device import device_named
 from ..core.errors import NearfarError
 from ..evaluation.evaluate import evaluate
-from ..training import checkpoint
+from ..training import checkpoint, run_shapes
 from ..training.resolve import RunConfig
 from ..training.run import Run, load
 from . import cards, page, sample
@@ -183,5 +183,5 @@ def _scores(run: Run, train: Any, test: Any) -> Mapping[str, Any] | None:
     """Read a run's evaluation, or make it where labels were given."""
     path = run.folder / "evaluation.json"
     if path.exists():
-        return checkpoint.read_json(path)
+        return checkpoint.read_json(path, run_shapes.EVALUATION)
     return None if train is None else evaluate(run, train=train, test=test).to_json()

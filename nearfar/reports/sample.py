@@ -16,6 +16,7 @@ import torch
 from ..core import rng
 from ..core.device import cores
 from ..core.errors import NearfarError
+from ..core.text import from_spreadsheet_cell
 from ..data.dataset import holdout_rows
 from ..data.modality import modality_of, open_data
 from ..data.source import Pixels, Source
@@ -108,7 +109,7 @@ def read_rejected(folder: Path) -> list[tuple[str, str]]:
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as file:
-        return [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2][1:]
+        return [(from_spreadsheet_cell(row[0]), row[1]) for row in csv.reader(file) if len(row) == 2][1:]
 
 
 def sample_run(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> ImageSample:
@@ -184,6 +185,7 @@ def _sample(
         max_bad=1.0,
         threads=cores(),
         memory=8 << 30,  # some thousand images, reduced: never kept on disk
+        short_side=run.config["training"].get("short_side"),  # of which the run's views were cut
     )
     if len(dataset) < 2:
         raise NearfarError(f"fewer than two images of {source.name} can be used; run nearfar check on them.")

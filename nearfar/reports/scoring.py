@@ -50,7 +50,9 @@ def classifiers(scores: Scores) -> list[str]:
     for key, rows in scores.items():
         cells = list(rows.values()) if isinstance(rows, Mapping) and key not in FACTS else []
         if cells and all(
-            isinstance(cell, Mapping) and {"accuracy", "low", "high"} <= set(cell) for cell in cells
+            isinstance(cell, Mapping)
+            and all(isinstance(cell.get(name), (int, float)) for name in ("accuracy", "low", "high"))
+            for cell in cells
         ):
             found.append(key)
     return found
@@ -88,7 +90,8 @@ def sentences(scores: Scores) -> list[str]:
 
     With a known encoder, also which is best on these images, by how much, and at what cost.
     """
-    told = [str(found["sentence"]) for found in scores.get("summary", {}).values()]
+    compared = scores.get("summary", {}).values()
+    told = [str(found["sentence"]) for found in compared if "sentence" in found]
     return told + [str(sentence) for sentence in scores.get("ranking", {}).get("sentences", ())]
 
 
@@ -221,12 +224,18 @@ def confusion(scores: Scores, key: str = "") -> tuple[str, list[str], Matrix] | 
         scores: the evaluation.
         key: of the classifier; if it has none, or none is named, the last one's.
     """
-    keys = [key for key in classifiers(scores) if "confusion" in scores[key].get("encoder", {})]
+    keys = [key for key in classifiers(scores) if _is_confusion(scores[key].get("encoder", {}))]
     keys += [key] * (key in keys)
     if not keys:
         return None
     encoder = scores[keys[-1]]["encoder"]
     return title(keys[-1]), list(encoder["per_class"]), encoder["confusion"]
+
+
+def _is_confusion(score: Mapping[str, Any]) -> bool:
+    """Tell whether a score has a confusion of its classes: a square of counts, a row a class."""
+    rows, count = score.get("confusion"), len(score.get("per_class") or ())
+    return isinstance(rows, list) and len(rows) == count and all(len(row) == count for row in rows)
 
 
 def mistakes(names: Sequence[str], matrix: Matrix, count: int) -> list[tuple[str, str, int, float]]:

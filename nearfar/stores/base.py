@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import NearfarError
+from ..core.shapes import check_shape, loads
 from ..data.modality import IMAGES, modality
 
 Vectors = npt.NDArray[np.float32]
@@ -58,6 +59,38 @@ class StoreInfo:
     def to_json(self) -> dict[str, Any]:
         """Describe it in plain values."""
         return asdict(self)
+
+    @staticmethod
+    def read(text: str | bytes, address: str) -> StoreInfo:
+        """Read what a store says of itself.
+
+        Args:
+            text: JSON, as `to_json` gives it.
+            address: what errors call the store.
+
+        Raises:
+            NearfarError: it is damaged, or of a later version.
+        """
+        try:
+            found = loads(text)
+        except ValueError:
+            found = None
+        shape = {
+            "dim": range(1, 1 << 20),
+            "encoder?": str,
+            "run?": str,
+            "preprocess?": {str: object},
+            "thumbnail?": range(1, 1 << 16),
+            "modality?": str,
+        }
+        check_shape(found, shape, f"{address}: ")
+        later = next((name for name in found if name not in StoreInfo.__dataclass_fields__), None)
+        if later is not None:
+            raise NearfarError(
+                f"{address} was made by a later nearfar, which also keeps {later!r}; install that one."
+            )
+        modality(found.get("modality", IMAGES))
+        return StoreInfo(**found)
 
     def check_compatible(self, other: StoreInfo, address: str) -> None:
         """Refuse vectors that another encoder, or the same on other pixels, has made.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..core import progress
 from ..core.errors import NearfarError
+from ..data.csv_files import read_rows
 from .base import Value, VectorStore
 from .conditions import EXACT
 from .schema import SETTABLE, check_update
@@ -84,20 +85,19 @@ def read_columns(path: str | Path) -> ColumnList:
     """
     file = Path(path)
     try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            table = list(csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ","))
+        lines = list(read_rows(file))
     except (OSError, ValueError, csv.Error) as error:
         raise NearfarError(f"{file} cannot be read as a list of columns: {error}.") from None
-    heads = [word.strip() for word in table[0]] if table else []
+    table = [[word.strip() for word in row] for _, row in lines]
+    heads = table[0] if table else []
     if len(heads) < 2 or heads[0].lower() not in NAMES:
         raise NearfarError(f"{file} needs a heading such as id,site: first the images, then other columns.")
     if len(set(heads)) < len(heads):
         raise NearfarError(f"{file} has two columns of the same name; rename one.")
-    table[1:] = [[word.strip() for word in row] for row in table[1:]]
-    for number, row in enumerate(table[1:], start=2):
-        if any(row) and len(row) != len(heads):
+    full = table[1:]
+    for (number, _), row in zip(lines[1:], full, strict=True):
+        if len(row) != len(heads):
             raise NearfarError(f"{file}, line {number}: {len(row)} values, not {len(heads)}; fix the line.")
-    full = [row for row in table[1:] if any(row)]
     columns = {
         head: [row[at] or None for row in full] for at, head in enumerate(heads) if at and head != "path"
     }

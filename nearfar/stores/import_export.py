@@ -18,8 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arrays import ERRORS, open_arrays
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
+from ..core.shapes import loads
+from ..core.text import from_spreadsheet_cell, spreadsheet_cell
 from ..data.modality import IMAGES
 from . import schema
 from .base import THUMBNAIL, StoreInfo, Value, Vectors, VectorStore
@@ -120,7 +123,7 @@ def _to_csv(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
         writer.writerow([*names, *(f"v{at}" for at in range(dim))])
         for some in _parts(ids):
             table = store.rows(ids=some)
-            columns = [_words(table[name].to_pylist()) for name in names]
+            columns = [[*map(spreadsheet_cell, _words(table[name].to_pylist()))] for name in names]
             vectors = store.vectors(ids=some)[1] if facts else np.empty((len(some), 0), np.float32)
             writer.writerows([*row, *map(str, v)] for *row, v in zip(*columns, vectors, strict=True))
         text.flush()
@@ -162,7 +165,7 @@ def import_file(address: str | Path, path: str | Path) -> tuple[VectorStore, int
         for table in open_(file)[2]:
             store.upsert(table)
             count += len(table)
-    except (OSError, ValueError, KeyError, IndexError, csv.Error, zipfile.BadZipFile) as error:
+    except (*ERRORS, IndexError, TypeError, csv.Error) as error:
         raise NearfarError(f"{file} cannot be imported: {str(error)[:200]}.") from None
     return store, count
 
@@ -190,7 +193,7 @@ Opened = tuple[dict[str, Any], int, Iterator[Any]]
 
 def _facts(text: str | bytes) -> dict[str, Any]:
     with suppress(ValueError):
-        found = json.loads(text)
+        found = loads(text)
         return found if isinstance(found, dict) else {}
     return {}
 
@@ -206,7 +209,12 @@ def _from_parquet(path: Path) -> Opened:
         raise NearfarError(f"{path} has no column {lost!r}; it needs id and vector.")
     type_ = layout.field("vector").type
     first = next(file.iter_batches(1, columns=["vector"]), None)
-    dim = type_.list_size if pa.types.is_fixed_size_list(type_) else len(first[0][0] if first else [])
+    if pa.types.is_fixed_size_list(type_):
+        dim = type_.list_size
+    else:
+        dim = len((first[0][0].as_py() if first else None) or [])
+    if dim < 1:
+        raise NearfarError(f"{path} has no vector in its first row; each row needs one.")
     kept = [name for name in layout.names if name in schema.HIDDEN or schema.kind_of(layout.field(name).type)]
     batches = file.iter_batches(CHUNK, columns=[name for name in kept if name != schema.KEY])
     facts = _facts((layout.metadata or {}).get(b"nearfar", b""))
@@ -214,7 +222,7 @@ def _from_parquet(path: Path) -> Opened:
 
 
 def _from_npz(path: Path) -> Opened:
-    with np.load(path, allow_pickle=False) as file:
+    with open_arrays(path) as file:
         held = {name: file[name] for name in file.files}
     facts = _facts(str(held.pop("provenance", "")))
     ids, vectors = held.pop("ids", None), held.pop("vectors", None)
@@ -238,7 +246,11 @@ def _from_csv(path: Path) -> Opened:
     with open(path, encoding="utf-8-sig", newline="") as file:
         table = list(csv.reader(file))[1:]
     vectors = np.array([[row[k] for k in at] for row in table], np.float32).reshape(-1, len(at))
-    words = {head: [row[k] or None for row in table] for k, head in enumerate(heads) if k not in at}
+    words = {
+        head: [from_spreadsheet_cell(row[k]) or None for row in table]
+        for k, head in enumerate(heads)
+        if k not in at
+    }
     return facts, len(at), _typed(words, vectors, facts)
 
 

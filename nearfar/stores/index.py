@@ -134,9 +134,15 @@ class Index:
 
     def _rebuilt(self, graph: bool | None) -> State:
         """Copy all vectors again."""
-        version, count, pieces = self._store.pieces()
-        graph = count > EXACT if graph is None else graph
-        copy = snapshot.write(self._folder, version, self._dim, count, pieces, graph)
+        for left in (2, 1, 0):
+            version, count, pieces = self._store.pieces()
+            graph = count > EXACT if graph is None else graph
+            try:
+                copy = snapshot.write(self._folder, version, self._dim, count, pieces, graph)
+                break
+            except (OSError, RuntimeError, ValueError):
+                if not left:  # else another process has tidied this state away: read the next
+                    raise
         state = self._joined(version, copy, graph and count > 0)
         if state is None:
             raise NearfarError(f"the search index in {self._folder} cannot be written; check its disk.")

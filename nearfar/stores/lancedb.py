@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
 from ..core.redact import redact, redact_text
+from ..core.shapes import loads
 from . import conditions, schema
 from .base import StoreInfo, Value, Vectors
 from .index import Index
@@ -26,6 +28,10 @@ _TRIES = 20  # commits tried while other processes write
 _NAMED = 2000  # ids that a filter names; of more, all are read and picked from
 _KEPT = timedelta(hours=1)  # how long old versions stay for those who are reading them
 _PRIMARY = {"lance-schema:unenforced-primary-key:position": "1"}  # two inserts of one id then conflict
+_TIDY = 8  # versions between two looks at whether small pieces are to be put together
+_READABLE = 4  # newest versions that the store keeps when it tidies itself, for those who are reading them
+_READS = 4  # times that a state is read or written anew which another process has just tidied away
+_GONE = "not found"
 _CONTENDED = ("conflict", "concurrent", "already exists")  # words in the complaints of a commit that lost
 _NOTES = b"nearfar"  # the key of a column's metadata that holds its notes
 T = TypeVar("T")
@@ -69,7 +75,7 @@ class LanceStore:
         said = (self._table.schema.metadata or {}).get(b"nearfar")
         if said is None:
             raise NearfarError(f"{self.address} is another program's LanceDB table; name another store.")
-        self.info = StoreInfo(**json.loads(said))
+        self.info = StoreInfo.read(said, self.address)
         if info is not None:
             self.info.check_compatible(info, self.address)
         digest = hashlib.blake2b(address.encode(), digest_size=16).hexdigest()
@@ -205,8 +211,15 @@ class LanceStore:
         filters = [self._filter(where)] if where is not None else []
         if ids is not None and len(ids) <= _NAMED:
             filters.append(f"id in ({', '.join(map(_text, ids))})" if ids else "false")
-        query = self._table.search().select(columns)
-        table = (query.where(" and ".join(filters)) if filters else query).to_arrow()
+        for left in reversed(range(_READS)):
+            try:
+                query = self._table.search().select(columns)
+                table = (query.where(" and ".join(filters)) if filters else query).to_arrow()
+                break
+            except (OSError, RuntimeError, ValueError) as error:
+                if not left or _GONE not in str(error).lower():
+                    raise
+                self._table.checkout_latest()
         return schema.ordered(table.replace_schema_metadata(None), ids, strict=strict and where is None)
 
     def upsert(self, table: Any) -> None:
@@ -272,13 +285,17 @@ class LanceStore:
                 for name, some in values.items()
             }
             self._commit(lambda: self._merge(self._typed(pa.table(made)), True, False))
+            self._tidy()
 
     def notes(self, column: str) -> dict[str, Any]:
         """Read what was noted about a column."""
         if column not in self.columns:
             return {}
         said = (self._table.schema.field(column).metadata or {}).get(_NOTES)
-        return dict(json.loads(said)) if said else {}
+        with contextlib.suppress(ValueError):
+            found = loads(said) if said else {}
+            return found if isinstance(found, dict) else {}
+        return {}
 
     def set_notes(self, column: str, notes: Mapping[str, Any]) -> None:
         """Note something about a column."""
@@ -316,6 +333,23 @@ class LanceStore:
         """Put pieces together, and reclaim the space of deleted rows and old versions."""
         self._commit(lambda: self._table.optimize(cleanup_older_than=_KEPT))
 
+    def _tidy(self) -> None:
+        """Put pieces together where many small ones have come, so that neither time nor size grows.
+
+        A large store is written anew more rarely: one piece costs the same whatever the store's size.
+        """
+        if self.version % _TIDY:
+            return
+        # What fails here harms nothing: the next look tries again.
+        with contextlib.suppress(NearfarError, OSError, RuntimeError, ValueError):
+            found = self._table.stats()
+            if found["fragment_stats"]["num_small_fragments"] >= max(_TIDY, found["num_rows"] // 1000):
+                times = sorted(item["timestamp"] for item in self._table.list_versions())
+                age = datetime.now(times[0].tzinfo) - times[-min(_READABLE, len(times))]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # readers go on with the newest version
+                    self._commit(lambda: self._table.optimize(cleanup_older_than=max(age, timedelta(0))))
+
     def _commit(self, work: Callable[[], T]) -> T:
         """Do work that commits; again, from the newest state, where another process was quicker."""
         for attempt in range(_TRIES):
@@ -323,7 +357,8 @@ class LanceStore:
                 return work()
             except (OSError, RuntimeError, ValueError) as error:
                 text = str(error)
-                if not any(word in text.lower() for word in _CONTENDED):
+                gone = _GONE in text.lower() and attempt < _READS
+                if not gone and not any(word in text.lower() for word in _CONTENDED):
                     reason = redact_text(text).splitlines()[0][:200]
                     raise NearfarError(f"{self.address} cannot be written: {reason}.") from None
                 time.sleep(0.05 * 2 ** min(attempt, 5))

@@ -63,7 +63,7 @@ class PostgresStore:
         if text is None and info is not None:
             self._make(info)
             text = self._read_info()
-        self.info = StoreInfo(**json.loads(str(text)))
+        self.info = StoreInfo.read(str(text), self.address)
         if info is not None:
             self.info.check_compatible(info, self.address)
 

@@ -23,8 +23,10 @@ from torch import nn
 
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
+from ..core.shapes import COUNT, check_shape, loads
 
 LAST = "last.safetensors"
+ANY = {str: object}
 
 
 def write(path: Path, content: bytes) -> None:
@@ -51,26 +53,28 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, shape: Any = ANY) -> dict[str, Any]:
     """Read a JSON file that holds one object.
 
     Args:
         path: the file.
+        shape: what the object holds, as `core.shapes` has it.
 
     Returns:
         Its content.
 
     Raises:
-        NearfarError: it is missing, or is not a JSON object.
+        NearfarError: it is missing, is not a JSON object, or has another shape.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise NearfarError(
             f"{path} cannot be read ({error}); is {path.parent} a run folder of nearfar?"
         ) from error
     if not isinstance(values, dict):
         raise NearfarError(f"{path} holds no JSON object; is {path.parent} a run folder of nearfar?")
+    check_shape(values, shape, f"{path}: ")
     return values
 
 
@@ -86,21 +90,23 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, An
     write(path, to_bytes(plain, metadata={"nearfar": json.dumps(facts)}))
 
 
-def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read(path: Path, shape: Any = ANY) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what `save` wrote.
 
     Args:
         path: the file.
+        shape: what the facts hold, as `core.shapes` has it.
 
     Returns:
         The tensors on the CPU, and the facts.
 
     Raises:
-        NearfarError: it is missing or damaged.
+        NearfarError: it is missing or damaged, or its facts have another shape.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("nearfar", "{}"))
+            facts = loads((file.metadata() or {}).get("nearfar", "{}"))
+            check_shape(facts, shape, f"{path}: ")
             return {name: file.get_tensor(name) for name in file.keys()}, facts
     except (OSError, SafetensorError, ValueError) as error:
         raise NearfarError(
@@ -173,7 +179,7 @@ class Log:
             path: the file.
             start: the step at which training resumes; lines of later steps are dropped.
         """
-        kept = [line for line in read_log(path) if line["step"] <= start]
+        kept = [line for line in read_log(path, {"step": COUNT}) if line["step"] <= start]
         write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file: IO[str] = open(path, "a", encoding="utf-8")
 
@@ -199,20 +205,26 @@ class Log:
             pass  # the line that failed has been reported already
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read a log, leaving out a last line that a crash cut short.
+def read_log(path: Path, shape: Any) -> list[dict[str, Any]]:
+    """Read a log, leaving out what follows a line that a crash cut short.
 
     Args:
         path: the file; missing counts as empty.
+        shape: what a line holds, as `core.shapes` has it.
 
     Returns:
         One dict a line.
+
+    Raises:
+        NearfarError: a line is JSON of another shape.
     """
-    lines = []
+    lines: list[dict[str, Any]] = []
     if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for text in path.read_bytes().splitlines():
             try:
-                lines.append(json.loads(text))
+                found = loads(text)
             except ValueError:
                 break
+            check_shape(found, shape, f"{path}, line {len(lines) + 1}: ")
+            lines.append(found)
     return lines

@@ -121,6 +121,8 @@ def train(
                     found = grad_cache.backward(replicas, batch, chunk, cast)
                     loss = found.total
                     average_gradients(method)
+                for name in method.frozen_at(plan.progress(number)):
+                    method.get_parameter(name).grad = None  # an optimizer passes over what has no gradient
                 optim.step(optimizer, replicas.run_all)
                 number += 1
                 terms, watched = ({name: x.detach() for name, x in some.items()} for some in found)

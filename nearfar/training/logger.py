@@ -14,7 +14,7 @@ import torch
 from ..core import distributed, locks, memory, progress
 from ..core.errors import NearfarError
 from ..methods.base import Method
-from . import checkpoint
+from . import checkpoint, run_shapes
 from .engine import Step
 from .schedule import StepPlan
 from .settings import Training
@@ -61,7 +61,7 @@ class RunLogger:
         self.writes = distributed.first()
         self.log = checkpoint.Log(folder / "log.jsonl", started) if self.writes else None
         if not timed:
-            lines = checkpoint.read_log(folder / "log.jsonl")
+            lines = checkpoint.read_log(folder / "log.jsonl", run_shapes.LOG)
             self.earlier = float(lines[-1]["seconds"]) if lines else 0.0
         self.board = _board(folder) if self.writes and training.tensorboard else None
 
@@ -162,7 +162,7 @@ class RunLogger:
             return
         last = self.folder / checkpoint.LAST
         kept = (
-            f"the save of step {checkpoint.read(last)[1]['step']:,} is intact"
+            f"the save of step {checkpoint.read(last, run_shapes.SAVE)[1]['step']:,} is intact"
             if last.exists()
             else "nothing was saved"
         )

@@ -16,7 +16,7 @@ from ..data.dataset import Subset
 from ..health.measure import BATCH, health, partner_found, settled
 from ..health.verdict import COLLAPSED, Verdict, judge
 from ..models import Encoder
-from . import checkpoint
+from . import checkpoint, run_shapes
 from .draws import named_draws
 from .engine import Step, autocast
 from .plan import epochs
@@ -49,11 +49,13 @@ class HealthMonitor:
         self.sample = sample(job.plan.stretches[0][1] * job.wanted.training.batch_size)
         self.began, self.spent = time.monotonic(), 0.0
         self.log = checkpoint.Log(job.folder / "health.jsonl", job.started) if self.health_checks else None
-        self.lines = checkpoint.read_log(job.folder / "health.jsonl") if self.health_checks else []
+        self.lines = (
+            checkpoint.read_log(job.folder / "health.jsonl", run_shapes.HEALTH) if self.health_checks else []
+        )
         self.verdict: Verdict | None = None
         self.untrained: Encoder | None = None  # against what it shows, the rest is held
         if self.log is not None and not job.started and not self.lines:
-            self.untrained = copy.deepcopy(job.module.f)
+            self.untrained = copy.deepcopy(job.module.encoder)
 
     def _stride(self, steps: int) -> float:
         return steps / self.health_checks if self.health_checks else float("inf")
@@ -75,7 +77,7 @@ class HealthMonitor:
         if not step.last and (due := self._due(step)) > step.number:
             self.next = due
             return None
-        self._add(step.number, self.job.module.f, step.watched)
+        self._add(step.number, self.job.module.encoder, step.watched)
         self.next = step.number + self._stride(step.plan.steps)
         before, self.verdict = self.verdict, judge(self.lines, self.expects)
         if step.last:

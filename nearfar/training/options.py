@@ -22,6 +22,7 @@ class Options(TypedDict, total=False):
     stem: str | None
     weights: str | None
     image_size: int | None
+    short_side: int | None
     optimizer: str | None
     lr: float | None
     lr_scaling: str | None
@@ -83,6 +84,7 @@ class Options(TypedDict, total=False):
     sinkhorn_iterations: int | None
     local_crops: int | None
     freeze_last_layer: float | None
+    queue_start: float | None
     student_temperature: float | None
     teacher_temperature: float | None
     teacher_temperature_start: float | None
@@ -101,5 +103,15 @@ class Options(TypedDict, total=False):
     prior: float | None
     stride: int | None
     units: int | None
+    masked: float | None
+    decoder_width: int | None
+    decoder_depth: int | None
+    normalised: bool | None
+    block: int | None
+    corruption: str | None
+    noise: float | None
+    blanked: float | None
+    latent: int | None
+    beta: float | None
     permutations: int | None
     classes: int | None

@@ -24,7 +24,7 @@ from ..data.loader import DataLoader
 from ..data.modality import open_data
 from ..data.reading import write_rejected
 from ..data.source import Source
-from . import checkpoint, engine, resolve
+from . import checkpoint, engine, resolve, run_shapes
 from .logger import RunLogger, locked, signals
 from .monitor import HealthMonitor
 from .options import Options
@@ -195,7 +195,7 @@ def _train(
             provenance["licence"] = load(training.weights).facts()["licence"]
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
-        export(job.folder, models.finished(job.module.f), job.wanted.preprocess, provenance, parts)
+        export(job.folder, models.finished(job.module.encoder), job.wanted.preprocess, provenance, parts)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
 
 
@@ -293,11 +293,12 @@ def _earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, Any] |
             f"{folder} is not a run folder: it holds {others[0]!r}; name a new or empty folder with --out."
         )
     if replacing is None:
-        return checkpoint.read_json(folder / "config.json") if (folder / "config.json").exists() else None
+        config = folder / "config.json"
+        return checkpoint.read_json(config, run_shapes.CONFIG) if config.exists() else None
     earlier: dict[str, Any] = {}
     if not (folder / "encoder.json").exists():
         with suppress(NearfarError):  # a damaged one is replaced too
-            earlier = checkpoint.read_json(folder / "config.json")
+            earlier = checkpoint.read_json(folder / "config.json", run_shapes.CONFIG)
     if earlier.get("overwrite") and earlier.get("asked") == replacing:
         return earlier
     _clear(folder)
@@ -326,7 +327,7 @@ def _finished(folder: Path) -> bool:
 def _needs_labels(method: str, like: str | Path | None, given: dict[str, Any]) -> bool:
     """Tell whether the method, or that of the run to repeat, learns from labels."""
     if like is not None:
-        config = checkpoint.read_json(Path(like) / "config.json")
+        config = checkpoint.read_json(Path(like) / "config.json", run_shapes.CONFIG)
         method, given = config["method"], config["settings"]
     return resolve.needs_labels(method, given)
 
@@ -351,7 +352,7 @@ def _wanted(
     if extra:
         flag = extra[0].replace("_", "-")
         raise NearfarError(f"--like takes every setting from {like}; leave --{flag} out.")
-    config = checkpoint.read_json(Path(like) / "config.json")
+    config = checkpoint.read_json(Path(like) / "config.json", run_shapes.CONFIG)
     wanted = RunConfig.from_json(config, f"{Path(like) / 'config.json'}: ")
     if wanted.modality != source.modality:
         raise NearfarError(
@@ -372,7 +373,14 @@ def _same(
             wanted = replace(wanted, training=replace(wanted.training, **measured))
     found = old.differences(wanted)
     if earlier["data"]["fingerprint"] != fingerprint:
-        found.append(f"the images differ: {earlier['data']['images']:,} before and {images:,} now")
+        count = earlier["data"]["images"]
+        if count == images and not wanted.training.cache:
+            found.append(
+                "the images differ in size or time, by which they are known without the cache; where only "
+                "times changed, give them back with cp -p or rsync -t"
+            )
+        else:
+            found.append(f"the images differ: {count:,} before and {images:,} now")
     if found:
         raise NearfarError(
             f"{folder} holds a run with other settings ({'; '.join(found)}); "
@@ -406,6 +414,7 @@ def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
             max_bad=wanted.training.max_bad,
             threads=workers(wanted),
             decode_once=wanted.training.cache,
+            short_side=wanted.training.short_side,
         )
     if distributed.first() and dataset.rejected:
         progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core import distributed
 from ..core.threads import one_torch_thread
 from ..methods.base import Method
+from ..models.bank import Bank
 from ..models.queue import Queue
 
 Result = TypeVar("Result")
@@ -148,12 +149,12 @@ class Replicas:
 
 
 def _replica(method: Method) -> Method:
-    """Copy a method, but for the memory of its weights and of its queues, which only `after_step` changes."""
+    """Copy a method, but for the memory of its weights, queues and banks, which only `after_step` changes."""
     memo: dict[int, object] = {}
     for weight in method.parameters():
         memo[id(weight)] = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
     for part in method.modules():
-        if isinstance(part, Queue):
+        if isinstance(part, (Bank, Queue)):
             memo[id(part)] = part
     return copy.deepcopy(method, memo)
 
@@ -161,7 +162,7 @@ def _replica(method: Method) -> Method:
 def _own(module: nn.Module) -> Iterator[Tensor]:
     """List the buffers of which each replica has its own."""
     for part in module.modules():
-        if not isinstance(part, Queue):
+        if not isinstance(part, (Bank, Queue)):
             yield from part.buffers(recurse=False)
 
 

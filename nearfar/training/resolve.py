@@ -228,9 +228,16 @@ def resolve(
             "nearfar methods."
         )
     if recipe == "auto":
-        recipe = recipes.choose(device.type, side)
+        recipe = recipes.choose(device.type, side, asked.get("encoder") or "auto")
     if recipe not in recipes.RECIPES:
         raise NearfarError(f"there is no recipe {recipe!r}; {nearest(recipe, recipes.RECIPES)}")
+    encoder = asked.get("encoder") or "auto"
+    own_vit = "vit" in methods.method(method).recipes
+    if recipe not in ("cpu", "vit") and own_vit and recipes.is_transformer(encoder):
+        raise NearfarError(
+            f"recipe {recipe} of {method} is for a ResNet, and {encoder} is a vision transformer; add "
+            "--recipe vit, or leave --recipe out."
+        )
     base = recipes.RECIPES[recipe](side)
     own = to_json(base.views) if isinstance(base.views, data.views) else {}
     groups = {Training: {**to_json(base.training), **data.training}, data.views: own, config: {}}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from .. import methods, models
 from ..core import progress
 from ..core.config import build, to_json
 from ..core.errors import NearfarError
+from ..core.shapes import check_shape
 from ..core.version import __version__
 from ..data.modality import modality
 from ..features.encode import encode
@@ -25,7 +27,7 @@ from ..features.extract import fingerprint
 from ..health.verdict import Verdict, judge
 from ..methods.base import Expects
 from ..models import embedded, folders, known, weights
-from . import checkpoint
+from . import checkpoint, run_shapes
 
 FORMAT = 2  # of encoder.json
 PARTS = "parts.safetensors"
@@ -89,11 +91,11 @@ class Run:
 
     def log(self) -> list[dict[str, Any]]:
         """Read the figures that were logged while training, one dict a line of `log.jsonl`."""
-        return [] if self.path is None else checkpoint.read_log(self.path / "log.jsonl")
+        return [] if self.path is None else checkpoint.read_log(self.path / "log.jsonl", run_shapes.LOG)
 
     def health(self) -> list[dict[str, Any]]:
         """Read what the run saw of its own health while training, one dict a line of `health.jsonl`."""
-        return [] if self.path is None else checkpoint.read_log(self.path / "health.jsonl")
+        return [] if self.path is None else checkpoint.read_log(self.path / "health.jsonl", run_shapes.HEALTH)
 
     def verdict(self) -> Verdict | None:
         """Judge the run by its last evaluation, if there is one, and by its health while it trained."""
@@ -104,7 +106,7 @@ class Run:
         if self.path is None:
             return None
         path = self.path / "evaluation.json"
-        found = checkpoint.read_json(path) if path.exists() else {}
+        found = checkpoint.read_json(path, run_shapes.EVALUATION) if path.exists() else {}
         of = found.get("encoder", {}).get("sha256")
         return found if of is not None and of == fingerprint(self.encoder) else None
 
@@ -284,12 +286,23 @@ def _from_folder(folder: Path) -> Run:
             f"{folder / 'encoder.json'} has format {card.get('format')!r}, this nearfar reads {FORMAT}; "
             "install the nearfar that wrote it."
         )
-    kind = modality(card.get("modality", ""))
+    check_shape(card, run_shapes.CARD, f"{folder / 'encoder.json'}: ")
+    kind = modality(card["modality"])
     preprocess: Any = build(kind.preprocess, card["preprocess"], f"{folder / 'encoder.json'}: ")
     network = card["encoder"]
     own: dict[str, Any] = {name: tuple(network[name]) for name in ("mean", "std") if name in network}
+    for name, numbers in own.items():
+        if len(numbers) != 3 or not all(math.isfinite(x) and (name == "mean" or x > 0) for x in numbers):
+            where = f"{folder / 'encoder.json'}: encoder.{name}"
+            raise NearfarError(f"{where} is {list(numbers)}, not three usable numbers; the file is damaged.")
     own |= {"args": network["args"]} if "args" in network else {}
-    encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"], **own)
+    try:
+        encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"], **own)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise NearfarError(
+            f"{folder / 'encoder.json'} names no network that can be built ({reason}); the file is damaged."
+        ) from error
     tensors, _ = checkpoint.read(folder / "encoder.safetensors")
     try:
         encoder.load_state_dict(tensors)
@@ -308,6 +321,6 @@ def _from_folder(folder: Path) -> Run:
         _ready(encoder),
         preprocess,
         card["provenance"],
-        checkpoint.read_json(config) if config.exists() else {},
+        checkpoint.read_json(config, run_shapes.CONFIG) if config.exists() else {},
         tuple(card["parts"]),
     )

@@ -74,8 +74,15 @@ class StepPlan:
 
         Returns:
             The plan.
+
+        Raises:
+            NearfarError: they are no such pairs, or the last has no steps.
         """
-        return StepPlan(tuple((start, total) for start, total in stretches))
+        pairs = tuple(tuple(pair) for pair in stretches)
+        if not pairs or any(len(pair) != 2 for pair in pairs) or pairs[-1][1] < 1:
+            said = [list(pair) for pair in pairs]
+            raise NearfarError(f"{said} is no plan of steps; start over with --overwrite.")
+        return StepPlan(tuple((start, total) for start, total in pairs))
 
     @property
     def steps(self) -> int:

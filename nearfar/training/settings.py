@@ -41,6 +41,12 @@ class Training:
         None, "start from a run, a known encoder such as timm:resnet18, 'pretrained' or a .safetensors file"
     )
     image_size: int | None = setting(None, "side of a view in pixels", low=8, high=1024)
+    short_side: int | None = setting(
+        None,
+        "short side, in pixels, to which larger images are reduced before views are cut from them; 8/7 of "
+        "--image-size if not given",
+        low=8,
+    )
     optimizer: str = setting("muon", "how weights are updated", choices=("lars", "sgd", "adamw", "muon"))
     lr: float = setting(0.02, "base learning rate, before --lr-scaling", low=0.0)
     lr_scaling: str = setting(

@@ -14,7 +14,7 @@ from ..core.device import compute_threads, cores
 from ..core.errors import NearfarError
 from ..data.loader import DataLoader, seconds_a_batch
 from ..methods.base import Method
-from . import checkpoint, engine, optim, resolve
+from . import checkpoint, engine, optim, resolve, run_shapes
 from .plan import epochs, step_count
 from .precision import gains_from_bfloat16
 from .replicas import LEAST, why_whole
@@ -91,7 +91,7 @@ class TrainingSetup:
         negatives = self.module.negatives(training.batch_size)
         against = f", {negatives:,} negatives for each" if negatives else ""
         passes = epochs(plan.steps, training, len(self.dataset))
-        threads = f", {self.threads} threads that train" if self.device.type == "cpu" else ""
+        threads = f", {self.threads} training thread(s)" if self.device.type == "cpu" else ""
         lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
@@ -156,13 +156,19 @@ def prepare(
         precision = "bfloat16" if gains else "float32"
         wanted = job.wanted = replace(wanted, training=replace(wanted.training, precision=precision))
     if (folder / checkpoint.LAST).exists():
-        tensors, facts = checkpoint.read(folder / checkpoint.LAST)
+        tensors, facts = checkpoint.read(folder / checkpoint.LAST, run_shapes.SAVE)
         if facts.get("run") != digest:
             raise NearfarError(
                 f"{folder / checkpoint.LAST} is the save of another run than config.json describes; "
                 "start over with --overwrite."
             )
-        checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
+        try:
+            checkpoint.restore(module, job.optimizer, tensors, facts["numbers"])
+        except (RuntimeError, KeyError, IndexError, ValueError) as error:
+            raise NearfarError(
+                f"{folder / checkpoint.LAST} does not fit this run ({str(error).splitlines()[0]}); start "
+                "over with --overwrite."
+            ) from None
         job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, StepPlan.of(facts["plan"])
     if wanted.training.threads is None:
         wanted = job.wanted = replace(wanted, training=with_threads(wanted.training, device))

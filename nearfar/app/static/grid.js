@@ -154,25 +154,31 @@ export const page = () => Math.max(1, Math.floor(grid.clientHeight / high) - 1);
 
 // By touch: a long press chooses, and then every tap does, until none is chosen.
 const LONG = 450; // milliseconds
-let touched = false, holding;
+let touched = false, held = false, holding;
+function hold(element) {
+  if (held || !element) return;
+  held = true;
+  go(Number(element.dataset.place));
+  toggle();
+}
 grid.addEventListener("pointerdown", (event) => {
   touched = event.pointerType === "touch";
+  held = false;
   clearTimeout(holding);
-  const element = touched && !state.chosen.size && event.target.closest(".cell");
-  if (!element) return;
-  holding = setTimeout(() => {
-    go(Number(element.dataset.place));
-    toggle();
-    holding = 0;
-    grid.addEventListener("click", (click) => click.stopImmediatePropagation(), { capture: true, once: true });
-  }, LONG);
+  if (touched && !state.chosen.size) holding = setTimeout(hold, LONG, event.target.closest(".cell"));
 });
-for (const end of ["pointerup", "pointercancel", "pointermove"]) grid.addEventListener(end, (event) => (end !== "pointermove" || event.movementX ** 2 + event.movementY ** 2 > 16) && clearTimeout(holding));
-grid.addEventListener("contextmenu", (event) => touched && event.preventDefault());
+const release = () => clearTimeout(holding);
+for (const end of ["pointerup", "pointercancel"]) grid.addEventListener(end, release);
+grid.addEventListener("scroll", release, { passive: true });
+grid.addEventListener("contextmenu", (event) => {
+  if (!touched) return;
+  event.preventDefault(); // some browsers tell of a long press by it
+  if (!state.chosen.size) hold(event.target.closest(".cell"));
+});
 grid.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
 grid.addEventListener("click", (event) => {
   const element = event.target.closest(".cell");
-  if (!element) return;
+  if (!element || held) return void (held = false);
   const place = Number(element.dataset.place);
   if (event.shiftKey) return go(place, true);
   go(place);

@@ -8,8 +8,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 
-from ...analysis import duplicates
-from ...analysis.pixel_similarity import zoomed
+from ...analysis import copy_threshold, duplicates
 from ...core.device import cores
 from ...data import cache
 from ...data.dataset import ImageDataset
@@ -25,15 +24,17 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
     Attributes:
         labels_: (n,) int64, the number of each image's group, the largest group first; -1 for an image
             that is there once.
+        min_similarity_: the least similarity of near duplicates that was used.
         keep_: (n,) bool, false for images that can go: all of a group but its largest picture.
     """
 
-    def __init__(self, run: Run | str | Path, *, min_similarity: float = duplicates.MIN_SIMILARITY) -> None:
+    def __init__(self, run: Run | str | Path, *, min_similarity: float | None = None) -> None:
         """Note the parameters.
 
         Args:
             run: the run that says which images to compare, or its folder.
-            min_similarity: least similarity of near duplicates, from -1 to 1.
+            min_similarity: least similarity of near duplicates, from 0 to 1; None: chosen by copies made of
+                the images themselves.
         """
         self.run = run
         self.min_similarity = min_similarity
@@ -56,12 +57,12 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
         )
         assert isinstance(dataset, ImageDataset)
         x = features(run.encoder, dataset, run.preprocess)
-        images = duplicates.Collection(
-            x, zoomed(dataset), [digest.tobytes().hex() for digest in dataset.digests]
-        )
+        images = duplicates.Collection.of(x, dataset)
+        level = copy_threshold.calibrate(images, self.min_similarity)
         found = duplicates.duplicate_groups(
-            images, (dataset.heights.astype(np.int64) * dataset.widths).tolist(), self.min_similarity
+            images, (dataset.heights.astype(np.int64) * dataset.widths).tolist(), level.min_similarity
         )
+        self.min_similarity_ = level.min_similarity
         self.labels_ = np.full(len(dataset), -1, np.int64)
         self.labels_[found.rows] = found.group
         self.keep_ = np.ones(len(dataset), np.bool_)

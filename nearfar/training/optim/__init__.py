@@ -58,7 +58,7 @@ def base_rate(training: Training) -> float:
         The rate: base, base x batch / 256, or base x sqrt(batch).
 
     Source:
-        SimCLR, section 2.2 and appendix B.1.
+        SimCLR, section 2.3 and appendix B.1.
     """
     scale = {"fixed": 1.0, "linear": training.batch_size / 256, "sqrt": math.sqrt(training.batch_size)}
     return training.lr * scale[training.lr_scaling]
@@ -75,7 +75,7 @@ def factor(progress: float, warmup: float) -> float:
         What to multiply the base rate with, 0 to 1.
 
     Source:
-        SimCLR, section 2.2; Loshchilov and Hutter 2017, "SGDR", equation 5.
+        SimCLR, section 2.3; Loshchilov and Hutter 2017, "SGDR", equation 5.
     """
     if progress < warmup:
         return progress / warmup

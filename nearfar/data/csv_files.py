@@ -1,0 +1,109 @@
+"""Reads lists in text files as people's programs write them: UTF-8 or UTF-16, commas, semicolons or tabs."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from ..core.errors import NearfarError
+from ..core.text import from_spreadsheet_cell
+
+_DELIMITERS = ",;\t"
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+
+def open_text(path: Path, errors: str = "strict") -> IO[str]:
+    """Open a list, whichever Unicode it is in.
+
+    Args:
+        path: the list.
+        errors: what becomes of bytes that are no UTF-8, as `open` has it.
+
+    Returns:
+        The open file, behind its byte-order mark.
+
+    Raises:
+        NearfarError: it is UTF-16 without a byte-order mark.
+        OSError: it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        start = file.read(256)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return open(path, encoding="utf-16", newline="")
+    if b"\0" in start:
+        raise _not_text(path)
+    return open(path, encoding="utf-8-sig", errors=errors, newline="")
+
+
+def _not_text(path: Path) -> NearfarError:
+    return NearfarError(f"{path} is not UTF-8 text; save it as 'CSV UTF-8', which Excel offers.")
+
+
+def read_rows(path: Path, errors: str = "strict") -> Iterator[tuple[int, list[str]]]:
+    """Read a table: the heading first, then each row that is not empty.
+
+    A first line such as "sep=;" names what stands between cells, as Excel writes it; else the heading shows
+    it. The apostrophe that keeps spreadsheets from computing is taken away.
+
+    Args:
+        path: a .csv or .tsv.
+        errors: as `open_text` has it.
+
+    Yields:
+        The number of the line at which the row ends, and its cells.
+
+    Raises:
+        NearfarError: it is not UTF-8 text.
+        csv.Error, OSError, ValueError: it is no such file.
+    """
+    with open_text(path, errors) as file:
+        heading = file.readline()
+        skipped = 0
+        if heading.lower().startswith("sep=") and len(heading.strip()) == 5:
+            delimiter, skipped = heading.strip()[4], 1
+        else:
+            file.seek(0)
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(heading)
+        rows = csv.reader(file, delimiter=delimiter)
+        try:
+            for row in rows:
+                if any(cell.strip() for cell in row):
+                    yield rows.line_num + skipped, [from_spreadsheet_cell(cell) for cell in row]
+        except UnicodeDecodeError:
+            raise NearfarError(
+                f"{path} is not UTF-8 text; save it as 'CSV UTF-8', which Excel offers."
+            ) from None
+
+
+def _delimiter(heading: str) -> str:
+    """Find what stands between the cells of a heading; a comma, if nothing makes more of them."""
+    return max(_DELIMITERS, key=lambda mark: len(next(csv.reader([heading], delimiter=mark), [])))
+
+
+def native_paths(paths: Sequence[str], root: Path, source: Path) -> list[str]:
+    """Turn paths as Windows writes them into this system's, if that is what they are.
+
+    Args:
+        paths: of a list.
+        root: the folder that they are relative to.
+        source: what errors call the list.
+
+    Returns:
+        The paths, with / for each backslash if no file bears the first such name as it stands.
+
+    Raises:
+        NearfarError: they begin with a drive of Windows.
+    """
+    odd = next((path for path in paths if "\\" in path), None)
+    if odd is None or os.sep == "\\" or os.path.lexists(root / odd):
+        return list(paths)
+    if _DRIVE.match(odd):
+        raise NearfarError(
+            f"{source} lists {odd!r}, which only Windows finds; write paths relative to the list's folder."
+        )
+    return [path.replace("\\", "/") for path in paths]

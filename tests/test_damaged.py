@@ -1,0 +1,235 @@
+"""Files of strangers and damaged ones end in a sentence: every JSON that is read, hurt in every place."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nearfar
+from nearfar.core.errors import NearfarError
+from nearfar.core.shapes import check_shape
+from nearfar.features.extract import fingerprint
+from nearfar.reports import cards, curves, scoring
+from nearfar.reports import report as reports
+from nearfar.reports.sections import Subject, overview
+from nearfar.stores import StoreInfo
+from nearfar.training import checkpoint, run_shapes
+from nearfar.training.resolve import RunConfig
+from nearfar.training.run import Run, load
+from nearfar.training.schedule import StepPlan
+from nearfar.training.settings import Training
+
+OTHER: tuple[Any, ...] = (None, -1, 10**400, "x", [], {"x": 1})
+BYTES = (b"", b"\xff\xfe", b"null", b"[]", b"5", b"{", b'{"a": NaN', b"[" * 100_000, b"\0" * 64)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place of a JSON value, but of a long list only the first."""
+    if path:
+        yield path
+    inner = (
+        value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    )
+    for key, item in inner:
+        yield from places(item, (*path, key))
+
+
+def hurt(value: Any) -> Iterator[tuple[str, Any]]:
+    """The value with each of its places missing, and each holding something else."""
+    for path in places(value):
+        for change in ("missing", *OTHER):
+            made = copy.deepcopy(value)
+            at = made
+            for key in path[:-1]:
+                at = at[key]
+            if isinstance(change, str) and change == "missing":
+                del at[path[-1]]
+            else:
+                at[path[-1]] = change
+            yield f"{path} {str(change)[:20]}", made
+
+
+def score(accuracy: float) -> dict[str, Any]:
+    """A score as evaluations write it."""
+    return {
+        "accuracy": accuracy,
+        "low": accuracy - 0.1,
+        "high": accuracy + 0.1,
+        "chosen": {"k": 1},
+        "per_class": {name: {"images": 6, "recall": 0.5, "precision": None} for name in ("a", "b")},
+        "confusion": [[3, 3], [2, 4]],
+    }
+
+
+def evaluation(digest: str) -> dict[str, Any]:
+    """What `nearfar evaluate` writes, a little of each."""
+    against = {"baseline": "untrained", "outcome": "better", "words": "better by 3 points", "p": 0.01}
+    points = [{"labels": 1, "mean": 0.4, "std": 0.1}, {"labels": 2, "mean": 0.5, "std": None}]
+    return {
+        "summary": {"knn": {"title": "k-NN", "sentence": "k-NN: better", "against": [against]}},
+        "knn": {"encoder": score(0.6), "untrained": score(0.4)},
+        "few_labels": {"rows": {"encoder": {"linear": points}}, "efficiency": {"sentence": "saves labels"}},
+        "leaks": {"pixels": {"images": 1, "left": 11, "without": {"knn": {"encoder": score(0.5)}}}},
+        "left_out": {"patches": "it needs more images"},
+        "classes": ["a", "b"],
+        "images": {"train": 20, "test": 12},
+        "encoder": {"sha256": digest},
+        "data": {"train": None, "test": "labelled/test"},
+        "seed": 0,
+        "retrieval": {"encoder": {"map": 0.5}},
+    }
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A finished run of two steps, and an evaluation of it."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    how = {"encoder": "resnet10_w16", "batch_size": 32, "image_size": 16, "precision": "float32"}
+    made = nearfar.pretrain(photos, out=folder, steps=2, workers=1, **how)
+    (folder / "evaluation.json").write_text(json.dumps(evaluation(fingerprint(made.encoder))))
+    return folder
+
+
+def use(folder: Path, run: Run, name: str) -> None:
+    """Read what a run folder holds as the commands do that take one."""
+    config = checkpoint.read_json(folder / "config.json", run_shapes.CONFIG)
+    run = dataclasses.replace(run, path=folder, config=config)
+    if name == "config.json":
+        RunConfig.from_json(config, "")
+        StepPlan.of(config["plan"])
+        cards.model(run), cards.data(run, None, ()), cards.provenance(run), cards.commands(run, "x.html")
+    run.log(), cards.cost(run), curves.last_health([curves.TrainingCurves.of(run, "a")])
+    scores, verdict = reports._scores(run, None, None), run.verdict()
+    wanted = RunConfig("simclr", "cpu", Training(), None, None)
+    subject = Subject("a", run, wanted, (), None, "", scores, verdict, None)
+    overview([subject, subject]), cards.answers(run, scores, 0)
+    if scores and name == "evaluation.json":
+        for make in (scoring._left_out, scoring._leaks, scoring._classes, scoring._others):
+            make(scores)
+        scoring._summaries({"a": scores}), scoring._table({"a": scores})
+
+
+def refusals(tries: Iterable[tuple[str, bytes]], file: Path, read: Callable[[], object]) -> int:
+    """Write each content, read it, and count the refusals; any other exception is a fault."""
+    count, faults = 0, []
+    for what, content in tries:
+        file.write_bytes(content)
+        try:
+            read()
+        except NearfarError as error:
+            count += 1
+            assert "\n" not in str(error) and len(str(error)) < 600, what
+        except Exception as error:
+            faults.append(f"{file.name}: {what}: {type(error).__name__}: {error}")
+    assert not faults, "\n".join(faults[:20])
+    return count
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.json", "config.json", "evaluation.json", "log.jsonl", "health.jsonl"]
+)
+def test_a_run_folder_hurt_in_any_place_ends_in_a_sentence(name: str, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    whole = (folder / name).read_bytes()
+    *before, last = whole.splitlines(keepends=True) if name.endswith(".jsonl") else [whole]
+    value = json.loads(last)
+    kept = load(folder)
+    read = partial(load, folder) if name == "encoder.json" else partial(use, folder, kept, name)
+    read()
+    every = list(hurt(value))
+    some = every[:: 1 + len(every) // 100]  # of hundreds of places, different damage to each
+    tries = ((what, b"".join(before) + json.dumps(made).encode()) for what, made in some)
+    assert refusals(tries, folder / name, read) > 20
+    broken = refusals(((str(text[:9]), text) for text in BYTES), folder / name, read)
+    assert broken == len(BYTES) if not before else broken >= 3  # a log cut short is read up to there
+
+
+def test_a_save_hurt_in_any_place_ends_in_a_sentence(run: Path, tmp_path: Path) -> None:
+    tensors, facts = checkpoint.read(run / checkpoint.LAST)
+    for what, made in hurt({**facts, "numbers": {"optimizer.0.step": 1}}):
+        checkpoint.save(tmp_path / "last.safetensors", {"x": tensors[next(iter(tensors))][:1]}, made)
+        try:
+            _, found = checkpoint.read(tmp_path / "last.safetensors", run_shapes.SAVE)
+            StepPlan.of(found["plan"])
+        except NearfarError:
+            continue
+        except Exception as error:
+            raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def test_a_store_says_what_it_is_or_ends_in_a_sentence() -> None:
+    whole = StoreInfo(8, "e", "r", {"size": 32}).to_json()
+    assert StoreInfo.read(json.dumps(whole), "s.nf").to_json() == whole
+    for what, made in hurt(whole):
+        try:
+            assert StoreInfo.read(json.dumps(made), "s.nf").fixed
+        except NearfarError as error:
+            assert "\n" not in str(error), what
+    for text in BYTES:
+        with pytest.raises(NearfarError, match=r"s\.nf: the file is"):
+            StoreInfo.read(text, "s.nf")
+    with pytest.raises(NearfarError, match="made by a later nearfar, which also keeps 'later'"):
+        StoreInfo.read(json.dumps(whole | {"later": 1}), "s.nf")
+
+
+def test_arrays_that_claim_more_than_their_file_holds_are_refused(tmp_path: Path) -> None:
+    import io
+    import zipfile
+
+    head, ids = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 8)})
+    np.save(ids, np.array(["a"]))
+    with zipfile.ZipFile(tmp_path / "n.npz", "w") as archive:
+        archive.writestr("ids.npy", ids.getvalue())
+        for name in ("vectors", "images"):
+            archive.writestr(f"{name}.npy", head.getvalue())
+    for call in (lambda p: nearfar.store(tmp_path / "a.nf", import_file=p), nearfar.check):
+        with pytest.raises(NearfarError, match=r"\.npy claims 32,000,000,000,000 bytes"):
+            call(tmp_path / "n.npz")
+
+
+def test_a_parquet_without_vectors_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for vectors in (pa.array([None, None], pa.list_(pa.float32())), pa.array([[]], pa.list_(pa.float32()))):
+        pq.write_table(
+            pa.table({"id": ["a", "b"][: len(vectors)], "vector": vectors}), tmp_path / "n.parquet"
+        )
+        with pytest.raises(NearfarError, match="has no vector in its first row"):
+            nearfar.store(tmp_path / "a.nf", import_file=tmp_path / "n.parquet")
+    assert not (tmp_path / "a.nf").exists()
+
+
+def test_shapes() -> None:
+    shape = {"a": range(1, 9), "b?": [float], "c?": (None, {"d": str}), str: bool}
+    for value in (
+        {"a": 1},
+        {"a": 8, "b": [1, 2.5], "x": True},
+        {"a": 1, "c": {"d": "e"}},
+        {"a": 1, "c": None},
+    ):
+        check_shape(value, shape, "f: ")
+    for value, said in (
+        ({}, "f: a is missing"),
+        ({"a": 9}, "f: a is 9, not a whole number from 1 to 8"),
+        ({"a": True}, "f: a is true"),
+        ({"a": 1, "b": [1, "x"]}, r'f: b\[1\] is "x", not a number'),
+        ({"a": 1, "c": {"d": 5}}, "f: c.d is 5, not a text"),
+        ({"a": 1, "x": 0}, "f: x is 0, not true or false"),
+        ([], "f: the file is .*, not an object"),
+        ({"a": 1, "c": 5}, "f: c is 5, not null or an object"),
+        ({"a": 1, "b": {}}, "f: b is {}, not a list"),
+    ):
+        with pytest.raises(NearfarError, match=said):
+            check_shape(value, shape, "f: ")
