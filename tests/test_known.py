@@ -152,13 +152,11 @@ def test_a_vision_transformer_takes_images_of_another_side(vit: Path, tmp_path: 
     file = vit
     native, other = load(f"{VIT}@64={file}"), load(f"{VIT}@96={file}")
     assert (native.preprocess.size, other.preprocess.size) == (64, 96)
-    image = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    # timm itself brings the positions to the grid of a larger image.
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        a, b = (
-            run.encoder(torch.nn.functional.interpolate(image, side))[0].numpy()
-            for run, side in ((native, 64), (other, 96))
-        )
-    assert a.shape == b.shape and cosine(a, b) > 0.8
+        torch.testing.assert_close(other.encoder(image), native.encoder(image), atol=1e-4, rtol=1e-3)
+    assert other.encoder.net.pos_embed.shape != native.encoder.net.pos_embed.shape
     again = nearfar.adopt(f"{VIT}@96={file}", out=tmp_path / "run")
     assert again.preprocess.size == 96 and fingerprint(again.encoder) == fingerprint(other.encoder)
 
