@@ -3,6 +3,7 @@
 #   make demo    draw a few thousand small pictures, learn from them, and show what was learnt
 #   make explore look at the demo's pictures in a browser
 #   make test    what continuous integration runs: ruff, mypy, pytest
+#   make test-long   the tests that drive a browser or take more than half a minute
 #   make wheel   build the wheel, install it in a clean environment and try it
 #   make docs    build the documentation into site/
 #   make lint    ruff and mypy alone
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 DEMO ?= demo
 
-.PHONY: demo explore test wheel docs lint clean setup
+.PHONY: demo explore test test-long wheel docs lint clean setup
 
 demo: $(STAMP)
 	@echo "== demo: about four minutes on two cores; everything goes to $(DEMO)/"
@@ -29,6 +30,10 @@ explore: $(STAMP)
 test: lint
 	@echo "== tests"
 	$(BIN)/python -m pytest
+
+test-long: $(STAMP)
+	@echo "== the tests that take long, one after another"
+	$(BIN)/python -m pytest -m long -n 1
 
 wheel: $(STAMP)
 	@.ci/wheel

@@ -55,6 +55,7 @@ def shortened(text: str) -> str:
     return re.sub(r"\bminutes=[\d.]+", "minutes=0.03", text)
 
 
+LONG = ("compare", "evaluation", "known", "sweep")  # pages whose examples train several networks
 EXECUTED = [
     page for page in PAGES if any(b.kind in ("python", "console") and not b.skip for b in blocks(page))
 ]
@@ -68,7 +69,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.long if page.stem in LONG else (), id=page.stem)
+        for page in EXECUTED
+    ],
+)
 def test_examples_run(
     page: Path,
     pictures: Path,

@@ -19,6 +19,7 @@ from nearfar.stores import open_store
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slow,
     pytest.mark.skipif(
         CHROMIUM is None, reason="no Chromium here: apt-get install -y --no-install-recommends chromium"
