@@ -129,7 +129,7 @@ def _keeping(views: Views) -> Views:
 
 
 SimCLR.recipes = recipes(
-    cpu={"temperature": 0.1, "head": (256, 128), "keep_colour": True},
+    cpu={"temperature": 0.1, "head": (256, 128)},
     cifar={"temperature": 0.5},
     imagenet={"temperature": 0.1, "head": (2048, 128)},
 )
