@@ -19,7 +19,7 @@ DEMO ?= demo
 .PHONY: demo explore test test-long wheel docs lint clean setup
 
 demo: $(STAMP)
-	@echo "== demo: about four minutes on two cores; everything goes to $(DEMO)/"
+	@echo "== demo: about five minutes on two cores; everything goes to $(DEMO)/"
 	$(BIN)/nearfar demo --out $(DEMO)
 
 explore: $(STAMP)

@@ -111,6 +111,17 @@ def test_a_label_keeps_where_it_came_from(client: TestClient, store: VectorStore
     assert all(at.startswith("20") for at in labels_of(store, "label_at")[:3])
 
 
+def test_a_change_that_is_sent_twice_is_made_once(client: TestClient, store: VectorStore) -> None:
+    label(client, [0], ["dog"])
+    first = label(client, [0, 1], ["cat", "cat"], before=["dog", None])
+    again = label(client, [0, 1], ["cat", "cat"], before=["dog", None])  # its first answer was lost
+    assert again["at"] == first["at"] and again["replaced"] == []
+    told = asked(client, "/api/undo", json={"column": "label"})
+    assert told["at"] == first["at"] and labels_of(store)[:2] == ["dog", None]
+    other = label(client, [0], ["dog"], before=["dog"], by="Ann")  # a label that is given anew is a change
+    assert other["at"] > first["at"] and labels_of(store, "label_by")[0] == "Ann"
+
+
 def test_a_class_keeps_its_place(client: TestClient, store: VectorStore) -> None:
     label(client, [0, 1], ["dog", "eel"])
     told = label(client, [2], ["ant"])

@@ -131,6 +131,8 @@ class LabelLog:
     ) -> LabelChange:
         """Set labels; if another user was quicker, the last label is kept, and the caller is told.
 
+        A change that is sent again, since its answer was lost, is not made again: one undo takes it back.
+
         Args:
             column: to write to; it is made where there is none.
             ids: the images.
@@ -147,6 +149,8 @@ class LabelLog:
         with self.rows.lock:
             known = self.rows.look()
             there = self._states(column, ids)
+            if (done := _done_at(there, before, after, origin, by)) is not None:
+                return LabelChange(version, done, {})
             at = datetime.now(UTC).isoformat(timespec="microseconds")
             marks: list[dict[str, Any]] = [
                 {"label": label, "origin": origin if label is not None else None, "by": by, "at": at}
@@ -218,6 +222,25 @@ class LabelLog:
             json.dumps(old[-REMEMBERED:], ensure_ascii=False) if old else None for old in earlier
         ]
         self.store.update_columns({name: dict(zip(ids, some, strict=True)) for name, some in values.items()})
+
+
+def _done_at(
+    there: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]],
+    before: Sequence[Value],
+    after: Sequence[Value],
+    origin: str,
+    by: str,
+) -> str | None:
+    """Tell when just this change was made, if it is the last that was made to every one of its images."""
+    times = {now["at"] for now, _ in there}
+    made = all(
+        (now["label"], now["by"], now["origin"]) == (label, by, origin if label is not None else None)
+        and bool(old)
+        and (old[-1].get("label") or None) == (was or None)
+        for (now, old), was, label in zip(there, before, after, strict=True)
+    )
+    at = times.pop() if made and len(times) == 1 else None
+    return at if isinstance(at, str) else None
 
 
 def _earlier(text: str | None) -> list[dict[str, Any]]:
