@@ -114,4 +114,7 @@ class Options(TypedDict, total=False):
     latent: int | None
     beta: float | None
     permutations: int | None
+    teacher: str | None
+    teacher_input: str | None
+    cosine: float | None
     classes: int | None

@@ -332,6 +332,19 @@ def with_classes(wanted: RunConfig, classes: int) -> RunConfig:
     return wanted
 
 
+def views_of(wanted: RunConfig) -> tuple[Any, ...]:
+    """Give the settings of each view of an image, without building a network or opening a teacher.
+
+    Args:
+        wanted: from `resolve`.
+    """
+    cls = methods.method(wanted.method)
+    bare = cls.__new__(cls)
+    torch.nn.Module.__init__(bare)
+    bare.config = wanted.settings
+    return bare.views(wanted.views)
+
+
 def build_method(wanted: RunConfig, images: int = 1) -> Method:
     """Build the encoder and the method around it, the same way for the same seed.
 
