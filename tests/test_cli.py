@@ -285,7 +285,8 @@ FLAGS = {
     "demo": "--out --json --minutes --seed",
 }
 SETTINGS = (
-    "--epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights --image-size "
+    "--epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights --trainable "
+    "--head-warmup --encoder-rate --rate-decay --image-size "
     "--short-side --optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision --seed "
     "--device --views-on --compile --threads --workers --max-bad --max-pixels --holdout --health-checks "
     "--stop-on-collapse "

@@ -21,6 +21,10 @@ class Options(TypedDict, total=False):
     encoder: str | None
     stem: str | None
     weights: str | None
+    trainable: str | None
+    head_warmup: float | None
+    encoder_rate: float | None
+    rate_decay: float | None
     image_size: int | None
     short_side: int | None
     optimizer: str | None

@@ -25,7 +25,7 @@ from ..data.loader import DataLoader
 from ..data.modality import open_data
 from ..data.reading import write_rejected
 from ..data.source import Source
-from . import checkpoint, engine, resolve, run_shapes
+from . import adapting, checkpoint, engine, resolve, run_shapes
 from .logger import RunLogger, locked, signals
 from .monitor import HealthMonitor
 from .options import Options
@@ -204,7 +204,8 @@ def _train(
             provenance["teacher"] = teacher.facts()
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
-        export(job.folder, models.finished(job.module.encoder), job.wanted.preprocess, provenance, parts)
+        encoder = models.finished(adapting.merged(job.module.encoder))
+        export(job.folder, encoder, job.wanted.preprocess, provenance, parts)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
 
 
@@ -231,6 +232,7 @@ def _steps(
         plan=job.plan,
         lr=job.wanted.lr,
         warmup=job.wanted.training.warmup,
+        head_warmup=job.wanted.training.head_warmup,
         start=job.started,
         clock=job.clock,
         **job.how,

@@ -18,7 +18,7 @@ from ..data.modality import IMAGES, Modality, modality, modality_of
 from ..data.source import Source
 from ..methods.base import Method
 from ..models.weights import copy_weights
-from . import optim, recipes
+from . import adapting, optim, recipes
 from .run import is_run, load
 from .settings import Training
 from .teacher import teacher_of
@@ -254,6 +254,10 @@ def resolve(
         groups[Training].update(dict.fromkeys(LENGTHS))
     if value_range is not None:
         groups[data.views]["range"] = list(value_range)
+    if asked.get("weights") is not None:
+        groups[Training] |= adapting.STARTED
+    elif asked.get("trainable") not in (None, "all"):
+        raise NearfarError("--trainable is for training that starts from weights; name them with --weights.")
     for name, value in asked.items():
         if name not in homes:
             raise NearfarError(f"there is no setting {name!r}; {nearest(name, homes)}")
@@ -368,6 +372,8 @@ def build_method(wanted: RunConfig, images: int = 1) -> Method:
     )
     if start is not None:
         copy_weights(start, f)
+    with models.seeded(training.seed, "adapting"):
+        adapting.choose(f, training.trainable)
     cls = methods.method(wanted.method)
     given: dict[str, Any] = {}
     if (teacher := teacher_of(cls, wanted.settings)) is not None:
