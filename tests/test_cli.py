@@ -290,8 +290,8 @@ SETTINGS = (
     "--device --views-on --compile --threads --workers --max-bad --max-pixels --holdout --health-checks "
     "--stop-on-collapse "
     "--no-stop-on-collapse --cache --no-cache --save-minutes --tensorboard --no-tensorboard --crop-min "
-    "--crop-max --interpolation --range --percentiles --flip --jitter --brightness --contrast --saturation "
-    "--hue --grayscale --blur --solarize"
+    "--crop-max --interpolation --range --percentiles --colour --flip --jitter --brightness --contrast "
+    "--saturation --hue --grayscale --blur --solarize"
 )
 
 

@@ -51,6 +51,7 @@ class Options(TypedDict, total=False):
     interpolation: str | None
     range: Sequence[float] | float | None
     percentiles: Sequence[float] | float | None
+    colour: str | None
     flip: float | None
     jitter: float | None
     brightness: float | None

@@ -16,6 +16,7 @@ from ..core.config import build, settings_of, to_json
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data.modality import IMAGES, Modality, modality, modality_of
 from ..data.source import Source
+from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
 from ..models.weights import copy_weights
 from . import optim, recipes
@@ -214,7 +215,7 @@ def resolve(
         value_range: from `usual_range`; None where nothing is scaled.
 
     Returns:
-        Settings in which only what is in `MEASURED` may still be "auto".
+        Settings in which only what is in `MEASURED`, and --colour, may still be "auto".
 
     Raises:
         NearfarError: a name is unknown, a value out of range, two lengths are asked for, or the method is
@@ -261,6 +262,8 @@ def resolve(
             continue
         for cls in homes[name]:
             groups[cls][name] = value
+    if issubclass(data.views, Views):
+        _settle_colours(groups[data.views], asked)
     weights = groups[Training].get("weights")
     if weights is not None and is_run(weights):
         groups[Training] |= _started_from(str(weights), kind, asked.get("encoder"))
@@ -273,6 +276,18 @@ def resolve(
     views: Any = build(data.views, groups[data.views])
     settings = methods.method(method).fitted(build(config, groups[config]), views)
     return RunConfig(method, recipe, training, views, settings, kind)
+
+
+def _settle_colours(views: dict[str, Any], asked: Mapping[str, Any]) -> None:
+    """Leave `--colour auto` open only where views would change colours and nothing typed says how."""
+    kept = to_json(keeping(build(Views, views)))
+    if views["colour"] == "auto":
+        if any(asked.get(name) is not None for name in COLOURS) or all(
+            views[name] == kept[name] for name in COLOURS
+        ):
+            views["colour"] = "change"
+    elif views["colour"] == "keep":
+        views.update({name: kept[name] for name in COLOURS if asked.get(name) is None})
 
 
 def _started_from(weights: str, kind: str, encoder: Any) -> dict[str, Any]:
