@@ -15,7 +15,7 @@ from ..core.device import cores, device_named
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data import loader
 from ..data.inspection import Inspection
-from ..data.modality import modality_of, open_data
+from ..data.modality import IMAGES, modality_of, open_data
 from ..data.source import Source
 from . import engine, optim, resolve
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
@@ -132,7 +132,9 @@ def check(
         raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     device = device_named(str(given.get("device", "auto")))
-    source = open_data(data, labels=resolve.needs_labels(method, given))
+    source = open_data(
+        data, expected=resolve.expected_kind(given), labels=resolve.needs_labels(method, given)
+    )
     max_pixels = given.get("max_pixels", Training.max_pixels)
     threads = given.get("workers") or cores()
     found = modality_of(source).describe(
@@ -158,7 +160,9 @@ def check(
     if is_open(wanted):
         colours = choose_colour(data, source, limit=max_pixels, threads=threads)
         wanted = with_colour(wanted, colours.colour)
-    known = check_known(data, limit=max_pixels, device=device, threads=threads)
+    known = None
+    if source.modality == IMAGES:
+        known = check_known(data, limit=max_pixels, device=device, threads=threads)
     return Check(found, _propose(source, wanted, found, device, threads), known=known, colours=colours)
 
 
