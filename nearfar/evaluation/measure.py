@@ -17,7 +17,7 @@ from ..data.dataset import ImageDataset, Subset
 from ..data.modality import modality_of
 from ..features.extract import fingerprint
 from ..features.probes import FeatureProbe, Rows, encode_with, feature_sets, validation_split
-from ..finetuning.finetune import FineTuned, cost, finetune
+from ..finetuning.classifier import FineTuned, cost, train_classifier
 from ..finetuning.trainer import Mode
 from ..training.run import Run
 from . import PARTS, groups, known_row, labelled_data, leaks
@@ -141,7 +141,9 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         else:
             modes.append(SCRATCH)
     trained: dict[Mode, FineTuned] = {
-        mode: finetune(frozen, run.preprocess, dataset, validation, mode=mode, seed=seed, device=where)
+        mode: train_classifier(
+            frozen, run.preprocess, dataset, validation, mode=mode, seed=seed, device=where
+        )
         for mode in modes
     }
 
@@ -242,7 +244,7 @@ def _retrain(
 
     def answer(rows: Rows) -> Rows:
         few: Any = Subset(dataset, rows)
-        made = finetune(
+        made = train_classifier(
             run.encoder,
             run.preprocess,
             few,

@@ -140,7 +140,7 @@ class FineTuner:
         epochs: float | None,
         views: Views,
     ) -> None:
-        """Copy the encoder, or build the same network again; see `finetune` for the arguments."""
+        """Copy the encoder, or build the same network again; see `train_classifier` for the arguments."""
         self.preprocess, self.dataset, self.mode, self.seed = preprocess, dataset, mode, seed
         self.device, self.epochs, self.views = device, epochs, views
         if mode == "scratch":

@@ -55,7 +55,7 @@ class FineTuned:
         return self.logits(dataset).argmax(axis=1)
 
 
-def finetune(
+def train_classifier(
     encoder: models.Encoder,
     preprocess: Preprocess,
     dataset: ImageDataset,
@@ -116,10 +116,10 @@ def finetune(
 
 
 def cost(mode: Mode, images: int, validation: int, size: int) -> int:
-    """Count the images that `finetune` trains on, repeats and trials counted.
+    """Count the images that `train_classifier` trains on, repeats and trials counted.
 
     Args:
-        mode: as in `finetune`.
+        mode: as in `train_classifier`.
         images: how many there are.
         validation: how many of these the learning rate is chosen on.
         size: side of a view in pixels.
