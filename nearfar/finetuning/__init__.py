@@ -29,7 +29,7 @@ def _known(name: str) -> str:
     return name
 
 
-def task(name: str) -> type[Task]:
+def task_class(name: str) -> type[Task]:
     """Find a task's class.
 
     Args:
@@ -43,13 +43,14 @@ def task(name: str) -> type[Task]:
 
 
 @functools.cache
-def settings(name: str) -> type:
+def task_settings(name: str, which: str = "Config") -> type:
     """Find a task's own settings, without importing torch.
 
     Args:
         name: one of `TASKS`.
+        which: "Config", which a training takes, or "Predicting", which a prediction takes.
 
     Raises:
         NearfarError: there is no such task.
     """
-    return peek(Path(__file__).with_name(f"{_known(name)}.py"))
+    return peek(Path(__file__).with_name(f"{_known(name)}.py"), which)

@@ -43,6 +43,7 @@ class Labelled:
         targets: n, one an image, in the task's own form; an array where that fits.
         classes: names of the classes that targets point to.
         digest: of images, targets and classes; another digest is another training.
+        groups: (n,) numbers of the groups that images belong to, such as patients, or None.
         rejected: images that cannot be used.
         notes: what the reader left out or took another way, a sentence each.
     """
@@ -53,6 +54,7 @@ class Labelled:
     targets: Any
     classes: tuple[str, ...]
     digest: str
+    groups: Rows | None = None
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -68,7 +70,8 @@ class Labelled:
         """
         wanted = self.targets
         part = wanted[rows] if isinstance(wanted, np.ndarray) else [wanted[row] for row in rows.tolist()]
-        return replace(self, dataset=Subset(self.dataset, rows), targets=part)
+        own = None if self.groups is None else self.groups[rows]
+        return replace(self, dataset=Subset(self.dataset, rows), targets=part, groups=own)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Where:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TaskRecipe:
     """How a network is trained by gradient steps.
 
     Attributes:
@@ -107,6 +110,22 @@ class Recipe:
     trial: float = 0.25
 
 
+@dataclass(frozen=True)
+class Solved:
+    """A head that was fitted without gradient steps.
+
+    Attributes:
+        network: encoder and head.
+        chosen: what was chosen, such as a penalty, in plain values.
+        crossed: n answers for the images fitted, each of a fit that did not see the image; where the choice
+            was made among these.
+    """
+
+    network: TaskNetwork
+    chosen: dict[str, Any]
+    crossed: Sequence[Answer] | None = None
+
+
 class Feed(Protocol):
     """An endless iterator of batches from a given step on: `data.loader.DataLoader`, or the task's own.
 
@@ -118,11 +137,14 @@ class Feed(Protocol):
 
     def __iter__(self) -> Iterator[Batch]: ...
 
+    def make(self, step: int) -> Batch:
+        """Make the batch of one step, counted from 0, here and now."""
+
     def close(self) -> None:
         """Stop preparing."""
 
 
-class Network(Method):
+class TaskNetwork(Method):
     """An encoder `f` with a `head`; `forward(batch)` gives the loss. The task answers with it in eval mode.
 
     Where the encoder is frozen, its parameters need no gradient, and `train()` leaves it in eval mode.
@@ -162,6 +184,8 @@ class Task(Protocol):
     """As `--task` takes it, and the name of its file."""
     trains_frozen: ClassVar[bool]
     """Whether a head on the frozen encoder is trained by gradient steps too; else `solve` gives it."""
+    modalities: ClassVar[tuple[str, ...] | None]
+    """The kinds of data that it works for; None for all."""
     config: Any
     """Its own settings, a `Config` of its file."""
     classes: tuple[str, ...]
@@ -195,15 +219,23 @@ class Task(Protocol):
         """Give (n,) numbers; of each number the same share of images is held out."""
         ...
 
-    def mode(self, data: Labelled) -> str:
+    def mode(self, data: Labelled, side: int, device: torch.device) -> str:
         """Choose what is trained where `--mode` is auto: linear, few-labels or full."""
         ...
 
     # Training
 
     def solve(
-        self, encoder: Encoder, preprocess: Any, fit: Labelled, choice: Labelled | None, device: torch.device
-    ) -> tuple[Network, dict[str, Any]] | None:
+        self,
+        encoder: Encoder,
+        preprocess: Any,
+        fit: Labelled,
+        choice: Labelled | None,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> Solved | None:
         """Fit a head on the frozen encoder without gradient steps.
 
         Args:
@@ -211,20 +243,23 @@ class Task(Protocol):
             preprocess: how an image becomes its input.
             fit: images to fit to.
             choice: images to choose a penalty on; None to choose among those that are fitted.
+            seed: names every draw.
             device: where to compute.
+            workers: CPU threads that prepare images.
 
         Returns:
-            The network, and what was chosen; None where the task has no such way.
+            What was fitted; None where the task has no such way.
         """
         ...
 
-    def recipe(self, mode: str, images: int, size: int) -> Recipe:
+    def recipe(self, mode: str, images: int, size: int, epochs: float | None) -> TaskRecipe:
         """Say how a network is trained.
 
         Args:
             mode: "linear", "full" or "scratch".
             images: how many it is trained on.
             size: side of the input in pixels.
+            epochs: passes over the images, if they were given.
         """
         ...
 
@@ -237,7 +272,8 @@ class Task(Protocol):
         frozen: bool,
         seed: int,
         device: torch.device,
-    ) -> Network:
+        workers: int,
+    ) -> TaskNetwork:
         """Put an untrained head on an encoder.
 
         Args:
@@ -247,10 +283,11 @@ class Task(Protocol):
             frozen: whether the encoder stays as it is.
             seed: names the random weights.
             device: where to compute.
+            workers: CPU threads that prepare images.
         """
         ...
 
-    def optimizer(self, network: Network, lr: float) -> torch.optim.Optimizer:
+    def optimizer(self, network: TaskNetwork, lr: float) -> torch.optim.Optimizer:
         """Make the optimizer; a group's `lr_scale` is a factor on its rate."""
         ...
 
@@ -272,7 +309,7 @@ class Task(Protocol):
 
     def answers(
         self,
-        network: Network,
+        network: TaskNetwork,
         images: Any,
         preprocess: Any,
         *,
@@ -331,7 +368,18 @@ class Task(Protocol):
         """
         ...
 
-    def empty(self, encoder: Encoder, preprocess: Any) -> Network:
+    def prepare(self, predicting: Any) -> tuple[str, ...]:
+        """Take the settings of a prediction, `Predicting` of the task's file.
+
+        Returns:
+            What a user must know of them, a sentence each.
+
+        Raises:
+            NearfarError: the run does not allow them.
+        """
+        ...
+
+    def empty(self, encoder: Encoder, preprocess: Any) -> TaskNetwork:
         """Build a network of the card's make, whose head takes the saved state."""
         ...
 
