@@ -106,7 +106,7 @@ def choose_colour(data: Any, source: Source, *, limit: int, threads: int) -> Col
     Returns:
         The choice; the same for the same images and labels.
     """
-    pixels, labels = _sample(_labelled(data) or source, limit, threads)
+    pixels, labels = _sample(_labelled(data, source) or source, limit, threads)
     count = len(pixels)
     if count < FEWEST:
         return ColourChoice("change", count)
@@ -153,10 +153,10 @@ def with_colour(wanted: RunConfig, colour: str) -> RunConfig:
     return replace(wanted, views=views, settings=methods.method(wanted.method).fitted(settings, views))
 
 
-def _labelled(data: Any) -> Source | None:
+def _labelled(data: Any, source: Source) -> Source | None:
     """Open the data with labels, if it has any that can be read in one way."""
     try:
-        return open_data(data, labels=True)
+        return open_data(data, expected=source.modality, labels=True)
     except NearfarError:
         return None
 
