@@ -306,8 +306,8 @@ SETTINGS = (
 
 VIEWS = {
     "images": (
-        "--crop-min --crop-max --interpolation --range --percentiles --flip --jitter --brightness --contrast "
-        "--saturation --hue --grayscale --blur --solarize"
+        "--crop-min --crop-max --interpolation --range --percentiles --colour --flip --jitter --brightness "
+        "--contrast --saturation --hue --grayscale --blur --solarize"
     ),
     "sound": "--rate --mels --keep --stretch --shift --warp --floor --masks --level",
 }
