@@ -7,6 +7,7 @@ JSON object; progress and notes go to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import io
@@ -19,7 +20,7 @@ from typing import Any
 
 import nearfar
 
-from .. import methods
+from .. import finetuning, methods
 from ..core import progress
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
@@ -27,6 +28,7 @@ from ..core.redact import redact_text
 from ..core.text import printable
 from ..data.modality import IMAGES, Modality, modality, recognise
 from ..evaluation import PARTS
+from ..finetuning.settings import Tuning
 from ..queries import QUERIES
 from ..training import recipe_table, recipes, settings
 from .flags import Parser, exclusive, recipes_help
@@ -100,8 +102,14 @@ def _word_after(words: Sequence[str], flag: str) -> str:
 
 def _kind_of(words: Sequence[str]) -> Modality:
     """Find the kind of data that the words name, before they are parsed: it decides which views there are."""
-    named = (recognise(word) for word in words if not word.startswith("-"))
-    return modality(next((name for name in named if name != IMAGES), IMAGES))
+    if (asked := _word_after(words, "--modality")) not in ("", "auto"):
+        return modality(asked)
+    named = [word for word in words if not word.startswith("-")]
+    for word in named:
+        with contextlib.suppress(NearfarError):  # of several kinds, which the command itself says
+            if (name := recognise(word)) != IMAGES:
+                return modality(name)
+    return modality(IMAGES)
 
 
 def check_parser(words: Sequence[str]) -> Parser:
@@ -165,6 +173,24 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
     return parser
 
 
+def finetune_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar finetune`."""
+    helps = {"task": f"what is learnt: {', '.join(finetuning.TASKS)}"}
+    parser = _function_parser("finetune", helps)
+    task = _word_after(words, "--task") or "classify"
+    parser.settings("training", Tuning)
+    parser.settings(f"settings of --task {task}", finetuning.task_settings(task))
+    return parser
+
+
+def predict_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar predict`."""
+    parser = _function_parser("predict", {})
+    for task in finetuning.TASKS:
+        parser.settings(f"of a run of --task {task}", finetuning.task_settings(task, "Predicting"))
+    return parser
+
+
 def compare_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar compare`."""
     parser = _function_parser("compare", _tables())
@@ -191,6 +217,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "compare": compare_parser,
     "sweep": sweep_parser,
     "evaluate": evaluate_parser,
+    "finetune": finetune_parser,
+    "predict": predict_parser,
     **{
         command: _reader(command)
         for command in ("report", "adopt", "embed", "store", *QUERIES, "explore", "methods", "demo")

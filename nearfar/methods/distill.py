@@ -106,6 +106,7 @@ class Config:
 class Distill(Method):
     """Distillation: f, a head g, and the vectors of a teacher."""
 
+    modality: ClassVar[str | None] = "images"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "targets"})
 
     def __init__(self, f: Encoder, config: Config, teacher: Teacher) -> None:
