@@ -264,6 +264,14 @@ FLAGS = {
         "--calibration --robustness "
         "--augmented --finetune --full --transfer --known --seed --device"
     ),
+    "finetune": (
+        "--train --test --out --task --labels --label-level --groups --overwrite --json --mode --epochs --lr "
+        "--batch-size --holdout --scratch --no-scratch --seed --device --precision --workers --max-bad "
+        "--save-minutes --multi-label --no-multi-label --balance"
+    ),
+    "predict": (
+        "--out --store --sheet --device --batch-size --workers --json --reject --all-classes --no-all-classes"
+    ),
     "adopt": "--out --json",
     "report": "--out --data --train --test --json",
     "embed": "--out --store --columns --prune --labels --json --device --batch-size --workers",
