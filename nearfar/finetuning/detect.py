@@ -28,7 +28,7 @@ from ..models import Encoder, seeded
 from ..models.detector import Detector
 from . import crops
 from .detect_network import DetectionNetwork, Objects
-from .task import Feed, Figures, Labelled, Recipe, Rows, Where
+from .task import Feed, Figures, Labelled, Rows, TaskRecipe, Where
 
 SIDES = (128, 640)  # the short side that is chosen where none is given lies between
 LONGEST = 4096  # pixels of the longer side that a network sees
@@ -157,11 +157,12 @@ class Detection:
     def solve(self, *_: Any, **how: Any) -> None:
         """Say that there is no way without gradient steps."""
 
-    def recipe(self, mode: str, images: int, size: int, epochs: float | None) -> Recipe:
+    def recipe(self, mode: str, images: int, size: int, epochs: float | None) -> TaskRecipe:
         """Say how long: a few images are seen more often."""
         steps = min(max(STEPS[0], EPOCHS * images // BATCH), STEPS[1])
-        steps = steps if epochs is None else max(1, round(epochs * images / BATCH))
-        return Recipe((LR,), steps, BATCH, warmup=0.05)
+        batch_size = min(BATCH, images)
+        steps = steps if epochs is None else max(1, round(epochs * images / batch_size))
+        return TaskRecipe((LR,), steps, batch_size, warmup=0.05)
 
     def network(
         self,

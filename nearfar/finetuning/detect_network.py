@@ -14,7 +14,7 @@ from ..data.batch import Batch
 from ..methods.base import Loss
 from ..models import Encoder
 from ..models.detector import Detector
-from .task import Network
+from .task import TaskNetwork
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Objects:
     width: int
 
 
-class DetectionNetwork(Network):
+class DetectionNetwork(TaskNetwork):
     """An encoder with a detector; the loss is that of FCOS.
 
     Batch norm of an encoder that was trained before keeps its statistics: those of a few images are worse.

@@ -34,7 +34,7 @@ from ..models import Encoder, seeded
 from . import crops, segment_baseline
 from .segment_baseline import ColourFeatures
 from .segment_network import PixelHead, SegmentationNetwork
-from .task import Answer, Feed, Figures, Labelled, Recipe, Rows, Where
+from .task import Answer, Feed, Figures, Labelled, Rows, TaskRecipe, Where
 
 SIDES = (64, 512)  # the short side that is chosen where none is given lies between
 BATCH = 8
@@ -94,7 +94,7 @@ class Segmentation:
 
     name: ClassVar[str] = "segment"
     trains_frozen: ClassVar[bool] = True
-    document = None
+    document: ClassVar[None] = None
     modalities: ClassVar[tuple[str, ...] | None] = ("images",)
 
     def __init__(self, config: Config = Config()) -> None:
@@ -149,11 +149,12 @@ class Segmentation:
     def solve(self, *_: Any, **how: Any) -> None:
         """Say that there is no way without gradient steps."""
 
-    def recipe(self, mode: str, images: int, size: int, epochs: float | None) -> Recipe:
+    def recipe(self, mode: str, images: int, size: int, epochs: float | None) -> TaskRecipe:
         """Say how long: a few images are seen more often."""
         steps = min(max(STEPS[0], EPOCHS * images // BATCH), STEPS[1])
-        steps = steps if epochs is None else max(1, round(epochs * images / BATCH))
-        return Recipe((LR,), steps, BATCH, warmup=0.1)
+        batch_size = min(BATCH, images)
+        steps = steps if epochs is None else max(1, round(epochs * images / batch_size))
+        return TaskRecipe((LR,), steps, batch_size, warmup=0.1)
 
     def network(
         self,

@@ -14,7 +14,7 @@ from ..features.pixel_features import COUNT, colour_features
 from ..methods.base import Batch, Loss
 from ..models import Encoder
 from ..models.pixel_heads import HEADS
-from .task import Network
+from .task import TaskNetwork
 
 
 class PixelHead(nn.Module):
@@ -43,7 +43,7 @@ class PixelHead(nn.Module):
         return self.decoder(maps, colours)
 
 
-class SegmentationNetwork(Network):
+class SegmentationNetwork(TaskNetwork):
     """An encoder with a decoder; the loss is cross-entropy and Dice.
 
     Batch norm of an encoder that was trained before keeps its statistics: those of a few images are worse.
