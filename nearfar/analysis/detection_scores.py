@@ -43,7 +43,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class DetectionScores:
+class BoxScores:
     """How well boxes agree; 0 to 1.
 
     Attributes:
@@ -63,7 +63,7 @@ class DetectionScores:
 
 def scores(
     truth: Sequence[Found], found: Sequence[Found], classes: Sequence[str], seed: int = 0
-) -> DetectionScores:
+) -> BoxScores:
     """Compute the figures.
 
     Args:
@@ -93,9 +93,7 @@ def scores(
     }
     low, high = _interval(truth, found, len(classes), seed)
     kept = own[:, there]
-    return DetectionScores(
-        float(kept.mean()), float(kept[0].mean()), float(kept[5].mean()), low, high, per_class
-    )
+    return BoxScores(float(kept.mean()), float(kept[0].mean()), float(kept[5].mean()), low, high, per_class)
 
 
 def _evaluation(truth: Sequence[Found], found: Sequence[Found], classes: Sequence[str]) -> Any:
