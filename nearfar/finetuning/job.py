@@ -141,7 +141,7 @@ class Job:
             "lr": self.tuning.lr or 0.0,
             "batch_size": self.tuning.batch_size or 1,
         }
-        config = {
+        config: dict[str, Any] = {
             "nearfar": __version__,
             "commit": commit(),
             "torch": torch.__version__,
