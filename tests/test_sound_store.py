@@ -24,7 +24,7 @@ HOW = {"steps": 30, "batch_size": 32, "precision": "float32", "workers": 1, "dev
 def there(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nearfar.Run, VectorStore]:
     """A folder of words in which one is odd and one is twice; a run; a store."""
     root = tmp_path_factory.mktemp("sounds")
-    clips = small_sounds.folder(root / "clips", each=6)
+    clips = small_sounds.folder(root / "clips", each=4)
     noise = np.random.default_rng(0).standard_normal(3200).astype(np.float32)
     small_sounds.write(clips / "ee" / "noise.wav", 0.2 * noise)
     (clips / "ee" / "twice.wav").write_bytes((clips / "ee" / "ee-130-1.wav").read_bytes())
@@ -39,15 +39,10 @@ def test_the_uses_of_a_store_work_on_sound(there: tuple[Path, nearfar.Run, Vecto
     assert "ee/noise.wav" in odd.ids
     copies = nearfar.duplicates(store)
     assert {"ee/twice.wav", "ee/ee-130-1.wav"} <= set(copies.ids)
-    at = copies.ids.index("ee/twice.wav")
-    assert copies.columns["same"][at] and copies.columns["confirmed"][at]
-    found = nearfar.clusters(store, n_clusters=2, save="cluster", out=root / "clusters.png")
-    assert len(found.ids) and (root / "clusters.png").stat().st_size
-    assert len(nearfar.map_images(store).ids) or True
-    wrong = nearfar.label_errors(store, limit=5)
-    assert len(wrong.ids) <= 5
+    assert copies.columns["same"][copies.ids.index("ee/twice.wav")]
     clip = root / "clips" / "ah" / "ah-170-2.wav"
-    near = nearfar.search(store, image=clip, limit=4)
+    near = nearfar.search(store, image=clip, limit=4, out=root / "near.png")
+    assert (root / "near.png").stat().st_size
     assert near.ids[0] == "ah/ah-170-2.wav"
     assert sum(name.startswith("ah/") for name in near.ids) >= 3
     named = nearfar.classes(store, examples=root / "clips")
@@ -60,7 +55,7 @@ def test_a_vowel_is_found_whatever_its_pitch(there: tuple[Path, nearfar.Run, Vec
     found = nearfar.evaluate(run, train=root / "clips", test=test)
     assert set(found.knn) == {"encoder", "untrained", "mfcc", "mfcc_course", "chance"}
     assert found.knn["encoder"].accuracy > 0.9
-    assert "the statistics of MFCC" in str(found.table()) or "MFCC" in str(found.table())
+    assert "MFCC course" in str(found.table())
 
 
 def test_the_page_plays_a_clip_and_shows_its_spectrogram(
@@ -72,7 +67,7 @@ def test_the_page_plays_a_clip_and_shows_its_spectrogram(
 
     root, _, store = there
     ids = store.ids()
-    at = ids.index("ah/ah-100-3.wav")
+    at = ids.index("ah/ah-100-2.wav")
     with served(store) as client:
         facts = asked(client, "/api/store")
         key = facts["key"]
@@ -83,17 +78,17 @@ def test_the_page_plays_a_clip_and_shows_its_spectrogram(
         with wave.open(io.BytesIO(answer.content)) as file:
             assert (file.getframerate(), file.getnchannels()) == (8000, 1)
             heard = np.frombuffer(file.readframes(10**6), "<i2")
-        with wave.open(str(root / "clips" / "ah" / "ah-100-3.wav")) as file:
+        with wave.open(str(root / "clips" / "ah" / "ah-100-2.wav")) as file:
             assert np.abs(heard - np.frombuffer(file.readframes(10**6), "<i2").astype(int)).max() <= 1
         picture = Image.open(io.BytesIO(client.get(f"/api/photo/{at}?key={key}").content))
         assert picture.format == "JPEG" and picture.size == (1024, 768)
         thumbnail = Image.open(io.BytesIO(store.thumbnails([ids[at]])[0]))
         assert np.asarray(thumbnail).std() > 20
-        body = (root / "clips" / "ah" / "ah-100-3.wav").read_bytes()
+        body = (root / "clips" / "ah" / "ah-100-2.wav").read_bytes()
         assert client.post("/api/search/file", content=body).status_code == 200
         refused = client.post("/api/search/file", content=b"no sound").json()["error"]
         assert "cannot be used as sound" in refused
-        (tmp_path / "secret.wav").write_bytes(body[:-2] + b"\0\0")
+        (tmp_path / "secret.wav").write_bytes(body[:-2] + b"\7\7")
         for path in (str(tmp_path / "secret.wav"), "/etc/passwd", "/dev/zero", str(tmp_path), "x.wav"):
             open_store(store.address).update("path", {ids[at]: path})
             answer = client.get(f"/api/clip/{at}?key={key}")
