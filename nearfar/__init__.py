@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .experiments.compare import compare
     from .experiments.sweep import sweep
+    from .finetuning.finetune import finetune
+    from .finetuning.predict import predict
     from .integrations.sklearn import AnomalyDetector, DuplicateFinder, EncoderTransformer, FewShotClassifier
     from .methods.catalogue import catalogue
     from .queries.anomalies import anomalies
@@ -60,10 +62,12 @@ __all__ = [
     "evaluate",
     "explore",
     "export",
+    "finetune",
     "image_map",
     "label_errors",
     "load",
     "open_store",
+    "predict",
     "pretrain",
     "preview",
     "report",
@@ -91,10 +95,12 @@ _PUBLIC = {
     "evaluate": "evaluation.evaluate",
     "explore": "app.explore",
     "export": "queries.export",
+    "finetune": "finetuning.finetune",
     "image_map": "queries.map",
     "label_errors": "queries.label_errors",
     "load": "training.run",
     "open_store": "stores.open",
+    "predict": "finetuning.predict",
     "pretrain": "training.pretrain",
     "preview": "training.preview",
     "report": "reports.report",
