@@ -1,6 +1,6 @@
 """`nearfar export`: an encoder for other tools, or a vector store for other viewers or as a table.
 
-- onnx, torch, timm: an encoder, as `nearfar.integrations.export` writes it.
+- onnx, torch, timm: an encoder, as `nearfar.exports` writes it.
 
 - atlas: one Parquet file for Embedding Atlas, with places, thumbnails and nearest neighbours.
 - tensorboard: a folder for TensorBoard's projector: vectors, what is known of them, a sheet of thumbnails.
@@ -33,9 +33,9 @@ from ..training.run import is_run
 from .store_access import MAP_COLUMNS, open_for_query
 
 if TYPE_CHECKING:
-    from ..integrations.export import ExportedEncoder
+    from ..exports import ExportedEncoder
 
-ENCODERS = ("onnx", "torch", "timm")  # formats of `integrations.export`, which is heavy to import
+ENCODERS = ("onnx", "torch", "timm")  # formats of `exports`, which is heavy to import
 SUFFIXES = {"atlas": ".parquet", "csv": ".csv", "parquet": ".parquet", "tensorboard": "", "fiftyone": ""}
 ATLAS_NEIGHBOURS = 15  # of each image, for Embedding Atlas
 SPRITES = 8192  # pixels of a side of TensorBoard's sheet, at most: what WebGL takes
@@ -80,7 +80,7 @@ def export(what: Any, *, to: str, out: str | Path | None = None) -> Exported | E
             other tool is missing, or the place cannot be written.
     """
     if to in ENCODERS:
-        from ..integrations.export import export_encoder
+        from ..exports import export_encoder
 
         if hasattr(what, "address") or str(what).endswith(".nf"):
             raise NearfarError(

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ...core.errors import NearfarError
-from ...models.libraries import find
-from ...training.run import Run
+from ..core.errors import NearfarError
+from ..models.libraries import find
+from ..training.run import Run
 
 NOTE, WEIGHTS = "config.json", "model.safetensors"
 

@@ -6,7 +6,7 @@ import copy
 
 from torch import nn
 
-from ...training.run import Run
+from ..training.run import Run
 
 
 def for_one_size(run: Run) -> nn.Module:

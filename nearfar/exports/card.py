@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...training.run import Run
+from ..training.run import Run
 
 
 def write(run: Run, folder: Path, to: str) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...core.errors import NearfarError
-from ...data.modality import IMAGES
-from ...training.run import Run, load
+from ..core.errors import NearfarError
+from ..data.modality import IMAGES
+from ..training.run import Run, load
 from . import card, onnx, timm_folder, torch_program
 
 CLOSE = 1e-4  # of the largest number of a vector, that another tool's answer may differ by

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ...training.run import Run
+from ..training.run import Run
 from .rebuilt import for_one_size
 
 FILE = "encoder.pt2"

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...core.errors import NearfarError
-from ...training.run import Run
+from ..core.errors import NearfarError
+from ..training.run import Run
 from .rebuilt import for_one_size
 
 NETWORK, PIPELINE = "encoder.onnx", "pipeline.onnx"
