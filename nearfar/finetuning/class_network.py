@@ -12,6 +12,7 @@ from ..data.batch import Batch
 from ..methods.base import Loss
 from ..models import Encoder
 from .task import TaskNetwork
+from .trainer import INPUT_NORM
 
 
 class LinearHead(nn.Module):
@@ -36,12 +37,11 @@ class LinearHead(nn.Module):
         return logits
 
     @torch.no_grad()
-    def start_at(self, other: LinearHead) -> None:
-        """Give the logits that another head gives, on this one's own centred and scaled vectors."""
-        weight = other.linear.weight.to(self.mean) * other.scale.to(self.mean)
-        bias = other.linear.bias.to(self.mean) - weight @ other.mean.to(self.mean)
-        self.linear.weight.copy_(weight / self.scale)
-        self.linear.bias.copy_(bias + weight @ self.mean)
+    def centre(self, h: Tensor) -> None:
+        """Centre and scale by vectors (n, dim): one grid of learning rates then fits every encoder."""
+        self.mean.copy_(h.mean(0))
+        length = float((h - self.mean).square().sum(1).mean().sqrt())
+        self.scale.fill_(INPUT_NORM / length if length > 0 else 1.0)
 
 
 class Classifier(TaskNetwork):

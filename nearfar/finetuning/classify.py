@@ -13,10 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from .. import models
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
-from ..data.dataset import class_numbers
+from ..data.dataset import Subset, class_numbers
 from ..data.labels import open_labelled
 from ..data.loader import DataLoader
 from ..data.modality import modality_of
@@ -25,15 +26,16 @@ from ..features.extract import Vectors, features
 from ..images.files import MAX_PIXELS
 from ..models import Encoder
 from . import calibrate, class_figures, linear_fit
-from .class_network import Classifier, LinearHead
+from .class_network import Classifier
 from .classifier import CROP_AND_FLIP
 from .many_labels import open_many
 from .task import Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
-from .trainer import INPUT_NORM, RECIPES, SCALE_IMAGES, batch_images, training_steps
+from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
 
 FEW = 20  # images of the usual class, below which the encoder stays frozen and all labels are fitted
 QUICK_SIDE = 96  # side of images up to which a CPU trains an encoder in minutes
 NONE = "none of these"
+SETTLE_IMAGES = 256  # on which batch norms are measured
 WARMUP = 0.1  # share of the steps over which the rate rises
 
 
@@ -74,9 +76,6 @@ class Classification:
         self.least: float | None = None  # probability below which an image is none of these
         self.classes: tuple[str, ...] = ()
         self.temperature, self.known = 1.0, np.empty(0)
-        self._heads: dict[
-            int, tuple[nn.Module, LinearHead]
-        ] = {}  # fitted to an encoder, whose number stays its own
         self._vectors: dict[tuple[int, str], tuple[nn.Module, Vectors]] = {}
 
     @property
@@ -172,7 +171,6 @@ class Classification:
         with torch.no_grad():
             for weight, value in zip(network.head.linear.parameters(), linear_fit.stacked(best), strict=True):
                 weight.copy_(value)
-        self._heads[id(encoder)] = encoder, network.head
         return Solved(network.to(device), {"l2": best.l2}, answers)
 
     def _examples(
@@ -214,24 +212,21 @@ class Classification:
         device: torch.device,
         workers: int,
     ) -> Classifier:
-        """Put a head on an encoder, its input centred and scaled; see `Task.network`.
+        """Put a head that starts at 0 on an encoder, its input centred and scaled; see `Task.network`.
 
-        The head starts where `solve` fitted one to this encoder, else at 0.
-
-        Source:
-            Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform
-            out-of-distribution".
+        Batch norms of an encoder that is trained are measured on these images first, since training uses the
+        batches' own statistics: with those of other images, the first steps would go far astray.
         """
-        network = self._network(encoder, frozen, self._weights(fit))
-        some = fit.take(np.arange(len(fit))[:: -(-len(fit) // SCALE_IMAGES)])
-        x = torch.from_numpy(self._features(encoder, some.dataset, preprocess, device, workers))
-        mean = x.mean(0)
-        length = float((x - mean).square().sum(1).mean().sqrt())
-        network.head.mean.copy_(mean)
-        network.head.scale.fill_(INPUT_NORM / length if length > 0 else 1.0)
-        if id(encoder) in self._heads:
-            network.head.start_at(self._heads[id(encoder)][1])
-        return network.to(device)
+        network = self._network(encoder, frozen, self._weights(fit)).to(device)
+        kind, images = modality_of(preprocess), fit.dataset
+        if not frozen and len(fit) > 1:
+            rows = np.arange(len(fit))[:: -(-len(fit) // SETTLE_IMAGES)]
+            x = kind.prepare(images.gather(rows), preprocess, threads=workers).to(device)
+            models.settle(network.f, [x])
+        rows = np.arange(len(fit))[:: -(-len(fit) // SCALE_IMAGES)]
+        h = features(network.f, Subset(images, rows), preprocess, device=device, threads=workers)
+        network.head.centre(torch.from_numpy(h).to(device))
+        return network
 
     def _network(self, encoder: Encoder, frozen: bool, weights: Tensor | None = None) -> Classifier:
         own = copy.deepcopy(encoder)
