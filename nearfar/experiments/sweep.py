@@ -20,6 +20,7 @@ from ..core.errors import NearfarError, nearest
 from ..data.modality import open_data
 from ..data.source import Source
 from ..training import resolve, schedule
+from ..training.colour_choice import is_open, with_colour
 from ..training.logger import locked
 from ..training.options import Options
 from ..training.resolve import RunConfig
@@ -77,7 +78,9 @@ def sweep(
         given["minutes"] = schedule.minutes(minutes_each, "--minutes-each")
     limit = _limit(given, budget, trials)
     seed = given.pop("seed", 0)
-    source = open_data(data, labels=resolve.needs_labels(method, given))
+    source = open_data(
+        data, expected=resolve.expected_kind(given), labels=resolve.needs_labels(method, given)
+    )
     labelled = None if train is None else open_data(train, expected=source.modality, labels=True)
     device = device_named(str(given.get("device", "auto")))
     side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
@@ -89,6 +92,9 @@ def sweep(
         raise NearfarError(
             "without health checks the runs cannot be ranked; leave out --health-checks 0, or give --train."
         )
+    asked = {"method": method, "recipe": recipe, **given}
+    if is_open(wanted):  # the strength of colour changes, from none up, is an axis of the sweep itself
+        wanted, asked = with_colour(wanted, "change"), {**asked, "colour": "change"}
     axes = space.axes(wanted, given, len(source))
     if not axes:
         raise NearfarError(
@@ -101,7 +107,6 @@ def sweep(
         proposals = Proposals(folder, axes, seed)
         marks = None if labels is None else labels.fingerprint
         proposals.same({"images": dataset.fingerprint, "labelled images": marks}, wanted)
-        asked = {"method": method, "recipe": recipe, **given}
         session = SweepSession(data, asked, wanted, axes, proposals, limit, labels, seed, folder)
         try:
             session.go()

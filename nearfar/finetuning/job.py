@@ -136,6 +136,7 @@ class Job:
         facts = {"name": data.name, "images": len(self.fit), "holdout": held, "fingerprint": data.digest}
         training = {
             **to_json(self.tuning),
+            "modality": self.started.preprocess.modality,
             "optimizer": "sgd",
             "lr": self.tuning.lr or 0.0,
             "batch_size": self.tuning.batch_size or 1,
@@ -149,7 +150,6 @@ class Job:
             "test": None if tests is None else {"name": tests.name, "images": len(tests)},
             "method": "finetune",
             "recipe": self.mode,
-            "modality": self.started.preprocess.modality,
             "training": training,
             "views": {},
             "settings": to_json(self.task.config),

@@ -15,9 +15,10 @@ from ..core.device import cores, device_named
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data import loader
 from ..data.inspection import Inspection
-from ..data.modality import modality_of, open_data
+from ..data.modality import IMAGES, modality_of, open_data
 from ..data.source import Source
 from . import engine, optim, resolve
+from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
 from .known_check import KnownCheck, check_known
 from .options import Options
 from .plan import epochs, plan_run
@@ -71,22 +72,31 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Check:
-    """What is in a collection, the plan or why there is none (`obstacle`), and the known encoder's figure."""
+    """What is in a collection, the plan or why there is none (`obstacle`), and two findings about the images.
+
+    `known`: what the known encoder gives on them; `colours`: whether views keep colours, where it was open.
+    """
 
     inspection: Inspection
     plan: Proposal | None
     obstacle: str = ""
     known: KnownCheck | None = None
+    colours: ColourChoice | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Write it as plain values."""
         plan = None if self.plan is None else dataclasses.asdict(self.plan)
         known = None if self.known is None else dataclasses.asdict(self.known)
-        return {**self.inspection.to_json(), "plan": plan, "obstacle": self.obstacle or None, "known": known}
+        told = {"plan": plan, "obstacle": self.obstacle or None, "known": known}
+        return {
+            **self.inspection.to_json(),
+            **told,
+            "colours": None if self.colours is None else self.colours.to_json(),
+        }
 
     def __str__(self) -> str:
         lines = [str(self.inspection), str(self.plan or f"no plan: {self.obstacle}")]
-        return "\n".join([*lines, *([str(self.known)] if self.known else [])])
+        return "\n".join([*lines, *(str(more) for more in (self.colours, self.known) if more is not None)])
 
 
 def check(
@@ -122,7 +132,9 @@ def check(
         raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     device = device_named(str(given.get("device", "auto")))
-    source = open_data(data, labels=resolve.needs_labels(method, given))
+    source = open_data(
+        data, expected=resolve.expected_kind(given), labels=resolve.needs_labels(method, given)
+    )
     max_pixels = given.get("max_pixels", Training.max_pixels)
     threads = given.get("workers") or cores()
     found = modality_of(source).describe(
@@ -144,8 +156,14 @@ def check(
             None,
             f"{share:.0%} of the images are unusable; fix them, or raise --max-bad to {share:.2f}",
         )
-    known = check_known(data, limit=max_pixels, device=device, threads=threads)
-    return Check(found, _propose(source, wanted, found, device, threads), known=known)
+    colours = None
+    if is_open(wanted):
+        colours = choose_colour(data, source, limit=max_pixels, threads=threads)
+        wanted = with_colour(wanted, colours.colour)
+    known = None
+    if source.modality == IMAGES:
+        known = check_known(data, limit=max_pixels, device=device, threads=threads)
+    return Check(found, _propose(source, wanted, found, device, threads), known=known, colours=colours)
 
 
 def _propose(

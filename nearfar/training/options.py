@@ -10,9 +10,10 @@ from typing import TypedDict
 
 
 class Options(TypedDict, total=False):
-    """Any setting of `Training`, `Views` or a method; None stands for one that is not given."""
+    """Any setting of `Training`, of views or a method; None stands for one that is not given."""
 
     # Training
+    modality: str | None
     epochs: float | None
     steps: int | None
     minutes: float | None
@@ -45,12 +46,13 @@ class Options(TypedDict, total=False):
     save_minutes: float | None
     tensorboard: bool | None
 
-    # Views
+    # Views of images
     crop_min: float | None
     crop_max: float | None
     interpolation: str | None
     range: Sequence[float] | float | None
     percentiles: Sequence[float] | float | None
+    colour: str | None
     flip: float | None
     jitter: float | None
     brightness: float | None
@@ -60,6 +62,17 @@ class Options(TypedDict, total=False):
     grayscale: float | None
     blur: float | None
     solarize: float | None
+
+    # Views of sound
+    rate: int | None
+    mels: int | None
+    keep: float | None
+    stretch: float | None
+    shift: float | None
+    warp: float | None
+    floor: float | None
+    masks: float | None
+    level: str | None
 
     # Of the methods, each of which has some
     temperature: float | None

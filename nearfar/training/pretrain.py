@@ -25,6 +25,7 @@ from ..data.modality import open_data
 from ..data.reading import write_rejected
 from ..data.source import Source
 from . import checkpoint, engine, resolve, run_shapes
+from .colour_choice import choose_colour, is_open, with_colour
 from .logger import RunLogger, locked, signals
 from .monitor import HealthMonitor
 from .options import Options
@@ -106,8 +107,13 @@ def pretrain(
         begun = overwrite if earlier is None else bool(earlier.get("overwrite"))
         if earlier and asked["data"] and earlier["asked"] == asked and _finished(folder):
             return load(folder)
-        source = open_data(data, labels=_needs_labels(method, like, given))
+        kind = resolve.expected_kind(given)
+        source = open_data(data, expected=kind, labels=_needs_labels(method, like, given))
         wanted, plan = _wanted(source, method, recipe, like, given, device)
+        colours = None
+        if is_open(wanted):
+            colours = _colours(data, source, wanted, earlier)
+            wanted = with_colour(wanted, colours["colour"])
         whole = _read(source, wanted)
         dataset, held = holdout_split(whole, wanted.training.holdout, wanted.training.seed)
         planned = plan_run(wanted, len(whole), len(whole.classes))
@@ -127,7 +133,7 @@ def pretrain(
             progress.say(note)
         digest = wanted.digest(whole.fingerprint, _teacher_digest(wanted))
         job = prepare(folder, wanted, plan, dataset, device, follow=like is None, digest=digest)
-        _train(job, whole, held, asked, begun, source.name, should_stop)
+        _train(job, whole, held, asked, begun, source.name, should_stop, colours)
         distributed.barrier()
         return load(folder)
 
@@ -140,6 +146,7 @@ def _train(
     overwrite: bool,
     name: str,
     should_stop: ShouldStop | None,
+    colours: dict[str, Any] | None,
 ) -> None:
     """Train to the end, logging and saving on the way, and write the encoder."""
     data = {"name": name, "images": len(job.dataset), "holdout": 0 if held is None else len(held)}
@@ -152,6 +159,7 @@ def _train(
         "data": {**data, "path": _place(asked.get("data"))},
         **job.wanted.to_json(),
         "plan": job.plan.stretches,
+        "colours": colours,
     }
     config["teacher"] = _teacher_digest(job.wanted)
     _record(job.folder, whole, config)
@@ -197,6 +205,18 @@ def _train(
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
         export(job.folder, models.finished(job.module.encoder), job.wanted.preprocess, provenance, parts)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
+
+
+def _colours(data: Any, source: Source, wanted: RunConfig, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """Say what becomes of colours, as the earlier run in the folder found it, else by the images."""
+    if earlier and earlier.get("colours"):
+        found: dict[str, Any] = earlier["colours"]
+        return found
+    limit, threads = wanted.training.max_pixels, workers(wanted)
+    choice = choose_colour(data, source, limit=limit, threads=threads)
+    progress.say(str(choice))
+    told: dict[str, Any] = distributed.same(choice.to_json())
+    return told
 
 
 def _place(data: str | None) -> str | None:
@@ -348,7 +368,7 @@ def _wanted(
         return resolve.resolve(
             method, recipe, given, side=side, device=device, kind=kind, value_range=span
         ), None
-    extra = [name for name in given if name not in resolve.MAY_CHANGE]
+    extra = [name for name in given if name not in (*resolve.MAY_CHANGE, "modality")]
     if extra:
         flag = extra[0].replace("_", "-")
         raise NearfarError(f"--like takes every setting from {like}; leave --{flag} out.")

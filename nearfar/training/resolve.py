@@ -16,6 +16,7 @@ from ..core.config import build, settings_of, to_json
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data.modality import IMAGES, Modality, modality, modality_of
 from ..data.source import Source
+from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
 from ..models.weights import copy_weights
 from . import optim, recipes
@@ -44,7 +45,11 @@ class RunConfig:
     training: Training
     views: Any  # the modality's settings of a view
     settings: Any  # the method's own Config
-    modality: str = IMAGES
+
+    @property
+    def modality(self) -> str:
+        """The name of the kind of data that is learnt from."""
+        return self.training.modality
 
     @property
     def kind(self) -> Modality:
@@ -72,7 +77,6 @@ class RunConfig:
         return {
             "method": self.method,
             "recipe": self.recipe,
-            "modality": self.modality,
             "training": to_json(self.training),
             "views": to_json(self.views),
             "settings": to_json(self.settings),
@@ -87,14 +91,13 @@ class RunConfig:
             where: how an error names the place.
         """
         try:
-            method, kind = values["method"], values["modality"]
+            method, training = values["method"], build(Training, values["training"], where)
             return RunConfig(
                 method,
                 values["recipe"],
-                build(Training, values["training"], where),
-                build(modality(kind).views, values["views"], where),
+                training,
+                build(modality(training.modality).views, values["views"], where),
                 build(methods.settings(method), values["settings"], where),
-                kind,
             )
         except KeyError as error:
             raise NearfarError(
@@ -112,7 +115,7 @@ class RunConfig:
         """
         free = (*MAY_CHANGE, *MEASURED)
         training = {name: value for name, value in to_json(self.training).items() if name not in free}
-        told = [self.method, self.modality, training, to_json(self.views), to_json(self.settings), *more]
+        told = [self.method, training, to_json(self.views), to_json(self.settings), *more]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: RunConfig) -> list[str]:
@@ -136,6 +139,19 @@ class RunConfig:
 
 def _plain(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def expected_kind(given: Mapping[str, Any]) -> str | None:
+    """Name the kind of data that was asked for, as `open_data` expects it.
+
+    Args:
+        given: explicit settings by name.
+
+    Raises:
+        NearfarError: there is no such kind.
+    """
+    name = given.get("modality") or Training.modality
+    return None if name == Training.modality else modality(name).name
 
 
 def usual_side(source: Source, max_pixels: int) -> int:
@@ -214,7 +230,7 @@ def resolve(
         value_range: from `usual_range`; None where nothing is scaled.
 
     Returns:
-        Settings in which only what is in `MEASURED` may still be "auto".
+        Settings in which only what is in `MEASURED`, and --colour, may still be "auto".
 
     Raises:
         NearfarError: a name is unknown, a value out of range, two lengths are asked for, or the method is
@@ -261,18 +277,32 @@ def resolve(
             continue
         for cls in homes[name]:
             groups[cls][name] = value
+    if issubclass(data.views, Views):
+        _settle_colours(groups[data.views], asked)
     weights = groups[Training].get("weights")
     if weights is not None and is_run(weights):
         groups[Training] |= _started_from(str(weights), kind, asked.get("encoder"))
     training = build(Training, groups[Training])
     size = training.image_size or data.input_size(side)
-    training = replace(training, image_size=size, device=device.type)
+    training = replace(training, modality=kind, image_size=size, device=device.type)
     length = next((name for name in LENGTHS if getattr(training, name) is not None), None)
     if length is None or getattr(training, length) <= 0:
         raise NearfarError("training needs a length above zero; give --epochs, --steps or --minutes.")
     views: Any = build(data.views, groups[data.views])
     settings = methods.method(method).fitted(build(config, groups[config]), views)
-    return RunConfig(method, recipe, training, views, settings, kind)
+    return RunConfig(method, recipe, training, views, settings)
+
+
+def _settle_colours(views: dict[str, Any], asked: Mapping[str, Any]) -> None:
+    """Leave `--colour auto` open only where views would change colours and nothing typed says how."""
+    kept = to_json(keeping(build(Views, views)))
+    if views["colour"] == "auto":
+        if any(asked.get(name) is not None for name in COLOURS) or all(
+            views[name] == kept[name] for name in COLOURS
+        ):
+            views["colour"] = "change"
+    elif views["colour"] == "keep":
+        views.update({name: kept[name] for name in COLOURS if asked.get(name) is None})
 
 
 def _started_from(weights: str, kind: str, encoder: Any) -> dict[str, Any]:

@@ -53,8 +53,8 @@ CONFIG: dict[Any, Any] = {
     "data": _DATA,
     "method": str,
     "recipe": str,
-    "modality": str,
     "training": {
+        "modality": str,
         "seed": int,
         "batch_size": range(1, 1 << 40),
         "optimizer": str,
@@ -67,6 +67,7 @@ CONFIG: dict[Any, Any] = {
     "settings": _ANY,
     "plan": [[COUNT]],
     "teacher?": (str, None),
+    "colours?": ({"colour": str, str: object}, None),
 }
 """`config.json`."""
 
