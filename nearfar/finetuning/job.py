@@ -63,6 +63,10 @@ class Job:
             self.mode = self.task.mode(data, self.started.preprocess.size, self.device)
         self._check(data)
         self.fit, self.choice, self.rest = self._split(data)
+        if (self.tuning.batch_size or 1) > len(self.fit):
+            raise NearfarError(
+                f"--batch-size {self.tuning.batch_size} is more than the {len(self.fit):,} training images."
+            )
         digest = {"asked": self.asked, "data": data.digest, "test": tests.digest if tests else None}
         self.digest = hashlib.sha256(json.dumps(digest, sort_keys=True).encode()).hexdigest()
         if earlier and earlier.get("digest") != self.digest:
@@ -96,6 +100,9 @@ class Job:
             raise NearfarError(f"{data.name} has {len(data)} usable images; fine-tuning needs at least four.")
         if self.mode != "full" and self.tuning.scratch:
             raise NearfarError("--scratch is for --mode full, which alone trains the encoder; leave one out.")
+        for flag, value in (("--lr", self.tuning.lr), ("--epochs", self.tuning.epochs)):
+            if value == 0:
+                raise NearfarError(f"{flag} is 0, with which nothing is learnt; give a number above 0.")
 
     def _grouped(
         self, data: Labelled, tests: Labelled | None, groups: Any
@@ -141,7 +148,7 @@ class Job:
             "lr": self.tuning.lr or 0.0,
             "batch_size": self.tuning.batch_size or 1,
         }
-        config = {
+        config: dict[str, Any] = {
             "nearfar": __version__,
             "commit": commit(),
             "torch": torch.__version__,
@@ -221,8 +228,6 @@ class Job:
         asked = self.tuning.batch_size
         if asked is None:
             return recipe
-        if asked > len(self.fit):
-            raise NearfarError(f"--batch-size {asked} is more than the {len(self.fit):,} training images.")
         steps = max(1, round(recipe.steps * recipe.batch_size / asked))
         return replace(recipe, batch_size=asked, steps=steps)
 
