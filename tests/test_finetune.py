@@ -347,3 +347,29 @@ def test_the_verdict_compares_in_pairs() -> None:
         judged(0.9, 0.8, checks=[line, {**line, "step": 20, "held": 0.6, "trained": 1.0}]) == "over-fitting"
     )
     assert judged(0.9, 0.8, checks=[line, {**line, "step": 20, "held": 0.6, "trained": 0.6}]) == "learnt"
+
+
+def test_the_first_layer_of_the_head_can_stay(start, labelled, tmp_path) -> None:
+    data = {"train": labelled / "train", "test": labelled / "test"}
+    with pytest.raises(NearfarError, match="has no part 'g'"):
+        nearfar.finetune(start, **data, out=tmp_path / "no", from_head=1)
+    assert not (tmp_path / "no").exists()
+    kept, run = tmp_path / "kept", load(start)
+    kept.mkdir()
+    with models.seeded(0, "head"):
+        g = models.mlp(run.encoder.dim - 8, 24, 24, 12)  # trained on the first features alone
+    export(kept, run.encoder, run.preprocess, {"nearfar": "0", "source": "a test"}, {"g": g.eval()})
+    with pytest.raises(NearfarError, match="--from-head 3 is more than the 2 hidden layers of the head"):
+        nearfar.finetune(kept, **data, out=tmp_path / "no", from_head=3)
+    made = nearfar.finetune(kept, **data, out=tmp_path / "one", mode="linear", from_head=1)
+    tuned = open_tuned(made.path)
+    x = torch.rand(5, 3, 16, 16)
+    with torch.no_grad():
+        hidden = g[:3](run.encoder(x)[:, :-8])
+        assert torch.allclose(tuned.network.head.neck(tuned.run.encoder(x)), hidden, atol=1e-6)
+    nearfar.predict(made.path, labelled / "test", out=tmp_path / "p.csv")
+    right = [row["path"].split("/")[0] == row["class"] for row in rows(tmp_path / "p.csv")]
+    assert np.mean(right) == made.figures["test"]["fine-tuned"]["accuracy"]
+    full = nearfar.finetune(kept, **data, out=tmp_path / "full", from_head=2, epochs=1.0, **FULL)
+    trained = open_tuned(full.path).network.head.neck
+    assert not torch.equal(trained.layers[0].weight, g[0].weight)

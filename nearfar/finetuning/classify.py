@@ -25,10 +25,12 @@ from ..data.sampler import ClassBalanced
 from ..features.extract import Vectors, features
 from ..images.files import MAX_PIXELS
 from ..models import Encoder
+from ..training.run import Run
 from . import calibrate, class_figures, linear_fit
 from .class_network import Classifier
 from .classifier import CROP_AND_FLIP
 from .many_labels import open_many
+from .neck import Neck, neck_of
 from .task import Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
 from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
 
@@ -50,6 +52,12 @@ class Config:
         "none",
         "what evens out classes of unlike size: weights in the loss, or batches of all classes",
         choices=("none", "weights", "sampling"),
+    )
+    from_head: int = setting(
+        0,
+        "hidden layers of the head g, which the run kept, that stay between encoder and classifier",
+        low=0,
+        source="Chen et al. 2020b, SimCLR v2",
     )
 
 
@@ -73,6 +81,7 @@ class Classification:
     def __init__(self, config: Config = Config()) -> None:
         """Start without classes; `read` or `restore` gives them."""
         self.config, self.predicting = config, Predicting()
+        self.neck: Neck | None = None
         self.least: float | None = None  # probability below which an image is none of these
         self.classes: tuple[str, ...] = ()
         self.temperature, self.known = 1.0, np.empty(0)
@@ -82,6 +91,11 @@ class Classification:
     def many(self) -> bool:
         """Whether an image may have several labels."""
         return bool(self.config.multi_label)
+
+    def begin(self, run: Run) -> None:
+        """Take the layers of the run's head that stay; see `Task.begin`."""
+        if self.config.from_head:
+            self.neck = neck_of(run.part("g"), self.config.from_head, run.name)
 
     # Labelled images
 
@@ -190,7 +204,7 @@ class Classification:
         """Encode labelled images once for each encoder."""
         key = id(encoder), str(dataset.fingerprint)
         if key not in self._vectors:
-            found = features(encoder, dataset, preprocess, device=device, threads=workers)
+            found = features(self._to_neck(encoder), dataset, preprocess, device=device, threads=workers)
             self._vectors[key] = encoder, found  # which keeps the encoder, so that its number stays its own
         return self._vectors[key][1]
 
@@ -222,15 +236,22 @@ class Classification:
         if not frozen and len(fit) > 1:
             rows = np.arange(len(fit))[:: -(-len(fit) // SETTLE_IMAGES)]
             x = kind.prepare(images.gather(rows), preprocess, threads=workers).to(device)
-            models.settle(network.f, [x])
+            models.settle(self._to_neck(network.f, network.head.neck), [x])
         rows = np.arange(len(fit))[:: -(-len(fit) // SCALE_IMAGES)]
-        h = features(network.f, Subset(images, rows), preprocess, device=device, threads=workers)
+        body = self._to_neck(network.f, network.head.neck)
+        h = features(body, Subset(images, rows), preprocess, device=device, threads=workers)
         network.head.centre(torch.from_numpy(h).to(device))
         return network
 
+    def _to_neck(self, encoder: nn.Module, neck: Neck | None = None) -> nn.Module:
+        """Give what turns images into the linear layer's input."""
+        neck = neck or self.neck
+        return encoder if neck is None else nn.Sequential(encoder, neck)
+
     def _network(self, encoder: Encoder, frozen: bool, weights: Tensor | None = None) -> Classifier:
         own = copy.deepcopy(encoder)
-        return Classifier(own, len(self.classes), frozen=frozen, many=self.many, weights=weights)
+        how: dict[str, Any] = {"many": self.many, "weights": weights, "neck": copy.deepcopy(self.neck)}
+        return Classifier(own, len(self.classes), frozen=frozen, **how)
 
     def _weights(self, fit: Labelled) -> Tensor | None:
         if self.config.balance != "weights" and not (self.many and self.config.balance == "sampling"):
@@ -312,11 +333,17 @@ class Classification:
     def card(self) -> dict[str, Any]:
         """Give classes, temperature and the held-out images' probabilities."""
         known = [round(float(value), 6) for value in self.known]
-        return {"classes": list(self.classes), "temperature": self.temperature, "known": known}
+        plain = {"classes": list(self.classes), "temperature": self.temperature, "known": known}
+        neck = None if self.neck is None else {"widths": list(self.neck.widths), "norm": self.neck.norm}
+        return {**plain, "neck": neck}
 
     def restore(self, card: Mapping[str, Any], where: str) -> None:
         """Take over a card; see `Task.restore`."""
-        check_shape(card, {"classes": [str], "temperature": float, "known": [float]}, where)
+        widths = {"widths": [range(1, 1 << 20)], "norm": bool}
+        shape = {"classes": [str], "temperature": float, "known": [float], "neck": (None, widths)}
+        check_shape(card, shape, where)
+        if card["neck"] is not None:
+            self.neck = Neck(card["neck"]["widths"], card["neck"]["norm"])
         self.classes, self.temperature = tuple(card["classes"]), float(card["temperature"])
         self.known = np.array(card["known"], np.float64)
         if self.temperature <= 0 or len({*self.classes}) < len(self.classes) or not self.classes:
@@ -343,7 +370,7 @@ class Classification:
 
     def empty(self, encoder: Encoder, preprocess: Any) -> Classifier:
         """Build the network whose head takes the saved state."""
-        return Classifier(encoder, len(self.classes), frozen=True, many=self.many)
+        return Classifier(encoder, len(self.classes), frozen=True, many=self.many, neck=self.neck)
 
     def columns(self) -> Mapping[str, str]:
         """Name the columns: class and probability; of several labels, texts that hold several."""

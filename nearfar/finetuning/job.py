@@ -52,6 +52,7 @@ class Job:
 
     def run(self, train: Any, test: Any, groups: Any, earlier: dict[str, Any] | None) -> Finetuned:
         """Read, choose, train, measure, write."""
+        self.task.begin(self.started)
         data = self.task.read(train, self.started.preprocess, self.where)
         # Opened now, so that a mistake is found before hours of training; it is measured once, at the end.
         tests = None if test is None else self.task.read_test(test, self.started.preprocess, self.where)

@@ -26,6 +26,7 @@ from ..data.reading import Rejected
 from ..data.source import Source
 from ..methods.base import Method
 from ..models import Encoder
+from ..training.run import Run
 
 Rows = npt.NDArray[np.int64]
 Answer = Any
@@ -191,6 +192,14 @@ class Task(Protocol):
     classes: tuple[str, ...]
 
     def __init__(self, config: Any) -> None: ...
+
+    def begin(self, run: Run) -> None:
+        """Take from the run that is started from what the task needs beside its encoder; usually nothing.
+
+        Raises:
+            NearfarError: the run did not keep it.
+        """
+        ...
 
     # Labelled images
 
