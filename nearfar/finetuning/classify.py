@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,18 +18,15 @@ from ..core.config import setting
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
 from ..data.dataset import Subset, class_numbers
-from ..data.labels import open_labelled
 from ..data.loader import DataLoader
 from ..data.modality import modality_of
 from ..data.sampler import ClassBalanced
 from ..features.extract import Vectors, features
-from ..images.files import MAX_PIXELS
 from ..models import Encoder
 from ..training.run import Run
-from . import calibrate, class_figures, linear_fit
+from . import calibrate, class_data, class_figures, linear_fit, vectors
 from .class_network import Classifier
 from .classifier import CROP_AND_FLIP
-from .many_labels import open_many
 from .neck import Neck, neck_of
 from .task import Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
 from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
@@ -83,6 +80,7 @@ class Classification:
         """Start without classes; `read` or `restore` gives them."""
         self.config, self.predicting = config, Predicting()
         self.neck: Neck | None = None
+        self.keep: Path | None = None  # where vectors are kept until the run is finished
         self.least: float | None = None  # probability below which an image is none of these
         self.classes: tuple[str, ...] = ()
         self.temperature, self.known = 1.0, np.empty(0)
@@ -102,58 +100,32 @@ class Classification:
 
     def read(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Read training images and their classes; see `Task.read`."""
-        found, words = self._open(data, preprocess, where)
+        self.keep = where.keep
+        found, words = class_data.open_classes(data, preprocess, where, self.many)
         self.classes = class_numbers(sorted({word for some in words for word in some}))[1]
         if len(self.classes) < (1 if self.many else 2):
             raise NearfarError(
                 f"the images of {found.name} are all of class {self.classes[0]!r}; add images of another."
             )
-        return self._numbered(found, words)
+        return class_data.numbered(found, words, self.classes, self.many)
 
     def read_test(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Read test images, in the training's classes; see `Task.read_test`."""
-        found, words = self._open(data, preprocess, where)
+        found, words = class_data.open_classes(data, preprocess, where, self.many)
         unknown = sorted({word for some in words for word in some} - {*self.classes})
         if unknown:
             raise NearfarError(
                 f"{found.name} has classes that the training images lack ({', '.join(unknown[:3])}"
                 f"{', ...' if len(unknown) > 3 else ''}); add training images of each, or remove them."
             )
-        return self._numbered(found, words)
-
-    def _open(self, data: Any, preprocess: Any, where: Where) -> tuple[Labelled, list[tuple[str, ...]]]:
-        """Open and decode images; give the labels of those that can be used."""
-        kind = modality_of(preprocess)
-        if self.many:
-            source, labels = open_many(data, kind.name, where.labels)
-        else:
-            source = open_labelled(data, kind.name, label_level=where.label_level, labels=where.labels)
-            labels = [(word,) for word in source.labels or ()]
-        # Numbers stand for labels while images are decoded, which leaves out those that are unusable.
-        rows = replace(source, labels=tuple(map(str, range(len(source)))))
-        dataset = kind.load(rows, preprocess, limit=MAX_PIXELS, max_bad=where.max_bad, threads=where.workers)
-        kept = [int(dataset.classes[number]) for number in dataset.labels]
-        found = Labelled(source.name, source, dataset, None, (), "", rejected=tuple(dataset.rejected))
-        return found, [labels[row] for row in kept]
-
-    def _numbered(self, found: Labelled, words: Sequence[tuple[str, ...]]) -> Labelled:
-        number = {name: at for at, name in enumerate(self.classes)}
-        if self.many:
-            targets: npt.NDArray[Any] = np.zeros((len(words), len(self.classes)), np.float32)
-            for row, some in enumerate(words):
-                targets[row, [number[word] for word in some]] = 1
-        else:
-            targets = np.array([number[word] for (word,) in words], np.int64)
-        digest = hashlib.sha256(f"{found.dataset.fingerprint} {self.classes} {self.many}".encode())
-        digest.update(targets.tobytes())
-        return replace(found, targets=targets, classes=self.classes, digest=digest.hexdigest())
+        return class_data.numbered(found, words, self.classes, self.many)
 
     def reading(self, preprocess: Any) -> Any:
-        """Decode images as for the encoder."""
+        """Decode images to predict as the encoder's own."""
         return preprocess
 
     def baseline(self, fit: Labelled, data: Labelled, seed: int) -> None:
-        """Have none: `nearfar evaluate` measures raw pixels."""
+        """Give none: `nearfar evaluate` measures pixels and colours."""
 
     def strata(self, data: Labelled) -> Rows:
         """Hold out the same share of each class; of images with several labels, any."""
@@ -212,7 +184,8 @@ class Classification:
         """Encode labelled images once for each encoder."""
         key = id(encoder), str(dataset.fingerprint)
         if key not in self._vectors:
-            found = features(self._to_neck(encoder), dataset, preprocess, device=device, threads=workers)
+            how: dict[str, Any] = {"device": device, "workers": workers, "keep": self.keep}
+            found = vectors.encode(self._to_neck(encoder), dataset, preprocess, **how)
             self._vectors[key] = encoder, found  # which keeps the encoder, so that its number stays its own
         return self._vectors[key][1]
 

@@ -24,7 +24,7 @@ from ..features import probes
 from ..training import checkpoint
 from ..training.precision import gains_from_bfloat16
 from ..training.run import Run, export
-from . import outcome, session
+from . import outcome, session, vectors
 from .measuring import measure
 from .outcome import FROZEN, SCRATCH, TUNED, Finetuned
 from .session import CHECKS_FILE, TaskTraining
@@ -364,6 +364,7 @@ class Job:
         export(self.folder, encoder, self.started.preprocess, provenance, {"head": network.head})
         for name in (checkpoint.LAST, SCRATCH_FILE, STAGES):
             (self.folder / name).unlink(missing_ok=True)
+        vectors.forget(self.folder)
         progress.say(f"done: the run is in {self.folder}.")
 
 

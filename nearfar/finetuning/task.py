@@ -84,12 +84,14 @@ class Where:
         label_level: which folder on the way to an image names its class, or None.
         max_bad: share of unusable images beyond which reading fails.
         workers: CPU threads.
+        keep: the run folder, in which a task may keep what takes long, as `vectors.encode` does.
     """
 
     labels: str | Path | None = None
     label_level: int | None = None
     max_bad: float = 0.1
     workers: int = 1
+    keep: Path | None = None
 
 
 @dataclass(frozen=True)
