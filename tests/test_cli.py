@@ -271,7 +271,8 @@ FLAGS = {
         "--save-minutes --multi-label --no-multi-label --balance"
     ),
     "predict": (
-        "--out --store --sheet --device --batch-size --workers --json --reject --all-classes --no-all-classes"
+        "--out --store --sheet --device --batch-size --workers --json --reject --all-classes "
+        "--no-all-classes --min-score"
     ),
     "adopt": "--out --json",
     "report": "--out --data --train --test --json",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TASKS = {
     "classify": "Classification",
+    "segment": "Segmentation",
+    "detect": "Detection",
 }
 """Name, which is also the file's, to the class in it."""
 

@@ -66,6 +66,7 @@ class Classification:
 
     name: ClassVar[str] = "classify"
     trains_frozen: ClassVar[bool] = False
+    document: ClassVar[None] = None
     modalities: ClassVar[tuple[str, ...] | None] = None  # a head on vectors fits every kind
 
     def __init__(self, config: Config = Config()) -> None:
@@ -133,6 +134,13 @@ class Classification:
         digest = hashlib.sha256(f"{found.dataset.fingerprint} {self.classes} {self.many}".encode())
         digest.update(targets.tobytes())
         return replace(found, targets=targets, classes=self.classes, digest=digest.hexdigest())
+
+    def reading(self, preprocess: Any) -> Any:
+        """Decode images as for the encoder."""
+        return preprocess
+
+    def baseline(self, fit: Labelled, data: Labelled, seed: int) -> None:
+        """Have none: `nearfar evaluate` measures raw pixels."""
 
     def strata(self, data: Labelled) -> Rows:
         """Hold out the same share of each class; of images with several labels, any."""

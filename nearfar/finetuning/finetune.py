@@ -54,7 +54,7 @@ def finetune(
     overwrite: bool = False,
     **settings: Any,
 ) -> Finetuned:
-    """Train a classifier on labelled images. Run the same command again to resume an unfinished run.
+    """Train on classes, masks or boxes of images. Run the same command again to resume an unfinished run.
 
     Example: nearfar finetune runs/a --train labelled/train --test labelled/test --out runs/c
 
@@ -63,7 +63,7 @@ def finetune(
         train: labelled images; without --test, a folder may hold train and test.
         test: labelled images, read once, at the end.
         out: the folder of the new run.
-        task: what is learnt; classify.
+        task: what is learnt; classify, segment or detect.
         labels: a .csv, .tsv or .parquet with the columns path and label, to take all labels from.
         label_level: which folder on the way to an image names its class: 1 the first, -1 the innermost.
         groups: a .csv of images and their groups, such as patients; a group stays on one side.

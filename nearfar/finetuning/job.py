@@ -317,7 +317,8 @@ class Job:
     ) -> Finetuned:
         """Calibrate on held-out images, read the test once, judge, and write the run."""
         held = None if self.choice is None or self.rest is None else (self.choice, self.rest)
-        found = measure(self.task, networks, self._answers, self.fit, held, tests, crossed)
+        seed = self.tuning.seed
+        found = measure(self.task, networks, self._answers, self.fit, held, tests, crossed, seed)
         rows = found.figures[found.part]
         checks = checkpoint.read_log(self.folder / CHECKS_FILE, {"step": int, str: float})
         result = Finetuned(

@@ -34,6 +34,7 @@ def measure(
     held: tuple[Labelled, Labelled] | None,
     tests: Labelled | None,
     crossed: Any = None,
+    seed: int = 0,
 ) -> Measured:
     """Measure every network on the same images; the test is read here, and nowhere else.
 
@@ -45,6 +46,7 @@ def measure(
         held: images held out, to choose and to measure on.
         tests: test images.
         crossed: answers for `fit` by cross-validation, where nothing was held out.
+        seed: of the task's baseline.
     """
     found = Measured()
     parts = {"held-out": None if held is None else held[1], "test": tests}
@@ -68,6 +70,9 @@ def measure(
             said = known[part] if part in known else answers(network, images)
             found.figures.setdefault(part, {})[name] = task.measure(said, images)
             found.images[part] = len(images)
+    for part, images in there.items():
+        if (other := task.baseline(fit, images, seed)) is not None:
+            found.figures[part][other[0]] = other[1]
     # The network that was trained is the first row of a table.
     found.figures = {
         part: {name: rows[name] for name in sorted(rows, key=lambda each: each != TUNED)}

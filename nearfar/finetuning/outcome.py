@@ -86,7 +86,7 @@ def judge(
     Args:
         mode: what was trained.
         part: what errors call the images of the figures, such as "test".
-        rows: figures of these images: TUNED, and FROZEN and SCRATCH where they were measured.
+        rows: figures of these images: TUNED, and FROZEN, SCRATCH and a baseline where they were measured.
         checks: lines of checks.jsonl, in order.
 
     Returns:
@@ -97,7 +97,9 @@ def judge(
     if (found := _over_fitting(checks, tuned.main)) is not None:
         return found
     said = []
+    plain = [name for name in rows if name not in (TUNED, FROZEN, SCRATCH)]  # what needs no network
     for other, advice in (
+        *((name, "train for more --epochs, or add labelled images") for name in plain),
         (FROZEN, "take --mode linear, which trains in seconds, or add labelled images"),
         (SCRATCH, "the encoder brings nothing here: choose another, or pretrain on images like these"),
     ):
@@ -118,18 +120,19 @@ def judge(
         return Verdict("no better than chance", told, "check the labels, or choose another encoder")
     if not said:
         said = [f"{_words(tuned.main)} {_percent(tuned)} on {part} images"]
-        return Verdict(
-            "learnt", said[0], "--mode full trains the encoder too, which may bring more", bad=False
-        )
+        advice = "--scratch tells what the encoder brings"
+        if mode != "full":
+            advice = "--mode full trains the encoder too, which may bring more"
+        return Verdict("learnt", said[0], advice, bad=False)
     return Verdict("learnt", "; ".join(said), "no action needed", bad=False)
 
 
 def _name(other: str) -> str:
-    return "the frozen encoder" if other == FROZEN else "training from scratch"
+    return {FROZEN: "the frozen encoder", SCRATCH: "training from scratch"}.get(other, other)
 
 
 def _with(other: str) -> str:
-    return "with the encoder frozen" if other == FROZEN else "from scratch"
+    return {FROZEN: "with the encoder frozen", SCRATCH: "from scratch"}.get(other, f"by {other}")
 
 
 def _percent(figures: Figures) -> str:

@@ -252,7 +252,7 @@ class _Job:
         began = time.perf_counter()
         with progress.Bar("predicting", len(self.source)) as bar:
             bar.done = len(self.source) - fresh
-            chunks = read_chunks(self.source, left, self.opened.run.preprocess, self.workers)
+            chunks = read_chunks(self.source, left, self._reading(), self.workers)
             for low, chunk in zip(left, chunks, strict=True):
                 parts.put(low, self._part(chunk))
                 bar.advance(len(chunk) + len(chunk.bad))
@@ -270,8 +270,9 @@ class _Job:
                 f"({bad[0].reason}); see nearfar check."
             )
         if self.path is not None:
-            columns = {"path": "text", **self.opened.task.columns()}
-            prediction_files.write(self.path, columns, (parts.get(low) for low in starts))
+            task = self.opened.task
+            columns, every = {"path": "text", **task.columns()}, (parts.get(low) for low in starts)
+            prediction_files.write(self.path, columns, every, task.document)
             if bad:
                 write_rejected(self.path.with_name(self.path.name + ".rejected.csv"), bad)
         ordered = dict(counts.most_common())
@@ -297,6 +298,10 @@ class _Job:
                     prediction_files.put_files(self.path.with_suffix(""), name, files)
         return Part(len(names), rows, [[ids[row], reason] for row, reason in chunk.bad])
 
+    def _reading(self) -> Any:
+        """Say how images are decoded."""
+        return self.opened.task.reading(self.opened.run.preprocess)
+
     def _answers(self, chunk: Chunk) -> Any:
         how: dict[str, Any] = {"device": self.device, "batch_size": self.batch_size, "workers": self.workers}
         return self.opened.task.answers(self.opened.network, chunk, self.opened.run.preprocess, **how)
@@ -306,7 +311,7 @@ class _Job:
         rows = np.unique(np.linspace(0, len(self.source) - 1, min(sheet.SHOWN, len(self.source))).astype(int))
         some = _Some(self.source, rows.tolist())
         tiles = []
-        for chunk in read_chunks(some, [0], self.opened.run.preprocess, self.workers):
+        for chunk in read_chunks(some, [0], self._reading(), self.workers):
             answers = self._answers(chunk) if len(chunk) else []
             for at, (row, answer) in enumerate(zip(chunk.kept.tolist(), answers, strict=True)):
                 pixels, caption = self.opened.task.draw(chunk.block.image(at).copy(), answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from ..core.errors import NearfarError
 from ..core.text import spreadsheet_cell
 
 SUFFIXES = (".csv", ".json", ".parquet")
+Document = Callable[[Iterator[list[Any]]], Any]
 
 
 @dataclass(frozen=True)
@@ -98,18 +99,22 @@ class Parts:
             file.write(json.dumps({"images": part.images, "rows": part.rows, "bad": part.bad}).encode())
 
 
-def write(path: Path, columns: Mapping[str, str], parts: Iterator[Part]) -> None:
+def write(path: Path, columns: Mapping[str, str], parts: Iterator[Part], document: Document | None) -> None:
     """Join parts into one file, a part in memory at a time; whole or not at all.
 
     Args:
         path: ends in one of `SUFFIXES`.
         columns: name to kind, the path first.
         parts: in order.
+        document: makes of all rows what a .json holds; None for a list of rows by the columns' names.
     """
     suffix = path.suffix.lower()
     with atomic_write(path) as file:
         if suffix == ".csv":
             _csv(file, columns, parts)
+        elif suffix == ".json" and document is not None:
+            made = document(row for part in parts for row in part.rows)
+            file.write(json.dumps(made, ensure_ascii=False).encode())
         elif suffix == ".json":
             _json(file, columns, parts)
         else:

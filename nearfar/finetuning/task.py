@@ -10,7 +10,7 @@ A `Task` is made from its settings, and knows its classes once it has read label
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -215,6 +215,20 @@ class Task(Protocol):
         """
         ...
 
+    def reading(self, preprocess: Any) -> Any:
+        """Say how images to predict are decoded, where it is not as the encoder's own images are."""
+        ...
+
+    def baseline(self, fit: Labelled, data: Labelled, seed: int) -> tuple[str, Figures] | None:
+        """Give the name and the figures of what needs no network; None where there is no such baseline.
+
+        Args:
+            fit: what it is fitted to.
+            data: what it is measured on.
+            seed: names every draw.
+        """
+        ...
+
     def strata(self, data: Labelled) -> Rows:
         """Give (n,) numbers; of each number the same share of images is held out."""
         ...
@@ -393,6 +407,11 @@ class Task(Protocol):
 
     def store_columns(self, answer: Answer) -> Mapping[str, Any]:
         """Give the values that an image's row in a store gets, by column."""
+        ...
+
+    @property
+    def document(self) -> Callable[[Iterator[list[Any]]], Any] | None:
+        """What makes of all rows, the path first, what a .json file holds; None for a list of the rows."""
         ...
 
     def files(self, answer: Answer) -> Mapping[str, bytes]:

@@ -50,7 +50,7 @@ from .base import Batch, Loss, Method
 from .recipes import recipes
 
 
-class Teacher(Protocol):
+class HasTeacherVectors(Protocol):
     """What is learnt from."""
 
     @property
@@ -109,7 +109,7 @@ class Distill(Method):
     modality: ClassVar[str | None] = "images"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "targets"})
 
-    def __init__(self, f: Encoder, config: Config, teacher: Teacher) -> None:
+    def __init__(self, f: Encoder, config: Config, teacher: HasTeacherVectors) -> None:
         """Add the head and the queue; see `Config`.
 
         Args:
