@@ -130,6 +130,7 @@ def pretrain(
                 if not overwrite:
                     raise
                 _clear(folder)
+                earlier = None
             if _finished(folder):
                 return load(folder)
         for note in planned.notes:
