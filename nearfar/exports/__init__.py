@@ -1,4 +1,4 @@
-"""Writes an encoder for other tools, and opens what was written with them before it says that it is done."""
+"""Encoders for other tools: written, and opened with them to compare the vectors."""
 
 from __future__ import annotations
 
