@@ -33,6 +33,7 @@ from .task import Feed, Figures, Labelled, Rows, TaskRecipe, Where
 SIDES = (128, 640)  # the short side that is chosen where none is given lies between
 LONGEST = 4096  # pixels of the longer side that a network sees
 FINEST = (4, 8)  # strides of the finest map used
+WIDTHS = (64, 128)  # channels of the pyramid: with a map finer than stride 8, and without
 SMALL = 4.0  # of the finest stride, that a small object's side should have at least
 BATCH = 8
 LR = 0.032  # for 256 images a step, so .001 for 8
@@ -182,7 +183,9 @@ class Detection:
     def _network(self, encoder: Encoder, frozen: bool) -> DetectionNetwork:
         strides, widths = encoder.strides, encoder.map_widths
         levels = [at for at, stride in enumerate(strides) if stride >= self.finest] or [len(strides) - 1]
-        head = Detector([widths[at] for at in levels], [strides[at] for at in levels], len(self.classes))
+        width = WIDTHS[self.finest >= FINEST[1]]
+        used = [widths[at] for at in levels], [strides[at] for at in levels]
+        head = Detector(*used, len(self.classes), width)
         return DetectionNetwork(encoder, head, levels, frozen)
 
     def empty(self, encoder: Encoder, preprocess: Any) -> DetectionNetwork:
