@@ -14,6 +14,7 @@ from PIL import Image
 import nearfar
 from nearfar import models
 from nearfar.cli.main import main
+from nearfar.core.errors import NearfarError
 from nearfar.data import pixel_labels
 from nearfar.data.box_labels import open_box_labels
 from nearfar.features import chunked
@@ -84,6 +85,20 @@ def detected(start, boxes, tmp_path_factory) -> Path:
         **WORDS,
     )
     return out
+
+
+def test_a_vision_transformer_of_one_size_says_which(tmp_path) -> None:
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    encoder = models.encoder("timm:vit_tiny_patch16_224", size=32)
+    export(folder, encoder.eval(), Preprocess.of(32), {"nearfar": "0", "source": "a test"})
+    write_masks(tmp_path / "masks", 4)
+    write_boxes(tmp_path / "boxes", 4)
+    how = {"out": tmp_path / "r", "epochs": 1, "device": "cpu"}
+    with pytest.raises(NearfarError, match="give --side 32"):
+        nearfar.finetune(folder, train=tmp_path / "masks", task="segment", **how)
+    with pytest.raises(NearfarError, match="choose a convolutional network"):
+        nearfar.finetune(folder, train=tmp_path / "boxes", task="detect", **{**how, "out": tmp_path / "d"})
 
 
 def test_four_images_are_enough(start, tmp_path) -> None:

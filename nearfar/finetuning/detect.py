@@ -26,6 +26,7 @@ from ..data.modality import modality_of
 from ..images.files import MAX_PIXELS
 from ..models import Encoder, seeded
 from ..models.detector import Detector
+from ..models.feature_maps import takes_any_shape
 from . import crops
 from .detect_network import DetectionNetwork, Objects
 from .task import Feed, Figures, Labelled, Rows, TaskRecipe, Where
@@ -177,6 +178,11 @@ class Detection:
         workers: int,
     ) -> DetectionNetwork:
         """Put an untrained detector on an encoder."""
+        if not takes_any_shape(encoder):
+            raise NearfarError(
+                f"encoder {encoder.name!r} takes square images of {encoder.size} px alone, and a detection "
+                "needs whole images; choose a convolutional network, such as resnet18."
+            )
         with seeded(seed, "detector"):
             return self._network(copy.deepcopy(encoder), frozen).to(device)
 
