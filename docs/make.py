@@ -17,7 +17,7 @@ from nearfar.cli.flags import plain
 from nearfar.core.config import Setting, settings_of
 from nearfar.data.modality import MODALITIES, modality
 from nearfar.evaluation import PARTS
-from nearfar.methods.catalogue import NEEDS, Entry, catalogue
+from nearfar.methods.catalogue import Entry, catalogue
 from nearfar.training import recipe_table, recipes, settings
 
 DOCS = Path(__file__).parent
@@ -153,7 +153,7 @@ def choosing_page() -> str:
     text, entries = CHOOSING.read_text(encoding="utf-8"), catalogue().entries
     head = "| choose it | method |\n|---|---|\n"
     for title, labelled in (("## Images without labels\n", False), ("## Images with labels\n", True)):
-        lines = [_choice(entry) for entry in entries if (entry.needs != NEEDS[""]) == labelled]
+        lines = [_choice(entry) for entry in entries if ("labels" in entry.needs) == labelled]
         before, _, rest = text.partition(title)
         table = TABLE.search(rest)
         assert table, f"{CHOOSING.name} has no table under {title.strip()}"

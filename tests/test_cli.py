@@ -296,6 +296,7 @@ FLAGS = {
 }
 SETTINGS = (
     "--modality --epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights "
+    "--trainable --head-warmup --encoder-rate --rate-decay "
     "--image-size --short-side --optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision "
     "--seed --device --views-on --compile --threads --workers --max-bad --max-pixels --holdout "
     "--health-checks --stop-on-collapse "

@@ -47,6 +47,7 @@ METHODS = {
     "jigsaw": "Jigsaw",
     "relative_position": "RelativePosition",
     "cutpaste": "CutPaste",
+    "distill": "Distill",
     "supervised": "Supervised",
 }
 """Name, which is also the file's, to the class in it."""

@@ -13,7 +13,12 @@ from typing import Any
 
 from .. import methods
 
-NEEDS = {"": "images", "labels": "images with labels", "either": "images, or images with labels"}
+NEEDS = {
+    "": "images",
+    "labels": "images with labels",
+    "either": "images, or images with labels",
+    "teacher": "images and an encoder to learn from",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Entry:
         line: what it does, a sentence.
         paper: first author and year, as "Chen et al. 2020".
         citation: authors, title, venue and arXiv number.
-        needs: "images", "images with labels", or either.
+        needs: "images", "images with labels", either, or "images and an encoder to learn from".
         choose: a sentence that begins with "when".
         shapes: what the equation's letters are.
         equation: a sentence, and the plain loops.
@@ -114,13 +119,15 @@ def _short(citation: str) -> str:
 
 
 def _needs(tree: ast.Module, cls: str) -> str:
-    """Find what a method's class needs: its `needs`, or "either" where its settings decide."""
+    """Find what a method's class needs: its `needs`, or "either" where its settings decide on labels."""
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls)
-    if any(isinstance(node, ast.FunctionDef) and node.name == "requires" for node in body):
+    decided = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "requires"]
+    if any("labels" in ast.unparse(node) for node in decided):
         return "either"
     given = [
         node.value
         for node in body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "needs"
     ]
-    return "labels" if given and given[0] is not None and "labels" in ast.unparse(given[0]) else ""
+    said = ast.unparse(given[0]) if given and given[0] is not None else ""
+    return next((need for need in ("labels", "teacher") if need in said), "")

@@ -26,6 +26,8 @@ from .precision import gains_from_bfloat16
 from .schedule import TimeBudget, measuring
 from .settings import Training
 from .setup import training_threads, views_dtype, with_threads
+from .targets import stand_in
+from .teacher import teacher_of
 
 DECODING = 2.0  # seconds that images are decoded for, to find broken ones
 TIMING = 3.0  # seconds that training steps are timed for
@@ -180,6 +182,12 @@ def _propose(
     sample = _Sample(source, plan.config, plan.images)
     module = resolve.build_method(plan.config, plan.images).to(device).to(memory_format=torch.channels_last)
 
+    teacher = teacher_of(type(module), plan.config.settings)
+    if teacher is not None and "targets" in module.requires(module.config):
+        targets = stand_in(teacher, plan.images)
+    else:
+        targets = None
+
     def opened(precision: str) -> loader.DataLoader:
         return loader.DataLoader(
             sample,
@@ -191,6 +199,7 @@ def _propose(
             dtype=views_dtype(device, precision),
             device=device if training.views_on == "device" else None,
             labels=np.arange(plan.images) % classes if classes else None,
+            targets=targets,
         )
 
     wanted.kind.ready()

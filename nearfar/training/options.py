@@ -22,6 +22,10 @@ class Options(TypedDict, total=False):
     encoder: str | None
     stem: str | None
     weights: str | None
+    trainable: str | None
+    head_warmup: float | None
+    encoder_rate: float | None
+    rate_decay: float | None
     image_size: int | None
     short_side: int | None
     optimizer: str | None
@@ -127,4 +131,7 @@ class Options(TypedDict, total=False):
     latent: int | None
     beta: float | None
     permutations: int | None
+    teacher: str | None
+    teacher_input: str | None
+    cosine: float | None
     classes: int | None

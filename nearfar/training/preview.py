@@ -142,7 +142,7 @@ def preview(
     kind.ready()
     columns = [kind.prepare(block, config.preprocess, threads=cores())]
     classes = len(set(source.labels)) if source.labels is not None else 0
-    made = resolve.build_method(resolve.with_classes(config, classes)).views(config.views)
+    made = resolve.views_of(resolve.with_classes(config, classes))
     for number in range(draws):
         view = made[number % len(made)]
         key = rng.fold(config.training.seed, "view", number // len(made), number % len(made))

@@ -19,7 +19,7 @@ from ..data.source import Source
 from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
 from ..models.weights import copy_weights
-from . import optim, recipes
+from . import adapting, optim, recipes
 from .run import is_run, load
 from .settings import Training
 from .teacher import teacher_of
@@ -270,6 +270,10 @@ def resolve(
         groups[Training].update(dict.fromkeys(LENGTHS))
     if value_range is not None:
         groups[data.views]["range"] = list(value_range)
+    if asked.get("weights") is not None:
+        groups[Training] |= adapting.STARTED
+    elif asked.get("trainable") not in (None, "all"):
+        raise NearfarError("--trainable is for training that starts from weights; name them with --weights.")
     for name, value in asked.items():
         if name not in homes:
             raise NearfarError(f"there is no setting {name!r}; {nearest(name, homes)}")
@@ -362,6 +366,19 @@ def with_classes(wanted: RunConfig, classes: int) -> RunConfig:
     return wanted
 
 
+def views_of(wanted: RunConfig) -> tuple[Any, ...]:
+    """Give the settings of each view of an image, without building a network or opening a teacher.
+
+    Args:
+        wanted: from `resolve`.
+    """
+    cls = methods.method(wanted.method)
+    bare = cls.__new__(cls)
+    torch.nn.Module.__init__(bare)
+    bare.config = wanted.settings
+    return bare.views(wanted.views)
+
+
 def build_method(wanted: RunConfig, images: int = 1) -> Method:
     """Build the encoder and the method around it, the same way for the same seed.
 
@@ -385,6 +402,8 @@ def build_method(wanted: RunConfig, images: int = 1) -> Method:
     )
     if start is not None:
         copy_weights(start, f)
+    with models.seeded(training.seed, "adapting"):
+        adapting.choose(f, training.trainable)
     cls = methods.method(wanted.method)
     given: dict[str, Any] = {}
     if (teacher := teacher_of(cls, wanted.settings)) is not None:

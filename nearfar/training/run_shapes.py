@@ -119,6 +119,7 @@ EVALUATION: dict[Any, Any] = {
     "linear?": {str: _SCORE},
     "ranking?": {"sentences?": [str]},
     "left_out?": {str: str},
+    "known?": str,
     "leaks?": {str: {"images": COUNT, "left": COUNT, "without": {str: {str: {"accuracy": float}}}}},
     "few_labels?": {"rows?": {str: {str: [_POINT]}}, "efficiency?": {"sentence?": (str, None)}},
 }
