@@ -208,6 +208,7 @@ def test_figures_equal_the_reference():
     assert found.image_miou == pytest.approx(np.mean(alone), abs=1e-12)
     assert found.low < found.miou < found.high
     assert json.dumps(found.to_json())
+    assert segmentation_scores.scores(0 * counts, tuple("abcde")).miou == 0  # all pixels are ignored
 
 
 @pytest.mark.parametrize("decoder", HEADS)

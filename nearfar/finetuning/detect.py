@@ -95,7 +95,7 @@ class Detection:
     def read(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Open images and boxes; the short side, the crop's shape and the finest stride are chosen."""
         found = box_labels.open_box_labels(data, where.labels)
-        if not any(len(one.boxes) for one in found.boxes):
+        if not any((~one.crowd).any() for one in found.boxes):
             raise NearfarError(f"there is not one box on the images of {found.source.name}; add labels.")
         self.classes = found.classes
         sides = np.array([(one.height, one.width) for one in found.boxes if one.height])
@@ -112,6 +112,8 @@ class Detection:
     def read_test(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Open images and boxes, in the training's classes."""
         found = box_labels.renumbered(box_labels.open_box_labels(data, where.labels), self.classes)
+        if not any((~one.crowd).any() for one in found.boxes):
+            raise NearfarError(f"there is not one box on the test images of {found.source.name}; add labels.")
         return self._load(found, self.reading(preprocess), where)
 
     def reading(self, preprocess: Any) -> Any:
@@ -292,6 +294,8 @@ class Detection:
             truth.append(Found(own.boxes.astype(np.float64) * sides, own.labels, None, own.crowd))
             given = answer.found
             found.append(Found(given.boxes * sides, given.labels, given.scores))
+        if not any((~own.crowd).any() for own in data.targets):  # of a few held-out images
+            return Figures("ap50", dict.fromkeys(("ap50", "low", "high", "ap", "ap75"), 0.0))
         got = detection_scores.scores(truth, found, self.classes)
         values = {name: getattr(got, name) for name in ("ap50", "low", "high", "ap", "ap75")}
         return Figures("ap50", values, None, got.per_class)
