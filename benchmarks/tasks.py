@@ -24,7 +24,7 @@ import torch
 from nearfar.core import rng
 from nearfar.core.config import build
 from nearfar.features import probes
-from nearfar.finetuning import detect, segment
+from nearfar.finetuning import detect, segment, sheet
 from nearfar.finetuning.segment_baseline import ColourFeatures
 from nearfar.finetuning.task import Labelled, Where
 from nearfar.training import engine
@@ -74,6 +74,13 @@ def trained(
     return network, steps
 
 
+def draw(task: Any, test: Labelled, answers: Any, path: Path) -> None:
+    """Draw the first test images."""
+    rows = range(min(len(test), sheet.SHOWN))
+    drawn = [(*task.draw(test.dataset[row].copy(), answers[row]), test.dataset.ids[row]) for row in rows]
+    sheet.write(path, drawn)
+
+
 def main() -> None:
     """Measure one run and print its line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -89,6 +96,7 @@ def main() -> None:
     parser.add_argument("--decoder", default="unet")
     parser.add_argument("--turns", action="store_true")
     parser.add_argument("--hold", action="store_true")
+    parser.add_argument("--sheet", type=Path, help="a .png: test images with what is predicted of them")
     parser.add_argument("--precision", default="float32")
     given = parser.parse_args()
     own: dict[str, Any] = {"side": given.side, "turns": given.turns}
@@ -111,10 +119,12 @@ def main() -> None:
         answers = task.answers(
             network, test.dataset, run.preprocess, device=torch.device("cpu"), batch_size=8, workers=1
         )
+    if given.sheet:
+        draw(task, test, answers, given.sheet)
     found = task.measure(answers, test)
     told = {name: round(value, 4) for name, value in found.values.items()}
     own_class = {name: {k: round(v, 4) for k, v in some.items()} for name, some in found.per_class.items()}
-    words = {name: value for name, value in vars(given).items() if name not in ("data", "test")}
+    words = {name: value for name, value in vars(given).items() if name not in ("data", "test", "sheet")}
     line = {**words, "trained": len(fit), "tested": len(test), "steps": steps, **told}
     print(json.dumps({**line, "per_class": own_class, "core_minutes": round(seconds / 60, 2)}), flush=True)
 

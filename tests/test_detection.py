@@ -159,6 +159,12 @@ def test_a_detector_learns_and_predicts_images_of_any_size(tmp_path):
         one.found.boxes.min(initial=0) >= 0 and one.found.boxes.max(initial=0) <= 1 for one in answers
     )
     assert 0 <= task.measure(answers, data).score <= 1
+    assert task.measure(answers[3:], data.take(np.array([3]))).score == 0  # an image without objects
+    (place / "labels/0.xml").unlink()
+    (place / "labels/1.xml").unlink()
+    voc(place / "labels/2.xml", [])
+    with pytest.raises(NearfarError, match="not one box on the test images"):
+        task.read_test(place, Preprocess(), Where())
     other = Detection()
     other.restore(json.loads(json.dumps(task.card())), "x: ")
     copy = other.empty(network.f, Preprocess())

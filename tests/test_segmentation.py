@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from drawn_labels import HEIGHT, VALUES, WIDTH, picture
+from drawn_labels import HEIGHT, VALUES, WIDTH, picture, write_masks
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
@@ -42,6 +42,16 @@ def test_masks_beside_images_are_numbered_by_their_values(tmp_path):
     assert all(path.endswith(".bmp") for path in found.source.paths)
     for at, mask in enumerate(found.masks):
         assert (mask.read() == picture(at)[1]).all()
+
+
+def test_masks_in_a_folder_elsewhere_and_images_without_one(tmp_path):
+    place = write_masks(tmp_path / "a", 4)
+    (place / "masks/02.png").unlink()
+    found = open_pixel_labels(place)
+    assert len(found.source) == 3 and "1 images" in found.notes[0]
+    again = open_pixel_labels(place / "images", place / "masks")
+    assert [path[-6:] for path in again.source.paths] == ["00.png", "01.png", "03.png"]
+    assert "1 images" in again.notes[0] and (again.masks[2].read() == picture(3)[1]).all()
 
 
 def test_masks_of_16_bits_with_gaps_and_names(tmp_path):
@@ -198,6 +208,7 @@ def test_figures_equal_the_reference():
     assert found.image_miou == pytest.approx(np.mean(alone), abs=1e-12)
     assert found.low < found.miou < found.high
     assert json.dumps(found.to_json())
+    assert segmentation_scores.scores(0 * counts, tuple("abcde")).miou == 0  # all pixels are ignored
 
 
 @pytest.mark.parametrize("decoder", HEADS)

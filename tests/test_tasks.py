@@ -8,17 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from drawn_labels import HEIGHT, WIDTH, write_boxes, write_masks
 from PIL import Image
 
 import nearfar
 from nearfar import models
 from nearfar.cli.main import main
+from nearfar.core.errors import NearfarError
 from nearfar.data import pixel_labels
 from nearfar.data.box_labels import open_box_labels
 from nearfar.features import chunked
 from nearfar.finetuning import predict as predicting
 from nearfar.finetuning import session
+from nearfar.finetuning.detect import Detection
+from nearfar.finetuning.segment import Segmentation
+from nearfar.finetuning.task import Where
 from nearfar.finetuning.tuned import open_result
 from nearfar.images.views import Preprocess
 from nearfar.training.run import export
@@ -84,6 +89,20 @@ def detected(start, boxes, tmp_path_factory) -> Path:
         **WORDS,
     )
     return out
+
+
+def test_a_vision_transformer_of_one_size_says_which(tmp_path) -> None:
+    encoder = models.encoder("torchvision:vit_b_16", size=32)
+    write_masks(tmp_path / "masks", 4)
+    write_boxes(tmp_path / "boxes", 4)
+    how = {"frozen": False, "seed": 0, "device": torch.device("cpu"), "workers": 1}
+    for task, name, said in (
+        (Segmentation(), "masks", "give --side 32"),
+        (Detection(), "boxes", "choose a convolutional network"),
+    ):
+        data = task.read(tmp_path / name, Preprocess.of(32), Where())
+        with pytest.raises(NearfarError, match=said):
+            task.network(encoder, Preprocess.of(32), data, **how)
 
 
 def test_four_images_are_enough(start, tmp_path) -> None:

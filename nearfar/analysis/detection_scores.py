@@ -80,7 +80,7 @@ def scores(
     Source:
         Lin et al. 2014, "Microsoft COCO", with the detection evaluation of its API.
     """
-    if not any(len(one.boxes) for one in truth):
+    if not any(len(one.boxes) if one.crowd is None else (~one.crowd).any() for one in truth):
         raise NearfarError("there is no true box on any of the images; detection cannot be measured on them.")
     evaluation = _evaluation(truth, found, classes)
     precision = evaluation.eval["precision"][:, :, :, 0, -1].astype(np.float64)  # overlap, recall, class

@@ -89,6 +89,8 @@ def scores(counts: Counts, classes: Sequence[str], seed: int = 0) -> Segmentatio
     """
     n, number = len(counts), len(classes)
     total = counts.sum(0)
+    if not total.any():  # of a few held-out images, whose pixels are all ignored
+        return SegmentationScores(0.0, 0.0, 0.0, 0.0, 0.0, dict.fromkeys(classes, np.nan))
     own = iou(total)
     alone = iou(counts)
     generator = np.random.Generator(np.random.Philox(key=rng.fold(seed, "bootstrap of images")))

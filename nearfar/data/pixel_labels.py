@@ -141,9 +141,12 @@ def open_pixel_labels(
     if not folder.is_dir():
         raise NearfarError(f"{folder} is no folder; give one with images and masks.")
     if given is None:
-        pairs = _pairs(find(folder))
+        paths = find(folder)
+        pairs = _pairs(paths)
         if pairs:
-            return _of_files(folder, {image: folder / mask for image, mask in pairs.items()}, ignore, workers)
+            found = {image: folder / mask for image, mask in pairs.items()}
+            without = len({*paths} - {*pairs} - {*pairs.values()} - masks_among(paths))
+            return _of_files(folder, found, without, ignore, workers)
         given = coco.find(folder)
     if given is None:
         raise NearfarError(
@@ -156,7 +159,7 @@ def open_pixel_labels(
         joined = {path: mask for path, mask in joined.items() if mask != folder / path}
         if not joined:
             raise NearfarError(f"no mask in {given} is named like an image in {folder}; name them alike.")
-        return _of_files(folder, joined, ignore, workers)
+        return _of_files(folder, joined, len(find(folder)) - len(joined), ignore, workers)
     return _of_coco(folder, coco.read(given))
 
 
@@ -202,8 +205,10 @@ def _nearest(mask: str, images: Sequence[str]) -> list[str]:
     return nearest if len(nearest) == 1 else []
 
 
-def _of_files(folder: Path, pairs: Mapping[str, Path], ignore: int | None, workers: int) -> PixelLabels:
-    """Read all masks once, to know which values there are."""
+def _of_files(
+    folder: Path, pairs: Mapping[str, Path], without: int, ignore: int | None, workers: int
+) -> PixelLabels:
+    """Read all masks once, to know which values there are; `without` counts images that have none."""
     images, files = sorted(pairs), [pairs[image] for image in sorted(pairs)]
     seen: set[int] = set()
     void = False
@@ -221,7 +226,7 @@ def _of_files(folder: Path, pairs: Mapping[str, Path], ignore: int | None, worke
                 f"the masks in {folder} have more than {MOST} values (at {path.name}); give masks with one "
                 "value a class, saved as PNG without smoothing."
             )
-    notes = []
+    notes = [f"{without:,} images of {folder} have no mask and are left out."] if without else []
     if ignore is not None:
         seen.discard(ignore)
     elif void:

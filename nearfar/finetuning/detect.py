@@ -26,6 +26,7 @@ from ..data.modality import modality_of
 from ..images.files import MAX_PIXELS
 from ..models import Encoder, seeded
 from ..models.detector import Detector
+from ..models.feature_maps import takes_any_shape
 from ..training.run import Run
 from . import crops
 from .detect_network import DetectionNetwork, Objects
@@ -34,6 +35,7 @@ from .task import Feed, Figures, Labelled, Rows, TaskRecipe, Where
 SIDES = (128, 640)  # the short side that is chosen where none is given lies between
 LONGEST = 4096  # pixels of the longer side that a network sees
 FINEST = (4, 8)  # strides of the finest map used
+WIDTHS = (64, 128)  # channels of the pyramid: with a map finer than stride 8, and without
 SMALL = 4.0  # of the finest stride, that a small object's side should have at least
 BATCH = 8
 LR = 0.032  # for 256 images a step, so .001 for 8
@@ -94,7 +96,7 @@ class Detection:
     def read(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Open images and boxes; the short side, the crop's shape and the finest stride are chosen."""
         found = box_labels.open_box_labels(data, where.labels)
-        if not any(len(one.boxes) for one in found.boxes):
+        if not any((~one.crowd).any() for one in found.boxes):
             raise NearfarError(f"there is not one box on the images of {found.source.name}; add labels.")
         self.classes = found.classes
         sides = np.array([(one.height, one.width) for one in found.boxes if one.height])
@@ -111,6 +113,8 @@ class Detection:
     def read_test(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Open images and boxes, in the training's classes."""
         found = box_labels.renumbered(box_labels.open_box_labels(data, where.labels), self.classes)
+        if not any((~one.crowd).any() for one in found.boxes):
+            raise NearfarError(f"there is not one box on the test images of {found.source.name}; add labels.")
         return self._load(found, self.reading(preprocess), where)
 
     def begin(self, run: Run) -> None:
@@ -180,13 +184,20 @@ class Detection:
         workers: int,
     ) -> DetectionNetwork:
         """Put an untrained detector on an encoder."""
+        if not takes_any_shape(encoder):
+            raise NearfarError(
+                f"encoder {encoder.name!r} takes square images of {encoder.size} px alone, and a detection "
+                "needs whole images; choose a convolutional network, such as resnet18."
+            )
         with seeded(seed, "detector"):
             return self._network(copy.deepcopy(encoder), frozen).to(device)
 
     def _network(self, encoder: Encoder, frozen: bool) -> DetectionNetwork:
         strides, widths = encoder.strides, encoder.map_widths
         levels = [at for at, stride in enumerate(strides) if stride >= self.finest] or [len(strides) - 1]
-        head = Detector([widths[at] for at in levels], [strides[at] for at in levels], len(self.classes))
+        width = WIDTHS[self.finest >= FINEST[1]]
+        used = [widths[at] for at in levels], [strides[at] for at in levels]
+        head = Detector(*used, len(self.classes), width)
         return DetectionNetwork(encoder, head, levels, frozen)
 
     def empty(self, encoder: Encoder, preprocess: Any) -> DetectionNetwork:
@@ -287,6 +298,8 @@ class Detection:
             truth.append(Found(own.boxes.astype(np.float64) * sides, own.labels, None, own.crowd))
             given = answer.found
             found.append(Found(given.boxes * sides, given.labels, given.scores))
+        if not any((~own.crowd).any() for own in data.targets):  # of a few held-out images
+            return Figures("ap50", dict.fromkeys(("ap50", "low", "high", "ap", "ap75"), 0.0))
         got = detection_scores.scores(truth, found, self.classes)
         values = {name: getattr(got, name) for name in ("ap50", "low", "high", "ap", "ap75")}
         return Figures("ap50", values, None, got.per_class)

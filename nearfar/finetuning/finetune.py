@@ -65,7 +65,8 @@ def finetune(
         test: labelled images, read once, at the end.
         out: the folder of the new run.
         task: what is learnt; classify, segment or detect.
-        labels: a .csv, .tsv or .parquet with the columns path and label, to take all labels from.
+        labels: where all labels are, if not beside the images: a list with the columns path and label; of
+            other tasks a folder of masks or of label files, or a COCO file.
         label_level: which folder on the way to an image names its class: 1 the first, -1 the innermost.
         groups: a .csv of images and their groups, such as patients; a group stays on one side.
         overwrite: replace the run that is in the folder.

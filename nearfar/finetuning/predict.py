@@ -94,8 +94,9 @@ def predict(
     Args:
         run: the folder of a run that nearfar finetune made.
         data: images; with --store, by default those of the store.
-        out: a .csv, .json or .parquet file to write, a row an image: its path, its class, the probability.
-        store: a vector store that holds these images, whose columns predicted and probability are written.
+        out: a .csv, .json or .parquet file to write, a row an image with its class and the probability; of
+            other tasks a row for each class or object. Masks are written into a folder beside it.
+        store: a vector store that holds these images, whose columns are written, such as predicted.
         sheet: a .png file: some of the images with what is predicted of them.
         device: auto, cpu, cuda or mps.
         batch_size: number of images predicted at a time.

@@ -31,6 +31,7 @@ from ..data.modality import modality_of
 from ..data.pixel_labels import IGNORED, PixelLabels
 from ..images.files import MAX_PIXELS
 from ..models import Encoder, seeded
+from ..models.feature_maps import takes_any_shape
 from ..training.run import Run
 from . import crops, segment_baseline
 from .segment_baseline import ColourFeatures
@@ -172,6 +173,11 @@ class Segmentation:
         workers: int,
     ) -> SegmentationNetwork:
         """Put an untrained decoder on an encoder."""
+        if not takes_any_shape(encoder) and self.side != encoder.size:
+            raise NearfarError(
+                f"encoder {encoder.name!r} takes images of {encoder.size} px alone; give --side "
+                f"{encoder.size}."
+            )
         if frozen:  # an honest measure of the encoder's maps
             self.decoder = "linear"
         with seeded(seed, "decoder"):
@@ -232,7 +238,7 @@ class Segmentation:
         """Predict every pixel of each image; one image at a time."""
         training = network.training
         network.eval()
-        whole = _takes_any(network.f)
+        whole = takes_any_shape(network.f)
         multiple, sizes = max(network.f.strides), getattr(images, "sizes", None)
 
         def prepared(row: int) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
@@ -390,15 +396,3 @@ def _usual_side(found: PixelLabels) -> int:
     """Choose the short side that half of the images have at most, in steps of 32 pixels."""
     shorts = [min(mask.read().shape) for mask in found.masks[:: max(1, len(found.masks) // 64)]]
     return int(min(max(32 * round(float(np.median(shorts)) / 32), SIDES[0]), SIDES[1]))
-
-
-def _takes_any(encoder: Encoder) -> bool:
-    """Tell whether an encoder takes images that are not square; not all vision transformers do."""
-    try:
-        with torch.inference_mode():
-            device = next(encoder.parameters()).device
-            many = max(encoder.strides)
-            encoder.maps(torch.zeros(1, 3, 2 * many, 3 * many, device=device))
-    except Exception:  # each library refuses in its own way
-        return False
-    return True

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 FEWEST = 3  # maps; where an encoder has fewer, coarser ones are made
-GROUPS = 32  # of the heads' group norm
 
 
 class Detector(nn.Module):
@@ -46,10 +45,9 @@ class Detector(nn.Module):
         super().__init__()
         more = max(0, FEWEST - len(widths))
         sizes = [*strides, *(strides[-1] << (at + 1) for at in range(more))]
-        pyramid = FeaturePyramidNetwork(
-            list(widths), width, extra_blocks=_Coarser(width, more) if more else None
-        )
+        pyramid = FeaturePyramidNetwork(list(widths), width)
         pyramid.out_channels = width
+        self.coarser = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for _ in range(more))
         anchors = AnchorGenerator(tuple((size,) for size in sizes), ((1.0,),) * len(sizes))
         self.fcos = FCOS(
             pyramid,
@@ -67,6 +65,8 @@ class Detector(nn.Module):
 
         levels = self.fcos.backbone(OrderedDict((str(at), y) for at, y in enumerate(maps)))
         features = list(levels.values())
+        for step in self.coarser:
+            features.append(step(torch.relu(features[-1])))
         said = {name: value.float() for name, value in self.fcos.head(features).items()}
         shapes = [(x.shape[2], x.shape[3])] * len(x)
         anchors = self.fcos.anchor_generator(ImageList(x, shapes), features)
@@ -105,29 +105,3 @@ class Detector(nn.Module):
         shapes = [(x.shape[2], x.shape[3])] * len(x)
         found: list[dict[str, Tensor]] = self.fcos.postprocess_detections(parts, places, shapes)
         return found
-
-
-def _coarser_type() -> type:
-    from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
-
-    class Coarser(ExtraFPNBlock):
-        """Makes coarser maps of the coarsest, each of half the side."""
-
-        def __init__(self, width: int, count: int) -> None:
-            super().__init__()
-            self.steps = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for _ in range(count))
-
-        def forward(
-            self, results: list[Tensor], x: list[Tensor], names: list[str]
-        ) -> tuple[list[Tensor], list[str]]:
-            for at, step in enumerate(self.steps):
-                results.append(step(torch.relu(results[-1])))
-                names.append(f"more{at}")
-            return results, names
-
-    return Coarser
-
-
-def _Coarser(width: int, count: int) -> nn.Module:
-    made: nn.Module = _coarser_type()(width, count)
-    return made

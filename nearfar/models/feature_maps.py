@@ -87,6 +87,25 @@ def strides(levels: list[Tensor], side: int) -> tuple[int, ...]:
     return tuple(itertools.accumulate(steps, lambda a, b: a * b))
 
 
+@torch.no_grad()
+def takes_any_shape(encoder: Any) -> bool:
+    """Tell whether an encoder gives maps of images that are not square and of another size than its own.
+
+    Args:
+        encoder: an `Encoder`; left in the mode that it was in.
+    """
+    modes, many = [(part, part.training) for part in encoder.modules()], max(encoder.strides)
+    encoder.eval()
+    try:
+        held = next(encoder.parameters())
+        return len(encoder.maps(held.new_zeros(1, 3, 2 * many, 3 * many))) > 0
+    except Exception:  # each library refuses in its own way
+        return False
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def tokens(net: Any, x: Tensor, name: str, keep: Tensor | None = None) -> Tokens:
     """Compute the tokens of a vision transformer, after its last norm.
 
