@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .app.explore import explore
     from .embedding.embed import embed
     from .evaluation.evaluate import evaluate
+    from .evaluation.passages import passages
+    from .evaluation.similar_texts import sts
     from .experiments.compare import compare
     from .experiments.sweep import sweep
     from .integrations.sklearn import AnomalyDetector, DuplicateFinder, EncoderTransformer, FewShotClassifier
@@ -64,11 +66,13 @@ __all__ = [
     "label_errors",
     "load",
     "open_store",
+    "passages",
     "pretrain",
     "preview",
     "report",
     "search",
     "store",
+    "sts",
     "suggest",
     "sweep",
 ]
@@ -95,11 +99,13 @@ _PUBLIC = {
     "label_errors": "queries.label_errors",
     "load": "training.run",
     "open_store": "stores.open",
+    "passages": "evaluation.passages",
     "pretrain": "training.pretrain",
     "preview": "training.preview",
     "report": "reports.report",
     "search": "queries.search",
     "store": "stores.manage",
+    "sts": "evaluation.similar_texts",
     "suggest": "queries.suggest",
     "sweep": "experiments.sweep",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 # HEIC is looked for, though Pillow cannot read it, so that a phone's pictures do not vanish unsaid.
@@ -55,17 +55,18 @@ def told(others: Mapping[str, int], most: int = 8) -> list[str]:
     return [f"{count:,} other file{'' if count == 1 else 's'}: {shown}{more}", *hints[:most]]
 
 
-def is_image_name(name: str) -> bool:
+def is_image_name(name: str, suffixes: Collection[str] = SUFFIXES) -> bool:
     """Tell from its suffix whether a file is to be tried as an image; hidden files are not.
 
     Args:
         name: a file name without folders.
+        suffixes: endings in lower case, of another kind's files.
     """
     _, dot, suffix = name.rpartition(".")
-    return bool(dot) and not name.startswith(".") and suffix.lower() in SUFFIXES
+    return bool(dot) and not name.startswith(".") and suffix.lower() in suffixes
 
 
-def find(root: Path, others: Counter[str] | None = None) -> list[str]:
+def find(root: Path, others: Counter[str] | None = None, suffixes: Collection[str] = SUFFIXES) -> list[str]:
     """List the image files under a folder, at any depth, in sorted order.
 
     Hidden files and folders are passed over. Links to folders are followed, each folder once, and never
@@ -75,6 +76,7 @@ def find(root: Path, others: Counter[str] | None = None) -> list[str]:
     Args:
         root: the folder.
         others: counts the files that are passed over, by their endings.
+        suffixes: endings in lower case, to list another kind's files.
 
     Returns:
         Paths relative to `root`, with forward slashes. Bytes that are no UTF-8 are surrogate-escaped.
@@ -101,7 +103,7 @@ def find(root: Path, others: Counter[str] | None = None) -> list[str]:
             if (info.st_dev, info.st_ino) in seen:
                 continue
             seen.add((info.st_dev, info.st_ino))
-            names, inner, linked = _look(path, others)
+            names, inner, linked = _look(path, others, suffixes)
         except OSError:
             odd.add(prefix.rstrip("/"))
             continue
@@ -114,7 +116,9 @@ def find(root: Path, others: Counter[str] | None = None) -> list[str]:
     return found
 
 
-def _look(folder: str, others: Counter[str] | None) -> tuple[list[str], list[str], list[str]]:
+def _look(
+    folder: str, others: Counter[str] | None, suffixes: Collection[str]
+) -> tuple[list[str], list[str], list[str]]:
     """List a folder's visible entries: what has an image's name, its folders, its links to folders."""
     names, inner, linked = [], [], []
     with os.scandir(folder) as entries:
@@ -122,7 +126,7 @@ def _look(folder: str, others: Counter[str] | None) -> tuple[list[str], list[str
             name = entry.name
             if name[0] == "." or name == "__MACOSX":
                 continue
-            if is_image_name(name):
+            if is_image_name(name, suffixes):
                 names.append(name)
             elif others is not None and entry.is_file():
                 others[os.path.splitext(name)[1].lower()[:12] or NO_ENDING] += 1

@@ -137,10 +137,11 @@ def stamps(source: Source) -> Iterator[tuple[range, list[str]]]:
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """Image files; `paths` are as `find` gives them, relative to `root` or absolute."""
+    """Files; `paths` are as `find` gives them, relative to `root` or absolute; `modality` is their kind."""
 
     root: Path
     paths: Sequence[str]
+    modality: str = field(default="images", kw_only=True)  # here it is no property
     kind: ClassVar[str] = "files"
 
     def read(self, index: int) -> Path:

@@ -47,6 +47,9 @@ METHODS = {
     "jigsaw": "Jigsaw",
     "relative_position": "RelativePosition",
     "cutpaste": "CutPaste",
+    "simcse": "SimCSE",
+    "multiple_negatives": "MultipleNegatives",
+    "mlm": "MLM",
     "supervised": "Supervised",
 }
 """Name, which is also the file's, to the class in it."""

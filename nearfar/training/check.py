@@ -132,8 +132,9 @@ def check(
         return Check(found, None, f"{found.usable} usable images are too few to train on")
     side = resolve.usual_side(source, max_pixels)
     span = resolve.usual_range(source, given)
+    asked = resolve.decided(source, given)
     wanted = resolve.resolve(
-        method, recipe, given, side=side, device=device, kind=source.modality, value_range=span
+        method, recipe, asked, side=side, device=device, kind=source.modality, value_range=span
     )
     if found.range is not None:
         found = dataclasses.replace(found, range=span)

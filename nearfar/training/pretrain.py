@@ -45,6 +45,7 @@ OURS = (  # in the order in which --overwrite removes them
     "log.jsonl",
     "health.jsonl",
     "rejected.csv",
+    "tokenizer.json",
     "config.json",  # last: until then the folder is known as a run's
 )
 CHANGE = 0.2  # of the number of steps, from which on a correction is said
@@ -107,7 +108,7 @@ def pretrain(
         if earlier and asked["data"] and earlier["asked"] == asked and _finished(folder):
             return load(folder)
         source = open_data(data, labels=_needs_labels(method, like, given))
-        wanted, plan = _wanted(source, method, recipe, like, given, device)
+        wanted, plan = _wanted(source, method, recipe, like, given, device, folder)
         whole = _read(source, wanted)
         dataset, held = holdout_split(whole, wanted.training.holdout, wanted.training.seed)
         planned = plan_run(wanted, len(whole), len(whole.classes))
@@ -154,6 +155,8 @@ def _train(
         "plan": job.plan.stretches,
     }
     config["teacher"] = _teacher_digest(job.wanted)
+    if distributed.first():
+        job.wanted.kind.write_files(job.folder, job.wanted.preprocess)
     _record(job.folder, whole, config)
     job.announce()
     feed, recorder = (
@@ -339,14 +342,16 @@ def _wanted(
     like: str | Path | None,
     given: dict[str, Any],
     device: torch.device,
+    folder: Path,
 ) -> tuple[RunConfig, StepPlan | None]:
     """Decide every setting: from another run's folder, or from the recipe and what was asked."""
     if like is None:
         side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
         kind = source.modality
         span = resolve.usual_range(source, given)
+        asked = resolve.decided(source, given, [folder])
         return resolve.resolve(
-            method, recipe, given, side=side, device=device, kind=kind, value_range=span
+            method, recipe, asked, side=side, device=device, kind=kind, value_range=span
         ), None
     extra = [name for name in given if name not in resolve.MAY_CHANGE]
     if extra:
@@ -359,6 +364,7 @@ def _wanted(
             f"{like} was trained on {wanted.modality}, and {source.name} holds {source.modality}; "
             "leave --like out."
         )
+    wanted.kind.read_files(Path(like), wanted.preprocess)
     return wanted, StepPlan.of(config["plan"])
 
 
