@@ -15,8 +15,8 @@ from pathlib import Path
 from nearfar import methods
 from nearfar.cli.flags import plain
 from nearfar.core.config import Setting, settings_of
+from nearfar.data.modality import MODALITIES, modality
 from nearfar.evaluation import PARTS
-from nearfar.images.view_settings import Views
 from nearfar.methods.catalogue import NEEDS, Entry, catalogue
 from nearfar.training import recipe_table, recipes, settings
 
@@ -59,9 +59,10 @@ def page() -> str:
         "decides some of them (see [Recipes](#recipes)); a flag that is given overrides the recipe.",
         "## Training",
         table(settings.Training, recipe_table.by_recipe(None)),
-        "## Views",
-        table(Views, recipe_table.by_recipe(None)),
     ]
+    for name in MODALITIES:
+        parts.append(f"## Views of {name}")
+        parts.append(table(modality(name).views, recipe_table.by_recipe(None)))
     parts.append("## Settings of a method")
     parts.append("Each method has further settings, listed with it in [Methods](methods.md).")
     parts.append("## Recipes")
@@ -151,8 +152,12 @@ def choosing_page() -> str:
     """Write the page on choosing a method with its two tables brought up to date."""
     text, entries = CHOOSING.read_text(encoding="utf-8"), catalogue().entries
     head = "| choose it | method |\n|---|---|\n"
-    for title, labelled in (("## Images without labels\n", False), ("## Images with labels\n", True)):
-        lines = [_choice(entry) for entry in entries if (entry.needs != NEEDS[""]) == labelled]
+    for title, needs in (
+        ("## Images without labels\n", (NEEDS[""],)),
+        ("## Images with labels\n", (NEEDS["labels"], NEEDS["either"])),
+        ("## Texts\n", ("text",)),
+    ):
+        lines = [_choice(entry) for entry in entries if entry.needs in needs]
         before, _, rest = text.partition(title)
         table = TABLE.search(rest)
         assert table, f"{CHOOSING.name} has no table under {title.strip()}"
@@ -185,6 +190,12 @@ def options() -> str:
     for name in methods.METHODS:
         for item in settings_of(methods.settings(name)):
             own.setdefault(item.name, set()).add(_type(item))
+    views: dict[str, list[str]] = {}
+    known: set[str] = set()
+    for kind in MODALITIES:
+        items = [item for item in settings_of(modality(kind).views) if item.name not in known]
+        known |= {item.name for item in items}
+        views[kind] = [f"    {item.name}: {_type(item)} | None" for item in items]
     lines = [
         '"""The settings of a run as typed keywords, for editors and mypy.',
         "",
@@ -198,13 +209,11 @@ def options() -> str:
         "",
         "",
         "class Options(TypedDict, total=False):",
-        '    """Any setting of `Training`, `Views` or a method; None stands for one that is not given."""',
+        '    """Any setting of `Training`, of views or a method; None stands for one that is not given."""',
         "",
         "    # Training",
         *(f"    {item.name}: {_type(item)} | None" for item in settings_of(settings.Training)),
-        "",
-        "    # Views",
-        *(f"    {item.name}: {_type(item)} | None" for item in settings_of(Views)),
+        *(line for kind, lines in views.items() for line in ("", f"    # Views of {kind}", *lines)),
         "",
         "    # Of the methods, each of which has some",
         *(f"    {name}: {' | '.join(sorted(types))} | None" for name, types in own.items()),

@@ -21,6 +21,7 @@ from nearfar.cli.main import COMMANDS, main, pretrain_parser
 from nearfar.cli.signatures import REQUIRED, read_signature
 from nearfar.cli.synonyms import ADVICE, SYNONYMS
 from nearfar.core.config import settings_of
+from nearfar.data.modality import MODALITIES, modality
 from nearfar.images.view_settings import Views
 from nearfar.queries import QUERIES
 from nearfar.training import settings
@@ -268,7 +269,9 @@ FLAGS = {
     "report": "--out --data --train --test --json",
     "embed": "--out --store --columns --prune --labels --json --device --batch-size --workers",
     "store": "--import --columns --delete --compact --export --where --json",
-    "search": "--image --id --like --dislike --where --limit --run --out --json",
+    "sts": "--dev --texts --seed --json",
+    "passages": "--dev --seed --json",
+    "search": "--image --text --id --like --dislike --where --limit --run --out --json",
     "label-errors": "--column --where --accepted --limit --seed --out --json",
     "classes": "--examples --propagate --reject --save --where --run --out --json",
     "suggest": "--limit --column --method --where --accepted --seed --out --json",
@@ -285,14 +288,24 @@ FLAGS = {
     "demo": "--out --json --minutes --seed",
 }
 SETTINGS = (
-    "--epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights --image-size "
-    "--short-side --optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision --seed "
-    "--device --views-on --compile --threads --workers --max-bad --max-pixels --holdout --health-checks "
-    "--stop-on-collapse "
+    "--modality --epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights "
+    "--image-size --short-side --optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision "
+    "--seed --device --views-on --compile --threads --workers --max-bad --max-pixels --holdout "
+    "--health-checks --stop-on-collapse "
     "--no-stop-on-collapse --cache --no-cache --save-minutes --tensorboard --no-tensorboard --crop-min "
     "--crop-max --interpolation --range --percentiles --flip --jitter --brightness --contrast --saturation "
     "--hue --grayscale --blur --solarize"
 )
+
+
+VIEWS = {
+    "images": (
+        "--crop-min --crop-max --interpolation --range --percentiles --flip --jitter --brightness --contrast "
+        "--saturation --hue --grayscale --blur --solarize"
+    ),
+    "text": "--deletion --tokenizer",
+    "sound": "--rate --mels --keep --stretch --shift --warp --floor --masks --level",
+}
 
 
 def own(method: str) -> list[str]:
@@ -316,6 +329,12 @@ def test_the_list_of_flags_is_frozen(command: str) -> None:
     assert sorted(COMMANDS[command](()).flags) == sorted(expected)
 
 
+def test_the_flags_of_each_kind_of_data_are_frozen() -> None:
+    assert list(VIEWS) == list(MODALITIES)
+    for kind, flags in VIEWS.items():
+        assert [item.flag for item in settings_of(modality(kind).views)] == flags.split()
+
+
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_a_methods_flags_are_the_settings_in_its_file(method: str) -> None:
     expected = ["-h", "--help", *f"{FLAGS['pretrain']} {SETTINGS}".split(), *own(method)]
@@ -325,6 +344,7 @@ def test_a_methods_flags_are_the_settings_in_its_file(method: str) -> None:
 def test_every_flag_has_a_sentence_in_decisions() -> None:
     text = (Path(__file__).parent.parent / "docs" / "decisions.md").read_text()
     flags = {flag for make in COMMANDS.values() for flag in make(()).flags}
+    flags |= {flag for kind in MODALITIES for flag in pretrain_parser(["--modality", kind]).flags}
     flags |= {flag for method in methods.METHODS for flag in pretrain_parser(["--method", method]).flags}
     flags -= {"-h", *(flag for flag in flags if flag.startswith("--no-"))}
     assert not [flag for flag in sorted(flags) if f"`{flag}`" not in text]

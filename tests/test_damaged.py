@@ -109,7 +109,7 @@ def use(folder: Path, run: Run, name: str) -> None:
         cards.model(run), cards.data(run, None, ()), cards.provenance(run), cards.commands(run, "x.html")
     run.log(), cards.cost(run), curves.last_health([curves.TrainingCurves.of(run, "a")])
     scores, verdict = reports._scores(run, None, None), run.verdict()
-    wanted = RunConfig("simclr", "cpu", Training(), None, None)
+    wanted = RunConfig("simclr", "cpu", Training(modality="images"), None, None)
     subject = Subject("a", run, wanted, (), None, "", scores, verdict, None)
     overview([subject, subject]), cards.answers(run, scores, 0)
     if scores and name == "evaluation.json":

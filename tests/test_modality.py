@@ -64,8 +64,8 @@ def test_every_kind_in_the_table_keeps_its_word() -> None:
         assert kind.name == name and kind.preprocess.modality == name
         made = kind.preprocess_for(16, kind.views())
         assert made.size == 16 and kinds.modality_of(made) is kind
-    with pytest.raises(NearfarError, match="no kind of data 'sound'"):
-        kinds.modality("sound")
+    with pytest.raises(NearfarError, match="no kind of data 'smell'"):
+        kinds.modality("smell")
 
 
 def test_the_table_needs_no_torch_until_a_kind_is_at_work() -> None:
@@ -82,7 +82,7 @@ def test_a_run_learns_says_its_kind_and_knows_its_health(run: Path) -> None:
     losses = [line["loss"] for line in found.log()]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.2
     assert json.loads((run / "encoder.json").read_text())["modality"] == "sequences"
-    assert found.config["modality"] == "sequences"
+    assert found.config["training"]["modality"] == "sequences"
     assert found.config["views"] == {"noise": 0.1, "shift": 2}
     assert found.preprocess == toy_modality.Preprocess(16)
     health = found.health()

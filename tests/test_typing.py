@@ -11,7 +11,7 @@ import pytest
 
 from nearfar import methods
 from nearfar.core.config import settings_of
-from nearfar.images.view_settings import Views
+from nearfar.data.modality import MODALITIES, modality
 from nearfar.training.options import Options
 from nearfar.training.settings import Training
 
@@ -27,7 +27,8 @@ nearfar.sweep("photos", budget="1h", minutes_each=3, stemm="auto")
 
 
 def test_every_setting_is_an_option() -> None:
-    classes = [Training, Views, *(methods.settings(name) for name in methods.METHODS)]
+    kinds = [modality(name).views for name in MODALITIES]
+    classes = [Training, *kinds, *(methods.settings(name) for name in methods.METHODS)]
     names = {item.name for cls in classes for item in settings_of(cls)}
     assert set(typing.get_type_hints(Options)) == names == Options.__optional_keys__
 

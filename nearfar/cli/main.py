@@ -7,6 +7,7 @@ JSON object; progress and notes go to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import io
@@ -100,8 +101,14 @@ def _word_after(words: Sequence[str], flag: str) -> str:
 
 def _kind_of(words: Sequence[str]) -> Modality:
     """Find the kind of data that the words name, before they are parsed: it decides which views there are."""
-    named = (recognise(word) for word in words if not word.startswith("-"))
-    return modality(next((name for name in named if name != IMAGES), IMAGES))
+    if (asked := _word_after(words, "--modality")) not in ("", "auto"):
+        return modality(asked)
+    named = [word for word in words if not word.startswith("-")]
+    for word in named:
+        with contextlib.suppress(NearfarError):  # of several kinds, which the command itself says
+            if (name := recognise(word)) != IMAGES:
+                return modality(name)
+    return modality(IMAGES)
 
 
 def check_parser(words: Sequence[str]) -> Parser:

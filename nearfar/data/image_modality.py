@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..images.view_settings import Views, is_small
+from .folders import SUFFIXES
 from .modality import IMAGES, Example, Modality
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class ImageModality(Modality):
 
     name = IMAGES
     views = Views
+    suffixes = SUFFIXES
     columns: ClassVar = {"width": "number", "height": "number"}
     baselines = ("pixels", "pca", "colours", "patches", "scratch")
     on_device = True

@@ -8,9 +8,10 @@ from typing import Any
 
 from ..core.errors import NearfarError
 from .csv_files import native_paths, open_text, read_rows
+from .endings import LISTS
 from .source import FileSource, class_names, clean
 
-SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
+SUFFIXES = LISTS
 _PATH_COLUMNS = ("path", "file", "image", "filename")
 _LABEL_COLUMNS = ("label", "class", "target")
 

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from .source import Source
 
 IMAGES = "images"
-MODALITIES = {IMAGES: "nearfar.data.image_modality", "text": "nearfar.data.text_modality"}
+MODALITIES = {
+    IMAGES: "nearfar.data.image_modality",
+    "sound": "nearfar.data.sound_modality",
+    "text": "nearfar.data.text_modality",
+}
 """Name to the module whose `MODALITY` is the one object of that kind of data."""
 
 
@@ -59,7 +63,7 @@ class Modality(abc.ABC):
     """Endings of its files, in lower case and without the dot, by which a folder of them is known."""
 
     companion: ClassVar[bool] = False
-    """Whether its files often lie beside those of other kinds, as notes do: those say what a folder holds."""
+    """Whether its files often lie beside those of other kinds, which then say what a folder holds."""
 
     columns: ClassVar[Mapping[str, str]] = {}
     """Columns that a store has for this kind alone, with their kinds; a "number" is a whole one."""
@@ -82,7 +86,7 @@ class Modality(abc.ABC):
         """The settings of `prepare`: a settings class with `size`, whose `modality` is this one's name."""
 
     def holds(self, data: Any) -> bool:
-        """Tell whether what a user named is of this kind; images are what no other kind claims.
+        """Tell whether what a user named is of this kind, where no file's ending says so.
 
         Args:
             data: as `open` takes it.
@@ -419,10 +423,25 @@ def recognise(data: Any) -> str:
 
     Args:
         data: a path, a data set's name, an array, a list, or a `Source`.
+
+    Raises:
+        NearfarError: there are files of several kinds.
     """
+    from .endings import endings
+
     said = getattr(data, "modality", None)
     if isinstance(said, str):
         return said
+    counted = endings(data)
+    found = {name: sum(counted[word] for word in modality(name).suffixes) for name in MODALITIES}
+    found = {name: count for name, count in found.items() if count}
+    found = {name: count for name, count in found.items() if not modality(name).companion} or found
+    if len(found) > 1:
+        several = " and ".join(f"{name} ({count:,} files)" for name, count in found.items())
+        either = " or ".join(f"--modality {name}" for name in found)
+        raise NearfarError(f"{data} holds {several}; say which are meant with {either}.")
+    if found:
+        return next(iter(found))
     return next((name for name in MODALITIES if name != IMAGES and modality(name).holds(data)), IMAGES)
 
 

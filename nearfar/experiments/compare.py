@@ -26,7 +26,7 @@ from ..training import checkpoint
 from ..training.options import Options
 from ..training.pretrain import pretrain
 from ..training.recipes import RECIPES
-from ..training.resolve import needs_labels
+from ..training.resolve import expected_kind, needs_labels
 from ..training.run import Run
 from ..training.settings import Training
 
@@ -194,7 +194,9 @@ def compare(
     names = list(dict.fromkeys(methods))
     given: dict[str, Any] = {**settings}
     _check(names, seeds, train, test, given)
-    kind = open_data(data).modality  # what is not there is said before anything is made
+    kind = open_data(
+        data, expected=expected_kind(given)
+    ).modality  # what is not there is said before anything is made
     for part in (train, test):
         if part is not None:
             open_data(part, expected=kind, labels=True)

@@ -77,7 +77,9 @@ def sweep(
         given["minutes"] = schedule.minutes(minutes_each, "--minutes-each")
     limit = _limit(given, budget, trials)
     seed = given.pop("seed", 0)
-    source = open_data(data, labels=resolve.needs_labels(method, given))
+    source = open_data(
+        data, expected=resolve.expected_kind(given), labels=resolve.needs_labels(method, given)
+    )
     labelled = None if train is None else open_data(train, expected=source.modality, labels=True)
     device = device_named(str(given.get("device", "auto")))
     side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))

@@ -25,7 +25,7 @@ class Entry:
         line: what it does, a sentence.
         paper: first author and year, as "Chen et al. 2020".
         citation: authors, title, venue and arXiv number.
-        needs: "images", "images with labels", or either.
+        needs: "images", "images with labels", or either; or another kind of data, such as "text".
         choose: a sentence that begins with "when".
         shapes: what the equation's letters are.
         equation: a sentence, and the plain loops.
@@ -97,7 +97,7 @@ def read(name: str) -> Entry:
         line=" ".join(line.split()),
         paper=_short(citation),
         citation=" ".join(citation.split()),
-        needs=NEEDS[_needs(tree, methods.METHODS[name])],
+        needs=NEEDS.get(kind := _needs(tree, methods.METHODS[name]), kind),
         choose=" ".join(choose.removeprefix("Choose it ").split()),
         shapes=" ".join(shapes.split()),
         equation=equation,
@@ -114,8 +114,13 @@ def _short(citation: str) -> str:
 
 
 def _needs(tree: ast.Module, cls: str) -> str:
-    """Find what a method's class needs: its `needs`, or "either" where its settings decide."""
+    """Find what a method's class needs: another kind of data, its `needs`, or "either" where settings decide."""
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls)
+    for node in body:
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "modality":
+            kind = ast.literal_eval(node.value) if node.value is not None else None
+            if kind not in (None, "images"):
+                return str(kind)
     if any(isinstance(node, ast.FunctionDef) and node.name == "requires" for node in body):
         return "either"
     given = [

@@ -15,7 +15,7 @@ from ..core.device import cores, device_named
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data import loader
 from ..data.inspection import Inspection
-from ..data.modality import modality_of, open_data
+from ..data.modality import IMAGES, modality_of, open_data
 from ..data.source import Source
 from . import engine, optim, resolve
 from .known_check import KnownCheck, check_known
@@ -122,7 +122,9 @@ def check(
         raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     device = device_named(str(given.get("device", "auto")))
-    source = open_data(data, labels=resolve.needs_labels(method, given))
+    source = open_data(
+        data, expected=resolve.expected_kind(given), labels=resolve.needs_labels(method, given)
+    )
     max_pixels = given.get("max_pixels", Training.max_pixels)
     threads = given.get("workers") or cores()
     found = modality_of(source).describe(
@@ -145,7 +147,9 @@ def check(
             None,
             f"{share:.0%} of the images are unusable; fix them, or raise --max-bad to {share:.2f}",
         )
-    known = check_known(data, limit=max_pixels, device=device, threads=threads)
+    known = None
+    if source.modality == IMAGES:
+        known = check_known(data, limit=max_pixels, device=device, threads=threads)
     return Check(found, _propose(source, wanted, found, device, threads), known=known)
 
 

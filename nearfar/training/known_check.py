@@ -67,10 +67,10 @@ def check_known(data: Any, *, limit: int, device: torch.device, threads: int) ->
     if not embedded.there():
         return None
     try:
-        source = open_data(data, labels=True)
+        source = open_data(data, expected=IMAGES, labels=True)
     except NearfarError:  # no labels, or labels that could be read in two ways
         return None
-    if source.modality != IMAGES or source.labels is None:
+    if source.labels is None:
         return None
     began, run, kind = time.perf_counter(), load("known"), modality(IMAGES)
     values, labels, rows = [], [], []

@@ -10,9 +10,10 @@ from typing import TypedDict
 
 
 class Options(TypedDict, total=False):
-    """Any setting of `Training`, `Views` or a method; None stands for one that is not given."""
+    """Any setting of `Training`, of views or a method; None stands for one that is not given."""
 
     # Training
+    modality: str | None
     epochs: float | None
     steps: int | None
     minutes: float | None
@@ -45,7 +46,7 @@ class Options(TypedDict, total=False):
     save_minutes: float | None
     tensorboard: bool | None
 
-    # Views
+    # Views of images
     crop_min: float | None
     crop_max: float | None
     interpolation: str | None
@@ -60,6 +61,21 @@ class Options(TypedDict, total=False):
     grayscale: float | None
     blur: float | None
     solarize: float | None
+
+    # Views of sound
+    rate: int | None
+    mels: int | None
+    keep: float | None
+    stretch: float | None
+    shift: float | None
+    warp: float | None
+    floor: float | None
+    masks: float | None
+    level: str | None
+
+    # Views of text
+    deletion: float | None
+    tokenizer: str | None
 
     # Of the methods, each of which has some
     temperature: float | None
@@ -114,4 +130,5 @@ class Options(TypedDict, total=False):
     latent: int | None
     beta: float | None
     permutations: int | None
+    triples: bool | None
     classes: int | None

@@ -107,7 +107,8 @@ def pretrain(
         begun = overwrite if earlier is None else bool(earlier.get("overwrite"))
         if earlier and asked["data"] and earlier["asked"] == asked and _finished(folder):
             return load(folder)
-        source = open_data(data, labels=_needs_labels(method, like, given))
+        kind = resolve.expected_kind(given)
+        source = open_data(data, expected=kind, labels=_needs_labels(method, like, given))
         wanted, plan = _wanted(source, method, recipe, like, given, device, folder)
         whole = _read(source, wanted)
         dataset, held = holdout_split(whole, wanted.training.holdout, wanted.training.seed)
@@ -353,7 +354,7 @@ def _wanted(
         return resolve.resolve(
             method, recipe, asked, side=side, device=device, kind=kind, value_range=span
         ), None
-    extra = [name for name in given if name not in resolve.MAY_CHANGE]
+    extra = [name for name in given if name not in (*resolve.MAY_CHANGE, "modality")]
     if extra:
         flag = extra[0].replace("_", "-")
         raise NearfarError(f"--like takes every setting from {like}; leave --{flag} out.")

@@ -104,7 +104,9 @@ def preview(
     if method not in methods.METHODS:
         raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
-    source = open_data(data, labels=resolve.needs_labels(method, given))
+    source = open_data(
+        data, expected=resolve.expected_kind(given), labels=resolve.needs_labels(method, given)
+    )
     limit = given.get("max_pixels", Training.max_pixels)
     side = resolve.usual_side(source, limit)
     config = resolve.resolve(

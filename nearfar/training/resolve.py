@@ -45,7 +45,11 @@ class RunConfig:
     training: Training
     views: Any  # the modality's settings of a view
     settings: Any  # the method's own Config
-    modality: str = IMAGES
+
+    @property
+    def modality(self) -> str:
+        """The name of the kind of data that is learnt from."""
+        return self.training.modality
 
     @property
     def kind(self) -> Modality:
@@ -73,7 +77,6 @@ class RunConfig:
         return {
             "method": self.method,
             "recipe": self.recipe,
-            "modality": self.modality,
             "training": to_json(self.training),
             "views": to_json(self.views),
             "settings": to_json(self.settings),
@@ -88,14 +91,13 @@ class RunConfig:
             where: how an error names the place.
         """
         try:
-            method, kind = values["method"], values["modality"]
+            method, training = values["method"], build(Training, values["training"], where)
             return RunConfig(
                 method,
                 values["recipe"],
-                build(Training, values["training"], where),
-                build(modality(kind).views, values["views"], where),
+                training,
+                build(modality(training.modality).views, values["views"], where),
                 build(methods.settings(method), values["settings"], where),
-                kind,
             )
         except KeyError as error:
             raise NearfarError(
@@ -113,7 +115,7 @@ class RunConfig:
         """
         free = (*MAY_CHANGE, *MEASURED)
         training = {name: value for name, value in to_json(self.training).items() if name not in free}
-        told = [self.method, self.modality, training, to_json(self.views), to_json(self.settings), *more]
+        told = [self.method, training, to_json(self.views), to_json(self.settings), *more]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: RunConfig) -> list[str]:
@@ -137,6 +139,19 @@ class RunConfig:
 
 def _plain(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def expected_kind(given: Mapping[str, Any]) -> str | None:
+    """Name the kind of data that was asked for, as `open_data` expects it.
+
+    Args:
+        given: explicit settings by name.
+
+    Raises:
+        NearfarError: there is no such kind.
+    """
+    name = given.get("modality") or Training.modality
+    return None if name == Training.modality else modality(name).name
 
 
 def usual_side(source: Source, max_pixels: int) -> int:
@@ -284,13 +299,13 @@ def resolve(
         groups[Training] |= _started_from(str(weights), kind, asked.get("encoder"))
     training = build(Training, groups[Training])
     size = training.image_size or data.input_size(side)
-    training = replace(training, image_size=size, device=device.type)
+    training = replace(training, modality=kind, image_size=size, device=device.type)
     length = next((name for name in LENGTHS if getattr(training, name) is not None), None)
     if length is None or getattr(training, length) <= 0:
         raise NearfarError("training needs a length above zero; give --epochs, --steps or --minutes.")
     views: Any = build(data.views, groups[data.views])
     settings = methods.method(method).fitted(build(config, groups[config]), views)
-    return RunConfig(method, recipe, training, views, settings, kind)
+    return RunConfig(method, recipe, training, views, settings)
 
 
 def _started_from(weights: str, kind: str, encoder: Any) -> dict[str, Any]:

@@ -53,8 +53,8 @@ CONFIG: dict[Any, Any] = {
     "data": _DATA,
     "method": str,
     "recipe": str,
-    "modality": str,
     "training": {
+        "modality": str,
         "seed": int,
         "batch_size": range(1, 1 << 40),
         "optimizer": str,

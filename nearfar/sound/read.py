@@ -1,0 +1,170 @@
+"""Reads a sound file: WAV by the standard library, other forms by soundfile; mixed to one channel.
+
+What cannot be used raises `BadImage` with the reason in a few words, as for images.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import wave
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import BadImage
+from ..images.files import read as read_file
+
+Samples = npt.NDArray[np.float32]
+WAV = frozenset({"wav", "wave"})
+TO_INSTALL = "pip install 'nearfar[sound]'"
+MOST_SECONDS = 600  # of one clip: an hour would be one vector, and take gigabytes to decode
+RATES = (1_000, 768_000)  # samples a second
+_BLOCK = 1 << 18  # frames decoded at a time, by which memory is bounded for many channels
+_STREAMED = 0x7FFF0000  # from here on a size in a header is what a program writes that does not know it
+
+
+def has_soundfile() -> bool:
+    """Tell whether forms other than WAV can be read."""
+    return importlib.util.find_spec("soundfile") is not None
+
+
+def read(path: Path, limit: int) -> bytes:
+    """Read a file whole.
+
+    Args:
+        path: the file.
+        limit: a file larger than 8 bytes a sample of this many, plus 64 MiB, is not read.
+
+    Raises:
+        BadImage: it cannot be read, is empty, is too large, or is no regular file.
+    """
+    return read_file(path, max_pixels=limit)
+
+
+def decode(data: bytes, limit: int) -> tuple[Samples, int]:
+    """Decode a file and mix its channels to one.
+
+    Args:
+        data: the file's bytes.
+        limit: the most samples allowed, of all channels.
+
+    Returns:
+        (n,) float32 in [-1, 1], at least one, and samples a second.
+
+    Raises:
+        BadImage: it cannot be decoded, or is too long.
+    """
+    if data[:4] == b"RIFF":
+        try:
+            return _decode_wav(data, limit)
+        except (wave.Error, EOFError) as error:
+            if not has_soundfile():
+                needs = f"; for other encodings than PCM: {TO_INSTALL}" if "format" in str(error) else ""
+                raise BadImage(f"broken: {_told(error)}{needs}") from None
+    if not has_soundfile():
+        raise BadImage(f"no WAV file; for FLAC, Ogg and MP3: {TO_INSTALL}")
+    return _decode_other(data, limit)
+
+
+def _told(error: Exception) -> str:
+    return (str(error) or "it ends too soon").splitlines()[0][:100]
+
+
+def _check(frames: int, channels: int, rate: int, limit: int) -> None:
+    """Refuse what no one can want as one clip, before it is decoded."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise BadImage(f"{rate:,} samples a second, which is no rate of sound")
+    if frames > MOST_SECONDS * rate:
+        raise BadImage(
+            f"over the limit of {MOST_SECONDS // 60} minutes: {frames / rate:,.0f} s; cut it into clips"
+        )
+    if frames * channels > limit:
+        raise BadImage(f"over the limit of {limit:,} samples: {frames:,} x {channels}")
+    if frames < 1:
+        raise BadImage("no samples")
+
+
+def _decode_wav(data: bytes, limit: int) -> tuple[Samples, int]:
+    """Decode PCM of 8 to 32 bits."""
+    with wave.open(io.BytesIO(data)) as file:
+        rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
+        told = file.getnframes()
+        there = len(data) // (channels * width)  # at most: headers take a little
+        streamed = told * channels * width >= _STREAMED or told == 0
+        _check(min(told or there, there), channels, rate, limit)
+        if width not in _PCM:
+            raise wave.Error(f"unknown format: {8 * width} bits")
+        parts = []
+        while raw := file.readframes(_BLOCK) if told else b"":
+            whole = raw[: len(raw) // (channels * width) * channels * width]
+            parts.append(_PCM[width](whole).reshape(-1, channels).mean(axis=1, dtype=np.float32))
+    samples = np.concatenate(parts or [np.empty(0, np.float32)])
+    if len(samples) < told and not streamed:
+        raise BadImage(f"cut short: {len(samples) / rate:.2f} of {told / rate:.2f} s are there")
+    _check(len(samples), channels, rate, limit)
+    return samples, rate
+
+
+def _pcm24(raw: bytes) -> Samples:
+    """Read little-endian numbers of three bytes."""
+    wide = np.zeros((len(raw) // 3, 4), np.uint8)
+    wide[:, 1:] = np.frombuffer(raw, np.uint8).reshape(-1, 3)
+    return wide.view("<i4")[:, 0] * np.float32(2.0**-31)
+
+
+_PCM: dict[int, Callable[[bytes], Samples]] = {
+    1: lambda raw: (np.frombuffer(raw, np.uint8) - np.float32(128)) / np.float32(128),
+    2: lambda raw: np.frombuffer(raw, "<i2") * np.float32(2.0**-15),
+    3: _pcm24,
+    4: lambda raw: np.frombuffer(raw, "<i4") * np.float32(2.0**-31),
+}
+
+
+def _decode_other(data: bytes, limit: int) -> tuple[Samples, int]:
+    """Decode by soundfile."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate, told = int(file.samplerate), int(file.frames)
+            _check(min(told, MOST_SECONDS * rate + 1), file.channels, rate, limit)
+            parts, count = [], 0
+            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                parts.append(block.mean(axis=1))
+                count += len(block)
+                _check(count, file.channels, rate, limit)
+            form: Any = file.format
+    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
+        raise BadImage(f"broken: {_told(error)}") from None
+    if not parts:
+        raise BadImage("no samples")
+    samples: Samples = np.concatenate(parts)
+    if count < told and form != "MP3":  # of an MP3 the header only guesses
+        raise BadImage(f"cut short: {count / rate:.2f} of {told / rate:.2f} s are there")
+    if not np.isfinite(samples).all():
+        raise BadImage("a sample is no finite number")
+    return samples, rate
+
+
+def resample(samples: Samples, rate: int, wanted: int) -> Samples:
+    """Bring samples to another rate.
+
+    Args:
+        samples: (n,) float32.
+        rate: theirs, a second.
+        wanted: the rate of the result; exact to a millionth.
+
+    Returns:
+        (m,) float32.
+    """
+    if rate == wanted:
+        return samples
+    from scipy.signal import resample_poly
+
+    ratio = Fraction(wanted, rate).limit_denominator(1000)
+    return np.asarray(resample_poly(samples, ratio.numerator, ratio.denominator), np.float32)

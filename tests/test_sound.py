@@ -1,0 +1,284 @@
+"""Sound as a kind of data: files are read, set aside by name, trained on, embedded and searched."""
+
+from __future__ import annotations
+
+import io
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_sounds
+import torch
+
+import nearfar
+from nearfar.cli.main import main, pretrain_parser
+from nearfar.core.errors import BadImage, NearfarError
+from nearfar.data import modality as kinds
+from nearfar.data.endings import endings
+from nearfar.sound import logmel, read, views
+from nearfar.sound.view_settings import SoundPreprocess, SoundViews
+from nearfar.stores import open_store
+
+LIMIT = 10**8
+TINY = {
+    "steps": 6,
+    "batch_size": 16,
+    "head": (16, 8),
+    "precision": "float32",
+    "workers": 1,
+    "device": "cpu",
+    "rate": 8000,
+    "mels": 16,
+}
+SOUND = kinds.modality("sound")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_sounds.folder(tmp_path_factory.mktemp("data") / "clips")
+
+
+@pytest.fixture(scope="module")
+def run(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "clips"
+    nearfar.pretrain(clips, out=folder, **TINY)
+    return folder
+
+
+def pcm(sound: np.ndarray, tmp_path: Path, **how: int) -> bytes:
+    small_sounds.write(tmp_path / "a.wav", sound, **how)
+    return (tmp_path / "a.wav").read_bytes()
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_every_width_of_pcm_is_read(width: int, tmp_path: Path) -> None:
+    tone = 0.5 * np.sin(np.arange(800) / 5)
+    samples, rate = read.decode(pcm(tone, tmp_path, width=width), LIMIT)
+    assert rate == 8000 and samples.dtype == np.float32
+    assert np.abs(samples - tone).max() < 1.01 * 2.0 ** (1 - 8 * min(width, 3))
+
+
+def test_channels_are_mixed_and_rates_brought_together(tmp_path: Path) -> None:
+    time = np.arange(22050) / 22050
+    left, right = 0.5 * np.sin(2 * np.pi * 440 * time), 0.1 * np.sin(2 * np.pi * 440 * time)
+    samples, rate = read.decode(pcm(np.stack([left, right], axis=1), tmp_path, rate=22050), LIMIT)
+    assert np.abs(samples - (left + right) / 2).max() < 1e-4
+    made = read.resample(samples, rate, 8000)
+    wanted = 0.3 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
+    assert len(made) == 8000 and np.abs(made - wanted)[100:-100].max() < 2e-3
+
+
+def test_flac_and_ogg_are_read_by_what_they_hold(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    tone = 0.5 * np.sin(np.arange(8000) / 5)
+    soundfile.write(tmp_path / "a.flac", tone, 8000)
+    (tmp_path / "b.wav").write_bytes((tmp_path / "a.flac").read_bytes())  # a wrong ending does no harm
+    soundfile.write(tmp_path / "c.ogg", tone, 8000)
+    soundfile.write(tmp_path / "d.wav", tone, 8000, subtype="FLOAT")
+    for name, error in (("a.flac", 1e-4), ("b.wav", 1e-4), ("c.ogg", 0.2), ("d.wav", 1e-6)):
+        samples, rate = read.decode((tmp_path / name).read_bytes(), LIMIT)
+        assert rate == 8000 and np.abs(samples - tone).max() < error, name
+    cut = (tmp_path / "a.flac").read_bytes()[:3000]
+    with pytest.raises(BadImage, match="cut short|broken"):
+        read.decode(cut, LIMIT)
+
+
+def test_a_missing_soundfile_is_said_with_what_to_type(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(read, "has_soundfile", lambda: False)
+    (tmp_path / "a.flac").write_bytes(b"fLaC")
+    with pytest.raises(NearfarError, match=r"'a.flac'.*: pip install 'nearfar\[sound\]'"):
+        SOUND.open(tmp_path)
+    with pytest.raises(BadImage, match=r"pip install 'nearfar\[sound\]'"):
+        read.decode(b"fLaC", LIMIT)
+
+
+def long_header(seconds: int) -> bytes:
+    """A WAV file that says it lasts many hours."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1), out.setsampwidth(1), out.setframerate(8000)
+        out.writeframes(bytes(8000))
+    raw = bytearray(file.getvalue())
+    raw[40:44] = (8000 * seconds).to_bytes(4, "little")
+    return bytes(raw)
+
+
+def test_hostile_files_are_set_aside_and_named(tmp_path: Path) -> None:
+    root = small_sounds.folder(tmp_path / "clips", each=8)
+    tone = small_sounds.vowel("ah", 120, 0.5)
+    cases = {
+        "empty.wav": b"",
+        "text.wav": b"this is no sound at all\n" * 99,
+        "nul.wav": bytes(5000),
+        "short.wav": pcm(tone, tmp_path)[:2000],
+        "one.wav": pcm(tone[:1], tmp_path),
+        "none.wav": pcm(tone[:0], tmp_path),
+        "hours.wav": pcm(np.zeros(1001 * 601), tmp_path, rate=1001, width=1),
+    }
+    for name, content in cases.items():
+        (root / "ah" / name).write_bytes(content)
+    small_sounds.write(root / "ah" / "fast.wav", np.repeat(tone, 6), rate=48_000)
+    small_sounds.write(root / "ah" / "stereo.wav", np.stack([tone, tone], axis=1))
+    (root / "ah" / "folder.wav").mkdir()
+    made = nearfar.pretrain(root, out=tmp_path / "run", max_bad=0.5, **{**TINY, "steps": 2})
+    lines = (made.path / "rejected.csv").read_text().splitlines()[1:]
+    said = dict(line.split(",", 1) for line in lines)
+    assert set(said) == {f"ah/{name}" for name in (*cases, "folder.wav")}
+    assert said["ah/empty.wav"] == "empty file" and "10 minutes" in said["ah/hours.wav"]
+    assert "too short: 1 samples" in said["ah/one.wav"] and "no samples" in said["ah/none.wav"]
+    assert "cut short: 0.1" in said["ah/short.wav"] and "broken" in said["ah/text.wav"]
+    found = nearfar.check(root, max_bad=0.5, **{**TINY, "steps": 2}).inspection
+    assert len(found.rejected) == 8 and found.usable == 66
+
+
+def test_a_header_that_lies_costs_no_memory() -> None:
+    with pytest.raises(BadImage, match="cut short"):
+        read.decode(long_header(300), LIMIT)
+    with pytest.raises(BadImage, match="over the limit of 10 samples"):
+        read.decode(long_header(1), 10)
+
+
+def test_a_sine_lies_in_its_band_at_its_level() -> None:
+    rate, mels = 16_000, 40
+    edges = np.linspace(logmel.mel(60), logmel.mel(7800), mels + 2)
+    for band in (5, 20, 35):
+        hertz = 700 * (10 ** (edges[band + 1] / 2595) - 1)
+        tone = np.sin(2 * np.pi * hertz * np.arange(rate) / rate).astype(np.float32)
+        found = logmel.log_mels(tone, rate, mels)
+        assert found.shape == (99, mels) and (found.argmax(axis=1) == band).all()
+        found = logmel.log_mels(tone / 10, rate, mels)[:98, band].astype(float)
+        assert np.abs(logmel.SILENCE + logmel.STEP * found + 20).max() < 4  # spread over a few bins
+        quiet = logmel.log_mels(tone / 100, rate, mels)[:98, band].astype(float)
+        assert np.abs((found - quiet) * logmel.STEP - 20).max() < 1
+
+
+def test_many_frames_at_once_are_as_few(monkeypatch) -> None:
+    tone = small_sounds.vowel("ee", 150, 1.0)
+    whole = logmel.log_mels(tone, 8000, 16)
+    monkeypatch.setattr(logmel, "_AT_ONCE", 7)
+    assert np.array_equal(logmel.log_mels(tone, 8000, 16), whole)
+
+
+def slow_view(frames: np.ndarray, start: float, span: float, low: float, step: float, shape) -> np.ndarray:
+    """The box of a spectrogram, place by place."""
+    size, mels = shape
+    taps = max(1, int(np.ceil(span / size)))
+    at = lambda x, count: min(max(int(x), 0), count - 1)  # noqa: E731
+    found = np.zeros(shape)
+    for i in range(size):
+        for tap in range(taps):
+            x = start + (i + (tap + 0.5) / taps) * span / size - 0.5
+            for j in range(mels):
+                y = low + j * step
+                for dx, dy in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                    wx, wy = x - np.floor(x), y - np.floor(y)
+                    weight = (wx if dx else 1 - wx) * (wy if dy else 1 - wy)
+                    value = frames[at(np.floor(x) + dx, len(frames)), at(np.floor(y) + dy, frames.shape[1])]
+                    found[i, j] += weight * value / taps
+    return found
+
+
+def test_a_view_is_the_box_of_the_loops() -> None:
+    draw = np.random.default_rng(0)
+    clips = [draw.integers(0, 256, (length, 9)).astype(np.uint8) for length in (5, 40, 17)]
+    block, how = views.collate(clips), SoundViews(mels=9, floor=0.0, masks=0.0, level="nothing")
+    drawn = views.draw(how, 3, [4, 5, 6], [5, 40, 17], 12)
+    made = views.apply(block, drawn, how, 12)
+    assert made.shape == (3, 1, 9, 12)
+    for k, frames in enumerate(clips):
+        box = (float(x[k]) for x in (drawn.start, drawn.span, drawn.low, drawn.step))
+        slow = slow_view(frames, *box, (12, 9)) * logmel.STEP / 20
+        assert np.abs(made[k, 0].numpy().T - slow).max() < 1e-4
+
+
+def test_a_view_depends_on_its_own_clip_alone() -> None:
+    draw = np.random.default_rng(1)
+    clips = [draw.integers(0, 256, (length, 16)).astype(np.uint8) for length in (9, 90, 30, 3)]
+    how, lengths = SoundViews(mels=16), np.array([9, 90, 30, 3])
+    whole = views.apply(views.collate(clips), views.draw(how, 7, range(4), lengths, 20), how, 20)
+    for k in range(4):
+        alone = views.draw(how, 7, [k], lengths[k : k + 1], 20)
+        assert torch.equal(views.apply(views.collate(clips[k : k + 1]), alone, how, 20)[0], whole[k])
+    block = views.collate(clips)
+    taken = block.take(np.array([2, 0]))
+    one = views.apply(taken, views.centre(taken.length.numpy(), 20), how, 20)
+    all_of = views.apply(block, views.centre(lengths, 20), how, 20)
+    assert torch.equal(one, all_of[[2, 0]])
+
+
+def test_levels_noise_and_masks_do_what_their_names_say() -> None:
+    frames = [np.full((30, 8), 100, np.uint8) + np.arange(8, dtype=np.uint8) * 10]
+    block = views.collate(frames)
+    plain = views.apply(block, views.centre([30], 10), SoundPreprocess(10, mels=8, level="nothing"), 10)
+    assert np.allclose(plain[0, 0, :, 0], (100 + 10 * np.arange(8)) * logmel.STEP / 20)
+    assert views.apply(block, views.centre([30], 10), SoundPreprocess(10, mels=8), 10).abs().max() < 1e-5
+    steep = views.apply(block, views.centre([30], 10), SoundPreprocess(10, mels=8, level="all"), 10)
+    assert abs(steep.mean()) < 1e-5 and steep.std() > 0.1
+    noisy = SoundViews(mels=8, floor=1.0, masks=0.0, shift=0.0, warp=0.0, level="nothing")
+    louder = views.apply(block, views.draw(noisy, 1, [0], [30], 10), noisy, 10) - plain
+    assert (louder > 0).all() and louder[0, 0, 0, 0] > louder[0, 0, 7, 0]
+    masked = SoundViews(mels=8, floor=0.0, masks=1.0, level="nothing")
+    many = views.apply(
+        views.collate(frames * 200), views.draw(masked, 1, range(200), [30] * 200, 10), masked, 10
+    )
+    assert 0.4 < (many == 0).float().mean() < 0.8  # of each side a half in the mean
+
+
+@pytest.mark.parametrize("frames", [5, 16, 96, 333])
+def test_the_encoder_takes_any_length(frames: int) -> None:
+    encoder = SOUND.encoder("mel_cnn_w32", size=40).eval()
+    assert encoder(torch.randn(2, 1, 24, frames)).shape == (2, encoder.dim)
+    with pytest.raises(NearfarError, match="no encoder 'resnet8' of sound"):
+        SOUND.encoder("resnet8", size=40)
+
+
+def test_the_kind_is_found_from_the_files(clips: Path, photos: Path, tmp_path: Path) -> None:
+    assert kinds.recognise(clips) == kinds.recognise(str(clips)) == "sound"
+    assert kinds.recognise(photos) == kinds.recognise("cifar10") == "images"
+    assert kinds.recognise([str(next(clips.rglob("*.wav")))]) == "sound"
+    listed = tmp_path / "clips.csv"
+    listed.write_text("path,label\nx/a.wav,ah\nx/b.wav,ee\n")
+    assert kinds.recognise(listed) == "sound" and endings(listed) == {"wav": 2}
+    listed.write_text("path,label\nx/a.png,ah\nx/b.jpg,ee\n")
+    assert kinds.recognise(listed) == "images"
+
+
+def test_a_folder_of_several_kinds_is_asked_about(clips: Path, photos: Path, tmp_path: Path, capsys) -> None:
+    mixed = tmp_path / "mixed"
+    (mixed / "a").mkdir(parents=True)
+    for path in [*sorted(clips.rglob("*.wav"))[:20], *sorted(photos.iterdir())[:30]]:
+        (mixed / "a" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(NearfarError, match=r"images \(30 files\) and sound \(20 files\).*--modality sound"):
+        nearfar.pretrain(mixed, out=tmp_path / "run", **TINY)
+    for kind, count, own, other in (("sound", 20, "--mels", "--hue"), ("images", 30, "--hue", "--mels")):
+        words = [str(mixed), "--modality", kind]
+        assert len(kinds.open_data(mixed, expected=kind)) == count
+        flags = pretrain_parser(words).flags
+        assert own in flags and other not in flags
+    assert main(["pretrain", str(mixed), "--modality", "sounds"]) == 2
+    assert "no kind of data 'sounds'; did you mean sound?" in capsys.readouterr().err
+
+
+def test_a_run_says_its_kind_and_resumes(clips: Path, run: Path, tmp_path: Path) -> None:
+    found = nearfar.load(run)
+    assert found.config["training"]["modality"] == "sound"
+    assert found.preprocess == SoundPreprocess(size=34, rate=8000, mels=16)
+    assert nearfar.pretrain(clips, out=run, **TINY).path == run  # finished: there is nothing to do
+    again = nearfar.pretrain(clips, out=tmp_path / "again", modality="sound", **{**TINY, "workers": 2})
+    assert (again.path / "encoder.safetensors").read_bytes() == (run / "encoder.safetensors").read_bytes()
+
+
+def test_vectors_of_files_go_into_a_store_and_are_searched(clips: Path, run: Path, tmp_path: Path) -> None:
+    made = nearfar.embed(run, clips, out=tmp_path / "clips.npz")
+    assert made.vectors.shape == (40, 256) and np.isfinite(made.vectors).all()
+    one = next(clips.rglob("ee-100-0.wav"))
+    at = made.ids.index("ee/ee-100-0.wav")
+    assert np.allclose(nearfar.load(run).encode(one), made.vectors[at], atol=1e-5)
+    store = tmp_path / "clips.nf"
+    nearfar.embed(run, clips, store=store)
+    held = open_store(store)
+    assert held.info.modality == "sound"
+    assert set(held.rows(["milliseconds"]).column("milliseconds").to_pylist()) == {300, 350, 400, 450}
+    found = nearfar.search(store, id="ee/ee-100-0.wav", limit=3)
+    assert len(found.ids) == 3 and "ee/ee-100-0.wav" not in found.ids
