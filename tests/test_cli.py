@@ -303,8 +303,8 @@ VIEWS = {
         "--crop-min --crop-max --interpolation --range --percentiles --flip --jitter --brightness --contrast "
         "--saturation --hue --grayscale --blur --solarize"
     ),
-    "text": "--deletion --tokenizer",
     "sound": "--rate --mels --keep --stretch --shift --warp --floor --masks --level",
+    "text": "--deletion --tokenizer",
 }
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.errors import BadImage, NearfarError
-from ..text.view_settings import TextPreprocess, TextViews
+from ..text.view_settings import SUFFIXES, TextPreprocess, TextViews
 from .modality import Example, Modality
-from .texts import SUFFIXES
 
 if TYPE_CHECKING:
     import torch

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 from ..core.errors import BadImage, NearfarError, nearest
 from ..text.read import BETWEEN
+from ..text.view_settings import SUFFIXES
 from .csv_files import read_rows
 from .folders import find, told
 from .labels import of_folders
 from .source import FileSource, Source, class_names, clean
 
-SUFFIXES = frozenset({"txt", "md", "text"})
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _USUAL = ("text", "sentence", "content", "body")
 _LABEL_COLUMNS = ("label", "class", "target")

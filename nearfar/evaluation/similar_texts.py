@@ -21,7 +21,7 @@ COLUMNS = ("sentence1", "sentence2", "score")
 
 
 @dataclass(frozen=True)
-class Agreement:
+class RankCorrelation:
     """How well one way to compare texts agrees with people.
 
     Attributes:
@@ -49,7 +49,7 @@ class SimilarTexts:
             95 % bootstrap interval.
     """
 
-    rows: Mapping[str, Agreement]
+    rows: Mapping[str, RankCorrelation]
     pairs: int
     gain: tuple[float, float, float]
 
@@ -137,7 +137,7 @@ def sts(
     for way, both in found.items():
         low, high = np.percentile(spread[way], tails)
         own = spearman(both["dev"], truth["dev"]) if dev is not None else None
-        rows[way] = Agreement(
+        rows[way] = RankCorrelation(
             own, spearman(both["test"], truth["test"]), float(low), float(high), weights.get(way)
         )
     best = "encoder + tfidf" if dev is not None else "encoder"

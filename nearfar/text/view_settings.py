@@ -1,4 +1,4 @@
-"""Settings of views of texts, and of an encoder's input. Nothing here imports torch."""
+"""Settings of views of texts, and of an encoder's input; the endings of their files. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..core.config import setting
+
+SUFFIXES = frozenset({"txt", "md", "text"})  # endings of files that are a text each
 
 
 @dataclass(frozen=True)
