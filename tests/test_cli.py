@@ -270,7 +270,7 @@ FLAGS = {
     "embed": "--out --store --columns --prune --labels --json --device --batch-size --workers",
     "store": "--import --columns --delete --compact --export --where --json",
     "sts": "--dev --texts --seed --json",
-    "passages": "--dev --seed --json",
+    "passages": "--dev --among --seed --json",
     "search": "--image --text --id --like --dislike --where --limit --run --out --json",
     "label-errors": "--column --where --accepted --limit --seed --out --json",
     "classes": "--examples --propagate --reject --save --where --run --out --json",

@@ -95,7 +95,9 @@ class Passages:
         )
 
 
-def passages(run: Run | str | Path, test: Any, *, dev: Any = None, seed: int = 0) -> Passages:
+def passages(
+    run: Run | str | Path, test: Any, *, dev: Any = None, among: Any = None, seed: int = 0
+) -> Passages:
     """Search the passage of each question among all passages: by vectors, by BM25, by TF-IDF, and by a sum.
 
     Example: nearfar passages runs/texts questions-test.csv --dev questions-dev.csv
@@ -104,6 +106,7 @@ def passages(run: Run | str | Path, test: Any, *, dev: Any = None, seed: int = 0
         run: the folder of a run on texts.
         test: a table with the columns question and passage, or FILE:A,B; read once.
         dev: another such table, to choose the weight of the vectors in the sum.
+        among: another such table, whose passages are searched too.
         seed: random seed of the interval.
 
     Returns:
@@ -115,16 +118,16 @@ def passages(run: Run | str | Path, test: Any, *, dev: Any = None, seed: int = 0
     opened = load(run)
     if opened.preprocess.modality != "text":
         raise NearfarError(f"{opened.name} was trained on {opened.preprocess.modality}; give a run on texts.")
-    weight = DENSE
+    weight, also = DENSE, [] if among is None else [row[1] for row in rows_of(among, COLUMNS)]
     if dev is not None:
-        ways, right = _scores(opened, dev)
+        ways, right = _scores(opened, dev, also)
 
         def score(tried: float) -> float:
             table = _sum(ways, tried)
             return _found(table, right).first + 1e-3 * _found(table, right).reciprocal
 
         weight = best_weight(score)
-    ways, right = _scores(opened, test)
+    ways, right = _scores(opened, test, also)
     ways["sum"] = _sum(ways, weight)
     answers = {name: table.argmax(1) for name, table in ways.items()}
     return Passages(
@@ -142,13 +145,13 @@ def _sum(ways: Mapping[str, Table], weight: float) -> Table:
     return np.stack([together(dense, sparse, weight) for dense, sparse in rows])
 
 
-def _scores(run: Run, data: Any) -> tuple[dict[str, Table], npt.NDArray[np.int64]]:
+def _scores(run: Run, data: Any, also: Sequence[str]) -> tuple[dict[str, Table], npt.NDArray[np.int64]]:
     """Score all passages for each question, in each way; and which passage is the right one."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     rows = rows_of(data, COLUMNS)
     questions = [row[0] for row in rows]
-    held = list(dict.fromkeys(row[1] for row in rows))
+    held = list(dict.fromkeys([*(row[1] for row in rows), *also]))
     number = {text: at for at, text in enumerate(held)}
     right = np.array([number[row[1]] for row in rows], np.int64)
     q, p = (run.encode(texts, normalize_embeddings=True) for texts in (questions, held))

@@ -70,8 +70,8 @@ class SimilarTexts:
             for name, row in self.rows.items()
         ]
         value, low, high = (100 * x for x in self.gain)
-        width = max(len(row[0]) for row in cells) + 2
-        heads = ["Spearman x 100".ljust(width), "dev", "test", "95 % interval"]
+        width = max(len(row[0]) for row in cells) - 24  # what `columns` leaves for the first
+        heads = ["Spearman x 100" + " " * max(0, width + 12), "dev", "test", "95 % interval"]
         last = f"best row with the encoder less tfidf sum: {value:+.1f} ({low:+.1f} to {high:+.1f})"
         return "\n".join([*columns(heads, cells), last, f"{self.pairs:,} test pairs"])
 

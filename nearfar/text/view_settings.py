@@ -1,4 +1,4 @@
-"""Settings of views of texts, and of an encoder's input; the endings of their files. Nothing here imports torch."""
+"""Settings of views of texts and of an encoder's input; endings of text files. Nothing here imports torch."""
 
 from __future__ import annotations
 

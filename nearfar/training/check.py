@@ -240,7 +240,7 @@ class _Sample:
             except BadImage:
                 continue
         self.block = kind.collate(values)
-        self.bytes_an_image = float(np.mean([value.nbytes for value in values]))
+        self.bytes_an_image = float(np.mean([_bytes(value) for value in values]))
 
     def __len__(self) -> int:
         return self.count
@@ -248,3 +248,8 @@ class _Sample:
     def gather(self, rows: Any) -> Any:
         """Give as many examples as asked for, over and over the same."""
         return self.block.take(np.asarray(rows) % len(self.block))
+
+
+def _bytes(value: Any) -> int:
+    """Count the bytes of a decoded example: an array, or several."""
+    return sum(map(_bytes, value)) if isinstance(value, tuple) else int(value.nbytes)
