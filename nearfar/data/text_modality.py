@@ -103,7 +103,7 @@ class TextModality(Modality):
         from ..text import tokenizer
 
         if start is not None:
-            return {"tokenizer": start.tokenizer}
+            return {"tokenizer": start.tokenizer, "image_size": asked.get("image_size") or start.size}
         own = next(
             (folder / tokenizer.FILE for folder in folders if (folder / tokenizer.FILE).is_file()), None
         )
@@ -196,8 +196,10 @@ class TextModality(Modality):
         **own: Any,
     ) -> Encoder:
         """Build one of the networks of `text.networks`."""
-        from ..text import networks
+        from ..text import bert, networks
 
+        if name == bert.NAME and own.get("args"):  # of a known encoder, or a run that started from one
+            return bert.build(own["args"], size)
         return networks.encoder(name, size=size, weights=weights, seed=seed)
 
     def thumbnail(self, data: bytes, value: Any, side: int, *, limit: int) -> bytes:

@@ -109,7 +109,8 @@ def sts(
     counted = _sentences(parts["dev" if dev is not None else "test"]) if texts is None else _all(texts)
     words, pieces = tfidf(counted), tfidf(counted, characters=True)
     kind = modality("text")
-    random = kind.encoder(opened.encoder.name, size=opened.encoder.size, seed=seed).eval()
+    args: dict[str, Any] = {"args": opened.encoder.args} if opened.encoder.args else {}
+    random = kind.encoder(opened.encoder.name, size=opened.encoder.size, seed=seed, **args).eval()
     untrained = Run(None, random, opened.preprocess, {"source": "untrained"}, {})
     found: dict[str, dict[str, Scores]] = {}
     for name, (first, second, _) in parts.items():
