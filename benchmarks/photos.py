@@ -1,4 +1,4 @@
-"""The main job on photographs: the default views, which change colours, beside views that keep them.
+"""The main job on photographs: the default views beside views that change colours and views that keep them.
 
     python -m benchmarks.photos /data/trash /data/flowers --minutes 10 --seeds 3 --out runs/photos
 
@@ -18,11 +18,14 @@ from typing import Any
 
 from .measure import Spread
 
-KEPT = {"hue": 0.0, "grayscale": 0.0, "saturation": 0.1}
 VIEWS: dict[str, dict[str, Any]] = {
-    "default: colours changed in every image": {},
-    "colours kept in every fourth image": {"keep_colour": True},
-    "colours kept in every image": KEPT,
+    "default: the images decide (`--colour auto`)": {},
+    "colours changed in every image (`--colour change`)": {"colour": "change"},
+    "colours kept in every fourth image (`--colour change --keep-colour`)": {
+        "colour": "change",
+        "keep_colour": True,
+    },
+    "colours kept in every image (`--colour keep`)": {"colour": "keep"},
 }
 BASELINES = {
     "pixels": "pixels",

@@ -17,7 +17,7 @@ from nearfar.cli.flags import plain
 from nearfar.core.config import Setting, settings_of
 from nearfar.data.modality import MODALITIES, modality
 from nearfar.evaluation import PARTS
-from nearfar.methods.catalogue import NEEDS, Entry, catalogue
+from nearfar.methods.catalogue import Entry, catalogue
 from nearfar.training import recipe_table, recipes, settings
 
 DOCS = Path(__file__).parent
@@ -152,12 +152,12 @@ def choosing_page() -> str:
     """Write the page on choosing a method with its two tables brought up to date."""
     text, entries = CHOOSING.read_text(encoding="utf-8"), catalogue().entries
     head = "| choose it | method |\n|---|---|\n"
-    for title, needs in (
-        ("## Images without labels\n", (NEEDS[""],)),
-        ("## Images with labels\n", (NEEDS["labels"], NEEDS["either"])),
-        ("## Texts\n", ("text",)),
+    for title, chosen in (
+        ("## Images without labels\n", lambda needs: needs != "text" and "labels" not in needs),
+        ("## Images with labels\n", lambda needs: "labels" in needs),
+        ("## Texts\n", lambda needs: needs == "text"),
     ):
-        lines = [_choice(entry) for entry in entries if entry.needs in needs]
+        lines = [_choice(entry) for entry in entries if chosen(entry.needs)]
         before, _, rest = text.partition(title)
         table = TABLE.search(rest)
         assert table, f"{CHOOSING.name} has no table under {title.strip()}"

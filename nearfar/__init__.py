@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .evaluation.similar_texts import sts
     from .experiments.compare import compare
     from .experiments.sweep import sweep
+    from .finetuning.finetune import finetune
+    from .finetuning.predict import predict
     from .integrations.sklearn import AnomalyDetector, DuplicateFinder, EncoderTransformer, FewShotClassifier
     from .methods.catalogue import catalogue
     from .queries.anomalies import anomalies
@@ -62,11 +64,13 @@ __all__ = [
     "evaluate",
     "explore",
     "export",
+    "finetune",
     "image_map",
     "label_errors",
     "load",
     "open_store",
     "passages",
+    "predict",
     "pretrain",
     "preview",
     "report",
@@ -95,11 +99,13 @@ _PUBLIC = {
     "evaluate": "evaluation.evaluate",
     "explore": "app.explore",
     "export": "queries.export",
+    "finetune": "finetuning.finetune",
     "image_map": "queries.map",
     "label_errors": "queries.label_errors",
     "load": "training.run",
     "open_store": "stores.open",
     "passages": "evaluation.passages",
+    "predict": "finetuning.predict",
     "pretrain": "training.pretrain",
     "preview": "training.preview",
     "report": "reports.report",

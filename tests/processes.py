@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import forkserver
@@ -170,6 +171,8 @@ def gradients() -> dict[str, Tensor]:
         views = [torch.rand(8, 3, 16, 16).double() for _ in given(module, 1).views]
         rows = torch.arange(8)
         batch = Batch([share(view) for view in views], share(rows), share(rows % 3))
+        if "targets" in module.requires(module.config):
+            batch = replace(batch, targets=share(torch.rand(8, module.memory.rows.shape[1]).double()))
         whole = parallelise(module)
         loss = whole(batch)
         loss.total.backward()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import re
 import sys
 import textwrap
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +44,17 @@ def small(name: str, **values: Any) -> Method:
     with models.seeded(0, name):
         f = models.encoder(encoder_of(name), size=16)
         config = build(methods.settings(name), narrow(name) | values)
-        given = {"images": 32} if "images" in methods.method(name).requires(config) else {}
+        needs = methods.method(name).requires(config)
+        given = {"images": 32} if "images" in needs else {}
+        given |= {"teacher": teacher()} if "teacher" in needs else {}
         return methods.method(name)(f, config, **given)
+
+
+def teacher() -> types.SimpleNamespace:
+    """A tiny encoder to learn from, with random weights, whose vectors belong to `pictures`."""
+    with models.seeded(1, "teacher"):
+        f = models.encoder("resnet10_w16", size=16).eval().requires_grad_(False)
+    return types.SimpleNamespace(encoder=f, size=16)
 
 
 def pictures(count: int, side: int = 16, seed: int = 0, views: int = 2) -> Batch:
@@ -85,5 +96,10 @@ def total(found: Loss) -> torch.Tensor:
 
 
 def given(module: Method, count: int, **words: int) -> Batch:
-    """As many pictures, in as many views as a method takes."""
-    return pictures(count, views=len(module.views(Views())), **words)
+    """As many pictures, in as many views as a method takes, with a teacher's vectors if it wants them."""
+    batch = pictures(count, views=len(module.views(Views())), **words)
+    if "targets" in module.requires(module.config):
+        f, usual = teacher().encoder, pictures(64, seed=9).views[0]
+        # Less their mean, since vectors of a random network are nearly alike.
+        batch = dataclasses.replace(batch, targets=f(batch.views[0]) - f(usual).mean(0))
+    return batch

@@ -265,6 +265,15 @@ FLAGS = {
         "--calibration --robustness "
         "--augmented --finetune --full --transfer --known --seed --device"
     ),
+    "finetune": (
+        "--train --test --out --task --labels --label-level --groups --overwrite --json --mode --epochs --lr "
+        "--batch-size --holdout --scratch --no-scratch --seed --device --precision --workers --max-bad "
+        "--save-minutes --multi-label --no-multi-label --balance"
+    ),
+    "predict": (
+        "--out --store --sheet --device --batch-size --workers --json --reject --all-classes "
+        "--no-all-classes --min-score"
+    ),
     "adopt": "--out --json",
     "report": "--out --data --train --test --json",
     "embed": "--out --store --columns --prune --labels --json --device --batch-size --workers",
@@ -289,19 +298,20 @@ FLAGS = {
 }
 SETTINGS = (
     "--modality --epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights "
+    "--trainable --head-warmup --encoder-rate --rate-decay "
     "--image-size --short-side --optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision "
     "--seed --device --views-on --compile --threads --workers --max-bad --max-pixels --holdout "
     "--health-checks --stop-on-collapse "
     "--no-stop-on-collapse --cache --no-cache --save-minutes --tensorboard --no-tensorboard --crop-min "
-    "--crop-max --interpolation --range --percentiles --flip --jitter --brightness --contrast --saturation "
-    "--hue --grayscale --blur --solarize"
+    "--crop-max --interpolation --range --percentiles --colour --flip --jitter --brightness --contrast "
+    "--saturation --hue --grayscale --blur --solarize"
 )
 
 
 VIEWS = {
     "images": (
-        "--crop-min --crop-max --interpolation --range --percentiles --flip --jitter --brightness --contrast "
-        "--saturation --hue --grayscale --blur --solarize"
+        "--crop-min --crop-max --interpolation --range --percentiles --colour --flip --jitter --brightness "
+        "--contrast --saturation --hue --grayscale --blur --solarize"
     ),
     "sound": "--rate --mels --keep --stretch --shift --warp --floor --masks --level",
     "text": "--deletion --tokenizer",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import timm
+from drawn_labels import write_boxes, write_masks
 from textures import write_folders
 
 from nearfar import methods
@@ -93,6 +94,9 @@ def test_examples_run(
     for name in ("photos", "labelled"):
         (tmp_path / name).symlink_to(pictures / name)
     write_folders(tmp_path)
+    for part, first in (("train", 0), ("test", 50)):
+        write_masks(tmp_path / "cells" / part, 8, first=first)
+        write_boxes(tmp_path / "boxes" / part, 8, first=first)
     named = sorted(path.relative_to(pictures) for path in (pictures / "labelled").rglob("*.*"))
     lines = [f"{path},{number // 2}" for number, path in enumerate(named)]
     (tmp_path / "patients.csv").write_text("\n".join(["path,patient", *lines]) + "\n")

@@ -21,7 +21,7 @@ from nearfar.evaluation.accuracy import most_confused, score
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.features.probes import untrained, validation_split
 from nearfar.finetuning import trainer
-from nearfar.finetuning.finetune import cost
+from nearfar.finetuning.classifier import cost
 from nearfar.images.views import Preprocess
 from nearfar.training import checkpoint
 from nearfar.training.run import Run

@@ -13,12 +13,12 @@ from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 
 from nearfar.core.errors import NearfarError
 from nearfar.data import cache
+from nearfar.data.groups import read_groups
 from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
 from nearfar.demo import drawings, gallery
 from nearfar.evaluation import calibration, clustering, few_label_fits, few_labels, retrieval
 from nearfar.evaluation.differences import compare
-from nearfar.evaluation.groups import read_groups
 from nearfar.evaluation.label_efficiency import label_efficiency, labels_needed
 from nearfar.evaluation.leaks import near_copies
 from nearfar.features import logistic

@@ -15,7 +15,7 @@ from nearfar.data.sources import open_source
 from nearfar.features import logistic, probes
 from nearfar.features.extract import features, fingerprint
 from nearfar.finetuning import trainer
-from nearfar.finetuning.finetune import finetune
+from nearfar.finetuning.classifier import train_classifier
 from nearfar.finetuning.trainer import RECIPES, Network
 from nearfar.images.view_settings import Views
 from nearfar.images.views import Preprocess
@@ -59,7 +59,9 @@ def few():
 @pytest.mark.parametrize("mode", ["linear", "finetune", "scratch"])
 def test_sixteen_images_are_memorised(encoder, few, mode):
     images = Subset(few, np.arange(16))
-    made = finetune(encoder, PREPROCESS, images, none(images), mode=mode, seed=0, device="cpu", views=PLAIN)
+    made = train_classifier(
+        encoder, PREPROCESS, images, none(images), mode=mode, seed=0, device="cpu", views=PLAIN
+    )
     assert (made.answer(images) == images.labels).all()
     assert made.chosen["validation"] is None and made.chosen["lr"] == RECIPES[mode].lrs[0]
     assert made.chosen["steps"] == trainer.MIN_STEPS and made.chosen["batch_size"] == 16
@@ -71,7 +73,7 @@ def test_sixteen_images_are_memorised(encoder, few, mode):
 @pytest.mark.parametrize("mode", ["linear", "finetune", "scratch"])
 def test_the_encoder_given_is_never_changed(encoder, few, mode):
     before, modes = fingerprint(encoder), [part.training for part in encoder.modules()]
-    made = finetune(encoder, PREPROCESS, few, none(few), mode=mode, seed=0, device="cpu", epochs=2)
+    made = train_classifier(encoder, PREPROCESS, few, none(few), mode=mode, seed=0, device="cpu", epochs=2)
     assert fingerprint(encoder) == before
     assert [part.training for part in encoder.modules()] == modes
     assert all(weight.requires_grad for weight in encoder.parameters())
@@ -87,24 +89,26 @@ def test_a_frozen_encoder_that_moves_is_an_error(encoder, few):
 
     leaky = Leaky(copy.deepcopy(encoder.net), encoder.dim, encoder.name, encoder.stem, 8)
     with pytest.raises(NearfarError, match="changed"):
-        finetune(leaky, PREPROCESS, few, none(few), mode="linear", seed=0, device="cpu", epochs=1)
+        train_classifier(leaky, PREPROCESS, few, none(few), mode="linear", seed=0, device="cpu", epochs=1)
 
 
 def test_scratch_is_fine_tuning_from_random_weights(encoder, few):
     start = probes.untrained(encoder, few, PREPROCESS, 5, "cpu")
     made = [
-        finetune(net, PREPROCESS, few, none(few), mode=mode, seed=5, device="cpu", epochs=3)
+        train_classifier(net, PREPROCESS, few, none(few), mode=mode, seed=5, device="cpu", epochs=3)
         for net, mode in ((encoder, "scratch"), (start, "finetune"))
     ]
     assert fingerprint(made[0].net) == fingerprint(made[1].net)
-    other = finetune(encoder, PREPROCESS, few, none(few), mode="finetune", seed=5, device="cpu", epochs=3)
+    other = train_classifier(
+        encoder, PREPROCESS, few, none(few), mode="finetune", seed=5, device="cpu", epochs=3
+    )
     assert fingerprint(other.net) != fingerprint(made[1].net)
 
 
 def test_the_same_seed_gives_the_same_network_on_any_number_of_threads(encoder, few, monkeypatch):
     def made(seed, threads):
         monkeypatch.setattr(trainer, "cores", lambda: threads)
-        return finetune(
+        return train_classifier(
             encoder, PREPROCESS, few, none(few), mode="finetune", seed=seed, device="cpu", epochs=3
         )
 
@@ -116,7 +120,7 @@ def test_the_same_seed_gives_the_same_network_on_any_number_of_threads(encoder, 
 def test_without_augmentation_the_layer_agrees_with_logistic_regression(encoder):
     train, test = store(240, 1), store(240, 2)
     validation = probes.validation_split(train.labels, train.classes, 0)
-    made = finetune(
+    made = train_classifier(
         encoder, PREPROCESS, train, validation, mode="linear", seed=0, device="cpu", epochs=60, views=PLAIN
     )
     x = torch.from_numpy(features(encoder, train, PREPROCESS))
@@ -134,7 +138,9 @@ def test_the_learning_rate_is_the_best_on_validation_images(encoder, monkeypatch
     # With a learning rate of 0 nothing changes.
     recipe = trainer.TrainRecipe("", (0.0, 0.1), views=1, max_epochs=40, min_epochs=40)
     monkeypatch.setitem(RECIPES, "linear", recipe)
-    made = finetune(encoder, PREPROCESS, images, validation, mode="linear", seed=0, device="cpu", views=PLAIN)
+    made = train_classifier(
+        encoder, PREPROCESS, images, validation, mode="linear", seed=0, device="cpu", views=PLAIN
+    )
     assert made.chosen["lr"] == 0.1 and made.chosen["validation"] > 0.5
     assert made.chosen["epochs"] == 200 / 2  # all 300 images in batches of 150
 
@@ -169,7 +175,7 @@ def test_a_start_without_any_spread_is_no_division_by_zero(encoder, few):
             return super().forward(x) * 0
 
     blind = Blind(copy.deepcopy(encoder.net), encoder.dim, encoder.name, encoder.stem, 8)
-    made = finetune(blind, PREPROCESS, few, none(few), mode="linear", seed=0, device="cpu", epochs=1)
+    made = train_classifier(blind, PREPROCESS, few, none(few), mode="linear", seed=0, device="cpu", epochs=1)
     assert np.isfinite(made.logits(few)).all()
 
 
@@ -180,14 +186,16 @@ def test_one_label_a_class_is_enough(encoder, labels):
         open_source((pixels, labels), labels=True), short_side=None, max_pixels=10**6, max_bad=0.0, threads=1
     )
     for mode in ("linear", "finetune", "scratch"):
-        made = finetune(encoder, PREPROCESS, images, none(images), mode=mode, seed=0, device="cpu", epochs=5)
+        made = train_classifier(
+            encoder, PREPROCESS, images, none(images), mode=mode, seed=0, device="cpu", epochs=5
+        )
         assert np.isfinite(made.logits(images)).all()
 
 
 def test_one_class_is_refused(encoder):
     images = store(4, 0, classes=1)
     with pytest.raises(NearfarError, match="two classes"):
-        finetune(encoder, PREPROCESS, images, none(images), mode="linear", seed=0, device="cpu")
+        train_classifier(encoder, PREPROCESS, images, none(images), mode="linear", seed=0, device="cpu")
 
 
 def test_the_length_follows_the_number_of_images():

@@ -4,6 +4,7 @@ That a run resumes bit for bit, and that its encoder loads without the method's 
 run folder, in test_pretrain.py.
 """
 
+import dataclasses
 import inspect
 import subprocess
 import sys
@@ -49,6 +50,8 @@ def test_the_loss_and_its_gradient_are_the_loops_of_the_docstring(name):
     module = small(name).double()
     batch = given(module, 5)
     batch.views[:] = [view.double() for view in batch.views]
+    if batch.targets is not None:
+        batch = dataclasses.replace(batch, targets=batch.targets.double())
     module.after_step(1.0, module(batch).watched)  # queues and centres now hold something
     z = tree_map(lambda z: z.detach().requires_grad_(z.is_floating_point()), module.embed(batch))
     learnt = [z for z in leaves(z) if z.requires_grad]

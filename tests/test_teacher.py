@@ -92,9 +92,7 @@ def test_a_run_learns_from_a_teacher_and_from_no_other(
 ) -> None:
     out = tmp_path / "pupil"
     how = {**TINY, "method": "copies", "out": out}
-    with pytest.raises(
-        NearfarError, match="Copies learns from a finished run; name its folder with --teacher"
-    ):
+    with pytest.raises(NearfarError, match="Copies learns from another encoder; name it with --teacher"):
         nearfar.pretrain(photos, **how)
     with pytest.raises(NearfarError, match="no run in"):
         nearfar.pretrain(photos, **how, teacher=str(tmp_path / "nothing"))

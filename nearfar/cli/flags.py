@@ -38,7 +38,7 @@ _VALUES = {
     "IMAGE": ("like", "dislike"),
     "ID": ("id",),
     "PATH": ("out",),
-    "FILE": ("image", "columns", "bank", "import_file", "export_file"),
+    "FILE": ("image", "columns", "bank", "import_file", "export_file", "labels", "groups", "sheet"),
     "SHARE": ("fpr", "reject"),
     "VIEWER": ("to",),
     "ADDRESS": ("host",),

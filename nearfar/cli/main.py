@@ -20,7 +20,7 @@ from typing import Any
 
 import nearfar
 
-from .. import methods
+from .. import finetuning, methods
 from ..core import progress
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
@@ -28,6 +28,7 @@ from ..core.redact import redact_text
 from ..core.text import printable
 from ..data.modality import IMAGES, Modality, modality, recognise
 from ..evaluation import PARTS
+from ..finetuning.settings import Tuning
 from ..queries import QUERIES
 from ..training import recipe_table, recipes, settings
 from .flags import Parser, exclusive, recipes_help
@@ -172,6 +173,24 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
     return parser
 
 
+def finetune_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar finetune`."""
+    helps = {"task": f"what is learnt: {', '.join(finetuning.TASKS)}"}
+    parser = _function_parser("finetune", helps)
+    task = _word_after(words, "--task") or "classify"
+    parser.settings("training", Tuning)
+    parser.settings(f"settings of --task {task}", finetuning.task_settings(task))
+    return parser
+
+
+def predict_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar predict`."""
+    parser = _function_parser("predict", {})
+    for task in finetuning.TASKS:
+        parser.settings(f"of a run of --task {task}", finetuning.task_settings(task, "Predicting"))
+    return parser
+
+
 def compare_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar compare`."""
     parser = _function_parser("compare", _tables())
@@ -198,6 +217,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "compare": compare_parser,
     "sweep": sweep_parser,
     "evaluate": evaluate_parser,
+    "finetune": finetune_parser,
+    "predict": predict_parser,
     **{
         command: _reader(command)
         for command in (

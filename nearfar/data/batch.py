@@ -60,6 +60,7 @@ class Batch:
     labels: Tensor | None = None  # (n,) int64, only for a method that needs "labels"
     key: int = 0  # of this step, for draws by name: `rng.uniform(batch.key, batch.rows, count)`
     alternates: Tensor | None = None  # (n,) bool, whose views are made the second way, where there are two
+    targets: Tensor | None = None  # (n, d), a teacher's vectors, for a method that needs "targets"
 
     def __len__(self) -> int:
         """Count the examples."""
@@ -79,8 +80,7 @@ class Batch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
 
-        labels, others = (None if x is None else move(x) for x in (self.labels, self.alternates))
-        return replace(self, views=tree_map(move, self.views), labels=labels, alternates=others)
+        return replace(self, views=tree_map(move, self.views), **self._each(move))
 
     def part(self, rows: slice) -> Batch:
         """Take some of the examples.
@@ -91,6 +91,10 @@ class Batch:
         Returns:
             A batch with the same key, so that an example's draws stay what they are.
         """
-        labels, others = (None if x is None else x[rows] for x in (self.labels, self.alternates))
         views = tree_map(lambda tensor: tensor[rows], self.views)
-        return replace(self, views=views, rows=self.rows[rows], labels=labels, alternates=others)
+        return replace(self, views=views, rows=self.rows[rows], **self._each(lambda tensor: tensor[rows]))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Apply a function to what there is besides views and row numbers."""
+        names = ("labels", "alternates", "targets")
+        return {name: change(x) for name in names if (x := getattr(self, name)) is not None}

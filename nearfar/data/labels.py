@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import NearfarError
 from . import lists
@@ -128,6 +129,31 @@ def from_list(source: Source, file: str | Path) -> Source:
             f"as {missing[0]!r}; add a row for each."
         )
     return replace(source, labels=tuple(label for label in found if label is not None))
+
+
+def open_labelled(
+    data: Any, kind: str, *, label_level: int | None = None, labels: str | Path | None = None
+) -> Source:
+    """Open labelled images.
+
+    Args:
+        data: as `sources.open_source` takes it.
+        kind: of data that is expected.
+        label_level: which folder on the way to an image names its class; see `of_folders`.
+        labels: a list to take the labels from; see `from_list`.
+
+    Raises:
+        NearfarError: they cannot be opened, or have no labels.
+    """
+    from .modality import open_data
+
+    if label_level is not None and labels is not None:
+        raise NearfarError("--label-level and --labels exclude each other; give one of them.")
+    if label_level is not None:
+        return by_level(open_data(data, expected=kind), label_level)
+    if labels is not None:
+        return from_list(open_data(data, expected=kind), labels)
+    return open_data(data, expected=kind, labels=True)
 
 
 def splits(parent: str | Path) -> tuple[str, str]:

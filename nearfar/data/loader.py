@@ -37,6 +37,14 @@ class Examples(Protocol):
         ...
 
 
+class Targets(Protocol):
+    """A vector of each example of a data set, as a teacher gives it."""
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Give the vectors of these rows."""
+        ...
+
+
 class DataLoader:
     """An endless iterator of batches from a given step on; close it when done.
 
@@ -62,6 +70,7 @@ class DataLoader:
         device: torch.device | None = None,
         labels: npt.NDArray[np.int64] | None = None,
         sampler: Sampler | None = None,
+        targets: Targets | None = None,
     ) -> None:
         """Say what to prepare.
 
@@ -80,12 +89,13 @@ class DataLoader:
             device: where to compute the views, and to leave them; None for the CPU's threads.
             labels: one for every row of the data set, for a method that needs them.
             sampler: chooses the rows of each batch; None to shuffle.
+            targets: the vectors of a teacher, for a method that needs them.
         """
         self.dataset, self.size, self.batch_size, self.seed = dataset, size, batch_size, seed
         self.views, self.modality = list(recipes), modality_of(dataset)
         self.threads, self.dtype, self.rank, self.world, self.pin = threads, dtype, rank, world, pin
         self.device = device
-        self.sampler = sampler or Shuffled()
+        self.sampler, self.targets = sampler or Shuffled(), targets
         self.labels = None if labels is None else torch.from_numpy(labels)
         self.waited = 0.0  # seconds the consumer has spent waiting for data
         self._made = self._taken = 0  # batches
@@ -130,7 +140,8 @@ class DataLoader:
         if any(getattr(view, "alternate", None) is not None for view in self.views):
             others = torch.zeros(len(rows), dtype=torch.bool)
             others[ALTERNATES] = True
-        return Batch(made, places, marks, rng.fold(self.seed, "batch", step), others)
+        told = None if self.targets is None else torch.from_numpy(self.targets.gather(rows))
+        return Batch(made, places, marks, rng.fold(self.seed, "batch", step), others, told)
 
     def _work(self, step: int) -> None:
         while not self._stop.is_set():

@@ -35,6 +35,16 @@ def masks_among(names: Sequence[str]) -> set[str]:
     return {name for name, keys in likely.items() if found.intersection(keys)}
 
 
+def image_of_mask(stem: str) -> str:
+    """Leave the word out of a name that marks a mask or an image: "x_mask" and "x_image" become "x".
+
+    Args:
+        stem: a file's name without its ending.
+    """
+    marked = _MASK.fullmatch(stem) or _IMAGE.fullmatch(stem)
+    return marked["image"] if marked else stem
+
+
 def _split(name: str) -> tuple[list[str], str]:
     """Split a path into its folders and its stem."""
     *folders, base = name.split("/")

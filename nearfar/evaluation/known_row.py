@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..features.extract import fingerprint
 from ..models import embedded
-from ..training.run import Run, load
+from ..training.run import Run, is_run, load
 
 KNOWN = "known"  # the feature set, and the encoder that is taken where none is named
 NONE = "none"  # names no encoder: the row is left out
@@ -16,8 +16,8 @@ def open_row(run: Run, named: str | None, images: int) -> tuple[Run | None, str]
 
     Args:
         run: the run that is evaluated; an encoder is not compared with itself.
-        named: as `training.run.load` takes it; NONE; or None for `known`, where it is installed and there are
-            at most MAX_IMAGES images.
+        named: as `training.run.load` takes it; NONE; or None for the encoder that the run started from, else
+            `known`, where it is installed; where there are at most MAX_IMAGES images.
         images: to encode.
 
     Returns:
@@ -26,9 +26,11 @@ def open_row(run: Run, named: str | None, images: int) -> tuple[Run | None, str]
     Raises:
         NearfarError: the named one cannot be had.
     """
-    if named == NONE or (named is None and not embedded.there()):
+    start = str(run.provenance.get("weights") or "")
+    usual = start if start and is_run(start) else KNOWN
+    if named == NONE or (named is None and usual == KNOWN and not embedded.there()):
         return None, ""
     if named is None and images > MAX_IMAGES:
         return None, f"to encode {images:,} images would take it minutes"
-    row = load(named or KNOWN)
+    row = load(named or usual)
     return (None, "") if fingerprint(row.encoder) == fingerprint(run.encoder) else (row, "")

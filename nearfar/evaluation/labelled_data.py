@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset
-from ..data.labels import by_level, from_list
-from ..data.modality import modality_of, open_data
+from ..data.modality import modality_of
 from ..data.sources import Source
 from ..features.probes import Rows
 from ..images.views import Preprocess
 from ..training.settings import Training
-
-
-def open_labelled(
-    data: Any, kind: str, *, label_level: int | None = None, labels: str | Path | None = None
-) -> Source:
-    """Open labelled images.
-
-    Args:
-        data: as `sources.open_source` takes it.
-        kind: of data that is expected.
-        label_level: which folder on the way to an image names its class; see `data.labels.of_folders`.
-        labels: a list to take the labels from; see `data.labels.from_list`.
-
-    Raises:
-        NearfarError: they cannot be opened, or have no labels.
-    """
-    if label_level is not None:
-        return by_level(open_data(data, expected=kind), label_level)
-    if labels is not None:
-        return from_list(open_data(data, expected=kind), labels)
-    return open_data(data, expected=kind, labels=True)
 
 
 def check(train: Source, test: Source) -> None:

@@ -13,14 +13,16 @@ import torch
 
 from ..core import progress
 from ..core.errors import NearfarError
+from ..data import groups
 from ..data.dataset import ImageDataset, Subset
+from ..data.labels import open_labelled
 from ..data.modality import modality_of
 from ..features.extract import fingerprint
 from ..features.probes import FeatureProbe, Rows, encode_with, feature_sets, validation_split
-from ..finetuning.finetune import FineTuned, cost, finetune
+from ..finetuning.classifier import FineTuned, cost, train_classifier
 from ..finetuning.trainer import Mode
 from ..training.run import Run
-from . import PARTS, groups, known_row, labelled_data, leaks
+from . import PARTS, known_row, labelled_data, leaks
 from .accuracy import score
 from .part import Trained
 from .ranking import EncoderCost
@@ -91,7 +93,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         if refused:
             raise NearfarError(f"{refused[0]} is for images only; leave it out for {kind.name}.")
     train_source, test_source = (
-        labelled_data.open_labelled(x, kind.name, label_level=options.label_level, labels=options.labels)
+        open_labelled(x, kind.name, label_level=options.label_level, labels=options.labels)
         for x in (train, test)
     )
     labelled_data.check(train_source, test_source)
@@ -141,7 +143,9 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         else:
             modes.append(SCRATCH)
     trained: dict[Mode, FineTuned] = {
-        mode: finetune(frozen, run.preprocess, dataset, validation, mode=mode, seed=seed, device=where)
+        mode: train_classifier(
+            frozen, run.preprocess, dataset, validation, mode=mode, seed=seed, device=where
+        )
         for mode in modes
     }
 
@@ -242,7 +246,7 @@ def _retrain(
 
     def answer(rows: Rows) -> Rows:
         few: Any = Subset(dataset, rows)
-        made = finetune(
+        made = train_classifier(
             run.encoder,
             run.preprocess,
             few,

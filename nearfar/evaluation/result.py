@@ -189,6 +189,7 @@ class Evaluation:
             "seed": self.seed,
             "leaks": {name: item.to_json() for name, item in self.leaks.items()},
             "left_out": dict(self.left_out),
+            **({"known": self.known} if self.known else {}),
             **{name: item.to_json() for name, item in self.parts.items()},
         }
 

@@ -20,6 +20,7 @@ from ..core.errors import NearfarError, nearest
 from ..data.modality import open_data
 from ..data.source import Source
 from ..training import resolve, schedule
+from ..training.colour_choice import is_open, with_colour
 from ..training.logger import locked
 from ..training.options import Options
 from ..training.resolve import RunConfig
@@ -92,6 +93,9 @@ def sweep(
         raise NearfarError(
             "without health checks the runs cannot be ranked; leave out --health-checks 0, or give --train."
         )
+    asked = {"method": method, "recipe": recipe, **given}
+    if is_open(wanted):  # the strength of colour changes, from none up, is an axis of the sweep itself
+        wanted, asked = with_colour(wanted, "change"), {**asked, "colour": "change"}
     axes = space.axes(wanted, given, len(source))
     if not axes:
         raise NearfarError(
@@ -104,7 +108,6 @@ def sweep(
         proposals = Proposals(folder, axes, seed)
         marks = None if labels is None else labels.fingerprint
         proposals.same({"images": dataset.fingerprint, "labelled images": marks}, wanted)
-        asked = {"method": method, "recipe": recipe, **given}
         session = SweepSession(data, asked, wanted, axes, proposals, limit, labels, seed, folder)
         try:
             session.go()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -30,11 +31,15 @@ class Bad(str):
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk of images in memory, and those of it that could not be read."""
+    """A chunk of images in memory, and those of it that could not be read.
+
+    `sizes` (n, 2) are the heights and widths that images had before they were reduced; None where not known.
+    """
 
     kept: npt.NDArray[np.int64]
     block: Any
     bad: tuple[tuple[int, str], ...]
+    sizes: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """Count the images that could be read."""
@@ -64,7 +69,7 @@ def read_chunks(source: Source, starts: Sequence[int], preprocess: Any, threads:
     def one(row: int) -> Any:
         try:
             data, _ = kind.fetch(source, row, limit=MAX_PIXELS)
-            return kind.decode(data, preprocess, limit=MAX_PIXELS).value
+            return kind.decode(data, preprocess, limit=MAX_PIXELS)
         except BadImage as error:
             return Bad(str(error))
 
@@ -72,7 +77,14 @@ def read_chunks(source: Source, starts: Sequence[int], preprocess: Any, threads:
     found = map_in_order(one, chain.from_iterable(parts), threads=threads, ahead=CHUNK_IMAGES)
     with closing(found):
         for rows in parts:
-            yield ragged_chunk(rows, list(islice(found, len(rows))), kind.name)
+            results = list(islice(found, len(rows)))
+            values = [item if isinstance(item, Bad) else item.value for item in results]
+            chunk = ragged_chunk(rows, values, kind.name)
+            good = [item.columns for item in results if not isinstance(item, Bad)]
+            if good and {"height", "width"} <= {*good[0]}:
+                sizes = np.array([(own["height"], own["width"]) for own in good], np.int64)
+                chunk = dataclasses.replace(chunk, sizes=sizes)
+            yield chunk
 
 
 def ragged_chunk(rows: Sequence[int], results: Sequence[Any], kind: str = IMAGES) -> Chunk:

@@ -76,13 +76,22 @@ def standards(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 class _Problem:
     """Mean cross-entropy plus l2/2 |W|^2 over standardised rows; the bias is not penalised."""
 
-    def __init__(self, x: torch.Tensor, y: torch.Tensor, classes: int, as_is: bool = False) -> None:
-        self.x, self.y, self.classes = x, y, classes
+    def __init__(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        classes: int,
+        as_is: bool = False,
+        weights: torch.Tensor | None = None,
+    ) -> None:
+        self.x, self.y, self.classes, self.weights = x, y, classes, weights
         n, d = x.shape
         self.mean, self.inverse = (x.new_zeros(d), x.new_ones(d)) if as_is else standards(x)
         # The features' correlations, from a spread of rows: only the speed depends on them.
-        some = x[:: max(1, n // max(2 * d, 2048))]
-        some = (some - self.mean) * self.inverse
+        stride = max(1, n // max(2 * d, 2048))
+        some = (x[::stride] - self.mean) * self.inverse
+        if weights is not None:
+            some = some * weights[::stride, None].sqrt()
         self.gram = some.T @ some / len(some)  # (d, d)
 
     def factor(self, l2: float) -> torch.Tensor:
@@ -105,9 +114,13 @@ class _Problem:
         for low in range(0, n, step):
             x, y = self.x[low : low + step], self.y[low : low + step]
             log_p = torch.log_softmax(torch.addmm(shift, x, inner.T), dim=1)
-            total -= float(log_p.gather(1, y[:, None]).sum(dtype=torch.float64))
+            right = log_p.gather(1, y[:, None])[:, 0]
+            share = None if self.weights is None else self.weights[low : low + step]
+            total -= float((right if share is None else right * share).sum(dtype=torch.float64))
             residual = log_p.exp_()
             residual[torch.arange(len(y), device=y.device), y] -= 1
+            if share is not None:
+                residual *= share[:, None]
             slope.addmm_(residual.T, x)  # this way round: rows of x are read as they lie
             bias += residual.sum(dim=0)
         # d/dw of logits that see (x - mean) / scale, from the sums over plain x.
@@ -200,6 +213,7 @@ def fit(
     tolerance: float = 1e-5,
     steps: int = 100,
     as_is: bool = False,
+    weights: torch.Tensor | None = None,
 ) -> Probe:
     """Fit a multinomial logistic regression on standardised features.
 
@@ -215,6 +229,7 @@ def fit(
         tolerance: largest gradient entry at which the fit counts as done.
         steps: L-BFGS steps at most.
         as_is: whether rows are fitted as they are, since they are standardised already.
+        weights: (n,) how much a row counts, above 0 and 1 on average; None for all alike.
 
     Returns:
         The fit.
@@ -223,13 +238,20 @@ def fit(
         NearfarError: too few rows or classes, rows and labels of unlike number, or values not finite.
     """
     _check(x, y, classes)
-    problem = _Problem(x, y, classes, as_is)
+    problem = _Problem(x, y, classes, as_is, weights)
     w = x.new_zeros(x.shape[1] + 1, classes) if start is None else problem.unfold(start)
     w, taken = problem.minimise(w, l2, tolerance, steps)
     return problem.probe(w, l2, taken)
 
 
-def path(x: torch.Tensor, y: torch.Tensor, classes: int, *, as_is: bool = False) -> Iterator[Probe]:
+def path(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    classes: int,
+    *,
+    as_is: bool = False,
+    weights: torch.Tensor | None = None,
+) -> Iterator[Probe]:
     """Fit with every penalty of `STRENGTHS`, from strong to weak, each fit starting from the last.
 
     The fits are loose ones, good to choose by and for `fit` to start from.
@@ -238,6 +260,7 @@ def path(x: torch.Tensor, y: torch.Tensor, classes: int, *, as_is: bool = False)
         x, y: (n, d) features and (n,) int64 classes to fit.
         classes: how many classes there are.
         as_is: whether rows are fitted as they are, since they are standardised already.
+        weights: as for `fit`.
 
     Yields:
         One fit a penalty.
@@ -246,7 +269,7 @@ def path(x: torch.Tensor, y: torch.Tensor, classes: int, *, as_is: bool = False)
         NearfarError: as `fit`.
     """
     _check(x, y, classes)
-    problem = _Problem(x, y, classes, as_is)
+    problem = _Problem(x, y, classes, as_is, weights)
     w = x.new_zeros(x.shape[1] + 1, classes)
     for l2 in STRENGTHS:
         # Loose, since only the choice is kept; yet tight enough that a weaker penalty shows its effect.

@@ -36,7 +36,11 @@ Encode = Callable[[ImageDataset], torch.Tensor]
 
 
 def validation_split(
-    labels: Rows, classes: tuple[str, ...], seed: int, groups: Rows | None = None
+    labels: Rows,
+    classes: tuple[str, ...],
+    seed: int,
+    groups: Rows | None = None,
+    share: float = 0.2,
 ) -> npt.NDArray[np.bool_]:
     """Choose the validation images, on which choices are made: the same share of every class.
 
@@ -46,11 +50,12 @@ def validation_split(
         seed: names the draw.
         groups: (n,) numbers of the groups that images belong to; a group then stays on one side, and the
             shares are as even as that allows.
+        share: of the images, `MAX_VALIDATION` of them at most.
 
     Returns:
         (n,) bool; a class of a single image has none.
     """
-    share = min(0.2, MAX_VALIDATION / len(labels))
+    share = min(share, MAX_VALIDATION / len(labels))
     validation = np.zeros(len(labels), np.bool_)
     sizes = np.bincount(labels, minlength=len(classes))
     wanted = np.where(sizes > 1, np.maximum(1, np.round(share * sizes)), 0).astype(np.int64)

@@ -1,141 +1,179 @@
-"""Trains a classifier: a linear layer on a frozen encoder, both fine-tuned, or both from scratch.
-
-The three share images, draws, layer, loop and rule of length. They differ by what is trained and by where it
-starts. The test sees the centre of each image, as frozen features do.
-"""
+"""`nearfar finetune`: from an encoder and labelled images to a run that predicts; it resumes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import nn
+from .. import finetuning as tasks
+from ..core import progress
+from ..core.config import build, settings_of, to_json
+from ..core.device import cores, device_named
+from ..core.errors import NearfarError, nearest
+from ..data.labels import splits
+from ..features.extract import fingerprint
+from ..training import checkpoint
+from ..training.logger import locked
+from ..training.run import PARTS, Run, load
+from .job import SCRATCH_FILE, STAGES, Job
+from .outcome import Finetuned
+from .session import CHECKS_FILE
+from .settings import Tuning
+from .task import Where
+from .tuned import CARD, open_result
 
-from .. import models
-from ..core.errors import NearfarError
-from ..data.dataset import ImageDataset, Subset
-from ..features.extract import Vectors, features
-from ..features.probes import Rows
-from ..images.view_settings import Views
-from ..images.views import Preprocess
-from .trainer import RECIPES, FineTuner, Mode, images_seen
-
-CROP_AND_FLIP = Views(jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
-MIN_VALIDATION = 50  # validation images without which no choice is made
-TRIAL_SHARE = 0.25  # length of a trial, as a share of the training's
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """A network that classifies, and how it was trained.
-
-    Attributes:
-        net: encoder and linear layer, (n, 3, size, size) in [0, 1] to (n, classes), on the device.
-        preprocess: how an image becomes its input.
-        device: where it computes.
-        chosen: mode, lr (for 256 images a step), epochs, steps, batch_size, precision; and validation, the
-            accuracy on the validation images in that learning rate's trial, None where nothing was tried.
-    """
-
-    net: nn.Module
-    preprocess: Preprocess
-    device: torch.device
-    chosen: Mapping[str, Any]
-
-    def logits(self, dataset: ImageDataset) -> Vectors:
-        """Give every image of a data set its (n, classes) float32 logits, from its centre."""
-        return features(self.net, dataset, self.preprocess, device=self.device)
-
-    def answer(self, dataset: ImageDataset) -> Rows:
-        """Give every image of a data set its likeliest class, (n,) int64."""
-        return self.logits(dataset).argmax(axis=1)
+OURS = (  # in the order in which --overwrite removes them
+    checkpoint.LAST,
+    "encoder.json",  # marks a run as finished
+    CARD,
+    PARTS,
+    "encoder.safetensors",
+    "evaluation.json",
+    "log.jsonl",
+    CHECKS_FILE,
+    STAGES,
+    SCRATCH_FILE,
+    "rejected.csv",
+    "config.json",  # last: until then the folder is known as a run's
+)
+MAY_CHANGE = ("device", "workers", "save_minutes")
 
 
 def finetune(
-    encoder: models.Encoder,
-    preprocess: Preprocess,
-    dataset: ImageDataset,
-    validation: npt.NDArray[np.bool_],
+    run: Run | str | Path,
     *,
-    mode: Mode,
-    seed: int,
-    device: str | torch.device,
-    epochs: float | None = None,
-    views: Views = CROP_AND_FLIP,
-) -> FineTuned:
-    """Train an encoder, or a layer on it, to classify labelled images.
+    train: Any,
+    test: Any = None,
+    out: str | Path,
+    task: str = "classify",
+    labels: str | Path | None = None,
+    label_level: int | None = None,
+    groups: str | Path | None = None,
+    overwrite: bool = False,
+    **settings: Any,
+) -> Finetuned:
+    """Train on classes, masks or boxes of images. Run the same command again to resume an unfinished run.
 
-    With 50 validation images or more, three learning rates are tried on the others, at a quarter of the
-    length, and the most accurate on the validation images is taken; else the usual one. Then the network is
-    trained on all images.
-
-    The cost: n images are seen `TrainRecipe.epochs(n)` times each, or for 200 steps if those are more. The
-    trials take a quarter of that again where the encoder is frozen, since all learning rates are then tried
-    at once, and three quarters otherwise.
+    Example: nearfar finetune runs/a --train labelled/train --test labelled/test --out runs/c
 
     Args:
-        encoder: never changed; what is trained is a copy, or the same network with random weights.
-        preprocess: how an image becomes the encoder's input when nothing is random.
-        dataset: labelled images, two at least.
-        validation: (n,) bool, the images that the learning rate is chosen on, as from `validation_split`; may
-            be all False.
-        mode: "linear" trains a layer on the frozen encoder, in eval mode; "finetune" the encoder too;
-            "scratch" is "finetune" from random weights.
-        seed: random seed, the same for all three.
-        device: where to compute.
-        epochs: passes over all images, instead of the recipe's own; a trial makes a quarter of them.
-        views: how images are augmented.
+        run: the encoder to start from: a run's folder, or a known encoder such as timm:resnet18.
+        train: labelled images; without --test, a folder may hold train and test.
+        test: labelled images, read once, at the end.
+        out: the folder of the new run.
+        task: what is learnt; classify, segment or detect.
+        labels: a .csv, .tsv or .parquet with the columns path and label, to take all labels from.
+        label_level: which folder on the way to an image names its class: 1 the first, -1 the innermost.
+        groups: a .csv of images and their groups, such as patients; a group stays on one side.
+        overwrite: replace the run that is in the folder.
+        **settings: any setting of `Tuning` or the task, by name.
 
     Returns:
-        The network and what was chosen.
+        The figures and the verdict; the run is in the folder.
 
     Raises:
-        NearfarError: there are no labels of two classes, or a frozen encoder's bytes changed.
-
-    Source:
-        SimCLR, appendices B.5 (fine-tuning: rate 0.05 bs/256, 60 epochs on few labels, 30 on more) and B.6
-        (linear: 0.1 bs/256, 90 epochs).
+        NearfarError: something the user can fix; what was saved is intact.
+        KeyboardInterrupt: Ctrl-C; the run resumes when called again.
     """
-    if dataset.labels is None or len(dataset.classes) < 2 or len(dataset) < 2:
-        raise NearfarError("fine-tuning needs at least two labelled images and two classes; add more images.")
-    where = torch.device(device)
-    tuner = FineTuner(
-        encoder, preprocess, dataset, mode=mode, seed=seed, device=where, epochs=epochs, views=views
+    kind = tasks.task_class(task)
+    tuning, own = _settings(task, settings)
+    started = load(run)
+    side = started.preprocess.modality
+    if kind.modalities is not None and side not in kind.modalities:
+        raise NearfarError(
+            f"--task {task} is for {' or '.join(kind.modalities)}, and {started.name} for {side}."
+        )
+    train, test = _parts(train, test)
+    folder = Path(out)
+    asked = _asked(started, train, test, task, labels, label_level, groups, tuning, own)
+    with locked(folder):
+        earlier = _earlier(folder, overwrite)
+        if earlier and _same(earlier, asked, folder) and (folder / "encoder.json").exists():
+            progress.say(f"the run in {folder} is finished; --overwrite trains it again.")
+            return open_result(folder)
+        where = Where(labels, label_level, tuning.max_bad, tuning.workers or cores())
+        job = Job(folder, kind(own), started, tuning, where, asked, device_named(tuning.device))
+        return job.run(train, test, groups, earlier)
+
+
+def _settings(task: str, given: Mapping[str, Any]) -> tuple[Tuning, Any]:
+    """Sort settings into those of every task and those of this one."""
+    own = tasks.task_settings(task)
+    shared = {item.name for item in settings_of(Tuning)}
+    theirs = {item.name for item in settings_of(own)}
+    plain = {name: value for name, value in given.items() if value is not None}
+    for name in plain:
+        if name not in shared | theirs:
+            raise NearfarError(f"there is no setting {name!r} of {task}; {nearest(name, shared | theirs)}")
+    return (
+        build(Tuning, {name: value for name, value in plain.items() if name in shared}),
+        build(own, {name: value for name, value in plain.items() if name in theirs}),
     )
-    lr, accuracy = RECIPES[mode].lrs[0], None
-    if validation.sum() >= MIN_VALIDATION and (~validation).sum() >= 2:
-        tried = _try_lrs(tuner, np.flatnonzero(~validation), np.flatnonzero(validation))
-        lr = max(tried, key=lambda each: tried[each])  # of equals the first, which is the usual one
-        accuracy = tried[lr]
-    net, facts = tuner.train(np.arange(len(dataset)), [lr])
-    return FineTuned(net, preprocess, where, {"mode": mode, "lr": lr, "validation": accuracy, **facts})
 
 
-def cost(mode: Mode, images: int, validation: int, size: int) -> int:
-    """Count the images that `finetune` trains on, repeats and trials counted.
-
-    Args:
-        mode: as in `finetune`.
-        images: how many there are.
-        validation: how many of these the learning rate is chosen on.
-        size: side of a view in pixels.
-    """
-    trials = (1 if mode == "linear" else len(RECIPES[mode].lrs)) if validation >= MIN_VALIDATION else 0
-    return round(images_seen(mode, images, size) * (1 + TRIAL_SHARE * trials))
+def _parts(train: Any, test: Any) -> tuple[Any, Any]:
+    """Take train and test of one folder, if it holds them."""
+    if test is None and isinstance(train, (str, Path)) and Path(train).is_dir():
+        with suppress(NearfarError):
+            train, test = splits(train)
+            progress.say(f"training on {train}, testing on {test}")
+    return train, test
 
 
-def _try_lrs(tuner: FineTuner, rows: Rows, asked: Rows) -> dict[float, float]:
-    """Train shortly on some rows at each learning rate, and give the accuracies on others."""
-    lrs = RECIPES[tuner.mode].lrs
-    part, truth = Subset(tuner.dataset, asked), tuner.dataset.labels[asked]
-    found: dict[float, float] = {}
-    for together in [lrs] if tuner.mode == "linear" else [(lr,) for lr in lrs]:
-        net, _ = tuner.train(rows, together, TRIAL_SHARE)
-        logits = features(net, part, tuner.preprocess, device=tuner.device)
-        right = logits.reshape(len(part), len(together), -1).argmax(axis=2) == truth[:, None]
-        found |= dict(zip(together, right.mean(axis=0).tolist(), strict=True))
+def _asked(
+    run: Run,
+    train: Any,
+    test: Any,
+    task: str,
+    labels: Any,
+    label_level: int | None,
+    groups: Any,
+    tuning: Tuning,
+    own: Any,
+) -> dict[str, Any]:
+    """Gather what decides a run, in plain values."""
+    words = {"train": train, "test": test, "labels": labels, "groups": groups}
+    named = {name: str(value) if isinstance(value, (str, Path)) else None for name, value in words.items()}
+    plain = {name: value for name, value in to_json(tuning).items() if name not in MAY_CHANGE}
+    start = {"run": run.name, "start": fingerprint(run.encoder), "preprocess": to_json(run.preprocess)}
+    return {**start, **named, "label_level": label_level, "task": task, **plain, **to_json(own)}
+
+
+def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
+    """Find the run that the folder holds; clear it away where it is to be replaced."""
+    others = [item.name for item in folder.iterdir() if item.name not in (*OURS, ".lock")]
+    others = [name for name in others if not name.endswith(".part")]
+    config = folder / "config.json"
+    if others and not config.exists():
+        raise NearfarError(
+            f"{folder} is not a run folder: it holds {others[0]!r}; name a new or empty folder with --out."
+        )
+    if not config.exists():
+        if (folder / "encoder.json").exists():
+            raise NearfarError(f"{folder} holds an adopted encoder; name another folder with --out.")
+        return None
+    found = checkpoint.read_json(config)
+    if "task" not in found.get("asked", {}):
+        raise NearfarError(f"{folder} holds the run of a pretraining; name another folder with --out.")
+    if overwrite:
+        for name in OURS:
+            (folder / name).unlink(missing_ok=True)
+        return None
     return found
+
+
+def _same(earlier: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> bool:
+    """Make sure that an earlier run is the one now asked for."""
+    before = earlier["asked"]
+    other = [name for name in {**before, **asked} if before.get(name) != asked.get(name)]
+    if other:
+        told = "; ".join(
+            f"{name} {before.get(name)!r} before and {asked.get(name)!r} now" for name in other[:3]
+        )
+        raise NearfarError(
+            f"{folder} holds another run ({told}); name another folder with --out, or start over with "
+            "--overwrite."
+        )
+    return True

@@ -140,7 +140,7 @@ class FineTuner:
         epochs: float | None,
         views: Views,
     ) -> None:
-        """Copy the encoder, or build the same network again; see `finetune` for the arguments."""
+        """Copy the encoder, or build the same network again; see `train_classifier` for the arguments."""
         self.preprocess, self.dataset, self.mode, self.seed = preprocess, dataset, mode, seed
         self.device, self.epochs, self.views = device, epochs, views
         if mode == "scratch":
@@ -171,8 +171,8 @@ class FineTuner:
         f = self.origin if frozen else copy.deepcopy(self.origin)
         before = fingerprint(f) if frozen else ""
         network = Network(f, self.start, len(self.dataset.classes), len(lrs), frozen).to(self.device)
-        batch_size = _batch(len(rows), size, frozen)
-        steps = _steps(self.mode, len(rows), batch_size, share, self.epochs)
+        batch_size = batch_images(len(rows), size, frozen)
+        steps = training_steps(self.mode, len(rows), batch_size, share, self.epochs)
         lr = batch_size / 256  # times the share of each group
         loader = DataLoader(
             Subset(self.dataset, rows),
@@ -213,7 +213,7 @@ class FineTuner:
         return network.plain(), facts
 
 
-def _steps(mode: Mode, images: int, batch_size: int, share: float, epochs: float | None) -> int:
+def training_steps(mode: Mode, images: int, batch_size: int, share: float, epochs: float | None) -> int:
     """Count the steps of a training on so many images."""
     if epochs is not None:
         return max(1, round(share * epochs * images / batch_size))
@@ -221,7 +221,7 @@ def _steps(mode: Mode, images: int, batch_size: int, share: float, epochs: float
     return round(share * max(MIN_STEPS, epochs * images / batch_size))
 
 
-def _batch(images: int, size: int, frozen: bool) -> int:
+def batch_images(images: int, size: int, frozen: bool) -> int:
     """Choose the images of a step: batches nearly as large as each other, so that none is left out."""
     most = BATCH if frozen or size <= LARGE_SIDE else LARGE_BATCH
     return images // -(-images // most)
@@ -238,8 +238,8 @@ def images_seen(mode: Mode, images: int, size: int) -> int:
     Returns:
         Images, without the trials that choose its learning rate.
     """
-    batch_size = _batch(images, size, mode == "linear")
-    return batch_size * _steps(mode, images, batch_size, 1.0, None)
+    batch_size = batch_images(images, size, mode == "linear")
+    return batch_size * training_steps(mode, images, batch_size, 1.0, None)
 
 
 _PRECISIONS: dict[tuple[Any, ...], str] = {}

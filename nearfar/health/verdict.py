@@ -55,7 +55,10 @@ class Verdict:
 
 
 def judge(
-    lines: Sequence[Line], expects: Expects = Expects(), evaluation: Mapping[str, Any] | None = None
+    lines: Sequence[Line],
+    expects: Expects = Expects(),
+    evaluation: Mapping[str, Any] | None = None,
+    start: str = "",
 ) -> Verdict | None:
     """Judge a run by its evaluation on labelled images, if there is one, and its health checks so far.
 
@@ -63,14 +66,17 @@ def judge(
         lines: of `health.jsonl`, in order; the first, of step 0, shows the untrained network.
         expects: what the method says that the figures mean.
         evaluation: of its encoder, as in `evaluation.json`.
+        start: the encoder that training started from, if it did from one.
 
     Returns:
-        The verdict: not better than an untrained network, too early to tell, full collapse, dimensional
-        collapse, not learning, views too easy, views too hard, task too easy, over-fitting, still improving,
-        saturating or healthy; None where there is too little to judge by.
+        The verdict: worse than its start, not better than an untrained network, too early to tell, full
+        collapse, dimensional collapse, not learning, views too easy, views too hard, task too easy,
+        over-fitting, still improving, saturating or healthy; None where there is too little to judge by.
     """
     seen = _seen(lines, expects)
-    against = _untrained(evaluation or {})
+    if start and (worse := _worse(evaluation or {}, start)):
+        return worse
+    against = _against(evaluation or {}, "untrained")
     if not against:
         return seen
     outcomes = {item["outcome"] for item in against.values()}
@@ -85,13 +91,27 @@ def judge(
     return Verdict("not better than an untrained network", said, advice)
 
 
-def _untrained(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Find the encoder's comparison with the untrained network, by the classifier's title."""
+def _worse(evaluation: Mapping[str, Any], start: str) -> Verdict | None:
+    """Say if training has made an encoder worse than the one that it started from."""
+    against = _against(evaluation, "known") if evaluation.get("known") == start else {}
+    outcomes = {item["outcome"] for item in against.values()}
+    if "worse" not in outcomes or "better" in outcomes:
+        return None
+    said = "; ".join(f"{title} {item['words']}" for title, item in against.items())
+    return Verdict(
+        "worse than its start",
+        f"on {evaluation['data']['test']}, {said}",
+        f"keep {start} as it is, or change less of it: --trainable norms, or a lower --encoder-rate",
+    )
+
+
+def _against(evaluation: Mapping[str, Any], baseline: str) -> dict[str, Mapping[str, Any]]:
+    """Find the encoder's comparison with a baseline, by the classifier's title."""
     return {
         found["title"]: item
         for found in evaluation.get("summary", {}).values()
         for item in found["against"]
-        if item["baseline"] == "untrained"
+        if item["baseline"] == baseline
     }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core.config import setting
 
+COLOURS = ("hue", "grayscale", "saturation")  # settings of a view that lose what an image's colours are
 SMALL_SIDE = 64  # px: up to here images are used whole, at their own size, with a stem made for small images
 
 
@@ -55,6 +56,11 @@ class Views:
         low=0.0,
         high=100.0,
     )
+    colour: str = setting(
+        "change",
+        "change colours as below, keep them, or decide by the images (auto: by their labels where they have any)",
+        choices=("auto", "change", "keep"),
+    )
     flip: float = setting(0.5, "chance of a left-right flip", low=0.0, high=1.0, source="SimCLR, appendix A")
     jitter: float = setting(0.8, "chance of colour jitter", low=0.0, high=1.0, source="SimCLR, appendix A")
     brightness: float = setting(
@@ -96,3 +102,15 @@ class Views:
     solarize: float = setting(
         0.0, "chance of inverting the pixels above one half", low=0.0, high=1.0, source="BYOL, appendix B"
     )
+
+
+def keeping(views: Views) -> Views:
+    """Change settings so that a view keeps its colours, but for a little saturation.
+
+    Args:
+        views: any settings.
+
+    Returns:
+        The same without changes of hue and grey, and with saturation changed by a tenth at most.
+    """
+    return replace(views, colour="keep", hue=0.0, grayscale=0.0, saturation=min(views.saturation, 0.1))

@@ -50,6 +50,7 @@ METHODS = {
     "simcse": "SimCSE",
     "multiple_negatives": "MultipleNegatives",
     "mlm": "MLM",
+    "distill": "Distill",
     "supervised": "Supervised",
 }
 """Name, which is also the file's, to the class in it."""

@@ -57,8 +57,8 @@ class Method(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What a method must be given besides views: "labels" in a batch; when it is built a "teacher", the number of
-    "images" that are trained on, or an encoder with "tokens"; or nothing."""
+    """What a method must be given besides views: in a batch "labels", or "targets", a teacher's vectors; when it is
+    built a "teacher", the number of "images" that are trained on, or an encoder with "tokens"; or nothing."""
 
     keep: ClassVar[tuple[str, ...]] = ()
     """Names of the parts that a finished run saves with the encoder, as a head that others may learn from."""

@@ -13,7 +13,12 @@ from typing import Any
 
 from .. import methods
 
-NEEDS = {"": "images", "labels": "images with labels", "either": "images, or images with labels"}
+NEEDS = {
+    "": "images",
+    "labels": "images with labels",
+    "either": "images, or images with labels",
+    "teacher": "images and an encoder to learn from",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class Entry:
         line: what it does, a sentence.
         paper: first author and year, as "Chen et al. 2020".
         citation: authors, title, venue and arXiv number.
-        needs: "images", "images with labels", or either; or another kind of data, such as "text".
+        needs: "images", "images with labels", either, "images and an encoder to learn from", or another kind
+            of data, such as "text".
         choose: a sentence that begins with "when".
         shapes: what the equation's letters are.
         equation: a sentence, and the plain loops.
@@ -121,11 +127,13 @@ def _needs(tree: ast.Module, cls: str) -> str:
             kind = ast.literal_eval(node.value) if node.value is not None else None
             if kind not in (None, "images"):
                 return str(kind)
-    if any(isinstance(node, ast.FunctionDef) and node.name == "requires" for node in body):
+    decided = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "requires"]
+    if any("labels" in ast.unparse(node) for node in decided):
         return "either"
     given = [
         node.value
         for node in body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "needs"
     ]
-    return "labels" if given and given[0] is not None and "labels" in ast.unparse(given[0]) else ""
+    said = ast.unparse(given[0]) if given and given[0] is not None else ""
+    return next((need for need in ("labels", "teacher") if need in said), "")

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from ..core.config import setting
-from ..images.view_settings import Views
+from ..images.view_settings import Views, keeping
 from ..images.views import View
 from ..losses import contrastive_accuracy, dcl, nt_xent, unit
 from ..models import Encoder, mlp
@@ -87,12 +87,12 @@ class SimCLR(Method):
     @classmethod
     def fitted(cls, config: Config, views: Any) -> Config:
         """Keep the colours of every fourth image only where the views of the rest change them."""
-        changes = isinstance(views, Views) and _keeping(views) != views
+        changes = isinstance(views, Views) and keeping(views) != replace(views, colour="keep")
         return config if changes or not config.keep_colour else replace(config, keep_colour=False)
 
     def views(self, views: Views) -> tuple[Views | View, ...]:
         """Make two views alike, which keep the colours of every fourth image if that is asked for."""
-        return 2 * ((View(views, alternate=_keeping(views)) if self.config.keep_colour else views),)
+        return 2 * ((View(views, alternate=keeping(views)) if self.config.keep_colour else views),)
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """Turn the views into z_i and z_j, and say which rows have kept their colours, if any have."""
@@ -121,11 +121,6 @@ class SimCLR(Method):
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of all."""
         return {"contrastive_accuracy": contrastive_accuracy(watched["z_i"], watched["z_j"])}
-
-
-def _keeping(views: Views) -> Views:
-    """Change the settings of a view so that it keeps its colours, but for a little saturation."""
-    return replace(views, hue=0.0, grayscale=0.0, saturation=min(views.saturation, 0.1))
 
 
 SimCLR.recipes = recipes(

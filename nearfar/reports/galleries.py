@@ -87,8 +87,7 @@ def views_of(
     Returns:
         One a view and epoch; pixels (n, 3, side, side) as `batches.DataLoader` makes them.
     """
-    bare = replace(wanted, training=replace(wanted.training, weights=None))
-    recipes = resolve.build_method(bare).views(wanted.views)
+    recipes = resolve.views_of(wanted)
     block, numbers = sampled.dataset.gather(rows), sampled.numbers[rows]
     made, kind = [], wanted.kind
     for epoch in range(epochs):

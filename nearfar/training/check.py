@@ -18,6 +18,7 @@ from ..data.inspection import Inspection
 from ..data.modality import IMAGES, modality_of, open_data
 from ..data.source import Source
 from . import engine, optim, resolve
+from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
 from .known_check import KnownCheck, check_known
 from .options import Options
 from .plan import epochs, plan_run
@@ -25,6 +26,8 @@ from .precision import gains_from_bfloat16
 from .schedule import TimeBudget, measuring
 from .settings import Training
 from .setup import training_threads, views_dtype, with_threads
+from .targets import stand_in
+from .teacher import teacher_of
 
 DECODING = 2.0  # seconds that images are decoded for, to find broken ones
 TIMING = 3.0  # seconds that training steps are timed for
@@ -71,22 +74,31 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Check:
-    """What is in a collection, the plan or why there is none (`obstacle`), and the known encoder's figure."""
+    """What is in a collection, the plan or why there is none (`obstacle`), and two findings about the images.
+
+    `known`: what the known encoder gives on them; `colours`: whether views keep colours, where it was open.
+    """
 
     inspection: Inspection
     plan: Proposal | None
     obstacle: str = ""
     known: KnownCheck | None = None
+    colours: ColourChoice | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Write it as plain values."""
         plan = None if self.plan is None else dataclasses.asdict(self.plan)
         known = None if self.known is None else dataclasses.asdict(self.known)
-        return {**self.inspection.to_json(), "plan": plan, "obstacle": self.obstacle or None, "known": known}
+        told = {"plan": plan, "obstacle": self.obstacle or None, "known": known}
+        return {
+            **self.inspection.to_json(),
+            **told,
+            "colours": None if self.colours is None else self.colours.to_json(),
+        }
 
     def __str__(self) -> str:
         lines = [str(self.inspection), str(self.plan or f"no plan: {self.obstacle}")]
-        return "\n".join([*lines, *([str(self.known)] if self.known else [])])
+        return "\n".join([*lines, *(str(more) for more in (self.colours, self.known) if more is not None)])
 
 
 def check(
@@ -147,10 +159,14 @@ def check(
             None,
             f"{share:.0%} of the images are unusable; fix them, or raise --max-bad to {share:.2f}",
         )
+    colours = None
+    if is_open(wanted):
+        colours = choose_colour(data, source, limit=max_pixels, threads=threads)
+        wanted = with_colour(wanted, colours.colour)
     known = None
     if source.modality == IMAGES:
         known = check_known(data, limit=max_pixels, device=device, threads=threads)
-    return Check(found, _propose(source, wanted, found, device, threads), known=known)
+    return Check(found, _propose(source, wanted, found, device, threads), known=known, colours=colours)
 
 
 def _propose(
@@ -167,6 +183,12 @@ def _propose(
     sample = _Sample(source, plan.config, plan.images)
     module = resolve.build_method(plan.config, plan.images).to(device).to(memory_format=torch.channels_last)
 
+    teacher = teacher_of(type(module), plan.config.settings)
+    if teacher is not None and "targets" in module.requires(module.config):
+        targets = stand_in(teacher, plan.images)
+    else:
+        targets = None
+
     def opened(precision: str) -> loader.DataLoader:
         return loader.DataLoader(
             sample,
@@ -178,6 +200,7 @@ def _propose(
             dtype=views_dtype(device, precision),
             device=device if training.views_on == "device" else None,
             labels=np.arange(plan.images) % classes if classes else None,
+            targets=targets,
         )
 
     wanted.kind.ready()

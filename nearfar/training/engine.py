@@ -73,6 +73,7 @@ def train(
     precision: str = "float32",
     chunk: int | None = None,
     threads: int = 1,
+    head_warmup: float = 0.0,
     start: int = 0,
     clock: TimeBudget | None = None,
 ) -> Iterator[Step]:
@@ -90,6 +91,7 @@ def train(
         chunk: images in memory at a time, a process; None for all.
         threads: of a CPU, each of which computes a share of the batch; 1 leaves it to torch to divide
             operations among its threads.
+        head_warmup: share of the steps in which the encoder keeps its weights.
         start: steps done before.
         clock: a time budget that may correct the plan.
 
@@ -123,6 +125,8 @@ def train(
                     average_gradients(method)
                 for name in method.frozen_at(plan.progress(number)):
                     method.get_parameter(name).grad = None  # an optimizer passes over what has no gradient
+                if plan.progress(number) < head_warmup:
+                    method.f.zero_grad(set_to_none=True)
                 optim.step(optimizer, replicas.run_all)
                 number += 1
                 terms, watched = ({name: x.detach() for name, x in some.items()} for some in found)

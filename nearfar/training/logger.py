@@ -36,6 +36,7 @@ class RunLogger:
         seconds: float,
         timed: bool,
         digest: str = "",
+        remedy: str = "a lower --lr or a higher --temperature",
     ) -> None:
         """Open the log at the step at which training resumes.
 
@@ -50,7 +51,9 @@ class RunLogger:
             seconds: spent in earlier sessions.
             timed: whether a time budget is kept, so that saves must hold the time spent.
             digest: of the run, which its saves carry.
+            remedy: what to try where the loss is no longer a number.
         """
+        self.remedy = remedy
         self.folder, self.method, self.optimizer, self.training = folder, method, optimizer, training
         self.started, self.earlier, self.timed, self.digest = started, seconds, timed, digest
         self.epoch_steps = images // training.batch_size
@@ -168,7 +171,7 @@ class RunLogger:
         )
         raise NearfarError(
             f"training failed at step {step.number:,}: the loss or a weight is no longer a number "
-            f"({kept}); start again with --overwrite and a lower --lr or a higher --temperature."
+            f"({kept}); start again with --overwrite and {self.remedy}."
         )
 
 
@@ -219,6 +222,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     held = ExitStack()
     made: list[Path] = []
+    before = (folder / ".lock").exists()
     try:
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -241,3 +245,5 @@ def locked(folder: Path) -> Iterator[None]:
             with suppress(OSError):  # a folder above may hold something else by now
                 for place in made:
                     place.rmdir()
+        elif distributed.first() and not before and not (folder / "config.json").exists():
+            (folder / ".lock").unlink(missing_ok=True)  # the folder is the user's own

@@ -22,6 +22,10 @@ class Options(TypedDict, total=False):
     encoder: str | None
     stem: str | None
     weights: str | None
+    trainable: str | None
+    head_warmup: float | None
+    encoder_rate: float | None
+    rate_decay: float | None
     image_size: int | None
     short_side: int | None
     optimizer: str | None
@@ -52,6 +56,7 @@ class Options(TypedDict, total=False):
     interpolation: str | None
     range: Sequence[float] | float | None
     percentiles: Sequence[float] | float | None
+    colour: str | None
     flip: float | None
     jitter: float | None
     brightness: float | None
@@ -131,4 +136,7 @@ class Options(TypedDict, total=False):
     beta: float | None
     permutations: int | None
     triples: bool | None
+    teacher: str | None
+    teacher_input: str | None
+    cosine: float | None
     classes: int | None

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 
 from .. import methods, models
@@ -19,12 +20,13 @@ from ..core.commit import commit
 from ..core.device import device_named
 from ..core.errors import NearfarError, nearest
 from ..core.version import __version__
-from ..data.dataset import FileDataset, ImageDataset, Subset, holdout_split
+from ..data.dataset import Dataset, FileDataset, ImageDataset, Subset, holdout_split
 from ..data.loader import DataLoader
 from ..data.modality import open_data
 from ..data.reading import write_rejected
 from ..data.source import Source
-from . import checkpoint, engine, resolve, run_shapes
+from . import adapting, checkpoint, engine, resolve, run_shapes
+from .colour_choice import choose_colour, is_open, with_colour
 from .logger import RunLogger, locked, signals
 from .monitor import HealthMonitor
 from .options import Options
@@ -34,6 +36,7 @@ from .run import PARTS, Run, export, is_run, load
 from .schedule import StepPlan
 from .settings import Training
 from .setup import TrainingSetup, prepare, workers
+from .targets import TeacherVectors, teacher_vectors
 from .teacher import teacher_of
 
 OURS = (  # in the order in which --overwrite removes them
@@ -48,6 +51,7 @@ OURS = (  # in the order in which --overwrite removes them
     "tokenizer.json",
     "config.json",  # last: until then the folder is known as a run's
 )
+TEACHER_SHARE = 0.5  # of the time that a teacher may take to see the images
 CHANGE = 0.2  # of the number of steps, from which on a correction is said
 ShouldStop = Callable[[Mapping[str, Any], float], str]
 """Gets a line of health.jsonl and the share of the training done; gives why to stop, or an empty text."""
@@ -110,6 +114,10 @@ def pretrain(
         kind = resolve.expected_kind(given)
         source = open_data(data, expected=kind, labels=_needs_labels(method, like, given))
         wanted, plan = _wanted(source, method, recipe, like, given, device, folder)
+        colours = None
+        if is_open(wanted):
+            colours = _colours(data, source, wanted, earlier)
+            wanted = with_colour(wanted, colours["colour"])
         whole = _read(source, wanted)
         dataset, held = holdout_split(whole, wanted.training.holdout, wanted.training.seed)
         planned = plan_run(wanted, len(whole), len(whole.classes))
@@ -128,8 +136,12 @@ def pretrain(
         for note in planned.notes:
             progress.say(note)
         digest = wanted.digest(whole.fingerprint, _teacher_digest(wanted))
-        job = prepare(folder, wanted, plan, dataset, device, follow=like is None, digest=digest)
-        _train(job, whole, held, asked, begun, source.name, should_stop)
+        reached = earlier["data"]["images"] if earlier else None
+        dataset, targets = _asked_teacher(wanted, source, dataset, device, reached, plan is None)
+        job = prepare(
+            folder, wanted, plan, dataset, device, follow=like is None, digest=digest, targets=targets
+        )
+        _train(job, whole, held, asked, begun, source.name, should_stop, colours)
         distributed.barrier()
         return load(folder)
 
@@ -142,6 +154,7 @@ def _train(
     overwrite: bool,
     name: str,
     should_stop: ShouldStop | None,
+    colours: dict[str, Any] | None,
 ) -> None:
     """Train to the end, logging and saving on the way, and write the encoder."""
     data = {"name": name, "images": len(job.dataset), "holdout": 0 if held is None else len(held)}
@@ -154,6 +167,7 @@ def _train(
         "data": {**data, "path": _place(asked.get("data"))},
         **job.wanted.to_json(),
         "plan": job.plan.stretches,
+        "colours": colours,
     }
     config["teacher"] = _teacher_digest(job.wanted)
     if distributed.first():
@@ -197,10 +211,25 @@ def _train(
         }
         if training.weights and is_run(training.weights):
             provenance["licence"] = load(training.weights).facts()["licence"]
+        if teacher := teacher_of(methods.method(job.wanted.method), job.wanted.settings):
+            provenance["teacher"] = teacher.facts()
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
-        export(job.folder, models.finished(job.module.encoder), job.wanted.preprocess, provenance, parts)
+        encoder = models.finished(adapting.merged(job.module.encoder))
+        export(job.folder, encoder, job.wanted.preprocess, provenance, parts)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
+
+
+def _colours(data: Any, source: Source, wanted: RunConfig, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """Say what becomes of colours, as the earlier run in the folder found it, else by the images."""
+    if earlier and earlier.get("colours"):
+        found: dict[str, Any] = earlier["colours"]
+        return found
+    limit, threads = wanted.training.max_pixels, workers(wanted)
+    choice = choose_colour(data, source, limit=limit, threads=threads)
+    progress.say(str(choice))
+    told: dict[str, Any] = distributed.same(choice.to_json())
+    return told
 
 
 def _place(data: str | None) -> str | None:
@@ -226,6 +255,7 @@ def _steps(
         plan=job.plan,
         lr=job.wanted.lr,
         warmup=job.wanted.training.warmup,
+        head_warmup=job.wanted.training.head_warmup,
         start=job.started,
         clock=job.clock,
         **job.how,
@@ -400,6 +430,47 @@ def _teacher_digest(wanted: RunConfig) -> str | None:
     """Give the digest of the run that the method learns from, if it learns from one."""
     teacher = teacher_of(methods.method(wanted.method), wanted.settings)
     return None if teacher is None else teacher.digest
+
+
+def _asked_teacher(
+    wanted: RunConfig,
+    source: Source,
+    dataset: Dataset,
+    device: torch.device,
+    reached: int | None,
+    planning: bool,
+) -> tuple[Dataset, TeacherVectors | None]:
+    """Get a teacher's vectors of the images, if the method learns from them; give the images that have one.
+
+    `reached` is how many an earlier session had; a new run with --minutes asks for half of them at most.
+    """
+    cls = methods.method(wanted.method)
+    if "targets" not in cls.requires(wanted.settings):
+        return dataset, None
+    teacher, training = teacher_of(cls, wanted.settings), wanted.training
+    assert teacher is not None
+    minutes = training.minutes if planning else None
+    found = teacher_vectors(
+        teacher,
+        source,
+        dataset.ids,
+        device=device,
+        threads=workers(wanted),
+        limit=training.max_pixels,
+        precision=training.precision,
+        seconds=None if minutes is None else TEACHER_SHARE * 60 * minutes,
+        least=2 * training.batch_size,
+    )
+    rows = np.flatnonzero(found.places >= 0)
+    rows = np.sort(rows[np.argsort(found.places[rows])[: reached or len(rows)]])
+    if len(rows) == len(dataset):
+        return dataset, found
+    if not reached:
+        progress.say(
+            f"the teacher has seen {len(rows):,} of {len(dataset):,} images in half of the time, and these "
+            f"are trained on; a smaller side is faster, such as --teacher {wanted.settings.teacher}@96"
+        )
+    return Subset(dataset, rows), replace(found, places=found.places[rows])
 
 
 def _same_teacher(earlier: dict[str, Any], wanted: RunConfig, folder: Path) -> None:

@@ -17,6 +17,7 @@ from ..core.device import cores
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data.modality import open_data
 from . import resolve
+from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
 from .options import Options
 from .settings import Training
 
@@ -41,12 +42,14 @@ class Preview:
         images: names of the images, from the top.
         settings: the settings of the views by name.
         erased: what the views change, so that a network learns to ignore it.
+        colours: what becomes of colours and why, where the images decide on it.
     """
 
     path: Path
     images: tuple[str, ...]
     settings: dict[str, Any]
     erased: tuple[str, ...]
+    colours: ColourChoice | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Write it as plain values."""
@@ -55,6 +58,7 @@ class Preview:
             "images": list(self.images),
             "views": self.settings,
             "erased": list(self.erased),
+            "colours": None if self.colours is None else self.colours.to_json(),
         }
 
     def __str__(self) -> str:
@@ -62,7 +66,7 @@ class Preview:
         return (
             f"{self.path}: a row an image, first as the encoder sees it, then as training does\n"
             f"these views change {what}: what differs along a row, the encoder learns to ignore\n"
-            "if your classes differ by colour, try: --hue 0 --grayscale 0 --saturation 0.1"
+            f"{self.colours or 'if your classes differ by colour, try: --colour keep'}"
         )
 
 
@@ -118,6 +122,10 @@ def preview(
         kind=source.modality,
         value_range=resolve.usual_range(source, given),
     )
+    colours = None
+    if is_open(config):
+        colours = choose_colour(data, source, limit=limit, threads=cores())
+        config = with_colour(config, colours.colour)
     kind, values, names = config.kind, [], []
     if not kind.pictures:
         raise NearfarError(f"{source.name} holds {kind.name}, which have no picture; give images.")
@@ -134,7 +142,7 @@ def preview(
     kind.ready()
     columns = [kind.prepare(block, config.preprocess, threads=cores())]
     classes = len(set(source.labels)) if source.labels is not None else 0
-    made = resolve.build_method(resolve.with_classes(config, classes)).views(config.views)
+    made = resolve.views_of(resolve.with_classes(config, classes))
     for number in range(draws):
         view = made[number % len(made)]
         key = rng.fold(config.training.seed, "view", number // len(made), number % len(made))
@@ -143,7 +151,7 @@ def preview(
     sheet, form = _sheet(columns), Image.registered_extensions()[target.suffix.lower()]
     with atomic_write(target) as file:
         sheet.save(file, form)
-    return Preview(target, tuple(names), config.to_json()["views"], _erased(config.views))
+    return Preview(target, tuple(names), config.to_json()["views"], _erased(config.views), colours)
 
 
 def _sheet(columns: list[torch.Tensor]) -> Image.Image:

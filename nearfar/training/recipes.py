@@ -43,7 +43,7 @@ def cpu(side: int) -> Recipe:
             weight_decay=0.01,
             warmup=0.1,
         ),
-        Views(crop_min=0.2, interpolation="bilinear"),
+        Views(crop_min=0.2, interpolation="bilinear", colour="auto"),
     )
 
 

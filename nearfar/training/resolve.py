@@ -17,9 +17,10 @@ from ..core.config import build, settings_of, to_json
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data.modality import IMAGES, Modality, modality, modality_of
 from ..data.source import Source
+from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
 from ..models.weights import copy_weights
-from . import optim, recipes
+from . import adapting, optim, recipes
 from .run import is_run, load
 from .settings import Training
 from .teacher import teacher_of
@@ -247,7 +248,7 @@ def resolve(
         value_range: from `usual_range`; None where nothing is scaled.
 
     Returns:
-        Settings in which only what is in `MEASURED` may still be "auto".
+        Settings in which only what is in `MEASURED`, and --colour, may still be "auto".
 
     Raises:
         NearfarError: a name is unknown, a value out of range, two lengths are asked for, or the method is
@@ -287,6 +288,10 @@ def resolve(
         groups[Training].update(dict.fromkeys(LENGTHS))
     if value_range is not None:
         groups[data.views]["range"] = list(value_range)
+    if asked.get("weights") is not None:
+        groups[Training] |= adapting.STARTED
+    elif asked.get("trainable") not in (None, "all"):
+        raise NearfarError("--trainable is for training that starts from weights; name them with --weights.")
     for name, value in asked.items():
         if name not in homes:
             raise NearfarError(f"there is no setting {name!r}; {nearest(name, homes)}")
@@ -294,6 +299,8 @@ def resolve(
             continue
         for cls in homes[name]:
             groups[cls][name] = value
+    if issubclass(data.views, Views):
+        _settle_colours(groups[data.views], asked)
     weights = groups[Training].get("weights")
     if weights is not None and is_run(weights):
         groups[Training] |= _started_from(str(weights), kind, asked.get("encoder"))
@@ -306,6 +313,18 @@ def resolve(
     views: Any = build(data.views, groups[data.views])
     settings = methods.method(method).fitted(build(config, groups[config]), views)
     return RunConfig(method, recipe, training, views, settings)
+
+
+def _settle_colours(views: dict[str, Any], asked: Mapping[str, Any]) -> None:
+    """Leave `--colour auto` open only where views would change colours and nothing typed says how."""
+    kept = to_json(keeping(build(Views, views)))
+    if views["colour"] == "auto":
+        if any(asked.get(name) is not None for name in COLOURS) or all(
+            views[name] == kept[name] for name in COLOURS
+        ):
+            views["colour"] = "change"
+    elif views["colour"] == "keep":
+        views.update({name: kept[name] for name in COLOURS if asked.get(name) is None})
 
 
 def _started_from(weights: str, kind: str, encoder: Any) -> dict[str, Any]:
@@ -365,6 +384,19 @@ def with_classes(wanted: RunConfig, classes: int) -> RunConfig:
     return wanted
 
 
+def views_of(wanted: RunConfig) -> tuple[Any, ...]:
+    """Give the settings of each view of an image, without building a network or opening a teacher.
+
+    Args:
+        wanted: from `resolve`.
+    """
+    cls = methods.method(wanted.method)
+    bare = cls.__new__(cls)
+    torch.nn.Module.__init__(bare)
+    bare.config = wanted.settings
+    return bare.views(wanted.views)
+
+
 def build_method(wanted: RunConfig, images: int = 1) -> Method:
     """Build the encoder and the method around it, the same way for the same seed.
 
@@ -388,6 +420,8 @@ def build_method(wanted: RunConfig, images: int = 1) -> Method:
     )
     if start is not None:
         copy_weights(start, f)
+    with models.seeded(training.seed, "adapting"):
+        adapting.choose(f, training.trainable)
     cls = methods.method(wanted.method)
     given: dict[str, Any] = {}
     if (teacher := teacher_of(cls, wanted.settings)) is not None:

@@ -67,6 +67,8 @@ class Run:
         """Say what the encoder costs: its parameters, the side of its images, the licence of its weights."""
         own = "method" in self.provenance and not self.provenance.get("weights")
         licence = self.provenance.get("licence", "yours" if own else "")
+        teacher = self.provenance.get("teacher", {}).get("licence", "yours")
+        licence += f" (teacher: {teacher})" if licence and teacher != "yours" else ""
         count = sum(weight.numel() for weight in self.encoder.parameters())
         return {"parameters": count, "image_size": self.preprocess.size, "licence": licence or "unknown"}
 
@@ -99,7 +101,8 @@ class Run:
 
     def verdict(self) -> Verdict | None:
         """Judge the run by its last evaluation, if there is one, and by its health while it trained."""
-        return judge(self.health(), _expects(self.config), self.evaluation())
+        start = str(self.provenance.get("weights") or "")
+        return judge(self.health(), _expects(self.config), self.evaluation(), start)
 
     def evaluation(self) -> dict[str, Any] | None:
         """Read the last evaluation of this encoder, or nothing: an older encoder's does not count."""

@@ -67,6 +67,7 @@ CONFIG: dict[Any, Any] = {
     "settings": _ANY,
     "plan": [[COUNT]],
     "teacher?": (str, None),
+    "colours?": ({"colour": str, str: object}, None),
 }
 """`config.json`."""
 
@@ -118,6 +119,7 @@ EVALUATION: dict[Any, Any] = {
     "linear?": {str: _SCORE},
     "ranking?": {"sentences?": [str]},
     "left_out?": {str: str},
+    "known?": str,
     "leaks?": {str: {"images": COUNT, "left": COUNT, "without": {str: {str: {"accuracy": float}}}}},
     "few_labels?": {"rows?": {str: {str: [_POINT]}}, "efficiency?": {"sentence?": (str, None)}},
 }

@@ -43,6 +43,26 @@ class Training:
     weights: str | None = setting(
         None, "start from a run, a known encoder such as timm:resnet18, 'pretrained' or a .safetensors file"
     )
+    trainable: str = setting(
+        "all",
+        "what of the encoder changes: all, norms, last:K for its last K blocks, or lora:R for additions of rank R",
+    )
+    head_warmup: float = setting(
+        0.0,
+        "share of the steps in which only the method's heads learn; 0.1 with --weights",
+        low=0.0,
+        high=1.0,
+    )
+    encoder_rate: float = setting(
+        1.0, "share of the learning rate for the encoder's last layer; 0.1 with --weights", low=0.0, high=1.0
+    )
+    rate_decay: float = setting(
+        1.0,
+        "factor of the encoder's rate from a layer to the one before it; 0.8 with --weights",
+        low=0.01,
+        high=1.0,
+        source="Howard and Ruder 2018, ULMFiT, section 3.2",
+    )
     image_size: int | None = setting(None, "side of a view in pixels", low=8, high=1024)
     short_side: int | None = setting(
         None,

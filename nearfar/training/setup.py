@@ -21,6 +21,7 @@ from .replicas import LEAST, why_whole
 from .resolve import RunConfig
 from .schedule import StepPlan, TimeBudget, measuring
 from .settings import Training
+from .targets import TeacherVectors
 from .turns import FEWEST, SECONDS, Turns
 
 LONG, LONG_STEPS = 600.0, 2000  # seconds, or steps, that a run must last before compiling is tried
@@ -43,6 +44,7 @@ class TrainingSetup:
     spent: float = 0.0
     threads: int = 1  # that train, a share of the batch each
     probed: float = 0.0  # seconds that measurements have taken
+    targets: TeacherVectors | None = None  # of the images, for a method that learns from them
 
     @property
     def how(self) -> dict[str, Any]:
@@ -78,6 +80,7 @@ class TrainingSetup:
             device=self.device if there else None,
             labels=dataset.labels if "labels" in needs else None,
             sampler=self.module.sampler(self.module.config),
+            targets=self.targets if part is None else None,
         )
 
     def announce(self) -> None:
@@ -117,6 +120,7 @@ def prepare(
     *,
     follow: bool,
     digest: str = "",
+    targets: TeacherVectors | None = None,
 ) -> TrainingSetup:
     """Build the method and bring it to the step at which training resumes; measure what has to be measured.
 
@@ -128,6 +132,7 @@ def prepare(
         device: this process's own.
         follow: whether a time budget is watched.
         digest: of the run, as `RunConfig.digest` gives it; a save with another one is another run's.
+        targets: a teacher's vectors of the images, for a method that learns from them.
 
     Returns:
         What one session needs, ready to train.
@@ -147,6 +152,7 @@ def prepare(
         plan or unplanned,
         None,
         digest,
+        targets=targets,
     )
     wanted.kind.ready()
     if wanted.training.precision == "auto":
@@ -170,6 +176,7 @@ def prepare(
                 "over with --overwrite."
             ) from None
         job.started, job.spent, job.plan = facts["step"], facts["seconds"] or 0.0, StepPlan.of(facts["plan"])
+    job.spent += targets.seconds if targets else 0.0
     if wanted.training.threads is None:
         wanted = job.wanted = replace(wanted, training=with_threads(wanted.training, device))
     if wanted.training.views_on == "auto":

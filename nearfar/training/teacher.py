@@ -1,7 +1,8 @@
-"""A finished run used as a teacher: loaded in one place, checked, and identified by a digest.
+"""An encoder used as a teacher: loaded in one place, checked, and identified by a digest.
 
-A method that learns from a run has "teacher" in its `requires`, a setting `teacher` in its `Config`, which is
-the flag --teacher, and takes a `Teacher` as the argument `teacher` of its class.
+A method that learns from a run or a known encoder has "teacher" in its `requires`, a setting `teacher` in
+its `Config`, which is the flag --teacher, and takes a `Teacher` as the argument `teacher` of its class. One
+that wants the teacher's vectors of whole images in each batch has "targets" there too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .run import PARTS, Run, load
 
 @dataclass(frozen=True)
 class Teacher:
-    """A finished run, its encoder in eval mode and without gradients, and what its method saved with it."""
+    """A run or a known encoder, in eval mode and without gradients, and what its method saved with it."""
 
     run: Run
     parts: dict[str, dict[str, Tensor]]  # by name, as `Run.part` gives them
@@ -33,18 +34,27 @@ class Teacher:
         """The encoder that is learnt from."""
         return self.run.encoder
 
+    @property
+    def size(self) -> int:
+        """Side of its input, in pixels."""
+        return int(self.run.preprocess.size)
+
+    def facts(self) -> dict[str, str]:
+        """Say for a run's card who it is."""
+        return {"name": self.run.name, "licence": self.run.facts()["licence"], "sha256": self.digest}
+
 
 def open_teacher(path: str | Path) -> Teacher:
-    """Load a finished run to learn from.
+    """Load an encoder to learn from.
 
     Args:
-        path: its folder.
+        path: a run's folder, or a known encoder as `run.load` takes it.
 
     Returns:
         The teacher, on the CPU.
 
     Raises:
-        NearfarError: there is no finished run, or its files are damaged.
+        NearfarError: there is no finished run or known encoder, or its files are damaged.
     """
     run = load(path)
     run.encoder.requires_grad_(False)
@@ -56,7 +66,7 @@ def open_teacher(path: str | Path) -> Teacher:
 
 
 def teacher_of(method: type[Method], config: Any) -> Teacher | None:
-    """Open the run that a method, with these settings, learns from.
+    """Open the encoder that a method, with these settings, learns from.
 
     Args:
         method: the method's class.
@@ -66,10 +76,13 @@ def teacher_of(method: type[Method], config: Any) -> Teacher | None:
         The teacher; None for a method that needs none.
 
     Raises:
-        NearfarError: none was named, or there is no finished run.
+        NearfarError: none was named, or there is no such encoder.
     """
     if "teacher" not in method.requires(config):
         return None
     if config.teacher is None:
-        raise NearfarError(f"{method.__name__} learns from a finished run; name its folder with --teacher.")
+        raise NearfarError(
+            f"{method.__name__} learns from another encoder; name it with --teacher: known, timm:NAME, or a "
+            "run's folder."
+        )
     return open_teacher(config.teacher)

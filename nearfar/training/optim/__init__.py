@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
+from .. import adapting
 from ..settings import Training
 from .lars import LARS
 from .light import avoid_dynamo_import
@@ -17,35 +19,39 @@ from .muon import Muon, orthogonal
 __all__ = ["LARS", "Muon", "base_rate", "factor", "groups", "optimizer", "orthogonal", "step"]
 
 
-def groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def groups(
+    module: nn.Module, weight_decay: float, shares: Mapping[str, float] = MappingProxyType({})
+) -> list[dict[str, Any]]:
     """Sort the trainable parameters: matrices and kernels decay; biases, norms and scalars do not.
 
     Args:
         module: whose parameters.
-        decay: weight decay of the first group.
+        weight_decay: of the first group.
+        shares: of the learning rate, by name of a parameter; 1 where it is not named.
 
     Returns:
-        Up to four groups for an optimizer; `adapt` is LARS's, False for the exempt; `constant_lr` marks the
-        parts that the method names so, whose rate does not fall.
+        For each share up to four groups for an optimizer; `adapt` is LARS's, False for the exempt;
+        `constant_lr` marks the parts that the method names so, whose rate does not fall; `lr_scale` is the
+        share.
 
     Source:
         SimCLR's code: biases and batch norms are excluded from decay and from LARS's adaptation.
     """
-    names = getattr(module, "constant_lr", ())
-    found = []
-    for constant_lr in (False, True):
-        trained = [
-            p
-            for name, p in module.named_parameters()
-            if p.requires_grad and (name.split(".")[0] in names) == constant_lr
-        ]
-        decayed = [p for p in trained if p.ndim > 1]
-        exempt = [p for p in trained if p.ndim <= 1]
-        found += [
-            {"params": decayed, "weight_decay": weight_decay, "adapt": True, "constant_lr": constant_lr},
-            {"params": exempt, "weight_decay": 0.0, "adapt": False, "constant_lr": constant_lr},
-        ]
-    return [group for group in found if group["params"]]
+    constant, sorted_by = getattr(module, "constant_lr", ()), dict[tuple[Any, ...], list[nn.Parameter]]()
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            key = (-shares.get(name, 1.0), name.split(".")[0] in constant, p.ndim <= 1)
+            sorted_by.setdefault(key, []).append(p)
+    return [
+        {
+            "params": sorted_by[key],
+            "weight_decay": 0.0 if key[2] else weight_decay,
+            "adapt": not key[2],
+            "constant_lr": key[1],
+            "lr_scale": -key[0],
+        }
+        for key in sorted(sorted_by)
+    ]
 
 
 def base_rate(training: Training) -> float:
@@ -95,12 +101,16 @@ def optimizer(training: Training, module: nn.Module) -> torch.optim.Optimizer:
         The optimizer.
     """
     avoid_dynamo_import()
-    lr, found = base_rate(training), groups(module, training.weight_decay)
+    shares: dict[str, float] = {}
+    if training.encoder_rate * training.rate_decay < 1:
+        encoder = module.get_submodule("f")
+        shares = {f"f.{name}": share for name, share in adapting.rates(encoder, training).items()}
+    lr, found = base_rate(training), groups(module, training.weight_decay, shares)
     if training.optimizer == "lars":
         return LARS(found, lr, momentum=training.momentum)
     if training.optimizer == "muon":
         for group in found:  # Adam's steps, for biases and norms, are in another unit: a tenth suits them
-            group["lr_scale"] = 1.0 if group["adapt"] else 0.1
+            group["lr_scale"] *= 1.0 if group["adapt"] else 0.1
         return Muon(found, lr)
     for group in found:
         del group["adapt"]

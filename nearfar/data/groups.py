@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ..core.errors import NearfarError
-from ..data.csv_files import read_rows
-from ..data.source import FileSource, Source
-from ..features.probes import Rows
+from .csv_files import read_rows
+from .source import FileSource, Source
 
+Rows = npt.NDArray[np.int64]
 NAMES = ("path", "file", "image", "filename", "id")
 GROUPS = ("group", "patient", "subject")
 

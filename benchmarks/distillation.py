@@ -1,0 +1,65 @@
+"""Distillation from the known encoder beside SimCLR of as many steps or minutes, and the teacher itself.
+
+Prints a Markdown table; those that were measured are in benchmarks/known.md.
+
+    python -m benchmarks.distillation photos/trash --teacher known --steps 200
+    python -m benchmarks.distillation cifar10 --teacher known@160 --minutes 10 --seeds 3
+
+Needs nearfar[known]. The teacher's own time is part of --minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import nearfar
+
+
+def main() -> None:
+    """Train, evaluate and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("data", type=Path, help="a folder with train/ and test/, in each a folder a class")
+    parser.add_argument("--teacher", default="known", help="encoder to learn from")
+    parser.add_argument("--steps", type=int, help="optimizer steps of each run")
+    parser.add_argument("--minutes", type=float, help="minutes of each run, where no steps are given")
+    parser.add_argument("--image-size", type=int, help="side of the student's views")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each method")
+    parser.add_argument("--methods", nargs="+", default=["simclr", "distill"], help="methods to train")
+    given = parser.parse_args()
+    how: dict[str, Any] = {"steps": given.steps, "minutes": None if given.steps else given.minutes}
+    how |= {"image_size": given.image_size, "health_checks": 0}
+    train, test = given.data / "train", given.data / "test"
+    print("| encoder | k-NN | linear | CPU seconds |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for method in given.methods:
+            found: list[tuple[float, float, float]] = []
+            for seed in range(given.seeds):
+                own = {"teacher": given.teacher} if method == "distill" else {}
+                out, began = Path(folder) / f"{method}-{seed}", time.process_time()
+                nearfar.pretrain(train, out=out, method=method, seed=seed, **how, **own)
+                seconds = time.process_time() - began
+                found.append((*_accuracy(out, train, test), seconds))
+            print(f"| {method} | {' | '.join(_middle(column) for column in zip(*found, strict=True))} |")
+    knn, linear = _accuracy(given.teacher, train, test)
+    print(f"| {given.teacher} | {knn:.1f} | {linear:.1f} | |")
+
+
+def _accuracy(run: str | Path, train: Path, test: Path) -> tuple[float, float]:
+    """Measure an encoder: k-NN and linear accuracy in per cent."""
+    found = nearfar.evaluate(run, train=train, test=test, baselines=(), known="none")
+    return 100 * found.knn["encoder"].accuracy, 100 * found.linear["encoder"].accuracy
+
+
+def _middle(values: tuple[float, ...]) -> str:
+    """Write the mean, and of several values the least and the greatest."""
+    mean = f"{statistics.fmean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
+
+
+if __name__ == "__main__":
+    main()

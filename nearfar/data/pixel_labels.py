@@ -1,0 +1,340 @@
+"""Reads labels of pixels: masks in image files, or outlines in a COCO file, as class numbers.
+
+The values of masks may be anything with gaps: 0, 128 and 255, the numbers of a palette, 16 bits, or colours.
+They are numbered in ascending order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ..core.errors import NearfarError
+from ..core.threads import map_in_order
+from . import coco
+from .folders import find
+from .masks import image_of_mask, masks_among
+from .source import FileSource, clean
+
+IGNORED = 255  # the class number of pixels that count for nothing
+MOST = 255  # classes
+VOID = 255  # of a palette, the value that stands for a border
+SHAPES = 0.02  # by which share the proportions of a mask may differ from its image's
+BACKGROUND = "background"
+
+Mask = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in a file; `numbers` gives the class of each value, others are ignored."""
+
+    path: Path
+    numbers: Mapping[int, int]
+
+    def read(self) -> Mask:
+        """Give (height, width) class numbers, `IGNORED` where none counts."""
+        values, at = np.unique(read_values(self.path), return_inverse=True)
+        wanted = np.array([self.numbers.get(int(value), IGNORED) for value in values], np.uint8)
+        return wanted[at]
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """The outlines on an image: of each its class number and a COCO segmentation; the rest is class 0."""
+
+    shapes: tuple[tuple[int, Any], ...]
+    height: int
+    width: int
+
+    def read(self) -> Mask:
+        """Give (height, width) class numbers."""
+        return coco.draw(self.shapes, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class PixelLabels:
+    """Images with a mask each.
+
+    Attributes:
+        source: the images.
+        masks: one an image.
+        classes: names, in the order of their numbers.
+        values: the masks' value of each class; empty where they come from outlines.
+        notes: what was left out, a sentence each.
+    """
+
+    source: FileSource
+    masks: tuple[MaskFile | Outlines, ...]
+    classes: tuple[str, ...]
+    values: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def read_values(path: Path) -> npt.NDArray[np.int64]:
+    """Read a mask's values: grey, the numbers of a palette, 16 bits; colours as one number.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (height, width) int64; grey saved as a colour image gives grey.
+
+    Raises:
+        NearfarError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as opened:
+            image: Image.Image = opened
+            if opened.format == "JPEG":
+                raise NearfarError(f"the mask {path} is a JPEG, which blurs its values; save masks as PNG.")
+            if image.mode in ("LA", "La"):
+                image = image.convert("L")
+            if image.mode in ("RGBA", "RGBX", "CMYK", "YCbCr"):
+                image = image.convert("RGB")
+            values = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise NearfarError(f"the mask {path} cannot be read ({error}); save it as PNG.") from None
+    if values.ndim == 3:
+        red, green, blue = (values[:, :, at].astype(np.int64) for at in range(3))
+        if (red == green).all() and (red == blue).all():
+            return red
+        return red * 65536 + green * 256 + blue
+    return values.astype(np.int64)
+
+
+def _is_void(path: Path) -> bool:
+    """Tell whether 255 stands for a border, as in masks with a palette."""
+    with Image.open(path) as image:
+        return image.mode == "P"
+
+
+def open_pixel_labels(
+    data: str | Path, labels: str | Path | None = None, *, ignore: int | None = None, workers: int = 1
+) -> PixelLabels:
+    """Open a folder of images and their masks.
+
+    Args:
+        data: a folder with masks beside the images (`x.jpg` and `x_mask.png`, or `x.bmp` and `x.png`), in a
+            folder of their own (`images/x.jpg` and `masks/x.png`), or with a COCO file; or that COCO file.
+        labels: a folder of masks named like the images, or a COCO file, where they lie elsewhere.
+        ignore: a value of masks whose pixels count for nothing.
+        workers: threads that read masks.
+
+    Returns:
+        The images that have a mask.
+
+    Raises:
+        NearfarError: there are no masks, or one cannot be read.
+    """
+    folder, given = Path(data).expanduser(), None if labels is None else Path(labels).expanduser()
+    if folder.suffix.lower() == ".json" and given is None:
+        folder, given = folder.parent, folder
+    if not folder.is_dir():
+        raise NearfarError(f"{folder} is no folder; give one with images and masks.")
+    if given is None:
+        pairs = _pairs(find(folder))
+        if pairs:
+            return _of_files(folder, {image: folder / mask for image, mask in pairs.items()}, ignore, workers)
+        given = coco.find(folder)
+    if given is None:
+        raise NearfarError(
+            f"{folder} holds no masks: name them like their images (x.jpg and x_mask.png, or images/x.jpg "
+            "and masks/x.png), or give a folder of masks or a COCO file with --labels."
+        )
+    if given.is_dir():
+        by_stem = {_stem(path): given / path for path in find(given)}
+        joined = {path: by_stem[_stem(path)] for path in find(folder) if _stem(path) in by_stem}
+        joined = {path: mask for path, mask in joined.items() if mask != folder / path}
+        if not joined:
+            raise NearfarError(f"no mask in {given} is named like an image in {folder}; name them alike.")
+        return _of_files(folder, joined, ignore, workers)
+    return _of_coco(folder, coco.read(given))
+
+
+def _stem(path: str) -> str:
+    """Give a path without its ending, and without the word that marks a mask."""
+    name = path.rpartition("/")[2].rpartition(".")[0]
+    return image_of_mask(name)
+
+
+def _pairs(paths: Sequence[str]) -> dict[str, str]:
+    """Find the mask of each image, by their names; nothing where the names say too little."""
+    masks = masks_among(paths)
+    found: dict[str, str] = {}
+    if masks:
+        by_stem: defaultdict[str, list[str]] = defaultdict(list)
+        for path in paths:
+            if path not in masks:
+                by_stem[_stem(path)].append(path)
+        for mask in sorted(masks):
+            alike = by_stem.get(_stem(mask), [])
+            for image in alike if len(alike) == 1 else _nearest(mask, alike):
+                found[image] = mask
+        return dict(sorted(found.items()))
+    # x.bmp and x.png in one folder: the PNG is the mask, where no image is a PNG.
+    by_place: defaultdict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        by_place[path.rpartition(".")[0]].append(path)
+    for alike in by_place.values():
+        masks_here = [path for path in alike if path.lower().endswith(".png")]
+        if len(alike) == 2 and len(masks_here) == 1:
+            found[next(path for path in alike if path != masks_here[0])] = masks_here[0]
+    return dict(sorted(found.items())) if 2 * len(found) == len(paths) else {}
+
+
+def _nearest(mask: str, images: Sequence[str]) -> list[str]:
+    """Choose among images of one name in several folders: the one that shares most folders with the mask."""
+
+    def shared(image: str) -> int:
+        return len({*image.split("/")[:-1]} & {*mask.split("/")[:-1]})
+
+    best = max((shared(image) for image in images), default=0)
+    nearest = [image for image in images if shared(image) == best]
+    return nearest if len(nearest) == 1 else []
+
+
+def _of_files(folder: Path, pairs: Mapping[str, Path], ignore: int | None, workers: int) -> PixelLabels:
+    """Read all masks once, to know which values there are."""
+    images, files = sorted(pairs), [pairs[image] for image in sorted(pairs)]
+    seen: set[int] = set()
+    void = False
+
+    def values_of(path: Path) -> tuple[set[int], bool]:
+        return {*np.unique(read_values(path)).tolist()}, _is_void(path)
+
+    for path, (some, palette) in zip(
+        files, map_in_order(values_of, files, threads=workers, ahead=4 * workers), strict=True
+    ):
+        void = void or (palette and VOID in some)
+        seen |= some
+        if len(seen) > MOST:
+            raise NearfarError(
+                f"the masks in {folder} have more than {MOST} values (at {path.name}); give masks with one "
+                "value a class, saved as PNG without smoothing."
+            )
+    notes = []
+    if ignore is not None:
+        seen.discard(ignore)
+    elif void:
+        seen.discard(VOID)
+        notes.append("Value 255 of masks with a palette marks borders and is left out.")
+    values = tuple(sorted(seen))
+    numbers = {value: at for at, value in enumerate(values)}
+    source = FileSource(str(folder), clean(images), None, folder, images)
+    masks = tuple(MaskFile(path, numbers) for path in files)
+    return PixelLabels(source, masks, _names(folder, values), values, tuple(notes))
+
+
+def _names(folder: Path, values: Sequence[int]) -> tuple[str, ...]:
+    """Name the classes: from classes.txt, lines "VALUE NAME" or the names alone, else by their values."""
+    path = folder / "classes.txt"
+    if not path.is_file():
+        colours = any(value > 65535 for value in values)
+        return tuple(f"#{value:06x}" if colours else str(value) for value in values)
+    lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if all(len(words) > 1 and words[0].isdigit() for words in lines):
+        given = {int(words[0]): " ".join(words[1:]) for words in lines}
+        return tuple(given.get(value, str(value)) for value in values)
+    if len(lines) == len(values):
+        return tuple(" ".join(words) for words in lines)
+    raise NearfarError(
+        f"{path} names {len(lines)} classes and the masks have {len(values)} values; write a line "
+        "'VALUE NAME' for each."
+    )
+
+
+def _of_coco(folder: Path, file: coco.Coco) -> PixelLabels:
+    """Take the outlines of a COCO file; what no outline covers is background."""
+    at = coco.locate(file, find(folder))
+    if not at:
+        raise NearfarError(f"none of the images of {file.path} is in {folder}; give the folder they are in.")
+    images, masks, boxes = sorted(at), [], 0
+    for path in images:
+        key, _, height, width = file.images[at[path]]
+        shapes = []
+        for one in file.annotations.get(key, ()):
+            if one.get("segmentation"):
+                shapes.append((file.number[one["category_id"]] + 1, one["segmentation"]))
+            else:
+                boxes += 1
+        if not (height and width):
+            with Image.open(folder / path) as image:
+                width, height = image.size
+        masks.append(Outlines(tuple(shapes), height, width))
+    notes = [f"{boxes:,} annotations have a box and no outline, and are left out."] if boxes else []
+    missing = len(file.images) - len(images)
+    if missing:
+        notes.append(f"{missing:,} images of {file.path.name} are not in {folder}.")
+    source = FileSource(str(folder), clean(images), None, folder, images)
+    return PixelLabels(source, tuple(masks), (BACKGROUND, *file.classes), (), tuple(notes))
+
+
+def renumbered(labels: PixelLabels, classes: Sequence[str], values: Sequence[int]) -> PixelLabels:
+    """Give masks the class numbers of others, such as a test's those of the training.
+
+    Args:
+        labels: the masks.
+        classes, values: of the training.
+
+    Returns:
+        The same masks with those numbers.
+
+    Raises:
+        NearfarError: a class is unknown there.
+    """
+    own = labels.values or labels.classes
+    known: dict[Any, int] = {key: at for at, key in enumerate(values if labels.values else classes)}
+    unknown = [name for name, key in zip(labels.classes, own, strict=True) if key not in known]
+    if unknown:
+        raise NearfarError(
+            f"{labels.source.name} has the class {unknown[0]!r}, of which there is no training image; "
+            "add one, or leave its value out with --ignore."
+        )
+    masks: list[MaskFile | Outlines] = []
+    for mask in labels.masks:
+        if isinstance(mask, MaskFile):
+            masks.append(dataclasses.replace(mask, numbers=known))
+        else:
+            moved = tuple((known[labels.classes[value]], shape) for value, shape in mask.shapes)
+            masks.append(dataclasses.replace(mask, shapes=moved))
+    return PixelLabels(labels.source, tuple(masks), tuple(classes), tuple(values), labels.notes)
+
+
+def fitted(mask: Mask, shape: tuple[int, ...], name: str) -> Mask:
+    """Bring a mask to its image's size, nearest pixel.
+
+    Args:
+        mask: (h, w).
+        shape: height and width of the image.
+        name: of the mask's image, for the error.
+
+    Returns:
+        (height, width).
+
+    Raises:
+        NearfarError: its proportions are others.
+    """
+    if mask.shape == shape:
+        return mask
+    height, width = shape
+    ratio = mask.shape[0] * width / (mask.shape[1] * height)
+    # A pixel more or less is rounding, which changes the proportions of small images most.
+    if abs(ratio - 1) > SHAPES + 1 / min(height, width, *mask.shape):
+        raise NearfarError(
+            f"the mask of {name} is {mask.shape[1]} x {mask.shape[0]}, its image {width} x {height}; give "
+            "masks of the same proportions."
+        )
+    down, across = (
+        np.minimum((np.arange(n) + 0.5) * m / n, m - 1).astype(np.int64)
+        for n, m in zip((height, width), mask.shape, strict=True)
+    )
+    return mask[down[:, None], across]

@@ -1,0 +1,396 @@
+"""Image classification: one class an image or several labels, by a linear layer on the encoder's vectors."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ..core.config import setting
+from ..core.errors import NearfarError
+from ..core.shapes import check_shape
+from ..data.dataset import class_numbers
+from ..data.labels import open_labelled
+from ..data.loader import DataLoader
+from ..data.modality import modality_of
+from ..data.sampler import ClassBalanced
+from ..features.extract import Vectors, features
+from ..images.files import MAX_PIXELS
+from ..models import Encoder
+from . import calibrate, class_figures, linear_fit
+from .class_network import Classifier, LinearHead
+from .classifier import CROP_AND_FLIP
+from .many_labels import open_many
+from .task import Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
+from .trainer import INPUT_NORM, RECIPES, SCALE_IMAGES, batch_images, training_steps
+
+FEW = 20  # images of the usual class, below which the encoder stays frozen and all labels are fitted
+QUICK_SIDE = 96  # side of images up to which a CPU trains an encoder in minutes
+NONE = "none of these"
+WARMUP = 0.1  # share of the steps over which the rate rises
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of a classification."""
+
+    multi_label: bool = setting(
+        False, "an image has several labels, or none: from a .csv with the columns path and labels"
+    )
+    balance: str = setting(
+        "none",
+        "what evens out classes of unlike size: weights in the loss, or batches of all classes",
+        choices=("none", "weights", "sampling"),
+    )
+
+
+@dataclass(frozen=True)
+class Predicting:
+    """The settings of a prediction of classes."""
+
+    reject: float = setting(
+        0.0, "share of images of these classes that may be called none of these; 0: never", low=0.0, high=0.99
+    )
+    all_classes: bool = setting(False, "write the probability of every class, a column each")
+
+
+class Classification:
+    """The task of `--task classify`; see `task.Task`."""
+
+    name: ClassVar[str] = "classify"
+    trains_frozen: ClassVar[bool] = False
+    document: ClassVar[None] = None
+    modalities: ClassVar[tuple[str, ...] | None] = None  # a head on vectors fits every kind
+
+    def __init__(self, config: Config = Config()) -> None:
+        """Start without classes; `read` or `restore` gives them."""
+        self.config, self.predicting = config, Predicting()
+        self.least: float | None = None  # probability below which an image is none of these
+        self.classes: tuple[str, ...] = ()
+        self.temperature, self.known = 1.0, np.empty(0)
+        self._heads: dict[
+            int, tuple[nn.Module, LinearHead]
+        ] = {}  # fitted to an encoder, whose number stays its own
+        self._vectors: dict[tuple[int, str], tuple[nn.Module, Vectors]] = {}
+
+    @property
+    def many(self) -> bool:
+        """Whether an image may have several labels."""
+        return bool(self.config.multi_label)
+
+    # Labelled images
+
+    def read(self, data: Any, preprocess: Any, where: Where) -> Labelled:
+        """Read training images and their classes; see `Task.read`."""
+        found, words = self._open(data, preprocess, where)
+        self.classes = class_numbers(sorted({word for some in words for word in some}))[1]
+        if len(self.classes) < (1 if self.many else 2):
+            raise NearfarError(
+                f"the images of {found.name} are all of class {self.classes[0]!r}; add images of another."
+            )
+        return self._numbered(found, words)
+
+    def read_test(self, data: Any, preprocess: Any, where: Where) -> Labelled:
+        """Read test images, in the training's classes; see `Task.read_test`."""
+        found, words = self._open(data, preprocess, where)
+        unknown = sorted({word for some in words for word in some} - {*self.classes})
+        if unknown:
+            raise NearfarError(
+                f"{found.name} has classes that the training images lack ({', '.join(unknown[:3])}"
+                f"{', ...' if len(unknown) > 3 else ''}); add training images of each, or remove them."
+            )
+        return self._numbered(found, words)
+
+    def _open(self, data: Any, preprocess: Any, where: Where) -> tuple[Labelled, list[tuple[str, ...]]]:
+        """Open and decode images; give the labels of those that can be used."""
+        kind = modality_of(preprocess)
+        if self.many:
+            source, labels = open_many(data, kind.name, where.labels)
+        else:
+            source = open_labelled(data, kind.name, label_level=where.label_level, labels=where.labels)
+            labels = [(word,) for word in source.labels or ()]
+        # Numbers stand for labels while images are decoded, which leaves out those that are unusable.
+        rows = replace(source, labels=tuple(map(str, range(len(source)))))
+        dataset = kind.load(rows, preprocess, limit=MAX_PIXELS, max_bad=where.max_bad, threads=where.workers)
+        kept = [int(dataset.classes[number]) for number in dataset.labels]
+        found = Labelled(source.name, source, dataset, None, (), "", rejected=tuple(dataset.rejected))
+        return found, [labels[row] for row in kept]
+
+    def _numbered(self, found: Labelled, words: Sequence[tuple[str, ...]]) -> Labelled:
+        number = {name: at for at, name in enumerate(self.classes)}
+        if self.many:
+            targets: npt.NDArray[Any] = np.zeros((len(words), len(self.classes)), np.float32)
+            for row, some in enumerate(words):
+                targets[row, [number[word] for word in some]] = 1
+        else:
+            targets = np.array([number[word] for (word,) in words], np.int64)
+        digest = hashlib.sha256(f"{found.dataset.fingerprint} {self.classes} {self.many}".encode())
+        digest.update(targets.tobytes())
+        return replace(found, targets=targets, classes=self.classes, digest=digest.hexdigest())
+
+    def reading(self, preprocess: Any) -> Any:
+        """Decode images as for the encoder."""
+        return preprocess
+
+    def baseline(self, fit: Labelled, data: Labelled, seed: int) -> None:
+        """Have none: `nearfar evaluate` measures raw pixels."""
+
+    def strata(self, data: Labelled) -> Rows:
+        """Hold out the same share of each class; of images with several labels, any."""
+        return np.zeros(len(data), np.int64) if self.many else np.asarray(data.targets, np.int64)
+
+    def mode(self, data: Labelled, side: int, device: torch.device) -> str:
+        """Choose what is trained by the images of the usual class, and by what the machine can do."""
+        counts = data.targets.sum(0) if self.many else np.bincount(data.targets, minlength=len(self.classes))
+        if np.median(counts) < FEW:
+            return "few-labels"
+        return "full" if device.type != "cpu" or side <= QUICK_SIDE else "linear"
+
+    # Training
+
+    def solve(
+        self,
+        encoder: Encoder,
+        preprocess: Any,
+        fit: Labelled,
+        choice: Labelled | None,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> Solved:
+        """Fit logistic regression on the encoder's vectors; see `Task.solve`."""
+        given = self._examples(encoder, preprocess, fit, device, workers)
+        answers = None
+        if choice is not None:
+            best = linear_fit.choose(given, self._examples(encoder, preprocess, choice, device, workers))
+        elif (found := linear_fit.crossed(given, seed, fit.groups)) is not None:
+            best, logits = found
+            answers = list(logits.numpy())
+        else:
+            best = linear_fit.at_strength(given, 1.0)
+        network = self._network(encoder, frozen=True)
+        with torch.no_grad():
+            for weight, value in zip(network.head.linear.parameters(), linear_fit.stacked(best), strict=True):
+                weight.copy_(value)
+        self._heads[id(encoder)] = encoder, network.head
+        return Solved(network.to(device), {"l2": best.l2}, answers)
+
+    def _examples(
+        self, encoder: Encoder, preprocess: Any, data: Labelled, device: torch.device, workers: int
+    ) -> linear_fit.LabelledVectors:
+        x = torch.from_numpy(self._features(encoder, data.dataset, preprocess, device, workers))
+        y, classes = torch.from_numpy(data.targets), len(self.classes)
+        weights = None
+        if self.config.balance != "none":
+            weights = linear_fit.class_weights(y, classes)
+            weights = weights if self.many else weights[y]
+        return linear_fit.LabelledVectors(x, y, classes, weights)
+
+    def _features(
+        self, encoder: nn.Module, dataset: Any, preprocess: Any, device: torch.device, workers: int
+    ) -> Vectors:
+        """Encode labelled images once for each encoder."""
+        key = id(encoder), str(dataset.fingerprint)
+        if key not in self._vectors:
+            found = features(encoder, dataset, preprocess, device=device, threads=workers)
+            self._vectors[key] = encoder, found  # which keeps the encoder, so that its number stays its own
+        return self._vectors[key][1]
+
+    def recipe(self, mode: str, images: int, size: int, epochs: float | None) -> TaskRecipe:
+        """Train as SimCLR fine-tunes; see `Task.recipe`."""
+        how: Any = "finetune" if mode == "full" else mode
+        batch_size = batch_images(images, size, frozen=False)
+        steps = training_steps(how, images, batch_size, 1.0, epochs)
+        return TaskRecipe(RECIPES[how].lrs, steps, batch_size, warmup=WARMUP)
+
+    def network(
+        self,
+        encoder: Encoder,
+        preprocess: Any,
+        fit: Labelled,
+        *,
+        frozen: bool,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> Classifier:
+        """Put a head on an encoder, its input centred and scaled; see `Task.network`.
+
+        The head starts where `solve` fitted one to this encoder, else at 0.
+
+        Source:
+            Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform
+            out-of-distribution".
+        """
+        network = self._network(encoder, frozen, self._weights(fit))
+        some = fit.take(np.arange(len(fit))[:: -(-len(fit) // SCALE_IMAGES)])
+        x = torch.from_numpy(self._features(encoder, some.dataset, preprocess, device, workers))
+        mean = x.mean(0)
+        length = float((x - mean).square().sum(1).mean().sqrt())
+        network.head.mean.copy_(mean)
+        network.head.scale.fill_(INPUT_NORM / length if length > 0 else 1.0)
+        if id(encoder) in self._heads:
+            network.head.start_at(self._heads[id(encoder)][1])
+        return network.to(device)
+
+    def _network(self, encoder: Encoder, frozen: bool, weights: Tensor | None = None) -> Classifier:
+        own = copy.deepcopy(encoder)
+        return Classifier(own, len(self.classes), frozen=frozen, many=self.many, weights=weights)
+
+    def _weights(self, fit: Labelled) -> Tensor | None:
+        if self.config.balance != "weights" and not (self.many and self.config.balance == "sampling"):
+            return None
+        return linear_fit.class_weights(torch.from_numpy(fit.targets), len(self.classes))
+
+    def optimizer(self, network: TaskNetwork, lr: float) -> torch.optim.Optimizer:
+        """Make SGD with Nesterov's momentum, without weight decay."""
+        trained = [weight for weight in network.parameters() if weight.requires_grad]
+        return torch.optim.SGD(trained, lr, momentum=0.9, nesterov=True, fused=True)
+
+    def feed(
+        self,
+        fit: Labelled,
+        preprocess: Any,
+        *,
+        batch_size: int,
+        seed: int,
+        start: int,
+        workers: int,
+        device: torch.device | None,
+    ) -> DataLoader:
+        """Give random crops and flips; see `Task.feed`."""
+        sampler = None
+        if self.config.balance == "sampling" and not self.many:
+            sampler = ClassBalanced(max(1, batch_size // len(self.classes)))
+        return DataLoader(
+            fit.dataset,
+            [CROP_AND_FLIP],
+            size=preprocess.size,
+            batch_size=batch_size,
+            seed=seed,
+            start=start,
+            threads=workers,
+            device=device,
+            labels=fit.targets,
+            sampler=sampler,
+        )
+
+    # What a network says
+
+    def answers(
+        self,
+        network: TaskNetwork,
+        images: Any,
+        preprocess: Any,
+        *,
+        device: torch.device,
+        batch_size: int,
+        workers: int,
+    ) -> npt.NDArray[np.float32]:
+        """Give (n, classes) logits, from the centre of each image."""
+        how: dict[str, Any] = {"device": device, "threads": workers, "batch_size": batch_size}
+        return features(nn.Sequential(network.f, network.head), images, preprocess, **how)
+
+    def measure(self, answers: Sequence[Any], data: Labelled) -> Figures:
+        """Compare with the truth: accuracy, or the balanced one; of several labels the mAP."""
+        logits = np.asarray(answers, np.float32)
+        if self.many:
+            return class_figures.of_labels(logits, data.targets, self.classes, self.temperature)
+        return class_figures.of_classes(
+            logits, data.targets, self.classes, self.temperature, balanced=self.config.balance != "none"
+        )
+
+    def calibrate(
+        self, choice: tuple[Sequence[Any], Labelled], rest: tuple[Sequence[Any], Labelled]
+    ) -> tuple[str, ...]:
+        """Fit the temperature, and keep the probabilities from which `--reject` takes its threshold."""
+        self.temperature = calibrate.temperature(np.asarray(choice[0], np.float32), choice[1].targets)
+        if self.many:
+            return ()
+        shares = calibrate.probabilities(np.asarray(rest[0], np.float32), self.temperature, False)
+        self.known = np.sort(shares.max(axis=1))
+        least = 1 / (len(self.known) + 1)
+        return (f"{len(self.known):,} held-out images allow predict --reject from {100 * least:.2g} % on",)
+
+    # The card, and predictions
+
+    def card(self) -> dict[str, Any]:
+        """Give classes, temperature and the held-out images' probabilities."""
+        known = [round(float(value), 6) for value in self.known]
+        return {"classes": list(self.classes), "temperature": self.temperature, "known": known}
+
+    def restore(self, card: Mapping[str, Any], where: str) -> None:
+        """Take over a card; see `Task.restore`."""
+        check_shape(card, {"classes": [str], "temperature": float, "known": [float]}, where)
+        self.classes, self.temperature = tuple(card["classes"]), float(card["temperature"])
+        self.known = np.array(card["known"], np.float64)
+        if self.temperature <= 0 or len({*self.classes}) < len(self.classes) or not self.classes:
+            raise NearfarError(f"{where}classes or temperature make no sense; the file is damaged.")
+
+    def prepare(self, predicting: Predicting) -> tuple[str, ...]:
+        """Take the settings of a prediction; see `Task.prepare`."""
+        self.predicting = predicting
+        self.least = calibrate.least_probability(self.known, predicting.reject)
+        if not predicting.reject:
+            return ()
+        if self.many:
+            raise NearfarError("--reject is for one class an image; this run gives several labels, or none.")
+        if self.least is None:
+            needed = int(np.ceil(1 / predicting.reject - 1e-9)) - 1
+            raise NearfarError(
+                f"--reject {predicting.reject:g} needs {needed:,} held-out images, and the run had "
+                f"{len(self.known):,}; give a larger share, or train with more images."
+            )
+        return (
+            f"images whose likeliest class is below {100 * self.least:.1f} % are none of these: at most "
+            f"{100 * predicting.reject:g} % of images like the held-out ones, on average",
+        )
+
+    def empty(self, encoder: Encoder, preprocess: Any) -> Classifier:
+        """Build the network whose head takes the saved state."""
+        return Classifier(encoder, len(self.classes), frozen=True, many=self.many)
+
+    def columns(self) -> Mapping[str, str]:
+        """Name the columns: class and probability; of several labels, texts that hold several."""
+        plain = {"class": "text", "probability": "text" if self.many else "number"}
+        every = {f"p_{name}": "number" for name in self.classes} if self.predicting.all_classes else {}
+        return plain | every
+
+    def _told(self, answer: Any) -> tuple[str, Any, npt.NDArray[np.float64]]:
+        """Say the class or the labels of an answer, with the probability, and all probabilities."""
+        shares = calibrate.probabilities(np.asarray(answer)[None], self.temperature, self.many)[0]
+        if self.many:
+            there = [at for at in np.argsort(-shares, kind="stable") if shares[at] >= 0.5]
+            words = ";".join(self.classes[at] for at in there)
+            return words, ";".join(f"{shares[at]:.4f}" for at in there), shares
+        at = int(shares.argmax())
+        refused = self.least is not None and shares[at] < self.least
+        return NONE if refused else self.classes[at], round(float(shares[at]), 4), shares
+
+    def rows(self, answer: Any) -> list[tuple[Any, ...]]:
+        """Write one row."""
+        word, share, shares = self._told(answer)
+        every = [round(float(value), 4) for value in shares] if self.predicting.all_classes else []
+        return [(word, share, *every)]
+
+    def store_columns(self, answer: Any) -> Mapping[str, Any]:
+        """Give the class and its probability."""
+        word, share, _ = self._told(answer)
+        return {"predicted": word or None, "probability": share or None}
+
+    def files(self, answer: Any) -> Mapping[str, bytes]:
+        """Give none."""
+        return {}
+
+    def draw(self, pixels: npt.NDArray[np.uint8], answer: Any) -> tuple[npt.NDArray[np.uint8], str]:
+        """Leave the image as it is, and write its class and probability."""
+        word, share, _ = self._told(answer)
+        return pixels, f"{word or '-'} {share}"

@@ -1,0 +1,370 @@
+"""One fine-tuning: what is held out, chosen, trained, measured and written, once its folder is held."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core import progress, rng
+from ..core.commit import commit
+from ..core.config import to_json
+from ..core.errors import NearfarError
+from ..core.version import __version__
+from ..data.groups import read_groups
+from ..data.reading import write_rejected
+from ..features import probes
+from ..training import checkpoint
+from ..training.precision import gains_from_bfloat16
+from ..training.run import Run, export
+from . import outcome, session
+from .measuring import measure
+from .outcome import FROZEN, SCRATCH, TUNED, Finetuned
+from .session import CHECKS_FILE, TaskTraining
+from .settings import Tuning
+from .task import Figures, Labelled, Rows, Task, TaskNetwork, Where
+from .tuned import write_card
+
+MIN_CHOICE = 50  # held-out images without which no learning rate is chosen
+MIN_HALVES = 40  # held-out images from which choices and thresholds have images of their own
+CHECKED = 512  # images that a check of a training looks at, of those trained on and of those held out
+STAGES, SCRATCH_FILE = "stages.json", "scratch.safetensors"
+
+
+@dataclass
+class Job:
+    """One fine-tuning, from reading to writing."""
+
+    folder: Path
+    task: Task
+    started: Run
+    tuning: Tuning
+    where: Where
+    asked: dict[str, Any]
+    device: torch.device
+
+    def run(self, train: Any, test: Any, groups: Any, earlier: dict[str, Any] | None) -> Finetuned:
+        """Read, choose, train, measure, write."""
+        data = self.task.read(train, self.started.preprocess, self.where)
+        # Opened now, so that a mistake is found before hours of training; it is measured once, at the end.
+        tests = None if test is None else self.task.read_test(test, self.started.preprocess, self.where)
+        self.notes = [*data.notes, *(tests.notes if tests else ())]
+        if groups is not None:
+            data, tests = self._grouped(data, tests, groups)
+        self.mode = self.tuning.mode
+        if self.mode == "auto":
+            self.mode = self.task.mode(data, self.started.preprocess.size, self.device)
+        self._check(data)
+        self.fit, self.choice, self.rest = self._split(data)
+        digest = {"asked": self.asked, "data": data.digest, "test": tests.digest if tests else None}
+        self.digest = hashlib.sha256(json.dumps(digest, sort_keys=True).encode()).hexdigest()
+        if earlier and earlier.get("digest") != self.digest:
+            raise NearfarError(
+                f"the labelled images have changed since the run in {self.folder} began; name another folder "
+                "with --out, or start over with --overwrite."
+            )
+        self._record(data, tests)
+        self.encoder = copy.deepcopy(self.started.encoder).to(self.device)
+        self.encoder = self.encoder.to(memory_format=torch.channels_last)
+        self._announce(data)
+        solved = None
+        if self.mode == "full" or not self.task.trains_frozen:
+            choice = None if self.mode == "few-labels" else self.choice
+            solved = self.task.solve(self.encoder, self.started.preprocess, self.fit, choice, **self._how())
+        crossed, networks = None, {}
+        if self.mode == "full" or solved is None:
+            network, chosen = self._trained()
+            networks = {TUNED: network}
+            networks |= {FROZEN: solved.network} if solved else {}
+            networks |= {SCRATCH: self._scratch_network()} if self.tuning.scratch else {}
+        else:
+            networks, chosen, crossed = {TUNED: solved.network}, solved.chosen, solved.crossed
+        return self._finish(data, tests, networks, chosen, crossed)
+
+    def _how(self) -> dict[str, Any]:
+        return {"seed": self.tuning.seed, "device": self.device, "workers": self.where.workers}
+
+    def _check(self, data: Labelled) -> None:
+        if len(data) < 4:
+            raise NearfarError(f"{data.name} has {len(data)} usable images; fine-tuning needs at least four.")
+        if self.mode != "full" and self.tuning.scratch:
+            raise NearfarError("--scratch is for --mode full, which alone trains the encoder; leave one out.")
+
+    def _grouped(
+        self, data: Labelled, tests: Labelled | None, groups: Any
+    ) -> tuple[Labelled, Labelled | None]:
+        """Number groups of images, and say where one is on both sides."""
+        sides = [(part.source, part.dataset.ids) for part in (data, tests) if part is not None]
+        numbers = read_groups(groups).numbers(sides)
+        data = replace(data, groups=numbers[0])
+        if tests is not None:
+            tests = replace(tests, groups=numbers[1])
+            both = int(np.isin(numbers[1], numbers[0]).sum())
+            if both:
+                self.notes.append(
+                    f"{both:,} test images are of groups with training images, so test figures are too high."
+                )
+        return data, tests
+
+    def _split(self, data: Labelled) -> tuple[Labelled, Labelled | None, Labelled | None]:
+        """Hold images out: half to choose on, half to set thresholds and measure on."""
+        if self.mode == "few-labels" or self.tuning.holdout == 0:
+            return data, None, None
+        strata = self.task.strata(data)
+        names = tuple(map(str, range(int(strata.max()) + 1)))
+        held = probes.validation_split(strata, names, self.tuning.seed, data.groups, self.tuning.holdout)
+        if not held.any() or held.all():
+            return data, None, None
+        rows = np.flatnonzero(held)
+        first = _half(rows, data.groups, self.tuning.seed) if len(rows) >= MIN_HALVES else None
+        if first is None or not first.any() or first.all():
+            choice = rest = data.take(rows)
+        else:
+            choice, rest = data.take(rows[first]), data.take(rows[~first])
+        return data.take(np.flatnonzero(~held)), choice, rest
+
+    def _record(self, data: Labelled, tests: Labelled | None) -> None:
+        """Write config.json and rejected.csv."""
+        held = 0 if self.choice is None else len(data) - len(self.fit)
+        facts = {"name": data.name, "images": len(self.fit), "holdout": held, "fingerprint": data.digest}
+        training = {
+            **to_json(self.tuning),
+            "modality": self.started.preprocess.modality,
+            "optimizer": "sgd",
+            "lr": self.tuning.lr or 0.0,
+            "batch_size": self.tuning.batch_size or 1,
+        }
+        config: dict[str, Any] = {
+            "nearfar": __version__,
+            "commit": commit(),
+            "torch": torch.__version__,
+            "asked": self.asked,
+            "data": facts,
+            "test": None if tests is None else {"name": tests.name, "images": len(tests)},
+            "method": "finetune",
+            "recipe": self.mode,
+            "training": training,
+            "views": {},
+            "settings": to_json(self.task.config),
+            "plan": [],
+            "digest": self.digest,
+        }
+        bad = (*data.rejected, *(tests.rejected if tests else ()))
+        if bad:
+            progress.say(f"{len(bad):,} unusable images are skipped; rejected.csv lists them.")
+        write_rejected(self.folder / "rejected.csv", bad)
+        checkpoint.write_json(self.folder / "config.json", config)
+
+    def _announce(self, data: Labelled) -> None:
+        held = 0 if self.choice is None else len(data) - len(self.fit)
+        what = {"full": "encoder and head", "linear": "a head on the frozen encoder"}.get(self.mode)
+        what = what or "a head on the frozen encoder, by cross-validation"
+        lines = [
+            f"{self.task.name}, {self.mode}: {what}, from {self.started.name}",
+            f"into       {self.folder}",
+            f"images     {len(self.fit):,} to train on, {held:,} held out, {len(data.classes):,} classes",
+        ]
+        progress.say("\n  ".join(lines))
+
+    # Training by gradient steps
+
+    def _trained(self) -> tuple[TaskNetwork, dict[str, Any]]:
+        """Choose the learning rate and train; what was chosen and measured before is taken over."""
+        stages = self._stages()
+        mode = "full" if self.mode == "full" else "linear"
+        size = self.started.preprocess.size
+        recipe = self.task.recipe(mode, len(self.fit), size, self.tuning.epochs)
+        recipe = self._sized(recipe)
+        if "precision" not in stages:
+            stages["precision"] = self._precision(recipe)
+            self._keep(stages)
+        how = self._setting(stages["precision"])
+        if self.tuning.scratch and not (self.folder / SCRATCH_FILE).exists():
+            self._scratch(how)
+        lr = self.tuning.lr or recipe.lrs[0]
+        if self.tuning.lr is None and self.choice is not None and len(self.choice) >= MIN_CHOICE:
+            trials = stages.setdefault("trials", {})
+            for each in recipe.lrs:
+                if str(each) not in trials:
+                    network = self._network(mode != "full")
+                    session.try_out(how, network, self.fit, recipe, each)
+                    trials[str(each)] = self._figures(network, self.choice).score
+                    self._keep(stages)
+            lr = max(recipe.lrs, key=lambda each: trials[str(each)])  # of equals the usual one
+            told = ", ".join(f"{float(rate):g} {100 * score:.1f} %" for rate, score in trials.items())
+            progress.say(f"learning rate {lr:g}, by trials on held-out images: {told}")
+        network = self._network(mode != "full")
+        check = None if self.choice is None else self._check_of()
+        session.train(how, network, self.fit, recipe, lr, f"{self.digest} {lr} {recipe}", check)
+        epochs = recipe.steps * recipe.batch_size / len(self.fit)
+        chosen = {
+            "lr": lr,
+            "steps": recipe.steps,
+            "batch_size": recipe.batch_size,
+            "epochs": round(epochs, 2),
+        }
+        return network.eval(), {
+            **chosen,
+            "precision": stages["precision"],
+            "trials": stages.get("trials", {}),
+        }
+
+    def _sized(self, recipe: Any) -> Any:
+        """Take the batch that was asked for; the number of images seen stays."""
+        asked = self.tuning.batch_size
+        if asked is None:
+            return recipe
+        if asked > len(self.fit):
+            raise NearfarError(f"--batch-size {asked} is more than the {len(self.fit):,} training images.")
+        steps = max(1, round(recipe.steps * recipe.batch_size / asked))
+        return replace(recipe, batch_size=asked, steps=steps)
+
+    def _network(self, frozen: bool, encoder: Any = None) -> TaskNetwork:
+        source = self.encoder if encoder is None else encoder
+        return self.task.network(source, self.started.preprocess, self.fit, frozen=frozen, **self._how())
+
+    def _setting(self, precision: str) -> TaskTraining:
+        return TaskTraining(
+            self.folder,
+            self.task,
+            self.started.preprocess,
+            rng.fold(self.tuning.seed, "tuning"),
+            self.device,
+            precision,
+            self.where.workers,
+            self.tuning.save_minutes,
+        )
+
+    def _precision(self, recipe: Any) -> str:
+        if self.tuning.precision != "auto":
+            return self.tuning.precision
+        network = self._network(self.mode != "full")
+        feed: Any = self._setting("float32").feed(self.fit, recipe.batch_size)
+        return "bfloat16" if gains_from_bfloat16(network, feed, self.device) else "float32"
+
+    def _check_of(self) -> session.Check:
+        """Make what looks at a network in training, on some images trained on and some held out."""
+        assert self.choice is not None
+        held = self.choice.take(np.arange(min(CHECKED, len(self.choice))))
+        stride = -(-len(self.fit) // CHECKED)
+        seen = self.fit.take(np.arange(0, len(self.fit), stride))
+
+        def look(network: TaskNetwork) -> dict[str, float]:
+            scores = {
+                "held": self._figures(network, held).score,
+                "trained": self._figures(network, seen).score,
+            }
+            return {**scores, "images": len(held)}
+
+        return look
+
+    def _scratch(self, how: TaskTraining) -> None:
+        """Train the same network from random weights, and keep it until all is measured."""
+        progress.say("training from scratch, to compare")
+        network = self._network(False, self._random_encoder())
+        recipe = self._sized(
+            self.task.recipe("scratch", len(self.fit), self.started.preprocess.size, self.tuning.epochs)
+        )
+        lr = self.tuning.lr or recipe.lrs[0]
+        session.train(how, network, self.fit, recipe, lr, f"{self.digest} scratch {lr} {recipe}", None)
+        checkpoint.save(self.folder / SCRATCH_FILE, network.state_dict(), {})
+        (self.folder / checkpoint.LAST).unlink(missing_ok=True)
+        (self.folder / "log.jsonl").unlink(missing_ok=True)
+
+    def _random_encoder(self) -> Any:
+        made = probes.untrained(
+            self.encoder, self.fit.dataset, self.started.preprocess, self.tuning.seed, str(self.device)
+        )
+        return made.to(memory_format=torch.channels_last)
+
+    def _scratch_network(self) -> TaskNetwork:
+        network = self._network(False, self._random_encoder())
+        network.load_state_dict(checkpoint.read(self.folder / SCRATCH_FILE)[0])
+        return network.eval()
+
+    def _stages(self) -> dict[str, Any]:
+        """Read what earlier sessions of this run chose and measured."""
+        path = self.folder / STAGES
+        found = checkpoint.read_json(path) if path.exists() else {}
+        return found if found.get("digest") == self.digest else {"digest": self.digest}
+
+    def _keep(self, stages: Mapping[str, Any]) -> None:
+        checkpoint.write_json(self.folder / STAGES, stages)
+
+    # What came of it
+
+    def _answers(self, network: TaskNetwork, data: Labelled) -> Any:
+        how: dict[str, Any] = {"device": self.device, "batch_size": 256, "workers": self.where.workers}
+        return self.task.answers(network, data.dataset, self.started.preprocess, **how)
+
+    def _figures(self, network: TaskNetwork, data: Labelled) -> Figures:
+        return self.task.measure(self._answers(network, data), data)
+
+    def _finish(
+        self,
+        data: Labelled,
+        tests: Labelled | None,
+        networks: Mapping[str, TaskNetwork],
+        chosen: dict[str, Any],
+        crossed: Any,
+    ) -> Finetuned:
+        """Calibrate on held-out images, read the test once, judge, and write the run."""
+        held = None if self.choice is None or self.rest is None else (self.choice, self.rest)
+        seed = self.tuning.seed
+        found = measure(self.task, networks, self._answers, self.fit, held, tests, crossed, seed)
+        rows = found.figures[found.part]
+        checks = checkpoint.read_log(self.folder / CHECKS_FILE, {"step": int, str: float})
+        result = Finetuned(
+            self.folder,
+            self.task.name,
+            self.mode,
+            self.task.classes,
+            {part: {row: item.values for row, item in each.items()} for part, each in found.figures.items()},
+            {"train": len(self.fit), **found.images},
+            rows[TUNED].main,
+            chosen,
+            rows[TUNED].per_class,
+            outcome.judge(self.mode, found.part, rows, checks if self.mode == "full" else []),
+            (*self.notes, *found.notes),
+        )
+        self._write(networks[TUNED], result, data, chosen)
+        return result
+
+    def _write(
+        self, network: TaskNetwork, result: Finetuned, data: Labelled, chosen: Mapping[str, Any]
+    ) -> None:
+        """Write the card and the encoder; encoder.json comes last and marks the end."""
+        provenance = {
+            "nearfar": __version__,
+            "method": "finetune",
+            "recipe": self.mode,
+            "task": self.task.name,
+            "data": {"name": data.name, "images": len(self.fit), "fingerprint": data.digest},
+            "steps": int(chosen.get("steps", 0)),
+            "batch_size": int(chosen.get("batch_size", 0)),
+            "seed": self.tuning.seed,
+            "weights": self.started.name,
+            "licence": self.started.facts()["licence"],
+        }
+        write_card(self.folder, self.task, result)
+        encoder = copy.deepcopy(network.f).cpu().eval()
+        export(self.folder, encoder, self.started.preprocess, provenance, {"head": network.head})
+        for name in (checkpoint.LAST, SCRATCH_FILE, STAGES):
+            (self.folder / name).unlink(missing_ok=True)
+        progress.say(f"done: the run is in {self.folder}.")
+
+
+def _half(rows: Rows, groups: Rows | None, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Draw half of some rows; a group stays on one side."""
+    key = rng.fold(seed, "halves")
+    if groups is None:
+        return np.asarray(rng.permutation(key, len(rows)) % 2 == 0)
+    named = np.unique(groups[rows], return_inverse=True)[1]
+    return np.asarray(rng.permutation(key, int(named.max()) + 1)[named] % 2 == 0)

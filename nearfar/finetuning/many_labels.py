@@ -1,0 +1,135 @@
+"""Reads images that have several labels each, or none: from a cell of labels, or a column a label."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import NearfarError
+from ..data.csv_files import read_rows
+from ..data.lists import SUFFIXES
+from ..data.modality import open_data
+from ..data.source import FileSource, Source
+
+PATHS, LABELS = (
+    ("path", "file", "image", "filename"),
+    ("labels", "label", "class", "classes", "target", "tags"),
+)
+SEPARATOR = re.compile(r"\s*[;|,]\s*")
+FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
+
+def open_many(data: Any, kind: str, file: str | Path | None) -> tuple[Source, list[tuple[str, ...]]]:
+    """Open images and the labels of each.
+
+    Args:
+        data: a list with labels; or any images, with `file`.
+        kind: of data that is expected.
+        file: a list to take the labels from, if that is not `data`.
+
+    Returns:
+        The images without labels of their own, and a tuple of labels for each, sorted; empty for none.
+
+    Raises:
+        NearfarError: there is no such list, or an image is not in it.
+    """
+    named = data if file is None else file
+    if not isinstance(named, (str, Path)) or Path(named).suffix.lower() not in (".csv", ".tsv", ".parquet"):
+        raise NearfarError(
+            f"--multi-label needs a list of images and their labels, and {named} is none; give a .csv with "
+            "the columns path and labels, such as 'cat;dog', here or with --labels."
+        )
+    listed = read_many(Path(named))
+    source = open_data(data, expected=kind)
+    places: Sequence[str | None] = [None] * len(source)
+    if isinstance(source, FileSource):
+        places = [os.path.realpath(source.root / path) for path in source.paths]
+    found = [
+        listed.get(place or "", listed.get(name)) for place, name in zip(places, source.ids, strict=True)
+    ]
+    missing = [name for name, labels in zip(source.ids, found, strict=True) if labels is None]
+    if missing:
+        raise NearfarError(
+            f"{named} has no labels for {len(missing):,} of the {len(source):,} images of {source.name}, "
+            f"such as {missing[0]!r}; add a row for each."
+        )
+    return source, [labels for labels in found if labels is not None]
+
+
+def read_many(path: Path) -> dict[str, tuple[str, ...]]:
+    """Read the labels of each image of a list.
+
+    Args:
+        path: a .csv, .tsv or .parquet: a column of paths, and one of labels with ; | or a comma between them;
+            or, without such a column, a column of 0 and 1 for each label.
+
+    Returns:
+        Name, and place of the file, to its labels.
+
+    Raises:
+        NearfarError: it cannot be read so.
+    """
+    heads, rows = _table(path)
+    lower = [head.strip().lower() for head in heads]
+    at = next((lower.index(word) for word in PATHS if word in lower), None)
+    if at is None:
+        raise NearfarError(f"{path} has no column of paths; name one of its columns 'path'.")
+    mark = next((lower.index(word) for word in LABELS if word in lower), None)
+    found: dict[str, tuple[str, ...]] = {}
+    for number, row in rows:
+        if len(row) != len(heads):
+            raise NearfarError(f"{path}, line {number}: {len(row)} cells, not {len(heads)}; fix the line.")
+        if mark is not None:
+            labels = {word for word in SEPARATOR.split(row[mark].strip()) if word}
+        else:
+            labels = {
+                heads[k].strip()
+                for k in range(len(heads))
+                if k != at and _flag(path, number, heads[k], row[k])
+            }
+        name = row[at].strip()
+        for key in (name, os.path.realpath(path.parent / name)):
+            found[key] = tuple(sorted(labels))
+    if not any(found.values()):
+        raise NearfarError(f"{path} has no label in any row; name the column of labels 'labels'.")
+    return found
+
+
+def _flag(path: Path, number: int, head: str, cell: str) -> bool:
+    if cell.strip().lower() not in FLAGS:
+        raise NearfarError(
+            f"{path}, line {number}: {head} is {cell!r}; without a column 'labels' the others hold 0 or 1."
+        )
+    return FLAGS[cell.strip().lower()]
+
+
+def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Read a list's heading and its rows of words."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise NearfarError(f"{path} is no list; give a .csv, .tsv or .parquet.")
+    try:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet as parquet
+
+            table = parquet.read_table(path)
+            cells = [[_word(value) for value in column.to_pylist()] for column in table.columns]
+            return list(table.column_names), list(enumerate(map(list, zip(*cells, strict=True)), start=1))
+        rows = list(read_rows(path, "surrogateescape"))
+    except (OSError, ValueError, csv.Error) as error:
+        raise NearfarError(f"{path} cannot be read as a list: {error}.") from None
+    if not rows:
+        raise NearfarError(f"{path} is empty; write a line of headings, and a row for each image.")
+    return rows[0][1], rows[1:]
+
+
+def _word(value: Any) -> str:
+    """Write a cell of a Parquet file; a list of labels becomes one text."""
+    if isinstance(value, (list, tuple)):
+        return ";".join(map(str, value))
+    if isinstance(value, bool):
+        return str(int(value))
+    return "" if value is None else str(value)

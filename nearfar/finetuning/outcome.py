@@ -1,0 +1,167 @@
+"""What came of a fine-tuning: figures beside those of the frozen encoder and from scratch; a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.text import columns
+from ..health.verdict import Verdict
+from .task import Figures
+
+DROP = 0.03  # of the main figure on held-out images, from which on a training has gone on for too long
+GAP = 0.1  # between images trained on and held out, where that is over-fitting
+PLAIN_GAIN = 0.02  # difference that counts where images cannot be compared in pairs
+TUNED, FROZEN, SCRATCH = "fine-tuned", "frozen encoder", "from scratch"
+LINEAR = "linear"
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A finished fine-tuning.
+
+    Attributes:
+        path: its folder.
+        task, mode: what was learnt, and what was trained.
+        classes: their names.
+        figures: by part, "held-out", "cross-validated" or "test", and there by row, such as "fine-tuned".
+        images: part to number of images; "train" among them.
+        main: the figure that choices were made by.
+        chosen: what was chosen on held-out images, such as a learning rate.
+        per_class: class to figures, on the last part.
+        verdict: in a few words.
+        notes: what else a user has to know, a sentence each.
+    """
+
+    path: Path
+    task: str
+    mode: str
+    classes: tuple[str, ...]
+    figures: Mapping[str, Mapping[str, Mapping[str, float]]]
+    images: Mapping[str, int]
+    main: str
+    chosen: Mapping[str, Any]
+    per_class: Mapping[str, Mapping[str, float]]
+    verdict: Verdict
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Give all of it in plain values."""
+        plain = {**asdict(self), "path": str(self.path), "verdict": self.verdict.to_json()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+    def __str__(self) -> str:
+        """Write the figures as tables, the verdict, and the next command."""
+        what = f"{self.task}, {self.mode}, {len(self.classes):,} classes"
+        lines = [f"{self.path}: {what}, {self.images['train']:,} training images"]
+        for part, rows in self.figures.items():
+            heads = [name for name in next(iter(rows.values())) if name != "chance"]
+            cells = [[row, *(_number(name, found[name]) for name in heads)] for row, found in rows.items()]
+            lines += [f"{part}, {self.images[part]:,} images", *columns(["", *map(_words, heads)], cells)]
+        lines += [*self.notes, f"verdict    {self.verdict}"]
+        return "\n".join([*lines, f"next: nearfar predict {self.path} photos/ --out predictions.csv"])
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.3f}" if "loss" in name else f"{100 * value:.1f} %"
+
+
+def judge(
+    mode: str,
+    part: str,
+    rows: Mapping[str, Figures],
+    checks: Sequence[Mapping[str, Any]],
+) -> Verdict:
+    """Judge a fine-tuning.
+
+    Args:
+        mode: what was trained.
+        part: what errors call the images of the figures, such as "test".
+        rows: figures of these images: TUNED, and FROZEN, SCRATCH and a baseline where they were measured.
+        checks: lines of checks.jsonl, in order.
+
+    Returns:
+        over-fitting, worse than or no gain over the frozen encoder, no gain over training from scratch, no
+        better than chance, or learnt.
+    """
+    tuned = rows[TUNED]
+    if (found := _over_fitting(checks, tuned.main)) is not None:
+        return found
+    said = []
+    plain = [name for name in rows if name not in (TUNED, FROZEN, SCRATCH)]  # what needs no network
+    for other, advice in (
+        *((name, "train for more --epochs, or add labelled images") for name in plain),
+        (FROZEN, "take --mode linear, which trains in seconds, or add labelled images"),
+        (SCRATCH, "the encoder brings nothing here: choose another, or pretrain on images like these"),
+    ):
+        if other not in rows:
+            continue
+        gain, error = difference(tuned, rows[other])
+        told = (
+            f"{_words(tuned.main)} {_percent(tuned)} on {part} images, {_percent(rows[other])} {_with(other)}"
+        )
+        if gain + error < 0:
+            return Verdict(f"worse than {_name(other)}", told, advice)
+        if gain - error <= 0:
+            return Verdict(f"no gain over {_name(other)}", told, advice)
+        said.append(f"{told}, {100 * gain:.1f} points less (+- {100 * error:.1f})")
+    chance = tuned.values.get("chance")
+    if chance is not None and tuned.score <= chance:
+        told = f"{_words(tuned.main)} {_percent(tuned)} on {part} images, and {100 * chance:.1f} % by chance"
+        return Verdict("no better than chance", told, "check the labels, or choose another encoder")
+    if not said:
+        said = [f"{_words(tuned.main)} {_percent(tuned)} on {part} images"]
+        advice = "--scratch tells what the encoder brings"
+        if mode != "full":
+            advice = "--mode full trains the encoder too, which may bring more"
+        return Verdict("learnt", said[0], advice, bad=False)
+    return Verdict("learnt", "; ".join(said), "no action needed", bad=False)
+
+
+def _name(other: str) -> str:
+    return {FROZEN: "the frozen encoder", SCRATCH: "training from scratch"}.get(other, other)
+
+
+def _with(other: str) -> str:
+    return {FROZEN: "with the encoder frozen", SCRATCH: "from scratch"}.get(other, f"by {other}")
+
+
+def _percent(figures: Figures) -> str:
+    return f"{100 * figures.score:.1f} %"
+
+
+def difference(one: Figures, other: Figures) -> tuple[float, float]:
+    """Compare two networks on the same images.
+
+    Returns:
+        How much higher the main figure of the first is, and how much that may be by chance: 1.96 standard
+        errors of the paired difference; PLAIN_GAIN where the figure is no mean over images.
+    """
+    if one.per_image is None or other.per_image is None:
+        return one.score - other.score, PLAIN_GAIN
+    apart = one.per_image - other.per_image
+    return float(apart.mean()), 1.96 * float(np.std(apart)) / math.sqrt(len(apart))
+
+
+def _over_fitting(checks: Sequence[Mapping[str, Any]], main: str) -> Verdict | None:
+    if len(checks) < 2:
+        return None
+    best, last = max(checks, key=lambda line: line["held"]), checks[-1]
+    share = last["held"]
+    error = 2 * math.sqrt(max(share * (1 - share), 0.0) / max(last["images"], 1))
+    if best["held"] - share <= max(DROP, error) or last["trained"] - share <= GAP:
+        return None
+    told = (
+        f"{_words(main)} on held-out images fell from {best['held']:.1%} at step {best['step']:,} to "
+        f"{share:.1%} at the end, where it is {last['trained']:.1%} on training images"
+    )
+    return Verdict("over-fitting", told, "train for fewer --epochs, or take --mode linear")

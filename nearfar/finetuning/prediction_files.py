@@ -1,0 +1,176 @@
+"""Keeps the parts of a prediction while it runs, and joins them into one CSV, JSON or Parquet file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..core.atomic import atomic_write
+from ..core.errors import NearfarError
+from ..core.text import spreadsheet_cell
+
+SUFFIXES = (".csv", ".json", ".parquet")
+Document = Callable[[Iterator[list[Any]]], Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What came of one chunk of images: rows of values, the path first; and images that cannot be used."""
+
+    images: int
+    rows: list[list[Any]]
+    bad: list[list[str]]  # id and reason
+
+
+def check_name(path: Path) -> None:
+    """Refuse a file name that cannot be written to, before any work is done.
+
+    Args:
+        path: where predictions are to go.
+
+    Raises:
+        NearfarError: the suffix is none of `SUFFIXES`, or a folder stands there, or its folder is not there.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise NearfarError(
+            f"--out {path} ends in {path.suffix or 'no suffix'}; name a .csv, .json or .parquet file."
+        )
+    if path.is_dir():
+        raise NearfarError(f"--out {path} is a folder; name a file in it, such as {path / 'found.csv'}.")
+
+
+class Parts:
+    """Finished chunks in a folder next to the output; another job's leftovers are cleared away."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """Open the folder for a job.
+
+        Args:
+            folder: it is there, and this process alone uses it.
+            key: names the job by all that its rows depend on.
+        """
+        self.folder, note = folder, folder / "key.json"
+        try:
+            same = json.loads(note.read_text()) == {"key": key}
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            self.clear()
+            with atomic_write(note) as file:
+                file.write(json.dumps({"key": key}).encode())
+
+    def clear(self) -> None:
+        """Remove the parts and the note of their job, and nothing else."""
+        for pattern in ("[0-9]" * 10 + ".json", "[0-9]" * 10 + ".json.*.part", "key.json", "key.json.*.part"):
+            for old in self.folder.glob(pattern):
+                old.unlink(missing_ok=True)
+
+    def _path(self, low: int) -> Path:
+        return self.folder / f"{low:010d}.json"
+
+    def has(self, low: int) -> bool:
+        """Tell whether a part is there and whole; `atomic_write` leaves no half."""
+        return self._path(low).exists()
+
+    def get(self, low: int) -> Part:
+        """Read a part.
+
+        Raises:
+            NearfarError: it was damaged.
+        """
+        try:
+            found = json.loads(self._path(low).read_bytes())
+            return Part(found["images"], found["rows"], found["bad"])
+        except (OSError, ValueError, KeyError) as error:
+            self._path(low).unlink(missing_ok=True)
+            raise NearfarError(
+                f"{self._path(low)} is damaged ({error}); run the same command again, which makes it anew."
+            ) from None
+
+    def put(self, low: int, part: Part) -> None:
+        """Keep a part."""
+        with atomic_write(self._path(low)) as file:
+            file.write(json.dumps({"images": part.images, "rows": part.rows, "bad": part.bad}).encode())
+
+
+def write(path: Path, columns: Mapping[str, str], parts: Iterator[Part], document: Document | None) -> None:
+    """Join parts into one file, a part in memory at a time; whole or not at all.
+
+    Args:
+        path: ends in one of `SUFFIXES`.
+        columns: name to kind, the path first.
+        parts: in order.
+        document: makes of all rows what a .json holds; None for a list of rows by the columns' names.
+    """
+    suffix = path.suffix.lower()
+    with atomic_write(path) as file:
+        if suffix == ".csv":
+            _csv(file, columns, parts)
+        elif suffix == ".json" and document is not None:
+            made = document(row for part in parts for row in part.rows)
+            file.write(json.dumps(made, ensure_ascii=False).encode())
+        elif suffix == ".json":
+            _json(file, columns, parts)
+        else:
+            _parquet(file, columns, parts)
+
+
+def _csv(file: IO[bytes], columns: Mapping[str, str], parts: Iterator[Part]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(columns)
+    for part in parts:
+        rows.writerows([spreadsheet_cell(value) for value in row] for row in part.rows)
+    text.detach()
+
+
+def _json(file: IO[bytes], columns: Mapping[str, str], parts: Iterator[Part]) -> None:
+    before = "[\n"
+    for part in parts:
+        for row in part.rows:
+            plain = json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False)
+            file.write(f"{before}{plain}".encode())
+            before = ",\n"
+    file.write(b"[]\n" if before == "[\n" else b"\n]\n")
+
+
+def _parquet(file: IO[bytes], columns: Mapping[str, str], parts: Iterator[Part]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    types = {"text": pa.string(), "number": pa.float64(), "flag": pa.bool_()}
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    with parquet.ParquetWriter(file, schema) as writer:
+        for part in parts:
+            cells = list(zip(*part.rows, strict=True)) or [() for _ in columns]
+            arrays = [pa.array(values, field.type) for values, field in zip(cells, schema, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def put_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
+    """Write files of one image's answer, named like the image.
+
+    Args:
+        folder: where to; made if missing.
+        name: the image's id, a path.
+        files: ending to content.
+    """
+    inner = [word for word in name.replace("\\", "/").split("/") if word not in ("", ".", "..")]
+    for ending, content in files.items():
+        path = folder.joinpath(*inner[:-1], f"{Path(inner[-1]).stem}{ending}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(content)
+
+
+def remove(folder: Path) -> None:
+    """Remove the folder of parts, unless something else is in it."""
+    with suppress(OSError):
+        (folder / ".lock").unlink(missing_ok=True)
+        folder.rmdir()

@@ -1,0 +1,135 @@
+"""Continues from given weights without wrecking them: which of the encoder's weights change, and how fast.
+
+A method's heads start from random weights, and their first gradients would spoil an encoder that is good
+already. So the heads learn alone at first. Then the encoder learns too, at a share of the rate, which is
+smaller in the layers near the image.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..core.errors import NearfarError
+from ..models import Encoder
+from .settings import Training
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+STARTED = {"head_warmup": 0.1, "encoder_rate": 0.1, "rate_decay": 0.8}
+"""Settings of a training that starts from weights, where nothing else is asked for."""
+_WAYS = re.compile(r"all|norms|(?:last|lora):([1-9]\d{0,3})")
+
+
+class LowRank(nn.Module):
+    """A matrix or a kernel, plus a product of two small matrices, which begins as zero: W + B A.
+
+    Source:
+        Hu et al. 2022, "LoRA: Low-rank adaptation of large language models", section 4.1.
+    """
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        """Make A and B.
+
+        Args:
+            weight: (rows, ...), of which the rest is taken as one dimension.
+            rank: rows of A and columns of B.
+        """
+        super().__init__()
+        rows, rest = weight.flatten(1).shape
+        rank = min(rank, rows, rest)
+        self.a = nn.Parameter(torch.randn(rank, rest) / rest**0.5)
+        self.b = nn.Parameter(torch.zeros(rows, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Give the sum, in the form of the weight."""
+        return weight + (self.b @ self.a).view_as(weight)
+
+
+def choose(f: Encoder, what: str) -> None:
+    """Say which of an encoder's weights are trained, in place.
+
+    Args:
+        f: the encoder.
+        what: "all"; "norms", those of its normalisations; "last:K", those from the K-th last block on; or
+            "lora:R", additions of rank R to its linear layers and dense convolutions.
+
+    Raises:
+        NearfarError: it is none of these, or nothing would be trained.
+    """
+    found = _WAYS.fullmatch(what)
+    if found is None:
+        raise NearfarError(f"--trainable is {what!r}; write all, norms, last:K or lora:R, such as last:2.")
+    if what == "all":
+        return
+    number = int(found[1] or 0)
+    parts = dict(f.named_modules())
+    for part in parts.values():
+        for weight in part.parameters(recurse=False):
+            weight.requires_grad_(what == "norms" and isinstance(part, NORMS))
+    if what.startswith("lora"):
+        for part in parts.values():
+            if isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.groups == 1):
+                parametrize.register_parametrization(part, "weight", LowRank(part.weight, number))
+    elif what.startswith("last"):
+        depth = layers(f)
+        blocks = sorted({place for name, place in depth.items() if re.search(r"\.\d+\.|layer\d", name)})
+        first = blocks[-min(number, len(blocks))] if blocks else max(depth.values())
+        for name, weight in f.named_parameters():
+            weight.requires_grad_(depth[name] >= first)
+    if not any(weight.requires_grad for weight in f.parameters()):
+        raise NearfarError(f"--trainable {what} finds nothing to train in {f.name}; use --trainable last:1.")
+
+
+def merged(f: Encoder) -> Encoder:
+    """Give an encoder whose low-rank additions are part of its weights: a copy, if it has any.
+
+    Args:
+        f: left as it is.
+    """
+    if not any(parametrize.is_parametrized(part) for part in f.modules()):
+        return f
+    made = copy.deepcopy(f)
+    for part in list(made.modules()):
+        if parametrize.is_parametrized(part):
+            parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)
+    return made
+
+
+def layers(f: nn.Module) -> dict[str, int]:
+    """Number an encoder's layers from the image on: a block of a stack is one, and what stands between two.
+
+    Args:
+        f: the encoder.
+
+    Returns:
+        By name of a parameter, as `f` names it, the number of its layer.
+    """
+    numbers: dict[str, int] = {}
+    found = {}
+    for name, _ in f.named_parameters():
+        first, *rest = name.removeprefix("net.").split(".")
+        key = f"{first}.{rest[0]}" if rest and rest[0].isdigit() else first
+        found[name] = numbers.setdefault(key, len(numbers))
+    return found
+
+
+def rates(f: nn.Module, training: Training) -> dict[str, float]:
+    """Give each of an encoder's parameters its share of the learning rate.
+
+    Args:
+        f: the encoder.
+        training: the settings.
+
+    Returns:
+        By name, as `f` names it: `encoder_rate`, times `rate_decay` for each layer that follows.
+
+    Source:
+        Howard and Ruder 2018, "Universal language model fine-tuning for text classification", section 3.2.
+    """
+    depth = layers(f)
+    last = max(depth.values(), default=0)
+    return {name: training.encoder_rate * training.rate_decay ** (last - at) for name, at in depth.items()}

@@ -1,0 +1,188 @@
+"""Tests of detection: labels of every format, crops that move boxes, the figures, and the network."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from drawn_labels import HEIGHT, WIDTH, picture
+from drawn_labels import write_boxes as folder
+from drawn_labels import write_voc as voc
+from PIL import Image
+
+from nearfar import models
+from nearfar.analysis import detection_scores
+from nearfar.analysis.detection_scores import Found
+from nearfar.core.errors import NearfarError
+from nearfar.data.box_labels import open_box_labels, read_yaml_names, renumbered
+from nearfar.finetuning import crops
+from nearfar.finetuning.detect import Config, Detection, Objects, Predicting
+from nearfar.finetuning.task import Where
+from nearfar.images.views import Preprocess
+
+
+@pytest.mark.parametrize("kind", ["voc", "yolo", "coco"])
+def test_each_format_gives_the_same_boxes(kind, tmp_path):
+    found = open_box_labels(folder(tmp_path / kind, 4, kind))
+    assert found.classes == ("disc", "square") and found.notes == () and len(found.source) == 4
+    for at, one in enumerate(found.boxes):
+        assert (one.height, one.width) == (HEIGHT, WIDTH)
+        wanted = sorted(picture(at)[2])
+        got = sorted(
+            (found.classes[label], *np.round(box * (WIDTH, HEIGHT, WIDTH, HEIGHT)).astype(int).tolist())
+            for label, box in zip(one.labels, one.boxes, strict=True)
+        )
+        assert got == wanted
+
+
+def test_images_without_objects_bad_boxes_and_boxes_beyond_the_border(tmp_path):
+    place = folder(tmp_path / "a", 4)
+    (place / "labels/0.xml").unlink()
+    voc(place / "labels/1.xml", [])
+    voc(
+        place / "labels/2.xml",
+        [("square", 5, 5, 5, 20), ("square", 10, 10, 20, 20), ("square", 70, 2, 90, 9)],
+    )
+    voc(place / "labels/3.xml", [("disc", -4, -2, 10, 10), ("disc", "nan", 1, 5, 5)])
+    found = open_box_labels(place)
+    assert [len(one.boxes) for one in found.boxes] == [0, 0, 1, 1]
+    assert np.allclose(found.boxes[3].boxes[0] * (WIDTH, HEIGHT, WIDTH, HEIGHT), (0, 0, 10, 10), atol=1e-4)
+    without, bad, clipped = found.notes
+    assert "1 of 4 images" in without and "images/2.png, object 1 (square)" in bad and "1 boxes" in clipped
+
+
+def test_yaml_names_in_their_three_forms():
+    assert read_yaml_names("nc: 2\nnames: ['a b', c]\n") == ("a b", "c")
+    assert read_yaml_names("names:\n- a b  # first\n- c\nnc: 2\n") == ("a b", "c")
+    assert read_yaml_names("names:\n  1: c\n  0: a b\ntrain: x\n") == ("a b", "c")
+    assert read_yaml_names("names: {0: a b, 1: c}") == ("a b", "c")
+    assert read_yaml_names("nc: 2\n") == ()
+
+
+def test_errors_say_what_to_do(tmp_path):
+    place = folder(tmp_path / "a", 1, "yolo")
+    (place / "labels/0.txt").write_text("7 .5 .5 .1 .1")
+    with pytest.raises(NearfarError, match=r"0.txt, line 1: .* one of 2"):
+        open_box_labels(place)
+    (place / "labels/0.xml").write_text("<annotation><object></annotation>")
+    with pytest.raises(NearfarError, match="VOC"):
+        open_box_labels(place)
+    (tmp_path / "b").mkdir()
+    Image.fromarray(picture(0)[0]).save(tmp_path / "b/x.png")
+    with pytest.raises(NearfarError, match="holds no boxes"):
+        open_box_labels(tmp_path / "b")
+    one, other = folder(tmp_path / "c", 2), folder(tmp_path / "d", 2)
+    voc(other / "labels/1.xml", [("green", 1, 1, 9, 9)])
+    with pytest.raises(NearfarError, match="class 'green'"):
+        renumbered(open_box_labels(other), open_box_labels(one).classes)
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_a_crop_moves_boxes_with_the_pixels(turns):
+    pixels = np.full((60, 80, 3), 120, np.uint8)
+    pixels[20:34, 30:52] = (250, 20, 20)
+    box = np.array([[30, 20, 52, 34]], np.float32)
+    generator, seen = np.random.default_rng(0), 0
+    for _ in range(30):
+        u = generator.random(crops.NUMBERS).astype(np.float32)
+        crop = crops.draw(u, (60, 80), (96, 128), turns=turns)
+        x, (moved, good) = crop.image(pixels), crop.boxes(box)
+        red = ((x[0] - x[2]) > 0.4).numpy()
+        if not good[0] or not red.any():
+            continue
+        down, across = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+        edges = across[0], down[0], across[-1] + 1, down[-1] + 1
+        assert np.abs(moved[0] - edges).max() < 1.6
+        seen += 1
+    assert seen > 20
+
+
+def boxes_on(generator, count, classes, crowd=0.0):
+    low = generator.uniform(0, 60, (count, 2))
+    corners = np.concatenate([low, low + generator.uniform(6, 40, (count, 2))], 1)
+    labels = generator.integers(0, classes, count)
+    return Found(corners, labels, generator.random(count).round(2), generator.random(count) < crowd)
+
+
+@pytest.mark.parametrize("crowd", [0.0, 0.3])
+def test_average_precision_equals_the_reference(crowd):
+    pytest.importorskip("faster_coco_eval")
+    generator = np.random.default_rng(3)
+    truth = [boxes_on(generator, n, 3, crowd) for n in (4, 0, 6, 1, 9)]
+    found = []
+    for one in truth:
+        more = boxes_on(generator, 5, 3)
+        moved = one.boxes + generator.normal(0, 2, one.boxes.shape)
+        found.append(
+            Found(
+                np.concatenate([moved, more.boxes]),
+                np.concatenate([one.labels, more.labels]),
+                generator.random(len(moved) + 5),
+            )
+        )
+    got = detection_scores.scores(truth, found, ("a", "b", "c", "never"))
+    assert set(got.per_class) == {"a", "b", "c"} and 0.1 < got.ap < got.ap50 <= 1
+    for label, name in enumerate("abc"):  # the interval's own computation, each image once
+        own = detection_scores._ap50(truth, found, label, np.ones((1, len(truth))))[0]
+        assert own == pytest.approx(got.per_class[name]["ap50"], abs=1e-9)
+    assert got.low < got.ap50 < got.high + 1e-9
+    perfect = [Found(one.boxes, one.labels, np.ones(len(one.boxes))) for one in truth]
+    assert detection_scores.scores(truth, perfect, ("a", "b", "c")).ap > 0.99 - crowd
+    nothing = [Found(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0)) for _ in truth]
+    assert detection_scores.scores(truth, nothing, ("a", "b", "c")).ap == 0
+
+
+def test_a_detector_learns_and_predicts_images_of_any_size(tmp_path):
+    pytest.importorskip("faster_coco_eval")
+    place = folder(tmp_path / "a", 4)
+    voc(place / "labels/3.xml", [])
+    task = Detection(Config(side=64, finest=8))
+    data = task.read(place, Preprocess(), Where())
+    encoder = models.encoder("resnet10_w16", size=64)
+    network = task.network(encoder, None, data, frozen=False, seed=0, device=torch.device("cpu"), workers=1)
+    feed = task.feed(data, None, batch_size=4, seed=0, start=0, workers=1, device=None)
+    optimizer = task.optimizer(network, 0.002)
+    losses = []
+    for step in range(12):
+        network.train()
+        loss = network(feed.make(step)).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert all(np.isfinite(losses)) and sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    how = {"device": torch.device("cpu"), "batch_size": 4, "workers": 1}
+    answers = task.answers(network, data.dataset, Preprocess(), **how)
+    assert len(answers) == 4 and all(
+        one.found.boxes.min(initial=0) >= 0 and one.found.boxes.max(initial=0) <= 1 for one in answers
+    )
+    assert 0 <= task.measure(answers, data).score <= 1
+    other = Detection()
+    other.restore(json.loads(json.dumps(task.card())), "x: ")
+    copy = other.empty(network.f, Preprocess())
+    copy.head.load_state_dict(network.head.state_dict())
+    same = other.answers(copy, data.dataset, Preprocess(), **how)
+    assert all(np.array_equal(a.found.boxes, b.found.boxes) for a, b in zip(answers, same, strict=True))
+
+
+def test_objects_become_rows_counts_and_frames(tmp_path):
+    task = Detection(Config(side=64))
+    task.read(folder(tmp_path / "a", 2), Preprocess(), Where())
+    task.prepare(Predicting(min_score=0.5))
+    box = np.array([[0.1, 0.2, 0.5, 0.6], [0.3, 0.3, 0.4, 0.9]])
+    answer = Objects(Found(box, np.array([1, 0]), np.array([0.9, 0.2])), 50, 100)
+    assert task.rows(answer) == [("square", 0.9, 10.0, 10.0, 50.0, 30.0, 100, 50)]
+    nothing = Objects(Found(box[:0], np.zeros(0, np.int64), np.zeros(0)), 50, 100)
+    rows = [["a/x.png", *row] for row in task.rows(answer)] + [["y.png", *row] for row in task.rows(nothing)]
+    (tmp_path / "found.json").write_text(json.dumps(task.document(iter(rows))))
+    for name in ("a/x.png", "y.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((50, 100, 3), np.uint8)).save(tmp_path / name)
+    again = open_box_labels(tmp_path, tmp_path / "found.json")
+    assert [len(one.boxes) for one in again.boxes if one.width == 100] == [1, 0]
+    assert np.allclose(again.boxes[0].boxes[0], box[0])
+    assert task.store_columns(answer) == {"objects_disc": 0, "objects_square": 1}
+    shown, text = task.draw(picture(0)[0], answer)
+    assert shown.shape == (HEIGHT, WIDTH, 3) and text == "1 square" and (shown != picture(0)[0]).any()

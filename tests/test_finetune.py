@@ -1,0 +1,349 @@
+"""The verbs finetune and predict on pictures of known classes: modes, resuming, mistakes, what is written."""
+
+import csv
+import json
+import shutil
+import time
+from pathlib import Path
+
+import forkserver
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import nearfar
+from nearfar import models
+from nearfar.core.errors import NearfarError
+from nearfar.features import probes
+from nearfar.features.extract import fingerprint
+from nearfar.finetuning import calibrate, class_figures, linear_fit, outcome
+from nearfar.finetuning.many_labels import read_many
+from nearfar.finetuning.task import Figures
+from nearfar.finetuning.tuned import open_tuned
+from nearfar.images.views import Preprocess
+from nearfar.training.run import export, load
+
+FULL = {"mode": "full", "lr": 0.01, "batch_size": 32, "precision": "float32", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    """Folders train/ and test/, each with four classes: noise with a little more of a colour, 16 px."""
+    root, draw = tmp_path_factory.mktemp("data") / "labelled", np.random.default_rng(0)
+    for part, count in (("train", 40), ("test", 15)):
+        for kind in range(4):
+            folder = root / part / f"kind{kind}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.normal(90, 30, (16, 16, 3)) + draw.normal(0, 8, 3)
+                pixels += 90 * np.array([kind & 1, kind >> 1, 0])
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def start(labelled, tmp_path_factory) -> Path:
+    """A run folder whose encoder has random weights and measured batch norms."""
+    from nearfar.data import cache
+    from nearfar.data.sources import open_source
+
+    folder = tmp_path_factory.mktemp("runs") / "start"
+    folder.mkdir()
+    preprocess = Preprocess.of(16)
+    source = open_source(labelled / "train", labels=True)
+    some = cache.load(source, short_side=None, max_pixels=10**6, max_bad=0.0, threads=1)
+    encoder = probes.untrained(models.encoder("resnet10_w16", size=16, seed=3), some, preprocess, 3, "cpu")
+    export(folder, encoder, preprocess, {"nearfar": "0", "source": "a test"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def linear(start, labelled, tmp_path_factory):
+    """A finished run of a head on the frozen encoder."""
+    out = tmp_path_factory.mktemp("runs") / "linear"
+    return nearfar.finetune(start, train=labelled / "train", test=labelled / "test", out=out, mode="linear")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_head_on_the_frozen_encoder(linear, start, labelled) -> None:
+    test = linear.figures["test"][outcome.TUNED]
+    assert test["accuracy"] > 0.5 and linear.images == {"train": 128, "held-out": 32, "test": 60}
+    assert linear.verdict.name == "learnt" and linear.classes == ("kind0", "kind1", "kind2", "kind3")
+    made, before = load(linear.path), load(start)
+    assert fingerprint(made.encoder) == fingerprint(before.encoder)  # so its vectors are those of the start
+    assert made.provenance["weights"] == str(start) and made.parts == ("head",)
+    config = json.loads((linear.path / "config.json").read_text())
+    assert config["asked"]["mode"] == "linear" and config["data"]["images"] == 128
+    assert not [item.name for item in linear.path.iterdir() if item.suffix in (".pt", ".pkl", ".part")]
+    again = nearfar.finetune(
+        start, train=labelled / "train", test=labelled / "test", out=linear.path, mode="linear"
+    )
+    assert again == linear  # read, not trained again
+
+
+def test_few_labels_use_every_image_and_are_cross_validated(start, labelled, tmp_path) -> None:
+    found = nearfar.finetune(start, train=labelled / "train", out=tmp_path / "few", mode="few-labels")
+    assert found.images == {"train": 160, "cross-validated": 160} and "l2" in found.chosen
+    assert 0.5 < found.figures["cross-validated"][outcome.TUNED]["accuracy"] <= 1
+
+
+def test_a_kill_and_the_same_command_again_end_in_the_same_bytes(start, labelled, tmp_path) -> None:
+    words = [
+        "finetune",
+        start,
+        "--train",
+        labelled / "train",
+        "--mode",
+        "full",
+        "--lr",
+        "0.01",
+        "--epochs",
+        6,
+    ]
+    words += ["--batch-size", 32, "--precision", "float32", "--device", "cpu", "--save-minutes", "0"]
+    with forkserver.start(forkserver.NEARFAR, *words, "--out", tmp_path / "killed") as process:
+        last = tmp_path / "killed" / "last.safetensors"
+        for _ in range(1200):
+            if last.exists() or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.kill()
+    assert last.exists() and not (tmp_path / "killed" / "encoder.json").exists()
+    with pytest.raises(NearfarError, match="is not finished; run its nearfar finetune command again"):
+        open_tuned(tmp_path / "killed")
+    keywords = {**FULL, "epochs": 6.0, "save_minutes": 0.0}
+    made = [
+        nearfar.finetune(str(start), train=str(labelled / "train"), out=tmp_path / name, **keywords)
+        for name in ("killed", "whole")
+    ]
+    for name in ("encoder.safetensors", "parts.safetensors", "checks.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert made[0].figures == made[1].figures and set(made[0].figures["held-out"]) == {
+        "fine-tuned",
+        "frozen encoder",
+    }
+    tuned = load_file(tmp_path / "whole" / "encoder.safetensors")
+    assert any(
+        not torch.equal(value, tuned[name]) for name, value in load(start).encoder.state_dict().items()
+    )
+
+
+def test_other_words_or_images_in_the_same_folder_are_refused(linear, start, labelled, tmp_path) -> None:
+    data = {"train": labelled / "train", "test": labelled / "test", "out": linear.path}
+    with pytest.raises(
+        NearfarError, match="holds another run .seed 0 before and 1 now.; name another folder"
+    ):
+        nearfar.finetune(start, **data, mode="linear", seed=1)
+    with pytest.raises(NearfarError, match="holds no fine-tuned run; make one: nearfar finetune"):
+        nearfar.predict(start, labelled / "test", out=tmp_path / "x.csv")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("kept")
+    with pytest.raises(NearfarError, match="it holds 'notes.txt'; name a new or empty folder"):
+        nearfar.finetune(start, train=labelled / "train", out=mine)
+    assert [item.name for item in mine.iterdir()] == ["notes.txt"]
+    with pytest.raises(NearfarError, match="is of --task classify, which has no --score"):
+        nearfar.predict(linear.path, labelled / "test", out=tmp_path / "x.csv", score=0.5)
+
+
+def test_predictions_in_every_format_are_the_same(linear, labelled, tmp_path) -> None:
+    found = nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.csv", all_classes=True)
+    table = rows(tmp_path / "p.csv")
+    right = [row["path"].split("/")[0] == row["class"] for row in table]
+    assert (
+        found.images == len(table) == 60
+        and np.mean(right) == linear.figures["test"]["fine-tuned"]["accuracy"]
+    )
+    shares = np.array([[float(row[f"p_{name}"]) for name in linear.classes] for row in table])
+    assert np.allclose(shares.sum(1), 1, atol=1e-3)
+    assert [row["probability"] for row in table] == [str(value) for value in shares.max(1)]
+    nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.json")
+    nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.parquet")
+    plain = [{"path": r["path"], "class": r["class"], "probability": float(r["probability"])} for r in table]
+    assert json.loads((tmp_path / "p.json").read_text()) == plain
+    assert parquet.read_table(tmp_path / "p.parquet").to_pylist() == plain
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["p.csv", "p.json", "p.parquet"]
+
+
+def test_a_prediction_that_was_cut_short_goes_on(linear, labelled, tmp_path, monkeypatch) -> None:
+    from nearfar.features import chunked
+    from nearfar.finetuning import predict as verb
+
+    for module in (chunked, verb):
+        monkeypatch.setattr(module, "CHUNK_IMAGES", 16)
+    whole = nearfar.predict(linear.path, labelled / "test", out=tmp_path / "whole.csv")
+    put, done = verb.Parts.put, []
+
+    def dies(self, low, part) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(low)
+        put(self, low, part)
+
+    monkeypatch.setattr(verb.Parts, "put", dies)
+    with pytest.raises(KeyboardInterrupt):
+        nearfar.predict(linear.path, labelled / "test", out=tmp_path / "cut.csv")
+    assert not (tmp_path / "cut.csv").exists()
+    monkeypatch.setattr(verb.Parts, "put", put)
+    again = nearfar.predict(linear.path, labelled / "test", out=tmp_path / "cut.csv")
+    assert (again.fresh, whole.fresh, again.counts) == (28, 60, whole.counts)
+    assert (tmp_path / "cut.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_a_store_gets_columns_and_a_sheet_is_drawn(linear, labelled, tmp_path) -> None:
+    store = tmp_path / "photos.nf"
+    nearfar.embed(linear.path, labelled / "test", store=store)
+    found = nearfar.predict(linear.path, store=store, sheet=tmp_path / "sheet.png")
+    table = nearfar.open_store(store).rows(["id", "predicted", "probability"]).to_pylist()
+    assert found.images == 60 and {row["predicted"] for row in table} <= {*linear.classes}
+    assert all(0.25 <= row["probability"] <= 1 for row in table)
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.size == (8 + 10 * 136, 8 + 6 * 166)
+    shutil.rmtree(tmp_path / "photos.nf")
+    with pytest.raises(NearfarError, match="no images are named"):
+        nearfar.predict(linear.path, out=tmp_path / "x.csv")
+
+
+def test_none_of_these_keeps_its_promise(linear, labelled, tmp_path) -> None:
+    with pytest.raises(NearfarError, match="needs 99 held-out images, and the run had 32"):
+        nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.csv", reject=0.01)
+    found = nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.csv", reject=0.3)
+    assert 0 < found.counts["none of these"] < 60 and "at most 30 %" in found.notes[0]
+    draw = np.random.default_rng(0)
+    turned = []
+    for _ in range(2000):
+        known, new = draw.random(49), draw.random(200)
+        turned.append((new < calibrate.least_probability(known, 0.1)).mean())
+    assert 0.095 < np.mean(turned) < 0.105
+    assert calibrate.least_probability(draw.random(8), 0.1) is None
+
+
+def test_several_labels_an_image(start, labelled, tmp_path) -> None:
+    lines = ["path,labels"]
+    for part in ("train", "test"):
+        for path in sorted((labelled / part).rglob("*.png")):
+            kind = int(path.parent.name[-1])
+            words = [word for word, there in (("high", kind >= 2), ("odd", kind % 2)) if there]
+            lines.append(f"{path},{';'.join(words)}")
+    both = {}
+    for part, some in (("train", lines[1:161]), ("test", lines[161:])):
+        both[part] = tmp_path / f"{part}.csv"
+        both[part].write_text("\n".join([lines[0], *some]))
+    found = nearfar.finetune(start, **both, out=tmp_path / "many", mode="linear", multi_label=True)
+    assert found.classes == ("high", "odd") and found.main == "mAP"
+    assert found.figures["test"]["fine-tuned"]["mAP"] > 0.6
+    nearfar.predict(tmp_path / "many", both["test"], out=tmp_path / "p.csv")
+    table = rows(tmp_path / "p.csv")
+    said = {row["class"] for row in table}
+    assert said <= {"", "odd", "high", "odd;high", "high;odd"} and len(said) > 2
+    full = nearfar.finetune(start, **both, out=tmp_path / "full", epochs=1.0, multi_label=True, **FULL)
+    assert 0 < full.figures["test"]["fine-tuned"]["mAP"] <= 1
+
+
+def test_the_lists_of_several_labels(tmp_path) -> None:
+    path = tmp_path / "l.csv"
+    path.write_text("image,tags\na.png,cat; dog\nb.png,\n")
+    assert {name: read_many(path)[name] for name in ("a.png", "b.png")} == {
+        "a.png": ("cat", "dog"),
+        "b.png": (),
+    }
+    path.write_text("image,cat,dog\na.png,1,0\nb.png,1,1\n")
+    assert {name: read_many(path)[name] for name in ("a.png", "b.png")} == {
+        "a.png": ("cat",),
+        "b.png": ("cat", "dog"),
+    }
+    path.write_text("image,cat,dog\na.png,1,yes\n")
+    with pytest.raises(NearfarError, match="line 2: dog is 'yes'"):
+        read_many(path)
+    path.write_text("cat,dog\n1,1\n")
+    with pytest.raises(NearfarError, match="has no column of paths"):
+        read_many(path)
+
+
+def test_a_group_stays_on_one_side(start, labelled, tmp_path) -> None:
+    paths = sorted((labelled / "train").rglob("*.png"))
+    listed = tmp_path / "groups.csv"
+    listed.write_text(
+        "\n".join(["path,group", *(f"{path},{number // 4}" for number, path in enumerate(paths))])
+    )
+    found = nearfar.finetune(
+        start, train=labelled / "train", out=tmp_path / "g", mode="linear", groups=listed, holdout=0.25
+    )
+    assert found.images["train"] % 4 == 0 and found.images["held-out"] % 4 == 0
+
+
+def test_folds_keep_groups_and_classes() -> None:
+    y = torch.arange(40) % 4
+    fold = linear_fit.folds(y, 0, None)
+    assert np.ptp([np.bincount(fold[y.numpy() == kind], minlength=4) for kind in range(4)]) <= 1
+    groups = np.arange(40) // 5
+    fold = linear_fit.folds(y, 0, groups)
+    assert all(len(np.unique(fold[groups == one])) == 1 for one in range(8))
+
+
+def test_weights_make_a_rare_class_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = (torch.arange(400) % 20 == 0).long()
+    x = torch.randn(400, 6, generator=generator) + 0.7 * y[:, None]
+    weights = linear_fit.class_weights(y, 2)
+    assert (
+        torch.allclose(weights, torch.tensor([400 / 760, 10.0])) and abs(float(weights[y].mean()) - 1) < 1e-6
+    )
+    recalls = []
+    for given in (None, weights[y]):
+        fit = linear_fit.at_strength(linear_fit.LabelledVectors(x, y, 2, given), 1e-3)
+        recalls.append(float((fit.logits(x).argmax(1)[y == 1] == 1).float().mean()))
+    assert recalls[0] < 0.6 < recalls[1]
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, 1.5, (4000, 5))
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    truth = np.array([draw.choice(5, p=share) for share in shares])
+    assert abs(calibrate.temperature((3 * logits).astype(np.float32), truth) - 3) < 0.2
+    several = (draw.random((4000, 5)) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    assert abs(calibrate.temperature((2 * logits).astype(np.float32), several) - 2) < 0.15
+
+
+def test_average_precision_is_scikit_learns() -> None:
+    from sklearn.metrics import average_precision_score
+
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        scores, there = draw.integers(0, 6, 30) / 6, draw.random(30) < 0.3
+        if there.any():
+            assert (
+                abs(class_figures.average_precision(scores, there) - average_precision_score(there, scores))
+                < 1e-12
+            )
+
+
+def judged(
+    tuned: float, frozen: float, images: int = 400, checks: list[dict[str, float]] | None = None
+) -> str:
+    def figures(share: float, turn: int) -> Figures:
+        right = np.roll(np.arange(images) < share * images, turn).astype(float)
+        return Figures("accuracy", {"accuracy": float(right.mean()), "chance": 0.25}, right)
+
+    both = {outcome.TUNED: figures(tuned, 0), outcome.FROZEN: figures(frozen, 0)}
+    return outcome.judge("full", "test", both, checks or []).name
+
+
+def test_the_verdict_compares_in_pairs() -> None:
+    assert judged(0.9, 0.8) == "learnt"
+    assert judged(0.81, 0.81) == "no gain over the frozen encoder"
+    assert judged(0.6, 0.8) == "worse than the frozen encoder"
+    line = {"step": 10, "held": 0.8, "trained": 0.8, "images": 400}
+    assert (
+        judged(0.9, 0.8, checks=[line, {**line, "step": 20, "held": 0.6, "trained": 1.0}]) == "over-fitting"
+    )
+    assert judged(0.9, 0.8, checks=[line, {**line, "step": 20, "held": 0.6, "trained": 0.6}]) == "learnt"

@@ -1,0 +1,255 @@
+"""Tests of segmentation: masks of every kind, the figures, the network, and the baseline."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from drawn_labels import HEIGHT, VALUES, WIDTH, picture
+from PIL import Image
+from sklearn.metrics import jaccard_score
+
+from nearfar import models
+from nearfar.analysis import segmentation_scores
+from nearfar.core.errors import NearfarError
+from nearfar.data import pixel_labels
+from nearfar.data.coco import run_lengths
+from nearfar.data.pixel_labels import IGNORED, open_pixel_labels
+from nearfar.finetuning.segment import Config, Pixels, Segmentation
+from nearfar.finetuning.segment_baseline import ColourFeatures
+from nearfar.finetuning.task import Where
+from nearfar.images.views import Preprocess
+from nearfar.models.pixel_heads import HEADS
+
+
+def folder(path, count=6, suffix=".bmp", values=VALUES):
+    """Write images and masks into one folder."""
+    path.mkdir(parents=True)
+    for at in range(count):
+        pixels, mask, _ = picture(at)
+        Image.fromarray(pixels).save(path / f"{at:02d}{suffix}")
+        Image.fromarray(values[mask].astype(np.uint8 if values.max() < 256 else np.uint16)).save(
+            path / f"{at:02d}{'' if suffix == '.bmp' else '_mask'}.png"
+        )
+    return path
+
+
+def test_masks_beside_images_are_numbered_by_their_values(tmp_path):
+    found = open_pixel_labels(folder(tmp_path / "a"))
+    assert found.classes == ("0", "128", "255") and found.values == (0, 128, 255) and len(found.source) == 6
+    assert all(path.endswith(".bmp") for path in found.source.paths)
+    for at, mask in enumerate(found.masks):
+        assert (mask.read() == picture(at)[1]).all()
+
+
+def test_masks_of_16_bits_with_gaps_and_names(tmp_path):
+    place = folder(tmp_path / "a", 3, ".png", np.array([3, 700, 40000]))
+    (place / "classes.txt").write_text("3 ground\n40000 square\n")
+    found = open_pixel_labels(place)
+    assert found.values == (3, 700, 40000) and found.classes == ("ground", "700", "square")
+    assert (found.masks[2].read() == picture(2)[1]).all()
+
+
+def test_a_palette_is_read_by_its_numbers_and_its_border_is_left_out(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    pixels, mask, _ = picture(0)
+    Image.fromarray(pixels).save(tmp_path / "images/x.jpg")
+    marked = mask.copy()
+    marked[0] = 255
+    image = Image.new("P", (WIDTH, HEIGHT))
+    image.putdata(marked.ravel().tolist())
+    image.putpalette([v for k in range(256) for v in ((k * 37) % 256, (k * 91) % 256, k)])
+    image.save(tmp_path / "masks/x.png")
+    found = open_pixel_labels(tmp_path)
+    assert found.values == (0, 1, 2) and len(found.notes) == 1
+    read = found.masks[0].read()
+    assert (read[0] == IGNORED).all() and (read[1:] == mask[1:]).all()
+
+
+def test_colours_are_classes(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    pixels, mask, _ = picture(0)
+    Image.fromarray(pixels).save(tmp_path / "images/x.png")
+    Image.fromarray(np.array([(0, 0, 0), (0, 255, 0), (255, 0, 0)], np.uint8)[mask]).save(
+        tmp_path / "masks/x.png"
+    )
+    found = open_pixel_labels(tmp_path)
+    assert found.classes == ("#000000", "#00ff00", "#ff0000") and (found.masks[0].read() == mask).all()
+
+
+def test_outlines_of_a_coco_file(tmp_path):
+    pixels, _, _ = picture(0)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    Image.fromarray(pixels).save(tmp_path / "y.png")
+    square, inner = [10, 5, 30, 5, 30, 25, 10, 25], [14, 9, 20, 9, 20, 15, 14, 15]
+    content = {
+        "images": [
+            {"id": 7, "file_name": "x.png", "height": HEIGHT, "width": WIDTH},
+            {"id": 9, "file_name": "y.png"},
+        ],
+        "categories": [{"id": 5, "name": "cell"}, {"id": 2, "name": "dirt"}],
+        "annotations": [
+            {"id": 2, "image_id": 7, "category_id": 2, "segmentation": [inner]},
+            {"id": 1, "image_id": 7, "category_id": 5, "segmentation": [square]},
+            {"id": 3, "image_id": 7, "category_id": 5, "bbox": [0, 0, 4, 4]},
+        ],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    found = open_pixel_labels(tmp_path)
+    assert found.classes == ("background", "dirt", "cell")
+    mask = found.masks[0].read()
+    assert mask[12, 17] == 1 and mask[6, 12] == 2 and mask[0, 0] == 0
+    assert (found.masks[1].read() == 0).all() and found.masks[1].read().shape == (HEIGHT, WIDTH)
+    assert len(found.notes) == 1 and "1 annotations" in found.notes[0]
+
+
+def test_run_lengths_as_the_reference_writes_them():
+    mask_api = pytest.importorskip("faster_coco_eval.core.mask")
+    mask = np.zeros((13, 9), np.uint8)
+    mask[2:9, 3:7] = 1
+    mask[12, 0] = 1
+    code = mask_api.encode(np.asfortranarray(mask))
+    assert (run_lengths(code["counts"], *code["size"]) == mask).all()
+    assert (run_lengths([2, 3, 1], 3, 2) == np.array([[0, 1], [0, 1], [1, 0]])).all()
+
+
+def test_errors_name_the_file(tmp_path):
+    place = folder(tmp_path / "a", 2)
+    Image.fromarray(np.zeros((10, 90), np.uint8)).save(place / "01.png")
+    with pytest.raises(NearfarError, match="mask of 01.bmp is 90 x 10"):
+        Segmentation(Config()).read(place, Preprocess(), Where())
+    Image.fromarray(np.random.default_rng(0).integers(0, 60000, (HEIGHT, WIDTH)).astype(np.uint16)).save(
+        place / "01.png"
+    )
+    with pytest.raises(NearfarError, match="more than 255 values"):
+        open_pixel_labels(place)
+    (tmp_path / "b").mkdir()
+    Image.fromarray(picture(0)[0]).save(tmp_path / "b/x.jpg")
+    with pytest.raises(NearfarError, match="holds no masks"):
+        open_pixel_labels(tmp_path / "b")
+
+
+def test_a_class_that_was_not_trained_is_named_and_one_that_is_not_tested_is_left_out(tmp_path):
+    train = folder(tmp_path / "a", 3, values=np.array([0, 1, 1]))
+    test = folder(tmp_path / "b", 3)
+    task = Segmentation(Config(side=32))
+    task.read(train, Preprocess(), Where())
+    with pytest.raises(NearfarError, match="class '128'"):
+        task.read_test(test, Preprocess(), Where())
+    task = Segmentation(Config(side=32))
+    task.read(test, Preprocess(), Where())
+    data = task.read_test(folder(tmp_path / "c", 2, values=np.array([0, 128, 128])), Preprocess(), Where())
+    figures = task.measure([Pixels(mask.read(), 1.0) for mask in data.targets], data)
+    assert figures.score == 1.0 and set(figures.per_class) == {"0", "128"}
+
+
+def test_masks_of_another_size_are_brought_to_the_images(tmp_path):
+    place = folder(tmp_path / "a", 3)
+    with Image.open(place / "00.png") as mask:
+        mask.resize((2 * WIDTH, 2 * HEIGHT), 0).save(place / "00.png")
+    task = Segmentation(Config(side=32))
+    data = task.read(place, Preprocess(), Where())
+    assert data.dataset.gather(np.array([0])).image(0).shape == (32, 43, 3)
+    feed = task.feed(data, None, batch_size=5, seed=0, start=0, workers=1, device=None)
+    x, y = feed.make(3).views
+    assert x.shape == (5, 3, 32, 32) and y.shape == (5, 32, 32) and set(y.unique().tolist()) <= {0, 1, 2, 255}
+    again = task.feed(data, None, batch_size=5, seed=0, start=3, workers=2, device=None)
+    batch = next(iter(again))
+    again.close()
+    assert torch.equal(batch.views[0], x) and torch.equal(batch.views[1], y)
+
+
+def test_a_crop_moves_the_mask_with_its_image(tmp_path):
+    task = Segmentation(Config(side=48, turns=True))
+    data = task.read(folder(tmp_path / "a", 6), Preprocess(), Where())
+    feed = task.feed(data, None, batch_size=6, seed=1, start=0, workers=1, device=None)
+    for step in range(4):
+        x, y = feed.make(step).views
+        red, blue = x[:, 0] - x[:, 2] > 0.3, x[:, 2] - x[:, 0] > 0.3
+        for kind, seen in ((1, red), (2, blue)):
+            both = ((y == kind) & seen).sum() / ((y == kind) | seen).sum()
+            assert both > 0.85
+    assert (y == 255).any()  # beyond the border
+
+
+def test_figures_equal_the_reference():
+    generator = np.random.default_rng(0)
+    truth = [generator.integers(0, 4, (9, 11)).astype(np.uint8) for _ in range(5)]
+    guess = [np.where(generator.random((9, 11)) < 0.6, t, generator.integers(0, 4, (9, 11))) for t in truth]
+    guess = [one.astype(np.uint8) for one in guess]
+    truth[0][:2] = IGNORED
+    counts = np.stack(
+        [segmentation_scores.confusion(t, g, 5, IGNORED) for t, g in zip(truth, guess, strict=True)]
+    )
+    found = segmentation_scores.scores(counts, tuple("abcde"))
+    kept = np.concatenate([t.ravel() for t in truth]) != IGNORED
+    flat = [np.concatenate([one.ravel() for one in some])[kept] for some in (truth, guess)]
+    wanted = jaccard_score(*flat, average=None, labels=range(4))
+    assert np.allclose([found.per_class[name] for name in "abcd"], wanted, atol=1e-12, rtol=0)
+    assert np.isnan(found.per_class["e"]) and found.miou == pytest.approx(wanted.mean(), abs=1e-12)
+    alone = [
+        jaccard_score(t[t != IGNORED], g[t != IGNORED], average="macro")
+        for t, g in zip(truth, guess, strict=True)
+    ]
+    assert found.image_miou == pytest.approx(np.mean(alone), abs=1e-12)
+    assert found.low < found.miou < found.high
+    assert json.dumps(found.to_json())
+
+
+@pytest.mark.parametrize("decoder", HEADS)
+def test_every_decoder_learns_and_predicts_images_of_any_size(decoder, tmp_path):
+    task = Segmentation(Config(decoder=decoder, side=32))
+    data = task.read(folder(tmp_path / "a", 6), Preprocess(), Where())
+    encoder = models.encoder("resnet10_w16", size=32)
+    network = task.network(encoder, None, data, frozen=False, seed=0, device=torch.device("cpu"), workers=1)
+    feed = task.feed(data, None, batch_size=4, seed=0, start=0, workers=1, device=None)
+    optimizer = task.optimizer(network, 0.003)
+    losses = []
+    for step in range(12):
+        network.train()
+        loss = network(feed.make(step)).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+    answers = task.answers(
+        network, data.dataset, Preprocess(), device=torch.device("cpu"), batch_size=4, workers=1
+    )
+    assert {one.classes.shape for one in answers} == {(32, 43)}  # as decoded
+    assert 0 < task.measure(answers, data).score <= 1
+    card = json.loads(json.dumps(task.card()))
+    other = Segmentation()
+    other.restore(card, "x")
+    copy = other.empty(network.f, Preprocess())
+    copy.head.load_state_dict(network.head.state_dict())
+    same = other.answers(
+        copy, data.dataset, Preprocess(), device=torch.device("cpu"), batch_size=4, workers=1
+    )
+    assert all((a.classes == b.classes).all() for a, b in zip(answers, same, strict=True))
+
+
+def test_a_mask_is_written_with_the_values_it_was_read_with(tmp_path):
+    for values in (VALUES, np.array([3, 700, 40000])):
+        task = Segmentation(Config(side=32))
+        place = folder(tmp_path / str(values[1]), 2, ".png", values)
+        data = task.read(place, Preprocess(), Where())
+        answer = Pixels(data.targets[1].read(), 1.0)
+        (tmp_path / "out.png").write_bytes(task.files(answer)[".png"])
+        assert (pixel_labels.read_values(tmp_path / "out.png") == values[picture(1)[1]]).all()
+        assert sum(row[1] for row in task.rows(answer)) == pytest.approx(1)
+        shown, text = task.draw(picture(1)[0], answer)
+        assert shown.shape == (HEIGHT, WIDTH, 3) and " %" in text
+
+
+def test_colour_features_tell_colours_apart(tmp_path):
+    task = Segmentation(Config(side=48))
+    data = task.read(folder(tmp_path / "a", 4), Preprocess(), Where())
+    test = task.read_test(folder(tmp_path / "b", 4), Preprocess(), Where())
+    fitted = ColourFeatures(task.side, 3).fit(data.dataset, data.targets)
+    answers = [Pixels(classes, 1.0) for classes in fitted.predict(test.dataset)]
+    assert task.measure(answers, test).score > 0.9

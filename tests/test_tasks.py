@@ -1,0 +1,206 @@
+"""The verbs finetune and predict on masks and boxes: resuming, predictions, stores, sheets."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_labels import HEIGHT, WIDTH, write_boxes, write_masks
+from PIL import Image
+
+import nearfar
+from nearfar import models
+from nearfar.cli.main import main
+from nearfar.data import pixel_labels
+from nearfar.data.box_labels import open_box_labels
+from nearfar.features import chunked
+from nearfar.finetuning import predict as predicting
+from nearfar.finetuning import session
+from nearfar.finetuning.tuned import open_result
+from nearfar.images.views import Preprocess
+from nearfar.training.run import export
+
+WORDS = {"side": 32, "batch_size": 4, "precision": "float32", "device": "cpu", "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    """A run folder whose encoder has random weights."""
+    folder = tmp_path_factory.mktemp("runs") / "start"
+    folder.mkdir()
+    encoder = models.encoder("resnet10_w16", size=32, seed=3)
+    export(folder, encoder.eval(), Preprocess.of(32), {"nearfar": "0", "source": "a test"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cells")
+    write_masks(folder / "train", 8)
+    write_masks(folder / "test", 4, first=20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("boxes")
+    write_boxes(folder / "train", 8, "coco")
+    write_boxes(folder / "test", 4, "yolo", first=20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmented(start, cells, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "s"
+    nearfar.finetune(
+        start,
+        train=cells / "train",
+        test=cells / "test",
+        out=out,
+        task="segment",
+        scratch=True,
+        epochs=2,
+        **WORDS,
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def detected(start, boxes, tmp_path_factory) -> Path:
+    pytest.importorskip("faster_coco_eval")
+    out = tmp_path_factory.mktemp("runs") / "d"
+    nearfar.finetune(
+        start,
+        train=boxes / "train",
+        test=boxes / "test",
+        out=out,
+        task="detect",
+        finest=8,
+        epochs=4,
+        holdout=0,
+        **WORDS,
+    )
+    return out
+
+
+def test_four_images_are_enough(start, tmp_path) -> None:
+    write_masks(tmp_path / "few", 4)
+    words = {**WORDS, "batch_size": None}
+    nearfar.finetune(start, train=tmp_path / "few", out=tmp_path / "r", task="segment", epochs=2, **words)
+    assert open_result(tmp_path / "r").images["train"] == 3
+
+
+def test_a_segmentation_has_its_rows_and_a_verdict(segmented) -> None:
+    found = open_result(segmented)
+    assert found.main == "miou" and found.classes == ("0", "128", "255") and found.mode == "full"
+    rows = found.figures["test"]
+    assert list(rows) == ["fine-tuned", "from scratch", "colour features"]
+    assert rows["colour features"]["miou"] > 0.8  # colours tell the drawn classes apart
+    assert found.verdict.name in ("worse than colour features", "no gain over colour features", "learnt")
+    assert "colour features" in str(found) and set(found.per_class) == {"0", "128", "255"}
+
+
+def test_a_training_that_was_stopped_ends_in_the_same_bytes(start, cells, tmp_path, monkeypatch) -> None:
+    how = {
+        "train": cells / "train",
+        "task": "segment",
+        "epochs": 4,
+        "holdout": 0,
+        "save_minutes": 0.0,
+        **WORDS,
+    }
+    nearfar.finetune(start, out=tmp_path / "whole", **how)
+    saved = []
+
+    class Stopped(Exception):
+        pass
+
+    real = session.RunLogger.save
+
+    def save(self, step):
+        real(self, step)
+        saved.append(step.number)
+        if len(saved) == 3:
+            raise Stopped
+
+    monkeypatch.setattr(session.RunLogger, "save", save)
+    with pytest.raises(Stopped):
+        nearfar.finetune(start, out=tmp_path / "again", **how)
+    monkeypatch.undo()
+    nearfar.finetune(start, out=tmp_path / "again", **how)
+    for name in ("encoder.safetensors", "parts.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_masks_are_written_at_the_size_and_with_the_values_of_the_images(segmented, tmp_path) -> None:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    for at, (height, width) in enumerate([(HEIGHT, WIDTH), (130, 70), (20, 200)]):
+        Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(tmp_path / f"in/deep/{at}.png")
+    words = ["predict", segmented, tmp_path / "in", "--out", tmp_path / "found.csv", "--device", "cpu"]
+    assert main([*map(str, words), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    for at, shape in enumerate([(HEIGHT, WIDTH), (130, 70), (20, 200)]):
+        mask = pixel_labels.read_values(tmp_path / f"found/deep/{at}.png")
+        assert mask.shape == shape and {*np.unique(mask).tolist()} <= {0, 128, 255}
+    rows = list(csv.DictReader((tmp_path / "found.csv").open()))
+    shares = {}
+    for row in rows:
+        shares[row["path"]] = shares.get(row["path"], 0) + float(row["share"])
+    assert len(shares) == 3 and all(abs(share - 1) < 1e-4 for share in shares.values())
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 200
+
+
+def test_a_segmentation_of_masks_goes_on(segmented, cells, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(chunked, "CHUNK_IMAGES", 2)
+    monkeypatch.setattr(predicting, "CHUNK_IMAGES", 2)
+    how = {"device": "cpu", "workers": 1}
+    nearfar.predict(segmented, cells / "train/images", out=tmp_path / "whole.csv", **how)
+    real, calls = predicting.Parts.put, []
+
+    def put(self, low, part):
+        calls.append(low)
+        if len(calls) == 3:
+            raise OSError("stopped")
+        real(self, low, part)
+
+    monkeypatch.setattr(predicting.Parts, "put", put)
+    with pytest.raises(OSError, match="stopped"):
+        nearfar.predict(segmented, cells / "train/images", out=tmp_path / "again.csv", **how)
+    monkeypatch.setattr(predicting.Parts, "put", real)
+    found = nearfar.predict(segmented, cells / "train/images", out=tmp_path / "again.csv", **how)
+    assert found.images == 8 and found.fresh == 4
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_linear_head_leaves_the_encoder_as_it_is(start, cells, tmp_path) -> None:
+    out = tmp_path / "l"
+    nearfar.finetune(start, train=cells / "train", out=out, task="segment", mode="linear", epochs=2, **WORDS)
+    before, after = (folder / "encoder.safetensors" for folder in (start, out))
+    from safetensors.torch import load_file
+
+    one, other = load_file(before), load_file(after)
+    assert all((one[name] == other[name]).all() for name in one)
+    assert json.loads((out / "task.json").read_text())["card"]["decoder"] == "linear"
+    nearfar.predict(out, cells / "test/images", out=tmp_path / "x.csv", device="cpu")
+
+
+def test_boxes_are_written_as_rows_and_as_coco(detected, boxes, tmp_path) -> None:
+    found = open_result(detected)
+    assert found.main == "ap50" and set(found.figures["test"]["fine-tuned"]) >= {"ap", "ap50", "low", "high"}
+    how = {"device": "cpu", "min_score": 0.0}
+    nearfar.predict(detected, boxes / "test/images", out=tmp_path / "found.csv", **how)
+    rows = list(csv.DictReader((tmp_path / "found.csv").open()))
+    assert {row["path"] for row in rows} == {f"{at}.png" for at in range(4)}
+    assert all(row["width"] in ("64", "64.0") and row["height"] in ("48", "48.0") for row in rows)
+    assert all(0 <= float(row["x0"]) < float(row["x1"]) <= WIDTH for row in rows if row["class"])
+    nearfar.predict(detected, boxes / "test/images", out=tmp_path / "found.json", **how)
+    again = open_box_labels(boxes / "test/images", tmp_path / "found.json")
+    assert sum(len(one.boxes) for one in again.boxes) == sum(bool(row["class"]) for row in rows)
+    sure = nearfar.predict(
+        detected, boxes / "test/images", out=tmp_path / "sure.csv", device="cpu", min_score=1
+    )
+    assert sure.images == 4
+    assert len((tmp_path / "sure.csv").read_text().splitlines()) == 5  # each image has a row all the same
