@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 K1, B = 1.5, 0.75  # how soon more of one word counts no more; how much long texts are held back
-DENSE = 0.5  # weight of the vectors in the sum, from 0 to 1; a small encoder deserves less, benchmarks/text.md
+DENSE = 0.5  # weight of the vectors in the sum, from 0 to 1; see benchmarks/text.md
 
 _WORD = re.compile(r"\w+")
 Scores = npt.NDArray[np.float32]
