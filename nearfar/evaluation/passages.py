@@ -24,7 +24,7 @@ Table = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Found:
+class PassageRank:
     """How often one way to search finds the passage.
 
     Attributes:
@@ -53,7 +53,7 @@ class Passages:
         gain: of the sum over BM25, on the same questions, in the share that comes first.
     """
 
-    rows: Mapping[str, Found]
+    rows: Mapping[str, PassageRank]
     questions: int
     passages: int
     weight: float
@@ -162,11 +162,11 @@ def _scores(run: Run, data: Any, also: Sequence[str]) -> tuple[dict[str, Table],
     return made | {"tfidf": tfidf.astype(np.float32)}, right
 
 
-def _found(table: Table, right: Sequence[int] | npt.NDArray[np.int64]) -> Found:
+def _found(table: Table, right: Sequence[int] | npt.NDArray[np.int64]) -> PassageRank:
     """Rank the right passage in each row; equal scores count against it."""
     own = np.take_along_axis(table, np.asarray(right)[:, None], 1)
     rank = (table >= own).sum(1)
     first = rank == 1
     low, high = wilson(int(first.sum()), len(first))
     reciprocal = np.where(rank <= BEST, 1 / np.maximum(rank, 1), 0.0)
-    return Found(float(first.mean()), low, high, float((rank <= 5).mean()), float(reciprocal.mean()))
+    return PassageRank(float(first.mean()), low, high, float((rank <= 5).mean()), float(reciprocal.mean()))
