@@ -313,7 +313,7 @@ VIEWS = {
         "--crop-min --crop-max --interpolation --range --percentiles --colour --flip --jitter --brightness "
         "--contrast --saturation --hue --grayscale --blur --solarize"
     ),
-    "sound": "--rate --mels --keep --stretch --shift --warp --floor --masks --level",
+    "sound": "--rate --mels --trim --depth --level --keep --stretch --shift --warp --tilt --floor --masks",
     "text": "--deletion --tokenizer",
 }
 
