@@ -26,6 +26,7 @@ from ..data.modality import modality_of
 from ..images.files import MAX_PIXELS
 from ..models import Encoder, seeded
 from ..models.detector import Detector
+from ..training.run import Run
 from . import crops
 from .detect_network import DetectionNetwork, Objects
 from .task import Feed, Figures, Labelled, Rows, TaskRecipe, Where
@@ -111,6 +112,9 @@ class Detection:
         """Open images and boxes, in the training's classes."""
         found = box_labels.renumbered(box_labels.open_box_labels(data, where.labels), self.classes)
         return self._load(found, self.reading(preprocess), where)
+
+    def begin(self, run: Run) -> None:
+        """Take nothing but the encoder; see `Task.begin`."""
 
     def reading(self, preprocess: Any) -> Any:
         """Give settings with which larger images are reduced to the short side when they are decoded."""
