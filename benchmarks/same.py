@@ -86,6 +86,8 @@ def found() -> dict[str, Any]:
         root = Path(folder)
         draw(root)
         for name in methods.METHODS:
+            if methods.method(name).modality not in (None, "images"):
+                continue
             data = root / ("train" if name in ("supervised", "supcon") else "photos")
             own = {"teacher": str(root / "simclr")} if name == "distill" else {}
             run = nearfar.pretrain(

@@ -152,8 +152,12 @@ def choosing_page() -> str:
     """Write the page on choosing a method with its two tables brought up to date."""
     text, entries = CHOOSING.read_text(encoding="utf-8"), catalogue().entries
     head = "| choose it | method |\n|---|---|\n"
-    for title, labelled in (("## Images without labels\n", False), ("## Images with labels\n", True)):
-        lines = [_choice(entry) for entry in entries if ("labels" in entry.needs) == labelled]
+    for title, chosen in (
+        ("## Images without labels\n", lambda needs: needs != "text" and "labels" not in needs),
+        ("## Images with labels\n", lambda needs: "labels" in needs),
+        ("## Texts\n", lambda needs: needs == "text"),
+    ):
+        lines = [_choice(entry) for entry in entries if chosen(entry.needs)]
         before, _, rest = text.partition(title)
         table = TABLE.search(rest)
         assert table, f"{CHOOSING.name} has no table under {title.strip()}"

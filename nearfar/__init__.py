@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .app.explore import explore
     from .embedding.embed import embed
     from .evaluation.evaluate import evaluate
+    from .evaluation.passages import passages
+    from .evaluation.similar_texts import sts
     from .experiments.compare import compare
     from .experiments.sweep import sweep
     from .finetuning.finetune import finetune
@@ -67,12 +69,14 @@ __all__ = [
     "label_errors",
     "load",
     "open_store",
+    "passages",
     "predict",
     "pretrain",
     "preview",
     "report",
     "search",
     "store",
+    "sts",
     "suggest",
     "sweep",
 ]
@@ -100,12 +104,14 @@ _PUBLIC = {
     "label_errors": "queries.label_errors",
     "load": "training.run",
     "open_store": "stores.open",
+    "passages": "evaluation.passages",
     "predict": "finetuning.predict",
     "pretrain": "training.pretrain",
     "preview": "training.preview",
     "report": "reports.report",
     "search": "queries.search",
     "store": "stores.manage",
+    "sts": "evaluation.similar_texts",
     "suggest": "queries.suggest",
     "sweep": "experiments.sweep",
 }

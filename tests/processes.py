@@ -159,14 +159,13 @@ def batchnorm() -> dict[str, Tensor]:
 def gradients() -> dict[str, Tensor]:
     """The gradient of each method on one global batch, as the loop computes it: with batch norm over all
     processes, and averaged."""
-    from small import given, small
+    from small import IMAGE_METHODS, given, small
 
-    from nearfar import methods
     from nearfar.methods.base import Batch
     from nearfar.training.parallel import parallelise
 
     found = {}
-    for name in methods.METHODS:
+    for name in IMAGE_METHODS:
         module = small(name).double()
         torch.manual_seed(1)
         views = [torch.rand(8, 3, 16, 16).double() for _ in given(module, 1).views]

@@ -19,6 +19,9 @@ from nearfar.core.config import build, settings_of
 from nearfar.images.view_settings import Views
 from nearfar.methods.base import Batch, Loss, Method
 
+IMAGE_METHODS = [name for name in methods.METHODS if methods.method(name).modality in (None, "images")]
+"""Those that learn from images, as the tests of every method do; others have tests of their own kind's."""
+
 
 def narrow(name: str) -> dict[str, Any]:
     """A method's settings with every width and length above 16 cut to 16, and three classes to tell apart."""

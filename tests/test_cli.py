@@ -278,7 +278,9 @@ FLAGS = {
     "report": "--out --data --train --test --json",
     "embed": "--out --store --columns --prune --labels --json --device --batch-size --workers",
     "store": "--import --columns --delete --compact --export --where --json",
-    "search": "--image --id --like --dislike --where --limit --run --out --json",
+    "sts": "--dev --texts --seed --json",
+    "passages": "--dev --among --seed --json",
+    "search": "--image --text --id --like --dislike --where --limit --run --out --json",
     "label-errors": "--column --where --accepted --limit --seed --out --json",
     "classes": "--examples --propagate --reject --save --where --run --out --json",
     "suggest": "--limit --column --method --where --accepted --seed --out --json",
@@ -312,6 +314,7 @@ VIEWS = {
         "--contrast --saturation --hue --grayscale --blur --solarize"
     ),
     "sound": "--rate --mels --trim --depth --level --keep --stretch --shift --warp --tilt --floor --masks",
+    "text": "--deletion --tokenizer",
 }
 
 

@@ -41,7 +41,8 @@ def test_a_methods_own_recipes_pass_and_its_settings_share_no_name(method: str) 
         assert not own & {item.name for item in config.settings_of(cls)}
     assert set(methods.method(method).recipes) <= set(recipes.RECIPES)
     for name in recipes.RECIPES:
-        resolve.resolve(method, name, {}, side=32, device=torch.device("cpu"))
+        kind = methods.method(method).modality or "images"
+        resolve.resolve(method, name, {}, side=32, device=torch.device("cpu"), kind=kind)
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__qualname__)

@@ -12,7 +12,7 @@ import sys
 import processes
 import pytest
 import torch
-from small import given, loops, pictures, small, total
+from small import IMAGE_METHODS, given, loops, pictures, small, total
 
 from nearfar import methods
 from nearfar.core.config import build, settings_of, to_json
@@ -24,7 +24,7 @@ from nearfar.methods.base import Batch
 from nearfar.training import optim
 from nearfar.training.settings import Training
 
-every = pytest.mark.parametrize("name", methods.METHODS)
+every = pytest.mark.parametrize("name", IMAGE_METHODS)
 
 
 @every
@@ -158,7 +158,7 @@ def test_forward_is_loss_of_embed(name):
 
 def test_two_processes_give_the_gradient_of_one():
     one, two = processes.one("gradients"), processes.two("gradients")
-    assert one.keys() == two[0].keys() and len(one) > len(methods.METHODS)
+    assert one.keys() == two[0].keys() and len(one) > len(IMAGE_METHODS)
     for key, value in one.items():
         if ".term." in key:
             mean = (two[0][key] + two[1][key]) / 2

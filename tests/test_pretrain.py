@@ -19,10 +19,9 @@ import forkserver
 import numpy as np
 import pytest
 import torch
-from small import encoder_of, narrow
+from small import IMAGE_METHODS, encoder_of, narrow
 
 import nearfar
-from nearfar import methods
 from nearfar.training import checkpoint
 from nearfar.training.logger import RunLogger
 from nearfar.training.pretrain import OURS
@@ -74,7 +73,7 @@ def test_a_run_gives_an_encoder_that_loads_without_the_method(unbroken):
     assert json.dumps(run.to_json())
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("method", IMAGE_METHODS)
 def test_every_method_resumes_to_the_same_bytes_from_the_midst_of_an_epoch(method, tmp_path, monkeypatch):
     draw = np.random.default_rng(0)
     data = draw.integers(0, 256, (40, 16, 16, 3), np.uint8), np.arange(40) % 3

@@ -13,11 +13,10 @@ import numpy as np
 import processes
 import pytest
 import torch
-from small import given, small, total
+from small import IMAGE_METHODS, given, small, total
 from torch import nn
 
 import nearfar
-from nearfar import methods
 from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.data.batch import Batch
@@ -37,7 +36,7 @@ def norms(module: nn.Module) -> list[nn.Module]:
     return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", IMAGE_METHODS)
 @pytest.mark.parametrize(("threads", "chunk"), [(3, None), (2, 4)])
 def test_every_method_has_the_gradient_of_the_whole_batch_but_for_batch_norm(
     name: str, threads: int, chunk: int | None

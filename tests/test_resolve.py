@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from small import IMAGE_METHODS
 
 from nearfar import methods
 from nearfar.core.config import to_json
@@ -71,7 +72,7 @@ def test_auto_encoder_is_the_recipes():
     assert wanted(encoder="resnet18").training.encoder == "resnet18"
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("method", IMAGE_METHODS)
 def test_the_table_of_recipes_tells_what_a_run_has(method):
     assert methods.own_recipes(method) == methods.method(method).recipes
     for side in (32, 1000):

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 import nearfar
-from nearfar import methods, models
+from nearfar import models
 from nearfar.core.errors import NearfarError
 from nearfar.images.views import Preprocess
 from nearfar.training.run import export, load
@@ -75,8 +75,8 @@ def test_simclr_keeps_its_head(simclr: Path, photos: Path, tmp_path: Path) -> No
 
 
 def test_every_part_that_a_method_keeps_is_there() -> None:
-    from small import small
+    from small import IMAGE_METHODS, small
 
-    for name in methods.METHODS:
+    for name in IMAGE_METHODS:
         module = small(name)
         assert all(dict(module.named_children())[part] is not module.f for part in module.keep)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from small import IMAGE_METHODS
 
-from nearfar import methods
 from nearfar.cli.main import pretrain_parser
 from nearfar.core.errors import NearfarError
 from nearfar.experiments import influence, space
@@ -28,7 +28,7 @@ def wanted_of(method: str = "simclr", recipe: str = "cpu", **given: object) -> r
 # The points.
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("method", IMAGE_METHODS)
 @pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_every_axis_holds_the_recipe_and_both_its_ends_are_settings(method: str, recipe: str) -> None:
     wanted = wanted_of(method, recipe)

@@ -221,7 +221,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "predict": predict_parser,
     **{
         command: _reader(command)
-        for command in ("report", "adopt", "embed", "store", *QUERIES, "explore", "methods", "demo")
+        for command in (
+            *("sts", "passages", "report", "adopt", "embed", "store"),
+            *(*QUERIES, "explore", "methods", "demo"),
+        )
     },
 }
 """Name of each command, in the order of the help, to what makes its parser from the words that follow it."""

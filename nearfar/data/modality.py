@@ -12,6 +12,7 @@ import functools
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.errors import NearfarError, nearest
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     from .source import Source
 
 IMAGES = "images"
-MODALITIES = {IMAGES: "nearfar.data.image_modality", "sound": "nearfar.data.sound_modality"}
+MODALITIES = {
+    IMAGES: "nearfar.data.image_modality",
+    "sound": "nearfar.data.sound_modality",
+    "text": "nearfar.data.text_modality",
+}
 """Name to the module whose `MODALITY` is the one object of that kind of data."""
 
 
@@ -209,6 +214,40 @@ class Modality(abc.ABC):
             limit: as in `fetch`.
         """
         return preprocess
+
+    def decided(
+        self, source: Source, asked: Mapping[str, Any], *, folders: Sequence[Path], start: Any
+    ) -> dict[str, Any]:
+        """Find the settings of views that a collection decides, such as the tokenizer of texts.
+
+        Args:
+            source: the examples.
+            asked: explicit settings by name.
+            folders: run folders, unfinished or not, whose files may hold it.
+            start: settings of `prepare` of the encoder that training starts from; None for random weights.
+
+        Returns:
+            Settings by name, which override those asked for.
+        """
+        return {}
+
+    def write_files(self, folder: Path, preprocess: Any) -> None:  # noqa: B027 - most kinds need no files
+        """Write to a run folder the files that `prepare` needs besides its settings.
+
+        Args:
+            folder: of the run.
+            preprocess: settings of `prepare`.
+        """
+
+    def read_files(self, folder: Path, preprocess: Any) -> None:  # noqa: B027
+        """Read what `write_files` wrote.
+
+        Args:
+            folder, preprocess: as there.
+
+        Raises:
+            NearfarError: a file is missing, or belongs to other settings.
+        """
 
     @abc.abstractmethod
     def size_of(self, value: Any) -> int:

@@ -85,8 +85,9 @@ def sweep(
     device = device_named(str(given.get("device", "auto")))
     side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
     span = resolve.usual_range(source, given)
+    decided = resolve.decided(source, given)
     wanted = resolve.resolve(
-        method, recipe, given, side=side, device=device, kind=source.modality, value_range=span
+        method, recipe, decided, side=side, device=device, kind=source.modality, value_range=span
     )
     if labelled is None and wanted.training.health_checks == 0:
         raise NearfarError(

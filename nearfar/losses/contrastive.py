@@ -171,18 +171,22 @@ def _dense(labels: Tensor) -> tuple[Tensor, Tensor]:
     return numbers[start : start + len(labels)], count
 
 
-def info_nce(q: Tensor, k: Tensor, queue: Tensor | None, tau: float | Tensor) -> Tensor:
+def info_nce(
+    q: Tensor, k: Tensor, queue: Tensor | None, tau: float | Tensor, hard: Tensor | None = None
+) -> Tensor:
     """InfoNCE in one direction: tell each query's own key from other keys.
 
         l(i) = -log( exp(q_i . k_i / tau) / sum over k' of exp(q_i . k' / tau) )
 
-    where k' runs over k_i and the queue, or, without a queue, over the keys of all processes.
+    where k' runs over k_i and the queue, or, without a queue, over the keys of all processes and their hard
+    negatives.
 
     Args:
         q: (n, d) rows of length 1, the queries; as many on every process.
         k: (n, d) each query's own key, row for row.
         queue: (m, d) rows of length 1, the negatives; they get no gradient. None: the other keys.
         tau: temperature above 0; a tensor of no dimensions may ask for its gradient.
+        hard: (n, d) rows of length 1, without a queue: further negatives of every query; None for none.
 
     Returns:
         A scalar, float32 or float64, at least 0: the mean over this process's own queries.
@@ -200,6 +204,9 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor | None, tau: float | Tensor) ->
     positive = scale * (q * k).sum(1)
     if queue is None:
         sums, _ = cross_log_sums(q, k, scale, wide)
+        if hard is not None:
+            _, hard = _paired(q, hard, ("q", "hard"))
+            sums = torch.logaddexp(sums, cross_log_sums(q, hard, scale, wide)[0])
     else:
         _, queue = _rows(q=q, queue=queue.detach())
         negative, _ = cross_log_sums(q, queue, scale, wide, shared=False)

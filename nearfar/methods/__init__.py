@@ -48,6 +48,9 @@ METHODS = {
     "jigsaw": "Jigsaw",
     "relative_position": "RelativePosition",
     "cutpaste": "CutPaste",
+    "simcse": "SimCSE",
+    "multiple_negatives": "MultipleNegatives",
+    "mlm": "MLM",
     "distill": "Distill",
     "supervised": "Supervised",
 }

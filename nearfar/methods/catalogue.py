@@ -30,7 +30,8 @@ class Entry:
         line: what it does, a sentence.
         paper: first author and year, as "Chen et al. 2020".
         citation: authors, title, venue and arXiv number.
-        needs: "images", "images with labels", either, or "images and an encoder to learn from".
+        needs: "images", "images with labels", either, "images and an encoder to learn from", or another kind
+            of data, such as "text".
         choose: a sentence that begins with "when".
         shapes: what the equation's letters are.
         equation: a sentence, and the plain loops.
@@ -102,7 +103,7 @@ def read(name: str) -> Entry:
         line=" ".join(line.split()),
         paper=_short(citation),
         citation=" ".join(citation.split()),
-        needs=NEEDS[_needs(tree, methods.METHODS[name])],
+        needs=NEEDS.get(kind := _needs(tree, methods.METHODS[name]), kind),
         choose=" ".join(choose.removeprefix("Choose it ").split()),
         shapes=" ".join(shapes.split()),
         equation=equation,
@@ -119,8 +120,13 @@ def _short(citation: str) -> str:
 
 
 def _needs(tree: ast.Module, cls: str) -> str:
-    """Find what a method's class needs: its `needs`, or "either" where its settings decide on labels."""
+    """Find what a method's class needs: another kind of data, its `needs`, or "either" where settings decide."""
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls)
+    for node in body:
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "modality":
+            kind = ast.literal_eval(node.value) if node.value is not None else None
+            if kind not in (None, "images"):
+                return str(kind)
     decided = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "requires"]
     if any("labels" in ast.unparse(node) for node in decided):
         return "either"

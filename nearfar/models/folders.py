@@ -75,6 +75,20 @@ def fetch(repository: str) -> Path:
         ) from error
 
 
+def inner(folder: Path) -> Path:
+    """Give the folder of the network itself, to which a modules.json of sentence-transformers leads.
+
+    Args:
+        folder: of a model.
+
+    Raises:
+        NearfarError: the modules.json is damaged.
+    """
+    if not (folder / "modules.json").is_file():
+        return folder
+    return folder / _first_module(folder / "modules.json")  # the network is the first module
+
+
 def read(folder: Path) -> ModelFolder:
     """Read what a folder says of its model.
 
@@ -87,19 +101,17 @@ def read(folder: Path) -> ModelFolder:
     Raises:
         NearfarError: something is missing, or the weights are a pickle.
     """
-    inner = folder
-    if (folder / "modules.json").is_file():  # sentence-transformers: the network is the first module
-        inner = folder / _first_module(folder / "modules.json")
-    said = _json(inner / "config.json")
-    weights = next((inner / name for name in FILES if (inner / name).is_file()), None)
+    place = inner(folder)
+    said = _json(place / "config.json")
+    weights = next((place / name for name in FILES if (place / name).is_file()), None)
     if weights is None:
-        pickled = next((inner / name for name in PICKLED if (inner / name).is_file()), None)
+        pickled = next((place / name for name in PICKLED if (place / name).is_file()), None)
         raise NearfarError(
-            f"{inner} holds no model.safetensors" if pickled is None else refusal(pickled).rstrip()
+            f"{place} holds no model.safetensors" if pickled is None else refusal(pickled).rstrip()
         )
     if "architecture" not in said:
         raise NearfarError(
-            f"{inner / 'config.json'} is of a {said.get('model_type')} of transformers, which nearfar does "
+            f"{place / 'config.json'} is of a {said.get('model_type')} of transformers, which nearfar does "
             "not build; give the same network as timm:NAME."
         )
     args = dict(said.get("model_args") or {})
@@ -110,7 +122,7 @@ def read(folder: Path) -> ModelFolder:
     if isinstance(size, int):
         config = replace(config, size=size)
     if not config.licence:
-        config = replace(config, licence=_licence(folder))
+        config = replace(config, licence=licence(folder))
     name = f"timm:{said['architecture']}"
     return ModelFolder(name, weights, config, args)
 
@@ -151,7 +163,7 @@ def _json(path: Path) -> dict[str, Any]:
     return held
 
 
-def _licence(folder: Path) -> str:
+def licence(folder: Path) -> str:
     """Read the licence that a model card's head names."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ Mean, deviation, interpolation, crop and side come with the weights, and are par
     torchvision:NAME            torchvision's default weights, fetched
     hf:ORG/NAME                 a repository of the Hugging Face hub, fetched
     NAME=FILE.safetensors       a network of timm or torchvision, with weights from a file
-    a folder                    that timm, transformers or sentence-transformers wrote
+    a folder                    that timm, transformers or sentence-transformers wrote; for texts, a BERT
 
 `@SIDE` after a name gives the network images of another side: timm:vit_small_patch14_dinov2@224.
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 from ..core.errors import NearfarError
 from ..images.views import Preprocess
+from ..text.view_settings import TextPreprocess
 from . import Encoder, embedded, encoder, folders, libraries, weights
 
 _NAME = re.compile(
@@ -36,12 +37,12 @@ class Known:
 
     Attributes:
         encoder: the network with its weights, on the CPU.
-        preprocess: how an image becomes its input, as its makers do it.
+        preprocess: how an image, or a text, becomes its input, as its makers do it.
         licence: of the weights, as their makers name it; "" where that is not known.
     """
 
     encoder: Encoder
-    preprocess: Preprocess
+    preprocess: Preprocess | TextPreprocess
     licence: str
 
 
@@ -100,6 +101,12 @@ def open_folder(folder: Path, side: int | None = None) -> Known:
     Raises:
         NearfarError: it holds none, or its weights are a pickle.
     """
+    from ..text import bert
+
+    inner = folders.inner(folder)
+    if bert.is_bert(inner):
+        net, how = bert.open_folder(inner, folder)
+        return Known(net, how, folders.licence(folder))
     found = folders.read(folder)
     return _of_library(found.name, str(found.weights), found.config, side, found.args)
 

@@ -18,6 +18,7 @@ from ..core.text import printable, spreadsheet_cell
 from ..images.thumbnails import thumbnail
 
 SUFFIXES = (".csv", ".json", ".png")
+LONGEST = 100  # characters of a cell on the screen; files hold all
 PRINTED = 20  # rows on the screen; files hold all
 SHOWN, ACROSS = 120, 10  # thumbnails on a sheet, and in a line of it
 SIDE, GAP, CAPTION = 96, 8, 14  # pixels: of a thumbnail, between two, and of a line of caption
@@ -199,4 +200,7 @@ def _word(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = printable(str(value))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

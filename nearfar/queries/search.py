@@ -1,4 +1,4 @@
-"""`nearfar search`: the images of a store that are similar to examples, and unlike others."""
+"""`nearfar search`: what a store holds that is similar to examples or to words, and unlike others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..analysis.bm25 import BM25, together
 from ..analysis.query import query
 from ..core.errors import NearfarError
 from ..features.extract import Vectors
@@ -20,6 +21,7 @@ def search(
     store: StoreLike,
     *,
     image: str | Path | None = None,
+    text: str | None = None,
     id: str | None = None,
     like: Sequence[str] = (),
     dislike: Sequence[str] = (),
@@ -35,9 +37,10 @@ def search(
     Args:
         store: a vector store or its address.
         image: an image file to find similar images to.
+        text: in a store of texts, words to look for: the similarity of vectors and BM25 are added.
         id: an image of the store to find similar images to.
-        like: more examples: ids of the store, or files.
-        dislike: images that the results should be unlike: ids of the store, or files.
+        like: more examples: ids of the store, or files; of texts, ids or texts.
+        dislike: images that the results should be unlike: ids of the store, or files; of texts, ids or texts.
         where: a condition on columns, such as "site = 'A' and width >= 64".
         limit: number of images to list.
         out: a .csv, .json or .png file to write; .png is a contact sheet.
@@ -45,19 +48,23 @@ def search(
 
     Returns:
         The images, most similar first, with their similarity: the cosine, from -1 to 1. Examples are not
-        listed.
+        listed. With `text`, also the score of BM25 and that of both together, by which they are sorted.
 
     Raises:
         NearfarError: there is no example, or one is neither an id nor a file.
     """
     opened, limit = open_for_query(store, out, run), check_limit(limit)
+    texts = opened.info.modality == "text"
+    if texts != (text is not None) and (text or image) is not None:
+        other = "--text WORDS" if texts else "--image FILE"
+        raise NearfarError(f"{opened.address} holds {opened.info.modality}; search it with {other}.")
     given = [] if id is None else [id]
     there = _known(opened, [*given, *like, *dislike])
     if given and id not in there:
         raise NearfarError(
             f"{opened.address} has no image {id!r}; list its ids: nearfar store {opened.address}"
         )
-    likes = [] if image is None else [("file", str(image))]
+    likes = [("file", str(one)) for one in (image, text) if one is not None]
     likes += [("id" if word in there else "file", word) for word in (*given, *like)]
     dislikes = [("id" if word in there else "file", word) for word in dislike]
     files = list(dict.fromkeys(word for kind, word in (*likes, *dislikes) if kind == "file"))
@@ -67,14 +74,34 @@ def search(
     if files:
         found |= {("file", one): x for one, x in zip(files, _encoded(opened, files, run), strict=True)}
     wanted = query(_stacked(found, likes), _stacked(found, dislikes))
-    names, similarity = opened.nearest(wanted[None], limit + len(there), where)
-    kept = [at for at, name in enumerate(names[0]) if name not in there][:limit]
-    ids = [names[0][at] for at in kept]
-    columns: dict[str, Sequence[object]] = {"similarity": [float(similarity[0][at]) for at in kept]}
+    columns: dict[str, Sequence[object]]
+    if text is None:
+        names, similarity = opened.nearest(wanted[None], limit + len(there), where)
+        kept = [at for at, name in enumerate(names[0]) if name not in there][:limit]
+        ids = [names[0][at] for at in kept]
+        columns = {"similarity": [float(similarity[0][at]) for at in kept]}
+    else:
+        ids, columns = _by_words(opened, text, wanted, there, where, limit)
     if ids:
-        columns["label"] = opened.rows(["label"], ids=ids).column("label").to_pylist()
+        also = ["label", "text"] if texts else ["label"]
+        columns |= opened.rows(also, ids=ids).to_pydict()
     facts = {"likes": [word for _, word in likes], "dislikes": [word for _, word in dislikes]}
     return write_result(Listing("most similar first", tuple(ids), columns, facts=facts), opened, out)
+
+
+def _by_words(
+    store: VectorStore, text: str, wanted: Vectors, without: Sequence[str], where: str | None, limit: int
+) -> tuple[list[str], dict[str, Sequence[object]]]:
+    """Sort all texts of a store by the sum of their similarity and of BM25."""
+    names, vectors = store.vectors(where)
+    held = store.rows(["text"], ids=names).column("text").to_pylist()
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
+    similarity = vectors @ wanted / lengths
+    words = BM25([one or "" for one in held]).scores(text)
+    score = together(similarity, words)
+    order = [at for at in np.argsort(-score, kind="stable").tolist() if names[at] not in without][:limit]
+    each = {"score": score, "similarity": similarity, "bm25": words}
+    return [names[at] for at in order], {name: [float(x[at]) for at in order] for name, x in each.items()}
 
 
 def _known(store: VectorStore, words: Sequence[str]) -> list[str]:
@@ -84,9 +111,9 @@ def _known(store: VectorStore, words: Sequence[str]) -> list[str]:
 
 
 def _encoded(store: VectorStore, files: list[str], run: Run | str | Path | None) -> Vectors:
-    """Encode image files as the store's images were."""
+    """Encode image files as the store's images were; of a store of texts, the words are texts themselves."""
     for file in files:
-        if not Path(file).is_file():
+        if store.info.modality != "text" and not Path(file).is_file():
             raise NearfarError(f"{file!r} is neither an image of {store.address} nor a file; check its name.")
     found: Vectors = run_of(store, run).encode(files)
     return found

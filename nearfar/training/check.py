@@ -146,8 +146,9 @@ def check(
         return Check(found, None, f"{found.usable} usable images are too few to train on")
     side = resolve.usual_side(source, max_pixels)
     span = resolve.usual_range(source, given)
+    asked = resolve.decided(source, given)
     wanted = resolve.resolve(
-        method, recipe, given, side=side, device=device, kind=source.modality, value_range=span
+        method, recipe, asked, side=side, device=device, kind=source.modality, value_range=span
     )
     if found.range is not None:
         found = dataclasses.replace(found, range=span)
@@ -262,7 +263,7 @@ class _Sample:
             except BadImage:
                 continue
         self.block = kind.collate(values)
-        self.bytes_an_image = float(np.mean([value.nbytes for value in values]))
+        self.bytes_an_image = float(np.mean([_bytes(value) for value in values]))
 
     def __len__(self) -> int:
         return self.count
@@ -270,3 +271,8 @@ class _Sample:
     def gather(self, rows: Any) -> Any:
         """Give as many examples as asked for, over and over the same."""
         return self.block.take(np.asarray(rows) % len(self.block))
+
+
+def _bytes(value: Any) -> int:
+    """Count the bytes of a decoded example: an array, or several."""
+    return sum(map(_bytes, value)) if isinstance(value, tuple) else int(value.nbytes)

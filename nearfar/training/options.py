@@ -81,6 +81,10 @@ class Options(TypedDict, total=False):
     floor: float | None
     masks: float | None
 
+    # Views of text
+    deletion: float | None
+    tokenizer: str | None
+
     # Of the methods, each of which has some
     temperature: float | None
     head: Sequence[int] | int | None
@@ -135,6 +139,7 @@ class Options(TypedDict, total=False):
     latent: int | None
     beta: float | None
     permutations: int | None
+    triples: bool | None
     teacher: str | None
     teacher_input: str | None
     cosine: float | None

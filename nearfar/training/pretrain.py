@@ -48,6 +48,7 @@ OURS = (  # in the order in which --overwrite removes them
     "log.jsonl",
     "health.jsonl",
     "rejected.csv",
+    "tokenizer.json",
     "config.json",  # last: until then the folder is known as a run's
 )
 TEACHER_SHARE = 0.5  # of the time that a teacher may take to see the images
@@ -112,7 +113,7 @@ def pretrain(
             return load(folder)
         kind = resolve.expected_kind(given)
         source = open_data(data, expected=kind, labels=_needs_labels(method, like, given))
-        wanted, plan = _wanted(source, method, recipe, like, given, device)
+        wanted, plan = _wanted(source, method, recipe, like, given, device, folder)
         colours = None
         if is_open(wanted):
             colours = _colours(data, source, wanted, earlier)
@@ -170,6 +171,8 @@ def _train(
         "colours": colours,
     }
     config["teacher"] = _teacher_digest(job.wanted)
+    if distributed.first():
+        job.wanted.kind.write_files(job.folder, job.wanted.preprocess)
     _record(job.folder, whole, config)
     job.announce()
     feed, recorder = (
@@ -373,14 +376,16 @@ def _wanted(
     like: str | Path | None,
     given: dict[str, Any],
     device: torch.device,
+    folder: Path,
 ) -> tuple[RunConfig, StepPlan | None]:
     """Decide every setting: from another run's folder, or from the recipe and what was asked."""
     if like is None:
         side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
         kind = source.modality
         span = resolve.usual_range(source, given)
+        asked = resolve.decided(source, given, [folder])
         return resolve.resolve(
-            method, recipe, given, side=side, device=device, kind=kind, value_range=span
+            method, recipe, asked, side=side, device=device, kind=kind, value_range=span
         ), None
     extra = [name for name in given if name not in (*resolve.MAY_CHANGE, "modality")]
     if extra:
@@ -393,6 +398,7 @@ def _wanted(
             f"{like} was trained on {wanted.modality}, and {source.name} holds {source.modality}; "
             "leave --like out."
         )
+    wanted.kind.read_files(Path(like), wanted.preprocess)
     return wanted, StepPlan.of(config["plan"])
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,23 @@ def usual_range(source: Source, given: Mapping[str, Any]) -> tuple[float, float]
         return float(low), float(high)
     limit = given.get("max_pixels", Training.max_pixels)
     return modality_of(source).value_range(source, limit=limit, percentiles=given.get("percentiles"))
+
+
+def decided(source: Source, given: Mapping[str, Any], folders: Sequence[Path] = ()) -> dict[str, Any]:
+    """Complete explicit settings by those that the collection decides; see `Modality.decided`.
+
+    Args:
+        source: the collection.
+        given: explicit settings by name.
+        folders: run folders whose files may hold what was decided before.
+
+    Returns:
+        Settings by name.
+    """
+    weights, kind = given.get("weights"), modality_of(source)
+    start = load(weights).preprocess if weights is not None and is_run(weights) else None
+    start = start if start is not None and start.modality == kind.name else None
+    return {**given, **kind.decided(source, given, folders=folders, start=start)}
 
 
 def resolve(

@@ -192,6 +192,7 @@ def export(
         "input": "RGB in [0, 1]; the network sees (input - mean) / std",
         "provenance": provenance,
     }
+    modality(preprocess.modality).write_files(folder, preprocess)
     checkpoint.write_json(folder / "encoder.json", card)
 
 
@@ -292,6 +293,7 @@ def _from_folder(folder: Path) -> Run:
     check_shape(card, run_shapes.CARD, f"{folder / 'encoder.json'}: ")
     kind = modality(card["modality"])
     preprocess: Any = build(kind.preprocess, card["preprocess"], f"{folder / 'encoder.json'}: ")
+    kind.read_files(folder, preprocess)
     network = card["encoder"]
     own: dict[str, Any] = {name: tuple(network[name]) for name in ("mean", "std") if name in network}
     for name, numbers in own.items():

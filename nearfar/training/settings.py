@@ -16,7 +16,9 @@ from ..images.files import MAX_PIXELS
 class Training:
     """Length, size, optimizer, machine and images of a training. The defaults are those of recipe "cpu"."""
 
-    modality: str = setting("auto", "kind of data: images or sound; auto finds it by the endings of files")
+    modality: str = setting(
+        "auto", "kind of data: images, sound or text; auto finds it by the endings of files"
+    )
     epochs: float | None = setting(None, "passes over the images", low=0.0)
     steps: int | None = setting(None, "optimizer steps", low=1)
     minutes: float | None = setting(

@@ -1,0 +1,270 @@
+"""Opens collections of texts: files of a folder, lines of a file, columns of a table, or a list in Python."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..core.errors import BadImage, NearfarError, nearest
+from ..text.read import BETWEEN
+from ..text.view_settings import SUFFIXES
+from .csv_files import read_rows
+from .folders import find, told
+from .labels import of_folders
+from .source import FileSource, Source, class_names, clean
+
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+_USUAL = ("text", "sentence", "content", "body")
+_LABEL_COLUMNS = ("label", "class", "target")
+
+
+@dataclass(frozen=True)
+class TextRows(Source):
+    """Texts in memory: of each row the bytes of its texts, with `BETWEEN` between them.
+
+    `bad` says by row why a text cannot be used.
+    """
+
+    rows: Sequence[bytes]
+    bad: Mapping[int, str] = field(default_factory=dict)
+    kind: ClassVar[str] = "texts"
+
+    @property
+    def modality(self) -> str:
+        """Name the kind of data."""
+        return "text"
+
+    def read(self, index: int) -> bytes:
+        """Fetch one row's texts."""
+        if index in self.bad:
+            raise BadImage(self.bad[index])
+        return self.rows[index]
+
+    def stamp(self, index: int) -> str:
+        """Say a digest of the texts."""
+        return hashlib.blake2b(self.rows[index], digest_size=8).hexdigest()
+
+
+def open_texts(data: Any, *, labels: bool = False) -> Source:
+    """Open texts, without looking at those of a folder.
+
+    Args:
+        data: a folder of .txt and .md files, each a text; a .txt of one text a line; a table with a column of
+            texts: a .csv, .tsv, .jsonl or .parquet, or "FILE:COLUMN" to name it; "FILE:QUESTION,PASSAGE" for
+            pairs, and three columns for triples; a list of texts, or of tuples of them; or a pair (texts,
+            labels).
+        labels: whether labels are wanted: the names of folders, or the table's column label, class or target.
+
+    Returns:
+        The source; each line or row is named FILE:NUMBER, or by the table's column id.
+
+    Raises:
+        NearfarError: there is no text, or no label where labels are wanted.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        path, columns = _split(os.fspath(data))
+        if path.is_dir():
+            return _open_folder(path, labels)
+        return _open_file(path, columns, labels)
+    marks = None
+    if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str):
+        data, marks = data
+    if labels and marks is None:
+        raise NearfarError("texts without labels are not enough here; pass the pair (texts, labels).")
+    if hasattr(data, "tolist"):  # an array or a column
+        data = data.tolist()
+    if not isinstance(data, (list, tuple)) or not data:
+        raise NearfarError(
+            f"texts cannot be taken from a {type(data).__name__}; give a folder, a file or a list of texts."
+        )
+    named = class_names("the list", marks, len(data)) if labels and marks is not None else None
+    rows = _Rows()
+    for cells in data:
+        rows.add([cells] if isinstance(cells, str) or not isinstance(cells, (list, tuple)) else cells)
+    ids = [str(number) for number in range(len(data))]
+    return TextRows("the list", ids, named, rows.rows, rows.bad)
+
+
+class _Rows:
+    """Rows on their way into a source."""
+
+    def __init__(self) -> None:
+        self.rows: list[bytes] = []
+        self.bad: dict[int, str] = {}
+
+    def add(self, cells: Sequence[Any], bad: str = "") -> None:
+        """Add one row, or why it cannot be used."""
+        for cell in cells:
+            if not isinstance(cell, (str, bytes)):
+                bad = bad or ("empty" if cell is None else f"no text but {type(cell).__name__}")
+        data = [
+            cell.encode("utf-8", "surrogateescape") if isinstance(cell, str) else cell
+            for cell in cells
+            if isinstance(cell, (str, bytes))
+        ]
+        if any(BETWEEN.encode() in cell for cell in data):
+            bad = bad or "no text: it holds NUL bytes"
+        if bad:
+            self.bad[len(self.rows)] = bad
+        self.rows.append(BETWEEN.encode().join(data))
+
+
+def _split(text: str) -> tuple[Path, list[str]]:
+    """Part the name of a file from those of its columns."""
+    path = Path(text).expanduser()
+    before, colon, after = text.rpartition(":")
+    if colon and not path.exists() and Path(before).expanduser().is_file():
+        return Path(before).expanduser(), [name.strip() for name in after.split(",")]
+    return path, []
+
+
+def _open_folder(folder: Path, labels: bool) -> Source:
+    """Open a folder of any depth; each file is a text."""
+    others: Counter[str] = Counter()
+    try:
+        paths = find(folder, others, SUFFIXES)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise NearfarError(f"the folder {folder} cannot be read: {reason}; check its permissions.") from None
+    if not paths:
+        held = f" ({'; '.join(told(others))})" if others else ""
+        raise NearfarError(f"there is no text in {folder}{held}; give a folder of .txt or .md files.")
+    ids = clean(paths)
+    named = of_folders(str(folder), ids) if labels else None
+    return FileSource(str(folder), ids, named, folder, paths, others=dict(others), modality="text")
+
+
+def _open_file(path: Path, columns: list[str], labels: bool) -> Source:
+    """Open lines, or columns of a table."""
+    if not path.exists():
+        beside = os.listdir(path.parent) if path.parent.is_dir() else []
+        near = nearest(path.name, [name for name in beside[:10_000] if not name.startswith(".")])
+        raise NearfarError(f"there is no {str(path)!r} here; {near}")
+    suffix = path.suffix.lower()
+    try:
+        if suffix.lstrip(".") in SUFFIXES:
+            if labels or columns:
+                raise NearfarError(f"{path} has no columns; give a .csv with the columns text and label.")
+            return _open_lines(path)
+        if suffix == ".parquet":
+            table = _parquet(path, columns, labels)
+        elif suffix in (".jsonl", ".ndjson"):
+            table = _jsonl(path)
+        elif suffix in TABLES:
+            table = _csv(path)
+        else:
+            raise NearfarError(
+                f"{path} is no file of texts; give a folder, a .txt of one text a line, or a table "
+                f"({', '.join(TABLES)})."
+            )
+        return _from_table(path, table, columns, labels)
+    except NearfarError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:  # pyarrow's own errors are ValueErrors and OSErrors
+        raise NearfarError(f"{path} cannot be read as texts: {error}.") from None
+
+
+def _open_lines(path: Path) -> Source:
+    """Open the lines of a file that are not blank; each has its number in its name."""
+    rows, ids = _Rows(), []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                rows.add([line.rstrip(b"\r\n")])
+                ids.append(f"{path.name}:{number}")
+    if not ids:
+        raise NearfarError(f"{path} holds no text; write one a line.")
+    return TextRows(str(path), clean(ids), None, rows.rows, rows.bad)
+
+
+Table = Iterator[tuple[int, Mapping[str, Any], str]]  # line, cells by column, why it is of no use
+
+
+def _csv(path: Path) -> Table:
+    csv.field_size_limit(1 << 30)
+    lines = read_rows(path, "surrogateescape")
+    _, heading = next(lines, (0, []))
+    names = [name.strip() for name in heading]
+    for line, row in lines:
+        short = len(row) < len(names)
+        yield line, dict(zip(names, row, strict=False)), "a column is missing" if short else ""
+
+
+def _jsonl(path: Path) -> Table:
+    with open(path, "rb") as file:
+        for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                held = json.loads(text)
+            except (ValueError, RecursionError):
+                yield line, {}, "no JSON"
+                continue
+            yield (
+                line,
+                held if isinstance(held, dict) else {},
+                "" if isinstance(held, dict) else "no JSON object",
+            )
+
+
+def _parquet(path: Path, columns: list[str], labels: bool) -> Table:
+    import pyarrow.parquet as parquet
+
+    names = list(parquet.read_schema(path).names)
+    wanted = [*(columns or [_usual(path, names)]), "id", *(_LABEL_COLUMNS if labels else ())]
+    line = 0
+    for batch in parquet.ParquetFile(path).iter_batches(columns=[name for name in names if name in wanted]):
+        for row in batch.to_pylist():
+            line += 1
+            yield line, {**dict.fromkeys(names), **row}, ""
+
+
+def _usual(path: Path, names: Sequence[str]) -> str:
+    """Find the column of texts where none is named."""
+    lower = {name.lower(): name for name in names}
+    found = next((lower[word] for word in _USUAL if word in lower), None)
+    if found is None and len(names) == 1:
+        found = names[0]
+    if found is None:
+        shown = ", ".join(repr(name) for name in list(names)[:6]) or "none"
+        raise NearfarError(
+            f"{path} has no column 'text' (its columns: {shown}); name the one of the texts: {path}:COLUMN"
+        )
+    return found
+
+
+def _from_table(path: Path, table: Table, columns: list[str], labels: bool) -> Source:
+    """Take the columns wanted of a table."""
+    rows, ids, marks, label = _Rows(), [], [], None
+    for line, cells, bad in table:
+        names = list(cells)
+        if not bad or cells:
+            columns = columns or [_usual(path, names)]
+            lacking = next((name for name in columns if name not in cells), None)
+            if lacking is not None and not rows.rows:
+                raise NearfarError(f"{path} has no column {lacking!r}; {nearest(lacking, names)}")
+            bad = bad or (f"no {lacking}" if lacking is not None else "")
+            if labels and label is None:
+                label = next((name for name in names if name.lower() in _LABEL_COLUMNS), None)
+                if label is None:
+                    raise NearfarError(f"{path} has no column of labels; call it 'label'.")
+        rows.add([cells.get(name) for name in columns] if not bad else [], bad)
+        own = cells.get("id")
+        ids.append(str(own) if own not in (None, "") else f"{path.name}:{line}")
+        marks.append(cells.get(label) if label else None)
+    if not ids:
+        raise NearfarError(f"{path} holds no row of texts; write one a row.")
+    twice = next((name for name, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
+        raise NearfarError(f"{path} names two rows {twice!r}; make the column id unique, or leave it out.")
+    named = class_names(str(path), marks, len(ids)) if labels else None
+    return TextRows(str(path), clean(ids), named, rows.rows, rows.bad)

@@ -1,0 +1,80 @@
+"""What the evaluations of texts share: rows of texts, and the similarity of texts by their words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import BadImage, NearfarError
+from ..data.modality import modality
+from ..data.source import Source
+from ..text.read import BETWEEN
+
+Scores = npt.NDArray[np.float64]
+Similarity = Callable[[Sequence[str], Sequence[str]], Scores]
+
+
+def rows_of(data: Any, columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Read the texts of every row of a table.
+
+    Args:
+        data: a table; its columns are named after a colon, or have the names of `columns`.
+        columns: what they are called where they are not named.
+
+    Returns:
+        One tuple a row, as long as `columns`.
+
+    Raises:
+        NearfarError: a row cannot be used, or has another number of texts.
+    """
+    kind, named = modality("text"), data
+    if isinstance(data, (str, os.PathLike)) and os.path.exists(data):
+        named = f"{os.fspath(data)}:{','.join(columns)}"
+    source: Source = kind.open(named)
+    found = []
+    for row, name in enumerate(source.ids):
+        try:
+            texts = tuple(kind.fetch(source, row, limit=0)[0].decode().split(BETWEEN))
+        except BadImage as error:
+            raise NearfarError(f"{name} of {source.name} cannot be used ({error}); leave it out.") from None
+        if len(texts) != len(columns):
+            raise NearfarError(
+                f"{source.name} needs {len(columns)} columns: {', '.join(columns)}; name them."
+            )
+        found.append(texts)
+    return tuple(found)
+
+
+def tfidf(texts: Sequence[str], characters: bool = False) -> Similarity:
+    """Count the words of texts, and give what compares others by them.
+
+    Args:
+        texts: whose words are counted.
+        characters: take pieces of 3 to 5 characters within words, instead of words.
+
+    Returns:
+        From two lists of n texts, the cosine of each two, (n,).
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    how = {"analyzer": "char_wb", "ngram_range": (3, 5)} if characters else {"token_pattern": r"(?u)\b\w+\b"}
+    counter = TfidfVectorizer(**how).fit(texts)
+
+    def similarity(first: Sequence[str], second: Sequence[str]) -> Scores:
+        product = counter.transform(first).multiply(counter.transform(second))
+        return np.asarray(product.sum(axis=1), np.float64).ravel()
+
+    return similarity
+
+
+def best_weight(score: Callable[[float], float]) -> float:
+    """Choose the weight from 0 to 1, in steps of a tenth, that has the highest score; of equals the least.
+
+    Args:
+        score: of a weight, on texts held out for this.
+    """
+    return max((step / 10 for step in range(11)), key=lambda weight: (score(weight), -weight))

@@ -1,0 +1,163 @@
+"""Splits texts into tokens: a byte-pair tokenizer that is trained on the texts, or that of a model's folder.
+
+A tokenizer is known by the digest of its file, so that settings hold a short name of it. `register` makes one
+known to this process; a run folder keeps the file as tokenizer.json.
+
+Source:
+    Sennrich, Haddow and Birch 2016, "Neural machine translation of rare words with subword units"; on bytes,
+    Radford et al. 2019, "Language models are unsupervised multitask learners", section 2.2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import NearfarError
+
+FILE = "tokenizer.json"
+VOCABULARY = 8192  # tokens, at most
+PAD, MASK = 0, 1  # tokens that no text holds: what fills rows up, and what stands for a hidden token
+SAMPLE = 20 << 20  # characters of texts that a tokenizer is trained on, at most
+TO_INSTALL = "pip install 'nearfar[text]'"
+_LETTERS = 32  # characters to a token, from which on the rest of a text is not looked at
+_known: dict[str, tuple[str, Any]] = {}
+
+Ids = npt.NDArray[np.int32]
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+    except ImportError:
+        raise NearfarError(f"texts need the package tokenizers; type: {TO_INSTALL}") from None
+    return tokenizers
+
+
+def train(texts: Iterable[str]) -> str:
+    """Train a tokenizer: the same texts in the same order give the same one.
+
+    Tokens are numbered by how often they occur in the texts, the most frequent first after `PAD` and `MASK`,
+    so that an encoder can weigh them by their numbers.
+
+    Args:
+        texts: `SAMPLE` characters of them are looked at.
+
+    Returns:
+        Its file, for `register`.
+    """
+    library = _library()
+    sample, room = list[str](), SAMPLE
+    for text in texts:
+        sample.append(text[:room])
+        room -= len(text)
+        if room <= 0:
+            break
+    made = library.Tokenizer(library.models.BPE())
+    made.normalizer = library.normalizers.Sequence(
+        [library.normalizers.NFKC(), library.normalizers.Lowercase()]
+    )
+    made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    made.decoder = library.decoders.ByteLevel()
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=["[PAD]", "[MASK]"],
+        initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
+    )
+    made.train_from_iterator(sample, trainer)
+    counts: Counter[int] = Counter()
+    for text in sample:
+        counts.update(made.encode(text).ids)
+    plain = json.loads(made.to_str())
+    words = plain["model"]["vocab"]
+    order = sorted(words, key=lambda word: (words[word] > MASK, -counts[words[word]], words[word]))
+    plain["model"]["vocab"] = {word: number for number, word in enumerate(order)}
+    return json.dumps(plain, ensure_ascii=False, indent=1)
+
+
+def register(text: str, where: str) -> str:
+    """Make a tokenizer known.
+
+    Args:
+        text: the content of its file.
+        where: what errors call the file.
+
+    Returns:
+        Its digest, 32 hexadecimal digits.
+
+    Raises:
+        NearfarError: it is no tokenizer, or none that can be used.
+    """
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    if digest not in _known:
+        try:
+            made = _library().Tokenizer.from_str(text)
+        except NearfarError:
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0][:200]
+            raise NearfarError(f"{where} is no tokenizer ({reason}); give a tokenizer.json.") from None
+        if made.token_to_id("[PAD]") != PAD:
+            raise NearfarError(f"{where} has no token [PAD] with number {PAD}; give another tokenizer.json.")
+        made.no_padding()
+        made.no_truncation()
+        _known[digest] = text, made
+    return digest
+
+
+def read(path: Path) -> str:
+    """Make the tokenizer of a file known, and give its digest; see `register`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise NearfarError(f"{path} cannot be read as a tokenizer: {error}; give a tokenizer.json.") from None
+    return register(text, str(path))
+
+
+def file_of(digest: str) -> str:
+    """Give the content of a tokenizer's file.
+
+    Args:
+        digest: from `register`.
+
+    Raises:
+        NearfarError: this process does not know it.
+    """
+    return _of(digest)[0]
+
+
+def encode(digest: str, text: str, size: int) -> Ids:
+    """Split a text into tokens.
+
+    Args:
+        digest: of the tokenizer.
+        text: any text.
+        size: tokens, at most.
+
+    Returns:
+        (k,) int32, k from 0 to `size`; of a longer text the first tokens, and the last where the tokenizer
+        ends every text with one of its own.
+    """
+    made = _of(digest)[1]
+    ids = np.array(made.encode(text[: _LETTERS * size]).ids, np.int32)
+    if len(ids) > size:
+        ends = made.num_special_tokens_to_add(False) > 1
+        ids = np.append(ids[: size - 1], ids[-1]) if ends else ids[:size]
+    return ids
+
+
+def _of(digest: str) -> tuple[str, Any]:
+    if digest not in _known:
+        raise NearfarError(
+            "these settings name a tokenizer that is not loaded; load the run that it belongs to first."
+        )
+    return _known[digest]

@@ -1,0 +1,483 @@
+"""Texts as a kind of data: what is read, split, trained on, kept, searched and measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import loops
+
+import nearfar
+from nearfar import methods
+from nearfar.analysis.bm25 import BM25, together
+from nearfar.core.config import build
+from nearfar.core.errors import BadImage, NearfarError
+from nearfar.data import modality as kinds
+from nearfar.data.batch import Batch
+from nearfar.stores import open_store
+from nearfar.text import networks, tokenizer, views
+from nearfar.text.view_settings import TextPreprocess, TextViews
+from nearfar.training import checkpoint
+from nearfar.training.logger import RunLogger
+
+TINY = {
+    "steps": 12,
+    "batch_size": 16,
+    "precision": "float32",
+    "workers": 1,
+    "device": "cpu",
+    "health_checks": 2,
+}
+SUBJECTS = {
+    "sea": ["wave", "ship", "sailor", "harbour", "tide", "anchor", "fish", "salt", "storm", "island"],
+    "farm": ["cow", "barn", "wheat", "tractor", "field", "hen", "plough", "hay", "meadow", "harvest"],
+    "town": ["street", "shop", "tram", "market", "square", "lamp", "window", "crowd", "bridge", "tower"],
+}
+
+
+def sentences(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Sentences of three subjects, by turns, which have no word but the small ones in common."""
+    draw = np.random.default_rng(seed)
+    names = [list(SUBJECTS)[at % 3] for at in range(count)]
+    made = []
+    for name in names:
+        a, b, c, d = draw.choice(SUBJECTS[name], 4, replace=False)
+        made.append(f"The {a} and the {b} are near a {c}, as the {d} is.")
+    return made, names
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "texts"
+    torch.set_num_threads(1)
+    texts, _ = sentences(240)
+    nearfar.pretrain(
+        kinds.modality("text").open(texts), out=folder, **{**TINY, "steps": 40, "method": "simcse"}
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    address = tmp_path_factory.mktemp("stores") / "texts.nf"
+    texts, names = sentences(60, seed=1)
+    nearfar.embed(run, (texts, names), store=address, labels=True)
+    return address
+
+
+# Reading.
+
+
+def read(data: object, labels: bool = False) -> tuple[list[str], list[object], object]:
+    """Each row's name, and its texts, or why it cannot be used."""
+    kind = kinds.modality("text")
+    source, found = kind.open(data, labels=labels), []
+    for row in range(len(source)):
+        try:
+            found.append(kind.decode(kind.fetch(source, row, limit=0)[0], None, limit=0).value)
+        except BadImage as error:
+            found.append(str(error))
+    return list(source.ids), found, source.labels
+
+
+def test_folders_lines_and_tables_give_the_same_texts(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    texts, folder = ["one cat", "two dogs", "drei Vögel"], tmp_path / "texts"
+    for at, text in enumerate(texts):
+        (folder / "abc"[at]).mkdir(parents=True)
+        (folder / "abc"[at] / "t.txt").write_text(f"\n{text}\n", encoding="utf-8")
+    (tmp_path / "lines.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    rows = [{"id": f"r{at}", "text": text, "label": "abc"[at]} for at, text in enumerate(texts)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    lines = ["id,body,label", *(f"r{at},{text},{'abc'[at]}" for at, text in enumerate(texts))]
+    (tmp_path / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
+    wanted = [(text,) for text in texts]
+    assert read(str(folder), labels=True) == (["a/t.txt", "b/t.txt", "c/t.txt"], wanted, ("a", "b", "c"))
+    assert read(tmp_path / "lines.txt") == (["lines.txt:1", "lines.txt:3", "lines.txt:5"], wanted, None)
+    for name in ("rows.jsonl", "rows.parquet", "rows.csv:body"):
+        assert read(f"{tmp_path}/{name}", labels=True) == (["r0", "r1", "r2"], wanted, ("a", "b", "c"))
+    assert read(f"{tmp_path}/rows.csv:body,label")[1][0] == ("one cat", "a")
+
+
+def test_hostile_texts_are_named_and_the_rest_is_used(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    bad = {
+        "nul.txt": b"before\0after",
+        "latin.txt": "Vögel".encode("latin-1"),
+        "empty.txt": b"",
+        "blank.txt": b" \n\t ",
+        "long.txt": b"word " * 10_000_000,
+    }
+    for name, data in (bad | {"utf16.txt": "zwei Vögel".encode("utf-16"), "good.txt": b"a bird"}).items():
+        (folder / name).write_bytes(data)
+    (folder / "gone.txt").symlink_to(folder / "nothing")
+    ids, found, _ = read(folder)
+    told = dict(zip(ids, found, strict=True))
+    assert told["good.txt"] == ("a bird",) and told["utf16.txt"] == ("zwei Vögel",)
+    for name, why in (
+        ("nul.txt", "NUL bytes"),
+        ("latin.txt", "not UTF-8: byte 1"),
+        ("empty.txt", "empty"),
+        ("blank.txt", "empty"),
+        ("long.txt", "too long: 50,000,000 bytes"),
+        ("gone.txt", "unreadable"),
+    ):
+        assert why in told[name], name
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes(b"\n".join(data for name, data in bad.items() if name != "empty.txt") + b"\na bird")
+    assert read(lines)[1][-1] == ("a bird",) and sum(isinstance(one, str) for one in read(lines)[1]) == 3
+    made = nearfar.pretrain(
+        kinds.modality("text").open(folder), out=tmp_path / "run", **TINY | {"batch_size": 2, "max_bad": 0.9}
+    )
+    assert len((made.path / "rejected.csv").read_text().splitlines()) == 7
+
+
+def test_bad_rows_of_tables_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"text": "a"}\nnot json\n[1]\n{"text": 7}\n{"text": null}\n{"other": "b"}\n{"text": "c"}\n'
+    )
+    assert read(path)[1] == [
+        ("a",),
+        "no JSON",
+        "no JSON object",
+        "no text but int",
+        "empty",
+        "no text",
+        ("c",),
+    ]
+
+
+def test_errors_say_what_to_type(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("one,two\nx,y\n")
+    for data, what in (
+        (tmp_path, "no text in"),
+        (tmp_path / "a.csv", "name the one of the texts: .*a.csv:COLUMN"),
+        (f"{tmp_path}/a.csv:three", "no column 'three'"),
+        (tmp_path / "b.txt", "there is no"),
+        (7, "taken from a int"),
+    ):
+        with pytest.raises(NearfarError, match=what):
+            read(data)
+    with pytest.raises(NearfarError, match="the column label, class or target|column of labels"):
+        read(f"{tmp_path}/a.csv:one", labels=True)
+
+
+# Tokens and views.
+
+
+def test_the_same_texts_give_the_same_tokenizer_in_every_process() -> None:
+    texts, _ = sentences(60)
+    made = tokenizer.train(texts)
+    code = (
+        "import sys, json; from nearfar.text import tokenizer\n"
+        "print(tokenizer.register(tokenizer.train(json.load(sys.stdin)), ''))"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], input=json.dumps(texts), capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert said == 2 * [tokenizer.register(made, "")]
+    held = json.loads(made)["model"]["vocab"]
+    assert held["[PAD]"] == 0 and held["[MASK]"] == 1 and held["Ġthe"] < 8 < held["Ġtractor"]
+    ids = tokenizer.encode(said[0], "The tractor é 漢字", 64)
+    assert len(ids) > 4 and ids.min() > 1 and len(tokenizer.encode(said[0], "the " * 99, 7)) == 7
+    with pytest.raises(NearfarError, match="not loaded"):
+        tokenizer.encode("0" * 32, "x", 4)
+    with pytest.raises(NearfarError, match="x is no tokenizer"):
+        tokenizer.register("{}", "x")
+
+
+def test_views_leave_tokens_out_by_name() -> None:
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(2, 99, length).astype(np.int32) for length in (1, 5, 40)]
+    block, ids = views.TextBlock([(text,) for text in texts]), np.array([7, 8, 9])
+    kept = views.draw(TextViews(deletion=0.5), 3, ids, block)
+    alone = views.draw(TextViews(deletion=0.5), 3, ids[2:], block.take(np.array([2])))
+    assert np.array_equal(kept[2], alone[0]) and 8 < kept[2].sum() < 32 and kept[0].all()
+    x = views.apply(block, kept, TextViews())
+    assert x.shape == (3, 40) and x.dtype == torch.int64
+    assert x[2, : kept[2].sum()].tolist() == texts[2][kept[2]].tolist() and not x[2, kept[2].sum() :].any()
+    with pytest.raises(NearfarError, match="name as many columns"):
+        views.draw(views.Which(TextViews(), 1), 0, ids, block)
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_networks_never_see_padding_and_weigh_rare_tokens_more(name: str) -> None:
+    f = networks.encoder(name, size=16).eval()
+    x = torch.randint(2, 500, (3, 9))
+    x[1, 4:] = 0
+    with torch.no_grad():
+        assert torch.allclose(f(x)[1], f(x[1:2, :4])[0], atol=1e-5)
+        assert f(x).shape == (3, f.dim) and (f.net.weight[2:-1] <= f.net.weight[3:]).all()
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as sentence-transformers writes it, of a tiny BERT with random weights."""
+    import safetensors.torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    folder = tmp_path_factory.mktemp("models") / "bert"
+    folder.mkdir()
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        *sorted({w for part in SUBJECTS.values() for w in part}),
+        "the",
+    ]
+    made = Tokenizer(models.WordPiece({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    made.enable_truncation(4)
+    made.save(str(folder / "tokenizer.json"))
+    config = {"model_type": "bert", "vocab_size": len(words), "hidden_size": 16, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 12}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 8}')
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    torch.manual_seed(0)
+    state = {f"bert.{name}": value for name, value in networks_of_bert(config).state_dict().items()}
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    return folder
+
+
+def networks_of_bert(config: dict[str, object]) -> torch.nn.Module:
+    from nearfar.text.bert import BertNetwork
+
+    return BertNetwork(config)
+
+
+def test_a_folder_of_a_bert_is_an_encoder_and_computes_what_torch_does(bert: Path, tmp_path: Path) -> None:
+    run = nearfar.load(bert)
+    assert run.preprocess.size == 8 and run.encoder.dim == 16 and run.facts()["licence"] == "mit"
+    ids = tokenizer.encode(run.preprocess.tokenizer, "the ship the wave the cow the barn the hen", 8)
+    assert len(ids) == 8 and ids[0] == 2 and ids[-1] == 3
+    net, x = run.encoder.net, torch.tensor([ids.tolist(), [2, 5, 6, 3, 0, 0, 0, 0]])
+    e = net.embeddings
+    y = e["LayerNorm"](
+        e["word_embeddings"](x) + e["position_embeddings"].weight[:8] + e["token_type_embeddings"].weight[0]
+    )
+    for layer in net.encoder["layer"]:
+        plain = torch.nn.TransformerEncoderLayer(16, 2, 32, 0.0, "gelu", 1e-12, batch_first=True)
+        own, last = layer.attention["self"], layer.attention["output"]
+        with torch.no_grad():
+            for kind in ("weight", "bias"):
+                three = [getattr(own[name], kind) for name in ("query", "key", "value")]
+                getattr(plain.self_attn, f"in_proj_{kind}").copy_(torch.cat(three))
+                for part, of in (
+                    (plain.self_attn.out_proj, last["dense"]),
+                    (plain.norm1, last["LayerNorm"]),
+                    (plain.linear1, layer.intermediate["dense"]),
+                    (plain.linear2, layer.output["dense"]),
+                    (plain.norm2, layer.output["LayerNorm"]),
+                ):
+                    getattr(part, kind).copy_(getattr(of, kind))
+        y = plain.train()(y, src_key_padding_mask=x == 0)
+    there = (x != 0)[:, :, None]
+    torch.testing.assert_close(net(x), (y * there).sum(1) / there.sum(1), rtol=1e-5, atol=1e-5)
+    kept = nearfar.adopt(bert, out=tmp_path / "kept")
+    assert np.allclose(kept.encode("the ship"), run.encode("the ship"), atol=1e-6)
+    texts, _ = sentences(40)
+    source = kinds.modality("text").open(texts)
+    tuned = nearfar.pretrain(source, out=tmp_path / "tuned", **TINY, method="simcse", weights=str(bert))
+    assert tuned.encoder.name == "bert" and tuned.preprocess.tokenizer == run.preprocess.tokenizer
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(NearfarError, match="vocab_size is missing"):
+        nearfar.load(tmp_path / "broken")
+
+
+# Training.
+
+
+def batch(count: int, texts: int, length: int = 9) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    x = [torch.randint(2, 300, (count, length + at), generator=generator) for at in range(texts)]
+    x[0][0, 5:] = 0
+    return Batch(x, torch.arange(count), key=5)
+
+
+METHODS = {"simcse": {}, "triples": {"triples": True}, "multiple_negatives": {}, "mlm": {}}
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_the_loss_is_the_loops_of_the_docstring_and_reaches_every_weight(case: str) -> None:
+    name = "simcse" if case == "triples" else case
+    config = build(methods.settings(name), METHODS[case])
+    f = networks.encoder("text_w128_d2", size=16)
+    module = methods.method(name)(f, config).double()
+    for layer in f.net.blocks:  # which start as the identity, through which nothing flows back
+        for part in (layer.out, layer.narrow):
+            torch.nn.init.normal_(part.weight, std=0.1)
+    made = batch(4, len(module.views(TextViews())))
+    torch.manual_seed(0)
+    found = module.embed(made)
+    loss = module.loss(*found).total
+    slow = loops(name)
+    if name == "mlm":
+        y, target = found
+        truth = slow(y.detach(), target)
+        assert 0 < (target >= 0).sum() < 8 and target.shape[1] == 1
+    elif name == "simcse":
+        truth = slow(*found[:2], module.tau, *found[2:])
+    else:
+        truth = slow(*found, module.tau)
+    torch.testing.assert_close(loss, truth, rtol=1e-9, atol=1e-9)
+    loss.backward()
+    for key, p in module.named_parameters():
+        if p.requires_grad:
+            assert p.grad is not None and p.grad.abs().max() > 0, key
+
+
+def test_hidden_tokens_are_drawn_by_name_and_hidden_as_the_paper_has_it() -> None:
+    module = methods.method("mlm")(networks.encoder("text_w128_d2"), build(methods.settings("mlm"), {}))
+    x = torch.randint(2, 8000, (400, 40))
+    made = Batch([x], torch.arange(400), key=3)
+    new, places, target = module._hide(made, x, 8192)
+    changed = new != x
+    assert places.shape == (400, 6) and (target == x.take_along_dim(places, 1)).all()
+    assert abs(changed.sum() / 2400 - 0.9) < 0.03 and abs((new == 1).sum() / 2400 - 0.8) < 0.03
+    part = made.part(slice(7, 9))
+    assert torch.equal(module._hide(part, part.views[0], 8192)[0], new[7:9])
+    with pytest.raises(NearfarError, match="does not look at; choose"):
+        methods.method("mlm")(networks.encoder("bag_w512"), build(methods.settings("mlm"), {}))
+
+
+@pytest.mark.parametrize("method", ["simcse", "multiple_negatives", "mlm", "vicreg", "byol"])
+def test_a_run_on_texts_resumes_to_the_same_bytes(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, _ = sentences(40)
+    rows = list(zip(texts, reversed(texts), strict=True)) if method == "multiple_negatives" else texts
+    source = kinds.modality("text").open(rows)
+    settings = {**TINY, "method": method, "steps": 7, "batch_size": 8, "health_checks": 0, "recipe": "cpu"}
+    settings["encoder"] = "text_w128_d2"
+    nearfar.pretrain(source, out=tmp_path / "unbroken", **settings)
+
+    def stop(self: RunLogger, step: object) -> None:
+        if step.number == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLogger, "due", lambda self: True)
+        patch.setattr(RunLogger, "note", stop)
+        with pytest.raises(KeyboardInterrupt):
+            nearfar.pretrain(source, out=tmp_path / "broken", **settings)
+    assert checkpoint.read(tmp_path / "broken" / checkpoint.LAST)[1]["step"] == 3
+    nearfar.pretrain(source, out=tmp_path / "broken", **settings)
+    for name in ("encoder.safetensors", "encoder.json", "last.safetensors", "tokenizer.json"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+
+
+def test_a_run_keeps_its_tokenizer_and_others_start_from_it(run: Path, tmp_path: Path) -> None:
+    found = nearfar.load(run)
+    assert found.preprocess == TextPreprocess(32, tokenizer.read(run / "tokenizer.json"))
+    texts, _ = sentences(40, seed=5)
+    texts = [text.upper() + " zebra" for text in texts]
+    source = kinds.modality("text").open(texts)
+    again = nearfar.pretrain(source, out=tmp_path / "next", **TINY, weights=str(run), method="simcse")
+    assert again.preprocess.tokenizer == found.preprocess.tokenizer
+    (tmp_path / "next" / "tokenizer.json").write_text(tokenizer.train(texts))
+    with pytest.raises(NearfarError, match="not the tokenizer that the run was trained with"):
+        nearfar.load(tmp_path / "next")
+
+
+# Uses.
+
+
+def test_texts_are_embedded_kept_and_searched(run: Path, store: Path, capsys) -> None:
+    held = open_store(store)
+    texts, names = sentences(60, seed=1)
+    assert held.info.modality == "text" and held.columns["text"] == "text"
+    assert held.rows(["id", "text"], ids=["7"]).to_pydict() == {"id": ["7"], "text": [texts[7]]}
+    assert nearfar.load(run).encode(texts[0]).shape == (512,)
+    found = nearfar.search(store, text="a ship in the harbour", limit=6)
+    assert list(found.columns) == ["score", "similarity", "bm25", "label", "text"]
+    assert set(found.columns["label"]) == {"sea"}
+    assert list(found.columns["score"]) == sorted(found.columns["score"], reverse=True)
+    only = nearfar.search(store, text="a ship", where="label = 'farm'", limit=3)
+    assert set(only.columns["label"]) == {"farm"}
+    assert nearfar.search(store, id="0", like=["a wave"], dislike=["a tram"], limit=3).columns["text"]
+    with pytest.raises(NearfarError, match="holds text; search it with --text WORDS"):
+        nearfar.search(store, image="a.png")
+    assert held.thumbnails(["0"])[0][:2] == b"\xff\xd8"
+
+
+def test_uses_work_on_a_store_of_texts(run: Path, tmp_path: Path) -> None:
+    texts, names = sentences(45, seed=3)
+    texts[30] = texts[12]
+    store = tmp_path / "texts.nf"
+    nearfar.embed(run, (texts, names), store=store, labels=True)
+    assert set(nearfar.duplicates(store).ids) == {"12", "30"}
+    assert len(set(nearfar.clusters(store, n_clusters=3).columns["cluster"])) == 3
+    assert len(nearfar.label_errors(store).ids) == 45
+    assert len(nearfar.image_map(store).ids) == 45
+    nearfar.store(store, export_file=tmp_path / "texts.csv")
+    assert texts[0] in (tmp_path / "texts.csv").read_text(encoding="utf-8")
+
+
+def test_bm25_is_its_formula_and_rare_words_win() -> None:
+    texts = ["the cat sat on the mat", "the dog", "a cat and a dog and a cat", "THE, the; the!", ""]
+    index, lengths = BM25(texts), [6, 2, 8, 3, 0]
+    counts = [text.lower().replace(",", " ").replace(";", " ").replace("!", " ").split() for text in texts]
+    for query in ("cat dog", "the cat cat", "zebra", ""):
+        wanted = np.zeros(5)
+        for word in query.split():
+            n = sum(word in held for held in counts)
+            for at, held in enumerate(counts):
+                f = held.count(word)
+                damp = 1.5 * (1 - 0.75 + 0.75 * lengths[at] / np.mean(lengths))
+                wanted[at] += np.log(1 + (5 - n + 0.5) / (n + 0.5)) * f * 2.5 / (f + damp) if n else 0
+        np.testing.assert_allclose(index.scores(query), wanted, rtol=1e-5)
+    assert BM25([]).scores("x").shape == (0,)
+    dense = np.array([0.9, 0.1, 0.5], np.float32)
+    assert together(dense, np.zeros(3, np.float32)).argmax() == 0
+
+
+def test_agreement_with_people_stands_beside_tfidf(run: Path, tmp_path: Path) -> None:
+    texts, names = sentences(64, seed=7)
+    for part, first in (("dev", 0), ("test", 30)):
+        rows = ["sentence1,sentence2,score"]
+        for at in range(first, first + 30):
+            rows.append(f'"{texts[at]}","{texts[at + 1 + 2 * (at % 2)]}",{3.0 if at % 2 else 1.0}')
+        (tmp_path / f"{part}.csv").write_text("\n".join(rows))
+    found = nearfar.sts(run, tmp_path / "test.csv", dev=tmp_path / "dev.csv")
+    assert list(found.rows) == [
+        "encoder",
+        "untrained",
+        "tfidf words",
+        "tfidf characters",
+        "tfidf sum",
+        "encoder + tfidf",
+    ]
+    assert found.pairs == 30 and found.rows["encoder"].test > 0.6 and "encoder + tfidf" in str(found)
+    assert json.dumps(found.to_json())
+    row = found.rows["encoder"]
+    assert row.low <= row.test <= row.high
+    (tmp_path / "odd.csv").write_text("sentence1,sentence2,score\na,b,c\n")
+    with pytest.raises(NearfarError, match="a score is no number"):
+        nearfar.sts(run, tmp_path / "odd.csv")
+
+
+def test_passages_are_found_by_vectors_words_and_their_sum(run: Path, tmp_path: Path) -> None:
+    texts, _ = sentences(40, seed=8)
+    rows = ["question,passage"] + [f'"Where is the {text.split()[1]}?","{text}"' for text in texts]
+    (tmp_path / "q.csv").write_text("\n".join(rows))
+    found = nearfar.passages(run, tmp_path / "q.csv", dev=tmp_path / "q.csv")
+    assert list(found.rows) == ["encoder", "bm25", "tfidf", "sum"] and found.questions == 40
+    assert found.rows["sum"].first >= found.rows["bm25"].first and found.chosen
+    assert "McNemar" in str(found) and json.dumps(found.to_json())
