@@ -87,9 +87,10 @@ def found() -> dict[str, Any]:
         draw(root)
         for name in methods.METHODS:
             data = root / ("train" if name in ("supervised", "supcon") else "photos")
+            own = {"teacher": str(root / "simclr")} if name == "distill" else {}
             run = nearfar.pretrain(
                 data, out=root / name, method=name, steps=STEPS, batch_size=16, image_size=SIDE, workers=1,
-                encoder="auto", precision="float32", health_checks=4, seed=3, device="cpu",
+                **own, encoder="auto", precision="float32", health_checks=4, seed=3, device="cpu",
             )  # fmt: skip
             record[f"{name}: losses"] = [float(line["loss"]).hex() for line in run.log()]
             record[f"{name}: health"] = list(leaves(run.health()))

@@ -268,7 +268,7 @@ FLAGS = {
     "finetune": (
         "--train --test --out --task --labels --label-level --groups --overwrite --json --mode --epochs --lr "
         "--batch-size --holdout --scratch --no-scratch --seed --device --precision --workers --max-bad "
-        "--save-minutes --multi-label --no-multi-label --balance"
+        "--save-minutes --multi-label --no-multi-label --balance --from-head"
     ),
     "predict": (
         "--out --store --sheet --device --batch-size --workers --json --reject --all-classes "
@@ -311,7 +311,7 @@ VIEWS = {
         "--crop-min --crop-max --interpolation --range --percentiles --colour --flip --jitter --brightness "
         "--contrast --saturation --hue --grayscale --blur --solarize"
     ),
-    "sound": "--rate --mels --keep --stretch --shift --warp --floor --masks --level",
+    "sound": "--rate --mels --trim --depth --level --keep --stretch --shift --warp --tilt --floor --masks",
 }
 
 

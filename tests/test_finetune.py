@@ -105,7 +105,7 @@ def test_a_kill_and_the_same_command_again_end_in_the_same_bytes(start, labelled
         "--lr",
         "0.01",
         "--epochs",
-        6,
+        4,
     ]
     words += ["--batch-size", 32, "--precision", "float32", "--device", "cpu", "--save-minutes", "0"]
     with forkserver.start(forkserver.NEARFAR, *words, "--out", tmp_path / "killed") as process:
@@ -118,7 +118,7 @@ def test_a_kill_and_the_same_command_again_end_in_the_same_bytes(start, labelled
     assert last.exists() and not (tmp_path / "killed" / "encoder.json").exists()
     with pytest.raises(NearfarError, match="is not finished; run its nearfar finetune command again"):
         open_tuned(tmp_path / "killed")
-    keywords = {**FULL, "epochs": 6.0, "save_minutes": 0.0}
+    keywords = {**FULL, "epochs": 4.0, "save_minutes": 0.0}
     made = [
         nearfar.finetune(str(start), train=str(labelled / "train"), out=tmp_path / name, **keywords)
         for name in ("killed", "whole")
@@ -347,3 +347,55 @@ def test_the_verdict_compares_in_pairs() -> None:
         judged(0.9, 0.8, checks=[line, {**line, "step": 20, "held": 0.6, "trained": 1.0}]) == "over-fitting"
     )
     assert judged(0.9, 0.8, checks=[line, {**line, "step": 20, "held": 0.6, "trained": 0.6}]) == "learnt"
+
+
+def test_the_first_layer_of_the_head_can_stay(start, labelled, tmp_path) -> None:
+    data = {"train": labelled / "train", "test": labelled / "test"}
+    with pytest.raises(NearfarError, match="has no part 'g'"):
+        nearfar.finetune(start, **data, out=tmp_path / "no", from_head=1)
+    assert not (tmp_path / "no").exists()
+    kept, run = tmp_path / "kept", load(start)
+    kept.mkdir()
+    with models.seeded(0, "head"):
+        g = models.mlp(run.encoder.dim - 8, 24, 24, 12)  # trained on the first features alone
+    export(kept, run.encoder, run.preprocess, {"nearfar": "0", "source": "a test"}, {"g": g.eval()})
+    with pytest.raises(NearfarError, match="--from-head 3 is more than the 2 hidden layers of the head"):
+        nearfar.finetune(kept, **data, out=tmp_path / "no", from_head=3)
+    made = nearfar.finetune(kept, **data, out=tmp_path / "one", mode="linear", from_head=1)
+    tuned = open_tuned(made.path)
+    x = torch.rand(5, 3, 16, 16)
+    with torch.no_grad():
+        hidden = g[:3](run.encoder(x)[:, :-8])
+        assert torch.allclose(tuned.network.head.neck(tuned.run.encoder(x)), hidden, atol=1e-6)
+    nearfar.predict(made.path, labelled / "test", out=tmp_path / "p.csv")
+    right = [row["path"].split("/")[0] == row["class"] for row in rows(tmp_path / "p.csv")]
+    assert np.mean(right) == made.figures["test"]["fine-tuned"]["accuracy"]
+    full = nearfar.finetune(kept, **data, out=tmp_path / "full", from_head=2, epochs=1.0, **FULL)
+    trained = open_tuned(full.path).network.head.neck
+    assert not torch.equal(trained.layers[0].weight, g[0].weight)
+
+
+def test_vectors_are_kept_until_the_run_is_finished(start, labelled, tmp_path, monkeypatch) -> None:
+    from nearfar.finetuning import vectors
+
+    monkeypatch.setattr(vectors, "CHUNK_IMAGES", 64)
+    encoded, features = [], vectors.features
+
+    def dies(net, dataset, preprocess, **how):
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(len(dataset))
+        return features(net, dataset, preprocess, **how)
+
+    monkeypatch.setattr(vectors, "features", dies)
+    keywords = {"train": labelled / "train", "mode": "few-labels"}
+    with pytest.raises(KeyboardInterrupt):
+        nearfar.finetune(start, **keywords, out=tmp_path / "cut")
+    assert len(list((tmp_path / "cut").glob("vectors-*/*.npz"))) == 2
+    monkeypatch.setattr(vectors, "features", lambda *a, **k: encoded.append(len(a[1])) or features(*a, **k))
+    made = nearfar.finetune(start, **keywords, out=tmp_path / "cut")
+    assert encoded == [64, 64, 32] and not list((tmp_path / "cut").glob("vectors-*"))
+    whole = nearfar.finetune(start, **keywords, out=tmp_path / "whole")
+    assert made.figures == whole.figures
+    one, other = ((tmp_path / name / "parts.safetensors").read_bytes() for name in ("cut", "whole"))
+    assert one == other

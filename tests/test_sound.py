@@ -17,6 +17,7 @@ from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import modality as kinds
 from nearfar.data.endings import endings
 from nearfar.sound import logmel, read, views
+from nearfar.sound.mfcc import MFCC
 from nearfar.sound.view_settings import SoundPreprocess, SoundViews
 from nearfar.stores import open_store
 
@@ -182,7 +183,7 @@ def slow_view(frames: np.ndarray, start: float, span: float, low: float, step: f
 def test_a_view_is_the_box_of_the_loops() -> None:
     draw = np.random.default_rng(0)
     clips = [draw.integers(0, 256, (length, 9)).astype(np.uint8) for length in (5, 40, 17)]
-    block, how = views.collate(clips), SoundViews(mels=9, floor=0.0, masks=0.0, level="nothing")
+    block, how = views.collate(clips), SoundViews(mels=9, floor=0.0, masks=0.0, tilt=0.0, level="nothing")
     drawn = views.draw(how, 3, [4, 5, 6], [5, 40, 17], 12)
     made = views.apply(block, drawn, how, 12)
     assert made.shape == (3, 1, 9, 12)
@@ -212,17 +213,38 @@ def test_levels_noise_and_masks_do_what_their_names_say() -> None:
     block = views.collate(frames)
     plain = views.apply(block, views.centre([30], 10), SoundPreprocess(10, mels=8, level="nothing"), 10)
     assert np.allclose(plain[0, 0, :, 0], (100 + 10 * np.arange(8)) * logmel.STEP / 20)
-    assert views.apply(block, views.centre([30], 10), SoundPreprocess(10, mels=8), 10).abs().max() < 1e-5
+    assert (
+        views.apply(block, views.centre([30], 10), SoundPreprocess(10, mels=8, level="bands"), 10).abs().max()
+        < 1e-5
+    )
     steep = views.apply(block, views.centre([30], 10), SoundPreprocess(10, mels=8, level="all"), 10)
     assert abs(steep.mean()) < 1e-5 and steep.std() > 0.1
-    noisy = SoundViews(mels=8, floor=1.0, masks=0.0, shift=0.0, warp=0.0, level="nothing")
+    noisy = SoundViews(mels=8, floor=1.0, masks=0.0, shift=0.0, warp=0.0, tilt=0.0, level="nothing")
     louder = views.apply(block, views.draw(noisy, 1, [0], [30], 10), noisy, 10) - plain
     assert (louder > 0).all() and louder[0, 0, 0, 0] > louder[0, 0, 7, 0]
-    masked = SoundViews(mels=8, floor=0.0, masks=1.0, level="nothing")
+    masked = SoundViews(mels=8, floor=0.0, masks=1.0, tilt=0.0, level="nothing")
     many = views.apply(
         views.collate(frames * 200), views.draw(masked, 1, range(200), [30] * 200, 10), masked, 10
     )
     assert 0.4 < (many == 0).float().mean() < 0.8  # of each side a half in the mean
+
+
+def test_quiet_ends_are_cut_off_and_depths_filled_up() -> None:
+    frames = np.array([[50, 40], [100, 90], [180, 20], [60, 170], [90, 90], [199, 0], [10, 5]], np.uint8)
+    made = logmel.trimmed(frames, trim=40.0, depth=60.0)  # 100 and 150 steps below 199
+    assert np.array_equal(made, [[100, 90], [180, 49], [60, 170], [90, 90], [199, 49]])
+    assert np.array_equal(logmel.trimmed(frames, 100.0, 100.0), frames)
+
+
+def test_mfcc_are_those_of_the_cosine_transform() -> None:
+    from scipy.fft import dct
+
+    x = torch.randn(3, 1, 24, 40, dtype=torch.float64)
+    slow = dct(x.numpy()[:, 0], axis=1, norm="ortho")[:, :13]
+    found = MFCC(course=False)(x.float()).numpy()
+    assert np.allclose(found, np.concatenate([slow.mean(2), slow.std(2)], axis=1), atol=1e-5)
+    course = MFCC(course=True)(x.float()).numpy().reshape(3, 13, 20)
+    assert np.allclose(course, (slow - slow.mean(2, keepdims=True)).reshape(3, 13, 20, 2).mean(3), atol=1e-5)
 
 
 @pytest.mark.parametrize("frames", [5, 16, 96, 333])
@@ -263,7 +285,8 @@ def test_a_folder_of_several_kinds_is_asked_about(clips: Path, photos: Path, tmp
 def test_a_run_says_its_kind_and_resumes(clips: Path, run: Path, tmp_path: Path) -> None:
     found = nearfar.load(run)
     assert found.config["training"]["modality"] == "sound"
-    assert found.preprocess == SoundPreprocess(size=34, rate=8000, mels=16)
+    assert found.preprocess == SoundPreprocess(size=found.preprocess.size, rate=8000, mels=16)
+    assert 20 < found.preprocess.size < 38  # frames of 10 ms, without quiet ends
     assert nearfar.pretrain(clips, out=run, **TINY).path == run  # finished: there is nothing to do
     again = nearfar.pretrain(clips, out=tmp_path / "again", modality="sound", **{**TINY, "workers": 2})
     assert (again.path / "encoder.safetensors").read_bytes() == (run / "encoder.safetensors").read_bytes()
@@ -271,7 +294,7 @@ def test_a_run_says_its_kind_and_resumes(clips: Path, run: Path, tmp_path: Path)
 
 def test_vectors_of_files_go_into_a_store_and_are_searched(clips: Path, run: Path, tmp_path: Path) -> None:
     made = nearfar.embed(run, clips, out=tmp_path / "clips.npz")
-    assert made.vectors.shape == (40, 256) and np.isfinite(made.vectors).all()
+    assert made.vectors.shape == (40, 448) and np.isfinite(made.vectors).all()
     one = next(clips.rglob("ee-100-0.wav"))
     at = made.ids.index("ee/ee-100-0.wav")
     assert np.allclose(nearfar.load(run).encode(one), made.vectors[at], atol=1e-5)

@@ -18,6 +18,7 @@ from ..analysis.label_errors import out_of_fold
 from ..analysis.projection import project
 from ..analysis.query import query
 from ..core.errors import BadImage, NearfarError
+from ..data.modality import modality
 from ..evaluation.accuracy import Accuracy
 from ..features import logistic
 from ..images import decode
@@ -141,11 +142,19 @@ class Findings:
         Raises:
             NearfarError: it is no image, or the run that could encode it is not available.
         """
+        kind, run = modality(self.store.info.modality), self.run()
         try:
-            pixels = decode.decode(data, max_pixels=PIXELS)
+            if kind.pictures:
+                x = run.encode(decode.decode(data, max_pixels=PIXELS))
+            else:
+                example = kind.decode(data, run.preprocess, limit=PIXELS)
+                with torch.inference_mode():
+                    batch = kind.prepare(kind.collate([example.value]), run.preprocess)
+                    x = run.encoder(batch)[0].numpy()
         except BadImage as error:
-            raise NearfarError(f"the file cannot be used as an image: {error}.") from None
-        return self._near(query(self.run().encode(pixels)[None]), "most similar to your file", where)
+            what = "an image" if kind.pictures else kind.name
+            raise NearfarError(f"the file cannot be used as {what}: {error}.") from None
+        return self._near(query(x[None]), "most similar to your file", where)
 
     def _near(self, wanted: npt.NDArray[np.float32], title: str, where: str | None) -> Listing:
         kept = open_for_query(self.store)

@@ -21,7 +21,8 @@ PATIENCE = 30.0  # seconds that a connection may take to send its request, and b
 HEADERS = {
     # plotly writes styles, and its WebGL makes functions, as they draw; else only our own files are run.
     "content-security-policy": "default-src 'none'; script-src 'self' 'unsafe-eval'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; connect-src 'self'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; media-src blob:; "
+    "connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",

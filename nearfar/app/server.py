@@ -144,6 +144,7 @@ def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str) -> Non
             "version": version,
             "key": rows.key,
             "columns": store.columns,
+            "modality": store.info.modality,
             "labels": labels,
             "by": user(),
             "set_aside": SET_ASIDE,
@@ -183,7 +184,7 @@ def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str) -> Non
 
 
 def _pictures(app: FastAPI, rows: NumberedStore) -> None:
-    """Give thumbnails, and images in full."""
+    """Give thumbnails, images in full, and sound."""
     store = rows.store
 
     @app.get("/api/cells")
@@ -199,6 +200,11 @@ def _pictures(app: FastAPI, rows: NumberedStore) -> None:
     def photo(row: Number, key: str, side: Side = originals.FULL) -> Response:
         (name,) = rows.named([row], key)
         return Response(originals.photo(store, name, side), media_type="image/jpeg")
+
+    @app.get("/api/clip/{row}")
+    def clip(row: Number, key: str) -> Response:
+        (name,) = rows.named([row], key)
+        return Response(originals.clip(store, name), media_type="audio/wav")
 
 
 def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:

@@ -292,6 +292,18 @@ class Modality(abc.ABC):
             What an encoder takes, n examples, float32.
         """
 
+    def baseline(self, name: str, preprocess: Any) -> tuple[torch.nn.Module, Any]:
+        """Make one of `baselines` that this kind alone has.
+
+        Args:
+            name: which.
+            preprocess: the encoder's.
+
+        Returns:
+            What turns `prepare`'s output into (n, d), and the settings of `prepare` for it.
+        """
+        raise NotImplementedError
+
     def ready(self) -> None:  # noqa: B027 - most kinds have nothing to make ready
         """Do now what the first view would wait for, such as compiling."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,6 +30,7 @@ class SoundModality(Modality):
     preprocess = SoundPreprocess
     suffixes = frozenset({"wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "au"})
     columns: ClassVar = {"milliseconds": "number", "rate": "number"}
+    baselines = ("mfcc", "mfcc_course")
     training: ClassVar = {"encoder": "mel_cnn_w32", "image_size": None, "short_side": None}
     on_device = True
 
@@ -75,6 +77,7 @@ class SoundModality(Modality):
         how = preprocess or SoundPreprocess()
         samples, rate = read.decode(data, limit)
         frames = logmel.log_mels(read.resample(samples, rate, how.rate), how.rate, how.mels)
+        frames = logmel.trimmed(frames, how.trim, how.depth)
         return Example(frames, {"milliseconds": round(1000 * len(samples) / rate), "rate": rate})
 
     def collate(self, values: Sequence[Any]) -> RaggedFrames:
@@ -93,7 +96,8 @@ class SoundModality(Modality):
 
     def preprocess_for(self, size: int, views: SoundViews) -> SoundPreprocess:
         """Take over what decides the spectrogram."""
-        return SoundPreprocess(size=size, rate=views.rate, mels=views.mels, level=views.level)
+        own = {name: getattr(views, name) for name in ("rate", "mels", "trim", "depth", "level")}
+        return SoundPreprocess(size=size, **own)
 
     def draw(self, view: Any, key: int, ids: Any, block: RaggedFrames, size: int) -> SoundParams:
         """Draw boxes, noise and masks; see `sound.views.draw`."""
@@ -129,6 +133,12 @@ class SoundModality(Modality):
         params = views.centre(block.length.cpu().numpy(), preprocess.size)
         return views.apply(block, params, preprocess, preprocess.size)
 
+    def baseline(self, name: str, preprocess: SoundPreprocess) -> tuple[torch.nn.Module, SoundPreprocess]:
+        """Make the cepstral coefficients; see `sound.mfcc`."""
+        from ..sound.mfcc import MFCC
+
+        return MFCC(course=name == "mfcc_course"), dataclasses.replace(preprocess, level="nothing")
+
     def encoder(
         self,
         name: str,
@@ -143,6 +153,12 @@ class SoundModality(Modality):
         from ..sound import networks
 
         return networks.encoder(name, size=size, weights=weights, seed=seed)
+
+    def thumbnail(self, data: bytes, value: Any, side: int, *, limit: int) -> bytes:
+        """Draw the spectrogram."""
+        from ..sound.picture import picture
+
+        return picture(value, side)
 
 
 def _parts(view: Any, size: int) -> tuple[SoundViews, int]:

@@ -23,7 +23,7 @@ from .measure import EvaluationOptions, measure
 from .paired_tests import PairedEvaluations, pair
 from .result import Evaluation, Transfer
 
-BASELINES = ("pixels", "colours", "patches", "untrained", "scratch")
+BASELINES = ("pixels", "colours", "patches", "mfcc", "mfcc_course", "untrained", "scratch")
 
 
 @overload
@@ -79,7 +79,8 @@ def evaluate(  # type: ignore[misc]
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images encoded at a time.
         baselines: which to measure, of "pixels", "pca" (their 128 principal components, found without
-            labels), "colours" (a histogram), "patches" (k-means, Coates et al. 2011), "untrained" and
+            labels), "colours" (a histogram), "patches" (k-means, Coates et al. 2011), of sound "mfcc" and
+            "mfcc_course" (their mean and deviation, or their course over time), "untrained" and
             "scratch", the same network trained on the labels alone; that one is left out, with a note, where
             it would take longer than the encoder's own training did.
         groups: a .csv of images and the groups they belong to, such as patients; validation images are then

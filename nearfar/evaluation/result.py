@@ -29,6 +29,8 @@ FEATURE_SETS = {
     "known": "known encoder",
     "colours": "colour histogram",
     "patches": "k-means patches",
+    "mfcc": "MFCC",
+    "mfcc_course": "MFCC course",
 }  # whose heading is not their name
 
 

@@ -14,6 +14,8 @@ BASELINES = {
     "pca": "principal components",
     "colours": "a colour histogram",
     "patches": "k-means patches",
+    "mfcc": "the statistics of MFCC",
+    "mfcc_course": "the course of MFCC",
     "untrained": "an untrained network",
     "known": "the known encoder",
     "scratch": "training from scratch",

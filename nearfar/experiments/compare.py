@@ -30,7 +30,7 @@ from ..training.resolve import expected_kind, needs_labels
 from ..training.run import Run
 from ..training.settings import Training
 
-BASELINES = ("pixels", "pca", "colours", "patches", "untrained")
+BASELINES = ("pixels", "pca", "colours", "patches", "mfcc", "mfcc_course", "untrained")
 TITLES = {"knn": "k-NN", "linear": "linear"}  # of the classifiers
 NOT_FIGURES = ("step", "steps", "seconds", "holdout", "images", "dim")  # of health.jsonl: no figures of merit
 SHOWN_HEALTH = ("rankme", "uniformity", "spread")  # what the table shows of it; the JSON holds all

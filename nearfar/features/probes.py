@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -332,5 +333,11 @@ def feature_sets(
         "patches": lambda: (by(k_means_patches(dataset, large, seed, str(device)), large), False),
         "untrained": lambda: (by(random_weights(), preprocess), False),
     }
-    known = ("encoder", "untrained", *modality_of(preprocess).baselines)
+    kind = modality_of(preprocess)
+
+    def own(name: str) -> tuple[Encode, bool]:
+        return by(*kind.baseline(name, preprocess)), False
+
+    made |= {name: partial(own, name) for name in kind.baselines if name not in made and name != "scratch"}
+    known = ("encoder", "untrained", *kind.baselines)
     return {name: way for name, way in made.items() if name in known}

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ..data.batch import Batch
 from ..methods.base import Loss
 from ..models import Encoder
+from .neck import Neck
 from .task import TaskNetwork
+from .trainer import INPUT_NORM
 
 
 class LinearHead(nn.Module):
@@ -21,9 +23,11 @@ class LinearHead(nn.Module):
     scale: Tensor
     linear: nn.Linear
 
-    def __init__(self, dim: int, classes: int) -> None:
-        """Start at 0, which gives every class the same probability."""
+    def __init__(self, dim: int, classes: int, neck: Neck | None = None) -> None:
+        """Start at 0, which gives every class the same probability; a neck comes before the layer."""
         super().__init__()
+        self.neck = neck
+        dim = dim if neck is None else neck.width
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.tensor(1.0))
         self.linear = nn.Linear(dim, classes)
@@ -32,16 +36,16 @@ class LinearHead(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Turn (n, dim) vectors into (n, classes) logits."""
+        h = h if self.neck is None else self.neck(h)
         logits: Tensor = self.linear((h.float() - self.mean) * self.scale)
         return logits
 
     @torch.no_grad()
-    def start_at(self, other: LinearHead) -> None:
-        """Give the logits that another head gives, on this one's own centred and scaled vectors."""
-        weight = other.linear.weight.to(self.mean) * other.scale.to(self.mean)
-        bias = other.linear.bias.to(self.mean) - weight @ other.mean.to(self.mean)
-        self.linear.weight.copy_(weight / self.scale)
-        self.linear.bias.copy_(bias + weight @ self.mean)
+    def centre(self, h: Tensor) -> None:
+        """Centre and scale by vectors (n, dim): one grid of learning rates then fits every encoder."""
+        self.mean.copy_(h.mean(0))
+        length = float((h - self.mean).square().sum(1).mean().sqrt())
+        self.scale.fill_(INPUT_NORM / length if length > 0 else 1.0)
 
 
 class Classifier(TaskNetwork):
@@ -50,18 +54,27 @@ class Classifier(TaskNetwork):
     head: LinearHead
 
     def __init__(
-        self, f: Encoder, classes: int, *, frozen: bool, many: bool, weights: Tensor | None = None
+        self,
+        f: Encoder,
+        classes: int,
+        *,
+        frozen: bool,
+        many: bool,
+        weights: Tensor | None = None,
+        neck: Neck | None = None,
     ) -> None:
         """Put an untrained head on an encoder; `weights` (classes,) say how much each counts."""
         super().__init__(f.requires_grad_(not frozen), None)
         self.frozen, self.many, self.weights = frozen, many, weights
-        self.head = LinearHead(f.dim, classes)
+        self.head = LinearHead(f.dim, classes, None if neck is None else neck.requires_grad_(not frozen))
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; a frozen encoder stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.f.eval()
+            if self.head.neck is not None:
+                self.head.neck.eval()
         return self
 
     def forward(self, batch: Batch) -> Loss:
@@ -76,7 +89,3 @@ class Classifier(TaskNetwork):
             else:
                 loss = F.cross_entropy(logits, batch.labels, weights)
             return Loss({"cross_entropy": loss})
-
-    def plain(self) -> nn.Sequential:
-        """Give the network that turns images into logits."""
-        return nn.Sequential(self.f, self.head)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,27 +13,28 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from .. import models
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
-from ..data.dataset import class_numbers
-from ..data.labels import open_labelled
+from ..data.dataset import Subset, class_numbers
 from ..data.loader import DataLoader
 from ..data.modality import modality_of
 from ..data.sampler import ClassBalanced
 from ..features.extract import Vectors, features
-from ..images.files import MAX_PIXELS
 from ..models import Encoder
-from . import calibrate, class_figures, linear_fit
-from .class_network import Classifier, LinearHead
+from ..training.run import Run
+from . import calibrate, class_data, class_figures, linear_fit, vectors
+from .class_network import Classifier
 from .classifier import CROP_AND_FLIP
-from .many_labels import open_many
+from .neck import Neck, neck_of
 from .task import Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
-from .trainer import INPUT_NORM, RECIPES, SCALE_IMAGES, batch_images, training_steps
+from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
 
 FEW = 20  # images of the usual class, below which the encoder stays frozen and all labels are fitted
 QUICK_SIDE = 96  # side of images up to which a CPU trains an encoder in minutes
 NONE = "none of these"
+SETTLE_IMAGES = 256  # on which batch norms are measured
 WARMUP = 0.1  # share of the steps over which the rate rises
 
 
@@ -48,6 +49,12 @@ class Config:
         "none",
         "what evens out classes of unlike size: weights in the loss, or batches of all classes",
         choices=("none", "weights", "sampling"),
+    )
+    from_head: int = setting(
+        0,
+        "hidden layers of the head g, which the run kept, that stay between encoder and classifier",
+        low=0,
+        source="Chen et al. 2020b, SimCLR v2",
     )
 
 
@@ -72,12 +79,11 @@ class Classification:
     def __init__(self, config: Config = Config()) -> None:
         """Start without classes; `read` or `restore` gives them."""
         self.config, self.predicting = config, Predicting()
+        self.neck: Neck | None = None
+        self.keep: Path | None = None  # where vectors are kept until the run is finished
         self.least: float | None = None  # probability below which an image is none of these
         self.classes: tuple[str, ...] = ()
         self.temperature, self.known = 1.0, np.empty(0)
-        self._heads: dict[
-            int, tuple[nn.Module, LinearHead]
-        ] = {}  # fitted to an encoder, whose number stays its own
         self._vectors: dict[tuple[int, str], tuple[nn.Module, Vectors]] = {}
 
     @property
@@ -85,62 +91,41 @@ class Classification:
         """Whether an image may have several labels."""
         return bool(self.config.multi_label)
 
+    def begin(self, run: Run) -> None:
+        """Take the layers of the run's head that stay; see `Task.begin`."""
+        if self.config.from_head:
+            self.neck = neck_of(run.part("g"), self.config.from_head, run.name)
+
     # Labelled images
 
     def read(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Read training images and their classes; see `Task.read`."""
-        found, words = self._open(data, preprocess, where)
+        self.keep = where.keep
+        found, words = class_data.open_classes(data, preprocess, where, self.many)
         self.classes = class_numbers(sorted({word for some in words for word in some}))[1]
         if len(self.classes) < (1 if self.many else 2):
             raise NearfarError(
                 f"the images of {found.name} are all of class {self.classes[0]!r}; add images of another."
             )
-        return self._numbered(found, words)
+        return class_data.numbered(found, words, self.classes, self.many)
 
     def read_test(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Read test images, in the training's classes; see `Task.read_test`."""
-        found, words = self._open(data, preprocess, where)
+        found, words = class_data.open_classes(data, preprocess, where, self.many)
         unknown = sorted({word for some in words for word in some} - {*self.classes})
         if unknown:
             raise NearfarError(
                 f"{found.name} has classes that the training images lack ({', '.join(unknown[:3])}"
                 f"{', ...' if len(unknown) > 3 else ''}); add training images of each, or remove them."
             )
-        return self._numbered(found, words)
-
-    def _open(self, data: Any, preprocess: Any, where: Where) -> tuple[Labelled, list[tuple[str, ...]]]:
-        """Open and decode images; give the labels of those that can be used."""
-        kind = modality_of(preprocess)
-        if self.many:
-            source, labels = open_many(data, kind.name, where.labels)
-        else:
-            source = open_labelled(data, kind.name, label_level=where.label_level, labels=where.labels)
-            labels = [(word,) for word in source.labels or ()]
-        # Numbers stand for labels while images are decoded, which leaves out those that are unusable.
-        rows = replace(source, labels=tuple(map(str, range(len(source)))))
-        dataset = kind.load(rows, preprocess, limit=MAX_PIXELS, max_bad=where.max_bad, threads=where.workers)
-        kept = [int(dataset.classes[number]) for number in dataset.labels]
-        found = Labelled(source.name, source, dataset, None, (), "", rejected=tuple(dataset.rejected))
-        return found, [labels[row] for row in kept]
-
-    def _numbered(self, found: Labelled, words: Sequence[tuple[str, ...]]) -> Labelled:
-        number = {name: at for at, name in enumerate(self.classes)}
-        if self.many:
-            targets: npt.NDArray[Any] = np.zeros((len(words), len(self.classes)), np.float32)
-            for row, some in enumerate(words):
-                targets[row, [number[word] for word in some]] = 1
-        else:
-            targets = np.array([number[word] for (word,) in words], np.int64)
-        digest = hashlib.sha256(f"{found.dataset.fingerprint} {self.classes} {self.many}".encode())
-        digest.update(targets.tobytes())
-        return replace(found, targets=targets, classes=self.classes, digest=digest.hexdigest())
+        return class_data.numbered(found, words, self.classes, self.many)
 
     def reading(self, preprocess: Any) -> Any:
-        """Decode images as for the encoder."""
+        """Decode images to predict as the encoder's own."""
         return preprocess
 
     def baseline(self, fit: Labelled, data: Labelled, seed: int) -> None:
-        """Have none: `nearfar evaluate` measures raw pixels."""
+        """Give none: `nearfar evaluate` measures pixels and colours."""
 
     def strata(self, data: Labelled) -> Rows:
         """Hold out the same share of each class; of images with several labels, any."""
@@ -180,7 +165,6 @@ class Classification:
         with torch.no_grad():
             for weight, value in zip(network.head.linear.parameters(), linear_fit.stacked(best), strict=True):
                 weight.copy_(value)
-        self._heads[id(encoder)] = encoder, network.head
         return Solved(network.to(device), {"l2": best.l2}, answers)
 
     def _examples(
@@ -200,7 +184,8 @@ class Classification:
         """Encode labelled images once for each encoder."""
         key = id(encoder), str(dataset.fingerprint)
         if key not in self._vectors:
-            found = features(encoder, dataset, preprocess, device=device, threads=workers)
+            how: dict[str, Any] = {"device": device, "workers": workers, "keep": self.keep}
+            found = vectors.encode(self._to_neck(encoder), dataset, preprocess, **how)
             self._vectors[key] = encoder, found  # which keeps the encoder, so that its number stays its own
         return self._vectors[key][1]
 
@@ -222,28 +207,32 @@ class Classification:
         device: torch.device,
         workers: int,
     ) -> Classifier:
-        """Put a head on an encoder, its input centred and scaled; see `Task.network`.
+        """Put a head that starts at 0 on an encoder, its input centred and scaled; see `Task.network`.
 
-        The head starts where `solve` fitted one to this encoder, else at 0.
-
-        Source:
-            Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform
-            out-of-distribution".
+        Batch norms of an encoder that is trained are measured on these images first, since training uses the
+        batches' own statistics: with those of other images, the first steps would go far astray.
         """
-        network = self._network(encoder, frozen, self._weights(fit))
-        some = fit.take(np.arange(len(fit))[:: -(-len(fit) // SCALE_IMAGES)])
-        x = torch.from_numpy(self._features(encoder, some.dataset, preprocess, device, workers))
-        mean = x.mean(0)
-        length = float((x - mean).square().sum(1).mean().sqrt())
-        network.head.mean.copy_(mean)
-        network.head.scale.fill_(INPUT_NORM / length if length > 0 else 1.0)
-        if id(encoder) in self._heads:
-            network.head.start_at(self._heads[id(encoder)][1])
-        return network.to(device)
+        network = self._network(encoder, frozen, self._weights(fit)).to(device)
+        kind, images = modality_of(preprocess), fit.dataset
+        if not frozen and len(fit) > 1:
+            rows = np.arange(len(fit))[:: -(-len(fit) // SETTLE_IMAGES)]
+            x = kind.prepare(images.gather(rows), preprocess, threads=workers).to(device)
+            models.settle(self._to_neck(network.f, network.head.neck), [x])
+        rows = np.arange(len(fit))[:: -(-len(fit) // SCALE_IMAGES)]
+        body = self._to_neck(network.f, network.head.neck)
+        h = features(body, Subset(images, rows), preprocess, device=device, threads=workers)
+        network.head.centre(torch.from_numpy(h).to(device))
+        return network
+
+    def _to_neck(self, encoder: nn.Module, neck: Neck | None = None) -> nn.Module:
+        """Give what turns images into the linear layer's input."""
+        neck = neck or self.neck
+        return encoder if neck is None else nn.Sequential(encoder, neck)
 
     def _network(self, encoder: Encoder, frozen: bool, weights: Tensor | None = None) -> Classifier:
         own = copy.deepcopy(encoder)
-        return Classifier(own, len(self.classes), frozen=frozen, many=self.many, weights=weights)
+        how: dict[str, Any] = {"many": self.many, "weights": weights, "neck": copy.deepcopy(self.neck)}
+        return Classifier(own, len(self.classes), frozen=frozen, **how)
 
     def _weights(self, fit: Labelled) -> Tensor | None:
         if self.config.balance != "weights" and not (self.many and self.config.balance == "sampling"):
@@ -325,11 +314,17 @@ class Classification:
     def card(self) -> dict[str, Any]:
         """Give classes, temperature and the held-out images' probabilities."""
         known = [round(float(value), 6) for value in self.known]
-        return {"classes": list(self.classes), "temperature": self.temperature, "known": known}
+        plain = {"classes": list(self.classes), "temperature": self.temperature, "known": known}
+        neck = None if self.neck is None else {"widths": list(self.neck.widths), "norm": self.neck.norm}
+        return {**plain, "neck": neck}
 
     def restore(self, card: Mapping[str, Any], where: str) -> None:
         """Take over a card; see `Task.restore`."""
-        check_shape(card, {"classes": [str], "temperature": float, "known": [float]}, where)
+        widths = {"widths": [range(1, 1 << 20)], "norm": bool}
+        shape = {"classes": [str], "temperature": float, "known": [float], "neck": (None, widths)}
+        check_shape(card, shape, where)
+        if card["neck"] is not None:
+            self.neck = Neck(card["neck"]["widths"], card["neck"]["norm"])
         self.classes, self.temperature = tuple(card["classes"]), float(card["temperature"])
         self.known = np.array(card["known"], np.float64)
         if self.temperature <= 0 or len({*self.classes}) < len(self.classes) or not self.classes:
@@ -356,7 +351,7 @@ class Classification:
 
     def empty(self, encoder: Encoder, preprocess: Any) -> Classifier:
         """Build the network whose head takes the saved state."""
-        return Classifier(encoder, len(self.classes), frozen=True, many=self.many)
+        return Classifier(encoder, len(self.classes), frozen=True, many=self.many, neck=self.neck)
 
     def columns(self) -> Mapping[str, str]:
         """Name the columns: class and probability; of several labels, texts that hold several."""

@@ -27,6 +27,7 @@ from ..images.files import MAX_PIXELS
 from ..models import Encoder, seeded
 from ..models.detector import Detector
 from ..models.feature_maps import takes_any_shape
+from ..training.run import Run
 from . import crops
 from .detect_network import DetectionNetwork, Objects
 from .task import Feed, Figures, Labelled, Rows, TaskRecipe, Where
@@ -115,6 +116,9 @@ class Detection:
         if not any((~one.crowd).any() for one in found.boxes):
             raise NearfarError(f"there is not one box on the test images of {found.source.name}; add labels.")
         return self._load(found, self.reading(preprocess), where)
+
+    def begin(self, run: Run) -> None:
+        """Take nothing but the encoder; see `Task.begin`."""
 
     def reading(self, preprocess: Any) -> Any:
         """Give settings with which larger images are reduced to the short side when they are decoded."""

@@ -17,6 +17,7 @@ from ..features.extract import fingerprint
 from ..training import checkpoint
 from ..training.logger import locked
 from ..training.run import PARTS, Run, load
+from . import vectors
 from .job import SCRATCH_FILE, STAGES, Job
 from .outcome import Finetuned
 from .session import CHECKS_FILE
@@ -94,7 +95,7 @@ def finetune(
         if earlier and _same(earlier, asked, folder) and (folder / "encoder.json").exists():
             progress.say(f"the run in {folder} is finished; --overwrite trains it again.")
             return open_result(folder)
-        where = Where(labels, label_level, tuning.max_bad, tuning.workers or cores())
+        where = Where(labels, label_level, tuning.max_bad, tuning.workers or cores(), folder)
         job = Job(folder, kind(own), started, tuning, where, asked, device_named(tuning.device))
         return job.run(train, test, groups, earlier)
 
@@ -161,6 +162,7 @@ def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
     if overwrite:
         for name in OURS:
             (folder / name).unlink(missing_ok=True)
+        vectors.forget(folder)
         return None
     return found
 

@@ -24,7 +24,7 @@ from ..features import probes
 from ..training import checkpoint
 from ..training.precision import gains_from_bfloat16
 from ..training.run import Run, export
-from . import outcome, session
+from . import outcome, session, vectors
 from .measuring import measure
 from .outcome import FROZEN, SCRATCH, TUNED, Finetuned
 from .session import CHECKS_FILE, TaskTraining
@@ -52,6 +52,7 @@ class Job:
 
     def run(self, train: Any, test: Any, groups: Any, earlier: dict[str, Any] | None) -> Finetuned:
         """Read, choose, train, measure, write."""
+        self.task.begin(self.started)
         data = self.task.read(train, self.started.preprocess, self.where)
         # Opened now, so that a mistake is found before hours of training; it is measured once, at the end.
         tests = None if test is None else self.task.read_test(test, self.started.preprocess, self.where)
@@ -63,6 +64,10 @@ class Job:
             self.mode = self.task.mode(data, self.started.preprocess.size, self.device)
         self._check(data)
         self.fit, self.choice, self.rest = self._split(data)
+        if (self.tuning.batch_size or 1) > len(self.fit):
+            raise NearfarError(
+                f"--batch-size {self.tuning.batch_size} is more than the {len(self.fit):,} training images."
+            )
         digest = {"asked": self.asked, "data": data.digest, "test": tests.digest if tests else None}
         self.digest = hashlib.sha256(json.dumps(digest, sort_keys=True).encode()).hexdigest()
         if earlier and earlier.get("digest") != self.digest:
@@ -96,6 +101,9 @@ class Job:
             raise NearfarError(f"{data.name} has {len(data)} usable images; fine-tuning needs at least four.")
         if self.mode != "full" and self.tuning.scratch:
             raise NearfarError("--scratch is for --mode full, which alone trains the encoder; leave one out.")
+        for flag, value in (("--lr", self.tuning.lr), ("--epochs", self.tuning.epochs)):
+            if value == 0:
+                raise NearfarError(f"{flag} is 0, with which nothing is learnt; give a number above 0.")
 
     def _grouped(
         self, data: Labelled, tests: Labelled | None, groups: Any
@@ -221,8 +229,6 @@ class Job:
         asked = self.tuning.batch_size
         if asked is None:
             return recipe
-        if asked > len(self.fit):
-            raise NearfarError(f"--batch-size {asked} is more than the {len(self.fit):,} training images.")
         steps = max(1, round(recipe.steps * recipe.batch_size / asked))
         return replace(recipe, batch_size=asked, steps=steps)
 
@@ -358,6 +364,7 @@ class Job:
         export(self.folder, encoder, self.started.preprocess, provenance, {"head": network.head})
         for name in (checkpoint.LAST, SCRATCH_FILE, STAGES):
             (self.folder / name).unlink(missing_ok=True)
+        vectors.forget(self.folder)
         progress.say(f"done: the run is in {self.folder}.")
 
 

@@ -32,6 +32,7 @@ from ..data.pixel_labels import IGNORED, PixelLabels
 from ..images.files import MAX_PIXELS
 from ..models import Encoder, seeded
 from ..models.feature_maps import takes_any_shape
+from ..training.run import Run
 from . import crops, segment_baseline
 from .segment_baseline import ColourFeatures
 from .segment_network import PixelHead, SegmentationNetwork
@@ -126,6 +127,9 @@ class Segmentation:
         )
         found = pixel_labels.renumbered(found, self.classes, self.values)
         return _load(found, self.reading(preprocess), where)
+
+    def begin(self, run: Run) -> None:
+        """Take nothing but the encoder; see `Task.begin`."""
 
     def reading(self, preprocess: Any) -> Any:
         """Give settings with which larger images are reduced to the short side when they are decoded."""

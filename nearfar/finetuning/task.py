@@ -26,6 +26,7 @@ from ..data.reading import Rejected
 from ..data.source import Source
 from ..methods.base import Method
 from ..models import Encoder
+from ..training.run import Run
 
 Rows = npt.NDArray[np.int64]
 Answer = Any
@@ -83,12 +84,14 @@ class Where:
         label_level: which folder on the way to an image names its class, or None.
         max_bad: share of unusable images beyond which reading fails.
         workers: CPU threads.
+        keep: the run folder, in which a task may keep what takes long, as `vectors.encode` does.
     """
 
     labels: str | Path | None = None
     label_level: int | None = None
     max_bad: float = 0.1
     workers: int = 1
+    keep: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,14 @@ class Task(Protocol):
     classes: tuple[str, ...]
 
     def __init__(self, config: Any) -> None: ...
+
+    def begin(self, run: Run) -> None:
+        """Take from the run that is started from what the task needs beside its encoder; usually nothing.
+
+        Raises:
+            NearfarError: the run did not keep it.
+        """
+        ...
 
     # Labelled images
 

@@ -26,6 +26,7 @@ METHODS = {
     "moco": "MoCo",
     "mocov3": "MoCoV3",
     "nnclr": "NNCLR",
+    "cola": "COLA",
     "supcon": "SupCon",
     "triplet": "Triplet",
     "drlim": "DrLIM",

@@ -1,4 +1,6 @@
-"""`nearfar export`: a vector store as files for other viewers, or as a table.
+"""`nearfar export`: an encoder for other tools, or a vector store for other viewers or as a table.
+
+- onnx, torch, timm: an encoder, as `nearfar.exports` writes it.
 
 - atlas: one Parquet file for Embedding Atlas, with places, thumbnails and nearest neighbours.
 - tensorboard: a folder for TensorBoard's projector: vectors, what is known of them, a sheet of thumbnails.
@@ -14,7 +16,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -27,8 +29,13 @@ from ..features.knn import top_k
 from ..images.thumbnails import checked, thumbnail
 from ..stores import VectorStore
 from ..stores.import_export import export as write_table
-from .store_access import MAP_COLUMNS, StoreLike, open_for_query
+from ..training.run import is_run
+from .store_access import MAP_COLUMNS, open_for_query
 
+if TYPE_CHECKING:
+    from ..exports import ExportedEncoder
+
+ENCODERS = ("onnx", "torch", "timm")  # formats of `exports`, which is heavy to import
 SUFFIXES = {"atlas": ".parquet", "csv": ".csv", "parquet": ".parquet", "tensorboard": "", "fiftyone": ""}
 ATLAS_NEIGHBOURS = 15  # of each image, for Embedding Atlas
 SPRITES = 8192  # pixels of a side of TensorBoard's sheet, at most: what WebGL takes
@@ -54,25 +61,41 @@ class Exported:
         )
 
 
-def export(store: StoreLike, *, to: str, out: str | Path | None = None) -> Exported:
-    """Write a store as files for another viewer, or as a table, and say how to open them.
+def export(what: Any, *, to: str, out: str | Path | None = None) -> Exported | ExportedEncoder:
+    """Write an encoder, or a vector store, as files for another tool, and say how to open them.
 
-    Example: nearfar export photos.nf --to tensorboard
+    Example: nearfar export runs/a --to onnx
 
     Args:
-        store: a vector store or its address.
-        to: atlas (Embedding Atlas), tensorboard, fiftyone, csv or parquet.
-        out: the file, or the folder for tensorboard and fiftyone; if not given, the store's name, next to it.
+        what: for onnx, torch and timm a run or the name of a known encoder; else a vector store.
+        to: onnx, torch (torch.export) or timm, which get an encoder; atlas (Embedding Atlas), tensorboard,
+            fiftyone, csv or parquet, which get a store.
+        out: the file or folder; if not given, named after what is exported and the format.
 
     Returns:
-        Where it is, and the command that opens it.
+        Where it is, and what opens it.
 
     Raises:
-        NearfarError: there is no such viewer, the store is empty, or the place cannot be written.
+        NearfarError: there is no such format, it is for the other kind of thing, the store is empty, the
+            other tool is missing, or the place cannot be written.
     """
+    if to in ENCODERS:
+        from ..exports import export_encoder
+
+        if hasattr(what, "address") or str(what).endswith(".nf"):
+            raise NearfarError(
+                f"{what} is a vector store, and --to {to} gets an encoder; name its run, or use --to "
+                f"{' or '.join(SUFFIXES)}."
+            )
+        return export_encoder(what, to=to, out=out)
     if to not in SUFFIXES:
-        raise NearfarError(f"--to {to!r} is not a format; {nearest(to, SUFFIXES)}")
-    opened = open_for_query(store)
+        raise NearfarError(f"--to {to!r} is not a format; {nearest(to, [*ENCODERS, *SUFFIXES])}")
+    if isinstance(what, (str, Path)) and is_run(what):
+        raise NearfarError(
+            f"{what} is a run, and --to {to} gets a vector store; name one, or use --to "
+            f"{' or '.join(ENCODERS)}."
+        )
+    opened = open_for_query(what)
     if not len(opened):
         raise NearfarError(f"{opened.address} holds no images; fill it with nearfar embed --store.")
     path = Path(out) if out is not None else _beside(opened.address, to)

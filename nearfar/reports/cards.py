@@ -157,6 +157,8 @@ def provenance(run: Run) -> list[Any]:
         ("encoder, SHA-256 of its weights", fingerprint(run.encoder)),
         ("weights started from", str(run.provenance.get("weights") or "none: random")),
     ]
+    if teacher := run.provenance.get("teacher"):
+        facts.append(("teacher, its licence", f"{teacher['name']}, {teacher['licence']}"))
     groups = [("training", "Training"), ("views", "Views"), ("settings", f"Method {config['method']}")]
     tables = [
         TableBlock(

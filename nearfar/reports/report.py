@@ -136,6 +136,12 @@ def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torc
             f"{run.folder} has no config.json, so it was not trained here; compare it: "
             f"nearfar evaluate {run.folder} --train LABELLED"
         )
+    if "task" in run.config["asked"]:
+        raise NearfarError(
+            f"{run.folder} was made by nearfar finetune, and reports are on pretrainings; figures: "
+            f"{run.folder / 'task.json'}; the run it began from: "
+            f"nearfar report {run.config['asked']['run']}"
+        )
     wanted = RunConfig.from_json(run.config, f"{run.folder / 'config.json'}: ")
     found, trouble = None, ""
     progress.say(f"encoding images of {name}")

@@ -14,6 +14,8 @@ TITLES = {
     "scratch": "from scratch",
     "colours": "colour histogram",
     "patches": "k-means patches",
+    "mfcc": "MFCC",
+    "mfcc_course": "MFCC course",
     "known": "known encoder",
     **{name: entry.column for name, entry in PARTS.items() if entry.column},
 }

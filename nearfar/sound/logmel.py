@@ -85,3 +85,19 @@ def log_mels(samples: npt.NDArray[np.float32], rate: int, mels: int) -> Frames:
         decibels = 10 * np.log10(power.astype(np.float32) @ weights + np.float32(1e-10))
         made[low : low + _AT_ONCE] = np.clip(np.rint((decibels - SILENCE) / STEP), 0, 255)
     return made
+
+
+def trimmed(frames: Frames, trim: float, depth: float) -> Frames:
+    """Cut the quiet ends of a spectrogram off, and fill its deepest values up.
+
+    Args:
+        frames: (frames, mels) uint8, at least one frame.
+        trim: decibels below the loudest frame; frames at the ends that are quieter go.
+        depth: decibels below the loudest value; what is less becomes that.
+
+    Returns:
+        (fewer frames, mels) uint8.
+    """
+    loud = frames.max(axis=1).astype(np.float64)
+    kept = np.flatnonzero(loud >= loud.max() - trim / STEP)
+    return np.maximum(frames[kept[0] : kept[-1] + 1], max(0, int(loud.max() - depth / STEP))).astype(np.uint8)

@@ -1,39 +1,41 @@
 """Encoders of sound: convolutions over a spectrogram, then features of each frame, pooled over time.
 
-The pool is the mean plus the maximum over time, so a clip may have any number of frames, and the bands are
-averaged to a fixed number of rows, so a spectrogram may have any number of bands.
+A vector holds the mean plus the maximum over the whole time, as in BYOL-A, and the mean over each of some
+equal parts of it, without which the order of sounds in a word would be lost. So a clip may have any number of
+frames; bands are averaged to a fixed number of rows, so a spectrogram may have any number of bands.
 
-Source: the network and its pool are those of Niizumi et al. 2021, "BYOL for audio", here narrower.
+Source: Niizumi et al. 2021, "BYOL for audio", for the convolutions and the first pool, here narrower;
+Lazebnik et al. 2006, "Beyond bags of features", for the parts.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import NearfarError, nearest
 from ..models import Encoder, seeded
 
-SHAPES = {"mel_cnn_w32": (32, 256), "mel_cnn_w64": (64, 512)}
-"""By name, the width of the convolutions and the numbers in a vector."""
-ROWS = 4  # to which bands are averaged after the convolutions
+SHAPES = {"mel_cnn_w32": (32, 64), "mel_cnn_w64": (64, 128)}
+"""By name, the width of the convolutions and the features of a frame."""
+ROWS = 5  # to which bands are averaged after the convolutions
+PARTS = 6  # of the time, each with its own mean
 
 
 class MelCNN(nn.Module):
-    """Three convolutions with batch norm, of which each halves both sides, and two layers for each frame."""
+    """Three convolutions with batch norm, which halve the bands, and two the frames; a layer a frame."""
 
-    def __init__(self, width: int, dim: int) -> None:
+    def __init__(self, width: int, features: int) -> None:
         super().__init__()
         widths = (1, width, width, 2 * width)
-        self.convolutions = nn.Sequential(
-            *(
-                nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-                for a, b in zip(widths, widths[1:], strict=False)
-            )
+        self.convolutions = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+            for a, b in zip(widths, widths[1:], strict=False)
         )
-        self.frame = nn.Sequential(
-            nn.Linear(ROWS * widths[-1], dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU()
-        )
+        self.frame = nn.Linear(ROWS * widths[-1], features)
+        self.dim = (1 + PARTS) * features
+        self.norm = nn.BatchNorm1d(self.dim, affine=False)
 
     def frames(self, x: Tensor) -> Tensor:
         """Compute the features of each frame.
@@ -42,17 +44,18 @@ class MelCNN(nn.Module):
             x: (n, 1, mels, frames).
 
         Returns:
-            (n, about frames / 8, dim).
+            (n, features, about frames / 4).
         """
-        for stage in self.convolutions:
-            x = F.max_pool2d(stage(x), 2, ceil_mode=True)
+        for stage, pool in zip(self.convolutions, ((2, 2), (2, 2), (2, 1)), strict=True):
+            x = F.max_pool2d(stage(x), pool, ceil_mode=True)
         x = F.adaptive_avg_pool2d(x, (ROWS, x.shape[3]))  # (n, c, rows, t)
-        return self.frame(x.permute(0, 3, 1, 2).flatten(2))
+        return self.frame(x.permute(0, 3, 1, 2).flatten(2)).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode spectrograms, (n, 1, mels, frames), to (n, dim)."""
         h = self.frames(x)
-        return h.mean(dim=1) + h.amax(dim=1)
+        parts = F.adaptive_avg_pool1d(h, PARTS).flatten(1)
+        return self.norm(torch.cat([h.mean(dim=2) + h.amax(dim=2), parts], dim=1))
 
 
 def encoder(name: str, *, size: int | None, weights: str | None = None, seed: int = 0) -> Encoder:
@@ -72,5 +75,5 @@ def encoder(name: str, *, size: int | None, weights: str | None = None, seed: in
     if weights is not None:
         raise NearfarError(f"--weights {weights} is no run on sound; leave it out, or give a run's folder.")
     with seeded(seed, "encoder", name):
-        width, dim = SHAPES[name]
-        return Encoder(MelCNN(width, dim), dim, name, "standard", size)
+        net = MelCNN(*SHAPES[name])
+        return Encoder(net, net.dim, name, "standard", size)

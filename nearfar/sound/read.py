@@ -151,6 +151,22 @@ def _decode_other(data: bytes, limit: int) -> tuple[Samples, int]:
     return samples, rate
 
 
+def wav(samples: Samples, rate: int) -> bytes:
+    """Write samples as a WAV file of 16 bits.
+
+    Args:
+        samples: (n,) float32 in [-1, 1].
+        rate: samples a second.
+    """
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes(np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return file.getvalue()
+
+
 def resample(samples: Samples, rate: int, wanted: int) -> Samples:
     """Bring samples to another rate.
 

@@ -11,20 +11,39 @@ MELS = 40
 RATE = 16_000
 
 
+_RATE = setting(RATE, "samples a second to which all clips are brought", low=1000, high=192_000)
+_MELS = setting(MELS, "bands of the spectrogram", low=8, high=256)
+_TRIM = setting(25.0, "decibels below a clip's loudest frame; quieter ends are cut off", low=1.0)
+_DEPTH = setting(50.0, "decibels below a clip's loudest value from which all counts as silence", low=1.0)
+_LEVEL = setting(
+    "all",
+    "what is taken from a spectrogram: the mean of all, each band's mean over time, or nothing",
+    choices=("all", "bands", "nothing"),
+)
+
+
 @dataclass(frozen=True)
 class SoundViews:
-    """How a clip becomes a view: a part of its spectrogram, stretched, shifted, noisy and masked."""
+    """How a clip becomes a view: part of its spectrogram, stretched, shifted, coloured, noisy, masked."""
 
-    rate: int = setting(RATE, "samples a second to which all clips are brought", low=1000, high=192_000)
-    mels: int = setting(MELS, "bands of the spectrogram", low=8, high=256)
-    keep: float = setting(0.6, "least share of a clip that a view keeps", low=0.05, high=1.0)
-    stretch: float = setting(1.25, "how much slower or faster a view is, at most", low=1.0, high=4.0)
-    shift: float = setting(3.0, "mels that a view is moved up or down, at most", low=0.0, high=64.0)
+    rate: int = _RATE
+    mels: int = _MELS
+    trim: float = _TRIM
+    depth: float = _DEPTH
+    level: str = _LEVEL
+    keep: float = setting(0.8, "least share of a clip that a view keeps", low=0.05, high=1.0)
+    stretch: float = setting(1.15, "how much slower or faster a view is, at most", low=1.0, high=4.0)
+    shift: float = setting(2.0, "mels that a view is moved up or down, at most", low=0.0, high=64.0)
     warp: float = setting(
-        0.1, "share by which the bands of a view are drawn apart or together, at most", low=0.0, high=0.5
+        0.15, "share by which the bands of a view are drawn apart or together, at most", low=0.0, high=0.5
+    )
+    tilt: float = setting(
+        10.0,
+        "decibels that a view's outer bands, or its middle ones, gain or lose, at most",
+        low=0.0,
     )
     floor: float = setting(
-        0.5, "chance of noise under a view, 5 to 30 dB below its loudest part", low=0.0, high=1.0
+        0.5, "chance of noise under a view, 10 to 40 dB below its loudest part", low=0.0, high=1.0
     )
     masks: float = setting(
         0.15,
@@ -32,11 +51,6 @@ class SoundViews:
         low=0.0,
         high=1.0,
         source="Park et al. 2019, SpecAugment",
-    )
-    level: str = setting(
-        "bands",
-        "what is taken from a spectrogram: each band's mean over time, the mean of all, or nothing",
-        choices=("bands", "all", "nothing"),
     )
 
 
@@ -47,10 +61,8 @@ class SoundPreprocess:
     modality: ClassVar[str] = "sound"
 
     size: int = setting(96, "frames of the input, 10 ms each before a clip is stretched", low=1)
-    rate: int = setting(RATE, "samples a second to which all clips are brought", low=1000, high=192_000)
-    mels: int = setting(MELS, "bands of the spectrogram", low=8, high=256)
-    level: str = setting(
-        "bands",
-        "what is taken from a spectrogram: each band's mean over time, the mean of all, or nothing",
-        choices=("bands", "all", "nothing"),
-    )
+    rate: int = _RATE
+    mels: int = _MELS
+    trim: float = _TRIM
+    depth: float = _DEPTH
+    level: str = _LEVEL

@@ -21,11 +21,11 @@ from .view_settings import SoundPreprocess, SoundViews
 
 Numbers = npt.NDArray[np.float32]
 MOST_STRETCH = 2.0  # by which a clip is stretched to fill an input
-BELOW = (5.0, 30.0)  # dB that noise lies below the loudest value
-TILT = 15.0  # dB that noise falls or rises over the bands, at most
+BELOW = (10.0, 40.0)  # dB that noise lies below the loudest value
+SLANT = 15.0  # dB that noise falls or rises over the bands, at most
 # Every quantity has its own column of uniform numbers, so that a new one moves none of the others.
-SHARE, SPEED, PLACE, SHIFT, WARP, NOISY, DEPTH, SLOPE, TIME, TIME_AT, BAND, BAND_AT = range(12)
-COLUMNS = 12
+SHARE, SPEED, PLACE, SHIFT, WARP, NOISY, DEPTH, SLOPE, TIME, TIME_AT, BAND, BAND_AT, TILT, BEND = range(14)
+COLUMNS = 14
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class SoundParams:
         start, span: (n,) the box in time, in frames of the clip; it may reach over its ends.
         low, step: (n,) where the box in mels begins, and bands of the clip for each of the view's.
         noise: (n,) dB of the noise below the loudest value; infinity for none.
-        tilt: (n,) dB by which the noise rises from the first band to the last.
+        slant: (n,) dB by which the noise rises from the first band to the last.
+        colour: (n, 2) dB that the last bands gain and the first lose, and that the middle ones gain.
         time, band: (n, 2) where each mask begins and how wide it is, as shares of the view.
     """
 
@@ -78,7 +79,8 @@ class SoundParams:
     low: Numbers
     step: Numbers
     noise: Numbers
-    tilt: Numbers
+    slant: Numbers
+    colour: Numbers
     time: Numbers
     band: Numbers
 
@@ -116,7 +118,7 @@ def centre(lengths: npt.ArrayLike, size: int) -> SoundParams:
     span, zero = _whole(long, size), np.zeros(len(long), np.float32)
     none, two = np.full(len(long), np.inf, np.float32), np.zeros((len(long), 2), np.float32)
     start = ((long - span) / 2).astype(np.float32)
-    return SoundParams(start, span, zero, zero + 1, none, zero, two, two)
+    return SoundParams(start, span, zero, zero + 1, none, zero, two, two, two)
 
 
 def draw(views: SoundViews, key: int, ids: npt.ArrayLike, lengths: npt.ArrayLike, size: int) -> SoundParams:
@@ -149,7 +151,8 @@ def draw(views: SoundViews, key: int, ids: npt.ArrayLike, lengths: npt.ArrayLike
         low=middle - middle * step + views.shift * both[:, SHIFT],
         step=step,
         noise=np.where(u[:, NOISY] < views.floor, BELOW[0] + (BELOW[1] - BELOW[0]) * u[:, DEPTH], np.inf),
-        tilt=TILT * both[:, SLOPE],
+        slant=SLANT * both[:, SLOPE],
+        colour=views.tilt * both[:, [TILT, BEND]],
         time=masks[0],
         band=masks[1],
     )
@@ -181,15 +184,18 @@ def apply(
     }
     x = _mels(_times(block, drawn["start"], drawn["span"], size), drawn["low"], drawn["step"], settings.mels)
     x = x * (STEP / 20)  # of 0 at -100 dB
+    band = torch.linspace(-1, 1, settings.mels, device=x.device)
+    colour = drawn["colour"] / 20
+    x = x + (colour[:, :1] * band + colour[:, 1:] * (0.5 - band.square()))[:, None, :]
     if bool(torch.isfinite(drawn["noise"]).any()):
-        x = _noisy(x, drawn["noise"], drawn["tilt"])
+        x = _noisy(x, drawn["noise"], drawn["slant"])
     if settings.level != "nothing":
         x = x - x.mean(dim=1 if settings.level == "bands" else (1, 2), keepdim=True)
-    for name, count, at in (("time", size, 1), ("band", settings.mels, 2)):
+    for mask, count in (("time", size), ("band", settings.mels)):
         where = (torch.arange(count, device=x.device) + 0.5) / count
-        first, wide = drawn[name][:, :1], drawn[name][:, 1:]
+        first, wide = drawn[mask][:, :1], drawn[mask][:, 1:]
         hidden = (where >= first) & (where < first + wide)  # (n, count)
-        x = x.masked_fill(hidden[:, :, None] if at == 1 else hidden[:, None, :], 0.0)
+        x = x.masked_fill(hidden[:, :, None] if mask == "time" else hidden[:, None, :], 0.0)
     return x.transpose(1, 2)[:, None].to(dtype or torch.float32).contiguous()
 
 
@@ -231,10 +237,10 @@ def _mels(x: torch.Tensor, low: torch.Tensor, step: torch.Tensor, mels: int) -> 
     return torch.lerp(left, right, part)
 
 
-def _noisy(x: torch.Tensor, below: torch.Tensor, tilt: torch.Tensor) -> torch.Tensor:
+def _noisy(x: torch.Tensor, below: torch.Tensor, slant: torch.Tensor) -> torch.Tensor:
     """Add the powers of noise to those of (n, size, mels), in units of 20 dB."""
     slope = torch.linspace(-0.5, 0.5, x.shape[2], device=x.device)
     loudest = x.amax(dim=(1, 2))
-    noise = (loudest - below / 20)[:, None] + tilt[:, None] / 20 * slope
+    noise = (loudest - below / 20)[:, None] + slant[:, None] / 20 * slope
     ten = 2 * float(np.log(10))  # 20 dB are a factor of 100 in power
     return torch.logaddexp(x * ten, (noise * ten)[:, None, :]) / ten

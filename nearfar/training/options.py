@@ -70,13 +70,16 @@ class Options(TypedDict, total=False):
     # Views of sound
     rate: int | None
     mels: int | None
+    trim: float | None
+    depth: float | None
+    level: str | None
     keep: float | None
     stretch: float | None
     shift: float | None
     warp: float | None
+    tilt: float | None
     floor: float | None
     masks: float | None
-    level: str | None
 
     # Of the methods, each of which has some
     temperature: float | None
@@ -87,6 +90,7 @@ class Options(TypedDict, total=False):
     ema: float | None
     bn_splits: int | None
     predictor: int | None
+    projection: int | None
     per_class: int | None
     margin: float | None
     mining: str | None

@@ -130,6 +130,7 @@ def pretrain(
                 if not overwrite:
                     raise
                 _clear(folder)
+                earlier = None
             if _finished(folder):
                 return load(folder)
         for note in planned.notes:
@@ -323,6 +324,8 @@ def _earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, Any] |
         raise NearfarError(
             f"{folder} is not a run folder: it holds {others[0]!r}; name a new or empty folder with --out."
         )
+    if {"task.json", "stages.json"} & {*others}:
+        raise NearfarError(f"{folder} holds a run of nearfar finetune; name another folder with --out.")
     if replacing is None:
         config = folder / "config.json"
         return checkpoint.read_json(config, run_shapes.CONFIG) if config.exists() else None

@@ -28,7 +28,7 @@ async function answered(path, body) {
   throw new Error(text);
 }
 
-/** Ask the server; a body makes it a POST. Gives JSON, a picture, or a frame: its head and its arrays by name. */
+/** Ask the server; a body makes it a POST. Gives JSON, a picture or a sound, or a frame: its head and its arrays by name. */
 export async function ask(path, body) {
   let answer;
   try {
@@ -39,7 +39,7 @@ export async function ask(path, body) {
     return new Promise(() => {});
   }
   const kind = answer.headers.get("content-type") ?? "";
-  if (kind.startsWith("image/")) return answer.blob();
+  if (kind.startsWith("image/") || kind.startsWith("audio/")) return answer.blob();
   return kind.includes("json") ? answer.json() : opened(await answer.arrayBuffer());
 }
 

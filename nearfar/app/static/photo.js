@@ -86,6 +86,18 @@ function facts(row) {
   byId("photo-facts").replaceChildren(...shown.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)))));
 }
 
+/** Load the clip of a store of sounds, to be played. */
+async function sound(row) {
+  const now = turn, audio = byId("photo-audio");
+  if (state.facts.modality !== "sound") return;
+  audio.pause();
+  if (audio.src) URL.revokeObjectURL(audio.src);
+  audio.removeAttribute("src");
+  const file = await ask(`api/clip/${row}?key=${state.facts.key}`).catch(() => null);
+  byId("photo-sound").hidden = !file;
+  if (file && now === turn) audio.src = URL.createObjectURL(file);
+}
+
 async function neighbours(row) {
   const now = turn, place = byId("photo-near");
   place.replaceChildren();
@@ -123,6 +135,7 @@ async function draw() {
   fit();
   fill(frames[0], row);
   facts(row);
+  sound(row);
   second = -1;
   fill(frames[1], -1);
   neighbours(row);
@@ -196,6 +209,7 @@ byId("photo-next").addEventListener("click", () => go(state.at + 1));
 byId("photo-last").addEventListener("click", () => go(state.at - 1));
 dialog.addEventListener("close", () => {
   open_ = false;
+  byId("photo-audio").pause();
   byId("grid").focus({ preventScroll: true });
 });
 on("focus list", () => open_ && draw());

@@ -1,0 +1,95 @@
+"""README.md of an exported encoder: what it is, how pictures are prepared, its figures and its limits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..training.run import Run
+
+
+def write(run: Run, folder: Path, to: str) -> None:
+    """Write the card.
+
+    Args:
+        run: what is exported.
+        folder: where.
+        to: the format.
+    """
+    (folder / "README.md").write_text(text(run, to), encoding="utf-8")
+
+
+def text(run: Run, to: str) -> str:
+    """Write the card's text: a block of YAML as the Hugging Face hub reads it, then plain words.
+
+    Args:
+        run: what is exported.
+        to: the format.
+
+    Returns:
+        Markdown.
+    """
+    facts, plan, made = run.facts(), run.preprocess, run.provenance
+    licence = facts["licence"] if facts["licence"] not in ("unknown", "yours") else "other"
+    tags = ["image-feature-extraction", "self-supervised", "nearfar", str(made.get("method", "known"))]
+    head: dict[str, Any] = {
+        "library_name": {"timm": "timm", "onnx": "onnx"}.get(to, "pytorch"),
+        "pipeline_tag": "image-feature-extraction",
+        "license": licence,
+        "tags": tags,
+    }
+    if made.get("weights"):
+        head["base_model"] = str(made["weights"])
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in head.items()), "---", ""]
+    lines += [f"# {run.encoder.name}, {run.encoder.dim} features", ""]
+    lines += [_origin(made), ""]
+    lines += [
+        "## How a picture is prepared",
+        f"1. If its short side is over {plan.decode_side} px, reduce it to that, antialiased bicubic, and "
+        "round to whole values from 0 to 255.",
+        f"2. Cut out the centred square of {plan.crop:g} of the short side.",
+        f"3. Resize it to {plan.size} x {plan.size} px, antialiased {plan.interpolation}.",
+        "4. Divide by 255. The exported network subtracts the mean and divides by the deviation itself.",
+        "",
+    ]
+    if to == "onnx":
+        lines += ["`pipeline.onnx` does all four steps for one uint8 picture (1, H, W, 3), RGB, upright.", ""]
+    else:
+        lines += [
+            "Tools that resize once, without step 1, give slightly other vectors (cosine about 0.995).",
+            "",
+        ]
+    lines += ["## Figures", *_figures(run.evaluation()), ""]
+    lines += [
+        "## Limits",
+        "The features suit images like those it was trained on; on others, measure before you rely on them. "
+        "Nothing here was tested for fairness or for use in decisions about people.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _origin(made: dict[str, Any]) -> str:
+    """Say where the encoder comes from."""
+    if "method" not in made:
+        return f"A known encoder: {made.get('source', 'unknown source')}."
+    data = made.get("data") or {}
+    images = f"{data['images']:,} images" if isinstance(data.get("images"), int) else "images"
+    steps = f", {made['steps']:,} steps of {made['batch_size']} images" if "steps" in made else ""
+    version = made.get("nearfar", "")
+    return f"Trained by {made['method']} on {images} without labels{steps}, with nearfar {version}."
+
+
+def _figures(found: dict[str, Any] | None) -> list[str]:
+    """Put the last evaluation into a table, with its baselines."""
+    if not found:
+        return ["It was not evaluated."]
+    parts = {name: found[name] for name in ("knn", "linear") if isinstance(found.get(name), dict)}
+    rows = list(dict.fromkeys(row for part in parts.values() for row in part))
+    lines = [f"| features | {' | '.join(parts)} |", f"|---{'|---' * len(parts)}|"]
+    for row in rows:
+        cells = (part.get(row, {}).get("accuracy") for part in parts.values())
+        shown = " | ".join("-" if cell is None else f"{100 * cell:.1f} %" for cell in cells)
+        lines.append(f"| {row} | {shown} |")
+    return lines

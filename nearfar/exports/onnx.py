@@ -1,0 +1,137 @@
+"""An encoder as two ONNX graphs: the network alone, and the whole way from a picture to its vector."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..core.errors import NearfarError
+from ..training.run import Run
+from .rebuilt import for_one_size
+
+NETWORK, PIPELINE = "encoder.onnx", "pipeline.onnx"
+OPSET = 18  # the first whose Resize can antialias
+
+
+class Pipeline(nn.Module):
+    """Prepares one picture as `encode` does, and encodes it."""
+
+    def __init__(self, run: Run) -> None:
+        """Take a run's encoder and how its pictures are prepared."""
+        super().__init__()
+        self.encoder = for_one_size(run)
+        plan = run.preprocess
+        self.most, self.size, self.mode = plan.decode_side, plan.size, plan.interpolation
+        self.crop = Fraction(plan.crop).limit_denominator(1000)
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        """Encode a picture.
+
+        Args:
+            picture: (1, H, W, 3) uint8, RGB, upright, sides of at least 2.
+
+        Returns:
+            (1, d) float32.
+        """
+        x = picture.permute(0, 3, 1, 2).float()
+        high, wide = x.shape[2], x.shape[3]
+        short = torch.sym_min(high, wide)
+        target = torch.sym_min(short, self.most)
+        sides = [_nearest(side * target, short) for side in (high, wide)]
+        x = functional.interpolate(x, size=sides, mode="bicubic", antialias=True, align_corners=False)
+        x = x.clamp(0, 255).round()
+        square = target if self.crop == 1 else _nearest(target * self.crop.numerator, self.crop.denominator)
+        top, left = (sides[0] - square) // 2, (sides[1] - square) // 2
+        x = x[:, :, top : top + square, left : left + square]
+        torch._check(x.shape[2] > 0)
+        torch._check(x.shape[3] > 0)
+        x = functional.interpolate(
+            x, size=(self.size, self.size), mode=self.mode, antialias=True, align_corners=False
+        )
+        found: torch.Tensor = self.encoder((x / 255).clamp(0, 1))
+        return found
+
+
+def _nearest(top: Any, bottom: Any) -> Any:
+    """Divide whole numbers and round to the nearest one, halves to the even one as Python does."""
+    whole = (2 * top + bottom) // (2 * bottom)
+    tie = 1 - torch.sym_min(1, (2 * top + bottom) % (2 * bottom))
+    return whole - tie * (whole % 2)
+
+
+def needs(run: Run) -> None:
+    """Make sure that what ONNX takes is installed.
+
+    Raises:
+        NearfarError: it is not; says how to install it.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # type: ignore[import-untyped]  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise NearfarError(
+            f"an export to ONNX needs the package {error.name}: pip install 'nearfar[onnx]'."
+        ) from None
+
+
+def write(run: Run, folder: Path) -> None:
+    """Write both graphs into a folder."""
+    side = run.preprocess.size
+    batch = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
+    _graph(for_one_size(run), torch.zeros(2, 3, side, side), batch, folder / NETWORK, "images")
+    high, wide = (torch.export.Dim(name, min=2, max=1 << 15) for name in ("height", "width"))
+    picture = torch.zeros(1, 2 * side + 3, 3 * side + 5, 3, dtype=torch.uint8)
+    _graph(Pipeline(run), picture, {1: high, 2: wide}, folder / PIPELINE, "picture")
+
+
+def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
+    """Encode (n, 3, side, side) with encoder.onnx, and see that pipeline.onnx opens."""
+    _session(folder / PIPELINE)
+    return torch.from_numpy(_session(folder / NETWORK).run(None, {"images": x.numpy()})[0])
+
+
+def _session(path: Path) -> Any:
+    """Open a graph on the CPU."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def _graph(module: nn.Module, example: torch.Tensor, dims: dict[int, Any], path: Path, name: str) -> None:
+    """Trace a module into one file, its weights inside."""
+    with _quiet():
+        torch.onnx.export(
+            module.eval(),
+            (example,),
+            path,
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            input_names=[name],
+            output_names=["features"],
+            dynamic_shapes=(dims,),
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the exporter tells its makers from the user."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,90 @@
+"""An encoder as a folder that timm opens, and transformers and sentence-transformers by timm.
+
+Only networks of timm's can be written so: the folder names one and holds its weights, not its code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from ..core.errors import NearfarError
+from ..models.libraries import find
+from ..training.run import Run
+
+NOTE, WEIGHTS = "config.json", "model.safetensors"
+
+
+def needs(run: Run) -> None:
+    """Make sure that the network is timm's.
+
+    Raises:
+        NearfarError: it is another library's, or its stem is ours.
+    """
+    if run.encoder.stem == "small" and find(run.encoder.name)[0] == "timm":
+        raise NearfarError(
+            f"{run.name} has a first layer made for small images, which timm's {run.encoder.name} has not; "
+            "use --to onnx or --to torch, or train with --stem standard."
+        )
+    if find(run.encoder.name)[0] != "timm":
+        raise NearfarError(
+            f"{run.encoder.name} is no network of timm's, which has only its own; use --to onnx or --to "
+            "torch, or train one of timm's with --encoder timm:NAME."
+        )
+
+
+def write(run: Run, folder: Path) -> None:
+    """Write config.json and model.safetensors into a folder."""
+    import timm
+
+    encoder, plan = run.encoder, run.preprocess
+    name = find(encoder.name)[1]
+    args: dict[str, Any] = dict(encoder.args)
+    for options in ({"img_size": plan.size}, {}):  # transformers are built for one side
+        try:
+            timm.create_model(name, pretrained=False, num_classes=0, **args, **options)
+        except TypeError:
+            continue
+        args |= options
+        break
+    net: Any = encoder.net
+    made = {
+        "architecture": name.split(".")[0],
+        "num_classes": 0,
+        "num_features": encoder.dim,
+        "global_pool": str(args.pop("global_pool", getattr(net, "global_pool", "") or "avg")),
+        "model_args": args,
+        "pretrained_cfg": {
+            "tag": "nearfar",
+            "input_size": [3, plan.size, plan.size],
+            "fixed_input_size": "img_size" in args,
+            "interpolation": plan.interpolation,
+            "crop_pct": plan.crop,
+            "crop_mode": "center",
+            "mean": list(encoder.mean),
+            "std": list(encoder.std),
+            "num_classes": 0,
+            "license": run.facts()["licence"],
+            "first_conv": net.pretrained_cfg.get("first_conv"),
+            "classifier": net.pretrained_cfg.get("classifier"),
+        },
+    }
+    (folder / NOTE).write_text(json.dumps(made, indent=1), encoding="utf-8")
+    state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
+    """Encode (n, 3, side, side) with what timm opens, normalised as its own configuration says."""
+    import timm
+
+    net = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    config = timm.data.resolve_model_data_config(net)
+    mean, std = (torch.tensor(config[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    with torch.inference_mode():
+        found: torch.Tensor = net((x - mean) / std)
+    return found

@@ -1,0 +1,67 @@
+"""Encodes labelled images a chunk at a time, and keeps each in the run folder, so that a kill loses one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.config import to_json
+from ..data.dataset import Subset
+from ..features.chunked import CHUNK_IMAGES, ChunkResult, Journal
+from ..features.extract import Vectors, features, fingerprint
+
+PATTERN = "vectors-*"
+
+
+def encode(
+    net: nn.Module,
+    dataset: Any,
+    preprocess: Any,
+    *,
+    device: torch.device,
+    workers: int,
+    keep: Path | None = None,
+) -> Vectors:
+    """Encode images; what an earlier call has kept is read.
+
+    Args:
+        net: n inputs to (n, d).
+        dataset: the images.
+        preprocess: how an image becomes an input.
+        device: where to compute.
+        workers: CPU threads that prepare images.
+        keep: folder in which finished chunks are kept, if there are several; None to keep nothing.
+
+    Returns:
+        (len(dataset), d) float32.
+    """
+    how: dict[str, Any] = {"device": device, "threads": workers}
+    if keep is None or len(dataset) <= CHUNK_IMAGES:
+        return features(net, dataset, preprocess, **how)
+    told = [fingerprint(net), to_json(preprocess), str(dataset.fingerprint)]
+    key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    folder = keep / PATTERN.replace("*", key[:16])
+    folder.mkdir(exist_ok=True)
+    journal, parts = Journal(folder, key), []
+    none = np.empty(0, np.int64), np.empty(0, np.str_)
+    for low in range(0, len(dataset), CHUNK_IMAGES):
+        rows = np.arange(low, min(low + CHUNK_IMAGES, len(dataset)))
+        found = journal.get(low)
+        if found is None:
+            found = ChunkResult(rows, features(net, Subset(dataset, rows), preprocess, **how), *none)
+            journal.put(low, found)
+        parts.append(found.vectors)
+    return np.concatenate(parts)
+
+
+def forget(folder: Path) -> None:
+    """Remove what was kept in a run folder."""
+    for kept in folder.glob(PATTERN):
+        shutil.rmtree(kept, ignore_errors=True)

@@ -1,0 +1,106 @@
+"""An encoder leaves for other tools: each opens it, and gives the same vectors on pictures of any shape."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nearfar
+from nearfar import models
+from nearfar.cli.main import main
+from nearfar.core.errors import NearfarError
+from nearfar.images.views import Preprocess
+from nearfar.training.run import export, load
+
+SHAPES = [(90, 61), (40, 100), (33, 32), (20, 27), (74, 111)]  # heights and widths, reduced or not
+
+
+def a_run(folder: Path, name: str, size: int = 32) -> Path:
+    """Write a finished run of an untrained network whose batch norms are not at their start."""
+    encoder = models.finished(models.encoder(name, size=size, stem="standard", seed=3)).train()
+    with torch.no_grad():
+        encoder(torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0)))
+    folder.mkdir()
+    made = {"nearfar": "0", "method": "simclr", "data": {"images": 12}, "steps": 2, "batch_size": 4}
+    export(folder, encoder.eval(), Preprocess.of(size, "bilinear"), made)
+    return folder
+
+
+def pictures() -> list[np.ndarray]:
+    """Draw smooth pictures that are not square."""
+    r = np.random.default_rng(0)
+    found = []
+    for high, wide in SHAPES:
+        small = Image.fromarray(r.integers(0, 256, (6, 6, 3), np.uint8))
+        found.append(np.asarray(small.resize((wide, high), Image.Resampling.BICUBIC)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_run(tmp_path_factory.mktemp("runs") / "ours", "resnet10_w16")
+
+
+def test_onnx_gives_the_vectors_of_encode_from_the_pixels_of_any_picture(ours: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    made = nearfar.export(ours, to="onnx", out=tmp_path / "made")
+    assert made.files == ("README.md", "encoder.onnx", "pipeline.onnx") and made.difference < 1e-5
+    session = onnxruntime.InferenceSession(str(tmp_path / "made" / "pipeline.onnx"))
+    run = load(ours)
+    for picture in pictures():
+        theirs = session.run(None, {"picture": picture[None]})[0][0]
+        wanted = run.encode(picture)
+        cosine = theirs @ wanted / np.linalg.norm(theirs) / np.linalg.norm(wanted)
+        assert cosine > 0.9999, picture.shape
+
+
+@pytest.mark.parametrize("name", ["resnet10_w16", "vit_w64_d2", "timm:vit_tiny_patch16_224"])
+def test_a_torch_program_takes_any_number_of_images(name: str, tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run", name)
+    nearfar.export(folder, to="torch", out=tmp_path / "made")
+    program = torch.export.load(tmp_path / "made" / "encoder.pt2")
+    assert not [node for node in program.graph.nodes if "upsample" in str(node.target)]
+    x = torch.rand(5, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(program.module()(x), load(folder).encoder(x), atol=1e-5)
+
+
+def test_timm_opens_its_own_networks_and_is_told_the_mean(tmp_path: Path) -> None:
+    import timm
+
+    folder = a_run(tmp_path / "run", "timm:vit_tiny_patch16_224")
+    nearfar.export(folder, to="timm", out=tmp_path / "made")
+    net = timm.create_model(f"local-dir:{tmp_path / 'made'}", pretrained=True).eval()
+    config = timm.data.resolve_model_data_config(net)
+    assert (list(config["mean"]), list(config["std"])) == ([0.0] * 3, [1.0] * 3)
+    assert (config["input_size"], config["crop_pct"]) == ((3, 32, 32), 1.0)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(net(x), load(folder).encoder(x), atol=1e-5)
+
+
+def test_the_card_says_how_pictures_are_prepared_and_what_was_measured(ours: Path, tmp_path: Path) -> None:
+    nearfar.export(ours, to="torch", out=tmp_path / "made")
+    text = (tmp_path / "made" / "README.md").read_text()
+    assert "Trained by simclr on 12 images" in text and "short side is over 37 px" in text
+    assert "It was not evaluated." in text and text.startswith("---\nlibrary_name:")
+
+
+def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(ours: Path, tmp_path: Path) -> None:
+    for to, words in (("timm", "no network of timm's"), ("csv", "is a run"), ("onx", "nearest")):
+        with pytest.raises(NearfarError, match=words if to != "onx" else "is not a format"):
+            nearfar.export(ours, to=to, out=tmp_path / "made")
+    with pytest.raises(NearfarError, match="is a vector store"):
+        nearfar.export("photos.nf", to="onnx")
+    (tmp_path / "full").mkdir()
+    with pytest.raises(NearfarError, match="already exists"):
+        nearfar.export(ours, to="torch", out=tmp_path / "full")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["full"]
+
+
+def test_from_the_command_line(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(ours), "--to", "torch", "--out", str(tmp_path / "made"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == ["README.md", "encoder.pt2"]
