@@ -23,8 +23,8 @@ from small import IMAGE_METHODS, encoder_of, narrow
 
 import nearfar
 from nearfar.training import checkpoint
+from nearfar.training.earlier_run import OURS
 from nearfar.training.logger import RunLogger
-from nearfar.training.pretrain import OURS
 
 TINY = {
     "steps": 24,

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -27,30 +27,19 @@ from ..data.reading import write_rejected
 from ..data.source import Source
 from . import adapting, checkpoint, engine, resolve, run_shapes
 from .colour_choice import choose_colour, is_open, with_colour
+from .earlier_run import clear, find_earlier, is_finished, same_run, same_teacher, teacher_digest
 from .logger import RunLogger, locked, signals
 from .monitor import HealthMonitor
 from .options import Options
 from .plan import plan_run
 from .resolve import RunConfig
-from .run import PARTS, Run, export, is_run, load
+from .run import Run, export, is_run, load
 from .schedule import StepPlan
 from .settings import Training
 from .setup import TrainingSetup, prepare, workers
 from .targets import TeacherVectors, teacher_vectors
 from .teacher import teacher_of
 
-OURS = (  # in the order in which --overwrite removes them
-    checkpoint.LAST,  # first: no kill may leave it to another run
-    "encoder.json",  # marks a run as finished
-    PARTS,
-    "encoder.safetensors",
-    "evaluation.json",
-    "log.jsonl",
-    "health.jsonl",
-    "rejected.csv",
-    "tokenizer.json",
-    "config.json",  # last: until then the folder is known as a run's
-)
 TEACHER_SHARE = 0.5  # of the time that a teacher may take to see the images
 CHANGE = 0.2  # of the number of steps, from which on a correction is said
 ShouldStop = Callable[[Mapping[str, Any], float], str]
@@ -107,9 +96,9 @@ def pretrain(
     asked |= {"like": None if like is None else str(like), **given}
     device = distributed.start(device_named(str(given.get("device", "auto"))))
     with locked(folder):
-        earlier = _earlier(folder, asked if overwrite else None)
+        earlier = find_earlier(folder, asked if overwrite else None)
         begun = overwrite if earlier is None else bool(earlier.get("overwrite"))
-        if earlier and asked["data"] and earlier["asked"] == asked and _finished(folder):
+        if earlier and asked["data"] and earlier["asked"] == asked and is_finished(folder):
             return load(folder)
         kind = resolve.expected_kind(given)
         source = open_data(data, expected=kind, labels=_needs_labels(method, like, given))
@@ -124,19 +113,19 @@ def pretrain(
         wanted = planned.config
         if earlier:
             try:
-                known = _same(earlier, wanted, whole.fingerprint, len(dataset), folder)
-                _same_teacher(earlier, wanted, folder)
+                known = same_run(earlier, wanted, whole.fingerprint, len(dataset), folder)
+                same_teacher(earlier, wanted, folder)
                 wanted, plan = known
             except NearfarError:
                 if not overwrite:
                     raise
-                _clear(folder)
+                clear(folder)
                 earlier = None
-            if _finished(folder):
+            if is_finished(folder):
                 return load(folder)
         for note in planned.notes:
             progress.say(note)
-        digest = wanted.digest(whole.fingerprint, _teacher_digest(wanted))
+        digest = wanted.digest(whole.fingerprint, teacher_digest(wanted))
         reached = earlier["data"]["images"] if earlier else None
         dataset, targets = _asked_teacher(wanted, source, dataset, device, reached, plan is None)
         job = prepare(
@@ -170,7 +159,7 @@ def _train(
         "plan": job.plan.stretches,
         "colours": colours,
     }
-    config["teacher"] = _teacher_digest(job.wanted)
+    config["teacher"] = teacher_digest(job.wanted)
     if distributed.first():
         job.wanted.kind.write_files(job.folder, job.wanted.preprocess)
     _record(job.folder, whole, config)
@@ -311,56 +300,6 @@ def _record(folder: Path, whole: ImageDataset | FileDataset, config: dict[str, A
         checkpoint.write_json(folder / "config.json", config)
 
 
-def _earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Find the run that the folder already holds.
-
-    With --overwrite, `replacing` is what was asked: a run is cleared away unless the same words began it and
-    it is unfinished, for then it is the one to resume.
-    """
-    if distributed.first():
-        for item in folder.glob("*.part"):  # what a kill cut short
-            if item.name.startswith(OURS):
-                item.unlink()
-    distributed.barrier()
-    others = [item.name for item in folder.iterdir() if item.name not in (*OURS, ".lock", "tensorboard")]
-    if others and not (folder / "config.json").exists():
-        raise NearfarError(
-            f"{folder} is not a run folder: it holds {others[0]!r}; name a new or empty folder with --out."
-        )
-    if {"task.json", "stages.json"} & {*others}:
-        raise NearfarError(f"{folder} holds a run of nearfar finetune; name another folder with --out.")
-    if replacing is None:
-        config = folder / "config.json"
-        return checkpoint.read_json(config, run_shapes.CONFIG) if config.exists() else None
-    earlier: dict[str, Any] = {}
-    if not (folder / "encoder.json").exists():
-        with suppress(NearfarError):  # a damaged one is replaced too
-            earlier = checkpoint.read_json(folder / "config.json", run_shapes.CONFIG)
-    if earlier.get("overwrite") and earlier.get("asked") == replacing:
-        return earlier
-    _clear(folder)
-    return None
-
-
-def _clear(folder: Path) -> None:
-    """Remove a run's files, in an order in which a kill leaves nothing that another run could take."""
-    distributed.barrier()  # all have seen what is there
-    if distributed.first():
-        for name in OURS:
-            (folder / name).unlink(missing_ok=True)
-    distributed.barrier()
-
-
-def _finished(folder: Path) -> bool:
-    """Tell whether a run has come to its end, and say so."""
-    finished = (folder / "encoder.json").exists()
-    if finished:
-        progress.say(
-            f"the run in {folder} is finished; there is nothing to do (--overwrite trains it again)."
-        )
-    return finished
-
-
 def _needs_labels(method: str, like: str | Path | None, given: dict[str, Any]) -> bool:
     """Tell whether the method, or that of the run to repeat, learns from labels."""
     if like is not None:
@@ -402,39 +341,6 @@ def _wanted(
     return wanted, StepPlan.of(config["plan"])
 
 
-def _same(
-    earlier: dict[str, Any], wanted: RunConfig, fingerprint: str, images: int, folder: Path
-) -> tuple[RunConfig, StepPlan]:
-    """Make sure that an earlier run is the one now asked for, and take over what it measured."""
-    old = RunConfig.from_json(earlier, f"{folder / 'config.json'}: ")
-    for name in resolve.MEASURED:
-        if getattr(wanted.training, name) in ("auto", None):
-            measured = {name: getattr(old.training, name)}
-            wanted = replace(wanted, training=replace(wanted.training, **measured))
-    found = old.differences(wanted)
-    if earlier["data"]["fingerprint"] != fingerprint:
-        count = earlier["data"]["images"]
-        if count == images and not wanted.training.cache:
-            found.append(
-                "the images differ in size or time, by which they are known without the cache; where only "
-                "times changed, give them back with cp -p or rsync -t"
-            )
-        else:
-            found.append(f"the images differ: {count:,} before and {images:,} now")
-    if found:
-        raise NearfarError(
-            f"{folder} holds a run with other settings ({'; '.join(found)}); "
-            "name another folder with --out, or start over with --overwrite."
-        )
-    return wanted, StepPlan.of(earlier["plan"])
-
-
-def _teacher_digest(wanted: RunConfig) -> str | None:
-    """Give the digest of the run that the method learns from, if it learns from one."""
-    teacher = teacher_of(methods.method(wanted.method), wanted.settings)
-    return None if teacher is None else teacher.digest
-
-
 def _asked_teacher(
     wanted: RunConfig,
     source: Source,
@@ -474,15 +380,6 @@ def _asked_teacher(
             f"are trained on; a smaller side is faster, such as --teacher {wanted.settings.teacher}@96"
         )
     return Subset(dataset, rows), replace(found, places=found.places[rows])
-
-
-def _same_teacher(earlier: dict[str, Any], wanted: RunConfig, folder: Path) -> None:
-    """Make sure that the run that is learnt from is the one it was, whatever its folder is called."""
-    if earlier.get("teacher") != _teacher_digest(wanted):
-        raise NearfarError(
-            f"the run in {folder} has another teacher than {wanted.settings.teacher} now holds; name "
-            "another folder with --out, or start again with --overwrite."
-        )
 
 
 def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
