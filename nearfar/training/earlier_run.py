@@ -35,8 +35,8 @@ def find_earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, An
 
     Args:
         folder: where the run is to be.
-        replacing: with --overwrite, what was asked: a run is then cleared away, unless the same words began it
-            and it is unfinished, for then it is the one to resume.
+        replacing: with --overwrite, what was asked: a run is then cleared away, unless the same words began
+            it and it is unfinished, for then it is the one to resume.
 
     Returns:
         Its config.json; None where there is no run to go on with.
