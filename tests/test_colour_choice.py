@@ -140,6 +140,7 @@ def test_a_run_decides_once_and_keeps_to_it(tmp_path):
     config = json.loads((run.folder / "config.json").read_text())
     assert config["colours"]["colour"] == config["views"]["colour"] == "keep"
     assert (config["views"]["hue"], config["colours"]["classes"]) == (0.0, KINDS)
+    assert run.provenance["labels"] == f"{COUNT} told whether views keep colours"
     (run.folder / "encoder.json").unlink()  # as if it had been stopped: the same run, though labels have gone
     assert json.loads((pretrain(images, out=run.folder, **TINY).folder / "config.json").read_text()) == config
 

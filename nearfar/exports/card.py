@@ -78,7 +78,8 @@ def _origin(made: dict[str, Any]) -> str:
     images = f"{data['images']:,} images" if isinstance(data.get("images"), int) else "images"
     steps = f", {made['steps']:,} steps of {made['batch_size']} images" if "steps" in made else ""
     version = made.get("nearfar", "")
-    return f"Trained by {made['method']} on {images} without labels{steps}, with nearfar {version}."
+    labels = f"; of labels, {made['labels']}" if "labels" in made else ""
+    return f"Trained by {made['method']} on {images} without labels{steps}, with nearfar {version}{labels}."
 
 
 def _figures(found: dict[str, Any] | None) -> list[str]:

@@ -199,6 +199,8 @@ def _train(
             "seed": training.seed,
             "weights": training.weights,
         }
+        if colours and colours["classes"]:
+            provenance["labels"] = f"{colours['images']} told whether views keep colours"
         if training.weights and is_run(training.weights):
             provenance["licence"] = load(training.weights).facts()["licence"]
         if teacher := teacher_of(methods.method(job.wanted.method), job.wanted.settings):

@@ -67,7 +67,7 @@ CONFIG: dict[Any, Any] = {
     "settings": _ANY,
     "plan": [[COUNT]],
     "teacher?": (str, None),
-    "colours?": ({"colour": str, str: object}, None),
+    "colours?": ({"colour": str, "images": COUNT, "classes": COUNT, str: object}, None),
 }
 """`config.json`."""
 
