@@ -67,8 +67,9 @@ def _read(folder: Path) -> dict[str, Any]:
             raise NearfarError(
                 f"the run in {folder} is not finished; run its nearfar finetune command again to resume."
             )
+        start, out = (folder, "runs/tuned") if (folder / "encoder.json").exists() else ("RUN", folder)
         raise NearfarError(
-            f"{folder} holds no fine-tuned run; make one: nearfar finetune RUN --train DATA --out {folder}"
+            f"{folder} holds no fine-tuned run; make one: nearfar finetune {start} --train DATA --out {out}"
         )
     card = checkpoint.read_json(folder / CARD)
     if card.get("format") != FORMAT:
