@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +122,11 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
             f"--out {folder} cannot be written ({error.strerror}); name another folder."
         ) from None
     try:
-        form.write(opened, made)
-        card.write(opened, made, to)
-        difference = _compared(opened, form, made)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what exporters tell their own makers
+            form.write(opened, made)
+            card.write(opened, made, to)
+            difference = _compared(opened, form, made)
         made.chmod(0o755)
         os.replace(made, folder)
     finally:
