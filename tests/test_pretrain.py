@@ -22,6 +22,7 @@ import torch
 from small import IMAGE_METHODS, encoder_of, narrow
 
 import nearfar
+from nearfar import methods
 from nearfar.training import checkpoint
 from nearfar.training.earlier_run import OURS
 from nearfar.training.logger import RunLogger
@@ -80,6 +81,9 @@ def test_every_method_resumes_to_the_same_bytes_from_the_midst_of_an_epoch(metho
     settings = {**{key: value for key, value in TINY.items() if key != "head"}, **narrow(method)}
     settings |= {"method": method, "steps": 7, "batch_size": 8, "recipe": "cpu"}
     settings["encoder"] = encoder_of(method)
+    if "teacher" in methods.method(method).needs:
+        teacher = nearfar.pretrain(data, out=tmp_path / "teacher", **{**TINY, "steps": 1, "image_size": 16})
+        settings["teacher"] = str(teacher.folder)
     nearfar.pretrain(data, out=tmp_path / "unbroken", **settings)
 
     def stop(self, step):

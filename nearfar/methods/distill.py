@@ -177,5 +177,13 @@ class Distill(Method):
 
 
 # A vector of the whole image: views that show most of it, in its own colours.
-_VIEWS = {"crop_min": 0.5, "colour": "keep", "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
+_VIEWS = {
+    "crop_min": 0.5,
+    "colour": "keep",
+    "jitter": 0.0,
+    "saturation": 0.1,
+    "hue": 0.0,
+    "grayscale": 0.0,
+    "blur": 0.0,
+}
 Distill.recipes = recipes(cpu=_VIEWS, cifar=_VIEWS, imagenet=_VIEWS, vit=_VIEWS)
