@@ -103,6 +103,8 @@ def test_what_is_typed_is_not_asked_of_the_images():
     assert is_open(resolved())
     for typed in ({"hue": 0.0}, {"grayscale": 0.1}, {"saturation": 0.2}, {"colour": "change"}):
         assert not is_open(resolved(**typed))
+    for method in ("mae", "jigsaw", "relative_position", "pirl"):  # change none, or must hide them
+        assert not is_open(resolve(method, "cpu", {"steps": 1}, side=32, device=torch.device("cpu")))
     kept = resolved(colour="keep").views
     assert (kept.hue, kept.grayscale, kept.saturation) == (0.0, 0.0, 0.1)
     assert resolved(colour="keep", hue=0.02).views.hue == 0.02

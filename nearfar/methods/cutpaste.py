@@ -138,7 +138,7 @@ def paste(x: Tensor, drawn: Tensor, *, scar: bool) -> Tensor:
     return torch.where(inside[:, None], (taken * light).clamp(0, 1), x)
 
 
-_WEAK = {"crop_min": 0.6, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
+_WEAK = {"crop_min": 0.6, "colour": "change", "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
 """Crops and flips alone: a stronger change would look like a defect."""
 
 # 64 normal and 64 pasted images a step in the paper; here three versions of each image.

@@ -126,7 +126,7 @@ class PIRL(NPID):
 
 
 PIRL.recipes = recipes(
-    cpu={"crop_min": 0.2},
+    cpu={"crop_min": 0.2, "colour": "change"},
     cifar={"batch_size": 128, "lr": 0.03, "lr_scaling": "fixed"},
     imagenet={
         "optimizer": "sgd",

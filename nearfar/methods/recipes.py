@@ -25,11 +25,13 @@ MOCO_V2 = {
 }
 """Chen et al. 2020, MoCo v2, and He et al. 2020, MoCo, section 3.3, which SimSiam takes over."""
 
-WEAK = {"crop_min": 0.6, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
+WEAK = {"crop_min": 0.6, "colour": "change", "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
 """Crops of most of an image, and flips; no colours."""
 
-TILES = {"crop_min": 0.6, "jitter": 0.0, "grayscale": 0.66, "blur": 0.0}
-"""VISSL's Jigsaw: weak crops, and two images of three grey, so that a lens's colour fringes tell no place."""
+TILES = {"crop_min": 0.6, "colour": "change", "jitter": 0.0, "grayscale": 0.66, "blur": 0.0}
+"""VISSL's Jigsaw: weak crops, and two images of three grey, so that a lens's colour fringes tell no place.
+
+Colours may not be kept for that reason, whatever the images are."""
 
 MASKED = {**WEAK, "optimizer": "adamw", "lr": 1.5e-4, "lr_scaling": "linear", "weight_decay": 0.05}
 """He et al. 2022, MAE, appendix A.1: crops and flips, and AdamW at 1.5e-4 for 256 images."""

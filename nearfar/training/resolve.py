@@ -319,9 +319,8 @@ def _settle_colours(views: dict[str, Any], asked: Mapping[str, Any]) -> None:
     """Leave `--colour auto` open only where views would change colours and nothing typed says how."""
     kept = to_json(keeping(build(Views, views)))
     if views["colour"] == "auto":
-        if any(asked.get(name) is not None for name in COLOURS) or all(
-            views[name] == kept[name] for name in COLOURS
-        ):
+        typed = any(asked.get(name) is not None for name in COLOURS)
+        if typed or all(views[name] == kept[name] for name in COLOURS):
             views["colour"] = "change"
     elif views["colour"] == "keep":
         views.update({name: kept[name] for name in COLOURS if asked.get(name) is None})
