@@ -377,9 +377,10 @@ def _asked_teacher(
     if len(rows) == len(dataset):
         return dataset, found
     if not reached:
+        name = str(wanted.settings.teacher).partition("@")[0]
         progress.say(
             f"the teacher has seen {len(rows):,} of {len(dataset):,} images in half of the time, and these "
-            f"are trained on; a smaller side is faster, such as --teacher {wanted.settings.teacher}@96"
+            f"are trained on; a smaller side is faster, such as --teacher {name}@96"
         )
     return Subset(dataset, rows), replace(found, places=found.places[rows])
 
