@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from nearfar.core.threads import one_torch_thread
-from nearfar.data.modality import open_data
+from nearfar.data.open import open_data
 from nearfar.features import extract
 from nearfar.training import engine, optim, resolve
 from nearfar.training.precision import gains_from_bfloat16

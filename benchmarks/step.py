@@ -23,6 +23,7 @@ from nearfar.data import cache
 from nearfar.data.batch import Batch
 from nearfar.data.sources import open_source
 from nearfar.training import engine, resolve
+from nearfar.training.run_config import RunConfig
 from nearfar.training.schedule import StepPlan
 from nearfar.training.setup import prepare
 
@@ -55,9 +56,9 @@ class Job:
     prepared: Any
 
     @property
-    def wanted(self) -> resolve.RunConfig:
+    def wanted(self) -> RunConfig:
         """All settings, with nothing left to decide."""
-        found: resolve.RunConfig = self.prepared.wanted
+        found: RunConfig = self.prepared.wanted
         return found
 
     @property

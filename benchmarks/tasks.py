@@ -26,7 +26,7 @@ from nearfar.core.config import build
 from nearfar.features import probes
 from nearfar.finetuning import detect, segment, sheet
 from nearfar.finetuning.segment_baseline import ColourFeatures
-from nearfar.finetuning.task import Labelled, Where
+from nearfar.finetuning.task_types import Labelled, Where
 from nearfar.training import engine
 from nearfar.training.run import load
 from nearfar.training.schedule import StepPlan

@@ -15,7 +15,7 @@ from pathlib import Path
 from nearfar import methods
 from nearfar.cli.flags import plain
 from nearfar.core.config import Setting, settings_of
-from nearfar.data.modality import MODALITIES, modality
+from nearfar.data.modalities import MODALITIES, modality
 from nearfar.evaluation import PARTS
 from nearfar.methods.catalogue import Entry, catalogue
 from nearfar.training import recipe_table, recipes, settings

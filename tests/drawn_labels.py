@@ -1,4 +1,4 @@
-"""Draws tiny images with masks, and with boxes: a red disc and a blue square on grey."""
+"""Draws tiny images with masks, and with boxes: a red disc and a blue square on grey; and trains on them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+from nearfar import models
+from nearfar.images.views import Preprocess
 
 HEIGHT, WIDTH = 48, 64
 VALUES = np.array([0, 128, 255])
@@ -81,3 +85,35 @@ def write_boxes(folder, count, kind="voc", first=0):
     if kind == "coco":
         (folder / "annotations.json").write_text(json.dumps(coco))
     return folder
+
+
+def train_a_little(task, data, lr, side):
+    """Train the task's network for 12 steps; return it and the losses."""
+    encoder = models.encoder("resnet10_w16", size=side)
+    network = task.network(encoder, None, data, frozen=False, seed=0, device=torch.device("cpu"), workers=1)
+    feed = task.feed(data, None, batch_size=4, seed=0, start=0, workers=1, device=None)
+    optimizer = task.optimizer(network, lr)
+    losses = []
+    for step in range(12):
+        network.train()
+        loss = network(feed.make(step)).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return network, losses
+
+
+def answers_of(task, network, data):
+    """Predict the images."""
+    how = {"device": torch.device("cpu"), "batch_size": 4, "workers": 1}
+    return task.answers(network, data.dataset, Preprocess(), **how)
+
+
+def restored(task, network):
+    """Make the task and the network anew from the card and the head's weights."""
+    other = type(task)()
+    other.restore(json.loads(json.dumps(task.card())), "x: ")
+    copy = other.empty(network.f, Preprocess())
+    copy.head.load_state_dict(network.head.state_dict())
+    return other, copy

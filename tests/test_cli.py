@@ -21,7 +21,7 @@ from nearfar.cli.main import COMMANDS, main, pretrain_parser
 from nearfar.cli.signatures import REQUIRED, read_signature
 from nearfar.cli.synonyms import ADVICE, SYNONYMS
 from nearfar.core.config import settings_of
-from nearfar.data.modality import MODALITIES, modality
+from nearfar.data.modalities import MODALITIES, modality
 from nearfar.images.view_settings import Views
 from nearfar.queries import QUERIES
 from nearfar.training import settings

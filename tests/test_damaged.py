@@ -23,8 +23,8 @@ from nearfar.reports import report as reports
 from nearfar.reports.sections import Subject, overview
 from nearfar.stores import StoreInfo
 from nearfar.training import checkpoint, run_shapes
-from nearfar.training.resolve import RunConfig
 from nearfar.training.run import Run, load
+from nearfar.training.run_config import RunConfig
 from nearfar.training.schedule import StepPlan
 from nearfar.training.settings import Training
 

@@ -6,20 +6,18 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from drawn_labels import HEIGHT, WIDTH, picture
+from drawn_labels import HEIGHT, WIDTH, answers_of, picture, restored, train_a_little
 from drawn_labels import write_boxes as folder
 from drawn_labels import write_voc as voc
 from PIL import Image
 
-from nearfar import models
 from nearfar.analysis import detection_scores
 from nearfar.analysis.detection_scores import Found
 from nearfar.core.errors import NearfarError
 from nearfar.data.box_labels import open_box_labels, read_yaml_names, renumbered
 from nearfar.finetuning import crops
 from nearfar.finetuning.detect import Config, Detection, Objects, Predicting
-from nearfar.finetuning.task import Where
+from nearfar.finetuning.task_types import Where
 from nearfar.images.views import Preprocess
 
 
@@ -140,21 +138,9 @@ def test_a_detector_learns_and_predicts_images_of_any_size(tmp_path):
     voc(place / "labels/3.xml", [])
     task = Detection(Config(side=64, finest=8))
     data = task.read(place, Preprocess(), Where())
-    encoder = models.encoder("resnet10_w16", size=64)
-    network = task.network(encoder, None, data, frozen=False, seed=0, device=torch.device("cpu"), workers=1)
-    feed = task.feed(data, None, batch_size=4, seed=0, start=0, workers=1, device=None)
-    optimizer = task.optimizer(network, 0.002)
-    losses = []
-    for step in range(12):
-        network.train()
-        loss = network(feed.make(step)).total
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    network, losses = train_a_little(task, data, 0.002, 64)
     assert all(np.isfinite(losses)) and sum(losses[-3:]) < 0.9 * sum(losses[:3])
-    how = {"device": torch.device("cpu"), "batch_size": 4, "workers": 1}
-    answers = task.answers(network, data.dataset, Preprocess(), **how)
+    answers = answers_of(task, network, data)
     assert len(answers) == 4 and all(
         one.found.boxes.min(initial=0) >= 0 and one.found.boxes.max(initial=0) <= 1 for one in answers
     )
@@ -165,11 +151,7 @@ def test_a_detector_learns_and_predicts_images_of_any_size(tmp_path):
     voc(place / "labels/2.xml", [])
     with pytest.raises(NearfarError, match="not one box on the test images"):
         task.read_test(place, Preprocess(), Where())
-    other = Detection()
-    other.restore(json.loads(json.dumps(task.card())), "x: ")
-    copy = other.empty(network.f, Preprocess())
-    copy.head.load_state_dict(network.head.state_dict())
-    same = other.answers(copy, data.dataset, Preprocess(), **how)
+    same = answers_of(*restored(task, network), data)
     assert all(np.array_equal(a.found.boxes, b.found.boxes) for a, b in zip(answers, same, strict=True))
 
 

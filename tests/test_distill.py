@@ -17,7 +17,7 @@ from torch import nn
 import nearfar
 from nearfar import models
 from nearfar.core.errors import NearfarError
-from nearfar.data.modality import open_data
+from nearfar.data.open import open_data
 from nearfar.images.view_settings import Views
 from nearfar.models.folding import folded
 from nearfar.training import resolve, targets
@@ -129,7 +129,7 @@ def test_a_run_that_is_resumed_has_the_same_images(
     known: str, cache: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(targets, "BLOCK", 32)
-    monkeypatch.setattr("nearfar.training.pretrain.TEACHER_SHARE", 0.0)
+    monkeypatch.setattr("nearfar.training.inputs.TEACHER_SHARE", 0.0)
     how = TINY | {"teacher": known, "steps": None, "minutes": 0.05, "out": tmp_path / "a", "holdout": 0.0}
     run = nearfar.pretrain(photos, **how)
     assert run.config["data"]["images"] == 32  # two batches are one block

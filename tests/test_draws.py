@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interrupted import pretrain_until
 from torch import nn
 
 import nearfar
 from nearfar.core import rng
 from nearfar.data.batch import Batch, leaves, tree_map
 from nearfar.methods.base import Loss, Method
-from nearfar.training import checkpoint, engine, grad_cache
+from nearfar.training import engine, grad_cache
 from nearfar.training.draws import named_draws
-from nearfar.training.logger import RunLogger
 from nearfar.training.replicas import Replicas
 from nearfar.training.schedule import StepPlan
 
@@ -131,7 +131,7 @@ def content(run: Path) -> bytes:
 
 @pytest.mark.parametrize("micro_batch", [None, 4])
 def test_a_network_with_stochastic_depth_gives_the_same_bytes_again_and_after_a_kill(
-    micro_batch: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    micro_batch: int | None, tmp_path: Path
 ) -> None:
     pytest.importorskip("torchvision")
     pixels = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)
@@ -143,15 +143,6 @@ def test_a_network_with_stochastic_depth_gives_the_same_bytes_again_and_after_a_
     nearfar.pretrain(pixels, out=tmp_path / "two", **words)
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
-    def stop(self: RunLogger, step: engine.Step) -> None:
-        if step.number == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLogger, "due", lambda self: True)
-        patch.setattr(RunLogger, "note", stop)
-        with pytest.raises(KeyboardInterrupt):
-            nearfar.pretrain(pixels, out=tmp_path / "cut", **words)
-    assert checkpoint.read(tmp_path / "cut" / checkpoint.LAST)[1]["step"] == 2
+    pretrain_until(3, pixels, out=tmp_path / "cut", **words)
     nearfar.pretrain(pixels, out=tmp_path / "cut", **words)
     assert content(tmp_path / "cut") == content(tmp_path / "one")

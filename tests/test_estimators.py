@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import nearfar
 from nearfar.core.errors import NearfarError
-from nearfar.data.modality import open_data
+from nearfar.data.open import open_data
 from nearfar.integrations.sklearn import (
     AnomalyDetector,
     DuplicateFinder,

@@ -21,7 +21,7 @@ from nearfar.features import probes
 from nearfar.features.extract import fingerprint
 from nearfar.finetuning import calibrate, class_figures, linear_fit, outcome
 from nearfar.finetuning.many_labels import read_many
-from nearfar.finetuning.task import Figures
+from nearfar.finetuning.task_types import Figures
 from nearfar.finetuning.tuned import open_tuned
 from nearfar.images.views import Preprocess
 from nearfar.training.run import export, load

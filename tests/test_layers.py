@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from nearfar.cli.main import COMMANDS
-from nearfar.data.modality import MODALITIES
+from nearfar.data.modalities import MODALITIES
 from nearfar.evaluation import PARTS
 from nearfar.methods import METHODS
 from nearfar.queries import QUERIES

@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 import torch
 import toy_modality
+from interrupted import pretrain_until
 from small import narrow
 
 import nearfar
 from nearfar import methods
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
-from nearfar.data import modality as kinds
+from nearfar.data import modalities as kinds
 from nearfar.stores import open_store
-from nearfar.training import checkpoint
-from nearfar.training.logger import RunLogger
 
 TINY = {"steps": 24, "batch_size": 16, "head": (16, 8), "precision": "float32", "workers": 1, "device": "cpu"}
 
@@ -70,7 +69,7 @@ def test_every_kind_in_the_table_keeps_its_word() -> None:
 
 def test_the_table_needs_no_torch_until_a_kind_is_at_work() -> None:
     code = (
-        "import sys; from nearfar.data.modality import modality; modality('images').views()\n"
+        "import sys; from nearfar.data.modalities import modality; modality('images').views()\n"
         "print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -95,25 +94,14 @@ def test_a_run_learns_says_its_kind_and_knows_its_health(run: Path) -> None:
 @pytest.mark.parametrize(
     "method", [name for name in methods.METHODS if methods.method(name).modality is None]
 )
-def test_every_method_goes_on_to_the_same_bytes(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_method_goes_on_to_the_same_bytes(method: str, tmp_path: Path) -> None:
     data = list(waves(40)), np.arange(40) % 3
     source = kinds.modality("sequences").open(data, labels=True)
     settings = {**{key: value for key, value in TINY.items() if key != "head"}, **narrow(method)}
     settings |= {"method": method, "steps": 7, "batch_size": 8, "recipe": "cpu"}
     nearfar.pretrain(source, out=tmp_path / "unbroken", **settings)
 
-    def stop(self: RunLogger, step: object) -> None:
-        if step.number == 4:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLogger, "due", lambda self: True)
-        patch.setattr(RunLogger, "note", stop)
-        with pytest.raises(KeyboardInterrupt):
-            nearfar.pretrain(source, out=tmp_path / "broken", **settings)
-    assert checkpoint.read(tmp_path / "broken" / checkpoint.LAST)[1]["step"] == 3
+    pretrain_until(4, source, out=tmp_path / "broken", **settings)
     nearfar.pretrain(source, out=tmp_path / "broken", **settings)
     for name in ("encoder.safetensors", "encoder.json", "last.safetensors"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()

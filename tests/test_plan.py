@@ -11,8 +11,8 @@ import pytest
 import nearfar
 from nearfar.training import recipes, resolve
 from nearfar.training.plan import plan_run
-from nearfar.training.resolve import RunConfig
 from nearfar.training.run import Run
+from nearfar.training.run_config import RunConfig
 
 SMALL = {"encoder": "resnet10_w16", "device": "cpu", "precision": "float32", "health_checks": 0, "workers": 1}
 

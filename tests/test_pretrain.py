@@ -19,13 +19,13 @@ import forkserver
 import numpy as np
 import pytest
 import torch
+from interrupted import pretrain_until
 from small import IMAGE_METHODS, encoder_of, narrow
 
 import nearfar
 from nearfar import methods
 from nearfar.training import checkpoint
 from nearfar.training.earlier_run import OURS
-from nearfar.training.logger import RunLogger
 
 TINY = {
     "steps": 24,
@@ -86,16 +86,8 @@ def test_every_method_resumes_to_the_same_bytes_from_the_midst_of_an_epoch(metho
         settings["teacher"] = str(teacher.folder)
     nearfar.pretrain(data, out=tmp_path / "unbroken", **settings)
 
-    def stop(self, step):
-        if step.number == 4:  # step 3, in the midst of an epoch of 5, is what was saved last
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLogger, "due", lambda self: True)
-        patch.setattr(RunLogger, "note", stop)
-        with pytest.raises(KeyboardInterrupt):
-            nearfar.pretrain(data, out=tmp_path / "broken", **settings)
-    assert checkpoint.read(tmp_path / "broken" / checkpoint.LAST)[1]["step"] == 3
+    # step 3, in the midst of an epoch of 5, is what was saved last
+    pretrain_until(4, data, out=tmp_path / "broken", **settings)
     nearfar.pretrain(data, out=tmp_path / "broken", **settings)
     assert content(tmp_path / "broken") == content(tmp_path / "unbroken")
     with monkeypatch.context() as patch:  # the encoder loads without the method's code

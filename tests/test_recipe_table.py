@@ -18,6 +18,7 @@ from nearfar.images.view_settings import Views
 from nearfar.images.views import View
 from nearfar.methods.base import Method
 from nearfar.training import recipes, resolve
+from nearfar.training.run_config import RunConfig
 
 STRONG, MILD, BYOL, MOCO = (
     (0.8, 0.8, 0.8, 0.2),
@@ -115,7 +116,7 @@ TABLE: dict[tuple[str, str], tuple[Any, ...]] = {
 }  # fmt: skip
 
 
-def built(method: str, recipe: str) -> tuple[resolve.RunConfig, Method]:
+def built(method: str, recipe: str) -> tuple[RunConfig, Method]:
     """A method as a recipe makes it, on an encoder of the recipe's width; its weights take no memory."""
     side = 32 if recipe.startswith("cifar") else 500
     wanted = resolve.resolve(method, recipe, {}, side=side, device=torch.device("cpu"))

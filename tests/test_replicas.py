@@ -13,6 +13,7 @@ import numpy as np
 import processes
 import pytest
 import torch
+from interrupted import pretrain_until
 from small import IMAGE_METHODS, given, small, total
 from torch import nn
 
@@ -22,9 +23,8 @@ from nearfar.core.errors import NearfarError
 from nearfar.data.batch import Batch
 from nearfar.methods.base import Loss, Method
 from nearfar.models.queue import Queue
-from nearfar.training import checkpoint, engine, grad_cache, optim
+from nearfar.training import engine, grad_cache, optim
 from nearfar.training.draws import ThreadDraws, named_draws
-from nearfar.training.logger import RunLogger
 from nearfar.training.replicas import Replicas, why_whole
 from nearfar.training.schedule import StepPlan
 from nearfar.training.settings import Training
@@ -216,7 +216,7 @@ def content(run: Path) -> bytes:
 
 
 def test_a_run_keeps_its_number_of_threads_and_resumes_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), np.uint8)
     words = {"steps": 4, "batch_size": 32, "head": (16, 8), **SMALL}
@@ -226,16 +226,7 @@ def test_a_run_keeps_its_number_of_threads_and_resumes_bit_for_bit(
     assert alone.config["training"]["threads"] == torch.get_num_threads() == 1  # as OMP_NUM_THREADS says
     assert content(tmp_path / "alone") != content(tmp_path / "one")
 
-    def stop(self: RunLogger, step: engine.Step) -> None:
-        if step.number == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLogger, "due", lambda self: True)
-        patch.setattr(RunLogger, "note", stop)
-        with pytest.raises(KeyboardInterrupt):
-            nearfar.pretrain(pixels, out=tmp_path / "cut", threads=2, **words)
-    assert checkpoint.read(tmp_path / "cut" / checkpoint.LAST)[1]["step"] == 2
+    pretrain_until(3, pixels, out=tmp_path / "cut", threads=2, **words)
     with pytest.raises(NearfarError, match="--threads 2 became 1"):
         nearfar.pretrain(pixels, out=tmp_path / "cut", threads=1, **words)
     nearfar.pretrain(pixels, out=tmp_path / "cut", **words)  # with as many as before

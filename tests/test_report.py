@@ -29,6 +29,7 @@ from nearfar.reports.report import report
 from nearfar.reports.sample import ImageSample
 from nearfar.training import resolve
 from nearfar.training.run import Run, load
+from nearfar.training.run_config import RunConfig
 
 EVIL = ("<script>alert(1)<!--", '"><img src=x onerror=alert(1)>', "$x_{'&amp;", "ünïcode {{ 7*7 }}")
 SETTINGS: dict[str, Any] = {
@@ -260,7 +261,7 @@ def test_a_verdict_heads_the_page(bad: bool) -> None:
 
 
 def test_the_views_shown_are_those_the_network_saw(run: Run, photos: Path) -> None:
-    wanted = resolve.RunConfig.from_json(run.config, "")
+    wanted = RunConfig.from_json(run.config, "")
     sampled = sample.sample_run(run, wanted, None, torch.device("cpu"))
     assert int((sampled.numbers >= 0).sum()) == 96 and len(sampled) == 160
 
@@ -447,7 +448,7 @@ def test_one_count_of_epochs_and_images_found_from_any_folder(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     again = load(tmp_path / "run")
-    wanted = resolve.RunConfig.from_json(again.config, "")
+    wanted = RunConfig.from_json(again.config, "")
     assert len(sample.sample_run(again, wanted, None, torch.device("cpu"))) == 40
 
 

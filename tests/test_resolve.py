@@ -15,7 +15,8 @@ from nearfar.core.device import device_named
 from nearfar.core.errors import NearfarError
 from nearfar.data.sources import open_source
 from nearfar.training import plan, recipe_table, recipes, resolve
-from nearfar.training.resolve import RunConfig
+from nearfar.training.collection_settings import usual_side
+from nearfar.training.run_config import RunConfig
 
 CPU = torch.device("cpu")
 
@@ -123,9 +124,9 @@ def test_the_batch_fits_the_images():
 
 
 def test_the_usual_side_is_the_median_of_what_can_be_used():
-    assert resolve.usual_side(open_source(np.zeros((5, 20, 30, 3), np.uint8)), 10**6) == 20
+    assert usual_side(open_source(np.zeros((5, 20, 30, 3), np.uint8)), 10**6) == 20
     with pytest.raises(NearfarError, match="none of the 5 images"):
-        resolve.usual_side(open_source(np.zeros((5, 20, 30, 3), np.uint8)), 100)
+        usual_side(open_source(np.zeros((5, 20, 30, 3), np.uint8)), 100)
 
 
 def test_the_same_seed_builds_the_same_method():

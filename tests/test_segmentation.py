@@ -7,11 +7,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from drawn_labels import HEIGHT, VALUES, WIDTH, picture, write_masks
+from drawn_labels import HEIGHT, VALUES, WIDTH, answers_of, picture, restored, train_a_little, write_masks
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from nearfar import models
 from nearfar.analysis import segmentation_scores
 from nearfar.core.errors import NearfarError
 from nearfar.data import pixel_labels
@@ -19,7 +18,7 @@ from nearfar.data.coco import run_lengths
 from nearfar.data.pixel_labels import IGNORED, open_pixel_labels
 from nearfar.finetuning.segment import Config, Pixels, Segmentation
 from nearfar.finetuning.segment_baseline import ColourFeatures
-from nearfar.finetuning.task import Where
+from nearfar.finetuning.task_types import Where
 from nearfar.images.views import Preprocess
 from nearfar.models.pixel_heads import HEADS
 
@@ -215,32 +214,12 @@ def test_figures_equal_the_reference():
 def test_every_decoder_learns_and_predicts_images_of_any_size(decoder, tmp_path):
     task = Segmentation(Config(decoder=decoder, side=32))
     data = task.read(folder(tmp_path / "a", 6), Preprocess(), Where())
-    encoder = models.encoder("resnet10_w16", size=32)
-    network = task.network(encoder, None, data, frozen=False, seed=0, device=torch.device("cpu"), workers=1)
-    feed = task.feed(data, None, batch_size=4, seed=0, start=0, workers=1, device=None)
-    optimizer = task.optimizer(network, 0.003)
-    losses = []
-    for step in range(12):
-        network.train()
-        loss = network(feed.make(step)).total
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    network, losses = train_a_little(task, data, 0.003, 32)
     assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
-    answers = task.answers(
-        network, data.dataset, Preprocess(), device=torch.device("cpu"), batch_size=4, workers=1
-    )
+    answers = answers_of(task, network, data)
     assert {one.classes.shape for one in answers} == {(32, 43)}  # as decoded
     assert 0 < task.measure(answers, data).score <= 1
-    card = json.loads(json.dumps(task.card()))
-    other = Segmentation()
-    other.restore(card, "x")
-    copy = other.empty(network.f, Preprocess())
-    copy.head.load_state_dict(network.head.state_dict())
-    same = other.answers(
-        copy, data.dataset, Preprocess(), device=torch.device("cpu"), batch_size=4, workers=1
-    )
+    same = answers_of(*restored(task, network), data)
     assert all((a.classes == b.classes).all() for a, b in zip(answers, same, strict=True))
 
 

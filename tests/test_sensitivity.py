@@ -17,11 +17,12 @@ from nearfar.experiments import influence, space
 from nearfar.experiments.findings import Sweep, Trial
 from nearfar.experiments.proposals import JOURNAL, Proposals
 from nearfar.training import recipes, resolve
+from nearfar.training.run_config import RunConfig
 
 CPU = torch.device("cpu")
 
 
-def wanted_of(method: str = "simclr", recipe: str = "cpu", **given: object) -> resolve.RunConfig:
+def wanted_of(method: str = "simclr", recipe: str = "cpu", **given: object) -> RunConfig:
     return resolve.resolve(method, recipe, given, side=32, device=CPU)
 
 

@@ -14,8 +14,9 @@ import torch
 import nearfar
 from nearfar.cli.main import main, pretrain_parser
 from nearfar.core.errors import BadImage, NearfarError
-from nearfar.data import modality as kinds
+from nearfar.data import modalities as kinds
 from nearfar.data.endings import endings
+from nearfar.data.open import open_data, recognise
 from nearfar.sound import logmel, read, views
 from nearfar.sound.mfcc import MFCC
 from nearfar.sound.view_settings import SoundPreprocess, SoundViews
@@ -256,14 +257,14 @@ def test_the_encoder_takes_any_length(frames: int) -> None:
 
 
 def test_the_kind_is_found_from_the_files(clips: Path, photos: Path, tmp_path: Path) -> None:
-    assert kinds.recognise(clips) == kinds.recognise(str(clips)) == "sound"
-    assert kinds.recognise(photos) == kinds.recognise("cifar10") == "images"
-    assert kinds.recognise([str(next(clips.rglob("*.wav")))]) == "sound"
+    assert recognise(clips) == recognise(str(clips)) == "sound"
+    assert recognise(photos) == recognise("cifar10") == "images"
+    assert recognise([str(next(clips.rglob("*.wav")))]) == "sound"
     listed = tmp_path / "clips.csv"
     listed.write_text("path,label\nx/a.wav,ah\nx/b.wav,ee\n")
-    assert kinds.recognise(listed) == "sound" and endings(listed) == {"wav": 2}
+    assert recognise(listed) == "sound" and endings(listed) == {"wav": 2}
     listed.write_text("path,label\nx/a.png,ah\nx/b.jpg,ee\n")
-    assert kinds.recognise(listed) == "images"
+    assert recognise(listed) == "images"
 
 
 def test_a_folder_of_several_kinds_is_asked_about(clips: Path, photos: Path, tmp_path: Path, capsys) -> None:
@@ -275,7 +276,7 @@ def test_a_folder_of_several_kinds_is_asked_about(clips: Path, photos: Path, tmp
         nearfar.pretrain(mixed, out=tmp_path / "run", **TINY)
     for kind, count, own, other in (("sound", 20, "--mels", "--hue"), ("images", 30, "--hue", "--mels")):
         words = [str(mixed), "--modality", kind]
-        assert len(kinds.open_data(mixed, expected=kind)) == count
+        assert len(open_data(mixed, expected=kind)) == count
         flags = pretrain_parser(words).flags
         assert own in flags and other not in flags
     assert main(["pretrain", str(mixed), "--modality", "sounds"]) == 2

@@ -25,6 +25,7 @@ from nearfar.experiments.proposals import Proposals
 from nearfar.experiments.trials import GIVE_UP, METRIC, SweepSession
 from nearfar.training import checkpoint, resolve
 from nearfar.training.pretrain import Ended, pretrain
+from nearfar.training.run_config import RunConfig
 
 CPU = torch.device("cpu")
 TINY = {"batch_size": 16, "encoder": "resnet10_w16", "precision": "float32", "device": "cpu", "workers": 1}
@@ -32,7 +33,7 @@ FLAGS = ["--batch-size", "16", "--encoder", "resnet10_w16", "--precision", "floa
 FLAGS += ["--workers", "1"]
 
 
-def wanted_of(method: str = "simclr", recipe: str = "cpu", **given: object) -> resolve.RunConfig:
+def wanted_of(method: str = "simclr", recipe: str = "cpu", **given: object) -> RunConfig:
     return resolve.resolve(method, recipe, given, side=32, device=CPU)
 
 
@@ -55,7 +56,7 @@ def test_a_sweep_starts_with_the_recipe_and_repeats_it_and_the_best(swept: tuple
     assert len(found.recipe) == 3 and found.noise is not None and found.noise >= 0
     numbers = [trial.number for trial in found.repeats]
     assert numbers == [0, 0, *[found.best.number] * (len(numbers) - 2)]
-    held = resolve.RunConfig.from_json(checkpoint.read_json(out / "trial-000" / "config.json"), "")
+    held = RunConfig.from_json(checkpoint.read_json(out / "trial-000" / "config.json"), "")
     measured = ("--views-on", "--compile", "--threads")
     differences = held.differences(wanted_of(steps=2, image_size=16, colour="change", **TINY))
     assert [line for line in differences if not line.startswith(measured)] == []

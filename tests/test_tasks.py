@@ -23,7 +23,7 @@ from nearfar.finetuning import predict as predicting
 from nearfar.finetuning import session
 from nearfar.finetuning.detect import Detection
 from nearfar.finetuning.segment import Segmentation
-from nearfar.finetuning.task import Where
+from nearfar.finetuning.task_types import Where
 from nearfar.finetuning.tuned import open_result
 from nearfar.images.views import Preprocess
 from nearfar.training.run import export

@@ -1,4 +1,4 @@
-"""Texts as a kind of data: what is read, split, trained on, kept, searched and measured."""
+"""Texts as a kind of data: what is read, split into tokens and drawn as views, its encoders and methods."""
 
 from __future__ import annotations
 
@@ -11,64 +11,16 @@ import numpy as np
 import pytest
 import torch
 from small import loops
+from small_texts import SUBJECTS, TINY, sentences
 
 import nearfar
 from nearfar import methods
-from nearfar.analysis.bm25 import BM25, together
 from nearfar.core.config import build
 from nearfar.core.errors import BadImage, NearfarError
-from nearfar.data import modality as kinds
+from nearfar.data import modalities as kinds
 from nearfar.data.batch import Batch
-from nearfar.stores import open_store
 from nearfar.text import networks, tokenizer, views
-from nearfar.text.view_settings import TextPreprocess, TextViews
-from nearfar.training import checkpoint
-from nearfar.training.logger import RunLogger
-
-TINY = {
-    "steps": 12,
-    "batch_size": 16,
-    "precision": "float32",
-    "workers": 1,
-    "device": "cpu",
-    "health_checks": 2,
-}
-SUBJECTS = {
-    "sea": ["wave", "ship", "sailor", "harbour", "tide", "anchor", "fish", "salt", "storm", "island"],
-    "farm": ["cow", "barn", "wheat", "tractor", "field", "hen", "plough", "hay", "meadow", "harvest"],
-    "town": ["street", "shop", "tram", "market", "square", "lamp", "window", "crowd", "bridge", "tower"],
-}
-
-
-def sentences(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Sentences of three subjects, by turns, which have no word but the small ones in common."""
-    draw = np.random.default_rng(seed)
-    names = [list(SUBJECTS)[at % 3] for at in range(count)]
-    made = []
-    for name in names:
-        a, b, c, d = draw.choice(SUBJECTS[name], 4, replace=False)
-        made.append(f"The {a} and the {b} are near a {c}, as the {d} is.")
-    return made, names
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "texts"
-    torch.set_num_threads(1)
-    texts, _ = sentences(240)
-    nearfar.pretrain(
-        kinds.modality("text").open(texts), out=folder, **{**TINY, "steps": 40, "method": "simcse"}
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
-def store(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    address = tmp_path_factory.mktemp("stores") / "texts.nf"
-    texts, names = sentences(60, seed=1)
-    nearfar.embed(run, (texts, names), store=address, labels=True)
-    return address
-
+from nearfar.text.view_settings import TextViews
 
 # Reading.
 
@@ -355,129 +307,3 @@ def test_hidden_tokens_are_drawn_by_name_and_hidden_as_the_paper_has_it() -> Non
     assert torch.equal(module._hide(part, part.views[0], 8192)[0], new[7:9])
     with pytest.raises(NearfarError, match="does not look at; choose"):
         methods.method("mlm")(networks.encoder("bag_w512"), build(methods.settings("mlm"), {}))
-
-
-@pytest.mark.parametrize("method", ["simcse", "multiple_negatives", "mlm", "vicreg", "byol"])
-def test_a_run_on_texts_resumes_to_the_same_bytes(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    texts, _ = sentences(40)
-    rows = list(zip(texts, reversed(texts), strict=True)) if method == "multiple_negatives" else texts
-    source = kinds.modality("text").open(rows)
-    settings = {**TINY, "method": method, "steps": 7, "batch_size": 8, "health_checks": 0, "recipe": "cpu"}
-    settings["encoder"] = "text_w128_d2"
-    nearfar.pretrain(source, out=tmp_path / "unbroken", **settings)
-
-    def stop(self: RunLogger, step: object) -> None:
-        if step.number == 4:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLogger, "due", lambda self: True)
-        patch.setattr(RunLogger, "note", stop)
-        with pytest.raises(KeyboardInterrupt):
-            nearfar.pretrain(source, out=tmp_path / "broken", **settings)
-    assert checkpoint.read(tmp_path / "broken" / checkpoint.LAST)[1]["step"] == 3
-    nearfar.pretrain(source, out=tmp_path / "broken", **settings)
-    for name in ("encoder.safetensors", "encoder.json", "last.safetensors", "tokenizer.json"):
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
-
-
-def test_a_run_keeps_its_tokenizer_and_others_start_from_it(run: Path, tmp_path: Path) -> None:
-    found = nearfar.load(run)
-    assert found.preprocess == TextPreprocess(32, tokenizer.read(run / "tokenizer.json"))
-    texts, _ = sentences(40, seed=5)
-    texts = [text.upper() + " zebra" for text in texts]
-    source = kinds.modality("text").open(texts)
-    again = nearfar.pretrain(source, out=tmp_path / "next", **TINY, weights=str(run), method="simcse")
-    assert again.preprocess.tokenizer == found.preprocess.tokenizer
-    (tmp_path / "next" / "tokenizer.json").write_text(tokenizer.train(texts))
-    with pytest.raises(NearfarError, match="not the tokenizer that the run was trained with"):
-        nearfar.load(tmp_path / "next")
-
-
-# Uses.
-
-
-def test_texts_are_embedded_kept_and_searched(run: Path, store: Path, capsys) -> None:
-    held = open_store(store)
-    texts, names = sentences(60, seed=1)
-    assert held.info.modality == "text" and held.columns["text"] == "text"
-    assert held.rows(["id", "text"], ids=["7"]).to_pydict() == {"id": ["7"], "text": [texts[7]]}
-    assert nearfar.load(run).encode(texts[0]).shape == (512,)
-    found = nearfar.search(store, text="a ship in the harbour", limit=6)
-    assert list(found.columns) == ["score", "similarity", "bm25", "label", "text"]
-    assert set(found.columns["label"]) == {"sea"}
-    assert list(found.columns["score"]) == sorted(found.columns["score"], reverse=True)
-    only = nearfar.search(store, text="a ship", where="label = 'farm'", limit=3)
-    assert set(only.columns["label"]) == {"farm"}
-    assert nearfar.search(store, id="0", like=["a wave"], dislike=["a tram"], limit=3).columns["text"]
-    with pytest.raises(NearfarError, match="holds text; search it with --text WORDS"):
-        nearfar.search(store, image="a.png")
-    assert held.thumbnails(["0"])[0][:2] == b"\xff\xd8"
-
-
-def test_uses_work_on_a_store_of_texts(run: Path, tmp_path: Path) -> None:
-    texts, names = sentences(45, seed=3)
-    texts[30] = texts[12]
-    store = tmp_path / "texts.nf"
-    nearfar.embed(run, (texts, names), store=store, labels=True)
-    assert set(nearfar.duplicates(store).ids) == {"12", "30"}
-    assert len(set(nearfar.clusters(store, n_clusters=3).columns["cluster"])) == 3
-    assert len(nearfar.label_errors(store).ids) == 45
-    assert len(nearfar.image_map(store).ids) == 45
-    nearfar.store(store, export_file=tmp_path / "texts.csv")
-    assert texts[0] in (tmp_path / "texts.csv").read_text(encoding="utf-8")
-
-
-def test_bm25_is_its_formula_and_rare_words_win() -> None:
-    texts = ["the cat sat on the mat", "the dog", "a cat and a dog and a cat", "THE, the; the!", ""]
-    index, lengths = BM25(texts), [6, 2, 8, 3, 0]
-    counts = [text.lower().replace(",", " ").replace(";", " ").replace("!", " ").split() for text in texts]
-    for query in ("cat dog", "the cat cat", "zebra", ""):
-        wanted = np.zeros(5)
-        for word in query.split():
-            n = sum(word in held for held in counts)
-            for at, held in enumerate(counts):
-                f = held.count(word)
-                damp = 1.5 * (1 - 0.75 + 0.75 * lengths[at] / np.mean(lengths))
-                wanted[at] += np.log(1 + (5 - n + 0.5) / (n + 0.5)) * f * 2.5 / (f + damp) if n else 0
-        np.testing.assert_allclose(index.scores(query), wanted, rtol=1e-5)
-    assert BM25([]).scores("x").shape == (0,)
-    dense = np.array([0.9, 0.1, 0.5], np.float32)
-    assert together(dense, np.zeros(3, np.float32)).argmax() == 0
-
-
-def test_agreement_with_people_stands_beside_tfidf(run: Path, tmp_path: Path) -> None:
-    texts, names = sentences(64, seed=7)
-    for part, first in (("dev", 0), ("test", 30)):
-        rows = ["sentence1,sentence2,score"]
-        for at in range(first, first + 30):
-            rows.append(f'"{texts[at]}","{texts[at + 1 + 2 * (at % 2)]}",{3.0 if at % 2 else 1.0}')
-        (tmp_path / f"{part}.csv").write_text("\n".join(rows))
-    found = nearfar.sts(run, tmp_path / "test.csv", dev=tmp_path / "dev.csv")
-    assert list(found.rows) == [
-        "encoder",
-        "untrained",
-        "tfidf words",
-        "tfidf characters",
-        "tfidf sum",
-        "encoder + tfidf",
-    ]
-    assert found.pairs == 30 and found.rows["encoder"].test > 0.6 and "encoder + tfidf" in str(found)
-    assert json.dumps(found.to_json())
-    row = found.rows["encoder"]
-    assert row.low <= row.test <= row.high
-    (tmp_path / "odd.csv").write_text("sentence1,sentence2,score\na,b,c\n")
-    with pytest.raises(NearfarError, match="a score is no number"):
-        nearfar.sts(run, tmp_path / "odd.csv")
-
-
-def test_passages_are_found_by_vectors_words_and_their_sum(run: Path, tmp_path: Path) -> None:
-    texts, _ = sentences(40, seed=8)
-    rows = ["question,passage"] + [f'"Where is the {text.split()[1]}?","{text}"' for text in texts]
-    (tmp_path / "q.csv").write_text("\n".join(rows))
-    found = nearfar.passages(run, tmp_path / "q.csv", dev=tmp_path / "q.csv")
-    assert list(found.rows) == ["encoder", "bm25", "tfidf", "sum"] and found.questions == 40
-    assert found.rows["sum"].first >= found.rows["bm25"].first and found.chosen
-    assert "McNemar" in str(found) and json.dumps(found.to_json())

@@ -11,7 +11,7 @@ import pytest
 
 from nearfar import methods
 from nearfar.core.config import settings_of
-from nearfar.data.modality import MODALITIES, modality
+from nearfar.data.modalities import MODALITIES, modality
 from nearfar.training.options import Options
 from nearfar.training.settings import Training
 

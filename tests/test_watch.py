@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from interrupted import pretrain_until
 
 import nearfar
 from nearfar import models
@@ -99,16 +100,8 @@ def test_a_run_writes_its_health_and_learns_as_without(tmp_path) -> None:
     assert again.health() == lines
 
 
-def test_a_run_that_was_not_looked_at_from_its_start_has_no_verdict(tmp_path, monkeypatch) -> None:
-    def stop(self: RunLogger, step: Step) -> None:
-        if step.number == 4:  # step 3 is what was saved last
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLogger, "due", lambda self: True)
-        patch.setattr(RunLogger, "note", stop)
-        with pytest.raises(KeyboardInterrupt):
-            nearfar.pretrain(numbered(100), out=tmp_path, health_checks=0, **TINY)
+def test_a_run_that_was_not_looked_at_from_its_start_has_no_verdict(tmp_path) -> None:
+    pretrain_until(4, numbered(100), out=tmp_path, health_checks=0, **TINY)
     run = nearfar.pretrain(numbered(100), out=tmp_path, health_checks=20, **TINY)
     steps = [line["step"] for line in run.health()]
     assert steps[0] > 3 and steps[-1] == 6  # trained weights are never taken for untrained ones

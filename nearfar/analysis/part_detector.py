@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.errors import BadImage, NearfarError, nearest
 from ..core.progress import Bar
 from ..core.threads import map_in_order
-from ..data.modality import IMAGES, modality_of
+from ..data.modalities import IMAGES, modality_of
 from ..data.source import Source
 from ..images.files import MAX_PIXELS
 from .padim import Padim

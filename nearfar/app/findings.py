@@ -18,7 +18,7 @@ from ..analysis.label_errors import out_of_fold
 from ..analysis.projection import project
 from ..analysis.query import query
 from ..core.errors import BadImage, NearfarError
-from ..data.modality import modality
+from ..data.modalities import modality
 from ..evaluation.accuracy import Accuracy
 from ..features import logistic
 from ..images import decode

@@ -26,7 +26,9 @@ from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
 from ..core.redact import redact_text
 from ..core.text import printable
-from ..data.modality import IMAGES, Modality, modality, recognise
+from ..data.modalities import IMAGES, modality
+from ..data.modality import Modality
+from ..data.open import recognise
 from ..evaluation import PARTS
 from ..finetuning.settings import Tuning
 from ..queries import QUERIES

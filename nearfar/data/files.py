@@ -36,7 +36,7 @@ def open_files(data: Any, *, kind: str, suffixes: Collection[str], labels: bool)
     if isinstance(data, (str, os.PathLike)):
         path = Path(data).expanduser()
         if path.is_dir():
-            return _open_folder(path, kind, suffixes, some, labels)
+            return open_folder(path, kind, suffixes, some, labels)
         if not path.exists():
             beside = os.listdir(path.parent) if path.parent.is_dir() else []
             near = nearest(path.name, [name for name in beside[:10_000] if not name.startswith(".")])
@@ -67,8 +67,19 @@ def open_files(data: Any, *, kind: str, suffixes: Collection[str], labels: bool)
     return FileSource("the list", clean(paths), named, Path(), paths, modality=kind)
 
 
-def _open_folder(folder: Path, kind: str, suffixes: Collection[str], some: str, labels: bool) -> FileSource:
-    """Open a folder of any depth; a label is the name of a folder on the way to a file."""
+def open_folder(folder: Path, kind: str, suffixes: Collection[str], some: str, labels: bool) -> FileSource:
+    """Open a folder of any depth; a label is the name of a folder on the way to a file.
+
+    Args:
+        folder: it.
+        kind: the modality's name.
+        suffixes: endings of its files, in lower case.
+        some: how errors name these endings.
+        labels: whether labels are wanted.
+
+    Raises:
+        NearfarError: the folder cannot be read, or has no such file.
+    """
     others: Counter[str] = Counter()
     try:
         paths = find(folder, others, suffixes)

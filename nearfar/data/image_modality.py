@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..images.view_settings import Views, is_small
 from .folders import SUFFIXES
-from .modality import IMAGES, Example, Modality
+from .modalities import IMAGES
+from .modality import Example, Modality
 
 if TYPE_CHECKING:
     import torch

@@ -145,7 +145,7 @@ def open_labelled(
     Raises:
         NearfarError: they cannot be opened, or have no labels.
     """
-    from .modality import open_data
+    from .open import open_data
 
     if label_level is not None and labels is not None:
         raise NearfarError("--label-level and --labels exclude each other; give one of them.")

@@ -21,7 +21,7 @@ import torch
 
 from ..core import rng
 from .batch import ALTERNATES, Batch, leaves
-from .modality import modality_of
+from .modalities import modality_of
 from .sampler import Sampler, Shuffled
 
 AHEAD = 3  # batches ready before they are asked for; the feed holds at most this many plus two

@@ -1,4 +1,4 @@
-"""Kinds of data: the questions that the rest of nearfar asks about examples, and the table of modalities.
+"""One kind of data: the questions that the rest of nearfar asks about examples.
 
 An example is what one row of a data set holds: an image, say. Only its modality knows more of it than that.
 All other code asks: how it is read, how its views are drawn and computed, what an encoder takes, what of it
@@ -8,14 +8,10 @@ is kept in a store and shown to people. Nothing here imports torch or NumPy unti
 from __future__ import annotations
 
 import abc
-import functools
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from ..core.errors import NearfarError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +19,6 @@ if TYPE_CHECKING:
     from ..models import Encoder
     from .inspection import Inspection
     from .source import Source
-
-IMAGES = "images"
-MODALITIES = {
-    IMAGES: "nearfar.data.image_modality",
-    "sound": "nearfar.data.sound_modality",
-    "text": "nearfar.data.text_modality",
-}
-"""Name to the module whose `MODALITY` is the one object of that kind of data."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +35,14 @@ class Example:
 
 
 class Modality(abc.ABC):
-    """One kind of data. To add one: a module with its object, and a line in `MODALITIES`.
+    """One kind of data. To add one: a module with its object, and a line in `modalities.MODALITIES`.
 
     A block is some examples together, as a data set's `gather` gives them; it has a length, and `take(rows)`
     gives some of it. Tensors come as one tensor whose first dimension counts examples.
     """
 
     name: ClassVar[str]
-    """As in `MODALITIES`; also the word for several examples."""
+    """As in `modalities.MODALITIES`; also the word for several examples."""
 
     views: ClassVar[type]
     """The settings of a view: a settings class, whose flags the command line shows."""
@@ -399,93 +387,3 @@ class Modality(abc.ABC):
             An image file; b"" where there is nothing to see.
         """
         return b""
-
-
-@functools.cache
-def _load(module: str) -> Modality:
-    found: Modality = importlib.import_module(module).MODALITY
-    return found
-
-
-def modality(name: str) -> Modality:
-    """Find a kind of data.
-
-    Args:
-        name: one of `MODALITIES`.
-
-    Raises:
-        NearfarError: there is no such kind.
-    """
-    if name not in MODALITIES:
-        raise NearfarError(f"there is no kind of data {name!r}; {nearest(name, MODALITIES)}")
-    return _load(MODALITIES[name])
-
-
-def modality_of(what: Any) -> Modality:
-    """Find the kind of data of a source, a data set or settings of `prepare`: images, unless they say.
-
-    Args:
-        what: has `modality`, a name, or is of images.
-    """
-    return modality(getattr(what, "modality", IMAGES))
-
-
-def recognise(data: Any) -> str:
-    """Name the kind of data of what a user named; images are what no other kind claims.
-
-    Args:
-        data: a path, a data set's name, an array, a list, or a `Source`.
-
-    Raises:
-        NearfarError: there are files of several kinds.
-    """
-    from .endings import endings
-
-    said = getattr(data, "modality", None)
-    if isinstance(said, str):
-        return said
-    counted = endings(data)
-    found = {name: sum(counted[word] for word in modality(name).suffixes) for name in MODALITIES}
-    found = {name: count for name, count in found.items() if count}
-    found = {name: count for name, count in found.items() if not modality(name).companion} or found
-    if len(found) > 1:
-        several = " and ".join(f"{name} ({count:,} files)" for name, count in found.items())
-        either = " or ".join(f"--modality {name}" for name in found)
-        raise NearfarError(f"{data} holds {several}; say which are meant with {either}.")
-    if found:
-        return next(iter(found))
-    return next((name for name in MODALITIES if name != IMAGES and modality(name).holds(data)), IMAGES)
-
-
-def open_data(
-    data: Any, *, expected: str | None = None, labels: bool = False, download: bool = True
-) -> Source:
-    """Open what a user named, as the kind of data that it is.
-
-    Args:
-        data: a `Source`, or what the modality's `open` takes.
-        expected: the kind that is wanted; None to find it by the data.
-        labels: whether labels are wanted.
-        download: whether a known data set may be fetched where it is missing.
-
-    Returns:
-        The source.
-
-    Raises:
-        NearfarError: it cannot be opened, or is of another kind.
-    """
-    from .source import Source
-
-    if not isinstance(data, Source):
-        name = recognise(data) if expected is None else expected
-        found = modality(name).open(data, labels=labels, download=download)
-        if labels and found.labels is None:
-            raise NearfarError(
-                f"{found.name} has no labels; give the pair (images, labels), or a labelled list."
-            )
-        return found
-    if expected not in (None, data.modality):
-        raise NearfarError(f"{data.name} holds {data.modality}, not {expected}; give {expected}.")
-    if labels and data.labels is None:
-        raise NearfarError(f"{data.name} was opened without labels; open it with labels=True.")
-    return data

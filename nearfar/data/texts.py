@@ -16,9 +16,8 @@ from ..core.errors import BadImage, NearfarError, nearest
 from ..text.read import BETWEEN
 from ..text.view_settings import SUFFIXES
 from .csv_files import read_rows
-from .folders import find, told
-from .labels import of_folders
-from .source import FileSource, Source, class_names, clean
+from .files import open_folder
+from .source import Source, class_names, clean
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _USUAL = ("text", "sentence", "content", "body")
@@ -71,7 +70,7 @@ def open_texts(data: Any, *, labels: bool = False) -> Source:
     if isinstance(data, (str, os.PathLike)):
         path, columns = _split(os.fspath(data))
         if path.is_dir():
-            return _open_folder(path, labels)
+            return open_folder(path, "text", SUFFIXES, ".txt or .md", labels)
         return _open_file(path, columns, labels)
     marks = None
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str):
@@ -123,22 +122,6 @@ def _split(text: str) -> tuple[Path, list[str]]:
     if colon and not path.exists() and Path(before).expanduser().is_file():
         return Path(before).expanduser(), [name.strip() for name in after.split(",")]
     return path, []
-
-
-def _open_folder(folder: Path, labels: bool) -> Source:
-    """Open a folder of any depth; each file is a text."""
-    others: Counter[str] = Counter()
-    try:
-        paths = find(folder, others, SUFFIXES)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise NearfarError(f"the folder {folder} cannot be read: {reason}; check its permissions.") from None
-    if not paths:
-        held = f" ({'; '.join(told(others))})" if others else ""
-        raise NearfarError(f"there is no text in {folder}{held}; give a folder of .txt or .md files.")
-    ids = clean(paths)
-    named = of_folders(str(folder), ids) if labels else None
-    return FileSource(str(folder), ids, named, folder, paths, others=dict(others), modality="text")
 
 
 def _open_file(path: Path, columns: list[str], labels: bool) -> Source:

@@ -21,7 +21,7 @@ from ..core import locks, progress
 from ..core.config import to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
-from ..data.modality import open_data
+from ..data.open import open_data
 from ..data.reading import Rejected, write_rejected
 from ..data.source import Source
 from ..features import files

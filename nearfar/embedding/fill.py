@@ -17,7 +17,7 @@ from ..core import progress
 from ..core.config import to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
-from ..data.modality import open_data
+from ..data.open import open_data
 from ..data.reading import Rejected
 from ..data.source import FileSource, Source, clean
 from ..features.chunked import ragged_chunk

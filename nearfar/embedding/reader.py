@@ -13,7 +13,8 @@ import numpy as np
 
 from ..core.errors import BadImage
 from ..core.threads import map_in_order
-from ..data.modality import Example, modality_of
+from ..data.modalities import modality_of
+from ..data.modality import Example
 from ..data.source import Source
 from ..features.chunked import CHUNK_IMAGES
 from ..training.settings import Training

@@ -7,7 +7,7 @@ import numpy as np
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 from ..data.sources import Source
 from ..features.probes import Rows
 from ..images.views import Preprocess

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..analysis.copy_threshold import LEAST, calibrate
 from ..analysis.duplicates import Collection
 from ..data.dataset import ImageDataset, Subset
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 from ..features.probes import Rows
 
 

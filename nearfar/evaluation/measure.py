@@ -16,7 +16,7 @@ from ..core.errors import NearfarError
 from ..data import groups
 from ..data.dataset import ImageDataset, Subset
 from ..data.labels import open_labelled
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 from ..features.extract import fingerprint
 from ..features.probes import FeatureProbe, Rows, encode_with, feature_sets, validation_split
 from ..finetuning.classifier import FineTuned, cost, train_classifier

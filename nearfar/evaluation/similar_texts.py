@@ -13,7 +13,7 @@ from ..core import rng
 from ..core.errors import NearfarError
 from ..core.intervals import LEVEL, RESAMPLES
 from ..core.text import columns
-from ..data.modality import modality
+from ..data.modalities import modality
 from ..training.run import Run, load
 from .text_pairs import Scores, best_weight, rows_of, tfidf
 

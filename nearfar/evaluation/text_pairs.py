@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import BadImage, NearfarError
-from ..data.modality import modality
+from ..data.modalities import modality
 from ..data.source import Source
 from ..text.read import BETWEEN
 

@@ -18,7 +18,8 @@ from ..core.atomic import atomic_write
 from ..core.device import cores
 from ..core.errors import NearfarError, nearest
 from ..core.text import percent
-from ..data.modality import modality_of, open_data
+from ..data.modalities import modality_of
+from ..data.open import open_data
 from ..evaluation.evaluate import evaluate
 from ..evaluation.known_row import KNOWN, NONE
 from ..evaluation.summary import BASELINES as BASELINE_NAMES

@@ -14,7 +14,7 @@ from typing import Any
 from ..core import rng
 from ..core.errors import NearfarError
 from ..training import checkpoint
-from ..training.resolve import RunConfig
+from ..training.run_config import RunConfig
 from .space import Axis, Value
 
 JOURNAL = "optuna.log"

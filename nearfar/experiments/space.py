@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.config import settings_of
 from ..images.view_settings import Views
-from ..training.resolve import RunConfig
+from ..training.run_config import RunConfig
 from ..training.settings import Training
 
 TAU, RATE, COLOUR = 4.0, 8.0, 2.0  # how many times less or more than the recipe's; colour from 0 up

@@ -17,13 +17,14 @@ from ..core import distributed, progress
 from ..core.atomic import atomic_write
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
-from ..data.modality import open_data
+from ..data.open import open_data
 from ..data.source import Source
 from ..training import resolve, schedule
+from ..training.collection_settings import decided, usual_range, usual_side
 from ..training.colour_choice import is_open, with_colour
 from ..training.logger import locked
 from ..training.options import Options
-from ..training.resolve import RunConfig
+from ..training.run_config import RunConfig
 from ..training.settings import Training
 from . import space
 from .findings import Sweep
@@ -83,11 +84,11 @@ def sweep(
     )
     labelled = None if train is None else open_data(train, expected=source.modality, labels=True)
     device = device_named(str(given.get("device", "auto")))
-    side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
-    span = resolve.usual_range(source, given)
-    decided = resolve.decided(source, given)
+    side = usual_side(source, given.get("max_pixels", Training.max_pixels))
+    span = usual_range(source, given)
+    settled = decided(source, given)
     wanted = resolve.resolve(
-        method, recipe, decided, side=side, device=device, kind=source.modality, value_range=span
+        method, recipe, settled, side=side, device=device, kind=source.modality, value_range=span
     )
     if labelled is None and wanted.training.health_checks == 0:
         raise NearfarError(

@@ -20,8 +20,8 @@ from ..features.extract import features
 from ..features.probes import validation_split
 from ..training import checkpoint, run_shapes
 from ..training.pretrain import Ended, pretrain
-from ..training.resolve import RunConfig
 from ..training.run import Run
+from ..training.run_config import RunConfig
 from . import space
 from .compare import NOT_FIGURES
 from .findings import Sweep, Trial, best_of

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..core.errors import NearfarError
-from ..data.modality import IMAGES
+from ..data.modalities import IMAGES
 from ..training.run import Run, load
 from . import card, onnx, timm_folder, torch_program
 

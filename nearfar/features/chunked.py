@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..core.atomic import atomic_write
 from ..core.errors import BadImage
 from ..core.threads import map_in_order
-from ..data.modality import IMAGES, modality, modality_of
+from ..data.modalities import IMAGES, modality, modality_of
 from ..data.source import Source
 from ..images.files import MAX_PIXELS
 

@@ -14,7 +14,8 @@ from torch import nn
 from ..core import progress
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
-from ..data.modality import modality_of, open_data
+from ..data.modalities import modality_of
+from ..data.open import open_data
 from .chunked import CHUNK_IMAGES, read_chunks
 from .extract import Vectors, features, finite
 from .knn import unit

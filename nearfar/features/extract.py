@@ -18,7 +18,7 @@ from ..core.device import compute_threads, cores
 from ..core.errors import NearfarError
 from ..core.threads import map_in_order, one_torch_thread
 from ..data.loader import Examples
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 
 Vectors = npt.NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from .. import models
 from ..core import rng
 from ..core.device import cores
 from ..data.dataset import ImageDataset
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 from ..images.views import Preprocess
 from . import knn, logistic, patches
 from .colour_histogram import ColourHistogram

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.labels import open_labelled
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 from ..images.files import MAX_PIXELS
 from .many_labels import open_many
-from .task import Labelled, Where
+from .task_types import Labelled, Where
 
 
 def open_classes(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import calibrate
-from .task import Figures, Rows
+from .task_types import Figures, Rows
 
 BINS = 15  # of the calibration error
 

@@ -12,7 +12,7 @@ from ..data.batch import Batch
 from ..methods.base import Loss
 from ..models import Encoder
 from .neck import Neck
-from .task import TaskNetwork
+from .task_types import TaskNetwork
 from .trainer import INPUT_NORM
 
 

@@ -19,7 +19,7 @@ from ..core.errors import NearfarError
 from ..core.shapes import check_shape
 from ..data.dataset import Subset, class_numbers
 from ..data.loader import DataLoader
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 from ..data.sampler import ClassBalanced
 from ..features.extract import Vectors, features
 from ..models import Encoder
@@ -28,7 +28,7 @@ from . import calibrate, class_data, class_figures, linear_fit, vectors
 from .class_network import Classifier
 from .classifier import CROP_AND_FLIP
 from .neck import Neck, neck_of
-from .task import Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
+from .task_types import Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
 from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
 
 FEW = 20  # images of the usual class, below which the encoder stays frozen and all labels are fitted

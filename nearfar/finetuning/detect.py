@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,28 +16,20 @@ from ..analysis import detection_scores
 from ..analysis.detection_scores import Found
 from ..core.config import setting
 from ..core.errors import NearfarError
-from ..core.threads import map_in_order
 from ..data import box_labels, coco
 from ..data.box_labels import BoxLabels
-from ..data.modality import modality_of
-from ..images.files import MAX_PIXELS
+from ..data.dataset import Dataset
 from ..models import Encoder, seeded
 from ..models.detector import Detector
 from ..models.feature_maps import takes_any_shape
-from ..training.run import Run
 from . import crops
+from .crop_task import CropTask, NetworkInput, OneCrop
 from .detect_network import DetectionNetwork, Objects
-from .task import Feed, Figures, Labelled, Rows, TaskRecipe, Where
+from .task_types import Figures, Labelled, Where
 
-SIDES = (128, 640)  # the short side that is chosen where none is given lies between
-LONGEST = 4096  # pixels of the longer side that a network sees
 FINEST = (4, 8)  # strides of the finest map used
 WIDTHS = (64, 128)  # channels of the pyramid: with a map finer than stride 8, and without
 SMALL = 4.0  # of the finest stride, that a small object's side should have at least
-BATCH = 8
-LR = 0.032  # for 256 images a step, so .001 for 8
-PRETRAINED = 0.3  # of this rate, for the weights of an encoder that was trained before
-STEPS, EPOCHS = (300, 8000), 24
 CORNERS = ("x0", "y0", "x1", "y1")
 SIDE_COLUMNS = {"width": "number", "height": "number"}
 COLOURS = np.array(
@@ -79,18 +68,17 @@ class Predicting:
     min_score: float = setting(0.3, "score from which a box is written", low=0.0, high=1.0)
 
 
-class Detection:
+class Detection(CropTask):
     """The task of `--task detect`; see `task.Task` for what each function is."""
 
     name: ClassVar[str] = "detect"
-    trains_frozen: ClassVar[bool] = True
-    modalities: ClassVar[tuple[str, ...] | None] = ("images",)
+    sides, pretrained = (128, 640), 0.3
+    steps, epochs, warmup = (300, 8000), 24, 0.05
 
     def __init__(self, config: Config = Config()) -> None:
         """Start without classes; `read` or `restore` gives them."""
-        self.config, self.predicting = config, Predicting()
-        self.classes: tuple[str, ...] = ()
-        self.side, self.finest = config.side or 0, config.finest or 0
+        super().__init__(config)
+        self.predicting, self.finest = Predicting(), config.finest or 0
         self.shape = (0, 0)  # of a training crop, height and width
 
     def read(self, data: Any, preprocess: Any, where: Where) -> Labelled:
@@ -102,87 +90,36 @@ class Detection:
         sides = np.array([(one.height, one.width) for one in found.boxes if one.height])
         shorts = sides.min(1)
         if not self.side:
-            self.side = int(min(max(32 * round(float(np.median(shorts)) / 32), SIDES[0]), SIDES[1]))
+            self.side = self.usual_side(shorts)
         shape = self.side / float(np.median(shorts)) * np.median(sides, axis=0)
         height, width = (int(32 * max(1, -(-length // 32))) for length in np.minimum(shape, 2 * self.side))
         self.shape = height, width
         if not self.finest:
             self.finest = FINEST[0] if _small(found, self.side) < SMALL * FINEST[1] else FINEST[1]
-        return self._load(found, self.reading(preprocess), where)
+        return self.load(found, found.boxes, preprocess, where)
 
     def read_test(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Open images and boxes, in the training's classes."""
         found = box_labels.renumbered(box_labels.open_box_labels(data, where.labels), self.classes)
         if not any((~one.crowd).any() for one in found.boxes):
             raise NearfarError(f"there is not one box on the test images of {found.source.name}; add labels.")
-        return self._load(found, self.reading(preprocess), where)
+        return self.load(found, found.boxes, preprocess, where)
 
-    def begin(self, run: Run) -> None:
-        """Take nothing but the encoder; see `Task.begin`."""
+    def content(self, found: Any, dataset: Dataset, targets: Sequence[Any]) -> Iterator[bytes]:
+        """Give the boxes."""
+        yield f"{dataset.fingerprint} {found.classes}".encode()
+        for one in targets:
+            yield one.boxes.tobytes() + one.labels.tobytes() + one.crowd.tobytes()
 
-    def reading(self, preprocess: Any) -> Any:
-        """Give settings with which larger images are reduced to the short side when they are decoded."""
-        return dataclasses.replace(preprocess, size=self.side, short_side=self.side)
-
-    def _load(self, found: BoxLabels, preprocess: Any, where: Where) -> Labelled:
-        """Decode images, and keep the boxes of those that can be used."""
-        dataset = modality_of(preprocess).load(
-            found.source, preprocess, limit=MAX_PIXELS, max_bad=where.max_bad, threads=where.workers
-        )
-        bad = {item.id for item in dataset.rejected}
-        boxes = [one for name, one in zip(found.source.ids, found.boxes, strict=True) if name not in bad]
-        digest = hashlib.blake2b(f"{dataset.fingerprint} {found.classes}".encode(), digest_size=16)
-        for one in boxes:
-            digest.update(one.boxes.tobytes() + one.labels.tobytes() + one.crowd.tobytes())
-        return Labelled(
-            found.source.name,
-            found.source,
-            dataset,
-            boxes,
-            found.classes,
-            digest.hexdigest(),
-            rejected=tuple(dataset.rejected),
-            notes=found.notes,
-        )
+    def labels_on(self, target: Any) -> npt.NDArray[np.int64]:
+        """Give the objects' class numbers."""
+        labels: npt.NDArray[np.int64] = target.labels
+        return labels
 
     def baseline(self, fit: Labelled, data: Labelled, seed: int) -> None:
         """Have none: nothing without a network finds objects."""
 
-    def strata(self, data: Labelled) -> Rows:
-        """Group images by the rarest class on them; those without objects are a group too."""
-        often = np.bincount(
-            np.concatenate([np.unique(one.labels) for one in data.targets]), minlength=len(self.classes)
-        )
-        return np.array(
-            [min(one.labels.tolist(), key=lambda v: (often[v], v), default=-1) for one in data.targets],
-            np.int64,
-        )
-
-    def mode(self, data: Labelled, side: int, device: torch.device) -> str:
-        """Train all: the heads need gradient steps anyway."""
-        return "full"
-
-    def solve(self, *_: Any, **how: Any) -> None:
-        """Say that there is no way without gradient steps."""
-
-    def recipe(self, mode: str, images: int, size: int, epochs: float | None) -> TaskRecipe:
-        """Say how long: a few images are seen more often."""
-        steps = min(max(STEPS[0], EPOCHS * images // BATCH), STEPS[1])
-        batch_size = min(BATCH, images)
-        steps = steps if epochs is None else max(1, round(epochs * images / batch_size))
-        return TaskRecipe((LR,), steps, batch_size, warmup=0.05)
-
-    def network(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        *,
-        frozen: bool,
-        seed: int,
-        device: torch.device,
-        workers: int,
-    ) -> DetectionNetwork:
+    def untrained(self, encoder: Encoder, fit: Labelled, frozen: bool, seed: int) -> DetectionNetwork:
         """Put an untrained detector on an encoder."""
         if not takes_any_shape(encoder):
             raise NearfarError(
@@ -190,9 +127,10 @@ class Detection:
                 "needs whole images; choose a convolutional network, such as resnet18."
             )
         with seeded(seed, "detector"):
-            return self._network(copy.deepcopy(encoder), frozen).to(device)
+            return self.build(encoder, frozen)
 
-    def _network(self, encoder: Encoder, frozen: bool) -> DetectionNetwork:
+    def build(self, encoder: Encoder, frozen: bool) -> DetectionNetwork:
+        """Put a detector on an encoder, from the finest map that is used on."""
         strides, widths = encoder.strides, encoder.map_widths
         levels = [at for at, stride in enumerate(strides) if stride >= self.finest] or [len(strides) - 1]
         width = WIDTHS[self.finest >= FINEST[1]]
@@ -200,30 +138,8 @@ class Detection:
         head = Detector(*used, len(self.classes), width)
         return DetectionNetwork(encoder, head, levels, frozen)
 
-    def empty(self, encoder: Encoder, preprocess: Any) -> DetectionNetwork:
-        """Build a network of the card's make."""
-        return self._network(encoder, frozen=True)
-
-    def optimizer(self, network: DetectionNetwork, lr: float) -> torch.optim.Optimizer:
-        """Make AdamW; an encoder that was trained before learns more slowly."""
-        groups: list[dict[str, Any]] = [{"params": list(network.head.parameters())}]
-        if not network.frozen:
-            share = 1.0 if network.f.untrained else PRETRAINED
-            groups.append({"params": list(network.f.parameters()), "lr_scale": share})
-        return torch.optim.AdamW(groups, lr, weight_decay=0.05)
-
-    def feed(
-        self,
-        fit: Labelled,
-        preprocess: Any,
-        *,
-        batch_size: int,
-        seed: int,
-        start: int,
-        workers: int,
-        device: torch.device | None,
-    ) -> Feed:
-        """Open crops of images and boxes."""
+    def cropping(self, fit: Labelled) -> OneCrop:
+        """Give what makes a crop of an image and of its boxes."""
         most = max(1, max(len(one.boxes) for one in fit.targets))
 
         def one(
@@ -241,54 +157,22 @@ class Detection:
             labels[:count] = torch.from_numpy(own.labels[kept][good])
             return crop.image(pixels), boxes, labels
 
-        return crops.CropFeed(
-            fit.dataset, one, batch_size=batch_size, seed=seed, start=start, workers=workers
-        )
+        return one
 
-    def answers(
-        self,
-        network: DetectionNetwork,
-        images: Any,
-        preprocess: Any,
-        *,
-        device: torch.device,
-        batch_size: int,
-        workers: int,
-    ) -> Sequence[Objects]:
-        """Find the objects on each image; one image at a time."""
-        training = network.training
-        network.eval()
-        multiple, sizes = max(network.f.strides), getattr(images, "sizes", None)
+    def padded(self, x: Tensor, down: int, across: int) -> Tensor:
+        """Continue an image in grey."""
+        return F.pad(x, (0, across, 0, down), value=crops.FILL)
 
-        def prepared(row: int) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
-            pixels = images.gather(np.array([row])).image(0)
-            shape = pixels.shape[:2] if sizes is None else tuple(sizes[row].tolist())
-            return *self._prepared(pixels, multiple), shape
-
-        found = []
-        try:
-            with torch.inference_mode():
-                ready = map_in_order(prepared, range(len(images)), threads=workers, ahead=workers)
-                for x, (tall, wide), shape in ready:
-                    here = x.to(device)
-                    own = network.head.detect(here, network.maps(here))[0]
-                    boxes = own["boxes"].cpu().double().numpy() / (wide, tall, wide, tall)
-                    boxes = boxes.clip(0, 1)
-                    good = (boxes[:, 2:] > boxes[:, :2]).all(1)
-                    scores, labels = own["scores"].cpu().double().numpy(), own["labels"].cpu().numpy()
-                    found.append(Objects(Found(boxes[good], labels[good], scores[good]), *shape))
-        finally:
-            network.train(training)
-        return found
-
-    def _prepared(self, pixels: npt.NDArray[np.uint8], multiple: int) -> tuple[Tensor, tuple[int, int]]:
-        """Resize an image to its short side, and continue it in grey to multiples of the strides."""
-        height, width = pixels.shape[:2]
-        scale = min(self.side / min(height, width), LONGEST / max(height, width))
-        tall, wide = (max(1, round(length * scale)) for length in (height, width))
-        x = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
-        x = F.interpolate(x, (tall, wide), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
-        return F.pad(x, (0, -wide % multiple, 0, -tall % multiple), value=crops.FILL), (tall, wide)
+    def answer(self, network: DetectionNetwork, x: Tensor, image: NetworkInput) -> Objects:
+        """Find the objects on an image."""
+        own = network.head.detect(x, network.maps(x))[0]
+        tall, wide = image.resized
+        boxes = own["boxes"].cpu().double().numpy() / (wide, tall, wide, tall)
+        boxes = boxes.clip(0, 1)
+        good = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        scores, labels = own["scores"].cpu().double().numpy(), own["labels"].cpu().numpy()
+        found = Found(boxes[good], labels[good], scores[good])
+        return Objects(found, *(image.original or image.decoded))
 
     def measure(self, answers: Sequence[Objects], data: Labelled) -> Figures:
         """Compare with the true boxes, in pixels of the original images."""
@@ -304,29 +188,17 @@ class Detection:
         values = {name: getattr(got, name) for name in ("ap50", "low", "high", "ap", "ap75")}
         return Figures("ap50", values, None, got.per_class)
 
-    def calibrate(self, *_: Any) -> tuple[str, ...]:
-        """Fix nothing."""
-        return ()
-
-    def prepare(self, predicting: Predicting) -> tuple[str, ...]:
-        """Take the settings of a prediction."""
-        self.predicting = predicting
-        return ()
-
     def card(self) -> dict[str, Any]:
         """Give the classes, the side, the crop's shape and the finest stride."""
         plain = {"classes": list(self.classes), "side": self.side}
         return {**plain, "shape": list(self.shape), "finest": self.finest}
 
-    def restore(self, card: Mapping[str, Any], where: str) -> None:
-        """Take over what `card` gave."""
-        try:
-            self.classes = tuple(map(str, card["classes"]))
-            self.side, self.finest = int(card["side"]), int(card["finest"])
-            height, width = map(int, card["shape"])
-            self.shape = height, width
-        except (KeyError, TypeError, ValueError):
-            raise NearfarError(f"{where}the classes make no sense; the file is damaged.") from None
+    def take(self, card: Mapping[str, Any]) -> None:
+        """Take over the same."""
+        self.classes = tuple(map(str, card["classes"]))
+        self.side, self.finest = int(card["side"]), int(card["finest"])
+        height, width = map(int, card["shape"])
+        self.shape = height, width
 
     def columns(self) -> Mapping[str, str]:
         """Name the columns: a row for each object, its corners and the image's sides in pixels."""

@@ -22,7 +22,7 @@ from .job import SCRATCH_FILE, STAGES, Job
 from .outcome import Finetuned
 from .session import CHECKS_FILE
 from .settings import Tuning
-from .task import Where
+from .task_types import Where
 from .tuned import CARD, open_result
 
 OURS = (  # in the order in which --overwrite removes them

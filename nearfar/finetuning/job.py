@@ -29,7 +29,8 @@ from .measuring import measure
 from .outcome import FROZEN, SCRATCH, TUNED, Finetuned
 from .session import CHECKS_FILE, TaskTraining
 from .settings import Tuning
-from .task import Figures, Labelled, Rows, Task, TaskNetwork, Where
+from .task import Task
+from .task_types import Figures, Labelled, Rows, TaskNetwork, Where
 from .tuned import write_card
 
 MIN_CHOICE = 50  # held-out images without which no learning rate is chosen

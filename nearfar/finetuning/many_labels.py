@@ -12,7 +12,7 @@ from typing import Any
 from ..core.errors import NearfarError
 from ..data.csv_files import read_rows
 from ..data.lists import SUFFIXES
-from ..data.modality import open_data
+from ..data.open import open_data
 from ..data.source import FileSource, Source
 
 PATHS, LABELS = (

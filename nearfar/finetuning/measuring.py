@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .outcome import TUNED
-from .task import Figures, Labelled, Task, TaskNetwork
+from .task import Task
+from .task_types import Figures, Labelled, TaskNetwork
 
 Answers = Callable[[TaskNetwork, Labelled], Any]
 

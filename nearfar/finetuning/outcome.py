@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.text import columns
 from ..health.verdict import Verdict
-from .task import Figures
+from .task_types import Figures
 
 DROP = 0.03  # of the main figure on held-out images, from which on a training has gone on for too long
 GAP = 0.1  # between images trained on and held out, where that is over-fitting

@@ -20,7 +20,7 @@ from ..core.cache_root import cache_root
 from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
-from ..data.modality import open_data
+from ..data.open import open_data
 from ..data.reading import Rejected, write_rejected
 from ..data.source import FileSource, Source
 from ..features.chunked import CHUNK_IMAGES, Chunk, read_chunks

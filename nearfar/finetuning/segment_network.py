@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +11,8 @@ from torch import Tensor, nn
 from ..data.pixel_labels import IGNORED
 from ..features.pixel_features import COUNT, colour_features
 from ..methods.base import Batch, Loss
-from ..models import Encoder
 from ..models.pixel_heads import HEADS
-from .task import TaskNetwork
+from .maps_network import MapsNetwork
 
 
 class PixelHead(nn.Module):
@@ -43,29 +41,15 @@ class PixelHead(nn.Module):
         return self.decoder(maps, colours)
 
 
-class SegmentationNetwork(TaskNetwork):
-    """An encoder with a decoder; the loss is cross-entropy and Dice.
+class SegmentationNetwork(MapsNetwork):
+    """An encoder with a decoder; the loss is cross-entropy and Dice."""
 
-    Batch norm of an encoder that was trained before keeps its statistics: those of a few images are worse.
-    """
-
-    def __init__(self, f: Encoder, head: PixelHead, frozen: bool) -> None:
-        """Join them; a frozen encoder builds no graph."""
-        super().__init__(f.requires_grad_(not frozen), None)
-        self.head, self.frozen, self.still = head, frozen, frozen or not f.untrained
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; of an encoder that was trained before, batch norm stays in eval mode."""
-        super().train(mode)
-        if self.still:
-            self.f.eval()
-        return self
+    head: PixelHead
 
     def logits(self, x: Tensor) -> Tensor:
         """Give (n, C, h, w) of images (n, 3, h, w) whose sides the strides divide."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            maps = self.f.maps(x)
-        return self.head(x, maps)
+        logits: Tensor = self.head(x, self.maps(x))
+        return logits
 
     def forward(self, batch: Batch) -> Loss:
         """Give the loss of crops and their class numbers."""

@@ -17,7 +17,8 @@ from ..training import checkpoint, engine, run_shapes
 from ..training.logger import RunLogger, signals
 from ..training.schedule import StepPlan
 from ..training.settings import Training
-from .task import Labelled, Task, TaskNetwork, TaskRecipe
+from .task import Task
+from .task_types import Labelled, TaskNetwork, TaskRecipe
 
 CHECKS = 4  # times that a training looks at held-out images
 CHECKS_FILE = "checks.jsonl"

@@ -14,7 +14,8 @@ from ..health.verdict import Verdict
 from ..training import checkpoint
 from ..training.run import Run, load
 from .outcome import Finetuned
-from .task import Task, TaskNetwork
+from .task import Task
+from .task_types import TaskNetwork
 
 CARD, FORMAT = "task.json", 1
 _FIGURES = {str: {str: {str: float}}}

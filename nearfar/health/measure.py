@@ -16,7 +16,7 @@ from .. import models
 from ..core import rng
 from ..core.device import cores
 from ..data.dataset import Subset
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 from ..features.extract import features
 from ..losses import contrastive_accuracy, unit
 from . import metrics

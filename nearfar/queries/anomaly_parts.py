@@ -17,7 +17,7 @@ from ..analysis.patch_features import patch_features
 from ..core import rng
 from ..core.errors import NearfarError
 from ..data.defects import GOOD
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 from ..data.source import Source
 from ..images.files import MAX_PIXELS
 from ..training.run import Run

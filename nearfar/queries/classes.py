@@ -11,7 +11,7 @@ from ..analysis.few_shot import UNCLASSIFIED, FewShotPrediction, classify
 from ..analysis.label_errors import Rows
 from ..core.errors import NearfarError
 from ..data.dataset import class_numbers
-from ..data.modality import open_data
+from ..data.open import open_data
 from ..features.extract import Vectors
 from ..training.run import Run
 from .listing import ACROSS, Listing

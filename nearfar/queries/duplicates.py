@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..analysis.copy_threshold import calibrate
 from ..analysis.duplicates import Collection, DuplicateGroups, duplicate_groups, duplicate_pairs
 from ..core.errors import NearfarError
-from ..data.modality import modality
+from ..data.modalities import modality
 from ..stores import VectorStore
 from .listing import Listing, write
 from .pictures import Pictures

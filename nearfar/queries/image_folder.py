@@ -9,7 +9,7 @@ from pathlib import Path
 from ..core import progress
 from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
-from ..data.modality import open_data
+from ..data.open import open_data
 from ..embedding.fill import fill
 from ..stores import open_store
 from ..stores.lancedb import TABLE

@@ -16,7 +16,7 @@ from ..analysis.anomaly_maps import full_size
 from ..analysis.heatmaps import overlay
 from ..core.atomic import atomic_write
 from ..core.errors import BadImage, NearfarError
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 from ..data.source import Source
 from ..images.files import MAX_PIXELS
 from ..images.views import Preprocess

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..core.errors import NearfarError
 from ..data.defects import GOOD, Truth, find_layout
 from ..data.in_memory import InMemorySource
-from ..data.modality import open_data
+from ..data.open import open_data
 from ..data.source import Source
 from ..stores import VectorStore
 from ..training.run import Run, default_encoder, load

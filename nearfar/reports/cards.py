@@ -14,7 +14,7 @@ from ..core.device import cores
 from ..core.version import __version__
 from ..data.dataset import duplicates
 from ..data.inspection import Sides
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 from ..features.extract import fingerprint
 from ..methods.catalogue import catalogue
 from ..training.run import Run

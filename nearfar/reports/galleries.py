@@ -18,7 +18,7 @@ from ..core import rng
 from ..core.device import cores
 from ..features.knn import top_k
 from ..training import resolve
-from ..training.resolve import RunConfig
+from ..training.run_config import RunConfig
 from .blocks import Grid, ImageTile, Note
 from .sample import ImageSample
 

@@ -15,8 +15,8 @@ from ..core.device import device_named
 from ..core.errors import NearfarError
 from ..evaluation.evaluate import evaluate
 from ..training import checkpoint, run_shapes
-from ..training.resolve import RunConfig
 from ..training.run import Run, load
+from ..training.run_config import RunConfig
 from . import cards, page, sample
 from .sections import Subject, overview, sections
 

@@ -18,13 +18,14 @@ from ..core.device import cores
 from ..core.errors import NearfarError
 from ..core.text import from_spreadsheet_cell
 from ..data.dataset import holdout_rows
-from ..data.modality import modality_of, open_data
+from ..data.modalities import modality_of
+from ..data.open import open_data
 from ..data.source import Pixels, Source
 from ..features.extract import features
 from ..features.knn import top_k
 from ..training import resolve
-from ..training.resolve import RunConfig
 from ..training.run import Run
+from ..training.run_config import RunConfig
 from ..training.settings import Training
 
 SAMPLE = 4096  # images sampled, at most; always the same ones of a collection

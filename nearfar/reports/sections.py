@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import progress
-from ..training.resolve import RunConfig
 from ..training.run import Run
+from ..training.run_config import RunConfig
 from . import cards, curves, galleries, maps, scoring
 from .blocks import Blocks, Columns, Fold, Grid, Note, Section, TableBlock
 from .sample import ImageSample

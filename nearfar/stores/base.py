@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape, loads
-from ..data.modality import IMAGES, modality
+from ..data.modalities import IMAGES, modality
 
 Vectors = npt.NDArray[np.float32]
 Value = str | float | bool | None

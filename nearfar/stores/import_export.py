@@ -23,7 +23,7 @@ from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
 from ..core.shapes import loads
 from ..core.text import from_spreadsheet_cell, spreadsheet_cell
-from ..data.modality import IMAGES
+from ..data.modalities import IMAGES
 from . import schema
 from .base import THUMBNAIL, StoreInfo, Value, Vectors, VectorStore
 from .columns import values_of

@@ -15,14 +15,17 @@ from ..core.device import cores, device_named
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data import loader
 from ..data.inspection import Inspection
-from ..data.modality import IMAGES, modality_of, open_data
+from ..data.modalities import IMAGES, modality_of
+from ..data.open import open_data
 from ..data.source import Source
 from . import engine, optim, resolve
+from .collection_settings import decided, usual_range, usual_side
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
 from .known_check import KnownCheck, check_known
 from .options import Options
 from .plan import epochs, plan_run
 from .precision import gains_from_bfloat16
+from .run_config import RunConfig
 from .schedule import TimeBudget, measuring
 from .settings import Training
 from .setup import training_threads, views_dtype, with_threads
@@ -144,9 +147,9 @@ def check(
     )
     if found.usable < 2:
         return Check(found, None, f"{found.usable} usable images are too few to train on")
-    side = resolve.usual_side(source, max_pixels)
-    span = resolve.usual_range(source, given)
-    asked = resolve.decided(source, given)
+    side = usual_side(source, max_pixels)
+    span = usual_range(source, given)
+    asked = decided(source, given)
     wanted = resolve.resolve(
         method, recipe, asked, side=side, device=device, kind=source.modality, value_range=span
     )
@@ -170,7 +173,7 @@ def check(
 
 
 def _propose(
-    source: Source, wanted: resolve.RunConfig, found: Inspection, device: torch.device, threads: int
+    source: Source, wanted: RunConfig, found: Inspection, device: torch.device, threads: int
 ) -> Proposal:
     """Measure a few steps on a sample of the images, and work out the rest."""
     # Without --cache bad images are found only when they are read, so that all count.
@@ -252,7 +255,7 @@ def _propose(
 class _Sample:
     """A few decoded examples that stand for all of them, so that the time of a step can be measured."""
 
-    def __init__(self, source: Source, wanted: resolve.RunConfig, count: int) -> None:
+    def __init__(self, source: Source, wanted: RunConfig, count: int) -> None:
         self.count, self.modality = count, wanted.modality
         kind, limit = wanted.kind, wanted.training.max_pixels
         values = []

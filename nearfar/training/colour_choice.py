@@ -18,7 +18,8 @@ from ..core import rng
 from ..core.config import settings_of
 from ..core.errors import BadImage, NearfarError
 from ..core.text import percent
-from ..data.modality import IMAGES, modality, open_data
+from ..data.modalities import IMAGES, modality
+from ..data.open import open_data
 from ..data.reading import each
 from ..data.source import Source
 from ..features.chunked import ragged_chunk
@@ -33,7 +34,7 @@ from ..features.colour_and_shape import (
 from ..features.extract import features
 from ..images.view_settings import keeping
 from ..images.views import Preprocess
-from .resolve import RunConfig
+from .run_config import RunConfig
 
 SAMPLE = 1000  # images looked at
 FEWEST = 20  # images with labels, and images without, from which on anything is told

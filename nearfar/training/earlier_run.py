@@ -10,9 +10,9 @@ from typing import Any
 from .. import methods
 from ..core import distributed, progress
 from ..core.errors import NearfarError
-from . import checkpoint, resolve, run_shapes
-from .resolve import RunConfig
+from . import checkpoint, run_shapes
 from .run import PARTS
+from .run_config import MEASURED, RunConfig
 from .schedule import StepPlan
 from .teacher import teacher_of
 
@@ -106,7 +106,7 @@ def same_run(
         NearfarError: settings or images differ.
     """
     old = RunConfig.from_json(earlier, f"{folder / 'config.json'}: ")
-    for name in resolve.MEASURED:
+    for name in MEASURED:
         if getattr(wanted.training, name) in ("auto", None):
             measured = {name: getattr(old.training, name)}
             wanted = replace(wanted, training=replace(wanted.training, **measured))

@@ -13,7 +13,8 @@ from ..core import rng
 from ..core.errors import BadImage, NearfarError
 from ..core.intervals import wilson
 from ..core.text import percent
-from ..data.modality import IMAGES, modality, open_data
+from ..data.modalities import IMAGES, modality
+from ..data.open import open_data
 from ..features.chunked import ragged_chunk
 from ..features.extract import features
 from ..features.knn import top_k

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from ..core import distributed
 from ..core.errors import NearfarError
 from ..data.dataset import holdout_rows
-from .resolve import RunConfig, with_classes
+from .resolve import with_classes
+from .run_config import RunConfig
 from .settings import Training
 
 

@@ -7,11 +7,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
 import torch
 
 from .. import methods, models
@@ -20,27 +18,21 @@ from ..core.commit import commit
 from ..core.device import device_named
 from ..core.errors import NearfarError, nearest
 from ..core.version import __version__
-from ..data.dataset import Dataset, FileDataset, ImageDataset, Subset, holdout_split
+from ..data.dataset import FileDataset, ImageDataset, Subset, holdout_split
 from ..data.loader import DataLoader
-from ..data.modality import open_data
+from ..data.open import open_data
 from ..data.reading import write_rejected
-from ..data.source import Source
-from . import adapting, checkpoint, engine, resolve, run_shapes
-from .colour_choice import choose_colour, is_open, with_colour
+from . import adapting, checkpoint, engine, inputs, resolve
+from .colour_choice import is_open, with_colour
 from .earlier_run import clear, find_earlier, is_finished, same_run, same_teacher, teacher_digest
 from .logger import RunLogger, locked, signals
 from .monitor import HealthMonitor
 from .options import Options
 from .plan import plan_run
-from .resolve import RunConfig
 from .run import Run, export, is_run, load
-from .schedule import StepPlan
-from .settings import Training
-from .setup import TrainingSetup, prepare, workers
-from .targets import TeacherVectors, teacher_vectors
+from .setup import TrainingSetup, prepare
 from .teacher import teacher_of
 
-TEACHER_SHARE = 0.5  # of the time that a teacher may take to see the images
 CHANGE = 0.2  # of the number of steps, from which on a correction is said
 ShouldStop = Callable[[Mapping[str, Any], float], str]
 """Gets a line of health.jsonl and the share of the training done; gives why to stop, or an empty text."""
@@ -101,13 +93,13 @@ def pretrain(
         if earlier and asked["data"] and earlier["asked"] == asked and is_finished(folder):
             return load(folder)
         kind = resolve.expected_kind(given)
-        source = open_data(data, expected=kind, labels=_needs_labels(method, like, given))
-        wanted, plan = _wanted(source, method, recipe, like, given, device, folder)
+        source = open_data(data, expected=kind, labels=inputs.learns_from_labels(method, like, given))
+        wanted, plan = inputs.decide_settings(source, method, recipe, like, given, device, folder)
         colours = None
         if is_open(wanted):
-            colours = _colours(data, source, wanted, earlier)
+            colours = inputs.decide_colours(data, source, wanted, earlier)
             wanted = with_colour(wanted, colours["colour"])
-        whole = _read(source, wanted)
+        whole = inputs.read_images(source, wanted)
         dataset, held = holdout_split(whole, wanted.training.holdout, wanted.training.seed)
         planned = plan_run(wanted, len(whole), len(whole.classes))
         wanted = planned.config
@@ -127,7 +119,7 @@ def pretrain(
             progress.say(note)
         digest = wanted.digest(whole.fingerprint, teacher_digest(wanted))
         reached = earlier["data"]["images"] if earlier else None
-        dataset, targets = _asked_teacher(wanted, source, dataset, device, reached, plan is None)
+        dataset, targets = inputs.ask_teacher(wanted, source, dataset, device, reached, plan is None)
         job = prepare(
             folder, wanted, plan, dataset, device, follow=like is None, digest=digest, targets=targets
         )
@@ -212,18 +204,6 @@ def _train(
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
 
 
-def _colours(data: Any, source: Source, wanted: RunConfig, earlier: dict[str, Any] | None) -> dict[str, Any]:
-    """Say what becomes of colours, as the earlier run in the folder found it, else by the images."""
-    if earlier and earlier.get("colours"):
-        found: dict[str, Any] = earlier["colours"]
-        return found
-    limit, threads = wanted.training.max_pixels, workers(wanted)
-    choice = choose_colour(data, source, limit=limit, threads=threads)
-    progress.say(str(choice))
-    told: dict[str, Any] = distributed.same(choice.to_json())
-    return told
-
-
 def _place(data: str | None) -> str | None:
     """Say where the images are, whatever folder a later command is run in; other sources stay as typed."""
     return os.path.abspath(data) if data and os.path.exists(data) else data
@@ -300,103 +280,3 @@ def _record(folder: Path, whole: ImageDataset | FileDataset, config: dict[str, A
     if distributed.first():
         write_rejected(folder / "rejected.csv", whole.rejected)
         checkpoint.write_json(folder / "config.json", config)
-
-
-def _needs_labels(method: str, like: str | Path | None, given: dict[str, Any]) -> bool:
-    """Tell whether the method, or that of the run to repeat, learns from labels."""
-    if like is not None:
-        config = checkpoint.read_json(Path(like) / "config.json", run_shapes.CONFIG)
-        method, given = config["method"], config["settings"]
-    return resolve.needs_labels(method, given)
-
-
-def _wanted(
-    source: Source,
-    method: str,
-    recipe: str,
-    like: str | Path | None,
-    given: dict[str, Any],
-    device: torch.device,
-    folder: Path,
-) -> tuple[RunConfig, StepPlan | None]:
-    """Decide every setting: from another run's folder, or from the recipe and what was asked."""
-    if like is None:
-        side = resolve.usual_side(source, given.get("max_pixels", Training.max_pixels))
-        kind = source.modality
-        span = resolve.usual_range(source, given)
-        asked = resolve.decided(source, given, [folder])
-        return resolve.resolve(
-            method, recipe, asked, side=side, device=device, kind=kind, value_range=span
-        ), None
-    extra = [name for name in given if name not in (*resolve.MAY_CHANGE, "modality")]
-    if extra:
-        flag = extra[0].replace("_", "-")
-        raise NearfarError(f"--like takes every setting from {like}; leave --{flag} out.")
-    config = checkpoint.read_json(Path(like) / "config.json", run_shapes.CONFIG)
-    wanted = RunConfig.from_json(config, f"{Path(like) / 'config.json'}: ")
-    if wanted.modality != source.modality:
-        raise NearfarError(
-            f"{like} was trained on {wanted.modality}, and {source.name} holds {source.modality}; "
-            "leave --like out."
-        )
-    wanted.kind.read_files(Path(like), wanted.preprocess)
-    return wanted, StepPlan.of(config["plan"])
-
-
-def _asked_teacher(
-    wanted: RunConfig,
-    source: Source,
-    dataset: Dataset,
-    device: torch.device,
-    reached: int | None,
-    planning: bool,
-) -> tuple[Dataset, TeacherVectors | None]:
-    """Get a teacher's vectors of the images, if the method learns from them; give the images that have one.
-
-    `reached` is how many an earlier session had; a new run with --minutes asks for half of them at most.
-    """
-    cls = methods.method(wanted.method)
-    if "targets" not in cls.requires(wanted.settings):
-        return dataset, None
-    teacher, training = teacher_of(cls, wanted.settings), wanted.training
-    assert teacher is not None
-    minutes = training.minutes if planning else None
-    found = teacher_vectors(
-        teacher,
-        source,
-        dataset.ids,
-        device=device,
-        threads=workers(wanted),
-        limit=training.max_pixels,
-        precision=training.precision,
-        seconds=None if minutes is None else TEACHER_SHARE * 60 * minutes,
-        least=2 * training.batch_size,
-    )
-    rows = np.flatnonzero(found.places >= 0)
-    rows = np.sort(rows[np.argsort(found.places[rows])[: reached or len(rows)]])
-    if len(rows) == len(dataset):
-        return dataset, found
-    if not reached:
-        name = str(wanted.settings.teacher).partition("@")[0]
-        progress.say(
-            f"the teacher has seen {len(rows):,} of {len(dataset):,} images in half of the time, and these "
-            f"are trained on; a smaller side is faster, such as --teacher {name}@96"
-        )
-    return Subset(dataset, rows), replace(found, places=found.places[rows])
-
-
-def _read(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
-    """Read the images; under torchrun one process decodes first, and the others find what it kept."""
-    with distributed.first_goes_ahead("reads the images"):
-        dataset = wanted.kind.load(
-            source,
-            wanted.preprocess,
-            limit=wanted.training.max_pixels,
-            max_bad=wanted.training.max_bad,
-            threads=workers(wanted),
-            decode_once=wanted.training.cache,
-            short_side=wanted.training.short_side,
-        )
-    if distributed.first() and dataset.rejected:
-        progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
-    return dataset

@@ -15,8 +15,9 @@ from ..core import rng
 from ..core.atomic import atomic_write
 from ..core.device import cores
 from ..core.errors import BadImage, NearfarError, nearest
-from ..data.modality import open_data
+from ..data.open import open_data
 from . import resolve
+from .collection_settings import usual_range, usual_side
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
 from .options import Options
 from .settings import Training
@@ -112,7 +113,7 @@ def preview(
         data, expected=resolve.expected_kind(given), labels=resolve.needs_labels(method, given)
     )
     limit = given.get("max_pixels", Training.max_pixels)
-    side = resolve.usual_side(source, limit)
+    side = usual_side(source, limit)
     config = resolve.resolve(
         method,
         recipe,
@@ -120,7 +121,7 @@ def preview(
         side=side,
         device=torch.device("cpu"),
         kind=source.modality,
-        value_range=resolve.usual_range(source, given),
+        value_range=usual_range(source, given),
     )
     colours = None
     if is_open(config):

@@ -2,144 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from .. import methods, models
 from ..core.config import build, settings_of, to_json
-from ..core.errors import BadImage, NearfarError, nearest
-from ..data.modality import IMAGES, Modality, modality, modality_of
-from ..data.source import Source
+from ..core.errors import NearfarError, nearest
+from ..data.modalities import IMAGES, modality
 from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
 from ..models.weights import copy_weights
-from . import adapting, optim, recipes
+from . import adapting, recipes
 from .run import is_run, load
+from .run_config import RunConfig
 from .settings import Training
 from .teacher import teacher_of
 
 LENGTHS = ("epochs", "steps", "minutes")
-MAY_CHANGE = (
-    "workers",
-    "save_minutes",
-    "tensorboard",
-    "health_checks",
-    "stop_on_collapse",
-)  # settings that may change when a run is resumed
-MEASURED = ("precision", "views_on", "compile", "threads")  # what the first session finds out and records
-SAMPLE = 64  # images read to find the usual size of a collection
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """All settings of a run, with nothing left to decide but what has to be measured."""
-
-    method: str
-    recipe: str
-    training: Training
-    views: Any  # the modality's settings of a view
-    settings: Any  # the method's own Config
-
-    @property
-    def modality(self) -> str:
-        """The name of the kind of data that is learnt from."""
-        return self.training.modality
-
-    @property
-    def kind(self) -> Modality:
-        """The kind of data that is learnt from."""
-        return modality(self.modality)
-
-    @property
-    def image_size(self) -> int:
-        """Side of a view in pixels."""
-        assert self.training.image_size is not None
-        return self.training.image_size
-
-    @property
-    def preprocess(self) -> Any:
-        """What an example needs before it is encoded."""
-        return self.kind.preprocess_for(self.image_size, self.views)
-
-    @property
-    def lr(self) -> float:
-        """The learning rate at its peak, after the rate rule."""
-        return optim.base_rate(self.training)
-
-    def to_json(self) -> dict[str, Any]:
-        """Write all settings as plain values."""
-        return {
-            "method": self.method,
-            "recipe": self.recipe,
-            "training": to_json(self.training),
-            "views": to_json(self.views),
-            "settings": to_json(self.settings),
-        }
-
-    @staticmethod
-    def from_json(values: Mapping[str, Any], where: str) -> RunConfig:
-        """Read what `to_json` wrote.
-
-        Args:
-            values: the content of a `config.json`.
-            where: how an error names the place.
-        """
-        try:
-            method, training = values["method"], build(Training, values["training"], where)
-            return RunConfig(
-                method,
-                values["recipe"],
-                training,
-                build(modality(training.modality).views, values["views"], where),
-                build(methods.settings(method), values["settings"], where),
-            )
-        except KeyError as error:
-            raise NearfarError(
-                f"{where}{error.args[0]!r} is missing; start over with --overwrite."
-            ) from error
-
-    def digest(self, *more: Any) -> str:
-        """Name what a run is by all that may not change while it is resumed.
-
-        Args:
-            more: plain values that count too, such as the fingerprint of the images.
-
-        Returns:
-            A SHA-256 in hexadecimal.
-        """
-        free = (*MAY_CHANGE, *MEASURED)
-        training = {name: value for name, value in to_json(self.training).items() if name not in free}
-        told = [self.method, training, to_json(self.views), to_json(self.settings), *more]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-    def differences(self, other: RunConfig) -> list[str]:
-        """Name the settings in which another run differs, as "--batch-size 256 became 512"."""
-        found = []
-        for mine, theirs in (
-            (self.training, other.training),
-            (self.views, other.views),
-            (self.settings, other.settings),
-        ):
-            if type(mine) is not type(theirs):
-                continue
-            old, new = to_json(mine), to_json(theirs)
-            for name in old:
-                if name not in MAY_CHANGE and old[name] != new[name]:
-                    found.append(f"--{name.replace('_', '-')} {_plain(old[name])} became {_plain(new[name])}")
-        if self.method != other.method:
-            found.insert(0, f"--method {self.method} became {other.method}")
-        return found
-
-
-def _plain(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def expected_kind(given: Mapping[str, Any]) -> str | None:
@@ -153,77 +35,6 @@ def expected_kind(given: Mapping[str, Any]) -> str | None:
     """
     name = given.get("modality") or Training.modality
     return None if name == Training.modality else modality(name).name
-
-
-def usual_side(source: Source, max_pixels: int) -> int:
-    """Look at a sample of a collection and tell its examples' usual size, such as images' short side.
-
-    Args:
-        source: the collection.
-        max_pixels: as in `images.decode`.
-
-    Returns:
-        The median size, of images the short side in pixels, of the usable ones among up to 64 spread evenly.
-
-    Raises:
-        NearfarError: the collection is empty, or none of the sample can be used.
-    """
-    sides, reason, kind = [], "", modality_of(source)
-    for index in np.unique(np.linspace(0, len(source.ids) - 1, SAMPLE).astype(int)):
-        try:
-            data, _ = kind.fetch(source, int(index), limit=max_pixels)
-            sides.append(kind.size_of(kind.decode(data, None, limit=max_pixels).value))
-        except BadImage as error:
-            reason = str(error)
-    if not sides:
-        raise NearfarError(
-            f"none of the {len(source.ids):,} images of {source.name} that were tried can be used "
-            f"({reason}); run: nearfar check"
-        )
-    return int(np.median(sides))
-
-
-def usual_range(source: Source, given: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Find the values that become black and white: as asked for, or as the collection has them.
-
-    Args:
-        source: the collection.
-        given: explicit settings by name; `range`, `percentiles` and `max_pixels` count.
-
-    Returns:
-        The two values; None where every image of the sample has 8 bits, or nothing is scaled.
-
-    Raises:
-        NearfarError: --range or --percentiles is not two rising numbers.
-    """
-    for name in ("range", "percentiles"):
-        pair = given.get(name)
-        if pair is not None and (
-            not isinstance(pair, (list, tuple)) or len(pair) != 2 or not pair[0] < pair[1]
-        ):
-            raise NearfarError(f"--{name} is {_plain(pair)}; give a lower and a higher number.")
-    if given.get("range") is not None:
-        low, high = given["range"]
-        return float(low), float(high)
-    limit = given.get("max_pixels", Training.max_pixels)
-    return modality_of(source).value_range(source, limit=limit, percentiles=given.get("percentiles"))
-
-
-def decided(source: Source, given: Mapping[str, Any], folders: Sequence[Path] = ()) -> dict[str, Any]:
-    """Complete explicit settings by those that the collection decides; see `Modality.decided`.
-
-    Args:
-        source: the collection.
-        given: explicit settings by name.
-        folders: run folders whose files may hold what was decided before.
-
-    Returns:
-        Settings by name.
-    """
-    weights, kind = given.get("weights"), modality_of(source)
-    start = load(weights).preprocess if weights is not None and is_run(weights) else None
-    start = start if start is not None and start.modality == kind.name else None
-    return {**given, **kind.decided(source, given, folders=folders, start=start)}
 
 
 def resolve(
@@ -245,10 +56,10 @@ def resolve(
         side: the examples' usual size, such as images' short side in pixels.
         device: where to compute.
         kind: of data, by its name.
-        value_range: from `usual_range`; None where nothing is scaled.
+        value_range: from `collection_settings.usual_range`; None where nothing is scaled.
 
     Returns:
-        Settings in which only what is in `MEASURED`, and --colour, may still be "auto".
+        Settings in which only what is in `run_config.MEASURED`, and --colour, may still be "auto".
 
     Raises:
         NearfarError: a name is unknown, a value out of range, two lengths are asked for, or the method is

@@ -21,7 +21,7 @@ from ..core.config import build, to_json
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
 from ..core.version import __version__
-from ..data.modality import modality
+from ..data.modalities import modality
 from ..features.encode import encode
 from ..features.extract import fingerprint
 from ..health.verdict import Verdict, judge

@@ -18,7 +18,7 @@ from . import checkpoint, engine, optim, resolve, run_shapes
 from .plan import epochs, step_count
 from .precision import gains_from_bfloat16
 from .replicas import LEAST, why_whole
-from .resolve import RunConfig
+from .run_config import RunConfig
 from .schedule import StepPlan, TimeBudget, measuring
 from .settings import Training
 from .targets import TeacherVectors
@@ -126,7 +126,7 @@ def prepare(
 
     Args:
         folder: the run folder.
-        wanted: every setting, some perhaps "auto" as `resolve.MEASURED` allows.
+        wanted: every setting, some perhaps "auto" as `run_config.MEASURED` allows.
         plan: the steps, where they are known from before.
         store: the images.
         device: this process's own.

@@ -30,7 +30,7 @@ from ..core.config import to_json
 from ..core.device import compute_threads
 from ..core.errors import BadImage, NearfarError
 from ..core.threads import map_in_order, one_torch_thread
-from ..data.modality import modality_of
+from ..data.modalities import modality_of
 from ..data.source import Source
 from ..features.chunked import Bad, ragged_chunk
 from ..features.extract import features, fingerprint, finite

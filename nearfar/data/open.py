@@ -1,0 +1,71 @@
+"""Opens what a user named as the kind of data that it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import NearfarError
+from .endings import endings
+from .modalities import IMAGES, MODALITIES, modality
+
+if TYPE_CHECKING:
+    from .source import Source
+
+
+def recognise(data: Any) -> str:
+    """Name the kind of data of what a user named; images are what no other kind claims.
+
+    Args:
+        data: a path, a data set's name, an array, a list, or a `Source`.
+
+    Raises:
+        NearfarError: there are files of several kinds.
+    """
+    said = getattr(data, "modality", None)
+    if isinstance(said, str):
+        return said
+    counted = endings(data)
+    found = {name: sum(counted[word] for word in modality(name).suffixes) for name in MODALITIES}
+    found = {name: count for name, count in found.items() if count}
+    found = {name: count for name, count in found.items() if not modality(name).companion} or found
+    if len(found) > 1:
+        several = " and ".join(f"{name} ({count:,} files)" for name, count in found.items())
+        either = " or ".join(f"--modality {name}" for name in found)
+        raise NearfarError(f"{data} holds {several}; say which are meant with {either}.")
+    if found:
+        return next(iter(found))
+    return next((name for name in MODALITIES if name != IMAGES and modality(name).holds(data)), IMAGES)
+
+
+def open_data(
+    data: Any, *, expected: str | None = None, labels: bool = False, download: bool = True
+) -> Source:
+    """Open what a user named, as the kind of data that it is.
+
+    Args:
+        data: a `Source`, or what the modality's `open` takes.
+        expected: the kind that is wanted; None to find it by the data.
+        labels: whether labels are wanted.
+        download: whether a known data set may be fetched where it is missing.
+
+    Returns:
+        The source.
+
+    Raises:
+        NearfarError: it cannot be opened, or is of another kind.
+    """
+    from .source import Source  # which imports NumPy
+
+    if not isinstance(data, Source):
+        name = recognise(data) if expected is None else expected
+        found = modality(name).open(data, labels=labels, download=download)
+        if labels and found.labels is None:
+            raise NearfarError(
+                f"{found.name} has no labels; give the pair (images, labels), or a labelled list."
+            )
+        return found
+    if expected not in (None, data.modality):
+        raise NearfarError(f"{data.name} holds {data.modality}, not {expected}; give {expected}.")
+    if labels and data.labels is None:
+        raise NearfarError(f"{data.name} was opened without labels; open it with labels=True.")
+    return data

@@ -1,0 +1,280 @@
+"""What segmentation and detection share: training on crops of images, and predictions of whole images."""
+
+from __future__ import annotations
+
+import abc
+import copy
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.errors import NearfarError
+from ..core.threads import map_in_order
+from ..data.dataset import Dataset
+from ..data.modalities import modality_of
+from ..images.files import MAX_PIXELS
+from ..models import Encoder
+from ..models.feature_maps import takes_any_shape
+from ..training.run import Run
+from .crops import CropFeed
+from .maps_network import MapsNetwork
+from .task_types import Answer, Labelled, Rows, TaskRecipe, Where
+
+BATCH = 8
+LR = 0.032  # for 256 images a step, so .001 for 8
+LONGEST = 4096  # pixels of the longer side that a network sees
+
+OneCrop = Callable[[int, npt.NDArray[np.uint8], npt.NDArray[np.float32]], tuple[Tensor, ...]]
+"""From an image's row, its pixels and uniform numbers to tensors; see `crops.CropFeed`."""
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """An image as a network takes it.
+
+    Attributes:
+        x: (1, 3, h, w) float32, the image at the upper left, padded to multiples of the encoder's strides.
+        resized: height and width of the image within x.
+        decoded: height and width of the image as it was decoded.
+        original: height and width of the image before it was reduced; None where that is not known.
+    """
+
+    x: Tensor
+    resized: tuple[int, int]
+    decoded: tuple[int, int]
+    original: tuple[int, int] | None
+
+
+class CropTask(abc.ABC):
+    """A task whose head works on feature maps; see `task.Task` for what each function is."""
+
+    trains_frozen: ClassVar[bool] = True
+    modalities: ClassVar[tuple[str, ...] | None] = ("images",)
+    sides: ClassVar[tuple[int, int]]
+    """The short side that is chosen where none is given lies between."""
+    pretrained: ClassVar[float]
+    """Share of the learning rate for the weights of an encoder that was trained before."""
+    steps: ClassVar[tuple[int, int]]
+    """The fewest and the most steps of a training, where its length is not given."""
+    epochs: ClassVar[int]
+    """Passes over the images, where these steps allow it."""
+    warmup: ClassVar[float]
+
+    def __init__(self, config: Any) -> None:
+        """Start without classes; `read` or `restore` gives them."""
+        self.config: Any = config
+        self.classes: tuple[str, ...] = ()
+        self.side: int = config.side or 0
+
+    def begin(self, run: Run) -> None:  # noqa: B027 - most tasks take nothing
+        """Take nothing but the encoder; see `Task.begin`."""
+
+    # Labelled images
+
+    def reading(self, preprocess: Any) -> Any:
+        """Give settings with which larger images are reduced to the short side when they are decoded."""
+        return dataclasses.replace(preprocess, size=self.side, short_side=self.side)
+
+    def usual_side(self, shorts: npt.NDArray[np.int64]) -> int:
+        """Choose the short side that half of the images have at most, in steps of 32 pixels."""
+        least, most = self.sides
+        return int(min(max(32 * round(float(np.median(shorts)) / 32), least), most))
+
+    def load(self, found: Any, targets: Sequence[Any], preprocess: Any, where: Where) -> Labelled:
+        """Decode images, and keep the targets of those that can be used.
+
+        Args:
+            found: what a reader of labels gives: `source`, `classes` and `notes`.
+            targets: one for each image of the source.
+            preprocess: the encoder's.
+            where: how to read.
+        """
+        preprocess = self.reading(preprocess)
+        dataset = modality_of(preprocess).load(
+            found.source, preprocess, limit=MAX_PIXELS, max_bad=where.max_bad, threads=where.workers
+        )
+        bad = {item.id for item in dataset.rejected}
+        kept = [target for name, target in zip(found.source.ids, targets, strict=True) if name not in bad]
+        digest = hashlib.blake2b(digest_size=16)
+        for content in self.content(found, dataset, kept):
+            digest.update(content)
+        return Labelled(
+            found.source.name,
+            found.source,
+            dataset,
+            kept,
+            found.classes,
+            digest.hexdigest(),
+            rejected=tuple(dataset.rejected),
+            notes=found.notes,
+        )
+
+    @abc.abstractmethod
+    def content(self, found: Any, dataset: Dataset, targets: Sequence[Any]) -> Iterator[bytes]:
+        """Give the bytes that tell one set of labelled images from another."""
+
+    @abc.abstractmethod
+    def labels_on(self, target: Any) -> npt.NDArray[Any]:
+        """Give the class numbers on one image, in any order and number."""
+
+    def strata(self, data: Labelled) -> Rows:
+        """Group images by the rarest class on them; those without a class are a group too."""
+        held = [np.unique(self.labels_on(target)).tolist() for target in data.targets]
+        often = Counter(value for some in held for value in some)
+        return np.array([min(some, key=lambda v: (often[v], v), default=-1) for some in held], np.int64)
+
+    # Training
+
+    def mode(self, data: Labelled, side: int, device: torch.device) -> str:
+        """Train all: the head needs gradient steps anyway."""
+        return "full"
+
+    def solve(self, *_: Any, **how: Any) -> None:  # noqa: B027 - gives None
+        """Say that there is no way without gradient steps."""
+
+    def recipe(self, mode: str, images: int, size: int, epochs: float | None) -> TaskRecipe:
+        """Say how long: a few images are seen more often."""
+        least, most = self.steps
+        steps, batch_size = min(max(least, self.epochs * images // BATCH), most), min(BATCH, images)
+        steps = steps if epochs is None else max(1, round(epochs * images / batch_size))
+        return TaskRecipe((LR,), steps, batch_size, warmup=self.warmup)
+
+    @abc.abstractmethod
+    def build(self, encoder: Encoder, frozen: bool) -> MapsNetwork:
+        """Put a head on an encoder, its weights from torch's generator."""
+
+    @abc.abstractmethod
+    def untrained(self, encoder: Encoder, fit: Labelled, frozen: bool, seed: int) -> MapsNetwork:
+        """Put an untrained head on an encoder; see `Task.network`."""
+
+    def network(
+        self,
+        encoder: Encoder,
+        preprocess: Any,
+        fit: Labelled,
+        *,
+        frozen: bool,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> MapsNetwork:
+        """Put an untrained head on a copy of an encoder."""
+        return self.untrained(copy.deepcopy(encoder), fit, frozen, seed).to(device)
+
+    def empty(self, encoder: Encoder, preprocess: Any) -> MapsNetwork:
+        """Build a network of the card's make."""
+        return self.build(encoder, frozen=True)
+
+    def optimizer(self, network: MapsNetwork, lr: float) -> torch.optim.Optimizer:
+        """Make AdamW; an encoder that was trained before learns more slowly."""
+        groups = [{"params": list(network.head.parameters()), "lr_scale": 1.0}]
+        if not network.frozen:
+            share = 1.0 if network.f.untrained else self.pretrained
+            groups.append({"params": list(network.f.parameters()), "lr_scale": share})
+        return torch.optim.AdamW(groups, lr, weight_decay=0.05)
+
+    @abc.abstractmethod
+    def cropping(self, fit: Labelled) -> OneCrop:
+        """Give what makes a crop of an image and of its labels."""
+
+    def feed(
+        self,
+        fit: Labelled,
+        preprocess: Any,
+        *,
+        batch_size: int,
+        seed: int,
+        start: int,
+        workers: int,
+        device: torch.device | None,
+    ) -> CropFeed:
+        """Open crops of images and labels."""
+        how = {"batch_size": batch_size, "seed": seed, "start": start, "workers": workers}
+        return CropFeed(fit.dataset, self.cropping(fit), **how)
+
+    # What a network says
+
+    def answers(
+        self,
+        network: MapsNetwork,
+        images: Any,
+        preprocess: Any,
+        *,
+        device: torch.device,
+        batch_size: int,
+        workers: int,
+    ) -> list[Answer]:
+        """Predict whole images, one at a time."""
+        training = network.training
+        network.eval()
+        multiple, sizes = max(network.f.strides), getattr(images, "sizes", None)
+        square = not takes_any_shape(network.f)
+
+        def prepared(row: int) -> NetworkInput:
+            pixels = images.gather(np.array([row])).image(0)
+            original = None if sizes is None else (int(sizes[row, 0]), int(sizes[row, 1]))
+            x = self._resized(pixels, square)
+            tall, wide = x.shape[2:]
+            padded = self.padded(x, -tall % multiple, -wide % multiple)
+            return NetworkInput(padded, (tall, wide), pixels.shape[:2], original)
+
+        try:
+            with torch.inference_mode():
+                ready = map_in_order(prepared, range(len(images)), threads=workers, ahead=workers)
+                return [self.answer(network, one.x.to(device), one) for one in ready]
+        finally:
+            network.train(training)
+
+    def _resized(self, pixels: npt.NDArray[np.uint8], square: bool) -> Tensor:
+        """Resize an image to its short side, or to a square of it; give (1, 3, h, w)."""
+        height, width = pixels.shape[:2]
+        scale = min(self.side / min(height, width), LONGEST / max(height, width))
+        shape = [max(1, round(length * scale)) for length in (height, width)]
+        x = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
+        shape = [self.side, self.side] if square else shape
+        return F.interpolate(x, shape, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+
+    @abc.abstractmethod
+    def padded(self, x: Tensor, down: int, across: int) -> Tensor:
+        """Pad an image (1, 3, h, w) by so many pixels at the bottom and at the right."""
+
+    @abc.abstractmethod
+    def answer(self, network: Any, x: Tensor, image: NetworkInput) -> Answer:
+        """Predict one image.
+
+        Args:
+            network: in eval mode.
+            x: the image's `x`, on the network's device.
+            image: its shapes.
+        """
+
+    def calibrate(self, *_: Any) -> tuple[str, ...]:
+        """Fix nothing."""
+        return ()
+
+    # The card, and predictions
+
+    @abc.abstractmethod
+    def take(self, card: Mapping[str, Any]) -> None:
+        """Take over what `card` gave, unchecked."""
+
+    def restore(self, card: Mapping[str, Any], where: str) -> None:
+        """Take over what `card` gave."""
+        try:
+            self.take(card)
+        except (KeyError, TypeError, ValueError):
+            raise NearfarError(f"{where}the classes make no sense; the file is damaged.") from None
+
+    def prepare(self, predicting: Any) -> tuple[str, ...]:
+        """Take the settings of a prediction."""
+        self.predicting = predicting
+        return ()

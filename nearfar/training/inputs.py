@@ -1,0 +1,141 @@
+"""What a pretraining needs before it starts: its settings, the images, and a teacher's vectors of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import methods
+from ..core import distributed, progress
+from ..core.errors import NearfarError
+from ..data.dataset import Dataset, FileDataset, ImageDataset, Subset
+from ..data.source import Source
+from . import checkpoint, resolve, run_shapes
+from .collection_settings import decided, usual_range, usual_side
+from .colour_choice import choose_colour
+from .run_config import MAY_CHANGE, RunConfig
+from .schedule import StepPlan
+from .settings import Training
+from .setup import workers
+from .targets import TeacherVectors, teacher_vectors
+from .teacher import teacher_of
+
+TEACHER_SHARE = 0.5  # of the time that a teacher may take to see the images
+
+
+def learns_from_labels(method: str, like: str | Path | None, given: dict[str, Any]) -> bool:
+    """Tell whether the method, or that of the run to repeat, learns from labels."""
+    if like is not None:
+        config = checkpoint.read_json(Path(like) / "config.json", run_shapes.CONFIG)
+        method, given = config["method"], config["settings"]
+    return resolve.needs_labels(method, given)
+
+
+def decide_settings(
+    source: Source,
+    method: str,
+    recipe: str,
+    like: str | Path | None,
+    given: dict[str, Any],
+    device: torch.device,
+    folder: Path,
+) -> tuple[RunConfig, StepPlan | None]:
+    """Decide every setting: from another run's folder, or from the recipe and what was asked."""
+    if like is None:
+        side = usual_side(source, given.get("max_pixels", Training.max_pixels))
+        kind = source.modality
+        span = usual_range(source, given)
+        asked = decided(source, given, [folder])
+        return resolve.resolve(
+            method, recipe, asked, side=side, device=device, kind=kind, value_range=span
+        ), None
+    extra = [name for name in given if name not in (*MAY_CHANGE, "modality")]
+    if extra:
+        flag = extra[0].replace("_", "-")
+        raise NearfarError(f"--like takes every setting from {like}; leave --{flag} out.")
+    config = checkpoint.read_json(Path(like) / "config.json", run_shapes.CONFIG)
+    wanted = RunConfig.from_json(config, f"{Path(like) / 'config.json'}: ")
+    if wanted.modality != source.modality:
+        raise NearfarError(
+            f"{like} was trained on {wanted.modality}, and {source.name} holds {source.modality}; "
+            "leave --like out."
+        )
+    wanted.kind.read_files(Path(like), wanted.preprocess)
+    return wanted, StepPlan.of(config["plan"])
+
+
+def decide_colours(
+    data: Any, source: Source, wanted: RunConfig, earlier: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Say what becomes of colours, as the earlier run in the folder found it, else by the images."""
+    if earlier and earlier.get("colours"):
+        found: dict[str, Any] = earlier["colours"]
+        return found
+    limit, threads = wanted.training.max_pixels, workers(wanted)
+    choice = choose_colour(data, source, limit=limit, threads=threads)
+    progress.say(str(choice))
+    told: dict[str, Any] = distributed.same(choice.to_json())
+    return told
+
+
+def read_images(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
+    """Read the images; under torchrun one process decodes first, and the others find what it kept."""
+    with distributed.first_goes_ahead("reads the images"):
+        dataset = wanted.kind.load(
+            source,
+            wanted.preprocess,
+            limit=wanted.training.max_pixels,
+            max_bad=wanted.training.max_bad,
+            threads=workers(wanted),
+            decode_once=wanted.training.cache,
+            short_side=wanted.training.short_side,
+        )
+    if distributed.first() and dataset.rejected:
+        progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
+    return dataset
+
+
+def ask_teacher(
+    wanted: RunConfig,
+    source: Source,
+    dataset: Dataset,
+    device: torch.device,
+    reached: int | None,
+    planning: bool,
+) -> tuple[Dataset, TeacherVectors | None]:
+    """Get a teacher's vectors of the images, if the method learns from them; give the images that have one.
+
+    `reached` is how many an earlier session had; a new run with --minutes asks for half of them at most.
+    """
+    cls = methods.method(wanted.method)
+    if "targets" not in cls.requires(wanted.settings):
+        return dataset, None
+    teacher, training = teacher_of(cls, wanted.settings), wanted.training
+    assert teacher is not None
+    minutes = training.minutes if planning else None
+    found = teacher_vectors(
+        teacher,
+        source,
+        dataset.ids,
+        device=device,
+        threads=workers(wanted),
+        limit=training.max_pixels,
+        precision=training.precision,
+        seconds=None if minutes is None else TEACHER_SHARE * 60 * minutes,
+        least=2 * training.batch_size,
+    )
+    rows = np.flatnonzero(found.places >= 0)
+    rows = np.sort(rows[np.argsort(found.places[rows])[: reached or len(rows)]])
+    if len(rows) == len(dataset):
+        return dataset, found
+    if not reached:
+        name = str(wanted.settings.teacher).partition("@")[0]
+        progress.say(
+            f"the teacher has seen {len(rows):,} of {len(dataset):,} images in half of the time, and these "
+            f"are trained on; a smaller side is faster, such as --teacher {name}@96"
+        )
+    return Subset(dataset, rows), replace(found, places=found.places[rows])
