@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import re
 import wave
 from collections.abc import Callable
 from fractions import Fraction
@@ -62,7 +63,7 @@ def decode(data: bytes, limit: int) -> tuple[Samples, int]:
     if data[:4] == b"RIFF":
         try:
             return _decode_wav(data, limit)
-        except (wave.Error, EOFError) as error:
+        except (wave.Error, EOFError, RuntimeError) as error:  # RuntimeError: a block ends beyond the file
             if not has_soundfile():
                 needs = f"; for other encodings than PCM: {TO_INSTALL}" if "format" in str(error) else ""
                 raise BadImage(f"broken: {_told(error)}{needs}") from None
@@ -72,7 +73,9 @@ def decode(data: bytes, limit: int) -> tuple[Samples, int]:
 
 
 def _told(error: Exception) -> str:
-    return (str(error) or "it ends too soon").splitlines()[0][:100]
+    """Say an error of a library in a line; soundfile puts where the bytes lie in memory before its reason."""
+    told = (str(error) or "it ends too soon").splitlines()[0]
+    return re.sub(r"^Error opening <[^>]*>: ", "", told)[:100]
 
 
 def _check(frames: int, channels: int, rate: int, limit: int) -> None:
