@@ -18,6 +18,8 @@ import nearfar
 from nearfar.core.errors import NearfarError
 from nearfar.core.shapes import check_shape
 from nearfar.features.extract import fingerprint
+from nearfar.finetuning.prediction_files import Parts
+from nearfar.finetuning.tuned import open_result
 from nearfar.reports import cards, curves, scoring
 from nearfar.reports import report as reports
 from nearfar.reports.sections import Subject, overview
@@ -233,3 +235,41 @@ def test_shapes() -> None:
     ):
         with pytest.raises(NearfarError, match=said):
             check_shape(value, shape, "f: ")
+
+
+def test_the_card_of_a_fine_tuned_run_names_what_it_lacks(tmp_path: Path) -> None:
+    verdict = {"name": "good", "reason": "", "advice": "", "bad": False}
+    result = {"mode": "linear", "classes": ["a"], "figures": {"test": {"fine-tuned": {"accuracy": 1.0}}}}
+    result |= {"images": {"train": 3, "test": 2}, "main": "accuracy", "chosen": {}, "per_class": {}}
+    card = {"format": 1, "task": "classify", "settings": {}, "card": {}}
+    card["result"] = {**result, "verdict": verdict, "notes": []}
+    (tmp_path / "encoder.json").touch()
+
+    def read(hurt: Any) -> str:
+        (tmp_path / "task.json").write_text(json.dumps(hurt))
+        return str(open_result(tmp_path))
+
+    assert "3 training images" in read(card)
+    for part in ("train", "test"):
+        hurt = copy.deepcopy(card)
+        del hurt["result"]["images"][part]
+        with pytest.raises(NearfarError, match=rf"result\.images\.{part} is missing"):
+            read(hurt)
+    hurt = copy.deepcopy(card)
+    hurt["result"]["figures"]["test"] = {}
+    with pytest.raises(NearfarError, match=r"result\.figures has a part without rows"):
+        read(hurt)
+
+
+def test_a_part_of_a_prediction_that_is_damaged_is_made_anew(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, "key")
+    for text in (
+        "[]",
+        '{"images": "x", "rows": [], "bad": []}',
+        '{"images": 1, "rows": [1], "bad": []}',
+        "[" * 10**5,
+    ):
+        (tmp_path / "0000000000.json").write_text(text)
+        with pytest.raises(NearfarError, match="run the same command again, which makes it anew"):
+            parts.get(0)
+        assert not parts.has(0)

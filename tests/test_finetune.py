@@ -255,6 +255,8 @@ def test_the_lists_of_several_labels(tmp_path) -> None:
         "a.png": ("cat", "dog"),
         "b.png": (),
     }
+    path.write_text("image,tags\na.png,cat\u00a0;cat\u200b;-1\nb.png,nan\n")
+    assert {name: read_many(path)[name] for name in ("a.png", "b.png")} == {"a.png": ("cat",), "b.png": ()}
     path.write_text("image,cat,dog\na.png,1,0\nb.png,1,1\n")
     assert {name: read_many(path)[name] for name in ("a.png", "b.png")} == {
         "a.png": ("cat",),

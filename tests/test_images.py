@@ -237,7 +237,9 @@ def test_find_survives_loops_odd_names_and_hidden_files(tmp_path: Path) -> None:
     (top / "parent").symlink_to(tmp_path)
     (top / "same").symlink_to("b/deep")
     (top / "link").symlink_to(tmp_path / "outside")
-    assert folders.find(top) == sorted([*odd, raw, "b/deep/deeper/z.png", "link/o.png"])
+    (top / "round").symlink_to("round")
+    assert folders.find(top, others := Counter()) == sorted([*odd, raw, "b/deep/deeper/z.png", "link/o.png"])
+    assert others == {".txt": 1, folders.NO_ENDING: 1, ".csv": 1, ".part": 1}
     assert folders.find(tmp_path / "outside") == ["o.png"]
 
 

@@ -295,6 +295,10 @@ def test_points_in_names_keep_labels_apart(tmp_path: Path) -> None:
     source = open_source(tmp_path / "p.tar", labels=True)
     assert source.labels == (*"012012012", "whole", "17000000000000000001", "link")
     assert [red(source, at) for at in (8, 9, 10, 11)] == [8, 20, 21, 20]
+    with tarfile.open(tmp_path / "deep.tar", "w") as tar:
+        add(tar, "a.png", png(1))
+        add(tar, "a.json", b"[" * 100_000)
+    refuses(tmp_path / "deep.tar", "no label for 'a.png'", labels=True)
     with tarfile.open(tmp_path / "q.tar", "w") as tar:
         add(tar, "a.png", png(1))
         add(tar, "a.cls", b"one")
@@ -435,3 +439,14 @@ def test_a_folder_says_which_files_it_passes_over(tmp_path: Path) -> None:
     refuses(tmp_path, "there is no image in", ".jp2 1", "opj_decompress")
     (tmp_path / "a.png").write_bytes(png(3))
     assert open_source(tmp_path).others == {".jp2": 1}
+
+
+def test_names_of_classes_that_look_alike_are_one(tmp_path: Path) -> None:
+    for place in ("caf\u00e9", "cafe\u0301"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / f"{len(place)}.png").write_bytes(png(1))
+    assert set(open_source(tmp_path, labels=True).labels or ()) == {"caf\u00e9"}
+    rows = ["caf\u00e9\u200b", "\ufeffcafe\u0301", "\u00a0caf\u00e9\u2003"]
+    text = "".join(f"{at}.png\t{row}\n" for at, row in enumerate(rows))
+    (tmp_path / "list.tsv").write_text("path\tlabel\n" + text)
+    assert set(open_source(tmp_path / "list.tsv", labels=True).labels or ()) == {"caf\u00e9"}

@@ -142,6 +142,17 @@ def test_agreement_with_people_stands_beside_tfidf(run: Path, tmp_path: Path) ->
     (tmp_path / "odd.csv").write_text("sentence1,sentence2,score\na,b,c\n")
     with pytest.raises(NearfarError, match="a score is no number"):
         nearfar.sts(run, tmp_path / "odd.csv")
+    for score in ("nan", "inf"):
+        (tmp_path / "odd.csv").write_text(f"sentence1,sentence2,score\na,b,1\nc,d,{score}\n")
+        with pytest.raises(NearfarError, match=f"the score of pair 2 is {score}"):
+            nearfar.sts(run, tmp_path / "odd.csv")
+    for call, columns in (
+        (nearfar.sts, "sentence1,sentence2,score"),
+        (nearfar.passages, "question,passage,x"),
+    ):
+        (tmp_path / "odd.csv").write_text(f"{columns}\n?!,...,1\n!!,::,2\n")
+        with pytest.raises(NearfarError, match="no word is in the"):
+            call(run, tmp_path / "odd.csv")
 
 
 def test_passages_are_found_by_vectors_words_and_their_sum(run: Path, tmp_path: Path) -> None:

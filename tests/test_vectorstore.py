@@ -15,6 +15,7 @@ from servers import server  # noqa: F401
 
 from nearfar.core.errors import NearfarError
 from nearfar.stores import StoreInfo, conditions, open_store
+from nearfar.stores.columns import values_of
 from nearfar.stores.schema import fixed
 
 INFO = StoreInfo(8, "abc", "runs/a", {"size": 32})
@@ -203,6 +204,7 @@ REFUSED = [
         "width = 0x10",
         "width = 1e",
         "width > 1e400",
+        "width > " + "1" * 5000,
         "width between -1e999 and 3",
         "width = NaN",
         "width + 1 > 2",
@@ -430,3 +432,11 @@ def test_columns_are_set_together_and_noted(store, address):
         store.set_notes("nothing", {})
     store.update("label", {"a": "dog"})
     assert open_store(address).notes("label") == {"classes": []} and store.version > version
+
+
+@pytest.mark.parametrize("word", ["1e400", "1" * 5000, "202401170930120007", "202401170930120007.0"])
+def test_numbers_that_floats_do_not_hold_stay_text(word: str) -> None:
+    assert values_of("patient", [word, "2", None], None) == [word, "2", None]
+    with pytest.raises(NearfarError, match="would round"):
+        values_of("patient", [word], "number")
+    assert values_of("patient", ["1e20", "3.0"], None) == [1e20, 3.0]

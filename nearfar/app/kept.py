@@ -17,6 +17,7 @@ import numpy as np
 from ..core.atomic import atomic_write
 from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
+from ..core.shapes import loads
 from ..core.version import __version__
 from ..queries.listing import Listing
 from ..stores.set_aside import SET_ASIDE, has_set_aside
@@ -103,7 +104,7 @@ class KeptResults:
         """
 
         def read(data: bytes) -> Listing:
-            said = json.loads(data)
+            said = loads(data)
             return Listing(**{**said, "ids": tuple(said["ids"]), "lines": tuple(said["lines"])})
 
         return self._once(f"list-{name}", work, lambda made: json.dumps(vars(made)).encode(), read, True)

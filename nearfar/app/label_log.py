@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import NearfarError
+from ..core.shapes import loads
 from ..queries.label_origin import HAND, origin_column
 from ..stores.base import FIXED, Value
 from ..stores.schema import check_column
@@ -246,7 +247,7 @@ def _done_at(
 def _earlier(text: str | None) -> list[dict[str, Any]]:
     """Read earlier states; what others wrote into the column counts as none."""
     with suppress(ValueError):
-        found = json.loads(text or "[]")
+        found = loads(text or "[]")
         if isinstance(found, list) and all(isinstance(state, dict) for state in found):
             return found
     return []

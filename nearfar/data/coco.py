@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import NearfarError
+from ..core.shapes import loads
 
 NAMES = ("_annotations.coco.json", "annotations.json", "instances.json", "coco.json")
 
@@ -64,7 +64,7 @@ def find(folder: Path) -> Path | None:
 def _is_coco(path: Path) -> bool:
     """Tell whether a .json holds images and annotations."""
     try:
-        content = json.loads(path.read_bytes())
+        content = loads(path.read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= {*content}
@@ -83,7 +83,7 @@ def read(path: Path) -> Coco:
         NearfarError: it is no such file.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = loads(path.read_bytes())
         kinds = sorted(content["categories"], key=lambda kind: kind["id"])
         images = tuple(
             (one["id"], str(one["file_name"]), int(one.get("height") or 0), int(one.get("width") or 0))

@@ -128,7 +128,7 @@ def _look(
                 continue
             if is_image_name(name, suffixes):
                 names.append(name)
-            elif others is not None and entry.is_file():
+            elif others is not None and os.path.isfile(entry.path):  # False for a link to itself
                 others[os.path.splitext(name)[1].lower()[:12] or NO_ENDING] += 1
             if entry.is_dir(follow_symlinks=False):
                 inner.append(name)

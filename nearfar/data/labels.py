@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +52,8 @@ def of_folders(folder: str, ids: Sequence[str], level: int | None = None) -> tup
     if level is None:
         level = _only_level(folder, ways)
     at = level - 1 if level > 0 else level
-    return tuple(sys.intern(way[at]) for way in ways)
+    # Composed, as `label_of` writes names: a Mac decomposes those of folders.
+    return tuple(sys.intern(unicodedata.normalize("NFC", way[at])) for way in ways)
 
 
 def _only_level(folder: str, ways: Sequence[Sequence[str]]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import tarfile
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import BadImage, NearfarError
+from ..core.shapes import loads
 from .folders import is_image_name
 from .masks import masks_among
 from .source import Source, clean, file_stamp, label_of
@@ -77,7 +77,7 @@ def _label_of(name: str, data: bytes) -> str | None:
     if name.endswith(".cls"):
         return label_of(data.decode("utf-8", "replace"))
     try:
-        entry = json.loads(data)
+        entry = loads(data)
     except ValueError:
         return None
     for word in ("label", "cls", "class"):

@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,6 +231,7 @@ def from_array(
 
 
 NO_LABEL = frozenset({"", "-1", "null", "nan"})  # words that stand for a missing label, in any case
+_UNSEEN = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # characters without width, which also end up in tables
 
 
 def label_of(value: Any) -> str | None:
@@ -239,12 +241,12 @@ def label_of(value: Any) -> str | None:
         value: a word or number, or None.
 
     Returns:
-        The name without blanks around it, a whole number without a point; None where it means no label:
-        empty, -1, null or NaN.
+        The name without blanks around it, in Unicode's composed form, so that two names that look alike are
+        one; a whole number without a point. None where it means no label: empty, -1, null or NaN.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    word = "" if value is None else str(value).strip()
+    word = "" if value is None else unicodedata.normalize("NFC", str(value)).translate(_UNSEEN).strip()
     return None if word.lower() in NO_LABEL else word
 
 

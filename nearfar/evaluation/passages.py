@@ -16,7 +16,7 @@ from ..core.intervals import wilson
 from ..core.text import columns
 from ..training.run import Run, load
 from .differences import Difference, compare
-from .text_pairs import best_weight, rows_of
+from .text_pairs import best_weight, count_words, rows_of
 
 COLUMNS = ("question", "passage")
 BEST = 10  # passages that count for the reciprocal rank
@@ -147,8 +147,6 @@ def _sum(ways: Mapping[str, Table], weight: float) -> Table:
 
 def _scores(run: Run, data: Any, also: Sequence[str]) -> tuple[dict[str, Table], npt.NDArray[np.int64]]:
     """Score all passages for each question, in each way; and which passage is the right one."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     rows = rows_of(data, COLUMNS)
     questions = [row[0] for row in rows]
     held = list(dict.fromkeys([*(row[1] for row in rows), *also]))
@@ -156,7 +154,7 @@ def _scores(run: Run, data: Any, also: Sequence[str]) -> tuple[dict[str, Table],
     right = np.array([number[row[1]] for row in rows], np.int64)
     q, p = (run.encode(texts, normalize_embeddings=True) for texts in (questions, held))
     index = BM25(held)
-    counter = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit(held)
+    counter = count_words(held)
     tfidf = (counter.transform(questions) @ counter.transform(held).T).toarray()
     made = {"encoder": q @ p.T, "bm25": np.stack([index.scores(text) for text in questions])}
     return made | {"tfidf": tfidf.astype(np.float32)}, right

@@ -176,6 +176,11 @@ def _pairs(data: Any) -> tuple[list[str], list[str], Scores]:
         scores = np.array([float(row[2]) for row in rows])
     except ValueError as error:
         raise NearfarError(f"{data}: a score is no number ({error}); the third column holds it.") from None
+    odd = next((at for at, score in enumerate(scores) if not np.isfinite(score)), None)
+    if odd is not None:
+        raise NearfarError(
+            f"{data}: the score of pair {odd + 1:,} is {scores[odd]}; give it one, or leave it out."
+        )
     return [row[0] for row in rows], [row[1] for row in rows], scores
 
 

@@ -49,6 +49,25 @@ def rows_of(data: Any, columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(found)
 
 
+def count_words(texts: Sequence[str], characters: bool = False) -> Any:
+    """Count the words of texts, as `tfidf` has it.
+
+    Args, raises: as there.
+
+    Returns:
+        A TfidfVectorizer of scikit-learn.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    how = {"analyzer": "char_wb", "ngram_range": (3, 5)} if characters else {"token_pattern": r"(?u)\b\w+\b"}
+    try:
+        return TfidfVectorizer(**how).fit(texts)
+    except ValueError:
+        raise NearfarError(
+            f"no word is in the {len(texts):,} texts, such as {texts[0][:40]!r}; give texts with words."
+        ) from None
+
+
 def tfidf(texts: Sequence[str], characters: bool = False) -> Similarity:
     """Count the words of texts, and give what compares others by them.
 
@@ -58,11 +77,11 @@ def tfidf(texts: Sequence[str], characters: bool = False) -> Similarity:
 
     Returns:
         From two lists of n texts, the cosine of each two, (n,).
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    how = {"analyzer": "char_wb", "ngram_range": (3, 5)} if characters else {"token_pattern": r"(?u)\b\w+\b"}
-    counter = TfidfVectorizer(**how).fit(texts)
+    Raises:
+        NearfarError: no word is in them.
+    """
+    counter = count_words(texts, characters)
 
     def similarity(first: Sequence[str], second: Sequence[str]) -> Scores:
         product = counter.transform(first).multiply(counter.transform(second))

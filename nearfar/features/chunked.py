@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..core.atomic import atomic_write
 from ..core.errors import BadImage
+from ..core.shapes import loads
 from ..core.threads import map_in_order
 from ..data.modalities import IMAGES, modality, modality_of
 from ..data.source import Source
@@ -121,7 +122,7 @@ class Journal:
         self.folder = folder
         note = folder / "key.json"
         try:
-            same = json.loads(note.read_text()) == {"key": key}
+            same = loads(note.read_text()) == {"key": key}
         except (OSError, ValueError):
             same = False
         if not same:

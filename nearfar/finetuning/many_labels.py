@@ -13,7 +13,7 @@ from ..core.errors import NearfarError
 from ..data.csv_files import read_rows
 from ..data.lists import SUFFIXES
 from ..data.open import open_data
-from ..data.source import FileSource, Source
+from ..data.source import FileSource, Source, label_of
 
 PATHS, LABELS = (
     ("path", "file", "image", "filename"),
@@ -84,7 +84,7 @@ def read_many(path: Path) -> dict[str, tuple[str, ...]]:
         if len(row) != len(heads):
             raise NearfarError(f"{path}, line {number}: {len(row)} cells, not {len(heads)}; fix the line.")
         if mark is not None:
-            labels = {word for word in SEPARATOR.split(row[mark].strip()) if word}
+            labels = {word for each in SEPARATOR.split(row[mark]) if (word := label_of(each))}
         else:
             labels = {
                 heads[k].strip()

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
+from ..core.shapes import COUNT, check_shape, loads
 from ..core.text import spreadsheet_cell
 
 SUFFIXES = (".csv", ".json", ".parquet")
@@ -57,7 +58,7 @@ class Parts:
         """
         self.folder, note = folder, folder / "key.json"
         try:
-            same = json.loads(note.read_text()) == {"key": key}
+            same = loads(note.read_text()) == {"key": key}
         except (OSError, ValueError):
             same = False
         if not same:
@@ -85,9 +86,10 @@ class Parts:
             NearfarError: it was damaged.
         """
         try:
-            found = json.loads(self._path(low).read_bytes())
+            found = loads(self._path(low).read_bytes())
+            check_shape(found, {"images": COUNT, "rows": [[object]], "bad": [[str]]}, "")
             return Part(found["images"], found["rows"], found["bad"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, NearfarError) as error:
             self._path(low).unlink(missing_ok=True)
             raise NearfarError(
                 f"{self._path(low)} is damaged ({error}); run the same command again, which makes it anew."

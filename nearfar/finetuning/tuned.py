@@ -28,7 +28,7 @@ SHAPE: dict[Any, Any] = {
         "mode": str,
         "classes": [str],
         "figures": _FIGURES,
-        "images": {str: COUNT},
+        "images": {"train": COUNT, str: COUNT},
         "main": str,
         "chosen": {str: object},
         "per_class": {str: {str: float}},
@@ -78,6 +78,13 @@ def _read(folder: Path) -> dict[str, Any]:
             f"{where}format {card.get('format')!r}, not {FORMAT}; install the nearfar that wrote it."
         )
     check_shape(card, SHAPE, where)
+    found = card["result"]
+    check_shape(found["images"], dict.fromkeys(found["figures"], COUNT), where, "result.images")
+    if not all(found["figures"].values()):
+        raise NearfarError(
+            f"{where}result.figures has a part without rows; the file is damaged, or of another version of "
+            "nearfar."
+        )
     return card
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from .schema import SETTABLE, check_update
 
 NAMES = ("id", "path", "file", "image", "filename")
 _NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?\.\d+|(0|[1-9]\d*)\.)([eE][-+]?\d+)?")
-_WHOLE = re.compile(r"[-+]?\d+")
+_WHOLE = re.compile(r"([-+]?\d+)(\.0*)?")
 _FLAGS = {"true": True, "false": False}
 
 
@@ -138,8 +139,8 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
         long = next((word for word in given if _rounded(word)), None)
         if long is not None:
             raise NearfarError(
-                f"the column {name} holds numbers, which would round {long}; write such ids to a new column, "
-                "which becomes text."
+                f"the column {name} holds numbers, which would round {long[:40]}; write such ids to a new "
+                "column, which becomes text."
             )
         return [None if word is None else float(word) for word in words]
     return (
@@ -148,5 +149,7 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
 
 
 def _rounded(word: str) -> bool:
-    """Tell whether a word is a whole number that a float64 does not hold exactly."""
-    return bool(_WHOLE.fullmatch(word)) and abs(int(word)) > EXACT
+    """Tell whether a float64 does not hold a number: it is too large, or whole and of too many digits."""
+    value = abs(float(word))
+    whole = _WHOLE.fullmatch(word)
+    return not math.isfinite(value) or (whole is not None and (value > EXACT or abs(int(whole[1])) > EXACT))

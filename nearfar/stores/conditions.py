@@ -173,10 +173,10 @@ class _Reader:
         if wanted == "text" and found == "text":
             return text[1:-1].replace("''", "'")
         if wanted == "number" and found == "number":
-            if text.lstrip("+-").isdigit() and abs(int(text)) > EXACT:
-                self.fail(f"{column} is a number, and {text} is too long to be held exactly")
             if not math.isfinite(float(text)):
                 self.fail(f"{text} is larger than any number that {column} can hold")
+            if text.lstrip("+-").isdigit() and abs(int(text)) > EXACT:
+                self.fail(f"{column} is a number, and {text} is too long to be held exactly")
             return float(text)
         if wanted == "flag" and found in ("true", "false"):
             return found == "true"

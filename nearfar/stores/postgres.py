@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core import progress, rng
 from ..core.errors import NearfarError
+from ..core.shapes import loads
 from . import conditions, schema
 from .base import EXACT, StoreInfo, Value, Vectors
 from .index import DECIMALS, check_queries
@@ -250,7 +251,7 @@ class PostgresStore:
             column=column,
         )
         with suppress(ValueError):
-            said = json.loads(found[0][0]) if found and found[0][0] else {}
+            said = loads(found[0][0]) if found and found[0][0] else {}
             return said if isinstance(said, dict) else {}
         return {}  # a comment of the owner's own
 

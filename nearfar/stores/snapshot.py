@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..core.atomic import atomic_write
+from ..core.shapes import loads
 from ..features.knn import unit
 from . import hnsw
 from .brute_force import Cosines, Rows
@@ -48,7 +49,7 @@ def empty(dim: int) -> Copy:
 def note(folder: Path) -> dict[str, Any]:
     """Read what is written about the copy in a folder; nothing where there is none."""
     try:
-        found = json.loads((folder / NOTE).read_text())
+        found = loads((folder / NOTE).read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -29,6 +29,7 @@ from ..core.cache_root import cache_root
 from ..core.config import to_json
 from ..core.device import compute_threads
 from ..core.errors import BadImage, NearfarError
+from ..core.shapes import loads
 from ..core.threads import map_in_order, one_torch_thread
 from ..data.modalities import modality_of
 from ..data.source import Source
@@ -160,7 +161,7 @@ class _Kept:
     def __init__(self, folder: Path, images: int, width: int) -> None:
         self.folder, self.note, file = folder, folder / "done.json", folder / "vectors.npy"
         try:
-            self.done = int(json.loads(self.note.read_text())["done"])
+            self.done = int(loads(self.note.read_text())["done"])
             self.vectors = np.load(file, mmap_mode="r+", allow_pickle=False)
         except (OSError, ValueError, KeyError, TypeError):
             self.done = 0
