@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..core.errors import NearfarError
 from . import coco
+from .csv_files import read_text
 from .folders import find
 from .source import FileSource, clean
 
@@ -130,8 +131,8 @@ def _label_file(path: str, files: dict[str, Path]) -> Path | None:
     return None
 
 
-def _shape(path: Path) -> Shape:
-    """Read an image's height and width, upright."""
+def upright_shape(path: Path) -> Shape:
+    """Read an image's height and width, upright; 0 and 0 where it cannot be read."""
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -151,7 +152,7 @@ def _of_files(
     """Read a label file an image."""
     objects, shapes, without = [], [], 0
     for path in paths:
-        shape, file = _shape(folder / path), _label_file(path, files)
+        shape, file = upright_shape(folder / path), _label_file(path, files)
         without += file is None
         shapes.append(shape)
         objects.append([] if file is None else read(file, shape))
@@ -171,11 +172,17 @@ def _of_coco(folder: Path, paths: Sequence[str], file: coco.Coco) -> BoxLabels:
         key = file.images[at[path]][0]
         some: list[Object] = []
         for one in file.annotations.get(key, ()):
-            left, top, width, height = map(float, one.get("bbox") or (0, 0, 0, 0))
+            try:
+                left, top, width, height = map(float, one.get("bbox") or (0, 0, 0, 0))
+            except (TypeError, ValueError, OverflowError):
+                raise NearfarError(
+                    f"{file.path}: an annotation of {path} has the bbox {str(one['bbox'])[:40]}; write four "
+                    "numbers: left, top, width, height."
+                ) from None
             name = file.classes[file.number[one["category_id"]]]
             some.append((name, left, top, left + width, top + height, bool(one.get("iscrowd"))))
         objects.append(some)
-        shapes.append(_shape(folder / path))
+        shapes.append(upright_shape(folder / path))
     missing, beside = len(file.images) - len(kept), len(paths) - len(kept)
     notes = [f"{missing:,} images of {file.path.name} are not in {folder}."] if missing else []
     notes += [f"{beside:,} images of {folder} are not in {file.path.name} and left out."] if beside else []
@@ -231,7 +238,7 @@ def _labels(
 def _read_voc(path: Path, shape: Shape) -> list[Object]:
     """Read a VOC file."""
     content = path.read_bytes()
-    if b"<!ENTITY" in content:
+    if b"<!ENTITY" in content.replace(b"\0", b""):  # in UTF-16 too
         raise NearfarError(f"{path} defines entities, which labels never need; it is not read.")
     try:
         found = []
@@ -244,7 +251,7 @@ def _read_voc(path: Path, shape: Shape) -> list[Object]:
             )
             found.append(((one.findtext("name") or "").strip(), left, top, right, bottom, False))
         return found
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # of an unknown encoding the last
         raise NearfarError(f"{path} cannot be read as a VOC file ({error}); fix or remove it.") from None
 
 
@@ -254,7 +261,7 @@ def _yolo_reader(names: Sequence[str] | None) -> Callable[[Path, Shape], list[Ob
     def read(path: Path, shape: Shape) -> list[Object]:
         found: list[Object] = []
         height, width = shape
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             words = line.split()
             if not words:
                 continue
@@ -295,9 +302,16 @@ def _yolo_names(place: Path, folder: Path) -> tuple[str, ...] | None:
             files += [*sorted(where.glob("*.yaml")), *sorted(where.glob("*.yml")), where / "classes.txt"]
     for file in files:
         if file.name == "classes.txt" and file.is_file():
-            return tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
-        if file.suffix in (".yaml", ".yml") and (names := read_yaml_names(file.read_text("utf-8-sig"))):
-            return names
+            return tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
+        if file.suffix in (".yaml", ".yml"):
+            try:
+                names = read_yaml_names(read_text(file))
+            except ValueError:
+                raise NearfarError(
+                    f"{file} cannot be read: below names: it has lines that are not NUMBER: NAME; fix them."
+                ) from None
+            if names:
+                return names
     return None
 
 
@@ -309,6 +323,9 @@ def read_yaml_names(text: str) -> tuple[str, ...]:
 
     Returns:
         The names; none where there is no such list.
+
+    Raises:
+        ValueError: the number of a name is none.
     """
 
     def plain(word: str) -> str:

@@ -86,7 +86,7 @@ def read(path: Path) -> Coco:
         content = loads(path.read_bytes())
         kinds = sorted(content["categories"], key=lambda kind: kind["id"])
         images = tuple(
-            (one["id"], str(one["file_name"]), int(one.get("height") or 0), int(one.get("width") or 0))
+            (_id(one["id"]), str(one["file_name"]), int(one.get("height") or 0), int(one.get("width") or 0))
             for one in content["images"]
         )
         held: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
@@ -101,11 +101,18 @@ def read(path: Path) -> Coco:
         return Coco(path, images, tuple(str(kind["name"]) for kind in kinds), number, dict(held))
     except OSError as error:
         raise NearfarError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise NearfarError(
             f"{path} is no COCO file ({type(error).__name__}: {error}); it needs images, categories and "
             "annotations."
         ) from None
+
+
+def _id(value: Any) -> Any:
+    """Take an id, which annotations name: a number or a text."""
+    if not isinstance(value, (int, str)):
+        raise TypeError(f"the id {str(value)[:40]!r} is neither a number nor a text")
+    return value
 
 
 def locate(coco: Coco, paths: Sequence[str]) -> dict[str, int]:
@@ -147,7 +154,9 @@ def draw(shapes: Sequence[tuple[int, Any]], height: int, width: int) -> npt.NDAr
     parts = []
     for value, shape in shapes:
         if isinstance(shape, Mapping):
-            part = run_lengths(shape["counts"], *shape["size"]).astype(bool)
+            if list(shape["size"]) != [height, width]:
+                continue
+            part = run_lengths(shape["counts"], height, width).astype(bool)
         else:
             canvas = Image.new("1", (width, height))
             for polygon in shape:
@@ -176,6 +185,8 @@ def run_lengths(counts: str | bytes | Sequence[int], height: int, width: int) ->
     if isinstance(counts, bytes):
         counts = counts.decode("ascii")
     runs = list(_uncompressed(counts)) if isinstance(counts, str) else list(counts)
+    if sum(runs) > height * width:
+        raise ValueError("the runs are longer than the mask")
     values = np.arange(len(runs)) % 2
     flat = np.repeat(values, runs).astype(np.uint8)
     return np.resize(flat, height * width).reshape(width, height).T

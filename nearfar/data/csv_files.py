@@ -40,6 +40,23 @@ def open_text(path: Path, errors: str = "strict") -> IO[str]:
     return open(path, encoding="utf-8-sig", errors=errors, newline="")
 
 
+def read_text(path: Path) -> str:
+    """Read a text file, such as labels in lines.
+
+    Args:
+        path: the file.
+
+    Raises:
+        NearfarError: it cannot be read, or is not UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise NearfarError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError:
+        raise NearfarError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+
+
 def _not_text(path: Path) -> NearfarError:
     return NearfarError(f"{path} is not UTF-8 text; save it as 'CSV UTF-8', which Excel offers.")
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..core.errors import BadImage, NearfarError
 from ..images import decode
 from ..images.files import MAX_PIXELS, read
+from .csv_files import read_text
 
 GOOD = "good"
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".jpg")
@@ -94,13 +95,13 @@ class Truth:
 def _boxes(path: Path, shape: tuple[int, int]) -> tuple[Regions, dict[int, str]]:
     """Read boxes; what of one lies outside of the picture is left out."""
     regions, kinds = np.zeros(shape, np.int32), {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         words = line.replace(",", " ").split()
         if not words:
             continue
         try:
             left, top, right, bottom = (max(0, round(float(word))) for word in words[:4])
-        except ValueError:
+        except (ValueError, OverflowError):
             raise NearfarError(f"{path}, line {number}: write a box as x1 y1 x2 y2 kind.") from None
         regions[top:bottom, left:right] = number
         if len(words) > 4:

@@ -19,7 +19,10 @@ from PIL import Image
 
 from ..core.errors import NearfarError
 from ..core.threads import map_in_order
+from ..images.files import MAX_PIXELS
 from . import coco
+from .box_labels import upright_shape
+from .csv_files import read_text
 from .folders import find
 from .masks import image_of_mask, masks_among
 from .source import FileSource, clean
@@ -54,10 +57,17 @@ class Outlines:
     shapes: tuple[tuple[int, Any], ...]
     height: int
     width: int
+    where: str = "an image"  # how an error names the file and the image
 
     def read(self) -> Mask:
         """Give (height, width) class numbers."""
-        return coco.draw(self.shapes, self.height, self.width)
+        try:
+            return coco.draw(self.shapes, self.height, self.width)
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+            raise NearfarError(
+                f"{self.where} has an outline that is no list of x, y and no run-length code; fix "
+                "or remove it."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,8 @@ def read_values(path: Path) -> npt.NDArray[np.int64]:
                 raise NearfarError(f"the mask {path} is a JPEG, which blurs its values; save masks as PNG.")
             if image.mode in ("LA", "La"):
                 image = image.convert("L")
+            if image.mode == "PA":
+                image = image.getchannel(0)
             if image.mode in ("RGBA", "RGBX", "CMYK", "YCbCr"):
                 image = image.convert("RGB")
             values = np.asarray(image)
@@ -245,8 +257,8 @@ def _names(folder: Path, values: Sequence[int]) -> tuple[str, ...]:
     if not path.is_file():
         colours = any(value > 65535 for value in values)
         return tuple(f"#{value:06x}" if colours else str(value) for value in values)
-    lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if all(len(words) > 1 and words[0].isdigit() for words in lines):
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    if all(len(words) > 1 and words[0].isdecimal() for words in lines):
         given = {int(words[0]): " ".join(words[1:]) for words in lines}
         return tuple(given.get(value, str(value)) for value in values)
     if len(lines) == len(values):
@@ -272,9 +284,13 @@ def _of_coco(folder: Path, file: coco.Coco) -> PixelLabels:
             else:
                 boxes += 1
         if not (height and width):
-            with Image.open(folder / path) as image:
-                width, height = image.size
-        masks.append(Outlines(tuple(shapes), height, width))
+            height, width = (max(1, side) for side in upright_shape(folder / path))
+        if height * width > MAX_PIXELS:
+            raise NearfarError(
+                f"{file.path} says that {path} is {width:,} x {height:,}, more than {MAX_PIXELS:,} pixels; "
+                "fix the file."
+            )
+        masks.append(Outlines(tuple(shapes), height, width, f"{path} in {file.path}"))
     notes = [f"{boxes:,} annotations have a box and no outline, and are left out."] if boxes else []
     missing = len(file.images) - len(images)
     if missing:
