@@ -286,13 +286,13 @@ FLAGS = {
     "suggest": "--limit --column --method --where --accepted --seed --out --json",
     "anomalies": (
         "--parts --normal --anomalous --method --k --fpr --limit --save --heat-maps --bank --strides --size "
-        "--truth --run --seed --where --out --json"
+        "--turned --truth --run --seed --where --out --json"
     ),
     "duplicates": "--against --min-similarity --save --where --out --json",
     "clusters": "--method --n-clusters --min-cluster-size --save --seed --where --out --json",
     "map": "--method --seed --where --out --json",
-    "explore": "--run --column --host --port --browser --root-path --hosts",
-    "export": "--to --out --json",
+    "explore": "--run --bank --column --host --port --browser --root-path --hosts",
+    "export": "--to --bank --out --json",
     "methods": "--json",
     "demo": "--out --json --minutes --seed",
 }

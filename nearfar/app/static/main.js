@@ -11,6 +11,7 @@ import * as labelbar from "./labelbar.js";
 import * as labels from "./labels.js";
 import * as lists from "./lists.js";
 import * as map from "./map.js";
+import * as parts from "./parts.js";
 import * as photo from "./photo.js";
 import { byId, focused, make, many, on, state, tell, trying } from "./state.js";
 
@@ -54,6 +55,7 @@ const KEYS = [
   ["+", () => about.example("like"), "+ −", "search more like this, less like this"],
   ["-", () => about.example("dislike")],
   ["h", about.heat, "h", "where the image is anomalous"],
+  ["g", parts.normal, "g", "in the list of anomalous parts: this is normal"],
   ["]", () => lists.turn(1), "] [", "next and previous list"],
   ["[", () => lists.turn(-1)],
   ["m", () => map.drag("pan"), "m s", "on the map: move, or select with the lasso"],
