@@ -364,6 +364,22 @@ def test_onnx_of_network_and_bank_gives_the_same_scores(
         nearfar.export(run, to="torch", bank=bank)
 
 
+def test_a_report_has_a_section_on_parts(run: Run, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    bank, out = tmp_path / "bank.safetensors", tmp_path / "report.html"
+    nearfar.anomalies(data / "test", normal=str(data / "train"), bank=bank, parts=True, run=run, fpr=0.1)
+    made = nearfar.report(run, out=out, bank=bank)
+    assert "parts" in made.sections
+    page = out.read_text()
+    part = page[page.index('id="parts"') :]
+    part = part[: part.index("</section>")]
+    assert "bank.safetensors" in part and "normal images in it" in part and "Most anomalous parts" in part
+    assert part.count("data:image/webp") == 12 and "10 %" in part
+    with pytest.raises(NearfarError, match="name one run with --bank"):
+        nearfar.report(run, run, out=out, bank=bank)
+
+
 def test_onnx_cannot_hold_spade(run: Run, data: Path, tmp_path: Path) -> None:
     bank = tmp_path / "bank.safetensors"
     nearfar.anomalies(data / "test", normal=str(data / "train"), bank=bank, parts="spade", run=run)

@@ -275,7 +275,7 @@ FLAGS = {
         "--no-all-classes --min-score"
     ),
     "adopt": "--out --json",
-    "report": "--out --data --train --test --json",
+    "report": "--out --data --train --test --bank --json",
     "embed": "--out --store --columns --prune --labels --json --device --batch-size --workers",
     "store": "--import --columns --delete --compact --export --where --json",
     "sts": "--dev --texts --seed --json",

@@ -194,8 +194,6 @@ def test_the_page_slides_the_threshold_and_takes_normal_images(run: Run, tmp_pat
         view.wait_for_function(
             "document.querySelector('#photo-one figcaption').textContent.includes('yellow')"
         )
-        if shown := Path(str(tmp_path)).joinpath("page.png"):
-            view.screenshot(path=shown)
         view.keyboard.press("h")
         assert view.get_attribute("#photo-parts", "aria-pressed") == "false"
         view.keyboard.press("g")

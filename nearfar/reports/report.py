@@ -18,6 +18,7 @@ from ..training import checkpoint, run_shapes
 from ..training.run import Run, load
 from ..training.run_config import RunConfig
 from . import cards, page, sample
+from .anomalous_parts import open_bank
 from .sections import Subject, overview, sections
 
 RUNS = 6  # side by side at most: so many colours can be distinguished
@@ -64,6 +65,7 @@ def report(
     data: Any = None,
     train: Any = None,
     test: Any = None,
+    bank: str | Path | None = None,
 ) -> Report:
     """Write one HTML file about a run, or about several side by side; it needs no network and no other file.
 
@@ -80,6 +82,8 @@ def report(
         data: the images, if they have moved.
         train: labelled images to fit on, for a run that has not been evaluated; needs test.
         test: labelled images to test on; if not given, those that the evaluation names.
+        bank: a .safetensors file that nearfar anomalies --parts has made with the run's encoder: adds a
+            section on anomalous parts.
 
     Returns:
         Where it is, how large, and what is missing in it.
@@ -92,11 +96,13 @@ def report(
         raise NearfarError("--train and --test belong together; give both, or neither.")
     if not 1 <= len(runs) <= RUNS:
         raise NearfarError(f"a report shows 1 to {RUNS} runs, not {len(runs)}.")
+    if bank is not None and len(runs) > 1:
+        raise NearfarError("a bank is of one encoder; name one run with --bank.")
     loaded = [load(run) for run in runs]
     names = _names([run.folder for run in loaded])
     device = device_named("auto")
     subjects = [
-        _subject(run, name, data, train, test, device) for run, name in zip(loaded, names, strict=True)
+        _subject(run, name, data, train, test, bank, device) for run, name in zip(loaded, names, strict=True)
     ]
     progress.say("drawing the report")
     made = sections(subjects, str(out))
@@ -129,7 +135,9 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(path) for path in paths]
 
 
-def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torch.device) -> Subject:
+def _subject(
+    run: Run, name: str, data: Any, train: Any, test: Any, bank: str | Path | None, device: torch.device
+) -> Subject:
     """Gather what the report shows of a run."""
     if not run.config:
         raise NearfarError(
@@ -143,6 +151,7 @@ def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torc
             f"nearfar report {run.config['asked']['run']}"
         )
     wanted = RunConfig.from_json(run.config, f"{run.folder / 'config.json'}: ")
+    opened = None if bank is None else open_bank(run, bank)
     found, trouble = None, ""
     progress.say(f"encoding images of {name}")
     try:
@@ -162,6 +171,7 @@ def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torc
         scores=scores,
         verdict=run.verdict(),
         labelled=_labelled(run, scores, train, test, device),
+        bank=opened,
     )
 
 
