@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 # Two test processes share the machine: a thread each, for the processes that tests start too.
@@ -14,6 +15,9 @@ if sys.dont_write_bytecode:
     sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+# What the user keeps, such as the weights of `known`, changes no test, and no test leaves anything there.
+_cache = tempfile.TemporaryDirectory(prefix="nearfar-tests-")
+os.environ["NEARFAR_CACHE"] = _cache.name
 
 import numpy as np
 import pytest
