@@ -297,7 +297,7 @@ FLAGS = {
     "demo": "--out --json --minutes --seed",
 }
 SETTINGS = (
-    "--modality --epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights "
+    "--modality --groups --epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights "
     "--trainable --head-warmup --encoder-rate --rate-decay "
     "--image-size --short-side --optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision "
     "--seed --device --views-on --compile --threads --workers --max-bad --max-pixels --holdout "
