@@ -276,6 +276,7 @@ FLAGS = {
     ),
     "adopt": "--out --json",
     "report": "--out --data --train --test --json",
+    "explain": "--out --pair --labels --json",
     "embed": "--out --store --columns --prune --labels --json --device --batch-size --workers",
     "store": "--import --columns --delete --compact --export --where --json",
     "sts": "--dev --texts --seed --json",
