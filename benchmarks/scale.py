@@ -129,7 +129,8 @@ def cells(counts: list[int]) -> None:
         pairs = zip(exact.tolist(), found[asked.numpy()].tolist(), strict=True)
         others = np.mean([len({*a} & {*b}) / 10 for a, b in pairs])
         print(
-            f"| {count:,} | {planted:,} | {hits:.4f} | {others:.3f} | {took:,.0f} | {all_took:,.0f} (computed) |",
+            f"| {count:,} | {planted:,} | {hits:.4f} | {others:.3f} | {took:,.0f} | {all_took:,.0f} (computed) "
+            "|",
             flush=True,
         )
 
@@ -137,7 +138,8 @@ def cells(counts: list[int]) -> None:
 def search(counts: list[int], graphs_up_to: int) -> None:
     """Measure ways to search at each size, and print a table."""
     print(
-        "| vectors | way | build, CPU s | bytes a vector | candidates | recall@10 | alone, q/s | in a batch, q/s |"
+        "| vectors | way | build, CPU s | bytes a vector | candidates | recall@10 | alone, q/s "
+        "| in a batch, q/s |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for count in counts:

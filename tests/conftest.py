@@ -15,9 +15,6 @@ if sys.dont_write_bytecode:
     sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
-# What the user keeps, such as the weights of `known`, changes no test, and no test leaves anything there.
-_cache = tempfile.TemporaryDirectory(prefix="nearfar-tests-")
-os.environ["NEARFAR_CACHE"] = _cache.name
 
 import numpy as np
 import pytest
@@ -30,6 +27,13 @@ from nearfar.core import rng
 settings.register_profile("ci", derandomize=True, database=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the user's cache out of the tests: weights of `known` there would add rows to evaluations."""
+    cache = tempfile.TemporaryDirectory(prefix="nearfar-tests-")
+    os.environ["NEARFAR_CACHE"] = cache.name
+    config.add_cleanup(cache.cleanup)
 
 
 def picture(number: int, side: int = 16, kind: int = 0) -> np.ndarray:

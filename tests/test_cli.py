@@ -277,6 +277,7 @@ FLAGS = {
     "adopt": "--out --json",
     "report": "--out --data --train --test --json",
     "embed": "--out --store --columns --prune --part --join --labels --json --device --batch-size --workers",
+    "explain": "--out --pair --labels --json",
     "store": "--import --columns --delete --compact --export --where --json",
     "sts": "--dev --texts --seed --json",
     "passages": "--dev --among --seed --json",

@@ -198,7 +198,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     **{
         command: _reader(command)
         for command in (
-            *("sts", "passages", "report", "adopt", "embed", "store"),
+            *("sts", "passages", "report", "explain", "adopt", "embed", "store"),
             *(*QUERIES, "explore", "methods", "demo"),
         )
     },
