@@ -129,8 +129,8 @@ def cells(counts: list[int]) -> None:
         pairs = zip(exact.tolist(), found[asked.numpy()].tolist(), strict=True)
         others = np.mean([len({*a} & {*b}) / 10 for a, b in pairs])
         print(
-            f"| {count:,} | {planted:,} | {hits:.4f} | {others:.3f} | {took:,.0f} | {all_took:,.0f} (computed) "
-            "|",
+            f"| {count:,} | {planted:,} | {hits:.4f} | {others:.3f} | {took:,.0f} "
+            f"| {all_took:,.0f} (computed) |",
             flush=True,
         )
 
