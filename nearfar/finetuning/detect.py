@@ -116,9 +116,6 @@ class Detection(CropTask):
         labels: npt.NDArray[np.int64] = target.labels
         return labels
 
-    def baseline(self, fit: Labelled, data: Labelled, seed: int) -> None:
-        """Have none: nothing without a network finds objects."""
-
     def untrained(self, encoder: Encoder, fit: Labelled, frozen: bool, seed: int) -> DetectionNetwork:
         """Put an untrained detector on an encoder."""
         if not takes_any_shape(encoder):

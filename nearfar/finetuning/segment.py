@@ -130,11 +130,21 @@ class Segmentation(CropTask):
         mask: npt.NDArray[np.uint8] = target.read()
         return mask
 
-    def baseline(self, fit: Labelled, data: Labelled, seed: int) -> tuple[str, Figures]:
+    def baselines(
+        self,
+        encoder: Encoder,
+        preprocess: Any,
+        fit: Labelled,
+        data: Labelled,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> Mapping[str, Figures]:
         """Classify pixels by colour features."""
         fitted = ColourFeatures(self.side, len(self.classes), seed).fit(fit.dataset, fit.targets)
         answers = [Pixels(classes, 1.0) for classes in fitted.predict(data.dataset)]
-        return segment_baseline.NAME, self.measure(answers, data)
+        return {segment_baseline.NAME: self.measure(answers, data)}
 
     def untrained(self, encoder: Encoder, fit: Labelled, frozen: bool, seed: int) -> SegmentationNetwork:
         """Put an untrained decoder on an encoder, and scale the colour features by the images."""

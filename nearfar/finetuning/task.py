@@ -72,13 +72,27 @@ class Task(Protocol):
         """Say how images to predict are decoded, where it is not as the encoder's own images are."""
         ...
 
-    def baseline(self, fit: Labelled, data: Labelled, seed: int) -> tuple[str, Figures] | None:
-        """Give the name and the figures of what needs no network; None where there is no such baseline.
+    def baselines(
+        self,
+        encoder: Encoder,
+        preprocess: Any,
+        fit: Labelled,
+        data: Labelled,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> Mapping[str, Figures]:
+        """Give the figures of what is not trained by this task, by name; usually none.
 
         Args:
-            fit: what it is fitted to.
-            data: what it is measured on.
+            encoder: that the training starts from, on the device.
+            preprocess: how an image becomes its input.
+            fit: what may be fitted to.
+            data: what is measured on.
             seed: names every draw.
+            device: where to compute.
+            workers: CPU threads that prepare images.
         """
         ...
 
@@ -243,6 +257,14 @@ class Task(Protocol):
 
         Raises:
             NearfarError: the run does not allow them.
+        """
+        ...
+
+    def also_read(self) -> Sequence[str]:
+        """Name what a prediction reads besides its images, such as a gallery; usually nothing.
+
+        Returns:
+            Texts that change where its content does.
         """
         ...
 
