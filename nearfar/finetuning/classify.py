@@ -26,7 +26,7 @@ from . import calibrate, class_data, class_figures, linear_fit, vectors
 from .class_network import Classifier
 from .classifier import CROP_AND_FLIP
 from .neck import Neck, neck_of
-from .task_types import Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
+from .task_types import Figures, Labelled, Mistake, Rows, Solved, TaskNetwork, TaskRecipe, Where
 from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
 
 FEW = 20  # images of the usual class, below which the encoder stays frozen and all labels are fitted
@@ -287,6 +287,12 @@ class Classification:
         return class_figures.of_classes(
             logits, data.targets, self.classes, self.temperature, balanced=self.config.balance != "none"
         )
+
+    def mistakes(self, answers: Sequence[Any], data: Labelled, count: int) -> list[Mistake]:
+        """Find the wrong answers of which the network is surest."""
+        logits = np.asarray(answers, np.float32)
+        how: Any = {"many": self.many, "count": count}
+        return class_figures.mistakes(logits, data, self.classes, self.temperature, **how)
 
     def calibrate(
         self, choice: tuple[Sequence[Any], Labelled], rest: tuple[Sequence[Any], Labelled]

@@ -15,7 +15,7 @@ from ..data.identity_labels import IdentityLabels
 from ..data.modalities import modality_of
 from ..features.extract import Vectors
 from ..images.files import MAX_PIXELS
-from .task_types import Figures, Labelled, Where
+from .task_types import Figures, Labelled, Mistake, Where
 
 ROLES = ("", "query", "gallery")  # in the order of `identity_scores.BOTH`, QUERY, GALLERY
 TALL = 1.5  # longer side over the shorter, from which on much of an image is not seen
@@ -99,6 +99,35 @@ def figures(x: Vectors, data: Labelled, *, rerank: bool) -> Figures:
     # An entry an identity, so weighed that their mean is the mean over queries: the queries of one identity
     # are not independent.
     return Figures("map", values, total * len(there) / len(own), per_class)
+
+
+def mistakes(x: Vectors, data: Labelled, count: int) -> list[Mistake]:
+    """Find the queries whose nearest image shows another individual, the most alike first.
+
+    Args:
+        x: (n, dim) of length 1.
+        data: n images.
+        count: how many, at most.
+    """
+    people = who(data)
+    gallery, rows = people.gallery, people.answerable()
+    found: list[tuple[float, int, int, int, int]] = []
+    for part in np.array_split(rows, max(1, -(-len(rows) * len(gallery) // identity_scores.TILE))):
+        close = np.where(people.left_out(part), -np.inf, x[part] @ x[gallery].T)
+        own = people.identities[part, None] == people.identities[gallery]
+        best, right = close.argmax(1), np.where(own, close, -np.inf).argmax(1)
+        for at, row in enumerate(part.tolist()):
+            if not own[at, best[at]]:
+                rank = 1 + int((close[at] > close[at, right[at]]).sum())
+                found.append((-float(close[at, best[at]]), row, gallery[best[at]], gallery[right[at]], rank))
+    made = []
+    for close_to, row, other, same, rank in sorted(found)[:count]:
+        names = [data.classes[people.identities[each]] for each in (row, other)]
+        says = f"{names[0]}, taken for {names[1]} ({-close_to:.2f})"
+        shown = (("", row), (f"nearest: {names[1]}", other), (f"its own, at rank {rank:,}", same))
+        pictures = [(title, data.dataset[int(each)]) for title, each in shown]
+        made.append(Mistake(data.dataset.ids[row], says, pictures))
+    return made
 
 
 def _shape_note(dataset: Any, name: str) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from ..training.run import Run
 from . import identity_data, vectors
 from .gallery import Gallery
 from .identity_network import NECKS, IdentityNetwork, Vectors, whitening, within
-from .task_types import Figures, Labelled, Rows, Solved, TaskRecipe, Where
+from .task_types import Figures, Labelled, Mistake, Rows, Solved, TaskRecipe, Where
 from .trainer import TrainRecipe
 
 BATCH = 64
@@ -276,6 +276,10 @@ class Reidentification:
 
     def _figures(self, x: Vectors, data: Labelled) -> Figures:
         return identity_data.figures(x, data, rerank=self.config.rerank)
+
+    def mistakes(self, answers: Sequence[Any], data: Labelled, count: int) -> list[Mistake]:
+        """Find the queries that are taken for another individual."""
+        return identity_data.mistakes(np.asarray(answers, np.float32), data, count)
 
     def calibrate(self, *_: Any) -> tuple[str, ...]:
         """Fix nothing."""

@@ -19,7 +19,7 @@ import torch
 
 from ..models import Encoder
 from ..training.run import Run
-from .task_types import Answer, Feed, Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
+from .task_types import Answer, Feed, Figures, Labelled, Mistake, Rows, Solved, TaskNetwork, TaskRecipe, Where
 
 
 class Task(Protocol):
@@ -215,6 +215,19 @@ class Task(Protocol):
 
     def measure(self, answers: Sequence[Answer], data: Labelled) -> Figures:
         """Compare answers with the truth."""
+        ...
+
+    def mistakes(self, answers: Sequence[Answer], data: Labelled, count: int) -> list[Mistake]:
+        """Find the images on which answers are most wrong.
+
+        Args:
+            answers: n, of the images.
+            data: n images.
+            count: how many are wanted, at most.
+
+        Returns:
+            The worst first.
+        """
         ...
 
     def calibrate(
