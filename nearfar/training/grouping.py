@@ -59,8 +59,8 @@ def read_groups_of(wanted: RunConfig, source: Source, whole: Dataset, views: int
     needs = cls.requires(wanted.settings) & {"labels", "teacher"}
     if needs or cls.expects(wanted.settings).task or views < 2:
         raise NearfarError(
-            f"--groups is for methods that bring views together, and {wanted.method} does not; choose one that "
-            "does, such as simclr, or leave --groups out."
+            f"--groups is for methods that bring views together, and {wanted.method} does not; choose one "
+            "that does, such as simclr, or leave --groups out."
         )
     found = Partners(number_groups(words, source, whole.ids))
     alone = found.share_alone()
