@@ -128,19 +128,14 @@ def cells(counts: list[int]) -> None:
         all_took = (time.process_time() - clock) * len(x) / 200
         pairs = zip(exact.tolist(), found[asked.numpy()].tolist(), strict=True)
         others = np.mean([len({*a} & {*b}) / 10 for a, b in pairs])
-        print(
-            f"| {count:,} | {planted:,} | {hits:.4f} | {others:.3f} | {took:,.0f} "
-            f"| {all_took:,.0f} (computed) |",
-            flush=True,
-        )
+        figures = f"{hits:.4f} | {others:.3f} | {took:,.0f} | {all_took:,.0f} (computed)"
+        print(f"| {count:,} | {planted:,} | {figures} |", flush=True)
 
 
 def search(counts: list[int], graphs_up_to: int) -> None:
     """Measure ways to search at each size, and print a table."""
-    print(
-        "| vectors | way | build, CPU s | bytes a vector | candidates | recall@10 | alone, q/s "
-        "| in a batch, q/s |"
-    )
+    heads = ["vectors", "way", "build, CPU s", "bytes a vector", "candidates", "recall@10"]
+    print("|", " | ".join([*heads, "alone, q/s", "in a batch, q/s"]), "|")
     print("|---|---|---|---|---|---|---|---|")
     for count in counts:
         x = np.empty((count, store.WIDTH), np.float32)

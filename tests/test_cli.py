@@ -272,7 +272,7 @@ FLAGS = {
     ),
     "predict": (
         "--out --store --sheet --device --batch-size --workers --json --reject --all-classes "
-        "--no-all-classes --min-score"
+        "--no-all-classes --min-score --gallery --top"
     ),
     "adopt": "--out --json",
     "report": "--out --data --train --test --bank --json",
