@@ -26,7 +26,7 @@ from textures import HIGH, WIDE, holed, save, texture
 import nearfar
 from nearfar.app import server
 from nearfar.app.findings import Findings
-from nearfar.app.parts import Parts
+from nearfar.app.parts import AnomalousParts
 from nearfar.app.row_numbers import NumberedStore
 from nearfar.core.errors import NearfarError
 from nearfar.stores import open_store
@@ -55,14 +55,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield made
 
 
-def parts_of(run: Run, folder: Path) -> tuple[NumberedStore, Findings, Parts]:
+def parts_of(run: Run, folder: Path) -> tuple[NumberedStore, Findings, AnomalousParts]:
     """The store with a copy of the bank, which a test may change."""
     root = run.folder.parent
     for name in ("good.safetensors", "good.json"):
         shutil.copy(root / name, folder / name)
     rows = NumberedStore(open_store(str(root / "new.nf")))
     findings = Findings(rows)
-    return rows, findings, Parts(rows, findings, folder / "good.safetensors")
+    return rows, findings, AnomalousParts(rows, findings, folder / "good.safetensors")
 
 
 @pytest.fixture
@@ -128,12 +128,12 @@ def test_this_is_normal_adds_to_the_bank(client: TestClient, tmp_path: Path) -> 
 def test_what_does_not_fit_is_refused(run: Run, tmp_path: Path) -> None:
     rows, findings, _ = parts_of(run, tmp_path)
     with pytest.raises(NearfarError, match="there is no bank"):
-        Parts(rows, findings, tmp_path / "none.safetensors")
+        AnomalousParts(rows, findings, tmp_path / "none.safetensors")
     card = json.loads((tmp_path / "good.json").read_text())
     card["encoder"]["sha256"] = "0" * 64
     (tmp_path / "good.json").write_text(json.dumps(card))
     with pytest.raises(NearfarError, match="another encoder"):
-        Parts(rows, findings, tmp_path / "good.safetensors")
+        AnomalousParts(rows, findings, tmp_path / "good.safetensors")
 
 
 def test_a_file_that_has_changed_is_not_read(run: Run, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def explore(
     from .guard import names_of
     from .kept import private_folder
     from .label_log import LabelLog
-    from .parts import Parts
+    from .parts import AnomalousParts
     from .row_numbers import NumberedStore
     from .server import application
 
@@ -76,7 +76,7 @@ def explore(
         raise NearfarError(f"{rows.store.address} holds no images; fill it with nearfar embed --store.")
     LabelLog(rows).check(column)
     findings = Findings(rows, run)
-    parts = None if bank is None else Parts(rows, findings, bank)
+    parts = None if bank is None else AnomalousParts(rows, findings, bank)
     root = root_path.strip("/")
     if not re.fullmatch(r"[\w.~/-]*", root) or ".." in root:
         raise NearfarError(f"--root-path {root_path} is no path of a page; give one such as /photos.")

@@ -55,7 +55,7 @@ class StoredPictures(Source):
         return self.ids[index]
 
 
-class Parts:
+class AnomalousParts:
     """A store's images by a bank of normal ones; safe in threads."""
 
     def __init__(self, rows: NumberedStore, findings: Findings, bank: str | Path) -> None:

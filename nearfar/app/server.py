@@ -29,7 +29,7 @@ from .frames import frame
 from .guard import Guard
 from .kept import private_folder
 from .label_log import LabelLog
-from .parts import Parts
+from .parts import AnomalousParts
 from .requests import (
     MOST,
     Condition,
@@ -76,7 +76,7 @@ def application(
     column: str = "label",
     root_path: str = "",
     stated: Iterable[str] = (),
-    parts: Parts | None = None,
+    parts: AnomalousParts | None = None,
 ) -> Any:
     """Make the ASGI application.
 
@@ -258,7 +258,7 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
         return _listed(rows, await run_in_threadpool(findings.like_file, data, where))
 
 
-def _parts(app: FastAPI, rows: NumberedStore, parts: Parts) -> None:
+def _parts(app: FastAPI, rows: NumberedStore, parts: AnomalousParts) -> None:
     """Give what a bank of normal images says, and take in what is normal."""
 
     def answer(**more: Any) -> Response:
