@@ -59,7 +59,7 @@ const KEYS = [
   ["+", () => about.example("like"), "+ −", "search more like this, less like this"],
   ["-", () => about.example("dislike")],
   ["h", about.heat, "h", "where the image is anomalous"],
-  ["g", parts.normal, "g", "in the list of anomalous parts: this is normal"],
+  ["b", parts.normal, "b", "in the list of anomalous parts: this is normal, add it to the bank"],
   ["]", () => lists.turn(1), "] [", "next and previous list"],
   ["[", () => lists.turn(-1)],
   ["m", () => map.drag("pan"), "m s", "on the map: move, or select with the lasso"],
