@@ -15,13 +15,14 @@ from ..core.version import __version__
 from ..data.dataset import duplicates
 from ..data.inspection import Sides
 from ..data.modalities import modality_of
+from ..data.subset import subset_of
 from ..features.extract import fingerprint
 from ..methods.catalogue import catalogue
 from ..training.run import Run
 from ..training.settings import Training
 from . import scoring
 from .blocks import Command, Fold, Note, TableBlock
-from .sample import ImageSample, subset_of
+from .sample import ImageSample
 
 INSPECTED = 512  # images whose files are looked into
 LISTED = 200  # rejected files named, at most

@@ -13,6 +13,7 @@ from ..core import progress
 from ..core.atomic import atomic_write
 from ..core.device import device_named
 from ..core.errors import NearfarError
+from ..core.own_mark import is_own
 from ..evaluation.evaluate import evaluate
 from ..training import checkpoint, run_shapes
 from ..training.run import Run, load
@@ -190,7 +191,7 @@ def _labelled(
     """Sample labelled images: those given, or those that the evaluation names, if they are still there."""
     named = (scores or {}).get("data", {})
     parts = (train, test) if train is not None else (named.get("train"), named.get("test"))
-    if None in parts:
+    if None in parts or (train is None and not is_own(named.get("mark"), parts)):
         return None
     try:
         base, asked = (
