@@ -17,9 +17,9 @@ import pytest
 pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
 pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
 
+from page_browser import CHROMIUM, NOISE, WAIT, focused
 from PIL import Image
 from starlette.testclient import TestClient
-from test_explore_page import CHROMIUM, NOISE, WAIT, focused
 from test_explore_server import opened
 from textures import HIGH, WIDE, holed, save, texture
 
@@ -196,7 +196,7 @@ def test_the_page_slides_the_threshold_and_takes_normal_images(run: Run, tmp_pat
         )
         view.keyboard.press("h")
         assert view.get_attribute("#photo-parts", "aria-pressed") == "false"
-        view.keyboard.press("g")
+        view.keyboard.press("b")
         view.wait_for_function("/of 17 flagged/.test(document.getElementById('level-says').textContent)")
         view.keyboard.press("Escape")
         view.wait_for_selector("#photo", state="hidden")

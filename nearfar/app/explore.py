@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import importlib.util
 import ipaddress
@@ -13,11 +12,12 @@ import socket
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
-from ..stores import VectorStore
+from ..stores import VectorStore, open_store
 from .guard import PATIENCE
 
 NEEDED = ("fastapi", "uvicorn", "plotly")
@@ -62,7 +62,7 @@ def explore(
             raise NearfarError(f"the page needs {module}: pip install 'nearfar[explore]'.")
     import uvicorn
 
-    from ..queries.store_access import open_for_query
+    from ..queries.image_folder import store_of
     from .findings import Findings
     from .guard import names_of
     from .kept import private_folder
@@ -71,11 +71,13 @@ def explore(
     from .row_numbers import NumberedStore
     from .server import application
 
-    rows = NumberedStore(open_for_query(store, run=run))
+    address = str(store_of(store, run)) if isinstance(store, (str, Path)) else ""
+    # Also the images that are set aside: the page shows them where it is asked to.
+    rows = NumberedStore(open_store(address) if isinstance(store, (str, Path)) else store)
     if not rows.ids:
         raise NearfarError(f"{rows.store.address} holds no images; fill it with nearfar embed --store.")
     LabelLog(rows).check(column)
-    findings = Findings(rows, run)
+    findings = Findings(rows, run, address)
     parts = None if bank is None else AnomalousParts(rows, findings, bank)
     root = root_path.strip("/")
     if not re.fullmatch(r"[\w.~/-]*", root) or ".." in root:
@@ -84,10 +86,10 @@ def explore(
     door = listening(host, port)
     at = door.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{at}/?token={token}"
+    page = f"http://{shown}:{at}/?token={token}"
     root = f"/{root}" if root else ""
     app = application(rows, findings, token, names_of(host), column, root, hosts, parts)
-    print(f"{len(rows.ids):,} images of {rows.store.address}: {address}", flush=True)
+    print(f"{len(rows.ids):,} images of {rows.store.address}: {page}", flush=True)
     for name in hosts:
         print(f"Through the proxy: https://{name}{root}/?token={token}")
     print("Ctrl-C ends it.", flush=True)
@@ -96,8 +98,12 @@ def explore(
     server = uvicorn.Server(uvicorn.Config(app, http=impatient(), **how))
     with tempfile.TemporaryDirectory(prefix="nearfar-") as folder:  # that only this user can enter
         if browser:
-            _open_browser(address, Path(folder))
-        server.run(sockets=[door])
+            _open_browser(page, Path(folder))
+        findings.begin()
+        try:
+            server.run(sockets=[door])
+        finally:
+            findings.jobs.close()
 
 
 def impatient(seconds: float = PATIENCE) -> Any:
@@ -127,7 +133,7 @@ def kept_token(folder: Path) -> str:
         folder: where it is kept, for this user alone; a token that is 30 days old is replaced.
     """
     path = folder / "token"
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         info = path.stat()
         if info.st_mode & 0o077 == 0 and time.time() - info.st_mtime < TOKEN_AGE:
             token = path.read_text(encoding="ascii", errors="ignore").strip()

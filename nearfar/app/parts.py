@@ -25,8 +25,9 @@ from ..images import decode
 from ..queries.part_learning import still_out
 from ..stores import VectorStore
 from . import originals
-from .findings import LIST_LIMIT, Findings
+from .findings import Findings
 from .row_numbers import NumberedStore
+from .tasks import LIST_LIMIT
 
 FPR = 0.05  # that the threshold promises at first
 AGAIN = 200  # images that are scored again after one more is normal, at most

@@ -84,6 +84,20 @@ class ExportRequest(RequestBody):
     vectors: bool = False
 
 
+class SelectionRequest(RequestBody):
+    """Images to keep as a selection, in place of one of the same name; none take it away."""
+
+    key: Key
+    name: Name
+    rows: Annotated[list[Number], Field(max_length=5_000_000)]
+
+
+class CancelRequest(RequestBody):
+    """Long work that is to end."""
+
+    job: Key
+
+
 class TrainRequest(RequestBody):
     """A classifier to train on the labels in a column, also on accepted ones if asked."""
 

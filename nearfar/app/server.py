@@ -7,6 +7,7 @@ import mimetypes
 import re
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,33 @@ from ..queries.listing import Listing
 from ..stores.import_export import export
 from ..stores.set_aside import SET_ASIDE
 from . import originals
-from .findings import LABELLED, LISTS, Findings
+from .findings import Findings
 from .frames import frame
 from .guard import Guard
+from .jobs import Cancelled, Unfinished
 from .kept import private_folder
 from .label_log import LabelLog
 from .parts import AnomalousParts
 from .requests import (
     MOST,
+    CancelRequest,
     Condition,
     ExportRequest,
+    Key,
     LabelRequest,
     Name,
     NormalRequest,
     Number,
     SearchRequest,
+    SelectionRequest,
     SetRequest,
     Side,
     TrainRequest,
     UndoRequest,
 )
 from .row_numbers import NumberedStore, StaleRows
+from .selections import Selections
+from .tasks import LABELLED, LISTS
 
 HERE = Path(__file__).parent / "static"
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -114,6 +121,14 @@ def _refusals(app: FastAPI) -> None:
     def moved(_: Request, error: StaleRows) -> Response:
         return JSONResponse({"error": "images were added or deleted; the page loads again."}, 409)
 
+    @app.exception_handler(Unfinished)
+    def unfinished(_: Request, error: Unfinished) -> Response:
+        return JSONResponse(error.told, 202)
+
+    @app.exception_handler(Cancelled)
+    def cancelled(_: Request, error: Cancelled) -> Response:
+        return JSONResponse({"cancelled": True}, 202)
+
     @app.exception_handler(RequestValidationError)
     def senseless(_: Request, error: RequestValidationError) -> Response:
         return JSONResponse({"error": "the request is malformed."}, 422)
@@ -137,7 +152,7 @@ def _files(app: FastAPI) -> None:
 
 def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str, parts: bool) -> None:
     """Give what the store holds."""
-    store = rows.store
+    store, kept = rows.store, Selections(private_folder(rows.store.address))
 
     @app.get("/api/store")
     def facts() -> dict[str, Any]:
@@ -167,6 +182,23 @@ def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str, parts:
         found = log.column(name) if name == labels else rows.column(name)
         head = {"kind": found.kind, "names": found.names, "version": seen, "key": rows.key}
         return _framed(head, values=found.values)
+
+    @app.get("/api/order/{name:path}")
+    def order(name: str) -> Response:
+        return _framed({"key": rows.key}, rank=rows.rank(name))
+
+    @app.get("/api/selections")
+    def selections() -> dict[str, Any]:
+        return {"names": kept.counts()}
+
+    @app.get("/api/selections/{name:path}")
+    def selection(name: str) -> Response:
+        return _framed({"key": rows.key}, rows=rows.numbers(kept.all().get(name, [])))
+
+    @app.post("/api/selections")
+    def keep_selection(asked: SelectionRequest) -> dict[str, Any]:
+        kept.keep(asked.name, rows.named(asked.rows, asked.key))
+        return {"names": kept.counts()}
 
     @app.get("/api/where")
     def where(where: Condition) -> Response:
@@ -218,30 +250,46 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     """Give what is found in the store."""
 
     @app.get("/api/map")
-    def map_() -> Response:
-        places = findings.places()
+    def map_(job: Key = "") -> Response:
+        places = findings.asked("map", findings.places, job)
+        return _framed({"key": rows.key}, x=places[:, 0], y=places[:, 1])
+
+    @app.get("/api/map/first")
+    def first_map(job: Key) -> Response:
+        places = findings.jobs.early(job)
+        if places is None:
+            return JSONResponse({"error": "there is nothing here."}, 404)
         return _framed({"key": rows.key}, x=places[:, 0], y=places[:, 1])
 
     @app.get("/api/anomaly-score")
-    def anomaly_score() -> Response:
-        head = {"kind": "number", "names": [], "key": rows.key}
-        return _framed(head, values=findings.anomaly_score())
+    def anomaly_score(job: Key = "") -> Response:
+        found = findings.asked("anomaly-score", findings.anomaly_score, job)
+        return _framed({"kind": "number", "names": [], "key": rows.key}, values=found)
 
     @app.get("/api/clusters")
-    def clusters() -> Response:
-        found = findings.clusters()
+    def clusters(job: Key = "") -> Response:
+        found = findings.asked("clusters", findings.clusters, job)
         names = [f"cluster {at + 1}" for at in range(int(found.max(initial=-1)) + 1)]
         head = {"kind": "text", "names": names, "key": rows.key}
         return _framed(head, values=found)
 
     @app.get("/api/list/{name}")
     def list_(
-        name: str, column: Name = "label", where: Condition | None = None, accepted: bool = False
+        name: str,
+        column: Name = "label",
+        where: Condition | None = None,
+        accepted: bool = False,
+        job: Key = "",
     ) -> Response:
         rows.look()
         if name not in LISTS and name not in LABELLED:
             return JSONResponse({"error": "there is no such list."}, 404)
-        return _listed(rows, findings.listing(name, column, where, accepted))
+        made = partial(findings.listing, name, column, where, accepted)
+        return _listed(rows, findings.asked(f"list {name} {column} {accepted} {where}", made, job))
+
+    @app.post("/api/cancel")
+    def cancel(asked: CancelRequest) -> Any:
+        return {"cancelled": findings.jobs.cancel(asked.job)}
 
     @app.get("/api/heat/{row}")
     def heat(row: Number, key: str) -> Response:
@@ -325,8 +373,9 @@ def _changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Finding
         return {"version": rows.look()}
 
     @app.post("/api/train")
-    def train(asked: TrainRequest) -> Response:
-        listing, facts = findings.classifier(asked.column, asked.accepted)
+    def train(asked: TrainRequest, job: Key = "") -> Response:
+        made = partial(findings.classifier, asked.column, asked.accepted)
+        listing, facts = findings.asked(f"classifier {asked.column} {asked.accepted}", made, job)
         return _listed(rows, listing, facts=facts)
 
 

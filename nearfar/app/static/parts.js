@@ -54,7 +54,7 @@ function take(answer, level) {
 
 /** Open the list. */
 export async function open() {
-  const answer = await made("parts", () => ask("api/parts"));
+  const answer = await made("parts", "api/parts");
   if (answer) take(answer, found ? above : null);
 }
 
