@@ -43,7 +43,7 @@ def knows(f):
 
 
 pixels = nn.Flatten()
-_, _, axes = torch.pca_lowrank(pixels(store.stacks(store.usable())), 64)
+axes = torch.linalg.eigh(torch.cov(pixels(store.stacks(store.usable())).T)).eigenvectors[:, -64:]
 found = {"pixels": knows(pixels), "PCA": knows(lambda x: pixels(x) @ axes), "untrained": knows(network())}
 for kind in ("CURL", "time", "time, one episode"):
     found[kind] = knows(learn(network(), store, kind, STEPS))

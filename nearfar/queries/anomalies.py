@@ -14,6 +14,7 @@ from ..analysis.planted_oddities import plant_oddities
 from ..core.errors import NearfarError
 from ..training.run import Run
 from .anomaly_parts import find_parts
+from .csi_vectors import CSI, turned_vectors
 from .heatmap_files import heat
 from .listing import Listing
 from .store_access import StoreLike, check_limit, open_for_query, read_labels, run_of, write_result
@@ -50,7 +51,8 @@ def anomalies(
         normal: a condition that normal images meet, half of which set the threshold; of a folder of images,
             another folder.
         anomalous: a condition that images known to be anomalous meet, to measure how well they are found.
-        method: how whole images are compared: knn, mahalanobis or forest.
+        method: how whole images are compared: knn, mahalanobis or forest; or csi, for an encoder that
+            --method csi trained, which reads the images again.
         k: the neighbour whose distance counts, for knn.
         fpr: false-positive rate: share of normal images that may be flagged, between 0 and 1.
         where: a condition on the images to score.
@@ -104,7 +106,8 @@ def anomalies(
         set(opened.ids(condition)) if condition or first else set[str]()
         for condition, first in ((where, True), (normal, False), (anomalous, False))
     )
-    ids, x = opened.vectors(ids=sorted(asked | known))
+    ids, plain = opened.vectors(ids=sorted(asked | known))
+    x = turned_vectors(opened, run_of(opened, run), list(ids)) if method == CSI else plain
     is_asked, is_normal, is_anomalous = (
         np.array([one in some for one in ids], bool) for some in (asked, known, odd)
     )
@@ -128,7 +131,7 @@ def anomalies(
         among = is_asked & found.unseen & (is_normal | is_anomalous if normal is not None else is_asked)
         measured = score_detection(found.scores[among], is_anomalous[among], seed)
         lines, facts = [*lines, str(measured)], facts | measured.to_json()
-    if (tested := plant_oddities(x, read_labels(opened, "label", ids)[0], seed)) is not None:
+    if (tested := plant_oddities(plain, read_labels(opened, "label", ids)[0], seed)) is not None:
         lines, facts = [*lines, str(tested)], facts | {"planted": tested.to_json()}
     if save is not None:
         opened.update(save, {ids[row]: float(found.scores[row]) for row in rows})

@@ -163,14 +163,15 @@ def provenance(run: Run) -> list[Any]:
     groups = [("training", "Training"), ("views", "Views"), ("settings", f"Method {config['method']}")]
     tables = [
         TableBlock(
-            title, (), [(f"--{name.replace('_', '-')}", _plain(value)) for name, value in config[key].items()]
+            title, (), [(f"--{name.replace('_', '-')}", plain(value)) for name, value in config[key].items()]
         )
         for key, title in groups
     ]
     return [TableBlock("Provenance", (), facts), Fold("Every setting of the run", tables)]
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Write a setting's value."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
