@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ from nearfar.data import cache, loader
 from nearfar.data.dataset import holdout_split
 from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
+from nearfar.data.subset import subset_of
 from nearfar.reports import cards, curves, figures, galleries, page, sample, scoring
 from nearfar.reports.report import report
 from nearfar.reports.sample import ImageSample
@@ -237,6 +240,20 @@ def test_images_that_have_moved(
         moved.rename(photos)
 
 
+def test_files_that_the_run_of_a_stranger_names_are_not_opened(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = RunConfig.from_json(run.config, "")
+    assert len(sample.sample_run(run, wanted, None, torch.device("cpu"))) == 160
+    stranger = copy.deepcopy(run.config)
+    stranger["data"]["path"] = str(tmp_path)
+    with pytest.raises(NearfarError, match="was not made by you on this machine.*with --data"):
+        sample.sample_run(replace(run, config=stranger), wanted, None, torch.device("cpu"))
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "another user's"))
+    with pytest.raises(NearfarError, match="was not made by you"):
+        sample.sample_run(run, wanted, None, torch.device("cpu"))
+
+
 def test_mistakes_are_sentences(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NearfarError, match="give both, or neither"):
         report(run, train="x", out=tmp_path / "r.html")
@@ -294,7 +311,7 @@ def looked(pixels: np.ndarray, features: torch.Tensor) -> ImageSample:
     source = from_array("array", pixels, None, first=False)
     rows = np.arange(len(pixels))
     store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
-    return ImageSample(source, sample.subset_of(source, rows), store, rows, features)
+    return ImageSample(source, subset_of(source, rows), store, rows, features)
 
 
 def test_planted_near_duplicates_are_found_and_nothing_else() -> None:
@@ -329,7 +346,7 @@ def test_the_best_neighbours_of_a_labelled_set() -> None:
     def of(labels: list[str]) -> ImageSample:
         source = from_array("array", pixels, labels, first=False)
         store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
-        return ImageSample(source, sample.subset_of(source, np.arange(24)), store, np.full(24, -1), axes)
+        return ImageSample(source, subset_of(source, np.arange(24)), store, np.full(24, -1), axes)
 
     base = of(["a"] * 8 + ["b"] * 8 + ["c"] * 8)
     chance, right, wrong = galleries.labelled_neighbours(base, of(["a"] * 8 + ["b"] * 8 + ["a"] * 8))

@@ -13,28 +13,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .. import models
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
 from ..data.dataset import Subset, class_numbers
 from ..data.loader import DataLoader
-from ..data.modalities import modality_of
 from ..data.sampler import ClassBalanced
 from ..features.extract import Vectors, features
 from ..models import Encoder
 from ..training.run import Run
-from . import calibrate, class_data, class_figures, linear_fit, vectors
+from . import calibrate, class_data, class_figures, class_network, linear_fit, vectors
 from .class_network import Classifier
 from .classifier import CROP_AND_FLIP
 from .neck import Neck, neck_of
-from .task_types import Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
+from .task_types import Figures, HeadExport, Labelled, Mistake, Rows, Solved, TaskNetwork, TaskRecipe, Where
 from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
 
 FEW = 20  # images of the usual class, below which the encoder stays frozen and all labels are fitted
 QUICK_SIDE = 96  # side of images up to which a CPU trains an encoder in minutes
 NONE = "none of these"
-SETTLE_IMAGES = 256  # on which batch norms are measured
 WARMUP = 0.1  # share of the steps over which the rate rises
 
 
@@ -84,6 +81,7 @@ class Classification:
         self.least: float | None = None  # probability below which an image is none of these
         self.classes: tuple[str, ...] = ()
         self.temperature, self.known = 1.0, np.empty(0)
+        self.apart = True  # whether nothing was fitted to or chosen on the images of `known`
         self._vectors: dict[tuple[int, str], tuple[nn.Module, Vectors]] = {}
 
     @property
@@ -124,8 +122,9 @@ class Classification:
         """Decode images to predict as the encoder's own."""
         return preprocess
 
-    def baseline(self, fit: Labelled, data: Labelled, seed: int) -> None:
+    def baselines(self, *_: Any, **how: Any) -> Mapping[str, Figures]:
         """Give none: `nearfar evaluate` measures pixels and colours."""
+        return {}
 
     def strata(self, data: Labelled) -> Rows:
         """Hold out the same share of each class; of images with several labels, any."""
@@ -207,20 +206,13 @@ class Classification:
         device: torch.device,
         workers: int,
     ) -> Classifier:
-        """Put a head that starts at 0 on an encoder, its input centred and scaled; see `Task.network`.
-
-        Batch norms of an encoder that is trained are measured on these images first, since training uses the
-        batches' own statistics: with those of other images, the first steps would go far astray.
-        """
+        """Put a head that starts at 0 on an encoder, its input centred and scaled; see `Task.network`."""
         network = self._network(encoder, frozen, self._weights(fit)).to(device)
-        kind, images = modality_of(preprocess), fit.dataset
-        if not frozen and len(fit) > 1:
-            rows = np.arange(len(fit))[:: -(-len(fit) // SETTLE_IMAGES)]
-            x = kind.prepare(images.gather(rows), preprocess, threads=workers).to(device)
-            models.settle(self._to_neck(network.f, network.head.neck), [x])
-        rows = np.arange(len(fit))[:: -(-len(fit) // SCALE_IMAGES)]
         body = self._to_neck(network.f, network.head.neck)
-        h = features(body, Subset(images, rows), preprocess, device=device, threads=workers)
+        if not frozen:
+            vectors.measure_norms(body, fit.dataset, preprocess, device=device, workers=workers)
+        rows = np.arange(len(fit))[:: -(-len(fit) // SCALE_IMAGES)]
+        h = features(body, Subset(fit.dataset, rows), preprocess, device=device, threads=workers)
         network.head.centre(torch.from_numpy(h).to(device))
         return network
 
@@ -297,6 +289,12 @@ class Classification:
             logits, data.targets, self.classes, self.temperature, balanced=self.config.balance != "none"
         )
 
+    def mistakes(self, answers: Sequence[Any], data: Labelled, count: int) -> list[Mistake]:
+        """Find the wrong answers of which the network is surest."""
+        logits = np.asarray(answers, np.float32)
+        how: Any = {"many": self.many, "count": count}
+        return class_figures.mistakes(logits, data, self.classes, self.temperature, **how)
+
     def calibrate(
         self, choice: tuple[Sequence[Any], Labelled], rest: tuple[Sequence[Any], Labelled]
     ) -> tuple[str, ...]:
@@ -305,28 +303,42 @@ class Classification:
         if self.many:
             return ()
         shares = calibrate.probabilities(np.asarray(rest[0], np.float32), self.temperature, False)
-        self.known = np.sort(shares.max(axis=1))
+        self.known, self.apart = np.sort(shares.max(axis=1)), choice[1] is not rest[1]
         least = 1 / (len(self.known) + 1)
-        return (f"{len(self.known):,} held-out images allow predict --reject from {100 * least:.2g} % on",)
+        about = "" if self.apart else ", roughly: choices were made on them"
+        return (
+            f"{len(self.known):,} held-out images allow predict --reject from {100 * least:.2g} % on{about}",
+        )
 
     # The card, and predictions
+
+    def also_read(self) -> list[str]:
+        """Name nothing."""
+        return []
 
     def card(self) -> dict[str, Any]:
         """Give classes, temperature and the held-out images' probabilities."""
         known = [round(float(value), 6) for value in self.known]
         plain = {"classes": list(self.classes), "temperature": self.temperature, "known": known}
+        plain["apart"] = self.apart
         neck = None if self.neck is None else {"widths": list(self.neck.widths), "norm": self.neck.norm}
         return {**plain, "neck": neck}
 
     def restore(self, card: Mapping[str, Any], where: str) -> None:
         """Take over a card; see `Task.restore`."""
         widths = {"widths": [range(1, 1 << 20)], "norm": bool}
-        shape = {"classes": [str], "temperature": float, "known": [float], "neck": (None, widths)}
+        shape = {
+            "classes": [str],
+            "temperature": float,
+            "known": [float],
+            "apart": bool,
+            "neck": (None, widths),
+        }
         check_shape(card, shape, where)
         if card["neck"] is not None:
             self.neck = Neck(card["neck"]["widths"], card["neck"]["norm"])
         self.classes, self.temperature = tuple(card["classes"]), float(card["temperature"])
-        self.known = np.array(card["known"], np.float64)
+        self.known, self.apart = np.array(card["known"], np.float64), bool(card["apart"])
         if self.temperature <= 0 or len({*self.classes}) < len(self.classes) or not self.classes:
             raise NearfarError(f"{where}classes or temperature make no sense; the file is damaged.")
 
@@ -344,14 +356,21 @@ class Classification:
                 f"--reject {predicting.reject:g} needs {needed:,} held-out images, and the run had "
                 f"{len(self.known):,}; give a larger share, or train with more images."
             )
-        return (
-            f"images whose likeliest class is below {100 * self.least:.1f} % are none of these: at most "
-            f"{100 * predicting.reject:g} % of images like the held-out ones, on average",
-        )
+        share = f"{100 * predicting.reject:g} % of images like"
+        said = f"at most {share} the held-out ones, on average"
+        if not self.apart:
+            said = (
+                f"about {share} the training ones; choices were made on the same images, so this is no bound"
+            )
+        return (f"images whose likeliest class is below {100 * self.least:.1f} % are none of these: {said}",)
 
     def empty(self, encoder: Encoder, preprocess: Any) -> Classifier:
         """Build the network whose head takes the saved state."""
         return Classifier(encoder, len(self.classes), frozen=True, many=self.many, neck=self.neck)
+
+    def exported(self, network: Classifier, preprocess: Any) -> HeadExport:
+        """Give probabilities, calibrated."""
+        return class_network.exported(network, preprocess.size, self.temperature, many=self.many)
 
     def columns(self) -> Mapping[str, str]:
         """Name the columns: class and probability; of several labels, texts that hold several."""

@@ -27,7 +27,7 @@ from ..models.feature_maps import takes_any_shape
 from ..training.run import Run
 from .crops import CropFeed
 from .maps_network import MapsNetwork
-from .task_types import Answer, Labelled, Rows, TaskRecipe, Where
+from .task_types import Answer, Figures, Labelled, Rows, TaskRecipe, Where
 
 BATCH = 8
 LR = 0.032  # for 256 images a step, so .001 for 8
@@ -131,6 +131,20 @@ class CropTask(abc.ABC):
         held = [np.unique(self.labels_on(target)).tolist() for target in data.targets]
         often = Counter(value for some in held for value in some)
         return np.array([min(some, key=lambda v: (often[v], v), default=-1) for some in held], np.int64)
+
+    def baselines(
+        self,
+        encoder: Encoder,
+        preprocess: Any,
+        fit: Labelled,
+        data: Labelled,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> Mapping[str, Figures]:
+        """Have none."""
+        return {}
 
     # Training
 
@@ -243,6 +257,31 @@ class CropTask(abc.ABC):
         shape = [self.side, self.side] if square else shape
         return F.interpolate(x, shape, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
+    def input_shape(self, network: MapsNetwork, shape: tuple[int, int]) -> tuple[tuple[int, int], int]:
+        """Give a usual shape of the network's input, and what other sides must be multiples of.
+
+        Args:
+            network: trained.
+            shape: height and width of a training crop.
+
+        Returns:
+            Height and width, and the multiple; 0 where the encoder takes one shape alone.
+        """
+        multiple = max(network.f.strides)
+        height, width = (multiple * -(-length // multiple) for length in shape)
+        return (height, width), multiple if takes_any_shape(network.f) else 0
+
+    def prepared_as(self, network: MapsNetwork, padding: str) -> tuple[str, ...]:
+        """Say how a picture becomes the network's input."""
+        if not takes_any_shape(network.f):
+            return (f"Resize it to {self.side} x {self.side} px, antialiased bilinear.", "Divide by 255.")
+        return (
+            f"Resize it so that its short side is {self.side} px (its long side at most {LONGEST} px), "
+            "antialiased bilinear.",
+            "Divide by 255.",
+            f"Pad it at the right and at the bottom to multiples of {max(network.f.strides)} px, {padding}.",
+        )
+
     @abc.abstractmethod
     def padded(self, x: Tensor, down: int, across: int) -> Tensor:
         """Pad an image (1, 3, h, w) by so many pixels at the bottom and at the right."""
@@ -262,6 +301,10 @@ class CropTask(abc.ABC):
         return ()
 
     # The card, and predictions
+
+    def also_read(self) -> list[str]:
+        """Name nothing."""
+        return []
 
     @abc.abstractmethod
     def take(self, card: Mapping[str, Any]) -> None:

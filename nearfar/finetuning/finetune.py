@@ -13,6 +13,7 @@ from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
 from ..data.labels import splits
+from ..data.open import open_data
 from ..features.extract import fingerprint
 from ..training import checkpoint
 from ..training.logger import locked
@@ -64,9 +65,9 @@ def finetune(
         train: labelled images; without --test, a folder may hold train and test.
         test: labelled images, read once, at the end.
         out: the folder of the new run.
-        task: what is learnt; classify, segment or detect.
+        task: what is learnt; classify, segment, detect or reidentify.
         labels: where all labels are, if not beside the images: a list with the columns path and label; of
-            other tasks a folder of masks or of label files, or a COCO file.
+            other tasks a folder of masks or of label files, a COCO file, or a list with path and identity.
         label_level: which folder on the way to an image names its class: 1 the first, -1 the innermost.
         groups: a .csv of images and their groups, such as patients; a group stays on one side.
         overwrite: replace the run that is in the folder.
@@ -89,6 +90,9 @@ def finetune(
         )
     train, test = _parts(train, test)
     folder = Path(out)
+    for data in (train, test):  # before the folder is made, which would else stand among what is there
+        if isinstance(data, str) and not Path(data).exists():
+            open_data(data, expected=side)
     asked = _asked(started, train, test, task, labels, label_level, groups, tuning, own)
     with locked(folder):
         earlier = _earlier(folder, overwrite)

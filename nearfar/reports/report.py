@@ -13,11 +13,14 @@ from ..core import progress
 from ..core.atomic import atomic_write
 from ..core.device import device_named
 from ..core.errors import NearfarError
+from ..core.own_mark import is_own
 from ..evaluation.evaluate import evaluate
 from ..training import checkpoint, run_shapes
 from ..training.run import Run, load
 from ..training.run_config import RunConfig
-from . import cards, page, sample
+from . import cards, page, sample, tuned
+from .anomalous_parts import open_bank
+from .blocks import Section
 from .sections import Subject, overview, sections
 
 RUNS = 6  # side by side at most: so many colours can be distinguished
@@ -64,6 +67,7 @@ def report(
     data: Any = None,
     train: Any = None,
     test: Any = None,
+    bank: str | Path | None = None,
 ) -> Report:
     """Write one HTML file about a run, or about several side by side; it needs no network and no other file.
 
@@ -74,12 +78,17 @@ def report(
     how to repeat it all. Where something cannot be shown, the page gives the reason and a command. At most
     4,096 of a collection's images are sampled, the same ones each time.
 
+    Of a run of nearfar finetune it shows the figures beside the baselines', the classes, the mistakes on test
+    images, the training and its origin.
+
     Args:
-        runs: folders of runs, up to six.
+        runs: folders of runs, up to six; of nearfar finetune one.
         out: the file.
         data: the images, if they have moved.
         train: labelled images to fit on, for a run that has not been evaluated; needs test.
-        test: labelled images to test on; if not given, those that the evaluation names.
+        test: labelled images to test on; if not given, those that the run was evaluated or tested on.
+        bank: a .safetensors file that nearfar anomalies --parts has made with the run's encoder: adds a
+            section on anomalous parts.
 
     Returns:
         Where it is, how large, and what is missing in it.
@@ -88,15 +97,21 @@ def report(
         NearfarError: a run cannot be loaded, a library is missing, or the file cannot be written.
     """
     page.check_libraries()
-    if (train is None) != (test is None):
-        raise NearfarError("--train and --test belong together; give both, or neither.")
     if not 1 <= len(runs) <= RUNS:
         raise NearfarError(f"a report shows 1 to {RUNS} runs, not {len(runs)}.")
+    if bank is not None and len(runs) > 1:
+        raise NearfarError("a bank is of one encoder; name one run with --bank.")
     loaded = [load(run) for run in runs]
     names = _names([run.folder for run in loaded])
     device = device_named("auto")
+    if any(tuned.is_tuned(run) for run in loaded):
+        if bank is not None:
+            raise NearfarError("--bank is for reports on pretrainings; leave it out for a fine-tuned run.")
+        return _tuned(loaded, names[0], Path(out), data, train, test, device)
+    if (train is None) != (test is None):
+        raise NearfarError("--train and --test belong together; give both, or neither.")
     subjects = [
-        _subject(run, name, data, train, test, device) for run, name in zip(loaded, names, strict=True)
+        _subject(run, name, data, train, test, bank, device) for run, name in zip(loaded, names, strict=True)
     ]
     progress.say("drawing the report")
     made = sections(subjects, str(out))
@@ -112,15 +127,34 @@ def report(
         answers=() if several else cards.answers(first.run, first.scores, len(first.rejected)),
         overview=overview(subjects),
     )
-    with atomic_write(Path(out)) as file:
+    return _written(Path(out), text, loaded, made)
+
+
+def _written(out: Path, text: str, runs: Sequence[Run], made: Sequence[Section]) -> Report:
+    """Write the file."""
+    with atomic_write(out) as file:
         file.write(text.encode())
-    return Report(
-        Path(out),
-        len(text.encode()),
-        tuple(run.folder for run in loaded),
-        tuple(section.id for section in made),
-        page.missing(made),
-    )
+    folders, ids = tuple(run.folder for run in runs), tuple(section.id for section in made)
+    return Report(out, len(text.encode()), folders, ids, page.missing(made))
+
+
+def _tuned(
+    runs: Sequence[Run], name: str, out: Path, data: Any, train: Any, test: Any, device: torch.device
+) -> Report:
+    """Write the page of a fine-tuned run."""
+    if len(runs) > 1:
+        raise NearfarError("a report on a run of nearfar finetune shows that run alone; name one run.")
+    for flag, value in (("--data", data), ("--train", train)):
+        if value is not None:
+            raise NearfarError(
+                f"{flag} is for reports on pretrainings; name labelled images of {name} with --test."
+            )
+    one = tuned.gather(runs[0], name, test, device)
+    progress.say("drawing the report")
+    made = tuned.sections(one, str(out))
+    head = {"title": name, "lede": tuned.lede(one), "verdicts": [("", one.result.verdict)]}
+    text = page.render(made, **head, answers=tuned.answers(one), overview=[])
+    return _written(out, text, runs, made)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -129,20 +163,17 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(path) for path in paths]
 
 
-def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torch.device) -> Subject:
+def _subject(
+    run: Run, name: str, data: Any, train: Any, test: Any, bank: str | Path | None, device: torch.device
+) -> Subject:
     """Gather what the report shows of a run."""
     if not run.config:
         raise NearfarError(
             f"{run.folder} has no config.json, so it was not trained here; compare it: "
             f"nearfar evaluate {run.folder} --train LABELLED"
         )
-    if "task" in run.config["asked"]:
-        raise NearfarError(
-            f"{run.folder} was made by nearfar finetune, and reports are on pretrainings; figures: "
-            f"{run.folder / 'task.json'}; the run it began from: "
-            f"nearfar report {run.config['asked']['run']}"
-        )
     wanted = RunConfig.from_json(run.config, f"{run.folder / 'config.json'}: ")
+    opened = None if bank is None else open_bank(run, bank)
     found, trouble = None, ""
     progress.say(f"encoding images of {name}")
     try:
@@ -162,6 +193,7 @@ def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torc
         scores=scores,
         verdict=run.verdict(),
         labelled=_labelled(run, scores, train, test, device),
+        bank=opened,
     )
 
 
@@ -171,7 +203,7 @@ def _labelled(
     """Sample labelled images: those given, or those that the evaluation names, if they are still there."""
     named = (scores or {}).get("data", {})
     parts = (train, test) if train is not None else (named.get("train"), named.get("test"))
-    if None in parts:
+    if None in parts or (train is None and not is_own(named.get("mark"), parts)):
         return None
     try:
         base, asked = (

@@ -19,6 +19,11 @@ class Training:
     modality: str = setting(
         "auto", "kind of data: images, sound or text; auto finds it by the endings of files"
     )
+    groups: str | None = setting(
+        None,
+        "a .csv of images and their groups, such as bursts, slices, visits or speakers, or the word folders: the "
+        "other view is of another image of the group",
+    )
     epochs: float | None = setting(None, "passes over the images", low=0.0)
     steps: int | None = setting(None, "optimizer steps", low=1)
     minutes: float | None = setting(
