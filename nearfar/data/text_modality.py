@@ -99,23 +99,10 @@ class TextModality(Modality):
         self, source: Source, asked: Mapping[str, Any], *, folders: Sequence[Path], start: Any
     ) -> dict[str, Any]:
         """Find the tokenizer: the start's, the resumed run's, as asked for, or a new one."""
-        from ..core import distributed, progress
         from ..text import tokenizer
 
-        if start is not None:
-            return {"tokenizer": start.tokenizer, "image_size": asked.get("image_size") or start.size}
-        own = next(
-            (folder / tokenizer.FILE for folder in folders if (folder / tokenizer.FILE).is_file()), None
-        )
-        if own is not None:
-            return {"tokenizer": tokenizer.read(own)}
-        if asked.get("tokenizer"):
-            return {"tokenizer": tokenizer.read(Path(str(asked["tokenizer"])))}
-        made = ""
-        if distributed.first():
-            progress.say("training a tokenizer on the texts")
-            made = tokenizer.train(self._texts(source))
-        return {"tokenizer": tokenizer.register(str(distributed.same(made)), "the tokenizer")}
+        found = tokenizer.choose(asked, folders, start, lambda: self._texts(source))
+        return found if start is None else {**found, "image_size": asked.get("image_size") or start.size}
 
     def _texts(self, source: Source) -> Any:
         """Give every text of a source that can be used, in order."""

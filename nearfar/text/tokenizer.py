@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,36 @@ def train(texts: Iterable[str]) -> str:
     order = sorted(words, key=lambda word: (words[word] > MASK, -counts[words[word]], words[word]))
     plain["model"]["vocab"] = {word: number for number, word in enumerate(order)}
     return json.dumps(plain, ensure_ascii=False, indent=1)
+
+
+def choose(
+    asked: Mapping[str, Any], folders: Sequence[Path], start: Any, texts: Callable[[], Iterable[str]]
+) -> dict[str, Any]:
+    """Find the tokenizer of a run: the start's, the resumed run's, as asked for, or a new one.
+
+    Args:
+        asked: explicit settings by name.
+        folders: run folders whose files may hold it.
+        start: settings of `prepare` of the encoder that training starts from; None for random weights.
+        texts: gives the texts that a new one is trained on.
+
+    Returns:
+        The setting `tokenizer`, its digest.
+    """
+    from ..core import distributed, progress
+
+    if start is not None:
+        return {"tokenizer": start.tokenizer}
+    own = next((folder / FILE for folder in folders if (folder / FILE).is_file()), None)
+    if own is not None:
+        return {"tokenizer": read(own)}
+    if asked.get("tokenizer"):
+        return {"tokenizer": read(Path(str(asked["tokenizer"])))}
+    made = ""
+    if distributed.first():
+        progress.say("training a tokenizer on the texts")
+        made = train(texts())
+    return {"tokenizer": register(str(distributed.same(made)), "the tokenizer")}
 
 
 def register(text: str, where: str) -> str:

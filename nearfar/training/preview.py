@@ -110,7 +110,7 @@ def preview(
         raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     source = open_data(
-        data, expected=resolve.expected_kind(given), labels=resolve.needs_labels(method, given)
+        data, expected=resolve.expected_kind(given, method), labels=resolve.needs_labels(method, given)
     )
     limit = given.get("max_pixels", Training.max_pixels)
     side = usual_side(source, limit)

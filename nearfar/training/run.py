@@ -31,6 +31,7 @@ from . import checkpoint, run_shapes
 
 FORMAT = 2  # of encoder.json
 PARTS = "parts.safetensors"
+TEXT = "text"  # the folder of the encoder of texts that belongs to one of images
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Run:
     provenance: dict[str, Any]
     config: dict[str, Any] = dataclasses.field(repr=False)
     parts: tuple[str, ...] = ()  # what the method saved with the encoder
+    text: Run | None = None  # the encoder of texts, whose vectors are compared with this one's
 
     @property
     def name(self) -> str:
@@ -164,6 +166,7 @@ def export(
     preprocess: Any,
     provenance: dict[str, Any],
     parts: Mapping[str, nn.Module] | None = None,
+    text: tuple[models.Encoder, Any] | None = None,
 ) -> None:
     """Write the encoder and the small JSON that says how to use it; the JSON comes last and marks the end.
 
@@ -173,8 +176,12 @@ def export(
         preprocess: what its images need.
         provenance: where it comes from, in plain values.
         parts: what else of the method is saved, by name.
+        text: an encoder of texts into the same space and its settings, which get a folder of their own.
     """
     parts = parts or {}
+    if text is not None:
+        (folder / TEXT).mkdir(exist_ok=True)
+        export(folder / TEXT, *text, provenance)
     plain = {"nearfar": __version__, "encoder": encoder.name}
     checkpoint.save(folder / "encoder.safetensors", encoder.state_dict(), plain)
     states = {f"{name}.{key}": x for name, part in parts.items() for key, x in part.state_dict().items()}
@@ -183,12 +190,14 @@ def export(
     network = {"name": encoder.name, "stem": encoder.stem, "dim": encoder.dim, "size": preprocess.size}
     network |= {"mean": list(encoder.mean), "std": list(encoder.std)}
     network |= {"args": encoder.args} if encoder.args else {}
+    network |= {"projection": True} if encoder.projection is not None else {}
     card = {
         "format": FORMAT,
         "modality": preprocess.modality,
         "encoder": network,
         "preprocess": to_json(preprocess),
         "parts": list(parts),
+        **({"text": True} if text is not None else {}),
         "input": "RGB in [0, 1]; the network sees (input - mean) / std",
         "provenance": provenance,
     }
@@ -303,6 +312,8 @@ def _from_folder(folder: Path) -> Run:
     own |= {"args": network["args"]} if "args" in network else {}
     try:
         encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"], **own)
+        if network.get("projection"):
+            encoder = encoder.projected(models.projection(encoder.dim, network["dim"]))
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise NearfarError(
@@ -328,4 +339,5 @@ def _from_folder(folder: Path) -> Run:
         card["provenance"],
         checkpoint.read_json(config, run_shapes.CONFIG) if config.exists() else {},
         tuple(card["parts"]),
+        _from_folder(folder / TEXT) if card.get("text") else None,
     )
