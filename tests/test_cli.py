@@ -280,9 +280,10 @@ FLAGS = {
     "store": "--import --columns --delete --compact --export --where --json",
     "sts": "--dev --texts --seed --json",
     "passages": "--dev --among --seed --json",
+    "pairs": "--classes --templates --seed --device --json",
     "search": "--image --text --id --like --dislike --where --limit --run --out --json",
     "label-errors": "--column --where --accepted --limit --seed --out --json",
-    "classes": "--examples --propagate --reject --save --where --run --out --json",
+    "classes": "--examples --names --templates --propagate --reject --save --where --run --out --json",
     "suggest": "--limit --column --method --where --accepted --seed --out --json",
     "anomalies": (
         "--parts --normal --anomalous --method --k --fpr --limit --save --heat-maps --bank --strides --size "
@@ -315,6 +316,10 @@ VIEWS = {
     ),
     "sound": "--rate --mels --trim --depth --level --keep --stretch --shift --warp --tilt --floor --masks",
     "text": "--deletion --tokenizer",
+    "pairs": (
+        "--crop-min --crop-max --interpolation --range --percentiles --colour --flip --jitter --brightness "
+        "--contrast --saturation --hue --grayscale --blur --solarize --caption-tokens --tokenizer"
+    ),
 }
 
 

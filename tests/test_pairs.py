@@ -60,7 +60,9 @@ def test_tables_with_several_captions_an_image_are_read_and_bad_lines_named(tmp_
     (tmp_path / "captions.csv").write_bytes(b"\n".join(lines) + b"\n")
     source = open_pairs(tmp_path)
     assert source.modality == "pairs" and source.ids == ["a.png", "b.png", "missing.png", "c.png", "d.png"]
-    assert source.captions[0] == ("a red box" + " and another" * 30, "one box") and source.captions[1] == ("two boxes",)
+    assert source.captions[0] == ("a red box" + " and another" * 30, "one box") and source.captions[1] == (
+        "two boxes",
+    )
     aside = {one.id: one.reason for one in source.set_aside}
     assert aside == {
         "captions.csv:8": "caption: no text: it holds NUL bytes",
@@ -347,3 +349,26 @@ def test_captions_learn_to_fit_a_run_that_stays_as_it_is(pictures: Path, run: Pa
     with pytest.raises(NearfarError, match="has no encoder of texts"):
         nearfar.embed(tmp_path / "plain", pictures, store=tmp_path / "plain.nf")
         nearfar.search(tmp_path / "plain.nf", text="a box")
+
+
+def test_recall_stands_beside_chance_an_untrained_run_and_file_names(run: Path, tmp_path: Path) -> None:
+    images, captions = drawn(48, seed=11)
+    for number, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
+        place = tmp_path / "test" / caption.split()[1]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{caption.replace(' ', '_')}_{number}.png")
+        (place / f"{caption.replace(' ', '_')}_{number}.txt").write_text(caption)
+    found = nearfar.pairs(
+        run, tmp_path / "test", classes=tmp_path / "test", templates=["a {} box on the left"]
+    )
+    assert list(found.rows) == ["encoder", "untrained", "file names (bm25)", "chance"]
+    assert found.images == 48 and found.captions == 8 and not found.rejected
+    assert found.rows["file names (bm25)"].image[0] == 1.0
+    assert found.rows["chance"].image[0] == pytest.approx(6 / 48)
+    assert found.rows["chance"].text == pytest.approx((1 / 8, 5 / 8, 1.0))
+    assert found.rows["encoder"].text[1] > 0.8 and found.rows["encoder"].text[2] == 1.0
+    assert found.classes is not None and found.classes.images == 24 and found.classes.chance == 0.25
+    assert found.classes.words > 0.5 and "classes by their names" in str(found)
+    assert json.dumps(found.to_json())
+    with pytest.raises(NearfarError, match="has no encoder of texts"):
+        nearfar.pairs(run / "text", tmp_path / "test")

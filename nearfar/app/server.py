@@ -41,6 +41,7 @@ from .requests import (
     Side,
     TrainRequest,
     UndoRequest,
+    WordsRequest,
 )
 from .row_numbers import NumberedStore, StaleRows
 
@@ -90,7 +91,7 @@ def application(
     log = LabelLog(rows)
     _refusals(app)
     _files(app)
-    _store(app, rows, log, column)
+    _store(app, rows, log, column, findings)
     _pictures(app, rows)
     _found(app, rows, findings)
     _changes(app, rows, log, findings)
@@ -129,7 +130,7 @@ def _files(app: FastAPI) -> None:
         return Response(content, media_type=kind)
 
 
-def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str) -> None:
+def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str, findings: Findings) -> None:
     """Give what the store holds."""
     store = rows.store
 
@@ -145,6 +146,7 @@ def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str) -> Non
             "key": rows.key,
             "columns": store.columns,
             "modality": store.info.modality,
+            "words": findings.takes_words(),
             "labels": labels,
             "by": user(),
             "set_aside": SET_ASIDE,
@@ -244,6 +246,10 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     def search(asked: SearchRequest) -> Response:
         likes, dislikes = rows.named(asked.like, asked.key), rows.named(asked.dislike, asked.key)
         return _listed(rows, findings.like(likes, dislikes, asked.where))
+
+    @app.post("/api/search/words")
+    def search_words(asked: WordsRequest) -> Response:
+        return _listed(rows, findings.like_words(asked.text, asked.where))
 
     @app.post("/api/search/file")
     async def search_file(request: Request, where: Condition | None = None) -> Response:

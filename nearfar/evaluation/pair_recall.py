@@ -253,13 +253,11 @@ def _by_words(
         raise NearfarError("the classes have too few images; give at least four of each.")
     told = of_names(run, dataset.classes, templates)
     answers = _cosines(run.encoder, asked, run.preprocess, told, device).argmax(axis=1)
-    found = {}
+    found: dict[str, Any] = {}
     random = untrained(run.encoder.unprojected(), fitted, run.preprocess, seed, str(device))
     for name, net in (("linear", run.encoder), ("untrained", random)):
         progress.say(f"fitting a linear classifier on {name} of {len(fitted):,} images")
-        probe = FeatureProbe(
-            encode_with(net, run.preprocess, device, 256), fitted, validation, centred=False
-        )
+        probe = FeatureProbe(encode_with(net, run.preprocess, device, 256), fitted, validation, centred=False)
         found[name] = float((probe.predict_linear(asked) == truth).mean())
     low, high = wilson(int((answers == truth).sum()), len(truth))
     often = float(np.bincount(truth).max() / len(truth))

@@ -1,4 +1,4 @@
-"""Known encoders of images that share their space with words: the towers of CLIP and SigLIP, as transformers has them.
+"""Known encoders of images that share their space with words: towers of CLIP and SigLIP, as in transformers.
 
 The names of the networks' parts are those of transformers' files. The towers for texts are in `text/clip.py`.
 
@@ -9,7 +9,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NAME = "clip"
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "gelu": F.gelu,
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),

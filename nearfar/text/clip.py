@@ -1,13 +1,14 @@
 """Known models of images and texts: folders of CLIP and SigLIP, as transformers and open_clip write them.
 
-A folder holds config.json and model.safetensors, or open_clip_config.json and open_clip_model.safetensors; and
-tokenizer.json. Both towers are adopted, with what similarities are multiplied by.
+A folder holds config.json and model.safetensors, or open_clip_config.json and open_clip_model.safetensors;
+and tokenizer.json. Both towers are adopted, with what similarities are multiplied by.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,25 @@ USUAL: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """What transformers leaves out of a config.json, since it is its default."""
+
+
+@dataclass(frozen=True)
+class ClipFolder:
+    """What a folder holds.
+
+    Attributes:
+        image, text: the encoders, in eval mode.
+        size, interpolation: how images are prepared.
+        words: how texts are prepared.
+        scale: what cosines are multiplied by, "scale", and what is added then, "bias", where it says so.
+    """
+
+    image: Encoder
+    size: int
+    interpolation: str
+    text: Encoder
+    words: TextPreprocess
+    scale: Mapping[str, float]
 
 
 class TextTower(nn.Module):
@@ -126,15 +146,14 @@ def is_clip(folder: Path) -> bool:
     return (folder / OPEN_CLIP).is_file() or _json(folder / "config.json").get("model_type") in KINDS
 
 
-def open_folder(folder: Path) -> tuple[Encoder, dict[str, Any], Encoder, TextPreprocess]:
+def open_folder(folder: Path) -> ClipFolder:
     """Open such a folder.
 
     Args:
         folder: with the files that the head of this file names.
 
     Returns:
-        The encoder of images; what its images need: "size", "interpolation"; the encoder of texts, and how
-        texts are prepared for it. Both in eval mode.
+        Both encoders, and what their inputs need.
 
     Raises:
         NearfarError: a file is missing or does not fit.
@@ -174,16 +193,14 @@ def open_folder(folder: Path) -> tuple[Encoder, dict[str, Any], Encoder, TextPre
                 (image.projected(layer), text) if name.startswith("v") else (image, text.projected(layer))
             )
     if image.dim != text.dim:
-        raise NearfarError(f"{folder} gives images {image.dim} numbers and texts {text.dim}; give a whole folder.")
+        raise NearfarError(
+            f"{folder} gives images {image.dim} numbers and texts {text.dim}; give a whole folder."
+        )
     words = _tokenizer(folder, configs["text"]["vocab_size"])
-    return image.eval(), {"size": size, **told}, text.eval(), TextPreprocess(text.size or 77, words)
-
-
-def scale_of(folder: Path) -> dict[str, float]:
-    """Read what similarities are multiplied by, and what is added then: "scale", and "bias" if there is one."""
-    _, state, _ = _open_clip(folder) if _is_open_clip(folder) else _transformers(folder)
-    found = {"scale": float(state["logit_scale"].exp())} if "logit_scale" in state else {}
-    return found | ({"bias": float(state["logit_bias"])} if "logit_bias" in state else {})
+    scale = {"scale": float(state["logit_scale"].exp())} if "logit_scale" in state else {}
+    scale |= {"bias": float(state["logit_bias"])} if "logit_bias" in state else {}
+    needs = TextPreprocess(configs["text"]["max_position_embeddings"], words)
+    return ClipFolder(image.eval(), size, told["interpolation"], text.eval(), needs, scale)
 
 
 def _is_open_clip(folder: Path) -> bool:
@@ -208,7 +225,7 @@ def _tokenizer(folder: Path, vocabulary: int) -> str:
     path = folder / tokenizer.FILE
     try:
         text = tokenizer.padded(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise NearfarError(
             f"{path} cannot be read as a tokenizer ({error}); give a whole folder of a model, with its "
             "tokenizer.json."
@@ -295,7 +312,9 @@ def _open_clip(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tenso
         for before, after in _RENAMED:
             name = re.sub(before, after, name)
         if name in ("visual.proj", "text_projection"):
-            state["visual_projection.weight" if name[0] == "v" else "text_projection.weight"] = value.T.contiguous()
+            state["visual_projection.weight" if name[0] == "v" else "text_projection.weight"] = (
+                value.T.contiguous()
+            )
         elif (found := re.fullmatch(r"(.*)\.attn\.in_proj_(weight|bias)", name)) is not None:
             for part, piece in zip("qkv", value.chunk(3), strict=True):
                 state[f"{found[1]}.self_attn.{part}_proj.{found[2]}"] = piece.contiguous()

@@ -144,6 +144,59 @@ def register(text: str, where: str) -> str:
     return digest
 
 
+def padded(text: str) -> str:
+    """Change the file of a tokenizer so that token 0 is [PAD] and all others move on by one.
+
+    Args:
+        text: the content of a tokenizer.json; one that has [PAD] at 0 stays as it is.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: it is no such file.
+    """
+    plain = json.loads(text)
+    held, added = plain["model"]["vocab"], plain.get("added_tokens") or []
+    first = held[0][0] if isinstance(held, list) else next((w for w, at in held.items() if at == PAD), "")
+    if first == "[PAD]":
+        return text
+    if isinstance(held, list):  # of a unigram model, whose numbers are places
+        plain["model"]["vocab"] = [["[PAD]", 0.0], *held]
+        if plain["model"].get("unk_id") is not None:
+            plain["model"]["unk_id"] += 1
+    else:
+        plain["model"]["vocab"] = {"[PAD]": PAD, **{word: at + 1 for word, at in held.items()}}
+    for token in added:
+        token["id"] += 1
+    marks = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    plain["added_tokens"] = [{"id": PAD, "content": "[PAD]", **marks}, *added]
+    plain["padding"] = plain["truncation"] = None
+    _move(plain.get("post_processor"))
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def _move(processor: Any) -> None:
+    """Move on the numbers in what adds tokens at the ends of a text, in place."""
+    if not isinstance(processor, dict):
+        return
+    for inner in processor.get("processors") or ():
+        _move(inner)
+    for name in ("cls", "sep"):
+        if isinstance(processor.get(name), list):
+            processor[name][1] += 1
+    special = processor.get("special_tokens")
+    for token in (special if isinstance(special, dict) else {}).values():
+        token["ids"] = [at + 1 for at in token["ids"]]
+
+
+def count(digest: str) -> int:
+    """Count the tokens of a tokenizer.
+
+    Args:
+        digest: from `register`.
+    """
+    found: int = _of(digest)[1].get_vocab_size(True)
+    return found
+
+
 def read(path: Path) -> str:
     """Make the tokenizer of a file known, and give its digest; see `register`."""
     try:
@@ -180,7 +233,8 @@ def encode(digest: str, text: str, size: int) -> Ids:
     made = _of(digest)[1]
     ids = np.array(made.encode(text[: _LETTERS * size]).ids, np.int32)
     if len(ids) > size:
-        ends = made.num_special_tokens_to_add(False) > 1
+        blank = made.encode("").ids
+        ends = len(blank) > 1 or blank == made.encode("a").ids[-1:]
         ids = np.append(ids[: size - 1], ids[-1]) if ends else ids[:size]
     return ids
 

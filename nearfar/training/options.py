@@ -85,6 +85,9 @@ class Options(TypedDict, total=False):
     deletion: float | None
     tokenizer: str | None
 
+    # Views of pairs
+    caption_tokens: int | None
+
     # Of the methods, each of which has some
     temperature: float | None
     head: Sequence[int] | int | None
@@ -140,6 +143,7 @@ class Options(TypedDict, total=False):
     beta: float | None
     permutations: int | None
     triples: bool | None
+    text_encoder: str | None
     teacher: str | None
     teacher_input: str | None
     cosine: float | None

@@ -245,6 +245,20 @@ def is_run(text: str | Path) -> bool:
     return known.is_name(str(text)) or (folder / "encoder.json").exists() or folders.is_model(folder)
 
 
+def has_text(run: str | Path) -> bool:
+    """Tell whether a run or a known encoder of images has an encoder of texts too, without loading it.
+
+    Args:
+        run: as `load` takes it; of a name on the hub nothing is known, so it may have one.
+    """
+    from ..text import clip
+
+    folder = Path(run)
+    if (folder / "encoder.json").exists():
+        return bool(checkpoint.read_json(folder / "encoder.json").get("text"))
+    return str(run).startswith("hf:") or (folders.is_model(folder) and clip.is_clip(folders.inner(folder)))
+
+
 def default_encoder(instead: str) -> Run:
     """Open the encoder that is taken where none is named, and say so.
 
@@ -269,9 +283,12 @@ def default_encoder(instead: str) -> Run:
 
 def _known(source: str, found: known.Known) -> Run:
     """Make a run of a known encoder."""
-    facts = {"nearfar": __version__, "source": source, "licence": found.licence or "unknown"}
+    facts: dict[str, Any] = {"nearfar": __version__, "source": source, "licence": found.licence or "unknown"}
     facts["sha256"] = fingerprint(found.encoder)
-    return Run(None, _ready(found.encoder), found.preprocess, facts, {})
+    text = None if found.text is None else _known(source, found.text)
+    if found.scale:
+        facts["scale"] = dict(found.scale)
+    return Run(None, _ready(found.encoder), found.preprocess, facts, {}, text=text)
 
 
 def _ready(encoder: models.Encoder) -> models.Encoder:
