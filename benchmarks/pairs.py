@@ -165,7 +165,7 @@ def table() -> None:
     """Write the tables of pairs.md between their marks."""
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     rows = [
-        "| method | batch | steps | seed | image R@1 | R@10 | text R@1 | R@10 | by names | linear | untrained |",
+        "| method | batch | steps | seed | image R@1 | R@10 | text R@1 | R@10 | names | linear | untrained |",
         "|---" * 11 + "|",
     ]
     for item in lines:

@@ -183,10 +183,10 @@ class TextModality(Modality):
         **own: Any,
     ) -> Encoder:
         """Build one of the networks of `text.networks`."""
-        from ..text import bert, clip, networks
+        from ..text import bert, networks, two_towers
 
-        if name == clip.TEXT_NAME and own.get("args"):
-            return clip.build_text(own["args"], size)
+        if name == two_towers.TEXT_NAME and own.get("args"):
+            return two_towers.build_text(own["args"], size)
         if name == bert.NAME and own.get("args"):  # of a known encoder, or a run that started from one
             return bert.build(own["args"], size)
         return networks.encoder(name, size=size, weights=weights, seed=seed)

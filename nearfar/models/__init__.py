@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core.errors import NearfarError
 from ..core.rng import fold
 from ..images.view_settings import is_small
-from . import clip, feature_maps, libraries, stems
+from . import feature_maps, image_tower, libraries, stems
 from . import weights as files
 from .feature_maps import Tokens
 from .layers import GlobalBatchNorm, mlp, settle, sync_batchnorm
@@ -284,9 +284,9 @@ def encoder(
     Source:
         SimCLR, appendix B.9, for the small stem.
     """
-    if name == clip.NAME and args is not None:  # of a known encoder, or a run that started from one
+    if name == image_tower.NAME and args is not None:  # of a known encoder, or a run that started from one
         with seeded(seed, "encoder", name):
-            made = clip.ImageTower(args)
+            made = image_tower.ImageTower(args)
         return Encoder(made, args["hidden_size"], name, "standard", size, mean or ZERO, std or ONE, args=args)
     library, plain = libraries.find(name)
     pretrained = weights == "pretrained"

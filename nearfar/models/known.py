@@ -104,11 +104,11 @@ def open_folder(folder: Path, side: int | None = None) -> Known:
     Raises:
         NearfarError: it holds none, or its weights are a pickle.
     """
-    from ..text import bert, clip
+    from ..text import bert, two_towers
 
     inner = folders.inner(folder)
-    if clip.is_clip(inner):
-        return _of_clip(inner, folder, side)
+    if two_towers.is_two_towers(inner):
+        return _of_two_towers(inner, folder, side)
     if bert.is_bert(inner):
         net, how = bert.open_folder(inner, folder)
         return Known(net, how, folders.licence(folder))
@@ -116,11 +116,11 @@ def open_folder(folder: Path, side: int | None = None) -> Known:
     return _of_library(found.name, str(found.weights), found.config, side, found.args)
 
 
-def _of_clip(folder: Path, whole: Path, side: int | None) -> Known:
+def _of_two_towers(folder: Path, whole: Path, side: int | None) -> Known:
     """Open both towers of a folder of CLIP or SigLIP."""
-    from ..text import clip
+    from ..text import two_towers
 
-    found = clip.open_folder(folder)
+    found = two_towers.open_folder(folder)
     if side not in (None, found.size):
         raise NearfarError(f"{folder} takes images of {found.size} px; leave @{side} out.")
     how, own = Preprocess(found.size, 1.0, found.interpolation, found.size), folders.licence(whole)

@@ -251,12 +251,14 @@ def has_text(run: str | Path) -> bool:
     Args:
         run: as `load` takes it; of a name on the hub nothing is known, so it may have one.
     """
-    from ..text import clip
+    from ..text import two_towers
 
     folder = Path(run)
     if (folder / "encoder.json").exists():
         return bool(checkpoint.read_json(folder / "encoder.json").get("text"))
-    return str(run).startswith("hf:") or (folders.is_model(folder) and clip.is_clip(folders.inner(folder)))
+    return str(run).startswith("hf:") or (
+        folders.is_model(folder) and two_towers.is_two_towers(folders.inner(folder))
+    )
 
 
 def default_encoder(instead: str) -> Run:

@@ -1,6 +1,6 @@
 """Known encoders of images that share their space with words: towers of CLIP and SigLIP, as in transformers.
 
-The names of the networks' parts are those of transformers' files. The towers for texts are in `text/clip.py`.
+The names of the networks' parts are those of transformers' files. Towers for texts are in `text/two_towers.py`.
 
 Source:
     Radford et al. 2021, "Learning transferable visual models from natural language supervision"; Zhai et al.
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NAME = "clip"
+NAME = "clip_image"
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "gelu": F.gelu,
@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Attention(nn.Module):
+class TowerAttention(nn.Module):
     """Attention of several heads, among all tokens or to those before."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -65,7 +65,7 @@ class Layer(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         width, eps = config["hidden_size"], config["layer_norm_eps"]
-        self.self_attn = Attention(width, config["num_attention_heads"])
+        self.self_attn = TowerAttention(width, config["num_attention_heads"])
         self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
         self.mlp = Mlp(width, config["intermediate_size"], config["hidden_act"])
 
@@ -90,17 +90,17 @@ class Layers(nn.Module):
         return x
 
 
-class Patches(nn.Module):
+class PatchEmbedding(nn.Module):
     """Patches as tokens, with their places; CLIP's begin with a class token."""
 
     class_embedding: Tensor | None
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        width, patch, of_clip = config["hidden_size"], config["patch_size"], config["kind"] == "clip"
-        count = (config["image_size"] // patch) ** 2 + of_clip
-        self.register_parameter("class_embedding", nn.Parameter(torch.randn(width)) if of_clip else None)
-        self.patch_embedding = nn.Conv2d(3, width, patch, stride=patch, bias=not of_clip)
+        width, patch, token = config["hidden_size"], config["patch_size"], config["class_token"]
+        count = (config["image_size"] // patch) ** 2 + token
+        self.register_parameter("class_embedding", nn.Parameter(torch.randn(width)) if token else None)
+        self.patch_embedding = nn.Conv2d(3, width, patch, stride=patch, bias=not token)
         self.position_embedding = nn.Embedding(count, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,15 +137,16 @@ class ImageTower(nn.Module):
         """Build it with random weights.
 
         Args:
-            config: by the names of transformers' vision_config, whole; and "kind", "clip" or "siglip".
+            config: by the names of transformers' vision_config, whole; and "class_token", whether there is
+                one, as CLIP has it; SigLIP pools by attention.
         """
         super().__init__()
-        width, eps, of_clip = config["hidden_size"], config["layer_norm_eps"], config["kind"] == "clip"
-        self.embeddings = Patches(config)
-        self.pre_layrnorm = nn.LayerNorm(width, eps) if of_clip else None  # transformers' own spelling
+        width, eps, token = config["hidden_size"], config["layer_norm_eps"], config["class_token"]
+        self.embeddings = PatchEmbedding(config)
+        self.pre_layrnorm = nn.LayerNorm(width, eps) if token else None  # transformers' own spelling
         self.encoder = Layers(config)
         self.post_layernorm = nn.LayerNorm(width, eps)
-        self.head = None if of_clip else AttentionPooling(config)
+        self.head = None if token else AttentionPooling(config)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, side, side), normalised -> (n, width)."""

@@ -250,7 +250,7 @@ def test_images_are_searched_by_words_with_a_folder_alone(tmp_path: Path) -> Non
         weights=str(tmp_path / "clip"), steps=2, workers=1, device="cpu", health_checks=0,
         precision="float32", caption_tokens=PLACES, image_size=SIDE,
     )  # fmt: skip
-    assert started.encoder.name == "clip" and started.text is not None
+    assert started.encoder.name == "clip_image" and started.text is not None
     assert started.text.encoder.name == "clip_text" and started.encoder.dim == 8
 
 

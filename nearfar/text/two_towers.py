@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape, loads
 from ..models import Encoder
-from ..models.clip import ACTIVATIONS, NAME, ImageTower, Layers
+from ..models.image_tower import ACTIVATIONS, NAME, ImageTower, Layers
 from . import tokenizer
 from .view_settings import TextPreprocess
 
@@ -38,6 +38,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "text": {**_SIZES, "vocab_size": _COUNT, "max_position_embeddings": _COUNT, "pad_token_id?": object},
     "vision": {**_SIZES, "image_size": range(8, 1 << 12), "patch_size": range(1, 1 << 10)},
 }
+_MARKS = {"text": {"causal": bool}, "vision": {"class_token": bool}}
 _SHARED = {
     "clip": {"num_hidden_layers": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
     "siglip": {"num_hidden_layers": 12, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
@@ -92,11 +93,12 @@ class TextTower(nn.Module):
         """Build it with random weights.
 
         Args:
-            config: by the names of transformers' text_config, whole; and "kind".
+            config: by the names of transformers' text_config, whole; and "causal", whether tokens look at
+                those before alone.
         """
         super().__init__()
         width, places = config["hidden_size"], config["max_position_embeddings"]
-        self.causal, self.fill = config["kind"] == "clip", 1 + config.get("pad_token_id", 0)
+        self.causal, self.fill = config["causal"], 1 + config.get("pad_token_id", 0)
         self.embeddings = nn.ModuleDict(
             {
                 "token_embedding": nn.Embedding(config["vocab_size"] + 1, width),
@@ -141,7 +143,7 @@ def build_text(config: Mapping[str, Any], size: int | None) -> Encoder:
     return Encoder(net, config["hidden_size"], TEXT_NAME, "standard", size, args=config)
 
 
-def is_clip(folder: Path) -> bool:
+def is_two_towers(folder: Path) -> bool:
     """Tell whether a folder holds such a model."""
     return (folder / OPEN_CLIP).is_file() or _json(folder / "config.json").get("model_type") in KINDS
 
@@ -160,10 +162,10 @@ def open_folder(folder: Path) -> ClipFolder:
     """
     configs, state, told = _open_clip(folder) if _is_open_clip(folder) else _transformers(folder)
     for part, config in configs.items():
-        check_shape(config, {**SHAPES[part], "kind": str}, f"{folder}, {part}: ")
+        check_shape(config, {**SHAPES[part], **_MARKS[part]}, f"{folder}, {part}: ")
         odd = config["hidden_size"] % config["num_attention_heads"]
         if odd or config["hidden_act"] not in ACTIVATIONS:
-            raise NearfarError(f"{folder} holds a {config['kind']} of another make than nearfar builds.")
+            raise NearfarError(f"{folder} holds a model of another make than nearfar builds.")
     size = configs["vision"]["image_size"]
     with torch.random.fork_rng(devices=[]):
         net = ImageTower(configs["vision"])
@@ -245,7 +247,7 @@ def _transformers(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Te
         said = held.get(f"{part}_config")
         merged = {**_SHARED[kind], **USUAL[kind][part], **(said if isinstance(said, dict) else {})}
         configs[part] = {name: merged[name] for key in shape if (name := key.rstrip("?")) in merged}
-        configs[part]["kind"] = kind
+        configs[part] |= dict.fromkeys(_MARKS[part], kind == "clip")
     plain = _json(folder / "preprocessor_config.json")
     half = (0.5, 0.5, 0.5)
     usual = (half, half) if kind == "siglip" else (_MEAN, _STD)
@@ -285,7 +287,6 @@ def _open_clip(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tenso
             "are both CLIP's transformers, or the same model as transformers writes it."
         )
     shared = {
-        "kind": "clip",
         "hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu",
         "layer_norm_eps": 1e-5,
     }
@@ -297,6 +298,7 @@ def _open_clip(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tenso
         width = said.get("width", 768 if part == "vision" else 512)
         configs[part] = {
             **shared,
+            **dict.fromkeys(_MARKS[part], True),
             "hidden_size": width,
             "intermediate_size": int(width * said.get("mlp_ratio", 4.0)),
             "num_hidden_layers": said.get("layers", 12),
