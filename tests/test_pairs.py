@@ -28,6 +28,7 @@ from nearfar.losses import clip, siglip, unit
 from nearfar.methods.image_text import numbers
 from nearfar.text import networks, tokenizer
 from nearfar.training import optim
+from nearfar.training.run import has_text
 from nearfar.training.settings import Training
 
 both = pytest.mark.parametrize("name", ["clip", "siglip"])
@@ -372,3 +373,24 @@ def test_recall_stands_beside_chance_an_untrained_run_and_file_names(run: Path, 
     assert json.dumps(found.to_json())
     with pytest.raises(NearfarError, match="has no encoder of texts"):
         nearfar.pairs(run / "text", tmp_path / "test")
+
+
+def test_the_page_searches_by_words_where_the_run_knows_them(run: Path, store: Path) -> None:
+    pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
+    from starlette.testclient import TestClient
+
+    from nearfar.app import server
+    from nearfar.app.findings import Findings
+    from nearfar.app.row_numbers import NumberedStore
+
+    rows = NumberedStore(nearfar.open_store(store))
+    app = server.application(rows, Findings(rows), "known", {"localhost"})
+    with TestClient(app, base_url="http://localhost:8000") as client:
+        assert client.get("/?token=known").status_code == 200
+        assert 'id="by-words" hidden' in client.get("/").text
+        assert client.get("/api/store").json()["words"] is True
+        answer = client.post("/api/search/words", json={"text": "a blue box", "where": "label != 'red'"})
+        assert answer.status_code == 200 and b"similarity" in answer.content
+        for body in ({"text": ""}, {"text": 3}, {}, {"text": "x" * 1001}, {"text": "x", "more": 1}):
+            assert client.post("/api/search/words", json=body).status_code == 422
+    assert not has_text(run / "text") and has_text(run) and not has_text("timm:resnet18")

@@ -1,6 +1,6 @@
 """Known encoders of images that share their space with words: towers of CLIP and SigLIP, as in transformers.
 
-The names of the networks' parts are those of transformers' files. Towers for texts are in `text/two_towers.py`.
+The names of their parts are those of transformers' files. Towers for texts are in `text/two_towers.py`.
 
 Source:
     Radford et al. 2021, "Learning transferable visual models from natural language supervision"; Zhai et al.
