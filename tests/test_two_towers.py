@@ -248,7 +248,7 @@ def test_images_are_searched_by_words_with_a_folder_alone(tmp_path: Path) -> Non
     started = nearfar.pretrain(
         list(zip(images, captions, strict=True)), out=tmp_path / "run", method="siglip", batch_size=4,
         weights=str(tmp_path / "clip"), steps=2, workers=1, device="cpu", health_checks=0,
-        precision="float32", caption_tokens=PLACES, image_size=SIDE,
+        precision="float32",
     )  # fmt: skip
     assert started.encoder.name == "clip_image" and started.text is not None
     assert started.text.encoder.name == "clip_text" and started.encoder.dim == 8

@@ -123,9 +123,12 @@ class PairModality(ImageModality):
         """Find the tokenizer: the start's text encoder's, the resumed run's, as asked for, or a new one."""
         from ..text import tokenizer
 
-        return tokenizer.choose(
+        found = tokenizer.choose(
             asked, folders, start, lambda: (text for texts in source.captions for text in texts)
         )
+        if start is None:
+            return found
+        return {**found, "caption_tokens": asked.get("caption_tokens") or start.size}
 
     def write_files(self, folder: Path, preprocess: PairPreprocess) -> None:
         """Keep the tokenizer in a run folder."""

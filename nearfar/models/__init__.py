@@ -285,6 +285,8 @@ def encoder(
         SimCLR, appendix B.9, for the small stem.
     """
     if name == image_tower.NAME and args is not None:  # of a known encoder, or a run that started from one
+        if size not in (None, args["image_size"]):
+            raise NearfarError(f"this encoder takes images of {args['image_size']} px; set --image-size so.")
         with seeded(seed, "encoder", name):
             made = image_tower.ImageTower(args)
         return Encoder(made, args["hidden_size"], name, "standard", size, mean or ZERO, std or ONE, args=args)

@@ -86,8 +86,10 @@ def decided(source: Source, given: Mapping[str, Any], folders: Sequence[Path] = 
     """
     weights, kind = given.get("weights"), modality_of(source)
     run = load(weights) if weights is not None and is_run(weights) else None
+    own: dict[str, Any] = {}
     if kind.encodes:  # of images with captions it is the text encoder that decides
+        own = {} if run is None else {"image_size": run.preprocess.size}
         run = text_start(weights, given.get("text_encoder"))
     start = None if run is None else run.preprocess
     start = start if start is not None and (kind.encodes or start.modality == kind.name) else None
-    return {**given, **kind.decided(source, given, folders=folders, start=start)}
+    return {**own, **given, **kind.decided(source, given, folders=folders, start=start)}
