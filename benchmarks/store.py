@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 WIDTH, K, QUERIES, PIECE = 256, 10, 500, 20_000
-WHO = ("nearfar, exact", "nearfar, graphs", "FAISS flat", "FAISS HNSW32", "LanceDB flat", "LanceDB HNSW_SQ")
+WHO = ("nearfar, exact", "nearfar, codes", "FAISS flat", "FAISS HNSW32", "LanceDB flat", "LanceDB HNSW_SQ")
 Search = Callable[[np.ndarray], np.ndarray]
 
 
@@ -61,7 +61,7 @@ def nearfar(folder: Path, count: int, exact: bool) -> Search:
     def search(x: np.ndarray) -> np.ndarray:
         return np.array(store.nearest(x, K, exact=exact)[0]).astype(np.int64)
 
-    search(queries(count)[:1])  # makes the copy, and the graphs
+    search(queries(count)[:1])  # makes the copy, and the codes
     return search
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .finetuning.finetune import finetune
     from .finetuning.predict import predict
     from .integrations.sklearn import AnomalyDetector, DuplicateFinder, EncoderTransformer, FewShotClassifier
+    from .interpretation.explain import explain
     from .methods.catalogue import catalogue
     from .queries.anomalies import anomalies
     from .queries.classes import classes
@@ -63,6 +64,7 @@ __all__ = [
     "duplicates",
     "embed",
     "evaluate",
+    "explain",
     "explore",
     "export",
     "finetune",
@@ -99,6 +101,7 @@ _PUBLIC = {
     "duplicates": "queries.duplicates",
     "embed": "embedding.embed",
     "evaluate": "evaluation.evaluate",
+    "explain": "interpretation.explain",
     "explore": "app.explore",
     "export": "queries.export",
     "finetune": "finetuning.finetune",

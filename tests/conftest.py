@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 # Two test processes share the machine: a thread each, for the processes that tests start too.
@@ -26,6 +27,13 @@ from nearfar.core import rng
 settings.register_profile("ci", derandomize=True, database=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the user's cache out of the tests: weights of `known` there would add rows to evaluations."""
+    cache = tempfile.TemporaryDirectory(prefix="nearfar-tests-")
+    os.environ["NEARFAR_CACHE"] = cache.name
+    config.add_cleanup(cache.cleanup)
 
 
 def picture(number: int, side: int = 16, kind: int = 0) -> np.ndarray:

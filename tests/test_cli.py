@@ -272,11 +272,12 @@ FLAGS = {
     ),
     "predict": (
         "--out --store --sheet --device --batch-size --workers --json --reject --all-classes "
-        "--no-all-classes --min-score"
+        "--no-all-classes --min-score --gallery --top"
     ),
     "adopt": "--out --json",
     "report": "--out --data --train --test --json",
-    "embed": "--out --store --columns --prune --labels --json --device --batch-size --workers",
+    "embed": "--out --store --columns --prune --part --join --labels --json --device --batch-size --workers",
+    "explain": "--out --pair --labels --json",
     "store": "--import --columns --delete --compact --export --where --json",
     "sts": "--dev --texts --seed --json",
     "passages": "--dev --among --seed --json",
@@ -298,7 +299,7 @@ FLAGS = {
     "demo": "--out --json --minutes --seed",
 }
 SETTINGS = (
-    "--modality --epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights "
+    "--modality --groups --epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights "
     "--trainable --head-warmup --encoder-rate --rate-decay "
     "--image-size --short-side --optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision "
     "--seed --device --views-on --compile --threads --workers --max-bad --max-pixels --holdout "

@@ -19,6 +19,7 @@ from PIL import Image
 from nearfar.core.errors import BadImage
 from nearfar.data import folders
 from nearfar.images import decode as images
+from nearfar.images import header
 
 MAX = bad_files.MAX_PIXELS
 
@@ -173,9 +174,9 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
 
 def test_a_limit_above_pillows_own_is_ours_alone() -> None:
     data = bad_files.png(20_000, 10_000, b"")
-    assert images.header(data, max_pixels=10**9) == (10_000, 20_000)
+    assert header.stored_shape(data, max_pixels=10**9) == (10_000, 20_000)
     with pytest.raises(BadImage, match="over the limit of 199,999,999 pixels: 20000 x 10000"):
-        images.header(data, max_pixels=199_999_999)
+        header.stored_shape(data, max_pixels=199_999_999)
     assert decode(save(Image.new("L", (MAX, 1)), "PNG")).shape == (1, MAX, 3)
 
 
@@ -306,12 +307,12 @@ def test_a_png_with_a_large_colour_profile_or_text_is_read() -> None:
     with pytest.raises(ValueError):  # what Pillow alone says
         Image.open(io.BytesIO(data)).load()
     assert np.array_equal(decode(data), smooth(8, 9))
-    assert images.header(data, max_pixels=MAX) == (8, 9)
+    assert header.stored_shape(data, max_pixels=MAX) == (8, 9)
     exif = Image.Exif()
     exif[0x0112] = 3
     turned = save(picture, "PNG", exif=exif, icc_profile=b"p")
     assert np.array_equal(decode(turned), smooth(8, 9)[::-1, ::-1])
-    assert images.without_texts(save(picture, "PNG")) == save(picture, "PNG")
+    assert header.without_texts(save(picture, "PNG")) == save(picture, "PNG")
 
 
 @pytest.mark.parametrize(

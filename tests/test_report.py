@@ -24,6 +24,7 @@ from nearfar.data import cache, loader
 from nearfar.data.dataset import holdout_split
 from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
+from nearfar.data.subset import subset_of
 from nearfar.reports import cards, curves, figures, galleries, page, sample, scoring
 from nearfar.reports.report import report
 from nearfar.reports.sample import ImageSample
@@ -294,7 +295,7 @@ def looked(pixels: np.ndarray, features: torch.Tensor) -> ImageSample:
     source = from_array("array", pixels, None, first=False)
     rows = np.arange(len(pixels))
     store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
-    return ImageSample(source, sample.subset_of(source, rows), store, rows, features)
+    return ImageSample(source, subset_of(source, rows), store, rows, features)
 
 
 def test_planted_near_duplicates_are_found_and_nothing_else() -> None:
@@ -329,7 +330,7 @@ def test_the_best_neighbours_of_a_labelled_set() -> None:
     def of(labels: list[str]) -> ImageSample:
         source = from_array("array", pixels, labels, first=False)
         store = cache.load(source, short_side=None, max_pixels=10**8, max_bad=0, threads=1)
-        return ImageSample(source, sample.subset_of(source, np.arange(24)), store, np.full(24, -1), axes)
+        return ImageSample(source, subset_of(source, np.arange(24)), store, np.full(24, -1), axes)
 
     base = of(["a"] * 8 + ["b"] * 8 + ["c"] * 8)
     chance, right, wrong = galleries.labelled_neighbours(base, of(["a"] * 8 + ["b"] * 8 + ["a"] * 8))

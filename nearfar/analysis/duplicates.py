@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 
 from ..data.dataset import ImageDataset, Subset
-from ..features.knn import top_k
 from ..images.decode import Pixels
+from .cells import near_rows
 from .difference import APART, differences
 from .structure import READ, Read, Rows, fits, similar_structure, structure
 
@@ -245,10 +245,11 @@ def _candidates(images: Collection, others: Collection | None) -> tuple[Rows, Ro
     base, own = (images, True) if others is None else (others, False)
     most = len(base) - own
     x, y = centred(images.x, None if own else base.x)
-    near = top_k(x, y, min(CANDIDATES, most), exclude_self=own)[1].numpy()
+    near = near_rows(x, y, min(CANDIDATES, most), exclude_self=own)
     alike = similar_structure(images.structure, None if own else base.structure, min(ALIKE, most))
     who = np.concatenate([near, alike], axis=1)
     a, b = np.arange(len(images)).repeat(who.shape[1]), who.reshape(-1)
+    a, b = a[b >= 0], b[b >= 0]
     if own:
         a, b = np.minimum(a, b), np.maximum(a, b)
     a, b = np.unique(np.stack([a, b], axis=1), axis=0).T

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from ..features.knn import top_k
 from ..images.decode import Pixels
+from .cells import near_rows
 
 SIDE = 16  # pixels a side at which structure is compared
 SHIFT = 2  # pixels, of these, that one may be shifted against the other
@@ -89,14 +89,14 @@ def similar_structure(first: torch.Tensor, second: torch.Tensor | None, k: int) 
         k: how many for each way to lie upon each other, at most m, or n - 1.
 
     Returns:
-        (n, c) rows.
+        (n, c) rows; -1 for none.
     """
     base, own = first if second is None else second, second is None
     found = []
     for zoom, other in _PAIRS:
         for mirrored in (False, True):
             mine, theirs = _flat(first[:, zoom]), _flat(base[:, other], mirrored)
-            found.append(top_k(mine, theirs, k, exclude_self=own)[1].numpy())
+            found.append(near_rows(mine, theirs, k, exclude_self=own))
     return np.concatenate(found, axis=1)
 
 

@@ -31,7 +31,7 @@ SHARED = {"data": ("DATA", DATA), "store": ("STORE", OR_FOLDER), "address": ("ST
 _VALUES = {
     "DATA": ("train", "test", "data", "examples"),
     "STORE": ("store", "against"),
-    "RUN": ("run", "runs"),
+    "RUN": ("run", "runs", "others"),
     "CONDITION": ("where", "normal", "anomalous", "delete"),
     "COLUMN": ("save", "column"),
     "FOLDER": ("heat_maps", "truth"),
@@ -83,7 +83,10 @@ class Parser(argparse.ArgumentParser):
 
     def format_usage(self) -> str:
         """Say in one line what the command takes; the flags are listed below it, not in it."""
-        words = [a.metavar or a.dest for a in self._get_positional_actions()]
+        words = [
+            f"[{a.metavar or a.dest} ...]" if a.nargs == "*" else a.metavar or a.dest
+            for a in self._get_positional_actions()
+        ]
         needed = [f"{a.option_strings[0]} {a.metavar}" for a in self._get_optional_actions() if a.required]
         return f"usage: {' '.join([self.prog, *map(str, words), *needed])} [flags]\n"
 
@@ -147,7 +150,8 @@ class Parser(argparse.ArgumentParser):
                 self.flag(self, FLAG_NAMES.get(item.name, "--" + item.name.replace("_", "-")), **_flag(item))
                 continue
             value, help = SHARED.get(item.name, (VALUES.get(item.name, item.name.upper()), item.help))
-            nargs = "+" if item.many else None if item.default is REQUIRED else "?"
+            one, some = (None, "+") if item.default is REQUIRED else ("?", "*")
+            nargs = some if item.many else one
             self.add_argument(item.name, metavar=value, help=_escaped(help), nargs=nargs)
         if signature.prints:
             self.flag(self, "--json", action="store_true", help="print the result as one JSON object")

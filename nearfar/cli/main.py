@@ -80,10 +80,6 @@ def _reader(command: str) -> Callable[[Sequence[str]], Parser]:
     return lambda words: _function_parser(command, {})
 
 
-def _json_flag(parser: Parser) -> None:
-    parser.flag(parser, "--json", action="store_true", help="print the result as one JSON object")
-
-
 def _settings(parser: Parser, words: Sequence[str], without: Sequence[str] = ()) -> None:
     """Add every setting of a run: of training, of the views and of the method that the words name."""
     method = _word_after(words, "--method") or _default("method")
@@ -144,28 +140,8 @@ def pretrain_parser(words: Sequence[str]) -> Parser:
 
 def evaluate_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar evaluate`."""
-    parser = Parser(
-        "evaluate",
-        "nearfar evaluate runs/a --train labelled/train --test labelled/test",
-        "Measure an encoder on labelled images by k-NN and by a linear classifier, and compare it with raw "
-        "pixels, an untrained encoder and chance. Labels are the names of folders, or a list's column.",
-    )
-    parser.add_argument(
-        "run",
-        metavar="RUN",
-        nargs="+",
-        help="a run's folder, or a known encoder such as timm:resnet18; several are ranked and paired",
-    )
-    fitted = "labelled images to fit and choose on; without --test, a folder that holds train and test"
-    parser.flag(parser, "--train", metavar="DATA", required=True, help=fitted)
-    parser.flag(parser, "--test", metavar="DATA", help="labelled images, read once, at the end")
-    level = "which folder on the way to an image names its class: 1 the first, -1 the innermost"
-    parser.flag(parser, "--label-level", metavar="N", type=int, help=level)
-    listed = "a .csv, .tsv or .parquet with the columns path and label, to take all labels from"
-    parser.flag(parser, "--labels", metavar="FILE", help=listed)
-    related = "a .csv of images and their groups, such as patients; a group stays on one side"
-    parser.flag(parser, "--groups", metavar="FILE", help=related)
-    _json_flag(parser)
+    grouped = ("parts", "transfer", "seed", "device")
+    parser = _function_parser("evaluate", {}, without=(*grouped, "batch_size", "baselines"))
     more = parser.add_argument_group("what else to measure")
     for name, entry in PARTS.items():
         flag = f"--{name.replace('_', '-')}"
@@ -173,8 +149,6 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
     parser.flag(more, "--full", action="store_true", help="all of these")
     second = "also k-NN and linear on a second labelled data set"
     parser.flag(more, "--transfer", nargs=2, metavar=("TRAIN", "TEST"), help=second)
-    known = "a known encoder as one more row, such as timm:resnet18; by default known, if installed; or none"
-    parser.flag(more, "--known", metavar="NAME", help=known)
     parser.settings("how", settings.Training, only=("seed", "device"))
     return parser
 
@@ -228,7 +202,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     **{
         command: _reader(command)
         for command in (
-            *("sts", "passages", "pairs", "report", "adopt", "embed", "store"),
+            *("sts", "passages", "pairs", "report", "explain", "adopt", "embed", "store"),
             *(*QUERIES, "explore", "methods", "demo"),
         )
     },

@@ -83,7 +83,8 @@ def read_signature(module: str, name: str) -> Signature:
         for arg, default in zip(positional, [*defaults, *spec.defaults], strict=True)
     ]
     if spec.vararg is not None:
-        found.append(_parameter(path, spec.vararg, None, helps, keyword=False, many=True))
+        at_least = None if not positional else ast.Tuple([])  # one, where nothing comes before it
+        found.append(_parameter(path, spec.vararg, at_least, helps, keyword=False, many=True))
     found += [
         _parameter(path, arg, default, helps, keyword=True)
         for arg, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)

@@ -13,6 +13,7 @@ from ..core.cache_root import cache_root
 from ..core.errors import BadImage
 from ..core.progress import say
 from ..images import decode
+from ..images.header import stored_shape
 from ..images.value_range import Range
 from .dataset import FileDataset, ImageDataset, class_numbers
 from .disk_cache import open_or_make
@@ -49,7 +50,7 @@ def estimate(source: Source, *, short_side: int | None, max_pixels: int) -> int:
     for row in rows[:1] if isinstance(source, ArraySource) else rows:
         with contextlib.suppress(BadImage):
             data = source.read(int(row))
-            shape = data.shape if isinstance(data, np.ndarray) else decode.header(data, max_pixels=max_pixels)
+            shape = data.shape if isinstance(data, np.ndarray) else stored_shape(data, max_pixels=max_pixels)
             width, height = decode.reduced(shape[1], shape[0], short_side)
             sizes.append(3 * width * height)
     return int(count * np.mean(sizes)) if sizes else 0

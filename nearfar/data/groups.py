@@ -1,4 +1,4 @@
-"""Groups of related images, such as a patient's: read from a list, so that a group stays on one side."""
+"""Groups of related images, such as a patient's: read from a list, kept on one side, or paired as views."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..core import rng
 from ..core.errors import NearfarError
 from .csv_files import read_rows
 from .source import FileSource, Source
 
 Rows = npt.NDArray[np.int64]
 NAMES = ("path", "file", "image", "filename", "id")
-GROUPS = ("group", "patient", "subject")
+GROUPS = ("group", "patient", "subject", "speaker")
+FOLDERS = "folders"  # what stands for a list where each folder is a group
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def read_groups(path: str | Path) -> GroupList:
 
     Args:
         path: a .csv or .tsv with a heading: a column named path, file, image, filename or id, and one named
-            group, patient or subject; of two columns the second may be called anything.
+            group, patient, subject or speaker; of two columns the second may be called anything.
 
     Returns:
         The groups.
@@ -113,3 +115,59 @@ def read_groups(path: str | Path) -> GroupList:
                     f"{row[group]!r}; keep one."
                 )
     return GroupList(str(path), found)
+
+
+def number_groups(words: str, source: Source, ids: Sequence[str]) -> Rows:
+    """Number the groups of a collection's images.
+
+    Args:
+        words: "folders", for a group a folder; or a list for `read_groups`.
+        source: the collection.
+        ids: names of its images.
+
+    Returns:
+        (n,) int64.
+
+    Raises:
+        NearfarError: the list cannot be read, or lacks an image.
+    """
+    if words != FOLDERS:
+        return read_groups(words).numbers([(source, ids)])[0]
+    order: dict[str, int] = {}
+    return np.array([order.setdefault(os.path.dirname(name), len(order)) for name in ids], np.int64)
+
+
+class Partners:
+    """Chooses for each image another one of its group, each as often; an image alone in its group, itself."""
+
+    def __init__(self, groups: Rows) -> None:
+        """Sort the images by group.
+
+        Args:
+            groups: (n,) int64, the group of each.
+        """
+        self.groups = groups
+        self._order = np.argsort(groups, kind="stable")
+        self._place = np.empty_like(self._order)
+        self._place[self._order] = np.arange(len(groups))
+        self._start = np.searchsorted(groups[self._order], groups)  # (n,) where each image's group begins
+        self._count = np.bincount(groups)[groups]
+
+    def of(self, rows: Rows, key: int) -> Rows:
+        """Choose.
+
+        Args:
+            rows: (n,) int64, of images.
+            key: names the draw.
+
+        Returns:
+            (n,) int64, rows of their partners.
+        """
+        count, start = self._count[rows], self._start[rows]
+        u = rng.uniform(key, rows, 1)[:, 0].astype(np.float64)
+        shift = 1 + (u * (count - 1)).astype(np.int64)
+        return self._order[start + (self._place[rows] - start + shift) % count]
+
+    def share_alone(self) -> float:
+        """Tell which share of the images is alone in its group."""
+        return float((self._count == 1).mean())

@@ -18,6 +18,7 @@ from ..core import rng
 from ..core.errors import BadImage
 from ..images import decode
 from ..images.files import read
+from ..images.header import read_header
 from .dataset import equal_rows
 from .folders import told
 from .reading import Rejected, each, read_pixels
@@ -166,7 +167,7 @@ class _Look:
             if isinstance(data, np.ndarray):
                 self._pixels(row, data)
                 return
-            found = decode.read_header(data, max_pixels=self.max_pixels)
+            found = read_header(data, max_pixels=self.max_pixels)
             if isinstance(data, Path):
                 self.sizes[row] = os.stat(data).st_size
             else:

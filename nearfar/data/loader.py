@@ -21,6 +21,7 @@ import torch
 
 from ..core import rng
 from .batch import ALTERNATES, Batch, leaves
+from .groups import Partners
 from .modalities import modality_of
 from .sampler import Sampler, Shuffled
 
@@ -71,6 +72,7 @@ class DataLoader:
         labels: npt.NDArray[np.int64] | None = None,
         sampler: Sampler | None = None,
         targets: Targets | None = None,
+        groups: npt.NDArray[np.int64] | None = None,
     ) -> None:
         """Say what to prepare.
 
@@ -90,12 +92,14 @@ class DataLoader:
             labels: one for every row of the data set, for a method that needs them.
             sampler: chooses the rows of each batch; None to shuffle.
             targets: the vectors of a teacher, for a method that needs them.
+            groups: one number for every row: every second view is then of another image of the group.
         """
         self.dataset, self.size, self.batch_size, self.seed = dataset, size, batch_size, seed
         self.views, self.modality = list(recipes), modality_of(dataset)
         self.threads, self.dtype, self.rank, self.world, self.pin = threads, dtype, rank, world, pin
         self.device = device
         self.sampler, self.targets = sampler or Shuffled(), targets
+        self.partners = None if groups is None else Partners(groups)
         self.labels = None if labels is None else torch.from_numpy(labels)
         self.waited = 0.0  # seconds the consumer has spent waiting for data
         self._made = self._taken = 0  # batches
@@ -121,12 +125,14 @@ class DataLoader:
         )
         share = self.batch_size // self.world
         own = slice(self.rank * share, (self.rank + 1) * share)
-        rows, names = rows[own], rows[own] + images * turns[own]  # an image that comes again gets other views
-        block = self.dataset.gather(rows)
-        there = block if self.device is None else self.modality.place(block, self.device)
+        rows, turns = rows[own], turns[own]
         epoch = step // (images // self.batch_size)
+        sides = [self._gather(rows, turns)]
+        if self.partners is not None:  # every second view is of these
+            sides.append(self._gather(self.partners.of(rows, rng.fold(self.seed, "partner", step)), turns))
         made = []
         for number, view in enumerate(self.views):
+            names, block, there = sides[number % len(sides)]
             key, kind = rng.fold(self.seed, "view", epoch, number), self.modality
             draws = kind.draw(view, key, names, block, self.size)
             if (other := getattr(view, "alternate", None)) is not None:
@@ -142,6 +148,14 @@ class DataLoader:
             others[ALTERNATES] = True
         told = None if self.targets is None else torch.from_numpy(self.targets.gather(rows))
         return Batch(made, places, marks, rng.fold(self.seed, "batch", step), others, told)
+
+    def _gather(
+        self, rows: npt.NDArray[np.int64], turns: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], Any, Any]:
+        """Fetch examples: names of their draws, and the block, also where views are computed."""
+        block = self.dataset.gather(rows)
+        there = block if self.device is None else self.modality.place(block, self.device)
+        return rows + len(self.dataset) * turns, block, there  # what comes again gets other views
 
     def _work(self, step: int) -> None:
         while not self._stop.is_set():

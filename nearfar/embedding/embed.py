@@ -28,7 +28,11 @@ from ..features import files
 from ..features.chunked import CHUNK_IMAGES, ChunkResult, Journal, read_chunks
 from ..features.extract import Vectors, features, fingerprint, finite
 from ..training.run import Run, default_encoder, is_run, load
+from . import joining
 from .fill import Filled, fill
+from .joining import JoinedParts
+from .part import CollectionPart
+from .parts import EmbeddedPart, embed_part
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,36 @@ def embed(
 @overload
 def embed(
     run: Run | str | Path,
+    data: Any,
+    *,
+    out: str | Path,
+    part: str,
+    device: str = "auto",
+    batch_size: int = 256,
+    workers: int | None = None,
+    labels: bool = False,
+) -> EmbeddedPart: ...
+
+
+@overload
+def embed(
+    run: Run | str | Path,
+    *,
+    join: str | Path,
+    out: str | Path | None = None,
+    store: str | Path | None = None,
+) -> JoinedParts: ...
+
+
+@overload
+def embed(
+    run: Run | str | Path,
     data: Any = None,
     *,
     store: str | Path,
     columns: str | Path | None = None,
     prune: bool = False,
+    part: str | None = None,
     device: str = "auto",
     batch_size: int = 256,
     workers: int | None = None,
@@ -96,11 +125,13 @@ def embed(
     store: str | Path | None = None,
     columns: str | Path | None = None,
     prune: bool = False,
+    part: str | None = None,
+    join: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 256,
     workers: int | None = None,
     labels: bool = False,
-) -> Embeddings | Filled:
+) -> Embeddings | Filled | EmbeddedPart | JoinedParts:
     """Turn images into vectors. Run the same command again to resume, or to add new images to a store.
 
     Example: nearfar embed runs/a photos/ --out photos.parquet
@@ -114,13 +145,16 @@ def embed(
         store: instead of a file, a vector store to bring up to date: only new and changed images are encoded.
         columns: with store: add columns from a .csv or .tsv, whose first column names images by id or path.
         prune: with store: delete images whose files are gone.
+        part: only one part of the images, such as 3/64; --out is then a folder for all parts.
+        join: instead of images, the folder of all parts: checked for what is missing or twice, and written.
         device: auto, cpu, cuda or mps.
         batch_size: number of images encoded at a time.
         workers: CPU threads that read images; if not given, all cores.
         labels: also write the labels: names of folders, or a list's column.
 
     Returns:
-        Names and vectors in the collection's order; with a store, what was done with the images.
+        Names and vectors in the collection's order; with a store, what was done with the images; with part or
+        join, what was done with the parts.
 
     Raises:
         NearfarError: the run or the images cannot be used, or `out` cannot be written.
@@ -128,6 +162,17 @@ def embed(
     for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
         if value is not None and value < 1:
             raise NearfarError(f"{flag} is {value}; give 1 or more.")
+    if join is not None:
+        if data is not None or part is not None or columns is not None or prune or labels:
+            raise NearfarError(
+                f"--join puts together what is in {join}, and reads no images; give only --out or --store, "
+                f"such as nearfar embed RUN --join {join} --out photos.parquet."
+            )
+        if (out is None) == (store is None):
+            raise NearfarError("--join needs either --out FILE or --store STORE.")
+        if out is not None:
+            files.check_name(Path(out))
+        return joining.join(load(run), join, out=None if out is None else Path(out), store=store)
     if data is None:
         data = run
         if isinstance(data, Run) or is_run(data):
@@ -144,11 +189,19 @@ def embed(
             "workers": workers,
             "labels": labels,
         }
-        return fill(run, data, store, columns=columns, prune=prune, **how)
+        slice_ = None if part is None else CollectionPart.read(part)
+        if slice_ is not None and prune:
+            raise NearfarError("--prune looks at all images; run it without --part, when all parts are done.")
+        return fill(run, data, store, columns=columns, prune=prune, part=slice_, **how)
     if columns is not None or prune:
         raise NearfarError("--columns and --prune need a store; name one, such as --store photos.nf")
     run = load(run)
     path = Path(out) if out is not None else None
+    if part is not None:
+        if path is None or path.suffix.lower() in files.SUFFIXES or path.is_file():
+            raise NearfarError("with --part, --out is a folder for all parts; write --out parts/")
+        how = {"device": device, "batch_size": batch_size, "workers": workers, "labels": labels}
+        return embed_part(run, data, path, CollectionPart.read(part), **how)
     where = device_named(device)
     if path is None:
         source = open_data(data, expected=run.preprocess.modality, labels=labels)

@@ -27,6 +27,7 @@ from ..stores.base import StoreInfo, Vectors, VectorStore
 from ..stores.columns import ColumnList, read_columns
 from ..stores.open import open_store
 from ..training.run import Run, load
+from .part import CollectionPart
 from .reader import ImageReader, ReadImage
 
 Encode = Callable[[Sequence[ReadImage]], Vectors]
@@ -100,6 +101,7 @@ def fill(
     batch_size: int = 256,
     workers: int | None = None,
     labels: bool = False,
+    part: CollectionPart | None = None,
 ) -> Filled:
     """Bring a store up to date with a collection; it is made where there is none.
 
@@ -116,6 +118,7 @@ def fill(
         workers: CPU threads that read images; default: all cores.
         labels: whether to write labels too. A label that was changed in the store since is kept; the column
             `DATA_LABEL` holds what the collection says.
+        part: the only part of the collection to read; rows of others are left alone.
 
     Returns:
         What was done with the images.
@@ -147,8 +150,9 @@ def fill(
         return finite(features(model, images, run.preprocess, **how))
 
     job = _Job(ImageReader(source, run.preprocess, store.info.thumbnail, workers), store, encode)
-    with progress.Bar("embedding", len(source)) as bar:
-        for chunk in job.reader.chunks(job.by_digest):
+    rows = range(len(source)) if part is None else part.rows(source.ids).tolist()
+    with progress.Bar("embedding", len(rows)) as bar:
+        for chunk in job.reader.chunks(job.by_digest, rows):
             job.take(chunk)
             bar.advance(len(chunk))
     return job.finish(extra, prune)
@@ -160,7 +164,7 @@ class _Job:
     def __init__(self, reader: ImageReader, store: VectorStore, encode: Encode) -> None:
         self.reader, self.store, self.encode = reader, store, encode
         self.source = reader.source
-        self.paths = _paths(self.source)
+        self.paths = paths_of(self.source)
         wanted = ["id", "digest", "path", "label", *([DATA_LABEL] if DATA_LABEL in store.columns else [])]
         known = store.rows(wanted).to_pydict()
         nothing = [None] * len(known["id"])
@@ -323,7 +327,7 @@ def _both_there(path: str, old: str) -> bool:
         return False
 
 
-def _paths(source: Source) -> list[str | None]:
+def paths_of(source: Source) -> list[str | None]:
     """Say where each image's file is, if it has one."""
     if not isinstance(source, FileSource):
         return [None] * len(source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -72,16 +72,19 @@ class ImageReader:
         except BadImage as error:
             return ReadImage(row, digest, bad=str(error))
 
-    def chunks(self, known: Container[str]) -> Iterator[list[ReadImage]]:
-        """Read everything.
+    def chunks(
+        self, known: Container[str] = (), rows: Sequence[int] | None = None
+    ) -> Iterator[list[ReadImage]]:
+        """Read everything, or some rows.
 
         Args:
             known: digests of contents that need no decoding.
+            rows: of the source, those to read; default all.
 
         Yields:
             Chunks of up to `CHUNK_IMAGES` images, in order.
         """
-        rows, one = range(len(self.source)), partial(self.one, known=known)
+        rows, one = range(len(self.source)) if rows is None else rows, partial(self.one, known=known)
         with closing(map_in_order(one, rows, threads=self.workers, ahead=CHUNK_IMAGES)) as found:
             while part := list(islice(found, CHUNK_IMAGES)):
                 yield part

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 from ..core import progress
 from ..core.device import device_named
@@ -26,8 +26,25 @@ from .result import Evaluation, Transfer
 BASELINES = ("pixels", "colours", "patches", "mfcc", "mfcc_course", "untrained", "scratch")
 
 
+class Keywords(TypedDict, total=False):
+    """What `evaluate` takes by name, beside the images."""
+
+    label_level: int | None
+    labels: str | Path | None
+    seed: int
+    device: str
+    batch_size: int
+    baselines: Sequence[str]
+    groups: str | Path | None
+    parts: Iterable[str] | str
+    transfer: tuple[Any, Any] | None
+    known: str | None
+
+
 @overload
-def evaluate(run: Run | str | Path, *, train: Any, test: Any = None, **options: Any) -> Evaluation: ...
+def evaluate(
+    run: Run | str | Path, *, train: Any, test: Any = None, **how: Unpack[Keywords]
+) -> Evaluation: ...
 
 
 @overload
@@ -37,7 +54,7 @@ def evaluate(
     *others: Run | str | Path,
     train: Any,
     test: Any = None,
-    **options: Any,
+    **how: Unpack[Keywords],
 ) -> PairedEvaluations: ...
 
 
@@ -58,23 +75,26 @@ def evaluate(  # type: ignore[misc]
     transfer: tuple[Any, Any] | None = None,
     known: str | None = None,
 ) -> Evaluation | PairedEvaluations:
-    """Measure an encoder by k-NN and by logistic regression on frozen features, and by more if asked to.
+    """Measure an encoder on labelled images by k-NN and by a linear classifier, both on frozen features.
 
     Beside it stand raw pixels (the same centred square, at most 32 px a side, minus the training mean), a
     colour histogram and k-means patches (both of at most 64 px a side), the same network with
     random weights, the same network trained from scratch on the labels, and chance (always
-    the most frequent training class). The result is also written to evaluation.json in the run's folder.
-    Memory: the features of both sets, with few_labels once more, and at most 2 GiB of raw pixels; images as
-    `cache.load` keeps them.
+    the most frequent training class). Labels are the names of folders, or a list's column.
+
+    Example: nearfar evaluate runs/a --train labelled/train --test labelled/test
+
+    What has to be chosen is chosen on validation images, a part of the training images. The result is also
+    written to evaluation.json in the run's folder. Memory: the features of both sets, with few_labels once
+    more, and at most 2 GiB of raw pixels; images as `cache.load` keeps them.
 
     Args:
-        run: a run, or its folder.
+        run: a run or its folder, or a known encoder such as timm:resnet18.
         others: more of them, each evaluated on the same images and compared in pairs.
-        train: labelled images to fit and to choose on, as `sources.open_source` takes them; labels are
-            folder names or a list's column. Without `test`, a folder that holds train and test.
+        train: labelled images to fit and to choose on; without `test`, a folder that holds train and test.
         test: labelled images, read once, after every choice is made.
         label_level: which folder on the way to an image names its class: 1 the first, -1 the innermost.
-        labels: a list of paths and labels to take the labels of all images from.
+        labels: a .csv, .tsv or .parquet with the columns path and label, to take all labels from.
         seed: random seed: of the validation images, the untrained network and every other draw.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images encoded at a time.
@@ -88,9 +108,9 @@ def evaluate(  # type: ignore[misc]
         parts: what else to measure, by names of `evaluation.PARTS`: "few_labels", "retrieval", "clusters",
             "calibration", "robustness", "augmented", "finetune"; or "all".
         transfer: training and test images of a second data set, for k-NN and linear.
-        known: a known encoder as one more row, as `nearfar.load` takes it; it gets the images as its makers
+        known: a known encoder as one more row, such as timm:resnet18; it gets the images as its makers
             prepare them. By default `known`, where it is installed and there are at most 10,000 images;
-            "none" for no such row. Of several runs, the row is the first one's.
+            none for no such row. Of several runs, the row is the first one's.
 
     Returns:
         The scores; of several runs those of each, and their differences.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,6 @@ def _parquet(
     path: Path, ids: Sequence[str], vectors: Vectors, labels: Sequence[str] | None, provenance: str
 ) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     width = vectors.shape[1]
     columns = {"id": pa.array(ids, pa.string())}
@@ -79,9 +78,33 @@ def _parquet(
         columns["label"] = pa.array(labels, pa.string())
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, width)
-    table = pa.table(columns).replace_schema_metadata({"nearfar": provenance})
+    table = pa.table(columns)
+    write_parquet(path, (table.slice(low, GROUP) for low in range(0, len(ids), GROUP)), provenance)
+
+
+def write_parquet(path: Path, tables: Iterable[Any], provenance: str) -> None:
+    """Write a Parquet file of vectors, a table at a time.
+
+    Args:
+        path: where to; an old file is replaced in one move.
+        tables: Arrow tables of `GROUP` rows each, the last one of fewer; at least one.
+        provenance: what made them, as JSON.
+
+    Raises:
+        NearfarError: the place cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    writer = None
     with atomic_write(path) as file:
-        pq.write_table(table, file, row_group_size=GROUP, compression="zstd", use_dictionary=["label"])
+        for table in tables:
+            table = table.replace_schema_metadata({"nearfar": provenance})
+            if writer is None:
+                how = {"compression": "zstd", "use_dictionary": ["label"]}
+                writer = pq.ParquetWriter(file, table.schema, **how)
+            writer.write_table(table, row_group_size=GROUP)
+        if writer is not None:
+            writer.close()
 
 
 def _npz(

@@ -21,6 +21,7 @@ TASKS = {
     "classify": "Classification",
     "segment": "Segmentation",
     "detect": "Detection",
+    "reidentify": "Reidentification",
 }
 """Name, which is also the file's, to the class in it."""
 

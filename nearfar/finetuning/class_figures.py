@@ -7,10 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..core import rng
+from ..core.intervals import LEVEL, RESAMPLES, wilson
+from ..data.modalities import modality
 from . import calibrate
-from .task_types import Figures, Rows
+from .task_types import Figures, Labelled, Mistake, Rows
 
 BINS = 15  # of the calibration error
+LABEL_RESAMPLES = 200  # for the interval of a figure over several labels
 
 Logits = npt.NDArray[np.float32]
 
@@ -28,7 +32,8 @@ def of_classes(
         balanced: whether the main figure is the mean of the classes' accuracies.
 
     Returns:
-        accuracy, balanced_accuracy, log_loss, calibration_error; recall and precision of each class.
+        accuracy, balanced_accuracy, the 95 % interval of the main one (low, high), log_loss,
+        calibration_error; recall and precision of each class.
     """
     shares = calibrate.probabilities(logits, temperature, False)
     said = shares.argmax(axis=1)
@@ -37,9 +42,15 @@ def of_classes(
     hits = np.bincount(truth[right], minlength=len(classes))
     claimed = np.bincount(said, minlength=len(classes))
     own = shares[np.arange(len(truth)), truth]
+    # So weighed that the mean over images is the mean over the classes that are there.
+    weigh = len(truth) / ((there > 0).sum() * np.maximum(there, 1))
+    per_image = np.asarray(right * (weigh[truth] if balanced else 1.0), np.float64)
+    low, high = _resampled(per_image) if balanced else wilson(int(right.sum()), len(right))
     values = {
         "accuracy": float(right.mean()),
         "balanced_accuracy": float((hits[there > 0] / there[there > 0]).mean()),
+        "low": low,
+        "high": high,
         "log_loss": float(-np.log(np.maximum(own, 1e-12)).mean()),
         "calibration_error": calibration_error(shares.max(axis=1), right),
     }
@@ -47,7 +58,6 @@ def of_classes(
     # So weighed that the mean over images is the mean over the classes that are there.
     weigh = len(truth) / ((there > 0).sum() * np.maximum(there, 1))
     main = "balanced_accuracy" if balanced else "accuracy"
-    per_image = right * (weigh[truth] if balanced else 1.0)
     per_class = {
         name: {
             "images": float(there[at]),
@@ -56,7 +66,7 @@ def of_classes(
         }
         for at, name in enumerate(classes)
     }
-    return Figures(main, values, np.asarray(per_image, np.float64), per_class)
+    return Figures(main, values, per_image, per_class)
 
 
 def of_labels(
@@ -71,8 +81,9 @@ def of_labels(
         temperature: by which logits are divided.
 
     Returns:
-        mAP, the mean over labels that are there of their average precision; micro_f1 and exact at 0.5;
-        log_loss and calibration_error over all pairs of image and label; average precision of each label.
+        mAP, the mean over labels that are there of their average precision, with its 95 % interval (low,
+        high); micro_f1 and exact at 0.5; log_loss and
+        calibration_error over all pairs of image and label; average precision of each label.
     """
     shares = calibrate.probabilities(logits, temperature, True)
     said, there = shares >= 0.5, truth > 0.5
@@ -80,8 +91,11 @@ def of_labels(
     found = {at: average_precision(shares[:, at], there[:, at]) for at in held}
     both = int((said & there).sum())
     own, sure = np.where(there, shares, 1 - shares), np.maximum(shares, 1 - shares)
+    low, high = _interval_of_labels(shares[:, held], there[:, held]) if held else (0.0, 0.0)
     values = {
         "mAP": float(np.mean([*found.values()])) if found else 0.0,
+        "low": low,
+        "high": high,
         "micro_f1": 2 * both / max(1, int(said.sum()) + int(there.sum())),
         "exact": float((said == there).all(axis=1).mean()),
         "log_loss": float(-np.log(np.maximum(own, 1e-12)).mean()),
@@ -111,6 +125,78 @@ def average_precision(scores: npt.NDArray[np.float64], there: npt.NDArray[np.boo
     last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))
     precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
     return float((precision * np.diff(recall, prepend=0.0)).sum())
+
+
+def _resampled(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Give the ends between which 95 % of the means of resampled values lie."""
+    drawn = _weights(len(values), RESAMPLES) @ values / len(values)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _weights(count: int, times: int) -> npt.NDArray[np.float64]:
+    """Say how often each image comes in each of some resamples, (times, count)."""
+    generator = np.random.Generator(np.random.Philox(key=rng.fold(0, "bootstrap of images")))
+    return generator.multinomial(count, np.full(count, 1 / count), times).astype(np.float64)
+
+
+def _interval_of_labels(shares: npt.NDArray[np.float64], there: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Draw images again and again, and give the ends between which 95 % of the mAP lie."""
+    weights = _weights(len(there), LABEL_RESAMPLES)
+    total, count = np.zeros(LABEL_RESAMPLES), np.zeros(LABEL_RESAMPLES)
+    for scores, own in zip(shares.T, there.T, strict=True):
+        order = np.argsort(-scores, kind="stable")
+        each, ranked = weights[:, order], scores[order]
+        hits, seen = np.cumsum(each * own[order], axis=1), np.cumsum(each, axis=1)
+        last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))
+        hits, seen, every = hits[:, last], seen[:, last], hits[:, -1:]
+        precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
+        step = np.diff(hits, prepend=0.0, axis=1)
+        found = np.divide(
+            (precision * step).sum(1), every[:, 0], out=np.zeros(len(hits)), where=every[:, 0] > 0
+        )
+        total, count = total + found, count + (every[:, 0] > 0)
+    low, high = np.quantile(total / np.maximum(count, 1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def mistakes(
+    logits: Logits, data: Labelled, classes: Sequence[str], temperature: float, *, many: bool, count: int
+) -> list[Mistake]:
+    """Find the images whose truth was given the least probability, of those that are answered wrongly.
+
+    Args:
+        logits: (n, classes).
+        data: n images.
+        classes: their names.
+        temperature: by which logits are divided.
+        many: whether an image has several labels.
+        count: how many, at most.
+    """
+    shares = calibrate.probabilities(logits, temperature, many)
+    if many:
+        said, there = shares >= 0.5, data.targets > 0.5
+        wrong, doubt = (said != there).any(1), np.where(there, 1 - shares, shares).max(1)
+    else:
+        said, there = shares.argmax(1), data.targets
+        wrong, doubt = said != there, shares.max(1)
+    rows = np.flatnonzero(wrong)
+    rows = rows[np.argsort(-doubt[rows], kind="stable")][:count]
+    shown = modality(data.dataset.modality).pictures
+
+    def told(row: int) -> str:
+        if not many:
+            share = 100 * shares[row, said[row]]
+            return f"{classes[said[row]]} {share:.0f} %, is {classes[there[row]]}"
+        answer, truth = (
+            ", ".join(classes[at] for at in np.flatnonzero(some[row]).tolist()) for some in (said, there)
+        )
+        return f"{answer or 'nothing'}, is {truth or 'nothing'}"
+
+    return [
+        Mistake(data.dataset.ids[row], told(row), [("", data.dataset[row])] if shown else [])
+        for row in rows.tolist()
+    ]
 
 
 def calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:

@@ -13,13 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .. import models
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
 from ..data.dataset import Subset, class_numbers
 from ..data.loader import DataLoader
-from ..data.modalities import modality_of
 from ..data.sampler import ClassBalanced
 from ..features.extract import Vectors, features
 from ..models import Encoder
@@ -28,13 +26,12 @@ from . import calibrate, class_data, class_figures, linear_fit, vectors
 from .class_network import Classifier
 from .classifier import CROP_AND_FLIP
 from .neck import Neck, neck_of
-from .task_types import Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
+from .task_types import Figures, Labelled, Mistake, Rows, Solved, TaskNetwork, TaskRecipe, Where
 from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
 
 FEW = 20  # images of the usual class, below which the encoder stays frozen and all labels are fitted
 QUICK_SIDE = 96  # side of images up to which a CPU trains an encoder in minutes
 NONE = "none of these"
-SETTLE_IMAGES = 256  # on which batch norms are measured
 WARMUP = 0.1  # share of the steps over which the rate rises
 
 
@@ -124,8 +121,9 @@ class Classification:
         """Decode images to predict as the encoder's own."""
         return preprocess
 
-    def baseline(self, fit: Labelled, data: Labelled, seed: int) -> None:
+    def baselines(self, *_: Any, **how: Any) -> Mapping[str, Figures]:
         """Give none: `nearfar evaluate` measures pixels and colours."""
+        return {}
 
     def strata(self, data: Labelled) -> Rows:
         """Hold out the same share of each class; of images with several labels, any."""
@@ -207,20 +205,13 @@ class Classification:
         device: torch.device,
         workers: int,
     ) -> Classifier:
-        """Put a head that starts at 0 on an encoder, its input centred and scaled; see `Task.network`.
-
-        Batch norms of an encoder that is trained are measured on these images first, since training uses the
-        batches' own statistics: with those of other images, the first steps would go far astray.
-        """
+        """Put a head that starts at 0 on an encoder, its input centred and scaled; see `Task.network`."""
         network = self._network(encoder, frozen, self._weights(fit)).to(device)
-        kind, images = modality_of(preprocess), fit.dataset
-        if not frozen and len(fit) > 1:
-            rows = np.arange(len(fit))[:: -(-len(fit) // SETTLE_IMAGES)]
-            x = kind.prepare(images.gather(rows), preprocess, threads=workers).to(device)
-            models.settle(self._to_neck(network.f, network.head.neck), [x])
-        rows = np.arange(len(fit))[:: -(-len(fit) // SCALE_IMAGES)]
         body = self._to_neck(network.f, network.head.neck)
-        h = features(body, Subset(images, rows), preprocess, device=device, threads=workers)
+        if not frozen:
+            vectors.measure_norms(body, fit.dataset, preprocess, device=device, workers=workers)
+        rows = np.arange(len(fit))[:: -(-len(fit) // SCALE_IMAGES)]
+        h = features(body, Subset(fit.dataset, rows), preprocess, device=device, threads=workers)
         network.head.centre(torch.from_numpy(h).to(device))
         return network
 
@@ -297,6 +288,12 @@ class Classification:
             logits, data.targets, self.classes, self.temperature, balanced=self.config.balance != "none"
         )
 
+    def mistakes(self, answers: Sequence[Any], data: Labelled, count: int) -> list[Mistake]:
+        """Find the wrong answers of which the network is surest."""
+        logits = np.asarray(answers, np.float32)
+        how: Any = {"many": self.many, "count": count}
+        return class_figures.mistakes(logits, data, self.classes, self.temperature, **how)
+
     def calibrate(
         self, choice: tuple[Sequence[Any], Labelled], rest: tuple[Sequence[Any], Labelled]
     ) -> tuple[str, ...]:
@@ -310,6 +307,10 @@ class Classification:
         return (f"{len(self.known):,} held-out images allow predict --reject from {100 * least:.2g} % on",)
 
     # The card, and predictions
+
+    def also_read(self) -> list[str]:
+        """Name nothing."""
+        return []
 
     def card(self) -> dict[str, Any]:
         """Give classes, temperature and the held-out images' probabilities."""

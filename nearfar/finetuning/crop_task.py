@@ -27,7 +27,7 @@ from ..models.feature_maps import takes_any_shape
 from ..training.run import Run
 from .crops import CropFeed
 from .maps_network import MapsNetwork
-from .task_types import Answer, Labelled, Rows, TaskRecipe, Where
+from .task_types import Answer, Figures, Labelled, Rows, TaskRecipe, Where
 
 BATCH = 8
 LR = 0.032  # for 256 images a step, so .001 for 8
@@ -131,6 +131,20 @@ class CropTask(abc.ABC):
         held = [np.unique(self.labels_on(target)).tolist() for target in data.targets]
         often = Counter(value for some in held for value in some)
         return np.array([min(some, key=lambda v: (often[v], v), default=-1) for some in held], np.int64)
+
+    def baselines(
+        self,
+        encoder: Encoder,
+        preprocess: Any,
+        fit: Labelled,
+        data: Labelled,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> Mapping[str, Figures]:
+        """Have none."""
+        return {}
 
     # Training
 
@@ -262,6 +276,10 @@ class CropTask(abc.ABC):
         return ()
 
     # The card, and predictions
+
+    def also_read(self) -> list[str]:
+        """Name nothing."""
+        return []
 
     @abc.abstractmethod
     def take(self, card: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from ..models.feature_maps import takes_any_shape
 from . import crops
 from .crop_task import CropTask, NetworkInput, OneCrop
 from .detect_network import DetectionNetwork, Objects
-from .task_types import Figures, Labelled, Where
+from .task_types import Figures, Labelled, Mistake, Where
 
 FINEST = (4, 8)  # strides of the finest map used
 WIDTHS = (64, 128)  # channels of the pyramid: with a map finer than stride 8, and without
@@ -116,9 +116,6 @@ class Detection(CropTask):
         labels: npt.NDArray[np.int64] = target.labels
         return labels
 
-    def baseline(self, fit: Labelled, data: Labelled, seed: int) -> None:
-        """Have none: nothing without a network finds objects."""
-
     def untrained(self, encoder: Encoder, fit: Labelled, frozen: bool, seed: int) -> DetectionNetwork:
         """Put an untrained detector on an encoder."""
         if not takes_any_shape(encoder):
@@ -187,6 +184,29 @@ class Detection(CropTask):
         got = detection_scores.scores(truth, found, self.classes)
         values = {name: getattr(got, name) for name in ("ap50", "low", "high", "ap", "ap75")}
         return Figures("ap50", values, None, got.per_class)
+
+    def mistakes(self, answers: Sequence[Objects], data: Labelled, count: int) -> list[Mistake]:
+        """Find the images with the most missed and wrong boxes, at an overlap of a half."""
+        missed, wrong = np.zeros(len(answers), np.int64), np.zeros(len(answers), np.int64)
+        for row, (answer, own) in enumerate(zip(answers, data.targets, strict=True)):
+            truth, found = Found(own.boxes, own.labels, None, own.crowd), answer.found
+            assert found.scores is not None
+            kept = found.scores >= self.predicting.min_score
+            found = Found(found.boxes[kept], found.labels[kept], found.scores[kept])
+            for label in range(len(self.classes)):
+                _, right, nothing = detection_scores.match(truth, found, label, 0.5)
+                missed[row] += int(((own.labels == label) & ~own.crowd).sum()) - int(right.sum())
+                wrong[row] += int((~right & ~nothing).sum())
+        order = np.argsort(-(missed + wrong), kind="stable")
+        found_mistakes = []
+        for row in order[: min(count, int((missed + wrong > 0).sum()))].tolist():
+            own, pixels = data.targets[row], data.dataset[row]
+            truth = Found(own.boxes, own.labels, np.ones(len(own.boxes)))
+            true = self.draw(pixels, Objects(truth, *pixels.shape[:2]))[0]
+            says = f"{missed[row]} missed, {wrong[row]} wrong"
+            drawn = [("true", true), ("found", self.draw(pixels, answers[row])[0])]
+            found_mistakes.append(Mistake(data.dataset.ids[row], says, drawn))
+        return found_mistakes
 
     def card(self) -> dict[str, Any]:
         """Give the classes, the side, the crop's shape and the finest stride."""

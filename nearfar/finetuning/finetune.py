@@ -64,9 +64,9 @@ def finetune(
         train: labelled images; without --test, a folder may hold train and test.
         test: labelled images, read once, at the end.
         out: the folder of the new run.
-        task: what is learnt; classify, segment or detect.
+        task: what is learnt; classify, segment, detect or reidentify.
         labels: where all labels are, if not beside the images: a list with the columns path and label; of
-            other tasks a folder of masks or of label files, or a COCO file.
+            other tasks a folder of masks or of label files, a COCO file, or a list with path and identity.
         label_level: which folder on the way to an image names its class: 1 the first, -1 the innermost.
         groups: a .csv of images and their groups, such as patients; a group stays on one side.
         overwrite: replace the run that is in the folder.

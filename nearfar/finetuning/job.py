@@ -59,6 +59,10 @@ class Job:
         tests = None if test is None else self.task.read_test(test, self.started.preprocess, self.where)
         self.notes = [*data.notes, *(tests.notes if tests else ())]
         if groups is not None:
+            if data.groups is not None:
+                raise NearfarError(
+                    f"--groups is for other tasks: of --task {self.task.name}, an identity is a group."
+                )
             data, tests = self._grouped(data, tests, groups)
         self.mode = self.tuning.mode
         if self.mode == "auto":
@@ -314,6 +318,10 @@ class Job:
     def _figures(self, network: TaskNetwork, data: Labelled) -> Figures:
         return self.task.measure(self._answers(network, data), data)
 
+    def _baselines(self, data: Labelled) -> Mapping[str, Figures]:
+        preprocess = self.started.preprocess
+        return self.task.baselines(self.encoder, preprocess, self.fit, data, **self._how())
+
     def _finish(
         self,
         data: Labelled,
@@ -324,8 +332,7 @@ class Job:
     ) -> Finetuned:
         """Calibrate on held-out images, read the test once, judge, and write the run."""
         held = None if self.choice is None or self.rest is None else (self.choice, self.rest)
-        seed = self.tuning.seed
-        found = measure(self.task, networks, self._answers, self.fit, held, tests, crossed, seed)
+        found = measure(self.task, networks, self._answers, self.fit, held, tests, self._baselines, crossed)
         rows = found.figures[found.part]
         checks = checkpoint.read_log(self.folder / CHECKS_FILE, {"step": int, str: float})
         result = Finetuned(

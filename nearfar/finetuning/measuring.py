@@ -11,6 +11,7 @@ from .task import Task
 from .task_types import Figures, Labelled, TaskNetwork
 
 Answers = Callable[[TaskNetwork, Labelled], Any]
+Baselines = Callable[[Labelled], Mapping[str, Figures]]
 
 
 @dataclass
@@ -34,8 +35,8 @@ def measure(
     fit: Labelled,
     held: tuple[Labelled, Labelled] | None,
     tests: Labelled | None,
+    baselines: Baselines,
     crossed: Any = None,
-    seed: int = 0,
 ) -> Measured:
     """Measure every network on the same images; the test is read here, and nowhere else.
 
@@ -46,8 +47,8 @@ def measure(
         fit: what was trained on.
         held: images held out, to choose and to measure on.
         tests: test images.
+        baselines: measures on labelled images what the task compares with.
         crossed: answers for `fit` by cross-validation, where nothing was held out.
-        seed: of the task's baseline.
     """
     found = Measured()
     parts = {"held-out": None if held is None else held[1], "test": tests}
@@ -72,8 +73,7 @@ def measure(
             found.figures.setdefault(part, {})[name] = task.measure(said, images)
             found.images[part] = len(images)
     for part, images in there.items():
-        if (other := task.baseline(fit, images, seed)) is not None:
-            found.figures[part][other[0]] = other[1]
+        found.figures[part].update(baselines(images))
     # The network that was trained is the first row of a table.
     found.figures = {
         part: {name: rows[name] for name in sorted(rows, key=lambda each: each != TUNED)}

@@ -64,7 +64,8 @@ class Finetuned:
             cells = [[row, *(_number(name, found[name]) for name in heads)] for row, found in rows.items()]
             lines += [f"{part}, {self.images[part]:,} images", *columns(["", *map(_words, heads)], cells)]
         lines += [*self.notes, f"verdict    {self.verdict}"]
-        return "\n".join([*lines, f"next: nearfar predict {self.path} photos/ --out predictions.csv"])
+        what = "photos/ --gallery known/" if self.task == "reidentify" else "photos/"
+        return "\n".join([*lines, f"next: nearfar predict {self.path} {what} --out predictions.csv"])
 
 
 def _words(name: str) -> str:

@@ -238,6 +238,7 @@ class _Job:
         run, task = self.opened.run, self.opened.task
         digest = hashlib.sha256()
         facts = [fingerprint(self.opened.network), to_json(run.preprocess), task.card(), dict(settings)]
+        facts += [list(task.also_read())]
         where = self.store.address if self.store else None
         digest.update(json.dumps([*facts, where, CHUNK_IMAGES], sort_keys=True, default=str).encode())
         for row, name in enumerate(self.source.ids):

@@ -30,7 +30,7 @@ from . import crops, segment_baseline
 from .crop_task import CropTask, NetworkInput, OneCrop
 from .segment_baseline import ColourFeatures
 from .segment_network import PixelHead, SegmentationNetwork
-from .task_types import Answer, Figures, Labelled, Where
+from .task_types import Answer, Figures, Labelled, Mistake, Where
 
 COLOURS = np.array(
     [(127, 127, 127), (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48),
@@ -130,11 +130,21 @@ class Segmentation(CropTask):
         mask: npt.NDArray[np.uint8] = target.read()
         return mask
 
-    def baseline(self, fit: Labelled, data: Labelled, seed: int) -> tuple[str, Figures]:
+    def baselines(
+        self,
+        encoder: Encoder,
+        preprocess: Any,
+        fit: Labelled,
+        data: Labelled,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> Mapping[str, Figures]:
         """Classify pixels by colour features."""
         fitted = ColourFeatures(self.side, len(self.classes), seed).fit(fit.dataset, fit.targets)
         answers = [Pixels(classes, 1.0) for classes in fitted.predict(data.dataset)]
-        return segment_baseline.NAME, self.measure(answers, data)
+        return {segment_baseline.NAME: self.measure(answers, data)}
 
     def untrained(self, encoder: Encoder, fit: Labelled, frozen: bool, seed: int) -> SegmentationNetwork:
         """Put an untrained decoder on an encoder, and scale the colour features by the images."""
@@ -188,8 +198,29 @@ class Segmentation(CropTask):
 
     def measure(self, answers: Sequence[Pixels], data: Labelled) -> Figures:
         """Compare with the masks, at the masks' own size."""
+        found = segmentation_scores.scores(self._counts(answers, data), self.classes)
+        values = {name: getattr(found, name) for name in ("miou", "low", "high", "image_miou", "accuracy")}
+        per_class = {name: {"iou": value} for name, value in found.per_class.items() if not np.isnan(value)}
+        return Figures("miou", values, None, per_class)
+
+    def mistakes(self, answers: Sequence[Pixels], data: Labelled, count: int) -> list[Mistake]:
+        """Find the images whose own mIoU is lowest."""
+        counts = self._counts(answers, data)
+        own = [float(np.nanmean(iou)) if some.any() else 1.0
+               for iou, some in zip(segmentation_scores.iou(counts), counts, strict=True)]  # fmt: skip
+        found = []
+        for row in np.argsort(own, kind="stable")[:count].tolist():
+            pixels, name = data.dataset[row], data.dataset.ids[row]
+            mask = pixel_labels.fitted(data.targets[row].read(), pixels.shape[:2], name)
+            true = Pixels(np.where(mask == IGNORED, 0, mask).astype(np.uint8), 1.0)
+            drawn = [("true", self.draw(pixels, true)[0]), ("predicted", self.draw(pixels, answers[row])[0])]
+            found.append(Mistake(name, f"mIoU {100 * own[row]:.0f} %", [("", pixels), *drawn]))
+        return found
+
+    def _counts(self, answers: Sequence[Pixels], data: Labelled) -> npt.NDArray[np.int64]:
+        """Count the pixels of each true and predicted class, by image."""
         number = len(self.classes)
-        counts = np.stack(
+        return np.stack(
             [
                 segmentation_scores.confusion(
                     truth := mask.read(),
@@ -200,10 +231,6 @@ class Segmentation(CropTask):
                 for answer, mask, name in zip(answers, data.targets, data.dataset.ids, strict=True)
             ]
         )
-        found = segmentation_scores.scores(counts, self.classes)
-        values = {name: getattr(found, name) for name in ("miou", "low", "high", "image_miou", "accuracy")}
-        per_class = {name: {"iou": value} for name, value in found.per_class.items() if not np.isnan(value)}
-        return Figures("miou", values, None, per_class)
 
     def card(self) -> dict[str, Any]:
         """Give the classes, the masks' values and the side."""

@@ -19,7 +19,7 @@ import torch
 
 from ..models import Encoder
 from ..training.run import Run
-from .task_types import Answer, Feed, Figures, Labelled, Rows, Solved, TaskNetwork, TaskRecipe, Where
+from .task_types import Answer, Feed, Figures, Labelled, Mistake, Rows, Solved, TaskNetwork, TaskRecipe, Where
 
 
 class Task(Protocol):
@@ -72,13 +72,27 @@ class Task(Protocol):
         """Say how images to predict are decoded, where it is not as the encoder's own images are."""
         ...
 
-    def baseline(self, fit: Labelled, data: Labelled, seed: int) -> tuple[str, Figures] | None:
-        """Give the name and the figures of what needs no network; None where there is no such baseline.
+    def baselines(
+        self,
+        encoder: Encoder,
+        preprocess: Any,
+        fit: Labelled,
+        data: Labelled,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> Mapping[str, Figures]:
+        """Give the figures of what is not trained by this task, by name; usually none.
 
         Args:
-            fit: what it is fitted to.
-            data: what it is measured on.
+            encoder: that the training starts from, on the device.
+            preprocess: how an image becomes its input.
+            fit: what may be fitted to.
+            data: what is measured on.
             seed: names every draw.
+            device: where to compute.
+            workers: CPU threads that prepare images.
         """
         ...
 
@@ -203,6 +217,19 @@ class Task(Protocol):
         """Compare answers with the truth."""
         ...
 
+    def mistakes(self, answers: Sequence[Answer], data: Labelled, count: int) -> list[Mistake]:
+        """Find the images on which answers are most wrong.
+
+        Args:
+            answers: n, of the images.
+            data: n images.
+            count: how many are wanted, at most.
+
+        Returns:
+            The worst first.
+        """
+        ...
+
     def calibrate(
         self, choice: tuple[Sequence[Answer], Labelled], rest: tuple[Sequence[Answer], Labelled]
     ) -> tuple[str, ...]:
@@ -243,6 +270,14 @@ class Task(Protocol):
 
         Raises:
             NearfarError: the run does not allow them.
+        """
+        ...
+
+    def also_read(self) -> Sequence[str]:
+        """Name what a prediction reads besides its images, such as a gallery; usually nothing.
+
+        Returns:
+            Texts that change where its content does.
         """
         ...
 

@@ -147,6 +147,21 @@ class TaskNetwork(Method):
 
 
 @dataclass(frozen=True)
+class Mistake:
+    """An image of which a network says something wrong.
+
+    Attributes:
+        name: of the image.
+        says: what is said, and what is true.
+        pictures: titles and (h, w, 3) pixels that show it; none of a kind of data without pictures.
+    """
+
+    name: str
+    says: str
+    pictures: Sequence[tuple[str, npt.NDArray[np.uint8]]] = ()
+
+
+@dataclass(frozen=True)
 class Figures:
     """How good a network is on labelled images.
 

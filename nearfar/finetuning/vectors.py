@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from .. import models
 from ..core.config import to_json
 from ..data.dataset import Subset
+from ..data.modalities import modality_of
 from ..features.chunked import CHUNK_IMAGES, ChunkResult, Journal
 from ..features.extract import Vectors, features, fingerprint
 
 PATTERN = "vectors-*"
+SETTLE_IMAGES = 256  # on which batch norms are measured
 
 
 def encode(
@@ -59,6 +62,28 @@ def encode(
             journal.put(low, found)
         parts.append(found.vectors)
     return np.concatenate(parts)
+
+
+def measure_norms(
+    net: nn.Module, dataset: Any, preprocess: Any, *, device: torch.device, workers: int
+) -> None:
+    """Measure the batch norms of a network that is to be trained, on some of its images.
+
+    Training uses the batches' own statistics: with those of other images, the first steps would go far
+    astray.
+
+    Args:
+        net: n inputs to vectors, on the device.
+        dataset: the images; of a single one nothing is measured.
+        preprocess: how an image becomes an input.
+        device: where to compute.
+        workers: CPU threads that prepare images.
+    """
+    if len(dataset) < 2:
+        return
+    rows = np.arange(len(dataset))[:: -(-len(dataset) // SETTLE_IMAGES)]
+    x = modality_of(preprocess).prepare(dataset.gather(rows), preprocess, threads=workers)
+    models.settle(net, [x.to(device)])
 
 
 def forget(folder: Path) -> None:

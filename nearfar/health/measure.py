@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from .. import models
 from ..core import rng
 from ..core.device import cores
 from ..data.dataset import Subset
+from ..data.groups import Partners
 from ..data.modalities import modality_of
 from ..features.extract import features
 from ..losses import contrastive_accuracy, unit
@@ -143,6 +145,45 @@ def partner_found(
         return float(contrastive_accuracy(unit(x), unit(y)))
 
     return sum(map(found, range(turns))) / turns
+
+
+def group_found(
+    encoder: models.Encoder,
+    preprocess: Any,
+    dataset: Any,
+    rows: npt.NDArray[np.int64],
+    partners: Partners,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    sample: int = SAMPLE,
+) -> tuple[float, int]:
+    """Tell how often the image nearest to an image is of the same group.
+
+    Args:
+        encoder, preprocess, seed, device, sample: as in `health`.
+        dataset: all images.
+        rows: (n,) the images to ask for, of which a sample is taken.
+        partners: the groups of all; another image of the group of each is among those that are searched.
+
+    Returns:
+        Share of the images, 0 to 1, and how many were asked for; those alone in their group are not.
+    """
+    where = torch.device(device)
+    model = encoder.plain().to(where).eval()
+    chosen = rows[rng.permutation(rng.fold(seed, "groups"), len(rows))[:sample]]
+    mates = partners.of(chosen, rng.fold(seed, "group mates"))
+    asked = np.unique(chosen[mates != chosen])
+    if not len(asked):
+        return 0.0, 0
+    among = np.union1d(asked, mates)
+    z = unit(torch.from_numpy(features(model, Subset(dataset, among), preprocess, device=where)))
+    at = torch.from_numpy(np.searchsorted(among, asked))
+    likeness = z[at] @ z.T
+    likeness[torch.arange(len(at)), at] = -torch.inf
+    nearest = among[likeness.argmax(1).numpy()]
+    right = partners.groups[nearest] == partners.groups[asked]
+    return float(right.mean()), len(asked)
 
 
 def settled(

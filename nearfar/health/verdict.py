@@ -264,6 +264,8 @@ def _told(start: Line, now: Line, expects: Expects, digits: int = 0) -> str:
     """Write this share, and what it is measured by."""
     before, after = (f"{_share(line, expects):.{digits}%}" for line in (start, now))
     if expects.task:
+        if "task" in start:
+            return f"its {_words(expects.task)} is {after}, the untrained network's {before}"
         return f"its {_words(expects.task)} is {after}, where {before} is chance"
     return f"it finds {after} of the partners, the untrained network {before}"
 

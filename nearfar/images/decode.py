@@ -6,17 +6,14 @@ limit before a pixel is decoded, and whatever goes wrong inside becomes one `Bad
 
 from __future__ import annotations
 
-import importlib
 import io
-import logging
 import struct
 import threading
-import warnings
 import zlib
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,57 +22,18 @@ from PIL import Image
 from ..core.errors import BadImage
 from .colour_modes import to_rgb
 from .files import open_file, read
+from .header import identify, quiet, reason
 from .value_range import Range, Seen, is_deep, see_image
 
-__all__ = ["Picture", "Pixels", "decode", "header", "picture", "read", "reduced", "remarks", "see", "shrink"]
+__all__ = ["Picture", "Pixels", "decode", "picture", "read", "reduced", "remarks", "see", "shrink"]
 
 Pixels = npt.NDArray[np.uint8]
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
-for _plugin in ("Jpeg", "Mpo", "Png", "WebP", "Bmp", "Tiff", "Gif", "Ppm", "Avif"):
-    with suppress(ImportError):  # a Pillow built without one of them still reads the others
-        importlib.import_module(f"PIL.{_plugin}ImagePlugin")
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints go to standard error
 
 # Of a JPEG. A progressive one has about 10, and each takes as long as the whole picture.
 _MAX_SCANS, _USUAL_SCANS = 200, 20
 _MAX_SCANNED = 2_000_000_000  # pixels over all scans, some 20 seconds' work; of the usual number, any
 _LARGE_PIXELS = 1 << 24
 _large = threading.Lock()  # held while a larger image is decoded, so that only one is in memory at a time
-
-
-class _Quiet:
-    """Silences Pillow's warnings while any thread decodes; `warnings.catch_warnings` knows no threads."""
-
-    def __init__(self) -> None:
-        self.lock, self.depth = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.depth == 0:
-                self.saved = warnings.catch_warnings()
-                self.saved.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\b|nearfar\.images")
-            self.depth += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.depth -= 1
-            if self.depth == 0:
-                self.saved.__exit__(None, None, None)
-
-
-_quiet = _Quiet()
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says of itself in its header: format, mode, stored sides in pixels."""
-
-    format: str
-    mode: str
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -87,110 +45,6 @@ class Picture:
     mode: str
     width: int
     height: int
-
-
-def _reason(error: Exception) -> str:
-    """Turn whatever Pillow raised into the few words that `rejected.csv` carries."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, MemoryError):
-        return "too large for the memory of this machine"
-    if isinstance(error, Image.DecompressionBombError):
-        return "over the limit: a decompression bomb"
-    if isinstance(error, EOFError) or "truncated" in text.lower() or "unexpected end" in text.lower():
-        return "truncated"
-    if text == "not identified by this driver":
-        return "broken: its header makes no sense"
-    return f"broken: {text[:100]}"
-
-
-def _identify(file: IO[bytes], max_pixels: int) -> Any:
-    """Read an image's header, by what the bytes are and not by their name, and check its size."""
-    prefix = file.read(16)
-    file.seek(0)
-    for name in _FORMATS:
-        factory, accept = Image.OPEN.get(name, (None, None))
-        if factory is None or accept is None or not accept(prefix):
-            continue
-        try:
-            if name == "PNG":
-                file = io.BytesIO(without_texts(file.read()))
-            # Not Image.open: its own limit would refuse what a larger --max-pixels allows.
-            image = factory(file, "")
-        except Exception as error:  # a hostile header may raise anything at all
-            raise BadImage(_reason(error)) from None
-        width, height = image.size
-        if width < 1 or height < 1:
-            raise BadImage("it has no pixels")
-        if width * height > max_pixels:
-            raise BadImage(f"over the limit of {max_pixels:,} pixels: {width} x {height}")
-        return image
-    file.seek(0)
-    raise BadImage(_foreign(file.read(132)))
-
-
-def _foreign(start: bytes) -> str:
-    """Say what a file is that is not read, if its first bytes tell."""
-    if start[4:8] == b"ftyp":
-        return "a HEIC picture or a video, which is not read: convert it with heif-convert or ffmpeg"
-    if start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        return "a JPEG XL picture, which is not read: convert it with djxl"
-    if start.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
-        return "a JPEG 2000 picture, which is not read: convert it with opj_decompress"
-    if start[128:132] == b"DICM":
-        return "a DICOM picture, which is not read: convert it with dcmj2pnm or pydicom"
-    return "not an image"
-
-
-def read_header(data: bytes | Path, *, max_pixels: int) -> Header:
-    """Read what an image's file says of itself, without decoding it.
-
-    Args, raises: as `header`.
-
-    Returns:
-        A `Header`.
-    """
-    with _quiet, open_file(data, max_pixels) if isinstance(data, Path) else io.BytesIO(data) as file:
-        image = _identify(file, max_pixels)
-        return Header(str(image.format), str(image.mode), int(image.width), int(image.height))
-
-
-def header(data: bytes | Path, *, max_pixels: int) -> tuple[int, int]:
-    """Read an image's height and width without decoding it.
-
-    Args:
-        data: the file's bytes, or its path.
-        max_pixels: the most pixels allowed.
-
-    Returns:
-        Height and width in pixels, as stored (an EXIF turn may swap them).
-
-    Raises:
-        BadImage: it cannot be read, is no image, or is over the limit.
-    """
-    found = read_header(data, max_pixels=max_pixels)
-    return found.height, found.width
-
-
-def without_texts(data: bytes) -> bytes:
-    """Leave colour profiles and texts out of a PNG: Pillow refuses sound files whose own are large.
-
-    What may hold the orientation stays.
-
-    Args:
-        data: the file; a broken one comes back as it is.
-    """
-    parts, at, kept = [data[:8]], 8, True
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
-        text = kind in (b"zTXt", b"iTXt", b"tEXt")
-        oriented = text and data.startswith((b"Raw profile type", b"XML:com.adobe.xmp"), at + 8)
-        if kind == b"iCCP" or (text and not oriented):
-            kept = False
-        else:
-            parts.append(data[at:end])
-        at = end
-    return data if kept else b"".join([*parts, data[at:]])
 
 
 def _check_png(data: bytes) -> None:
@@ -227,20 +81,20 @@ def see(data: bytes | Path, *, max_pixels: int) -> Seen | None:
     Raises:
         BadImage: it cannot be read.
     """
-    with _quiet:
+    with quiet:
         with open_file(data, max_pixels) if isinstance(data, Path) else io.BytesIO(data) as file:
-            image = _identify(file, max_pixels)
+            image = identify(file, max_pixels)
             if not is_deep(image):
                 return None
             file.seek(0)
             content = file.read()
-        image = _identify(io.BytesIO(content), max_pixels)
+        image = identify(io.BytesIO(content), max_pixels)
         try:
             with _large if image.width * image.height > _LARGE_PIXELS else nullcontext():
                 image.load()
                 return see_image(image, _significant(content) if image.format == "PNG" else 0)
         except Exception as error:
-            raise BadImage(_reason(error)) from None
+            raise BadImage(reason(error)) from None
 
 
 def remarks(data: bytes, *, max_pixels: int) -> list[str]:
@@ -257,8 +111,8 @@ def remarks(data: bytes, *, max_pixels: int) -> list[str]:
         BadImage: its header cannot be read.
     """
     found = []
-    with _quiet:
-        image = _identify(io.BytesIO(data), max_pixels)
+    with quiet:
+        image = identify(io.BytesIO(data), max_pixels)
         with suppress(Exception):  # a broken later page does not spoil the first
             image.seek(1)  # its n_frames would walk through all, of which a hostile file has millions
             found.append("first page or frame")
@@ -362,8 +216,8 @@ def picture(
         data = read(data, max_pixels=max_pixels)
     if not data:
         raise BadImage("empty file")
-    with _quiet:
-        image = _identify(io.BytesIO(data), max_pixels)
+    with quiet:
+        image = identify(io.BytesIO(data), max_pixels)
         kind, mode, (width, height) = str(image.format), str(image.mode), image.size
         if kind == "PNG":
             _check_png(data)
@@ -376,7 +230,7 @@ def picture(
             with alone:
                 pixels = _load(image, short_side, exact, value_range)
         except Exception as error:  # decoders raise anything on hostile bytes; one image, one reason
-            raise BadImage(_reason(error)) from None
+            raise BadImage(reason(error)) from None
     return Picture(pixels, kind, mode, width, height)
 
 

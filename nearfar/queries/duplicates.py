@@ -128,20 +128,17 @@ def _confirmed(
 ) -> npt.NDArray[np.bool_]:
     """Say which images were compared with their keeper as files, or have the same bytes."""
     digests, there = pictures.digests, pictures.at_hand
+    read = {digests[row] for row, at in there.items() if at} - {""}
+
+    def at_hand(row: int) -> bool:
+        """Tell whether an image was read from its file, or one with the same bytes was."""
+        return there.get(row, False) or digests[row] in read
+
     sure = [
-        row == keeper
-        or digests[row] == digests[keeper] != ""
-        or (_at_hand(row, digests, there) and _at_hand(keeper, digests, there))
+        row == keeper or digests[row] == digests[keeper] != "" or (at_hand(row) and at_hand(keeper))
         for row, keeper in zip(found.rows.tolist(), keepers.tolist(), strict=True)
     ]
     return np.array(sure, np.bool_)
-
-
-def _at_hand(row: int, digests: Sequence[str], there: dict[int, bool]) -> bool:
-    """Tell whether an image was read from its file, or one with the same bytes was."""
-    return there.get(row, False) or any(
-        at for other, at in there.items() if digests[other] == digests[row] != ""
-    )
 
 
 def _unconfirmed(many: int, store: VectorStore) -> str:

@@ -15,13 +15,14 @@ from ..core.version import __version__
 from ..data.dataset import duplicates
 from ..data.inspection import Sides
 from ..data.modalities import modality_of
+from ..data.subset import subset_of
 from ..features.extract import fingerprint
 from ..methods.catalogue import catalogue
 from ..training.run import Run
 from ..training.settings import Training
 from . import scoring
 from .blocks import Command, Fold, Note, TableBlock
-from .sample import ImageSample, subset_of
+from .sample import ImageSample
 
 INSPECTED = 512  # images whose files are looked into
 LISTED = 200  # rejected files named, at most
@@ -162,14 +163,15 @@ def provenance(run: Run) -> list[Any]:
     groups = [("training", "Training"), ("views", "Views"), ("settings", f"Method {config['method']}")]
     tables = [
         TableBlock(
-            title, (), [(f"--{name.replace('_', '-')}", _plain(value)) for name, value in config[key].items()]
+            title, (), [(f"--{name.replace('_', '-')}", plain(value)) for name, value in config[key].items()]
         )
         for key, title in groups
     ]
     return [TableBlock("Provenance", (), facts), Fold("Every setting of the run", tables)]
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Write a setting's value."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:

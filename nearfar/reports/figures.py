@@ -197,7 +197,7 @@ def dots(name: str, alt: str, rows: Sequence[Dot]) -> str:
         axes.set_yticks(range(len(rows)), [_short(row.label) for row in rows])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_ylim(len(rows) - 0.5, -0.75)
-        axes.set_xlim(0, min(1.0, 1.12 * max(row.high for row in rows)))
+        axes.set_xlim(0, min(1.0, 1.12 * max(0.01, *(row.high for row in rows))))
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)
         _percent_below(axes)

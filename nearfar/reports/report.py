@@ -17,7 +17,8 @@ from ..evaluation.evaluate import evaluate
 from ..training import checkpoint, run_shapes
 from ..training.run import Run, load
 from ..training.run_config import RunConfig
-from . import cards, page, sample
+from . import cards, page, sample, tuned
+from .blocks import Section
 from .sections import Subject, overview, sections
 
 RUNS = 6  # side by side at most: so many colours can be distinguished
@@ -74,12 +75,15 @@ def report(
     how to repeat it all. Where something cannot be shown, the page gives the reason and a command. At most
     4,096 of a collection's images are sampled, the same ones each time.
 
+    Of a run of nearfar finetune it shows the figures beside the baselines', the classes, the mistakes on test
+    images, the training and its origin.
+
     Args:
-        runs: folders of runs, up to six.
+        runs: folders of runs, up to six; of nearfar finetune one.
         out: the file.
         data: the images, if they have moved.
         train: labelled images to fit on, for a run that has not been evaluated; needs test.
-        test: labelled images to test on; if not given, those that the evaluation names.
+        test: labelled images to test on; if not given, those that the run was evaluated or tested on.
 
     Returns:
         Where it is, how large, and what is missing in it.
@@ -88,13 +92,15 @@ def report(
         NearfarError: a run cannot be loaded, a library is missing, or the file cannot be written.
     """
     page.check_libraries()
-    if (train is None) != (test is None):
-        raise NearfarError("--train and --test belong together; give both, or neither.")
     if not 1 <= len(runs) <= RUNS:
         raise NearfarError(f"a report shows 1 to {RUNS} runs, not {len(runs)}.")
     loaded = [load(run) for run in runs]
     names = _names([run.folder for run in loaded])
     device = device_named("auto")
+    if any(tuned.is_tuned(run) for run in loaded):
+        return _tuned(loaded, names[0], Path(out), data, train, test, device)
+    if (train is None) != (test is None):
+        raise NearfarError("--train and --test belong together; give both, or neither.")
     subjects = [
         _subject(run, name, data, train, test, device) for run, name in zip(loaded, names, strict=True)
     ]
@@ -112,15 +118,34 @@ def report(
         answers=() if several else cards.answers(first.run, first.scores, len(first.rejected)),
         overview=overview(subjects),
     )
-    with atomic_write(Path(out)) as file:
+    return _written(Path(out), text, loaded, made)
+
+
+def _written(out: Path, text: str, runs: Sequence[Run], made: Sequence[Section]) -> Report:
+    """Write the file."""
+    with atomic_write(out) as file:
         file.write(text.encode())
-    return Report(
-        Path(out),
-        len(text.encode()),
-        tuple(run.folder for run in loaded),
-        tuple(section.id for section in made),
-        page.missing(made),
-    )
+    folders, ids = tuple(run.folder for run in runs), tuple(section.id for section in made)
+    return Report(out, len(text.encode()), folders, ids, page.missing(made))
+
+
+def _tuned(
+    runs: Sequence[Run], name: str, out: Path, data: Any, train: Any, test: Any, device: torch.device
+) -> Report:
+    """Write the page of a fine-tuned run."""
+    if len(runs) > 1:
+        raise NearfarError("a report on a run of nearfar finetune shows that run alone; name one run.")
+    for flag, value in (("--data", data), ("--train", train)):
+        if value is not None:
+            raise NearfarError(
+                f"{flag} is for reports on pretrainings; name labelled images of {name} with --test."
+            )
+    one = tuned.gather(runs[0], name, test, device)
+    progress.say("drawing the report")
+    made = tuned.sections(one, str(out))
+    head = {"title": name, "lede": tuned.lede(one), "verdicts": [("", one.result.verdict)]}
+    text = page.render(made, **head, answers=tuned.answers(one), overview=[])
+    return _written(out, text, runs, made)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -135,12 +160,6 @@ def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torc
         raise NearfarError(
             f"{run.folder} has no config.json, so it was not trained here; compare it: "
             f"nearfar evaluate {run.folder} --train LABELLED"
-        )
-    if "task" in run.config["asked"]:
-        raise NearfarError(
-            f"{run.folder} was made by nearfar finetune, and reports are on pretrainings; figures: "
-            f"{run.folder / 'task.json'}; the run it began from: "
-            f"nearfar report {run.config['asked']['run']}"
         )
     wanted = RunConfig.from_json(run.config, f"{run.folder / 'config.json'}: ")
     found, trouble = None, ""

@@ -20,7 +20,8 @@ from ..core.text import from_spreadsheet_cell
 from ..data.dataset import holdout_rows
 from ..data.modalities import modality_of
 from ..data.open import open_data
-from ..data.source import Pixels, Source
+from ..data.source import Source
+from ..data.subset import SourceSubset, subset_of
 from ..features.extract import features
 from ..features.knn import top_k
 from ..training import resolve
@@ -30,41 +31,6 @@ from ..training.settings import Training
 
 SAMPLE = 4096  # images sampled, at most; always the same ones of a collection
 NEAREST = 20  # neighbours found of each
-
-
-@dataclass(frozen=True)
-class SourceSubset(Source):
-    """Some images of a source, as a source of their own."""
-
-    of: Source
-    rows: npt.NDArray[np.int64]
-
-    @property
-    def modality(self) -> str:
-        """Name the kind of data."""
-        return self.of.modality
-
-    def read(self, index: int) -> bytes | Path | Pixels:
-        """Fetch one image."""
-        return self.of.read(int(self.rows[index]))
-
-    def stamp(self, index: int) -> str:
-        """Say what would change if the image did."""
-        return self.of.stamp(int(self.rows[index]))
-
-
-def subset_of(source: Source, rows: npt.NDArray[np.int64]) -> SourceSubset:
-    """Keep some images of a source.
-
-    Args:
-        source: the whole.
-        rows: (n,) rows of it.
-
-    Returns:
-        A source of n images.
-    """
-    labels = None if source.labels is None else tuple(source.labels[row] for row in rows.tolist())
-    return SourceSubset(source.name, [source.ids[row] for row in rows.tolist()], labels, source, rows)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Searches a store's vectors: exactly while that is fast, and by HNSW graphs in larger stores.
+"""Searches a store's vectors: exactly while that is fast, and by short codes in larger stores.
 
 A copy of the vectors lies on disk as they once were (see `copies`). Rows that have changed since are known by
 the digests of their vectors: they are kept in memory and always compared, and what is gone is left out. When
@@ -19,7 +19,7 @@ import torch
 from ..core import locks
 from ..core.errors import NearfarError
 from ..features.knn import unit
-from . import snapshot
+from . import quantised, snapshot
 from .base import EXACT
 from .brute_force import Cosines, Rows, best, merged, weighed
 
@@ -90,16 +90,16 @@ class Index:
         """Find the nearest rows; see `base.VectorStore.nearest`."""
         queries = check_queries(queries, k, self._dim)
         with self._lock:
-            state = self._current(graph=None if exact is None else not exact)
+            state = self._current(codes=None if exact is None else not exact)
             rows = state.live if where is None else self._rows(state, where)
-            if state.copy.graphs is None and exact is None and len(rows) > EXACT:
-                state = self._current(graph=True)
+            if state.copy.codes is None and exact is None and len(rows) > EXACT:
+                state = self._current(codes=True)
                 rows = state.live if where is None else self._rows(state, where)
         k = min(k, len(rows))
         if not k:
             return [[] for _ in queries], np.empty((len(queries), 0), np.float32)
         approximate = len(rows) > EXACT if exact is None else not exact
-        if approximate and state.copy.graphs is not None and len(rows) > NARROW * len(state.copy):
+        if approximate and state.copy.codes is not None and len(rows) > NARROW * len(state.copy):
             found = _searched(state, queries, rows, k)
         else:
             found = _compared(state, queries, rows, k)
@@ -116,39 +116,39 @@ class Index:
             self._allowed[where] = np.sort(state.row[at])
         return self._allowed[where]
 
-    def _current(self, graph: bool | None) -> State:
-        """Give the newest state; the copy is rebuilt if need be, with graphs (None: if it is large)."""
+    def _current(self, codes: bool | None) -> State:
+        """Give the newest state; the copy is rebuilt if need be, with codes (None: if it is large)."""
         version, state = self._store.version, self._state
-        if state is None or state.version != version or (graph and state.copy.graphs is None):
+        if state is None or state.version != version or (codes and state.copy.codes is None):
             self._allowed = {}
             state = self._joined(
-                version, state.copy if state else snapshot.load(self._folder, self._dim), graph
+                version, state.copy if state else snapshot.load(self._folder, self._dim), codes
             )
             if state is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 with locks.hold(self._folder / ".lock", wait=True):  # another process may just have made it
-                    state = self._joined(version, snapshot.load(self._folder, self._dim), graph)
-                    state = state or self._rebuilt(graph)
+                    state = self._joined(version, snapshot.load(self._folder, self._dim), codes)
+                    state = state or self._rebuilt(codes)
             self._state = state
         return state
 
-    def _rebuilt(self, graph: bool | None) -> State:
+    def _rebuilt(self, codes: bool | None) -> State:
         """Copy all vectors again."""
         for left in (2, 1, 0):
             version, count, pieces = self._store.pieces()
-            graph = count > EXACT if graph is None else graph
+            codes = count > EXACT if codes is None else codes
             try:
-                copy = snapshot.write(self._folder, version, self._dim, count, pieces, graph)
+                copy = snapshot.write(self._folder, version, self._dim, count, pieces, codes)
                 break
             except (OSError, RuntimeError, ValueError):
                 if not left:  # else another process has tidied this state away: read the next
                     raise
-        state = self._joined(version, copy, graph and count > 0)
+        state = self._joined(version, copy, codes)
         if state is None:
             raise NearfarError(f"the search index in {self._folder} cannot be written; check its disk.")
         return state
 
-    def _joined(self, version: int, copy: snapshot.Copy, graph: bool | None) -> State | None:
+    def _joined(self, version: int, copy: snapshot.Copy, codes: bool | None) -> State | None:
         """Join a copy with the rows that have changed since; None where a new copy is due."""
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -160,7 +160,7 @@ class Index:
         changed = len(names) - int(same.sum())
         if changed > max(FRESH, len(copy) // 10) or len(copy) > 2 * len(names) + FRESH:
             return None
-        if graph and copy.graphs is None and len(names):
+        if codes and copy.codes is None and len(names) >= quantised.FEWEST:
             return None
         *_, pieces = self._store.pieces(names.filter(pa.array(~same)))
         some = list(pieces)
@@ -197,14 +197,14 @@ def _compared(state: State, queries: Cosines, rows: Rows, k: int) -> tuple[Cosin
 
 
 def _searched(state: State, queries: Cosines, rows: Rows, k: int) -> tuple[Cosines, Rows]:
-    """Ask the graphs, and compare fresh rows; where a graph finds too few, compare every row."""
-    assert state.copy.graphs is not None
+    """Compare codes, and fresh rows; where too few candidates meet the condition, compare every row."""
+    assert state.copy.codes is not None
     split = int(np.searchsorted(rows, len(state.copy)))
     mask = None
     if split < len(state.copy):
         mask = np.zeros(len(state.copy), bool)
         mask[rows[:split]] = True
-    found = weighed(queries, state.copy.unit, state.copy.graphs.search(queries, k, mask), k)
+    found = weighed(queries, state.copy.unit, state.copy.codes.search(queries, k, mask), k)
     cosines, at = best(queries, state.fresh, k, rows[split:] - len(state.copy))
     cosines, at = merged(found, (cosines, at + len(state.copy)), k)
     short = ~np.isfinite(cosines).all(axis=1)

@@ -1,4 +1,4 @@
-"""Keeps a searchable copy of a store's vectors on disk: unit rows to map into memory, and graphs over many.
+"""Keeps a searchable copy of a store's vectors on disk: unit rows to map into memory, and codes of many.
 
 Files are named by the store's version and written aside; `search.json`, written last, says which belong
 together. A damaged copy is not used.
@@ -18,7 +18,7 @@ import torch
 from ..core.atomic import atomic_write
 from ..core.shapes import loads
 from ..features.knn import unit
-from . import hnsw
+from . import quantised
 from .brute_force import Cosines, Rows
 
 NOTE = "search.json"
@@ -32,7 +32,7 @@ class Copy:
     ids: Any
     keys: Rows
     unit: Cosines
-    graphs: hnsw.Graphs | None = None
+    codes: quantised.Codes | None = None
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -75,15 +75,15 @@ def load(folder: Path, dim: int) -> Copy:
         rows = np.load(f"{stem}.npy", mmap_mode="r", allow_pickle=False)
         if rows.shape != (len(table), dim) or rows.dtype != np.float32:
             return empty(dim)
-        starts = facts["starts"]
-        made = hnsw.read(stem, starts, facts["effort"], facts["recall"]) if starts else None
+        refine, recall = facts["refine"], facts["recall"]
+        made = quantised.read(Path(f"{stem}.faiss"), refine, recall) if refine else None
         return Copy(table["id"].combine_chunks(), table["key"].to_numpy(), rows, made)
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError):
         return empty(dim)
 
 
-def write(folder: Path, version: int, dim: int, count: int, pieces: Iterator[Piece], graph: bool) -> Copy:
-    """Copy a store's vectors, and build graphs over them if wanted.
+def write(folder: Path, version: int, dim: int, count: int, pieces: Iterator[Piece], codes: bool) -> Copy:
+    """Copy a store's vectors, and make codes of them if wanted.
 
     Args:
         folder: where to; it is made.
@@ -91,7 +91,7 @@ def write(folder: Path, version: int, dim: int, count: int, pieces: Iterator[Pie
         dim: numbers in a vector.
         count: rows that the pieces hold together.
         pieces: ids, digests and vectors.
-        graph: whether to build graphs.
+        codes: whether to make codes.
 
     Returns:
         The copy, opened.
@@ -114,10 +114,10 @@ def write(folder: Path, version: int, dim: int, count: int, pieces: Iterator[Pie
     table = pa.table({"id": pa.chunked_array(ids), "key": np.concatenate(keys)})
     with atomic_write(folder / f"{version}.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    facts: dict[str, Any] = {"name": version, "rows": count, "starts": [], "effort": 0, "recall": 1.0}
-    if graph and count:
-        made = hnsw.build(np.load(folder / f"{version}.npy", mmap_mode="r"), stem)
-        facts |= {"starts": made.starts, "effort": made.effort, "recall": made.recall}
+    facts: dict[str, Any] = {"name": version, "rows": count, "refine": 0, "recall": 1.0}
+    if codes and count >= quantised.FEWEST:
+        made = quantised.build(np.load(folder / f"{version}.npy", mmap_mode="r"), Path(f"{stem}.faiss"))
+        facts |= {"refine": made.refine, "recall": made.recall}
     with atomic_write(folder / NOTE) as file:
         file.write(json.dumps(facts).encode())
     for old in folder.iterdir():  # a process that has them open keeps them

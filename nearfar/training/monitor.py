@@ -8,17 +8,19 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..core import distributed, progress
 from ..data.dataset import Subset
-from ..health.measure import BATCH, health, partner_found, settled
+from ..health.measure import BATCH, group_found, health, partner_found, settled
 from ..health.verdict import COLLAPSED, Verdict, judge
 from ..models import Encoder
 from . import checkpoint, run_shapes
 from .draws import named_draws
 from .engine import Step, autocast
+from .grouping import expects_of
 from .plan import epochs
 from .setup import TrainingSetup
 
@@ -42,7 +44,7 @@ class HealthMonitor:
         """
         self.judged = judged or job.wanted.training.stop_on_collapse
         self.job, self.held, self.images = job, held, held if held is not None else job.dataset
-        self.expects = job.module.expects(job.module.config)
+        self.expects = expects_of(job.wanted.method, job.module.config, job.groups is not None)
         self.health_checks = job.wanted.training.health_checks if distributed.first() else 0
         self.next = job.started + self._stride(job.plan.steps)
         # As first planned, which is the same in every session.
@@ -124,7 +126,9 @@ class HealthMonitor:
         for name in ("spread", "deviation"):  # of z in the last batch, as the method itself tells
             if name in metrics:
                 figures[f"{name}_of_z"] = float(metrics[name])
-        if self.expects.task and step:
+        if job.groups is not None:
+            figures["task"] = self._groups(f)
+        elif self.expects.task and step:
             figures["task"] = self._task()
         if self.held is not None:
             # As many of both: among more, a partner is harder to find. Of few images, more views.
@@ -164,6 +168,19 @@ class HealthMonitor:
             found[name] = sum(shares) / len(shares)
         job.module.train()
         return {**found, "images": count // batch_size * batch_size}
+
+    def _groups(self, f: Encoder) -> dict[str, Any]:
+        """Measure how often the nearest image is of the same group, on holdout images and on others."""
+        job, found = self.job, {}
+        assert job.groups is not None
+        seed, preprocess = job.wanted.training.seed, job.wanted.preprocess
+        for name, part in (("trained", job.dataset), *([("held", self.held)] if self.held else [])):
+            rows = part.rows if isinstance(part, Subset) else np.arange(len(part))
+            whole = part.dataset if isinstance(part, Subset) else part
+            found[name], count = group_found(
+                f, preprocess, whole, rows, job.groups, seed=seed, device=job.device, sample=self.sample
+            )
+        return {**found, "images": count}
 
     def close(self) -> None:
         """Close the file."""

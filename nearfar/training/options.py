@@ -14,6 +14,7 @@ class Options(TypedDict, total=False):
 
     # Training
     modality: str | None
+    groups: str | None
     epochs: float | None
     steps: int | None
     minutes: float | None

@@ -22,7 +22,7 @@ from ..data.dataset import FileDataset, ImageDataset, Subset, holdout_split
 from ..data.loader import DataLoader
 from ..data.open import open_data
 from ..data.reading import write_rejected
-from . import adapting, checkpoint, engine, inputs, resolve
+from . import adapting, checkpoint, engine, grouping, inputs, resolve
 from .colour_choice import is_open, with_colour
 from .earlier_run import clear, find_earlier, is_finished, same_run, same_teacher, teacher_digest
 from .logger import RunLogger, locked, signals
@@ -117,11 +117,21 @@ def pretrain(
                 return load(folder)
         for note in planned.notes:
             progress.say(note)
-        digest = wanted.digest(whole.fingerprint, teacher_digest(wanted))
+        groups = grouping.read_groups_of(wanted, source, whole, len(resolve.views_of(wanted)))
+        named = [] if groups is None else [grouping.groups_digest(groups.groups)]
+        digest = wanted.digest(whole.fingerprint, teacher_digest(wanted), *named)
         reached = earlier["data"]["images"] if earlier else None
         dataset, targets = inputs.ask_teacher(wanted, source, dataset, device, reached, plan is None)
         job = prepare(
-            folder, wanted, plan, dataset, device, follow=like is None, digest=digest, targets=targets
+            folder,
+            wanted,
+            plan,
+            dataset,
+            device,
+            follow=like is None,
+            digest=digest,
+            targets=targets,
+            groups=groups,
         )
         _train(job, whole, held, asked, begun, source.name, should_stop, colours)
         distributed.barrier()

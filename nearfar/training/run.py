@@ -28,6 +28,7 @@ from ..health.verdict import Verdict, judge
 from ..methods.base import Expects
 from ..models import embedded, folders, known, weights
 from . import checkpoint, run_shapes
+from .grouping import expects_of
 
 FORMAT = 2  # of encoder.json
 PARTS = "parts.safetensors"
@@ -157,7 +158,8 @@ def _expects(config: dict[str, Any]) -> Expects:
     name = config.get("method")
     if name not in methods.METHODS:
         return Expects()
-    return methods.method(name).expects(build(methods.settings(name), config["settings"]))
+    grouped = bool(config["training"].get("groups"))
+    return expects_of(name, build(methods.settings(name), config["settings"]), grouped)
 
 
 def export(

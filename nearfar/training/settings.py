@@ -21,6 +21,11 @@ class Training:
         "kind of data: images, sound, text or pairs (images with captions); auto finds it by the method and the "
         "endings of files",
     )
+    groups: str | None = setting(
+        None,
+        "a .csv of images and their groups, such as bursts, slices, visits or speakers, or the word folders: the "
+        "other view is of another image of the group",
+    )
     epochs: float | None = setting(None, "passes over the images", low=0.0)
     steps: int | None = setting(None, "optimizer steps", low=1)
     minutes: float | None = setting(

@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..core import distributed, progress
 from ..core.device import compute_threads, cores
 from ..core.errors import NearfarError
+from ..data.dataset import Subset
+from ..data.groups import Partners
 from ..data.loader import DataLoader, seconds_a_batch
 from ..methods.base import Method
 from . import checkpoint, engine, optim, resolve, run_shapes
@@ -45,6 +49,7 @@ class TrainingSetup:
     threads: int = 1  # that train, a share of the batch each
     probed: float = 0.0  # seconds that measurements have taken
     targets: TeacherVectors | None = None  # of the images, for a method that learns from them
+    groups: Partners | None = None  # of all images, those held out too
 
     @property
     def how(self) -> dict[str, Any]:
@@ -81,7 +86,14 @@ class TrainingSetup:
             labels=dataset.labels if "labels" in needs else None,
             sampler=self.module.sampler(self.module.config),
             targets=self.targets if part is None else None,
+            groups=self._groups_of(dataset),
         )
+
+    def _groups_of(self, dataset: Any) -> npt.NDArray[np.int64] | None:
+        """Give the groups of some of the images."""
+        if self.groups is None:
+            return None
+        return self.groups.groups[dataset.rows] if isinstance(dataset, Subset) else self.groups.groups
 
     def announce(self) -> None:
         """Print the effective values before the first step."""
@@ -121,6 +133,7 @@ def prepare(
     follow: bool,
     digest: str = "",
     targets: TeacherVectors | None = None,
+    groups: Partners | None = None,
 ) -> TrainingSetup:
     """Build the method and bring it to the step at which training resumes; measure what has to be measured.
 
@@ -133,6 +146,7 @@ def prepare(
         follow: whether a time budget is watched.
         digest: of the run, as `RunConfig.digest` gives it; a save with another one is another run's.
         targets: a teacher's vectors of the images, for a method that learns from them.
+        groups: of all images, those held out too, if views are of two images of a group.
 
     Returns:
         What one session needs, ready to train.
@@ -153,6 +167,7 @@ def prepare(
         None,
         digest,
         targets=targets,
+        groups=groups,
     )
     wanted.kind.ready()
     if wanted.training.precision == "auto":

@@ -1,0 +1,81 @@
+"""Groups of images whose views belong together: read for a run, checked, and what health means under them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import methods
+from ..core import distributed, progress
+from ..core.errors import NearfarError
+from ..data.dataset import Dataset
+from ..data.groups import Partners, number_groups
+from ..data.source import Source
+from ..methods.base import Expects
+from .run_config import RunConfig
+
+GROUPED = Expects(
+    task="group_accuracy",
+    at_chance="train longer, or look whether images of a group have anything in common: nearfar explore",
+)
+
+
+def expects_of(method: str, settings: Any, grouped: bool) -> Expects:
+    """Say what a run's health figures mean: under groups, that images of a group should be near each other.
+
+    Args:
+        method: one of `methods.METHODS`.
+        settings: its own.
+        grouped: whether the run has groups.
+
+    Returns:
+        The method's own answer, if there are no groups.
+    """
+    return GROUPED if grouped else methods.method(method).expects(settings)
+
+
+def read_groups_of(wanted: RunConfig, source: Source, whole: Dataset, views: int) -> Partners | None:
+    """Read the groups of all images, those held out too.
+
+    Args:
+        wanted: the run's settings.
+        source: the images as the user named them.
+        whole: the images, decoded.
+        views: of each image that the method takes.
+
+    Returns:
+        Their groups; None where the run has none.
+
+    Raises:
+        NearfarError: the method does not compare views, or the list cannot be read or has no groups of two.
+    """
+    words = wanted.training.groups
+    if words is None:
+        return None
+    cls = methods.method(wanted.method)
+    needs = cls.requires(wanted.settings) & {"labels", "teacher"}
+    if needs or cls.expects(wanted.settings).task or views < 2:
+        raise NearfarError(
+            f"--groups is for methods that bring views together, and {wanted.method} does not; choose one "
+            "that does, such as simclr, or leave --groups out."
+        )
+    found = Partners(number_groups(words, source, whole.ids))
+    alone = found.share_alone()
+    if alone == 1:
+        raise NearfarError(
+            f"--groups {words} puts each image into a group of its own; name groups of two or more."
+        )
+    if distributed.first():
+        count, note = len(np.unique(found.groups)), ""
+        if alone:
+            note = f"; {alone:.0%} of the images are alone in theirs, and their views are of the same image"
+        progress.say(f"{count:,} groups: the other view is of another image of the group{note}")
+    return found
+
+
+def groups_digest(groups: npt.NDArray[np.int64]) -> str:
+    """Name groups by their content."""
+    return hashlib.blake2b(np.ascontiguousarray(groups).tobytes(), digest_size=16).hexdigest()
