@@ -21,9 +21,9 @@ from ..text.tokenizer import Ids
 from ..text.view_settings import TextPreprocess
 from ..text.views import rows
 from .dataset import Dataset, ImageDataset, RaggedImages, Subset, fingerprint
-from .pairs import PairSource
+from .pairs import captions_of
 from .reading import Rejected
-from .source import Pixels
+from .source import Pixels, Source
 
 Captions = tuple[Ids, ...]  # of one image, each as numbers of tokens
 
@@ -56,27 +56,27 @@ class CaptionView:
 
 
 @dataclass(frozen=True)
-class PairBlock:
-    """Some images, and the captions of each."""
+class PairBlock(RaggedImages):
+    """Some images, as `RaggedImages` has them, and the captions of each."""
 
-    images: Any  # RaggedImages, or what a device has of them
     captions: list[Captions]
 
-    def __len__(self) -> int:
-        """Count the images."""
-        return len(self.captions)
+    @classmethod
+    def of(cls, images: RaggedImages, captions: list[Captions]) -> PairBlock:
+        """Put images and captions together."""
+        return cls(images.pixels, images.offset, images.height, images.width, captions)
 
-    def take(self, which: npt.NDArray[np.int64]) -> PairBlock:
+    def take(self, rows: npt.NDArray[np.int64]) -> PairBlock:
         """Give some of them."""
-        return PairBlock(self.images.take(which), [self.captions[at] for at in np.asarray(which).tolist()])
+        return PairBlock.of(super().take(rows), [self.captions[at] for at in np.asarray(rows).tolist()])
 
-    def rows(self, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Lay one caption of each image in a row: (n, t) int64, 0 after its end.
 
-        Args:
-            chosen: (n,) which one of each.
-        """
-        return rows([texts[at] for texts, at in zip(self.captions, chosen.tolist(), strict=True)])
+@dataclass(frozen=True)
+class PlacedPairs:
+    """The same, with the images on a device."""
+
+    images: Any
+    captions: list[Captions]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +110,10 @@ class PairDataset(Dataset):
     def gather(self, rows: npt.NDArray[np.int64]) -> Any:
         """Give some images with their captions."""
         found: RaggedImages = self.images.gather(rows)
-        return PairBlock(found, [self.captions[row] for row in rows.tolist()])
+        return PairBlock.of(found, [self.captions[row] for row in rows.tolist()])
 
 
-def joined(images: ImageDataset, source: PairSource, preprocess: TextPreprocess) -> PairDataset:
+def joined(images: ImageDataset, source: Source, preprocess: TextPreprocess) -> PairDataset:
     """Put decoded images and their captions together.
 
     Args:
@@ -124,7 +124,7 @@ def joined(images: ImageDataset, source: PairSource, preprocess: TextPreprocess)
     Raises:
         NearfarError: no caption has a token.
     """
-    texts = dict(zip(source.ids, source.captions, strict=True))
+    texts = {name: captions_of(source, row) for row, name in enumerate(source.ids)}
     split: list[Captions] = []
     for name in images.ids:
         ids = (tokenizer.encode(preprocess.tokenizer, text, preprocess.size) for text in texts[name])
@@ -138,8 +138,7 @@ def joined(images: ImageDataset, source: PairSource, preprocess: TextPreprocess)
     chosen: ImageDataset | Subset = images if not without else Subset(images, kept)
     own = np.empty((len(kept), 16), np.uint8)
     for row, at in enumerate(kept.tolist()):
-        words = "\0".join(texts[images.ids[at]]).encode()
-        digest = hashlib.blake2b(images.digests[at].tobytes() + words, digest_size=16).digest()
+        digest = digest_of(images.digests[at].tobytes(), texts[images.ids[at]])
         own[row] = np.frombuffer(digest, np.uint8)
     return PairDataset(
         ids=chosen.ids,
@@ -150,8 +149,18 @@ def joined(images: ImageDataset, source: PairSource, preprocess: TextPreprocess)
         images=chosen,
         captions=tuple(split[at] for at in kept.tolist()),
         digests=own,
-        rejected=(*images.rejected, *without, *source.set_aside),
+        rejected=(*images.rejected, *without, *getattr(source, "set_aside", ())),
     )
+
+
+def digest_of(image: bytes, captions: tuple[str, ...]) -> bytes:
+    """Give a digest of an image and its captions.
+
+    Args:
+        image: the image's own digest.
+        captions: its captions.
+    """
+    return hashlib.blake2b(image + "\0".join(captions).encode(), digest_size=16).digest()
 
 
 def draw_captions(key: int, ids: Any, block: PairBlock) -> npt.NDArray[np.int64]:
@@ -168,3 +177,13 @@ def draw_captions(key: int, ids: Any, block: PairBlock) -> npt.NDArray[np.int64]
     counts = np.array([len(texts) for texts in block.captions])
     u = rng.uniform(key, np.asarray(ids), 1)[:, 0]
     return np.minimum((u * counts).astype(np.int64), counts - 1)
+
+
+def caption_rows(captions: list[Captions], chosen: npt.NDArray[np.int64]) -> torch.Tensor:
+    """Lay one caption of each image in a row: (n, t) int64, 0 after its end.
+
+    Args:
+        captions: of n images.
+        chosen: (n,) which one of each.
+    """
+    return rows([texts[at] for texts, at in zip(captions, chosen.tolist(), strict=True)])

@@ -16,12 +16,13 @@ from ..core.errors import NearfarError
 from ..images.view_settings import Views
 from .image_modality import ImageModality
 from .modalities import IMAGES, modality
-from .source import Source
+from .modality import Example
 
 if TYPE_CHECKING:
     import torch
 
     from ..text.view_settings import TextPreprocess
+    from .source import Source
     from .pair_blocks import PairPreprocess
 
 
@@ -86,6 +87,35 @@ class PairModality(ImageModality):
     def is_one(self, data: Any) -> bool:
         """Tell a single pair from a collection: there is no such."""
         return False
+
+    def fetch(self, source: Source, row: int, *, limit: int) -> tuple[Any, bytes]:
+        """Fetch an image and its captions; `limit` counts pixels."""
+        from .pair_blocks import digest_of
+        from .pairs import captions_of
+
+        data, digest = super().fetch(source, row, limit=limit)
+        captions = captions_of(source, row)
+        return (data, captions), digest_of(digest, captions)
+
+    def decode(self, data: Any, preprocess: Any, *, limit: int) -> Example:
+        """Decode an image, and split its captions into tokens where there is a tokenizer."""
+        from ..text import tokenizer
+
+        image, captions = data
+        found = super().decode(image, preprocess, limit=limit)
+        named = "" if preprocess is None else preprocess.tokenizer
+        ids = tuple(tokenizer.encode(named, text, preprocess.caption_tokens) for text in captions if named)
+        return dataclasses.replace(found, value=(found.value, ids))
+
+    def collate(self, values: Sequence[Any]) -> Any:
+        """Lay images in one buffer, and their captions beside them."""
+        from .pair_blocks import PairBlock
+
+        return PairBlock.of(super().collate([image for image, _ in values]), [ids for _, ids in values])
+
+    def size_of(self, value: Any) -> int:
+        """Measure an image's short side, in pixels."""
+        return super().size_of(value[0])
 
     def load(
         self,
@@ -155,7 +185,7 @@ class PairModality(ImageModality):
 
         if isinstance(view, CaptionView):
             return draw_captions(key, ids, block)
-        return super().draw(view, key, ids, block.images, size)
+        return super().draw(view, key, ids, block, size)
 
     def apply(
         self,
@@ -168,19 +198,18 @@ class PairModality(ImageModality):
         threads: int = 1,
     ) -> torch.Tensor:
         """Compute views of the images, or lay captions in rows: (n, t) int64."""
-        from .pair_blocks import CaptionView
+        from .pair_blocks import CaptionView, PlacedPairs, caption_rows
 
         if isinstance(view, CaptionView):
-            return block.rows(params)
-        return super().apply(block.images, params, view, size, dtype=dtype, threads=threads)
+            return caption_rows(block.captions, params)
+        images = block.images if isinstance(block, PlacedPairs) else block
+        return super().apply(images, params, view, size, dtype=dtype, threads=threads)
 
     def place(self, block: Any, device: torch.device) -> Any:
         """Send pixels to a device; captions stay."""
-        return dataclasses.replace(block, images=super().place(block.images, device))
+        from .pair_blocks import PlacedPairs
 
-    def prepare(self, block: Any, preprocess: Any, *, threads: int = 1) -> torch.Tensor:
-        """Cut out the centre of the images, and resize it."""
-        return super().prepare(block.images, preprocess, threads=threads)
+        return PlacedPairs(super().place(block, device), block.captions)
 
 
 MODALITY = PairModality()

@@ -27,6 +27,7 @@ from .in_memory import open_in_memory
 from .lists import column_of
 from .reading import Rejected
 from .source import FileSource, Source, clean
+from .subset import SourceSubset
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 NAMES = ("captions", "metadata")  # of a table that lies in a folder of images
@@ -67,6 +68,19 @@ class PairSource(Source):
         """Say the image's stamp and a digest of its captions."""
         words = "\0".join(self.captions[index]).encode()
         return f"{self.images.stamp(index)}:{hashlib.blake2b(words, digest_size=8).hexdigest()}"
+
+
+def captions_of(source: Source, row: int) -> tuple[str, ...]:
+    """Give the captions of one image of a source, or of a part of one.
+
+    Args:
+        source: a `PairSource`, or a part of it.
+        row: which image.
+    """
+    while isinstance(source, SourceSubset):
+        row, source = int(source.rows[row]), source.of
+    assert isinstance(source, PairSource)
+    return source.captions[row]
 
 
 def open_pairs(data: Any) -> PairSource:

@@ -56,9 +56,9 @@ def classes(
     Raises:
         NearfarError: a class has no example, or an example cannot be used.
     """
-    opened = open_for_query(store, out, run)
     if (examples is None) == (names is None):
         raise NearfarError("classes are told by --examples FOLDER or by --names FILE; give one of them.")
+    opened = open_for_query(store, out, run)
     ids, x = opened.vectors(where)
     if not ids:
         raise NearfarError(f"{opened.address} has no image that meets --where; change the condition.")

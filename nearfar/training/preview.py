@@ -16,6 +16,7 @@ from ..core.atomic import atomic_write
 from ..core.device import cores
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data.open import open_data
+from ..data.pair_blocks import CaptionView
 from . import resolve
 from .collection_settings import usual_range, usual_side
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
@@ -143,7 +144,8 @@ def preview(
     kind.ready()
     columns = [kind.prepare(block, config.preprocess, threads=cores())]
     classes = len(set(source.labels)) if source.labels is not None else 0
-    made = resolve.views_of(resolve.with_classes(config, classes))
+    wanted = resolve.with_classes(config, classes)
+    made = [view for view in resolve.views_of(wanted) if not isinstance(view, CaptionView)]
     for number in range(draws):
         view = made[number % len(made)]
         key = rng.fold(config.training.seed, "view", number // len(made), number % len(made))
@@ -170,4 +172,7 @@ def _sheet(columns: list[torch.Tensor]) -> Image.Image:
 
 def _erased(views: Any) -> tuple[str, ...]:
     """Name what the views change."""
-    return tuple(word for name, (word, least) in LOSSES.items() if getattr(views, name) >= least)
+    kept = ("hue", "brightness") if not views.jitter else ()
+    return tuple(
+        word for name, (word, least) in LOSSES.items() if name not in kept and getattr(views, name) >= least
+    )
