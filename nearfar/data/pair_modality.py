@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..text.view_settings import TextPreprocess
-    from .source import Source
     from .pair_blocks import PairPreprocess
+    from .source import Source
 
 
 @dataclass(frozen=True)
