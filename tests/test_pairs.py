@@ -394,3 +394,16 @@ def test_the_page_searches_by_words_where_the_run_knows_them(run: Path, store: P
         for body in ({"text": ""}, {"text": 3}, {}, {"text": "x" * 1001}, {"text": "x", "more": 1}):
             assert client.post("/api/search/words", json=body).status_code == 422
     assert not has_text(run / "text") and has_text(run) and not has_text("timm:resnet18")
+
+
+def test_check_views_and_the_report_show_images_with_captions(
+    pictures: Path, run: Path, tmp_path: Path
+) -> None:
+    plan = nearfar.check(
+        pictures, method="siglip", batch_size=8, encoder="resnet10_w16", precision="float32", device="cpu",
+        steps=3, text_encoder="bag_w512",
+    )  # fmt: skip
+    assert plan.plan is not None and plan.plan.images == 96
+    shown = nearfar.preview(pictures, out=tmp_path / "views.png", method="siglip", images=3, draws=2)
+    assert shown.path.exists() and shown.erased == ()
+    assert nearfar.report(run, out=tmp_path / "report.html").path.stat().st_size > 10_000

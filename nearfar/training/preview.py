@@ -16,7 +16,6 @@ from ..core.atomic import atomic_write
 from ..core.device import cores
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data.open import open_data
-from ..data.pair_blocks import CaptionView
 from . import resolve
 from .collection_settings import usual_range, usual_side
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
@@ -145,7 +144,7 @@ def preview(
     columns = [kind.prepare(block, config.preprocess, threads=cores())]
     classes = len(set(source.labels)) if source.labels is not None else 0
     wanted = resolve.with_classes(config, classes)
-    made = [view for view in resolve.views_of(wanted) if not isinstance(view, CaptionView)]
+    made = [view for _, view in resolve.shown_views(wanted)]
     for number in range(draws):
         view = made[number % len(made)]
         key = rng.fold(config.training.seed, "view", number // len(made), number % len(made))

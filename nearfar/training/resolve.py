@@ -12,6 +12,7 @@ from .. import methods, models
 from ..core.config import build, settings_of, to_json
 from ..core.errors import NearfarError, nearest
 from ..data.modalities import IMAGES, modality
+from ..data.pair_blocks import CaptionView
 from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
 from ..models.weights import copy_weights
@@ -209,6 +210,15 @@ def views_of(wanted: RunConfig) -> tuple[Any, ...]:
     torch.nn.Module.__init__(bare)
     bare.config = wanted.settings
     return bare.views(wanted.views)
+
+
+def shown_views(wanted: RunConfig) -> list[tuple[int, Any]]:
+    """Give the views of an image that are pictures, each with its number among all views.
+
+    Args:
+        wanted: from `resolve`.
+    """
+    return [at for at in enumerate(views_of(wanted)) if not isinstance(at[1], CaptionView)]
 
 
 def _text_encoder(wanted: RunConfig) -> models.Encoder:
