@@ -396,14 +396,13 @@ def test_the_page_searches_by_words_where_the_run_knows_them(run: Path, store: P
     assert not has_text(run / "text") and has_text(run) and not has_text("timm:resnet18")
 
 
-def test_check_views_and_the_report_show_images_with_captions(
-    pictures: Path, run: Path, tmp_path: Path
-) -> None:
-    plan = nearfar.check(
-        pictures, method="siglip", batch_size=8, encoder="resnet10_w16", precision="float32", device="cpu",
-        steps=3, text_encoder="bag_w512",
-    )  # fmt: skip
-    assert plan.plan is not None and plan.plan.images == 96
+def test_previews_and_the_report_show_images_with_captions(pictures: Path, run: Path, tmp_path: Path) -> None:
+    kind, source = modality("pairs"), open_pairs(pictures)
+    needs = kind.preprocess_for(24, kind.views(**kind.decided(source, {}, folders=(), start=None)))
+    fetched = [kind.fetch(source, row, limit=10**6)[0] for row in (3, 5)]
+    block = kind.collate([kind.decode(data, needs, limit=10**6).value for data in fetched])
+    assert len(block) == 2 and [len(texts) for texts in block.captions] == [2, 2]
+    assert kind.prepare(block, needs).shape == (2, 3, 24, 24)
     shown = nearfar.preview(pictures, out=tmp_path / "views.png", method="siglip", images=3, draws=2)
     assert shown.path.exists() and shown.erased == ()
     assert nearfar.report(run, out=tmp_path / "report.html").path.stat().st_size > 10_000
