@@ -1,6 +1,6 @@
 """Images and words: drawn scenes with captions, trained by CLIP and SigLIP, and measured by `nearfar pairs`.
 
-    python -m benchmarks.pairs run --method siglip --batch 64 --steps 1500   # into pairs.jsonl
+    python -m benchmarks.pairs run --method siglip --batch 64 --steps 1500   # a line of results
     python -m benchmarks.pairs table    # writes the table of pairs.md
 
 A scene has one or two coloured forms: "a red ring", or "a red ring left of a blue star". Six of the thirty
@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 import nearfar
 
 ROOT = Path("/tmp/nearfar-pairs")
-RESULTS = Path(__file__).with_name("pairs.jsonl")
+RESULTS = ROOT / "results.jsonl"
 PAGE = Path(__file__).with_name("pairs.md")
 COLOURS = {
     "red": (214, 48, 49),
