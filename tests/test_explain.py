@@ -156,7 +156,6 @@ def test_the_command(
         assert image.format == "PNG" and image.width > 900 and np.asarray(image).std() > 10
     plain = nearfar.explain(run, labelled / "test")
     assert plain.path is None and "margin" in str(plain) and plain.sparse.agreement is None
-    assert plain.to_json()["deletion"] == nearfar.explain(run, labelled / "test").to_json()["deletion"]
     assert all(weight.requires_grad for weight in run.encoder.parameters())
 
 

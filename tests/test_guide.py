@@ -44,7 +44,6 @@ def test_an_example_runs_and_leaves_a_plot(
     name: str, fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GUIDE_QUICK", "1")
-    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
     said = MAKE.run(name, tmp_path)
     assert said.strip()
     with Image.open(tmp_path / f"{name}.png") as image:
