@@ -115,6 +115,7 @@ def losses() -> dict[str, Tensor]:
     """Every contrastive loss, its value and gradients, on a part of one global batch."""
     from nearfar import losses
     from nearfar.core import distributed
+    from nearfar.methods import prediction
 
     torch.manual_seed(0)
     z = [F.normalize(torch.randn(12, 5, dtype=torch.float64), dim=1) for _ in range(2)]
@@ -137,6 +138,15 @@ def losses() -> dict[str, Tensor]:
             found |= {f"{name} {tau} loss": loss, f"{name} {tau} dtau": t.grad}
             found |= {f"{name} {tau} z_i": z_i.grad / distributed.world()}
             found |= {f"{name} {tau} z_j": z_j.grad / distributed.world()}
+    for negatives in ("all", "own", "others"):
+        q, z_t = (share(part.view(12, 5, 1).repeat(1, 1, 3)).requires_grad_() for part in z)
+        loss, right = prediction.tell(q[:, :4], z_t, torch.tensor([1, 2, 3, 4]), negatives)
+        loss.backward()
+        found |= {f"tell {negatives}": loss, f"tell {negatives} right": right}
+        found |= {
+            f"tell {negatives} q": q.grad / distributed.world(),
+            f"tell {negatives} z": z_t.grad / distributed.world(),
+        }
     return found | {"accuracy": losses.contrastive_accuracy(*(share(part) for part in z))}
 
 

@@ -42,7 +42,7 @@ def test_one_cloud_is_easy_for_all_and_several_for_knn_alone() -> None:
     one, other = cloud(400, np.full((1, 8), 2.0), 5), cloud(200, np.full((1, 8), 2.0), 6)
     # A strange kind between the normal kinds: inside the one ellipse that covers them all.
     found = {}
-    for method in DETECTORS:
+    for method in DETECTORS[:3]:  # those for the vectors of any encoder
         easy = detector(one, method)
         assert roc_auc_score([0] * 200 + [1] * 100, easy(np.concatenate([other, far]))) > 0.99, method
         score = detector(normal, method)

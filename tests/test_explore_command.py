@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import time
@@ -21,6 +22,7 @@ import explored
 import forkserver
 from page_client import HOME, TOKEN, asked, client, opened, stranger, there  # noqa: F401
 
+import nearfar.app
 from nearfar.app import guard
 from nearfar.app.explore import explore, listening
 from nearfar.core.errors import NearfarError
@@ -87,3 +89,9 @@ def test_no_list_of_processes_shows_the_token(there: explored.Explored, tmp_path
         process.send_signal(signal.SIGINT)
         process.wait(timeout=60)
     assert not page.exists()
+
+
+def test_each_key_of_the_page_does_one_thing() -> None:
+    script = Path(nearfar.app.__file__).parent / "static" / "main.js"
+    keys = re.findall(r'^  \["([^"]+)", ', script.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(keys) > 30 and len(keys) == len({*keys})

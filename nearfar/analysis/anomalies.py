@@ -1,8 +1,9 @@
 """Finds the images that are unlike the normal ones: their scores, and a threshold with a guarantee.
 
-A higher score is always more anomalous. Three detectors: the distance to the k-th nearest normal image, which
-is the safe default; the Mahalanobis distance, for normal images that make one cloud; and an isolation forest.
-Where normal images are of several kinds, the last two take what lies between the kinds for normal.
+A higher score is always more anomalous. Three detectors for any encoder's vectors: the distance to the k-th
+nearest normal image, which is the safe default; the Mahalanobis distance, for normal images that make one
+cloud; and an isolation forest. Where normal images are of several kinds, the last two take what lies between
+the kinds for normal. A fourth, CSI's score, is for vectors that `methods.csi.TurnedVectors` makes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from ..core.intervals import LEVEL, RESAMPLES
 from ..features.knn import top_k, unit
 from . import conformal
 
-DETECTORS = ("knn", "mahalanobis", "forest")
+DETECTORS = ("knn", "mahalanobis", "forest", "csi")
+TURNS = 4  # in which CSI sees an image
 K = 5
 TREES = 200
 CONFIDENCE = 0.9  # of the interval for the false-positive rate that one set of held-out images leads to
@@ -126,7 +128,8 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
     """Fit a detector on normal images.
 
     Args:
-        normal: (n, d) float32 features, n at least 2; they are scaled to length 1, as all that is scored is.
+        normal: (n, d) float32 features, n at least 2; they are scaled to length 1, as all that is scored is,
+            but for "csi".
         method: one of `DETECTORS`.
         k: the neighbour whose distance counts, for "knn"; at most n. With 1, a single odd image among the
             normal ones hides its like.
@@ -134,7 +137,8 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
 
     Returns:
         A function from (q, d) float32 to (q,) scores, higher is more anomalous: 1 - cosine to the k-th
-        nearest normal image, the squared Mahalanobis distance, or the forest's score from 0 to 1.
+        nearest normal image, the squared Mahalanobis distance, the forest's score from 0 to 1, or minus the
+        score of CSI, which is about 8 for normal images.
 
     Raises:
         NearfarError: the method is unknown, or there are too few images.
@@ -142,7 +146,7 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
     Source:
         Ramaswamy et al. 2000, "Efficient algorithms for mining outliers from large data sets"; Ledoit and
         Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices"; Liu et al. 2008,
-        "Isolation forest".
+        "Isolation forest"; Tack et al. 2020, "CSI", equations 6 to 9.
     """
     if method not in DETECTORS:
         raise NearfarError(f"--method {method!r} is not an anomaly detector; {nearest(method, DETECTORS)}")
@@ -150,6 +154,9 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
         raise NearfarError(
             f"{len(normal)} normal images are too few for k = {k}; give at least {max(2, k)}, or a smaller k."
         )
+    if method == "csi":
+        known = torch.from_numpy(normal)
+        return lambda x: _csi(torch.from_numpy(x), known)
     rows = unit(torch.from_numpy(normal))
     if method == "knn":
         return lambda x: 1 - top_k(torch.from_numpy(x), rows, k)[0][:, -1].double().numpy()
@@ -210,8 +217,29 @@ def score_anomalies(
     return AnomalyScores(scores, rest, threshold(scores[held], fpr))
 
 
+def _csi(x: torch.Tensor, known: torch.Tensor, exclude_self: bool = False) -> Scores:
+    """Compute minus CSI's score.
+
+    For each turn: the length of z times the greatest cosine to a normal image in that turn, and what is said
+    for the turn. Each is over its mean among normal images.
+
+    Args:
+        x, known: (n, TURNS P + TURNS), as `TurnedVectors` makes them; the images to score, and normal ones.
+        exclude_self: `known` is `x`, and an image is not compared with itself.
+    """
+    z, normal = (rows[:, :-TURNS].unflatten(1, (TURNS, -1)).transpose(0, 1) for rows in (x, known))
+    total = (x[:, -TURNS:].double() / known[:, -TURNS:].double().mean(0)).sum(1)
+    for own, others in zip(z, normal, strict=True):
+        cosine = top_k(own, others, 1, exclude_self=exclude_self)[0][:, 0].double()
+        total += cosine * own.norm(dim=1).double() / others.norm(dim=1).double().mean()
+    return -total.numpy()
+
+
 def _left_out(x: Vectors, method: str, k: int, seed: int) -> Scores:
     """Score each image against the others; a forest or a covariance of many hardly knows one image."""
+    if method == "csi":
+        rows = torch.from_numpy(x)
+        return _csi(rows, rows, exclude_self=True)
     if method != "knn":
         return detector(x, method, k, seed)(x)
     if len(x) <= k:

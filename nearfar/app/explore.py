@@ -29,6 +29,7 @@ def explore(
     store: VectorStore | str | Path,
     *,
     run: str | None = None,
+    bank: str | None = None,
     column: str = "label",
     host: str = "127.0.0.1",
     port: int | None = None,
@@ -43,6 +44,8 @@ def explore(
     Args:
         store: a vector store or its address; or a folder of images, which is embedded first.
         run: the run that made the store, if it has moved; needed to search by files.
+        bank: a .safetensors file that nearfar anomalies --parts has made of normal images: the page then
+            lists images by their most anomalous part.
         column: the column that labels are read from and written to; it is added if missing.
         host: an address of this machine to serve at; 127.0.0.1 is reached from this machine only.
         port: the port to serve at; if not given, the first free one from 8200 on.
@@ -64,6 +67,7 @@ def explore(
     from .guard import names_of
     from .kept import private_folder
     from .label_log import LabelLog
+    from .parts import AnomalousParts
     from .row_numbers import NumberedStore
     from .server import application
 
@@ -73,6 +77,8 @@ def explore(
     if not rows.ids:
         raise NearfarError(f"{rows.store.address} holds no images; fill it with nearfar embed --store.")
     LabelLog(rows).check(column)
+    findings = Findings(rows, run, address)
+    parts = None if bank is None else AnomalousParts(rows, findings, bank)
     root = root_path.strip("/")
     if not re.fullmatch(r"[\w.~/-]*", root) or ".." in root:
         raise NearfarError(f"--root-path {root_path} is no path of a page; give one such as /photos.")
@@ -82,8 +88,7 @@ def explore(
     shown = f"[{host}]" if ":" in host else host
     page = f"http://{shown}:{at}/?token={token}"
     root = f"/{root}" if root else ""
-    findings = Findings(rows, run, address)
-    app = application(rows, findings, token, names_of(host), column, root, hosts)
+    app = application(rows, findings, token, names_of(host), column, root, hosts, parts)
     print(f"{len(rows.ids):,} images of {rows.store.address}: {page}", flush=True)
     for name in hosts:
         print(f"Through the proxy: https://{name}{root}/?token={token}")

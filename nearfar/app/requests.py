@@ -68,6 +68,14 @@ class SetRequest(RequestBody):
     after: list[Label | bool]
 
 
+class NormalRequest(RequestBody):
+    """Images that are normal, and the score above which others are flagged."""
+
+    key: Key
+    rows: Annotated[list[Number], Field(min_length=1, max_length=100)]
+    above: float
+
+
 class ExportRequest(RequestBody):
     """Images to export."""
 

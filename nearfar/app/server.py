@@ -31,6 +31,7 @@ from .guard import Guard
 from .jobs import Cancelled, Unfinished
 from .kept import private_folder
 from .label_log import LabelLog
+from .parts import AnomalousParts
 from .requests import (
     MOST,
     CancelRequest,
@@ -39,6 +40,7 @@ from .requests import (
     Key,
     LabelRequest,
     Name,
+    NormalRequest,
     Number,
     SearchRequest,
     SelectionRequest,
@@ -81,6 +83,7 @@ def application(
     column: str = "label",
     root_path: str = "",
     stated: Iterable[str] = (),
+    parts: AnomalousParts | None = None,
 ) -> Any:
     """Make the ASGI application.
 
@@ -92,15 +95,18 @@ def application(
         column: with the labels that the page shows and writes.
         root_path: where a proxy serves the page, such as /photos; "" for the root.
         stated: names under which a proxy serves it.
+        parts: scores of the store's images by a bank of normal ones, if there is one.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     log = LabelLog(rows)
     _refusals(app)
     _files(app)
-    _store(app, rows, log, column)
+    _store(app, rows, log, column, parts is not None)
     _pictures(app, rows)
     _found(app, rows, findings)
     _changes(app, rows, log, findings)
+    if parts is not None:
+        _parts(app, rows, parts)
     return Guard(app, token, names, root_path, stated)
 
 
@@ -144,7 +150,7 @@ def _files(app: FastAPI) -> None:
         return Response(content, media_type=kind)
 
 
-def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str) -> None:
+def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str, parts: bool) -> None:
     """Give what the store holds."""
     store, kept = rows.store, Selections(private_folder(rows.store.address))
 
@@ -163,6 +169,7 @@ def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str) -> Non
             "labels": labels,
             "by": user(),
             "set_aside": SET_ASIDE,
+            "parts": parts,
         }
 
     @app.get("/api/version")
@@ -297,6 +304,28 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     async def search_file(request: Request, where: Condition | None = None) -> Response:
         data = await request.body()
         return _listed(rows, await run_in_threadpool(findings.like_file, data, where))
+
+
+def _parts(app: FastAPI, rows: NumberedStore, parts: AnomalousParts) -> None:
+    """Give what a bank of normal images says, and take in what is normal."""
+
+    def answer(**more: Any) -> Response:
+        head, order, scores = parts.listing()
+        columns = {"anomaly_score": [float(one) for one in scores[: len(order)]]}
+        told = {"title": "most anomalous parts first", "lines": [], "grouped": "", "columns": columns}
+        return _framed({**told, **head, **more, "key": rows.key}, rows=order, scores=scores)
+
+    @app.get("/api/parts")
+    def list_of_parts() -> Response:
+        return answer()
+
+    @app.get("/api/parts/{row}")
+    def map_of_parts(row: Number, key: str) -> Response:
+        return Response(parts.map(*rows.named([row], key)), media_type="image/jpeg")
+
+    @app.post("/api/normal")
+    def normal(asked: NormalRequest) -> Response:
+        return answer(added=parts.add(rows.named(asked.rows, asked.key), asked.above))
 
 
 def _changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Findings) -> None:

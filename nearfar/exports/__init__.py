@@ -65,12 +65,14 @@ class ExportedEncoder:
         difference: the largest difference of a number of a vector, over the largest number, between the other
             tool and ours, on random pictures.
         open_with: a line of Python.
+        compared: what was compared.
     """
 
     path: Path
     files: tuple[str, ...]
     difference: float
     open_with: str
+    compared: str = "vectors"
 
     def to_json(self) -> dict[str, object]:
         """Describe it in plain values."""
@@ -83,8 +85,8 @@ class ExportedEncoder:
 
     def __str__(self) -> str:
         return (
-            f"{self.path}: {', '.join(self.files)}; opened again, vectors differ by {self.difference:.1g} of "
-            f"their largest number at most\nnext: {self.open_with}"
+            f"{self.path}: {', '.join(self.files)}; opened again, {self.compared} differ by "
+            f"{self.difference:.1g} of their largest number at most\nnext: {self.open_with}"
         )
 
 

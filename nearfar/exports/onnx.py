@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,14 @@ class Pipeline(nn.Module):
         high, wide = x.shape[2], x.shape[3]
         short = torch.sym_min(high, wide)
         target = torch.sym_min(short, self.most)
-        sides = [_nearest(side * target, short) for side in (high, wide)]
+        sides = [nearest_quotient(side * target, short) for side in (high, wide)]
         x = functional.interpolate(x, size=sides, mode="bicubic", antialias=True, align_corners=False)
         x = x.clamp(0, 255).round()
-        square = target if self.crop == 1 else _nearest(target * self.crop.numerator, self.crop.denominator)
+        square = (
+            target
+            if self.crop == 1
+            else nearest_quotient(target * self.crop.numerator, self.crop.denominator)
+        )
         top, left = (sides[0] - square) // 2, (sides[1] - square) // 2
         x = x[:, :, top : top + square, left : left + square]
         torch._check(x.shape[2] > 0)
@@ -62,8 +66,12 @@ class Pipeline(nn.Module):
         return found
 
 
-def _nearest(top: Any, bottom: Any) -> Any:
-    """Divide whole numbers and round to the nearest one, halves to the even one as Python does."""
+def nearest_quotient(top: Any, bottom: Any) -> Any:
+    """Divide whole numbers and round to the nearest one, halves to the even one as Python does.
+
+    Args:
+        top, bottom: at least 0 and above 0; while tracing, symbols.
+    """
     whole = (2 * top + bottom) // (2 * bottom)
     tie = 1 - torch.sym_min(1, (2 * top + bottom) % (2 * bottom))
     return whole - tie * (whole % 2)
@@ -89,27 +97,47 @@ def write(run: Run, folder: Path) -> None:
     """Write both graphs into a folder."""
     side = run.preprocess.size
     batch = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
-    _graph(for_one_size(run), torch.zeros(2, 3, side, side), batch, folder / NETWORK, "images")
+    graph(for_one_size(run), torch.zeros(2, 3, side, side), batch, folder / NETWORK, "images")
     high, wide = (torch.export.Dim(name, min=2, max=1 << 15) for name in ("height", "width"))
     picture = torch.zeros(1, 2 * side + 3, 3 * side + 5, 3, dtype=torch.uint8)
-    _graph(Pipeline(run), picture, {1: high, 2: wide}, folder / PIPELINE, "picture")
+    graph(Pipeline(run), picture, {1: high, 2: wide}, folder / PIPELINE, "picture")
 
 
 def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
     """Encode (n, 3, side, side) with encoder.onnx, and see that pipeline.onnx opens."""
-    _session(folder / PIPELINE)
-    return torch.from_numpy(_session(folder / NETWORK).run(None, {"images": x.numpy()})[0])
+    session(folder / PIPELINE)
+    return torch.from_numpy(session(folder / NETWORK).run(None, {"images": x.numpy()})[0])
 
 
-def _session(path: Path) -> Any:
-    """Open a graph on the CPU."""
+def session(path: Path) -> Any:
+    """Open a graph on the CPU.
+
+    Args:
+        path: the file.
+    """
     import onnxruntime
 
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def _graph(module: nn.Module, example: torch.Tensor, dims: dict[int, Any], path: Path, name: str) -> None:
-    """Trace a module into one file, its weights inside."""
+def graph(
+    module: nn.Module,
+    example: torch.Tensor,
+    dims: dict[int, Any],
+    path: Path,
+    name: str,
+    outputs: Sequence[str] = ("features",),
+) -> None:
+    """Trace a module into one file, its weights inside.
+
+    Args:
+        module: of one input.
+        example: an input.
+        dims: its dimensions that may differ.
+        path: the file.
+        name: of the input.
+        outputs: names of the outputs.
+    """
     with _quiet():
         torch.onnx.export(
             module.eval(),
@@ -119,7 +147,7 @@ def _graph(module: nn.Module, example: torch.Tensor, dims: dict[int, Any], path:
             opset_version=OPSET,
             external_data=False,
             input_names=[name],
-            output_names=["features"],
+            output_names=list(outputs),
             dynamic_shapes=(dims,),
             verbose=False,
         )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 
-from torch import nn
-
+from ..models import Encoder
 from ..training.run import Run
 
 
-def for_one_size(run: Run) -> nn.Module:
+def for_one_size(run: Run) -> Encoder:
     """Copy the encoder onto the CPU, in eval mode, for images of its one side.
 
     timm's transformers are built for images of any side. Traced so, they resize their position embeddings in

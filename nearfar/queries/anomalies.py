@@ -14,6 +14,7 @@ from ..analysis.planted_oddities import plant_oddities
 from ..core.errors import NearfarError
 from ..training.run import Run
 from .anomaly_parts import find_parts
+from .csi_vectors import CSI, turned_vectors
 from .heatmap_files import heat
 from .listing import Listing
 from .store_access import StoreLike, check_limit, open_for_query, read_labels, run_of, write_result
@@ -35,6 +36,7 @@ def anomalies(
     bank: str | Path | None = None,
     strides: Sequence[int] | None = None,
     size: int | None = None,
+    turned: bool = False,
     truth: str | Path | None = None,
     out: str | Path | None = None,
     run: Run | str | Path | None = None,
@@ -50,7 +52,8 @@ def anomalies(
         normal: a condition that normal images meet, half of which set the threshold; of a folder of images,
             another folder.
         anomalous: a condition that images known to be anomalous meet, to measure how well they are found.
-        method: how whole images are compared: knn, mahalanobis or forest.
+        method: how whole images are compared: knn, mahalanobis or forest; or csi, for an encoder that
+            --method csi trained, which reads the images again.
         k: the neighbour whose distance counts, for knn.
         fpr: false-positive rate: share of normal images that may be flagged, between 0 and 1.
         where: a condition on the images to score.
@@ -61,9 +64,10 @@ def anomalies(
         strides: strides of the feature maps used for parts, in pixels.
         size: short side in pixels at which parts are compared; by default the images' own, up to 64 places
             of the finest map.
+        turned: also learn normal images turned by quarters and mirrored, for parts that lie in any position.
         truth: a folder of masks or of text files of boxes, to measure how well parts are found.
         out: a .csv, .json or .png file to write; .png is a contact sheet. With `parts` also a folder for
-            all three and the heat maps.
+            all three, the heat maps, and masks where there is a threshold.
         run: the encoder, by default known; of a store, the run that made it, if it has moved.
         seed: random seed.
 
@@ -88,6 +92,7 @@ def anomalies(
             bank=bank,
             strides=strides,
             size=size,
+            turned=turned,
             fpr=fpr,
             limit=limit,
             out=out,
@@ -95,7 +100,7 @@ def anomalies(
             run=run,
             seed=seed,
         )
-    given = {"bank": bank, "strides": strides, "size": size, "truth": truth}
+    given = {"bank": bank, "strides": strides, "size": size, "turned": turned or None, "truth": truth}
     for name, value in given.items():
         if value is not None:
             raise NearfarError(f"--{name} is for parts of images; add --parts.")
@@ -104,7 +109,8 @@ def anomalies(
         set(opened.ids(condition)) if condition or first else set[str]()
         for condition, first in ((where, True), (normal, False), (anomalous, False))
     )
-    ids, x = opened.vectors(ids=sorted(asked | known))
+    ids, plain = opened.vectors(ids=sorted(asked | known))
+    x = turned_vectors(opened, run_of(opened, run), list(ids)) if method == CSI else plain
     is_asked, is_normal, is_anomalous = (
         np.array([one in some for one in ids], bool) for some in (asked, known, odd)
     )
@@ -128,7 +134,7 @@ def anomalies(
         among = is_asked & found.unseen & (is_normal | is_anomalous if normal is not None else is_asked)
         measured = score_detection(found.scores[among], is_anomalous[among], seed)
         lines, facts = [*lines, str(measured)], facts | measured.to_json()
-    if (tested := plant_oddities(x, read_labels(opened, "label", ids)[0], seed)) is not None:
+    if (tested := plant_oddities(plain, read_labels(opened, "label", ids)[0], seed)) is not None:
         lines, facts = [*lines, str(tested)], facts | {"planted": tested.to_json()}
     if save is not None:
         opened.update(save, {ids[row]: float(found.scores[row]) for row in rows})

@@ -53,9 +53,13 @@ class MelCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode spectrograms, (n, 1, mels, frames), to (n, dim)."""
-        h = self.frames(x)
+        return self.pool(self.frames(x))
+
+    def pool(self, h: Tensor) -> Tensor:
+        """Bring the features of frames, (n, features, t), into one vector, (n, dim)."""
         parts = F.adaptive_avg_pool1d(h, PARTS).flatten(1)
-        return self.norm(torch.cat([h.mean(dim=2) + h.amax(dim=2), parts], dim=1))
+        vector: Tensor = self.norm(torch.cat([h.mean(dim=2) + h.amax(dim=2), parts], dim=1))
+        return vector
 
 
 def encoder(name: str, *, size: int | None, weights: str | None = None, seed: int = 0) -> Encoder:

@@ -129,6 +129,11 @@ class Options(TypedDict, total=False):
     prior: float | None
     stride: int | None
     units: int | None
+    first: int | None
+    predicted: int | None
+    negatives: str | None
+    rows_below: int | None
+    context_depth: int | None
     masked: float | None
     decoder_width: int | None
     decoder_depth: int | None
@@ -140,6 +145,7 @@ class Options(TypedDict, total=False):
     latent: int | None
     beta: float | None
     permutations: int | None
+    turn_weight: float | None
     triples: bool | None
     teacher: str | None
     teacher_input: str | None

@@ -2,12 +2,14 @@
 
 import { ask, Stopped } from "./api.js";
 import { ordered } from "./order.js";
+import * as parts from "./parts.js";
 import { byId, focused, make, many, on, say, state, tell, trying } from "./state.js";
 import { watched } from "./work.js";
 
 const TABS = [
   ["all", "All"], ["selected", "Selected"], ["similar", "Similar"], ["anomalies", "Anomalies"], ["duplicates", "Duplicates"],
   ["label-errors", "Label errors"], ["suggestions", "To label"], ["clusters", "Clusters"], ["classifier", "Classifier"],
+  ["parts", "Anomalous parts"], // where a bank of normal images was named
 ];
 const EMPTY = { title: "", lines: [], grouped: "", columns: {} };
 const DO = { // what fills a list that is empty
@@ -16,6 +18,7 @@ const DO = { // what fills a list that is empty
   similar: "Go to an image in another list and press n, or click a point of the map.",
   duplicates: "No two images are nearly the same.",
   "label-errors": "Label errors need at least two classes with two labels each: press 1 to 9 or l on images, or open “To label”.",
+  parts: "No image is above the threshold; move it to the left.",
   classifier: "A classifier needs at least two classes with two labels each: press 1 to 9 or l on images, or open “To label”.",
 };
 const kept = new Map(); // lists that were made by hand: "selected", "similar", "classifier"
@@ -81,7 +84,7 @@ function mark(name) {
 }
 
 /** Have a list made by the server; what it refuses is said in the list. */
-async function made(name, path, body) {
+export async function made(name, path, body) {
   const turn = ++asked, live = () => turn === asked;
   mark(name);
   byId("title").textContent = "Looking…";
@@ -118,6 +121,7 @@ export async function open(name) {
   if (name === "similar" && state.likes.length) return similar(state.likes, state.dislikes);
   if (name === "similar" && !kept.has(name) && focused() >= 0) return similar([focused()], []);
   if (name === "classifier" && !kept.has(name)) return train();
+  if (name === "parts" && !kept.has(name)) return parts.open();
   if (kept.has(name)) {
     ++asked;
     return show(name, ...kept.get(name));
@@ -202,6 +206,7 @@ export async function where(condition, then = current) {
 /** Read which images are set aside. */
 export async function start() {
   const tabs = byId("tabs");
+  if (!state.facts.parts) TABS.splice(TABS.findIndex(([name]) => name === "parts"), 1);
   tabs.replaceChildren(...TABS.map(([name, text]) => {
     const tab = make("button", { id: `tab-${name}`, type: "button", role: "tab", "aria-controls": "grid" }, text);
     tab.addEventListener("click", () => open(name));

@@ -12,6 +12,7 @@ import * as labels from "./labels.js";
 import * as lists from "./lists.js";
 import * as map from "./map.js";
 import * as order from "./order.js";
+import * as parts from "./parts.js";
 import * as photo from "./photo.js";
 import * as saved from "./saved.js";
 import { byId, focused, make, many, on, state, tell, trying } from "./state.js";
@@ -58,6 +59,7 @@ const KEYS = [
   ["+", () => about.example("like"), "+ −", "search more like this, less like this"],
   ["-", () => about.example("dislike")],
   ["h", about.heat, "h", "where the image is anomalous"],
+  ["b", parts.normal, "b", "in the list of anomalous parts: this is normal, add it to the bank"],
   ["]", () => lists.turn(1), "] [", "next and previous list"],
   ["[", () => lists.turn(-1)],
   ["m", () => map.drag("pan"), "m s", "on the map: move, or select with the lasso"],
