@@ -131,7 +131,7 @@ def main() -> None:
     page = Page(asked.store)
     before = page.used()[2]
     print(
-        f"serves after {time.monotonic() - page.began:.1f} s, of them {before:.1f} s of processor time",
+        f"serves after {time.monotonic() - page.began:.1f} s, processor {before:.1f} s",
         flush=True,
     )
     print(f"first points after {page.until_first_points():.1f} s", flush=True)
