@@ -26,22 +26,22 @@ OPSET = 18  # the first whose Resize can antialias
 class Pipeline(nn.Module):
     """Prepares one picture as `encode` does, and encodes it."""
 
-    def __init__(self, run: Run) -> None:
-        """Take a run's encoder and how its pictures are prepared."""
+    def __init__(self, run: Run, network: nn.Module) -> None:
+        """Take how a run's pictures are prepared, and what then computes the answer."""
         super().__init__()
-        self.encoder = for_one_size(run)
+        self.network = network
         plan = run.preprocess
         self.most, self.size, self.mode = plan.decode_side, plan.size, plan.interpolation
         self.crop = Fraction(plan.crop).limit_denominator(1000)
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
-        """Encode a picture.
+        """Answer for a picture.
 
         Args:
             picture: (1, H, W, 3) uint8, RGB, upright, sides of at least 2.
 
         Returns:
-            (1, d) float32.
+            What the network gives of it, float32.
         """
         x = picture.permute(0, 3, 1, 2).float()
         high, wide = x.shape[2], x.shape[3]
@@ -62,7 +62,7 @@ class Pipeline(nn.Module):
         x = functional.interpolate(
             x, size=(self.size, self.size), mode=self.mode, antialias=True, align_corners=False
         )
-        found: torch.Tensor = self.encoder((x / 255).clamp(0, 1))
+        found: torch.Tensor = self.network((x / 255).clamp(0, 1))
         return found
 
 
@@ -97,10 +97,25 @@ def write(run: Run, folder: Path) -> None:
     """Write both graphs into a folder."""
     side = run.preprocess.size
     batch = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
-    graph(for_one_size(run), torch.zeros(2, 3, side, side), batch, folder / NETWORK, "images")
+    encoder = for_one_size(run.encoder)
+    graph(encoder, torch.zeros(2, 3, side, side), batch, folder / NETWORK, "images", ("features",))
+    write_pipeline(run, encoder, folder, "features")
+
+
+def write_pipeline(run: Run, network: nn.Module, folder: Path, output: str) -> None:
+    """Write the graph from a picture of any size to the answer.
+
+    Args:
+        run: says how pictures are prepared.
+        network: (n, 3, side, side) floats in [0, 1] to the answer, ready to be traced.
+        folder: where to.
+        output: the answer's name.
+    """
+    side = run.preprocess.size
     high, wide = (torch.export.Dim(name, min=2, max=1 << 15) for name in ("height", "width"))
     picture = torch.zeros(1, 2 * side + 3, 3 * side + 5, 3, dtype=torch.uint8)
-    graph(Pipeline(run), picture, {1: high, 2: wide}, folder / PIPELINE, "picture")
+    dims = {1: high, 2: wide}
+    graph(Pipeline(run, network), picture, dims, folder / PIPELINE, "picture", (output,))
 
 
 def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
@@ -126,29 +141,29 @@ def graph(
     dims: dict[int, Any],
     path: Path,
     name: str,
-    outputs: Sequence[str] = ("features",),
+    outputs: Sequence[str],
 ) -> None:
     """Trace a module into one file, its weights inside.
 
     Args:
-        module: of one input.
+        module: ready to be traced.
         example: an input.
-        dims: its dimensions that may differ.
+        dims: which of its sides may vary.
         path: the file.
         name: of the input.
-        outputs: names of the outputs.
+        outputs: their names.
     """
     with _quiet():
+        program = torch.export.export(module.eval(), (example,), dynamic_shapes=(dims,))
         torch.onnx.export(
-            module.eval(),
-            (example,),
+            program,
+            (),
             path,
             dynamo=True,
             opset_version=OPSET,
             external_data=False,
             input_names=[name],
             output_names=list(outputs),
-            dynamic_shapes=(dims,),
             verbose=False,
         )
 

@@ -40,7 +40,7 @@ class PartsGraph(nn.Module):
         """Take the encoder, how pictures are prepared, and the bank."""
         super().__init__()
         assert detector.detector is not None and detector.seen is not None, "add normal pictures first"
-        self.encoder = for_one_size(run)
+        self.encoder = for_one_size(run.encoder)
         self.features = replace(detector.features, encoder=self.encoder)
         plan = detector.preprocess_at_side
         self.most, self.mode, self.shape = plan.decode_side, plan.interpolation, detector.seen
