@@ -275,8 +275,11 @@ FLAGS = {
         "--no-all-classes --min-score --gallery --top"
     ),
     "adopt": "--out --json",
-    "report": "--out --data --train --test --bank --json",
-    "embed": "--out --store --columns --prune --part --join --labels --json --device --batch-size --workers",
+    "report": "--out --data --train --test --bank --names --json",
+    "embed": (
+        "--out --store --columns --prune --thumbnail --part --join --labels --json --device --batch-size "
+        "--workers"
+    ),
     "explain": "--out --pair --labels --json",
     "store": "--import --columns --delete --compact --export --where --json",
     "sts": "--dev --texts --seed --json",

@@ -332,3 +332,18 @@ def test_a_path_through_a_link_and_back_opens_the_file(tmp_path):
     assert open(_paths(FileSource("list", names, None, tmp_path / "link", names))[0], "rb").read() == b"a"
     plain = ["real/../b.png", "b.png"]
     assert _paths(FileSource("list", plain, None, tmp_path, plain)) == [str(tmp_path / "b.png")] * 2
+
+
+def test_thumbnails_are_as_large_as_asked(run, photos, tmp_path):
+    address = tmp_path / "large.nf"
+    embed(run, photos, store=address, thumbnail=120)
+    sizes = {
+        max(Image.open(io.BytesIO(data)).size) for data in open_store(address).thumbnails(["square/é 00.png"])
+    }
+    assert sizes == {120}  # of 130 pixels
+    embed(run, photos, store=address)  # it keeps its size
+    for size, words in ((96, "has thumbnails of 120 pixels"), (9, "give 16 to 1024 pixels")):
+        with pytest.raises(NearfarError, match=words):
+            embed(run, photos, store=address, thumbnail=size)
+    with pytest.raises(NearfarError, match="need a store"):
+        embed(run, photos, thumbnail=120)

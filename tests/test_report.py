@@ -27,7 +27,7 @@ from nearfar.data.dataset import holdout_split
 from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
 from nearfar.data.subset import subset_of
-from nearfar.reports import cards, curves, figures, galleries, page, sample, scoring
+from nearfar.reports import cards, curves, figures, galleries, page, sample, scoring, summary
 from nearfar.reports.report import report
 from nearfar.reports.sample import ImageSample
 from nearfar.training import resolve
@@ -497,3 +497,41 @@ def test_full_cells_of_the_confusion_can_be_read() -> None:
         cell = [share * a + (1 - share) * c for a, c in zip(accent, card, strict=True)]
         low, high = sorted((light(cell), light(ink)))
         assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
+def _scored(accuracy: float, spread: float, test: str = "a", **others: float) -> dict[str, Any]:
+    rows = {name: {"accuracy": value, "low": value, "high": value} for name, value in others.items()}
+    own = {"accuracy": accuracy, "low": accuracy - spread, "high": accuracy + spread}
+    return {"knn": {"encoder": own, **rows}, "images": {"test": 1000}, "data": {"test": test}}
+
+
+def test_one_sentence_sums_a_run_up() -> None:
+    said = summary.sentence(3240, "images", _scored(0.912, 0.02, untrained=0.45, pixels=0.5), None)
+    assert said == (
+        "An encoder learnt from 3,240 images, and gives 91.2 % of the test images their right class, more "
+        "than with raw pixels (50.0 %)."
+    )
+    same = summary.sentence(3240, "images", _scored(0.5, 0.02, untrained=0.49), None)
+    assert "about as many as with an untrained network (49.0 %)" in same
+    assert "fewer than" in summary.sentence(3240, "images", _scored(0.3, 0.02, pixels=0.49), None)
+    assert "was not measured" in summary.sentence(3240, "images", None, None)
+
+
+def test_no_run_is_called_the_best_by_chance_or_on_other_images() -> None:
+    best = summary.compared({"a": _scored(0.9, 0.01), "b": _scored(0.8, 0.01)})
+    assert best == "Of 2 runs a is the best: 90.0 % of the test images right, against 80.0 % for b."
+    assert "by less than" in summary.compared({"a": _scored(0.8, 0.03), "b": _scored(0.82, 0.03)})
+    other = {"a": _scored(0.9, 0.01), "b": _scored(0.8, 0.01, test="elsewhere")}
+    assert "no run is called the best" in summary.compared(other)
+    assert "b was not measured" in summary.compared({"a": _scored(0.9, 0.01), "b": None})
+    told = summary.limits(_scored(0.9, 0.01), 4096, 60_000)
+    assert "not for other cameras" in told and "was not looked for" in told and "4,096 of 60,000" in told
+    assert "was not looked for" not in summary.limits({**_scored(0.9, 0.01), "leaks": {}}, 10, 10)
+
+
+def test_runs_have_names_of_their_own() -> None:
+    assert summary.names_of((), ["x", "y"]) == ["x", "y"]
+    assert summary.names_of(("first", "second"), ["x", "y"]) == ["first", "second"]
+    for names in (("first",), ("same", "same")):
+        with pytest.raises(NearfarError, match="a name of its own"):
+            summary.names_of(names, ["x", "y"])

@@ -109,6 +109,7 @@ def embed(
     store: str | Path,
     columns: str | Path | None = None,
     prune: bool = False,
+    thumbnail: int | None = None,
     part: str | None = None,
     device: str = "auto",
     batch_size: int = 256,
@@ -125,6 +126,7 @@ def embed(
     store: str | Path | None = None,
     columns: str | Path | None = None,
     prune: bool = False,
+    thumbnail: int | None = None,
     part: str | None = None,
     join: str | Path | None = None,
     device: str = "auto",
@@ -145,6 +147,7 @@ def embed(
         store: instead of a file, a vector store to bring up to date: only new and changed images are encoded.
         columns: with store: add columns from a .csv or .tsv, whose first column names images by id or path.
         prune: with store: delete images whose files are gone.
+        thumbnail: with a new store: pixels of the longer side of its thumbnails; if not given, 96.
         part: only one part of the images, such as 3/64; --out is then a folder for all parts.
         join: instead of images, the folder of all parts: checked for what is missing or twice, and written.
         device: auto, cpu, cuda or mps.
@@ -163,7 +166,7 @@ def embed(
         if value is not None and value < 1:
             raise NearfarError(f"{flag} is {value}; give 1 or more.")
     if join is not None:
-        if data is not None or part is not None or columns is not None or prune or labels:
+        if data is not None or part is not None or columns is not None or prune or labels or thumbnail:
             raise NearfarError(
                 f"--join puts together what is in {join}, and reads no images; give only --out or --store, "
                 f"such as nearfar embed RUN --join {join} --out photos.parquet."
@@ -192,9 +195,11 @@ def embed(
         slice_ = None if part is None else CollectionPart.read(part)
         if slice_ is not None and prune:
             raise NearfarError("--prune looks at all images; run it without --part, when all parts are done.")
-        return fill(run, data, store, columns=columns, prune=prune, part=slice_, **how)
-    if columns is not None or prune:
-        raise NearfarError("--columns and --prune need a store; name one, such as --store photos.nf")
+        return fill(run, data, store, columns=columns, prune=prune, thumbnail=thumbnail, part=slice_, **how)
+    if columns is not None or prune or thumbnail is not None:
+        raise NearfarError(
+            "--columns, --prune and --thumbnail need a store; name one, such as --store photos.nf"
+        )
     run = load(run)
     path = Path(out) if out is not None else None
     if part is not None:

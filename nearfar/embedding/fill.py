@@ -23,7 +23,7 @@ from ..data.source import FileSource, Source, clean
 from ..features.chunked import ragged_chunk
 from ..features.extract import features, fingerprint, finite
 from ..stores import schema
-from ..stores.base import StoreInfo, Vectors, VectorStore
+from ..stores.base import THUMBNAIL, StoreInfo, Vectors, VectorStore
 from ..stores.columns import ColumnList, read_columns
 from ..stores.open import open_store
 from ..training.run import Run, load
@@ -32,6 +32,7 @@ from .reader import ImageReader, ReadImage
 
 Encode = Callable[[Sequence[ReadImage]], Vectors]
 DATA_LABEL = "data_label"  # the column with the label that the collection gave last
+SMALLEST, LARGEST = 16, 1024  # pixels of a thumbnail that may be asked for
 PIECES = 20  # chunks written, from which on they are put together at the end
 
 
@@ -97,6 +98,7 @@ def fill(
     *,
     columns: str | Path | None = None,
     prune: bool = False,
+    thumbnail: int | None = None,
     device: str = "auto",
     batch_size: int = 256,
     workers: int | None = None,
@@ -113,6 +115,7 @@ def fill(
         address: the store's, as `open_store` takes it.
         columns: a list with further columns, as `read_columns` takes it.
         prune: whether to delete rows whose files are gone.
+        thumbnail: pixels of the longer side of thumbnails, in a store that is made; None for `THUMBNAIL`.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images encoded at a time.
         workers: CPU threads that read images; default: all cores.
@@ -126,6 +129,8 @@ def fill(
     Raises:
         NearfarError: the run, the images or the list cannot be used, or the store is another encoder's.
     """
+    if thumbnail is not None and not SMALLEST <= thumbnail <= LARGEST:
+        raise NearfarError(f"--thumbnail is {thumbnail}; give {SMALLEST} to {LARGEST} pixels, such as 256.")
     run = load(run)
     where, workers = device_named(device), workers or cores()
     kind = run.preprocess.modality
@@ -136,11 +141,17 @@ def fill(
         fingerprint(run.encoder),
         run.name,
         to_json(run.preprocess),
+        thumbnail or THUMBNAIL,
         modality=kind,
     )
     for name in extra.columns if extra else ():
         schema.check_update(name, [], {}, info.fixed)
     store = open_store(address, info)
+    if thumbnail is not None and store.info.thumbnail != thumbnail:
+        raise NearfarError(
+            f"{store.address} has thumbnails of {store.info.thumbnail} pixels; leave out --thumbnail, or "
+            "name a new store."
+        )
     model = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
 
     def encode(seen: Sequence[ReadImage]) -> Vectors:

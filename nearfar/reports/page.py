@@ -27,7 +27,7 @@ def render(sections: Sequence[Section], **head: Any) -> str:
 
     Args:
         sections: in their order.
-        **head: what `page.html` shows above them: title, lede, verdicts, answers, overview.
+        **head: what `page.html` shows above them: title, lede, summary, verdicts, answers, overview.
 
     Returns:
         HTML. Names and paths come from untrusted files, so everything but our own style and drawings is
@@ -42,6 +42,7 @@ def render(sections: Sequence[Section], **head: Any) -> str:
     there.filters["drawn"] = Markup
     style = Markup((HERE / "page.css").read_text(encoding="utf-8"))
     page = there.get_template("page.html")
+    head = {"summary": "", **head}
     return page.render(sections=sections, style=style, version=__version__, **head)
 
 

@@ -18,7 +18,7 @@ from ..evaluation.evaluate import evaluate
 from ..training import checkpoint, run_shapes
 from ..training.run import Run, load
 from ..training.run_config import RunConfig
-from . import cards, page, sample, tuned
+from . import cards, page, sample, summary, tuned
 from .anomalous_parts import open_bank
 from .blocks import Section
 from .sections import Subject, overview, sections
@@ -68,6 +68,7 @@ def report(
     train: Any = None,
     test: Any = None,
     bank: str | Path | None = None,
+    names: Sequence[str] = (),
 ) -> Report:
     """Write one HTML file about a run, or about several side by side; it needs no network and no other file.
 
@@ -89,6 +90,7 @@ def report(
         test: labelled images to test on; if not given, those that the run was evaluated or tested on.
         bank: a .safetensors file that nearfar anomalies --parts has made with the run's encoder: adds a
             section on anomalous parts.
+        names: what to call the runs, in their order; if not given, as their folders.
 
     Returns:
         Where it is, how large, and what is missing in it.
@@ -102,16 +104,16 @@ def report(
     if bank is not None and len(runs) > 1:
         raise NearfarError("a bank is of one encoder; name one run with --bank.")
     loaded = [load(run) for run in runs]
-    names = _names([run.folder for run in loaded])
+    called = summary.names_of(names, _names([run.folder for run in loaded]))
     device = device_named("auto")
     if any(tuned.is_tuned(run) for run in loaded):
         if bank is not None:
             raise NearfarError("--bank is for reports on pretrainings; leave it out for a fine-tuned run.")
-        return _tuned(loaded, names[0], Path(out), data, train, test, device)
+        return _tuned(loaded, called[0], Path(out), data, train, test, device)
     if (train is None) != (test is None):
         raise NearfarError("--train and --test belong together; give both, or neither.")
     subjects = [
-        _subject(run, name, data, train, test, bank, device) for run, name in zip(loaded, names, strict=True)
+        _subject(run, name, data, train, test, bank, device) for run, name in zip(loaded, called, strict=True)
     ]
     progress.say("drawing the report")
     made = sections(subjects, str(out))
@@ -119,15 +121,34 @@ def report(
     several = len(subjects) > 1
     text = page.render(
         made,
-        title=" and ".join(names) if len(names) < 3 else f"{len(names)} runs compared",
+        title=" and ".join(called) if len(called) < 3 else f"{len(called)} runs compared",
         lede=f"{first.run.config['method']} on {first.run.config['data']['name']}"
         if not several
         else "Several runs side by side.",
+        summary=_summary(subjects),
         verdicts=[(item.name if several else "", item.verdict) for item in subjects],
-        answers=() if several else cards.answers(first.run, first.scores, len(first.rejected)),
+        answers=() if several else _answers(first),
         overview=overview(subjects),
     )
     return _written(Path(out), text, loaded, made)
+
+
+def _summary(subjects: Sequence[Subject]) -> str:
+    """Sum up the runs in a sentence."""
+    if len(subjects) > 1:
+        return summary.compared({item.name: item.scores for item in subjects})
+    (one,) = subjects
+    kind = "images" if one.wanted.kind.pictures else f"examples of {one.wanted.modality}"
+    return summary.sentence(int(one.run.config["data"]["images"]), kind, one.scores, one.verdict)
+
+
+def _answers(one: Subject) -> list[tuple[str, str, str]]:
+    """Answer a reader's questions, and what the report does not tell."""
+    facts = one.run.config["data"]
+    expected = int(facts["images"]) + int(facts.get("holdout", 0))
+    sampled = None if one.sampled is None else len(one.sampled)
+    limits = ("What does this not say?", summary.limits(one.scores, sampled, expected), "evaluation")
+    return [*cards.answers(one.run, one.scores, len(one.rejected)), limits]
 
 
 def _written(out: Path, text: str, runs: Sequence[Run], made: Sequence[Section]) -> Report:

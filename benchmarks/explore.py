@@ -1,0 +1,162 @@
+"""Times the page to explore: how soon it answers, at the first start and the second, and its memory.
+
+    python -m benchmarks.explore --rows 60000 --store sixty.nf --cache kept
+
+The store holds random vectors around 20 centres and small thumbnails; it is made where there is none. Times
+on the wall depend on what else the machine does, so processor time of server and worker is given too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import http.cookiejar
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CENTRES, PICTURES, PART = 20, 200, 50_000
+
+
+def fill(address: str, rows: int, dim: int) -> None:
+    """Make the store."""
+    import pyarrow as pa
+    from PIL import Image
+
+    from nearfar.stores import StoreInfo, open_store
+
+    draws = np.random.default_rng(0)
+    centres = draws.normal(size=(CENTRES, dim)).astype(np.float32)
+    store, files = open_store(address, StoreInfo(dim)), []
+    for _ in range(PICTURES):
+        pixels = np.zeros((32, 32, 3), np.uint8)
+        pixels[:], pixels[8:24, 8:24] = draws.integers(0, 255, (2, 3))
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG")
+        files.append(file.getvalue())
+    for first in range(0, rows, PART):
+        numbers = np.arange(first, min(first + PART, rows))
+        kinds = draws.integers(0, CENTRES, len(numbers))
+        vectors = centres[kinds] + draws.normal(size=(len(numbers), dim)).astype(np.float32)
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)
+        digests = [hashlib.blake2b(str(n).encode(), digest_size=16).hexdigest() for n in numbers.tolist()]
+        known = zip(numbers.tolist(), kinds.tolist(), strict=True)
+        table = {
+            "id": [f"{n:07d}.jpg" for n in numbers.tolist()],
+            "vector": flat.cast(pa.list_(pa.float32())),
+            "thumbnail": [files[n % PICTURES] for n in numbers.tolist()],
+            "label": pa.array([f"class {kind}" if n % 3 == 0 else None for n, kind in known], pa.string()),
+            "digest": digests,
+        }
+        store.upsert(pa.table(table))
+
+
+class Page:
+    """The page's server, asked as a browser asks it."""
+
+    def __init__(self, store: str) -> None:
+        """Start it."""
+        self.began = time.monotonic()
+        words = [sys.executable, "-m", "nearfar", "explore", store]
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        found = re.search(r"http\S+", self.process.stdout.readline())
+        assert found is not None
+        self.base = found[0].split("?")[0]
+        cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
+        self._door = urllib.request.build_opener(cookies)
+        self.get(found[0].removeprefix(self.base))
+        self.key = json.loads(self.get("api/store"))["key"]
+
+    def get(self, path: str, body: Any = None) -> bytes:
+        """Ask until long work is finished."""
+        while True:
+            data = None if body is None else json.dumps(body).encode()
+            asked = urllib.request.Request(self.base + path, data, {"content-type": "application/json"})
+            with self._door.open(asked) as answer:
+                if answer.status != 202:
+                    return bytes(answer.read())
+
+    def until_first_points(self) -> float:
+        """Wait until places can be drawn, and give the seconds since the start."""
+        while True:
+            with self._door.open(self.base + "api/map") as answer:
+                if answer.status != 202 or json.loads(answer.read())["early"]:
+                    return time.monotonic() - self.began
+
+    def used(self) -> tuple[float, float, float]:
+        """Give MiB of the server and of its worker at their peaks, and the processor seconds of both."""
+        me = self.process.pid
+        children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
+        for task in Path(f"/proc/{me}/task").iterdir():
+            with suppress(OSError):  # a thread that has ended
+                children += (task / "children").read_text().split()
+        peaks, seconds = [], 0.0
+        for number in (me, *{*children}):
+            status = Path(f"/proc/{number}/status").read_text()
+            peaks.append(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024)  # type: ignore[index]
+            times = Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+            seconds += sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+        return peaks[0], max(peaks[1:], default=0.0), seconds
+
+    def close(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait()
+
+
+def main() -> None:
+    """Measure one start: the first, if the cache is empty, or a later one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--cache", required=True, help="empty for a first start; the same again for a second")
+    parser.add_argument("--lists", nargs="*", default=[])
+    parser.add_argument("--no-map", action="store_true", help="do not wait for the map")
+    asked = parser.parse_args()
+    if not Path(asked.store).exists():
+        fill(asked.store, asked.rows, asked.dim)
+    os.environ["NEARFAR_CACHE"] = asked.cache
+    page = Page(asked.store)
+    before = page.used()[2]
+    print(
+        f"serves after {time.monotonic() - page.began:.1f} s, processor {before:.1f} s",
+        flush=True,
+    )
+    print(f"first points after {page.until_first_points():.1f} s", flush=True)
+    some = [str(row) for row in range(0, asked.rows, max(1, asked.rows // 120))][:120]
+    steps: dict[str, tuple[str, Any]] = {
+        "map": ("api/map", None),
+        "120 thumbnails": (f"api/cells?at={','.join(some)}&key={page.key}", None),
+        "all labels": ("api/column/label", None),
+        "ranks by a column": ("api/order/label", None),
+        "a condition": ("api/where?where=label%20%3D%20%27class%203%27", None),
+        "the first search by an image": ("api/search", {"key": page.key, "like": [7]}),
+        "the next search": ("api/search", {"key": page.key, "like": [8]}),
+        **{f"list {name}": (f"api/list/{name}", None) for name in asked.lists},
+    }
+    if asked.no_map:
+        del steps["map"]
+    for name, (path, body) in steps.items():
+        began, used = time.monotonic(), page.used()[2]
+        page.get(path, body)
+        spent = page.used()[2] - used
+        print(f"{name}: {time.monotonic() - began:.2f} s, processor {spent:.2f} s", flush=True)
+    server, worker, _ = page.used()
+    print(f"memory at its peak: server {server:,.0f} MiB, worker {worker:,.0f} MiB", flush=True)
+    page.close()
+
+
+if __name__ == "__main__":
+    main()

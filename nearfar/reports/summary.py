@@ -1,0 +1,109 @@
+"""Says in one sentence what came of a run, for who reads no further, and what the report cannot say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..core.errors import NearfarError
+from ..evaluation.summary import BASELINES
+from . import scoring
+
+
+def sentence(images: int, kind: str, scores: scoring.Scores | None, verdict: Any) -> str:
+    """Sum up one run.
+
+    Args:
+        images: that it learnt from.
+        kind: what they are called: "images".
+        scores: its evaluation.json, if there is one.
+        verdict: on its health, if there is one.
+
+    Returns:
+        One sentence without terms of the field.
+    """
+    found = scoring.main(scores) if scores else None
+    learnt = f"An encoder learnt from {images:,} {kind}"
+    if scores is None or found is None:
+        health = f"; its health while training says: {verdict.name}" if verdict else ""
+        return f"{learnt}; how good it is was not measured on labelled {kind} yet{health}."
+    key, own = found
+    others = {way: score["accuracy"] for way, score in scores[key].items() if way in BASELINES}
+    says = f"{learnt}, and gives {scoring.percent(own['accuracy'])} of the test {kind} their right class"
+    if not others:
+        return f"{says}."
+    best = max(others, key=lambda way: others[way])
+    than = f"{BASELINES[best]} ({scoring.percent(others[best])})"
+    if own["low"] <= others[best] <= own["high"]:
+        return f"{says}, about as many as with {than}."
+    return f"{says}, {'more' if own['accuracy'] > others[best] else 'fewer'} than with {than}."
+
+
+def compared(runs: Mapping[str, scoring.Scores | None]) -> str:
+    """Sum up several runs.
+
+    Args:
+        runs: name to evaluation.json, if there is one.
+
+    Returns:
+        One sentence: which run is best, if all were measured on the same test images.
+    """
+    found = {name: scoring.main(scores) for name, scores in runs.items() if scores}
+    scored = {name: one for name, one in found.items() if one is not None}
+    missing = [name for name in runs if name not in scored]
+    if missing:
+        were = f"{' and '.join(missing)} {'was' if len(missing) == 1 else 'were'}"
+        return f"{len(runs)} runs; {were} not measured on labelled images, so no run is called the best."
+    tests = {str((scores or {}).get("data", {}).get("test")) for scores in runs.values()}
+    if len(tests) > 1 or len({key for key, _ in scored.values()}) > 1:
+        return f"{len(runs)} runs, measured on different test images, so no run is called the best."
+    order = sorted(scored, key=lambda name: -scored[name][1]["accuracy"])
+    first, second = (scored[name][1] for name in order[:2])
+    shares = (
+        f"{scoring.percent(first['accuracy'])} of the test images right, against "
+        f"{scoring.percent(second['accuracy'])} for {order[1]}"
+    )
+    which = f"Of {len(runs)} runs {order[0]} is"
+    if second["high"] >= first["low"]:
+        return f"{which} ahead, but by less than these test images can tell: {shares}."
+    return f"{which} the best: {shares}."
+
+
+def limits(scores: scoring.Scores | None, sampled: int | None, expected: int) -> str:
+    """Say what the figures of a run do not tell.
+
+    Args:
+        scores: its evaluation.json, if there is one.
+        sampled: images that the galleries are of; None where there are none.
+        expected: images of the collection.
+    """
+    told: list[str] = []
+    if scores is None:
+        told.append("Without labelled images, how good the features are is unknown.")
+        told.append("Health only tells whether training worked.")
+    else:
+        like = f"images like the {scores.get('images', {}).get('test', 0):,} test images"
+        told.append(f"The accuracy holds for {like}, not for other cameras, places or years.")
+        if "leaks" not in scores:
+            told.append("Whether test images are also among the training images was not looked for.")
+    told.append("It is one run: with another seed, figures differ by a point or more.")
+    if sampled is not None and sampled < expected:
+        told.append(f"Galleries, map and near-duplicates are of {sampled:,} of {expected:,} images.")
+    return " ".join(told)
+
+
+def names_of(given: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Name runs as the user does, or else as their folders are called.
+
+    Args:
+        given: the user's names, as many as there are runs; none to take the folders'.
+        own: the folders' names.
+
+    Raises:
+        NearfarError: there are too few or too many, or two are the same.
+    """
+    if not given:
+        return list(own)
+    if len(given) != len(own) or len(set(given)) != len(given):
+        raise NearfarError(f"--names needs a name of its own for each of the {len(own)} runs.")
+    return list(given)
