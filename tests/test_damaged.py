@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import nearfar
+from nearfar.core import arrays
 from nearfar.core.errors import NearfarError
 from nearfar.core.shapes import check_shape
 from nearfar.features.extract import fingerprint
@@ -198,6 +199,19 @@ def test_arrays_that_claim_more_than_their_file_holds_are_refused(tmp_path: Path
     for call in (lambda p: nearfar.store(tmp_path / "a.nf", import_file=p), nearfar.check):
         with pytest.raises(NearfarError, match=r"\.npy claims 32,000,000,000,000 bytes"):
             call(tmp_path / "n.npz")
+
+
+def test_arrays_that_inflate_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.zeros((64, 64, 64, 3), np.uint8)
+    np.savez_compressed(tmp_path / "n.npz", images=images)
+    found = nearfar.check(tmp_path / "n.npz")  # small ones are no danger
+    assert found.inspection.usable == 64 and "of one and the same colour" in found.obstacle
+    with pytest.raises(NearfarError, match="of one and the same colour, so nothing can be learnt"):
+        nearfar.pretrain(tmp_path / "n.npz", out=tmp_path / "run", steps=2)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(arrays, "INFLATED", 1 << 16)
+    with pytest.raises(NearfarError, match=r"images\.npy inflates [\d,]+ bytes to 786,\d\d\d; save it with"):
+        nearfar.check(tmp_path / "n.npz")
 
 
 def test_a_parquet_without_vectors_is_refused(tmp_path: Path) -> None:

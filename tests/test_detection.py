@@ -132,6 +132,36 @@ def test_average_precision_equals_the_reference(crowd):
     assert detection_scores.scores(truth, nothing, ("a", "b", "c")).ap == 0
 
 
+@pytest.mark.parametrize("crowd", [0.0, 0.3])
+def test_the_best_score_is_that_of_trying_all(crowd):
+    generator = np.random.default_rng(5)
+    truth = [boxes_on(generator, n, 2, crowd) for n in (4, 0, 6, 1)]
+    found = []
+    for one in truth:
+        more = boxes_on(generator, 6, 2)
+        moved = one.boxes + generator.normal(0, 2, one.boxes.shape)
+        boxes, labels = np.concatenate([moved, more.boxes]), np.concatenate([one.labels, more.labels])
+        # Scores with ties, those of right boxes higher.
+        scores = np.concatenate([generator.random(len(moved)) / 2 + 0.4, generator.random(6) * 0.7]).round(1)
+        found.append(Found(boxes, labels, scores))
+
+    def f1(least):
+        right, wrong, total = 0, 0, sum(int((~one.crowd).sum()) for one in truth)
+        for own, other in zip(truth, found, strict=True):
+            kept = other.scores >= least
+            some = Found(other.boxes[kept], other.labels[kept], other.scores[kept])
+            for label in (0, 1):
+                _, good, nothing = detection_scores.match(own, some, label, 0.5)
+                right, wrong = right + good.sum(), wrong + (~good & ~nothing).sum()
+        return 2 * right / (right + wrong + total)
+
+    score, best = detection_scores.best_score(truth, found, 2)
+    assert best == pytest.approx(max(f1(least) for least in np.arange(0, 1.01, 0.05)))
+    assert f1(score) == pytest.approx(best) and 0 < score < 1
+    nothing = [Found(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0)) for _ in truth]
+    assert detection_scores.best_score(truth, nothing, 2) is None
+
+
 def test_a_detector_learns_and_predicts_images_of_any_size(tmp_path):
     pytest.importorskip("faster_coco_eval")
     place = folder(tmp_path / "a", 4)

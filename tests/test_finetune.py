@@ -20,6 +20,7 @@ from nearfar.core.errors import NearfarError
 from nearfar.features import probes
 from nearfar.features.extract import fingerprint
 from nearfar.finetuning import calibrate, class_figures, linear_fit, outcome
+from nearfar.finetuning.classify import Predicting
 from nearfar.finetuning.many_labels import read_many
 from nearfar.finetuning.task_types import Figures
 from nearfar.finetuning.tuned import open_tuned
@@ -141,6 +142,9 @@ def test_other_words_or_images_in_the_same_folder_are_refused(linear, start, lab
         NearfarError, match="holds another run .seed 0 before and 1 now.; name another folder"
     ):
         nearfar.finetune(start, **data, mode="linear", seed=1)
+    with pytest.raises(NearfarError, match="gone") as refused:
+        nearfar.finetune(start, train=str(tmp_path / "gone"), out=tmp_path / "new", mode="linear")
+    assert "new" not in str(refused.value) and not (tmp_path / "new").exists()
     with pytest.raises(NearfarError, match="holds no fine-tuned run; make one: nearfar finetune"):
         nearfar.predict(start, labelled / "test", out=tmp_path / "x.csv")
     mine = tmp_path / "mine"
@@ -216,7 +220,12 @@ def test_none_of_these_keeps_its_promise(linear, labelled, tmp_path) -> None:
     with pytest.raises(NearfarError, match="needs 99 held-out images, and the run had 32"):
         nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.csv", reject=0.01)
     found = nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.csv", reject=0.3)
-    assert 0 < found.counts["none of these"] < 60 and "at most 30 %" in found.notes[0]
+    # Of 32 held-out images, choices were made on the same ones.
+    assert 0 < found.counts["none of these"] < 60
+    assert "about 30 % of images like the training ones" in found.notes[0] and "no bound" in found.notes[0]
+    task = open_tuned(linear.path).task
+    task.apart = True
+    assert "at most 30 % of images like the held-out ones" in task.prepare(Predicting(reject=0.3))[0]
     draw = np.random.default_rng(0)
     turned = []
     for _ in range(2000):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,6 +238,20 @@ def test_images_that_have_moved(
         assert not (tmp_path / "none.html").exists()
     finally:
         moved.rename(photos)
+
+
+def test_files_that_the_run_of_a_stranger_names_are_not_opened(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = RunConfig.from_json(run.config, "")
+    assert len(sample.sample_run(run, wanted, None, torch.device("cpu"))) == 160
+    stranger = copy.deepcopy(run.config)
+    stranger["data"]["path"] = str(tmp_path)
+    with pytest.raises(NearfarError, match="was not made by you on this machine.*with --data"):
+        sample.sample_run(replace(run, config=stranger), wanted, None, torch.device("cpu"))
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "another user's"))
+    with pytest.raises(NearfarError, match="was not made by you"):
+        sample.sample_run(run, wanted, None, torch.device("cpu"))
 
 
 def test_mistakes_are_sentences(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,37 @@ def _evaluation(truth: Sequence[Found], found: Sequence[Found], classes: Sequenc
     return evaluation
 
 
+def best_score(
+    truth: Sequence[Found], found: Sequence[Found], classes: int, overlap: float = 0.5
+) -> tuple[float, float] | None:
+    """Find the score from which on boxes have the best F1, over all classes.
+
+    Args:
+        truth, found: n, an image each.
+        classes: how many there are.
+        overlap: least intersection over union of a box that is right.
+
+    Returns:
+        The score, in the middle between the last box kept and the first left out, and the F1; None where no
+        box is right.
+    """
+    pairs = [*zip(truth, found, strict=True)]
+    parts = [match(own, other, label, overlap) for own, other in pairs for label in range(classes)]
+    score, right, nothing = (np.concatenate([part[at] for part in parts]) for at in range(3))
+    order = np.argsort(-score, kind="stable")
+    order = order[~nothing[order]]
+    hits = np.cumsum(right[order])
+    if not len(hits) or not hits[-1]:
+        return None
+    total = sum(int((~one.crowd).sum()) if one.crowd is not None else len(one.boxes) for one in truth)
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + total)
+    ranked = score[order]
+    ends = np.append(np.diff(ranked) != 0, True)  # boxes of equal score stay together
+    best = int(np.where(ends, f1, -1).argmax())
+    below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
+    return float((ranked[best] + below) / 2), float(f1[best])
+
+
 def match(truth: Found, found: Found, label: int, overlap: float) -> tuple[npt.NDArray[Any], ...]:
     """Match the found boxes of a class on an image with the true ones, the highest score first.
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+INFLATED = 1 << 30  # bytes of an array that a small file may hold packed
+RATIO = 100  # and how many times its packed bytes a larger one may have
 ERRORS = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged file raises."""
 
@@ -24,7 +26,8 @@ def open_arrays(path: Path) -> Any:
         As `numpy.load` does; nothing is unpickled.
 
     Raises:
-        ValueError: an array claims more numbers than the file holds, or is no array.
+        ValueError: an array claims more numbers than the file holds, is no array, or inflates to a
+            size that may fill the memory.
     """
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -39,4 +42,9 @@ def open_arrays(path: Path) -> Any:
             claimed = math.prod(shape) * dtype.itemsize
             if claimed > member.file_size:
                 raise ValueError(f"{member.filename} claims {claimed:,} bytes and holds {member.file_size:,}")
+            if claimed > max(INFLATED, RATIO * member.compress_size):
+                raise ValueError(
+                    f"{member.filename} inflates {member.compress_size:,} bytes to {claimed:,}; save it with "
+                    "numpy.savez, which packs nothing"
+                )
     return np.load(path, allow_pickle=False)

@@ -90,6 +90,18 @@ class Dataset(abc.ABC):
         """
 
 
+def one_colour(images: Any) -> bool:
+    """Tell whether all pixels of some images are equal, as where their values were lost on the way.
+
+    Args:
+        images: RaggedImages; others, such as texts, never are.
+    """
+    if not isinstance(images, RaggedImages):
+        return False
+    first = images.image(0)[:1, :1]
+    return all(bool((images.image(row) == first).all()) for row in range(len(images)))
+
+
 @dataclass(frozen=True, eq=False)
 class ImageDataset(Dataset):
     """Decoded images in one buffer, in memory or mapped from a cache on disk; gathering copies nothing.

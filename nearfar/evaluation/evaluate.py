@@ -14,6 +14,7 @@ from typing import Any, TypedDict, Unpack, overload
 from ..core import progress
 from ..core.device import device_named
 from ..core.errors import NearfarError
+from ..core.own_mark import mark_of
 from ..data.labels import splits
 from ..training import checkpoint
 from ..training.run import Run, load
@@ -165,7 +166,10 @@ def _keep(run: Run, found: Evaluation) -> None:
     """Write what was found into the run's folder, if that can be written."""
     if run.path is None:  # a known encoder has no folder
         return
+    kept = found.to_json()
+    named = [kept["data"]["train"], kept["data"]["test"]]
+    kept["data"] = {**kept["data"], "mark": mark_of(named)}  # so that a report opens them
     try:
-        checkpoint.write_json(run.path / "evaluation.json", found.to_json())
+        checkpoint.write_json(run.path / "evaluation.json", kept)
     except NearfarError:
         progress.say(f"{run.path} cannot be written, so evaluation.json is not written.")

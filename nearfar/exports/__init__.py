@@ -16,7 +16,7 @@ import torch
 from ..core.errors import NearfarError
 from ..data.modalities import IMAGES
 from ..training.run import Run, load
-from . import card, onnx, timm_folder, torch_program
+from . import card, onnx, timm_folder, torch_program, tuned
 
 CLOSE = 1e-4  # of the largest number of a vector, that another tool's answer may differ by
 PICTURES = 3  # on which both are compared
@@ -65,12 +65,14 @@ class ExportedEncoder:
         difference: the largest difference of a number of a vector, over the largest number, between the other
             tool and ours, on random pictures.
         open_with: a line of Python.
+        compared: what was compared.
     """
 
     path: Path
     files: tuple[str, ...]
     difference: float
     open_with: str
+    compared: str = "vectors"
 
     def to_json(self) -> dict[str, object]:
         """Describe it in plain values."""
@@ -83,13 +85,15 @@ class ExportedEncoder:
 
     def __str__(self) -> str:
         return (
-            f"{self.path}: {', '.join(self.files)}; opened again, vectors differ by {self.difference:.1g} of "
-            f"their largest number at most\nnext: {self.open_with}"
+            f"{self.path}: {', '.join(self.files)}; opened again, {self.compared} differ by "
+            f"{self.difference:.1g} of their largest number at most\nnext: {self.open_with}"
         )
 
 
 def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = None) -> ExportedEncoder:
     """Write an encoder as files for another tool, open them with that tool, and compare the vectors.
+
+    A fine-tuned run leaves with its head for ONNX and torch; for timm its encoder leaves alone.
 
     Args:
         run: a finished run, its folder, or the name of a known encoder.
@@ -110,6 +114,7 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
             "use its encoder.safetensors."
         )
     form.needs(opened)
+    head = tuned.opened(opened) if to in tuned.FILES and tuned.is_tuned(opened) else None
     name = opened.path.name if opened.path else opened.name.replace(":", "-").replace("/", "-")
     folder = Path(out) if out is not None else Path(f"{name}-{to}")
     if folder.exists():
@@ -124,15 +129,21 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what exporters tell their own makers
-            form.write(opened, made)
-            card.write(opened, made, to)
-            difference = _compared(opened, form, made)
+            if head is None:
+                form.write(opened, made)
+                difference = _compared(opened, form, made)
+            else:
+                tuned.write(opened, *head, made, to)
+                difference = _close(tuned.compared(head[1], made, to), opened)
+            card.write(opened, made, to, None if head is None else head[1])
         made.chmod(0o755)
         os.replace(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     files = tuple(sorted(item.name for item in folder.iterdir()))
-    return ExportedEncoder(folder, files, difference, form.open_with.format(folder=folder))
+    how = form.open_with.format(folder=folder) if head is None else tuned.open_with(folder, to)
+    what = "vectors" if head is None else "answers"
+    return ExportedEncoder(folder, files, difference, how, what)
 
 
 def _compared(run: Run, form: Format, folder: Path) -> float:
@@ -142,10 +153,14 @@ def _compared(run: Run, form: Format, folder: Path) -> float:
     with torch.inference_mode():
         ours = run.encoder.eval()(x)
     theirs = form.run(run, folder, x)
-    difference = float((theirs - ours).abs().max() / ours.abs().max().clamp_min(1e-12))
+    return _close(float((theirs - ours).abs().max() / ours.abs().max().clamp_min(1e-12)), run)
+
+
+def _close(difference: float, run: Run) -> float:
+    """Refuse a difference that is more than rounding."""
     if not difference <= CLOSE:
         raise NearfarError(
-            f"{run.encoder.name} gives other vectors there (a difference of {difference:.2g}); this is a "
+            f"{run.encoder.name} gives other numbers there (a difference of {difference:.2g}); this is a "
             "fault of nearfar or of the other tool: please report it, and export with another --to."
         )
     return difference

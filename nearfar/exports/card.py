@@ -6,45 +6,71 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..finetuning.task_types import HeadExport
+from ..finetuning.tuned import open_result
 from ..training.run import Run
 
 
-def write(run: Run, folder: Path, to: str) -> None:
+def write(run: Run, folder: Path, to: str, head: HeadExport | None = None) -> None:
     """Write the card.
 
     Args:
         run: what is exported.
         folder: where.
         to: the format.
+        head: what leaves with the encoder of a fine-tuned run, if anything.
     """
-    (folder / "README.md").write_text(text(run, to), encoding="utf-8")
+    (folder / "README.md").write_text(text(run, to, head), encoding="utf-8")
 
 
-def text(run: Run, to: str) -> str:
+def text(run: Run, to: str, head: HeadExport | None = None) -> str:
     """Write the card's text: a block of YAML as the Hugging Face hub reads it, then plain words.
 
     Args:
         run: what is exported.
         to: the format.
+        head: of a fine-tuned run.
 
     Returns:
         Markdown.
     """
-    facts, plan, made = run.facts(), run.preprocess, run.provenance
+    facts, made = run.facts(), run.provenance
     licence = facts["licence"] if facts["licence"] not in ("unknown", "yours") else "other"
-    tags = ["image-feature-extraction", "self-supervised", "nearfar", str(made.get("method", "known"))]
-    head: dict[str, Any] = {
+    kind = "image-feature-extraction" if head is None else head.tag
+    tags = [kind, *([] if head else ["self-supervised"]), "nearfar", str(made.get("method", "known"))]
+    block: dict[str, Any] = {
         "library_name": {"timm": "timm", "onnx": "onnx"}.get(to, "pytorch"),
-        "pipeline_tag": "image-feature-extraction",
+        "pipeline_tag": kind,
         "license": licence,
         "tags": tags,
     }
     if made.get("weights"):
-        head["base_model"] = str(made["weights"])
-    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in head.items()), "---", ""]
-    lines += [f"# {run.encoder.name}, {run.encoder.dim} features", ""]
+        block["base_model"] = str(made["weights"])
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in block.items()), "---", ""]
+    what = f"{run.encoder.dim} features" if head is None else str(made["task"])
+    lines += [f"# {run.encoder.name}, {what}", ""]
     lines += [_origin(made), ""]
+    lines += _prepared(run, to, head)
+    if head is not None:
+        lines += ["## What it answers", *head.says, "", "`model.json` has the classes in their order.", ""]
+    lines += ["## Figures", *(_figures(run.evaluation()) if head is None else _of_task(run)), ""]
     lines += [
+        "## Limits",
+        "It suits images like those it was trained on; on others, measure before you rely on it. "
+        "Nothing here was tested for fairness or for use in decisions about people.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _prepared(run: Run, to: str, head: HeadExport | None) -> list[str]:
+    """Say how a picture becomes the network's input."""
+    plan = run.preprocess
+    last = "The exported network subtracts the mean and divides by the deviation itself."
+    if head is not None and head.prepared:
+        told = (f"{at}. {line}" for at, line in enumerate(head.prepared, start=1))
+        return ["## How a picture is prepared", *told, "", last, ""]
+    lines = [
         "## How a picture is prepared",
         f"1. If its short side is over {plan.decode_side} px, reduce it to that, antialiased bicubic, and "
         "round to whole values from 0 to 255.",
@@ -60,14 +86,21 @@ def text(run: Run, to: str) -> str:
             "Tools that resize once, without step 1, give slightly other vectors (cosine about 0.995).",
             "",
         ]
-    lines += ["## Figures", *_figures(run.evaluation()), ""]
-    lines += [
-        "## Limits",
-        "The features suit images like those it was trained on; on others, measure before you rely on them. "
-        "Nothing here was tested for fairness or for use in decisions about people.",
-        "",
-    ]
-    return "\n".join(lines)
+    return lines
+
+
+def _of_task(run: Run) -> list[str]:
+    """Put the figures of a fine-tuning into tables, and its verdict below."""
+    result = open_result(run.folder)
+    lines = []
+    for part, rows in result.figures.items():
+        names = [name for name in next(iter(rows.values())) if name != "chance"]
+        lines += [f"{result.images[part]:,} {part} images:", "", f"| | {' | '.join(names)} |"]
+        lines.append(f"|---{'|---' * len(names)}|")
+        for row, found in rows.items():
+            lines.append(f"| {row} | {' | '.join(f'{found[name]:.3f}' for name in names)} |")
+        lines.append("")
+    return [*lines, f"Verdict: {result.verdict}"]
 
 
 def _origin(made: dict[str, Any]) -> str:
@@ -79,6 +112,9 @@ def _origin(made: dict[str, Any]) -> str:
     steps = f", {made['steps']:,} steps of {made['batch_size']} images" if "steps" in made else ""
     version = made.get("nearfar", "")
     labels = f"; of labels, {made['labels']}" if "labels" in made else ""
+    if made["method"] == "finetune":
+        start = made.get("weights", "an encoder")
+        return f"Fine-tuned from {start} on {images} with labels{steps}, with nearfar {version}."
     return f"Trained by {made['method']} on {images} without labels{steps}, with nearfar {version}{labels}."
 
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,31 +26,35 @@ OPSET = 18  # the first whose Resize can antialias
 class Pipeline(nn.Module):
     """Prepares one picture as `encode` does, and encodes it."""
 
-    def __init__(self, run: Run) -> None:
-        """Take a run's encoder and how its pictures are prepared."""
+    def __init__(self, run: Run, network: nn.Module) -> None:
+        """Take how a run's pictures are prepared, and what then computes the answer."""
         super().__init__()
-        self.encoder = for_one_size(run)
+        self.network = network
         plan = run.preprocess
         self.most, self.size, self.mode = plan.decode_side, plan.size, plan.interpolation
         self.crop = Fraction(plan.crop).limit_denominator(1000)
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
-        """Encode a picture.
+        """Answer for a picture.
 
         Args:
             picture: (1, H, W, 3) uint8, RGB, upright, sides of at least 2.
 
         Returns:
-            (1, d) float32.
+            What the network gives of it, float32.
         """
         x = picture.permute(0, 3, 1, 2).float()
         high, wide = x.shape[2], x.shape[3]
         short = torch.sym_min(high, wide)
         target = torch.sym_min(short, self.most)
-        sides = [_nearest(side * target, short) for side in (high, wide)]
+        sides = [nearest_quotient(side * target, short) for side in (high, wide)]
         x = functional.interpolate(x, size=sides, mode="bicubic", antialias=True, align_corners=False)
         x = x.clamp(0, 255).round()
-        square = target if self.crop == 1 else _nearest(target * self.crop.numerator, self.crop.denominator)
+        square = (
+            target
+            if self.crop == 1
+            else nearest_quotient(target * self.crop.numerator, self.crop.denominator)
+        )
         top, left = (sides[0] - square) // 2, (sides[1] - square) // 2
         x = x[:, :, top : top + square, left : left + square]
         torch._check(x.shape[2] > 0)
@@ -58,12 +62,16 @@ class Pipeline(nn.Module):
         x = functional.interpolate(
             x, size=(self.size, self.size), mode=self.mode, antialias=True, align_corners=False
         )
-        found: torch.Tensor = self.encoder((x / 255).clamp(0, 1))
+        found: torch.Tensor = self.network((x / 255).clamp(0, 1))
         return found
 
 
-def _nearest(top: Any, bottom: Any) -> Any:
-    """Divide whole numbers and round to the nearest one, halves to the even one as Python does."""
+def nearest_quotient(top: Any, bottom: Any) -> Any:
+    """Divide whole numbers and round to the nearest one, halves to the even one as Python does.
+
+    Args:
+        top, bottom: at least 0 and above 0; while tracing, symbols.
+    """
     whole = (2 * top + bottom) // (2 * bottom)
     tie = 1 - torch.sym_min(1, (2 * top + bottom) % (2 * bottom))
     return whole - tie * (whole % 2)
@@ -89,38 +97,73 @@ def write(run: Run, folder: Path) -> None:
     """Write both graphs into a folder."""
     side = run.preprocess.size
     batch = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
-    _graph(for_one_size(run), torch.zeros(2, 3, side, side), batch, folder / NETWORK, "images")
+    encoder = for_one_size(run.encoder)
+    graph(encoder, torch.zeros(2, 3, side, side), batch, folder / NETWORK, "images", ("features",))
+    write_pipeline(run, encoder, folder, "features")
+
+
+def write_pipeline(run: Run, network: nn.Module, folder: Path, output: str) -> None:
+    """Write the graph from a picture of any size to the answer.
+
+    Args:
+        run: says how pictures are prepared.
+        network: (n, 3, side, side) floats in [0, 1] to the answer, ready to be traced.
+        folder: where to.
+        output: the answer's name.
+    """
+    side = run.preprocess.size
     high, wide = (torch.export.Dim(name, min=2, max=1 << 15) for name in ("height", "width"))
     picture = torch.zeros(1, 2 * side + 3, 3 * side + 5, 3, dtype=torch.uint8)
-    _graph(Pipeline(run), picture, {1: high, 2: wide}, folder / PIPELINE, "picture")
+    dims = {1: high, 2: wide}
+    graph(Pipeline(run, network), picture, dims, folder / PIPELINE, "picture", (output,))
 
 
 def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
     """Encode (n, 3, side, side) with encoder.onnx, and see that pipeline.onnx opens."""
-    _session(folder / PIPELINE)
-    return torch.from_numpy(_session(folder / NETWORK).run(None, {"images": x.numpy()})[0])
+    session(folder / PIPELINE)
+    return torch.from_numpy(session(folder / NETWORK).run(None, {"images": x.numpy()})[0])
 
 
-def _session(path: Path) -> Any:
-    """Open a graph on the CPU."""
+def session(path: Path) -> Any:
+    """Open a graph on the CPU.
+
+    Args:
+        path: the file.
+    """
     import onnxruntime
 
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def _graph(module: nn.Module, example: torch.Tensor, dims: dict[int, Any], path: Path, name: str) -> None:
-    """Trace a module into one file, its weights inside."""
+def graph(
+    module: nn.Module,
+    example: torch.Tensor,
+    dims: dict[int, Any],
+    path: Path,
+    name: str,
+    outputs: Sequence[str],
+) -> None:
+    """Trace a module into one file, its weights inside.
+
+    Args:
+        module: ready to be traced.
+        example: an input.
+        dims: which of its sides may vary.
+        path: the file.
+        name: of the input.
+        outputs: their names.
+    """
     with _quiet():
+        program = torch.export.export(module.eval(), (example,), dynamic_shapes=(dims,))
         torch.onnx.export(
-            module.eval(),
-            (example,),
+            program,
+            (),
             path,
             dynamo=True,
             opset_version=OPSET,
             external_data=False,
             input_names=[name],
-            output_names=["features"],
-            dynamic_shapes=(dims,),
+            output_names=list(outputs),
             verbose=False,
         )
 

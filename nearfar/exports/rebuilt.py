@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 from torch import nn
 
-from ..training.run import Run
+Network = TypeVar("Network", bound=nn.Module)
 
 
-def for_one_size(run: Run) -> nn.Module:
-    """Copy the encoder onto the CPU, in eval mode, for images of its one side.
+def for_one_size(network: Network) -> Network:
+    """Copy a network onto the CPU, in eval mode, for images of its encoder's one side.
 
     timm's transformers are built for images of any side. Traced so, they resize their position embeddings in
     every call, which other runtimes cannot do.
 
     Args:
-        run: a finished run.
+        network: an encoder, or one with a head on its vectors.
 
     Returns:
-        (n, 3, side, side) floats in [0, 1] to (n, d).
+        The copy, whose weights need no gradient.
     """
-    encoder = copy.deepcopy(run.encoder).cpu().eval()
-    for part in encoder.modules():
+    made = copy.deepcopy(network).cpu().eval()
+    for part in made.modules():
         if getattr(part, "dynamic_img_size", False):
             part.dynamic_img_size = False  # type: ignore[assignment]
             patches = getattr(part, "patch_embed", None)
             if patches is not None:
                 patches.strict_img_size, patches.flatten, patches.output_fmt = True, True, None
-    for parameter in encoder.parameters():
+    for parameter in made.parameters():
         parameter.requires_grad_(False)
-    return encoder
+    return made

@@ -10,6 +10,7 @@ from ..training.run import Run
 from .rebuilt import for_one_size
 
 FILE = "encoder.pt2"
+LONGEST = 4096  # pixels of a side that may vary, at most
 
 
 def program(run: Run) -> torch.export.ExportedProgram:
@@ -24,7 +25,7 @@ def program(run: Run) -> torch.export.ExportedProgram:
     side = run.preprocess.size
     x = torch.zeros(2, 3, side, side)
     shapes = ({0: torch.export.Dim("batch", min=1, max=1 << 16)},)
-    return torch.export.export(for_one_size(run), (x,), dynamic_shapes=shapes)
+    return torch.export.export(for_one_size(run.encoder), (x,), dynamic_shapes=shapes)
 
 
 def write(run: Run, folder: Path) -> None:

@@ -23,7 +23,8 @@ def colour_features(x: Tensor) -> Tensor:
     x = x.float()
     n, _, height, width = x.shape
     down, across = ((torch.arange(k, device=x.device) + 0.5) / k - 0.5 for k in (height, width))
-    radius = torch.hypot(down[:, None], across[None]).expand(n, 1, -1, -1)
+    # Not torch.hypot, which ONNX lacks.
+    radius = (down[:, None].square() + across[None].square()).sqrt().expand(n, 1, -1, -1)
     blurs = [_blur(x, sigma) for sigma in SIGMAS]
     return torch.cat([x, *blurs, radius, x - x.mean((2, 3), keepdim=True)], 1)
 

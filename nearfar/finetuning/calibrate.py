@@ -60,15 +60,16 @@ def probabilities(logits: Logits, by: float, many: bool) -> npt.NDArray[np.float
 
 
 def least_probability(known: npt.NDArray[np.float64], reject: float) -> float | None:
-    """Choose the probability below which an image is none of the classes, by a guaranteed rate.
+    """Choose the probability below which an image is none of the classes, by the share that is turned away.
 
     Args:
         known: (m,) the greatest probability of each held-out image of the classes.
         reject: share of images of these classes that may fall below, 0 to below 1.
 
     Returns:
-        The threshold: a new image of these classes falls below it with a chance of at most `reject`; None
-        where `reject` is 0 or m too small to guarantee that.
+        The threshold: a new image of these classes falls below it with a chance of at most `reject`, if
+        nothing was fitted to or chosen on the held-out images, else with about that chance; None where
+        `reject` is 0 or m too small.
     """
     found = conformal.threshold(-known, reject)
     return None if found is None else -found

@@ -12,7 +12,7 @@ from ..data.batch import Batch
 from ..methods.base import Loss
 from ..models import Encoder
 from .neck import Neck
-from .task_types import TaskNetwork
+from .task_types import HeadExport, TaskNetwork
 from .trainer import INPUT_NORM
 
 
@@ -89,3 +89,39 @@ class Classifier(TaskNetwork):
             else:
                 loss = F.cross_entropy(logits, batch.labels, weights)
             return Loss({"cross_entropy": loss})
+
+
+class Probabilities(nn.Module):
+    """Images to calibrated probabilities."""
+
+    def __init__(self, network: Classifier, temperature: float) -> None:
+        """Take a trained network."""
+        super().__init__()
+        self.f, self.head, self.temperature, self.many = network.f, network.head, temperature, network.many
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give (n, classes) of (n, 3, side, side)."""
+        logits = self.head(self.f(x)) / self.temperature
+        return logits.sigmoid() if self.many else logits.softmax(1)
+
+
+def exported(network: Classifier, side: int, temperature: float, *, many: bool) -> HeadExport:
+    """Describe the network for other tools.
+
+    Args:
+        network: trained.
+        side: of its images.
+        temperature: by which logits are divided.
+        many: whether an image may have several labels.
+    """
+    one = "each label, by itself" if many else "each class; they sum to 1"
+    return HeadExport(
+        Probabilities(network, temperature),
+        (side, side),
+        0,
+        ("probabilities",),
+        (f"`probabilities` (n, classes), float32: the calibrated probability of {one}.",),
+        "image-classification",
+        square=True,
+        facts={"several_labels": many},
+    )

@@ -22,11 +22,11 @@ from ..data.sampler import ClassBalanced
 from ..features.extract import Vectors, features
 from ..models import Encoder
 from ..training.run import Run
-from . import calibrate, class_data, class_figures, linear_fit, vectors
+from . import calibrate, class_data, class_figures, class_network, linear_fit, vectors
 from .class_network import Classifier
 from .classifier import CROP_AND_FLIP
 from .neck import Neck, neck_of
-from .task_types import Figures, Labelled, Mistake, Rows, Solved, TaskNetwork, TaskRecipe, Where
+from .task_types import Figures, HeadExport, Labelled, Mistake, Rows, Solved, TaskNetwork, TaskRecipe, Where
 from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
 
 FEW = 20  # images of the usual class, below which the encoder stays frozen and all labels are fitted
@@ -81,6 +81,7 @@ class Classification:
         self.least: float | None = None  # probability below which an image is none of these
         self.classes: tuple[str, ...] = ()
         self.temperature, self.known = 1.0, np.empty(0)
+        self.apart = True  # whether nothing was fitted to or chosen on the images of `known`
         self._vectors: dict[tuple[int, str], tuple[nn.Module, Vectors]] = {}
 
     @property
@@ -302,9 +303,12 @@ class Classification:
         if self.many:
             return ()
         shares = calibrate.probabilities(np.asarray(rest[0], np.float32), self.temperature, False)
-        self.known = np.sort(shares.max(axis=1))
+        self.known, self.apart = np.sort(shares.max(axis=1)), choice[1] is not rest[1]
         least = 1 / (len(self.known) + 1)
-        return (f"{len(self.known):,} held-out images allow predict --reject from {100 * least:.2g} % on",)
+        about = "" if self.apart else ", roughly: choices were made on them"
+        return (
+            f"{len(self.known):,} held-out images allow predict --reject from {100 * least:.2g} % on{about}",
+        )
 
     # The card, and predictions
 
@@ -316,18 +320,25 @@ class Classification:
         """Give classes, temperature and the held-out images' probabilities."""
         known = [round(float(value), 6) for value in self.known]
         plain = {"classes": list(self.classes), "temperature": self.temperature, "known": known}
+        plain["apart"] = self.apart
         neck = None if self.neck is None else {"widths": list(self.neck.widths), "norm": self.neck.norm}
         return {**plain, "neck": neck}
 
     def restore(self, card: Mapping[str, Any], where: str) -> None:
         """Take over a card; see `Task.restore`."""
         widths = {"widths": [range(1, 1 << 20)], "norm": bool}
-        shape = {"classes": [str], "temperature": float, "known": [float], "neck": (None, widths)}
+        shape = {
+            "classes": [str],
+            "temperature": float,
+            "known": [float],
+            "apart": bool,
+            "neck": (None, widths),
+        }
         check_shape(card, shape, where)
         if card["neck"] is not None:
             self.neck = Neck(card["neck"]["widths"], card["neck"]["norm"])
         self.classes, self.temperature = tuple(card["classes"]), float(card["temperature"])
-        self.known = np.array(card["known"], np.float64)
+        self.known, self.apart = np.array(card["known"], np.float64), bool(card["apart"])
         if self.temperature <= 0 or len({*self.classes}) < len(self.classes) or not self.classes:
             raise NearfarError(f"{where}classes or temperature make no sense; the file is damaged.")
 
@@ -345,14 +356,21 @@ class Classification:
                 f"--reject {predicting.reject:g} needs {needed:,} held-out images, and the run had "
                 f"{len(self.known):,}; give a larger share, or train with more images."
             )
-        return (
-            f"images whose likeliest class is below {100 * self.least:.1f} % are none of these: at most "
-            f"{100 * predicting.reject:g} % of images like the held-out ones, on average",
-        )
+        share = f"{100 * predicting.reject:g} % of images like"
+        said = f"at most {share} the held-out ones, on average"
+        if not self.apart:
+            said = (
+                f"about {share} the training ones; choices were made on the same images, so this is no bound"
+            )
+        return (f"images whose likeliest class is below {100 * self.least:.1f} % are none of these: {said}",)
 
     def empty(self, encoder: Encoder, preprocess: Any) -> Classifier:
         """Build the network whose head takes the saved state."""
         return Classifier(encoder, len(self.classes), frozen=True, many=self.many, neck=self.neck)
+
+    def exported(self, network: Classifier, preprocess: Any) -> HeadExport:
+        """Give probabilities, calibrated."""
+        return class_network.exported(network, preprocess.size, self.temperature, many=self.many)
 
     def columns(self) -> Mapping[str, str]:
         """Name the columns: class and probability; of several labels, texts that hold several."""

@@ -257,6 +257,31 @@ class CropTask(abc.ABC):
         shape = [self.side, self.side] if square else shape
         return F.interpolate(x, shape, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
+    def input_shape(self, network: MapsNetwork, shape: tuple[int, int]) -> tuple[tuple[int, int], int]:
+        """Give a usual shape of the network's input, and what other sides must be multiples of.
+
+        Args:
+            network: trained.
+            shape: height and width of a training crop.
+
+        Returns:
+            Height and width, and the multiple; 0 where the encoder takes one shape alone.
+        """
+        multiple = max(network.f.strides)
+        height, width = (multiple * -(-length // multiple) for length in shape)
+        return (height, width), multiple if takes_any_shape(network.f) else 0
+
+    def prepared_as(self, network: MapsNetwork, padding: str) -> tuple[str, ...]:
+        """Say how a picture becomes the network's input."""
+        if not takes_any_shape(network.f):
+            return (f"Resize it to {self.side} x {self.side} px, antialiased bilinear.", "Divide by 255.")
+        return (
+            f"Resize it so that its short side is {self.side} px (its long side at most {LONGEST} px), "
+            "antialiased bilinear.",
+            "Divide by 255.",
+            f"Pad it at the right and at the bottom to multiples of {max(network.f.strides)} px, {padding}.",
+        )
+
     @abc.abstractmethod
     def padded(self, x: Tensor, down: int, across: int) -> Tensor:
         """Pad an image (1, 3, h, w) by so many pixels at the bottom and at the right."""

@@ -24,11 +24,12 @@ from ..models.detector import Detector
 from ..models.feature_maps import takes_any_shape
 from . import crops
 from .crop_task import CropTask, NetworkInput, OneCrop
-from .detect_network import DetectionNetwork, Objects
-from .task_types import Figures, Labelled, Mistake, Where
+from .detect_network import DetectionNetwork, Objects, RawHeads
+from .task_types import Figures, HeadExport, Labelled, Mistake, Where
 
 FINEST = (4, 8)  # strides of the finest map used
 WIDTHS = (64, 128)  # channels of the pyramid: with a map finer than stride 8, and without
+MIN_SCORE = 0.3  # from which a box is written, where no images were held out
 SMALL = 4.0  # of the finest stride, that a small object's side should have at least
 CORNERS = ("x0", "y0", "x1", "y1")
 SIDE_COLUMNS = {"width": "number", "height": "number"}
@@ -65,7 +66,12 @@ class Config:
 class Predicting:
     """The settings of a prediction of boxes."""
 
-    min_score: float = setting(0.3, "score from which a box is written", low=0.0, high=1.0)
+    min_score: float | None = setting(
+        None,
+        "score from which a box is written; the one with the best F1 on held-out images if not given",
+        low=0.0,
+        high=1.0,
+    )
 
 
 class Detection(CropTask):
@@ -80,6 +86,7 @@ class Detection(CropTask):
         super().__init__(config)
         self.predicting, self.finest = Predicting(), config.finest or 0
         self.shape = (0, 0)  # of a training crop, height and width
+        self.best = MIN_SCORE  # score from which boxes have the best F1
 
     def read(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Open images and boxes; the short side, the crop's shape and the finest stride are chosen."""
@@ -171,6 +178,28 @@ class Detection(CropTask):
         found = Found(boxes[good], labels[good], scores[good])
         return Objects(found, *(image.original or image.decoded))
 
+    @property
+    def least(self) -> float:
+        """The score from which a box is written."""
+        given = self.predicting.min_score
+        return self.best if given is None else float(given)
+
+    def calibrate(
+        self, choice: tuple[Sequence[Objects], Labelled], rest: tuple[Sequence[Objects], Labelled]
+    ) -> tuple[str, ...]:
+        """Choose the score from which boxes are written; see `Task.calibrate`."""
+        parts = [choice] if choice[1] is rest[1] else [choice, rest]
+        truth = [Found(one.boxes, one.labels, None, one.crowd) for _, data in parts for one in data.targets]
+        found = [one.found for answers, _ in parts for one in answers]
+        best = detection_scores.best_score(truth, found, len(self.classes))
+        self.best = MIN_SCORE if best is None else round(best[0], 4)
+        if best is None:
+            return ()
+        return (
+            f"boxes are written from a score of {self.best:.2f} on, where their F1 is best on {len(truth):,} "
+            f"held-out images, {100 * best[1]:.1f} %; predict --min-score takes another",
+        )
+
     def measure(self, answers: Sequence[Objects], data: Labelled) -> Figures:
         """Compare with the true boxes, in pixels of the original images."""
         truth, found = [], []
@@ -191,7 +220,7 @@ class Detection(CropTask):
         for row, (answer, own) in enumerate(zip(answers, data.targets, strict=True)):
             truth, found = Found(own.boxes, own.labels, None, own.crowd), answer.found
             assert found.scores is not None
-            kept = found.scores >= self.predicting.min_score
+            kept = found.scores >= self.least
             found = Found(found.boxes[kept], found.labels[kept], found.scores[kept])
             for label in range(len(self.classes)):
                 _, right, nothing = detection_scores.match(truth, found, label, 0.5)
@@ -211,14 +240,36 @@ class Detection(CropTask):
     def card(self) -> dict[str, Any]:
         """Give the classes, the side, the crop's shape and the finest stride."""
         plain = {"classes": list(self.classes), "side": self.side}
-        return {**plain, "shape": list(self.shape), "finest": self.finest}
+        return {**plain, "shape": list(self.shape), "finest": self.finest, "min_score": self.best}
 
     def take(self, card: Mapping[str, Any]) -> None:
         """Take over the same."""
         self.classes = tuple(map(str, card["classes"]))
         self.side, self.finest = int(card["side"]), int(card["finest"])
         height, width = map(int, card["shape"])
-        self.shape = height, width
+        self.shape, self.best = (height, width), float(card["min_score"])
+
+    def exported(self, network: DetectionNetwork, preprocess: Any) -> HeadExport:
+        """Give what the heads say; what makes boxes of it is decode_boxes.py."""
+        shape, step = self.input_shape(network, self.shape)
+        strides, more = network.head.strides, network.head.made
+        levels = [{"stride": stride, "made": False} for stride in strides]
+        levels += [{"stride": strides[-1] << (at + 1), "made": True} for at in range(more)]
+        return HeadExport(
+            RawHeads(network),
+            shape,
+            step,
+            ("logits", "sides", "centredness"),
+            (
+                "`logits` (n, places, classes), `sides` (n, places, 4) and `centredness` (n, places, 1): "
+                "what FCOS says of each place, before boxes are made of it. `decode_boxes.py`, which needs "
+                "NumPy alone, makes them.",
+            ),
+            "object-detection",
+            self.prepared_as(network, f"with {crops.FILL:.3g}"),
+            facts={"side": self.side, "levels": levels, "min_score": self.best},
+            beside=("decode_boxes.py",),
+        )
 
     def columns(self) -> Mapping[str, str]:
         """Name the columns: a row for each object, its corners and the image's sides in pixels."""
@@ -228,7 +279,7 @@ class Detection(CropTask):
         """Give the objects whose score is high enough, the highest first, in shares of the sides."""
         found = answer.found
         assert found.scores is not None
-        good = found.scores >= self.predicting.min_score
+        good = found.scores >= self.least
         return [
             (self.classes[label], float(score), box.tolist())
             for label, score, box in zip(

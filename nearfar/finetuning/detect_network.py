@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..analysis.detection_scores import Found
 from ..data.batch import Batch
@@ -48,3 +48,18 @@ class DetectionNetwork(MapsNetwork):
             for own, kinds, some in zip(boxes, labels, there, strict=True)
         ]
         return Loss(self.head.loss(x, self.maps(x), targets))
+
+
+class RawHeads(nn.Module):
+    """Images to what the heads say of each place."""
+
+    def __init__(self, network: DetectionNetwork) -> None:
+        """Take a trained network."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give logits, sides and centredness of (n, 3, h, w)."""
+        found = list(self.network.f.maps(x))
+        said = self.network.head.raw([found[level] for level in self.network.levels])[0]
+        return said["cls_logits"], said["bbox_regression"], said["bbox_ctrness"]

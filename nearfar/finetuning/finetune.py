@@ -13,6 +13,7 @@ from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
 from ..data.labels import splits
+from ..data.open import open_data
 from ..features.extract import fingerprint
 from ..training import checkpoint
 from ..training.logger import locked
@@ -89,6 +90,9 @@ def finetune(
         )
     train, test = _parts(train, test)
     folder = Path(out)
+    for data in (train, test):  # before the folder is made, which would else stand among what is there
+        if isinstance(data, str) and not Path(data).exists():
+            open_data(data, expected=side)
     asked = _asked(started, train, test, task, labels, label_level, groups, tuning, own)
     with locked(folder):
         earlier = _earlier(folder, overwrite)

@@ -17,6 +17,7 @@ from ..core import progress, rng
 from ..core.commit import commit
 from ..core.config import to_json
 from ..core.errors import NearfarError
+from ..core.own_mark import mark_of
 from ..core.version import __version__
 from ..data.groups import read_groups
 from ..data.reading import write_rejected
@@ -159,6 +160,7 @@ class Job:
             "commit": commit(),
             "torch": torch.__version__,
             "asked": self.asked,
+            "mark": mark_of([self.asked.get("test"), self.asked.get("labels")]),
             "data": facts,
             "test": None if tests is None else {"name": tests.name, "images": len(tests)},
             "method": "finetune",

@@ -28,7 +28,7 @@ from ..training.run import Run
 from . import identity_data, vectors
 from .gallery import Gallery
 from .identity_network import NECKS, IdentityNetwork, Vectors, whitening, within
-from .task_types import Figures, Labelled, Mistake, Rows, Solved, TaskRecipe, Where
+from .task_types import Figures, HeadExport, Labelled, Mistake, Rows, Solved, TaskRecipe, Where
 from .trainer import TrainRecipe
 
 BATCH = 64
@@ -316,6 +316,18 @@ class Reidentification:
     def empty(self, encoder: Encoder, preprocess: Any) -> IdentityNetwork:
         """Build the network whose head takes the saved state."""
         return IdentityNetwork(encoder, self.neck, 1, "none", frozen=True)
+
+    def exported(self, network: IdentityNetwork, preprocess: Any) -> HeadExport:
+        """Give the vectors that are compared."""
+        return HeadExport(
+            nn.Sequential(network.f, network.head),
+            (preprocess.size, preprocess.size),
+            0,
+            ("vectors",),
+            ("`vectors` (n, d), float32, of length 1: the inner product of two is their similarity.",),
+            "image-feature-extraction",
+            square=True,
+        )
 
     def columns(self) -> Mapping[str, str]:
         """Name the columns: the identity, how alike, which image of the gallery, and its rank."""

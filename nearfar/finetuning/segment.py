@@ -29,8 +29,8 @@ from ..models.feature_maps import takes_any_shape
 from . import crops, segment_baseline
 from .crop_task import CropTask, NetworkInput, OneCrop
 from .segment_baseline import ColourFeatures
-from .segment_network import PixelHead, SegmentationNetwork
-from .task_types import Answer, Figures, Labelled, Mistake, Where
+from .segment_network import PixelHead, PixelLogits, SegmentationNetwork
+from .task_types import Answer, Figures, HeadExport, Labelled, Mistake, Where
 
 COLOURS = np.array(
     [(127, 127, 127), (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48),
@@ -242,6 +242,20 @@ class Segmentation(CropTask):
         self.classes = tuple(map(str, card["classes"]))
         self.values, self.side = tuple(map(int, card["values"])), int(card["side"])
         self.decoder = str(card["decoder"])
+
+    def exported(self, network: SegmentationNetwork, preprocess: Any) -> HeadExport:
+        """Give logits of every pixel of the input."""
+        shape, step = self.input_shape(network, (self.side, self.side))
+        return HeadExport(
+            PixelLogits(network),
+            shape,
+            step,
+            ("logits",),
+            ("`logits` (n, classes, h, w), float32: the greatest one of a pixel is its class.",),
+            "image-segmentation",
+            self.prepared_as(network, "mirrored, which is cut off from the answer again"),
+            facts={"side": self.side, "values": list(self.values)},
+        )
 
     def columns(self) -> Mapping[str, str]:
         """Name the columns: a row for each class on an image."""

@@ -63,3 +63,17 @@ class SegmentationNetwork(MapsNetwork):
         t = F.one_hot(at, z.shape[1]).movedim(3, 1) * kept[:, None]
         both, total = (p * t).sum((0, 2, 3)), (p + t).sum((0, 2, 3))
         return Loss({"cross_entropy": entropy, "dice": 1 - ((2 * both + 1) / (total + 1)).mean()})
+
+
+class PixelLogits(nn.Module):
+    """Images to logits of their pixels."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        """Take a trained network."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give (n, C, h, w) of (n, 3, h, w)."""
+        logits: Tensor = self.network.head(x, list(self.network.f.maps(x)))
+        return logits.float()

@@ -19,7 +19,19 @@ import torch
 
 from ..models import Encoder
 from ..training.run import Run
-from .task_types import Answer, Feed, Figures, Labelled, Mistake, Rows, Solved, TaskNetwork, TaskRecipe, Where
+from .task_types import (
+    Answer,
+    Feed,
+    Figures,
+    HeadExport,
+    Labelled,
+    Mistake,
+    Rows,
+    Solved,
+    TaskNetwork,
+    TaskRecipe,
+    Where,
+)
 
 
 class Task(Protocol):
@@ -283,6 +295,10 @@ class Task(Protocol):
 
     def empty(self, encoder: Encoder, preprocess: Any) -> TaskNetwork:
         """Build a network of the card's make, whose head takes the saved state."""
+        ...
+
+    def exported(self, network: TaskNetwork, preprocess: Any) -> HeadExport:
+        """Give the network as other tools get it, with its head."""
         ...
 
     def columns(self) -> Mapping[str, str]:

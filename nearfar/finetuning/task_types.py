@@ -146,6 +146,35 @@ class TaskNetwork(Method):
     """What is saved beside the encoder: its `state_dict` is head.safetensors."""
 
 
+@dataclass
+class HeadExport:
+    """A network as it leaves for other tools, and what these must know.
+
+    Attributes:
+        module: (n, 3, h, w) floats in [0, 1] to one tensor, or to a tuple of several.
+        shape: height and width of a usual input.
+        step: other sides are allowed if they are multiples of it; 0 where the shape is fixed.
+        outputs: names of the tensors.
+        says: what they are, a sentence each.
+        prepared: how a picture becomes an input, a sentence each; empty where it is as for the encoder.
+        square: whether the encoder's own preparation is right, so that a graph of all can be written.
+        facts: more that a program needs, in plain values.
+        beside: files of `exports` that go with it.
+        tag: what the Hugging Face hub calls such a task.
+    """
+
+    module: nn.Module
+    shape: tuple[int, int]
+    step: int
+    outputs: tuple[str, ...]
+    says: tuple[str, ...]
+    tag: str
+    prepared: tuple[str, ...] = ()
+    square: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Mistake:
     """An image of which a network says something wrong.

@@ -44,6 +44,7 @@ class Detector(nn.Module):
 
         super().__init__()
         more = max(0, FEWEST - len(widths))
+        self.strides, self.made = tuple(strides), more
         sizes = [*strides, *(strides[-1] << (at + 1) for at in range(more))]
         pyramid = FeaturePyramidNetwork(list(widths), width)
         pyramid.out_channels = width
@@ -59,15 +60,27 @@ class Detector(nn.Module):
             detections_per_img=300,
         )
 
-    def _heads(self, x: Tensor, maps: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
-        """Give what the heads say, in float32, the places, and their number on each map."""
-        from torchvision.models.detection.image_list import ImageList
+    def raw(self, maps: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Give what the heads say, in float32, and the maps that they saw.
 
+        Args:
+            maps: of the encoder, finest first.
+
+        Returns:
+            `cls_logits` (n, places, C), `bbox_regression` (n, places, 4), `bbox_ctrness` (n, places, 1), and
+            the pyramid's maps.
+        """
         levels = self.fcos.backbone(OrderedDict((str(at), y) for at, y in enumerate(maps)))
         features = list(levels.values())
         for step in self.coarser:
             features.append(step(torch.relu(features[-1])))
-        said = {name: value.float() for name, value in self.fcos.head(features).items()}
+        return {name: value.float() for name, value in self.fcos.head(features).items()}, features
+
+    def _heads(self, x: Tensor, maps: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
+        """Give what the heads say, the places, and their number on each map."""
+        from torchvision.models.detection.image_list import ImageList
+
+        said, features = self.raw(maps)
         shapes = [(x.shape[2], x.shape[3])] * len(x)
         anchors = self.fcos.anchor_generator(ImageList(x, shapes), features)
         return said, anchors, [y.shape[2] * y.shape[3] for y in features]

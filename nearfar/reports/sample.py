@@ -16,6 +16,7 @@ import torch
 from ..core import rng
 from ..core.device import cores
 from ..core.errors import NearfarError
+from ..core.own_mark import is_own
 from ..core.text import from_spreadsheet_cell
 from ..data.dataset import holdout_rows
 from ..data.modalities import modality_of
@@ -79,6 +80,20 @@ def read_rejected(folder: Path) -> list[tuple[str, str]]:
         return [(from_spreadsheet_cell(row[0]), row[1]) for row in csv.reader(file) if len(row) == 2][1:]
 
 
+def foreign(run: Run, place: object, flag: str) -> str:
+    """Say that what a run names is not opened: a stranger's run may name any file of the reader's.
+
+    Args:
+        run: which was not made by this user on this machine.
+        place: what it names.
+        flag: that names the images.
+    """
+    return (
+        f"{run.folder} was not made by you on this machine, so {place}, which it names, is not opened; if "
+        f"these are your images, give them with {flag}."
+    )
+
+
 def sample_run(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> ImageSample:
     """Sample a run's own images.
 
@@ -100,6 +115,8 @@ def sample_run(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> 
         raise NearfarError(
             "the run was trained on an array, which is not in a file; give its images with --data."
         )
+    if data is None and not is_own(facts.get("mark"), [facts.get("path")]):
+        raise NearfarError(foreign(run, place, "--data"))
     labels = resolve.needs_labels(wanted.method, run.config["settings"])
     source = open_data(place, expected=wanted.modality, labels=labels, download=False)
     bad = {name for name, _ in read_rejected(run.folder)}

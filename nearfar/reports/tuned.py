@@ -13,6 +13,7 @@ import torch
 from ..core import progress
 from ..core.device import cores
 from ..core.errors import NearfarError
+from ..core.own_mark import is_own
 from ..core.version import __version__
 from ..features.extract import fingerprint
 from ..finetuning.outcome import TUNED, Finetuned
@@ -26,6 +27,7 @@ from .blocks import Blocks, Command, Fold, Grid, Note, Plot, Plots, Section, Tab
 from .figures import Dot, Line, dots
 from .figures import curves as draw_curves
 from .galleries import tile
+from .sample import foreign
 
 SHOWN = {1: 36, 2: 12, 3: 12}  # mistakes, by how many pictures show one
 SIDE = {1: 112, 2: 280, 3: 200}  # of a picture
@@ -66,6 +68,8 @@ def gather(run: Run, name: str, test: Any, device: torch.device) -> TunedRun:
     named = test if test is not None else asked.get("test")
     if named is None:
         return TunedRun(name, run, result, (), "it had no test images")
+    if test is None and not is_own(run.config.get("mark"), [named, asked.get("labels")]):
+        return TunedRun(name, run, result, (), foreign(run, named, "--test").rstrip("."))
     try:
         opened = open_tuned(run)
         own = {"labels": asked.get("labels"), "label_level": asked.get("label_level")} if test is None else {}

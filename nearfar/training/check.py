@@ -14,6 +14,7 @@ from ..core import distributed, progress
 from ..core.device import cores, device_named
 from ..core.errors import BadImage, NearfarError, nearest
 from ..data import loader
+from ..data.dataset import one_colour
 from ..data.inspection import Inspection
 from ..data.modalities import IMAGES, modality_of
 from ..data.open import open_data
@@ -21,6 +22,7 @@ from ..data.source import Source
 from . import engine, optim, resolve
 from .collection_settings import decided, usual_range, usual_side
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
+from .inputs import ONE_COLOUR
 from .known_check import KnownCheck, check_known
 from .options import Options
 from .plan import epochs, plan_run
@@ -162,6 +164,9 @@ def check(
             None,
             f"{share:.0%} of the images are unusable; fix them, or raise --max-bad to {share:.2f}",
         )
+    sample = _Sample(source, wanted)
+    if one_colour(sample.block):
+        return Check(found, None, ONE_COLOUR)
     colours = None
     if is_open(wanted):
         colours = choose_colour(data, source, limit=max_pixels, threads=threads)
@@ -169,11 +174,13 @@ def check(
     known = None
     if source.modality == IMAGES:
         known = check_known(data, limit=max_pixels, device=device, threads=threads)
-    return Check(found, _propose(source, wanted, found, device, threads), known=known, colours=colours)
+    return Check(
+        found, _propose(source, wanted, found, sample, device, threads), known=known, colours=colours
+    )
 
 
 def _propose(
-    source: Source, wanted: RunConfig, found: Inspection, device: torch.device, threads: int
+    source: Source, wanted: RunConfig, found: Inspection, sample: _Sample, device: torch.device, threads: int
 ) -> Proposal:
     """Measure a few steps on a sample of the images, and work out the rest."""
     # Without --cache bad images are found only when they are read, so that all count.
@@ -183,7 +190,7 @@ def _propose(
     usable = found.usable if wanted.training.cache else found.count
     plan = plan_run(wanted, usable, classes)
     training = plan.config.training
-    sample = _Sample(source, plan.config, plan.images)
+    sample.count = plan.images
     module = resolve.build_method(plan.config, plan.images).to(device).to(memory_format=torch.channels_last)
 
     teacher = teacher_of(type(module), plan.config.settings)
@@ -255,8 +262,8 @@ def _propose(
 class _Sample:
     """A few decoded examples that stand for all of them, so that the time of a step can be measured."""
 
-    def __init__(self, source: Source, wanted: RunConfig, count: int) -> None:
-        self.count, self.modality = count, wanted.modality
+    def __init__(self, source: Source, wanted: RunConfig) -> None:
+        self.count, self.modality = len(source), wanted.modality
         kind, limit = wanted.kind, wanted.training.max_pixels
         values = []
         for index in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int)):

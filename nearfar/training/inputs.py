@@ -12,7 +12,7 @@ import torch
 from .. import methods
 from ..core import distributed, progress
 from ..core.errors import NearfarError
-from ..data.dataset import Dataset, FileDataset, ImageDataset, Subset
+from ..data.dataset import Dataset, FileDataset, ImageDataset, Subset, one_colour
 from ..data.source import Source
 from . import checkpoint, resolve, run_shapes
 from .collection_settings import decided, usual_range, usual_side
@@ -24,6 +24,8 @@ from .setup import workers
 from .targets import TeacherVectors, teacher_vectors
 from .teacher import teacher_of
 
+LOOKED_AT = 64  # images of a collection, to see whether there is anything on them
+ONE_COLOUR = "all images looked at are of one and the same colour, so nothing can be learnt; look at them"
 TEACHER_SHARE = 0.5  # of the time that a teacher may take to see the images
 
 
@@ -96,6 +98,10 @@ def read_images(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset
         )
     if distributed.first() and dataset.rejected:
         progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
+    if len(dataset) > 1 and one_colour(
+        dataset.gather(np.arange(0, len(dataset), -(-len(dataset) // LOOKED_AT)))
+    ):
+        raise NearfarError(f"{source.name}: {ONE_COLOUR}.")
     return dataset
 
 

@@ -17,6 +17,7 @@ from ..core import distributed, progress
 from ..core.commit import commit
 from ..core.device import device_named
 from ..core.errors import NearfarError, nearest
+from ..core.own_mark import mark_of
 from ..core.version import __version__
 from ..data.dataset import FileDataset, ImageDataset, Subset, holdout_split
 from ..data.loader import DataLoader
@@ -156,7 +157,7 @@ def _train(
         **versions,
         "asked": asked,
         "overwrite": overwrite,
-        "data": {**data, "path": _place(asked.get("data"))},
+        "data": {**data, "path": (place := _place(asked.get("data"))), "mark": mark_of([place])},
         **job.wanted.to_json(),
         "plan": job.plan.stretches,
         "colours": colours,

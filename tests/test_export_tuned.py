@@ -1,0 +1,127 @@
+"""Fine-tuned runs leave with their heads: other tools open them and give the same answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawn_labels import write_boxes, write_masks
+from PIL import Image
+
+import nearfar
+from nearfar import models
+from nearfar.finetuning.tuned import open_tuned
+from nearfar.images.views import Preprocess
+from nearfar.training.run import export
+
+WORDS = {"device": "cpu", "workers": 1, "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "start"
+    folder.mkdir()
+    encoder = models.encoder("resnet10_w16", size=16, seed=3)
+    export(folder, encoder.eval(), Preprocess.of(16), {"nearfar": "0", "source": "a test"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory) -> Path:
+    root, draw = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for kind in range(3):
+        for at in range(14):
+            path = root / f"k{kind}" / f"{at}.png"
+            path.parent.mkdir(exist_ok=True)
+            pixels = draw.normal([60 + 60 * kind, 90, 90], 25, (20, 28, 3)).clip(0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return root
+
+
+def test_probabilities_leave_with_a_graph_for_any_picture(start, colours, tmp_path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run = nearfar.finetune(start, train=colours, out=tmp_path / "c", mode="linear", **WORDS).path
+    made = nearfar.export(run, to="onnx", out=tmp_path / "onnx")
+    assert made.files == ("README.md", "model.json", "model.onnx", "pipeline.onnx")
+    assert made.difference < 1e-5 and "model.onnx" in made.open_with
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "pipeline.onnx"))
+    nearfar.predict(run, colours, out=tmp_path / "p.json", all_classes=True)
+    for row in json.loads((tmp_path / "p.json").read_text())[::7]:
+        picture = np.asarray(Image.open(colours / row["path"]))
+        (shares,) = session.run(None, {"picture": picture[None]})
+        assert np.allclose(shares[0], [row[f"p_k{at}"] for at in range(3)], atol=2e-3), row["path"]
+    told = json.loads((tmp_path / "onnx" / "model.json").read_text())
+    assert told["classes"] == ["k0", "k1", "k2"] and told["outputs"] == ["probabilities"]
+    card = (tmp_path / "onnx" / "README.md").read_text()
+    assert "image-classification" in card and "Fine-tuned from" in card and "Verdict: " in card
+
+
+def test_vectors_of_individuals_leave(start, colours, tmp_path) -> None:
+    run = nearfar.finetune(
+        start, train=colours, out=tmp_path / "r", task="reidentify", mode="linear", **WORDS
+    ).path
+    nearfar.export(run, to="torch", out=tmp_path / "t")
+    found = torch.export.load(tmp_path / "t" / "model.pt2").module()(torch.rand(5, 3, 16, 16))
+    assert found.shape[0] == 5 and torch.allclose(found.norm(dim=1), torch.ones(5), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def segmented(start, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("s")
+    write_masks(root / "cells", 6)
+    how = {"side": 32, "epochs": 1, "holdout": 0, "batch_size": 3}
+    return nearfar.finetune(start, train=root / "cells", out=root / "s", task="segment", **how, **WORDS).path
+
+
+def test_logits_of_pixels_leave_for_images_of_any_shape(segmented, tmp_path) -> None:
+    nearfar.export(segmented, to="torch", out=tmp_path / "t")
+    told = json.loads((tmp_path / "t" / "model.json").read_text())
+    many = told["multiple"]
+    x = torch.rand(3, 3, 2 * many, 5 * many)
+    network = open_tuned(segmented).network
+    with torch.inference_mode():
+        wanted = network.logits(x)
+    found = torch.export.load(tmp_path / "t" / "model.pt2").module()(x)
+    assert found.shape == (3, 3, 2 * many, 5 * many) and torch.allclose(found, wanted, atol=1e-4)
+    assert (
+        told["values"] == [0, 128, 255]
+        and f"multiples of {many} px" in (tmp_path / "t" / "README.md").read_text()
+    )
+
+
+def test_onnx_segments(segmented, tmp_path) -> None:
+    pytest.importorskip("onnxruntime")
+    made = nearfar.export(segmented, to="onnx", out=tmp_path / "o")  # which compares two shapes and batches
+    assert made.files == ("README.md", "model.json", "model.onnx") and made.difference < 1e-4
+
+
+def test_boxes_are_decoded_outside(start, tmp_path) -> None:
+    pytest.importorskip("faster_coco_eval")
+    write_boxes(tmp_path / "boxes", 6)
+    how = {"side": 48, "epochs": 30, "holdout": 0, "batch_size": 3, "task": "detect", "finest": 8}
+    run = nearfar.finetune(start, train=tmp_path / "boxes", out=tmp_path / "d", **how, **WORDS).path
+    made = nearfar.export(run, to="torch", out=tmp_path / "t")
+    assert made.files == ("README.md", "decode_boxes.py", "model.json", "model.pt2")
+    spec = importlib.util.spec_from_file_location("decode_boxes", tmp_path / "t" / "decode_boxes.py")
+    decoder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(decoder)
+    told = json.loads((tmp_path / "t" / "model.json").read_text())
+    network = open_tuned(run).network
+    picture = next((tmp_path / "boxes").rglob("*.png"), None) or next((tmp_path / "boxes").rglob("*.jpg"))
+    many = told["multiple"]
+    high, wide = 3 * many, 4 * many  # an odd number of the coarsest map's places
+    x = np.asarray(Image.open(picture).convert("RGB").resize((wide, high)), np.float32) / 255
+    x = torch.from_numpy(x).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        wanted = network.head.detect(x, network.maps(x))[0]
+    outputs = [some[0].numpy() for some in torch.export.load(tmp_path / "t" / "model.pt2").module()(x)]
+    boxes, scores, labels = decoder.decode(*outputs, high, wide, told["levels"], min_score=0.05)
+    kept = wanted["scores"] > 0.05
+    assert kept.sum() > 3 and len(scores) == kept.sum()
+    assert np.allclose(scores, wanted["scores"][kept], atol=1e-4)
+    assert np.allclose(boxes, wanted["boxes"][kept], atol=1e-2)
+    assert (labels == wanted["labels"][kept].numpy()).all()
