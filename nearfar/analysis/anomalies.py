@@ -146,7 +146,7 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
     Source:
         Ramaswamy et al. 2000, "Efficient algorithms for mining outliers from large data sets"; Ledoit and
         Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices"; Liu et al. 2008,
-        "Isolation forest"; Tack et al. 2020, "CSI", equations 6 to 9.
+        "Isolation forest"; Tack et al. 2020, "CSI", and the authors' code.
     """
     if method not in DETECTORS:
         raise NearfarError(f"--method {method!r} is not an anomaly detector; {nearest(method, DETECTORS)}")

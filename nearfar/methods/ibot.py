@@ -2,7 +2,7 @@
 
 Jinghao Zhou, Chen Wei, Huiyu Wang, Wei Shen, Cihang Xie, Alan Yuille and Tao Kong, "iBOT: image BERT pre-training with
 online tokenizer", ICLR 2022 (arXiv:2111.07832). With `--koleo` and `--centring sinkhorn` the terms of Maxime Oquab
-and others, "DINOv2: learning robust visual features without supervision", TMLR 2024 (arXiv:2304.07193), section 4.
+and others, "DINOv2: learning robust visual features without supervision", TMLR 2024 (arXiv:2304.07193).
 
 Choose it when the encoder is a vision transformer, the run is long, and features of patches matter too, as for heat
 maps and segmentation.
@@ -11,7 +11,7 @@ Shapes: N images, two views; x (N, K) outputs of the student for each view, some
 outputs of the teacher for the whole views; x_p and y_p (N, T, K) the same for each patch; masked (N, T) of each view; h
 (N, D) the student's features; the centres (K).
 
-Equations 2 and 3, with DINOv2's KoLeo term, as plain loops over the two views:
+The two cross-entropies, with DINOv2's KoLeo term, as plain loops over the two views:
 
     def loss(x, y, x_p, y_p, masked, h, centre, patch_centre, tau_s, tau_t, patch_weight, koleo):
         def told(student, teacher, centre):
@@ -35,7 +35,7 @@ Equations 2 and 3, with DINOv2's KoLeo term, as plain loops over the two views:
         return total
 
 (The paper masks tokens; a patch of learned pixels becomes a token
-where patches are embedded. It masks blocks of patches; here each patch by chance, as its table 13 does too.)
+where patches are embedded. It masks blocks of patches; here each patch by chance.)
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ from .swav import codes
 class Config:
     """iBOT's own settings: DINO's, and those of masked patches."""
 
-    patch_weight: float = setting(1.0, "weight of the masked patches", low=0.0, source="iBOT, section 3.2")
+    patch_weight: float = setting(1.0, "weight of the masked patches", low=0.0, source="iBOT's code")
     masked: float = setting(
         0.5,
         "largest share of patches that is masked; of half of the views none, of the others from 0.1 on",
@@ -74,22 +74,20 @@ class Config:
         source="DINOv2's code: 0.1 to 0.5 of half of the images",
     )
     koleo: float = setting(
-        0.0, "weight of the term that spreads features evenly", low=0.0, source="DINOv2, section 4: 0.1"
+        0.0, "weight of the term that spreads features evenly", low=0.0, source="DINOv2's code: 0.1"
     )
     centring: str = setting(
         "mean",
         "what keeps the teacher's answers apart: less their moving mean, or evenly used outputs in each batch",
         choices=("mean", "sinkhorn"),
-        source="iBOT, section 3.2; DINOv2, section 4",
+        source="iBOT's code; DINOv2's code",
     )
-    student_temperature: float = setting(
-        0.1, "temperature of the student", low=0.003, source="iBOT, appendix B"
-    )
+    student_temperature: float = setting(0.1, "temperature of the student", low=0.003, source="iBOT's code")
     teacher_temperature: float = setting(
-        0.07, "temperature of the teacher after the warmup", low=0.003, source="iBOT, appendix B"
+        0.07, "temperature of the teacher after the warmup", low=0.003, source="iBOT's code"
     )
     teacher_temperature_start: float = setting(
-        0.04, "temperature of the teacher at the start", low=0.003, source="iBOT, appendix B"
+        0.04, "temperature of the teacher at the start", low=0.003, source="iBOT's code"
     )
     teacher_temperature_warmup: float = setting(
         0.1, "share of the training in which the teacher's temperature rises", low=0.0, high=1.0,
@@ -100,18 +98,18 @@ class Config:
         "momentum of the teacher at the start; it rises to 1",
         low=0.0,
         high=1.0,
-        source="iBOT, appendix B",
+        source="iBOT's code",
     )
     centre: float = setting(0.9, "momentum of the centres", low=0.0, high=1.0, source="iBOT's code")
-    prototypes: int = setting(8192, "width of the output, K", low=2, source="iBOT, section 4.1")
+    prototypes: int = setting(8192, "width of the output, K", low=2, source="iBOT's code")
     head: tuple[int, ...] = setting(
         (2048, 2048, 256), "widths of the head's layers; the last output is scaled to length 1", low=1,
-        source="iBOT, appendix B",
+        source="iBOT's code",
     )  # fmt: skip
     norm_head: bool = setting(
         True,
         "batch norm in the head; without it a small transformer that starts from random weights collapses at once",
-        source="DINO's code has it as an option",
+        source="iBOT's code has it as an option",
     )
     freeze_last_layer: float = setting(
         0.0, "share of the training at the start in which the last layer is frozen", low=0.0, high=1.0,
@@ -227,7 +225,7 @@ def koleo(h: Tensor) -> Tensor:
         h: (n, d), this process's.
 
     Source:
-        Sablayrolles et al. 2019, "Spreading vectors for similarity search", equation 3.
+        Sablayrolles et al. 2019, "Spreading vectors for similarity search".
     """
     z = unit(h)
     everyone = distributed.gather(z)
@@ -249,7 +247,7 @@ IBOT.recipes = recipes(
         "weight_decay": 0.04,
         "warmup": 10 / 300,
         "freeze_last_layer": 1 / 300,
-        "crop_min": 0.32,
+        "crop_min": 0.14,
         **BYOL_COLOURS,
     },
 )
