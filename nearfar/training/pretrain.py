@@ -93,7 +93,7 @@ def pretrain(
         begun = overwrite if earlier is None else bool(earlier.get("overwrite"))
         if earlier and asked["data"] and earlier["asked"] == asked and is_finished(folder):
             return load(folder)
-        kind = resolve.expected_kind(given)
+        kind = resolve.expected_kind(given, method)
         source = open_data(data, expected=kind, labels=inputs.learns_from_labels(method, like, given))
         wanted, plan = inputs.decide_settings(source, method, recipe, like, given, device, folder)
         colours = None
@@ -211,7 +211,10 @@ def _train(
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
         encoder = models.finished(adapting.merged(job.module.encoder))
-        export(job.folder, encoder, job.wanted.preprocess, provenance, parts)
+        preprocess, of_text = job.wanted.kind.towers(job.wanted.preprocess)
+        tower = job.module.text_tower
+        text = None if tower is None else (tower, of_text)
+        export(job.folder, encoder, preprocess, provenance, parts, text=text)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
 
 
