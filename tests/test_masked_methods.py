@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from small import given, small, total
 
 from nearfar import models
 from nearfar.core.errors import NearfarError
-from nearfar.methods import masks
+from nearfar.methods import ibot, masks
 from nearfar.methods.base import Batch
 from nearfar.methods.mae import MAE
 from nearfar.models.transformer import positions
@@ -103,3 +105,43 @@ def test_simmim_hides_blocks_from_any_encoder(name: str) -> None:
     torch.testing.assert_close(module.embed(Batch([blank], batch.rows))[0], y)
     with pytest.raises(NearfarError, match="18 px do not divide into blocks of 4 px"):
         module.embed(Batch([torch.rand(1, 3, 18, 18)], torch.arange(1)))
+
+
+# iBOT
+
+
+def test_ibot_masks_nothing_in_half_of_the_views_and_a_share_in_the_others() -> None:
+    batch = Batch([torch.zeros(400, 3, 16, 16)], torch.arange(400))
+    hidden = ibot.masks(batch, 16, 0.5, "masks 0")
+    share = hidden.float().mean(1)
+    assert 150 < int((share == 0).sum()) < 250 and share[share > 0].min() >= 0.1 and share.max() <= 0.5
+    assert torch.equal(hidden[5:7], ibot.masks(batch.part(slice(5, 7)), 16, 0.5, "masks 0"))
+    assert not torch.equal(hidden, ibot.masks(batch, 16, 0.5, "masks 1"))
+
+
+def test_ibots_teacher_sees_what_the_student_does_not() -> None:
+    module = small("ibot", masked=0.9)
+    batch = given(module, 6)
+    x, y, x_p, y_p, hidden, _ = module.embed(batch)
+    one = int(hidden[0].any(1).nonzero()[0])
+    assert hidden[0][one].any() and y_p[0].grad_fn is None and x_p[0].shape == y_p[0].shape == (6, 16, 16)
+    views = [view.clone() for view in batch.views]
+    at = int(hidden[0][one].nonzero()[0])
+    rows, columns = slice(at // 4 * 4, at // 4 * 4 + 4), slice(at % 4 * 4, at % 4 * 4 + 4)
+    views[0][one, :, rows, columns] = 0.9
+    again = module.embed(Batch(views, batch.rows))
+    torch.testing.assert_close(again[0][0][one], x[0][one])
+    assert not torch.allclose(again[1][0][one], y[0][one])
+
+
+def test_koleo_is_least_for_rows_spread_evenly_and_sinkhorn_uses_all_outputs() -> None:
+    square = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1.0]])
+    near = torch.tensor([[1.0, 0], [1, 0.1], [-1, 0], [-1, 0.1]])
+    assert float(ibot.koleo(square)) == pytest.approx(-math.log(2**0.5), abs=1e-6)
+    assert float(ibot.koleo(near)) > 1
+    module = small("ibot", koleo=0.1, centring="sinkhorn")
+    found = module(given(module, 8))
+    assert set(found.terms) == {"image", "patch", "koleo"} and total(found).isfinite()
+    sharp = module._sharp(torch.randn(32, 16) + 5 * torch.arange(16), module.centre, torch.tensor(0.5))
+    torch.testing.assert_close(sharp.sum(1), torch.ones(32))
+    assert sharp.sum(0).max() < 8  # an output that all rows prefer is not all there is

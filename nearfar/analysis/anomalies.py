@@ -146,7 +146,7 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
     Source:
         Ramaswamy et al. 2000, "Efficient algorithms for mining outliers from large data sets"; Ledoit and
         Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices"; Liu et al. 2008,
-        "Isolation forest"; Tack et al. 2020, "CSI", equations 6 to 9.
+        "Isolation forest"; Tack et al. 2020, "CSI", and the authors' code.
     """
     if method not in DETECTORS:
         raise NearfarError(f"--method {method!r} is not an anomaly detector; {nearest(method, DETECTORS)}")
@@ -220,8 +220,9 @@ def score_anomalies(
 def _csi(x: torch.Tensor, known: torch.Tensor, exclude_self: bool = False) -> Scores:
     """Compute minus CSI's score.
 
-    For each turn: the length of z times the greatest cosine to a normal image in that turn, and what is said
-    for the turn. Each is over its mean among normal images.
+    For each turn: the greatest cosine to a normal image in that turn, and what is said for the turn, over its
+    mean among normal images. (The authors also count the length of z. The head here ends with a batch norm,
+    after which the length told nothing: AUROC 43 and 57 % on two classes.)
 
     Args:
         x, known: (n, TURNS P + TURNS), as `TurnedVectors` makes them; the images to score, and normal ones.
@@ -230,8 +231,7 @@ def _csi(x: torch.Tensor, known: torch.Tensor, exclude_self: bool = False) -> Sc
     z, normal = (rows[:, :-TURNS].unflatten(1, (TURNS, -1)).transpose(0, 1) for rows in (x, known))
     total = (x[:, -TURNS:].double() / known[:, -TURNS:].double().mean(0)).sum(1)
     for own, others in zip(z, normal, strict=True):
-        cosine = top_k(own, others, 1, exclude_self=exclude_self)[0][:, 0].double()
-        total += cosine * own.norm(dim=1).double() / others.norm(dim=1).double().mean()
+        total += top_k(own, others, 1, exclude_self=exclude_self)[0][:, 0].double()
     return -total.numpy()
 
 

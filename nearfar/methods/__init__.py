@@ -36,6 +36,7 @@ METHODS = {
     "vicreg": "VICReg",
     "swav": "SwAV",
     "dino": "DINO",
+    "ibot": "IBOT",
     "lejepa": "LeJEPA",
     "npid": "NPID",
     "pirl": "PIRL",

@@ -10,7 +10,7 @@ Shapes: N clips, one view; z (N, T, P), T steps of it, from the features of the 
 g; predicted (N, K, T, P), from a recurrent network over the steps so far and a linear layer for each k: what is predicted
 at step t for step t + first + k. W. k = 0 to K - 1.
 
-Equation 4, as plain loops:
+The InfoNCE loss, as plain loops:
 
     def loss(z, predicted, first, negatives):
         total, count = 0.0, 0
@@ -69,7 +69,7 @@ class Config:
         "from where the other steps come: all clips, the own one, which teaches what is said, or the others, which "
         "teaches who says it",
         choices=("all", "own", "others"),
-        source="CPC, section 3.1 and table 2",
+        source="CPC, section 3.1",
     )
 
 
@@ -116,7 +116,7 @@ class CPC(Method):
         return z, torch.stack([layer(context) for layer in self.ahead], 1)
 
     def loss(self, z: Tensor, predicted: Tensor) -> Loss:
-        """Tell each step that came from the others: equation 4."""
+        """Tell each step that came from the others: the InfoNCE loss."""
         steps, pairs = z.shape[1], []
         for k in range(predicted.shape[1]):
             pairs += [(k, t, t + self.first + k) for t in range(steps - self.first - k)]

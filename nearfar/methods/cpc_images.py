@@ -10,7 +10,7 @@ Shapes: N images, one view, cut into G x G patches that overlap by half, each en
 norm; z (N, R, C, P), G rows and columns of them; predicted (N, K, R, C, P), from convolutions that see row r and those
 above, and a linear layer for each k: what is predicted for row r + 2 + k.
 
-The InfoNCE loss of section 2.1, as plain loops:
+The InfoNCE loss, as plain loops:
 
     def loss(z, predicted):
         total, count, everything = 0.0, 0, [w for image in z for row in image for w in row]
@@ -144,7 +144,7 @@ class CPCImages(Method):
         return z, torch.stack([layer(context) for layer in self.below], 1)
 
     def loss(self, z: Tensor, predicted: Tensor) -> Loss:
-        """Tell each patch below from all others: section 2.1."""
+        """Tell each patch below from all others: the InfoNCE loss."""
         rows, columns, wanted = z.shape[1], z.shape[2], []
         for k in range(predicted.shape[1]):
             wanted += [(k, r, c) for r in range(rows - FIRST - k) for c in range(columns)]

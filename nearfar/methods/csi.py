@@ -10,7 +10,7 @@ Shapes: N images, two views, each turned by r = 0 to 3 quarters; z_i, z_j (N, 4,
 head g; logits (N, 8, 4) from f and a linear layer: for the four turns of the first view, and then of the second, one
 number per possible turn.
 
-Equations 3 and 5 with the weight lambda, as plain loops over z, whose rows a and a + 4N are a pair:
+NT-Xent over all turned views, and the cross-entropy of the turns, as plain loops over z, whose rows a and a + 4N are a pair:
 
     def loss(z_i, z_j, logits, tau, turn_weight):
         n, total, told = len(z_i), 0.0, 0.0
@@ -54,16 +54,16 @@ class Config:
         "temperature; lower values give near negatives more weight",
         low=0.003,
         high=100.0,
-        source="CSI, appendix A",
+        source="CSI's code",
     )
     head: tuple[int, ...] = setting(
         (512, 128),
         "widths of the head's layers; the last is the width of z",
         low=1,
-        source="CSI, appendix A: 2 layers, 128",
+        source="CSI's code: as wide as the features, then 128, without batch norm",
     )
     turn_weight: float = setting(
-        1.0, "weight of telling the turns", low=0.0, source="CSI, section 2.2: lambda 1 in all experiments"
+        1.0, "weight of telling the turns", low=0.0, source="CSI's code: both terms alike"
     )
 
 
@@ -88,7 +88,7 @@ class CSI(Method):
         return z_i, z_j, self.turn(h).unflatten(0, (8, -1)).transpose(0, 1)
 
     def loss(self, z_i: Tensor, z_j: Tensor, logits: Tensor) -> Loss:
-        """Compare all turned views: equations 3 and 5."""
+        """Compare all turned views, and tell their turns."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         turn = torch.arange(4, device=logits.device).repeat(len(logits), 2)  # (N, 8)
         z_i, z_j = z_i.flatten(0, 1), z_j.flatten(0, 1)

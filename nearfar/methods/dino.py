@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -91,13 +91,13 @@ class Config:
 class Head(nn.Module):
     """Linear layers with GELU between, length 1, and a last layer whose rows have length 1."""
 
-    def __init__(self, width: int, config: Config) -> None:
-        """Build the head on features of a width."""
+    def __init__(self, width: int, config: Any, norm: bool = False) -> None:
+        """Build the head on features of a width, with a batch norm before each GELU if asked."""
         super().__init__()
-        widths, layers = (width, *config.head), []
+        widths, layers = (width, *config.head), list[nn.Module]()
         for inside, outside in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Linear(inside, outside), nn.GELU()]
-        self.layers = nn.Sequential(*layers[:-1])
+            layers += [nn.Linear(inside, outside), *([nn.BatchNorm1d(outside)] if norm else []), nn.GELU()]
+        self.layers = nn.Sequential(*layers[: -2 if norm else -1])
         # As the authors' weight-normed linear layer begins: only directions count, and the longer a row is,
         # the less a step turns it.
         reach = widths[-1] ** -0.5
@@ -123,7 +123,7 @@ class DINO(Method):
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head and the teacher; see `Config`."""
         super().__init__(f, config)
-        self.g = Head(f.dim, config)
+        self.g = Head(f.dim, config, getattr(config, "norm_head", False))
         self.slow_f, self.slow_g = ema_copy(f), ema_copy(self.g)
         self.tau_s, self.tau_t = config.student_temperature, config.teacher_temperature
         self.register_buffer("centre", torch.zeros(config.prototypes))
@@ -150,11 +150,16 @@ class DINO(Method):
             y = self.slow_g(self.slow_f(full))
         return x.chunk(len(batch.views)), y.chunk(2)
 
-    def loss(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> Loss:
-        """Predict the teacher's answers to the full views from the student's to every other view."""
+    def teacher_tau(self) -> Tensor:
+        """Give the teacher's temperature, which rises during its warmup."""
         config = self.config
         warm = (self.done / max(config.teacher_temperature_warmup, 1e-9)).clamp(max=1)
-        tau_t = config.teacher_temperature_start + (self.tau_t - config.teacher_temperature_start) * warm
+        start: float = config.teacher_temperature_start
+        return start + (self.tau_t - start) * warm
+
+    def loss(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> Loss:
+        """Predict the teacher's answers to the full views from the student's to every other view."""
+        tau_t = self.teacher_tau()
         total, pairs = x[0].new_zeros(()), 0
         for t, target in enumerate(((view - self.centre) / tau_t).softmax(1).detach() for view in y):
             for s, view in enumerate(x):

@@ -22,7 +22,7 @@ def tell(predicted: Tensor, z: Tensor, at: Tensor, negatives: str = "all") -> tu
         whether what came is the best.
 
     Source:
-        Van den Oord et al. 2018, "Representation learning with contrastive predictive coding", equation 4.
+        Van den Oord et al. 2018, "Representation learning with contrastive predictive coding".
     """
     wide = torch.promote_types(z.dtype, torch.float32)
     with torch.autocast(z.device.type, enabled=False):

@@ -57,7 +57,8 @@ def read_groups_of(wanted: RunConfig, source: Source, whole: Dataset, views: int
         return None
     cls = methods.method(wanted.method)
     needs = cls.requires(wanted.settings) & {"labels", "teacher"}
-    if needs or cls.expects(wanted.settings).task or views < 2:
+    unlike = cls.modality == "pairs"  # an image and its caption are two views of different kinds
+    if needs or unlike or cls.expects(wanted.settings).task or views < 2:
         raise NearfarError(
             f"--groups is for methods that bring views together, and {wanted.method} does not; choose one "
             "that does, such as simclr, or leave --groups out."

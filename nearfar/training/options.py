@@ -119,6 +119,11 @@ class Options(TypedDict, total=False):
     teacher_temperature_start: float | None
     teacher_temperature_warmup: float | None
     centre: float | None
+    patch_weight: float | None
+    masked: float | None
+    koleo: float | None
+    centring: str | None
+    norm_head: bool | None
     n_views: int | None
     directions: int | None
     width: int | None
@@ -137,7 +142,6 @@ class Options(TypedDict, total=False):
     negatives: str | None
     rows_below: int | None
     context_depth: int | None
-    masked: float | None
     decoder_width: int | None
     decoder_depth: int | None
     normalised: bool | None
