@@ -319,19 +319,19 @@ def test_the_command_line(run, photos, tmp_path, capsys):
 
 def test_a_path_through_a_link_and_back_opens_the_file(tmp_path):
     from nearfar.data.source import FileSource
-    from nearfar.embedding.fill import _paths
+    from nearfar.embedding.fill import paths_of
 
     (tmp_path / "real" / "deep" / "sub").mkdir(parents=True)
     (tmp_path / "real" / "deep" / "a.png").write_bytes(b"a")
     (tmp_path / "link").symlink_to(tmp_path / "real" / "deep" / "sub")
     (tmp_path / "b.png").write_bytes(b"b")
     names = ["../a.png", "../sub/../a.png"]
-    for path in _paths(FileSource("list", names, None, tmp_path / "link", names)):
+    for path in paths_of(FileSource("list", names, None, tmp_path / "link", names)):
         assert path is not None and ".." not in path and open(path, "rb").read() == b"a"
     (tmp_path / "a.png").write_bytes(b"another, where the words alone would lead")
-    assert open(_paths(FileSource("list", names, None, tmp_path / "link", names))[0], "rb").read() == b"a"
+    assert open(paths_of(FileSource("list", names, None, tmp_path / "link", names))[0], "rb").read() == b"a"
     plain = ["real/../b.png", "b.png"]
-    assert _paths(FileSource("list", plain, None, tmp_path, plain)) == [str(tmp_path / "b.png")] * 2
+    assert paths_of(FileSource("list", plain, None, tmp_path, plain)) == [str(tmp_path / "b.png")] * 2
 
 
 def test_thumbnails_are_as_large_as_asked(run, photos, tmp_path):

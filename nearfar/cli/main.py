@@ -271,7 +271,7 @@ def _run(words: Sequence[str]) -> int:
         values["parts"] = "all" if values.pop("full", False) else picked
     as_json = values.pop("json", False)
     first: list[Any] = []
-    for value in [values.pop(name, None) for name in parser.words()]:
+    for value in [values.pop(name) for name in parser.words() if name in values]:
         first += value if isinstance(value, list) else [value]
     main_process = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
     progress.show(main_process)
