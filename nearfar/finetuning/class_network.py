@@ -13,7 +13,7 @@ from ..methods.base import Loss
 from ..models import Encoder
 from . import soft_labels
 from .neck import Neck
-from .soft_labels import Teacher
+from .soft_labels import TaskTeacher
 from .task_types import HeadExport, TaskNetwork
 from .trainer import INPUT_NORM
 
@@ -64,7 +64,7 @@ class Classifier(TaskNetwork):
         many: bool,
         weights: Tensor | None = None,
         neck: Neck | None = None,
-        teacher: Teacher | None = None,
+        teacher: TaskTeacher | None = None,
     ) -> None:
         """Put an untrained head on an encoder; `weights` (classes,) say how much each counts."""
         super().__init__(f.requires_grad_(not frozen), None)

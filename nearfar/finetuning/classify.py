@@ -28,7 +28,7 @@ from .class_network import Classifier
 from .classifier import CROP_AND_FLIP
 from .neck import Neck, neck_of
 from .soft_labels import NONE as UNLABELLED
-from .soft_labels import Joined, Teacher, open_teacher
+from .soft_labels import Joined, TaskTeacher, open_teacher
 from .task_types import Figures, HeadExport, Labelled, Mistake, Rows, Solved, TaskNetwork, TaskRecipe, Where
 from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
 
@@ -93,7 +93,7 @@ class Classification(ClassAnswers):
         self.config, self.predicting = config, Predicting()
         self.neck: Neck | None = None
         self.keep: Path | None = None  # where vectors are kept until the run is finished
-        self.teacher: Teacher | None = None
+        self.teacher: TaskTeacher | None = None
         self.least: float | None = None  # probability below which an image is none of these
         self.classes: tuple[str, ...] = ()
         self.temperature, self.known = 1.0, np.empty(0)

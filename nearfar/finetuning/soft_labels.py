@@ -29,7 +29,7 @@ NONE = -1  # the label of an unlabelled image
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TaskTeacher:
     """A fine-tuned run, and unlabelled images of which it says what they are."""
 
     opened: Tuned
@@ -51,7 +51,7 @@ class Teacher:
 
 def open_teacher(
     name: str, unlabelled: str | None, temperature: float, preprocess: Any, where: Where
-) -> Teacher:
+) -> TaskTeacher:
     """Open a teacher and the images that it is asked about.
 
     Args:
@@ -84,7 +84,7 @@ def open_teacher(
         max_bad=where.max_bad,
         threads=where.workers,
     )
-    return Teacher(opened, dataset, temperature)
+    return TaskTeacher(opened, dataset, temperature)
 
 
 class Joined:
