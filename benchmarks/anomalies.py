@@ -39,6 +39,50 @@ def moved(path: Path) -> bytes:
     return file.getvalue()
 
 
+def boards(
+    data: Path, bank: int, test: int, seed: int = 0, dirty: float = 0.0
+) -> tuple[Any, dict[str, tuple[Any, int]]]:
+    """Divide the boards into a bank and two tests.
+
+    Args:
+        data: the folder.
+        bank, test: boards in the bank, and in each test.
+        seed: orders them.
+        dirty: share of the bank that has defects.
+
+    Returns:
+        The bank's pictures; and by the name of a test its pictures, and how many of them are good, which come
+        first.
+    """
+    from nearfar.core import rng
+    from nearfar.data.in_memory import InMemorySource
+
+    names = sorted(path.name for path in (data / "normal").iterdir())
+    order = rng.permutation(rng.fold(seed, "boards"), len(names))
+    names = [names[row] for row in order]
+    normal, defect = data / "normal", data / "defect"
+
+    def source(items: list[Any], ids: list[str]) -> InMemorySource:
+        return InMemorySource("boards", tuple(ids), None, items)
+
+    spoilt = round(dirty * bank)
+    # Boards of other designs spoil the bank, so that no defect of the test is in it.
+    items = [normal / name for name in names[: bank - spoilt]]
+    items += [defect / name for name in names[len(names) - spoilt :]] if spoilt else []
+    known, other = names[:test], names[bank : bank + test]
+    tests = {
+        "known designs": ([moved(normal / name) for name in known], known),
+        "other designs": ([normal / name for name in other], other),
+    }
+    return source(items, [str(path) for path in items]), {
+        test: (
+            source([*good, *(defect / name for name in some)], [*(f"good/{name}" for name in some), *some]),
+            len(some),
+        )
+        for test, (good, some) in tests.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -60,44 +104,14 @@ def main() -> None:
     from nearfar.analysis.anomaly_maps import full_size
     from nearfar.analysis.part_detector import PartDetector
     from nearfar.analysis.patch_features import patch_features
-    from nearfar.core import rng
     from nearfar.data.defects import Truth
-    from nearfar.data.in_memory import InMemorySource
     from nearfar.queries.part_measures import Measures, count_pixels, table
 
     run = nearfar.load(words.run)
     truth = Truth(words.data / "boxes")
-    names = sorted(path.name for path in (words.data / "normal").iterdir())
-    order = rng.permutation(rng.fold(words.seed, "boards"), len(names))
-    names = [names[row] for row in order]
-    normal, defect = words.data / "normal", words.data / "defect"
-
-    def source(items: list[Any], ids: list[str]) -> InMemorySource:
-        return InMemorySource("boards", tuple(ids), None, items)
-
-    spoilt = round(words.dirty * words.bank)
-    # Boards of other designs spoil the bank, so that no defect of the test is in it.
-    items = [normal / name for name in names[: words.bank - spoilt]]
-    items += [defect / name for name in names[len(names) - spoilt :]] if spoilt else []
-    bank = source(items, [str(path) for path in items])
-    known, other = names[: words.test], names[words.bank : words.bank + words.test]
-    tests = {
-        "known designs": (
-            source(
-                [*(moved(normal / name) for name in known), *(defect / name for name in known)],
-                [*(f"good/{name}" for name in known), *known],
-            ),
-            len(known),
-        )
-    }
-    if words.others:
-        tests["other designs"] = (
-            source(
-                [*(normal / name for name in other), *(defect / name for name in other)],
-                [*(f"good/{name}" for name in other), *other],
-            ),
-            len(other),
-        )
+    bank, tests = boards(words.data, words.bank, words.test, words.seed, words.dirty)
+    if not words.others:
+        del tests["other designs"]
     features = patch_features(run.encoder, run.preprocess.size, words.strides)
     every = list(range(len(bank)))
     for method in words.parts:

@@ -3,6 +3,7 @@
     python -m benchmarks.scale kills --kills 20
     python -m benchmarks.scale search --vectors 100000 1000000
     python -m benchmarks.scale cells --vectors 100000 1000000
+    python -m benchmarks.scale remote        (needs 'moto[server,s3]')
 
 kills: workers that embed parts of a collection are killed at moments drawn, started again, and the join is
 compared with the same collection embedded without a kill. Images are drawn.
@@ -10,6 +11,9 @@ compared with the same collection embedded without a kill. Images are drawn.
 search: ways to scan short codes of all vectors and to compare the best again exactly, on one core. Vectors
 are drawn as in `store`; a way's line is that of the fewest candidates with a recall of .99. turbovec is
 measured if it is installed.
+
+remote: images read from a disk, from objects and from shards on moto's S3 on this machine, without the cache
+of objects; and an encoder trained from a disk and from objects.
 
 cells: planted copies among vectors, looked for in cells; the time to compare all is that of 200 of them.
 """
@@ -130,6 +134,80 @@ def cells(counts: list[int]) -> None:
         others = np.mean([len({*a} & {*b}) / 10 for a, b in pairs])
         figures = f"{hits:.4f} | {others:.3f} | {took:,.0f} | {all_took:,.0f} (computed)"
         print(f"| {count:,} | {planted:,} | {figures} |", flush=True)
+
+
+def remote(count: int) -> None:
+    """Read a collection from a disk and from moto's S3, and train on both; moto runs in its own process."""
+    import socket
+    import tarfile
+    import urllib.request
+
+    import boto3
+
+    import nearfar
+    from nearfar.data.sources import open_source
+    from nearfar.features.chunked import CHUNK_IMAGES, read_chunks
+    from nearfar.images.views import Preprocess
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = f"http://127.0.0.1:{port}"
+    os.environ |= {"AWS_ENDPOINT": home, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+    os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "NEARFAR_REMOTE_CACHE": "0"}
+    words = [sys.executable, "-c", f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            root = Path(name)
+            os.environ["NEARFAR_CACHE"] = str(root / "cache")
+            draw_images(root / "images", count)
+            paths = sorted((root / "images").rglob("*.jpg"))
+            (root / "shards").mkdir()
+            for number in range(4):
+                with tarfile.open(root / "shards" / f"x-{number}.tar", "w") as tar:
+                    for path in paths[number * len(paths) // 4 : (number + 1) * len(paths) // 4]:
+                        tar.add(path, path.relative_to(root / "images").as_posix())
+            while True:
+                try:
+                    urllib.request.urlopen(f"{home}/moto-api/").read(1)
+                    break
+                except OSError:
+                    time.sleep(0.2)
+            client = boto3.client("s3", endpoint_url=home, region_name="us-east-1")
+            client.create_bucket(Bucket="bucket")
+            for folder in ("images", "shards"):
+                for path in sorted((root / folder).rglob("*.*")):
+                    key = path.relative_to(root).as_posix()
+                    client.put_object(Bucket="bucket", Key=key, Body=path.read_bytes())
+            print("| read from | opened, s | images per CPU s | images/s |")
+            print("|---|---|---|---|")
+            places = {"a disk": str(root / "images"), "objects": "s3://bucket/images"}
+            for what, data in {**places, "ranges of 4 shards": "s3://bucket/shards/*.tar"}.items():
+                began = time.perf_counter()
+                source = open_source(data)
+                opened = time.perf_counter() - began
+                began, clock = time.perf_counter(), time.process_time()
+                starts = range(0, len(source), CHUNK_IMAGES)
+                read = sum(map(len, read_chunks(source, starts, Preprocess.of(32), 2)))
+                took, used = time.perf_counter() - began, time.process_time() - clock
+                assert read == count
+                print(f"| {what} | {opened:.1f} | {read / used:,.0f} | {read / took:,.0f} |", flush=True)
+            tiny = {
+                "steps": 5,
+                "batch_size": 64,
+                "image_size": 32,
+                "encoder": "resnet10_w16",
+                "device": "cpu",
+            }
+            made = []
+            for what, data in places.items():
+                nearfar.pretrain(data, out=root / what, **tiny)
+                made.append((root / what / "encoder.safetensors").read_bytes())
+            print(f"\nencoders after 5 steps: {'equal to the byte' if made[0] == made[1] else 'DIFFERENT'}")
+    finally:
+        server.kill()
+        server.wait()
 
 
 def search(counts: list[int], graphs_up_to: int) -> None:
@@ -259,13 +337,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["kills", "search", "cells"])
+    parser.add_argument("what", choices=["kills", "search", "cells", "remote"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--vectors", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--graphs-up-to", type=int, default=100_000, help="graphs of more take minutes")
+    parser.add_argument("--images", type=int, default=2000)
     given = parser.parse_args()
     if given.what == "search":
         search(given.vectors, given.graphs_up_to)
+    elif given.what == "remote":
+        remote(given.images)
     elif given.what == "cells":
         cells(given.vectors)
     else:

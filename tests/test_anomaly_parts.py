@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from nearfar.analysis.part_detector import unlike
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.data.defects import Truth
-from nearfar.queries.anomaly_parts import held_out_count
+from nearfar.queries.part_learning import held_out_count
 from nearfar.training.run import Run
 
 
@@ -76,6 +78,7 @@ def test_files_are_written_and_boxes_hold_the_defects(run: Run, data: Path, tmp_
     assert {path.name for path in out.iterdir()} == {
         "anomalies.csv", "anomalies.json", "sheet.png", "heat_maps",
     }  # fmt: skip
+    # No masks: 24 normal pictures are too few for a threshold of 5 %.
     rows = list(csv.DictReader((out / "anomalies.csv").open()))
     assert [row["id"] for row in rows] == list(found.ids)
     parts = json.loads((out / "anomalies.json").read_text())["parts"]
@@ -89,6 +92,26 @@ def test_files_are_written_and_boxes_hold_the_defects(run: Run, data: Path, tmp_
     assert len(maps) == 12 and maps[0].name.startswith("001-")
     assert Image.open(maps[0]).size == (WIDE, HIGH)  # the picture's own size, not square
     assert Image.open(out / "sheet.png").width > 300
+
+
+def test_masks_show_what_hardly_any_normal_picture_has(run: Run, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    found = nearfar.anomalies(
+        data / "test", normal=str(data / "train" / "good"), parts="nearest", run=run, out=out, fpr=0.1
+    )
+    masks = {path.name[4:]: np.asarray(Image.open(path)) for path in (out / "masks").iterdir()}
+    names = {path.name for path in (out / "heat_maps").iterdir()}
+    assert {path.name for path in (out / "masks").iterdir()} == names
+    inside, total = 0, 0
+    for name in found.ids[:4]:
+        x1, y1, x2, y2 = holed(200 + int(name[-7:-4]))[1]
+        mask = masks[name.replace("/", "_") + ".png"]
+        assert mask.shape == (HIGH, WIDE) and set(np.unique(mask).tolist()) <= {0, 255}
+        inside += int((mask[y1:y2, x1:x2] > 0).sum())
+        total += int((mask > 0).sum())
+    assert inside > 0.3 * 4 * 14 * 14 and inside > 0.3 * total
+    good = [mask for name, mask in masks.items() if name.startswith("good")]
+    assert len(good) == 6 and sum(bool(mask.any()) for mask in good) <= 3
 
 
 def test_boxes_in_text_are_read_and_their_kinds_told_apart(run: Run, data: Path) -> None:
@@ -119,6 +142,52 @@ def test_a_bank_is_kept_used_and_added_to(run: Run, data: Path, tmp_path: Path) 
     # What is in the bank has no score; what is held out has one.
     inside = nearfar.anomalies(few, **how)
     assert len(inside) == 4 and "20 pictures are in the bank" in str(inside)
+
+
+def test_a_picture_more_in_the_bank_keeps_the_threshold(run: Run, data: Path, tmp_path: Path) -> None:
+    bank, more = tmp_path / "bank.safetensors", tmp_path / "more"
+    how: dict[str, Any] = {"parts": True, "run": run, "bank": bank, "fpr": 0.1}
+    first = nearfar.anomalies(data / "test", normal=str(data / "train"), **how)
+    more.mkdir()
+    shutil.copy(data / "test" / "hole" / "003.png", more / "new.png")  # from now on normal
+    second = nearfar.anomalies(data / "test", normal=str(more), **how)
+    assert second.facts["normal"] == first.facts["normal"] + 1
+    assert second.facts["threshold"] == first.facts["threshold"]
+    assert "scored before 1 normal ones were added" in str(second)
+    assert "hole/003.png" in first.ids and "hole/003.png" not in second.ids
+    # What was held out and comes into the bank sets the threshold no longer.
+    held = {one["digest"] for one in json.loads(bank.with_suffix(".json").read_text())["held_out"]}
+    for path in (data / "train" / "good").iterdir():
+        if hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() in held:
+            shutil.copy(path, more / "held.png")
+    third = nearfar.anomalies(data / "test", normal=str(more), **how)
+    assert third.facts["held_out"] == first.facts["held_out"] - 1
+
+
+def test_turned_normal_pictures_make_turned_new_ones_normal(run: Run, tmp_path: Path) -> None:
+    bank, new = tmp_path / "bank.safetensors", tmp_path / "new"
+
+    def lines(number: int) -> np.ndarray:  # slanted: a mirror image is another picture
+        y, x = np.mgrid[:48, :64]
+        draws = np.random.default_rng(number)
+        slanted = 120 + 60 * np.sin((2 * x + y + draws.integers(12)) / 2.5)
+        return (slanted[:, :, None] + draws.normal(0, 4, (48, 64, 3))).clip(0, 255).astype(np.uint8)
+
+    for number in range(6):
+        save(tmp_path / "good" / f"{number}.png", lines(number))
+        save(new / f"{number}.png", np.rot90(lines(10 + number), number % 4))
+    how: dict[str, Any] = {"normal": str(tmp_path / "good"), "run": run, "size": 48}
+    plain = nearfar.anomalies(new, parts=True, bank=tmp_path / "plain.safetensors", **how)
+    turned = nearfar.anomalies(new, parts=True, turned=True, bank=bank, **how)
+    before, after = (dict(zip(one.ids, one.columns["anomaly_score"], strict=True)) for one in (plain, turned))
+    assert all(after[name] < 0.7 * before[name] for name in before if int(name[0]) % 2)
+    assert turned.facts["turned"] and json.loads(bank.with_suffix(".json").read_text())["turned"]
+    assert "turned: 6 normal pictures" in str(turned)
+    assert nearfar.anomalies(new, parts=True, bank=bank, run=run).columns == turned.columns
+    with pytest.raises(NearfarError, match="padim compares the same places"):
+        nearfar.anomalies(new, parts="padim", turned=True, **how)
+    with pytest.raises(NearfarError, match="was made without --turned"):
+        nearfar.anomalies(new, parts=True, turned=True, bank=tmp_path / "plain.safetensors", run=run)
 
 
 def test_a_bank_of_another_encoder_or_a_damaged_one_is_refused(run: Run, data: Path, tmp_path: Path) -> None:
@@ -271,6 +340,51 @@ def test_on_a_store(run: Run, data: Path, tmp_path: Path) -> None:
     assert found.facts["measures"][0]["image_auroc"]["value"] > 0.9
     assert found.ids[0].startswith(("test/hole", "test/scratch"))
     assert len(list((tmp_path / "maps").iterdir())) == 12
+
+
+@pytest.mark.parametrize("method", ["patchcore", pytest.param("padim", marks=pytest.mark.long)])
+def test_onnx_of_network_and_bank_gives_the_same_scores(
+    method: str, run: Run, data: Path, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    bank, how = tmp_path / "bank.safetensors", {"parts": method, "run": run}
+    found = nearfar.anomalies(data / "test", normal=str(data / "train"), bank=bank, fpr=0.1, **how)
+    made = nearfar.export(run, to="onnx", bank=bank, out=tmp_path / "made")
+    assert made.files == ("README.md", "parts.onnx") and "scores and maps differ" in str(made)
+    session = onnxruntime.InferenceSession(str(tmp_path / "made" / "parts.onnx"))
+    for name, score in zip(found.ids, found.columns["anomaly_score"], strict=True):
+        pixels = np.asarray(Image.open(data / "test" / name))[None]
+        theirs, heat = session.run(None, {"picture": pixels})
+        assert theirs[0] == pytest.approx(score, rel=1e-3) and heat.shape == (1, HIGH, WIDE)
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert f"| 10 % | {found.facts['threshold']['value']:.6g} |" in card and "| 1 % |" not in card
+    with pytest.raises(NearfarError, match="already exists"):
+        nearfar.export(run, to="onnx", bank=bank, out=tmp_path / "made")
+    with pytest.raises(NearfarError, match="for --to onnx"):
+        nearfar.export(run, to="torch", bank=bank)
+
+
+def test_a_report_has_a_section_on_parts(run: Run, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    bank, out = tmp_path / "bank.safetensors", tmp_path / "report.html"
+    nearfar.anomalies(data / "test", normal=str(data / "train"), bank=bank, parts=True, run=run, fpr=0.1)
+    made = nearfar.report(run, out=out, bank=bank)
+    assert "parts" in made.sections
+    page = out.read_text()
+    part = page[page.index('id="parts"') :]
+    part = part[: part.index("</section>")]
+    assert "bank.safetensors" in part and "normal images in it" in part and "Most anomalous parts" in part
+    assert part.count("data:image/webp") == 12 and "10 %" in part
+    with pytest.raises(NearfarError, match="name one run with --bank"):
+        nearfar.report(run, run, out=out, bank=bank)
+
+
+def test_onnx_cannot_hold_spade(run: Run, data: Path, tmp_path: Path) -> None:
+    bank = tmp_path / "bank.safetensors"
+    nearfar.anomalies(data / "test", normal=str(data / "train"), bank=bank, parts="spade", run=run)
+    with pytest.raises(NearfarError, match="holds banks of patchcore, padim and nearest"):
+        nearfar.export(run, to="onnx", bank=bank)
 
 
 def test_pictures_of_16_bits_share_one_range(run: Run, tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ FLAGS = {
         "--no-all-classes --min-score --gallery --top"
     ),
     "adopt": "--out --json",
-    "report": "--out --data --train --test --json",
+    "report": "--out --data --train --test --bank --json",
     "embed": "--out --store --columns --prune --part --join --labels --json --device --batch-size --workers",
     "explain": "--out --pair --labels --json",
     "store": "--import --columns --delete --compact --export --where --json",
@@ -288,13 +288,13 @@ FLAGS = {
     "suggest": "--limit --column --method --where --accepted --seed --out --json",
     "anomalies": (
         "--parts --normal --anomalous --method --k --fpr --limit --save --heat-maps --bank --strides --size "
-        "--truth --run --seed --where --out --json"
+        "--turned --truth --run --seed --where --out --json"
     ),
     "duplicates": "--against --min-similarity --save --where --out --json",
     "clusters": "--method --n-clusters --min-cluster-size --save --seed --where --out --json",
     "map": "--method --seed --where --out --json",
-    "explore": "--run --column --host --port --browser --root-path --hosts",
-    "export": "--to --out --json",
+    "explore": "--run --bank --column --host --port --browser --root-path --hosts",
+    "export": "--to --bank --out --json",
     "methods": "--json",
     "demo": "--out --json --minutes --seed",
 }

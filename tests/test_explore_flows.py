@@ -2,118 +2,42 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import explored
 import pytest
-from test_explore_page import NOISE, TOKEN, WAIT, browser, pytestmark, title, until  # noqa: F401
+from page_browser import (  # noqa: F401
+    COUNT,
+    NEEDS_BROWSER,
+    TOKEN,
+    WAIT,
+    Server,
+    browser,
+    name_class,
+    press,
+    ready,
+    server,
+    shows,
+    tabs,
+    title,
+    until,
+)
 
-from nearfar.stores import VectorStore, open_store
-
-COUNT = 150
-
-
-class Server:
-    """The page's server, which can be stopped and started again at the same address."""
-
-    def __init__(self, store: VectorStore) -> None:
-        self.store, self.port = store, 0
-        self.start()
-
-    def start(self) -> None:
-        uvicorn = pytest.importorskip("uvicorn", reason="no uvicorn here: pip install 'nearfar[explore]'")
-        pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
-        from nearfar.app.findings import Findings
-        from nearfar.app.row_numbers import NumberedStore
-        from nearfar.app.server import application
-
-        rows = NumberedStore(open_store(self.store.address))
-        door = socket.socket()
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        door.bind(("127.0.0.1", self.port))
-        door.listen()
-        self.port = door.getsockname()[1]
-        app = application(rows, Findings(rows), TOKEN, {"localhost"})
-        config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1)
-        self.uvicorn = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.uvicorn.run, kwargs={"sockets": [door]}, daemon=True)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.uvicorn.should_exit = True
-        self.thread.join(30)
-
-    def labels(self, column: str = "label") -> list[Any]:
-        store = open_store(self.store.address)
-        return store.rows([column])[column].to_pylist() if column in store.columns else [None] * COUNT
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
-    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
-    found = Server(explored.plain(tmp_path, COUNT))
-    yield found
-    found.stop()
-
-
-@pytest.fixture
-def opened(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:  # noqa: F811
-    """Open tabs of one browser; at the end, nothing was wrong in any."""
-    context = browser.new_context(viewport={"width": 1280, "height": 860}, accept_downloads=True)
-    said: list[str] = []
-
-    def work(address: str = "") -> Any:
-        view = context.new_page()
-        view.set_default_timeout(WAIT)
-        view.on("console", lambda message: said.append(message.text))
-        view.on("pageerror", lambda error: said.append(str(error)))
-        view.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}{address}")
-        ready(view)
-        return view
-
-    yield work
-    context.close()
-    expected = (*NOISE, "Failed to load resource", "ERR_CONNECTION")
-    assert [text for text in said if not any(word in text for word in expected)] == []
-
-
-def ready(view: Any) -> None:
-    view.wait_for_selector("body[data-ready]")
-    view.focus("#grid")
-
-
-def shows(view: Any, place: str, text: str) -> None:
-    view.wait_for_function(
-        "([id, text]) => document.getElementById(id).textContent.includes(text)", arg=[place, text]
-    )
-
-
-def press(view: Any, *keys: str) -> None:
-    for key in keys:
-        view.keyboard.press(key)
-
-
-def name_class(view: Any, name: str) -> None:
-    press(view, "l")
-    view.keyboard.type(name)
-    press(view, "Enter")
+pytestmark = [pytest.mark.long, pytest.mark.slow, NEEDS_BROWSER]
 
 
 def test_labels_through_reload_two_tabs_and_a_server_that_is_gone(
-    opened: Callable[..., Any], server: Server
+    tabs: Callable[..., Any], server: Server
 ) -> None:
-    view = opened()
+    view = tabs()
     # A class keeps its key, also where its name comes first in the alphabet.
     press(view, "Home")
     for name in ("zebra", "yak"):
         name_class(view, name)
     until(lambda: server.labels()[:2] == ["zebra", "yak"])
-    other = opened()
+    other = tabs()
     other.bring_to_front()
     press(other, "End")
     name_class(other, "ant")
@@ -169,8 +93,8 @@ def test_labels_through_reload_two_tabs_and_a_server_that_is_gone(
     until(lambda: server.labels()[-1] == "zebra")
 
 
-def test_lists_past_the_first_look(opened: Callable[..., Any], server: Server) -> None:
-    view = opened()
+def test_lists_past_the_first_look(tabs: Callable[..., Any], server: Server) -> None:
+    view = tabs()
     # From end to end of the tabs by keyboard, though there are no labels: no list is a dead end.
     seen = []
     for key in ["["] + 9 * ["]"]:
@@ -209,7 +133,7 @@ def test_lists_past_the_first_look(opened: Callable[..., Any], server: Server) -
     view.click("#tab-anomalies")
     title(view, "50 images, most anomalous first")
     assert "list=anomalies" in view.url and "site" in view.url
-    again = opened(view.url.partition("/#")[2] and "#" + view.url.partition("/#")[2])
+    again = tabs(view.url.partition("/#")[2] and "#" + view.url.partition("/#")[2])
     title(again, "50 images, most anomalous first")
     again.close()
     view.go_back()
@@ -220,9 +144,9 @@ def test_lists_past_the_first_look(opened: Callable[..., Any], server: Server) -
 
 
 def test_a_photo_in_full_and_images_set_aside(
-    opened: Callable[..., Any], server: Server, tmp_path: Path
+    tabs: Callable[..., Any], server: Server, tmp_path: Path
 ) -> None:
-    view = opened()
+    view = tabs()
     press(view, "v")
     view.wait_for_function("document.querySelector('#photo-one img').naturalWidth === 30")
     assert view.inner_text("#photo-path") == str(tmp_path / "000.png")
@@ -272,3 +196,28 @@ def test_a_photo_in_full_and_images_set_aside(
         view.evaluate(touch, place)
         view.evaluate("id => document.getElementById(id).click()", place)
     shows(view, "chosen-count", "3 chosen")
+
+
+def test_long_work_is_shown_and_cancelled(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    store = explored.plain(tmp_path, COUNT)
+    server = Server(store, address=str(store.address), at_once=0)
+    view = browser.new_page()
+    view.set_default_timeout(WAIT)
+    view.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}")
+    view.wait_for_selector("#waiting .meter")
+    view.wait_for_selector("#cell-5 img[src]")  # the page is of use meanwhile
+    view.wait_for_selector("body[data-ready]")
+    view.click("#tab-duplicates")
+    view.wait_for_selector("#list-work .meter")
+    view.click("#list-work button")
+    shows(view, "nothing", "This list was cancelled.")
+    view.click("#nothing button")
+    title(view, "duplicates in groups")
+    view.wait_for_function("document.getElementById('waiting').hidden")
+    assert view.locator(".meter").count() == 0
+    view.close()
+    server.stop()

@@ -19,9 +19,9 @@ pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[exp
 pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
 
 import explored
+from page_client import asked
 from PIL import Image
 from starlette.testclient import TestClient
-from test_explore_server import asked
 
 from nearfar.app import server
 from nearfar.app.explore import TOKEN_AGE, kept_token
@@ -266,10 +266,8 @@ def test_results_are_kept_from_start_to_start(tmp_path: Path, monkeypatch: pytes
     first = Findings(NumberedStore(store))
     made = first.places(), first.clusters(), first.listing("clusters", "label")
     open_store(store.address).update("label", {"000.png": "x"})  # a label changes none of them
-    forbidden = dict.fromkeys(findings.LISTS, lambda store, where: pytest.fail("made again"))
-    monkeypatch.setattr(findings, "LISTS", forbidden)
-    monkeypatch.setattr(findings, "project", lambda x: pytest.fail("laid out again"))
-    monkeypatch.setattr(findings, "cluster_images", lambda x: pytest.fail("clustered again"))
+    forbidden = dict.fromkeys(findings.TASKS, lambda *_, **__: pytest.fail("made again"))
+    monkeypatch.setattr(findings, "TASKS", forbidden)
     second = Findings(NumberedStore(open_store(store.address)))
     assert (second.places() == made[0]).all() and (second.clusters() == made[1]).all()
     assert second.listing("clusters", "label") == made[2]

@@ -92,6 +92,39 @@ def test_a_stride_that_is_not_there_is_refused() -> None:
         patch_features(small(), 64, [4, 5])
 
 
+def test_an_encoder_without_maps_is_refused() -> None:
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 4))
+    with pytest.raises(NearfarError, match="'flat' has no feature maps; choose a residual"):
+        patch_features(models.Encoder(flat, 4, "flat", "standard", 32), 32)
+
+
+def test_a_coreset_keeps_what_was_chosen_before() -> None:
+    points = some(1, 20, 20)[0].flatten(1).T
+    first = k_center(points[:100], 20, key=1)
+    rows = torch.cat([points[first], points[100:]])
+    more = k_center(rows, 40, key=1, chosen=20)
+    assert more[:20].tolist() == list(range(20)) and len(more.unique()) == 40
+
+    def reach(chosen: torch.Tensor) -> float:
+        return float(torch.cdist(rows, rows[chosen]).min(1).values.max())
+
+    # The farthest first: no point is left as far away as those that were taken.
+    assert reach(more) < reach(torch.cat([more[:20], torch.arange(20, 40)]))
+
+
+def test_a_bank_that_grows_gives_no_higher_distances() -> None:
+    bank = PatchCore((6, 5))
+    for owner in range(4):
+        bank.add(some(1, seed=owner), owner, owner)
+    bank.settle()
+    old, asked = bank.bank.clone(), some(3, seed=50)
+    before = bank.score(asked)[0]
+    bank.add(some(1, seed=9), 4, 9)
+    bank.settle()
+    assert torch.equal(bank.bank[: len(old)], old) and len(bank.bank) == len(old) + 3
+    assert bool((bank.score(asked)[0] <= before + 1e-5).all())
+
+
 def test_a_picture_keeps_its_proportions() -> None:
     made = patch_features(small(), 64)
     assert made.shape_for(300, 400, 96) == (96, 128)

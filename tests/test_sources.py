@@ -94,7 +94,7 @@ def test_wrong_paths_say_what_to_type(folder: Path, tmp_path: Path, monkeypatch:
     refuses(tmp_path / "pest", "did you mean pets")
     refuses("cifar11", "did you mean cifar10")
     refuses("cifar10:validation", "no split 'validation'")
-    refuses("https://example.org/photos", "download it first")
+    refuses("https://example.org/photos", "web servers list nothing")
     refuses(" ", "is empty")
     refuses("nul\0byte", "there is no")
     refuses(42, "taken from a int")

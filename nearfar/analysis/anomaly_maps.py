@@ -30,7 +30,18 @@ def full_size(places: torch.Tensor, shape: tuple[int, int], smooth: float = 0.5)
     Source:
         Roth et al. 2022, section 3.3.
     """
-    x = places[None, None]
+    x = smoothed(places[None, None], smooth)
+    found: Map = F.interpolate(x, shape, mode="bilinear")[0, 0].numpy()
+    return found
+
+
+def smoothed(x: torch.Tensor, smooth: float = 0.5) -> torch.Tensor:
+    """Smooth maps by a Gaussian.
+
+    Args:
+        x: (n, 1, h, w).
+        smooth: its deviation in places; 0 leaves them as they are.
+    """
     if smooth > 0:
         reach = max(1, round(4 * smooth))
         at = torch.arange(-reach, reach + 1)
@@ -40,8 +51,7 @@ def full_size(places: torch.Tensor, shape: tuple[int, int], smooth: float = 0.5)
             pad = [0, 0, reach, reach] if dim == 2 else [reach, reach, 0, 0]
             view = weight.view(1, 1, -1, 1) if dim == 2 else weight.view(1, 1, 1, -1)
             x = F.conv2d(F.pad(x, pad, mode="replicate"), view)
-    found: Map = F.interpolate(x, shape, mode="bilinear")[0, 0].numpy()
-    return found
+    return x
 
 
 def boxes(scores: Map, floor: float | None = None) -> list[dict[str, Any]]:

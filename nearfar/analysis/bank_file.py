@@ -17,10 +17,10 @@ from ..core.shapes import COUNT, check_shape, loads
 from ..core.version import __version__
 from ..features.extract import fingerprint
 from ..models import Encoder
-from .part_detector import DETECTORS, PartDetector
+from .part_detector import DETECTORS, HeldOut, PartDetector
 from .patch_features import patch_features
 
-FORMAT = 1
+FORMAT = 2
 _CARD = {
     "sha256": str,
     "encoder": {"name": str, "sha256": str},
@@ -29,7 +29,9 @@ _CARD = {
     "shape": ([COUNT], None),
     "range": ([float], None),
     "seed": int,
-    "held_out": [float],
+    "turned": bool,
+    "seen": [COUNT],
+    "held_out": [{"digest": str, "score": float, "peak": float}],
     "pictures": ([object], {str: object}, COUNT),
 }
 
@@ -58,13 +60,13 @@ def check_name(path: Path) -> None:
         )
 
 
-def save(path: Path, detector: PartDetector, held_out: list[float]) -> None:
+def save(path: Path, detector: PartDetector, held_out: list[HeldOut]) -> None:
     """Write a bank and then its card, each whole or not at all.
 
     Args:
         path: ends in .safetensors.
         detector: with its normal pictures.
-        held_out: scores of normal pictures that are not in it.
+        held_out: normal pictures that are not in it.
     """
     assert detector.detector is not None, "add normal pictures first"
     state = {name: value.contiguous() for name, value in detector.detector.state().items()}
@@ -82,7 +84,9 @@ def save(path: Path, detector: PartDetector, held_out: list[float]) -> None:
         "range": preprocess.value_range,
         "seed": detector.seed,
         "normal": len(detector.pictures),
-        "held_out": held_out,
+        "turned": detector.turned,
+        "seen": detector.seen,
+        "held_out": [vars(one) for one in held_out],
         "pictures": detector.pictures,
     }
     with atomic_write(path) as file:
@@ -91,7 +95,7 @@ def save(path: Path, detector: PartDetector, held_out: list[float]) -> None:
         file.write(json.dumps(card, indent=1).encode() + b"\n")
 
 
-def load(path: Path, encoder: Encoder, preprocess: Any) -> tuple[PartDetector, list[float]]:
+def load(path: Path, encoder: Encoder, preprocess: Any) -> tuple[PartDetector, list[HeldOut]]:
     """Read a bank.
 
     Args:
@@ -100,7 +104,7 @@ def load(path: Path, encoder: Encoder, preprocess: Any) -> tuple[PartDetector, l
         preprocess: the encoder's.
 
     Returns:
-        The detector, and scores of normal pictures that are not in it.
+        The detector, and normal pictures that are not in it.
 
     Raises:
         NearfarError: the bank is another encoder's, or one of its files is missing or damaged.
@@ -132,6 +136,16 @@ def load(path: Path, encoder: Encoder, preprocess: Any) -> tuple[PartDetector, l
     made = DETECTORS[card["method"]](grid, card["seed"])
     made.load(state)
     detector = PartDetector(
-        features, preprocess, card["size"], card["method"], card["seed"], shape, card["pictures"], made
+        features,
+        preprocess,
+        card["size"],
+        card["method"],
+        card["seed"],
+        shape,
+        card["turned"],
+        (int(card["seen"][0]), int(card["seen"][1])),
+        card["pictures"],
+        made,
     )
-    return detector, [float(score) for score in card["held_out"]]
+    held = [HeldOut(one["digest"], float(one["score"]), float(one["peak"])) for one in card["held_out"]]
+    return detector, held

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..core import rng
+from ..core import progress, rng
 from ..core.errors import NearfarError, nearest
 from ..features.knn import unit
 from .temi import temi
@@ -164,6 +164,7 @@ def cluster_images(
             found = divide(rows)
         else:
             counts = suggest_n_clusters(rows, seed) if n_clusters is None else None
+            progress.stage("clustering")
             many = n_clusters or (counts.best if counts else 2)
             if method == "temi":
                 divide = partial(temi, n_clusters=many, seed=seed, steps=STABILITY_STEPS)
@@ -261,6 +262,7 @@ def suggest_n_clusters(rows: Vectors, seed: int = 0) -> ClusterCounts:
     flat = reduced(rows, 2 * DIRECTIONS)
     middle, spread = flat.mean(0), _root(np.cov(flat.T.astype(np.float64)))
     for sample in range(SILHOUETTE_SAMPLES):
+        progress.stage("trying numbers of clusters", sample, SILHOUETTE_SAMPLES)
         key = rng.fold(seed, "counts", sample)
         draws = np.random.Generator(np.random.Philox(key=key))
         some = flat[draws.choice(len(rows), size, replace=False)]
@@ -294,6 +296,7 @@ def _stability(
     many = int(found.max()) + 1
     overlap, rand = np.zeros((REPEATS, many)), np.zeros(REPEATS)
     for repeat in range(REPEATS):
+        progress.stage("clustering samples again", repeat, REPEATS)
         key = rng.fold(seed, "resample", repeat)
         draws = np.random.Generator(np.random.Philox(key=key))
         size = min(len(rows), STABILITY_SAMPLE)

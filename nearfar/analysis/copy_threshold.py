@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..core import rng
+from ..core import progress, rng
 from ..images.decode import Pixels
 from . import planted
 from .difference import differences
@@ -59,6 +59,7 @@ def calibrate(images: Collection, min_similarity: float | None = None, seed: int
         The threshold, between `LEAST` and `MIN_SIMILARITY`: 19 in 20 of the planted copies are well above it,
         or it is `LEAST`.
     """
+    progress.stage("measuring how much copies differ")
     drawn = rng.permutation(rng.fold(seed, "planted copies"), len(images))[: 4 * PLANTED]
     read = images.originals or images.small
     own = [(row, x) for row, x in zip(drawn.tolist(), read(drawn), strict=True) if x is not None][:PLANTED]

@@ -9,13 +9,14 @@ from torch import Tensor
 PROJECTED = 64  # random directions in which distances are measured
 
 
-def k_center(points: Tensor, count: int, key: int) -> Tensor:
+def k_center(points: Tensor, count: int, key: int, chosen: int = 0) -> Tensor:
     """Choose points so that all others are near a chosen one: each time the one that is farthest from them.
 
     Args:
         points: (n, c) floats.
         count: how many, at most n.
         key: from `rng.fold`; names the first point and the directions in which distances are measured.
+        chosen: how many points, the first ones, are chosen already; at most `count`.
 
     Returns:
         (count,) int64 rows.
@@ -27,17 +28,18 @@ def k_center(points: Tensor, count: int, key: int) -> Tensor:
     if points.shape[1] > PROJECTED:
         directions = draws.standard_normal((points.shape[1], PROJECTED)).astype(np.float32)
         points = points @ torch.from_numpy(directions)
-    chosen = torch.empty(count, dtype=torch.int64)
+    found = torch.arange(count)
     at = int(draws.integers(len(points)))
     half = points.square().sum(dim=1) / 2
     # Half of the squared distances: one product of a matrix and a vector a choice.
     away = torch.full((len(points),), torch.inf)
     for number in range(count):
-        chosen[number] = at
+        at = number if number < chosen else at
+        found[number] = at
         torch.minimum(away, torch.addmv(half + half[at], points, points[at], alpha=-1), out=away)
         away[at] = -torch.inf  # rounding may leave more than nothing
         at = int(away.argmax())
-    return chosen
+    return found
 
 
 class Reservoir:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..core import progress
 from ..data.dataset import ImageDataset, Subset
 from ..images.decode import Pixels
 from .cells import near_rows
@@ -124,6 +125,8 @@ def _compared(
     """Compare pairs by their pixels, some in memory at a time."""
     found = np.zeros(len(a), np.float32)
     for low in range(0, len(a), READ):
+        if len(a) > READ:  # not for each group
+            progress.stage("comparing pictures by their pixels", low, len(a))
         rows, columns = a[low : low + READ], b[low : low + READ]
         first, second = _pictures(mine, rows), _pictures(theirs, columns)
         pairs = [at for at in range(len(rows)) if first[at] is not None and second[at] is not None]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..core import rng
+from ..core import progress, rng
 from ..core.errors import NearfarError
 from ..features import logistic
 from ..features.extract import Vectors
@@ -160,6 +160,7 @@ def out_of_fold(features: Vectors, labels: Rows, classes: int, seed: int) -> Vec
     x, y = torch.from_numpy(features), torch.from_numpy(labels)
     shares = np.empty((len(labels), classes), np.float32)
     for number in range(folds):
+        progress.stage("fitting classifiers", number, folds)
         out = torch.from_numpy(fold == number)
         asked = torch.from_numpy(fold == (number + 1) % folds)
         kept = ~(out | asked)

@@ -57,7 +57,7 @@ class Padim:
         self.shape, self.seed = shape, seed
         self.count = 0
         self.chosen = self.middle = self.total = self.products = torch.zeros(0)
-        self._mean = self._factor = torch.zeros(0)
+        self._mean = self.factor = torch.zeros(0)
 
     def _begin(self, rows: Tensor) -> None:
         places, width = rows.shape
@@ -97,7 +97,7 @@ class Padim:
         even = share[:, 0] * trace[:, None] / dims + RIDGE * max(spread, 1e-12)
         covariance = covariance.mul_(1 - share)
         covariance.diagonal(dim1=1, dim2=2).add_(even)
-        self._factor = torch.linalg.cholesky(covariance)
+        self.factor = torch.linalg.cholesky(covariance)
 
     def pooled(self) -> None:
         """Say that no single patches are kept."""
@@ -112,10 +112,13 @@ class Padim:
         Returns:
             (n, h, w), the scores of places, and (n,), those of pictures; higher is more anomalous.
         """
-        x = features.flatten(2)[:, self.chosen].permute(2, 1, 0) - self._mean[:, :, None]  # (places, d, n)
-        whitened = torch.linalg.solve_triangular(self._factor, x, upper=False)
+        whitened = torch.linalg.solve_triangular(self.factor, self.centred(features), upper=False)
         places = whitened.square().sum(1).sqrt().T.reshape(len(features), *self.shape)
         return places, places.flatten(1).amax(1)
+
+    def centred(self, features: Tensor) -> Tensor:
+        """Take what is used of the features, less the normal means: (places, d, n)."""
+        return features.flatten(2)[:, self.chosen].permute(2, 1, 0) - self._mean[:, :, None]
 
     def state(self) -> dict[str, Tensor]:
         """Give what a file has to hold."""

@@ -29,6 +29,7 @@ ALIKE = 0.05  # share of the normal pictures that may have the same defect witho
 FAR = 3.0  # quartile distances above the upper quartile where a normal picture is called unlike the others
 LEAST = 8  # normal pictures of which that can be told
 COMPARED = 12_000  # patches that are looked at for it
+TURNED = ("patchcore", "nearest")  # detectors that can learn turned pictures
 
 
 Detector = NearestPatch | Padim
@@ -61,6 +62,15 @@ class PictureScore:
     digest: str
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """A normal picture outside of the bank: its digest, its score, and the peak of its full-size map."""
+
+    digest: str
+    score: float
+    peak: float
+
+
 @dataclass
 class PartDetector:
     """A detector of anomalous parts with the encoder and the input that it was made with.
@@ -72,6 +82,8 @@ class PartDetector:
         method: one of `DETECTORS`.
         seed: random seed.
         shape: height and width of all pictures, for PaDiM; None before the first and for the others.
+        seen: height and width of the first normal picture, as the encoder sees it.
+        turned: whether normal pictures are also learned turned by quarters and mirrored.
         pictures: digests of the normal pictures in the bank, by owner.
         detector: made with the first picture.
         rejected: rows that could not be read, with the reason, of the last call.
@@ -83,6 +95,8 @@ class PartDetector:
     method: str = "patchcore"
     seed: int = 0
     shape: tuple[int, int] | None = None
+    turned: bool = False
+    seen: tuple[int, int] | None = None
     pictures: list[str] = field(default_factory=list)
     detector: Detector | None = None
     rejected: list[tuple[int, str]] = field(default_factory=list)
@@ -92,6 +106,11 @@ class PartDetector:
         if self.method not in DETECTORS:
             raise NearfarError(
                 f"--parts {self.method!r} is not a detector of parts; {nearest(self.method, DETECTORS)}"
+            )
+        if self.turned and self.method not in TURNED:
+            raise NearfarError(
+                f"--turned is for --parts {' or '.join(TURNED)}; {self.method} compares the same places, or "
+                "the pictures that look most alike."
             )
         if self.preprocess.modality != IMAGES:
             raise NearfarError("parts of pictures are compared, and this run's data are none.")
@@ -158,13 +177,14 @@ class PartDetector:
 
         return [one(row) for row in rows] if known else [False] * len(rows)
 
-    def add(self, source: Source, rows: Sequence[int], threads: int = 2) -> list[str]:
+    def add(self, source: Source, rows: Sequence[int], threads: int = 2, vouched: bool = False) -> list[str]:
         """Add normal pictures; what is in the bank already is not added again.
 
         Args:
             source: the collection.
             rows: which of it.
             threads: CPU threads.
+            vouched: whether a person has called each of them normal, so that none is left out.
 
         Returns:
             Ids of pictures with parts that hardly any other normal picture has, the worst first. They are
@@ -184,18 +204,20 @@ class PartDetector:
                 if self.method == "padim" and self.shape is None:
                     height, width = picture.x.shape[2:]
                     self.shape = int(height), int(width)
-                features = self._features(picture.x)
-                if self.detector is None:
-                    grid = int(features.shape[2]), int(features.shape[3])
-                    self.detector = DETECTORS[self.method](grid, self.seed)
+                self.seen = self.seen or (int(picture.x.shape[2]), int(picture.x.shape[3]))
                 owner = len(self.pictures)
                 ids[owner] = source.ids[picture.row]
                 self.pictures.append(picture.digest)
-                self.detector.add(features, owner, int(picture.digest[:16], 16))
+                for number, x in enumerate(turns(picture.x) if self.turned else (picture.x,)):
+                    features = self._features(x)
+                    if self.detector is None:
+                        grid = int(features.shape[2]), int(features.shape[3])
+                        self.detector = DETECTORS[self.method](grid, self.seed)
+                    self.detector.add(features, owner, int(picture.digest[:16], 16) ^ number)
         if self.detector is None:
             reason = f" ({self.rejected[0][1]})" if self.rejected else ""
             raise NearfarError(f"none of the {len(rows):,} normal pictures can be used{reason}.")
-        odd = unlike(self.detector.pooled(), self.seed)
+        odd = [] if vouched else unlike(self.detector.pooled(), self.seed)
         fresh = [owner for owner in odd if owner >= first]
         left = fresh if 10 * len(fresh) <= len(self.pictures) else []
         self.detector.settle(frozenset(left))
@@ -210,20 +232,23 @@ class PartDetector:
             )
         return found
 
-    def score(self, source: Source, rows: Sequence[int], threads: int = 2) -> Iterator[PictureScore]:
+    def score(
+        self, source: Source, rows: Sequence[int], threads: int = 2, inside: bool = False
+    ) -> Iterator[PictureScore]:
         """Score pictures, one at a time.
 
         Args:
             source: the collection.
             rows: which of it.
             threads: CPU threads.
+            inside: whether pictures in the bank are scored too.
 
         Yields:
             The scores, in order, of pictures that are not in the bank; those that cannot be read are in
             `rejected`.
         """
         assert self.detector is not None, "add normal pictures first"
-        known = set(self.pictures)
+        known = set[str]() if inside else set(self.pictures)
         with Bar("scoring parts", len(rows)) as bar:
             for picture in self.read(source, rows, threads):
                 if picture.digest in known:  # its patches are in the bank: its score would say nothing
@@ -232,6 +257,20 @@ class PartDetector:
                 places, score = self.detector.score(self._features(picture.x))
                 yield PictureScore(picture.row, float(score[0]), places[0], picture.shape, picture.digest)
                 bar.advance()
+
+
+def turns(x: Tensor) -> Iterator[Tensor]:
+    """Turn a picture by quarters, as it is and mirrored.
+
+    Args:
+        x: (1, 3, h, w).
+
+    Yields:
+        Eight pictures, the first as it is; every other one (1, 3, w, h).
+    """
+    for one in (x, x.flip(3)):
+        for quarters in range(4):
+            yield one.rot90(quarters, (2, 3))
 
 
 def unlike(pooled: tuple[Tensor, Tensor] | None, seed: int = 0) -> list[int]:

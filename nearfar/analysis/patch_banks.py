@@ -167,13 +167,14 @@ class PatchCore(NearestPatch):
     read: ClassVar[int] = READ
 
     def settle(self, without: frozenset[int] = frozenset()) -> None:
-        """Choose the coreset of what was added and of the old one."""
+        """Choose the coreset of what was added; the old one stays until the bank is full."""
         rows, owners, keys = self._all()
         kept = self._kept(owners, without)
+        old = int(kept[: len(self.bank)].sum())
         rows, owners, keys = rows[kept], owners[kept], keys[kept]
         if self._any or not kept.all():
-            count = max(min(len(rows), len(self.bank)), min(MOST, round(SHARE * len(rows))), 1)
-            few = k_center(rows, min(count, MOST), rng.fold(self.seed, "coreset"))
+            count = min(MOST, max(1, old + round(SHARE * (len(rows) - old))))
+            few = k_center(rows, count, rng.fold(self.seed, "coreset"), old if old < MOST else 0)
             rows, owners, keys = rows[few], owners[few], keys[few]
         self._set(rows, owners, keys)
 
@@ -189,7 +190,8 @@ class PatchCore(NearestPatch):
         size = places[0].numel()
         first = torch.arange(len(features)) * size + at
         heart = self.bank[near[first]]  # (n, c)
-        support = torch.cdist(heart, self.bank).topk(count, dim=1, largest=False).indices  # itself among them
+        apart = (heart[:, None] - self.bank).square().sum(2)
+        support = apart.topk(count, dim=1, largest=False).indices  # itself among them
         far = (rows[first][:, None] - self.bank[support]).square().sum(2).sqrt()
         # exp(d) / sum(exp(d_i)), without overflow.
         share = 1 / (far - most[:, None]).exp().sum(1).clamp_min(1)

@@ -62,7 +62,11 @@ class PatchFeatures:
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
-        """Compute the features of all patches of some pictures.
+        """Compute the features of all patches of some pictures; see `compute`."""
+        return self.compute(x)
+
+    def compute(self, x: Tensor) -> Tensor:
+        """Compute the features of all patches of some pictures, in a way that can be traced.
 
         Args:
             x: (n, 3, height, width) floats in [0, 1]; both sides multiples of `multiple`.

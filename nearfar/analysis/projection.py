@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 
-from ..core import rng
+from ..core import progress, rng
 from ..core.errors import NearfarError, nearest
 from ..features.knn import top_k, unit
 
@@ -54,6 +58,25 @@ def project(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
     return _scaled(_among(x, x[chosen], _tsne(x[chosen], seed), chosen))
 
 
+def first_look(x: Vectors, seed: int = 0) -> Places:
+    """Project images to the two directions in which they differ most: quick, and less telling than `project`.
+
+    Args:
+        x: (n, d) float32 features, n at least 3, d at least 2.
+        seed: random seed of the sample that the directions are of.
+
+    Returns:
+        (n, 2) from 0 to 1.
+    """
+    some = rng.permutation(rng.fold(seed, "first look"), len(x))[:TSNE_LIMIT]
+    rows = unit(torch.from_numpy(x[some]))
+    _, directions = torch.linalg.eigh((rows - rows.mean(dim=0)).T.cov().double())
+    ways = directions[:, -2:].flip(1).float()  # eigenvalues ascend
+    return _scaled(
+        torch.cat([unit(part) @ ways for part in torch.from_numpy(x).split(65536)]).double().numpy()
+    )
+
+
 def _tsne(x: Vectors, seed: int) -> Places:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -65,7 +88,27 @@ def _tsne(x: Vectors, seed: int) -> Places:
             rows = PCA(DIRECTIONS, svd_solver="full").fit_transform(rows)
         perplexity = min(30.0, (len(rows) - 1) / 3)
         made = TSNE(perplexity=perplexity, init="pca", max_iter=750, random_state=seed % 2**32)
-        return made.fit_transform(rows).astype(np.float64)
+        with _told(made):
+            return made.fit_transform(rows).astype(np.float64)
+
+
+@contextmanager
+def _told(made: Any) -> Iterator[None]:
+    """Say how far t-SNE is, to who follows it: it tells so in lines that it prints."""
+    if not progress.followed():
+        yield
+        return
+    made.verbose = 2
+
+    class Lines(io.TextIOBase):
+        def write(self, text: str) -> int:
+            if found := re.search(r"Iteration (\d+)", text):
+                progress.stage("laying out the map", int(found[1]), made.max_iter)
+            return len(text)
+
+    progress.stage("laying out the map", 0, made.max_iter)
+    with redirect_stdout(cast(io.StringIO, Lines())):
+        yield
 
 
 def _among(x: Vectors, landmarks: Vectors, places: Places, chosen: npt.NDArray[np.int64]) -> Places:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from ..core import progress
 from ..images.decode import Pixels
 from .cells import near_rows
 
@@ -59,6 +60,7 @@ def structure(read: Read, count: int) -> torch.Tensor:
     """
     parts = [torch.empty(0, len(ZOOMS), SIDE, SIDE, dtype=torch.float16)]
     for low in range(0, count, READ):
+        progress.stage("reading pictures", low, count)
         found = read(np.arange(low, min(low + READ, count)))
         grey = torch.stack(
             [torch.zeros(_LARGE, _LARGE) if one is None else squeezed(one, _LARGE).mean(0) for one in found]

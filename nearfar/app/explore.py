@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import importlib.util
 import ipaddress
@@ -13,11 +12,12 @@ import socket
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
-from ..stores import VectorStore
+from ..stores import VectorStore, open_store
 from .guard import PATIENCE
 
 NEEDED = ("fastapi", "uvicorn", "plotly")
@@ -29,6 +29,7 @@ def explore(
     store: VectorStore | str | Path,
     *,
     run: str | None = None,
+    bank: str | None = None,
     column: str = "label",
     host: str = "127.0.0.1",
     port: int | None = None,
@@ -43,6 +44,8 @@ def explore(
     Args:
         store: a vector store or its address; or a folder of images, which is embedded first.
         run: the run that made the store, if it has moved; needed to search by files.
+        bank: a .safetensors file that nearfar anomalies --parts has made of normal images: the page then
+            lists images by their most anomalous part.
         column: the column that labels are read from and written to; it is added if missing.
         host: an address of this machine to serve at; 127.0.0.1 is reached from this machine only.
         port: the port to serve at; if not given, the first free one from 8200 on.
@@ -59,18 +62,23 @@ def explore(
             raise NearfarError(f"the page needs {module}: pip install 'nearfar[explore]'.")
     import uvicorn
 
-    from ..queries.store_access import open_for_query
+    from ..queries.image_folder import store_of
     from .findings import Findings
     from .guard import names_of
     from .kept import private_folder
     from .label_log import LabelLog
+    from .parts import AnomalousParts
     from .row_numbers import NumberedStore
     from .server import application
 
-    rows = NumberedStore(open_for_query(store, run=run))
+    address = str(store_of(store, run)) if isinstance(store, (str, Path)) else ""
+    # Also the images that are set aside: the page shows them where it is asked to.
+    rows = NumberedStore(open_store(address) if isinstance(store, (str, Path)) else store)
     if not rows.ids:
         raise NearfarError(f"{rows.store.address} holds no images; fill it with nearfar embed --store.")
     LabelLog(rows).check(column)
+    findings = Findings(rows, run, address)
+    parts = None if bank is None else AnomalousParts(rows, findings, bank)
     root = root_path.strip("/")
     if not re.fullmatch(r"[\w.~/-]*", root) or ".." in root:
         raise NearfarError(f"--root-path {root_path} is no path of a page; give one such as /photos.")
@@ -78,10 +86,10 @@ def explore(
     door = listening(host, port)
     at = door.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{at}/?token={token}"
+    page = f"http://{shown}:{at}/?token={token}"
     root = f"/{root}" if root else ""
-    app = application(rows, Findings(rows, run), token, names_of(host), column, root, hosts)
-    print(f"{len(rows.ids):,} images of {rows.store.address}: {address}", flush=True)
+    app = application(rows, findings, token, names_of(host), column, root, hosts, parts)
+    print(f"{len(rows.ids):,} images of {rows.store.address}: {page}", flush=True)
     for name in hosts:
         print(f"Through the proxy: https://{name}{root}/?token={token}")
     print("Ctrl-C ends it.", flush=True)
@@ -90,8 +98,12 @@ def explore(
     server = uvicorn.Server(uvicorn.Config(app, http=impatient(), **how))
     with tempfile.TemporaryDirectory(prefix="nearfar-") as folder:  # that only this user can enter
         if browser:
-            _open_browser(address, Path(folder))
-        server.run(sockets=[door])
+            _open_browser(page, Path(folder))
+        findings.begin()
+        try:
+            server.run(sockets=[door])
+        finally:
+            findings.jobs.close()
 
 
 def impatient(seconds: float = PATIENCE) -> Any:
@@ -121,7 +133,7 @@ def kept_token(folder: Path) -> str:
         folder: where it is kept, for this user alone; a token that is 30 days old is replaced.
     """
     path = folder / "token"
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         info = path.stat()
         if info.st_mode & 0o077 == 0 and time.time() - info.st_mtime < TOKEN_AGE:
             token = path.read_text(encoding="ascii", errors="ignore").strip()

@@ -1,9 +1,14 @@
-"""What the page shows of a store: coordinates of the map, the lists of the store commands, a classifier."""
+"""What the page shows of a store: coordinates of the map, the lists of the store commands, a classifier.
+
+What depends on images and vectors alone is made once, and kept in memory and on disk; what depends on labels
+is kept for one version of the store.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,67 +17,72 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..analysis.anomalies import score_anomalies
-from ..analysis.clusters import cluster_images
-from ..analysis.label_errors import out_of_fold
-from ..analysis.projection import project
 from ..analysis.query import query
 from ..core.errors import BadImage, NearfarError
 from ..data.modalities import modality
-from ..evaluation.accuracy import Accuracy
-from ..features import logistic
 from ..images import decode
-from ..queries.anomalies import anomalies
-from ..queries.clusters import clusters
-from ..queries.duplicates import list_groups, read_collection
 from ..queries.heatmap_files import heat
-from ..queries.label_errors import label_errors
-from ..queries.label_origin import accepted_ids
 from ..queries.listing import Listing
-from ..queries.store_access import (
-    MAP_COLUMNS,
-    UNKNOWN,
-    left_out_sentence,
-    lone_classes_left_out,
-    open_for_query,
-    read_labels,
-    run_of,
-)
-from ..queries.suggest import suggest
-from ..stores import VectorStore
+from ..queries.store_access import MAP_COLUMNS, open_for_query, run_of
 from ..training.run import Run
+from .jobs import PATIENCE, Jobs, Unfinished
 from .kept import KeptResults
 from .row_numbers import NumberedStore
+from .tasks import LIST_LIMIT, LISTS, TASKS
 
-LIST_LIMIT = 500  # images in a list, at most
 PIXELS = 50_000_000  # of an uploaded image
-
-LISTS: dict[str, Callable[[VectorStore, str | None], Listing]] = {
-    "anomalies": lambda store, where: anomalies(store, limit=LIST_LIMIT, where=where),
-    # The page opens no path that a store names: it may be a stranger's.
-    "duplicates": lambda store, where: list_groups(store, *read_collection(store, where, files=False)),
-    "clusters": lambda store, where: clusters(store, where=where),
-}
-LABELLED: dict[str, Callable[..., Listing]] = {
-    "label-errors": partial(label_errors, limit=LIST_LIMIT),
-    "suggestions": suggest,
-}
+AT_ONCE = 500  # images up to which a page can wait for everything, so that no process is started
 
 
 class Findings:
     """Finds things in a numbered store, and keeps what takes long and depends on vectors alone."""
 
-    def __init__(self, rows: NumberedStore, run: str | None = None) -> None:
+    def __init__(
+        self, rows: NumberedStore, run: str | None = None, address: str = "", at_once: int = AT_ONCE
+    ) -> None:
         """Begin with nothing found.
 
         Args:
             rows: the store.
             run: where its run is now, if it has moved.
+            address: the store's, with which another process can open it; "" if none is to.
+            at_once: images of a store of which everything is done here, and at once.
         """
         self.rows, self.store = rows, rows.store
         self._run_at = run
         self._run: Run | None = None
         self.kept = KeptResults(rows)
+        self.at_once, self.jobs = at_once, Jobs(address)
+
+    def asked(self, key: str, work: Callable[[], Any], known: str = "", wait: float = PATIENCE) -> Any:
+        """Give the result of work that may take long.
+
+        Args:
+            key: names the work.
+            work: calls other methods of this.
+            known: the job that the page waits for already, or "".
+            wait: seconds.
+
+        Raises:
+            Unfinished: it goes on; the page is to ask again.
+            Cancelled: a user has cancelled it.
+        """
+        return self.jobs.ask(key, work, known, wait) if self._long() else work()
+
+    def begin(self) -> None:
+        """Begin to lay out the map, if that takes long: while the browser opens the page."""
+        if self._long():
+            with suppress(Unfinished):
+                self.asked("map", self.places, wait=0)
+
+    def _long(self) -> bool:
+        return bool(self.jobs.address) and len(self.rows.ids) > self.at_once
+
+    def _task(self, task: str, **arguments: Any) -> Any:
+        """Do one of `TASKS`, in another process if it is long."""
+        if self._long():
+            return self.jobs.elsewhere(task, arguments)
+        return TASKS[task](self.store, lambda what: None, **arguments)
 
     def run(self) -> Run:
         """Load the run that made the store.
@@ -92,23 +102,15 @@ class Findings:
             found = np.stack(columns, axis=1).astype(np.float32)
             if len(found) == len(self.rows.ids) and np.isfinite(found).all():
                 return found
-        return self.kept.array("map", self._places)
-
-    def _places(self) -> npt.NDArray[np.float32]:
-        _, x = self.store.vectors()
-        return project(x).astype(np.float32) if len(x) > 2 else np.eye(len(x), 2, dtype=np.float32)
+        return self.kept.array("map", lambda: self._task("map"))
 
     def anomaly_score(self) -> npt.NDArray[np.float32]:
         """Score each image by how unlike its nearest others it is: (n,), higher is more anomalous."""
-        return self.kept.array(
-            "anomaly-score", lambda: score_anomalies(self.store.vectors()[1]).scores.astype(np.float32)
-        )
+        return self.kept.array("anomaly-score", lambda: self._task("anomaly-score"))
 
     def clusters(self) -> npt.NDArray[np.int32]:
         """Sort images into clusters: (n,), -1 where it is in none."""
-        return self.kept.array(
-            "clusters", lambda: cluster_images(self.store.vectors()[1]).cluster.astype(np.int32)
-        )
+        return self.kept.array("clusters", lambda: self._task("clusters"))
 
     def listing(self, name: str, column: str, where: str | None = None, accepted: bool = False) -> Listing:
         """Make a list.
@@ -122,13 +124,24 @@ class Findings:
         Raises:
             NearfarError: there are too few images or labels, or the condition makes no sense.
         """
-        if name in LABELLED:
-            return LABELLED[name](self.store, column=column, where=where, accepted=accepted)
-        if where is None:
-            return self.kept.listing(name, lambda: LISTS[name](self.store, None))
+        made = partial(self._task, "list", name=name, column=column, where=where, accepted=accepted)
+        if name in LISTS and where is None:
+            return self.kept.listing(name, made)
         # A condition may be on labels, which change.
-        version = str(self.rows.look())
-        return self.kept.for_now(f"{name} where {where}", version, lambda: LISTS[name](self.store, where))
+        return self.kept.for_now(f"{name} {column} {accepted} {where}", str(self.rows.look()), made)
+
+    def classifier(self, column: str, accepted: bool = False) -> tuple[Listing, dict[str, Any]]:
+        """Train a classifier on the labels: the list of its answers, and how good it is; see `tasks`.
+
+        Args:
+            column: the column with the labels.
+            accepted: whether it also learns from labels that were accepted from a classifier.
+
+        Raises:
+            NearfarError: there are too few labels.
+        """
+        made = partial(self._task, "classifier", column=column, accepted=accepted)
+        return self.kept.for_now(f"classifier {column} {accepted}", str(self.rows.look()), made)
 
     def like(self, likes: list[str], dislikes: list[str], where: str | None = None) -> Listing:
         """List the images most similar to some of the store's, and unlike others; all meet the condition."""
@@ -174,66 +187,3 @@ class Findings:
             heat(self.store, self.run(), self.rows.ids, [name], Path(folder), seed=0)
             (drawn,) = Path(folder).iterdir()
             return drawn.read_bytes()
-
-    def classifier(self, column: str, accepted: bool = False) -> tuple[Listing, dict[str, Any]]:
-        """Train a classifier on the labels, measure it on held-out ones, and classify all other images.
-
-        Only labels that people gave are measured on: those accepted from a classifier agree with it by
-        construction.
-
-        Args:
-            column: the column with the labels.
-            accepted: whether the classifier also learns from labels that were accepted from a classifier.
-
-        Returns:
-            The unlabelled images by class, the most probable first; and the accuracy with its interval, by
-            five-fold cross-validation.
-
-        Raises:
-            NearfarError: there are too few labels.
-        """
-        kept = open_for_query(self.store)
-        ids, x = kept.vectors()
-        labels, names = read_labels(kept, column, ids)
-        unlabelled = labels == UNKNOWN
-        taken = accepted_ids(kept, column)
-        by_classifier = np.array([one in taken for one in ids], np.bool_) & ~unlabelled
-        given = np.where(by_classifier, UNKNOWN, labels)
-        given, given_names, lone = lone_classes_left_out(given, names)
-        known = np.flatnonzero(given != UNKNOWN)
-        if len(given_names) < 2:
-            raise NearfarError(
-                "a classifier needs at least two classes with two labels each, given by people; "
-                "label more images."
-            )
-        seen, truth = x[known], given[known]
-        shares = out_of_fold(seen, truth, len(given_names), seed=0)
-        share = Accuracy.of(shares.argmax(axis=1) == truth)
-        if accepted:
-            labels, names, lone = lone_classes_left_out(labels, names)
-            learnt = np.flatnonzero(labels != UNKNOWN)
-            seen, truth = x[learnt], labels[learnt]
-        else:
-            names = given_names
-        fitted = logistic.fit(torch.from_numpy(seen), torch.from_numpy(truth), len(names), 1.0 / len(truth))
-        free = np.flatnonzero(unlabelled)
-        sure, answer = fitted.logits(torch.from_numpy(x[free])).softmax(dim=1).max(dim=1)
-        order = np.lexsort((-sure.numpy(), answer.numpy()))
-        listing = Listing(
-            "classes by the classifier, most probable first",
-            tuple(ids[free[at]] for at in order),
-            {
-                "class": [names[answer[at]] for at in order],
-                "probability": [float(sure[at]) for at in order],
-            },
-            (left_out_sentence(lone),) if lone else (),
-            grouped="class",
-        )
-        facts = {
-            "labels": len(known),
-            "classes": len(given_names),
-            "accepted": int(by_classifier.sum()),
-            "used": accepted,
-            **vars(share),
-        }
-        return listing, facts

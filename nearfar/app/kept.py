@@ -78,12 +78,13 @@ class KeptResults:
             self._content = (version, digests[1] if known else "", digests[-1] if known else "")
         return self._content[2] if kept_only else self._content[1]
 
-    def array(self, name: str, work: Callable[[], Any]) -> Any:
+    def array(self, name: str, work: Callable[[], Any], also: str = "") -> Any:
         """Give an array, from memory, from disk, or made now.
 
         Args:
             name: of the result, in letters and -.
             work: makes it.
+            also: what else it depends on.
         """
 
         def write(value: Any) -> bytes:
@@ -92,7 +93,7 @@ class KeptResults:
             return file.getvalue()
 
         return self._once(
-            name, work, write, lambda data: np.load(io.BytesIO(data), allow_pickle=False), False
+            name, work, write, lambda data: np.load(io.BytesIO(data), allow_pickle=False), False, also
         )
 
     def listing(self, name: str, work: Callable[[], Listing]) -> Listing:
@@ -124,10 +125,12 @@ class KeptResults:
         write: Callable[[T], bytes],
         read: Callable[[bytes], T],
         kept_only: bool,
+        also: str = "",
     ) -> T:
         content = self.content(kept_only)
         if not content:
-            return self.for_now(name, self.rows.key, work)
+            return self.for_now(name, self.rows.key + also, work)
+        content += also
         path = self.folder / f"{name}.result"
 
         def found() -> T:

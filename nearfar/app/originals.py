@@ -41,7 +41,7 @@ def photo(store: VectorStore, name: str, side: int = FULL) -> bytes:
     Raises:
         NearfarError: the file is not there, has changed, or cannot be used.
     """
-    data = _content(store, name)
+    data = content(store, name)
     try:
         if store.info.modality == SOUND:
             samples, rate = sound.decode(data, MOST_PIXELS)
@@ -70,13 +70,21 @@ def clip(store: VectorStore, name: str) -> bytes:
     if store.info.modality != SOUND:
         raise NearfarError(f"{name!r} is no sound, so it cannot be played.")
     try:
-        return sound.wav(*sound.decode(_content(store, name), MOST_PIXELS))
+        return sound.wav(*sound.decode(content(store, name), MOST_PIXELS))
     except BadImage as error:
         raise NearfarError(f"the file of {name!r} cannot be played: {error}.") from None
 
 
-def _content(store: VectorStore, name: str) -> bytes:
-    """Read the file of a row, if it is the one that was embedded."""
+def content(store: VectorStore, name: str) -> bytes:
+    """Read the file of a row, if it is the one that was embedded.
+
+    Args:
+        store: knows where the file is.
+        name: the row's id.
+
+    Raises:
+        NearfarError: it is not there, or it is another one.
+    """
     row = store.rows(["path", "digest"], ids=[name]).to_pylist()[0]
     path = row["path"]
     if not path or not row["digest"]:

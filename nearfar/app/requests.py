@@ -68,12 +68,34 @@ class SetRequest(RequestBody):
     after: list[Label | bool]
 
 
+class NormalRequest(RequestBody):
+    """Images that are normal, and the score above which others are flagged."""
+
+    key: Key
+    rows: Annotated[list[Number], Field(min_length=1, max_length=100)]
+    above: float
+
+
 class ExportRequest(RequestBody):
     """Images to export."""
 
     key: Key
     rows: Annotated[list[Number], Field(min_length=1, max_length=5_000_000)]
     vectors: bool = False
+
+
+class SelectionRequest(RequestBody):
+    """Images to keep as a selection, in place of one of the same name; none take it away."""
+
+    key: Key
+    name: Name
+    rows: Annotated[list[Number], Field(max_length=5_000_000)]
+
+
+class CancelRequest(RequestBody):
+    """Long work that is to end."""
+
+    job: Key
 
 
 class TrainRequest(RequestBody):

@@ -105,6 +105,30 @@ class NumberedStore:
         codes = coded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
         return Column(kind, place[codes], tuple(words[code] for code in kept))
 
+    def rank(self, name: str) -> Rows:
+        """Order all rows by a column.
+
+        Args:
+            name: a column of the store.
+
+        Returns:
+            (n,) ranks from 1, equal for equal values; -1 where there is no value.
+
+        Raises:
+            NearfarError: there is no such column.
+            StaleRows: rows came or went while it was read.
+        """
+        import pyarrow.compute as pc
+
+        found = self.store.rows([name])[name].combine_chunks()
+        if len(found) != len(self.ids):
+            raise StaleRows
+        if self.store.columns[name] == "flag":
+            found = found.cast("int8")
+        ranks = pc.rank(found, tiebreaker="dense").to_numpy(zero_copy_only=False).astype(np.int32)
+        ranks[found.is_null().to_numpy(zero_copy_only=False)] = -1
+        return ranks
+
     def wrote(self, known: int, version: int) -> int:
         """Take note of a change of one's own, which brought and took no rows.
 

@@ -7,6 +7,7 @@ import mimetypes
 import re
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +25,33 @@ from ..queries.listing import Listing
 from ..stores.import_export import export
 from ..stores.set_aside import SET_ASIDE
 from . import originals
-from .findings import LABELLED, LISTS, Findings
+from .findings import Findings
 from .frames import frame
 from .guard import Guard
+from .jobs import Cancelled, Unfinished
 from .kept import private_folder
 from .label_log import LabelLog
+from .parts import AnomalousParts
 from .requests import (
     MOST,
+    CancelRequest,
     Condition,
     ExportRequest,
+    Key,
     LabelRequest,
     Name,
+    NormalRequest,
     Number,
     SearchRequest,
+    SelectionRequest,
     SetRequest,
     Side,
     TrainRequest,
     UndoRequest,
 )
 from .row_numbers import NumberedStore, StaleRows
+from .selections import Selections
+from .tasks import LABELLED, LISTS
 
 HERE = Path(__file__).parent / "static"
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -74,6 +83,7 @@ def application(
     column: str = "label",
     root_path: str = "",
     stated: Iterable[str] = (),
+    parts: AnomalousParts | None = None,
 ) -> Any:
     """Make the ASGI application.
 
@@ -85,15 +95,18 @@ def application(
         column: with the labels that the page shows and writes.
         root_path: where a proxy serves the page, such as /photos; "" for the root.
         stated: names under which a proxy serves it.
+        parts: scores of the store's images by a bank of normal ones, if there is one.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     log = LabelLog(rows)
     _refusals(app)
     _files(app)
-    _store(app, rows, log, column)
+    _store(app, rows, log, column, parts is not None)
     _pictures(app, rows)
     _found(app, rows, findings)
     _changes(app, rows, log, findings)
+    if parts is not None:
+        _parts(app, rows, parts)
     return Guard(app, token, names, root_path, stated)
 
 
@@ -107,6 +120,14 @@ def _refusals(app: FastAPI) -> None:
     @app.exception_handler(StaleRows)
     def moved(_: Request, error: StaleRows) -> Response:
         return JSONResponse({"error": "images were added or deleted; the page loads again."}, 409)
+
+    @app.exception_handler(Unfinished)
+    def unfinished(_: Request, error: Unfinished) -> Response:
+        return JSONResponse(error.told, 202)
+
+    @app.exception_handler(Cancelled)
+    def cancelled(_: Request, error: Cancelled) -> Response:
+        return JSONResponse({"cancelled": True}, 202)
 
     @app.exception_handler(RequestValidationError)
     def senseless(_: Request, error: RequestValidationError) -> Response:
@@ -129,9 +150,9 @@ def _files(app: FastAPI) -> None:
         return Response(content, media_type=kind)
 
 
-def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str) -> None:
+def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str, parts: bool) -> None:
     """Give what the store holds."""
-    store = rows.store
+    store, kept = rows.store, Selections(private_folder(rows.store.address))
 
     @app.get("/api/store")
     def facts() -> dict[str, Any]:
@@ -148,6 +169,7 @@ def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str) -> Non
             "labels": labels,
             "by": user(),
             "set_aside": SET_ASIDE,
+            "parts": parts,
         }
 
     @app.get("/api/version")
@@ -160,6 +182,23 @@ def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str) -> Non
         found = log.column(name) if name == labels else rows.column(name)
         head = {"kind": found.kind, "names": found.names, "version": seen, "key": rows.key}
         return _framed(head, values=found.values)
+
+    @app.get("/api/order/{name:path}")
+    def order(name: str) -> Response:
+        return _framed({"key": rows.key}, rank=rows.rank(name))
+
+    @app.get("/api/selections")
+    def selections() -> dict[str, Any]:
+        return {"names": kept.counts()}
+
+    @app.get("/api/selections/{name:path}")
+    def selection(name: str) -> Response:
+        return _framed({"key": rows.key}, rows=rows.numbers(kept.all().get(name, [])))
+
+    @app.post("/api/selections")
+    def keep_selection(asked: SelectionRequest) -> dict[str, Any]:
+        kept.keep(asked.name, rows.named(asked.rows, asked.key))
+        return {"names": kept.counts()}
 
     @app.get("/api/where")
     def where(where: Condition) -> Response:
@@ -211,30 +250,46 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     """Give what is found in the store."""
 
     @app.get("/api/map")
-    def map_() -> Response:
-        places = findings.places()
+    def map_(job: Key = "") -> Response:
+        places = findings.asked("map", findings.places, job)
+        return _framed({"key": rows.key}, x=places[:, 0], y=places[:, 1])
+
+    @app.get("/api/map/first")
+    def first_map(job: Key) -> Response:
+        places = findings.jobs.early(job)
+        if places is None:
+            return JSONResponse({"error": "there is nothing here."}, 404)
         return _framed({"key": rows.key}, x=places[:, 0], y=places[:, 1])
 
     @app.get("/api/anomaly-score")
-    def anomaly_score() -> Response:
-        head = {"kind": "number", "names": [], "key": rows.key}
-        return _framed(head, values=findings.anomaly_score())
+    def anomaly_score(job: Key = "") -> Response:
+        found = findings.asked("anomaly-score", findings.anomaly_score, job)
+        return _framed({"kind": "number", "names": [], "key": rows.key}, values=found)
 
     @app.get("/api/clusters")
-    def clusters() -> Response:
-        found = findings.clusters()
+    def clusters(job: Key = "") -> Response:
+        found = findings.asked("clusters", findings.clusters, job)
         names = [f"cluster {at + 1}" for at in range(int(found.max(initial=-1)) + 1)]
         head = {"kind": "text", "names": names, "key": rows.key}
         return _framed(head, values=found)
 
     @app.get("/api/list/{name}")
     def list_(
-        name: str, column: Name = "label", where: Condition | None = None, accepted: bool = False
+        name: str,
+        column: Name = "label",
+        where: Condition | None = None,
+        accepted: bool = False,
+        job: Key = "",
     ) -> Response:
         rows.look()
         if name not in LISTS and name not in LABELLED:
             return JSONResponse({"error": "there is no such list."}, 404)
-        return _listed(rows, findings.listing(name, column, where, accepted))
+        made = partial(findings.listing, name, column, where, accepted)
+        return _listed(rows, findings.asked(f"list {name} {column} {accepted} {where}", made, job))
+
+    @app.post("/api/cancel")
+    def cancel(asked: CancelRequest) -> Any:
+        return {"cancelled": findings.jobs.cancel(asked.job)}
 
     @app.get("/api/heat/{row}")
     def heat(row: Number, key: str) -> Response:
@@ -249,6 +304,28 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     async def search_file(request: Request, where: Condition | None = None) -> Response:
         data = await request.body()
         return _listed(rows, await run_in_threadpool(findings.like_file, data, where))
+
+
+def _parts(app: FastAPI, rows: NumberedStore, parts: AnomalousParts) -> None:
+    """Give what a bank of normal images says, and take in what is normal."""
+
+    def answer(**more: Any) -> Response:
+        head, order, scores = parts.listing()
+        columns = {"anomaly_score": [float(one) for one in scores[: len(order)]]}
+        told = {"title": "most anomalous parts first", "lines": [], "grouped": "", "columns": columns}
+        return _framed({**told, **head, **more, "key": rows.key}, rows=order, scores=scores)
+
+    @app.get("/api/parts")
+    def list_of_parts() -> Response:
+        return answer()
+
+    @app.get("/api/parts/{row}")
+    def map_of_parts(row: Number, key: str) -> Response:
+        return Response(parts.map(*rows.named([row], key)), media_type="image/jpeg")
+
+    @app.post("/api/normal")
+    def normal(asked: NormalRequest) -> Response:
+        return answer(added=parts.add(rows.named(asked.rows, asked.key), asked.above))
 
 
 def _changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Findings) -> None:
@@ -296,8 +373,9 @@ def _changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Finding
         return {"version": rows.look()}
 
     @app.post("/api/train")
-    def train(asked: TrainRequest) -> Response:
-        listing, facts = findings.classifier(asked.column, asked.accepted)
+    def train(asked: TrainRequest, job: Key = "") -> Response:
+        made = partial(findings.classifier, asked.column, asked.accepted)
+        listing, facts = findings.asked(f"classifier {asked.column} {asked.accepted}", made, job)
         return _listed(rows, listing, facts=facts)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
@@ -15,6 +16,7 @@ from .text import printable
 
 _shown = False
 _gone = False  # whether standard error has refused a line
+_follower: Callable[[str, int, int], None] | None = None
 
 
 def show(on: bool) -> None:
@@ -67,6 +69,32 @@ def say(text: str) -> None:
     if _shown:
         clear = "\r\x1b[K" if on_terminal() else ""
         write(f"{clear}{printable(text, keep=chr(10))}\n")
+
+
+def follow(follower: Callable[[str, int, int], None] | None) -> None:
+    """Have a function hear of each stage of long work in this process.
+
+    Args:
+        follower: takes what is being done, how many units are done, and of how many; 0 where not known.
+    """
+    global _follower
+    _follower = follower
+
+
+def stage(what: str, done: int = 0, total: int = 0) -> None:
+    """Say how far long work is, to who follows it; nothing is printed.
+
+    Args:
+        what: the work, as a present participle: "comparing images".
+        done, total: units of work, where they can be counted.
+    """
+    if _follower is not None:
+        _follower(what, done, total)
+
+
+def followed() -> bool:
+    """Tell whether someone hears of stages."""
+    return _follower is not None
 
 
 def redraw(text: str, last: bool = False) -> None:

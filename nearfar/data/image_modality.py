@@ -115,7 +115,7 @@ class ImageModality(Modality):
             short_side=max(short_side or 0, preprocess.decode_side),
             max_pixels=limit,
             max_bad=max_bad,
-            threads=threads,
+            threads=max(threads, source.waiting),
             decode_once=decode_once,
             memory=memory,
             value_range=preprocess.value_range,

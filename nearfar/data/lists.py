@@ -61,16 +61,17 @@ def _from_parquet(path: Path, labels: bool) -> tuple[list[str], list[Any] | None
     return paths, table.column(mark).to_pylist() if mark else None
 
 
-def open_list(path: Path, *, labels: bool) -> FileSource:
-    """Open a list of image files; the files themselves are not touched yet.
+def read_list(path: Path, name: str, *, labels: bool) -> tuple[list[str], list[Any] | None]:
+    """Read the paths of a list, and its labels.
 
     Args:
         path: the list. A .txt has one path a line; the others have a column named path, file, image or
-            filename and, for labels, one named label, class or target. Paths are relative to its folder.
+            filename and, for labels, one named label, class or target.
+        name: what errors call it.
         labels: whether to read the labels.
 
     Returns:
-        The source, in the list's order; ids are the paths as written.
+        Paths as they are written, and what stands for labels; None without.
 
     Raises:
         NearfarError: the list cannot be read, is empty, or lacks a column.
@@ -80,7 +81,7 @@ def open_list(path: Path, *, labels: bool) -> FileSource:
         if path.suffix.lower() == ".txt":
             paths = _from_text(path)
             if labels:
-                raise NearfarError(f"{path} has no labels: use a .csv with the columns path and label.")
+                raise NearfarError(f"{name} has no labels: use a .csv with the columns path and label.")
         elif path.suffix.lower() == ".parquet":
             paths, marks = _from_parquet(path, labels)
         else:
@@ -88,9 +89,26 @@ def open_list(path: Path, *, labels: bool) -> FileSource:
     except NearfarError:
         raise
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's own errors are ValueErrors and OSErrors
-        raise NearfarError(f"{path} cannot be read as a list of images: {error}.") from None
+        raise NearfarError(f"{name} cannot be read as a list of images: {error}.") from None
     if not paths:
-        raise NearfarError(f"{path} lists no images; write one path per row.")
+        raise NearfarError(f"{name} lists no images; write one path per row.")
+    return paths, marks
+
+
+def open_list(path: Path, *, labels: bool) -> FileSource:
+    """Open a list of image files; the files themselves are not touched yet.
+
+    Args:
+        path: the list, as `read_list` takes it. Paths are relative to its folder.
+        labels: whether to read the labels.
+
+    Returns:
+        The source, in the list's order; ids are the paths as written.
+
+    Raises:
+        NearfarError: the list cannot be read, is empty, or lacks a column.
+    """
+    paths, marks = read_list(path, str(path), labels=labels)
     paths = native_paths(paths, path.parent, path)
     named = None if marks is None else class_names(str(path), marks, len(paths))
     return FileSource(str(path), clean(paths), named, path.parent, paths)

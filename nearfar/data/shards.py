@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import IO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -86,11 +86,22 @@ def _label_of(name: str, data: bytes) -> str | None:
     return None
 
 
-def _members(path: Path, labels: bool) -> tuple[list[tuple[str, int, int]], dict[str, str]]:
-    """List a shard's images as (name, offset, size), and its labels by sample key."""
+Members = tuple[list[tuple[str, int, int]], dict[str, str]]
+
+
+def members(file: IO[bytes], labels: bool) -> Members:
+    """List a shard's images and labels.
+
+    Args:
+        file: the shard, open to read.
+        labels: whether labels are wanted.
+
+    Returns:
+        Images as (name, offset, size), and labels by sample key.
+    """
     images, marks = [], {}
     files: dict[str, tuple[int, int]] = {}  # of regular members, which hard links lead to
-    with tarfile.open(path, mode="r:") as tar:
+    with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             base = member.name.rpartition("/")[2]
             if member.islnk() and member.linkname in files:
@@ -149,41 +160,55 @@ def open_shards(pattern: str, *, labels: bool) -> Shards:
         raise NearfarError(f"{odd[0]!r} is not a .tar shard; give only uncompressed .tar files.")
     files = tuple(Path(name) for name in names)
     base = os.path.commonpath([path.parent for path in files])
-    ids: list[str] = []
-    places: list[tuple[int, int, int]] = []
-    classes: list[str] = []
-    masks: list[str] = []
-    for number, path in enumerate(files):
+    heads: list[Members] = []
+    for path in files:
         try:
-            images, marks = _members(path, labels)
+            with open(path, "rb") as file:
+                heads.append(members(file, labels))
         except (tarfile.TarError, OSError, ValueError) as error:
             raise NearfarError(
                 f"the shard {path} cannot be read ({error}); download it again or leave it out."
             ) from None
-        shown = Path(os.path.relpath(path, base)).as_posix()
+    shown = [Path(os.path.relpath(path, base)).as_posix() for path in files]
+    ids, where, named, masks = arranged(pattern, shown, heads, labels)
+    stamps = tuple(file_stamp(path) for path in files)
+    place = (where[:, 0], where[:, 1], where[:, 2])
+    return Shards(pattern, ids, named, files, stamps, *place, masks=masks)
+
+
+def arranged(
+    pattern: str, names: Sequence[str], heads: Sequence[Members], labels: bool
+) -> tuple[list[str], npt.NDArray[np.int64], tuple[str, ...] | None, list[str]]:
+    """Put what several shards hold in one list, in their order.
+
+    Args:
+        pattern: what errors call them.
+        names: of the shards.
+        heads: of each, from `members`.
+        labels: whether labels are wanted.
+
+    Returns:
+        n ids, shard/member; (n, 3) shard, offset and size; n class names, or None; the masks left out.
+
+    Raises:
+        NearfarError: there is no image, or a label is missing.
+    """
+    ids: list[str] = []
+    places: list[tuple[int, int, int]] = []
+    classes: list[str] = []
+    masks: list[str] = []
+    for number, (shown, (images, marks)) in enumerate(zip(names, heads, strict=True)):
         beside = masks_among([name for name, _, _ in images])
         masks += [f"{shown}/{name}" for name in sorted(beside)]
         images = [item for item in images if item[0] not in beside]
         named_by = _marks_of([name for name, _, _ in images], marks)
         for (name, offset, size), mark in zip(images, named_by, strict=True):
             if labels and mark is None:
-                raise NearfarError(f"{path} has no label for {name!r}: add a .cls member for each image.")
+                raise NearfarError(f"{shown} has no label for {name!r}: add a .cls member for each image.")
             ids.append(f"{shown}/{name}")
             places.append((number, offset, size))
             classes += [mark] if mark is not None else []
     if not ids:
         raise NearfarError(f"there is no image in {pattern!r}; shards hold members such as 000001.jpg.")
     where = np.array(places, dtype=np.int64)
-    stamps: Sequence[str] = [file_stamp(path) for path in files]
-    named = tuple(clean(classes)) if labels else None
-    return Shards(
-        pattern,
-        clean(ids),
-        named,
-        files,
-        tuple(stamps),
-        where[:, 0],
-        where[:, 1],
-        where[:, 2],
-        masks=clean(masks),
-    )
+    return clean(ids), where, tuple(clean(classes)) if labels else None, clean(masks)

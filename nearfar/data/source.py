@@ -43,6 +43,8 @@ class Source(abc.ABC):
     masks: Sequence[str] = field(default=(), kw_only=True)
     others: Mapping[str, int] = field(default_factory=dict, kw_only=True)
     kind: ClassVar[str] = "images"
+    waiting: ClassVar[int] = 1
+    """Threads that wait side by side where examples come across a network."""
 
     def __len__(self) -> int:
         """Count the images."""

@@ -11,11 +11,13 @@ import numpy as np
 
 from ..core.arrays import ERRORS, open_arrays
 from ..core.errors import NearfarError, nearest
+from ..core.redact import redact
 from . import hubs, lists
 from .folders import find, is_image_name, told
 from .in_memory import is_tensor, open_in_memory
 from .labels import of_folders
 from .masks import masks_among
+from .object_store import is_address
 from .shards import open_shards
 from .source import FileSource, Source, class_names, clean, from_array
 
@@ -73,7 +75,12 @@ def _open_file(path: Path, labels: bool) -> Source:
     """Open a file that exists: a list, arrays or a shard."""
     suffix = path.suffix.lower()
     if suffix in lists.SUFFIXES:
-        return lists.open_list(path, labels=labels)
+        listed = lists.open_list(path, labels=labels)
+        if is_address(listed.paths[0]):
+            from .remote import of_paths
+
+            return of_paths(listed.name, listed.paths, listed.labels, "")
+        return listed
     if suffix in (".npy", ".npz"):
         return _open_numpy(path, labels)
     if suffix == ".tar":
@@ -102,8 +109,14 @@ def _open_name(text: str, labels: bool, download: bool) -> Source:
         raise NearfarError(f"{text!r} cannot be opened: {error}; give a folder of images.") from None
     if text.startswith("hf:"):
         return hubs.open_hugging_face(text[3:], labels=labels)
+    if is_address(text):
+        from .remote import open_remote
+
+        return open_remote(text, labels=labels)
     if "://" in text:
-        raise NearfarError(f"{text!r} is a URL; download it first and give the folder.")
+        raise NearfarError(
+            f"{redact(text)!r} is an address of a kind that is not read; use s3://, gs:// or https://."
+        )
     if any(char in text for char in "*?[{") or text.endswith(".tar"):
         return open_shards(str(path), labels=labels)
     if text.lower().partition(":")[0] in hubs.TORCHVISION:
@@ -119,9 +132,10 @@ def open_source(data: Any, *, labels: bool = False, download: bool = True) -> So
 
     Args:
         data: a folder of any depth; a .txt, .csv, .tsv or .parquet list of paths; a .npy or .npz; tar
-            shards (`'shards/*.tar'`); a data set's name (`cifar10`, `cifar10:test`, `hf:org/name`); a
-            NumPy array or tensor of images (N, H, W), (N, H, W, C) or (N, C, H, W); a list of paths,
-            Pillow images, arrays or tensors; a pair (images, labels) of such; or a `Source`.
+            shards (`'shards/*.tar'`); an s3://, gs:// or https:// address of a folder, list or shards; a
+            data set's name (`cifar10`, `cifar10:test`, `hf:org/name`); a NumPy array or tensor of images
+            (N, H, W), (N, H, W, C) or (N, C, H, W); a list of paths, Pillow images, arrays or tensors; a pair
+            (images, labels) of such; or a `Source`.
         labels: whether labels are wanted; without it, none are read.
         download: whether a torchvision data set may be fetched where it is missing.
 

@@ -85,6 +85,7 @@ class ImageReader:
             Chunks of up to `CHUNK_IMAGES` images, in order.
         """
         rows, one = range(len(self.source)) if rows is None else rows, partial(self.one, known=known)
-        with closing(map_in_order(one, rows, threads=self.workers, ahead=CHUNK_IMAGES)) as found:
+        threads = max(self.workers, self.source.waiting)
+        with closing(map_in_order(one, rows, threads=threads, ahead=CHUNK_IMAGES)) as found:
             while part := list(islice(found, CHUNK_IMAGES)):
                 yield part

@@ -65,12 +65,14 @@ class ExportedEncoder:
         difference: the largest difference of a number of a vector, over the largest number, between the other
             tool and ours, on random pictures.
         open_with: a line of Python.
+        compared: what was compared.
     """
 
     path: Path
     files: tuple[str, ...]
     difference: float
     open_with: str
+    compared: str = "vectors"
 
     def to_json(self) -> dict[str, object]:
         """Describe it in plain values."""
@@ -83,8 +85,8 @@ class ExportedEncoder:
 
     def __str__(self) -> str:
         return (
-            f"{self.path}: {', '.join(self.files)}; opened again, answers differ by {self.difference:.1g} of "
-            f"their largest number at most\nnext: {self.open_with}"
+            f"{self.path}: {', '.join(self.files)}; opened again, {self.compared} differ by "
+            f"{self.difference:.1g} of their largest number at most\nnext: {self.open_with}"
         )
 
 
@@ -140,7 +142,8 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
         shutil.rmtree(made, ignore_errors=True)
     files = tuple(sorted(item.name for item in folder.iterdir()))
     how = form.open_with.format(folder=folder) if head is None else tuned.open_with(folder, to)
-    return ExportedEncoder(folder, files, difference, how)
+    what = "vectors" if head is None else "answers"
+    return ExportedEncoder(folder, files, difference, how, what)
 
 
 def _compared(run: Run, form: Format, folder: Path) -> float:

@@ -47,10 +47,14 @@ class Pipeline(nn.Module):
         high, wide = x.shape[2], x.shape[3]
         short = torch.sym_min(high, wide)
         target = torch.sym_min(short, self.most)
-        sides = [_nearest(side * target, short) for side in (high, wide)]
+        sides = [nearest_quotient(side * target, short) for side in (high, wide)]
         x = functional.interpolate(x, size=sides, mode="bicubic", antialias=True, align_corners=False)
         x = x.clamp(0, 255).round()
-        square = target if self.crop == 1 else _nearest(target * self.crop.numerator, self.crop.denominator)
+        square = (
+            target
+            if self.crop == 1
+            else nearest_quotient(target * self.crop.numerator, self.crop.denominator)
+        )
         top, left = (sides[0] - square) // 2, (sides[1] - square) // 2
         x = x[:, :, top : top + square, left : left + square]
         torch._check(x.shape[2] > 0)
@@ -62,8 +66,12 @@ class Pipeline(nn.Module):
         return found
 
 
-def _nearest(top: Any, bottom: Any) -> Any:
-    """Divide whole numbers and round to the nearest one, halves to the even one as Python does."""
+def nearest_quotient(top: Any, bottom: Any) -> Any:
+    """Divide whole numbers and round to the nearest one, halves to the even one as Python does.
+
+    Args:
+        top, bottom: at least 0 and above 0; while tracing, symbols.
+    """
     whole = (2 * top + bottom) // (2 * bottom)
     tie = 1 - torch.sym_min(1, (2 * top + bottom) % (2 * bottom))
     return whole - tie * (whole % 2)
@@ -117,7 +125,11 @@ def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
 
 
 def session(path: Path) -> Any:
-    """Open a graph on the CPU."""
+    """Open a graph on the CPU.
+
+    Args:
+        path: the file.
+    """
     import onnxruntime
 
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

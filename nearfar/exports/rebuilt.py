@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def for_one_size(network: nn.Module) -> nn.Module:
+
+def for_one_size(network: Network) -> Network:
     """Copy a network onto the CPU, in eval mode, for images of its encoder's one side.
 
     timm's transformers are built for images of any side. Traced so, they resize their position embeddings in

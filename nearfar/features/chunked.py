@@ -75,6 +75,7 @@ def read_chunks(source: Source, starts: Sequence[int], preprocess: Any, threads:
             return Bad(str(error))
 
     parts = [range(low, min(low + CHUNK_IMAGES, len(source))) for low in starts]
+    threads = max(threads, source.waiting)
     found = map_in_order(one, chain.from_iterable(parts), threads=threads, ahead=CHUNK_IMAGES)
     with closing(found):
         for rows in parts:

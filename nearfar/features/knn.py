@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..core import progress
 from ..core.errors import NearfarError
 
 TILE = 1 << 24  # similarities in memory at a time: 64 MiB of float32
@@ -102,6 +103,7 @@ def top_k(
     similarity = queries.new_empty(len(queries), k)
     index = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     for low in range(0, len(queries), step):
+        progress.stage("comparing images", low, len(queries))
         part = queries[low : low + step]
         best: torch.Tensor | None = None
         who: torch.Tensor | None = None

@@ -36,6 +36,7 @@ def anomalies(
     bank: str | Path | None = None,
     strides: Sequence[int] | None = None,
     size: int | None = None,
+    turned: bool = False,
     truth: str | Path | None = None,
     out: str | Path | None = None,
     run: Run | str | Path | None = None,
@@ -63,9 +64,10 @@ def anomalies(
         strides: strides of the feature maps used for parts, in pixels.
         size: short side in pixels at which parts are compared; by default the images' own, up to 64 places
             of the finest map.
+        turned: also learn normal images turned by quarters and mirrored, for parts that lie in any position.
         truth: a folder of masks or of text files of boxes, to measure how well parts are found.
         out: a .csv, .json or .png file to write; .png is a contact sheet. With `parts` also a folder for
-            all three and the heat maps.
+            all three, the heat maps, and masks where there is a threshold.
         run: the encoder, by default known; of a store, the run that made it, if it has moved.
         seed: random seed.
 
@@ -90,6 +92,7 @@ def anomalies(
             bank=bank,
             strides=strides,
             size=size,
+            turned=turned,
             fpr=fpr,
             limit=limit,
             out=out,
@@ -97,7 +100,7 @@ def anomalies(
             run=run,
             seed=seed,
         )
-    given = {"bank": bank, "strides": strides, "size": size, "truth": truth}
+    given = {"bank": bank, "strides": strides, "size": size, "turned": turned or None, "truth": truth}
     for name, value in given.items():
         if value is not None:
             raise NearfarError(f"--{name} is for parts of images; add --parts.")

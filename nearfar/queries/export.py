@@ -61,7 +61,9 @@ class Exported:
         )
 
 
-def export(what: Any, *, to: str, out: str | Path | None = None) -> Exported | ExportedEncoder:
+def export(
+    what: Any, *, to: str, bank: str | Path | None = None, out: str | Path | None = None
+) -> Exported | ExportedEncoder:
     """Write an encoder, or a vector store, as files for another tool, and say how to open them.
 
     Example: nearfar export runs/a --to onnx
@@ -70,6 +72,8 @@ def export(what: Any, *, to: str, out: str | Path | None = None) -> Exported | E
         what: for onnx, torch and timm a run or the name of a known encoder; else a vector store.
         to: onnx, torch (torch.export) or timm, which get an encoder; atlas (Embedding Atlas), tensorboard,
             fiftyone, csv or parquet, which get a store.
+        bank: with onnx, a .safetensors file that nearfar anomalies --parts has made with this encoder: the
+            graph then gives scores and maps of anomalous parts.
         out: the file or folder; if not given, named after what is exported and the format.
 
     Returns:
@@ -79,6 +83,8 @@ def export(what: Any, *, to: str, out: str | Path | None = None) -> Exported | E
         NearfarError: there is no such format, it is for the other kind of thing, the store is empty, the
             other tool is missing, or the place cannot be written.
     """
+    if bank is not None and to != "onnx":
+        raise NearfarError(f"--bank is for --to onnx, and not for --to {to}.")
     if to in ENCODERS:
         from ..exports import export_encoder
 
@@ -87,6 +93,11 @@ def export(what: Any, *, to: str, out: str | Path | None = None) -> Exported | E
                 f"{what} is a vector store, and --to {to} gets an encoder; name its run, or use --to "
                 f"{' or '.join(SUFFIXES)}."
             )
+        if bank is not None:
+            from ..exports.parts_onnx import export_parts
+
+            found: ExportedEncoder = export_parts(what, bank, out)
+            return found
         return export_encoder(what, to=to, out=out)
     if to not in SUFFIXES:
         raise NearfarError(f"--to {to!r} is not a format; {nearest(to, [*ENCODERS, *SUFFIXES])}")

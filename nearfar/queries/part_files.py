@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 
@@ -102,9 +103,26 @@ def write_map(folder: Path, number: int, name: str, picture: Image.Image | None)
     """
     if picture is None:
         return
-    plain = re.sub(r"[^\w.-]+", "_", name)[-80:]
-    with atomic_write(folder / f"{number:03d}-{plain}.png") as file:
+    with atomic_write(_numbered(folder, number, name)) as file:
         file.write(_png(picture))
+
+
+def write_mask(folder: Path, number: int, name: str, anomalous: npt.NDArray[np.bool_]) -> None:
+    """Write a mask as PNG under the name of its picture's map: 255 where anomalous, else 0.
+
+    Args:
+        folder: where.
+        number: the picture's place in the list.
+        name: of the picture.
+        anomalous: (h, w).
+    """
+    with atomic_write(_numbered(folder, number, name)) as file:
+        file.write(_png(Image.fromarray(anomalous.astype(np.uint8) * 255)))
+
+
+def _numbered(folder: Path, number: int, name: str) -> Path:
+    plain = re.sub(r"[^\w.-]+", "_", name)[-80:]
+    return folder / f"{number:03d}-{plain}.png"
 
 
 def ends_of(normal: Sequence[torch.Tensor], listed: Sequence[torch.Tensor]) -> tuple[float, float]:

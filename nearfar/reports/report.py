@@ -19,6 +19,7 @@ from ..training import checkpoint, run_shapes
 from ..training.run import Run, load
 from ..training.run_config import RunConfig
 from . import cards, page, sample, tuned
+from .anomalous_parts import open_bank
 from .blocks import Section
 from .sections import Subject, overview, sections
 
@@ -66,6 +67,7 @@ def report(
     data: Any = None,
     train: Any = None,
     test: Any = None,
+    bank: str | Path | None = None,
 ) -> Report:
     """Write one HTML file about a run, or about several side by side; it needs no network and no other file.
 
@@ -85,6 +87,8 @@ def report(
         data: the images, if they have moved.
         train: labelled images to fit on, for a run that has not been evaluated; needs test.
         test: labelled images to test on; if not given, those that the run was evaluated or tested on.
+        bank: a .safetensors file that nearfar anomalies --parts has made with the run's encoder: adds a
+            section on anomalous parts.
 
     Returns:
         Where it is, how large, and what is missing in it.
@@ -95,15 +99,19 @@ def report(
     page.check_libraries()
     if not 1 <= len(runs) <= RUNS:
         raise NearfarError(f"a report shows 1 to {RUNS} runs, not {len(runs)}.")
+    if bank is not None and len(runs) > 1:
+        raise NearfarError("a bank is of one encoder; name one run with --bank.")
     loaded = [load(run) for run in runs]
     names = _names([run.folder for run in loaded])
     device = device_named("auto")
     if any(tuned.is_tuned(run) for run in loaded):
+        if bank is not None:
+            raise NearfarError("--bank is for reports on pretrainings; leave it out for a fine-tuned run.")
         return _tuned(loaded, names[0], Path(out), data, train, test, device)
     if (train is None) != (test is None):
         raise NearfarError("--train and --test belong together; give both, or neither.")
     subjects = [
-        _subject(run, name, data, train, test, device) for run, name in zip(loaded, names, strict=True)
+        _subject(run, name, data, train, test, bank, device) for run, name in zip(loaded, names, strict=True)
     ]
     progress.say("drawing the report")
     made = sections(subjects, str(out))
@@ -155,7 +163,9 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(path) for path in paths]
 
 
-def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torch.device) -> Subject:
+def _subject(
+    run: Run, name: str, data: Any, train: Any, test: Any, bank: str | Path | None, device: torch.device
+) -> Subject:
     """Gather what the report shows of a run."""
     if not run.config:
         raise NearfarError(
@@ -163,6 +173,7 @@ def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torc
             f"nearfar evaluate {run.folder} --train LABELLED"
         )
     wanted = RunConfig.from_json(run.config, f"{run.folder / 'config.json'}: ")
+    opened = None if bank is None else open_bank(run, bank)
     found, trouble = None, ""
     progress.say(f"encoding images of {name}")
     try:
@@ -182,6 +193,7 @@ def _subject(run: Run, name: str, data: Any, train: Any, test: Any, device: torc
         scores=scores,
         verdict=run.verdict(),
         labelled=_labelled(run, scores, train, test, device),
+        bank=opened,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..core import progress
 from ..training.run import Run
 from ..training.run_config import RunConfig
-from . import cards, curves, galleries, maps, scoring
+from . import anomalous_parts, cards, curves, galleries, maps, scoring
 from .blocks import Blocks, Columns, Fold, Grid, Note, Section, TableBlock
 from .sample import ImageSample
 
@@ -27,6 +27,7 @@ class Subject:
         scores: its evaluation.json, if there is one.
         verdict: the verdict on its health, if there is one.
         labelled: labelled images to search and to query with, where they were given.
+        bank: normal images whose parts are known, where they were given.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Subject:
     scores: scoring.Scores | None
     verdict: Any
     labelled: tuple[ImageSample, ImageSample] | None
+    bank: anomalous_parts.BankReport | None = None
 
 
 def sections(subjects: Sequence[Subject], out: str) -> list[Section]:
@@ -59,6 +61,7 @@ def sections(subjects: Sequence[Subject], out: str) -> list[Section]:
         _map(subjects),
         _spectrum(subjects),
         _typical(subjects),
+        *_parts(subjects),
         _duplicates(subjects),
         _cost(subjects),
         _provenance(subjects, out),
@@ -229,6 +232,15 @@ def _typical(subjects: Sequence[Subject]) -> Section:
     lead = "Images with many similar ones, and images with none."
     made = _with_images(subjects, lambda sampled, _: galleries.typical(sampled))
     return Section("typical", "Typical and odd", lead, made)
+
+
+def _parts(subjects: Sequence[Subject]) -> list[Section]:
+    lead = "Parts that no normal image has, by a bank of the patches of normal images."
+    return [
+        Section("parts", "Anomalous parts", lead, anomalous_parts.blocks(subject.bank, subject.sampled))
+        for subject in subjects
+        if subject.bank is not None
+    ]
 
 
 def _duplicates(subjects: Sequence[Subject]) -> Section:

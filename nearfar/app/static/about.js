@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { cell, want } from "./cells.js";
 import { similar } from "./lists.js";
-import { byId, focused, labelOf, make, on, say, state, trying } from "./state.js";
+import { byId, focused, labelOf, make, on, say, state, trying, word } from "./state.js";
 
 const HIDDEN = new Set(["id", "path", "digest", "bytes", "width", "height", "map_x", "map_y"]);
 const LISTED = 8; // columns of the store that are shown
@@ -31,8 +31,6 @@ function draw() {
   }
   byId("facts").replaceChildren(...facts.slice(0, LISTED).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
-
-const word = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : value === true ? "yes" : value === false ? "no" : String(value ?? "–"));
 
 /** Search by the image in focus as one more example to be near to, or far from. */
 export function example(kind) {

@@ -12,6 +12,8 @@ function written() {
   const found = new URLSearchParams(), { name } = state.list;
   if (name !== "all") found.set("list", name);
   if (state.condition) found.set("where", state.condition);
+  if (state.order) found.set("order", state.order);
+  if (state.table) found.set("view", "table");
   if (colours.chosenColour()) found.set("colour", colours.chosenColour());
   const rows = { like: name === "similar" ? state.likes : [], dislike: name === "similar" ? state.dislikes : [] };
   rows.selected = name === "selected" ? [...lists.heldRows(name)] : [];
@@ -38,12 +40,14 @@ async function apply() {
   const asked = new URLSearchParams(last);
   // Numbers of rows hold as long as the store's key does.
   const rows = (word) => (asked.get("key") === state.facts.key ? (asked.get(word) ?? "").split(",").filter((text) => /^\d+$/.test(text)).map(Number).filter((row) => row < state.facts.count) : []);
+  Object.assign(state, { order: asked.get("order") ?? "", table: asked.get("view") === "table" });
+  tell("view");
   const name = asked.get("list") ?? "all", condition = asked.get("where") ?? "";
   await colours.choose(asked.get("colour") ?? "");
   Object.assign(state, { likes: rows("like"), dislikes: rows("dislike") });
   if (condition !== state.condition) await lists.where(condition, "all");
   const selected = rows("selected");
-  if (name === "selected" && selected.length) lists.hold(name, { title: "selected" }, Int32Array.from(selected));
+  if (name === "selected" && selected.length) await lists.hold(name, { title: "selected" }, Int32Array.from(selected));
   else await lists.open(lists.known(name) ? name : "all");
   for (const row of rows("chosen")) state.chosen.add(row);
   tell("chosen");
@@ -59,5 +63,5 @@ export async function start() {
   addEventListener("popstate", apply);
 }
 
-on("list colour", () => note(true));
+on("list colour view", () => note(true));
 on("chosen", () => note(false));

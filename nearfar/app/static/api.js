@@ -1,11 +1,14 @@
 /* Talks to the server: JSON, and frames of numbers. Addresses are relative, since a proxy may serve the page. */
 
+const BREATH = 200; // milliseconds from one question how far work is to the next
 const KINDS = { f4: Float32Array, i4: Int32Array, u1: Uint8Array };
 
 /** The server cannot be asked now; what was to be saved has to be kept. */
 export class Away extends Error {}
 /** Images were added or deleted since the page numbered them. */
 export class Stale extends Error {}
+/** Long work was cancelled, or is no longer wanted here. */
+export class Stopped extends Error {}
 
 async function answered(path, body) {
   const file = body instanceof Blob;
@@ -28,11 +31,24 @@ async function answered(path, body) {
   throw new Error(text);
 }
 
+/** Ask until long work is finished; `told` hears how far it is, and says whether it is still wanted. */
+async function finished(path, body, told) {
+  for (let job = ""; ; ) {
+    const answer = await answered(job ? `${path}${path.includes("?") ? "&" : "?"}job=${job}` : path, body);
+    if (answer.status !== 202) return answer;
+    const far = await answer.json();
+    if (far.cancelled) throw new Stopped("This was cancelled.");
+    ({ job } = far);
+    if (told?.(far) === false) throw new Stopped("This is no longer wanted.");
+    await new Promise((done) => setTimeout(done, BREATH));
+  }
+}
+
 /** Ask the server; a body makes it a POST. Gives JSON, a picture or a sound, or a frame: its head and its arrays by name. */
-export async function ask(path, body) {
+export async function ask(path, body, told) {
   let answer;
   try {
-    answer = await answered(path, body);
+    answer = await finished(path, body, told);
   } catch (error) {
     if (!(error instanceof Stale) || path === "api/labels" || path === "api/set") throw error;
     location.reload();

@@ -1,7 +1,8 @@
 /* What colours mean: a column, or how anomalous images are. Hues that colour-blind readers tell apart. */
 
-import { ask } from "./api.js";
-import { byId, make, on, say, state, tell, trying } from "./state.js";
+import { Stopped } from "./api.js";
+import { byId, make, on, say, state, tell } from "./state.js";
+import { watched } from "./work.js";
 
 const HUES = 10, BANDS = 24, SHADES = 3; // each hue also darker and lighter
 const root = document.documentElement;
@@ -77,13 +78,18 @@ export async function load() {
   const value = byId("colour").value;
   alone = -1;
   const path = value.startsWith("/") ? `api${value}` : `api/column/${encodeURIComponent(value)}`;
-  if (value.startsWith("/")) say("Working it out…");
-  const found = value ? await trying(() => ask(path)) : null;
-  if (value && !found) byId("colour").value = "";
+  let found = null;
+  try {
+    if (value) found = await watched(byId("colour-work"), path, undefined, { live: () => byId("colour").value === value });
+  } catch (error) {
+    if (byId("colour").value !== value) return undefined; // another was chosen meanwhile
+    say(error.message, !(error instanceof Stopped));
+    byId("colour").value = "";
+  }
   by = found ? { ...found.head, values: found.values } : null;
   name = byId("colour").selectedOptions[0].textContent;
   renew();
-  tell("colour");
+  return tell("colour");
 }
 
 /** Colour by a column of the menu. */

@@ -1,11 +1,13 @@
 /* The grid of thumbnails that serves every list: only what is in sight has elements. */
 
 import { cell, want } from "./cells.js";
+import { columns } from "./order.js";
 import { unsaved } from "./outbox.js";
-import { byId, focused, labelOf, make, on, state, tell } from "./state.js";
+import { byId, focused, labelOf, make, on, state, tell, word } from "./state.js";
 
 const grid = byId("grid"), sheet = byId("sheet");
 const SPARE = 2; // lines above and below that are ready
+const LINE = 40; // pixels of a line of the table
 let across = 1, high = 100, starts = [0];
 const shown = new Map(); // place -> element
 
@@ -14,8 +16,10 @@ function lay() {
   const style = getComputedStyle(grid);
   const wide = grid.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
   const side = parseFloat(style.getPropertyValue("--cell"));
-  across = Math.max(1, Math.floor(wide / side));
-  high = Math.floor(wide / across) + parseFloat(style.getPropertyValue("--caption"));
+  across = state.table ? 1 : Math.max(1, Math.floor(wide / side));
+  high = state.table ? LINE : Math.floor(wide / across) + parseFloat(style.getPropertyValue("--caption"));
+  grid.classList.toggle("table", state.table);
+  sheet.style.setProperty("--columns", columns().length);
   const count = state.list.rows.length, groups = state.list.columns[state.list.grouped];
   starts = [];
   for (let at = 0, room = 0; at < count; at++) {
@@ -69,11 +73,11 @@ function put(place, at) {
     "div",
     { role: "option", id: `cell-${place}`, class: "cell" },
     make("span", { class: "frame" }, make("img", { alt: "", draggable: false })),
-    make("span", { class: "caption" }, make("b"), make("i")),
+    ...(state.table ? columns().map(() => make("span", { class: "value" })) : [make("span", { class: "caption" }, make("b"), make("i"))]),
   );
   const column = place - starts[at];
   element.style.transform = `translate(${(column * 100).toFixed(3)}%, ${at * high}px)`;
-  element.style.width = `${100 / across}%`;
+  element.style.width = state.table ? "" : `${100 / across}%`;
   element.style.height = `${high}px`;
   element.dataset.place = place;
   element.setAttribute("aria-posinset", place + 1);
@@ -90,10 +94,8 @@ function fill(place) {
     picture.classList.toggle("small", Math.max(known.row.width ?? 0, known.row.height ?? 0) <= 64);
   }
   const words = caption(place), label = labelOf(row);
-  const [above, below] = [element.getElementsByTagName("b")[0], element.getElementsByTagName("i")[0]];
-  above.textContent = words || (label ?? "");
-  below.textContent = words && state.list.name !== "label-errors" ? (label ?? "") : "";
-  element.classList.toggle("bare", !words && label === null);
+  if (state.table) columns().forEach((name, at) => (element.children[at + 1].textContent = value(place, name, known)));
+  else captioned(element, words, label);
   element.classList.toggle("focus", place === state.at);
   element.classList.toggle("unsaved", unsaved.has(row));
   element.classList.toggle("aside", Boolean(state.aside[row]));
@@ -101,6 +103,21 @@ function fill(place) {
   element.setAttribute("aria-selected", chosen);
   const name = known?.row.id ?? `image ${row + 1}`;
   element.setAttribute("aria-label", [name, label ?? "no label", words, unsaved.has(row) ? "not saved yet" : "", state.aside[row] ? "set aside" : ""].filter(Boolean).join(", "));
+}
+
+/** What the table says of an image in one column. */
+function value(place, name, known) {
+  const row = state.list.rows[place];
+  if (name === "id") return known?.row.id ?? "…";
+  if (name === state.labels.column) return labelOf(row) ?? "";
+  return word(state.list.columns[name]?.[place] ?? known?.row[name]);
+}
+
+function captioned(element, words, label) {
+  const [above, below] = [element.getElementsByTagName("b")[0], element.getElementsByTagName("i")[0]];
+  above.textContent = words || (label ?? "");
+  below.textContent = words && state.list.name !== "label-errors" ? (label ?? "") : "";
+  element.classList.toggle("bare", !words && label === null);
 }
 
 /** What the list says of an image. */
@@ -193,4 +210,6 @@ on("list", () => {
   grid.scrollTop = 0;
   lay();
 });
+on("view", lay);
 on("cells labels chosen focus unsaved aside", draw);
+grid.addEventListener("scroll", () => (byId("columns").style.transform = `translate(${-grid.scrollLeft}px)`), { passive: true });

@@ -1,11 +1,15 @@
 /* The lists: tabs that each fill the one grid. */
 
-import { ask } from "./api.js";
+import { ask, Stopped } from "./api.js";
+import { ordered } from "./order.js";
+import * as parts from "./parts.js";
 import { byId, focused, make, many, on, say, state, tell, trying } from "./state.js";
+import { watched } from "./work.js";
 
 const TABS = [
   ["all", "All"], ["selected", "Selected"], ["similar", "Similar"], ["anomalies", "Anomalies"], ["duplicates", "Duplicates"],
   ["label-errors", "Label errors"], ["suggestions", "To label"], ["clusters", "Clusters"], ["classifier", "Classifier"],
+  ["parts", "Anomalous parts"], // where a bank of normal images was named
 ];
 const EMPTY = { title: "", lines: [], grouped: "", columns: {} };
 const DO = { // what fills a list that is empty
@@ -14,28 +18,37 @@ const DO = { // what fills a list that is empty
   similar: "Go to an image in another list and press n, or click a point of the map.",
   duplicates: "No two images are nearly the same.",
   "label-errors": "Label errors need at least two classes with two labels each: press 1 to 9 or l on images, or open “To label”.",
+  parts: "No image is above the threshold; move it to the left.",
   classifier: "A classifier needs at least two classes with two labels each: press 1 to 9 or l on images, or open “To label”.",
 };
 const kept = new Map(); // lists that were made by hand: "selected", "similar", "classifier"
-let asked = 0, current = "all";
+let asked = 0, last = [], current = "all";
 
 /** The name of the list that is open, or on its way. */
 export const openList = () => current;
 
 /** Show a list: rows and what is known of each, without the images that a condition leaves out. */
-function show(name, head, rows, trouble = "") {
+async function show(name, head, rows, trouble = "") {
+  last = [name, head, rows, trouble];
   let list = { ...EMPTY, ...head, name, rows };
   if (state.shown && (name === "all" || kept.has(name))) {
     const places = [...rows.keys()].filter((place) => state.shown[rows[place]]);
     const columns = Object.entries(list.columns).map(([key, values]) => [key, places.map((place) => values[place])]);
     list = { ...list, rows: rows.filter((row) => state.shown[row]), columns: Object.fromEntries(columns) };
   }
+  if (state.order) {
+    const turn = asked;
+    list = await ordered(list);
+    if (turn !== asked) return;
+  }
   state.list = list;
   state.at = 0;
   state.chosen.clear();
   mark(name);
   byId("list-part").removeAttribute("aria-busy");
-  byId("title").textContent = `${many(list.rows.length)}${list.title ? `, ${list.title}` : ""}`;
+  const title = state.order ? `by ${state.order.replace(/^-/, "")}` : list.title;
+  byId("title").textContent = `${many(list.rows.length)}${title ? `, ${title}` : ""}`;
+  byId("lines").classList.remove("whole");
   byId("lines").textContent = list.lines.join(" ");
   byId("examples").hidden = name !== "similar";
   nothing(trouble || DO[name] || "There is nothing in this list.");
@@ -71,19 +84,30 @@ function mark(name) {
 }
 
 /** Have a list made by the server; what it refuses is said in the list. */
-async function made(name, work) {
-  const turn = ++asked;
+export async function made(name, path, body) {
+  const turn = ++asked, live = () => turn === asked;
   mark(name);
   byId("title").textContent = "Looking…";
   byId("lines").textContent = "";
   byId("list-part").setAttribute("aria-busy", "true");
   try {
-    const found = await work();
-    return turn === asked ? found : undefined;
+    const found = await watched(byId("list-work"), path, body, { live });
+    return live() ? found : undefined;
   } catch (error) {
-    if (turn === asked) show(name, {}, new Int32Array(), [sentence(error.message), DO[name]].filter(Boolean).join(" "));
+    if (!live()) return undefined;
+    if (error instanceof Stopped) {
+      await show(name, {}, new Int32Array(), "This list was cancelled.");
+      again(name);
+    } else show(name, {}, new Int32Array(), [sentence(error.message), DO[name]].filter(Boolean).join(" "));
     return undefined;
   }
+}
+
+/** Offer to make a list that was cancelled. */
+function again(name) {
+  const button = make("button", { type: "button" }, "Make it");
+  button.addEventListener("click", () => open(name));
+  byId("nothing").append(button);
 }
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
@@ -97,6 +121,7 @@ export async function open(name) {
   if (name === "similar" && state.likes.length) return similar(state.likes, state.dislikes);
   if (name === "similar" && !kept.has(name) && focused() >= 0) return similar([focused()], []);
   if (name === "classifier" && !kept.has(name)) return train();
+  if (name === "parts" && !kept.has(name)) return parts.open();
   if (kept.has(name)) {
     ++asked;
     return show(name, ...kept.get(name));
@@ -107,7 +132,7 @@ export async function open(name) {
   }
   const query = new URLSearchParams({ column: state.labels.column, accepted: state.accepted });
   if (state.condition) query.set("where", state.condition);
-  const found = await made(name, () => ask(`api/list/${name}?${query}`));
+  const found = await made(name, `api/list/${name}?${query}`);
   if (found) show(name, found.head, found.rows);
   return undefined;
 }
@@ -116,7 +141,7 @@ export async function open(name) {
 export function hold(name, head, rows) {
   ++asked;
   kept.set(name, [head, rows]);
-  show(name, head, rows);
+  return show(name, head, rows);
 }
 
 /** The rows of a list of the user's own making, or none. */
@@ -127,7 +152,7 @@ export async function similar(likes, dislikes) {
   if (!likes.length) return say("A search needs an image to look for.");
   Object.assign(state, { likes, dislikes });
   const where = state.condition || null;
-  const found = await made("similar", () => ask("api/search", { key: state.facts.key, like: likes, dislike: dislikes, where }));
+  const found = await made("similar", "api/search", { key: state.facts.key, like: likes, dislike: dislikes, where });
   if (found) hold("similar", found.head, found.rows);
   return undefined;
 }
@@ -145,8 +170,7 @@ export async function byFile(file) {
 
 /** Train a classifier on the labels, and show what it makes of the other images. */
 export async function train() {
-  say("Training…");
-  const found = await made("classifier", () => ask("api/train", { column: state.labels.column, accepted: state.accepted }));
+  const found = await made("classifier", "api/train", { column: state.labels.column, accepted: state.accepted });
   if (!found) return;
   const { accuracy, low, high, labels, classes, accepted, used } = found.head.facts;
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -182,6 +206,7 @@ export async function where(condition, then = current) {
 /** Read which images are set aside. */
 export async function start() {
   const tabs = byId("tabs");
+  if (!state.facts.parts) TABS.splice(TABS.findIndex(([name]) => name === "parts"), 1);
   tabs.replaceChildren(...TABS.map(([name, text]) => {
     const tab = make("button", { id: `tab-${name}`, type: "button", role: "tab", "aria-controls": "grid" }, text);
     tab.addEventListener("click", () => open(name));
@@ -211,6 +236,8 @@ export function turn(by) {
 }
 
 on("labels", () => kept.delete("classifier"));
+on("order", () => (++asked, show(...last)));
+byId("lines").addEventListener("click", ({ currentTarget }) => currentTarget.classList.toggle("whole"));
 on("aside", () => trying(() => meets(state.condition)));
 
 /** Tell whether there is a list of a name. */

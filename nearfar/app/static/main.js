@@ -11,7 +11,10 @@ import * as labelbar from "./labelbar.js";
 import * as labels from "./labels.js";
 import * as lists from "./lists.js";
 import * as map from "./map.js";
+import * as order from "./order.js";
+import * as parts from "./parts.js";
 import * as photo from "./photo.js";
+import * as saved from "./saved.js";
 import { byId, focused, make, many, on, state, tell, trying } from "./state.js";
 
 function all() {
@@ -49,11 +52,14 @@ const KEYS = [
   ["x", chosen.setAside, "x", "set aside, or take back"],
   ["t", chosen.askTag, "t", "tag"],
   ["c", chosen.copies, "c", "choose all copies but the ones to keep"],
+  ["k", saved.askName, "k", "keep the chosen images as a selection, under a name"],
+  ["g", () => order.view(!state.table), "g", "as a table, or as pictures"],
   ["u", labels.undo, "u", "undo the last change"],
   ["n", () => focused() >= 0 && lists.similar([focused()], []), "n", "images like this one"],
   ["+", () => about.example("like"), "+ −", "search more like this, less like this"],
   ["-", () => about.example("dislike")],
   ["h", about.heat, "h", "where the image is anomalous"],
+  ["b", parts.normal, "b", "in the list of anomalous parts: this is normal, add it to the bank"],
   ["]", () => lists.turn(1), "] [", "next and previous list"],
   ["[", () => lists.turn(-1)],
   ["m", () => map.drag("pan"), "m s", "on the map: move, or select with the lasso"],
@@ -153,12 +159,14 @@ async function begin() {
   await lists.start();
   await labels.start();
   colours.offer();
-  await address.start();
-  byId("grid").focus({ preventScroll: true });
-  await map.start({
+  saved.start();
+  const drawn = map.start({
     pick: (row) => lists.similar([row], []),
     lasso: (rows) => lists.hold("selected", { title: "selected on the map" }, Int32Array.from(rows)),
   });
+  await address.start();
+  byId("grid").focus({ preventScroll: true });
+  await drawn;
   document.body.dataset.ready = "yes";
 }
 

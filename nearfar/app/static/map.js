@@ -1,11 +1,12 @@
 /* The map: plotly draws the points, a canvas above them draws pictures and marks. */
 
-import { ask } from "./api.js";
+import { ask, Stopped } from "./api.js";
 import { cell, want } from "./cells.js";
 import { colouring, css } from "./colours.js";
 import { movable, moved, moving, settle, wasDragged } from "./motion.js";
 import { paintPoints } from "./points.js";
-import { byId, focused, on, state, tell, trying } from "./state.js";
+import { byId, focused, make, on, say, state, trying } from "./state.js";
+import { watched } from "./work.js";
 
 const stage = byId("stage"), div = byId("map"), over = byId("over"), tip = byId("tip");
 const ROOM = 66; // pixels of the cell that has a picture; half of it is the picture's
@@ -15,12 +16,52 @@ const BLURRED = 1.5; // stretched further, what plotly drew is painted over
 const AGAIN = 100; // milliseconds from one choice of pictures to the next while the map moves
 let x, y, size, mode = "pan", pictures = true, held = [], chosen = 0, lassoed = false;
 
-/** Fetch the places and draw the map. */
-export async function start({ pick, lasso }) {
-  const found = await trying(() => ask("api/map"));
-  if (!found) return;
+/** Draw the map: by the first places that are known, and again once it is laid out. Resolves at the first drawing. */
+export function start(does) {
+  const waiting = byId("waiting"), [note] = waiting.children, sketched = make("p", {}, "These are first places; the map is being laid out.");
+  let asked = false;
+  return new Promise((drawn) => {
+    const told = async ({ job, early }) => {
+      note?.remove();
+      if (!early || asked) return;
+      asked = true;
+      const found = await trying(() => ask(`api/map/first?job=${job}`));
+      if (!found || x) return;
+      waiting.classList.add("over");
+      waiting.append(sketched);
+      await place(found, does);
+      drawn();
+    };
+    watched(waiting, "api/map", undefined, { told }).then((found) => {
+      waiting.hidden = true;
+      return place(found, does);
+    }).catch((error) => {
+      if (!(error instanceof Stopped)) say(error.message, true);
+      const again = make("button", { type: "button" }, "Lay out the map");
+      waiting.replaceChildren(make("p", {}, "The map is not laid out."), again);
+      again.addEventListener("click", () => {
+        waiting.replaceChildren();
+        start(does);
+      });
+    }).then(drawn);
+  });
+}
+
+let plotting;
+/** Put the points at their places. */
+async function place(found, { pick, lasso }) {
+  await plotting;
   ({ x, y } = found);
-  byId("waiting").hidden = true;
+  if (plotting) {
+    await Plotly.update(div, { x: [x], y: [y] }, { "xaxis.autorange": true, "yaxis.autorange": true }, [0]);
+    return choose();
+  }
+  plotting = plot(pick, lasso);
+  await plotting;
+  return recolour();
+}
+
+async function plot(pick, lasso) {
   size = Math.min(8, Math.max(2.5, 0.5 * Math.sqrt((stage.clientWidth * stage.clientHeight) / x.length)));
   const { codes, colours } = colouring();
   // Where there is no WebGL, plotly's slower way draws the same.
@@ -57,12 +98,12 @@ function paint(codes, colours) {
 let waiting;
 /** Colour the points anew; soon, since labels often come in quick succession. */
 export function recolour() {
-  if (!x) return;
+  if (!plotting) return;
   clearTimeout(waiting);
   waiting = setTimeout(() => {
     const { codes, colours } = colouring();
     const marker = Object.entries(paint(codes, colours)).map(([name, value]) => [`marker.${name}`, [value]]);
-    Plotly.restyle(div, Object.fromEntries(marker), [0]);
+    plotting.then(() => Plotly.restyle(div, Object.fromEntries(marker), [0]));
   }, x.length > 20000 ? 700 : 80);
   draw();
 }

@@ -3,6 +3,7 @@
 import { ask } from "./api.js";
 import { cell, want } from "./cells.js";
 import { go } from "./grid.js";
+import * as parts from "./parts.js";
 import { byId, focused, labelOf, make, on, say, state } from "./state.js";
 
 const MOST = 40; // times that an image is enlarged
@@ -10,7 +11,7 @@ const NEIGHBOURS = 8;
 const dialog = byId("photo"), frames = [byId("photo-one"), byId("photo-two")];
 const view = { scale: 1, across: 0, down: 0 }; // shared by both, so that the same places are compared
 const urls = new Map(); // row -> address of the image in full
-let turn = 0, open_ = false;
+let turn = 0, open_ = false, mapped = false; // mapped: whether anomalous parts are shown
 
 export const isOpen = () => open_;
 
@@ -40,14 +41,15 @@ function fit() {
 async function fill(frame, row) {
   const [picture, words] = frame.children, now = turn;
   frame.hidden = row < 0;
-  if (row < 0) return;
+  if (row < 0) return undefined;
   const known = cell(row);
   if (known) picture.src = urls.get(row) ?? known.url;
   else want([row]);
   picture.alt = known?.row.id ?? "";
   const name = `${known?.row.id ?? ""}${labelOf(row) === null ? "" : ` · ${labelOf(row)}`}`;
   words.textContent = name;
-  if (urls.has(row)) return;
+  if (mapped && frame === frames[0]) return over(picture, words, name, row);
+  if (urls.has(row)) return undefined;
   try {
     const url = URL.createObjectURL(await ask(`api/photo/${row}?key=${state.facts.key}`));
     urls.set(row, url);
@@ -60,6 +62,27 @@ async function fill(frame, row) {
   } catch (error) {
     if (now === turn) words.textContent = `${name} · ${error.message}`;
   }
+  return undefined;
+}
+
+/** Show an image with the map of its anomalous parts over it. */
+async function over(picture, words, name, row) {
+  const now = turn;
+  try {
+    const url = await parts.map(row);
+    if (now === turn && mapped) picture.src = url;
+    if (now === turn) words.textContent = `${name} · clear is normal, yellow the most anomalous`;
+  } catch (error) {
+    if (now === turn) words.textContent = `${name} · ${error.message}`;
+  }
+}
+
+/** Show anomalous parts, or no longer. */
+function turnParts() {
+  if (!state.facts.parts) return;
+  mapped = !mapped;
+  byId("photo-parts").setAttribute("aria-pressed", mapped);
+  fill(frames[0], focused());
 }
 
 /** The image that the one in focus is to be compared with: the copy to keep, or one of the class that is suggested. */
@@ -148,6 +171,9 @@ async function draw() {
 export function open() {
   if (focused() < 0) return say("There is no image to show.");
   open_ = true;
+  mapped = state.list.name === "parts";
+  for (const id of ["photo-parts", "photo-normal"]) byId(id).hidden = !state.facts.parts;
+  byId("photo-parts").setAttribute("aria-pressed", mapped);
   dialog.showModal();
   return draw();
 }
@@ -156,7 +182,7 @@ export const close = () => dialog.close();
 
 /** Take a key that means something else here than on the page; tells whether it was one. */
 export function typed(key) {
-  const does = { "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), f: fit, v: close, Enter: close, ArrowDown: () => go(state.at + 1), ArrowUp: () => go(state.at - 1) };
+  const does = { "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), f: fit, ...(state.facts.parts && { h: turnParts }), v: close, Enter: close, ArrowDown: () => go(state.at + 1), ArrowUp: () => go(state.at - 1) };
   does[key]?.();
   return key in does;
 }
@@ -205,6 +231,8 @@ byId("copy-path").addEventListener("click", async () => {
   }
 });
 byId("photo-close").addEventListener("click", close);
+byId("photo-parts").addEventListener("click", turnParts);
+byId("photo-normal").addEventListener("click", parts.normal);
 byId("photo-next").addEventListener("click", () => go(state.at + 1));
 byId("photo-last").addEventListener("click", () => go(state.at - 1));
 dialog.addEventListener("close", () => {

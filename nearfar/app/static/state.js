@@ -7,6 +7,8 @@ export const state = {
   shown: null, // Uint8Array, 1 where the condition holds and nothing is set aside; null where that is so everywhere
   aside: new Uint8Array(), // 1 where an image is set aside
   accepted: false, // whether labels accepted from a classifier count
+  order: "", // column by which lists are ordered, after "-" if downwards
+  table: false, // whether lists are shown as tables
   confirmed: new Set(), // rows whose label a person called right
   at: 0, // place in the list that has the focus
   chosen: new Set(), // rows
@@ -68,6 +70,9 @@ export function make(tag, attributes = {}, ...inside) {
 }
 
 export const byId = (id) => document.getElementById(id);
+
+/** Write a value of a column. */
+export const word = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : value === true ? "yes" : value === false ? "no" : String(value ?? "–"));
 
 /** Write a count: "1 image", "2,000 images". */
 export const many = (count, what = "image") => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;

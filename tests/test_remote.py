@@ -1,0 +1,226 @@
+"""Images at addresses: the same collection as on disk, whatever goes wrong on the way."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from object_server import serving
+from PIL import Image
+
+import nearfar
+from nearfar import models
+from nearfar.cli.main import main
+from nearfar.core.errors import BadImage, NearfarError
+from nearfar.data import object_cache, object_store
+from nearfar.data.object_store import Bucket
+from nearfar.data.sources import open_source
+from nearfar.embedding.embed import embed
+from nearfar.images.views import Preprocess
+from nearfar.training.run import export, load
+
+pytest.importorskip("obstore")
+SECRET = "never-to-be-seen-4711"
+TINY = {
+    "steps": 2,
+    "batch_size": 8,
+    "image_size": 16,
+    "encoder": "resnet10_w16",
+    "holdout": 0.0,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twenty-four pictures in two classes, a bad one, and a file that is none."""
+    root = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    for k in range(24):
+        place = root / ("round" if k % 2 else "square") / "é x"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (16 + k % 5, 20, 3), np.uint8)).save(place / f"{k:02d} +#.png")
+    (root / "round" / "é x" / "words.jpg").write_bytes(b"no picture at all")
+    (root / "round" / "notes.txt").write_text("x")
+    (root / ".hidden").mkdir()
+    Image.new("RGB", (9, 9)).save(root / ".hidden" / "a.png")
+    return root
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    with serving() as made:
+        for name, value in {
+            "AWS_ENDPOINT": made.address,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "NEARFAR_CACHE": str(tmp_path / "cache"),
+        }.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(object_store, "_CLIENTS", {})
+        monkeypatch.setattr(object_store, "GIVEN_UP", 5.0)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    export(path, models.encoder("resnet10_w16", size=16, seed=3), Preprocess.of(16), {"method": "none"})
+    return load(path)
+
+
+def same(remote, local):
+    assert list(remote.ids) == list(local.ids) and remote.labels == local.labels
+    assert list(remote.masks) == list(local.masks)
+    for row in range(len(local)):
+        data = local.read(row)
+        assert remote.read(row) == (data if isinstance(data, bytes) else data.read_bytes())
+
+
+def test_a_folder_is_the_same_as_on_disk(server, folder):
+    server.upload(folder, "bucket/photos")
+    for address in ("s3://bucket/photos", "s3://bucket/photos/"):
+        remote, local = open_source(address, labels=True), open_source(folder, labels=True)
+        same(remote, local)
+        assert remote.others == local.others and remote.name == "s3://bucket/photos"
+    stamps = [remote.stamp(row) for row in range(len(remote))]
+    assert len({*stamps}) == len(stamps)
+    server.objects[f"bucket/photos/{remote.ids[0]}"] += b"x"
+    again = open_source("s3://bucket/photos")
+    assert [again.stamp(row) == stamps[row] for row in range(len(again))] == [False] + [True] * 24
+    assert again.read(0) != remote.read(0)
+
+
+def test_vectors_and_a_trained_encoder_are_the_same_as_from_disk(server, folder, run, tmp_path):
+    server.upload(folder, "bucket")
+    embed(run, folder, out=tmp_path / "local.npz", labels=True)
+    embed(run, "s3://bucket", out=tmp_path / "remote.npz", labels=True)
+    with np.load(tmp_path / "local.npz") as a, np.load(tmp_path / "remote.npz") as b:
+        assert all(np.array_equal(a[name], b[name]) for name in ("ids", "vectors", "labels"))
+    files = [tmp_path / f"{name}.npz.rejected.csv" for name in ("local", "remote")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    for name, data, cache in (
+        ("local", folder, True),
+        ("remote", "s3://bucket", True),
+        ("local streamed", folder, False),
+        ("remote streamed", "s3://bucket/", False),
+    ):
+        nearfar.pretrain(data, out=tmp_path / name, cache=cache, max_bad=0.2, **TINY)
+    for kind in ("", " streamed"):
+        a, b = (
+            (tmp_path / f"{name}{kind}" / "encoder.safetensors").read_bytes() for name in ("local", "remote")
+        )
+        assert a == b and len(a) > 1000
+    asked = {path: count for path, count in server.asked.items() if path.endswith(".png")}
+    assert max(asked.values()) == 1, "what was fetched once is in the cache"
+    for path in (tmp_path / "remote").rglob("*"):
+        assert path.is_dir() or SECRET.encode() not in path.read_bytes()
+
+
+def shards(folder, where, count=3):
+    where.mkdir()
+    source = open_source(folder, labels=True)
+    for number in range(count):
+        with tarfile.open(where / f"x-{number:03d}.tar", "w") as tar:
+            for row in range(number, len(source), count):
+                data = source.read(row).read_bytes()
+                for name, content in (
+                    (f"{row:03d}.png", data),
+                    (f"{row:03d}.cls", source.labels[row].encode()),
+                ):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("pattern", ["s3://bucket/in/*.tar", "s3://bucket/in/x-{000..002}.tar", "http"])
+def test_shards_are_the_same_as_on_disk(server, folder, tmp_path, pattern):
+    shards(folder, tmp_path / "in")
+    server.upload(tmp_path, "bucket")
+    address = server.url("bucket/in/x-") + "{000..002}.tar" if pattern == "http" else pattern
+    local = open_source(str(tmp_path / "in" / "*.tar"), labels=True)
+    same(open_source(address, labels=True), local)
+    before = server.asked["bucket/in/x-000.tar"]
+    again = open_source(address, labels=True)
+    assert list(again.ids) == list(local.ids)
+    assert server.asked["bucket/in/x-000.tar"] - before <= 1, "the list of a shard's members is kept"
+
+
+def test_lists_hold_paths_or_addresses(server, folder, tmp_path):
+    server.upload(folder, "bucket/photos")
+    names = [name for name in open_source(folder).ids if name.endswith(".png")]
+    rows = "\n".join(f"{name},{'ab'[at % 2]}" for at, name in enumerate(names))
+    server.objects["bucket/photos/list.csv"] = f"path,label\n{rows}\n".encode()
+    for address in ("s3://bucket/photos/list.csv", server.url("bucket/photos/list.csv")):
+        found = open_source(address, labels=True)
+        assert list(found.ids) == names and found.labels[:3] == ("a", "b", "a")
+        assert found.read(3) == (folder / names[3]).read_bytes()
+        assert found.stamp(3) != found.stamp(4) and found.stamp(3) == found.stamp(3)
+    (tmp_path / "own.txt").write_text("".join(f"s3://bucket/photos/{name}\n" for name in names), "utf-8")
+    found = open_source(tmp_path / "own.txt")
+    assert found.read(5) == (folder / names[5]).read_bytes()
+
+
+def test_faults_are_repeated_and_lost_objects_named(server, folder, run, tmp_path):
+    server.upload(folder, "bucket")
+    source = open_source("s3://bucket")
+    names = [name for name in source.ids if name.endswith(".png")]
+    server.faults[f"bucket/{names[0]}"] = [503, 500]
+    server.lost.add(f"bucket/{names[1]}")
+    server.faults[f"bucket/{names[2]}"] = [403] * 50
+    found = embed(run, "s3://bucket", out=tmp_path / "v.npz")
+    assert names[0] in found.ids and server.asked[f"bucket/{names[0]}"] == 3
+    reasons = {item.id: item.reason for item in found.rejected}
+    assert reasons[names[1]] == "unreadable: no such object"
+    assert reasons[names[2]] == "unreadable: permission denied"
+    server.faults[f"bucket/{names[3]}"] = [503] * 500
+    with pytest.raises(BadImage, match=r"unreadable: (the server answers|no answer)"):
+        Bucket("s3", "bucket").read(names[3])
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("s3://", "names no bucket"),
+        (f"s3://key:{SECRET}@bucket/x", "holds credentials"),
+        (f"https://host/list.csv?X-Amz-Signature={SECRET}", "holds credentials"),
+        ("s3://bucket/nothing", "there is no image in s3://bucket/nothing"),
+        ("s3://bucket/nothing/*.tar", "no object matches"),
+        ("s3://bucket/nothing.csv", "no such object"),
+        ("http://127.0.0.1:1/photos", "web servers list nothing"),
+        ("ftp://host/photos", "is an address of a kind that is not read"),
+    ],
+)
+def test_mistakes_are_one_sentence_without_a_secret(server, address, says, capsys, tmp_path):
+    assert main(["embed", "--out", str(tmp_path / "v.npz"), str(tmp_path), address]) == 2
+    assert main(["check", address]) == 2
+    error = capsys.readouterr().err
+    assert says in error and SECRET not in error and "Traceback" not in error
+
+
+def test_a_refused_listing_says_what_to_set(server, folder, capsys):
+    server.faults["bucket"] = [403] * 50
+    assert main(["check", "s3://bucket"]) == 2
+    error = capsys.readouterr().err
+    assert "permission denied" in error and "AWS_ACCESS_KEY_ID" in error and SECRET not in error
+
+
+def test_the_cache_keeps_to_its_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(object_cache, "FOLDERS", 1)
+    cache = object_cache.ObjectCache(tmp_path, 1000)
+    cache._path = lambda name: tmp_path / "aa" / name
+    for k in range(50):
+        cache.put(f"{k:02d}", bytes(100))
+    kept = sorted(path.name for path in (tmp_path / "aa").iterdir())
+    assert 800 <= 100 * len(kept) <= 1000 and "49" in kept and "00" not in kept
+    assert cache.get("49") == bytes(100) and cache.get("00") is None
+    cache.put("large", bytes(2000))
+    assert cache.get("large") is None
+    none = object_cache.ObjectCache(tmp_path / "none", 0)
+    none.put("a", b"x")
+    assert none.get("a") is None and not (tmp_path / "none").exists()
+    monkeypatch.setenv("NEARFAR_REMOTE_CACHE", "much")
+    with pytest.raises(NearfarError, match="give a number of GB"):
+        object_cache.object_cache()
