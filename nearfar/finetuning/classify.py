@@ -378,14 +378,8 @@ class Classification(ClassAnswers):
     def restore(self, card: Mapping[str, Any], where: str) -> None:
         """Take over a card; see `Task.restore`."""
         widths = {"widths": [range(1, 1 << 20)], "norm": bool}
-        shape = {
-            "classes": [str],
-            "temperature": float,
-            "known": [float],
-            "apart": bool,
-            "neck": (None, widths),
-        }
-        check_shape(card, shape, where)
+        shape = {"classes": [str], "temperature": float, "known": [float], "apart": bool}
+        check_shape(card, {**shape, "neck": (None, widths)}, where)
         if card["neck"] is not None:
             self.neck = Neck(card["neck"]["widths"], card["neck"]["norm"])
         self.classes, self.temperature = tuple(card["classes"]), float(card["temperature"])
