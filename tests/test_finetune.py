@@ -436,12 +436,13 @@ def test_a_student_learns_from_a_teacher_and_unlabelled_images(start, labelled, 
     plain.mkdir()
     for path in (labelled / "train").rglob("*.png"):
         shutil.copy(path, plain / f"{path.parent.name}-{path.name}")
-    how = {**FULL, "batch_size": 20, "lr": 0.1, "epochs": 8, "holdout": 0, "workers": 1, "mode": "auto"}
+    how = {**FULL, "batch_size": None, "lr": 0.1, "epochs": 30, "holdout": 0, "workers": 1, "mode": "auto"}
     how |= {"test": labelled / "test", "teacher": str(linear.path)}
     with pytest.raises(NearfarError, match="name them with --unlabelled DATA"):
         nearfar.finetune(start, train=few, out=tmp_path / "s", **how)
     made = nearfar.finetune(start, train=few, out=tmp_path / "s", unlabelled=str(plain), **how)
-    assert made.mode == "full" and made.chosen["steps"] == 72  # eight passes over 180 images
+    assert made.mode == "full" and made.chosen["epochs"] == 30
+    assert made.chosen["batch_size"] == 180 and made.chosen["steps"] == 30  # more than the labelled images
     rows = made.figures["test"]
     # What the teacher gives here is what it gave in its own run, on the same images.
     teacher = linear.figures["test"]["fine-tuned"]["accuracy"]
