@@ -1,54 +1,50 @@
 """Measures what is made for more than one machine's worth of images, and writes the tables of scale.md.
 
     python -m benchmarks.scale kills --kills 20
-    python -m benchmarks.scale search --vectors 100000 1000000
-    python -m benchmarks.scale cells --vectors 100000 1000000
+    python -m benchmarks.scale rate
+    python -m benchmarks.scale nodes
     python -m benchmarks.scale remote        (needs 'moto[server,s3]')
 
 kills: workers that embed parts of a collection are killed at moments drawn, started again, and the join is
 compared with the same collection embedded without a kill. Images are drawn.
 
-search: ways to scan short codes of all vectors and to compare the best again exactly, on one core. Vectors
-are drawn as in `store`; a way's line is that of the fewest candidates with a recall of .99. turbovec is
-measured if it is installed.
+rate: images that a part embeds for each second of a core, everything included, and bytes that it writes.
+
+nodes: two agents of torchrun on this machine with two processes each; those of one are killed, and one
+process goes on.
 
 remote: images read from a disk, from objects and from shards on moto's S3 on this machine, without the cache
 of objects; and an encoder trained from a disk and from objects.
-
-cells: planted copies among vectors, looked for in cells; the time to compare all is that of 200 of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numba
 import numpy as np
-
-from . import store
+import pyarrow.parquet as pq
 
 IMAGES, PARTS, AT_ONCE = 16_384, 4, 2
 
 
-def draw_images(folder: Path, count: int) -> None:
-    """Write small JPEG files, a thousand to a folder."""
+def draw_images(folder: Path, count: int, size: tuple[int, int] = (48, 48)) -> None:
+    """Write JPEG files, a thousand to a folder."""
     from PIL import Image
 
     draw = np.random.default_rng(0)
     for k in range(count):
         place = folder / f"{k // 1000:04d}"
         place.mkdir(parents=True, exist_ok=True)
-        coarse = draw.integers(0, 256, (6, 6, 3), np.uint8)
-        Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC).save(place / f"{k:08d}.jpg")
+        coarse = draw.integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(place / f"{k:08d}.jpg")
 
 
 def draw_run(folder: Path, name: str, size: int) -> None:
@@ -107,33 +103,6 @@ def kills(times: int) -> None:
         )
         if lost or twice or not same:
             raise SystemExit(1)
-
-
-def cells(counts: list[int]) -> None:
-    """Look for planted copies in cells, and say what that costs."""
-    import torch
-
-    from nearfar.analysis.cells import near_rows
-    from nearfar.features.knn import top_k
-
-    print("| vectors | copies planted | found | other neighbours found | CPU s | all compared, CPU s |")
-    print("|---|---|---|---|---|---|")
-    for count in counts:
-        x = torch.from_numpy(np.concatenate([store.unit(piece) for piece in store.pieces(count)]))
-        planted = count // 100
-        noise = torch.randn(planted, store.WIDTH, generator=torch.Generator().manual_seed(0))
-        x = torch.cat([x, x[:planted] + 0.2 * noise / store.WIDTH**0.5])  # a cosine of about .98
-        clock = time.process_time()
-        found = near_rows(x, x, 10, exclude_self=True)
-        took = time.process_time() - clock
-        hits = np.mean([count + row in found[row] for row in range(planted)])
-        asked, clock = torch.arange(planted, planted + 200), time.process_time()
-        exact = top_k(x[asked], x, 11)[1].numpy()[:, 1:]
-        all_took = (time.process_time() - clock) * len(x) / 200
-        pairs = zip(exact.tolist(), found[asked.numpy()].tolist(), strict=True)
-        others = np.mean([len({*a} & {*b}) / 10 for a, b in pairs])
-        figures = f"{hits:.4f} | {others:.3f} | {took:,.0f} | {all_took:,.0f} (computed)"
-        print(f"| {count:,} | {planted:,} | {figures} |", flush=True)
 
 
 def remote(count: int) -> None:
@@ -210,126 +179,90 @@ def remote(count: int) -> None:
         server.wait()
 
 
-def search(counts: list[int], graphs_up_to: int) -> None:
-    """Measure ways to search at each size, and print a table."""
-    heads = ["vectors", "way", "build, CPU s", "bytes a vector", "candidates", "recall@10"]
-    print("|", " | ".join([*heads, "alone, q/s", "in a batch, q/s"]), "|")
-    print("|---|---|---|---|---|---|---|---|")
-    for count in counts:
-        x = np.empty((count, store.WIDTH), np.float32)
-        for at, piece in enumerate(store.pieces(count)):
-            x[at * store.PIECE : at * store.PIECE + len(piece)] = store.unit(piece)
-        queries = store.unit(store.queries(count)).astype(np.float32)[:200]
-        truth, clock = np.empty((0, 10), np.int64), time.process_time()
-        for low in range(0, len(queries), 50):
-            similarity = queries[low : low + 50] @ x.T
-            truth = np.concatenate([truth, np.argpartition(-similarity, 10, axis=1)[:, :10]])
-        batch = len(queries) / (time.process_time() - clock)
-        clock = time.process_time()
-        for query in queries[:5]:
-            np.argpartition(-(x @ query), 10)
-        alone = 5 / (time.process_time() - clock)
-        print(
-            f"| {count:,} | all compared | 0 | 1,024 | all | 1.000 | {alone:,.0f} | {batch:,.0f} |",
-            flush=True,
-        )
-        for name, make in ways(count <= graphs_up_to).items():
-            clock = time.process_time()
-            size, find = make(x)
-            built = time.process_time() - clock
-            for many in (30, 100, 300, 1000):
-                clock = time.process_time()
-                found = [
-                    again(x, query, rows) for query, rows in zip(queries, find(queries, many), strict=True)
-                ]
-                batch = len(queries) / (time.process_time() - clock)
-                recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(truth.tolist(), found, strict=True)])
-                if recall >= 0.99:
-                    break
-            clock = time.process_time()
-            for query in queries[:40]:
-                again(x, query, find(query[None], many)[0])
-            alone = 40 / (time.process_time() - clock)
-            cells = (
-                f"{built:.1f} | {size / count:,.0f} | {many:,} | {recall:.3f} | {alone:,.0f} | {batch:,.0f}"
+def rate() -> None:
+    """Embed photographs' sizes in one part, and print a table."""
+    import torch
+
+    import nearfar
+
+    torch.set_num_threads(1)
+    print("| encoder | input, px | images | images per CPU s | bytes an image in parts | of a thumbnail |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for encoder, side, count in (("resnet10_w16", 64, 2048), ("resnet18", 224, 512)):
+            draw_images(root / encoder / "images", count, (256, 224))
+            draw_run(root / encoder / "run", encoder, side)
+            nearfar.embed(
+                root / encoder / "run", root / encoder / "images", part="1/400", out=root / encoder / "first"
             )
-            print(f"| {count:,} | {name} | {cells} |", flush=True)
+            clock = time.process_time()
+            out = root / encoder / "parts"
+            nearfar.embed(root / encoder / "run", root / encoder / "images", part="1/1", out=out, workers=1)
+            used = time.process_time() - clock
+            files = sorted(out.rglob("*.parquet"))
+            size = sum(file.stat().st_size for file in files)
+            tables = [pq.read_table(file, columns=["thumbnail"]) for file in files]
+            small = sum(len(one.as_py()) for table in tables for one in table["thumbnail"])
+            cells = f"{count / used:,.0f} | {size / count:,.0f} | {small / count:,.0f}"
+            print(f"| {encoder} | {side} | {count:,} | {cells} |", flush=True)
 
 
-def again(x: np.ndarray, query: np.ndarray, rows: np.ndarray) -> list[int]:
-    """Compare candidates by their vectors."""
-    rows = rows[rows >= 0]
-    return rows[np.argsort(-(x[rows] @ query))[:10]].tolist()
+def nodes() -> None:
+    """Train with two agents of torchrun and two processes each; kill those of one; go on with fewer."""
+    import socket
+
+    from nearfar.training import checkpoint
+
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        draw_images(root / "images", 128)
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "NEARFAR_CACHE": str(root / "cache")}
+        flags = ["--steps", "100", "--batch-size", "16", "--encoder", "resnet10_w16", "--image-size", "32"]
+        flags += ["--optimizer", "sgd", "--lr", "0.000001", "--precision", "float32", "--health-checks", "0"]
+        run = ["-m", "nearfar", "pretrain", str(root / "images"), "--out", str(root / "run"), *flags]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = f"127.0.0.1:{free.getsockname()[1]}"
+        agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2"]
+        agent += ["--rdzv-backend", "c10d", "--rdzv-endpoint", place, "--rdzv-id", "run"]
+        how = {"env": env, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}
+        agents = [subprocess.Popen([*agent, *run], **how) for _ in range(2)]
+        log, last = root / "run" / "log.jsonl", root / "run" / checkpoint.LAST
+        while not log.exists() or len(log.read_bytes().splitlines()) < 2:
+            time.sleep(0.05)
+        for process in agents:  # all processes save; those of one agent are torchrun's children
+            for child in children(process.pid):
+                os.kill(child, signal.SIGUSR1)
+        while not last.exists():
+            time.sleep(0.02)
+        for child in [*children(agents[1].pid), agents[1].pid]:  # as if the machine were gone
+            os.kill(child, signal.SIGKILL)
+        began = time.monotonic()
+        said = agents[0].communicate(timeout=300)[0].decode()
+        step = checkpoint.read(last)[1]["step"]
+        lines = [line for line in said.splitlines() if "stops, since" in line]
+        took = time.monotonic() - began
+        print(f"killed the processes of one agent; the other ended after {took:.1f} s, saying:")
+        print("\n".join(lines), flush=True)
+        done = subprocess.run([sys.executable, *run], env=env, capture_output=True, text=True)
+        resumed = [line for line in done.stderr.splitlines() if "resuming" in line]
+        print(f"one process, the same command: status {done.returncode}, {resumed}, saved at step {step}")
+        whole = [str(root / "whole") if word == str(root / "run") else word for word in run]
+        subprocess.run([sys.executable, *whole], env=env, capture_output=True, check=True)
+        losses = [losses_of(root / folder / "log.jsonl") for folder in ("run", "whole")]
+        apart = max(abs(a - b) / b for a, b in zip(*losses, strict=True))
+        print(f"{len(losses[0])} losses, at most {apart:.1e} (relative) from those of an unbroken run")
 
 
-Find = Callable[[np.ndarray, int], np.ndarray]
-Made = tuple[float, Find]  # bytes, and what finds candidates
+def losses_of(log: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in log.read_text().splitlines()]
 
 
-def ways(graphs: bool) -> dict[str, Callable[[np.ndarray], Made]]:
-    """Name what is compared: each makes its index."""
-    import faiss
-
-    faiss.omp_set_num_threads(1)
-    rows = 50_000  # that codes are fitted to
-
-    def by_faiss(text: str) -> Callable[[np.ndarray], Made]:
-        def make(x: np.ndarray) -> Made:
-            made = faiss.index_factory(x.shape[1], text, faiss.METRIC_INNER_PRODUCT)
-            made.train(x[np.random.default_rng(0).permutation(len(x))[:rows]])
-            made.add(x)
-            if text.startswith("HNSW"):
-                made.hnsw.efSearch = 128
-            return faiss.serialize_index(made).nbytes, lambda q, many: made.search(q, many)[1]
-
-        return make
-
-    def by_turbovec(bits: int) -> Callable[[np.ndarray], Made]:
-        def make(x: np.ndarray) -> Made:
-            import turbovec
-
-            made = turbovec.TurboQuantIndex(x.shape[1], bits)
-            made.add(x)
-            made.prepare()
-            return len(made.to_bytes()), lambda q, many: made.search(q, many)[1].astype(np.int64)
-
-        return make
-
-    def by_bytes(x: np.ndarray) -> Made:
-        scale = 127 / np.abs(x).max()
-        small = np.round(x * scale).astype(np.int8)
-        scan(small[:2], small[0].astype(np.int16), np.empty(2, np.int32))  # compiles
-
-        def find(queries: np.ndarray, many: int) -> np.ndarray:
-            found, out = [], np.empty(len(small), np.int32)
-            for query in queries:
-                scan(small, np.round(query * 127 / np.abs(query).max()).astype(np.int16), out)
-                found.append(np.argpartition(-out, many)[:many])
-            return np.array(found)
-
-        return small.nbytes, find
-
-    found = {
-        "FAISS FastScan, 4 bits for 2 numbers": by_faiss("PQ128x4fs"),
-        "FAISS FastScan, 4 bits for 4 numbers": by_faiss("PQ64x4fs"),
-        "FAISS RaBitQ FastScan, 1 bit": by_faiss("RaBitQfs"),
-        "8 bits, numba": by_bytes,
-    }
-    if importlib.util.find_spec("turbovec"):
-        found |= {f"turbovec, {bits} bits": by_turbovec(bits) for bits in (4, 2)}
-    if graphs:
-        found["FAISS HNSW32"] = by_faiss("HNSW32")
-    return found
-
-
-@numba.njit(cache=False, fastmath=True)
-def scan(small: np.ndarray, query: np.ndarray, out: np.ndarray) -> None:
-    """Multiply each row of bytes with a query."""
-    for row in range(small.shape[0]):
-        total = np.int32(0)
-        for at in range(small.shape[1]):
-            total += np.int32(small[row, at]) * np.int32(query[at])
-        out[row] = total
+def children(parent: int) -> list[int]:
+    """Find a process's children, on Linux."""
+    text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+    return [int(word) for word in text.split()]
 
 
 def main() -> None:
@@ -337,18 +270,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["kills", "search", "cells", "remote"])
+    parser.add_argument("what", choices=["kills", "rate", "nodes", "remote"])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--vectors", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--graphs-up-to", type=int, default=100_000, help="graphs of more take minutes")
     parser.add_argument("--images", type=int, default=2000)
     given = parser.parse_args()
-    if given.what == "search":
-        search(given.vectors, given.graphs_up_to)
+    if given.what == "rate":
+        rate()
+    elif given.what == "nodes":
+        nodes()
     elif given.what == "remote":
         remote(given.images)
-    elif given.what == "cells":
-        cells(given.vectors)
     else:
         kills(given.kills)
 

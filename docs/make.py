@@ -17,7 +17,8 @@ from nearfar.cli.flags import plain
 from nearfar.core.config import Setting, settings_of
 from nearfar.data.modalities import MODALITIES, modality
 from nearfar.evaluation import PARTS
-from nearfar.methods.catalogue import Entry, catalogue
+from nearfar.images.view_settings import Views
+from nearfar.methods.catalogue import NEEDS, Entry, catalogue
 from nearfar.training import recipe_table, recipes, settings
 
 DOCS = Path(__file__).parent
@@ -27,6 +28,7 @@ TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 PACKAGE = DOCS.parent / "nearfar"
 LIST = re.compile(r"(?<=<!-- parts, written by docs/make.py -->\n).*?(?=<!-- end of parts -->)", re.DOTALL)
 OPTIONS = PACKAGE / "training" / "options.py"
+PAIRS = NEEDS["pairs"]
 TREE = re.compile(r"(?<=```text\nnearfar/\n).*?(?=tests/)", re.DOTALL)
 
 
@@ -39,10 +41,12 @@ def _may_be(item: Setting) -> str:
     return f"at least {low}" if low else f"at most {high}" if high else ""
 
 
-def table(cls: type, by_recipe: Collection[str] = ()) -> str:
+def table(cls: type, by_recipe: Collection[str] = (), without: Collection[Setting] = ()) -> str:
     """Write a settings class as a table, a line a setting; `by_recipe` names those without a default."""
     lines = ["| flag | meaning | default | may be | source |", "|---|---|---|---|---|"]
     for item in settings_of(cls):
+        if item in without:
+            continue
         default = "" if item.default is None else plain(item.default)
         if item.name in by_recipe:
             default = "by recipe"
@@ -62,7 +66,12 @@ def page() -> str:
     ]
     for name in MODALITIES:
         parts.append(f"## Views of {name}")
-        parts.append(table(modality(name).views, recipe_table.by_recipe(None)))
+        own = modality(name).views
+        if issubclass(own, Views) and own is not Views:
+            parts.append("As of images, but for these.")
+            parts.append(table(own, without=settings_of(Views)))
+        else:
+            parts.append(table(own, recipe_table.by_recipe(None)))
     parts.append("## Settings of a method")
     parts.append("Each method has further settings, listed with it in [Methods](methods.md).")
     parts.append("## Recipes")
@@ -153,8 +162,12 @@ def choosing_page() -> str:
     text, entries = CHOOSING.read_text(encoding="utf-8"), catalogue().entries
     head = "| choose it | method |\n|---|---|\n"
     for title, chosen in (
-        ("## Images without labels\n", lambda needs: needs != "text" and "labels" not in needs),
+        (
+            "## Images without labels\n",
+            lambda needs: needs not in ("text", PAIRS) and "labels" not in needs,
+        ),
         ("## Images with labels\n", lambda needs: "labels" in needs),
+        ("## Images with captions\n", lambda needs: needs == PAIRS),
         ("## Texts\n", lambda needs: needs == "text"),
     ):
         lines = [_choice(entry) for entry in entries if chosen(entry.needs)]

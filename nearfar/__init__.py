@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .app.explore import explore
     from .embedding.embed import embed
     from .evaluation.evaluate import evaluate
+    from .evaluation.pair_recall import pairs
     from .evaluation.passages import passages
     from .evaluation.similar_texts import sts
     from .experiments.compare import compare
@@ -71,6 +72,7 @@ __all__ = [
     "label_errors",
     "load",
     "open_store",
+    "pairs",
     "passages",
     "predict",
     "pretrain",
@@ -107,6 +109,7 @@ _PUBLIC = {
     "label_errors": "queries.label_errors",
     "load": "training.run",
     "open_store": "stores.open",
+    "pairs": "evaluation.pair_recall",
     "passages": "evaluation.passages",
     "predict": "finetuning.predict",
     "pretrain": "training.pretrain",

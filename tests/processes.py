@@ -129,6 +129,9 @@ def losses() -> dict[str, Tensor]:
         "info_nce": lambda a, b, tau: losses.info_nce(a, b, None, tau),
         "queue": lambda a, b, tau: losses.info_nce(a, b, queue, tau),
         "clip": lambda a, b, tau: losses.clip(a, b, 1 / tau),
+        "clip_equal": lambda a, b, tau: losses.clip(a, b, 1 / tau, labels),
+        "siglip": lambda a, b, tau: losses.siglip(a, b, 1 / tau, -1 / tau),
+        "siglip_equal": lambda a, b, tau: losses.siglip(a, b, 1 / tau, -1 / tau, labels),
     }.items():
         for tau in (0.3, 0.02):
             z_i, z_j = (share(part).requires_grad_() for part in z)

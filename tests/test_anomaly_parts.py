@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("method", ["patchcore", "padim", "nearest", "spade"])
+@pytest.mark.parametrize("method", ["patchcore", "padim", "nearest", "spade", "whitened"])
 def test_a_layout_is_measured_kind_by_kind(method: str, run: Run, data: Path) -> None:
     found = nearfar.anomalies(data, parts=method, run=run, fpr=0.1)
     rows = {(row["how"], row["kind"]): row for row in found.facts["measures"]}
@@ -342,7 +342,7 @@ def test_on_a_store(run: Run, data: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "maps").iterdir())) == 12
 
 
-@pytest.mark.parametrize("method", ["patchcore", pytest.param("padim", marks=pytest.mark.long)])
+@pytest.mark.parametrize("method", ["whitened", pytest.param("padim", marks=pytest.mark.long)])
 def test_onnx_of_network_and_bank_gives_the_same_scores(
     method: str, run: Run, data: Path, tmp_path: Path
 ) -> None:
@@ -383,7 +383,7 @@ def test_a_report_has_a_section_on_parts(run: Run, data: Path, tmp_path: Path) -
 def test_onnx_cannot_hold_spade(run: Run, data: Path, tmp_path: Path) -> None:
     bank = tmp_path / "bank.safetensors"
     nearfar.anomalies(data / "test", normal=str(data / "train"), bank=bank, parts="spade", run=run)
-    with pytest.raises(NearfarError, match="holds banks of patchcore, padim and nearest"):
+    with pytest.raises(NearfarError, match="holds banks of patchcore, whitened"):
         nearfar.export(run, to="onnx", bank=bank)
 
 

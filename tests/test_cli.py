@@ -140,7 +140,7 @@ def test_help_ends_with_the_recipes_of_the_method(capsys: pytest.CaptureFixture[
         (["pretrain", "x", "--batch-size", "1"], "--batch-size is 1; it must be at least 2."),
         (["pretrain", "x", "--batch-size"], "--batch-size needs a value"),
         (["search", "x", "--limit", "many"], "--limit takes a whole number, not 'many'."),
-        (["classes", "x"], "nearfar classes needs --examples, for example: nearfar classes"),
+        (["classes", "x"], "--examples FOLDER or by --names FILE; give one"),
         (["pretrain", "x", "--temperature", "nan"], "--temperature must be a finite number"),
         (["pretrain", "x", "--device", "cud"], "did you mean cuda"),
         (["pretrain", "x", "--head", "512", "wide"], "--head takes a whole number, not 'wide'."),
@@ -282,9 +282,10 @@ FLAGS = {
     "store": "--import --columns --delete --compact --export --where --json",
     "sts": "--dev --texts --seed --json",
     "passages": "--dev --among --seed --json",
+    "pairs": "--classes --templates --seed --device --json",
     "search": "--image --text --id --like --dislike --where --limit --run --out --json",
     "label-errors": "--column --where --accepted --limit --seed --out --json",
-    "classes": "--examples --propagate --reject --save --where --run --out --json",
+    "classes": "--examples --names --templates --propagate --reject --save --where --run --out --json",
     "suggest": "--limit --column --method --where --accepted --seed --out --json",
     "anomalies": (
         "--parts --normal --anomalous --method --k --fpr --limit --save --heat-maps --bank --strides --size "
@@ -317,6 +318,10 @@ VIEWS = {
     ),
     "sound": "--rate --mels --trim --depth --level --keep --stretch --shift --warp --tilt --floor --masks",
     "text": "--deletion --tokenizer",
+    "pairs": (
+        "--crop-min --crop-max --interpolation --range --percentiles --colour --flip --jitter --brightness "
+        "--contrast --saturation --hue --grayscale --blur --solarize --caption-tokens --tokenizer"
+    ),
 }
 
 
@@ -350,6 +355,8 @@ def test_the_flags_of_each_kind_of_data_are_frozen() -> None:
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_a_methods_flags_are_the_settings_in_its_file(method: str) -> None:
     expected = ["-h", "--help", *f"{FLAGS['pretrain']} {SETTINGS}".split(), *own(method)]
+    if methods.kind(method) == "pairs":  # which alone says that images have captions
+        expected += ["--caption-tokens", "--tokenizer"]
     assert sorted(pretrain_parser(["--method", method]).flags) == sorted(expected)
 
 

@@ -12,13 +12,15 @@ from sklearn.covariance import oas
 from torchvision.models import VisionTransformer
 
 from nearfar import models
-from nearfar.analysis import spade
+from nearfar.analysis import patch_banks, spade
 from nearfar.analysis.anomaly_maps import boxes, full_size
 from nearfar.analysis.coreset import Reservoir, k_center
 from nearfar.analysis.padim import RIDGE, Padim
 from nearfar.analysis.patch_banks import SUPPORT, NearestPatch, PatchCore, nearest_rows
 from nearfar.analysis.patch_features import patch_features
 from nearfar.analysis.spade import Spade
+from nearfar.analysis.whitened import RIDGE as WHITENED_RIDGE
+from nearfar.analysis.whitened import Whitened
 from nearfar.core import rng
 from nearfar.core.errors import NearfarError
 
@@ -112,7 +114,8 @@ def test_a_coreset_keeps_what_was_chosen_before() -> None:
     assert reach(more) < reach(torch.cat([more[:20], torch.arange(20, 40)]))
 
 
-def test_a_bank_that_grows_gives_no_higher_distances() -> None:
+def test_a_bank_that_grows_gives_no_higher_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch_banks, "MOST", 140)
     bank = PatchCore((6, 5))
     for owner in range(4):
         bank.add(some(1, seed=owner), owner, owner)
@@ -121,7 +124,7 @@ def test_a_bank_that_grows_gives_no_higher_distances() -> None:
     before = bank.score(asked)[0]
     bank.add(some(1, seed=9), 4, 9)
     bank.settle()
-    assert torch.equal(bank.bank[: len(old)], old) and len(bank.bank) == len(old) + 3
+    assert torch.equal(bank.bank[: len(old)], old) and len(old) == 120 and len(bank.bank) == 140
     assert bool((bank.score(asked)[0] <= before + 1e-5).all())
 
 
@@ -220,15 +223,16 @@ def test_a_bank_that_grows_is_the_bank_of_all() -> None:
         if row == 4:
             few.settle()
     few.settle()
-    assert set(few.owners.tolist()) & {5, 6, 7, 8} and len(few.bank) <= 30
+    assert set(few.owners.tolist()) & {5, 6, 7, 8} and len(few.bank) == 270
 
 
-def test_patchcore_weighs_a_picture_as_its_equation_does() -> None:
+def test_patchcore_weighs_a_picture_as_its_equation_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch_banks, "MOST", 60)
     made = PatchCore((6, 5))
     for row, one in enumerate(some(20)):
         made.add(one[None], row, row)
     made.settle()
-    assert len(made.bank) == 60  # a tenth of 600
+    assert len(made.bank) == 60  # of 600
     asked = some(3, seed=8)
     places, scores = made.score(asked)
     bank = made.bank.tolist()
@@ -243,6 +247,31 @@ def test_patchcore_weighs_a_picture_as_its_equation_does() -> None:
         slow = (1 - math.exp(away[worst]) / total) * away[worst]
         assert float(scores[picture]) == pytest.approx(slow, rel=1e-4)
         assert places[picture].flatten().tolist() == pytest.approx(away, rel=1e-4)
+
+
+def test_whitened_is_the_mahalanobis_distance_to_the_nearest_patch() -> None:
+    scale = torch.logspace(-1, 1, 12)[None, :, None, None]  # directions of quite different variance
+    normal, asked = some(8) * scale, some(2, seed=5) * scale
+    made = Whitened((6, 5))
+    for row, one in enumerate(normal[:6]):
+        made.add(one[None], row, row)
+    made.settle()
+    rows = normal[:6].permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
+    covariance = np.cov(rows.T, bias=True)
+    inverse = np.linalg.inv(covariance + WHITENED_RIDGE * np.trace(covariance) / 12 * np.eye(12))
+
+    def slow(bank: np.ndarray) -> list[float]:
+        points = asked.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
+        return [min(float((p - b) @ inverse @ (p - b)) ** 0.5 for b in bank) for p in points]
+
+    assert made.score(asked)[0].flatten().tolist() == pytest.approx(slow(rows), rel=1e-3)
+    again = Whitened((6, 5))
+    again.load(made.state())
+    for row, one in enumerate(normal[6:]):
+        again.add(one[None], 6 + row, row)
+    again.settle()  # the covariance stays, the new patches are whitened by it
+    more = normal.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
+    assert again.score(asked)[0].flatten().tolist() == pytest.approx(slow(more), rel=1e-3)
 
 
 def test_padim_is_the_mahalanobis_distance_of_a_shrunk_covariance() -> None:

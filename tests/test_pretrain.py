@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 import random
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -287,6 +289,47 @@ def test_two_processes_under_torchrun_train_the_encoder_of_one(photos, tmp_path)
         assert torch.allclose(first[name], second[name], rtol=1e-3, atol=1e-4), name
     losses = [[line["loss"] for line in nearfar.load(tmp_path / name).log()] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def launched(words, count, **env):
+    """Start processes as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), **env}
+    where = [{"RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(count), **place} for k in range(count)]
+    return [forkserver.start(forkserver.NEARFAR, *words, env=os.environ | own) for own in where]
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_and_one_goes_on(photos, tmp_path):
+    """One process then trains as an unbroken run does, to rounding; SIGUSR1 saved before the kill."""
+    folder = tmp_path / "run"
+    settings = ["--steps", 60, *FLAGS, "--optimizer", "sgd", "--lr", "0.000001", "--save-minutes", 60]
+    words = ["pretrain", photos, "--out", folder, *settings]
+    first, second = launched(words, 2)
+    while not (folder / "log.jsonl").exists() or (folder / "log.jsonl").stat().st_size == 0:
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.02)
+    first.send_signal(signal.SIGUSR1)
+    while not (folder / checkpoint.LAST).exists():
+        assert first.poll() is None, "the run was over before it was asked to save"
+        time.sleep(0.005)
+    second.send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    _, said = first.communicate(timeout=60)
+    assert first.returncode == 2 and time.monotonic() - began < 30
+    assert "process 0 stops, since another of the 2 processes has ended" in said and "Traceback" not in said
+    step = checkpoint.read(folder / checkpoint.LAST)[1]["step"]
+    assert 0 < step < 60
+    again = command(*words)
+    _, said = again.communicate(timeout=100)
+    assert again.returncode == 0 and f"resuming at step {step:,}" in said, said
+    whole = command("pretrain", photos, "--out", tmp_path / "whole", *settings)
+    _, said = whole.communicate(timeout=100)
+    assert whole.returncode == 0, said
+    # The rate is low, since rounding grows from step to step with it.
+    mine, theirs = ([line["loss"] for line in nearfar.load(p).log()] for p in (folder, tmp_path / "whole"))
+    assert len(mine) == 60 and mine == pytest.approx(theirs, rel=1e-3)
 
 
 def test_tensorboard_gets_what_the_log_gets(photos, tmp_path):

@@ -105,6 +105,28 @@ def classify(
     return FewShotPrediction(tuple(classes), predicted, nearest, similarity, limit, len(labels))
 
 
+def by_words(features: Vectors, words: Vectors, classes: Sequence[str]) -> FewShotPrediction:
+    """Give each image the class whose name's vector is nearest by cosine; every image gets one.
+
+    Args:
+        features: (n, d) float32, the images.
+        words: (k, d) float32, of the names, in the same space.
+        classes: the k names.
+
+    Returns:
+        Each image's class.
+
+    Source:
+        Radford et al. 2021, CLIP, section 3.1.2.
+    """
+    x, y = (
+        unit(torch.from_numpy(np.ascontiguousarray(rows, np.float32))).numpy() for rows in (features, words)
+    )
+    cosines = x @ y.T
+    nearest = cosines.argmax(axis=1)
+    return FewShotPrediction(tuple(classes), nearest, nearest, cosines.max(axis=1), None, 0)
+
+
 def centred(x: Vectors, middle: Vectors) -> Vectors:
     """Take a mean away, and scale rows to length 1.
 

@@ -23,13 +23,14 @@ from .padim import Padim
 from .patch_banks import NearestPatch, PatchCore
 from .patch_features import PatchFeatures
 from .spade import Spade
+from .whitened import Whitened
 
 PLACES = 64  # of the short side, on the finest map used, to which pictures are reduced by default
 ALIKE = 0.05  # share of the normal pictures that may have the same defect without hiding it
 FAR = 3.0  # quartile distances above the upper quartile where a normal picture is called unlike the others
 LEAST = 8  # normal pictures of which that can be told
 COMPARED = 12_000  # patches that are looked at for it
-TURNED = ("patchcore", "nearest")  # detectors that can learn turned pictures
+TURNED = ("patchcore", "whitened", "nearest")  # detectors that can learn turned pictures
 
 
 Detector = NearestPatch | Padim
@@ -38,6 +39,7 @@ DETECTORS: dict[str, type[NearestPatch] | type[Padim]] = {
     "padim": Padim,
     "nearest": NearestPatch,
     "spade": Spade,
+    "whitened": Whitened,
 }
 
 

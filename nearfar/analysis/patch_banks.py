@@ -18,7 +18,7 @@ from .coreset import Reservoir, k_center
 
 PATCHES = 15_000  # in the bank of the nearest patch
 READ = 60_000  # patches of new pictures of which PatchCore chooses
-SHARE, MOST = 0.1, 6_000  # of these that it keeps, and how many at most
+MOST = 6_000  # of these that it keeps
 SUPPORT = 9  # neighbours of the nearest patch by which PatchCore weighs a picture's score
 AT_ONCE = 1 << 23  # distances held at a time
 
@@ -160,7 +160,8 @@ class PatchCore(NearestPatch):
 
     Source:
         Roth et al. 2022, "Towards total recall in industrial anomaly detection", sections 3.2 and 3.3. The
-        coreset is chosen among patches drawn at random, so that memory is bounded.
+        coreset is chosen among patches drawn at random, so that memory is bounded. It is a number of
+        patches, where the authors' is a share of all: of few normal pictures every patch is kept.
     """
 
     name: ClassVar[str] = "patchcore"
@@ -172,9 +173,8 @@ class PatchCore(NearestPatch):
         kept = self._kept(owners, without)
         old = int(kept[: len(self.bank)].sum())
         rows, owners, keys = rows[kept], owners[kept], keys[kept]
-        if self._any or not kept.all():
-            count = min(MOST, max(1, old + round(SHARE * (len(rows) - old))))
-            few = k_center(rows, count, rng.fold(self.seed, "coreset"), old if old < MOST else 0)
+        if len(rows) > MOST:
+            few = k_center(rows, MOST, rng.fold(self.seed, "coreset"), old if old < MOST else 0)
             rows, owners, keys = rows[few], owners[few], keys[few]
         self._set(rows, owners, keys)
 

@@ -23,8 +23,9 @@ from ..data.modalities import modality
 from ..images import decode
 from ..queries.heatmap_files import heat
 from ..queries.listing import Listing
+from ..queries.search import search
 from ..queries.store_access import MAP_COLUMNS, open_for_query, run_of
-from ..training.run import Run
+from ..training.run import Run, has_text
 from .jobs import PATIENCE, Jobs, Unfinished
 from .kept import KeptResults
 from .row_numbers import NumberedStore
@@ -168,6 +169,19 @@ class Findings:
             what = "an image" if kind.pictures else kind.name
             raise NearfarError(f"the file cannot be used as {what}: {error}.") from None
         return self._near(query(x[None]), "most similar to your file", where)
+
+    def takes_words(self) -> bool:
+        """Tell whether the store can be searched by words: it holds texts, or its run encodes texts too."""
+        at = self._run_at or self.store.info.run
+        return self.store.info.modality == "text" or (at is not None and has_text(at))
+
+    def like_words(self, text: str, where: str | None = None) -> Listing:
+        """List what is most similar to some words; all meet the condition.
+
+        Raises:
+            NearfarError: the run is not available, or does not encode texts.
+        """
+        return search(self.store, text=text, where=where, limit=LIST_LIMIT, run=self.run())
 
     def _near(self, wanted: npt.NDArray[np.float32], title: str, where: str | None) -> Listing:
         kept = open_for_query(self.store)

@@ -35,6 +35,13 @@ class SearchRequest(RequestBody):
     where: Condition | None = None
 
 
+class WordsRequest(RequestBody):
+    """A search by words, among the images that meet a condition."""
+
+    text: Annotated[str, Field(min_length=1, max_length=1000)]
+    where: Condition | None = None
+
+
 class LabelRequest(RequestBody):
     """Labels to set, what they were in the eyes of who sets them, and where they come from."""
 

@@ -48,6 +48,7 @@ from .requests import (
     Side,
     TrainRequest,
     UndoRequest,
+    WordsRequest,
 )
 from .row_numbers import NumberedStore, StaleRows
 from .selections import Selections
@@ -101,7 +102,7 @@ def application(
     log = LabelLog(rows)
     _refusals(app)
     _files(app)
-    _store(app, rows, log, column, parts is not None)
+    _store(app, rows, log, column, findings, parts is not None)
     _pictures(app, rows)
     _found(app, rows, findings)
     _changes(app, rows, log, findings)
@@ -150,7 +151,9 @@ def _files(app: FastAPI) -> None:
         return Response(content, media_type=kind)
 
 
-def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str, parts: bool) -> None:
+def _store(
+    app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str, findings: Findings, parts: bool
+) -> None:
     """Give what the store holds."""
     store, kept = rows.store, Selections(private_folder(rows.store.address))
 
@@ -166,6 +169,7 @@ def _store(app: FastAPI, rows: NumberedStore, log: LabelLog, labels: str, parts:
             "key": rows.key,
             "columns": store.columns,
             "modality": store.info.modality,
+            "words": findings.takes_words(),
             "labels": labels,
             "by": user(),
             "set_aside": SET_ASIDE,
@@ -299,6 +303,10 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     def search(asked: SearchRequest) -> Response:
         likes, dislikes = rows.named(asked.like, asked.key), rows.named(asked.dislike, asked.key)
         return _listed(rows, findings.like(likes, dislikes, asked.where))
+
+    @app.post("/api/search/words")
+    def search_words(asked: WordsRequest) -> Response:
+        return _listed(rows, findings.like_words(asked.text, asked.where))
 
     @app.post("/api/search/file")
     async def search_file(request: Request, where: Condition | None = None) -> Response:

@@ -102,6 +102,10 @@ def _kind_of(words: Sequence[str]) -> Modality:
     """Find the kind of data that the words name, before they are parsed: it decides which views there are."""
     if (asked := _word_after(words, "--modality")) not in ("", "auto"):
         return modality(asked)
+    with contextlib.suppress(NearfarError):  # of an unknown method, which the command itself names
+        only = methods.kind(_word_after(words, "--method") or _default("method"))
+        if only is not None and modality(only).by_method:
+            return modality(only)
     named = [word for word in words if not word.startswith("-")]
     for word in named:
         with contextlib.suppress(NearfarError):  # of several kinds, which the command itself says
@@ -198,7 +202,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     **{
         command: _reader(command)
         for command in (
-            *("sts", "passages", "report", "explain", "adopt", "embed", "store"),
+            *("sts", "passages", "pairs", "report", "explain", "adopt", "embed", "store"),
             *(*QUERIES, "explore", "methods", "demo"),
         )
     },

@@ -14,6 +14,7 @@ import atexit
 import datetime
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -31,8 +32,11 @@ from .errors import NearfarError
 _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets beside WORLD_SIZE
 _JOINING = 600.0  # seconds in which every process has to come
 _NOTE = 60.0  # seconds after which a process that waits says so
+_ANSWER = 600.0  # seconds in which every process has to take part in what all do together
 _SILENCE = 300.0  # seconds without a sign of life from process 0 that end the wait for it
 _BEAT = 5.0  # seconds between its signs of life
+
+_BROKEN = re.compile(r"gloo|nccl|connection (reset|closed|refused)|broken pipe|timed out", re.IGNORECASE)
 
 _alone = False
 _store: Any = None  # where the processes leave each other notes
@@ -154,9 +158,31 @@ def _join(backend: str, count: int) -> None:
     finally:
         late.cancel()
     atexit.register(stop)
-    # Within a step no process waits for long; torchrun itself ends them if one dies.
-    hour = datetime.timedelta(hours=1)
-    dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=hour)
+    # A process that has ended breaks its connections at once; a machine that is gone may not.
+    patience = datetime.timedelta(seconds=_ANSWER)
+    dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=patience)
+
+
+@contextmanager
+def named_losses() -> Iterator[None]:
+    """Turn what torch raises, where another process has ended or does not answer, into one sentence.
+
+    Raises:
+        NearfarError: that happened.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error)
+        if world() == 1 or not (isinstance(error, dist.DistError) or _BROKEN.search(reason)):
+            raise
+        late = "tim" in reason.lower() and "out" in reason.lower()
+        what = f"has not answered for {_ANSWER:.0f} s" if late else "has ended"
+        raise NearfarError(
+            f"process {rank()} stops, since another of the {world()} processes {what}; look at the output of "
+            "all of them, and run the same command again: with any number of processes it goes on from the "
+            "last save."
+        ) from None
 
 
 @contextmanager

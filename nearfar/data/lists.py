@@ -16,7 +16,7 @@ _PATH_COLUMNS = ("path", "file", "image", "filename")
 _LABEL_COLUMNS = ("label", "class", "target")
 
 
-def _column(path: Path, names: list[str], wanted: tuple[str, ...], what: str) -> int:
+def column_of(path: Path, names: list[str], wanted: tuple[str, ...], what: str) -> int:
     """Find the column of the paths or of the labels by its heading."""
     lower = [name.strip().lower() for name in names]
     for word in wanted:
@@ -37,8 +37,8 @@ def _from_text(path: Path) -> list[str]:
 def _from_csv(path: Path, labels: bool) -> tuple[list[str], list[Any] | None]:
     rows = read_rows(path, "surrogateescape")
     _, heading = next(rows, (0, []))
-    at = _column(path, heading, _PATH_COLUMNS, "paths")
-    mark = _column(path, heading, _LABEL_COLUMNS, "labels") if labels else at
+    at = column_of(path, heading, _PATH_COLUMNS, "paths")
+    mark = column_of(path, heading, _LABEL_COLUMNS, "labels") if labels else at
     paths, marks = [], []
     for line, row in rows:
         if len(row) <= max(at, mark):
@@ -52,8 +52,8 @@ def _from_parquet(path: Path, labels: bool) -> tuple[list[str], list[Any] | None
     import pyarrow.parquet as parquet
 
     names = list(parquet.read_schema(path).names)
-    at = names[_column(path, names, _PATH_COLUMNS, "paths")]
-    mark = names[_column(path, names, _LABEL_COLUMNS, "labels")] if labels else None
+    at = names[column_of(path, names, _PATH_COLUMNS, "paths")]
+    mark = names[column_of(path, names, _LABEL_COLUMNS, "labels")] if labels else None
     table = parquet.read_table(path, columns=[at, mark] if mark else [at])
     paths = table.column(at).to_pylist()
     if not all(isinstance(item, str) and item for item in paths):

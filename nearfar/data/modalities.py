@@ -14,6 +14,7 @@ MODALITIES = {
     IMAGES: "nearfar.data.image_modality",
     "sound": "nearfar.data.sound_modality",
     "text": "nearfar.data.text_modality",
+    "pairs": "nearfar.data.pair_modality",
 }
 """Name to the module whose `MODALITY` is the one object of that kind of data."""
 

@@ -50,6 +50,9 @@ class Modality(abc.ABC):
     suffixes: ClassVar[frozenset[str]] = frozenset()
     """Endings of its files, in lower case and without the dot, by which a folder of them is known."""
 
+    by_method: ClassVar[bool] = False
+    """Whether data is of this kind only because a method is for it, as images with captions."""
+
     companion: ClassVar[bool] = False
     """Whether its files often lie beside those of other kinds, which then say what a folder holds."""
 
@@ -67,6 +70,9 @@ class Modality(abc.ABC):
 
     pictures: ClassVar[bool] = False
     """Whether an example can be shown as a picture: a data set then gives its pixels by row number."""
+
+    encodes: ClassVar[str] = ""
+    """The kind that an encoder trained on this one takes, if another: images, of images with captions."""
 
     @property
     @abc.abstractmethod
@@ -257,6 +263,17 @@ class Modality(abc.ABC):
             size: of a view.
             views: the settings of a view.
         """
+
+    def towers(self, preprocess: Any) -> tuple[Any, Any]:
+        """Give the settings of `prepare` that a finished run keeps with its encoder, and with a text encoder.
+
+        Args:
+            preprocess: of the examples that were trained on.
+
+        Returns:
+            The same, and None, unless a kind differs.
+        """
+        return preprocess, None
 
     @abc.abstractmethod
     def draw(self, view: Any, key: int, ids: Any, block: Any, size: int) -> Any:

@@ -6,10 +6,10 @@ import glob
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from .folders import is_image_name
 from .masks import masks_among
 from .source import Source, clean, file_stamp, label_of
 
+Mark = TypeVar("Mark")
 _MEMBER_BYTES = 1 << 30
 _LABEL_BYTES = 1 << 20
 _MOST_SHARDS = 1_000_000
@@ -116,23 +117,23 @@ def members(file: IO[bytes], labels: bool) -> Members:
                 content = tar.extractfile(member)
                 label = _label_of(base, content.read()) if content else None
                 if label:
-                    marks[_key(member.name)] = label
+                    marks[key_of(member.name)] = label
     return images, marks
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """Name a member without its extension, which begins at the last point: names may hold points."""
     return name.rpartition(".")[0]
 
 
-def _marks_of(images: Sequence[str], marks: dict[str, str]) -> list[str | None]:
-    """Find each image's label: a.b.png has that of a.b.cls, and else of a.cls where no image is a.png."""
-    keys = {_key(name) for name in images}
+def marks_of(images: Sequence[str], marks: Mapping[str, Mark]) -> list[Mark | None]:
+    """Find each image's label or captions: a.b.png has a.b.cls's, else a.cls's where no image is a.png."""
+    keys = {key_of(name) for name in images}
     found = []
     for name in images:
-        key = _key(name)
-        while key not in marks and "." in key.rpartition("/")[2] and _key(key) not in keys:
-            key = _key(key)
+        key = key_of(name)
+        while key not in marks and "." in key.rpartition("/")[2] and key_of(key) not in keys:
+            key = key_of(key)
         found.append(marks.get(key))
     return found
 
@@ -201,7 +202,7 @@ def arranged(
         beside = masks_among([name for name, _, _ in images])
         masks += [f"{shown}/{name}" for name in sorted(beside)]
         images = [item for item in images if item[0] not in beside]
-        named_by = _marks_of([name for name, _, _ in images], marks)
+        named_by = marks_of([name for name, _, _ in images], marks)
         for (name, offset, size), mark in zip(images, named_by, strict=True):
             if labels and mark is None:
                 raise NearfarError(f"{shown} has no label for {name!r}: add a .cls member for each image.")

@@ -99,23 +99,10 @@ class TextModality(Modality):
         self, source: Source, asked: Mapping[str, Any], *, folders: Sequence[Path], start: Any
     ) -> dict[str, Any]:
         """Find the tokenizer: the start's, the resumed run's, as asked for, or a new one."""
-        from ..core import distributed, progress
         from ..text import tokenizer
 
-        if start is not None:
-            return {"tokenizer": start.tokenizer, "image_size": asked.get("image_size") or start.size}
-        own = next(
-            (folder / tokenizer.FILE for folder in folders if (folder / tokenizer.FILE).is_file()), None
-        )
-        if own is not None:
-            return {"tokenizer": tokenizer.read(own)}
-        if asked.get("tokenizer"):
-            return {"tokenizer": tokenizer.read(Path(str(asked["tokenizer"])))}
-        made = ""
-        if distributed.first():
-            progress.say("training a tokenizer on the texts")
-            made = tokenizer.train(self._texts(source))
-        return {"tokenizer": tokenizer.register(str(distributed.same(made)), "the tokenizer")}
+        found = tokenizer.choose(asked, folders, start, lambda: self._texts(source))
+        return found if start is None else {**found, "image_size": asked.get("image_size") or start.size}
 
     def _texts(self, source: Source) -> Any:
         """Give every text of a source that can be used, in order."""
@@ -196,8 +183,10 @@ class TextModality(Modality):
         **own: Any,
     ) -> Encoder:
         """Build one of the networks of `text.networks`."""
-        from ..text import bert, networks
+        from ..text import bert, networks, two_towers
 
+        if name == two_towers.TEXT_NAME and own.get("args"):
+            return two_towers.build_text(own["args"], size)
         if name == bert.NAME and own.get("args"):  # of a known encoder, or a run that started from one
             return bert.build(own["args"], size)
         return networks.encoder(name, size=size, weights=weights, seed=seed)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import models
 from ..core import rng
 from ..core.errors import NearfarError
 from ..core.intervals import LEVEL, RESAMPLES
@@ -110,7 +111,9 @@ def sts(
     words, pieces = tfidf(counted), tfidf(counted, characters=True)
     kind = modality("text")
     args: dict[str, Any] = {"args": opened.encoder.args} if opened.encoder.args else {}
-    random = kind.encoder(opened.encoder.name, size=opened.encoder.size, seed=seed, **args).eval()
+    random = kind.encoder(opened.encoder.name, size=opened.encoder.size, seed=seed, **args)
+    with models.seeded(seed, "projection"):
+        random = models.like(random, opened.encoder).eval()
     untrained = Run(None, random, opened.preprocess, {"source": "untrained"}, {})
     found: dict[str, dict[str, Scores]] = {}
     for name, (first, second, _) in parts.items():

@@ -18,7 +18,7 @@ from ..core.atomic import atomic_write
 from ..core.device import cores
 from ..core.errors import NearfarError, nearest
 from ..core.text import percent
-from ..data.modalities import modality_of
+from ..data.modalities import modality, modality_of
 from ..data.open import open_data
 from ..evaluation.evaluate import evaluate
 from ..evaluation.known_row import KNOWN, NONE
@@ -196,11 +196,11 @@ def compare(
     given: dict[str, Any] = {**settings}
     _check(names, seeds, train, test, given)
     kind = open_data(
-        data, expected=expected_kind(given)
+        data, expected=expected_kind(given, names[0])
     ).modality  # what is not there is said before anything is made
     for part in (train, test):
         if part is not None:
-            open_data(part, expected=kind, labels=True)
+            open_data(part, expected=modality(kind).encodes or kind, labels=True)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     labelled = None if train is None else {"train": train, "test": test}

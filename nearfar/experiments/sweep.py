@@ -17,6 +17,7 @@ from ..core import distributed, progress
 from ..core.atomic import atomic_write
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
+from ..data.modalities import modality
 from ..data.open import open_data
 from ..data.source import Source
 from ..training import resolve, schedule
@@ -80,9 +81,10 @@ def sweep(
     limit = _limit(given, budget, trials)
     seed = given.pop("seed", 0)
     source = open_data(
-        data, expected=resolve.expected_kind(given), labels=resolve.needs_labels(method, given)
+        data, expected=resolve.expected_kind(given, method), labels=resolve.needs_labels(method, given)
     )
-    labelled = None if train is None else open_data(train, expected=source.modality, labels=True)
+    known = modality(source.modality).encodes or source.modality
+    labelled = None if train is None else open_data(train, expected=known, labels=True)
     device = device_named(str(given.get("device", "auto")))
     side = usual_side(source, given.get("max_pixels", Training.max_pixels))
     span = usual_range(source, given)

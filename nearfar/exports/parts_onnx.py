@@ -100,7 +100,7 @@ def export_parts(run: Run | str | Path, bank: str | Path, out: str | Path | None
     if isinstance(detector.detector, Spade):
         raise NearfarError(
             f"the bank {path} is of spade, which looks for normal pictures for each new one; ONNX holds "
-            "banks of patchcore, padim and nearest."
+            "banks of patchcore, whitened, padim and nearest."
         )
     if detector.preprocess.value_range is not None:
         raise NearfarError(f"the bank {path} is of pictures of more than 8 bits, and the graph takes uint8.")

@@ -30,6 +30,11 @@ def needs(run: Run) -> None:
             f"{run.name} has a first layer made for small images, which timm's {run.encoder.name} has not; "
             "use --to onnx or --to torch, or train with --stem standard."
         )
+    if run.encoder.projection is not None:
+        raise NearfarError(
+            f"{run.name} projects its vectors to compare them with texts, which timm's networks do not; use "
+            "--to onnx or --to torch."
+        )
     if find(run.encoder.name)[0] != "timm":
         raise NearfarError(
             f"{run.encoder.name} is no network of timm's, which has only its own; use --to onnx or --to "

@@ -138,7 +138,8 @@ def untrained(
         std=encoder.std,
         **args,
     )
-    net = made.to(device)
+    with models.seeded(seed, "projection"):
+        net = models.like(made, encoder).to(device)
     rows = rng.permutation(rng.fold(seed, "calibration"), len(dataset))[:CALIBRATION_IMAGES]
 
     def batches() -> Iterator[torch.Tensor]:

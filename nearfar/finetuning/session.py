@@ -73,8 +73,8 @@ def try_out(how: TaskTraining, network: TaskNetwork, fit: Labelled, recipe: Task
                 precision=how.precision,
             ):
                 bar.advance(recipe.batch_size)
-                if caught:
-                    stop(caught[0], "stopped; run the same command again to resume.")
+                if sign := caught.told()[0]:
+                    stop(sign, "stopped; run the same command again to resume.")
     finally:
         feed.close()
 
@@ -144,11 +144,12 @@ def train(
                 if check is not None and step.number in looks:
                     checks.add({"step": step.number, **check(network)})
                     network.train()
-                if step.last or caught or recorder.due():
+                sign, save = caught.told()
+                if step.last or sign or save or recorder.due():
                     recorder.save(step)
-                if caught and not step.last:
+                if sign and not step.last:
                     at = f"step {step.number:,} of {plan.steps:,}"
-                    stop(caught[0], f"saved at {at}; run the same command again to resume.")
+                    stop(sign, f"saved at {at}; run the same command again to resume.")
     finally:
         feed.close()
         recorder.close()

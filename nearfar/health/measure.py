@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -84,7 +83,7 @@ def health(
         The figures.
     """
     where = torch.device(device)
-    model = copy.deepcopy(encoder.net).to(where).eval()
+    model = encoder.plain().to(where).eval()
     rows = np.sort(rng.permutation(rng.fold(seed, "health"), len(dataset))[:sample])
     chosen, few = Subset(dataset, rows), Subset(dataset, rows[:groups])
     plain = torch.from_numpy(features(model, chosen, preprocess, device=where))
@@ -134,7 +133,7 @@ def partner_found(
         Share of the views, 0 to 1; high for an encoder that knows the images, or for views that are similar.
     """
     where = torch.device(device)
-    model = copy.deepcopy(encoder.net).to(where).eval()
+    model = encoder.plain().to(where).eval()
     rows = np.sort(rng.permutation(rng.fold(seed, "partner"), len(dataset))[:sample])
     part = Subset(dataset, rows)
 
@@ -171,7 +170,7 @@ def group_found(
         Share of the images, 0 to 1, and how many were asked for; those alone in their group are not.
     """
     where = torch.device(device)
-    model = copy.deepcopy(encoder.net).to(where).eval()
+    model = encoder.plain().to(where).eval()
     chosen = rows[rng.permutation(rng.fold(seed, "groups"), len(rows))[:sample]]
     mates = partners.of(chosen, rng.fold(seed, "group mates"))
     asked = np.unique(chosen[mates != chosen])
@@ -211,7 +210,7 @@ def settled(
     where = torch.device(device)
     rows = rng.permutation(rng.fold(seed, "settled"), len(dataset))[:sample]
     rows = np.sort(rows[: len(rows) - (len(rows) % BATCH == 1)])  # one image has no variance
-    copied = copy.deepcopy(encoder).to(where)
+    copied = encoder.plain().to(where)
     key = rng.fold(seed, "settled view")
     models.settle(copied, _views(Subset(dataset, rows), preprocess, settings, key, where))
     return copied

@@ -14,6 +14,7 @@ what DistributedDataParallel does.
 
 from .contrastive import clip, contrastive_accuracy, dcl, info_nce, key_accuracy, nt_xent, supcon, unit
 from .metric import drlim, triplet
+from .sigmoid import siglip
 
 __all__ = [
     "clip",
@@ -23,6 +24,7 @@ __all__ = [
     "info_nce",
     "key_accuracy",
     "nt_xent",
+    "siglip",
     "supcon",
     "triplet",
     "unit",

@@ -38,7 +38,8 @@ def _rows(**given: Tensor) -> list[Tensor]:
     return [z if z.dtype == torch.float64 else z.double() if exact else z.float() for z in given.values()]
 
 
-def _paired(z_i: Tensor, z_j: Tensor, names: tuple[str, str]) -> list[Tensor]:
+def paired(z_i: Tensor, z_j: Tensor, names: tuple[str, str]) -> list[Tensor]:
+    """Take two sets of rows that belong together, as `_rows` takes them; `names` is for errors."""
     if z_i.shape != z_j.shape:
         raise NearfarError(
             f"{names[0]} is {tuple(z_i.shape)} and {names[1]} {tuple(z_j.shape)}; give the same shape."
@@ -46,7 +47,7 @@ def _paired(z_i: Tensor, z_j: Tensor, names: tuple[str, str]) -> list[Tensor]:
     return _rows(**{names[0]: z_i, names[1]: z_j})
 
 
-def _scale(scale: float | Tensor, z: Tensor, inverse: bool) -> tuple[Tensor, bool]:
+def scale_of(scale: float | Tensor, z: Tensor, inverse: bool) -> tuple[Tensor, bool]:
     """Bring 1 / tau, or a scale itself, to z's type and device; tell whether it may be a wide one."""
     what = "temperature" if inverse else "scale"
     known = scale.item() if isinstance(scale, Tensor) and scale.device.type == "cpu" else scale
@@ -115,8 +116,8 @@ def dcl(z_i: Tensor, z_j: Tensor, tau: float | Tensor) -> Tensor:
 
 
 def _pairs_loss(z_i: Tensor, z_j: Tensor, tau: float | Tensor, partners: bool) -> Tensor:
-    z_i, z_j = _paired(z_i, z_j, ("z_i", "z_j"))
-    scale, wide = _scale(tau, z_i, inverse=True)
+    z_i, z_j = paired(z_i, z_j, ("z_i", "z_j"))
+    scale, wide = scale_of(tau, z_i, inverse=True)
     sums = log_sums(torch.cat([z_i, z_j]), scale, wide, partners)
     return sums.mean() - scale * (z_i * z_j).sum(1).mean()
 
@@ -149,7 +150,7 @@ def supcon(z: Tensor, labels: Tensor, tau: float | Tensor) -> Tensor:
     (z,) = _rows(z=z)
     if labels.shape != z.shape[:1]:
         raise NearfarError(f"z has {len(z)} rows and labels {tuple(labels.shape)}; give one label per row.")
-    scale, wide = _scale(tau, z, inverse=True)
+    scale, wide = scale_of(tau, z, inverse=True)
     sums = log_sums(z, scale, wide)
     classes, count = _dense(labels.to(z.device))  # (n,), (C,)
     totals = distributed.total(z.new_zeros(len(count), z.shape[1]).index_add(0, classes, z))  # (C, d)
@@ -199,13 +200,13 @@ def info_nce(
         4; with a queue He et al. 2020, "Momentum contrast", equation 1; without, Chen, Xie and He 2021,
         "An empirical study of training self-supervised vision transformers", equation 1, and SimCSE's.
     """
-    q, k = _paired(q, k, ("q", "k"))
-    scale, wide = _scale(tau, q, inverse=True)
+    q, k = paired(q, k, ("q", "k"))
+    scale, wide = scale_of(tau, q, inverse=True)
     positive = scale * (q * k).sum(1)
     if queue is None:
         sums, _ = cross_log_sums(q, k, scale, wide)
         if hard is not None:
-            _, hard = _paired(q, hard, ("q", "hard"))
+            _, hard = paired(q, hard, ("q", "hard"))
             sums = torch.logaddexp(sums, cross_log_sums(q, hard, scale, wide)[0])
     else:
         _, queue = _rows(q=q, queue=queue.detach())
@@ -214,7 +215,7 @@ def info_nce(
     return (sums - positive).mean()
 
 
-def clip(z_image: Tensor, z_text: Tensor, scale: float | Tensor) -> Tensor:
+def clip(z_image: Tensor, z_text: Tensor, scale: float | Tensor, captions: Tensor | None = None) -> Tensor:
     """CLIP's loss: each image must find its text among all texts, and each text its image.
 
         l = -1/2 mean over i of ( log softmax_k(scale x_i . y_k)[i] + log softmax_k(scale x_k . y_i)[i] )
@@ -224,6 +225,7 @@ def clip(z_image: Tensor, z_text: Tensor, scale: float | Tensor) -> Tensor:
         z_text: (n, d) rows y of length 1, row for row.
         scale: above 0, what the similarities are multiplied by (CLIP's exp(t), 1 / tau); a tensor of no
             dimensions may ask for its gradient.
+        captions: (n,) integers; pairs with the same one are no negatives of each other. None: all differ.
 
     Returns:
         A scalar, float32 or float64, at least 0: the mean over this process's own pairs.
@@ -235,10 +237,21 @@ def clip(z_image: Tensor, z_text: Tensor, scale: float | Tensor) -> Tensor:
         Radford et al. 2021, "Learning transferable visual models from natural language supervision",
         figure 3.
     """
-    z_image, z_text = _paired(z_image, z_text, ("z_image", "z_text"))
-    scale, wide = _scale(scale, z_image, inverse=False)
-    images, texts = cross_log_sums(z_image, z_text, scale, wide, both=True)
+    z_image, z_text = paired(z_image, z_text, ("z_image", "z_text"))
+    scale, wide = scale_of(scale, z_image, inverse=False)
+    names = None if captions is None or all_differ(captions) else captions
+    images, texts = cross_log_sums(z_image, z_text, scale, wide, both=True, names=names)
     return (images.mean() + texts.mean()) / 2 - scale * (z_image * z_text).sum(1).mean()
+
+
+def all_differ(captions: Tensor) -> bool:
+    """Tell whether no two pairs, over all processes, have the same number; every process gets one answer.
+
+    Args:
+        captions: (n,) integers.
+    """
+    everyone = distributed.gather(captions, grad=False)
+    return len(everyone.unique()) == len(everyone)
 
 
 @torch.no_grad()

@@ -62,12 +62,24 @@ class _Cross(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, wide: bool, both: bool, shared: bool
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        wide: bool,
+        both: bool,
+        shared: bool,
+        names: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(a.device.type, enabled=False):
             ctx.shared = shared and distributed.world() > 1
             columns = distributed.gather(b, grad=False) if ctx.shared else b
-            across, down = _maker(a, len(columns)).cross(a, columns, scale, wide, both)
+            ctx.names = None
+            if names is None:
+                across, down = _maker(a, len(columns)).cross(a, columns, scale, wide, both)
+            else:
+                ctx.names = names_of(names, ctx.shared)
+                across, down = tiled.cross(a, columns, scale, wide, both, ctx.names)
             if down is not None and ctx.shared:  # each process has met its own rows only
                 down = distributed.gather(down[None], grad=False).logsumexp(0)
                 down = down.chunk(distributed.world())[distributed.rank()].clone()
@@ -88,14 +100,24 @@ class _Cross(torch.autograd.Function):
                 both = distributed.gather(torch.stack([down, grad_down], 1), grad=False)
                 down, grad_down = both[:, 0].contiguous(), both[:, 1].contiguous()
             wanted = (ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1])
-            pull_a, pull_b = _maker(a, len(columns)).cross_pull(
-                a, columns, scale, ctx.wide, (across, down), (grad, grad_down if ctx.both else None), wanted
+            given = (
+                a,
+                columns,
+                scale,
+                ctx.wide,
+                (across, down),
+                (grad, grad_down if ctx.both else None),
+                wanted,
             )
+            if ctx.names is None:
+                pull_a, pull_b = _maker(a, len(columns)).cross_pull(*given)
+            else:
+                pull_a, pull_b = tiled.cross_pull(*given, ctx.names)
             steepness = (a * pull_a).sum() if pull_a is not None and ctx.needs_input_grad[2] else None
             if pull_b is not None and ctx.shared:
                 pull_b = distributed.total(pull_b).chunk(distributed.world())[distributed.rank()]
             grads = [None if pull is None else pull * scale for pull in (pull_a, pull_b)]
-            return grads[0], grads[1], steepness, None, None, None
+            return grads[0], grads[1], steepness, None, None, None, None
 
 
 def log_sums(z: Tensor, scale: Tensor, wide: bool, partners: bool = False) -> Tensor:
@@ -114,8 +136,26 @@ def log_sums(z: Tensor, scale: Tensor, wide: bool, partners: bool = False) -> Te
     return sums
 
 
+def names_of(names: Tensor, shared: bool) -> tiled.Names:
+    """Give the numbers of rows and columns, as `tiled` takes them.
+
+    Args:
+        names: (n,) of this process's own.
+        shared: whether the columns are those of all processes.
+    """
+    if not shared or distributed.world() == 1:
+        return names, names, 0
+    return names, distributed.gather(names, grad=False), distributed.rank() * len(names)
+
+
 def cross_log_sums(
-    a: Tensor, b: Tensor, scale: Tensor, wide: bool, both: bool = False, shared: bool = True
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    wide: bool,
+    both: bool = False,
+    shared: bool = True,
+    names: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute log of the sum over k of exp(scale a_i . b_k), and of exp(scale a_k . b_i).
 
@@ -126,11 +166,12 @@ def cross_log_sums(
         wide: whether the scale may be above `tiles.WIDEST`.
         both: whether the second is wanted.
         shared: whether to use the b of all processes, as many rows on each; else this process's alone.
+        names: (n,) integers; of pairs with the same one, each meets only its own. None: all meet.
 
     Returns:
         (n,), the sum over all processes' b; and (m,), over all processes' a, or (0,) if not needed.
     """
-    across, down = _Cross.apply(a, b, scale, wide, both, shared)
+    across, down = _Cross.apply(a, b, scale, wide, both, shared, names)
     return across, down
 
 

@@ -18,6 +18,9 @@ from torch import Tensor
 Directions = tuple[Tensor | None, Tensor | None]
 """Something of the rows, and of the columns."""
 
+Names = tuple[Tensor, Tensor, int]
+"""Numbers (n,) of rows and (m,) of columns, and which column row 0 belongs to: see `leave_out_equal`."""
+
 WIDEST = 40.0
 """The greatest scale at which exp(-2 scale), the least term that unit rows can give, is a float32."""
 
@@ -124,6 +127,23 @@ def _leave_out(x: Tensor, own: range, rows: slice, columns: slice, partners: boo
         x.diagonal(rows.start - columns.start + offset).fill_(-torch.inf)
 
 
+def leave_out_equal(x: Tensor, names: Names | None, rows: slice, columns: slice, value: float) -> None:
+    """Put a value where a row meets a column that has its number, but is not its own.
+
+    Args:
+        x: a tile of logits; changed in place.
+        names: the numbers; None leaves all as they are.
+        rows, columns: of the tile.
+        value: -inf where exponentials are added up.
+    """
+    if names is None:
+        return
+    of_rows, of_columns, start = names
+    equal = of_rows[rows, None] == of_columns[columns]
+    equal.diagonal(rows.start + start - columns.start).fill_(False)
+    x.masked_fill_(equal, value)
+
+
 def _scratch(z: Tensor, tile: int) -> Tensor:
     return z.new_empty(tile * tile)
 
@@ -186,13 +206,16 @@ def square_pull(
     return pull
 
 
-def _grid(a: Tensor, b: Tensor, tile: int) -> Iterator[tuple[slice, slice]]:
+def grid(a: Tensor, b: Tensor, tile: int) -> Iterator[tuple[slice, slice]]:
+    """List the tiles, as rows and columns, that cover all rows of a and of b."""
     for top in range(0, len(a), tile):
         for left in range(0, len(b), tile):
             yield slice(top, min(top + tile, len(a))), slice(left, min(left + tile, len(b)))
 
 
-def cross(a: Tensor, b: Tensor, scale: Tensor, wide: bool, both: bool) -> tuple[Tensor, Tensor | None]:
+def cross(
+    a: Tensor, b: Tensor, scale: Tensor, wide: bool, both: bool, names: Names | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Compute log of the sum over columns k of exp(scale a_i . b_k), and over rows the same.
 
     Args:
@@ -201,6 +224,7 @@ def cross(a: Tensor, b: Tensor, scale: Tensor, wide: bool, both: bool) -> tuple[
         scale: () above 0.
         wide: whether the scale may be above `WIDEST`.
         both: whether the columns' sums are wanted too.
+        names: rows and columns of one number are left out, unless they belong together.
 
     Returns:
         (n,) log-sums of the rows; (m,) of the columns, or None.
@@ -209,8 +233,9 @@ def cross(a: Tensor, b: Tensor, scale: Tensor, wide: bool, both: bool) -> tuple[
     one, two = _scratch(a, tile), _scratch(a, tile if wide else 0)
     across = _Sums(len(a), scale, wide)
     down = _Sums(len(b), scale, wide) if both else None
-    for rows, columns in _grid(a, b, tile):
+    for rows, columns in grid(a, b, tile):
         x = _logits(scaled, b, rows, columns, one)
+        leave_out_equal(x, names, rows, columns, -torch.inf)
         if not wide:
             x.sub_(scale).exp_()
         for sums, where, dim in ((across, rows, 1), (down, columns, 0)):
@@ -229,11 +254,12 @@ def cross_pull(
     logs: Directions,
     grads: Directions,
     wanted: tuple[bool, bool],
+    names: Names | None = None,
 ) -> Directions:
     """Compute the gradients of the log-sums at a and b, but for a factor scale.
 
     Args:
-        a, b, scale, wide: as for `cross`.
+        a, b, scale, wide, names: as for `cross`.
         logs: (n,) and (m,) log-sums; None for a direction that has no gradient.
         grads: (n,) and (m,) gradients at them.
         wanted: whether a's gradient is needed, and b's.
@@ -245,8 +271,10 @@ def cross_pull(
     one, two = _scratch(a, tile), _scratch(a, tile if wide else 0)
     weights = _Weights(scale, wide, logs, grads)
     pull_a, pull_b = (torch.zeros_like(x) if need else None for x, need in zip((a, b), wanted, strict=True))
-    for rows, columns in _grid(a, b, tile):
-        w = weights.of(_logits(scaled, b, rows, columns, one), rows, columns, two)
+    for rows, columns in grid(a, b, tile):
+        x = _logits(scaled, b, rows, columns, one)
+        leave_out_equal(x, names, rows, columns, -torch.inf)
+        w = weights.of(x, rows, columns, two)
         if pull_a is not None:
             pull_a[rows].addmm_(w, b[columns])
         if pull_b is not None:

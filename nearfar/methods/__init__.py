@@ -54,6 +54,8 @@ METHODS = {
     "simcse": "SimCSE",
     "multiple_negatives": "MultipleNegatives",
     "mlm": "MLM",
+    "clip": "CLIP",
+    "siglip": "SigLIP",
     "distill": "Distill",
     "supervised": "Supervised",
 }
@@ -80,6 +82,30 @@ def method(name: str) -> type[Method]:
     """
     found: type[Method] = getattr(importlib.import_module(f".{_known(name)}", __name__), METHODS[name])
     return found
+
+
+@functools.cache
+def kind(name: str) -> str | None:
+    """Read the one kind of data that a method is for, without importing torch.
+
+    Args:
+        name: one of `METHODS`.
+
+    Returns:
+        The class's `modality`; None for any kind.
+
+    Raises:
+        NearfarError: there is no such method.
+    """
+    tree = ast.parse(Path(__file__).with_name(f"{_known(name)}.py").read_text(encoding="utf-8"))
+    body = next(
+        node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == METHODS[name]
+    )
+    for node in body:
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "modality" and node.value:
+            found: str | None = ast.literal_eval(node.value)
+            return found
+    return None
 
 
 @functools.cache

@@ -58,7 +58,8 @@ class Method(nn.Module):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What a method must be given besides views: in a batch "labels", or "targets", a teacher's vectors; when it is
-    built a "teacher", the number of "images" that are trained on, or an encoder with "tokens"; or nothing."""
+    built a "teacher", the number of "images" that are trained on, an encoder of "text", or an encoder with "tokens"; or
+    nothing."""
 
     keep: ClassVar[tuple[str, ...]] = ()
     """Names of the parts that a finished run saves with the encoder, as a head that others may learn from."""
@@ -196,6 +197,11 @@ class Method(nn.Module):
         found = getattr(self, self.exports)
         assert isinstance(found, Encoder)
         return found
+
+    @property
+    def text_tower(self) -> Encoder | None:
+        """The encoder of texts that a finished run saves too, whose vectors are compared with the encoder's."""
+        return None
 
     def frozen_at(self, progress: float) -> tuple[str, ...]:
         """Name the parameters that a step leaves as they are, without decay or momentum.

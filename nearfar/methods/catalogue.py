@@ -18,6 +18,7 @@ NEEDS = {
     "labels": "images with labels",
     "either": "images, or images with labels",
     "teacher": "images and an encoder to learn from",
+    "pairs": "images with captions",
 }
 
 
@@ -103,7 +104,7 @@ def read(name: str) -> Entry:
         line=" ".join(line.split()),
         paper=_short(citation),
         citation=" ".join(citation.split()),
-        needs=NEEDS.get(kind := _needs(tree, methods.METHODS[name]), kind),
+        needs=NEEDS.get(kind := _needs(tree, name), kind),
         choose=" ".join(choose.removeprefix("Choose it ").split()),
         shapes=" ".join(shapes.split()),
         equation=equation,
@@ -119,14 +120,12 @@ def _short(citation: str) -> str:
     return f"{who} {year[0]}" if year else who
 
 
-def _needs(tree: ast.Module, cls: str) -> str:
+def _needs(tree: ast.Module, name: str) -> str:
     """Find what a method's class needs: another kind of data, its `needs`, or "either" where settings decide."""
+    kind, cls = methods.kind(name), methods.METHODS[name]
+    if kind not in (None, "images"):
+        return kind
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls)
-    for node in body:
-        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "modality":
-            kind = ast.literal_eval(node.value) if node.value is not None else None
-            if kind not in (None, "images"):
-                return str(kind)
     decided = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "requires"]
     if any("labels" in ast.unparse(node) for node in decided):
         return "either"

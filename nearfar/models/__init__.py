@@ -8,6 +8,7 @@ seconds to import.) No input normalisation is added: a picture is numbers from 0
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from ..core.errors import NearfarError
 from ..core.rng import fold
 from ..images.view_settings import is_small
-from . import feature_maps, libraries, stems
+from . import feature_maps, image_tower, libraries, stems
 from . import weights as files
 from .feature_maps import Tokens
 from .layers import GlobalBatchNorm, mlp, settle, sync_batchnorm
@@ -32,8 +33,10 @@ __all__ = [
     "Tokens",
     "encoder",
     "finished",
+    "like",
     "mlp",
     "names",
+    "projection",
     "seeded",
     "settle",
     "sync_batchnorm",
@@ -48,10 +51,12 @@ EVERY_SCALE = {"pool": "every_scale"}  # how an encoder of ours is built whose v
 class Encoder(nn.Module):
     """A network without its classifier, and what must be known to build it again.
 
-    `net` is the network itself, under the names of its own library.
+    `net` is the network itself, under the names of its own library. `projection` maps its vectors into a
+    space that another encoder shares, where there is one.
     """
 
     normalization: Tensor | None
+    projection: nn.Linear | None
 
     def __init__(
         self,
@@ -82,6 +87,7 @@ class Encoder(nn.Module):
         self.net, self.dim, self.name, self.stem, self.size = net, dim, name, stem, size
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.args = dict(args or {})
+        self.register_module("projection", None)
         # Part of the state, so that networks that give other vectors have other fingerprints.
         plain = (self.mean, self.std) == (ZERO, ONE)
         both = None if plain else torch.tensor([self.mean, self.std]).view(2, 3, 1, 1)
@@ -100,7 +106,18 @@ class Encoder(nn.Module):
             (n, dim).
         """
         h: Tensor = self.__dict__.get("_code", self.net)(self._normalized(x))
-        return h
+        return h if self.projection is None else self.projection(h)
+
+    def projected(self, layer: nn.Linear) -> Encoder:
+        """Give an encoder of the same network, with the same weights in memory, and a projection after it.
+
+        Args:
+            layer: (dim,) -> (its own dim,), without a bias.
+        """
+        made = copy.copy(self)
+        made._modules = {**self._modules, "projection": layer}
+        made.dim = layer.out_features
+        return made
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Compute feature maps, with the weights that `encoder(x)` uses.
@@ -156,7 +173,8 @@ class Encoder(nn.Module):
         """
         if isinstance(self.net, Residual):
             levels = self.maps(x)
-            return self.net.pooled(levels), levels
+            h = self.net.pooled(levels)
+            return h if self.projection is None else self.projection(h), levels
         return self(x), self.maps(x)
 
     @property
@@ -187,6 +205,21 @@ class Encoder(nn.Module):
             `keep`: He et al. 2022, "Masked autoencoders are scalable vision learners", section 3.
         """
         return feature_maps.tokens(self.net, self._normalized(x), self.name, keep)
+
+    def unprojected(self) -> Encoder:
+        """Give an encoder of the same network, with the same weights in memory, without its projection."""
+        if self.projection is None:
+            return self
+        made = copy.copy(self)
+        made._modules = {**self._modules, "projection": None}
+        made.dim = self.projection.in_features
+        return made
+
+    def plain(self) -> Encoder:
+        """Give a copy, with weights of its own, that is not compiled."""
+        made = copy.copy(self)
+        made.__dict__.pop("_code", None)
+        return copy.deepcopy(made)
 
     def compiled(self, on: bool = True) -> None:
         """Run the network through torch.compile from now on, or no longer; its weights keep their names.
@@ -251,6 +284,12 @@ def encoder(
     Source:
         SimCLR, appendix B.9, for the small stem.
     """
+    if name == image_tower.NAME and args is not None:  # of a known encoder, or a run that started from one
+        if size not in (None, args["image_size"]):
+            raise NearfarError(f"this encoder takes images of {args['image_size']} px; set --image-size so.")
+        with seeded(seed, "encoder", name):
+            made = image_tower.ImageTower(args)
+        return Encoder(made, args["hidden_size"], name, "standard", size, mean or ZERO, std or ONE, args=args)
     library, plain = libraries.find(name)
     pretrained = weights == "pretrained"
     if pretrained and library == "nearfar":
@@ -293,6 +332,33 @@ def encoder(
     return Encoder(net, dim, name, stem, size, own_mean, own_std, untrained=weights is None, args=args)
 
 
+def projection(dim: int, width: int) -> nn.Linear:
+    """Make a projection into a space that encoders share, with random weights.
+
+    Args:
+        dim: numbers in a network's vector.
+        width: of the space.
+
+    Source:
+        Radford et al. 2021, CLIP, its code: a deviation of dim ^ -1/2.
+    """
+    layer = nn.Linear(dim, width, bias=False)
+    nn.init.normal_(layer.weight, std=dim**-0.5)
+    return layer
+
+
+def like(made: Encoder, other: Encoder | None) -> Encoder:
+    """Give an encoder a projection with random weights, where another one of the same network has one.
+
+    Args:
+        made: without a projection.
+        other: the other one; None leaves it as it is.
+    """
+    if other is None or other.projection is None:
+        return made
+    return made.projected(projection(made.dim, other.dim))
+
+
 def finished(trained: Encoder) -> Encoder:
     """Give an encoder as a finished run keeps it: our small networks with the features of every scale.
 
@@ -303,6 +369,8 @@ def finished(trained: Encoder) -> Encoder:
         The same encoder, or one with the same weights whose vectors begin with the trained one's.
     """
     if not isinstance(trained.net, Residual) or not SHAPES[trained.name].kept_scales or trained.args:
+        return trained
+    if trained.projection is not None:  # its vectors are compared with another encoder's
         return trained
     kept = encoder(
         trained.name,

@@ -40,7 +40,7 @@ def is_model(folder: Path) -> bool:
     Args:
         folder: any path.
     """
-    if (folder / "modules.json").is_file():
+    if (folder / "modules.json").is_file() or (folder / "open_clip_config.json").is_file():
         return True
     try:
         held = loads((folder / "config.json").read_bytes())

@@ -7,7 +7,8 @@ Mean, deviation, interpolation, crop and side come with the weights, and are par
     torchvision:NAME            torchvision's default weights, fetched
     hf:ORG/NAME                 a repository of the Hugging Face hub, fetched
     NAME=FILE.safetensors       a network of timm or torchvision, with weights from a file
-    a folder                    that timm, transformers or sentence-transformers wrote; for texts, a BERT
+    a folder                    that timm, transformers or sentence-transformers wrote; for texts, a BERT; for
+                                images and words, a CLIP or SigLIP, also of open_clip
 
 `@SIDE` after a name gives the network images of another side: timm:vit_small_patch14_dinov2@224.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class Known:
     encoder: Encoder
     preprocess: Preprocess | TextPreprocess
     licence: str
+    text: Known | None = None  # the encoder of texts whose vectors are compared with this one's
+    scale: Mapping[str, float] = field(default_factory=dict)  # what cosines are multiplied by, and a bias
 
 
 def is_name(text: str) -> bool:
@@ -101,14 +104,27 @@ def open_folder(folder: Path, side: int | None = None) -> Known:
     Raises:
         NearfarError: it holds none, or its weights are a pickle.
     """
-    from ..text import bert
+    from ..text import bert, two_towers
 
     inner = folders.inner(folder)
+    if two_towers.is_two_towers(inner):
+        return _of_two_towers(inner, folder, side)
     if bert.is_bert(inner):
         net, how = bert.open_folder(inner, folder)
         return Known(net, how, folders.licence(folder))
     found = folders.read(folder)
     return _of_library(found.name, str(found.weights), found.config, side, found.args)
+
+
+def _of_two_towers(folder: Path, whole: Path, side: int | None) -> Known:
+    """Open both towers of a folder of CLIP or SigLIP."""
+    from ..text import two_towers
+
+    found = two_towers.open_folder(folder)
+    if side not in (None, found.size):
+        raise NearfarError(f"{folder} takes images of {found.size} px; leave @{side} out.")
+    how, own = Preprocess(found.size, 1.0, found.interpolation, found.size), folders.licence(whole)
+    return Known(found.image, how, own, Known(found.text, found.words, own), found.scale)
 
 
 def _of_library(

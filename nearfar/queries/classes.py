@@ -1,17 +1,19 @@
-"""`nearfar classes`: the class of each image, by a few examples of each class."""
+"""`nearfar classes`: the class of each image, by a few examples of each class, or by the classes' names."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..analysis.few_shot import UNCLASSIFIED, FewShotPrediction, classify
+from ..analysis.few_shot import UNCLASSIFIED, FewShotPrediction, by_words, classify
 from ..analysis.label_errors import Rows
 from ..core.errors import NearfarError
 from ..data.dataset import class_numbers
 from ..data.open import open_data
+from ..embedding.words import TEMPLATES, of_names, read_names
 from ..features.extract import Vectors
 from ..training.run import Run
 from .listing import ACROSS, Listing
@@ -21,7 +23,9 @@ from .store_access import StoreLike, open_for_query, run_of, write_result
 def classes(
     store: StoreLike,
     *,
-    examples: Any,
+    examples: Any = None,
+    names: str | Path | None = None,
+    templates: Sequence[str] = TEMPLATES,
     propagate: bool = False,
     reject: float = 0.05,
     save: str | None = None,
@@ -29,15 +33,18 @@ def classes(
     out: str | Path | None = None,
     run: Run | str | Path | None = None,
 ) -> Listing:
-    """Classify images by a few examples of each class, without training; unlike ones stay unclassified.
+    """Classify images without training, by a few examples of each class or by the names of the classes.
 
     Example: nearfar classes photos.nf --examples examples/ --save kind
 
     Args:
         store: a vector store or its address.
         examples: labelled images: a folder with a folder for each class, of one image or more.
+        names: instead, a text file with the name of a class in each line; the run needs an encoder of texts.
+        templates: sentences around a name, with {} for it; each class is the mean of all of them.
         propagate: propagate labels over a nearest-neighbour graph.
-        reject: share of images of these classes that may be left unclassified; 0 classifies every image.
+        reject: with examples, share of images of these classes that may be left unclassified; 0 classifies
+            every image.
         save: also write the classes to this column of the store; it is empty for unclassified images.
         where: a condition on columns, such as "site = 'A' and width >= 64".
         out: a .csv, .json or .png file to write; .png is a contact sheet.
@@ -49,29 +56,38 @@ def classes(
     Raises:
         NearfarError: a class has no example, or an example cannot be used.
     """
+    if (examples is None) == (names is None):
+        raise NearfarError("classes are told by --examples FOLDER or by --names FILE; give one of them.")
     opened = open_for_query(store, out, run)
-    source = open_data(examples, expected=opened.info.modality, labels=True)
-    numbers, names = class_numbers(source.labels)
-    assert numbers is not None
-    shown = run_of(opened, run).encode(source)
     ids, x = opened.vectors(where)
     if not ids:
         raise NearfarError(f"{opened.address} has no image that meets --where; change the condition.")
-    found = classify(x, shown, numbers, names, reject=reject, propagate=propagate)
-    words = [names[at] if at != UNCLASSIFIED else None for at in found.predicted]
+    if names is not None:
+        if propagate:
+            raise NearfarError("--propagate needs --examples; leave it out with --names.")
+        told, by = read_names(names), "name"
+        found, promise = by_words(x, of_names(run_of(opened, run), told, templates), told), "By words alone."
+    else:
+        source, by = open_data(examples, expected=opened.info.modality, labels=True), "example"
+        numbers, told = class_numbers(source.labels)
+        assert numbers is not None
+        shown = run_of(opened, run).encode(source)
+        found = classify(x, shown, numbers, told, reject=reject, propagate=propagate)
+        promise = _promise(found, reject)
+    words = [told[at] if at != UNCLASSIFIED else None for at in found.predicted]
     if save is not None:
         opened.update(save, dict(zip(ids, words, strict=True)))
-    group = np.where(found.predicted == UNCLASSIFIED, len(names), found.predicted)
+    group = np.where(found.predicted == UNCLASSIFIED, len(told), found.predicted)
     order = _in_turn(group, found.similarity)
     columns: dict[str, Any] = {
         "class": [words[at] for at in order],
         "similarity": found.similarity[order].tolist(),
     }
     listing = Listing(
-        f"classes by example: {ACROSS} of each in turn, most similar first",
+        f"classes by {by}: {ACROSS} of each in turn, most similar first",
         tuple(ids[at] for at in order),
         columns,
-        (_counts(found), _promise(found, reject)),
+        (_counts(found), promise),
         {key: value for key, value in found.to_json().items() if key != "images"},
         grouped="class",
     )

@@ -10,6 +10,8 @@ import numpy as np
 from ..analysis.bm25 import BM25, together
 from ..analysis.query import query
 from ..core.errors import NearfarError
+from ..data.modalities import IMAGES
+from ..embedding.words import text_run
 from ..features.extract import Vectors
 from ..stores import VectorStore
 from ..training.run import Run
@@ -37,7 +39,8 @@ def search(
     Args:
         store: a vector store or its address.
         image: an image file to find similar images to.
-        text: in a store of texts, words to look for: the similarity of vectors and BM25 are added.
+        text: words to look for: in a store of texts, the similarity of vectors and BM25 are added; in one of
+            images, the run must have an encoder of texts, as those of --method clip and siglip.
         id: an image of the store to find similar images to.
         like: more examples: ids of the store, or files; of texts, ids or texts.
         dislike: images that the results should be unlike: ids of the store, or files; of texts, ids or texts.
@@ -48,23 +51,26 @@ def search(
 
     Returns:
         The images, most similar first, with their similarity: the cosine, from -1 to 1. Examples are not
-        listed. With `text`, also the score of BM25 and that of both together, by which they are sorted.
+        listed. With `text` in a store of texts, also the score of BM25 and that of both together, by which
+        they are sorted.
 
     Raises:
         NearfarError: there is no example, or one is neither an id nor a file.
     """
     opened, limit = open_for_query(store, out, run), check_limit(limit)
-    texts = opened.info.modality == "text"
-    if texts != (text is not None) and (text or image) is not None:
+    kind = opened.info.modality
+    texts = kind == "text"
+    if (image if texts else text if kind != IMAGES else None) is not None:
         other = "--text WORDS" if texts else "--image FILE"
-        raise NearfarError(f"{opened.address} holds {opened.info.modality}; search it with {other}.")
+        raise NearfarError(f"{opened.address} holds {kind}; search it with {other}.")
     given = [] if id is None else [id]
     there = _known(opened, [*given, *like, *dislike])
     if given and id not in there:
         raise NearfarError(
             f"{opened.address} has no image {id!r}; list its ids: nearfar store {opened.address}"
         )
-    likes = [("file", str(one)) for one in (image, text) if one is not None]
+    likes = [] if image is None else [("file", str(image))]
+    likes += [] if text is None else [("file" if texts else "words", text)]
     likes += [("id" if word in there else "file", word) for word in (*given, *like)]
     dislikes = [("id" if word in there else "file", word) for word in dislike]
     files = list(dict.fromkeys(word for kind, word in (*likes, *dislikes) if kind == "file"))
@@ -73,9 +79,11 @@ def search(
         found |= {("id", one): x for one, x in zip(*opened.vectors(ids=there), strict=True)}
     if files:
         found |= {("file", one): x for one, x in zip(files, _encoded(opened, files, run), strict=True)}
+    if text is not None and not texts:
+        found["words", text] = text_run(run_of(opened, run)).encode(text)
     wanted = query(_stacked(found, likes), _stacked(found, dislikes))
     columns: dict[str, Sequence[object]]
-    if text is None:
+    if not texts or text is None:
         names, similarity = opened.nearest(wanted[None], limit + len(there), where)
         kept = [at for at, name in enumerate(names[0]) if name not in there][:limit]
         ids = [names[0][at] for at in kept]

@@ -87,11 +87,11 @@ def views_of(
     Returns:
         One a view and epoch; pixels (n, 3, side, side) as `batches.DataLoader` makes them.
     """
-    recipes = resolve.views_of(wanted)
+    recipes = resolve.shown_views(wanted)
     block, numbers = sampled.dataset.gather(rows), sampled.numbers[rows]
     made, kind = [], wanted.kind
     for epoch in range(epochs):
-        for number, view in enumerate(recipes):
+        for number, view in recipes:
             key, size = rng.fold(wanted.training.seed, "view", epoch, number), wanted.image_size
             draws = kind.draw(view, key, numbers, block, size)
             pixels = kind.apply(block, draws, view, size, threads=cores())

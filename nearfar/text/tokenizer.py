@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,36 @@ def train(texts: Iterable[str]) -> str:
     return json.dumps(plain, ensure_ascii=False, indent=1)
 
 
+def choose(
+    asked: Mapping[str, Any], folders: Sequence[Path], start: Any, texts: Callable[[], Iterable[str]]
+) -> dict[str, Any]:
+    """Find the tokenizer of a run: the start's, the resumed run's, as asked for, or a new one.
+
+    Args:
+        asked: explicit settings by name.
+        folders: run folders whose files may hold it.
+        start: settings of `prepare` of the encoder that training starts from; None for random weights.
+        texts: gives the texts that a new one is trained on.
+
+    Returns:
+        The setting `tokenizer`, its digest.
+    """
+    from ..core import distributed, progress
+
+    if start is not None:
+        return {"tokenizer": start.tokenizer}
+    own = next((folder / FILE for folder in folders if (folder / FILE).is_file()), None)
+    if own is not None:
+        return {"tokenizer": read(own)}
+    if asked.get("tokenizer"):
+        return {"tokenizer": read(Path(str(asked["tokenizer"])))}
+    made = ""
+    if distributed.first():
+        progress.say("training a tokenizer on the texts")
+        made = train(texts())
+    return {"tokenizer": register(str(distributed.same(made)), "the tokenizer")}
+
+
 def register(text: str, where: str) -> str:
     """Make a tokenizer known.
 
@@ -112,6 +142,59 @@ def register(text: str, where: str) -> str:
         made.no_truncation()
         _known[digest] = text, made
     return digest
+
+
+def padded(text: str) -> str:
+    """Change the file of a tokenizer so that token 0 is [PAD] and all others move on by one.
+
+    Args:
+        text: the content of a tokenizer.json; one that has [PAD] at 0 stays as it is.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: it is no such file.
+    """
+    plain = json.loads(text)
+    held, added = plain["model"]["vocab"], plain.get("added_tokens") or []
+    first = held[0][0] if isinstance(held, list) else next((w for w, at in held.items() if at == PAD), "")
+    if first == "[PAD]":
+        return text
+    if isinstance(held, list):  # of a unigram model, whose numbers are places
+        plain["model"]["vocab"] = [["[PAD]", 0.0], *held]
+        if plain["model"].get("unk_id") is not None:
+            plain["model"]["unk_id"] += 1
+    else:
+        plain["model"]["vocab"] = {"[PAD]": PAD, **{word: at + 1 for word, at in held.items()}}
+    for token in added:
+        token["id"] += 1
+    marks = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    plain["added_tokens"] = [{"id": PAD, "content": "[PAD]", **marks}, *added]
+    plain["padding"] = plain["truncation"] = None
+    _move(plain.get("post_processor"))
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def _move(processor: Any) -> None:
+    """Move on the numbers in what adds tokens at the ends of a text, in place."""
+    if not isinstance(processor, dict):
+        return
+    for inner in processor.get("processors") or ():
+        _move(inner)
+    for name in ("cls", "sep"):
+        if isinstance(processor.get(name), list):
+            processor[name][1] += 1
+    special = processor.get("special_tokens")
+    for token in (special if isinstance(special, dict) else {}).values():
+        token["ids"] = [at + 1 for at in token["ids"]]
+
+
+def count(digest: str) -> int:
+    """Count the tokens of a tokenizer.
+
+    Args:
+        digest: from `register`.
+    """
+    found: int = _of(digest)[1].get_vocab_size(True)
+    return found
 
 
 def read(path: Path) -> str:
@@ -150,7 +233,8 @@ def encode(digest: str, text: str, size: int) -> Ids:
     made = _of(digest)[1]
     ids = np.array(made.encode(text[: _LETTERS * size]).ids, np.int32)
     if len(ids) > size:
-        ends = made.num_special_tokens_to_add(False) > 1
+        blank = made.encode("").ids
+        ends = len(blank) > 1 or blank == made.encode("a").ids[-1:]
         ids = np.append(ids[: size - 1], ids[-1]) if ends else ids[:size]
     return ids
 

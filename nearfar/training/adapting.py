@@ -21,7 +21,7 @@ from .settings import Training
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 STARTED = {"head_warmup": 0.1, "encoder_rate": 0.1, "rate_decay": 0.8}
 """Settings of a training that starts from weights, where nothing else is asked for."""
-_WAYS = re.compile(r"all|norms|(?:last|lora):([1-9]\d{0,3})")
+_WAYS = re.compile(r"all|none|norms|(?:last|lora):([1-9]\d{0,3})")
 
 
 class LowRank(nn.Module):
@@ -49,21 +49,32 @@ class LowRank(nn.Module):
         return weight + (self.b @ self.a).view_as(weight)
 
 
-def choose(f: Encoder, what: str) -> None:
+def choose(f: Encoder, what: str, *, others: bool = False) -> None:
     """Say which of an encoder's weights are trained, in place.
 
     Args:
         f: the encoder.
         what: "all"; "norms", those of its normalisations; "last:K", those from the K-th last block on; or
-            "lora:R", additions of rank R to its linear layers and dense convolutions.
+            "lora:R", additions of rank R to its linear layers and dense convolutions; or "none", where
+            another encoder is trained.
+        others: whether the method trains another encoder.
 
     Raises:
         NearfarError: it is none of these, or nothing would be trained.
     """
     found = _WAYS.fullmatch(what)
     if found is None:
-        raise NearfarError(f"--trainable is {what!r}; write all, norms, last:K or lora:R, such as last:2.")
+        raise NearfarError(
+            f"--trainable is {what!r}; write all, none, norms, last:K or lora:R, such as last:2."
+        )
     if what == "all":
+        return
+    if what == "none":
+        if not others:
+            raise NearfarError(
+                "--trainable none leaves nothing to learn; it is for --method clip and siglip."
+            )
+        f.requires_grad_(False)
         return
     number = int(found[1] or 0)
     parts = dict(f.named_modules())

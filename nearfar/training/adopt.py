@@ -36,5 +36,6 @@ def adopt(encoder: str | Path, *, out: str | Path) -> Run:
         raise NearfarError(
             f"{folder} cannot be written ({error.strerror}); choose another place with --out."
         ) from error
-    export(folder, found.encoder, found.preprocess, found.provenance)
+    text = None if found.text is None else (found.text.encoder, found.text.preprocess)
+    export(folder, found.encoder, found.preprocess, found.provenance, text=text)
     return load(folder)

@@ -140,7 +140,7 @@ def check(
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     device = device_named(str(given.get("device", "auto")))
     source = open_data(
-        data, expected=resolve.expected_kind(given), labels=resolve.needs_labels(method, given)
+        data, expected=resolve.expected_kind(given, method), labels=resolve.needs_labels(method, given)
     )
     max_pixels = given.get("max_pixels", Training.max_pixels)
     threads = given.get("workers") or cores()

@@ -11,6 +11,7 @@ import numpy as np
 from ..core.errors import BadImage, NearfarError
 from ..data.modalities import modality_of
 from ..data.source import Source
+from .resolve import text_start
 from .run import is_run, load
 from .run_config import plain
 from .settings import Training
@@ -84,6 +85,11 @@ def decided(source: Source, given: Mapping[str, Any], folders: Sequence[Path] = 
         Settings by name.
     """
     weights, kind = given.get("weights"), modality_of(source)
-    start = load(weights).preprocess if weights is not None and is_run(weights) else None
-    start = start if start is not None and start.modality == kind.name else None
-    return {**given, **kind.decided(source, given, folders=folders, start=start)}
+    run = load(weights) if weights is not None and is_run(weights) else None
+    own: dict[str, Any] = {}
+    if kind.encodes:  # of images with captions it is the text encoder that decides
+        own = {} if run is None else {"image_size": run.preprocess.size}
+        run = text_start(weights, given.get("text_encoder"))
+    start = None if run is None else run.preprocess
+    start = start if start is not None and (kind.encodes or start.modality == kind.name) else None
+    return {**own, **given, **kind.decided(source, given, folders=folders, start=start)}

@@ -11,7 +11,7 @@ from .. import methods
 from ..core import distributed, progress
 from ..core.errors import NearfarError
 from . import checkpoint, run_shapes
-from .run import PARTS
+from .run import PARTS, TEXT
 from .run_config import MEASURED, RunConfig
 from .schedule import StepPlan
 from .teacher import teacher_of
@@ -26,6 +26,7 @@ OURS = (  # in the order in which --overwrite removes them
     "health.jsonl",
     "rejected.csv",
     "tokenizer.json",
+    *(f"{TEXT}/{name}" for name in ("encoder.json", "encoder.safetensors", "tokenizer.json")),
     "config.json",  # last: until then the folder is known as a run's
 )
 
@@ -49,7 +50,9 @@ def find_earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, An
             if item.name.startswith(OURS):
                 item.unlink()
     distributed.barrier()
-    others = [item.name for item in folder.iterdir() if item.name not in (*OURS, ".lock", "tensorboard")]
+    others = [
+        item.name for item in folder.iterdir() if item.name not in (*OURS, TEXT, ".lock", "tensorboard")
+    ]
     if others and not (folder / "config.json").exists():
         raise NearfarError(
             f"{folder} is not a run folder: it holds {others[0]!r}; name a new or empty folder with --out."

@@ -183,23 +183,40 @@ def _board(folder: Path) -> Any:
     return SummaryWriter(str(folder / "tensorboard"))
 
 
+class Caught:
+    """The signals that came: some ask to stop, SIGUSR1 to save and go on."""
+
+    def __init__(self) -> None:
+        self._stop, self._save = 0, False
+
+    def note(self, number: int, frame: Any) -> None:
+        """Note a signal; after the first that asks to stop, others change nothing."""
+        if number == getattr(signal, "SIGUSR1", None):
+            self._save = True
+        else:
+            self._stop = self._stop or number
+
+    def told(self) -> tuple[int, bool]:
+        """Give the signal that asks to stop, or 0; and whether one asked to save since the last call."""
+        save, self._save = self._save, False
+        return self._stop, save
+
+
 @contextmanager
-def signals() -> Iterator[list[int]]:
-    """Note Ctrl-C, SIGTERM and SIGHUP in a list instead of dying of them.
+def signals() -> Iterator[Caught]:
+    """Note Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 instead of dying of them.
 
     A second one changes nothing: it must not cut short the save that the first asked for. SIGHUP stays
     ignored where nohup has it ignored.
     """
-    caught: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        caught.append(number)
-
+    caught = Caught()
     wanted = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         wanted.append(signal.SIGHUP)
+    if hasattr(signal, "SIGUSR1"):
+        wanted.append(signal.SIGUSR1)
     try:
-        old = {number: signal.signal(number, note) for number in wanted}
+        old = {number: signal.signal(number, caught.note) for number in wanted}
     except ValueError:  # not in the main thread: the calling program handles signals
         yield caught
         return

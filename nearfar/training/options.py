@@ -86,6 +86,9 @@ class Options(TypedDict, total=False):
     deletion: float | None
     tokenizer: str | None
 
+    # Views of pairs
+    caption_tokens: int | None
+
     # Of the methods, each of which has some
     temperature: float | None
     head: Sequence[int] | int | None
@@ -147,6 +150,7 @@ class Options(TypedDict, total=False):
     permutations: int | None
     turn_weight: float | None
     triples: bool | None
+    text_encoder: str | None
     teacher: str | None
     teacher_input: str | None
     cosine: float | None

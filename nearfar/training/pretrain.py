@@ -75,7 +75,7 @@ def pretrain(
     Raises:
         NearfarError: something the user can fix; what was saved is intact.
         KeyboardInterrupt: Ctrl-C; the run was saved, and resumes when called again.
-        SystemExit: SIGTERM or SIGHUP, likewise.
+        SystemExit: SIGTERM or SIGHUP, likewise; SIGUSR1 saves, and training goes on.
         Ended: `should_stop` said so.
     """
     if method not in methods.METHODS:
@@ -88,12 +88,12 @@ def pretrain(
     asked |= {"method": method, "recipe": recipe}
     asked |= {"like": None if like is None else str(like), **given}
     device = distributed.start(device_named(str(given.get("device", "auto"))))
-    with locked(folder):
+    with distributed.named_losses(), locked(folder):
         earlier = find_earlier(folder, asked if overwrite else None)
         begun = overwrite if earlier is None else bool(earlier.get("overwrite"))
         if earlier and asked["data"] and earlier["asked"] == asked and is_finished(folder):
             return load(folder)
-        kind = resolve.expected_kind(given)
+        kind = resolve.expected_kind(given, method)
         source = open_data(data, expected=kind, labels=inputs.learns_from_labels(method, like, given))
         wanted, plan = inputs.decide_settings(source, method, recipe, like, given, device, folder)
         colours = None
@@ -211,7 +211,10 @@ def _train(
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
         encoder = models.finished(adapting.merged(job.module.encoder))
-        export(job.folder, encoder, job.wanted.preprocess, provenance, parts)
+        preprocess, of_text = job.wanted.kind.towers(job.wanted.preprocess)
+        tower = job.module.text_tower
+        text = None if tower is None else (tower, of_text)
+        export(job.folder, encoder, preprocess, provenance, parts, text=text)
         progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
 
 
@@ -254,9 +257,9 @@ def _steps(
                 _record(job.folder, whole, {**config, "plan": step.plan.stretches})
             recorder.note(step)
             figures = watch.note(step)
-            stop = distributed.same(caught[0] if caught else 0) if step.number % look == 0 else 0
+            stop, save = distributed.same(caught.told()) if step.number % look == 0 else (0, False)
             hopeless = step.number % look == 0 and not step.last and watch.stops()
-            if step.last or stop or hopeless or recorder.due():
+            if step.last or stop or save or hopeless or recorder.due():
                 recorder.save(step)
             if hopeless:
                 raise NearfarError(

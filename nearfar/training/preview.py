@@ -110,7 +110,7 @@ def preview(
         raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     source = open_data(
-        data, expected=resolve.expected_kind(given), labels=resolve.needs_labels(method, given)
+        data, expected=resolve.expected_kind(given, method), labels=resolve.needs_labels(method, given)
     )
     limit = given.get("max_pixels", Training.max_pixels)
     side = usual_side(source, limit)
@@ -143,7 +143,8 @@ def preview(
     kind.ready()
     columns = [kind.prepare(block, config.preprocess, threads=cores())]
     classes = len(set(source.labels)) if source.labels is not None else 0
-    made = resolve.views_of(resolve.with_classes(config, classes))
+    wanted = resolve.with_classes(config, classes)
+    made = [view for _, view in resolve.shown_views(wanted)]
     for number in range(draws):
         view = made[number % len(made)]
         key = rng.fold(config.training.seed, "view", number // len(made), number % len(made))
@@ -170,4 +171,7 @@ def _sheet(columns: list[torch.Tensor]) -> Image.Image:
 
 def _erased(views: Any) -> tuple[str, ...]:
     """Name what the views change."""
-    return tuple(word for name, (word, least) in LOSSES.items() if getattr(views, name) >= least)
+    kept = ("hue", "brightness") if not views.jitter else ()
+    return tuple(
+        word for name, (word, least) in LOSSES.items() if name not in kept and getattr(views, name) >= least
+    )

@@ -12,11 +12,12 @@ from .. import methods, models
 from ..core.config import build, settings_of, to_json
 from ..core.errors import NearfarError, nearest
 from ..data.modalities import IMAGES, modality
+from ..data.pair_blocks import CaptionView
 from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
 from ..models.weights import copy_weights
 from . import adapting, recipes
-from .run import is_run, load
+from .run import Run, is_run, load
 from .run_config import RunConfig
 from .settings import Training
 from .teacher import teacher_of
@@ -24,17 +25,21 @@ from .teacher import teacher_of
 LENGTHS = ("epochs", "steps", "minutes")
 
 
-def expected_kind(given: Mapping[str, Any]) -> str | None:
+def expected_kind(given: Mapping[str, Any], method: str) -> str | None:
     """Name the kind of data that was asked for, as `open_data` expects it.
 
     Args:
         given: explicit settings by name.
+        method: a name in `methods.METHODS`, which alone may say that images have captions.
 
     Raises:
         NearfarError: there is no such kind.
     """
     name = given.get("modality") or Training.modality
-    return None if name == Training.modality else modality(name).name
+    if name == Training.modality:
+        only = methods.kind(method)
+        return only if only is not None and modality(only).by_method else None
+    return modality(name).name
 
 
 def resolve(
@@ -84,7 +89,7 @@ def resolve(
             "--recipe vit, or leave --recipe out."
         )
     base = recipes.RECIPES[recipe](side)
-    own = to_json(base.views) if isinstance(base.views, data.views) else {}
+    own = to_json(base.views if isinstance(base.views, data.views) else data.views())
     groups = {Training: {**to_json(base.training), **data.training}, data.views: own, config: {}}
     homes: dict[str, list[type]] = {}
     for cls in groups:
@@ -111,10 +116,10 @@ def resolve(
         for cls in homes[name]:
             groups[cls][name] = value
     if issubclass(data.views, Views):
-        _settle_colours(groups[data.views], asked)
+        _settle_colours(data.views, groups[data.views], asked)
     weights = groups[Training].get("weights")
     if weights is not None and is_run(weights):
-        groups[Training] |= _started_from(str(weights), kind, asked.get("encoder"))
+        groups[Training] |= _started_from(str(weights), data.encodes or kind, asked.get("encoder"))
     training = build(Training, groups[Training])
     size = training.image_size or data.input_size(side)
     training = replace(training, modality=kind, image_size=size, device=device.type)
@@ -126,9 +131,9 @@ def resolve(
     return RunConfig(method, recipe, training, views, settings)
 
 
-def _settle_colours(views: dict[str, Any], asked: Mapping[str, Any]) -> None:
+def _settle_colours(cls: type[Views], views: dict[str, Any], asked: Mapping[str, Any]) -> None:
     """Leave `--colour auto` open only where views would change colours and nothing typed says how."""
-    kept = to_json(keeping(build(Views, views)))
+    kept = to_json(keeping(build(cls, views)))
     if views["colour"] == "auto":
         typed = any(asked.get(name) is not None for name in COLOURS)
         if typed or all(views[name] == kept[name] for name in COLOURS):
@@ -207,6 +212,47 @@ def views_of(wanted: RunConfig) -> tuple[Any, ...]:
     return bare.views(wanted.views)
 
 
+def shown_views(wanted: RunConfig) -> list[tuple[int, Any]]:
+    """Give the views of an image that are pictures, each with its number among all views.
+
+    Args:
+        wanted: from `resolve`.
+    """
+    return [at for at in enumerate(views_of(wanted)) if not isinstance(at[1], CaptionView)]
+
+
+def _text_encoder(wanted: RunConfig) -> models.Encoder:
+    """Build the encoder of captions: that of the run that training starts from, or the one that is named."""
+    start = text_start(wanted.training.weights, wanted.settings.text_encoder)
+    if start is not None:
+        return start.encoder.train()
+    return modality("text").encoder(
+        wanted.settings.text_encoder, size=wanted.preprocess.text.size, seed=wanted.training.seed
+    )
+
+
+def text_start(weights: str | None, named: str | None) -> Run | None:
+    """Open the encoder of texts that a training on images with captions starts from.
+
+    Args:
+        weights: what training starts from, which may hold one of both.
+        named: the method's setting `text_encoder`.
+
+    Returns:
+        A run on texts; None where captions start from random weights.
+
+    Raises:
+        NearfarError: it is of another kind.
+    """
+    if named is not None and is_run(named):
+        run = load(named)
+        run = run.text or run
+        if run.preprocess.modality != "text":
+            raise NearfarError(f"--text-encoder {named} is of {run.preprocess.modality}; name one of texts.")
+        return run
+    return load(weights).text if weights is not None and is_run(weights) else None
+
+
 def build_method(wanted: RunConfig, images: int = 1) -> Method:
     """Build the encoder and the method around it, the same way for the same seed.
 
@@ -228,12 +274,15 @@ def build_method(wanted: RunConfig, images: int = 1) -> Method:
         seed=training.seed,
         **own,
     )
+    f = models.like(f, start)
     if start is not None:
         copy_weights(start, f)
-    with models.seeded(training.seed, "adapting"):
-        adapting.choose(f, training.trainable)
     cls = methods.method(wanted.method)
+    with models.seeded(training.seed, "adapting"):
+        adapting.choose(f, training.trainable, others="text" in cls.requires(wanted.settings))
     given: dict[str, Any] = {}
+    if "text" in cls.requires(wanted.settings):
+        given["text"] = _text_encoder(wanted)
     if (teacher := teacher_of(cls, wanted.settings)) is not None:
         given["teacher"] = teacher
     if "images" in cls.requires(wanted.settings):

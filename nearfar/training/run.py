@@ -32,6 +32,7 @@ from .grouping import expects_of
 
 FORMAT = 2  # of encoder.json
 PARTS = "parts.safetensors"
+TEXT = "text"  # the folder of the encoder of texts that belongs to one of images
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Run:
     provenance: dict[str, Any]
     config: dict[str, Any] = dataclasses.field(repr=False)
     parts: tuple[str, ...] = ()  # what the method saved with the encoder
+    text: Run | None = None  # the encoder of texts, whose vectors are compared with this one's
 
     @property
     def name(self) -> str:
@@ -166,6 +168,7 @@ def export(
     preprocess: Any,
     provenance: dict[str, Any],
     parts: Mapping[str, nn.Module] | None = None,
+    text: tuple[models.Encoder, Any] | None = None,
 ) -> None:
     """Write the encoder and the small JSON that says how to use it; the JSON comes last and marks the end.
 
@@ -175,8 +178,12 @@ def export(
         preprocess: what its images need.
         provenance: where it comes from, in plain values.
         parts: what else of the method is saved, by name.
+        text: an encoder of texts into the same space and its settings, which get a folder of their own.
     """
     parts = parts or {}
+    if text is not None:
+        (folder / TEXT).mkdir(exist_ok=True)
+        export(folder / TEXT, *text, provenance)
     plain = {"nearfar": __version__, "encoder": encoder.name}
     checkpoint.save(folder / "encoder.safetensors", encoder.state_dict(), plain)
     states = {f"{name}.{key}": x for name, part in parts.items() for key, x in part.state_dict().items()}
@@ -185,12 +192,14 @@ def export(
     network = {"name": encoder.name, "stem": encoder.stem, "dim": encoder.dim, "size": preprocess.size}
     network |= {"mean": list(encoder.mean), "std": list(encoder.std)}
     network |= {"args": encoder.args} if encoder.args else {}
+    network |= {"projection": True} if encoder.projection is not None else {}
     card = {
         "format": FORMAT,
         "modality": preprocess.modality,
         "encoder": network,
         "preprocess": to_json(preprocess),
         "parts": list(parts),
+        **({"text": True} if text is not None else {}),
         "input": "RGB in [0, 1]; the network sees (input - mean) / std",
         "provenance": provenance,
     }
@@ -238,6 +247,22 @@ def is_run(text: str | Path) -> bool:
     return known.is_name(str(text)) or (folder / "encoder.json").exists() or folders.is_model(folder)
 
 
+def has_text(run: str | Path) -> bool:
+    """Tell whether a run or a known encoder of images has an encoder of texts too, without loading it.
+
+    Args:
+        run: as `load` takes it; of a name on the hub nothing is known, so it may have one.
+    """
+    from ..text import two_towers
+
+    folder = Path(run)
+    if (folder / "encoder.json").exists():
+        return bool(checkpoint.read_json(folder / "encoder.json").get("text"))
+    return str(run).startswith("hf:") or (
+        folders.is_model(folder) and two_towers.is_two_towers(folders.inner(folder))
+    )
+
+
 def default_encoder(instead: str) -> Run:
     """Open the encoder that is taken where none is named, and say so.
 
@@ -262,9 +287,12 @@ def default_encoder(instead: str) -> Run:
 
 def _known(source: str, found: known.Known) -> Run:
     """Make a run of a known encoder."""
-    facts = {"nearfar": __version__, "source": source, "licence": found.licence or "unknown"}
+    facts: dict[str, Any] = {"nearfar": __version__, "source": source, "licence": found.licence or "unknown"}
     facts["sha256"] = fingerprint(found.encoder)
-    return Run(None, _ready(found.encoder), found.preprocess, facts, {})
+    text = None if found.text is None else _known(source, found.text)
+    if found.scale:
+        facts["scale"] = dict(found.scale)
+    return Run(None, _ready(found.encoder), found.preprocess, facts, {}, text=text)
 
 
 def _ready(encoder: models.Encoder) -> models.Encoder:
@@ -305,6 +333,8 @@ def _from_folder(folder: Path) -> Run:
     own |= {"args": network["args"]} if "args" in network else {}
     try:
         encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"], **own)
+        if network.get("projection"):
+            encoder = encoder.projected(models.projection(encoder.dim, network["dim"]))
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise NearfarError(
@@ -330,4 +360,5 @@ def _from_folder(folder: Path) -> Run:
         card["provenance"],
         checkpoint.read_json(config, run_shapes.CONFIG) if config.exists() else {},
         tuple(card["parts"]),
+        _from_folder(folder / TEXT) if card.get("text") else None,
     )

@@ -30,9 +30,11 @@ CARD: dict[Any, Any] = {
         "mean?": [float],
         "std?": [float],
         "args?": _ANY,
+        "projection?": bool,
     },
     "preprocess": _ANY,
     "parts": [str],
+    "text?": bool,
     "provenance": {
         "method?": str,
         "recipe?": str,

@@ -17,7 +17,9 @@ class Training:
     """Length, size, optimizer, machine and images of a training. The defaults are those of recipe "cpu"."""
 
     modality: str = setting(
-        "auto", "kind of data: images, sound or text; auto finds it by the endings of files"
+        "auto",
+        "kind of data: images, sound, text or pairs (images with captions); auto finds it by the method and the "
+        "endings of files",
     )
     groups: str | None = setting(
         None,
@@ -50,7 +52,8 @@ class Training:
     )
     trainable: str = setting(
         "all",
-        "what of the encoder changes: all, norms, last:K for its last K blocks, or lora:R for additions of rank R",
+        "what of the encoder changes: all, norms, last:K for its last K blocks, lora:R for additions of rank R, or "
+        "none, where captions learn to fit it",
     )
     head_warmup: float = setting(
         0.0,

@@ -168,6 +168,16 @@ export async function byFile(file) {
   hold("similar", { ...found.head, lines: [file.name] }, found.rows);
 }
 
+/** Find what is like some words. */
+export async function byWords(text) {
+  if (!text) return;
+  const where = state.condition || null;
+  const found = await made("similar", () => ask("api/search/words", { text, where }));
+  if (!found) return;
+  Object.assign(state, { likes: [], dislikes: [] });
+  hold("similar", { ...found.head, lines: [text] }, found.rows);
+}
+
 /** Train a classifier on the labels, and show what it makes of the other images. */
 export async function train() {
   const found = await made("classifier", "api/train", { column: state.labels.column, accepted: state.accepted });

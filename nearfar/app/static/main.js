@@ -125,6 +125,10 @@ byId("file").addEventListener("change", ({ target }) => {
   lists.byFile(target.files[0]);
   target.value = "";
 });
+byId("by-words").addEventListener("submit", (event) => {
+  event.preventDefault();
+  lists.byWords(byId("words").value.trim());
+});
 byId("where").addEventListener("submit", (event) => {
   event.preventDefault();
   lists.where(byId("condition").value.trim());
@@ -154,6 +158,7 @@ async function begin() {
   byId("name").textContent = state.facts.name;
   byId("count").textContent = many(state.facts.count);
   byId("who").placeholder = state.facts.by;
+  byId("by-words").hidden = !state.facts.words;
   byId("who").value = labels.by();
   labelbar.start();
   await lists.start();

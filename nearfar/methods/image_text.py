@@ -1,0 +1,114 @@
+"""What CLIP and SigLIP share: two encoders, of images and of captions, whose vectors lie in one space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import models
+from ..data.pair_blocks import CaptionView
+from ..losses import key_accuracy, unit
+from ..models import Encoder
+from .base import Batch, Expects, Method
+
+
+class Scale(nn.Module):
+    """What similarities are multiplied by, e^t, and, where there is one, the bias b that is added then."""
+
+    def __init__(self, t: float, b: float | None = None) -> None:
+        """Set where they start."""
+        super().__init__()
+        self.t = nn.Parameter(torch.tensor(float(t)))
+        self.b = None if b is None else nn.Parameter(torch.tensor(float(b)))
+
+
+class ImageText(Method):
+    """f for images and an encoder of captions, each with a linear projection into the space they share.
+
+    Where no weight of f is trained, f keeps its own space, and captions are projected into that one: this is
+    LiT (Zhai et al. 2022, "LiT: Zero-shot transfer with locked-image text tuning", arXiv:2111.07991).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    keep: ClassVar[tuple[str, ...]] = ("scale",)
+
+    def __init__(self, f: Encoder, config: Any, text: Encoder, scale: Scale) -> None:
+        """Add the projections that the encoders do not have yet.
+
+        Args:
+            f: of images.
+            config: the method's settings, with `width`.
+            text: of captions.
+            scale: where it starts.
+        """
+        super().__init__(f, config)
+        self.locked = not any(weight.requires_grad for weight in f.parameters())
+        own = self.locked or f.projection is not None
+        width = f.dim if own else config.width
+        self.text, self.scale = text, scale
+        self.w_i = None if own else models.projection(f.dim, width)
+        there = text.projection is not None and text.dim == width
+        self.w_t = None if there else models.projection(text.dim, width)
+
+    @classmethod
+    def expects(cls, config: Any) -> Expects:
+        """Judge by held-out images: how often an image's own caption is the nearest."""
+        return Expects(task="contrastive_accuracy", at_chance="raise --lr, and train longer")
+
+    def views(self, views: Any) -> tuple[Any, ...]:
+        """Take a crop of each image, and one of its captions."""
+        return (views, CaptionView(views))
+
+    def train(self, mode: bool = True) -> ImageText:
+        """Leave running statistics of an encoder that is not trained as they are."""
+        super().train(mode)
+        if self.locked:
+            self.f.eval()
+        return self
+
+    def rows(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Turn images and captions into x and y, and add e^t and a number of each caption."""
+        images, ids = batch.views
+        h, k = self.f(images), self.text(ids)
+        x = unit(h if self.w_i is None else self.w_i(h))  # (N, P)
+        y = unit(k if self.w_t is None else self.w_t(k))  # (N, P)
+        return x, y, self.scale.t.exp().to(x.dtype).expand(len(x)), numbers(ids)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of images, into the space that both share."""
+        return self.f if self.w_i is None else self.f.projected(self.w_i)
+
+    @property
+    def text_tower(self) -> Encoder:
+        """The encoder of captions, into the same space."""
+        return self.text if self.w_t is None else self.text.projected(self.w_t)
+
+    def negatives(self, batch: int) -> int:
+        """The captions of all other images."""
+        return batch - 1
+
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tell how often an image's caption was the nearest, and what similarities are multiplied by."""
+        return {
+            "contrastive_accuracy": key_accuracy(watched["x"], watched["y"]),
+            "scale": watched["s"].mean(),
+        }
+
+
+def numbers(ids: Tensor) -> Tensor:
+    """Number captions: equal ones have equal numbers, and others, but for a chance of 2^-64, have not.
+
+    Args:
+        ids: (n, t) int64 tokens, 0 after the end.
+
+    Returns:
+        (n,) int64.
+    """
+    place = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    mixed = (ids * 0x2545F4914F6CDD1D) ^ (place * 0x1B873593CC9E2D51)  # int64 wraps around
+    mixed = (mixed ^ (mixed >> 29)) * 0x369DEA0F31A53F85
+    return torch.where(ids != 0, mixed ^ (mixed >> 32), 0).sum(1)

@@ -1,0 +1,408 @@
+"""Images with captions: how they are read, CLIP and SigLIP, and what a run on them is used for."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_pairs
+import torch
+from interrupted import pretrain_until
+from PIL import Image
+from small import loops
+from small_pairs import TINY, drawn
+
+import nearfar
+from nearfar import methods, models
+from nearfar.core.config import build, to_json
+from nearfar.core.errors import NearfarError
+from nearfar.data.batch import Batch
+from nearfar.data.modalities import modality
+from nearfar.data.pair_blocks import CaptionView, draw_captions
+from nearfar.data.pairs import open_pairs
+from nearfar.losses import clip, siglip, unit
+from nearfar.methods.image_text import numbers
+from nearfar.text import networks, tokenizer
+from nearfar.training import optim
+from nearfar.training.run import has_text
+from nearfar.training.settings import Training
+
+both = pytest.mark.parametrize("name", ["clip", "siglip"])
+
+
+def png(value: int = 0) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (12, 12), (value, 90, 90)).save(file, "PNG")
+    return file.getvalue()
+
+
+# Data.
+
+
+def test_tables_with_several_captions_an_image_are_read_and_bad_lines_named(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / f"{name}.png").write_bytes(png())
+    lines = [
+        b"path,caption",
+        b"a.png,a red box" + b" and another" * 30,
+        b"b.png,two boxes",
+        b"a.png,one box",
+        b"missing.png,not there",
+        b"c.png,",
+        b"d.png,caf\xe9",
+        b"b.png,nul \0 byte",
+        b",no path",
+        b"lonely",
+    ]
+    (tmp_path / "captions.csv").write_bytes(b"\n".join(lines) + b"\n")
+    source = open_pairs(tmp_path)
+    assert source.modality == "pairs" and source.ids == ["a.png", "b.png", "missing.png", "c.png", "d.png"]
+    assert source.captions[0] == ("a red box" + " and another" * 30, "one box") and source.captions[1] == (
+        "two boxes",
+    )
+    aside = {one.id: one.reason for one in source.set_aside}
+    assert aside == {
+        "captions.csv:8": "caption: no text: it holds NUL bytes",
+        "captions.csv:9": "no path",
+        "captions.csv:10": "a column is missing",
+    }
+    kind = modality("pairs")
+    settings = kind.decided(source, {}, folders=(), start=None)
+    preprocess = kind.preprocess_for(12, kind.views(**settings))
+    found = kind.load(source, preprocess, limit=10**6, max_bad=1.0, threads=1)
+    assert list(found.ids) == ["a.png", "b.png"] and [len(texts) for texts in found.captions] == [2, 1]
+    reasons = {one.id: one.reason for one in found.rejected}
+    assert "no such file" in reasons["missing.png"] and reasons["c.png"] == "caption: empty"
+    assert "not UTF-8" in reasons["d.png"] and "captions.csv:8" in reasons
+
+
+def test_json_lines_parquet_shards_text_files_and_lists_give_the_same(tmp_path: Path) -> None:
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    captions = {"a": ["red", "a box"], "b": ["blue"], "c": ["green one"]}
+    for number, (name, texts) in enumerate(captions.items()):
+        (tmp_path / f"{name}.png").write_bytes(png(number))
+        (tmp_path / f"{name}.txt").write_text("\n".join(texts) + "\n")
+    rows = [{"file_name": f"{name}.png", "text": texts} for name, texts in captions.items()]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\nno json\n[1]\n")
+    flat = [(f"{name}.png", text) for name, texts in captions.items() for text in texts]
+    table = arrow.table({"path": [path for path, _ in flat], "caption": [text for _, text in flat]})
+    parquet.write_table(table, tmp_path / "list.parquet")
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for name in captions:
+            tar.add(tmp_path / f"{name}.png", f"{name}.png")
+            tar.add(tmp_path / f"{name}.txt", f"{name}.txt")
+    held = [(Image.open(tmp_path / f"{name}.png"), texts) for name, texts in captions.items()]
+    places = [tmp_path / "list.jsonl", tmp_path / "list.parquet", tmp_path / "shard.tar", tmp_path, held]
+    for place in places:
+        source = open_pairs(place)
+        assert list(source.captions) == [tuple(texts) for texts in captions.values()], place
+        first = source.read(0)
+        assert isinstance(first, (bytes, Path, np.ndarray))
+    assert [one.reason for one in open_pairs(tmp_path / "list.jsonl").set_aside] == ["no JSON object"] * 2
+    (tmp_path / "b.txt").unlink()
+    assert "no .txt of its name" in open_pairs(tmp_path).bad[1]
+    odd: tuple[object, ...] = (tmp_path / "none", [], [1, 2], tmp_path / "a.png", {})
+    for one in odd:
+        with pytest.raises(NearfarError, match="captions"):
+            open_pairs(one)
+    (tmp_path / "captions.csv").write_text("path,words\na.png,x\n")
+    with pytest.raises(NearfarError, match="no column of captions"):
+        open_pairs(tmp_path)
+
+
+def test_one_caption_is_drawn_a_step_from_the_seed_and_the_image() -> None:
+    images, captions = drawn(12)
+    source = open_pairs(
+        [(image, [text, f"see {text}"]) for image, text in zip(images, captions, strict=True)]
+    )
+    kind = modality("pairs")
+    views = kind.views(**kind.decided(source, {}, folders=(), start=None))
+    needs = kind.preprocess_for(24, views)
+    block = kind.load(source, needs, limit=10**6, max_bad=0, threads=1).gather(np.arange(12))
+    drawn_now = draw_captions(7, np.arange(12), block)
+    assert set(drawn_now.tolist()) == {0, 1}
+    part = np.array([5, 2])
+    assert draw_captions(7, part, block.take(part)).tolist() == drawn_now[part].tolist()
+    view = CaptionView(views)
+    ids = kind.apply(block, kind.draw(view, 7, np.arange(12), block, 24), view, 24)
+    assert ids.dtype == torch.int64 and ids.shape[0] == 12
+    for row, at in enumerate(drawn_now):
+        text = source.captions[row][at]
+        told = tokenizer.encode(needs.tokenizer, text, 64)
+        assert ids[row, : len(told)].tolist() == told.tolist() and not ids[row, len(told) :].any()
+    assert kind.apply(block, kind.draw(views, 7, np.arange(12), block, 24), views, 24).shape == (
+        12,
+        3,
+        24,
+        24,
+    )
+
+
+# Methods.
+
+
+def small(name: str, *, locked: bool = False):
+    """A method with two tiny encoders; the same weights each time."""
+    with models.seeded(0, name):
+        f = models.encoder("resnet10_w16", size=16).requires_grad_(not locked)
+        text = networks.encoder("bag_w512")
+        config = build(methods.settings(name), {"width": 16})
+        return methods.method(name)(f, config, text=text)
+
+
+def batch(count: int, equal: bool = False) -> Batch:
+    images, _ = drawn(count, side=16)
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    ids = torch.zeros(count, 5, dtype=torch.int64)
+    for row in range(count):
+        kind = row % 3 if equal else row
+        ids[row, : 2 + kind % 3] = torch.arange(2 + kind % 3) + 7 * kind + 2
+    return Batch([x, ids], torch.arange(count))
+
+
+@both
+@pytest.mark.parametrize("equal", [False, True])
+def test_the_loss_and_its_gradient_are_the_loops_of_the_docstring(name: str, equal: bool) -> None:
+    module = small(name).double()
+    made = batch(7, equal)
+    made.views[0] = made.views[0].double()
+    rows = [z.detach().requires_grad_(z.is_floating_point()) for z in module.embed(made)]
+    learnt = [z for z in rows if z.requires_grad]
+    loss, truth = module.loss(*rows).total, loops(name)(*rows)
+    torch.testing.assert_close(loss, truth, rtol=1e-12, atol=1e-12)
+    for grad, right in zip(
+        torch.autograd.grad(loss, learnt), torch.autograd.grad(truth, learnt), strict=True
+    ):
+        torch.testing.assert_close(grad, right, rtol=1e-9, atol=1e-12)
+
+
+def test_tiles_change_no_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nearfar.losses import tiled
+
+    generator = torch.Generator().manual_seed(0)
+    x, y = (unit(torch.randn(37, 8, dtype=torch.float64, generator=generator)) for _ in "ab")
+    names = torch.arange(37) % 11
+    found = []
+    for side in (512, 5):
+        monkeypatch.setattr(tiled, "side", lambda z, side=side: side)
+        for wide in (5.0, 60.0):
+            a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+            s, c = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (wide, -3.0))
+            total = clip(a, b, s, names) + siglip(a, b, s, c, names)
+            found.append([total.detach(), *torch.autograd.grad(total, [a, b, s, c])])
+    for one, other in zip(found[:2], found[2:], strict=True):
+        for left, right in zip(one, other, strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-11, atol=1e-12)
+
+
+@both
+def test_a_method_reaches_every_parameter_and_overfits_and_chunks_agree(name: str) -> None:
+    module, made = small(name), batch(8)
+    for key, p in module.named_parameters():
+        if key.endswith("bn2.weight"):
+            torch.nn.init.constant_(p, 0.5)
+    found = module(made)
+    found.total.backward()
+    for key, p in module.named_parameters():
+        assert p.grad is not None and p.grad.abs().max() > 0, key
+    assert build(methods.settings(name), to_json(module.config)) == module.config
+    maker = optim.optimizer(Training(optimizer="adamw", lr=2e-3), module)
+    for step in range(60):
+        maker.zero_grad()
+        found = module(made)
+        found.total.backward()
+        maker.step()
+        module.after_step(step / 60, found.watched)
+    assert module.metrics(found.watched)["contrastive_accuracy"] == 1.0
+    assert 1 <= module.metrics(found.watched)["scale"] <= 100
+
+
+def test_the_scale_of_clip_stops_at_100() -> None:
+    module = small("clip")
+    with torch.no_grad():
+        module.scale.t.fill_(9.0)
+    module.after_step(0.1, {})
+    assert module.scale.t.exp().item() == pytest.approx(100.0)
+
+
+def test_equal_captions_have_equal_numbers_whatever_fills_the_row() -> None:
+    ids = torch.tensor([[5, 6, 0, 0], [5, 6, 0, 0], [6, 5, 0, 0], [5, 6, 7, 0], [5, 0, 0, 0]])
+    found = numbers(ids).tolist()
+    assert found[0] == found[1] and len(set(found)) == 4
+    assert numbers(ids[:, :3]).tolist() == found
+
+
+def test_a_locked_encoder_keeps_its_weights_statistics_and_space() -> None:
+    module, made = small("siglip", locked=True), batch(8)
+    before = {key: value.clone() for key, value in module.f.state_dict().items()}
+    maker = optim.optimizer(Training(optimizer="adamw", lr=2e-3), module)
+    module.train()
+    for _ in range(3):
+        maker.zero_grad()
+        module(made).total.backward()
+        maker.step()
+    assert all(torch.equal(value, before[key]) for key, value in module.f.state_dict().items())
+    assert module.encoder is module.f and module.text_tower.dim == module.f.dim
+
+
+# Runs.
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_pairs.folder(tmp_path_factory.mktemp("pairs") / "pictures", 96)
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "pairs"
+    torch.set_num_threads(1)
+    nearfar.pretrain(pictures, out=folder, method="siglip", **{**TINY, "steps": 80})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    address = tmp_path_factory.mktemp("stores") / "pictures.nf"
+    images, captions = drawn(32, seed=3)
+    nearfar.embed(run, (images, [text.split()[1] for text in captions]), store=address, labels=True)
+    return address
+
+
+@both
+def test_a_run_on_pairs_resumes_to_the_same_bytes(name: str, pictures: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "method": name, "steps": 6, "batch_size": 8, "health_checks": 0}
+    nearfar.pretrain(pictures, out=tmp_path / "unbroken", **settings)
+    pretrain_until(4, pictures, out=tmp_path / "broken", **settings)
+    nearfar.pretrain(pictures, out=tmp_path / "broken", **settings)
+    for file in (
+        "encoder.safetensors",
+        "encoder.json",
+        "last.safetensors",
+        "parts.safetensors",
+        "text/encoder.safetensors",
+        "text/encoder.json",
+        "text/tokenizer.json",
+    ):
+        assert (tmp_path / "broken" / file).read_bytes() == (tmp_path / "unbroken" / file).read_bytes()
+
+
+def test_a_run_keeps_two_encoders_of_one_space(run: Path) -> None:
+    found = nearfar.load(run)
+    assert found.preprocess.modality == "images" and found.text is not None
+    assert found.text.preprocess.modality == "text" and found.text.encoder.dim == found.encoder.dim == 32
+    assert set(found.part("scale")) == {"t", "b"} and found.verdict() is not None
+    images, captions = drawn(8, seed=9)
+    x = found.encode(images, normalize_embeddings=True)
+    y = found.text.encode(captions, normalize_embeddings=True)
+    right = [(x @ y.T).argmax(1)[at] == at for at in range(8)]
+    assert sum(right) >= 4  # of 8, by chance one
+    assert nearfar.load(run / "text").encode("a red box").shape == (32,)
+
+
+def test_images_are_found_and_classified_by_words(run: Path, store: Path, tmp_path: Path) -> None:
+    found = nearfar.search(store, text="a blue box on the left", limit=4)
+    assert list(found.columns) == ["similarity", "label"] and found.columns["label"].count("blue") >= 2
+    mixed = nearfar.search(store, text="a red box", like=[found.ids[0]], limit=3)
+    assert len(mixed.ids) == 3 and found.ids[0] not in mixed.ids
+    (tmp_path / "names.txt").write_text("red\ngreen\nblue\nyellow\n")
+    told = nearfar.classes(
+        store, names=tmp_path / "names.txt", templates=["a {} box on the left"], save="kind"
+    )
+    right = [a == b for a, b in zip(told.columns["class"], _labels(store, told.ids), strict=True)]
+    assert len(right) == 32 and sum(right) > 16  # of 32, by chance 8
+    with pytest.raises(NearfarError, match="give one of them"):
+        nearfar.classes(store)
+    with pytest.raises(NearfarError, match="has no {}"):
+        nearfar.classes(store, names=tmp_path / "names.txt", templates=["box"])
+    (tmp_path / "names.txt").write_text("red\nred\n")
+    with pytest.raises(NearfarError, match="a name twice"):
+        nearfar.classes(store, names=tmp_path / "names.txt")
+
+
+def _labels(store: Path, ids: tuple[str, ...]) -> list[str]:
+    return nearfar.open_store(store).rows(["label"], ids=list(ids)).column("label").to_pylist()
+
+
+def test_captions_learn_to_fit_a_run_that_stays_as_it_is(pictures: Path, run: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "health_checks": 0, "method": "siglip"}
+    plain = nearfar.pretrain(
+        pictures, out=tmp_path / "plain", **{key: TINY[key] for key in ("batch_size", "workers", "device")},
+        steps=4, recipe="cpu", encoder="resnet10_w16", health_checks=0, precision="float32",
+    )  # fmt: skip
+    del settings["encoder"]
+    fitted = nearfar.pretrain(
+        pictures, out=tmp_path / "lit", weights=str(tmp_path / "plain"), trainable="none", **settings
+    )
+    state = fitted.encoder.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in plain.encoder.state_dict().items())
+    assert fitted.text is not None and fitted.text.encoder.dim == plain.encoder.dim
+    again = nearfar.pretrain(pictures, out=tmp_path / "next", weights=str(run), **{**settings, "steps": 2})
+    assert again.text is not None and again.text.preprocess == nearfar.load(run / "text").preprocess
+    with pytest.raises(NearfarError, match="leaves nothing to learn"):
+        nearfar.pretrain(pictures, out=tmp_path / "no", weights=str(run), trainable="none", steps=2)
+    with pytest.raises(NearfarError, match="has no encoder of texts"):
+        nearfar.embed(tmp_path / "plain", pictures, store=tmp_path / "plain.nf")
+        nearfar.search(tmp_path / "plain.nf", text="a box")
+
+
+def test_recall_stands_beside_chance_an_untrained_run_and_file_names(run: Path, tmp_path: Path) -> None:
+    images, captions = drawn(48, seed=11)
+    for number, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
+        place = tmp_path / "test" / caption.split()[1]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{caption.replace(' ', '_')}_{number}.png")
+        (place / f"{caption.replace(' ', '_')}_{number}.txt").write_text(caption)
+    found = nearfar.pairs(
+        run, tmp_path / "test", classes=tmp_path / "test", templates=["a {} box on the left"]
+    )
+    assert list(found.rows) == ["encoder", "untrained", "file names (bm25)", "chance"]
+    assert found.images == 48 and found.captions == 8 and not found.rejected
+    assert found.rows["file names (bm25)"].image[0] == 1.0
+    assert found.rows["chance"].image[0] == pytest.approx(6 / 48)
+    assert found.rows["chance"].text == pytest.approx((1 / 8, 5 / 8, 1.0))
+    assert found.rows["encoder"].text[1] > 0.8 and found.rows["encoder"].text[2] == 1.0
+    assert found.classes is not None and found.classes.images == 24 and found.classes.chance == 0.25
+    assert found.classes.words > 0.5 and "classes by their names" in str(found)
+    assert json.dumps(found.to_json())
+    with pytest.raises(NearfarError, match="has no encoder of texts"):
+        nearfar.pairs(run / "text", tmp_path / "test")
+
+
+def test_the_page_searches_by_words_where_the_run_knows_them(run: Path, store: Path) -> None:
+    pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
+    from starlette.testclient import TestClient
+
+    from nearfar.app import server
+    from nearfar.app.findings import Findings
+    from nearfar.app.row_numbers import NumberedStore
+
+    rows = NumberedStore(nearfar.open_store(store))
+    app = server.application(rows, Findings(rows), "known", {"localhost"})
+    with TestClient(app, base_url="http://localhost:8000") as client:
+        assert client.get("/?token=known").status_code == 200
+        assert 'id="by-words" hidden' in client.get("/").text
+        assert client.get("/api/store").json()["words"] is True
+        answer = client.post("/api/search/words", json={"text": "a blue box", "where": "label != 'red'"})
+        assert answer.status_code == 200 and b"similarity" in answer.content
+        for body in ({"text": ""}, {"text": 3}, {}, {"text": "x" * 1001}, {"text": "x", "more": 1}):
+            assert client.post("/api/search/words", json=body).status_code == 422
+    assert not has_text(run / "text") and has_text(run) and not has_text("timm:resnet18")
+
+
+def test_previews_and_the_report_show_images_with_captions(pictures: Path, run: Path, tmp_path: Path) -> None:
+    kind, source = modality("pairs"), open_pairs(pictures)
+    needs = kind.preprocess_for(24, kind.views(**kind.decided(source, {}, folders=(), start=None)))
+    fetched = [kind.fetch(source, row, limit=10**6)[0] for row in (3, 5)]
+    block = kind.collate([kind.decode(data, needs, limit=10**6).value for data in fetched])
+    assert len(block) == 2 and [len(texts) for texts in block.captions] == [2, 2]
+    assert kind.prepare(block, needs).shape == (2, 3, 24, 24)
+    shown = nearfar.preview(pictures, out=tmp_path / "views.png", method="siglip", images=3, draws=2)
+    assert shown.path.exists() and shown.erased == ()
+    assert nearfar.report(run, out=tmp_path / "report.html").path.stat().st_size > 10_000
