@@ -268,7 +268,8 @@ FLAGS = {
     "finetune": (
         "--train --test --out --task --labels --label-level --groups --overwrite --json --mode --epochs --lr "
         "--batch-size --holdout --scratch --no-scratch --seed --device --precision --workers --max-bad "
-        "--save-minutes --multi-label --no-multi-label --balance --from-head"
+        "--save-minutes --multi-label --no-multi-label --balance --from-head --teacher "
+        "--unlabelled --teacher-temperature"
     ),
     "predict": (
         "--out --store --sheet --device --batch-size --workers --json --reject --all-classes "

@@ -19,7 +19,7 @@ from nearfar import models
 from nearfar.core.errors import NearfarError
 from nearfar.features import probes
 from nearfar.features.extract import fingerprint
-from nearfar.finetuning import calibrate, class_figures, linear_fit, outcome
+from nearfar.finetuning import calibrate, class_figures, linear_fit, outcome, soft_labels
 from nearfar.finetuning.classify import Predicting
 from nearfar.finetuning.many_labels import read_many
 from nearfar.finetuning.task_types import Figures
@@ -410,3 +410,50 @@ def test_vectors_are_kept_until_the_run_is_finished(start, labelled, tmp_path, m
     assert made.figures == whole.figures
     one, other = ((tmp_path / name / "parts.safetensors").read_bytes() for name in ("cut", "whole"))
     assert one == other
+
+
+def test_the_loss_of_soft_labels_is_the_papers_sum() -> None:
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(4, 3, generator=draw, dtype=torch.float64) for _ in range(2))
+    labels, total = [2, -1, -1, 0], 0.0
+    for i in range(4):
+        q, p = (np.exp(some[i].numpy() / 0.5) for some in (student, teacher))
+        p = p / p.sum() if labels[i] < 0 else np.eye(3)[labels[i]]
+        total -= sum(p[c] * np.log(q[c] / q.sum()) for c in range(3)) / 4
+    assert float(soft_labels.loss(student, teacher, torch.tensor(labels), 0.5)) == pytest.approx(total)
+    sure = soft_labels.loss(student, teacher, torch.full((4,), -1), 1e-3)
+    hard = torch.nn.functional.cross_entropy(student / 1e-3, teacher.argmax(1))
+    assert float(sure) == pytest.approx(float(hard))
+
+
+def test_a_student_learns_from_a_teacher_and_unlabelled_images(start, labelled, linear, tmp_path) -> None:
+    few = tmp_path / "few"
+    for path in sorted((labelled / "train").rglob("*.png")):
+        if int(path.stem) < 5:
+            (few / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, few / path.parent.name)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for path in (labelled / "train").rglob("*.png"):
+        shutil.copy(path, plain / f"{path.parent.name}-{path.name}")
+    how = {**FULL, "batch_size": None, "lr": 0.1, "epochs": 30, "holdout": 0, "workers": 1, "mode": "auto"}
+    how |= {"test": labelled / "test", "teacher": str(linear.path)}
+    with pytest.raises(NearfarError, match="name them with --unlabelled DATA"):
+        nearfar.finetune(start, train=few, out=tmp_path / "s", **how)
+    made = nearfar.finetune(start, train=few, out=tmp_path / "s", unlabelled=str(plain), **how)
+    assert made.mode == "full" and made.chosen["epochs"] == 30
+    assert made.chosen["batch_size"] == 180 and made.chosen["steps"] == 30  # more than the labelled images
+    rows = made.figures["test"]
+    # What the teacher gives here is what it gave in its own run, on the same images.
+    teacher = linear.figures["test"]["fine-tuned"]["accuracy"]
+    assert set(rows) == {"fine-tuned", "frozen encoder", "teacher"}
+    assert rows["teacher"]["accuracy"] == teacher and rows["fine-tuned"]["accuracy"] > teacher - 0.15
+    state = load_file(tmp_path / "s" / "encoder.safetensors")
+    assert set(state) == set(load_file(start / "encoder.safetensors"))  # the teacher is not in it
+    with pytest.raises(NearfarError, match="--teacher is for --mode full"):
+        nearfar.finetune(
+            start, train=few, out=tmp_path / "l", unlabelled=str(plain), **{**how, "mode": "linear"}
+        )
+    shutil.rmtree(few / "kind3")
+    with pytest.raises(NearfarError, match="has other classes than"):
+        nearfar.finetune(start, train=few, out=tmp_path / "o", unlabelled=str(plain), **how)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ..data.batch import Batch
 from ..methods.base import Loss
 from ..models import Encoder
+from . import soft_labels
 from .neck import Neck
+from .soft_labels import TaskTeacher
 from .task_types import HeadExport, TaskNetwork
 from .trainer import INPUT_NORM
 
@@ -62,10 +64,13 @@ class Classifier(TaskNetwork):
         many: bool,
         weights: Tensor | None = None,
         neck: Neck | None = None,
+        teacher: TaskTeacher | None = None,
     ) -> None:
         """Put an untrained head on an encoder; `weights` (classes,) say how much each counts."""
         super().__init__(f.requires_grad_(not frozen), None)
         self.frozen, self.many, self.weights = frozen, many, weights
+        # In a tuple, which keeps its weights out of this network's state.
+        self.taught_by = None if teacher is None else (teacher.net, teacher.temperature)
         self.head = LinearHead(f.dim, classes, None if neck is None else neck.requires_grad_(not frozen))
 
     def train(self, mode: bool = True) -> Self:
@@ -83,12 +88,22 @@ class Classifier(TaskNetwork):
         h = self.f(torch.cat(batch.views))
         with torch.autocast(h.device.type, enabled=False):
             logits = self.head(h)
+            if self.taught_by is not None:
+                return Loss({"cross_entropy": self._taught(logits, batch)})
             weights = None if self.weights is None else self.weights.to(logits.device)
             if self.many:
                 loss = F.binary_cross_entropy_with_logits(logits, batch.labels, pos_weight=weights)
             else:
                 loss = F.cross_entropy(logits, batch.labels, weights)
             return Loss({"cross_entropy": loss})
+
+    def _taught(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Compare with what the teacher says of the same crops."""
+        assert batch.labels is not None and self.taught_by is not None
+        net, temperature = self.taught_by
+        with torch.no_grad():
+            said = net.to(logits.device)(torch.cat(batch.views).float())
+        return soft_labels.loss(logits, said.float(), batch.labels, temperature)
 
 
 class Probabilities(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,15 +23,17 @@ from ..features.extract import Vectors, features
 from ..models import Encoder
 from ..training.run import Run
 from . import calibrate, class_data, class_figures, class_network, linear_fit, vectors
+from .class_answers import ClassAnswers
 from .class_network import Classifier
 from .classifier import CROP_AND_FLIP
 from .neck import Neck, neck_of
+from .soft_labels import NONE as UNLABELLED
+from .soft_labels import Joined, TaskTeacher, open_teacher
 from .task_types import Figures, HeadExport, Labelled, Mistake, Rows, Solved, TaskNetwork, TaskRecipe, Where
 from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
 
 FEW = 20  # images of the usual class, below which the encoder stays frozen and all labels are fitted
 QUICK_SIDE = 96  # side of images up to which a CPU trains an encoder in minutes
-NONE = "none of these"
 WARMUP = 0.1  # share of the steps over which the rate rises
 
 
@@ -53,6 +55,19 @@ class Config:
         low=0,
         source="Chen et al. 2020b, SimCLR v2",
     )
+    teacher: str | None = setting(
+        None,
+        "run of nearfar finetune whose answers for --unlabelled images are learnt, beside the labels",
+        source="Chen et al. 2020b, SimCLR v2",
+    )
+    unlabelled: str | None = setting(None, "images that the teacher is asked about")
+    teacher_temperature: float = setting(
+        1.0,
+        "temperature of the teacher's and the student's answers; low ones take its likeliest class",
+        low=0.01,
+        high=100.0,
+        source="Chen et al. 2020b: 0.1 for 1 % of labels, 1 for 10 %",
+    )
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class Predicting:
     all_classes: bool = setting(False, "write the probability of every class, a column each")
 
 
-class Classification:
+class Classification(ClassAnswers):
     """The task of `--task classify`; see `task.Task`."""
 
     name: ClassVar[str] = "classify"
@@ -78,6 +93,7 @@ class Classification:
         self.config, self.predicting = config, Predicting()
         self.neck: Neck | None = None
         self.keep: Path | None = None  # where vectors are kept until the run is finished
+        self.teacher: TaskTeacher | None = None
         self.least: float | None = None  # probability below which an image is none of these
         self.classes: tuple[str, ...] = ()
         self.temperature, self.known = 1.0, np.empty(0)
@@ -105,7 +121,20 @@ class Classification:
             raise NearfarError(
                 f"the images of {found.name} are all of class {self.classes[0]!r}; add images of another."
             )
-        return class_data.numbered(found, words, self.classes, self.many)
+        found = class_data.numbered(found, words, self.classes, self.many)
+        return found if self.config.teacher is None else self._taught(found, preprocess, where)
+
+    def _taught(self, found: Labelled, preprocess: Any, where: Where) -> Labelled:
+        """Open the teacher, which is part of what decides a training."""
+        config = self.config
+        self.teacher = open_teacher(
+            str(config.teacher), config.unlabelled, config.teacher_temperature, preprocess, where
+        )
+        if self.many or self.teacher.opened.task.classes != self.classes:
+            raise NearfarError(
+                f"--teacher {config.teacher} has other classes than {found.name}; both need the same."
+            )
+        return replace(found, digest=f"{found.digest} {self.teacher.digest}")
 
     def read_test(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Read test images, in the training's classes; see `Task.read_test`."""
@@ -122,9 +151,23 @@ class Classification:
         """Decode images to predict as the encoder's own."""
         return preprocess
 
-    def baselines(self, *_: Any, **how: Any) -> Mapping[str, Figures]:
-        """Give none: `nearfar evaluate` measures pixels and colours."""
-        return {}
+    def baselines(
+        self,
+        encoder: Encoder,
+        preprocess: Any,
+        fit: Labelled,
+        data: Labelled,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> Mapping[str, Figures]:
+        """Measure the teacher, if there is one; `nearfar evaluate` measures pixels and colours."""
+        if self.teacher is None:
+            return {}
+        teacher: Any = self.teacher.opened
+        logits = features(self.teacher.net, data.dataset, preprocess, device=device, threads=workers)
+        return {"teacher": teacher.task.measure(logits, data)}
 
     def strata(self, data: Labelled) -> Rows:
         """Hold out the same share of each class; of images with several labels, any."""
@@ -133,6 +176,8 @@ class Classification:
     def mode(self, data: Labelled, side: int, device: torch.device) -> str:
         """Choose what is trained by the images of the usual class, and by what the machine can do."""
         counts = data.targets.sum(0) if self.many else np.bincount(data.targets, minlength=len(self.classes))
+        if self.config.teacher is not None:
+            return "full"
         if np.median(counts) < FEW:
             return "few-labels"
         return "full" if device.type != "cpu" or side <= QUICK_SIDE else "linear"
@@ -190,10 +235,11 @@ class Classification:
 
     def recipe(self, mode: str, images: int, size: int, epochs: float | None) -> TaskRecipe:
         """Train as SimCLR fine-tunes; see `Task.recipe`."""
+        images += 0 if self.teacher is None else len(self.teacher.unlabelled)
         how: Any = "finetune" if mode == "full" else mode
         batch_size = batch_images(images, size, frozen=False)
         steps = training_steps(how, images, batch_size, 1.0, epochs)
-        return TaskRecipe(RECIPES[how].lrs, steps, batch_size, warmup=WARMUP)
+        return TaskRecipe(RECIPES[how].lrs, steps, batch_size, warmup=WARMUP, images=images)
 
     def network(
         self,
@@ -224,6 +270,7 @@ class Classification:
     def _network(self, encoder: Encoder, frozen: bool, weights: Tensor | None = None) -> Classifier:
         own = copy.deepcopy(encoder)
         how: dict[str, Any] = {"many": self.many, "weights": weights, "neck": copy.deepcopy(self.neck)}
+        how["teacher"] = None if frozen else self.teacher
         return Classifier(own, len(self.classes), frozen=frozen, **how)
 
     def _weights(self, fit: Labelled) -> Tensor | None:
@@ -251,8 +298,12 @@ class Classification:
         sampler = None
         if self.config.balance == "sampling" and not self.many:
             sampler = ClassBalanced(max(1, batch_size // len(self.classes)))
+        images, labels = fit.dataset, fit.targets
+        if self.teacher is not None:
+            images = Joined(images, self.teacher.unlabelled)
+            labels = np.concatenate([labels, np.full(len(self.teacher.unlabelled), UNLABELLED)])
         return DataLoader(
-            fit.dataset,
+            images,
             [CROP_AND_FLIP],
             size=preprocess.size,
             batch_size=batch_size,
@@ -260,7 +311,7 @@ class Classification:
             start=start,
             threads=workers,
             device=device,
-            labels=fit.targets,
+            labels=labels,
             sampler=sampler,
         )
 
@@ -327,42 +378,14 @@ class Classification:
     def restore(self, card: Mapping[str, Any], where: str) -> None:
         """Take over a card; see `Task.restore`."""
         widths = {"widths": [range(1, 1 << 20)], "norm": bool}
-        shape = {
-            "classes": [str],
-            "temperature": float,
-            "known": [float],
-            "apart": bool,
-            "neck": (None, widths),
-        }
-        check_shape(card, shape, where)
+        shape = {"classes": [str], "temperature": float, "known": [float], "apart": bool}
+        check_shape(card, {**shape, "neck": (None, widths)}, where)
         if card["neck"] is not None:
             self.neck = Neck(card["neck"]["widths"], card["neck"]["norm"])
         self.classes, self.temperature = tuple(card["classes"]), float(card["temperature"])
         self.known, self.apart = np.array(card["known"], np.float64), bool(card["apart"])
         if self.temperature <= 0 or len({*self.classes}) < len(self.classes) or not self.classes:
             raise NearfarError(f"{where}classes or temperature make no sense; the file is damaged.")
-
-    def prepare(self, predicting: Predicting) -> tuple[str, ...]:
-        """Take the settings of a prediction; see `Task.prepare`."""
-        self.predicting = predicting
-        self.least = calibrate.least_probability(self.known, predicting.reject)
-        if not predicting.reject:
-            return ()
-        if self.many:
-            raise NearfarError("--reject is for one class an image; this run gives several labels, or none.")
-        if self.least is None:
-            needed = int(np.ceil(1 / predicting.reject - 1e-9)) - 1
-            raise NearfarError(
-                f"--reject {predicting.reject:g} needs {needed:,} held-out images, and the run had "
-                f"{len(self.known):,}; give a larger share, or train with more images."
-            )
-        share = f"{100 * predicting.reject:g} % of images like"
-        said = f"at most {share} the held-out ones, on average"
-        if not self.apart:
-            said = (
-                f"about {share} the training ones; choices were made on the same images, so this is no bound"
-            )
-        return (f"images whose likeliest class is below {100 * self.least:.1f} % are none of these: {said}",)
 
     def empty(self, encoder: Encoder, preprocess: Any) -> Classifier:
         """Build the network whose head takes the saved state."""
@@ -371,40 +394,3 @@ class Classification:
     def exported(self, network: Classifier, preprocess: Any) -> HeadExport:
         """Give probabilities, calibrated."""
         return class_network.exported(network, preprocess.size, self.temperature, many=self.many)
-
-    def columns(self) -> Mapping[str, str]:
-        """Name the columns: class and probability; of several labels, texts that hold several."""
-        plain = {"class": "text", "probability": "text" if self.many else "number"}
-        every = {f"p_{name}": "number" for name in self.classes} if self.predicting.all_classes else {}
-        return plain | every
-
-    def _told(self, answer: Any) -> tuple[str, Any, npt.NDArray[np.float64]]:
-        """Say the class or the labels of an answer, with the probability, and all probabilities."""
-        shares = calibrate.probabilities(np.asarray(answer)[None], self.temperature, self.many)[0]
-        if self.many:
-            there = [at for at in np.argsort(-shares, kind="stable") if shares[at] >= 0.5]
-            words = ";".join(self.classes[at] for at in there)
-            return words, ";".join(f"{shares[at]:.4f}" for at in there), shares
-        at = int(shares.argmax())
-        refused = self.least is not None and shares[at] < self.least
-        return NONE if refused else self.classes[at], round(float(shares[at]), 4), shares
-
-    def rows(self, answer: Any) -> list[tuple[Any, ...]]:
-        """Write one row."""
-        word, share, shares = self._told(answer)
-        every = [round(float(value), 4) for value in shares] if self.predicting.all_classes else []
-        return [(word, share, *every)]
-
-    def store_columns(self, answer: Any) -> Mapping[str, Any]:
-        """Give the class and its probability."""
-        word, share, _ = self._told(answer)
-        return {"predicted": word or None, "probability": share or None}
-
-    def files(self, answer: Any) -> Mapping[str, bytes]:
-        """Give none."""
-        return {}
-
-    def draw(self, pixels: npt.NDArray[np.uint8], answer: Any) -> tuple[npt.NDArray[np.uint8], str]:
-        """Leave the image as it is, and write its class and probability."""
-        word, share, _ = self._told(answer)
-        return pixels, f"{word or '-'} {share}"

@@ -105,6 +105,8 @@ class Job:
     def _check(self, data: Labelled) -> None:
         if len(data) < 4:
             raise NearfarError(f"{data.name} has {len(data)} usable images; fine-tuning needs at least four.")
+        if self.mode != "full" and getattr(self.task.config, "teacher", None) is not None:
+            raise NearfarError("--teacher is for --mode full, which alone trains the encoder; leave one out.")
         if self.mode != "full" and self.tuning.scratch:
             raise NearfarError("--scratch is for --mode full, which alone trains the encoder; leave one out.")
         for flag, value in (("--lr", self.tuning.lr), ("--epochs", self.tuning.epochs)):
@@ -218,7 +220,7 @@ class Job:
         network = self._network(mode != "full")
         check = None if self.choice is None else self._check_of()
         session.train(how, network, self.fit, recipe, lr, f"{self.digest} {lr} {recipe}", check)
-        epochs = recipe.steps * recipe.batch_size / len(self.fit)
+        epochs = recipe.steps * recipe.batch_size / (recipe.images or len(self.fit))
         chosen = {
             "lr": lr,
             "steps": recipe.steps,

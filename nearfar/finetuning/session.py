@@ -116,7 +116,7 @@ def train(
         network,
         optimizer,
         training,
-        images=len(fit),
+        images=recipe.images or len(fit),
         plan=plan,
         started=started,
         seconds=0.0,

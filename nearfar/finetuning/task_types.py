@@ -93,6 +93,7 @@ class TaskRecipe:
         batch_size: images a step.
         warmup: share of the steps over which the rate rises.
         trial: share of the steps that a trial of a learning rate has.
+        images: that it is trained on, where these are not the labelled ones alone.
     """
 
     lrs: tuple[float, ...]
@@ -100,6 +101,7 @@ class TaskRecipe:
     batch_size: int
     warmup: float = 0.0
     trial: float = 0.25
+    images: int | None = None
 
 
 @dataclass(frozen=True)
