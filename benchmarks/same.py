@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from PIL import Image
 
-SIDE, STEPS = 16, 20
+SIDE, STEPS = 32, 20
 UNLIKE = (
     "seconds",
     "path",

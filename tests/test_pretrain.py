@@ -212,6 +212,14 @@ def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_overwritten(p
         assert all(bool(torch.isfinite(value).all()) for value in checkpoint.read(last)[0].values())
 
 
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_images_too_small_for_the_encoder(precision: str, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8)
+    how = {"method": "jigsaw", "image_size": 16, "precision": precision, "health_checks": 0}
+    with pytest.raises(nearfar.NearfarError, match="too small for the encoder; raise --image-size"):
+        nearfar.pretrain(images, out=tmp_path / "run", steps=1, **how)
+
+
 def test_too_few_images(photos, tmp_path):
     one = np.zeros((1, 16, 16, 3), np.uint8)
     with pytest.raises(nearfar.NearfarError, match="1 usable image is too few"):

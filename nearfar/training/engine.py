@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core import distributed
+from ..core.errors import NearfarError
 from ..data.loader import DataLoader
 from ..methods.base import Loss, Method
 from . import grad_cache, optim
@@ -24,6 +25,19 @@ from .draws import named_draws
 from .parallel import average_gradients, parallelise
 from .replicas import Replicas
 from .schedule import StepPlan, TimeBudget
+
+TOO_SMALL = (
+    "images, or parts of them that the method takes, are too small for the encoder; raise --image-size."
+)
+
+
+def says_too_small(error: RuntimeError) -> bool:
+    """Tell whether a layer found no pixel left to work on.
+
+    Args:
+        error: that torch raised.
+    """
+    return "Output size is too small" in str(error) or "Kernel size can't be greater" in str(error)
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,10 @@ def train(
             yield Step(number, plan, loss.detach(), terms, watched, now, feed.waited)
             if number >= plan.steps:
                 return
+    except RuntimeError as error:
+        if not says_too_small(error):
+            raise
+        raise NearfarError(TOO_SMALL) from None
     finally:
         replicas.close()
 

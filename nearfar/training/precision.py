@@ -8,11 +8,12 @@ from collections.abc import Callable
 import torch
 
 from ..core import distributed, progress
+from ..core.errors import NearfarError
 from ..core.threads import one_torch_thread
 from ..data.loader import DataLoader
 from ..methods.base import Loss, Method
 from .draws import named_draws
-from .engine import autocast
+from .engine import TOO_SMALL, autocast, says_too_small
 from .turns import FEWEST, SECONDS, Turns
 
 GAIN = 0.9  # share of float32's time that bfloat16 may take to be chosen
@@ -75,8 +76,13 @@ def gains_from_bfloat16(
             taken = elapsed() - start
         return found
 
-    with one_torch_thread():
-        count, turns = _turns(passes, elapsed, seconds)
+    try:
+        with one_torch_thread():
+            count, turns = _turns(passes, elapsed, seconds)
+    except RuntimeError as error:
+        if not says_too_small(error):
+            raise
+        raise NearfarError(TOO_SMALL) from None
     method.zero_grad(set_to_none=True)
     method.load_state_dict(weights)
     if not turns.pairs:
