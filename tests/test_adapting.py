@@ -71,7 +71,7 @@ def test_each_way_trains_what_it_names() -> None:
 
 @pytest.mark.parametrize("what", ["some", "last:0", "lora", "last:-1", "lora:2.5"])
 def test_what_is_no_way_is_refused(what: str) -> None:
-    with pytest.raises(NearfarError, match="write all, norms, last:K or lora:R"):
+    with pytest.raises(NearfarError, match="write all, none, norms, last:K or lora:R"):
         adapting.choose(vit(), what)
 
 

@@ -63,9 +63,10 @@ class Copies(Method):
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the method into the table."""
-    method, settings = methods.method, methods.settings
+    method, settings, kind = methods.method, methods.settings, methods.kind
     monkeypatch.setitem(methods.METHODS, "copies", "Copies")
     monkeypatch.setattr(methods, "method", lambda name: Copies if name == "copies" else method(name))
+    monkeypatch.setattr(methods, "kind", lambda name: None if name == "copies" else kind(name))
     monkeypatch.setattr(methods, "settings", lambda name: Config if name == "copies" else settings(name))
 
 
