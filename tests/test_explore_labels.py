@@ -24,6 +24,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from nearfar.app import server
+from nearfar.app.changes import user
 from nearfar.app.explore import TOKEN_AGE, kept_token
 from nearfar.app.findings import Findings
 from nearfar.app.kept import KeptResults
@@ -107,7 +108,7 @@ def test_a_label_keeps_where_it_came_from(client: TestClient, store: VectorStore
     label(client, [0, 1], ["cat", None], by="Ann")
     label(client, [2], ["cat"], origin="accepted suggestion")
     assert labels_of(store, "label_origin")[:4] == ["hand", None, "accepted suggestion", None]
-    assert labels_of(store, "label_by")[:4] == ["Ann", "Ann", server.user(), None]
+    assert labels_of(store, "label_by")[:4] == ["Ann", "Ann", user(), None]
     assert all(at.startswith("20") for at in labels_of(store, "label_at")[:3])
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import mimetypes
-import re
 import tempfile
 from collections.abc import Iterable
 from functools import partial
@@ -20,34 +18,28 @@ from starlette.concurrency import run_in_threadpool
 
 from ..core.errors import NearfarError
 from ..images.thumbnails import checked
-from ..queries.label_origin import ACCEPTED
-from ..queries.listing import Listing
 from ..stores.import_export import export
 from ..stores.set_aside import SET_ASIDE
 from . import originals
+from .answers import BINARY, framed, listed, named_in, plains
+from .changes import add_changes, user
 from .findings import Findings
-from .frames import frame
 from .guard import Guard
 from .jobs import Cancelled, Unfinished
 from .kept import private_folder
 from .label_log import LabelLog
 from .parts import AnomalousParts
 from .requests import (
-    MOST,
     CancelRequest,
     Condition,
     ExportRequest,
     Key,
-    LabelRequest,
     Name,
     NormalRequest,
     Number,
     SearchRequest,
     SelectionRequest,
-    SetRequest,
     Side,
-    TrainRequest,
-    UndoRequest,
     WordsRequest,
 )
 from .row_numbers import NumberedStore, StaleRows
@@ -55,9 +47,6 @@ from .selections import Selections
 from .tasks import LABELLED, LISTS
 
 HERE = Path(__file__).parent / "static"
-_NUMBER = re.compile(r"[0-9]{1,9}")
-MOST_ACCEPTED = 100  # labels accepted from a classifier in one request
-BINARY = "application/octet-stream"
 mimetypes.add_type("text/javascript", ".js")
 
 
@@ -105,7 +94,7 @@ def application(
     _store(app, rows, log, column, findings, parts is not None)
     _pictures(app, rows)
     _found(app, rows, findings)
-    _changes(app, rows, log, findings)
+    add_changes(app, rows, log, findings)
     if parts is not None:
         _parts(app, rows, parts)
     return Guard(app, token, names, root_path, stated)
@@ -185,11 +174,11 @@ def _store(
         seen = rows.look()
         found = log.column(name) if name == labels else rows.column(name)
         head = {"kind": found.kind, "names": found.names, "version": seen, "key": rows.key}
-        return _framed(head, values=found.values)
+        return framed(head, values=found.values)
 
     @app.get("/api/order/{name:path}")
     def order(name: str) -> Response:
-        return _framed({"key": rows.key}, rank=rows.rank(name))
+        return framed({"key": rows.key}, rank=rows.rank(name))
 
     @app.get("/api/selections")
     def selections() -> dict[str, Any]:
@@ -197,7 +186,7 @@ def _store(
 
     @app.get("/api/selections/{name:path}")
     def selection(name: str) -> Response:
-        return _framed({"key": rows.key}, rows=rows.numbers(kept.all().get(name, [])))
+        return framed({"key": rows.key}, rows=rows.numbers(kept.all().get(name, [])))
 
     @app.post("/api/selections")
     def keep_selection(asked: SelectionRequest) -> dict[str, Any]:
@@ -206,7 +195,7 @@ def _store(
 
     @app.get("/api/where")
     def where(where: Condition) -> Response:
-        return _framed({"key": rows.key}, rows=rows.numbers(store.ids(where)))
+        return framed({"key": rows.key}, rows=rows.numbers(store.ids(where)))
 
     @app.get("/api/export/{form}")
     def export_all(form: str, vectors: bool = False) -> Response:
@@ -232,12 +221,12 @@ def _pictures(app: FastAPI, rows: NumberedStore) -> None:
 
     @app.get("/api/cells")
     def cells(at: str, key: str) -> Response:
-        ids = _named(rows, at, key)
+        ids = named_in(rows, at, key)
         pictures = [checked(data) for data in store.thumbnails(ids)]
-        head = {"rows": [_plains(row) for row in store.rows(ids=ids).to_pylist()]}
+        head = {"rows": [plains(row) for row in store.rows(ids=ids).to_pylist()]}
         sizes = np.array([len(data) for data in pictures], np.int32)
         whole = np.frombuffer(b"".join(pictures), np.uint8)
-        return _framed(head, sizes=sizes, bytes=whole)
+        return framed(head, sizes=sizes, bytes=whole)
 
     @app.get("/api/photo/{row}")
     def photo(row: Number, key: str, side: Side = originals.FULL) -> Response:
@@ -256,26 +245,26 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     @app.get("/api/map")
     def map_(job: Key = "") -> Response:
         places = findings.asked("map", findings.places, job)
-        return _framed({"key": rows.key}, x=places[:, 0], y=places[:, 1])
+        return framed({"key": rows.key}, x=places[:, 0], y=places[:, 1])
 
     @app.get("/api/map/first")
     def first_map(job: Key) -> Response:
         places = findings.jobs.early(job)
         if places is None:
             return JSONResponse({"error": "there is nothing here."}, 404)
-        return _framed({"key": rows.key}, x=places[:, 0], y=places[:, 1])
+        return framed({"key": rows.key}, x=places[:, 0], y=places[:, 1])
 
     @app.get("/api/anomaly-score")
     def anomaly_score(job: Key = "") -> Response:
         found = findings.asked("anomaly-score", findings.anomaly_score, job)
-        return _framed({"kind": "number", "names": [], "key": rows.key}, values=found)
+        return framed({"kind": "number", "names": [], "key": rows.key}, values=found)
 
     @app.get("/api/clusters")
     def clusters(job: Key = "") -> Response:
         found = findings.asked("clusters", findings.clusters, job)
         names = [f"cluster {at + 1}" for at in range(int(found.max(initial=-1)) + 1)]
         head = {"kind": "text", "names": names, "key": rows.key}
-        return _framed(head, values=found)
+        return framed(head, values=found)
 
     @app.get("/api/list/{name}")
     def list_(
@@ -289,7 +278,7 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
         if name not in LISTS and name not in LABELLED:
             return JSONResponse({"error": "there is no such list."}, 404)
         made = partial(findings.listing, name, column, where, accepted)
-        return _listed(rows, findings.asked(f"list {name} {column} {accepted} {where}", made, job))
+        return listed(rows, findings.asked(f"list {name} {column} {accepted} {where}", made, job))
 
     @app.post("/api/cancel")
     def cancel(asked: CancelRequest) -> Any:
@@ -302,16 +291,16 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     @app.post("/api/search")
     def search(asked: SearchRequest) -> Response:
         likes, dislikes = rows.named(asked.like, asked.key), rows.named(asked.dislike, asked.key)
-        return _listed(rows, findings.like(likes, dislikes, asked.where))
+        return listed(rows, findings.like(likes, dislikes, asked.where))
 
     @app.post("/api/search/words")
     def search_words(asked: WordsRequest) -> Response:
-        return _listed(rows, findings.like_words(asked.text, asked.where))
+        return listed(rows, findings.like_words(asked.text, asked.where))
 
     @app.post("/api/search/file")
     async def search_file(request: Request, where: Condition | None = None) -> Response:
         data = await request.body()
-        return _listed(rows, await run_in_threadpool(findings.like_file, data, where))
+        return listed(rows, await run_in_threadpool(findings.like_file, data, where))
 
 
 def _parts(app: FastAPI, rows: NumberedStore, parts: AnomalousParts) -> None:
@@ -321,7 +310,7 @@ def _parts(app: FastAPI, rows: NumberedStore, parts: AnomalousParts) -> None:
         head, order, scores = parts.listing()
         columns = {"anomaly_score": [float(one) for one in scores[: len(order)]]}
         told = {"title": "most anomalous parts first", "lines": [], "grouped": "", "columns": columns}
-        return _framed({**told, **head, **more, "key": rows.key}, rows=order, scores=scores)
+        return framed({**told, **head, **more, "key": rows.key}, rows=order, scores=scores)
 
     @app.get("/api/parts")
     def list_of_parts() -> Response:
@@ -334,111 +323,3 @@ def _parts(app: FastAPI, rows: NumberedStore, parts: AnomalousParts) -> None:
     @app.post("/api/normal")
     def normal(asked: NormalRequest) -> Response:
         return answer(added=parts.add(rows.named(asked.rows, asked.key), asked.above))
-
-
-def _changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Findings) -> None:
-    """Take labels in, and learn from them."""
-
-    @app.post("/api/labels")
-    def label(asked: LabelRequest) -> Any:
-        ids = _meant(rows, asked)
-        there = [at for at, name in enumerate(ids) if name in rows.at]
-        if asked.origin in ACCEPTED and len(ids) > MOST_ACCEPTED:
-            raise NearfarError(f"at most {MOST_ACCEPTED} labels are accepted at once; choose fewer images.")
-        change = log.write(
-            asked.column,
-            [ids[at] for at in there],
-            [asked.before[at] for at in there],
-            [asked.after[at] for at in there],
-            asked.version,
-            origin=asked.origin,
-            by=asked.by or user(),
-        )
-        return {
-            "version": change.version,
-            "at": change.at,
-            "classes": log.classes(asked.column),
-            "replaced": [[rows.at[name], label] for name, label in change.replaced.items()],
-            "gone": len(ids) - len(there),
-        }
-
-    @app.post("/api/undo")
-    def undo(asked: UndoRequest) -> Any:
-        found = log.undo(asked.column, asked.at, asked.by or user())
-        labels = [[rows.at[name], label] for name, label in found.labels.items() if name in rows.at]
-        return {"version": found.version, "labels": labels, "at": found.at, "by": found.by, "key": rows.key}
-
-    @app.post("/api/set")
-    def set_(asked: SetRequest) -> Any:
-        ids = _meant(rows, asked)
-        flags = asked.column == SET_ASIDE
-        if flags and not all(value is None or value is True for value in asked.after):
-            raise NearfarError(f"the column {SET_ASIDE} holds true, or nothing.")
-        if not flags:
-            log.check(asked.column)
-        there = {name: value for name, value in zip(ids, asked.after, strict=True) if name in rows.at}
-        rows.store.update(asked.column, there)
-        return {"version": rows.look()}
-
-    @app.post("/api/train")
-    def train(asked: TrainRequest, job: Key = "") -> Response:
-        made = partial(findings.classifier, asked.column, asked.accepted)
-        listing, facts = findings.asked(f"classifier {asked.column} {asked.accepted}", made, job)
-        return _listed(rows, listing, facts=facts)
-
-
-def _meant(rows: NumberedStore, asked: LabelRequest | SetRequest) -> list[str]:
-    """Name the images of a change; by its own names, if it waited until the numbers were void."""
-    if not len(asked.rows) == len(asked.before) == len(asked.after):
-        raise NearfarError("the request is malformed.")
-    try:
-        return rows.named(asked.rows, asked.key)
-    except StaleRows:
-        if asked.ids is None or len(asked.ids) != len(asked.rows):
-            raise
-        return asked.ids
-
-
-def user() -> str:
-    """Name the user who runs the server."""
-    try:
-        return getpass.getuser()[:60]
-    except (OSError, KeyError, ImportError):
-        return ""
-
-
-def _framed(head: dict[str, Any], **arrays: Any) -> Response:
-    return Response(frame(head, **arrays), media_type=BINARY)
-
-
-def _listed(rows: NumberedStore, listing: Listing, **more: Any) -> Response:
-    """Answer with a list: numbers of rows, and what is known of each."""
-    at = rows.at
-    there = [place for place, name in enumerate(listing.ids) if name in at]
-    columns = {name: [_plain(values[place]) for place in there] for name, values in listing.columns.items()}
-    head = {
-        "title": listing.title,
-        "lines": listing.lines,
-        "grouped": listing.grouped,
-        "columns": columns,
-    }
-    numbers = rows.numbers(listing.ids[place] for place in there)
-    return _framed({**head, **more, "key": rows.key}, rows=numbers)
-
-
-def _named(rows: NumberedStore, at: str, key: str) -> list[str]:
-    """Read row numbers from an address."""
-    words = at.split(",")
-    if len(words) > MOST or not all(_NUMBER.fullmatch(word) for word in words):
-        raise NearfarError("the request is malformed.")
-    return rows.named([int(word) for word in words], key)
-
-
-def _plain(value: Any) -> Any:
-    """Turn a value into one that JSON has."""
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _plains(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in row.items()}
