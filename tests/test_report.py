@@ -508,7 +508,7 @@ def _scored(accuracy: float, spread: float, test: str = "a", **others: float) ->
 def test_one_sentence_sums_a_run_up() -> None:
     said = summary.sentence(3240, "images", _scored(0.912, 0.02, untrained=0.45, pixels=0.5), None)
     assert said == (
-        "An encoder learnt from 3,240 images, and gives 91.2 % of the test images their right class, more "
+        "With this encoder, learnt from 3,240 images, 91.2 % of the test images get their right class, more "
         "than with raw pixels (50.0 %)."
     )
     same = summary.sentence(3240, "images", _scored(0.5, 0.02, untrained=0.49), None)

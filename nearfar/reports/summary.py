@@ -23,13 +23,14 @@ def sentence(images: int, kind: str, scores: scoring.Scores | None, verdict: Any
         One sentence without terms of the field.
     """
     found = scoring.main(scores) if scores else None
-    learnt = f"An encoder learnt from {images:,} {kind}"
+    learnt = f"learnt from {images:,} {kind}"
     if scores is None or found is None:
         health = f"; its health while training says: {verdict.name}" if verdict else ""
-        return f"{learnt}; how good it is was not measured on labelled {kind} yet{health}."
+        return f"An encoder {learnt}; how good it is was not measured on labelled {kind} yet{health}."
     key, own = found
     others = {way: score["accuracy"] for way, score in scores[key].items() if way in BASELINES}
-    says = f"{learnt}, and gives {scoring.percent(own['accuracy'])} of the test {kind} their right class"
+    share = scoring.percent(own["accuracy"])
+    says = f"With this encoder, {learnt}, {share} of the test {kind} get their right class"
     if not others:
         return f"{says}."
     best = max(others, key=lambda way: others[way])
