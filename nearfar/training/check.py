@@ -35,7 +35,7 @@ from .targets import stand_in
 from .teacher import teacher_of
 
 DECODING = 2.0  # seconds that images are decoded for, to find broken ones
-TIMING = 3.0  # seconds that training steps are timed for
+TIMING = 1.5  # seconds that training steps are timed for
 SAMPLE = 64  # images decoded to measure the time of a step
 
 
