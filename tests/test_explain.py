@@ -167,5 +167,7 @@ def test_mistakes_are_sentences(run: nearfar.training.run.Run, labelled: Path, t
         nearfar.explain(run, test, pair=["angle0/000.png", "angle0/nothing.png"])
     with pytest.raises(NearfarError, match="give two"):
         nearfar.explain(run, test, pair=["angle0/000.png"])
+    with pytest.raises(NearfarError, match="twice"):
+        nearfar.explain(run, test, pair=["angle0/000.png", "angle0/000.png"])
     with pytest.raises(NearfarError, match="needs 16 or more"):
         nearfar.explain(run, test / "angle0")

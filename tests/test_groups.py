@@ -105,3 +105,16 @@ def test_groups_of_one_are_refused(photos: Path, tmp_path: Path) -> None:
     assert len(set(read_groups(tmp_path / "g.csv").of.values())) == len(names)
     with pytest.raises(NearfarError, match="a group of its own"):
         nearfar.pretrain(photos, out=tmp_path / "r", **TINY, groups=str(tmp_path / "g.csv"))
+
+
+def test_one_group_of_all_images_is_refused(photos: Path, tmp_path: Path) -> None:
+    names = sorted(path for path in photos.rglob("*") if path.is_file())
+    (tmp_path / "g.csv").write_text("path,group\n" + "".join(f"{name},a\n" for name in names))
+    with pytest.raises(NearfarError, match="puts all images into one group"):
+        nearfar.pretrain(photos, out=tmp_path / "r", **TINY, groups=str(tmp_path / "g.csv"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_list_that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(NearfarError, match=r"none\.csv cannot be read as a list of groups: No such file"):
+        read_groups(tmp_path / "none.csv")

@@ -406,3 +406,25 @@ def test_previews_and_the_report_show_images_with_captions(pictures: Path, run: 
     shown = nearfar.preview(pictures, out=tmp_path / "views.png", method="siglip", images=3, draws=2)
     assert shown.path.exists() and shown.erased == ()
     assert nearfar.report(run, out=tmp_path / "report.html").path.stat().st_size > 10_000
+
+
+def test_tables_of_which_no_pair_can_be_learnt_are_named(tmp_path: Path) -> None:
+    for text, words in [
+        (b"", "captions.csv has no column of paths: its first line is empty"),
+        (b"path,caption\na.png,x\0y\n", "is not UTF-8 text: it holds NUL bytes"),
+        (b"path,caption\na.png,a cat\nb.png,a cat\n", "have the same captions"),
+    ]:
+        (tmp_path / "captions.csv").write_bytes(text)
+        with pytest.raises(NearfarError, match=words):
+            open_pairs(tmp_path)
+
+
+def test_a_text_that_cannot_be_encoded_is_named_by_itself(run: Path) -> None:
+    with pytest.raises(NearfarError, match="'' cannot be encoded"):
+        nearfar.load(run / "text").encode("")
+
+
+def test_recall_of_one_image_is_refused(run: Path) -> None:
+    image = np.zeros((16, 16, 3), np.uint8)
+    with pytest.raises(NearfarError, match="the list has one image to find"):
+        nearfar.pairs(run, [(image, "a cat")])

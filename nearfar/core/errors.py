@@ -36,3 +36,12 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
         return f"did you mean {listed}?"
     shown = ", ".join(names[:12])
     return f"choose from {shown}{', ...' if len(names) > 12 else ''}"
+
+
+def reason_of(error: Exception) -> str:
+    """Say why a file could not be read: without number and path, where the system says it.
+
+    Args:
+        error: what reading raised.
+    """
+    return getattr(error, "strerror", None) or str(error)

@@ -36,7 +36,9 @@ def open_text(path: Path, errors: str = "strict") -> IO[str]:
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return open(path, encoding="utf-16", newline="")
     if b"\0" in start:
-        raise _not_text(path)
+        raise NearfarError(
+            f"{path} is not UTF-8 text: it holds NUL bytes; save it as 'CSV UTF-8', which Excel offers."
+        )
     return open(path, encoding="utf-8-sig", errors=errors, newline="")
 
 
@@ -55,10 +57,6 @@ def read_text(path: Path) -> str:
         raise NearfarError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError:
         raise NearfarError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
-
-
-def _not_text(path: Path) -> NearfarError:
-    return NearfarError(f"{path} is not UTF-8 text; save it as 'CSV UTF-8', which Excel offers.")
 
 
 def read_rows(path: Path, errors: str = "strict") -> Iterator[tuple[int, list[str]]]:

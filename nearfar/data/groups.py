@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core import rng
-from ..core.errors import NearfarError
+from ..core.errors import NearfarError, reason_of
 from .csv_files import read_rows
 from .source import FileSource, Source
 
@@ -92,7 +92,7 @@ def read_groups(path: str | Path) -> GroupList:
     try:
         rows = list(read_rows(file))
     except (OSError, ValueError, csv.Error) as error:
-        raise NearfarError(f"{file} cannot be read as a list of groups: {error}.") from None
+        raise NearfarError(f"{file} cannot be read as a list of groups: {reason_of(error)}.") from None
     heads = [word.strip().lower() for word in rows[0][1]] if rows else []
     name = next((heads.index(word) for word in NAMES if word in heads), None)
     group = next((heads.index(word) for word in GROUPS if word in heads), None)

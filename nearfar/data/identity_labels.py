@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import NearfarError
+from ..core.errors import NearfarError, reason_of
 from .csv_files import read_rows
 from .endings import LISTS
 from .labels import of_folders, open_labelled
@@ -164,7 +164,7 @@ def _listed(file: Path) -> Mapping[str, Entry]:
     try:
         rows = list(read_rows(file))
     except (OSError, ValueError) as error:
-        raise NearfarError(f"{file} cannot be read as a list of identities: {error}.") from None
+        raise NearfarError(f"{file} cannot be read as a list of identities: {reason_of(error)}.") from None
     heads = [word.strip().lower() for word in rows[0][1]] if rows else []
     at = {
         name: next((heads.index(word) for word in words if word in heads), None)

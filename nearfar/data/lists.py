@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import NearfarError
+from ..core.errors import NearfarError, reason_of
 from .csv_files import native_paths, open_text, read_rows
 from .endings import LISTS
 from .source import FileSource, class_names, clean
@@ -22,6 +22,10 @@ def column_of(path: Path, names: list[str], wanted: tuple[str, ...], what: str) 
     for word in wanted:
         if word in lower:
             return lower.index(word)
+    if not any(lower):
+        raise NearfarError(
+            f"{path} has no column of {what}: its first line is empty; write {wanted[0]!r} there."
+        )
     found = ", ".join(repr(name) for name in names[:6])
     raise NearfarError(
         f"{path} has no column of {what}: rename one of its columns ({found}) to {wanted[0]!r}."
@@ -89,7 +93,7 @@ def read_list(path: Path, name: str, *, labels: bool) -> tuple[list[str], list[A
     except NearfarError:
         raise
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's own errors are ValueErrors and OSErrors
-        raise NearfarError(f"{name} cannot be read as a list of images: {error}.") from None
+        raise NearfarError(f"{name} cannot be read as a list of images: {reason_of(error)}.") from None
     if not paths:
         raise NearfarError(f"{name} lists no images; write one path per row.")
     return paths, marks

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..core.errors import BadImage, NearfarError
+from ..core.errors import BadImage, NearfarError, reason_of
 from ..core.shapes import loads
 from ..images.value_range import Values
 from ..text.read import MOST, text_of
@@ -162,6 +162,11 @@ class _Captions:
                 f"no image of {name} has a caption that can be used ({bad[0]}); write one for each image."
             )
         captions = [tuple(dict.fromkeys(self.good.get(row, ()))) for row in rows]
+        if len(rows) - len(bad) > 1 and len(set(captions) - {()}) == 1:
+            raise NearfarError(
+                f"all images of {name} have the same captions, so none tells an image from another; write "
+                "one for each image."
+            )
         aside = tuple(one for row, one in self.aside if row not in bad)
         return PairSource(name, images.ids, None, images, captions, bad, aside, masks=images.masks)
 
@@ -210,7 +215,7 @@ def _table(path: Path) -> PairSource:
     except NearfarError:
         raise
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's own errors are ValueErrors and OSErrors
-        raise NearfarError(f"{path} cannot be read as a table of captions: {error}.") from None
+        raise NearfarError(f"{path} cannot be read as a table of captions: {reason_of(error)}.") from None
     if not paths:
         reason = f" ({found.aside[0][1].id}: {found.aside[0][1].reason})" if found.aside else ""
         raise NearfarError(f"{path} lists no image{reason}; write a path and a caption in each row.")

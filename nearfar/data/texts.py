@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..core.errors import BadImage, NearfarError, nearest
+from ..core.errors import BadImage, NearfarError, nearest, reason_of
 from ..text.read import BETWEEN
 from ..text.view_settings import SUFFIXES
 from .csv_files import read_rows
@@ -151,7 +151,7 @@ def _open_file(path: Path, columns: list[str], labels: bool) -> Source:
     except NearfarError:
         raise
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's own errors are ValueErrors and OSErrors
-        raise NearfarError(f"{path} cannot be read as texts: {error}.") from None
+        raise NearfarError(f"{path} cannot be read as texts: {reason_of(error)}.") from None
 
 
 def _open_lines(path: Path) -> Source:

@@ -147,7 +147,7 @@ def pairs(
         Recall both ways, beside chance, untrained encoders and the names of the files.
 
     Raises:
-        NearfarError: the run has no encoder of texts, or there are no images with captions.
+        NearfarError: the run has no encoder of texts, or there are fewer than two images with captions.
     """
     opened = load(run)
     words, where = text_run(opened), device_named(device)
@@ -155,6 +155,8 @@ def pairs(
     dataset: Any = modality(IMAGES).load(
         source, opened.preprocess, limit=Training.max_pixels, max_bad=1.0, threads=cores()
     )
+    if len(dataset) < 2:
+        raise NearfarError(f"{source.name} has one image to find; give two or more with captions.")
     texts, right = _answers(source, dataset)
     blank = Run(None, _untrained_texts(words, seed), words.preprocess, {"source": "untrained"}, {})
     random: Any = untrained(opened.encoder, dataset, opened.preprocess, seed, str(where))

@@ -61,7 +61,10 @@ def encode(
     with _shown(show_progress_bar), progress.Bar("encoding", len(source)) as bar:
         for chunk in read_chunks(source, range(0, len(source), CHUNK_IMAGES), preprocess, cores()):
             for row, reason in chunk.bad:
-                raise NearfarError(f"{source.ids[row]} cannot be encoded ({reason}); leave it out.")
+                given = [images] if one else images
+                words = isinstance(given, (list, tuple)) and kind.name == "text"
+                name = repr(given[row]) if words else source.ids[row]  # a text has no name but itself
+                raise NearfarError(f"{name} cannot be encoded ({reason}); leave it out.")
             parts.append(features(model, chunk, preprocess, device=where, batch_size=batch_size))
             bar.advance(len(chunk))
     vectors = torch.from_numpy(finite(np.concatenate(parts)))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import NearfarError
+from ..core.errors import NearfarError, reason_of
 from ..data.csv_files import read_rows
 from ..data.lists import SUFFIXES
 from ..data.open import open_data
@@ -120,7 +120,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             return list(table.column_names), list(enumerate(map(list, zip(*cells, strict=True)), start=1))
         rows = list(read_rows(path, "surrogateescape"))
     except (OSError, ValueError, csv.Error) as error:
-        raise NearfarError(f"{path} cannot be read as a list: {error}.") from None
+        raise NearfarError(f"{path} cannot be read as a list: {reason_of(error)}.") from None
     if not rows:
         raise NearfarError(f"{path} is empty; write a line of headings, and a row for each image.")
     return rows[0][1], rows[1:]

@@ -234,6 +234,8 @@ def _sampled(source: Source, pair: Sequence[str]) -> Any:
     """Choose the rows of the sample; those of the pair come first."""
     if pair and len(pair) != 2:
         raise NearfarError(f"--pair has {len(pair)} names; give two.")
+    if pair and pair[0] == pair[1]:
+        raise NearfarError(f"--pair names {pair[0]} twice; name two images.")
     if len(source) < LEAST:
         raise NearfarError(f"{source.name} holds {len(source)} images; explain needs {LEAST} or more.")
     place = {name: row for row, name in enumerate(source.ids)}

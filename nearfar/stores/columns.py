@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import progress
-from ..core.errors import NearfarError
+from ..core.errors import NearfarError, reason_of
 from ..data.csv_files import read_rows
 from .base import Value, VectorStore
 from .conditions import EXACT
@@ -88,7 +88,7 @@ def read_columns(path: str | Path) -> ColumnList:
     try:
         lines = list(read_rows(file))
     except (OSError, ValueError, csv.Error) as error:
-        raise NearfarError(f"{file} cannot be read as a list of columns: {error}.") from None
+        raise NearfarError(f"{file} cannot be read as a list of columns: {reason_of(error)}.") from None
     table = [[word.strip() for word in row] for _, row in lines]
     heads = table[0] if table else []
     if len(heads) < 2 or heads[0].lower() not in NAMES:

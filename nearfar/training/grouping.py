@@ -69,6 +69,11 @@ def read_groups_of(wanted: RunConfig, source: Source, whole: Dataset, views: int
         raise NearfarError(
             f"--groups {words} puts each image into a group of its own; name groups of two or more."
         )
+    if len(np.unique(found.groups)) == 1:
+        raise NearfarError(
+            f"--groups {words} puts all images into one group, so there is nothing to tell apart; name two "
+            "groups or more."
+        )
     if distributed.first():
         count, note = len(np.unique(found.groups)), ""
         if alone:
