@@ -70,9 +70,11 @@ class Job:
             self.mode = self.task.mode(data, self.started.preprocess.size, self.device)
         self._check(data)
         self.fit, self.choice, self.rest = self._split(data)
-        if (self.tuning.batch_size or 1) > len(self.fit):
+        size = self.started.preprocess.size
+        images = self.task.recipe("full", len(self.fit), size, None).images or len(self.fit)
+        if (self.tuning.batch_size or 1) > images:
             raise NearfarError(
-                f"--batch-size {self.tuning.batch_size} is more than the {len(self.fit):,} training images."
+                f"--batch-size {self.tuning.batch_size} is more than the {images:,} training images."
             )
         digest = {"asked": self.asked, "data": data.digest, "test": tests.digest if tests else None}
         self.digest = hashlib.sha256(json.dumps(digest, sort_keys=True).encode()).hexdigest()
