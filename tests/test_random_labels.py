@@ -76,6 +76,17 @@ def test_individuals_of_random_names_are_found_by_chance(start: Path, tmp_path: 
             assert abs(row[ours] - np.mean(chance)) < 4 * np.std(chance), (name, ours)
 
 
+def test_an_encoder_that_gives_all_images_one_vector_finds_nobody_in_order() -> None:
+    # Folders come in the order of their names, which is that of the identities.
+    who = Identities(np.repeat(np.arange(25), 4), np.full(100, -1), np.full(100, BOTH))
+    draw, by_chance = np.random.default_rng(0), []
+    for _ in range(20):
+        x = draw.normal(size=(100, 3)).astype(np.float32)
+        by_chance.append(identity_scores.scores(who, identity_scores.by_cosine(x)).map)
+    found = identity_scores.scores(who, identity_scores.by_cosine(np.ones((100, 3), np.float32)))
+    assert found.map <= np.mean(by_chance) and found.ranks[10] == 0
+
+
 def test_names_of_features_hold_no_more_often_than_the_most_common_label() -> None:
     draw = np.random.default_rng(0)
     vectors = torch.from_numpy(draw.normal(size=(400, 12)).astype(np.float32))
