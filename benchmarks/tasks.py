@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from nearfar.core.config import build
 from nearfar.features import probes
 from nearfar.finetuning import detect, segment, sheet
 from nearfar.finetuning.segment_baseline import ColourFeatures
-from nearfar.finetuning.task_types import Labelled, Where
+from nearfar.finetuning.task_types import Labelled, Setup, Where
 from nearfar.training import engine
 from nearfar.training.run import load
 from nearfar.training.schedule import StepPlan
@@ -59,12 +60,11 @@ def trained(
     """Train as `nearfar finetune` does, with all labels."""
     recipe = task.recipe("full", len(fit), task.side, None)
     steps, cpu = given.steps or recipe.steps, torch.device("cpu")
-    seed = rng.fold(given.seed, "tuning")
-    network = task.network(encoder, preprocess, fit, frozen=False, seed=given.seed, device=cpu, workers=1)
+    setup = Setup(preprocess, cpu, seed=given.seed)
+    network = task.network(encoder, fit, setup, frozen=False)
     lr = recipe.lrs[0] * recipe.batch_size / 256
-    feed = task.feed(
-        fit, preprocess, batch_size=recipe.batch_size, seed=seed, start=0, workers=1, device=None
-    )
+    setup = replace(setup, seed=rng.fold(given.seed, "tuning"))
+    feed = task.feed(fit, setup, batch_size=recipe.batch_size, start=0)
     plan = StepPlan(((0, steps),))
     optimizer = task.optimizer(network, lr)
     how: dict[str, Any] = {"plan": plan, "lr": lr, "warmup": recipe.warmup, "device": cpu}
@@ -116,9 +116,8 @@ def main() -> None:
             encoder = probes.untrained(encoder, fit.dataset, run.preprocess, given.seed, "cpu")
         network, steps = trained(task, encoder, fit, given, run.preprocess)
         seconds = time.process_time() - began
-        answers = task.answers(
-            network, test.dataset, run.preprocess, device=torch.device("cpu"), batch_size=8, workers=1
-        )
+        setup = Setup(run.preprocess, torch.device("cpu"))
+        answers = task.answers(network, test.dataset, setup, batch_size=8)
     if given.sheet:
         draw(task, test, answers, given.sheet)
     found = task.measure(answers, test)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from nearfar import models
+from nearfar.finetuning.task_types import Setup
 from nearfar.images.views import Preprocess
 
 HEIGHT, WIDTH = 48, 64
@@ -90,8 +91,9 @@ def write_boxes(folder, count, kind="voc", first=0):
 def train_a_little(task, data, lr, side):
     """Train the task's network for 12 steps; return it and the losses."""
     encoder = models.encoder("resnet10_w16", size=side)
-    network = task.network(encoder, None, data, frozen=False, seed=0, device=torch.device("cpu"), workers=1)
-    feed = task.feed(data, None, batch_size=4, seed=0, start=0, workers=1, device=None)
+    setup = Setup(None, torch.device("cpu"))
+    network = task.network(encoder, data, setup, frozen=False)
+    feed = task.feed(data, setup, batch_size=4, start=0)
     optimizer = task.optimizer(network, lr)
     losses = []
     for step in range(12):
@@ -106,8 +108,7 @@ def train_a_little(task, data, lr, side):
 
 def answers_of(task, network, data):
     """Predict the images."""
-    how = {"device": torch.device("cpu"), "batch_size": 4, "workers": 1}
-    return task.answers(network, data.dataset, Preprocess(), **how)
+    return task.answers(network, data.dataset, Setup(Preprocess(), torch.device("cpu")), batch_size=4)
 
 
 def restored(task, network):

@@ -18,7 +18,7 @@ from nearfar.data.coco import run_lengths
 from nearfar.data.pixel_labels import IGNORED, open_pixel_labels
 from nearfar.finetuning.segment import Config, Pixels, Segmentation
 from nearfar.finetuning.segment_baseline import ColourFeatures
-from nearfar.finetuning.task_types import Where
+from nearfar.finetuning.task_types import Setup, Where
 from nearfar.images.views import Preprocess
 from nearfar.models.pixel_heads import HEADS
 
@@ -163,10 +163,10 @@ def test_masks_of_another_size_are_brought_to_the_images(tmp_path):
     task = Segmentation(Config(side=32))
     data = task.read(place, Preprocess(), Where())
     assert data.dataset.gather(np.array([0])).image(0).shape == (32, 43, 3)
-    feed = task.feed(data, None, batch_size=5, seed=0, start=0, workers=1, device=None)
+    feed = task.feed(data, Setup(None, torch.device("cpu")), batch_size=5, start=0)
     x, y = feed.make(3).views
     assert x.shape == (5, 3, 32, 32) and y.shape == (5, 32, 32) and set(y.unique().tolist()) <= {0, 1, 2, 255}
-    again = task.feed(data, None, batch_size=5, seed=0, start=3, workers=2, device=None)
+    again = task.feed(data, Setup(None, torch.device("cpu"), workers=2), batch_size=5, start=3)
     batch = next(iter(again))
     again.close()
     assert torch.equal(batch.views[0], x) and torch.equal(batch.views[1], y)
@@ -175,7 +175,7 @@ def test_masks_of_another_size_are_brought_to_the_images(tmp_path):
 def test_a_crop_moves_the_mask_with_its_image(tmp_path):
     task = Segmentation(Config(side=48, turns=True))
     data = task.read(folder(tmp_path / "a", 6), Preprocess(), Where())
-    feed = task.feed(data, None, batch_size=6, seed=1, start=0, workers=1, device=None)
+    feed = task.feed(data, Setup(None, torch.device("cpu"), seed=1), batch_size=6, start=0)
     for step in range(4):
         x, y = feed.make(step).views
         red, blue = x[:, 0] - x[:, 2] > 0.3, x[:, 2] - x[:, 0] > 0.3

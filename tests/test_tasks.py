@@ -23,7 +23,7 @@ from nearfar.finetuning import predict as predicting
 from nearfar.finetuning import session
 from nearfar.finetuning.detect import Detection
 from nearfar.finetuning.segment import Segmentation
-from nearfar.finetuning.task_types import Where
+from nearfar.finetuning.task_types import Setup, Where
 from nearfar.finetuning.tuned import open_result
 from nearfar.images.views import Preprocess
 from nearfar.training.run import export
@@ -95,14 +95,14 @@ def test_a_vision_transformer_of_one_size_says_which(tmp_path) -> None:
     encoder = models.encoder("torchvision:vit_b_16", size=32)
     write_masks(tmp_path / "masks", 4)
     write_boxes(tmp_path / "boxes", 4)
-    how = {"frozen": False, "seed": 0, "device": torch.device("cpu"), "workers": 1}
+    setup = Setup(Preprocess.of(32), torch.device("cpu"))
     for task, name, said in (
         (Segmentation(), "masks", "give --side 32"),
         (Detection(), "boxes", "choose a convolutional network"),
     ):
-        data = task.read(tmp_path / name, Preprocess.of(32), Where())
+        data = task.read(tmp_path / name, setup.preprocess, Where())
         with pytest.raises(NearfarError, match=said):
-            task.network(encoder, Preprocess.of(32), data, **how)
+            task.network(encoder, data, setup, frozen=False)
 
 
 def test_four_images_are_enough(start, tmp_path) -> None:

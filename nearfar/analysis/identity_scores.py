@@ -88,7 +88,8 @@ class IdentityScores:
 def scores(who: Identities, similar: Callable[[Rows, Rows], Similarities], seed: int = 0) -> IdentityScores:
     """Rank the gallery for each query, and measure where its identity stands.
 
-    A query whose identity has no other image in the gallery is left out, as the authors of Market-1501 do.
+    A query whose identity has no other image in the gallery is left out, as the authors of Market-1501 do. Of
+    images that are equally alike, the wrong ones count as first.
 
     Args:
         who: identities, cameras and roles of n images.
@@ -103,8 +104,8 @@ def scores(who: Identities, similar: Callable[[Rows, Rows], Similarities], seed:
     place = np.arange(1, len(gallery) + 1)
     for part in _parts(rows, len(gallery)):
         out = who.left_out(part)
-        order = np.argsort(np.where(out, np.inf, -similar(part, gallery)), axis=1, kind="stable")
         wanted = (who.identities[part, None] == who.identities[gallery]) & ~out
+        order = np.lexsort((wanted, np.where(out, np.inf, -similar(part, gallery))), axis=1)
         hit = np.take_along_axis(wanted, order, 1)
         precisions.append((hit.cumsum(1) / place * hit).sum(1) / hit.sum(1))
         firsts.append(hit.argmax(1))

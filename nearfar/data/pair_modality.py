@@ -187,23 +187,14 @@ class PairModality(ImageModality):
             return draw_captions(key, ids, block)
         return super().draw(view, key, ids, block, size)
 
-    def apply(
-        self,
-        block: Any,
-        params: Any,
-        view: Any,
-        size: int,
-        *,
-        dtype: torch.dtype | None = None,
-        threads: int = 1,
-    ) -> torch.Tensor:
+    def apply(self, block: Any, params: Any, view: Any, size: int, **how: Any) -> torch.Tensor:
         """Compute views of the images, or lay captions in rows: (n, t) int64."""
         from .pair_blocks import CaptionView, PlacedPairs, caption_rows
 
         if isinstance(view, CaptionView):
             return caption_rows(block.captions, params)
         images = block.images if isinstance(block, PlacedPairs) else block
-        return super().apply(images, params, view, size, dtype=dtype, threads=threads)
+        return super().apply(images, params, view, size, **how)
 
     def place(self, block: Any, device: torch.device) -> Any:
         """Send pixels to a device; captions stay."""

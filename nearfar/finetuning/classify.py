@@ -29,7 +29,18 @@ from .classifier import CROP_AND_FLIP
 from .neck import Neck, neck_of
 from .soft_labels import NONE as UNLABELLED
 from .soft_labels import Joined, TaskTeacher, open_teacher
-from .task_types import Figures, HeadExport, Labelled, Mistake, Rows, Solved, TaskNetwork, TaskRecipe, Where
+from .task_types import (
+    Figures,
+    HeadExport,
+    Labelled,
+    Mistake,
+    Rows,
+    Setup,
+    Solved,
+    TaskNetwork,
+    TaskRecipe,
+    Where,
+)
 from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
 
 FEW = 20  # images of the usual class, below which the encoder stays frozen and all labels are fitted
@@ -152,21 +163,14 @@ class Classification(ClassAnswers):
         return preprocess
 
     def baselines(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        data: Labelled,
-        *,
-        seed: int,
-        device: torch.device,
-        workers: int,
+        self, encoder: Encoder, fit: Labelled, data: Labelled, setup: Setup
     ) -> Mapping[str, Figures]:
         """Measure the teacher, if there is one; `nearfar evaluate` measures pixels and colours."""
         if self.teacher is None:
             return {}
         teacher: Any = self.teacher.opened
-        logits = features(self.teacher.net, data.dataset, preprocess, device=device, threads=workers)
+        how: dict[str, Any] = {"device": setup.device, "threads": setup.workers}
+        logits = features(self.teacher.net, data.dataset, setup.preprocess, **how)
         return {"teacher": teacher.task.measure(logits, data)}
 
     def strata(self, data: Labelled) -> Rows:
@@ -184,23 +188,13 @@ class Classification(ClassAnswers):
 
     # Training
 
-    def solve(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        choice: Labelled | None,
-        *,
-        seed: int,
-        device: torch.device,
-        workers: int,
-    ) -> Solved:
+    def solve(self, encoder: Encoder, fit: Labelled, choice: Labelled | None, setup: Setup) -> Solved:
         """Fit logistic regression on the encoder's vectors; see `Task.solve`."""
-        given = self._examples(encoder, preprocess, fit, device, workers)
+        given = self._examples(encoder, fit, setup)
         answers = None
         if choice is not None:
-            best = linear_fit.choose(given, self._examples(encoder, preprocess, choice, device, workers))
-        elif (found := linear_fit.crossed(given, seed, fit.groups)) is not None:
+            best = linear_fit.choose(given, self._examples(encoder, choice, setup))
+        elif (found := linear_fit.crossed(given, setup.seed, fit.groups)) is not None:
             best, logits = found
             answers = list(logits.numpy())
         else:
@@ -209,12 +203,10 @@ class Classification(ClassAnswers):
         with torch.no_grad():
             for weight, value in zip(network.head.linear.parameters(), linear_fit.stacked(best), strict=True):
                 weight.copy_(value)
-        return Solved(network.to(device), {"l2": best.l2}, answers)
+        return Solved(network.to(setup.device), {"l2": best.l2}, answers)
 
-    def _examples(
-        self, encoder: Encoder, preprocess: Any, data: Labelled, device: torch.device, workers: int
-    ) -> linear_fit.LabelledVectors:
-        x = torch.from_numpy(self._features(encoder, data.dataset, preprocess, device, workers))
+    def _examples(self, encoder: Encoder, data: Labelled, setup: Setup) -> linear_fit.LabelledVectors:
+        x = torch.from_numpy(self._features(encoder, data.dataset, setup))
         y, classes = torch.from_numpy(data.targets), len(self.classes)
         weights = None
         if self.config.balance != "none":
@@ -222,14 +214,11 @@ class Classification(ClassAnswers):
             weights = weights if self.many else weights[y]
         return linear_fit.LabelledVectors(x, y, classes, weights)
 
-    def _features(
-        self, encoder: nn.Module, dataset: Any, preprocess: Any, device: torch.device, workers: int
-    ) -> Vectors:
+    def _features(self, encoder: nn.Module, dataset: Any, setup: Setup) -> Vectors:
         """Encode labelled images once for each encoder."""
         key = id(encoder), str(dataset.fingerprint)
         if key not in self._vectors:
-            how: dict[str, Any] = {"device": device, "workers": workers, "keep": self.keep}
-            found = vectors.encode(self._to_neck(encoder), dataset, preprocess, **how)
+            found = vectors.encode(self._to_neck(encoder), dataset, setup, self.keep)
             self._vectors[key] = encoder, found  # which keeps the encoder, so that its number stays its own
         return self._vectors[key][1]
 
@@ -241,25 +230,16 @@ class Classification(ClassAnswers):
         steps = training_steps(how, images, batch_size, 1.0, epochs)
         return TaskRecipe(RECIPES[how].lrs, steps, batch_size, warmup=WARMUP, images=images)
 
-    def network(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        *,
-        frozen: bool,
-        seed: int,
-        device: torch.device,
-        workers: int,
-    ) -> Classifier:
+    def network(self, encoder: Encoder, fit: Labelled, setup: Setup, *, frozen: bool) -> Classifier:
         """Put a head that starts at 0 on an encoder, its input centred and scaled; see `Task.network`."""
-        network = self._network(encoder, frozen, self._weights(fit)).to(device)
+        network = self._network(encoder, frozen, self._weights(fit)).to(setup.device)
         body = self._to_neck(network.f, network.head.neck)
         if not frozen:
-            vectors.measure_norms(body, fit.dataset, preprocess, device=device, workers=workers)
+            vectors.measure_norms(body, fit.dataset, setup)
         rows = np.arange(len(fit))[:: -(-len(fit) // SCALE_IMAGES)]
-        h = features(body, Subset(fit.dataset, rows), preprocess, device=device, threads=workers)
-        network.head.centre(torch.from_numpy(h).to(device))
+        how: dict[str, Any] = {"device": setup.device, "threads": setup.workers}
+        h = features(body, Subset(fit.dataset, rows), setup.preprocess, **how)
+        network.head.centre(torch.from_numpy(h).to(setup.device))
         return network
 
     def _to_neck(self, encoder: nn.Module, neck: Neck | None = None) -> nn.Module:
@@ -283,17 +263,7 @@ class Classification(ClassAnswers):
         trained = [weight for weight in network.parameters() if weight.requires_grad]
         return torch.optim.SGD(trained, lr, momentum=0.9, nesterov=True, fused=True)
 
-    def feed(
-        self,
-        fit: Labelled,
-        preprocess: Any,
-        *,
-        batch_size: int,
-        seed: int,
-        start: int,
-        workers: int,
-        device: torch.device | None,
-    ) -> DataLoader:
+    def feed(self, fit: Labelled, setup: Setup, *, batch_size: int, start: int) -> DataLoader:
         """Give random crops and flips; see `Task.feed`."""
         sampler = None
         if self.config.balance == "sampling" and not self.many:
@@ -305,12 +275,12 @@ class Classification(ClassAnswers):
         return DataLoader(
             images,
             [CROP_AND_FLIP],
-            size=preprocess.size,
+            size=setup.preprocess.size,
             batch_size=batch_size,
-            seed=seed,
+            seed=setup.seed,
             start=start,
-            threads=workers,
-            device=device,
+            threads=setup.workers,
+            device=setup.feed_device,
             labels=labels,
             sampler=sampler,
         )
@@ -318,18 +288,11 @@ class Classification(ClassAnswers):
     # What a network says
 
     def answers(
-        self,
-        network: TaskNetwork,
-        images: Any,
-        preprocess: Any,
-        *,
-        device: torch.device,
-        batch_size: int,
-        workers: int,
+        self, network: TaskNetwork, images: Any, setup: Setup, *, batch_size: int
     ) -> npt.NDArray[np.float32]:
         """Give (n, classes) logits, from the centre of each image."""
-        how: dict[str, Any] = {"device": device, "threads": workers, "batch_size": batch_size}
-        return features(nn.Sequential(network.f, network.head), images, preprocess, **how)
+        how: dict[str, Any] = {"device": setup.device, "threads": setup.workers, "batch_size": batch_size}
+        return features(nn.Sequential(network.f, network.head), images, setup.preprocess, **how)
 
     def measure(self, answers: Sequence[Any], data: Labelled) -> Figures:
         """Compare with the truth: accuracy, or the balanced one; of several labels the mAP."""

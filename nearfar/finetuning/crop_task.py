@@ -27,7 +27,7 @@ from ..models.feature_maps import takes_any_shape
 from ..training.run import Run
 from .crops import CropFeed
 from .maps_network import MapsNetwork
-from .task_types import Answer, Figures, Labelled, Rows, TaskRecipe, Where
+from .task_types import Answer, Figures, Labelled, Rows, Setup, TaskRecipe, Where
 
 BATCH = 8
 LR = 0.032  # for 256 images a step, so .001 for 8
@@ -133,15 +133,7 @@ class CropTask(abc.ABC):
         return np.array([min(some, key=lambda v: (often[v], v), default=-1) for some in held], np.int64)
 
     def baselines(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        data: Labelled,
-        *,
-        seed: int,
-        device: torch.device,
-        workers: int,
+        self, encoder: Encoder, fit: Labelled, data: Labelled, setup: Setup
     ) -> Mapping[str, Figures]:
         """Have none."""
         return {}
@@ -167,22 +159,12 @@ class CropTask(abc.ABC):
         """Put a head on an encoder, its weights from torch's generator."""
 
     @abc.abstractmethod
-    def untrained(self, encoder: Encoder, fit: Labelled, frozen: bool, seed: int) -> MapsNetwork:
+    def untrained(self, encoder: Encoder, fit: Labelled, setup: Setup, frozen: bool) -> MapsNetwork:
         """Put an untrained head on an encoder; see `Task.network`."""
 
-    def network(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        *,
-        frozen: bool,
-        seed: int,
-        device: torch.device,
-        workers: int,
-    ) -> MapsNetwork:
+    def network(self, encoder: Encoder, fit: Labelled, setup: Setup, *, frozen: bool) -> MapsNetwork:
         """Put an untrained head on a copy of an encoder."""
-        return self.untrained(copy.deepcopy(encoder), fit, frozen, seed).to(device)
+        return self.untrained(copy.deepcopy(encoder), fit, setup, frozen).to(setup.device)
 
     def empty(self, encoder: Encoder, preprocess: Any) -> MapsNetwork:
         """Build a network of the card's make."""
@@ -200,33 +182,14 @@ class CropTask(abc.ABC):
     def cropping(self, fit: Labelled) -> OneCrop:
         """Give what makes a crop of an image and of its labels."""
 
-    def feed(
-        self,
-        fit: Labelled,
-        preprocess: Any,
-        *,
-        batch_size: int,
-        seed: int,
-        start: int,
-        workers: int,
-        device: torch.device | None,
-    ) -> CropFeed:
+    def feed(self, fit: Labelled, setup: Setup, *, batch_size: int, start: int) -> CropFeed:
         """Open crops of images and labels."""
-        how = {"batch_size": batch_size, "seed": seed, "start": start, "workers": workers}
+        how = {"batch_size": batch_size, "seed": setup.seed, "start": start, "workers": setup.workers}
         return CropFeed(fit.dataset, self.cropping(fit), **how)
 
     # What a network says
 
-    def answers(
-        self,
-        network: MapsNetwork,
-        images: Any,
-        preprocess: Any,
-        *,
-        device: torch.device,
-        batch_size: int,
-        workers: int,
-    ) -> list[Answer]:
+    def answers(self, network: MapsNetwork, images: Any, setup: Setup, *, batch_size: int) -> list[Answer]:
         """Predict whole images, one at a time."""
         training = network.training
         network.eval()
@@ -243,8 +206,9 @@ class CropTask(abc.ABC):
 
         try:
             with torch.inference_mode():
-                ready = map_in_order(prepared, range(len(images)), threads=workers, ahead=workers)
-                return [self.answer(network, one.x.to(device), one) for one in ready]
+                threads = setup.workers
+                ready = map_in_order(prepared, range(len(images)), threads=threads, ahead=threads)
+                return [self.answer(network, one.x.to(setup.device), one) for one in ready]
         finally:
             network.train(training)
 

@@ -25,7 +25,7 @@ from ..models.feature_maps import takes_any_shape
 from . import crops
 from .crop_task import CropTask, NetworkInput, OneCrop
 from .detect_network import DetectionNetwork, Objects, RawHeads
-from .task_types import Figures, HeadExport, Labelled, Mistake, Where
+from .task_types import Figures, HeadExport, Labelled, Mistake, Setup, Where
 
 FINEST = (4, 8)  # strides of the finest map used
 WIDTHS = (64, 128)  # channels of the pyramid: with a map finer than stride 8, and without
@@ -123,14 +123,14 @@ class Detection(CropTask):
         labels: npt.NDArray[np.int64] = target.labels
         return labels
 
-    def untrained(self, encoder: Encoder, fit: Labelled, frozen: bool, seed: int) -> DetectionNetwork:
+    def untrained(self, encoder: Encoder, fit: Labelled, setup: Setup, frozen: bool) -> DetectionNetwork:
         """Put an untrained detector on an encoder."""
         if not takes_any_shape(encoder):
             raise NearfarError(
                 f"encoder {encoder.name!r} takes square images of {encoder.size} px alone, and a detection "
                 "needs whole images; choose a convolutional network, such as resnet18."
             )
-        with seeded(seed, "detector"):
+        with seeded(setup.seed, "detector"):
             return self.build(encoder, frozen)
 
     def build(self, encoder: Encoder, frozen: bool) -> DetectionNetwork:

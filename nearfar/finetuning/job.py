@@ -31,7 +31,7 @@ from .outcome import FROZEN, SCRATCH, TUNED, Finetuned
 from .session import CHECKS_FILE, TaskTraining
 from .settings import Tuning
 from .task import Task
-from .task_types import Figures, Labelled, Rows, TaskNetwork, Where
+from .task_types import Figures, Labelled, Rows, Setup, TaskNetwork, Where
 from .tuned import write_card
 
 MIN_CHOICE = 50  # held-out images without which no learning rate is chosen
@@ -70,9 +70,11 @@ class Job:
             self.mode = self.task.mode(data, self.started.preprocess.size, self.device)
         self._check(data)
         self.fit, self.choice, self.rest = self._split(data)
-        if (self.tuning.batch_size or 1) > len(self.fit):
+        size = self.started.preprocess.size
+        images = self.task.recipe("full", len(self.fit), size, None).images or len(self.fit)
+        if (self.tuning.batch_size or 1) > images:
             raise NearfarError(
-                f"--batch-size {self.tuning.batch_size} is more than the {len(self.fit):,} training images."
+                f"--batch-size {self.tuning.batch_size} is more than the {images:,} training images."
             )
         digest = {"asked": self.asked, "data": data.digest, "test": tests.digest if tests else None}
         self.digest = hashlib.sha256(json.dumps(digest, sort_keys=True).encode()).hexdigest()
@@ -88,7 +90,7 @@ class Job:
         solved = None
         if self.mode == "full" or not self.task.trains_frozen:
             choice = None if self.mode == "few-labels" else self.choice
-            solved = self.task.solve(self.encoder, self.started.preprocess, self.fit, choice, **self._how())
+            solved = self.task.solve(self.encoder, self.fit, choice, self.setup)
         crossed, networks = None, {}
         if self.mode == "full" or solved is None:
             network, chosen = self._trained()
@@ -99,8 +101,10 @@ class Job:
             networks, chosen, crossed = {TUNED: solved.network}, solved.chosen, solved.crossed
         return self._finish(data, tests, networks, chosen, crossed)
 
-    def _how(self) -> dict[str, Any]:
-        return {"seed": self.tuning.seed, "device": self.device, "workers": self.where.workers}
+    @property
+    def setup(self) -> Setup:
+        """What the task computes with."""
+        return Setup(self.started.preprocess, self.device, self.where.workers, self.tuning.seed)
 
     def _check(self, data: Labelled) -> None:
         if len(data) < 4:
@@ -243,17 +247,14 @@ class Job:
 
     def _network(self, frozen: bool, encoder: Any = None) -> TaskNetwork:
         source = self.encoder if encoder is None else encoder
-        return self.task.network(source, self.started.preprocess, self.fit, frozen=frozen, **self._how())
+        return self.task.network(source, self.fit, self.setup, frozen=frozen)
 
     def _setting(self, precision: str) -> TaskTraining:
         return TaskTraining(
             self.folder,
             self.task,
-            self.started.preprocess,
-            rng.fold(self.tuning.seed, "tuning"),
-            self.device,
+            replace(self.setup, seed=rng.fold(self.tuning.seed, "tuning")),
             precision,
-            self.where.workers,
             self.tuning.save_minutes,
         )
 
@@ -316,15 +317,13 @@ class Job:
     # What came of it
 
     def _answers(self, network: TaskNetwork, data: Labelled) -> Any:
-        how: dict[str, Any] = {"device": self.device, "batch_size": 256, "workers": self.where.workers}
-        return self.task.answers(network, data.dataset, self.started.preprocess, **how)
+        return self.task.answers(network, data.dataset, self.setup, batch_size=256)
 
     def _figures(self, network: TaskNetwork, data: Labelled) -> Figures:
         return self.task.measure(self._answers(network, data), data)
 
     def _baselines(self, data: Labelled) -> Mapping[str, Figures]:
-        preprocess = self.started.preprocess
-        return self.task.baselines(self.encoder, preprocess, self.fit, data, **self._how())
+        return self.task.baselines(self.encoder, self.fit, data, self.setup)
 
     def _finish(
         self,

@@ -30,6 +30,7 @@ from ..stores.open import open_store
 from ..training.run import Run
 from . import prediction_files, sheet
 from .prediction_files import Part, Parts
+from .task_types import Setup
 from .tuned import Tuned, open_tuned
 
 
@@ -305,8 +306,8 @@ class _Job:
         return self.opened.task.reading(self.opened.run.preprocess)
 
     def _answers(self, chunk: Chunk) -> Any:
-        how: dict[str, Any] = {"device": self.device, "batch_size": self.batch_size, "workers": self.workers}
-        return self.opened.task.answers(self.opened.network, chunk, self.opened.run.preprocess, **how)
+        setup = Setup(self.opened.run.preprocess, self.device, self.workers)
+        return self.opened.task.answers(self.opened.network, chunk, setup, batch_size=self.batch_size)
 
     def _draw(self, path: Path) -> None:
         """Draw some of the images, evenly spread, with what is said of them."""

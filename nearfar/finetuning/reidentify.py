@@ -28,7 +28,7 @@ from ..training.run import Run
 from . import identity_data, vectors
 from .gallery import Gallery
 from .identity_network import NECKS, IdentityNetwork, Vectors, whitening, within
-from .task_types import Figures, HeadExport, Labelled, Mistake, Rows, Solved, TaskRecipe, Where
+from .task_types import Figures, HeadExport, Labelled, Mistake, Rows, Setup, Solved, TaskRecipe, Where
 from .trainer import TrainRecipe
 
 BATCH = 64
@@ -130,18 +130,10 @@ class Reidentification:
         return preprocess
 
     def baselines(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        data: Labelled,
-        *,
-        seed: int,
-        device: torch.device,
-        workers: int,
+        self, encoder: Encoder, fit: Labelled, data: Labelled, setup: Setup
     ) -> Mapping[str, Figures]:
         """Compare raw pixels, an untrained encoder's vectors, and the encoder's own as they are."""
-        made = probes.feature_sets(encoder, preprocess, fit.dataset, seed, device, 256)
+        made = probes.feature_sets(encoder, setup.preprocess, fit.dataset, setup.seed, setup.device, 256)
         found = {}
         for name, row in (("encoder", "encoder as it is"), ("untrained", "untrained"), ("pixels", "pixels")):
             encode, centred = made[name]()
@@ -161,25 +153,14 @@ class Reidentification:
 
     # Training
 
-    def solve(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        choice: Labelled | None,
-        *,
-        seed: int,
-        device: torch.device,
-        workers: int,
-    ) -> Solved:
+    def solve(self, encoder: Encoder, fit: Labelled, choice: Labelled | None, setup: Setup) -> Solved:
         """Whiten the frozen encoder's vectors by how images of one identity vary."""
-        how: dict[str, Any] = {"device": device, "workers": workers, "keep": self.keep}
-        x = vectors.encode(encoder, fit.dataset, preprocess, **how)
+        x = vectors.encode(encoder, fit.dataset, setup, self.keep)
         mean = x.mean(0)
         values, directions = within(x, fit.targets[:, 0])
         shrinkage = USUAL_SHRINKAGE
         if choice is not None:
-            held = vectors.encode(encoder, choice.dataset, preprocess, **how) - mean
+            held = vectors.encode(encoder, choice.dataset, setup, self.keep) - mean
 
             def score(share: float) -> float:
                 mapped = torch.from_numpy(held @ whitening(values, directions, share))
@@ -187,11 +168,11 @@ class Reidentification:
 
             shrinkage = max(reversed(SHRINKAGES), key=score)  # of equals the strongest
         self.neck = "whitening"
-        network = self.empty(copy.deepcopy(encoder), preprocess)
+        network = self.empty(copy.deepcopy(encoder), setup.preprocess)
         neck: Any = network.head.neck
         neck.mean.copy_(torch.from_numpy(mean))
         neck.matrix.copy_(torch.from_numpy(whitening(values, directions, shrinkage)))
-        return Solved(network.to(device), {"shrinkage": shrinkage})
+        return Solved(network.to(setup.device), {"shrinkage": shrinkage})
 
     def recipe(self, mode: str, images: int, size: int, epochs: float | None) -> TaskRecipe:
         """Train longer on few images than on many."""
@@ -199,25 +180,15 @@ class Reidentification:
         epochs = LENGTH.epochs(images) if epochs is None else epochs
         return TaskRecipe(LRS, max(1, round(epochs * images / batch_size)), batch_size, warmup=WARMUP)
 
-    def network(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        *,
-        frozen: bool,
-        seed: int,
-        device: torch.device,
-        workers: int,
-    ) -> IdentityNetwork:
+    def network(self, encoder: Encoder, fit: Labelled, setup: Setup, *, frozen: bool) -> IdentityNetwork:
         """Put an untrained neck on an encoder, whose batch norms are measured on these images first."""
         self.neck = "batch-norm"
-        with seeded(seed, "identities"):
+        with seeded(setup.seed, "identities"):
             identities = len(np.unique(fit.targets[:, 0]))
             network = IdentityNetwork(
                 copy.deepcopy(encoder), self.neck, identities, self.config.metric_loss, frozen=frozen
-            ).to(device)
-        vectors.measure_norms(network.f, fit.dataset, preprocess, device=device, workers=workers)
+            ).to(setup.device)
+        vectors.measure_norms(network.f, fit.dataset, setup)
         return network
 
     def optimizer(self, network: IdentityNetwork, lr: float) -> torch.optim.Optimizer:
@@ -225,50 +196,31 @@ class Reidentification:
         trained = [weight for weight in network.parameters() if weight.requires_grad]
         return torch.optim.AdamW(trained, lr, weight_decay=DECAY)
 
-    def feed(
-        self,
-        fit: Labelled,
-        preprocess: Any,
-        *,
-        batch_size: int,
-        seed: int,
-        start: int,
-        workers: int,
-        device: torch.device | None,
-    ) -> DataLoader:
+    def feed(self, fit: Labelled, setup: Setup, *, batch_size: int, start: int) -> DataLoader:
         """Give batches of several images of each of some identities, as random crops and flips."""
         labels = np.unique(fit.targets[:, 0], return_inverse=True)[1].astype(np.int64)
         return DataLoader(
             fit.dataset,
             [VIEWS],
-            size=preprocess.size,
+            size=setup.preprocess.size,
             batch_size=batch_size,
-            seed=seed,
+            seed=setup.seed,
             start=start,
-            threads=workers,
-            device=device,
+            threads=setup.workers,
+            device=setup.feed_device,
             labels=labels,
             sampler=ClassBalanced(min(self.config.per_identity, batch_size)),
         )
 
     # What a network says
 
-    def answers(
-        self,
-        network: IdentityNetwork,
-        images: Any,
-        preprocess: Any,
-        *,
-        device: torch.device,
-        batch_size: int,
-        workers: int,
-    ) -> Vectors:
+    def answers(self, network: IdentityNetwork, images: Any, setup: Setup, *, batch_size: int) -> Vectors:
         """Give (n, dim) vectors of length 1; a gallery is encoded with the first images."""
         net = nn.Sequential(network.f, network.head)
-        how: dict[str, Any] = {"device": device, "threads": workers, "batch_size": batch_size}
+        how: dict[str, Any] = {"device": setup.device, "threads": setup.workers, "batch_size": batch_size}
         if self.gallery is not None:
-            self.gallery.encode(net, preprocess, how)
-        return features(net, images, preprocess, **how)
+            self.gallery.encode(net, setup.preprocess, how)
+        return features(net, images, setup.preprocess, **how)
 
     def measure(self, answers: Sequence[Any], data: Labelled) -> Figures:
         """Search the gallery for each query."""

@@ -30,7 +30,7 @@ from . import crops, segment_baseline
 from .crop_task import CropTask, NetworkInput, OneCrop
 from .segment_baseline import ColourFeatures
 from .segment_network import PixelHead, PixelLogits, SegmentationNetwork
-from .task_types import Answer, Figures, HeadExport, Labelled, Mistake, Where
+from .task_types import Answer, Figures, HeadExport, Labelled, Mistake, Setup, Where
 
 COLOURS = np.array(
     [(127, 127, 127), (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48),
@@ -131,22 +131,14 @@ class Segmentation(CropTask):
         return mask
 
     def baselines(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        data: Labelled,
-        *,
-        seed: int,
-        device: torch.device,
-        workers: int,
+        self, encoder: Encoder, fit: Labelled, data: Labelled, setup: Setup
     ) -> Mapping[str, Figures]:
         """Classify pixels by colour features."""
-        fitted = ColourFeatures(self.side, len(self.classes), seed).fit(fit.dataset, fit.targets)
+        fitted = ColourFeatures(self.side, len(self.classes), setup.seed).fit(fit.dataset, fit.targets)
         answers = [Pixels(classes, 1.0) for classes in fitted.predict(data.dataset)]
         return {segment_baseline.NAME: self.measure(answers, data)}
 
-    def untrained(self, encoder: Encoder, fit: Labelled, frozen: bool, seed: int) -> SegmentationNetwork:
+    def untrained(self, encoder: Encoder, fit: Labelled, setup: Setup, frozen: bool) -> SegmentationNetwork:
         """Put an untrained decoder on an encoder, and scale the colour features by the images."""
         if not takes_any_shape(encoder) and self.side != encoder.size:
             raise NearfarError(
@@ -155,10 +147,10 @@ class Segmentation(CropTask):
             )
         if frozen:  # an honest measure of the encoder's maps
             self.decoder = "linear"
-        with seeded(seed, "decoder"):
+        with seeded(setup.seed, "decoder"):
             network = self.build(encoder, frozen)
         rows = np.unique(np.linspace(0, len(fit) - 1, min(len(fit), 64)).round().astype(np.int64))
-        feed = self.feed(fit, None, batch_size=1, seed=seed, start=0, workers=1, device=None)
+        feed = self.feed(fit, setup, batch_size=1, start=0)
         network.head.scale_by(torch.cat([feed.make(int(row)).views[0] for row in rows]))
         return network
 

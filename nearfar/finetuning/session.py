@@ -18,7 +18,7 @@ from ..training.logger import RunLogger, signals
 from ..training.schedule import StepPlan
 from ..training.settings import Training
 from .task import Task
-from .task_types import Labelled, TaskNetwork, TaskRecipe
+from .task_types import Labelled, Setup, TaskNetwork, TaskRecipe
 
 CHECKS = 4  # times that a training looks at held-out images
 CHECKS_FILE = "checks.jsonl"
@@ -31,24 +31,13 @@ class TaskTraining:
 
     folder: Path
     task: Task
-    preprocess: Any
-    seed: int
-    device: torch.device
+    setup: Setup
     precision: str
-    workers: int
     save_minutes: float
 
     def feed(self, fit: Labelled, batch_size: int, start: int = 0) -> Any:
         """Open the batches from a step on."""
-        return self.task.feed(
-            fit,
-            self.preprocess,
-            batch_size=batch_size,
-            seed=self.seed,
-            start=start,
-            workers=self.workers,
-            device=self.device if self.device.type == "cuda" else None,
-        )
+        return self.task.feed(fit, self.setup, batch_size=batch_size, start=start)
 
 
 def try_out(how: TaskTraining, network: TaskNetwork, fit: Labelled, recipe: TaskRecipe, lr: float) -> None:
@@ -69,7 +58,7 @@ def try_out(how: TaskTraining, network: TaskNetwork, fit: Labelled, recipe: Task
                 plan=StepPlan(((0, steps),)),
                 lr=peak,
                 warmup=recipe.warmup,
-                device=how.device,
+                device=how.setup.device,
                 precision=how.precision,
             ):
                 bar.advance(recipe.batch_size)
@@ -136,7 +125,7 @@ def train(
                 plan=plan,
                 lr=peak,
                 warmup=recipe.warmup,
-                device=how.device,
+                device=how.setup.device,
                 precision=how.precision,
                 start=started,
             ):

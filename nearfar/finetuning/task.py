@@ -27,6 +27,7 @@ from .task_types import (
     Labelled,
     Mistake,
     Rows,
+    Setup,
     Solved,
     TaskNetwork,
     TaskRecipe,
@@ -85,26 +86,15 @@ class Task(Protocol):
         ...
 
     def baselines(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        data: Labelled,
-        *,
-        seed: int,
-        device: torch.device,
-        workers: int,
+        self, encoder: Encoder, fit: Labelled, data: Labelled, setup: Setup
     ) -> Mapping[str, Figures]:
         """Give the figures of what is not trained by this task, by name; usually none.
 
         Args:
             encoder: that the training starts from, on the device.
-            preprocess: how an image becomes its input.
             fit: what may be fitted to.
             data: what is measured on.
-            seed: names every draw.
-            device: where to compute.
-            workers: CPU threads that prepare images.
+            setup: what to compute with.
         """
         ...
 
@@ -118,27 +108,14 @@ class Task(Protocol):
 
     # Training
 
-    def solve(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        choice: Labelled | None,
-        *,
-        seed: int,
-        device: torch.device,
-        workers: int,
-    ) -> Solved | None:
+    def solve(self, encoder: Encoder, fit: Labelled, choice: Labelled | None, setup: Setup) -> Solved | None:
         """Fit a head on the frozen encoder without gradient steps.
 
         Args:
             encoder: frozen, on the device.
-            preprocess: how an image becomes its input.
             fit: images to fit to.
             choice: images to choose a penalty on; None to choose among those that are fitted.
-            seed: names every draw.
-            device: where to compute.
-            workers: CPU threads that prepare images.
+            setup: what to compute with.
 
         Returns:
             What was fitted; None where the task has no such way.
@@ -156,27 +133,14 @@ class Task(Protocol):
         """
         ...
 
-    def network(
-        self,
-        encoder: Encoder,
-        preprocess: Any,
-        fit: Labelled,
-        *,
-        frozen: bool,
-        seed: int,
-        device: torch.device,
-        workers: int,
-    ) -> TaskNetwork:
+    def network(self, encoder: Encoder, fit: Labelled, setup: Setup, *, frozen: bool) -> TaskNetwork:
         """Put an untrained head on an encoder.
 
         Args:
             encoder: on the device; it is trained unless frozen.
-            preprocess: how an image becomes its input.
             fit: what it is trained on.
+            setup: what to compute with; its seed names the random weights.
             frozen: whether the encoder stays as it is.
-            seed: names the random weights.
-            device: where to compute.
-            workers: CPU threads that prepare images.
         """
         ...
 
@@ -184,41 +148,22 @@ class Task(Protocol):
         """Make the optimizer; a group's `lr_scale` is a factor on its rate."""
         ...
 
-    def feed(
-        self,
-        fit: Labelled,
-        preprocess: Any,
-        *,
-        batch_size: int,
-        seed: int,
-        start: int,
-        workers: int,
-        device: torch.device | None,
-    ) -> Feed:
+    def feed(self, fit: Labelled, setup: Setup, *, batch_size: int, start: int) -> Feed:
         """Open the batches of a training, from step `start` on; augmentation is drawn here."""
         ...
 
     # What a network says
 
     def answers(
-        self,
-        network: TaskNetwork,
-        images: Any,
-        preprocess: Any,
-        *,
-        device: torch.device,
-        batch_size: int,
-        workers: int,
+        self, network: TaskNetwork, images: Any, setup: Setup, *, batch_size: int
     ) -> Sequence[Answer]:
         """Predict images.
 
         Args:
             network: trained; left in the mode that it was in.
             images: n of them, with `gather`, as a data set or a chunk of one.
-            preprocess: how an image becomes its input.
-            device: where to compute.
+            setup: what to compute with.
             batch_size: images at a time.
-            workers: CPU threads that prepare images.
 
         Returns:
             n answers.

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from ..data.batch import Batch
@@ -81,6 +82,28 @@ class Where:
     max_bad: float = 0.1
     workers: int = 1
     keep: Path | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a task computes with.
+
+    Attributes:
+        preprocess: how an image becomes the encoder's input.
+        device: where to compute.
+        workers: CPU threads that prepare images.
+        seed: names every draw; a prediction draws nothing.
+    """
+
+    preprocess: Any
+    device: torch.device
+    workers: int = 1
+    seed: int = 0
+
+    @property
+    def feed_device(self) -> torch.device | None:
+        """The device that makes a training's batches; None for the CPU."""
+        return self.device if self.device.type == "cuda" else None
 
 
 @dataclass(frozen=True)

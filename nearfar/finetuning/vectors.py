@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from .. import models
@@ -18,37 +17,28 @@ from ..data.dataset import Subset
 from ..data.modalities import modality_of
 from ..features.chunked import CHUNK_IMAGES, ChunkResult, Journal
 from ..features.extract import Vectors, features, fingerprint
+from .task_types import Setup
 
 PATTERN = "vectors-*"
 SETTLE_IMAGES = 256  # on which batch norms are measured
 
 
-def encode(
-    net: nn.Module,
-    dataset: Any,
-    preprocess: Any,
-    *,
-    device: torch.device,
-    workers: int,
-    keep: Path | None = None,
-) -> Vectors:
+def encode(net: nn.Module, dataset: Any, setup: Setup, keep: Path | None = None) -> Vectors:
     """Encode images; what an earlier call has kept is read.
 
     Args:
         net: n inputs to (n, d).
         dataset: the images.
-        preprocess: how an image becomes an input.
-        device: where to compute.
-        workers: CPU threads that prepare images.
+        setup: what to compute with.
         keep: folder in which finished chunks are kept, if there are several; None to keep nothing.
 
     Returns:
         (len(dataset), d) float32.
     """
-    how: dict[str, Any] = {"device": device, "threads": workers}
+    how: dict[str, Any] = {"device": setup.device, "threads": setup.workers}
     if keep is None or len(dataset) <= CHUNK_IMAGES:
-        return features(net, dataset, preprocess, **how)
-    told = [fingerprint(net), to_json(preprocess), str(dataset.fingerprint)]
+        return features(net, dataset, setup.preprocess, **how)
+    told = [fingerprint(net), to_json(setup.preprocess), str(dataset.fingerprint)]
     key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     folder = keep / PATTERN.replace("*", key[:16])
     folder.mkdir(exist_ok=True)
@@ -58,15 +48,13 @@ def encode(
         rows = np.arange(low, min(low + CHUNK_IMAGES, len(dataset)))
         found = journal.get(low)
         if found is None:
-            found = ChunkResult(rows, features(net, Subset(dataset, rows), preprocess, **how), *none)
+            found = ChunkResult(rows, features(net, Subset(dataset, rows), setup.preprocess, **how), *none)
             journal.put(low, found)
         parts.append(found.vectors)
     return np.concatenate(parts)
 
 
-def measure_norms(
-    net: nn.Module, dataset: Any, preprocess: Any, *, device: torch.device, workers: int
-) -> None:
+def measure_norms(net: nn.Module, dataset: Any, setup: Setup) -> None:
     """Measure the batch norms of a network that is to be trained, on some of its images.
 
     Training uses the batches' own statistics: with those of other images, the first steps would go far
@@ -75,15 +63,14 @@ def measure_norms(
     Args:
         net: n inputs to vectors, on the device.
         dataset: the images; of a single one nothing is measured.
-        preprocess: how an image becomes an input.
-        device: where to compute.
-        workers: CPU threads that prepare images.
+        setup: what to compute with.
     """
     if len(dataset) < 2:
         return
     rows = np.arange(len(dataset))[:: -(-len(dataset) // SETTLE_IMAGES)]
-    x = modality_of(preprocess).prepare(dataset.gather(rows), preprocess, threads=workers)
-    models.settle(net, [x.to(device)])
+    kind = modality_of(setup.preprocess)
+    x = kind.prepare(dataset.gather(rows), setup.preprocess, threads=setup.workers)
+    models.settle(net, [x.to(setup.device)])
 
 
 def forget(folder: Path) -> None:

@@ -18,7 +18,7 @@ from ..core.version import __version__
 from ..features.extract import fingerprint
 from ..finetuning.outcome import TUNED, Finetuned
 from ..finetuning.session import CHECKS_FILE
-from ..finetuning.task_types import Mistake, Where
+from ..finetuning.task_types import Mistake, Setup, Where
 from ..finetuning.tuned import open_result, open_tuned
 from ..training import checkpoint
 from ..training.run import Run
@@ -77,8 +77,8 @@ def gather(run: Run, name: str, test: Any, device: torch.device) -> TunedRun:
         progress.say(f"predicting test images of {name}")
         data = opened.task.read_test(named, run.preprocess, where)
         network = opened.network.to(device)
-        how: Any = {"device": device, "batch_size": BATCH, "workers": cores()}
-        answers = opened.task.answers(network, data.dataset, run.preprocess, **how)
+        setup = Setup(run.preprocess, device, cores())
+        answers = opened.task.answers(network, data.dataset, setup, batch_size=BATCH)
         return TunedRun(name, run, result, opened.task.mistakes(answers, data, max(SHOWN.values())), "")
     except NearfarError as error:
         if test is not None:

@@ -14,14 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape, loads
 from ..models import Encoder
-from . import tokenizer
+from . import folders, tokenizer
 from .view_settings import TextPreprocess
 
 NAME = "bert"
@@ -111,27 +110,13 @@ class BertNetwork(nn.Module):
 
 
 def build(config: Mapping[str, Any], size: int | None) -> Encoder:
-    """Build an encoder with random weights; see `BertNetwork`.
-
-    Raises:
-        NearfarError: it has places for fewer than `size` tokens.
-    """
-    if size is not None and size > config["max_position_embeddings"]:
-        raise NearfarError(
-            f"this encoder reads {config['max_position_embeddings']} tokens at most; lower --image-size."
-        )
-    with torch.random.fork_rng(devices=[]):
-        net = BertNetwork(config)
-    return Encoder(net, config["hidden_size"], NAME, "standard", size, args=config)
+    """Build an encoder with random weights; see `BertNetwork` and `folders.build`."""
+    return folders.build(NAME, BertNetwork, config, size, "--image-size")
 
 
 def is_bert(folder: Path) -> bool:
     """Tell whether a folder holds such a network."""
-    try:
-        held = loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(held, dict) and held.get("model_type") == NAME
+    return folders.optional_json(folder / "config.json").get("model_type") == NAME
 
 
 def open_folder(folder: Path, whole: Path) -> tuple[Encoder, TextPreprocess]:
@@ -155,9 +140,9 @@ def open_folder(folder: Path, whole: Path) -> tuple[Encoder, TextPreprocess]:
     config = {name: held[name] for name in (key.rstrip("?") for key in SHAPE) if name in held}
     if held.get("hidden_act", "gelu") != "gelu" or config["hidden_size"] % config["num_attention_heads"]:
         raise NearfarError(f"{where} is of a BERT of another make than nearfar builds; give one with gelu.")
-    first = _json(whole / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
+    first = folders.optional_json(whole / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
     config["pooling"] = "first" if first else "mean"
-    limit = _json(whole / "sentence_bert_config.json").get("max_seq_length")
+    limit = folders.optional_json(whole / "sentence_bert_config.json").get("max_seq_length")
     size = min(limit if isinstance(limit, int) and limit > 2 else 512, config["max_position_embeddings"])
     encoder = build(config, size)
     try:
@@ -177,12 +162,3 @@ def open_folder(folder: Path, whole: Path) -> tuple[Encoder, TextPreprocess]:
     encoder.net.load_state_dict({name: state[name] for name in wanted})
     encoder.untrained = False
     return encoder.eval(), TextPreprocess(size, tokenizer.read(folder / tokenizer.FILE))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Read a file that may be missing."""
-    try:
-        held = loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return held if isinstance(held, dict) else {}

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import NearfarError
-from ..core.shapes import check_shape, loads
+from ..core.shapes import check_shape
 from ..models import Encoder
 from ..models.image_tower import ACTIVATIONS, NAME, ImageTower, Layers
-from . import tokenizer
+from . import folders, tokenizer
 from .view_settings import TextPreprocess
 
 TEXT_NAME = "clip_text"
@@ -125,27 +125,15 @@ class TextTower(nn.Module):
 
 
 def build_text(config: Mapping[str, Any], size: int | None) -> Encoder:
-    """Build the encoder of texts with random weights.
-
-    Args:
-        config: see `TextTower`.
-        size: tokens of a text, at most.
-
-    Raises:
-        NearfarError: it has places for fewer.
-    """
-    if size is not None and size > config["max_position_embeddings"]:
-        raise NearfarError(
-            f"this encoder reads {config['max_position_embeddings']} tokens at most; lower --caption-tokens."
-        )
-    with torch.random.fork_rng(devices=[]):
-        net = TextTower(config)
-    return Encoder(net, config["hidden_size"], TEXT_NAME, "standard", size, args=config)
+    """Build the encoder of texts with random weights; see `TextTower` and `folders.build`."""
+    return folders.build(TEXT_NAME, TextTower, config, size, "--caption-tokens")
 
 
 def is_two_towers(folder: Path) -> bool:
     """Tell whether a folder holds such a model."""
-    return (folder / OPEN_CLIP).is_file() or _json(folder / "config.json").get("model_type") in KINDS
+    return (folder / OPEN_CLIP).is_file() or folders.optional_json(folder / "config.json").get(
+        "model_type"
+    ) in KINDS
 
 
 def open_folder(folder: Path) -> ClipFolder:
@@ -240,7 +228,7 @@ def _tokenizer(folder: Path, vocabulary: int) -> str:
 
 def _transformers(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], dict[str, Any]]:
     """Read a folder of transformers: the configs of both towers, all weights, how images are prepared."""
-    held = _json(folder / "config.json")
+    held = folders.optional_json(folder / "config.json")
     kind = held["model_type"]
     configs = {}
     for part, shape in SHAPES.items():
@@ -248,7 +236,7 @@ def _transformers(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Te
         merged = {**_SHARED[kind], **USUAL[kind][part], **(said if isinstance(said, dict) else {})}
         configs[part] = {name: merged[name] for key in shape if (name := key.rstrip("?")) in merged}
         configs[part] |= dict.fromkeys(_MARKS[part], kind == "clip")
-    plain = _json(folder / "preprocessor_config.json")
+    plain = folders.optional_json(folder / "preprocessor_config.json")
     half = (0.5, 0.5, 0.5)
     usual = (half, half) if kind == "siglip" else (_MEAN, _STD)
     told = {"mean": plain.get("image_mean", usual[0]), "std": plain.get("image_std", usual[1])}
@@ -278,7 +266,7 @@ _RENAMED = (
 
 def _open_clip(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], dict[str, Any]]:
     """Read a folder of open_clip as `_transformers` reads one, its weights by transformers' names."""
-    held = _json(folder / OPEN_CLIP)
+    held = folders.optional_json(folder / OPEN_CLIP)
     model, plain = held.get("model_cfg", {}), held.get("preprocess_cfg", {})
     vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
     if not isinstance(vision.get("layers"), int) or "timm_model_name" in vision or "hf_model_name" in text:
@@ -336,12 +324,3 @@ def _weights(path: Path) -> dict[str, Tensor]:
         return {name: value.float() for name, value in safetensors.torch.load_file(path).items()}
     except Exception as error:
         raise NearfarError(f"{path} cannot be read ({error}); give a whole folder of a model.") from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Read a file that may be missing."""
-    try:
-        held = loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return held if isinstance(held, dict) else {}
