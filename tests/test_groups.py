@@ -79,7 +79,11 @@ def test_sounds_of_a_group_come_together_and_the_run_resumes(tmp_path: Path) -> 
 
 
 def test_folders_are_groups_and_a_changed_list_is_another_run(tmp_path: Path, photos: Path) -> None:
-    run = nearfar.pretrain(photos, out=tmp_path / "a", **TINY, groups="folders")
+    places = tmp_path / "places"
+    for at, path in enumerate(sorted(photos.iterdir())):
+        (places / str(at % 2)).mkdir(parents=True, exist_ok=True)
+        (places / str(at % 2) / path.name).write_bytes(path.read_bytes())
+    run = nearfar.pretrain(places, out=tmp_path / "a", **TINY, groups="folders")
     assert run.config["training"]["groups"] == "folders"
     names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*") if path.is_file())
     for number, cut in enumerate((2, 3)):

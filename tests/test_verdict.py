@@ -257,6 +257,15 @@ def test_a_method_with_a_task_of_its_own_is_judged_by_it(lines: list[dict[str, A
     assert judge(lines).bad  # by partners, all of them would be
 
 
+def test_chance_is_one_of_the_examples_that_are_compared() -> None:
+    lines = tasks(0.05, 0.06)
+    for line in lines[1:]:
+        line["task"]["compared"] = 16
+    found = judge(lines, Expects(task="accuracy", chance=None))
+    assert found is not None and found.name == "not learning"
+    assert "its accuracy is 6.0%, where 6.2% is chance" in found.reason
+
+
 def test_a_task_that_may_be_solved_is_not_called_easy() -> None:
     found = judge(tasks(0.9, 0.995), Expects(task="accuracy", chance=0.1))
     assert found is not None and not found.bad and "its accuracy is 100%, where 10% is chance" in found.reason

@@ -124,6 +124,8 @@ def _seen(lines: Sequence[Line], expects: Expects) -> Verdict | None:
         return None
     if now["step"] < EARLY * now["steps"]:
         return None
+    if expects.chance is None:
+        expects = replace(expects, chance=1 / now["task"].get("compared", now["task"]["images"]))
     partners = (_collapsed, _hard, _narrow, _unchanged, _easy, _over_fitting, _not_learning)
     task = (_collapsed, _narrow, _unchanged, _solved, _over_fitting, _not_learning)
     for rule in task if expects.task else partners:

@@ -44,7 +44,7 @@ class Expects:
     """
 
     task: str = ""  # the metric's name; empty to judge by partners found
-    chance: float = 0.0  # what the metric is by chance
+    chance: float | None = 0.0  # what the metric is by chance; None: one of the examples compared at a time
     at_chance: str = ""  # what to try where it stays there
     solved: str = ""  # what to try where it is over 0.99; empty where that is no warning
 

@@ -56,7 +56,7 @@ class ImageText(Method):
     @classmethod
     def expects(cls, config: Any) -> Expects:
         """Judge by held-out images: how often an image's own caption is the nearest."""
-        return Expects(task="contrastive_accuracy", at_chance="raise --lr, and train longer")
+        return Expects(task="contrastive_accuracy", chance=None, at_chance="raise --lr, and train longer")
 
     def views(self, views: Any) -> tuple[Any, ...]:
         """Take a crop of each image, and one of its captions."""

@@ -59,7 +59,7 @@ class MultipleNegatives(Method):
     @classmethod
     def expects(cls, config: Config) -> Expects:
         """Judge by held-out pairs: how often the other vector of one is the nearest."""
-        return Expects(task="contrastive_accuracy", at_chance="raise --lr, and train longer")
+        return Expects(task="contrastive_accuracy", chance=None, at_chance="raise --lr, and train longer")
 
     def views(self, views: Any) -> tuple[Any, ...]:
         """Take both texts of a pair as they are."""

@@ -69,7 +69,7 @@ class SimCSE(Method):
     @classmethod
     def expects(cls, config: Config) -> Expects:
         """Judge by held-out texts: how often the other vector of one is the nearest."""
-        return Expects(task="contrastive_accuracy", at_chance="raise --lr, and train longer")
+        return Expects(task="contrastive_accuracy", chance=None, at_chance="raise --lr, and train longer")
 
     def views(self, views: Any) -> tuple[Any, ...]:
         """Take each text as it is: once, and with triples all three."""

@@ -167,7 +167,7 @@ class HealthMonitor:
                 shares.append(float(metrics[self.expects.task]))
             found[name] = sum(shares) / len(shares)
         job.module.train()
-        return {**found, "images": count // batch_size * batch_size}
+        return {**found, "images": count // batch_size * batch_size, "compared": batch_size}
 
     def _groups(self, f: Encoder) -> dict[str, Any]:
         """Measure how often the nearest image is of the same group, on holdout images and on others."""

@@ -101,7 +101,7 @@ HEALTH: dict[Any, Any] = {
     "epoch?": float,
     "seconds?": _SPENT,
     "holdout?": bool,
-    "task?": {"trained": float, "held?": float, "images": range(1, 2**53)},
+    "task?": {"trained": float, "held?": float, "images": range(1, 2**53), "compared?": range(1, 2**53)},
     str: _FIGURE,
 }
 """A line of `health.jsonl`."""
