@@ -47,7 +47,7 @@ def test_a_run_is_judged_by_the_turns_it_tells_on_held_out_images(
     words = {"steps": 100, "batch_size": 32, "holdout": 0.3, "crop_min": 0.8, "minutes": None}
     run = nearfar.pretrain(pixels, out=tmp_path / "run", **{**TINY, **words})
     first, last = run.health()[0], run.health()[-1]
-    assert "task" not in first and set(last["task"]) == {"trained", "held", "images"}
+    assert "task" not in first and set(last["task"]) == {"trained", "held", "images", "compared"}
     assert (last["task"]["held"] > 0.99) == marked and f"{last['task']['held']:.0%}" in describe(last)
     if not marked:
         assert abs(last["task"]["held"] - 0.25) < 0.12
