@@ -296,6 +296,7 @@ FLAGS = {
     ),
     "duplicates": "--against --min-similarity --save --where --out --json",
     "clusters": "--method --n-clusters --min-cluster-size --save --seed --where --out --json",
+    "curate": "--limit --where --save --seed --out --json",
     "map": "--method --seed --where --out --json",
     "explore": "--run --bank --column --host --port --browser --root-path --hosts",
     "export": "--to --bank --out --json",
