@@ -31,6 +31,7 @@ METHODS = {
     "triplet": "Triplet",
     "drlim": "DrLIM",
     "byol": "BYOL",
+    "byol_a": "BYOLA",
     "simsiam": "SimSiam",
     "barlow_twins": "BarlowTwins",
     "vicreg": "VICReg",

@@ -103,6 +103,8 @@ class Options(TypedDict, total=False):
     margin: float | None
     mining: str | None
     pairs: str | None
+    mixup: float | None
+    memory: int | None
     lambda_: float | None
     scale: float | None
     invariance: float | None
