@@ -156,6 +156,7 @@ class Options(TypedDict, total=False):
     permutations: int | None
     turn_weight: float | None
     triples: bool | None
+    left_in: float | None
     text_encoder: str | None
     teacher: str | None
     teacher_input: str | None
