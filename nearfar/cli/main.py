@@ -33,6 +33,7 @@ from ..evaluation import PARTS
 from ..finetuning.settings import Tuning
 from ..queries import QUERIES
 from ..training import recipe_table, recipes, settings
+from . import interrupted
 from .flags import Parser, exclusive, recipes_help
 from .signatures import Signature, read_signature
 
@@ -329,8 +330,8 @@ def main(words: Sequence[str] | None = None) -> int:
             raise
         progress.write(f"nearfar: {odd[0]!r} is not UTF-8 text; type the name as nearfar lists it.\n")
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        return interrupted.end(words, error)
     except BrokenPipeError:
         # Nobody reads any more: send what is left nowhere, so that Python's own flush at exit stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
