@@ -1,6 +1,7 @@
 """An encoder leaves for other tools: each opens it, and gives the same vectors on pictures of any shape."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,36 @@ def pictures() -> list[np.ndarray]:
     return found
 
 
+def smalls(folder: Path) -> Path:
+    """Write a run of a torchvision ResNet with our first layer for small images."""
+    encoder = models.encoder("torchvision:resnet18", size=32, seed=3).eval()
+    folder.mkdir()
+    export(folder, encoder, Preprocess.of(32, "bilinear"), {"nearfar": "0", "source": "a test"})
+    return folder
+
+
+def cosines(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Compare rows."""
+    return (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+
+
+def prepared_by_the_card(text: str, picture: np.ndarray) -> np.ndarray:
+    """Do what README.md says, with Pillow and NumPy alone: (3, side, side)."""
+    most = int(re.search(r"short side is over (\d+) px", text)[1])
+    share = float(re.search(r"centred square of ([\d.]+) of the short side", text)[1])
+    side, how = re.search(r"Resize it to (\d+) x \d+ px, antialiased (\w+)", text).groups()
+    image = Image.fromarray(picture)
+    short = min(image.size)
+    if short > most:
+        size = tuple(round(one * most / short) for one in image.size)
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    square = round(min(image.size) * share)
+    left, top = ((one - square) // 2 for one in image.size)
+    image = image.crop((left, top, left + square, top + square))
+    image = image.resize((int(side), int(side)), Image.Resampling[how.upper()])
+    return np.asarray(image, np.float32).transpose(2, 0, 1) / 255
+
+
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return a_run(tmp_path_factory.mktemp("runs") / "ours", "resnet10_w16")
@@ -53,8 +84,7 @@ def test_onnx_gives_the_vectors_of_encode_from_the_pixels_of_any_picture(ours: P
     for picture in pictures():
         theirs = session.run(None, {"picture": picture[None]})[0][0]
         wanted = run.encode(picture)
-        cosine = theirs @ wanted / np.linalg.norm(theirs) / np.linalg.norm(wanted)
-        assert cosine > 0.9999, picture.shape
+        assert cosines(theirs[None], wanted[None]) > 0.9999, picture.shape
 
 
 @pytest.mark.parametrize("name", ["resnet10_w16", "vit_w64_d2", "timm:vit_tiny_patch16_224"])
@@ -87,6 +117,12 @@ def test_the_card_says_how_pictures_are_prepared_and_what_was_measured(ours: Pat
     text = (tmp_path / "made" / "README.md").read_text()
     assert "Trained by simclr on 12 images" in text and "short side is over 37 px" in text
     assert "It was not evaluated." in text and text.startswith("---\nlibrary_name:")
+    # Who follows it with Pillow and NumPy alone gets our vectors.
+    program = torch.export.load(tmp_path / "made" / "encoder.pt2").module()
+    drawn = [*pictures(), *(picture.repeat(4, 0).repeat(4, 1) for picture in pictures())]
+    x = np.stack([prepared_by_the_card(text, picture) for picture in drawn])
+    found = program(torch.from_numpy(x)).detach().numpy()
+    assert cosines(found, load(ours).encode(drawn)).min() > 0.9999
 
 
 def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(ours: Path, tmp_path: Path) -> None:
@@ -104,3 +140,36 @@ def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(ours: Path, t
 def test_from_the_command_line(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(ours), "--to", "torch", "--out", str(tmp_path / "made"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"] == ["README.md", "encoder.pt2"]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vit_w64_d2", "torchvision:resnet18"])
+def test_transformers_opens_networks_that_it_does_not_know_with_their_code(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    small = name.startswith("torchvision")
+    folder = smalls(tmp_path / "run") if small else a_run(tmp_path / "run", name)
+    made = nearfar.export(folder, to="transformers", out=tmp_path / "made")
+    assert made.difference < 1e-5 and "trust_remote_code=True" in made.open_with
+    text = (made.path / "README.md").read_text()
+    assert 'library_name: "transformers"' in text and "trust_remote_code=True" in text
+    for file in made.path.glob("*.py"):
+        assert "import nearfar" not in file.read_text() and "from nearfar" not in file.read_text()
+    net = transformers.AutoModel.from_pretrained(made.path, trust_remote_code=True).eval()
+    prepare = transformers.AutoImageProcessor.from_pretrained(made.path, trust_remote_code=True)
+    run = load(folder)
+    drawn = pictures()
+    with torch.inference_mode():
+        x = prepare([Image.fromarray(picture) for picture in drawn], return_tensors="pt")
+        found = net(**x).pooler_output.numpy()
+    assert cosines(found, run.encode(drawn)).min() > 0.9999
+
+
+@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "torchvision:resnet18"])
+def test_transformers_opens_networks_of_timm_as_they_are(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = a_run(tmp_path / "run", name)
+    made = nearfar.export(folder, to="transformers", out=tmp_path / "made")
+    assert made.difference < 1e-5 and "trust_remote_code" not in made.open_with
+    assert not list(made.path.glob("*.py"))
+    prepare = transformers.AutoImageProcessor.from_pretrained(made.path)
+    x = prepare(Image.new("RGB", (40, 32), "white"), return_tensors="pt")["pixel_values"]
+    assert x.shape == (1, 3, 32, 32) and bool((x == 1).all())  # mean 0 and deviation 1, not ImageNet's
