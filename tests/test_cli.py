@@ -278,8 +278,8 @@ FLAGS = {
     "adopt": "--out --json",
     "report": "--out --data --train --test --bank --names --json",
     "embed": (
-        "--out --store --columns --prune --thumbnail --part --join --labels --json --device --batch-size "
-        "--workers"
+        "--out --store --columns --prune --thumbnail --part --join --labels --json --device --engine "
+        "--batch-size --workers"
     ),
     "explain": "--out --pair --labels --json",
     "store": "--import --columns --delete --compact --export --where --json",

@@ -1,7 +1,6 @@
 """An encoder leaves for other tools: each opens it, and gives the same vectors on pictures of any shape."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 
 import nearfar
+from benchmarks.exports import cosines, prepared_by_the_card
 from nearfar import models
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
@@ -46,28 +46,6 @@ def smalls(folder: Path) -> Path:
     folder.mkdir()
     export(folder, encoder, Preprocess.of(32, "bilinear"), {"nearfar": "0", "source": "a test"})
     return folder
-
-
-def cosines(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Compare rows."""
-    return (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
-
-
-def prepared_by_the_card(text: str, picture: np.ndarray) -> np.ndarray:
-    """Do what README.md says, with Pillow and NumPy alone: (3, side, side)."""
-    most = int(re.search(r"short side is over (\d+) px", text)[1])
-    share = float(re.search(r"centred square of ([\d.]+) of the short side", text)[1])
-    side, how = re.search(r"Resize it to (\d+) x \d+ px, antialiased (\w+)", text).groups()
-    image = Image.fromarray(picture)
-    short = min(image.size)
-    if short > most:
-        size = tuple(round(one * most / short) for one in image.size)
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    square = round(min(image.size) * share)
-    left, top = ((one - square) // 2 for one in image.size)
-    image = image.crop((left, top, left + square, top + square))
-    image = image.resize((int(side), int(side)), Image.Resampling[how.upper()])
-    return np.asarray(image, np.float32).transpose(2, 0, 1) / 255
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +151,13 @@ def test_transformers_opens_networks_of_timm_as_they_are(name: str, tmp_path: Pa
     prepare = transformers.AutoImageProcessor.from_pretrained(made.path)
     x = prepare(Image.new("RGB", (40, 32), "white"), return_tensors="pt")["pixel_values"]
     assert x.shape == (1, 3, 32, 32) and bool((x == 1).all())  # mean 0 and deviation 1, not ImageNet's
+
+
+def test_openvino_opens_its_own_files(ours: Path, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    made = nearfar.export(ours, to="openvino", out=tmp_path / "made")
+    assert made.files == ("README.md", "encoder.bin", "encoder.xml") and made.difference < 1e-5
+    net = openvino.Core().compile_model(made.path / "encoder.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    x = torch.rand(5, 3, 32, 32)
+    with torch.inference_mode():
+        assert np.allclose(net(x.numpy())[0], load(ours).encoder(x).numpy(), atol=1e-5)

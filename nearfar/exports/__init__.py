@@ -16,7 +16,7 @@ import torch
 from ..core.errors import NearfarError
 from ..data.modalities import IMAGES
 from ..training.run import Run, load
-from . import card, onnx, timm_folder, torch_program, transformers_folder, tuned
+from . import card, onnx, openvino_ir, timm_folder, torch_program, transformers_folder, tuned
 
 CLOSE = 1e-4  # of the largest number of a vector, that another tool's answer may differ by
 PICTURES = 3  # on which both are compared
@@ -57,6 +57,12 @@ FORMATS = {
         transformers_folder.run,
         transformers_folder.needs,
         "transformers.AutoModel.from_pretrained('{folder}'{remote})",
+    ),
+    "openvino": Format(
+        openvino_ir.write,
+        openvino_ir.run,
+        openvino_ir.needs,
+        "openvino.Core().compile_model('{folder}/encoder.xml', 'CPU')",
     ),
 }
 
@@ -99,7 +105,7 @@ class ExportedEncoder:
 def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = None) -> ExportedEncoder:
     """Write an encoder as files for another tool, open them with that tool, and compare the vectors.
 
-    A fine-tuned run leaves with its head for ONNX and torch; for timm and transformers its encoder alone.
+    A fine-tuned run leaves with its head for ONNX, torch and OpenVINO; for the others its encoder alone.
 
     Args:
         run: a finished run, its folder, or the name of a known encoder.
