@@ -151,6 +151,9 @@ def test_transformers_opens_networks_of_timm_as_they_are(name: str, tmp_path: Pa
     prepare = transformers.AutoImageProcessor.from_pretrained(made.path)
     x = prepare(Image.new("RGB", (40, 32), "white"), return_tensors="pt")["pixel_values"]
     assert x.shape == (1, 3, 32, 32) and bool((x == 1).all())  # mean 0 and deviation 1, not ImageNet's
+    again = load(made.path).encoder
+    with torch.inference_mode():
+        assert torch.allclose(again(x), load(folder).encoder(x), atol=1e-5)
 
 
 def test_openvino_opens_its_own_files(ours: Path, tmp_path: Path) -> None:

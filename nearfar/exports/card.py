@@ -79,10 +79,11 @@ def _opened(run: Run, to: str) -> list[str]:
     if to != "transformers":
         return []
     remote = transformers_folder.is_remote(run)
-    code = TRANSFORMERS.replace("REMOTE", ", trust_remote_code=True" if remote else "")
+    flag = ", trust_remote_code=True" if remote else ""
     asked = "This network is not part of transformers: its code is in `modeling_nearfar.py` and "
     asked += "`image_processing_nearfar.py`, which transformers runs with `trust_remote_code=True` alone."
-    also = "`SentenceTransformer(FOLDER)` opens the same folder."
+    code = TRANSFORMERS.replace("REMOTE", flag)
+    also = f'`SentenceTransformer("FOLDER"{flag})` opens the same folder.'
     return ["## How to open it", code, "", *([asked] if remote else []), also, ""]
 
 

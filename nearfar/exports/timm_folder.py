@@ -1,4 +1,4 @@
-"""An encoder as a folder that timm opens, and transformers and sentence-transformers by timm.
+"""An encoder as a folder that timm opens, and transformers by timm.
 
 Only networks of timm's can be written so: the folder names one and holds its weights, not its code. Among
 them are torchvision's ResNets, which timm has by the same names, with the same weights.

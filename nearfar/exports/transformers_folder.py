@@ -1,4 +1,4 @@
-"""An encoder as a folder that transformers opens, and sentence-transformers by transformers.
+"""An encoder as a folder that transformers and sentence-transformers open.
 
 Networks of timm's leave in timm's own folder, which transformers opens as it is. Our own networks, and
 torchvision's ResNets with a first layer for small images, are in neither library: their folder holds the code
@@ -29,6 +29,16 @@ from . import timm_folder
 NOTE, WEIGHTS, PREPARING = timm_folder.NOTE, timm_folder.WEIGHTS, "preprocessor_config.json"
 MODEL, PROCESSOR = "modeling_nearfar", "image_processing_nearfar"  # modules in the folder
 INSTEAD = "use --to onnx or --to torch"
+# sentence-transformers takes the mean of the last map where no such file names the vector.
+_MODULE = "sentence_transformers.base.modules.transformer.Transformer"
+SENTENCES = {
+    "modules.json": [{"idx": 0, "name": "0", "path": "", "type": _MODULE}],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"image": {"method": "forward", "method_output_name": "pooler_output"}},
+        "module_output_name": "sentence_embedding",
+    },
+}
 
 
 def needs(run: Run) -> None:
@@ -104,6 +114,8 @@ def _halving(block: Block) -> str:
 
 def write(run: Run, folder: Path) -> None:
     """Write the network, its weights, and how pictures are prepared into a folder."""
+    for name, said in SENTENCES.items():
+        (folder / name).write_text(json.dumps(said, indent=1), encoding="utf-8")
     if not is_remote(run):
         timm_folder.write(run, folder)
         return
