@@ -10,8 +10,9 @@ import torch
 from small import given, small, total
 
 from nearfar import models
+from nearfar.core import rng
 from nearfar.core.errors import NearfarError
-from nearfar.methods import ibot, masks
+from nearfar.methods import ibot, ijepa, masks
 from nearfar.methods.base import Batch
 from nearfar.methods.mae import MAE
 from nearfar.models.transformer import positions
@@ -145,3 +146,97 @@ def test_koleo_is_least_for_rows_spread_evenly_and_sinkhorn_uses_all_outputs() -
     sharp = module._sharp(torch.randn(32, 16) + 5 * torch.arange(16), module.centre, torch.tensor(0.5))
     torch.testing.assert_close(sharp.sum(1), torch.ones(32))
     assert sharp.sum(0).max() < 8  # an output that all rows prefer is not all there is
+
+
+# I-JEPA
+
+
+def slow_masks(
+    batch: Batch, rows: int, columns: int, blocks: int, context: float
+) -> tuple[list[set[int]], list[list[set[int]]]]:
+    """Context and target blocks of each image, patch by patch."""
+    key = rng.fold(batch.key, "masks")
+    a, b = (float(u) for u in rng.uniform(key, [0], 2)[0])
+    size, aspect = rows * columns * (0.15 + 0.05 * a), 0.75 + 0.75 * b
+    height = max(1, min(round(math.sqrt(size * aspect)), rows - 1))
+    width = max(1, min(round(math.sqrt(size / aspect)), columns - 1))
+    count = min(round(rows * columns * context), rows * columns - height * width)
+    contexts, targets = [], []
+    for row in batch.rows.tolist():
+        corners = iter(rng.uniform(rng.fold(key, "corners"), [row], 2 * blocks * 8)[0])
+        order = rng.uniform(rng.fold(key, "context"), [row], rows * columns)[0]
+        for attempt in range(8):
+            found = []
+            for number in range(blocks):
+                top, left = (
+                    int(next(corners) * (rows - height + 1)),
+                    int(next(corners) * (columns - width + 1)),
+                )
+                places = {(top + r) * columns + left + c for r in range(height) for c in range(width)}
+                found.append(places if attempt < 7 or not number else found[0])
+            free = sorted(set(range(rows * columns)).difference(*found), key=lambda place: order[place])
+            if len(free) >= count:
+                break
+        contexts.append(set(free[:count]))
+        targets.append(found)
+    return contexts, targets
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (8, 8), (3, 5)])
+def test_ijepas_blocks_are_those_of_the_loops_and_no_context_holds_a_patch_of_them(
+    rows: int, columns: int
+) -> None:
+    shapes = set()
+    for key in range(12):
+        batch = Batch([], torch.arange(10) * 7, None, key)
+        seen, at = ijepa.masks(batch, rows, columns, 4, 0.25)
+        contexts, targets = slow_masks(batch, rows, columns, 4, 0.25)
+        assert [set(one) for one in seen.tolist()] == contexts
+        assert [[set(block) for block in one] for one in at.tolist()] == targets
+        assert all(not one & set().union(*blocks) for one, blocks in zip(contexts, targets, strict=True))
+        assert seen.shape == (10, min(round(rows * columns / 4), rows * columns - at.shape[2]))
+        half = ijepa.masks(batch.part(slice(4, 10)), rows, columns, 4, 0.25)
+        assert torch.equal(half[0], seen[4:]) and torch.equal(half[1], at[4:])
+        shapes.add(at.shape[2])
+    assert len(shapes) > 1  # drawn anew at each step
+    many = ijepa.masks(batch, 8, 8, 40, 0.25)  # forty blocks leave enough only in one place
+    assert (many[1] == many[1][:, :1]).all()
+
+
+def test_ijepa_predicts_the_ema_copys_features_from_the_context_and_places_alone() -> None:
+    module = small("ijepa")
+    batch = given(module, 3)
+    (x,) = batch.views
+    y, target, at = module.embed(batch)
+    seen, _ = ijepa.masks(batch, 4, 4, 4, 0.25)
+    shown = torch.zeros(3, 16).scatter(1, seen, 1.0).view(3, 1, 4, 4)
+    shown = torch.nn.functional.interpolate(shown, scale_factor=4, mode="nearest")
+    other = module.embed(Batch([x * shown + 0.7 * (1 - shown)], batch.rows))
+    torch.testing.assert_close(other[0], y)  # nothing but the context is seen
+    assert not torch.allclose(other[1], target)  # by the copy all is
+    # The copy's features: it is not f, and each patch has mean 0 and variance 1.
+    assert target.grad_fn is None and y.shape == (*at.shape, 64) and target.shape == (3, 16, 64)
+    torch.testing.assert_close(target.mean(2), torch.zeros(3, 16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(target.var(2, unbiased=False), torch.ones(3, 16), atol=1e-2, rtol=0)
+    with torch.no_grad():
+        module.f.net.conv_proj.weight.mul_(2)
+    again = module.embed(batch)
+    assert torch.equal(again[1], target) and not torch.allclose(again[0], y)
+    module.after_step(0.5, {})
+    assert not torch.allclose(module.embed(batch)[1], target)
+    # With the same context, what is asked for differs by its place alone.
+    where, seen = positions(4, 4, 16), seen[:1, :2]
+    told = [module.predictor(torch.zeros(1, 2, 64), seen, torch.tensor([[k]]), where) for k in (0, 5)]
+    assert not torch.allclose(*told)
+    with pytest.raises(NearfarError, match="views of 4 px are one patch"):
+        module.embed(Batch([x[:, :, :4, :4]], batch.rows))
+
+
+def test_ijepas_share_explained_counts_nothing_that_places_alone_tell() -> None:
+    module = small("ijepa", standardised=False)
+    target = torch.randn(1, 16, 64).expand(6, -1, -1) + 0.1 * torch.randn(6, 16, 64)
+    at = torch.arange(16).view(1, 4, 4).expand(6, -1, -1)
+    known = module.loss(target.view(6, 4, 4, 64), target, at)
+    places = module.loss(target.mean(0).view(1, 4, 4, 64).expand(6, -1, -1, -1), target, at)
+    assert float(module.metrics(known.watched)["features_explained"]) == 1
+    assert float(module.metrics(places.watched)["features_explained"]) == pytest.approx(0, abs=1e-5)

@@ -46,6 +46,7 @@ METHODS = {
     "cpc_images": "CPCImages",
     "mae": "MAE",
     "simmim": "SimMIM",
+    "ijepa": "IJEPA",
     "dae": "DAE",
     "vae": "VAE",
     "rotnet": "RotNet",

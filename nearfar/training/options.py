@@ -148,6 +148,11 @@ class Options(TypedDict, total=False):
     decoder_depth: int | None
     normalised: bool | None
     block: int | None
+    context: float | None
+    target_blocks: int | None
+    standardised: bool | None
+    predictor_width: int | None
+    predictor_depth: int | None
     corruption: str | None
     noise: float | None
     blanked: float | None
