@@ -47,6 +47,8 @@ METHODS = {
     "mae": "MAE",
     "simmim": "SimMIM",
     "ijepa": "IJEPA",
+    "beit": "BEiT",
+    "dvae": "DVAE",
     "dae": "DAE",
     "vae": "VAE",
     "rotnet": "RotNet",

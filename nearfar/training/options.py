@@ -153,6 +153,10 @@ class Options(TypedDict, total=False):
     standardised: bool | None
     predictor_width: int | None
     predictor_depth: int | None
+    teacher: str | None
+    words: int | None
+    word_temperature: float | None
+    kl: float | None
     corruption: str | None
     noise: float | None
     blanked: float | None
@@ -163,7 +167,6 @@ class Options(TypedDict, total=False):
     triples: bool | None
     left_in: float | None
     text_encoder: str | None
-    teacher: str | None
     teacher_input: str | None
     cosine: float | None
     classes: int | None
