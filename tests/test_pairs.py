@@ -365,7 +365,7 @@ def test_captions_learn_to_fit_a_run_that_stays_as_it_is(pictures: Path, run: Pa
     settings = {**TINY, "health_checks": 0, "method": "siglip"}
     plain = nearfar.pretrain(
         pictures, out=tmp_path / "plain", **{key: TINY[key] for key in ("batch_size", "workers", "device")},
-        steps=4, recipe="cpu", encoder="resnet10_w16", health_checks=0, precision="float32",
+        steps=4, method="simclr", recipe="cpu", encoder="resnet10_w16", health_checks=0, precision="float32",
     )  # fmt: skip
     del settings["encoder"]
     fitted = nearfar.pretrain(
