@@ -127,8 +127,12 @@ def opened(to: str, folder: Path) -> tuple[Callable[[np.ndarray], Vectors], Call
         import openvino
 
         hint = {"INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(folder / "encoder.xml", "CPU", hint)
-        return lambda x: compiled(x)[0], None
+        files = ("encoder.xml", "pipeline.xml")
+        alone, entire = (openvino.Core().compile_model(folder / name, "CPU", hint) for name in files)
+        return (
+            lambda x: alone(x)[0],
+            lambda some: np.concatenate([entire(one[None])[0] for one in some]),
+        )
     if to == "timm":
         import timm
 

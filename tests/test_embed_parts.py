@@ -250,7 +250,7 @@ def test_killed_workers_lose_and_double_nothing(run, folder, parts, tmp_path):
 
 
 def test_a_worker_of_rays_does_the_parts_that_its_batch_numbers(run, folder, tmp_path):
-    how = {"device": "cpu", "batch_size": 8, "workers": 1, "labels": False}
+    how = {"device": "cpu", "engine": "torch", "batch_size": 8, "workers": 1, "labels": False}
     worker = PartsWorker(str(run.path), str(folder), str(tmp_path), PARTS, how)
     done = worker({"part": np.array([3, 1])})
     again = worker({"part": np.array([2, 3])})

@@ -125,7 +125,7 @@ def _onnx(run: Run) -> tuple[Callable[[Any], Any], str]:
 
 def _openvino(run: Run) -> tuple[Callable[[Any], Any], str]:
     """Compile the network in OpenVINO, in bfloat16 where the CPU computes that faster."""
-    openvino_ir.needs(run)
+    openvino_ir.needs(run, ("openvino",))
     import openvino
 
     threads = compute_threads()

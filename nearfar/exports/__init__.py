@@ -62,7 +62,7 @@ FORMATS = {
         openvino_ir.write,
         openvino_ir.run,
         openvino_ir.needs,
-        "openvino.Core().compile_model('{folder}/encoder.xml', 'CPU')",
+        "openvino.compile_model('{folder}/pipeline.xml', 'CPU')",
     ),
 }
 

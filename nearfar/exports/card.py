@@ -9,7 +9,7 @@ from typing import Any
 from ..finetuning.task_types import HeadExport
 from ..finetuning.tuned import open_result
 from ..training.run import Run
-from . import timm_folder, transformers_folder
+from . import onnx, openvino_ir, timm_folder, transformers_folder
 
 LIBRARIES = ("timm", "transformers", "onnx", "openvino")  # as the hub names them
 TRANSFORMERS = """```python
@@ -105,8 +105,9 @@ def _prepared(run: Run, to: str, head: HeadExport | None) -> list[str]:
         f"4. Divide by 255. {inside}",
         "",
     ]
-    if to == "onnx":
-        lines += ["`pipeline.onnx` does all four steps for one uint8 picture (1, H, W, 3), RGB, upright.", ""]
+    if to in ("onnx", "openvino"):
+        file = {"onnx": onnx.PIPELINE, "openvino": openvino_ir.PIPELINE}[to]
+        lines += [f"`{file}` does all four steps for one uint8 picture (1, H, W, 3), RGB, upright.", ""]
     elif to == "transformers" and transformers_folder.is_remote(run):
         lines += ["The image processor of this folder does all four steps.", ""]
     elif timm_folder.resized_once(plan):
@@ -117,6 +118,12 @@ def _prepared(run: Run, to: str, head: HeadExport | None) -> list[str]:
     else:
         lines += [
             "Tools that resize once, without step 1, give slightly other vectors (cosine about 0.995).",
+            "",
+        ]
+    if to == "openvino":
+        how = '`{"INFERENCE_PRECISION_HINT": "f32"}` forbids it.'
+        lines += [
+            f"OpenVINO computes in bfloat16 where the CPU can, which changes a vector a little; {how}",
             "",
         ]
     return lines

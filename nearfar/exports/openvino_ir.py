@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..core.errors import NearfarError
 from ..training.run import Run
-from . import torch_program
+from . import onnx, torch_program
+from .rebuilt import for_one_size
 
-NETWORK = "encoder.xml"  # encoder.bin beside it holds the weights
+NETWORK, PIPELINE = "encoder.xml", "pipeline.xml"  # .bin files beside them hold the weights
+PACKAGES = ("openvino", "onnx", "onnxscript")
 
 
-def needs(run: Run) -> None:
-    """Make sure that OpenVINO is installed.
+def needs(run: Run, packages: Sequence[str] = PACKAGES) -> None:
+    """Make sure that what OpenVINO takes is installed.
+
+    Args:
+        run: any.
+        packages: the names under which they are imported.
 
     Raises:
-        NearfarError: it is not; says how to install it.
+        NearfarError: one is not; says how to install it.
     """
-    try:
-        import openvino  # noqa: F401
-    except ImportError:
-        raise NearfarError(
-            "an export to OpenVINO needs the package openvino: pip install 'nearfar[openvino]'."
-        ) from None
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            raise NearfarError(f"OpenVINO needs the package {name}: pip install 'nearfar[openvino]'.")
 
 
 def converted(program: torch.export.ExportedProgram) -> Any:
@@ -47,24 +54,48 @@ def save(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def write(run: Run, folder: Path) -> None:
-    """Write encoder.xml and encoder.bin into a folder."""
+    """Write the network, and the way from a picture of any size to its vector, into a folder."""
     save(torch_program.program(run), folder / NETWORK)
+    write_pipeline(run, for_one_size(run.encoder), folder, "features")
+
+
+def write_pipeline(run: Run, network: nn.Module, folder: Path, output: str) -> None:
+    """Write pipeline.xml from the ONNX graph: OpenVINO reads its resizing there, and not in a program.
+
+    Args:
+        run, network, folder, output: as for `onnx.write_pipeline`.
+    """
+    import openvino
+
+    with tempfile.TemporaryDirectory() as place:
+        onnx.write_pipeline(run, network, Path(place), output)
+        model = openvino.convert_model(Path(place) / onnx.PIPELINE)
+        openvino.save_model(model, folder / PIPELINE, compress_to_fp16=False)
 
 
 def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
-    """Encode (n, 3, side, side) with the files, in float32."""
+    """Encode (n, 3, side, side) with encoder.xml, in float32, and see that pipeline.xml opens."""
+    compiled(folder / PIPELINE)
     return torch.from_numpy(run_file(folder / NETWORK, x)[0])
 
 
+def compiled(path: Path) -> Any:
+    """Open a file for computing in float32: OpenVINO takes bfloat16 where it can.
+
+    Args:
+        path: the .xml file.
+    """
+    import openvino
+
+    return openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
 def run_file(path: Path, x: torch.Tensor) -> list[Any]:
-    """Compute the outputs of (n, 3, h, w) with a file, in float32: OpenVINO takes bfloat16 where it can.
+    """Compute the outputs of (n, 3, h, w) with a file.
 
     Args:
         path: the .xml file.
         x: the input.
     """
-    import openvino
-
-    hint = {"INFERENCE_PRECISION_HINT": "f32"}
-    made = openvino.Core().compile_model(path, "CPU", hint)(x.numpy())
+    made = compiled(path)(x.numpy())
     return [made[at] for at in range(len(made))]

@@ -61,6 +61,8 @@ def write(run: Run, found: Tuned, made: HeadExport, folder: Path, to: str) -> No
         program = torch.export.export(made.module, (example,), dynamic_shapes=(dims,))
         if to == "openvino":
             openvino_ir.save(program, folder / FILES[to])
+            if made.square:
+                openvino_ir.write_pipeline(run, made.module, folder, made.outputs[0])
         else:
             torch.export.save(program, folder / FILES[to])
     told = {"task": found.task.name, "classes": list(found.task.classes), **made.facts}
