@@ -36,6 +36,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(cache.cleanup)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_timing() -> None:
+    """Let `check` time training for a moment: no test looks at how fast it is."""
+    from nearfar.training import check
+
+    check.TIMING = 0.2
+
+
 def picture(number: int, side: int = 16, kind: int = 0) -> np.ndarray:
     """Draw one small picture: stripes of a direction that depends on its kind, in colours of its own."""
     u = rng.uniform(rng.fold(7, "picture"), [number], 8)[0]

@@ -153,7 +153,7 @@ def test_a_picture_more_in_the_bank_keeps_the_threshold(run: Run, data: Path, tm
     second = nearfar.anomalies(data / "test", normal=str(more), **how)
     assert second.facts["normal"] == first.facts["normal"] + 1
     assert second.facts["threshold"] == first.facts["threshold"]
-    assert "scored before 1 normal ones were added" in str(second)
+    assert "scored before 1 normal picture was added" in str(second)
     assert "hole/003.png" in first.ids and "hole/003.png" not in second.ids
     # What was held out and comes into the bank sets the threshold no longer.
     held = {one["digest"] for one in json.loads(bank.with_suffix(".json").read_text())["held_out"]}
@@ -312,7 +312,7 @@ def test_what_does_not_fit_is_a_sentence(run: Run, data: Path, tmp_path: Path) -
         with pytest.raises(NearfarError, match=words):
             nearfar.anomalies(test, **how)
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(NearfarError, match="none of the 1 normal pictures can be used"):
+    with pytest.raises(NearfarError, match="of 1 normal picture none can be used"):
         nearfar.anomalies(test, parts=True, normal=str(tmp_path), run=run)
 
 

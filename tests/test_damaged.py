@@ -220,8 +220,8 @@ def test_arrays_that_inflate_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     images = np.zeros((64, 64, 64, 3), np.uint8)
     np.savez_compressed(tmp_path / "n.npz", images=images)
     found = nearfar.check(tmp_path / "n.npz")  # small ones are no danger
-    assert found.inspection.usable == 64 and "of one and the same colour" in found.obstacle
-    with pytest.raises(NearfarError, match="of one and the same colour, so nothing can be learnt"):
+    assert found.inspection.usable == 64 and "have one and the same colour" in found.obstacle
+    with pytest.raises(NearfarError, match="have one and the same colour, so nothing can be learnt"):
         nearfar.pretrain(tmp_path / "n.npz", out=tmp_path / "run", steps=2)
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(arrays, "INFLATED", 1 << 16)

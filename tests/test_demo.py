@@ -106,8 +106,8 @@ def test_written_once_and_only_over_our_own(written: tuple[Path, dict[str, Any]]
 def test_the_demo_runs_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nearfar.demo.demo import demo as run_demo
 
-    monkeypatch.setattr(gallery, "write", lambda folder, seed: WRITE(folder, seed, 8, 8, 4))
-    result = run_demo(out=tmp_path / "d", minutes=0.05)
+    monkeypatch.setattr(gallery, "write", lambda folder, seed: WRITE(folder, seed, 4, 8, 4))
+    result = run_demo(out=tmp_path / "d", minutes=0.02)
     plain = result.to_json()
     assert plain["broken"] == {"found": 8, "of": 8}
     assert plain["near_copies"]["of"] == 30

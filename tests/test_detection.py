@@ -48,7 +48,11 @@ def test_images_without_objects_bad_boxes_and_boxes_beyond_the_border(tmp_path):
     assert [len(one.boxes) for one in found.boxes] == [0, 0, 1, 1]
     assert np.allclose(found.boxes[3].boxes[0] * (WIDTH, HEIGHT, WIDTH, HEIGHT), (0, 0, 10, 10), atol=1e-4)
     without, bad, clipped = found.notes
-    assert "1 of 4 images" in without and "images/2.png, object 1 (square)" in bad and "1 boxes" in clipped
+    assert (
+        "1 of 4 images" in without
+        and "images/2.png, object 1 (square)" in bad
+        and "1 box was clipped" in clipped
+    )
 
 
 def test_yaml_names_in_their_three_forms():

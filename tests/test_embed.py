@@ -261,7 +261,7 @@ def test_mistakes_are_named(run, folder, tmp_path):
     bad = tmp_path / "bad"
     bad.mkdir()
     (bad / "a.png").write_bytes(b"")
-    with pytest.raises(NearfarError, match=r"none of the 1 images .*empty file"):
+    with pytest.raises(NearfarError, match=r"of 1 image .* none .*empty file.*nearfar check"):
         embed(run, bad)
     with pytest.raises(NearfarError, match="cannot be written"):
         (tmp_path / "file").write_bytes(b"")

@@ -159,8 +159,8 @@ def _spoilt(parts, how):
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("a part is missing", "lacks 1 parts: run --part 2/3"),
-        ("a part is not done", "lacks 1 parts: run --part 2/3"),
+        ("a part is missing", "lacks 1 part: run --part 2/3"),
+        ("a part is not done", "lacks 1 part: run --part 2/3"),
         ("a piece is missing", "is missing"),
         ("a piece is cut", "is missing, or not the piece"),
         ("a byte is wrong", "is damaged"),

@@ -126,7 +126,7 @@ def test_a_corrected_label_reaches_the_store(run, photos, address, tmp_path):
     (photos / "round" / "é 01.png").rename(photos / "square" / "é 01.png")
     done = embed(run, photos, store=address, labels=True, prune=True)
     assert (done.images, done.known, done.relabelled, done.kept_labels) == (30, 2, 1, 1)
-    assert "1 labels changed" in str(done) and "kept" in str(done)
+    assert "1 label changed" in str(done) and "kept" in str(done)
     rows = store.rows(["label", "data_label"], ids=["round/mended.png", "square/é 01.png"]).to_pylist()
     assert rows == [
         {"label": "round", "data_label": "round"},
@@ -199,7 +199,7 @@ def test_columns_are_joined_by_id_or_path(run, photos, address, tmp_path):
         ("id,age\nround/é 01.png,old\n", "holds a number"),
         ("id,a,a\nround/é 01.png,1,2\n", "two columns"),
         ("id,a\nround/é 01.png,1\nround/é 01.png,2\n", "line 3: round/é 01.png has two rows that differ"),
-        ("id,a\nround/é 01.png\n", "line 2: 1 values, not 2"),
+        ("id,a\nround/é 01.png\n", "line 2: 1 value, not 2"),
     ):
         (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
         with pytest.raises(NearfarError, match=says):
@@ -302,7 +302,7 @@ def test_mistakes_are_named(run, photos, tmp_path):
     only = tmp_path / "only"
     only.mkdir()
     (only / "a.png").write_bytes(b"")
-    with pytest.raises(NearfarError, match=r"none of the 1 images .*empty file"):
+    with pytest.raises(NearfarError, match=r"of 1 image .* none .*empty file.*nearfar check"):
         embed(run, only, store=tmp_path / "s.nf")
 
 

@@ -190,7 +190,7 @@ def test_what_would_read_outside_is_refused() -> None:
     short = types.SimpleNamespace(**{**vars(images), "pixels": images.pixels[:-1]})
     with pytest.raises(NearfarError, match="leaves its image"):
         kernels.apply(short, good, 32, "bicubic")
-    with pytest.raises(NearfarError, match="2 views were drawn for 1 images"):
+    with pytest.raises(NearfarError, match="2 views were drawn for 1 image;"):
         kernels.apply(block([(32, 32)]), good, 32, "bicubic")
     with pytest.raises(NearfarError, match="out has shape"):
         kernels.apply(images, good, 32, "bicubic", out=torch.zeros(2, 3, 31, 32))

@@ -446,8 +446,23 @@ def test_a_hang_up_saves_and_a_second_signal_does_not_undo_the_save(photos, tmp_
     assert checkpoint.read(folder / checkpoint.LAST)[1]["step"] > 0
 
 
-@pytest.mark.parametrize("how", ["2>&-", "2>/dev/full", "2>&1 >/dev/null | head -1", ">&- 2>/dev/null"])
-def test_the_progress_line_never_ends_training(photos, tmp_path, how):
+FULL = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n"
+
+
+@pytest.mark.parametrize("how", ["full", "head -1"])
+def test_a_stream_that_takes_no_more_never_ends_training(photos, tmp_path, how):
+    words = ["pretrain", photos, "--out", tmp_path / "run", "--steps", 12, *FLAGS]
+    code = (FULL if how == "full" else "") + forkserver.NEARFAR
+    with forkserver.start(code, *words, stdout=subprocess.DEVNULL) as process:
+        if how == "head -1":
+            assert process.stderr.readline()
+            process.stderr.close()
+        assert process.wait(120) == 0
+    assert nearfar.load(tmp_path / "run").provenance["steps"] == 12
+
+
+@pytest.mark.parametrize("how", ["2>&-", ">&- 2>/dev/null"])  # Python then begins without the stream
+def test_a_stream_that_is_closed_never_ends_training(photos, tmp_path, how):
     words = [sys.executable, "-m", "nearfar", "pretrain", photos, "--out", tmp_path / "run", "--steps", 12]
     line = f"set -o pipefail; {shlex.join(map(str, [*words, *FLAGS]))} {how}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)

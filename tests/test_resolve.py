@@ -125,7 +125,7 @@ def test_the_batch_fits_the_images():
 
 def test_the_usual_side_is_the_median_of_what_can_be_used():
     assert usual_side(open_source(np.zeros((5, 20, 30, 3), np.uint8)), 10**6) == 20
-    with pytest.raises(NearfarError, match="none of the 5 images"):
+    with pytest.raises(NearfarError, match="of 5 images .* none can be used"):
         usual_side(open_source(np.zeros((5, 20, 30, 3), np.uint8)), 100)
 
 

@@ -47,10 +47,10 @@ def test_masks_in_a_folder_elsewhere_and_images_without_one(tmp_path):
     place = write_masks(tmp_path / "a", 4)
     (place / "masks/02.png").unlink()
     found = open_pixel_labels(place)
-    assert len(found.source) == 3 and "1 images" in found.notes[0]
+    assert len(found.source) == 3 and "1 image is" in found.notes[0]
     again = open_pixel_labels(place / "images", place / "masks")
     assert [path[-6:] for path in again.source.paths] == ["00.png", "01.png", "03.png"]
-    assert "1 images" in again.notes[0] and (again.masks[2].read() == picture(3)[1]).all()
+    assert "1 image is" in again.notes[0] and (again.masks[2].read() == picture(3)[1]).all()
 
 
 def test_masks_of_16_bits_with_gaps_and_names(tmp_path):
@@ -113,7 +113,7 @@ def test_outlines_of_a_coco_file(tmp_path):
     mask = found.masks[0].read()
     assert mask[12, 17] == 1 and mask[6, 12] == 2 and mask[0, 0] == 0
     assert (found.masks[1].read() == 0).all() and found.masks[1].read().shape == (HEIGHT, WIDTH)
-    assert len(found.notes) == 1 and "1 annotations" in found.notes[0]
+    assert len(found.notes) == 1 and "1 annotation is" in found.notes[0]
 
 
 def test_run_lengths_as_the_reference_writes_them():

@@ -207,7 +207,7 @@ def test_a_best_beyond_noise_is_told_from_one_that_was_lucky() -> None:
 
 def test_runs_ended_early_count_as_the_worst_that_were_not() -> None:
     found = made_up([0.5, 0.5, 0.5], [0.6, 0.6, 0.6], [0.4, 0.45, 0.4, None, None, None])
-    assert any("3 of 8 trials were not finished" in line for line in found.verdict())
+    assert any("counted as the worst: 3 of 8 trials" in line for line in found.verdict())
     (tau,) = found.influences
     assert tau.effect == pytest.approx(np.mean([0.5, 0.6, 0.4]) - 0.4)  # parts of 3, 3 and 2 trials
     expected = scipy.stats.spearmanr([5, 4, 3, 2, 1], [0.5, 0.6, 0.4, 0.45, 0.4]).statistic

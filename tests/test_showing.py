@@ -14,7 +14,7 @@ from PIL import Image
 
 import nearfar
 from nearfar.core.errors import NearfarError
-from nearfar.core.text import from_spreadsheet_cell, printable, spreadsheet_cell
+from nearfar.core.text import counted, from_spreadsheet_cell, printable, spreadsheet_cell
 from nearfar.images.thumbnails import thumbnail
 from nearfar.queries.listing import (
     ACROSS,
@@ -31,7 +31,21 @@ from nearfar.queries.listing import (
 from nearfar.stores import StoreInfo, open_store
 from nearfar.stores.schema import fixed
 
+COUNTED = [
+    (1, "image", "1 image"),
+    (0, "image", "0 images"),
+    (2000, "image is", "2,000 images are"),
+    (1, "class", "1 class"),
+    (3, "class", "3 classes"),
+    (2, "near copy", "2 near copies"),
+    (4, "box was", "4 boxes were"),
+]
 INKS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+@pytest.mark.parametrize(("number", "what", "said"), COUNTED)
+def test_counts_are_written_with_their_nouns(number: int, what: str, said: str) -> None:
+    assert counted(number, what) == said
 
 
 def thumbnails(ids: list[str]) -> list[bytes]:

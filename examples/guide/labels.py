@@ -42,7 +42,7 @@ for count in counts:
         tries["from scratch"].append(from_scratch(rows))
     for name, values in tries.items():
         found[name].append(float(np.mean(values)))
-    print(f"{count:>3} labels a class: " + ", ".join(f"{name} {v[-1]:.0f} %" for name, v in found.items()))
+    print(f"labels a class, {count:>3}: " + ", ".join(f"{name} {v[-1]:.0f} %" for name, v in found.items()))
 
 figure, (at,) = plots(1, width=6)
 for name, values in found.items():

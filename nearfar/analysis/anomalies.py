@@ -19,6 +19,7 @@ import torch
 from ..core import rng
 from ..core.errors import NearfarError, nearest
 from ..core.intervals import LEVEL, RESAMPLES
+from ..core.text import counted
 from ..features.knn import top_k, unit
 from . import conformal
 
@@ -91,8 +92,8 @@ class DetectionScores:
         """Write both figures with their intervals."""
         figures = [f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in (self.auroc, self.ap)]
         return (
-            f"AUROC {figures[0]}, average precision {figures[1]}: {self.anomalous:,} anomalous images among "
-            f"{self.normal:,} normal ones."
+            f"AUROC {figures[0]}, average precision {figures[1]}: "
+            f"{counted(self.anomalous, 'anomalous image')} among {self.normal:,} normal ones."
         )
 
 
@@ -168,7 +169,8 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
         raise NearfarError(f"--method {method!r} is not an anomaly detector; {nearest(method, DETECTORS)}")
     if len(normal) < max(2, k):
         raise NearfarError(
-            f"{len(normal)} normal images are too few for k = {k}; give at least {max(2, k)}, or a smaller k."
+            f"{counted(len(normal), 'normal image is')} too few for k = {k}; give at least {max(2, k)}, or "
+            "a smaller k."
         )
     if method == "csi":
         known = torch.from_numpy(normal)
@@ -222,7 +224,7 @@ def score_anomalies(
     known = np.flatnonzero(normal)
     if len(known) < 2 * max(2, k):
         raise NearfarError(
-            f"{len(known)} normal images are too few for k = {k}: half of them are held out; "
+            f"{counted(len(known), 'normal image is')} too few for k = {k}: half of them are held out; "
             f"name at least {2 * max(2, k)}."
         )
     known = known[rng.permutation(rng.fold(seed, "held-out normal images"), len(known))]
@@ -261,7 +263,7 @@ def _left_out(x: Vectors, method: str, k: int, seed: int) -> Scores:
     if method != "knn":
         return detector(x, method, k, seed)(x)
     if len(x) <= k:
-        raise NearfarError(f"{len(x)} images are too few for k = {k}; give at least {k + 1}.")
+        raise NearfarError(f"{counted(len(x), 'image is')} too few for k = {k}; give at least {k + 1}.")
     rows = torch.from_numpy(x)
     return 1 - top_k(rows, rows, k, exclude_self=True)[0][:, -1].double().numpy()
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core import progress, rng
+from ..core.text import counted
 from ..images.decode import Pixels
 from . import planted
 from .difference import differences
@@ -42,8 +43,8 @@ class CopyThreshold:
             return f"Near copies are at least {self.min_similarity:.2f} similar."
         return (
             f"Near copies are at least {self.min_similarity:.2f} similar: that finds {self.found:,} of "
-            f"{self.planted:,} copies made of these images for the purpose (resized, saved again, cropped, "
-            f"mirrored), and {self.mistaken:,} of {self.others:,} pairs drawn at random."
+            f"{counted(self.planted, 'copy')} made of these images for the purpose (resized, saved again, "
+            f"cropped, mirrored), and {self.mistaken:,} of {self.others:,} pairs drawn at random."
         )
 
 

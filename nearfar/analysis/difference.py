@@ -34,7 +34,7 @@ USUAL = (
 _SMALL = 128  # pictures with a shorter side are compared at twice their size
 _STEPS = 6  # of the fit at each size
 _ZOOM = (0.6, 1.7)  # how far the fit may go
-_AT_ONCE = 1 << 21  # pixels of a batch
+_AT_ONCE = 1 << 18  # pixels of a batch: few megabytes, which stay in the processor's cache
 
 Differences = npt.NDArray[np.float32]
 
@@ -178,7 +178,7 @@ def _worst(a: torch.Tensor, b: torch.Tensor, place: torch.Tensor, aspect: torch.
     power_a, power_b = (x.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-6 for x in (from_a, from_b))
     b = (b - mean_b) * (power_a / power_b).sqrt().clamp(*GAIN) + mean_a
     over = torch.maximum(_beyond(b, a), _beyond(a, b)).amax(dim=1, keepdim=True)
-    inner = -functional.max_pool2d(-functional.pad(inside, (2, 2, 2, 2)), 5, stride=1)
+    inner = -_highest(-functional.pad(inside, (2, 2, 2, 2)), 2)[:, :, 2:-2, 2:-2]
     worst = functional.avg_pool2d(over * inner, 3, stride=1, padding=1).flatten(1).amax(dim=1)
     spread = functional.avg_pool2d((from_a * inner).abs(), 3, stride=1, padding=1).flatten(1).amax(dim=1)
     power = (from_a.square().amax(dim=1, keepdim=True) * inner).sum(dim=(1, 2, 3)).clamp_min(1e-6)
@@ -199,7 +199,10 @@ def _same_colours(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch
     greys = [x.mean(dim=1, keepdim=True) for x in (a, b)]
     colours = [x - grey for x, grey in zip((a, b), greys, strict=True)]
     padded = [functional.pad(x, 4 * [SOFT], mode="replicate") for x in colours]
-    soft = [functional.avg_pool2d(x, 2 * SOFT + 1, stride=1) for x in padded]
+    # The mean along one direction, then along the other: the same, in a fifth of the additions.
+    wide = 2 * SOFT + 1
+    down = [functional.avg_pool2d(x, (wide, 1), stride=1) for x in padded]
+    soft = [functional.avg_pool2d(x, (1, wide), stride=1) for x in down]
     strength = torch.stack([x.abs().amax(dim=(1, 2, 3)) for x in soft]).amin(dim=0)
     both = (strength > GREY).float()[:, None, None, None]
     made = [grey + both * x for grey, x in zip(greys, soft, strict=True)]
@@ -208,6 +211,15 @@ def _same_colours(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch
 
 def _beyond(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Say how far each pixel lies outside what the other has within a pixel of it."""
-    high = functional.max_pool2d(other, 3, stride=1, padding=1)
-    low = -functional.max_pool2d(-other, 3, stride=1, padding=1)
-    return (x - high).clamp_min(0) + (low - x).clamp_min(0)
+    return (x - _highest(other, 1)).clamp_min(0) + (-_highest(-other, 1) - x).clamp_min(0)
+
+
+def _highest(x: torch.Tensor, reach: int) -> torch.Tensor:
+    """Take the highest value within some pixels of each: several times as fast as `max_pool2d` on a CPU."""
+    for axis in (2, 3):
+        size = x.shape[axis]
+        padded = functional.pad(x, 2 * [reach * (axis == 3)] + 2 * [reach * (axis == 2)], value=-torch.inf)
+        x = padded.narrow(axis, 0, size)
+        for step in range(1, 2 * reach + 1):
+            x = torch.maximum(x, padded.narrow(axis, step, size))
+    return x

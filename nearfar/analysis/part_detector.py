@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..core.errors import BadImage, NearfarError, nearest
 from ..core.progress import Bar
+from ..core.text import counted
 from ..core.threads import map_in_order
 from ..data.modalities import IMAGES, modality_of
 from ..data.source import Source
@@ -218,7 +219,7 @@ class PartDetector:
                     self.detector.add(features, owner, int(picture.digest[:16], 16) ^ number)
         if self.detector is None:
             reason = f" ({self.rejected[0][1]})" if self.rejected else ""
-            raise NearfarError(f"none of the {len(rows):,} normal pictures can be used{reason}.")
+            raise NearfarError(f"of {counted(len(rows), 'normal picture')} none can be used{reason}.")
         odd = [] if vouched else unlike(self.detector.pooled(), self.seed)
         fresh = [owner for owner in odd if owner >= first]
         left = fresh if 10 * len(fresh) <= len(self.pictures) else []

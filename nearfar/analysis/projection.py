@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from ..core import progress, rng
 from ..core.errors import NearfarError, nearest
+from ..core.text import counted
 from ..features.knn import top_k, unit
 
 PROJECTIONS = ("tsne", "umap")
@@ -49,7 +50,7 @@ def project(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
     if method not in PROJECTIONS:
         raise NearfarError(f"--method {method!r} is not a projection method; {nearest(method, PROJECTIONS)}")
     if len(x) < 3:
-        raise NearfarError(f"{len(x)} images are too few for a map; give at least 3.")
+        raise NearfarError(f"{counted(len(x), 'image is')} too few for a map; give at least 3.")
     if method == "umap":
         return _scaled(_umap(x, seed))
     if len(x) <= TSNE_LIMIT:

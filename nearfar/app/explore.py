@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..stores import VectorStore, open_store
 from .guard import PATIENCE
 
@@ -89,7 +90,7 @@ def explore(
     page = f"http://{shown}:{at}/?token={token}"
     root = f"/{root}" if root else ""
     app = application(rows, findings, token, names_of(host), column, root, hosts, parts)
-    print(f"{len(rows.ids):,} images of {rows.store.address}: {page}", flush=True)
+    print(f"{counted(len(rows.ids), 'image')} of {rows.store.address}: {page}", flush=True)
     for name in hosts:
         print(f"Through the proxy: https://{name}{root}/?token={token}")
     print("Ctrl-C ends it.", flush=True)

@@ -26,7 +26,7 @@ from ..core.atomic import FULL
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
 from ..core.redact import redact_text
-from ..core.text import printable
+from ..core.text import counted, printable
 from ..data.modalities import IMAGES, modality
 from ..data.modality import Modality
 from ..data.open import recognise, with_captions
@@ -242,7 +242,7 @@ def _done(command: str, result: Any) -> str:
             f"{facts['image_size']} px, {result.encoder.dim} numbers an image, licence {facts['licence']}"
         )
     if command == "embed" and hasattr(result, "vectors"):
-        return f"{result.path}: {len(result.ids):,} vectors of {result.vectors.shape[1]} numbers"
+        return f"{result.path}: {counted(len(result.ids), 'vector')} of {result.vectors.shape[1]} numbers"
     return str(result.table() if command in ("evaluate", "compare", "sweep") else result)
 
 

@@ -11,6 +11,33 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
+_MANY = {"is": "are", "was": "were", "has": "have", "meets": "meet", "looks": "look", "allows": "allow"}
+
+
+def counted(number: int, what: str) -> str:
+    """Write a number with what is counted: "1 image is", "2,000 images are".
+
+    Args:
+        number: how many.
+        what: one of them, and the verb that follows, if one does.
+
+    Returns:
+        The number, and as many of them.
+    """
+    if number == 1:
+        return f"1 {what}"
+    *words, last = what.split(" ")
+    verb = [_MANY[last]] if last in _MANY else []
+    noun = words.pop() if verb else last
+    if noun.endswith(("s", "x", "ch")):
+        noun += "es"
+    elif noun.endswith("y") and noun[-2] not in "aeiou":
+        noun = f"{noun[:-1]}ies"
+    else:
+        noun += "s"
+    return " ".join([f"{number:,}", *words, noun, *verb])
+
+
 def columns(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     """Lay a small table out in columns, the first 26 characters wide, the others as wide as they need.
 

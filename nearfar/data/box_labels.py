@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..core.errors import NearfarError
+from ..core.text import counted
 from . import coco
 from .csv_files import read_text
 from .folders import find
@@ -184,8 +185,13 @@ def _of_coco(folder: Path, paths: Sequence[str], file: coco.Coco) -> BoxLabels:
         objects.append(some)
         shapes.append(upright_shape(folder / path))
     missing, beside = len(file.images) - len(kept), len(paths) - len(kept)
-    notes = [f"{missing:,} images of {file.path.name} are not in {folder}."] if missing else []
-    notes += [f"{beside:,} images of {folder} are not in {file.path.name} and left out."] if beside else []
+    notes = (
+        [f"{counted(missing, 'image is')} named in {file.path.name} and not in {folder}."] if missing else []
+    )
+    if beside:
+        notes.append(
+            f"{counted(beside, 'image is')} left out: in {folder} and not named in {file.path.name}."
+        )
     return _labels(folder, kept, objects, shapes, file.classes, notes)
 
 
@@ -230,7 +236,7 @@ def _labels(
         more = f" and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
         notes.append(f"Boxes without an area are left out: {'; '.join(bad[:NAMED])}{more}.")
     if clipped:
-        notes.append(f"{clipped:,} boxes reached beyond their image and were clipped.")
+        notes.append(f"{counted(clipped, 'box was')} clipped at the edge of the image.")
     source = FileSource(str(folder), clean(paths), None, folder, list(paths))
     return BoxLabels(source, tuple(found), tuple(classes), tuple(notes))
 

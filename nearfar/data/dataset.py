@@ -19,7 +19,7 @@ from ..core.errors import BadImage, NearfarError
 from ..core.threads import map_in_order
 from ..images.decode import decode
 from ..images.value_range import Range
-from .reading import Rejected, read_pixels, too_many
+from .reading import Rejected, check_of, read_pixels, too_many
 from .source import Pixels, Source
 
 LEAST_HELD, MOST_HELD = 64, 2048  # images held out, if any
@@ -184,8 +184,8 @@ class FileDataset(Dataset):
             except BadImage as error:
                 with self._lock:
                     self._bad[at] = str(error)
-            too_many(self.rejected, len(self), self.max_bad)
-        raise NearfarError(f"no usable image was found in {self.source.name}; run: nearfar check")
+            too_many(self.source, self.rejected, len(self), self.max_bad)
+        raise NearfarError(f"no usable image was found in {self.source.name}; {check_of(self.source)}")
 
     def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Read some images; a substitute stands in for a bad one, with its own sides."""

@@ -23,6 +23,7 @@ from ..core.atomic import atomic_write
 from ..core.errors import BadImage, NearfarError
 from ..core.locks import hold
 from ..core.progress import say
+from ..core.text import counted
 from .dataset import ImageDataset
 from .ledger import RECORD, Ledger, ReadConfig
 from .reading import each
@@ -134,7 +135,10 @@ def _make(config: ReadConfig, folder: Path, expected: int) -> ImageDataset:
                 f"{free / 1e9:,.1f} GB are free; set NEARFAR_CACHE to another disk, or use --no-cache."
             )
         again = f"; {len(ledger.records) - len(left):,} are done already" if journal.end else ""
-        say(f"decoding {len(ledger.records):,} images, about {expected / 1e9:,.2f} GB, into {folder}{again}")
+        say(
+            f"decoding {counted(len(ledger.records), 'image')}, about {expected / 1e9:,.2f} GB, into "
+            f"{folder}{again}"
+        )
 
         def work(at: int) -> None:
             row = int(left[at])

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..core.errors import BadImage, NearfarError
 from .dataset import Dataset, class_numbers, equal_rows
 from .inspection import Inspection
-from .reading import Rejected, each, too_many
+from .reading import Rejected, check_of, each, too_many
 from .source import Source
 
 
@@ -110,7 +110,7 @@ def _read(
         except BadImage as error:
             with lock:
                 found.reasons[row] = str(error)
-                too_many(_rejected(source, found), len(source), max_bad)
+                too_many(source, _rejected(source, found), len(source), max_bad)
             return
         with lock:
             found.values[row], found.digests[row] = value, digest
@@ -136,7 +136,7 @@ def load(
     rows, rejected = sorted(found.values), _rejected(source, found)
     if not rows:
         reason = f" ({rejected[0].id}: {rejected[0].reason})" if rejected else ""
-        raise NearfarError(f"{source.name} holds no usable example{reason}; run: nearfar check")
+        raise NearfarError(f"{source.name} holds no usable example{reason}; {check_of(source)}")
     ids, digests = [source.ids[row] for row in rows], [found.digests[row] for row in rows]
     mark = hashlib.blake2b("\0".join([kind.name, *ids, "", ""]).encode(), digest_size=16)
     mark.update(b"".join(digests))

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from ..core.text import counted
+
 # HEIC is looked for, though Pillow cannot read it, so that a phone's pictures do not vanish unsaid.
 SUFFIXES = frozenset({
     "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "bmp", "dib", "tif", "tiff", "gif",
@@ -52,7 +54,7 @@ def told(others: Mapping[str, int], most: int = 8) -> list[str]:
     known = [(ending, *CONVERTERS[ending]) for ending, _ in ranked if ending in CONVERTERS]
     hints = [f"{ending} is {what}, which is not read: convert it with {how}" for ending, what, how in known]
     count = sum(others.values())
-    return [f"{count:,} other file{'' if count == 1 else 's'}: {shown}{more}", *hints[:most]]
+    return [f"{counted(count, 'other file')}: {shown}{more}", *hints[:most]]
 
 
 def is_image_name(name: str, suffixes: Collection[str] = SUFFIXES) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError, reason_of
+from ..core.text import counted
 from .csv_files import read_rows
 from .endings import LISTS
 from .labels import of_folders, open_labelled
@@ -207,7 +208,9 @@ def _kept(source: Source, entries: Sequence[Entry]) -> IdentityLabels:
     notes: tuple[str, ...] = ()
     if len(kept) < len(entries):
         left = len(entries) - len(kept)
-        notes = (f"{left:,} images of {source.name} are left out: of no individual, query or gallery",)
+        notes = (
+            f"{counted(left, 'image is')} left out of {source.name}: of no individual, query or gallery",
+        )
         source = _some(source, kept)
     who, cameras, roles = zip(*(entries[row] for row in kept), strict=True)
     return IdentityLabels(source, who, cameras, roles, notes)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..core import rng
 from ..core.errors import BadImage
+from ..core.text import counted
 from ..images import decode
 from ..images.files import read
 from ..images.header import is_deep_mode, read_header
@@ -74,7 +75,10 @@ class Inspection:
 
     def __str__(self) -> str:
         """Say it in a few lines; of what is bad or double, the first five."""
-        lines = [f"{self.name}: {self.count:,} images, {self.usable:,} usable, {self.bytes / 2**20:,.1f} MiB"]
+        lines = [
+            f"{self.name}: {counted(self.count, 'image')}, {self.usable:,} usable, "
+            f"{self.bytes / 2**20:,.1f} MiB"
+        ]
         if self.short and self.long:
             short, long = (
                 f"{s.least} to {s.greatest} px, median {s.median}" for s in (self.short, self.long)
@@ -99,12 +103,12 @@ class Inspection:
         lines.append(f"  unusable    {len(self.rejected):,}{' found' if some else ''}")
         lines += [f"    {item.id}: {item.reason}" for item in self.rejected[:5]]
         if self.masks:
-            lines.append(f"  left out    {len(self.masks):,} masks beside their images")
+            lines.append(f"  left out    {counted(len(self.masks), 'mask')} beside their images")
             lines += [f"    {name}" for name in self.masks[:5]]
         if said := told(self.others):
             lines += [f"  passed over {said[0]}", *(f"    {line}" for line in said[1:])]
         extra = sum(len(group) - 1 for group in self.duplicates)
-        lines.append(f"  duplicates  {extra:,} exact, in {len(self.duplicates):,} groups")
+        lines.append(f"  duplicates  {extra:,} exact, in {counted(len(self.duplicates), 'group')}")
         lines += [
             f"    {' = '.join(group[:4])}{' = ...' if len(group) > 4 else ''}"
             for group in self.duplicates[:5]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
+from ..core.text import counted
 from . import lists
 from .source import FileSource, Source
 
@@ -46,8 +47,8 @@ def of_folders(folder: str, ids: Sequence[str], level: int | None = None) -> tup
     if short:
         where = "outside any class folder" if least == 1 else f"in fewer than {least} folders"
         raise NearfarError(
-            f"{folder} holds {len(short):,} images {where}, such as {short[0]!r}, so they have no label; "
-            "move each into a folder of its class, or give a .csv with labels."
+            f"{folder} holds {counted(len(short), 'image')} {where}, such as {short[0]!r}, without a "
+            "label; move each into a folder of its class, or give a .csv with labels."
         )
     if level is None:
         level = _only_level(folder, ways)
@@ -79,8 +80,7 @@ def _only_level(folder: str, ways: Sequence[Sequence[str]]) -> int:
 
 def _some(names: Sequence[str]) -> str:
     """Count classes and name the first three."""
-    what = "class" if len(names) == 1 else "classes"
-    return f"{len(names):,} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return f"{counted(len(names), 'class')} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 def by_level(source: Source, level: int) -> Source:

@@ -11,7 +11,7 @@ import numpy as np
 from ..core.errors import NearfarError
 from ..images.value_range import Range
 from .dataset import ImageDataset, class_numbers, fingerprint
-from .reading import Rejected, read_pixels, too_many
+from .reading import Rejected, check_of, read_pixels, too_many
 from .source import Pixels, Source, stamps
 
 _VERSION = 1  # of a cache's layout and of how pixels are decoded; part of its name
@@ -74,7 +74,7 @@ class Ledger:
     def check(self) -> None:
         """Raise NearfarError where more rows are bad than allowed."""
         if len(self.reasons) > self.config.max_bad * len(self.records):
-            too_many(self.rejected(), len(self.records), self.config.max_bad)
+            too_many(self.config.source, self.rejected(), len(self.records), self.config.max_bad)
 
     def rejected(self) -> tuple[Rejected, ...]:
         """List the rows left out, in the source's order."""
@@ -97,7 +97,7 @@ class Ledger:
         if not len(good):
             first = next(iter(self.rejected()), None)
             reason = f" ({first.id}: {first.reason})" if first else ""
-            raise NearfarError(f"{source.name} holds no usable image{reason}; run: nearfar check")
+            raise NearfarError(f"{source.name} holds no usable image{reason}; {check_of(source)}")
         rows = good["row"].tolist()
         ids = [source.ids[row] for row in rows]
         digests = np.ascontiguousarray(good["digest"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import NearfarError
+from ..core.text import counted
 from .endings import endings
 from .modalities import IMAGES, MODALITIES, modality
 
@@ -24,12 +25,12 @@ def recognise(data: Any) -> str:
     said = getattr(data, "modality", None)
     if isinstance(said, str):
         return said
-    counted = endings(data)
-    found = {name: sum(counted[word] for word in modality(name).suffixes) for name in MODALITIES}
+    there = endings(data)
+    found = {name: sum(there[word] for word in modality(name).suffixes) for name in MODALITIES}
     found = {name: count for name, count in found.items() if count}
     found = {name: count for name, count in found.items() if not modality(name).companion} or found
     if len(found) > 1:
-        several = " and ".join(f"{name} ({count:,} files)" for name, count in found.items())
+        several = " and ".join(f"{name} ({counted(count, 'file')})" for name, count in found.items())
         either = " or ".join(f"--modality {name}" for name in found)
         raise NearfarError(f"{data} holds {several}; say which are meant with {either}.")
     if found:

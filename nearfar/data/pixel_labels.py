@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..core.threads import map_in_order
 from ..images.files import MAX_PIXELS
 from . import coco
@@ -238,7 +239,7 @@ def _of_files(
                 f"the masks in {folder} have more than {MOST} values (at {path.name}); give masks with one "
                 "value a class, saved as PNG without smoothing."
             )
-    notes = [f"{without:,} images of {folder} have no mask and are left out."] if without else []
+    notes = [f"{counted(without, 'image is')} left out of {folder}: without a mask."] if without else []
     if ignore is not None:
         seen.discard(ignore)
     elif void:
@@ -291,10 +292,10 @@ def _of_coco(folder: Path, file: coco.Coco) -> PixelLabels:
                 "fix the file."
             )
         masks.append(Outlines(tuple(shapes), height, width, f"{path} in {file.path}"))
-    notes = [f"{boxes:,} annotations have a box and no outline, and are left out."] if boxes else []
+    notes = [f"{counted(boxes, 'annotation is')} left out: with a box and no outline."] if boxes else []
     missing = len(file.images) - len(images)
     if missing:
-        notes.append(f"{missing:,} images of {file.path.name} are not in {folder}.")
+        notes.append(f"{counted(missing, 'image is')} named in {file.path.name} and not in {folder}.")
     source = FileSource(str(folder), clean(images), None, folder, images)
     return PixelLabels(source, tuple(masks), (BACKGROUND, *file.classes), (), tuple(notes))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import shlex
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -16,7 +17,7 @@ import numpy as np
 from ..core.atomic import atomic_write
 from ..core.errors import BadImage, NearfarError
 from ..core.progress import Bar
-from ..core.text import spreadsheet_cell
+from ..core.text import counted, spreadsheet_cell
 from ..core.threads import map_in_order
 from ..images import decode
 from ..images.files import read
@@ -33,6 +34,25 @@ class Rejected:
 
     id: str
     reason: str
+
+
+def check_of(source: Source) -> str:
+    """Advise to look at a collection, in a line that can be pasted."""
+    return f"run: nearfar check {shlex.quote(source.name)}"
+
+
+def none_usable(source: Source, reason: str) -> NearfarError:
+    """Say that no image of a collection can be used.
+
+    Args:
+        source: the collection.
+        reason: why the first cannot.
+
+    Returns:
+        The error to raise.
+    """
+    images = counted(len(source), "image")
+    return NearfarError(f"of {images} of {source.name} none can be used ({reason}); {check_of(source)}")
 
 
 def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Values | bytes, bytes]:
@@ -86,10 +106,11 @@ def read_pixels(
     return pixels, digest
 
 
-def too_many(rejected: Sequence[Rejected], count: int, max_bad: float) -> None:
+def too_many(source: Source, rejected: Sequence[Rejected], count: int, max_bad: float) -> None:
     """Stop where more images are bad than allowed.
 
     Args:
+        source: the collection.
         rejected: those found bad so far.
         count: images in all.
         max_bad: the share of them allowed, 0 to 1.
@@ -101,7 +122,7 @@ def too_many(rejected: Sequence[Rejected], count: int, max_bad: float) -> None:
         first = "; ".join(f"{item.id}: {item.reason}" for item in rejected[:3])
         raise NearfarError(
             f"at least {len(rejected):,} of {count:,} images cannot be used, more than --max-bad {max_bad:g} "
-            f"allows ({first}); run nearfar check, fix or remove them, or raise --max-bad."
+            f"allows ({first}); {check_of(source)}, then fix or remove them; or raise --max-bad."
         )
 
 

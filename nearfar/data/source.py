@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ..core.errors import NearfarError
 from ..core.progress import Bar
+from ..core.text import counted
 from ..core.threads import map_in_order
 from ..images.value_range import Values, over_white
 
@@ -269,7 +270,8 @@ def class_names(name: str, labels: Sequence[Any], count: int) -> tuple[str, ...]
     plain = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     if len(plain) != count:
         raise NearfarError(
-            f"{name} has {count:,} images but {len(plain):,} labels; pass one label per image."
+            f"{name} has {counted(count, 'image')} but {counted(len(plain), 'label')}; pass one label per "
+            "image."
         )
     words = []
     for row, label in enumerate(plain):

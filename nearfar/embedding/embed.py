@@ -22,7 +22,7 @@ from ..core.config import to_json
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data.open import open_data
-from ..data.reading import Rejected, write_rejected
+from ..data.reading import Rejected, none_usable, write_rejected
 from ..data.source import Source
 from ..features import files
 from ..features.chunked import CHUNK_IMAGES, ChunkResult, Journal, read_chunks
@@ -341,10 +341,7 @@ def _embed(job: _Job, source: Source, path: Path | None, journal: Journal | None
         for row, reason in zip(part.bad.tolist(), part.reasons.tolist(), strict=True)
     )
     if not good:
-        raise NearfarError(
-            f"none of the {len(source.ids):,} images of {source.name} can be used ({rejected[0].reason}); "
-            "see nearfar check."
-        )
+        raise none_usable(source, rejected[0].reason)
     kept = np.concatenate([part.kept for part in good]).tolist()
     result = Embeddings(
         ids=tuple(source.ids[row] for row in kept),

@@ -16,8 +16,9 @@ from ..core import progress
 from ..core.config import to_json
 from ..core.device import cores
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.open import open_data
-from ..data.reading import Rejected
+from ..data.reading import Rejected, none_usable
 from ..data.source import FileSource, Source, clean
 from ..features.chunked import ragged_chunk
 from ..features.extract import features, fingerprint, finite
@@ -74,12 +75,12 @@ class Filled:
     def __str__(self) -> str:
         """Say it in a few lines."""
         counts = f"{self.encoded:,} encoded, {self.known:,} known by content, {self.unchanged:,} unchanged"
-        lines = [f"{self.address}: {self.images:,} images ({counts})"]
+        lines = [f"{self.address}: {counted(self.images, 'image')} ({counts})"]
         if self.relabelled:
-            lines.append(f"{self.relabelled:,} labels changed with the collection")
+            lines.append(f"{counted(self.relabelled, 'label')} changed with the collection")
         if self.kept_labels:
             lines.append(
-                f"{self.kept_labels:,} labels changed in the store differ from the collection's: kept; "
+                f"{counted(self.kept_labels, 'label')} changed in the store, unlike the collection's: kept; "
                 f"the column {DATA_LABEL} holds the collection's"
             )
         if self.gone:
@@ -313,10 +314,7 @@ class _Job:
     def finish(self, extra: ColumnList | None, prune: bool) -> Filled:
         """Add columns, delete what is gone, put pieces together."""
         if len(self.bad) == len(self.source):
-            raise NearfarError(
-                f"none of the {len(self.source):,} images of {self.source.name} can be used "
-                f"({self.bad[0].reason}); see nearfar check."
-            )
+            raise none_usable(self.source, self.bad[0].reason)
         if extra is not None:
             extra.join(self.store)
         if prune and self.gone:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core import progress
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.reading import Rejected, write_rejected
 from ..features import files
 from ..features.extract import fingerprint
@@ -53,8 +54,9 @@ class JoinedParts:
 
     def __str__(self) -> str:
         """Say it in a line."""
-        size = f"{self.images:,} vectors of {self.dim} numbers"
-        return f"{self.where}: {size} from {self.parts:,} parts ({len(self.rejected):,} images unusable)"
+        size = f"{counted(self.images, 'vector')} of {self.dim} numbers"
+        bad = counted(len(self.rejected), "image")
+        return f"{self.where}: {size} from {counted(self.parts, 'part')} ({bad} unusable)"
 
 
 def join(
@@ -85,7 +87,8 @@ def join(
         )
     rejected = found.check()
     if not found.vectors:
-        raise NearfarError(f"none of the {found.first['images']:,} images can be used; see nearfar check.")
+        images, first = counted(found.first["images"], "image"), rejected[0]
+        raise NearfarError(f"of {images} none can be used ({first.id}: {first.reason}); replace them.")
     if store is not None:
         written, where = _into_store(found, store), str(store)
     else:
@@ -118,7 +121,9 @@ class _Parts:
         if missing or not self.notes:
             shown = ", ".join(f"{number}/{count}" for number in missing[:8])
             more = f" and {len(missing) - 8:,} more" if len(missing) > 8 else ""
-            raise NearfarError(f"{folder} lacks {len(missing):,} parts: run --part {shown}{more} to the end.")
+            raise NearfarError(
+                f"{folder} lacks {counted(len(missing), 'part')}: run --part {shown}{more} to the end."
+            )
         self.first = self.notes[self.parts[0]]
         for part, note in self.notes.items():
             odd = [name for name in SAME if note.get(name) != self.first.get(name)]

@@ -22,6 +22,7 @@ from ..core.config import to_json
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..core.shapes import loads
+from ..core.text import counted
 from ..data.open import open_data
 from ..data.source import Source
 from ..features.chunked import CHUNK_IMAGES, ragged_chunk
@@ -65,7 +66,7 @@ class EmbeddedPart:
     def __str__(self) -> str:
         """Say it in a line."""
         counts = f"{self.encoded:,} encoded now, {self.unusable:,} unusable"
-        return f"{self.folder}: part {self.part} of {self.parts}, {self.images:,} images ({counts})"
+        return f"{self.folder}: part {self.part} of {self.parts}, {counted(self.images, 'image')} ({counts})"
 
 
 def embed_part(

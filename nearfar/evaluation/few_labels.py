@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..core import rng
-from ..core.text import columns
+from ..core.text import columns, counted
 from ..features import logistic
 from ..features.knn import unit
 from ..features.probes import FeatureProbe, ProbeOutputs, Rows
@@ -120,7 +120,7 @@ class FewLabels(EvaluationPart):
             for size in self.sizes:
                 points = [curve.get(size.labels) for curve in curves.values()]
                 if any(points):
-                    cells.append([f"{size.labels:,} labels, {size.name}", *map(_cell, points)])
+                    cells.append([f"{counted(size.labels, 'label')}, {size.name}", *map(_cell, points)])
             heads = [f"few labels, {CLASSIFIERS.get(classifier, classifier)}"]
             lines += [*columns([*heads, *(FEATURE_SETS.get(name, name) for name in curves)], cells), ""]
         return [*lines, str(self.efficiency())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..core.text import counted
 from ..features.extract import fingerprint
 from ..models import embedded
 from ..training.run import Run, is_run, load
@@ -31,6 +32,6 @@ def open_row(run: Run, named: str | None, images: int) -> tuple[Run | None, str]
     if named == NONE or (named is None and usual == KNOWN and not embedded.there()):
         return None, ""
     if named is None and images > MAX_IMAGES:
-        return None, f"to encode {images:,} images would take it minutes"
+        return None, f"to encode {counted(images, 'image')} would take it minutes"
     row = load(named or usual)
     return (None, "") if fingerprint(row.encoder) == fingerprint(run.encoder) else (row, "")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.text import percent
+from ..core.text import counted, percent
 from .summary import BASELINES
 
 AccuracyCurve = Mapping[int, Sequence[float]]  # labels -> one accuracy a draw
@@ -50,7 +50,9 @@ class LabelEfficiency:
             needs.append(f"{BASELINES.get(name, name)} would need {need}")
         if not needs:
             needs = ["there is no baseline to compare with"]
-        reach = f"with {self.labels:,} labels ({self.size}) the encoder reaches {percent(self.accuracy)}"
+        reach = (
+            f"with {counted(self.labels, 'label')} ({self.size}) the encoder reaches {percent(self.accuracy)}"
+        )
         return f"Did self-supervision help? {words}: {reach}; {', '.join(needs)}."
 
 

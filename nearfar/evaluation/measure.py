@@ -13,6 +13,7 @@ import torch
 
 from ..core import progress
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data import groups
 from ..data.dataset import ImageDataset, Subset
 from ..data.labels import open_labelled
@@ -156,7 +157,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     found: dict[str, dict[str, Any]] = {part: {} for part in parts}
     without = NO_PARTS if options.known else (*NO_PARTS, KNOWN)
     for name, probe in probes.items():
-        progress.say(f"testing {name} on {len(test_set):,} images")
+        progress.say(f"testing {name} on {counted(len(test_set), 'image')}")
         own_test = known is not None and name == KNOWN
         outputs = probe.predict(labelled_data.read(test_source, its) if own_test else test_set)
         for classifier, rows, chosen in zip(

@@ -17,7 +17,7 @@ from ..core import progress, rng
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
 from ..core.intervals import wilson
-from ..core.text import columns, percent
+from ..core.text import columns, counted, percent
 from ..data.dataset import ImageDataset, Subset
 from ..data.modalities import IMAGES, modality
 from ..data.open import open_data
@@ -108,15 +108,15 @@ class PairRecall:
             for name, row in self.rows.items()
         ]
         lines = columns(["compared by", *heads, "image R@1, 95 %"], cells)
-        left = f"; {self.rejected:,} images could not be used" if self.rejected else ""
-        lines.append(f"{self.images:,} images, {self.captions:,} captions{left}")
+        left = f"; {counted(self.rejected, 'image')} could not be used" if self.rejected else ""
+        lines.append(f"{counted(self.images, 'image')}, {counted(self.captions, 'caption')}{left}")
         if (found := self.classes) is not None:
             lines.append(
                 f"classes by their names: {percent(found.words)} right ({percent(found.low)} to "
-                f"{percent(found.high)}) of {found.images:,} images of {found.classes} classes; a linear "
-                f"classifier on the other half: {percent(found.linear)} on this encoder, "
-                f"{percent(found.untrained)} on an untrained one; the most frequent class: "
-                f"{percent(found.chance)}"
+                f"{percent(found.high)}) of {counted(found.images, 'image')} of "
+                f"{counted(found.classes, 'class')}; a linear classifier on the other half: "
+                f"{percent(found.linear)} on this encoder, {percent(found.untrained)} on an untrained one; "
+                f"the most frequent class: {percent(found.chance)}"
             )
         return "\n".join(lines)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..analysis.bm25 import BM25, DENSE, together
 from ..core.errors import NearfarError
 from ..core.intervals import wilson
-from ..core.text import columns
+from ..core.text import columns, counted
 from ..training.run import Run, load
 from .differences import Difference, compare
 from .text_pairs import best_weight, count_words, rows_of
@@ -89,8 +89,8 @@ class Passages:
                 f"sum less bm25: {100 * gap.difference:+.1f} points ({100 * gap.low:+.1f} to "
                 f"{100 * gap.high:+.1f}); only one finds it: {gap.first_only:,} and {gap.second_only:,}, "
                 f"p {p} (McNemar)",
-                f"{self.questions:,} questions, {self.passages:,} passages; weight of the vectors in the sum "
-                f"{self.weight:.1f}, {how}",
+                f"{counted(self.questions, 'question')}, {counted(self.passages, 'passage')}; weight of "
+                f"the vectors in the sum {self.weight:.1f}, {how}",
             ]
         )
 

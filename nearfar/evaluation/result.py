@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..core.text import columns, percent
+from ..core.text import columns, counted, percent
 from ..features.probes import Rows
 from . import PARTS
 from .accuracy import Accuracy, Score, most_confused
@@ -92,7 +92,7 @@ class Leak:
     def sentence(self, what: str) -> str:
         """Warn: how many there are, what they are, and the encoder's accuracy without them."""
         share = percent(self.images / (self.images + self.left))
-        line = f"warning: {self.images:,} test images ({share}) {what}; "
+        line = f"warning: {counted(self.images, 'test image')} ({share}) {what}; "
         if not self.without:
             return line + "no other test image is left, so the scores above mean nothing"
         shares = [

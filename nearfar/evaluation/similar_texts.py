@@ -13,7 +13,7 @@ from .. import models
 from ..core import rng
 from ..core.errors import NearfarError
 from ..core.intervals import LEVEL, RESAMPLES
-from ..core.text import columns
+from ..core.text import columns, counted
 from ..data.modalities import modality
 from ..training.run import Run, load
 from .text_pairs import Scores, best_weight, rows_of, tfidf
@@ -74,7 +74,7 @@ class SimilarTexts:
         width = max(len(row[0]) for row in cells) - 24  # what `columns` leaves for the first
         heads = ["Spearman x 100" + " " * max(0, width + 12), "dev", "test", "95 % interval"]
         last = f"best row with the encoder less tfidf sum: {value:+.1f} ({low:+.1f} to {high:+.1f})"
-        return "\n".join([*columns(heads, cells), last, f"{self.pairs:,} test pairs"])
+        return "\n".join([*columns(heads, cells), last, counted(self.pairs, "test pair")])
 
 
 def sts(
@@ -107,8 +107,8 @@ def sts(
     if opened.preprocess.modality != "text":
         raise NearfarError(f"{opened.name} was trained on {opened.preprocess.modality}; give a run on texts.")
     parts = {"test": _pairs(test)} | ({} if dev is None else {"dev": _pairs(dev)})
-    counted = _sentences(parts["dev" if dev is not None else "test"]) if texts is None else _all(texts)
-    words, pieces = tfidf(counted), tfidf(counted, characters=True)
+    weighed = _sentences(parts["dev" if dev is not None else "test"]) if texts is None else _all(texts)
+    words, pieces = tfidf(weighed), tfidf(weighed, characters=True)
     kind = modality("text")
     args: dict[str, Any] = {"args": opened.encoder.args} if opened.encoder.args else {}
     random = kind.encoder(opened.encoder.name, size=opened.encoder.size, seed=seed, **args)

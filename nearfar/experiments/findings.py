@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.text import counted
 from .influence import Influence, deviation, influences, spearman
 from .space import Axis, Value, rounded, short
 
@@ -139,8 +140,8 @@ class Sweep:
                 "a larger --budget may show one; the same command then continues."
             )
         if ended:
-            of = f"{ended} of {len(self.trials)}"
-            said.append(f"{of} trials were not finished, and count as the worst.")
+            of = f"{ended} of {counted(len(self.trials), 'trial')}"
+            said.append(f"Not finished, and counted as the worst: {of}.")
         return said
 
     def _seeds(self) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..core.text import counted
 from ..finetuning.task_types import HeadExport
 from ..finetuning.tuned import open_result
 from ..training.run import Run
@@ -148,7 +149,7 @@ def _origin(made: dict[str, Any]) -> str:
     if "method" not in made:
         return f"A known encoder: {made.get('source', 'unknown source')}."
     data = made.get("data") or {}
-    images = f"{data['images']:,} images" if isinstance(data.get("images"), int) else "images"
+    images = counted(data["images"], "image") if isinstance(data.get("images"), int) else "images"
     steps = f", {made['steps']:,} steps of {made['batch_size']} images" if "steps" in made else ""
     version = made.get("nearfar", "")
     labels = f"; of labels, {made['labels']}" if "labels" in made else ""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import NearfarError
+from ..core.text import counted
 from . import calibrate
 
 NONE = "none of these"
@@ -41,7 +42,7 @@ class ClassAnswers:
         if self.least is None:
             needed = int(np.ceil(1 / predicting.reject - 1e-9)) - 1
             raise NearfarError(
-                f"--reject {predicting.reject:g} needs {needed:,} held-out images, and the run had "
+                f"--reject {predicting.reject:g} needs {counted(needed, 'held-out image')}, and the run had "
                 f"{len(self.known):,}; give a larger share, or train with more images."
             )
         share = f"{100 * predicting.reject:g} % of images like"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
+from ..core.text import counted
 from ..data.dataset import Subset, class_numbers
 from ..data.loader import DataLoader
 from ..data.sampler import ClassBalanced
@@ -86,7 +87,7 @@ class Predicting:
     """The settings of a prediction of classes."""
 
     reject: float = setting(
-        0.0, "share of images of these classes that may be called none of these; 0: never", low=0.0, high=0.99
+        0.0, "share of images of these classes that may be called unknown; 0: never", low=0.0, high=0.99
     )
     all_classes: bool = setting(False, "write the probability of every class, a column each")
 
@@ -321,7 +322,8 @@ class Classification(ClassAnswers):
         least = 1 / (len(self.known) + 1)
         about = "" if self.apart else ", roughly: choices were made on them"
         return (
-            f"{len(self.known):,} held-out images allow predict --reject from {100 * least:.2g} % on{about}",
+            f"{counted(len(self.known), 'held-out image allows')} predict --reject from {100 * least:.2g} % "
+            f"on{about}",
         )
 
     # The card, and predictions

@@ -18,6 +18,7 @@ from ..core.commit import commit
 from ..core.config import to_json
 from ..core.errors import NearfarError
 from ..core.own_mark import mark_of
+from ..core.text import counted
 from ..core.version import __version__
 from ..data.groups import read_groups
 from ..data.reading import write_rejected
@@ -108,7 +109,9 @@ class Job:
 
     def _check(self, data: Labelled) -> None:
         if len(data) < 4:
-            raise NearfarError(f"{data.name} has {len(data)} usable images; fine-tuning needs at least four.")
+            raise NearfarError(
+                f"{data.name} has {counted(len(data), 'usable image')}; fine-tuning needs at least four."
+            )
         if self.mode != "full" and getattr(self.task.config, "teacher", None) is not None:
             raise NearfarError("--teacher is for --mode full, which alone trains the encoder; leave one out.")
         if self.mode != "full" and self.tuning.scratch:
@@ -129,7 +132,8 @@ class Job:
             both = int(np.isin(numbers[1], numbers[0]).sum())
             if both:
                 self.notes.append(
-                    f"{both:,} test images are of groups with training images, so test figures are too high."
+                    f"{counted(both, 'test image is')} of groups with training images, so test figures are "
+                    "too high."
                 )
         return data, tests
 
@@ -190,7 +194,8 @@ class Job:
         lines = [
             f"{self.task.name}, {self.mode}: {what}, from {self.started.name}",
             f"into       {self.folder}",
-            f"images     {len(self.fit):,} to train on, {held:,} held out, {len(data.classes):,} classes",
+            f"images     {len(self.fit):,} to train on, {held:,} held out, "
+            f"{counted(len(data.classes), 'class')}",
         ]
         progress.say("\n  ".join(lines))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError, reason_of
+from ..core.text import counted
 from ..data.csv_files import read_rows
 from ..data.lists import SUFFIXES
 from ..data.open import open_data
@@ -82,7 +83,9 @@ def read_many(path: Path) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for number, row in rows:
         if len(row) != len(heads):
-            raise NearfarError(f"{path}, line {number}: {len(row)} cells, not {len(heads)}; fix the line.")
+            raise NearfarError(
+                f"{path}, line {number}: {counted(len(row), 'cell')}, not {len(heads)}; fix the line."
+            )
         if mark is not None:
             labels = {word for each in SEPARATOR.split(row[mark]) if (word := label_of(each))}
         else:

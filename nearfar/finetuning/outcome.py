@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.text import columns
+from ..core.text import columns, counted
 from ..health.verdict import Verdict
 from .task_types import Figures
 
@@ -57,12 +57,15 @@ class Finetuned:
 
     def __str__(self) -> str:
         """Write the figures as tables, the verdict, and the next command."""
-        what = f"{self.task}, {self.mode}, {len(self.classes):,} classes"
-        lines = [f"{self.path}: {what}, {self.images['train']:,} training images"]
+        what = f"{self.task}, {self.mode}, {counted(len(self.classes), 'class')}"
+        lines = [f"{self.path}: {what}, {counted(self.images['train'], 'training image')}"]
         for part, rows in self.figures.items():
             heads = [name for name in next(iter(rows.values())) if name != "chance"]
             cells = [[row, *(_number(name, found[name]) for name in heads)] for row, found in rows.items()]
-            lines += [f"{part}, {self.images[part]:,} images", *columns(["", *map(_words, heads)], cells)]
+            lines += [
+                f"{part}, {counted(self.images[part], 'image')}",
+                *columns(["", *map(_words, heads)], cells),
+            ]
         lines += [*self.notes, f"verdict    {self.verdict}"]
         what = "photos/ --gallery known/" if self.task == "reidentify" else "photos/"
         return "\n".join([*lines, f"next: nearfar predict {self.path} {what} --out predictions.csv"])

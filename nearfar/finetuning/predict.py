@@ -20,8 +20,9 @@ from ..core.cache_root import cache_root
 from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
+from ..core.text import counted
 from ..data.open import open_data
-from ..data.reading import Rejected, write_rejected
+from ..data.reading import Rejected, none_usable, write_rejected
 from ..data.source import FileSource, Source
 from ..features.chunked import CHUNK_IMAGES, Chunk, read_chunks
 from ..features.extract import fingerprint
@@ -67,7 +68,7 @@ class Predictions:
     def __str__(self) -> str:
         """Say it in a few lines."""
         pace = f", {self.fresh / self.seconds:,.0f} images/s" if self.fresh and self.seconds else ""
-        lines = [f"{self.path or 'predicted'}: {self.images:,} images{pace}"]
+        lines = [f"{self.path or 'predicted'}: {counted(self.images, 'image')}{pace}"]
         told = [f"{count:,} {name or 'without a class'}" for name, count in self.counts.items()]
         lines += ["; ".join(told[:12]) + ("; ..." if len(told) > 12 else "")] if told else []
         if self.rejected:
@@ -181,8 +182,8 @@ def _check_store(store: VectorStore, source: Source) -> str:
             f"{source.name} --store {store.address}"
         )
     missing = len(source) - count
-    return f"{count:,} images of {store.address} get columns" + (
-        f", {missing:,} are not in it" if missing else ""
+    return f"{store.address}: columns for {counted(count, 'image')}" + (
+        f"; not in it: {missing:,}" if missing else ""
     )
 
 
@@ -268,10 +269,7 @@ class _Job:
             bad += [Rejected(name, reason) for name, reason in part.bad]
             counts.update(str(row[1]) for row in part.rows)
         if not images:
-            raise NearfarError(
-                f"none of the {len(self.source):,} images of {self.source.name} can be used "
-                f"({bad[0].reason}); see nearfar check."
-            )
+            raise none_usable(self.source, bad[0].reason)
         if self.path is not None:
             task = self.opened.task
             columns, every = {"path": "text", **task.columns()}, (parts.get(low) for low in starts)

@@ -17,6 +17,7 @@ from torch import nn
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
+from ..core.text import counted
 from ..data.identity_labels import IdentityLabels, open_identities
 from ..data.loader import DataLoader
 from ..data.sampler import ClassBalanced
@@ -96,8 +97,8 @@ class Reidentification:
         self.classes = found.classes
         if len(self.classes) < 2 or max(Counter(found.targets[:, 0].tolist()).values()) < 2:
             raise NearfarError(
-                f"{found.name} has {len(self.classes)} identities with {len(found)} images; training needs "
-                "two identities, and several images of each."
+                f"{found.name} has {counted(len(self.classes), 'identity')} with "
+                f"{counted(len(found), 'image')}; training needs two identities, and several images of each."
             )
         return replace(found, groups=found.targets[:, 0])
 

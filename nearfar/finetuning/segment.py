@@ -145,7 +145,7 @@ class Segmentation(CropTask):
                 f"encoder {encoder.name!r} takes images of {encoder.size} px alone; give --side "
                 f"{encoder.size}."
             )
-        if frozen:  # an honest measure of the encoder's maps
+        if frozen:  # which measures the encoder's maps alone
             self.decoder = "linear"
         with seeded(setup.seed, "decoder"):
             network = self.build(encoder, frozen)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..core.text import counted
 from ..methods.base import Expects
 
 Line = Mapping[str, Any]
@@ -145,7 +146,7 @@ def _too_early(now: Line, found: Verdict) -> Verdict:
     """Say how short the run was, instead of what is told only of longer ones."""
     passes = f"{now['epoch']:.1f} passes, " if "epoch" in now else ""
     return Verdict(
-        TOO_EARLY, f"{passes}{now['step']:,} steps; so far {found.reason}", "train longer", bad=False
+        TOO_EARLY, f"{passes}{counted(now['step'], 'step')}; so far {found.reason}", "train longer", bad=False
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core import progress, rng
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
+from ..core.text import counted
 from ..data.modalities import IMAGES, modality_of
 from ..data.open import open_data
 from ..data.source import Source
@@ -210,7 +211,7 @@ def explain(
     rows = _sampled(source, pair)
     few = subset_of(source, rows)
     kind = modality_of(opened.preprocess)
-    progress.say(f"reading {len(few):,} images")
+    progress.say(f"reading {counted(len(few), 'image')}")
     dataset = kind.load(
         few, opened.preprocess, limit=MAX_PIXELS, max_bad=1.0, threads=cores(), memory=8 << 30
     )
@@ -237,7 +238,9 @@ def _sampled(source: Source, pair: Sequence[str]) -> Any:
     if pair and pair[0] == pair[1]:
         raise NearfarError(f"--pair names {pair[0]} twice; name two images.")
     if len(source) < LEAST:
-        raise NearfarError(f"{source.name} holds {len(source)} images; explain needs {LEAST} or more.")
+        raise NearfarError(
+            f"{source.name} holds {counted(len(source), 'image')}; explain needs {LEAST} or more."
+        )
     place = {name: row for row, name in enumerate(source.ids)}
     for name in pair:
         if name not in place:
@@ -279,7 +282,7 @@ def explained(
         The figures.
     """
     if len(dataset) < LEAST:
-        raise NearfarError(f"{len(dataset)} images can be used; explain needs {LEAST} or more.")
+        raise NearfarError(f"{counted(len(dataset), 'image')} can be used; explain needs {LEAST} or more.")
     where, encoder = device_named("auto"), run.encoder
     if vectors is None:
         progress.say("encoding the images")

@@ -7,7 +7,7 @@ Darrell and Alexei A. Efros, "Context encoders: Feature learning by inpainting",
 Choose it when you need a simple baseline, or features that keep how an image looks; for classes other methods are
 better.
 
-Shapes: N images, one view x (N, 3, S, S); y (N, 3, S, S), decoded from the encoder's h (N, D) of the spoilt view.
+Shapes: N images, one view x (N, 3, S, S); y (N, 3, S, S), decoded from the encoder's h (N, D) of the corrupted view.
 
 The squared error, as plain loops over all numbers of an image:
 
@@ -48,7 +48,7 @@ class Config:
 
     corruption: str = setting(
         "noise",
-        "how a view is spoilt: Gaussian noise, or blanked blocks",
+        "how a view is corrupted: Gaussian noise, or blanked blocks",
         choices=("noise", "blocks"),
         source="Vincent et al. 2008 blank single pixels; Pathak et al. 2016, section 3.3, blank blocks",
     )
@@ -89,9 +89,9 @@ class DAE(Method):
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Spoil the views, encode and decode them."""
         (x,) = batch.views
-        return self.decoder(self.f(self.spoilt(batch, x)), x.shape[-1]), x
+        return self.decoder(self.f(self.corrupted(batch, x)), x.shape[-1]), x
 
-    def spoilt(self, batch: Batch, x: Tensor) -> Tensor:
+    def corrupted(self, batch: Batch, x: Tensor) -> Tensor:
         """Add noise to the views, or blank blocks of them."""
         if self.config.corruption == "noise":
             noise = rng.normal(rng.fold(batch.key, "noise"), batch.rows, x[0].numel())

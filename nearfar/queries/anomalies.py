@@ -12,6 +12,7 @@ from ..analysis.anomalies import DETECTORS as METHODS
 from ..analysis.anomalies import score_anomalies, score_detection
 from ..analysis.planted_oddities import plant_oddities
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..training.run import Run
 from .anomaly_parts import find_parts
 from .csi_vectors import CSI, turned_vectors
@@ -118,7 +119,7 @@ def anomalies(
     )
     if (both := is_normal & is_anomalous).any():
         raise NearfarError(
-            f"{int(both.sum()):,} images meet both --normal and --anomalous; change one of them."
+            f"{counted(int(both.sum()), 'image meets')} both --normal and --anomalous; change one of them."
         )
     found = score_anomalies(x, None if normal is None else is_normal, method, k, fpr, seed)
     rows = np.flatnonzero(is_asked)

@@ -12,6 +12,7 @@ from ..analysis import part_baselines
 from ..analysis.anomaly_maps import boxes, full_size
 from ..analysis.part_detector import LEAST, PartDetector, PictureScore
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.defects import GOOD
 from ..training.run import Run
 from .listing import Listing, check_name, write
@@ -84,10 +85,10 @@ def find_parts(
         calm = sorted([*calm, one.places], key=lambda other: float(other.max()))[:LEAST]
     bad = [source.ids[row] for row, _ in detector.rejected]
     if bad:
-        lines.append(f"{len(bad):,} pictures cannot be read: {few(bad)}")
+        lines.append(f"{counted(len(bad), 'picture')} cannot be read: {few(bad)}")
     passed = len(asked.rows) - len(scores) - len(bad)
     if passed:
-        lines.append(f"{passed:,} pictures are in the bank of normal ones and are not scored.")
+        lines.append(f"{counted(passed, 'picture is')} in the bank of normal ones and are not scored.")
     if not scores:
         raise NearfarError("no picture is left to score: all are in the bank; name other pictures.")
     found, pixel = thresholds(held, fpr, len(detector.pictures), lines)

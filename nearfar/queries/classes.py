@@ -11,6 +11,7 @@ import numpy as np
 from ..analysis.few_shot import UNCLASSIFIED, FewShotPrediction, by_words, classify
 from ..analysis.label_errors import Rows
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.dataset import class_numbers
 from ..data.open import open_data
 from ..embedding.words import TEMPLATES, of_names, read_names
@@ -117,6 +118,6 @@ def _promise(found: FewShotPrediction, reject: float) -> str:
     if not reject:
         return "--reject 0: every image is classified."
     return (
-        f"{found.examples} examples are too few for --reject {reject:g}, so every image is classified; give "
-        f"at least {int(np.ceil(1 / reject - 1e-9)) - 1}, two or more of each class."
+        f"{counted(found.examples, 'example is')} too few for --reject {reject:g}, so every image is "
+        f"classified; give at least {int(np.ceil(1 / reject - 1e-9)) - 1}, two or more of each class."
     )

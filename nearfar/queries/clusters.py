@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.clusters import cluster_images
+from ..core.text import counted
 from .listing import Listing
 from .store_access import StoreLike, open_for_query, write_result
 
@@ -82,5 +83,5 @@ def clusters(
             save,
             {one: float(at + 1) if at >= 0 else None for one, at in zip(ids, found.cluster, strict=True)},
         )
-    title = f"{len(found)} clusters, the largest first, the most typical images of each"
+    title = f"{counted(len(found), 'cluster')}, the largest first, the most typical images of each"
     return write_result(Listing(title, tuple(listed), columns, tuple(lines), facts, "cluster"), opened, out)

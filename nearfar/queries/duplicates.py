@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..analysis.copy_threshold import calibrate
 from ..analysis.duplicates import Collection, DuplicateGroups, duplicate_groups, duplicate_pairs
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.modalities import modality
 from ..stores import VectorStore
 from .listing import Listing, write
@@ -100,9 +101,10 @@ def list_groups(
     # Also copies of one another of which neither is the image to keep.
     known = [digest for digest in images.digests if digest]
     exact = len(known) - len(set(known))
+    groups = int(found.keep.sum())
     facts = {
         "images": len(ids),
-        "groups": int(found.keep.sum()),
+        "groups": groups,
         "spare": spare,
         "exact": exact,
         "confirmed": copies,
@@ -111,7 +113,7 @@ def list_groups(
     unseen = [] if copies == spare else [_unconfirmed(spare - copies, opened)]
     lines = (
         f"{copies:,} of {len(ids):,} images are copies, {exact:,} of them byte for byte, in "
-        f"{facts['groups']:,} groups. In each group, keep the image with the most pixels, then bytes.",
+        f"{counted(groups, 'group')}. In each group, keep the image with the most pixels, then bytes.",
         *unseen,
         str(level),
     )
@@ -143,10 +145,9 @@ def _confirmed(
 
 def _unconfirmed(many: int, store: VectorStore) -> str:
     """Say what could not be confirmed."""
-    what = "1 more image looks" if many == 1 else f"{many:,} more images look"
     return (
-        f"{what} like copies in thumbnails of {store.info.thumbnail} pixels, in which small differences do "
-        "not show (confirmed: no); their files are not at hand."
+        f"{counted(many, 'more image looks')} like copies in thumbnails of {store.info.thumbnail} pixels, in "
+        "which small differences do not show (confirmed: no); their files are not at hand."
     )
 
 

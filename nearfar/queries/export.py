@@ -24,7 +24,7 @@ from PIL import Image
 from ..analysis.projection import project
 from ..core.atomic import atomic_write, whole_folder
 from ..core.errors import NearfarError, nearest
-from ..core.text import spreadsheet_cell
+from ..core.text import counted, spreadsheet_cell
 from ..features.knn import top_k
 from ..images.thumbnails import checked, thumbnail
 from ..stores import VectorStore
@@ -56,7 +56,7 @@ class Exported:
 
     def __str__(self) -> str:
         """Say what was written, and how to open it."""
-        return f"{self.path}: {self.images:,} images" + (
+        return f"{self.path}: {counted(self.images, 'image')}" + (
             f"\nnext: {self.open_with}" if self.open_with else ""
         )
 

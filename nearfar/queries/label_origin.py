@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..core.text import counted
 from ..stores import VectorStore
 
 HAND, SUGGESTION, PREDICTION = "hand", "accepted suggestion", "accepted prediction"
@@ -30,5 +31,5 @@ def accepted_ids(store: VectorStore, column: str) -> set[str]:
 
 def left_out_accepted(count: int) -> str:
     """Say how many accepted labels were left out."""
-    what = "1 label that was" if count == 1 else f"{count:,} labels that were"
+    what = counted(count, "label")
     return f"Left out: {what} accepted from a classifier; --accepted counts them too."

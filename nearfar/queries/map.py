@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..analysis.projection import cells, draw, project
 from ..core.atomic import atomic_write
+from ..core.text import counted
 from ..images.thumbnails import thumbnail
 from .listing import Listing
 from .store_access import MAP_COLUMNS, StoreLike, open_for_query, write_result
@@ -47,7 +48,7 @@ def image_map(
         opened.update(name, dict(zip(ids, values, strict=True)))
     lines = (
         f"The columns {' and '.join(MAP_COLUMNS)} of {opened.address} hold the coordinates of "
-        f"{len(ids):,} images.",
+        f"{counted(len(ids), 'image')}.",
     )
     listing = Listing("2-D map, similar images together", tuple(ids), columns, lines, {"images": len(ids)})
     if out is None or Path(out).suffix.lower() != ".png":

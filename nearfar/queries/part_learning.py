@@ -16,6 +16,7 @@ from ..analysis.part_detector import FAR, LEAST, PLACES, HeldOut, PartDetector, 
 from ..analysis.patch_features import patch_features
 from ..core import rng
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.modalities import modality_of
 from ..data.source import Source
 from ..images.files import MAX_PIXELS
@@ -104,7 +105,7 @@ def learn(run: Run, normal: Source | None, bank: str | Path | None, asked: Setti
         0,
         f"{detector.method} with {run.encoder.name}, strides {strides}, "
         f"pictures at {detector.side} px{', turned' if detector.turned else ''}: "
-        f"{len(detector.pictures):,} normal pictures in the bank, {len(made.held):,} held out.",
+        f"{counted(len(detector.pictures), 'normal picture')} in the bank, {len(made.held):,} held out.",
     )
     return made
 
@@ -123,7 +124,7 @@ def _extend(made: Learned, normal: Source, asked: Settings) -> None:
         odd = detector.add(normal, learned)
         if detector.rejected:
             bad = [normal.ids[row] for row, _ in detector.rejected]
-            lines.append(f"{len(bad):,} normal pictures cannot be read: {few(bad)}")
+            lines.append(f"{counted(len(bad), 'normal picture')} cannot be read: {few(bad)}")
         if odd:
             fate = "left out" if 10 * len(odd) <= len(detector.pictures) else "kept"
             lines.append(
@@ -137,8 +138,9 @@ def _extend(made: Learned, normal: Source, asked: Settings) -> None:
         made.held = still_out(made.held, detector)
         if more and made.held:
             lines.append(
-                f"{len(made.held):,} held-out pictures were scored before {more:,} normal ones were added; "
-                "a larger bank gives lower scores, so the threshold is on the safe side."
+                f"{counted(len(made.held), 'held-out picture was')} scored before "
+                f"{counted(more, 'normal picture was')} added; a larger bank gives lower scores, so the "
+                "threshold is on the safe side."
             )
     else:
         made.held, made.spare = held, [one.row for one in scored]
@@ -216,8 +218,9 @@ def thresholds(
     needed, every = int(np.ceil(1 / fpr - 1e-9)) - 1, inside + len(held)
     best = 100 / (every // 2 + 1)
     lines.append(
-        f"{every:,} normal pictures are too few to promise {100 * fpr:g} % false alarms: {needed:,} have to "
-        f"be held out, so name {2 * needed:,}; with these --fpr {np.ceil(best) / 100:g} could be promised."
+        f"{counted(every, 'normal picture is')} too few to promise {100 * fpr:g} % false alarms: "
+        f"{needed:,} have to be held out, so name {2 * needed:,}; with these --fpr {np.ceil(best) / 100:g} "
+        "could be promised."
         if every > 1
         else f"one normal picture is too few to promise {100 * fpr:g} % false alarms; name {2 * needed:,}."
     )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..analysis.anomalies import score_detection
 from ..analysis.pixel_scores import PixelCounter, best_f1
+from ..core.text import counted
 
 HEADS = ("how", "pictures", "image AUROC", "best F1 (at)", "pixel AUROC", "AUPRO", "pixel F1 (at)")
 ALL = "all kinds"
@@ -90,7 +91,9 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         pixel = row["pixel"] or {}
         cells.append((
             name,
-            f"{row['anomalous']} among {row['normal']}" if row["anomalous"] else f"{pixel['regions']} parts",
+            f"{row['anomalous']} among {row['normal']}"
+            if row["anomalous"]
+            else counted(pixel["regions"], "part"),
             _percent(row.get("image_auroc")),
             _best(row.get("image_f1"), row.get("image_threshold")),
             _percent(pixel.get("auroc")),

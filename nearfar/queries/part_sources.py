@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.defects import GOOD, Truth, find_layout
 from ..data.in_memory import InMemorySource
 from ..data.open import open_data
@@ -96,7 +97,7 @@ def _of_store(
     odd = set(store.ids(anomalous)) if anomalous is not None else None
     if odd is not None and known & odd:
         raise NearfarError(
-            f"{len(known & odd):,} images meet both --normal and --anomalous; change one of them."
+            f"{counted(len(known & odd), 'image meets')} both --normal and --anomalous; change one of them."
         )
     ids = sorted(store.ids(condition))
 
@@ -105,8 +106,8 @@ def _of_store(
         gone = [one for one, path in zip(some, paths, strict=True) if not path or not Path(path).is_file()]
         if gone:
             raise NearfarError(
-                f"the files of {len(gone):,} images are gone, such as {gone[0]!r}; parts need the images: "
-                "put them back, or embed them again where they are now."
+                f"the files of {counted(len(gone), 'image is')} gone, such as {gone[0]!r}; parts need the "
+                "images: put them back, or embed them again where they are now."
             )
         return InMemorySource(str(store.address), tuple(some), None, paths)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..analysis.active_learning import ENOUGH, suggest_rows
 from ..core.errors import NearfarError
+from ..core.text import counted
 from .label_origin import accepted_ids, left_out_accepted
 from .listing import Listing
 from .store_access import UNKNOWN, StoreLike, check_limit, open_for_query, read_labels, write_result
@@ -56,8 +57,9 @@ def suggest(
     known = int((labels != UNKNOWN).sum())
     switch = ENOUGH * max(2, len(names))
     lines: tuple[str, ...] = (
-        f"{known:,} of {len(ids):,} images have a label, of {len(names)} classes. These were chosen by "
-        f"--method {found.method}; auto chooses by margin from {ENOUGH} labels a class ({switch:,} here).",
+        f"{known:,} of {len(ids):,} images have a label, of {counted(len(names), 'class')}. These were "
+        f"chosen by --method {found.method}; auto chooses by margin from {ENOUGH} labels a class "
+        f"({switch:,} here).",
     )
     if not kept.all():
         lines += (left_out_accepted(int((~kept).sum())),)

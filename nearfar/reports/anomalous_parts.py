@@ -10,6 +10,7 @@ import numpy as np
 from ..analysis import bank_file, conformal
 from ..analysis.anomaly_maps import boxes, full_size
 from ..analysis.part_detector import LEAST, HeldOut, PartDetector, PictureScore
+from ..core.text import counted
 from ..queries.part_files import draw, ends_of
 from ..training.run import Run
 from .blocks import Blocks, Grid, ImageTile, Note, Plot, Plots, TableBlock
@@ -123,7 +124,7 @@ def _maps(bank: BankReport, sampled: ImageSample, scored: list[PictureScore]) ->
             name = sampled.few.ids[one.row]
             tiles.append(tile(np.asarray(picture), name, SIDE, note=f"{one.score:.4g}"))
     says = (
-        f"Of {len(scored):,} images of the sample that are not in the bank, those with the most anomalous "
-        "part first; clear is normal, yellow the most anomalous."
+        f"Of {counted(len(scored), 'image')} of the sample that are not in the bank, those with the most "
+        "anomalous part first; clear is normal, yellow the most anomalous."
     )
     return Grid("Most anomalous parts", says, [tiles], wide=True)

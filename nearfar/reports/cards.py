@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core import progress
 from ..core.device import cores
+from ..core.text import counted
 from ..core.version import __version__
 from ..data.dataset import duplicates
 from ..data.inspection import Sides
@@ -52,7 +53,10 @@ def data(run: Run, sampled: ImageSample | None, rejected: Sequence[tuple[str, st
         there = len(sampled.source) - len(rejected)
         if there != sampled.expected:
             made.append(
-                Note(f"There are {there:,} usable images now, and were {sampled.expected:,} in training.")
+                Note(
+                    f"There are {counted(there, 'usable image')} now, and were {sampled.expected:,} in "
+                    "training."
+                )
             )
     rows.append(("fingerprint", str(facts["fingerprint"])))
     made.insert(0, TableBlock("Data card", (), rows))
@@ -79,7 +83,7 @@ def _files(sampled: ImageSample) -> Facts:
     extra = sum(len(group) - 1 for group in duplicates(sampled.dataset))
     rows.append(("duplicates, byte for byte", f"{extra:,} of {len(sampled):,} sampled"))
     if len(few) < len(sampled.source):
-        rows.append(("sides, formats and sizes", f"from {len(few):,} files drawn at random"))
+        rows.append(("sides, formats and sizes", f"from {counted(len(few), 'file')} drawn at random"))
     return rows
 
 
@@ -235,11 +239,11 @@ def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tupl
     seconds = f" in {progress.duration(log[-1]['seconds'])}" if log and log[-1].get("seconds") else ""
     trained = (
         f"A {run.encoder.name} that turns an image of {run.preprocess.size} px into {run.encoder.dim:,} "
-        f"numbers, by {config['method']}, {run.provenance['steps']:,} steps of "
+        f"numbers, by {config['method']}, {counted(run.provenance['steps'], 'step')} of "
         f"{config['training']['batch_size']:,} images{seconds}."
     )
     apart = f", {facts['holdout']:,} more held out for health checks" if facts.get("holdout") else ""
-    on = f"{facts['images']:,} images of {facts['name']}{apart}, {rejected:,} rejected as unusable."
+    on = f"{counted(facts['images'], 'image')} of {facts['name']}{apart}, {rejected:,} rejected as unusable."
     again = (
         "Yes: the settings, the seed and the number of steps are recorded, and the same images have the same "
         "fingerprint."

@@ -16,6 +16,7 @@ from ..analysis.copy_threshold import calibrate
 from ..analysis.duplicates import Collection, duplicate_pairs
 from ..core import rng
 from ..core.device import cores
+from ..core.text import counted
 from ..features.knn import top_k
 from ..training import resolve
 from ..training.run_config import RunConfig
@@ -60,7 +61,7 @@ def _shown(sampled: ImageSample, row: int, **more: Any) -> ImageTile:
 def sample(sampled: ImageSample) -> Grid:
     """Show some images, drawn by chance."""
     rows = range(min(SHOWN, len(sampled)))
-    says = f"{len(rows)} images drawn at random from those that the encoder was trained on."
+    says = f"{counted(len(rows), 'image')} drawn at random from those that the encoder was trained on."
     return Grid("Some of the images", says, [[_shown(sampled, row) for row in rows]], wide=True)
 
 
@@ -210,8 +211,8 @@ def labelled_neighbours(base: ImageSample, asked: ImageSample) -> list[Grid]:
 
     share = right.double().mean().item()
     about = (
-        f"Of all neighbours of {len(asked):,} test images, {100 * share:.1f} % are of the image's class; "
-        "their frames are solid and blue, those of another class dashed and orange."
+        f"Of all neighbours of {counted(len(asked), 'test image')}, {100 * share:.1f} % are of the image's "
+        "class; their frames are solid and blue, those of another class dashed and orange."
     )
     return [
         Grid("Drawn at random", about, rows(range(min(QUERIES, len(asked)))), 1 + k),
@@ -249,7 +250,7 @@ def duplicates(sampled: ImageSample) -> list[Grid | Note]:
     images = Collection.of(sampled.features.numpy(), sampled.dataset)
     level = calibrate(images)
     found = duplicate_pairs(images, min_similarity=level.min_similarity)
-    looked = f"Among {len(sampled):,} images"
+    looked = f"Among {counted(len(sampled), 'image')}"
     if not len(found):
         return [Note(f"{looked}, no two are nearly the same.")]
     notes = [
@@ -260,7 +261,7 @@ def duplicates(sampled: ImageSample) -> list[Grid | Note]:
         [_shown(sampled, a), _shown(sampled, b, note=note)]
         for a, b, note in zip(found.a.tolist(), found.b.tolist(), notes, strict=True)
     ][:PAIRS]
-    many = "1 pair is" if len(found) == 1 else f"{len(found):,} pairs are"
+    many = counted(len(found), "pair is")
     says = (
         f"{looked}, {many} nearly the same, {int(found.same.sum()):,} of them byte for byte"
         + (f"; {len(shown)} are shown" if len(shown) < len(found) else "")

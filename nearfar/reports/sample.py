@@ -21,6 +21,7 @@ from ..core.text import from_spreadsheet_cell
 from ..data.dataset import holdout_rows
 from ..data.modalities import modality_of
 from ..data.open import open_data
+from ..data.reading import check_of
 from ..data.source import Source
 from ..data.subset import SourceSubset, subset_of
 from ..features.extract import features
@@ -172,6 +173,6 @@ def _sample(
         short_side=run.config["training"].get("short_side"),  # of which the run's views were cut
     )
     if len(dataset) < 2:
-        raise NearfarError(f"fewer than two images of {source.name} can be used; run nearfar check on them.")
+        raise NearfarError(f"fewer than two images of {source.name} can be used; {check_of(source)}")
     vectors = torch.from_numpy(features(run.encoder, dataset, run.preprocess, device=device))
     return ImageSample(source, few, dataset, np.full(len(dataset), -1), vectors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.text import counted
 from ..evaluation import PARTS
 from .blocks import Blocks, Columns, Fold, Heat, Note, Plot, Plots, TableBlock
 from .figures import Dot, Line, curves, dots
@@ -212,7 +213,7 @@ def _leaks(scores: Scores) -> list[Any]:
         ]
         made.append(
             Note(
-                f"Warning: {leak['images']:,} test images are not new ({title(name)}); on the "
+                f"Warning: {counted(leak['images'], 'test image is')} not new ({title(name)}); on the "
                 f"{leak['left']:,} others the encoder reaches {', '.join(parts) or 'no score'}."
             )
         )

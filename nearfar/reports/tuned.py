@@ -14,6 +14,7 @@ from ..core import progress
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..core.own_mark import is_own
+from ..core.text import counted
 from ..core.version import __version__
 from ..features.extract import fingerprint
 from ..finetuning.outcome import TUNED, Finetuned
@@ -223,7 +224,7 @@ def _mistakes(one: TunedRun) -> Blocks:
         ]
         for item in shown
     ]
-    says = f"The {len(shown)} images on which it is most wrong."
+    says = f"The {counted(len(shown), 'image')} on which it is most wrong."
     if count == 1:
         return [Grid("Wrong answers", says, [[item for row in tiles for item in row]])]
     return [Grid("Wrong answers", says, tiles, columns=count)]

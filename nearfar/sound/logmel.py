@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import BadImage
+from ..core.text import counted
 
 Frames = npt.NDArray[np.uint8]
 WINDOW, HOP = 0.025, 0.010  # seconds
@@ -70,7 +71,7 @@ def log_mels(samples: npt.NDArray[np.float32], rate: int, mels: int) -> Frames:
     """
     window, hop = round(WINDOW * rate), round(HOP * rate)
     if len(samples) < window:
-        raise BadImage(f"too short: {len(samples):,} samples, and {window:,} make one frame")
+        raise BadImage(f"too short: {counted(len(samples), 'sample')}, and {window:,} make one frame")
     count = 1 + -(-(len(samples) - window) // hop)
     padded = np.zeros((count - 1) * hop + window, np.float32)
     padded[: len(samples)] = samples

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..core import progress
 from ..core.errors import NearfarError, reason_of
+from ..core.text import counted
 from ..data.csv_files import read_rows
 from .base import Value, VectorStore
 from .conditions import EXACT
@@ -62,7 +63,7 @@ class ColumnList:
             )
         if count < len(found):
             lost = next(name for name, place in zip(self.names, found, strict=True) if place is None)
-            progress.say(f"{len(found) - count:,} rows of {self.path} have no image, such as {lost}.")
+            progress.say(f"{self.path}: {counted(len(found) - count, 'row has')} no image, such as {lost}.")
         known = store.columns
         made = {name: values_of(name, words, known.get(name)) for name, words in self.columns.items()}
         for name, values in made.items():  # all are checked before one is written
@@ -98,7 +99,9 @@ def read_columns(path: str | Path) -> ColumnList:
     full = table[1:]
     for (number, _), row in zip(lines[1:], full, strict=True):
         if len(row) != len(heads):
-            raise NearfarError(f"{file}, line {number}: {len(row)} values, not {len(heads)}; fix the line.")
+            raise NearfarError(
+                f"{file}, line {number}: {counted(len(row), 'value')}, not {len(heads)}; fix the line."
+            )
     seen: dict[str, list[str]] = {}
     for (number, _), row in zip(lines[1:], full, strict=True):
         if seen.setdefault(row[0], row) != row:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
+from ..core.text import counted
 from . import import_export
 from .columns import read_columns
 from .open import open_store
@@ -45,7 +46,8 @@ class Summary:
         maker = f"{self.run or 'unknown'} ({self.encoder[:12] or 'no fingerprint'})"
         listed = ", ".join(f"{name} ({kind})" for name, kind in self.columns.items())
         first = (
-            f"{self.address}: {self.images:,} images, vectors of {self.dim} numbers, version {self.version}"
+            f"{self.address}: {counted(self.images, 'image')}, vectors of {self.dim} numbers, version "
+            f"{self.version}"
         )
         return "\n".join([*self.done, first, f"encoder: {maker}", f"columns: {listed}"])
 
@@ -84,19 +86,21 @@ def store(
         raise NearfarError("--where says which images --export writes; give both, or see nearfar search.")
     if import_file is not None:
         found, count = import_export.import_file(address, import_file)
-        done.append(f"imported {count:,} rows from {import_file}")
+        done.append(f"imported {counted(count, 'row')} from {import_file}")
     else:
         found = open_store(address)
     if columns is not None:
-        done.append(f"joined {read_columns(columns).join(found):,} rows of {columns}")
+        done.append(f"joined {counted(read_columns(columns).join(found), 'row')} of {columns}")
     if delete is not None:
-        done.append(f"deleted {found.delete(where=delete):,} images")
+        done.append(f"deleted {counted(found.delete(where=delete), 'image')}")
     if compact:
         found.compact()
         done.append("compacted")
     if export_file is not None:
         ids = None if where is None else found.ids(where)
-        done.append(f"exported {import_export.export(found, export_file, ids):,} rows to {export_file}")
+        done.append(
+            f"exported {counted(import_export.export(found, export_file, ids), 'row')} to {export_file}"
+        )
     info = found.info
     return Summary(
         found.address, len(found), info.dim, info.run, info.encoder, found.version, found.columns, tuple(done)

@@ -16,6 +16,7 @@ import numpy as np
 from ..core import progress, rng
 from ..core.errors import NearfarError
 from ..core.shapes import loads
+from ..core.text import counted
 from . import conditions, schema
 from .base import EXACT, StoreInfo, Value, Vectors
 from .index import DECIMALS, check_queries
@@ -282,10 +283,10 @@ class PostgresStore:
         """Find the rows most similar to each query by cosine, most similar first."""
         queries = check_queries(queries, k, self.info.dim)
         text, values = self._filter(where, None)
-        counted = self._server.run(f"select count(*) from {self._table} {text}", **values)[0][0]
-        k = min(k, int(counted))
+        matching = self._server.run(f"select count(*) from {self._table} {text}", **values)[0][0]
+        k = min(k, int(matching))
         if exact is None:
-            exact = counted <= EXACT
+            exact = matching <= EXACT
         if not exact and self.info.dim <= _MOST:
             self._index()
         with self._server.transaction() as connection:
@@ -318,7 +319,7 @@ class PostgresStore:
         """Build the server's index, unless it is there, and say how much of the nearest it finds."""
         if self._server.run("select to_regclass(:graph) is not null", graph=self._graph)[0][0]:
             return
-        progress.say(f"building a search index over {len(self):,} vectors on the server, once.")
+        progress.say(f"building a search index over {counted(len(self), 'vector')} on the server, once.")
         self._server.run(
             f"create index if not exists {self._graph} on {self._table} using hnsw "
             f"(vector vector_cosine_ops) with (m = {_LINKS}, ef_construction = {_CARE})"

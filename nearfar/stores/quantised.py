@@ -22,6 +22,7 @@ import numpy.typing as npt
 from ..core import progress, rng
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
+from ..core.text import counted
 from .brute_force import SPAN, Cosines, Rows, best, weighed
 
 BITS, NUMBERS = 4, 2  # of a code, and how many numbers it stands for
@@ -102,7 +103,7 @@ def build(unit: Cosines, path: Path) -> Codes:
             faiss.write_index(made, faiss.PyCallbackIOWriter(file.write))
         return made
 
-    progress.say(f"making a search index of {len(unit):,} vectors, once.")
+    progress.say(f"making a search index of {counted(len(unit), 'vector')}, once.")
     with ThreadPoolExecutor(1) as pool:
         made = measured(Codes(pool.submit(make).result()), unit)
     progress.say(f"the index finds {made.recall:.1%} of the {ASKED} nearest rows of a sample.")

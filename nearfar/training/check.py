@@ -12,6 +12,7 @@ import torch
 from ..core import distributed, progress
 from ..core.device import cores, device_named
 from ..core.errors import BadImage
+from ..core.text import counted
 from ..data import loader
 from ..data.dataset import one_colour
 from ..data.inspection import Inspection
@@ -70,7 +71,7 @@ class Proposal:
                 f"  encoder   {self.encoder}, {self.stem} stem, {self.weights:,} weights",
                 f"  images    {self.images:,} to train on{apart}, views of {self.image_size} px",
                 f"  batch     {self.batch_size:,} images{against}",
-                f"  length    {self.steps:,} steps, {self.epochs:,.1f} epochs, "
+                f"  length    {counted(self.steps, 'step')}, {self.epochs:,.1f} epochs, "
                 f"about {progress.duration(60 * self.minutes)} at {self.images_per_second:,.0f} images/s",
                 f"  decoded   {self.decoded_bytes / 2**20:,.0f} MiB",
             ]
@@ -147,7 +148,7 @@ def check(
         source, limit=max_pixels, threads=threads, seconds=None if full else DECODING
     )
     if found.usable < 2:
-        return Check(found, None, f"{found.usable} usable images are too few to train on")
+        return Check(found, None, f"{counted(found.usable, 'usable image is')} too few to train on")
     side = usual_side(source, max_pixels)
     span = usual_range(source, given)
     asked = decided(source, given)

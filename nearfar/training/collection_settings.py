@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.errors import BadImage, NearfarError
 from ..data.modalities import modality_of
+from ..data.reading import none_usable
 from ..data.source import Source
 from .resolve import text_start
 from .run import is_run, load
@@ -40,10 +41,7 @@ def usual_side(source: Source, max_pixels: int) -> int:
         except BadImage as error:
             reason = str(error)
     if not sides:
-        raise NearfarError(
-            f"none of the {len(source.ids):,} images of {source.name} that were tried can be used "
-            f"({reason}); run: nearfar check"
-        )
+        raise none_usable(source, reason)
     return int(np.median(sides))
 
 

@@ -17,7 +17,7 @@ from .. import methods
 from ..core import rng
 from ..core.config import settings_of
 from ..core.errors import BadImage, NearfarError
-from ..core.text import percent
+from ..core.text import counted, percent
 from ..data.modalities import IMAGES, modality
 from ..data.open import open_data
 from ..data.reading import each
@@ -71,8 +71,8 @@ class ColourChoice:
         reasons = []
         if self.by_colour is not None and self.by_shape is not None:
             reasons.append(
-                f"of {self.images:,} labelled images the nearest other one by colour has the same label in "
-                f"{percent(self.by_colour)}, by shape in {percent(self.by_shape)}"
+                f"of {counted(self.images, 'labelled image')} the nearest other one by colour has the same "
+                f"label in {percent(self.by_colour)}, by shape in {percent(self.by_shape)}"
             )
         if self.shared is not None:
             reasons.append(

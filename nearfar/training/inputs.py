@@ -26,7 +26,7 @@ from .targets import TeacherVectors, teacher_vectors
 from .teacher import teacher_of
 
 LOOKED_AT = 64  # images of a collection, to see whether there is anything on them
-ONE_COLOUR = "all images looked at are of one and the same colour, so nothing can be learnt; look at them"
+ONE_COLOUR = "all sampled images have one and the same colour, so nothing can be learnt; look at them"
 TEACHER_SHARE = 0.5  # of the time that a teacher may take to see the images
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..core import distributed
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.dataset import holdout_rows
 from .resolve import with_classes
 from .run_config import RunConfig
@@ -61,8 +62,7 @@ def fit_batch(config: RunConfig, images: int) -> tuple[RunConfig, list[str]]:
     least = max(2, world)
     if images < least:
         raise NearfarError(
-            f"{images} usable image{'s are' if images != 1 else ' is'} too few to train on; "
-            f"give at least {least}."
+            f"{counted(images, 'usable image is')} too few to train on; give at least {least}."
         )
     batch = min(training.batch_size, images)
     if batch < training.batch_size:

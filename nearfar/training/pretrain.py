@@ -16,6 +16,7 @@ from ..core.commit import commit
 from ..core.device import device_named
 from ..core.errors import NearfarError
 from ..core.own_mark import mark_of
+from ..core.text import counted
 from ..core.version import __version__
 from ..data.dataset import FileDataset, ImageDataset, Subset, holdout_split
 from ..data.loader import DataLoader
@@ -220,7 +221,7 @@ def _train(
         tower = job.module.text_tower
         text = None if tower is None else (tower, of_text)
         export(job.folder, encoder, preprocess, provenance, parts, text=text)
-        progress.say(f"done: {job.plan.steps:,} steps; the encoder is in {job.folder}.")
+        progress.say(f"done: {counted(job.plan.steps, 'step')}; the encoder is in {job.folder}.")
 
 
 def _place(data: str | None) -> str | None:
@@ -258,7 +259,9 @@ def _steps(
                 job.plan = step.plan
                 if abs(step.plan.steps - told) > CHANGE * told:
                     told = step.plan.steps
-                    progress.say(f"the speed has changed: {told:,} steps in total now fit into the time.")
+                    progress.say(
+                        f"the speed has changed: {counted(told, 'step')} in total now fit into the time."
+                    )
                 _record(job.folder, whole, {**config, "plan": step.plan.stretches})
             recorder.note(step)
             figures = watch.note(step)

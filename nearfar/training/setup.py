@@ -14,6 +14,7 @@ import torch
 from ..core import distributed, progress
 from ..core.device import compute_threads, cores
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.dataset import Subset
 from ..data.groups import Partners
 from ..data.loader import DataLoader, seconds_a_batch
@@ -110,12 +111,12 @@ class TrainingSetup:
         lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
-            f"{what}, {len(self.dataset):,} images at {self.wanted.image_size} px",
+            f"{what}, {counted(len(self.dataset), 'image')} at {self.wanted.image_size} px",
             f"into       {self.folder}",
             f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim} features",
             f"batch      {training.batch_size:,} images, {seen:,} views{against}{pieces}",
             f"optimizer  {training.optimizer}, peak rate {lr:.3g}, weight decay {training.weight_decay:g}",
-            f"length     {plan.steps:,} steps, {passes:,.1f} epochs",
+            f"length     {counted(plan.steps, 'step')}, {passes:,.1f} epochs",
             f"device     {self.device}, {training.precision}{code}, views on {place}, {processes}{threads}",
         ]
         if self.started:
@@ -246,7 +247,7 @@ def training_threads(module: Method, training: Training, device: torch.device) -
     count = max(1, min(asked, share // LEAST))
     if count < asked:
         progress.say(
-            f"{count} thread{'s' if count > 1 else ''} of {asked} will train: a share of the batch has at "
+            f"{counted(count, 'thread')} of {asked} will train: a share of the batch has at "
             f"least {LEAST} images."
         )
     return count

@@ -17,6 +17,7 @@ import torch
 
 from ...core import progress
 from ...core.errors import NearfarError
+from ...core.text import counted
 from ..views import AugmentationParams
 from . import batched
 from .batched import Placed, place
@@ -97,7 +98,8 @@ def _check(block: Any, draws: AugmentationParams, size: int, interpolation: str)
         raise NearfarError(f"a view's side is {size}; it must be at least 1 pixel.")
     box, high, wide = draws.box, np.asarray(block.height), np.asarray(block.width)
     if not len(draws) == len(high) == len(wide) == len(block.offset):
-        raise NearfarError(f"{len(draws)} views were drawn for {len(high)} images; draw one for each image.")
+        views, images = counted(len(draws), "view was"), counted(len(high), "image")
+        raise NearfarError(f"{views} drawn for {images}; draw one for each image.")
     if not len(draws):
         return
     outside = (box[:, 0] < 0) | (box[:, 1] < 0) | (box[:, 2] < 1) | (box[:, 3] < 1)
