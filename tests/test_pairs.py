@@ -28,7 +28,7 @@ from nearfar.losses import clip, siglip, unit
 from nearfar.methods.image_text import numbers
 from nearfar.text import networks, tokenizer
 from nearfar.training import optim
-from nearfar.training.run import has_text
+from nearfar.training.run_facts import has_text
 from nearfar.training.settings import Training
 
 both = pytest.mark.parametrize("name", ["clip", "siglip"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import mimetypes
 import tempfile
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -21,14 +20,14 @@ from ..images.thumbnails import checked
 from ..stores.import_export import export
 from ..stores.set_aside import SET_ASIDE
 from . import originals
-from .answers import BINARY, framed, listed, named_in, plains
+from .answers import framed, listed, named_in, plains
 from .changes import add_changes, user
 from .findings import Findings
 from .guard import Guard
 from .jobs import Cancelled, Unfinished
 from .kept import private_folder
 from .label_log import LabelLog
-from .parts import AnomalousParts
+from .page_files import BINARY, page_files
 from .requests import (
     CancelRequest,
     Condition,
@@ -46,23 +45,8 @@ from .row_numbers import NumberedStore, StaleRows
 from .selections import Selections
 from .tasks import LABELLED, LISTS
 
-HERE = Path(__file__).parent / "static"
-mimetypes.add_type("text/javascript", ".js")
-
-
-def files() -> dict[str, tuple[bytes, str]]:
-    """Read the page's own files, and plotly's script from its package.
-
-    Returns:
-        Name to content and kind. The server knows no path but these names.
-    """
-    import plotly
-
-    found = {path.name: path for path in sorted(HERE.iterdir()) if path.is_file()}
-    found["plotly.js"] = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-    return {
-        name: (path.read_bytes(), mimetypes.guess_type(name)[0] or BINARY) for name, path in found.items()
-    }
+if TYPE_CHECKING:
+    from .parts import AnomalousParts
 
 
 def application(
@@ -75,7 +59,7 @@ def application(
     stated: Iterable[str] = (),
     parts: AnomalousParts | None = None,
 ) -> Any:
-    """Make the ASGI application.
+    """Make the ASGI application, with its guard.
 
     Args:
         rows: the store, numbered.
@@ -87,6 +71,13 @@ def application(
         stated: names under which a proxy serves it.
         parts: scores of the store's images by a bank of normal ones, if there is one.
     """
+    return Guard(routes(rows, findings, column, parts), token, names, root_path, stated)
+
+
+def routes(
+    rows: NumberedStore, findings: Findings, column: str = "label", parts: AnomalousParts | None = None
+) -> FastAPI:
+    """Make what answers the page, without its guard; see `application`."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     log = LabelLog(rows)
     _refusals(app)
@@ -97,7 +88,7 @@ def application(
     add_changes(app, rows, log, findings)
     if parts is not None:
         _parts(app, rows, parts)
-    return Guard(app, token, names, root_path, stated)
+    return app
 
 
 def _refusals(app: FastAPI) -> None:
@@ -126,7 +117,7 @@ def _refusals(app: FastAPI) -> None:
 
 def _files(app: FastAPI) -> None:
     """Serve the page and its files."""
-    static = files()
+    static = page_files()
 
     @app.get("/")
     def page() -> Response:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core import progress
 from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
 from ..data.open import open_data
-from ..embedding.fill import fill
 from ..stores import open_store
 from ..stores.lancedb import TABLE
-from ..training.run import Run, default_encoder, load
+
+if TYPE_CHECKING:
+    from ..training.run import Run
 
 
 def store_of(address: str | Path, run: Run | str | Path | None = None) -> str | Path:
@@ -39,6 +41,9 @@ def store_of(address: str | Path, run: Run | str | Path | None = None) -> str | 
         open_data(folder)
     except NearfarError:  # what else it is, or is not, the store's own error tells
         return address
+    from ..embedding.fill import fill  # these import torch, which a store itself does not need
+    from ..training.run import default_encoder, load
+
     place = _beside(folder.resolve())
     if run is None and is_store(place):
         encoder = load(open_store(place).info.run)
