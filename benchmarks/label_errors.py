@@ -84,7 +84,9 @@ def measure(
     count = int(wrong.sum())
     found = label_errors.find_label_errors(seen["encoder"], labels, [str(n) for n in range(10)])
     right = float((found.suggested[wrong] == truth[wrong]).mean())
-    note = f"estimate {found.estimate:,}; the suggestion is right for {100 * right:.1f} % of the wrong labels"
+    note = (
+        f"estimate {found.wrong.count:,}; the suggestion is right for {100 * right:.1f} % of the wrong labels"
+    )
     rows = [("nearfar, encoder", label_errors.precision_at(found.order, wrong, count), note)]
     near = label_errors.neighbour_shares(seen["encoder"], labels, 10)
     order = np.argsort(near[np.arange(len(labels)), labels], kind="stable")
