@@ -140,19 +140,25 @@ def _open(store: VectorStore | str | Path, run: str | None, bank: str | None, co
     Raises:
         NearfarError: there is no such store, it is empty, or its column holds no labels.
     """
-    from ..queries.image_folder import store_of
+    from ..queries.image_folder import image_folder
+    from .filling import Filling
     from .findings import Findings
     from .label_log import LabelLog
     from .row_numbers import NumberedStore
     from .server import routes
 
-    address = str(store_of(store, run)) if isinstance(store, (str, Path)) else ""
+    address, filling = "", None
+    if isinstance(store, (str, Path)):
+        folder = image_folder(store, run)
+        address = str(store if folder is None else folder.place)
+        filling = None if folder is None else Filling(folder)
+        store = open_store(address) if filling is None else filling.opened()
     # Also the images that are set aside: the page shows them where it is asked to.
-    rows = NumberedStore(open_store(address) if isinstance(store, (str, Path)) else store)
+    rows = NumberedStore(store)
     if not rows.ids:
         raise NearfarError(f"{rows.store.address} holds no images; fill it with nearfar embed --store.")
     LabelLog(rows).check(column)
-    findings = Findings(rows, run, address)
+    findings = Findings(rows, run, address, filling=filling)
     parts = None
     if bank is not None:
         from .parts import AnomalousParts

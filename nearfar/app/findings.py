@@ -25,10 +25,11 @@ from ..training.run_facts import has_text
 from .jobs import PATIENCE, Jobs, Unfinished
 from .kept import KeptResults
 from .row_numbers import NumberedStore
-from .tasks import LIST_LIMIT, LISTS, TASKS
+from .tasks import LIST_LIMIT, LISTS, TASKS, first_places
 
 if TYPE_CHECKING:
     from ..training.run import Run
+    from .filling import Filling
 
 PIXELS = 50_000_000  # of an uploaded image
 AT_ONCE = 500  # images up to which a page can wait for everything, so that no process is started
@@ -38,7 +39,12 @@ class Findings:
     """Finds things in a numbered store, and keeps what takes long and depends on vectors alone."""
 
     def __init__(
-        self, rows: NumberedStore, run: str | None = None, address: str = "", at_once: int = AT_ONCE
+        self,
+        rows: NumberedStore,
+        run: str | None = None,
+        address: str = "",
+        at_once: int = AT_ONCE,
+        filling: Filling | None = None,
     ) -> None:
         """Begin with nothing found.
 
@@ -47,8 +53,9 @@ class Findings:
             run: where its run is now, if it has moved.
             address: the store's, with which another process can open it; "" if none is to.
             at_once: images of a store of which everything is done here, and at once.
+            filling: brings more images, or None.
         """
-        self.rows, self.store = rows, rows.store
+        self.rows, self.store, self.filling = rows, rows.store, filling
         self._run_at = run
         self._run: Run | None = None
         self.kept = KeptResults(rows)
@@ -99,7 +106,9 @@ class Findings:
         return self._run
 
     def places(self) -> npt.NDArray[np.float32]:
-        """Give each image its place on the map: (n, 2)."""
+        """Give each image its place on the map: (n, 2); first places while images are still to come."""
+        if self.filling is not None and self.filling.goes_on(len(self.rows.ids)):
+            return first_places(self.store)
         kept = all(self.store.columns.get(name) == "number" for name in MAP_COLUMNS)
         if kept:
             columns = [self.store.rows([name])[name].to_numpy() for name in MAP_COLUMNS]

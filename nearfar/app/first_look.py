@@ -102,6 +102,8 @@ class FirstLook:
         found: dict[str, Answer] = {}
         for path in (MAP, "/api/store", "/api/version", *columns):
             status, kind, content = asyncio.run(_asked(app, path))
+            if path == "/api/version" and loads(content).get("filling"):
+                return None  # more images come
             if status == 200:
                 found[path] = (kind, content)
             elif path not in columns:  # a store need not have these

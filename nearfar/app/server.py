@@ -154,11 +154,13 @@ def _store(
             "by": user(),
             "set_aside": SET_ASIDE,
             "parts": parts,
+            "filling": findings.filling and findings.filling.told(len(rows.ids)),
         }
 
     @app.get("/api/version")
     def version() -> dict[str, Any]:
-        return {"version": rows.look(), "key": rows.key}
+        told = findings.filling and findings.filling.told(len(rows.ids))
+        return {"version": rows.look(), "key": rows.key, "filling": told}
 
     @app.get("/api/column/{name}")
     def column(name: str) -> Response:

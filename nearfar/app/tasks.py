@@ -82,6 +82,14 @@ def places(store: VectorStore, early: Callable[[Any], None]) -> npt.NDArray[np.f
     return project(x).astype(np.float32)
 
 
+def first_places(store: VectorStore) -> npt.NDArray[np.float32]:
+    """Give each image a first place on the map: (n, 2), from 0 to 1."""
+    from ..analysis.projection import first_look
+
+    x = store.vectors()[1]
+    return np.eye(len(x), 2, dtype=np.float32) if len(x) < 3 else first_look(x).astype(np.float32)
+
+
 def anomaly_score(store: VectorStore, early: Callable[[Any], None]) -> npt.NDArray[np.float32]:
     """Score each image by how unlike its nearest others it is: (n,), higher is more anomalous."""
     from ..analysis.anomalies import score_anomalies
