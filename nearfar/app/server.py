@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,9 +217,7 @@ def _pictures(app: FastAPI, rows: NumberedStore) -> None:
         ids = named_in(rows, at, key)
         pictures = [checked(data) for data in store.thumbnails(ids)]
         head = {"rows": [plains(row) for row in store.rows(ids=ids).to_pylist()]}
-        sizes = np.array([len(data) for data in pictures], np.int32)
-        whole = np.frombuffer(b"".join(pictures), np.uint8)
-        return framed(head, sizes=sizes, bytes=whole)
+        return framed(head, **_joined(pictures))
 
     @app.get("/api/photo/{row}")
     def photo(row: Number, key: str, side: Side = originals.FULL) -> Response:
@@ -230,6 +228,12 @@ def _pictures(app: FastAPI, rows: NumberedStore) -> None:
     def clip(row: Number, key: str) -> Response:
         (name,) = rows.named([row], key)
         return Response(originals.clip(store, name), media_type="audio/wav")
+
+
+def _joined(pictures: Sequence[bytes]) -> dict[str, Any]:
+    """Put pictures one after the other, for a frame: the bytes of each, and all together."""
+    sizes = np.array([len(data) for data in pictures], np.int32)
+    return {"sizes": sizes, "bytes": np.frombuffer(b"".join(pictures), np.uint8)}
 
 
 def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
@@ -280,6 +284,14 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     @app.get("/api/heat/{row}")
     def heat(row: Number, key: str) -> Response:
         return Response(findings.heat(*rows.named([row], key)), media_type="image/png")
+
+    @app.get("/api/why/{row}/{other}")
+    def why(row: Number, other: Number, key: str, job: Key = "") -> Response:
+        from .why import near  # imports torch
+
+        names = rows.named([row, other], key)
+        head, pictures = findings.asked(f"why {names}", partial(near, findings, names), job)
+        return framed(head, **_joined(pictures))
 
     @app.post("/api/search")
     def search(asked: SearchRequest) -> Response:
