@@ -85,7 +85,7 @@ def measure(
     found = label_errors.find_label_errors(seen["encoder"], labels, [str(n) for n in range(10)])
     right = float((found.suggested[wrong] == truth[wrong]).mean())
     note = (
-        f"estimate {found.estimate:,}; {100 * found.accuracy:.1f} % of the labels are predicted; "
+        f"estimate {found.wrong.count:,}; {100 * found.accuracy:.1f} % of the labels are predicted; "
         f"the suggestion is right for {100 * right:.1f} % of the wrong labels"
     )
     rows = [("nearfar, encoder", label_errors.precision_at(found.order, wrong, count), note)]

@@ -20,7 +20,7 @@ import explored
 from page_client import HOME, TOKEN, asked, client, opened, stranger, there  # noqa: F401
 from starlette.testclient import TestClient
 
-from nearfar.app import guard, server
+from nearfar.app import guard, page_files
 from nearfar.app.explore import impatient, listening
 
 
@@ -103,7 +103,7 @@ def test_nothing_but_the_pages_files_is_served(client: TestClient) -> None:
         "/docs",
     ):
         assert client.get(path).status_code in (400, 404), path
-    for name, (content, kind) in server.files().items():
+    for name, (content, kind) in page_files.page_files().items():
         answer = client.get(f"/static/{name}")
         assert answer.content == content and answer.headers["content-type"].startswith(kind), name
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import threading
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,12 +26,16 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from nearfar.app import server, why
+from nearfar.app.filling import Filling
 from nearfar.app.findings import Findings
 from nearfar.app.frames import frame
 from nearfar.app.row_numbers import NumberedStore
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
+from nearfar.data.open import open_data
+from nearfar.embedding.reader import ImageReader
 from nearfar.features.knn import unit
+from nearfar.queries.image_folder import ImageFolder, image_folder
 from nearfar.stores import open_store
 
 
@@ -261,3 +268,52 @@ def test_selections_are_kept_by_the_names_of_images(client: TestClient) -> None:
     assert asked(client, "/api/selections/nothing")["rows"].tolist() == []
     assert client.post("/api/selections", json={**kept, "key": "old"}).status_code == 409
     assert asked(client, "/api/selections", json={**kept, "rows": []}) == {"names": {}}
+
+
+@dataclass(frozen=True)
+class Halted(ImageFolder):
+    """A folder of which a part is embedded, and the rest when the gate is opened."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def fill(self, first_chunk: int | None = None) -> str | Path:
+        super().fill(first_chunk)
+        assert self.gate.wait(60)
+        return super().fill(first_chunk)
+
+
+def test_points_arrive_while_a_folder_is_embedded(there: explored.Explored, tmp_path: Path) -> None:
+    def drawn(numbers: range) -> None:
+        for n in numbers:
+            (tmp_path / "photos" / f"{n:02d}.jpg").write_bytes(explored.encoded(there.pixels[n]))
+
+    (tmp_path / "photos").mkdir()
+    drawn(range(16))
+    found = image_folder(tmp_path / "photos", there.run)
+    assert found is not None and found.count == 16 and image_folder(there.store.address) is None
+    for n in range(8, 16):
+        (tmp_path / "photos" / f"{n:02d}.jpg").unlink()
+    folder = Halted(**vars(found))
+    filling = Filling(folder)
+    rows = NumberedStore(filling.opened())
+    app = server.application(rows, Findings(rows, filling=filling), TOKEN, {"localhost"})
+    with TestClient(app, base_url=HOME) as client:
+        client.get(f"/?token={TOKEN}")
+        first = asked(client, "/api/version")
+        assert first["filling"] == asked(client, "/api/store")["filling"] == {"done": 8, "total": 16}
+        assert asked(client, "/api/map")["x"].shape == (8,)
+        drawn(range(8, 16))
+        folder.gate.set()
+        for _ in range(600):
+            now = asked(client, "/api/version")
+            if now["filling"] is None:
+                break
+            time.sleep(0.1)
+        assert now["key"] != first["key"] and asked(client, "/api/map")["x"].shape == (16,)
+    # The first commit is small, so that it is there soon.
+    reader = ImageReader(open_data(tmp_path / "photos"), there.run.preprocess, 96, 1)
+    assert [len(chunk) for chunk in reader.chunks(first=4)] == [4, 8, 4]
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "0.jpg").write_bytes(b"no image")
+    with pytest.raises(NearfarError, match="none of the 1 images"):
+        Filling(ImageFolder("bad", tmp_path / "bad", tmp_path / "bad.nf", 1, there.run)).opened()

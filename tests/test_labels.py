@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.semi_supervised import LabelSpreading
 
 from nearfar.analysis import active_learning, few_shot, label_errors, label_propagation, query
+from nearfar.analysis.wrong_labels import count_wrong
 from nearfar.core.errors import NearfarError
 from nearfar.evaluation import few_label_fits
 from nearfar.features import logistic
@@ -222,14 +223,32 @@ def test_planted_label_errors_are_found(digits: tuple[np.ndarray, np.ndarray], r
     found = label_errors.find_label_errors(x, given, [str(n) for n in range(10)])
     assert average_precision_score(wrong, found.doubt) > 0.95
     assert label_errors.precision_at(found.order, wrong, int(wrong.sum())) > 0.9
-    assert found.estimate == pytest.approx(wrong.sum(), rel=0.35)
+    assert found.wrong.low <= found.wrong.count <= found.wrong.high
+    assert found.wrong.count == pytest.approx(wrong.sum(), rel=0.35)
     assert (found.suggested[wrong] == truth[wrong]).mean() > 0.93
     assert found.doubt.min() >= 0 and found.doubt.max() <= 1
     assert (np.diff(found.doubt[found.order]) <= 0).all()
     told = json.loads(json.dumps(found.to_json()))
-    assert len(told["rows"]) == found.estimate and told["rows"][0]["row"] == found.order[0]
+    assert len(told["rows"]) == found.wrong.count and told["rows"][0]["row"] == found.order[0]
     again = label_errors.find_label_errors(x, given, [str(n) for n in range(10)])
     np.testing.assert_array_equal(again.order, found.order)
+
+
+@pytest.mark.parametrize("rate, kind", [(0.0, "any"), (0.01, "any"), (0.03, "pair"), (0.1, "any")])
+@pytest.mark.parametrize("strength", [0.4, 1.0])  # the classifier gives 70 and 100 % of true labels
+def test_wrong_labels_are_counted_within_a_factor_of_two(strength: float, rate: float, kind: str) -> None:
+    draw, classes, count, dim = np.random.default_rng(5), 10, 3000, 32
+    centres = draw.normal(size=(classes, dim))
+    centres *= strength / np.linalg.norm(centres, axis=1, keepdims=True)
+    truth = draw.integers(0, classes, count)
+    x = (centres[truth] + draw.normal(size=(count, dim)) / dim**0.5).astype(np.float32)
+    wrong = draw.random(count) < rate
+    other = truth ^ 1 if kind == "pair" else (truth + draw.integers(1, classes, count)) % classes
+    given = np.where(wrong, other, truth)
+    shares = label_errors.out_of_fold(x, given, classes, 0)
+    found = count_wrong(shares, given, label_errors.confident_joint(shares, given))
+    assert found.low <= found.count <= found.high
+    assert wrong.sum() / 2 <= found.count <= 2 * wrong.sum() + 3
 
 
 def test_label_errors_need_two_classes_of_two() -> None:

@@ -31,7 +31,7 @@ from nearfar.methods.image_text import numbers
 from nearfar.text import networks, tokenizer
 from nearfar.training import optim
 from nearfar.training.method_choice import choose_method
-from nearfar.training.run import has_text
+from nearfar.training.run_facts import has_text
 from nearfar.training.settings import Training
 
 both = pytest.mark.parametrize("name", ["clip", "siglip"])

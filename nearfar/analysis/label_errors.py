@@ -20,6 +20,7 @@ from ..core.errors import NearfarError
 from ..features import logistic
 from ..features.extract import Vectors
 from ..features.knn import top_k
+from .wrong_labels import WrongLabels, count_wrong
 
 Rows = npt.NDArray[np.int64]
 VOTING_NEIGHBOURS = 20
@@ -39,9 +40,7 @@ class LabelErrors:
         doubt: (n,) float32 in [0, 1]: the probability that the image would be given another label.
         suggested: (n,) int64, the label that the witnesses would give; the image's own where they agree.
         order: (n,) int64 rows, the most doubtful first.
-        estimate: how many labels the classifier contradicts with confidence, which confident learning takes
-            for the number of wrong ones; it is too high by the classifier's own mistakes, which are many
-            where `accuracy` is low.
+        wrong: how many labels are wrong, by a model of the classifier's mistakes and of wrong labels.
         accuracy: share of labels that the classifier gives too, each fitted without the image.
         joint: (classes, classes) float64: the estimated share of images by given label and true label.
     """
@@ -51,7 +50,7 @@ class LabelErrors:
     doubt: Vectors
     suggested: Rows
     order: Rows
-    estimate: int
+    wrong: WrongLabels
     accuracy: float
     joint: npt.NDArray[np.float64]
 
@@ -59,7 +58,8 @@ class LabelErrors:
         """Write the estimate and the rows it covers, the most doubtful first, in plain values."""
         return {
             "images": len(self.labels),
-            "estimate": self.estimate,
+            "estimate": self.wrong.count,
+            "interval": [self.wrong.low, self.wrong.high],
             "accuracy": self.accuracy,
             "classes": list(self.classes),
             "joint": self.joint.tolist(),
@@ -70,7 +70,7 @@ class LabelErrors:
                     "suggested": self.classes[self.suggested[row]],
                     "doubt": float(self.doubt[row]),
                 }
-                for row in self.order[: self.estimate]
+                for row in self.order[: self.wrong.count]
             ],
         }
 
@@ -114,7 +114,7 @@ def find_label_errors(
         doubt=1 - own,
         suggested=belief.argmax(axis=1),
         order=np.argsort(own, kind="stable"),
-        estimate=round(len(labels) * float(joint.sum() - joint.trace())),
+        wrong=count_wrong(shares, labels, joint),
         accuracy=float((shares.argmax(axis=1) == labels).mean()),
         joint=joint,
     )

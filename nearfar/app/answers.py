@@ -11,11 +11,11 @@ from fastapi import Response
 from ..core.errors import NearfarError
 from ..queries.listing import Listing
 from .frames import frame
+from .page_files import BINARY
 from .requests import MOST
 from .row_numbers import NumberedStore
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
-BINARY = "application/octet-stream"
 
 
 def framed(head: dict[str, Any], **arrays: Any) -> Response:

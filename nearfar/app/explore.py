@@ -10,16 +10,22 @@ import re
 import secrets
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import NearfarError
 from ..core.text import counted
 from ..stores import VectorStore, open_store
 from .guard import PATIENCE
+
+if TYPE_CHECKING:
+    from .findings import Findings
+    from .row_numbers import NumberedStore
 
 NEEDED = ("fastapi", "uvicorn", "plotly")
 TOKEN_AGE = 30 * 24 * 3600  # seconds
@@ -63,48 +69,103 @@ def explore(
             raise NearfarError(f"the page needs {module}: pip install 'nearfar[explore]'.")
     import uvicorn
 
-    from ..queries.image_folder import store_of
-    from .findings import Findings
-    from .guard import names_of
+    from .first_look import EarlyPage, FirstLook
+    from .guard import Guard, names_of
     from .kept import private_folder
-    from .label_log import LabelLog
-    from .parts import AnomalousParts
-    from .row_numbers import NumberedStore
-    from .server import application
 
-    address = str(store_of(store, run)) if isinstance(store, (str, Path)) else ""
-    # Also the images that are set aside: the page shows them where it is asked to.
-    rows = NumberedStore(open_store(address) if isinstance(store, (str, Path)) else store)
-    if not rows.ids:
-        raise NearfarError(f"{rows.store.address} holds no images; fill it with nearfar embed --store.")
-    LabelLog(rows).check(column)
-    findings = Findings(rows, run, address)
-    parts = None if bank is None else AnomalousParts(rows, findings, bank)
     root = root_path.strip("/")
     if not re.fullmatch(r"[\w.~/-]*", root) or ".." in root:
         raise NearfarError(f"--root-path {root_path} is no path of a page; give one such as /photos.")
-    token = kept_token(private_folder(rows.store.address))
+    root = f"/{root}" if root else ""
+    about = {"column": column, "run": run or ""}
+    named = isinstance(store, (str, Path)) and bank is None
+    look = FirstLook(str(store) if named else "", about)
+    opened = None if look.answers else _open(store, run, bank, column)
+    if opened is not None:
+        look = FirstLook(opened.rows.store.address, about)
+    token = kept_token(private_folder(look.address))
     door = listening(host, port)
     at = door.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    page = f"http://{shown}:{at}/?token={token}"
-    root = f"/{root}" if root else ""
-    app = application(rows, findings, token, names_of(host), column, root, hosts, parts)
-    print(f"{counted(len(rows.ids), 'image')} of {rows.store.address}: {page}", flush=True)
+    address = f"http://{shown}:{at}/?token={token}"
+    count = look.images() if opened is None else len(opened.rows.ids)
+    print(f"{counted(count, 'image')} of {look.address}: {address}", flush=True)
     for name in hosts:
         print(f"Through the proxy: https://{name}{root}/?token={token}")
     print("Ctrl-C ends it.", flush=True)
+    page = EarlyPage(look)
     # No access log: it would hold the token.
     how: dict[str, Any] = {"log_level": "error", "access_log": False, "server_header": False}
-    server = uvicorn.Server(uvicorn.Config(app, http=impatient(), **how))
-    with tempfile.TemporaryDirectory(prefix="nearfar-") as folder:  # that only this user can enter
+    guarded = Guard(page, token, names_of(host), root, hosts)
+    server = uvicorn.Server(uvicorn.Config(guarded, http=impatient(), lifespan="off", **how))
+    trouble: list[Exception] = []
+
+    def begin() -> None:
+        nonlocal opened
+        try:
+            opened = opened or _open(store, run, bank, column)
+            page.become(opened.app, opened.findings.warm)
+            opened.findings.begin()
+        except Exception as error:
+            trouble.append(error)
+            page.failed = server.should_exit = True
+
+    opening = threading.Thread(target=begin)
+    with tempfile.TemporaryDirectory(prefix="nearfar-") as private:  # that only this user can enter
         if browser:
-            _open_browser(page, Path(folder))
-        findings.begin()
+            _open_browser(address, Path(private))
+        opening.start()
         try:
             server.run(sockets=[door])
         finally:
-            findings.jobs.close()
+            opening.join()
+            if opened is not None:
+                page.end()
+                opened.findings.jobs.close()
+    if trouble:
+        raise trouble[0]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An open store, what is found in it, and what answers the page."""
+
+    rows: NumberedStore
+    findings: Findings
+    app: Any
+
+
+def _open(store: VectorStore | str | Path, run: str | None, bank: str | None, column: str) -> _Opened:
+    """Open a store, or embed a folder of images first.
+
+    Raises:
+        NearfarError: there is no such store, it is empty, or its column holds no labels.
+    """
+    from ..queries.image_folder import image_folder
+    from .filling import Filling
+    from .findings import Findings
+    from .label_log import LabelLog
+    from .row_numbers import NumberedStore
+    from .server import routes
+
+    address, filling = "", None
+    if isinstance(store, (str, Path)):
+        folder = image_folder(store, run)
+        address = str(store if folder is None else folder.place)
+        filling = None if folder is None else Filling(folder)
+        store = open_store(address) if filling is None else filling.opened()
+    # Also the images that are set aside: the page shows them where it is asked to.
+    rows = NumberedStore(store)
+    if not rows.ids:
+        raise NearfarError(f"{rows.store.address} holds no images; fill it with nearfar embed --store.")
+    LabelLog(rows).check(column)
+    findings = Findings(rows, run, address, filling=filling)
+    parts = None
+    if bank is not None:
+        from .parts import AnomalousParts
+
+        parts = AnomalousParts(rows, findings, bank)
+    return _Opened(rows, findings, routes(rows, findings, column, parts))
 
 
 def impatient(seconds: float = PATIENCE) -> Any:

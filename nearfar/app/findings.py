@@ -11,25 +11,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from ..analysis.query import query
 from ..core.errors import BadImage, NearfarError
 from ..data.modalities import modality
 from ..images import decode
-from ..queries.heatmap_files import heat
 from ..queries.listing import Listing
-from ..queries.search import search
 from ..queries.store_access import MAP_COLUMNS, open_for_query, run_of
-from ..training.run import Run, has_text
+from ..training.run_facts import has_text
 from .jobs import PATIENCE, Jobs, Unfinished
 from .kept import KeptResults
 from .row_numbers import NumberedStore
-from .tasks import LIST_LIMIT, LISTS, TASKS
+from .tasks import LIST_LIMIT, LISTS, TASKS, first_places
+
+if TYPE_CHECKING:
+    from ..training.run import Run
+    from .filling import Filling
 
 PIXELS = 50_000_000  # of an uploaded image
 AT_ONCE = 500  # images up to which a page can wait for everything, so that no process is started
@@ -39,7 +39,12 @@ class Findings:
     """Finds things in a numbered store, and keeps what takes long and depends on vectors alone."""
 
     def __init__(
-        self, rows: NumberedStore, run: str | None = None, address: str = "", at_once: int = AT_ONCE
+        self,
+        rows: NumberedStore,
+        run: str | None = None,
+        address: str = "",
+        at_once: int = AT_ONCE,
+        filling: Filling | None = None,
     ) -> None:
         """Begin with nothing found.
 
@@ -48,8 +53,9 @@ class Findings:
             run: where its run is now, if it has moved.
             address: the store's, with which another process can open it; "" if none is to.
             at_once: images of a store of which everything is done here, and at once.
+            filling: brings more images, or None.
         """
-        self.rows, self.store = rows, rows.store
+        self.rows, self.store, self.filling = rows, rows.store, filling
         self._run_at = run
         self._run: Run | None = None
         self.kept = KeptResults(rows)
@@ -76,6 +82,10 @@ class Findings:
             with suppress(Unfinished):
                 self.asked("map", self.places, wait=0)
 
+    def warm(self) -> None:
+        """Import what a search needs, so that the first one does not wait for it."""
+        from ..queries.search import search  # noqa: F401
+
     def _long(self) -> bool:
         return bool(self.jobs.address) and len(self.rows.ids) > self.at_once
 
@@ -96,7 +106,9 @@ class Findings:
         return self._run
 
     def places(self) -> npt.NDArray[np.float32]:
-        """Give each image its place on the map: (n, 2)."""
+        """Give each image its place on the map: (n, 2); first places while images are still to come."""
+        if self.filling is not None and self.filling.goes_on(len(self.rows.ids)):
+            return first_places(self.store)
         kept = all(self.store.columns.get(name) == "number" for name in MAP_COLUMNS)
         if kept:
             columns = [self.store.rows([name])[name].to_numpy() for name in MAP_COLUMNS]
@@ -146,6 +158,8 @@ class Findings:
 
     def like(self, likes: list[str], dislikes: list[str], where: str | None = None) -> Listing:
         """List the images most similar to some of the store's, and unlike others; all meet the condition."""
+        from ..analysis.query import query
+
         _, towards = self.store.vectors(ids=likes)
         _, away = self.store.vectors(ids=dislikes)
         return self._near(query(towards, away if dislikes else None), "most similar first", where)
@@ -156,6 +170,10 @@ class Findings:
         Raises:
             NearfarError: it is no image, or the run that could encode it is not available.
         """
+        import torch
+
+        from ..analysis.query import query
+
         kind, run = modality(self.store.info.modality), self.run()
         try:
             if kind.pictures:
@@ -173,7 +191,7 @@ class Findings:
     def takes_words(self) -> bool:
         """Tell whether the store can be searched by words: it holds texts, or its run encodes texts too."""
         at = self._run_at or self.store.info.run
-        return self.store.info.modality == "text" or (at is not None and has_text(at))
+        return self.store.info.modality == "text" or (at != "" and has_text(at))
 
     def like_words(self, text: str, where: str | None = None) -> Listing:
         """List what is most similar to some words; all meet the condition.
@@ -181,6 +199,8 @@ class Findings:
         Raises:
             NearfarError: the run is not available, or does not encode texts.
         """
+        from ..queries.search import search
+
         return search(self.store, text=text, where=where, limit=LIST_LIMIT, run=self.run())
 
     def _near(self, wanted: npt.NDArray[np.float32], title: str, where: str | None) -> Listing:
@@ -197,6 +217,8 @@ class Findings:
         Raises:
             NearfarError: the run or files are not available, or the encoder has no planes of features.
         """
+        from ..queries.heatmap_files import heat
+
         with tempfile.TemporaryDirectory() as folder:
             heat(self.store, self.run(), self.rows.ids, [name], Path(folder), seed=0)
             (drawn,) = Path(folder).iterdir()

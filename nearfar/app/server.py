@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import mimetypes
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -21,14 +20,14 @@ from ..images.thumbnails import checked
 from ..stores.import_export import export
 from ..stores.set_aside import SET_ASIDE
 from . import originals
-from .answers import BINARY, framed, listed, named_in, plains
+from .answers import framed, listed, named_in, plains
 from .changes import add_changes, user
 from .findings import Findings
 from .guard import Guard
 from .jobs import Cancelled, Unfinished
 from .kept import private_folder
 from .label_log import LabelLog
-from .parts import AnomalousParts
+from .page_files import BINARY, page_files
 from .requests import (
     CancelRequest,
     Condition,
@@ -45,25 +44,9 @@ from .requests import (
 from .row_numbers import NumberedStore, StaleRows
 from .selections import Selections
 from .tasks import LABELLED, LISTS
-from .why import add_why
 
-HERE = Path(__file__).parent / "static"
-mimetypes.add_type("text/javascript", ".js")
-
-
-def files() -> dict[str, tuple[bytes, str]]:
-    """Read the page's own files, and plotly's script from its package.
-
-    Returns:
-        Name to content and kind. The server knows no path but these names.
-    """
-    import plotly
-
-    found = {path.name: path for path in sorted(HERE.iterdir()) if path.is_file()}
-    found["plotly.js"] = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-    return {
-        name: (path.read_bytes(), mimetypes.guess_type(name)[0] or BINARY) for name, path in found.items()
-    }
+if TYPE_CHECKING:
+    from .parts import AnomalousParts
 
 
 def application(
@@ -76,7 +59,7 @@ def application(
     stated: Iterable[str] = (),
     parts: AnomalousParts | None = None,
 ) -> Any:
-    """Make the ASGI application.
+    """Make the ASGI application, with its guard.
 
     Args:
         rows: the store, numbered.
@@ -88,6 +71,13 @@ def application(
         stated: names under which a proxy serves it.
         parts: scores of the store's images by a bank of normal ones, if there is one.
     """
+    return Guard(routes(rows, findings, column, parts), token, names, root_path, stated)
+
+
+def routes(
+    rows: NumberedStore, findings: Findings, column: str = "label", parts: AnomalousParts | None = None
+) -> FastAPI:
+    """Make what answers the page, without its guard; see `application`."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     log = LabelLog(rows)
     _refusals(app)
@@ -96,10 +86,9 @@ def application(
     _pictures(app, rows)
     _found(app, rows, findings)
     add_changes(app, rows, log, findings)
-    add_why(app, rows, findings)
     if parts is not None:
         _parts(app, rows, parts)
-    return Guard(app, token, names, root_path, stated)
+    return app
 
 
 def _refusals(app: FastAPI) -> None:
@@ -128,7 +117,7 @@ def _refusals(app: FastAPI) -> None:
 
 def _files(app: FastAPI) -> None:
     """Serve the page and its files."""
-    static = files()
+    static = page_files()
 
     @app.get("/")
     def page() -> Response:
@@ -165,11 +154,13 @@ def _store(
             "by": user(),
             "set_aside": SET_ASIDE,
             "parts": parts,
+            "filling": findings.filling and findings.filling.told(len(rows.ids)),
         }
 
     @app.get("/api/version")
     def version() -> dict[str, Any]:
-        return {"version": rows.look(), "key": rows.key}
+        told = findings.filling and findings.filling.told(len(rows.ids))
+        return {"version": rows.look(), "key": rows.key, "filling": told}
 
     @app.get("/api/column/{name}")
     def column(name: str) -> Response:
@@ -226,9 +217,7 @@ def _pictures(app: FastAPI, rows: NumberedStore) -> None:
         ids = named_in(rows, at, key)
         pictures = [checked(data) for data in store.thumbnails(ids)]
         head = {"rows": [plains(row) for row in store.rows(ids=ids).to_pylist()]}
-        sizes = np.array([len(data) for data in pictures], np.int32)
-        whole = np.frombuffer(b"".join(pictures), np.uint8)
-        return framed(head, sizes=sizes, bytes=whole)
+        return framed(head, **_joined(pictures))
 
     @app.get("/api/photo/{row}")
     def photo(row: Number, key: str, side: Side = originals.FULL) -> Response:
@@ -239,6 +228,12 @@ def _pictures(app: FastAPI, rows: NumberedStore) -> None:
     def clip(row: Number, key: str) -> Response:
         (name,) = rows.named([row], key)
         return Response(originals.clip(store, name), media_type="audio/wav")
+
+
+def _joined(pictures: Sequence[bytes]) -> dict[str, Any]:
+    """Put pictures one after the other, for a frame: the bytes of each, and all together."""
+    sizes = np.array([len(data) for data in pictures], np.int32)
+    return {"sizes": sizes, "bytes": np.frombuffer(b"".join(pictures), np.uint8)}
 
 
 def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
@@ -289,6 +284,14 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
     @app.get("/api/heat/{row}")
     def heat(row: Number, key: str) -> Response:
         return Response(findings.heat(*rows.named([row], key)), media_type="image/png")
+
+    @app.get("/api/why/{row}/{other}")
+    def why(row: Number, other: Number, key: str, job: Key = "") -> Response:
+        from .why import near  # imports torch
+
+        names = rows.named([row, other], key)
+        head, pictures = findings.asked(f"why {names}", partial(near, findings, names), job)
+        return framed(head, **_joined(pictures))
 
     @app.post("/api/search")
     def search(asked: SearchRequest) -> Response:

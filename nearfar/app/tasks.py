@@ -1,27 +1,18 @@
-"""What may take long: functions of a store, which run here or in a process that can be ended."""
+"""What may take long: functions of a store, which run here or in a process that can be ended.
+
+What they need is imported when one of them runs: a page whose results are kept is up before PyTorch is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from ..analysis.anomalies import score_anomalies
-from ..analysis.clusters import cluster_images
-from ..analysis.label_errors import out_of_fold
-from ..analysis.projection import first_look, project
 from ..core import progress
 from ..core.errors import NearfarError
-from ..evaluation.accuracy import Accuracy
-from ..features import logistic
-from ..queries.anomalies import anomalies
-from ..queries.clusters import clusters
-from ..queries.duplicates import list_groups, read_collection
-from ..queries.label_errors import label_errors
 from ..queries.label_origin import accepted_ids
 from ..queries.listing import Listing
 from ..queries.store_access import (
@@ -31,21 +22,48 @@ from ..queries.store_access import (
     open_for_query,
     read_labels,
 )
-from ..queries.suggest import suggest
 from ..stores import VectorStore
 
 LIST_LIMIT = 500  # images in a list, at most
 
-LISTS: dict[str, Callable[[VectorStore, str | None], Listing]] = {
-    "anomalies": lambda store, where: anomalies(store, limit=LIST_LIMIT, where=where),
+
+def _anomalies(store: VectorStore, where: str | None) -> Listing:
+    from ..queries.anomalies import anomalies
+
+    return anomalies(store, limit=LIST_LIMIT, where=where)
+
+
+def _duplicates(store: VectorStore, where: str | None) -> Listing:
+    from ..queries.duplicates import list_groups, read_collection
+
     # The page opens no path that a store names: it may be a stranger's.
-    "duplicates": lambda store, where: list_groups(store, *read_collection(store, where, files=False)),
-    "clusters": lambda store, where: clusters(store, where=where),
+    return list_groups(store, *read_collection(store, where, files=False))
+
+
+def _clusters(store: VectorStore, where: str | None) -> Listing:
+    from ..queries.clusters import clusters
+
+    return clusters(store, where=where)
+
+
+def _label_errors(store: VectorStore, **how: Any) -> Listing:
+    from ..queries.label_errors import label_errors
+
+    return label_errors(store, limit=LIST_LIMIT, **how)
+
+
+def _suggestions(store: VectorStore, **how: Any) -> Listing:
+    from ..queries.suggest import suggest
+
+    return suggest(store, **how)
+
+
+LISTS: dict[str, Callable[[VectorStore, str | None], Listing]] = {
+    "anomalies": _anomalies,
+    "duplicates": _duplicates,
+    "clusters": _clusters,
 }
-LABELLED: dict[str, Callable[..., Listing]] = {
-    "label-errors": partial(label_errors, limit=LIST_LIMIT),
-    "suggestions": suggest,
-}
+LABELLED: dict[str, Callable[..., Listing]] = {"label-errors": _label_errors, "suggestions": _suggestions}
 
 
 def places(store: VectorStore, early: Callable[[Any], None]) -> npt.NDArray[np.float32]:
@@ -55,6 +73,8 @@ def places(store: VectorStore, early: Callable[[Any], None]) -> npt.NDArray[np.f
         store: the store.
         early: takes places that can be shown until these are known.
     """
+    from ..analysis.projection import first_look, project
+
     x = _vectors(store)
     if len(x) < 3:
         return np.eye(len(x), 2, dtype=np.float32)
@@ -62,13 +82,25 @@ def places(store: VectorStore, early: Callable[[Any], None]) -> npt.NDArray[np.f
     return project(x).astype(np.float32)
 
 
+def first_places(store: VectorStore) -> npt.NDArray[np.float32]:
+    """Give each image a first place on the map: (n, 2), from 0 to 1."""
+    from ..analysis.projection import first_look
+
+    x = store.vectors()[1]
+    return np.eye(len(x), 2, dtype=np.float32) if len(x) < 3 else first_look(x).astype(np.float32)
+
+
 def anomaly_score(store: VectorStore, early: Callable[[Any], None]) -> npt.NDArray[np.float32]:
     """Score each image by how unlike its nearest others it is: (n,), higher is more anomalous."""
+    from ..analysis.anomalies import score_anomalies
+
     return score_anomalies(_vectors(store)).scores.astype(np.float32)
 
 
 def cluster_of(store: VectorStore, early: Callable[[Any], None]) -> npt.NDArray[np.int32]:
     """Sort images into clusters: (n,), -1 where it is in none."""
+    from ..analysis.clusters import cluster_images
+
     return cluster_images(_vectors(store)).cluster.astype(np.int32)
 
 
@@ -126,6 +158,12 @@ def classifier(
     Raises:
         NearfarError: there are too few labels.
     """
+    import torch
+
+    from ..analysis.label_errors import out_of_fold
+    from ..evaluation.accuracy import Accuracy
+    from ..features import logistic
+
     progress.stage("reading vectors")
     kept = open_for_query(store)
     ids, x = kept.vectors()

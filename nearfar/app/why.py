@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import threading
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from fastapi import FastAPI, Response
 from PIL import Image
 
 from ..analysis.heatmaps import overlay
@@ -22,34 +20,14 @@ from ..images import decode
 from ..interpretation import attribution
 from ..interpretation.explain import prepared
 from . import originals
-from .answers import framed
 from .findings import Findings
 from .parts import StoredPictures
-from .requests import Key, Number
-from .row_numbers import NumberedStore
 
 SAMPLE = 2000  # images of which the mean vector is taken, at most
 POINTS = 5  # of the curves of the test, so that it costs little more than the parts themselves
 SIDE = 768  # pixels of a drawn image, at most
 
 _ONE_AT_A_TIME = threading.Lock()
-
-
-def add_why(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
-    """Let the page ask why two images are near.
-
-    Args:
-        app: the server's.
-        rows: the store, numbered.
-        findings: of the same store.
-    """
-
-    @app.get("/api/why/{row}/{other}")
-    def why(row: Number, other: Number, key: str, job: Key = "") -> Response:
-        names = rows.named([row, other], key)
-        head, pictures = findings.asked(f"why {names}", partial(near, findings, names), job)
-        sizes = np.array([len(data) for data in pictures], np.int32)
-        return framed(head, sizes=sizes, bytes=np.frombuffer(b"".join(pictures), np.uint8))
 
 
 def near(findings: Findings, names: list[str]) -> tuple[dict[str, Any], list[bytes]]:

@@ -106,6 +106,7 @@ def fill(
     workers: int | None = None,
     labels: bool = False,
     part: CollectionPart | None = None,
+    first_chunk: int | None = None,
 ) -> Filled:
     """Bring a store up to date with a collection; it is made where there is none.
 
@@ -125,6 +126,8 @@ def fill(
         labels: whether to write labels too. A label that was changed in the store since is kept; the column
             `DATA_LABEL` holds what the collection says.
         part: the only part of the collection to read; rows of others are left alone.
+        first_chunk: images of the first commit; each is then twice as large, up to the usual size, so that
+            who reads the store meanwhile sees it grow. Default: the usual size from the start.
 
     Returns:
         What was done with the images.
@@ -167,7 +170,7 @@ def fill(
     job = _Job(ImageReader(source, run.preprocess, store.info.thumbnail, workers), store, encode)
     rows = range(len(source)) if part is None else part.rows(source.ids).tolist()
     with progress.Bar("embedding", len(rows)) as bar:
-        for chunk in job.reader.chunks(job.by_digest, rows):
+        for chunk in job.reader.chunks(job.by_digest, rows, first_chunk):
             job.take(chunk)
             bar.advance(len(chunk))
     return job.finish(extra, prune)

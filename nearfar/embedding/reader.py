@@ -73,13 +73,14 @@ class ImageReader:
             return ReadImage(row, digest, bad=str(error))
 
     def chunks(
-        self, known: Container[str] = (), rows: Sequence[int] | None = None
+        self, known: Container[str] = (), rows: Sequence[int] | None = None, first: int | None = None
     ) -> Iterator[list[ReadImage]]:
         """Read everything, or some rows.
 
         Args:
             known: digests of contents that need no decoding.
             rows: of the source, those to read; default all.
+            first: images of the first chunk; each is then twice as large, up to `CHUNK_IMAGES`.
 
         Yields:
             Chunks of up to `CHUNK_IMAGES` images, in order.
@@ -87,5 +88,7 @@ class ImageReader:
         rows, one = range(len(self.source)) if rows is None else rows, partial(self.one, known=known)
         threads = max(self.workers, self.source.waiting)
         with closing(map_in_order(one, rows, threads=threads, ahead=CHUNK_IMAGES)) as found:
-            while part := list(islice(found, CHUNK_IMAGES)):
+            size = CHUNK_IMAGES if first is None else first
+            while part := list(islice(found, size)):
                 yield part
+                size = min(2 * size, CHUNK_IMAGES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.label_errors import find_label_errors
+from ..analysis.label_errors import LabelErrors, find_label_errors
 from ..core.errors import NearfarError
 from ..core.text import percent
 from .label_origin import accepted_ids, left_out_accepted
@@ -22,6 +22,8 @@ from .store_access import (
     read_labels,
     write_result,
 )
+
+TELLING = 0.65  # of labels that the classifier gives too: from there on, estimates are within a factor of two
 
 
 def label_errors(
@@ -72,18 +74,15 @@ def label_errors(
         column: [names[at] for at in found.labels[first]],
         "doubt": found.doubt[first].tolist(),
     }
-    lines: tuple[str, ...] = (
-        f"A classifier that did not see them contradicts {found.estimate:,} of {len(rows):,} labels with "
-        f"confidence. These are wrong labels or its own mistakes: it gives {percent(found.accuracy)} of all "
-        "labels, and the lower that is, the more of them are its mistakes.",
-    )
+    lines: tuple[str, ...] = (_how_many(found),)
     if lone:
         lines += (left_out_sentence(lone),)
     if by_classifier.any():
         lines += (left_out_accepted(int(by_classifier.sum())),)
     facts = {
         "labels": len(rows),
-        "estimate": found.estimate,
+        "estimate": found.wrong.count,
+        "interval": [found.wrong.low, found.wrong.high],
         "accuracy": found.accuracy,
         "left_out": list(lone),
     }
@@ -91,3 +90,18 @@ def label_errors(
         "labels, most doubtful first", tuple(ids[rows[at]] for at in first), columns, lines, facts
     )
     return write_result(listing, opened, out)
+
+
+def _how_many(found: LabelErrors) -> str:
+    """Say how many labels are wrong, as far as that is known."""
+    count, images, accuracy = found.wrong.count, len(found.labels), percent(found.accuracy)
+    if found.accuracy < TELLING:
+        return (
+            f"Perhaps {count:,} of {images:,} labels are wrong; this is uncertain, as a classifier that did "
+            f"not see them gives {accuracy} of all labels, too few to tell wrong labels from hard images."
+        )
+    return (
+        f"About {count:,} of {images:,} labels are wrong ({found.wrong.low:,} to {found.wrong.high:,}, 95 % "
+        f"interval of the draw of images), as far as a classifier that did not see them can tell; it "
+        f"gives {accuracy} of all labels."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +11,13 @@ import numpy.typing as npt
 from ..core.errors import NearfarError
 from ..data.dataset import class_numbers
 from ..data.source import label_of
-from ..features.extract import fingerprint
-from ..models import known
 from ..stores import VectorStore, open_store
 from ..stores.set_aside import KeptImages
-from ..training.run import Run, load
 from .image_folder import store_of
 from .listing import Listing, check_name, write
+
+if TYPE_CHECKING:
+    from ..training.run import Run
 
 StoreLike = VectorStore | str | Path
 MAP_COLUMNS = ("map_x", "map_y")  # where the map is kept: x and y may be columns of the user's own
@@ -76,6 +76,10 @@ def run_of(store: VectorStore, run: Run | str | Path | None) -> Run:
     Raises:
         NearfarError: it is not there, or is another run.
     """
+    from ..features.extract import fingerprint  # these import torch, which a store itself does not need
+    from ..models import known
+    from ..training.run import load
+
     there = known.is_name(store.info.run) or Path(store.info.run or "-").is_dir()
     if run is None and not there:
         raise NearfarError(

@@ -7,14 +7,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-
-from ..features.knn import largest
 
 Cosines = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 SPAN = 1 << 15  # rows compared at a time
 STEP = 256  # queries compared at a time
+
+
+def unit_rows(vectors: Cosines) -> Cosines:
+    """Scale rows to length 1; a zero row stays zero.
+
+    Args:
+        vectors: (n, d).
+
+    Raises:
+        NearfarError: a value is not finite.
+    """
+    import torch  # here, since opening a store does not need it
+
+    from ..features.knn import unit
+
+    return unit(torch.from_numpy(vectors)).numpy()
 
 
 def best(queries: Cosines, unit: Cosines, k: int, rows: Rows | None = None) -> tuple[Cosines, Rows]:
@@ -29,6 +42,10 @@ def best(queries: Cosines, unit: Cosines, k: int, rows: Rows | None = None) -> t
     Returns:
         Cosines (q, k') and rows (q, k'), k' being the lesser of k and the rows there are; in no order.
     """
+    import torch
+
+    from ..features.knn import largest
+
     cosines = np.empty((len(queries), 0), np.float32)
     found = np.empty((len(queries), 0), np.int64)
     for at, block in _spans(unit, rows):

@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from ..core import locks
 from ..core.errors import NearfarError
-from ..features.knn import unit
 from . import quantised, snapshot
 from .base import EXACT
-from .brute_force import Cosines, Rows, best, merged, weighed
+from .brute_force import Cosines, Rows, best, merged, unit_rows, weighed
 
 FRESH = 5_000  # rows kept in memory at least before the copy is rebuilt; else a tenth of the copy
 NARROW = 0.1  # the share of rows below which those that a condition leaves are compared, not searched for
@@ -171,7 +169,7 @@ class Index:
         names, row = names.filter(pa.array(row >= 0)), row[row >= 0]  # less what was deleted meanwhile
         place = np.full(len(copy) + len(fresh), -1, np.int64)
         place[row] = np.arange(len(row))
-        return State(version, names, row, np.sort(row), place, copy, unit(torch.from_numpy(fresh)).numpy())
+        return State(version, names, row, np.sort(row), place, copy, unit_rows(fresh))
 
 
 def check_queries(queries: Cosines, k: int, dim: int) -> Cosines:
@@ -185,7 +183,7 @@ def check_queries(queries: Cosines, k: int, dim: int) -> Cosines:
         raise NearfarError(f"the queries have the shape {queries.shape}; give (n, {dim}) numbers.")
     if k < 1:
         raise NearfarError(f"{k} neighbours were requested; ask for 1 or more.")
-    return unit(torch.from_numpy(queries)).numpy()
+    return unit_rows(queries)
 
 
 def _compared(state: State, queries: Cosines, rows: Rows, k: int) -> tuple[Cosines, Rows]:

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..core.atomic import atomic_write
 from ..core.shapes import loads
-from ..features.knn import unit
 from . import quantised
-from .brute_force import Cosines, Rows
+from .brute_force import Cosines, Rows, unit_rows
 
 NOTE = "search.json"
 Piece = tuple[Any, Rows, Cosines]  # ids as an Arrow array, digests of vectors, vectors
@@ -108,7 +106,7 @@ def write(folder: Path, version: int, dim: int, count: int, pieces: Iterator[Pie
         header = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
         np.lib.format.write_array_header_1_0(file, header)
         for some, digests, vectors in pieces:
-            file.write(unit(torch.from_numpy(np.array(vectors, np.float32))).numpy().tobytes())
+            file.write(unit_rows(np.array(vectors, np.float32)).tobytes())
             ids.append(some)
             keys.append(digests)
     table = pa.table({"id": pa.chunked_array(ids), "key": np.concatenate(keys)})

@@ -247,22 +247,6 @@ def is_run(text: str | Path) -> bool:
     return known.is_name(str(text)) or (folder / "encoder.json").exists() or folders.is_model(folder)
 
 
-def has_text(run: str | Path) -> bool:
-    """Tell whether a run or a known encoder of images has an encoder of texts too, without loading it.
-
-    Args:
-        run: as `load` takes it; of a name on the hub nothing is known, so it may have one.
-    """
-    from ..text import two_towers
-
-    folder = Path(run)
-    if (folder / "encoder.json").exists():
-        return bool(checkpoint.read_json(folder / "encoder.json").get("text"))
-    return str(run).startswith("hf:") or (
-        folders.is_model(folder) and two_towers.is_two_towers(folders.inner(folder))
-    )
-
-
 def default_encoder(instead: str) -> Run:
     """Open the encoder that is taken where none is named, and say so.
 

@@ -4,7 +4,7 @@ import { ask, Away } from "./api.js";
 import { cell, forget } from "./cells.js";
 import { go } from "./grid.js";
 import * as outbox from "./outbox.js";
-import { asked, focused, labelOf, many, meant, on, say, state, tell, trying } from "./state.js";
+import { asked, byId, focused, labelOf, many, meant, on, say, state, tell, trying } from "./state.js";
 
 const EVERY = 3000; // milliseconds between two looks at the store
 const MANY = 100; // images from which a change is asked about; the server accepts as many proposals at once
@@ -158,6 +158,11 @@ function keep(rows, after) {
 }
 
 /** Look whether others wrote, and take over what they did. */
+/** Say how many images there are, and how many are to come. */
+export function about(filling) {
+  byId("count").textContent = filling ? `${many(filling.done)} of ${filling.total.toLocaleString("en")}: ${filling.error ?? "the others are being embedded"}` : many(state.facts.count);
+}
+
 async function look() {
   if (document.hidden) return;
   await outbox.pump();
@@ -170,7 +175,10 @@ async function look() {
   outbox.heard();
   await outbox.pump();
   if (outbox.waiting()) return undefined;
-  if (now.key !== state.facts.key) return location.reload();
+  about(now.filling);
+  const busy = now.filling && (state.chosen.size || document.querySelector("dialog[open]"));
+  if (!busy && (now.key !== state.facts.key || !now.filling !== !state.facts.filling)) return location.reload();
+  if (now.key !== state.facts.key) return undefined;
   if (now.version === seen) return undefined;
   const old = state.labels.values.slice(), words = state.labels.names.slice();
   await load();

@@ -172,7 +172,7 @@ export async function byFile(file) {
 export async function byWords(text) {
   if (!text) return;
   const where = state.condition || null;
-  const found = await made("similar", () => ask("api/search/words", { text, where }));
+  const found = await made("similar", "api/search/words", { text, where });
   if (!found) return;
   Object.assign(state, { likes: [], dislikes: [] });
   hold("similar", { ...found.head, lines: [text] }, found.rows);

@@ -156,7 +156,7 @@ async function begin() {
   state.labels.column = state.facts.labels;
   document.title = `${state.facts.name} · nearfar`;
   byId("name").textContent = state.facts.name;
-  byId("count").textContent = many(state.facts.count);
+  labels.about(state.facts.filling);
   byId("who").placeholder = state.facts.by;
   byId("by-words").hidden = !state.facts.words;
   byId("who").value = labels.by();
