@@ -6,7 +6,8 @@
 
 The first is the folder of boards that `benchmarks.anomalies` describes; or, with `--normal CLASS`, one with
 `train/<class>` and `test/<class>`: `--bank` training pictures of the class are in the bank, `--test` of its
-test pictures are good, and as many of the other classes, drawn by the seed, are anomalous. Then follow runs.
+test pictures are good, and as many of the other classes, drawn by the seed, are anomalous. Then follow runs;
+`{seed}` in a name stands for the seed, so that each draw has a training of its own.
 A seed draws the pictures and seeds the detectors. Pictures are encoded once for all detectors. Each figure is
 the mean over seeds, in percent, with the least and the greatest. Nothing is chosen by these figures.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,9 +83,9 @@ class Row:
     def add(self, name: str, value: float) -> None:
         self.values.setdefault(name, []).append(100 * value)
 
-    def cells(self) -> list[str]:
+    def cells(self, names: Sequence[str] = FIGURES) -> list[str]:
         found = []
-        for name in FIGURES:
+        for name in names:
             some = self.values.get(name)
             spread = f" ({min(some):.1f} to {max(some):.1f})" if some and len(some) > 1 else ""
             found.append(f"{np.mean(some):.1f}{spread}" if some else "-")
@@ -141,7 +143,7 @@ def main() -> None:
                 del tests["other designs"]
         every = list(range(len(bank)))
         for name in words.runs:
-            run = nearfar.load(name)
+            run = nearfar.load(name.format(seed=seed))
             features = remembered(patch_features(run.encoder, run.preprocess.size, words.strides))
             side = words.size or (run.preprocess.size if words.normal else 320)
             for method in words.parts:

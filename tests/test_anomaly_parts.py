@@ -195,7 +195,7 @@ def test_a_bank_of_another_encoder_or_a_damaged_one_is_refused(run: Run, data: P
     nearfar.anomalies(data / "test", normal=str(data / "train"), parts=True, run=run, bank=bank)
     how: dict[str, Any] = {"encoder": "resnet10_w16", "batch_size": 16, "steps": 1, "image_size": 32}
     for more, words in (
-        ({"parts": "padim"}, "with --parts patchcore"),
+        ({"parts": "padim"}, "with --parts whitened"),
         ({"strides": [4]}, "with --strides 2 4"),
         ({"size": 40}, "with --size 48"),
     ):
@@ -322,7 +322,7 @@ def test_as_a_command(run: Run, data: Path, tmp_path: Path, capsys: pytest.Captu
     found = json.loads(capsys.readouterr().out)
     assert found["method"] == "padim" and found["strides"] == [4, 8] and len(found["rows"]) == 12
     assert main(["anomalies", str(data), "--run", str(run.path), "--parts"]) == 0
-    assert "patchcore with resnet10_w16" in capsys.readouterr().out
+    assert "whitened with resnet10_w16" in capsys.readouterr().out
 
 
 def test_on_a_store(run: Run, data: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ ALIKE = 0.05  # share of the normal pictures that may have the same defect witho
 FAR = 3.0  # quartile distances above the upper quartile where a normal picture is called unlike the others
 LEAST = 8  # normal pictures of which that can be told
 COMPARED = 12_000  # patches that are looked at for it
+METHOD = "whitened"  # by default
 TURNED = ("patchcore", "whitened", "nearest")  # detectors that can learn turned pictures
 
 
@@ -95,7 +96,7 @@ class PartDetector:
     features: PatchFeatures
     preprocess: Any
     side: int
-    method: str = "patchcore"
+    method: str = METHOD
     seed: int = 0
     shape: tuple[int, int] | None = None
     turned: bool = False

@@ -49,8 +49,8 @@ def anomalies(
 
     Args:
         store: a vector store or its address; with `parts` also a folder of images.
-        parts: compare parts of images instead of whole ones, by patchcore, whitened, padim, nearest or
-            spade.
+        parts: compare parts of images instead of whole ones, by whitened (if no name is given),
+            patchcore, padim, nearest or spade.
         normal: a condition that normal images meet, half of which set the threshold; of a folder of images,
             another folder.
         anomalous: a condition that images known to be anomalous meet, to measure how well they are found.

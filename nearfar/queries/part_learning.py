@@ -12,7 +12,7 @@ import numpy as np
 from ..analysis import bank_file, conformal
 from ..analysis.anomalies import Threshold, threshold
 from ..analysis.anomaly_maps import full_size
-from ..analysis.part_detector import FAR, LEAST, PLACES, HeldOut, PartDetector, PictureScore
+from ..analysis.part_detector import FAR, LEAST, METHOD, PLACES, HeldOut, PartDetector, PictureScore
 from ..analysis.patch_features import patch_features
 from ..core import rng
 from ..core.errors import NearfarError
@@ -22,7 +22,6 @@ from ..data.source import Source
 from ..images.files import MAX_PIXELS
 from ..training.run import Run
 
-METHOD = "patchcore"
 NAMED = 10  # pictures named in a sentence
 SAMPLED = 32  # normal pictures whose sides are looked at
 
