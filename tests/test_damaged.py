@@ -189,6 +189,8 @@ def test_a_store_hurt_in_its_data_ends_in_a_sentence(run: Path, tmp_path: Path) 
     draw = np.random.default_rng(0)
     images = draw.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8)
     nearfar.embed(run, images, store=str(tmp_path / "s.nf"))
+    with pytest.raises(UnicodeEncodeError):  # which the command line names, and is no damage
+        nearfar.open_store(str(tmp_path / "s.nf")).vectors(ids=["\udcff.jpg"])
     (data,) = (tmp_path / "s.nf").rglob("*.lance/data/*.lance")
     whole = data.read_bytes()
     for made in (whole[: len(whole) // 2], whole[: len(whole) // 3] + bytes(400), b"", whole[::-1]):

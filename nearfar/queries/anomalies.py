@@ -56,8 +56,8 @@ def anomalies(
         anomalous: a condition that images known to be anomalous meet, to measure how well they are found.
         method: how whole images are compared: knn, mahalanobis or forest; or csi, for an encoder that
             --method csi trained, which reads the images again.
-        k: the neighbour whose distance counts, for knn; by default 5 among normal images, and of 4 in 100
-            of all images, from 5 to 50, where none is known to be normal.
+        k: the neighbour whose distance counts, for knn; by default 5 with `normal`, and else 4 % of the
+            images, from 5 to 50.
         fpr: false-positive rate: share of normal images that may be flagged, between 0 and 1.
         where: a condition on the images to score.
         limit: number of images to list.

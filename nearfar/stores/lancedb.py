@@ -238,6 +238,8 @@ class LanceStore:
                 query = self._table.search().select(columns)
                 table = (query.where(" and ".join(filters)) if filters else query).to_arrow()
                 break
+            except UnicodeEncodeError:  # an id that is no text, which the command line says
+                raise
             except (OSError, RuntimeError, ValueError) as error:
                 if not left or _GONE not in str(error).lower():
                     raise self._unreadable(error) from None
