@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..analysis.projection import project
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, whole_folder
 from ..core.errors import NearfarError, nearest
 from ..core.text import spreadsheet_cell
 from ..features.knn import top_k
@@ -123,7 +123,9 @@ def export(
             raise NearfarError(
                 f"--out {path} cannot be written ({error.strerror}); name another folder."
             ) from None
-    return {"atlas": _atlas, "tensorboard": _tensorboard, "fiftyone": _fiftyone}[to](opened, path)
+        with whole_folder(path):
+            return {"tensorboard": _tensorboard, "fiftyone": _fiftyone}[to](opened, path)
+    return _atlas(opened, path)
 
 
 def _beside(address: str, to: str) -> Path:
