@@ -99,8 +99,11 @@ def prepared_by_the_card(text: str, picture: np.ndarray) -> np.ndarray:
     square = round(min(image.size) * float(share))
     left, top = ((one - square) // 2 for one in image.size)
     image = image.crop((left, top, left + square, top + square))
-    image = image.resize((int(side), int(side)), Image.Resampling[how.upper()])
-    x = np.asarray(image, np.float32).transpose(2, 0, 1) / 255
+    planes = [
+        Image.fromarray(np.asarray(plane, np.float32)) for plane in image.split()
+    ]  # floats: not rounded
+    planes = [plane.resize((int(side), int(side)), Image.Resampling[how.upper()]) for plane in planes]
+    x = np.stack([np.asarray(plane) for plane in planes]).clip(0, 255) / 255
     said = re.search(r"Subtract the mean \[(.+?)\] and divide by the deviation \[(.+?)\]", text)
     if said:
         mean, std = (np.array(row.split(", "), np.float32).reshape(3, 1, 1) for row in said.groups())

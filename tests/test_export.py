@@ -102,6 +102,15 @@ def test_the_card_says_how_pictures_are_prepared_and_what_was_measured(ours: Pat
     x = np.stack([prepared_by_the_card(text, picture) for picture in drawn])
     found = program(torch.from_numpy(x)).detach().numpy()
     assert cosines(found, load(ours).encode(drawn)).min() > 0.9999
+    file = tmp_path / "large.jpg"
+    Image.fromarray(drawn[-1]).save(file)
+    with Image.open(file) as image:
+        sides = [round(one * 37 / min(image.size)) for one in image.size]
+        image.draft(None, (2 * sides[0], 2 * sides[1]))
+        assert min(image.size) < 200  # the decoder reduces it first
+        small = np.asarray(image.resize(sides, Image.Resampling.BICUBIC, reducing_gap=3))
+    alone = program(torch.from_numpy(prepared_by_the_card(text, small)[None])).detach().numpy()
+    assert cosines(alone, load(ours).encode(file)[None]) > 0.99999
 
 
 def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(ours: Path, tmp_path: Path) -> None:
