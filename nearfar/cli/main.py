@@ -29,11 +29,12 @@ from ..core.redact import redact_text
 from ..core.text import printable
 from ..data.modalities import IMAGES, modality
 from ..data.modality import Modality
-from ..data.open import recognise
+from ..data.open import recognise, with_captions
 from ..evaluation import PARTS
 from ..finetuning.settings import Tuning
 from ..queries import QUERIES
-from ..training import recipe_table, recipes, settings
+from ..training import method_choice, recipe_table, recipes, settings
+from . import interrupted
 from .flags import Parser, exclusive, recipes_help
 from .signatures import Signature, read_signature
 
@@ -63,7 +64,7 @@ def _tables() -> dict[str, str]:
     known = ", ".join(methods.METHODS)
     return {
         "methods": f"two or more of {known}",
-        "method": f"self-supervised method: {known}",
+        "method": f"self-supervised method: auto (simclr; for captions siglip or clip), {known}",
         "recipe": f"preset of settings: auto, {', '.join(recipes.RECIPES)}; explicit flags override it",
     }
 
@@ -83,7 +84,7 @@ def _reader(command: str) -> Callable[[Sequence[str]], Parser]:
 
 def _settings(parser: Parser, words: Sequence[str], without: Sequence[str] = ()) -> None:
     """Add every setting of a run: of training, of the views and of the method that the words name."""
-    method = _word_after(words, "--method") or _default("method")
+    method = _method_of(words)
     parser.by_recipe, parser.ending = recipe_table.by_recipe(method), recipes_help(method)
     shared = [item.name for item in settings_of(settings.Training) if item.name not in without]
     parser.settings("training", settings.Training, only=shared)
@@ -99,12 +100,21 @@ def _word_after(words: Sequence[str], flag: str) -> str:
     return ""
 
 
+def _method_of(words: Sequence[str]) -> str:
+    """Find the method that the words name, before they are parsed, or the usual one of their data."""
+    if (named := _word_after(words, "--method")) not in ("", method_choice.AUTO):
+        return named
+    given = {"modality": _word_after(words, "--modality") or None}
+    data = (word for word in words if not word.startswith("-") and with_captions(word))
+    return method_choice.usual_method(next(data, None), given)
+
+
 def _kind_of(words: Sequence[str]) -> Modality:
     """Find the kind of data that the words name, before they are parsed: it decides which views there are."""
     if (asked := _word_after(words, "--modality")) not in ("", "auto"):
         return modality(asked)
     with contextlib.suppress(NearfarError):  # of an unknown method, which the command itself names
-        only = methods.kind(_word_after(words, "--method") or _default("method"))
+        only = methods.kind(_method_of(words))
         if only is not None and modality(only).by_method:
             return modality(only)
     named = [word for word in words if not word.startswith("-")]
@@ -125,7 +135,7 @@ def check_parser(words: Sequence[str]) -> Parser:
 def views_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar views`."""
     parser = _function_parser("views", _tables())
-    method = _word_after(words, "--method") or _default("method")
+    method = _method_of(words)
     parser.by_recipe, parser.ending = recipe_table.by_recipe(method), recipes_help(method)
     parser.settings("training", settings.Training, only=("image_size", "seed", "max_pixels"))
     parser.settings("views", _kind_of(words).views)
@@ -340,8 +350,8 @@ def main(words: Sequence[str] | None = None) -> int:
             return _fault(error)
         progress.write(f"nearfar: {odd[0]!r} is not UTF-8 text; type the name as nearfar lists it.\n")
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        return interrupted.end(words, error)
     except BrokenPipeError:
         # Nobody reads any more: send what is left nowhere, so that Python's own flush at exit stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

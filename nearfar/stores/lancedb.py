@@ -204,8 +204,10 @@ class LanceStore:
 
         return version, still.count_rows(), made()
 
-    def _unreadable(self, error: Exception) -> NearfarError:
+    def _unreadable(self, error: Exception) -> Exception:
         """Say that a part of the store cannot be read."""
+        if isinstance(error, UnicodeEncodeError):  # a name that was asked for
+            return error
         return NearfarError(
             f"a part of the vector store {self.address} cannot be read ({_reason(error)}); bring back a "
             "copy, or make it anew with nearfar embed."
