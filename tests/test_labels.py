@@ -257,6 +257,8 @@ def test_label_errors_need_two_classes_of_two() -> None:
         label_errors.find_label_errors(x, y, ["a", "b", "c"])
     with pytest.raises(NearfarError, match="two classes"):
         label_errors.find_label_errors(x[:5], y[:5], ["a"])
+    with pytest.raises(NearfarError, match="and there is none; label"):
+        label_errors.find_label_errors(x[:0], y[:0], [])
     few = [0, 1, 5, 6]
     found = label_errors.find_label_errors(x[few], y[few], ["a", "b"])  # as few as that will do
     assert np.isfinite(found.doubt).all()

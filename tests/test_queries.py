@@ -125,6 +125,8 @@ def test_search_says_what_is_wrong(store: VectorStore, tmp_path: Path) -> None:
     ):
         with pytest.raises(NearfarError, match=says):
             nearfar.search(store, **how)
+    with pytest.raises(NearfarError, match="no vector store is named"):
+        nearfar.search("", id="a")
 
 
 def test_files_need_the_very_run(store: VectorStore, run: Run, coloured: Path, tmp_path: Path) -> None:

@@ -99,10 +99,10 @@ def find_label_errors(
     count = len(classes)
     there = np.bincount(labels, minlength=count)
     if count < 2 or there.min() < 2:
-        few = classes[int(there.argmin())] if count else ""
+        few = f"{classes[int(there.argmin())]!r} has {int(there.min())}" if count else "there is none"
         raise NearfarError(
-            f"label errors need at least two classes of at least two images each, and {few!r} has "
-            f"{int(there.min()) if count else 0}; label more images."
+            f"label errors need at least two classes of at least two images each, and {few}; label more "
+            "images."
         )
     shares = out_of_fold(features, labels, count, seed)
     belief = calibrated(shares * (neighbour_shares(features, labels, count) + PRIOR_VOTE), labels)

@@ -38,6 +38,8 @@ def open_for_query(
     """
     if out is not None:
         check_name(Path(out))
+    if store == "":  # a variable of the shell that is not set; as a folder it would be the current one
+        raise NearfarError("no vector store is named; name one, such as photos.nf.")
     opened = open_store(store_of(store, run)) if isinstance(store, (str, Path)) else store
     return opened if isinstance(opened, KeptImages) else cast(VectorStore, KeptImages(opened))
 
