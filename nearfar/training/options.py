@@ -103,6 +103,8 @@ class Options(TypedDict, total=False):
     margin: float | None
     mining: str | None
     pairs: str | None
+    mixup: float | None
+    memory: int | None
     lambda_: float | None
     scale: float | None
     invariance: float | None
@@ -163,6 +165,7 @@ class Options(TypedDict, total=False):
     permutations: int | None
     turn_weight: float | None
     triples: bool | None
+    left_in: float | None
     text_encoder: str | None
     teacher_input: str | None
     cosine: float | None
