@@ -10,6 +10,7 @@ from torch import nn
 
 from nearfar.core import rng
 from nearfar.losses.statistics import variance_explained
+from nearfar.methods import bigan
 from nearfar.methods.base import Batch
 from nearfar.methods.vae import VAE, Config
 from nearfar.models.decoder import Decoder
@@ -99,3 +100,73 @@ def test_a_vae_with_too_large_a_beta_leaves_its_numbers_unused() -> None:
         total(found).backward()
         maker.step()
     assert float(module.metrics(found.watched)["active_numbers"]) == 0
+
+
+# BiGAN
+
+
+def test_no_side_of_the_game_learns_from_the_others_loss() -> None:
+    module = small("bigan")
+    batch = given(module, 8)
+    real, made, encoded, generated, *_ = module.embed(batch)
+    assert torch.equal(real, encoded) and torch.equal(made, generated)  # the same scores of the same pairs
+    for term, learns in (
+        ("discriminator", {"discriminator"}),
+        ("encoder_generator", {"f", "q", "generator"}),
+    ):
+        module.zero_grad()
+        module(batch).terms[term].backward()
+        moved = {name.split(".")[0] for name, p in module.named_parameters() if p.grad is not None}
+        assert moved == learns
+    assert optim.optimizer(Training(optimizer="adamw"), module).defaults["betas"] == (0.5, 0.999)
+
+
+def test_the_bound_is_the_largest_singular_value_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    for layer, x in (
+        (nn.Linear(12, 7), torch.randn(5, 12)),
+        (nn.Conv2d(3, 6, 4, 2, 1), torch.randn(2, 3, 8, 8)),
+    ):
+        bounded = bigan.Bounded(layer).double()
+        bounded.turn(300)
+        y = bounded(x.double())
+        bias = layer.bias.view(-1, *[1] * (x.dim() - 2))
+        truth = (layer(x.double()) - bias) / torch.linalg.matrix_norm(layer.weight.flatten(1), 2) + bias
+        torch.testing.assert_close(y, truth)
+        pull = torch.randn_like(y)
+        (grad,) = torch.autograd.grad((y * pull).sum(), layer.weight, retain_graph=True)
+        (right,) = torch.autograd.grad((truth * pull).sum(), layer.weight)
+        torch.testing.assert_close(grad, right, rtol=1e-6, atol=1e-8)
+
+
+def test_a_bigan_stays_finite_and_its_generator_comes_near_the_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A soft spot somewhere near the middle of black."""
+    monkeypatch.setattr(bigan, "WIDTHS", (8, 16, 32))
+    monkeypatch.setattr(bigan, "UNITS", 64)
+    axis = torch.linspace(-1.5, 1.5, 8)
+    place = torch.rand(32, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    far = (axis[None, :, None] - place[:, 0, None, None]) ** 2
+    x = torch.exp(-(far + (axis[None, None] - place[:, 1, None, None]) ** 2) * 3)[:, None].repeat(1, 3, 1, 1)
+    torch.manual_seed(0)
+    module = bigan.BiGAN(Flat(), bigan.Config(latent=8))  # type: ignore[arg-type]
+    maker = optim.optimizer(Training(optimizer="adamw", lr=2e-3), module)
+    gaps = []
+    for step in range(80):
+        found = module(Batch([x], torch.arange(32), None, step))
+        maker.zero_grad()
+        total(found).backward()
+        maker.step()
+        module.after_step(step / 80, found.watched)
+        gaps.append(float((found.watched["again"].mean(0) - x.mean(0)).abs().mean()))
+        assert total(found).isfinite() and 0 <= float(module.metrics(found.watched)["images_found"]) <= 1
+    assert all(p.isfinite().all() for p in module.parameters())
+    assert np.mean(gaps[-20:]) < 0.35 * gaps[0], gaps[::10]
+    assert found.watched["again"].std(0).mean() > 0.02  # not one image for all numbers
+    told = module.q(module.f(x))
+    torch.testing.assert_close(told.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(told.var(0, unbiased=False), torch.ones(8), atol=1e-2, rtol=0)
+    exact = {"right": torch.ones(()), "x": x, "again": x.flip(0)}
+    assert float(module.metrics(exact | {"again": x})["images_found"]) == 1
+    assert float(module.metrics(exact)["images_found"]) == 0

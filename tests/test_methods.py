@@ -93,6 +93,11 @@ def test_terms_are_finite_scalars_and_reach_every_parameter(name):
     assert len(module.views(Views())) == len(batch.views)
 
 
+def told(found):
+    """The loss; of a game between two sides, whose sum tells nothing, the discriminator's."""
+    return found.terms.get("discriminator", total(found))
+
+
 @torch.no_grad()
 def known(module, batch):
     """How much larger the loss is where views or labels are mixed up; with one view, for other pictures."""
@@ -103,7 +108,7 @@ def known(module, batch):
     else:
         wrong = Batch([batch.views[0], *(view.roll(1, 0) for view in batch.views[1:])], batch.rows)
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    gap = total(module(wrong)) - total(module(batch))
+    gap = told(module(wrong)) - told(module(batch))
     module.load_state_dict(before)
     return gap.item()
 
@@ -121,15 +126,17 @@ def test_overfits_eight_pictures_and_keeps_a_spread(name):
     first = None
     for step in range(60):
         found = module(batch)
-        loss = total(found)
+        loss = told(found)
         maker.zero_grad()
-        loss.backward()
+        total(found).backward()
         maker.step()
         module.after_step(step / 60, found.watched)
         first = loss.item() if first is None else first
     # These eight are known, whatever else moved the loss: it may even rise, as MoCo's does while its queue
     # fills with these eight, and DINO's while its teacher moves.
-    assert known(module, batch) > max(0.4 * (first - loss.item()), 0.5 * abs(loss.item()))
+    # The loss of one side of a game goes up and down, so that its value at the end is no bar.
+    left = 0.1 if "discriminator" in found.terms else 0.5 * abs(loss.item())
+    assert known(module, batch) > max(0.4 * (first - loss.item()), left)
     with torch.no_grad():
         assert spread(module.f(torch.cat(batch.views))) > least  # near 0 would be collapse
 

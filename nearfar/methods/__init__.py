@@ -51,6 +51,7 @@ METHODS = {
     "dvae": "DVAE",
     "dae": "DAE",
     "vae": "VAE",
+    "bigan": "BiGAN",
     "rotnet": "RotNet",
     "jigsaw": "Jigsaw",
     "relative_position": "RelativePosition",

@@ -76,6 +76,9 @@ class Method(nn.Module):
     constant_lr: ClassVar[tuple[str, ...]] = ()
     """Names of the parts whose learning rate does not fall, as SimSiam's predictor."""
 
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    """Momenta of AdamW, where it is the optimizer."""
+
     def __init__(self, f: Encoder, config: Any) -> None:
         """Keep the encoder; a method then adds its heads.
 

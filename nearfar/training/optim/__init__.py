@@ -116,7 +116,7 @@ def optimizer(training: Training, module: nn.Module) -> torch.optim.Optimizer:
         del group["adapt"]
     if training.optimizer == "sgd":
         return torch.optim.SGD(found, lr, momentum=training.momentum, fused=True)
-    return torch.optim.AdamW(found, lr, fused=True)
+    return torch.optim.AdamW(found, lr, getattr(module, "betas", (0.9, 0.999)), fused=True)
 
 
 def step(optimizer: torch.optim.Optimizer, run_all: Callable[[Sequence[Callable[[], None]]], None]) -> None:
