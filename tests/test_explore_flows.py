@@ -91,6 +91,18 @@ def test_labels_through_reload_two_tabs_and_a_server_that_is_gone(
     server.start()
     view.goto(f"http://127.0.0.1:{server.port}/")
     until(lambda: server.labels()[-1] == "zebra")
+    # Classes beyond the ninth have keys too, and thirty have a colour of their own.
+    ready(view)
+    ids = server.store.ids()
+    server.store.update("label", {ids[n]: f"class {n:02d}" for n in range(40, 72)})
+    view.reload()
+    ready(view)
+    chips = "[...document.querySelectorAll('.chip')].map(c => [c.querySelector('kbd')?.textContent, "
+    found = view.evaluate(chips + "c.querySelector('.dot').style.background])")
+    assert [key for key, _ in found][:12] == [*"123456789", ".10", ".11", ".12"]
+    assert len({colour for _, colour in found[:30]}) == 30 and len({colour for _, colour in found[30:]}) == 1
+    press(view, "End", "ArrowLeft", ".", "1", "2")
+    until(lambda: server.labels()[COUNT - 2] == "class 48")
 
 
 def test_lists_past_the_first_look(tabs: Callable[..., Any], server: Server) -> None:

@@ -111,7 +111,7 @@ def list_groups(
     unseen = [] if copies == spare else [_unconfirmed(spare - copies, opened)]
     lines = (
         f"{copies:,} of {len(ids):,} images are copies, {exact:,} of them byte for byte, in "
-        f"{facts['groups']:,} groups. In each group, keep the image with the most pixels, then bytes.",
+        f"{facts['groups']:,} group{'' if facts['groups'] == 1 else 's'}. In each group, keep the image with the most pixels, then bytes.",
         *unseen,
         str(level),
     )

@@ -102,7 +102,9 @@ function fill(place) {
   const chosen = state.chosen.has(row);
   element.setAttribute("aria-selected", chosen);
   const name = known?.row.id ?? `image ${row + 1}`;
-  element.setAttribute("aria-label", [name, label ?? "no label", words, unsaved.has(row) ? "not saved yet" : "", state.aside[row] ? "set aside" : ""].filter(Boolean).join(", "));
+  // What is seen stands in it in the same order, so that it can be spoken as it is read.
+  const seen = state.table ? columns().map((column) => value(place, column, known)) : [name, words, label ?? "no label"];
+  element.setAttribute("aria-label", [...seen, unsaved.has(row) ? "not saved yet" : "", state.aside[row] ? "set aside" : ""].filter(Boolean).join(", "));
 }
 
 /** What the table says of an image in one column. */
