@@ -29,11 +29,11 @@ from ..core.redact import redact_text
 from ..core.text import printable
 from ..data.modalities import IMAGES, modality
 from ..data.modality import Modality
-from ..data.open import recognise
+from ..data.open import recognise, with_captions
 from ..evaluation import PARTS
 from ..finetuning.settings import Tuning
 from ..queries import QUERIES
-from ..training import recipe_table, recipes, settings
+from ..training import method_choice, recipe_table, recipes, settings
 from . import interrupted
 from .flags import Parser, exclusive, recipes_help
 from .signatures import Signature, read_signature
@@ -64,7 +64,7 @@ def _tables() -> dict[str, str]:
     known = ", ".join(methods.METHODS)
     return {
         "methods": f"two or more of {known}",
-        "method": f"self-supervised method: {known}",
+        "method": f"self-supervised method: auto (simclr; for captions siglip or clip), {known}",
         "recipe": f"preset of settings: auto, {', '.join(recipes.RECIPES)}; explicit flags override it",
     }
 
@@ -84,7 +84,7 @@ def _reader(command: str) -> Callable[[Sequence[str]], Parser]:
 
 def _settings(parser: Parser, words: Sequence[str], without: Sequence[str] = ()) -> None:
     """Add every setting of a run: of training, of the views and of the method that the words name."""
-    method = _word_after(words, "--method") or _default("method")
+    method = _method_of(words)
     parser.by_recipe, parser.ending = recipe_table.by_recipe(method), recipes_help(method)
     shared = [item.name for item in settings_of(settings.Training) if item.name not in without]
     parser.settings("training", settings.Training, only=shared)
@@ -100,12 +100,21 @@ def _word_after(words: Sequence[str], flag: str) -> str:
     return ""
 
 
+def _method_of(words: Sequence[str]) -> str:
+    """Find the method that the words name, before they are parsed, or the usual one of their data."""
+    if (named := _word_after(words, "--method")) not in ("", method_choice.AUTO):
+        return named
+    given = {"modality": _word_after(words, "--modality") or None}
+    data = (word for word in words if not word.startswith("-") and with_captions(word))
+    return method_choice.usual_method(next(data, None), given)
+
+
 def _kind_of(words: Sequence[str]) -> Modality:
     """Find the kind of data that the words name, before they are parsed: it decides which views there are."""
     if (asked := _word_after(words, "--modality")) not in ("", "auto"):
         return modality(asked)
     with contextlib.suppress(NearfarError):  # of an unknown method, which the command itself names
-        only = methods.kind(_word_after(words, "--method") or _default("method"))
+        only = methods.kind(_method_of(words))
         if only is not None and modality(only).by_method:
             return modality(only)
     named = [word for word in words if not word.startswith("-")]
@@ -126,7 +135,7 @@ def check_parser(words: Sequence[str]) -> Parser:
 def views_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar views`."""
     parser = _function_parser("views", _tables())
-    method = _word_after(words, "--method") or _default("method")
+    method = _method_of(words)
     parser.by_recipe, parser.ending = recipe_table.by_recipe(method), recipes_help(method)
     parser.settings("training", settings.Training, only=("image_size", "seed", "max_pixels"))
     parser.settings("views", _kind_of(words).views)
@@ -275,7 +284,7 @@ def _run(words: Sequence[str]) -> int:
     first: list[Any] = []
     for value in [values.pop(name) for name in parser.words() if name in values]:
         first += value if isinstance(value, list) else [value]
-    main_process = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+    main_process = _is_main_process()
     progress.show(main_process)
     name = FUNCTIONS.get(command, command)
     if name in PRIVATE:
@@ -286,6 +295,15 @@ def _run(words: Sequence[str]) -> int:
     if main_process and result is not None:  # a page that was served leaves nothing to print
         print(json.dumps(result.to_json()) if as_json else printable(_done(command, result), keep="\n"))
     return 2 if getattr(result, "obstacle", "") else 0  # of a check: nothing can be trained
+
+
+def _is_main_process() -> bool:
+    """Tell whether this process prints: of those that torchrun launched, the first one.
+
+    What is left over of a launch in the environment, such as RANK alone, silences nothing.
+    """
+    launch = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")]
+    return not all(launch) or launch[0] == "1" or launch[1] == "0"
 
 
 def _is_text(word: str) -> bool:

@@ -109,9 +109,10 @@ def list_groups(
         "calibration": vars(level),
     }
     unseen = [] if copies == spare else [_unconfirmed(spare - copies, opened)]
+    plural = "" if facts["groups"] == 1 else "s"
     lines = (
         f"{copies:,} of {len(ids):,} images are copies, {exact:,} of them byte for byte, in "
-        f"{facts['groups']:,} group{'' if facts['groups'] == 1 else 's'}. In each group, keep the image with the most pixels, then bytes.",
+        f"{facts['groups']:,} group{plural}. In each group, keep the image with the most pixels, then bytes.",
         *unseen,
         str(level),
     )
