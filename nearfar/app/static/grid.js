@@ -73,7 +73,7 @@ function put(place, at) {
     "div",
     { role: "option", id: `cell-${place}`, class: "cell" },
     make("span", { class: "frame" }, make("img", { alt: "", draggable: false })),
-    ...(state.table ? columns().map(() => make("span", { class: "value" })) : [make("span", { class: "caption" }, make("b"), make("i"))]),
+    ...(state.table ? columns().flatMap(() => [" ", make("span", { class: "value" })]) : [make("span", { class: "caption" }, make("b"), " ", make("i"))]),
   );
   const column = place - starts[at];
   element.style.transform = `translate(${(column * 100).toFixed(3)}%, ${at * high}px)`;
