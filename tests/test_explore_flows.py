@@ -91,6 +91,19 @@ def test_labels_through_reload_two_tabs_and_a_server_that_is_gone(
     server.start()
     view.goto(f"http://127.0.0.1:{server.port}/")
     until(lambda: server.labels()[-1] == "zebra")
+    # Classes beyond the ninth have keys too, and thirty have a colour of their own.
+    ready(view)
+    ids = server.store.ids()
+    server.store.update("label", {ids[n]: f"class {n:02d}" for n in range(40, 72)})
+    view.reload()
+    ready(view)
+    chips = "[...document.querySelectorAll('.chip')].map(c => [c.querySelector('kbd')?.textContent, "
+    found = view.evaluate(chips + "c.querySelector('.dot').style.background])")
+    # The third class has no image any more, so it is not shown, and its key goes to no other.
+    assert [key for key, _ in found] == [*"12456789", *(f".{slot}" for slot in range(10, 36))]
+    assert len({colour for _, colour in found[:29]}) == 29 and len({colour for _, colour in found[29:]}) == 1
+    press(view, "End", "ArrowLeft", ".", "1", "2")
+    until(lambda: server.labels()[COUNT - 2] == "class 48")
 
 
 def test_lists_past_the_first_look(tabs: Callable[..., Any], server: Server) -> None:

@@ -208,6 +208,11 @@ def test_a_file_that_is_no_image_is_refused_in_words(browser: Any, address: str,
     view.wait_for_function(
         "document.getElementById('status').textContent.includes('cannot be used as an image')"
     )
+    # Nor can a run without an encoder of texts be asked for words.
+    view.evaluate("document.getElementById('by-words').hidden = false")
+    view.fill("#words", "a ring")
+    view.press("#words", "Enter")
+    view.wait_for_function("document.getElementById('nothing').textContent.includes('no encoder of texts')")
     view.close()
 
 

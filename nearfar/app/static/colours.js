@@ -106,13 +106,16 @@ function renew() {
   tell("colours");
 }
 
+/** What the marks on the map mean; see map.js. */
+const rings = () => make("li", { class: "range" }, make("span", { class: "ring" }), "in the list", make("span", { class: "ring focus" }), "in focus");
+
 function legend() {
   const { kind, names, values } = source(), place = byId("legend");
   if (kind === "number") {
     const { low, high } = colouring();
     const bar = make("span", { class: "scale" });
     const short = (value) => Number(value.toPrecision(3)).toString();
-    return place.replaceChildren(make("li", { class: "range" }, short(low), bar, short(high)));
+    return place.replaceChildren(make("li", { class: "range" }, short(low), bar, short(high)), rings());
   }
   const counts = new Uint32Array(names.length);
   for (const value of values) if (value >= 0) counts[value]++;
@@ -129,7 +132,7 @@ function legend() {
   };
   const there = names.map((_, code) => code).filter((code) => counts[code] || alone === code);
   const more = there.some((code) => code >= HUES * SHADES) ? [make("li", { class: "range" }, "Those beyond the 30th share one colour.")] : [];
-  place.replaceChildren(...there.slice(0, 120).map(item), ...more);
+  place.replaceChildren(...there.slice(0, 120).map(item), ...more, rings());
 }
 
 on("labels", () => by || renew());

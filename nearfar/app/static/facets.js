@@ -42,7 +42,7 @@ async function section(column, kind) {
     return make("li", {}, button);
   });
   if (there.length > SHOWN) items.push(make("li", { class: "soft" }, `${(there.length - SHOWN).toLocaleString("en")} more`));
-  return make("section", {}, make("h3", {}, column), make("ul", {}, ...items));
+  return make("section", {}, make("h2", {}, column), make("ul", {}, ...items));
 }
 
 async function draw() {

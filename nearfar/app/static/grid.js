@@ -73,7 +73,7 @@ function put(place, at) {
     "div",
     { role: "option", id: `cell-${place}`, class: "cell" },
     make("span", { class: "frame" }, make("img", { alt: "", draggable: false })),
-    ...(state.table ? columns().map(() => make("span", { class: "value" })) : [make("span", { class: "caption" }, make("b"), make("i"))]),
+    ...(state.table ? columns().flatMap(() => [" ", make("span", { class: "value" })]) : [make("span", { class: "caption" }, make("b"), " ", make("i"))]),
   );
   const column = place - starts[at];
   element.style.transform = `translate(${(column * 100).toFixed(3)}%, ${at * high}px)`;
@@ -102,7 +102,9 @@ function fill(place) {
   const chosen = state.chosen.has(row);
   element.setAttribute("aria-selected", chosen);
   const name = known?.row.id ?? `image ${row + 1}`;
-  element.setAttribute("aria-label", [name, label ?? "no label", words, unsaved.has(row) ? "not saved yet" : "", state.aside[row] ? "set aside" : ""].filter(Boolean).join(", "));
+  // What is seen stands in it in the same order, so that it can be spoken as it is read.
+  const seen = state.table ? columns().map((column) => value(place, column, known)) : [name, words, label ?? "no label"];
+  element.setAttribute("aria-label", [...seen, unsaved.has(row) ? "not saved yet" : "", state.aside[row] ? "set aside" : ""].filter(Boolean).join(", "));
 }
 
 /** What the table says of an image in one column. */

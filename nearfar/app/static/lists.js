@@ -21,6 +21,7 @@ const DO = { // what fills a list that is empty
   parts: "No image is above the threshold; move it to the left.",
   classifier: "A classifier needs at least two classes with two labels each: press 1 to 9 or l on images, or open “To label”.",
 };
+const BEGIN = "No image has a label yet. Begin with “Duplicates” and “Anomalies”, then “To label”.";
 const kept = new Map(); // lists that were made by hand: "selected", "similar", "classifier"
 let asked = 0, last = [], current = "all";
 
@@ -116,7 +117,7 @@ const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 export async function open(name) {
   if (name === "all") {
     ++asked;
-    return show("all", {}, Int32Array.from({ length: state.facts.count }, (_, row) => row));
+    return show("all", { lines: state.labels.values.some((code) => code >= 0) ? [] : [BEGIN] }, Int32Array.from({ length: state.facts.count }, (_, row) => row));
   }
   if (name === "similar" && state.likes.length) return similar(state.likes, state.dislikes);
   if (name === "similar" && !kept.has(name) && focused() >= 0) return similar([focused()], []);

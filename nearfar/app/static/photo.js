@@ -142,7 +142,7 @@ function pictures() {
     const known = cell(Number(button.dataset.row));
     if (!known) continue;
     button.firstElementChild.src = known.url;
-    button.setAttribute("aria-label", `Beside it: ${known.row.id}`);
+    button.setAttribute("aria-label", `${button.lastElementChild.textContent}, show ${known.row.id} beside it`);
   }
 }
 
