@@ -279,8 +279,8 @@ FLAGS = {
     "adopt": "--out --json",
     "report": "--out --data --train --test --bank --names --json",
     "embed": (
-        "--out --store --columns --prune --thumbnail --part --join --labels --json --device --batch-size "
-        "--workers"
+        "--out --store --columns --prune --thumbnail --part --join --on --parts --labels --json "
+        "--device --batch-size --workers"
     ),
     "explain": "--out --pair --labels --json",
     "store": "--import --columns --delete --compact --export --where --json",
@@ -297,6 +297,7 @@ FLAGS = {
     ),
     "duplicates": "--against --min-similarity --save --where --out --json",
     "clusters": "--method --n-clusters --min-cluster-size --save --seed --where --out --json",
+    "curate": "--limit --where --save --seed --out --json",
     "map": "--method --seed --where --out --json",
     "explore": "--run --bank --column --host --port --browser --root-path --hosts",
     "export": "--to --bank --out --json",

@@ -31,6 +31,7 @@ from ..training.run import Run, default_encoder, is_run, load
 from . import joining
 from .fill import Filled, fill
 from .joining import JoinedParts
+from .on_ray import EmbeddedParts, embed_on_ray
 from .part import CollectionPart
 from .parts import EmbeddedPart, embed_part
 
@@ -94,6 +95,21 @@ def embed(
 @overload
 def embed(
     run: Run | str | Path,
+    data: Any,
+    *,
+    out: str | Path,
+    on: str,
+    parts: int | None = None,
+    device: str = "auto",
+    batch_size: int = 256,
+    workers: int | None = None,
+    labels: bool = False,
+) -> EmbeddedParts: ...
+
+
+@overload
+def embed(
+    run: Run | str | Path,
     *,
     join: str | Path,
     out: str | Path | None = None,
@@ -129,11 +145,13 @@ def embed(
     thumbnail: int | None = None,
     part: str | None = None,
     join: str | Path | None = None,
+    on: str | None = None,
+    parts: int | None = None,
     device: str = "auto",
     batch_size: int = 256,
     workers: int | None = None,
     labels: bool = False,
-) -> Embeddings | Filled | EmbeddedPart | JoinedParts:
+) -> Embeddings | Filled | EmbeddedPart | EmbeddedParts | JoinedParts:
     """Turn images into vectors. Run the same command again to resume, or to add new images to a store.
 
     Example: nearfar embed runs/a photos/ --out photos.parquet
@@ -150,21 +168,32 @@ def embed(
         thumbnail: with a new store: pixels of the longer side of its thumbnails; if not given, 96.
         part: only one part of the images, such as 3/64; --out is then a folder for all parts.
         join: instead of images, the folder of all parts: checked for what is missing or twice, and written.
+        on: ray: all parts, shared by the workers of a Ray cluster; --out is then a folder for all parts.
+        parts: with on: their number; if not given, four for each worker.
         device: auto, cpu, cuda or mps.
         batch_size: number of images encoded at a time.
         workers: CPU threads that read images; if not given, all cores.
         labels: also write the labels: names of folders, or a list's column.
 
     Returns:
-        Names and vectors in the collection's order; with a store, what was done with the images; with part or
-        join, what was done with the parts.
+        Names and vectors in the collection's order; with a store, what was done with the images; with part,
+        join or on, what was done with the parts.
 
     Raises:
         NearfarError: the run or the images cannot be used, or `out` cannot be written.
     """
-    for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
+    for flag, value in (("--batch-size", batch_size), ("--workers", workers), ("--parts", parts)):
         if value is not None and value < 1:
             raise NearfarError(f"{flag} is {value}; give 1 or more.")
+    if on not in (None, "ray"):
+        raise NearfarError(f"--on is {on!r}; write --on ray, or leave it out.")
+    if parts is not None and on is None:
+        raise NearfarError("--parts is for --on ray; to do one part, write --part 1/64.")
+    if on is not None and (part is not None or join is not None or store is not None):
+        raise NearfarError(
+            "--on ray does all parts, into a folder: leave --part, --join and --store out, and put them "
+            "together afterwards with nearfar embed RUN --join FOLDER."
+        )
     if join is not None:
         if data is not None or part is not None or columns is not None or prune or labels or thumbnail:
             raise NearfarError(
@@ -202,6 +231,13 @@ def embed(
         )
     run = load(run)
     path = Path(out) if out is not None else None
+    if on is not None:
+        if path is None or path.suffix.lower() in files.SUFFIXES or path.is_file():
+            raise NearfarError("with --on ray, --out is a folder for all parts; write --out parts/")
+        how = {"device": device, "batch_size": batch_size, "workers": workers, "labels": labels}
+        if isinstance(data, str | Path) and Path(data).exists():  # workers may stand elsewhere
+            data = str(Path(data).absolute())
+        return embed_on_ray(_address(run), data, path.absolute(), parts=parts, **how)
     if part is not None:
         if path is None or path.suffix.lower() in files.SUFFIXES or path.is_file():
             raise NearfarError("with --part, --out is a folder for all parts; write --out parts/")
@@ -232,6 +268,13 @@ def embed(
         (folder / ".lock").unlink(missing_ok=True)
         folder.rmdir()
     return result
+
+
+def _address(run: Run) -> str:
+    """Name a run so that other processes can open it."""
+    if run.path is None:
+        return run.name
+    return str(run.path.absolute())
 
 
 def _key(run: Run, source: Source) -> str:

@@ -121,14 +121,15 @@ def see(values: Values, *, nodata: float | None = None, bits: int = 0, said: Ran
     return Seen(points, low, high, whole, bits, said, float(bad.mean()))
 
 
-def see_image(image: Any, significant: int = 0) -> Seen:
+def see_image(image: Any, significant: int = 0, values: Values | None = None) -> Seen:
     """Look at a loaded Pillow image of more than 8 bits, and at what its tags say.
 
     Args:
-        image: for which `is_deep` holds.
+        image: for which `is_deep` holds, or any one with `values`.
         significant: bits that a PNG calls significant; 0 where it says nothing.
+        values: those of a colour image, by `deep_colour.halves`; None: the image's own.
     """
-    tags, values = getattr(image, "tag_v2", {}), raw(image)
+    tags, values = getattr(image, "tag_v2", {}), raw(image) if values is None else values
     stored, most = _number(tags.get(_BITS)), _number(tags.get(_MAX_SAMPLE))
     bits = int(stored) if stored is not None and stored not in (16, 32, 64) else 0
     if most is not None and 0 < most < 65535:
