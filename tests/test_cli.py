@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -280,7 +281,7 @@ FLAGS = {
     "report": "--out --data --train --test --bank --names --json",
     "embed": (
         "--out --store --columns --prune --thumbnail --part --join --on --parts --labels --json "
-        "--device --batch-size --workers"
+        "--device --engine --batch-size --workers"
     ),
     "explain": "--out --pair --labels --json",
     "store": "--import --columns --delete --compact --export --where --json",
@@ -426,6 +427,40 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     refused = subprocess.run([*command, *words, b"\xff.jpg"], capture_output=True, text=True, env=env)
     assert refused.returncode == 2
     assert refused.stderr == "nearfar: '\\udcff.jpg' is not UTF-8 text; type the name as nearfar lists it.\n"
+
+
+def test_what_is_left_of_a_launch_silences_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "2")
+        assert main(["methods"]) == 0 and "simclr" in capsys.readouterr().out
+    monkeypatch.setenv("MASTER_PORT", "2")
+    assert main(["methods"]) == 0 and not capsys.readouterr().out  # the first process says it
+
+
+def test_what_nobody_foresaw_is_a_sentence_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error, status, said in (
+        (RuntimeError("odd\x1b[31m\nmore"), 1, "nearfar's own: RuntimeError: odd?[31m (main.py, line "),
+        (OSError(errno.EIO, "Input/output error"), 1, "Input/output error"),
+        (OSError(errno.EFBIG, "File too large"), 2, "a disk is full"),
+        (OSError(errno.EACCES, "Permission denied", "a\x1b"), 2, "cannot use a?: Permission denied."),
+        (MemoryError(), 2, "not enough memory"),
+    ):  # fmt: skip
+
+        def fails(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(nearfar, "check", fails)
+        assert main(["check", "photos"]) == status
+        told = capsys.readouterr().err
+        assert said in told and told.count("\n") == 1 and "Traceback" not in told
+    monkeypatch.setenv("NEARFAR_TRACEBACK", "1")
+    monkeypatch.setattr(nearfar, "check", lambda *_, **__: 1 / 0)
+    assert main(["check", "photos"]) == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

@@ -12,7 +12,7 @@ from typing import IO
 
 from .errors import NearfarError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota, is called
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise NearfarError(
                 f"the disk of {path.parent} is too full for {path.name}; the last saved state is intact: "
                 "free some space and run the same command again."
