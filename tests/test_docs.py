@@ -182,6 +182,16 @@ def test_every_method_has_its_place_in_choosing() -> None:
     assert named == set(methods.METHODS)
 
 
+def test_every_link_of_a_page_leads_to_a_file_of_the_documentation() -> None:
+    docs, lost = ROOT / "docs", []  # what mkdocs build --strict refuses
+    for page in docs.rglob("*.md"):
+        for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
+            there = (page.parent / link).resolve()
+            if not there.is_file() or not there.is_relative_to(docs):
+                lost.append(f"{page.relative_to(docs)}: {link}")
+    assert not lost
+
+
 def test_every_page_is_in_the_table_of_contents() -> None:
     listed = set(re.findall(r"(\S+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     docs = ROOT / "docs"
