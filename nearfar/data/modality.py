@@ -42,7 +42,13 @@ class Modality(abc.ABC):
     """
 
     name: ClassVar[str]
-    """As in `modalities.MODALITIES`; also the word for several examples."""
+    """As in `modalities.MODALITIES`."""
+
+    noun: ClassVar[str] = "examples"
+    """The word for several examples in what is said to users; without its last letter, for one."""
+
+    unit: ClassVar[str] = "places"
+    """What the size of an input counts."""
 
     views: ClassVar[type]
     """The settings of a view: a settings class, whose flags the command line shows."""

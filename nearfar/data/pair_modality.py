@@ -63,6 +63,8 @@ class PairModality(ImageModality):
     """Images with captions: what is asked of images, and views that are captions."""
 
     name = "pairs"
+    noun = "pairs"
+    unit = "px"
     views = PairViews
     suffixes = frozenset()
     by_method = True

@@ -41,7 +41,7 @@ def usual_side(source: Source, max_pixels: int) -> int:
             reason = str(error)
     if not sides:
         raise NearfarError(
-            f"none of the {len(source.ids):,} images of {source.name} that were tried can be used "
+            f"none of the {len(source.ids):,} {kind.noun} of {source.name} that were tried can be used "
             f"({reason}); run: nearfar check"
         )
     return int(np.median(sides))

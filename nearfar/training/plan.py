@@ -57,17 +57,17 @@ def fit_batch(config: RunConfig, images: int) -> tuple[RunConfig, list[str]]:
         NearfarError: there are too few images to train on.
     """
     world, notes = distributed.world(), []
-    training = config.training
+    training, noun = config.training, config.kind.noun
     least = max(2, world)
     if images < least:
         raise NearfarError(
-            f"{images} usable image{'s are' if images != 1 else ' is'} too few to train on; "
+            f"{images} usable {noun + ' are' if images != 1 else noun[:-1] + ' is'} too few to train on; "
             f"give at least {least}."
         )
     batch = min(training.batch_size, images)
     if batch < training.batch_size:
         notes.append(
-            f"there are {images:,} images, fewer than a batch of {training.batch_size:,}: the batch is all "
+            f"there are {images:,} {noun}, fewer than a batch of {training.batch_size:,}: the batch is all "
             "of them."
         )
     if batch % world:

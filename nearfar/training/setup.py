@@ -17,6 +17,7 @@ from ..core.errors import NearfarError
 from ..data.dataset import Subset
 from ..data.groups import Partners
 from ..data.loader import DataLoader, seconds_a_batch
+from ..data.modalities import modality
 from ..methods.base import Method
 from . import checkpoint, engine, optim, resolve, run_shapes
 from .plan import epochs, step_count
@@ -97,7 +98,7 @@ class TrainingSetup:
 
     def announce(self) -> None:
         """Print the effective values before the first step."""
-        training, plan, f = self.wanted.training, self.plan, self.module.f
+        training, plan, f, kind = self.wanted.training, self.plan, self.module.f, self.wanted.kind
         seen = len(self.module.views(self.wanted.views)) * training.batch_size
         weights = sum(weight.numel() for weight in f.parameters())
         pieces = f", in chunks of {training.micro_batch:,}" if training.micro_batch else ""
@@ -110,10 +111,10 @@ class TrainingSetup:
         lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
-            f"{what}, {len(self.dataset):,} images at {self.wanted.image_size} px",
+            f"{what}, {len(self.dataset):,} {kind.noun} at {self.wanted.image_size} {kind.unit}",
             f"into       {self.folder}",
             f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim} features",
-            f"batch      {training.batch_size:,} images, {seen:,} views{against}{pieces}",
+            f"batch      {training.batch_size:,} {kind.noun}, {seen:,} views{against}{pieces}",
             f"optimizer  {training.optimizer}, peak rate {lr:.3g}, weight decay {training.weight_decay:g}",
             f"length     {plan.steps:,} steps, {passes:,.1f} epochs",
             f"device     {self.device}, {training.precision}{code}, views on {place}, {processes}{threads}",
@@ -247,7 +248,7 @@ def training_threads(module: Method, training: Training, device: torch.device) -
     if count < asked:
         progress.say(
             f"{count} thread{'s' if count > 1 else ''} of {asked} will train: a share of the batch has at "
-            f"least {LEAST} images."
+            f"least {LEAST} {modality(training.modality).noun}."
         )
     return count
 
