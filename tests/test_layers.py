@@ -181,6 +181,8 @@ SHARED = {"Config", "Predicting"}
 def test_every_public_class_has_a_name_of_its_own() -> None:
     places: dict[str, list[str]] = {}
     for path in rooms():
+        if path.name.startswith("modeling_"):  # copied into an export, and not imported here
+            continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))

@@ -8,12 +8,12 @@ JSON object; progress and notes go to standard error.
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import nearfar
 
 from .. import finetuning, methods
 from ..core import progress
+from ..core.atomic import FULL
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
 from ..core.redact import redact_text
@@ -33,6 +34,7 @@ from ..evaluation import PARTS
 from ..finetuning.settings import Tuning
 from ..queries import QUERIES
 from ..training import method_choice, recipe_table, recipes, settings
+from . import interrupted
 from .flags import Parser, exclusive, recipes_help
 from .signatures import Signature, read_signature
 
@@ -318,7 +320,8 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command line after `nearfar`; None means this process's own.
 
     Returns:
-        0 when done, 2 for what the user can fix, 130 for Ctrl-C, 141 when the reader of a pipe went away.
+        0 when done, 1 for a fault of nearfar's own, 2 for what the user can fix, 130 for Ctrl-C, 141 when the
+        reader of a pipe went away.
     """
     words = sys.argv[1:] if words is None else words
     _open_closed()
@@ -332,23 +335,45 @@ def main(words: Sequence[str] | None = None) -> int:
     except NearfarError as error:
         progress.write(f"nearfar: {printable(redact_text(str(error), *words), keep=chr(10))}\n")
         return 2
-    except UnicodeEncodeError:
+    except UnicodeEncodeError as error:
         odd = [word for word in words if not _is_text(word)]
         if not odd:
-            raise
+            return _fault(error)
         progress.write(f"nearfar: {odd[0]!r} is not UTF-8 text; type the name as nearfar lists it.\n")
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        return interrupted.end(words, error)
     except BrokenPipeError:
         # Nobody reads any more: send what is left nowhere, so that Python's own flush at exit stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in FULL:
             progress.write("nearfar: a disk is full; free some space and run the same command again.\n")
             return 2
-        if error.filename is None:
-            raise
-        progress.write(f"nearfar: cannot use {Path(os.fsdecode(error.filename))}: {error.strerror}.\n")
+        if not isinstance(error.filename, (str, bytes)):
+            return _fault(error)
+        name = printable(os.fsdecode(error.filename))
+        progress.write(f"nearfar: cannot use {name}: {error.strerror}.\n")
         return 2
+    except MemoryError:
+        progress.write("nearfar: there is not enough memory; give fewer or smaller images, or free some.\n")
+        return 2
+    except Exception as error:
+        return _fault(error)
+
+
+def _fault(error: Exception) -> int:
+    """Say in a line what went wrong in nearfar itself, and where; the traceback only if it is asked for."""
+    if os.environ.get("NEARFAR_TRACEBACK"):
+        traceback.print_exception(error)
+        return 1
+    package = str(Path(nearfar.__file__).parent)
+    ours = [at for at in traceback.extract_tb(error.__traceback__) if at.filename.startswith(package)]
+    where = f" ({Path(ours[-1].filename).name}, line {ours[-1].lineno})" if ours else ""
+    told = printable(redact_text(f"{type(error).__name__}: {error}".splitlines()[0][:300]))
+    progress.write(
+        f"nearfar: this is a fault of nearfar's own: {told}{where}; set NEARFAR_TRACEBACK=1 to see all of "
+        "it, and report it.\n"
+    )
+    return 1

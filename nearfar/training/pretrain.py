@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +24,7 @@ from ..data.reading import write_rejected
 from . import adapting, checkpoint, engine, grouping, inputs, resolve
 from .colour_choice import is_open, with_colour
 from .earlier_run import clear, find_earlier, is_finished, same_run, same_teacher, teacher_digest
-from .logger import RunLogger, locked, signals
+from .logger import RunLogger, end_by, locked, signals
 from .method_choice import AUTO
 from .monitor import HealthMonitor
 from .options import Options
@@ -277,10 +275,7 @@ def _steps(
                 )
             if stop and not step.last:
                 at = f"step {step.number:,} of {step.plan.steps:,}"
-                progress.say(f"saved at {at}; run the same command again to resume.")
-                if stop != signal.SIGINT:
-                    sys.exit(128 + stop)
-                raise KeyboardInterrupt
+                end_by(stop, f"saved at {at}; run the same command again to resume.")
             done = step.plan.progress(step.number)
             if should_stop and figures and not step.last and (reason := should_stop(figures, done)):
                 raise Ended(reason)
