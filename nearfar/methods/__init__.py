@@ -105,7 +105,7 @@ def kind(name: str) -> str | None:
     return found
 
 
-def usual(kind_of_data: str, batch_size: int) -> str:
+def usual(kind_of_data: str, batch_size: int) -> str | None:
     """Name the method that learns from a kind of data where none is named.
 
     Args:
@@ -113,12 +113,12 @@ def usual(kind_of_data: str, batch_size: int) -> str:
         batch_size: examples a step.
 
     Returns:
-        Of the methods for this kind alone the one whose class's `usual_from` is the last that the batch reaches; SimCLR
+        Of the methods for this kind alone the one whose class's `usual_from` is the last that the batch reaches; None
         where there is none.
     """
     starts = {name: _said(name, "usual_from") for name in METHODS if kind(name) == kind_of_data}
     reached = {name: start for name, start in starts.items() if start is not None and start <= batch_size}
-    return max(reached, key=lambda name: reached[name], default="simclr")
+    return max(reached, key=lambda name: reached[name], default=None)
 
 
 def _said(name: str, what: str) -> Any:
