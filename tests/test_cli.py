@@ -429,6 +429,16 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     assert refused.stderr == "nearfar: '\\udcff.jpg' is not UTF-8 text; type the name as nearfar lists it.\n"
 
 
+def test_what_is_left_of_a_launch_silences_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "2")
+        assert main(["methods"]) == 0 and "simclr" in capsys.readouterr().out
+    monkeypatch.setenv("MASTER_PORT", "2")
+    assert main(["methods"]) == 0 and not capsys.readouterr().out  # the first process says it
+
+
 def test_what_nobody_foresaw_is_a_sentence_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

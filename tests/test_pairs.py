@@ -365,7 +365,7 @@ def test_captions_learn_to_fit_a_run_that_stays_as_it_is(pictures: Path, run: Pa
     settings = {**TINY, "health_checks": 0, "method": "siglip"}
     plain = nearfar.pretrain(
         pictures, out=tmp_path / "plain", **{key: TINY[key] for key in ("batch_size", "workers", "device")},
-        steps=4, recipe="cpu", encoder="resnet10_w16", health_checks=0, precision="float32",
+        steps=4, method="simclr", recipe="cpu", encoder="resnet10_w16", health_checks=0, precision="float32",
     )  # fmt: skip
     del settings["encoder"]
     fitted = nearfar.pretrain(
@@ -377,7 +377,8 @@ def test_captions_learn_to_fit_a_run_that_stays_as_it_is(pictures: Path, run: Pa
     again = nearfar.pretrain(pictures, out=tmp_path / "next", weights=str(run), **{**settings, "steps": 2})
     assert again.text is not None and again.text.preprocess == nearfar.load(run / "text").preprocess
     with pytest.raises(NearfarError, match="leaves nothing to learn"):
-        nearfar.pretrain(pictures, out=tmp_path / "no", weights=str(run), trainable="none", steps=2)
+        still = {"weights": str(run), "trainable": "none", "steps": 2}
+        nearfar.pretrain(pictures, out=tmp_path / "no", method="simclr", **still)
     with pytest.raises(NearfarError, match="has no encoder of texts"):
         nearfar.embed(tmp_path / "plain", pictures, store=tmp_path / "plain.nf")
         nearfar.search(tmp_path / "plain.nf", text="a box")

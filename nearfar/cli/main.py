@@ -284,7 +284,7 @@ def _run(words: Sequence[str]) -> int:
     first: list[Any] = []
     for value in [values.pop(name) for name in parser.words() if name in values]:
         first += value if isinstance(value, list) else [value]
-    main_process = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+    main_process = _is_main_process()
     progress.show(main_process)
     name = FUNCTIONS.get(command, command)
     if name in PRIVATE:
@@ -295,6 +295,15 @@ def _run(words: Sequence[str]) -> int:
     if main_process and result is not None:  # a page that was served leaves nothing to print
         print(json.dumps(result.to_json()) if as_json else printable(_done(command, result), keep="\n"))
     return 2 if getattr(result, "obstacle", "") else 0  # of a check: nothing can be trained
+
+
+def _is_main_process() -> bool:
+    """Tell whether this process prints: of those that torchrun launched, the first one.
+
+    What is left over of a launch in the environment, such as RANK alone, silences nothing.
+    """
+    launch = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")]
+    return not all(launch) or launch[0] == "1" or launch[1] == "0"
 
 
 def _is_text(word: str) -> bool:
