@@ -16,7 +16,7 @@ from nearfar.data.groups import Partners, read_groups
 from nearfar.data.loader import DataLoader
 from nearfar.data.sources import open_source
 from nearfar.images.view_settings import Views
-from nearfar.training import checkpoint
+from nearfar.training import checkpoint, inputs
 
 PLAIN = Views(crop_min=1.0, flip=0.0, colour="change", jitter=0.0, grayscale=0.0, blur=0.0)
 TINY = {"steps": 6, "batch_size": 16, "head": (16, 8), "precision": "float32", "workers": 1, "device": "cpu"}
@@ -117,6 +117,20 @@ def test_one_group_of_all_images_is_refused(photos: Path, tmp_path: Path) -> Non
     with pytest.raises(NearfarError, match="puts all images into one group"):
         nearfar.pretrain(photos, out=tmp_path / "r", **TINY, groups=str(tmp_path / "g.csv"))
     assert not (tmp_path / "r").exists()
+
+
+def test_groups_are_refused_before_colours_are_measured(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "decide_colours", lambda *_: pytest.fail("colours were measured"))
+    for groups, method, what in (
+        ("none.csv", "simclr", "none.csv cannot be read"),
+        ("folders", "rotnet", "--groups is for methods that bring views together"),
+    ):
+        with pytest.raises(NearfarError, match=what):
+            nearfar.pretrain(
+                photos, out=tmp_path / "run", groups=groups, method=method, steps=1, colour="auto"
+            )
 
 
 def test_a_list_that_is_not_there_is_named_once(tmp_path: Path) -> None:

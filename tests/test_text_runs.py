@@ -167,3 +167,32 @@ def test_passages_are_found_by_vectors_words_and_their_sum(run: Path, tmp_path: 
     assert list(found.rows) == ["encoder", "bm25", "tfidf", "sum"] and found.questions == 40
     assert found.rows["sum"].first >= found.rows["bm25"].first and found.chosen
     assert "McNemar" in str(found) and json.dumps(found.to_json())
+
+
+def test_what_is_said_of_a_run_on_texts_says_texts(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nearfar.core import progress
+
+    said: list[str] = []
+    monkeypatch.setattr(progress, "say", said.append)
+    texts, _ = sentences(40)
+    source = kinds.modality("text").open([*texts, ""])
+    nearfar.pretrain(source, out=tmp_path / "run", **{**TINY, "steps": 4, "batch_size": 64})
+    told = "\n".join([*said, str(nearfar.check(source, **TINY).plan), str(nearfar.load(run).verdict())])
+    assert "40 texts at 32 tokens" in told and "there are 40 texts, fewer than a batch" in told
+    assert "1 unusable texts are skipped" in told and "health on 40 training texts" in told
+    assert "40 to train on, views of 32 tokens" in told and "texts/s" in told
+    assert "image" not in told and " px" not in told
+
+
+def test_a_wrong_encoder_is_refused_before_a_tokenizer_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    from small_pairs import drawn
+
+    monkeypatch.setattr(tokenizer, "train", lambda texts: pytest.fail("a tokenizer was trained"))
+    texts, _ = sentences(20)
+    with pytest.raises(NearfarError, match="no encoder 'bag' of texts; did you mean bag_w512"):
+        nearfar.pretrain(kinds.modality("text").open(texts), encoder="bag", **TINY)
+    pairs = list(zip(*drawn(8), strict=True))
+    with pytest.raises(NearfarError, match="no encoder 'bag' of texts; did you mean bag_w512"):
+        nearfar.pretrain(pairs, method="siglip", text_encoder="bag", **TINY)

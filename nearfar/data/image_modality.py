@@ -31,6 +31,8 @@ class ImageModality(Modality):
     """RGB images of any size; views are crops with other colours."""
 
     name = IMAGES
+    noun = "images"
+    unit = "px"
     views = Views
     suffixes = SUFFIXES
     columns: ClassVar = {"width": "number", "height": "number"}

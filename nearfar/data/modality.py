@@ -42,7 +42,18 @@ class Modality(abc.ABC):
     """
 
     name: ClassVar[str]
-    """As in `modalities.MODALITIES`; also the word for several examples."""
+    """As in `modalities.MODALITIES`."""
+
+    noun: ClassVar[str] = "examples"
+    """The word for several examples in what is said to users; without its last letter, for one."""
+
+    @property
+    def one(self) -> str:
+        """The word for one example."""
+        return self.noun[:-1]
+
+    unit: ClassVar[str] = "places"
+    """What the size of an input counts."""
 
     views: ClassVar[type]
     """The settings of a view: a settings class, whose flags the command line shows."""
@@ -102,14 +113,6 @@ class Modality(abc.ABC):
         Raises:
             NearfarError: there is nothing of this kind, or no label where labels are wanted.
         """
-
-    def usual_method(self, batch_size: int) -> str:
-        """Name the method that learns from this kind where none is named.
-
-        Args:
-            batch_size: examples a step.
-        """
-        return "simclr"
 
     def is_one(self, data: Any) -> bool:
         """Tell one example from a collection of them.

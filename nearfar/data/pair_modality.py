@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 
 TABLE, TABLES = "captions", (".csv", ".tsv", ".jsonl", ".parquet")  # what a table of captions is called
-LARGE_BATCH = 512  # pairs, from which on CLIP's loss is as good; Zhai et al. 2023, SigLIP, figure 2
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,8 @@ class PairModality(ImageModality):
     """Images with captions: what is asked of images, and views that are captions."""
 
     name = "pairs"
+    noun = "pairs"
+    unit = "px"
     views = PairViews
     suffixes = frozenset()
     by_method = True
@@ -88,10 +89,6 @@ class PairModality(ImageModality):
         path = Path(data).expanduser()
         found = [path] if path.stem == TABLE else [path / f"{TABLE}{suffix}" for suffix in TABLES]
         return any(one.suffix.lower() in TABLES and one.is_file() for one in found)
-
-    def usual_method(self, batch_size: int) -> str:
-        """Take SigLIP, which needs no large batch, and CLIP where the batch is large."""
-        return "siglip" if batch_size < LARGE_BATCH else "clip"
 
     def open(self, data: Any, *, labels: bool = False, download: bool = True) -> Source:
         """Open a folder, a table, shards or a list of pairs; see `pairs.open_pairs`."""

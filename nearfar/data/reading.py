@@ -42,7 +42,7 @@ def check_of(source: Source) -> str:
 
 
 def none_usable(source: Source, reason: str) -> NearfarError:
-    """Say that no image of a collection can be used.
+    """Say that no example of a collection can be used.
 
     Args:
         source: the collection.
@@ -51,8 +51,10 @@ def none_usable(source: Source, reason: str) -> NearfarError:
     Returns:
         The error to raise.
     """
-    images = counted(len(source), "image")
-    return NearfarError(f"of {images} of {source.name} none can be used ({reason}); {check_of(source)}")
+    from .modalities import modality
+
+    some = counted(len(source), modality(source.modality).one)
+    return NearfarError(f"of {some} of {source.name} none can be used ({reason}); {check_of(source)}")
 
 
 def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Values | bytes, bytes]:

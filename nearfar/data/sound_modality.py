@@ -26,6 +26,8 @@ class SoundModality(Modality):
     """Clips of any length; views are parts of their spectrogram, stretched, shifted, noisy and masked."""
 
     name = "sound"
+    noun = "clips"
+    unit = "frames"
     views = SoundViews
     preprocess = SoundPreprocess
     suffixes = frozenset({"wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "au"})

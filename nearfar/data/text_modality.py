@@ -26,6 +26,8 @@ class TextModality(Modality):
     """Texts, or pairs and triples of them; a view leaves some tokens out."""
 
     name = "text"
+    noun = "texts"
+    unit = "tokens"
     views = TextViews
     preprocess = TextPreprocess
     suffixes = SUFFIXES
@@ -99,8 +101,10 @@ class TextModality(Modality):
         self, source: Source, asked: Mapping[str, Any], *, folders: Sequence[Path], start: Any
     ) -> dict[str, Any]:
         """Find the tokenizer: the start's, the resumed run's, as asked for, or a new one."""
-        from ..text import tokenizer
+        from ..text import networks, tokenizer
 
+        if start is None and asked.get("encoder") not in (None, "auto"):
+            networks.check_name(asked["encoder"])
         found = tokenizer.choose(asked, folders, start, lambda: self._texts(source))
         return found if start is None else {**found, "image_size": asked.get("image_size") or start.size}
 

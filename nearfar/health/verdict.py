@@ -7,6 +7,7 @@ runs again and counts how often the verdict is right.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,6 +61,7 @@ def judge(
     expects: Expects = Expects(),
     evaluation: Mapping[str, Any] | None = None,
     start: str = "",
+    noun: str = "images",
 ) -> Verdict | None:
     """Judge a run by its evaluation on labelled images, if there is one, and its health checks so far.
 
@@ -68,6 +70,7 @@ def judge(
         expects: what the method says that the figures mean.
         evaluation: of its encoder, as in `evaluation.json`.
         start: the encoder that training started from, if it did from one.
+        noun: the word for the examples.
 
     Returns:
         The verdict: worse than its start, not better than an untrained network, too early to tell, full
@@ -75,6 +78,9 @@ def judge(
         over-fitting, still improving, saturating or healthy; None where there is too little to judge by.
     """
     seen = _seen(lines, expects)
+    if seen is not None and noun != "images":
+        reason, advice = (re.sub(r"\bimages\b", noun, text) for text in (seen.reason, seen.advice))
+        seen = replace(seen, reason=reason, advice=advice)
     if start and (worse := _worse(evaluation or {}, start)):
         return worse
     against = _against(evaluation or {}, "untrained")

@@ -105,14 +105,35 @@ def kind(name: str) -> str | None:
     Raises:
         NearfarError: there is no such method.
     """
+    found: str | None = _said(name, "modality")
+    return found
+
+
+def usual(kind_of_data: str, batch_size: int) -> str | None:
+    """Name the method that learns from a kind of data where none is named.
+
+    Args:
+        kind_of_data: by its name.
+        batch_size: examples a step.
+
+    Returns:
+        Of the methods for this kind alone the one whose class's `usual_from` is the last that the batch reaches; None
+        where there is none.
+    """
+    starts = {name: _said(name, "usual_from") for name in METHODS if kind(name) == kind_of_data}
+    reached = {name: start for name, start in starts.items() if start is not None and start <= batch_size}
+    return max(reached, key=lambda name: reached[name], default=None)
+
+
+def _said(name: str, what: str) -> Any:
+    """Read an attribute of a method's class that is a plain value; None where the class does not have its own."""
     tree = ast.parse(Path(__file__).with_name(f"{_known(name)}.py").read_text(encoding="utf-8"))
     body = next(
         node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == METHODS[name]
     )
     for node in body:
-        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "modality" and node.value:
-            found: str | None = ast.literal_eval(node.value)
-            return found
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == what and node.value:
+            return ast.literal_eval(node.value)
     return None
 
 

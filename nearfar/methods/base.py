@@ -70,6 +70,9 @@ class Method(nn.Module):
     modality: ClassVar[str | None] = None
     """The one kind of data that it is for, as `data.modality.MODALITIES` names it; None for any."""
 
+    usual_from: ClassVar[int | None] = None
+    """Of a method for one kind of data: the batch size from which on it is taken where none is named; None for never."""
+
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """By name of a recipe, settings in which this method differs from it; see `methods.recipes`."""
 

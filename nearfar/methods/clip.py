@@ -62,6 +62,7 @@ class CLIP(ImageText):
     """CLIP: two encoders, two projections, a learnt scale that is at most 100, and a loss both ways."""
 
     modality: ClassVar[str | None] = "pairs"
+    usual_from: ClassVar[int | None] = 512  # Zhai et al. 2023, SigLIP: below, its loss is the better one
 
     def __init__(self, f: Encoder, config: Config = Config(), *, text: Encoder) -> None:
         """Add the projections and the scale; see `Config`."""

@@ -62,6 +62,7 @@ class SigLIP(ImageText):
     """SigLIP: two encoders, two projections, a learnt scale and bias, and a loss over all pairs."""
 
     modality: ClassVar[str | None] = "pairs"
+    usual_from: ClassVar[int | None] = 0
 
     def __init__(self, f: Encoder, config: Config = Config(), *, text: Encoder) -> None:
         """Add the projections, the scale and the bias; see `Config`."""

@@ -15,7 +15,7 @@ from ..core.text import counted
 from ..core.version import __version__
 from ..data.dataset import duplicates
 from ..data.inspection import Sides
-from ..data.modalities import modality_of
+from ..data.modalities import modality, modality_of
 from ..data.subset import subset_of
 from ..features.extract import fingerprint
 from ..methods.catalogue import catalogue
@@ -111,16 +111,16 @@ def _rejected(rejected: Sequence[tuple[str, str]]) -> list[Any]:
 
 def model(run: Run) -> Facts:
     """Say in a few facts what was trained."""
-    training, log = run.config["training"], run.log()
+    training, log, kind = run.config["training"], run.log(), modality(run.config["training"]["modality"])
     weights = sum(weight.numel() for weight in run.encoder.parameters())
     method = next(entry for entry in catalogue().entries if entry.name == run.config["method"])
     epochs = f", {log[-1]['epoch']:.3g} epochs" if log else ""
     return [
         ("method", f"{method.name} ({method.paper}): {method.line}"),
         ("encoder", f"{run.encoder.name}, {run.encoder.stem} stem, {weights:,} weights"),
-        ("features", f"{run.encoder.dim:,} numbers an image"),
-        ("input", f"{run.preprocess.size} px"),
-        ("length", f"{run.provenance['steps']:,} steps of {training['batch_size']:,} images{epochs}"),
+        ("features", f"{run.encoder.dim:,} numbers for each of the {kind.noun}"),
+        ("input", f"{run.preprocess.size} {kind.unit}"),
+        ("length", f"{run.provenance['steps']:,} steps of {training['batch_size']:,} {kind.noun}{epochs}"),
         (
             "optimizer",
             f"{training['optimizer']}, learning rate {training['lr']:g}, recipe {run.config['recipe']}",
@@ -132,14 +132,14 @@ def cost(run: Run) -> Facts:
     """Say what the training took."""
     log = run.log()
     last: Mapping[str, Any] = log[-1] if log else {}
-    training = run.config["training"]
+    training, kind = run.config["training"], modality(run.config["training"]["modality"])
     seconds, pace, peak = last.get("seconds"), last.get("images_per_second"), last.get("peak_mib")
     looked = sum(float(line.get("seconds") or 0) for line in run.health())
     return [
         ("time", "unknown" if seconds is None else progress.duration(seconds)),
         ("of it, health checks", progress.duration(looked) if looked else "none"),
-        ("pace", "unknown" if pace is None else f"{pace:,.0f} images/s"),
-        ("images seen", f"{run.provenance['steps'] * training['batch_size']:,}, each in several views"),
+        ("pace", "unknown" if pace is None else f"{pace:,.0f} {kind.noun}/s"),
+        (f"{kind.noun} seen", f"{run.provenance['steps'] * training['batch_size']:,}, each in several views"),
         (
             "waiting for data",
             "unknown" if "waiting" not in last else f"{100 * last['waiting']:.1f} % of the time",
@@ -235,18 +235,18 @@ def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tupl
         Question, answer, and the id of the section that says more.
     """
     config, log = run.config, run.log()
-    facts = config["data"]
+    facts, kind = config["data"], modality(config["training"]["modality"])
     seconds = f" in {progress.duration(log[-1]['seconds'])}" if log and log[-1].get("seconds") else ""
     trained = (
-        f"A {run.encoder.name} that turns an image of {run.preprocess.size} px into {run.encoder.dim:,} "
-        f"numbers, by {config['method']}, {counted(run.provenance['steps'], 'step')} of "
-        f"{config['training']['batch_size']:,} images{seconds}."
+        f"A {run.encoder.name} that turns {kind.noun} of {run.preprocess.size} {kind.unit} into "
+        f"{run.encoder.dim:,} numbers, by {config['method']}, {counted(run.provenance['steps'], 'step')} of "
+        f"{counted(config['training']['batch_size'], kind.one)}{seconds}."
     )
     apart = f", {facts['holdout']:,} more held out for health checks" if facts.get("holdout") else ""
-    on = f"{counted(facts['images'], 'image')} of {facts['name']}{apart}, {rejected:,} rejected as unusable."
+    on = f"{counted(facts['images'], kind.one)} of {facts['name']}{apart}, {rejected:,} rejected as unusable."
     again = (
-        "Yes: the settings, the seed and the number of steps are recorded, and the same images have the same "
-        "fingerprint."
+        "Yes: the settings, the seed and the number of steps are recorded, and the same "
+        f"{kind.noun} have the same fingerprint."
     )
     return [
         ("What was trained?", trained, "cost"),

@@ -149,8 +149,7 @@ def encoder(name: str, *, size: int | None = None, weights: str | None = None, s
     Raises:
         NearfarError: there is no such network, or the weights do not fit.
     """
-    if name not in NETWORKS:
-        raise NearfarError(f"there is no encoder {name!r} of texts; {nearest(name, NETWORKS)}")
+    check_name(name)
     shape = NETWORKS[name]
     with seeded(seed, "encoder", name):
         net = TextNetwork(shape)
@@ -159,6 +158,16 @@ def encoder(name: str, *, size: int | None = None, weights: str | None = None, s
     if weights is not None:
         files.read(net, name, "standard", Path(weights))
     return Encoder(net, shape.width, name, "standard", size, untrained=weights is None)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no network of ours has.
+
+    Raises:
+        NearfarError: there is no such network.
+    """
+    if name not in NETWORKS:
+        raise NearfarError(f"there is no encoder {name!r} of texts; {nearest(name, NETWORKS)}")
 
 
 def parts_of(net: Any) -> TextNetwork:

@@ -16,7 +16,7 @@ from ..core.text import counted
 from ..data import loader
 from ..data.dataset import one_colour
 from ..data.inspection import Inspection
-from ..data.modalities import IMAGES, modality_of
+from ..data.modalities import IMAGES, modality, modality_of
 from ..data.open import open_data
 from ..data.source import Source
 from . import engine, optim, resolve
@@ -61,18 +61,20 @@ class Proposal:
     precision: str
     device: str
     decoded_bytes: int  # of the images once decoded
+    modality: str = IMAGES
 
     def __str__(self) -> str:
         apart = f", {self.holdout:,} held out" if self.holdout else ""
         against = f", {self.negatives:,} negatives for each" if self.negatives else ""
+        noun, unit = (kind := modality(self.modality)).noun, kind.unit
         return "\n".join(
             [
                 f"plan: {self.method} (recipe {self.recipe}) on {self.device}, {self.precision}",
                 f"  encoder   {self.encoder}, {self.stem} stem, {self.weights:,} weights",
-                f"  images    {self.images:,} to train on{apart}, views of {self.image_size} px",
-                f"  batch     {self.batch_size:,} images{against}",
+                f"  {noun:<9} {self.images:,} to train on{apart}, views of {self.image_size} {unit}",
+                f"  batch     {self.batch_size:,} {noun}{against}",
                 f"  length    {counted(self.steps, 'step')}, {self.epochs:,.1f} epochs, "
-                f"about {progress.duration(60 * self.minutes)} at {self.images_per_second:,.0f} images/s",
+                f"about {progress.duration(60 * self.minutes)} at {self.images_per_second:,.0f} {noun}/s",
                 f"  decoded   {self.decoded_bytes / 2**20:,.0f} MiB",
             ]
         )
@@ -148,7 +150,8 @@ def check(
         source, limit=max_pixels, threads=threads, seconds=None if full else DECODING
     )
     if found.usable < 2:
-        return Check(found, None, f"{counted(found.usable, 'usable image is')} too few to train on")
+        usable = counted(found.usable, f"usable {modality_of(source).one} is")
+        return Check(found, None, f"{usable} too few to train on")
     side = usual_side(source, max_pixels)
     span = usual_range(source, given)
     asked = decided(source, given)
@@ -162,7 +165,8 @@ def check(
         return Check(
             found,
             None,
-            f"{share:.0%} of the images are unusable; fix them, or raise --max-bad to {share:.2f}",
+            f"{share:.0%} of the {modality_of(source).noun} are unusable; fix them, or raise --max-bad to "
+            f"{share:.2f}",
         )
     sample = _Sample(source, wanted)
     if one_colour(sample.block):
@@ -256,6 +260,7 @@ def _propose(
         precision=precision,
         device=str(device),
         decoded_bytes=int(sample.bytes_an_image * found.usable),
+        modality=source.modality,
     )
 
 

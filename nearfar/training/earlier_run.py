@@ -118,11 +118,11 @@ def same_run(
         count = earlier["data"]["images"]
         if count == images and not wanted.training.cache:
             found.append(
-                "the images differ in size or time, by which they are known without the cache; where only "
-                "times changed, give them back with cp -p or rsync -t"
+                f"the {wanted.kind.noun} differ in size or time, by which they are known without the "
+                "cache; where only times changed, give them back with cp -p or rsync -t"
             )
         else:
-            found.append(f"the images differ: {count:,} before and {images:,} now")
+            found.append(f"the {wanted.kind.noun} differ: {count:,} before and {images:,} now")
     if found:
         raise NearfarError(
             f"{folder} holds a run with other settings ({'; '.join(found)}); "

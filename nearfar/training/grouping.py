@@ -12,7 +12,7 @@ from .. import methods
 from ..core import distributed, progress
 from ..core.errors import NearfarError
 from ..data.dataset import Dataset
-from ..data.groups import Partners, number_groups
+from ..data.groups import FOLDERS, Partners, number_groups, read_groups
 from ..data.source import Source
 from ..methods.base import Expects
 from .run_config import RunConfig
@@ -37,24 +37,18 @@ def expects_of(method: str, settings: Any, grouped: bool) -> Expects:
     return GROUPED if grouped else methods.method(method).expects(settings)
 
 
-def read_groups_of(wanted: RunConfig, source: Source, whole: Dataset, views: int) -> Partners | None:
-    """Read the groups of all images, those held out too.
+def check_groups(wanted: RunConfig, views: int) -> None:
+    """Refuse groups before anything takes time.
 
     Args:
         wanted: the run's settings.
-        source: the images as the user named them.
-        whole: the images, decoded.
         views: of each image that the method takes.
 
-    Returns:
-        Their groups; None where the run has none.
-
     Raises:
-        NearfarError: the method does not compare views, or the list cannot be read or has no groups of two.
+        NearfarError: the method does not compare views, or the list cannot be read.
     """
-    words = wanted.training.groups
-    if words is None:
-        return None
+    if (words := wanted.training.groups) is None:
+        return
     cls = methods.method(wanted.method)
     needs = cls.requires(wanted.settings) & {"labels", "teacher"}
     unlike = cls.modality == "pairs"  # an image and its caption are two views of different kinds
@@ -63,22 +57,44 @@ def read_groups_of(wanted: RunConfig, source: Source, whole: Dataset, views: int
             f"--groups is for methods that bring views together, and {wanted.method} does not; choose one "
             "that does, such as simclr, or leave --groups out."
         )
+    if words != FOLDERS:
+        read_groups(words)
+
+
+def read_groups_of(wanted: RunConfig, source: Source, whole: Dataset) -> Partners | None:
+    """Read the groups of all images, those held out too; see `check_groups`.
+
+    Args:
+        wanted: the run's settings.
+        source: the images as the user named them.
+        whole: the images, decoded.
+
+    Returns:
+        Their groups; None where the run has none.
+
+    Raises:
+        NearfarError: the list cannot be read, or has no groups of two.
+    """
+    words = wanted.training.groups
+    if words is None:
+        return None
+    noun = wanted.kind.noun
     found = Partners(number_groups(words, source, whole.ids))
     alone = found.share_alone()
     if alone == 1:
         raise NearfarError(
-            f"--groups {words} puts each image into a group of its own; name groups of two or more."
+            f"--groups {words} puts each {noun[:-1]} into a group of its own; name groups of two or more."
         )
     if len(np.unique(found.groups)) == 1:
         raise NearfarError(
-            f"--groups {words} puts all images into one group, so there is nothing to tell apart; name two "
+            f"--groups {words} puts all {noun} into one group, so there is nothing to tell apart; name two "
             "groups or more."
         )
     if distributed.first():
         count, note = len(np.unique(found.groups)), ""
         if alone:
-            note = f"; {alone:.0%} of the images are alone in theirs, and their views are of the same image"
-        progress.say(f"{count:,} groups: the other view is of another image of the group{note}")
+            note = f"; {alone:.0%} of the {noun} are alone in theirs, and have both views of themselves"
+        progress.say(f"{count:,} groups: the other view is of another {noun[:-1]} of the group{note}")
     return found
 
 

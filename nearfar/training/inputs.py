@@ -94,7 +94,7 @@ def decide_colours(
 
 def read_images(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset:
     """Read the images; under torchrun one process decodes first, and the others find what it kept."""
-    with distributed.first_goes_ahead("reads the images"):
+    with distributed.first_goes_ahead(f"reads the {wanted.kind.noun}"):
         dataset = wanted.kind.load(
             source,
             wanted.preprocess,
@@ -105,7 +105,9 @@ def read_images(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset
             short_side=wanted.training.short_side,
         )
     if distributed.first() and dataset.rejected:
-        progress.say(f"{len(dataset.rejected):,} unusable images are skipped; rejected.csv lists them.")
+        progress.say(
+            f"{len(dataset.rejected):,} unusable {wanted.kind.noun} are skipped; rejected.csv lists them."
+        )
     if len(dataset) > 1 and one_colour(
         dataset.gather(np.arange(0, len(dataset), -(-len(dataset) // LOOKED_AT)))
     ):

@@ -38,6 +38,7 @@ class RunLogger:
         timed: bool,
         digest: str = "",
         remedy: str = "a lower --lr or a higher --temperature",
+        noun: str = "images",
     ) -> None:
         """Open the log at the step at which training resumes.
 
@@ -53,8 +54,9 @@ class RunLogger:
             timed: whether a time budget is kept, so that saves must hold the time spent.
             digest: of the run, which its saves carry.
             remedy: what to try where the loss is no longer a number.
+            noun: the word for what is trained on.
         """
-        self.remedy = remedy
+        self.remedy, self.noun = remedy, noun
         self.folder, self.method, self.optimizer, self.training = folder, method, optimizer, training
         self.started, self.earlier, self.timed, self.digest = started, seconds, timed, digest
         self.epoch_steps = images // training.batch_size
@@ -154,7 +156,7 @@ class RunLogger:
             f"loss {figures['loss']:.3f}",
             *([f"contrastive accuracy {accuracy:.1%}"] if accuracy is not None else []),
             f"rate {step.lr:.2g}",
-            f"{figures['images_per_second']:,.0f} images/s",
+            f"{figures['images_per_second']:,.0f} {self.noun}/s",
             f"waiting for data {figures['waiting']:.1%}",
             f"{progress.duration(left)} left",
         ]

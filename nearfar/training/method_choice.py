@@ -12,7 +12,7 @@ from ..data.open import with_captions
 from . import recipes
 from .settings import Training
 
-AUTO = "auto"
+AUTO, USUAL = "auto", "simclr"
 
 
 def usual_method(data: Any, given: Mapping[str, Any], recipe: str = AUTO, device: str = "cpu") -> str:
@@ -29,9 +29,11 @@ def usual_method(data: Any, given: Mapping[str, Any], recipe: str = AUTO, device
     """
     named = given.get("modality") or Training.modality
     kind = (with_captions(data) or IMAGES) if named == Training.modality else named
+    if not modality(kind).by_method:  # no method has to be looked through
+        return USUAL
     side = 224  # of images: whatever it is, a recipe's batch is the same
     made = recipes.RECIPES.get(recipe) or recipes.RECIPES[recipes.choose(device, side)]
-    return modality(kind).usual_method(given.get("batch_size") or made(side).training.batch_size)
+    return methods.usual(kind, given.get("batch_size") or made(side).training.batch_size) or USUAL
 
 
 def choose_method(method: str, data: Any, given: Mapping[str, Any], recipe: str = AUTO) -> str:

@@ -81,10 +81,13 @@ class HealthMonitor:
             return None
         self._add(step.number, self.job.module.encoder, step.watched)
         self.next = step.number + self._stride(step.plan.steps)
-        before, self.verdict = self.verdict, judge(self.lines, self.expects)
+        noun = self.job.wanted.kind.noun
+        before, self.verdict = self.verdict, judge(self.lines, self.expects, noun=noun)
         if step.last:
             share = self.spent / max(time.monotonic() - self.began, 1e-9)
-            progress.say(f"{describe(self.lines[-1])} Health checks took {100 * share:.1f} % of the time.")
+            progress.say(
+                f"{describe(self.lines[-1], noun)} Health checks took {100 * share:.1f} % of the time."
+            )
             if self.verdict is not None:
                 progress.say(str(self.verdict))
         elif self.verdict is not None and self.verdict.bad and self.verdict.name != (before and before.name):
@@ -210,16 +213,17 @@ def sample(planned: int) -> int:
     return max(SAMPLE[0], min(planned // COST, SAMPLE[-1]))
 
 
-def describe(line: dict[str, Any]) -> str:
+def describe(line: dict[str, Any], noun: str = "images") -> str:
     """Say in a line what was found.
 
     Args:
         line: of `health.jsonl`.
+        noun: the word for the examples.
 
     Returns:
         One line.
     """
-    where = "held-out images" if line["holdout"] else "training images"
+    where = f"held-out {noun}" if line["holdout"] else f"training {noun}"
     task = line.get("task", {})
     solved = f", own task solved {task.get('held', task['trained']):.0%}" if task else ""
     return (

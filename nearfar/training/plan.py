@@ -58,16 +58,16 @@ def fit_batch(config: RunConfig, images: int) -> tuple[RunConfig, list[str]]:
         NearfarError: there are too few images to train on.
     """
     world, notes = distributed.world(), []
-    training = config.training
+    training, kind = config.training, config.kind
     least = max(2, world)
     if images < least:
         raise NearfarError(
-            f"{counted(images, 'usable image is')} too few to train on; give at least {least}."
+            f"{counted(images, f'usable {kind.one} is')} too few to train on; give at least {least}."
         )
     batch = min(training.batch_size, images)
     if batch < training.batch_size:
         notes.append(
-            f"there are {images:,} images, fewer than a batch of {training.batch_size:,}: the batch is all "
+            f"there are {images:,} {kind.noun}, fewer than a batch of {training.batch_size:,}: the batch is all "
             "of them."
         )
     if batch % world:

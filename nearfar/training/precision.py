@@ -91,7 +91,7 @@ def gains_from_bfloat16(
     gains = turns.ratio <= GAIN
     slow, quick = (1e3 * value for value in turns.middle)
     progress.say(
-        f"{'bfloat16' if gains else 'float32'}: {count} images take {slow:,.1f} ms in float32 and "
+        f"{'bfloat16' if gains else 'float32'}: {count} examples take {slow:,.1f} ms in float32 and "
         f"{quick:,.1f} ms in bfloat16, the middle of {len(turns.pairs)} turns."
     )
     return gains

@@ -96,6 +96,7 @@ def pretrain(
         kind = resolve.expected_kind(given, method)
         source = open_data(data, expected=kind, labels=inputs.learns_from_labels(method, like, given))
         wanted, plan = inputs.decide_settings(source, method, recipe, like, given, device, folder)
+        grouping.check_groups(wanted, len(resolve.views_of(wanted)))
         colours = None
         if is_open(wanted):
             colours = inputs.decide_colours(data, source, wanted, earlier)
@@ -124,7 +125,7 @@ def pretrain(
             )
         for note in planned.notes:
             progress.say(note)
-        groups = grouping.read_groups_of(wanted, source, whole, len(resolve.views_of(wanted)))
+        groups = grouping.read_groups_of(wanted, source, whole)
         named = [] if groups is None else [grouping.groups_digest(groups.groups)]
         digest = wanted.digest(whole.fingerprint, teacher_digest(wanted), *named)
         reached = earlier["data"]["images"] if earlier else None
@@ -186,6 +187,7 @@ def _train(
             seconds=job.spent,
             timed=job.clock is not None,
             digest=job.digest,
+            noun=job.wanted.kind.noun,
         ),
     )
     watch = HealthMonitor(job, held, should_stop is not None)

@@ -16,6 +16,7 @@ from ..data.pair_blocks import CaptionView
 from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
 from ..models.weights import copy_weights
+from ..text.networks import check_name
 from . import adapting, recipes
 from .run import Run, is_run, load
 from .run_config import RunConfig
@@ -242,7 +243,7 @@ def text_start(weights: str | None, named: str | None) -> Run | None:
         A run on texts; None where captions start from random weights.
 
     Raises:
-        NearfarError: it is of another kind.
+        NearfarError: it is of another kind, or no encoder has the name.
     """
     if named is not None and is_run(named):
         run = load(named)
@@ -250,7 +251,10 @@ def text_start(weights: str | None, named: str | None) -> Run | None:
         if run.preprocess.modality != "text":
             raise NearfarError(f"--text-encoder {named} is of {run.preprocess.modality}; name one of texts.")
         return run
-    return load(weights).text if weights is not None and is_run(weights) else None
+    found = load(weights).text if weights is not None and is_run(weights) else None
+    if named is not None and found is None:  # before a tokenizer is trained for it
+        check_name(named)
+    return found
 
 
 def build_method(wanted: RunConfig, images: int = 1) -> Method:

@@ -18,6 +18,7 @@ from ..core.text import counted
 from ..data.dataset import Subset
 from ..data.groups import Partners
 from ..data.loader import DataLoader, seconds_a_batch
+from ..data.modalities import modality
 from ..methods.base import Method
 from . import checkpoint, engine, optim, resolve, run_shapes
 from .plan import epochs, step_count
@@ -98,7 +99,7 @@ class TrainingSetup:
 
     def announce(self) -> None:
         """Print the effective values before the first step."""
-        training, plan, f = self.wanted.training, self.plan, self.module.f
+        training, plan, f, kind = self.wanted.training, self.plan, self.module.f, self.wanted.kind
         seen = len(self.module.views(self.wanted.views)) * training.batch_size
         weights = sum(weight.numel() for weight in f.parameters())
         pieces = f", in chunks of {training.micro_batch:,}" if training.micro_batch else ""
@@ -111,10 +112,10 @@ class TrainingSetup:
         lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
-            f"{what}, {counted(len(self.dataset), 'image')} at {self.wanted.image_size} px",
+            f"{what}, {counted(len(self.dataset), kind.one)} at {self.wanted.image_size} {kind.unit}",
             f"into       {self.folder}",
             f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim} features",
-            f"batch      {training.batch_size:,} images, {seen:,} views{against}{pieces}",
+            f"batch      {training.batch_size:,} {kind.noun}, {seen:,} views{against}{pieces}",
             f"optimizer  {training.optimizer}, peak rate {lr:.3g}, weight decay {training.weight_decay:g}",
             f"length     {counted(plan.steps, 'step')}, {passes:,.1f} epochs",
             f"device     {self.device}, {training.precision}{code}, views on {place}, {processes}{threads}",
@@ -248,7 +249,7 @@ def training_threads(module: Method, training: Training, device: torch.device) -
     if count < asked:
         progress.say(
             f"{counted(count, 'thread')} of {asked} will train: a share of the batch has at "
-            f"least {LEAST} images."
+            f"least {LEAST} {modality(training.modality).noun}."
         )
     return count
 
