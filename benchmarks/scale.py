@@ -1,12 +1,15 @@
 """Measures what is made for more than one machine's worth of images, and writes the tables of scale.md.
 
     python -m benchmarks.scale kills --kills 20
+    python -m benchmarks.scale ray --kills 5  (needs 'ray[data]')
     python -m benchmarks.scale rate
     python -m benchmarks.scale nodes
     python -m benchmarks.scale remote        (needs 'moto[server,s3]')
 
 kills: workers that embed parts of a collection are killed at moments drawn, started again, and the join is
 compared with the same collection embedded without a kill. Images are drawn.
+
+ray: the same with `--on ray`, whose workers are killed and which starts them again by itself.
 
 rate: images that a part embeds for each second of a core, everything included, and bytes that it writes.
 
@@ -102,6 +105,37 @@ def kills(times: int) -> None:
             f"vectors {'equal to the bit' if same else 'DIFFERENT'}"
         )
         if lost or twice or not same:
+            raise SystemExit(1)
+
+
+def ray(times: int) -> None:
+    """Kill Ray's workers while they embed, and compare with the same collection embedded by one process."""
+    draw, env = np.random.default_rng(0), {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        draw_images(root / "images", IMAGES)
+        draw_run(root / "run", "resnet10_w16", 32)
+        embed = [sys.executable, "-m", "nearfar", "embed", str(root / "run")]
+        words = [str(root / "images"), "--on", "ray", "--parts", str(PARTS), "--out", str(root / "parts")]
+        driver = subprocess.Popen([*embed, *words], env=env, stderr=subprocess.DEVNULL)
+        killed = 0
+        while driver.poll() is None and killed < times:
+            time.sleep(float(draw.uniform(2, 8)))
+            found = subprocess.run(["pgrep", "-f", "ray::MapWorker"], capture_output=True, text=True).stdout
+            if list((root / "parts").glob("part-*/*.parquet")) and found:
+                os.kill(int(draw.choice([int(one) for one in found.split()])), signal.SIGKILL)
+                killed += 1
+        if driver.wait():
+            raise SystemExit(f"the driver ended with {driver.returncode}")
+        join = ["--join", str(root / "parts"), "--out", str(root / "parts.npz")]
+        subprocess.run([*embed, *join], env=env, check=True)
+        whole = [str(root / "images"), "--out", str(root / "whole.npz")]
+        subprocess.run([*embed, *whole], env=env, check=True)
+        with np.load(root / "parts.npz") as mine, np.load(root / "whole.npz") as right:
+            same = mine["ids"].tolist() == right["ids"].tolist()
+            same = same and np.array_equal(mine["vectors"], right["vectors"])
+        print(f"{killed} of Ray's workers killed: {'equal to the bit' if same else 'DIFFERENT'}")
+        if not same:
             raise SystemExit(1)
 
 
@@ -270,7 +304,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["kills", "rate", "nodes", "remote"])
+    parser.add_argument("what", choices=["kills", "ray", "rate", "nodes", "remote"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--images", type=int, default=2000)
     given = parser.parse_args()
@@ -280,6 +314,8 @@ def main() -> None:
         nodes()
     elif given.what == "remote":
         remote(given.images)
+    elif given.what == "ray":
+        ray(given.kills)
     else:
         kills(given.kills)
 

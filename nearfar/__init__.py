@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .queries.anomalies import anomalies
     from .queries.classes import classes
     from .queries.clusters import clusters
+    from .queries.curate import curate
     from .queries.duplicates import duplicates
     from .queries.export import export
     from .queries.label_errors import label_errors
@@ -61,6 +62,7 @@ __all__ = [
     "classes",
     "clusters",
     "compare",
+    "curate",
     "duplicates",
     "embed",
     "evaluate",
@@ -98,6 +100,7 @@ _PUBLIC = {
     "classes": "queries.classes",
     "clusters": "queries.clusters",
     "compare": "experiments.compare",
+    "curate": "queries.curate",
     "duplicates": "queries.duplicates",
     "embed": "embedding.embed",
     "evaluate": "evaluation.evaluate",

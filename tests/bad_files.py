@@ -36,6 +36,20 @@ def png(width: int, height: int, pixels: bytes, *, depth: int = 8, wrong: bytes 
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(k, d, wrong=k == wrong) for k, d in chunks)
 
 
+def tiff(tags: dict[int, tuple[int, ...]], body: bytes, *, big: bool = False) -> bytes:
+    """A TIFF put together by hand: its body lies at byte 8; numbers are of 32 bits."""
+    order = ">" if big else "<"
+    at = 8 + len(body) + 2 + 12 * len(tags) + 4
+    entries, lists = b"", b""
+    for number, values in sorted(tags.items()):
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        there = packed if len(values) == 1 else struct.pack(f"{order}I", at + len(lists))
+        lists += packed if len(values) > 1 else b""
+        entries += struct.pack(f"{order}HHI", number, 4, len(values)) + there
+    head = (b"MM" if big else b"II") + struct.pack(f"{order}HI", 42, 8 + len(body))
+    return head + body + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + lists
+
+
 def contents() -> dict[str, bytes]:
     """Name to bytes of the bad files that are ordinary files."""
     jpeg, whole = encoded("JPEG"), {k: encoded(k) for k in ("PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM")}

@@ -4,6 +4,7 @@ import shutil
 import signal
 import sys
 import time
+from importlib.util import find_spec
 
 import forkserver
 import numpy as np
@@ -15,6 +16,7 @@ from nearfar import models
 from nearfar.core import locks
 from nearfar.core.errors import NearfarError
 from nearfar.embedding.embed import embed
+from nearfar.embedding.on_ray import PartsWorker
 from nearfar.embedding.part import CollectionPart
 from nearfar.features import files
 from nearfar.images.views import Preprocess
@@ -245,3 +247,48 @@ def test_killed_workers_lose_and_double_nothing(run, folder, parts, tmp_path):
     for name, place in (("broken", out), ("whole", parts)):
         embed(run, join=place, out=tmp_path / f"{name}.npz")
     assert (tmp_path / "broken.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_a_worker_of_rays_does_the_parts_that_its_batch_numbers(run, folder, tmp_path):
+    how = {"device": "cpu", "batch_size": 8, "workers": 1, "labels": False}
+    worker = PartsWorker(str(run.path), str(folder), str(tmp_path), PARTS, how)
+    done = worker({"part": np.array([3, 1])})
+    again = worker({"part": np.array([2, 3])})
+    assert done["part"] == [3, 1] and again["part"] == [2, 3] and again["encoded"][1] == 0
+    assert sum(done["images"]) + again["images"][0] == 42
+    joined = embed(run, join=tmp_path, out=tmp_path / "all.npy")
+    assert np.allclose(np.load(joined.where), embed(run, folder).vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"on": "spark", "out": "parts"}, "write --on ray"),
+        ({"parts": 3, "out": "parts"}, "--parts is for --on ray"),
+        ({"on": "ray", "part": "1/2", "out": "parts"}, "leave --part"),
+        ({"on": "ray", "store": "a.nf"}, "leave --part, --join and --store out"),
+        ({"on": "ray", "out": "a.npy"}, "--out is a folder"),
+        ({"on": "ray"}, "--out is a folder"),
+        ({"on": "ray", "out": "parts", "parts": 0}, "--parts is 0"),
+    ],
+)
+def test_what_ray_cannot_do_is_refused(run, folder, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NearfarError, match=message):
+        embed(run, folder, **words)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+def test_without_ray_it_is_named(run, folder, tmp_path):
+    with pytest.raises(NearfarError, match=r"pip install 'nearfar\[ray\]'"):
+        embed(run, folder, on="ray", out=tmp_path / "parts")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs nearfar[ray]")
+def test_ray_embeds_all_parts(run, folder, tmp_path):
+    done = embed(run, folder, on="ray", parts=PARTS, out=tmp_path / "parts")
+    assert (done.parts, done.images, done.unusable) == (PARTS, 42, 2)
+    joined = embed(run, join=tmp_path / "parts", out=tmp_path / "all.npy")
+    assert np.allclose(np.load(joined.where), embed(run, folder).vectors, atol=1e-6)

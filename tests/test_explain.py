@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import picture
 from PIL import Image
 from torch import nn
 
 import nearfar
+from nearfar import models
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.features.knn import unit
@@ -73,6 +75,54 @@ def test_deletion_tells_found_parts_from_random_ones() -> None:
     assert abs(attribution.check(Colours(), x, towards, centre, by_chance).margin) < MARGIN / 2
     assert attribution.check(Colours(), x, towards, centre, -scores).margin < 0
     assert attribution.joined([found, found]).margin == pytest.approx(found.margin)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "cells", "args"),
+    [("vit_w64_d2", 32, 8, None), ("timm:vit_tiny_patch16_224", 64, 4, {"depth": 1})],
+)
+def test_a_transformers_cells_are_its_patches(
+    name: str, side: int, cells: int, args: dict[str, int] | None
+) -> None:
+    encoder = models.encoder(name, size=side, args=args).eval()
+    x, other = (F.interpolate(spots(PLACES, channel), side) for channel in (0, 2))
+    teach = torch.optim.Adam(encoder.parameters(), 1e-3)
+    for _ in range(10):  # red spots from blue ones
+        h = encoder(torch.cat([x, other]))[:, 0]
+        F.softplus(torch.cat([-h[: len(x)], h[len(x) :]])).mean().backward()
+        teach.step()
+        teach.zero_grad()
+    h = encoder.requires_grad_(False)(torch.cat([x, other]))
+    centre, towards = h.mean(0), (h[: len(x)] - h.mean(0)).roll(1, 0)
+    scores = attribution.attribute(encoder, x, towards, centre)
+    assert scores.shape == (len(x), cells, cells)
+    found = attribution.check(encoder, x, towards, centre, scores)
+    assert found.margin > 0.05 and found.better == len(x)
+    # What a patch's pixels add is what its token adds: the same sum over the numbers of the first tokens.
+    embed = next(part for part in encoder.modules() if isinstance(part, nn.Conv2d))
+    held: list[torch.Tensor] = []
+
+    def hold(_module: nn.Module, _given: object, made: torch.Tensor) -> torch.Tensor:
+        held.append(made.detach().requires_grad_())
+        return held[-1]
+
+    hook = embed.register_forward_hook(hold)
+    start, total = invariance.blurred(x, attribution.BLUR), torch.zeros_like(scores)
+    ends = [(encoder(one), held[-1].detach())[1] for one in (start, x)]
+    for step in range(attribution.STEPS):
+        at = start + (step + 0.5) / attribution.STEPS * (x - start)
+        cosine = (unit(encoder(at) - centre) * unit(towards)).sum()
+        (gradient,) = torch.autograd.grad(cosine, held[-1])
+        total += (gradient * (ends[1] - ends[0])).sum(1) / attribution.STEPS
+    hook.remove()
+    assert torch.allclose(total, scores, atol=1e-4)
+
+
+def test_other_encoders_have_cells_of_their_own() -> None:
+    assert attribution.grid(Colours(), 32) == attribution.grid(models.encoder("resnet10_w16"), 64) == 8
+    assert attribution.grid(Colours(), 4) == 4
+    vit = models.encoder("vit_w64_d2", size=32)
+    assert [attribution.grid(vit, side) for side in (8, 16, 34, 64, 80)] == [8, 4, 8, 16, 8]
 
 
 def test_invariances_of_known_encoders() -> None:

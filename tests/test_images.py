@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -295,6 +297,32 @@ def test_scans_times_pixels_are_bounded_so_that_no_file_takes_minutes() -> None:
     large[frame + 5 : frame + 9] = (8000).to_bytes(2, "big") * 2  # 64 million pixels, 31 scans at most
     with pytest.raises(BadImage, match="over the limit of 31 scans"):
         images.decode(bytes(large), max_pixels=10**8)
+
+
+def test_what_takes_a_decoder_minutes_is_refused_unread() -> None:
+    body = zlib.compress(bytes(10))
+    grey = {256: (10,), 257: (10,), 258: (8,), 259: (8,), 262: (1,), 277: (1,)}
+    tiles = grey | {322: (60_000,), 323: (60_000,), 324: (8,), 325: (len(body),)}
+    with pytest.raises(BadImage, match="pixels in its tiles: 60000 x 60000"):
+        decode(bad_files.tiff(tiles, body))
+    body = bytes(2_000_000)
+    shared = grey | {273: (8,) * 10, 278: (1,), 279: (len(body),) * 10}
+    with pytest.raises(BadImage, match="strips share their bytes"):
+        decode(bad_files.tiff(shared, body))
+    scans = grey | {259: (7,), 262: (6,), 258: (8, 8, 8), 277: (3,), 273: (8,), 278: (10,), 279: (9000,)}
+    with pytest.raises(BadImage, match="over the limit of 200 scans: 4,500"):
+        decode(bad_files.tiff(scans, b"\xff\xda" * 4500))
+    packed = bytearray(save(Image.new("P", (8, 8)), "BMP"))
+    packed[18:26], packed[30] = struct.pack("<ii", 9000, 9000), 1
+    for data, said in (
+        (b"P3 9000 9000 255 " + b"1 " * 99, "PPM in plain text"),
+        (b"P6 9000 9000 100 " + bytes(99), "PPM of an unusual depth"),
+        (bytes(packed), "packed BMP"),
+    ):
+        with pytest.raises(BadImage, match=f"over the limit of 33,554,432 values for a {said}"):
+            images.decode(data, max_pixels=10**8)
+    with pytest.raises(BadImage, match="truncated"):  # of the usual depth Pillow reads it quickly
+        images.decode(b"P6 9000 9000 255 " + bytes(99), max_pixels=10**8)
 
 
 def test_a_png_with_a_large_colour_profile_or_text_is_read() -> None:

@@ -201,6 +201,16 @@ def test_wrong_labels_of_many_small_classes_are_found_as_by_cold_folds(
     w, rows = int(wrong.sum()), np.arange(n)
     assert 118 < w < 150 and found.accuracy <= 1 - w / n + 0.01  # nobody can agree with a wrong label
     assert wrong[found.order[:w]].sum() >= wrong[np.argsort(theirs[rows, given])[:w]].sum() - 3
+    # Doubts are probabilities: among labels of like doubt, as many are not the likeliest as the doubts say.
+    shares = label_errors.out_of_fold(x, given, classes, 0)
+    near = label_errors.neighbour_shares(x, given, classes)
+    told = label_errors.calibrated(shares * (near + label_errors.PRIOR_VOTE), given)
+    np.testing.assert_allclose(told[rows, given], 1 - found.doubt, atol=1e-6)
+    np.testing.assert_array_equal(told.argmax(axis=1), found.suggested)
+    right, sure = told.argmax(axis=1) == given, told.max(axis=1)
+    for part in np.array_split(np.argsort(sure), 5):
+        assert abs(sure[part].mean() - right[part].mean()) < 0.09
+    assert abs(sure.mean() - right.mean()) < 0.03
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2])

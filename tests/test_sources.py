@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import hubs
 from nearfar.data import source as kinds
 from nearfar.data.inspection import inspect
+from nearfar.data.labels import from_list
 from nearfar.data.shards import expand
 from nearfar.data.source import Source
 from nearfar.data.sources import open_source
@@ -151,12 +153,26 @@ def test_blanks_around_paths_and_labels_make_no_classes(folder: Path) -> None:
     assert open_source((np.zeros((2, 8, 8), np.uint8), [" a", "a "]), labels=True).labels == ("a", "a")
 
 
-@pytest.mark.parametrize("word", ["-1", "null", "NaN", " ", "", -1, -1.0, None, float("nan")])
+@pytest.mark.parametrize("word", ["-1", "null", "NaN", "#N/A", " ", "", -1, -1.0, None, float("nan")])
 def test_what_means_no_label_is_refused_as_a_class(word: object, folder: Path) -> None:
     refuses((np.zeros((2, 8, 8), np.uint8), [3, word]), "no label for image 2", labels=True)
     if isinstance(word, str):
         (folder / "l.csv").write_text(f"path,label\ncat/1.png,1\ndog/1.png,{word}\n")
         refuses(folder / "l.csv", "no label for image 2", labels=True)
+
+
+def test_lists_that_give_two_answers_are_refused(folder: Path) -> None:
+    (folder / "l.csv").write_text("path,label,Label\ncat/1.png,1,2\n")
+    refuses(folder / "l.csv", "two columns named 'label'", labels=True)
+    source = open_source(folder)
+    (folder / "l.csv").write_text("".join(["path,label\n", *(f"{name},1\n" for name in source.ids)]))
+    with open(folder / "l.csv", "a") as file:
+        file.write("./cat/1.png,1\n")
+    assert set(from_list(source, folder / "l.csv").labels or ()) == {"1"}
+    with open(folder / "l.csv", "a") as file:
+        file.write("./cat/1.png,2\n")
+    with pytest.raises(NearfarError, match="cat/1.png two labels, '1' and '2'"):
+        from_list(source, folder / "l.csv")
 
 
 def test_labels_of_many_digits_stay_apart(folder: Path) -> None:
@@ -314,6 +330,16 @@ MASKS = {
     "test/crack/0.png": "ground_truth/crack/0_mask.png",
 }
 NO_MASKS = ["mask.png", "face_mask.png", "masks/alone.png", "c/a_mask.png", "unmasked.png", "with_mask/e.jpg"]
+
+
+def test_capital_endings_in_shards_and_compressed_ones(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(2):
+            add(tar, f"S{number}.PNG", png(number))
+            add(tar, f"S{number}.CLS", str(number).encode())
+    assert open_source(tmp_path / "a.tar", labels=True).labels == ("0", "1")
+    (tmp_path / "z.tar").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
+    refuses(tmp_path / "z.tar", "it is compressed: unpack it")
 
 
 def test_masks_beside_images_are_left_out_and_named(tmp_path: Path) -> None:

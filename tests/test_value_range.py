@@ -8,12 +8,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import bad_files
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
 import nearfar
-from nearfar.core.errors import NearfarError
+from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import cache
 from nearfar.data.sources import open_source
 from nearfar.data.value_range import find_range
@@ -62,6 +63,46 @@ def test_integers_reach_to_the_next_depth(kind: str, bits: int) -> None:
     grey = decode.decode(data, max_pixels=MAX, value_range=(0, white))
     assert len(np.unique(grey)) > 200 and grey.min() == 0 and grey.max() == 255
     assert np.array_equal(grey, decode.decode(data, max_pixels=MAX))
+
+
+COLOURS = np.rint(4095 * RAMP[:, :, None] * [1, 0.5, 0.25]).astype(np.uint16)
+
+
+def colour_file(kind: str, values: np.ndarray) -> bytes:
+    """Write (H, W, channels) of 16 bits; Pillow writes no such file."""
+    high, wide, channels = values.shape
+    if kind == "PNG":
+        form = {2: 4, 3: 2, 4: 6}[channels]
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        head = struct.pack(">IIBBBBB", wide, high, 16, form, 0, 0, 0)
+        chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+        return b"\x89PNG\r\n\x1a\n" + b"".join(bad_files.png_chunk(*chunk) for chunk in chunks)
+    big, packed = "big" in kind, "packed" in kind
+    body = values.astype(">u2" if big else "<u2").tobytes()
+    body = zlib.compress(body) if packed else body
+    tags = {
+        256: (wide,), 257: (high,), 258: (16,) * channels, 259: (8 if packed else 1,), 262: (2,), 273: (8,),
+        277: (channels,), 278: (high,), 279: (len(body),),
+    }  # fmt: skip
+    return bad_files.tiff(tags | ({338: (2,)} if channels == 4 else {}), body, big=big)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "TIFF big", "TIFF packed", "TIFF big packed"])
+def test_colours_of_12_bits_in_16_keep_all_of_them(kind: str) -> None:
+    data = colour_file(kind, COLOURS)
+    assert range_of(data) == (0, 4095)
+    shown = decode.decode(data, max_pixels=MAX, value_range=(0, 4095))
+    assert np.abs(shown.astype(float) - COLOURS / 4095 * 255).max() <= 0.5
+    assert decode.remarks(data, max_pixels=MAX) == []
+    assert decode.picture(data, max_pixels=MAX).mode == "RGB;16"
+    clear = np.full((32, 32, 1), 65535, np.uint16)
+    clear[:9] = 0
+    shown = decode.decode(colour_file(kind, np.concatenate([COLOURS, clear], axis=2)), max_pixels=MAX)
+    assert (shown[:9] == 255).all() and np.abs(shown[9:] - COLOURS[9:] / 4095 * 255).max() <= 0.5
+    if kind == "PNG":
+        grey = np.concatenate([COLOURS[:, :, :1], clear], axis=2)
+        shown = decode.decode(colour_file(kind, grey), max_pixels=MAX)
+        assert (shown[:9] == 255).all() and np.abs(shown[9:] - grey[9:, :, :1] / 4095 * 255).max() <= 0.5
 
 
 def test_eight_bits_are_left_alone() -> None:
@@ -180,6 +221,21 @@ def test_masks_and_transparency() -> None:
     deep[:, 1:, :, 3] = 1023
     made = cache.load(open_source(deep), **how)
     assert (made[0][0] == 255).all() and (made[0][1:] == round(1000 * 255 / 1023)).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_clear_floats_have_their_own_range_and_halves_are_read() -> None:
+    how = {"short_side": None, "max_pixels": MAX, "max_bad": 0.6, "threads": 1}
+    deep = np.full((2, 8, 8, 4), 1000, np.float32)
+    deep[..., 3], deep[0, 0, 0, :3] = 1, 4000
+    made = cache.load(open_source(deep), **how)
+    assert abs(int(made[1][0, 0, 0]) - 64) < 3
+    half = np.full((2, 8, 8, 3), 0.5, np.float16)
+    half[1] = np.nan
+    made = cache.load(open_source(half), **how)
+    assert len(made) == 1 and (made[0] == 128).all()
+    with pytest.raises(BadImage, match="no value in it was measured"):
+        decode.decode(save(np.full((8, 8), np.nan, np.float32), "TIFF"), max_pixels=MAX)
 
 
 def test_no_advice_that_wraps() -> None:

@@ -2,7 +2,7 @@
 
 Two witnesses never saw an image's own label: its nearest neighbours, who vote on its class, and logistic
 regression, fitted to other images. Both make the ranking; the latter makes the estimate, by confident
-learning.
+learning. Doubts are probabilities: two numbers, fitted to all labels, bring them to what the labels bear out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ Rows = npt.NDArray[np.int64]
 VOTING_NEIGHBOURS = 20
 FOLDS = 5
 PRIOR_VOTE = 0.05  # added to a share of votes, so that neighbours alone never exclude a class
+SHARPER = np.geomspace(0.1, 4, 33)  # powers to which shares are raised
+AT_RANDOM = np.linspace(0, 1, 101)  # shares of labels that are drawn from all classes, whatever the image
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class LabelErrors:
     Attributes:
         classes: the names that numbers point to.
         labels: (n,) int64, the labels as they are.
-        doubt: (n,) float32 in [0, 1]: higher is more doubtful.
+        doubt: (n,) float32 in [0, 1]: the probability that the image would be given another label.
         suggested: (n,) int64, the label that the witnesses would give; the image's own where they agree.
         order: (n,) int64 rows, the most doubtful first.
         estimate: how many labels the classifier contradicts with confidence, which confident learning takes
@@ -80,7 +82,7 @@ def find_label_errors(
 
     A class's probability is the product of two, scaled to sum to 1: its share of the VOTING_NEIGHBOURS
     nearest by cosine (plus PRIOR_VOTE), and its probability by logistic regression that was fitted without
-    the image. Doubt is 1 less the probability of the image's own label.
+    the image; then `calibrated`. Doubt is 1 less the probability of the image's own label.
 
     Args:
         features: (n, d) float32.
@@ -103,8 +105,7 @@ def find_label_errors(
             f"{int(there.min()) if count else 0}; label more images."
         )
     shares = out_of_fold(features, labels, count, seed)
-    belief = shares * (neighbour_shares(features, labels, count) + PRIOR_VOTE)
-    belief /= belief.sum(axis=1, keepdims=True)
+    belief = calibrated(shares * (neighbour_shares(features, labels, count) + PRIOR_VOTE), labels)
     own = belief[np.arange(len(labels)), labels]
     joint = confident_joint(shares, labels)
     return LabelErrors(
@@ -186,6 +187,35 @@ def _likeliest(
         elif (waited := waited + 1) == logistic.PATIENCE:
             break
     return chosen
+
+
+def calibrated(shares: Vectors, labels: Rows) -> Vectors:
+    """Turn class shares into probabilities of the labels that people give.
+
+    Shares are raised to a power, scaled to sum to 1, and mixed with a share of labels that are drawn at
+    random from all classes. Power and share are those under which the labels are likeliest. No image's
+    classes change their order, so no figure of agreement gains by it.
+
+    Args:
+        shares: (n, classes) of 0 or more, which did not see the images' own labels.
+        labels: (n,) int64.
+
+    Returns:
+        (n, classes) float32, rows summing to 1.
+    """
+    logs, rows = np.log(np.maximum(shares, np.finfo(np.float32).tiny)), np.arange(len(labels))
+    logs -= logs.max(axis=1, keepdims=True)
+    classes = shares.shape[1]
+    best, power, mixed = -np.inf, 1.0, 0.0
+    for tried in SHARPER:
+        own = np.exp(tried * logs[rows, labels]) / np.exp(tried * logs).sum(axis=1)
+        for part in AT_RANDOM:
+            likely = float(np.log(np.maximum((1 - part) * own + part / classes, 1e-12)).sum())
+            if likely > best:
+                best, power, mixed = likely, float(tried), float(part)
+    made = np.exp(power * logs)
+    made /= made.sum(axis=1, keepdims=True)
+    return ((1 - mixed) * made + mixed / classes).astype(np.float32)
 
 
 def confident_joint(shares: Vectors, labels: Rows) -> npt.NDArray[np.float64]:

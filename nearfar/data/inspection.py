@@ -18,7 +18,7 @@ from ..core import rng
 from ..core.errors import BadImage
 from ..images import decode
 from ..images.files import read
-from ..images.header import read_header
+from ..images.header import is_deep_mode, read_header
 from .dataset import equal_rows
 from .folders import told
 from .reading import Rejected, each, read_pixels
@@ -179,7 +179,7 @@ class _Look:
             self._bad(row, BadImage(f"unreadable: {(error.strerror or str(error)).lower()}"))
             return
         self.formats[row], self.modes[row] = found.format, found.mode
-        self.sides[row], self.deep[row] = (found.height, found.width), found.mode[0] in "IF"
+        self.sides[row], self.deep[row] = (found.height, found.width), is_deep_mode(found.mode)
 
     def decode(self, row: int) -> None:
         """Read and decode one image."""
@@ -195,7 +195,7 @@ class _Look:
             return
         self._content(row, content)
         self.formats[row], self.modes[row] = picture.format, picture.mode
-        self.sides[row], self.deep[row] = (picture.height, picture.width), picture.mode[0] in "IF"
+        self.sides[row], self.deep[row] = (picture.height, picture.width), is_deep_mode(picture.mode)
         self.remarks[row] = decode.remarks(content, max_pixels=self.max_pixels)
         self.decoded[row] = True
 

@@ -20,18 +20,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..core.errors import BadImage
+from . import deep_colour
 from .colour_modes import to_rgb
+from .effort import check_effort
 from .files import open_file, read
-from .header import identify, quiet, reason
+from .header import identify, mode_of, quiet, reason
 from .value_range import Range, Seen, is_deep, see_image
 
 __all__ = ["Picture", "Pixels", "decode", "picture", "read", "reduced", "remarks", "see", "shrink"]
 
 Pixels = npt.NDArray[np.uint8]
 
-# Of a JPEG. A progressive one has about 10, and each takes as long as the whole picture.
-_MAX_SCANS, _USUAL_SCANS = 200, 20
-_MAX_SCANNED = 2_000_000_000  # pixels over all scans, some 20 seconds' work; of the usual number, any
 _LARGE_PIXELS = 1 << 24
 _large = threading.Lock()  # held while a larger image is decoded, so that only one is in memory at a time
 
@@ -84,15 +83,19 @@ def see(data: bytes | Path, *, max_pixels: int) -> Seen | None:
     with quiet:
         with open_file(data, max_pixels) if isinstance(data, Path) else io.BytesIO(data) as file:
             image = identify(file, max_pixels)
-            if not is_deep(image):
+            if not is_deep(image) and not deep_colour.is_deep_colour(image):
                 return None
             file.seek(0)
             content = file.read()
         image = identify(io.BytesIO(content), max_pixels)
+        check_effort(image, content, max_pixels)
         try:
             with _large if image.width * image.height > _LARGE_PIXELS else nullcontext():
+                values = None
+                if deep_colour.is_deep_colour(image):
+                    values = deep_colour.halves(image, identify(io.BytesIO(content), max_pixels))
                 image.load()
-                return see_image(image, _significant(content) if image.format == "PNG" else 0)
+                return see_image(image, _significant(content) if image.format == "PNG" else 0, values)
         except Exception as error:
             raise BadImage(reason(error)) from None
 
@@ -113,6 +116,7 @@ def remarks(data: bytes, *, max_pixels: int) -> list[str]:
     found = []
     with quiet:
         image = identify(io.BytesIO(data), max_pixels)
+        deep = is_deep(image) or deep_colour.is_deep_colour(image)
         with suppress(Exception):  # a broken later page does not spoil the first
             image.seek(1)  # its n_frames would walk through all, of which a hostile file has millions
             found.append("first page or frame")
@@ -122,9 +126,8 @@ def remarks(data: bytes, *, max_pixels: int) -> list[str]:
         if image.mode in ("RGB", "RGBX") and tags.get(277, 3) > 3:
             found.append("first 3 channels")
         bits = tags.get(258, (8,)) if tags else (data[24],) if image.format == "PNG" else (8,)
-        if max(bits) > 8 and not is_deep(image):
+        if max(bits) > 8 and not deep:
             found.append("upper 8 bits of each channel")
-        deep = is_deep(image)
     seen = see(data, max_pixels=max_pixels) if deep else None
     if seen is not None and seen.gaps:
         found.append("values not measured as black")
@@ -175,8 +178,9 @@ _TURNS = {
 }
 
 
-def _load(image: Any, short_side: int | None, exact: bool, value_range: Range | None) -> Pixels:
-    """Decode, convert, reduce and turn upright; see `decode` for `exact`."""
+def _load(image: Any, again: Any, short_side: int | None, exact: bool, value_range: Range | None) -> Pixels:
+    """Decode, convert, reduce and turn upright; see `decode` for `exact`, `deep_colour` for `again`."""
+    deep = None
     target = reduced(image.width, image.height, short_side)
     if target != image.size and image.format in ("JPEG", "MPO"):
         # The decoder itself halves while it can; twice the target is left for a proper last step.
@@ -184,12 +188,14 @@ def _load(image: Any, short_side: int | None, exact: bool, value_range: Range | 
         image.draft(None, (room * target[0], room * target[1]))
         image.load()
     else:
+        if again is not None:
+            deep = deep_colour.transparent(deep_colour.halves(image, again), image)
         image.load()
         target = reduced(image.width, image.height, short_side)  # again: loading a TIFF may turn it
     turn = None
     with suppress(Exception):  # a broken EXIF block does not spoil the pixels
         turn = _TURNS.get(image.getexif().get(0x0112, 1))
-    upright = to_rgb(image, value_range)
+    upright = to_rgb(image, value_range) if deep is None else deep_colour.to_rgb(deep, value_range)
     if target != upright.size and (exact or upright.width > 2 * target[0]):
         upright = upright.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
     if turn is not None:
@@ -218,17 +224,17 @@ def picture(
         raise BadImage("empty file")
     with quiet:
         image = identify(io.BytesIO(data), max_pixels)
-        kind, mode, (width, height) = str(image.format), str(image.mode), image.size
+        kind, mode, (width, height) = str(image.format), mode_of(image), image.size
         if kind == "PNG":
             _check_png(data)
-        if kind in ("JPEG", "MPO"):
-            allowed = min(_MAX_SCANS, max(_USUAL_SCANS, _MAX_SCANNED // (width * height)))
-            if (scans := data.count(b"\xff\xda")) > allowed:
-                raise BadImage(f"over the limit of {allowed} scans: {scans:,}")
+        check_effort(image, data, max_pixels)
+        again = identify(io.BytesIO(data), max_pixels) if deep_colour.is_deep_colour(image) else None
         alone = _large if width * height > _LARGE_PIXELS else nullcontext()
         try:
             with alone:
-                pixels = _load(image, short_side, exact, value_range)
+                pixels = _load(image, again, short_side, exact, value_range)
+        except BadImage:
+            raise
         except Exception as error:  # decoders raise anything on hostile bytes; one image, one reason
             raise BadImage(reason(error)) from None
     return Picture(pixels, kind, mode, width, height)

@@ -19,6 +19,7 @@ from typing import IO, Any
 from PIL import Image
 
 from ..core.errors import BadImage
+from .deep_colour import is_deep_colour
 from .files import open_file
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
@@ -129,6 +130,16 @@ def _foreign(start: bytes) -> str:
     return "not an image"
 
 
+def mode_of(image: Any) -> str:
+    """Name an image's colours as Pillow does, and those of 16 bits a channel with ";16"."""
+    return f"{image.mode};16" if is_deep_colour(image) else str(image.mode)
+
+
+def is_deep_mode(mode: str) -> bool:
+    """Tell whether colours of this name, from `mode_of`, have more than 8 bits a channel."""
+    return mode[:1] in ("I", "F") or mode.endswith(";16")
+
+
 def read_header(data: bytes | Path, *, max_pixels: int) -> Header:
     """Read what an image's file says of itself, without decoding it.
 
@@ -139,7 +150,7 @@ def read_header(data: bytes | Path, *, max_pixels: int) -> Header:
     """
     with quiet, open_file(data, max_pixels) if isinstance(data, Path) else io.BytesIO(data) as file:
         image = identify(file, max_pixels)
-        return Header(str(image.format), str(image.mode), int(image.width), int(image.height))
+        return Header(str(image.format), mode_of(image), int(image.width), int(image.height))
 
 
 def stored_shape(data: bytes | Path, *, max_pixels: int) -> tuple[int, int]:

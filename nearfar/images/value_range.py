@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core.errors import BadImage
+
 Range = tuple[float, float]
 Values = npt.NDArray[Any]
 
@@ -68,7 +70,8 @@ def invalid(values: Values, nodata: float | None) -> npt.NDArray[np.bool_]:
     """
     bad = np.zeros(values.shape, np.bool_)
     if values.dtype.kind == "f":
-        bad |= ~(np.abs(values) < HUGE)  # NaN is not below it either
+        huge = min(HUGE, float(np.finfo(values.dtype).max))
+        bad |= ~(np.abs(values) <= huge)  # NaN is not below it either
     if nodata is not None:
         bad |= values == np.asarray(nodata).astype(values.dtype if values.dtype.kind == "f" else np.float64)
     if values.dtype.kind in "if":
@@ -121,14 +124,15 @@ def see(values: Values, *, nodata: float | None = None, bits: int = 0, said: Ran
     return Seen(points, low, high, whole, bits, said, float(bad.mean()))
 
 
-def see_image(image: Any, significant: int = 0) -> Seen:
+def see_image(image: Any, significant: int = 0, values: Values | None = None) -> Seen:
     """Look at a loaded Pillow image of more than 8 bits, and at what its tags say.
 
     Args:
-        image: for which `is_deep` holds.
+        image: for which `is_deep` holds, or any one with `values`.
         significant: bits that a PNG calls significant; 0 where it says nothing.
+        values: those of a colour image, by `deep_colour.halves`; None: the image's own.
     """
-    tags, values = getattr(image, "tag_v2", {}), raw(image)
+    tags, values = getattr(image, "tag_v2", {}), raw(image) if values is None else values
     stored, most = _number(tags.get(_BITS)), _number(tags.get(_MAX_SAMPLE))
     bits = int(stored) if stored is not None and stored not in (16, 32, 64) else 0
     if most is not None and 0 < most < 65535:
@@ -189,6 +193,9 @@ def to_8bit(values: Values, value_range: Range | None, nodata: float | None = No
 
     Returns:
         The same shape; values outside the range are clipped.
+
+    Raises:
+        BadImage: no value was measured.
     """
     if values.dtype == np.uint8:
         return values
@@ -196,6 +203,8 @@ def to_8bit(values: Values, value_range: Range | None, nodata: float | None = No
         return values.astype(np.uint8) * np.uint8(255)
     low, high = value_range or find([see(values, nodata=nodata)])
     bad = invalid(values, nodata)
+    if bad.size and bad.all():
+        raise BadImage("no value in it was measured: all are NaN, infinite or the mark for it")
     scaled: Values = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
     scaled[bad] = low
     np.subtract(scaled, low, out=scaled)
@@ -208,13 +217,17 @@ def to_rgb_array(values: Values, value_range: Range | None) -> npt.NDArray[np.ui
 
     Args:
         values: (H, W, 3) or (H, W, 4) of any type.
-        value_range: as in `to_8bit`.
+        value_range: of the colours, as in `to_8bit`; transparency has its own.
 
     Returns:
         (H, W, 3) uint8.
     """
-    image = to_8bit(values, value_range)
-    return over_white(image) if image.shape[2] == 4 else image
+    if values.shape[2] < 4:
+        return to_8bit(values, value_range)
+    alpha = values[:, :, 3:]
+    colours = to_8bit(values[:, :, :3], value_range or find([see(values)]))
+    # Colours may reach to 4,000 where transparency reaches to 1.
+    return over_white(np.concatenate([colours, to_8bit(alpha, find([see(alpha)]))], axis=2))
 
 
 def over_white(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,9 @@
 """Finds which parts of two images make them similar, and tests that by deleting the parts.
 
 The gradient of the similarity is followed from a blurred image to the image itself. What each pixel adds on
-the way is summed over the cells of a grid. The sum over all cells is what the blurred image lacked.
+the way is summed over the cells of a grid. The sum over all cells is what the blurred image lacked. The cells
+of a vision transformer are its patches: a token is a linear function of its patch's pixels, so what they add
+together is what the token adds.
 """
 
 from __future__ import annotations
@@ -16,14 +18,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import rng
+from ..core.errors import NearfarError
 from ..features.knn import unit
 from .invariance import blurred
 
 CELLS = 8  # of the grid, a side
+PATCHES = range(4, 17)  # of a transformer, a side, that are the cells instead
 STEPS = 8  # on the way from the blurred image
 BLUR = 1 / 6  # of a deleted part, as a share of the image's side
 ORDERS = 4  # random orders that a deletion is compared with
 POINTS = 9  # of a deletion curve
+
+
+def grid(encoder: nn.Module, side: int) -> int:
+    """Tell how many cells a side an image has.
+
+    Args:
+        encoder: of images.
+        side: of an image, in pixels.
+
+    Returns:
+        A transformer's patches a side, if they are neither few nor many; else `CELLS`, or fewer pixels.
+    """
+    try:
+        patch = getattr(encoder, "patch", 0)
+    except NearfarError:  # no transformer, or one of unknown patches
+        patch = 0
+    if patch and side % patch == 0 and side // patch in PATCHES:
+        return int(side // patch)
+    return min(CELLS, side)
 
 
 def attribute(
@@ -39,7 +62,7 @@ def attribute(
         steps: on the way from the blurred image.
 
     Returns:
-        (n, `CELLS`, `CELLS`): what each cell adds to the cosine. An image of fewer pixels has fewer cells.
+        (n, c, c): what each cell adds to the cosine; c is what `grid` tells.
 
     Source:
         Sundararajan et al. 2017, "Axiomatic attribution for deep networks", section 3 (integrated gradients).
@@ -51,7 +74,7 @@ def attribute(
         (gradient,) = torch.autograd.grad(_cosine(encoder, at, towards, centre).sum(), at)
         total += gradient
     added = (total / steps * (x - start)).sum(1, keepdim=True)
-    cells = min(CELLS, x.shape[-1])
+    cells = grid(encoder, x.shape[-1])
     each = x.shape[-1] ** 2 / cells**2  # a cell's sum, from its mean
     return F.adaptive_avg_pool2d(added, cells)[:, 0] * each
 
@@ -128,17 +151,20 @@ def check(
     centre: Tensor,
     scores: Tensor,
     seed: int = 0,
+    points: int = POINTS,
 ) -> Deletion:
     """Compare deletion in the order of attribution with deletion in random orders.
 
     Args:
-        encoder, x, towards, centre, scores: as for `deletion`.
+        encoder, x, towards, centre, scores, points: as for `deletion`.
         seed: names the random orders.
     """
-    own = deletion(encoder, x, towards, centre, scores)
+    own = deletion(encoder, x, towards, centre, scores, points=points)
     drawn = rng.uniform(rng.fold(seed, "deletion"), np.arange(ORDERS * len(x)), scores[0].numel())
     orders = torch.from_numpy(drawn).to(scores.device).view(ORDERS, *scores.shape)
-    by_chance = torch.stack([deletion(encoder, x, towards, centre, one) for one in orders]).mean(0)
+    by_chance = torch.stack(
+        [deletion(encoder, x, towards, centre, one, points=points) for one in orders]
+    ).mean(0)
     better = int((own.mean(1) < by_chance.mean(1)).sum())
     return Deletion(tuple(own.mean(0).tolist()), tuple(by_chance.mean(0).tolist()), len(x), better)
 

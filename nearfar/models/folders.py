@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape, loads
+from . import hf_networks
 from .libraries import InputConfig
 from .weights import refusal
 
@@ -110,10 +111,9 @@ def read(folder: Path) -> ModelFolder:
             f"{place} holds no model.safetensors" if pickled is None else refusal(pickled).rstrip()
         )
     if "architecture" not in said:
-        raise NearfarError(
-            f"{place / 'config.json'} is of a {said.get('model_type')} of transformers, which nearfar does "
-            "not build; give the same network as timm:NAME."
-        )
+        name, args = hf_networks.network(said, str(place / "config.json"))
+        config = hf_networks.input_config(said, _optional_json(place / "preprocessor_config.json"))
+        return ModelFolder(f"timm:{name}", weights, replace(config, licence=licence(folder)), args)
     args = dict(said.get("model_args") or {})
     size = args.pop("img_size", None)
     if "global_pool" not in args and (pool := _other_pool(str(said["architecture"]), said, args)):
@@ -161,6 +161,11 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise NearfarError(f"{path} holds no JSON object; give a whole folder of a model.")
     return held
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    """Read a file of settings; {} where there is none."""
+    return _json(path) if path.is_file() else {}
 
 
 def licence(folder: Path) -> str:

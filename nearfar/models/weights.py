@@ -10,6 +10,7 @@ from torch import nn
 
 from ..core import progress
 from ..core.errors import NearfarError
+from . import hf_networks
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")
 
@@ -91,6 +92,7 @@ def read(
     ours = all(f"net.{key}" in state for key in net.state_dict())
     normalization = state.pop("normalization", None) if ours else None
     state = {key.removeprefix("net.").removeprefix("timm_model."): value for key, value in state.items()}
+    state = hf_networks.renamed(state, net)
     wanted = net.state_dict()
     _resample_positions(net, state)
     unfit = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]

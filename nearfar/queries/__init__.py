@@ -13,6 +13,7 @@ QUERIES = {
     "anomalies": "anomalies",
     "duplicates": "duplicates",
     "clusters": "clusters",
+    "curate": "curate",
     "map": "image_map",
     "export": "export",
 }

@@ -1,0 +1,63 @@
+"""`nearfar curate`: a balanced part of a collection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..analysis.curation import balanced
+from ..core.errors import NearfarError
+from .listing import Listing
+from .store_access import StoreLike, open_for_query, write_result
+
+
+def curate(
+    store: StoreLike,
+    *,
+    limit: int | None = None,
+    where: str | None = None,
+    save: str | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+) -> Listing:
+    """Choose a balanced part of a collection, in which what is rare is as frequent as it can be.
+
+    Example: nearfar curate photos.nf --limit 1000 --out balanced.csv
+
+    Args:
+        store: a vector store or its address.
+        limit: number of images to choose; if not given, a tenth of them.
+        where: a condition on columns, such as "site = 'A' and width >= 64".
+        save: also write 1 to this column of the store for the chosen images, and 0 for the others.
+        out: a .csv, .json or .png file to write; .png is a contact sheet.
+        seed: random seed.
+
+    Returns:
+        The chosen images, cluster by cluster.
+
+    Raises:
+        NearfarError: there are fewer images, or a condition makes no sense.
+    """
+    opened = open_for_query(store, out)
+    ids, x = opened.vectors(where)
+    if not ids:
+        raise NearfarError(f"{opened.address} has no image that meets --where; change the condition.")
+    found = balanced(x, max(1, len(ids) // 10) if limit is None else limit, seed)
+    rows = sorted(found.rows.tolist(), key=lambda row: (found.cluster[row], row))
+    chosen = tuple(ids[row] for row in rows)
+    kept = opened.rows(["path", "label"], ids=list(chosen))
+    columns = {
+        "cluster": [int(found.cluster[row]) + 1 for row in rows],
+        "path": kept.column("path").to_pylist(),
+        "label": kept.column("label").to_pylist(),
+    }
+    if save is not None:
+        inside = set(chosen)
+        opened.update(save, {one: float(one in inside) for one in ids})
+    before, after = found.largest
+    groups = int(found.cluster.max()) + 1
+    lines = (
+        f"{len(chosen):,} of {len(ids):,} images, of {groups:,} clusters. The largest cluster holds "
+        f"{before:.0%} of the collection and {after:.0%} of the chosen images.",
+    )
+    facts = {"images": len(ids), "clusters": groups, "largest_before": before, "largest_after": after}
+    return write_result(Listing("a balanced part", chosen, columns, lines, facts, "cluster"), opened, out)
