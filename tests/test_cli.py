@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import forkserver
 import pytest
 
 import nearfar
@@ -375,71 +370,6 @@ def test_every_flag_has_a_sentence_in_decisions() -> None:
     assert not set(re.findall(r"`(--[a-z-]+)", about)) - flags  # nor a sentence about a flag that is gone
 
 
-def test_methods_are_listed_without_torch_and_at_once() -> None:
-    code = (
-        "import sys\nfrom nearfar.cli.main import main\nmain(['methods'])\n"
-        "assert not {'torch', 'numpy'} & {*sys.modules} and len(sys.modules) < 250"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for method in methods.METHODS:
-        assert re.search(rf"^{method} +\S", done.stdout, re.MULTILINE), method
-    assert max(map(len, done.stdout.splitlines())) <= 110
-    assert "Chen et al. 2020; needs images." in done.stdout and "Chen and He 2021;" in done.stdout
-
-
-def test_methods_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["methods", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)["methods"]
-    assert [entry["name"] for entry in listed] == list(methods.METHODS)
-    for entry in listed:
-        assert set(entry) == {"name", "line", "paper", "citation", "needs", "choose"}
-        assert re.search(r" (et al\. |and \S+ )?(19|20)\d\d$", entry["paper"]), entry["paper"]
-        assert entry["choose"].startswith("when ") and entry["choose"].endswith(".")
-        needs = methods.method(entry["name"]).needs
-        assert needs & {"labels"} == ({"labels"} if entry["needs"] == "images with labels" else set())
-
-
-def test_a_missing_folder_is_a_sentence_on_standard_error(tmp_path: Path) -> None:
-    done = forkserver.run(forkserver.NEARFAR, "check", tmp_path / "nowhere")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("nearfar: ") and "nowhere" in done.stderr
-
-
-def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
-    pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
-    import numpy as np
-    import pyarrow as pa
-
-    from nearfar.stores import StoreInfo, open_store
-    from nearfar.stores.schema import fixed
-
-    store = open_store(tmp_path / "odd.nf", StoreInfo(2))
-    turn = np.stack([np.cos(np.arange(3)), np.sin(np.arange(3))], axis=1).astype(np.float32)
-    names = ["caf\u00e9.jpg", "\\xff.jpg", "plain.jpg"]
-    store.upsert(pa.table({"id": names, "vector": fixed(turn)}))
-
-    words, env = ["search", store.address, "--id"], os.environ | {"PYTHONIOENCODING": "ascii"}
-    shown = forkserver.run(forkserver.NEARFAR, *words, "plain.jpg", env=env)
-    assert (shown.returncode, shown.stderr) == (0, "") and "caf\\xe9.jpg" in shown.stdout
-    refused = forkserver.run(forkserver.NEARFAR, *words, b"\xff.jpg")
-    assert refused.returncode == 2
-    assert refused.stderr == "nearfar: '\\udcff.jpg' is not UTF-8 text; type the name as nearfar lists it.\n"
-
-
-def test_a_closed_pipe_is_no_traceback() -> None:
-    command = f"{sys.executable} -m nearfar pretrain --help | head -n 1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("example: ") and done.stderr == ""
-
-
-def test_version() -> None:
-    command = [sys.executable, "-m", "nearfar", "--version"]
-    assert (
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        == f"nearfar {nearfar.__version__}\n"
-    )
-
-
 def test_public_names_are_functions_and_shadow_neither_a_room_nor_a_builtin() -> None:
     import builtins
 
@@ -449,40 +379,3 @@ def test_public_names_are_functions_and_shadow_neither_a_room_nor_a_builtin() ->
     assert set(nearfar._PUBLIC) < set(nearfar.__all__) == set(dir(nearfar))
     with pytest.raises(AttributeError, match="nosuch"):
         _ = nearfar.nosuch
-
-
-@pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
-    words = [
-        "pretrain",
-        str(photos),
-        "--out",
-        str(tmp_path / "run"),
-        "--batch-size",
-        "16",
-        "--steps",
-        "100000",
-    ]
-    words += ["--encoder", "resnet10_w16", "--seed", "3"]
-    with forkserver.start(forkserver.NEARFAR, *words) as process:
-        log = tmp_path / "run" / "log.jsonl"
-        for _ in range(1200):
-            if process.poll() is not None or (log.exists() and log.stat().st_size):
-                break
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert out == "" and "Traceback" not in err
-    assert "run the same command again to resume" in err
-    assert (tmp_path / "run" / "last.safetensors").exists()
-
-
-@pytest.mark.slow
-def test_json_is_one_object_on_standard_output(tmp_path: Path) -> None:
-    from nearfar.demo import gallery
-
-    gallery.write(tmp_path, photos=2, train=2, test=2)
-    done = forkserver.run(forkserver.NEARFAR, "check", tmp_path / "photos", "--json", "--max-bad", "1")
-    assert done.returncode == 0, done.stderr
-    assert isinstance(json.loads(done.stdout), dict)
