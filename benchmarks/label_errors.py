@@ -6,7 +6,7 @@ The images are CIFAR-10's training images in a folder a class, in their original
 labels are those of Wei et al. 2022, "Learning with noisy labels revisited" ("aggregate" and "worse"). What is
 wrong is known: a label that is not the original one. Each ranking flags as many labels as are wrong.
 The encoder has seen no label, and nothing was chosen on these: the ranking's weights come from made-up
-errors.
+errors. `--sample 10000` takes that many images, drawn at random.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def human_labels(path: Path) -> dict[str, npt.NDArray[np.int64]]:
     return {name: np.asarray(values, np.int64)[order] for name, values in held.items()}
 
 
-def components(images: Path) -> npt.NDArray[np.float32]:
+def components(images: Path | list[Path]) -> npt.NDArray[np.float32]:
     """Reduce raw pixels to their principal components."""
     from nearfar.core.device import cores
     from nearfar.data import cache
@@ -84,7 +84,10 @@ def measure(
     count = int(wrong.sum())
     found = label_errors.find_label_errors(seen["encoder"], labels, [str(n) for n in range(10)])
     right = float((found.suggested[wrong] == truth[wrong]).mean())
-    note = f"estimate {found.estimate:,}; the suggestion is right for {100 * right:.1f} % of the wrong labels"
+    note = (
+        f"estimate {found.estimate:,}; {100 * found.accuracy:.1f} % of the labels are predicted; "
+        f"the suggestion is right for {100 * right:.1f} % of the wrong labels"
+    )
     rows = [("nearfar, encoder", label_errors.precision_at(found.order, wrong, count), note)]
     near = label_errors.neighbour_shares(seen["encoder"], labels, 10)
     order = np.argsort(near[np.arange(len(labels)), labels], kind="stable")
@@ -123,15 +126,18 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--labels", type=Path, required=True)
+    parser.add_argument("--sample", type=int)
     words = parser.parse_args()
     import nearfar
 
     torch.manual_seed(0)
     held = human_labels(words.labels)
-    embedded = nearfar.embed(words.run, words.images, labels=True)
-    names = sorted(set(embedded.labels or ()))
-    assert [names.index(label) for label in embedded.labels or ()] == held["clean_label"].tolist()
-    seen = {"encoder": embedded.vectors, "pixels": components(words.images)}
+    files = sorted(words.images.glob("*/*"))
+    names = sorted({file.parent.name for file in files})
+    assert [names.index(file.parent.name) for file in files] == held["clean_label"].tolist()
+    rows = np.sort(np.random.default_rng(0).permutation(len(files))[: words.sample])
+    held, files = {name: values[rows] for name, values in held.items()}, [files[row] for row in rows]
+    seen = {"encoder": nearfar.embed(words.run, files).vectors, "pixels": components(files)}
     for noise, column in NOISES.items():
         labels = held[column]
         count = int((labels != held["clean_label"]).sum())

@@ -1,7 +1,17 @@
-"""Lets `python -m nearfar` do what `nearfar` does."""
+"""Starts the command line, also as `python -m nearfar`."""
 
 import sys
 
-from .cli.main import main
 
-sys.exit(main())
+def start() -> int:
+    """Run the command line; Ctrl-C before it has been imported ends in a sentence too."""
+    try:
+        from .cli.main import main
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped before anything began: run the same command again.\n")
+        return 130
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(start())

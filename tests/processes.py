@@ -10,14 +10,19 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import forkserver
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from nearfar.methods.base import Batch, Method
 
 HERE = Path(__file__).parent
 
@@ -169,6 +174,37 @@ def batchnorm() -> dict[str, Tensor]:
     return {"y": y, "grad": mine.grad, "eval": module(mine)} | state
 
 
+def other_kinds() -> Iterator[tuple[str, Method, Batch]]:
+    """Methods for sound and texts, and a batch; without dropout, which no two processes draw alike."""
+    from torch import nn
+
+    from nearfar import methods
+    from nearfar.core.config import build
+    from nearfar.data.modalities import modality
+    from nearfar.methods.base import Batch
+
+    torch.manual_seed(1)
+    clips, ids = torch.rand(8, 1, 16, 32).double(), torch.randint(2, 300, (8, 12))
+    ids[::3, 7:] = 0
+    numbers = (1 + torch.arange(12) // 5).expand(8, 12) * (ids != 0)
+    views = {"byol_a": [clips], "cola": [clips, clips.flip(3)], "cpc": [clips]}
+    views |= {"mlm": [ids], "tsdae": [ids * (ids % 3 > 0), ids], "inverse_cloze": [ids, numbers]}
+    own = {"byol_a": {"head": [16, 8], "predictor": 16}, "cpc": {"width": 8, "first": 2, "predicted": 2}}
+    for name, made in views.items():
+        kind = methods.kind(name) or "sound"
+        f = modality(kind).encoder("text_w128_d2" if kind == "text" else "mel_cnn_w32", size=32)
+        module = methods.method(name)(f, build(methods.settings(name), own.get(name, {}))).double()
+        for part in module.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+            if isinstance(part, nn.MultiheadAttention):
+                part.dropout = 0.0
+        if name == "byol_a":
+            module.memory.push(share(clips.flip(2)))
+        rows = torch.arange(8)
+        yield name, module, Batch([share(view) for view in made], share(rows), key=4)
+
+
 def gradients() -> dict[str, Tensor]:
     """The gradient of each method on one global batch, as the loop computes it: with batch norm over all
     processes, and averaged."""
@@ -177,7 +213,7 @@ def gradients() -> dict[str, Tensor]:
     from nearfar.methods.base import Batch
     from nearfar.training.parallel import parallelise
 
-    found = {}
+    found, cases = {}, []
     for name in IMAGE_METHODS:
         module = small(name).double()
         torch.manual_seed(1)
@@ -186,6 +222,8 @@ def gradients() -> dict[str, Tensor]:
         batch = Batch([share(view) for view in views], share(rows), share(rows % 3))
         if "targets" in module.requires(module.config):
             batch = replace(batch, targets=share(torch.rand(8, module.memory.rows.shape[1]).double()))
+        cases.append((name, module, batch))
+    for name, module, batch in [*cases, *other_kinds()]:
         whole = parallelise(module)
         loss = whole(batch)
         loss.total.backward()

@@ -46,7 +46,7 @@ def small(name: str, **values: Any) -> Method:
         config = build(methods.settings(name), narrow(name) | values)
         needs = methods.method(name).requires(config)
         given = {"images": 32} if "images" in needs else {}
-        given |= {"teacher": teacher()} if "teacher" in needs else {}
+        given |= {"teacher": tokenizer() if name == "beit" else teacher()} if "teacher" in needs else {}
         return methods.method(name)(f, config, **given)
 
 
@@ -55,6 +55,19 @@ def teacher() -> types.SimpleNamespace:
     with models.seeded(1, "teacher"):
         f = models.encoder("resnet10_w16", size=16).eval().requires_grad_(False)
     return types.SimpleNamespace(encoder=f, size=16)
+
+
+def tokenizer() -> types.SimpleNamespace:
+    """A tiny encoder with random weights, and words for places of its map; `pictures` use some of them."""
+    from nearfar.methods.dvae import Words
+
+    with models.seeded(1, "tokenizer"), torch.no_grad():
+        f = models.encoder("resnet5_w64", size=16).eval().requires_grad_(False)
+        words = Words(64, 16)
+        # Less their mean, since maps of a random network are nearly alike.
+        mean = f.maps(pictures(64, seed=9).views[0])[-1].mean((0, 2, 3))
+        words.layer.bias.copy_(-words.layer.weight @ mean)
+    return types.SimpleNamespace(encoder=f, size=16, parts={"words": words.state_dict()})
 
 
 def pictures(count: int, side: int = 16, seed: int = 0, views: int = 2) -> Batch:

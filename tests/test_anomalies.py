@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from nearfar.analysis.anomalies import DETECTORS, detector, score_anomalies, score_detection, threshold
+from nearfar.analysis.anomalies import (
+    DETECTORS,
+    detector,
+    neighbour,
+    score_anomalies,
+    score_detection,
+    threshold,
+)
 from nearfar.analysis.planted_oddities import plant_oddities
 from nearfar.core.errors import NearfarError
 
@@ -34,7 +41,7 @@ def test_knn_is_the_kth_smallest_distance() -> None:
     for k in (1, 5):
         assert detector(normal, k=k)(asked) == pytest.approx(slow[:, k - 1], abs=1e-6)
     alone = np.sort(1 - b @ b.T + 9 * np.eye(len(b)), axis=1)[:, 4]
-    assert score_anomalies(normal).scores == pytest.approx(alone, abs=1e-6)
+    assert score_anomalies(normal, k=5).scores == pytest.approx(alone, abs=1e-6)
 
 
 def test_one_cloud_is_easy_for_all_and_several_for_knn_alone() -> None:
@@ -130,6 +137,17 @@ def kinds(spread: float) -> tuple[np.ndarray, np.ndarray]:
     labels = np.arange(240) % 6
     x = np.eye(6)[labels] + spread * draw.standard_normal((240, 6))
     return x.astype(np.float32), labels
+
+
+def test_odd_images_of_one_kind_do_not_hide_each_other() -> None:
+    draw = np.random.default_rng(0)
+    kinds = draw.normal(size=(4, 24))
+    x = np.concatenate([kinds[np.arange(560) % 3], np.repeat(kinds[3:], 18, axis=0)])
+    x = (x + 0.5 * draw.normal(size=x.shape)).astype(np.float32)
+    odd = np.arange(len(x)) >= 560
+    first = [odd[np.argsort(-score_anomalies(x, k=k).scores)[:18]].sum() for k in (None, 5)]
+    assert first[0] >= 16 > 2 * first[1]
+    assert [neighbour(count) for count in (3, 125, 578, 10**6)] == [5, 5, 23, 50]
 
 
 def test_planted_oddities_tell_a_strong_encoder_from_one_that_knows_nothing() -> None:

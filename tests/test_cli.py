@@ -274,7 +274,7 @@ FLAGS = {
     "report": "--out --data --train --test --bank --names --json",
     "embed": (
         "--out --store --columns --prune --thumbnail --part --join --on --parts --labels --json "
-        "--device --batch-size --workers"
+        "--device --engine --batch-size --workers"
     ),
     "explain": "--out --pair --labels --json",
     "store": "--import --columns --delete --compact --export --where --json",

@@ -185,6 +185,21 @@ def test_a_store_says_what_it_is_or_ends_in_a_sentence() -> None:
         StoreInfo.read(json.dumps(whole | {"later": 1}), "s.nf")
 
 
+def test_a_store_hurt_in_its_data_ends_in_a_sentence(run: Path, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8)
+    nearfar.embed(run, images, store=str(tmp_path / "s.nf"))
+    (data,) = (tmp_path / "s.nf").rglob("*.lance/data/*.lance")
+    whole = data.read_bytes()
+    for made in (whole[: len(whole) // 2], whole[: len(whole) // 3] + bytes(400), b"", whole[::-1]):
+        data.write_bytes(made)
+        with pytest.raises(NearfarError, match=r"s\.nf cannot be (read|opened)") as told:
+            nearfar.open_store(str(tmp_path / "s.nf")).vectors()
+        assert ".rs" not in str(told.value) and "\n" not in str(told.value)
+        with pytest.raises(NearfarError, match="make it anew with nearfar embed"):
+            list(nearfar.open_store(str(tmp_path / "s.nf")).pieces()[2])
+
+
 def test_arrays_that_claim_more_than_their_file_holds_are_refused(tmp_path: Path) -> None:
     import io
     import zipfile

@@ -36,6 +36,8 @@ def write(path: Path, text: str) -> None:
         ),
         ("4:cpuset:/x\n", {"cpuset/x/cpu.cfs_quota_us": "1\n"}, math.inf),
         ("0::/a\n", {"a/cpu.max": "nonsense\n"}, math.inf),
+        ("nonsense\n0::/a\n", {"a/cpu.max": "10000 100000\n"}, 0.1),
+        ("0::/../x\n", {"cpu.max": "33333 100000\n"}, 0.33333),
     ],
 )
 def test_the_quota_is_the_least_of_the_group_and_those_above(
@@ -48,7 +50,10 @@ def test_the_quota_is_the_least_of_the_group_and_those_above(
     assert cpu_quota(tmp_path / "nothing", tmp_path / "cgroup") == math.inf
 
 
-def test_a_quota_sets_the_number_of_cores_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quota_sets_the_number_of_cores_and_threads(tmp_path: Path) -> None:
     assert 1 <= compute_threads() <= cores()
-    monkeypatch.setattr("nearfar.core.device.cpu_quota", lambda: 0.5)
-    assert cores() == compute_threads() == 1
+    place = tmp_path / "proc", tmp_path / "cgroup"
+    write(place[0] / "cgroup", "0::/a/b\n")
+    for quota, count in (("50000", 1), ("100000", 1), ("100001", 2), ("150000", 2), ("max", cores())):
+        write(place[1] / "a/cpu.max", f"{quota} 100000\n")
+        assert cores(*place) == min(count, cores())

@@ -157,6 +157,9 @@ def test_a_photo_in_full_and_images_set_aside(
     view.wait_for_function("document.getElementById('photo-path').textContent.endsWith('001.png')")
     view.click("#photo-near button")
     view.wait_for_function("document.querySelector('#photo-two img').naturalWidth === 30")
+    press(view, "y")  # a store without a run cannot say why
+    view.wait_for_function("document.getElementById('photo-reason').textContent.includes('run')")
+    assert view.get_attribute("#photo-why", "aria-pressed") == "false"
     press(view, "Escape")
     view.wait_for_selector("#photo", state="hidden")
     # All copies but one of each group, set aside with a few keys; undo brings them back.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
 pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
@@ -20,11 +22,13 @@ from page_client import HOME, TOKEN, asked, client, opened, stranger, there  # n
 from PIL import Image
 from starlette.testclient import TestClient
 
-from nearfar.app import server
+from nearfar.app import server, why
 from nearfar.app.findings import Findings
 from nearfar.app.frames import frame
 from nearfar.app.row_numbers import NumberedStore
 from nearfar.cli.main import main
+from nearfar.core.errors import NearfarError
+from nearfar.features.knn import unit
 from nearfar.stores import open_store
 
 
@@ -65,6 +69,37 @@ def test_thumbnails_and_rows(client: TestClient, there: explored.Explored) -> No
     ends = np.cumsum([0, *found["sizes"]])
     parts = [found["bytes"][a:b].tobytes() for a, b in zip(ends, ends[1:], strict=False)]
     assert parts == there.store.thumbnails([ids[row] for row in wanted])
+
+
+def test_why_two_images_are_near(client: TestClient, there: explored.Explored) -> None:
+    facts, ids = asked(client, "/api/store"), there.store.ids()
+    rows = [ids.index(name) for name in ("010.png", "011.png")]
+    address = f"/api/why/{rows[0]}/{rows[1]}?key={facts['key']}"
+    found = asked(client, address)
+    head, ends = found["head"], np.cumsum([0, *found["sizes"]])
+    vectors = unit(torch.from_numpy(there.store.vectors(ids=ids)[1]))
+    pair = unit(vectors[rows] - vectors.mean(0))
+    assert head["similarity"] == pytest.approx(float(pair[0] @ pair[1]), abs=0.02)  # JPEG files
+    assert -1 < head["margin"] < 1 and head["better"] in (0, 1, 2)
+    for low, high in itertools.pairwise(ends):
+        with Image.open(io.BytesIO(found["bytes"][low:high].tobytes())) as image:
+            assert image.format == "JPEG" and image.size == (384, 384) and np.asarray(image).std() > 5
+    assert len(ends) == 3 and asked(client, address)["head"] == head
+    path = Path(there.store.rows(["path"], ids=["011.png"]).to_pylist()[0]["path"])
+    kept = path.read_bytes()
+    try:
+        path.write_bytes(kept[:-1] + b"x")
+        assert "is not the file that was embedded" in client.get(address).json()["error"]
+    finally:
+        path.write_bytes(kept)
+    assert client.get(f"/api/why/{rows[0]}/900?key={facts['key']}").status_code in (400, 409)
+    there.run.path.rename(there.run.path.with_name("away"))
+    try:
+        findings = Findings(NumberedStore(open_store(there.store.address)))
+        with pytest.raises(NearfarError, match="run"):
+            why.near(findings, ["010.png", "011.png"])
+    finally:
+        there.run.path.with_name("away").rename(there.run.path)
 
 
 def test_every_list(client: TestClient, there: explored.Explored) -> None:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import nearfar
+from benchmarks.exports import cosines, prepared_by_the_card
 from nearfar import models
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
@@ -39,6 +40,14 @@ def pictures() -> list[np.ndarray]:
     return found
 
 
+def smalls(folder: Path) -> Path:
+    """Write a run of a torchvision ResNet with our first layer for small images."""
+    encoder = models.encoder("torchvision:resnet18", size=32, seed=3).eval()
+    folder.mkdir()
+    export(folder, encoder, Preprocess.of(32, "bilinear"), {"nearfar": "0", "source": "a test"})
+    return folder
+
+
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return a_run(tmp_path_factory.mktemp("runs") / "ours", "resnet10_w16")
@@ -53,8 +62,7 @@ def test_onnx_gives_the_vectors_of_encode_from_the_pixels_of_any_picture(ours: P
     for picture in pictures():
         theirs = session.run(None, {"picture": picture[None]})[0][0]
         wanted = run.encode(picture)
-        cosine = theirs @ wanted / np.linalg.norm(theirs) / np.linalg.norm(wanted)
-        assert cosine > 0.9999, picture.shape
+        assert cosines(theirs[None], wanted[None]) > 0.9999, picture.shape
 
 
 @pytest.mark.parametrize("name", ["resnet10_w16", "vit_w64_d2", "timm:vit_tiny_patch16_224"])
@@ -87,6 +95,12 @@ def test_the_card_says_how_pictures_are_prepared_and_what_was_measured(ours: Pat
     text = (tmp_path / "made" / "README.md").read_text()
     assert "Trained by simclr on 12 images" in text and "short side is over 37 px" in text
     assert "It was not evaluated." in text and text.startswith("---\nlibrary_name:")
+    # Who follows it with Pillow and NumPy alone gets our vectors.
+    program = torch.export.load(tmp_path / "made" / "encoder.pt2").module()
+    drawn = [*pictures(), *(picture.repeat(4, 0).repeat(4, 1) for picture in pictures())]
+    x = np.stack([prepared_by_the_card(text, picture) for picture in drawn])
+    found = program(torch.from_numpy(x)).detach().numpy()
+    assert cosines(found, load(ours).encode(drawn)).min() > 0.9999
 
 
 def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(ours: Path, tmp_path: Path) -> None:
@@ -104,3 +118,49 @@ def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(ours: Path, t
 def test_from_the_command_line(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(ours), "--to", "torch", "--out", str(tmp_path / "made"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"] == ["README.md", "encoder.pt2"]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vit_w64_d2", "torchvision:resnet18"])
+def test_transformers_opens_networks_that_it_does_not_know_with_their_code(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    small = name.startswith("torchvision")
+    folder = smalls(tmp_path / "run") if small else a_run(tmp_path / "run", name)
+    made = nearfar.export(folder, to="transformers", out=tmp_path / "made")
+    assert made.difference < 1e-5 and "trust_remote_code=True" in made.open_with
+    text = (made.path / "README.md").read_text()
+    assert 'library_name: "transformers"' in text and "trust_remote_code=True" in text
+    for file in made.path.glob("*.py"):
+        assert "import nearfar" not in file.read_text() and "from nearfar" not in file.read_text()
+    net = transformers.AutoModel.from_pretrained(made.path, trust_remote_code=True).eval()
+    prepare = transformers.AutoImageProcessor.from_pretrained(made.path, trust_remote_code=True)
+    run = load(folder)
+    drawn = pictures()
+    with torch.inference_mode():
+        x = prepare([Image.fromarray(picture) for picture in drawn], return_tensors="pt")
+        found = net(**x).pooler_output.numpy()
+    assert cosines(found, run.encode(drawn)).min() > 0.9999
+
+
+@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "torchvision:resnet18"])
+def test_transformers_opens_networks_of_timm_as_they_are(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = a_run(tmp_path / "run", name)
+    made = nearfar.export(folder, to="transformers", out=tmp_path / "made")
+    assert made.difference < 1e-5 and "trust_remote_code" not in made.open_with
+    assert not list(made.path.glob("*.py"))
+    prepare = transformers.AutoImageProcessor.from_pretrained(made.path)
+    x = prepare(Image.new("RGB", (40, 32), "white"), return_tensors="pt")["pixel_values"]
+    assert x.shape == (1, 3, 32, 32) and bool((x == 1).all())  # mean 0 and deviation 1, not ImageNet's
+    again = load(made.path).encoder
+    with torch.inference_mode():
+        assert torch.allclose(again(x), load(folder).encoder(x), atol=1e-5)
+
+
+def test_openvino_opens_its_own_files(ours: Path, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    made = nearfar.export(ours, to="openvino", out=tmp_path / "made")
+    assert made.files == ("README.md", "encoder.bin", "encoder.xml") and made.difference < 1e-5
+    net = openvino.Core().compile_model(made.path / "encoder.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    x = torch.rand(5, 3, 32, 32)
+    with torch.inference_mode():
+        assert np.allclose(net(x.numpy())[0], load(ours).encoder(x).numpy(), atol=1e-5)

@@ -198,6 +198,7 @@ def test_columns_are_joined_by_id_or_path(run, photos, address, tmp_path):
         ("id,Patient No\nround/é 01.png,3\n", "such as Patient_No"),
         ("id,age\nround/é 01.png,old\n", "holds a number"),
         ("id,a,a\nround/é 01.png,1,2\n", "two columns"),
+        ("id,a\nround/é 01.png,1\nround/é 01.png,2\n", "line 3: round/é 01.png has two rows that differ"),
         ("id,a\nround/é 01.png\n", "line 2: 1 value, not 2"),
     ):
         (tmp_path / "bad.csv").write_text(text, encoding="utf-8")

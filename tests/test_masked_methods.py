@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from small import given, small, total
+from small import given, small, tokenizer, total
 
 from nearfar import models
+from nearfar.core import rng
 from nearfar.core.errors import NearfarError
-from nearfar.methods import ibot, masks
+from nearfar.methods import beit, ibot, ijepa, masks
 from nearfar.methods.base import Batch
+from nearfar.methods.dvae import DVAE, Config, perplexity
 from nearfar.methods.mae import MAE
 from nearfar.models.transformer import positions
 from nearfar.training import optim
@@ -145,3 +147,209 @@ def test_koleo_is_least_for_rows_spread_evenly_and_sinkhorn_uses_all_outputs() -
     sharp = module._sharp(torch.randn(32, 16) + 5 * torch.arange(16), module.centre, torch.tensor(0.5))
     torch.testing.assert_close(sharp.sum(1), torch.ones(32))
     assert sharp.sum(0).max() < 8  # an output that all rows prefer is not all there is
+
+
+# I-JEPA
+
+
+def slow_masks(
+    batch: Batch, rows: int, columns: int, blocks: int, context: float
+) -> tuple[list[set[int]], list[list[set[int]]]]:
+    """Context and target blocks of each image, patch by patch."""
+    key = rng.fold(batch.key, "masks")
+    a, b = (float(u) for u in rng.uniform(key, [0], 2)[0])
+    size, aspect = rows * columns * (0.15 + 0.05 * a), 0.75 + 0.75 * b
+    height = max(1, min(round(math.sqrt(size * aspect)), rows - 1))
+    width = max(1, min(round(math.sqrt(size / aspect)), columns - 1))
+    count = min(round(rows * columns * context), rows * columns - height * width)
+    contexts, targets = [], []
+    for row in batch.rows.tolist():
+        corners = iter(rng.uniform(rng.fold(key, "corners"), [row], 2 * blocks * 8)[0])
+        order = rng.uniform(rng.fold(key, "context"), [row], rows * columns)[0]
+        for attempt in range(8):
+            found = []
+            for number in range(blocks):
+                top, left = (
+                    int(next(corners) * (rows - height + 1)),
+                    int(next(corners) * (columns - width + 1)),
+                )
+                places = {(top + r) * columns + left + c for r in range(height) for c in range(width)}
+                found.append(places if attempt < 7 or not number else found[0])
+            free = sorted(set(range(rows * columns)).difference(*found), key=lambda place: order[place])
+            if len(free) >= count:
+                break
+        contexts.append(set(free[:count]))
+        targets.append(found)
+    return contexts, targets
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (8, 8), (3, 5)])
+def test_ijepas_blocks_are_those_of_the_loops_and_no_context_holds_a_patch_of_them(
+    rows: int, columns: int
+) -> None:
+    shapes = set()
+    for key in range(12):
+        batch = Batch([], torch.arange(10) * 7, None, key)
+        seen, at = ijepa.masks(batch, rows, columns, 4, 0.25)
+        contexts, targets = slow_masks(batch, rows, columns, 4, 0.25)
+        assert [set(one) for one in seen.tolist()] == contexts
+        assert [[set(block) for block in one] for one in at.tolist()] == targets
+        assert all(not one & set().union(*blocks) for one, blocks in zip(contexts, targets, strict=True))
+        assert seen.shape == (10, min(round(rows * columns / 4), rows * columns - at.shape[2]))
+        half = ijepa.masks(batch.part(slice(4, 10)), rows, columns, 4, 0.25)
+        assert torch.equal(half[0], seen[4:]) and torch.equal(half[1], at[4:])
+        shapes.add(at.shape[2])
+    assert len(shapes) > 1  # drawn anew at each step
+    many = ijepa.masks(batch, 8, 8, 40, 0.25)  # forty blocks leave enough only in one place
+    assert (many[1] == many[1][:, :1]).all()
+
+
+def test_ijepa_predicts_the_ema_copys_features_from_the_context_and_places_alone() -> None:
+    module = small("ijepa")
+    batch = given(module, 3)
+    (x,) = batch.views
+    y, target, at = module.embed(batch)
+    seen, _ = ijepa.masks(batch, 4, 4, 4, 0.25)
+    shown = torch.zeros(3, 16).scatter(1, seen, 1.0).view(3, 1, 4, 4)
+    shown = torch.nn.functional.interpolate(shown, scale_factor=4, mode="nearest")
+    other = module.embed(Batch([x * shown + 0.7 * (1 - shown)], batch.rows))
+    torch.testing.assert_close(other[0], y)  # nothing but the context is seen
+    assert not torch.allclose(other[1], target)  # by the copy all is
+    # The copy's features: it is not f, and each patch has mean 0 and variance 1.
+    assert target.grad_fn is None and y.shape == (*at.shape, 64) and target.shape == (3, 16, 64)
+    torch.testing.assert_close(target.mean(2), torch.zeros(3, 16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(target.var(2, unbiased=False), torch.ones(3, 16), atol=1e-2, rtol=0)
+    with torch.no_grad():
+        module.f.net.conv_proj.weight.mul_(2)
+    again = module.embed(batch)
+    assert torch.equal(again[1], target) and not torch.allclose(again[0], y)
+    module.after_step(0.5, {})
+    assert not torch.allclose(module.embed(batch)[1], target)
+    # With the same context, what is asked for differs by its place alone.
+    where, seen = positions(4, 4, 16), seen[:1, :2]
+    told = [module.predictor(torch.zeros(1, 2, 64), seen, torch.tensor([[k]]), where) for k in (0, 5)]
+    assert not torch.allclose(*told)
+    with pytest.raises(NearfarError, match="views of 4 px are one patch"):
+        module.embed(Batch([x[:, :, :4, :4]], batch.rows))
+
+
+def test_ijepas_share_explained_counts_nothing_that_places_alone_tell() -> None:
+    module = small("ijepa", standardised=False)
+    target = torch.randn(1, 16, 64).expand(6, -1, -1) + 0.1 * torch.randn(6, 16, 64)
+    at = torch.arange(16).view(1, 4, 4).expand(6, -1, -1)
+    known = module.loss(target.view(6, 4, 4, 64), target, at)
+    places = module.loss(target.mean(0).view(1, 4, 4, 64).expand(6, -1, -1, -1), target, at)
+    assert float(module.metrics(known.watched)["features_explained"]) == 1
+    assert float(module.metrics(places.watched)["features_explained"]) == pytest.approx(0, abs=1e-5)
+
+
+# BEiT and its tokenizer
+
+
+def slow_blocks(batch: Batch, rows: int, columns: int, share: float) -> list[set[int]]:
+    """Hidden patches of each image, patch by patch: algorithm 1 of BEiT."""
+    key, count = rng.fold(batch.key, "blocks"), round(rows * columns * share)
+    least = min(count, max(1, round(rows * columns * 16 / 196)))
+    found = []
+    for row in batch.rows.tolist():
+        u = [float(one) for one in rng.uniform(key, [row], 32)[0]]
+        cut = rng.uniform(rng.fold(key, "cut"), [row], rows * columns)[0]
+        hidden: list[int] = []
+        while len(hidden) < count and u:
+            size, aspect = least + max(0, count - len(hidden) - least) * u[0], 0.3 ** (2 * u[1] - 1)
+            height = min(max(round(math.sqrt(size * aspect)), 1), rows)
+            width = min(max(round(math.sqrt(size / aspect)), 1), columns)
+            top, left = int(u[2] * (rows - height + 1)), int(u[3] * (columns - width + 1))
+            block = {(top + r) * columns + left + c for r in range(height) for c in range(width)}
+            hidden += sorted(block.difference(hidden), key=lambda place: cut[place])
+            u = u[4:]
+        rest = sorted(set(range(rows * columns)).difference(hidden), key=lambda place: cut[place])
+        found.append(set((hidden + rest)[:count]))
+    return found
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 8), (14, 14), (3, 5)])
+def test_beits_blocks_are_those_of_the_loops_and_hide_two_patches_of_five(rows: int, columns: int) -> None:
+    batch = Batch([], torch.arange(40) * 3, None, 5)
+    at = beit.blocks(batch, rows, columns, 0.4)
+    assert at.shape == (40, round(0.4 * rows * columns))
+    assert [set(one) for one in at.tolist()] == slow_blocks(batch, rows, columns, 0.4)
+    assert torch.equal(beit.blocks(batch.part(slice(7, 9)), rows, columns, 0.4), at[7:9])
+    hidden = torch.zeros(40, rows * columns).scatter(1, at, 1.0).view(40, rows, columns)
+    beside = (hidden[:, 1:] * hidden[:, :-1]).sum() / hidden[:, 1:].sum()
+    assert beside > 0.55  # of single patches drawn by chance 0.4
+
+
+def test_beit_names_hidden_patches_alone_by_the_words_of_a_tokenizer_that_stays_as_it_is() -> None:
+    module = small("beit")
+    batch = given(module, 6)
+    (x,) = batch.views
+    y, words = module.embed(batch)
+    at = beit.blocks(batch, 4, 4, 0.4)
+    assert y.shape == (6, 6, 16) and words.shape == at.shape == (6, 6) and words.unique().numel() > 2
+    hidden = torch.zeros(6, 16).scatter(1, at, 1.0).view(6, 1, 4, 4)
+    hidden = torch.nn.functional.interpolate(hidden, scale_factor=4, mode="nearest")
+    other = module.embed(Batch([x * (1 - hidden) + (1 - x) * hidden], batch.rows))
+    torch.testing.assert_close(other[0], y)  # what is hidden is not seen,
+    assert not torch.equal(other[1], words)  # but by the tokenizer
+    encoder, known = tokenizer().encoder, tokenizer().parts["words"]
+    level = encoder.maps(x)[-1]
+    for i, p in ((0, 0), (3, 2), (5, 5)):  # word by word
+        r, c = divmod(int(at[i, p]), 4)
+        fits = known["layer.weight"] @ level[i, :, r, c] + known["layer.bias"]
+        assert int(fits.argmax()) == int(words[i, p])
+    names = [*module.state_dict(), *(name for name, _ in module.named_parameters())]
+    assert {name.split(".")[0] for name in names} == {"f", "g", "hide", "usage"}
+    maker = optim.optimizer(Training(optimizer="adamw", lr=1e-2), module)
+    for _ in range(3):
+        total(module(batch)).backward()
+        maker.step()
+    assert torch.equal(module.embed(batch)[1], words)
+    # Of the entropy of the words, all is told where each is named for certain, nothing by their frequencies.
+    sure = 50.0 * torch.nn.functional.one_hot(words, 16)
+    even = module.loss(torch.zeros(6, 6, 16), words).watched
+    assert float(module.metrics(module.loss(sure, words).watched)["words_explained"]) == pytest.approx(1)
+    assert float(module.metrics(even)["words_explained"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_beit_reads_words_at_the_side_that_gives_each_patch_a_place() -> None:
+    f, given_words = models.encoder("vit_w64_d2", size=16), tokenizer()
+    given_words.encoder = models.encoder("resnet10_w16", size=64).eval()  # a place for 16 x 16 pixels
+    given_words.parts["words"]["layer.weight"] = torch.randn(16, 128)
+    module = beit.BEiT(f, beit.Config(), given_words)
+    assert module.stride == 16 and module.words(torch.rand(2, 3, 16, 16), (4, 4)).shape == (2, 16)
+
+
+def test_what_is_no_tokenizer_is_refused() -> None:
+    f, given_words = models.encoder("vit_w64_d2", size=16), tokenizer()
+    with pytest.raises(NearfarError, match="runs/a has no words for patches; train a tokenizer first"):
+        beit.BEiT(f, beit.Config(teacher="runs/a"), type(given_words)(encoder=f, parts={}))
+    given_words.parts["words"]["usage"] = torch.nn.functional.one_hot(torch.tensor(3), 16).float()
+    with pytest.raises(NearfarError, match="uses 1 of its 16 words, too few to learn from"):
+        beit.BEiT(f, beit.Config(), given_words)
+
+
+def test_a_discrete_vae_gives_each_kind_of_patch_words_of_its_own() -> None:
+    """Images of five colours, one a patch: nothing else can be told."""
+    torch.manual_seed(0)
+    colours = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]])
+    module = DVAE(models.encoder("resnet5_w64", size=16), Config(words=16))
+    maker = optim.optimizer(Training(optimizer="adamw", lr=3e-3), module)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(70):
+        kinds = torch.randint(5, (16, 4, 4), generator=generator)
+        x = torch.nn.functional.interpolate(colours[kinds].movedim(3, 1), scale_factor=4, mode="nearest")
+        found = module(Batch([x], torch.arange(16), None, step))
+        maker.zero_grad()
+        total(found).backward()
+        maker.step()
+        module.after_step((step + 1) / 70, found.watched)
+    assert module.metrics(found.watched)["variance_explained"].item() > 0.8
+    words = module.words(module.eval().f.maps(x)[-1]).argmax(2).flatten()
+    told = torch.stack(
+        [torch.bincount(kinds.flatten()[words == word], minlength=5) for word in words.unique()]
+    )
+    assert told.max(1).values.sum() / told.sum() > 0.9  # a word is of one colour
+    assert module.words.usage.sum().item() == pytest.approx(1, abs=1e-5)
+    assert 4 < float(perplexity(module.words.usage)) <= 16
+    assert float(perplexity(torch.full((8,), 1 / 8))) == pytest.approx(8)

@@ -111,7 +111,7 @@ def known(module, batch):
 @every
 def test_overfits_eight_pictures_and_keeps_a_spread(name):
     # Slow copies that can follow within 60 steps, and a decoder that can.
-    quick = {"ema": 0.9, "prototypes": 64, "decoder_width": 32}
+    quick = {"ema": 0.9, "prototypes": 64, "decoder_width": 32, "predictor_width": 32, "predictor_depth": 2}
     own = {item.name for item in settings_of(methods.settings(name))}
     module = small(name, **{key: value for key, value in quick.items() if key in own})
     maker = optim.optimizer(Training(optimizer="adamw", lr=2e-3), module)

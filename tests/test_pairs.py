@@ -16,6 +16,8 @@ from small_pairs import TINY, drawn
 
 import nearfar
 from nearfar import methods, models
+from nearfar.cli.main import pretrain_parser
+from nearfar.core import progress
 from nearfar.core.config import build, to_json
 from nearfar.core.errors import NearfarError
 from nearfar.data.batch import Batch
@@ -25,6 +27,7 @@ from nearfar.losses import clip, siglip, unit
 from nearfar.methods.image_text import numbers
 from nearfar.text import networks
 from nearfar.training import optim
+from nearfar.training.method_choice import choose_method
 from nearfar.training.run import has_text
 from nearfar.training.settings import Training
 
@@ -153,7 +156,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "pairs"
     torch.set_num_threads(1)
-    nearfar.pretrain(pictures, out=folder, method="siglip", **{**TINY, "steps": 80})
+    nearfar.pretrain(pictures, out=folder, **{**TINY, "steps": 80})  # without a method: SigLIP
     return folder
 
 
@@ -181,6 +184,34 @@ def test_a_run_on_pairs_resumes_to_the_same_bytes(name: str, pictures: Path, tmp
         "text/tokenizer.json",
     ):
         assert (tmp_path / "broken" / file).read_bytes() == (tmp_path / "unbroken" / file).read_bytes()
+
+
+def test_siglip_is_the_method_of_small_batches_and_clip_of_large_ones(
+    pictures: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = {"batch_size": 511, "device": "cpu"}, {"batch_size": 512, "device": "cpu"}
+    for data in (pictures, str(pictures / "captions.csv"), open_pairs(pictures)):
+        assert choose_method("auto", data, small) == "siglip" and choose_method("auto", data, large) == "clip"
+        assert choose_method("auto", data, {"device": "cpu"}) == "siglip"  # the batch of the recipe for CPUs
+        assert choose_method("auto", data, {"device": "cpu"}, "imagenet") == "clip"
+        assert choose_method("simclr", data, small) == "simclr"
+    assert choose_method("auto", pictures, {**small, "modality": "images"}) == "simclr"
+    assert choose_method("auto", photos, {**small, "modality": "pairs"}) == "siglip"
+    assert choose_method("auto", photos, small) == choose_method("auto", "cifar10", large) == "simclr"
+    (tmp_path / "metadata.csv").write_text("path,text\na.png,x\n")
+    assert choose_method("auto", tmp_path, small) == "simclr"  # no table that is called captions
+    with pytest.raises(NearfarError, match="no method 'simclar'; did you mean simclr"):
+        choose_method("simclar", photos, small)
+    assert "--text-encoder" in pretrain_parser([str(pictures)]).flags
+    assert "--text-encoder" not in pretrain_parser([str(pictures), "--method", "simclr"]).flags
+    settings = {**TINY, "steps": 1, "health_checks": 0}
+    said: list[str] = []
+    monkeypatch.setattr(progress, "say", said.append)
+    nearfar.pretrain(pictures, out=tmp_path / "run", **settings)
+    line = "method siglip, for images with captions and batches of 16; --method simclr leaves captions out."
+    assert said.count(line) == 1
+    again = nearfar.pretrain(pictures, out=tmp_path / "again", like=tmp_path / "run")
+    assert again.config["method"] == "siglip"
 
 
 def test_a_run_keeps_two_encoders_of_one_space(run: Path) -> None:
@@ -224,7 +255,7 @@ def test_captions_learn_to_fit_a_run_that_stays_as_it_is(pictures: Path, run: Pa
     settings = {**TINY, "health_checks": 0, "method": "siglip"}
     plain = nearfar.pretrain(
         pictures, out=tmp_path / "plain", **{key: TINY[key] for key in ("batch_size", "workers", "device")},
-        steps=4, recipe="cpu", encoder="resnet10_w16", health_checks=0, precision="float32",
+        steps=4, method="simclr", recipe="cpu", encoder="resnet10_w16", health_checks=0, precision="float32",
     )  # fmt: skip
     del settings["encoder"]
     fitted = nearfar.pretrain(
@@ -236,7 +267,8 @@ def test_captions_learn_to_fit_a_run_that_stays_as_it_is(pictures: Path, run: Pa
     again = nearfar.pretrain(pictures, out=tmp_path / "next", weights=str(run), **{**settings, "steps": 2})
     assert again.text is not None and again.text.preprocess == nearfar.load(run / "text").preprocess
     with pytest.raises(NearfarError, match="leaves nothing to learn"):
-        nearfar.pretrain(pictures, out=tmp_path / "no", weights=str(run), trainable="none", steps=2)
+        still = {"weights": str(run), "trainable": "none", "steps": 2}
+        nearfar.pretrain(pictures, out=tmp_path / "no", method="simclr", **still)
     with pytest.raises(NearfarError, match="has no encoder of texts"):
         nearfar.embed(tmp_path / "plain", pictures, store=tmp_path / "plain.nf")
         nearfar.search(tmp_path / "plain.nf", text="a box")

@@ -24,7 +24,13 @@ from nearfar.core.errors import NearfarError
 from nearfar.data import cache, loader
 from nearfar.data.dataset import holdout_split
 from nearfar.data.sources import open_source
-from nearfar.reports import cards, galleries, sample
+from nearfar.interpretation.invariance import CHANGES
+from nearfar.reports import (
+    cards,
+    galleries,
+    sample,
+    what_features_see,
+)
 from nearfar.reports.report import report
 from nearfar.training import resolve
 from nearfar.training.run import Run, load
@@ -183,6 +189,23 @@ def test_the_page_says_what_went_in(written: dict[str, Path], run: Run, photos: 
     assert f"nearfar evaluate '{run.path}' --train LABELLED --test LABELLED" in text
     assert "energy not measured" in text
     assert "--out" in text and f"--like '{run.path}'" in text
+
+
+def test_the_page_shows_what_features_see(
+    written: dict[str, Path], run: Run, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(Page(written["bare"]).text.split())
+    assert "Single features" in text and "8 principal components" in text and "is kept at the end" in text
+    assert "Which parts make two images similar" in text and "less" in text
+    assert "What features see" not in Page(written["both"]).text  # bounded: of one run
+    few = sample.sample_labelled(run, labelled / "train", 48, torch.device("cpu"))
+    (said,) = what_features_see.blocks(run, few)
+    assert "48 images are too few" in said.text
+    monkeypatch.setattr(what_features_see, "FEWEST", 48)
+    parts, features, folded = what_features_see.blocks(run, few)
+    assert features.columns == 8 and len(features.rows) == 6 and "names it" in features.says
+    assert {len(row) for row in parts.rows} == {4}
+    assert [plot.title.split()[3] for plot in folded.blocks[0].items] == list(CHANGES)
 
 
 def test_the_scores_are_those_of_the_evaluation(written: dict[str, Path], scored: Run) -> None:

@@ -16,7 +16,14 @@ from nearfar.core.errors import NearfarError
 from nearfar.data import cache
 from nearfar.data.source import from_array
 from nearfar.data.subset import subset_of
-from nearfar.reports import curves, figures, galleries, page, scoring, summary
+from nearfar.reports import (
+    curves,
+    figures,
+    galleries,
+    page,
+    scoring,
+    summary,
+)
 from nearfar.reports.sample import ImageSample
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tarfile
 from pathlib import Path
@@ -65,6 +66,16 @@ def test_points_in_names_keep_labels_apart(tmp_path: Path) -> None:
         add(tar, "a.cls", b"one")
         add(tar, "a.b.png", png(2))
     refuses(tmp_path / "q.tar", "no label for 'a.b.png'", labels=True)  # a.cls is another image's
+
+
+def test_capital_endings_in_shards_and_compressed_ones(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(2):
+            add(tar, f"S{number}.PNG", png(number))
+            add(tar, f"S{number}.CLS", str(number).encode())
+    assert open_source(tmp_path / "a.tar", labels=True).labels == ("0", "1")
+    (tmp_path / "z.tar").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
+    refuses(tmp_path / "z.tar", "it is compressed: unpack it")
 
 
 def test_shards_that_are_none(shards: Path) -> None:

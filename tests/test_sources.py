@@ -21,6 +21,7 @@ from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import hubs
 from nearfar.data import source as kinds
 from nearfar.data.inspection import inspect
+from nearfar.data.labels import from_list
 from nearfar.data.source import Source
 from nearfar.data.sources import open_source
 from nearfar.images import decode
@@ -129,12 +130,26 @@ def test_blanks_around_paths_and_labels_make_no_classes(folder: Path) -> None:
     assert open_source((np.zeros((2, 8, 8), np.uint8), [" a", "a "]), labels=True).labels == ("a", "a")
 
 
-@pytest.mark.parametrize("word", ["-1", "null", "NaN", " ", "", -1, -1.0, None, float("nan")])
+@pytest.mark.parametrize("word", ["-1", "null", "NaN", "#N/A", " ", "", -1, -1.0, None, float("nan")])
 def test_what_means_no_label_is_refused_as_a_class(word: object, folder: Path) -> None:
     refuses((np.zeros((2, 8, 8), np.uint8), [3, word]), "no label for image 2", labels=True)
     if isinstance(word, str):
         (folder / "l.csv").write_text(f"path,label\ncat/1.png,1\ndog/1.png,{word}\n")
         refuses(folder / "l.csv", "no label for image 2", labels=True)
+
+
+def test_lists_that_give_two_answers_are_refused(folder: Path) -> None:
+    (folder / "l.csv").write_text("path,label,Label\ncat/1.png,1,2\n")
+    refuses(folder / "l.csv", "two columns named 'label'", labels=True)
+    source = open_source(folder)
+    (folder / "l.csv").write_text("".join(["path,label\n", *(f"{name},1\n" for name in source.ids)]))
+    with open(folder / "l.csv", "a") as file:
+        file.write("./cat/1.png,1\n")
+    assert set(from_list(source, folder / "l.csv").labels or ()) == {"1"}
+    with open(folder / "l.csv", "a") as file:
+        file.write("./cat/1.png,2\n")
+    with pytest.raises(NearfarError, match="cat/1.png two labels, '1' and '2'"):
+        from_list(source, folder / "l.csv")
 
 
 def test_labels_of_many_digits_stay_apart(folder: Path) -> None:

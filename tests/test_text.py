@@ -19,6 +19,7 @@ from nearfar.core.config import build
 from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import modalities as kinds
 from nearfar.data.batch import Batch
+from nearfar.models.transformer import positions
 from nearfar.text import networks, tokenizer, views
 from nearfar.text.view_settings import TextViews
 
@@ -263,7 +264,14 @@ def batch(count: int, texts: int, length: int = 9) -> Batch:
     return Batch(x, torch.arange(count), key=5)
 
 
-METHODS = {"simcse": {}, "triples": {"triples": True}, "multiple_negatives": {}, "mlm": {}}
+METHODS = {
+    "simcse": {},
+    "triples": {"triples": True},
+    "multiple_negatives": {},
+    "inverse_cloze": {},
+    "mlm": {},
+    "tsdae": {},
+}
 
 
 @pytest.mark.parametrize("case", METHODS)
@@ -276,14 +284,20 @@ def test_the_loss_is_the_loops_of_the_docstring_and_reaches_every_weight(case: s
         for part in (layer.out, layer.narrow):
             torch.nn.init.normal_(part.weight, std=0.1)
     made = batch(4, len(module.views(TextViews())))
+    if name == "inverse_cloze":  # three sentences in each
+        made.views[1] = 1 + (torch.arange(9) // 4).expand(4, 9)
+        made.views[0][0, 5:] = 7
+    if name == "tsdae":
+        made.views[1] = made.views[1][:, :9]
     torch.manual_seed(0)
     found = module.embed(made)
     loss = module.loss(*found).total
     slow = loops(name)
-    if name == "mlm":
+    if name in ("mlm", "tsdae"):
         y, target = found
         truth = slow(y.detach(), target)
-        assert 0 < (target >= 0).sum() < 8 and target.shape[1] == 1
+        known = (target >= 0).sum()
+        assert (0 < known < 8 and target.shape[1] == 1) if name == "mlm" else known == 36
     elif name == "simcse":
         truth = slow(*found[:2], module.tau, *found[2:])
     else:
@@ -307,3 +321,88 @@ def test_hidden_tokens_are_drawn_by_name_and_hidden_as_the_paper_has_it() -> Non
     assert torch.equal(module._hide(part, part.views[0], 8192)[0], new[7:9])
     with pytest.raises(NearfarError, match="does not look at; choose"):
         methods.method("mlm")(networks.encoder("bag_w512"), build(methods.settings("mlm"), {}))
+
+
+def test_a_sentence_is_taken_out_of_its_passage_and_stays_in_a_tenth() -> None:
+    module = methods.method("inverse_cloze")(
+        networks.encoder("bag_w512"), build(methods.settings("inverse_cloze"), {})
+    )
+    draw, count = np.random.default_rng(0), 600
+    texts = [[draw.integers(2, 8000, 3 + draw.integers(5)) for _ in range(1 + at % 4)] for at in range(count)]
+    x = views.rows([np.concatenate(text) for text in texts])
+    numbers = views.rows([np.repeat(np.arange(len(text)) + 1, list(map(len, text))) for text in texts])
+    seen: list[torch.Tensor] = []
+    module.f.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    made = Batch([x, numbers], torch.arange(count), key=3)
+    module.embed(made)
+    module.embed(made.part(slice(9, 10)))
+    taken, whole = [0, 0, 0, 0], 0
+    for at, text in enumerate(texts):
+        asks, rest = (y[at][y[at] != 0].tolist() for y in seen[:2])
+        (one,) = [number for number, sentence in enumerate(text) if sentence.tolist() == asks]
+        others = [token for number, sentence in enumerate(text) for token in sentence if number != one]
+        all_of = np.concatenate(text).tolist()
+        assert rest in (others, all_of) and (rest == all_of or len(text) > 1)
+        whole += rest == all_of and len(text) > 1
+        taken[one] += len(text) == 4
+    assert abs(whole / 450 - 0.1) < 0.04 and min(taken) > 20
+    for y, alone in zip(seen[:2], seen[2:], strict=True):
+        assert alone[0].tolist() == y[9][y[9] != 0].tolist()
+
+
+def test_sentences_are_counted_by_their_marks() -> None:
+    texts = [
+        'The cow is near the barn. Dr. No has 3.14 of them, and "is it a hen?" The hay is dry!',
+        "One line of a text\nand the next one of it",
+        "no mark is at the end of this",
+    ]
+    digest = tokenizer.register(tokenizer.train(texts * 3), "")
+    ids = [tokenizer.encode(digest, text, 64) for text in texts]
+    view, block = views.Sentences(TextViews(tokenizer=digest)), views.TextBlock([(one,) for one in ids])
+    made = views.apply(block, views.draw(view, 0, np.arange(3), block), view)
+    decode, found = tokenizer._of(digest)[1].decode, []
+    for one, row in zip(ids, made.numpy(), strict=True):
+        parts = [one[row[: len(one)] == number] for number in range(1, row.max() + 1)]
+        found.append([decode(part.tolist()).strip() for part in parts])
+    assert found[0] == [
+        "the cow is near the barn.",
+        'dr. no has 3.14 of them, and "is it a hen?"',
+        "the hay is dry!",
+    ]
+    assert len(found[1]) == 2 and len(found[2]) == 1 and not made[2, len(ids[2]) :].any()
+
+
+def test_a_decoder_sees_the_vector_and_what_is_before_a_place_alone() -> None:
+    f = networks.encoder("text_w128_d2", size=16)
+    module = methods.method("tsdae")(f, build(methods.settings("tsdae"), {"decoder_depth": 2})).eval()
+    whole, left = torch.randint(2, 300, (3, 9)), torch.randint(2, 300, (3, 9))
+    with torch.no_grad():
+        y, target = module.embed(Batch([left, whole], torch.arange(3)))
+        slow = slow_decoder(module, f.net.table, f(left), whole)
+    assert torch.equal(target, whole)
+    torch.testing.assert_close(y, slow, rtol=1e-4, atol=1e-4)
+
+
+def slow_decoder(module: torch.nn.Module, table: torch.nn.Embedding, z: torch.Tensor, whole: torch.Tensor):
+    """What the decoder writes, text by text and place by place: attention to one vector is a map of it."""
+    from torch.nn.functional import gelu, layer_norm
+
+    def norm(part: torch.nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+        return layer_norm(x, x.shape[-1:], part.weight, part.bias)
+
+    found = torch.zeros(*whole.shape, table.num_embeddings)
+    for i, text in enumerate(whole):
+        x = torch.cat([torch.zeros(1, 128), table.weight[text[:-1]]]) + 0.1 * positions(1, len(text), 128)
+        for layer in module.decoder:
+            x, layer = x + layer.to_vector(z[i]), layer.to_tokens
+            own = layer.self_attn
+            q, k, v = (norm(layer.norm1, x) @ own.in_proj_weight.T + own.in_proj_bias).chunk(3, 1)
+            y = torch.zeros_like(x)
+            for t in range(len(text)):
+                for head in range(4):
+                    at = slice(32 * head, 32 * head + 32)
+                    y[t, at] = torch.softmax(k[: t + 1, at] @ q[t, at] / 32**0.5, 0) @ v[: t + 1, at]
+            x = x + own.out_proj(y)
+            x = x + layer.linear2(gelu(layer.linear1(norm(layer.norm2, x))))
+        found[i] = norm(module.norm, x) @ table.weight.T / 128**0.5 + module.bias
+    return found

@@ -39,10 +39,14 @@ def store(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return address
 
 
-@pytest.mark.parametrize("method", ["simcse", "multiple_negatives", "mlm", "vicreg", "byol"])
+@pytest.mark.parametrize(
+    "method", ["simcse", "multiple_negatives", "inverse_cloze", "mlm", "tsdae", "vicreg", "byol"]
+)
 def test_a_run_on_texts_resumes_to_the_same_bytes(method: str, tmp_path: Path) -> None:
     texts, _ = sentences(40)
-    rows = list(zip(texts, reversed(texts), strict=True)) if method == "multiple_negatives" else texts
+    pairs = list(zip(texts, reversed(texts), strict=True))
+    passages = [f"{one} {two}" for one, two in pairs]
+    rows = {"multiple_negatives": pairs, "inverse_cloze": passages}.get(method, texts)
     source = kinds.modality("text").open(rows)
     settings = {**TINY, "method": method, "steps": 7, "batch_size": 8, "health_checks": 0, "recipe": "cpu"}
     settings["encoder"] = "text_w128_d2"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 import nearfar
-from nearfar.core.errors import NearfarError
+from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import cache
 from nearfar.data.sources import open_source
 from nearfar.data.value_range import find_range
@@ -221,6 +221,21 @@ def test_masks_and_transparency() -> None:
     deep[:, 1:, :, 3] = 1023
     made = cache.load(open_source(deep), **how)
     assert (made[0][0] == 255).all() and (made[0][1:] == round(1000 * 255 / 1023)).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_clear_floats_have_their_own_range_and_halves_are_read() -> None:
+    how = {"short_side": None, "max_pixels": MAX, "max_bad": 0.6, "threads": 1}
+    deep = np.full((2, 8, 8, 4), 1000, np.float32)
+    deep[..., 3], deep[0, 0, 0, :3] = 1, 4000
+    made = cache.load(open_source(deep), **how)
+    assert abs(int(made[1][0, 0, 0]) - 64) < 3
+    half = np.full((2, 8, 8, 3), 0.5, np.float16)
+    half[1] = np.nan
+    made = cache.load(open_source(half), **how)
+    assert len(made) == 1 and (made[0] == 128).all()
+    with pytest.raises(BadImage, match="no value in it was measured"):
+        decode.decode(save(np.full((8, 8), np.nan, np.float32), "TIFF"), max_pixels=MAX)
 
 
 def test_no_advice_that_wraps() -> None:

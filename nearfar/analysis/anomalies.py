@@ -26,6 +26,7 @@ from . import conformal
 DETECTORS = ("knn", "mahalanobis", "forest", "csi")
 TURNS = 4  # in which CSI sees an image
 K = 5
+SHARE, MOST = 0.04, 50  # of all images, where none is known to be normal; see `neighbour`
 TREES = 200
 CONFIDENCE = 0.9  # of the interval for the false-positive rate that one set of held-out images leads to
 
@@ -125,6 +126,21 @@ class AnomalyScores:
         }
 
 
+def neighbour(count: int) -> int:
+    """Choose the k of k-NN among images of which none is known to be normal.
+
+    Fewer than k odd images that are alike do not hide one another, and a normal kind of fewer images than k
+    counts as odd.
+
+    Args:
+        count: how many images there are.
+
+    Returns:
+        4 % of them, from 5 to 50.
+    """
+    return max(K, min(MOST, round(SHARE * count)))
+
+
 def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) -> Callable[[Vectors], Scores]:
     """Fit a detector on normal images.
 
@@ -178,7 +194,7 @@ def score_anomalies(
     x: Vectors,
     normal: Flags | None = None,
     method: str = "knn",
-    k: int = K,
+    k: int | None = None,
     fpr: float = 0.05,
     seed: int = 0,
 ) -> AnomalyScores:
@@ -191,7 +207,7 @@ def score_anomalies(
     Args:
         x: (n, d) float32 features.
         normal: (n,) bool, the images known to be normal; None if nothing is known.
-        method, k: as for `detector`.
+        method, k: as for `detector`; with None, k is 5 among normal images, and else `neighbour`.
         fpr: false-positive rate: share of normal images that may be flagged, above 0 and below 1.
         seed: random seed of the halves and the trees.
 
@@ -201,6 +217,8 @@ def score_anomalies(
     Raises:
         NearfarError: the method is unknown, or there are too few images.
     """
+    if k is None:
+        k = neighbour(len(x)) if normal is None else K
     if normal is None:
         return AnomalyScores(_left_out(x, method, k, seed), np.ones(len(x), np.bool_), None)
     known = np.flatnonzero(normal)

@@ -16,12 +16,12 @@ import torch
 
 from ..core import rng
 from ..features.knn import unit
-from .anomalies import K, detector
+from .anomalies import detector, neighbour
 from .clusters import kmeans
 
 KINDS = 10  # classes that are planted, one after the other
 CLUSTERS = 4  # so few that a cluster is not the half of a kind, whose other half would be like it
-EACH = K - 1  # images of a kind that are planted: with one more they would hide each other
+EACH = 4  # images of a kind that are planted: more may hide each other
 AMONG = 2000  # others, at most
 FIRST = 0.05  # share of the images, the most anomalous, among which a planted one counts as found
 WEAK = 0.5  # share of planted images found below which features are too weak
@@ -99,8 +99,8 @@ def plant_oddities(
         own = own[rng.permutation(rng.fold(seed, "planted", kind), len(own))[:EACH]]
         rest = rest[rng.permutation(rng.fold(seed, "among", kind), len(rest))[:AMONG]]
         base = np.concatenate([rest, own])
-        # Each is its own nearest, so that one more neighbour makes the others' K-th.
-        scores = detector(x[base], k=K + 1)(x[base])
+        # Each is its own nearest, so that one more neighbour makes the others' k-th.
+        scores = detector(x[base], k=neighbour(len(base)) + 1)(x[base])
         first = np.argsort(-scores, kind="stable")[: max(EACH, round(FIRST * len(base)))]
         planted, found = planted + EACH, found + int((first >= len(rest)).sum())
     return PlantedOddities(by, planted, found) if planted else None

@@ -45,6 +45,7 @@ from .requests import (
 from .row_numbers import NumberedStore, StaleRows
 from .selections import Selections
 from .tasks import LABELLED, LISTS
+from .why import add_why
 
 HERE = Path(__file__).parent / "static"
 mimetypes.add_type("text/javascript", ".js")
@@ -95,6 +96,7 @@ def application(
     _pictures(app, rows)
     _found(app, rows, findings)
     add_changes(app, rows, log, findings)
+    add_why(app, rows, findings)
     if parts is not None:
         _parts(app, rows, parts)
     return Guard(app, token, names, root_path, stated)

@@ -8,12 +8,12 @@ JSON object; progress and notes go to standard error.
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,19 @@ import nearfar
 
 from .. import finetuning, methods
 from ..core import progress
+from ..core.atomic import FULL
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
 from ..core.redact import redact_text
 from ..core.text import counted, printable
 from ..data.modalities import IMAGES, modality
 from ..data.modality import Modality
-from ..data.open import recognise
+from ..data.open import recognise, with_captions
 from ..evaluation import PARTS
 from ..finetuning.settings import Tuning
 from ..queries import QUERIES
-from ..training import recipe_table, recipes, settings
+from ..training import method_choice, recipe_table, recipes, settings
+from . import interrupted
 from .flags import Parser, exclusive, recipes_help
 from .signatures import Signature, read_signature
 
@@ -62,7 +64,7 @@ def _tables() -> dict[str, str]:
     known = ", ".join(methods.METHODS)
     return {
         "methods": f"two or more of {known}",
-        "method": f"self-supervised method: {known}",
+        "method": f"self-supervised method: auto (simclr; for captions siglip or clip), {known}",
         "recipe": f"preset of settings: auto, {', '.join(recipes.RECIPES)}; explicit flags override it",
     }
 
@@ -82,7 +84,7 @@ def _reader(command: str) -> Callable[[Sequence[str]], Parser]:
 
 def _settings(parser: Parser, words: Sequence[str], without: Sequence[str] = ()) -> None:
     """Add every setting of a run: of training, of the views and of the method that the words name."""
-    method = _word_after(words, "--method") or _default("method")
+    method = _method_of(words)
     parser.by_recipe, parser.ending = recipe_table.by_recipe(method), recipes_help(method)
     shared = [item.name for item in settings_of(settings.Training) if item.name not in without]
     parser.settings("training", settings.Training, only=shared)
@@ -98,12 +100,21 @@ def _word_after(words: Sequence[str], flag: str) -> str:
     return ""
 
 
+def _method_of(words: Sequence[str]) -> str:
+    """Find the method that the words name, before they are parsed, or the usual one of their data."""
+    if (named := _word_after(words, "--method")) not in ("", method_choice.AUTO):
+        return named
+    given = {"modality": _word_after(words, "--modality") or None}
+    data = (word for word in words if not word.startswith("-") and with_captions(word))
+    return method_choice.usual_method(next(data, None), given)
+
+
 def _kind_of(words: Sequence[str]) -> Modality:
     """Find the kind of data that the words name, before they are parsed: it decides which views there are."""
     if (asked := _word_after(words, "--modality")) not in ("", "auto"):
         return modality(asked)
     with contextlib.suppress(NearfarError):  # of an unknown method, which the command itself names
-        only = methods.kind(_word_after(words, "--method") or _default("method"))
+        only = methods.kind(_method_of(words))
         if only is not None and modality(only).by_method:
             return modality(only)
     named = [word for word in words if not word.startswith("-")]
@@ -124,7 +135,7 @@ def check_parser(words: Sequence[str]) -> Parser:
 def views_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar views`."""
     parser = _function_parser("views", _tables())
-    method = _word_after(words, "--method") or _default("method")
+    method = _method_of(words)
     parser.by_recipe, parser.ending = recipe_table.by_recipe(method), recipes_help(method)
     parser.settings("training", settings.Training, only=("image_size", "seed", "max_pixels"))
     parser.settings("views", _kind_of(words).views)
@@ -273,7 +284,7 @@ def _run(words: Sequence[str]) -> int:
     first: list[Any] = []
     for value in [values.pop(name) for name in parser.words() if name in values]:
         first += value if isinstance(value, list) else [value]
-    main_process = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+    main_process = _is_main_process()
     progress.show(main_process)
     name = FUNCTIONS.get(command, command)
     if name in PRIVATE:
@@ -284,6 +295,15 @@ def _run(words: Sequence[str]) -> int:
     if main_process and result is not None:  # a page that was served leaves nothing to print
         print(json.dumps(result.to_json()) if as_json else printable(_done(command, result), keep="\n"))
     return 2 if getattr(result, "obstacle", "") else 0  # of a check: nothing can be trained
+
+
+def _is_main_process() -> bool:
+    """Tell whether this process prints: of those that torchrun launched, the first one.
+
+    What is left over of a launch in the environment, such as RANK alone, silences nothing.
+    """
+    launch = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")]
+    return not all(launch) or launch[0] == "1" or launch[1] == "0"
 
 
 def _is_text(word: str) -> bool:
@@ -309,7 +329,8 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command line after `nearfar`; None means this process's own.
 
     Returns:
-        0 when done, 2 for what the user can fix, 130 for Ctrl-C, 141 when the reader of a pipe went away.
+        0 when done, 1 for a fault of nearfar's own, 2 for what the user can fix, 130 for Ctrl-C, 141 when the
+        reader of a pipe went away.
     """
     words = sys.argv[1:] if words is None else words
     _open_closed()
@@ -323,23 +344,45 @@ def main(words: Sequence[str] | None = None) -> int:
     except NearfarError as error:
         progress.write(f"nearfar: {printable(redact_text(str(error), *words), keep=chr(10))}\n")
         return 2
-    except UnicodeEncodeError:
+    except UnicodeEncodeError as error:
         odd = [word for word in words if not _is_text(word)]
         if not odd:
-            raise
+            return _fault(error)
         progress.write(f"nearfar: {odd[0]!r} is not UTF-8 text; type the name as nearfar lists it.\n")
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        return interrupted.end(words, error)
     except BrokenPipeError:
         # Nobody reads any more: send what is left nowhere, so that Python's own flush at exit stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in FULL:
             progress.write("nearfar: a disk is full; free some space and run the same command again.\n")
             return 2
-        if error.filename is None:
-            raise
-        progress.write(f"nearfar: cannot use {Path(os.fsdecode(error.filename))}: {error.strerror}.\n")
+        if not isinstance(error.filename, (str, bytes)):
+            return _fault(error)
+        name = printable(os.fsdecode(error.filename))
+        progress.write(f"nearfar: cannot use {name}: {error.strerror}.\n")
         return 2
+    except MemoryError:
+        progress.write("nearfar: there is not enough memory; give fewer or smaller images, or free some.\n")
+        return 2
+    except Exception as error:
+        return _fault(error)
+
+
+def _fault(error: Exception) -> int:
+    """Say in a line what went wrong in nearfar itself, and where; the traceback only if it is asked for."""
+    if os.environ.get("NEARFAR_TRACEBACK"):
+        traceback.print_exception(error)
+        return 1
+    package = str(Path(nearfar.__file__).parent)
+    ours = [at for at in traceback.extract_tb(error.__traceback__) if at.filename.startswith(package)]
+    where = f" ({Path(ours[-1].filename).name}, line {ours[-1].lineno})" if ours else ""
+    told = printable(redact_text(f"{type(error).__name__}: {error}".splitlines()[0][:300]))
+    progress.write(
+        f"nearfar: this is a fault of nearfar's own: {told}{where}; set NEARFAR_TRACEBACK=1 to see all of "
+        "it, and report it.\n"
+    )
+    return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import IO
 
 from .errors import NearfarError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota, is called
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise NearfarError(
                 f"the disk of {path.parent} is too full for {path.name}; the last saved state is intact: "
                 "free some space and run the same command again."
@@ -46,3 +47,17 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):  # a read-only disk refuses even to remove what is not there
             aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[None]:
+    """Write files into a folder that is new or empty; if the work does not end, the folder goes again.
+
+    Args:
+        path: of the folder.
+    """
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise

@@ -11,17 +11,23 @@ import torch
 
 from .errors import NearfarError
 
+PROC, MOUNTS = Path("/proc/self"), Path("/sys/fs/cgroup")
 
-def cores() -> int:
-    """Count the CPU cores this process may use: within its affinity, and a container's quota."""
+
+def cores(proc: Path = PROC, mounts: Path = MOUNTS) -> int:
+    """Count the CPU cores this process may use: within its affinity, and a container's quota.
+
+    Args:
+        proc, mounts: as for `cpu_quota`; a fraction of a core counts as a whole one.
+    """
     import joblib  # a tenth of a second, which not every command needs
 
-    found = cpu_quota()
+    found = cpu_quota(proc, mounts)
     quota = math.ceil(found) if math.isfinite(found) else sys.maxsize
     return max(1, min(int(joblib.cpu_count()), quota))
 
 
-def cpu_quota(proc: Path = Path("/proc/self"), mounts: Path = Path("/sys/fs/cgroup")) -> float:
+def cpu_quota(proc: Path = PROC, mounts: Path = MOUNTS) -> float:
     """Read how many cores' time the process's control groups, those above them included, leave it.
 
     Args:
@@ -40,6 +46,8 @@ def cpu_quota(proc: Path = Path("/proc/self"), mounts: Path = Path("/sys/fs/cgro
         return math.inf
     least = math.inf
     for line in lines:
+        if line.count(":") < 2:
+            continue
         _, controllers, group = line.split(":", 2)
         names = controllers.split(",")
         if controllers and "cpu" not in names:
@@ -93,4 +101,5 @@ def device_named(name: str) -> torch.device:
     if name != "cuda":
         return torch.device(name)
     several = os.environ.get("WORLD_SIZE", "1") != "1"  # a LOCAL_RANK left over from a launch means nothing
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if several else 0)
+    local = os.environ.get("LOCAL_RANK", "")
+    return torch.device("cuda", int(local) if several and local.isdecimal() else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import unicodedata
@@ -164,7 +165,7 @@ def _listed(file: Path) -> Mapping[str, Entry]:
     """Read a list: path to identity, camera and role; a path that leads to a file by its real path too."""
     try:
         rows = list(read_rows(file))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise NearfarError(f"{file} cannot be read as a list of identities: {reason_of(error)}.") from None
     heads = [word.strip().lower() for word in rows[0][1]] if rows else []
     at = {

@@ -113,12 +113,15 @@ def from_list(source: Source, file: str | Path) -> Source:
         The same images with labels.
 
     Raises:
-        NearfarError: the list cannot be read, or an image is not listed.
+        NearfarError: the list cannot be read, gives an image two labels, or lacks an image.
     """
     listed = lists.open_list(Path(file), labels=True)
     assert listed.labels is not None
-    places = (os.path.realpath(listed.root / path) for path in listed.paths)
-    labels = dict(zip(places, listed.labels, strict=True))
+    labels: dict[str, str] = {}
+    for path, label in zip(listed.paths, listed.labels, strict=True):
+        known = labels.setdefault(os.path.realpath(listed.root / path), label)
+        if known != label:
+            raise NearfarError(f"{file} gives {path} two labels, {known!r} and {label!r}; keep one row.")
     by_name = dict(zip(listed.ids, listed.labels, strict=True))
     found = [by_name.get(name) for name in source.ids]
     if isinstance(source, FileSource):

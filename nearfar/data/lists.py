@@ -20,6 +20,8 @@ def column_of(path: Path, names: list[str], wanted: tuple[str, ...], what: str) 
     """Find the column of the paths or of the labels by its heading."""
     lower = [name.strip().lower() for name in names]
     for word in wanted:
+        if lower.count(word) > 1:
+            raise NearfarError(f"{path} has two columns named {word!r}; rename one.")
         if word in lower:
             return lower.index(word)
     if not any(lower):

@@ -103,6 +103,14 @@ class Modality(abc.ABC):
             NearfarError: there is nothing of this kind, or no label where labels are wanted.
         """
 
+    def usual_method(self, batch_size: int) -> str:
+        """Name the method that learns from this kind where none is named.
+
+        Args:
+            batch_size: examples a step.
+        """
+        return "simclr"
+
     def is_one(self, data: Any) -> bool:
         """Tell one example from a collection of them.
 

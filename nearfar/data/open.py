@@ -35,7 +35,24 @@ def recognise(data: Any) -> str:
         raise NearfarError(f"{data} holds {several}; say which are meant with {either}.")
     if found:
         return next(iter(found))
-    return next((name for name in MODALITIES if name != IMAGES and modality(name).holds(data)), IMAGES)
+    others = (name for name in MODALITIES if name != IMAGES and not modality(name).by_method)
+    return next((name for name in others if modality(name).holds(data)), IMAGES)
+
+
+def with_captions(data: Any) -> str | None:
+    """Name the kind of data that images become by a method that learns from what lies beside them.
+
+    Args:
+        data: a path, a data set's name, an array, a list, or a `Source`.
+
+    Returns:
+        "pairs" where captions lie beside images; None where there is nothing of the kind.
+    """
+    kinds = [name for name in MODALITIES if modality(name).by_method]
+    said = getattr(data, "modality", None)
+    if said is not None:
+        return said if said in kinds else None
+    return next((name for name in kinds if modality(name).holds(data)), None)
 
 
 def open_data(

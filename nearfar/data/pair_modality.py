@@ -6,6 +6,7 @@ A run on them keeps an encoder of images and one of texts, so they are the kind 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from ..text.view_settings import TextPreprocess
     from .pair_blocks import PairPreprocess
     from .source import Source
+
+
+TABLE, TABLES = "captions", (".csv", ".tsv", ".jsonl", ".parquet")  # what a table of captions is called
+LARGE_BATCH = 512  # pairs, from which on CLIP's loss is as good; Zhai et al. 2023, SigLIP, figure 2
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,18 @@ class PairModality(ImageModality):
         from .pair_blocks import PairPreprocess
 
         return PairPreprocess
+
+    def holds(self, data: Any) -> bool:
+        """Tell a table of captions, or a folder that holds one."""
+        if not isinstance(data, (str, os.PathLike)):
+            return False
+        path = Path(data).expanduser()
+        found = [path] if path.stem == TABLE else [path / f"{TABLE}{suffix}" for suffix in TABLES]
+        return any(one.suffix.lower() in TABLES and one.is_file() for one in found)
+
+    def usual_method(self, batch_size: int) -> str:
+        """Take SigLIP, which needs no large batch, and CLIP where the batch is large."""
+        return "siglip" if batch_size < LARGE_BATCH else "clip"
 
     def open(self, data: Any, *, labels: bool = False, download: bool = True) -> Source:
         """Open a folder, a table, shards or a list of pairs; see `pairs.open_pairs`."""

@@ -25,12 +25,12 @@ from . import shards
 from .csv_files import native_paths, read_rows
 from .in_memory import open_in_memory
 from .lists import column_of
+from .pair_modality import TABLE, TABLES
 from .reading import Rejected
 from .source import FileSource, Source, clean
 from .subset import SourceSubset
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-NAMES = ("captions", "metadata")  # of a table that lies in a folder of images
+NAMES = (TABLE, "metadata")  # of a table that lies in a folder of images
 _PATHS = ("path", "file", "image", "filename", "file_name", "image_path")
 _CAPTIONS = ("caption", "captions", "text", "title")
 Lines = Iterator[tuple[int, Any, Any, str]]  # number, path, a caption or several, why it is of no use

@@ -21,6 +21,7 @@ from .masks import masks_among
 from .source import Source, clean, file_stamp, label_of
 
 Mark = TypeVar("Mark")
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 _MEMBER_BYTES = 1 << 30
 _LABEL_BYTES = 1 << 20
 _MOST_SHARDS = 1_000_000
@@ -75,7 +76,7 @@ def expand(pattern: str) -> list[str]:
 
 def _label_of(name: str, data: bytes) -> str | None:
     """Read a class from a `.cls` member, or from a `.json` one with "label", "cls" or "class"."""
-    if name.endswith(".cls"):
+    if name.lower().endswith(".cls"):
         return label_of(data.decode("utf-8", "replace"))
     try:
         entry = loads(data)
@@ -102,6 +103,9 @@ def members(file: IO[bytes], labels: bool) -> Members:
     """
     images, marks = [], {}
     files: dict[str, tuple[int, int]] = {}  # of regular members, which hard links lead to
+    if file.read(6).startswith(_PACKED):
+        raise ValueError("it is compressed: unpack it, so that any image can be read by itself")
+    file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             base = member.name.rpartition("/")[2]
@@ -113,7 +117,7 @@ def members(file: IO[bytes], labels: bool) -> Members:
                 files[member.name] = member.offset_data, member.size
             if is_image_name(base):
                 images.append((member.name, *files[member.name]))
-            elif labels and base.endswith((".cls", ".json")) and member.size <= _LABEL_BYTES:
+            elif labels and base.lower().endswith((".cls", ".json")) and member.size <= _LABEL_BYTES:
                 content = tar.extractfile(member)
                 label = _label_of(base, content.read()) if content else None
                 if label:

@@ -6,7 +6,6 @@ next to the output until all are done.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from contextlib import suppress
@@ -16,10 +15,11 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..core import locks, progress
 from ..core.config import to_json
-from ..core.device import cores, device_named
+from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable, write_rejected
@@ -28,7 +28,7 @@ from ..features import files
 from ..features.chunked import CHUNK_IMAGES, ChunkResult, Journal, read_chunks
 from ..features.extract import Vectors, features, fingerprint, finite
 from ..training.run import Run, default_encoder, is_run, load
-from . import joining
+from . import engines, joining
 from .fill import Filled, fill
 from .joining import JoinedParts
 from .on_ray import EmbeddedParts, embed_on_ray
@@ -72,6 +72,7 @@ def embed(
     *,
     out: str | Path | None = None,
     device: str = "auto",
+    engine: str = "torch",
     batch_size: int = 256,
     workers: int | None = None,
     labels: bool = False,
@@ -86,6 +87,7 @@ def embed(
     out: str | Path,
     part: str,
     device: str = "auto",
+    engine: str = "torch",
     batch_size: int = 256,
     workers: int | None = None,
     labels: bool = False,
@@ -101,6 +103,7 @@ def embed(
     on: str,
     parts: int | None = None,
     device: str = "auto",
+    engine: str = "torch",
     batch_size: int = 256,
     workers: int | None = None,
     labels: bool = False,
@@ -128,6 +131,7 @@ def embed(
     thumbnail: int | None = None,
     part: str | None = None,
     device: str = "auto",
+    engine: str = "torch",
     batch_size: int = 256,
     workers: int | None = None,
     labels: bool = False,
@@ -148,6 +152,7 @@ def embed(
     on: str | None = None,
     parts: int | None = None,
     device: str = "auto",
+    engine: str = "torch",
     batch_size: int = 256,
     workers: int | None = None,
     labels: bool = False,
@@ -171,6 +176,7 @@ def embed(
         on: ray: all parts, shared by the workers of a Ray cluster; --out is then a folder for all parts.
         parts: with on: their number; if not given, four for each worker.
         device: auto, cpu, cuda or mps.
+        engine: what computes on a CPU: torch, onnx or openvino; the first images are computed by torch too.
         batch_size: number of images encoded at a time.
         workers: CPU threads that read images; if not given, all cores.
         labels: also write the labels: names of folders, or a list's column.
@@ -217,6 +223,7 @@ def embed(
             raise NearfarError("--out and --store exclude each other; give one of them.")
         how: dict[str, Any] = {
             "device": device,
+            "engine": engine,
             "batch_size": batch_size,
             "workers": workers,
             "labels": labels,
@@ -234,20 +241,23 @@ def embed(
     if on is not None:
         if path is None or path.suffix.lower() in files.SUFFIXES or path.is_file():
             raise NearfarError("with --on ray, --out is a folder for all parts; write --out parts/")
-        how = {"device": device, "batch_size": batch_size, "workers": workers, "labels": labels}
+        how = {"device": device, "engine": engine, "batch_size": batch_size, "workers": workers}
         if isinstance(data, str | Path) and Path(data).exists():  # workers may stand elsewhere
             data = str(Path(data).absolute())
-        return embed_on_ray(_address(run), data, path.absolute(), parts=parts, **how)
+        return embed_on_ray(_address(run), data, path.absolute(), parts=parts, labels=labels, **how)
     if part is not None:
         if path is None or path.suffix.lower() in files.SUFFIXES or path.is_file():
             raise NearfarError("with --part, --out is a folder for all parts; write --out parts/")
-        how = {"device": device, "batch_size": batch_size, "workers": workers, "labels": labels}
-        return embed_part(run, data, path, CollectionPart.read(part), **how)
-    where = device_named(device)
+        how = {"device": device, "engine": engine, "batch_size": batch_size, "workers": workers}
+        return embed_part(run, data, path, CollectionPart.read(part), labels=labels, **how)
+    if path is not None:
+        files.check_name(path)
+    where = engines.place(device, engine)
+    net = engines.network(run, where, engine)
+    job = _Job(run, net, engine, where, batch_size, workers or cores(), labels)
     if path is None:
         source = open_data(data, expected=run.preprocess.modality, labels=labels)
-        return _embed(run, source, None, None, where, batch_size, workers or cores(), labels)
-    files.check_name(path)
+        return _embed(job, source, None, None)
     folder = path.with_name(path.name + ".parts")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -259,8 +269,8 @@ def embed(
         with locks.hold(folder / ".lock"):
             # Opened once the folder is ours: listing a million files is part of the work.
             source = open_data(data, expected=run.preprocess.modality, labels=labels)
-            journal = Journal(folder, _key(run, source))
-            result = _embed(run, source, path, journal, where, batch_size, workers or cores(), labels)
+            journal = Journal(folder, _key(job, source))
+            result = _embed(job, source, path, journal)
     except locks.Busy:
         raise NearfarError(f"another process is writing {path}; wait for it, or name another file.") from None
     journal.clear()
@@ -277,26 +287,32 @@ def _address(run: Run) -> str:
     return str(run.path.absolute())
 
 
-def _key(run: Run, source: Source) -> str:
-    """Name a job by all that its vectors depend on: the encoder, its preprocessing, the images."""
+@dataclass(frozen=True)
+class _Job:
+    """How vectors are made."""
+
+    run: Run
+    net: nn.Module
+    engine: str
+    device: torch.device
+    batch_size: int
+    workers: int
+    labels: bool
+
+
+def _key(job: _Job, source: Source) -> str:
+    """Name a job by all that its vectors depend on: encoder, preprocessing, engine, images."""
     digest = hashlib.sha256()
-    digest.update(json.dumps([fingerprint(run.encoder), to_json(run.preprocess), CHUNK_IMAGES]).encode())
+    told = [fingerprint(job.run.encoder), to_json(job.run.preprocess), job.engine, CHUNK_IMAGES]
+    digest.update(json.dumps(told).encode())
     for row, name in enumerate(source.ids):
         digest.update(f"{name}\0{source.stamp(row)}\0".encode())
     return digest.hexdigest()
 
 
-def _embed(
-    run: Run,
-    source: Source,
-    path: Path | None,
-    journal: Journal | None,
-    device: torch.device,
-    batch_size: int,
-    workers: int,
-    labels: bool,
-) -> Embeddings:
+def _embed(job: _Job, source: Source, path: Path | None, journal: Journal | None) -> Embeddings:
     """Do the chunks that are missing, put all together, and write the output."""
+    run = job.run
     starts = range(0, len(source.ids), CHUNK_IMAGES)
     parts: dict[int, ChunkResult] = {}
     for low in starts:
@@ -306,14 +322,11 @@ def _embed(
     left = [low for low in starts if low not in parts]
     if parts:
         progress.say(f"{len(parts):,} of {len(starts):,} chunks are done; resuming.")
-    model = run.encoder if device.type == "cpu" else copy.deepcopy(run.encoder).to(device)
+    how: dict[str, Any] = {"device": job.device, "batch_size": job.batch_size, "threads": job.workers}
     with progress.Bar("embedding", len(source.ids)) as bar:
         bar.done = len(source.ids) - sum(min(CHUNK_IMAGES, len(source.ids) - low) for low in left)
-        for low, decoded in zip(left, read_chunks(source, left, run.preprocess, workers), strict=True):
-            vectors = features(
-                model, decoded, run.preprocess, device=device, batch_size=batch_size, threads=workers
-            )
-            finite(vectors)
+        for low, decoded in zip(left, read_chunks(source, left, run.preprocess, job.workers), strict=True):
+            vectors = finite(features(job.net, decoded, run.preprocess, **how))
             bad = np.array([row for row, _ in decoded.bad], np.int64)
             reasons = np.array([reason for _, reason in decoded.bad], np.str_)
             parts[low] = ChunkResult(decoded.kept, vectors, bad, reasons)
@@ -333,7 +346,9 @@ def _embed(
     result = Embeddings(
         ids=tuple(source.ids[row] for row in kept),
         vectors=np.concatenate([part.vectors for part in good]),
-        labels=tuple(source.labels[row] for row in kept) if labels and source.labels is not None else None,
+        labels=tuple(source.labels[row] for row in kept)
+        if job.labels and source.labels is not None
+        else None,
         path=path,
         rejected=rejected,
     )
@@ -342,6 +357,7 @@ def _embed(
             "run": run.name,
             "encoder": fingerprint(run.encoder),
             "preprocess": to_json(run.preprocess),
+            "engine": job.engine,
             "data": source.name,
             "provenance": run.provenance,
         }

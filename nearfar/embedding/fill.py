@@ -6,7 +6,6 @@ at most, and the same call resumes.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from ..core import progress
 from ..core.config import to_json
-from ..core.device import cores, device_named
+from ..core.device import cores
 from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.open import open_data
@@ -28,6 +27,7 @@ from ..stores.base import THUMBNAIL, StoreInfo, Vectors, VectorStore
 from ..stores.columns import ColumnList, read_columns
 from ..stores.open import open_store
 from ..training.run import Run, load
+from . import engines
 from .part import CollectionPart
 from .reader import ImageReader, ReadImage
 
@@ -101,6 +101,7 @@ def fill(
     prune: bool = False,
     thumbnail: int | None = None,
     device: str = "auto",
+    engine: str = "torch",
     batch_size: int = 256,
     workers: int | None = None,
     labels: bool = False,
@@ -118,6 +119,7 @@ def fill(
         prune: whether to delete rows whose files are gone.
         thumbnail: pixels of the longer side of thumbnails, in a store that is made; None for `THUMBNAIL`.
         device: "auto", "cpu", "cuda" or "mps".
+        engine: one of `engines.ENGINES`.
         batch_size: images encoded at a time.
         workers: CPU threads that read images; default: all cores.
         labels: whether to write labels too. A label that was changed in the store since is kept; the column
@@ -133,7 +135,7 @@ def fill(
     if thumbnail is not None and not SMALLEST <= thumbnail <= LARGEST:
         raise NearfarError(f"--thumbnail is {thumbnail}; give {SMALLEST} to {LARGEST} pixels, such as 256.")
     run = load(run)
-    where, workers = device_named(device), workers or cores()
+    where, workers = engines.place(device, engine), workers or cores()
     kind = run.preprocess.modality
     source = open_data(data, expected=kind, labels=labels)
     extra = None if columns is None else read_columns(columns)
@@ -144,6 +146,7 @@ def fill(
         to_json(run.preprocess),
         thumbnail or THUMBNAIL,
         modality=kind,
+        engine=engine,
     )
     for name in extra.columns if extra else ():
         schema.check_update(name, [], {}, info.fixed)
@@ -153,13 +156,13 @@ def fill(
             f"{store.address} has thumbnails of {store.info.thumbnail} pixels; leave out --thumbnail, or "
             "name a new store."
         )
-    model = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
+    net = engines.network(run, where, engine)
 
     def encode(seen: Sequence[ReadImage]) -> Vectors:
         values = [item.example.value for item in seen if item.example is not None]
         images = ragged_chunk([item.row for item in seen], values, kind)
         how: dict[str, Any] = {"device": where, "batch_size": batch_size, "threads": workers}
-        return finite(features(model, images, run.preprocess, **how))
+        return finite(features(net, images, run.preprocess, **how))
 
     job = _Job(ImageReader(source, run.preprocess, store.info.thumbnail, workers), store, encode)
     rows = range(len(source)) if part is None else part.rows(source.ids).tolist()

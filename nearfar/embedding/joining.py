@@ -23,7 +23,7 @@ from .fill import DATA_LABEL
 from .part import CollectionPart
 from .parts import DONE, piece_key, piece_name, read_note
 
-SAME = ("parts", "encoder", "preprocess", "dim", "labels", "modality", "images", "collection")
+SAME = ("parts", "encoder", "preprocess", "engine", "dim", "labels", "modality", "images", "collection")
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,7 @@ def _into_file(found: _Parts, run: Run, path: Path) -> int:
         "run": found.first["run"],
         "encoder": found.first["encoder"],
         "preprocess": found.first["preprocess"],
+        "engine": found.first["engine"],
         "data": found.first["data"],
         "provenance": found.first["provenance"],
     }
@@ -251,9 +252,8 @@ def _into_store(found: _Parts, address: str | Path) -> int:
     import pyarrow.compute as pc
 
     first = found.first
-    info = StoreInfo(
-        first["dim"], first["encoder"], first["run"], first["preprocess"], modality=first["modality"]
-    )
+    own = {"modality": first["modality"], "engine": first["engine"]}
+    info = StoreInfo(first["dim"], first["encoder"], first["run"], first["preprocess"], **own)
     store = open_store(address, info)
     known = store.rows(["id", "digest"])
     pairs = dict(zip(known["id"].to_pylist(), known["digest"].to_pylist(), strict=True))

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core import progress
-from ..core.device import device_named
 from ..core.errors import NearfarError
 from ..training.run import load
+from . import engines
 from .part import CollectionPart
 from .parts import embed_part
 
@@ -97,6 +97,7 @@ def embed_on_ray(
     *,
     parts: int | None,
     device: str,
+    engine: str,
     batch_size: int,
     workers: int | None,
     labels: bool,
@@ -109,6 +110,7 @@ def embed_on_ray(
         out: a folder that all machines share.
         parts: how many; default: four for each worker.
         device: "auto", "cpu", "cuda" or "mps".
+        engine: one of `engines.ENGINES`.
         batch_size: images encoded at a time.
         workers: CPU threads of one worker; default: 1, and Ray starts as many workers as there are cores,
             or as many as GPUs.
@@ -120,8 +122,9 @@ def embed_on_ray(
     Raises:
         NearfarError: Ray is missing, or the run or the images cannot be used.
     """
-    on_gpu, threads = device_named(device).type == "cuda", workers or 1
-    how = {"device": device, "batch_size": batch_size, "workers": threads, "labels": labels}
+    on_gpu, threads = engines.place(device, engine).type == "cuda", workers or 1
+    how: dict[str, Any] = {"device": device, "engine": engine, "labels": labels}
+    how |= {"batch_size": batch_size, "workers": threads}
     with _cluster() as ray:
         held = ray.cluster_resources()
         count = max(1, int(held.get("GPU", 0) if on_gpu else held.get("CPU", 1) // threads))

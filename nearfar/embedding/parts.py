@@ -7,7 +7,6 @@ done. `joining` puts the parts together.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 from ..core import locks, progress
 from ..core.atomic import atomic_write
 from ..core.config import to_json
-from ..core.device import cores, device_named
+from ..core.device import cores
 from ..core.errors import NearfarError
 from ..core.shapes import loads
 from ..core.text import counted
@@ -31,6 +30,7 @@ from ..features.extract import features, fingerprint, finite
 from ..stores import schema
 from ..stores.base import THUMBNAIL
 from ..training.run import Run
+from . import engines
 from .fill import paths_of
 from .part import CollectionPart, Rows
 from .reader import ImageReader, ReadImage
@@ -76,6 +76,7 @@ def embed_part(
     part: CollectionPart,
     *,
     device: str,
+    engine: str,
     batch_size: int,
     workers: int | None,
     labels: bool,
@@ -88,6 +89,7 @@ def embed_part(
         out: a folder for all parts.
         part: which one.
         device: "auto", "cpu", "cuda" or "mps".
+        engine: one of `engines.ENGINES`.
         batch_size: images encoded at a time.
         workers: CPU threads that read images; default: all cores.
         labels: whether to write labels too.
@@ -109,8 +111,8 @@ def embed_part(
     try:
         with locks.hold(folder / ".lock"):
             source = open_data(data, expected=run.preprocess.modality, labels=labels)
-            how = {"device": device_named(device), "batch_size": batch_size}
-            return _Work(run, source, folder, part, workers or cores(), how).carry_out()
+            how = {"device": engines.place(device, engine), "batch_size": batch_size}
+            return _Work(run, source, folder, part, engine, workers or cores(), how).carry_out()
     except locks.Busy:
         raise NearfarError(
             f"another process is doing part {part.number}/{part.count} in {out}; wait for it, or do others."
@@ -121,13 +123,18 @@ class _Work:
     """One part on its way into its folder."""
 
     def __init__(
-        self, run: Run, source: Source, folder: Path, part: CollectionPart, workers: int, how: dict[str, Any]
+        self,
+        run: Run,
+        source: Source,
+        folder: Path,
+        part: CollectionPart,
+        engine: str,
+        workers: int,
+        how: dict[str, Any],
     ) -> None:
         self.source, self.folder, self.part = source, folder, part
         self.kind, self.how = run.preprocess.modality, {**how, "threads": workers}
-        self.encoder = run.encoder
-        if how["device"].type != "cpu":
-            self.encoder = copy.deepcopy(run.encoder).to(how["device"])
+        self.net = engines.network(run, how["device"], engine)
         self.reader = ImageReader(source, run.preprocess, THUMBNAIL, workers)
         self.paths = paths_of(source)
         self.job = {
@@ -136,6 +143,7 @@ class _Work:
             "run": run.name,
             "encoder": fingerprint(run.encoder),
             "preprocess": to_json(run.preprocess),
+            "engine": engine,
             "dim": run.encoder.dim,
             "labels": source.labels is not None,
             "provenance": run.provenance,
@@ -197,7 +205,8 @@ class _Work:
 
     def _key(self, rows: Rows) -> str:
         """Name a piece by all that its vectors depend on: the encoder, its preprocessing, the images."""
-        digest = hashlib.sha256(json.dumps([self.job[name] for name in ("encoder", "preprocess")]).encode())
+        told = [self.job[name] for name in ("encoder", "preprocess", "engine")]
+        digest = hashlib.sha256(json.dumps(told).encode())
         for row in rows.tolist():
             digest.update(f"{row}\0{self.source.ids[row]}\0{self.source.stamp(row)}\0".encode())
             if self.source.labels is not None:
@@ -214,7 +223,7 @@ class _Work:
         width = self.job["dim"]
         vectors = np.empty((0, width), np.float32)
         if good:
-            vectors = finite(features(self.encoder, block, self.reader.preprocess, **self.how))
+            vectors = finite(features(self.net, block, self.reader.preprocess, **self.how))
         at = [item.row for item in good]
         columns: dict[str, Any] = {
             "row": pa.array(at, pa.int64()),

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
-from .. import methods
 from ..core import distributed, progress
 from ..core.atomic import atomic_write
 from ..core.device import cores, device_named
-from ..core.errors import NearfarError, nearest
+from ..core.errors import NearfarError
 from ..data.modalities import modality
 from ..data.open import open_data
 from ..data.source import Source
@@ -24,6 +23,7 @@ from ..training import resolve, schedule
 from ..training.collection_settings import decided, usual_range, usual_side
 from ..training.colour_choice import is_open, with_colour
 from ..training.logger import locked
+from ..training.method_choice import choose_method
 from ..training.options import Options
 from ..training.run_config import RunConfig
 from ..training.settings import Training
@@ -41,7 +41,7 @@ def sweep(
     minutes_each: str | float | None = None,
     budget: str | float | None = None,
     trials: int | None = None,
-    method: str = "simclr",
+    method: str = "auto",
     recipe: str = "auto",
     out: str | Path = "runs/sweep",
     train: Any = None,
@@ -74,8 +74,9 @@ def sweep(
         NearfarError: something the user can fix; all finished runs are kept.
         KeyboardInterrupt: Ctrl-C; what was found so far is written, and the same call resumes.
     """
-    _check(method)
+    _check()
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    method = choose_method(method, data, given, recipe)
     if minutes_each is not None:
         given["minutes"] = schedule.minutes(minutes_each, "--minutes-each")
     limit = _limit(given, budget, trials)
@@ -121,10 +122,8 @@ def sweep(
     return found
 
 
-def _check(method: str) -> None:
+def _check() -> None:
     """Refuse what no sweep can be made of."""
-    if method not in methods.METHODS:
-        raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     if distributed.launched() > 1:
         raise NearfarError("a sweep runs in one process; start it without torchrun.")
     require()

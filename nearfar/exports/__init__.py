@@ -16,7 +16,7 @@ import torch
 from ..core.errors import NearfarError
 from ..data.modalities import IMAGES
 from ..training.run import Run, load
-from . import card, onnx, timm_folder, torch_program, tuned
+from . import card, onnx, openvino_ir, timm_folder, torch_program, transformers_folder, tuned
 
 CLOSE = 1e-4  # of the largest number of a vector, that another tool's answer may differ by
 PICTURES = 3  # on which both are compared
@@ -51,6 +51,18 @@ FORMATS = {
         timm_folder.run,
         timm_folder.needs,
         "timm.create_model('local-dir:{folder}', pretrained=True)",
+    ),
+    "transformers": Format(
+        transformers_folder.write,
+        transformers_folder.run,
+        transformers_folder.needs,
+        "transformers.AutoModel.from_pretrained('{folder}'{remote})",
+    ),
+    "openvino": Format(
+        openvino_ir.write,
+        openvino_ir.run,
+        openvino_ir.needs,
+        "openvino.Core().compile_model('{folder}/encoder.xml', 'CPU')",
     ),
 }
 
@@ -93,7 +105,7 @@ class ExportedEncoder:
 def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = None) -> ExportedEncoder:
     """Write an encoder as files for another tool, open them with that tool, and compare the vectors.
 
-    A fine-tuned run leaves with its head for ONNX and torch; for timm its encoder leaves alone.
+    A fine-tuned run leaves with its head for ONNX, torch and OpenVINO; for the others its encoder alone.
 
     Args:
         run: a finished run, its folder, or the name of a known encoder.
@@ -141,7 +153,8 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
     finally:
         shutil.rmtree(made, ignore_errors=True)
     files = tuple(sorted(item.name for item in folder.iterdir()))
-    how = form.open_with.format(folder=folder) if head is None else tuned.open_with(folder, to)
+    remote = ", trust_remote_code=True" if transformers_folder.is_remote(opened) else ""
+    how = form.open_with.format(folder=folder, remote=remote) if head is None else tuned.open_with(folder, to)
     what = "vectors" if head is None else "answers"
     return ExportedEncoder(folder, files, difference, how, what)
 

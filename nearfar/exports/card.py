@@ -10,6 +10,16 @@ from ..core.text import counted
 from ..finetuning.task_types import HeadExport
 from ..finetuning.tuned import open_result
 from ..training.run import Run
+from . import timm_folder, transformers_folder
+
+LIBRARIES = ("timm", "transformers", "onnx", "openvino")  # as the hub names them
+TRANSFORMERS = """```python
+from transformers import AutoImageProcessor, AutoModel
+
+prepare = AutoImageProcessor.from_pretrained("FOLDER"REMOTE)
+model = AutoModel.from_pretrained("FOLDER"REMOTE).eval()
+vectors = model(**prepare(pictures, return_tensors="pt")).pooler_output
+```"""
 
 
 def write(run: Run, folder: Path, to: str, head: HeadExport | None = None) -> None:
@@ -40,7 +50,7 @@ def text(run: Run, to: str, head: HeadExport | None = None) -> str:
     kind = "image-feature-extraction" if head is None else head.tag
     tags = [kind, *([] if head else ["self-supervised"]), "nearfar", str(made.get("method", "known"))]
     block: dict[str, Any] = {
-        "library_name": {"timm": "timm", "onnx": "onnx"}.get(to, "pytorch"),
+        "library_name": to if to in LIBRARIES else "pytorch",
         "pipeline_tag": kind,
         "license": licence,
         "tags": tags,
@@ -51,6 +61,7 @@ def text(run: Run, to: str, head: HeadExport | None = None) -> str:
     what = f"{run.encoder.dim} features" if head is None else str(made["task"])
     lines += [f"# {run.encoder.name}, {what}", ""]
     lines += [_origin(made), ""]
+    lines += _opened(run, to)
     lines += _prepared(run, to, head)
     if head is not None:
         lines += ["## What it answers", *head.says, "", "`model.json` has the classes in their order.", ""]
@@ -64,24 +75,46 @@ def text(run: Run, to: str, head: HeadExport | None = None) -> str:
     return "\n".join(lines)
 
 
+def _opened(run: Run, to: str) -> list[str]:
+    """Say how transformers opens the folder, and what it asks first."""
+    if to != "transformers":
+        return []
+    remote = transformers_folder.is_remote(run)
+    flag = ", trust_remote_code=True" if remote else ""
+    asked = "This network is not part of transformers: its code is in `modeling_nearfar.py` and "
+    asked += "`image_processing_nearfar.py`, which transformers runs with `trust_remote_code=True` alone."
+    code = TRANSFORMERS.replace("REMOTE", flag)
+    also = f'`SentenceTransformer("FOLDER"{flag})` opens the same folder.'
+    return ["## How to open it", code, "", *([asked] if remote else []), also, ""]
+
+
 def _prepared(run: Run, to: str, head: HeadExport | None) -> list[str]:
     """Say how a picture becomes the network's input."""
-    plan = run.preprocess
-    last = "The exported network subtracts the mean and divides by the deviation itself."
+    plan, encoder = run.preprocess, run.encoder
+    inside = "The exported network subtracts the mean and divides by the deviation itself."
     if head is not None and head.prepared:
         told = (f"{at}. {line}" for at, line in enumerate(head.prepared, start=1))
-        return ["## How a picture is prepared", *told, "", last, ""]
+        return ["## How a picture is prepared", *told, "", inside, ""]
+    if to in ("timm", "transformers"):
+        inside = f"Subtract the mean {list(encoder.mean)} and divide by the deviation {list(encoder.std)}."
     lines = [
         "## How a picture is prepared",
         f"1. If its short side is over {plan.decode_side} px, reduce it to that, antialiased bicubic, and "
         "round to whole values from 0 to 255.",
         f"2. Cut out the centred square of {plan.crop:g} of the short side.",
         f"3. Resize it to {plan.size} x {plan.size} px, antialiased {plan.interpolation}.",
-        "4. Divide by 255. The exported network subtracts the mean and divides by the deviation itself.",
+        f"4. Divide by 255. {inside}",
         "",
     ]
     if to == "onnx":
         lines += ["`pipeline.onnx` does all four steps for one uint8 picture (1, H, W, 3), RGB, upright.", ""]
+    elif to == "transformers" and transformers_folder.is_remote(run):
+        lines += ["The image processor of this folder does all four steps.", ""]
+    elif timm_folder.resized_once(plan):
+        lines += [
+            "Of a larger picture, step 2 gives a square of this size; tools that resize once do the same.",
+            "",
+        ]
     else:
         lines += [
             "Tools that resize once, without step 1, give slightly other vectors (cosine about 0.995).",

@@ -95,11 +95,16 @@ def needs(run: Run) -> None:
 
 def write(run: Run, folder: Path) -> None:
     """Write both graphs into a folder."""
+    write_network(run, folder)
+    write_pipeline(run, for_one_size(run.encoder), folder, "features")
+
+
+def write_network(run: Run, folder: Path) -> None:
+    """Write the graph of prepared images."""
     side = run.preprocess.size
     batch = {0: torch.export.Dim("batch", min=1, max=1 << 16)}
-    encoder = for_one_size(run.encoder)
-    graph(encoder, torch.zeros(2, 3, side, side), batch, folder / NETWORK, "images", ("features",))
-    write_pipeline(run, encoder, folder, "features")
+    images = torch.zeros(2, 3, side, side)
+    graph(for_one_size(run.encoder), images, batch, folder / NETWORK, "images", ("features",))
 
 
 def write_pipeline(run: Run, network: nn.Module, folder: Path, output: str) -> None:
@@ -124,15 +129,18 @@ def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session(folder / NETWORK).run(None, {"images": x.numpy()})[0])
 
 
-def session(path: Path) -> Any:
+def session(path: Path, threads: int = 0) -> Any:
     """Open a graph on the CPU.
 
     Args:
         path: the file.
+        threads: for one call; 0 for all cores.
     """
     import onnxruntime
 
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def graph(

@@ -1,6 +1,7 @@
-"""An encoder as a folder that timm opens, and transformers and sentence-transformers by timm.
+"""An encoder as a folder that timm opens, and transformers by timm.
 
-Only networks of timm's can be written so: the folder names one and holds its weights, not its code.
+Only networks of timm's can be written so: the folder names one and holds its weights, not its code. Among
+them are torchvision's ResNets, which timm has by the same names, with the same weights.
 """
 
 from __future__ import annotations
@@ -11,12 +12,31 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from ..core.errors import NearfarError
+from ..images.views import Preprocess
+from ..models import Encoder, image_tower
 from ..models.libraries import find
 from ..training.run import Run
 
 NOTE, WEIGHTS = "config.json", "model.safetensors"
+
+
+def architecture(encoder: Encoder) -> str | None:
+    """Give timm's name of an encoder's network; None where timm has no such network.
+
+    Args:
+        encoder: any of images.
+    """
+    if encoder.stem == "small" or encoder.name == image_tower.NAME:
+        return None
+    library, name = find(encoder.name)
+    if library == "torchvision":
+        import torchvision.models.resnet as resnet
+
+        return name if isinstance(encoder.net, resnet.ResNet) else None
+    return name if library == "timm" else None
 
 
 def needs(run: Run) -> None:
@@ -25,29 +45,39 @@ def needs(run: Run) -> None:
     Raises:
         NearfarError: it is another library's, or its stem is ours.
     """
-    if run.encoder.stem == "small" and find(run.encoder.name)[0] == "timm":
-        raise NearfarError(
-            f"{run.name} has a first layer made for small images, which timm's {run.encoder.name} has not; "
-            "use --to onnx or --to torch, or train with --stem standard."
-        )
-    if run.encoder.projection is not None:
+    encoder = run.encoder
+    if encoder.projection is not None:
         raise NearfarError(
             f"{run.name} projects its vectors to compare them with texts, which timm's networks do not; use "
             "--to onnx or --to torch."
         )
-    if find(run.encoder.name)[0] != "timm":
+    if architecture(encoder) is not None:
+        return
+    if encoder.stem == "small":
         raise NearfarError(
-            f"{run.encoder.name} is no network of timm's, which has only its own; use --to onnx or --to "
-            "torch, or train one of timm's with --encoder timm:NAME."
+            f"{run.name} has a first layer made for small images, which timm's {encoder.name} has not; "
+            "use --to onnx or --to torch, or train with --stem standard."
         )
+    raise NearfarError(
+        f"{encoder.name} is no network of timm's, which has only its own; use --to transformers, --to onnx "
+        "or --to torch, or train one of timm's with --encoder timm:NAME."
+    )
+
+
+def resized_once(plan: Preprocess) -> bool:
+    """Tell whether the centre of a reduced picture has the side of the network's input already.
+
+    Args:
+        plan: how pictures are prepared. What reduces them is bicubic.
+    """
+    return round(plan.decode_side * plan.crop) == plan.size
 
 
 def write(run: Run, folder: Path) -> None:
     """Write config.json and model.safetensors into a folder."""
     import timm
 
-    encoder, plan = run.encoder, run.preprocess
-    name = find(encoder.name)[1]
+    encoder, plan, name = run.encoder, run.preprocess, str(architecture(run.encoder))
     args: dict[str, Any] = dict(encoder.args)
     for options in ({"img_size": plan.size}, {}):  # transformers are built for one side
         try:
@@ -57,6 +87,7 @@ def write(run: Run, folder: Path) -> None:
         args |= options
         break
     net: Any = encoder.net
+    parts = getattr(net, "pretrained_cfg", {"first_conv": "conv1", "classifier": "fc"})  # torchvision's names
     made = {
         "architecture": name.split(".")[0],
         "num_classes": 0,
@@ -67,20 +98,28 @@ def write(run: Run, folder: Path) -> None:
             "tag": "nearfar",
             "input_size": [3, plan.size, plan.size],
             "fixed_input_size": "img_size" in args,
-            "interpolation": plan.interpolation,
+            "interpolation": "bicubic" if resized_once(plan) else plan.interpolation,
             "crop_pct": plan.crop,
             "crop_mode": "center",
             "mean": list(encoder.mean),
             "std": list(encoder.std),
             "num_classes": 0,
             "license": run.facts()["licence"],
-            "first_conv": net.pretrained_cfg.get("first_conv"),
-            "classifier": net.pretrained_cfg.get("classifier"),
+            "first_conv": parts.get("first_conv"),
+            "classifier": parts.get("classifier"),
         },
     }
     (folder / NOTE).write_text(json.dumps(made, indent=1), encoding="utf-8")
-    state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(weights(net), folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def weights(net: nn.Module) -> dict[str, torch.Tensor]:
+    """Give a network's weights as a file takes them.
+
+    Args:
+        net: without its classifier.
+    """
+    return {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
 
 
 def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:

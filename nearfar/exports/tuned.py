@@ -15,11 +15,11 @@ from torch import nn
 from ..finetuning.task_types import HeadExport
 from ..finetuning.tuned import Tuned, open_tuned
 from ..training.run import Run
-from . import onnx, torch_program
+from . import onnx, openvino_ir, torch_program
 from .rebuilt import for_one_size
 
 NOTE = "model.json"
-FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
+FILES = {"onnx": "model.onnx", "torch": "model.pt2", "openvino": "model.xml"}
 BATCHES = (1, 3)  # sizes of the batches on which both are compared
 
 
@@ -50,7 +50,7 @@ def write(run: Run, found: Tuned, made: HeadExport, folder: Path, to: str) -> No
     Args:
         run, found, made: from `opened`.
         folder: where.
-        to: "onnx" or "torch".
+        to: a name in `FILES`.
     """
     example, dims = _example(made), _dims(made)
     if to == "onnx":
@@ -59,7 +59,10 @@ def write(run: Run, found: Tuned, made: HeadExport, folder: Path, to: str) -> No
             onnx.write_pipeline(run, made.module, folder, made.outputs[0])
     else:
         program = torch.export.export(made.module, (example,), dynamic_shapes=(dims,))
-        torch.export.save(program, folder / FILES[to])
+        if to == "openvino":
+            openvino_ir.save(program, folder / FILES[to])
+        else:
+            torch.export.save(program, folder / FILES[to])
     told = {"task": found.task.name, "classes": list(found.task.classes), **made.facts}
     note = {**told, "input": "images", "outputs": list(made.outputs), "multiple": made.step or None}
     (folder / NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
@@ -92,13 +95,19 @@ def run_file(folder: Path, to: str, x: torch.Tensor) -> tuple[torch.Tensor, ...]
             onnx.session(folder / onnx.PIPELINE)
         found = onnx.session(folder / FILES[to]).run(None, {"images": x.numpy()})
         return tuple(torch.from_numpy(some) for some in found)
+    if to == "openvino":
+        return tuple(map(torch.from_numpy, openvino_ir.run_file(folder / FILES[to], x)))
     loaded: nn.Module = torch.export.load(folder / FILES[to]).module()
     return tuple(some.detach() for some in _several(loaded(x)))
 
 
 def open_with(folder: Path, to: str) -> str:
     """Write how to open the file, as one types it."""
-    tool = {"onnx": "onnxruntime.InferenceSession", "torch": "torch.export.load"}[to]
+    tool = {
+        "onnx": "onnxruntime.InferenceSession",
+        "torch": "torch.export.load",
+        "openvino": "openvino.compile_model",
+    }[to]
     return f"{tool}('{folder}/{FILES[to]}')"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 from ..core import progress
 from ..core.errors import NearfarError
 from ..training import checkpoint, engine, run_shapes
-from ..training.logger import RunLogger, signals
+from ..training.logger import RunLogger, end_by, signals
 from ..training.schedule import StepPlan
 from ..training.settings import Training
 from .task import Task
@@ -63,7 +61,7 @@ def try_out(how: TaskTraining, network: TaskNetwork, fit: Labelled, recipe: Task
             ):
                 bar.advance(recipe.batch_size)
                 if sign := caught.told()[0]:
-                    stop(sign, "stopped; run the same command again to resume.")
+                    end_by(sign, "stopped; run the same command again to resume.")
     finally:
         feed.close()
 
@@ -138,19 +136,11 @@ def train(
                     recorder.save(step)
                 if sign and not step.last:
                     at = f"step {step.number:,} of {plan.steps:,}"
-                    stop(sign, f"saved at {at}; run the same command again to resume.")
+                    end_by(sign, f"saved at {at}; run the same command again to resume.")
     finally:
         feed.close()
         recorder.close()
         checks.close()
-
-
-def stop(number: int, said: str) -> None:
-    """End the process as a signal asks for, after saying what was kept."""
-    progress.say(said)
-    if number != signal.SIGINT:
-        sys.exit(128 + number)
-    raise KeyboardInterrupt
 
 
 def _restored(path: Path, network: TaskNetwork, optimizer: torch.optim.Optimizer, digest: str) -> int:

@@ -233,6 +233,8 @@ def picture(
         try:
             with alone:
                 pixels = _load(image, again, short_side, exact, value_range)
+        except BadImage:
+            raise
         except Exception as error:  # decoders raise anything on hostile bytes; one image, one reason
             raise BadImage(reason(error)) from None
     return Picture(pixels, kind, mode, width, height)

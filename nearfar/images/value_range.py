@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core.errors import BadImage
+
 Range = tuple[float, float]
 Values = npt.NDArray[Any]
 
@@ -68,7 +70,8 @@ def invalid(values: Values, nodata: float | None) -> npt.NDArray[np.bool_]:
     """
     bad = np.zeros(values.shape, np.bool_)
     if values.dtype.kind == "f":
-        bad |= ~(np.abs(values) < HUGE)  # NaN is not below it either
+        huge = min(HUGE, float(np.finfo(values.dtype).max))
+        bad |= ~(np.abs(values) <= huge)  # NaN is not below it either
     if nodata is not None:
         bad |= values == np.asarray(nodata).astype(values.dtype if values.dtype.kind == "f" else np.float64)
     if values.dtype.kind in "if":
@@ -190,6 +193,9 @@ def to_8bit(values: Values, value_range: Range | None, nodata: float | None = No
 
     Returns:
         The same shape; values outside the range are clipped.
+
+    Raises:
+        BadImage: no value was measured.
     """
     if values.dtype == np.uint8:
         return values
@@ -197,6 +203,8 @@ def to_8bit(values: Values, value_range: Range | None, nodata: float | None = No
         return values.astype(np.uint8) * np.uint8(255)
     low, high = value_range or find([see(values, nodata=nodata)])
     bad = invalid(values, nodata)
+    if bad.size and bad.all():
+        raise BadImage("no value in it was measured: all are NaN, infinite or the mark for it")
     scaled: Values = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
     scaled[bad] = low
     np.subtract(scaled, low, out=scaled)
@@ -209,13 +217,17 @@ def to_rgb_array(values: Values, value_range: Range | None) -> npt.NDArray[np.ui
 
     Args:
         values: (H, W, 3) or (H, W, 4) of any type.
-        value_range: as in `to_8bit`.
+        value_range: of the colours, as in `to_8bit`; transparency has its own.
 
     Returns:
         (H, W, 3) uint8.
     """
-    image = to_8bit(values, value_range)
-    return over_white(image) if image.shape[2] == 4 else image
+    if values.shape[2] < 4:
+        return to_8bit(values, value_range)
+    alpha = values[:, :, 3:]
+    colours = to_8bit(values[:, :, :3], value_range or find([see(values)]))
+    # Colours may reach to 4,000 where transparency reaches to 1.
+    return over_white(np.concatenate([colours, to_8bit(alpha, find([see(alpha)]))], axis=2))
 
 
 def over_white(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -151,17 +151,20 @@ def check(
     centre: Tensor,
     scores: Tensor,
     seed: int = 0,
+    points: int = POINTS,
 ) -> Deletion:
     """Compare deletion in the order of attribution with deletion in random orders.
 
     Args:
-        encoder, x, towards, centre, scores: as for `deletion`.
+        encoder, x, towards, centre, scores, points: as for `deletion`.
         seed: names the random orders.
     """
-    own = deletion(encoder, x, towards, centre, scores)
+    own = deletion(encoder, x, towards, centre, scores, points=points)
     drawn = rng.uniform(rng.fold(seed, "deletion"), np.arange(ORDERS * len(x)), scores[0].numel())
     orders = torch.from_numpy(drawn).to(scores.device).view(ORDERS, *scores.shape)
-    by_chance = torch.stack([deletion(encoder, x, towards, centre, one) for one in orders]).mean(0)
+    by_chance = torch.stack(
+        [deletion(encoder, x, towards, centre, one, points=points) for one in orders]
+    ).mean(0)
     better = int((own.mean(1) < by_chance.mean(1)).sum())
     return Deletion(tuple(own.mean(0).tolist()), tuple(by_chance.mean(0).tolist()), len(x), better)
 

@@ -31,7 +31,7 @@ SAMPLE = 2000  # images used, at most
 LEAST = 16  # images, at least: with fewer there is no typical image
 CHANGED = 128  # images whose changes are measured, at most
 PAIRS, SHOWN = 24, 6  # pairs on which attribution is tested, and of these those that are shown
-LARGE = 4  # times that all these are fewer for images of over 64 px
+LARGE = 4  # times that these are fewer for images of over 64 px, and where it has to be brief
 HELD_OUT = 5  # one image in so many is not used to learn the dictionary
 AT_ONCE = 64  # images in a batch
 
@@ -223,7 +223,7 @@ def explain(
         return found
 
     def pictures(rows: Sequence[int]) -> Tensor:
-        return _prepared(opened, dataset, rows)
+        return prepared(opened, dataset, rows)
 
     sheet.write(target, found, pictures)
     return Explanation(
@@ -250,14 +250,25 @@ def _sampled(source: Source, pair: Sequence[str]) -> Any:
     return np.array([*first, *(row for row in order.tolist() if row not in first)][:SAMPLE], np.int64)
 
 
-def _prepared(run: Run, dataset: Any, rows: Sequence[int]) -> Tensor:
-    """Make an encoder's input of some images."""
+def prepared(run: Run, dataset: Any, rows: Sequence[int]) -> Tensor:
+    """Make an encoder's input of some images.
+
+    Args:
+        run: of the encoder.
+        dataset: the images, decoded.
+        rows: of them.
+
+    Returns:
+        (n, 3, side, side) in [0, 1].
+    """
     block = dataset.gather(np.asarray(rows, np.int64))
     found: Tensor = modality_of(run.preprocess).prepare(block, run.preprocess, threads=cores())
     return found.float()
 
 
-def explained(run: Run, dataset: Any, *, asked: int = 0, vectors: Tensor | None = None) -> Explanation:
+def explained(
+    run: Run, dataset: Any, *, asked: int = 0, vectors: Tensor | None = None, brief: bool = False
+) -> Explanation:
     """Explain an encoder on images that are decoded.
 
     Args:
@@ -265,6 +276,7 @@ def explained(run: Run, dataset: Any, *, asked: int = 0, vectors: Tensor | None 
         dataset: the images, with labels if features are to be named; `LEAST` at least.
         asked: 2 if the first two images are the pair to compare, else 0.
         vectors: (n, d) of the images, if they are known.
+        brief: whether to take fewer pairs, changed images and steps, in a quarter of the time.
 
     Returns:
         The figures.
@@ -275,17 +287,18 @@ def explained(run: Run, dataset: Any, *, asked: int = 0, vectors: Tensor | None 
     if vectors is None:
         progress.say("encoding the images")
         vectors = torch.from_numpy(finite(features(encoder, dataset, run.preprocess, device=where)))
-    fewer = 1 if is_small(run.preprocess.size) else LARGE
+    fewer = 1 if is_small(run.preprocess.size) and not brief else LARGE
     progress.say("finding the parts of similar images")
     pairs, deletion = _parts(run, dataset, vectors, asked, PAIRS // fewer, where)
     progress.say("changing images, for the encoder and the untrained network")
     drawn = rng.permutation(rng.fold(0, "changed"), len(dataset))[: CHANGED // fewer]
-    x = _prepared(run, dataset, drawn.tolist())
+    x = prepared(run, dataset, drawn.tolist())
     plain = untrained(encoder, dataset, run.preprocess, 0, str(where))
     own, other = (invariance.curves(_encode(net, where), x) for net in (encoder, plain))
     progress.say("learning a dictionary of features")
     names = None if dataset.labels is None else [dataset.classes[number] for number in dataset.labels]
-    return Explanation(None, tuple(dataset.ids), pairs, deletion, own, other, sparse(vectors, names))
+    how = {"steps": dictionary.STEPS // LARGE} if brief else {}
+    return Explanation(None, tuple(dataset.ids), pairs, deletion, own, other, sparse(vectors, names, **how))
 
 
 def _encode(net: nn.Module, device: torch.device) -> invariance.Encode:
@@ -321,7 +334,7 @@ def _parts(
         found = []
         for low in range(0, len(rows), AT_ONCE):
             part = slice(low, low + AT_ONCE)
-            x, aim = _prepared(run, dataset, rows[part]).to(device), towards[part].to(device)
+            x, aim = prepared(run, dataset, rows[part]).to(device), towards[part].to(device)
             scores = attribution.attribute(encoder, x, aim, centre.to(device))
             found.append((scores, attribution.check(encoder, x, aim, centre.to(device), scores, low)))
     finally:

@@ -1,6 +1,8 @@
-"""A queue of rows from earlier steps, the same on every process."""
+"""Queues of what earlier steps have seen, the same on every process."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,3 +64,44 @@ class Queue(nn.Module):
             # A few rows at a time, so that memory grows with the queue and not with n times the queue.
             found = torch.cat([(part @ rows.T).argmax(1) for part in z.split(64)])
             return rows[found]
+
+
+class PastExamples(Queue):
+    """Examples of earlier steps, first in, first out; it starts empty, and the first decide their shape."""
+
+    def __init__(self, size: int) -> None:
+        """Start it.
+
+        Args:
+            size: examples it holds, at most.
+        """
+        nn.Module.__init__(self)
+        self.size = size
+        self.register_buffer("rows", torch.empty(0))
+
+    def __len__(self) -> int:
+        """Count the examples that it holds now."""
+        return len(self.rows)
+
+    @torch.no_grad()
+    def push(self, z: Tensor) -> None:
+        """Add the examples of all processes, in the order of the global batch, and drop the oldest.
+
+        Args:
+            z: (n, ...), this process's; as many on every process.
+        """
+        everyone = distributed.gather(z, grad=False)
+        self.rows = torch.cat([self.rows.to(everyone), everyone])[-self.size :] if len(self) else everyone
+
+    def take(self, u: Tensor) -> Tensor:
+        """Give the example at each of some places.
+
+        Args:
+            u: (n,) from 0, the oldest, to 1, the newest.
+        """
+        return self.rows[(u * len(self)).long().clamp(max=len(self) - 1)]
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *how: Any) -> None:
+        """Take as many examples as there are."""
+        self.rows = torch.empty_like(state[f"{prefix}rows"], device=self.rows.device)
+        super()._load_from_state_dict(state, prefix, *how)

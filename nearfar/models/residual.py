@@ -53,6 +53,8 @@ EPSILON = 1e-6  # a deviation of 0 has no gradient
 SHAPES = {
     # Eight convolutions, most of the work at 8 and 4 px of a 32 px image, where a CPU is most efficient.
     "resnet8": Shape((32, 4, 2), (Stage(64, down="pool"), Stage(128, down="pool"), Stage(128)), 512, True),
+    # A map of one place for 4 x 4 pixels, each of which sees 26 pixels a side: for words of small images.
+    "resnet5_w64": Shape((64, 4, 2), (Stage(64), Stage(64, down="pool"))),
     "resnet10_w16": _resnet(16, 1),
     "resnet10_w32": _resnet(32, 1),
     "resnet10_w48": _resnet(48, 1),

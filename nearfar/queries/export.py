@@ -1,6 +1,6 @@
 """`nearfar export`: an encoder for other tools, or a vector store for other viewers or as a table.
 
-- onnx, torch, timm: an encoder, as `nearfar.exports` writes it.
+- onnx, torch, timm, transformers, openvino: an encoder, as `nearfar.exports` writes it.
 
 - atlas: one Parquet file for Embedding Atlas, with places, thumbnails and nearest neighbours.
 - tensorboard: a folder for TensorBoard's projector: vectors, what is known of them, a sheet of thumbnails.
@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..analysis.projection import project
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, whole_folder
 from ..core.errors import NearfarError, nearest
 from ..core.text import counted, spreadsheet_cell
 from ..features.knn import top_k
@@ -35,7 +35,7 @@ from .store_access import MAP_COLUMNS, open_for_query
 if TYPE_CHECKING:
     from ..exports import ExportedEncoder
 
-ENCODERS = ("onnx", "torch", "timm")  # formats of `exports`, which is heavy to import
+ENCODERS = ("onnx", "torch", "timm", "transformers", "openvino")  # as `exports` has them, which is heavy
 SUFFIXES = {"atlas": ".parquet", "csv": ".csv", "parquet": ".parquet", "tensorboard": "", "fiftyone": ""}
 ATLAS_NEIGHBOURS = 15  # of each image, for Embedding Atlas
 SPRITES = 8192  # pixels of a side of TensorBoard's sheet, at most: what WebGL takes
@@ -69,9 +69,9 @@ def export(
     Example: nearfar export runs/a --to onnx
 
     Args:
-        what: for onnx, torch and timm a run or the name of a known encoder; else a vector store.
-        to: onnx, torch (torch.export) or timm, which get an encoder; atlas (Embedding Atlas), tensorboard,
-            fiftyone, csv or parquet, which get a store.
+        what: for the first five formats a run or the name of a known encoder; else a vector store.
+        to: onnx, torch (torch.export), timm, transformers or openvino, which get an encoder; atlas (Embedding
+            Atlas), tensorboard, fiftyone, csv or parquet, which get a store.
         bank: with onnx, a .safetensors file that nearfar anomalies --parts has made with this encoder: the
             graph then gives scores and maps of anomalous parts.
         out: the file or folder; if not given, named after what is exported and the format.
@@ -123,7 +123,9 @@ def export(
             raise NearfarError(
                 f"--out {path} cannot be written ({error.strerror}); name another folder."
             ) from None
-    return {"atlas": _atlas, "tensorboard": _tensorboard, "fiftyone": _fiftyone}[to](opened, path)
+        with whole_folder(path):
+            return {"tensorboard": _tensorboard, "fiftyone": _fiftyone}[to](opened, path)
+    return _atlas(opened, path)
 
 
 def _beside(address: str, to: str) -> Path:

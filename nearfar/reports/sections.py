@@ -10,7 +10,7 @@ from typing import Any
 from ..core import progress
 from ..training.run import Run
 from ..training.run_config import RunConfig
-from . import anomalous_parts, cards, curves, galleries, maps, scoring
+from . import anomalous_parts, cards, curves, galleries, maps, scoring, what_features_see
 from .blocks import Blocks, Columns, Fold, Grid, Note, Section, TableBlock
 from .sample import ImageSample
 
@@ -58,6 +58,7 @@ def sections(subjects: Sequence[Subject], out: str) -> list[Section]:
         _training(subjects),
         _evaluation(subjects),
         _neighbours(subjects),
+        *_seen(subjects),
         _map(subjects),
         _spectrum(subjects),
         _typical(subjects),
@@ -205,6 +206,21 @@ def _neighbours(subjects: Sequence[Subject]) -> Section:
 
     lead = "The most similar images by the encoder: for random queries, for the best and for the worst."
     return Section("neighbours", "Nearest neighbours", lead, _with_images(subjects, one))
+
+
+def _seen(subjects: Sequence[Subject]) -> list[Section]:
+    """Show what features see, of one run: it takes about as long as encoding the images."""
+    if len(subjects) > 1 or not subjects[0].wanted.kind.pictures:
+        return []
+
+    def one(sampled: ImageSample, subject: Subject) -> Blocks:
+        known = subject.labelled[0] if subject.labelled else sampled  # labels name features
+        return what_features_see.blocks(
+            subject.run, known if len(known) >= what_features_see.FEWEST else sampled
+        )
+
+    lead = "Parts that make images similar, the images of single features, and what the encoder ignores."
+    return [Section("features", "What features see", lead, _with_images(subjects, one))]
 
 
 def _map(subjects: Sequence[Subject]) -> Section:

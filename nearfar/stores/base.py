@@ -42,6 +42,7 @@ class StoreInfo:
         preprocess: how an image becomes the encoder's input, in plain values.
         thumbnail: pixels of a thumbnail's longer side, at most.
         modality: the kind of data, as `data.modality.MODALITIES` names it.
+        engine: what computed the vectors, as `embedding.engines.ENGINES` names it.
     """
 
     dim: int
@@ -50,6 +51,7 @@ class StoreInfo:
     preprocess: dict[str, Any] = field(default_factory=dict)
     thumbnail: int = THUMBNAIL
     modality: str = IMAGES
+    engine: str = "torch"
 
     @property
     def fixed(self) -> dict[str, str]:
@@ -82,6 +84,7 @@ class StoreInfo:
             "preprocess?": {str: object},
             "thumbnail?": range(1, 1 << 16),
             "modality?": str,
+            "engine?": str,
         }
         check_shape(found, shape, f"{address}: ")
         later = next((name for name in found if name not in StoreInfo.__dataclass_fields__), None)
@@ -111,6 +114,11 @@ class StoreInfo:
             raise NearfarError(
                 f"{address} holds the vectors of another encoder ({self.run or 'unknown'}, not "
                 f"{other.run or 'unknown'}), and the two cannot be compared; name another store with --store."
+            )
+        if other.engine != self.engine:
+            raise NearfarError(
+                f"{address} holds vectors that {self.engine} computed, and {other.engine} gives others; "
+                f"add --engine {self.engine}, or name another store with --store."
             )
 
 

@@ -102,6 +102,10 @@ def read_columns(path: str | Path) -> ColumnList:
             raise NearfarError(
                 f"{file}, line {number}: {counted(len(row), 'value')}, not {len(heads)}; fix the line."
             )
+    seen: dict[str, list[str]] = {}
+    for (number, _), row in zip(lines[1:], full, strict=True):
+        if seen.setdefault(row[0], row) != row:
+            raise NearfarError(f"{file}, line {number}: {row[0]} has two rows that differ; keep one.")
     columns = {
         head: [row[at] or None for row in full] for at, head in enumerate(heads) if at and head != "path"
     }

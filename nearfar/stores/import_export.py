@@ -151,7 +151,7 @@ def import_file(address: str | Path, path: str | Path) -> tuple[VectorStore, int
     try:
         facts, dim, tables = open_(file)
         # What a file says of itself is not trusted to be of the right kind.
-        names = {"encoder": str, "run": str, "preprocess": dict, "modality": str}
+        names = {"encoder": str, "run": str, "preprocess": dict, "modality": str, "engine": str}
         said = {name: facts[name] for name, type_ in names.items() if isinstance(facts.get(name), type_)}
         size = facts.get("thumbnail")
         info = StoreInfo(dim, thumbnail=size if isinstance(size, int) else THUMBNAIL, **said)

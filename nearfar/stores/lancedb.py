@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +45,12 @@ def _text(value: conditions.Literal) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
+def _reason(error: Exception, address: str = "") -> str:
+    """Say in a line why LanceDB failed, without secrets and without the place in its own source."""
+    first = redact_text(str(error), *([address] if address else [])).splitlines()[0]
+    return re.sub(r",? ?/\S*\.rs:[\d:]+", "", first).strip()[:200].rstrip(".")
+
+
 class LanceStore:
     """See `base.VectorStore`. A write is one commit or two; each row is there whole, or not at all."""
 
@@ -70,7 +77,7 @@ class LanceStore:
             self._db = lancedb.connect(where, read_consistency_interval=timedelta(0))
             self._table = self._open(info)
         except (OSError, RuntimeError, ValueError) as error:
-            reason = redact_text(str(error), address).splitlines()[0][:200]
+            reason = _reason(error, address)
             raise NearfarError(f"{self.address} cannot be opened as a vector store: {reason}.") from None
         said = (self._table.schema.metadata or {}).get(b"nearfar")
         if said is None:
@@ -187,9 +194,24 @@ class LanceStore:
         still = self._db.open_table(TABLE)
         version = still.version
         still.checkout(version)
-        batches = still.search().select(columns).to_batches(_BATCH)
-        made = (self._piece(pa.Table.from_batches([batch])) for batch in batches)
-        return version, still.count_rows(), made
+
+        def made() -> Iterator[Any]:
+            try:
+                for batch in still.search().select(columns).to_batches(_BATCH):
+                    yield self._piece(pa.Table.from_batches([batch]))
+            except (OSError, RuntimeError, ValueError) as error:
+                raise self._unreadable(error) from None
+
+        return version, still.count_rows(), made()
+
+    def _unreadable(self, error: Exception) -> Exception:
+        """Say that a part of the store cannot be read."""
+        if isinstance(error, UnicodeEncodeError):  # a name that was asked for
+            return error
+        return NearfarError(
+            f"a part of the vector store {self.address} cannot be read ({_reason(error)}); bring back a "
+            "copy, or make it anew with nearfar embed."
+        )
 
     def _piece(self, table: Any) -> Any:
         ids, keys = table["id"].combine_chunks(), table[schema.KEY].to_numpy()
@@ -218,7 +240,7 @@ class LanceStore:
                 break
             except (OSError, RuntimeError, ValueError) as error:
                 if not left or _GONE not in str(error).lower():
-                    raise
+                    raise self._unreadable(error) from None
                 self._table.checkout_latest()
         return schema.ordered(table.replace_schema_metadata(None), ids, strict=strict and where is None)
 
@@ -359,8 +381,7 @@ class LanceStore:
                 text = str(error)
                 gone = _GONE in text.lower() and attempt < _READS
                 if not gone and not any(word in text.lower() for word in _CONTENDED):
-                    reason = redact_text(text).splitlines()[0][:200]
-                    raise NearfarError(f"{self.address} cannot be written: {reason}.") from None
+                    raise NearfarError(f"{self.address} cannot be written: {_reason(error)}.") from None
                 time.sleep(0.05 * 2 ** min(attempt, 5))
                 self._table.checkout_latest()
         raise NearfarError(f"other processes keep writing to {self.address}; wait for them and try again.")

@@ -91,6 +91,11 @@ class BertNetwork(nn.Module):
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
         self.dropout = nn.Dropout(dropout)
 
+    @property
+    def table(self) -> nn.Module:
+        """A vector for each token."""
+        return self.embeddings["word_embeddings"]
+
     def tokens(self, ids: Tensor) -> Tensor:
         """(n, t) int64 -> (n, t, width), after the last layer."""
         parts: Any = self.embeddings

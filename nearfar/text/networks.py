@@ -170,3 +170,15 @@ def parts_of(net: Any) -> TextNetwork:
     if not isinstance(net, TextNetwork):
         raise NearfarError("this method needs an encoder of texts; choose one with --encoder text_w256_d4.")
     return net
+
+
+def table_of(net: Any) -> nn.Embedding:
+    """Give the table of tokens of an encoder of texts, a known one too, for methods that write texts.
+
+    Raises:
+        NearfarError: it has none.
+    """
+    table = getattr(net, "table", None)
+    if not isinstance(table, nn.Embedding):
+        raise NearfarError("this method needs an encoder of texts; choose one with --encoder text_w256_d4.")
+    return table

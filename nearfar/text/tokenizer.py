@@ -10,6 +10,7 @@ Source:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -28,6 +29,8 @@ PAD, MASK = 0, 1  # tokens that no text holds: what fills rows up, and what stan
 SAMPLE = 20 << 20  # characters of texts that a tokenizer is trained on, at most
 TO_INSTALL = "pip install 'nearfar[text]'"
 _LETTERS = 32  # characters to a token, from which on the rest of a text is not looked at
+_MARKS = (".", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f")  # at the end of a sentence, Chinese ones too
+_QUOTES = "\"')] \u201d\u2019\u00bb"  # what may follow them
 _known: dict[str, tuple[str, Any]] = {}
 
 Ids = npt.NDArray[np.int32]
@@ -194,6 +197,27 @@ def count(digest: str) -> int:
         digest: from `register`.
     """
     found: int = _of(digest)[1].get_vocab_size(True)
+    return found
+
+
+@functools.cache
+def sentence_marks(digest: str) -> npt.NDArray[np.bool_]:
+    """Say of each token what it tells about sentences.
+
+    Args:
+        digest: from `register`.
+
+    Returns:
+        (3, tokens): whether it has a mark such as a full stop, also before quotes; whether it ends a line;
+        whether a blank is before it, or all True where tokens do not say so.
+    """
+    made = _of(digest)[1]
+    numbers = range(max(made.get_vocab(True).values()) + 1)
+    texts = [made.decode([number], skip_special_tokens=False) for number in numbers]
+    found = np.array(
+        [[text.rstrip(_QUOTES).endswith(_MARKS), "\n" in text, text[:1].isspace()] for text in texts]
+    ).T
+    found[2] |= not found[2].any()
     return found
 
 

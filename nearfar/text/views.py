@@ -12,9 +12,10 @@ import torch
 
 from ..core import rng
 from ..core.errors import NearfarError
-from .tokenizer import PAD, Ids
+from .tokenizer import PAD, Ids, sentence_marks
 from .view_settings import TextViews
 
+SHORTEST = 4  # tokens of a sentence: what is shorter ends with an abbreviation
 Texts = tuple[Ids, ...]  # of one example: one text, or the two of a pair, or the three of a triple
 
 
@@ -41,12 +42,24 @@ class Which:
     part: int = 0
 
 
-def settings_of_view(view: TextViews | Which) -> tuple[TextViews, int]:
+@dataclass(frozen=True)
+class Sentences:
+    """A view that says of which sentence of a text each token is, counted from 1; nothing in it is drawn."""
+
+    recipe: TextViews
+
+
+TextView = TextViews | Which | Sentences
+
+
+def settings_of_view(view: TextView) -> tuple[TextViews, int]:
     """Give a view's settings, and which text of an example it is of."""
-    return (view.recipe, view.part) if isinstance(view, Which) else (view, 0)
+    if isinstance(view, TextViews):
+        return view, 0
+    return view.recipe, getattr(view, "part", 0)
 
 
-def draw(view: TextViews | Which, key: int, ids: Any, block: TextBlock) -> list[npt.NDArray[np.bool_]]:
+def draw(view: TextView, key: int, ids: Any, block: TextBlock) -> list[npt.NDArray[np.bool_]]:
     """Draw which tokens a view keeps.
 
     Args:
@@ -72,12 +85,34 @@ def draw(view: TextViews | Which, key: int, ids: Any, block: TextBlock) -> list[
     return kept
 
 
-def apply(block: TextBlock, kept: Sequence[npt.NDArray[np.bool_]], view: TextViews | Which) -> torch.Tensor:
+def apply(block: TextBlock, kept: Sequence[npt.NDArray[np.bool_]], view: TextView) -> torch.Tensor:
     """Compute views from what `draw` drew: (n, t) int64, t the tokens of the longest text before deletion."""
-    _, part = settings_of_view(view)
+    recipe, part = settings_of_view(view)
     texts = _texts(block, part)
     longest = max(map(len, texts))
+    if isinstance(view, Sentences):
+        marks = sentence_marks(recipe.tokenizer or "")
+        return rows([sentences(marks[:, text]) for text in texts], longest)
     return rows([text[keep] for text, keep in zip(texts, kept, strict=True)], longest)
+
+
+def sentences(marks: npt.NDArray[np.bool_]) -> Ids:
+    """Number the sentences of a text; what is shorter than `SHORTEST` tokens belongs to the next one.
+
+    Args:
+        marks: (3, t), of its tokens, as `tokenizer.sentence_marks` has them.
+
+    Returns:
+        (t,) int32, from 1.
+    """
+    mark, line, blank = marks
+    ends = line.copy()
+    ends[:-1] |= mark[:-1] & blank[1:]  # no number has a blank after its point
+    starts, last = np.zeros(len(ends), np.int32), 0
+    for at in (np.flatnonzero(ends) + 1).tolist():
+        if at - last >= SHORTEST and len(ends) - at >= SHORTEST:
+            starts[at], last = 1, at
+    return 1 + starts.cumsum(dtype=np.int32)
 
 
 def _texts(block: TextBlock, part: int) -> list[Ids]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..core.atomic import whole_folder
 from ..core.errors import NearfarError
 from .run import Run, export, load
 
@@ -37,5 +38,6 @@ def adopt(encoder: str | Path, *, out: str | Path) -> Run:
             f"{folder} cannot be written ({error.strerror}); choose another place with --out."
         ) from error
     text = None if found.text is None else (found.text.encoder, found.text.preprocess)
-    export(folder, found.encoder, found.preprocess, found.provenance, text=text)
+    with whole_folder(folder):
+        export(folder, found.encoder, found.preprocess, found.provenance, text=text)
     return load(folder)

@@ -9,10 +9,9 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
-from .. import methods
 from ..core import distributed, progress
 from ..core.device import cores, device_named
-from ..core.errors import BadImage, NearfarError, nearest
+from ..core.errors import BadImage
 from ..core.text import counted
 from ..data import loader
 from ..data.dataset import one_colour
@@ -25,6 +24,7 @@ from .collection_settings import decided, usual_range, usual_side
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
 from .inputs import ONE_COLOUR
 from .known_check import KnownCheck, check_known
+from .method_choice import choose_method
 from .options import Options
 from .plan import epochs, plan_run
 from .precision import gains_from_bfloat16
@@ -111,7 +111,7 @@ def check(
     data: Any,
     *,
     full: bool = False,
-    method: str = "simclr",
+    method: str = "auto",
     recipe: str = "auto",
     **settings: Unpack[Options],
 ) -> Check:
@@ -136,9 +136,8 @@ def check(
     Raises:
         NearfarError: there are no images, or a setting is wrong.
     """
-    if method not in methods.METHODS:
-        raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    method = choose_method(method, data, given, recipe)
     device = device_named(str(given.get("device", "auto")))
     source = open_data(
         data, expected=resolve.expected_kind(given, method), labels=resolve.needs_labels(method, given)

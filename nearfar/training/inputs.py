@@ -17,6 +17,7 @@ from ..data.source import Source
 from . import checkpoint, resolve, run_shapes
 from .collection_settings import decided, usual_range, usual_side
 from .colour_choice import choose_colour
+from .method_choice import AUTO, choose_method
 from .run_config import MAY_CHANGE, RunConfig
 from .schedule import StepPlan
 from .settings import Training
@@ -27,6 +28,13 @@ from .teacher import teacher_of
 LOOKED_AT = 64  # images of a collection, to see whether there is anything on them
 ONE_COLOUR = "all sampled images have one and the same colour, so nothing can be learnt; look at them"
 TEACHER_SHARE = 0.5  # of the time that a teacher may take to see the images
+
+
+def method_of(method: str, data: Any, like: str | Path | None, given: dict[str, Any], recipe: str) -> str:
+    """Give the method that is named, that of the run to repeat, or the usual one."""
+    if method == AUTO and like is not None:
+        return str(checkpoint.read_json(Path(like) / "config.json", run_shapes.CONFIG)["method"])
+    return choose_method(method, data, given, recipe)
 
 
 def learns_from_labels(method: str, like: str | Path | None, given: dict[str, Any]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -225,6 +226,22 @@ def signals() -> Iterator[Caught]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def end_by(number: int, said: str) -> NoReturn:
+    """End the process as a signal asks for.
+
+    Args:
+        number: of the signal.
+        said: what was kept, and how to go on.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; SystemExit: another signal.
+    """
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt(said)
+    progress.say(said)
+    sys.exit(128 + number)
 
 
 @contextmanager

@@ -103,6 +103,8 @@ class Options(TypedDict, total=False):
     margin: float | None
     mining: str | None
     pairs: str | None
+    mixup: float | None
+    memory: int | None
     lambda_: float | None
     scale: float | None
     invariance: float | None
@@ -146,6 +148,15 @@ class Options(TypedDict, total=False):
     decoder_depth: int | None
     normalised: bool | None
     block: int | None
+    context: float | None
+    target_blocks: int | None
+    standardised: bool | None
+    predictor_width: int | None
+    predictor_depth: int | None
+    teacher: str | None
+    words: int | None
+    word_temperature: float | None
+    kl: float | None
     corruption: str | None
     noise: float | None
     blanked: float | None
@@ -154,8 +165,8 @@ class Options(TypedDict, total=False):
     permutations: int | None
     turn_weight: float | None
     triples: bool | None
+    left_in: float | None
     text_encoder: str | None
-    teacher: str | None
     teacher_input: str | None
     cosine: float | None
     classes: int | None

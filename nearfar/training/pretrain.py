@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +14,7 @@ from .. import methods, models
 from ..core import distributed, progress
 from ..core.commit import commit
 from ..core.device import device_named
-from ..core.errors import NearfarError, nearest
+from ..core.errors import NearfarError
 from ..core.own_mark import mark_of
 from ..core.text import counted
 from ..core.version import __version__
@@ -27,7 +25,8 @@ from ..data.reading import write_rejected
 from . import adapting, checkpoint, engine, grouping, inputs, resolve
 from .colour_choice import is_open, with_colour
 from .earlier_run import clear, find_earlier, is_finished, same_run, same_teacher, teacher_digest
-from .logger import RunLogger, locked, signals
+from .logger import RunLogger, end_by, locked, signals
+from .method_choice import AUTO
 from .monitor import HealthMonitor
 from .options import Options
 from .plan import plan_run
@@ -48,7 +47,7 @@ def pretrain(
     data: Any,
     *,
     out: str | Path | None = None,
-    method: str = "simclr",
+    method: str = "auto",
     recipe: str = "auto",
     like: str | Path | None = None,
     overwrite: bool = False,
@@ -62,7 +61,8 @@ def pretrain(
     Args:
         data: a folder, a list of paths, an array (n, h, w, 3), or a data set's name.
         out: the run's folder; runs/DATA-METHOD if not given.
-        method: the self-supervised method; see `nearfar.methods.METHODS`.
+        method: the self-supervised method, of `nearfar.methods.METHODS`; "auto" is SimCLR, and of images with
+            captions SigLIP, or CLIP from batches of 512 on.
         recipe: settings to start from; "auto" chooses by device and image size.
         like: a run to repeat: its settings and its number of steps.
         overwrite: replace the run that is in the folder; typed again after an interruption, resume the new
@@ -79,12 +79,11 @@ def pretrain(
         SystemExit: SIGTERM or SIGHUP, likewise; SIGUSR1 saves, and training goes on.
         Ended: `should_stop` said so.
     """
-    if method not in methods.METHODS:
-        raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
-    name = Path(data).stem.replace(":", "-") if isinstance(data, (str, Path)) else type(data).__name__
-    folder = Path(out) if out is not None else Path("runs") / f"{name or 'images'}-{method}"
     given = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
     given = {key: value for key, value in given.items() if value is not None}
+    said, method = method, inputs.method_of(method, data, like, given, recipe)
+    name = Path(data).stem.replace(":", "-") if isinstance(data, (str, Path)) else type(data).__name__
+    folder = Path(out) if out is not None else Path("runs") / f"{name or 'images'}-{method}"
     asked: dict[str, Any] = {"data": str(data) if isinstance(data, (str, Path)) else None}
     asked |= {"method": method, "recipe": recipe}
     asked |= {"like": None if like is None else str(like), **given}
@@ -117,6 +116,12 @@ def pretrain(
                 earlier = None
             if is_finished(folder):
                 return load(folder)
+        if wanted.kind.by_method and said == AUTO:
+            size = wanted.training.batch_size
+            progress.say(
+                f"method {method}, for images with captions and batches of {size:,}; --method simclr leaves "
+                "captions out."
+            )
         for note in planned.notes:
             progress.say(note)
         groups = grouping.read_groups_of(wanted, source, whole, len(resolve.views_of(wanted)))
@@ -271,10 +276,7 @@ def _steps(
                 )
             if stop and not step.last:
                 at = f"step {step.number:,} of {step.plan.steps:,}"
-                progress.say(f"saved at {at}; run the same command again to resume.")
-                if stop != signal.SIGINT:
-                    sys.exit(128 + stop)
-                raise KeyboardInterrupt
+                end_by(stop, f"saved at {at}; run the same command again to resume.")
             done = step.plan.progress(step.number)
             if should_stop and figures and not step.last and (reason := should_stop(figures, done)):
                 raise Ended(reason)

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import methods
 from ..core import rng
 from ..core.atomic import atomic_write
 from ..core.device import cores
-from ..core.errors import BadImage, NearfarError, nearest
+from ..core.errors import BadImage, NearfarError
 from ..data.open import open_data
 from . import resolve
 from .collection_settings import usual_range, usual_side
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
+from .method_choice import choose_method
 from .options import Options
 from .settings import Training
 
@@ -77,7 +77,7 @@ def preview(
     out: str | Path = "views.png",
     images: int = 6,
     draws: int = 8,
-    method: str = "simclr",
+    method: str = "auto",
     recipe: str = "auto",
     **settings: Unpack[Options],
 ) -> Preview:
@@ -106,9 +106,8 @@ def preview(
     for name, count in (("images", images), ("draws", draws)):
         if not 1 <= count <= 50:
             raise NearfarError(f"--{name} is {count}; give 1 to 50.")
-    if method not in methods.METHODS:
-        raise NearfarError(f"there is no method {method!r}; {nearest(method, methods.METHODS)}")
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    method = choose_method(method, data, given, recipe)
     source = open_data(
         data, expected=resolve.expected_kind(given, method), labels=resolve.needs_labels(method, given)
     )

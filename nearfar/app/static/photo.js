@@ -5,6 +5,7 @@ import { cell, want } from "./cells.js";
 import { go } from "./grid.js";
 import * as parts from "./parts.js";
 import { byId, focused, labelOf, make, on, say, state } from "./state.js";
+import * as why from "./why.js";
 
 const MOST = 40; // times that an image is enlarged
 const NEIGHBOURS = 8;
@@ -145,11 +146,50 @@ function pictures() {
   }
 }
 
-let second = -1;
+let second = -1, reasons = []; // addresses of the two images with their parts, while these are shown
 /** Put another image beside the one in focus, or none. */
 function beside(row) {
   second = second === row ? -1 : row;
+  unexplain();
   fill(frames[1], second);
+  byId("photo-why").hidden = second < 0 || state.facts.modality !== "images";
+}
+
+/** Show the images without their parts again. */
+function unexplain() {
+  const shown = reasons.length > 0;
+  reasons.forEach((url) => URL.revokeObjectURL(url));
+  reasons = [];
+  byId("photo-why").setAttribute("aria-pressed", "false");
+  byId("photo-reason").textContent = "";
+  if (shown) fill(frames[0], focused());
+}
+
+/** Show which parts make the two images near, or no longer. */
+async function explain() {
+  if (second < 0 || byId("photo-why").hidden) return;
+  if (reasons.length) {
+    unexplain();
+    fill(frames[1], second);
+    return;
+  }
+  const now = turn, asked = second, same = () => open_ && now === turn && asked === second;
+  byId("photo-why").setAttribute("aria-pressed", "true");
+  byId("photo-reason").textContent = "finding the parts…";
+  try {
+    const found = await why.parts(focused(), asked, same);
+    if (!same()) {
+      found.urls.forEach((url) => URL.revokeObjectURL(url));
+      return;
+    }
+    reasons = found.urls;
+    frames.forEach((frame, at) => (frame.firstElementChild.src = reasons[at]));
+    byId("photo-reason").textContent = found.words;
+  } catch (error) {
+    if (!same()) return;
+    byId("photo-why").setAttribute("aria-pressed", "false");
+    byId("photo-reason").textContent = error.message;
+  }
 }
 
 async function draw() {
@@ -160,6 +200,8 @@ async function draw() {
   facts(row);
   sound(row);
   second = -1;
+  unexplain();
+  byId("photo-why").hidden = true;
   fill(frames[1], -1);
   neighbours(row);
   const found = await other(row);
@@ -182,7 +224,7 @@ export const close = () => dialog.close();
 
 /** Take a key that means something else here than on the page; tells whether it was one. */
 export function typed(key) {
-  const does = { "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), f: fit, ...(state.facts.parts && { h: turnParts }), v: close, Enter: close, ArrowDown: () => go(state.at + 1), ArrowUp: () => go(state.at - 1) };
+  const does = { "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), f: fit, y: explain, ...(state.facts.parts && { h: turnParts }), v: close, Enter: close, ArrowDown: () => go(state.at + 1), ArrowUp: () => go(state.at - 1) };
   does[key]?.();
   return key in does;
 }
@@ -232,6 +274,7 @@ byId("copy-path").addEventListener("click", async () => {
 });
 byId("photo-close").addEventListener("click", close);
 byId("photo-parts").addEventListener("click", turnParts);
+byId("photo-why").addEventListener("click", explain);
 byId("photo-normal").addEventListener("click", parts.normal);
 byId("photo-next").addEventListener("click", () => go(state.at + 1));
 byId("photo-last").addEventListener("click", () => go(state.at - 1));
