@@ -15,11 +15,9 @@ from PIL import Image
 from textures import HIGH, WIDE, holed, save, texture
 
 import nearfar
-from nearfar.analysis.part_detector import unlike
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.data.defects import Truth
-from nearfar.queries.part_learning import held_out_count
 from nearfar.training.run import Run
 
 
@@ -238,25 +236,6 @@ def test_normal_pictures_that_are_not_clean_are_named_and_survived(
     text = str(found)
     assert "900.png" in text and "901.png" in text
     assert found.facts["measures"][0]["image_auroc"]["value"] > 0.9
-
-
-def test_who_is_unlike_the_others() -> None:
-    import torch
-
-    rows = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
-    owners = torch.arange(400) % 20
-    assert unlike((rows, owners)) == []
-    rows[37] += 20
-    assert unlike((rows, owners)) == [17]
-    assert unlike((rows[:7], owners[:7])) == [] and unlike(None) == []
-
-
-def test_how_many_are_held_out() -> None:
-    assert held_out_count(100, 0, 0.05) == 20 and held_out_count(40, 0, 0.05) == 19
-    assert held_out_count(37, 0, 0.05) == 0 and held_out_count(100, 0, 0.01) == 0
-    assert held_out_count(198, 0, 0.01) == 99 and held_out_count(16, 20, 0.1) == 9
-    with pytest.raises(NearfarError, match="must lie between 0 and 1"):
-        held_out_count(10, 0, 1.5)
 
 
 def test_pictures_all_alike(run: Run, data: Path, tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 
 from nearfar.core.errors import NearfarError
+from nearfar.core.intervals import wilson
 from nearfar.data import cache
 from nearfar.data.groups import read_groups
 from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
 from nearfar.demo import drawings, gallery
 from nearfar.evaluation import calibration, clustering, few_label_fits, few_labels, retrieval
+from nearfar.evaluation.accuracy import most_confused, score
 from nearfar.evaluation.differences import compare
 from nearfar.evaluation.label_efficiency import label_efficiency, labels_needed
 from nearfar.evaluation.leaks import near_copies
@@ -337,3 +339,31 @@ def test_near_copies_are_found_and_distinct_pictures_are_not():
         assert not found.same.any()
     same = near_copies(originals, originals, np.zeros((len(train), 1), np.int64))
     assert same.same.all() and np.array_equal(same.row, np.arange(len(train)))
+
+
+def test_validation_images_are_a_fixed_share_of_every_class():
+    labels = np.array([0] * 100 + [1] * 10 + [2])
+    held = validation_split(labels, ("a", "b", "c"), 0)
+    assert [int(held[labels == k].sum()) for k in range(3)] == [20, 2, 0]
+    assert np.array_equal(held, validation_split(labels, ("a", "b", "c"), 0))
+    assert not np.array_equal(held, validation_split(labels, ("a", "b", "c"), 1))
+
+
+def test_the_interval_of_a_share_is_wilsons():
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3.
+    known = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611)}
+    known[1, 29] = (0.0061, 0.1718)
+    for (right, count), ends in known.items():
+        assert wilson(right, count) == pytest.approx(ends, abs=5e-5)
+    low, high = wilson(10, 10)
+    assert low == pytest.approx(10 / (10 + 1.959964**2)) and high == 1
+
+
+def test_a_score_counts_by_hand():
+    found = score(np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1]), ("a", "b", "c"), {})
+    assert found.accuracy == 0.5
+    assert found.confusion.tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]
+    a, b, c = found.per_class
+    assert (a.recall, a.precision, b.recall, b.precision) == (1 / 3, 1.0, 1.0, 1 / 3)
+    assert (c.images, c.recall, c.precision) == (0, None, None)
+    assert most_confused(found) == [("a", "b", 2)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +22,10 @@ from nearfar.core.config import build, to_json
 from nearfar.core.errors import NearfarError
 from nearfar.data.batch import Batch
 from nearfar.data.modalities import modality
-from nearfar.data.pair_blocks import CaptionView, draw_captions
 from nearfar.data.pairs import open_pairs
 from nearfar.losses import clip, siglip, unit
 from nearfar.methods.image_text import numbers
-from nearfar.text import networks, tokenizer
+from nearfar.text import networks
 from nearfar.training import optim
 from nearfar.training.method_choice import choose_method
 from nearfar.training.run_facts import has_text
@@ -37,114 +34,7 @@ from nearfar.training.settings import Training
 both = pytest.mark.parametrize("name", ["clip", "siglip"])
 
 
-def png(value: int = 0) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (12, 12), (value, 90, 90)).save(file, "PNG")
-    return file.getvalue()
-
-
 # Data.
-
-
-def test_tables_with_several_captions_an_image_are_read_and_bad_lines_named(tmp_path: Path) -> None:
-    for name in ("a", "b", "c", "d"):
-        (tmp_path / f"{name}.png").write_bytes(png())
-    lines = [
-        b"path,caption",
-        b"a.png,a red box" + b" and another" * 30,
-        b"b.png,two boxes",
-        b"a.png,one box",
-        b"missing.png,not there",
-        b"c.png,",
-        b"d.png,caf\xe9",
-        b"b.png,nul \0 byte",
-        b",no path",
-        b"lonely",
-    ]
-    (tmp_path / "captions.csv").write_bytes(b"\n".join(lines) + b"\n")
-    source = open_pairs(tmp_path)
-    assert source.modality == "pairs" and source.ids == ["a.png", "b.png", "missing.png", "c.png", "d.png"]
-    assert source.captions[0] == ("a red box" + " and another" * 30, "one box") and source.captions[1] == (
-        "two boxes",
-    )
-    aside = {one.id: one.reason for one in source.set_aside}
-    assert aside == {
-        "captions.csv:8": "caption: no text: it holds NUL bytes",
-        "captions.csv:9": "no path",
-        "captions.csv:10": "a column is missing",
-    }
-    kind = modality("pairs")
-    settings = kind.decided(source, {}, folders=(), start=None)
-    preprocess = kind.preprocess_for(12, kind.views(**settings))
-    found = kind.load(source, preprocess, limit=10**6, max_bad=1.0, threads=1)
-    assert list(found.ids) == ["a.png", "b.png"] and [len(texts) for texts in found.captions] == [2, 1]
-    reasons = {one.id: one.reason for one in found.rejected}
-    assert "no such file" in reasons["missing.png"] and reasons["c.png"] == "caption: empty"
-    assert "not UTF-8" in reasons["d.png"] and "captions.csv:8" in reasons
-
-
-def test_json_lines_parquet_shards_text_files_and_lists_give_the_same(tmp_path: Path) -> None:
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
-    captions = {"a": ["red", "a box"], "b": ["blue"], "c": ["green one"]}
-    for number, (name, texts) in enumerate(captions.items()):
-        (tmp_path / f"{name}.png").write_bytes(png(number))
-        (tmp_path / f"{name}.txt").write_text("\n".join(texts) + "\n")
-    rows = [{"file_name": f"{name}.png", "text": texts} for name, texts in captions.items()]
-    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\nno json\n[1]\n")
-    flat = [(f"{name}.png", text) for name, texts in captions.items() for text in texts]
-    table = arrow.table({"path": [path for path, _ in flat], "caption": [text for _, text in flat]})
-    parquet.write_table(table, tmp_path / "list.parquet")
-    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
-        for name in captions:
-            tar.add(tmp_path / f"{name}.png", f"{name}.png")
-            tar.add(tmp_path / f"{name}.txt", f"{name}.txt")
-    held = [(Image.open(tmp_path / f"{name}.png"), texts) for name, texts in captions.items()]
-    places = [tmp_path / "list.jsonl", tmp_path / "list.parquet", tmp_path / "shard.tar", tmp_path, held]
-    for place in places:
-        source = open_pairs(place)
-        assert list(source.captions) == [tuple(texts) for texts in captions.values()], place
-        first = source.read(0)
-        assert isinstance(first, (bytes, Path, np.ndarray))
-    assert [one.reason for one in open_pairs(tmp_path / "list.jsonl").set_aside] == ["no JSON object"] * 2
-    (tmp_path / "b.txt").unlink()
-    assert "no .txt of its name" in open_pairs(tmp_path).bad[1]
-    odd: tuple[object, ...] = (tmp_path / "none", [], [1, 2], tmp_path / "a.png", {})
-    for one in odd:
-        with pytest.raises(NearfarError, match="captions"):
-            open_pairs(one)
-    (tmp_path / "captions.csv").write_text("path,words\na.png,x\n")
-    with pytest.raises(NearfarError, match="no column of captions"):
-        open_pairs(tmp_path)
-
-
-def test_one_caption_is_drawn_a_step_from_the_seed_and_the_image() -> None:
-    images, captions = drawn(12)
-    source = open_pairs(
-        [(image, [text, f"see {text}"]) for image, text in zip(images, captions, strict=True)]
-    )
-    kind = modality("pairs")
-    views = kind.views(**kind.decided(source, {}, folders=(), start=None))
-    needs = kind.preprocess_for(24, views)
-    block = kind.load(source, needs, limit=10**6, max_bad=0, threads=1).gather(np.arange(12))
-    drawn_now = draw_captions(7, np.arange(12), block)
-    assert set(drawn_now.tolist()) == {0, 1}
-    part = np.array([5, 2])
-    assert draw_captions(7, part, block.take(part)).tolist() == drawn_now[part].tolist()
-    view = CaptionView(views)
-    ids = kind.apply(block, kind.draw(view, 7, np.arange(12), block, 24), view, 24)
-    assert ids.dtype == torch.int64 and ids.shape[0] == 12
-    for row, at in enumerate(drawn_now):
-        text = source.captions[row][at]
-        told = tokenizer.encode(needs.tokenizer, text, 64)
-        assert ids[row, : len(told)].tolist() == told.tolist() and not ids[row, len(told) :].any()
-    assert kind.apply(block, kind.draw(views, 7, np.arange(12), block, 24), views, 24).shape == (
-        12,
-        3,
-        24,
-        24,
-    )
 
 
 # Methods.
@@ -438,17 +328,6 @@ def test_previews_and_the_report_show_images_with_captions(pictures: Path, run: 
     shown = nearfar.preview(pictures, out=tmp_path / "views.png", method="siglip", images=3, draws=2)
     assert shown.path.exists() and shown.erased == ()
     assert nearfar.report(run, out=tmp_path / "report.html").path.stat().st_size > 10_000
-
-
-def test_tables_of_which_no_pair_can_be_learnt_are_named(tmp_path: Path) -> None:
-    for text, words in [
-        (b"", "captions.csv has no column of paths: its first line is empty"),
-        (b"path,caption\na.png,x\0y\n", "is not UTF-8 text: it holds NUL bytes"),
-        (b"path,caption\na.png,a cat\nb.png,a cat\n", "have the same captions"),
-    ]:
-        (tmp_path / "captions.csv").write_bytes(text)
-        with pytest.raises(NearfarError, match=words):
-            open_pairs(tmp_path)
 
 
 def test_a_text_that_cannot_be_encoded_is_named_by_itself(run: Path) -> None:

@@ -16,6 +16,7 @@ from nearfar.analysis import patch_banks, spade
 from nearfar.analysis.anomaly_maps import boxes, full_size
 from nearfar.analysis.coreset import Reservoir, k_center
 from nearfar.analysis.padim import RIDGE, Padim
+from nearfar.analysis.part_detector import unlike
 from nearfar.analysis.patch_banks import SUPPORT, NearestPatch, PatchCore, nearest_rows
 from nearfar.analysis.patch_features import patch_features
 from nearfar.analysis.spade import Spade
@@ -23,6 +24,7 @@ from nearfar.analysis.whitened import RIDGE as WHITENED_RIDGE
 from nearfar.analysis.whitened import Whitened
 from nearfar.core import rng
 from nearfar.core.errors import NearfarError
+from nearfar.queries.part_learning import held_out_count
 
 
 def small() -> models.Encoder:
@@ -336,3 +338,22 @@ def test_boxes_hold_the_strangest_parts_in_order() -> None:
         {"x1": 20, "y1": 5, "x2": 30, "y2": 10, "score": 3.0},
     ]
     assert len(boxes(heat, floor=3.5)) == 1 and boxes(heat, floor=9) == [] and boxes(0 * heat) == []
+
+
+def test_who_is_unlike_the_others() -> None:
+    import torch
+
+    rows = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+    owners = torch.arange(400) % 20
+    assert unlike((rows, owners)) == []
+    rows[37] += 20
+    assert unlike((rows, owners)) == [17]
+    assert unlike((rows[:7], owners[:7])) == [] and unlike(None) == []
+
+
+def test_how_many_are_held_out() -> None:
+    assert held_out_count(100, 0, 0.05) == 20 and held_out_count(40, 0, 0.05) == 19
+    assert held_out_count(37, 0, 0.05) == 0 and held_out_count(100, 0, 0.01) == 0
+    assert held_out_count(198, 0, 0.01) == 99 and held_out_count(16, 20, 0.1) == 9
+    with pytest.raises(NearfarError, match="must lie between 0 and 1"):
+        held_out_count(10, 0, 1.5)

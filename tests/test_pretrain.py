@@ -5,13 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import os
 import random
-import shlex
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +17,7 @@ import forkserver
 import numpy as np
 import pytest
 import torch
-from interrupted import pretrain_until
+from interrupted import pretrain_until, stopped_by_signals
 from small import IMAGE_METHODS, encoder_of, narrow
 
 import nearfar
@@ -139,23 +135,6 @@ def test_kill_9_and_the_same_command_again_end_in_the_same_bytes(photos, unbroke
     assert process.returncode == 0, said
     assert f"resuming at step {step}" in said
     assert content(folder) == content(unbroken)
-
-
-@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_saves_and_says_how_to_go_on(photos, tmp_path, sign, status):
-    folder = tmp_path / "stopped"
-    words = ["pretrain", photos, "--out", folder, "--steps", 100000, *FLAGS]
-    process = command(*words)
-    while not (folder / "log.jsonl").exists() or (folder / "log.jsonl").stat().st_size == 0:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    process.send_signal(sign)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == status, said
-    assert "run the same command again to resume" in said and "Traceback" not in said
-    assert checkpoint.read(folder / checkpoint.LAST)[1]["step"] > 0
-    with pytest.raises(nearfar.NearfarError, match="not finished"):
-        nearfar.load(folder)
 
 
 def test_a_finished_run_says_so_and_other_settings_are_refused_by_name(photos, unbroken, capsys):
@@ -288,64 +267,6 @@ def test_a_folder_that_vanishes_while_streaming_stops_the_run_with_its_reason(ph
     assert checkpoint.read(folder / checkpoint.LAST)[1]["step"] > 0  # what was saved is whole
 
 
-@pytest.mark.slow
-def test_two_processes_under_torchrun_train_the_encoder_of_one(photos, tmp_path):
-    settings = ["--steps", 6, *FLAGS, "--optimizer", "sgd", "--lr", "0.002"]
-    one = command("pretrain", photos, "--out", tmp_path / "one", *settings)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    line = [*launch, "-m", "nearfar", "pretrain", photos, "--out", tmp_path / "two", *settings]
-    two = subprocess.run([str(word) for word in line], capture_output=True, text=True)
-    _, said = one.communicate(timeout=100)
-    assert one.returncode == 0, said
-    assert two.returncode == 0, two.stderr
-    first, second = (nearfar.load(tmp_path / name).encoder.state_dict() for name in ("one", "two"))
-    for name in first:
-        assert torch.allclose(first[name], second[name], rtol=1e-3, atol=1e-4), name
-    losses = [[line["loss"] for line in nearfar.load(tmp_path / name).log()] for name in ("one", "two")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-def launched(words, count, **env):
-    """Start processes as torchrun does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), **env}
-    where = [{"RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(count), **place} for k in range(count)]
-    return [forkserver.start(forkserver.NEARFAR, *words, env=os.environ | own) for own in where]
-
-
-@pytest.mark.slow
-def test_a_killed_process_ends_the_others_and_one_goes_on(photos, tmp_path):
-    """One process then trains as an unbroken run does, to rounding; SIGUSR1 saved before the kill."""
-    folder = tmp_path / "run"
-    settings = ["--steps", 60, *FLAGS, "--optimizer", "sgd", "--lr", "0.000001", "--save-minutes", 60]
-    words = ["pretrain", photos, "--out", folder, *settings]
-    first, second = launched(words, 2)
-    while not (folder / "log.jsonl").exists() or (folder / "log.jsonl").stat().st_size == 0:
-        assert first.poll() is None, first.stderr.read()
-        time.sleep(0.02)
-    first.send_signal(signal.SIGUSR1)
-    while not (folder / checkpoint.LAST).exists():
-        assert first.poll() is None, "the run was over before it was asked to save"
-        time.sleep(0.005)
-    second.send_signal(signal.SIGKILL)
-    began = time.monotonic()
-    _, said = first.communicate(timeout=60)
-    assert first.returncode == 2 and time.monotonic() - began < 30
-    assert "process 0 stops, since another of the 2 processes has ended" in said and "Traceback" not in said
-    step = checkpoint.read(folder / checkpoint.LAST)[1]["step"]
-    assert 0 < step < 60
-    again = command(*words)
-    _, said = again.communicate(timeout=100)
-    assert again.returncode == 0 and f"resuming at step {step:,}" in said, said
-    whole = command("pretrain", photos, "--out", tmp_path / "whole", *settings)
-    _, said = whole.communicate(timeout=100)
-    assert whole.returncode == 0, said
-    # The rate is low, since rounding grows from step to step with it.
-    mine, theirs = ([line["loss"] for line in nearfar.load(p).log()] for p in (folder, tmp_path / "whole"))
-    assert len(mine) == 60 and mine == pytest.approx(theirs, rel=1e-3)
-
-
 def test_tensorboard_gets_what_the_log_gets(photos, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -367,16 +288,6 @@ def test_what_a_kill_cut_short_is_cleared_away(photos, tmp_path):
     assert not list(tmp_path.glob("*.part")) and run.provenance["steps"] == 2
 
 
-def interrupted(process: forkserver.Process, folder: Path, *signs: int) -> str:
-    """Wait for the first line of the log, send the signals, and give what was said."""
-    while not (folder / "log.jsonl").exists() or (folder / "log.jsonl").stat().st_size == 0:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    for sign in signs:
-        process.send_signal(sign)
-    return process.communicate(timeout=60)[1]
-
-
 def test_the_same_command_with_overwrite_resumes_the_run_that_it_began(photos, unbroken, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(unbroken, folder)
@@ -385,7 +296,7 @@ def test_the_same_command_with_overwrite_resumes_the_run_that_it_began(photos, u
 
     def once(words: list[object]) -> str:
         (folder / "log.jsonl").unlink()  # the next line is the new process's
-        return interrupted(command(*words), folder, signal.SIGINT)
+        return stopped_by_signals(command(*words), folder, signal.SIGINT)
 
     said = once(words)
     assert "run the same command again to resume" in said
@@ -428,43 +339,3 @@ def test_the_save_of_another_run_is_refused(photos, unbroken, tmp_path):
         nearfar.pretrain(photos, out=tmp_path / "run", **{**TINY, "steps": 30})
     same = nearfar.pretrain(photos, out=tmp_path / "run", **TINY)  # its own is its own
     assert content(same.path) == content(unbroken)
-
-
-@pytest.mark.parametrize(
-    "signs",
-    [
-        (signal.SIGHUP,),
-        (signal.SIGHUP, signal.SIGTERM),
-        (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
-    ],
-)
-def test_a_hang_up_saves_and_a_second_signal_does_not_undo_the_save(photos, tmp_path, signs):
-    folder = tmp_path / "run"
-    process = command("pretrain", photos, "--out", folder, "--steps", 100000, *FLAGS)
-    said = interrupted(process, folder, *signs)
-    assert "run the same command again to resume" in said and "Traceback" not in said
-    assert checkpoint.read(folder / checkpoint.LAST)[1]["step"] > 0
-
-
-FULL = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n"
-
-
-@pytest.mark.parametrize("how", ["full", "head -1"])
-def test_a_stream_that_takes_no_more_never_ends_training(photos, tmp_path, how):
-    words = ["pretrain", photos, "--out", tmp_path / "run", "--steps", 12, *FLAGS]
-    code = (FULL if how == "full" else "") + forkserver.NEARFAR
-    with forkserver.start(code, *words, stdout=subprocess.DEVNULL) as process:
-        if how == "head -1":
-            assert process.stderr.readline()
-            process.stderr.close()
-        assert process.wait(120) == 0
-    assert nearfar.load(tmp_path / "run").provenance["steps"] == 12
-
-
-@pytest.mark.parametrize("how", ["2>&-", ">&- 2>/dev/null"])  # Python then begins without the stream
-def test_a_stream_that_is_closed_never_ends_training(photos, tmp_path, how):
-    words = [sys.executable, "-m", "nearfar", "pretrain", photos, "--out", tmp_path / "run", "--steps", 12]
-    line = f"set -o pipefail; {shlex.join(map(str, [*words, *FLAGS]))} {how}"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert nearfar.load(tmp_path / "run").provenance["steps"] == 12

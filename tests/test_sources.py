@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import os
 import struct
@@ -17,29 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
+from small_sources import add, png, red, refuses
 
 from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import hubs
 from nearfar.data import source as kinds
 from nearfar.data.inspection import inspect
 from nearfar.data.labels import from_list
-from nearfar.data.shards import expand
 from nearfar.data.source import Source
 from nearfar.data.sources import open_source
 from nearfar.images import decode
-
-
-def png(value: int, width: int = 6, height: int = 5) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (width, height), (value, 0, 0)).save(out, "PNG")
-    return out.getvalue()
-
-
-def red(source: Source, index: int) -> int:
-    data = source.read(index)
-    pixels = data if isinstance(data, np.ndarray) else decode.decode(data, max_pixels=10**6)
-    return int(pixels[0, 0, 0])
 
 
 @pytest.fixture
@@ -48,14 +33,6 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "pets" / name).write_bytes(png(value))
     return tmp_path / "pets"
-
-
-def refuses(data: object, *words: str, **options: bool) -> None:
-    with pytest.raises(NearfarError) as caught:
-        open_source(data, **options)
-    for word in words:
-        assert word in str(caught.value), str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_with_and_without_labels(folder: Path) -> None:
@@ -260,68 +237,6 @@ def test_arrays_that_are_none(tmp_path: Path) -> None:
     refuses(tmp_path / "u.npz", "no array 'images' (it has pixels)")
 
 
-def add(tar: tarfile.TarFile, name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.type = len(data), kind
-    if kind == tarfile.SYMTYPE:
-        member.linkname, member.size = "/etc/passwd", 0
-    tar.addfile(member, io.BytesIO(data))
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    for shard in range(3):
-        with tarfile.open(tmp_path / f"s-{shard:03d}.tar", "w") as tar:
-            for item in range(4):
-                add(tar, f"d/{shard}{item}.png", png(10 * shard + item))
-                if item % 2:
-                    add(tar, f"d/{shard}{item}.json", json.dumps({"label": item}).encode())
-                else:
-                    add(tar, f"d/{shard}{item}.cls", b"even\n")
-            add(tar, "../../escape.png" if shard == 2 else "note.txt", png(99))
-            add(tar, "link.png", b"", tarfile.SYMTYPE)
-    return tmp_path
-
-
-def test_shards(shards: Path) -> None:
-    for pattern in ("s-*.tar", "s-{000..002}.tar"):
-        source = open_source(str(shards / pattern))
-        assert len(source) == 13 and source.ids[5] == "s-001.tar/d/11.png"
-        assert source.ids[12] == "s-002.tar/../../escape.png"
-        assert [red(source, i) for i in (0, 5, 11, 12)] == [0, 11, 23, 99]
-    assert open_source(shards / "s-001.tar", labels=True).labels == ("even", "1", "even", "3")
-    refuses(shards / "s-002.tar", "no label for '../../escape.png'", labels=True)
-    assert not (shards.parent.parent / "escape.png").exists()
-    assert expand("a{8..10}/b{0..1}") == ["a8/b0", "a8/b1", "a9/b0", "a9/b1", "a10/b0", "a10/b1"]
-
-
-def test_points_in_names_keep_labels_apart(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "p.tar", "w") as tar:
-        for item in range(9):
-            add(tar, f"v1.0_{item}.png", png(item))
-            add(tar, f"v1.0_{item}.cls", str(item % 3).encode())
-        add(tar, "a.img.png", png(20))
-        add(tar, "a.cls", b"whole")
-        add(tar, "d.1/b.png", png(21))
-        add(tar, "d.1/b.json", b'{"label": 17000000000000000001}')
-        link = tarfile.TarInfo("c.png")
-        link.type, link.linkname = tarfile.LNKTYPE, "a.img.png"
-        tar.addfile(link)
-        add(tar, "c.cls", b"link")
-    source = open_source(tmp_path / "p.tar", labels=True)
-    assert source.labels == (*"012012012", "whole", "17000000000000000001", "link")
-    assert [red(source, at) for at in (8, 9, 10, 11)] == [8, 20, 21, 20]
-    with tarfile.open(tmp_path / "deep.tar", "w") as tar:
-        add(tar, "a.png", png(1))
-        add(tar, "a.json", b"[" * 100_000)
-    refuses(tmp_path / "deep.tar", "no label for 'a.png'", labels=True)
-    with tarfile.open(tmp_path / "q.tar", "w") as tar:
-        add(tar, "a.png", png(1))
-        add(tar, "a.cls", b"one")
-        add(tar, "a.b.png", png(2))
-    refuses(tmp_path / "q.tar", "no label for 'a.b.png'", labels=True)  # a.cls is another image's
-
-
 MASKS = {
     "a.png": "a.mask.png a_mask.png a-seg.png a_segmentation.png a.gt.png a_mask_2.png",
     "b.image.png": "b.mask.png",
@@ -330,16 +245,6 @@ MASKS = {
     "test/crack/0.png": "ground_truth/crack/0_mask.png",
 }
 NO_MASKS = ["mask.png", "face_mask.png", "masks/alone.png", "c/a_mask.png", "unmasked.png", "with_mask/e.jpg"]
-
-
-def test_capital_endings_in_shards_and_compressed_ones(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for number in range(2):
-            add(tar, f"S{number}.PNG", png(number))
-            add(tar, f"S{number}.CLS", str(number).encode())
-    assert open_source(tmp_path / "a.tar", labels=True).labels == ("0", "1")
-    (tmp_path / "z.tar").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
-    refuses(tmp_path / "z.tar", "it is compressed: unpack it")
 
 
 def test_masks_beside_images_are_left_out_and_named(tmp_path: Path) -> None:
@@ -358,21 +263,6 @@ def test_masks_beside_images_are_left_out_and_named(tmp_path: Path) -> None:
     assert found.to_json()["masks"] == tuple(masks) and "left out    10 masks" in str(found)
     (tmp_path / "list.txt").write_text("m/a.png\nm/a.mask.png\n")
     assert len(open_source(tmp_path / "list.txt")) == 2
-
-
-def test_shards_that_are_none(shards: Path) -> None:
-    whole = (shards / "s-000.tar").read_bytes()
-    (shards / "cut.tar").write_bytes(whole[:700])
-    (shards / "junk.tar").write_bytes(b"x" * 2000)
-    with tarfile.open(shards / "bare.tar", "w") as tar:
-        add(tar, "readme.txt", b"hello")
-    refuses(shards / "cut.tar", "cannot be read")
-    refuses(shards / "junk.tar", "cannot be read")
-    refuses(shards / "bare.tar", "there is no image in")
-    refuses(str(shards / "t-*.tar"), "no file matches")
-    refuses(str(shards / "s-{5..2}.tar"), "counts from 5 to 2")
-    (shards / "a.png").write_bytes(png(1))
-    refuses(str(shards / "*"), "is not a .tar shard")
 
 
 def test_a_named_set_as_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

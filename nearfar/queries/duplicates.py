@@ -113,7 +113,7 @@ def list_groups(
     unseen = [] if copies == spare else [_unconfirmed(spare - copies, opened)]
     lines = (
         f"{copies:,} of {len(ids):,} images are copies, {exact:,} of them byte for byte, in "
-        f"{counted(facts['groups'], 'group')}. In each group, keep the image with the most pixels, then bytes.",
+        f"{counted(groups, 'group')}. In each group, keep the image with the most pixels, then bytes.",
         *unseen,
         str(level),
     )

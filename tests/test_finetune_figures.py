@@ -1,0 +1,115 @@
+"""What fine-tuning computes beside training: folds, weights, temperature, figures, verdict."""
+
+import numpy as np
+import pytest
+import torch
+
+from nearfar.core.errors import NearfarError
+from nearfar.finetuning import calibrate, class_figures, linear_fit, outcome, soft_labels
+from nearfar.finetuning.many_labels import read_many
+from nearfar.finetuning.task_types import Figures
+
+
+def test_the_lists_of_several_labels(tmp_path) -> None:
+    path = tmp_path / "l.csv"
+    path.write_text("image,tags\na.png,cat; dog\nb.png,\n")
+    assert {name: read_many(path)[name] for name in ("a.png", "b.png")} == {
+        "a.png": ("cat", "dog"),
+        "b.png": (),
+    }
+    path.write_text("image,tags\na.png,cat\u00a0;cat\u200b;-1\nb.png,nan\n")
+    assert {name: read_many(path)[name] for name in ("a.png", "b.png")} == {"a.png": ("cat",), "b.png": ()}
+    path.write_text("image,cat,dog\na.png,1,0\nb.png,1,1\n")
+    assert {name: read_many(path)[name] for name in ("a.png", "b.png")} == {
+        "a.png": ("cat",),
+        "b.png": ("cat", "dog"),
+    }
+    path.write_text("image,cat,dog\na.png,1,yes\n")
+    with pytest.raises(NearfarError, match="line 2: dog is 'yes'"):
+        read_many(path)
+    path.write_text("cat,dog\n1,1\n")
+    with pytest.raises(NearfarError, match="has no column of paths"):
+        read_many(path)
+
+
+def test_folds_keep_groups_and_classes() -> None:
+    y = torch.arange(40) % 4
+    fold = linear_fit.folds(y, 0, None)
+    assert np.ptp([np.bincount(fold[y.numpy() == kind], minlength=4) for kind in range(4)]) <= 1
+    groups = np.arange(40) // 5
+    fold = linear_fit.folds(y, 0, groups)
+    assert all(len(np.unique(fold[groups == one])) == 1 for one in range(8))
+
+
+def test_weights_make_a_rare_class_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = (torch.arange(400) % 20 == 0).long()
+    x = torch.randn(400, 6, generator=generator) + 0.7 * y[:, None]
+    weights = linear_fit.class_weights(y, 2)
+    assert (
+        torch.allclose(weights, torch.tensor([400 / 760, 10.0])) and abs(float(weights[y].mean()) - 1) < 1e-6
+    )
+    recalls = []
+    for given in (None, weights[y]):
+        fit = linear_fit.at_strength(linear_fit.LabelledVectors(x, y, 2, given), 1e-3)
+        recalls.append(float((fit.logits(x).argmax(1)[y == 1] == 1).float().mean()))
+    assert recalls[0] < 0.6 < recalls[1]
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, 1.5, (4000, 5))
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    truth = np.array([draw.choice(5, p=share) for share in shares])
+    assert abs(calibrate.temperature((3 * logits).astype(np.float32), truth) - 3) < 0.2
+    several = (draw.random((4000, 5)) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    assert abs(calibrate.temperature((2 * logits).astype(np.float32), several) - 2) < 0.15
+
+
+def test_average_precision_is_scikit_learns() -> None:
+    from sklearn.metrics import average_precision_score
+
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        scores, there = draw.integers(0, 6, 30) / 6, draw.random(30) < 0.3
+        if there.any():
+            assert (
+                abs(class_figures.average_precision(scores, there) - average_precision_score(there, scores))
+                < 1e-12
+            )
+
+
+def judged(
+    tuned: float, frozen: float, images: int = 400, checks: list[dict[str, float]] | None = None
+) -> str:
+    def figures(share: float, turn: int) -> Figures:
+        right = np.roll(np.arange(images) < share * images, turn).astype(float)
+        return Figures("accuracy", {"accuracy": float(right.mean()), "chance": 0.25}, right)
+
+    both = {outcome.TUNED: figures(tuned, 0), outcome.FROZEN: figures(frozen, 0)}
+    return outcome.judge("full", "test", both, checks or []).name
+
+
+def test_the_verdict_compares_in_pairs() -> None:
+    assert judged(0.9, 0.8) == "learnt"
+    assert judged(0.81, 0.81) == "no gain over the frozen encoder"
+    assert judged(0.6, 0.8) == "worse than the frozen encoder"
+    line = {"step": 10, "held": 0.8, "trained": 0.8, "images": 400}
+    assert (
+        judged(0.9, 0.8, checks=[line, {**line, "step": 20, "held": 0.6, "trained": 1.0}]) == "over-fitting"
+    )
+    assert judged(0.9, 0.8, checks=[line, {**line, "step": 20, "held": 0.6, "trained": 0.6}]) == "learnt"
+
+
+def test_the_loss_of_soft_labels_is_the_papers_sum() -> None:
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(4, 3, generator=draw, dtype=torch.float64) for _ in range(2))
+    labels, total = [2, -1, -1, 0], 0.0
+    for i in range(4):
+        q, p = (np.exp(some[i].numpy() / 0.5) for some in (student, teacher))
+        p = p / p.sum() if labels[i] < 0 else np.eye(3)[labels[i]]
+        total -= sum(p[c] * np.log(q[c] / q.sum()) for c in range(3)) / 4
+    assert float(soft_labels.loss(student, teacher, torch.tensor(labels), 0.5)) == pytest.approx(total)
+    sure = soft_labels.loss(student, teacher, torch.full((4,), -1), 1e-3)
+    hard = torch.nn.functional.cross_entropy(student / 1e-3, teacher.argmax(1))
+    assert float(sure) == pytest.approx(float(hard))
