@@ -67,8 +67,8 @@ def fit_batch(config: RunConfig, images: int) -> tuple[RunConfig, list[str]]:
     batch = min(training.batch_size, images)
     if batch < training.batch_size:
         notes.append(
-            f"there are {images:,} {kind.noun}, fewer than a batch of {training.batch_size:,}: the batch is all "
-            "of them."
+            f"there are {images:,} {kind.noun}, fewer than a batch of {training.batch_size:,}: the batch is "
+            "all of them."
         )
     if batch % world:
         batch -= batch % world
