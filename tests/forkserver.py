@@ -226,6 +226,7 @@ def become(request: dict[str, Any], descriptors: list[int]) -> None:
     os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
     for number, descriptor in enumerate([os.open(os.devnull, os.O_RDONLY), *descriptors]):
         os.dup2(descriptor, number)
         os.close(descriptor)

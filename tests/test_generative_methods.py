@@ -44,10 +44,10 @@ def test_the_share_explained_is_that_of_the_variance_over_images() -> None:
 def test_the_denoising_autoencoder_sees_a_spoilt_view_and_learns_the_plain_one() -> None:
     batch = given(small("dae"), 200)
     (x,) = batch.views
-    noise = small("dae", noise=0.3).spoilt(batch, x) - x
+    noise = small("dae", noise=0.3).corrupted(batch, x) - x
     assert float(noise.std()) == pytest.approx(0.3, rel=0.02)
     module = small("dae", corruption="blocks", blanked=0.25)
-    seen = (module.spoilt(batch, x) == x).all(1).float()
+    seen = (module.corrupted(batch, x) == x).all(1).float()
     assert float(seen.mean()) == pytest.approx(0.75, abs=0.02)
     assert torch.equal(seen[:, ::2, ::2], seen[:, 1::2, 1::2])  # blocks of 2 x 2 pixels
     y, wanted = module.embed(batch.part(slice(0, 4)))

@@ -139,7 +139,7 @@ def test_identities_are_read_from_names_folders_and_lists(tmp_path) -> None:
         picture(market / name, (90, 90, 90), at)
     found = open_identities(market)
     assert found.identities == ("0002", "0002") and found.cameras == ("2", "1")
-    assert found.roles == ("gallery", "query") and found.notes[0].startswith("2 images of ")
+    assert found.roles == ("gallery", "query") and found.notes[0].startswith("2 images are left out of ")
     folders = tmp_path / "folders"
     for part in ("query", "gallery"):
         picture(folders / part / "rex" / "a.png", (90, 90, 90), 0)
