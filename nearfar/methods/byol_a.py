@@ -51,10 +51,8 @@ from .byol import BYOL
 from .recipes import recipes
 
 SMALLEST, LARGEST = 0.6, 1.5  # height and width of a crop, of the clip's; 2021, section IV-A
-PLANE = (
-    1.5,
-    1.0,
-)  # width and height, of the clip's, of the plane in which a crop lies; outside the clip it is 0
+# Width and height, of the clip's, of the plane in which a crop lies; outside the clip it is 0.
+PLANE = (1.5, 1.0)
 
 
 @dataclass(frozen=True)

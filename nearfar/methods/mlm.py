@@ -25,20 +25,19 @@ Of the hidden tokens, 8 of 10 become [MASK], one becomes any token, and one stay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed, rng
+from ..core import rng
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..models import Encoder
-from .base import Batch, Expects, Loss, Method
+from .base import Batch
 from .recipes import recipes
+from .token_names import NamesTokens, scores
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Config:
     )
 
 
-class MLM(Method):
+class MLM(NamesTokens):
     """Masked language modelling: f's tokens, a layer, and the table of tokens once more to name the hidden ones."""
 
     modality: ClassVar[str | None] = "text"
@@ -69,11 +68,6 @@ class MLM(Method):
         self.g = nn.Sequential(nn.Linear(f.dim, f.dim), nn.GELU(), nn.LayerNorm(f.dim))
         self.bias = nn.Parameter(torch.zeros(parts_of(f.net).table.num_embeddings))
 
-    @classmethod
-    def expects(cls, config: Config) -> Expects:
-        """Judge by the hidden tokens named on held-out texts; views need not be near each other."""
-        return Expects(task="tokens_named", at_chance="train longer, or raise --lr")
-
     def views(self, views: Any) -> tuple[Any, ...]:
         """Take each text once, as it is."""
         return (replace(views, deletion=0.0),)
@@ -86,7 +80,7 @@ class MLM(Method):
         net = parts_of(self.f.net)
         hidden, places, target = self._hide(batch, x, net.table.num_embeddings)
         y = self.g(net.tokens(hidden).take_along_dim(places[:, :, None], 1))  # (N, K, D)
-        return y @ net.table.weight.T * y.shape[2] ** -0.5 + self.bias, target
+        return scores(y, net.table, self.bias), target
 
     def _hide(self, batch: Batch, x: Tensor, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
         """Choose the tokens to hide: the changed texts (N, T), the places (N, K), and what was there (N, K)."""
@@ -107,22 +101,6 @@ class MLM(Method):
         any_token = MASK + 1 + (other * (vocabulary - MASK - 1)).long()
         new = torch.where(how < 0.8, MASK, torch.where(how < 0.9, any_token, old))
         return x.scatter(1, places, torch.where(known, new, old)), places, torch.where(known, old, -1)
-
-    def loss(self, y: Tensor, target: Tensor) -> Loss:
-        """Compare the hidden tokens with what was predicted for them; the mean over those of all processes."""
-        kind = torch.promote_types(y.dtype, torch.float32)
-        known = target >= 0
-        sums = F.cross_entropy(y.flatten(0, 1).to(kind), target.flatten(), ignore_index=-1, reduction="sum")
-        count = distributed.total(known.sum().to(kind)).clamp(min=1)
-        right = ((y.argmax(2) == target) & known).sum()
-        return Loss(
-            {"cross_entropy": sums * distributed.world() / count}, {"right": right, "count": known.sum()}
-        )
-
-    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tell which share of the hidden tokens was named."""
-        right, count = (distributed.total(watched[name].float()) for name in ("right", "count"))
-        return {"tokens_named": right / count.clamp(min=1)}
 
 
 MLM.recipes = recipes(

@@ -27,7 +27,6 @@ The decoder's attention to the text has the vector as its one key and value, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -35,12 +34,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed
 from ..core.config import setting
 from ..models import Encoder
 from ..models.transformer import positions
-from .base import Batch, Expects, Loss, Method
+from .base import Batch
 from .recipes import recipes
+from .token_names import NamesTokens, scores
 
 HEADS = 4  # of the decoder's attention
 DROPOUT = 0.1  # in the decoder, as in the encoders of texts
@@ -74,7 +73,7 @@ class DecoderLayer(nn.Module):
         return y
 
 
-class TSDAE(Method):
+class TSDAE(NamesTokens):
     """TSDAE: f on what is left of a text, and a decoder that is left out afterwards."""
 
     modality: ClassVar[str | None] = "text"
@@ -89,11 +88,6 @@ class TSDAE(Method):
         self.norm = nn.LayerNorm(f.dim)
         self.bias = nn.Parameter(torch.zeros(table.num_embeddings))
 
-    @classmethod
-    def expects(cls, config: Config) -> Expects:
-        """Judge by the tokens named on held-out texts; views need not be near each other."""
-        return Expects(task="tokens_named", at_chance="train longer, or raise --lr")
-
     def views(self, views: Any) -> tuple[Any, ...]:
         """Take what is left of a text, and all of it."""
         return (views, replace(views, deletion=0.0))
@@ -104,33 +98,14 @@ class TSDAE(Method):
         from ..text.tokenizer import PAD
 
         left, whole = batch.views  # (N, T) each
-        table, z = (
-            table_of(self.f.net),
-            self.f(left)[:, None],
-        )  # (N, 1, D): all that the decoder sees of the text
+        table = table_of(self.f.net)
+        z = self.f(left)[:, None]  # (N, 1, D): all that the decoder sees of the text
         before = F.pad(table(whole[:, :-1]), (0, 0, 1, 0))  # (N, T, D): in each place the token before it
         x = before + 0.1 * positions(1, whole.shape[1], z.shape[2]).to(before)
         later = torch.ones(2 * whole.shape[1:], dtype=torch.bool, device=x.device).triu(1)
         for layer in self.decoder:
             x = layer(x, z, later)
-        y = self.norm(x)
-        return y @ table.weight.T * y.shape[2] ** -0.5 + self.bias, whole.masked_fill(whole == PAD, -1)
-
-    def loss(self, y: Tensor, target: Tensor) -> Loss:
-        """Compare what is written with the text; the mean over the tokens of all processes."""
-        kind = torch.promote_types(y.dtype, torch.float32)
-        known = target >= 0
-        sums = F.cross_entropy(y.flatten(0, 1).to(kind), target.flatten(), ignore_index=-1, reduction="sum")
-        count = distributed.total(known.sum().to(kind)).clamp(min=1)
-        right = ((y.argmax(2) == target) & known).sum()
-        return Loss(
-            {"cross_entropy": sums * distributed.world() / count}, {"right": right, "count": known.sum()}
-        )
-
-    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tell which share of the tokens was named, with those before them known."""
-        right, count = (distributed.total(watched[name].float()) for name in ("right", "count"))
-        return {"tokens_named": right / count.clamp(min=1)}
+        return scores(self.norm(x), table, self.bias), whole.masked_fill(whole == PAD, -1)
 
 
 # Section 4.2: 60 % of the tokens are deleted.

@@ -1,0 +1,52 @@
+"""What the methods share that name the tokens of a text: masked language modelling and TSDAE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core import distributed
+from .base import Expects, Loss, Method
+
+
+def scores(y: Tensor, table: nn.Embedding, bias: Tensor) -> Tensor:
+    """Give every token of the vocabulary a number in each place, by the table of tokens once more.
+
+    Args:
+        y: (n, k, d).
+        table: V tokens of d numbers.
+        bias: (V,).
+
+    Returns:
+        (n, k, V).
+    """
+    return y @ table.weight.T * y.shape[2] ** -0.5 + bias
+
+
+class NamesTokens(Method):
+    """A method whose loss is the mean cross-entropy of the tokens that it names."""
+
+    @classmethod
+    def expects(cls, config: Any) -> Expects:
+        """Judge by the tokens named on held-out texts; views need not be near each other."""
+        return Expects(task="tokens_named", at_chance="train longer, or raise --lr")
+
+    def loss(self, y: Tensor, target: Tensor) -> Loss:
+        """Compare what was named, (N, K, V), with the tokens (N, K), -1 for none; the mean over all processes."""
+        kind = torch.promote_types(y.dtype, torch.float32)
+        known = target >= 0
+        sums = F.cross_entropy(y.flatten(0, 1).to(kind), target.flatten(), ignore_index=-1, reduction="sum")
+        count = distributed.total(known.sum().to(kind)).clamp(min=1)
+        right = ((y.argmax(2) == target) & known).sum()
+        return Loss(
+            {"cross_entropy": sums * distributed.world() / count}, {"right": right, "count": known.sum()}
+        )
+
+    def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tell which share of the tokens was named."""
+        right, count = (distributed.total(watched[name].float()) for name in ("right", "count"))
+        return {"tokens_named": right / count.clamp(min=1)}
