@@ -152,4 +152,4 @@ def test_turns_that_differ_are_repeated_and_the_middle_decides(capsys: pytest.Ca
         progress.show(False)
     assert disturbed.passes > calm.passes == 10 + 2 * FEWEST
     told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2 and "bfloat16: 32 examples take 128.0 ms in float32 and 64.0 ms" in told[1]
+    assert len(told) == 2 and "bfloat16: 32 images take 128.0 ms in float32 and 64.0 ms" in told[1]

@@ -263,6 +263,11 @@ def test_mistakes_are_named(run, folder, tmp_path):
     (bad / "a.png").write_bytes(b"")
     with pytest.raises(NearfarError, match=r"of 1 image .* none .*empty file.*nearfar check"):
         embed(run, bad)
+    (tmp_path / "none").mkdir()
+    for how in ({"out": tmp_path / "w.npy"}, {"out": tmp_path / "p", "part": "1/2"}):
+        with pytest.raises(NearfarError, match="there is no image"):
+            embed(run, tmp_path / "none", **how)
+    assert not (tmp_path / "w.npy.parts").exists() and not [*(tmp_path / "p").iterdir()]
     with pytest.raises(NearfarError, match="cannot be written"):
         (tmp_path / "file").write_bytes(b"")
         embed(run, folder, out=tmp_path / "file" / "v.npy")

@@ -151,6 +151,7 @@ def test_random_labels_are_known_no_better_than_by_chance(seed: int, n: int, d: 
     assert by_chance(label_errors.neighbour_shares(x, y, classes).argmax(axis=1) == y, classes)
     found = label_errors.find_label_errors(x, y, [str(at) for at in range(classes)], seed=seed)
     assert by_chance(found.suggested == y, classes) and by_chance(np.arange(n) < found.accuracy * n, classes)
+    assert abs(found.doubt.mean() - (1 - 1 / classes)) < 0.02, "a doubt is the share of other labels"
 
 
 def test_choices_on_held_out_rows_know_nothing_of_the_test() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -33,7 +32,7 @@ from .fill import Filled, fill
 from .joining import JoinedParts
 from .on_ray import EmbeddedParts, embed_on_ray
 from .part import CollectionPart
-from .parts import EmbeddedPart, embed_part
+from .parts import EmbeddedPart, drop_unused, embed_part
 
 
 @dataclass(frozen=True)
@@ -273,10 +272,11 @@ def embed(
             result = _embed(job, source, path, journal)
     except locks.Busy:
         raise NearfarError(f"another process is writing {path}; wait for it, or name another file.") from None
+    except NearfarError:
+        drop_unused(folder)
+        raise
     journal.clear()
-    with suppress(OSError):  # what else is in the folder is not ours
-        (folder / ".lock").unlink(missing_ok=True)
-        folder.rmdir()
+    drop_unused(folder)
     return result
 
 

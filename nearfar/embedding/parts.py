@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,24 @@ def embed_part(
             source = open_data(data, expected=run.preprocess.modality, labels=labels)
             how = {"device": engines.place(device, engine), "batch_size": batch_size}
             return _Work(run, source, folder, part, engine, workers or cores(), how).carry_out()
+    except NearfarError:
+        drop_unused(folder)
+        raise
     except locks.Busy:
         raise NearfarError(
             f"another process is doing part {part.number}/{part.count} in {out}; wait for it, or do others."
         ) from None
+
+
+def drop_unused(folder: Path) -> None:
+    """Remove the lock of a folder of work, and the folder if nothing else is in it.
+
+    Args:
+        folder: nobody works in it any longer.
+    """
+    with suppress(OSError):  # what else is in the folder stays
+        (folder / ".lock").unlink(missing_ok=True)
+        folder.rmdir()
 
 
 class _Work:

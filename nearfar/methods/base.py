@@ -61,6 +61,9 @@ class Method(nn.Module):
     built a "teacher", the number of "images" that are trained on, an encoder of "text", or an encoder with "tokens"; or
     nothing."""
 
+    teachers: ClassVar[str] = "known, timm:NAME, or a run's folder"
+    """What can be named as a teacher, for a method that needs one, in words for users."""
+
     keep: ClassVar[tuple[str, ...]] = ()
     """Names of the parts that a finished run saves with the encoder, as a head that others may learn from."""
 

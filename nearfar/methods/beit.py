@@ -83,6 +83,10 @@ class BEiT(Method):
 
     usage: Tensor
 
+    teachers: ClassVar[str] = (
+        "the folder of its tokenizer, which nearfar pretrain DATA --method dvae --out RUN trains"
+    )
+
     def __init__(self, f: Encoder, config: Config, teacher: HasWords) -> None:
         """Add the layer and the learned patch.
 

@@ -220,7 +220,7 @@ def _propose(
     wanted.kind.ready()
     precision = training.precision
     if precision == "auto":
-        gains = gains_from_bfloat16(module, opened("float32"), device)
+        gains = gains_from_bfloat16(module, opened("float32"), device, noun=wanted.kind.noun)
         precision = "bfloat16" if gains else "float32"
     progress.say(f"timing training steps for about {TIMING:g} s")
     feed = opened(precision)

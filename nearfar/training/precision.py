@@ -25,6 +25,7 @@ def gains_from_bfloat16(
     feed: DataLoader,
     device: torch.device,
     *,
+    noun: str = "images",
     seconds: float = SECONDS,
     clock: Callable[[], float] = time.perf_counter,
     cost: Callable[[], float] = time.thread_time,
@@ -39,6 +40,7 @@ def gains_from_bfloat16(
         method: on its device; its weights stay what they are.
         feed: gives a real batch.
         device: where the method is.
+        noun: what several examples are called.
         seconds: that it takes at most, apart from a pass that has begun.
         clock: tells the seconds that pass.
         cost: tells the seconds that this thread has computed.
@@ -91,7 +93,7 @@ def gains_from_bfloat16(
     gains = turns.ratio <= GAIN
     slow, quick = (1e3 * value for value in turns.middle)
     progress.say(
-        f"{'bfloat16' if gains else 'float32'}: {count} examples take {slow:,.1f} ms in float32 and "
+        f"{'bfloat16' if gains else 'float32'}: {count} {noun} take {slow:,.1f} ms in float32 and "
         f"{quick:,.1f} ms in bfloat16, the middle of {len(turns.pairs)} turns."
     )
     return gains

@@ -174,7 +174,8 @@ def prepare(
     wanted.kind.ready()
     if wanted.training.precision == "auto":
         began = time.perf_counter()
-        gains = distributed.same(gains_from_bfloat16(module, job.feed(0, "cpu"), device))
+        found = gains_from_bfloat16(module, job.feed(0, "cpu"), device, noun=wanted.kind.noun)
+        gains = distributed.same(found)
         job.probed += time.perf_counter() - began
         precision = "bfloat16" if gains else "float32"
         wanted = job.wanted = replace(wanted, training=replace(wanted.training, precision=precision))

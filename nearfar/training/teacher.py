@@ -82,7 +82,6 @@ def teacher_of(method: type[Method], config: Any) -> Teacher | None:
         return None
     if config.teacher is None:
         raise NearfarError(
-            f"{method.__name__} learns from another encoder; name it with --teacher: known, timm:NAME, or a "
-            "run's folder."
+            f"{method.__name__} learns from another encoder; name it with --teacher: {method.teachers}."
         )
     return open_teacher(config.teacher)
