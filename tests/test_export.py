@@ -1,6 +1,7 @@
 """An encoder leaves for other tools: each opens it, and gives the same vectors on pictures of any shape."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +175,16 @@ def test_openvino_opens_its_own_files(ours: Path, tmp_path: Path) -> None:
     whole, run = openvino_ir.compiled(made.path / "pipeline.xml"), load(ours)
     for picture in pictures():
         assert cosines(whole(picture[None])[0], run.encode(picture)[None]) > 0.9999, picture.shape
+
+
+@pytest.mark.parametrize("to", ["transformers", "torch"])
+def test_a_disk_that_is_too_full_is_named_and_nothing_is_left(ours: Path, to: str, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: writers get no further."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(NearfarError, match="too full for out; free some space"):
+            nearfar.export(ours, to=to, out=tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not any(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import IO
 
 from .errors import NearfarError
 
+LEAST_FREE = 1 << 16  # bytes: with fewer, a writer that failed had no room
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota, is called
 
 
@@ -47,6 +49,22 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):  # a read-only disk refuses even to remove what is not there
             aside.unlink(missing_ok=True)
+
+
+def says_full(error: Exception, folder: Path) -> bool:
+    """Tell whether another library could not write because the disk is full, whatever it raised.
+
+    Args:
+        error: what it raised.
+        folder: where it wrote; what it wrote is still there.
+    """
+    told = re.search(r"os error (\d+)", str(error))  # of libraries written in Rust
+    code = int(told[1]) if told else getattr(error, "errno", None)
+    if code is not None:
+        return code in FULL
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free < LEAST_FREE
+    return False
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..core.atomic import says_full
 from ..core.errors import NearfarError
 from ..data.modalities import IMAGES
 from ..training.run import Run, load
@@ -150,6 +151,15 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
             card.write(opened, made, to, None if head is None else head[1])
         made.chmod(0o755)
         os.replace(made, folder)
+    except NearfarError:
+        raise
+    except Exception as error:
+        if not says_full(error, made):
+            raise
+        raise NearfarError(
+            f"the disk of {folder.parent} is too full for {folder.name}; free some space and run the same "
+            "command again."
+        ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
     files = tuple(sorted(item.name for item in folder.iterdir()))

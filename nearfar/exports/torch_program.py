@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -28,9 +29,21 @@ def program(run: Run) -> torch.export.ExportedProgram:
     return torch.export.export(for_one_size(run.encoder), (x,), dynamic_shapes=shapes)
 
 
+def save(made: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a program into a file, by way of memory: PyTorch's own writer ends the process on a full disk.
+
+    Args:
+        made: the program.
+        path: of the file.
+    """
+    held = io.BytesIO()
+    torch.export.save(made, held)
+    path.write_bytes(held.getbuffer())
+
+
 def write(run: Run, folder: Path) -> None:
     """Write encoder.pt2 into a folder."""
-    torch.export.save(program(run), folder / FILE)
+    save(program(run), folder / FILE)
 
 
 def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,7 @@ def write(run: Run, found: Tuned, made: HeadExport, folder: Path, to: str) -> No
             if made.square:
                 openvino_ir.write_pipeline(run, made.module, folder, made.outputs[0])
         else:
-            torch.export.save(program, folder / FILES[to])
+            torch_program.save(program, folder / FILES[to])
     told = {"task": found.task.name, "classes": list(found.task.classes), **made.facts}
     note = {**told, "input": "images", "outputs": list(made.outputs), "multiple": made.step or None}
     (folder / NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
