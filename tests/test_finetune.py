@@ -274,23 +274,25 @@ def test_the_first_layer_of_the_head_can_stay(start, labelled, tmp_path) -> None
     assert not (tmp_path / "no").exists()
     kept, run = tmp_path / "kept", load(start)
     kept.mkdir()
+    trained = models.encoder("resnet8", size=16, stem="standard", seed=1).eval()
     with models.seeded(0, "head"):
-        g = models.mlp(run.encoder.dim - 8, 24, 24, 12)  # trained on the first features alone
-    export(kept, run.encoder, run.preprocess, {"nearfar": "0", "source": "a test"}, {"g": g.eval()})
+        g = models.mlp(trained.dim, 24, 24, 12)
+    whole = models.finished(trained)  # its vectors are longer than those that the head was trained on
+    export(kept, whole, run.preprocess, {"nearfar": "0", "source": "a test"}, {"g": g.eval()})
     with pytest.raises(NearfarError, match="--from-head 3 is more than the 2 hidden layers of the head"):
         nearfar.finetune(kept, **data, out=tmp_path / "no", from_head=3)
     made = nearfar.finetune(kept, **data, out=tmp_path / "one", mode="linear", from_head=1)
     tuned = open_tuned(made.path)
     x = torch.rand(5, 3, 16, 16)
     with torch.no_grad():
-        hidden = g[:3](run.encoder(x)[:, :-8])
+        hidden = g[:3](trained(x))
         assert torch.allclose(tuned.network.head.neck(tuned.run.encoder(x)), hidden, atol=1e-6)
     nearfar.predict(made.path, labelled / "test", out=tmp_path / "p.csv")
     right = [row["path"].split("/")[0] == row["class"] for row in rows(tmp_path / "p.csv")]
     assert np.mean(right) == made.figures["test"]["fine-tuned"]["accuracy"]
     full = nearfar.finetune(kept, **data, out=tmp_path / "full", from_head=2, epochs=1.0, **FULL)
-    trained = open_tuned(full.path).network.head.neck
-    assert not torch.equal(trained.layers[0].weight, g[0].weight)
+    tuned_neck = open_tuned(full.path).network.head.neck
+    assert not torch.equal(tuned_neck.layers[0].weight, g[0].weight)
 
 
 def test_vectors_are_kept_until_the_run_is_finished(start, labelled, tmp_path, monkeypatch) -> None:

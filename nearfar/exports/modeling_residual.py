@@ -88,6 +88,9 @@ class NearfarModel(PreTrainedModel):
         if config.neck:
             parts += [nn.Conv2d(width, config.neck, 1, bias=False), nn.BatchNorm2d(config.neck), nn.ReLU()]
         self.blocks = nn.Sequential(*parts)
+        if config.every_scale:
+            self.register_buffer("mean", torch.zeros(config.hidden_size))
+            self.register_buffer("whitening", torch.eye(config.hidden_size))
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
@@ -105,4 +108,5 @@ class NearfarModel(PreTrainedModel):
         for y in reversed(scales):
             variance, mean = torch.var_mean(y, (2, 3), correction=0)
             vector += [mean, (variance + 1e-6).sqrt()]
-        return BaseModelOutputWithPooling(last_hidden_state=scales[-1], pooler_output=torch.cat(vector, 1))
+        whitened = (torch.cat(vector, 1) - self.mean) @ self.whitening
+        return BaseModelOutputWithPooling(last_hidden_state=scales[-1], pooler_output=whitened)

@@ -23,6 +23,7 @@ from ..images.views import Preprocess
 from . import knn, logistic, patches
 from .colour_histogram import ColourHistogram
 from .extract import features
+from .whitening import whiten
 
 MAX_VALIDATION = 5000  # training images that choices are made on, at most; and never over a fifth
 COPY_CANDIDATES = 3  # nearest training images that are checked as possible copies of a test image
@@ -113,7 +114,7 @@ def _validation_groups(labels: Rows, groups: Rows, wanted: Rows, key: int) -> np
 def untrained(
     encoder: models.Encoder, dataset: ImageDataset, preprocess: Preprocess, seed: int, device: str
 ) -> nn.Module:
-    """Build the same network with random weights, its batch norms measured on training images.
+    """Build the same network with random weights, its batch norms and whitening measured on training images.
 
     Without that measurement its batch norms would do nothing, and the baseline would be too weak.
 
@@ -147,7 +148,11 @@ def untrained(
             block = dataset.gather(chunk)
             yield kind.prepare(block, preprocess, threads=cores()).to(device)
 
-    return models.settle(net, batches()) if len(rows) > 1 else net.eval()
+    if len(rows) < 2:
+        return net.eval()
+    models.settle(net, batches())
+    whiten(net, dataset, preprocess, seed=seed, device=device)
+    return net
 
 
 def principal_components(

@@ -21,7 +21,7 @@ from ..data.dataset import Subset, class_numbers
 from ..data.loader import DataLoader
 from ..data.sampler import ClassBalanced
 from ..features.extract import Vectors, features
-from ..models import Encoder
+from ..models import Encoder, as_trained
 from ..training.run import Run
 from . import calibrate, class_data, class_figures, class_network, linear_fit, vectors
 from .class_answers import ClassAnswers
@@ -117,10 +117,12 @@ class Classification(ClassAnswers):
         """Whether an image may have several labels."""
         return bool(self.config.multi_label)
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Run) -> Encoder:
         """Take the layers of the run's head that stay; see `Task.begin`."""
-        if self.config.from_head:
-            self.neck = neck_of(run.part("g"), self.config.from_head, run.name)
+        if not self.config.from_head:
+            return run.encoder
+        self.neck = neck_of(run.part("g"), self.config.from_head, run.name)
+        return as_trained(run.encoder)
 
     # Labelled images
 

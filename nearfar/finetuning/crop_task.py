@@ -75,8 +75,9 @@ class CropTask(abc.ABC):
         self.classes: tuple[str, ...] = ()
         self.side: int = config.side or 0
 
-    def begin(self, run: Run) -> None:  # noqa: B027 - most tasks take nothing
+    def begin(self, run: Run) -> Encoder:
         """Take nothing but the encoder; see `Task.begin`."""
+        return run.encoder
 
     # Labelled images
 

@@ -55,7 +55,7 @@ class Job:
 
     def run(self, train: Any, test: Any, groups: Any, earlier: dict[str, Any] | None) -> Finetuned:
         """Read, choose, train, measure, write."""
-        self.task.begin(self.started)
+        encoder = self.task.begin(self.started)
         data = self.task.read(train, self.started.preprocess, self.where)
         # Opened now, so that a mistake is found before hours of training; it is measured once, at the end.
         tests = None if test is None else self.task.read_test(test, self.started.preprocess, self.where)
@@ -85,7 +85,7 @@ class Job:
                 "with --out, or start over with --overwrite."
             )
         self._record(data, tests)
-        self.encoder = copy.deepcopy(self.started.encoder).to(self.device)
+        self.encoder = copy.deepcopy(encoder).to(self.device)
         self.encoder = self.encoder.to(memory_format=torch.channels_last)
         self._announce(data)
         solved = None

@@ -39,8 +39,8 @@ class Neck(nn.Module):
         return self.widths[-1]
 
     def forward(self, h: Tensor) -> Tensor:
-        """Apply the layers to the features that the head was trained on, the first of an encoder's."""
-        x: Tensor = self.layers(h.float()[:, : self.widths[0]])
+        """Apply the layers to the features that the head was trained on."""
+        x: Tensor = self.layers(h.float())
         return x
 
 

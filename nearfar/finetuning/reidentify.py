@@ -85,8 +85,9 @@ class Reidentification:
         self.keep: Path | None = None
         self.gallery: Gallery | None = None
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Run) -> Encoder:
         """Take nothing but the encoder."""
+        return run.encoder
 
     # Labelled images
 

@@ -50,8 +50,11 @@ class Task(Protocol):
 
     def __init__(self, config: Any) -> None: ...
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Run) -> Encoder:
         """Take from the run that is started from what the task needs beside its encoder; usually nothing.
+
+        Returns:
+            The encoder to start from.
 
         Raises:
             NearfarError: the run did not keep it.

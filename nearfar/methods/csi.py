@@ -121,7 +121,7 @@ class TurnedVectors(nn.Module):
         """Put together what a run has kept.
 
         Args:
-            f: the encoder.
+            f: the encoder as it was trained.
             g, turn: states of the two parts.
         """
         super().__init__()
@@ -135,7 +135,7 @@ class TurnedVectors(nn.Module):
         """(n, 3, side, side) -> (n, 4 P + 4)."""
         found = []
         for r in range(4):
-            h = self.f(torch.rot90(x, r, (2, 3)))[:, : self.turn.in_features]  # the part that was trained
+            h = self.f(torch.rot90(x, r, (2, 3)))
             found.append(torch.cat([self.g(h), self.turn(h)[:, r : r + 1]], 1))
         return torch.cat([*(z[:, :-1] for z in found), *(z[:, -1:] for z in found)], 1)
 

@@ -366,19 +366,31 @@ def finished(trained: Encoder) -> Encoder:
         trained: left as it is.
 
     Returns:
-        The same encoder, or one with the same weights whose vectors begin with the trained one's.
+        The same encoder, or one with the same weights, whose vectors `features.whitening` is to whiten.
     """
     if not isinstance(trained.net, Residual) or not SHAPES[trained.name].kept_scales or trained.args:
         return trained
     if trained.projection is not None:  # its vectors are compared with another encoder's
         return trained
-    kept = encoder(
-        trained.name,
-        stem=trained.stem,
-        size=trained.size,
-        mean=trained.mean,
-        std=trained.std,
-        args=EVERY_SCALE,
-    )
-    kept.load_state_dict(trained.state_dict())
-    return kept.train(trained.training)
+    return _same_weights(trained, EVERY_SCALE)
+
+
+def as_trained(kept: Encoder) -> Encoder:
+    """Give an encoder whose vectors are those that training compared, without what `finished` added.
+
+    Args:
+        kept: of a finished run; left as it is.
+
+    Returns:
+        The same encoder, or one with the same weights.
+    """
+    return _same_weights(kept, None) if kept.args == EVERY_SCALE else kept
+
+
+def _same_weights(made: Encoder, args: Mapping[str, Any] | None) -> Encoder:
+    """Build one of our small networks again with other arguments; buffers of neither are in both."""
+    again = encoder(made.name, stem=made.stem, size=made.size, mean=made.mean, std=made.std, args=args)
+    state = again.state_dict()
+    again.load_state_dict(state | {name: x for name, x in made.state_dict().items() if name in state})
+    again.untrained = made.untrained
+    return again.train(made.training)

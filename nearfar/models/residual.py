@@ -95,10 +95,14 @@ class Residual(nn.Module):
 
     With `every_scale` the vector goes on: the deviations of the last map, then means and deviations of the
     last map before each halving, which hold colours and textures that a small network's last map has lost.
+    These are whitened, since otherwise a few directions with most of the variance decide what is similar.
 
     Source:
         He et al. 2016, "Deep residual learning", sections 3.3 and 4.2, with the widths of `Shape`.
     """
+
+    mean: Tensor
+    whitening: Tensor
 
     def __init__(self, shape: Shape, *, every_scale: bool = False) -> None:
         """Build it with random weights.
@@ -123,6 +127,9 @@ class Residual(nn.Module):
                 nn.ReLU(inplace=True),
             ]
         self.blocks, self.every_scale = nn.Sequential(*blocks), every_scale
+        if every_scale:  # nothing at first; see `features.whitening`
+            self.register_buffer("mean", torch.zeros(shape.every_dim))
+            self.register_buffer("whitening", torch.eye(shape.every_dim))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -148,7 +155,9 @@ class Residual(nn.Module):
         """Make the vector of feature maps, (n, c, h, w) each, finest first."""
         if not self.every_scale:
             return torch.mean(levels[-1], (2, 3))
-        return torch.cat([part for y in levels[::-1] for part in _statistics(y)], 1)
+        return (
+            torch.cat([part for y in levels[::-1] for part in _statistics(y)], 1) - self.mean
+        ) @ self.whitening
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
         """Give what each step makes: the stem, each block, the neck's parts; the last is what is pooled.

@@ -12,6 +12,7 @@ from ..core.errors import NearfarError
 from ..data.in_memory import open_in_memory
 from ..features.chunked import CHUNK_IMAGES, read_chunks
 from ..features.extract import features
+from ..models import as_trained
 from ..stores import VectorStore
 from ..training.run import Run
 
@@ -48,7 +49,7 @@ def turned_vectors(store: VectorStore, run: Run, ids: list[str]) -> npt.NDArray[
                 "images: put them back, or embed them again where they are now."
             )
     source = open_in_memory([where[one] for one in ids], None)
-    net = TurnedVectors(run.encoder, run.part("g"), run.part("turn"))
+    net = TurnedVectors(as_trained(run.encoder), run.part("g"), run.part("turn"))
     made = []
     for chunk in read_chunks(source, range(0, len(ids), CHUNK_IMAGES), run.preprocess, cores()):
         for row, reason in chunk.bad:

@@ -22,6 +22,7 @@ from ..data.dataset import FileDataset, ImageDataset, Subset, holdout_split
 from ..data.loader import DataLoader
 from ..data.open import open_data
 from ..data.reading import write_rejected
+from ..features.whitening import whiten
 from . import adapting, checkpoint, engine, grouping, inputs, resolve
 from .colour_choice import is_open, with_colour
 from .earlier_run import clear, find_earlier, is_finished, same_run, same_teacher, teacher_digest
@@ -219,6 +220,7 @@ def _train(
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: job.module.get_submodule(name) for name in job.module.keep}
         encoder = models.finished(adapting.merged(job.module.encoder))
+        whiten(encoder, job.dataset, job.wanted.preprocess, seed=training.seed, device=str(job.device))
         preprocess, of_text = job.wanted.kind.towers(job.wanted.preprocess)
         tower = job.module.text_tower
         text = None if tower is None else (tower, of_text)

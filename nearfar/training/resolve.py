@@ -268,7 +268,9 @@ def build_method(wanted: RunConfig, images: int = 1) -> Method:
         The method, in float32 on the CPU.
     """
     training = wanted.training
-    start = load(training.weights).encoder if training.weights and is_run(training.weights) else None
+    start = None
+    if training.weights and is_run(training.weights):
+        start = models.as_trained(load(training.weights).encoder)
     own = {name: value for name in ("mean", "std", "args") if (value := getattr(start, name, None))}
     f = wanted.kind.encoder(
         training.encoder,

@@ -1,0 +1,67 @@
+"""Whitens the vectors of a finished encoder, so that every direction in which images differ counts alike.
+
+Some directions of a network's features vary a hundred times as much as others, and say no more: cosines
+between raw vectors are decided by few of them. Measured in docs/decisions.md, "The CPU recipe".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core import rng
+from ..data.dataset import Subset
+from ..models import Encoder
+from .extract import features
+
+IMAGES = 4096  # by which the covariance is measured
+LEAST = 0.3  # of the mean deviation: features that move less than this are not brought up to the others
+RIDGE = 1.0  # of the mean variance, added to each direction's: small ones are mostly noise
+
+
+def whitening(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Measure what makes vectors vary alike in every direction, and otherwise stay as they are.
+
+    Args:
+        x: (n, d) float64 vectors.
+
+    Returns:
+        Their mean (d,), and (d, d) by which what is left is multiplied: features are standardised, their
+        correlations taken off, and turned back, so that each number still belongs to its feature (ZCA).
+
+    Source:
+        Jegou and Chum 2012, "Negative evidences and co-occurrences in image retrieval: the benefit of PCA
+        and whitening", section 3; turned back as in Kessy et al. 2018, "Optimal whitening and decorrelation".
+    """
+    mean = x.mean(0)
+    deviation = (x - mean).square().mean(0).sqrt()
+    # What hardly moves in these images may move much in others, or is rounding.
+    scale = 1 / deviation.clamp_min((LEAST * deviation.mean()).clamp_min(1e-12))
+    z = (x - mean) * scale
+    values, directions = torch.linalg.eigh(z.T @ z / len(z))
+    values = values.clamp_min(0)
+    spread = (values + RIDGE * values.mean().clamp_min(1e-12)).rsqrt()
+    return mean, scale[:, None] * ((directions * spread) @ directions.T)
+
+
+def whiten(encoder: Encoder, dataset: Any, preprocess: Any, *, seed: int, device: str = "cpu") -> None:
+    """Fit the whitening of an encoder that has one to some images, in place; others stay as they are.
+
+    Args:
+        encoder: from `models.finished`.
+        dataset: images that it was trained on.
+        preprocess: what they need.
+        seed: names the images.
+        device: where to compute.
+    """
+    held = dict(encoder.net.named_buffers(recurse=False))
+    if "whitening" not in held or len(dataset) < 2:
+        return
+    held["mean"].zero_()
+    held["whitening"].copy_(torch.eye(len(held["mean"])))
+    rows = np.sort(rng.permutation(rng.fold(seed, "whitening"), len(dataset))[:IMAGES])
+    x = torch.from_numpy(features(encoder, Subset(dataset, rows), preprocess, device=device)).double()
+    for name, value in zip(("mean", "whitening"), whitening(x), strict=True):
+        held[name].copy_(value)

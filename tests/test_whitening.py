@@ -1,0 +1,66 @@
+"""Whitening: vectors that vary alike in every direction, fitted to the images of a run and kept with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nearfar
+from nearfar import models
+from nearfar.data.cache import load
+from nearfar.data.open import open_data
+from nearfar.features import whitening
+from nearfar.features.extract import features
+
+
+def test_whitened_vectors_have_the_covariance_that_the_formula_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixed = (
+        torch.randn(500, 6, generator=generator).double() @ torch.randn(6, 6, generator=generator).double()
+    )
+    x = mixed * torch.tensor([1, 10, 0.5, 1, 1, 0]).double() + 5  # the last feature never moves
+    mean, matrix = whitening.whitening(x)
+    y = (x - mean) @ matrix
+    assert float(y.mean(0).abs().max()) < 1e-9 and bool((y[:, 5] == 0).all())
+    # Eigenvalues v of the correlations become v / (v + their mean), each along its own direction.
+    correlations = np.corrcoef(x[:, :5].T.numpy())
+    values, directions = np.linalg.eigh(correlations)
+    shrunk = (directions * (values / (values + values.sum() / 6))) @ directions.T
+    np.testing.assert_allclose((y[:, :5].T @ y[:, :5] / 500).numpy(), shrunk, atol=1e-9)
+    # Turned back: each number still belongs to its feature.
+    for number in range(5):
+        assert np.corrcoef(y[:, number], x[:, number])[0, 1] > 0.6
+
+
+def test_few_vectors_and_equal_ones_are_whitened_to_finite_numbers() -> None:
+    for x in (torch.ones(3, 4).double(), torch.eye(4).double()[:2]):
+        assert all(bool(part.isfinite().all()) for part in whitening.whitening(x))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("photos")
+    draws = np.random.default_rng(0)
+    for number in range(24):
+        pixels = draws.integers(0, 256, (4, 4, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def test_a_run_keeps_a_whitening_of_its_own_images(photos, tmp_path) -> None:
+    how = {"encoder": "resnet8", "batch_size": 8, "steps": 2, "image_size": 16, "holdout": 0.0}
+    run = nearfar.pretrain(photos, out=tmp_path / "a", **how)
+    images = load(open_data(photos), short_side=run.preprocess.decode_side, max_pixels=10**6, max_bad=0, threads=1)
+    found = torch.from_numpy(features(run.encoder, images, run.preprocess)).double()
+    raw = models.finished(models.as_trained(run.encoder))
+    x = torch.from_numpy(features(raw, images, run.preprocess)).double()
+    mean, matrix = whitening.whitening(x)
+    torch.testing.assert_close(found, (x - mean) @ matrix, rtol=1e-3, atol=1e-3)
+    assert float(found.mean(0).abs().max()) < 1e-4
+    # What goes on from it starts from the network as it was trained.
+    more = nearfar.pretrain(photos, out=tmp_path / "b", weights=str(tmp_path / "a"), **how | {"lr": 1e-12})
+    torch.testing.assert_close(
+        models.as_trained(more.encoder).net.conv1.weight, run.encoder.net.conv1.weight, rtol=1e-4, atol=1e-5
+    )
