@@ -72,7 +72,7 @@ class Page:
         assert self.process.stdout is not None
         found = re.search(r"http\S+", self.process.stdout.readline())
         assert found is not None
-        self.base = found[0].split("?")[0]
+        self.address, self.base = found[0], found[0].split("?")[0]
         cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
         self._door = urllib.request.build_opener(cookies)
         self.get(found[0].removeprefix(self.base))
@@ -115,6 +115,39 @@ class Page:
         self.process.wait()
 
 
+def spent(number: int) -> float:
+    """Sum the processor seconds of a process and of those that it has started."""
+    used, place = 0.0, Path(f"/proc/{number}")
+    with suppress(OSError):  # one that has ended
+        times = (place / "stat").read_text().rsplit(")", 1)[1].split()[11:15]
+        used = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+        for task in (place / "task").iterdir():
+            used += sum(map(spent, map(int, (task / "children").read_text().split())))
+    return used
+
+
+def draw(page: Page, chromium: str) -> None:
+    """Open the page in Chromium, and print what the browser's processes use up until the map is drawn."""
+    from playwright.sync_api import sync_playwright
+
+    def used() -> float:
+        return spent(os.getpid()) - spent(page.process.pid)
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        view = browser.new_page(viewport={"width": 1440, "height": 900})
+        view.set_default_timeout(300_000)
+        before = used()
+        view.goto(page.address)
+        for what, where in (("first pictures", "#cell-5 img[src]"), ("map drawn", "body[data-ready]")):
+            view.wait_for_selector(where)
+            wall = view.evaluate("performance.now()") / 1000
+            print(f"{what}: {wall:.1f} s, browser's processor {used() - before:.1f} s", flush=True)
+        view.wait_for_timeout(3000)  # the pictures on the map come when it rests
+        print(f"at rest: browser's processor {used() - before:.1f} s", flush=True)
+        browser.close()
+
+
 def main() -> None:
     """Measure one start: the first, if the cache is empty, or a later one."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -124,11 +157,15 @@ def main() -> None:
     parser.add_argument("--cache", required=True, help="empty for a first start; the same again for a second")
     parser.add_argument("--lists", nargs="*", default=[])
     parser.add_argument("--no-map", action="store_true", help="do not wait for the map")
+    parser.add_argument("--draw", metavar="CHROMIUM", help="only open the page in this browser")
     asked = parser.parse_args()
     if not Path(asked.store).exists():
         fill(asked.store, asked.rows, asked.dim)
     os.environ["NEARFAR_CACHE"] = asked.cache
     page = Page(asked.store)
+    if asked.draw:
+        draw(page, asked.draw)
+        return page.close()
     before = page.used()[2]
     print(
         f"serves after {time.monotonic() - page.began:.1f} s, processor {before:.1f} s",

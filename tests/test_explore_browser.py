@@ -23,6 +23,10 @@ from page_browser import (  # noqa: F401
 )
 
 pytestmark = [pytest.mark.slow, NEEDS_BROWSER]
+OVERLAP = """ids => {
+    const [one, two] = ids.map(id => document.getElementById(id).getBoundingClientRect());
+    return one.right > two.left && two.right > one.left && one.bottom > two.top && two.bottom > one.top;
+}"""
 
 
 def test_no_label_is_lost(tabs: Callable[..., Any], server: Server) -> None:
@@ -34,6 +38,8 @@ def test_no_label_is_lost(tabs: Callable[..., Any], server: Server) -> None:
     server.stop()
     press(view, "1", "2")
     shows(view, "unsaved", "2 images not saved yet")
+    view.wait_for_selector("#status.there")
+    assert not view.evaluate(OVERLAP, ["status", "labels"])  # what is told covers no button
     server.start()
     until(lambda: server.labels()[:4] == ["zebra", "yak", "zebra", "yak"])
     view.wait_for_selector("#unsaved", state="hidden")
@@ -58,6 +64,16 @@ def test_a_list_is_ordered_kept_and_exported(
     tabs: Callable[..., Any], server: Server, tmp_path: Path
 ) -> None:
     view = tabs()
+    # The first line counts what there is to look at, and leads there.
+    shows(view, "lines", "strange, no labels: begin here.")
+    copies = int(view.inner_text("#lines").split()[0])
+    view.click("#lines button:has-text('near-copies')")
+    title(view, "duplicates in groups")
+    keepers = view.locator(".cell:has(b:text-is('keep'))").count()
+    assert copies == int(view.inner_text("#title").split()[0]) - keepers >= 3
+    view.click("#tab-all")
+    shows(view, "lines", f"{copies} near-copies")
+    view.focus("#grid")
     press(view, "g")
     heads = view.evaluate("[...document.querySelectorAll('#columns button')].map(b => b.textContent)")
     assert heads[:3] == ["id", "label", "site"]

@@ -97,6 +97,14 @@ def test_labels_through_reload_two_tabs_and_a_server_that_is_gone(
     server.store.update("label", {ids[n]: f"class {n:02d}" for n in range(40, 72)})
     view.reload()
     ready(view)
+    # The legend has grown: the map has made room, and nothing of it is cut off.
+    view.wait_for_function(
+        """() => {
+            const [map, drawn, legend] = ["#map", "#map .main-svg", "#legend"].map(
+                one => document.querySelector(one).getBoundingClientRect());
+            return Math.abs(map.height - drawn.height) < 2 && drawn.bottom <= legend.top + 1;
+        }"""
+    )
     chips = "[...document.querySelectorAll('.chip')].map(c => [c.querySelector('kbd')?.textContent, "
     found = view.evaluate(chips + "c.querySelector('.dot').style.background])")
     # The third class has no image any more, so it is not shown, and its key goes to no other.

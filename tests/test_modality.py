@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from nearfar import methods
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.data import modalities as kinds
+from nearfar.reports import scoring, summary
 from nearfar.stores import open_store
 
 TINY = {"steps": 24, "batch_size": 16, "head": (16, 8), "precision": "float32", "workers": 1, "device": "cpu"}
@@ -232,6 +234,25 @@ def test_a_report_says_what_it_cannot_show(file: Path, run: Path, tmp_path: Path
     text = made.path.read_text(encoding="utf-8")
     assert "Of sequences, no pictures can be shown." in text
     assert "spectrum" in made.sections
+    shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", text, flags=re.DOTALL)
+    assert "learnt from 96 examples" in shown and "views of one example belong together" in shown
+    lines = [line for line in shown.splitlines() if re.search(r"(?<!-)\bimages?\b", line)]
+    assert all("SimCLR" in line for line in lines)  # what its paper is about
+
+
+def test_an_evaluation_is_told_in_the_word_of_its_kind() -> None:
+    rows = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "confusion": [[3, 1], [2, 2]]}
+    each = {"recall": 0.5, "precision": 0.5, "images": 4}
+    scores = {
+        "knn": {"encoder": {**rows, "per_class": {"a": each, "b": each}}},
+        "images": {"test": 8},
+        "leaks": {"near_copies": {"images": 1, "left": 7, "without": {}}},
+    }
+    told = " ".join(map(str, scoring.blocks({"run": scores}, "clips")))
+    assert "8 test clips" in told and "1 test clip is not new" in told and "image" not in told
+    both = {"a": scores, "b": {**scores, "data": {"test": "elsewhere"}}}
+    for said in (summary.limits(scores, 4, 8, "clips"), summary.compared(both, "clips")):
+        assert "clips" in said and "image" not in said
 
 
 def test_images_keep_their_columns_and_answers(photos: Path) -> None:

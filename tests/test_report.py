@@ -322,6 +322,12 @@ FAULTS = """() => {
           wide: document.documentElement.scrollWidth - innerWidth};
 }"""
 
+WHOSE = """names => [...document.querySelectorAll('main table, header table')].filter(one => {
+    const place = one.closest('.columns > div');
+    const told = place ? place.querySelector(':scope > h3')?.textContent : one.closest('.block').textContent;
+    return !names.some(name => told?.includes(name));
+}).map(one => one.closest('.block').textContent.slice(0, 80))"""
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(
@@ -353,6 +359,12 @@ def test_a_browser_shows_it_whole(written: dict[str, Path], scored: Run) -> None
                     shown = [float(cell.split()[0]) for cell in cells]
                     kept = [found[key]["encoder"]["accuracy"] for key in ("knn", "linear")]
                     assert shown == [round(100 * value, 1) for value in kept]
+                    # On paper, no sentence is cut in two by the end of a page.
+                    view.emulate_media(media="print")
+                    cut = "[...document.querySelectorAll('main p, li, tr')].filter(one => "
+                    assert view.evaluate(cut + "getComputedStyle(one).breakInside !== 'avoid').length") == 0
+                if name == "both":  # tables of several runs say whose they are
+                    assert view.evaluate(WHOSE, ["<i>one", "two"]) == []
                 view.close()
         browser.close()
 

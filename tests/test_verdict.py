@@ -190,6 +190,8 @@ def test_without_holdout_images_the_rest_is_still_judged() -> None:
     lines = [{k: v for k, v in line.items() if "partner" not in k} for line in course(0.1, 0.2, 0.4)]
     found = judge(lines)
     assert found is not None and found.name == "still improving"
+    few = judge(lines[:1] + lines[2:])  # three looks tell no trend
+    assert few is not None and few.name == "healthy"
 
 
 def test_a_run_that_collapses_stops_where_it_is_saved(tmp_path, monkeypatch) -> None:

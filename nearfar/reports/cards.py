@@ -23,7 +23,7 @@ from ..training.run import Run
 from ..training.settings import Training
 from . import scoring
 from .blocks import Command, Fold, Note, TableBlock
-from .sample import ImageSample
+from .sample import ImageSample, noun_of
 
 INSPECTED = 512  # images whose files are looked into
 LISTED = 200  # rejected files named, at most
@@ -43,8 +43,9 @@ def data(run: Run, sampled: ImageSample | None, rejected: Sequence[tuple[str, st
         A table of facts, and the rejected files.
     """
     facts = run.config["data"]
+    noun = noun_of(modality(run.config["training"]["modality"]))
     trained, apart = int(facts["images"]), int(facts.get("holdout", 0))
-    rows: Facts = [("images", str(facts["name"])), ("trained on", f"{trained:,}")]
+    rows: Facts = [(noun, str(facts["name"])), ("trained on", f"{trained:,}")]
     rows.append(("holdout, for health checks", f"{apart:,}"))
     rows.append(("rejected as unusable", f"{len(rejected):,}"))
     made: list[Any] = []
@@ -52,15 +53,11 @@ def data(run: Run, sampled: ImageSample | None, rejected: Sequence[tuple[str, st
         rows += _files(sampled)
         there = len(sampled.source) - len(rejected)
         if there != sampled.expected:
-            made.append(
-                Note(
-                    f"There are {counted(there, 'usable image')} now, and were {sampled.expected:,} in "
-                    "training."
-                )
-            )
+            usable = counted(there, f"usable {noun.removesuffix('s')}")
+            made.append(Note(f"There are {usable} now, and were {sampled.expected:,} in training."))
     rows.append(("fingerprint", str(facts["fingerprint"])))
     made.insert(0, TableBlock("Data card", (), rows))
-    return made + _rejected(rejected)
+    return made + _rejected(rejected, noun)
 
 
 def _files(sampled: ImageSample) -> Facts:
@@ -97,15 +94,16 @@ def _share(count: int, total: int) -> str:
     return "100 %" if count == total else f"{100 * count / total:.1f} %"
 
 
-def _rejected(rejected: Sequence[tuple[str, str]]) -> list[Any]:
+def _rejected(rejected: Sequence[tuple[str, str]], noun: str) -> list[Any]:
     if not rejected:
         return []
+    one = noun.removesuffix("s")
     reasons = Counter(reason for _, reason in rejected)
     rows = [(reason, f"{count:,}") for reason, count in reasons.most_common(12)]
     more = f", the first {LISTED}" if len(rejected) > LISTED else ""
     return [
-        TableBlock("Why images were rejected", ("reason", "images"), rows),
-        Fold(f"Their names{more}", [TableBlock("Rejected images", ("image", "reason"), rejected[:LISTED])]),
+        TableBlock(f"Why {noun} were rejected", ("reason", noun), rows),
+        Fold(f"Their names{more}", [TableBlock(f"Rejected {noun}", (one, "reason"), rejected[:LISTED])]),
     ]
 
 
@@ -209,6 +207,7 @@ def commands(run: Run, out: str) -> list[Command]:
         run: the run.
         out: the report.
     """
+    noun = noun_of(modality(run.config["training"]["modality"]))
     here, place = run.name, str(run.config["asked"].get("data") or "DATA")
     labelled = ["--train", "LABELLED", "--test", "LABELLED"]
     listed = {
@@ -216,8 +215,8 @@ def commands(run: Run, out: str) -> list[Command]:
         "Repeat the run, with every setting and the same number of steps.": shlex.join(
             ["nearfar", "pretrain", place, "--out", f"{here}-again", "--like", here]
         ),
-        "Evaluate on labelled images.": shlex.join(["nearfar", "evaluate", here, *labelled]),
-        "Embed images.": shlex.join(["nearfar", "embed", here, place, "--out", "vectors.parquet"]),
+        f"Evaluate on labelled {noun}.": shlex.join(["nearfar", "evaluate", here, *labelled]),
+        f"Embed {noun}.": shlex.join(["nearfar", "embed", here, place, "--out", "vectors.parquet"]),
         "Write this page.": shlex.join(["nearfar", "report", here, "--out", out]),
     }
     return [Command(text, command) for text, command in listed.items()]
@@ -236,6 +235,7 @@ def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tupl
     """
     config, log = run.config, run.log()
     facts, kind = config["data"], modality(config["training"]["modality"])
+    noun = noun_of(kind)
     seconds = f" in {progress.duration(log[-1]['seconds'])}" if log and log[-1].get("seconds") else ""
     trained = (
         f"A {run.encoder.name} that turns {kind.noun} of {run.preprocess.size} {kind.unit} into "
@@ -251,13 +251,13 @@ def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tupl
     return [
         ("What was trained?", trained, "cost"),
         ("On what?", on, "data"),
-        ("Is it good?", _good(scores), "evaluation"),
-        ("Where does it fail?", _fails(scores), "evaluation" if scores else "neighbours"),
+        ("Is it good?", _good(scores, noun), "evaluation"),
+        ("Where does it fail?", _fails(scores, noun), "evaluation" if scores else "neighbours"),
         ("Can I repeat it?", again, "provenance"),
     ]
 
 
-def _good(scores: scoring.Scores | None) -> str:
+def _good(scores: scoring.Scores | None, noun: str) -> str:
     found = scoring.main(scores) if scores else None
     if scores is None or found is None:
         return "Not evaluated with labels yet; health without labels is below."
@@ -271,18 +271,18 @@ def _good(scores: scoring.Scores | None) -> str:
     ]
     return (
         f"{first}{scoring.title(key)} classifies {scoring.percent(encoder['accuracy'])} of "
-        f"{scores.get('images', {}).get('test', 0):,} test images correctly "
+        f"{scores.get('images', {}).get('test', 0):,} test {noun} correctly "
         f"({100 * encoder['low']:.1f} to {100 * encoder['high']:.1f}); "
         f"{', '.join(others)}."
     )
 
 
-def _fails(scores: scoring.Scores | None) -> str:
+def _fails(scores: scoring.Scores | None, noun: str) -> str:
     quoted = scoring.main(scores) if scores else None
     found = scoring.confusion(scores, quoted[0] if quoted else "") if scores else None
     wrong = scoring.mistakes(found[1], found[2], 3) if found else []
     if not wrong:
-        return "See the least similar neighbours and the least typical images."
+        return f"See the least similar neighbours and the least typical {noun}."
     listed = ", ".join(f"{true} for {answer} ({scoring.percent(share)})" for true, answer, _, share in wrong)
     how = found[0] if found else ""
     return f"By {how}, it most often takes {listed}."

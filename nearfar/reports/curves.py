@@ -15,15 +15,15 @@ from .figures import Line, curves, smooth
 # A figure of health: its title, whether it is a share, and what to see.
 HEALTH = {
     "rankme": ("RankMe", False, "How many directions the features use; near 1 is a collapse."),
-    "lidar": ("LiDAR", False, "In how many directions images differ more than views of one."),
+    "lidar": ("LiDAR", False, "In how many directions {noun} differ more than views of one."),
     "contrastive_accuracy": (
         "Partner found",
         True,
-        "How often an image's other view is the nearest of all; it should rise.",
+        "How often the other view of the same {one} is the nearest of all; it should rise.",
     ),
     "agreement": ("Agreement", True, "How many of the ten nearest two views have in common; it should rise."),
-    "uniformity": ("Uniformity", False, "How evenly images fill the sphere: lower is better, 0 a collapse."),
-    "alignment": ("Alignment", False, "Squared distance of two views of an image; 0 is a collapse."),
+    "uniformity": ("Uniformity", False, "How evenly {noun} fill the sphere: lower is better, 0 a collapse."),
+    "alignment": ("Alignment", False, "Squared distance of two views of one {one}; 0 is a collapse."),
     "spread": ("Spread", False, "How far features deviate from one another; 1 is even, 0 a collapse."),
     "alpha_req": ("alpha-ReQ", False, "How fast the spectrum falls; far above 1, few directions matter."),
 }  # fmt: skip
@@ -98,29 +98,33 @@ def losses(runs: Sequence[TrainingCurves], key: Sequence[str] = ()) -> Plots | N
     return Plots(plots, key)
 
 
-def health(runs: Sequence[TrainingCurves]) -> Plots | Note:
-    """Draw the figures of health of every run."""
+def _meaning(key: str, noun: str) -> str:
+    return HEALTH[key][2].format(noun=noun, one=noun.removesuffix("s"))
+
+
+def health(runs: Sequence[TrainingCurves], noun: str = "images") -> Plots | Note:
+    """Draw the figures of health of every run; `noun` is the word for what they learnt from."""
     if not any(one.health for one in runs):
         return Note("No health was measured while training (--health-checks 0, or an older run).")
     share, axis = _axis(runs)
     plots = []
     for key in SHOWN:
-        title, percent, says = HEALTH[key]
+        title, percent, _ = HEALTH[key]
         lines = [Line(*one.points(one.health, key, share), n) for n, one in enumerate(runs)]
         lines = [line for line in lines if line.y]
         if lines:
             alt = f"{title} over {axis}, at the end {', '.join(f'{line.y[-1]:.3g}' for line in lines)}"
             svg = curves(f"health-{key.replace('_', '-')}", alt, lines, x=axis, percent=percent)
-            plots.append(Plot(svg, title, says))
+            plots.append(Plot(svg, title, _meaning(key, noun)))
     return Plots(plots)
 
 
-def last_health(runs: Sequence[TrainingCurves]) -> TableBlock | None:
-    """List every figure of health at the end, a column a run."""
+def last_health(runs: Sequence[TrainingCurves], noun: str = "images") -> TableBlock | None:
+    """List every figure of health at the end, a column a run; `noun` as for `health`."""
     last = [one.health[-1] if one.health else {} for one in runs]
     rows = [
-        (title, *(_number(found.get(key), percent) for found in last), says)
-        for key, (title, percent, says) in HEALTH.items()
+        (title, *(_number(found.get(key), percent) for found in last), _meaning(key, noun))
+        for key, (title, percent, _) in HEALTH.items()
         if any(key in found for found in last)
     ]
     if not rows:
@@ -128,7 +132,7 @@ def last_health(runs: Sequence[TrainingCurves]) -> TableBlock | None:
     apart = [found for found in last if found.get("images")]
     count = f"{apart[0]['images']:,}" if apart else "some"
     held = all(found.get("holdout") for found in apart)
-    caption = f"Health at the end, on {count} images " + ("never trained on" if held else "of the training")
+    caption = f"Health at the end, on {count} {noun} " + ("never trained on" if held else "of the training")
     return TableBlock(caption, ("figure", *(one.name for one in runs), "meaning"), rows)
 
 

@@ -136,10 +136,9 @@ def report(
 def _summary(subjects: Sequence[Subject]) -> str:
     """Sum up the runs in a sentence."""
     if len(subjects) > 1:
-        return summary.compared({item.name: item.scores for item in subjects})
+        return summary.compared({item.name: item.scores for item in subjects}, subjects[0].noun)
     (one,) = subjects
-    kind = "images" if one.wanted.kind.pictures else f"examples of {one.wanted.modality}"
-    return summary.sentence(int(one.run.config["data"]["images"]), kind, one.scores, one.verdict)
+    return summary.sentence(int(one.run.config["data"]["images"]), one.noun, one.scores, one.verdict)
 
 
 def _answers(one: Subject) -> list[tuple[str, str, str]]:
@@ -147,7 +146,11 @@ def _answers(one: Subject) -> list[tuple[str, str, str]]:
     facts = one.run.config["data"]
     expected = int(facts["images"]) + int(facts.get("holdout", 0))
     sampled = None if one.sampled is None else len(one.sampled)
-    limits = ("What does this not say?", summary.limits(one.scores, sampled, expected), "evaluation")
+    limits = (
+        "What does this not say?",
+        summary.limits(one.scores, sampled, expected, one.noun),
+        "evaluation",
+    )
     return [*cards.answers(one.run, one.scores, len(one.rejected)), limits]
 
 
@@ -196,7 +199,7 @@ def _subject(
     wanted = RunConfig.from_json(run.config, f"{run.folder / 'config.json'}: ")
     opened = None if bank is None else open_bank(run, bank)
     found, trouble = None, ""
-    progress.say(f"encoding images of {name}")
+    progress.say(f"encoding {sample.noun_of(wanted.kind)} of {name}")
     try:
         found = sample.sample_run(run, wanted, data, device)
     except NearfarError as error:

@@ -35,6 +35,15 @@ SAMPLE = 4096  # images sampled, at most; always the same ones of a collection
 NEAREST = 20  # neighbours found of each
 
 
+def noun_of(kind: Any) -> str:
+    """Give the word for what a report shows: "images", "clips", "texts"; of pairs, their images.
+
+    Args:
+        kind: the modality.
+    """
+    return "images" if kind.pictures else str(kind.noun)
+
+
 @dataclass(frozen=True)
 class ImageSample:
     """Some images and one encoder's features of them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..core.text import counted
@@ -68,18 +69,19 @@ def main(scores: Scores) -> tuple[str, Mapping[str, Any]] | None:
     return None if key is None else (key, scores[key]["encoder"])
 
 
-def blocks(runs: Mapping[str, Scores]) -> Blocks:
+def blocks(runs: Mapping[str, Scores], noun: str = "images") -> Blocks:
     """Show evaluations.
 
     Args:
         runs: by run's name, what is in its evaluation.json; at least one.
+        noun: the word for what was tested.
 
     Returns:
         Blocks: what the encoder is better than, the table and its picture, few-label curves, the classes and
         what was mistaken, the rest.
     """
-    made: list[Any] = [*_summaries(runs), _table(runs), _picture(runs), *_few_labels(runs)]
-    for make in (_left_out, _leaks, _classes, _others):
+    made: list[Any] = [*_summaries(runs), _table(runs, noun), _picture(runs), *_few_labels(runs)]
+    for make in (_left_out, partial(_leaks, noun=noun), partial(_classes, noun=noun), _others):
         if len(runs) == 1:
             made += make(next(iter(runs.values())))
         else:
@@ -107,7 +109,7 @@ def _summaries(runs: Mapping[str, Scores]) -> list[Note]:
     return made
 
 
-def _table(runs: Mapping[str, Scores]) -> TableBlock | None:
+def _table(runs: Mapping[str, Scores], noun: str) -> TableBlock | None:
     """List accuracies: a row a run, and the baselines once for each run."""
     keys = list(dict.fromkeys(key for scores in runs.values() for key in classifiers(scores)))
     if not keys:
@@ -120,7 +122,7 @@ def _table(runs: Mapping[str, Scores]) -> TableBlock | None:
             rows.append((label, *(_cell(scores.get(key, {}).get(way)) for key in keys)))
     images = [scores.get("images", {}) for scores in runs.values()]
     tested = " and ".join(f"{count:,}" for count in sorted({found.get("test", 0) for found in images}))
-    caption = f"Accuracy on {tested} test images, with 95 % intervals over these images"
+    caption = f"Accuracy on {tested} test {noun}, with 95 % intervals over these {noun}"
     return TableBlock(caption, ("features", *map(title, keys)), rows, strong=len(runs) == 1)
 
 
@@ -200,7 +202,7 @@ def _left_out(scores: Scores) -> list[Any]:
     return [Note(f"Left out: {title(way)}, since {why}.") for way, why in scores.get("left_out", {}).items()]
 
 
-def _leaks(scores: Scores) -> list[Any]:
+def _leaks(scores: Scores, noun: str) -> list[Any]:
     """Warn of test images that are not new after the training images, and score without them."""
     made: list[Any] = []
     for name, leak in scores.get("leaks", {}).items():
@@ -211,9 +213,10 @@ def _leaks(scores: Scores) -> list[Any]:
             for kind, rows in leak["without"].items()
             if "encoder" in rows
         ]
+        known = f"test {noun.removesuffix('s')} is"
         made.append(
             Note(
-                f"Warning: {counted(leak['images'], 'test image is')} not new ({title(name)}); on the "
+                f"Warning: {counted(leak['images'], known)} not new ({title(name)}); on the "
                 f"{leak['left']:,} others the encoder reaches {', '.join(parts) or 'no score'}."
             )
         )
@@ -261,7 +264,7 @@ def mistakes(names: Sequence[str], matrix: Matrix, count: int) -> list[tuple[str
     return sorted(wrong, key=lambda item: -item[2])[:count]
 
 
-def _classes(scores: Scores) -> list[Any]:
+def _classes(scores: Scores, noun: str) -> list[Any]:
     """Show each class: how much of it is found, and what it is taken for."""
     keys = [key for key in classifiers(scores) if "per_class" in scores[key].get("encoder", {})]
     if not keys:
@@ -272,15 +275,15 @@ def _classes(scores: Scores) -> list[Any]:
         (name, *(percent(found[key][name]["recall"]) for key in keys), f"{found[keys[0]][name]['images']:,}")
         for name in order
     ]
-    head = ("class", *(f"recall, {title(key)}" for key in keys), "test images")
+    head = ("class", *(f"recall, {title(key)}" for key in keys), f"test {noun}")
     made: list[Any] = [TableBlock("Recall of each class, the lowest first", head, rows)]
     if len(rows) > HEAT:
         made = [Fold(f"Recall of each of {len(rows):,} classes", made)]
     mixed = confusion(scores)
-    return made if mixed is None else [*made, _confused(*mixed)]
+    return made if mixed is None else [*made, _confused(*mixed, noun)]
 
 
-def _confused(how: str, names: Sequence[str], matrix: Matrix) -> Heat | TableBlock:
+def _confused(how: str, names: Sequence[str], matrix: Matrix, noun: str) -> Heat | TableBlock:
     if len(names) <= HEAT:
         cells = [[count / max(1, sum(row)) for count in row] for row in matrix]
         says = (
@@ -292,7 +295,7 @@ def _confused(how: str, names: Sequence[str], matrix: Matrix) -> Heat | TableBlo
         (true, answer, f"{images:,}", percent(share))
         for true, answer, images, share in mistakes(names, matrix, 15)
     ]
-    return TableBlock(f"Most often confused ({how})", ("true", "answered", "images", "of the class"), rows)
+    return TableBlock(f"Most often confused ({how})", ("true", "answered", noun, "of the class"), rows)
 
 
 def _others(scores: Scores) -> list[Any]:

@@ -12,7 +12,7 @@ from ..training.run import Run
 from ..training.run_config import RunConfig
 from . import anomalous_parts, cards, curves, galleries, maps, scoring, what_features_see
 from .blocks import Blocks, Columns, Fold, Grid, Note, Section, TableBlock
-from .sample import ImageSample
+from .sample import ImageSample, noun_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,16 @@ class Subject:
     verdict: Any
     labelled: tuple[ImageSample, ImageSample] | None
     bank: anomalous_parts.BankReport | None = None
+
+    @property
+    def noun(self) -> str:
+        """The word for what it learnt from, such as "images"."""
+        return noun_of(self.wanted.kind)
+
+    @property
+    def one(self) -> str:
+        """The word for one of these."""
+        return self.noun.removesuffix("s")
 
 
 def sections(subjects: Sequence[Subject], out: str) -> list[Section]:
@@ -92,7 +102,7 @@ def overview(subjects: Sequence[Subject]) -> list[TableBlock]:
                 else f"{scoring.title(found[0])} {scoring.percent(found[1]['accuracy'])}",
             )
         )
-    head = ("run", "method", "encoder", "images", "epochs", "time", "verdict", "accuracy")
+    head = ("run", "method", "encoder", subjects[0].noun, "epochs", "time", "verdict", "accuracy")
     return [TableBlock("The runs", head, rows)]
 
 
@@ -109,7 +119,7 @@ def _with_images(subjects: Sequence[Subject], make: Callable[[ImageSample, Subje
     def one(subject: Subject) -> Blocks:
         if subject.sampled is None:
             command = ["nearfar", "report", subject.run.name, "--data", "DATA"]
-            return [Note(f"The images cannot be shown: {subject.trouble}", shlex.join(command))]
+            return [Note(f"The {subject.noun} cannot be shown: {subject.trouble}", shlex.join(command))]
         if not subject.wanted.kind.pictures:
             return [Note(f"Of {subject.wanted.modality}, no pictures can be shown.")]
         return make(subject.sampled, subject)
@@ -132,7 +142,7 @@ def _shared(subjects: Sequence[Subject], kept: Sequence[Subject]) -> list[Note]:
         prints = one.run.config["data"]["fingerprint"]
         names = [item.name for item in subjects if item.run.config["data"]["fingerprint"] == prints]
         if len(names) > 1:
-            made.append(Note(f"{' and '.join(names)} learnt from the same images, shown once."))
+            made.append(Note(f"{' and '.join(names)} learnt from the same {one.noun}, shown once."))
     return made
 
 
@@ -146,11 +156,12 @@ def _data(subjects: Sequence[Subject]) -> Section:
         *_each(kept, one),
         *_with_images(kept, lambda sampled, _: [galleries.sample(sampled)]),
     ]
-    return Section("data", "The images", "The training images, without labels.", blocks)
+    noun = subjects[0].noun
+    return Section("data", f"The {noun}", f"The training {noun}, without labels.", blocks)
 
 
 def _views(subjects: Sequence[Subject]) -> Section:
-    lead = "Augmented views, as the network received them: views of one image belong together."
+    lead = f"Augmented views, as the network received them: views of one {subjects[0].one} belong together."
     made = _with_images(subjects, lambda sampled, subject: [galleries.views_grid(sampled, subject.wanted)])
     return Section("views", "The views", lead, made)
 
@@ -158,8 +169,8 @@ def _views(subjects: Sequence[Subject]) -> Section:
 def _training(subjects: Sequence[Subject]) -> Section:
     curves_of_runs = [curves.TrainingCurves.of(subject.run, subject.name) for subject in subjects]
     key = tuple(subject.name for subject in subjects) if len(subjects) > 1 else ()
-    drawn = [curves.losses(curves_of_runs, key), curves.health(curves_of_runs)]
-    table = curves.last_health(curves_of_runs)
+    drawn = [curves.losses(curves_of_runs, key), curves.health(curves_of_runs, subjects[0].noun)]
+    table = curves.last_health(curves_of_runs, subjects[0].noun)
     facts = _side_by_side("What was trained", subjects, cards.model)
     lead = "The loss, and figures of the features during training, measured without labels."
     folds = [Fold("Every figure of health", [table])] if table else []
@@ -179,7 +190,7 @@ def _side_by_side(
 def _evaluation(subjects: Sequence[Subject]) -> Section:
     lead = "Accuracy with labels: the frozen encoder and its baselines."
     scored = {subject.name: subject.scores for subject in subjects if subject.scores}
-    made: list[Any] = list(scoring.blocks(scored)) if scored else []
+    made: list[Any] = list(scoring.blocks(scored, subjects[0].noun)) if scored else []
     for subject in subjects:
         if not subject.scores:
             words = [
@@ -191,7 +202,7 @@ def _evaluation(subjects: Sequence[Subject]) -> Section:
                 "--test",
                 "LABELLED",
             ]
-            text = f"{subject.name} has not been evaluated on labelled images yet."
+            text = f"{subject.name} has not been evaluated on labelled {subject.noun} yet."
             made.append(Note(text, shlex.join(words)))
     return Section("evaluation", "Evaluation", lead, made)
 
@@ -204,8 +215,13 @@ def _neighbours(subjects: Sequence[Subject]) -> Section:
             else galleries.neighbours(sampled)
         )
 
-    lead = "The most similar images by the encoder: for random queries, for the best and for the worst."
-    return Section("neighbours", "Nearest neighbours", lead, _with_images(subjects, one))
+    lead = "by the encoder: for random queries, for the best and for the worst."
+    return Section(
+        "neighbours",
+        "Nearest neighbours",
+        f"The most similar {subjects[0].noun} {lead}",
+        _with_images(subjects, one),
+    )
 
 
 def _seen(subjects: Sequence[Subject]) -> list[Section]:
@@ -226,10 +242,10 @@ def _seen(subjects: Sequence[Subject]) -> list[Section]:
 def _map(subjects: Sequence[Subject]) -> Section:
     def one(sampled: ImageSample, subject: Subject) -> list[Grid | Note]:
         if len(sampled) < 5:
-            return [Note("A map needs at least five images.")]
+            return [Note(f"A map needs at least five {subject.noun}.")]
         return [maps.sheet(sampled)]
 
-    lead = "The collection on one map, similar images together."
+    lead = f"The collection on one map, similar {subjects[0].noun} together."
     return Section("map", "Map", lead, _with_images(subjects, one))
 
 
@@ -245,7 +261,7 @@ def _spectrum(subjects: Sequence[Subject]) -> Section:
 
 
 def _typical(subjects: Sequence[Subject]) -> Section:
-    lead = "Images with many similar ones, and images with none."
+    lead = f"{subjects[0].noun.capitalize()} with many similar ones, and {subjects[0].noun} with none."
     made = _with_images(subjects, lambda sampled, _: galleries.typical(sampled))
     return Section("typical", "Typical and odd", lead, made)
 

@@ -40,11 +40,12 @@ def sentence(images: int, kind: str, scores: scoring.Scores | None, verdict: Any
     return f"{says}, {'more' if own['accuracy'] > others[best] else 'fewer'} than with {than}."
 
 
-def compared(runs: Mapping[str, scoring.Scores | None]) -> str:
+def compared(runs: Mapping[str, scoring.Scores | None], noun: str = "images") -> str:
     """Sum up several runs.
 
     Args:
         runs: name to evaluation.json, if there is one.
+        noun: what they learnt from.
 
     Returns:
         One sentence: which run is best, if all were measured on the same test images.
@@ -54,42 +55,44 @@ def compared(runs: Mapping[str, scoring.Scores | None]) -> str:
     missing = [name for name in runs if name not in scored]
     if missing:
         were = f"{' and '.join(missing)} {'was' if len(missing) == 1 else 'were'}"
-        return f"{len(runs)} runs; {were} not measured on labelled images, so no run is called the best."
+        return f"{len(runs)} runs; {were} not measured on labelled {noun}, so no run is called the best."
     tests = {str((scores or {}).get("data", {}).get("test")) for scores in runs.values()}
     if len(tests) > 1 or len({key for key, _ in scored.values()}) > 1:
-        return f"{len(runs)} runs, measured on different test images, so no run is called the best."
+        return f"{len(runs)} runs, measured on different test {noun}, so no run is called the best."
     order = sorted(scored, key=lambda name: -scored[name][1]["accuracy"])
     first, second = (scored[name][1] for name in order[:2])
     shares = (
-        f"{scoring.percent(first['accuracy'])} of the test images right, against "
+        f"{scoring.percent(first['accuracy'])} of the test {noun} right, against "
         f"{scoring.percent(second['accuracy'])} for {order[1]}"
     )
     which = f"Of {len(runs)} runs {order[0]} is"
     if second["high"] >= first["low"]:
-        return f"{which} ahead, but by less than these test images can tell: {shares}."
+        return f"{which} ahead, but by less than these test {noun} can tell: {shares}."
     return f"{which} the best: {shares}."
 
 
-def limits(scores: scoring.Scores | None, sampled: int | None, expected: int) -> str:
+def limits(scores: scoring.Scores | None, sampled: int | None, expected: int, noun: str = "images") -> str:
     """Say what the figures of a run do not tell.
 
     Args:
         scores: its evaluation.json, if there is one.
         sampled: images that the galleries are of; None where there are none.
         expected: images of the collection.
+        noun: what these are called.
     """
     told: list[str] = []
     if scores is None:
-        told.append("Without labelled images, how good the features are is unknown.")
+        told.append(f"Without labelled {noun}, how good the features are is unknown.")
         told.append("Health only tells whether training worked.")
     else:
-        like = f"images like the {scores.get('images', {}).get('test', 0):,} test images"
-        told.append(f"The accuracy holds for {like}, not for other cameras, places or years.")
+        sources = "cameras" if noun == "images" else "sources"
+        like = f"{noun} like the {scores.get('images', {}).get('test', 0):,} test {noun}"
+        told.append(f"The accuracy holds for {like}, not for other {sources}, places or years.")
         if "leaks" not in scores:
-            told.append("Whether test images are also among the training images was not looked for.")
+            told.append(f"Whether test {noun} are also among the training {noun} was not looked for.")
     told.append("It is one run: with another seed, figures differ by a point or more.")
     if sampled is not None and sampled < expected:
-        told.append(f"Galleries, map and near-duplicates are of {sampled:,} of {expected:,} images.")
+        told.append(f"Galleries, map and near-duplicates are of {sampled:,} of {expected:,} {noun}.")
     return " ".join(told)
 
 

@@ -14,13 +14,15 @@ const TABS = [
 const EMPTY = { title: "", lines: [], grouped: "", columns: {} };
 const DO = { // what fills a list that is empty
   all: "No image meets the condition.",
-  selected: "Choose Lasso and draw around images on the map, or press the space bar on images and then Enter.",
+  selected: "Choose Lasso and draw around images on the map, or choose images by the space bar, Ctrl and a click, or a long press, and then “Show alone”.",
   similar: "Go to an image in another list and press n, or click a point of the map.",
   duplicates: "No two images are nearly the same.",
   "label-errors": "Label errors need at least two classes with two labels each: press 1 to 9 or l on images, or open “To label”.",
   parts: "No image is above the threshold; move it to the left.",
   classifier: "A classifier needs at least two classes with two labels each: press 1 to 9 or l on images, or open “To label”.",
 };
+/** Whether no image has a label. */
+export const unlabelled = () => !state.labels.values.some((code) => code >= 0);
 const BEGIN = "No image has a label yet. Begin with “Duplicates” and “Anomalies”, then “To label”.";
 const kept = new Map(); // lists that were made by hand: "selected", "similar", "classifier"
 let asked = 0, last = [], current = "all";
@@ -99,7 +101,11 @@ export async function made(name, path, body) {
     if (error instanceof Stopped) {
       await show(name, {}, new Int32Array(), "This list was cancelled.");
       again(name);
-    } else show(name, {}, new Int32Array(), [sentence(error.message), DO[name]].filter(Boolean).join(" "));
+    } else {
+      const plain = unlabelled() && ["label-errors", "classifier"].includes(name); // what to do says it then
+      const told = plain ? "" : sentence(error.message);
+      show(name, {}, new Int32Array(), [told, DO[name]].filter(Boolean).join(" "));
+    }
     return undefined;
   }
 }
@@ -117,7 +123,7 @@ const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 export async function open(name) {
   if (name === "all") {
     ++asked;
-    return show("all", { lines: state.labels.values.some((code) => code >= 0) ? [] : [BEGIN] }, Int32Array.from({ length: state.facts.count }, (_, row) => row));
+    return show("all", { lines: unlabelled() ? [BEGIN] : [] }, Int32Array.from({ length: state.facts.count }, (_, row) => row));
   }
   if (name === "similar" && state.likes.length) return similar(state.likes, state.dislikes);
   if (name === "similar" && !kept.has(name) && focused() >= 0) return similar([focused()], []);

@@ -3,6 +3,7 @@
 import * as about from "./about.js";
 import * as address from "./address.js";
 import { ask } from "./api.js";
+import { start as count } from "./begin.js";
 import * as chosen from "./chosen.js";
 import * as colours from "./colours.js";
 import "./facets.js";
@@ -28,6 +29,11 @@ function none() {
 }
 
 const gather = () => state.chosen.size && lists.hold("selected", { title: "chosen" }, Int32Array.from(state.chosen).sort());
+
+function help() {
+  byId("help").showModal();
+  byId("help").scrollTop = 0; // the button that has the focus is its end
+}
 
 // key, what it does, how it is told; arrows and the like have Shift to choose on the way
 const KEYS = [
@@ -69,7 +75,7 @@ const KEYS = [
   ["f", map.fit],
   ["p", map.toggle, "p", "pictures on the map"],
   ["/", () => byId("condition").focus(), "/", "type a condition"],
-  ["?", () => byId("help").showModal(), "?", "this help"],
+  ["?", help, "?", "this help"],
 ];
 const does = new Map(KEYS.map(([key, work]) => [key, work]));
 
@@ -120,7 +126,8 @@ byId("count-accepted").addEventListener("change", ({ target }) => {
   else lists.open(lists.openList());
 });
 press("train", () => ((byId("more").open = false), lists.train()));
-press("help-button", () => ((byId("more").open = false), byId("help").showModal()));
+press("help-button", () => ((byId("more").open = false), help()));
+press("alone", gather);
 byId("file").addEventListener("change", ({ target }) => {
   lists.byFile(target.files[0]);
   target.value = "";
@@ -173,6 +180,7 @@ async function begin() {
   byId("grid").focus({ preventScroll: true });
   await drawn;
   document.body.dataset.ready = "yes";
+  count();
 }
 
 begin();
