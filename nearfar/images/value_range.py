@@ -25,12 +25,18 @@ ROBUST = (0.1, 99.9)  # percentiles that stand for the least and the greatest va
 _POINTS = 1 << 14  # values kept of one image
 
 # TIFF tags
+_PHOTOMETRIC = 262
 _BITS, _MAX_SAMPLE, _SAMPLE_FORMAT, _S_MIN, _S_MAX, _GDAL_NODATA = 258, 281, 339, 340, 341, 42113
 
 
 def is_deep(image: Any) -> bool:
     """Tell whether a Pillow image has more than 8 bits a channel, as Pillow reads it."""
     return bool(image.mode.startswith("I") or image.mode == "F")
+
+
+def is_negative(image: Any) -> bool:
+    """Tell whether the least value of a TIFF of more than 8 bits is white, as radiographs often have it."""
+    return _number(getattr(image, "tag_v2", {}).get(_PHOTOMETRIC)) == 0.0
 
 
 def _number(value: Any) -> float | None:
@@ -188,7 +194,8 @@ def to_8bit(values: Values, value_range: Range | None, nodata: float | None = No
 
     Args:
         values: of any shape and type; bool becomes 0 and 255.
-        value_range: what becomes 0 and what becomes 255, as `find` gives it; None: as these values have it.
+        value_range: what becomes 0 and what becomes 255, as `find` gives it, or the other way round; None: as
+            these values have it.
         nodata: as in `invalid`; what was not measured becomes 0.
 
     Returns:
