@@ -21,6 +21,7 @@ from PIL import Image
 from ..core.errors import BadImage
 from .deep_colour import is_deep_colour
 from .files import open_file
+from .value_range import number_of
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
 for _plugin in ("Jpeg", "Mpo", "Png", "WebP", "Bmp", "Tiff", "Gif", "Ppm", "Avif"):
@@ -89,10 +90,10 @@ def reason(error: Exception) -> str:
 def _check_pixels(image: Any) -> None:
     """Refuse a TIFF whose pixels Pillow would take for others: signed bytes, and 16 bits in bare planes."""
     tags = getattr(image, "tag_v2", {})
-    bits, form = (numbers[0] if (numbers := tags.get(tag)) else None for tag in (_BITS, _SAMPLE_FORMAT))
+    bits, form, planes = (number_of(tags.get(tag)) for tag in (_BITS, _SAMPLE_FORMAT, _PLANES))
     if form == _SIGNED and bits == 8:
         raise BadImage("its values are signed bytes, which are not read: save it with 16 bits")
-    if tags.get(_PLANES) == _APART and bits == 16 and image.tile and image.tile[0].codec_name == "raw":
+    if planes == _APART and bits == 16 and image.tile and image.tile[0].codec_name == "raw":
         raise BadImage(
             "its colours of 16 bits lie in planes of their own, which are not read: save it compressed"
         )
