@@ -148,3 +148,19 @@ def write(folder: Path) -> list[str]:
     else:
         names.append("locked.jpg")
     return sorted(names)
+
+
+def planes(bits: int) -> bytes:
+    """Write a TIFF of 4 x 4 pixels whose three colours, 0, 7 and 14, lie one after the other."""
+    size = 16 * bits // 8
+    tags = {256: (4,), 257: (4,), 258: (bits,) * 3, 259: (1,), 262: (2,), 277: (3,), 278: (4,), 284: (2,)}
+    start = 8 + 2 + 12 * 10 + 4
+    tags |= {273: tuple(start + 18 + at * size for at in range(3)), 279: (size,) * 3}
+    entries, extra = b"", b""
+    for tag in sorted(tags):
+        values = struct.pack(f"<{len(tags[tag])}H", *tags[tag])
+        if len(values) > 4:
+            values, extra = struct.pack("<I", start + len(extra)), extra + values
+        entries += struct.pack("<HHI", tag, 3, len(tags[tag])) + values.ljust(4, b"\0")
+    colours = b"".join(struct.pack("<H", 7 * at)[: bits // 8] * 16 for at in range(3))
+    return b"II*\0" + struct.pack("<IH", 8, 10) + entries + b"\0" * 4 + extra + colours

@@ -10,9 +10,11 @@ import sys
 import forkserver
 import pytest
 import torch
+from small_store import INFO, table
 from torch import nn
 
 from nearfar.core.errors import NearfarError
+from nearfar.stores import open_store
 from nearfar.training import checkpoint
 
 
@@ -91,8 +93,14 @@ def test_a_read_only_place_is_a_sentence(tmp_path):
     code = (
         "import sys; from pathlib import Path; from nearfar.training import checkpoint\n"
         "try: checkpoint.write_json(Path(sys.argv[1]) / 'evaluation.json', {})\n"
-        "except checkpoint.NearfarError as error: print(error)"
+        "except checkpoint.NearfarError as error: print(error)\n"
+        "from nearfar.cli.main import main\n"
+        "store, out = sys.argv[1] + '/s.nf', sys.argv[1] + '/out'\n"
+        "main(['map', store])\n"
+        "assert main(['anomalies', store, '--out', out + '.csv']) == 2\n"
+        "assert main(['report', 'x', '--out', out + '.html']) == 2"
     )
+    open_store(tmp_path / "s.nf", INFO).upsert(table([f"{k}.png" for k in range(12)]))
     mounts = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 77; exec "$2" -c "$3" "$1"'
     words = ["unshare", "-rm", "sh", "-c", mounts, "sh", str(tmp_path), sys.executable, code]
     if shutil.which("unshare") is None:
@@ -101,3 +109,6 @@ def test_a_read_only_place_is_a_sentence(tmp_path):
     if said.returncode == 77 or "unshare failed" in said.stderr or "Operation not permitted" in said.stderr:
         pytest.skip("needs the right to mount")
     assert "evaluation.json cannot be written (Read-only file system)" in said.stdout, said.stderr
+    assert "map_x" in said.stdout and "The coordinates are not kept" in said.stdout, said.stderr
+    for name in ("out.csv", "out.html"):
+        assert f"{name} cannot be written: its folder is read-only" in said.stderr

@@ -51,6 +51,19 @@ def test_a_missing_folder_is_a_sentence_on_standard_error(tmp_path: Path) -> Non
     assert done.stderr.startswith("nearfar: ") and "nowhere" in done.stderr
 
 
+def test_a_current_folder_that_was_deleted_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    try:
+        assert main(["check", "photos"]) == 2
+    finally:
+        os.chdir(tmp_path)
+    assert "the current folder was deleted" in capsys.readouterr().err
+
+
 def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[store]'")
     import numpy as np

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from PIL import Image
 from servers import server  # noqa: F401
 
 from nearfar import embed, models
+from nearfar.app.originals import content
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.embedding import fill as fill_file
@@ -231,6 +234,30 @@ def test_ids_of_many_digits_stay_exact(run, photos, address, tmp_path):
     )
     store.upsert(table)
     assert store.ids(f"scan = '{2**60 + 1}'") == [ids[1]]
+
+
+def test_prune_deletes_no_row_whose_file_exists(run, tmp_path):
+    for k in range(3):
+        picture(tmp_path / "a" / f"{k}.png", k)
+        picture(tmp_path / "b" / f"{k + 3}.png", k + 3)
+    odd = os.fsdecode(b"caf\xe9.png")  # as a zip of an old Windows leaves it
+    (tmp_path / "a" / "0.png").rename(tmp_path / "a" / odd)
+    for folder in ("a", "b"):
+        with tarfile.open(tmp_path / f"{folder}.tar", "w") as tar:
+            for file in sorted((tmp_path / folder).iterdir()):
+                tar.add(file, "x" + file.name[-5:])
+    address = tmp_path / "s.nf"
+    embed(run, tmp_path / "a", store=address)
+    done = embed(run, tmp_path / "b", store=address, prune=True)
+    assert done.gone == () and done.images == 6
+    store = open_store(address)
+    assert content(store, "caf\\xe9.png") == (tmp_path / "a" / odd).read_bytes()
+    (tmp_path / "a" / odd).unlink()
+    assert embed(run, tmp_path / "b", store=address, prune=True).gone == ("caf\\xe9.png",)
+    shards = tmp_path / "t.nf"
+    embed(run, str(tmp_path / "a.tar"), store=shards)
+    done = embed(run, str(tmp_path / "b.tar"), store=shards, prune=True)
+    assert done.gone == () and done.images == 6
 
 
 def test_arrays_and_another_encoder(run, address, tmp_path):

@@ -8,6 +8,7 @@ import struct
 import tarfile
 import threading
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -328,16 +329,22 @@ def test_hugging_face(tmp_path: Path) -> None:
         ("sep=;\r\nPath;Label\r\n\r\na/b.png;x\r\n", "utf-8"),
         ("label\tpath\nx\ta/b.png\n", "utf-16-le"),
         ("path,label\na/b.png,'=x\n", "utf-8"),
+        ("Path;Label\r\na\\b.png;x\r\na/Größe “é” 5 €.png;Größe\r\n", "cp1252"),
+        ("path;label\na/Größe “é” 5 €.png;Größe\n", "cp1252"),
+        ("path,label\n" + unicodedata.normalize("NFD", "a/Größe “é” 5 €.png,Größe\n"), "utf-8"),
     ],
 )
 def test_lists_that_excel_and_windows_wrote_are_read(text: str, encoding: str, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "b.png").write_bytes(png(3))
+    for name in ("b.png", "Größe “é” 5 €.png"):
+        (tmp_path / "a" / name).write_bytes(png(3))
     mark = b"\xff\xfe" if encoding == "utf-16-le" else b""
     (tmp_path / "list.csv").write_bytes(mark + text.encode(encoding))
     source = open_source(tmp_path / "list.csv", labels=True)
-    assert source.labels == ("=x" if "=" in text.split("\n")[1] else "x",)
-    assert red(source, 0) == 3
+    wanted = {"=x"} if "=" in text.split("\n")[1] else {"Größe", "x"}
+    assert source.labels is not None and set(source.labels) <= wanted
+    assert [red(source, row) for row in range(len(source))] == [3] * len(source)
+    assert "\\x" not in "".join(source.ids)
 
 
 def test_lists_that_cannot_be_read_say_what_is_wrong(tmp_path: Path) -> None:
@@ -348,6 +355,9 @@ def test_lists_that_cannot_be_read_say_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "b\\c.png").write_bytes(png(7))  # a name that Linux allows
     (tmp_path / "list.csv").write_text("path\nb\\c.png\n")
     assert red(open_source(tmp_path / "list.csv"), 0) == 7
+    (tmp_path / "o\u0308.png").write_bytes(png(9))  # as macOS writes it
+    (tmp_path / "list.txt").write_bytes("ö.png\n".encode("cp1252"))
+    assert red(open_source(tmp_path / "list.txt"), 0) == 9
 
 
 def test_a_folder_says_which_files_it_passes_over(tmp_path: Path) -> None:

@@ -97,7 +97,16 @@ def test_uses_work_on_a_store_of_texts(run: Path, tmp_path: Path) -> None:
     texts[30] = texts[12]
     store = tmp_path / "texts.nf"
     nearfar.embed(run, (texts, names), store=store, labels=True)
-    assert set(nearfar.duplicates(store).ids) == {"12", "30"}
+    copies = nearfar.duplicates(store)
+    assert set(copies.ids) == {"12", "30"} and copies.columns["same"] == [False, True]
+    assert all(copies.columns["confirmed"]) and copies.columns["text"] == [texts[12]] * 2
+    said = "\n".join(copies.lines)
+    assert "1 of 45 texts are copies, 1 of them word for word" in said and "keep the longest text" in said
+    assert "runs of 3 words" in said and "pixels" not in said and "image" not in said
+    other = tmp_path / "other.nf"
+    nearfar.embed(run, [texts[12].upper() + "!", "The cow is not here."], store=other)
+    leaks = nearfar.duplicates(store, against=other)
+    assert set(leaks.ids) == {"12", "30"} and all(leaks.columns["same"])
     assert len(set(nearfar.clusters(store, n_clusters=3).columns["cluster"])) == 3
     assert len(nearfar.label_errors(store).ids) == 45
     assert len(nearfar.image_map(store).ids) == 45

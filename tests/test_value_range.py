@@ -14,6 +14,9 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 import nearfar
+from nearfar.app import originals
+from nearfar.app.findings import Findings
+from nearfar.app.row_numbers import NumberedStore
 from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import cache
 from nearfar.data.sources import open_source
@@ -258,6 +261,13 @@ def test_a_run_keeps_its_range(tmp_path: Path) -> None:
     assert np.allclose(x, run.encode([levels.astype(np.uint16)]), atol=1e-5)
     own = np.rint(levels * 255 / 1023).astype(np.uint8)[..., None].repeat(3, axis=2)
     assert not np.allclose(x, run.encode([own]), atol=1e-3)
+    nearfar.embed(run, dark.parent, store=tmp_path / "s.nf")  # in the store and on the page too
+    store = nearfar.open_store(tmp_path / "s.nf")
+    (small,) = store.thumbnails(["dark.png"])
+    for shown in (small, originals.photo(store, "dark.png")):
+        assert np.asarray(Image.open(io.BytesIO(shown))).max() < 40
+    near = Findings(NumberedStore(store), run.path).like_file(dark.read_bytes())
+    assert near.columns["similarity"][0] > 0.999999
 
 
 def test_the_range_can_be_told(tmp_path: Path) -> None:
@@ -297,3 +307,66 @@ def test_check_says_what_is_used(tmp_path: Path) -> None:
     found = nearfar.check(plain, **FAST)
     assert found.inspection.range is None and not found.inspection.notes
     assert "range" not in str(found).split("unusable")[0]
+
+
+def patched(tiff: bytes, tag: int, value: int) -> bytes:
+    """Write another number into a tag of a TIFF that holds one short."""
+    entry = struct.pack("<HHI", tag, 3, 1)
+    at = tiff.index(entry) + len(entry)
+    return tiff[:at] + struct.pack("<HH", value, 0) + tiff[at + 4 :]
+
+
+@pytest.mark.parametrize("form", [np.uint16, np.float32])
+def test_what_counts_down_from_white_is_not_read_as_a_negative(form: type) -> None:
+    top = 4095 if form is np.uint16 else 1
+    values = np.rint(RAMP * top).astype(form) if form is np.uint16 else RAMP.astype(form)
+    up = decode.decode(save(values, "TIFF"), max_pixels=MAX, value_range=(0, top))
+    down = patched(save((top - values).astype(form), "TIFF"), 262, 0)
+    assert np.abs(decode.decode(down, max_pixels=MAX, value_range=(0, top)).astype(int) - up).max() <= 1
+    assert decode.decode(down, max_pixels=MAX)[0, 0, 0] < decode.decode(down, max_pixels=MAX)[-1, -1, 0]
+    if form is np.float32:  # what was not measured stays black
+        values[0, 0] = np.nan
+        holed = patched(save(values, "TIFF"), 262, 0)
+        assert decode.decode(holed, max_pixels=MAX)[0, 0].max() == 0
+
+
+def test_a_clear_value_of_deep_grey_lies_over_white() -> None:
+    values = np.full((4, 4), 900, np.uint16)
+    values[0] = 77
+    png = save(values, "PNG")
+    body = b"tRNS" + struct.pack(">H", 77)
+    png = png[:33] + struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body)) + png[33:]
+    shown = decode.decode(png, max_pixels=MAX, value_range=(0, 4095))
+    assert (shown[0] == 255).all() and (shown[1:] == round(900 * 255 / 4095)).all()
+
+
+def test_a_palette_of_8_bits_in_a_tiff_is_not_black() -> None:
+    image = Image.fromarray((RAMP * 255).astype(np.uint8)).convert("P")
+    tiff, plain = save_image(image), np.asarray(image.convert("RGB"))
+    assert np.array_equal(decode.decode(tiff, max_pixels=MAX), plain)
+    at = tiff.index(struct.pack("<HHI", 320, 3, 768)) + 8
+    (start,) = struct.unpack_from("<I", tiff, at)
+    colours = np.frombuffer(tiff[start : start + 1536], "<u2") >> 8
+    small = tiff[:start] + colours.astype("<u2").tobytes() + tiff[start + 1536 :]
+    assert np.array_equal(decode.decode(small, max_pixels=MAX), plain)
+
+
+def save_image(image: Image.Image) -> bytes:
+    """Write a TIFF."""
+    file = io.BytesIO()
+    image.save(file, "TIFF")
+    return file.getvalue()
+
+
+def test_pixels_that_would_be_taken_for_others_are_set_aside() -> None:
+    signed = patched(tagged((RAMP * 100).astype(np.uint8), t339=1), 339, 2)
+    with pytest.raises(BadImage, match="signed bytes"):
+        decode.decode(signed, max_pixels=MAX)
+    with pytest.raises(BadImage, match="of a kind that is not read: save it with 8 or 16 bits"):
+        decode.decode(patched(save((RAMP * 9).astype(np.uint16), "TIFF"), 258, 24), max_pixels=MAX)
+
+
+def test_colours_in_planes_of_their_own(tmp_path: Path) -> None:
+    with pytest.raises(BadImage, match="lie in planes of their own"):
+        decode.decode(bad_files.planes(16), max_pixels=MAX)
+    assert decode.decode(bad_files.planes(8), max_pixels=MAX)[..., 1].max() == 7

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,29 @@ COMMON = 0.05  # share of a collection's variation that a direction of its backg
 MIN_SIMILARITY = 0.65  # from which two are near copies, unless `calibrate` has chosen another
 
 Vectors = npt.NDArray[np.float32]
+
+
+class Comparable(Protocol):
+    """Examples compared by what they are: images as a `Collection`, texts as `text_copies.Texts`."""
+
+    @property
+    def digests(self) -> Sequence[str]:
+        """n texts, equal for what is the same; "" for unknown."""
+
+    def __len__(self) -> int:
+        """Count the examples."""
+
+    def candidates(self, others: Self | None) -> tuple[Rows, Rows]:
+        """Choose the pairs that are compared."""
+
+    def similarity(self, other: Self, a: Rows, b: Rows) -> Vectors:
+        """Compare pairs: (p,) from 0 to 1."""
+
+    def some(self, rows: Rows) -> Self:
+        """Take some of these, without their digests."""
+
+
+Kind = TypeVar("Kind", bound=Comparable)
 
 
 @dataclass(frozen=True)
@@ -72,11 +95,11 @@ class Collection:
         """(n, z, side, side) float16, as `structure.structure` gives it."""
         return structure(self.small, len(self))
 
-    def some(self, rows: Rows) -> Collection:
+    def some(self, rows: Rows) -> Self:
         """Take some images of these, without their digests."""
         parts = [None if read is None else _of(read, rows) for read in (self.small, self.originals)]
         assert parts[0] is not None
-        made = Collection(self.x[rows], [""] * len(rows), parts[0], parts[1])
+        made = type(self)(self.x[rows], [""] * len(rows), parts[0], parts[1])
         made.__dict__["structure"] = self.structure[rows]
         return made
 
@@ -91,6 +114,37 @@ class Collection:
             (p,) from 0 to 1, where nothing differs at any place: 1 less the greatest difference.
         """
         return self._confirmed(other, a, b, self._fit(other, a, b))
+
+    def candidates(self, others: Collection | None) -> tuple[Rows, Rows]:
+        """Choose what is compared pixel by pixel: each image with the few whose structure fits it best.
+
+        Args:
+            others: the collection of the second of each pair; None for this one.
+
+        Returns:
+            (p,) rows of this collection, and (p,) of the other.
+        """
+        base, own = (self, True) if others is None else (others, False)
+        most = len(base) - own
+        x, y = centred(self.x, None if own else base.x)
+        near = near_rows(x, y, min(CANDIDATES, most), exclude_self=own)
+        alike = similar_structure(self.structure, None if own else base.structure, min(ALIKE, most))
+        who = np.concatenate([near, alike], axis=1)
+        a, b = np.arange(len(self)).repeat(who.shape[1]), who.reshape(-1)
+        a, b = a[b >= 0], b[b >= 0]
+        if own:
+            a, b = np.minimum(a, b), np.maximum(a, b)
+        a, b = np.unique(np.stack([a, b], axis=1), axis=0).T
+        fit = self._fit(base, a, b)
+        kept = np.zeros(len(a), np.bool_)
+        for side in (a, b):
+            order = np.lexsort((-fit, side))
+            start = np.searchsorted(side[order], side[order])  # where this image's pairs begin
+            kept[order[np.arange(len(order)) - start < CLOSEST]] = True
+            if not own:  # of the second collection, nothing asks for copies
+                break
+        kept &= fit >= LEAST_FIT
+        return a[kept], b[kept]
 
     def _fit(self, other: Collection, a: Rows, b: Rows) -> npt.NDArray[np.float32]:
         """Say how well the structures of pairs correlate, at the best of a few shifts and zooms."""
@@ -211,7 +265,7 @@ class DuplicateGroups:
 
 
 def duplicate_pairs(
-    images: Collection, others: Collection | None = None, min_similarity: float = MIN_SIMILARITY
+    images: Kind, others: Kind | None = None, min_similarity: float = MIN_SIMILARITY
 ) -> DuplicatePairs:
     """Find pairs of nearly the same images, within a collection or between two.
 
@@ -228,7 +282,7 @@ def duplicate_pairs(
     if len(images) == 0 or len(base) - (others is None) < 1:
         none = np.empty(0, np.int64)
         return DuplicatePairs(none, none, np.empty(0, np.float32), np.empty(0, np.bool_))
-    a, b = _candidates(images, others)
+    a, b = images.candidates(others)
     equal = _equal(images, others)
     same = np.arange(len(a) + len(equal[0])) >= len(a)
     near = np.concatenate([images.similarity(base, a, b), np.ones(len(equal[0]), np.float32)])
@@ -243,32 +297,7 @@ def duplicate_pairs(
     return DuplicatePairs(a[order], b[order], near[order], same[order])
 
 
-def _candidates(images: Collection, others: Collection | None) -> tuple[Rows, Rows]:
-    """Choose what is compared pixel by pixel: each image with the few whose structure fits it best."""
-    base, own = (images, True) if others is None else (others, False)
-    most = len(base) - own
-    x, y = centred(images.x, None if own else base.x)
-    near = near_rows(x, y, min(CANDIDATES, most), exclude_self=own)
-    alike = similar_structure(images.structure, None if own else base.structure, min(ALIKE, most))
-    who = np.concatenate([near, alike], axis=1)
-    a, b = np.arange(len(images)).repeat(who.shape[1]), who.reshape(-1)
-    a, b = a[b >= 0], b[b >= 0]
-    if own:
-        a, b = np.minimum(a, b), np.maximum(a, b)
-    a, b = np.unique(np.stack([a, b], axis=1), axis=0).T
-    fit = images._fit(base, a, b)
-    kept = np.zeros(len(a), np.bool_)
-    for side in (a, b):
-        order = np.lexsort((-fit, side))
-        start = np.searchsorted(side[order], side[order])  # where this image's pairs begin
-        kept[order[np.arange(len(order)) - start < CLOSEST]] = True
-        if not own:  # of the second collection, nothing asks for copies
-            break
-    kept &= fit >= LEAST_FIT
-    return a[kept], b[kept]
-
-
-def _equal(images: Collection, others: Collection | None) -> tuple[Rows, Rows]:
+def _equal(images: Kind, others: Kind | None) -> tuple[Rows, Rows]:
     """Pair each image with the first that has the same bytes, whatever the features say."""
     first: dict[str, int] = {}
     for row, digest in enumerate((others or images).digests):
@@ -283,7 +312,7 @@ def _equal(images: Collection, others: Collection | None) -> tuple[Rows, Rows]:
 
 
 def duplicate_groups(
-    images: Collection, quality: Sequence[Any], min_similarity: float = MIN_SIMILARITY
+    images: Kind, quality: Sequence[Any], min_similarity: float = MIN_SIMILARITY
 ) -> DuplicateGroups:
     """Group nearly the same images about one to keep.
 
@@ -330,7 +359,7 @@ def duplicate_groups(
     )
 
 
-def _stars(images: Collection, min_similarity: float) -> list[list[tuple[int, float]]]:
+def _stars(images: Kind, min_similarity: float) -> list[list[tuple[int, float]]]:
     """Let each image in turn gather its near copies: lists of rows and similarities, the centre first."""
     near: dict[int, dict[int, float]] = defaultdict(dict)
     found = duplicate_pairs(images, min_similarity=min_similarity)

@@ -177,7 +177,8 @@ class Findings:
         kind, run = modality(self.store.info.modality), self.run()
         try:
             if kind.pictures:
-                x = run.encode(decode.decode(data, max_pixels=PIXELS))
+                span = run.preprocess.value_range
+                x = run.encode(decode.decode(data, max_pixels=PIXELS, value_range=span))
             else:
                 example = kind.decode(data, run.preprocess, limit=PIXELS)
                 with torch.inference_mode():

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.errors import BadImage, NearfarError
+from ..data.source import file_of
 from ..images import decode
 from ..sound import read as sound
 from ..sound.logmel import log_mels
@@ -41,20 +42,39 @@ def photo(store: VectorStore, name: str, side: int = FULL) -> bytes:
     Raises:
         NearfarError: the file is not there, has changed, or cannot be used.
     """
-    data = content(store, name)
-    try:
-        if store.info.modality == SOUND:
-            samples, rate = sound.decode(data, MOST_PIXELS)
-            return picture(log_mels(samples, rate, MELS), min(side, SPECTROGRAM))
-        pixels = decode.decode(data, max_pixels=MOST_PIXELS)
-    except BadImage as error:
-        raise NearfarError(f"the file of {name!r} cannot be shown: {error}.") from None
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if store.info.modality == SOUND:
+        try:
+            samples, rate = sound.decode(content(store, name), MOST_PIXELS)
+        except BadImage as error:
+            raise NearfarError(f"the file of {name!r} cannot be shown: {error}.") from None
+        return picture(log_mels(samples, rate, MELS), min(side, SPECTROGRAM))
+    image = Image.fromarray(pixels_of(store, name))
     if max(image.size) > side:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
+
+
+def pixels_of(store: VectorStore, name: str) -> decode.Pixels:
+    """Decode an image's file, with the range of values that its vector was made with.
+
+    Args:
+        store: knows where the file is.
+        name: the image's id.
+
+    Returns:
+        (H, W, 3) uint8, upright.
+
+    Raises:
+        NearfarError: the file is not there, has changed, or cannot be used.
+    """
+    data = content(store, name)
+    try:
+        found = decode.decode(data, max_pixels=MOST_PIXELS, value_range=store.info.value_range)
+    except BadImage as error:
+        raise NearfarError(f"the file of {name!r} cannot be shown: {error}.") from None
+    return np.ascontiguousarray(found)
 
 
 def clip(store: VectorStore, name: str) -> bytes:
@@ -89,6 +109,7 @@ def content(store: VectorStore, name: str) -> bytes:
     path = row["path"]
     if not path or not row["digest"]:
         raise NearfarError(f"the store knows no file of {name!r}, so only its thumbnail is shown.")
+    path = file_of(path)
     if not os.path.isabs(path) or not os.path.isfile(path):
         raise NearfarError(f"the file of {name!r} is no longer at {path}, so only its thumbnail is shown.")
     try:

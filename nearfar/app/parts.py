@@ -21,7 +21,6 @@ from ..analysis.heatmaps import overlay
 from ..analysis.part_detector import HeldOut, PartDetector
 from ..core.errors import BadImage, NearfarError
 from ..data.source import Source
-from ..images import decode
 from ..queries.part_learning import still_out
 from ..stores import VectorStore
 from . import originals
@@ -148,7 +147,7 @@ class AnomalousParts:
         with self._lock:
             detector, source = self._look(), self._source([name])
             low, high = self._ends()
-            pixels = self._pixels(name)
+            pixels = originals.pixels_of(self.rows.store, name)
             found = list(detector.score(source, [0], threads=1, inside=True))
             if not found:
                 raise NearfarError(f"the file of {name!r} cannot be shown: {detector.rejected[0][1]}.")
@@ -157,14 +156,6 @@ class AnomalousParts:
         file = io.BytesIO()
         shown.save(file, "JPEG", quality=originals.QUALITY)
         return file.getvalue()
-
-    def _pixels(self, name: str) -> npt.NDArray[np.uint8]:
-        try:
-            return np.ascontiguousarray(
-                decode.decode(originals.content(self.rows.store, name), max_pixels=originals.MOST_PIXELS)
-            )
-        except BadImage as error:
-            raise NearfarError(f"the file of {name!r} cannot be shown: {error}.") from None
 
     def _ends(self) -> tuple[float, float]:
         """Choose one scale for all maps: from what held-out normal images score to what the worst do."""

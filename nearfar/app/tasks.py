@@ -34,10 +34,11 @@ def _anomalies(store: VectorStore, where: str | None) -> Listing:
 
 
 def _duplicates(store: VectorStore, where: str | None) -> Listing:
-    from ..queries.duplicates import list_groups, read_collection
+    from ..queries.compared import compared
+    from ..queries.duplicates import list_groups
 
     # The page opens no path that a store names: it may be a stranger's.
-    return list_groups(store, *read_collection(store, where, files=False))
+    return list_groups(store, compared(store, where, files=False))
 
 
 def _clusters(store: VectorStore, where: str | None) -> Listing:

@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ..analysis.heatmaps import overlay
-from ..core.errors import BadImage, NearfarError
+from ..core.errors import NearfarError
 from ..data.modalities import IMAGES, modality_of
 from ..features.knn import unit
-from ..images import decode
 from ..interpretation import attribution
 from ..interpretation.explain import prepared
 from . import originals
@@ -48,7 +47,7 @@ def near(findings: Findings, names: list[str]) -> tuple[dict[str, Any], list[byt
     run, store = findings.run(), findings.store
     if run.preprocess.modality != IMAGES:
         raise NearfarError(f"parts can be shown of images only; this store holds {run.preprocess.modality}.")
-    shown = [_pixels(findings, name) for name in names]
+    shown = [originals.pixels_of(findings.store, name) for name in names]
     dataset = modality_of(run.preprocess).load(
         StoredPictures(store.address, names, None, store),
         run.preprocess,
@@ -83,15 +82,6 @@ def _mean(findings: Findings) -> npt.NDArray[np.float32]:
     _, vectors = findings.store.vectors(ids=ids[:: -(-len(ids) // SAMPLE)])
     found: npt.NDArray[np.float32] = np.asarray(vectors, np.float32).mean(0)
     return found
-
-
-def _pixels(findings: Findings, name: str) -> npt.NDArray[np.uint8]:
-    """Decode an image's file, if it is what was embedded."""
-    try:
-        data = originals.content(findings.store, name)
-        return np.ascontiguousarray(decode.decode(data, max_pixels=originals.MOST_PIXELS))
-    except BadImage as error:
-        raise NearfarError(f"the file of {name!r} cannot be shown: {error}.") from None
 
 
 def _drawn(pixels: npt.NDArray[np.uint8], cells: torch.Tensor, high: float, crop: float) -> bytes:

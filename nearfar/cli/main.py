@@ -261,6 +261,10 @@ def _run(words: Sequence[str]) -> int:
     if not words or words[0] in ("--help", "-h", "help"):
         print(overview())
         return 0
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # libraries end the process where there is none
+        raise NearfarError("the current folder was deleted; change to another one: cd ~") from None
     if words[0] == "--version":
         print(f"nearfar {nearfar.__version__}")
         return 0

@@ -51,6 +51,21 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             aside.unlink(missing_ok=True)
 
 
+def check_place(path: Path) -> None:
+    """Refuse a file whose folder cannot be written to, before the work that is to fill it.
+
+    Args:
+        path: of the file. A folder that is not there is not judged here.
+
+    Raises:
+        NearfarError: the folder is read-only, or belongs to somebody else.
+    """
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+        raise NearfarError(
+            f"{path} cannot be written: its folder is read-only; choose another place with --out."
+        )
+
+
 def says_full(error: Exception, folder: Path) -> bool:
     """Tell whether another library could not write because the disk is full, whatever it raised.
 

@@ -6,6 +6,7 @@ import codecs
 import csv
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -14,6 +15,7 @@ from ..core.errors import NearfarError
 from ..core.text import from_spreadsheet_cell
 
 _DELIMITERS = ",;\t"
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
@@ -100,20 +102,50 @@ def _delimiter(heading: str) -> str:
     return max(_DELIMITERS, key=lambda mark: len(next(csv.reader([heading], delimiter=mark), [])))
 
 
-def native_paths(paths: Sequence[str], root: Path, source: Path) -> list[str]:
-    """Turn paths as Windows writes them into this system's, if that is what they are.
+def from_windows(word: str) -> str:
+    """Read bytes that are no UTF-8 as Windows-1252, in which Excel writes a plain CSV in the west.
 
     Args:
-        paths: of a list.
+        word: such bytes are surrogate-escaped in it.
+    """
+    return _ESCAPED.sub(lambda found: bytes([ord(found[0]) - 0xDC00]).decode("cp1252", "replace"), word)
+
+
+def _composed(word: str) -> str:
+    return unicodedata.normalize("NFC", from_windows(word))
+
+
+def _decomposed(word: str) -> str:
+    return unicodedata.normalize("NFD", from_windows(word))  # as macOS writes accents
+
+
+def native_paths(paths: Sequence[str], root: Path, source: Path) -> list[str]:
+    """Turn paths as other systems and programs write them into this system's, if that is what they are.
+
+    Args:
+        paths: of a list; bytes that are no UTF-8 are surrogate-escaped.
         root: the folder that they are relative to.
         source: what errors call the list.
 
     Returns:
-        The paths, with / for each backslash if no file bears the first such name as it stands.
+        The paths, with / for each backslash, and accents in another encoding or form, if no file bears the
+        first such name as it stands, but one does in that form.
 
     Raises:
         NearfarError: they begin with a drive of Windows.
     """
+    paths = _with_slashes(paths, root, source)
+    odd = next((path for path in paths if not path.isascii()), None)
+    if odd is None or os.path.lexists(root / odd):
+        return paths
+    for form in (from_windows, _composed, _decomposed):
+        if os.path.lexists(root / form(odd)):
+            return [form(path) for path in paths]
+    return paths
+
+
+def _with_slashes(paths: Sequence[str], root: Path, source: Path) -> list[str]:
+    """Write / for each backslash of paths, if no file bears the first such name as it stands."""
     odd = next((path for path in paths if "\\" in path), None)
     if odd is None or os.sep == "\\" or os.path.lexists(root / odd):
         return list(paths)

@@ -219,7 +219,15 @@ class ImageModality(Modality):
 
         return inspect(source, max_pixels=limit, threads=threads, seconds=seconds)
 
-    def thumbnail(self, data: Pixels | bytes, value: Pixels, side: int, *, limit: int) -> bytes:
+    def thumbnail(
+        self,
+        data: Pixels | bytes,
+        value: Pixels,
+        side: int,
+        preprocess: Preprocess | None = None,
+        *,
+        limit: int,
+    ) -> bytes:
         """Make a JPEG: from the decoded pixels, unless they are too few for it."""
         import io
 
@@ -230,7 +238,9 @@ class ImageModality(Modality):
         pixels = value
         if max(value.shape[:2]) < side:
             if isinstance(data, bytes):
-                pixels = decode.decode(data, max_pixels=limit, short_side=side, exact=False)
+                span = None if preprocess is None else preprocess.value_range
+                how: dict[str, Any] = {"max_pixels": limit, "exact": False, "value_range": span}
+                pixels = decode.decode(data, short_side=side, **how)
             elif data.dtype == value.dtype:
                 pixels = data
         image = Image.fromarray(pixels)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError, reason_of
-from .csv_files import native_paths, open_text, read_rows
+from .csv_files import from_windows, native_paths, open_text, read_rows
 from .endings import LISTS
 from .source import FileSource, class_names, clean
 
@@ -50,7 +50,7 @@ def _from_csv(path: Path, labels: bool) -> tuple[list[str], list[Any] | None]:
         if len(row) <= max(at, mark):
             raise NearfarError(f"{path}, line {line}: a column is missing; fill it in.")
         paths.append(row[at].strip())
-        marks.append(row[mark])
+        marks.append(from_windows(row[mark]))
     return paths, marks if labels else None
 
 

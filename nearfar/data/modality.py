@@ -403,11 +403,11 @@ class Modality(abc.ABC):
 
         return describe(self, source, limit=limit, threads=threads)
 
-    def thumbnail(self, data: Any, value: Any, side: int, *, limit: int) -> bytes:
+    def thumbnail(self, data: Any, value: Any, side: int, preprocess: Any = None, *, limit: int) -> bytes:
         """Make a small picture of an example.
 
         Args:
-            data, limit: as in `decode`.
+            data, preprocess, limit: as in `decode`.
             value: what `decode` made of it.
             side: the longer side in pixels, at most.
 

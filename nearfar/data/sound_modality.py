@@ -156,7 +156,7 @@ class SoundModality(Modality):
 
         return networks.encoder(name, size=size, weights=weights, seed=seed)
 
-    def thumbnail(self, data: bytes, value: Any, side: int, *, limit: int) -> bytes:
+    def thumbnail(self, data: bytes, value: Any, side: int, preprocess: Any = None, *, limit: int) -> bytes:
         """Draw the spectrogram."""
         from ..sound.picture import picture
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -92,6 +93,33 @@ def clean(names: Iterable[str]) -> list[str]:
     except UnicodeEncodeError:
         kept = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in kept]
     return kept
+
+
+def file_of(name: str) -> str:
+    """Find the file of a path that `clean` may have rewritten.
+
+    Args:
+        name: a path as `clean` gave it.
+
+    Returns:
+        The path with bytes that are no UTF-8, if such a file is there; else the path as it is.
+    """
+    if "\\x" not in name or os.path.lexists(name):
+        return name
+    odd = re.sub(r"\\x([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), name)
+    return odd if os.path.lexists(odd) else name
+
+
+def files_of(names: Iterable[str | None]) -> list[str]:
+    """Find the files of paths that a store holds; see `file_of`.
+
+    Args:
+        names: paths, or None where the store knows none.
+
+    Returns:
+        A path each, "" for None.
+    """
+    return [file_of(name) if name else "" for name in names]
 
 
 def file_stamp(path: str | Path) -> str:

@@ -195,7 +195,7 @@ class TextModality(Modality):
             return bert.build(own["args"], size)
         return networks.encoder(name, size=size, weights=weights, seed=seed)
 
-    def thumbnail(self, data: bytes, value: Any, side: int, *, limit: int) -> bytes:
+    def thumbnail(self, data: bytes, value: Any, side: int, preprocess: Any = None, *, limit: int) -> bytes:
         """Draw the first words of a text; the text itself is in the store's column text."""
         from ..text.picture import picture
         from ..text.read import BETWEEN

@@ -19,7 +19,7 @@ from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable
-from ..data.source import FileSource, Source, clean
+from ..data.source import FileSource, Source, clean, file_of
 from ..features.chunked import ragged_chunk
 from ..features.extract import features, fingerprint, finite
 from ..stores import schema
@@ -85,7 +85,7 @@ class Filled:
             )
         if self.gone:
             what = "deleted" if self.pruned else "kept; --prune deletes them"
-            lines.append(f"{len(self.gone):,} whose files are gone, such as {self.gone[0]}: {what}")
+            lines.append(f"{len(self.gone):,} no longer there, such as {self.gone[0]}: {what}")
         if self.rejected:
             first = self.rejected[0]
             lines.append(f"{len(self.rejected):,} unusable, such as {first.id}: {first.reason}")
@@ -194,6 +194,7 @@ class _Job:
         self.counts = {"encoded": 0, "known": 0, "unchanged": 0, "relabelled": 0, "kept_labels": 0}
         self.pieces, self.bad = 0, list[Rejected]()
         names = set(self.source.ids)
+        self.shards = {_shard(name) for name in names}
         self.gone = {name: None for name in self.path if name not in names and self._lost(name)}
         for name, path in zip(self.source.ids, self.paths, strict=True):
             old = self.path.get(name)
@@ -204,9 +205,17 @@ class _Job:
                 )
 
     def _lost(self, name: str) -> bool:
-        """Tell whether a row that the collection lacks has lost its file."""
+        """Tell whether a row that the collection lacks has lost its file; out of reach is not lost."""
         path = self.path[name]
-        return not os.path.exists(path) if path else not isinstance(self.source, FileSource)
+        if not path:  # of shards that this call does not name, it knows nothing
+            return not isinstance(self.source, FileSource) and _shard(name) in self.shards
+        try:
+            os.stat(file_of(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except (OSError, ValueError):
+            return False
+        return False
 
     def take(self, chunk: Sequence[ReadImage]) -> None:
         """Commit what is new in a chunk."""
@@ -334,10 +343,16 @@ class _Job:
         )
 
 
+def _shard(name: str) -> str:
+    """Give the tar shard that an id begins with, or ""."""
+    head, mark, _ = name.partition(".tar/")
+    return head + mark if mark else ""
+
+
 def _both_there(path: str, old: str) -> bool:
     """Tell whether two paths lead to two files."""
     try:
-        return not os.path.samefile(path, old)
+        return not os.path.samefile(file_of(path), file_of(old))
     except OSError:
         return False
 

@@ -67,7 +67,7 @@ class ImageReader:
             if digest in known:
                 return ReadImage(row, digest, size)
             example = kind.decode(data, self.preprocess, limit=limit)
-            picture = kind.thumbnail(data, example.value, self.thumbnail, limit=limit)
+            picture = kind.thumbnail(data, example.value, self.thumbnail, self.preprocess, limit=limit)
             return ReadImage(row, digest, size, example, picture)
         except BadImage as error:
             return ReadImage(row, digest, bad=str(error))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, check_place
 from ..core.errors import NearfarError
 
 Vectors = npt.NDArray[np.float32]
@@ -36,6 +36,7 @@ def check_name(path: Path) -> None:
         raise NearfarError(
             f"--out {path} is a folder; name a file in it, such as {path / 'vectors.parquet'}."
         )
+    check_place(path)
 
 
 def write_vectors(

@@ -23,7 +23,7 @@ from ..core.errors import NearfarError, nearest
 from ..core.text import counted
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable, write_rejected
-from ..data.source import FileSource, Source
+from ..data.source import FileSource, Source, files_of
 from ..features.chunked import CHUNK_IMAGES, Chunk, read_chunks
 from ..features.extract import fingerprint
 from ..stores.base import VectorStore
@@ -161,7 +161,7 @@ def _predicting(opened: Tuned, given: Mapping[str, Any]) -> Any:
 def _of_store(store: VectorStore) -> Source:
     """Take the images of a store, by their paths."""
     table = store.rows(["id", "path"])
-    ids, paths = table.column("id").to_pylist(), table.column("path").to_pylist()
+    ids, paths = table.column("id").to_pylist(), files_of(table.column("path").to_pylist())
     there = [(name, path) for name, path in zip(ids, paths, strict=True) if path]
     if not there:
         raise NearfarError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, check_place
 from ..core.errors import NearfarError
 from ..core.shapes import COUNT, check_shape, loads
 from ..core.text import spreadsheet_cell
@@ -44,6 +44,7 @@ def check_name(path: Path) -> None:
         )
     if path.is_dir():
         raise NearfarError(f"--out {path} is a folder; name a file in it, such as {path / 'found.csv'}.")
+    check_place(path)
 
 
 class Parts:

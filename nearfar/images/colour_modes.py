@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from .value_range import Range, is_deep, nodata_of, raw, to_8bit
+from .value_range import Range, find, is_deep, is_negative, nodata_of, raw, see, to_8bit
+
+_PALETTE = 320  # a TIFF's tag
 
 
 def to_rgb(image: Any, value_range: Range | None = None) -> Any:
@@ -24,10 +27,31 @@ def to_rgb(image: Any, value_range: Range | None = None) -> Any:
         ValueError: Pillow knows no way from this mode to RGB.
     """
     if is_deep(image):
-        image = Image.fromarray(to_8bit(raw(image), value_range, nodata_of(image)))
+        image = _deep_to_grey(image, value_range)
+    elif image.mode == "P":
+        _mend_palette(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(image, mask=image.getchannel("A"))
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _deep_to_grey(image: Any, value_range: Range | None) -> Any:
+    """Bring grey of more than 8 bits to 8, also counted from white down, or with a clear value."""
+    values, nodata = raw(image), nodata_of(image)
+    low, high = value_range or find([see(values, nodata=nodata)])
+    span = (high, low) if is_negative(image) else (low, high)
+    shown = Image.fromarray(to_8bit(values, span, nodata))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        shown.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return shown
+
+
+def _mend_palette(image: Any) -> None:
+    """Read a TIFF's palette as 8 bits where none of its colours uses more: some programs write it so."""
+    colours = getattr(image, "tag_v2", {}).get(_PALETTE)
+    if isinstance(colours, tuple) and colours and max(colours) < 256:
+        image.putpalette(np.array(colours, np.uint8).reshape(3, -1).T.tobytes())

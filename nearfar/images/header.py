@@ -21,11 +21,15 @@ from PIL import Image
 from ..core.errors import BadImage
 from .deep_colour import is_deep_colour
 from .files import open_file
+from .value_range import number_of
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
 for _plugin in ("Jpeg", "Mpo", "Png", "WebP", "Bmp", "Tiff", "Gif", "Ppm", "Avif"):
     with suppress(ImportError):  # a Pillow built without one of them still reads the others
         importlib.import_module(f"PIL.{_plugin}ImagePlugin")
+# TIFF tags, and values of the last two
+_BITS, _PLANES, _SAMPLE_FORMAT = 258, 284, 339
+_APART, _SIGNED = 2, 2
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints go to standard error
 
 
@@ -76,9 +80,23 @@ def reason(error: Exception) -> str:
         return "over the limit: a decompression bomb"
     if isinstance(error, EOFError) or "truncated" in text.lower() or "unexpected end" in text.lower():
         return "truncated"
+    if text == "unknown pixel mode":
+        return "its pixels are of a kind that is not read: save it with 8 or 16 bits a channel"
     if text == "not identified by this driver":
         return "broken: its header makes no sense"
     return f"broken: {text[:100]}"
+
+
+def _check_pixels(image: Any) -> None:
+    """Refuse a TIFF whose pixels Pillow would take for others: signed bytes, and 16 bits in bare planes."""
+    tags = getattr(image, "tag_v2", {})
+    bits, form, planes = (number_of(tags.get(tag)) for tag in (_BITS, _SAMPLE_FORMAT, _PLANES))
+    if form == _SIGNED and bits == 8:
+        raise BadImage("its values are signed bytes, which are not read: save it with 16 bits")
+    if planes == _APART and bits == 16 and image.tile and image.tile[0].codec_name == "raw":
+        raise BadImage(
+            "its colours of 16 bits lie in planes of their own, which are not read: save it compressed"
+        )
 
 
 def identify(file: IO[bytes], max_pixels: int) -> Any:
@@ -112,6 +130,7 @@ def identify(file: IO[bytes], max_pixels: int) -> Any:
             raise BadImage("it has no pixels")
         if width * height > max_pixels:
             raise BadImage(f"over the limit of {max_pixels:,} pixels: {width} x {height}")
+        _check_pixels(image)
         return image
     file.seek(0)
     raise BadImage(_foreign(file.read(132)))

@@ -25,6 +25,7 @@ ROBUST = (0.1, 99.9)  # percentiles that stand for the least and the greatest va
 _POINTS = 1 << 14  # values kept of one image
 
 # TIFF tags
+_PHOTOMETRIC = 262
 _BITS, _MAX_SAMPLE, _SAMPLE_FORMAT, _S_MIN, _S_MAX, _GDAL_NODATA = 258, 281, 339, 340, 341, 42113
 
 
@@ -33,7 +34,12 @@ def is_deep(image: Any) -> bool:
     return bool(image.mode.startswith("I") or image.mode == "F")
 
 
-def _number(value: Any) -> float | None:
+def is_negative(image: Any) -> bool:
+    """Tell whether the least value of a TIFF of more than 8 bits is white, as radiographs often have it."""
+    return number_of(getattr(image, "tag_v2", {}).get(_PHOTOMETRIC)) == 0.0
+
+
+def number_of(value: Any) -> float | None:
     """Read a tag's value as a number, or give None."""
     while isinstance(value, (tuple, list)):
         value = value[0] if value else None
@@ -45,14 +51,14 @@ def _number(value: Any) -> float | None:
 
 def nodata_of(image: Any) -> float | None:
     """Give the value by which a TIFF says that a pixel was not measured (GDAL_NODATA), or None."""
-    return _number(getattr(image, "tag_v2", {}).get(_GDAL_NODATA))
+    return number_of(getattr(image, "tag_v2", {}).get(_GDAL_NODATA))
 
 
 def raw(image: Any) -> Values:
     """Give the values (H, W) of a loaded image of more than 8 bits, unsigned where its file says so."""
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
-    bits, form = _number(tags.get(_BITS)), _number(tags.get(_SAMPLE_FORMAT))
+    bits, form = number_of(tags.get(_BITS)), number_of(tags.get(_SAMPLE_FORMAT))
     if image.mode == "I" and bits == 32 and form in (None, 1.0):
         return values.view(np.uint32)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -133,11 +139,11 @@ def see_image(image: Any, significant: int = 0, values: Values | None = None) ->
         values: those of a colour image, by `deep_colour.halves`; None: the image's own.
     """
     tags, values = getattr(image, "tag_v2", {}), raw(image) if values is None else values
-    stored, most = _number(tags.get(_BITS)), _number(tags.get(_MAX_SAMPLE))
+    stored, most = number_of(tags.get(_BITS)), number_of(tags.get(_MAX_SAMPLE))
     bits = int(stored) if stored is not None and stored not in (16, 32, 64) else 0
     if most is not None and 0 < most < 65535:
         bits = max(bits, int(most).bit_length())
-    least, greatest = _number(tags.get(_S_MIN)), _number(tags.get(_S_MAX))
+    least, greatest = number_of(tags.get(_S_MIN)), number_of(tags.get(_S_MAX))
     said = None
     if image.mode == "F" and least is not None and greatest is not None and least < greatest:
         said = (least, greatest)
@@ -188,7 +194,8 @@ def to_8bit(values: Values, value_range: Range | None, nodata: float | None = No
 
     Args:
         values: of any shape and type; bool becomes 0 and 255.
-        value_range: what becomes 0 and what becomes 255, as `find` gives it; None: as these values have it.
+        value_range: what becomes 0 and what becomes 255, as `find` gives it, or the other way round; None: as
+            these values have it.
         nodata: as in `invalid`; what was not measured becomes 0.
 
     Returns:

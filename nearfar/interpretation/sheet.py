@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..analysis.heatmaps import overlay
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, check_place
 from ..core.errors import NearfarError
 from ..core.text import printable
 from .invariance import CHANGES, Curve
@@ -39,6 +39,7 @@ def check(path: Path) -> None:
         raise NearfarError(f"--out {path} is no .png file; name one, such as explain.png.")
     if importlib.util.find_spec("matplotlib") is None:
         raise NearfarError("the sheet needs matplotlib: pip install 'nearfar[plots]'.")
+    check_place(path)
 
 
 def parts(pair: Pair, images: Sequence[Pixels]) -> list[Pixels]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data.in_memory import open_in_memory
+from ..data.source import files_of
 from ..features.chunked import CHUNK_IMAGES, read_chunks
 from ..features.extract import features
 from ..models import as_trained
@@ -41,7 +42,7 @@ def turned_vectors(store: VectorStore, run: Run, ids: list[str]) -> npt.NDArray[
     from ..methods.csi import TurnedVectors
 
     table = store.rows(["id", "path"], ids=ids)
-    where = dict(zip(table["id"].to_pylist(), table["path"].to_pylist(), strict=True))
+    where = dict(zip(table["id"].to_pylist(), files_of(table["path"].to_pylist()), strict=True))
     for one in ids:
         if not where[one] or not Path(where[one]).is_file():
             raise NearfarError(

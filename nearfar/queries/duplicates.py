@@ -1,4 +1,4 @@
-"""`nearfar duplicates`: images that a store holds more than once, or that another store holds too."""
+"""`nearfar duplicates`: what a store holds more than once, or what another store holds too."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..analysis.copy_threshold import calibrate
-from ..analysis.duplicates import Collection, DuplicateGroups, duplicate_groups, duplicate_pairs
+from ..analysis.duplicates import DuplicateGroups, duplicate_groups, duplicate_pairs
 from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.modalities import modality
 from ..stores import VectorStore
+from .compared import Compared, compared
 from .listing import Listing, write
-from .pictures import Pictures
 from .store_access import StoreLike, open_for_query, write_result
+
+_BEST = {"text": "the longest text", "sound": "the longest clip"}  # of each group
+_SAME = {"text": "word for word"}
 
 
 def duplicates(
@@ -34,7 +36,7 @@ def duplicates(
 
     The image to keep has the most pixels; of several such, the most bytes; of several such, the first name.
     Near copies are confirmed by the images' own files. Where those are gone, only thumbnails can be compared,
-    and the result says so.
+    and the result says so. Texts are compared by their words, and the longest is kept; clips by spectrograms.
 
     Example: nearfar duplicates photos.nf --out copies.png
 
@@ -57,37 +59,33 @@ def duplicates(
     if min_similarity is not None and not 0 <= min_similarity <= 1:
         raise NearfarError(f"--min-similarity is {min_similarity:g}; give a number from 0 to 1, such as 0.7.")
     opened = open_for_query(store, out)
-    pictures, images = read_collection(opened, where)
+    held = compared(opened, where)
     if against is not None:
-        return _leaks(opened, pictures, images, open_for_query(against), min_similarity, save, out)
-    return write_result(list_groups(opened, pictures, images, min_similarity, save), opened, out)
+        return _leaks(opened, held, open_for_query(against), min_similarity, save, out)
+    return write_result(list_groups(opened, held, min_similarity, save), opened, out)
 
 
 def list_groups(
-    opened: VectorStore,
-    pictures: Pictures,
-    images: Collection,
-    min_similarity: float | None = None,
-    save: str | None = None,
+    opened: VectorStore, held: Compared, min_similarity: float | None = None, save: str | None = None
 ) -> Listing:
     """List the copies among a store's images, in groups.
 
     Args:
         opened: the store.
-        pictures, images: from `read_collection`.
+        held: what `compared` reads of it.
         min_similarity, save: as for `duplicates`.
 
     Returns:
         The groups, the largest first.
     """
-    ids = pictures.ids
-    own = list(modality(opened.info.modality).columns)  # of images width and height: the larger one is kept
+    ids, kind = held.ids, modality(opened.info.modality)
+    own = list(kind.columns)  # of images width and height: the larger one is kept
     sides = opened.rows([*own, "bytes"], ids=ids).to_pylist()
-    quality = [(math.prod(row[name] or 0 for name in own), row["bytes"] or 0) for row in sides]
-    level = calibrate(images, min_similarity)
-    found = duplicate_groups(images, quality, level.min_similarity)
+    quality = [(math.prod(_size(row[name]) for name in own), row["bytes"] or 0) for row in sides]
+    level = held.threshold(min_similarity)
+    found = duplicate_groups(held.examples, quality, level.min_similarity)
     keepers = found.rows[found.keep][found.group] if len(found.rows) else found.rows
-    sure = _confirmed(found, keepers, pictures)
+    sure = _confirmed(found, keepers, held)
     listed = [ids[row] for row in found.rows]
     columns: dict[str, Sequence[Any]] = {
         "similarity": found.similarity.tolist(),
@@ -99,7 +97,7 @@ def list_groups(
     }
     spare, copies = len(listed) - int(found.keep.sum()), int((sure & ~found.keep).sum())
     # Also copies of one another of which neither is the image to keep.
-    known = [digest for digest in images.digests if digest]
+    known = [digest for digest in held.examples.digests if digest]
     exact = len(known) - len(set(known))
     groups = int(found.keep.sum())
     facts = {
@@ -112,8 +110,9 @@ def list_groups(
     }
     unseen = [] if copies == spare else [_unconfirmed(spare - copies, opened)]
     lines = (
-        f"{copies:,} of {len(ids):,} images are copies, {exact:,} of them byte for byte, in "
-        f"{counted(groups, 'group')}. In each group, keep the image with the most pixels, then bytes.",
+        f"{copies:,} of {len(ids):,} {kind.noun} are copies, {exact:,} of them {_same(kind.name)}, in "
+        f"{counted(groups, 'group')}. In each group, keep "
+        f"{_BEST.get(kind.name, 'the image with the most pixels, then bytes')}.",
         *unseen,
         str(level),
     )
@@ -125,16 +124,25 @@ def list_groups(
     return Listing(title, tuple(listed), columns, lines, facts, "group")
 
 
+def _size(value: Any) -> int:
+    """Measure what decides which of a group is kept: a number, or the letters of a text."""
+    return len(value) if isinstance(value, str) else value or 0
+
+
+def _same(kind: str) -> str:
+    return _SAME.get(kind, "byte for byte")
+
+
 def _confirmed(
-    found: DuplicateGroups, keepers: npt.NDArray[np.int64], pictures: Pictures
+    found: DuplicateGroups, keepers: npt.NDArray[np.int64], held: Compared
 ) -> npt.NDArray[np.bool_]:
-    """Say which images were compared with their keeper as files, or have the same bytes."""
-    digests, there = pictures.digests, pictures.at_hand
-    read = {digests[row] for row, at in there.items() if at} - {""}
+    """Say which examples were compared with their keeper as files, or are the same."""
+    digests = held.examples.digests
+    read = {digests[row] for row in range(len(digests)) if held.read_whole(row)} - {""}
 
     def at_hand(row: int) -> bool:
-        """Tell whether an image was read from its file, or one with the same bytes was."""
-        return there.get(row, False) or digests[row] in read
+        """Tell whether an example was read whole, or one that is the same was."""
+        return held.read_whole(row) or digests[row] in read
 
     sure = [
         row == keeper or digests[row] == digests[keeper] != "" or (at_hand(row) and at_hand(keeper))
@@ -145,53 +153,39 @@ def _confirmed(
 
 def _unconfirmed(many: int, store: VectorStore) -> str:
     """Say what could not be confirmed."""
+    kind, side = modality(store.info.modality), store.info.thumbnail
+    if not kind.pictures:
+        where, why = f"spectrograms of {side} pixels", "clips are compared by these alone"
+    else:
+        where, why = f"thumbnails of {side} pixels", "their files are not at hand"
     return (
-        f"{counted(many, 'more image looks')} like copies in thumbnails of {store.info.thumbnail} pixels, in "
-        "which small differences do not show (confirmed: no); their files are not at hand."
+        f"{counted(many, f'more {kind.one} looks')} like copies in {where}, in "
+        f"which small differences do not show (confirmed: no); {why}."
     )
-
-
-def read_collection(
-    store: VectorStore, where: str | None = None, files: bool = True
-) -> tuple[Pictures, Collection]:
-    """Read what a search for duplicates needs of a store's images.
-
-    Args:
-        store: a vector store.
-        where: a condition.
-        files: whether to open the images' own files, where the store says that they are.
-
-    Returns:
-        Their pictures, which have their ids, and the collection.
-    """
-    ids, x = store.vectors(where)
-    pictures = Pictures(store, ids)
-    return pictures, Collection(x, pictures.digests, pictures.small, pictures.originals if files else None)
 
 
 def _leaks(
     opened: VectorStore,
-    pictures: Pictures,
-    images: Collection,
+    held: Compared,
     other: VectorStore,
     min_similarity: float | None,
     save: str | None,
     out: str | Path | None,
 ) -> Listing:
-    """List the images of one store that another has too."""
+    """List what of one store another has too."""
     if (opened.info.encoder, opened.info.preprocess) != (other.info.encoder, other.info.preprocess):
         raise NearfarError(
             f"{opened.address} and {other.address} hold vectors of different encoders; embed both with "
             "the same run."
         )
-    ids = pictures.ids
-    theirs, others = read_collection(other)
-    level = calibrate(others, min_similarity)
-    found = duplicate_pairs(images, others, level.min_similarity)
+    ids, kind = held.ids, modality(opened.info.modality)
+    theirs = compared(other)
+    level = theirs.threshold(min_similarity)
+    found = duplicate_pairs(held.examples, theirs.examples, level.min_similarity)
     copies = [theirs.ids[row] for row in found.b]
     listed = [ids[row] for row in found.a]
     readable = [
-        pictures.at_hand.get(a, False) and theirs.at_hand.get(b, False)
+        held.read_whole(a) and theirs.read_whole(b)
         for a, b in zip(found.a.tolist(), found.b.tolist(), strict=True)
     ]
     sure = found.same | np.array(readable, np.bool_)
@@ -204,8 +198,8 @@ def _leaks(
     many, known = len(set(listed)), len(set(found.a[sure].tolist()))
     unseen = [] if known == many else [_unconfirmed(many - known, opened)]
     lines = (
-        f"{known:,} of {len(ids):,} images of {opened.address} are in {other.address} too, or nearly; "
-        f"{len(set(found.a[found.same].tolist())):,} of them byte for byte.",
+        f"{known:,} of {len(ids):,} {kind.noun} of {opened.address} are in {other.address} too, or nearly; "
+        f"{len(set(found.a[found.same].tolist())):,} of them {_same(kind.name)}.",
         *unseen,
         str(level),
     )

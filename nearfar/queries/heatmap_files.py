@@ -16,6 +16,7 @@ from ..core.atomic import atomic_write
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data.in_memory import open_in_memory
+from ..data.source import files_of
 from ..features.chunked import Chunk, read_chunks
 from ..features.extract import features
 from ..stores import VectorStore
@@ -73,7 +74,7 @@ def heat(store: VectorStore, run: Run, normal: list[str], ids: list[str], folder
 
 def _read(store: VectorStore, run: Run, ids: list[str]) -> Chunk:
     """Decode some images from their files."""
-    paths = store.rows(["path"], ids=ids).column("path").to_pylist()
+    paths = files_of(store.rows(["path"], ids=ids).column("path").to_pylist())
     for one, path in zip(ids, paths, strict=True):
         if not path or not Path(path).is_file():
             raise NearfarError(

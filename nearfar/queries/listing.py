@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, check_place
 from ..core.errors import NearfarError
 from ..core.text import printable, spreadsheet_cell
 from ..images.thumbnails import thumbnail
@@ -89,6 +89,7 @@ def check_name(path: Path) -> None:
         )
     if path.is_dir():
         raise NearfarError(f"--out {path} is a folder; name a file in it, such as {path / 'found.csv'}.")
+    check_place(path)
 
 
 def write(listing: Listing, path: Path, thumbnails: Thumbnails) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..analysis.projection import cells, draw, project
 from ..core.atomic import atomic_write
+from ..core.errors import NearfarError
 from ..core.text import counted
 from ..images.thumbnails import thumbnail
 from .listing import Listing
@@ -44,12 +45,16 @@ def image_map(
     ids, x = opened.vectors(where)
     places = project(x, method, seed)
     columns = {name: places[:, at].tolist() for at, name in enumerate(MAP_COLUMNS)}
-    for name, values in columns.items():
-        opened.update(name, dict(zip(ids, values, strict=True)))
-    lines = (
-        f"The columns {' and '.join(MAP_COLUMNS)} of {opened.address} hold the coordinates of "
-        f"{counted(len(ids), 'image')}.",
-    )
+    try:
+        for name, values in columns.items():
+            opened.update(name, dict(zip(ids, values, strict=True)))
+        line = (
+            f"The columns {' and '.join(MAP_COLUMNS)} of {opened.address} hold the coordinates of "
+            f"{counted(len(ids), 'image')}."
+        )
+    except NearfarError as error:  # a store that cannot be written can be drawn all the same
+        line = f"The coordinates are not kept: {error}"
+    lines = (line,)
     listing = Listing("2-D map, similar images together", tuple(ids), columns, lines, {"images": len(ids)})
     if out is None or Path(out).suffix.lower() != ".png":
         return write_result(listing, opened, out)

@@ -10,7 +10,7 @@ from ..core.text import counted
 from ..data.defects import GOOD, Truth, find_layout
 from ..data.in_memory import InMemorySource
 from ..data.open import open_data
-from ..data.source import Source
+from ..data.source import Source, files_of
 from ..stores import VectorStore
 from ..training.run import Run, default_encoder, load
 from .image_folder import is_store
@@ -102,7 +102,7 @@ def _of_store(
     ids = sorted(store.ids(condition))
 
     def files(some: list[str]) -> Source:
-        paths = store.rows(["path"], ids=some).column("path").to_pylist()
+        paths = files_of(store.rows(["path"], ids=some).column("path").to_pylist())
         gone = [one for one, path in zip(some, paths, strict=True) if not path or not Path(path).is_file()]
         if gone:
             raise NearfarError(

@@ -11,11 +11,11 @@ from ..analysis.structure import Rows
 from ..core.device import cores
 from ..core.errors import BadImage
 from ..core.threads import map_in_order
+from ..data.source import file_of
 from ..images import decode
 from ..images.decode import Pixels
 from ..images.files import MAX_PIXELS
 from ..images.thumbnails import thumbnail
-from ..images.value_range import Range
 from ..stores import VectorStore
 
 
@@ -39,8 +39,6 @@ class Pictures:
         known = store.rows(["digest", "path"], ids=self.ids)
         self.digests = [one or "" for one in known.column("digest").to_pylist()]
         self._paths = known.column("path").to_pylist()
-        low, high = (store.info.preprocess.get(end) for end in ("low", "high"))
-        self._range: Range | None = None if low is None or high is None else (low, high)
         self.at_hand: dict[int, bool] = {}
 
     def small(self, rows: Rows) -> list[Pixels | None]:
@@ -62,9 +60,11 @@ class Pictures:
         if not path or not self.digests[row]:
             return None
         try:
-            data = decode.read(Path(path), max_pixels=MAX_PIXELS)
+            data = decode.read(Path(file_of(path)), max_pixels=MAX_PIXELS)
             if hashlib.blake2b(data, digest_size=16).hexdigest() != self.digests[row]:
                 return None
-            return decode.decode(data, max_pixels=MAX_PIXELS, short_side=LARGEST, value_range=self._range)
+            return decode.decode(
+                data, max_pixels=MAX_PIXELS, short_side=LARGEST, value_range=self.store.info.value_range
+            )
         except BadImage:
             return None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..core import progress
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, check_place
 from ..core.device import device_named
 from ..core.errors import NearfarError
 from ..core.own_mark import is_own
@@ -99,6 +99,7 @@ def report(
         NearfarError: a run cannot be loaded, a library is missing, or the file cannot be written.
     """
     page.check_libraries()
+    check_place(Path(out))
     if not 1 <= len(runs) <= RUNS:
         raise NearfarError(f"a report shows 1 to {RUNS} runs, not {len(runs)}.")
     if bank is not None and len(runs) > 1:

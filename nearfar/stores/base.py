@@ -58,6 +58,12 @@ class StoreInfo:
         """Name the columns that such a store has from the start, with their kinds; numbers are whole."""
         return {**FIXED, **modality(self.modality).columns}
 
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Say which values of images of more than 8 bits are black and white."""
+        low, high = (self.preprocess.get(end) for end in ("low", "high"))
+        return None if low is None or high is None else (low, high)
+
     def to_json(self) -> dict[str, Any]:
         """Describe it in plain values."""
         return asdict(self)
