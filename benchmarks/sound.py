@@ -102,7 +102,7 @@ def machine(split: Split, x: dict[Path, Any]) -> dict[str, Any]:
     from sklearn.svm import SVC
 
     (train, y), (test, truth) = (labelled(files) for files in split)
-    grid = {"svc__C": [1, 10, 100]}
+    grid = {"svc__C": [0.1, 1, 10, 100]}
     search = GridSearchCV(make_pipeline(StandardScaler(), SVC()), grid, cv=LeaveOneGroupOut())
     search.fit([x[path] for path in train], y, groups=[path.stem.split("_")[1] for path in train])
     score = search.score([x[path] for path in test], truth)
