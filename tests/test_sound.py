@@ -12,6 +12,8 @@ import small_sounds
 import torch
 
 import nearfar
+from nearfar.analysis.duplicates import duplicate_groups, duplicate_pairs
+from nearfar.analysis.sound_copies import Clips
 from nearfar.cli.main import main, pretrain_parser
 from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import modalities as kinds
@@ -306,3 +308,28 @@ def test_vectors_of_files_go_into_a_store_and_are_searched(clips: Path, run: Pat
     assert set(held.rows(["milliseconds"]).column("milliseconds").to_pylist()) == {300, 350, 400, 450}
     found = nearfar.search(store, id="ee/ee-100-0.wav", limit=3)
     assert len(found.ids) == 3 and "ee/ee-100-0.wav" not in found.ids
+
+
+def test_copies_of_clips_are_found_by_their_samples() -> None:
+    draw = np.random.default_rng(0)
+    clips = []
+    for pitch in (110, 113, 150, 201):
+        for _ in range(3):  # one vowel of one speaker, said thrice: the phases differ
+            time = np.arange(4000) / 8000
+            waves = [np.sin(2 * np.pi * pitch * k * time + draw.uniform(0, 6.3)) / k for k in range(1, 12)]
+            clips.append(np.sum(waves, axis=0) * np.hanning(4000) * 0.2)
+    copy = {
+        "louder": 3 * clips[0], "upside down": -clips[0], "later": np.r_[np.zeros(700), clips[0]],
+        "cut": clips[0][200:], "noisy": clips[0] + 0.01 * draw.standard_normal(4000),
+    }  # fmt: skip
+    held = [np.asarray(x, np.float32) for x in (*clips, *copy.values(), np.zeros(50))]
+    x = draw.standard_normal((len(held), 4)).astype(np.float32)
+    x[12:17] = x[0] + 0.01 * draw.standard_normal((5, 4)).astype(np.float32)
+    found = duplicate_groups(Clips(x, [""] * len(held), lambda row: held[row]), [0] * len(held), 0.95)
+    assert found.rows.tolist()[0] == 0 and set(found.rows.tolist()) == {0, 12, 13, 14, 15, 16}
+    here = Clips(x[12:], [""] * 6, lambda row: held[12 + row])
+    there = Clips(x[:12], [""] * 12, lambda row: held[row])
+    pairs = duplicate_pairs(here, there, 0.95)
+    assert set(pairs.b.tolist()) == {0} and set(pairs.a.tolist()) == {0, 1, 2, 3, 4}
+    none = Clips(x, [""] * len(held), lambda row: None)
+    assert len(duplicate_pairs(none)) == 0

@@ -15,6 +15,8 @@ import small_sounds
 from PIL import Image
 
 import nearfar
+from nearfar.queries.compared import compared
+from nearfar.queries.duplicates import list_groups
 from nearfar.stores import VectorStore, open_store
 
 HOW = {"steps": 30, "batch_size": 32, "precision": "float32", "workers": 1, "device": "cpu", "rate": 8000}
@@ -40,6 +42,15 @@ def test_the_uses_of_a_store_work_on_sound(there: tuple[Path, nearfar.Run, Vecto
     copies = nearfar.duplicates(store)
     assert {"ee/twice.wav", "ee/ee-130-1.wav"} <= set(copies.ids)
     assert copies.columns["same"][copies.ids.index("ee/twice.wav")]
+    said = "\n".join(copies.lines)
+    assert (
+        "clips are copies, 1 of them byte for byte" in said
+        and "longest clip" in said
+        and "pixels" not in said
+    )
+    assert "not at hand" not in said
+    listed = list_groups(store, compared(store, files=False))  # as the page does
+    assert set(listed.ids) == {"ee/twice.wav", "ee/ee-130-1.wav"} and "not opened here" in listed.lines[1]
     clip = root / "clips" / "ah" / "ah-170-2.wav"
     near = nearfar.search(store, image=clip, limit=4, out=root / "near.png")
     assert (root / "near.png").stat().st_size

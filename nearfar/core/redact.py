@@ -6,12 +6,13 @@ import re
 from urllib.parse import unquote
 
 HIDDEN = "***"
-_ADDRESS = re.compile(r"(\s*[A-Za-z][A-Za-z0-9+.-]+:/+)(.*)", re.DOTALL)
+_MISTYPED = r"(?i:postgres)\w*[^\s/]*/+(?=[^\s]*@)"  # without its colon
+_ADDRESS = re.compile(rf"([\s'\"]*(?:[A-Za-z][A-Za-z0-9+.-]+:/+|{_MISTYPED}))(.*)", re.DOTALL)
 _SECRET = re.compile(
     r"((?:pass|pwd|secret|token|key|credential|sig)[\w%.-]*\s*=).*", re.DOTALL | re.IGNORECASE
 )
 _NO_PORT = re.compile(r"^([^/?#:\[\]]*:)(?!\d*(?:[/?#]|$))[^/?#]*")  # user:password and no host
-_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+\S+")
+_IN_TEXT = re.compile(rf"(?:[A-Za-z][A-Za-z0-9+.-]+:/+|{_MISTYPED})\S+")
 
 
 def redact(address: str) -> str:

@@ -52,6 +52,7 @@ class Filled:
         relabelled: labels that followed a change in the collection.
         kept_labels: labels changed in the store since, which differ from the collection's and stay.
         rejected: images that cannot be used.
+        one: the word for one of them, such as clip.
     """
 
     address: str
@@ -64,6 +65,7 @@ class Filled:
     relabelled: int
     kept_labels: int
     rejected: tuple[Rejected, ...]
+    one: str = "image"
 
     def to_json(self) -> dict[str, Any]:
         """Describe it in plain values."""
@@ -75,7 +77,7 @@ class Filled:
     def __str__(self) -> str:
         """Say it in a few lines."""
         counts = f"{self.encoded:,} encoded, {self.known:,} known by content, {self.unchanged:,} unchanged"
-        lines = [f"{self.address}: {counted(self.images, 'image')} ({counts})"]
+        lines = [f"{self.address}: {counted(self.images, self.one)} ({counts})"]
         if self.relabelled:
             lines.append(f"{counted(self.relabelled, 'label')} changed with the collection")
         if self.kept_labels:
@@ -340,6 +342,7 @@ class _Job:
             gone=tuple(self.gone),
             pruned=prune,
             rejected=tuple(self.bad),
+            one=self.reader.modality.one,
         )
 
 

@@ -1,15 +1,25 @@
-"""Reads what a search for duplicates compares: images by pixels, texts by words, sounds by spectrograms."""
+"""Reads what a search for duplicates compares: images by pixels, texts by words, clips by samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..analysis.copy_threshold import CopyThreshold, calibrate
 from ..analysis.duplicates import Collection
-from ..analysis.text_copies import MIN_SIMILARITY, Texts, TextThreshold
+from ..analysis.sound_copies import Clips, Samples, SoundThreshold
+from ..analysis.text_copies import Texts, TextThreshold
+from ..core.errors import BadImage
+from ..data.source import file_of
+from ..sound import read as sound
 from ..stores import VectorStore
+from ..training.settings import Training
 from .pictures import Pictures
+
+RATE = 8000  # samples a second at which clips are compared
+LONGEST = 300  # seconds of a clip that are compared
 
 
 @dataclass(frozen=True)
@@ -19,14 +29,16 @@ class Compared:
     Attributes:
         ids: of them.
         examples: what is compared.
-        pictures: where these come from; None for texts, which the store holds whole.
+        pictures: where images come from; None for texts, which the store holds whole, and clips.
+        lacking: clips that were asked for and are not at hand as files; known after the search.
     """
 
     ids: Sequence[str]
-    examples: Collection | Texts
+    examples: Collection | Texts | Clips
     pictures: Pictures | None
+    lacking: set[int] = field(default_factory=set)
 
-    def threshold(self, min_similarity: float | None) -> CopyThreshold | TextThreshold:
+    def threshold(self, min_similarity: float | None) -> CopyThreshold | TextThreshold | SoundThreshold:
         """Choose from which similarity two are near copies.
 
         Args:
@@ -34,7 +46,8 @@ class Compared:
         """
         if isinstance(self.examples, Collection):
             return calibrate(self.examples, min_similarity)
-        return TextThreshold(MIN_SIMILARITY if min_similarity is None else min_similarity)
+        kind = TextThreshold if isinstance(self.examples, Texts) else SoundThreshold
+        return kind() if min_similarity is None else kind(min_similarity)
 
     def read_whole(self, row: int) -> bool:
         """Tell whether an example was compared whole, and not only as a thumbnail.
@@ -61,5 +74,32 @@ def compared(store: VectorStore, where: str | None = None, files: bool = True) -
         held = store.rows(["text"], ids=ids).column("text").to_pylist()
         return Compared(ids, Texts.of([one or "" for one in held]), None)
     pictures = Pictures(store, ids)
+    if store.info.modality == "sound":
+        lacking: set[int] = set()
+        read = _reader(store, ids, files, lacking)
+        return Compared(ids, Clips(x, pictures.digests, read), None, lacking)
     originals = pictures.originals if files else None
     return Compared(ids, Collection(x, pictures.digests, pictures.small, originals), pictures)
+
+
+def _reader(
+    store: VectorStore, ids: Sequence[str], files: bool, lacking: set[int]
+) -> Callable[[int], Samples | None]:
+    """Make what reads the samples of a clip, if its file still has the content that the store knows."""
+    known = store.rows(["digest", "path"], ids=list(ids)).to_pydict()
+
+    def read(row: int) -> Samples | None:
+        path, digest, limit = known["path"][row], known["digest"][row], Training.max_pixels
+        try:
+            if not files or not path or not digest:
+                raise BadImage("not at hand")
+            data = sound.read(Path(file_of(path)), limit)
+            if hashlib.blake2b(data, digest_size=16).hexdigest() != digest:
+                raise BadImage("another one by now")
+            samples, rate = sound.decode(data, limit)
+        except BadImage:
+            lacking.add(row)
+            return None
+        return sound.resample(samples[: LONGEST * rate], rate, RATE)
+
+    return read

@@ -36,7 +36,8 @@ def duplicates(
 
     The image to keep has the most pixels; of several such, the most bytes; of several such, the first name.
     Near copies are confirmed by the images' own files. Where those are gone, only thumbnails can be compared,
-    and the result says so. Texts are compared by their words, and the longest is kept; clips by spectrograms.
+    and the result says so. Texts are compared by their words, and the longest is kept; clips of sound by
+    their samples.
 
     Example: nearfar duplicates photos.nf --out copies.png
 
@@ -95,7 +96,7 @@ def list_groups(
         "group": (found.group + 1).tolist(),
         **{name: [sides[row][name] for row in found.rows] for name in own},
     }
-    spare, copies = len(listed) - int(found.keep.sum()), int((sure & ~found.keep).sum())
+    spare, copies = len(listed) - int(found.keep.sum()), int(((sure | found.same) & ~found.keep).sum())
     # Also copies of one another of which neither is the image to keep.
     known = [digest for digest in held.examples.digests if digest]
     exact = len(known) - len(set(known))
@@ -109,6 +110,7 @@ def list_groups(
         "calibration": vars(level),
     }
     unseen = [] if copies == spare else [_unconfirmed(spare - copies, opened)]
+    unseen += _lacking(held)
     lines = (
         f"{copies:,} of {len(ids):,} {kind.noun} are copies, {exact:,} of them {_same(kind.name)}, in "
         f"{counted(groups, 'group')}. In each group, keep "
@@ -153,15 +155,20 @@ def _confirmed(
 
 def _unconfirmed(many: int, store: VectorStore) -> str:
     """Say what could not be confirmed."""
-    kind, side = modality(store.info.modality), store.info.thumbnail
-    if not kind.pictures:
-        where, why = f"spectrograms of {side} pixels", "clips are compared by these alone"
-    else:
-        where, why = f"thumbnails of {side} pixels", "their files are not at hand"
     return (
-        f"{counted(many, f'more {kind.one} looks')} like copies in {where}, in "
-        f"which small differences do not show (confirmed: no); {why}."
+        f"{counted(many, 'more image looks')} like copies in thumbnails of {store.info.thumbnail} pixels, in "
+        "which small differences do not show (confirmed: no); their files are not at hand."
     )
+
+
+def _lacking(held: Compared) -> list[str]:
+    """Say of how many clips there are no samples to compare."""
+    if not held.lacking:
+        return []
+    return [
+        f"The files of {counted(len(held.lacking), 'clip')} are not at hand, or not opened here: of these, "
+        "only copies byte for byte are found."
+    ]
 
 
 def _leaks(
@@ -197,6 +204,7 @@ def _leaks(
     }
     many, known = len(set(listed)), len(set(found.a[sure].tolist()))
     unseen = [] if known == many else [_unconfirmed(many - known, opened)]
+    unseen += _lacking(held) or _lacking(theirs)
     lines = (
         f"{known:,} of {len(ids):,} {kind.noun} of {opened.address} are in {other.address} too, or nearly; "
         f"{len(set(found.a[found.same].tolist())):,} of them {_same(kind.name)}.",

@@ -5,9 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..core.errors import NearfarError
+from ..core.redact import redact
 from .base import StoreInfo, VectorStore
 
 _POSTGRES = re.compile(r"\s*postgres(?:ql)?(?:\+\w+)?://", re.IGNORECASE)  # also as SQLAlchemy writes it
+
+_LIKE_POSTGRES = re.compile(
+    r"\W*postgres\w*[^/]*/.*@", re.IGNORECASE | re.DOTALL
+)  # a folder would be made of it
 
 
 def open_store(address: str | Path, info: StoreInfo | None = None) -> VectorStore:
@@ -29,6 +35,10 @@ def open_store(address: str | Path, info: StoreInfo | None = None) -> VectorStor
         from .postgres import PostgresStore
 
         return PostgresStore(f"postgresql://{text[found.end() :].strip()}", info)
+    if _LIKE_POSTGRES.match(text):
+        raise NearfarError(
+            f"{redact(text)} is not a server address; write postgresql://user:password@host:port/database"
+        )
     from .lancedb import LanceStore
 
     return LanceStore(text, info)
