@@ -12,6 +12,7 @@ from typing import IO
 
 from ..core.errors import NearfarError
 from ..core.text import from_spreadsheet_cell
+from .names import Names
 
 _DELIMITERS = ",;\t"
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -100,7 +101,7 @@ def _delimiter(heading: str) -> str:
     return max(_DELIMITERS, key=lambda mark: len(next(csv.reader([heading], delimiter=mark), [])))
 
 
-def native_paths(paths: Sequence[str], root: Path, source: Path) -> list[str]:
+def native_paths(paths: Sequence[str], root: Path, source: Path) -> Sequence[str]:
     """Turn paths as Windows writes them into this system's, if that is what they are.
 
     Args:
@@ -116,9 +117,9 @@ def native_paths(paths: Sequence[str], root: Path, source: Path) -> list[str]:
     """
     odd = next((path for path in paths if "\\" in path), None)
     if odd is None or os.sep == "\\" or os.path.lexists(root / odd):
-        return list(paths)
+        return paths
     if _DRIVE.match(odd):
         raise NearfarError(
             f"{source} lists {odd!r}, which only Windows finds; write paths relative to the list's folder."
         )
-    return [path.replace("\\", "/") for path in paths]
+    return Names.of(path.replace("\\", "/") for path in paths)
