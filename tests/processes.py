@@ -232,6 +232,81 @@ def gradients() -> dict[str, Tensor]:
     return found
 
 
+def sharded() -> dict[str, Tensor]:
+    """Two steps of methods whose blocks' weights the processes share; in one process plain."""
+    from small import given, small
+
+    from nearfar import models
+    from nearfar.core import distributed
+    from nearfar.core.sharded import is_sharded, local, whole
+    from nearfar.data.batch import Batch
+    from nearfar.training import checkpoint, engine, optim
+    from nearfar.training.parallel import parallelise
+    from nearfar.training.schedule import StepPlan
+    from nearfar.training.settings import Training
+
+    class Feed:
+        waited = 0.0
+
+        def __iter__(self):
+            for step in range(2):
+                torch.manual_seed(step)
+                views = [share(torch.rand(8, 3, 16, 16).double()) for _ in range(len(some.views))]
+                rows = torch.arange(8)
+                yield Batch(views, share(rows), share(rows % 3), step)
+
+    found = {}
+    for name, network, optimizer, chunk in SHARDED:
+        module = small(name, network=network).double()
+        some = given(module, 1)
+        if name == "ijepa" and distributed.world() > 1:
+            models.checkpoint_activations(module)
+        parallelise(module, "fsdp")
+        maker = optim.optimizer(Training(optimizer=optimizer, lr=0.01), module)
+        plan, cpu = StepPlan(((0, 2),)), torch.device("cpu")
+        how = {"plan": plan, "lr": 0.01, "warmup": 0.0, "device": cpu}
+        own = chunk and chunk // distributed.world()
+        for step in engine.train(module, Feed(), maker, chunk=own, **how):
+            for part, p in module.named_parameters():
+                if p.grad is not None:
+                    found[f"{name}.{step.number}.grad.{part}"] = whole(p.grad)
+        if distributed.world() > 1:
+            parts = [p for p in module.parameters() if is_sharded(p)]
+            count, held = (sum(x.numel() for x in some) for some in (parts, map(local, parts)))
+            assert held <= count / distributed.world() * 1.01 and count > 50_000
+        saved, numbers = checkpoint.state_of(module, maker)  # in one process, or in process 0
+        found |= {f"{name}.{key}": value.clone() for key, value in saved.items()}
+        if distributed.world() > 1:  # what every process would read from the file comes back to its place
+            read = _told_all(saved)
+            with torch.no_grad():
+                for p in module.parameters():
+                    local(p).zero_()
+            checkpoint.restore(module, maker, read, distributed.same(numbers))
+            again, _ = checkpoint.state_of(module, maker)
+            assert all(torch.equal(value, again[key]) for key, value in saved.items())
+    return found
+
+
+def _told_all(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give every process the tensors that process 0 has."""
+    from nearfar.core import distributed
+
+    made = {}
+    for name, shape, kind in distributed.same(
+        [[key, x.shape, str(x.dtype).removeprefix("torch.")] for key, x in tensors.items()]
+    ):
+        made[name] = tensors.get(name, torch.empty(shape, dtype=getattr(torch, kind))).contiguous()
+        torch.distributed.broadcast(made[name], 0)
+    return made
+
+
+SHARDED = (
+    ("byol", "resnet10_w16", "adamw", None),
+    ("ijepa", "vit_w64_d2", "lars", None),
+    ("mae", "vit_w64_d2", "muon", 4),
+)
+
+
 def queues() -> dict[str, Tensor]:
     """Three steps of methods that keep queues and slow copies, or that choose among everyone's pairs."""
     from small import given, small
@@ -310,5 +385,6 @@ def replicas() -> dict[str, Tensor]:
 
 
 FUNCTIONS = {
-    function.__name__: function for function in (words, losses, batchnorm, gradients, queues, replicas)
+    function.__name__: function
+    for function in (words, losses, batchnorm, gradients, queues, replicas, sharded)
 }

@@ -39,10 +39,10 @@ def encoder_of(name: str) -> str:
     return "vit_w64_d2" if "tokens" in methods.method(name).needs else "resnet10_w16"
 
 
-def small(name: str, **values: Any) -> Method:
+def small(name: str, *, network: str | None = None, **values: Any) -> Method:
     """A method with a tiny encoder; the same weights each time."""
     with models.seeded(0, name):
-        f = models.encoder(encoder_of(name), size=16)
+        f = models.encoder(network or encoder_of(name), size=16)
         config = build(methods.settings(name), narrow(name) | values)
         needs = methods.method(name).requires(config)
         given = {"images": 32} if "images" in needs else {}

@@ -175,6 +175,24 @@ def test_two_processes_give_the_gradient_of_one():
             assert torch.equal(two[0][key], two[1][key])
 
 
+@pytest.mark.parametrize(
+    "processes_of", [processes.two, pytest.param(processes.four, marks=pytest.mark.slow)]
+)
+def test_processes_that_share_weights_learn_as_one(processes_of):
+    """Gradients of the first step; then what a save holds. Muon's steps are rounded to bfloat16."""
+    one, many = processes.one("sharded"), processes_of("sharded")
+    assert one.keys() == many[0].keys()
+    first = [key for key in one if ".1.grad." in key]
+    assert {key.partition(".")[0] for key in first} == {name for name, *_ in processes.SHARDED}
+    for key in one:
+        if key.startswith("mae.") and key not in first:
+            continue
+        near = {"rtol": 0, "atol": 1e-12} if key in first else {"rtol": 1e-6, "atol": 1e-8}
+        torch.testing.assert_close(many[0][key], one[key], **near, msg=key)
+        if key in first:
+            assert all(torch.equal(other[key], many[0][key]) for other in many)
+
+
 def test_simclr_takes_a_deeper_head_and_any_temperature():
     module = small("simclr", head=[32, 16, 8], temperature=0.1)
     assert [p.out_features for p in module.g if isinstance(p, torch.nn.Linear)] == [32, 16, 8]

@@ -52,7 +52,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory):
 def test_a_run_keeps_a_whitening_of_its_own_images(photos, tmp_path) -> None:
     how = {"encoder": "resnet8", "batch_size": 8, "steps": 2, "image_size": 16, "holdout": 0.0}
     run = nearfar.pretrain(photos, out=tmp_path / "a", **how)
-    images = load(open_data(photos), short_side=run.preprocess.decode_side, max_pixels=10**6, max_bad=0, threads=1)
+    images = load(
+        open_data(photos), short_side=run.preprocess.decode_side, max_pixels=10**6, max_bad=0, threads=1
+    )
     found = torch.from_numpy(features(run.encoder, images, run.preprocess)).double()
     raw = models.finished(models.as_trained(run.encoder))
     x = torch.from_numpy(features(raw, images, run.preprocess)).double()

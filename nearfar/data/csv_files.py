@@ -13,6 +13,7 @@ from typing import IO
 
 from ..core.errors import NearfarError
 from ..core.text import from_spreadsheet_cell
+from .names import Names
 
 _DELIMITERS = ",;\t"
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
@@ -119,7 +120,7 @@ def _decomposed(word: str) -> str:
     return unicodedata.normalize("NFD", from_windows(word))  # as macOS writes accents
 
 
-def native_paths(paths: Sequence[str], root: Path, source: Path) -> list[str]:
+def native_paths(paths: Sequence[str], root: Path, source: Path) -> Sequence[str]:
     """Turn paths as other systems and programs write them into this system's, if that is what they are.
 
     Args:
@@ -140,17 +141,17 @@ def native_paths(paths: Sequence[str], root: Path, source: Path) -> list[str]:
         return paths
     for form in (from_windows, _composed, _decomposed):
         if os.path.lexists(root / form(odd)):
-            return [form(path) for path in paths]
+            return Names.of(form(path) for path in paths)
     return paths
 
 
-def _with_slashes(paths: Sequence[str], root: Path, source: Path) -> list[str]:
+def _with_slashes(paths: Sequence[str], root: Path, source: Path) -> Sequence[str]:
     """Write / for each backslash of paths, if no file bears the first such name as it stands."""
     odd = next((path for path in paths if "\\" in path), None)
     if odd is None or os.sep == "\\" or os.path.lexists(root / odd):
-        return list(paths)
+        return paths
     if _DRIVE.match(odd):
         raise NearfarError(
             f"{source} lists {odd!r}, which only Windows finds; write paths relative to the list's folder."
         )
-    return [path.replace("\\", "/") for path in paths]
+    return Names.of(path.replace("\\", "/") for path in paths)

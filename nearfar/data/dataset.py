@@ -19,9 +19,11 @@ from ..core.errors import BadImage, NearfarError
 from ..core.threads import map_in_order
 from ..images.decode import decode
 from ..images.value_range import Range
+from .names import taken
 from .reading import Rejected, check_of, read_pixels, too_many
 from .source import Pixels, Source
 
+_SOME = 1 << 16  # names at a time
 LEAST_HELD, MOST_HELD = 64, 2048  # images held out, if any
 _TRIES = 100  # substitutes tried for a bad image; if all fail, the collection is beyond --max-bad anyway
 
@@ -226,7 +228,7 @@ class Subset(Dataset):
     @functools.cached_property
     def ids(self) -> Sequence[str]:
         """Name the images, in order."""
-        return [self.dataset.ids[row] for row in self.rows.tolist()]
+        return taken(self.dataset.ids, self.rows)
 
     @functools.cached_property
     def labels(self) -> npt.NDArray[np.int64] | None:
@@ -292,7 +294,10 @@ def fingerprint(ids: Sequence[str], digests: npt.NDArray[np.uint8]) -> str:
     Returns:
         32 hexadecimal digits, which change with any id, image or their order.
     """
-    mark = hashlib.blake2b("\0".join(ids).encode() + b"\0\0", digest_size=16)
+    mark = hashlib.blake2b(digest_size=16)
+    for at in range(0, len(ids), _SOME):  # as if they were one text, each name behind a \0 but the first
+        mark.update((("\0" if at else "") + "\0".join(ids[at : at + _SOME])).encode())
+    mark.update(b"\0\0")
     mark.update(np.ascontiguousarray(digests).tobytes())
     return mark.hexdigest()
 

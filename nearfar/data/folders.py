@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from ..core.text import counted
+from .names import Names
 
 # HEIC is looked for, though Pillow cannot read it, so that a phone's pictures do not vanish unsaid.
 SUFFIXES = frozenset({
@@ -68,7 +69,7 @@ def is_image_name(name: str, suffixes: Collection[str] = SUFFIXES) -> bool:
     return bool(dot) and not name.startswith(".") and suffix.lower() in suffixes
 
 
-def find(root: Path, others: Counter[str] | None = None, suffixes: Collection[str] = SUFFIXES) -> list[str]:
+def find(root: Path, others: Counter[str] | None = None, suffixes: Collection[str] = SUFFIXES) -> Names:
     """List the image files under a folder, at any depth, in sorted order.
 
     Hidden files and folders are passed over. Links to folders are followed, each folder once, and never
@@ -86,8 +87,8 @@ def find(root: Path, others: Counter[str] | None = None, suffixes: Collection[st
     Raises:
         OSError: the folder itself cannot be read.
     """
-    found: list[str] = []
-    odd: set[str] = set()  # folders that cannot be entered
+    held: dict[str, bytes] = {}  # by folder, its own names, packed: a path is a Python string only in passing
+    below: defaultdict[str, list[str]] = defaultdict(list)  # by folder, the folders within
     os.scandir(root).close()
     top = os.path.realpath(root)
     above = [top[:at] or os.sep for at, char in enumerate(top) if char in (os.sep, os.altsep)]
@@ -107,15 +108,47 @@ def find(root: Path, others: Counter[str] | None = None, suffixes: Collection[st
             seen.add((info.st_dev, info.st_ino))
             names, inner, linked = _look(path, others, suffixes)
         except OSError:
-            odd.add(prefix.rstrip("/"))
+            held[prefix] = _UNENTERED
+            _hang(below, prefix)
             continue
-        names.sort()  # short strings, folder by folder: the last sort then finds long runs in order
-        found += [prefix + name for name in names] if prefix else names
+        if names or not prefix:
+            held[prefix] = os.fsencode("\0".join(names))
+            _hang(below, prefix)
         folders += [(os.path.join(path, name), f"{prefix}{name}/") for name in inner]
         links += [(os.path.join(path, name), f"{prefix}{name}/") for name in linked]
-    found += odd.difference(found)  # one with an image's name is in the list already
-    found.sort()
-    return found
+    return Names.of(_in_order(held, below))
+
+
+_UNENTERED = b"/"  # stands for a folder that may not be entered, as no name can
+
+
+def _hang(below: defaultdict[str, list[str]], prefix: str) -> None:
+    """Note a folder, and those above it that are not noted yet, each in the one above it."""
+    while prefix:
+        parent = prefix[: prefix.rindex("/", 0, -1) + 1] if "/" in prefix[:-1] else ""
+        below[parent].append(prefix)
+        if len(below[parent]) > 1 or not parent:
+            break
+        prefix = parent
+
+
+def _in_order(held: dict[str, bytes], below: Mapping[str, list[str]]) -> Iterator[str]:
+    """Give all paths in sorted order, of which one folder's are strings at a time."""
+    left = [""]
+    while left:
+        entry = left.pop()
+        if entry and not entry.endswith("/"):
+            yield entry
+            continue
+        packed, inner = held.pop(entry, b""), below.get(entry, ())
+        names = sorted(os.fsdecode(packed).split("\0")) if packed else []
+        if not inner:
+            yield from (entry + name for name in names)
+            continue
+        # A folder's paths all lie where the folder itself, with its slash, lies between the files.
+        lost = {path for path in inner if held.get(path) == _UNENTERED}
+        here = {*(entry + name for name in names), *(path[:-1] for path in lost), *inner} - lost
+        left += sorted(here, reverse=True)
 
 
 def _look(

@@ -11,6 +11,7 @@ import numpy as np
 from ..core.errors import NearfarError
 from ..images.value_range import Range
 from .dataset import ImageDataset, class_numbers, fingerprint
+from .names import taken
 from .reading import Rejected, check_of, read_pixels, too_many
 from .source import Pixels, Source, stamps
 
@@ -99,7 +100,7 @@ class Ledger:
             reason = f" ({first.id}: {first.reason})" if first else ""
             raise NearfarError(f"{source.name} holds no usable image{reason}; {check_of(source)}")
         rows = good["row"].tolist()
-        ids = [source.ids[row] for row in rows]
+        ids = taken(source.ids, good["row"])
         digests = np.ascontiguousarray(good["digest"])
         labels, classes = class_numbers(source.labels and [source.labels[row] for row in rows])
         pixels = pixels.view(np.ndarray)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..core.errors import NearfarError, reason_of
 from .csv_files import from_windows, native_paths, open_text, read_rows
 from .endings import LISTS
+from .names import Names
 from .source import FileSource, class_names, clean
 
 SUFFIXES = LISTS
+_BLOCK = 1 << 16  # characters, or rows, at a time
 _PATH_COLUMNS = ("path", "file", "image", "filename")
 _LABEL_COLUMNS = ("label", "class", "target")
 
@@ -34,40 +37,60 @@ def column_of(path: Path, names: list[str], wanted: tuple[str, ...], what: str) 
     )
 
 
-def _from_text(path: Path) -> list[str]:
+def _lines(file: IO[str]) -> Iterator[str]:
+    """Read lines, which end in a line feed alone; a name may hold a carriage return."""
+    rest = ""
+    while block := file.read(_BLOCK):
+        *lines, rest = (rest + block).split("\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _from_text(path: Path) -> Names:
     with open_text(path, "surrogateescape") as file:
-        text = file.read()
-    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+        return Names.of(line.rstrip("\r") for line in _lines(file) if line.strip())
 
 
-def _from_csv(path: Path, labels: bool) -> tuple[list[str], list[Any] | None]:
+def _from_csv(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
     rows = read_rows(path, "surrogateescape")
     _, heading = next(rows, (0, []))
     at = column_of(path, heading, _PATH_COLUMNS, "paths")
     mark = column_of(path, heading, _LABEL_COLUMNS, "labels") if labels else at
-    paths, marks = [], []
-    for line, row in rows:
-        if len(row) <= max(at, mark):
-            raise NearfarError(f"{path}, line {line}: a column is missing; fill it in.")
-        paths.append(row[at].strip())
-        marks.append(from_windows(row[mark]))
-    return paths, marks if labels else None
+    marks: list[Any] = []
+
+    def paths() -> Iterator[str]:
+        for line, row in rows:
+            if len(row) <= max(at, mark):
+                raise NearfarError(f"{path}, line {line}: a column is missing; fill it in.")
+            if labels:
+                marks.append(from_windows(row[mark]))
+            yield row[at].strip()
+
+    return Names.of(paths()), marks if labels else None
 
 
-def _from_parquet(path: Path, labels: bool) -> tuple[list[str], list[Any] | None]:
+def _from_parquet(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
     import pyarrow.parquet as parquet
 
     names = list(parquet.read_schema(path).names)
     at = names[column_of(path, names, _PATH_COLUMNS, "paths")]
     mark = names[column_of(path, names, _LABEL_COLUMNS, "labels")] if labels else None
     table = parquet.read_table(path, columns=[at, mark] if mark else [at])
-    paths = table.column(at).to_pylist()
-    if not all(isinstance(item, str) and item for item in paths):
-        raise NearfarError(f"{path}: the column {at!r} lacks a path in some row; write paths as text.")
-    return paths, table.column(mark).to_pylist() if mark else None
+
+    def paths() -> Iterator[str]:
+        for start in range(0, len(table), _BLOCK):
+            for item in table.column(at).slice(start, _BLOCK).to_pylist():
+                if not (isinstance(item, str) and item):
+                    raise NearfarError(
+                        f"{path}: the column {at!r} lacks a path in some row; write paths as text."
+                    )
+                yield item
+
+    return Names.of(paths()), table.column(mark).to_pylist() if mark else None
 
 
-def read_list(path: Path, name: str, *, labels: bool) -> tuple[list[str], list[Any] | None]:
+def read_list(path: Path, name: str, *, labels: bool) -> tuple[Names, list[Any] | None]:
     """Read the paths of a list, and its labels.
 
     Args:
@@ -115,6 +138,6 @@ def open_list(path: Path, *, labels: bool) -> FileSource:
         NearfarError: the list cannot be read, is empty, or lacks a column.
     """
     paths, marks = read_list(path, str(path), labels=labels)
-    paths = native_paths(paths, path.parent, path)
+    native = native_paths(paths, path.parent, path)
     named = None if marks is None else class_names(str(path), marks, len(paths))
-    return FileSource(str(path), clean(paths), named, path.parent, paths)
+    return FileSource(str(path), clean(native), named, path.parent, native)

@@ -216,4 +216,4 @@ def arranged(
     if not ids:
         raise NearfarError(f"there is no image in {pattern!r}; shards hold members such as 000001.jpg.")
     where = np.array(places, dtype=np.int64)
-    return clean(ids), where, tuple(clean(classes)) if labels else None, clean(masks)
+    return list(clean(ids)), where, tuple(clean(classes)) if labels else None, list(clean(masks))

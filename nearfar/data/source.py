@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from ..core.progress import Bar
 from ..core.text import counted
 from ..core.threads import map_in_order
 from ..images.value_range import Values, over_white
+from .names import Names
 
 Pixels = npt.NDArray[np.uint8]
 _PART = 1024  # images stamped at a time
@@ -81,12 +82,23 @@ class Source(abc.ABC):
         """
 
 
-def clean(names: Iterable[str]) -> list[str]:
+@overload
+def clean(names: Names) -> Names: ...
+@overload
+def clean(names: Iterable[str]) -> Sequence[str]: ...
+def clean(names: Iterable[str]) -> Sequence[str]:
     """Make names valid UTF-8: a byte that was none becomes the four characters of `\\xff`.
 
     Args:
         names: names as the file system gave them.
+
+    Returns:
+        Packed names where they were packed, the same if nothing is to be done; else a list.
     """
+    if isinstance(names, Names):
+        if names.is_text():
+            return names
+        return Names.of(os.fsencode(name).decode("utf-8", "backslashreplace") for name in names)
     kept = list(names)
     try:
         "\0".join(kept).encode()

@@ -17,6 +17,7 @@ from .folders import find, is_image_name, told
 from .in_memory import is_tensor, open_in_memory
 from .labels import of_folders
 from .masks import masks_among
+from .names import Names
 from .object_store import is_address
 from .shards import open_shards
 from .source import FileSource, Source, class_names, clean, from_array
@@ -42,7 +43,7 @@ def _open_folder(folder: Path, labels: bool) -> FileSource:
         raise NearfarError(f"there is no image in {folder}{held}; {hint}.")
     masks = masks_among(paths)
     if masks:
-        paths = [path for path in paths if path not in masks]
+        paths = Names.of(path for path in paths if path not in masks)
     ids = clean(paths)
     named = of_folders(str(folder), ids) if labels else None
     return FileSource(str(folder), ids, named, folder, paths, masks=clean(sorted(masks)), others=dict(others))

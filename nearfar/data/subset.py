@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .names import taken
 from .source import Pixels, Source
 
 
@@ -43,4 +44,4 @@ def subset_of(source: Source, rows: npt.NDArray[np.int64]) -> SourceSubset:
         A source of n images.
     """
     labels = None if source.labels is None else tuple(source.labels[row] for row in rows.tolist())
-    return SourceSubset(source.name, [source.ids[row] for row in rows.tolist()], labels, source, rows)
+    return SourceSubset(source.name, taken(source.ids, rows), labels, source, rows)

@@ -21,6 +21,7 @@ from ..core.rng import fold
 from ..images.view_settings import is_small
 from . import feature_maps, image_tower, libraries, stems
 from . import weights as files
+from .blocks import blocks, checkpoint_activations
 from .feature_maps import Tokens
 from .layers import GlobalBatchNorm, mlp, settle, sync_batchnorm
 from .libraries import names
@@ -31,6 +32,8 @@ __all__ = [
     "Encoder",
     "GlobalBatchNorm",
     "Tokens",
+    "blocks",
+    "checkpoint_activations",
     "encoder",
     "finished",
     "like",

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..core.sharded import local
+
 
 def ema_copy(module: nn.Module) -> nn.Module:
     """Copy a network; the copy gets no gradient, and only `follow` moves it.
@@ -36,7 +38,8 @@ def ema_update(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
     Source:
         He et al. 2020, "Momentum contrast", equation 2.
     """
-    get_ema_multi_avg_fn(momentum)(list(slow.parameters()), list(fast.parameters()), 0)
+    mine, theirs = ([local(p) for p in net.parameters()] for net in (slow, fast))
+    get_ema_multi_avg_fn(momentum)(mine, theirs, 0)
 
 
 def cosine_momentum(start: float, progress: float) -> float:

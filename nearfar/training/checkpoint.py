@@ -21,9 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from ..core import distributed
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
 from ..core.shapes import COUNT, check_shape, loads
+from ..core.sharded import is_sharded, sharded_like, whole
 
 LAST = "last.safetensors"
 ANY = {str: object}
@@ -119,21 +121,35 @@ def state_of(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Gather all that training has learned: weights, buffers and optimizer state.
 
+    Where weights are sharded every process must call it, and process 0 alone gets them.
+
     Args:
         method: the module being trained.
         optimizer: its optimizer.
 
     Returns:
-        Tensors by name ("method.<name>", "optimizer.<parameter>.<what>"), and plain numbers likewise.
+        Tensors by name ("method.<name>", "optimizer.<parameter>.<what>"), and plain numbers likewise. Sharded
+        ones are gathered one by one, into the memory of the CPU.
     """
-    tensors = {f"method.{name}": value for name, value in method.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {}
     numbers: dict[str, Any] = {}
-    for index, state in optimizer.state_dict()["state"].items():
-        for what, value in state.items():
+
+    def keep(name: str, value: torch.Tensor) -> None:
+        if not is_sharded(value):
+            tensors[name] = value
+            return
+        value = whole(value)
+        if distributed.first():
+            tensors[name] = value.cpu()
+
+    for name, value in method.state_dict().items():
+        keep(f"method.{name}", value)
+    for name, parameter in method.named_parameters():
+        for what, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{index}.{what}"] = value
+                keep(f"optimizer.{name}.{what}", value)
             elif value is not None:
-                numbers[f"optimizer.{index}.{what}"] = value
+                numbers[f"optimizer.{name}.{what}"] = value
     return tensors, numbers
 
 
@@ -150,22 +166,26 @@ def restore(
         optimizer: an optimizer of the same make over it.
         tensors, numbers: from `state_of`.
     """
-    prefix = "method."
+    prefix, there = "method.", method.state_dict()
     method.load_state_dict(
-        {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+        {
+            (short := name[len(prefix) :]): sharded_like(value, there[short]) if short in there else value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
     )
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = dict(method.named_parameters())
     optimizer.state.clear()
     for name, value in [*tensors.items(), *numbers.items()]:
         if not name.startswith("optimizer."):
             continue
-        _, index, what = name.split(".", 2)
-        parameter = parameters[int(index)]
+        of, what = name.removeprefix("optimizer.").rsplit(".", 1)
+        parameter = parameters[of]
         if isinstance(value, torch.Tensor):
             # A buffer must lie in memory as its parameter does: fused optimizers walk both side by side.
             like = parameter if value.shape == parameter.shape else value
             device = "cpu" if what == "step" and like is value else parameter.device
-            value = torch.empty_like(like, dtype=value.dtype, device=device).copy_(value)
+            value = torch.empty_like(like, dtype=value.dtype, device=device).copy_(sharded_like(value, like))
         optimizer.state[parameter][what] = value
 
 

@@ -22,7 +22,7 @@ from ..data.loader import DataLoader
 from ..methods.base import Loss, Method
 from . import grad_cache, optim
 from .draws import named_draws
-from .parallel import average_gradients, parallelise
+from .parallel import average_gradients, embeds_in_pieces, is_shared, parallelise
 from .replicas import Replicas
 from .schedule import StepPlan, TimeBudget
 
@@ -117,6 +117,9 @@ def train(
     direct = chunk is None and threads == 1
     # Batch norm counts over a share, which is a thread's; if a process has one, over those of all processes.
     whole = parallelise(method, "ddp" if direct else "none") if threads == 1 else method
+    shared = is_shared(method)
+    if shared and not direct:
+        embeds_in_pieces(method)
     number = start
     look = TimeBudget.next_look(start, plan)
     try:
@@ -132,6 +135,8 @@ def train(
                         found: Loss = whole(batch)
                     loss = found.total
                     loss.backward()
+                    if shared:
+                        average_gradients(method)
                 else:
                     cast = partial(autocast, device, precision, cache=threads == 1)
                     found = grad_cache.backward(replicas, batch, chunk, cast)

@@ -17,6 +17,7 @@ from ..core.errors import NearfarError
 from ..methods.base import Method
 from . import checkpoint, run_shapes
 from .engine import Step
+from .parallel import is_shared
 from .schedule import StepPlan
 from .settings import Training
 
@@ -112,12 +113,15 @@ class RunLogger:
             NearfarError: a weight is no longer a number, or the disk is full; the last save is intact.
         """
         self.saved = time.monotonic()
+        if not self.writes and not is_shared(self.method):
+            return
+        tensors, numbers = checkpoint.state_of(self.method, self.optimizer)
         if not self.writes:
             return
         self._finite(step, float(step.loss))
-        if not all(bool(torch.isfinite(weight).all()) for weight in self.method.state_dict().values()):
+        weights = (value for name, value in tensors.items() if name.startswith("method."))
+        if not all(bool(torch.isfinite(weight).all()) for weight in weights):
             self._finite(step, float("nan"))
-        tensors, numbers = checkpoint.state_of(self.method, self.optimizer)
         spent = self.earlier + time.monotonic() - self.began if self.timed else None
         facts = {"step": step.number, "plan": step.plan.stretches, "numbers": numbers, "seconds": spent}
         facts["run"] = self.digest

@@ -21,6 +21,7 @@ from . import checkpoint, run_shapes
 from .draws import named_draws
 from .engine import Step, autocast
 from .grouping import expects_of
+from .parallel import is_shared
 from .plan import epochs
 from .setup import TrainingSetup
 
@@ -50,6 +51,7 @@ class HealthMonitor:
         # As first planned, which is the same in every session.
         self.sample = sample(job.plan.stretches[0][1] * job.wanted.training.batch_size)
         self.began, self.spent = time.monotonic(), 0.0
+        self.shared = is_shared(job.module)
         self.log = checkpoint.Log(job.folder / "health.jsonl", job.started) if self.health_checks else None
         self.lines = (
             checkpoint.read_log(job.folder / "health.jsonl", run_shapes.HEALTH) if self.health_checks else []
@@ -57,7 +59,7 @@ class HealthMonitor:
         self.verdict: Verdict | None = None
         self.untrained: Encoder | None = None  # against what it shows, the rest is held
         if self.log is not None and not job.started and not self.lines:
-            self.untrained = copy.deepcopy(job.module.encoder)
+            self.untrained = copy.deepcopy((job.plain or job.module).encoder)
 
     def _stride(self, steps: int) -> float:
         return steps / self.health_checks if self.health_checks else float("inf")
@@ -74,12 +76,15 @@ class HealthMonitor:
         if self.untrained is not None:  # checked once the first step has shown that training works here
             self._add(0, self.untrained)
             self.untrained = None
-        if self.log is None or not (step.last or step.number >= self.next):
+        due = self._is_due(step)
+        if self.shared:
+            due = bool(distributed.same(due))  # since all have to bring the weights together
+        if not due:
             return None
-        if not step.last and (due := self._due(step)) > step.number:
-            self.next = due
+        method = self.job.whole()
+        if self.log is None:
             return None
-        self._add(step.number, self.job.module.encoder, step.watched)
+        self._add(step.number, method.encoder, step.watched)
         self.next = step.number + self._stride(step.plan.steps)
         noun = self.job.wanted.kind.noun
         before, self.verdict = self.verdict, judge(self.lines, self.expects, noun=noun)
@@ -93,6 +98,15 @@ class HealthMonitor:
         elif self.verdict is not None and self.verdict.bad and self.verdict.name != (before and before.name):
             progress.say(f"at step {step.number:,}: {self.verdict}")
         return self.lines[-1]
+
+    def _is_due(self, step: Step) -> bool:
+        """Tell whether it is time; of a check that would take too long, note when."""
+        if self.log is None or not (step.last or step.number >= self.next):
+            return False
+        if not step.last and (due := self._due(step)) > step.number:
+            self.next = due
+            return False
+        return True
 
     def _due(self, step: Step) -> float:
         """Tell the step from which one more check, and the last, keep to their share of the time."""
@@ -157,7 +171,8 @@ class HealthMonitor:
         job, found = self.job, {}
         parts = [("trained", job.dataset), *([("held", self.held)] if self.held is not None else [])]
         cast = autocast(job.device, job.wanted.training.precision)
-        job.module.eval()
+        module = job.plain or job.module
+        module.eval()
         for name, part in parts:
             count = min(self.sample, *(len(part) for _, part in parts))
             batch_size = min(count, BATCH)
@@ -166,10 +181,10 @@ class HealthMonitor:
             for number in range(count // batch_size):
                 batch = feed.make(number).to(job.device)
                 with torch.no_grad(), named_draws(batch.key, device=job.device), cast:
-                    metrics = job.module.metrics(job.module(batch).watched)
+                    metrics = module.metrics(module(batch).watched)
                 shares.append(float(metrics[self.expects.task]))
             found[name] = sum(shares) / len(shares)
-        job.module.train()
+        module.train()
         return {**found, "images": count // batch_size * batch_size, "compared": batch_size}
 
     def _groups(self, f: Encoder) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class Options(TypedDict, total=False):
     device: str | None
     views_on: str | None
     compile: str | None
+    parallel: str | None
+    checkpoint_activations: bool | None
     threads: int | None
     workers: int | None
     max_bad: float | None

@@ -199,6 +199,7 @@ def _train(
         feed.close()
         watch.close()
         recorder.close()
+    trained = job.whole()
     if distributed.first():
         training = job.wanted.training
         provenance = {
@@ -218,11 +219,11 @@ def _train(
         if teacher := teacher_of(methods.method(job.wanted.method), job.wanted.settings):
             provenance["teacher"] = teacher.facts()
         write_rejected(job.folder / "rejected.csv", whole.rejected)
-        parts = {name: job.module.get_submodule(name) for name in job.module.keep}
-        encoder = models.finished(adapting.merged(job.module.encoder))
+        parts = {name: trained.get_submodule(name) for name in trained.keep}
+        encoder = models.finished(adapting.merged(trained.encoder))
         whiten(encoder, job.dataset, job.wanted.preprocess, seed=training.seed, device=str(job.device))
         preprocess, of_text = job.wanted.kind.towers(job.wanted.preprocess)
-        tower = job.module.text_tower
+        tower = trained.text_tower
         text = None if tower is None else (tower, of_text)
         export(job.folder, encoder, preprocess, provenance, parts, text=text)
         progress.say(f"done: {counted(job.plan.steps, 'step')}; the encoder is in {job.folder}.")
@@ -269,9 +270,12 @@ def _steps(
                 _record(job.folder, whole, {**config, "plan": step.plan.stretches})
             recorder.note(step)
             figures = watch.note(step)
-            stop, save = distributed.same(caught.told()) if step.number % look == 0 else (0, False)
+            # Together, since the processes may have to bring weights together for a save.
+            stop, save, due = 0, False, False
+            if step.number % look == 0:
+                stop, save, due = distributed.same([*caught.told(), recorder.due()])
             hopeless = step.number % look == 0 and not step.last and watch.stops()
-            if step.last or stop or save or hopeless or recorder.due():
+            if step.last or stop or save or hopeless or due:
                 recorder.save(step)
             if hopeless:
                 raise NearfarError(

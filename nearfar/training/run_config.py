@@ -22,6 +22,8 @@ MAY_CHANGE = (
     "tensorboard",
     "health_checks",
     "stop_on_collapse",
+    "parallel",
+    "checkpoint_activations",
 )  # settings that may change when a run is resumed
 MEASURED = ("precision", "views_on", "compile", "threads")  # what the first session finds out and records
 

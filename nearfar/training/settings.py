@@ -34,7 +34,8 @@ class Training:
     batch_size: int = setting(256, "images a step, over all processes; each gives two views", low=2)
     micro_batch: int | None = setting(
         None,
-        "images in memory at a time (gradient caching); the loss still sees the whole batch",
+        "images in memory at a time (gradient caching); the loss still sees the whole batch, so every image keeps "
+        "all its negatives",
         low=1,
         source="Gao et al. 2021, GradCache",
     )
@@ -105,6 +106,19 @@ class Training:
         "auto",
         "whether torch.compile makes the network faster code; auto measures it for long runs on a GPU",
         choices=("auto", "yes", "no"),
+    )
+    parallel: str = setting(
+        "ddp",
+        "what several processes share: ddp, the batch; fsdp, also the weights of every block and their optimizer's "
+        "state",
+        choices=("ddp", "fsdp"),
+        source="Zhao et al. 2023, PyTorch FSDP",
+    )
+    checkpoint_activations: bool = setting(
+        False,
+        "compute every block again in the backward pass, which takes less memory and a third more time; for "
+        "networks without batch norm",
+        source="Chen et al. 2016, Training deep nets with sublinear memory cost",
     )
     threads: int | None = setting(
         None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from .. import models
 from ..core import distributed, progress
 from ..core.device import compute_threads, cores
 from ..core.errors import NearfarError
@@ -21,6 +23,7 @@ from ..data.loader import DataLoader, seconds_a_batch
 from ..data.modalities import modality
 from ..methods.base import Method
 from . import checkpoint, engine, optim, resolve, run_shapes
+from .parallel import gathered, is_shared, parallelise
 from .plan import epochs, step_count
 from .precision import gains_from_bfloat16
 from .replicas import LEAST, why_whole
@@ -52,6 +55,20 @@ class TrainingSetup:
     probed: float = 0.0  # seconds that measurements have taken
     targets: TeacherVectors | None = None  # of the images, for a method that learns from them
     groups: Partners | None = None  # of all images, those held out too
+    plain: Method | None = None  # in process 0, of a module that is sharded: a copy that is not
+
+    def whole(self) -> Method:
+        """Give the method with all its weights; every process must call it.
+
+        Returns:
+            The method itself; where it is sharded, in process 0 a copy.
+        """
+        if is_shared(self.module):
+            there = {} if self.plain is None else self.plain.state_dict()
+            for name, value in gathered(self.module):
+                if name in there:
+                    there[name].copy_(value)
+        return self.module if self.plain is None else self.plain
 
     @property
     def how(self) -> dict[str, Any]:
@@ -157,6 +174,11 @@ def prepare(
         NearfarError: the save in the folder is another run's.
     """
     module = resolve.build_method(wanted, len(dataset)).to(device).to(memory_format=torch.channels_last)
+    sharing = wanted.training.parallel == "fsdp" and distributed.world() > 1
+    if wanted.training.compile == "yes" and sharing:
+        raise NearfarError("--compile yes is not for --parallel fsdp; leave one of the two out.")
+    if wanted.training.checkpoint_activations:
+        models.checkpoint_activations(module)
     unplanned = StepPlan(((0, 1),))
     job = TrainingSetup(
         folder,
@@ -179,6 +201,10 @@ def prepare(
         job.probed += time.perf_counter() - began
         precision = "bfloat16" if gains else "float32"
         wanted = job.wanted = replace(wanted, training=replace(wanted.training, precision=precision))
+    if sharing:
+        job.plain = copy.deepcopy(module) if distributed.first() else None
+        parallelise(module, "fsdp", wanted.training.precision)
+        job.optimizer = optim.optimizer(wanted.training, module)
     if (folder / checkpoint.LAST).exists():
         tensors, facts = checkpoint.read(folder / checkpoint.LAST, run_shapes.SAVE)
         if facts.get("run") != digest:
@@ -238,7 +264,7 @@ def training_threads(module: Method, training: Training, device: torch.device) -
         1 where the batch stays whole.
     """
     asked, share = training.threads or 1, training.batch_size // distributed.world()
-    if asked == 1:
+    if asked == 1 or is_shared(module) or training.checkpoint_activations:
         return 1
     if device.type != "cpu":
         progress.say(f"--threads {asked} is for a CPU: the batch stays whole on {device.type}.")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core.sharded import is_sharded
 from .. import adapting
 from ..settings import Training
 from .lars import LARS
@@ -30,9 +31,9 @@ def groups(
         shares: of the learning rate, by name of a parameter; 1 where it is not named.
 
     Returns:
-        For each share up to four groups for an optimizer; `adapt` is LARS's, False for the exempt;
-        `constant_lr` marks the parts that the method names so, whose rate does not fall; `lr_scale` is the
-        share.
+        For each share up to four groups for an optimizer, or eight where some tensors are sharded; `adapt` is
+        LARS's, False for the exempt; `constant_lr` marks the parts that the method names so, whose rate does
+        not fall; `lr_scale` is the share.
 
     Source:
         SimCLR's code: biases and batch norms are excluded from decay and from LARS's adaptation.
@@ -40,7 +41,8 @@ def groups(
     constant, sorted_by = getattr(module, "constant_lr", ()), dict[tuple[Any, ...], list[nn.Parameter]]()
     for name, p in module.named_parameters():
         if p.requires_grad:
-            key = (-shares.get(name, 1.0), name.split(".")[0] in constant, p.ndim <= 1)
+            # Operations on lists of tensors take sharded ones or others, not both.
+            key = (-shares.get(name, 1.0), name.split(".")[0] in constant, p.ndim <= 1, is_sharded(p))
             sorted_by.setdefault(key, []).append(p)
     return [
         {

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.sharded import sharded_like, whole
+
 
 class Muon(torch.optim.Optimizer):
     """Momentum whose step, for each matrix, is made orthogonal: every direction moves equally far.
@@ -88,9 +90,9 @@ class Muon(torch.optim.Optimizer):
     def _orthogonal_step(self, w: Tensor, group: dict[str, Any]) -> None:
         buffer = self.state[w]["momentum"]
         buffer.mul_(group["momentum"]).add_(w.grad)
-        ahead = (w.grad + group["momentum"] * buffer).flatten(1)
+        ahead = whole(w.grad + group["momentum"] * buffer).flatten(1)  # of a part nothing can be said
         rows, rest = ahead.shape
-        step = orthogonal(ahead).to(w.dtype).view(w.shape)
+        step = sharded_like(orthogonal(ahead).to(w.dtype).view(w.shape), w)
         w.mul_(1.0 - group["lr"] * group["weight_decay"])
         w.sub_(step, alpha=group["lr"] * math.sqrt(max(1.0, rows / rest)))
 

@@ -1,0 +1,140 @@
+"""Measures what many images cost before the first is read, and writes lines for the tables of scale.md.
+
+    python -m benchmarks.scale_start paths --count 1000000
+    python -m benchmarks.scale_start store --count 1000000
+
+paths: a list of made paths of about 60 characters, which is opened as `nearfar pretrain` opens it, and the
+holdout rows of it named. The memory is what a fresh process holds after more than before.
+
+store: a store of made rows with vectors of 16 numbers, filled 100,000 rows at a time; a fresh process then
+opens it, counts, names all ids, names those of a condition, and reads 1,000 rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+PIECE = 100_000
+
+
+def name(row: int) -> str:
+    """Make the path of an image."""
+    return f"collection/of/many/photographs/{row % 1000:04d}/image-{row:012d}.jpg"
+
+
+def resident() -> float:
+    """Count the MB of memory that this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def open_paths(path: Path) -> None:
+    """Open a list in this process, and print a line of the table."""
+    from nearfar.data.dataset import holdout_rows
+    from nearfar.data.open import open_data
+    from nearfar.data.subset import subset_of
+
+    before, clock = resident(), time.process_time()
+    source = open_data(str(path), expected="images")
+    train, _ = holdout_rows(len(source), 0.02, 0)
+    kept = subset_of(source, train)
+    took, after = time.process_time() - clock, resident()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print(f"| {len(kept):,} of {len(source):,} | {took:.1f} | {after - before:.0f} | {peak - before:.0f} |")
+
+
+def fill(folder: Path, count: int) -> None:
+    """Make a store, and say what that took."""
+    import pyarrow as pa
+
+    from nearfar.stores.base import StoreInfo
+    from nearfar.stores.open import open_store
+
+    store, clock = open_store(folder, StoreInfo(16, "made", "made")), time.process_time()
+    for vectors, rows in made(count):
+        names = [name(row) for row in rows]
+        columns = {
+            "id": names,
+            "path": names,
+            "label": [str(row % 10) for row in rows],
+            "digest": [f"{row:032x}" for row in rows],
+            "bytes": [8000] * len(rows),
+            "width": [256] * len(rows),
+            "height": [224] * len(rows),
+            "thumbnail": [b""] * len(rows),
+        }
+        vector = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 16)
+        store.upsert(pa.table({**columns, "vector": vector}))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"filled in {time.process_time() - clock:.0f} CPU s, {size / count:.0f} bytes a row", flush=True)
+
+
+def made(count: int) -> Iterator[tuple[np.ndarray, range]]:
+    """Draw vectors, a piece at a time."""
+    numbers = np.random.default_rng(0)
+    for start in range(0, count, PIECE):
+        rows = range(start, min(start + PIECE, count))
+        yield numbers.standard_normal((len(rows), 16), dtype=np.float32), rows
+
+
+def use(folder: Path) -> None:
+    """Open a store in this process, and print a line of the table."""
+    from nearfar.stores.open import open_store
+
+    open_store(folder)  # imports
+    before, marks = resident(), [time.process_time()]
+    store = open_store(folder)
+    count = len(store)
+    marks.append(time.process_time())
+    ids = store.ids()
+    marks.append(time.process_time())
+    some = store.ids("label = '3'")
+    marks.append(time.process_time())
+    rows = store.rows(ids=ids[:1000])
+    marks.append(time.process_time())
+    assert len(ids) == count and len(some) == count // 10 and len(rows) == min(1000, count)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before
+    print(f"| {count:,} |", " | ".join(f"{took:.2f}" for took in np.diff(marks)), f"| {peak:.0f} |")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["paths", "store", "open_paths", "use"])
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--at", type=Path)
+    given = parser.parse_args()
+    if given.what == "open_paths":
+        open_paths(given.at)
+    elif given.what == "use":
+        use(given.at)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            at = Path(folder, "list.txt" if given.what == "paths" else "made.nf")
+            if given.what == "paths":
+                with open(at, "w") as file:
+                    file.writelines(name(row) + "\n" for row in range(given.count))
+                print("| kept of all paths | CPU s | MB held | MB at most |\n|---|---|---|---|", flush=True)
+            else:
+                fill(at, given.count)
+                heads = "rows | open and count | all ids | ids of a tenth | 1,000 rows | MB at most"
+                print(f"| {heads} |\n|---|---|---|---|---|---|", flush=True)
+            then = "open_paths" if given.what == "paths" else "use"
+            line = [sys.executable, "-m", "benchmarks.scale_start", then, "--at", str(at)]
+            subprocess.run(line, check=True)
+
+
+if __name__ == "__main__":
+    main()
