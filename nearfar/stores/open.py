@@ -10,10 +10,8 @@ from ..core.redact import redact
 from .base import StoreInfo, VectorStore
 
 _POSTGRES = re.compile(r"\s*postgres(?:ql)?(?:\+\w+)?://", re.IGNORECASE)  # also as SQLAlchemy writes it
-
-_LIKE_POSTGRES = re.compile(
-    r"\W*postgres\w*[^/]*/.*@", re.IGNORECASE | re.DOTALL
-)  # a folder would be made of it
+# Mistyped ones, of which a folder would be made.
+_LIKE_POSTGRES = re.compile(r"\W*postgres\w*[^/]*/.*@", re.IGNORECASE | re.DOTALL)
 
 
 def open_store(address: str | Path, info: StoreInfo | None = None) -> VectorStore:
