@@ -81,7 +81,7 @@ def main() -> None:
     for data in words.data:
         rows = {number: Row() for number in COUNTS}
         began, lines = time.process_time(), dict[int, str]()
-        features = remembered(patch_features(run.encoder, run.preprocess.size))
+        features = remembered(patch_features(run.encoder, run.preprocess.size, coarser=True))
         for seed in range(words.seeds):
             if (data / "boxes").is_dir():
                 truth, side = Truth(data / "boxes"), words.size or 320

@@ -62,6 +62,7 @@ def remembered(features: Any) -> Any:
     from nearfar.analysis.patch_features import PatchFeatures
 
     kept: dict[bytes, Any] = {}
+    mapped: dict[bytes, Any] = {}
 
     @dataclass(frozen=True)
     class Remembered(PatchFeatures):
@@ -70,6 +71,12 @@ def remembered(features: Any) -> Any:
             if key not in kept:
                 kept[key] = super().__call__(x)
             return kept[key]
+
+        def maps(self, x: Any) -> Any:
+            key = x.numpy().tobytes()
+            if key not in mapped:
+                mapped[key] = super().maps(x)
+            return mapped[key]
 
     return Remembered(**vars(features))
 
@@ -144,16 +151,21 @@ def main() -> None:
         every = list(range(len(bank)))
         for name in words.runs:
             run = nearfar.load(name.format(seed=seed))
-            features = remembered(patch_features(run.encoder, run.preprocess.size, words.strides))
+            features = {
+                coarser: remembered(patch_features(run.encoder, run.preprocess.size, words.strides, coarser))
+                for coarser in (False, True)
+            }
             side = words.size or (run.preprocess.size if words.normal else 320)
             for method in words.parts:
-                detector = PartDetector(features, run.preprocess, side, method, seed, turned=words.turned)
+                detector = PartDetector(
+                    features[method == "whitened"], run.preprocess, side, method, seed, turned=words.turned
+                )
                 detector.add(bank, every, threads=1)
                 for test, (asked, good) in tests.items():
                     measures = Measures(method)
                     for one in detector.read(asked, list(range(len(asked))), threads=1):
                         quarters = one.row % 4 if words.turn else 0
-                        places, scores = detector.detector.score(features(one.x.rot90(quarters, (2, 3))))
+                        places, scores = detector.score_picture(one.x.rot90(quarters, (2, 3)))
                         measures.add(float(scores[0]), "defect" if one.row >= good else "")
                         if truth is not None:
                             heat = full_size(places[0].rot90(-quarters, (0, 1)), one.shape)

@@ -48,8 +48,11 @@ def main() -> None:
         print(f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|")
     for data in words.data:
         # What is computed once serves all detectors; seconds are those of the first.
-        features = remembered(patch_features(run.encoder, run.preprocess.size, words.strides))
-        part_learning.patch_features = lambda *_, made=features: made
+        made = [
+            remembered(patch_features(run.encoder, run.preprocess.size, words.strides, coarser))
+            for coarser in (False, True)
+        ]
+        part_learning.patch_features = lambda *given, made=made: made[given[3]]
         truth = Truth(data / "ground_truth")
         good = open_data(str(data / "train" / "good"), expected=run.preprocess.modality)
         asked = open_data(str(data / "test"), expected=run.preprocess.modality)

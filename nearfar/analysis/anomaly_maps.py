@@ -19,7 +19,7 @@ def full_size(places: torch.Tensor, shape: tuple[int, int], smooth: float = 0.5)
     """Enlarge the scores of a picture's patches to its own size.
 
     Args:
-        places: (h, w) float32, at least 0.
+        places: (h, w) float32.
         shape: height and width of the picture, in pixels.
         smooth: deviation of the Gaussian that smooths them, in places. PatchCore's 4 pixels are half a place
             of stride 8.

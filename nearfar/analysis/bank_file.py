@@ -20,7 +20,7 @@ from ..models import Encoder
 from .part_detector import DETECTORS, HeldOut, PartDetector
 from .patch_features import patch_features
 
-FORMAT = 2
+FORMAT = 3
 _CARD = {
     "sha256": str,
     "encoder": {"name": str, "sha256": str},

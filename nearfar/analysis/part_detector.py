@@ -35,8 +35,8 @@ METHOD = "whitened"  # by default
 TURNED = ("patchcore", "whitened", "nearest")  # detectors that can learn turned pictures
 
 
-Detector = NearestPatch | Padim
-DETECTORS: dict[str, type[NearestPatch] | type[Padim]] = {
+Detector = NearestPatch | Padim | Whitened
+DETECTORS: dict[str, type[NearestPatch] | type[Padim] | type[Whitened]] = {
     "patchcore": PatchCore,
     "padim": Padim,
     "nearest": NearestPatch,
@@ -213,11 +213,15 @@ class PartDetector:
                 ids[owner] = source.ids[picture.row]
                 self.pictures.append(picture.digest)
                 for number, x in enumerate(turns(picture.x) if self.turned else (picture.x,)):
-                    features = self._features(x)
+                    maps = self._maps(x)
                     if self.detector is None:
-                        grid = int(features.shape[2]), int(features.shape[3])
+                        grid = int(maps[0].shape[2]), int(maps[0].shape[3])
                         self.detector = DETECTORS[self.method](grid, self.seed)
-                    self.detector.add(features, owner, int(picture.digest[:16], 16) ^ number)
+                    name = int(picture.digest[:16], 16) ^ number
+                    if isinstance(self.detector, Whitened):
+                        self.detector.add(maps, owner, name)
+                    else:
+                        self.detector.add(maps[0], owner, name)
         if self.detector is None:
             reason = f" ({self.rejected[0][1]})" if self.rejected else ""
             raise NearfarError(f"of {counted(len(rows), 'normal picture')} none can be used{reason}.")
@@ -227,14 +231,29 @@ class PartDetector:
         self.detector.settle(frozenset(left))
         return [ids[owner] for owner in fresh]
 
-    def _features(self, x: Tensor) -> Tensor:
-        """Compute the features of a picture, and refuse what is no number."""
-        found = self.features(x)
-        if not bool(found.isfinite().all()):
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        """Compute the features of a picture, all in one map or map by map, and refuse what is no number."""
+        found = self.features.maps(x) if self.method == Whitened.name else [self.features(x)]
+        if not all(bool(one.isfinite().all()) for one in found):
             raise NearfarError(
                 f"encoder {self.features.encoder.name!r} gives NaN or infinite features; train it again."
             )
         return found
+
+    def score_picture(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Score a picture as the encoder sees it.
+
+        Args:
+            x: (1, 3, h, w).
+
+        Returns:
+            (1, h, w), the scores of its patches, and (1,), its own.
+        """
+        assert self.detector is not None, "add normal pictures first"
+        maps = self._maps(x)
+        return (
+            self.detector.score(maps) if isinstance(self.detector, Whitened) else self.detector.score(maps[0])
+        )
 
     def score(
         self, source: Source, rows: Sequence[int], threads: int = 2, inside: bool = False
@@ -258,7 +277,7 @@ class PartDetector:
                 if picture.digest in known:  # its patches are in the bank: its score would say nothing
                     bar.advance()
                     continue
-                places, score = self.detector.score(self._features(picture.x))
+                places, score = self.score_picture(picture.x)
                 yield PictureScore(picture.row, float(score[0]), places[0], picture.shape, picture.digest)
                 bar.advance()
 

@@ -65,6 +65,11 @@ class PatchFeatures:
         """Compute the features of all patches of some pictures; see `compute`."""
         return self.compute(x)
 
+    @torch.inference_mode()
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Compute the features of all patches of some pictures, map by map; see `compute_maps`."""
+        return self.compute_maps(x)
+
     def compute(self, x: Tensor) -> Tensor:
         """Compute the features of all patches of some pictures, in a way that can be traced.
 
@@ -78,36 +83,62 @@ class PatchFeatures:
         Source:
             Roth et al. 2022, "Towards total recall in industrial anomaly detection" (PatchCore), section 3.1.
         """
+        return self._whole(x, joined=True)[0]
+
+    def compute_maps(self, x: Tensor) -> list[Tensor]:
+        """Compute the features of all patches of some pictures, map by map, in a way that can be traced.
+
+        Args:
+            x: as for `compute`.
+
+        Returns:
+            Of each map (n, c, height / s, width / s) float32, s its own stride, the finest first: the mean
+            over 3 x 3 places.
+        """
+        return self._whole(x, joined=False)
+
+    def _whole(self, x: Tensor, joined: bool) -> list[Tensor]:
+        """Encode pictures, large ones in windows."""
         height, width = x.shape[2:]
         if self.square:
             tall = wide = self.window
         else:
             tall, wide = min(self.window, height), min(self.window, width)
         if (tall, wide) == (height, width):
-            return self._encode(x)
+            return self._encode(x, joined)
         # A picture smaller than the window that the encoder needs is continued by its mirror image.
         padded = _mirrored(x, max(tall, height), max(wide, width))
-        fine = self.strides[0]
-        grid = padded.shape[2] // fine, padded.shape[3] // fine
-        total, count = torch.zeros(0), torch.zeros(grid, device=x.device)
+        strides = self.strides[:1] if joined else self.strides
+        grids = [(padded.shape[2] // stride, padded.shape[3] // stride) for stride in strides]
+        totals: list[Tensor] = []
+        counts = [torch.zeros(grid, device=x.device) for grid in grids]
         for top in _starts(padded.shape[2], tall, self.multiple):
             for left in _starts(padded.shape[3], wide, self.multiple):
-                part = self._encode(padded[:, :, top : top + tall, left : left + wide])
-                if not len(total):
-                    total = part.new_zeros(len(x), part.shape[1], *grid)
-                rows = slice(top // fine, top // fine + part.shape[2])
-                columns = slice(left // fine, left // fine + part.shape[3])
-                total[:, :, rows, columns] += part
-                count[rows, columns] += 1
-        return (total / count)[:, :, : height // fine, : width // fine]
+                parts = self._encode(padded[:, :, top : top + tall, left : left + wide], joined)
+                if not totals:
+                    totals = [
+                        one.new_zeros(*one.shape[:2], *grid) for one, grid in zip(parts, grids, strict=True)
+                    ]
+                for part, total, count, stride in zip(parts, totals, counts, strides, strict=True):
+                    rows = slice(top // stride, top // stride + part.shape[2])
+                    columns = slice(left // stride, left // stride + part.shape[3])
+                    total[:, :, rows, columns] += part
+                    count[rows, columns] += 1
+        return [
+            (total / count)[:, :, : height // stride, : width // stride]
+            for total, count, stride in zip(totals, counts, strides, strict=True)
+        ]
 
-    def _encode(self, x: Tensor) -> Tensor:
+    def _encode(self, x: Tensor, joined: bool) -> list[Tensor]:
         """Encode pictures of one window at most."""
         maps = self.encoder.maps(x)
         chosen = [maps[level].float() for level in self.levels]
-        shape = x.shape[2] // self.strides[0], x.shape[3] // self.strides[0]
-        parts = [F.avg_pool2d(one, 3, 1, 1, count_include_pad=False) for one in chosen]
-        return torch.cat([_aligned(part, shape, at / s) for part, at, s in self._placed(parts)], dim=1)
+        means = [F.avg_pool2d(one, 3, 1, 1, count_include_pad=False) for one in chosen]
+        parts = []
+        for mean, offset, stride in self._placed(means):
+            grid = self.strides[0] if joined else stride
+            parts.append(_aligned(mean, (x.shape[2] // grid, x.shape[3] // grid), offset / stride))
+        return [torch.cat(parts, dim=1)] if joined else parts
 
     def _placed(self, parts: list[Tensor]) -> list[tuple[Tensor, float, int]]:
         """Join maps with their offsets and strides."""
@@ -141,7 +172,9 @@ def _mirrored(x: Tensor, height: int, width: int) -> Tensor:
     return x
 
 
-def patch_features(encoder: Encoder, size: int, strides: Sequence[int] | None = None) -> PatchFeatures:
+def patch_features(
+    encoder: Encoder, size: int, strides: Sequence[int] | None = None, coarser: bool = False
+) -> PatchFeatures:
     """Choose the feature maps of an encoder that show parts best: its middle ones.
 
     Args:
@@ -149,6 +182,7 @@ def patch_features(encoder: Encoder, size: int, strides: Sequence[int] | None = 
         size: side of the pictures that it was made for, in pixels.
         strides: of the maps wanted, some of `encoder.strides`; by default the coarsest two that have 8 places
             a side at `size`, or as many as there are.
+        coarser: by default also the next coarser map, where there is one.
 
     Returns:
         What computes the features.
@@ -168,6 +202,8 @@ def patch_features(encoder: Encoder, size: int, strides: Sequence[int] | None = 
         chosen = tuple(sorted({*strides}))
     else:
         chosen = tuple(stride for stride in own if size / stride >= LEAST)[-STAGES:] or own[:1]
+        if coarser:
+            chosen += own[own.index(chosen[-1]) + 1 :][:1]
     levels = tuple(own.index(stride) for stride in chosen)
     multiple = math.lcm(*chosen)
     if not _takes(encoder, 2 * size, 2 * size + multiple, len(own)):

@@ -19,6 +19,7 @@ from ..analysis.anomaly_maps import smoothed
 from ..analysis.padim import Padim
 from ..analysis.part_detector import HeldOut, PartDetector
 from ..analysis.spade import Spade
+from ..analysis.whitened import Whitened
 from ..core.errors import NearfarError
 from ..data.in_memory import open_in_memory
 from ..training.run import Run, load
@@ -65,13 +66,15 @@ class PartsGraph(nn.Module):
         x = functional.interpolate(x, size=sides, mode="bicubic", antialias=True, align_corners=False)
         x = x.clamp(0, 255).round() / 255
         x = functional.interpolate(x, size=self.shape, mode=self.mode, antialias=True, align_corners=False)
-        features = self.features.compute(x.clamp(0, 1))
-        if isinstance(self.bank, Padim):
-            away = self.bank.centred(features)
+        x = x.clamp(0, 1)
+        if isinstance(self.bank, Whitened):
+            places, score = self.bank.score(self.features.compute_maps(x))
+        elif isinstance(self.bank, Padim):
+            away = self.bank.centred(self.features.compute(x))
             places = (self.inverse @ away).square().sum(1).sqrt().T.reshape(1, *self.bank.shape)
             score = places.flatten(1).amax(1)
         else:
-            places, score = self.bank.score(features)
+            places, score = self.bank.score(self.features.compute(x))
         heat = functional.interpolate(smoothed(places[:, None]), (high, wide), mode="bilinear")
         return score, heat[:, 0]
 

@@ -14,6 +14,7 @@ from ..analysis.anomalies import Threshold, threshold
 from ..analysis.anomaly_maps import full_size
 from ..analysis.part_detector import FAR, LEAST, METHOD, PLACES, HeldOut, PartDetector, PictureScore
 from ..analysis.patch_features import patch_features
+from ..analysis.whitened import Whitened
 from ..core import rng
 from ..core.errors import NearfarError
 from ..core.text import counted
@@ -88,12 +89,12 @@ def learn(run: Run, normal: Source | None, bank: str | Path | None, asked: Setti
             "parts are compared with normal pictures; name them with --normal, or a bank of them with --bank."
         )
     else:
-        features = patch_features(run.encoder, run.preprocess.size, asked.strides)
+        method = asked.method or METHOD
+        coarser = method == Whitened.name
+        features = patch_features(run.encoder, run.preprocess.size, asked.strides, coarser)
         preprocess = modality_of(run.preprocess).with_range(run.preprocess, normal, limit=MAX_PIXELS)
         side = asked.size or _usual_side(normal, preprocess, PLACES * features.strides[0])
-        detector = PartDetector(
-            features, preprocess, side, asked.method or METHOD, asked.seed, turned=asked.turned
-        )
+        detector = PartDetector(features, preprocess, side, method, asked.seed, turned=asked.turned)
     made = Learned(detector, held, [], [])
     if normal is not None:
         _extend(made, normal, asked)
