@@ -127,6 +127,12 @@ def test_lists_past_the_first_look(tabs: Callable[..., Any], server: Server) -> 
             assert view.get_attribute("#grid", "role") == "group"
     known = view.evaluate("[...document.querySelectorAll('#tabs button')].map(tab => tab.id)")
     assert seen == ["tab-classifier", *known]
+    # An empty list after a full one leaves no picture behind.
+    view.click("#tab-all")
+    view.wait_for_selector("#cell-1 img[src]")
+    view.click("#tab-label-errors")
+    view.wait_for_function("!document.querySelector('.cell')")
+    shows(view, "nothing", "at least two classes")
     # A lasso's selection is there again after another list, and after a reload.
     view.click("#tab-all")
     press(view, "s")

@@ -4,7 +4,9 @@ const BREATH = 200; // milliseconds from one question how far work is to the nex
 const KINDS = { f4: Float32Array, i4: Int32Array, u1: Uint8Array };
 
 /** The server cannot be asked now; what was to be saved has to be kept. */
-export class Away extends Error {}
+export class Away extends Error {
+  away = true;
+}
 /** Images were added or deleted since the page numbered them. */
 export class Stale extends Error {}
 /** Long work was cancelled, or is no longer wanted here. */

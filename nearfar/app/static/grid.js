@@ -8,11 +8,12 @@ import { byId, focused, labelOf, make, on, state, tell, word } from "./state.js"
 const grid = byId("grid"), sheet = byId("sheet");
 const SPARE = 2; // lines above and below that are ready
 const LINE = 40; // pixels of a line of the table
-let across = 1, high = 100, starts = [0];
+let across = 1, high = 100, starts = [0], laid = null; // laid: the list that these lines are of
 const shown = new Map(); // place -> element
 
 /** Lay the list out in lines; a group begins a line. */
 function lay() {
+  laid = state.list;
   const style = getComputedStyle(grid);
   const wide = grid.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
   const side = parseFloat(style.getPropertyValue("--cell"));
@@ -47,6 +48,7 @@ function line(place) {
 }
 
 function draw() {
+  if (laid !== state.list) return; // it is about to be laid out
   const count = state.list.rows.length;
   const first = Math.max(0, Math.floor(grid.scrollTop / high) - SPARE);
   const last = Math.min(starts.length, Math.ceil((grid.scrollTop + grid.clientHeight) / high) + SPARE);

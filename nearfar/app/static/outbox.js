@@ -30,7 +30,7 @@ function keep() {
 function show() {
   unsaved.clear();
   if (away) for (const { body } of queue) for (const row of body.rows) unsaved.add(row);
-  const count = unsaved.size;
+  const count = (state.unsaved = unsaved.size);
   byId("unsaved").hidden = !count;
   byId("unsaved").textContent = count ? `${count.toLocaleString("en")} ${count === 1 ? "image" : "images"} not saved yet` : "";
   tell("unsaved");

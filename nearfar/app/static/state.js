@@ -13,6 +13,7 @@ export const state = {
   at: 0, // place in the list that has the focus
   chosen: new Set(), // rows
   labels: { column: "label", names: [], values: new Int32Array() },
+  unsaved: 0, // images with changes that wait for the server
   likes: [], // rows
   dislikes: [],
 };
@@ -53,7 +54,7 @@ export async function trying(work) {
   try {
     return await work();
   } catch (error) {
-    say(error.message, true);
+    if (!(error.away && state.unsaved)) say(error.message, true); // that changes wait is said already
     return undefined;
   }
 }
