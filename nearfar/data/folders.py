@@ -6,9 +6,12 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.text import counted
-from .names import Names
+
+if TYPE_CHECKING:
+    from .names import Names
 
 # HEIC is looked for, though Pillow cannot read it, so that a phone's pictures do not vanish unsaid.
 SUFFIXES = frozenset({
@@ -116,6 +119,8 @@ def find(root: Path, others: Counter[str] | None = None, suffixes: Collection[st
             _hang(below, prefix)
         folders += [(os.path.join(path, name), f"{prefix}{name}/") for name in inner]
         links += [(os.path.join(path, name), f"{prefix}{name}/") for name in linked]
+    from .names import Names  # it brings NumPy, and help asks this module for endings
+
     return Names.of(_in_order(held, below))
 
 
