@@ -116,9 +116,9 @@ def use(folder: Path, run: Run, name: str) -> None:
     subject = Subject("a", run, wanted, (), None, "", scores, verdict, None)
     overview([subject, subject]), cards.answers(run, scores, 0)
     if scores and name == "evaluation.json":
-        for make in (scoring._left_out, scoring._leaks, scoring._classes, scoring._others):
-            make(scores)
-        scoring._summaries({"a": scores}), scoring._table({"a": scores})
+        scoring._left_out(scores), scoring._others(scores)
+        scoring._leaks(scores, "images"), scoring._classes(scores, "images")
+        scoring._summaries({"a": scores}), scoring._table({"a": scores}, "images")
 
 
 def refusals(tries: Iterable[tuple[str, bytes]], file: Path, read: Callable[[], object]) -> int:

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 
 from ..core import rng
+from ..core.device import compute_threads
+from ..core.threads import one_torch_thread
 from ..data.dataset import Subset
 from ..models import Encoder
 from .extract import features
 
+BATCH = 128  # images that a thread encodes at once
 IMAGES = 4096  # by which the covariance is measured
 LEAST = 0.3  # of the mean deviation: features that move less than this are not brought up to the others
 RIDGE = 1.0  # of the mean variance, added to each direction's: small ones are mostly noise
@@ -62,6 +65,10 @@ def whiten(encoder: Encoder, dataset: Any, preprocess: Any, *, seed: int, device
     held["mean"].zero_()
     held["whitening"].copy_(torch.eye(len(held["mean"])))
     rows = np.sort(rng.permutation(rng.fold(seed, "whitening"), len(dataset))[:IMAGES])
-    x = torch.from_numpy(features(encoder, Subset(dataset, rows), preprocess, device=device)).double()
-    for name, value in zip(("mean", "whitening"), whitening(x), strict=True):
+    # The same batches and one thread for the algebra, so that a run's bytes do not depend on the threads.
+    size = BATCH * compute_threads()
+    x = features(encoder, Subset(dataset, rows), preprocess, device=device, batch_size=size)
+    with one_torch_thread():
+        made = whitening(torch.from_numpy(x).double())
+    for name, value in zip(("mean", "whitening"), made, strict=True):
         held[name].copy_(value)
