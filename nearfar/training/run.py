@@ -30,7 +30,7 @@ from ..models import embedded, folders, known, weights
 from . import checkpoint, run_shapes
 from .grouping import expects_of
 
-FORMAT = 2  # of encoder.json
+FORMAT = 3  # of encoder.json
 PARTS = "parts.safetensors"
 TEXT = "text"  # the folder of the encoder of texts that belongs to one of images
 
