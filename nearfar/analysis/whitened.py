@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..features.whitening import axes
 from .coreset import Reservoir
 from .patch_banks import MOST, PatchCore, flat, nearest_rows
 
@@ -91,11 +92,9 @@ def whitening(rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean = rows.mean(0)
     away = rows - mean
-    values, directions = torch.linalg.eigh((away.T @ away / len(rows)).double())
-    values = values.clamp_min(0)
-    ridge = RIDGE + rows.shape[1] / len(rows)  # of few rows some directions look narrower than they are
-    spread = (values + ridge * values.mean().clamp_min(1e-12)).sqrt()
-    return mean, (directions / spread).float()
+    # Of few rows some directions look narrower than they are.
+    directions, inverse = axes(away, RIDGE + rows.shape[1] / len(rows))
+    return mean, (directions * inverse).float()
 
 
 def usual(rows: Tensor, owners: Tensor) -> Tensor:

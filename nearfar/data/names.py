@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, overload
@@ -13,7 +14,20 @@ _SOME = 8192  # texts that are Python's at a time
 
 
 class _Texts(Sequence[str]):
-    """What is compared with any sequence of texts."""
+    """Texts that are read row by row, and compared with any sequence of texts."""
+
+    @abstractmethod
+    def read(self, row: int) -> str:
+        """Read the text of a row, counted from 0."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Read one text, or a list of some."""
+        rows = range(len(self))[index]
+        return self.read(rows) if isinstance(rows, int) else [self.read(row) for row in rows]
 
     def __eq__(self, other: object) -> bool:
         """Compare with any sequence of texts."""
@@ -64,15 +78,8 @@ class Names(_Texts):
         """Count the texts."""
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Read one text, or a list of some."""
-        if isinstance(index, slice):
-            return [self[row] for row in range(len(self))[index]]
-        row = range(len(self))[index]
+    def read(self, row: int) -> str:
+        """Read the text of a row."""
         start = int(self.ends[row - 1]) if row else 0
         return self.joined[start : int(self.ends[row])].decode("utf-8", "surrogateescape")
 
@@ -111,15 +118,9 @@ class Chosen(_Texts):
         """Count the chosen."""
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Read one text, or a list of some."""
-        if isinstance(index, slice):
-            return [self.names[row] for row in self.rows[index].tolist()]
-        return self.names[int(self.rows[index])]
+    def read(self, row: int) -> str:
+        """Read the text of a row."""
+        return self.names.read(int(self.rows[row]))
 
 
 def taken(names: Sequence[str], rows: npt.NDArray[Any]) -> Sequence[str]:

@@ -43,10 +43,23 @@ def whitening(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # What hardly moves in these images may move much in others, or is rounding.
     scale = 1 / deviation.clamp_min((LEAST * deviation.mean()).clamp_min(1e-12))
     z = (x - mean) * scale
-    values, directions = torch.linalg.eigh(z.T @ z / len(z))
+    directions, inverse = axes(z, RIDGE)
+    return mean, scale[:, None] * ((directions * inverse) @ directions.T)
+
+
+def axes(away: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the directions in which vectors vary, and how much.
+
+    Args:
+        away: (n, d) vectors, less their mean.
+        ridge: share of the mean variance that is added to each direction's.
+
+    Returns:
+        Float64: (d, d), a direction a column, and (d,) one over the deviation along each.
+    """
+    values, directions = torch.linalg.eigh((away.T @ away / len(away)).double())
     values = values.clamp_min(0)
-    spread = (values + RIDGE * values.mean().clamp_min(1e-12)).rsqrt()
-    return mean, scale[:, None] * ((directions * spread) @ directions.T)
+    return directions, (values + ridge * values.mean().clamp_min(1e-12)).rsqrt()
 
 
 def whiten(encoder: Encoder, dataset: Any, preprocess: Any, *, seed: int, device: str = "cpu") -> None:

@@ -220,7 +220,10 @@ def _train(
             provenance["teacher"] = teacher.facts()
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: trained.get_submodule(name) for name in trained.keep}
-        encoder = models.finished(adapting.merged(trained.encoder))
+        merged = adapting.merged(trained.encoder)
+        encoder = models.finished(merged)
+        if encoder is not merged:
+            progress.say("whitening the vectors")
         whiten(encoder, job.dataset, job.wanted.preprocess, seed=training.seed, device=str(job.device))
         preprocess, of_text = job.wanted.kind.towers(job.wanted.preprocess)
         tower = trained.text_tower
