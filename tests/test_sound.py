@@ -269,6 +269,14 @@ def test_the_kind_is_found_from_the_files(clips: Path, photos: Path, tmp_path: P
     assert recognise(listed) == "images"
 
 
+def test_images_a_level_below_a_note_in_every_class_are_images(tmp_path: Path) -> None:
+    for number in range(400):  # as Tiny ImageNet lies
+        (tmp_path / f"n{number:04}" / "images").mkdir(parents=True)
+        (tmp_path / f"n{number:04}" / "boxes.txt").touch()
+        (tmp_path / f"n{number:04}" / "images" / "0.JPEG").touch()
+    assert recognise(tmp_path) == "images" and set(endings(tmp_path)) == {"txt", "jpeg"}
+
+
 def test_a_folder_of_several_kinds_is_asked_about(clips: Path, photos: Path, tmp_path: Path, capsys) -> None:
     mixed = tmp_path / "mixed"
     (mixed / "a").mkdir(parents=True)
