@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core import distributed
 from ..core.errors import NearfarError
+from ..core.memory import keep_freed_memory
 from ..data.loader import DataLoader
 from ..methods.base import Loss, Method
 from . import grad_cache, optim
@@ -113,6 +114,8 @@ def train(
         One `Step` a step, after the weights have changed.
     """
     method.train()
+    if device.type == "cpu":
+        keep_freed_memory()
     replicas = Replicas(method, threads)
     direct = chunk is None and threads == 1
     # Batch norm counts over a share, which is a thread's; if a process has one, over those of all processes.
