@@ -1,4 +1,4 @@
-"""Measures by turns and rounds, of which the middle counts: what else the computer does then misleads little."""
+"""Measures by turns and rounds whose middle counts: what else the computer does then misleads little."""
 
 from __future__ import annotations
 
