@@ -41,7 +41,7 @@ class Places(nn.Module):
         """Maps (N, C, rows, columns), of which the last counts -> (N, rows * columns, width)."""
         last = levels[-1]
         y: Tensor = self.norm(self.layer(last.flatten(2).transpose(1, 2)))
-        return y + positions(*last.shape[2:], y.shape[2]).to(y)
+        return y + positions(last.shape[2], last.shape[3], y.shape[2]).to(y)
 
 
 def looking_layers(depth: int, width: int) -> nn.ModuleList:
