@@ -228,6 +228,37 @@ def test_a_photo_in_full_and_images_set_aside(
     shows(view, "chosen-count", "3 chosen")
 
 
+def test_clips_are_called_clips(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    server = Server(explored.plain(tmp_path, COUNT, modality="sound"))
+    view = browser.new_page()
+    view.set_default_timeout(WAIT)
+    view.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}")
+    ready(view)
+    assert view.inner_text("#count") == f"{COUNT} clips"
+    title(view, f"{COUNT} clips")
+    words = """() => {
+        const names = [...document.querySelectorAll("*")].flatMap(
+            e => ["aria-label", "title", "placeholder"].map(name => e.getAttribute(name) ?? ""));
+        return [document.body.textContent, ...names].flatMap(
+            text => text.match(/.{0,50}\\bimages?\\b.{0,50}/gi) ?? []);
+    }"""
+    told = [view.evaluate(words)]
+    for name in ("selected", "similar", "duplicates", "label-errors", "classifier"):
+        view.click(f"#tab-{name}")
+        view.wait_for_selector("#list-part:not([aria-busy])")
+        told.append(view.evaluate(words))
+    view.click("#tab-all")
+    view.focus("#grid")
+    press(view, "Control+a", "x")
+    view.wait_for_selector("#sure[open]")
+    assert f"Set aside {COUNT} clips?" in view.inner_text("#sure-title")
+    told.append(view.evaluate(words))
+    assert [texts for texts in told if texts] == []
+    view.close()
+    server.stop()
+
+
 def test_long_work_is_shown_and_cancelled(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 import { download } from "./api.js";
 import { cell } from "./cells.js";
 import { confirm, next, set } from "./labels.js";
-import { asked, byId, many, meant, on, say, state, tell, trying } from "./state.js";
+import { asked, byId, many, meant, on, say, state, tell, trying, worded } from "./state.js";
 
 const MANY = 100; // images from which a change is asked about
 
@@ -12,7 +12,7 @@ export async function setAside() {
   const rows = meant(), one = !state.chosen.size;
   if (!rows.length) return undefined;
   const yes = !rows.every((row) => state.aside[row]);
-  const text = "No list, search or command uses images that are set aside. u takes it back.";
+  const text = worded("No list, search or command uses images that are set aside. u takes it back.");
   if (rows.length > MANY && !(await asked(`${yes ? "Set aside" : "Take back"} ${many(rows.length)}?`, text, yes ? "Set aside" : "Take back"))) return undefined;
   const before = rows.map((row) => (state.aside[row] ? true : null));
   for (const row of rows) state.aside[row] = yes ? 1 : 0;
@@ -51,7 +51,7 @@ export function copies() {
 /** Save a table of the chosen images. */
 export const exported = (vectors) => trying(() => {
   const rows = meant();
-  if (!rows.length) return say("Choose images first.");
+  if (!rows.length) return say(worded("Choose images first."));
   return download(`api/export/${vectors ? "parquet" : "csv"}`, { key: state.facts.key, rows, vectors }, `selection.${vectors ? "parquet" : "csv"}`);
 });
 

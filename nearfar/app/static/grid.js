@@ -3,7 +3,7 @@
 import { cell, want } from "./cells.js";
 import { columns } from "./order.js";
 import { unsaved } from "./outbox.js";
-import { byId, focused, labelOf, make, on, state, tell, word } from "./state.js";
+import { byId, focused, labelOf, make, on, one, state, tell, word } from "./state.js";
 
 const grid = byId("grid"), sheet = byId("sheet");
 const SPARE = 2; // lines above and below that are ready
@@ -103,7 +103,7 @@ function fill(place) {
   element.classList.toggle("aside", Boolean(state.aside[row]));
   const chosen = state.chosen.has(row);
   element.setAttribute("aria-selected", chosen);
-  const name = known?.row.id ?? `image ${row + 1}`;
+  const name = known?.row.id ?? `${one()} ${row + 1}`;
   // What is seen stands in it in the same order, so that it can be spoken as it is read.
   const seen = state.table ? columns().map((column) => value(place, column, known)) : [name, words, label ?? "no label"];
   element.setAttribute("aria-label", [...seen, unsaved.has(row) ? "not saved yet" : "", state.aside[row] ? "set aside" : ""].filter(Boolean).join(", "));

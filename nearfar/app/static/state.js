@@ -75,8 +75,18 @@ export const byId = (id) => document.getElementById(id);
 /** Write a value of a column. */
 export const word = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : value === true ? "yes" : value === false ? "no" : String(value ?? "–"));
 
+/** The word for one of what the store holds: "image", "clip", "text". */
+export const one = () => state.facts?.one ?? "image";
+
+/** Say of clips or texts what is written of images. */
+export function worded(text) {
+  if (one() === "image") return text;
+  const like = (written, word) => (/^[A-Z]/.test(written) ? word.charAt(0).toUpperCase() + word.slice(1) : word);
+  return text.replace(/\ban image\b/gi, (an) => like(an, `a ${one()}`)).replace(/\bimage(?=s?\b)/gi, (image) => like(image, one()));
+}
+
 /** Write a count: "1 image", "2,000 images". */
-export const many = (count, what = "image") => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
+export const many = (count, what = one()) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
 
 /** Ask the user before something large is done; resolves to whether to do it. */
 export function asked(question, text, yes) {
