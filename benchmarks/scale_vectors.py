@@ -1,11 +1,12 @@
 """Measures search and near copies among many vectors, and writes the tables of scale.md.
 
     python -m benchmarks.scale_vectors search --vectors 100000 1000000
+    python -m benchmarks.scale_vectors search --vectors 10000000 --width 64 --ways 2.numbers LanceDB
     python -m benchmarks.scale_vectors cells --vectors 100000 1000000
 
-search: ways to scan short codes of all vectors and to compare the best again exactly, on one core. Vectors
-are drawn as in `store`; a way's line is that of the fewest candidates with a recall of .99. turbovec is
-measured if it is installed.
+search: ways to scan short codes of all vectors, or of those in some cells (LanceDB's IVF_RQ, whose vectors
+lie on disk), and to compare the best again exactly, on one core. Vectors are drawn as in `store`; the line of
+a way is that of the fewest candidates with a recall of .99. turbovec is measured if it is installed.
 
 cells: planted copies among vectors, looked for in cells; the time to compare all is that of 200 of them.
 """
@@ -13,17 +14,23 @@ cells: planted copies among vectors, looked for in cells; the time to compare al
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import re
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numba
 import numpy as np
 
 from . import store
 
-Find = Callable[[np.ndarray, int], np.ndarray]
+Find = Callable[[np.ndarray, int], Sequence[np.ndarray]]
 Made = tuple[float, Find]  # bytes, and what finds candidates
+Make = Callable[[np.ndarray, contextlib.ExitStack], Made]
+QUERIES, BLOCK = 200, 100_000  # rows compared at a time
 
 
 def cells(counts: list[int]) -> None:
@@ -53,7 +60,7 @@ def cells(counts: list[int]) -> None:
         print(f"| {count:,} | {planted:,} | {figures} |", flush=True)
 
 
-def search(counts: list[int], graphs_up_to: int) -> None:
+def search(counts: list[int], graphs_up_to: int, wanted: list[str]) -> None:
     """Measure ways to search at each size, and print a table."""
     heads = ["vectors", "way", "build, CPU s", "bytes a vector", "candidates", "recall@10"]
     print("|", " | ".join([*heads, "alone, q/s", "in a batch, q/s"]), "|")
@@ -62,41 +69,57 @@ def search(counts: list[int], graphs_up_to: int) -> None:
         x = np.empty((count, store.WIDTH), np.float32)
         for at, piece in enumerate(store.pieces(count)):
             x[at * store.PIECE : at * store.PIECE + len(piece)] = store.unit(piece)
-        queries = store.unit(store.queries(count)).astype(np.float32)[:200]
-        truth, clock = np.empty((0, 10), np.int64), time.process_time()
-        for low in range(0, len(queries), 50):
-            similarity = queries[low : low + 50] @ x.T
-            truth = np.concatenate([truth, np.argpartition(-similarity, 10, axis=1)[:, :10]])
+        queries = store.unit(store.queries(count)).astype(np.float32)[:QUERIES]
+        clock = time.process_time()
+        truth = nearest(x, queries)
         batch = len(queries) / (time.process_time() - clock)
         clock = time.process_time()
         for query in queries[:5]:
             np.argpartition(-(x @ query), 10)
         alone = 5 / (time.process_time() - clock)
-        print(
-            f"| {count:,} | all compared | 0 | 1,024 | all | 1.000 | {alone:,.0f} | {batch:,.0f} |",
-            flush=True,
-        )
+        full = f"{4 * store.WIDTH:,} | all | 1.000 | {alone:,.1f} | {batch:,.1f}"
+        print(f"| {count:,} | all compared | 0 | {full} |", flush=True)
         for name, make in ways(count <= graphs_up_to).items():
-            clock = time.process_time()
-            size, find = make(x)
-            built = time.process_time() - clock
-            for many in (30, 100, 300, 1000):
-                clock = time.process_time()
-                found = [
-                    again(x, query, rows) for query, rows in zip(queries, find(queries, many), strict=True)
-                ]
-                batch = len(queries) / (time.process_time() - clock)
-                recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(truth.tolist(), found, strict=True)])
-                if recall >= 0.99:
-                    break
-            clock = time.process_time()
-            for query in queries[:40]:
-                again(x, query, find(query[None], many)[0])
-            alone = 40 / (time.process_time() - clock)
-            cells = (
-                f"{built:.1f} | {size / count:,.0f} | {many:,} | {recall:.3f} | {alone:,.0f} | {batch:,.0f}"
-            )
-            print(f"| {count:,} | {name} | {cells} |", flush=True)
+            if wanted and not any(re.search(word, name) for word in wanted):
+                continue
+            with contextlib.ExitStack() as stack:
+                line = measured(x, queries, truth, make, stack)
+            print(f"| {count:,} | {name} | {line} |", flush=True)
+
+
+def nearest(x: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Find the ten rows most similar to each query, a block of rows at a time."""
+    best = np.empty((len(queries), 0), np.float32)
+    rows = np.empty((len(queries), 0), np.int64)
+    for low in range(0, len(x), BLOCK):
+        similarity = queries @ x[low : low + BLOCK].T
+        at = np.argpartition(-similarity, 10, axis=1)[:, :10]
+        best = np.concatenate([best, np.take_along_axis(similarity, at, 1)], 1)
+        rows = np.concatenate([rows, low + at], 1)
+        order = np.argsort(-best, axis=1)[:, :10]
+        best, rows = np.take_along_axis(best, order, 1), np.take_along_axis(rows, order, 1)
+    return rows
+
+
+def measured(
+    x: np.ndarray, queries: np.ndarray, truth: np.ndarray, make: Make, stack: contextlib.ExitStack
+) -> str:
+    """Measure one way; give the cells of its line."""
+    clock = time.process_time()
+    size, find = make(x, stack)
+    built = time.process_time() - clock
+    for many in (30, 100, 300, 1000):
+        clock = time.process_time()
+        found = [again(x, query, rows) for query, rows in zip(queries, find(queries, many), strict=True)]
+        batch = len(queries) / (time.process_time() - clock)
+        recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(truth.tolist(), found, strict=True)])
+        if recall >= 0.99:
+            break
+    clock = time.process_time()
+    for query in queries[:40]:
+        again(x, query, find(query[None], many)[0])
+    alone = 40 / (time.process_time() - clock)
+    return f"{built:.1f} | {size / len(x):,.0f} | {many:,} | {recall:.3f} | {alone:,.0f} | {batch:,.0f}"
 
 
 def again(x: np.ndarray, query: np.ndarray, rows: np.ndarray) -> list[int]:
@@ -105,15 +128,15 @@ def again(x: np.ndarray, query: np.ndarray, rows: np.ndarray) -> list[int]:
     return rows[np.argsort(-(x[rows] @ query))[:10]].tolist()
 
 
-def ways(graphs: bool) -> dict[str, Callable[[np.ndarray], Made]]:
+def ways(graphs: bool) -> dict[str, Make]:
     """Name what is compared: each makes its index."""
     import faiss
 
     faiss.omp_set_num_threads(1)
     rows = 50_000  # that codes are fitted to
 
-    def by_faiss(text: str) -> Callable[[np.ndarray], Made]:
-        def make(x: np.ndarray) -> Made:
+    def by_faiss(text: str) -> Make:
+        def make(x: np.ndarray, _: contextlib.ExitStack) -> Made:
             made = faiss.index_factory(x.shape[1], text, faiss.METRIC_INNER_PRODUCT)
             made.train(x[np.random.default_rng(0).permutation(len(x))[:rows]])
             made.add(x)
@@ -123,8 +146,8 @@ def ways(graphs: bool) -> dict[str, Callable[[np.ndarray], Made]]:
 
         return make
 
-    def by_turbovec(bits: int) -> Callable[[np.ndarray], Made]:
-        def make(x: np.ndarray) -> Made:
+    def by_turbovec(bits: int) -> Make:
+        def make(x: np.ndarray, _: contextlib.ExitStack) -> Made:
             import turbovec
 
             made = turbovec.TurboQuantIndex(x.shape[1], bits)
@@ -134,7 +157,10 @@ def ways(graphs: bool) -> dict[str, Callable[[np.ndarray], Made]]:
 
         return make
 
-    def by_bytes(x: np.ndarray) -> Made:
+    def by_lancedb(share: float) -> Make:
+        return lambda x, stack: lancedb(x, share, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+
+    def by_bytes(x: np.ndarray, _: contextlib.ExitStack) -> Made:
         scale = 127 / np.abs(x).max()
         small = np.round(x * scale).astype(np.int8)
         scan(small[:2], small[0].astype(np.int16), np.empty(2, np.int32))  # compiles
@@ -149,16 +175,53 @@ def ways(graphs: bool) -> dict[str, Callable[[np.ndarray], Made]]:
         return small.nbytes, find
 
     found = {
-        "FAISS FastScan, 4 bits for 2 numbers": by_faiss("PQ128x4fs"),
-        "FAISS FastScan, 4 bits for 4 numbers": by_faiss("PQ64x4fs"),
+        "FAISS FastScan, 4 bits for 2 numbers": by_faiss(f"PQ{store.WIDTH // 2}x4fs"),
+        "FAISS FastScan, 4 bits for 4 numbers": by_faiss(f"PQ{store.WIDTH // 4}x4fs"),
         "FAISS RaBitQ FastScan, 1 bit": by_faiss("RaBitQfs"),
         "8 bits, numba": by_bytes,
+        "LanceDB IVF_RQ, 1 bit, 1 cell in 20": by_lancedb(0.05),
+        "LanceDB IVF_RQ, 1 bit, 1 cell in 5": by_lancedb(0.2),
+        "LanceDB IVF_RQ, 1 bit, all cells": by_lancedb(1.0),
     }
     if importlib.util.find_spec("turbovec"):
         found |= {f"turbovec, {bits} bits": by_turbovec(bits) for bits in (4, 2)}
     if graphs:
         found["FAISS HNSW32"] = by_faiss("HNSW32")
     return found
+
+
+def lancedb(x: np.ndarray, share: float, folder: Path) -> Made:
+    """Write vectors into a table on disk, and its codes in cells; a search looks at a share of the cells."""
+    import lancedb as library
+    import pyarrow as pa
+    from lancedb.index import IvfRq
+
+    from nearfar.stores.schema import fixed
+
+    def batches():
+        for low in range(0, len(x), store.PIECE):
+            ids, vectors = pa.array(range(low, min(low + store.PIECE, len(x)))), x[low : low + store.PIECE]
+            yield pa.record_batch({"id": ids, "vector": fixed(vectors)})
+
+    schema = pa.schema({"id": pa.int64(), "vector": pa.list_(pa.float32(), x.shape[1])})
+    table = library.connect(str(folder)).create_table(
+        "t", pa.RecordBatchReader.from_batches(schema, batches())
+    )
+    cells = max(20, round(len(x) / 8192))
+    table.create_index("vector", config=IvfRq("cosine", num_partitions=cells))
+    size = sum(
+        file.stat().st_size for file in folder.rglob("*") if file.is_file() and "_indices" in file.parts
+    )
+    probes = max(1, round(share * cells))
+
+    def find(queries: np.ndarray, many: int) -> list[np.ndarray]:
+        found = []
+        for query in queries:
+            asked = table.search(query).distance_type("cosine").nprobes(probes).refine_factor(many // 10)
+            found.append(asked.limit(10).select(["id", "_distance"]).to_arrow()["id"].to_numpy())
+        return found
+
+    return size, find
 
 
 @numba.njit(cache=False, fastmath=True)
@@ -179,9 +242,12 @@ def main() -> None:
     parser.add_argument("what", choices=["search", "cells"])
     parser.add_argument("--vectors", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--graphs-up-to", type=int, default=100_000, help="graphs of more take minutes")
+    parser.add_argument("--width", type=int, default=store.WIDTH, help="numbers of a vector")
+    parser.add_argument("--ways", nargs="+", default=[], help="only those whose names these patterns match")
     given = parser.parse_args()
+    store.WIDTH = given.width
     if given.what == "search":
-        search(given.vectors, given.graphs_up_to)
+        search(given.vectors, given.graphs_up_to, given.ways)
     else:
         cells(given.vectors)
 

@@ -6,7 +6,10 @@ import sys
 def start() -> int:
     """Run the command line; Ctrl-C before it has been imported ends in a sentence too."""
     try:
-        from .cli.main import main
+        from .core.imports import large_imports
+
+        with large_imports():
+            from .cli.main import main
     except KeyboardInterrupt:
         sys.stderr.write("stopped before anything began: run the same command again.\n")
         return 130

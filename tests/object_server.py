@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections import Counter, defaultdict
 from contextlib import contextmanager
@@ -20,12 +21,14 @@ class ObjectServer:
         objects: bytes by path.
         faults: statuses that the next requests of a path get, first come first.
         lost: paths that are listed and not there.
+        elsewhere: another server to which requests for objects lead, as a hub's do.
         asked: requests by path.
+        tokens: what requests said of who asks.
     """
 
     def __init__(self):
         self.objects, self.faults, self.lost = {}, defaultdict(list), set()
-        self.asked = Counter()
+        self.asked, self.tokens, self.elsewhere = Counter(), set(), None
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -46,14 +49,24 @@ class ObjectServer:
             def do_HEAD(self):
                 self.do_GET()
 
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.do_GET()
+
             def do_GET(self):
                 url = urlsplit(self.path)
                 path, query = unquote(url.path).lstrip("/"), parse_qs(url.query)
                 server.asked[path] += 1
+                server.tokens.add(self.headers.get("Authorization"))
                 if server.faults[path]:
                     return self.answer(server.faults[path].pop(0))
                 if "list-type" in query:
                     return self.answer(200, server.listing(path.strip("/"), query), Content_Type="text/xml")
+                if path.startswith("api/datasets/"):
+                    body = json.dumps(server.tree(path)).encode()
+                    return self.answer(200, body, Content_Type="application/json")
+                if server.elsewhere:
+                    return self.answer(302, Location=server.elsewhere.url(path))
                 if path not in server.objects or path in server.lost:
                     return self.answer(404)
                 data = server.objects[path]
@@ -98,6 +111,17 @@ class ObjectServer:
             f"<KeyCount>{len(page)}</KeyCount><MaxKeys>{PAGE}</MaxKeys><IsTruncated>{str(more).lower()}</IsTruncated>"
             f"{token}{items}</ListBucketResult>"
         ).encode()
+
+    def tree(self, path):
+        """List what a hub has below a folder, tree/main/folder, or in a data set, paths-info/main."""
+        _, _, org, name, _, _, *folder = path.split("/")
+        above = f"datasets/{org}/{name}/resolve/main/"
+        held = {key.removeprefix(above): key for key in self.objects if key.startswith(above)}
+        return [
+            {"type": "file", "path": key, "size": len(self.objects[full]), "oid": self.mark(full).strip('"')}
+            for key, full in sorted(held.items())
+            if key.startswith("/".join([*folder, ""]) if folder else "")
+        ]
 
     def upload(self, folder, bucket):
         """Put a folder's files into a bucket."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from pathlib import Path
 
+import forkserver
 import pytest
 
 from nearfar.core.device import compute_threads, cores, cpu_quota
@@ -57,3 +60,38 @@ def test_a_quota_sets_the_number_of_cores_and_threads(tmp_path: Path) -> None:
     for quota, count in (("50000", 1), ("100000", 1), ("100001", 2), ("150000", 2), ("max", cores())):
         write(place[1] / "a/cpu.max", f"{quota} 100000\n")
         assert cores(*place) == min(count, cores())
+
+
+FAULTS = """
+import ctypes, os, resource, sys
+from nearfar.core.memory import keep_freed_memory
+
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+kept = keep_freed_memory()
+
+def touched():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    piece = library.malloc(ctypes.c_size_t(64 << 20))
+    ctypes.memset(piece, 1, 64 << 20)
+    library.free(ctypes.c_void_p(piece))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+touched()
+print(kept, touched())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is a C library of Linux")
+def test_large_pieces_of_memory_are_kept_unless_the_user_set_how() -> None:
+    def told(**more: str) -> tuple[str, int]:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | more
+        kept, faults = forkserver.run(FAULTS, check=True, env=env).stdout.split()
+        return kept, int(faults)
+
+    kept, faults = told()
+    if kept == "False":
+        pytest.skip("another C library than glibc")
+    assert faults < 100  # of 16,384 pages
+    kept, faults = told(MALLOC_ARENA_TEST="2")
+    assert kept == "False" and faults > 1000

@@ -4,6 +4,8 @@ import io
 import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from object_server import serving
 from PIL import Image
@@ -224,3 +226,51 @@ def test_the_cache_keeps_to_its_bound(tmp_path, monkeypatch):
     monkeypatch.setenv("NEARFAR_REMOTE_CACHE", "much")
     with pytest.raises(NearfarError, match="give a number of GB"):
         object_cache.object_cache()
+
+
+def test_rows_of_parquet_and_lance_are_the_same_as_on_disk(server, folder, tmp_path):
+    source = open_source(folder, labels=True)
+    images = [path.read_bytes() for path in (source.read(row) for row in range(len(source)))]
+    table = pa.table({"image": pa.array(images, pa.binary()), "label": list(source.labels)})
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        parquet.write_table(table[number::2], tmp_path / "in" / f"x-{number}.parquet", row_group_size=5)
+    server.upload(tmp_path / "in", "bucket/in")
+    local = open_source(str(tmp_path / "in" / "*.parquet"), labels=True)
+    for address in ("s3://bucket/in/*.parquet", server.url("bucket/in/x-") + "{0..1}.parquet"):
+        same(open_source(address, labels=True), local)
+    one = open_source("s3://bucket/in/x-1.parquet")
+    assert one.read(3) == local.read(16)
+    before = server.asked["bucket/in/x-1.parquet"]
+    assert open_source("s3://bucket/in/*.parquet").read(14) == local.read(14)
+    assert server.asked["bucket/in/x-1.parquet"] == before, "footers and groups of rows are in the cache"
+    lancedb = pytest.importorskip("lancedb")
+    lancedb.connect(str(tmp_path)).create_table("set", table)
+    server.upload(tmp_path / "set.lance", "bucket/set.lance")
+    same(open_source("s3://bucket/set.lance", labels=True), open_source(tmp_path / "set.lance", labels=True))
+
+
+def test_a_data_set_on_the_hub_is_read_where_it_is(server, folder, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("huggingface_hub")
+    above = "datasets/org/name/resolve/main"
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    shards(folder, tmp_path / "in")
+    with serving() as storage:  # where the hub keeps its files
+        for where in (server, storage):
+            where.upload(folder, f"{above}/photos")
+            where.upload(tmp_path / "in", f"{above}/in")
+        server.elsewhere = storage
+        same(open_source("hf://datasets/org/name/photos", labels=True), open_source(folder, labels=True))
+        local = open_source(str(tmp_path / "in" / "*.tar"), labels=True)
+        same(open_source("hf://datasets/org/name/in/x-{000..002}.tar", labels=True), local)
+        same(open_source("hf://datasets/org/name/in/*.tar", labels=True), local)
+        assert f"Bearer {SECRET}" in server.tokens and storage.tokens == {None}, (
+            "the token stays with the hub"
+        )
+    assert main(["check", "hf://datasets/org"]) == 2
+    assert "names no data set; write hf://datasets/org/name/folder/" in capsys.readouterr().err
+    server.faults["api/datasets/org/name/tree/main"] = [401] * 9
+    assert main(["check", "hf://datasets/org/name"]) == 2
+    error = capsys.readouterr().err
+    assert "permission denied" in error and "set HF_TOKEN" in error and SECRET not in error

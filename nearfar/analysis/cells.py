@@ -46,13 +46,18 @@ def near_rows(
     """
     if len(base) <= few:
         return top_k(queries, base, k, exclude_self=exclude_self)[1].numpy()
-    queries, base = unit(queries), unit(base)
+    same = queries is base
+    base = unit(base)
+    queries = base if same else unit(queries)
     best = torch.full((len(queries), k), -torch.inf)
     found = torch.full((len(queries), k), -1)
     for division in range(DIVISIONS):
         for rows, asked in _cells(base, queries, rng.fold(0, "cells", division)):
-            similarity = queries[asked] @ base[rows].T
-            if exclude_self:
+            there = base[rows]
+            similarity = (there if asked is rows else queries[asked]) @ there.T
+            if exclude_self and asked is rows:
+                similarity.fill_diagonal_(-torch.inf)
+            elif exclude_self:
                 similarity[asked[:, None] == rows] = -torch.inf
             value, at = similarity.topk(min(k, len(rows)), dim=1)
             who = torch.where(torch.isfinite(value), rows[at], -1)
@@ -69,24 +74,34 @@ def near_rows(
 def _cells(
     base: torch.Tensor, queries: torch.Tensor, key: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Divide rows into small cells: row numbers of `base` and of the `queries` that lie in the same one."""
+    """Divide rows into small cells: row numbers of `base` and of the `queries` that lie in the same one.
+
+    Where the two are one tensor, both are the same list, and are divided once.
+    """
     draws = np.random.Generator(np.random.Philox(key=key))
-    waiting = [(torch.arange(len(base)), torch.arange(len(queries)))]
+    every = torch.arange(len(base))
+    waiting = [(every, every if queries is base else torch.arange(len(queries)))]
     while waiting:
         rows, asked = waiting.pop()
         if not len(asked) or not len(rows):
+            continue
+        if len(rows) <= CELL and asked is rows:
+            yield rows, asked
             continue
         if len(rows) <= CELL:
             for low in range(0, len(asked), CELL):
                 yield rows, asked[low : low + CELL]
             continue
         centres = _centres(base, rows, draws)
-        mine, theirs = _nearest(base, rows, centres), _nearest(queries, asked, centres)
+        mine = _nearest(base, rows, centres)
+        theirs = mine if asked is rows else _nearest(queries, asked, centres)
         if int(mine.bincount().max()) > 0.95 * len(rows):  # hardly differ: any division is as good
             many = -(-len(rows) // CELL)
-            mine, theirs = (torch.from_numpy(draws.integers(many, size=len(x))) for x in (rows, asked))
+            mine = torch.from_numpy(draws.integers(many, size=len(rows)))
+            theirs = mine if asked is rows else torch.from_numpy(draws.integers(many, size=len(asked)))
         for branch in range(int(mine.max()) + 1):
-            waiting.append((rows[mine == branch], asked[theirs == branch]))
+            part = rows[mine == branch]
+            waiting.append((part, part if asked is rows else asked[theirs == branch]))
 
 
 def _centres(base: torch.Tensor, rows: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:

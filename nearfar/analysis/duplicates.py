@@ -216,8 +216,9 @@ def centred(x: Vectors, others: Vectors | None = None) -> tuple[torch.Tensor, to
     common = directions[share >= COMMON]
     if share[share < COMMON].sum() < 1e-4 or len(base) < 4 * len(common):
         common = common[:0]
-    made = [part - (part @ common.T) @ common for part in (torch.from_numpy(x) - mean, base - mean)]
-    return made[0], made[1]
+    parts = [base - mean] if others is None else [torch.from_numpy(x) - mean, base - mean]
+    made = [part - (part @ common.T) @ common for part in parts]
+    return made[0], made[-1]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ..core import progress
 from ..core.atomic import FULL
 from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
+from ..core.imports import large_imports
 from ..core.redact import redact_text
 from ..core.text import counted, printable
 from ..data.modalities import IMAGES, modality
@@ -291,10 +292,11 @@ def _run(words: Sequence[str]) -> int:
     main_process = _is_main_process()
     progress.show(main_process)
     name = FUNCTIONS.get(command, command)
-    if name in PRIVATE:
-        function = getattr(importlib.import_module(f"nearfar.{PRIVATE[name]}"), name)
-    else:
-        function = getattr(nearfar, name)
+    with large_imports():
+        if name in PRIVATE:
+            function = getattr(importlib.import_module(f"nearfar.{PRIVATE[name]}"), name)
+        else:
+            function = getattr(nearfar, name)
     result = function(*first, **values)
     if main_process and result is not None:  # a page that was served leaves nothing to print
         print(json.dumps(result.to_json()) if as_json else printable(_done(command, result), keep="\n"))

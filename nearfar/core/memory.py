@@ -1,12 +1,41 @@
-"""Measures peak memory: the GPU's if one is used, else that of this process."""
+"""Measures peak memory, the GPU's or this process's, and keeps what the process frees for its next step."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import os
 from pathlib import Path
 
 import torch
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
+_LARGEST = 1 << 30  # bytes of a piece of memory that is kept when it is freed
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Let the C library keep large pieces of memory that are freed, for this process's next ones.
+
+    By itself glibc gives a piece above 32 MiB back to the system at once, and gets it again at the next step,
+    page by page, each set to zero: a tenth to a third of the time of small networks. The process then holds
+    about as much as at its peak until it ends. Settings of the user's own are left alone.
+
+    Returns:
+        Whether it is so now; False with other C libraries than glibc, or where the user has set it.
+    """
+    theirs = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    try:
+        library = None if theirs or not os.confstr("CS_GNU_LIBC_VERSION") else ctypes.CDLL(None)
+        change = getattr(library, "mallopt", None)
+    except (AttributeError, OSError, ValueError):  # no such name on other systems
+        return False
+    if change is None:
+        return False
+    # Older libraries refuse more than half a heap's 64 MiB.
+    kept = any(change(_MMAP_THRESHOLD, size) for size in (_LARGEST, 32 << 20))
+    return bool(kept and change(_TRIM_THRESHOLD, (1 << 31) - 1) and change(_ARENA_MAX, 1))
 
 
 def forget_peak() -> None:

@@ -57,7 +57,7 @@ def endings(data: Any) -> Counter[str]:
 def _of_folder(root: str) -> Counter[str]:
     """Look into a folder and those in it, by turns the nearest and the deepest.
 
-    Of two hundred classes with a note each and their images a level deeper, the nearest show only notes.
+    Of many classes with a note each, and their images one level deeper, the nearest alone show only notes.
     """
     found: Counter[str] = Counter()
     waiting, looked = deque([root], MOST_FOLDERS), 0

@@ -1,4 +1,4 @@
-"""Reads objects at s3://, gs:// and https:// addresses, through obstore, with retries and a cache on disk.
+"""Reads objects at s3://, gs://, hf:// and https:// addresses by obstore, with retries and a cache on disk.
 
 Credentials come from the environment, as the provider's own tools read them; an address that holds any is
 refused, since addresses are written to logs and run folders. Requests that fail for a while are repeated with
@@ -19,16 +19,18 @@ from typing import Any
 
 from ..core.errors import BadImage, NearfarError
 from ..core.redact import redact
+from . import hub_files
 from .object_cache import object_cache
 
-SCHEMES = ("s3", "gs", "http", "https")
+SCHEMES = ("s3", "gs", "hf", "http", "https")
 RETRIES, LONGEST, GIVEN_UP = 8, 20.0, 180.0  # times, seconds between two of them, seconds in all
 TIMEOUT = 60.0  # seconds that an answer may take
 BLOCK = 1 << 20  # bytes asked for at a time where a file is read from its start
-_ADDRESS = re.compile(r"(s3|gs|http|https)://([^/?#]*)/?(.*)", re.DOTALL | re.IGNORECASE)
+_ADDRESS = re.compile(r"(s3|gs|hf|http|https)://([^/?#]*)/?(.*)", re.DOTALL | re.IGNORECASE)
 _HINTS = {
     "s3": "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, or AWS_SKIP_SIGNATURE=true",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or GOOGLE_SKIP_SIGNATURE=true",
+    "hf": "set HF_TOKEN",
 }
 
 
@@ -52,7 +54,7 @@ class Bucket:
 
     Attributes:
         scheme: of `SCHEMES`.
-        host: the bucket's or the server's name.
+        host: the bucket's or the server's name; of a data set on the Hugging Face hub, datasets/org/name.
     """
 
     scheme: str
@@ -76,7 +78,13 @@ class Bucket:
                 f"{redact(address)} holds credentials or parameters; leave these out, and give credentials "
                 "in the environment."
             )
-        return Bucket(found[1].lower(), found[2]), found[3]
+        scheme, host, key = found[1].lower(), found[2], found[3]
+        if scheme == "hf":
+            words = key.split("/", 2)
+            if host != "datasets" or len(words) < 2 or not all(words[:2]):
+                raise NearfarError(f"{address!r} names no data set; write hf://datasets/org/name/folder/.")
+            host, key = f"datasets/{words[0]}/{words[1]}", "/".join(words[2:])
+        return Bucket(scheme, host), key
 
     def __str__(self) -> str:
         """Write its address."""
@@ -97,6 +105,15 @@ class Bucket:
                 f"{self}/{prefix.rstrip('/') or 'photos'}.csv, or shards such as {self}/x-{{000..099}}.tar."
             )
         obstore = _obstore()
+        if self.scheme == "hf":
+            try:
+                for found in hub_files.files(self.host, prefix.rstrip("/")):
+                    yield ObjectInfo(*found)
+            except NearfarError:
+                raise
+            except Exception as error:  # the package raises a dozen unrelated kinds
+                raise self._refused(prefix, error) from None
+            return
         try:
             for some in obstore.list(_client(self), prefix.rstrip("/") or None, chunk_size=1000):
                 for item in some:
@@ -112,6 +129,13 @@ class Bucket:
             BadImage: it cannot be had.
         """
         obstore = _obstore()
+        if self.scheme == "hf":
+            try:
+                return ObjectInfo(*hub_files.file(self.host, key))
+            except NearfarError:
+                raise
+            except Exception as error:  # as in `list`
+                raise BadImage(f"unreadable: {_reason(error)}") from None
         try:
             item = obstore.head(_client(self), key)
         except _errors() as error:
@@ -145,13 +169,18 @@ class Bucket:
             cache.put(name, data)
         return data
 
-    def open(self, key: str) -> io.BufferedReader:
+    def open(self, key: str, info: ObjectInfo | None = None) -> io.BufferedReader:
         """Open an object as a file to read; parts that are skipped are not fetched.
+
+        Args:
+            key: of the object.
+            info: from a listing; the parts that are read are then kept in the cache.
 
         Raises:
             BadImage: it cannot be had.
         """
-        return io.BufferedReader(_Reader(self, key, self.head(key).size), BLOCK)
+        size, mark = (info.size, info.mark) if info else (self.head(key).size, "")
+        return io.BufferedReader(_Reader(self, key, size, mark), BLOCK)
 
     def refused(self, key: str, reason: str) -> NearfarError:
         """Say that something cannot be read, and what may help."""
@@ -165,8 +194,8 @@ class Bucket:
 class _Reader(io.RawIOBase):
     """A file whose bytes are fetched as they are read."""
 
-    def __init__(self, bucket: Bucket, key: str, size: int) -> None:
-        self._bucket, self._key, self._size, self._at = bucket, key, size, 0
+    def __init__(self, bucket: Bucket, key: str, size: int, mark: str) -> None:
+        self._bucket, self._key, self._size, self._mark, self._at = bucket, key, size, mark, 0
 
     def readable(self) -> bool:
         return True
@@ -184,7 +213,7 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         size = max(0, min(len(buffer), self._size - self._at))
         if size:
-            buffer[:size] = self._bucket.read(self._key, start=self._at, size=size)
+            buffer[:size] = self._bucket.read(self._key, self._mark, self._at, size)
             self._at += size
         return size
 
@@ -227,6 +256,13 @@ def _client(bucket: Bucket) -> Any:
                 _CLIENTS[name] = store.S3Store(bucket.host, **how)
             elif bucket.scheme == "gs":
                 _CLIENTS[name] = store.GCSStore(bucket.host, **how)
+            elif bucket.scheme == "hf":
+                address = hub_files.base(bucket.host)
+                how["client_options"] |= {
+                    "allow_http": address.startswith("http:"),
+                    "default_headers": hub_files.headers(),
+                }
+                _CLIENTS[name] = store.HTTPStore.from_url(address, **how)
             else:
                 how["client_options"]["allow_http"] = bucket.scheme == "http"
                 _CLIENTS[name] = store.HTTPStore.from_url(str(bucket), **how)
@@ -246,7 +282,8 @@ def _reason(error: Exception) -> str:
     name = type(error).__name__
     if isinstance(error, FileNotFoundError) or "NotFound" in name:
         return "no such object"
-    if "Permission" in name or "Unauthenticated" in name or " 403 " in str(error) or " 401 " in str(error):
+    refused = re.search(r" 40[13] |\b40[13] (Client|Unauthorized|Forbidden)", str(error))
+    if "Permission" in name or "Unauthenticated" in name or refused:
         return "permission denied"
     if status := re.search(r"\b(4\d\d|5\d\d) [A-Z][A-Za-z ]+", str(error)):
         return f"the server answers {status[0].strip().lower()}"

@@ -22,7 +22,7 @@ from ..core.shapes import loads
 from ..images.value_range import Values
 from ..text.read import MOST, text_of
 from . import shards
-from .csv_files import native_paths, read_rows
+from .csv_files import PATH_COLUMNS, native_paths, read_rows
 from .in_memory import open_in_memory
 from .lists import column_of
 from .pair_modality import TABLE, TABLES
@@ -31,7 +31,6 @@ from .source import FileSource, Source, clean
 from .subset import SourceSubset
 
 NAMES = (TABLE, "metadata")  # of a table that lies in a folder of images
-_PATHS = ("path", "file", "image", "filename", "file_name", "image_path")
 _CAPTIONS = ("caption", "captions", "text", "title")
 Lines = Iterator[tuple[int, Any, Any, str]]  # number, path, a caption or several, why it is of no use
 
@@ -255,7 +254,7 @@ def _rows(path: Path) -> Lines:
 
 
 def _columns(path: Path, names: list[str]) -> tuple[int, int]:
-    return column_of(path, names, _PATHS, "paths"), column_of(path, names, _CAPTIONS, "captions")
+    return column_of(path, names, PATH_COLUMNS, "paths"), column_of(path, names, _CAPTIONS, "captions")
 
 
 def _jsonl(path: Path) -> Lines:

@@ -1,4 +1,4 @@
-"""Opens images at s3://, gs:// and https:// addresses: folders, lists and tar shards.
+"""Opens images at s3://, gs://, hf:// and https:// addresses: folders, lists, tar shards, Parquet, Lance.
 
 Nothing is fetched but names, lists and the headers of shards. Images are read one by one from then on, in any
 order, so training draws from remote data as from local files, and resumes as exactly.
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,10 +27,13 @@ from ..core.progress import Bar, say
 from ..core.threads import map_in_order
 from . import lists
 from .folders import NO_ENDING, is_image_name, told
+from .image_columns import holds_images
 from .labels import of_folders
+from .lance import open_lance
 from .masks import masks_among
 from .object_cache import object_cache
 from .object_store import Bucket, ObjectInfo, is_address
+from .parquet import ParquetFile, ParquetImages, RemoteParquetImages, joined
 from .shards import arranged, expand, members
 from .source import Source, class_names, clean
 
@@ -97,7 +101,8 @@ def open_remote(address: str, *, labels: bool) -> Source:
     """Open images at an address.
 
     Args:
-        address: a folder, a list (.txt, .csv, .tsv or .parquet), or tar shards, with `*` or `{000..099}`.
+        address: a folder, a list (.txt, .csv, .tsv or .parquet), a Lance data set, or tar shards or Parquet
+            files with images, with `*` or `{000..099}`.
         labels: whether labels are wanted.
 
     Returns:
@@ -108,6 +113,10 @@ def open_remote(address: str, *, labels: bool) -> Source:
     """
     bucket, key = Bucket.split(address)
     suffix = Path(key).suffix.lower()
+    if suffix == ".lance" and bucket.scheme in ("s3", "gs"):
+        return open_lance(address, labels=labels, remote=True)
+    if suffix == ".parquet" and (any(char in key for char in "*?[{") or _has_images(bucket, key)):
+        return _open_parquet(bucket, key, labels)
     if suffix in lists.SUFFIXES:
         return _open_list(bucket, key, labels)
     if suffix == ".tar" or any(char in key for char in "*?[{"):
@@ -173,8 +182,34 @@ def of_paths(name: str, paths: Sequence[str], labels: tuple[str, ...] | None, ab
     return RemoteFiles(name, clean(paths), labels, buckets, keys, [""] * len(keys))
 
 
-def _open_shards(bucket: Bucket, pattern: str, labels: bool) -> RemoteShards:
-    """Open tar shards; the list of a shard's members is kept in the cache."""
+def _has_images(bucket: Bucket, key: str) -> bool:
+    """Tell whether a Parquet file holds images, and not paths."""
+    import pyarrow.parquet as parquet
+
+    try:
+        with bucket.open(key) as file:
+            return holds_images(parquet.read_schema(file))
+    except BadImage as error:
+        raise bucket.refused(key, str(error)) from None
+    except (OSError, ValueError):
+        return False  # reading it as a list says why
+
+
+def _open_parquet(bucket: Bucket, pattern: str, labels: bool) -> ParquetImages:
+    """Open Parquet files with images."""
+    found = _matching(bucket, pattern, ".parquet", "Parquet file")
+    above = f"{_common([item.key for item in found])}/".lstrip("/")
+    files = [
+        ParquetFile(
+            item.key.removeprefix(above), f"{item.size}:{item.mark}", partial(bucket.open, item.key, item)
+        )
+        for item in found
+    ]
+    return joined(f"{bucket}/{pattern}", files, labels, RemoteParquetImages)
+
+
+def _matching(bucket: Bucket, pattern: str, ending: str, what: str) -> list[ObjectInfo]:
+    """Find the objects that a pattern names, all with an ending."""
     found: list[ObjectInfo] = []
     for key in expand(pattern):
         plain = re.split(r"[*?\[]", key, maxsplit=1)[0]
@@ -187,10 +222,16 @@ def _open_shards(bucket: Bucket, pattern: str, labels: bool) -> RemoteShards:
             listed = bucket.list(plain.rpartition("/")[0])
             found += sorted((item for item in listed if _matches(item.key, key)), key=lambda item: item.key)
     if not found:
-        raise NearfarError(f"no object matches {bucket}/{pattern}; give .tar files, such as x/*.tar.")
-    odd = next((item.key for item in found if not item.key.lower().endswith(".tar")), None)
+        raise NearfarError(f"no object matches {bucket}/{pattern}; give {ending} files, such as x/*{ending}.")
+    odd = next((item.key for item in found if not item.key.lower().endswith(ending)), None)
     if odd is not None:
-        raise NearfarError(f"{bucket}/{odd} is not a .tar shard; give only uncompressed .tar files.")
+        raise NearfarError(f"{bucket}/{odd} is not a {what}; give only {ending} files.")
+    return found
+
+
+def _open_shards(bucket: Bucket, pattern: str, labels: bool) -> RemoteShards:
+    """Open tar shards; the list of a shard's members is kept in the cache."""
+    found = _matching(bucket, pattern, ".tar", "shard, which is an uncompressed tar")
 
     def look(item: ObjectInfo) -> tuple[list[tuple[str, int, int]], dict[str, str]]:
         return _members(bucket, item, labels)

@@ -14,11 +14,14 @@ from ..core.errors import NearfarError, nearest
 from ..core.redact import redact
 from . import hubs, lists
 from .folders import find, is_image_name, told
+from .image_columns import holds_images
 from .in_memory import is_tensor, open_in_memory
 from .labels import of_folders
+from .lance import open_lance
 from .masks import masks_among
 from .names import Names
 from .object_store import is_address
+from .parquet import open_parquet
 from .shards import open_shards
 from .source import FileSource, Source, class_names, clean, from_array
 
@@ -37,8 +40,9 @@ def _open_folder(folder: Path, labels: bool) -> FileSource:
         reason = (error.strerror or str(error)).lower()
         raise NearfarError(f"the folder {folder} cannot be read: {reason}; check its permissions.") from None
     if not paths:
-        shards = any(name.endswith(".tar") for name in os.listdir(folder))
-        hint = f"for its tar shards type '{folder}/*.tar'" if shards else "give a folder of JPEG or PNG files"
+        names = os.listdir(folder)
+        ending = next((at for at in (".tar", ".parquet") if any(name.endswith(at) for name in names)), None)
+        hint = f"for its shards type '{folder}/*{ending}'" if ending else "give a folder of JPEG or PNG files"
         held = f" ({'; '.join(told(others))})" if others else ""
         raise NearfarError(f"there is no image in {folder}{held}; {hint}.")
     masks = masks_among(paths)
@@ -75,6 +79,8 @@ def _open_numpy(path: Path, labels: bool) -> Source:
 def _open_file(path: Path, labels: bool) -> Source:
     """Open a file that exists: a list, arrays or a shard."""
     suffix = path.suffix.lower()
+    if suffix == ".parquet" and _has_images(path):
+        return open_parquet(str(path), labels=labels)
     if suffix in lists.SUFFIXES:
         listed = lists.open_list(path, labels=labels)
         if is_address(listed.paths[0]):
@@ -96,19 +102,31 @@ def _open_file(path: Path, labels: bool) -> Source:
     )
 
 
+def _has_images(path: Path) -> bool:
+    """Tell whether a Parquet file holds images, and not paths."""
+    import pyarrow.parquet as parquet
+
+    try:
+        return holds_images(parquet.read_schema(path))
+    except (OSError, ValueError):
+        return False  # reading it as a list says why
+
+
 def _open_name(text: str, labels: bool, download: bool) -> Source:
     """Open what is named by a string: if a path and a data set have the same name, the path is used."""
     path = Path(text).expanduser()
     if not text.strip():
         raise NearfarError("the name of the images is empty; give a folder, such as photos/")
     try:
+        if path.is_dir() and path.suffix == ".lance":
+            return open_lance(str(path), labels=labels)
         if path.is_dir():
             return _open_folder(path, labels)
         if path.exists():
             return _open_file(path, labels)
     except (OSError, ValueError) as error:
         raise NearfarError(f"{text!r} cannot be opened: {error}; give a folder of images.") from None
-    if text.startswith("hf:"):
+    if text.startswith("hf:") and not is_address(text):
         return hubs.open_hugging_face(text[3:], labels=labels)
     if is_address(text):
         from .remote import open_remote
@@ -116,8 +134,10 @@ def _open_name(text: str, labels: bool, download: bool) -> Source:
         return open_remote(text, labels=labels)
     if "://" in text:
         raise NearfarError(
-            f"{redact(text)!r} is an address of a kind that is not read; use s3://, gs:// or https://."
+            f"{redact(text)!r} is an address of a kind that is not read; use s3://, gs://, hf:// or https://."
         )
+    if any(char in text for char in "*?[{") and path.suffix.lower() == ".parquet":
+        return open_parquet(str(path), labels=labels)
     if any(char in text for char in "*?[{") or text.endswith(".tar"):
         return open_shards(str(path), labels=labels)
     if text.lower().partition(":")[0] in hubs.TORCHVISION:
@@ -133,10 +153,10 @@ def open_source(data: Any, *, labels: bool = False, download: bool = True) -> So
 
     Args:
         data: a folder of any depth; a .txt, .csv, .tsv or .parquet list of paths; a .npy or .npz; tar
-            shards (`'shards/*.tar'`); an s3://, gs:// or https:// address of a folder, list or shards; a
-            data set's name (`cifar10`, `cifar10:test`, `hf:org/name`); a NumPy array or tensor of images
-            (N, H, W), (N, H, W, C) or (N, C, H, W); a list of paths, Pillow images, arrays or tensors; a pair
-            (images, labels) of such; or a `Source`.
+            shards (`'shards/*.tar'`) or Parquet files with images; a .lance data set; an s3://, gs://, hf://
+            or https:// address of such; a data set's name (`cifar10`, `cifar10:test`, `hf:org/name`); a NumPy
+            array or tensor of images (N, H, W), (N, H, W, C) or (N, C, H, W); a list of paths, Pillow images,
+            arrays or tensors; a pair (images, labels) of such; or a `Source`.
         labels: whether labels are wanted; without it, none are read.
         download: whether a torchvision data set may be fetched where it is missing.
 

@@ -16,9 +16,12 @@ from torch import nn
 
 from ..core.device import compute_threads, cores
 from ..core.errors import NearfarError
+from ..core.memory import keep_freed_memory
 from ..core.threads import map_in_order, one_torch_thread
 from ..data.loader import Examples
 from ..data.modalities import modality_of
+
+OF_A_THREAD = 32  # images at a time, of a CPU's
 
 Vectors = npt.NDArray[np.float32]
 
@@ -89,7 +92,8 @@ def features(
         store: the images.
         preprocess: how an example becomes the encoder's input; it says of which modality.
         device: where to compute.
-        batch_size: images at a time, in all threads; the vectors do not depend on it, but for rounding.
+        batch_size: images at a time, in all threads; the vectors do not depend on it, but for rounding. A
+            thread of a CPU takes 32 at most: what a network makes of more does not stay in its caches.
         threads: CPU threads that prepare images; default: all cores. If torch has several threads on a CPU,
             each of them prepares and encodes a part of a batch by itself.
 
@@ -104,6 +108,9 @@ def features(
     encoding = _threads(model, where)
     # As many images at a time in all as one thread would have.
     size = math.ceil(batch_size / encoding)
+    if where.type == "cpu":
+        size = min(size, OF_A_THREAD * (1 if encoding > 1 else compute_threads()))
+        keep_freed_memory()
 
     def prepare(low: int) -> torch.Tensor:
         block = dataset.gather(np.arange(low, min(low + size, len(dataset))))

@@ -18,7 +18,7 @@ from ..data.dataset import Subset
 from ..models import Encoder
 from .extract import features
 
-BATCH = 128  # images that a thread encodes at once
+BATCH = 32  # images that a thread encodes at once
 IMAGES = 4096  # by which the covariance is measured
 LEAST = 0.3  # of the mean deviation: features that move less than this are not brought up to the others
 RIDGE = 1.0  # of the mean variance, added to each direction's: small ones are mostly noise

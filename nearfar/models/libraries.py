@@ -12,20 +12,23 @@ import torch
 from torch import nn
 
 from ..core.errors import NearfarError, nearest
+from ..core.imports import large_imports
 from .residual import SHAPES
 from .transformer import TRANSFORMERS
 
 
 def torchvision_names() -> list[str]:
     """List torchvision's classification networks."""
-    import torchvision.models
+    with large_imports():
+        import torchvision.models
 
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def timm_names() -> list[str]:
     """List timm's networks."""
-    import timm
+    with large_imports():
+        import timm
 
     return list(timm.list_models())
 

@@ -12,6 +12,7 @@ from ..core import progress
 from ..core.errors import NearfarError
 from . import hf_networks
 
+CLASSIFIERS = ("classifier", "fc", "head", "head_dist", "last_linear")  # which libraries name so; left out
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")
 
 
@@ -107,7 +108,7 @@ def read(
         raise NearfarError(
             f"weights {str(path)!r} hold NaN or infinite values, in {broken[0]!r} first; use another file."
         )
-    extra = sorted(set(state) - set(wanted))
+    extra = sorted(key for key in set(state) - set(wanted) if key.split(".")[0] not in CLASSIFIERS)
     if extra:
         progress.say(f"weights {path}: {len(extra)} tensors not used, {extra[0]} first")
     net.load_state_dict({key: state[key] for key in wanted})

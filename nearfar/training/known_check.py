@@ -21,7 +21,7 @@ from ..features.knn import top_k
 from ..models import embedded
 from .run import load
 
-SAMPLE = 128  # images encoded, which takes a core about ten seconds
+SAMPLE = 96  # images encoded, which takes a core about two seconds
 OF_A_CLASS = 2  # images of a class, at least: an image's nearest other one may then be of its class
 
 

@@ -9,6 +9,7 @@ import torch
 
 from ..core import distributed, progress
 from ..core.errors import NearfarError
+from ..core.memory import keep_freed_memory
 from ..core.threads import one_torch_thread
 from ..data.loader import DataLoader
 from ..methods.base import Loss, Method
@@ -18,6 +19,7 @@ from .turns import FEWEST, SECONDS, Turns
 
 GAIN = 0.9  # share of float32's time that bfloat16 may take to be chosen
 _FEW, _MOST = 2, 32  # images that a pass takes
+_LONG = 0.15  # seconds of both precisions together, which need no more images to be told apart
 
 
 def gains_from_bfloat16(
@@ -53,6 +55,7 @@ def gains_from_bfloat16(
         return torch.cuda.is_bf16_supported()
     if device.type != "cpu":
         return False
+    keep_freed_memory()  # as in training
     weights = {name: value.clone() for name, value in method.state_dict().items()}
     whole = feed.make(0)
     method.train()
@@ -108,7 +111,7 @@ def _turns(
     turn = elapsed()
     if turn > 1.0:
         progress.say(f"measuring whether bfloat16 is faster than float32 here, for at most {seconds:g} s")
-    while count < _MOST and 2 * (FEWEST + 1) * turn < seconds - elapsed():
+    while count < _MOST and turn < _LONG and 2 * (FEWEST + 1) * turn < seconds - elapsed():
         count, start = 2 * count, elapsed()
         passes(count)
         turn = elapsed() - start
