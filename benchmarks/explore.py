@@ -127,24 +127,43 @@ def spent(number: int) -> float:
 
 
 def draw(page: Page, chromium: str) -> None:
-    """Open the page in Chromium, and print what the browser's processes use up until the map is drawn."""
+    """Open the page in Chromium, and print what browser and server use up until the map is drawn."""
     from playwright.sync_api import sync_playwright
 
-    def used() -> float:
-        return spent(os.getpid()) - spent(page.process.pid)
+    def used() -> tuple[float, float]:
+        server = spent(page.process.pid)
+        return spent(os.getpid()) - server, server
 
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         view = browser.new_page(viewport={"width": 1440, "height": 900})
         view.set_default_timeout(300_000)
-        before = used()
-        view.goto(page.address)
-        for what, where in (("first pictures", "#cell-5 img[src]"), ("map drawn", "body[data-ready]")):
-            view.wait_for_selector(where)
+        began = used()[0]
+
+        def told(what: str) -> None:
+            mine, server = used()
             wall = view.evaluate("performance.now()") / 1000
-            print(f"{what}: {wall:.1f} s, browser's processor {used() - before:.1f} s", flush=True)
+            print(
+                f"{what}: {wall:.1f} s, processor: browser {mine - began:.1f} s, server {server:.1f} s",
+                flush=True,
+            )
+
+        view.goto(page.address, wait_until="commit")
+        stages = {
+            "first points": "#stage[data-points]",
+            "first pictures": "#cell-5 img[src]",
+            "drawn by plotly": "body[data-ready]",
+        }
+        while stages:  # in the order in which they come
+            view.wait_for_function(
+                "all => all.some(one => document.querySelector(one))", arg=[*stages.values()]
+            )
+            for what in [what for what, where in stages.items() if view.query_selector(where)]:
+                del stages[what]
+                told(what)
+        view.wait_for_selector("#waiting", state="hidden")
         view.wait_for_timeout(3000)  # the pictures on the map come when it rests
-        print(f"at rest: browser's processor {used() - before:.1f} s", flush=True)
+        told("laid out, and at rest")
         browser.close()
 
 

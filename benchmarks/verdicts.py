@@ -1,10 +1,12 @@
 """How often a run's verdict is right: runs made healthy, and runs broken on purpose, judged by their looks.
 
     python -m benchmarks.verdicts --data cifar10/train --out DIR --seeds 0       # to set thresholds by
-    python -m benchmarks.verdicts --data cifar10/train --out DIR --seeds 100 101 --page benchmarks/verdicts.md
+    python -m benchmarks.verdicts --data cifar10/train --photographs trash/train --out DIR --seeds 100 101 \
+        --page benchmarks/verdicts.md
 
 Each kind is a short run of `pretrain` with settings that are known to work, or with one thing broken. Which
 verdicts are right for it is written below, before any run. What was made before is read, not made again.
+With photographs, kinds are made of them too, and so are runs so short that little can be told.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ class Kind:
     right: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     images: int | None = None  # so few, nearly half of them held out
-    longer: int = 1  # times the steps of the others
+    longer: float = 1  # times the steps of the others
+    photographs: bool = False  # with the usual views and the usual size for such
     breaks: Callable[[], Any] | None = None
 
 
@@ -51,6 +54,7 @@ def gradient_both_ways() -> Iterator[None]:
         simsiam.SimSiam.loss = honest  # type: ignore[method-assign]
 
 
+EARLY = ("too early to tell",)
 SGD = {"optimizer": "sgd", "lr": 0.05}  # which follows the gradient's size, as Muon does not
 SAME = {"crop_min": 1.0, "flip": 0.0, "jitter": 0.0, "grayscale": 0.0}
 STRONG = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5, "jitter": 1.0}
@@ -75,6 +79,33 @@ KINDS: dict[str, Kind] = {
         ("over-fitting",), {"method": "simclr", "batch_size": 64}, images=160, longer=4
     ),
 }
+ON_PHOTOGRAPHS = {
+    f"{name}, photographs": replace(KINDS[name], photographs=True)
+    for name in (
+        "simclr",
+        "vicreg",
+        "moco",
+        "simclr, no stop to weights",
+        "simsiam without stop-gradient",
+        "vicreg without variance",
+        "simclr, tau 100",
+        "simclr, rate 400 times",
+        "simclr, views alike",
+        "simclr, views apart",
+    )
+}
+"""The same on photographs; there is no telling yet of what learns slowly (BYOL, SimSiam, Barlow Twins)."""
+SHORT_RUNS = {
+    "simclr, 60 steps": Kind(EARLY, {"method": "simclr"}, longer=0.2),
+    "simclr, 24 steps, photographs": Kind(EARLY, {"method": "simclr"}, longer=0.08, photographs=True),
+    "simclr, 60 steps, photographs": Kind(EARLY, {"method": "simclr"}, longer=0.2, photographs=True),
+    "byol, 60 steps, photographs": Kind(EARLY, {"method": "byol"}, longer=0.2, photographs=True),
+    "vicreg, 60 steps, photographs": Kind(EARLY, {"method": "vicreg"}, longer=0.2, photographs=True),
+    "simclr, tau 0.001, 60 steps, photographs": Kind(
+        (*BROKEN, *EARLY), {"method": "simclr", "temperature": 0.001, **SGD}, longer=0.2, photographs=True
+    ),
+}
+"""Runs so short that neither collapse nor a lack of learning can be told from a start."""
 
 
 def make(kind: Kind, name: str, data: Any, out: Path, seed: int, steps: int) -> dict[str, Any]:
@@ -97,7 +128,7 @@ def make(kind: Kind, name: str, data: Any, out: Path, seed: int, steps: int) -> 
     try:
         with kind.breaks() if kind.breaks else _nothing():
             settings = {
-                "steps": steps * kind.longer,
+                "steps": round(steps * kind.longer),
                 "batch_size": 128,
                 "seed": seed,
                 "holdout": 0.45 if kind.images else 0.02,
@@ -119,6 +150,7 @@ def _nothing() -> Iterator[None]:
 
 def page(rows: list[tuple[str, int, str, bool]], data: str, steps: int) -> str:
     """Write what was found as a page: by kind, the verdicts that are right and those that were given."""
+    kinds = KINDS | ON_PHOTOGRAPHS | SHORT_RUNS
     hits = sum(right for *_, right in rows)
     seeds = sorted({seed for _, seed, *_ in rows})
     lines = [
@@ -126,7 +158,7 @@ def page(rows: list[tuple[str, int, str, bool]], data: str, steps: int) -> str:
         "",
         f"{hits} of {len(rows)} runs were judged rightly: each kind once with every seed of "
         f"{', '.join(map(str, seeds))}, {steps} steps of 128 images of {data}. No threshold was set by "
-        "these seeds; some kinds run four times as long. Made by `python -m benchmarks.verdicts`, where "
+        "these seeds; some kinds run longer or shorter. Made by `python -m benchmarks.verdicts`, where "
         "what is right for a kind stood before.",
         "",
         "| run | right is | the verdicts given | right |",
@@ -134,7 +166,7 @@ def page(rows: list[tuple[str, int, str, bool]], data: str, steps: int) -> str:
     ]
     for name in dict.fromkeys(name for name, *_ in rows):
         own = [(said, right) for kind, _, said, right in rows if kind == name]
-        right = KINDS[name].right if set(KINDS[name].right) != set(HEALTHY) else ("healthy, in any degree",)
+        right = kinds[name].right if set(kinds[name].right) != set(HEALTHY) else ("healthy, in any degree",)
         given = ", ".join(said for said, _ in own)
         lines.append(
             f"| {name} | {' or '.join(right)} | {given} | {sum(ok for _, ok in own)} of {len(own)} |"
@@ -148,25 +180,29 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
+    parser.add_argument("--photographs")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--only", nargs="+", default=list(KINDS))
+    parser.add_argument("--only", nargs="+")
     parser.add_argument("--page", type=Path)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    kinds = KINDS | (ON_PHOTOGRAPHS | SHORT_RUNS if given.photographs else {})
     rows = []
     for seed in given.seeds:
-        for name in given.only:
-            made = make(KINDS[name], name, given.data, given.out, seed, given.steps)
+        for name in given.only or kinds:
+            data = given.photographs if kinds[name].photographs else given.data
+            made = make(kinds[name], name, data, given.out, seed, given.steps)
             found = None if "failed" in made else judge(made["lines"])
             said = "broke down" if found is None else found.name
-            right = said in KINDS[name].right
+            right = said in kinds[name].right
             rows.append((name, seed, said, right))
             print(f"{'right' if right else 'WRONG':6}{name:34}seed {seed:<5}{said}", flush=True)
     print(f"{sum(right for *_, right in rows)} of {len(rows)} verdicts are right")
     if given.page:
-        given.page.write_text(page(rows, "/".join(Path(given.data).parts[-2:]), given.steps))
+        data = " and ".join("/".join(Path(one).parts[-2:]) for one in (given.data, given.photographs) if one)
+        given.page.write_text(page(rows, data, given.steps))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,11 @@ def encoded(pixels: np.ndarray, kind: str = "JPEG") -> bytes:
 
 
 def plain(
-    folder: Path, count: int = 120, classes: int = 3, labels: list[str | None] | None = None
+    folder: Path,
+    count: int = 120,
+    classes: int = 3,
+    labels: list[str | None] | None = None,
+    modality: str = "images",
 ) -> VectorStore:
     """A store without a run: vectors about one centre a class, which overlap; the last three are copies."""
     rng = np.random.default_rng(0)
@@ -98,7 +102,7 @@ def plain(
         files.append(folder / f"{len(files):03d}.png")
         files[-1].write_bytes(encoded(pixels, "PNG"))
     data = [file.read_bytes() for file in files]
-    store = open_store(folder / "plain.nf", StoreInfo(8))
+    store = open_store(folder / "plain.nf", StoreInfo(8, modality=modality))
     table = {
         "id": [f"{n:03d}.png" for n in range(count)],
         "vector": pa.array(list(vectors), pa.list_(pa.float32())),

@@ -178,8 +178,6 @@ def batchnorm() -> dict[str, Tensor]:
 
 def other_kinds() -> Iterator[tuple[str, Method, Batch]]:
     """Methods for sound and texts, and a batch; without dropout, which no two processes draw alike."""
-    from torch import nn
-
     from nearfar import methods
     from nearfar.core.config import build
     from nearfar.data.modalities import modality
@@ -196,15 +194,41 @@ def other_kinds() -> Iterator[tuple[str, Method, Batch]]:
         kind = methods.kind(name) or "sound"
         f = modality(kind).encoder("text_w128_d2" if kind == "text" else "mel_cnn_w32", size=32)
         module = methods.method(name)(f, build(methods.settings(name), own.get(name, {}))).double()
-        for part in module.modules():
-            if isinstance(part, nn.Dropout):
-                part.p = 0.0
-            if isinstance(part, nn.MultiheadAttention):
-                part.dropout = 0.0
+        without_dropout(module)
         if name == "byol_a":
             module.memory.push(share(clips.flip(2)))
         rows = torch.arange(8)
         yield name, module, Batch([share(view) for view in made], share(rows), key=4)
+
+
+def with_captions() -> Iterator[tuple[str, Method, Batch]]:
+    """Methods for images with captions, and a batch: two captions are equal, rows end with the longest."""
+    from nearfar import methods, models
+    from nearfar.core.config import build
+    from nearfar.methods.base import Batch
+    from nearfar.text import networks
+
+    torch.manual_seed(2)
+    images, ids = torch.rand(8, 3, 32, 32).double(), torch.randint(2, 300, (8, 9))
+    ids[:4, 6:], ids[5] = 0, ids[2]
+    own = share(ids)
+    rows = torch.arange(8)
+    for name in (name for name in methods.METHODS if methods.kind(name) == "pairs"):
+        with models.seeded(0, name):
+            f, text = models.encoder("resnet10_w16", size=32), networks.encoder("text_w128_d2")
+            module = methods.method(name)(f, build(methods.settings(name), {"width": 16}), text=text).double()
+        without_dropout(module)
+        views = [share(images), own[:, : int((own != 0).sum(1).max())]]
+        yield name, module, Batch(views, share(rows), key=4)
+
+
+def without_dropout(module: Method) -> None:
+    """Switch off what no two processes draw alike."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        if isinstance(part, torch.nn.MultiheadAttention):
+            part.dropout = 0.0
 
 
 def gradients() -> dict[str, Tensor]:
@@ -225,7 +249,7 @@ def gradients() -> dict[str, Tensor]:
         if "targets" in module.requires(module.config):
             batch = replace(batch, targets=share(torch.rand(8, module.memory.rows.shape[1]).double()))
         cases.append((name, module, batch))
-    for name, module, batch in [*cases, *other_kinds()]:
+    for name, module, batch in [*cases, *other_kinds(), *with_captions()]:
         whole = parallelise(module)
         loss = whole(batch)
         loss.total.backward()

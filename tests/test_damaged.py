@@ -118,7 +118,7 @@ def use(folder: Path, run: Run, name: str) -> None:
     if scores and name == "evaluation.json":
         scoring._left_out(scores), scoring._others(scores)
         scoring._leaks(scores, "images"), scoring._classes(scores, "images")
-        scoring._summaries({"a": scores}), scoring._table({"a": scores}, "images")
+        scoring._summaries({"a": scores}, False), scoring._table({"a": scores}, "images", False)
 
 
 def refusals(tries: Iterable[tuple[str, bytes]], file: Path, read: Callable[[], object]) -> int:

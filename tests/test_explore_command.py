@@ -63,7 +63,7 @@ def test_an_empty_or_missing_store_is_refused(tmp_path: Path, there: explored.Ex
     with pytest.raises(NearfarError, match="there is no vector store"):
         explore(tmp_path / "none.nf")
     open_store(tmp_path / "empty.nf", explored.info(there.run))
-    with pytest.raises(NearfarError, match="holds no images"):
+    with pytest.raises(NearfarError, match="holds nothing"):
         explore(tmp_path / "empty.nf")
 
 

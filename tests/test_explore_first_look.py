@@ -72,11 +72,11 @@ def test_the_map_is_answered_before_the_store_is_open_or_torch_imported(address:
 
 
 def test_answers_are_kept_as_long_as_they_are_true(address: str) -> None:
-    assert FirstLook(address, ABOUT).images() == 40
+    assert FirstLook(address, ABOUT).holds() == "40 images"
     assert not FirstLook(address, {**ABOUT, "column": "site"}).answers
     page = EarlyPage(FirstLook(address, ABOUT))
     page.failed = True  # the store cannot be opened: what is known is answered, and nothing else waits
     assert TestClient(page).get("/api/map").status_code == 200
     assert TestClient(page).get("/api/cells?at=0").status_code == 503
     open_store(address).update("label", {"000.png": "b"})
-    assert not FirstLook(address, ABOUT).answers and FirstLook(address, ABOUT).images() == 0
+    assert not FirstLook(address, ABOUT).answers and FirstLook(address, ABOUT).holds() == "nothing"

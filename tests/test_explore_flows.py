@@ -133,6 +133,16 @@ def test_lists_past_the_first_look(tabs: Callable[..., Any], server: Server) -> 
     view.click("#tab-label-errors")
     view.wait_for_function("!document.querySelector('.cell')")
     shows(view, "nothing", "at least two classes")
+    # An empty list of duplicates offers nothing to choose.
+    view.click("#tab-all")
+    view.fill("#condition", "id = '001.png'")
+    view.press("#condition", "Enter")
+    title(view, "1 image")
+    view.click("#tab-duplicates")
+    shows(view, "nothing", "No two images are nearly the same.")
+    assert view.inner_text("#title") == "0 images" and not view.is_visible("#chosen")
+    view.click("#nothing button")
+    title(view, "duplicates in groups")
     # A lasso's selection is there again after another list, and after a reload.
     view.click("#tab-all")
     press(view, "s")
@@ -226,6 +236,37 @@ def test_a_photo_in_full_and_images_set_aside(
         view.evaluate(touch, place)
         view.evaluate("id => document.getElementById(id).click()", place)
     shows(view, "chosen-count", "3 chosen")
+
+
+def test_clips_are_called_clips(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    server = Server(explored.plain(tmp_path, COUNT, modality="sound"))
+    view = browser.new_page()
+    view.set_default_timeout(WAIT)
+    view.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}")
+    ready(view)
+    assert view.inner_text("#count") == f"{COUNT} clips"
+    title(view, f"{COUNT} clips")
+    words = """() => {
+        const names = [...document.querySelectorAll("*")].flatMap(
+            e => ["aria-label", "title", "placeholder"].map(name => e.getAttribute(name) ?? ""));
+        return [document.body.textContent, ...names].flatMap(
+            text => text.match(/.{0,50}\\bimages?\\b.{0,50}/gi) ?? []);
+    }"""
+    told = [view.evaluate(words)]
+    for name in ("selected", "similar", "duplicates", "label-errors", "classifier"):
+        view.click(f"#tab-{name}")
+        view.wait_for_selector("#list-part:not([aria-busy])")
+        told.append(view.evaluate(words))
+    view.click("#tab-all")
+    view.focus("#grid")
+    press(view, "Control+a", "x")
+    view.wait_for_selector("#sure[open]")
+    assert f"Set aside {COUNT} clips?" in view.inner_text("#sure-title")
+    told.append(view.evaluate(words))
+    assert [texts for texts in told if texts] == []
+    view.close()
+    server.stop()
 
 
 def test_long_work_is_shown_and_cancelled(

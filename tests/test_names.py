@@ -38,6 +38,8 @@ def test_a_long_list_is_never_as_many_strings(tmp_path):
     count = 40_000
     paths = [f"collection/of/many/photographs/{row % 100:04d}/image-{row:012d}.jpg" for row in range(count)]
     (tmp_path / "list.txt").write_text("\n".join(paths))
+    (tmp_path / paths[0]).parent.mkdir(parents=True)
+    (tmp_path / paths[0]).touch()
     open_data(str(tmp_path / "list.txt"), expected="images")  # imports
     tracemalloc.start()
     try:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nearfar.core.errors import NearfarError
 from nearfar.training.schedule import AIM, StepPlan, TimeBudget, minutes
+from nearfar.training.turns import Rounds
 
 
 def test_a_single_stretch_is_a_straight_line():
@@ -137,3 +138,24 @@ def test_what_is_no_time_is_a_sentence(text: str) -> None:
     with pytest.raises(NearfarError, match="--budget .* is not a duration; write 1h, 30m") as error:
         minutes(text, "--budget")
     assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted", "rounds"),
+    [
+        ([0.1] * 40, 0.1, 3),  # nothing else runs
+        ([0.1] * 10 + [1.0] + [0.1] * 40, 0.1, 4),  # the second round is disturbed, and repeated
+        ([2.0, 2.1, 2.0], 2.0, 2),  # slow: two steps are over the time
+        ([1.0, 9.0] * 40, 5.0, 2),  # they never agree, and the time is bounded
+    ],
+)
+def test_the_middle_round_tells_the_pace(steps: list[float], wanted: float, rounds: int) -> None:
+    found, times = Rounds(2.9), iter(steps)
+    while not found.enough:
+        spent, timed = 0.0, 0
+        while spent < found.length - 1e-9:
+            spent += next(times)
+            timed += 1
+        found.add(spent / timed, spent)
+    assert found.middle == pytest.approx(wanted, rel=0.1) and len(found.paces) == rounds
+    assert found.spent <= 2 * found.seconds + max(steps)

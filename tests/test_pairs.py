@@ -11,6 +11,7 @@ import small_pairs
 import torch
 from interrupted import pretrain_until
 from PIL import Image
+from processes import without_dropout
 from small import loops
 from small_pairs import TINY, drawn
 
@@ -31,7 +32,8 @@ from nearfar.training.method_choice import choose_method
 from nearfar.training.run_facts import has_text
 from nearfar.training.settings import Training
 
-both = pytest.mark.parametrize("name", ["clip", "siglip"])
+every = pytest.mark.parametrize("name", ["clip", "siglip", "coca", "blip"])
+LOOKING = ("coca", "blip")  # those with layers that look at images, and so at tokens of captions
 
 
 # Data.
@@ -44,7 +46,7 @@ def small(name: str, *, locked: bool = False):
     """A method with two tiny encoders; the same weights each time."""
     with models.seeded(0, name):
         f = models.encoder("resnet10_w16", size=16).requires_grad_(not locked)
-        text = networks.encoder("bag_w512")
+        text = networks.encoder("text_w128_d2" if name in LOOKING else "bag_w512")
         config = build(methods.settings(name), {"width": 16})
         return methods.method(name)(f, config, text=text)
 
@@ -59,15 +61,18 @@ def batch(count: int, equal: bool = False) -> Batch:
     return Batch([x, ids], torch.arange(count))
 
 
-@both
+@every
 @pytest.mark.parametrize("equal", [False, True])
 def test_the_loss_and_its_gradient_are_the_loops_of_the_docstring(name: str, equal: bool) -> None:
     module = small(name).double()
     made = batch(7, equal)
     made.views[0] = made.views[0].double()
-    rows = [z.detach().requires_grad_(z.is_floating_point()) for z in module.embed(made)]
+    rows = [z.detach() for z in module.embed(made)]
+    rows = [z[:, :, :64] if z.dim() == 3 else z for z in rows]  # of the vocabulary what captions have
+    rows = [z.requires_grad_(z.is_floating_point()) for z in rows]
     learnt = [z for z in rows if z.requires_grad]
-    loss, truth = module.loss(*rows).total, loops(name)(*rows)
+    settings = {"caption_weight": module.config.caption_weight} if name == "coca" else {}
+    loss, truth = module.loss(*rows).total, loops(name)(*rows, **settings)
     torch.testing.assert_close(loss, truth, rtol=1e-12, atol=1e-12)
     for grad, right in zip(
         torch.autograd.grad(loss, learnt), torch.autograd.grad(truth, learnt), strict=True
@@ -94,12 +99,13 @@ def test_tiles_change_no_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> N
             torch.testing.assert_close(left, right, rtol=1e-11, atol=1e-12)
 
 
-@both
+@every
 def test_a_method_reaches_every_parameter_and_overfits_and_chunks_agree(name: str) -> None:
     module, made = small(name), batch(8)
+    without_dropout(module)
     for key, p in module.named_parameters():
-        if key.endswith("bn2.weight"):
-            torch.nn.init.constant_(p, 0.5)
+        if key.endswith(("bn2.weight", "out.weight", "narrow.weight")):  # they start at 0
+            torch.nn.init.constant_(p, 0.5 if p.dim() == 1 else 0.01)
     found = module(made)
     found.total.backward()
     for key, p in module.named_parameters():
@@ -116,8 +122,44 @@ def test_a_method_reaches_every_parameter_and_overfits_and_chunks_agree(name: st
     assert 1 <= module.metrics(found.watched)["scale"] <= 100
 
 
-def test_the_scale_of_clip_stops_at_100() -> None:
-    module = small("clip")
+@torch.no_grad()
+def test_coca_writes_a_token_from_the_image_and_the_tokens_before_it() -> None:
+    module, made = small("coca").eval(), batch(4)
+    *_, v, target = module.embed(made)
+    assert torch.equal(target == -1, made.views[1] == 0)
+    other = made.views[1].clone()
+    other[:, 2] += 5
+    *_, later, _ = module.embed(Batch([made.views[0], other], made.rows))
+    same = (v == later).all(2).all(0).tolist()
+    assert same[:3] == [True, True, True] and not same[3]
+    *_, elsewhere, _ = module.embed(Batch([made.views[0].roll(1, 0), made.views[1]], made.rows))
+    assert not torch.equal(v[:, 0], elsewhere[:, 0])
+
+
+@torch.no_grad()
+def test_blip_draws_wrong_pairs_by_likeness_and_never_an_equal_caption() -> None:
+    module = small("blip").eval()
+    x = unit(torch.randn(6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    y, s = x.roll(1, 0), torch.full((6,), 3.0, dtype=torch.float64)
+    c = torch.tensor([1, 1, 2, 3, 4, 5])
+    counts = torch.zeros(2, 6, 6, dtype=torch.float64)
+    for step in range(2000):
+        *drawn, w = module._wrong(Batch([x], torch.arange(6), key=step), x, y, s, c)
+        assert w.tolist() == [1] * 6
+        for way, places in zip(counts, drawn, strict=True):
+            way[torch.arange(6), places] += 1
+    differ = c[:, None] != c
+    for way, likeness in zip(counts, (x @ y.T, y @ x.T), strict=True):
+        chance = ((3 * likeness).softmax(1) + 1e-4) * differ
+        assert (way[~differ] == 0).all()
+        torch.testing.assert_close(way / 2000, chance / chance.sum(1, keepdim=True), rtol=0, atol=0.05)
+    *_, w = module._wrong(Batch([x], torch.arange(6), key=0), x, y, s, torch.ones_like(c))
+    assert w.tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("name", ["clip", *LOOKING])
+def test_the_scale_of_clip_stops_at_100(name: str) -> None:
+    module = small(name)
     with torch.no_grad():
         module.scale.t.fill_(9.0)
     module.after_step(0.1, {})
@@ -168,9 +210,10 @@ def store(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return address
 
 
-@both
+@every
 def test_a_run_on_pairs_resumes_to_the_same_bytes(name: str, pictures: Path, tmp_path: Path) -> None:
     settings = {**TINY, "method": name, "steps": 6, "batch_size": 8, "health_checks": 0}
+    settings |= {"text_encoder": "text_w128_d2"} if name in LOOKING else {}  # with dropout
     nearfar.pretrain(pictures, out=tmp_path / "unbroken", **settings)
     pretrain_until(4, pictures, out=tmp_path / "broken", **settings)
     nearfar.pretrain(pictures, out=tmp_path / "broken", **settings)

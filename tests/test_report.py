@@ -179,6 +179,24 @@ def test_the_page_is_one_file_without_scripts_whatever_files_are_called(
     assert len(found.source) < 3_000_000
 
 
+def test_every_table_of_several_runs_says_whose_it_is(written: dict[str, Path]) -> None:
+    source = written["both"].read_text(encoding="utf-8")
+    tables = re.findall(r'<h3 class="caption">(.*?)</table>', source, re.DOTALL)
+    assert len(tables) > 10
+    for table in tables:
+        caption, heads = table.partition("</h3>")[0], re.findall(r"<th[^>]*>(.*?)</th>", table)
+        said = " | ".join([caption, *heads])
+        assert re.search(r"&lt;i&gt;one\b|\btwo\b", said), said
+    for name in ("training", "spectrum"):
+        part = source.partition(f'<section class="part" id="{name}"')[2].partition("</section>")[0]
+        assert part.count('<ul class="key">') == part.count('<div class="plots') > 0, name
+    grey = re.findall(r"<figcaption>([^<]*in grey[^<]*)", source)
+    assert grey and all(said.endswith("are of two.") for said in grey)
+    # A manager reads one sentence, and what the figures do not say.
+    assert '<p class="sum">2 runs; &lt;i&gt;one was not measured on labelled images' in source
+    assert "<dt>What does this not say?</dt>" in source and "the order of the runs may be another" in source
+
+
 def test_the_page_says_what_went_in(written: dict[str, Path], run: Run, photos: Path) -> None:
     text = " ".join(Page(written["bare"]).text.split())
     assert str(photos) in text and "rejected as unusable 3" in text

@@ -138,6 +138,28 @@ def test_runs_of_unlike_length_share_an_axis() -> None:
     svg = curves.losses([short, long], ("short", "long")).items[0].svg
     assert "% of each run" in svg and short.points(short.log, "loss", True)[0][-1] == 100
     assert "epochs" in curves.losses([short, run_of(40)], ("short", "long")).items[0].svg
+    drawn = curves.health([short, long], "images", ("short", "long"))
+    assert drawn.runs == ("short", "long")
+
+
+def test_the_images_of_a_run_may_be_lost_and_each_keeps_its_colour() -> None:
+    rows = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    drawn = curves.spectrum(["lost", "there"], [None, rows])
+    assert drawn.runs == ["lost", "there"]
+    assert "var(--series-1" in drawn.items[0].svg and "var(--series-0" not in drawn.items[0].svg
+
+
+def test_blocks_of_several_evaluated_runs_are_named() -> None:
+    each = {name: {"images": 4, "recall": 0.5, "precision": 0.5} for name in "xy"}
+    one = _scored(0.5, 0.1, untrained=0.3)
+    one["knn"]["encoder"] |= {"per_class": each, "confusion": [[2, 2], [2, 2]]}
+    one |= {"clusters": {"encoder": {"nmi": 0.4}}, "left_out": {"scratch": "it takes long"}}
+    made = scoring.blocks({"first": one, "second": one}, several=True)
+    inside = [block for part in made if part.kind == "columns" for _, own in part.columns for block in own]
+    for block in [*(part for part in made if part.kind != "columns"), *inside]:
+        said = str(block) if block.kind != "plots" else block.items[0].says + block.items[0].svg
+        assert "first" in said or "second" in said, said[:200]
+    assert len(inside) == 8 and {block.kind for block in inside} == {"note", "table", "heat"}
 
 
 def test_full_cells_of_the_confusion_can_be_read() -> None:
@@ -166,15 +188,15 @@ def _scored(accuracy: float, spread: float, test: str = "a", **others: float) ->
 
 
 def test_one_sentence_sums_a_run_up() -> None:
-    said = summary.sentence(3240, "images", _scored(0.912, 0.02, untrained=0.45, pixels=0.5), None)
+    said = summary.sentence("3,240 images", "images", _scored(0.912, 0.02, untrained=0.45, pixels=0.5), None)
     assert said == (
         "With this encoder, learnt from 3,240 images, 91.2 % of the test images get their right class, more "
         "than with raw pixels (50.0 %)."
     )
-    same = summary.sentence(3240, "images", _scored(0.5, 0.02, untrained=0.49), None)
+    same = summary.sentence("3,240 images", "images", _scored(0.5, 0.02, untrained=0.49), None)
     assert "about as many as with an untrained network (49.0 %)" in same
-    assert "fewer than" in summary.sentence(3240, "images", _scored(0.3, 0.02, pixels=0.49), None)
-    assert "was not measured" in summary.sentence(3240, "images", None, None)
+    assert "fewer than" in summary.sentence("3,240 images", "images", _scored(0.3, 0.02, pixels=0.49), None)
+    assert "was not measured" in summary.sentence("3,240 images", "images", None, None)
 
 
 def test_no_run_is_called_the_best_by_chance_or_on_other_images() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,10 @@ import nearfar
 from nearfar import models
 from nearfar.core.errors import NearfarError
 from nearfar.finetuning import class_figures
+from nearfar.finetuning.outcome import Finetuned
+from nearfar.health.verdict import Verdict
 from nearfar.images.views import Preprocess
+from nearfar.reports import tuned as report_tuned
 from nearfar.training.run import export
 
 pytest.importorskip("matplotlib")
@@ -60,11 +65,37 @@ def test_a_classification_shows_its_surest_mistakes(start, noise, tmp_path) -> N
     wrong = round(18 * (1 - found["accuracy"]))
     assert text.count("data:image/webp") == wrong > 3
     assert "<bee>" not in text and "&lt;bee&gt;" in text and "<script" not in text
+    (said,) = re.findall(r'<p class="sum">(.*?)</p>', text)
+    share = f"{100 * found['accuracy']:.1f}\u00a0%"
+    assert said.startswith(
+        f"The fine-tuned network reaches accuracy {share} on 18 test images; it was compared"
+    )
+    assert "What does this not say?" in text and "not for other cameras" in text
     assert f"nearfar finetune {start} --train {noise / 'train'}" in text
     with pytest.raises(NearfarError, match="shows that run alone"):
         nearfar.report(run, run, out=tmp_path / "x.html")
     with pytest.raises(NearfarError, match="--train is for reports on pretrainings"):
         nearfar.report(run, out=tmp_path / "x.html", train=noise / "train", test=noise / "test")
+
+
+def test_clips_are_called_clips() -> None:
+    rows = {"fine-tuned": {"accuracy": 0.5, "low": 0.4, "high": 0.6}}
+    per_class = {"a": {"recall": 0.5, "images": 4}}
+    result = Finetuned(
+        Path("r"), "classify", "linear", ("a",), {"held-out": rows}, {"held-out": 8, "train": 20}, "accuracy",
+        {"steps": 4, "batch_size": 4}, per_class, Verdict("learnt", "it did", None),
+    )  # fmt: skip
+    run = SimpleNamespace(
+        preprocess=SimpleNamespace(modality="sound"),
+        folder=Path("none"),
+        config={"asked": {"run": "start"}},
+        log=list,
+    )
+    one = report_tuned.TunedRun("r", run, result, (), "")
+    made = [report_tuned._figures(one), report_tuned._classes(one), report_tuned._training(one)]
+    said = " ".join(map(str, [*made, report_tuned.sentence(one), *report_tuned.answers(one)]))
+    assert "8 held-out clips" in said and "chosen on the held-out clips" in said and "other sources" in said
+    assert not re.search(r"\bimages?\b", said)
 
 
 def test_images_that_are_gone_are_asked_for(start, noise, tmp_path) -> None:

@@ -82,7 +82,7 @@ def test_the_page_plays_a_clip_and_shows_its_spectrogram(
     with served(store) as client:
         facts = asked(client, "/api/store")
         key = facts["key"]
-        assert facts["modality"] == "sound"
+        assert facts["modality"] == "sound" and facts["one"] == "clip"
         answer = client.get(f"/api/clip/{at}?key={key}")
         assert answer.headers["content-type"] == "audio/wav"
         assert "media-src blob:" in answer.headers["content-security-policy"]

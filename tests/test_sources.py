@@ -109,6 +109,8 @@ def test_lists(folder: Path, kind: str) -> None:
 
 
 def test_broken_lists(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "1.png").touch()
     for name, text, words in [
         ("a.txt", "\n\n", "lists no image"),
         ("b.csv", "name,label\nx.png,1\n", "no column of paths"),
@@ -117,6 +119,8 @@ def test_broken_lists(tmp_path: Path) -> None:
         ("e.csv", "path,label\nx.png,\n", "no label for image 1"),
         ("f.parquet", "PAR1 nothing", "cannot be read"),
         ("g.csv", "", "no column of paths"),
+        ("i.csv", "img_path,category\n1.png,a\n2.png,b\n", "in the folder inner: write inner/1.png"),
+        ("j.csv", "path,label\n../1.png,a\n", "none of the files"),
     ]:
         (tmp_path / name).write_text(text)
         refuses(tmp_path / name, words, labels=name not in ("a.txt", "b.csv"))
@@ -163,6 +167,8 @@ def test_labels_of_many_digits_stay_apart(folder: Path) -> None:
 
 def test_a_million_paths_open_in_seconds(tmp_path: Path) -> None:
     (tmp_path / "big.txt").write_text("\n".join(f"a/{n:07d}.jpg" for n in range(1_000_000)))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0000000.jpg").touch()
     started = time.process_time()
     assert len(open_source(tmp_path / "big.txt")) == 1_000_000
     assert time.process_time() - started < 5
@@ -373,6 +379,7 @@ def test_names_of_classes_that_look_alike_are_one(tmp_path: Path) -> None:
         (tmp_path / place / f"{len(place)}.png").write_bytes(png(1))
     assert set(open_source(tmp_path, labels=True).labels or ()) == {"caf\u00e9"}
     rows = ["caf\u00e9\u200b", "\ufeffcafe\u0301", "\u00a0caf\u00e9\u2003"]
+    (tmp_path / "0.png").touch()
     text = "".join(f"{at}.png\t{row}\n" for at, row in enumerate(rows))
     (tmp_path / "list.tsv").write_text("path\tlabel\n" + text)
     assert set(open_source(tmp_path / "list.tsv", labels=True).labels or ()) == {"caf\u00e9"}

@@ -124,5 +124,5 @@ def test_wrong_names_are_refused(store: VectorStore, tmp_path: Path) -> None:
     (tmp_path / "full" / "x").write_text("x")
     with pytest.raises(NearfarError, match="already exists"):
         export(store, to="fiftyone", out=tmp_path / "full")
-    with pytest.raises(NearfarError, match="holds no images"):
+    with pytest.raises(NearfarError, match="holds nothing"):
         export(open_store(tmp_path / "none.nf", StoreInfo(dim=8)), to="csv")

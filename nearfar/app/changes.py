@@ -35,7 +35,7 @@ def add_changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Find
         ids = _meant(rows, asked)
         there = [at for at, name in enumerate(ids) if name in rows.at]
         if asked.origin in ACCEPTED and len(ids) > MOST_ACCEPTED:
-            raise NearfarError(f"at most {MOST_ACCEPTED} labels are accepted at once; choose fewer images.")
+            raise NearfarError(f"at most {MOST_ACCEPTED} labels are accepted at once; choose fewer.")
         change = log.write(
             asked.column,
             [ids[at] for at in there],

@@ -88,8 +88,8 @@ def explore(
     at = door.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{at}/?token={token}"
-    count = look.images() if opened is None else len(opened.rows.ids)
-    print(f"{counted(count, 'image')} of {look.address}: {address}", flush=True)
+    holds = look.holds() if opened is None else _holds(opened.rows)
+    print(f"{holds} of {look.address}: {address}", flush=True)
     for name in hosts:
         print(f"Through the proxy: https://{name}{root}/?token={token}")
     print("Ctrl-C ends it.", flush=True)
@@ -157,7 +157,7 @@ def _open(store: VectorStore | str | Path, run: str | None, bank: str | None, co
     # Also the images that are set aside: the page shows them where it is asked to.
     rows = NumberedStore(store)
     if not rows.ids:
-        raise NearfarError(f"{rows.store.address} holds no images; fill it with nearfar embed --store.")
+        raise NearfarError(f"{rows.store.address} holds nothing; fill it with nearfar embed --store.")
     LabelLog(rows).check(column)
     findings = Findings(rows, run, address, filling=filling)
     parts = None
@@ -166,6 +166,11 @@ def _open(store: VectorStore | str | Path, run: str | None, bank: str | None, co
 
         parts = AnomalousParts(rows, findings, bank)
     return _Opened(rows, findings, routes(rows, findings, column, parts))
+
+
+def _holds(rows: NumberedStore) -> str:
+    """Count what a store holds, by its name: "60,000 images"."""
+    return counted(len(rows.ids), rows.store.info.one)
 
 
 def impatient(seconds: float = PATIENCE) -> Any:

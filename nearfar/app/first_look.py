@@ -18,6 +18,7 @@ from typing import Any
 
 from ..core.atomic import atomic_write
 from ..core.shapes import loads
+from ..core.text import counted
 from ..core.version import __version__
 from ..stores.lancedb import TABLE
 from ..stores.set_aside import SET_ASIDE
@@ -72,11 +73,12 @@ class FirstLook:
                     at += length
                 self._state = said["state"]
 
-    def images(self) -> int:
-        """Count the images of the store; 0 where nothing is known."""
+    def holds(self) -> str:
+        """Count what the store holds, by its name: "60,000 images"; nothing where that is not known."""
         with suppress(KeyError, ValueError, TypeError):
-            return int(loads(self.answers["/api/store"][1])["count"])
-        return 0
+            facts = loads(self.answers["/api/store"][1])
+            return counted(int(facts["count"]), str(facts["one"]))
+        return "nothing"
 
     def keep(self, app: Any) -> None:
         """Keep the answers for the next start, unless they are kept, or the map is not laid out yet.

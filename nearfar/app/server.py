@@ -149,6 +149,7 @@ def _store(
             "key": rows.key,
             "columns": store.columns,
             "modality": store.info.modality,
+            "one": store.info.one,
             "words": findings.takes_words(),
             "labels": labels,
             "by": user(),

@@ -177,8 +177,7 @@ def classifier(
     known = np.flatnonzero(given != UNKNOWN)
     if len(given_names) < 2:
         raise NearfarError(
-            "a classifier needs at least two classes with two labels each, given by people; "
-            "label more images."
+            "a classifier needs at least two classes with two labels each, given by people; label more."
         )
     seen, truth = x[known], given[known]
     shares = out_of_fold(seen, truth, len(given_names), seed=0)
@@ -200,7 +199,7 @@ def classifier(
             "class": [names[answer[at]] for at in order],
             "probability": [float(sure[at]) for at in order],
         },
-        (left_out_sentence(lone),) if lone else (),
+        (left_out_sentence(lone, store.info.one),) if lone else (),
         grouped="class",
     )
     facts = {

@@ -111,7 +111,7 @@ def main() -> None:
         except NearfarError as error:
             tell("refused", str(error))
         except MemoryError:
-            tell("refused", "there is not enough memory for this; set images aside, or give a condition.")
+            tell("refused", "there is not enough memory for this; set some aside, or give a condition.")
         except Exception as error:
             reason = redact_text(f"{type(error).__name__}: {error}", address)
             tell("refused", f"this failed ({reason}).")

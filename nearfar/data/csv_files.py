@@ -15,6 +15,11 @@ from ..core.errors import NearfarError
 from ..core.text import from_spreadsheet_cell
 from .names import Names
 
+PATH_COLUMNS = (
+    "path", "file", "image", "filename", "file_name", "filepath", "file_path", "image_path", "img_path",
+    "image_file", "image_name", "img",
+)  # fmt: skip
+"""What the column of the paths is called in the lists that people have, the surest first."""
 _DELIMITERS = ",;\t"
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from ..core import rng
 from ..core.errors import NearfarError, reason_of
-from .csv_files import read_rows
+from .csv_files import PATH_COLUMNS, read_rows
 from .source import FileSource, Source
 
 Rows = npt.NDArray[np.int64]
-NAMES = ("path", "file", "image", "filename", "id")
+NAMES = (*PATH_COLUMNS, "id")
 GROUPS = ("group", "patient", "subject", "speaker")
 FOLDERS = "folders"  # what stands for a list where each folder is a group
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
-from .csv_files import read_rows
+from .csv_files import PATH_COLUMNS, read_rows
 from .endings import LISTS
 from .labels import of_folders, open_labelled
 from .open import open_data
@@ -23,7 +23,7 @@ USUAL = re.compile(r"^(?P<identity>-?\d+)_c(?:am)?(?P<camera>\d+)", re.IGNORECAS
 JUNK = "-1"  # the identity of a detector's mistakes, in Market-1501 and those like it
 QUERIES, GALLERIES = ("query", "queries", "probe"), ("gallery", "bounding_box_test", "test")
 COLUMNS = {
-    "path": ("path", "file", "image", "filename"),
+    "path": PATH_COLUMNS,
     "identity": ("identity", "label", "class", "individual", "pid"),
     "camera": ("camera", "cam", "camid"),
     "role": ("role", "set", "split"),

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import NearfarError, reason_of
-from .csv_files import from_windows, native_paths, open_text, read_rows
+from .csv_files import PATH_COLUMNS, from_windows, native_paths, open_text, read_rows
 from .endings import LISTS
 from .names import Names
 from .source import FileSource, class_names, clean
 
 SUFFIXES = LISTS
+_LOOKED_FOR = 50  # files of a list, and folders beside it
 _BLOCK = 1 << 16  # characters, or rows, at a time
-_PATH_COLUMNS = ("path", "file", "image", "filename")
-_LABEL_COLUMNS = ("label", "class", "target")
+_LABEL_COLUMNS = ("label", "class", "target", "category", "class_name")
 
 
 def column_of(path: Path, names: list[str], wanted: tuple[str, ...], what: str) -> int:
@@ -55,7 +56,7 @@ def _from_text(path: Path) -> Names:
 def _from_csv(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
     rows = read_rows(path, "surrogateescape")
     _, heading = next(rows, (0, []))
-    at = column_of(path, heading, _PATH_COLUMNS, "paths")
+    at = column_of(path, heading, PATH_COLUMNS, "paths")
     mark = column_of(path, heading, _LABEL_COLUMNS, "labels") if labels else at
     marks: list[Any] = []
 
@@ -74,7 +75,7 @@ def _from_parquet(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
     import pyarrow.parquet as parquet
 
     names = list(parquet.read_schema(path).names)
-    at = names[column_of(path, names, _PATH_COLUMNS, "paths")]
+    at = names[column_of(path, names, PATH_COLUMNS, "paths")]
     mark = names[column_of(path, names, _LABEL_COLUMNS, "labels")] if labels else None
     table = parquet.read_table(path, columns=[at, mark] if mark else [at])
 
@@ -94,8 +95,8 @@ def read_list(path: Path, name: str, *, labels: bool) -> tuple[Names, list[Any] 
     """Read the paths of a list, and its labels.
 
     Args:
-        path: the list. A .txt has one path a line; the others have a column named path, file, image or
-            filename and, for labels, one named label, class or target.
+        path: the list. A .txt has one path a line; the others have a column named as one of
+            `PATH_COLUMNS` and, for labels, one named label, class, target, category or class_name.
         name: what errors call it.
         labels: whether to read the labels.
 
@@ -124,8 +125,27 @@ def read_list(path: Path, name: str, *, labels: bool) -> tuple[Names, list[Any] 
     return paths, marks
 
 
+def _refuse_strangers(path: Path, native: Sequence[str]) -> None:
+    """Refuse a list of which no file is where it says; a few are looked for, and not one is opened."""
+    step = -(-len(native) // _LOOKED_FOR)
+    some = [native[row] for row in range(0, len(native), step)]
+    if any(os.path.exists(path.parent / name) for name in some):
+        return
+    first = some[0]
+    hint = "write the paths as they are from there, or whole ones"
+    if not Path(first).is_absolute():
+        folders = sorted(entry.name for entry in os.scandir(path.parent) if entry.is_dir())[:_LOOKED_FOR]
+        inner = next((name for name in folders if os.path.exists(path.parent / name / first)), None)
+        if inner is not None:
+            hint = f"it is in the folder {inner}: write {inner}/{first}, and so on"
+    raise NearfarError(
+        f"none of the files of {path} is there, such as {first}; paths are taken from the list's folder, "
+        f"so {hint}."
+    )
+
+
 def open_list(path: Path, *, labels: bool) -> FileSource:
-    """Open a list of image files; the files themselves are not touched yet.
+    """Open a list of image files; the files themselves are not opened yet.
 
     Args:
         path: the list, as `read_list` takes it. Paths are relative to its folder.
@@ -135,9 +155,10 @@ def open_list(path: Path, *, labels: bool) -> FileSource:
         The source, in the list's order; ids are the paths as written.
 
     Raises:
-        NearfarError: the list cannot be read, is empty, or lacks a column.
+        NearfarError: the list cannot be read, is empty, lacks a column, or none of its files is there.
     """
     paths, marks = read_list(path, str(path), labels=labels)
     native = native_paths(paths, path.parent, path)
     named = None if marks is None else class_names(str(path), marks, len(paths))
+    _refuse_strangers(path, native)
     return FileSource(str(path), clean(native), named, path.parent, native)

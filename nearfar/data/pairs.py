@@ -19,10 +19,12 @@ import numpy as np
 
 from ..core.errors import BadImage, NearfarError, reason_of
 from ..core.shapes import loads
+from ..core.text import bytes_of
+from ..images.files import open_file
 from ..images.value_range import Values
 from ..text.read import MOST, text_of
 from . import shards
-from .csv_files import native_paths, read_rows
+from .csv_files import PATH_COLUMNS, native_paths, read_rows
 from .in_memory import open_in_memory
 from .lists import column_of
 from .pair_modality import TABLE, TABLES
@@ -31,7 +33,6 @@ from .source import FileSource, Source, clean
 from .subset import SourceSubset
 
 NAMES = (TABLE, "metadata")  # of a table that lies in a folder of images
-_PATHS = ("path", "file", "image", "filename", "file_name", "image_path")
 _CAPTIONS = ("caption", "captions", "text", "title")
 Lines = Iterator[tuple[int, Any, Any, str]]  # number, path, a caption or several, why it is of no use
 
@@ -144,7 +145,7 @@ class _Captions:
             if not reason and not isinstance(text, (str, bytes)):
                 reason = "empty caption" if text is None else f"no caption but {type(text).__name__}"
             if not reason:
-                plain = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+                plain = bytes_of(text) if isinstance(text, str) else text
                 try:
                     self.good.setdefault(row, []).append(text_of(plain))
                     continue
@@ -180,13 +181,13 @@ def _folder(folder: Path) -> PairSource:
     found = _Captions()
     for row, name in enumerate(images.paths):
         beside = (folder / name).with_suffix(".txt")
-        try:
-            with open(beside, "rb") as file:
-                text = file.read(MOST + 1)
-        except FileNotFoundError:
+        if not os.path.lexists(beside):
             continue
-        except OSError as error:
-            found.reasons[row] = f"caption: unreadable: {(error.strerror or str(error)).lower()}"
+        try:
+            with open_file(beside, MOST) as file:
+                text = file.read(MOST + 1)
+        except BadImage as error:
+            found.reasons[row] = f"caption: {error}"
             continue
         found.add(row, str(beside.relative_to(folder)), _lines(text))
     return found.source(str(folder), images, "no caption: there is no .txt of its name beside it")
@@ -255,7 +256,7 @@ def _rows(path: Path) -> Lines:
 
 
 def _columns(path: Path, names: list[str]) -> tuple[int, int]:
-    return column_of(path, names, _PATHS, "paths"), column_of(path, names, _CAPTIONS, "captions")
+    return column_of(path, names, PATH_COLUMNS, "paths"), column_of(path, names, _CAPTIONS, "captions")
 
 
 def _jsonl(path: Path) -> Lines:

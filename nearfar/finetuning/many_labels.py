@@ -11,15 +11,12 @@ from typing import Any
 
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
-from ..data.csv_files import read_rows
+from ..data.csv_files import PATH_COLUMNS, read_rows
 from ..data.lists import SUFFIXES
 from ..data.open import open_data
 from ..data.source import FileSource, Source, label_of
 
-PATHS, LABELS = (
-    ("path", "file", "image", "filename"),
-    ("labels", "label", "class", "classes", "target", "tags"),
-)
+LABELS = ("labels", "label", "class", "classes", "target", "tags")
 SEPARATOR = re.compile(r"\s*[;|,]\s*")
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
@@ -76,7 +73,7 @@ def read_many(path: Path) -> dict[str, tuple[str, ...]]:
     """
     heads, rows = _table(path)
     lower = [head.strip().lower() for head in heads]
-    at = next((lower.index(word) for word in PATHS if word in lower), None)
+    at = next((lower.index(word) for word in PATH_COLUMNS if word in lower), None)
     if at is None:
         raise NearfarError(f"{path} has no column of paths; name one of its columns 'path'.")
     mark = next((lower.index(word) for word in LABELS if word in lower), None)

@@ -64,6 +64,8 @@ METHODS = {
     "mlm": "MLM",
     "clip": "CLIP",
     "siglip": "SigLIP",
+    "coca": "CoCa",
+    "blip": "BLIP",
     "distill": "Distill",
     "supervised": "Supervised",
 }

@@ -1,4 +1,4 @@
-"""What CLIP and SigLIP share: two encoders, of images and of captions, whose vectors lie in one space."""
+"""What methods for images with captions share: two encoders, whose vectors lie in one space, and parts beside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from .. import models
 from ..data.pair_blocks import CaptionView
 from ..losses import key_accuracy, unit
 from ..models import Encoder
+from ..models.transformer import positions
 from .base import Batch, Expects, Method
+
+HEADS = 4  # of a layer that looks at an image; the width of texts' tokens is a multiple of it
+DROPOUT = 0.1  # in such a layer, as in the encoders of texts
 
 
 class Scale(nn.Module):
@@ -23,6 +27,36 @@ class Scale(nn.Module):
         super().__init__()
         self.t = nn.Parameter(torch.tensor(float(t)))
         self.b = None if b is None else nn.Parameter(torch.tensor(float(b)))
+
+
+class Places(nn.Module):
+    """Turns the last map of an image into tokens that those of a caption can look at, one for each place."""
+
+    def __init__(self, f: Encoder, width: int) -> None:
+        """Make them as wide as the caption's."""
+        super().__init__()
+        self.layer, self.norm = nn.Linear(f.map_widths[-1], width), nn.LayerNorm(width)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Maps (N, C, rows, columns), of which the last counts -> (N, rows * columns, width)."""
+        last = levels[-1]
+        y: Tensor = self.norm(self.layer(last.flatten(2).transpose(1, 2)))
+        return y + positions(last.shape[2], last.shape[3], y.shape[2]).to(y)
+
+
+def looking_layers(depth: int, width: int) -> nn.ModuleList:
+    """Build layers in which tokens of a caption look at each other, and then at the places of an image.
+
+    Args:
+        depth: number of layers.
+        width: numbers in a token, a multiple of 4.
+    """
+    return nn.ModuleList(
+        nn.TransformerDecoderLayer(
+            width, HEADS, 4 * width, DROPOUT, "gelu", batch_first=True, norm_first=True
+        )
+        for _ in range(depth)
+    )
 
 
 class ImageText(Method):
@@ -72,7 +106,11 @@ class ImageText(Method):
     def rows(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Turn images and captions into x and y, and add e^t and a number of each caption."""
         images, ids = batch.views
-        h, k = self.f(images), self.text(ids)
+        return self.rows_of(self.f(images), ids)
+
+    def rows_of(self, h: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Give the same where images were turned into h already."""
+        k = self.text(ids)
         x = unit(h if self.w_i is None else self.w_i(h))  # (N, P)
         y = unit(k if self.w_t is None else self.w_t(k))  # (N, P)
         return x, y, self.scale.t.exp().to(x.dtype).expand(len(x)), numbers(ids)

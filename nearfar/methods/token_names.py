@@ -1,4 +1,4 @@
-"""What the methods share that name the tokens of a text: masked language modelling and TSDAE."""
+"""What the methods share that name the tokens of a text, such as masked language modelling."""
 
 from __future__ import annotations
 
@@ -27,6 +27,30 @@ def scores(y: Tensor, table: nn.Embedding, bias: Tensor) -> Tensor:
     return y @ table.weight.T * y.shape[2] ** -0.5 + bias
 
 
+def naming_loss(y: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compare what was named with the tokens: the mean cross-entropy over the tokens of all processes.
+
+    Args:
+        y: (n, k, V), a number for each token of the vocabulary in each place.
+        target: (n, k) int64, the tokens, -1 for none.
+
+    Returns:
+        The loss, and what `share_named` is computed from.
+    """
+    kind = torch.promote_types(y.dtype, torch.float32)
+    known = target >= 0
+    sums = F.cross_entropy(y.flatten(0, 1).to(kind), target.flatten(), ignore_index=-1, reduction="sum")
+    count = distributed.total(known.sum().to(kind)).clamp(min=1)
+    right = ((y.argmax(2) == target) & known).sum()
+    return sums * distributed.world() / count, {"right": right, "count": known.sum()}
+
+
+def share_named(watched: Mapping[str, Tensor]) -> Tensor:
+    """Tell which share of the tokens was named."""
+    right, count = (distributed.total(watched[name].float()) for name in ("right", "count"))
+    return right / count.clamp(min=1)
+
+
 class NamesTokens(Method):
     """A method whose loss is the mean cross-entropy of the tokens that it names."""
 
@@ -36,17 +60,10 @@ class NamesTokens(Method):
         return Expects(task="tokens_named", at_chance="train longer, or raise --lr")
 
     def loss(self, y: Tensor, target: Tensor) -> Loss:
-        """Compare what was named, (N, K, V), with the tokens (N, K), -1 for none; the mean over all processes."""
-        kind = torch.promote_types(y.dtype, torch.float32)
-        known = target >= 0
-        sums = F.cross_entropy(y.flatten(0, 1).to(kind), target.flatten(), ignore_index=-1, reduction="sum")
-        count = distributed.total(known.sum().to(kind)).clamp(min=1)
-        right = ((y.argmax(2) == target) & known).sum()
-        return Loss(
-            {"cross_entropy": sums * distributed.world() / count}, {"right": right, "count": known.sum()}
-        )
+        """Compare what was named, (N, K, V), with the tokens (N, K), -1 for none."""
+        found, watched = naming_loss(y, target)
+        return Loss({"cross_entropy": found}, watched)
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the tokens was named."""
-        right, count = (distributed.total(watched[name].float()) for name in ("right", "count"))
-        return {"tokens_named": right / count.clamp(min=1)}
+        return {"tokens_named": share_named(watched)}

@@ -55,18 +55,18 @@ def clusters(
     listed, of = [ids[row] for row in rows], found.cluster[rows]
     columns: dict[str, Sequence[Any]] = {
         "cluster": (of + 1).tolist(),
-        "images": sizes[of].tolist(),
+        opened.info.noun: sizes[of].tolist(),
         "stability": found.stability[of].tolist(),
         "typical": found.typical[rows].tolist(),
         "label": opened.rows(["label"], ids=listed).column("label").to_pylist(),
     }
     lines = [] if found.counts is None else [str(found.counts)]
     if outside := int((found.cluster < 0).sum()):
-        lines.append(f"{outside:,} of {len(ids):,} images are in no cluster.")
+        lines.append(f"{outside:,} of {len(ids):,} {opened.info.noun} are in no cluster.")
     lines.append(
-        f"Clusterings of resampled images agree with this one to {found.agreement:.2f} (adjusted Rand index; "
-        "0 is chance, 1 the same). A cluster with a stability above 0.75 is found again; one below 0.5 is an "
-        "accident."
+        f"Clusterings of resampled {opened.info.noun} agree with this one to {found.agreement:.2f} (adjusted "
+        "Rand index; 0 is chance, 1 the same). A cluster with a stability above 0.75 is found again; one "
+        "below 0.5 is an accident."
     )
     counts = None if found.counts is None else found.counts.to_json()
     facts = {
@@ -83,5 +83,7 @@ def clusters(
             save,
             {one: float(at + 1) if at >= 0 else None for one, at in zip(ids, found.cluster, strict=True)},
         )
-    title = f"{counted(len(found), 'cluster')}, the largest first, the most typical images of each"
+    title = (
+        f"{counted(len(found), 'cluster')}, the largest first, the most typical {opened.info.noun} of each"
+    )
     return write_result(Listing(title, tuple(listed), columns, tuple(lines), facts, "cluster"), opened, out)

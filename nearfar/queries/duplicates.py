@@ -122,7 +122,7 @@ def list_groups(
         copied = np.flatnonzero(sure & ~found.keep)  # what is written may be deleted: no more than is known
         named = {listed[at]: ids[keepers[at]] for at in copied.tolist()}
         opened.update(save, {one: named.get(one) for one in ids})
-    title = "duplicates in groups, largest group first; each begins with the image to keep"
+    title = f"duplicates in groups, largest group first; each begins with the {kind.one} to keep"
     return Listing(title, tuple(listed), columns, lines, facts, "group")
 
 
@@ -156,8 +156,9 @@ def _confirmed(
 def _unconfirmed(many: int, store: VectorStore) -> str:
     """Say what could not be confirmed."""
     return (
-        f"{counted(many, 'more image looks')} like copies in thumbnails of {store.info.thumbnail} pixels, in "
-        "which small differences do not show (confirmed: no); their files are not at hand."
+        f"{counted(many, f'more {store.info.one} looks')} like copies in thumbnails of "
+        f"{store.info.thumbnail} pixels, in which small differences do not show (confirmed: no); their "
+        "files are not at hand."
     )
 
 

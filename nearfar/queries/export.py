@@ -108,7 +108,7 @@ def export(
         )
     opened = open_for_query(what)
     if not len(opened):
-        raise NearfarError(f"{opened.address} holds no images; fill it with nearfar embed --store.")
+        raise NearfarError(f"{opened.address} holds nothing; fill it with nearfar embed --store.")
     path = Path(out) if out is not None else _beside(opened.address, to)
     if SUFFIXES[to] and path.suffix.lower() != SUFFIXES[to]:
         raise NearfarError(f"--out {path} does not end in {SUFFIXES[to]}; --to {to} needs that.")

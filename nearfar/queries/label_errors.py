@@ -63,7 +63,8 @@ def label_errors(
     labels[by_classifier] = UNKNOWN
     if not (labels != UNKNOWN).any():
         raise NearfarError(
-            f"no image of {opened.address} has a label in {column!r}; name another column with --column."
+            f"no {opened.info.one} of {opened.address} has a label in {column!r}; name another column with "
+            "--column."
         )
     labels, names, lone = lone_classes_left_out(labels, names)
     rows = np.flatnonzero(labels != UNKNOWN)
@@ -74,9 +75,9 @@ def label_errors(
         column: [names[at] for at in found.labels[first]],
         "doubt": found.doubt[first].tolist(),
     }
-    lines: tuple[str, ...] = (_how_many(found),)
+    lines: tuple[str, ...] = (_how_many(found, opened.info.noun),)
     if lone:
-        lines += (left_out_sentence(lone),)
+        lines += (left_out_sentence(lone, opened.info.one),)
     if by_classifier.any():
         lines += (left_out_accepted(int(by_classifier.sum())),)
     facts = {
@@ -92,16 +93,16 @@ def label_errors(
     return write_result(listing, opened, out)
 
 
-def _how_many(found: LabelErrors) -> str:
+def _how_many(found: LabelErrors, noun: str) -> str:
     """Say how many labels are wrong, as far as that is known."""
-    count, images, accuracy = found.wrong.count, len(found.labels), percent(found.accuracy)
+    count, labels, accuracy = found.wrong.count, len(found.labels), percent(found.accuracy)
     if found.accuracy < TELLING:
         return (
-            f"Perhaps {count:,} of {images:,} labels are wrong; this is uncertain, as a classifier that did "
-            f"not see them gives {accuracy} of all labels, too few to tell wrong labels from hard images."
+            f"Perhaps {count:,} of {labels:,} labels are wrong; this is uncertain, as a classifier that did "
+            f"not see them gives {accuracy} of all labels, too few to tell wrong labels from hard {noun}."
         )
     return (
-        f"About {count:,} of {images:,} labels are wrong ({found.wrong.low:,} to {found.wrong.high:,}, 95 % "
-        f"interval of the draw of images), as far as a classifier that did not see them can tell; it "
+        f"About {count:,} of {labels:,} labels are wrong ({found.wrong.low:,} to {found.wrong.high:,}, 95 % "
+        f"interval of the draw of {noun}), as far as a classifier that did not see them can tell; it "
         f"gives {accuracy} of all labels."
     )

@@ -140,11 +140,12 @@ def lone_classes_left_out(
     return number[labels], kept, tuple(name for name in names if name not in kept)
 
 
-def left_out_sentence(lone: tuple[str, ...]) -> str:
+def left_out_sentence(lone: tuple[str, ...], one: str = "image") -> str:
     """Say which classes `lone_classes_left_out` left out.
 
     Args:
         lone: their names, one at least.
+        one: the word for one of what the store holds.
     """
     shown = f"{', '.join(lone[:5])}{', ...' if len(lone) > 5 else ''}"
-    return f"Left out, since there is only one image of each: {shown}."
+    return f"Left out, since there is only one {one} of each: {shown}."

@@ -51,14 +51,16 @@ def suggest(
     kept = np.array([one not in taken for one in ids], bool)
     ids, x = [one for one in ids if one not in taken], x[kept]
     if not ids:
-        raise NearfarError(f"{opened.address} has no image that meets --where; change the condition.")
+        raise NearfarError(
+            f"{opened.address} has no {opened.info.one} that meets --where; change the condition."
+        )
     labels, names = read_labels(opened, column, ids)
     found = suggest_rows(x, labels, check_limit(limit), method=method, seed=seed)
     known = int((labels != UNKNOWN).sum())
     switch = ENOUGH * max(2, len(names))
     lines: tuple[str, ...] = (
-        f"{known:,} of {len(ids):,} images have a label, of {counted(len(names), 'class')}. These were "
-        f"chosen by --method {found.method}; auto chooses by margin from {ENOUGH} labels a class "
+        f"{known:,} of {len(ids):,} {opened.info.noun} have a label, of {counted(len(names), 'class')}. "
+        f"These were chosen by --method {found.method}; auto chooses by margin from {ENOUGH} labels a class "
         f"({switch:,} here).",
     )
     if not kept.all():

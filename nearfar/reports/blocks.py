@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 Blocks = Sequence["Note | Command | TableBlock | Plots | Grid | Heat | Fold | Columns"]
 
@@ -112,10 +112,32 @@ class Fold:
 
 @dataclass(frozen=True)
 class Columns:
-    """Blocks side by side, a column a run, each under the run's name if there are several."""
+    """Blocks side by side, a column a run, each under the run's name; `marks` are the runs' colours."""
 
     columns: Sequence[tuple[str, Blocks]]
+    marks: Sequence[int] = ()
     kind: ClassVar[str] = "columns"
+
+
+def of_run(name: str, blocks: Blocks) -> Blocks:
+    """Say in their captions whose some blocks are, so that none has to be read under a heading far above.
+
+    Args:
+        name: of the run.
+        blocks: of that run alone.
+    """
+    made: list[Any] = []
+    for block in blocks:
+        if isinstance(block, (TableBlock, Heat)):
+            block = replace(block, caption=f"{name}: {block.caption}")
+        elif isinstance(block, Grid):
+            block = replace(block, title=f"{name}: {block.title}")
+        elif isinstance(block, Fold):
+            block = replace(block, summary=f"{name}: {block.summary}", blocks=of_run(name, block.blocks))
+        elif isinstance(block, Note):
+            block = replace(block, text=f"{name}: {block.text}")
+        made.append(block)
+    return made
 
 
 @dataclass(frozen=True)

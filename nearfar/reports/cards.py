@@ -43,7 +43,7 @@ def data(run: Run, sampled: ImageSample | None, rejected: Sequence[tuple[str, st
         A table of facts, and the rejected files.
     """
     facts = run.config["data"]
-    noun = noun_of(modality(run.config["training"]["modality"]))
+    noun = modality(run.config["training"]["modality"]).noun
     trained, apart = int(facts["images"]), int(facts.get("holdout", 0))
     rows: Facts = [(noun, str(facts["name"])), ("trained on", f"{trained:,}")]
     rows.append(("holdout, for health checks", f"{apart:,}"))
@@ -112,7 +112,8 @@ def model(run: Run) -> Facts:
     training, log, kind = run.config["training"], run.log(), modality(run.config["training"]["modality"])
     weights = sum(weight.numel() for weight in run.encoder.parameters())
     method = next(entry for entry in catalogue().entries if entry.name == run.config["method"])
-    epochs = f", {log[-1]['epoch']:.3g} epochs" if log else ""
+    passes = f"{log[-1]['epoch']:.3g}" if log else ""
+    epochs = f", {passes} epoch{'' if passes == '1' else 's'}" if log else ""
     return [
         ("method", f"{method.name} ({method.paper}): {method.line}"),
         ("encoder", f"{run.encoder.name}, {run.encoder.stem} stem, {weights:,} weights"),

@@ -102,21 +102,27 @@ def _meaning(key: str, noun: str) -> str:
     return HEALTH[key][2].format(noun=noun, one=noun.removesuffix("s"))
 
 
-def health(runs: Sequence[TrainingCurves], noun: str = "images") -> Plots | Note:
-    """Draw the figures of health of every run; `noun` is the word for what they learnt from."""
+def health(runs: Sequence[TrainingCurves], noun: str = "images", key: Sequence[str] = ()) -> Plots | Note:
+    """Draw the figures of health of every run.
+
+    Args:
+        runs: the runs.
+        noun: the word for what they learnt from.
+        key: the names of the runs, if several.
+    """
     if not any(one.health for one in runs):
         return Note("No health was measured while training (--health-checks 0, or an older run).")
     share, axis = _axis(runs)
     plots = []
-    for key in SHOWN:
-        title, percent, _ = HEALTH[key]
-        lines = [Line(*one.points(one.health, key, share), n) for n, one in enumerate(runs)]
+    for figure in SHOWN:
+        title, percent, _ = HEALTH[figure]
+        lines = [Line(*one.points(one.health, figure, share), n) for n, one in enumerate(runs)]
         lines = [line for line in lines if line.y]
         if lines:
             alt = f"{title} over {axis}, at the end {', '.join(f'{line.y[-1]:.3g}' for line in lines)}"
-            svg = curves(f"health-{key.replace('_', '-')}", alt, lines, x=axis, percent=percent)
-            plots.append(Plot(svg, title, _meaning(key, noun)))
-    return Plots(plots)
+            svg = curves(f"health-{figure.replace('_', '-')}", alt, lines, x=axis, percent=percent)
+            plots.append(Plot(svg, title, _meaning(figure, noun)))
+    return Plots(plots, key)
 
 
 def last_health(runs: Sequence[TrainingCurves], noun: str = "images") -> TableBlock | None:
@@ -130,7 +136,8 @@ def last_health(runs: Sequence[TrainingCurves], noun: str = "images") -> TableBl
     if not rows:
         return None
     apart = [found for found in last if found.get("images")]
-    count = f"{apart[0]['images']:,}" if apart else "some"
+    counts = sorted({int(found["images"]) for found in apart})
+    count = " and ".join(f"{one:,}" for one in counts) or "some"
     held = all(found.get("holdout") for found in apart)
     caption = f"Health at the end, on {count} {noun} " + ("never trained on" if held else "of the training")
     return TableBlock(caption, ("figure", *(one.name for one in runs), "meaning"), rows)
@@ -142,18 +149,20 @@ def _number(value: Any, percent: bool) -> str:
     return f"{100 * value:.1f} %" if percent else f"{value:.3g}"
 
 
-def spectrum(names: Sequence[str], features: Sequence[torch.Tensor]) -> Plots:
+def spectrum(names: Sequence[str], features: Sequence[torch.Tensor | None]) -> Plots:
     """Draw how much of the features' variance each direction holds, the greatest first.
 
     Args:
         names: of the runs.
-        features: (n, d) of each.
+        features: (n, d) of each; None where there are none.
 
     Returns:
         One plot: singular values of centred unit features, over the greatest, on two logarithmic axes.
     """
     lines = []
     for number, rows in enumerate(features):
+        if rows is None:
+            continue
         plain = torch.nn.functional.normalize(rows.double(), dim=1)
         values = torch.linalg.svdvals(plain - plain.mean(0))
         values = values[values > values.max() * 1e-6] / values.max().clamp(min=1e-300)

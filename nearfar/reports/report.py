@@ -14,6 +14,8 @@ from ..core.atomic import atomic_write, check_place
 from ..core.device import device_named
 from ..core.errors import NearfarError
 from ..core.own_mark import is_own
+from ..core.text import counted
+from ..data.modalities import modality
 from ..evaluation.evaluate import evaluate
 from ..training import checkpoint, run_shapes
 from ..training.run import Run, load
@@ -128,7 +130,7 @@ def report(
         else "Several runs side by side.",
         summary=_summary(subjects),
         verdicts=[(item.name if several else "", item.verdict) for item in subjects],
-        answers=() if several else _answers(first),
+        answers=_answers(subjects),
         overview=overview(subjects),
     )
     return _written(Path(out), text, loaded, made)
@@ -139,20 +141,27 @@ def _summary(subjects: Sequence[Subject]) -> str:
     if len(subjects) > 1:
         return summary.compared({item.name: item.scores for item in subjects}, subjects[0].noun)
     (one,) = subjects
-    return summary.sentence(int(one.run.config["data"]["images"]), one.noun, one.scores, one.verdict)
+    learnt = counted(int(one.run.config["data"]["images"]), one.wanted.kind.one)
+    return summary.sentence(learnt, one.noun, one.scores, one.verdict)
 
 
-def _answers(one: Subject) -> list[tuple[str, str, str]]:
-    """Answer a reader's questions, and what the report does not tell."""
-    facts = one.run.config["data"]
-    expected = int(facts["images"]) + int(facts.get("holdout", 0))
+def _answers(subjects: Sequence[Subject]) -> list[tuple[str, str, str]]:
+    """Answer a reader's questions on a run; and say what the report does not tell, of several too."""
+    # Of runs on several collections, the one of which the smallest share is shown.
+    one = min(subjects, key=lambda item: 1.0 if item.sampled is None else len(item.sampled) / _known(item))
+    scores = next((item.scores for item in subjects if item.scores), None)
     sampled = None if one.sampled is None else len(one.sampled)
-    limits = (
-        "What does this not say?",
-        summary.limits(one.scores, sampled, expected, one.noun),
-        "evaluation",
-    )
+    told = summary.limits(scores, sampled, _known(one), one.noun, len(subjects))
+    limits = (summary.LIMITS, told, "evaluation")
+    if len(subjects) > 1:
+        return [limits]
     return [*cards.answers(one.run, one.scores, len(one.rejected)), limits]
+
+
+def _known(one: Subject) -> int:
+    """Count what a run's collection holds."""
+    facts = one.run.config["data"]
+    return int(facts["images"]) + int(facts.get("holdout", 0))
 
 
 def _written(out: Path, text: str, runs: Sequence[Run], made: Sequence[Section]) -> Report:
@@ -169,16 +178,17 @@ def _tuned(
     """Write the page of a fine-tuned run."""
     if len(runs) > 1:
         raise NearfarError("a report on a run of nearfar finetune shows that run alone; name one run.")
+    noun = modality(runs[0].preprocess.modality).noun
     for flag, value in (("--data", data), ("--train", train)):
         if value is not None:
             raise NearfarError(
-                f"{flag} is for reports on pretrainings; name labelled images of {name} with --test."
+                f"{flag} is for reports on pretrainings; name labelled {noun} of {name} with --test."
             )
     one = tuned.gather(runs[0], name, test, device)
     progress.say("drawing the report")
     made = tuned.sections(one, str(out))
     head = {"title": name, "lede": tuned.lede(one), "verdicts": [("", one.result.verdict)]}
-    text = page.render(made, **head, answers=tuned.answers(one), overview=[])
+    text = page.render(made, **head, summary=tuned.sentence(one), answers=tuned.answers(one), overview=[])
     return _written(out, text, runs, made)
 
 

@@ -96,11 +96,11 @@ def foreign(run: Run, place: object, flag: str) -> str:
     Args:
         run: which was not made by this user on this machine.
         place: what it names.
-        flag: that names the images.
+        flag: that names it otherwise.
     """
     return (
         f"{run.folder} was not made by you on this machine, so {place}, which it names, is not opened; if "
-        f"these are your images, give them with {flag}."
+        f"it is yours, give it with {flag}."
     )
 
 
@@ -123,7 +123,8 @@ def sample_run(run: Run, wanted: RunConfig, data: Any, device: torch.device) -> 
     place = data if data is not None else facts.get("path") or run.config["asked"].get("data")
     if place is None:
         raise NearfarError(
-            "the run was trained on an array, which is not in a file; give its images with --data."
+            f"the run was trained on an array, which is not in a file; give its {noun_of(wanted.kind)} with "
+            "--data."
         )
     if data is None and not is_own(facts.get("mark"), [facts.get("path")]):
         raise NearfarError(foreign(run, place, "--data"))
@@ -182,6 +183,7 @@ def _sample(
         short_side=run.config["training"].get("short_side"),  # of which the run's views were cut
     )
     if len(dataset) < 2:
-        raise NearfarError(f"fewer than two images of {source.name} can be used; {check_of(source)}")
+        noun = noun_of(modality_of(preprocess))
+        raise NearfarError(f"fewer than two {noun} of {source.name} can be used; {check_of(source)}")
     vectors = torch.from_numpy(features(run.encoder, dataset, run.preprocess, device=device))
     return ImageSample(source, few, dataset, np.full(len(dataset), -1), vectors)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.text import counted
 from ..evaluation import PARTS
-from .blocks import Blocks, Columns, Fold, Heat, Note, Plot, Plots, TableBlock
+from .blocks import Blocks, Columns, Fold, Heat, Note, Plot, Plots, TableBlock, of_run
 from .figures import Dot, Line, curves, dots
 
 TITLES = {
@@ -69,25 +69,29 @@ def main(scores: Scores) -> tuple[str, Mapping[str, Any]] | None:
     return None if key is None else (key, scores[key]["encoder"])
 
 
-def blocks(runs: Mapping[str, Scores], noun: str = "images") -> Blocks:
+def blocks(runs: Mapping[str, Scores], noun: str = "images", several: bool = False) -> Blocks:
     """Show evaluations.
 
     Args:
         runs: by run's name, what is in its evaluation.json; at least one.
         noun: the word for what was tested.
+        several: whether the page is about several runs, so that each block says whose it is.
 
     Returns:
         Blocks: what the encoder is better than, the table and its picture, few-label curves, the classes and
         what was mistaken, the rest.
     """
-    made: list[Any] = [*_summaries(runs), _table(runs, noun), _picture(runs), *_few_labels(runs)]
+    told = (_summaries, partial(_table, noun=noun), _picture, _few_labels)
+    made: list[Any] = [block for make in told for block in make(runs, several=several)]
     for make in (_left_out, partial(_leaks, noun=noun), partial(_classes, noun=noun), _others):
-        if len(runs) == 1:
+        if not several:
             made += make(next(iter(runs.values())))
-        else:
-            columns = [(name, make(scores)) for name, scores in runs.items()]
-            made += [Columns(columns)] if any(found for _, found in columns) else []
-    return [block for block in made if block is not None]
+            continue
+        columns = [(name, of_run(name, make(scores))) for name, scores in runs.items()]
+        marks = [at for at, (_, found) in enumerate(columns) if found]
+        columns = [columns[at] for at in marks]
+        made += columns[0][1] if len(columns) == 1 else [Columns(columns, marks)] * bool(columns)
+    return made
 
 
 def sentences(scores: Scores) -> list[str]:
@@ -100,30 +104,30 @@ def sentences(scores: Scores) -> list[str]:
     return told + [str(sentence) for sentence in scores.get("ranking", {}).get("sentences", ())]
 
 
-def _summaries(runs: Mapping[str, Scores]) -> list[Note]:
+def _summaries(runs: Mapping[str, Scores], several: bool) -> list[Note]:
     """Put these sentences first."""
     made = []
     for name, scores in runs.items():
-        before = f"{name}, " if len(runs) > 1 else ""
+        before = f"{name}, " if several else ""
         made += [Note(f"{before}{sentence}.") for sentence in sentences(scores)]
     return made
 
 
-def _table(runs: Mapping[str, Scores], noun: str) -> TableBlock | None:
+def _table(runs: Mapping[str, Scores], noun: str, several: bool) -> list[TableBlock]:
     """List accuracies: a row a run, and the baselines once for each run."""
     keys = list(dict.fromkeys(key for scores in runs.values() for key in classifiers(scores)))
     if not keys:
-        return None
+        return []
     rows = []
     for run, scores in runs.items():
         for way in dict.fromkeys(way for key in keys for way in scores.get(key, {})):
             named = title(way)
-            label = named if len(runs) == 1 else f"{run}: {named}"
+            label = f"{run}: {named}" if several else named
             rows.append((label, *(_cell(scores.get(key, {}).get(way)) for key in keys)))
     images = [scores.get("images", {}) for scores in runs.values()]
     tested = " and ".join(f"{count:,}" for count in sorted({found.get("test", 0) for found in images}))
     caption = f"Accuracy on {tested} test {noun}, with 95 % intervals over these {noun}"
-    return TableBlock(caption, ("features", *map(title, keys)), rows, strong=len(runs) == 1)
+    return [TableBlock(caption, ("features", *map(title, keys)), rows, strong=len(runs) == 1)]
 
 
 def _cell(score: Mapping[str, Any] | None) -> str:
@@ -132,30 +136,33 @@ def _cell(score: Mapping[str, Any] | None) -> str:
     return f"{percent(score['accuracy'])} ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
 
 
-def _picture(runs: Mapping[str, Scores]) -> Plots | None:
+def _picture(runs: Mapping[str, Scores], several: bool) -> list[Plots]:
     """Draw the accuracies: the encoders in colour, the baselines of the first run in grey."""
     plots = []
-    first = next(iter(runs.values()))
+    own, first = next(iter(runs.items()))
     for key in classifiers(first):
         if "encoder" not in first[key]:
             continue
         rows = [
-            Dot("encoder" if len(runs) == 1 else name, *_interval(scores[key]["encoder"]), number)
+            Dot(name if several else "encoder", *_interval(scores[key]["encoder"]), number)
             for number, (name, scores) in enumerate(runs.items())
             if "encoder" in scores.get(key, {})
         ]
-        rows += [Dot(way, *_interval(score), None) for way, score in first[key].items() if way != "encoder"]
+        rows += [
+            Dot(title(way), *_interval(score), None) for way, score in first[key].items() if way != "encoder"
+        ]
         says = "Bars are 95 % intervals. The encoder is useful if it is clearly above the baselines."
+        says += f" These, in grey, are of {own}." if several and len(rows) > len(runs) else ""
         alt = f"{title(key)} accuracy: {', '.join(f'{row.label} {percent(row.middle)}' for row in rows)}"
         plots.append(Plot(dots(f"accuracy-{key}", alt, rows), f"Accuracy, {title(key)}", says))
-    return Plots(plots) if plots else None
+    return [Plots(plots)] if plots else []
 
 
 def _interval(score: Mapping[str, Any]) -> tuple[float, float, float]:
     return float(score["low"]), float(score["accuracy"]), float(score["high"])
 
 
-def _few_labels(runs: Mapping[str, Scores]) -> list[Any]:
+def _few_labels(runs: Mapping[str, Scores], several: bool) -> list[Any]:
     """Draw accuracy over the number of labels, a plot a classifier: what the encoder saves."""
     made: list[Any] = []
     for run, scores in runs.items():
@@ -180,12 +187,10 @@ def _few_labels(runs: Mapping[str, Scores]) -> list[Any]:
                 labels=True,
             )
             says = "The encoder saves labels where it reaches a baseline's accuracy further left."
-            plots.append(
-                Plot(svg, f"Few labels, {title(kind)}" + (f": {run}" if len(runs) > 1 else ""), says)
-            )
+            plots.append(Plot(svg, f"Few labels, {title(kind)}" + (f": {run}" if several else ""), says))
         made.append(Plots(plots))
         sentence = found.get("efficiency", {}).get("sentence")
-        before = f"{run}: " if len(runs) > 1 else ""
+        before = f"{run}: " if several else ""
         made += [Note(f"{before}{sentence}")] if sentence else []
     return made
 

@@ -11,7 +11,7 @@ from ..core import progress
 from ..training.run import Run
 from ..training.run_config import RunConfig
 from . import anomalous_parts, cards, curves, galleries, maps, scoring, what_features_see
-from .blocks import Blocks, Columns, Fold, Grid, Note, Section, TableBlock
+from .blocks import Blocks, Columns, Fold, Grid, Note, Section, TableBlock, of_run
 from .sample import ImageSample, noun_of
 
 
@@ -50,6 +50,11 @@ class Subject:
     def one(self) -> str:
         """The word for one of these."""
         return self.noun.removesuffix("s")
+
+    @property
+    def learnt(self) -> str:
+        """The word for what is counted of its training: of images with captions, "pairs"."""
+        return str(self.wanted.kind.noun)
 
 
 def sections(subjects: Sequence[Subject], out: str) -> list[Section]:
@@ -102,19 +107,40 @@ def overview(subjects: Sequence[Subject]) -> list[TableBlock]:
                 else f"{scoring.title(found[0])} {scoring.percent(found[1]['accuracy'])}",
             )
         )
-    head = ("run", "method", "encoder", subjects[0].noun, "epochs", "time", "verdict", "accuracy")
+    head = ("run", "method", "encoder", _learnt(subjects), "epochs", "time", "verdict", "accuracy")
     return [TableBlock("The runs", head, rows)]
 
 
-def _each(subjects: Sequence[Subject], make: Callable[[Subject], Blocks]) -> Blocks:
-    """Put the same blocks of every run side by side; of one run, as they are."""
+def _learnt(subjects: Sequence[Subject]) -> str:
+    """Give the word for what all runs learnt from."""
+    words = {subject.learnt for subject in subjects}
+    return words.pop() if len(words) == 1 else "examples"
+
+
+def _each(
+    subjects: Sequence[Subject], make: Callable[[Subject], Blocks], shown: Sequence[Subject] = ()
+) -> Blocks:
+    """Put the same blocks of every run side by side, each named; of one run, as they are.
+
+    Args:
+        subjects: all runs of the report.
+        make: gives a run's blocks.
+        shown: those of them that are shown, if not all.
+    """
+    shown = shown or subjects
     if len(subjects) == 1:
         return make(subjects[0])
-    return [Columns([(subject.name, make(subject)) for subject in subjects])]
+    named = [(subject.name, of_run(subject.name, make(subject))) for subject in shown]
+    marks = [[*subjects].index(subject) for subject in shown]
+    return named[0][1] if len(named) == 1 else [Columns(named, marks)]
 
 
-def _with_images(subjects: Sequence[Subject], make: Callable[[ImageSample, Subject], Blocks]) -> Blocks:
-    """Make blocks of each run's images, or say how to get at them."""
+def _with_images(
+    subjects: Sequence[Subject],
+    make: Callable[[ImageSample, Subject], Blocks],
+    shown: Sequence[Subject] = (),
+) -> Blocks:
+    """Make blocks of each run's images, or say how to get at them; arguments as for `_each`."""
 
     def one(subject: Subject) -> Blocks:
         if subject.sampled is None:
@@ -124,7 +150,7 @@ def _with_images(subjects: Sequence[Subject], make: Callable[[ImageSample, Subje
             return [Note(f"Of {subject.wanted.modality}, no pictures can be shown.")]
         return make(subject.sampled, subject)
 
-    return _each(subjects, one)
+    return _each(subjects, one, shown)
 
 
 def _distinct(subjects: Sequence[Subject]) -> list[Subject]:
@@ -142,7 +168,7 @@ def _shared(subjects: Sequence[Subject], kept: Sequence[Subject]) -> list[Note]:
         prints = one.run.config["data"]["fingerprint"]
         names = [item.name for item in subjects if item.run.config["data"]["fingerprint"] == prints]
         if len(names) > 1:
-            made.append(Note(f"{' and '.join(names)} learnt from the same {one.noun}, shown once."))
+            made.append(Note(f"{' and '.join(names)} learnt from the same {one.learnt}, shown once."))
     return made
 
 
@@ -153,10 +179,10 @@ def _data(subjects: Sequence[Subject]) -> Section:
     kept = _distinct(subjects)
     blocks = [
         *_shared(subjects, kept),
-        *_each(kept, one),
-        *_with_images(kept, lambda sampled, _: [galleries.sample(sampled)]),
+        *_each(subjects, one, kept),
+        *_with_images(subjects, lambda sampled, _: [galleries.sample(sampled)], kept),
     ]
-    noun = subjects[0].noun
+    noun = _learnt(subjects)
     return Section("data", f"The {noun}", f"The training {noun}, without labels.", blocks)
 
 
@@ -169,7 +195,7 @@ def _views(subjects: Sequence[Subject]) -> Section:
 def _training(subjects: Sequence[Subject]) -> Section:
     curves_of_runs = [curves.TrainingCurves.of(subject.run, subject.name) for subject in subjects]
     key = tuple(subject.name for subject in subjects) if len(subjects) > 1 else ()
-    drawn = [curves.losses(curves_of_runs, key), curves.health(curves_of_runs, subjects[0].noun)]
+    drawn = [curves.losses(curves_of_runs, key), curves.health(curves_of_runs, subjects[0].noun, key)]
     table = curves.last_health(curves_of_runs, subjects[0].noun)
     facts = _side_by_side("What was trained", subjects, cards.model)
     lead = "The loss, and figures of the features during training, measured without labels."
@@ -190,7 +216,9 @@ def _side_by_side(
 def _evaluation(subjects: Sequence[Subject]) -> Section:
     lead = "Accuracy with labels: the frozen encoder and its baselines."
     scored = {subject.name: subject.scores for subject in subjects if subject.scores}
-    made: list[Any] = list(scoring.blocks(scored, subjects[0].noun)) if scored else []
+    made: list[Any] = (
+        list(scoring.blocks(scored, subjects[0].noun, several=len(subjects) > 1)) if scored else []
+    )
     for subject in subjects:
         if not subject.scores:
             words = [
@@ -250,13 +278,12 @@ def _map(subjects: Sequence[Subject]) -> Section:
 
 
 def _spectrum(subjects: Sequence[Subject]) -> Section:
-    seen = [(subject.name, subject.sampled.features) for subject in subjects if subject.sampled is not None]
-    made: list[Any] = (
-        [curves.spectrum([name for name, _ in seen], [rows for _, rows in seen])] if seen else []
-    )
-    if len(seen) < len(subjects):
-        lost = [subject for subject in subjects if subject.sampled is None]
-        made += _with_images(lost, lambda sampled, subject: [])
+    seen = [None if subject.sampled is None else subject.sampled.features for subject in subjects]
+    made: list[Any] = []
+    if any(rows is not None for rows in seen):
+        made.append(curves.spectrum([subject.name for subject in subjects], seen))
+    if lost := [subject for subject in subjects if subject.sampled is None]:
+        made += _with_images(subjects, lambda sampled, subject: [], lost)
     return Section("spectrum", "Spectrum", "How many directions the features use.", made)
 
 
@@ -278,7 +305,7 @@ def _parts(subjects: Sequence[Subject]) -> list[Section]:
 def _duplicates(subjects: Sequence[Subject]) -> Section:
     lead = "Duplicates and near-duplicates: across training and test set they inflate every score."
     kept = _distinct(subjects)
-    made = _with_images(kept, lambda sampled, _: galleries.duplicates(sampled))
+    made = _with_images(subjects, lambda sampled, _: galleries.duplicates(sampled), kept)
     return Section("duplicates", "Near-duplicates", lead, [*_shared(subjects, kept), *made])
 
 

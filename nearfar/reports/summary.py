@@ -9,13 +9,15 @@ from ..core.errors import NearfarError
 from ..evaluation.summary import BASELINES
 from . import scoring
 
+LIMITS = "What does this not say?"  # the question that every report answers
 
-def sentence(images: int, kind: str, scores: scoring.Scores | None, verdict: Any) -> str:
+
+def sentence(learnt: str, kind: str, scores: scoring.Scores | None, verdict: Any) -> str:
     """Sum up one run.
 
     Args:
-        images: that it learnt from.
-        kind: what they are called: "images".
+        learnt: what it learnt from, such as "3,240 images".
+        kind: what it is tested on: "images".
         scores: its evaluation.json, if there is one.
         verdict: on its health, if there is one.
 
@@ -23,7 +25,7 @@ def sentence(images: int, kind: str, scores: scoring.Scores | None, verdict: Any
         One sentence without terms of the field.
     """
     found = scoring.main(scores) if scores else None
-    learnt = f"learnt from {images:,} {kind}"
+    learnt = f"learnt from {learnt}"
     if scores is None or found is None:
         health = f"; its health while training says: {verdict.name}" if verdict else ""
         return f"An encoder {learnt}; how good it is was not measured on labelled {kind} yet{health}."
@@ -71,14 +73,17 @@ def compared(runs: Mapping[str, scoring.Scores | None], noun: str = "images") ->
     return f"{which} the best: {shares}."
 
 
-def limits(scores: scoring.Scores | None, sampled: int | None, expected: int, noun: str = "images") -> str:
-    """Say what the figures of a run do not tell.
+def limits(
+    scores: scoring.Scores | None, sampled: int | None, expected: int, noun: str = "images", runs: int = 1
+) -> str:
+    """Say what the figures of a run, or of several, do not tell.
 
     Args:
         scores: its evaluation.json, if there is one.
         sampled: images that the galleries are of; None where there are none.
         expected: images of the collection.
         noun: what these are called.
+        runs: how many there are.
     """
     told: list[str] = []
     if scores is None:
@@ -90,7 +95,9 @@ def limits(scores: scoring.Scores | None, sampled: int | None, expected: int, no
         told.append(f"The accuracy holds for {like}, not for other {sources}, places or years.")
         if "leaks" not in scores:
             told.append(f"Whether test {noun} are also among the training {noun} was not looked for.")
-    told.append("It is one run: with another seed, figures differ by a point or more.")
+    what = "It is one run" if runs == 1 else "Each is one run"
+    order = "" if runs == 1 else ", and the order of the runs may be another"
+    told.append(f"{what}: with another seed, figures differ by a point or more{order}.")
     if sampled is not None and sampled < expected:
         told.append(f"Galleries, map and near-duplicates are of {sampled:,} of {expected:,} {noun}.")
     return " ".join(told)

@@ -16,6 +16,8 @@ from ..core.errors import NearfarError
 from ..core.own_mark import is_own
 from ..core.text import counted
 from ..core.version import __version__
+from ..data.modalities import modality
+from ..data.modality import Modality
 from ..features.extract import fingerprint
 from ..finetuning.outcome import TUNED, Finetuned
 from ..finetuning.session import CHECKS_FILE
@@ -23,7 +25,7 @@ from ..finetuning.task_types import Mistake, Setup, Where
 from ..finetuning.tuned import open_result, open_tuned
 from ..training import checkpoint
 from ..training.run import Run
-from . import cards, curves
+from . import cards, curves, summary
 from .blocks import Blocks, Command, Fold, Grid, Note, Plot, Plots, Section, TableBlock
 from .figures import Dot, Line, dots
 from .figures import curves as draw_curves
@@ -47,6 +49,11 @@ class TunedRun:
     mistakes: Sequence[Mistake]
     trouble: str
 
+    @property
+    def kind(self) -> Modality:
+        """What it was trained on: "images", "sound", "text"."""
+        return modality(self.run.preprocess.modality)
+
 
 def is_tuned(run: Run) -> bool:
     """Tell whether a run was made by `nearfar finetune`."""
@@ -68,14 +75,14 @@ def gather(run: Run, name: str, test: Any, device: torch.device) -> TunedRun:
     result, asked = open_result(run.folder), run.config["asked"]
     named = test if test is not None else asked.get("test")
     if named is None:
-        return TunedRun(name, run, result, (), "it had no test images")
+        return TunedRun(name, run, result, (), f"it had no test {modality(run.preprocess.modality).noun}")
     if test is None and not is_own(run.config.get("mark"), [named, asked.get("labels")]):
         return TunedRun(name, run, result, (), foreign(run, named, "--test").rstrip("."))
     try:
         opened = open_tuned(run)
         own = {"labels": asked.get("labels"), "label_level": asked.get("label_level")} if test is None else {}
         where = Where(**own, max_bad=float(asked["max_bad"]), workers=cores())
-        progress.say(f"predicting test images of {name}")
+        progress.say(f"predicting test {modality(run.preprocess.modality).noun} of {name}")
         data = opened.task.read_test(named, run.preprocess, where)
         network = opened.network.to(device)
         setup = Setup(run.preprocess, device, cores())
@@ -94,10 +101,11 @@ def sections(one: TunedRun, out: str) -> list[Section]:
         one: the run.
         out: where the report goes, for the command that repeats it.
     """
+    noun = one.kind.noun
     return [
         Section("figures", "Figures", "The trained network, and what it is compared with.", _figures(one)),
         Section("classes", "Classes", "The same figures by class, the lowest first.", _classes(one)),
-        Section("mistakes", "Mistakes", "Test images on which the network is most wrong.", _mistakes(one)),
+        Section("mistakes", "Mistakes", f"Test {noun} on which the network is most wrong.", _mistakes(one)),
         Section("training", "Training", "What was trained, and how it went.", _training(one)),
         Section("provenance", "Provenance and repeating", "Versions, settings, commands.", _origin(one, out)),
     ]
@@ -113,9 +121,40 @@ def answers(one: TunedRun) -> list[tuple[str, str, str]]:
     where = "See the mistakes." if low is None else f"Lowest of all classes: {low[0]}, {100 * low[1]:.1f} %."
     return [
         ("What was trained?", trained, "training"),
-        ("Is it good?", f"{_words(result.main)} on {_images(result)}: {'; '.join(told)}.", "figures"),
+        ("Is it good?", f"{_words(result.main)} on {_images(one)}: {'; '.join(told)}.", "figures"),
         ("Where does it fail?", where, "mistakes"),
+        (summary.LIMITS, _limits(one), "figures"),
     ]
+
+
+def sentence(one: TunedRun) -> str:
+    """Sum the run up in one sentence, for who reads no further.
+
+    Args:
+        one: the run.
+    """
+    result = one.result
+    name, rows = result.main, result.figures[_last(result)]
+    value = _value(name, rows[TUNED])
+    says = f"The fine-tuned network reaches {_words(name)} {value} on {_images(one)}"
+    others = {row: found[name] for row, found in rows.items() if row != TUNED and name in found}
+    if not others:
+        return f"{says}; it was compared with nothing."
+    best = (min if "loss" in name else max)(others, key=lambda row: others[row])
+    return f"{says}; the best of what it was compared with, {best}, reaches {_value(name, rows[best])}."
+
+
+def _limits(one: TunedRun) -> str:
+    """Say what the figures do not tell."""
+    noun, part = one.kind.noun, _last(one.result)
+    sources = "cameras" if one.kind.pictures else "sources"
+    told = [f"The figures hold for {noun} like these, not for other {sources}, places or years."]
+    if part != "test":
+        told.append(
+            f"There were no test {noun}: settings were chosen on the {part} {noun}, which flatters them."
+        )
+    told.append("It is one run: with another seed, figures differ by a point or more.")
+    return " ".join(told)
 
 
 def _last(result: Finetuned) -> str:
@@ -123,9 +162,9 @@ def _last(result: Finetuned) -> str:
     return "test" if "test" in result.figures else next(iter(result.figures))
 
 
-def _images(result: Finetuned) -> str:
-    part = _last(result)
-    return f"{result.images[part]:,} {part} images"
+def _images(one: TunedRun) -> str:
+    part = _last(one.result)
+    return counted(one.result.images[part], f"{part} {one.kind.one}")
 
 
 def _words(name: str) -> str:
@@ -152,9 +191,9 @@ def _figures(one: TunedRun) -> Blocks:
             if {*INTERVAL} <= {*found}
         ]
         if drawn:
-            alt = f"{_words(result.main)} on {part} images, with 95 % intervals"
+            alt = f"{_words(result.main)} on {part} {one.kind.noun}, with 95 % intervals"
             plot = Plot(dots(f"main-{part}", alt, drawn), alt, "Intervals that overlap may still differ: "
-                        "the verdict compares on the same images.")  # fmt: skip
+                        f"the verdict compares on the same {one.kind.noun}.")  # fmt: skip
             made.append(Plots([plot]))
         cells = [
             (
@@ -165,7 +204,8 @@ def _figures(one: TunedRun) -> Blocks:
             for row, found in rows.items()
         ]
         head = ("", *(_words(name) for name in names))
-        made.append(TableBlock(f"{result.images[part]:,} {part} images", head, cells, strong=True))
+        many = counted(result.images[part], f"{part} {one.kind.one}")
+        made.append(TableBlock(many, head, cells, strong=True))
     return [*made, *(Note(f"{note[:1].upper()}{note[1:].rstrip('.')}.") for note in result.notes)]
 
 
@@ -190,14 +230,14 @@ def _classes(one: TunedRun) -> Blocks:
     order = [name for name, _ in _by_class(result)]
     if not order:
         return [Note("There are no figures by class.")]
-    counted = any("images" in own for own in result.per_class.values())
+    with_counts = any("images" in own for own in result.per_class.values())
     rows = []
     for name in order:
         own = result.per_class[name]
         cells = [f"{100 * own[key]:.1f} %" if key in own else "–" for key in names]
-        rows.append((name, *cells, *([f"{own['images']:,.0f}"] if counted and "images" in own else [])))
-    head = ("class", *map(_words, names), *(["images"] if counted else []))
-    table = TableBlock(f"By class, {_images(result)}", head, rows)
+        rows.append((name, *cells, *([f"{own['images']:,.0f}"] if with_counts and "images" in own else [])))
+    head = ("class", *map(_words, names), *([one.kind.noun] if with_counts else []))
+    table = TableBlock(f"By class, {_images(one)}", head, rows)
     return [table] if len(rows) <= LISTED else [Fold(f"Each of {len(rows):,} classes", [table])]
 
 
@@ -224,7 +264,7 @@ def _mistakes(one: TunedRun) -> Blocks:
         ]
         for item in shown
     ]
-    says = f"The {counted(len(shown), 'image')} on which it is most wrong."
+    says = f"The {counted(len(shown), one.kind.one)} on which it is most wrong."
     if count == 1:
         return [Grid("Wrong answers", says, [[item for row in tiles for item in row]])]
     return [Grid("Wrong answers", says, tiles, columns=count)]
@@ -235,7 +275,7 @@ def _training(one: TunedRun) -> Blocks:
     facts = [
         ("task, mode", f"{result.task}, {result.mode}"),
         ("started from", str(run.config["asked"]["run"])),
-        ("images", ", ".join(f"{part} {count:,}" for part, count in result.images.items())),
+        (one.kind.noun, ", ".join(f"{part} {count:,}" for part, count in result.images.items())),
         ("classes", f"{len(result.classes):,}"),
         *((name.replace("_", " "), _plain(value)) for name, value in result.chosen.items()),
     ]
@@ -254,7 +294,7 @@ def _training(one: TunedRun) -> Blocks:
         ]
         title = f"{_words(result.main)} in training"
         svg = draw_curves("checks", title, lines, x="steps", percent=True, labels=True)
-        says = "A curve of images held out that falls while the other rises is over-fitting."
+        says = f"A curve of {one.kind.noun} held out that falls while the other rises is over-fitting."
         made.append(Plots([Plot(svg, title, says)]))
     return made
 
@@ -287,7 +327,10 @@ def _origin(one: TunedRun, out: str) -> Blocks:
         ("nearfar", f"{config['nearfar']} (this report: {__version__})"),
         ("commit", str(config.get("commit") or "not recorded")),
         ("PyTorch", str(config["torch"])),
-        ("training images", f"{config['data']['name']}, fingerprint {config['data']['fingerprint']}"),
+        (
+            f"training {one.kind.noun}",
+            f"{config['data']['name']}, fingerprint {config['data']['fingerprint']}",
+        ),
         ("started from, SHA-256 of its weights", str(asked["start"])),
         ("encoder, SHA-256 of its weights", fingerprint(run.encoder)),
         ("licence of the weights started from", str(run.provenance.get("licence") or "unknown")),
@@ -296,7 +339,9 @@ def _origin(one: TunedRun, out: str) -> Blocks:
     settings = [(f"--{name.replace('_', '-')}", cards.plain(value)) for name, value in own.items()]
     listed = {
         "The command that made the run; it also resumes an unfinished run.": command(run),
-        "Predict images.": shlex.join(["nearfar", "predict", here, "DATA", "--out", "predictions.csv"]),
+        f"Predict {one.kind.noun}.": shlex.join(
+            ["nearfar", "predict", here, "DATA", "--out", "predictions.csv"]
+        ),
         "Write this page.": shlex.join(["nearfar", "report", here, "--out", out]),
     }
     return [

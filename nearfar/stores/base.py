@@ -54,6 +54,16 @@ class StoreInfo:
     engine: str = "torch"
 
     @property
+    def noun(self) -> str:
+        """The word for what it holds: "images", "clips", "texts"."""
+        return modality(self.modality).noun
+
+    @property
+    def one(self) -> str:
+        """The word for one of these."""
+        return modality(self.modality).one
+
+    @property
     def fixed(self) -> dict[str, str]:
         """Name the columns that such a store has from the start, with their kinds; numbers are whole."""
         return {**FIXED, **modality(self.modality).columns}

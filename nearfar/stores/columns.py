@@ -13,12 +13,12 @@ from pathlib import Path
 from ..core import progress
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
-from ..data.csv_files import read_rows
+from ..data.csv_files import PATH_COLUMNS, read_rows
 from .base import Value, VectorStore
 from .conditions import EXACT
 from .schema import SETTABLE, check_update
 
-NAMES = ("id", "path", "file", "image", "filename")
+NAMES = ("id", *PATH_COLUMNS)
 _NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?\.\d+|(0|[1-9]\d*)\.)([eE][-+]?\d+)?")
 _WHOLE = re.compile(r"([-+]?\d+)(\.0*)?")
 _FLAGS = {"true": True, "false": False}

@@ -182,12 +182,14 @@ def parts_of(net: Any) -> TextNetwork:
 
 
 def table_of(net: Any) -> nn.Embedding:
-    """Give the table of tokens of an encoder of texts, a known one too, for methods that write texts.
+    """Give the table of tokens of an encoder of texts, a known one too, for methods that use its tokens.
 
     Raises:
         NearfarError: it has none.
     """
     table = getattr(net, "table", None)
     if not isinstance(table, nn.Embedding):
-        raise NearfarError("this method needs an encoder of texts; choose one with --encoder text_w256_d4.")
+        raise NearfarError(
+            "this method needs an encoder of texts with a table of tokens; choose text_w256_d4, or a BERT."
+        )
     return table

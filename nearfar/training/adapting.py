@@ -72,7 +72,7 @@ def choose(f: Encoder, what: str, *, others: bool = False) -> None:
     if what == "none":
         if not others:
             raise NearfarError(
-                "--trainable none leaves nothing to learn; it is for --method clip and siglip."
+                "--trainable none leaves nothing to learn; it is for methods with captions (--method siglip)."
             )
         f.requires_grad_(False)
         return

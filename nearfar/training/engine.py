@@ -26,6 +26,7 @@ from .draws import named_draws
 from .parallel import average_gradients, embeds_in_pieces, is_shared, parallelise
 from .replicas import Replicas
 from .schedule import StepPlan, TimeBudget
+from .turns import Rounds
 
 TOO_SMALL = (
     "images, or parts of them that the method takes, are too small for the encoder; raise --image-size."
@@ -196,16 +197,16 @@ def seconds_a_step(
 
     Args:
         method, feed, optimizer, device, precision, chunk, threads: as in `train`.
-        seconds: to measure for, about; at least one step is timed, after two that warm up, or one that is
-            slow.
+        seconds: to measure for, about, and twice as long where another program disturbs it; at least one step
+            is timed, after two that warm up, or one that is slow.
 
     Returns:
-        Seconds a step; the slowest process's.
+        Seconds a step, of the middle round; by the clock of process 0, which waits for the others.
     """
     weights = {name: value.clone() for name, value in method.state_dict().items()}
     forever = StepPlan(((0, 1_000_000_000),))
     opened = began = time.perf_counter()
-    warm, timed = 0, 0
+    rounds, since = Rounds(seconds), 0
     for step in train(
         method,
         feed,
@@ -219,22 +220,25 @@ def seconds_a_step(
         threads=threads,
     ):
         now = time.perf_counter()
-        if not warm:
-            if distributed.same(step.number >= 2 or now - opened > seconds / 2):
-                # From a full queue to a full queue as many batches are made as steps are done.
-                feed.wait_until_ready()
-                synchronise(device)
-                warm, began = step.number, time.perf_counter()
+        timed = step.number - since
+        if since:
+            # Half a step more or less than a round takes.
+            over = timed >= 1 and (now - began) * (1 + 0.5 / timed) >= rounds.length
+        else:
+            over = step.number >= 2 or now - opened > seconds / 2
+        if not distributed.same(over):
             continue
-        timed = step.number - warm
-        # Half a step more or less than asked for.
-        enough = timed >= 1 and (now - began) * (1 + 0.5 / timed) >= seconds
-        if distributed.same(enough):
-            break
-    feed.wait_until_ready()
-    synchronise(device)
-    pace = (time.perf_counter() - began) / timed
+        # From a full queue to a full queue as many batches are made as steps are done.
+        feed.wait_until_ready()
+        synchronise(device)
+        now = time.perf_counter()
+        if since:
+            spent = float(distributed.same(now - began))
+            rounds.add(spent / timed, spent)
+            if rounds.enough:
+                break
+        since, began = step.number, now
     method.load_state_dict(weights)
     optimizer.state.clear()
     optimizer.zero_grad(set_to_none=True)
-    return float(distributed.same(pace))
+    return rounds.middle

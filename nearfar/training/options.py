@@ -169,6 +169,8 @@ class Options(TypedDict, total=False):
     triples: bool | None
     left_in: float | None
     text_encoder: str | None
+    caption_weight: float | None
+    matching_depth: int | None
     teacher_input: str | None
     cosine: float | None
     classes: int | None

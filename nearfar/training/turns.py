@@ -1,4 +1,4 @@
-"""Compares two ways to compute in turns, so that what else the computer does disturbs both alike."""
+"""Measures by turns and rounds whose middle counts: what else the computer does then misleads little."""
 
 from __future__ import annotations
 
@@ -42,3 +42,37 @@ class Turns:
             return False
         steady = sum(1 / STEADY <= ratio / self.ratio <= STEADY for ratio in self.ratios)
         return steady >= max(FEWEST, len(self.pairs) // 2 + 1) or len(self.pairs) >= MOST
+
+
+class Rounds:
+    """What a step took, round by round; the middle counts, and rounds that were disturbed are repeated.
+
+    Args:
+        seconds: to measure for, about; twice as long at most.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.spent = seconds, 0.0
+        self.paces: list[float] = []
+
+    @property
+    def length(self) -> float:
+        """Seconds that a round takes, at least; a step, if that takes longer."""
+        return self.seconds / FEWEST
+
+    def add(self, pace: float, spent: float) -> None:
+        """Note what a step took in a round, and how long the round was, in seconds."""
+        self.paces.append(pace)
+        self.spent += spent
+
+    @property
+    def middle(self) -> float:
+        """What a step took in the middle round."""
+        return statistics.median(self.paces)
+
+    @property
+    def enough(self) -> bool:
+        """Whether no further round is needed: the time is over, and most rounds agree or none can be had."""
+        steady = sum(1 / STEADY <= pace / self.middle <= STEADY for pace in self.paces)
+        agreed = steady >= min(FEWEST, len(self.paces))
+        return self.spent >= 2 * self.seconds or (self.spent >= self.seconds and agreed)

@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { cell, want } from "./cells.js";
 import { similar } from "./lists.js";
-import { byId, focused, labelOf, make, on, say, state, trying, word } from "./state.js";
+import { byId, focused, labelOf, make, on, one, say, state, trying, word, worded } from "./state.js";
 
 const HIDDEN = new Set(["id", "path", "digest", "bytes", "width", "height", "map_x", "map_y"]);
 const LISTED = 8; // columns of the store that are shown
@@ -46,7 +46,7 @@ export function example(kind) {
 export async function heat() {
   const row = focused(), known = cell(row);
   if (!known) return;
-  say("Comparing its parts with those of other images…");
+  say(worded("Comparing its parts with those of other images…"));
   const found = await trying(() => ask(`api/heat/${row}?key=${state.facts.key}`));
   if (!found) return;
   const picture = byId("heat-map");
@@ -62,7 +62,7 @@ function examples() {
     const picture = make("img", { alt: "" }), known = cell(row);
     if (known) picture.src = known.url;
     else want([row]);
-    const name = known?.row.id ?? `image ${row + 1}`;
+    const name = known?.row.id ?? `${one()} ${row + 1}`;
     const button = make("button", { type: "button", class: `example ${kind}`, "aria-label": `No longer ${kind} ${name}`, title: name }, picture, make("span", {}, kind === "like" ? "+" : "−"));
     button.addEventListener("click", () => similar(state.likes.filter((other) => other !== row), state.dislikes.filter((other) => other !== row)));
     return button;

@@ -1,7 +1,7 @@
 /* The first line on a store without labels: what there is to look at, and where to begin. */
 
 import { open, openList, unlabelled } from "./lists.js";
-import { byId, make, on, state } from "./state.js";
+import { byId, make, on, state, worded } from "./state.js";
 import { watched } from "./work.js";
 
 const MOST = 20000; // images up to which it is counted without being asked
@@ -28,7 +28,7 @@ async function counted() {
 
 function draw() {
   const link = (text, list, title) => {
-    const button = make("button", { type: "button", title }, text);
+    const button = make("button", { type: "button", title: worded(title) }, text);
     button.addEventListener("click", () => open(list));
     return button;
   };

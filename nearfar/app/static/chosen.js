@@ -3,7 +3,7 @@
 import { download } from "./api.js";
 import { cell } from "./cells.js";
 import { confirm, next, set } from "./labels.js";
-import { asked, byId, many, meant, on, say, state, tell, trying } from "./state.js";
+import { asked, byId, many, meant, on, say, state, tell, trying, worded } from "./state.js";
 
 const MANY = 100; // images from which a change is asked about
 
@@ -12,7 +12,7 @@ export async function setAside() {
   const rows = meant(), one = !state.chosen.size;
   if (!rows.length) return undefined;
   const yes = !rows.every((row) => state.aside[row]);
-  const text = "No list, search or command uses images that are set aside. u takes it back.";
+  const text = worded("No list, search or command uses images that are set aside. u takes it back.");
   if (rows.length > MANY && !(await asked(`${yes ? "Set aside" : "Take back"} ${many(rows.length)}?`, text, yes ? "Set aside" : "Take back"))) return undefined;
   const before = rows.map((row) => (state.aside[row] ? true : null));
   for (const row of rows) state.aside[row] = yes ? 1 : 0;
@@ -41,6 +41,7 @@ function tag(value) {
 /** Choose every copy of the list but the one of each group to keep. */
 export function copies() {
   const { keep } = state.list.columns;
+  if (keep && !state.list.rows.length) return say("There are no copies to choose.");
   if (!keep) return say("Open the list of duplicates first; there, c chooses all copies but the ones to keep.");
   state.chosen.clear();
   state.list.rows.forEach((row, at) => keep[at] || state.aside[row] || state.chosen.add(row));
@@ -51,16 +52,17 @@ export function copies() {
 /** Save a table of the chosen images. */
 export const exported = (vectors) => trying(() => {
   const rows = meant();
-  if (!rows.length) return say("Choose images first.");
+  if (!rows.length) return say(worded("Choose images first."));
   return download(`api/export/${vectors ? "parquet" : "csv"}`, { key: state.facts.key, rows, vectors }, `selection.${vectors ? "parquet" : "csv"}`);
 });
 
 function bar() {
   const count = state.chosen.size;
-  byId("chosen").hidden = !count && !state.list.columns.keep;
+  const copied = Boolean(state.list.columns.keep && state.list.rows.length);
+  byId("chosen").hidden = !count && !copied;
   byId("chosen-count").textContent = count ? `${count.toLocaleString("en")} chosen` : "None chosen";
   for (const button of byId("chosen").querySelectorAll("[data-needs]")) button.hidden = !count;
-  byId("copies").hidden = !state.list.columns.keep;
+  byId("copies").hidden = !copied;
   byId("right").hidden = !count || state.list.name !== "label-errors";
 }
 

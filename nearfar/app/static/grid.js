@@ -3,7 +3,7 @@
 import { cell, want } from "./cells.js";
 import { columns } from "./order.js";
 import { unsaved } from "./outbox.js";
-import { byId, focused, labelOf, make, on, state, tell, word } from "./state.js";
+import { byId, focused, labelOf, make, on, one, state, tell, word } from "./state.js";
 
 const grid = byId("grid"), sheet = byId("sheet");
 const SPARE = 2; // lines above and below that are ready
@@ -103,7 +103,7 @@ function fill(place) {
   element.classList.toggle("aside", Boolean(state.aside[row]));
   const chosen = state.chosen.has(row);
   element.setAttribute("aria-selected", chosen);
-  const name = known?.row.id ?? `image ${row + 1}`;
+  const name = known?.row.id ?? `${one()} ${row + 1}`;
   // What is seen stands in it in the same order, so that it can be spoken as it is read.
   const seen = state.table ? columns().map((column) => value(place, column, known)) : [name, words, label ?? "no label"];
   element.setAttribute("aria-label", [...seen, unsaved.has(row) ? "not saved yet" : "", state.aside[row] ? "set aside" : ""].filter(Boolean).join(", "));
@@ -113,14 +113,17 @@ function fill(place) {
 function value(place, name, known) {
   const row = state.list.rows[place];
   if (name === "id") return known?.row.id ?? "…";
-  if (name === state.labels.column) return labelOf(row) ?? "";
+  if (name === state.labels.column) return labelOf(row) ?? "–";
   return word(state.list.columns[name]?.[place] ?? known?.row[name]);
 }
 
 function captioned(element, words, label) {
   const [above, below] = [element.getElementsByTagName("b")[0], element.getElementsByTagName("i")[0]];
-  above.textContent = words || (label ?? "");
-  below.textContent = words && state.list.name !== "label-errors" ? (label ?? "") : "";
+  // Of "cat → dog" both are cut where there is no room, so that neither is lost.
+  const arrow = state.list.name === "label-errors" ? words.indexOf("→ ") : -1;
+  above.textContent = arrow > 0 ? words.slice(0, arrow - 1) : words || (label ?? "");
+  below.textContent = arrow > 0 ? words.slice(arrow) : words && state.list.name !== "label-errors" ? (label ?? "") : "";
+  element.classList.toggle("halves", arrow > 0);
   element.classList.toggle("bare", !words && label === null);
 }
 

@@ -4,7 +4,7 @@ import { ask, Away } from "./api.js";
 import { cell, forget } from "./cells.js";
 import { go } from "./grid.js";
 import * as outbox from "./outbox.js";
-import { asked, byId, focused, labelOf, many, meant, on, say, state, tell, trying } from "./state.js";
+import { asked, byId, focused, labelOf, many, meant, on, say, state, tell, trying, worded } from "./state.js";
 
 const EVERY = 3000; // milliseconds between two looks at the store
 const MANY = 100; // images from which a change is asked about; the server accepts as many proposals at once
@@ -83,7 +83,7 @@ export async function accept() {
   if (!proposed) return say("This list proposes no labels.");
   const place = new Map([...state.list.rows].map((row, at) => [row, at]));
   const rows = meant().filter((row) => place.has(row)), one = !state.chosen.size;
-  if (rows.length > MANY) return say(`At most ${MANY} proposals are accepted at once; look at fewer images, and choose them.`, true);
+  if (rows.length > MANY) return say(worded(`At most ${MANY} proposals are accepted at once; look at fewer images, and choose them.`), true);
   const origin = state.list.name === "classifier" ? "accepted prediction" : "accepted suggestion";
   if (await label(rows, rows.map((row) => proposed[place.get(row)]), origin)) next(one);
 }

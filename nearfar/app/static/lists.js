@@ -3,7 +3,7 @@
 import { ask, Stopped } from "./api.js";
 import { ordered } from "./order.js";
 import * as parts from "./parts.js";
-import { byId, focused, make, many, on, say, state, tell, trying } from "./state.js";
+import { byId, focused, make, many, on, say, state, tell, trying, worded } from "./state.js";
 import { watched } from "./work.js";
 
 const TABS = [
@@ -49,12 +49,12 @@ async function show(name, head, rows, trouble = "") {
   state.chosen.clear();
   mark(name);
   byId("list-part").removeAttribute("aria-busy");
-  const title = state.order ? `by ${state.order.replace(/^-/, "")}` : list.title;
+  const title = !list.rows.length ? "" : state.order ? `by ${state.order.replace(/^-/, "")}` : list.title;
   byId("title").textContent = `${many(list.rows.length)}${title ? `, ${title}` : ""}`;
   byId("lines").classList.remove("whole");
   byId("lines").textContent = list.lines.join(" ");
   byId("examples").hidden = name !== "similar";
-  nothing(trouble || DO[name] || "There is nothing in this list.");
+  nothing(trouble || worded(DO[name] ?? "There is nothing in this list."));
   tell("list");
   tell("chosen");
   tell("focus");
@@ -72,7 +72,7 @@ function nothing(text) {
   if (!state.condition) return;
   const button = make("button", { type: "button" }, "Clear the condition");
   button.addEventListener("click", () => where(""));
-  place.append(make("p", {}, `Only images that meet ${state.condition} are shown.`), button);
+  place.append(make("p", {}, `${worded("Only images that meet")} ${state.condition} are shown.`), button);
 }
 
 /** Show which list is open, or on its way. */
@@ -104,7 +104,7 @@ export async function made(name, path, body) {
     } else {
       const plain = unlabelled() && ["label-errors", "classifier"].includes(name); // what to do says it then
       const told = plain ? "" : sentence(error.message);
-      show(name, {}, new Int32Array(), [told, DO[name]].filter(Boolean).join(" "));
+      show(name, {}, new Int32Array(), [told, worded(DO[name] ?? "")].filter(Boolean).join(" "));
     }
     return undefined;
   }
@@ -123,7 +123,7 @@ const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 export async function open(name) {
   if (name === "all") {
     ++asked;
-    return show("all", { lines: unlabelled() ? [BEGIN] : [] }, Int32Array.from({ length: state.facts.count }, (_, row) => row));
+    return show("all", { lines: unlabelled() ? [worded(BEGIN)] : [] }, Int32Array.from({ length: state.facts.count }, (_, row) => row));
   }
   if (name === "similar" && state.likes.length) return similar(state.likes, state.dislikes);
   if (name === "similar" && !kept.has(name) && focused() >= 0) return similar([focused()], []);
@@ -156,7 +156,7 @@ export const heldRows = (name) => kept.get(name)?.[1] ?? new Int32Array();
 
 /** Find images like some, and unlike others. */
 export async function similar(likes, dislikes) {
-  if (!likes.length) return say("A search needs an image to look for.");
+  if (!likes.length) return say(worded("A search needs an image to look for."));
   Object.assign(state, { likes, dislikes });
   const where = state.condition || null;
   const found = await made("similar", "api/search", { key: state.facts.key, like: likes, dislike: dislikes, where });
@@ -193,7 +193,7 @@ export async function train() {
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   const taken = accepted ? ` ${many(accepted, "accepted label")} ${accepted === 1 ? "is" : "are"} not measured on${used ? ", but learnt from" : ", nor learnt from"}.` : "";
   const line = `Accuracy ${percent(accuracy)} (95 % interval ${percent(low)} to ${percent(high)}) on labels given by people, `
-    + `each of ${labels.toLocaleString("en")} held out in turn, of ${classes} classes.${taken} Accept what it says of images you have looked at.`;
+    + `each of ${labels.toLocaleString("en")} held out in turn, of ${classes} classes.${taken} ${worded("Accept what it says of images you have looked at.")}`;
   say(`Accuracy ${percent(accuracy)} on held-out labels.`);
   hold("classifier", { ...found.head, lines: [line, ...found.head.lines] }, found.rows);
 }

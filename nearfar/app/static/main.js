@@ -16,7 +16,7 @@ import * as order from "./order.js";
 import * as parts from "./parts.js";
 import * as photo from "./photo.js";
 import * as saved from "./saved.js";
-import { byId, focused, make, many, on, state, tell, trying } from "./state.js";
+import { byId, focused, make, on, one, state, tell, trying, worded } from "./state.js";
 
 function all() {
   for (const row of state.list.rows) state.chosen.add(row);
@@ -154,12 +154,23 @@ addEventListener("drop", (event) => {
   lists.byFile(event.dataTransfer.files[0]);
 });
 
+/** Call what the page is written for by its name. */
+function called() {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    if (node.nodeType === Node.TEXT_NODE) node.data = worded(node.data);
+    else for (const name of ["aria-label", "title", "placeholder"]) if (node.hasAttribute(name)) node.setAttribute(name, worded(node.getAttribute(name)));
+  }
+}
+
 byId("keys").replaceChildren(...KEYS.filter(([, , shown]) => shown).flatMap(([, , shown, text]) => [make("dt", {}, make("kbd", {}, shown)), make("dd", {}, text)]));
 on("colours", map.recolour);
 
 async function begin() {
   state.facts = await trying(() => ask("api/store"));
   if (!state.facts) return;
+  if (one() !== "image") called();
   state.labels.column = state.facts.labels;
   document.title = `${state.facts.name} · nearfar`;
   byId("name").textContent = state.facts.name;

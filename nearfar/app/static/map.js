@@ -1,6 +1,7 @@
-/* The map: plotly draws the points, a canvas above them draws pictures and marks. */
+/* The map: plotly draws the points, a canvas above them draws pictures and marks, and the points until plotly has. */
 
 import { ask, Stopped } from "./api.js";
+import { axesOf, rangesOf } from "./axes.js";
 import { cell, want } from "./cells.js";
 import { colouring, css } from "./colours.js";
 import { movable, moved, moving, settle, wasDragged } from "./motion.js";
@@ -14,7 +15,7 @@ const RINGS = 60; // images of the list that are marked
 const MARGIN = 8; // pixels
 const BLURRED = 1.5; // stretched further, what plotly drew is painted over
 const AGAIN = 100; // milliseconds from one choice of pictures to the next while the map moves
-let x, y, size, mode = "pan", pictures = true, held = [], chosen = 0, lassoed = false;
+let x, y, size, ranges, plotted = false, mode = "pan", pictures = true, held = [], chosen = 0, lassoed = false, hovered = -1;
 
 /** Draw the map: by the first places that are known, and again once it is laid out. Resolves at the first drawing. */
 export function start(does) {
@@ -47,37 +48,58 @@ export function start(does) {
   });
 }
 
+/** Load plotly. The page does not wait for it, since reading so large a script takes about a second. */
+function loaded() {
+  const script = make("script", { src: "static/plotly.js" });
+  document.head.append(script);
+  return new Promise((done, failed) => {
+    script.addEventListener("load", done);
+    script.addEventListener("error", () => failed(new Error("The map's script cannot be loaded; load the page again.")));
+  });
+}
+
+const all = () => ({ "xaxis.range": ranges[0], "yaxis.range": ranges[1] });
+
 let plotting;
-/** Put the points at their places. */
+/** Put the points at their places: painted at once, and drawn by plotly as soon as it is there. */
 async function place(found, { pick, lasso }) {
   await plotting;
   ({ x, y } = found);
+  ranges = [rangesOf(x), rangesOf(y)];
   if (plotting) {
-    await Plotly.update(div, { x: [x], y: [y] }, { "xaxis.autorange": true, "yaxis.autorange": true }, [0]);
+    await Plotly.update(div, { x: [x], y: [y] }, all(), [0]);
     return choose();
   }
+  size = Math.min(8, Math.max(2.5, 0.5 * Math.sqrt((stage.clientWidth * stage.clientHeight) / x.length)));
+  new ResizeObserver(() => (plotted ? Plotly.Plots.resize(div).then(choose) : choose())).observe(stage);
+  choose();
+  stage.dataset.points = "painted";
   plotting = plot(pick, lasso);
   await plotting;
+  stage.dataset.points = "plotted";
   return recolour();
 }
 
 async function plot(pick, lasso) {
-  size = Math.min(8, Math.max(2.5, 0.5 * Math.sqrt((stage.clientWidth * stage.clientHeight) / x.length)));
+  await loaded();
   const { codes, colours } = colouring();
   // Where there is no WebGL, plotly's slower way draws the same.
   const type = document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter";
   const points = { type, mode: "markers", x, y, hoverinfo: "none", marker: { size, ...paint(codes, colours) } };
-  const axis = { visible: false, showgrid: false, zeroline: false };
+  const [across, up] = ranges.map((range) => ({ range: [...range], visible: false, showgrid: false, zeroline: false }));
   await Plotly.newPlot(div, [points], {
     margin: { l: MARGIN, r: MARGIN, t: MARGIN, b: MARGIN }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    xaxis: axis, yaxis: { ...axis }, dragmode: false, hovermode: "closest", showlegend: false,
+    xaxis: across, yaxis: up, dragmode: mode === "lasso" && mode, hovermode: "closest", showlegend: false,
     newselection: { line: { color: css("--accent"), width: 2, dash: "solid" } }, selectionrevision: 0,
   }, { displayModeBar: false, plotGlPixelRatio: Math.min(2, devicePixelRatio), responsive: true, doubleClick: false });
   movable(div, { may: () => mode === "pan", move, rest });
   div.on("plotly_click", ({ points: [point] }) => wasDragged() || pick(point.pointNumber));
   div.on("plotly_doubleclick", () => wasDragged(2) || fit());
   div.on("plotly_hover", ({ points: [point] }) => hover(point.pointNumber));
-  div.on("plotly_unhover", () => (tip.hidden = true));
+  div.on("plotly_unhover", () => {
+    hovered = -1;
+    tip.hidden = true;
+  });
   div.on("plotly_relayout", choose);
   div.on("plotly_selected", (event) => {
     // plotly also tells when a selection is taken away: that is no selection of nothing.
@@ -85,7 +107,9 @@ async function plot(pick, lasso) {
     if (rows?.length) lasso(rows);
     lassoed ||= Boolean(rows?.length);
   });
-  new ResizeObserver(() => Plotly.Plots.resize(div).then(choose)).observe(stage);
+  plotted = true;
+  const { width, height } = div._fullLayout; // the stage may have become another size meanwhile
+  if (width !== stage.clientWidth || height !== stage.clientHeight) await Plotly.Plots.resize(div);
   choose();
 }
 
@@ -103,14 +127,17 @@ export function recolour() {
   waiting = setTimeout(() => {
     const { codes, colours } = colouring();
     const marker = Object.entries(paint(codes, colours)).map(([name, value]) => [`marker.${name}`, [value]]);
-    plotting.then(() => Plotly.restyle(div, Object.fromEntries(marker), [0]));
+    if (plotted) Plotly.restyle(div, Object.fromEntries(marker), [0]);
   }, x.length > 20000 ? 700 : 80);
   draw();
 }
 
+/** The axes as plotly has them, or will have them. */
+const axes = () => (plotted ? div._fullLayout : axesOf(ranges, stage.clientWidth, stage.clientHeight, MARGIN));
+
 /** The lines from the places of the points to pixels of the stage: [slope, start] across, and down. */
 function lines() {
-  const { xaxis, yaxis } = div._fullLayout;
+  const { xaxis, yaxis } = axes();
   const line = (axis, shift) => {
     const zero = axis.l2p(0), slope = axis.l2p(1) - zero;
     return [moved.scale * slope, moved.scale * (axis._offset + zero) + shift];
@@ -126,12 +153,13 @@ function scales() {
 
 /** What is in sight of each axis, from low to high. */
 function sight() {
-  const { xaxis, yaxis } = div._fullLayout, [across, down] = lines();
+  const { xaxis, yaxis } = axes(), [across, down] = lines();
   const seen = ({ _offset, _length }, [slope, start]) => [(_offset - start) / slope, (_offset + _length - start) / slope];
   return [seen(xaxis, across), seen(yaxis, down).reverse()];
 }
 
 function move() {
+  hovered = -1;
   tip.hidden = true;
   if (performance.now() - chosen > AGAIN) choose();
   else draw();
@@ -147,7 +175,7 @@ const room = () => (stage.clientWidth < 500 ? 0.75 * ROOM : ROOM);
 
 /** Choose whose pictures are shown: one a cell, the cells fixed to the map so that moving changes few. */
 function choose() {
-  if (!x || !div._fullLayout) return;
+  if (!x) return;
   chosen = performance.now();
   const [[left, right], [bottom, top]] = sight();
   const [wide, high] = lines().map(([slope]) => 2 ** Math.ceil(Math.log2(room() / Math.abs(slope)) - 0.5));
@@ -166,7 +194,7 @@ function choose() {
 }
 
 function draw() {
-  if (!x || !div._fullLayout) return;
+  if (!x || !stage.clientWidth || !stage.clientHeight) return;
   const ratio = devicePixelRatio, wide = stage.clientWidth, high = stage.clientHeight;
   if (over.width !== Math.round(wide * ratio) || over.height !== Math.round(high * ratio)) {
     over.width = Math.round(wide * ratio);
@@ -212,20 +240,19 @@ function draw() {
   }
 }
 
-/** While the map moves, paint the points where plotly has drawn none yet, or only blurred ones. */
+/** Paint the points where plotly has drawn none yet, or while the map moves only blurred ones. */
 function fill(pen) {
   const { scale, across, down } = moved, ratio = devicePixelRatio, blurred = Math.max(scale, 1 / scale) > BLURRED;
   div.style.visibility = blurred ? "hidden" : "";
-  if (!moving()) return;
+  if (plotted && !moving()) return;
   const box = [MARGIN, MARGIN, stage.clientWidth - MARGIN, stage.clientHeight - MARGIN];
   const drawn = box.map((at, side) => ratio * (scale * at + (side % 2 ? down : across)));
   const [h, v] = lines().map((line) => line.map((part) => ratio * part));
-  paintPoints(pen, { x, y, ...colouring(), radius: (ratio * size) / 2, across: h, down: v, but: blurred ? null : drawn });
+  paintPoints(pen, { x, y, ...colouring(), radius: (ratio * size) / 2, across: h, down: v, but: blurred || !plotted ? null : drawn });
 }
 
-let hovered = -1;
 function hover(row) {
-  if (moving()) return;
+  if (moving()) return undefined;
   hovered = row;
   const known = cell(row);
   if (!known) return want([row]);
@@ -238,8 +265,9 @@ function hover(row) {
   tip.style.transform = `translate(${left}px, ${above < 4 ? down(row) + 16 : above}px)`;
 }
 
-/** Have plotly show something else. */
+/** Have plotly show something else, if it is there. */
 function show(what) {
+  if (!plotted) return;
   settle();
   Plotly.relayout(div, what);
 }
@@ -254,8 +282,9 @@ export function drag(what) {
 
 /** Zoom about the middle, or about the image in focus while it is in sight. */
 export function zoom(factor) {
+  if (!plotted) return;
   settle();
-  const { xaxis, yaxis } = div._fullLayout, row = focused();
+  const { xaxis, yaxis } = axes(), row = focused();
   const about = ([low, high], value) => {
     const fixed = value >= low && value <= high ? value : (low + high) / 2;
     return [fixed + (low - fixed) * factor, fixed + (high - fixed) * factor];
@@ -263,7 +292,7 @@ export function zoom(factor) {
   show({ "xaxis.range": about(xaxis.range, x[row]), "yaxis.range": about(yaxis.range, y[row]) });
 }
 
-export const fit = () => show({ "xaxis.autorange": true, "yaxis.autorange": true });
+export const fit = () => show(all());
 
 /** Show pictures on the map, or points alone. */
 export function toggle() {
@@ -272,7 +301,7 @@ export function toggle() {
   choose();
 }
 
-on("cells", () => hovered >= 0 && cell(hovered) && !tip.hidden && hover(hovered));
+on("cells", () => hovered >= 0 && cell(hovered) && hover(hovered));
 let asked = false;
 on("picture focus chosen list cells", () => {
   if (asked) return;

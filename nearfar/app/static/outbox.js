@@ -1,7 +1,7 @@
 /* Changes on their way to the store: kept in the browser until the server has them, also across a reload. */
 
 import { ask, Away, Stale } from "./api.js";
-import { byId, on, say, state, tell } from "./state.js";
+import { byId, many, on, say, state, tell, worded } from "./state.js";
 
 const BEAT = 15000; // milliseconds after which the changes of another tab count as left behind
 const queue = []; // { path, body, after }: what to send, in order
@@ -32,7 +32,7 @@ function show() {
   if (away) for (const { body } of queue) for (const row of body.rows) unsaved.add(row);
   const count = (state.unsaved = unsaved.size);
   byId("unsaved").hidden = !count;
-  byId("unsaved").textContent = count ? `${count.toLocaleString("en")} ${count === 1 ? "image" : "images"} not saved yet` : "";
+  byId("unsaved").textContent = count ? `${many(count)} not saved yet` : "";
   tell("unsaved");
 }
 
@@ -58,6 +58,8 @@ export function pump() {
 }
 
 async function work() {
+  const was = away;
+  let lost = false; // whether a change was refused
   while (queue.length) {
     const { path, body, after } = queue[0];
     try {
@@ -72,13 +74,16 @@ async function work() {
         away = error.message;
         break;
       }
+      away = "";
+      lost = true;
       queue.shift(); // it would be refused again
       keep();
-      if (error instanceof Stale) say(`Images were added or deleted, so ${body.rows.length === 1 ? "a change" : "changes"} made before could not be saved.`, true);
+      if (error instanceof Stale) say(worded(`Images were added or deleted, so ${body.rows.length === 1 ? "a change" : "changes"} made before could not be saved.`), true);
       else say(error.message, true);
       tell("refused");
     }
   }
+  if (was && !away && !lost) say("The server is back, and all changes are saved.");
   show();
 }
 
@@ -109,9 +114,9 @@ export function heard(error) {
     return show();
   }
   const was = away;
+  if (queue.length) return pump(); // which says what came of it
   away = "";
-  if (was && !queue.length) say("The server is back.");
-  if (queue.length) pump().then(() => queue.length || say("The server is back, and all changes are saved."));
+  if (was) say("The server is back.");
   return show();
 }
 

@@ -4,7 +4,7 @@ import { ask } from "./api.js";
 import { cell, want } from "./cells.js";
 import { go } from "./grid.js";
 import * as parts from "./parts.js";
-import { byId, focused, labelOf, make, on, say, state } from "./state.js";
+import { byId, focused, labelOf, make, on, say, state, worded } from "./state.js";
 import * as why from "./why.js";
 
 const MOST = 40; // times that an image is enlarged
@@ -211,7 +211,7 @@ async function draw() {
 
 /** Show the image in focus in full. */
 export function open() {
-  if (focused() < 0) return say("There is no image to show.");
+  if (focused() < 0) return say(worded("There is no image to show."));
   open_ = true;
   mapped = state.list.name === "parts";
   for (const id of ["photo-parts", "photo-normal"]) byId(id).hidden = !state.facts.parts;

@@ -41,7 +41,7 @@ let clearing;
 /** Tell the user something, on the screen and by voice. */
 export function say(text, bad = false) {
   const place = document.getElementById("status");
-  const home = document.querySelector("dialog[open]") ?? document.body; // a dialog covers all else
+  const home = document.querySelector("dialog[open]") ?? document.getElementById("stage"); // where it covers no button
   if (place.parentNode !== home) home.append(place);
   place.textContent = text;
   place.className = bad ? "there bad" : "there";
@@ -72,11 +72,23 @@ export function make(tag, attributes = {}, ...inside) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Write a value of a column. */
-export const word = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : value === true ? "yes" : value === false ? "no" : String(value ?? "–"));
+const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$/; // as the store writes when a label was given
+/** Write a value of a column; a time as it is here, to the minute. */
+export const word = (value) => (TIME.test(value) ? new Date(value).toLocaleString("sv").slice(0, 16) : plain(value));
+const plain = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : value === true ? "yes" : value === false ? "no" : String(value ?? "–"));
+
+/** The word for one of what the store holds: "image", "clip", "text". */
+export const one = () => state.facts?.one ?? "image";
+
+/** Say of clips or texts what is written of images. */
+export function worded(text) {
+  if (one() === "image") return text;
+  const like = (written, word) => (/^[A-Z]/.test(written) ? word.charAt(0).toUpperCase() + word.slice(1) : word);
+  return text.replace(/\ban image\b/gi, (an) => like(an, `a ${one()}`)).replace(/\bimage(?=s?\b)/gi, (image) => like(image, one()));
+}
 
 /** Write a count: "1 image", "2,000 images". */
-export const many = (count, what = "image") => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
+export const many = (count, what = one()) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
 
 /** Ask the user before something large is done; resolves to whether to do it. */
 export function asked(question, text, yes) {
