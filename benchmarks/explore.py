@@ -149,12 +149,18 @@ def draw(page: Page, chromium: str) -> None:
             )
 
         view.goto(page.address, wait_until="commit")
-        view.wait_for_selector("#stage[data-points]")
-        told("first places shown" if view.is_visible("#waiting") else "map shown")
-        view.wait_for_selector("#cell-5 img[src]")
-        told("first pictures")
-        view.wait_for_selector("body[data-ready]")
-        told("drawn by plotly")
+        stages = {
+            "first points": "#stage[data-points]",
+            "first pictures": "#cell-5 img[src]",
+            "drawn by plotly": "body[data-ready]",
+        }
+        while stages:  # in the order in which they come
+            view.wait_for_function(
+                "all => all.some(one => document.querySelector(one))", arg=[*stages.values()]
+            )
+            for what in [what for what, where in stages.items() if view.query_selector(where)]:
+                del stages[what]
+                told(what)
         view.wait_for_selector("#waiting", state="hidden")
         view.wait_for_timeout(3000)  # the pictures on the map come when it rests
         told("laid out, and at rest")

@@ -39,10 +39,12 @@ def test_no_label_is_lost(tabs: Callable[..., Any], server: Server) -> None:
     press(view, "1", "2")
     shows(view, "unsaved", "2 images not saved yet")
     view.wait_for_selector("#status.there")
-    assert not view.evaluate(OVERLAP, ["status", "labels"])  # what is told covers no button
+    for place in ("labels", "about", "tabs", "legend"):  # what is told covers no button
+        assert not view.evaluate(OVERLAP, ["status", place]), place
     server.start()
     until(lambda: server.labels()[:4] == ["zebra", "yak", "zebra", "yak"])
     view.wait_for_selector("#unsaved", state="hidden")
+    shows(view, "status", "all changes are saved")
     view.reload()
     ready(view)
     keys = view.evaluate("[...document.querySelectorAll('.chip')].map(c => c.textContent)")

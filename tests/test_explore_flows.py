@@ -133,6 +133,16 @@ def test_lists_past_the_first_look(tabs: Callable[..., Any], server: Server) -> 
     view.click("#tab-label-errors")
     view.wait_for_function("!document.querySelector('.cell')")
     shows(view, "nothing", "at least two classes")
+    # An empty list of duplicates offers nothing to choose.
+    view.click("#tab-all")
+    view.fill("#condition", "id = '001.png'")
+    view.press("#condition", "Enter")
+    title(view, "1 image")
+    view.click("#tab-duplicates")
+    shows(view, "nothing", "No two images are nearly the same.")
+    assert view.inner_text("#title") == "0 images" and not view.is_visible("#chosen")
+    view.click("#nothing button")
+    title(view, "duplicates in groups")
     # A lasso's selection is there again after another list, and after a reload.
     view.click("#tab-all")
     press(view, "s")

@@ -156,7 +156,7 @@ def test_a_label_error_is_accepted_with_one_key(opened: Any, there: explored.Exp
     title(view, "doubtful")
     view.focus("#grid")
     view.keyboard.press("Home")
-    name, proposed = focused(view), view.inner_text("#cell-0 b").split(" → ")[1]
+    name, proposed = focused(view), view.inner_text("#cell-0 .caption").split("→ ")[1]
     before = label_of(there, name)
     view.keyboard.press("a")
     until(lambda: label_of(there, name) == proposed)

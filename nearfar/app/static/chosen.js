@@ -41,6 +41,7 @@ function tag(value) {
 /** Choose every copy of the list but the one of each group to keep. */
 export function copies() {
   const { keep } = state.list.columns;
+  if (keep && !state.list.rows.length) return say("There are no copies to choose.");
   if (!keep) return say("Open the list of duplicates first; there, c chooses all copies but the ones to keep.");
   state.chosen.clear();
   state.list.rows.forEach((row, at) => keep[at] || state.aside[row] || state.chosen.add(row));
@@ -57,10 +58,11 @@ export const exported = (vectors) => trying(() => {
 
 function bar() {
   const count = state.chosen.size;
-  byId("chosen").hidden = !count && !state.list.columns.keep;
+  const copied = Boolean(state.list.columns.keep && state.list.rows.length);
+  byId("chosen").hidden = !count && !copied;
   byId("chosen-count").textContent = count ? `${count.toLocaleString("en")} chosen` : "None chosen";
   for (const button of byId("chosen").querySelectorAll("[data-needs]")) button.hidden = !count;
-  byId("copies").hidden = !state.list.columns.keep;
+  byId("copies").hidden = !copied;
   byId("right").hidden = !count || state.list.name !== "label-errors";
 }
 

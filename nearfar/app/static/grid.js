@@ -113,14 +113,17 @@ function fill(place) {
 function value(place, name, known) {
   const row = state.list.rows[place];
   if (name === "id") return known?.row.id ?? "…";
-  if (name === state.labels.column) return labelOf(row) ?? "";
+  if (name === state.labels.column) return labelOf(row) ?? "–";
   return word(state.list.columns[name]?.[place] ?? known?.row[name]);
 }
 
 function captioned(element, words, label) {
   const [above, below] = [element.getElementsByTagName("b")[0], element.getElementsByTagName("i")[0]];
-  above.textContent = words || (label ?? "");
-  below.textContent = words && state.list.name !== "label-errors" ? (label ?? "") : "";
+  // Of "cat → dog" both are cut where there is no room, so that neither is lost.
+  const arrow = state.list.name === "label-errors" ? words.indexOf("→ ") : -1;
+  above.textContent = arrow > 0 ? words.slice(0, arrow - 1) : words || (label ?? "");
+  below.textContent = arrow > 0 ? words.slice(arrow) : words && state.list.name !== "label-errors" ? (label ?? "") : "";
+  element.classList.toggle("halves", arrow > 0);
   element.classList.toggle("bare", !words && label === null);
 }
 

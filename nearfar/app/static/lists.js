@@ -49,7 +49,7 @@ async function show(name, head, rows, trouble = "") {
   state.chosen.clear();
   mark(name);
   byId("list-part").removeAttribute("aria-busy");
-  const title = state.order ? `by ${state.order.replace(/^-/, "")}` : list.title;
+  const title = !list.rows.length ? "" : state.order ? `by ${state.order.replace(/^-/, "")}` : list.title;
   byId("title").textContent = `${many(list.rows.length)}${title ? `, ${title}` : ""}`;
   byId("lines").classList.remove("whole");
   byId("lines").textContent = list.lines.join(" ");

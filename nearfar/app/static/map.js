@@ -127,7 +127,7 @@ export function recolour() {
   waiting = setTimeout(() => {
     const { codes, colours } = colouring();
     const marker = Object.entries(paint(codes, colours)).map(([name, value]) => [`marker.${name}`, [value]]);
-    plotting.then(() => Plotly.restyle(div, Object.fromEntries(marker), [0]));
+    if (plotted) Plotly.restyle(div, Object.fromEntries(marker), [0]);
   }, x.length > 20000 ? 700 : 80);
   draw();
 }

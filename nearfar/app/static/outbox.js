@@ -58,6 +58,8 @@ export function pump() {
 }
 
 async function work() {
+  const was = away;
+  let lost = false; // whether a change was refused
   while (queue.length) {
     const { path, body, after } = queue[0];
     try {
@@ -72,6 +74,8 @@ async function work() {
         away = error.message;
         break;
       }
+      away = "";
+      lost = true;
       queue.shift(); // it would be refused again
       keep();
       if (error instanceof Stale) say(worded(`Images were added or deleted, so ${body.rows.length === 1 ? "a change" : "changes"} made before could not be saved.`), true);
@@ -79,6 +83,7 @@ async function work() {
       tell("refused");
     }
   }
+  if (was && !away && !lost) say("The server is back, and all changes are saved.");
   show();
 }
 
@@ -109,9 +114,9 @@ export function heard(error) {
     return show();
   }
   const was = away;
+  if (queue.length) return pump(); // which says what came of it
   away = "";
-  if (was && !queue.length) say("The server is back.");
-  if (queue.length) pump().then(() => queue.length || say("The server is back, and all changes are saved."));
+  if (was) say("The server is back.");
   return show();
 }
 

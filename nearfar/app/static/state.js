@@ -41,7 +41,7 @@ let clearing;
 /** Tell the user something, on the screen and by voice. */
 export function say(text, bad = false) {
   const place = document.getElementById("status");
-  const home = document.querySelector("dialog[open]") ?? document.body; // a dialog covers all else
+  const home = document.querySelector("dialog[open]") ?? document.getElementById("stage"); // where it covers no button
   if (place.parentNode !== home) home.append(place);
   place.textContent = text;
   place.className = bad ? "there bad" : "there";
@@ -72,8 +72,10 @@ export function make(tag, attributes = {}, ...inside) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Write a value of a column. */
-export const word = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : value === true ? "yes" : value === false ? "no" : String(value ?? "–"));
+const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$/; // as the store writes when a label was given
+/** Write a value of a column; a time as it is here, to the minute. */
+export const word = (value) => (TIME.test(value) ? new Date(value).toLocaleString("sv").slice(0, 16) : plain(value));
+const plain = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : value === true ? "yes" : value === false ? "no" : String(value ?? "–"));
 
 /** The word for one of what the store holds: "image", "clip", "text". */
 export const one = () => state.facts?.one ?? "image";
