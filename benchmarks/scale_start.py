@@ -6,8 +6,9 @@
 paths: a list of made paths of about 60 characters, which is opened as `nearfar pretrain` opens it, and the
 holdout rows of it named. The memory is what a fresh process holds after more than before.
 
-store: a store of made rows with vectors of 16 numbers, filled 100,000 rows at a time; a fresh process then
-opens it, counts, names all ids, names those of a condition, and reads 1,000 rows.
+store: a store of made rows with vectors of 16 numbers, the first 100,000 written as nearfar does, the others
+appended to its table, since they are known to be new; a fresh process then opens it, counts, names all ids,
+names those of a condition, and reads 1,000 rows.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ def fill(folder: Path, count: int) -> None:
     """Make a store, and say what that took."""
     import pyarrow as pa
 
+    from nearfar.stores import schema
     from nearfar.stores.base import StoreInfo
-    from nearfar.stores.open import open_store
+    from nearfar.stores.lancedb import LanceStore
 
-    store, clock = open_store(folder, StoreInfo(16, "made", "made")), time.process_time()
+    store, clock = LanceStore(str(folder), StoreInfo(16, "made", "made")), time.process_time()
     for vectors, rows in made(count):
         names = [name(row) for row in rows]
         columns = {
@@ -74,7 +76,11 @@ def fill(folder: Path, count: int) -> None:
             "thumbnail": [b""] * len(rows),
         }
         vector = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 16)
-        store.upsert(pa.table({**columns, "vector": vector}))
+        table = pa.table({**columns, "vector": vector})
+        if not len(store):
+            store.upsert(table)
+        else:
+            store._table.add(store._filled(schema.incoming(table, store.info, store.columns)))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"filled in {time.process_time() - clock:.0f} CPU s, {size / count:.0f} bytes a row", flush=True)
 

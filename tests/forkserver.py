@@ -262,6 +262,7 @@ if __name__ == "__main__":
             importlib.import_module(module)
     assert not Path("/proc/self/task").exists() or len(os.listdir("/proc/self/task")) == 1, "threads"
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     asked, streams = serve(socket.socket(fileno=int(sys.argv[1])))
     become(asked, streams)
     try:

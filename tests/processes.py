@@ -97,6 +97,8 @@ def words() -> dict[str, Tensor]:
     weights = torch.arange(2 * distributed.world() * 3, dtype=torch.float64).view(-1, 3) * (rank + 1)
     gathered = distributed.gather(x)
     (gathered * weights).sum().backward()
+    parts = list(distributed.blocks(x))
+    assert torch.equal(torch.cat(parts), gathered) and not parts[rank].requires_grad
     y = torch.full((2,), rank + 1.0, dtype=torch.float64, requires_grad=True)
     summed = distributed.total(y)
     (summed.square() * (rank + 1)).sum().backward()

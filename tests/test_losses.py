@@ -244,11 +244,12 @@ for n, m, d, first in ((37, 111, 5, 37), (70, 70, 20, 0), (64, 128, 128, 64)):
         own, z = range(0, 36), z[:108]
     grads = torch.randn(len(z))
     for partners in (False, True):
-        blocks = [range(k, k + len(own)) for k in range(0, len(z), len(own))]
-        logs = torch.cat([tiled.square(z, block, scale, False, partners) for block in blocks])
+        blocks = z.split(len(own))
+        logs = [tiled.square(some, blocks, k, scale, False, partners) for k, some in enumerate(blocks)]
+        logs, place = torch.cat(logs), own.start // len(own)
         found = triton_kernels.square(z, own, scale, False, partners)
         torch.testing.assert_close(found, logs[own.start : own.stop], rtol=1e-5, atol=1e-5)
-        wanted = tiled.square_pull(z, own, scale, False, partners, logs, grads)
+        wanted = tiled.square_pull(blocks[place], blocks, place, scale, False, partners, logs, grads)
         found = triton_kernels.square_pull(z, own, scale, False, partners, logs, grads)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     a, b = z[:n], unit(torch.randn(m + 3, d))

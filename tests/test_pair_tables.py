@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from small_pairs import drawn
 
-from nearfar.core.errors import NearfarError
+from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data.modalities import modality
 from nearfar.data.pair_blocks import CaptionView, draw_captions
 from nearfar.data.pairs import open_pairs
@@ -88,8 +89,18 @@ def test_json_lines_parquet_shards_text_files_and_lists_give_the_same(tmp_path: 
         first = source.read(0)
         assert isinstance(first, (bytes, Path, np.ndarray))
     assert [one.reason for one in open_pairs(tmp_path / "list.jsonl").set_aside] == ["no JSON object"] * 2
+    (tmp_path / "list.jsonl").write_text(
+        '{"path": "a.png", "caption": "one"}\n{"path": "b.png", "caption": "half \\ud800"}\n'
+        '{"path": "c\\ud800.png", "caption": "three"}\n'
+    )
+    source = open_pairs(tmp_path / "list.jsonl")
+    assert source.bad == {1: "caption: not UTF-8: byte 5 fits no letter; save it as UTF-8"}
+    with pytest.raises(BadImage):
+        modality("pairs").fetch(source, 2, limit=10**6)
     (tmp_path / "b.txt").unlink()
     assert "no .txt of its name" in open_pairs(tmp_path).bad[1]
+    os.mkfifo(tmp_path / "b.txt")
+    assert open_pairs(tmp_path).bad[1] == "caption: unreadable: not a regular file"
     odd: tuple[object, ...] = (tmp_path / "none", [], [1, 2], tmp_path / "a.png", {})
     for one in odd:
         with pytest.raises(NearfarError, match="captions"):

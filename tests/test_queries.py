@@ -118,7 +118,7 @@ def test_search_says_what_is_wrong(store: VectorStore, tmp_path: Path) -> None:
     for how, says in (
         ({}, "needs an example"),
         ({"id": "it's.png"}, 'no image "it\'s.png"'),
-        ({"like": ["nowhere.png"]}, "'nowhere.png' is neither an image of"),
+        ({"like": ["nowhere.png"]}, "'nowhere.png' is neither an id of"),
         ({"id": "blue/000.png", "limit": 0}, "--limit is 0"),
         ({"id": "blue/000.png", "where": "sight = 'A'"}, "site"),
         ({"id": "blue/000.png", "out": tmp_path / "x.txt"}, "name a .csv, .json or .png file"),

@@ -83,6 +83,11 @@ def test_flac_and_ogg_are_read_by_what_they_hold(tmp_path: Path) -> None:
     for name, error in (("a.flac", 1e-4), ("b.wav", 1e-4), ("c.ogg", 0.2), ("d.wav", 1e-6)):
         samples, rate = read.decode((tmp_path / name).read_bytes(), LIMIT)
         assert rate == 8000 and np.abs(samples - tone).max() < error, name
+    soundfile.write(tmp_path / "e.mp3", tone, 8000)
+    mp3 = (tmp_path / "e.mp3").read_bytes()
+    assert len(read.decode(b"ID3\3\0\0\0\0\0\5title" + mp3, LIMIT)[0]) == 8000
+    with pytest.raises(BadImage, match=r"cut short: 0\.\d+ of 1\.00 s are there"):
+        read.decode(b"ID3\3\0\0\0\0\0\5title" + mp3[: len(mp3) // 2], LIMIT)
     cut = (tmp_path / "a.flac").read_bytes()[:3000]
     with pytest.raises(BadImage, match="cut short|broken"):
         read.decode(cut, LIMIT)

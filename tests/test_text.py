@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_hostile_texts_are_named_and_the_rest_is_used(tmp_path: Path) -> None:
     for name, data in (bad | {"utf16.txt": "zwei Vögel".encode("utf-16"), "good.txt": b"a bird"}).items():
         (folder / name).write_bytes(data)
     (folder / "gone.txt").symlink_to(folder / "nothing")
+    os.mkfifo(folder / "pipe.txt")
     ids, found, _ = read(folder)
     told = dict(zip(ids, found, strict=True))
     assert told["good.txt"] == ("a bird",) and told["utf16.txt"] == ("zwei Vögel",)
@@ -83,6 +85,7 @@ def test_hostile_texts_are_named_and_the_rest_is_used(tmp_path: Path) -> None:
         ("blank.txt", "empty"),
         ("long.txt", "too long: 50,000,000 bytes"),
         ("gone.txt", "unreadable"),
+        ("pipe.txt", "not a regular file"),
     ):
         assert why in told[name], name
     lines = tmp_path / "lines.txt"
@@ -91,13 +94,14 @@ def test_hostile_texts_are_named_and_the_rest_is_used(tmp_path: Path) -> None:
     made = nearfar.pretrain(
         kinds.modality("text").open(folder), out=tmp_path / "run", **TINY | {"batch_size": 2, "max_bad": 0.9}
     )
-    assert len((made.path / "rejected.csv").read_text().splitlines()) == 7
+    assert len((made.path / "rejected.csv").read_text().splitlines()) == 8
 
 
 def test_bad_rows_of_tables_are_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(
         '{"text": "a"}\nnot json\n[1]\n{"text": 7}\n{"text": null}\n{"other": "b"}\n{"text": "c"}\n'
+        '{"text": "half \\ud800"}\n'
     )
     assert read(path)[1] == [
         ("a",),
@@ -107,6 +111,7 @@ def test_bad_rows_of_tables_are_named(tmp_path: Path) -> None:
         "empty",
         "no text",
         ("c",),
+        "not UTF-8: byte 5 fits no letter; save it as UTF-8",
     ]
 
 

@@ -313,6 +313,35 @@ def _collect(x: Tensor) -> Tensor:
     return torch.cat(pieces)
 
 
+def blocks(x: Tensor) -> Iterator[Tensor]:
+    """Give the rows that every process holds, those of one process at a time, in the order of the ranks.
+
+    At most two blocks are in memory besides x, one of them on its way. Every process has to take all blocks.
+
+    Args:
+        x: (n, ...), the same shape on every process; no gradient flows back.
+
+    Yields:
+        (n, ...), of rank 0, then of rank 1, and so on.
+    """
+    x = x.detach().contiguous()
+    if world() == 1:
+        yield x
+        return
+
+    def ask(origin: int) -> tuple[Tensor, Any]:
+        block = x if origin == rank() else torch.empty_like(x)
+        return block, dist.broadcast(block, origin, async_op=True)
+
+    waiting = ask(0)
+    for origin in range(world()):
+        block, sent = waiting
+        sent.wait()
+        if origin + 1 < world():
+            waiting = ask(origin + 1)
+        yield block
+
+
 def gather(x: Tensor, grad: bool = True) -> Tensor:
     """Stack the rows that every process holds, in the order of the ranks.
 

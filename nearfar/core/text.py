@@ -91,3 +91,16 @@ def spreadsheet_cell(value: Any) -> Any:
 def from_spreadsheet_cell(text: str) -> str:
     """Read what `spreadsheet_cell` wrote."""
     return text[1:] if text.startswith("'") and spreadsheet_cell(text[1:]) != text[1:] else text
+
+
+def bytes_of(text: str) -> bytes:
+    """Encode a text as it was read; what was no UTF-8 is none again.
+
+    Args:
+        text: of a list, in which bytes that are no UTF-8 are surrogate-escaped, or of JSON, which can name
+            half a letter.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")

@@ -173,4 +173,5 @@ def describe(kind: Kind, source: Source, *, limit: int, threads: int) -> Inspect
         bytes=sum(found.sizes.values()),
         duplicates=tuple(tuple(ids[at] for at in group) for group in groups),
         labels=dict(Counter(source.labels).most_common()) if source.labels else None,
+        modality=kind.name,
     )

@@ -49,7 +49,7 @@ class Inspection:
     where known; `masks`: files that were left out, since they are masks of images beside them; `others`: how
     many files of the folder are passed over, by their endings; `range`: the
     values that become black and white in images of more than 8 bits, None where there are none; `notes`: in
-    how many of the decoded images only a part is used, and which.
+    how many of the decoded images only a part is used, and which; `modality`: what kind they are.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Inspection:
     others: dict[str, int] = dataclasses.field(default_factory=dict)
     range: tuple[float, float] | None = None
     notes: dict[str, int] = dataclasses.field(default_factory=dict)
+    modality: str = "images"
 
     def to_json(self) -> dict[str, Any]:
         """Write it as plain values."""
@@ -75,8 +76,10 @@ class Inspection:
 
     def __str__(self) -> str:
         """Say it in a few lines; of what is bad or double, the first five."""
+        from .modalities import modality
+
         lines = [
-            f"{self.name}: {counted(self.count, 'image')}, {self.usable:,} usable, "
+            f"{self.name}: {counted(self.count, modality(self.modality).one)}, {self.usable:,} usable, "
             f"{self.bytes / 2**20:,.1f} MiB"
         ]
         if self.short and self.long:
@@ -102,6 +105,8 @@ class Inspection:
             )
         lines.append(f"  unusable    {len(self.rejected):,}{' found' if some else ''}")
         lines += [f"    {item.id}: {item.reason}" for item in self.rejected[:5]]
+        if len(self.rejected) > 5:
+            lines.append(f"    and {len(self.rejected) - 5:,} more; --json names all")
         if self.masks:
             lines.append(f"  left out    {counted(len(self.masks), 'mask')} beside their images")
             lines += [f"    {name}" for name in self.masks[:5]]

@@ -19,6 +19,8 @@ import numpy as np
 
 from ..core.errors import BadImage, NearfarError, reason_of
 from ..core.shapes import loads
+from ..core.text import bytes_of
+from ..images.files import open_file
 from ..images.value_range import Values
 from ..text.read import MOST, text_of
 from . import shards
@@ -143,7 +145,7 @@ class _Captions:
             if not reason and not isinstance(text, (str, bytes)):
                 reason = "empty caption" if text is None else f"no caption but {type(text).__name__}"
             if not reason:
-                plain = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+                plain = bytes_of(text) if isinstance(text, str) else text
                 try:
                     self.good.setdefault(row, []).append(text_of(plain))
                     continue
@@ -179,13 +181,13 @@ def _folder(folder: Path) -> PairSource:
     found = _Captions()
     for row, name in enumerate(images.paths):
         beside = (folder / name).with_suffix(".txt")
-        try:
-            with open(beside, "rb") as file:
-                text = file.read(MOST + 1)
-        except FileNotFoundError:
+        if not os.path.lexists(beside):
             continue
-        except OSError as error:
-            found.reasons[row] = f"caption: unreadable: {(error.strerror or str(error)).lower()}"
+        try:
+            with open_file(beside, MOST) as file:
+                text = file.read(MOST + 1)
+        except BadImage as error:
+            found.reasons[row] = f"caption: {error}"
             continue
         found.add(row, str(beside.relative_to(folder)), _lines(text))
     return found.source(str(folder), images, "no caption: there is no .txt of its name beside it")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..core.errors import NearfarError
 from ..core.progress import Bar
-from ..core.text import counted
+from ..core.text import bytes_of, counted
 from ..core.threads import map_in_order
 from ..images.value_range import Values, over_white
 from .names import Names
@@ -98,12 +98,12 @@ def clean(names: Iterable[str]) -> Sequence[str]:
     if isinstance(names, Names):
         if names.is_text():
             return names
-        return Names.of(os.fsencode(name).decode("utf-8", "backslashreplace") for name in names)
+        return Names.of(bytes_of(name).decode("utf-8", "backslashreplace") for name in names)
     kept = list(names)
     try:
         "\0".join(kept).encode()
     except UnicodeEncodeError:
-        kept = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in kept]
+        kept = [bytes_of(name).decode("utf-8", "backslashreplace") for name in kept]
     return kept
 
 

@@ -64,15 +64,12 @@ class TextModality(Modality):
 
     def fetch(self, source: Source, row: int, *, limit: int) -> tuple[bytes, bytes]:
         """Fetch the texts of a row, each checked, as UTF-8 with `BETWEEN` between them."""
-        from ..text.read import BETWEEN, check_size, text_of
+        from ..images.files import read
+        from ..text.read import BETWEEN, MOST, text_of
 
         data: Any = source.read(row)
         if isinstance(data, Path):
-            try:
-                check_size(data.stat().st_size)
-                parts = [data.read_bytes()]
-            except OSError as error:
-                raise BadImage(f"unreadable: {(error.strerror or str(error)).lower()}") from None
+            parts = [read(data, max_pixels=MOST)]
         else:
             parts = data.split(BETWEEN.encode())
         content = BETWEEN.join(map(text_of, parts)).encode()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..core.errors import BadImage, NearfarError, nearest, reason_of
+from ..core.text import bytes_of
 from ..text.read import BETWEEN
 from ..text.view_settings import SUFFIXES
 from .csv_files import read_rows
@@ -104,7 +105,7 @@ class _Rows:
             if not isinstance(cell, (str, bytes)):
                 bad = bad or ("empty" if cell is None else f"no text but {type(cell).__name__}")
         data = [
-            cell.encode("utf-8", "surrogateescape") if isinstance(cell, str) else cell
+            bytes_of(cell) if isinstance(cell, str) else cell
             for cell in cells
             if isinstance(cell, (str, bytes))
         ]

@@ -20,6 +20,7 @@ from ..core import locks, progress
 from ..core.config import to_json
 from ..core.device import cores
 from ..core.errors import NearfarError
+from ..data.modalities import modality_of
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable, write_rejected
 from ..data.source import Source
@@ -364,5 +365,6 @@ def _embed(job: _Job, source: Source, path: Path | None, journal: Journal | None
         files.write_vectors(path, result.ids, result.vectors, result.labels, facts)
         if rejected:
             write_rejected(path.with_name(path.name + ".rejected.csv"), rejected)
-            progress.say(f"{len(rejected):,} unusable images are skipped; {path}.rejected.csv lists them.")
+            noun = modality_of(source).noun
+            progress.say(f"{len(rejected):,} unusable {noun} are skipped; {path}.rejected.csv lists them.")
     return result

@@ -4,7 +4,8 @@ With z_i . z_k the similarity of two rows and s = 1 / tau, the core is log sum_k
 loss adds its own positives to it. What computes the sums is chosen: `tiles` in plain torch, which runs
 everywhere, or `fused`, a Triton kernel, where a measurement on the GPU finds it faster.
 
-Over several processes each answers for its own rows and meets everyone's. The gradient at its rows is
+Over several processes each answers for its own rows and meets everyone's: `tiles` one process's rows after
+the other's, so that no process ever holds all of them, and `fused` all at once. The gradient at its rows is
 that of the sum of all processes' values: what another's anchor asks of our rows is found here, by
 symmetry, from that anchor's log-sum and gradient, so that no gradient of rows has to travel.
 """
@@ -29,11 +30,15 @@ class _Square(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, scale: Tensor, wide: bool, partners: bool) -> Tensor:
         with torch.autocast(z.device.type, enabled=False):
-            everyone = distributed.gather(z, grad=False)  # (M, d)
-            own = range(distributed.rank() * len(z), (distributed.rank() + 1) * len(z))
-            logs = _maker(everyone, len(everyone)).square(everyone, own, scale, wide, partners)
+            rows = len(z) * distributed.world()
+            maker, everyone = _maker(z, rows, rows), None
+            if maker is tiled:
+                logs = tiled.square(z, distributed.blocks(z), distributed.rank(), scale, wide, partners)
+            else:
+                everyone = distributed.gather(z, grad=False)  # (M, d)
+                logs = maker.square(everyone, _own(z), scale, wide, partners)
             ctx.save_for_backward(z, everyone, scale, logs)
-            ctx.own, ctx.wide, ctx.partners = own, wide, partners
+            ctx.wide, ctx.partners = wide, partners
             return logs
 
     @staticmethod
@@ -42,19 +47,20 @@ class _Square(torch.autograd.Function):
         z, everyone, scale, logs = ctx.saved_tensors
         with torch.autocast(z.device.type, enabled=False):
             all_logs, all_grads = distributed.gather(torch.stack([logs, grad], 1), grad=False).unbind(1)
-            maker = _maker(everyone, len(everyone))
-            pull = maker.square_pull(
-                everyone,
-                ctx.own,
-                scale,
-                ctx.wide,
-                ctx.partners,
-                all_logs.contiguous(),
-                all_grads.contiguous(),
-            )
+            given = (scale, ctx.wide, ctx.partners, all_logs.contiguous(), all_grads.contiguous())
+            if everyone is None:
+                pull = tiled.square_pull(z, distributed.blocks(z), distributed.rank(), *given)
+            else:
+                maker = _maker(z, len(everyone), len(everyone))
+                pull = maker.square_pull(everyone, _own(z), *given)
             # Each pair stands in the pull of both its rows, and once in the log-sums' derivative.
             steepness = (z * pull).sum() / 2 if ctx.needs_input_grad[1] else None
             return pull.mul_(scale), steepness, None, None
+
+
+def _own(z: Tensor) -> range:
+    """Say which of everyone's rows are those of this process."""
+    return range(distributed.rank() * len(z), (distributed.rank() + 1) * len(z))
 
 
 class _Cross(torch.autograd.Function):
@@ -76,7 +82,7 @@ class _Cross(torch.autograd.Function):
             columns = distributed.gather(b, grad=False) if ctx.shared else b
             ctx.names = None
             if names is None:
-                across, down = _maker(a, len(columns)).cross(a, columns, scale, wide, both)
+                across, down = _maker(a, len(a), len(columns)).cross(a, columns, scale, wide, both)
             else:
                 ctx.names = names_of(names, ctx.shared)
                 across, down = tiled.cross(a, columns, scale, wide, both, ctx.names)
@@ -110,7 +116,7 @@ class _Cross(torch.autograd.Function):
                 wanted,
             )
             if ctx.names is None:
-                pull_a, pull_b = _maker(a, len(columns)).cross_pull(*given)
+                pull_a, pull_b = _maker(a, len(a), len(columns)).cross_pull(*given)
             else:
                 pull_a, pull_b = tiled.cross_pull(*given, ctx.names)
             steepness = (a * pull_a).sum() if pull_a is not None and ctx.needs_input_grad[2] else None
@@ -175,9 +181,9 @@ def cross_log_sums(
     return across, down
 
 
-def _maker(a: Tensor, columns: int) -> ModuleType:
-    """Choose what computes the sums: it must be able to, and be the faster."""
-    if a.device.type != "cuda" or a.dtype != torch.float32 or len(a) < 1024:
+def _maker(a: Tensor, rows: int, columns: int) -> ModuleType:
+    """Choose what computes the sums of rows like a's: it must be able to, and be the faster."""
+    if a.device.type != "cuda" or a.dtype != torch.float32 or rows < 1024:
         return tiled
     try:
         from . import triton_kernels
@@ -185,7 +191,7 @@ def _maker(a: Tensor, columns: int) -> ModuleType:
         return tiled
     if a.shape[1] > triton_kernels.WIDEST_ROW:
         return tiled
-    size = 1 << (min(len(a), columns, 16384) - 1).bit_length()
+    size = 1 << (min(rows, columns, 16384) - 1).bit_length()
     return triton_kernels if _fused_wins(a.device, size, a.shape[1]) else tiled
 
 
@@ -199,11 +205,12 @@ def _fused_wins(device: torch.device, count: int, d: int) -> bool:
     seconds = {}
     try:
         for maker in (tiled, triton_kernels):
+            rows: tuple[Any, ...] = (z, [z], 0) if maker is tiled else (z, own)
             for _ in range(3):  # the first compiles
                 torch.cuda.synchronize(device)
                 began = time.perf_counter()
-                logs = maker.square(z, own, scale, False, False)
-                maker.square_pull(z, own, scale, False, False, logs, torch.ones_like(logs))
+                logs = maker.square(*rows, scale, False, False)
+                maker.square_pull(*rows, scale, False, False, logs, torch.ones_like(logs))
                 torch.cuda.synchronize(device)
                 seconds[maker] = time.perf_counter() - began
     except Exception:  # no compiler, an unknown GPU: whatever ails the kernel, plain torch is right too

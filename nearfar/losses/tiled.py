@@ -10,7 +10,7 @@ Above it that could underflow, and each direction subtracts its own greatest log
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -93,24 +93,21 @@ class _Weights:
         return e.add_(x.sub_(log_b[columns]).exp_().mul_(grad_b[columns]))
 
 
-def _pairs(own: range, count: int, tile: int) -> Iterator[tuple[slice, slice, bool]]:
-    """List the tiles that cover own rows x all rows, leaving out those a mirrored tile stands for.
+def _pairs(count: int, mine: bool, tile: int) -> Iterator[tuple[slice, slice, bool]]:
+    """List the tiles that cover own rows x the rows of a block, leaving out those a mirrored tile stands for.
 
     Args:
-        own: the rows this process answers for.
-        count: rows in all; the own rows of every process are as many as these.
+        count: rows in each.
+        mine: whether the block is the own rows.
         tile: side of a tile.
 
     Yields:
         rows, columns, and whether the tile stands for its mirror image too.
     """
-    for top in range(own.start, own.stop, tile):
-        rows = slice(top, min(top + tile, own.stop))
-        for start in range(0, count, len(own)):
-            mine = start == own.start
-            for left in range(top if mine else start, start + len(own), tile):
-                columns = slice(left, min(left + tile, start + len(own)))
-                yield rows, columns, mine and left > top
+    for top in range(0, count, tile):
+        for left in range(top if mine else 0, count, tile):
+            rows, columns = (slice(at, min(at + tile, count)) for at in (top, left))
+            yield rows, columns, mine and left > top
 
 
 def _logits(scaled: Tensor, b: Tensor, rows: slice, columns: slice, scratch: Tensor) -> Tensor:
@@ -118,11 +115,8 @@ def _logits(scaled: Tensor, b: Tensor, rows: slice, columns: slice, scratch: Ten
     return torch.mm(scaled[rows], b[columns].T, out=scratch[: shape[0] * shape[1]].view(shape))
 
 
-def _leave_out(x: Tensor, own: range, rows: slice, columns: slice, partners: bool) -> None:
+def _leave_out(x: Tensor, half: int, rows: slice, columns: slice, partners: bool) -> None:
     """Put -inf where a row meets itself and, if asked, where it meets its partner."""
-    if columns.start < own.start or columns.stop > own.stop:
-        return
-    half = len(own) // 2
     for offset in (0, half, -half) if partners else (0,):
         x.diagonal(rows.start - columns.start + offset).fill_(-torch.inf)
 
@@ -148,61 +142,76 @@ def _scratch(z: Tensor, tile: int) -> Tensor:
     return z.new_empty(tile * tile)
 
 
-def square(z: Tensor, own: range, scale: Tensor, wide: bool, partners: bool) -> Tensor:
+def square(
+    z: Tensor, blocks: Iterable[Tensor], place: int, scale: Tensor, wide: bool, partners: bool
+) -> Tensor:
     """Compute, for each own row i, log of the sum over rows k != i of exp(scale z_i . z_k).
 
     Args:
-        z: (M, d) rows of length 1.
-        own: the rows wanted; M is a multiple of their number.
+        z: (n, d) the own rows, of length 1.
+        blocks: all rows, (n, d) at a time.
+        place: which of the blocks holds the own rows.
         scale: () above 0.
         wide: whether the scale may be above `WIDEST`.
-        partners: leave out, too, the row half of `own` further on, or back.
+        partners: leave out, too, the row n / 2 further on, or back.
 
     Returns:
-        (len(own),) log-sums.
+        (n,) log-sums.
     """
     tile, scaled = side(z), z * scale
     one, two = _scratch(z, tile), _scratch(z, tile if wide else 0)
-    sums = _Sums(len(own), scale, wide)
-    for rows, columns, mirrored in _pairs(own, len(z), tile):
-        x = _logits(scaled, z, rows, columns, one)
-        _leave_out(x, own, rows, columns, partners)
-        targets = [(rows, 1), (columns, 0)] if mirrored else [(rows, 1)]
-        if not wide:
-            x.sub_(scale).exp_()
-        for part, dim in targets:
-            where = slice(part.start - own.start, part.stop - own.start)
-            if wide:
-                sums.add_logits(where, x, dim, two)
-            else:
-                sums.add(where, x, dim)
+    sums = _Sums(len(z), scale, wide)
+    for number, block in enumerate(blocks):
+        mine = number == place
+        for rows, columns, mirrored in _pairs(len(z), mine, tile):
+            x = _logits(scaled, block, rows, columns, one)
+            if mine:
+                _leave_out(x, len(z) // 2, rows, columns, partners)
+            if not wide:
+                x.sub_(scale).exp_()
+            for where, dim in [(rows, 1), (columns, 0)] if mirrored else [(rows, 1)]:
+                if wide:
+                    sums.add_logits(where, x, dim, two)
+                else:
+                    sums.add(where, x, dim)
     return sums.log()
 
 
 def square_pull(
-    z: Tensor, own: range, scale: Tensor, wide: bool, partners: bool, logs: Tensor, grads: Tensor
+    z: Tensor,
+    blocks: Iterable[Tensor],
+    place: int,
+    scale: Tensor,
+    wide: bool,
+    partners: bool,
+    logs: Tensor,
+    grads: Tensor,
 ) -> Tensor:
     """Compute the gradient of sum_i grads_i square_i at the own rows, but for a factor scale.
 
     Args:
-        z, own, scale, wide, partners: as for `square`.
+        z, blocks, place, scale, wide, partners: as for `square`.
         logs: (M,) the log-sums of all rows.
         grads: (M,) the gradient at each.
 
     Returns:
-        (len(own), d).
+        (n, d).
     """
     tile, scaled = side(z), z * scale
     one, two = _scratch(z, tile), _scratch(z, tile if wide else 0)
-    weights = _Weights(scale, wide, (logs, logs), (grads, grads))
-    pull = torch.zeros_like(z[own.start : own.stop])
-    for rows, columns, mirrored in _pairs(own, len(z), tile):
-        x = _logits(scaled, z, rows, columns, one)
-        _leave_out(x, own, rows, columns, partners)
-        w = weights.of(x, rows, columns, two)
-        pull[rows.start - own.start : rows.stop - own.start].addmm_(w, z[columns])
-        if mirrored:
-            pull[columns.start - own.start : columns.stop - own.start].addmm_(w.T, z[rows])
+    log, grad = logs.split(len(z)), grads.split(len(z))
+    pull = torch.zeros_like(z)
+    for number, block in enumerate(blocks):
+        mine = number == place
+        weights = _Weights(scale, wide, (log[place], log[number]), (grad[place], grad[number]))
+        for rows, columns, mirrored in _pairs(len(z), mine, tile):
+            x = _logits(scaled, block, rows, columns, one)
+            if mine:
+                _leave_out(x, len(z) // 2, rows, columns, partners)
+            w = weights.of(x, rows, columns, two)
+            pull[rows].addmm_(w, block[columns])
+            if mirrored:
+                pull[columns].addmm_(w.T, block[rows])
     return pull
 
 

@@ -122,7 +122,7 @@ def _encoded(store: VectorStore, files: list[str], run: Run | str | Path | None)
     """Encode image files as the store's images were; of a store of texts, the words are texts themselves."""
     for file in files:
         if store.info.modality != "text" and not Path(file).is_file():
-            raise NearfarError(f"{file!r} is neither an image of {store.address} nor a file; check its name.")
+            raise NearfarError(f"{file!r} is neither an id of {store.address} nor a file; check its name.")
     found: Vectors = run_of(store, run).encode(files)
     return found
 

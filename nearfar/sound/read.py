@@ -147,11 +147,21 @@ def _decode_other(data: bytes, limit: int) -> tuple[Samples, int]:
     if not parts:
         raise BadImage("no samples")
     samples: Samples = np.concatenate(parts)
-    if count < told and form != "MP3":  # of an MP3 the header only guesses
+    # Of an MP3 whose first frame does not count the others, the header only guesses.
+    if count < told * (0.98 if form == "MP3" else 1) and (form != "MP3" or _counts_frames(data)):
         raise BadImage(f"cut short: {count / rate:.2f} of {told / rate:.2f} s are there")
     if not np.isfinite(samples).all():
         raise BadImage("a sample is no finite number")
     return samples, rate
+
+
+def _counts_frames(data: bytes) -> bool:
+    """Tell whether the first frame of an MP3 counts the others, as those that programs write today do."""
+    start = 0
+    if data[:3] == b"ID3":  # a tag, whose length has 7 bits a byte
+        start = 10 + sum(byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True))
+    first = data[start : start + 256]
+    return b"Xing" in first or b"Info" in first
 
 
 def wav(samples: Samples, rate: int) -> bytes:
