@@ -39,6 +39,7 @@ UNLIKE = (
     "test",
     "run",
     "task",
+    "images_per_second",
 )
 """Keys whose values are times, places and versions, which may differ, or that older records lack."""
 

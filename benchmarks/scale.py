@@ -4,6 +4,7 @@
     python -m benchmarks.scale ray --kills 5  (needs 'ray[data]')
     python -m benchmarks.scale rate
     python -m benchmarks.scale nodes
+    python -m benchmarks.scale restart
     python -m benchmarks.scale remote        (needs 'moto[server,s3]')
 
 kills: workers that embed parts of a collection are killed at moments drawn, started again, and the join is
@@ -15,6 +16,8 @@ rate: images that a part embeds for each second of a core, everything included, 
 
 nodes: two agents of torchrun on this machine with two processes each; those of one are killed, and one
 process goes on.
+
+restart: one of two processes is killed, and torchrun starts both again by itself.
 
 remote: images read from a disk, from objects and from shards on moto's S3 on this machine, without the cache
 of objects; and an encoder trained from a disk and from objects.
@@ -250,11 +253,7 @@ def nodes() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        draw_images(root / "images", 128)
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "NEARFAR_CACHE": str(root / "cache")}
-        flags = ["--steps", "100", "--batch-size", "16", "--encoder", "resnet10_w16", "--image-size", "32"]
-        flags += ["--optimizer", "sgd", "--lr", "0.000001", "--precision", "float32", "--health-checks", "0"]
-        run = ["-m", "nearfar", "pretrain", str(root / "images"), "--out", str(root / "run"), *flags]
+        env, run = prepared(root, 100)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             place = f"127.0.0.1:{free.getsockname()[1]}"
@@ -289,6 +288,42 @@ def nodes() -> None:
         print(f"{len(losses[0])} losses, at most {apart:.1e} (relative) from those of an unbroken run")
 
 
+def prepared(root: Path, steps: int) -> tuple[dict[str, str], list[str]]:
+    """Draw images; give the environment and the words of a run on them."""
+    draw_images(root / "images", 128)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "NEARFAR_CACHE": str(root / "cache")}
+    flags = ["--steps", str(steps), "--batch-size", "16", "--encoder", "resnet10_w16", "--image-size", "32"]
+    flags += ["--optimizer", "sgd", "--lr", "0.000001", "--precision", "float32", "--health-checks", "0"]
+    return env, ["-m", "nearfar", "pretrain", str(root / "images"), "--out", str(root / "run"), *flags]
+
+
+def restart() -> None:
+    """Train with two processes, kill one, and let torchrun start both again."""
+    from nearfar.training import checkpoint
+
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        env, run = prepared(root, 40)
+        agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        how = {"env": env, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen([*agent, "--max-restarts", "1", *run], **how)
+        log, last = root / "run" / "log.jsonl", root / "run" / checkpoint.LAST
+        while not log.exists() or len(log.read_bytes().splitlines()) < 2:
+            time.sleep(0.05)
+        for child in children(process.pid):
+            os.kill(child, signal.SIGUSR1)
+        while not last.exists():
+            time.sleep(0.02)
+        os.kill(children(process.pid)[1], signal.SIGKILL)
+        said = process.communicate(timeout=500)[0].decode()
+        resumed = {line.strip() for line in said.splitlines() if "resuming" in line}
+        steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+        ordered = steps == [*range(1, len(steps) + 1)]
+        print(
+            f"torchrun's status {process.returncode}; {resumed}; steps 1 to {steps[-1]} in order: {ordered}"
+        )
+
+
 def losses_of(log: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in log.read_text().splitlines()]
 
@@ -304,7 +339,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["kills", "ray", "rate", "nodes", "remote"])
+    parser.add_argument("what", choices=["kills", "ray", "rate", "nodes", "restart", "remote"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--images", type=int, default=2000)
     given = parser.parse_args()
@@ -312,6 +347,8 @@ def main() -> None:
         rate()
     elif given.what == "nodes":
         nodes()
+    elif given.what == "restart":
+        restart()
     elif given.what == "remote":
         remote(given.images)
     elif given.what == "ray":

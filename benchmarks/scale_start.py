@@ -130,6 +130,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             at = Path(folder, "list.txt" if given.what == "paths" else "made.nf")
             if given.what == "paths":
+                first = Path(folder, name(0))  # a list of which no file is there would be refused
+                first.parent.mkdir(parents=True)
+                first.touch()
                 with open(at, "w") as file:
                     file.writelines(name(row) + "\n" for row in range(given.count))
                 print("| kept of all paths | CPU s | MB held | MB at most |\n|---|---|---|---|", flush=True)

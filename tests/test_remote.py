@@ -13,8 +13,9 @@ from PIL import Image
 import nearfar
 from nearfar import models
 from nearfar.cli.main import main
+from nearfar.core import progress
 from nearfar.core.errors import BadImage, NearfarError
-from nearfar.data import object_cache, object_store
+from nearfar.data import cache, object_cache, object_store
 from nearfar.data.object_store import Bucket
 from nearfar.data.sources import open_source
 from nearfar.embedding.embed import embed
@@ -103,13 +104,13 @@ def test_vectors_and_a_trained_encoder_are_the_same_as_from_disk(server, folder,
         assert all(np.array_equal(a[name], b[name]) for name in ("ids", "vectors", "labels"))
     files = [tmp_path / f"{name}.npz.rejected.csv" for name in ("local", "remote")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    for name, data, cache in (
+    for name, data, keep in (
         ("local", folder, True),
         ("remote", "s3://bucket", True),
         ("local streamed", folder, False),
         ("remote streamed", "s3://bucket/", False),
     ):
-        nearfar.pretrain(data, out=tmp_path / name, cache=cache, max_bad=0.2, **TINY)
+        nearfar.pretrain(data, out=tmp_path / name, cache=keep, max_bad=0.2, **TINY)
     for kind in ("", " streamed"):
         a, b = (
             (tmp_path / f"{name}{kind}" / "encoder.safetensors").read_bytes() for name in ("local", "remote")
@@ -119,6 +120,22 @@ def test_vectors_and_a_trained_encoder_are_the_same_as_from_disk(server, folder,
     assert max(asked.values()) == 1, "what was fetched once is in the cache"
     for path in (tmp_path / "remote").rglob("*"):
         assert path.is_dir() or SECRET.encode() not in path.read_bytes()
+
+
+def test_the_cache_on_disk_is_that_of_local_files_and_its_size_is_said_first(
+    server, folder, tmp_path, capsys
+):
+    server.upload(folder, "bucket")
+    how = {"short_side": 16, "max_pixels": 10**6, "max_bad": 0.2, "threads": 2}
+    whole = cache.load(open_source(folder), **how)
+    progress.show(True)
+    try:
+        kept = cache.load(open_source("s3://bucket"), **how, folder=tmp_path / "decoded", memory=0)
+    finally:
+        progress.show(False)
+    said = capsys.readouterr().err
+    assert "decoding 25 images, about 0.00 GB, into" in said
+    assert len(kept) == 24 and all(np.array_equal(kept[row], whole[row]) for row in range(24))
 
 
 def shards(folder, where, count=3):

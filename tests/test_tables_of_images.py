@@ -66,6 +66,7 @@ def test_which_columns_are_images_and_which_are_paths(tmp_path: Path) -> None:
         with pytest.raises(nearfar.core.errors.BadImage, match="empty cell"):
             source.read(row)
     refuses(tmp_path / "a.parquet", "has no column 'label'", labels=True)
+    (tmp_path / "a.png").write_bytes(png(1))
     parquet.write_table(pa.table({"path": ["a.png"], "thumbnail": raw[:1]}), tmp_path / "list.parquet")
     assert open_source(tmp_path / "list.parquet").kind == "files"
     parquet.write_table(pa.table({"a": raw, "b": raw}), tmp_path / "two.parquet")

@@ -12,6 +12,7 @@ from ..core.errors import NearfarError, reason_of
 from .csv_files import PATH_COLUMNS, from_windows, native_paths, open_text, read_rows
 from .endings import LISTS
 from .names import Names
+from .object_store import is_address
 from .source import FileSource, class_names, clean
 
 SUFFIXES = LISTS
@@ -160,5 +161,6 @@ def open_list(path: Path, *, labels: bool) -> FileSource:
     paths, marks = read_list(path, str(path), labels=labels)
     native = native_paths(paths, path.parent, path)
     named = None if marks is None else class_names(str(path), marks, len(paths))
-    _refuse_strangers(path, native)
+    if not is_address(native[0]):  # else the files are elsewhere on purpose
+        _refuse_strangers(path, native)
     return FileSource(str(path), clean(native), named, path.parent, native)
