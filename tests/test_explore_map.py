@@ -178,8 +178,8 @@ def test_the_map_follows_the_hand(opened: Any) -> None:
     # A wheel turns at a whole pixel, and the point may be one pixel away.
     assert view.evaluate(PLACE, 40) == pytest.approx([start[0] + 90, start[1]], abs=0.7)
     assert view.evaluate(SPREAD) == pytest.approx(spread / 1.616, rel=0.01)
-    # A double click shows all again, to the hundredth of a pixel that plotly gives. On a point, its first click
-    # would look for neighbours.
+    # A double click shows all again, to the hundredth of a pixel that plotly gives; on a point, its first
+    # click would look for neighbours.
     view.mouse.dblclick(*view.evaluate(EMPTY))
     view.wait_for_function(f"before => Math.abs({SPREAD} - before) < 1e-4 * before", arg=spread)
 
