@@ -80,6 +80,7 @@ def places(store: VectorStore, early: Callable[[Any], None]) -> npt.NDArray[np.f
     if len(x) < 3:
         return np.eye(len(x), 2, dtype=np.float32)
     early(first_look(x).astype(np.float32))
+    progress.stage("laying out the map")
     return project(x).astype(np.float32)
 
 

@@ -27,7 +27,7 @@ function draw() {
     if (name !== state.labels.column && name !== "turn" && name !== "label") facts.push([name, word(values[state.at])]);
   }
   for (const [name, value] of Object.entries(known.row)) {
-    if (!HIDDEN.has(name) && name !== state.labels.column && value !== null) facts.push([name, word(value)]);
+    if (!HIDDEN.has(name) && !/_before$/.test(name) && name !== state.labels.column && value !== null) facts.push([name, word(value)]);
   }
   byId("facts").replaceChildren(...facts.slice(0, LISTED).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
