@@ -1,7 +1,8 @@
-"""Whitens the vectors of a finished encoder, so that every direction in which images differ counts alike.
+"""Whitens the vectors of a finished encoder halfway, so that no few directions decide what is near.
 
 Some directions of a network's features vary a hundred times as much as others, and say no more: cosines
-between raw vectors are decided by few of them. Measured in docs/decisions.md, "The CPU recipe".
+between raw vectors are decided by few of them. Whitened wholly, the noise of the many small ones decides
+where a class has few labels. Both measured in docs/decisions.md, "The CPU recipe".
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ RIDGE = 1.0  # of the mean variance, added to each direction's: small ones are m
 
 
 def whitening(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Measure what makes vectors vary alike in every direction, and otherwise stay as they are.
+    """Measure what makes vectors vary more alike in every direction, and otherwise stay as they are.
 
     Args:
         x: (n, d) float64 vectors.
 
     Returns:
-        Their mean (d,), and (d, d) by which what is left is multiplied: features are standardised, their
-        correlations taken off, and turned back, so that each number still belongs to its feature (ZCA).
+        Their mean (d,), and (d, d) by which what is left is multiplied: features are standardised, each
+        direction is divided by the root of its deviation, and all is turned back, so that each number still
+        belongs to its feature (ZCA, which divides by the deviation).
 
     Source:
         Jegou and Chum 2012, "Negative evidences and co-occurrences in image retrieval: the benefit of PCA
@@ -44,7 +46,7 @@ def whitening(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scale = 1 / deviation.clamp_min((LEAST * deviation.mean()).clamp_min(1e-12))
     z = (x - mean) * scale
     directions, inverse = axes(z, RIDGE)
-    return mean, scale[:, None] * ((directions * inverse) @ directions.T)
+    return mean, scale[:, None] * ((directions * inverse.sqrt()) @ directions.T)
 
 
 def axes(away: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
