@@ -24,10 +24,10 @@ def test_whitened_vectors_have_the_covariance_that_the_formula_says() -> None:
     mean, matrix = whitening.whitening(x)
     y = (x - mean) @ matrix
     assert float(y.mean(0).abs().max()) < 1e-9 and bool((y[:, 5] == 0).all())
-    # Eigenvalues v of the correlations become v / sqrt(v + their mean), each along its own direction.
+    # Eigenvalues v of the correlations become v / (v + their mean)^(2 POWER), each along its own direction.
     correlations = np.corrcoef(x[:, :5].T.numpy())
     values, directions = np.linalg.eigh(correlations)
-    shrunk = (directions * (values / np.sqrt(values + values.sum() / 6))) @ directions.T
+    shrunk = (directions * (values / (values + values.sum() / 6) ** (2 * whitening.POWER))) @ directions.T
     np.testing.assert_allclose((y[:, :5].T @ y[:, :5] / 500).numpy(), shrunk, atol=1e-9)
     # Turned back: each number still belongs to its feature.
     for number in range(5):

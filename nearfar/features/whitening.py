@@ -1,4 +1,4 @@
-"""Whitens the vectors of a finished encoder halfway, so that no few directions decide what is near.
+"""Whitens the vectors of a finished encoder in part, so that no few directions decide what is near.
 
 Some directions of a network's features vary a hundred times as much as others, and say no more: cosines
 between raw vectors are decided by few of them. Whitened wholly, the noise of the many small ones decides
@@ -22,6 +22,7 @@ from .extract import features
 BATCH = 32  # images that a thread encodes at once
 IMAGES = 4096  # by which the covariance is measured
 LEAST = 0.3  # of the mean deviation: features that move less than this are not brought up to the others
+POWER = 0.35  # of each direction's variance by which it is divided: 0 leaves all, 0.5 whitens wholly
 RIDGE = 1.0  # of the mean variance, added to each direction's: small ones are mostly noise
 
 
@@ -33,8 +34,8 @@ def whitening(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     Returns:
         Their mean (d,), and (d, d) by which what is left is multiplied: features are standardised, each
-        direction is divided by the root of its deviation, and all is turned back, so that each number still
-        belongs to its feature (ZCA, which divides by the deviation).
+        direction is divided by a power of its variance, and all is turned back, so that each number still
+        belongs to its feature (ZCA, which divides by the root).
 
     Source:
         Jegou and Chum 2012, "Negative evidences and co-occurrences in image retrieval: the benefit of PCA
@@ -46,7 +47,7 @@ def whitening(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scale = 1 / deviation.clamp_min((LEAST * deviation.mean()).clamp_min(1e-12))
     z = (x - mean) * scale
     directions, inverse = axes(z, RIDGE)
-    return mean, scale[:, None] * ((directions * inverse.sqrt()) @ directions.T)
+    return mean, scale[:, None] * ((directions * inverse ** (2 * POWER)) @ directions.T)
 
 
 def axes(away: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
