@@ -11,6 +11,7 @@ from torch import nn
 from nearfar import models
 from nearfar.core.config import build
 from nearfar.training import optim
+from nearfar.training.optim import muon
 from nearfar.training.settings import Training
 
 
@@ -140,6 +141,7 @@ def test_making_and_using_the_cpu_recipes_optimizer_leaves_the_compiler_alone():
     code = """
 import sys, torch
 from nearfar.training import optim
+from nearfar.training.optim import muon
 from nearfar.training.settings import Training
 layer = torch.nn.Linear(3, 2)
 made = optim.optimizer(Training(optimizer="muon"), layer)
@@ -151,3 +153,16 @@ print("torch._dynamo" in sys.modules, all(p.grad is None for p in layer.paramete
 """
     done = forkserver.run(code, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_cpu_without_bfloat16_multiplies_in_float32(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    u = torch.randn(6, 20, generator=torch.Generator().manual_seed(2))
+    exact = u.double() / u.double().norm()
+    for _ in range(5):
+        gram = exact @ exact.T
+        exact = 3.4445 * exact + (-4.7750 * gram + 2.0315 * gram @ gram) @ exact
+    monkeypatch.setattr(muon, "multiplies_bfloat16", lambda: native)
+    made = optim.orthogonal(u)
+    assert made.dtype == (torch.bfloat16 if native else torch.float32)
+    torch.testing.assert_close(made.double(), exact, rtol=0, atol=0.05 if native else 1e-5)

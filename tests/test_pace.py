@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_batched import Images
 
 from nearfar.core.errors import NearfarError
+from nearfar.data.loader import DataLoader
+from nearfar.training import optim, resolve
+from nearfar.training.pace import line, seconds_a_step
 from nearfar.training.schedule import AIM, StepPlan, TimeBudget, minutes
 from nearfar.training.turns import Rounds
 
@@ -159,3 +165,30 @@ def test_the_middle_round_tells_the_pace(steps: list[float], wanted: float, roun
         found.add(spent / timed, spent)
     assert found.middle == pytest.approx(wanted, rel=0.1) and len(found.paces) == rounds
     assert found.spent <= 2 * found.seconds + max(steps)
+
+
+@pytest.mark.parametrize(("fixed", "each"), [(0.0, 0.01), (0.3, 0.002), (0.1, 0.0)])
+def test_two_small_steps_tell_a_whole_one(fixed: float, each: float) -> None:
+    assert line(32, fixed + 32 * each, 64, fixed + 64 * each, 256) == pytest.approx(fixed + 256 * each)
+
+
+def test_a_disturbed_small_step_gives_no_pace_below_zero_nor_a_part_of_its_own_below_zero() -> None:
+    assert line(32, 5.0, 64, 0.8, 256) == 0.8  # the first was disturbed
+    assert line(32, 0.1, 64, 0.8, 256) == pytest.approx(0.8 * 4)  # the second was
+
+
+def test_where_there_is_no_time_for_a_step_a_small_one_tells_its_pace_and_leaves_no_trace() -> None:
+    wanted = resolve.resolve("simclr", "cpu", {}, side=16, device=torch.device("cpu"))
+    module = resolve.build_method(wanted)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    opened = []
+
+    def feed(size: int) -> DataLoader:
+        opened.append(size)
+        return DataLoader(Images(38), module.views(wanted.views), size=16, batch_size=size, seed=0, threads=1)
+
+    made = optim.optimizer(wanted.training, module)
+    how: dict[str, Any] = {"device": torch.device("cpu"), "chunk": None, "precision": "float32"}
+    pace = seconds_a_step(module, feed, 256, made, seconds=1e-9, **how)
+    assert opened == [32] and 0 < pace < 600 and not made.state
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

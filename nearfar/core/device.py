@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -25,6 +26,14 @@ def cores(proc: Path = PROC, mounts: Path = MOUNTS) -> int:
     found = cpu_quota(proc, mounts)
     quota = math.ceil(found) if math.isfinite(found) else sys.maxsize
     return max(1, min(int(joblib.cpu_count()), quota))
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Tell whether the CPU has instructions that multiply bfloat16; without them torch is slow in it."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return any(name.endswith("bf16") and there for name, there in torch.cpu.get_capabilities().items())
+    return torch.cpu._is_avx512_bf16_supported()  # of an older torch
 
 
 def cpu_quota(proc: Path = PROC, mounts: Path = MOUNTS) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 
 
 @contextmanager
@@ -17,3 +19,19 @@ def large_imports() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
+
+
+def ahead(name: str) -> None:
+    """Begin to import a library that is needed soon, beside what else is done until then.
+
+    Whoever imports it meanwhile waits for it, and hears then if it cannot be imported.
+
+    Args:
+        name: the module's.
+    """
+
+    def start() -> None:
+        with suppress(Exception), large_imports():
+            import_module(name)
+
+    threading.Thread(target=start, name=f"import {name}", daemon=True).start()

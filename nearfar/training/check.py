@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from ..core import distributed, progress
 from ..core.device import cores, device_named
 from ..core.errors import BadImage
+from ..core.imports import ahead
 from ..core.text import counted
 from ..data import loader
 from ..data.dataset import one_colour
@@ -19,13 +21,15 @@ from ..data.inspection import Inspection
 from ..data.modalities import IMAGES, modality, modality_of
 from ..data.open import open_data
 from ..data.source import Source
-from . import engine, optim, resolve
+from ..models import embedded
+from . import optim, resolve
 from .collection_settings import decided, usual_range, usual_side
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
 from .inputs import ONE_COLOUR
 from .known_check import KnownCheck, check_known
 from .method_choice import choose_method
 from .options import Options
+from .pace import seconds_a_step
 from .plan import epochs, plan_run
 from .precision import gains_from_bfloat16
 from .run_config import RunConfig
@@ -35,7 +39,7 @@ from .setup import training_threads, views_dtype, with_threads
 from .targets import stand_in
 from .teacher import teacher_of
 
-DECODING = 2.0  # seconds that images are decoded for, to find broken ones
+DECODING = 1.5  # seconds that images are decoded for, to find broken ones
 TIMING = 1.0  # seconds that training steps are timed for
 SAMPLE = 64  # images decoded to measure the time of a step
 
@@ -123,7 +127,7 @@ def check(
 
     Every file's header is read. Images are decoded, in random order, for DECODING seconds: of a small
     collection all, of a large one a part, and the result says how many. Where the images have labels and the
-    encoder `known` is installed, it is measured on a sample of 96 images, in a few seconds.
+    encoder `known` is installed, it is measured on a sample of at most 96 images, in a few seconds.
 
     Args:
         data: as in `pretrain`.
@@ -171,6 +175,8 @@ def check(
     sample = _Sample(source, wanted)
     if one_colour(sample.block):
         return Check(found, None, ONE_COLOUR)
+    if source.modality == IMAGES and embedded.there():
+        ahead("timm")  # of which the known encoder is made; it takes seconds to import
     colours = None
     if is_open(wanted):
         colours = choose_colour(data, source, limit=max_pixels, threads=threads)
@@ -203,12 +209,12 @@ def _propose(
     else:
         targets = None
 
-    def opened(precision: str) -> loader.DataLoader:
+    def opened(precision: str, batch_size: int) -> loader.DataLoader:
         return loader.DataLoader(
             sample,
             module.views(plan.config.views),
             size=plan.config.image_size,
-            batch_size=training.batch_size,
+            batch_size=batch_size,
             seed=training.seed,
             threads=threads,
             dtype=views_dtype(device, precision),
@@ -220,23 +226,22 @@ def _propose(
     wanted.kind.ready()
     precision = training.precision
     if precision == "auto":
-        gains = gains_from_bfloat16(module, opened("float32"), device, noun=wanted.kind.noun)
+        gains = gains_from_bfloat16(
+            module, opened("float32", training.batch_size), device, noun=wanted.kind.noun
+        )
         precision = "bfloat16" if gains else "float32"
     progress.say(f"timing training steps for about {TIMING:g} s")
-    feed = opened(precision)
-    try:
-        pace = engine.seconds_a_step(
-            module,
-            feed,
-            optim.optimizer(training, module),
-            device=device,
-            precision=precision,
-            chunk=training.micro_batch and max(1, training.micro_batch // distributed.world()),
-            threads=training_threads(module, with_threads(training, device), device),
-            seconds=TIMING,
-        )
-    finally:
-        feed.close()
+    pace = seconds_a_step(
+        module,
+        partial(opened, precision),
+        training.batch_size,
+        optim.optimizer(training, module),
+        seconds=TIMING,
+        device=device,
+        precision=precision,
+        chunk=training.micro_batch and max(1, training.micro_batch // distributed.world()),
+        threads=training_threads(module, with_threads(training, device), device),
+    )
     steps = plan.steps
     if steps is None:
         assert training.minutes is not None

@@ -21,7 +21,9 @@ from ..features.knn import top_k
 from ..models import embedded
 from .run import load
 
-SAMPLE = 96  # images encoded, which takes a core about two seconds
+SAMPLE = 96  # images encoded at most
+TOGETHER = 32  # images encoded before the clock is looked at
+SECONDS = 1.5  # after which no more are encoded
 OF_A_CLASS = 2  # images of a class, at least: an image's nearest other one may then be of its class
 
 
@@ -74,23 +76,29 @@ def check_known(data: Any, *, limit: int, device: torch.device, threads: int) ->
     if source.labels is None:
         return None
     began, run, kind = time.perf_counter(), load("known"), modality(IMAGES)
-    values, labels, rows = [], [], []
-    for row in rng.permutation(rng.fold(0, "known check"), len(source))[:SAMPLE].tolist():
-        try:
-            content, _ = kind.fetch(source, row, limit=limit)
-            values.append(kind.decode(content, run.preprocess, limit=limit).value)
-        except BadImage:
-            continue
-        rows.append(row)
-        labels.append(source.labels[row])
+    encoder, encoding = run.encoder.to(device), time.perf_counter()
+    order = rng.permutation(rng.fold(0, "known check"), len(source))[:SAMPLE].tolist()
+    vectors, labels = [], []
+    for start in range(0, len(order), TOGETHER):
+        values, rows = [], []
+        for row in order[start : start + TOGETHER]:
+            try:
+                content, _ = kind.fetch(source, row, limit=limit)
+                values.append(kind.decode(content, run.preprocess, limit=limit).value)
+            except BadImage:
+                continue
+            rows.append(row)
+        if rows:
+            images = ragged_chunk(rows, values, IMAGES)
+            vectors.append(features(encoder, images, run.preprocess, device=device, threads=threads))
+            labels += [source.labels[row] for row in rows]
+        if time.perf_counter() - encoding > SECONDS:
+            break
     names, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
     kept = np.flatnonzero(counts[numbers] >= OF_A_CLASS)
     if len(names) < 2 or len({*numbers[kept].tolist()}) < 2:
         return None
-    images = ragged_chunk([rows[at] for at in kept], [values[at] for at in kept], IMAGES)
-    encoder = run.encoder.to(device)
-    x = torch.from_numpy(features(encoder, images, run.preprocess, device=device, threads=threads))
-    own = numbers[kept]
+    x, own = torch.from_numpy(np.concatenate(vectors)[kept]), numbers[kept]
     right = int((own[top_k(x, x, 1, exclude_self=True)[1][:, 0].numpy()] == own).sum())
     counts = np.bincount(own)
     chance = float((counts * (counts - 1)).sum() / (len(own) * (len(own) - 1)))

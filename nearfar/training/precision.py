@@ -10,6 +10,7 @@ import torch
 from ..core import distributed, progress
 from ..core.errors import NearfarError
 from ..core.memory import keep_freed_memory
+from ..core.text import counted
 from ..core.threads import one_torch_thread
 from ..data.loader import DataLoader
 from ..methods.base import Loss, Method
@@ -19,6 +20,7 @@ from .turns import FEWEST, SECONDS, Turns
 
 GAIN = 0.9  # share of float32's time that bfloat16 may take to be chosen
 _FEW, _MOST = 2, 32  # images that a pass takes
+_CLEAR = 3.0  # times float32's, from which on two turns are enough
 _LONG = 0.15  # seconds of both precisions together, which need no more images to be told apart
 
 
@@ -97,7 +99,7 @@ def gains_from_bfloat16(
     slow, quick = (1e3 * value for value in turns.middle)
     progress.say(
         f"{'bfloat16' if gains else 'float32'}: {count} {noun} take {slow:,.1f} ms in float32 and "
-        f"{quick:,.1f} ms in bfloat16, the middle of {len(turns.pairs)} turns."
+        f"{quick:,.1f} ms in bfloat16, the middle of {counted(len(turns.pairs), 'turn')}."
     )
     return gains
 
@@ -120,5 +122,7 @@ def _turns(
         if len(found) < 2:
             break
         turns.add(found["float32"], found["bfloat16"])
+        if len(turns.pairs) > 1 and min(turns.ratios) > _CLEAR:
+            break
         turn = elapsed() - start
     return count, turns

@@ -22,7 +22,8 @@ from ..data.groups import Partners
 from ..data.loader import DataLoader, seconds_a_batch
 from ..data.modalities import modality
 from ..methods.base import Method
-from . import checkpoint, engine, optim, resolve, run_shapes
+from . import checkpoint, optim, resolve, run_shapes
+from .pace import seconds_a_step
 from .parallel import gathered, is_shared, parallelise
 from .plan import epochs, step_count
 from .precision import gains_from_bfloat16
@@ -330,11 +331,15 @@ def _compiling_pays(job: TrainingSetup) -> bool:
 
 def _pace(job: TrainingSetup, seconds: float) -> float:
     """Measure seconds a step on real data."""
-    feed = job.feed(0)
-    try:
-        return engine.seconds_a_step(job.module, feed, job.optimizer, seconds=seconds, **job.how)
-    finally:
-        feed.close()
+    batch = job.wanted.training.batch_size
+    return seconds_a_step(
+        job.module,
+        lambda size: job.feed(0, batch_size=size),
+        batch,
+        job.optimizer,
+        seconds=seconds,
+        **job.how,
+    )
 
 
 def _planned(job: TrainingSetup) -> StepPlan:

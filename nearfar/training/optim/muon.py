@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.device import multiplies_bfloat16
 from ...core.sharded import sharded_like, whole
 
 
@@ -114,12 +115,13 @@ def orthogonal(u: Tensor) -> Tensor:
         u: (rows, columns) floating point.
 
     Returns:
-        (rows, columns) bfloat16; the exact values do not matter, as the source found.
+        (rows, columns) bfloat16, since the exact values do not matter, as the source found; float32 on a CPU
+        that has no instructions for bfloat16, where products of it take thirty times as long.
 
     Source:
         Jordan et al. 2024: a quintic Newton-Schulz iteration, five steps.
     """
-    x = u.bfloat16()
+    x = u.bfloat16() if u.device.type != "cpu" or multiplies_bfloat16() else u.float()
     tall = len(x) > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
