@@ -7,6 +7,9 @@ import math
 import torch
 
 from ..features import logistic
+from ..features.emphasis import FEW, Emphasis
+
+Scaling = tuple[torch.Tensor, torch.Tensor]
 
 FOLDS = 4
 ALONE = 1000  # rows from which one fold tells enough
@@ -29,7 +32,7 @@ def prototypes(x: torch.Tensor, y: torch.Tensor, classes: int) -> logistic.Probe
 
 
 def linear(
-    x: torch.Tensor, y: torch.Tensor, classes: int, scaling: tuple[torch.Tensor, torch.Tensor]
+    x: torch.Tensor, y: torch.Tensor, classes: int, scaling: Scaling, emphasis: Emphasis | None = None
 ) -> logistic.Probe:
     """Fit logistic regression to few rows, its penalty chosen among them by cross-validation.
 
@@ -37,20 +40,25 @@ def linear(
         x: (n, d) features as they are stored.
         y: (n,) int64 classes, class after class.
         classes: how many there are.
-        scaling: what standardises features, from `probe.standards` of all training images.
+        scaling: what standardises features, from `logistic.standards` of all training images.
+        emphasis: what else all training images say; used where a class has few rows.
 
     Returns:
         The fit, on the features' own scale.
     """
     mean, inverse = scaling
-    z = (x - mean) * inverse
-    few = len(z) < z.shape[1]
-    place, factor = coordinates(z) if few else (z, None)
+    emphasised = emphasis is not None and len(y) <= FEW * classes
+    z = emphasis(x) if emphasis is not None and emphasised else (x - mean) * inverse
+    short = len(z) < z.shape[1]
+    place, factor = coordinates(z) if short else (z, None)
     found = logistic.fit(place, y, classes, penalty(place, y, classes), as_is=True)
     weight = found.weight
     if factor is not None:
         back = torch.linalg.solve_triangular(factor.T, weight.double().to(factor.device), upper=True)
         weight = z.T @ back.to(z)
+    if emphasis is not None and emphasised:
+        weight, bias = emphasis.probe_weight(weight, found.bias)
+        return logistic.Probe(weight, bias, found.l2, found.steps)
     weight = weight * inverse[:, None]
     return logistic.Probe(weight, found.bias - mean @ weight, found.l2, found.steps)
 

@@ -1,7 +1,8 @@
 """Accuracy by the number of labels, over many draws of which images have labels.
 
-All training images have features, and few of them labels. The mean and deviation of the features are those
-of all images, since they need no label. Everything else, the penalty included, comes from the labels drawn.
+All training images have features, and few of them labels. The mean and deviation of the features, and in
+which directions they vary, are those of all images, since they need no label. Everything else, the penalty
+included, comes from the labels drawn.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from ..core import rng
 from ..core.text import columns, counted
 from ..features import logistic
+from ..features.emphasis import Emphasis
 from ..features.knn import unit
 from ..features.probes import FeatureProbe, ProbeOutputs, Rows
 from .few_label_fits import linear, prototypes
@@ -192,6 +194,8 @@ def draws(size: Size) -> int:
 def few_label_curves(probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int) -> dict[str, Curve]:
     """Fit a linear and a nearest-prototype classifier to each draw of a few labels.
 
+    Where a class has few labels, the linear one sees features emphasised (`features.emphasis`).
+
     Memory: the features of both sets twice more for a moment, and once for as long as it takes.
 
     Args:
@@ -210,6 +214,7 @@ def few_label_curves(probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, se
     labels, count = probe.y.cpu().numpy(), len(probe.classes)
     scaling = logistic.standards(probe.x)
     middle = scaling[0]
+    emphasis = Emphasis.of(probe.x)
     near, asked = unit(probe.x - middle), unit(outputs.x - middle)
     expected = torch.from_numpy(truth).to(outputs.x.device)
 
@@ -226,7 +231,7 @@ def few_label_curves(probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, se
             for number in range(draws(size)):
                 rows = torch.from_numpy(draw(labels, probe.classes, size, seed, number)).to(probe.y.device)
                 y = probe.y[rows]
-                by_line.append(right(linear(probe.x[rows], y, count, scaling).logits(outputs.x)))
+                by_line.append(right(linear(probe.x[rows], y, count, scaling, emphasis).logits(outputs.x)))
                 by_prototype.append(right(prototypes(near[rows], y, count).logits(asked)))
         curves["linear"][size.labels] = DrawStatistics.of(size, by_line)
         curves["prototype"][size.labels] = DrawStatistics.of(size, by_prototype)
