@@ -1,6 +1,6 @@
-"""Measures the memory that NT-Xent takes in each of several processes, and writes the table of scale.md.
+"""Measures the memory that a loss takes in each of several processes, and writes the tables of scale.md.
 
-    python -m benchmarks.scale_loss --pairs 4096 --width 512 --processes 1 2 4
+    python -m benchmarks.scale_loss --loss nt_xent --pairs 4096 --width 512 --processes 1 2 4
 
 The processes talk over gloo on this machine and share the batch. Memory is the peak above what a process held
 with its own vectors, forward and backward, of the process that took most. "Passed on" is what nearfar does;
@@ -16,14 +16,21 @@ import sys
 
 import torch
 
+from nearfar import losses
+from nearfar.core import distributed
+
 from . import measure
 
+LOSSES = {
+    "nt_xent": lambda a, b: losses.nt_xent(a, b, 0.1),
+    "info_nce": lambda a, b: losses.info_nce(a, b, None, 0.1),
+    "clip": lambda a, b: losses.clip(a, b, 10.0),
+    "siglip": lambda a, b: losses.siglip(a, b, 10.0, -10.0),
+}
 
-def work(pairs: int, width: int, gathered: bool) -> None:
+
+def work(name: str, pairs: int, width: int, gathered: bool) -> None:
     """Measure in this process, which others were started beside; process 0 prints the greatest."""
-    from nearfar.core import distributed
-    from nearfar.losses import nt_xent, unit
-
     distributed.start("cpu")
     torch.set_num_threads(1)
     if gathered:
@@ -31,10 +38,10 @@ def work(pairs: int, width: int, gathered: bool) -> None:
     draws = torch.Generator().manual_seed(distributed.rank())
 
     def both(count: int) -> None:
-        nt_xent(*inputs[count], 0.1).backward()
+        LOSSES[name](*inputs[count]).backward()
 
     inputs = {
-        count: [unit(torch.randn(count, width, generator=draws)).requires_grad_() for _ in range(2)]
+        count: [losses.unit(torch.randn(count, width, generator=draws)).requires_grad_() for _ in range(2)]
         for count in (32, pairs // distributed.world())
     }
     both(32)
@@ -45,12 +52,13 @@ def work(pairs: int, width: int, gathered: bool) -> None:
     distributed.stop()
 
 
-def launched(world: int, pairs: int, width: int, gathered: bool) -> str:
+def launched(name: str, world: int, pairs: int, width: int, gathered: bool) -> str:
     """Start the processes, and give what the first one printed."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    line = [sys.executable, "-m", "benchmarks.scale_loss", "--pairs", str(pairs), "--width", str(width)]
+    line = [sys.executable, "-m", "benchmarks.scale_loss", "--loss", name]
+    line += ["--pairs", str(pairs), "--width", str(width)]
     started = []
     for rank in range(world):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
@@ -67,19 +75,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--loss", choices=LOSSES, default="nt_xent")
     parser.add_argument("--pairs", type=int, default=4096, help="of the whole batch")
     parser.add_argument("--width", type=int, default=512, help="numbers of a vector")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--work", choices=["gathered", "passed"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        work(given.pairs, given.width, given.work == "gathered")
+        work(given.loss, given.pairs, given.width, given.work == "gathered")
         return
     size = 8 * given.pairs * given.width / 2**20
     print(f"vectors of all processes: {size:.1f} MiB\n\n| processes | passed on, MiB | gathered, MiB |")
     print("|---|---|---|")
     for world in given.processes:
-        found = [launched(world, given.pairs, given.width, gathered) for gathered in (False, True)]
+        found = [
+            launched(given.loss, world, given.pairs, given.width, gathered) for gathered in (False, True)
+        ]
         print(f"| {world} | {' | '.join(found)} |", flush=True)
 
 

@@ -255,7 +255,7 @@ for n, m, d, first in ((37, 111, 5, 37), (70, 70, 20, 0), (64, 128, 128, 64)):
     a, b = z[:n], unit(torch.randn(m + 3, d))
     for scale in (torch.tensor(9.0), torch.tensor(100.0)):
         wide = bool(scale > tiled.WIDEST)
-        logs = tiled.cross(a, b, scale, wide, True)
+        logs = tiled.cross(a, [b], scale, wide, True)
         torch.testing.assert_close(triton_kernels.cross(a, b, scale, wide, True), logs, rtol=1e-5, atol=1e-4)
         g = torch.randn(len(a)), torch.randn(len(b))
         for some in ((g[0], g[1]), (g[0], None)):

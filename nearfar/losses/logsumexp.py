@@ -79,13 +79,17 @@ class _Cross(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(a.device.type, enabled=False):
             ctx.shared = shared and distributed.world() > 1
-            columns = distributed.gather(b, grad=False) if ctx.shared else b
-            ctx.names = None
+            maker: ModuleType = tiled
             if names is None:
-                across, down = _maker(a, len(a), len(columns)).cross(a, columns, scale, wide, both)
+                maker = _maker(a, len(a), len(b) * (distributed.world() if ctx.shared else 1))
+            ctx.names = None if names is None else names_of(names, ctx.shared)
+            ctx.passed = ctx.shared and maker is tiled  # one process's b after the other's
+            columns = distributed.gather(b, grad=False) if ctx.shared and not ctx.passed else b
+            if maker is tiled:
+                blocks = distributed.blocks(b) if ctx.passed else [columns]
+                across, down = tiled.cross(a, blocks, scale, wide, both, ctx.names)
             else:
-                ctx.names = names_of(names, ctx.shared)
-                across, down = tiled.cross(a, columns, scale, wide, both, ctx.names)
+                across, down = maker.cross(a, columns, scale, wide, both)
             if down is not None and ctx.shared:  # each process has met its own rows only
                 down = distributed.gather(down[None], grad=False).logsumexp(0)
                 down = down.chunk(distributed.world())[distributed.rank()].clone()
@@ -101,29 +105,82 @@ class _Cross(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_down: Tensor) -> tuple[Tensor | None, ...]:
         a, columns, scale, across, *rest = ctx.saved_tensors
         with torch.autocast(a.device.type, enabled=False):
-            down = rest[0] if ctx.both else None
-            if down is not None and ctx.shared:
-                both = distributed.gather(torch.stack([down, grad_down], 1), grad=False)
-                down, grad_down = both[:, 0].contiguous(), both[:, 1].contiguous()
+            down = (rest[0], grad_down) if ctx.both else None
             wanted = (ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1])
-            given = (
-                a,
-                columns,
-                scale,
-                ctx.wide,
-                (across, down),
-                (grad, grad_down if ctx.both else None),
-                wanted,
-            )
-            if ctx.names is None:
-                pull_a, pull_b = _maker(a, len(a), len(columns)).cross_pull(*given)
+            if ctx.passed:
+                sides = (across, grad), down
+                pull_a, pull_b = _passed_pull(a, columns, scale, ctx.wide, sides, wanted, ctx.names)
             else:
-                pull_a, pull_b = tiled.cross_pull(*given, ctx.names)
+                if down is not None and ctx.shared:
+                    down = _everyone(*down)
+                logs, grads = zip((across, grad), down or (None, None), strict=True)
+                given = (a, columns, scale, ctx.wide, logs, grads, wanted)
+                if ctx.names is None:
+                    pull_a, pull_b = _maker(a, len(a), len(columns)).cross_pull(*given)
+                else:
+                    pull_a, pull_b = tiled.cross_pull(*given, ctx.names)
+                if pull_b is not None and ctx.shared:
+                    pull_b = distributed.total(pull_b).chunk(distributed.world())[distributed.rank()]
             steepness = (a * pull_a).sum() if pull_a is not None and ctx.needs_input_grad[2] else None
-            if pull_b is not None and ctx.shared:
-                pull_b = distributed.total(pull_b).chunk(distributed.world())[distributed.rank()]
-            grads = [None if pull is None else pull * scale for pull in (pull_a, pull_b)]
-            return grads[0], grads[1], steepness, None, None, None, None
+            found = [None if pull is None else pull * scale for pull in (pull_a, pull_b)]
+            return found[0], found[1], steepness, None, None, None, None
+
+
+Side = tuple[Tensor, Tensor]
+"""The log-sums of some rows, and the gradient at each."""
+
+
+def _everyone(logs: Tensor, grads: Tensor) -> Side:
+    """Give the log-sums of all processes' rows, and the gradients at them."""
+    both = distributed.gather(torch.stack([logs, grads], 1), grad=False)
+    return both[:, 0].contiguous(), both[:, 1].contiguous()
+
+
+def _passed_pull(
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    wide: bool,
+    sides: tuple[Side, Side | None],
+    wanted: tuple[bool, bool],
+    names: tiled.Names | None,
+) -> tiled.Directions:
+    """Compute the gradients at this process's a and b, while those of the others pass by.
+
+    Args:
+        a, b: (n, d) and (m, d), this process's own.
+        scale, wide, wanted: as for `tiled.cross_pull`.
+        sides: of a's rows, and of b's if these were asked for.
+        names: of a's own rows and of all columns.
+
+    Returns:
+        (n, d) and (m, d), or None where not wanted.
+    """
+    across, down = sides
+    pull_a, pull_b = (torch.zeros_like(x) if need else None for x, need in zip((a, b), wanted, strict=True))
+    if pull_a is not None:
+        columns = None if down is None else [x.split(len(b)) for x in _everyone(*down)]
+        for number, block in enumerate(distributed.blocks(b)):
+            logs, grads = (None, None) if columns is None else (part[number] for part in columns)
+            told = tiled.part_of(names, number * len(b), len(b))
+            pair = (across[0], logs), (across[1], grads)
+            found, _ = tiled.cross_pull(a, block, scale, wide, *pair, (True, False), told)
+            assert found is not None
+            pull_a += found
+    if pull_b is not None:
+        rows = [x.split(len(a)) for x in _everyone(*across)]
+        logs, grads = down or (None, None)
+        for number, block in enumerate(distributed.blocks(a)):
+            told = None
+            if names is not None:
+                of_rows = names[1].split(len(a))
+                own = distributed.rank()
+                told = of_rows[number], of_rows[own], (number - own) * len(a)
+            pair = (rows[0][number], logs), (rows[1][number], grads)
+            _, found = tiled.cross_pull(block, b, scale, wide, *pair, (False, True), told)
+            assert found is not None
+            pull_b += found
+    return pull_a, pull_b
 
 
 def log_sums(z: Tensor, scale: Tensor, wide: bool, partners: bool = False) -> Tensor:

@@ -6,6 +6,7 @@ their square.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,35 +25,82 @@ class _Sigmoid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, names: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            everyone = distributed.gather(y, grad=False)
-            own = distributed.rank() * len(x)  # the column that row 0 belongs to
-            equal = None if names is None else names_of(names, True)
+            ctx.names = None if names is None else names_of(names, True)
+            alone = distributed.world() == 1
             total = torch.zeros((), dtype=torch.float64 if x.device.type != "mps" else x.dtype).to(x.device)
-            grads = [torch.zeros_like(part) for part in (x, everyone, scale, bias)]
-            for rows, columns in tiled.grid(x, everyone, tiled.side(x)):
-                dot = x[rows] @ everyone[columns].T
-                t = scale * dot + bias  # the log-odds of belonging together
-                mine = t.diagonal(rows.start + own - columns.start)
-                mine.neg_()
-                tiled.leave_out_equal(t, equal, rows, columns, -torch.inf)
-                total -= F.logsigmoid(-t).sum()
-                slope = t.sigmoid_()  # of the loss in the log-odds, but for the sign of the pairs
-                mine.neg_()
-                grads[0][rows].addmm_(slope, everyone[columns])
-                grads[1][columns].addmm_(slope.T, x[rows])
-                grads[2] += (slope * dot).sum()
-                grads[3] += slope.sum()
+            grads = [torch.zeros_like(part) for part in (x, y, scale, bias)]
+            for number, block in enumerate(distributed.blocks(y)):
+                first = number * len(y)
+                told = tiled.part_of(ctx.names, first, len(y))
+                start = distributed.rank() * len(x) - first  # the column that row 0 belongs to
+                for rows, columns, dot, slope, loss in _tiles(x, block, scale, bias, start, told):
+                    total -= loss
+                    grads[0][rows].addmm_(slope, block[columns])
+                    if alone:
+                        grads[1][columns].addmm_(slope.T, x[rows])
+                    grads[2] += (slope * dot).sum()
+                    grads[3] += slope.sum()
             for grad in grads[:2]:
                 grad.mul_(scale)
-            ctx.save_for_backward(*(grad / len(x) for grad in grads))
+            given = () if alone else (x, y, scale, bias)
+            ctx.save_for_backward(*(grad / len(x) for grad in grads), *given)
             return (total / len(x)).to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, everyone, scale, bias = (part * grad for part in ctx.saved_tensors)
-        y = distributed.total(everyone).chunk(distributed.world())[distributed.rank()]
-        return x, y, scale, bias, None
+        found, given = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        of_x, of_y, of_scale, of_bias = (part * grad for part in found)
+        if given and ctx.needs_input_grad[1]:
+            x, y, scale, bias = given
+            grads = distributed.gather(grad.reshape(1), grad=False)
+            of_y = _pull_of_texts(x, y, scale, bias, grads, ctx.names)
+        return of_x, of_y, of_scale, of_bias, None
+
+
+def _tiles(
+    x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, start: int, names: tiled.Names | None
+) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
+    """Give, a tile at a time, similarities, slopes of the loss in the pairs' log-odds, and minus the loss.
+
+    Args:
+        x, y: (n, d) and (m, d) rows of length 1.
+        scale, bias: () of the log-odds.
+        start: the column that row 0 belongs to.
+        names: as for `tiled.leave_out_equal`.
+    """
+    for rows, columns in tiled.grid(x, y, tiled.side(x)):
+        dot = x[rows] @ y[columns].T
+        t = scale * dot + bias  # the log-odds of belonging together
+        mine = t.diagonal(rows.start + start - columns.start)
+        mine.neg_()
+        tiled.leave_out_equal(t, names, rows, columns, -torch.inf)
+        loss = F.logsigmoid(-t).sum()
+        slope = t.sigmoid_()  # of the loss in the log-odds, but for the sign of the pairs
+        mine.neg_()
+        yield rows, columns, dot, slope, loss
+
+
+def _pull_of_texts(
+    x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, grads: Tensor, names: tiled.Names | None
+) -> Tensor:
+    """Compute the gradient at this process's texts, while the images of all processes pass by.
+
+    Args:
+        x, y: (n, d), this process's own.
+        scale, bias: ().
+        grads: (world,) the gradient at each process's loss.
+        names: of own rows and of all columns.
+    """
+    pull, own = torch.zeros_like(y), distributed.rank()
+    for number, block in enumerate(distributed.blocks(x)):
+        told = None
+        if names is not None:
+            numbers = names[1].split(len(x))
+            told = numbers[number], numbers[own], (number - own) * len(x)
+        for rows, columns, _, slope, _ in _tiles(block, y, scale, bias, (number - own) * len(x), told):
+            pull[columns].addmm_(slope.T, block[rows] * (grads[number] * scale / len(x)))
+    return pull
 
 
 def siglip(

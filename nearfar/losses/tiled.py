@@ -222,14 +222,22 @@ def grid(a: Tensor, b: Tensor, tile: int) -> Iterator[tuple[slice, slice]]:
             yield slice(top, min(top + tile, len(a))), slice(left, min(left + tile, len(b)))
 
 
+def part_of(names: Names | None, first: int, count: int) -> Names | None:
+    """Give the numbers of all rows, and of so many columns from one on."""
+    if names is None:
+        return None
+    of_rows, of_columns, start = names
+    return of_rows, of_columns[first : first + count], start - first
+
+
 def cross(
-    a: Tensor, b: Tensor, scale: Tensor, wide: bool, both: bool, names: Names | None = None
+    a: Tensor, blocks: Iterable[Tensor], scale: Tensor, wide: bool, both: bool, names: Names | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Compute log of the sum over columns k of exp(scale a_i . b_k), and over rows the same.
 
     Args:
         a: (n, d) rows of length 1.
-        b: (m, d) rows of length 1.
+        blocks: (m, d) rows b of length 1, some at a time.
         scale: () above 0.
         wide: whether the scale may be above `WIDEST`.
         both: whether the columns' sums are wanted too.
@@ -240,19 +248,23 @@ def cross(
     """
     tile, scaled = side(a), a * scale
     one, two = _scratch(a, tile), _scratch(a, tile if wide else 0)
-    across = _Sums(len(a), scale, wide)
-    down = _Sums(len(b), scale, wide) if both else None
-    for rows, columns in grid(a, b, tile):
-        x = _logits(scaled, b, rows, columns, one)
-        leave_out_equal(x, names, rows, columns, -torch.inf)
-        if not wide:
-            x.sub_(scale).exp_()
-        for sums, where, dim in ((across, rows, 1), (down, columns, 0)):
-            if sums is not None and wide:
-                sums.add_logits(where, x, dim, two)
-            elif sums is not None:
-                sums.add(where, x, dim)
-    return across.log(), None if down is None else down.log()
+    across, downs, first = _Sums(len(a), scale, wide), [], 0
+    for b in blocks:
+        down = _Sums(len(b), scale, wide) if both else None
+        told = part_of(names, first, len(b))
+        for rows, columns in grid(a, b, tile):
+            x = _logits(scaled, b, rows, columns, one)
+            leave_out_equal(x, told, rows, columns, -torch.inf)
+            if not wide:
+                x.sub_(scale).exp_()
+            for sums, where, dim in ((across, rows, 1), (down, columns, 0)):
+                if sums is not None and wide:
+                    sums.add_logits(where, x, dim, two)
+                elif sums is not None:
+                    sums.add(where, x, dim)
+        first += len(b)
+        downs += [down.log()] if down is not None else []
+    return across.log(), torch.cat(downs) if both else None
 
 
 def cross_pull(
@@ -268,7 +280,8 @@ def cross_pull(
     """Compute the gradients of the log-sums at a and b, but for a factor scale.
 
     Args:
-        a, b, scale, wide, names: as for `cross`.
+        a, scale, wide, names: as for `cross`.
+        b: (m, d) rows of length 1.
         logs: (n,) and (m,) log-sums; None for a direction that has no gradient.
         grads: (n,) and (m,) gradients at them.
         wanted: whether a's gradient is needed, and b's.
