@@ -1,5 +1,6 @@
 """Starts the command line, also as `python -m nearfar`."""
 
+import gc
 import sys
 
 
@@ -13,7 +14,10 @@ def start() -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped before anything began: run the same command again.\n")
         return 130
-    return main()
+    try:
+        return main()
+    finally:
+        gc.freeze()  # or Python would look for cycles among all that ends with it, which takes a second
 
 
 if __name__ == "__main__":
