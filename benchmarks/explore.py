@@ -17,8 +17,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 
 CENTRES, PICTURES, PART = 20, 200, 50_000
+PARTS = ("server", "workers", "browser")
 
 
 def fill(address: str, rows: int, dim: int) -> None:
@@ -126,9 +129,46 @@ def spent(number: int) -> float:
     return used
 
 
-def draw(page: Page, chromium: str) -> None:
+def below(number: int) -> list[int]:
+    """List a process and those that it has started."""
+    found = [number]
+    with suppress(OSError):  # one that has ended
+        for task in Path(f"/proc/{number}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += below(int(child))
+    return found
+
+
+class Memory:
+    """Watches how many MiB server, workers and browser use at most; what is shared counts once."""
+
+    def __init__(self, server: int) -> None:
+        """Begin to look, twice a second."""
+        self.server, self.most = server, [0.0, 0.0, 0.0]
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            own = below(self.server)
+            rest = [number for number in below(os.getpid())[1:] if number not in own]
+            now = [sum(map(held, some)) for some in (own[:1], own[1:], rest)]
+            self.most = [max(pair) for pair in zip(self.most, now, strict=True)]
+            time.sleep(0.5)
+
+
+def held(number: int) -> float:
+    """Give the MiB of a process, of what it shares its part; 0 for one that has ended."""
+    with suppress(OSError):
+        told = Path(f"/proc/{number}/smaps_rollup").read_text()
+        return int(re.search(r"Pss:\s+(\d+)", told)[1]) / 1024  # type: ignore[index]
+    return 0.0
+
+
+def draw(page: Page, chromium: str, rows: int) -> None:
     """Open the page in Chromium, and print what browser and server use up until the map is drawn."""
     from playwright.sync_api import sync_playwright
+
+    memory = Memory(page.process.pid)
 
     def used() -> tuple[float, float]:
         server = spent(page.process.pid)
@@ -137,16 +177,27 @@ def draw(page: Page, chromium: str) -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         view = browser.new_page(viewport={"width": 1440, "height": 900})
-        view.set_default_timeout(300_000)
-        began = used()[0]
+        view.set_default_timeout(3_000_000)
+        began, at = used()[0], 0.0
 
         def told(what: str) -> None:
             mine, server = used()
-            wall = view.evaluate("performance.now()") / 1000
+            wall = view.evaluate("performance.now()") / 1000 - at
+            kept = ", ".join(f"{name} {some:,.0f}" for name, some in zip(PARTS, memory.most, strict=True))
             print(
-                f"{what}: {wall:.1f} s, processor: browser {mine - began:.1f} s, server {server:.1f} s",
+                f"{what}: {wall:.1f} s, processor: browser {mine - began:.1f} s, server {server:.1f} s; "
+                f"MiB at most: {kept}",
                 flush=True,
             )
+
+        def step(what: str, work: Callable[[], Any], there: str) -> None:
+            nonlocal began, at
+            at, began, before = view.evaluate("performance.now()") / 1000, used()[0], used()[1]
+            work()
+            view.wait_for_function(there)
+            mine, server = used()[0] - began, used()[1] - before
+            wall = view.evaluate("performance.now()") / 1000 - at
+            print(f"{what}: {wall:.1f} s, processor: browser {mine:.1f} s, server {server:.1f} s", flush=True)
 
         view.goto(page.address, wait_until="commit")
         stages = {
@@ -164,7 +215,48 @@ def draw(page: Page, chromium: str) -> None:
         view.wait_for_selector("#waiting", state="hidden")
         view.wait_for_timeout(3000)  # the pictures on the map come when it rests
         told("laid out, and at rest")
+        last, press = rows - 1, view.keyboard.press
+        title = "document.getElementById('title').textContent"
+        step("the end of the list", lambda: press("End"), seen(last))
+        step("its beginning", lambda: press("Home"), seen(0))
+        step("as a table", lambda: press("g"), seen(0))
+        step("the end of the table", lambda: press("End"), seen(last))
+        press("Home")
+        step(
+            "ordered by the label",
+            lambda: view.select_option("#order", "label"),
+            f"{title}.includes('by label') && {seen(0)}",
+        )
+        view.select_option("#order", "")
+        press("g")
+        step(
+            "a condition",
+            lambda: (view.fill("#condition", "label = 'class 3'"), view.press("#condition", "Enter")),
+            f"!{title}.startsWith('{rows:,}') && {seen(0)}",
+        )
+        view.fill("#condition", "")
+        view.press("#condition", "Enter")
+        view.wait_for_function(f"{title}.startsWith('{rows:,}') && {seen(0)}")
+        view.focus("#grid")
+        step(
+            "one label",
+            lambda: press("1"),
+            "performance.getEntriesByType('resource').some(({name}) => name.endsWith('api/labels'))",
+        )
+        step(
+            "zoomed in",
+            lambda: press("i"),
+            "document.getElementById('map')._fullLayout.xaxis.range.reduce((a, b) => b - a) < 0.7",
+        )
+        view.wait_for_timeout(3000)
+        told("in all")
         browser.close()
+
+
+def seen(place: int) -> str:
+    """Ask whether the picture of a place of the list is in sight."""
+    in_sight = "cell && cell.getBoundingClientRect().top < innerHeight && !!cell.querySelector('img[src]')"
+    return f"(cell => {in_sight})(document.getElementById('cell-{place}'))"
 
 
 def main() -> None:
@@ -183,7 +275,7 @@ def main() -> None:
     os.environ["NEARFAR_CACHE"] = asked.cache
     page = Page(asked.store)
     if asked.draw:
-        draw(page, asked.draw)
+        draw(page, asked.draw, asked.rows)
         return page.close()
     before = page.used()[2]
     print(

@@ -114,3 +114,22 @@ def plain(
     }
     store.upsert(pa.table(table))
     return store
+
+
+def bare(folder: Path, count: int) -> VectorStore:
+    """A store of many rows that says where they lie on the map: no files, no thumbnails worth a look."""
+    around = np.linspace(0, 2 * np.pi, count, endpoint=False, dtype=np.float32)
+    vectors = np.stack([np.cos(around), np.sin(around)], axis=1)
+    store = open_store(folder / "bare.nf", StoreInfo(2))
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 2)
+    table = {
+        "id": [f"{n:07d}" for n in range(count)],
+        "vector": flat.cast(pa.list_(pa.float32())),
+        "thumbnail": [encoded(np.zeros((4, 4, 3), np.uint8))] * count,
+        "label": ["a", "b"] * (count // 2) + ["a"] * (count % 2),
+        "map_x": vectors[:, 0].astype(float),
+        "map_y": vectors[:, 1].astype(float),
+        "number": np.arange(count, dtype=float),
+    }
+    store.upsert(pa.table(table))
+    return store

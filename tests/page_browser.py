@@ -123,8 +123,8 @@ def focused(view: Any) -> str:
 class Server:
     """The page's server, which can be stopped and started again at the same address."""
 
-    def __init__(self, store: VectorStore, **how: Any) -> None:
-        self.store, self.port, self.how = store, 0, how
+    def __init__(self, store: VectorStore, bank: Path | None = None, **how: Any) -> None:
+        self.store, self.bank, self.port, self.how = store, bank, 0, how
         self.start()
 
     def start(self) -> None:
@@ -141,7 +141,12 @@ class Server:
         door.listen()
         self.port = door.getsockname()[1]
         self.findings = Findings(rows, **self.how)
-        app = application(rows, self.findings, TOKEN, {"localhost"})
+        parts = None
+        if self.bank:
+            from nearfar.app.parts import AnomalousParts
+
+            parts = AnomalousParts(rows, self.findings, self.bank)
+        app = application(rows, self.findings, TOKEN, {"localhost"}, parts=parts)
         config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1)
         self.uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.uvicorn.run, kwargs={"sockets": [door]}, daemon=True)

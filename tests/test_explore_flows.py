@@ -238,6 +238,38 @@ def test_a_photo_in_full_and_images_set_aside(
     shows(view, "chosen-count", "3 chosen")
 
 
+def test_many_images_are_changed_at_once_and_back(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    server = Server(explored.bare(tmp_path, 100_001))
+    view = browser.new_page()
+    view.set_default_timeout(WAIT)
+    view.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}")
+    ready(view)
+    press(view, "0")
+    until(lambda: server.labels()[0] is None)
+    for key in ("1", "x", "t"):  # more than a request takes
+        press(view, "Control+a", key)
+        shows(view, "status", "At most 100,000 images are changed at once")
+        view.evaluate("document.getElementById('status').textContent = ''")
+        assert not view.is_visible("dialog[open]")
+    view.fill("#condition", "number < 6000")
+    view.press("#condition", "Enter")
+    title(view, "6,000 images")
+    view.focus("#grid")
+    press(view, "Control+a", "x")
+    view.click("#sure-yes")
+    until(lambda: server.labels("set_aside").count(True) == 6000)
+    view.reload()
+    ready(view)
+    press(view, "u")  # and no label given before
+    until(lambda: True not in server.labels("set_aside"))
+    assert server.labels()[0] is None
+    view.close()
+    server.stop()
+
+
 def test_clips_are_called_clips(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
     server = Server(explored.plain(tmp_path, COUNT, modality="sound"))

@@ -98,6 +98,54 @@ def test_the_grid_by_keyboard(opened: Any) -> None:
     assert not view.is_visible("#help")
 
 
+IN_SIGHT = """place => { const cell = document.getElementById(`cell-${place}`)?.getBoundingClientRect(),
+    grid = document.getElementById('grid').getBoundingClientRect();
+    return Boolean(cell) && cell.bottom > grid.top + 1 && cell.top < grid.bottom - 1; }"""
+FIRST_IN_SIGHT = """() => { const {top} = document.getElementById('grid').getBoundingClientRect();
+    return [...document.querySelectorAll('.cell')].map(cell => [cell.getBoundingClientRect().top - top,
+        Number(cell.dataset.place)]).filter(([at]) => at > -39).sort(([a], [b]) => a - b)[0]; }"""
+
+
+def test_a_list_that_is_higher_than_an_element_can_be(opened: Any) -> None:
+    view = opened(1280, 500)
+    view.focus("#grid")
+    # A browser cuts elements that are too high, as 1,000,000 lines are; here, half a list is.
+    view.evaluate("document.getElementById('sheet').style.maxHeight = '3000px'")
+    view.keyboard.press("g")
+    assert view.evaluate("document.getElementById('sheet').offsetHeight") == 3000
+    for key, place in (
+        ("End", 149),
+        ("Home", 0),
+        ("ArrowDown", 1),
+        ("End", 149),
+        ("ArrowUp", 148),
+        ("Home", 0),
+    ):
+        view.keyboard.press(key)
+        view.wait_for_function(IN_SIGHT, arg=place)
+    # The scroll bar reaches all of it.
+    for share, place in ((1, 149), (0.5, 75), (0, 0), (0.5, 75)):
+        view.evaluate(
+            "share => { const grid = document.getElementById('grid');"
+            "grid.scrollTop = share * (grid.scrollHeight - grid.clientHeight); }",
+            share,
+        )
+        view.wait_for_function(IN_SIGHT, arg=place)
+    # A wheel moves it by as much as any other list; no line is passed over, and it ends at its ends.
+    view.mouse.move(*view.evaluate("(({x, y, width, height}) => [x + width / 2, y + height / 2])"
+                                   "(document.getElementById('grid').getBoundingClientRect())"))  # fmt: skip
+    before = view.evaluate(FIRST_IN_SIGHT)
+    view.mouse.wheel(0, 80)
+    view.wait_for_function(f"place => ({FIRST_IN_SIGHT})()[1] === place", arg=before[1] + 2)
+    assert view.evaluate(FIRST_IN_SIGHT)[0] == pytest.approx(before[0], abs=1)
+    for turns, place in ((-120, 0), (240, 149)):
+        for _ in range(abs(turns)):
+            view.mouse.wheel(0, 80 if turns > 0 else -80)
+            if view.evaluate(IN_SIGHT, place):
+                break
+        view.wait_for_function(IN_SIGHT, arg=place)
+
+
 def test_every_list_fills_the_grid(opened: Any) -> None:
     view = opened()
     for name, text in (

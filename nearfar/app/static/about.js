@@ -11,6 +11,7 @@ const LISTED = 8; // columns of the store that are shown
 function draw() {
   const row = focused(), known = cell(row);
   byId("about").hidden = row < 0;
+  byId("heat").hidden = state.facts.modality !== "images";
   if (row < 0) return;
   if (!known) {
     byId("which").textContent = "…"; // rather than the name of another
@@ -18,7 +19,7 @@ function draw() {
   }
   const [picture] = byId("large").children;
   if (picture.getAttribute("src") !== known.url) picture.src = known.url;
-  picture.classList.toggle("small", Math.max(known.row.width ?? 0, known.row.height ?? 0) <= 64);
+  picture.classList.toggle("small", Math.max(known.row.width ?? Infinity, known.row.height ?? Infinity) <= 64);
   picture.alt = known.row.id;
   byId("which").textContent = known.row.id;
   const facts = [[state.labels.column, labelOf(row) ?? "none"]];
@@ -46,6 +47,7 @@ export function example(kind) {
 export async function heat() {
   const row = focused(), known = cell(row);
   if (!known) return;
+  if (state.facts.modality !== "images") return say("Heat maps are made of images alone.");
   say(worded("Comparing its parts with those of other images…"));
   const found = await trying(() => ask(`api/heat/${row}?key=${state.facts.key}`));
   if (!found) return;

@@ -3,14 +3,14 @@
 import { download } from "./api.js";
 import { cell } from "./cells.js";
 import { confirm, next, set } from "./labels.js";
-import { asked, byId, many, meant, on, say, state, tell, trying, worded } from "./state.js";
+import { asked, byId, many, meant, on, say, state, tell, tooMany, trying, worded } from "./state.js";
 
 const MANY = 100; // images from which a change is asked about
 
 /** Set images aside, or take them back if all of them are set aside already. */
 export async function setAside() {
   const rows = meant(), one = !state.chosen.size;
-  if (!rows.length) return undefined;
+  if (!rows.length || tooMany(rows)) return undefined;
   const yes = !rows.every((row) => state.aside[row]);
   const text = worded("No list, search or command uses images that are set aside. u takes it back.");
   if (rows.length > MANY && !(await asked(`${yes ? "Set aside" : "Take back"} ${many(rows.length)}?`, text, yes ? "Set aside" : "Take back"))) return undefined;
@@ -24,7 +24,7 @@ export async function setAside() {
 
 /** Ask for a tag, which is another column than the label. */
 export function askTag() {
-  if (!meant().length) return;
+  if (!meant().length || tooMany(meant())) return;
   byId("tag-title").textContent = `Tag ${many(meant().length)}`;
   byId("tag-dialog").showModal();
   byId("tag").select();

@@ -47,7 +47,8 @@ async function section(column, kind) {
 
 async function draw() {
   if (!byId("facets").open) return;
-  const kinds = Object.entries(state.facts.columns).filter(([name, kind]) => kind !== "number" && !HIDDEN.has(name) && !/_(at|before)$/.test(name));
+  const own = state.facts.modality === "text" ? "text" : ""; // of which no two are the same
+  const kinds = Object.entries(state.facts.columns).filter(([name, kind]) => name !== own && kind !== "number" && !HIDDEN.has(name) && !/_(at|before)$/.test(name));
   const made = (await Promise.all(kinds.map(([name, kind]) => section(name, kind)))).filter(Boolean);
   byId("facet-list").replaceChildren(...(made.length ? made : [make("p", { class: "soft" }, "The columns of this store have one value each.")]));
 }

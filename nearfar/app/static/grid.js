@@ -8,8 +8,43 @@ import { byId, focused, labelOf, make, on, one, state, tell, word } from "./stat
 const grid = byId("grid"), sheet = byId("sheet");
 const SPARE = 2; // lines above and below that are ready
 const LINE = 40; // pixels of a line of the table
+const LEAP = 4; // screens; what moves further in one go is the scroll bar, not a wheel or a finger
 let across = 1, high = 100, starts = [0], laid = null; // laid: the list that these lines are of
 const shown = new Map(); // place -> element
+
+// Browsers make no element higher than 17 to 33 million pixels, which 500,000 images can be. The sheet of a longer list
+// is cut, and stands for all of it: `above` pixels of the list lie above its beginning.
+const TALLEST = 15e6;
+let above = 0, last = 0;
+const whole = () => starts.length * high;
+const ends = () => [Math.max(1, sheet.offsetHeight - grid.clientHeight), Math.max(1, whole() - grid.clientHeight)];
+/** How many pixels of the list lie above what is in sight. */
+const top = () => above + grid.scrollTop;
+
+/** Scroll to a pixel of the list; the scroll bar shows how far on that is. */
+function scroll(to) {
+  const [sheets, lists] = ends(), wanted = Math.max(0, Math.min(whole() - grid.clientHeight, to));
+  // Only an end of the list is at the end of the scroll bar, so that a wheel can always go on.
+  const inside = Math.min(sheets - 1, Math.max(1, Math.round((wanted / lists) * sheets)));
+  grid.scrollTop = whole() <= sheet.offsetHeight || wanted === 0 ? wanted : wanted >= lists ? sheets : inside;
+  last = grid.scrollTop;
+  const shift = whole() > sheet.offsetHeight ? Math.round(wanted - last) : 0;
+  if (shift === above) return;
+  above = shift;
+  for (const [place, element] of shown) moveTo(element, place, line(place));
+}
+
+/** Follow the scroll bar, a wheel or a finger. */
+function scrolled() {
+  if (whole() > sheet.offsetHeight) {
+    const [sheets, lists] = ends(), now = grid.scrollTop;
+    const leapt = Math.abs(now - last) > LEAP * grid.clientHeight, atEnd = now <= 0 || now >= sheets - 1;
+    if (leapt) scroll((now / sheets) * lists);
+    else if (atEnd) scroll(top());
+    last = grid.scrollTop;
+  }
+  draw();
+}
 
 /** Lay the list out in lines; a group begins a line. */
 function lay() {
@@ -30,10 +65,9 @@ function lay() {
     }
     room--;
   }
-  sheet.style.height = `${starts.length * high}px`;
+  sheet.style.height = `${Math.min(whole(), TALLEST)}px`;
   for (const element of shown.values()) element.remove();
   shown.clear();
-  draw();
 }
 
 /** Find the line that a place is in. */
@@ -50,16 +84,16 @@ function line(place) {
 function draw() {
   if (laid !== state.list) return; // it is about to be laid out
   const count = state.list.rows.length;
-  const first = Math.max(0, Math.floor(grid.scrollTop / high) - SPARE);
-  const last = Math.min(starts.length, Math.ceil((grid.scrollTop + grid.clientHeight) / high) + SPARE);
-  const from = starts[first] ?? 0, to = last < starts.length ? starts[last] : count;
+  const first = Math.max(0, Math.floor(top() / high) - SPARE);
+  const end = Math.min(starts.length, Math.ceil((top() + grid.clientHeight) / high) + SPARE);
+  const from = starts[first] ?? 0, to = end < starts.length ? starts[end] : count;
   for (const [place, element] of shown) {
     if (place < from || place >= to) {
       element.remove();
       shown.delete(place);
     }
   }
-  for (let at = first; at < last; at++) {
+  for (let at = first; at < end; at++) {
     for (let place = starts[at]; place < (starts[at + 1] ?? count); place++) {
       if (!shown.has(place)) put(place, at);
       fill(place);
@@ -70,6 +104,10 @@ function draw() {
   else grid.removeAttribute("aria-activedescendant");
 }
 
+function moveTo(element, place, at) {
+  element.style.transform = `translate(${((place - starts[at]) * 100).toFixed(3)}%, ${at * high - above}px)`;
+}
+
 function put(place, at) {
   const element = make(
     "div",
@@ -77,8 +115,7 @@ function put(place, at) {
     make("span", { class: "frame" }, make("img", { alt: "", draggable: false })),
     ...(state.table ? columns().flatMap(() => [" ", make("span", { class: "value" })]) : [make("span", { class: "caption" }, make("b"), " ", make("i"))]),
   );
-  const column = place - starts[at];
-  element.style.transform = `translate(${(column * 100).toFixed(3)}%, ${at * high}px)`;
+  moveTo(element, place, at);
   element.style.width = state.table ? "" : `${100 / across}%`;
   element.style.height = `${high}px`;
   element.dataset.place = place;
@@ -93,7 +130,7 @@ function fill(place) {
   const [picture] = element.getElementsByTagName("img");
   if (known && picture.getAttribute("src") !== known.url) {
     picture.src = known.url;
-    picture.classList.toggle("small", Math.max(known.row.width ?? 0, known.row.height ?? 0) <= 64);
+    picture.classList.toggle("small", Math.max(known.row.width ?? Infinity, known.row.height ?? Infinity) <= 64);
   }
   const words = caption(place), label = labelOf(row);
   if (state.table) columns().forEach((name, at) => (element.children[at + 1].textContent = value(place, name, known)));
@@ -152,9 +189,9 @@ export function go(place, extend = false) {
     for (let at = Math.min(old, state.at); at <= Math.max(old, state.at); at++) state.chosen.add(state.list.rows[at]);
     tell("chosen");
   }
-  const top = line(state.at) * high;
-  if (top < grid.scrollTop) grid.scrollTop = top;
-  else if (top + high > grid.scrollTop + grid.clientHeight) grid.scrollTop = top + high - grid.clientHeight;
+  const begin = line(state.at) * high;
+  if (begin < top()) scroll(begin);
+  else if (begin + high > top() + grid.clientHeight) scroll(begin + high - grid.clientHeight);
   draw();
   tell("focus");
 }
@@ -199,7 +236,10 @@ grid.addEventListener("contextmenu", (event) => {
   event.preventDefault(); // some browsers tell of a long press by it
   if (!state.chosen.size) hold(event.target.closest(".cell"));
 });
-grid.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
+grid.addEventListener("scroll", scrolled, { passive: true }); // once a frame, and before "scrollend"
+grid.addEventListener("scrollend", () => {
+  if (whole() > sheet.offsetHeight) scroll(top()); // the scroll bar shows the truth again
+});
 grid.addEventListener("click", (event) => {
   const element = event.target.closest(".cell");
   if (!element || held) return void (held = false);
@@ -209,14 +249,21 @@ grid.addEventListener("click", (event) => {
   if (event.ctrlKey || event.metaKey || (touched && state.chosen.size)) toggle();
 });
 new ResizeObserver(() => {
-  const top = starts[Math.floor(grid.scrollTop / high)] ?? 0;
+  const place = starts[Math.floor(top() / high)] ?? 0;
   lay();
-  grid.scrollTop = line(top) * high;
+  scroll(line(place) * high);
+  draw();
 }).observe(grid);
 on("list", () => {
-  grid.scrollTop = 0;
   lay();
+  scroll(0);
+  draw();
 });
-on("view", lay);
+on("view", () => {
+  const place = starts[Math.floor(top() / high)] ?? 0;
+  lay();
+  scroll(line(place) * high);
+  draw();
+});
 on("cells labels chosen focus unsaved aside", draw);
 grid.addEventListener("scroll", () => (byId("columns").style.transform = `translate(${-grid.scrollLeft}px)`), { passive: true });

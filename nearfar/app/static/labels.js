@@ -4,15 +4,23 @@ import { ask, Away } from "./api.js";
 import { cell, forget } from "./cells.js";
 import { go } from "./grid.js";
 import * as outbox from "./outbox.js";
-import { asked, byId, focused, labelOf, many, meant, on, say, state, tell, trying, worded } from "./state.js";
+import { asked, byId, focused, labelOf, many, meant, on, say, state, tell, tooMany, trying, worded } from "./state.js";
 
 const EVERY = 3000; // milliseconds between two looks at the store
 const MANY = 100; // images from which a change is asked about; the server accepts as many proposals at once
-const HELD = 5000; // rows of a change that can be undone after a reload
 let seen = 0; // the store's version that this page knows
 
 const stack = () => JSON.parse(sessionStorage[`nearfar undo ${state.facts.place}`] ?? "[]");
-const keepStack = (done) => (sessionStorage[`nearfar undo ${state.facts.place}`] = JSON.stringify(done.slice(-50)));
+function keepStack(done) {
+  for (let kept = done.slice(-50); ; kept = kept.slice(1)) {
+    try {
+      sessionStorage[`nearfar undo ${state.facts.place}`] = JSON.stringify(kept);
+      return;
+    } catch (error) { // there is no room, so the oldest change can no longer be undone
+      if (!kept.length) throw error;
+    }
+  }
+}
 const done = (what) => keepStack([...stack(), what]);
 export const by = () => localStorage.nearfarName?.slice(0, 60) ?? "";
 
@@ -39,7 +47,7 @@ function idsOf(rows) {
 
 /** Label images; null takes their label away. Asks first if there are many. */
 export async function label(rows, names, origin = "hand") {
-  if (!rows.length) return false;
+  if (!rows.length || tooMany(rows)) return false;
   const before = rows.map(labelOf), replaced = before.filter((name, at) => name !== null && name !== names[at]).length;
   const what = new Set(names).size === 1 ? (names[0] === null ? "no label" : `the label ${names[0]}`) : "several labels";
   if (rows.length > MANY && !(await asked(`Give ${many(rows.length)} ${what}?`, `${many(replaced, "label")} of theirs would be replaced. u takes it back.`, `Label ${many(rows.length)}`))) return false;
@@ -104,7 +112,7 @@ export async function set(column, rows, after, before) {
   outbox.send("api/set", { key: state.facts.key, column, rows, ids: idsOf(rows), before, after });
   state.facts.columns[column] ??= typeof after[0] === "boolean" ? "flag" : "text";
   forget(rows, column, after);
-  if (rows.length <= HELD) done({ column, rows, before, key: state.facts.key });
+  done({ column, rows, before: new Set(before).size === 1 ? before[0] : before, key: state.facts.key });
 }
 
 /** Take back what was changed last, also before the page was loaded. */
@@ -120,6 +128,8 @@ export async function undo() {
   keepStack(left);
   if (last?.column) {
     if (last.key !== state.facts.key) return undo();
+    const { before } = last;
+    if (!Array.isArray(before)) last.before = last.rows.map(() => before);
     outbox.send("api/set", { key: last.key, column: last.column, rows: last.rows, before: last.before, after: last.before });
     restored(last);
     return say(`Undone: ${last.column.replace("_", " ")} of ${many(last.rows.length)}`);

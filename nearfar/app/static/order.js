@@ -15,13 +15,19 @@ export function columns() {
 }
 
 const text = new Intl.Collator("en", { numeric: true });
-const compare = (a, b) => (typeof a === "string" ? text.compare(a, b) : a - b);
+
+/** Number texts by their order, which is compared once for each of them and not for each image. */
+function numbered(values) {
+  const words = [...new Set(values)].filter((value) => typeof value === "string").sort(text.compare);
+  const place = new Map(words.map((word, at) => [word, at]));
+  return words.length ? values.map((value) => place.get(value)) : values;
+}
 
 /** How far on each place of a list is by a column; undefined where it has no value. */
 async function keys(list, column) {
   if (column === "id") return [...list.rows]; // rows are numbered in the order of their names
-  if (column === state.labels.column) return [...list.rows].map((row) => state.labels.names[state.labels.values[row]]);
-  if (list.columns[column]) return list.columns[column].map((value) => value ?? undefined);
+  if (column === state.labels.column) return numbered([...list.rows].map((row) => state.labels.names[state.labels.values[row]]));
+  if (list.columns[column]) return numbered(list.columns[column].map((value) => value ?? undefined));
   if (!(column in state.facts.columns)) return null;
   const found = await trying(() => ask(`api/order/${encodeURIComponent(column)}`));
   return found && [...list.rows].map((row) => (found.rank[row] < 0 ? undefined : found.rank[row]));
@@ -36,7 +42,7 @@ export async function ordered(list) {
   const places = [...list.rows.keys()].sort((a, b) => {
     const [x, y] = [found[a], found[b]];
     if (x === undefined || y === undefined) return (x === undefined) - (y === undefined) || a - b;
-    return (down ? -1 : 1) * compare(x, y) || a - b;
+    return (down ? y - x : x - y) || a - b;
   });
   const values = Object.entries(list.columns).map(([name, some]) => [name, places.map((place) => some[place])]);
   return { ...list, rows: Int32Array.from(places, (place) => list.rows[place]), columns: Object.fromEntries(values), grouped: "" };

@@ -9,7 +9,7 @@ import * as why from "./why.js";
 
 const MOST = 40; // times that an image is enlarged
 const NEIGHBOURS = 8;
-const dialog = byId("photo"), frames = [byId("photo-one"), byId("photo-two")];
+const dialog = byId("photo"), frames = [byId("photo-one"), byId("photo-two")], audios = [byId("photo-audio"), byId("photo-audio-two")];
 const view = { scale: 1, across: 0, down: 0 }; // shared by both, so that the same places are compared
 const urls = new Map(); // row -> address of the image in full
 let turn = 0, open_ = false, mapped = false; // mapped: whether anomalous parts are shown
@@ -19,6 +19,7 @@ export const isOpen = () => open_;
 function place() {
   for (const frame of frames) {
     frame.firstElementChild.style.transform = `translate(${view.across}px, ${view.down}px) scale(${view.scale})`;
+    frame.lastElementChild.style.fontSize = `${1.15 * Math.min(6, view.scale)}rem`;
     frame.classList.toggle("near", view.scale > 4);
   }
   byId("photo-scale").textContent = view.scale === 1 ? "" : `${view.scale.toFixed(1)} ×`;
@@ -49,6 +50,7 @@ async function fill(frame, row) {
   picture.alt = known?.row.id ?? "";
   const name = `${known?.row.id ?? ""}${labelOf(row) === null ? "" : ` · ${labelOf(row)}`}`;
   words.textContent = name;
+  if (written(frame, known)) return undefined;
   if (mapped && frame === frames[0]) return over(picture, words, name, row);
   if (urls.has(row)) return undefined;
   try {
@@ -66,13 +68,24 @@ async function fill(frame, row) {
   return undefined;
 }
 
+/** Show a text as text, which its picture only begins; tells whether it is one. */
+function written(frame, known) {
+  const place = frame.lastElementChild, text = state.facts.modality === "text" ? (known?.row.text ?? "") : "";
+  place.textContent = text;
+  frame.firstElementChild.hidden = text !== "";
+  place.hidden = text === "";
+  place.setAttribute("aria-label", known?.row.id ?? "");
+  frame.classList.toggle("words", text !== "");
+  return text !== "";
+}
+
 /** Show an image with the map of its anomalous parts over it. */
 async function over(picture, words, name, row) {
   const now = turn;
   try {
     const url = await parts.map(row);
     if (now === turn && mapped) picture.src = url;
-    if (now === turn) words.textContent = `${name} · clear is normal, yellow the most anomalous`;
+    if (now === turn) words.textContent = `${name} · clear is normal; violet to yellow, more and more anomalous`;
   } catch (error) {
     if (now === turn) words.textContent = `${name} · ${error.message}`;
   }
@@ -105,21 +118,24 @@ function facts(row) {
   if (!known) return;
   byId("photo-path").textContent = known.row.path ?? "no file";
   byId("copy-path").hidden = !known.row.path;
-  const hidden = new Set(["path", "digest", "map_x", "map_y"]);
+  const hidden = new Set(["path", "digest", "map_x", "map_y", ...(state.facts.modality === "text" ? ["text"] : [])]); // shown beside
   const shown = Object.entries(known.row).filter(([name, value]) => !hidden.has(name) && !/_before$/.test(name) && value !== null);
   byId("photo-facts").replaceChildren(...shown.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)))));
 }
 
-/** Load the clip of a store of sounds, to be played. */
-async function sound(row) {
-  const now = turn, audio = byId("photo-audio");
+/** Load a clip of a store of sounds, to be played; that of no row is taken away. */
+async function sound(audio, row) {
+  const now = turn;
   if (state.facts.modality !== "sound") return;
   audio.pause();
   if (audio.src) URL.revokeObjectURL(audio.src);
   audio.removeAttribute("src");
-  const file = await ask(`api/clip/${row}?key=${state.facts.key}`).catch(() => null);
-  byId("photo-sound").hidden = !file;
-  if (file && now === turn) audio.src = URL.createObjectURL(file);
+  audio.parentElement.hidden = row < 0;
+  audio.dataset.row = row;
+  const file = row < 0 ? null : await ask(`api/clip/${row}?key=${state.facts.key}`).catch(() => null);
+  if (now !== turn || audio.dataset.row !== String(row)) return;
+  audio.parentElement.hidden = !file;
+  if (file) audio.src = URL.createObjectURL(file);
 }
 
 async function neighbours(row) {
@@ -152,6 +168,7 @@ function beside(row) {
   second = second === row ? -1 : row;
   unexplain();
   fill(frames[1], second);
+  sound(audios[1], second);
   byId("photo-why").hidden = second < 0 || state.facts.modality !== "images";
 }
 
@@ -198,7 +215,8 @@ async function draw() {
   fit();
   fill(frames[0], row);
   facts(row);
-  sound(row);
+  sound(audios[0], row);
+  sound(audios[1], -1);
   second = -1;
   unexplain();
   byId("photo-why").hidden = true;
@@ -235,12 +253,15 @@ const middle = (event, frame) => {
 };
 for (const frame of frames) {
   const hands = new Map();
+  const text = () => frame.classList.contains("words"); // it is scrolled and selected
   frame.addEventListener("wheel", (event) => {
+    if (text()) return;
     event.preventDefault();
     zoom(Math.exp(-Math.max(-240, Math.min(240, event.deltaY)) / 400), middle(event, frame));
   }, { passive: false });
-  frame.addEventListener("dblclick", (event) => (view.scale > 1 ? fit() : zoom(4, middle(event, frame))));
+  frame.addEventListener("dblclick", (event) => text() || (view.scale > 1 ? fit() : zoom(4, middle(event, frame))));
   frame.addEventListener("pointerdown", (event) => {
+    if (text()) return;
     hands.set(event.pointerId, [event.clientX, event.clientY]);
     frame.setPointerCapture(event.pointerId);
   });
@@ -280,7 +301,7 @@ byId("photo-next").addEventListener("click", () => go(state.at + 1));
 byId("photo-last").addEventListener("click", () => go(state.at - 1));
 dialog.addEventListener("close", () => {
   open_ = false;
-  byId("photo-audio").pause();
+  audios.forEach((audio) => audio.pause());
   byId("grid").focus({ preventScroll: true });
 });
 on("focus list", () => open_ && draw());

@@ -90,6 +90,13 @@ export function worded(text) {
 /** Write a count: "1 image", "2,000 images". */
 export const many = (count, what = one()) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
 
+const MOST_CHANGED = 100000; // images that the server changes at once; see requests.py
+/** Whether there are more images than can be changed at once, which is said then. */
+export function tooMany(rows) {
+  if (rows.length > MOST_CHANGED) say(worded(`At most ${MOST_CHANGED.toLocaleString("en")} images are changed at once; choose fewer, such as by a condition.`), true);
+  return rows.length > MOST_CHANGED;
+}
+
 /** Ask the user before something large is done; resolves to whether to do it. */
 export function asked(question, text, yes) {
   const dialog = byId("sure");
