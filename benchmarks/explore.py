@@ -207,12 +207,12 @@ def draw(page: Page, chromium: str, rows: int) -> None:
         }
         while stages:  # in the order in which they come
             view.wait_for_function(
-                "all => all.some(one => document.querySelector(one))", arg=[*stages.values()]
-            )
+                "all => all.some(one => document.querySelector(one))", arg=[*stages.values()], polling=100
+            )  # at every frame, asking would cost more than what is asked about
             for what in [what for what, where in stages.items() if view.query_selector(where)]:
                 del stages[what]
                 told(what)
-        view.wait_for_selector("#waiting", state="hidden")
+        view.wait_for_function("document.getElementById('waiting').hidden", polling=500)
         view.wait_for_timeout(3000)  # the pictures on the map come when it rests
         told("laid out, and at rest")
         last, press = rows - 1, view.keyboard.press
@@ -228,6 +228,7 @@ def draw(page: Page, chromium: str, rows: int) -> None:
             f"{title}.includes('by label') && {seen(0)}",
         )
         view.select_option("#order", "")
+        view.focus("#grid")
         press("g")
         step(
             "a condition",

@@ -73,18 +73,30 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
+def as_many(route: Any) -> None:
+    """Serve the map's script with a low number of points from which the page paints them itself."""
+    answer = route.fetch()
+    text = answer.text()
+    assert "const MANY = 100000;" in text
+    route.fulfill(response=answer, body=text.replace("const MANY = 100000;", "const MANY = 100;"))
+
+
 @pytest.fixture
 def opened(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     """Open the page; at the end, nothing was wrong in any that was opened."""
     views, said, asked = [], [], []
 
-    def work(width: int = 1280, height: int = 860, scheme: str = "light", **how: Any) -> Any:
+    def work(
+        width: int = 1280, height: int = 860, scheme: str = "light", many: bool = False, **how: Any
+    ) -> Any:
         view = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme, **how)
         view.set_default_timeout(WAIT)
         view.on("console", lambda message: said.append(message.text))
         view.on("pageerror", lambda error: said.append(str(error)))
         view.on("dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss()))
         view.on("request", lambda request: asked.append(request.url))
+        if many:
+            view.route("**/static/map.js", as_many)
         view.goto(f"{address}/?token={TOKEN}")
         view.wait_for_selector("body[data-ready]")
         views.append(view)

@@ -238,6 +238,66 @@ def test_a_photo_in_full_and_images_set_aside(
     shows(view, "chosen-count", "3 chosen")
 
 
+def test_what_the_first_line_says_stays_true(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    server = Server(explored.plain(tmp_path, 4))  # too few to count what is strange
+    view = browser.new_page()
+    view.set_default_timeout(WAIT)
+    view.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}")
+    ready(view)
+    shows(view, "lines", "No image has a label yet")
+    name_class(view, "cat")
+    view.wait_for_function("document.getElementById('lines').textContent === ''")
+    view.select_option("#order", "id")
+    title(view, "by id")
+    assert view.inner_text("#lines") == ""
+    view.click("#tab-clusters")
+    shows(view, "title", "clusters")
+    view.close()
+    server.stop()
+
+
+def test_filters_of_any_label(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    names = [*(f"class {n:02d}" for n in range(12)), "salt and pepper", "it's", "w" * 200]
+    server = Server(explored.plain(tmp_path, 30, labels=[names[n // 2] for n in range(30)]))
+    view = browser.new_page()
+    view.set_default_timeout(WAIT)
+    view.goto(f"http://127.0.0.1:{server.port}/?token={TOKEN}")
+    ready(view)
+
+    def pick(name: str, condition: str, count: int) -> None:
+        view.click(f'#facet-list button:has(span:text-is("{name}"))')
+        title(view, f"{count} image")
+        assert view.input_value("#condition") == condition
+        on = str(f"'{name}'".replace("it's", "it''s") in condition).lower()
+        view.wait_for_selector(f'#facet-list button[aria-pressed={on}]:has(span:text-is("{name}"))')
+
+    view.click("#facets summary")
+    view.click("#facet-list button:has-text('3 more')")
+    # The count of a long name is in sight.
+    far = "([one, all]) => one.getBoundingClientRect().right <= all.getBoundingClientRect().right"
+    long = view.query_selector(f'#facet-list button:has(span:text-is("{"w" * 200}")) small')
+    assert view.evaluate(far, [long, view.query_selector("#facet-list")])
+    salt = "label = 'salt and pepper'"
+    pick("salt and pepper", salt, 2)
+    pick("north", f"{salt} and site = 'north'", 1)
+    pick("salt and pepper", "site = 'north'", 10)
+    pick("north", "", 30)
+    pick("it's", "label = 'it''s'", 2)
+    # What was typed keeps its meaning.
+    view.fill("#condition", "label = 'class 00' or label = 'class 01'")
+    view.press("#condition", "Enter")
+    title(view, "4 images")
+    view.click("#facets summary")
+    pick("north", "(label = 'class 00' or label = 'class 01') and site = 'north'", 2)
+    pick("north", "(label = 'class 00' or label = 'class 01')", 4)
+    view.close()
+    server.stop()
+
+
 def test_many_images_are_changed_at_once_and_back(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from ..core import progress, rng
 from ..core.errors import NearfarError, nearest
+from ..core.text import counted
 from ..features.knn import unit
 from .temi import temi
 
@@ -153,9 +154,8 @@ def cluster_images(
     if n_clusters is not None and n_clusters < 1:
         raise NearfarError(f"--n-clusters is {n_clusters}; give 1 or more.")
     if len(x) < max(4, (n_clusters or 0) + 1):
-        raise NearfarError(
-            f"{len(x)} images are too few for {n_clusters or 2} clusters; give more, or ask for fewer."
-        )
+        few = f"{counted(len(x), 'image is')} too few for {n_clusters or 2} clusters"
+        raise NearfarError(f"{few}; give more, or ask for fewer.")
     rows = unit(torch.from_numpy(x)).numpy()
     with threadpool_limits(1):
         if method == "hdbscan":

@@ -72,5 +72,5 @@ function examples() {
   byId("examples").replaceChildren(...state.likes.map((row) => chip(row, "like")), ...state.dislikes.map((row) => chip(row, "dislike")));
 }
 
-on("focus labels cells", draw);
+on("focus labels cells aside", draw);
 on("list cells", () => state.list.name === "similar" && examples());

@@ -59,4 +59,4 @@ export function start() {
 }
 
 on("list", look);
-on("labels", () => known && byId("lines").querySelector("button") && !wanted() && byId("lines").replaceChildren());
+on("labels", () => openList() === "all" && !unlabelled() && byId("lines").replaceChildren());

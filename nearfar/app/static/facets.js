@@ -10,11 +10,28 @@ const columns = new Map(); // name -> { names, values }, read once
 
 const quoted = (text) => `'${text.replaceAll("'", "''")}'`;
 const clause = (column, kind, name) => (name === null ? `${column} is null` : kind === "flag" ? `${column} = ${name}` : `${column} = ${quoted(name)}`);
-const parts = () => (state.condition ? state.condition.split(" and ") : []);
+const expanded = new Set(); // columns of which all values are shown
+
+/** What of the condition is joined by "and", outside of quotes and brackets; all of it as one if an "or" is there. */
+function parts() {
+  const found = [""];
+  let deep = 0, or = false, between = false;
+  for (const token of state.condition.match(/'[^']*'|[()]|\s+|[^'()\s]+|'/g) ?? []) {
+    const word = token.toLowerCase();
+    deep += (word === "(") - (word === ")");
+    between ||= word === "between";
+    or ||= word === "or" && !deep;
+    if (word === "and" && !deep && !between) found.push("");
+    else found[found.length - 1] += token;
+    if (word === "and") between = false;
+  }
+  const all = found.map((part) => part.trim()).filter(Boolean);
+  return or ? [`(${all.join(" and ")})`] : all;
+}
 
 function toggle(text) {
-  const rest = parts().filter((part) => part !== text);
-  where((rest.length < parts().length ? rest : [...parts(), text]).join(" and "));
+  const now = parts(), rest = now.filter((part) => part !== text);
+  where((rest.length < now.length ? rest : [...now, text]).join(" and "));
 }
 
 async function read(column) {
@@ -36,13 +53,22 @@ async function section(column, kind) {
   const listed = [...names, null].map((name, at) => ({ name, count: counts[at], text: clause(column, kind, name) }));
   const there = listed.filter(({ count, text }) => count || parts().includes(text)).sort((a, b) => b.count - a.count);
   if (there.length < 2 && !there.some(({ text }) => parts().includes(text))) return null;
-  const items = there.slice(0, SHOWN).map(({ name, count, text }) => {
+  const most = expanded.has(column) ? there.length : SHOWN;
+  const items = there.slice(0, most).map(({ name, count, text }) => {
     const button = make("button", { type: "button", "aria-pressed": String(parts().includes(text)) }, make("span", {}, name ?? "none"), make("small", {}, count.toLocaleString("en")));
     button.addEventListener("click", () => toggle(text));
     return make("li", {}, button);
   });
-  if (there.length > SHOWN) items.push(make("li", { class: "soft" }, `${(there.length - SHOWN).toLocaleString("en")} more`));
-  return make("section", {}, make("h2", {}, column), make("ul", {}, ...items));
+  if (there.length > most) {
+    const more = make("button", { type: "button", class: "soft" }, `${(there.length - most).toLocaleString("en")} more`);
+    more.addEventListener("click", (event) => {
+      event.stopPropagation(); // it goes, and a click outside of the menu would close it
+      expanded.add(column);
+      draw().then(() => byId("facet-list").querySelector(`[data-column="${CSS.escape(column)}"] li:nth-child(${SHOWN + 1}) button`)?.focus());
+    });
+    items.push(make("li", {}, more));
+  }
+  return make("section", { "data-column": column }, make("h2", {}, column), make("ul", {}, ...items));
 }
 
 async function draw() {

@@ -34,6 +34,7 @@ export const openList = () => current;
 async function show(name, head, rows, trouble = "") {
   last = [name, head, rows, trouble];
   let list = { ...EMPTY, ...head, name, rows };
+  if (name === "all") list.lines = unlabelled() ? [worded(BEGIN)] : [];
   if (state.shown && (name === "all" || kept.has(name))) {
     const places = [...rows.keys()].filter((place) => state.shown[rows[place]]);
     const columns = Object.entries(list.columns).map(([key, values]) => [key, places.map((place) => values[place])]);
@@ -123,7 +124,7 @@ const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 export async function open(name) {
   if (name === "all") {
     ++asked;
-    return show("all", { lines: unlabelled() ? [worded(BEGIN)] : [] }, Int32Array.from({ length: state.facts.count }, (_, row) => row));
+    return show("all", {}, Int32Array.from({ length: state.facts.count }, (_, row) => row));
   }
   if (name === "similar" && state.likes.length) return similar(state.likes, state.dislikes);
   if (name === "similar" && !kept.has(name) && focused() >= 0) return similar([focused()], []);

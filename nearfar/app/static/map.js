@@ -5,7 +5,7 @@ import { axesOf, rangesOf } from "./axes.js";
 import { cell, want } from "./cells.js";
 import { colouring, css } from "./colours.js";
 import { movable, moved, moving, settle, wasDragged } from "./motion.js";
-import { paintPoints } from "./points.js";
+import { inside, nearest, paintPoints } from "./points.js";
 import { byId, focused, make, on, say, state, trying } from "./state.js";
 import { watched } from "./work.js";
 
@@ -14,7 +14,11 @@ const ROOM = 66; // pixels of the cell that has a picture; half of it is the pic
 const RINGS = 60; // images of the list that are marked
 const MARGIN = 8; // pixels
 const BLURRED = 1.5; // stretched further, what plotly drew is painted over
+const MANY = 100000; // points above which plotly would take seconds to draw them: the page paints them itself
+const SAMPLE = 2000; // points that plotly has then, unseen, so that its lasso works
+const NEAR = 12; // pixels from a point within which it is meant
 const AGAIN = 100; // milliseconds from one choice of pictures to the next while the map moves
+const many = () => x.length > MANY;
 let x, y, size, ranges, plotted = false, mode = "pan", pictures = true, held = [], chosen = 0, lassoed = false, hovered = -1;
 
 /** Draw the map: by the first places that are known, and again once it is laid out. Resolves at the first drawing. */
@@ -67,7 +71,7 @@ async function place(found, { pick, lasso }) {
   ({ x, y } = found);
   ranges = [rangesOf(x), rangesOf(y)];
   if (plotting) {
-    await Plotly.update(div, { x: [x], y: [y] }, all(), [0]);
+    await Plotly.update(div, { x: [sampled(x)], y: [sampled(y)] }, all(), [0]);
     return choose();
   }
   size = Math.min(8, Math.max(2.5, 0.5 * Math.sqrt((stage.clientWidth * stage.clientHeight) / x.length)));
@@ -80,12 +84,16 @@ async function place(found, { pick, lasso }) {
   return recolour();
 }
 
+/** What plotly is given of the values of all points. */
+const sampled = (values) => (many() ? values.filter((_, row) => row % Math.ceil(values.length / SAMPLE) === 0) : values);
+
 async function plot(pick, lasso) {
   await loaded();
   const { codes, colours } = colouring();
   // Where there is no WebGL, plotly's slower way draws the same.
   const type = document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter";
-  const points = { type, mode: "markers", x, y, hoverinfo: "none", marker: { size, ...paint(codes, colours) } };
+  const marker = many() ? { size, opacity: 0 } : { size, ...paint(codes, colours) };
+  const points = { type, mode: "markers", x: sampled(x), y: sampled(y), hoverinfo: many() ? "skip" : "none", marker };
   const [across, up] = ranges.map((range) => ({ range: [...range], visible: false, showgrid: false, zeroline: false }));
   await Plotly.newPlot(div, [points], {
     margin: { l: MARGIN, r: MARGIN, t: MARGIN, b: MARGIN }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
@@ -93,17 +101,17 @@ async function plot(pick, lasso) {
     newselection: { line: { color: css("--accent"), width: 2, dash: "solid" } }, selectionrevision: 0,
   }, { displayModeBar: false, plotGlPixelRatio: Math.min(2, devicePixelRatio), responsive: true, doubleClick: false });
   movable(div, { may: () => mode === "pan", move, rest });
-  div.on("plotly_click", ({ points: [point] }) => wasDragged() || pick(point.pointNumber));
   div.on("plotly_doubleclick", () => wasDragged(2) || fit());
-  div.on("plotly_hover", ({ points: [point] }) => hover(point.pointNumber));
-  div.on("plotly_unhover", () => {
-    hovered = -1;
-    tip.hidden = true;
-  });
+  if (many()) found(pick);
+  else {
+    div.on("plotly_click", ({ points: [point] }) => wasDragged() || pick(point.pointNumber));
+    div.on("plotly_hover", ({ points: [point] }) => hover(point.pointNumber));
+    div.on("plotly_unhover", leave);
+  }
   div.on("plotly_relayout", choose);
   div.on("plotly_selected", (event) => {
     // plotly also tells when a selection is taken away: that is no selection of nothing.
-    const rows = event?.lassoPoints && event.points.map((point) => point.pointNumber);
+    const rows = event?.lassoPoints && (many() ? inside({ x, y }, event.lassoPoints) : event.points.map((point) => point.pointNumber));
     if (rows?.length) lasso(rows);
     lassoed ||= Boolean(rows?.length);
   });
@@ -111,6 +119,35 @@ async function plot(pick, lasso) {
   const { width, height } = div._fullLayout; // the stage may have become another size meanwhile
   if (width !== stage.clientWidth || height !== stage.clientHeight) await Plotly.Plots.resize(div);
   choose();
+}
+
+function leave() {
+  hovered = -1;
+  tip.hidden = true;
+}
+
+/** Find the points that the page paints itself under the pointer. */
+function found(pick) {
+  const at = ({ clientX, clientY }) => {
+    const box = div.getBoundingClientRect(), [across, down] = lines();
+    return nearest({ x, y, across, down }, clientX - box.left, clientY - box.top, NEAR);
+  };
+  let asked = null;
+  div.addEventListener("pointermove", (event) => {
+    if (event.buttons || event.pointerType === "touch" || moving()) return;
+    if (!asked) requestAnimationFrame(() => {
+      const row = at(asked);
+      asked = null;
+      if (row < 0) leave();
+      else if (row !== hovered) hover(row);
+    });
+    asked = event;
+  });
+  div.addEventListener("pointerleave", leave);
+  div.addEventListener("click", (event) => {
+    const row = wasDragged() ? -1 : at(event);
+    if (row >= 0) pick(row);
+  });
 }
 
 /** Give plotly numbers and a scale of flat bands, which is how it colours many points quickly. */
@@ -123,6 +160,7 @@ let waiting;
 /** Colour the points anew; soon, since labels often come in quick succession. */
 export function recolour() {
   if (!plotting) return;
+  if (many()) return void draw();
   clearTimeout(waiting);
   waiting = setTimeout(() => {
     const { codes, colours } = colouring();
@@ -243,12 +281,30 @@ function draw() {
 /** Paint the points where plotly has drawn none yet, or while the map moves only blurred ones. */
 function fill(pen) {
   const { scale, across, down } = moved, ratio = devicePixelRatio, blurred = Math.max(scale, 1 / scale) > BLURRED;
-  div.style.visibility = blurred ? "hidden" : "";
+  div.style.visibility = blurred && !many() ? "hidden" : "";
+  if (many()) return painted(pen);
   if (plotted && !moving()) return;
   const box = [MARGIN, MARGIN, stage.clientWidth - MARGIN, stage.clientHeight - MARGIN];
   const drawn = box.map((at, side) => ratio * (scale * at + (side % 2 ? down : across)));
   const [h, v] = lines().map((line) => line.map((part) => ratio * part));
   paintPoints(pen, { x, y, ...colouring(), radius: (ratio * size) / 2, across: h, down: v, but: blurred || !plotted ? null : drawn });
+}
+
+const sheet = document.createElement("canvas"); // all points, as they were painted last
+let painting = {};
+/** Paint many points: all of them, and once for each of their places and colours; some while the map moves. */
+function painted(pen) {
+  const ratio = devicePixelRatio, { codes, colours } = colouring(), { width, height } = over;
+  const [across, down] = lines().map((line) => line.map((part) => ratio * part)), most = moving() ? undefined : x.length;
+  const now = [across, down, width, height, most];
+  if (painting.codes !== codes || painting.x !== x || String(painting.now) !== String(now)) {
+    painting = { codes, x, now };
+    Object.assign(sheet, { width, height });
+    paintPoints(sheet.getContext("2d"), { x, y, codes, colours, radius: (ratio * size) / 2, across, down, but: null, most });
+  }
+  pen.setTransform(1, 0, 0, 1, 0, 0);
+  pen.drawImage(sheet, 0, 0);
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
 }
 
 function hover(row) {

@@ -50,6 +50,7 @@ async function fill(frame, row) {
   picture.alt = known?.row.id ?? "";
   const name = `${known?.row.id ?? ""}${labelOf(row) === null ? "" : ` · ${labelOf(row)}`}`;
   words.textContent = name;
+  words.removeAttribute("title");
   if (written(frame, known)) return undefined;
   if (mapped && frame === frames[0]) return over(picture, words, name, row);
   if (urls.has(row)) return undefined;
@@ -63,7 +64,7 @@ async function fill(frame, row) {
     }
     if (now === turn) picture.src = url;
   } catch (error) {
-    if (now === turn) words.textContent = `${name} · ${error.message}`;
+    if (now === turn) words.textContent = words.title = `${name} · ${error.message}`;
   }
   return undefined;
 }
@@ -145,6 +146,7 @@ async function neighbours(row) {
   if (now !== turn || !found) return;
   const near = [...found.rows].map((one, at) => ({ one, cosine: found.head.columns.similarity[at] })).filter(({ one }) => one !== row).slice(0, NEIGHBOURS);
   want(near.map(({ one }) => one));
+  place.previousElementSibling.hidden = !near.length;
   place.replaceChildren(...near.map(({ one, cosine }) => {
     const button = make("button", { type: "button", "data-row": String(one) }, make("img", { alt: "" }), make("small", {}, cosine.toFixed(2)));
     button.addEventListener("click", () => beside(one));

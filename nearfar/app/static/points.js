@@ -30,14 +30,16 @@ function disc(radius, width) {
 
 /**
  * Paint points over all of a canvas. The place of a point, in the canvas's pixels, is `x * across[0] + across[1]` and
- * `y * down[0] + down[1]`; `but` is a box, [left, top, right, bottom], in which none are wanted.
+ * `y * down[0] + down[1]`; `but` is a box, [left, top, right, bottom], in which none are wanted; `most` points are
+ * painted.
  */
-export function paintPoints(pen, { x, y, codes, colours, radius, across, down, but }) {
+export function paintPoints(pen, { x, y, codes, colours, radius, across, down, but, most = MOST }) {
   const { width, height } = pen.canvas;
   if (image?.width !== width || image?.height !== height) image = pen.createImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer).fill(0), ink = inks(colours), around = disc(radius, width), edge = Math.ceil(radius);
-  const [left, top, right, bottom] = but ?? [0, 0, 0, 0], step = Math.ceil(x.length / MOST);
-  for (let row = 0; row < x.length; row += step) {
+  const [left, top, right, bottom] = but ?? [0, 0, 0, 0], step = Math.ceil(x.length / most);
+  for (const out of [true, false]) for (let row = 0; row < x.length; row += step) {
+    if ((codes[row] === 0) !== out) continue; // those that are left out lie below the others
     const h = Math.round(x[row] * across[0] + across[1]), v = Math.round(y[row] * down[0] + down[1]);
     if (!(h >= edge && h < width - edge && v >= edge && v < height - edge)) continue;
     if (h > left && h < right && v > top && v < bottom) continue;
@@ -45,4 +47,31 @@ export function paintPoints(pen, { x, y, codes, colours, radius, across, down, b
     for (const away of around) pixels[middle + away] = colour;
   }
   pen.putImageData(image, 0, 0);
+}
+
+/** The row whose point is nearest to a place in pixels, no farther than `reach`; or -1. The lines are as in `paintPoints`. */
+export function nearest({ x, y, across, down }, h, v, reach) {
+  let best = reach * reach, found = -1;
+  for (let row = 0; row < x.length; row++) {
+    const side = x[row] * across[0] + across[1] - h, up = y[row] * down[0] + down[1] - v, away = side * side + up * up;
+    if (away < best) [best, found] = [away, row];
+  }
+  return found;
+}
+
+/** The rows whose points lie inside a line that is drawn around them; it closes by itself. */
+export function inside({ x, y }, line) {
+  const [left, right] = [Math.min(...line.x), Math.max(...line.x)], [low, high] = [Math.min(...line.y), Math.max(...line.y)];
+  const rows = [], count = line.x.length;
+  for (let row = 0; row < x.length; row++) {
+    const h = x[row], v = y[row];
+    if (h < left || h > right || v < low || v > high) continue;
+    let odd = false; // how often a ray to the right crosses the line
+    for (let at = 0, last = count - 1; at < count; last = at++) {
+      const [a, b] = [line.y[at], line.y[last]];
+      if (a > v !== b > v && h < line.x[at] + ((v - a) / (b - a)) * (line.x[last] - line.x[at])) odd = !odd;
+    }
+    if (odd) rows.push(row);
+  }
+  return rows;
 }
