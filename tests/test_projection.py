@@ -47,6 +47,14 @@ def test_the_many_are_put_among_the_few(monkeypatch: pytest.MonkeyPatch) -> None
     assert np.array_equal(where, project(x)) and not np.array_equal(where, project(x, seed=1))
 
 
+@pytest.mark.parametrize("count", [3, 40])
+def test_copies_of_one_image_lie_on_one_spot(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.repeat(clouds(1)[:1], count, axis=0)  # on which scikit-learn's t-SNE ends the program
+    assert np.array_equal(project(x), np.zeros((count, 2)))
+    monkeypatch.setattr(projection, "TSNE_LIMIT", 20)  # the others are put among some
+    assert np.isfinite(project(x)).all()
+
+
 def test_each_cell_holds_the_image_nearest_to_its_middle() -> None:
     where = np.random.default_rng(0).random((200, 2))
     held = cells(where, 8)

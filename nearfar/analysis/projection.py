@@ -84,6 +84,8 @@ def _tsne(x: Vectors, seed: int) -> Places:
     from threadpoolctl import threadpool_limits
 
     rows = unit(torch.from_numpy(x).double()).numpy()
+    if np.ptp(rows, axis=0).max() < 1e-12:  # copies of one image, on which scikit-learn would crash
+        return np.zeros((len(rows), 2))
     with threadpool_limits(1):
         if min(rows.shape) > DIRECTIONS:
             rows = PCA(DIRECTIONS, svd_solver="full").fit_transform(rows)
