@@ -143,7 +143,7 @@ class Memory:
     """Watches how many MiB server, workers and browser use at most; what is shared counts once."""
 
     def __init__(self, server: int) -> None:
-        """Begin to look, twice a second."""
+        """Begin to look, every other second: to count the pages of gigabytes takes a while."""
         self.server, self.most = server, [0.0, 0.0, 0.0]
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -153,7 +153,7 @@ class Memory:
             rest = [number for number in below(os.getpid())[1:] if number not in own]
             now = [sum(map(held, some)) for some in (own[:1], own[1:], rest)]
             self.most = [max(pair) for pair in zip(self.most, now, strict=True)]
-            time.sleep(0.5)
+            time.sleep(2)
 
 
 def held(number: int) -> float:
@@ -172,7 +172,7 @@ def draw(page: Page, chromium: str, rows: int) -> None:
 
     def used() -> tuple[float, float]:
         server = spent(page.process.pid)
-        return spent(os.getpid()) - server, server
+        return spent(os.getpid()) - server - time.process_time(), server
 
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
