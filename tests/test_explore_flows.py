@@ -289,7 +289,6 @@ def test_filters_of_any_label(browser: Any, tmp_path: Path, monkeypatch: pytest.
     view.fill("#condition", "label = 'class 00' or label = 'class 01'")
     view.press("#condition", "Enter")
     title(view, "4 images")
-    view.click("#facets summary")
     pick("north", "(label = 'class 00' or label = 'class 01') and site = 'north'", 2)
     pick("north", "(label = 'class 00' or label = 'class 01')", 4)
     view.close()
