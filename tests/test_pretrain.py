@@ -101,9 +101,10 @@ def test_every_method_resumes_to_the_same_bytes_from_the_midst_of_an_epoch(metho
     assert all(name.startswith("net.") for name in encoder.state_dict())
 
 
-def test_the_loss_falls(unbroken):
-    losses = [line["loss"] for line in nearfar.load(unbroken).log()]
-    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.2
+def test_the_loss_falls(photos, tmp_path):
+    how = {**TINY, "steps": 48, "batch_size": 32, "optimizer": "adamw", "lr": 0.002}
+    losses = [line["loss"] for line in nearfar.pretrain(photos, out=tmp_path / "run", **how).log()]
+    assert np.mean(losses[-24:]) < np.mean(losses[:8]) - 0.3  # a batch's loss varies by about one
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(photos, unbroken, tmp_path):
