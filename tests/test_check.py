@@ -153,3 +153,19 @@ def test_turns_that_differ_are_repeated_and_the_middle_decides(capsys: pytest.Ca
     assert disturbed.passes > calm.passes == 10 + 2 * FEWEST
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2 and "bfloat16: 32 images take 128.0 ms in float32 and 64.0 ms" in told[1]
+
+
+def test_where_nothing_is_usable_it_is_said_why(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    cells = [b"", *(b"junk %d" % number for number in range(4))]
+    parquet.write_table(pa.table({"image": cells}), tmp_path / "junk.parquet")
+    found = nearfar.check(tmp_path / "junk.parquet")
+    assert found.obstacle == (
+        "0 usable images are too few to train on: 5 of 5 are unusable, 4 of them since each is "
+        "'not an image'; mend or replace them"
+    )
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    (tmp_path / "junk.parquet").unlink()
+    assert nearfar.check(tmp_path).obstacle == "1 usable image is too few to train on; add more"

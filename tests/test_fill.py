@@ -260,6 +260,28 @@ def test_prune_deletes_no_row_whose_file_exists(run, tmp_path):
     assert done.gone == () and done.images == 6
 
 
+def test_prune_keeps_rows_of_a_link_that_leads_elsewhere_now(run, tmp_path):
+    for k in range(3):
+        picture(tmp_path / "a" / f"{k}.png", k)
+        picture(tmp_path / "b" / f"{k + 3}.png", k + 3)
+    link, address = tmp_path / "link", tmp_path / "s.nf"
+    link.symlink_to(tmp_path / "a")
+    (tmp_path / "sites.csv").write_text("path,site\nlink/0.png,A\n")
+    embed(run, link, store=address, columns=tmp_path / "sites.csv")
+    store = open_store(address)
+    assert store.ids("site = 'A'") == ["0.png"]
+    link.unlink()
+    link.symlink_to(tmp_path / "b")
+    done = embed(run, link, store=address, prune=True)
+    assert done.gone == () and done.images == 6
+    assert content(store, "0.png") == (tmp_path / "a" / "0.png").read_bytes()
+    # Older stores have paths with links in them: what is behind one now says nothing.
+    store.update("path", {"1.png": str(link / "1.png")})
+    assert embed(run, link, store=address, prune=True).gone == ()
+    (tmp_path / "a" / "0.png").unlink()
+    assert embed(run, link, store=address, prune=True).gone == ("0.png",)
+
+
 def test_arrays_and_another_encoder(run, address, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
     assert embed(run, pixels, store=address).encoded == 12

@@ -370,3 +370,9 @@ def test_files_passed_over_are_counted_by_their_endings(tmp_path: Path) -> None:
     assert said[0] == "5 other files: .jp2 2, .dcm 1, .txt 1, no ending 1"
     assert "opj_decompress" in said[1] and "pydicom" in said[2] and len(said) == 3
     assert not folders.told({})
+
+
+def test_a_name_that_cannot_be_a_file_is_said_to_be_so(tmp_path: Path) -> None:
+    for name, words in (("a\ud800.png", "half of a surrogate pair"), ("a\0.png", "holds a zero byte")):
+        with pytest.raises(BadImage, match=words):
+            images.read(tmp_path / name, max_pixels=100)

@@ -370,3 +370,31 @@ def test_colours_in_planes_of_their_own(tmp_path: Path) -> None:
     with pytest.raises(BadImage, match="lie in planes of their own"):
         decode.decode(bad_files.planes(16), max_pixels=MAX)
     assert decode.decode(bad_files.planes(8), max_pixels=MAX)[..., 1].max() == 7
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_fourth_channel_is_transparency_only_where_the_file_says_so(kind: type[np.unsignedinteger]) -> None:
+    most = np.iinfo(kind).max
+    values = np.zeros((16, 16, 4), kind)
+    values[..., 0], values[0, 0, :3] = most // 2, most
+    values[..., 3] = np.arange(16) * (most // 16)  # infrared, for instance
+
+    def tiff(extra: int | None) -> bytes:
+        """Write 4 channels of RGB without compression; Pillow writes no such file."""
+        tags = {
+            256: 16, 257: 16, 258: None, 259: 1, 262: 2, 273: None, 277: 4, 278: 16, 279: values.nbytes,
+        }  # fmt: skip
+        if extra is not None:
+            tags[338] = extra
+        end = 8 + 2 + 12 * len(tags) + 4
+        made = b"II" + struct.pack("<HIH", 42, 8, len(tags))
+        for tag, value in tags.items():
+            value = {258: end, 273: end + 8}.get(tag, value)
+            made += struct.pack("<HHII", tag, 3 if tag in (258, 338) else 4, 4 if tag == 258 else 1, value)
+        return made + bytes(4) + struct.pack("<4H", *[8 * values.itemsize] * 4) + values.tobytes()
+
+    for extra in (None, 0):  # not said, and said to be unspecified
+        assert (decode.decode(tiff(extra), max_pixels=MAX)[8] == [127, 0, 0]).all()
+        assert decode.remarks(tiff(extra), max_pixels=MAX) == ["first 3 channels"]
+    assert decode.decode(tiff(2), max_pixels=MAX)[8, 0].tolist() == [255] * 3  # clear, over white
+    assert decode.remarks(tiff(2), max_pixels=MAX) == []

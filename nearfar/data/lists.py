@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import NearfarError, reason_of
 from .csv_files import PATH_COLUMNS, from_windows, native_paths, open_text, read_rows
 from .endings import LISTS
+from .folders import is_image_name
 from .names import Names
 from .object_store import is_address
 from .source import FileSource, class_names, clean
@@ -57,7 +59,7 @@ def _from_text(path: Path) -> Names:
 def _from_csv(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
     rows = read_rows(path, "surrogateescape")
     _, heading = next(rows, (0, []))
-    at = column_of(path, heading, PATH_COLUMNS, "paths")
+    at = column_of(path, heading, (*PATH_COLUMNS, "id"), "paths")
     mark = column_of(path, heading, _LABEL_COLUMNS, "labels") if labels else at
     marks: list[Any] = []
 
@@ -76,7 +78,7 @@ def _from_parquet(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
     import pyarrow.parquet as parquet
 
     names = list(parquet.read_schema(path).names)
-    at = names[column_of(path, names, PATH_COLUMNS, "paths")]
+    at = names[column_of(path, names, (*PATH_COLUMNS, "id"), "paths")]
     mark = names[column_of(path, names, _LABEL_COLUMNS, "labels")] if labels else None
     table = parquet.read_table(path, columns=[at, mark] if mark else [at])
 
@@ -97,7 +99,7 @@ def read_list(path: Path, name: str, *, labels: bool) -> tuple[Names, list[Any] 
 
     Args:
         path: the list. A .txt has one path a line; the others have a column named as one of
-            `PATH_COLUMNS` and, for labels, one named label, class, target, category or class_name.
+            `PATH_COLUMNS`, or id, and, for labels, one named label, class, target, category or class_name.
         name: what errors call it.
         labels: whether to read the labels.
 
@@ -126,6 +128,22 @@ def read_list(path: Path, name: str, *, labels: bool) -> tuple[Names, list[Any] 
     return paths, marks
 
 
+def _with_ending(root: Path, name: str) -> str:
+    """Find the file that a name without its ending may mean, beside a list or in a folder there, or ""."""
+    inner, stem = os.path.split(name)
+    folders = [inner]
+    if not os.path.isabs(name):
+        with os.scandir(root) as entries:
+            below = sorted(entry.name for entry in entries if entry.is_dir())
+        folders += [os.path.join(folder, inner) for folder in below[:_LOOKED_FOR]]
+    for folder in folders:
+        with suppress(OSError, ValueError), os.scandir(root / folder) as entries:
+            found = [entry.name for entry in entries if stem and entry.name.startswith(f"{stem}.")]
+            if found:  # notes and masks lie beside images
+                return os.path.join(folder, min(found, key=lambda each: (not is_image_name(each), each)))
+    return ""
+
+
 def _refuse_strangers(path: Path, native: Sequence[str]) -> None:
     """Refuse a list of which no file is where it says; a few are looked for, and not one is opened."""
     step = -(-len(native) // _LOOKED_FOR)
@@ -134,7 +152,9 @@ def _refuse_strangers(path: Path, native: Sequence[str]) -> None:
         return
     first = some[0]
     hint = "write the paths as they are from there, or whole ones"
-    if not Path(first).is_absolute():
+    if whole := _with_ending(path.parent, first):
+        hint = f"write whole names of files: {whole} for {first}, and so on"
+    elif not Path(first).is_absolute():
         folders = sorted(entry.name for entry in os.scandir(path.parent) if entry.is_dir())[:_LOOKED_FOR]
         inner = next((name for name in folders if os.path.exists(path.parent / name / first)), None)
         if inner is not None:

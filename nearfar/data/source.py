@@ -122,6 +122,26 @@ def file_of(name: str) -> str:
     return odd if os.path.lexists(odd) else name
 
 
+def real_places(paths: Iterable[str]) -> Iterator[str]:
+    """Write absolute paths whose folders are no links, each of which may lead elsewhere one day.
+
+    Nor is `..`, after a link, the folder that is written before it. A file that is itself a link keeps its
+    name.
+
+    Args:
+        paths: of files, which need not be there.
+
+    Yields:
+        A path each.
+    """
+    real: dict[str, str] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in real:
+            real[folder] = os.path.realpath(folder)
+        yield os.path.join(real[folder], name)
+
+
 def files_of(names: Iterable[str | None]) -> list[str]:
     """Find the files of paths that a store holds; see `file_of`.
 

@@ -19,7 +19,7 @@ from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable
-from ..data.source import FileSource, Source, clean, file_of
+from ..data.source import FileSource, Source, clean, file_of, real_places
 from ..features.chunked import ragged_chunk
 from ..features.extract import features, fingerprint, finite
 from ..stores import schema
@@ -211,10 +211,13 @@ class _Job:
         path = self.path[name]
         if not path:  # of shards that this call does not name, it knows nothing
             return not isinstance(self.source, FileSource) and _shard(name) in self.shards
+        file = file_of(path)
         try:
-            os.stat(file_of(path))
+            os.stat(file)
         except (FileNotFoundError, NotADirectoryError):
-            return True
+            # A link on the way may have led elsewhere when the path was written, where the file still is.
+            folder = os.path.dirname(file)
+            return os.path.realpath(folder) == os.path.normpath(folder)
         except (OSError, ValueError):
             return False
         return False
@@ -365,17 +368,4 @@ def paths_of(source: Source) -> list[str | None]:
     if not isinstance(source, FileSource):
         return [None] * len(source)
     root = os.path.join(os.getcwd(), source.root)
-    return list(clean(_place(os.path.join(root, path)) for path in source.paths))
-
-
-def _place(path: str) -> str:
-    """Write a path without `..`; after a link, `..` is not the folder that is written before it."""
-    plain = os.path.normpath(path)
-    if (
-        ".." in path.split(os.sep)
-        and os.path.exists(path)
-        and (not os.path.exists(plain) or _both_there(path, plain))
-    ):
-        folder, name = os.path.split(path)
-        return os.path.join(os.path.realpath(folder), name)
-    return plain
+    return list(clean(real_places(os.path.join(root, path) for path in source.paths)))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..core import rng
+from ..core.progress import Bar
 from ..core.text import columns, counted
 from ..features import logistic
 from ..features.emphasis import Emphasis
@@ -222,19 +223,26 @@ def few_label_curves(probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, se
         return int((found.argmax(dim=1) == expected).sum()) / len(expected)
 
     curves: dict[str, dict[int, DrawStatistics]] = {"linear": {}, "prototype": {}}
-    for size in sizes(labels, count):
-        if size.name == "all":
-            by_line = [right(outputs.logits)]
-            by_prototype = [right(prototypes(near, probe.y, count).logits(asked))]
-        else:
-            by_line, by_prototype = [], []
-            for number in range(draws(size)):
-                rows = torch.from_numpy(draw(labels, probe.classes, size, seed, number)).to(probe.y.device)
-                y = probe.y[rows]
-                by_line.append(right(linear(probe.x[rows], y, count, scaling, emphasis).logits(outputs.x)))
-                by_prototype.append(right(prototypes(near[rows], y, count).logits(asked)))
-        curves["linear"][size.labels] = DrawStatistics.of(size, by_line)
-        curves["prototype"][size.labels] = DrawStatistics.of(size, by_prototype)
+    tried = sizes(labels, count)
+    total = sum(draws(size) * size.labels for size in tried if size.name != "all")
+    with Bar("fitting to few labels", total, "labels") as bar:
+        for size in tried:
+            if size.name == "all":
+                by_line = [right(outputs.logits)]
+                by_prototype = [right(prototypes(near, probe.y, count).logits(asked))]
+            else:
+                by_line, by_prototype = [], []
+                for number in range(draws(size)):
+                    rows = draw(labels, probe.classes, size, seed, number)
+                    drawn = torch.from_numpy(rows).to(probe.y.device)
+                    y = probe.y[drawn]
+                    by_line.append(
+                        right(linear(probe.x[drawn], y, count, scaling, emphasis).logits(outputs.x))
+                    )
+                    by_prototype.append(right(prototypes(near[drawn], y, count).logits(asked)))
+                    bar.advance(size.labels)
+            curves["linear"][size.labels] = DrawStatistics.of(size, by_line)
+            curves["prototype"][size.labels] = DrawStatistics.of(size, by_prototype)
     return dict(curves)
 
 

@@ -19,6 +19,7 @@ from ..core.shapes import check_shape
 from ..core.text import counted
 from ..data.dataset import Subset, class_numbers
 from ..data.loader import DataLoader
+from ..data.modalities import modality
 from ..data.sampler import ClassBalanced
 from ..features.extract import Vectors, features
 from ..models import Encoder, as_trained
@@ -321,10 +322,10 @@ class Classification(ClassAnswers):
             return ()
         shares = calibrate.probabilities(np.asarray(rest[0], np.float32), self.temperature, False)
         self.known, self.apart = np.sort(shares.max(axis=1)), choice[1] is not rest[1]
-        least = 1 / (len(self.known) + 1)
+        least, one = 1 / (len(self.known) + 1), modality(choice[1].dataset.modality).one
         about = "" if self.apart else ", roughly: choices were made on them"
         return (
-            f"{counted(len(self.known), 'held-out image allows')} predict --reject from {100 * least:.2g} % "
+            f"{counted(len(self.known), f'held-out {one} allows')} predict --reject from {100 * least:.2g} % "
             f"on{about}",
         )
 

@@ -21,6 +21,8 @@ from ..core.own_mark import mark_of
 from ..core.text import counted
 from ..core.version import __version__
 from ..data.groups import read_groups
+from ..data.modalities import modality_of
+from ..data.modality import Modality
 from ..data.reading import write_rejected
 from ..features import probes
 from ..training import checkpoint
@@ -53,6 +55,11 @@ class Job:
     asked: dict[str, Any]
     device: torch.device
 
+    @property
+    def kind(self) -> Modality:
+        """The kind of data."""
+        return modality_of(self.started.preprocess)
+
     def run(self, train: Any, test: Any, groups: Any, earlier: dict[str, Any] | None) -> Finetuned:
         """Read, choose, train, measure, write."""
         encoder = self.task.begin(self.started)
@@ -75,14 +82,15 @@ class Job:
         images = self.task.recipe("full", len(self.fit), size, None).images or len(self.fit)
         if (self.tuning.batch_size or 1) > images:
             raise NearfarError(
-                f"--batch-size {self.tuning.batch_size} is more than the {images:,} training images."
+                f"--batch-size {self.tuning.batch_size} is more than the {images:,} training "
+                f"{self.kind.noun}."
             )
         digest = {"asked": self.asked, "data": data.digest, "test": tests.digest if tests else None}
         self.digest = hashlib.sha256(json.dumps(digest, sort_keys=True).encode()).hexdigest()
         if earlier and earlier.get("digest") != self.digest:
             raise NearfarError(
-                f"the labelled images have changed since the run in {self.folder} began; name another folder "
-                "with --out, or start over with --overwrite."
+                f"the labelled {self.kind.noun} have changed since the run in {self.folder} began; name "
+                "another folder with --out, or start over with --overwrite."
             )
         self._record(data, tests)
         self.encoder = copy.deepcopy(encoder).to(self.device)
@@ -110,7 +118,8 @@ class Job:
     def _check(self, data: Labelled) -> None:
         if len(data) < 4:
             raise NearfarError(
-                f"{data.name} has {counted(len(data), 'usable image')}; fine-tuning needs at least four."
+                f"{data.name} has {counted(len(data), f'usable {self.kind.one}')}; fine-tuning needs at "
+                "least four."
             )
         if self.mode != "full" and getattr(self.task.config, "teacher", None) is not None:
             raise NearfarError("--teacher is for --mode full, which alone trains the encoder; leave one out.")
@@ -132,8 +141,8 @@ class Job:
             both = int(np.isin(numbers[1], numbers[0]).sum())
             if both:
                 self.notes.append(
-                    f"{counted(both, 'test image is')} of groups with training images, so test figures are "
-                    "too high."
+                    f"{counted(both, f'test {self.kind.one} is')} of groups with training "
+                    f"{self.kind.noun}, so test figures are too high."
                 )
         return data, tests
 
@@ -183,7 +192,7 @@ class Job:
         }
         bad = (*data.rejected, *(tests.rejected if tests else ()))
         if bad:
-            progress.say(f"{len(bad):,} unusable images are skipped; rejected.csv lists them.")
+            progress.say(f"{len(bad):,} unusable {self.kind.noun} are skipped; rejected.csv lists them.")
         write_rejected(self.folder / "rejected.csv", bad)
         checkpoint.write_json(self.folder / "config.json", config)
 
@@ -194,7 +203,7 @@ class Job:
         lines = [
             f"{self.task.name}, {self.mode}: {what}, from {self.started.name}",
             f"into       {self.folder}",
-            f"images     {len(self.fit):,} to train on, {held:,} held out, "
+            f"{self.kind.noun:<10} {len(self.fit):,} to train on, {held:,} held out, "
             f"{counted(len(data.classes), 'class')}",
         ]
         progress.say("\n  ".join(lines))
@@ -225,7 +234,7 @@ class Job:
                     self._keep(stages)
             lr = max(recipe.lrs, key=lambda each: trials[str(each)])  # of equals the usual one
             told = ", ".join(f"{float(rate):g} {100 * score:.1f} %" for rate, score in trials.items())
-            progress.say(f"learning rate {lr:g}, by trials on held-out images: {told}")
+            progress.say(f"learning rate {lr:g}, by trials on held-out {self.kind.noun}: {told}")
         network = self._network(mode != "full")
         check = None if self.choice is None else self._check_of()
         session.train(how, network, self.fit, recipe, lr, f"{self.digest} {lr} {recipe}", check)
@@ -353,8 +362,9 @@ class Job:
             rows[TUNED].main,
             chosen,
             rows[TUNED].per_class,
-            outcome.judge(self.mode, found.part, rows, checks if self.mode == "full" else []),
+            outcome.judge(self.mode, found.part, rows, checks if self.mode == "full" else [], self.kind.noun),
             (*self.notes, *found.notes),
+            self.kind.one,
         )
         self._write(networks[TUNED], result, data, chosen)
         return result

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..data.modalities import modality
 from .outcome import TUNED
 from .task import Task
 from .task_types import Figures, Labelled, TaskNetwork
@@ -54,7 +55,8 @@ def measure(
     parts = {"held-out": None if held is None else held[1], "test": tests}
     there = {name: part for name, part in parts.items() if part is not None}
     if not there and crossed is None:
-        found.notes.append("no images were held out, so nothing tells how good it is; give --test.")
+        noun = modality(fit.dataset.modality).noun
+        found.notes.append(f"no {noun} were held out, so nothing tells how good it is; give --test.")
         there = {"training": fit}
     for name in sorted(networks, key=lambda each: each == TUNED):  # what is calibrated last stays so
         network = networks[name]

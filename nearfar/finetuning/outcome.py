@@ -36,6 +36,7 @@ class Finetuned:
         per_class: class to figures, on the last part.
         verdict: in a few words.
         notes: what else a user has to know, a sentence each.
+        one: the word for one example, such as clip.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Finetuned:
     per_class: Mapping[str, Mapping[str, float]]
     verdict: Verdict
     notes: tuple[str, ...] = ()
+    one: str = "image"
 
     def to_json(self) -> dict[str, Any]:
         """Give all of it in plain values."""
@@ -58,16 +60,17 @@ class Finetuned:
     def __str__(self) -> str:
         """Write the figures as tables, the verdict, and the next command."""
         what = f"{self.task}, {self.mode}, {counted(len(self.classes), 'class')}"
-        lines = [f"{self.path}: {what}, {counted(self.images['train'], 'training image')}"]
+        lines = [f"{self.path}: {what}, {counted(self.images['train'], f'training {self.one}')}"]
         for part, rows in self.figures.items():
             heads = [name for name in next(iter(rows.values())) if name != "chance"]
             cells = [[row, *(_number(name, found[name]) for name in heads)] for row, found in rows.items()]
             lines += [
-                f"{part}, {counted(self.images[part], 'image')}",
+                f"{part}, {counted(self.images[part], self.one)}",
                 *columns(["", *map(_words, heads)], cells),
             ]
         lines += [*self.notes, f"verdict    {self.verdict}"]
-        what = "photos/ --gallery known/" if self.task == "reidentify" else "photos/"
+        what = {"image": "photos/", "pair": "photos/"}.get(self.one, f"{self.one}s/")
+        what += " --gallery known/" if self.task == "reidentify" else ""
         return "\n".join([*lines, f"next: nearfar predict {self.path} {what} --out predictions.csv"])
 
 
@@ -84,6 +87,7 @@ def judge(
     part: str,
     rows: Mapping[str, Figures],
     checks: Sequence[Mapping[str, Any]],
+    noun: str = "images",
 ) -> Verdict:
     """Judge a fine-tuning.
 
@@ -92,26 +96,27 @@ def judge(
         part: what errors call the images of the figures, such as "test".
         rows: figures of these images: TUNED, and FROZEN, SCRATCH and a baseline where they were measured.
         checks: lines of checks.jsonl, in order.
+        noun: the word for several examples, such as clips.
 
     Returns:
         over-fitting, worse than or no gain over the frozen encoder, no gain over training from scratch, no
         better than chance, or learnt.
     """
     tuned = rows[TUNED]
-    if (found := _over_fitting(checks, tuned.main)) is not None:
+    if (found := _over_fitting(checks, tuned.main, noun)) is not None:
         return found
     said = []
     plain = [name for name in rows if name not in (TUNED, FROZEN, SCRATCH)]  # what needs no network
     for other, advice in (
-        *((name, "train for more --epochs, or add labelled images") for name in plain),
-        (FROZEN, "take --mode linear, which trains in seconds, or add labelled images"),
-        (SCRATCH, "the encoder brings nothing here: choose another, or pretrain on images like these"),
+        *((name, f"train for more --epochs, or add labelled {noun}") for name in plain),
+        (FROZEN, f"take --mode linear, which trains in seconds, or add labelled {noun}"),
+        (SCRATCH, f"the encoder brings nothing here: choose another, or pretrain on {noun} like these"),
     ):
         if other not in rows:
             continue
         gain, error = difference(tuned, rows[other])
         told = (
-            f"{_words(tuned.main)} {_percent(tuned)} on {part} images, {_percent(rows[other])} {_with(other)}"
+            f"{_words(tuned.main)} {_percent(tuned)} on {part} {noun}, {_percent(rows[other])} {_with(other)}"
         )
         if gain + error < 0:
             return Verdict(f"worse than {_name(other)}", told, advice)
@@ -120,10 +125,10 @@ def judge(
         said.append(f"{told}, {100 * gain:.1f} points less (+- {100 * error:.1f})")
     chance = tuned.values.get("chance")
     if chance is not None and tuned.score <= chance:
-        told = f"{_words(tuned.main)} {_percent(tuned)} on {part} images, and {100 * chance:.1f} % by chance"
+        told = f"{_words(tuned.main)} {_percent(tuned)} on {part} {noun}, and {100 * chance:.1f} % by chance"
         return Verdict("no better than chance", told, "check the labels, or choose another encoder")
     if not said:
-        said = [f"{_words(tuned.main)} {_percent(tuned)} on {part} images"]
+        said = [f"{_words(tuned.main)} {_percent(tuned)} on {part} {noun}"]
         advice = "--scratch tells what the encoder brings"
         if mode != "full":
             advice = "--mode full trains the encoder too, which may bring more"
@@ -156,7 +161,7 @@ def difference(one: Figures, other: Figures) -> tuple[float, float]:
     return float(apart.mean()), 1.96 * float(np.std(apart)) / math.sqrt(len(apart))
 
 
-def _over_fitting(checks: Sequence[Mapping[str, Any]], main: str) -> Verdict | None:
+def _over_fitting(checks: Sequence[Mapping[str, Any]], main: str, noun: str) -> Verdict | None:
     if len(checks) < 2:
         return None
     best, last = max(checks, key=lambda line: line["held"]), checks[-1]
@@ -165,7 +170,7 @@ def _over_fitting(checks: Sequence[Mapping[str, Any]], main: str) -> Verdict | N
     if best["held"] - share <= max(DROP, error) or last["trained"] - share <= GAP:
         return None
     told = (
-        f"{_words(main)} on held-out images fell from {best['held']:.1%} at step {best['step']:,} to "
-        f"{share:.1%} at the end, where it is {last['trained']:.1%} on training images"
+        f"{_words(main)} on held-out {noun} fell from {best['held']:.1%} at step {best['step']:,} to "
+        f"{share:.1%} at the end, where it is {last['trained']:.1%} on training {noun}"
     )
     return Verdict("over-fitting", told, "train for fewer --epochs, or take --mode linear")

@@ -21,6 +21,7 @@ from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
 from ..core.text import counted
+from ..data.modalities import modality
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable, write_rejected
 from ..data.source import FileSource, Source, files_of
@@ -47,6 +48,7 @@ class Predictions:
         fresh: images that this call predicted; the others were there from a call that was cut short.
         rejected: images that cannot be used.
         notes: what a user has to know, a sentence each.
+        noun: the word for several examples, such as clips.
     """
 
     path: Path | None
@@ -56,6 +58,7 @@ class Predictions:
     fresh: int
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    noun: str = "images"
 
     def to_json(self) -> dict[str, Any]:
         """Describe it in plain values, without the rows."""
@@ -67,8 +70,8 @@ class Predictions:
 
     def __str__(self) -> str:
         """Say it in a few lines."""
-        pace = f", {self.fresh / self.seconds:,.0f} images/s" if self.fresh and self.seconds else ""
-        lines = [f"{self.path or 'predicted'}: {counted(self.images, 'image')}{pace}"]
+        pace = f", {self.fresh / self.seconds:,.0f} {self.noun}/s" if self.fresh and self.seconds else ""
+        lines = [f"{self.path or 'predicted'}: {counted(self.images, self.noun[:-1])}{pace}"]
         told = [f"{count:,} {name or 'without a class'}" for name, count in self.counts.items()]
         lines += ["; ".join(told[:12]) + ("; ..." if len(told) > 12 else "")] if told else []
         if self.rejected:
@@ -182,7 +185,7 @@ def _check_store(store: VectorStore, source: Source) -> str:
             f"{source.name} --store {store.address}"
         )
     missing = len(source) - count
-    return f"{store.address}: columns for {counted(count, 'image')}" + (
+    return f"{store.address}: columns for {counted(count, modality(source.modality).one)}" + (
         f"; not in it: {missing:,}" if missing else ""
     )
 
@@ -202,7 +205,8 @@ class _Job:
     def run(self, picture: Path | None, notes: tuple[str, ...], settings: Mapping[str, Any]) -> Predictions:
         """Predict what is left, and write what was asked for."""
         self.opened.network.to(self.device)
-        found = Predictions(None, 0, {}, 0.0, 0, (), notes)
+        noun = modality(self.source.modality).noun
+        found = Predictions(None, 0, {}, 0.0, 0, (), notes, noun)
         if self.path is not None or self.store is not None:
             found = self._all(notes, settings)
         if picture is not None:
@@ -277,7 +281,8 @@ class _Job:
             if bad:
                 write_rejected(self.path.with_name(self.path.name + ".rejected.csv"), bad)
         ordered = dict(counts.most_common())
-        return Predictions(self.path, images, ordered, seconds, fresh, tuple(bad), notes)
+        noun = modality(self.source.modality).noun
+        return Predictions(self.path, images, ordered, seconds, fresh, tuple(bad), notes, noun)
 
     def _part(self, chunk: Chunk) -> Part:
         """Predict one chunk, and write its columns into the store."""

@@ -111,6 +111,7 @@ def open_result(folder: Path) -> Finetuned:
         found["per_class"],
         Verdict(**found["verdict"]),
         tuple(found["notes"]),
+        str(found.get("one", "image")),
     )
 
 

@@ -9,7 +9,17 @@ from PIL import Image
 
 from .value_range import Range, find, is_deep, is_negative, nodata_of, raw, see, to_8bit
 
-_PALETTE = 320  # a TIFF's tag
+# TIFF tags
+_PALETTE = 320
+_EXTRA_SAMPLES = 338
+
+
+def has_unsaid_channel(image: Any) -> bool:
+    """Tell whether a TIFF has a fourth channel beside RGB of which it does not say that it is transparency.
+
+    Pillow takes it for that; it may as well be infrared.
+    """
+    return image.mode == "RGBA" and image.format == "TIFF" and _EXTRA_SAMPLES not in image.tag_v2
 
 
 def to_rgb(image: Any, value_range: Range | None = None) -> Any:
@@ -30,6 +40,8 @@ def to_rgb(image: Any, value_range: Range | None = None) -> Any:
         image = _deep_to_grey(image, value_range)
     elif image.mode == "P":
         _mend_palette(image)
+    elif has_unsaid_channel(image):
+        return image.convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, (255, 255, 255))

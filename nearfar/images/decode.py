@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..core.errors import BadImage
 from . import deep_colour
-from .colour_modes import to_rgb
+from .colour_modes import has_unsaid_channel, to_rgb
 from .effort import check_effort
 from .files import open_file, read
 from .header import identify, mode_of, quiet, reason
@@ -123,8 +123,9 @@ def remarks(data: bytes, *, max_pixels: int) -> list[str]:
         with suppress(Exception):
             image.seek(0)
         tags = getattr(image, "tag_v2", {})
-        if image.mode in ("RGB", "RGBX") and tags.get(277, 3) > 3:
-            found.append("first 3 channels")
+        used = len(image.getbands()) - has_unsaid_channel(image)
+        if tags.get(277, 0) > used:
+            found.append(f"first {used} channels" if used > 1 else "first channel")
         bits = tags.get(258, (8,)) if tags else (data[24],) if image.format == "PNG" else (8,)
         if max(bits) > 8 and not deep:
             found.append("upper 8 bits of each channel")

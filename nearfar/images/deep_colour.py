@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from .colour_modes import has_unsaid_channel
 from .value_range import Range, Values, find, over_white, see, to_8bit
 
 _KINDS = ("RGB", "RGBX", "RGBA", "LA")
@@ -54,7 +55,8 @@ def halves(image: Any, again: Any) -> Values:
     upper, lower = np.asarray(image).astype(np.uint16), np.asarray(again)
     if kind == "LA":
         lower = lower[..., [1, 1, 1, 3]]
-    return upper << 8 | lower
+    values = upper << 8 | lower
+    return values[..., :3] if has_unsaid_channel(image) else values
 
 
 def transparent(values: Values, image: Any) -> Values:

@@ -33,6 +33,8 @@ def open_file(path: Path, max_pixels: int) -> IO[bytes]:
         }
         reason = special.get(error.errno or 0, (error.strerror or str(error)).lower())
         raise BadImage(f"unreadable: {reason}") from None
+    except UnicodeEncodeError:
+        raise BadImage("unreadable: its name is no text (half of a surrogate pair)") from None
     except ValueError:
         raise BadImage("unreadable: its name holds a zero byte") from None
     info = os.fstat(handle)

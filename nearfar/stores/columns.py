@@ -14,6 +14,7 @@ from ..core import progress
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
 from ..data.csv_files import PATH_COLUMNS, read_rows
+from ..data.source import real_places
 from .base import Value, VectorStore
 from .conditions import EXACT
 from .schema import SETTABLE, check_update
@@ -49,9 +50,10 @@ class ColumnList:
         by_name = {path: name for name, path in zip(ids, table["path"].to_pylist(), strict=True) if path}
         by_name |= {name: name for name in ids}
         folder = os.path.abspath(self.path.parent)
+        places = [os.path.join(folder, name) for name in self.names]
         found = [
-            by_name.get(name) or by_name.get(os.path.normpath(os.path.join(folder, name)))
-            for name in self.names
+            by_name.get(name) or by_name.get(os.path.normpath(place)) or by_name.get(real)
+            for name, place, real in zip(self.names, places, real_places(places), strict=True)
         ]
         count = sum(name is not None for name in found)
         if not count:

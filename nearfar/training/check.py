@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Unpack
@@ -113,6 +114,17 @@ class Check:
         return "\n".join([*lines, *(str(more) for more in (self.colours, self.known) if more is not None)])
 
 
+def _why_unusable(found: Inspection) -> str:
+    """Say of a collection of which next to nothing is usable why, and what to do; "" if nothing is broken."""
+    if not found.rejected:
+        return "; add more"
+    why, count = Counter(item.reason for item in found.rejected).most_common(1)[0]
+    return (
+        f": {len(found.rejected):,} of {found.count:,} are unusable, {count:,} of them since each is "
+        f"{why!r}; mend or replace them"
+    )
+
+
 def check(
     data: Any,
     *,
@@ -155,7 +167,7 @@ def check(
     )
     if found.usable < 2:
         usable = counted(found.usable, f"usable {modality_of(source).one} is")
-        return Check(found, None, f"{usable} too few to train on")
+        return Check(found, None, f"{usable} too few to train on{_why_unusable(found)}")
     side = usual_side(source, max_pixels)
     span = usual_range(source, given)
     asked = decided(source, given)
