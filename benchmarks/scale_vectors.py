@@ -66,7 +66,9 @@ def search(counts: list[int], graphs_up_to: int, wanted: list[str]) -> None:
     print("|", " | ".join([*heads, "alone, q/s", "in a batch, q/s"]), "|")
     print("|---|---|---|---|---|---|---|---|")
     for count in counts:
-        x = np.empty((count, store.WIDTH), np.float32)
+        folder = tempfile.TemporaryDirectory()
+        shape = (count, store.WIDTH)
+        x = np.lib.format.open_memmap(Path(folder.name, "x.npy"), "w+", np.float32, shape)  # as a store's
         for at, piece in enumerate(store.pieces(count)):
             x[at * store.PIECE : at * store.PIECE + len(piece)] = store.unit(piece)
         queries = store.unit(store.queries(count)).astype(np.float32)[:QUERIES]
@@ -85,6 +87,7 @@ def search(counts: list[int], graphs_up_to: int, wanted: list[str]) -> None:
             with contextlib.ExitStack() as stack:
                 line = measured(x, queries, truth, make, stack)
             print(f"| {count:,} | {name} | {line} |", flush=True)
+        folder.cleanup()
 
 
 def nearest(x: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -108,7 +111,7 @@ def measured(
     clock = time.process_time()
     size, find = make(x, stack)
     built = time.process_time() - clock
-    for many in (30, 100, 300, 1000):
+    for many in (30, 100, 300, 1000, 3000):
         clock = time.process_time()
         found = [again(x, query, rows) for query, rows in zip(queries, find(queries, many), strict=True)]
         batch = len(queries) / (time.process_time() - clock)
