@@ -32,7 +32,7 @@ HARD = 0.02  # share of partners found under the run's own views that is as few 
 GAP = 0.1  # more partners found among images trained on than among others: over-fitting,
 TWICE = 2.0  # which nothing is that was seen less than twice
 SOLVED = 0.99  # share of its own task that a method solves where something trivial gives the answer away
-SHORT = 100  # steps below which neither collapse nor a lack of learning is told from a start,
+SHORT = 100  # steps below which neither health nor collapse nor a lack of learning is told from a start,
 SHORT_PASSES = 200  # nor below these where no image was seen twice: recorded runs so long are judged rightly
 CHECKS = 4  # health checks, with the untrained network's, from which a trend is told
 LATE, GAIN = 0.6, 0.1  # a run still improves if this last part of it brought such a share of all it gained
@@ -133,14 +133,15 @@ def _seen(lines: Sequence[Line], expects: Expects) -> Verdict | None:
         return None
     if expects.chance is None:
         expects = replace(expects, chance=1 / now["task"].get("compared", now["task"]["images"]))
-    partners = (_collapsed, _hard, _narrow, _unchanged, _easy, _over_fitting, _not_learning)
+    partners = (_collapsed, _hard, _narrow, _easy, _unchanged, _over_fitting, _not_learning)
     task = (_collapsed, _narrow, _unchanged, _solved, _over_fitting, _not_learning)
     for rule in task if expects.task else partners:
         found = rule(start, now, expects)
         if found is not None:
             early = rule in (_collapsed, _hard, _narrow, _unchanged, _not_learning) and _short(now)
             return _too_early(now, found) if early else found
-    return _progress(lines, expects)
+    found = _progress(lines, expects)
+    return _too_early(now, found) if _short(now) else found
 
 
 def _short(now: Line) -> bool:
