@@ -147,6 +147,24 @@ def test_heads_learn_while_the_encoder_is_still(start: str, photos: Path, tmp_pa
     assert not torch.equal(heads["0.weight"], fresh.part("g")["0.weight"])
 
 
+def test_a_pull_keeps_features_near_those_of_the_start(start: str, photos: Path, tmp_path: Path) -> None:
+    how = {**TINY, "steps": 8, "weights": start, "head_warmup": 0.0, "encoder_rate": 1.0, "rate_decay": 1.0}
+    x = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before, near = load(start).encoder.eval()(x).detach(), []
+    for pull in (0.0, 30.0):
+        run = nearfar.pretrain(photos, out=tmp_path / f"{pull}", start_pull=pull, **how)
+        now = run.encoder.eval()(x).detach()
+        near.append(float(torch.cosine_similarity(now, before).mean()))
+    assert near[1] > near[0] + 0.02
+    whole = (tmp_path / "30.0" / "encoder.safetensors").read_bytes()
+    for name in ("encoder.json", "encoder.safetensors"):
+        (tmp_path / "30.0" / name).unlink()
+    nearfar.pretrain(photos, out=tmp_path / "30.0", start_pull=30.0, **how)
+    assert (tmp_path / "30.0" / "encoder.safetensors").read_bytes() == whole
+    with pytest.raises(NearfarError, match="--start-pull is for training that starts from weights"):
+        nearfar.pretrain(photos, out=tmp_path / "c", start_pull=1.0, **TINY)
+
+
 def test_a_run_with_additions_leaves_a_plain_encoder_and_resumes(
     start: str, photos: Path, tmp_path: Path
 ) -> None:

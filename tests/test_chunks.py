@@ -7,11 +7,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from nearfar.methods.base import Batch
 from nearfar.methods.simclr import Config, SimCLR
 from nearfar.training import grad_cache
+from nearfar.training.adapting import StartPull
 from nearfar.training.replicas import Replicas
 
 
@@ -62,3 +64,26 @@ def test_running_statistics_move_once_a_step():
     other(batch(16))
     for (name, mine), theirs in zip(method.named_buffers(), other.buffers(), strict=True):
         assert torch.allclose(mine, theirs), name
+
+
+def test_a_pull_is_part_of_the_loss_however_the_batch_is_cut() -> None:
+    torch.manual_seed(0)
+    method = without_norm(SimCLR(Flat(), Config())).double()  # type: ignore[arg-type]
+    start = copy.deepcopy(method.f)
+    plain = copy.deepcopy(method)
+    pull = StartPull(method.f, weight=0.5, images=16)
+    with torch.no_grad():  # as if training had gone on for a while
+        for own, same in zip(method.parameters(), plain.parameters(), strict=True):
+            own += 0.3 * torch.randn_like(own)
+            same.copy_(own)
+    pull.left = 0.25
+    apart = sum((1 - F.cosine_similarity(plain.f(x), start(x))).sum() for x in batch(16).views) / 16
+    (plain(batch(16)).total + 0.5 * 0.25 * apart).backward()
+    for chunk, threads in ((None, 1), (4, 1), (None, 2), (None, 0)):
+        method.zero_grad()
+        if threads:
+            grad_cache.backward(Replicas(method, threads), batch(16), chunk, nullcontext)
+        else:
+            method(batch(16)).total.backward()
+        for mine, theirs in zip(method.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=1e-8)  # cosines are float32's

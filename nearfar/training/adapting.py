@@ -2,15 +2,17 @@
 
 A method's heads start from random weights, and their first gradients would spoil an encoder that is good
 already. So the heads learn alone at first. Then the encoder learns too, at a share of the rate, which is
-smaller in the layers near the image.
+smaller in the layers near the image, and may be pulled towards the features that it began with.
 """
 
 from __future__ import annotations
 
 import copy
 import re
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -144,3 +146,59 @@ def rates(f: nn.Module, training: Training) -> dict[str, float]:
     depth = layers(f)
     last = max(depth.values(), default=0)
     return {name: training.encoder_rate * training.rate_decay ** (last - at) for name, at in depth.items()}
+
+
+class StartPull:
+    """Pulls an encoder's features towards those of the encoder that it was, of the same views.
+
+    The loss gets weight * left * the mean over images of the sum over their views of 1 - cos(h, start's h).
+    Its gradient joins that of h as it comes back to the encoder, however the batch is cut.
+
+    Source:
+        Li et al. 2019, "DELTA: Deep learning transfer using feature map with attention for convolutional
+        networks", section 3.1, of the last features alone; that it fades is ours.
+    """
+
+    def __init__(self, f: Encoder, weight: float, images: int) -> None:
+        """Copy the encoder and follow its calls.
+
+        Args:
+            f: the encoder, with the weights that it starts from.
+            weight: of the pull at the beginning.
+            images: of a batch, in this process.
+        """
+        self.weight, self.images = weight, images
+        self.left = 1.0  # share of the pull that has not faded; the training loop lowers it
+        self.acts = False  # whether the method has asked for features that learn
+        start = copy.deepcopy(f).requires_grad_(False).eval()
+
+        # A plain function: a copy of the encoder, as for each thread, shares it and the start.
+        def pulled(f: nn.Module, inputs: tuple[Any, ...], h: Tensor) -> Tensor:
+            if not (torch.is_grad_enabled() and h.requires_grad):
+                return h
+            self.acts = True
+            with torch.no_grad():
+                there = start(*inputs)
+            found: Tensor = _Pulled.apply(h, there, self.weight * self.left / self.images)
+            return found
+
+        f.register_forward_hook(pulled)
+
+
+class _Pulled(torch.autograd.Function):
+    """Features as they are, to whose gradient that of a distance to others is added."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, there: Tensor, weight: float) -> Tensor:
+        ctx.save_for_backward(h, there)
+        ctx.weight = weight
+        return h.view_as(h)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        h, there = ctx.saved_tensors
+        with torch.enable_grad(), torch.autocast(h.device.type, enabled=False):
+            here = h.detach().float().requires_grad_()
+            apart = ctx.weight * (1 - F.cosine_similarity(here, there.float())).sum()
+            (pull,) = torch.autograd.grad(apart, here)
+        return grad + pull.to(grad.dtype), None, None

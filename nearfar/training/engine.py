@@ -22,6 +22,7 @@ from ..core.memory import keep_freed_memory
 from ..data.loader import DataLoader
 from ..methods.base import Loss, Method
 from . import grad_cache, optim
+from .adapting import StartPull
 from .draws import named_draws
 from .parallel import average_gradients, embeds_in_pieces, is_shared, parallelise
 from .replicas import Replicas
@@ -90,6 +91,7 @@ def train(
     chunk: int | None = None,
     threads: int = 1,
     head_warmup: float = 0.0,
+    pull: StartPull | None = None,
     start: int = 0,
     clock: TimeBudget | None = None,
 ) -> Iterator[Step]:
@@ -108,6 +110,7 @@ def train(
         threads: of a CPU, each of which computes a share of the batch; 1 leaves it to torch to divide
             operations among its threads.
         head_warmup: share of the steps in which the encoder keeps its weights.
+        pull: of the encoder's features towards those of its start.
         start: steps done before.
         clock: a time budget that may correct the plan.
 
@@ -131,6 +134,8 @@ def train(
             now = lr * optim.factor(plan.progress(number + 0.5), warmup)  # mid-step: neither end is wasted
             for group in optimizer.param_groups:
                 group["lr"] = (lr if group.get("constant_lr") else now) * group.get("lr_scale", 1.0)
+            if pull is not None:
+                pull.left = 1.0 - plan.progress(number)
             batch = batch.to(device, non_blocking=True)
             with replicas.step():
                 optimizer.zero_grad(set_to_none=True)

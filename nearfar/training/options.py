@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
     head_warmup: float | None
     encoder_rate: float | None
     rate_decay: float | None
+    start_pull: float | None
     image_size: int | None
     short_side: int | None
     optimizer: str | None

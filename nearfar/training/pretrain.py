@@ -256,6 +256,7 @@ def _steps(
         lr=job.wanted.lr,
         warmup=job.wanted.training.warmup,
         head_warmup=job.wanted.training.head_warmup,
+        pull=job.pull,
         start=job.started,
         clock=job.clock,
         **job.how,
@@ -271,6 +272,11 @@ def _steps(
                         f"the speed has changed: {counted(told, 'step')} in total now fit into the time."
                     )
                 _record(job.folder, whole, {**config, "plan": step.plan.stretches})
+            if job.pull is not None and not job.pull.acts:
+                raise NearfarError(
+                    f"--start-pull is for methods that compare features, which {job.wanted.method} does not; "
+                    "leave it out."
+                )
             recorder.note(step)
             figures = watch.note(step)
             # Together, since the processes may have to bring weights together for a save.

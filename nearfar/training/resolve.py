@@ -109,6 +109,8 @@ def resolve(
         groups[Training] |= adapting.STARTED
     elif asked.get("trainable") not in (None, "all"):
         raise NearfarError("--trainable is for training that starts from weights; name them with --weights.")
+    elif asked.get("start_pull"):
+        raise NearfarError("--start-pull is for training that starts from weights; name them with --weights.")
     for name, value in asked.items():
         if name not in homes:
             raise NearfarError(f"there is no setting {name!r}; {nearest(name, homes)}")

@@ -72,6 +72,12 @@ class Training:
         high=1.0,
         source="Howard and Ruder 2018, ULMFiT, section 3.2",
     )
+    start_pull: float = setting(
+        0.0,
+        "with --weights, weight of a pull of the features towards those of the start, which fades to 0 by the end",
+        low=0.0,
+        source="Li et al. 2019, DELTA",
+    )
     image_size: int | None = setting(None, "side of a view in pixels", low=8, high=1024)
     short_side: int | None = setting(
         None,

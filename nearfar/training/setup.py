@@ -23,6 +23,7 @@ from ..data.loader import DataLoader, seconds_a_batch
 from ..data.modalities import modality
 from ..methods.base import Method
 from . import checkpoint, optim, resolve, run_shapes
+from .adapting import StartPull
 from .pace import seconds_a_step
 from .parallel import gathered, is_shared, parallelise
 from .plan import epochs, step_count
@@ -56,6 +57,7 @@ class TrainingSetup:
     probed: float = 0.0  # seconds that measurements have taken
     targets: TeacherVectors | None = None  # of the images, for a method that learns from them
     groups: Partners | None = None  # of all images, those held out too
+    pull: StartPull | None = None  # towards the encoder that training starts from
     plain: Method | None = None  # in process 0, of a module that is sharded: a copy that is not
 
     def whole(self) -> Method:
@@ -178,6 +180,8 @@ def prepare(
     sharing = wanted.training.parallel == "fsdp" and distributed.world() > 1
     if wanted.training.compile == "yes" and sharing:
         raise NearfarError("--compile yes is not for --parallel fsdp; leave one of the two out.")
+    if wanted.training.start_pull and sharing:
+        raise NearfarError("--start-pull is not for --parallel fsdp; leave one of the two out.")
     if wanted.training.checkpoint_activations:
         models.checkpoint_activations(module)
     unplanned = StepPlan(((0, 1),))
@@ -194,6 +198,9 @@ def prepare(
         targets=targets,
         groups=groups,
     )
+    if wanted.training.start_pull:
+        share = wanted.training.batch_size // distributed.world()
+        job.pull = StartPull(module.f, wanted.training.start_pull, share)
     wanted.kind.ready()
     if wanted.training.precision == "auto":
         began = time.perf_counter()
