@@ -139,6 +139,7 @@ def test_one_caption_is_drawn_a_step_from_the_seed_and_the_image() -> None:
 
 
 def test_tables_of_which_no_pair_can_be_learnt_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
     for text, words in [
         (b"", "captions.csv has no column of paths: its first line is empty"),
         (b"path,caption\na.png,x\0y\n", "is not UTF-8 text: it holds NUL bytes"),

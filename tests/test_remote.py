@@ -31,6 +31,7 @@ TINY = {
     "encoder": "resnet10_w16",
     "holdout": 0.0,
     "device": "cpu",
+    "precision": "float32",
 }
 
 

@@ -42,7 +42,7 @@ def open_files(data: Any, *, kind: str, suffixes: Collection[str], labels: bool)
             near = nearest(path.name, [name for name in beside[:10_000] if not name.startswith(".")])
             raise NearfarError(f"there is no {os.fspath(data)!r} here; {near}")
         if path.suffix.lower() in lists.SUFFIXES:
-            listed = lists.open_list(path, labels=labels)
+            listed = lists.open_list(path, labels=labels, suffixes=suffixes)
             return FileSource(
                 listed.name, listed.ids, listed.labels, listed.root, listed.paths, modality=kind
             )

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from ..core import rng
 from ..core.errors import NearfarError, reason_of
 from .csv_files import PATH_COLUMNS, read_rows
-from .source import FileSource, Source
+from .named_files import look_up
+from .source import Source, places_of
 
 Rows = npt.NDArray[np.int64]
 NAMES = (*PATH_COLUMNS, "id")
@@ -37,7 +38,7 @@ class GroupList:
     def numbers(self, sides: Sequence[tuple[Source, Sequence[str]]]) -> list[Rows]:
         """Number the groups of several collections' images, the same in all.
 
-        An image is looked up by where its file lies, and where that is not listed by its name.
+        An image is looked up as by `named_files.look_up`.
 
         Args:
             sides: each collection, and the names of the images wanted of it.
@@ -52,23 +53,20 @@ class GroupList:
         owner: dict[str, int] = {}
         found = []
         for side, (source, ids) in enumerate(sides):
-            files = {}
-            if isinstance(source, FileSource):
-                places = (os.path.realpath(source.root / path) for path in source.paths)
-                files = dict(zip(source.ids, places, strict=True))
+            places = dict(zip(source.ids, places_of(source), strict=False))
+            keyed = {key: (key, group) for key, group in self.of.items()}
+            own = [places[name] for name in ids] if places else []
             rows = []
-            for name in ids:
-                group = self.of.get(files.get(name, ""))
-                if group is None:
-                    group = self.of.get(name)
-                    if group is not None and owner.setdefault(name, side) != side:
-                        raise NearfarError(
-                            f"{self.path} lists {name}, which is a training image and a test image; "
-                            "write paths relative to the folder of the list."
-                        )
-                if group is None:
+            for row, entry in enumerate(look_up(keyed, ids, own)):
+                if entry is None:
                     raise NearfarError(
-                        f"{self.path} has no group for {name} of {source.name}; add a line for it."
+                        f"{self.path} has no group for {ids[row]} of {source.name}; add a line for it."
+                    )
+                key, group = entry
+                if not os.path.isabs(key) and owner.setdefault(key, side) != side:
+                    raise NearfarError(
+                        f"{self.path} lists {key}, which is a training image and a test image; "
+                        "write paths relative to the folder of the list."
                     )
                 rows.append(order.setdefault(group, len(order)))
             found.append(np.array(rows, np.int64))

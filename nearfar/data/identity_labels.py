@@ -16,8 +16,9 @@ from ..core.text import counted
 from .csv_files import PATH_COLUMNS, read_rows
 from .endings import LISTS
 from .labels import of_folders, open_labelled
+from .named_files import look_up
 from .open import open_data
-from .source import FileSource, Source
+from .source import FileSource, Source, places_of
 
 USUAL = re.compile(r"^(?P<identity>-?\d+)_c(?:am)?(?P<camera>\d+)", re.IGNORECASE)
 JUNK = "-1"  # the identity of a detector's mistakes, in Market-1501 and those like it
@@ -141,24 +142,15 @@ def _role(word: str) -> str:
 
 
 def _from_list(source: Source, file: Path) -> list[Entry]:
-    """Look each image up in a list, by where its file lies, and where that is not listed by its name."""
-    of = _listed(file)
-    found, missing = [], []
-    for row, name in enumerate(source.ids):
-        own = None
-        if isinstance(source, FileSource):
-            own = of.get(os.path.realpath(source.root / source.paths[row]))
-        own = own or of.get(name)
-        if own is None:
-            missing.append(name)
-        else:
-            found.append(own)
+    """Look each image up in a list; see `named_files.look_up`."""
+    found = look_up(_listed(file), source.ids, places_of(source))
+    missing = [name for name, entry in zip(source.ids, found, strict=True) if entry is None]
     if missing:
         raise NearfarError(
             f"{file} has no identity for {len(missing):,} of the {len(source):,} images of {source.name}, "
             f"such as {missing[0]!r}; add a row for each."
         )
-    return found
+    return [entry for entry in found if entry is not None]
 
 
 def _listed(file: Path) -> Mapping[str, Entry]:

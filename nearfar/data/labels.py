@@ -13,7 +13,9 @@ from typing import Any
 from ..core.errors import NearfarError
 from ..core.text import counted
 from . import lists
-from .source import FileSource, Source
+from .csv_files import native_paths
+from .named_files import look_up
+from .source import FileSource, Source, class_names, clean, places_of
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there is taken
@@ -106,8 +108,8 @@ def from_list(source: Source, file: str | Path) -> Source:
 
     Args:
         source: opened without labels.
-        file: a list with labels, as `lists.open_list` reads it. An image is looked up by where its file lies,
-            and where that is not listed by its name.
+        file: a list with labels, as `lists.read_list` reads it. An image is looked up as by
+            `named_files.look_up`.
 
     Returns:
         The same images with labels.
@@ -115,18 +117,16 @@ def from_list(source: Source, file: str | Path) -> Source:
     Raises:
         NearfarError: the list cannot be read, gives an image two labels, or lacks an image.
     """
-    listed = lists.open_list(Path(file), labels=True)
-    assert listed.labels is not None
+    path = Path(file)
+    names, marks = lists.read_list(path, str(path), labels=True)
+    native = native_paths(names, path.parent, path)
     labels: dict[str, str] = {}
-    for path, label in zip(listed.paths, listed.labels, strict=True):
-        known = labels.setdefault(os.path.realpath(listed.root / path), label)
-        if known != label:
-            raise NearfarError(f"{file} gives {path} two labels, {known!r} and {label!r}; keep one row.")
-    by_name = dict(zip(listed.ids, listed.labels, strict=True))
-    found = [by_name.get(name) for name in source.ids]
-    if isinstance(source, FileSource):
-        own = (os.path.realpath(source.root / path) for path in source.paths)
-        found = [labels.get(place, name) for place, name in zip(own, found, strict=True)]
+    classes = class_names(str(path), marks or (), len(names))
+    for name, own, label in zip(clean(native), native, classes, strict=True):
+        for key in (name, os.path.realpath(path.parent / own)):
+            if (known := labels.setdefault(key, label)) != label:
+                raise NearfarError(f"{file} gives {name} two labels, {known!r} and {label!r}; keep one row.")
+    found = look_up(labels, source.ids, places_of(source))
     missing = [name for name, label in zip(source.ids, found, strict=True) if label is None]
     if missing:
         raise NearfarError(

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import NearfarError, reason_of
 from .csv_files import PATH_COLUMNS, from_windows, native_paths, open_text, read_rows
 from .endings import LISTS
-from .folders import is_image_name
+from .folders import SUFFIXES as IMAGES
+from .named_files import located
 from .names import Names
-from .object_store import is_address
 from .source import FileSource, class_names, clean
 
 SUFFIXES = LISTS
-_LOOKED_FOR = 50  # files of a list, and folders beside it
 _BLOCK = 1 << 16  # characters, or rows, at a time
 _LABEL_COLUMNS = ("label", "class", "target", "category", "class_name")
 
@@ -41,6 +38,13 @@ def column_of(path: Path, names: list[str], wanted: tuple[str, ...], what: str) 
     )
 
 
+def _label_column(path: Path, names: list[str], at: int) -> int:
+    """Find the labels beside the paths; of two columns the second may be called anything."""
+    if len(names) == 2 and names[1 - at].strip():
+        return 1 - at
+    return column_of(path, names, _LABEL_COLUMNS, "labels")
+
+
 def _lines(file: IO[str]) -> Iterator[str]:
     """Read lines, which end in a line feed alone; a name may hold a carriage return."""
     rest = ""
@@ -60,7 +64,7 @@ def _from_csv(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
     rows = read_rows(path, "surrogateescape")
     _, heading = next(rows, (0, []))
     at = column_of(path, heading, (*PATH_COLUMNS, "id"), "paths")
-    mark = column_of(path, heading, _LABEL_COLUMNS, "labels") if labels else at
+    mark = _label_column(path, heading, at) if labels else at
     marks: list[Any] = []
 
     def paths() -> Iterator[str]:
@@ -78,8 +82,8 @@ def _from_parquet(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
     import pyarrow.parquet as parquet
 
     names = list(parquet.read_schema(path).names)
-    at = names[column_of(path, names, (*PATH_COLUMNS, "id"), "paths")]
-    mark = names[column_of(path, names, _LABEL_COLUMNS, "labels")] if labels else None
+    place = column_of(path, names, (*PATH_COLUMNS, "id"), "paths")
+    at, mark = names[place], names[_label_column(path, names, place)] if labels else None
     table = parquet.read_table(path, columns=[at, mark] if mark else [at])
 
     def paths() -> Iterator[str]:
@@ -99,7 +103,8 @@ def read_list(path: Path, name: str, *, labels: bool) -> tuple[Names, list[Any] 
 
     Args:
         path: the list. A .txt has one path a line; the others have a column named as one of
-            `PATH_COLUMNS`, or id, and, for labels, one named label, class, target, category or class_name.
+            `PATH_COLUMNS`, or id, and, for labels, one named label, class, target, category or class_name,
+            where of two columns the second may be called anything.
         name: what errors call it.
         labels: whether to read the labels.
 
@@ -128,59 +133,22 @@ def read_list(path: Path, name: str, *, labels: bool) -> tuple[Names, list[Any] 
     return paths, marks
 
 
-def _with_ending(root: Path, name: str) -> str:
-    """Find the file that a name without its ending may mean, beside a list or in a folder there, or ""."""
-    inner, stem = os.path.split(name)
-    folders = [inner]
-    if not os.path.isabs(name):
-        with os.scandir(root) as entries:
-            below = sorted(entry.name for entry in entries if entry.is_dir())
-        folders += [os.path.join(folder, inner) for folder in below[:_LOOKED_FOR]]
-    for folder in folders:
-        with suppress(OSError, ValueError), os.scandir(root / folder) as entries:
-            found = [entry.name for entry in entries if stem and entry.name.startswith(f"{stem}.")]
-            if found:  # notes and masks lie beside images
-                return os.path.join(folder, min(found, key=lambda each: (not is_image_name(each), each)))
-    return ""
-
-
-def _refuse_strangers(path: Path, native: Sequence[str]) -> None:
-    """Refuse a list of which no file is where it says; a few are looked for, and not one is opened."""
-    step = -(-len(native) // _LOOKED_FOR)
-    some = [native[row] for row in range(0, len(native), step)]
-    if any(os.path.exists(path.parent / name) for name in some):
-        return
-    first = some[0]
-    hint = "write the paths as they are from there, or whole ones"
-    if whole := _with_ending(path.parent, first):
-        hint = f"write whole names of files: {whole} for {first}, and so on"
-    elif not Path(first).is_absolute():
-        folders = sorted(entry.name for entry in os.scandir(path.parent) if entry.is_dir())[:_LOOKED_FOR]
-        inner = next((name for name in folders if os.path.exists(path.parent / name / first)), None)
-        if inner is not None:
-            hint = f"it is in the folder {inner}: write {inner}/{first}, and so on"
-    raise NearfarError(
-        f"none of the files of {path} is there, such as {first}; paths are taken from the list's folder, "
-        f"so {hint}."
-    )
-
-
-def open_list(path: Path, *, labels: bool) -> FileSource:
-    """Open a list of image files; the files themselves are not opened yet.
+def open_list(path: Path, *, labels: bool, suffixes: Collection[str] = IMAGES) -> FileSource:
+    """Open a list of files; the files themselves are not opened yet.
 
     Args:
         path: the list, as `read_list` takes it. Paths are relative to its folder.
         labels: whether to read the labels.
+        suffixes: endings of the files that are meant, in lower case.
 
     Returns:
-        The source, in the list's order; ids are the paths as written.
+        The source, in the list's order; ids are the paths as written, or those that `named_files.located`
+        finds for them.
 
     Raises:
         NearfarError: the list cannot be read, is empty, lacks a column, or none of its files is there.
     """
     paths, marks = read_list(path, str(path), labels=labels)
-    native = native_paths(paths, path.parent, path)
     named = None if marks is None else class_names(str(path), marks, len(paths))
-    if not is_address(native[0]):  # else the files are elsewhere on purpose
-        _refuse_strangers(path, native)
-    return FileSource(str(path), clean(native), named, path.parent, native)
+    found = located(path, native_paths(paths, path.parent, path), suffixes)
+    return FileSource(str(path), clean(found), named, path.parent, found)

@@ -27,6 +27,7 @@ from . import shards
 from .csv_files import PATH_COLUMNS, native_paths, read_rows
 from .in_memory import open_in_memory
 from .lists import column_of
+from .named_files import located
 from .pair_modality import TABLE, TABLES
 from .reading import Rejected
 from .source import FileSource, Source, clean
@@ -220,7 +221,7 @@ def _table(path: Path) -> PairSource:
     if not paths:
         reason = f" ({found.aside[0][1].id}: {found.aside[0][1].reason})" if found.aside else ""
         raise NearfarError(f"{path} lists no image{reason}; write a path and a caption in each row.")
-    names = native_paths(list(paths), path.parent, path)
+    names = located(path, native_paths(list(paths), path.parent, path))
     return found.source(str(path), FileSource(str(path), clean(names), None, path.parent, names))
 
 

@@ -122,6 +122,20 @@ def file_of(name: str) -> str:
     return odd if os.path.lexists(odd) else name
 
 
+def places_of(source: Source) -> list[str]:
+    """Say where the file of each example really lies; nothing where they are no files.
+
+    Args:
+        source: the examples.
+
+    Returns:
+        (n,) paths without links, or none.
+    """
+    if not isinstance(source, FileSource):
+        return []
+    return [os.path.realpath(source.root / path) for path in source.paths]
+
+
 def real_places(paths: Iterable[str]) -> Iterator[str]:
     """Write absolute paths whose folders are no links, each of which may lead elsewhere one day.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
 from ..data.csv_files import PATH_COLUMNS, read_rows
 from ..data.lists import SUFFIXES
+from ..data.named_files import look_up
 from ..data.open import open_data
-from ..data.source import FileSource, Source, label_of
+from ..data.source import Source, label_of, places_of
 
 LABELS = ("labels", "label", "class", "classes", "target", "tags")
 SEPARATOR = re.compile(r"\s*[;|,]\s*")
@@ -43,12 +43,7 @@ def open_many(data: Any, kind: str, file: str | Path | None) -> tuple[Source, li
         )
     listed = read_many(Path(named))
     source = open_data(data, expected=kind)
-    places: Sequence[str | None] = [None] * len(source)
-    if isinstance(source, FileSource):
-        places = [os.path.realpath(source.root / path) for path in source.paths]
-    found = [
-        listed.get(place or "", listed.get(name)) for place, name in zip(places, source.ids, strict=True)
-    ]
+    found = look_up(listed, source.ids, places_of(source))
     missing = [name for name, labels in zip(source.ids, found, strict=True) if labels is None]
     if missing:
         raise NearfarError(
@@ -73,7 +68,7 @@ def read_many(path: Path) -> dict[str, tuple[str, ...]]:
     """
     heads, rows = _table(path)
     lower = [head.strip().lower() for head in heads]
-    at = next((lower.index(word) for word in PATH_COLUMNS if word in lower), None)
+    at = next((lower.index(word) for word in (*PATH_COLUMNS, "id") if word in lower), None)
     if at is None:
         raise NearfarError(f"{path} has no column of paths; name one of its columns 'path'.")
     mark = next((lower.index(word) for word in LABELS if word in lower), None)

@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..core import progress
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
 from ..data.csv_files import PATH_COLUMNS, read_rows
+from ..data.named_files import short_forms
 from ..data.source import real_places
 from .base import Value, VectorStore
 from .conditions import EXACT
@@ -37,7 +39,8 @@ class ColumnList:
         """Write the columns into a store.
 
         Args:
-            store: where to. An image is found by its id, or by where its file lies.
+            store: where to. An image is found by its id, by where its file lies, or by its id without the
+                folders, the ending or both, where no other image has the same.
 
         Returns:
             How many rows of the list found their image.
@@ -55,6 +58,10 @@ class ColumnList:
             by_name.get(name) or by_name.get(os.path.normpath(place)) or by_name.get(real)
             for name, place, real in zip(self.names, places, real_places(places), strict=True)
         ]
+        if None in found:
+            short = _by_short_form(ids)
+            pairs = zip(found, self.names, strict=True)
+            found = [short.get(name) if place is None else place for place, name in pairs]
         count = sum(name is not None for name in found)
         if not count:
             raise NearfarError(
@@ -73,6 +80,12 @@ class ColumnList:
         for name, values in made.items():
             store.update(name, {at: v for at, v in zip(found, values, strict=True) if at is not None})
         return count
+
+
+def _by_short_form(ids: Sequence[str]) -> dict[str, str]:
+    """Find which id a short form stands for, where it is one only."""
+    counts = Counter(form for name in ids for form in (name, *short_forms(name)))
+    return {form: name for name in ids for form in short_forms(name) if counts[form] == 1}
 
 
 def read_columns(path: str | Path) -> ColumnList:
