@@ -14,7 +14,8 @@ from PIL import Image
 from nearfar.analysis import detection_scores
 from nearfar.analysis.detection_scores import Found
 from nearfar.core.errors import NearfarError
-from nearfar.data.box_labels import open_box_labels, read_yaml_names, renumbered
+from nearfar.data.box_labels import open_box_labels, renumbered
+from nearfar.data.yolo_labels import read_yaml_names
 from nearfar.finetuning import crops
 from nearfar.finetuning.detect import Config, Detection, Objects, Predicting
 from nearfar.finetuning.task_types import Where

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,16 +18,14 @@ from PIL import Image
 from ..core.errors import NearfarError
 from ..core.text import counted
 from . import coco
-from .csv_files import read_text
 from .folders import find
+from .label_files import Object, Odd, OtherSize, Shape, joined, scale
 from .source import FileSource, clean
+from .yolo_labels import yolo_names, yolo_reader
 
 TURNED = (5, 6, 7, 8)  # of EXIF's orientations, those that exchange height and width
 ORIENTATION = 0x112
 NAMED = 3  # bad boxes that are named one by one
-Shape = tuple[int, int]
-# Of an object: class name, then left, top, right and bottom in pixels, then whether it is a crowd.
-Object = tuple[str, float, float, float, float, bool]
 
 
 @dataclass(frozen=True)
@@ -99,13 +96,13 @@ def open_box_labels(data: str | Path, labels: str | Path | None = None) -> BoxLa
     if file is not None:
         return _of_coco(folder, paths, coco.read(file))
     place = given if given is not None and given.is_dir() else folder
-    xml, text = (_by_stem(place, suffix) for suffix in ("xml", "txt"))
+    xml, text = (_by_stem(place, suffix) for suffix in (".xml", ".txt"))
     if xml:
         return _of_files(folder, paths, xml, _read_voc, None)
-    names = _yolo_names(given if given is not None and given.is_file() else place, folder)
+    names, posed = yolo_names(given if given is not None and given.is_file() else place, folder)
     text = {stem: path for stem, path in text.items() if path.name != "classes.txt"}
     if text or names:
-        return _of_files(folder, paths, text, _yolo_reader(names), names)
+        return _of_files(folder, paths, text, yolo_reader(names, posed), names)
     raise NearfarError(
         f"{folder} holds no boxes: it needs a COCO .json, VOC's .xml or YOLO's .txt files; name them with "
         "--labels."
@@ -113,23 +110,19 @@ def open_box_labels(data: str | Path, labels: str | Path | None = None) -> BoxLa
 
 
 def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
-    """Find label files by their names without endings; below different folders names may repeat."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob(f"*.{suffix}")):
-        relative = path.relative_to(folder).with_suffix("")
-        found[relative.as_posix()] = path
-        found.setdefault(relative.name, path)
-    return found
+    """Find label files by their paths below a folder, without endings."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() == suffix and path.is_file()
+    }
 
 
-def _label_file(path: str, files: dict[str, Path]) -> Path | None:
-    """Find an image's label file: beside it, in the folder that mirrors its own, or the one of its name."""
+def _stems(path: str) -> tuple[str, ...]:
+    """Say what an image's label file may be called: as the image beside it, or in the mirrored folder."""
     stem = path.rpartition(".")[0]
     mirrored = "/".join("labels" if part in ("images", "JPEGImages") else part for part in stem.split("/"))
-    for key in (stem, mirrored, stem.rpartition("/")[2]):
-        if key in files:
-            return files[key]
-    return None
+    return stem, mirrored
 
 
 def upright_shape(path: Path) -> Shape:
@@ -151,15 +144,22 @@ def _of_files(
     names: Sequence[str] | None,
 ) -> BoxLabels:
     """Read a label file an image."""
-    objects, shapes, without = [], [], 0
+    objects, shapes, kept, odd = [], [], [], Odd()
+    own = joined({path: _stems(path) for path in paths}, files)
     for path in paths:
-        shape, file = upright_shape(folder / path), _label_file(path, files)
-        without += file is None
+        shape, file = upright_shape(folder / path), own.get(path)
+        try:
+            some = [] if file is None else read(file, shape)
+        except OtherSize as error:
+            odd.add(path, file, error, shape)
+            continue
+        kept.append(path)
         shapes.append(shape)
-        objects.append([] if file is None else read(file, shape))
+        objects.append(some)
     classes = tuple(names) if names else tuple(sorted({one[0] for some in objects for one in some}))
+    without = len(paths) - len(own)
     notes = [f"{without:,} of {len(paths):,} images have no label file, so no objects."] if without else []
-    return _labels(folder, paths, objects, shapes, classes, notes)
+    return _labels(folder, kept, objects, shapes, classes, notes + odd.notes(kept))
 
 
 def _of_coco(folder: Path, paths: Sequence[str], file: coco.Coco) -> BoxLabels:
@@ -167,10 +167,15 @@ def _of_coco(folder: Path, paths: Sequence[str], file: coco.Coco) -> BoxLabels:
     at = coco.locate(file, paths)
     if not at:
         raise NearfarError(f"none of the images of {file.path} is in {folder}; give the folder they are in.")
-    kept = sorted(at)
-    objects, shapes = [], []
-    for path in kept:
-        key = file.images[at[path]][0]
+    objects, shapes, kept, odd = [], [], [], Odd()
+    for path in sorted(at):
+        key, _, *stated = file.images[at[path]]
+        shape = upright_shape(folder / path)
+        try:
+            down, across = scale((stated[0], stated[1]), shape)
+        except OtherSize as error:
+            odd.add(path, file.path, error, shape)
+            continue
         some: list[Object] = []
         for one in file.annotations.get(key, ()):
             try:
@@ -181,13 +186,13 @@ def _of_coco(folder: Path, paths: Sequence[str], file: coco.Coco) -> BoxLabels:
                     "numbers: left, top, width, height."
                 ) from None
             name = file.classes[file.number[one["category_id"]]]
-            some.append((name, left, top, left + width, top + height, bool(one.get("iscrowd"))))
+            corners = left * across, top * down, (left + width) * across, (top + height) * down
+            some.append((name, *corners, bool(one.get("iscrowd"))))
+        kept.append(path)
         objects.append(some)
-        shapes.append(upright_shape(folder / path))
-    missing, beside = len(file.images) - len(kept), len(paths) - len(kept)
-    notes = (
-        [f"{counted(missing, 'image is')} named in {file.path.name} and not in {folder}."] if missing else []
-    )
+        shapes.append(shape)
+    notes = [*file.notes(folder, len(file.images) - len(at)), *odd.notes(kept)]
+    beside = len(paths) - len(at)
     if beside:
         notes.append(
             f"{counted(beside, 'image is')} left out: in {folder} and not named in {file.path.name}."
@@ -204,6 +209,7 @@ def _labels(
     notes: list[str],
 ) -> BoxLabels:
     """Clip boxes to their images, and drop those without an area by name."""
+    classes = tuple(dict.fromkeys(classes))  # a name that stands twice is one class
     number = {name: at for at, name in enumerate(classes)}
     found, bad, clipped = [], [], 0
     for path, some, (height, width) in zip(paths, objects, shapes, strict=True):
@@ -238,7 +244,7 @@ def _labels(
     if clipped:
         notes.append(f"{counted(clipped, 'box was')} clipped at the edge of the image.")
     source = FileSource(str(folder), clean(paths), None, folder, list(paths))
-    return BoxLabels(source, tuple(found), tuple(classes), tuple(notes))
+    return BoxLabels(source, tuple(found), classes, tuple(notes))
 
 
 def _read_voc(path: Path, shape: Shape) -> list[Object]:
@@ -248,117 +254,32 @@ def _read_voc(path: Path, shape: Shape) -> list[Object]:
         raise NearfarError(f"{path} defines entities, which labels never need; it is not read.")
     try:
         found = []
-        for one in ElementTree.fromstring(content).iter("object"):
+        root = ElementTree.fromstring(content)
+        for each in root.iter():  # names of their own spaces are the same names
+            each.tag = str(each.tag).rpartition("}")[2]
+        if root.tag != "annotation":
+            raise ValueError(f"it begins with {root.tag[:40]!r} where 'annotation' stands")
+        stated = [int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width")]
+        down, across = scale((stated[0], stated[1]), shape)
+        for one in root.iter("object"):
             box = one.find("bndbox")
             if box is None:
                 raise ValueError("an object has no bndbox")
             left, top, right, bottom = (
                 float(box.findtext(name, "")) for name in ("xmin", "ymin", "xmax", "ymax")
             )
-            found.append(((one.findtext("name") or "").strip(), left, top, right, bottom, False))
+            name = (one.findtext("name") or "").strip()
+            if not name:
+                raise ValueError("an object has no name")
+            found.append((name, left * across, top * down, right * across, bottom * down, False))
         return found
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # of an unknown encoding the last
+    except (
+        ElementTree.ParseError,
+        ValueError,
+        LookupError,
+        OverflowError,
+    ) as error:  # of an unknown encoding the last
         raise NearfarError(f"{path} cannot be read as a VOC file ({error}); fix or remove it.") from None
-
-
-def _yolo_reader(names: Sequence[str] | None) -> Callable[[Path, Shape], list[Object]]:
-    """Make a reader of lines `class x y width height`, shares of the sides; outlines become their boxes."""
-
-    def read(path: Path, shape: Shape) -> list[Object]:
-        found: list[Object] = []
-        height, width = shape
-        for number, line in enumerate(read_text(path).splitlines(), start=1):
-            words = line.split()
-            if not words:
-                continue
-            try:
-                kind, values = int(words[0]), np.array([float(word) for word in words[1:]])
-                if kind < 0 or len(values) < 4:
-                    raise ValueError
-                name = str(kind) if names is None else names[kind]
-            except (ValueError, IndexError):
-                raise NearfarError(
-                    f"{path}, line {number}: write an object as class x y width height, the class one of "
-                    f"{0 if names is None else len(names)} that are named."
-                    if names
-                    else f"{path}, line {number}: write an object as class x y width height."
-                ) from None
-            if len(values) in (4, 5):
-                middle, size = values[:2], values[2:4]
-                low, high = middle - size / 2, middle + size / 2
-            else:
-                points = values[: len(values) // 2 * 2].reshape(-1, 2)
-                low, high = points.min(0), points.max(0)
-            (left, top), (right, bottom) = (low * (width, height)).tolist(), (high * (width, height)).tolist()
-            # Rounding in the text moves a border by less than a thousandth of a pixel.
-            left, top = (v if abs(v) > 1e-3 else 0.0 for v in (left, top))
-            right = width if abs(right - width) < 1e-3 else right
-            bottom = height if abs(bottom - height) < 1e-3 else bottom
-            found.append((name, left, top, right, bottom, False))
-        return found
-
-    return read
-
-
-def _yolo_names(place: Path, folder: Path) -> tuple[str, ...] | None:
-    """Find the names of YOLO's classes: in a .yaml, or in classes.txt; None where there are none."""
-    files = [place] if place.is_file() else []
-    for where in (place, folder, folder.parent):
-        if where.is_dir():
-            files += [*sorted(where.glob("*.yaml")), *sorted(where.glob("*.yml")), where / "classes.txt"]
-    for file in files:
-        if file.name == "classes.txt" and file.is_file():
-            return tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
-        if file.suffix in (".yaml", ".yml"):
-            try:
-                names = read_yaml_names(read_text(file))
-            except ValueError:
-                raise NearfarError(
-                    f"{file} cannot be read: below names: it has lines that are not NUMBER: NAME; fix them."
-                ) from None
-            if names:
-                return names
-    return None
-
-
-def read_yaml_names(text: str) -> tuple[str, ...]:
-    """Read the list or the table `names` of a YOLO file; of YAML no more than its three usual forms.
-
-    Args:
-        text: of the file.
-
-    Returns:
-        The names; none where there is no such list.
-
-    Raises:
-        ValueError: the number of a name is none.
-    """
-
-    def plain(word: str) -> str:
-        return word.strip().strip("'\"").strip()
-
-    lines = [line.split(" #")[0].rstrip() for line in text.splitlines()]
-    start = next((at for at, line in enumerate(lines) if line.startswith("names:")), None)
-    if start is None:
-        return ()
-    first = lines[start].removeprefix("names:").strip()
-    if first:
-        joined = " ".join([first, *lines[start + 1 :]])
-        inside = joined[1 : joined.find("]" if joined[0] == "[" else "}")]
-        words = [word for word in inside.split(",") if word.strip()]
-        return tuple(plain(word.partition(":")[2] if joined[0] == "{" else word) for word in words)
-    names: list[tuple[Any, str]] = []
-    for line in lines[start + 1 :]:
-        if not line.strip():
-            continue
-        if line.strip().startswith("- "):
-            names.append((len(names), plain(line.strip()[2:])))
-        elif line.startswith((" ", "\t")) and ":" in line:
-            key, _, name = line.strip().partition(":")
-            names.append((int(key), plain(name)))
-        else:
-            break
-    return tuple(name for _, name in sorted(names))
 
 
 def renumbered(labels: BoxLabels, classes: Sequence[str]) -> BoxLabels:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..core.errors import NearfarError
 from ..core.shapes import loads
+from ..core.text import counted
 
 NAMES = ("_annotations.coco.json", "annotations.json", "instances.json", "coco.json")
 
@@ -25,8 +26,9 @@ class Coco:
         path: the file.
         images: of each image its id, file name, height and width; a side is 0 where the file does not say.
         classes: names of the categories, in the order of their ids.
-        number: category id to its place in `classes`.
+        number: category id to its place in `classes`; several of one name share it.
         annotations: image id to what is annotated on it, as the file has it.
+        strays: annotations of images that the file does not list.
     """
 
     path: Path
@@ -34,6 +36,17 @@ class Coco:
     classes: tuple[str, ...]
     number: Mapping[Any, int]
     annotations: Mapping[Any, Sequence[Mapping[str, Any]]]
+    strays: int = 0
+
+    def notes(self, folder: Path, missing: int) -> list[str]:
+        """Say what of the file is not used: images that are not in a folder, and strays."""
+        notes = []
+        if missing:
+            notes.append(f"{counted(missing, 'image is')} named in {self.path.name} and not in {folder}.")
+        if self.strays:
+            what = counted(self.strays, "annotation is")
+            notes.append(f"{what} left out: of no image that {self.path.name} lists.")
+        return notes
 
 
 def find(folder: Path) -> Path | None:
@@ -84,21 +97,42 @@ def read(path: Path) -> Coco:
     """
     try:
         content = loads(path.read_bytes())
-        kinds = sorted(content["categories"], key=lambda kind: kind["id"])
+        kinds = sorted(content["categories"], key=lambda kind: _order(_id(kind["id"])))
+        classes = tuple(dict.fromkeys(str(kind["name"]).strip() for kind in kinds))
+        if "" in classes:
+            raise NearfarError(f"{path}: a category has an empty name; name it.")
+        number = {_id(kind["id"]): classes.index(str(kind["name"]).strip()) for kind in kinds}
+        if len(number) < len(kinds):
+            raise NearfarError(f"{path}: two categories have the same id; give each its own.")
         images = tuple(
-            (_id(one["id"]), str(one["file_name"]), int(one.get("height") or 0), int(one.get("width") or 0))
-            for one in content["images"]
+            dict.fromkeys(
+                (
+                    _id(one["id"]),
+                    str(one["file_name"]),
+                    int(one.get("height") or 0),
+                    int(one.get("width") or 0),
+                )
+                for one in content["images"]
+            )
         )
+        _refuse_twins(path, images)
         held: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
-        number = {kind["id"]: at for at, kind in enumerate(kinds)}
+        listed, strays = {one[0] for one in images}, 0
         for each in content["annotations"]:
-            if each["category_id"] not in number:
+            if _id(each["category_id"]) not in number:
                 raise NearfarError(
                     f"{path}: an annotation has the category {each['category_id']!r}, which the file does "
                     "not list; add it to its categories."
                 )
-            held[each["image_id"]].append(each)
-        return Coco(path, images, tuple(str(kind["name"]) for kind in kinds), number, dict(held))
+            key = _id(each["image_id"])
+            strays += key not in listed
+            held[key].append({**each, "category_id": _id(each["category_id"])})
+        if strays and not listed.intersection(held):
+            raise NearfarError(
+                f"{path}: no annotation is of an image that it lists; write the id of an image as its "
+                "image_id."
+            )
+        return Coco(path, images, classes, number, dict(held), strays)
     except OSError as error:
         raise NearfarError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -108,11 +142,36 @@ def read(path: Path) -> Coco:
         ) from None
 
 
-def _id(value: Any) -> Any:
-    """Take an id, which annotations name: a number or a text."""
-    if not isinstance(value, (int, str)):
+def _id(value: Any) -> str:
+    """Write an id as a text: one program's 7 is another's "7" or 7.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise TypeError(f"the id {str(value)[:40]!r} is neither a number nor a text")
-    return value
+    return str(value).strip()
+
+
+def _order(key: str) -> tuple[bool, int, str]:
+    """Sort ids as numbers where they are such."""
+    number = key.removeprefix("-").isdecimal() and len(key) < 40
+    return not number, int(key) if number else 0, key
+
+
+def _refuse_twins(path: Path, images: Sequence[tuple[str, str, int, int]]) -> None:
+    """Refuse two images of one id, whose annotations would be mixed, and two ids of one file."""
+    names: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    for key, name, *_ in images:
+        if (other := names.setdefault(key, name)) != name:
+            raise NearfarError(
+                f"{path} gives {other} and {name} the same id, {key}; give each image its own, and its "
+                "annotations with it."
+            )
+        if (twin := keys.setdefault(name, key)) != key:
+            raise NearfarError(
+                f"{path} lists {name} twice, with the ids {twin} and {key}; keep one, and give it the "
+                "annotations of both."
+            )
 
 
 def locate(coco: Coco, paths: Sequence[str]) -> dict[str, int]:
@@ -123,20 +182,22 @@ def locate(coco: Coco, paths: Sequence[str]) -> dict[str, int]:
         paths: of the images found, relative to their folder, with forward slashes.
 
     Returns:
-        Path to the image's place in `coco.images`; images that the file does not list are missing.
+        Path to the image's place in `coco.images`; images that the file does not list are missing, and those
+        of whose name it lists several.
     """
     by_name: defaultdict[str, list[str]] = defaultdict(list)
     for path in paths:
         by_name[path.rpartition("/")[2]].append(path)
     known, found = {*paths}, {}
+    loose: defaultdict[str, list[int]] = defaultdict(list)
     for at, (_, name, _, _) in enumerate(coco.images):
         plain = name.replace("\\", "/").removeprefix("./")
         alike = by_name.get(plain.rpartition("/")[2], [])
         if plain in known:
             found[plain] = at
         elif len(alike) == 1:
-            found.setdefault(alike[0], at)
-    return found
+            loose[alike[0]].append(at)
+    return found | {path: at for path, (at, *more) in loose.items() if path not in found and not more}
 
 
 def draw(shapes: Sequence[tuple[int, Any]], height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -155,7 +216,7 @@ def draw(shapes: Sequence[tuple[int, Any]], height: int, width: int) -> npt.NDAr
     for value, shape in shapes:
         if isinstance(shape, Mapping):
             if list(shape["size"]) != [height, width]:
-                continue
+                raise ValueError("the run-length code is of another size than its image")
             part = run_lengths(shape["counts"], height, width).astype(bool)
         else:
             canvas = Image.new("1", (width, height))
@@ -185,11 +246,11 @@ def run_lengths(counts: str | bytes | Sequence[int], height: int, width: int) ->
     if isinstance(counts, bytes):
         counts = counts.decode("ascii")
     runs = list(_uncompressed(counts)) if isinstance(counts, str) else list(counts)
-    if sum(runs) > height * width:
-        raise ValueError("the runs are longer than the mask")
+    if sum(runs) != height * width:
+        raise ValueError("the runs are longer or shorter than the mask")
     values = np.arange(len(runs)) % 2
     flat = np.repeat(values, runs).astype(np.uint8)
-    return np.resize(flat, height * width).reshape(width, height).T
+    return flat.reshape(width, height).T
 
 
 def _uncompressed(text: str) -> Iterator[int]:

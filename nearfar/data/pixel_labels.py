@@ -7,7 +7,7 @@ They are numbered in ascending order.
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +25,13 @@ from . import coco
 from .box_labels import upright_shape
 from .csv_files import read_text
 from .folders import find
+from .label_files import joined, same_shape
 from .masks import image_of_mask, masks_among
 from .source import FileSource, clean
 
 IGNORED = 255  # the class number of pixels that count for nothing
 MOST = 255  # classes
 VOID = 255  # of a palette, the value that stands for a border
-SHAPES = 0.02  # by which share the proportions of a mask may differ from its image's
 BACKGROUND = "background"
 
 Mask = npt.NDArray[np.uint8]
@@ -66,8 +66,8 @@ class Outlines:
             return coco.draw(self.shapes, self.height, self.width)
         except (KeyError, IndexError, TypeError, ValueError, OverflowError):
             raise NearfarError(
-                f"{self.where} has an outline that is no list of x, y and no run-length code; fix "
-                "or remove it."
+                f"{self.where} has an outline that is no list of x, y and no run-length code of its "
+                "size; fix or remove it."
             ) from None
 
 
@@ -155,11 +155,11 @@ def open_pixel_labels(
         raise NearfarError(f"{folder} is no folder; give one with images and masks.")
     if given is None:
         paths = find(folder)
-        pairs = _pairs(paths)
+        pairs, several = _pairs(paths)
         if pairs:
             found = {image: folder / mask for image, mask in pairs.items()}
-            without = len({*paths} - {*pairs} - {*pairs.values()} - masks_among(paths))
-            return _of_files(folder, found, without, ignore, workers)
+            without = len({*paths} - {*pairs} - {*pairs.values()} - masks_among(paths) - {*several})
+            return _of_files(folder, found, without, several, ignore, workers)
         given = coco.find(folder)
     if given is None:
         raise NearfarError(
@@ -167,12 +167,18 @@ def open_pixel_labels(
             "and masks/x.png), or give a folder of masks or a COCO file with --labels."
         )
     if given.is_dir():
-        by_stem = {_stem(path): given / path for path in find(given)}
-        joined = {path: by_stem[_stem(path)] for path in find(folder) if _stem(path) in by_stem}
-        joined = {path: mask for path, mask in joined.items() if mask != folder / path}
-        if not joined:
+        files = [(_place(path), given / path) for path in find(given)]
+        twice = {name for name, count in Counter(name for name, _ in files).items() if count > 1}
+        inside = {file.resolve() for _, file in files} if given.resolve() != folder.resolve() else set()
+        images = [path for path in find(folder) if (folder / path).resolve() not in inside]
+        several = [path for path in images if _place(path) in twice]
+        single = {path: (_place(path),) for path in images if _place(path) not in twice}
+        own = joined(single, {name: file for name, file in files if name not in twice})
+        own = {path: mask for path, mask in own.items() if mask != folder / path}
+        if not own:
             raise NearfarError(f"no mask in {given} is named like an image in {folder}; name them alike.")
-        return _of_files(folder, joined, len(find(folder)) - len(joined), ignore, workers)
+        without = len(images) - len(own) - len(several)
+        return _of_files(folder, own, without, several, ignore, workers)
     return _of_coco(folder, coco.read(given))
 
 
@@ -182,10 +188,20 @@ def _stem(path: str) -> str:
     return image_of_mask(name)
 
 
-def _pairs(paths: Sequence[str]) -> dict[str, str]:
-    """Find the mask of each image, by their names; nothing where the names say too little."""
+def _place(path: str) -> str:
+    """Give a path without its ending and that word, and with its folders."""
+    folders, bar, _ = path.rpartition("/")
+    return folders + bar + _stem(path)
+
+
+def _pairs(paths: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Find the mask of each image, by their names; nothing where the names say too little.
+
+    Also name the images that have several masks.
+    """
     masks = masks_among(paths)
     found: dict[str, str] = {}
+    several: set[str] = set()
     if masks:
         by_stem: defaultdict[str, list[str]] = defaultdict(list)
         for path in paths:
@@ -194,8 +210,16 @@ def _pairs(paths: Sequence[str]) -> dict[str, str]:
         for mask in sorted(masks):
             alike = by_stem.get(_stem(mask), [])
             for image in alike if len(alike) == 1 else _nearest(mask, alike):
+                if image in found:
+                    several.add(image)
                 found[image] = mask
-        return dict(sorted(found.items()))
+        if found and not {*found} - several:
+            image = min(several)
+            raise NearfarError(
+                f"each image has several masks, such as {image}; join those of an image into one, or name a "
+                "folder of one mask an image with --labels."
+            )
+        return {image: found[image] for image in sorted(found) if image not in several}, sorted(several)
     # x.bmp and x.png in one folder: the PNG is the mask, where no image is a PNG.
     by_place: defaultdict[str, list[str]] = defaultdict(list)
     for path in paths:
@@ -204,7 +228,7 @@ def _pairs(paths: Sequence[str]) -> dict[str, str]:
         masks_here = [path for path in alike if path.lower().endswith(".png")]
         if len(alike) == 2 and len(masks_here) == 1:
             found[next(path for path in alike if path != masks_here[0])] = masks_here[0]
-    return dict(sorted(found.items())) if 2 * len(found) == len(paths) else {}
+    return (dict(sorted(found.items())) if 2 * len(found) == len(paths) else {}), []
 
 
 def _nearest(mask: str, images: Sequence[str]) -> list[str]:
@@ -219,9 +243,17 @@ def _nearest(mask: str, images: Sequence[str]) -> list[str]:
 
 
 def _of_files(
-    folder: Path, pairs: Mapping[str, Path], without: int, ignore: int | None, workers: int
+    folder: Path,
+    pairs: Mapping[str, Path],
+    without: int,
+    several: Sequence[str],
+    ignore: int | None,
+    workers: int,
 ) -> PixelLabels:
-    """Read all masks once, to know which values there are; `without` counts images that have none."""
+    """Read all masks once, to know which values there are.
+
+    Of images that are left out, `without` counts those without a mask, and `several` names those with more.
+    """
     images, files = sorted(pairs), [pairs[image] for image in sorted(pairs)]
     seen: set[int] = set()
     void = False
@@ -240,6 +272,9 @@ def _of_files(
                 "value a class, saved as PNG without smoothing."
             )
     notes = [f"{counted(without, 'image is')} left out of {folder}: without a mask."] if without else []
+    if several:
+        what = counted(len(several), "image is")
+        notes.append(f"{what} left out of {folder}: with more than one mask, such as {several[0]}.")
     if ignore is not None:
         seen.discard(ignore)
     elif void:
@@ -293,9 +328,7 @@ def _of_coco(folder: Path, file: coco.Coco) -> PixelLabels:
             )
         masks.append(Outlines(tuple(shapes), height, width, f"{path} in {file.path}"))
     notes = [f"{counted(boxes, 'annotation is')} left out: with a box and no outline."] if boxes else []
-    missing = len(file.images) - len(images)
-    if missing:
-        notes.append(f"{counted(missing, 'image is')} named in {file.path.name} and not in {folder}.")
+    notes += file.notes(folder, len(file.images) - len(images))
     source = FileSource(str(folder), clean(images), None, folder, images)
     return PixelLabels(source, tuple(masks), (BACKGROUND, *file.classes), (), tuple(notes))
 
@@ -348,9 +381,7 @@ def fitted(mask: Mask, shape: tuple[int, ...], name: str) -> Mask:
     if mask.shape == shape:
         return mask
     height, width = shape
-    ratio = mask.shape[0] * width / (mask.shape[1] * height)
-    # A pixel more or less is rounding, which changes the proportions of small images most.
-    if abs(ratio - 1) > SHAPES + 1 / min(height, width, *mask.shape):
+    if not same_shape(mask.shape, shape):
         raise NearfarError(
             f"the mask of {name} is {mask.shape[1]} x {mask.shape[0]}, its image {width} x {height}; give "
             "masks of the same proportions."
