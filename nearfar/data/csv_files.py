@@ -1,4 +1,4 @@
-"""Reads lists in text files as people's programs write them: UTF-8 or UTF-16, commas, semicolons or tabs."""
+"""Reads lists in text files as people's programs write them: any Unicode; commas, semicolons or tabs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +23,7 @@ PATH_COLUMNS = (
 """What the column of the paths is called in the lists that people have, the surest first."""
 _DELIMITERS = ",;\t"
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
+_END = "\ue000end\ue000"  # follows the last line; in a cell it shows that a quote was never closed
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
@@ -41,6 +43,8 @@ def open_text(path: Path, errors: str = "strict") -> IO[str]:
     """
     with open(path, "rb") as file:
         start = file.read(256)
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # the first begins as UTF-16 does
+        return open(path, encoding="utf-32", newline="")
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return open(path, encoding="utf-16", newline="")
     if b"\0" in start:
@@ -67,7 +71,9 @@ def read_text(path: Path) -> str:
         raise NearfarError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
 
 
-def read_rows(path: Path, errors: str = "strict") -> Iterator[tuple[int, list[str]]]:
+def read_rows(
+    path: Path, errors: str = "strict", *, lenient: bool = False
+) -> Iterator[tuple[int, list[str]]]:
     """Read a table: the heading first, then each row that is not empty.
 
     A first line such as "sep=;" names what stands between cells, as Excel writes it; else the heading shows
@@ -76,13 +82,14 @@ def read_rows(path: Path, errors: str = "strict") -> Iterator[tuple[int, list[st
     Args:
         path: a .csv or .tsv.
         errors: as `open_text` has it.
+        lenient: take rows of more cells than the heading has, and quotes within quoted cells, as they come.
 
     Yields:
         The number of the line at which the row ends, and its cells.
 
     Raises:
-        NearfarError: it is not UTF-8 text.
-        csv.Error, OSError, ValueError: it is no such file.
+        NearfarError: it is not UTF-8 text, a quote is never closed, or a row is too long.
+        OSError, ValueError: it cannot be read.
     """
     with open_text(path, errors) as file:
         heading = file.readline()
@@ -92,14 +99,38 @@ def read_rows(path: Path, errors: str = "strict") -> Iterator[tuple[int, list[st
         else:
             file.seek(0)
             delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(heading)
-        rows = csv.reader(file, delimiter=delimiter)
+        rows = csv.reader(chain(file, [_END]), delimiter=delimiter, strict=not lenient)
+        first, width = 1 + skipped, 0
         try:
             for row in rows:
+                if row == [_END]:
+                    return
+                if row and row[-1].endswith(_END):
+                    raise csv.Error
+                line = rows.line_num + skipped
+                width = width or len(row)
+                if not lenient and any(cell.strip() for cell in row[width:]):
+                    raise NearfarError(
+                        f"{path}, line {line}: {len(row)} cells, and the heading has {width}; put a cell "
+                        f"that holds {delimiter!r} in double quotes."
+                    )
                 if any(cell.strip() for cell in row):
-                    yield rows.line_num + skipped, [from_spreadsheet_cell(cell) for cell in row]
+                    yield line, [from_spreadsheet_cell(cell) for cell in row]
+                first = line + 1
         except UnicodeDecodeError:
             raise NearfarError(
                 f"{path} is not UTF-8 text; save it as 'CSV UTF-8', which Excel offers."
+            ) from None
+        except csv.Error as error:
+            if "limit" in str(error):
+                most = csv.field_size_limit()
+                raise NearfarError(
+                    f"{path}, line {first}: a cell has more than {most:,} characters; shorten it, or close "
+                    "its quote."
+                ) from None
+            raise NearfarError(
+                f"{path}, line {first}: a quote that begins a cell is not closed at its end; close it, and "
+                "write a quote within a cell twice."
             ) from None
 
 

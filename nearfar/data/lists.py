@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,7 +14,7 @@ from .endings import LISTS
 from .folders import SUFFIXES as IMAGES
 from .named_files import located
 from .names import Names
-from .source import FileSource, class_names, clean
+from .source import FileSource, class_names, clean, label_of
 
 SUFFIXES = LISTS
 _BLOCK = 1 << 16  # characters, or rows, at a time
@@ -112,7 +113,7 @@ def read_list(path: Path, name: str, *, labels: bool) -> tuple[Names, list[Any] 
         Paths as they are written, and what stands for labels; None without.
 
     Raises:
-        NearfarError: the list cannot be read, is empty, or lacks a column.
+        NearfarError: the list cannot be read, is empty, lacks a column, or gives an image two labels.
     """
     marks: list[Any] | None = None
     try:
@@ -130,7 +131,19 @@ def read_list(path: Path, name: str, *, labels: bool) -> tuple[Names, list[Any] 
         raise NearfarError(f"{name} cannot be read as a list of images: {reason_of(error)}.") from None
     if not paths:
         raise NearfarError(f"{name} lists no images; write one path per row.")
+    if marks is not None:
+        _refuse_two_labels(name, paths, marks)
     return paths, marks
+
+
+def _refuse_two_labels(name: str, paths: Names, marks: Sequence[Any]) -> None:
+    """Refuse a list that gives an image two labels."""
+    known: dict[str, str | None] = {}
+    for path, mark in zip(paths, marks, strict=True):
+        label = label_of(mark)
+        other = known.setdefault(os.path.normpath(path), label)
+        if other != label:
+            raise NearfarError(f"{name} gives {path} two labels, {other!r} and {label!r}; keep one row.")
 
 
 def open_list(path: Path, *, labels: bool, suffixes: Collection[str] = IMAGES) -> FileSource:

@@ -243,17 +243,16 @@ def _rows(path: Path) -> Lines:
                 yield line, row[wanted[0]], row[wanted[1]], ""
         return
     csv.field_size_limit(1 << 30)
-    lines = read_rows(path, "surrogateescape")
+    lines = read_rows(path, "surrogateescape", lenient=True)
     _, heading = next(lines, (0, []))
     at, mark = _columns(path, heading)
     for line, cells in lines:
-        short = len(cells) <= max(at, mark)
-        yield (
-            line,
-            None if short else cells[at],
-            None if short else cells[mark],
-            ("a column is missing" if short else ""),
-        )
+        if len(cells) <= max(at, mark):
+            yield line, None, None, "a column is missing"
+        elif any(cell.strip() for cell in cells[len(heading) :]):
+            yield line, None, None, "more cells than columns: a cell with a comma needs quotes"
+        else:
+            yield line, cells[at], cells[mark], ""
 
 
 def _columns(path: Path, names: list[str]) -> tuple[int, int]:

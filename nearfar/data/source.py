@@ -315,7 +315,7 @@ def label_of(value: Any) -> str | None:
     """Write a label of any kind as a class's name.
 
     Args:
-        value: a word or number, or None.
+        value: a word, in bytes too, or a number, or None.
 
     Returns:
         The name without blanks around it, in Unicode's composed form, so that two names that look alike are
@@ -323,6 +323,8 @@ def label_of(value: Any) -> str | None:
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    elif isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
     word = "" if value is None else unicodedata.normalize("NFC", str(value)).translate(_UNSEEN).strip()
     return None if word.lower() in NO_LABEL else word
 
@@ -349,6 +351,11 @@ def class_names(name: str, labels: Sequence[Any], count: int) -> tuple[str, ...]
         )
     words = []
     for row, label in enumerate(plain):
+        if isinstance(label, (list, tuple, dict, set)):
+            raise NearfarError(
+                f"{name} has {str(label)[:40]} for the label of image {row + 1:,}; give one word or number, "
+                "or fine-tune with --multi-label."
+            )
         word = label_of(label)
         if word is None:
             shown = "" if label in (None, "") else f" ({str(label).strip()!r} means none)"

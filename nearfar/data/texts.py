@@ -175,12 +175,14 @@ Table = Iterator[tuple[int, Mapping[str, Any], str]]  # line, cells by column, w
 
 def _csv(path: Path) -> Table:
     csv.field_size_limit(1 << 30)
-    lines = read_rows(path, "surrogateescape")
+    lines = read_rows(path, "surrogateescape", lenient=True)
     _, heading = next(lines, (0, []))
     names = [name.strip() for name in heading]
     for line, row in lines:
-        short = len(row) < len(names)
-        yield line, dict(zip(names, row, strict=False)), "a column is missing" if short else ""
+        bad = "a column is missing" if len(row) < len(names) else ""
+        if any(cell.strip() for cell in row[len(names) :]):
+            bad = "more cells than columns: a cell with a comma needs quotes"
+        yield line, dict(zip(names, row, strict=False)), bad
 
 
 def _jsonl(path: Path) -> Table:

@@ -87,8 +87,13 @@ def read_many(path: Path) -> dict[str, tuple[str, ...]]:
                 if k != at and _flag(path, number, heads[k], row[k])
             }
         name = row[at].strip()
-        for key in (name, os.path.realpath(path.parent / name)):
-            found[key] = tuple(sorted(labels))
+        own = tuple(sorted(labels))
+        for key in {name, os.path.realpath(path.parent / name)}:
+            if found.setdefault(key, own) != own:
+                raise NearfarError(
+                    f"{path}, line {number}: {name} has two rows whose labels differ; write all its labels "
+                    "into one."
+                )
     if not any(found.values()):
         raise NearfarError(f"{path} has no label in any row; name the column of labels 'labels'.")
     return found
