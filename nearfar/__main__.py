@@ -3,6 +3,8 @@
 import gc
 import sys
 
+TIDY = {"triton", "onnx"}  # nanobind prints what of theirs is left at the end; torchvision imports the first
+
 
 def start() -> int:
     """Run the command line; Ctrl-C before it has been imported ends in a sentence too."""
@@ -17,7 +19,8 @@ def start() -> int:
     try:
         return main()
     finally:
-        gc.freeze()  # or Python would look for cycles among all that ends with it, which takes a second
+        if not TIDY & sys.modules.keys():
+            gc.freeze()  # or Python would look for cycles among all that ends with it, which takes a second
 
 
 if __name__ == "__main__":

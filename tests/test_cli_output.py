@@ -33,6 +33,14 @@ def test_methods_are_listed_without_torch_and_at_once() -> None:
     assert "Chen et al. 2020; needs images." in done.stdout and "Chen and He 2021;" in done.stdout
 
 
+@pytest.mark.slow
+def test_nothing_is_printed_after_the_end_of_a_command() -> None:
+    pytest.importorskip("triton")  # whose library tells of each object that is still there as Python ends
+    code = "import torchvision, nearfar.__main__ as m\nm.sys.argv[1:] = ['methods']\nm.start()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "simclr" in done.stdout and done.stderr == ""
+
+
 def test_methods_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["methods"]
