@@ -207,5 +207,7 @@ def test_objects_become_rows_counts_and_frames(tmp_path):
     assert [len(one.boxes) for one in again.boxes if one.width == 100] == [1, 0]
     assert np.allclose(again.boxes[0].boxes[0], box[0])
     assert task.store_columns(answer) == {"objects_disc": 0, "objects_square": 1}
+    task.classes = ("red disc", "square")
+    assert task.store_columns(answer) == {"objects_red_disc": 0, "objects_square": 1}
     shown, text = task.draw(picture(0)[0], answer)
     assert shown.shape == (HEIGHT, WIDTH, 3) and text == "1 square" and (shown != picture(0)[0]).any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import itertools
 import json
 
@@ -12,6 +14,7 @@ import pytest
 from servers import server  # noqa: F401
 
 import nearfar
+from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.features.files import write_vectors
 from nearfar.stores import StoreInfo, index, open_store, quantised, snapshot
@@ -284,3 +287,77 @@ def test_a_refused_import_leaves_the_store_as_it_was(tmp_path, kind, count):
         nearfar.store(old, import_file=tmp_path / "bad.parquet")
     after = nearfar.store(old)
     assert (after.images, after.version, after.columns) == (3, before.version, before.columns)
+
+
+def test_times_are_texts_nan_is_no_value_and_what_is_left_out_is_named(tmp_path, capfd):
+    days = [datetime.date(2020, 1, 2), None]
+    noon = pa.array([datetime.datetime(2020, 1, 1, 12), None], pa.timestamp("us"))
+    plain = table(["a", "b"], day=days, noon=noon, price=[decimal.Decimal("1.50"), None], lists=[[1], [2]])
+    plain = plain.append_column("far", [[float("nan"), float("inf")]]).append_column("raw", [[b"x", b"y"]])
+    pq.write_table(plain, tmp_path / "in.parquet")
+    progress.show(True)
+    store = nearfar.store(tmp_path / "s.nf", import_file=tmp_path / "in.parquet")
+    assert "without the columns lists, raw, of neither texts" in capfd.readouterr().err
+    assert "lists" not in store.columns and store.columns["day"] == "text"
+    for suffix in ("parquet", "npz", "csv"):
+        export(open_store(str(tmp_path / "s.nf")), tmp_path / f"out.{suffix}")
+        nearfar.store(tmp_path / f"{suffix}.nf", import_file=tmp_path / f"out.{suffix}")
+        rows = open_store(str(tmp_path / f"{suffix}.nf")).rows(["day", "noon", "price", "far"]).to_pylist()
+        assert rows == [
+            {"day": "2020-01-02", "noon": "2020-01-01 12:00:00", "price": "1.50", "far": None},
+            {"day": None, "noon": None, "price": None, "far": float("inf")},
+        ]
+
+
+def test_columns_called_like_numbers_of_vectors_come_back(tmp_path):
+    store = open_store(str(tmp_path / "s.nf"), INFO)
+    store.upsert(table(["a"], v0=[9.0], v8=[7.0]))
+    export(store, tmp_path / "out.csv")
+    nearfar.store(tmp_path / "again.nf", import_file=tmp_path / "out.csv")
+    again = open_store(str(tmp_path / "again.nf"))
+    assert np.array_equal(again.vectors()[1], store.vectors()[1])
+    assert again.rows(["v0", "v8"]).to_pylist() == [{"v0": 9.0, "v8": 7.0}]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,v0,v1\na,1\n", "line 2: 2 cells, and the heading has 3"),
+        ("id,v0,v1\na,1,2,3\n", "line 2: 4 cells, and the heading has 3"),
+        ("id,v0,v1\n\na,x,2\n", "line 3: v0, v1, ... are no numbers"),
+        ('id,v0,label\na,1,"x\nb,2,y\n', "line 2: a quote"),
+        ("id,id,v0\na,b,1\n", "two columns named 'id'"),
+        ("id,v1,v2\na,1,2\n", "needs a heading with id and v0"),
+    ],
+)
+def test_csv_files_that_lose_rows_or_cells_are_refused_by_line(tmp_path, text, said):
+    (tmp_path / "in.csv").write_text(text)
+    with pytest.raises(NearfarError, match=said.replace(".", r"\.")):
+        nearfar.store(tmp_path / "s.nf", import_file=tmp_path / "in.csv")
+    assert not (tmp_path / "s.nf").exists()
+
+
+def test_csv_files_of_other_programs_are_read(tmp_path):
+    (tmp_path / "in.csv").write_bytes('id;v0;v1;site\r\na;1;2;"ä;b"\r\n\r\nb;3;4;\r\n'.encode("utf-16"))
+    nearfar.store(tmp_path / "s.nf", import_file=tmp_path / "in.csv")
+    store = open_store(str(tmp_path / "s.nf"))
+    assert store.rows(["id", "site"]).to_pylist() == [{"id": "a", "site": "ä;b"}, {"id": "b", "site": None}]
+    assert store.vectors()[1].tolist() == [[1, 2], [3, 4]]
+
+
+def test_arrays_of_bytes_days_and_numbers_that_are_none(tmp_path):
+    days = np.array(["2020-01-02", "NaT"], "M8[D]")
+    held = {"ids": np.array([b"a", "ä".encode()]), "vectors": draw(2), "day": days, "wide": np.ones((2, 2))}
+    np.savez(tmp_path / "in.npz", age=np.array([1.5, np.nan]), **held)
+    nearfar.store(tmp_path / "s.nf", import_file=tmp_path / "in.npz")
+    assert open_store(str(tmp_path / "s.nf")).rows(["id", "day", "age"]).to_pylist() == [
+        {"id": "a", "day": "2020-01-02", "age": 1.5},
+        {"id": "ä", "day": None, "age": None},
+    ]
+    np.savez(tmp_path / "bad.npz", ids=np.array(["a"], object), vectors=draw(1))
+    with pytest.raises(NearfarError, match="Python objects, which is never loaded"):
+        nearfar.store(tmp_path / "t.nf", import_file=tmp_path / "bad.npz")
+    for name, vectors in (("empty", np.ones((1, 0))), ("complex", np.ones((1, 2), complex))):
+        np.savez(tmp_path / f"{name}.npz", ids=np.array(["a"]), vectors=vectors)
+        with pytest.raises(NearfarError, match=r"vectors, \(n, d\) numbers"):
+            nearfar.store(tmp_path / "t.nf", import_file=tmp_path / f"{name}.npz")

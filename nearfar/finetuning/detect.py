@@ -22,6 +22,7 @@ from ..data.dataset import Dataset
 from ..models import Encoder, seeded
 from ..models.detector import Detector
 from ..models.feature_maps import takes_any_shape
+from ..stores.schema import column_names
 from . import crops
 from .crop_task import CropTask, NetworkInput, OneCrop
 from .detect_network import DetectionNetwork, Objects, RawHeads
@@ -309,7 +310,8 @@ class Detection(CropTask):
     def store_columns(self, answer: Objects) -> Mapping[str, Any]:
         """Give the number of objects of each class."""
         names = [name for name, _, _ in self._kept(answer)]
-        return {f"objects_{name}": names.count(name) for name in self.classes}
+        columns = column_names("objects", tuple(self.classes))
+        return {column: names.count(name) for column, name in zip(columns, self.classes, strict=True)}
 
     def files(self, answer: Objects) -> Mapping[str, bytes]:
         """Give none; boxes are rows of the one file."""

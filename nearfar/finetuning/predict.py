@@ -201,6 +201,7 @@ class _Job:
     device: torch.device
     batch_size: int
     workers: int
+    _names: list[str] = field(default_factory=list)  # of files, one an image
 
     def run(self, picture: Path | None, notes: tuple[str, ...], settings: Mapping[str, Any]) -> Predictions:
         """Predict what is left, and write what was asked for."""
@@ -299,9 +300,10 @@ class _Job:
                     values.setdefault(column, {})[name] = value
             self.store.update_columns(values)
         if self.path is not None:
-            for name, answer in zip(names, answers, strict=True):
+            for row, answer in zip(chunk.kept.tolist(), answers, strict=True):
                 if files := task.files(answer):
-                    prediction_files.put_files(self.path.with_suffix(""), name, files)
+                    self._names = self._names or prediction_files.file_names(ids)
+                    prediction_files.put_files(self.path.with_suffix(""), self._names[row], files)
         return Part(len(names), rows, [[ids[row], reason] for row, reason in chunk.bad])
 
     def _reading(self) -> Any:

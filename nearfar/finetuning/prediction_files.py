@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ..core.atomic import atomic_write, check_place
@@ -156,17 +157,47 @@ def _parquet(file: IO[bytes], columns: Mapping[str, str], parts: Iterator[Part])
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
+def file_names(ids: Sequence[str]) -> list[str]:
+    """Name the files of each image's answer, without their endings: as the image, below its folders.
+
+    Images that would have one name, such as a.jpg and a.png, keep their endings; of ids that lead out of
+    the folder, such as ../a.jpg and a.jpg, the later ones get a number.
+
+    Args:
+        ids: of all images.
+
+    Returns:
+        A path each, without `..`; no two are the same, whatever the case of letters.
+    """
+    inner = [
+        "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")) or "_"
+        for name in ids
+    ]
+    plain = [str(PurePosixPath(name).with_suffix("")) for name in inner]
+    count = Counter(name.casefold() for name in plain)
+    names = [
+        short if count[short.casefold()] == 1 else name for short, name in zip(plain, inner, strict=True)
+    ]
+    taken: set[str] = set()
+    for at, name in enumerate(names):
+        number = 1
+        while names[at].casefold() in taken:
+            number += 1
+            names[at] = f"{name}_{number}"
+        taken.add(names[at].casefold())
+    return names
+
+
 def put_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
-    """Write files of one image's answer, named like the image.
+    """Write files of one image's answer.
 
     Args:
         folder: where to; made if missing.
-        name: the image's id, a path.
+        name: as `file_names` gives it.
         files: ending to content.
     """
-    inner = [word for word in name.replace("\\", "/").split("/") if word not in ("", ".", "..")]
     for ending, content in files.items():
-        path = folder.joinpath(*inner[:-1], f"{Path(inner[-1]).stem}{ending}")
+        path = folder / f"{name}{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             file.write(content)

@@ -26,6 +26,7 @@ from ..data.dataset import Dataset
 from ..data.pixel_labels import IGNORED, PixelLabels
 from ..models import Encoder, seeded
 from ..models.feature_maps import takes_any_shape
+from ..stores.schema import column_names
 from . import crops, segment_baseline
 from .crop_task import CropTask, NetworkInput, OneCrop
 from .segment_baseline import ColourFeatures
@@ -266,7 +267,8 @@ class Segmentation(CropTask):
     def store_columns(self, answer: Answer) -> Mapping[str, Any]:
         """Give the share of each class."""
         shares = dict(self._shares(answer))
-        return {f"share_{name}": shares.get(name, 0.0) for name in self.classes}
+        columns = column_names("share", tuple(self.classes))
+        return {column: shares.get(name, 0.0) for column, name in zip(columns, self.classes, strict=True)}
 
     def files(self, answer: Answer) -> Mapping[str, bytes]:
         """Write the mask as a PNG with the values that the training's masks had."""

@@ -24,6 +24,7 @@ from .schema import SETTABLE, check_update
 NAMES = ("id", *PATH_COLUMNS)
 _NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?\.\d+|(0|[1-9]\d*)\.)([eE][-+]?\d+)?")
 _WHOLE = re.compile(r"([-+]?\d+)(\.0*)?")
+_ENDLESS = ("inf", "-inf")  # as a store's numbers are written that are so
 _FLAGS = {"true": True, "false": False}
 
 
@@ -145,6 +146,8 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
     Raises:
         NearfarError: a word is not of the kind.
     """
+    if kind == "number":  # of a file that other programs wrote
+        words = [None if word is not None and word.lower() == "nan" else word for word in words]
     given = [word for word in words if word is not None]
     if name in SETTABLE:
         kind = "text"
@@ -152,6 +155,7 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
         numbers = all(_NUMBER.fullmatch(word) and not _rounded(word) for word in given)
         kind = "number" if numbers else "flag" if all(w.lower() in _FLAGS for w in given) else "text"
     if kind == "number":
+        given = [word for word in given if word not in _ENDLESS]
         bad = next((word for word in given if not _NUMBER.fullmatch(word)), None)
     else:
         bad = next((word for word in given if word.lower() not in _FLAGS), None) if kind == "flag" else None

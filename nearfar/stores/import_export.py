@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +22,10 @@ import numpy as np
 from ..core.arrays import ERRORS, open_arrays
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
+from ..core.progress import say
 from ..core.shapes import loads
-from ..core.text import from_spreadsheet_cell, spreadsheet_cell
+from ..core.text import counted, spreadsheet_cell
+from ..data.csv_files import read_rows
 from ..data.modalities import IMAGES
 from . import schema
 from .base import THUMBNAIL, StoreInfo, Value, Vectors, VectorStore
@@ -31,6 +34,7 @@ from .open import open_store
 
 SUFFIXES = (".parquet", ".npz", ".csv")
 CHUNK = 2000  # rows read or written at a time
+_LEFT = "columns that are left out"
 
 
 def _suffix(path: Path, flag: str) -> str:
@@ -150,6 +154,9 @@ def import_file(address: str | Path, path: str | Path) -> tuple[VectorStore, int
     open_ = {".parquet": _from_parquet, ".npz": _from_npz, ".csv": _from_csv}[_suffix(file, "--import")]
     try:
         facts, dim, tables = open_(file)
+        if left := facts.pop(_LEFT, None):
+            named = f"column{'s' * (len(left) > 1)} {', '.join(left)}"
+            say(f"{file}: without the {named}, of neither texts, numbers, flags nor times.")
         # What a file says of itself is not trusted to be of the right kind.
         names = {"encoder": str, "run": str, "preprocess": dict, "modality": str, "engine": str}
         said = {name: facts[name] for name, type_ in names.items() if isinstance(facts.get(name), type_)}
@@ -215,43 +222,97 @@ def _from_parquet(path: Path) -> Opened:
         dim = len((first[0][0].as_py() if first else None) or [])
     if dim < 1:
         raise NearfarError(f"{path} has no vector in its first row; each row needs one.")
-    kept = [name for name in layout.names if name in schema.HIDDEN or schema.kind_of(layout.field(name).type)]
-    batches = file.iter_batches(CHUNK, columns=[name for name in kept if name != schema.KEY])
+    kinds = {name: schema.kind_of(layout.field(name).type) for name in layout.names}
+    kept = [name for name, kind in kinds.items() if name in schema.HIDDEN or kind]
+    times = [name for name in layout.names if name not in kept and schema.is_written(layout.field(name).type)]
+    batches = file.iter_batches(CHUNK, columns=[*(name for name in kept if name != schema.KEY), *times])
     facts = _facts((layout.metadata or {}).get(b"nearfar", b""))
-    return facts, dim, (pa.Table.from_batches([batch]) for batch in batches)
+    facts[_LEFT] = [name for name in layout.names if name not in kept and name not in times]
+    return facts, dim, (_written(pa.Table.from_batches([batch]), times) for batch in batches)
+
+
+def _written(table: Any, columns: Sequence[str]) -> Any:
+    """Write times and decimal numbers of a table as texts."""
+    import pyarrow as pa
+
+    for name in columns:
+        words = [None if value is None else str(value) for value in table[name].to_pylist()]
+        table = table.set_column(table.column_names.index(name), name, pa.array(words, pa.string()))
+    return table
 
 
 def _from_npz(path: Path) -> Opened:
     with open_arrays(path) as file:
-        held = {name: file[name] for name in file.files}
+        try:
+            held = {name: file[name] for name in file.files}
+        except ValueError as error:
+            if "pickle" not in str(error):
+                raise
+            raise NearfarError(
+                f"{path} holds an array of Python objects, which is never loaded; save texts as "
+                "np.array(texts, str)."
+            ) from None
     facts = _facts(str(held.pop("provenance", "")))
     ids, vectors = held.pop("ids", None), held.pop("vectors", None)
-    if ids is None or vectors is None or vectors.ndim != 2 or len(ids) != len(vectors):
+    good = vectors is not None and vectors.ndim == 2 and vectors.dtype.kind in "fiub" and vectors.shape[1]
+    if ids is None or ids.ndim != 1 or not good or len(ids) != len(vectors):
         raise NearfarError(f"{path} needs the arrays ids, n names, and vectors, (n, d) numbers.")
+    if {"label", "labels"} <= {*held}:
+        raise NearfarError(f"{path} has the arrays label and labels; keep one.")
     words = {"id": ids, **{"label" if name == "labels" else name: held[name] for name in held}}
-    words = {name: array for name, array in words.items() if array.shape == (len(ids),)}
-    columns = {name: [str(v) or None for v in array.tolist()] for name, array in words.items()}
-    return facts, vectors.shape[1], _typed(columns, vectors.astype(np.float32), facts)
+    facts[_LEFT] = [name for name, array in words.items() if array.shape != (len(ids),)]
+    columns = {name: _words_of(words[name]) for name in words if name not in facts[_LEFT]}
+    with np.errstate(over="ignore"):  # what is too large is refused as infinite
+        return facts, vectors.shape[1], _typed(columns, vectors.astype(np.float32), facts)
+
+
+def _words_of(array: Any) -> list[str | None]:
+    """Write the values of an array as words: bytes as the text that they are, days and times by ISO 8601."""
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "backslashreplace")
+    if array.dtype.kind in "mM":
+        array = np.where(np.isnat(array), "", array.astype(str))
+    return [_none_of(str(value)) for value in array.tolist()]
+
+
+def _none_of(word: str) -> str | None:
+    """Take a word that stands for a number which is none as no value."""
+    return None if word in ("", "nan") else word
 
 
 def _from_csv(path: Path) -> Opened:
     facts: dict[str, Any] = {}
     with suppress(OSError):
         facts = _facts(path.with_suffix(".json").read_bytes())
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        heads = next(csv.reader(file), [])
-    at = [heads.index(f"v{k}") for k in range(sum(h[:1] == "v" and h[1:].isdigit() for h in heads))]
-    if "id" not in heads or not at:
+    csv.field_size_limit(1 << 30)  # a text may be long
+    lines = read_rows(path)
+    heads = [head.strip() for head in next(lines, (0, []))[1]]
+    said = facts.get("dim")
+    dim = said if isinstance(said, int) and 0 < said <= len(heads) else 0
+    if not dim:
+        while f"v{dim}" in heads:
+            dim += 1
+    at = [len(heads) - 1 - heads[::-1].index(f"v{k}") for k in range(dim) if f"v{k}" in heads]
+    if "id" not in heads or not at or len(at) < dim:
         raise NearfarError(f"{path} needs a heading with id and v0, v1, ... for the vectors.")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        table = list(csv.reader(file))[1:]
-    vectors = np.array([[row[k] for k in at] for row in table], np.float32).reshape(-1, len(at))
-    words = {
-        head: [from_spreadsheet_cell(row[k]) or None for row in table]
-        for k, head in enumerate(heads)
-        if k not in at
-    }
-    return facts, len(at), _typed(words, vectors, facts)
+    names = {k: head for k, head in enumerate(heads) if k not in at}
+    twice = next((head for head, count in Counter(names.values()).items() if count > 1), None)
+    if twice is not None:
+        raise NearfarError(f"{path} has two columns named {twice!r}; rename one.")
+    rows, vectors = [], []
+    for number, row in lines:
+        if len(row) < len(heads):
+            raise NearfarError(
+                f"{path}, line {number}: {counted(len(row), 'cell')}, and the heading has {len(heads)}; fix "
+                "the line."
+            )
+        try:
+            vectors.append(np.array([row[k] for k in at], np.float32))
+        except ValueError:
+            raise NearfarError(f"{path}, line {number}: v0, v1, ... are no numbers; fix the line.") from None
+        rows.append(row)
+    words = {head: [row[k] or None for row in rows] for k, head in names.items()}
+    return facts, len(at), _typed(words, np.array(vectors, np.float32).reshape(-1, len(at)), facts)
 
 
 def _typed(words: dict[str, list[str | None]], vectors: Vectors, facts: dict[str, Any]) -> Iterator[Any]:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,29 @@ def check_column(name: str, columns: Mapping[str, str]) -> None:
         )
 
 
+@cache
+def column_names(prefix: str, words: tuple[str, ...]) -> tuple[str, ...]:
+    """Make names of columns of any words, such as those of classes.
+
+    Args:
+        prefix: comes before each.
+        words: no two are the same.
+
+    Returns:
+        A name each that a column can have, with _ for what is no letter or digit of ASCII, and a number
+        where two would be the same.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        plain = re.sub(r"[^A-Za-z0-9_]+", "_", f"{prefix}_{word}")
+        name, number = plain[:60], 1
+        while name.lower() in found:
+            number += 1
+            name = f"{plain[:55]}_{number}"
+        found[name.lower()] = name
+    return tuple(found.values())
+
+
 def check_deleted(ids: Sequence[str] | None, where: str | None) -> None:
     """Refuse to delete where it is not said what.
 
@@ -84,6 +108,13 @@ def kind_of(type_: pyarrow.DataType) -> str | None:
         return "number"
     text = pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
     return "text" if text or pa.types.is_null(type_) else None
+
+
+def is_written(type_: pyarrow.DataType) -> bool:
+    """Tell whether values of an Arrow type are kept as texts: days, times and decimal numbers."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_temporal(type_) or pa.types.is_decimal(type_))
 
 
 def kind_of_values(column: str, values: Sequence[Value], columns: Mapping[str, str]) -> str:
@@ -154,7 +185,7 @@ def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) 
             if kind == "number" and name not in first and _has_long(table[name]):
                 kind = "text"  # ids that numbers would round
         try:
-            made[name] = table[name].combine_chunks().cast(arrow_type(name, kind, first))
+            made[name] = _measured(table[name].combine_chunks()).cast(arrow_type(name, kind, first))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise NearfarError(
                 f"the column {name!r} holds a value that is not a {kind}; fix it or leave the column out."
@@ -166,6 +197,16 @@ def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) 
     made["vector"] = fixed(vectors)
     made[KEY] = pa.array(keys(vectors))
     return pa.table(made)
+
+
+def _measured(column: pyarrow.Array) -> pyarrow.Array:
+    """Take NaN as no value, which is what it means in tables."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_floating(column.type):
+        return column
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
 
 
 def _has_long(column: pyarrow.ChunkedArray) -> bool:
