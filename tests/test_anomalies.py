@@ -158,6 +158,8 @@ def test_planted_oddities_tell_a_strong_encoder_from_one_that_knows_nothing() ->
     weak = plant_oddities(x, np.random.default_rng(1).permutation(labels))
     assert weak is not None and weak.weak and weak.found <= 6 and "too weak" in str(weak)
     assert weak.to_json()["weak"] is True
+    clips = plant_oddities(x, labels, noun="clips")
+    assert "4 clips of one class" in str(clips) and "image" not in str(clips)
 
 
 def test_without_labels_clusters_are_planted_and_the_sentence_says_what_that_means() -> None:

@@ -19,6 +19,7 @@ import nearfar
 from nearfar import methods
 from nearfar.cli.main import FUNCTIONS, PRIVATE, main
 from nearfar.core.atomic import whole_folder
+from nearfar.core.text import isolated, printable
 
 
 def test_methods_are_listed_without_torch_and_at_once() -> None:
@@ -91,6 +92,14 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     refused = forkserver.run(forkserver.NEARFAR, *words, b"\xff.jpg")
     assert refused.returncode == 2
     assert refused.stderr == "nearfar: '\\udcff.jpg' is not UTF-8 text; type the name as nearfar lists it.\n"
+
+
+def test_words_from_right_to_left_turn_nothing_beside_them() -> None:
+    line = "1.png  0.75  \u05d7\u05ea\u05d5\u05dc  12 px"
+    shown = isolated(line)
+    assert shown == "1.png  0.75  \u2068\u05d7\u05ea\u05d5\u05dc\u2069  12 px"
+    assert isolated("\u00e9.png 3") == "\u00e9.png 3" and isolated("a\n b") == "a\n b"
+    assert isolated(printable("a\u202ebc\u200f.png")) == "a?bc?.png"
 
 
 def test_what_is_left_of_a_launch_silences_nothing(

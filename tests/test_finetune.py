@@ -224,6 +224,10 @@ def test_none_of_these_keeps_its_promise(linear, labelled, tmp_path) -> None:
     task = open_tuned(linear.path).task
     task.apart = True
     assert "at most 30 % of images like the held-out ones" in task.prepare(Predicting(reject=0.3))[0]
+    task.noun = "clips"
+    assert "image" not in task.prepare(Predicting(reject=0.3))[0]
+    with pytest.raises(NearfarError, match="needs 99 held-out clips"):
+        task.prepare(Predicting(reject=0.01))
     draw = np.random.default_rng(0)
     turned = []
     for _ in range(2000):

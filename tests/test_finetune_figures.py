@@ -41,6 +41,13 @@ def test_folds_keep_groups_and_classes() -> None:
     assert all(len(np.unique(fold[groups == one])) == 1 for one in range(8))
 
 
+def test_a_loss_of_nothing_is_not_less_than_nothing() -> None:
+    sure = np.where(np.eye(4, dtype=bool), 1e4, -1e4)
+    one = class_figures.of_classes(sure, np.arange(4), tuple("abcd"), 1.0)
+    many = class_figures.of_labels(sure, np.eye(4, dtype=bool), tuple("abcd"), 1.0)
+    assert [f"{found.values['log_loss']:.3f}" for found in (one, many)] == ["0.000", "0.000"]
+
+
 def test_weights_make_a_rare_class_count() -> None:
     generator = torch.Generator().manual_seed(0)
     y = (torch.arange(400) % 20 == 0).long()

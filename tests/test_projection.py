@@ -7,7 +7,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from nearfar.analysis import projection
-from nearfar.analysis.projection import cells, project
+from nearfar.analysis.projection import cells, first_look, project
 from nearfar.core.errors import NearfarError
 
 
@@ -53,6 +53,14 @@ def test_copies_of_one_image_lie_on_one_spot(count: int, monkeypatch: pytest.Mon
     assert np.array_equal(project(x), np.zeros((count, 2)))
     monkeypatch.setattr(projection, "TSNE_LIMIT", 20)  # the others are put among some
     assert np.isfinite(project(x)).all()
+
+
+@pytest.mark.parametrize("method", [project, first_look])
+def test_features_of_one_number_have_a_map_too(method) -> None:
+    x = np.repeat(np.array([[2.0], [-1.0]], np.float32), 12, axis=0)
+    places = method(x)
+    assert places.shape == (24, 2) and np.isfinite(places).all()
+    assert np.linalg.norm(places[:12].mean(0) - places[12:].mean(0)) > 0.2
 
 
 def test_each_cell_holds_the_image_nearest_to_its_middle() -> None:

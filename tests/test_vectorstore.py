@@ -151,6 +151,8 @@ def test_an_empty_store_answers(store):
         (lambda: table(["a"], label=["x\0"]), "cannot be stored"),
         (lambda: table(["a"], draw(1, 5)), "has 5 numbers, the store's have 8"),
         (lambda: table(["a"], np.full((1, 8), np.nan, np.float32)), "not finite"),
+        (lambda: table(["a"], np.full((1, 8), 1e30, np.float32)), "loses the direction; scale"),
+        (lambda: table(["a"], np.full((1, 8), 1e-30, np.float32)), "loses the direction; scale"),
         (lambda: table(["a"], width=["wide"]), "'width' holds a value that is not a number"),
         (lambda: table(["a"], **{"Patient ID": ["x"]}), "such as Patient_ID"),
         (lambda: table(["a"], select=["x"], like=["y"]), "'like'"),

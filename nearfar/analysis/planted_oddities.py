@@ -37,11 +37,13 @@ class PlantedOddities:
     Attributes:
         by: "labels" or "clusters".
         planted, found: images planted, and those among the most anomalous `FIRST`.
+        noun: the word for several examples, such as clips.
     """
 
     by: str
     planted: int
     found: int
+    noun: str = "images"
 
     @property
     def weak(self) -> bool | None:
@@ -50,13 +52,13 @@ class PlantedOddities:
 
     def to_json(self) -> dict[str, Any]:
         """Give the figures in plain values."""
-        return {**vars(self), "weak": self.weak}
+        return {"by": self.by, "planted": self.planted, "found": self.found, "weak": self.weak}
 
     def __str__(self) -> str:
         """Say it in a sentence or two."""
         kind = "class" if self.by == "labels" else "cluster"
         what = (
-            f"As a test, {EACH} images of one {kind} were planted among all others, {kind} by {kind}: "
+            f"As a test, {EACH} {self.noun} of one {kind} were planted among all others, {kind} by {kind}: "
             f"{self.found:,} of {self.planted:,} are among the most anomalous {100 * FIRST:g} %."
         )
         if self.weak:
@@ -67,14 +69,14 @@ class PlantedOddities:
             return what
         if self.found < WEAK * self.planted:
             return (
-                f"{what} Either these images are all of one kind, or the encoder is too weak to find odd "
-                "ones; labels would tell which."
+                f"{what} Either these {self.noun} are all of one kind, or the encoder is too weak to find "
+                "odd ones; labels would tell which."
             )
         return f"{what} Clusters are the encoder's own kinds; only labels would tell whether it knows yours."
 
 
 def plant_oddities(
-    x: Vectors, labels: npt.NDArray[np.int64] | None = None, seed: int = 0
+    x: Vectors, labels: npt.NDArray[np.int64] | None = None, seed: int = 0, noun: str = "images"
 ) -> PlantedOddities | None:
     """Plant a few images of each kind among all others, and count those that score as anomalous.
 
@@ -82,6 +84,7 @@ def plant_oddities(
         x: (n, d) float32 features.
         labels: (n,) int64 class numbers, -1 for unknown; None if there are none.
         seed: random seed.
+        noun: the word for several examples, such as clips.
 
     Returns:
         The figures; None where images or kinds are too few for the test.
@@ -103,7 +106,7 @@ def plant_oddities(
         scores = detector(x[base], k=neighbour(len(base)) + 1)(x[base])
         first = np.argsort(-scores, kind="stable")[: max(EACH, round(FIRST * len(base)))]
         planted, found = planted + EACH, found + int((first >= len(rest)).sum())
-    return PlantedOddities(by, planted, found) if planted else None
+    return PlantedOddities(by, planted, found, noun) if planted else None
 
 
 def _large(kinds: npt.NDArray[np.int64], count: int) -> list[int]:

@@ -49,6 +49,7 @@ def project(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
     """
     if method not in PROJECTIONS:
         raise NearfarError(f"--method {method!r} is not a projection method; {nearest(method, PROJECTIONS)}")
+    x = _wide(x)
     if len(x) < 3:
         raise NearfarError(f"{counted(len(x), 'image is')} too few for a map; give at least 3.")
     if method == "umap":
@@ -63,12 +64,13 @@ def first_look(x: Vectors, seed: int = 0) -> Places:
     """Project images to the two directions in which they differ most: quick, and less telling than `project`.
 
     Args:
-        x: (n, d) float32 features, n at least 3, d at least 2.
+        x: (n, d) float32 features, n at least 3.
         seed: random seed of the sample that the directions are of.
 
     Returns:
         (n, 2) from 0 to 1.
     """
+    x = _wide(x)
     some = rng.permutation(rng.fold(seed, "first look"), len(x))[:TSNE_LIMIT]
     rows = unit(torch.from_numpy(x[some]))
     _, directions = torch.linalg.eigh((rows - rows.mean(dim=0)).T.cov().double())
@@ -76,6 +78,11 @@ def first_look(x: Vectors, seed: int = 0) -> Places:
     return _scaled(
         torch.cat([unit(part) @ ways for part in torch.from_numpy(x).split(65536)]).double().numpy()
     )
+
+
+def _wide(x: Vectors) -> Vectors:
+    """Give features of one number a second one, 0, since a map has two directions."""
+    return np.pad(x, ((0, 0), (0, 1))) if x.shape[1] == 1 else x
 
 
 def _tsne(x: Vectors, seed: int) -> Places:

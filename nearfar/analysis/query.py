@@ -37,7 +37,7 @@ def query(likes: Vectors, dislikes: Vectors | None = None) -> Vectors:
         towards = towards - DISLIKE * _mean(dislikes)
     length = float(np.linalg.norm(towards))
     if length < 1e-6:
-        raise NearfarError("the liked and the disliked images cancel out; give other examples.")
+        raise NearfarError("the vectors of the examples are 0 or cancel out; give other examples.")
     return towards / np.float32(length)
 
 

@@ -27,7 +27,7 @@ from ..core.config import settings_of
 from ..core.errors import NearfarError, nearest
 from ..core.imports import large_imports
 from ..core.redact import redact_text
-from ..core.text import counted, printable
+from ..core.text import counted, isolated, printable
 from ..data.modalities import IMAGES, modality
 from ..data.modality import Modality
 from ..data.open import recognise, with_captions
@@ -299,7 +299,12 @@ def _run(words: Sequence[str]) -> int:
             function = getattr(nearfar, name)
     result = function(*first, **values)
     if main_process and result is not None:  # a page that was served leaves nothing to print
-        print(json.dumps(result.to_json()) if as_json else printable(_done(command, result), keep="\n"))
+        told = (
+            json.dumps(result.to_json())
+            if as_json
+            else isolated(printable(_done(command, result), keep="\n"))
+        )
+        print(told)
     return 2 if getattr(result, "obstacle", "") else 0  # of a check: nothing can be trained
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,6 +70,29 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() or letter in keep else "?" for letter in text)
+
+
+_TURNED = ("R", "AL", "AN")  # classes of letters that are written from right to left
+_ASIDE, _BACK = "\u2068", "\u2069"
+
+
+def isolated(text: str) -> str:
+    """Keep words that are written from right to left from turning what stands beside them in a line.
+
+    Args:
+        text: to be printed.
+
+    Returns:
+        The text, with Unicode's marks of an isolated part around such words, which have no width.
+    """
+    if text.isascii():
+        return text
+
+    def marked(word: str) -> str:
+        turned = any(unicodedata.bidirectional(letter) in _TURNED for letter in word)
+        return f"{_ASIDE}{word}{_BACK}" if turned else word
+
+    return "".join(marked(word) for word in re.split(r"(\s+)", text))
 
 
 def spreadsheet_cell(value: Any) -> Any:

@@ -23,6 +23,7 @@ class ClassAnswers:
     predicting: Any
     known: npt.NDArray[np.float64]
     apart: bool
+    noun: str = "images"
     least: float | None
     """Probability below which an image is none of the classes."""
 
@@ -38,20 +39,20 @@ class ClassAnswers:
         if not predicting.reject:
             return ()
         if self.many:
-            raise NearfarError("--reject is for one class an image; this run gives several labels, or none.")
+            raise NearfarError("--reject is for one class each; this run gives several labels, or none.")
         if self.least is None:
             needed = int(np.ceil(1 / predicting.reject - 1e-9)) - 1
+            wanted = counted(needed, f"held-out {self.noun[:-1]}")
             raise NearfarError(
-                f"--reject {predicting.reject:g} needs {counted(needed, 'held-out image')}, and the run had "
-                f"{len(self.known):,}; give a larger share, or train with more images."
+                f"--reject {predicting.reject:g} needs {wanted}, and the run had "
+                f"{len(self.known):,}; give a larger share, or train with more {self.noun}."
             )
-        share = f"{100 * predicting.reject:g} % of images like"
+        share = f"{100 * predicting.reject:g} % of {self.noun} like"
         said = f"at most {share} the held-out ones, on average"
         if not self.apart:
-            said = (
-                f"about {share} the training ones; choices were made on the same images, so this is no bound"
-            )
-        return (f"images whose likeliest class is below {100 * self.least:.1f} % are none of these: {said}",)
+            said = f"about {share} the training ones; choices were made on the same ones, so this is no bound"
+        least = f"{100 * self.least:.1f} %"
+        return (f"{self.noun} whose likeliest class is below {least} are none of these: {said}",)
 
     def columns(self) -> Mapping[str, str]:
         """Name the columns: class and probability; of several labels, texts that hold several."""

@@ -51,7 +51,7 @@ def of_classes(
         "balanced_accuracy": float((hits[there > 0] / there[there > 0]).mean()),
         "low": low,
         "high": high,
-        "log_loss": float(-np.log(np.maximum(own, 1e-12)).mean()),
+        "log_loss": float(0.0 - np.log(np.maximum(own, 1e-12)).mean()),
         "calibration_error": calibration_error(shares.max(axis=1), right),
     }
     values["chance"] = 1 / max(1, int((there > 0).sum())) if balanced else float(there.max() / len(truth))
@@ -98,7 +98,7 @@ def of_labels(
         "high": high,
         "micro_f1": 2 * both / max(1, int(said.sum()) + int(there.sum())),
         "exact": float((said == there).all(axis=1).mean()),
-        "log_loss": float(-np.log(np.maximum(own, 1e-12)).mean()),
+        "log_loss": float(0.0 - np.log(np.maximum(own, 1e-12)).mean()),
         "calibration_error": calibration_error(sure.ravel(), (said == there).ravel()),
     }
     per_class = {

@@ -31,6 +31,7 @@ from ..stores.base import VectorStore
 from ..stores.open import open_store
 from ..training.run import Run
 from . import prediction_files, sheet
+from .class_answers import ClassAnswers
 from .prediction_files import Part, Parts
 from .task_types import Setup
 from .tuned import Tuned, open_tuned
@@ -128,6 +129,8 @@ def predict(
     if picture is not None:
         _check_sheet(picture)
     opened = open_tuned(run)
+    if isinstance(opened.task, ClassAnswers):
+        opened.task.noun = modality(opened.run.preprocess.modality).noun
     notes = opened.task.prepare(_predicting(opened, settings))
     kept = None if store is None else open_store(store)
     if data is None:

@@ -118,11 +118,10 @@ def anomalies(
         np.array([one in some for one in ids], bool) for some in (asked, known, odd)
     )
     if (both := is_normal & is_anomalous).any():
-        raise NearfarError(
-            f"{counted(int(both.sum()), 'image meets')} both --normal and --anomalous; change one of them."
-        )
+        several = counted(int(both.sum()), f"{opened.info.one} meets")
+        raise NearfarError(f"{several} both --normal and --anomalous; change one of them.")
     found = score_anomalies(x, None if normal is None else is_normal, method, k, fpr, seed)
-    rows = np.flatnonzero(is_asked)
+    rows, noun = np.flatnonzero(is_asked), opened.info.noun
     rows = rows[np.argsort(-found.scores[rows], kind="stable")]
     listed = [ids[row] for row in rows[:limit]]
     columns: dict[str, Sequence[Any]] = {"anomaly_score": found.scores[rows[:limit]].tolist()}
@@ -131,13 +130,13 @@ def anomalies(
         flagged = found.scores > found.threshold.value
         columns["flagged"] = flagged[rows[:limit]].tolist()
         facts |= {"flagged": int(flagged[rows].sum()), "threshold": vars(found.threshold)}
-        lines += [str(found.threshold), f"{facts['flagged']:,} of {len(rows):,} images are flagged."]
+        lines += [str(found.threshold), f"{facts['flagged']:,} of {len(rows):,} {noun} are flagged."]
     columns["label"] = opened.rows(["label"], ids=listed).column("label").to_pylist()
     if anomalous is not None:
         among = is_asked & found.unseen & (is_normal | is_anomalous if normal is not None else is_asked)
         measured = score_detection(found.scores[among], is_anomalous[among], seed)
         lines, facts = [*lines, str(measured)], facts | measured.to_json()
-    if (tested := plant_oddities(plain, read_labels(opened, "label", ids)[0], seed)) is not None:
+    if (tested := plant_oddities(plain, read_labels(opened, "label", ids)[0], seed, noun)) is not None:
         lines, facts = [*lines, str(tested)], facts | {"planted": tested.to_json()}
     if save is not None:
         opened.update(save, {ids[row]: float(found.scores[row]) for row in rows})

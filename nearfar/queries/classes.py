@@ -18,7 +18,7 @@ from ..embedding.words import TEMPLATES, of_names, read_names
 from ..features.extract import Vectors
 from ..training.run import Run
 from .listing import ACROSS, Listing
-from .store_access import StoreLike, open_for_query, run_of, write_result
+from .store_access import StoreLike, none_there, open_for_query, run_of, write_result
 
 
 def classes(
@@ -62,7 +62,7 @@ def classes(
     opened = open_for_query(store, out, run)
     ids, x = opened.vectors(where)
     if not ids:
-        raise NearfarError(f"{opened.address} has no image that meets --where; change the condition.")
+        raise none_there(opened, where)
     if names is not None:
         if propagate:
             raise NearfarError("--propagate needs --examples; leave it out with --names.")

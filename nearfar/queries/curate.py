@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..analysis.curation import balanced
-from ..core.errors import NearfarError
+from ..core.text import counted
 from .listing import Listing
-from .store_access import StoreLike, open_for_query, write_result
+from .store_access import StoreLike, none_there, open_for_query, write_result
 
 
 def curate(
@@ -40,7 +40,7 @@ def curate(
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
     if not ids:
-        raise NearfarError(f"{opened.address} has no image that meets --where; change the condition.")
+        raise none_there(opened, where)
     found = balanced(x, max(1, len(ids) // 10) if limit is None else limit, seed)
     rows = sorted(found.rows.tolist(), key=lambda row: (found.cluster[row], row))
     chosen = tuple(ids[row] for row in rows)
@@ -56,8 +56,9 @@ def curate(
     before, after = found.largest
     groups = int(found.cluster.max()) + 1
     lines = (
-        f"{len(chosen):,} of {len(ids):,} images, of {groups:,} clusters. The largest cluster holds "
-        f"{before:.0%} of the collection and {after:.0%} of the chosen images.",
+        f"{len(chosen):,} of {counted(len(ids), opened.info.one)}, of {counted(groups, 'cluster')}. The "
+        f"largest cluster holds {before:.0%} of the collection and {after:.0%} of the chosen "
+        f"{opened.info.noun}.",
     )
     facts = {"images": len(ids), "clusters": groups, "largest_before": before, "largest_after": after}
     return write_result(Listing("a balanced part", chosen, columns, lines, facts, "cluster"), opened, out)

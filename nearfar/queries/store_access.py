@@ -55,6 +55,21 @@ def check_limit(limit: int) -> int:
     return limit
 
 
+def none_there(store: VectorStore, where: str | None) -> NearfarError:
+    """Say that there is nothing to work on.
+
+    Args:
+        store: the store.
+        where: the condition that nothing meets, or None.
+    """
+    if where is None:
+        return NearfarError(
+            f"{store.address} holds no {store.info.noun}; add some: nearfar embed RUN DATA --store "
+            f"{store.address}"
+        )
+    return NearfarError(f"{store.address} has no {store.info.one} that meets --where; change the condition.")
+
+
 def write_result(listing: Listing, store: VectorStore, out: str | Path | None) -> Listing:
     """Write a listing to its output file, if there is one, and return it.
 

@@ -7,11 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from ..analysis.active_learning import ENOUGH, suggest_rows
-from ..core.errors import NearfarError
 from ..core.text import counted
 from .label_origin import accepted_ids, left_out_accepted
 from .listing import Listing
-from .store_access import UNKNOWN, StoreLike, check_limit, open_for_query, read_labels, write_result
+from .store_access import (
+    UNKNOWN,
+    StoreLike,
+    check_limit,
+    none_there,
+    open_for_query,
+    read_labels,
+    write_result,
+)
 
 
 def suggest(
@@ -51,9 +58,7 @@ def suggest(
     kept = np.array([one not in taken for one in ids], bool)
     ids, x = [one for one in ids if one not in taken], x[kept]
     if not ids:
-        raise NearfarError(
-            f"{opened.address} has no {opened.info.one} that meets --where; change the condition."
-        )
+        raise none_there(opened, where)
     labels, names = read_labels(opened, column, ids)
     found = suggest_rows(x, labels, check_limit(limit), method=method, seed=seed)
     known = int((labels != UNKNOWN).sum())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SETTABLE = ("label", "path")  # of the fixed columns
 KEY = "_key"  # a digest of the vector, by which an index knows what has changed
 HIDDEN = ("vector", "thumbnail", KEY)
+LONGEST, SHORTEST = 1e18, 1e-12  # of vectors: the square of a longer one overflows, a shorter one counts as 0
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 
 
@@ -232,7 +233,7 @@ def matrix(column: pyarrow.ChunkedArray, dim: int) -> Vectors:
     """Turn a column of lists into (n, dim) float32.
 
     Raises:
-        NearfarError: a list is empty or of another length, or a number is not finite.
+        NearfarError: a list is empty or of another length, or a number is not finite, very large or small.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -249,6 +250,13 @@ def matrix(column: pyarrow.ChunkedArray, dim: int) -> Vectors:
     if not np.isfinite(values).all():
         raise NearfarError("a vector holds numbers that are not finite; embed those images again.")
     found: Vectors = values.reshape(-1, dim)
+    lengths = np.linalg.norm(found.astype(np.float64), axis=1)
+    odd = lengths[(lengths > LONGEST) | ((lengths > 0) & (lengths < SHORTEST))]
+    if len(odd):
+        raise NearfarError(
+            f"a vector has the length {odd[0]:.3g}, of which float32 loses the direction; scale the vectors "
+            "to about 1."
+        )
     return found
 
 
