@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -47,8 +48,13 @@ def located(path: Path, names: Sequence[str], suffixes: Collection[str] = SUFFIX
             f"none of the files of {path} is there, such as {some[0]}; paths are taken from the list's "
             "folder, so write the paths as they are from there, or whole ones."
         )
-    say(f"{path} names files beside it: {beside.file(first)} by {first}, and so on")
+    _say_once(f"{path} names files beside it: {beside.file(first)} by {first}, and so on")
     return Names.of(beside.file(name) or name for name in names)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    say(text)  # a list may be opened for its images and again for their labels
 
 
 class _Beside:

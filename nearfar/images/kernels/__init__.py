@@ -136,7 +136,7 @@ def ready() -> None:
 @functools.cache
 def _fused() -> ModuleType | None:
     """Import and compile the fused kernel once a process; say so if it takes more than a moment."""
-    note = "compiling the view kernel; the result is cached on disk, so later starts are quick."
+    note = "loading the view kernel; at its first use here it is compiled, and later starts are quick."
     slow = threading.Timer(4.0, progress.say, (note,))
     slow.daemon = True
     slow.start()
