@@ -33,7 +33,7 @@ def test_compiling_is_a_switch_that_leaves_weights_and_copies_alone() -> None:
 
 
 @needs_compiler
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_run_learns_the_same_and_resumes(photos, tmp_path) -> None:
     plain = nearfar.pretrain(photos, out=tmp_path / "plain", **TINY)
     quick = nearfar.pretrain(photos, out=tmp_path / "quick", compile="yes", **TINY)

@@ -17,6 +17,7 @@ from drawn_labels import write_boxes, write_masks
 from textures import write_folders
 
 from nearfar import methods
+from nearfar.analysis import temi
 from nearfar.cli.main import main
 from nearfar.core import progress
 from nearfar.demo import gallery
@@ -106,7 +107,8 @@ def test_examples_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(few_labels, "DRAWS", (2, 2))  # as for minutes: fewer draws, of every size
+    monkeypatch.setattr(few_labels, "DRAWS", (2, 2))  # as for minutes: fewer draws, of every size,
+    monkeypatch.setattr(temi, "STEPS", (5, 5))  # and fewer steps
     if page.stem == "known":  # as if nearfar[known] were installed
         (tmp_path / "cache" / "known").mkdir(parents=True)
         state = timm.create_model("efficientnet_lite0").state_dict()

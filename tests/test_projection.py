@@ -24,7 +24,7 @@ def together(where: np.ndarray, each: int) -> float:
     return float((np.argsort(away, axis=1)[:, :10] // each == np.arange(3 * each)[:, None] // each).mean())
 
 
-@pytest.mark.parametrize("method", ["tsne", pytest.param("umap", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["tsne", pytest.param("umap", marks=pytest.mark.long)])
 def test_clusters_stay_together_on_any_number_of_threads(method: str) -> None:
     if method == "umap":
         pytest.importorskip("umap")
