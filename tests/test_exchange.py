@@ -361,3 +361,15 @@ def test_arrays_of_bytes_days_and_numbers_that_are_none(tmp_path):
         np.savez(tmp_path / f"{name}.npz", ids=np.array(["a"]), vectors=vectors)
         with pytest.raises(NearfarError, match=r"vectors, \(n, d\) numbers"):
             nearfar.store(tmp_path / "t.nf", import_file=tmp_path / f"{name}.npz")
+
+
+def test_a_file_of_others_is_not_replaced_by_what_says_whose_vectors_they_are(tmp_path):
+    store = open_store(str(tmp_path / "s.nf"), INFO)
+    store.upsert(table(["a"]))
+    (tmp_path / "out.json").write_text('{"mine": 1}')
+    with pytest.raises(NearfarError, match="out.json would say whose vectors these are, and is another file"):
+        export(store, tmp_path / "out.csv")
+    assert (tmp_path / "out.json").read_text() == '{"mine": 1}' and not (tmp_path / "out.csv").exists()
+    for _ in range(2):
+        export(store, tmp_path / "other.csv")
+    export(store, tmp_path / "new/deep/out.parquet")

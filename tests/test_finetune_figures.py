@@ -108,6 +108,16 @@ def test_the_verdict_compares_in_pairs() -> None:
     assert judged(0.9, 0.8, checks=[line, {**line, "step": 20, "held": 0.6, "trained": 0.6}]) == "learnt"
 
 
+def test_a_detector_that_finds_nothing_has_not_learnt() -> None:
+    nothing = Figures("ap50", {"ap50": 0.0}, None, {})
+    verdict = outcome.judge("full", "test", {outcome.TUNED: nothing}, [])
+    assert verdict.name == "no better than chance" and verdict.bad
+    better = Figures("ap50", {"ap50": 0.3}, None, {})
+    assert outcome.judge("full", "test", {outcome.TUNED: better}, []).name == "learnt"
+    worse = outcome.judge("linear", "test", {outcome.TUNED: nothing, "pixels": better}, [])
+    assert "take --mode full" in str(worse) and "--epochs" not in str(worse)
+
+
 def test_the_loss_of_soft_labels_is_the_papers_sum() -> None:
     draw = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(4, 3, generator=draw, dtype=torch.float64) for _ in range(2))

@@ -89,9 +89,9 @@ def save(path: Path, detector: PartDetector, held_out: list[HeldOut]) -> None:
         "held_out": [vars(one) for one in held_out],
         "pictures": detector.pictures,
     }
-    with atomic_write(path) as file:
+    with atomic_write(path, folders=True) as file:
         file.write(content)
-    with atomic_write(card_of(path)) as file:
+    with atomic_write(card_of(path), folders=True) as file:
         file.write(json.dumps(card, indent=1).encode() + b"\n")
 
 

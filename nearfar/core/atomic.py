@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,11 +19,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, *, folders: bool = False) -> Iterator[IO[bytes]]:
     """Open a file to write, aside; it takes its name only when all is written and on the disk.
 
     Args:
-        path: where it goes.
+        path: where it goes. A device or a pipe is never replaced.
+        folders: make its folder, if it is not there, as a place that the user named.
 
     Yields:
         The file, open for bytes.
@@ -30,8 +32,11 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         NearfarError: the disk is full or the folder cannot be written; an old file is intact.
     """
+    _refuse_special(path)
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        if folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
             yield file
             file.flush()
@@ -52,18 +57,38 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a file whose folder cannot be written to, before the work that is to fill it.
+    """Refuse a file that cannot be written, before the work that is to fill it.
 
     Args:
-        path: of the file. A folder that is not there is not judged here.
+        path: of the file. Its folder need not be there.
 
     Raises:
-        NearfarError: the folder is read-only, or belongs to somebody else.
+        NearfarError: it is a folder, a device or a pipe, or its folder is read-only or is a file.
     """
-    if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+    if path.is_dir():
+        raise NearfarError(f"{path} is a folder; name a file in it.")
+    _refuse_special(path)
+    above = path.parent
+    while not os.path.lexists(above) and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise NearfarError(
+            f"{path} cannot be written: {above} is no folder; choose another place with --out."
+        )
+    if not os.access(above, os.W_OK):
         raise NearfarError(
             f"{path} cannot be written: its folder is read-only; choose another place with --out."
         )
+
+
+def _refuse_special(path: Path) -> None:
+    """Refuse a device, a pipe or a socket: as root, a file would take its place."""
+    try:
+        kind = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(kind) or stat.S_ISLNK(kind) or stat.S_ISDIR(kind)):
+        raise NearfarError(f"{path} is a device or a pipe, which no file replaces; name a file.")
 
 
 def says_full(error: Exception, folder: Path) -> bool:

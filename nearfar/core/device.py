@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from .errors import NearfarError
+from .errors import NearfarError, nearest
 
 PROC, MOUNTS = Path("/proc/self"), Path("/sys/fs/cgroup")
 
@@ -98,11 +98,13 @@ def device_named(name: str) -> torch.device:
         The device; under torchrun, this process's own GPU.
 
     Raises:
-        NearfarError: it is not there.
+        NearfarError: it is not there, or there is no such kind.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"
+    if name not in there:
+        raise NearfarError(f"--device is {name!r}; {nearest(name, ['auto', *there])}")
     if not there[name]:
         raise NearfarError(
             f"there is no {name} device here; use --device {'cuda' if there['cuda'] else 'cpu'}."

@@ -30,7 +30,8 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
         A phrase that ends an error sentence.
     """
     names = sorted(set(known))
-    close = difflib.get_close_matches(word, names, n=count, cutoff=0.5)
+    same = [name for name in names if name.lower() == word.lower()]
+    close = same or difflib.get_close_matches(word, names, n=count, cutoff=0.5)
     if close:
         listed = close[0] if len(close) == 1 else f"{', '.join(close[:-1])} or {close[-1]}"
         return f"did you mean {listed}?"

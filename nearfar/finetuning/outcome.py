@@ -107,8 +107,9 @@ def judge(
         return found
     said = []
     plain = [name for name in rows if name not in (TUNED, FROZEN, SCRATCH)]  # what needs no network
+    more = "train for more --epochs" if mode == "full" else "take --mode full"
     for other, advice in (
-        *((name, f"train for more --epochs, or add labelled {noun}") for name in plain),
+        *((name, f"{more}, or add labelled {noun}") for name in plain),
         (FROZEN, f"take --mode linear, which trains in seconds, or add labelled {noun}"),
         (SCRATCH, f"the encoder brings nothing here: choose another, or pretrain on {noun} like these"),
     ):
@@ -123,8 +124,8 @@ def judge(
         if gain - error <= 0:
             return Verdict(f"no gain over {_name(other)}", told, advice)
         said.append(f"{told}, {100 * gain:.1f} points less (+- {100 * error:.1f})")
-    chance = tuned.values.get("chance")
-    if chance is not None and tuned.score <= chance:
+    chance = tuned.values.get("chance") or 0.0  # of boxes: none is right
+    if tuned.score <= chance:
         told = f"{_words(tuned.main)} {_percent(tuned)} on {part} {noun}, and {100 * chance:.1f} % by chance"
         return Verdict("no better than chance", told, "check the labels, or choose another encoder")
     if not said:

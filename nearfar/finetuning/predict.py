@@ -157,7 +157,8 @@ def _predicting(opened: Tuned, given: Mapping[str, Any]) -> Any:
     for name in plain:
         if name not in names:
             flag = "--" + name.replace("_", "-")
-            what = nearest(flag, ["--" + each.replace("_", "-") for each in names])
+            known = ["--" + each.replace("_", "-") for each in names]
+            what = nearest(flag, known) if known else "leave it out."
             raise NearfarError(
                 f"{opened.run.name} is of --task {opened.task.name}, which has no {flag}; {what}"
             )

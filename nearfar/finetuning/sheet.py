@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, check_place
 from ..core.errors import NearfarError
 from ..core.text import printable
 
@@ -22,9 +22,10 @@ Tile = tuple[npt.NDArray[np.uint8], str, str]
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name that is not of a .png file."""
+    """Refuse a name that is not of a .png file, and a place that cannot be written."""
     if path.suffix.lower() != ".png" or path.is_dir():
         raise NearfarError(f"--sheet {path} is no .png file; name one, such as sheet.png.")
+    check_place(path)
 
 
 def write(path: Path, tiles: Sequence[Tile]) -> None:
@@ -48,7 +49,7 @@ def write(path: Path, tiles: Sequence[Tile]) -> None:
         canvas.paste(picture.resize(size, how), (left, top))
         pen.text((left, top + SIDE), _fitted(pen, printable(caption), font), INK, font)
         pen.text((left, top + SIDE + CAPTION), _fitted(pen, printable(name), font, at_end=True), SOFT, font)
-    with atomic_write(path) as file:
+    with atomic_write(path, folders=True) as file:
         canvas.save(file, "PNG")
 
 

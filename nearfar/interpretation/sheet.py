@@ -130,7 +130,7 @@ def write(path: Path, found: Explanation, pictures: Callable[[Sequence[int]], Te
         top += step + LINE
     file = io.BytesIO()
     canvas.save(file, "PNG")
-    with atomic_write(path) as out:
+    with atomic_write(path, folders=True) as out:
         out.write(file.getvalue())
 
 

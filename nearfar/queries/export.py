@@ -175,7 +175,7 @@ def _atlas(store: VectorStore, path: Path) -> Exported:
         ("image", pa.array(pictures)),
     ):
         table = table.append_column(name, values)
-    with atomic_write(path) as file:
+    with atomic_write(path, folders=True) as file:
         pq.write_table(table, file)
     words = f"embedding-atlas {path} --x map_x --y map_y --neighbors neighbors --image image"
     return Exported(path, len(ids), words)

@@ -113,7 +113,7 @@ def write(listing: Listing, path: Path, thumbnails: Thumbnails) -> None:
         content = json.dumps(listing.to_json(), ensure_ascii=False, indent=1).encode() + b"\n"
     else:
         content = _csv(listing).encode()
-    with atomic_write(path) as out:
+    with atomic_write(path, folders=True) as out:
         out.write(content)
 
 

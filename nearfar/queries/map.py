@@ -66,6 +66,6 @@ def image_map(
     paper.paste(sheet, mask=sheet)
     file = io.BytesIO()
     paper.save(file, "PNG")
-    with atomic_write(Path(out)) as target:
+    with atomic_write(Path(out), folders=True) as target:
         target.write(file.getvalue())
     return listing

@@ -166,7 +166,7 @@ def _known(one: Subject) -> int:
 
 def _written(out: Path, text: str, runs: Sequence[Run], made: Sequence[Section]) -> Report:
     """Write the file."""
-    with atomic_write(out) as file:
+    with atomic_write(out, folders=True) as file:
         file.write(text.encode())
     folders, ids = tuple(run.folder for run in runs), tuple(section.id for section in made)
     return Report(out, len(text.encode()), folders, ids, page.missing(made))

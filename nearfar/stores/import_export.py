@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..core.arrays import ERRORS, open_arrays
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, check_place
 from ..core.errors import NearfarError
 from ..core.progress import say
 from ..core.shapes import loads
@@ -43,6 +43,8 @@ def _suffix(path: Path, flag: str) -> str:
         raise NearfarError(f"{flag} {path} does not end in {', '.join(SUFFIXES)}; name such a file.")
     if path.is_dir():
         raise NearfarError(f"{flag} {path} is a folder; name a file in it.")
+    if flag == "--export":
+        check_place(path)
     return path.suffix.lower()
 
 
@@ -86,7 +88,10 @@ def _to_parquet(store: VectorStore, ids: Sequence[str], path: Path, facts: str) 
     fields = [pa.field(name, schema.arrow_type(name, kind, fixed)) for name, kind in kinds.items()]
     fields += [pa.field("thumbnail", pa.binary()), pa.field("vector", pa.list_(pa.float32(), store.info.dim))]
     layout = pa.schema(fields, metadata={"nearfar": facts})
-    with atomic_write(path) as file, pq.ParquetWriter(file, layout, compression="zstd") as writer:
+    with (
+        atomic_write(path, folders=True) as file,
+        pq.ParquetWriter(file, layout, compression="zstd") as writer,
+    ):
         for some in _parts(ids):
             table = store.rows(ids=some)
             table = table.append_column("thumbnail", pa.array(store.thumbnails(some), pa.binary()))
@@ -103,7 +108,7 @@ def _to_npz(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
     table = store.rows(ids=ids)
     arrays = {name: np.array(_words(table[name].to_pylist()), np.str_) for name in table.column_names}
     arrays = {"ids": arrays.pop("id"), **arrays, "provenance": np.array(facts)}
-    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_write(path, folders=True) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             # One fixed date: the same rows must give the same bytes.
             with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
@@ -119,9 +124,10 @@ def _to_csv(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
     """Write a table; with `facts` also the vectors, and next to it whose they are."""
     names, dim = list(store.columns), store.info.dim if facts else 0
     if facts:
-        with atomic_write(path.with_suffix(".json")) as file:
+        _refuse_to_replace(path.with_suffix(".json"))
+        with atomic_write(path.with_suffix(".json"), folders=True) as file:
             file.write(facts.encode() + b"\n")
-    with atomic_write(path) as file:
+    with atomic_write(path, folders=True) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text)
         writer.writerow([*names, *(f"v{at}" for at in range(dim))])
@@ -132,6 +138,15 @@ def _to_csv(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
             writer.writerows([*row, *map(str, v)] for *row, v in zip(*columns, vectors, strict=True))
         text.flush()
         text.detach()
+
+
+def _refuse_to_replace(card: Path) -> None:
+    """Refuse to write whose vectors a CSV holds over a file that says something else."""
+    if card.exists() and "encoder" not in _facts(card.read_bytes()):
+        raise NearfarError(
+            f"{card} would say whose vectors these are, and is another file; choose another name for the "
+            ".csv."
+        )
 
 
 def import_file(address: str | Path, path: str | Path) -> tuple[VectorStore, int]:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ..core import rng
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, check_place
 from ..core.device import cores
 from ..core.errors import BadImage, NearfarError
 from ..data.open import open_data
@@ -103,6 +103,7 @@ def preview(
     target = Path(out)
     if target.suffix.lower() not in SUFFIXES:
         raise NearfarError(f"--out {target} is no picture; name a .png, .jpg or .webp file.")
+    check_place(target)
     for name, count in (("images", images), ("draws", draws)):
         if not 1 <= count <= 50:
             raise NearfarError(f"--{name} is {count}; give 1 to 50.")
@@ -150,7 +151,7 @@ def preview(
         drawn = kind.draw(view, key, numbers, block, config.image_size)
         columns.append(kind.apply(block, drawn, view, config.image_size, threads=cores()))
     sheet, form = _sheet(columns), Image.registered_extensions()[target.suffix.lower()]
-    with atomic_write(target) as file:
+    with atomic_write(target, folders=True) as file:
         sheet.save(file, form)
     return Preview(target, tuple(names), config.to_json()["views"], _erased(config.views), colours)
 
