@@ -62,9 +62,7 @@ class PlantedOddities:
             f"{self.found:,} of {self.planted:,} are among the most anomalous {100 * FIRST:g} %."
         )
         if self.weak:
-            return (
-                f"{what} The encoder is too weak to find odd images by; train it longer, or use a known one."
-            )
+            return f"{what} The encoder is too weak for odd {self.noun}; train it longer, or use a known one."
         if self.by == "labels":
             return what
         if self.found < WEAK * self.planted:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ..core.errors import BadImage, NearfarError
 from .dataset import Dataset, class_numbers, equal_rows
 from .inspection import Inspection
+from .modalities import modality_of
 from .reading import Rejected, check_of, each, too_many
 from .source import Source
 
@@ -116,7 +117,7 @@ def _read(
             found.values[row], found.digests[row] = value, digest
             found.sizes[row] = data.nbytes if isinstance(data, np.ndarray) else len(data)
 
-    each(len(source), work, threads=threads, what=what)
+    each(len(source), work, threads=threads, what=what, noun=modality_of(source).noun)
     return found
 
 

@@ -22,6 +22,7 @@ from ..images.files import read
 from ..images.header import is_deep_mode, read_header
 from .dataset import equal_rows
 from .folders import told
+from .modalities import modality_of
 from .reading import Rejected, each, read_pixels
 from .source import Source
 from .value_range import find_range
@@ -136,7 +137,7 @@ def inspect(source: Source, *, max_pixels: int, threads: int, seconds: float | N
     """
     look = _Look(source, max_pixels)
     if seconds is None:
-        each(len(source), look.decode, threads=threads, what="checking")
+        each(len(source), look.decode, threads=threads, what="checking", noun=modality_of(source).noun)
     else:
         each(len(source), look.read_header, threads=threads, what="reading headers:")
         order = rng.permutation(rng.fold(0, "check"), len(source))

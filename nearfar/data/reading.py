@@ -121,9 +121,12 @@ def too_many(source: Source, rejected: Sequence[Rejected], count: int, max_bad: 
         NearfarError: it is more; the text gives the number and the first reasons.
     """
     if len(rejected) > max_bad * count:
+        from .modalities import modality_of
+
+        noun = modality_of(source).noun
         first = "; ".join(f"{item.id}: {item.reason}" for item in rejected[:3])
         raise NearfarError(
-            f"at least {len(rejected):,} of {count:,} images cannot be used, more than --max-bad {max_bad:g} "
+            f"at least {len(rejected):,} of {count:,} {noun} cannot be used, more than --max-bad {max_bad:g} "
             f"allows ({first}); {check_of(source)}, then fix or remove them; or raise --max-bad."
         )
 
@@ -134,6 +137,7 @@ def each(
     *,
     threads: int,
     what: str,
+    noun: str = "images",
     tick: Callable[[], None] = lambda: None,
 ) -> None:
     """Do a piece of work for every number from 0 to count - 1, in threads, and show how far it is.
@@ -143,6 +147,7 @@ def each(
         work: does one; called from several threads, roughly in order.
         threads: how many threads.
         what: the work, as a present participle.
+        noun: what the numbers count.
         tick: called from the calling thread after every few pieces.
 
     Raises:
@@ -163,7 +168,7 @@ def each(
 
     parts = (range(low, min(low + _SLICE, count)) for low in range(0, count, _SLICE))
     done = map_in_order(run, parts, threads=threads, ahead=_AHEAD * threads)
-    with Bar(what, count) as bar, closing(done):
+    with Bar(what, count, noun) as bar, closing(done):
         try:
             for number in done:
                 bar.advance(number)

@@ -324,7 +324,7 @@ def _embed(job: _Job, source: Source, path: Path | None, journal: Journal | None
     if parts:
         progress.say(f"{len(parts):,} of {len(starts):,} chunks are done; resuming.")
     how: dict[str, Any] = {"device": job.device, "batch_size": job.batch_size, "threads": job.workers}
-    with progress.Bar("embedding", len(source.ids)) as bar:
+    with progress.Bar("embedding", len(source.ids), modality_of(source).noun) as bar:
         bar.done = len(source.ids) - sum(min(CHUNK_IMAGES, len(source.ids) - low) for low in left)
         for low, decoded in zip(left, read_chunks(source, left, run.preprocess, job.workers), strict=True):
             vectors = finite(features(job.net, decoded, run.preprocess, **how))

@@ -171,7 +171,7 @@ def fill(
 
     job = _Job(ImageReader(source, run.preprocess, store.info.thumbnail, workers), store, encode)
     rows = range(len(source)) if part is None else part.rows(source.ids).tolist()
-    with progress.Bar("embedding", len(rows)) as bar:
+    with progress.Bar("embedding", len(rows), kind.noun) as bar:
         for chunk in job.reader.chunks(job.by_digest, rows, first_chunk):
             job.take(chunk)
             bar.advance(len(chunk))

@@ -24,6 +24,7 @@ from ..core.device import cores
 from ..core.errors import NearfarError
 from ..core.shapes import loads
 from ..core.text import counted
+from ..data.modalities import modality_of
 from ..data.open import open_data
 from ..data.source import Source
 from ..features.chunked import CHUNK_IMAGES, ragged_chunk
@@ -178,7 +179,7 @@ class _Work:
             progress.say(f"{len(pieces) - len(left):,} of {len(pieces):,} pieces are done; resuming.")
         if left:  # what follows changes the part
             (self.folder / DONE).unlink(missing_ok=True)
-        with progress.Bar("embedding", len(rows)) as bar:
+        with progress.Bar("embedding", len(rows), modality_of(self.source).noun) as bar:
             bar.done = len(rows) - sum(len(pieces[at]) for at in left)
             # All pieces but the last are whole chunks.
             wanted = [int(row) for at in left for row in pieces[at]]

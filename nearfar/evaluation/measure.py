@@ -124,7 +124,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     costs: dict[str, EncoderCost] = {}
     for name, make in available.items():
         if name in ("encoder", KNOWN, *options.baselines):
-            progress.say(f"fitting on {name} of {len(dataset):,} training images")
+            progress.say(f"fitting on {name} of {len(dataset):,} training {kind.noun}")
             encode, centred = make()
             probes[name] = FeatureProbe(encode, own_sets.pop(name, dataset), validation, centred=centred)
             whose = {"encoder": run, KNOWN: known}.get(name)
@@ -157,7 +157,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     found: dict[str, dict[str, Any]] = {part: {} for part in parts}
     without = NO_PARTS if options.known else (*NO_PARTS, KNOWN)
     for name, probe in probes.items():
-        progress.say(f"testing {name} on {counted(len(test_set), 'image')}")
+        progress.say(f"testing {name} on {counted(len(test_set), kind.one)}")
         own_test = known is not None and name == KNOWN
         outputs = probe.predict(labelled_data.read(test_source, its) if own_test else test_set)
         for classifier, rows, chosen in zip(
@@ -228,6 +228,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         left_out=left_out,
         costs=costs,
         known="" if known is None else known.name,
+        noun=kind.noun,
     )
 
 

@@ -89,12 +89,12 @@ class Leak:
             "pairs": [{"test": test, "train": train, "similarity": same} for test, train, same in self.pairs],
         }
 
-    def sentence(self, what: str) -> str:
+    def sentence(self, what: str, noun: str) -> str:
         """Warn: how many there are, what they are, and the encoder's accuracy without them."""
         share = percent(self.images / (self.images + self.left))
-        line = f"warning: {counted(self.images, 'test image')} ({share}) {what}; "
+        line = f"warning: {counted(self.images, f'test {noun[:-1]}')} ({share}) {what}; "
         if not self.without:
-            return line + "no other test image is left, so the scores above mean nothing"
+            return line + f"no other test {noun[:-1]} is left, so the scores above mean nothing"
         shares = [
             f"{CLASSIFIERS[name]} {percent(rows['encoder'].accuracy)}"
             for name, rows in self.without.items()
@@ -123,6 +123,7 @@ class Evaluation:
         left_out: baselines that were not measured, and why.
         costs: of the encoder, and of the known one.
         known: the known encoder of the row "known"; "" where there is none.
+        noun: the word for the examples.
     """
 
     scores: Mapping[str, Mapping[str, Score]]
@@ -139,6 +140,7 @@ class Evaluation:
     left_out: Mapping[str, str] = field(default_factory=dict)
     costs: Mapping[str, EncoderCost] = field(default_factory=dict)
     known: str = ""
+    noun: str = "images"
 
     def candidates(self, name: str = "the encoder", *, others: bool = True) -> list[Candidate]:
         """List what is ranked: the encoder under a name and, if wanted, the other rows but chance."""
@@ -203,8 +205,8 @@ class Evaluation:
         lines = [
             *sentences,
             *([""] if sentences else []),
-            f"{count['train']:,} training images ({count['validation']:,} of them for validation), "
-            f"{count['test']:,} test images, {len(self.classes)} classes",
+            f"{count['train']:,} training {self.noun} ({count['validation']:,} of them for validation), "
+            f"{count['test']:,} test {self.noun}, {len(self.classes)} classes",
             "",
             *self._accuracies(),
         ]
@@ -216,7 +218,7 @@ class Evaluation:
             *self._warnings(),
         ]
         if len(self.classes) <= 30:
-            lines += ["", f"{'recall of the encoder':26}{'k-NN':10}{'linear':10}{'test images'}"]
+            lines += ["", f"{'recall of the encoder':26}{'k-NN':10}{'linear':10}test {self.noun}"]
             for by_knn, by_line in zip(best.per_class, line.per_class, strict=True):
                 lines.append(
                     f"{by_knn.name[:24]:26}{percent(by_knn.recall):10}{percent(by_line.recall):10}"
@@ -244,11 +246,13 @@ class Evaluation:
         copies, groups, lines = self.leaks["near_copies"], self.leaks.get("groups"), []
         if copies.images:
             same = f", {self.images['shared']:,} of them byte for byte" if self.images["shared"] else ""
-            lines.append(copies.sentence(f"are training images, or near-copies of them{same}"))
+            lines.append(
+                copies.sentence(f"are training {self.noun}, or near-copies of them{same}", self.noun)
+            )
         if groups and groups.images:
-            lines.append(groups.sentence("belong to groups of training images"))
+            lines.append(groups.sentence(f"belong to groups of training {self.noun}", self.noun))
         if self.images["rejected"]:
-            lines.append(f"{self.images['rejected']:,} unusable images were left out")
+            lines.append(f"{self.images['rejected']:,} unusable {self.noun} were left out")
         if "scratch" in self.left_out:
             lines.append(
                 f"training from scratch is left out: {self.left_out['scratch']}; add it with --finetune"

@@ -58,7 +58,7 @@ def encode(
     where = device_named(device or "auto")
     model = encoder if where.type == "cpu" else copy.deepcopy(encoder).to(where)
     parts = []
-    with _shown(show_progress_bar), progress.Bar("encoding", len(source)) as bar:
+    with _shown(show_progress_bar), progress.Bar("encoding", len(source), kind.noun) as bar:
         for chunk in read_chunks(source, range(0, len(source), CHUNK_IMAGES), preprocess, cores()):
             for row, reason in chunk.bad:
                 given = [images] if one else images

@@ -21,7 +21,7 @@ from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
 from ..core.text import counted
-from ..data.modalities import modality
+from ..data.modalities import modality, modality_of
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable, write_rejected
 from ..data.source import FileSource, Source, files_of
@@ -263,7 +263,7 @@ class _Job:
             progress.say(f"{len(starts) - len(left):,} of {len(starts):,} chunks are done; resuming.")
         fresh = sum(min(CHUNK_IMAGES, len(self.source) - low) for low in left)
         began = time.perf_counter()
-        with progress.Bar("predicting", len(self.source)) as bar:
+        with progress.Bar("predicting", len(self.source), modality_of(self.source).noun) as bar:
             bar.done = len(self.source) - fresh
             chunks = read_chunks(self.source, left, self._reading(), self.workers)
             for low, chunk in zip(left, chunks, strict=True):
