@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from nearfar.analysis import conformal
 from nearfar.analysis.anomalies import (
     DETECTORS,
     detector,
@@ -167,3 +168,18 @@ def test_without_labels_clusters_are_planted_and_the_sentence_says_what_that_mea
     found = plant_oddities(x, np.full_like(labels, -1))
     assert found is not None and found.by == "clusters" and "only labels would tell" in str(found)
     assert plant_oddities(x[:20]) is None
+
+
+@pytest.mark.parametrize("fpr", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_rate_out_of_range_is_refused_with_and_without_normal_images(fpr: float) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    for normal in (None, np.ones(40, bool)):
+        with pytest.raises(NearfarError, match="--fpr is"):
+            score_anomalies(x, normal, fpr=fpr)
+
+
+def test_a_rate_too_small_for_any_number_of_images_is_a_sentence() -> None:
+    x = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    with pytest.raises(NearfarError, match="cannot guarantee"):
+        score_anomalies(x, np.ones(40, bool), fpr=1e-320)
+    assert [conformal.least_count(rate) for rate in (0.05, 0.01, 0.5)] == [19, 99, 1]

@@ -102,6 +102,14 @@ def test_words_from_right_to_left_turn_nothing_beside_them() -> None:
     assert isolated(printable("a\u202ebc\u200f.png")) == "a?bc?.png"
 
 
+@pytest.mark.parametrize(
+    "words", [["predict", "r", "d", "--out="], ["search", "s.nf", "--id", "a", "--run", ""]]
+)
+def test_a_value_that_is_empty_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert "is empty; give it a value" in capsys.readouterr().err
+
+
 def test_what_is_left_of_a_launch_silences_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import datetime
 import decimal
 import itertools
 import json
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -373,3 +374,21 @@ def test_a_file_of_others_is_not_replaced_by_what_says_whose_vectors_they_are(tm
     for _ in range(2):
         export(store, tmp_path / "other.csv")
     export(store, tmp_path / "new/deep/out.parquet")
+
+
+def test_a_store_on_a_full_disk_says_so_and_goes_on(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = open_store(str(tmp_path / "s.nf"), INFO)
+    store.upsert(table(["a"]))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        with pytest.raises(NearfarError, match=r"the disk of .*s.nf is too full; .* the same command again"):
+            store.upsert(table(["b"], draw(1, seed=1)))
+        with pytest.raises(NearfarError, match=r"the disk of .*t.nf is too full"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+            open_store(str(tmp_path / "t.nf"), INFO)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert open_store(str(tmp_path / "s.nf")).ids() == ["a"]
+    store.upsert(table(["b"], draw(1, seed=1)))
+    assert open_store(str(tmp_path / "t.nf"), INFO).ids() == [] and store.ids() == ["a", "b"]

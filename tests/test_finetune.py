@@ -228,6 +228,10 @@ def test_none_of_these_keeps_its_promise(linear, labelled, tmp_path) -> None:
     assert "image" not in task.prepare(Predicting(reject=0.3))[0]
     with pytest.raises(NearfarError, match="needs 99 held-out clips"):
         task.prepare(Predicting(reject=0.01))
+    with pytest.raises(NearfarError, match="held-out clips, and the run had"):
+        task.prepare(Predicting(reject=1e-320))
+    drawn = nearfar.predict(linear.path, labelled / "test", sheet=tmp_path / "sheet.png")
+    assert str(drawn).startswith(f"{tmp_path / 'sheet.png'}: 60 images")
     draw = np.random.default_rng(0)
     turned = []
     for _ in range(2000):

@@ -84,6 +84,9 @@ def test_the_table_shows_the_first_rows_and_says_how_many_more() -> None:
     assert lines[2].split() == ['a,"b"/0', "7", "-", "yes"]
     assert len(lines) == PRINTED + 4 and lines[-2].startswith("... 30 more") and lines[-1] == "One line."
     assert str(Listing("nothing", (), {"score": []}, ("No image.",))) == "nothing\nNo image."
+    assert str(Listing("most similar first", (), {"score": []})) == "most similar first\nnothing was found"
+    deep = str(Listing("t", (f"{'d' * 300}/end.png", "b.png"), {"score": [0.5, 1.0]}))
+    assert max(map(len, deep.splitlines())) < 120 and "d/end.png  0.5" in deep
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:

@@ -215,8 +215,10 @@ def score_anomalies(
         Scores; `unseen` leaves out the half that was fitted on.
 
     Raises:
-        NearfarError: the method is unknown, or there are too few images.
+        NearfarError: the method is unknown, `fpr` is out of range, or there are too few images.
     """
+    if not 0 < fpr < 1:
+        raise NearfarError(f"--fpr is {fpr:g}; it must lie between 0 and 1, such as 0.05.")
     if k is None:
         k = neighbour(len(x)) if normal is None else K
     if normal is None:
@@ -283,14 +285,12 @@ def threshold(held: Scores, fpr: float) -> Threshold:
     """
     from scipy.stats import beta
 
-    if not 0 < fpr < 1:
-        raise NearfarError(f"--fpr is {fpr:g}; it must lie between 0 and 1, such as 0.05.")
     above, value = conformal.rank(len(held), fpr), conformal.threshold(held, fpr)
     if value is None:
-        least = int(np.ceil(1 / fpr - 1e-9)) - 1
+        least = conformal.least_count(fpr)
         raise NearfarError(
             f"{len(held)} held-out normal images cannot guarantee {100 * fpr:g} % false positives; name "
-            f"at least {2 * least} normal images, or allow a higher rate with --fpr."
+            f"at least {2 * least:,} normal images, or allow a higher rate with --fpr."
         )
     low, high = beta.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], above, len(held) + 1 - above)
     return Threshold(value, fpr, len(held), float(low), float(high))

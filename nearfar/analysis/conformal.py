@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,3 +42,12 @@ def threshold(scores: npt.NDArray[Any], rate: float) -> float | None:
     """
     place = rank(len(scores), rate)
     return float(np.sort(scores)[len(scores) - place]) if place else None
+
+
+def least_count(rate: float) -> int:
+    """Tell how many held-out scores can guarantee a rate.
+
+    Args:
+        rate: above 0; with less than 1e-15 the number is as for that.
+    """
+    return math.ceil(1 / max(rate, 1e-15) - _ROUNDING) - 1

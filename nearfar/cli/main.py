@@ -274,6 +274,12 @@ def _run(words: Sequence[str]) -> int:
         raise NearfarError(f"no command {command!r}; {nearest(command, COMMANDS)}")
     parser = COMMANDS[command](rest)
     values = parser.read(rest)
+    empty = next((name for name, value in values.items() if value == "" and name not in parser.words()), None)
+    if empty is not None:
+        raise NearfarError(
+            f"--{empty.replace('_', '-')} is empty; give it a value or leave it out: perhaps a variable of "
+            "the shell is not set."
+        )
     if command == "embed" and not {"out", "store"} & {*values}:
         raise NearfarError(f"nearfar embed needs --out FILE or --store STORE, for example: {parser.example}")
     if command in ("check", "views", "pretrain", "compare", "sweep"):

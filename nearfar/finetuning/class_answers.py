@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..analysis.conformal import least_count
 from ..core.errors import NearfarError
 from ..core.text import counted
 from . import calibrate
@@ -41,7 +42,7 @@ class ClassAnswers:
         if self.many:
             raise NearfarError("--reject is for one class each; this run gives several labels, or none.")
         if self.least is None:
-            needed = int(np.ceil(1 / predicting.reject - 1e-9)) - 1
+            needed = least_count(predicting.reject)
             wanted = counted(needed, f"held-out {self.noun[:-1]}")
             raise NearfarError(
                 f"--reject {predicting.reject:g} needs {wanted}, and the run had "

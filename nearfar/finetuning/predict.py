@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,9 @@ class _Job:
         if self.path is not None or self.store is not None:
             found = self._all(notes, settings)
         if picture is not None:
-            self._draw(picture)
+            drawn = self._draw(picture)
+            if self.path is None and self.store is None:
+                found = replace(found, path=picture, images=drawn)
         return found
 
     def _all(self, notes: tuple[str, ...], settings: Mapping[str, Any]) -> Predictions:
@@ -318,8 +320,8 @@ class _Job:
         setup = Setup(self.opened.run.preprocess, self.device, self.workers)
         return self.opened.task.answers(self.opened.network, chunk, setup, batch_size=self.batch_size)
 
-    def _draw(self, path: Path) -> None:
-        """Draw some of the images, evenly spread, with what is said of them."""
+    def _draw(self, path: Path) -> int:
+        """Draw some of the images, evenly spread, with what is said of them, and count them."""
         rows = np.unique(np.linspace(0, len(self.source) - 1, min(sheet.SHOWN, len(self.source))).astype(int))
         some = _Some(self.source, rows.tolist())
         tiles = []
@@ -329,6 +331,7 @@ class _Job:
                 pixels, caption = self.opened.task.draw(chunk.block.image(at).copy(), answer)
                 tiles.append((pixels, caption, some.ids[row]))
         sheet.write(path, tiles)
+        return len(tiles)
 
 
 class _Some(Source):

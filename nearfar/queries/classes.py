@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.conformal import least_count
 from ..analysis.few_shot import UNCLASSIFIED, FewShotPrediction, by_words, classify
 from ..analysis.label_errors import Rows
 from ..core.errors import NearfarError
@@ -119,5 +120,5 @@ def _promise(found: FewShotPrediction, reject: float) -> str:
         return "--reject 0: every image is classified."
     return (
         f"{counted(found.examples, 'example is')} too few for --reject {reject:g}, so every image is "
-        f"classified; give at least {int(np.ceil(1 / reject - 1e-9)) - 1}, two or more of each class."
+        f"classified; give at least {least_count(reject):,}, two or more of each class."
     )

@@ -54,14 +54,15 @@ class Listing:
     def __str__(self) -> str:
         """Write the first rows as a table, and the lines below it."""
         heads = ["id", *self.columns]
-        cells = [[printable(one), *map(_word, row)] for one, *row in self._rows(PRINTED)]
+        cells = [[_name(one), *map(_word, row)] for one, *row in self._rows(PRINTED)]
         widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
         table = [
             "  ".join(f"{word:{width}}" for word, width in zip(row, widths, strict=True)).rstrip()
             for row in [heads, *cells]
         ]
         more = [f"... {len(self) - PRINTED:,} more; --out FILE.csv writes all"] if len(self) > PRINTED else []
-        return "\n".join([self.title, *(table if self.ids else []), *more, *self.lines])
+        table = table if self.ids else [] if self.lines else ["nothing was found"]
+        return "\n".join([self.title, *table, *more, *self.lines])
 
     def to_json(self) -> dict[str, Any]:
         """Give everything in plain values, a dict an image."""
@@ -193,6 +194,12 @@ def _fitted(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int, at_end: 
 def _plain(value: Any) -> Any:
     """Turn a number of NumPy's into Python's own."""
     return value.item() if hasattr(value, "item") else value
+
+
+def _name(one: str) -> str:
+    """Write an id; of a long path the end identifies the file."""
+    text = printable(one)
+    return text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}"
 
 
 def _word(value: Any) -> str:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..core.atomic import says_full
 from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
 from ..core.redact import redact, redact_text
@@ -77,6 +78,10 @@ class LanceStore:
             self._db = lancedb.connect(where, read_consistency_interval=timedelta(0))
             self._table = self._open(info)
         except (OSError, RuntimeError, ValueError) as error:
+            if self.folder is not None and says_full(error, self.folder):
+                raise NearfarError(
+                    f"the disk of {self.address} is too full; free some space and run the same command again."
+                ) from None
             reason = _reason(error, address)
             raise NearfarError(f"{self.address} cannot be opened as a vector store: {reason}.") from None
         said = (self._table.schema.metadata or {}).get(b"nearfar")
@@ -383,6 +388,11 @@ class LanceStore:
                 text = str(error)
                 gone = _GONE in text.lower() and attempt < _READS
                 if not gone and not any(word in text.lower() for word in _CONTENDED):
+                    if self.folder is not None and says_full(error, self.folder):
+                        raise NearfarError(
+                            f"the disk of {self.address} is too full; what was written before is intact: "
+                            "free some space and run the same command again."
+                        ) from None
                     raise NearfarError(f"{self.address} cannot be written: {_reason(error)}.") from None
                 time.sleep(0.05 * 2 ** min(attempt, 5))
                 self._table.checkout_latest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -182,7 +183,7 @@ def check(
             found,
             None,
             f"{share:.0%} of the {modality_of(source).noun} are unusable; fix them, or raise --max-bad to "
-            f"{share:.2f}",
+            f"{math.ceil(100 * share) / 100:.2f}",  # rounded down it would be refused again
         )
     sample = _Sample(source, wanted)
     if one_colour(sample.block):
