@@ -101,7 +101,7 @@ def test_mistakes_are_told() -> None:
     x, _ = planted([5, 5])
     with pytest.raises(NearfarError, match="did you mean kmeans"):
         cluster_images(x, "kmean")
-    with pytest.raises(NearfarError, match="10 images are too few for 10 clusters"):
+    with pytest.raises(NearfarError, match="10 vectors are too few for 10 clusters"):
         cluster_images(x, n_clusters=10)
     with pytest.raises(NearfarError, match="--n-clusters is -3"):
         cluster_images(x, n_clusters=-3)

@@ -54,6 +54,8 @@ def test_one_name_of_two_files_is_refused_and_one_of_none_stays(tmp_path: Path) 
     assert open_data(listed(tmp_path, "b.csv", "id", "2", "3")).ids == ["p/2.png", "3"]
     with pytest.raises(NearfarError, match=r"none of the files of .*c\.csv is there, such as 3"):
         open_data(listed(tmp_path, "c.csv", "id", "3"))
+    with pytest.raises(NearfarError, match="if these are texts, add --modality text"):
+        open_data(listed(tmp_path, "d.txt", "A sentence of some words.", "Another one"))
 
 
 def test_labels_elsewhere_are_joined_by_short_names(tmp_path: Path) -> None:

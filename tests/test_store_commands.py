@@ -213,7 +213,7 @@ def test_commands(store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixt
             ["duplicates", store.address, "--min-similarity", "2"],
             "is 2; give a number from 0 to 1",
         ),
-        (["clusters", store.address, "--n-clusters", "500"], "127 images are too few for 500 clusters"),
+        (["clusters", store.address, "--n-clusters", "500"], "127 vectors are too few for 500 clusters"),
         (["map", store.address, "--out", "map.svg"], "name a .csv, .json or .png file"),
     ):
         assert main(words) == 2
@@ -248,4 +248,4 @@ def test_a_list_of_anomalies_says_whether_the_encoder_can_tell_kinds_apart(store
     labels = np.random.default_rng(0).permutation(list(column(store, "label").values()))
     store.update("label", dict(zip(column(store, "label"), labels.tolist(), strict=True)))
     found = nearfar.anomalies(store, limit=3)
-    assert found.facts["planted"]["weak"] is True and "too weak to find odd images" in str(found)
+    assert found.facts["planted"]["weak"] is True and "too weak for odd images" in str(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,9 @@ def test_bm25_is_its_formula_and_rare_words_win() -> None:
                 damp = 1.5 * (1 - 0.75 + 0.75 * lengths[at] / np.mean(lengths))
                 wanted[at] += np.log(1 + (5 - n + 0.5) / (n + 0.5)) * f * 2.5 / (f + damp) if n else 0
         np.testing.assert_allclose(index.scores(query), wanted, rtol=1e-5)
-    assert BM25([]).scores("x").shape == (0,)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert together(BM25([]).scores("x"), np.zeros(0, np.float32)).shape == (0,)
     dense = np.array([0.9, 0.1, 0.5], np.float32)
     assert together(dense, np.zeros(3, np.float32)).argmax() == 0
 

@@ -265,7 +265,7 @@ def _left_out(x: Vectors, method: str, k: int, seed: int) -> Scores:
     if method != "knn":
         return detector(x, method, k, seed)(x)
     if len(x) <= k:
-        raise NearfarError(f"{counted(len(x), 'image is')} too few for k = {k}; give at least {k + 1}.")
+        raise NearfarError(f"{counted(len(x), 'vector is')} too few for k = {k}; give at least {k + 1}.")
     rows = torch.from_numpy(x)
     return 1 - top_k(rows, rows, k, exclude_self=True)[0][:, -1].double().numpy()
 

@@ -74,7 +74,7 @@ class BM25:
 
 def standard(scores: Scores) -> Scores:
     """Bring scores to mean 0 and deviation 1; equal ones become 0."""
-    spread = scores.std()
+    spread = scores.std() if len(scores) else 0.0
     return (scores - scores.mean()) / spread if spread > 1e-12 else np.zeros_like(scores)
 
 

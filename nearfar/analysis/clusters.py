@@ -154,7 +154,7 @@ def cluster_images(
     if n_clusters is not None and n_clusters < 1:
         raise NearfarError(f"--n-clusters is {n_clusters}; give 1 or more.")
     if len(x) < max(4, (n_clusters or 0) + 1):
-        few = f"{counted(len(x), 'image is')} too few for {n_clusters or 2} clusters"
+        few = f"{counted(len(x), 'vector is')} too few for {n_clusters or 2} clusters"
         raise NearfarError(f"{few}; give more, or ask for fewer.")
     rows = unit(torch.from_numpy(x)).numpy()
     with threadpool_limits(1):

@@ -51,7 +51,7 @@ def project(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
         raise NearfarError(f"--method {method!r} is not a projection method; {nearest(method, PROJECTIONS)}")
     x = _wide(x)
     if len(x) < 3:
-        raise NearfarError(f"{counted(len(x), 'image is')} too few for a map; give at least 3.")
+        raise NearfarError(f"{counted(len(x), 'vector is')} too few for a map; give at least 3.")
     if method == "umap":
         return _scaled(_umap(x, seed))
     if len(x) <= TSNE_LIMIT:

@@ -18,6 +18,7 @@ from .object_store import is_address
 
 T = TypeVar("T")
 _LOOKED_FOR = 50  # names of a list, and folders beside it
+_SHOWN = 80  # characters of a name in an error
 
 
 def located(path: Path, names: Sequence[str], suffixes: Collection[str] = SUFFIXES) -> Sequence[str]:
@@ -44,8 +45,11 @@ def located(path: Path, names: Sequence[str], suffixes: Collection[str] = SUFFIX
     beside = _Beside(path, some, suffixes)
     first = next((name for name in some if beside.file(name)), None)
     if first is None:
+        shown = some[0][:_SHOWN]
+        if all(" " in name and not is_image_name(name, suffixes) for name in some):
+            raise NearfarError(f"{path} names no files ({shown!r}); if these are texts, add --modality text.")
         raise NearfarError(
-            f"none of the files of {path} is there, such as {some[0]}; paths are taken from the list's "
+            f"none of the files of {path} is there, such as {shown}; paths are taken from the list's "
             "folder, so write the paths as they are from there, or whole ones."
         )
     _say_once(f"{path} names files beside it: {beside.file(first)} by {first}, and so on")

@@ -17,6 +17,7 @@ from ..core.config import to_json
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..core.text import counted
+from ..data.modalities import modality_of
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable
 from ..data.source import FileSource, Source, clean, file_of, real_places
@@ -171,7 +172,7 @@ def fill(
 
     job = _Job(ImageReader(source, run.preprocess, store.info.thumbnail, workers), store, encode)
     rows = range(len(source)) if part is None else part.rows(source.ids).tolist()
-    with progress.Bar("embedding", len(rows), kind.noun) as bar:
+    with progress.Bar("embedding", len(rows), modality_of(source).noun) as bar:
         for chunk in job.reader.chunks(job.by_digest, rows, first_chunk):
             job.take(chunk)
             bar.advance(len(chunk))
