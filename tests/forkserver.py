@@ -37,6 +37,8 @@ NEARFAR = "import runpy; runpy.run_module('nearfar', run_name='__main__', alter_
 # environment.
 LOADED = [
     "torch.nn.parallel",
+    "torch.distributed.fsdp",
+    "torch.distributed.run",
     "torch.utils.checkpoint",
     "numba",
     "scipy.optimize",
@@ -45,7 +47,7 @@ LOADED = [
     "nearfar.training.pretrain",
     "nearfar.embedding.fill",
     "nearfar.experiments.sweep",
-    "nearfar.cli.parsers",
+    "nearfar.cli.main",
 ]
 NUMBER = struct.Struct("q")
 
