@@ -6,6 +6,7 @@ and `four(name)` each of four. They have torchrun's environment, and each writes
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import sys
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 
 
+@functools.cache
 def one(name: str) -> dict[str, Tensor]:
-    """Run a function here."""
+    """Run a function here, once."""
     return {key: x.detach() for key, x in FUNCTIONS[name]().items()}
 
 
@@ -259,7 +261,8 @@ def gradients() -> dict[str, Tensor]:
 
 
 def sharded() -> dict[str, Tensor]:
-    """Two steps of methods whose blocks' weights the processes share; in one process plain."""
+    """Two steps of methods whose blocks' weights the processes share; in one process plain. Four processes
+    take one method."""
     from small import given, small
 
     from nearfar import models
@@ -282,7 +285,7 @@ def sharded() -> dict[str, Tensor]:
                 yield Batch(views, share(rows), share(rows % 3), step)
 
     found = {}
-    for name, network, optimizer, chunk in SHARDED:
+    for name, network, optimizer, chunk in SHARDED if distributed.world() < 4 else SHARDED[:1]:
         module = small(name, network=network).double()
         some = given(module, 1)
         if name == "ijepa" and distributed.world() > 1:
@@ -294,7 +297,7 @@ def sharded() -> dict[str, Tensor]:
         own = chunk and chunk // distributed.world()
         for step in engine.train(module, Feed(), maker, chunk=own, **how):
             for part, p in module.named_parameters():
-                if p.grad is not None:
+                if p.grad is not None and step.number == 1:
                     found[f"{name}.{step.number}.grad.{part}"] = whole(p.grad)
         if distributed.world() > 1:
             parts = [p for p in module.parameters() if is_sharded(p)]
@@ -327,8 +330,8 @@ def _told_all(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 SHARDED = (
-    ("byol", "resnet10_w16", "adamw", None),
     ("ijepa", "vit_w64_d2", "lars", None),
+    ("byol", "resnet10_w16", "adamw", None),
     ("mae", "vit_w64_d2", "muon", 4),
 )
 

@@ -181,9 +181,11 @@ def test_two_processes_give_the_gradient_of_one():
 def test_processes_that_share_weights_learn_as_one(processes_of):
     """Gradients of the first step; then what a save holds. Muon's steps are rounded to bfloat16."""
     one, many = processes.one("sharded"), processes_of("sharded")
-    assert one.keys() == many[0].keys()
+    tried = {key.partition(".")[0] for key in many[0]}
+    one = {key: value for key, value in one.items() if key.partition(".")[0] in tried}
+    assert one.keys() == many[0].keys() and len(tried) == (len(processes.SHARDED) if len(many) == 2 else 1)
     first = [key for key in one if ".1.grad." in key]
-    assert {key.partition(".")[0] for key in first} == {name for name, *_ in processes.SHARDED}
+    assert {key.partition(".")[0] for key in first} == tried
     for key in one:
         if key.startswith("mae.") and key not in first:
             continue

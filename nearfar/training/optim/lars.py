@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core import distributed
+from ...core.sharded import is_sharded, local
+
 
 class LARS(torch.optim.Optimizer):
     """SGD with momentum whose step is, for each tensor, in proportion to the length of its weights.
@@ -62,16 +65,29 @@ class LARS(torch.optim.Optimizer):
             for w in weights:
                 if "momentum" not in self.state[w]:
                     self.state[w]["momentum"] = torch.zeros_like(w)
-            slopes = [w.grad for w in weights if w.grad is not None]
-            buffers: list[Tensor] = [self.state[w]["momentum"] for w in weights]
+            buffers = [local(self.state[w]["momentum"]) for w in weights]
+            parts, slopes = (
+                [local(w) for w in weights],
+                [local(w.grad) for w in weights if w.grad is not None],
+            )
             # The gradients are left as they are; the list operations are a few launches on a GPU.
-            steps = list(torch._foreach_add(slopes, weights, alpha=group["weight_decay"]))
+            steps = list(torch._foreach_add(slopes, parts, alpha=group["weight_decay"]))
             if group["adapt"]:
-                for step, size, slope in zip(
-                    steps, torch._foreach_norm(weights), torch._foreach_norm(steps), strict=True
-                ):
+                cut = [is_sharded(w) for w in weights]
+                for step, size, slope in zip(steps, _lengths(parts, cut), _lengths(steps, cut), strict=True):
                     trust = group["eta"] * size / slope
                     step.mul_(torch.where((size > 0) & (slope > 0), trust, torch.ones_like(trust)))
             torch._foreach_mul_(buffers, group["momentum"])
             torch._foreach_add_(buffers, steps, alpha=group["lr"])
-            torch._foreach_sub_(weights, buffers)
+            torch._foreach_sub_(parts, buffers)
+
+
+def _lengths(tensors: list[Tensor], cut: list[bool]) -> list[Tensor]:
+    """Measure tensors; of those that are cut, this process has its parts, and one sum over all tells."""
+    found = list(torch._foreach_norm(tensors))
+    sharded = [at for at, here in enumerate(cut) if here]
+    if sharded:
+        squares = torch.stack([found[at] for at in sharded]).square()
+        for at, length in zip(sharded, distributed.total(squares).sqrt(), strict=True):
+            found[at] = length
+    return found
