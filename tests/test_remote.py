@@ -1,6 +1,7 @@
 """Images at addresses: the same collection as on disk, whatever goes wrong on the way."""
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -60,6 +61,9 @@ def server(monkeypatch, tmp_path):
             "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": SECRET,
+            "GOOGLE_BASE_URL": made.address,  # its XML interface is S3's
+            "GOOGLE_ALLOW_HTTP": "true",
+            "GOOGLE_BEARER_TOKEN": SECRET,
             "NEARFAR_CACHE": str(tmp_path / "cache"),
         }.items():
             monkeypatch.setenv(name, value)
@@ -83,16 +87,21 @@ def same(remote, local):
         assert remote.read(row) == (data if isinstance(data, bytes) else data.read_bytes())
 
 
-def test_a_folder_is_the_same_as_on_disk(server, folder):
+BOTH = pytest.mark.parametrize("scheme", ["s3", "gs"])
+
+
+@BOTH
+def test_a_folder_is_the_same_as_on_disk(server, folder, scheme):
     server.upload(folder, "bucket/photos")
-    for address in ("s3://bucket/photos", "s3://bucket/photos/"):
+    for address in (f"{scheme}://bucket/photos", f"{scheme}://bucket/photos/"):
         remote, local = open_source(address, labels=True), open_source(folder, labels=True)
         same(remote, local)
-        assert remote.others == local.others and remote.name == "s3://bucket/photos"
+        assert remote.others == local.others and remote.name == f"{scheme}://bucket/photos"
     stamps = [remote.stamp(row) for row in range(len(remote))]
     assert len({*stamps}) == len(stamps)
     server.objects[f"bucket/photos/{remote.ids[0]}"] += b"x"
-    again = open_source("s3://bucket/photos")
+    again = open_source(f"{scheme}://bucket/photos")
+    assert server.asked["bucket"] >= 3 * 4, "listings have pages"
     assert [again.stamp(row) == stamps[row] for row in range(len(again))] == [False] + [True] * 24
     assert again.read(0) != remote.read(0)
 
@@ -109,7 +118,7 @@ def test_vectors_and_a_trained_encoder_are_the_same_as_from_disk(server, folder,
         ("local", folder, True),
         ("remote", "s3://bucket", True),
         ("local streamed", folder, False),
-        ("remote streamed", "s3://bucket/", False),
+        ("remote streamed", "gs://bucket/", False),
     ):
         nearfar.pretrain(data, out=tmp_path / name, cache=keep, max_bad=0.2, **TINY)
     for kind in ("", " streamed"):
@@ -118,8 +127,8 @@ def test_vectors_and_a_trained_encoder_are_the_same_as_from_disk(server, folder,
         )
         assert a == b and len(a) > 1000
     asked = {path: count for path, count in server.asked.items() if path.endswith(".png")}
-    assert max(asked.values()) == 1, "what was fetched once is in the cache"
-    for path in (tmp_path / "remote").rglob("*"):
+    assert max(asked.values()) == 2, "what was fetched once, by either address, is in the cache"
+    for path in (*(tmp_path / "remote").rglob("*"), *(tmp_path / "remote streamed").rglob("*")):
         assert path.is_dir() or SECRET.encode() not in path.read_bytes()
 
 
@@ -155,7 +164,9 @@ def shards(folder, where, count=3):
                     tar.addfile(info, io.BytesIO(content))
 
 
-@pytest.mark.parametrize("pattern", ["s3://bucket/in/*.tar", "s3://bucket/in/x-{000..002}.tar", "http"])
+@pytest.mark.parametrize(
+    "pattern", ["s3://bucket/in/*.tar", "s3://bucket/in/x-{000..002}.tar", "gs://bucket/in/*.tar", "http"]
+)
 def test_shards_are_the_same_as_on_disk(server, folder, tmp_path, pattern):
     shards(folder, tmp_path / "in")
     server.upload(tmp_path, "bucket")
@@ -173,7 +184,11 @@ def test_lists_hold_paths_or_addresses(server, folder, tmp_path):
     names = [name for name in open_source(folder).ids if name.endswith(".png")]
     rows = "\n".join(f"{name},{'ab'[at % 2]}" for at, name in enumerate(names))
     server.objects["bucket/photos/list.csv"] = f"path,label\n{rows}\n".encode()
-    for address in ("s3://bucket/photos/list.csv", server.url("bucket/photos/list.csv")):
+    for address in (
+        "s3://bucket/photos/list.csv",
+        "gs://bucket/photos/list.csv",
+        server.url("bucket/photos/list.csv"),
+    ):
         found = open_source(address, labels=True)
         assert list(found.ids) == names and found.labels[:3] == ("a", "b", "a")
         assert found.read(3) == (folder / names[3]).read_bytes()
@@ -183,21 +198,22 @@ def test_lists_hold_paths_or_addresses(server, folder, tmp_path):
     assert found.read(5) == (folder / names[5]).read_bytes()
 
 
-def test_faults_are_repeated_and_lost_objects_named(server, folder, run, tmp_path):
+@BOTH
+def test_faults_are_repeated_and_lost_objects_named(server, folder, run, tmp_path, scheme):
     server.upload(folder, "bucket")
-    source = open_source("s3://bucket")
+    source = open_source(f"{scheme}://bucket")
     names = [name for name in source.ids if name.endswith(".png")]
     server.faults[f"bucket/{names[0]}"] = [503, 500]
     server.lost.add(f"bucket/{names[1]}")
     server.faults[f"bucket/{names[2]}"] = [403] * 50
-    found = embed(run, "s3://bucket", out=tmp_path / "v.npz")
+    found = embed(run, f"{scheme}://bucket", out=tmp_path / "v.npz")
     assert names[0] in found.ids and server.asked[f"bucket/{names[0]}"] == 3
     reasons = {item.id: item.reason for item in found.rejected}
     assert reasons[names[1]] == "unreadable: no such object"
     assert reasons[names[2]] == "unreadable: permission denied"
     server.faults[f"bucket/{names[3]}"] = [503] * 500
     with pytest.raises(BadImage, match=r"unreadable: (the server answers|no answer)"):
-        Bucket("s3", "bucket").read(names[3])
+        Bucket(scheme, "bucket").read(names[3])
 
 
 @pytest.mark.parametrize(
@@ -220,11 +236,36 @@ def test_mistakes_are_one_sentence_without_a_secret(server, address, says, capsy
     assert says in error and SECRET not in error and "Traceback" not in error
 
 
-def test_a_refused_listing_says_what_to_set(server, folder, capsys):
+@BOTH
+def test_a_refused_listing_says_what_to_set(server, capsys, scheme, monkeypatch):
     server.faults["bucket"] = [403] * 50
-    assert main(["check", "s3://bucket"]) == 2
+    assert main(["check", f"{scheme}://bucket"]) == 2
     error = capsys.readouterr().err
-    assert "permission denied" in error and "AWS_ACCESS_KEY_ID" in error and SECRET not in error
+    needed = {"s3": "AWS_ACCESS_KEY_ID", "gs": "GOOGLE_APPLICATION_CREDENTIALS"}[scheme]
+    assert "permission denied" in error and needed in error and SECRET not in error
+    allow = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP"}[scheme]
+    monkeypatch.delenv(allow)
+    object_store._CLIENTS.clear()
+    assert main(["check", f"{scheme}://bucket"]) == 2
+    error = capsys.readouterr().err
+    assert "http://, which encrypts nothing" in error and f"set {allow}=true" in error
+
+
+def test_google_s_service_account_is_read_and_never_told(server, folder, capsys, monkeypatch, tmp_path):
+    server.upload(folder, "bucket")
+    monkeypatch.delenv("GOOGLE_BASE_URL")
+    monkeypatch.delenv("GOOGLE_BEARER_TOKEN")
+    key = {"gcs_base_url": server.address, "disable_oauth": True, "client_email": "", "private_key": SECRET}
+    (tmp_path / "key.json").write_text(json.dumps(key | {"private_key_id": ""}))
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "key.json"))
+    same(open_source("gs://bucket", labels=True), open_source(folder, labels=True))
+    for text in ("", json.dumps(key | {"private_key_id": "", "disable_oauth": False})):  # no key at all
+        (tmp_path / "key.json").write_text(text)
+        object_store._CLIENTS.clear()
+        assert main(["check", "gs://bucket"]) == 2
+        error = capsys.readouterr().err
+        assert "the credentials cannot be read" in error and SECRET not in error
+        assert "set GOOGLE_APPLICATION_CREDENTIALS" in error
 
 
 def test_the_cache_keeps_to_its_bound(tmp_path, monkeypatch):

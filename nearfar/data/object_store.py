@@ -32,6 +32,8 @@ _HINTS = {
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or GOOGLE_SKIP_SIGNATURE=true",
     "hf": "set HF_TOKEN",
 }
+_PLAIN = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP"}  # what allows an endpoint at http://
+_NO_KEY, _HTTP = "the credentials cannot be read", "its endpoint is http://, which encrypts nothing"
 
 
 def is_address(text: str) -> bool:
@@ -184,7 +186,11 @@ class Bucket:
 
     def refused(self, key: str, reason: str) -> NearfarError:
         """Say that something cannot be read, and what may help."""
-        hint = _HINTS.get(self.scheme, "check the address") if "permission" in reason else "check the address"
+        hint = "check the address"
+        if "permission" in reason or _NO_KEY in reason:
+            hint = _HINTS.get(self.scheme, hint)
+        elif _HTTP in reason and self.scheme in _PLAIN:
+            hint = f"set {_PLAIN[self.scheme]}=true to allow it"
         return NearfarError(f"{self}/{key} cannot be read ({reason.removeprefix('unreadable: ')}); {hint}.")
 
     def _refused(self, key: str, error: Exception) -> NearfarError:
@@ -250,12 +256,11 @@ def _client(bucket: Bucket) -> Any:
                 },
                 "client_options": {"timeout": timedelta(seconds=TIMEOUT)},
             }
-            if bucket.scheme == "s3":
-                allowed = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1")
+            if bucket.scheme in _PLAIN:
+                allowed = os.environ.get(_PLAIN[bucket.scheme], "").lower() in ("true", "1")
                 how["client_options"]["allow_http"] = allowed
-                _CLIENTS[name] = store.S3Store(bucket.host, **how)
-            elif bucket.scheme == "gs":
-                _CLIENTS[name] = store.GCSStore(bucket.host, **how)
+                kind = store.S3Store if bucket.scheme == "s3" else store.GCSStore
+                _CLIENTS[name] = kind(bucket.host, **how)
             elif bucket.scheme == "hf":
                 address = hub_files.base(bucket.host)
                 how["client_options"] |= {
@@ -279,13 +284,17 @@ def _errors() -> tuple[type[Exception], ...]:
 
 def _reason(error: Exception) -> str:
     """Say in a few words why a request failed; the library's own text may hold an address."""
-    name = type(error).__name__
+    name, text = type(error).__name__, str(error)
+    if re.search("credential error|service account file|pem file", text, re.IGNORECASE):
+        return _NO_KEY
+    if "builder error" in text:
+        return _HTTP
     if isinstance(error, FileNotFoundError) or "NotFound" in name:
         return "no such object"
-    refused = re.search(r" 40[13] |\b40[13] (Client|Unauthorized|Forbidden)", str(error))
+    refused = re.search(r" 40[13] |\b40[13] (Client|Unauthorized|Forbidden)", text)
     if "Permission" in name or "Unauthenticated" in name or refused:
         return "permission denied"
-    if status := re.search(r"\b(4\d\d|5\d\d) [A-Z][A-Za-z ]+", str(error)):
+    if status := re.search(r"\b(4\d\d|5\d\d) [A-Z][A-Za-z ]+", text):
         return f"the server answers {status[0].strip().lower()}"
-    more = re.search(r"HTTP error: ([a-z ]+)", str(error))
+    more = re.search(r"HTTP error: ([a-z ]+)", text)
     return f"no answer: {more[1].strip()}" if more else "no answer"
