@@ -2,6 +2,7 @@
 
     python -m benchmarks.scale_start paths --count 1000000
     python -m benchmarks.scale_start store --count 1000000
+    python -m benchmarks.scale_start map --count 100000 --width 256
 
 paths: a list of made paths of about 60 characters, which is opened as `nearfar pretrain` opens it, and the
 holdout rows of it named. The memory is what a fresh process holds after more than before.
@@ -9,6 +10,8 @@ holdout rows of it named. The memory is what a fresh process holds after more th
 store: a store of made rows with vectors of 16 numbers, the first 100,000 written as nearfar does, the others
 appended to its table, since they are known to be new; a fresh process then opens it, counts, names all ids,
 names those of a condition, and reads 1,000 rows.
+
+map: such a store, whose vectors a fresh process reads all, and then lays out as a map and keeps the places.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ def open_paths(path: Path) -> None:
     print(f"| {len(kept):,} of {len(source):,} | {took:.1f} | {after - before:.0f} | {peak - before:.0f} |")
 
 
-def fill(folder: Path, count: int) -> None:
+def fill(folder: Path, count: int, width: int = 16) -> None:
     """Make a store, and say what that took."""
     import pyarrow as pa
 
@@ -62,8 +65,8 @@ def fill(folder: Path, count: int) -> None:
     from nearfar.stores.base import StoreInfo
     from nearfar.stores.lancedb import LanceStore
 
-    store, clock = LanceStore(str(folder), StoreInfo(16, "made", "made")), time.process_time()
-    for vectors, rows in made(count):
+    store, clock = LanceStore(str(folder), StoreInfo(width, "made", "made")), time.process_time()
+    for vectors, rows in made(count, width):
         names = [name(row) for row in rows]
         columns = {
             "id": names,
@@ -75,7 +78,7 @@ def fill(folder: Path, count: int) -> None:
             "height": [224] * len(rows),
             "thumbnail": [b""] * len(rows),
         }
-        vector = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 16)
+        vector = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)
         table = pa.table({**columns, "vector": vector})
         if not len(store):
             store.upsert(table)
@@ -85,12 +88,12 @@ def fill(folder: Path, count: int) -> None:
     print(f"filled in {time.process_time() - clock:.0f} CPU s, {size / count:.0f} bytes a row", flush=True)
 
 
-def made(count: int) -> Iterator[tuple[np.ndarray, range]]:
+def made(count: int, width: int) -> Iterator[tuple[np.ndarray, range]]:
     """Draw vectors, a piece at a time."""
     numbers = np.random.default_rng(0)
     for start in range(0, count, PIECE):
         rows = range(start, min(start + PIECE, count))
-        yield numbers.standard_normal((len(rows), 16), dtype=np.float32), rows
+        yield numbers.standard_normal((len(rows), width), dtype=np.float32), rows
 
 
 def use(folder: Path) -> None:
@@ -113,19 +116,39 @@ def use(folder: Path) -> None:
     print(f"| {count:,} |", " | ".join(f"{took:.2f}" for took in np.diff(marks)), f"| {peak:.0f} |")
 
 
+def lay_out(folder: Path) -> None:
+    """Read all vectors, and lay out a map of a store, in this process; print a line of the table."""
+    from nearfar.analysis import projection
+    from nearfar.queries.map import image_map
+    from nearfar.stores.open import open_store
+
+    projection.TSNE_LIMIT = 500  # of which the memory of a row does not depend
+    projection.project(np.eye(64, dtype=np.float32))  # imports
+    store = open_store(folder)
+    peaks, count, before = [], len(store), resident()
+    for what in (store.vectors, lambda: image_map(store)):
+        what()
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before)
+    cells = " | ".join(f"{peak:.0f} MB, {peak * 1e6 / count:,.0f} bytes a row" for peak in peaks)
+    print(f"| {count:,} | {store.info.dim} | {cells} |")
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["paths", "store", "open_paths", "use"])
+    parser.add_argument("what", choices=["paths", "store", "map", "open_paths", "use", "lay_out"])
     parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--at", type=Path)
     given = parser.parse_args()
     if given.what == "open_paths":
         open_paths(given.at)
     elif given.what == "use":
         use(given.at)
+    elif given.what == "lay_out":
+        lay_out(given.at)
     else:
         with tempfile.TemporaryDirectory() as folder:
             at = Path(folder, "list.txt" if given.what == "paths" else "made.nf")
@@ -137,10 +160,11 @@ def main() -> None:
                     file.writelines(name(row) + "\n" for row in range(given.count))
                 print("| kept of all paths | CPU s | MB held | MB at most |\n|---|---|---|---|", flush=True)
             else:
-                fill(at, given.count)
+                fill(at, given.count, given.width)
                 heads = "rows | open and count | all ids | ids of a tenth | 1,000 rows | MB at most"
-                print(f"| {heads} |\n|---|---|---|---|---|---|", flush=True)
-            then = "open_paths" if given.what == "paths" else "use"
+                heads = "rows | numbers | vectors read | map laid out" if given.what == "map" else heads
+                print(f"| {heads} |\n|{'---|' * (heads.count('|') + 1)}", flush=True)
+            then = {"paths": "open_paths", "store": "use", "map": "lay_out"}[given.what]
             line = [sys.executable, "-m", "benchmarks.scale_start", then, "--at", str(at)]
             subprocess.run(line, check=True)
 

@@ -11,8 +11,11 @@ import pytest
 from servers import server  # noqa: F401
 from small_store import INFO, address, draw, filled, store, table  # noqa: F401
 
+import nearfar
+from nearfar.app import tasks
+from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
-from nearfar.stores import StoreInfo, open_store
+from nearfar.stores import StoreInfo, base, open_store
 from nearfar.stores.columns import values_of
 from nearfar.stores.schema import fixed
 
@@ -217,6 +220,19 @@ def test_writers_at_once_lose_and_double_nothing(store, address):
     for who in "abc":
         rows = store.rows(["id", "label", "mark"], where=f"id like '{who} %'").to_pylist()
         assert all(row["label"] == who and row["mark"] == float(row["id"].split()[1]) for row in rows)
+
+
+def test_more_vectors_than_memory_holds_are_refused_beforehand(
+    filled, address, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(base, "available", lambda: 20_000)
+    says = r"12 vectors of 8 numbers take about 0.0 GB .* --where"
+    for ask in (filled.vectors, lambda: tasks.places(filled, print), lambda: nearfar.image_map(filled)):
+        with pytest.raises(NearfarError, match=says):
+            ask()
+    assert main(["clusters", address]) == 2 and "take a part of them" in capsys.readouterr().err
+    assert len(filled.vectors("site = 'A'")[0]) == 6 and len(filled.vectors(ids=filled.ids())[0]) == 12
+    assert len(nearfar.image_map(filled, where="site = 'A'")) == 6
 
 
 def test_ten_thousand_labels_leave_a_small_store(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from ..features.knn import top_k, unit
 PROJECTIONS = ("tsne", "umap")
 DIRECTIONS = 50  # principal directions that t-SNE starts from
 TSNE_LIMIT = 5_000  # images that t-SNE projects; of more, it takes a sample, and places the others among it
+SPAN = 1 << 16  # images that are placed among the sample at a time
 ANCHORS = 5  # of the sample, the nearest that another image is placed among
 UMAP_NEIGHBOURS = 15  # that UMAP keeps together, its own default
 CELLS, THUMB, GAP = 40, 28, 1  # places along a side of a drawn map, and the pixels of each
@@ -123,12 +124,14 @@ def _told(made: Any) -> Iterator[None]:
 
 def _among(x: Vectors, landmarks: Vectors, places: Places, chosen: npt.NDArray[np.int64]) -> Places:
     """Put each image at the mean of its nearest landmarks, the nearer counting more."""
-    cosine, who = top_k(torch.from_numpy(x), torch.from_numpy(landmarks), ANCHORS)
-    # Weights fall from the nearest's 1 to the last's 0, so that no image jumps as its neighbours change.
-    far = (1 - cosine).double()
-    weight = (far[:, -1:] - far) / (far[:, -1:] - far[:, :1]).clamp_min(1e-12) + 1e-3
-    weight /= weight.sum(dim=1, keepdim=True)
-    found: Places = (weight.numpy()[:, :, None] * places[who.numpy()]).sum(axis=1)
+    found = np.empty((len(x), 2))
+    for low in range(0, len(x), SPAN):
+        cosine, who = top_k(torch.from_numpy(x[low : low + SPAN]), torch.from_numpy(landmarks), ANCHORS)
+        # Weights fall from the nearest's 1 to the last's 0, so that no image jumps as its neighbours change.
+        far = (1 - cosine).double()
+        weight = (far[:, -1:] - far) / (far[:, -1:] - far[:, :1]).clamp_min(1e-12) + 1e-3
+        weight /= weight.sum(dim=1, keepdim=True)
+        found[low : low + SPAN] = (weight.numpy()[:, :, None] * places[who.numpy()]).sum(axis=1)
     found[chosen] = places
     return found
 

@@ -1,13 +1,16 @@
-"""Measures peak memory, the GPU's or this process's, and keeps what the process frees for its next step."""
+"""Measures memory: the peak and what is free; keeps what a process frees for its next step."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 _LARGEST = 1 << 30  # bytes of a piece of memory that is kept when it is freed
@@ -40,6 +43,8 @@ def keep_freed_memory() -> bool:
 
 def forget_peak() -> None:
     """Reset the peak, where the system can."""
+    import torch  # here, since what asks how much is free may need nothing of it
+
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
@@ -58,9 +63,25 @@ def peak(device: torch.device) -> int | None:
         MiB: of the GPU's memory, or else what this process held resident; None where it is not known.
     """
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) >> 20
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def available() -> int:
+    """Bytes of memory that could still be had: the machine's, or less where a container says so."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    old = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+    for most, used in (("memory.max", "memory.current"), old):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+            limit = int(Path("/sys/fs/cgroup", most).read_text())
+            free = min(free, limit - int(Path("/sys/fs/cgroup", used).read_text()))
+    return max(0, free)

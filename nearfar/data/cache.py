@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import weakref
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..core.cache_root import cache_root
 from ..core.errors import BadImage
+from ..core.memory import available
 from ..core.progress import say
 from ..images import decode
 from ..images.header import stored_shape
@@ -100,20 +100,6 @@ def _into_memory(config: ReadConfig, expected: int, limit: int) -> ImageDataset:
     return ledger.dataset(buffer, resident=True)
 
 
-def _available() -> int:
-    """Bytes of memory that could still be had: the machine's, or less where a container says so."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    old = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
-    for most, used in (("memory.max", "memory.current"), old):
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
-            limit = int(Path("/sys/fs/cgroup", most).read_text())
-            free = min(free, limit - int(Path("/sys/fs/cgroup", used).read_text()))
-    return max(0, free)
-
-
 def load(
     source: Source,
     *,
@@ -176,7 +162,7 @@ def load(
         if decode.reduced(width, height, short_side) == (width, height):
             return _wrap(config, source, flat)
     expected = estimate(source, short_side=short_side, max_pixels=max_pixels)
-    limit = min(_MOST_RESIDENT, _available() // 4) if memory is None else memory
+    limit = min(_MOST_RESIDENT, available() // 4) if memory is None else memory
     if expected <= limit:
         key = (config.name(), source.labels)
         held = _HELD.get(key)

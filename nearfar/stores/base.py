@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import NearfarError
+from ..core.memory import available
 from ..core.shapes import check_shape, loads
 from ..data.modalities import IMAGES, modality
 
@@ -29,6 +30,7 @@ FIXED = {
 }
 THUMBNAIL = 96  # pixels of a thumbnail's longer side, at most
 EXACT = 300_000  # vectors up to which all are compared
+OF_NUMBER, OF_ROW = 22, 1_800  # bytes of memory while all vectors are compared: benchmarks/scale.md
 
 
 @dataclass(frozen=True)
@@ -273,3 +275,26 @@ class VectorStore(Protocol):
         Raises:
             NearfarError: the condition makes no sense, or a query's width or k is wrong.
         """
+
+
+def check_room(store: VectorStore, where: str | None) -> None:
+    """Refuse to read so many vectors at once that memory would not hold what is done with them.
+
+    Args:
+        store: the store.
+        where: the condition on the rows that are wanted.
+
+    Raises:
+        NearfarError: less memory is free than they would take.
+    """
+    free, each = available(), OF_NUMBER * store.info.dim + OF_ROW
+    if len(store) * each <= free:
+        return
+    count = len(store) if where is None else len(store.ids(where))
+    if count * each > free:
+        needed, left = (f"{size / 1e9:,.1f} GB" for size in (count * each, free))
+        raise NearfarError(
+            f"{store.address}: {count:,} vectors of {store.info.dim} numbers take about {needed} of memory "
+            f"while all are compared, and {left} are free; take a part of them by a condition, such as "
+            "--where \"id like '%7.jpg'\", or a machine with more."
+        )

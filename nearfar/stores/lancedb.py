@@ -21,7 +21,7 @@ from ..core.errors import NearfarError
 from ..core.redact import redact, redact_text
 from ..core.shapes import loads
 from . import conditions, schema
-from .base import StoreInfo, Value, Vectors
+from .base import StoreInfo, Value, Vectors, check_room
 from .index import Index
 
 TABLE = "images"
@@ -161,6 +161,8 @@ class LanceStore:
         self, where: str | None = None, ids: Sequence[str] | None = None
     ) -> tuple[list[str], Vectors]:
         """Read vectors."""
+        if ids is None:
+            check_room(self, where)
         table = self._read(["id", "vector"], where, ids)
         return table["id"].to_pylist(), schema.matrix(table["vector"], self.info.dim).copy()
 

@@ -18,7 +18,7 @@ from ..core.errors import NearfarError
 from ..core.shapes import loads
 from ..core.text import counted
 from . import conditions, schema
-from .base import EXACT, StoreInfo, Value, Vectors
+from .base import EXACT, StoreInfo, Value, Vectors, check_room
 from .index import DECIMALS, check_queries
 from .pg_connection import Server, parse
 
@@ -129,6 +129,8 @@ class PostgresStore:
         self, where: str | None = None, ids: Sequence[str] | None = None
     ) -> tuple[list[str], Vectors]:
         """Read vectors."""
+        if ids is None:
+            check_room(self, where)
         found = self._ordered(self._read(['"id"', "vector_send(vector)"], where, ids), ids, where)
         # Two short numbers come first; numbers are in network order.
         flat = b"".join(row[1][4:] for row in found)
