@@ -359,6 +359,41 @@ def gather(x: Tensor, grad: bool = True) -> Tensor:
     return gathered
 
 
+class _Products(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return torch.cat([a @ block.T for block in blocks(b)], 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        parts = grads[0].split(len(b), 1)
+        of_a, of_b = torch.zeros_like(a), b
+        for origin, (part, block) in enumerate(zip(parts, blocks(b), strict=True)):
+            of_a += part @ block
+            pull = (part.T @ a).contiguous()
+            dist.reduce(pull, origin)
+            of_b = pull if origin == rank() else of_b
+        return of_a, of_b
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply own rows with those of all processes, which pass by and are never held together.
+
+    Args:
+        a: (n, d), as many on every process.
+        b: (m, d), of the same dtype, as many on every process; gradients flow back as they do from `gather`.
+
+    Returns:
+        (n, world * m) inner products, columns in the order of the ranks.
+    """
+    if world() == 1:
+        return a @ b.T
+    found: Tensor = _Products.apply(a, b)
+    return found
+
+
 def total(x: Tensor) -> Tensor:
     """Add a tensor over all processes; the gradient is added over them too.
 

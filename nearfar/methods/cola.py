@@ -77,7 +77,7 @@ class COLA(Method):
         with torch.autocast(q.device.type, enabled=False):
             q, b = q.to(wide), b.to(wide)
             own = torch.arange(len(q), device=q.device) + distributed.rank() * len(q)
-            cross_entropy = F.cross_entropy(q @ distributed.gather(b).T, own)
+            cross_entropy = F.cross_entropy(distributed.products(q, b), own)
         return Loss({"cross_entropy": cross_entropy}, {"q": q, "b": b})
 
     def negatives(self, batch: int) -> int:

@@ -187,8 +187,8 @@ def information(maps: Tensor, h: Tensor, estimator: str) -> tuple[Tensor, Tensor
         The loss, a scalar that averages over processes to that of the global batch, and (n,) bool: whether the
         own map fits best, by the mean over its places.
     """
-    everyone = distributed.gather(maps)  # (N, places, units)
-    scores = torch.einsum("nu,mpu->nmp", h, everyone)  # (n, N, places)
+    n, places, _ = maps.shape
+    scores = distributed.products(h, maps.flatten(0, 1)).view(n, -1, places)  # (n, N, places)
     own = torch.arange(len(h), device=h.device) + distributed.rank() * len(h)
     mine = scores[torch.arange(len(h), device=h.device), own]  # (n, places)
     right = scores.detach().mean(2).argmax(1) == own
@@ -196,7 +196,7 @@ def information(maps: Tensor, h: Tensor, estimator: str) -> tuple[Tensor, Tensor
     same[torch.arange(len(h), device=h.device), own] = True
     if estimator == "jsd":
         others = F.softplus(scores).masked_fill(same[:, :, None], 0).sum()
-        pairs = len(h) * (len(everyone) - 1) * maps.shape[1]
+        pairs = n * (scores.shape[1] - 1) * places
         return F.softplus(-mine).mean() + others / pairs, right
     others = scores.masked_fill(same[:, :, None], float("-inf")).flatten(1).logsumexp(1)
     return F.softplus(others[:, None] - mine).mean(), right

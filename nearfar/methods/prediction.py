@@ -27,14 +27,13 @@ def tell(predicted: Tensor, z: Tensor, at: Tensor, negatives: str = "all") -> tu
     wide = torch.promote_types(z.dtype, torch.float32)
     with torch.autocast(z.device.type, enabled=False):
         predicted, z = predicted.to(wide), z.to(wide)
-        everyone = distributed.gather(z)  # (N, T, P)
-        scores = torch.einsum("nqp,mtp->nqmt", predicted, everyone)
         n, count = predicted.shape[:2]
+        scores = distributed.products(predicted.flatten(0, 1), z.flatten(0, 1)).view(n, count, -1, z.shape[1])
         own = torch.arange(n, device=z.device) + distributed.rank() * n
         true = torch.zeros_like(scores, dtype=torch.bool)
         true[torch.arange(n)[:, None], torch.arange(count)[None], own[:, None], at[None].to(z.device)] = True
         if negatives != "all":
-            same = torch.zeros(n, len(everyone), dtype=torch.bool, device=z.device)
+            same = torch.zeros(n, scores.shape[2], dtype=torch.bool, device=z.device)
             same[torch.arange(n), own] = True
             left = same if negatives == "others" else ~same
             scores = scores.masked_fill(left[:, None, :, None] & ~true, float("-inf"))
