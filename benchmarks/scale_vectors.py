@@ -111,7 +111,7 @@ def measured(
     clock = time.process_time()
     size, find = make(x, stack)
     built = time.process_time() - clock
-    for many in (30, 100, 300, 1000, 3000):
+    for many in (30, 100, 300, 1000, 3000, 10_000):
         clock = time.process_time()
         found = [again(x, query, rows) for query, rows in zip(queries, find(queries, many), strict=True)]
         batch = len(queries) / (time.process_time() - clock)

@@ -18,7 +18,7 @@ import nearfar
 from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.features.files import write_vectors
-from nearfar.stores import StoreInfo, index, open_store, quantised, snapshot
+from nearfar.stores import StoreInfo, brute_force, index, open_store, quantised, snapshot
 from nearfar.stores.import_export import export
 from nearfar.stores.schema import fixed
 
@@ -208,6 +208,18 @@ def test_codes_find_the_nearest_whatever_the_size(tmp_path, width, count):
     want = store.nearest(vectors[:5], 10, exact=True)
     assert np.allclose(found[1], want[1], atol=1e-5) or width == 64
     assert np.allclose(found[1][:, 0], want[1][:, 0], atol=1e-5)
+
+
+def test_candidates_grow_until_the_recall_is_reached(tmp_path):
+    """Codes of one byte tell 20,000 rows apart so badly that 100 candidates for a neighbour are too few."""
+    unit = brute_force.unit_rows(draw(20_000, 4))
+    codes = quantised.build(unit, tmp_path / "codes")
+    assert codes.refine > 100 and codes.recall >= quantised.RECALL
+    queries = brute_force.unit_rows(draw(100, 4, seed=1))
+    found = brute_force.weighed(queries, unit, codes.search(queries, 10), 10)[1]
+    want = brute_force.best(queries, unit, 10)[1]
+    hits = [len({*a} & {*b}) for a, b in zip(found.tolist(), want.tolist(), strict=True)]
+    assert np.mean(hits) >= 9.8
 
 
 def test_a_condition_far_from_the_query_is_met_in_full(small):

@@ -28,7 +28,9 @@ from .brute_force import SPAN, Cosines, Rows, best, weighed
 BITS, NUMBERS = 4, 2  # of a code, and how many numbers it stands for
 FEWEST = 16  # rows that codes can be fitted to
 TRAINED_ON = 50_000  # rows that codes are fitted to
-REFINEMENTS = (3, 10, 30, 100)  # candidates for each neighbour wanted: the first that reaches RECALL is kept
+# Candidates for each neighbour wanted: the first that reaches RECALL is kept. Among ten million vectors of 64
+# numbers, 100 are too few.
+REFINEMENTS = (3, 10, 30, 100, 300, 1000)
 RECALL, RECALL_SAMPLE, ASKED = 0.99, 256, 10  # of the ten nearest of a sample of rows
 
 
