@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -39,7 +40,12 @@ def parallelise(method: Method, how: str = "ddp", precision: str = "float32") ->
     if how == "fsdp":
         _shard(method, precision)
         return method
-    return method if how == "none" else DistributedDataParallel(method, broadcast_buffers=False)
+    if how == "none":
+        return method
+    with warnings.catch_warnings():
+        # torch 2.15 calls this old, but has nothing else that leaves buffers alone from the start.
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        return DistributedDataParallel(method, broadcast_buffers=False)
 
 
 def is_shared(method: nn.Module) -> bool:
