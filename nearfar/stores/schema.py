@@ -250,7 +250,7 @@ def matrix(column: pyarrow.ChunkedArray, dim: int) -> Vectors:
     if not np.isfinite(values).all():
         raise NearfarError("a vector holds numbers that are not finite; embed those images again.")
     found: Vectors = values.reshape(-1, dim)
-    lengths = np.linalg.norm(found.astype(np.float64), axis=1)
+    lengths = np.sqrt(np.einsum("nd,nd->n", found, found, dtype=np.float64))  # no copy in float64
     odd = lengths[(lengths > LONGEST) | ((lengths > 0) & (lengths < SHORTEST))]
     if len(odd):
         raise NearfarError(
