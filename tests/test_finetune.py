@@ -360,3 +360,31 @@ def test_a_student_learns_from_a_teacher_and_unlabelled_images(start, labelled, 
     shutil.rmtree(few / "kind3")
     with pytest.raises(NearfarError, match="has other classes than"):
         nearfar.finetune(start, train=few, out=tmp_path / "o", unlabelled=str(plain), **how)
+
+
+def test_copies_tell_a_split_nothing_and_tested_copies_are_counted(start, labelled, tmp_path) -> None:
+    """Of labels drawn at random a copy in another fold, or a row that is repeated, would know the answer."""
+    draw, lines = np.random.default_rng(3), ["path,label"]
+    for path in sorted((labelled / "train").rglob("*.png"))[::2]:
+        label = f"class {draw.integers(2)}"
+        copy = tmp_path / "copies" / f"{path.parent.name}-{path.name}"
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
+        lines += [f"{path},{label}", f"{path},{label}", f"{copy},{label}"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    made = nearfar.finetune(start, train=tmp_path / "list.csv", out=tmp_path / "few", mode="few-labels")
+    assert made.figures["cross-validated"][outcome.TUNED]["accuracy"] < 0.7
+    assert "160 training images are the same as another, byte for byte" in str(made)
+    half = nearfar.finetune(
+        start, train=tmp_path / "list.csv", out=tmp_path / "linear", mode="linear", holdout=0.4
+    )
+    assert half.figures["held-out"][outcome.TUNED]["accuracy"] < 0.7
+    same = nearfar.finetune(
+        start, train=labelled / "train", test=labelled / "train", out=tmp_path / "same", mode="linear"
+    )
+    assert "160 of 160 test images are trained on too" in str(same)
+
+
+def test_images_for_a_teacher_need_a_teacher(start, labelled, tmp_path) -> None:
+    with pytest.raises(NearfarError, match="--unlabelled x is for a teacher"):
+        nearfar.finetune(start, train=labelled / "train", out=tmp_path / "x", unlabelled="x")

@@ -137,7 +137,14 @@ class Classification(ClassAnswers):
                 f"the images of {found.name} are all of class {self.classes[0]!r}; add images of another."
             )
         found = class_data.numbered(found, words, self.classes, self.many)
-        return found if self.config.teacher is None else self._taught(found, preprocess, where)
+        if self.config.teacher is not None:
+            return self._taught(found, preprocess, where)
+        if self.config.unlabelled is not None:
+            raise NearfarError(
+                f"--unlabelled {self.config.unlabelled} is for a teacher; name a fine-tuned run with "
+                "--teacher, or leave it out."
+            )
+        return found
 
     def _taught(self, found: Labelled, preprocess: Any, where: Where) -> Labelled:
         """Open the teacher, which is part of what decides a training."""

@@ -29,6 +29,7 @@ from ..training import checkpoint
 from ..training.precision import gains_from_bfloat16
 from ..training.run import Run, export
 from . import outcome, session, vectors
+from .copies import copies_apart
 from .measuring import measure
 from .outcome import FROZEN, SCRATCH, TUNED, Finetuned
 from .session import CHECKS_FILE, TaskTraining
@@ -73,6 +74,8 @@ class Job:
                     f"--groups is for other tasks: of --task {self.task.name}, an identity is a group."
                 )
             data, tests = self._grouped(data, tests, groups)
+        data, said = copies_apart(data, tests, self.kind)
+        self.notes += said
         self.mode = self.tuning.mode
         if self.mode == "auto":
             self.mode = self.task.mode(data, self.started.preprocess.size, self.device)

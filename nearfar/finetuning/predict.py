@@ -20,7 +20,7 @@ from ..core.cache_root import cache_root
 from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
-from ..core.text import counted
+from ..core.text import counted, printable
 from ..data.modalities import modality, modality_of
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable, write_rejected
@@ -73,7 +73,7 @@ class Predictions:
         """Say it in a few lines."""
         pace = f", {self.fresh / self.seconds:,.0f} {self.noun}/s" if self.fresh and self.seconds else ""
         lines = [f"{self.path or 'predicted'}: {counted(self.images, self.noun[:-1])}{pace}"]
-        told = [f"{count:,} {name or 'without a class'}" for name, count in self.counts.items()]
+        told = [f"{count:,} {printable(name) or 'without a class'}" for name, count in self.counts.items()]
         lines += ["; ".join(told[:12]) + ("; ..." if len(told) > 12 else "")] if told else []
         if self.rejected:
             first = self.rejected[0]
