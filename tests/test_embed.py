@@ -251,6 +251,10 @@ def test_finished_stretches_are_not_done_again_unless_the_job_is_another(run, fo
 
 
 def test_mistakes_are_named(run, folder, tmp_path):
+    (tmp_path / "mine.ids.txt").write_text("kept")
+    with pytest.raises(NearfarError, match=r"would also write .*mine\.ids\.txt, which is there"):
+        embed(run, folder, out=tmp_path / "mine.npy")
+    assert (tmp_path / "mine.ids.txt").read_text() == "kept"
     with pytest.raises(NearfarError, match=r"\.parquet, \.npz or \.npy"):
         embed(run, folder, out=tmp_path / "v.csv")
     with pytest.raises(NearfarError, match="is a folder"):

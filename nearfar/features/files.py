@@ -26,7 +26,8 @@ def check_name(path: Path) -> None:
         path: where vectors are to go.
 
     Raises:
-        NearfarError: the suffix is none of `SUFFIXES`, or a folder stands there.
+        NearfarError: the suffix is none of `SUFFIXES`, a folder stands there, or beside a .npy that is not
+            there yet lie files of others that would be replaced.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise NearfarError(
@@ -37,6 +38,19 @@ def check_name(path: Path) -> None:
             f"--out {path} is a folder; name a file in it, such as {path / 'vectors.parquet'}."
         )
     check_place(path)
+    if path.suffix.lower() == ".npy" and not path.exists() and not _is_ours(path.with_suffix(".json")):
+        beside = (path.with_suffix(suffix) for suffix in (".json", ".ids.txt", ".labels.txt"))
+        if taken := next((str(name) for name in beside if name.exists()), None):
+            raise NearfarError(f"--out {path} would also write {taken}, which is there; name another file.")
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a file says what made some vectors; it is the first of those beside them."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"encoder", "preprocess"} <= found.keys()
 
 
 def write_vectors(
@@ -125,7 +139,7 @@ def _npz(
 def _npy(
     path: Path, ids: Sequence[str], vectors: Vectors, labels: Sequence[str] | None, provenance: str
 ) -> None:
-    texts = {".ids.txt": _lines(ids), ".json": provenance + "\n"}
+    texts = {".json": provenance + "\n", ".ids.txt": _lines(ids)}
     if labels is not None:
         texts[".labels.txt"] = _lines(labels)
     for suffix, text in texts.items():
