@@ -217,8 +217,7 @@ def score_anomalies(
     Raises:
         NearfarError: the method is unknown, `fpr` is out of range, or there are too few images.
     """
-    if not 0 < fpr < 1:
-        raise NearfarError(f"--fpr is {fpr:g}; it must lie between 0 and 1, such as 0.05.")
+    _check_rate(fpr)
     if k is None:
         k = neighbour(len(x)) if normal is None else K
     if normal is None:
@@ -270,6 +269,11 @@ def _left_out(x: Vectors, method: str, k: int, seed: int) -> Scores:
     return 1 - top_k(rows, rows, k, exclude_self=True)[0][:, -1].double().numpy()
 
 
+def _check_rate(fpr: float) -> None:
+    if not 0 < fpr < 1:
+        raise NearfarError(f"--fpr is {fpr:g}; it must lie between 0 and 1, such as 0.05.")
+
+
 def threshold(held: Scores, fpr: float) -> Threshold:
     """Choose the score above which images are flagged.
 
@@ -285,6 +289,7 @@ def threshold(held: Scores, fpr: float) -> Threshold:
     """
     from scipy.stats import beta
 
+    _check_rate(fpr)
     above, value = conformal.rank(len(held), fpr), conformal.threshold(held, fpr)
     if value is None:
         least = conformal.least_count(fpr)
