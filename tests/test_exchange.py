@@ -115,7 +115,7 @@ def test_vectors_of_unknown_or_other_origin_never_mix(filled, tmp_path):
         ("v.parquet", b"PAR1 nonsense", "cannot be imported"),
         ("v.npz", b"PK nonsense", "cannot be imported"),
         ("v.csv", b"id,a\nx,1\n", "needs a heading with id and v0"),
-        ("v.csv", b"id,v0,v1\nx,1\n", "cannot be imported"),
+        ("v.csv", b"id,v0,v1\nx,1\n", "line 2: 2 cells, and the heading has 3"),
         ("v.csv", b"id,v0,v1\nx,1,nan\n", "not finite"),
         ("v.csv", b"id,v0,v1\nx,1,2\nx,1,2\n", "occurs twice"),
         ("missing.csv", None, "cannot be imported|needs a heading"),
