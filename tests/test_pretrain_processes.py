@@ -121,7 +121,9 @@ def test_of_two_agents_one_is_killed_and_one_process_goes_on(photos, tmp_path, k
             time.sleep(0.005)
         end_with_workers(agents[killed])
         _, said = left.communicate(timeout=60)
-    assert left.returncode == 1 and "since another of the 2 processes has ended" in said
+    # Without its store, torchrun may end its process before that has said why.
+    stored = killed == 0 and "connection to the C10d store has failed" in said
+    assert left.returncode == 1 and (stored or "since another of the 2 processes has ended" in said)
     goes_on_as_unbroken(photos, folder, settings)
 
 
