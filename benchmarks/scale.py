@@ -297,24 +297,30 @@ def prepared(root: Path, steps: int) -> tuple[dict[str, str], list[str]]:
     return env, ["-m", "nearfar", "pretrain", str(root / "images"), "--out", str(root / "run"), *flags]
 
 
-def restart() -> None:
-    """Train with two processes, kill one, and let torchrun start both again."""
+def kill_one_after_a_save(agent: int, run: Path, lines: int) -> None:
+    """Have torchrun's processes save once so many lines are logged, and kill the second."""
     from nearfar.training import checkpoint
 
+    log = run / "log.jsonl"
+    while not log.exists() or len(log.read_bytes().splitlines()) < lines:
+        time.sleep(0.05)
+    for child in children(agent):
+        os.kill(child, signal.SIGUSR1)
+    while not (run / checkpoint.LAST).exists():
+        time.sleep(0.02)
+    os.kill(children(agent)[1], signal.SIGKILL)
+
+
+def restart() -> None:
+    """Train with two processes, kill one, and let torchrun start both again."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         env, run = prepared(root, 40)
         agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         how = {"env": env, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         process = subprocess.Popen([*agent, "--max-restarts", "1", *run], **how)
-        log, last = root / "run" / "log.jsonl", root / "run" / checkpoint.LAST
-        while not log.exists() or len(log.read_bytes().splitlines()) < 2:
-            time.sleep(0.05)
-        for child in children(process.pid):
-            os.kill(child, signal.SIGUSR1)
-        while not last.exists():
-            time.sleep(0.02)
-        os.kill(children(process.pid)[1], signal.SIGKILL)
+        kill_one_after_a_save(process.pid, root / "run", lines=2)
+        log = root / "run" / "log.jsonl"
         said = process.communicate(timeout=500)[0].decode()
         resumed = {line.strip() for line in said.splitlines() if "resuming" in line}
         steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]

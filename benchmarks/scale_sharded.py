@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from nearfar.training import checkpoint
 
-from .scale import children, draw_images, losses_of
+from .scale import draw_images, kill_one_after_a_save, losses_of
 
 STEPS = 40
 SHARED = ["--parallel", "fsdp", "--checkpoint-activations"]
@@ -38,16 +36,9 @@ def killed(root: Path, env: dict[str, str]) -> int:
     """Train with two processes, kill one after a save, and give the step of the save."""
     command = [sys.executable, *AGENT, *words(root, "shared", *SHARED)]
     agent = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    log, last = root / "shared" / "log.jsonl", root / "shared" / checkpoint.LAST
-    while not log.exists() or len(losses_of(log)) < 8:
-        time.sleep(0.05)
-    for child in children(agent.pid):
-        os.kill(child, signal.SIGUSR1)
-    while not last.exists():
-        time.sleep(0.02)
-    os.kill(children(agent.pid)[1], signal.SIGKILL)
+    kill_one_after_a_save(agent.pid, root / "shared", lines=8)
     agent.wait(timeout=500)
-    return int(checkpoint.read(last)[1]["step"])
+    return int(checkpoint.read(root / "shared" / checkpoint.LAST)[1]["step"])
 
 
 def main() -> None:
