@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..core import rng
+from ..core import dynamo, rng
 from ..features import knn
 
 HEADS, WIDTH = 8, 128  # small networks that learn side by side, and the width of their hidden layer
@@ -76,7 +76,7 @@ def temi(
         losses = pair_losses((student(pair) / TAU).softmax(2), told, mean)
         optimizer.zero_grad()
         losses.sum().backward()
-        optimizer.step()
+        dynamo.step(optimizer)
         with torch.no_grad():
             score = ema * score + (1 - ema) * losses
             for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):

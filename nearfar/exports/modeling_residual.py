@@ -106,7 +106,8 @@ class NearfarModel(PreTrainedModel):
             return BaseModelOutputWithPooling(last_hidden_state=y, pooler_output=y.mean((2, 3)))
         vector = []
         for y in reversed(scales):
-            variance, mean = torch.var_mean(y, (2, 3), correction=0)
-            vector += [mean, (variance + 1e-6).sqrt()]
+            mean = y.mean((2, 3), keepdim=True)
+            variance = (y - mean).square().mean((2, 3))  # in two passes: quicker than torch.var_mean
+            vector += [mean.flatten(1), (variance + 1e-6).sqrt()]
         whitened = (torch.cat(vector, 1) - self.mean) @ self.whitening
         return BaseModelOutputWithPooling(last_hidden_state=scales[-1], pooler_output=whitened)

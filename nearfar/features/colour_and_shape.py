@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import models
+from ..core.moments import moments
 from .colour_histogram import HUES, SATURATIONS, VALUES, hsv_bins
 from .knn import top_k, unit
 
@@ -43,8 +44,8 @@ class Shapes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn images (n, 3, h, w), RGB from 0 to 1, into (n, 128 + d): the edges first, of length 1."""
         grey = (x.float() * x.new_tensor(GREY).view(1, 3, 1, 1)).sum(1)
-        centred = grey - grey.mean((1, 2), keepdim=True)
-        level = centred / (centred.std((1, 2), keepdim=True) + FLOOR)
+        mean, variance = moments(grey, (1, 2), keepdim=True, correction=1)
+        level = (grey - mean) / (variance.sqrt() + FLOOR)
         down, across = level[:, 1:, :-1] - level[:, :-1, :-1], level[:, :-1, 1:] - level[:, :-1, :-1]
         turn = torch.atan2(down, across).remainder(torch.pi) / torch.pi
         direction = (turn * DIRECTIONS).long().clamp(0, DIRECTIONS - 1)
@@ -53,8 +54,8 @@ class Shapes(nn.Module):
         bins = (cell * DIRECTIONS + direction).flatten(1)
         edges = _shares(bins, torch.hypot(down, across).flatten(1), CELLS * CELLS * DIRECTIONS)
         maps = self.net.maps((0.25 * level + 0.5)[:, None].expand(-1, 3, -1, -1))
-        pooled = [part for found in maps for part in (found.mean((2, 3)), found.flatten(2).std(2))]
-        return torch.cat([edges, *pooled], dim=1)
+        pooled = [moments(found, (2, 3), correction=1) for found in maps]
+        return torch.cat([edges, *(part for mean, var in pooled for part in (mean, var.sqrt()))], dim=1)
 
     @staticmethod
     def standardised(found: Tensor) -> Tensor:

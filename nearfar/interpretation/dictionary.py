@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import rng
+from ..core import dynamo, rng
 from ..features.knn import unit
 
 SIZE, ACTIVE = 128, 8  # features in the dictionary, and how many of them make up a vector, at most
@@ -118,7 +118,7 @@ def fit(
             loss = loss + DEAD_SHARE * (rest.detach() - again).square().sum(1).mean()
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        dynamo.step(optimizer)
         with torch.no_grad():
             directions.copy_(unit(directions))
     return Dictionary(centre, scale, encoder.detach(), bias.detach(), directions.detach(), active)

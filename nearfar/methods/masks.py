@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import rng
+from ..core.moments import moments
 from ..models.transformer import TransformerBlock, positions
 from .base import Batch
 
@@ -51,8 +52,8 @@ def normalised(patches: Tensor) -> Tensor:
     Source:
         He et al. 2022, "Masked autoencoders are scalable vision learners", section 4.1, and the authors' code.
     """
-    variance = patches.var(2, keepdim=True)
-    return (patches - patches.mean(2, keepdim=True)) / (variance + 1e-6).sqrt()
+    mean, variance = moments(patches, 2, keepdim=True, correction=1)
+    return (patches - mean) / (variance + 1e-6).sqrt()
 
 
 class TokenDecoder(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core import rng
 from ..core.errors import NearfarError
+from ..core.moments import moments
 from .base import Batch
 
 CANDIDATES = 20_000  # permutations of nine tiles among which the set is chosen
@@ -83,9 +84,8 @@ def standardised(x: Tensor) -> Tensor:
     Returns:
         The same shape.
     """
-    deviation = x.flatten(-3).std(-1, correction=0)[..., None, None, None]
-    mean = x.flatten(-3).mean(-1)[..., None, None, None]
-    return 0.5 + 0.25 * (x - mean) / (deviation + 1e-3)
+    mean, variance = moments(x, (-3, -2, -1), keepdim=True)
+    return 0.5 + 0.25 * (x - mean) / (variance.sqrt() + 1e-3)
 
 
 @functools.cache

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.moments import moments
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -177,5 +179,5 @@ class Residual(nn.Module):
 
 def _statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     """Take the mean and the deviation of each channel over the plane: (n, c) each."""
-    variance, mean = torch.var_mean(y, (2, 3), correction=0)
+    mean, variance = moments(y, (2, 3))
     return mean, (variance + EPSILON).sqrt()

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core import dynamo
 from ...core.sharded import is_sharded
 from .. import adapting
 from ..settings import Training
 from .lars import LARS
-from .light import avoid_dynamo_import
 from .muon import Muon, orthogonal
 
 __all__ = ["LARS", "Muon", "base_rate", "factor", "groups", "optimizer", "orthogonal", "step"]
@@ -102,7 +102,6 @@ def optimizer(training: Training, module: nn.Module) -> torch.optim.Optimizer:
     Returns:
         The optimizer.
     """
-    avoid_dynamo_import()
     shares: dict[str, float] = {}
     if training.encoder_rate * training.rate_decay < 1:
         encoder = module.get_submodule("f")
@@ -131,4 +130,4 @@ def step(optimizer: torch.optim.Optimizer, run_all: Callable[[Sequence[Callable[
     if isinstance(optimizer, Muon):
         run_all(optimizer.updates())  # which are long enough to be worth it
     else:
-        optimizer.step()
+        dynamo.step(optimizer)
