@@ -43,6 +43,26 @@ def test_two_labels_of_an_image_are_refused(place: Path, again: str) -> None:
         open_many(several, "images", None)
 
 
+def test_rows_of_one_label_each_are_the_labels_of_one_image(place: Path) -> None:
+    text = "path,label\na.png,cat\nb.png,dog\n./a.png,dog\na.png,cat\nc.png,\n"
+    source, labels = open_many(listed(place, text), "images", None)
+    assert dict(zip(source.ids, labels, strict=True)) == {
+        "a.png": ("cat", "dog"),
+        "b.png": ("dog",),
+        "c.png": (),
+    }
+    assert [Path(str(source.read(row))).name for row in range(3)] == ["a.png", "b.png", "c.png"]
+    rows = pa.table({"path": ["a.png", "a.png", "b.png"], "label": ["x", "y", "y"]})
+    pa.parquet.write_table(rows, place / "l.parquet")
+    assert open_many(place / "l.parquet", "images", None)[1] == [("x", "y"), ("y",)]
+
+
+@pytest.mark.parametrize("rows", ["a.png,\na.png,cat", "a.png,cat\na.png,", "a.png,cat\na.png,dog;cow"])
+def test_rows_that_may_hold_all_labels_of_an_image_are_not_put_together(place: Path, rows: str) -> None:
+    with pytest.raises(NearfarError, match=r"line 3: a.png has two rows .* one label into each"):
+        read_many(listed(place, f"path,label\n{rows}\n"))
+
+
 def test_a_comma_without_quotes_is_not_cut_off(place: Path) -> None:
     ragged = listed(place, "path,label\na.png,cat, black\nb.png,dog\n")
     refuses(ragged, "line 2: 3 cells, and the heading has 2", "double quotes", labels=True)

@@ -125,7 +125,10 @@ def from_list(source: Source, file: str | Path) -> Source:
     for name, own, label in zip(clean(native), native, classes, strict=True):
         for key in (name, os.path.realpath(path.parent / own)):
             if (known := labels.setdefault(key, label)) != label:
-                raise NearfarError(f"{file} gives {name} two labels, {known!r} and {label!r}; keep one row.")
+                raise NearfarError(
+                    f"{file} gives {name} two labels, {known!r} and {label!r}; keep one row, or fine-tune "
+                    "with --multi-label, where an image may have several."
+                )
     found = look_up(labels, source.ids, places_of(source))
     missing = [name for name, label in zip(source.ids, found, strict=True) if label is None]
     if missing:

@@ -143,7 +143,10 @@ def _refuse_two_labels(name: str, paths: Names, marks: Sequence[Any]) -> None:
         label = label_of(mark)
         other = known.setdefault(os.path.normpath(path), label)
         if other != label:
-            raise NearfarError(f"{name} gives {path} two labels, {other!r} and {label!r}; keep one row.")
+            raise NearfarError(
+                f"{name} gives {path} two labels, {other!r} and {label!r}; keep one row, or fine-tune with "
+                "--multi-label, where an image may have several."
+            )
 
 
 def open_list(path: Path, *, labels: bool, suffixes: Collection[str] = IMAGES) -> FileSource:

@@ -1,20 +1,26 @@
-"""Reads images that have several labels each, or none: from a cell of labels, or a column a label."""
+"""Reads images that have several labels each, or none: from a cell of labels, a row or a column a label."""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..core import progress
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
 from ..data.csv_files import PATH_COLUMNS, read_rows
 from ..data.lists import SUFFIXES
 from ..data.named_files import look_up
+from ..data.names import taken
 from ..data.open import open_data
-from ..data.source import Source, label_of, places_of
+from ..data.source import FileSource, Source, label_of, places_of
+from ..data.subset import subset_of
 
 LABELS = ("labels", "label", "class", "classes", "target", "tags")
 SEPARATOR = re.compile(r"\s*[;|,]\s*")
@@ -42,7 +48,7 @@ def open_many(data: Any, kind: str, file: str | Path | None) -> tuple[Source, li
             "the columns path and labels, such as 'cat;dog', here or with --labels."
         )
     listed = read_many(Path(named))
-    source = open_data(data, expected=kind)
+    source = _each_once(open_data(data, expected=kind))
     found = look_up(listed, source.ids, places_of(source))
     missing = [name for name, labels in zip(source.ids, found, strict=True) if labels is None]
     if missing:
@@ -53,12 +59,27 @@ def open_many(data: Any, kind: str, file: str | Path | None) -> tuple[Source, li
     return source, [labels for labels in found if labels is not None]
 
 
+def _each_once(source: Source) -> Source:
+    """Leave out images that a list has named before, as it does where each row holds one label."""
+    marks: dict[str, int] = {}
+    for row, place in enumerate(places_of(source) or source.ids):
+        marks.setdefault(place, row)
+    if len(marks) == len(source):
+        return source
+    rows = np.fromiter(marks.values(), np.int64)
+    progress.say(f"{source.name}: {len(source):,} rows are the labels of {counted(len(rows), 'image')}")
+    if isinstance(source, FileSource):
+        return replace(source, ids=taken(source.ids, rows), paths=taken(source.paths, rows))
+    return subset_of(source, rows)
+
+
 def read_many(path: Path) -> dict[str, tuple[str, ...]]:
     """Read the labels of each image of a list.
 
     Args:
-        path: a .csv, .tsv or .parquet: a column of paths, and one of labels with ; | or a comma between them;
-            or, without such a column, a column of 0 and 1 for each label.
+        path: a .csv, .tsv or .parquet: a column of paths, and one of labels with ; | or a comma between them,
+            or a row for each label of an image; or, without such a column, a column of 0 and 1 for each
+            label.
 
     Returns:
         Name, and place of the file, to its labels.
@@ -72,7 +93,9 @@ def read_many(path: Path) -> dict[str, tuple[str, ...]]:
     if at is None:
         raise NearfarError(f"{path} has no column of paths; name one of its columns 'path'.")
     mark = next((lower.index(word) for word in LABELS if word in lower), None)
-    found: dict[str, tuple[str, ...]] = {}
+    known: dict[str, set[str]] = {}
+    places: dict[str, str] = {}
+    several: set[str] = set()  # places with a row that does not hold one label
     for number, row in rows:
         if len(row) != len(heads):
             raise NearfarError(
@@ -87,13 +110,18 @@ def read_many(path: Path) -> dict[str, tuple[str, ...]]:
                 if k != at and _flag(path, number, heads[k], row[k])
             }
         name = row[at].strip()
-        own = tuple(sorted(labels))
-        for key in {name, os.path.realpath(path.parent / name)}:
-            if found.setdefault(key, own) != own:
-                raise NearfarError(
-                    f"{path}, line {number}: {name} has two rows whose labels differ; write all its labels "
-                    "into one."
-                )
+        place = places[name] = os.path.realpath(path.parent / name)
+        own = known.setdefault(place, labels)
+        if mark is None or len(labels) != 1:
+            several.add(place)
+        if own != labels and place in several:
+            raise NearfarError(
+                f"{path}, line {number}: {name} has two rows whose labels differ; write all its labels "
+                "into one, or one label into each."
+            )
+        own |= labels
+    found = {name: tuple(sorted(known[place])) for name, place in places.items()}
+    found |= {place: tuple(sorted(labels)) for place, labels in known.items()}
     if not any(found.values()):
         raise NearfarError(f"{path} has no label in any row; name the column of labels 'labels'.")
     return found
