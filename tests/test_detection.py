@@ -102,18 +102,20 @@ def test_a_crop_moves_boxes_with_the_pixels(turns):
     assert seen > 20
 
 
-def boxes_on(generator, count, classes, crowd=0.0):
+def boxes_on(generator, count, classes, crowd=0.0, difficult=None):
     low = generator.uniform(0, 60, (count, 2))
     corners = np.concatenate([low, low + generator.uniform(6, 40, (count, 2))], 1)
     labels = generator.integers(0, classes, count)
-    return Found(corners, labels, generator.random(count).round(2), generator.random(count) < crowd)
+    scores, crowds = generator.random(count).round(2), generator.random(count) < crowd
+    hard = None if difficult is None else generator.random(count) < difficult
+    return Found(corners, labels, scores, crowds, hard)
 
 
-@pytest.mark.parametrize("crowd", [0.0, 0.3])
-def test_average_precision_equals_the_reference(crowd):
+@pytest.mark.parametrize(("crowd", "difficult"), [(0.0, None), (0.3, None), (0.0, 0.4), (0.2, 0.3)])
+def test_average_precision_equals_the_reference(crowd, difficult):
     pytest.importorskip("faster_coco_eval")
     generator = np.random.default_rng(3)
-    truth = [boxes_on(generator, n, 3, crowd) for n in (4, 0, 6, 1, 9)]
+    truth = [boxes_on(generator, n, 3, crowd, difficult) for n in (4, 0, 6, 1, 9)]
     found = []
     for one in truth:
         more = boxes_on(generator, 5, 3)
@@ -132,9 +134,24 @@ def test_average_precision_equals_the_reference(crowd):
         assert own == pytest.approx(got.per_class[name]["ap50"], abs=1e-9)
     assert got.low < got.ap50 < got.high + 1e-9
     perfect = [Found(one.boxes, one.labels, np.ones(len(one.boxes))) for one in truth]
-    assert detection_scores.scores(truth, perfect, ("a", "b", "c")).ap > 0.99 - crowd
+    assert detection_scores.scores(truth, perfect, ("a", "b", "c")).ap > 0.99 - crowd - (difficult or 0)
     nothing = [Found(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0)) for _ in truth]
     assert detection_scores.scores(truth, nothing, ("a", "b", "c")).ap == 0
+
+
+def test_difficult_boxes_are_neither_right_nor_wrong():
+    pytest.importorskip("faster_coco_eval")
+    boxes = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], float)
+    truth = Found(boxes, np.zeros(3, int), None, None, np.array([False, True, False]))
+    for rows, ap in (([0, 2], 1.0), ([1, 0, 2], 1.0), ([1, 0], 51 / 101)):  # of two that count
+        found = Found(boxes[rows], np.zeros(len(rows), int), np.linspace(0.9, 0.5, len(rows)))
+        assert detection_scores.scores([truth], [found], ("a",)).ap50 == pytest.approx(ap)
+        assert detection_scores.best_score([truth], [found], 1)[1] == pytest.approx(
+            2 * ap / (1 + ap), abs=0.01
+        )
+    only = Found(boxes[:1], np.zeros(1, int), None, None, np.array([True]))
+    with pytest.raises(NearfarError, match="no true box"):
+        detection_scores.scores([only], [found], ("a",))
 
 
 @pytest.mark.parametrize("crowd", [0.0, 0.3])

@@ -139,6 +139,13 @@ def test_voc_as_other_programs_write_it(tmp_path: Path) -> None:
     assert found(tmp_path) == {"a.png": [("cat", [8, 16, 24, 32])]}
     voc(place, thing, '<annotation xmlns="http://x.org/voc">')
     assert found(tmp_path) == {"a.png": [("cat", [8, 16, 24, 32])]}
+    for word, hard in (("1", True), (" True ", True), ("0", False), ("", False), ("Unspecified", False)):
+        voc(place, thing.replace("</object>", f"<difficult>{word}</difficult></object>"))
+        labels = open_box_labels(tmp_path)
+        assert labels.boxes[0].difficult.tolist() == [hard] and not labels.boxes[0].crowd.any()
+        assert labels.notes == (() if not hard else labels.notes) and hard == (
+            "1 object is marked" in str(labels.notes)
+        )
     voc(place, f"<object>{box}</object>")
     with pytest.raises(NearfarError, match="an object has no name"):
         open_box_labels(tmp_path)

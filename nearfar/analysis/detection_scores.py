@@ -22,6 +22,7 @@ from ..core.intervals import LEVEL
 RESAMPLES = 200
 MOST = 100  # boxes an image that count
 RECALLS = np.linspace(0, 1, 101)
+_NO_AREA = 1e11  # beyond the largest of COCO's ranges of areas, 1e10 square pixels
 TO_INSTALL = "pip install 'nearfar[detect]'"
 
 
@@ -34,12 +35,24 @@ class Found:
         labels: (k,) class numbers.
         scores: (k,) 0 to 1; of true boxes None.
         crowd: (k,) bool, of true boxes: whether a box holds many objects.
+        difficult: (k,) bool, of true boxes: whether to find it or to miss it counts for nothing.
     """
 
     boxes: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float64] | None = None
     crowd: npt.NDArray[np.bool_] | None = None
+    difficult: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def crowds(self) -> npt.NDArray[np.bool_]:
+        """(k,) `crowd`, no box where it is not given."""
+        return np.zeros(len(self.boxes), bool) if self.crowd is None else self.crowd
+
+    @property
+    def counted(self) -> npt.NDArray[np.bool_]:
+        """(k,) whether a true box counts."""
+        return ~self.crowds if self.difficult is None else ~(self.crowds | self.difficult)
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ def scores(
     Source:
         Lin et al. 2014, "Microsoft COCO", with the detection evaluation of its API.
     """
-    if not any(len(one.boxes) if one.crowd is None else (~one.crowd).any() for one in truth):
+    if not any(one.counted.any() for one in truth):
         raise NearfarError("there is no true box on any of the images; detection cannot be measured on them.")
     evaluation = _evaluation(truth, found, classes)
     precision = evaluation.eval["precision"][:, :, :, 0, -1].astype(np.float64)  # overlap, recall, class
@@ -106,6 +119,7 @@ def _evaluation(truth: Sequence[Found], found: Sequence[Found], classes: Sequenc
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for image, (own, other) in enumerate(zip(truth, found, strict=True), start=1):
+        crowds, counted = own.crowds, own.counted
         for at, (left, top, right, bottom) in enumerate(own.boxes.tolist()):
             width, height = right - left, bottom - top
             annotations.append(
@@ -114,8 +128,9 @@ def _evaluation(truth: Sequence[Found], found: Sequence[Found], classes: Sequenc
                     "image_id": image,
                     "category_id": int(own.labels[at]) + 1,
                     "bbox": [left, top, width, height],
-                    "area": width * height,
-                    "iscrowd": int(own.crowd is not None and bool(own.crowd[at])),
+                    # The API takes no box as one to ignore but by an area out of range.
+                    "area": width * height if counted[at] or crowds[at] else _NO_AREA,
+                    "iscrowd": int(crowds[at]),
                 }
             )
         assert other.scores is not None
@@ -166,7 +181,7 @@ def best_score(
     hits = np.cumsum(right[order])
     if not len(hits) or not hits[-1]:
         return None
-    total = sum(int((~one.crowd).sum()) if one.crowd is not None else len(one.boxes) for one in truth)
+    total = sum(int(one.counted.sum()) for one in truth)
     f1 = 2 * hits / (np.arange(1, len(hits) + 1) + total)
     ranked = score[order]
     ends = np.append(np.diff(ranked) != 0, True)  # boxes of equal score stay together
@@ -190,8 +205,8 @@ def match(truth: Found, found: Found, label: int, overlap: float) -> tuple[npt.N
     rows = np.flatnonzero(found.labels == label)
     rows = rows[np.argsort(-found.scores[rows], kind="stable")][:MOST]
     wanted = np.flatnonzero(truth.labels == label)
-    crowd = np.zeros(len(wanted), bool) if truth.crowd is None else truth.crowd[wanted]
-    wanted, crowd = wanted[np.argsort(crowd, kind="stable")], np.sort(crowd)
+    wanted = wanted[np.argsort(~truth.counted[wanted], kind="stable")]
+    crowd, ignored = truth.crowds[wanted], ~truth.counted[wanted]
     overlaps = _overlaps(found.boxes[rows], truth.boxes[wanted], crowd)
     right, nothing, taken = np.zeros(len(rows), bool), np.zeros(len(rows), bool), np.zeros(len(wanted), bool)
     for at in range(len(rows)):
@@ -199,12 +214,12 @@ def match(truth: Found, found: Found, label: int, overlap: float) -> tuple[npt.N
         for each in range(len(wanted)):
             if taken[each] and not crowd[each]:
                 continue
-            if place > -1 and not crowd[place] and crowd[each]:
+            if place > -1 and not ignored[place] and ignored[each]:
                 break
             if overlaps[at, each] >= best:
                 best, place = overlaps[at, each], each
         if place > -1:
-            taken[place], right[at], nothing[at] = True, not crowd[place], crowd[place]
+            taken[place], right[at], nothing[at] = True, not ignored[place], ignored[place]
     return found.scores[rows], right, nothing
 
 
@@ -252,9 +267,7 @@ def _ap50(
     image = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
     order = np.argsort(-score, kind="stable")
     order = order[~nothing[order]]
-    wanted = np.array(
-        [((one.labels == label) & (True if one.crowd is None else ~one.crowd)).sum() for one in truth]
-    )
+    wanted = np.array([((one.labels == label) & one.counted).sum() for one in truth])
     total = weights @ wanted
     each = weights[:, image[order]]
     hits = np.cumsum(each * right[order], 1)

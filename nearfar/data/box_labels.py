@@ -19,7 +19,7 @@ from ..core.errors import NearfarError
 from ..core.text import counted
 from . import coco
 from .folders import find
-from .label_files import Object, Odd, OtherSize, Shape, joined, scale
+from .label_files import CROWD, DIFFICULT, PLAIN, Object, Odd, OtherSize, Shape, joined, scale
 from .source import FileSource, clean
 from .yolo_labels import yolo_names, yolo_reader
 
@@ -36,14 +36,21 @@ class Boxes:
         boxes: (k, 4) float32: left, top, right, bottom as shares of the image's width and height.
         labels: (k,) int64 class numbers.
         crowd: (k,) bool, whether a box holds many objects; such are not trained on, nor counted as missed.
+        difficult: (k,) bool, whether a box is hard to tell even for people; such are not counted as missed.
         height, width: of the image, in pixels.
     """
 
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     crowd: npt.NDArray[np.bool_]
+    difficult: npt.NDArray[np.bool_]
     height: int
     width: int
+
+    @property
+    def counted(self) -> npt.NDArray[np.bool_]:
+        """(k,) whether a box counts in figures."""
+        return ~(self.crowd | self.difficult)
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,7 @@ def _of_coco(folder: Path, paths: Sequence[str], file: coco.Coco) -> BoxLabels:
                 ) from None
             name = file.classes[file.number[one["category_id"]]]
             corners = left * across, top * down, (left + width) * across, (top + height) * down
-            some.append((name, *corners, bool(one.get("iscrowd"))))
+            some.append((name, *corners, CROWD if one.get("iscrowd") else PLAIN))
         kept.append(path)
         objects.append(some)
         shapes.append(shape)
@@ -213,8 +220,8 @@ def _labels(
     number = {name: at for at, name in enumerate(classes)}
     found, bad, clipped = [], [], 0
     for path, some, (height, width) in zip(paths, objects, shapes, strict=True):
-        boxes, labels, crowds = [], [], []
-        for at, (name, *corners, crowd) in enumerate(some):
+        boxes, labels, kinds = [], [], []
+        for at, (name, *corners, kind) in enumerate(some):
             lows, highs = (0.0, 0.0), (float(width), float(height))
             left, top = (
                 min(max(v, low), high) for v, low, high in zip(corners[:2], lows, highs, strict=True)
@@ -228,12 +235,13 @@ def _labels(
             clipped += [left, top, right, bottom] != corners
             boxes.append((left / width, top / height, right / width, bottom / height))
             labels.append(number[name])
-            crowds.append(crowd)
+            kinds.append(kind)
         found.append(
             Boxes(
                 np.array(boxes, np.float32).reshape(-1, 4),
                 np.array(labels, np.int64),
-                np.array(crowds, bool),
+                np.array(kinds, np.int64) == CROWD,
+                np.array(kinds, np.int64) == DIFFICULT,
                 height,
                 width,
             )
@@ -241,6 +249,10 @@ def _labels(
     if bad:
         more = f" and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
         notes.append(f"Boxes without an area are left out: {'; '.join(bad[:NAMED])}{more}.")
+    difficult = sum(int(one.difficult.sum()) for one in found)
+    if difficult:
+        what = counted(difficult, "object is")
+        notes.append(f"{what} marked as difficult: trained on, but neither right nor wrong in the figures.")
     if clipped:
         notes.append(f"{counted(clipped, 'box was')} clipped at the edge of the image.")
     source = FileSource(str(folder), clean(paths), None, folder, list(paths))
@@ -271,7 +283,9 @@ def _read_voc(path: Path, shape: Shape) -> list[Object]:
             name = (one.findtext("name") or "").strip()
             if not name:
                 raise ValueError("an object has no name")
-            found.append((name, left * across, top * down, right * across, bottom * down, False))
+            hard = (one.findtext("difficult") or "").strip().lower() in ("1", "true")
+            kind = DIFFICULT if hard else PLAIN
+            found.append((name, left * across, top * down, right * across, bottom * down, kind))
         return found
     except (
         ElementTree.ParseError,

@@ -12,8 +12,9 @@ from ..core.text import counted
 
 SHAPES = 0.02  # by which share the proportions of labels may differ from their image's
 Shape = tuple[int, int]
-# Of an object: class name, then left, top, right and bottom in pixels, then whether it is a crowd.
-Object = tuple[str, float, float, float, float, bool]
+# Of an object: class name, left, top, right and bottom in pixels, and PLAIN, or CROWD or DIFFICULT.
+Object = tuple[str, float, float, float, float, int]
+PLAIN, CROWD, DIFFICULT = 0, 1, 2
 
 
 def joined(images: Mapping[str, Sequence[str]], files: Mapping[str, Path]) -> dict[str, Path]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.errors import NearfarError
 from .csv_files import read_text
-from .label_files import Object, Shape
+from .label_files import PLAIN, Object, Shape
 
 FARTHEST = 2  # of the shares of a side: beyond, they are pixels
 MOST = 100_000  # classes
@@ -66,7 +66,7 @@ def yolo_reader(names: Sequence[str] | None, posed: bool) -> Callable[[Path, Sha
             left, top = (v if abs(v) > 1e-3 else 0.0 for v in (left, top))
             right = width if abs(right - width) < 1e-3 else right
             bottom = height if abs(bottom - height) < 1e-3 else bottom
-            found.append((name, left, top, right, bottom, False))
+            found.append((name, left, top, right, bottom, PLAIN))
         return found
 
     return read

@@ -109,7 +109,7 @@ class Detection(CropTask):
     def read_test(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Open images and boxes, in the training's classes."""
         found = box_labels.renumbered(box_labels.open_box_labels(data, where.labels), self.classes)
-        if not any((~one.crowd).any() for one in found.boxes):
+        if not any(one.counted.any() for one in found.boxes):
             raise NearfarError(f"there is not one box on the test images of {found.source.name}; add labels.")
         return self.load(found, found.boxes, preprocess, where)
 
@@ -117,7 +117,7 @@ class Detection(CropTask):
         """Give the boxes."""
         yield f"{dataset.fingerprint} {found.classes}".encode()
         for one in targets:
-            yield one.boxes.tobytes() + one.labels.tobytes() + one.crowd.tobytes()
+            yield one.boxes.tobytes() + one.labels.tobytes() + one.crowd.tobytes() + one.difficult.tobytes()
 
     def labels_on(self, target: Any) -> npt.NDArray[np.int64]:
         """Give the objects' class numbers."""
@@ -190,7 +190,11 @@ class Detection(CropTask):
     ) -> tuple[str, ...]:
         """Choose the score from which boxes are written; see `Task.calibrate`."""
         parts = [choice] if choice[1] is rest[1] else [choice, rest]
-        truth = [Found(one.boxes, one.labels, None, one.crowd) for _, data in parts for one in data.targets]
+        truth = [
+            Found(one.boxes, one.labels, None, one.crowd, one.difficult)
+            for _, data in parts
+            for one in data.targets
+        ]
         found = [one.found for answers, _ in parts for one in answers]
         best = detection_scores.best_score(truth, found, len(self.classes))
         self.best = MIN_SCORE if best is None else round(best[0], 4)
@@ -206,10 +210,11 @@ class Detection(CropTask):
         truth, found = [], []
         for answer, own in zip(answers, data.targets, strict=True):
             sides = np.array([own.width, own.height, own.width, own.height], np.float64)
-            truth.append(Found(own.boxes.astype(np.float64) * sides, own.labels, None, own.crowd))
+            boxes = own.boxes.astype(np.float64) * sides
+            truth.append(Found(boxes, own.labels, None, own.crowd, own.difficult))
             given = answer.found
             found.append(Found(given.boxes * sides, given.labels, given.scores))
-        if not any((~own.crowd).any() for own in data.targets):  # of a few held-out images
+        if not any(own.counted.any() for own in data.targets):  # of a few held-out images
             return Figures("ap50", dict.fromkeys(("ap50", "low", "high", "ap", "ap75"), 0.0))
         got = detection_scores.scores(truth, found, self.classes)
         values = {name: getattr(got, name) for name in ("ap50", "low", "high", "ap", "ap75")}
@@ -219,13 +224,14 @@ class Detection(CropTask):
         """Find the images with the most missed and wrong boxes, at an overlap of a half."""
         missed, wrong = np.zeros(len(answers), np.int64), np.zeros(len(answers), np.int64)
         for row, (answer, own) in enumerate(zip(answers, data.targets, strict=True)):
-            truth, found = Found(own.boxes, own.labels, None, own.crowd), answer.found
+            truth = Found(own.boxes, own.labels, None, own.crowd, own.difficult)
+            found = answer.found
             assert found.scores is not None
             kept = found.scores >= self.least
             found = Found(found.boxes[kept], found.labels[kept], found.scores[kept])
             for label in range(len(self.classes)):
                 _, right, nothing = detection_scores.match(truth, found, label, 0.5)
-                missed[row] += int(((own.labels == label) & ~own.crowd).sum()) - int(right.sum())
+                missed[row] += int(((own.labels == label) & own.counted).sum()) - int(right.sum())
                 wrong[row] += int((~right & ~nothing).sum())
         order = np.argsort(-(missed + wrong), kind="stable")
         found_mistakes = []
@@ -306,6 +312,10 @@ class Detection(CropTask):
     def document(self, rows: Iterator[list[Any]]) -> dict[str, Any]:
         """Write rows, the path first, as a COCO file."""
         return coco.document(rows, self.classes)
+
+    def store_kinds(self) -> Mapping[str, str]:
+        """Name a column for each class."""
+        return dict.fromkeys(column_names("objects", tuple(self.classes)), "number")
 
     def store_columns(self, answer: Objects) -> Mapping[str, Any]:
         """Give the number of objects of each class."""
