@@ -209,6 +209,11 @@ def test_a_store_gets_columns_and_a_sheet_is_drawn(linear, labelled, tmp_path) -
     assert all(0.25 <= row["probability"] <= 1 for row in table)
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.size == (8 + 10 * 136, 8 + 6 * 166)
+    kept = nearfar.open_store(store)
+    kept.drop(["probability"])
+    kept.update("probability", {table[0]["id"]: "high"})
+    with pytest.raises(NearfarError, match="holds a text .* a number is to be written; drop this one first"):
+        nearfar.predict(linear.path, store=store)
     shutil.rmtree(tmp_path / "photos.nf")
     with pytest.raises(NearfarError, match="no images are named"):
         nearfar.predict(linear.path, out=tmp_path / "x.csv")

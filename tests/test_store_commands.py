@@ -221,6 +221,24 @@ def test_commands(store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixt
         assert out == "" and err.count("\n") == 1 and says in err
 
 
+def test_columns_are_dropped_and_one_of_another_kind_is_refused_before_the_work(
+    store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.update("mark", dict.fromkeys(store.ids(), "A"))
+    monkeypatch.setattr(type(store), "vectors", None)  # nothing is read
+    for words in (["clusters"], ["anomalies"], ["curate"], ["duplicates", "--save", "width"]):
+        assert main([words[0], store.address, "--save", "mark", *words[1:]]) == 2
+        says = "use another name" if "width" in words else f"first: nearfar store {store.address} --drop mark"
+        assert says in capsys.readouterr().err
+    monkeypatch.undo()
+    told = ["store", store.address, "--drop", "mark"]
+    assert main([*told, "--delete", "mark = 'A'"]) == 2 and "mark" in store.columns
+    (tmp_path / "m.csv").write_text(f"id,mark\n{store.ids()[0]},2.5\n")
+    assert main([*told, "--columns", str(tmp_path / "m.csv"), "--delete", "mark > 2"]) == 0
+    assert "dropped mark" in capsys.readouterr().out and store.columns["mark"] == "number"
+    assert main([*told, "id"]) == 2 and "mark" in store.columns
+
+
 def test_copies_that_no_file_confirms_are_not_claimed(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -87,6 +87,24 @@ def test_columns_are_set_and_added(filled):
     assert len(filled) == 12 and "gone" not in filled.ids()
 
 
+def test_columns_are_dropped_and_may_come_back_as_another_kind(filled, address):
+    filled.set_notes("site", {"by": "me"})
+    filled.drop(["site", "good", "site"])
+    assert "site" not in filled.columns and "good" not in open_store(address).columns
+    assert filled.rows(["score"]).to_pydict()["score"][:2] == [0.0, 0.5] and len(filled) == 12
+    filled.update("site", {"00.png": 3})
+    assert filled.columns["site"] == "number" and filled.notes("site") == {}
+    for name, says in (
+        ("width", "own and stays; yours are score, site"),
+        ("vector", "stays"),
+        ("scor", "did you mean score"),
+    ):
+        before = filled.version
+        with pytest.raises(NearfarError, match=says):
+            filled.drop(["site", name])
+        assert filled.version == before and "site" in filled.columns
+
+
 def test_rows_are_deleted(filled):
     assert filled.delete(where="site = 'A' and width < 4") == 2
     assert filled.delete(ids=["01.png", "gone"]) == 1

@@ -78,6 +78,10 @@ class ClassAnswers:
         every = [round(float(value), 4) for value in shares] if self.predicting.all_classes else []
         return [(word, share, *every)]
 
+    def store_kinds(self) -> Mapping[str, str]:
+        """Name the class and its probability."""
+        return {"predicted": "text", "probability": self.columns()["probability"]}
+
     def store_columns(self, answer: Any) -> Mapping[str, Any]:
         """Give the class and its probability."""
         word, share, _ = self._told(answer)

@@ -29,6 +29,7 @@ from ..features.chunked import CHUNK_IMAGES, Chunk, read_chunks
 from ..features.extract import fingerprint
 from ..stores.base import VectorStore
 from ..stores.open import open_store
+from ..stores.schema import check_kinds
 from ..training.run import Run
 from . import prediction_files, sheet
 from .class_answers import ClassAnswers
@@ -140,6 +141,7 @@ def predict(
     else:
         source = open_data(data, expected=opened.run.preprocess.modality)
     if kept is not None:
+        check_kinds(opened.task.store_kinds(), kept, instead="")
         notes = (*notes, _check_store(kept, source))
     job = _Job(opened, source, path, kept, device_named(device), batch_size, workers or cores())
     return job.run(picture, notes, settings)

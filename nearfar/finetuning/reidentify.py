@@ -300,6 +300,10 @@ class Reidentification:
             for rank, (who, share, row) in enumerate(self._nearest(answer, self.predicting.top), start=1)
         ]
 
+    def store_kinds(self) -> Mapping[str, str]:
+        """Name the identity and its similarity."""
+        return {"identity": "text", "similarity": "number"}
+
     def store_columns(self, answer: Any) -> Mapping[str, Any]:
         """Give the identity of the nearest image, and its similarity."""
         who, share, _ = self._nearest(answer, 1)[0]

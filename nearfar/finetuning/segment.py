@@ -264,6 +264,10 @@ class Segmentation(CropTask):
             if count[at]:
                 yield self.classes[at], float(count[at])
 
+    def store_kinds(self) -> Mapping[str, str]:
+        """Name a column for each class."""
+        return dict.fromkeys(column_names("share", tuple(self.classes)), "number")
+
     def store_columns(self, answer: Answer) -> Mapping[str, Any]:
         """Give the share of each class."""
         shares = dict(self._shares(answer))

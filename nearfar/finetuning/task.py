@@ -257,6 +257,10 @@ class Task(Protocol):
         """Write an answer as rows of these columns: one for a class, one an object for a detection."""
         ...
 
+    def store_kinds(self) -> Mapping[str, str]:
+        """Name the columns that a store gets, with their kinds."""
+        ...
+
     def store_columns(self, answer: Answer) -> Mapping[str, Any]:
         """Give the values that an image's row in a store gets, by column."""
         ...

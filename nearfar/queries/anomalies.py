@@ -18,7 +18,15 @@ from .anomaly_parts import find_parts
 from .csi_vectors import CSI, turned_vectors
 from .heatmap_files import heat
 from .listing import Listing
-from .store_access import StoreLike, check_limit, open_for_query, read_labels, run_of, write_result
+from .store_access import (
+    StoreLike,
+    check_limit,
+    check_save,
+    open_for_query,
+    read_labels,
+    run_of,
+    write_result,
+)
 
 
 def anomalies(
@@ -108,6 +116,7 @@ def anomalies(
         if value is not None:
             raise NearfarError(f"--{name} is for parts of images; add --parts.")
     opened, limit = open_for_query(store, out, run), check_limit(limit)
+    check_save(opened, save, "number")
     asked, known, odd = (
         set(opened.ids(condition)) if condition or first else set[str]()
         for condition, first in ((where, True), (normal, False), (anomalous, False))

@@ -19,7 +19,7 @@ from ..embedding.words import TEMPLATES, of_names, read_names
 from ..features.extract import Vectors
 from ..training.run import Run
 from .listing import ACROSS, Listing
-from .store_access import StoreLike, none_there, open_for_query, run_of, write_result
+from .store_access import StoreLike, check_save, none_there, open_for_query, run_of, write_result
 
 
 def classes(
@@ -61,6 +61,7 @@ def classes(
     if (examples is None) == (names is None):
         raise NearfarError("classes are told by --examples FOLDER or by --names FILE; give one of them.")
     opened = open_for_query(store, out, run)
+    check_save(opened, save, "text")
     ids, x = opened.vectors(where)
     if not ids:
         raise none_there(opened, where)

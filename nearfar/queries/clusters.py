@@ -11,7 +11,7 @@ import numpy as np
 from ..analysis.clusters import cluster_images
 from ..core.text import counted
 from .listing import Listing
-from .store_access import StoreLike, open_for_query, write_result
+from .store_access import StoreLike, check_save, open_for_query, write_result
 
 EXEMPLARS = 10  # images listed of a cluster
 
@@ -48,6 +48,7 @@ def clusters(
         NearfarError: there are too few images, or a condition makes no sense.
     """
     opened = open_for_query(store, out)
+    check_save(opened, save, "number")
     ids, x = opened.vectors(where)
     found = cluster_images(x, method, n_clusters, min_cluster_size, seed)
     rows = found.exemplars(EXEMPLARS)

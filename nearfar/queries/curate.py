@@ -7,7 +7,7 @@ from pathlib import Path
 from ..analysis.curation import balanced
 from ..core.text import counted
 from .listing import Listing
-from .store_access import StoreLike, none_there, open_for_query, write_result
+from .store_access import StoreLike, check_save, none_there, open_for_query, write_result
 
 
 def curate(
@@ -38,6 +38,7 @@ def curate(
         NearfarError: there are fewer images, or a condition makes no sense.
     """
     opened = open_for_query(store, out)
+    check_save(opened, save, "number")
     ids, x = opened.vectors(where)
     if not ids:
         raise none_there(opened, where)

@@ -17,7 +17,7 @@ from ..data.modalities import modality
 from ..stores import VectorStore
 from .compared import Compared, compared
 from .listing import Listing, write
-from .store_access import StoreLike, open_for_query, write_result
+from .store_access import StoreLike, check_save, open_for_query, write_result
 
 _BEST = {"text": "the longest text", "sound": "the longest clip"}  # of each group
 _SAME = {"text": "word for word"}
@@ -60,6 +60,7 @@ def duplicates(
     if min_similarity is not None and not 0 <= min_similarity <= 1:
         raise NearfarError(f"--min-similarity is {min_similarity:g}; give a number from 0 to 1, such as 0.7.")
     opened = open_for_query(store, out)
+    check_save(opened, save, "text")
     held = compared(opened, where)
     if against is not None:
         return _leaks(opened, held, open_for_query(against), min_similarity, save, out)

@@ -12,6 +12,7 @@ from ..core.errors import NearfarError
 from ..data.dataset import class_numbers
 from ..data.source import label_of
 from ..stores import VectorStore, open_store
+from ..stores.schema import check_kinds
 from ..stores.set_aside import KeptImages
 from .image_folder import store_of
 from .listing import Listing, check_name, write
@@ -42,6 +43,21 @@ def open_for_query(
         raise NearfarError("no vector store is named; name one, such as photos.nf.")
     opened = open_store(store_of(store, run)) if isinstance(store, (str, Path)) else store
     return opened if isinstance(opened, KeptImages) else cast(VectorStore, KeptImages(opened))
+
+
+def check_save(store: VectorStore, save: str | None, kind: str) -> None:
+    """Refuse a column that a result cannot be written to, before any work.
+
+    Args:
+        store: the store.
+        save: the column that --save names, or None.
+        kind: of the values: "text" or "number".
+
+    Raises:
+        NearfarError: the name cannot be a column's, or the column holds another kind.
+    """
+    if save is not None:
+        check_kinds({save: kind}, store)
 
 
 def check_limit(limit: int) -> int:

@@ -247,6 +247,16 @@ class VectorStore(Protocol):
             NearfarError: there is no such column.
         """
 
+    def drop(self, columns: Sequence[str]) -> None:
+        """Remove columns and all that they hold.
+
+        Args:
+            columns: their names; none of those that every store has.
+
+        Raises:
+            NearfarError: there is no such column, or the store needs it.
+        """
+
     def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
         """Delete the rows that are among `ids` and meet the condition; one of the two has to be given.
 

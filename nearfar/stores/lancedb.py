@@ -346,6 +346,12 @@ class LanceStore:
 
         self._commit(add)
 
+    def drop(self, columns: Sequence[str]) -> None:
+        """Remove columns and all that they hold."""
+        schema.check_dropped(columns, self.columns, self.info.fixed)
+        if columns:
+            self._commit(lambda: self._table.drop_columns(list(dict.fromkeys(columns))))
+
     def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
         """Delete the rows that are among `ids` and meet the condition."""
         schema.check_deleted(ids, where)

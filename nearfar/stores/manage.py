@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
 from ..core.text import counted
-from . import import_export
+from . import conditions, import_export
 from .columns import read_columns
 from .open import open_store
 
@@ -56,6 +57,7 @@ def store(
     address: str | Path,
     *,
     import_file: str | Path | None = None,
+    drop: Sequence[str] = (),
     columns: str | Path | None = None,
     delete: str | None = None,
     compact: bool = False,
@@ -69,6 +71,7 @@ def store(
     Args:
         address: the store's.
         import_file: read rows from a .parquet, .npz or .csv file; the store is created if missing.
+        drop: columns to remove, with all that they hold; those that every store has stay.
         columns: add columns from a .csv or .tsv, whose first column names images by id or path.
         delete: delete the images that meet a condition, such as "label = 'cat' and width < 64".
         compact: reclaim the disk space of deleted rows.
@@ -89,6 +92,14 @@ def store(
         done.append(f"imported {counted(count, 'row')} from {import_file}")
     else:
         found = open_store(address)
+    if drop:
+        if columns is None:  # which may bring a column back
+            left = {name: kind for name, kind in found.columns.items() if name not in drop}
+            for text in (delete, where):
+                if text is not None:
+                    conditions.parse(text, left)
+        found.drop(drop)
+        done.append(f"dropped {', '.join(drop)}")
     if columns is not None:
         done.append(f"joined {counted(read_columns(columns).join(found), 'row')} of {columns}")
     if delete is not None:

@@ -266,6 +266,14 @@ class PostgresStore:
             self._changing(connection)
             connection.run(f'comment on column {self._table}."{column}" is {text}')
 
+    def drop(self, columns: Sequence[str]) -> None:
+        """Remove columns and all that they hold."""
+        schema.check_dropped(columns, self.columns, self.info.fixed)
+        with self._server.transaction() as connection:
+            self._changing(connection)
+            for name in dict.fromkeys(columns):
+                connection.run(f'alter table {self._table} drop column if exists "{name}"')
+
     def delete(self, ids: Sequence[str] | None = None, where: str | None = None) -> int:
         """Delete the rows that are among `ids` and meet the condition."""
         schema.check_deleted(ids, where)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import NearfarError, nearest
-from .base import FIXED, StoreInfo, Value, Vectors
+from .base import FIXED, StoreInfo, Value, Vectors, VectorStore
 from .conditions import EXACT, WORDS
 
 if TYPE_CHECKING:
@@ -86,6 +86,51 @@ def check_deleted(ids: Sequence[str] | None, where: str | None) -> None:
         raise NearfarError("deleting needs ids or a condition; give one.")
     if isinstance(ids, str):
         raise NearfarError(f"ids is the text {ids!r}; give a list of ids, or a condition with where=.")
+
+
+def check_dropped(names: Sequence[str], columns: Mapping[str, str], fixed: Container[str]) -> None:
+    """Refuse to drop columns that are not the owner's own.
+
+    Args:
+        names: to be dropped.
+        columns: those there are.
+        fixed: those that the store has from the start.
+
+    Raises:
+        NearfarError: the store itself needs one, or one is not there.
+    """
+    if isinstance(names, str):
+        raise NearfarError(f"the columns to drop are the text {names!r}; give a list of names.")
+    own = [name for name in columns if name not in fixed]
+    for name in names:
+        if name in fixed or name in HIDDEN:
+            which = f"; yours are {', '.join(own)}" if own else ", and it has no others"
+            raise NearfarError(f"the column {name!r} is the store's own and stays{which}.")
+    wanted(names, dict.fromkeys(own, ""))
+
+
+def check_kinds(
+    kinds: Mapping[str, str], store: VectorStore, instead: str = "name another column, or "
+) -> None:
+    """Refuse columns that values of these kinds cannot be written to, before the values are computed.
+
+    Args:
+        kinds: column to the kind that its values will have.
+        store: where to.
+        instead: what else an error offers.
+
+    Raises:
+        NearfarError: the column is not to be set by hand, or holds values of another kind.
+    """
+    there = store.columns
+    for name, kind in kinds.items():
+        check_update(name, [], there, store.info.fixed)
+        known = there.get(name, kind)
+        if known != kind:
+            raise NearfarError(
+                f"the column {name!r} of {store.address} holds a {known} in each row, and a {kind} is to be "
+                f"written; {instead}drop this one first: nearfar store {store.address} --drop {name}"
+            )
 
 
 def arrow_type(column: str, kind: str, fixed: Container[str]) -> pyarrow.DataType:
