@@ -390,6 +390,29 @@ def test_copies_tell_a_split_nothing_and_tested_copies_are_counted(start, labell
     assert "160 of 160 test images are trained on too" in str(same)
 
 
+def test_copies_that_were_saved_again_tell_a_split_nothing(start, tmp_path) -> None:
+    """The labels are drawn at random: a copy of another size or quality in another fold knows the answer."""
+    draw, lines = np.random.default_rng(4), ["path,label"]
+    for number in range(60):
+        label = f"class {draw.integers(2)}"
+        pixels = draw.integers(40, 215, (8, 8, 3)).astype(np.uint8)
+        image = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
+        image.save(tmp_path / f"{number}.png")
+        image.save(tmp_path / f"{number}.jpg", quality=70)
+        image.resize((48, 48)).save(tmp_path / f"{number}_small.png")
+        lines += [f"{number}{end},{label}" for end in (".png", ".jpg", "_small.png")]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    (tmp_path / "test.csv").write_text("\n".join([lines[0], *lines[1:60:3]]))
+    (tmp_path / "train.csv").write_text("\n".join([lines[0], *lines[2:60:3], *lines[61::3]]))
+    made = nearfar.finetune(start, train=tmp_path / "list.csv", out=tmp_path / "few", mode="few-labels")
+    assert made.figures["cross-validated"][outcome.TUNED]["accuracy"] < 0.7
+    assert "120 training images are nearly the same as another, saved again or resized" in str(made)
+    both = {"train": tmp_path / "train.csv", "test": tmp_path / "test.csv"}
+    found = nearfar.finetune(start, **both, out=tmp_path / "both", mode="linear")
+    assert "20 of 20 test images are nearly the same as one trained on" in str(found)
+    assert "training images are" not in str(found)
+
+
 def test_images_for_a_teacher_need_a_teacher(start, labelled, tmp_path) -> None:
     with pytest.raises(NearfarError, match="--unlabelled x is for a teacher"):
         nearfar.finetune(start, train=labelled / "train", out=tmp_path / "x", unlabelled="x")

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from ..analysis.cells import near_rows
+from ..analysis.duplicates import MIN_SIMILARITY, Collection
 from ..core.errors import NearfarError
 from ..core.text import counted
+from ..data.dataset import Subset
 from ..data.modality import Modality
-from .task_types import Labelled
+from .task_types import Labelled, Rows
+
+NEIGHBOURS = 3  # most alike by coarse structure that each image is compared with
+ALIKE = 0.98  # cosine of structures from which pixels are compared: docs/decisions.md, "Copies in a split"
+MOST = 5000  # pairs compared by their pixels, at most: a minute
+_NOT_BOTH = "such are on one side of each split, never on both."
 
 
 def copies_apart(data: Labelled, tests: Labelled | None, kind: Modality) -> tuple[Labelled, list[str]]:
-    """Make groups of training images that are the same byte for byte, and count test images that are such.
+    """Make groups of training images that are copies of one another, and count test images that are such.
+
+    Copies are equal byte for byte; or, of images that were decoded once, saved again or resized.
 
     Args:
         data: the training images; groups that they have stay as they are.
@@ -27,21 +43,67 @@ def copies_apart(data: Labelled, tests: Labelled | None, kind: Modality) -> tupl
     order: dict[bytes, int] = {}
     own = np.array([order.setdefault(one, len(order)) for one in _digests(data)], np.int64)
     repeated, notes = len(own) - len(order), []
-    if repeated and data.groups is None:
-        data = replace(data, groups=own)
-        same = counted(repeated, f"training {kind.one} is")
-        notes.append(
-            f"{same} the same as another, byte for byte; such are on one side of each split, never on both."
-        )
-    both = 0 if tests is None else sum(one in order for one in _digests(tests))
-    if tests is not None and both:
-        of = counted(len(tests), f"test {kind.one} is")
-        notes.append(f"{both:,} of {of} trained on too, byte for byte, so test figures are too high.")
+    once = np.unique(own, return_index=True)[1]
+    train = _Side.of(data, once) if kind.pictures and len(own) else None
+    if len(own) and data.groups is None:
+        if repeated:
+            same = counted(repeated, f"training {kind.one} is")
+            notes.append(f"{same} the same as another, byte for byte; {_NOT_BOTH}")
+        a, b = (np.empty(0, np.int64),) * 2 if train is None else train.near(None)
+        links = coo_array((np.ones(len(a)), (a, b)), (len(once), len(once)))
+        count, group = connected_components(links, directed=False)
+        if count < len(once):
+            near = counted(len(once) - count, f"training {kind.one} is")
+            notes.append(f"{near} nearly the same as another, saved again or resized; {_NOT_BOTH}")
+        if count < len(own):
+            data = replace(data, groups=group.astype(np.int64)[own])
+    if tests is None:
+        return data, notes
+    known = np.array([one in order for one in _digests(tests)], np.bool_)
+    of = counted(len(tests), f"test {kind.one} is")
+    if known.any():
+        notes.append(f"{known.sum():,} of {of} trained on too, byte for byte, so test figures are too high.")
+    if train is not None and not known.all():
+        others = len(np.unique(_Side.of(tests, np.flatnonzero(~known)).near(train)[0]))
+        if others:
+            notes.append(
+                f"{others:,} of {of} nearly the same as one trained on, saved again or resized, so test "
+                "figures are too high."
+            )
     return data, notes
 
 
-def _digests(data: Labelled) -> list[bytes]:
+@dataclass(frozen=True)
+class _Side:
+    """Different images of one side, and their coarse structure as (n, d) float32."""
+
+    images: Collection
+    x: torch.Tensor
+
+    @classmethod
+    def of(cls, data: Labelled, rows: Rows) -> _Side:
+        images = Collection.of(None, Subset(data.dataset, rows))
+        x = images.structure[:, 0].float().flatten(1)
+        return cls(images, torch.nn.functional.normalize(x, dim=1))
+
+    def near(self, other: _Side | None) -> tuple[Rows, Rows]:
+        """Find the pairs of images that are copies: rows of this side, and of the other or this one."""
+        base, own = other or self, other is None
+        k = min(NEIGHBOURS, len(base.x) - own)
+        if k < 1:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        who = torch.from_numpy(near_rows(self.x, base.x, k, exclude_self=own))
+        cosine = torch.stack([(self.x * base.x[at]).sum(1) for at in who.unbind(1)], 1)
+        near, place = ((cosine >= ALIKE) & (who >= 0)).nonzero().unbind(1)
+        order = cosine[near, place].argsort(descending=True)[:MOST]
+        a, b = near[order].numpy(), who[near, place][order].numpy()
+        good = self.images.similarity(base.images, a, b) >= MIN_SIMILARITY
+        return a[good], b[good]
+
+
+def _digests(data: Labelled) -> Sequence[bytes]:
     """Give the digests of the images' files; none where they are not known, as without a cache."""
     with suppress(NearfarError):
-        return [one.tobytes() for one in getattr(data.dataset, "digests", ())]
+        digests: npt.NDArray[Any] | Sequence[Any] = getattr(data.dataset, "digests", ())
+        return [one.tobytes() for one in digests]
     return []
