@@ -7,9 +7,8 @@
 paths: a list of made paths of about 60 characters, which is opened as `nearfar pretrain` opens it, and the
 holdout rows of it named. The memory is what a fresh process holds after more than before.
 
-store: a store of made rows with vectors of 16 numbers, the first 100,000 written as nearfar does, the others
-appended to its table, since they are known to be new; a fresh process then opens it, counts, names all ids,
-names those of a condition, and reads 1,000 rows.
+store: a store of made rows with vectors of 16 numbers, written 100,000 at a time; a fresh process then opens
+it, counts, names all ids, names those of a condition, and reads 1,000 rows. With --at it is kept there.
 
 map: such a store, whose vectors a fresh process reads all, and then lays out as a map and keeps the places.
 """
@@ -61,11 +60,10 @@ def fill(folder: Path, count: int, width: int = 16) -> None:
     """Make a store, and say what that took."""
     import pyarrow as pa
 
-    from nearfar.stores import schema
-    from nearfar.stores.base import StoreInfo
-    from nearfar.stores.lancedb import LanceStore
+    from nearfar.stores import StoreInfo, open_store
 
-    store, clock = LanceStore(str(folder), StoreInfo(width, "made", "made")), time.process_time()
+    store = open_store(folder, StoreInfo(width, "made", "made"))
+    before, clocks = resident(), [time.process_time()]
     for vectors, rows in made(count, width):
         names = [name(row) for row in rows]
         columns = {
@@ -79,13 +77,16 @@ def fill(folder: Path, count: int, width: int = 16) -> None:
             "thumbnail": [b""] * len(rows),
         }
         vector = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)
-        table = pa.table({**columns, "vector": vector})
-        if not len(store):
-            store.upsert(table)
-        else:
-            store._table.add(store._filled(schema.incoming(table, store.info, store.columns)))
+        store.upsert(pa.table({**columns, "vector": vector}))
+        clocks.append(time.process_time())
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    print(f"filled in {time.process_time() - clock:.0f} CPU s, {size / count:.0f} bytes a row", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before
+    tenth = max(1, len(clocks) // 10)
+    first, last = clocks[tenth] - clocks[0], clocks[-1] - clocks[-1 - tenth]
+    print(
+        f"filled in {clocks[-1] - clocks[0]:.0f} CPU s, {size / count:.0f} bytes a row, {peak:.0f} MB at most"
+    )
+    print(f"the first tenth in {first:.1f} CPU s, the last in {last:.1f}", flush=True)
 
 
 def made(count: int, width: int) -> Iterator[tuple[np.ndarray, range]]:
@@ -151,7 +152,7 @@ def main() -> None:
         lay_out(given.at)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            at = Path(folder, "list.txt" if given.what == "paths" else "made.nf")
+            at = given.at or Path(folder, "list.txt" if given.what == "paths" else "made.nf")
             if given.what == "paths":
                 first = Path(folder, name(0))  # a list of which no file is there would be refused
                 first.parent.mkdir(parents=True)

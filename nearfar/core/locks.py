@@ -19,19 +19,24 @@ class Busy(Exception):
 
 
 @contextmanager
-def hold(path: Path, *, wait: bool = False, waiting: str = "") -> Iterator[None]:
+def hold(path: Path, *, wait: bool = False, waiting: str = "", needed: bool = True) -> Iterator[bool]:
     """Hold a lock; where the disk has none, as some network shares, say so and go on without.
 
     Args:
         path: the lock's file, in a folder that exists.
         wait: whether to wait for another process that holds it.
         waiting: what to say then.
+        needed: if not, go on in silence, also where the file cannot be written.
+
+    Yields:
+        Whether it is held.
 
     Raises:
         Busy: another process holds it, and `wait` is false.
         OSError: the file cannot be written.
     """
     lock = FileLock(path)
+    held = False
     try:
         try:
             lock.acquire(timeout=0)
@@ -41,11 +46,13 @@ def hold(path: Path, *, wait: bool = False, waiting: str = "") -> Iterator[None]
             if waiting:
                 say(waiting)
             lock.acquire(poll_interval=0.2)
+        held = True
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-            raise
-        say(f"the disk of {path.parent} has no locks; run one command at a time there.")
+        if needed:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise
+            say(f"the disk of {path.parent} has no locks; run one command at a time there.")
     try:
-        yield
+        yield held
     finally:
         lock.release()

@@ -6,11 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
-import re
-import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,23 +15,21 @@ from typing import Any, TypeVar
 from ..core.atomic import says_full
 from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
-from ..core.redact import redact, redact_text
+from ..core.locks import hold
+from ..core.redact import redact
 from ..core.shapes import loads
 from . import conditions, schema
 from .base import StoreInfo, Value, Vectors, check_room
 from .index import Index
+from .known_ids import KnownIds
+from .lance_commits import GONE, READS, commit, reason, tidy
 
 TABLE = "images"
 _BATCH = 16_384  # rows read at a time, where all are
-_TRIES = 20  # commits tried while other processes write
 _NAMED = 2000  # ids that a filter names; of more, all are read and picked from
 _KEPT = timedelta(hours=1)  # how long old versions stay for those who are reading them
 _PRIMARY = {"lance-schema:unenforced-primary-key:position": "1"}  # two inserts of one id then conflict
-_TIDY = 8  # versions between two looks at whether small pieces are to be put together
-_READABLE = 4  # newest versions that the store keeps when it tidies itself, for those who are reading them
-_READS = 4  # times that a state is read or written anew which another process has just tidied away
-_GONE = "not found"
-_CONTENDED = ("conflict", "concurrent", "already exists")  # words in the complaints of a commit that lost
+_WRITING = "writing.lock"
 _NOTES = b"nearfar"  # the key of a column's metadata that holds its notes
 T = TypeVar("T")
 
@@ -44,12 +39,6 @@ def _text(value: conditions.Literal) -> str:
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
     return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _reason(error: Exception, address: str = "") -> str:
-    """Say in a line why LanceDB failed, without secrets and without the place in its own source."""
-    first = redact_text(str(error), *([address] if address else [])).splitlines()[0]
-    return re.sub(r",? ?/\S*\.rs:[\d:]+", "", first).strip()[:200].rstrip(".")
 
 
 class LanceStore:
@@ -82,8 +71,8 @@ class LanceStore:
                 raise NearfarError(
                     f"the disk of {self.address} is too full; free some space and run the same command again."
                 ) from None
-            reason = _reason(error, address)
-            raise NearfarError(f"{self.address} cannot be opened as a vector store: {reason}.") from None
+            why = reason(error, address)
+            raise NearfarError(f"{self.address} cannot be opened as a vector store: {why}.") from None
         said = (self._table.schema.metadata or {}).get(b"nearfar")
         if said is None:
             raise NearfarError(f"{self.address} is another program's LanceDB table; name another store.")
@@ -94,6 +83,7 @@ class LanceStore:
         beside = self.folder is not None and os.access(self.folder, os.W_OK)
         place = Path(self.folder or "", "search") if beside else cache_root() / "stores" / digest
         self._index = Index(self, place, self.info.dim)
+        self._known = KnownIds()
 
     def _check_folder(self, folder: Path, info: StoreInfo | None) -> None:
         """Refuse a folder that is something else, before LanceDB writes into it."""
@@ -216,7 +206,7 @@ class LanceStore:
         if isinstance(error, UnicodeEncodeError):  # a name that was asked for
             return error
         return NearfarError(
-            f"a part of the vector store {self.address} cannot be read ({_reason(error)}); bring back a "
+            f"a part of the vector store {self.address} cannot be read ({reason(error)}); bring back a "
             "copy, or make it anew with nearfar embed."
         )
 
@@ -240,7 +230,7 @@ class LanceStore:
         filters = [self._filter(where)] if where is not None else []
         if ids is not None and len(ids) <= _NAMED:
             filters.append(f"id in ({', '.join(map(_text, ids))})" if ids else "false")
-        for left in reversed(range(_READS)):
+        for left in reversed(range(READS)):
             try:
                 query = self._table.search().select(columns)
                 table = (query.where(" and ".join(filters)) if filters else query).to_arrow()
@@ -248,7 +238,7 @@ class LanceStore:
             except UnicodeEncodeError:  # an id that is no text, which the command line says
                 raise
             except (OSError, RuntimeError, ValueError) as error:
-                if not left or _GONE not in str(error).lower():
+                if not left or GONE not in str(error).lower():
                     raise self._unreadable(error) from None
                 self._table.checkout_latest()
         return schema.ordered(table.replace_schema_metadata(None), ids, strict=strict and where is None)
@@ -268,6 +258,28 @@ class LanceStore:
                 and (kind := schema.kind_of(new.schema.field(name).type))
             }
         )
+        with contextlib.ExitStack() as stack:
+            lock = self.folder and hold(self.folder / _WRITING, wait=True, needed=False)
+            if lock and stack.enter_context(lock):
+                new = self._commit(lambda: self._append(new))
+            if len(new):
+                self._merge_all(new)
+
+    def _append(self, table: Any) -> Any:
+        """Add the rows whose ids the table has never had, without a look at what is there; return the rest.
+
+        LanceDB lets two appends of one id pass, so that this needs all other writers to wait.
+        """
+        import pyarrow as pa
+
+        may_be_there = self._known.among(self._table, table["id"])
+        fresh = table.filter(pa.array(~may_be_there))
+        if len(fresh):
+            self._known.added(fresh["id"], self._table.add(self._filled(fresh)).version)
+        return table.filter(pa.array(may_be_there))
+
+    def _merge_all(self, new: Any) -> None:
+        """Insert rows or replace them, each compared with all that are there."""
         full = self._filled(new)
         if full.num_columns == new.num_columns:
             self._commit(lambda: self._merge(full, True, True))
@@ -316,7 +328,7 @@ class LanceStore:
                 for name, some in values.items()
             }
             self._commit(lambda: self._merge(self._typed(pa.table(made)), True, False))
-            self._tidy()
+            tidy(self._table, self.folder, self.address)
 
     def notes(self, column: str) -> dict[str, Any]:
         """Read what was noted about a column."""
@@ -370,41 +382,9 @@ class LanceStore:
         """Put pieces together, and reclaim the space of deleted rows and old versions."""
         self._commit(lambda: self._table.optimize(cleanup_older_than=_KEPT))
 
-    def _tidy(self) -> None:
-        """Put pieces together where many small ones have come, so that neither time nor size grows.
-
-        A large store is written anew more rarely: one piece costs the same whatever the store's size.
-        """
-        if self.version % _TIDY:
-            return
-        # What fails here harms nothing: the next look tries again.
-        with contextlib.suppress(NearfarError, OSError, RuntimeError, ValueError):
-            found = self._table.stats()
-            if found["fragment_stats"]["num_small_fragments"] >= max(_TIDY, found["num_rows"] // 1000):
-                times = sorted(item["timestamp"] for item in self._table.list_versions())
-                age = datetime.now(times[0].tzinfo) - times[-min(_READABLE, len(times))]
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # readers go on with the newest version
-                    self._commit(lambda: self._table.optimize(cleanup_older_than=max(age, timedelta(0))))
-
     def _commit(self, work: Callable[[], T]) -> T:
-        """Do work that commits; again, from the newest state, where another process was quicker."""
-        for attempt in range(_TRIES):
-            try:
-                return work()
-            except (OSError, RuntimeError, ValueError) as error:
-                text = str(error)
-                gone = _GONE in text.lower() and attempt < _READS
-                if not gone and not any(word in text.lower() for word in _CONTENDED):
-                    if self.folder is not None and says_full(error, self.folder):
-                        raise NearfarError(
-                            f"the disk of {self.address} is too full; what was written before is intact: "
-                            "free some space and run the same command again."
-                        ) from None
-                    raise NearfarError(f"{self.address} cannot be written: {_reason(error)}.") from None
-                time.sleep(0.05 * 2 ** min(attempt, 5))
-                self._table.checkout_latest()
-        raise NearfarError(f"other processes keep writing to {self.address}; wait for them and try again.")
+        """Do work that commits, as `commit` does."""
+        return commit(work, self._table, self.folder, self.address)
 
     def nearest(
         self, queries: Vectors, k: int, where: str | None = None, exact: bool | None = None

@@ -1,0 +1,92 @@
+"""Commits to a LanceDB table while other processes write to it too, and says why one failed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+import warnings
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..core.atomic import says_full
+from ..core.errors import NearfarError
+from ..core.redact import redact_text
+
+READS = 4  # times that a state is read or written anew which another process has just tidied away
+GONE = "not found"
+_TRIES = 20  # commits tried while other processes write
+_CONTENDED = ("conflict", "concurrent", "already exists")  # words in the complaints of a commit that lost
+_TIDY = 8  # versions between two looks at whether small pieces are to be put together
+_READABLE = 4  # newest versions that a table keeps when it is tidied, for those who are reading them
+T = TypeVar("T")
+
+
+def reason(error: Exception, address: str = "") -> str:
+    """Say in a line why LanceDB failed, without secrets and without the place in its own source.
+
+    Args:
+        error: what it raised.
+        address: of the store, as it was given; its secrets are left out.
+    """
+    first = redact_text(str(error), *([address] if address else [])).splitlines()[0]
+    return re.sub(r",? ?/\S*\.rs:[\d:]+", "", first).strip()[:200].rstrip(".")
+
+
+def commit(work: Callable[[], T], table: Any, folder: Path | None, address: str) -> T:
+    """Do work that commits; again, from the newest state, where another process was quicker.
+
+    Args:
+        work: changes the table.
+        table: LanceDB's.
+        folder: of the store, if it is in one.
+        address: what errors call the store.
+
+    Returns:
+        What the work gave.
+
+    Raises:
+        NearfarError: the table cannot be written.
+    """
+    for attempt in range(_TRIES):
+        try:
+            return work()
+        except (OSError, RuntimeError, ValueError) as error:
+            text = str(error)
+            gone = GONE in text.lower() and attempt < READS
+            if not gone and not any(word in text.lower() for word in _CONTENDED):
+                if folder is not None and says_full(error, folder):
+                    raise NearfarError(
+                        f"the disk of {address} is too full; what was written before is intact: "
+                        "free some space and run the same command again."
+                    ) from None
+                raise NearfarError(f"{address} cannot be written: {reason(error)}.") from None
+            time.sleep(0.05 * 2 ** min(attempt, 5))
+            table.checkout_latest()
+    raise NearfarError(f"other processes keep writing to {address}; wait for them and try again.")
+
+
+def tidy(table: Any, folder: Path | None, address: str) -> None:
+    """Put pieces together where many small ones have come, so that neither time nor size grows.
+
+    A large table is written anew more rarely: one piece costs the same whatever the table's size.
+
+    Args:
+        table: LanceDB's.
+        folder: of the store, if it is in one.
+        address: what errors call the store.
+    """
+    if int(table.version) % _TIDY:
+        return
+    # What fails here harms nothing: the next look tries again.
+    with contextlib.suppress(NearfarError, OSError, RuntimeError, ValueError):
+        found = table.stats()
+        if found["fragment_stats"]["num_small_fragments"] >= max(_TIDY, found["num_rows"] // 1000):
+            times = sorted(item["timestamp"] for item in table.list_versions())
+            age = datetime.now(times[0].tzinfo) - times[-min(_READABLE, len(times))]
+            kept = max(age, timedelta(0))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # readers go on with the newest version
+                commit(lambda: table.optimize(cleanup_older_than=kept), table, folder, address)
