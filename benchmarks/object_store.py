@@ -1,6 +1,6 @@
 """Whether a vector store works at an object store's address, with several writers; moto plays S3, here.
 
-    pip install 'nearfar[store]' 'moto[server,s3]'
+    pip install 'nearfar[store]' 'moto[s3]' flask flask-cors
     python -m benchmarks.object_store
 
 Rows are put, labelled, searched and deleted, the store is reopened each time, and four writers put rows at

@@ -5,7 +5,7 @@
     python -m benchmarks.scale rate
     python -m benchmarks.scale nodes
     python -m benchmarks.scale restart
-    python -m benchmarks.scale remote        (needs 'moto[server,s3]')
+    python -m benchmarks.scale remote
 
 kills: workers that embed parts of a collection are killed at moments drawn, started again, and the join is
 compared with the same collection embedded without a kill. Images are drawn.

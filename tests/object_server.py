@@ -1,4 +1,4 @@
-"""An S3 server on this machine, over real HTTP: lists, whole objects, ranges, and faults on demand."""
+"""A played object store here, over real HTTP, for what moto's S3 lacks: faults, other services."""
 
 from __future__ import annotations
 
@@ -122,6 +122,12 @@ class ObjectServer:
             for key, full in sorted(held.items())
             if key.startswith("/".join([*folder, ""]) if folder else "")
         ]
+
+    def put(self, path, data):
+        self.objects[path] = data
+
+    def get(self, path):
+        return self.objects[path]
 
     def upload(self, folder, bucket):
         """Put a folder's files into a bucket."""

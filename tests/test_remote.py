@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 
+import moto_server
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -52,16 +53,26 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory):
+    """S3, as moto serves it."""
+    pytest.importorskip("moto")
+    with moto_server.serving(tmp_path_factory.mktemp("moto")) as made:
+        yield made
+
+
 @pytest.fixture
-def server(monkeypatch, tmp_path):
-    with serving() as made:
+def settings(monkeypatch, tmp_path):
+    """Point clients to a server."""
+
+    def point(server):
         for name, value in {
-            "AWS_ENDPOINT": made.address,
+            "AWS_ENDPOINT": server.address,
             "AWS_ALLOW_HTTP": "true",
             "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": SECRET,
-            "GOOGLE_BASE_URL": made.address,  # its XML interface is S3's
+            "GOOGLE_BASE_URL": server.address,  # its XML interface is S3's
             "GOOGLE_ALLOW_HTTP": "true",
             "GOOGLE_BEARER_TOKEN": SECRET,
             "NEARFAR_CACHE": str(tmp_path / "cache"),
@@ -69,7 +80,34 @@ def server(monkeypatch, tmp_path):
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(object_store, "_CLIENTS", {})
         monkeypatch.setattr(object_store, "GIVEN_UP", 5.0)
-        yield made
+        return server
+
+    return point
+
+
+@pytest.fixture
+def server(settings):
+    """A played server: its requests fail when they are told to."""
+    with serving() as made:
+        yield settings(made)
+
+
+@pytest.fixture
+def s3(settings, moto):
+    """An empty bucket of moto's."""
+    moto.empty()
+    return settings(moto)
+
+
+@pytest.fixture
+def scheme(request):
+    return request.param
+
+
+@pytest.fixture
+def objects(request, scheme):
+    """Moto's S3, or what plays Google's."""
+    return request.getfixturevalue("s3" if scheme == "s3" else "server")
 
 
 @pytest.fixture(scope="module")
@@ -87,27 +125,28 @@ def same(remote, local):
         assert remote.read(row) == (data if isinstance(data, bytes) else data.read_bytes())
 
 
-BOTH = pytest.mark.parametrize("scheme", ["s3", "gs"])
+BOTH = pytest.mark.parametrize("scheme", ["s3", "gs"], indirect=True)
 
 
 @BOTH
-def test_a_folder_is_the_same_as_on_disk(server, folder, scheme):
-    server.upload(folder, "bucket/photos")
+def test_a_folder_is_the_same_as_on_disk(objects, folder, scheme):
+    objects.upload(folder, "bucket/photos")
     for address in (f"{scheme}://bucket/photos", f"{scheme}://bucket/photos/"):
         remote, local = open_source(address, labels=True), open_source(folder, labels=True)
         same(remote, local)
         assert remote.others == local.others and remote.name == f"{scheme}://bucket/photos"
     stamps = [remote.stamp(row) for row in range(len(remote))]
     assert len({*stamps}) == len(stamps)
-    server.objects[f"bucket/photos/{remote.ids[0]}"] += b"x"
+    first = f"bucket/photos/{remote.ids[0]}"
+    objects.put(first, objects.get(first) + b"x")
     again = open_source(f"{scheme}://bucket/photos")
-    assert server.asked["bucket"] >= 3 * 4, "listings have pages"
+    assert objects.asked["bucket"] >= 3 * 4, "listings have pages"
     assert [again.stamp(row) == stamps[row] for row in range(len(again))] == [False] + [True] * 24
     assert again.read(0) != remote.read(0)
 
 
-def test_vectors_and_a_trained_encoder_are_the_same_as_from_disk(server, folder, run, tmp_path):
-    server.upload(folder, "bucket")
+def test_vectors_and_a_trained_encoder_are_the_same_as_from_disk(s3, folder, run, tmp_path):
+    s3.upload(folder, "bucket")
     embed(run, folder, out=tmp_path / "local.npz", labels=True)
     embed(run, "s3://bucket", out=tmp_path / "remote.npz", labels=True)
     with np.load(tmp_path / "local.npz") as a, np.load(tmp_path / "remote.npz") as b:
@@ -118,7 +157,7 @@ def test_vectors_and_a_trained_encoder_are_the_same_as_from_disk(server, folder,
         ("local", folder, True),
         ("remote", "s3://bucket", True),
         ("local streamed", folder, False),
-        ("remote streamed", "gs://bucket/", False),
+        ("remote streamed", "s3://bucket/", False),
     ):
         nearfar.pretrain(data, out=tmp_path / name, cache=keep, max_bad=0.2, **TINY)
     for kind in ("", " streamed"):
@@ -126,16 +165,14 @@ def test_vectors_and_a_trained_encoder_are_the_same_as_from_disk(server, folder,
             (tmp_path / f"{name}{kind}" / "encoder.safetensors").read_bytes() for name in ("local", "remote")
         )
         assert a == b and len(a) > 1000
-    asked = {path: count for path, count in server.asked.items() if path.endswith(".png")}
-    assert max(asked.values()) == 2, "what was fetched once, by either address, is in the cache"
+    asked = {path: count for path, count in s3.asked.items() if path.endswith(".png")}
+    assert len(asked) == 24 and max(asked.values()) == 1, "what was fetched once is in the cache"
     for path in (*(tmp_path / "remote").rglob("*"), *(tmp_path / "remote streamed").rglob("*")):
         assert path.is_dir() or SECRET.encode() not in path.read_bytes()
 
 
-def test_the_cache_on_disk_is_that_of_local_files_and_its_size_is_said_first(
-    server, folder, tmp_path, capsys
-):
-    server.upload(folder, "bucket")
+def test_the_cache_on_disk_is_that_of_local_files_and_its_size_is_said_first(s3, folder, tmp_path, capsys):
+    s3.upload(folder, "bucket")
     how = {"short_side": 16, "max_pixels": 10**6, "max_bad": 0.2, "threads": 2}
     whole = cache.load(open_source(folder), **how)
     progress.show(True)
@@ -165,18 +202,25 @@ def shards(folder, where, count=3):
 
 
 @pytest.mark.parametrize(
-    "pattern", ["s3://bucket/in/*.tar", "s3://bucket/in/x-{000..002}.tar", "gs://bucket/in/*.tar", "http"]
+    ("scheme", "pattern"),
+    [
+        ("s3", "s3://bucket/in/*.tar"),
+        ("s3", "s3://bucket/in/x-{000..002}.tar"),
+        ("gs", "gs://bucket/in/*.tar"),
+        ("http", ""),
+    ],
+    indirect=["scheme"],
 )
-def test_shards_are_the_same_as_on_disk(server, folder, tmp_path, pattern):
+def test_shards_are_the_same_as_on_disk(objects, folder, tmp_path, pattern):
     shards(folder, tmp_path / "in")
-    server.upload(tmp_path, "bucket")
-    address = server.url("bucket/in/x-") + "{000..002}.tar" if pattern == "http" else pattern
+    objects.upload(tmp_path, "bucket")
+    address = pattern or objects.url("bucket/in/x-") + "{000..002}.tar"
     local = open_source(str(tmp_path / "in" / "*.tar"), labels=True)
     same(open_source(address, labels=True), local)
-    before = server.asked["bucket/in/x-000.tar"]
+    before = objects.asked["bucket/in/x-000.tar"]
     again = open_source(address, labels=True)
     assert list(again.ids) == list(local.ids)
-    assert server.asked["bucket/in/x-000.tar"] - before <= 1, "the list of a shard's members is kept"
+    assert objects.asked["bucket/in/x-000.tar"] - before <= 1, "the list of a shard's members is kept"
 
 
 def test_lists_hold_paths_or_addresses(server, folder, tmp_path):
@@ -216,6 +260,28 @@ def test_faults_are_repeated_and_lost_objects_named(server, folder, run, tmp_pat
         Bucket(scheme, "bucket").read(names[3])
 
 
+def test_a_lost_object_is_named_and_one_part_of_a_shard_asked_for(s3, folder, run, tmp_path):
+    shards(folder, tmp_path / "in", count=1)
+    s3.upload(folder, "bucket/photos")
+    s3.upload(tmp_path / "in", "bucket/in")
+    source = open_source("s3://bucket/photos")
+    gone = next(name for name in source.ids if name.endswith(".png"))
+    s3.delete(f"bucket/photos/{gone}")
+    with pytest.raises(BadImage, match="unreadable: no such object"):
+        source.read([*source.ids].index(gone))
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"s3://bucket/photos/{name}\n" for name in source.ids), "utf-8")
+    found = embed(run, listed, out=tmp_path / "v.npz")
+    assert {item.reason for item in found.rejected if item.id.endswith(gone)} == {
+        "unreadable: no such object"
+    }
+    assert len(found.ids) == 23
+    part = open_source("s3://bucket/in/*.tar")
+    local = open_source(str(tmp_path / "in" / "*.tar"))
+    asked = s3.asked["bucket/in/x-000.tar"]
+    assert part.read(7) == local.read(7) and s3.asked["bucket/in/x-000.tar"] == asked + 1
+
+
 @pytest.mark.parametrize(
     ("address", "says"),
     [
@@ -225,11 +291,12 @@ def test_faults_are_repeated_and_lost_objects_named(server, folder, run, tmp_pat
         ("s3://bucket/nothing", "there is no image in s3://bucket/nothing"),
         ("s3://bucket/nothing/*.tar", "no object matches"),
         ("s3://bucket/nothing.csv", "no such object"),
+        ("s3://another/photos", "s3://another"),
         ("http://127.0.0.1:1/photos", "web servers list nothing"),
         ("ftp://host/photos", "is an address of a kind that is not read"),
     ],
 )
-def test_mistakes_are_one_sentence_without_a_secret(server, address, says, capsys, tmp_path):
+def test_mistakes_are_one_sentence_without_a_secret(s3, address, says, capsys, tmp_path):
     assert main(["embed", "--out", str(tmp_path / "v.npz"), str(tmp_path), address]) == 2
     assert main(["check", address]) == 2
     error = capsys.readouterr().err
@@ -287,25 +354,26 @@ def test_the_cache_keeps_to_its_bound(tmp_path, monkeypatch):
         object_cache.object_cache()
 
 
-def test_rows_of_parquet_and_lance_are_the_same_as_on_disk(server, folder, tmp_path):
+def test_rows_of_parquet_and_lance_are_the_same_as_on_disk(server, s3, folder, tmp_path):
     source = open_source(folder, labels=True)
     images = [path.read_bytes() for path in (source.read(row) for row in range(len(source)))]
     table = pa.table({"image": pa.array(images, pa.binary()), "label": list(source.labels)})
     (tmp_path / "in").mkdir()
     for number in range(2):
         parquet.write_table(table[number::2], tmp_path / "in" / f"x-{number}.parquet", row_group_size=5)
-    server.upload(tmp_path / "in", "bucket/in")
+    for where in (server, s3):
+        where.upload(tmp_path / "in", "bucket/in")
     local = open_source(str(tmp_path / "in" / "*.parquet"), labels=True)
     for address in ("s3://bucket/in/*.parquet", server.url("bucket/in/x-") + "{0..1}.parquet"):
         same(open_source(address, labels=True), local)
     one = open_source("s3://bucket/in/x-1.parquet")
     assert one.read(3) == local.read(16)
-    before = server.asked["bucket/in/x-1.parquet"]
+    before = s3.asked["bucket/in/x-1.parquet"]
     assert open_source("s3://bucket/in/*.parquet").read(14) == local.read(14)
-    assert server.asked["bucket/in/x-1.parquet"] == before, "footers and groups of rows are in the cache"
+    assert s3.asked["bucket/in/x-1.parquet"] == before, "footers and groups of rows are in the cache"
     lancedb = pytest.importorskip("lancedb")
     lancedb.connect(str(tmp_path)).create_table("set", table)
-    server.upload(tmp_path / "set.lance", "bucket/set.lance")
+    s3.upload(tmp_path / "set.lance", "bucket/set.lance")
     same(open_source("s3://bucket/set.lance", labels=True), open_source(tmp_path / "set.lance", labels=True))
 
 
