@@ -180,7 +180,11 @@ def test_two_processes_give_the_gradient_of_one():
 )
 def test_processes_that_share_weights_learn_as_one(processes_of):
     """Gradients of the first step; then what a save holds. Muon's steps are rounded to bfloat16."""
-    one, many = processes.one("sharded"), processes_of("sharded")
+    one, many = (
+        [{key: x for key, x in found.items() if not key.startswith("bfloat16.")} for found in some]
+        for some in ([processes.one("sharded")], processes_of("sharded"))
+    )
+    (one,) = one
     tried = {key.partition(".")[0] for key in many[0]}
     one = {key: value for key, value in one.items() if key.partition(".")[0] in tried}
     assert one.keys() == many[0].keys() and len(tried) == (len(processes.SHARDED) if len(many) == 2 else 1)
@@ -193,6 +197,26 @@ def test_processes_that_share_weights_learn_as_one(processes_of):
         torch.testing.assert_close(many[0][key], one[key], **near, msg=key)
         if key in first:
             assert all(torch.equal(other[key], many[0][key]) for other in many)
+
+
+def test_processes_that_share_weights_learn_in_bfloat16_as_one_and_save_float32():
+    one, (first, _) = processes.one("sharded"), processes.two("sharded")
+    losses = [key for key in first if key.startswith("bfloat16.loss.")]
+    assert len(losses) == 4
+    torch.testing.assert_close(first[losses[0]], one[losses[0]], rtol=1e-3, atol=0)
+    for key in losses:  # of eight images, whose batch norm makes much of a rounding
+        torch.testing.assert_close(first[key], one[key], rtol=0.03, atol=0)
+    name = len("bfloat16.")
+    saved = {key[name:]: x for key, x in first.items() if key[:name] == "bfloat16." and key not in losses}
+    weights = saved["method.f.net.blocks.0.mlp.0.weight"]
+    assert weights.dtype == torch.float32
+    assert (weights != weights.bfloat16().float()).float().mean() > 0.9, "rounded weights lose small steps"
+    # One process goes on from it, and learns what it would from its own save.
+    own = {key: one[f"bfloat16.{key}"] for key in saved}
+    after, wanted = processes.halved(saved), processes.halved(own)
+    for key in losses:
+        assert after[key] < first[key]
+        torch.testing.assert_close(after[key], wanted[key], rtol=0.06, atol=0)
 
 
 def test_simclr_takes_a_deeper_head_and_any_temperature():

@@ -116,7 +116,9 @@ def optimizer(training: Training, module: nn.Module) -> torch.optim.Optimizer:
     for group in found:
         del group["adapt"]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(found, lr, momentum=training.momentum, fused=True)
+        # torch 2.15 does not know how to take its fused step on sharded tensors.
+        whole = not any(map(is_sharded, module.parameters()))
+        return torch.optim.SGD(found, lr, momentum=training.momentum, fused=whole)
     return torch.optim.AdamW(found, lr, getattr(module, "betas", (0.9, 0.999)), fused=True)
 
 
