@@ -36,8 +36,8 @@ def listed(rows: NumberedStore, listing: Listing, **more: Any) -> Response:
         listing: the list.
         **more: plain values beside it.
     """
-    at = rows.at
-    there = [place for place, name in enumerate(listing.ids) if name in at]
+    at = rows.ids.places(listing.ids)
+    there = np.flatnonzero(at >= 0).tolist()
     columns = {name: [plain(values[place]) for place in there] for name, values in listing.columns.items()}
     head = {
         "title": listing.title,
@@ -45,8 +45,7 @@ def listed(rows: NumberedStore, listing: Listing, **more: Any) -> Response:
         "grouped": listing.grouped,
         "columns": columns,
     }
-    numbers = rows.numbers(listing.ids[place] for place in there)
-    return framed({**head, **more, "key": rows.key}, rows=numbers)
+    return framed({**head, **more, "key": rows.key}, rows=at[there])
 
 
 def named_in(rows: NumberedStore, at: str, key: str) -> list[str]:

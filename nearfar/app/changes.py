@@ -33,7 +33,7 @@ def add_changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Find
     @app.post("/api/labels")
     def label(asked: LabelRequest) -> Any:
         ids = _meant(rows, asked)
-        there = [at for at, name in enumerate(ids) if name in rows.at]
+        there = [at for at, name in enumerate(ids) if name in rows.ids]
         if asked.origin in ACCEPTED and len(ids) > MOST_ACCEPTED:
             raise NearfarError(f"at most {MOST_ACCEPTED} labels are accepted at once; choose fewer.")
         change = log.write(
@@ -49,14 +49,14 @@ def add_changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Find
             "version": change.version,
             "at": change.at,
             "classes": log.classes(asked.column),
-            "replaced": [[rows.at[name], label] for name, label in change.replaced.items()],
+            "replaced": [[rows.ids.find(name), label] for name, label in change.replaced.items()],
             "gone": len(ids) - len(there),
         }
 
     @app.post("/api/undo")
     def undo(asked: UndoRequest) -> Any:
         found = log.undo(asked.column, asked.at, asked.by or user())
-        labels = [[rows.at[name], label] for name, label in found.labels.items() if name in rows.at]
+        labels = [[rows.ids.find(name), label] for name, label in found.labels.items() if name in rows.ids]
         return {"version": found.version, "labels": labels, "at": found.at, "by": found.by, "key": rows.key}
 
     @app.post("/api/set")
@@ -67,7 +67,7 @@ def add_changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Find
             raise NearfarError(f"the column {SET_ASIDE} holds true, or nothing.")
         if not flags:
             log.check(asked.column)
-        there = {name: value for name, value in zip(ids, asked.after, strict=True) if name in rows.at}
+        there = {name: value for name, value in zip(ids, asked.after, strict=True) if name in rows.ids}
         rows.store.update(asked.column, there)
         return {"version": rows.look()}
 

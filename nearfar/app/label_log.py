@@ -101,7 +101,9 @@ class LabelLog:
             if order != known:
                 self._order[column] = order
                 with suppress(NearfarError):  # a store may be for reading only
+                    known_at = self.rows.look()
                     self.store.set_notes(column, {**self.store.notes(column), "classes": order})
+                    self.rows.wrote(known_at, known_at)  # so that not all ids are read again
             return order
 
     def column(self, column: str) -> Column:

@@ -200,7 +200,7 @@ class AnomalousParts:
             scores[self.rows.numbers(names)] = np.nan
             flagged = np.flatnonzero(np.nan_to_num(scores, nan=-np.inf) > above)
             flagged = flagged[np.argsort(-scores[flagged], kind="stable")][:AGAIN]
-            source = self._source([self.rows.ids[row] for row in flagged])
+            source = self._source([self.rows.ids[row] for row in flagged.tolist()])
             for one in detector.score(source, range(len(flagged))):
                 scores[flagged[one.row]] = one.score
             self.findings.kept.array("parts", lambda: scores, also=self._stamp)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..stores import VectorStore
+from .sorted_names import SortedNames
 
 Rows = npt.NDArray[np.int32]
 CLASSES = 500  # different texts of a column that are distinguished
@@ -49,10 +49,8 @@ class NumberedStore:
         with self.lock:
             version = self.store.version
             if version != self._version:
-                ids = self.store.ids()
-                self.ids, self.at = ids, {name: row for row, name in enumerate(ids)}
-                names = "\0".join(ids).encode(errors="replace")
-                self.key = hashlib.blake2b(names, digest_size=8).hexdigest()
+                self.ids = SortedNames(self.store.rows(["id"])["id"].combine_chunks())
+                self.key = self.ids.digest()
                 self._version = version
             return version
 
@@ -75,7 +73,8 @@ class NumberedStore:
     def numbers(self, ids: Iterable[str]) -> Rows:
         """Turn ids into numbers; those that are gone are passed over."""
         with self.lock:
-            return np.array([self.at[name] for name in ids if name in self.at], np.int32)
+            found = self.ids.places(list(ids))
+            return found[found >= 0]
 
     def column(self, name: str) -> Column:
         """Read one column of all rows, for colours.

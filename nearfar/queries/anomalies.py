@@ -13,6 +13,7 @@ from ..analysis.anomalies import score_anomalies, score_detection
 from ..analysis.planted_oddities import plant_oddities
 from ..core.errors import NearfarError
 from ..core.text import counted
+from ..stores.base import check_room
 from ..training.run import Run
 from .anomaly_parts import find_parts
 from .csi_vectors import CSI, turned_vectors
@@ -121,7 +122,9 @@ def anomalies(
         set(opened.ids(condition)) if condition or first else set[str]()
         for condition, first in ((where, True), (normal, False), (anomalous, False))
     )
-    ids, plain = opened.vectors(ids=sorted(asked | known))
+    every = sorted(asked | known)
+    check_room(opened, where, len(every))
+    ids, plain = opened.vectors(ids=every)
     x = turned_vectors(opened, run_of(opened, run), list(ids)) if method == CSI else plain
     is_asked, is_normal, is_anomalous = (
         np.array([one in some for one in ids], bool) for some in (asked, known, odd)

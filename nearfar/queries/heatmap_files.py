@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ NORMAL, MAPPED = 200, 100  # images that are remembered, and images that get a m
 LEAST = 256  # pixels of a map's side: small ones are enlarged
 
 
-def heat(store: VectorStore, run: Run, normal: list[str], ids: list[str], folder: Path, seed: int) -> str:
+def heat(store: VectorStore, run: Run, normal: Sequence[str], ids: list[str], folder: Path, seed: int) -> str:
     """Write heat maps of some images, all on one scale: clear is normal, yellow the most anomalous.
 
     Args:

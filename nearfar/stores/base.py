@@ -287,12 +287,13 @@ class VectorStore(Protocol):
         """
 
 
-def check_room(store: VectorStore, where: str | None) -> None:
+def check_room(store: VectorStore, where: str | None, count: int | None = None) -> None:
     """Refuse to read so many vectors at once that memory would not hold what is done with them.
 
     Args:
         store: the store.
         where: the condition on the rows that are wanted.
+        count: how many these are, if that is known.
 
     Raises:
         NearfarError: less memory is free than they would take.
@@ -300,7 +301,8 @@ def check_room(store: VectorStore, where: str | None) -> None:
     free, each = available(), OF_NUMBER * store.info.dim + OF_ROW
     if len(store) * each <= free:
         return
-    count = len(store) if where is None else len(store.ids(where))
+    if count is None:
+        count = len(store) if where is None else len(store.ids(where))
     if count * each > free:
         needed, left = (f"{size / 1e9:,.1f} GB" for size in (count * each, free))
         raise NearfarError(
