@@ -277,7 +277,7 @@ FLAGS = {
         "--device --engine --batch-size --workers"
     ),
     "explain": "--out --pair --labels --json",
-    "store": "--import --columns --delete --compact --export --where --json",
+    "store": "--import --drop --columns --delete --compact --export --where --json",
     "sts": "--dev --texts --seed --json",
     "passages": "--dev --among --seed --json",
     "pairs": "--classes --templates --seed --device --json",
@@ -329,6 +329,13 @@ def own(method: str) -> list[str]:
     """The flags of a method, from its file: what it may have is frozen by docs/decisions.md, see below."""
     items = settings_of(methods.settings(method))
     return [item.flag for item in items] + [f"--no-{item.flag[2:]}" for item in items if item.type is bool]
+
+
+def test_values_of_flags_decide_no_flags(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello")
+    words = ["photos", "--out", str(tmp_path)]
+    assert "--flip" in pretrain_parser(words).flags
+    assert "--flip" not in pretrain_parser([str(tmp_path), "--out", "runs/a"]).flags  # these are texts
 
 
 @pytest.mark.parametrize("command", COMMANDS)

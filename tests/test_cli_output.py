@@ -129,6 +129,7 @@ def test_what_nobody_foresaw_is_a_sentence_too(
         (OSError(errno.EFBIG, "File too large"), 2, "a disk is full"),
         (OSError(errno.EACCES, "Permission denied", "a\x1b"), 2, "cannot use a?: Permission denied."),
         (MemoryError(), 2, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), 2, "not enough memory for these"),
     ):  # fmt: skip
 
         def fails(*_: object, error: Exception = error, **__: object) -> None:

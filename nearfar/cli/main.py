@@ -118,7 +118,9 @@ def _kind_of(words: Sequence[str]) -> Modality:
         only = methods.kind(_method_of(words))
         if only is not None and modality(only).by_method:
             return modality(only)
-    named = [word for word in words if not word.startswith("-")]
+    flags = (at for at, word in enumerate(words) if word.startswith("-"))
+    # What comes before the flags is data; else it is among their values, which are nothing to look at.
+    named = words[: next(flags, None)] or [word for word in words if not word.startswith("-")]
     for word in named:
         with contextlib.suppress(NearfarError):  # of several kinds, which the command itself says
             if (name := recognise(word)) != IMAGES:
@@ -386,6 +388,9 @@ def main(words: Sequence[str] | None = None) -> int:
         progress.write("nearfar: there is not enough memory; give fewer or smaller images, or free some.\n")
         return 2
     except Exception as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch's, on a CPU
+            progress.write("nearfar: there is not enough memory for these settings; give smaller ones.\n")
+            return 2
         return _fault(error)
 
 

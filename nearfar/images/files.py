@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -34,6 +35,9 @@ def open_file(path: Path, max_pixels: int) -> IO[bytes]:
         reason = special.get(error.errno or 0, (error.strerror or str(error)).lower())
         raise BadImage(f"unreadable: {reason}") from None
     except UnicodeEncodeError:
+        coding = sys.getfilesystemencoding()
+        if coding != "utf-8":
+            raise BadImage(f"unreadable: Python reads names as {coding} here; set PYTHONUTF8=1") from None
         raise BadImage("unreadable: its name is no text (half of a surrogate pair)") from None
     except ValueError:
         raise BadImage("unreadable: its name holds a zero byte") from None
