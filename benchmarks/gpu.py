@@ -1,9 +1,10 @@
-"""The same on a GPU: a step of ResNet-18 at 32 px, the share of the GPU's peak, the feed, the loss.
+"""On a GPU: a step of ResNet-18 at 32 px and of ResNet-50 at 224 px, the feed, the loss, embedding.
 
 Steps are timed in turns, the GPU waited for at both ends. The peak is measured too: the best rate of
 square bfloat16 matrix products of 8192. A step's work is counted by torch's own counter, forward and
 backward. lightly's step is its example's, float32 with its defaults, and once more under bfloat16 autocast
-with channels last, which its example leaves to the user.
+with channels last, which its example leaves to the user. The plain loop at 224 px is torchvision's
+ResNet-50 with a head of two layers, the loss by a matrix of all pairs, bfloat16 autocast, channels last.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from nearfar import models
 
 from . import feed, loss, measure, pictures, step
 from .measure import Spread
@@ -119,6 +124,64 @@ def losses(wanted: Asked, device: torch.device) -> list[Row]:
     return rows
 
 
+def plain_loop(batch: int, side: int, device: torch.device) -> Callable[[], None]:
+    """Build SimCLR with ResNet-50 as one would write it in thirty lines; the function takes one step."""
+    import torchvision
+
+    net = torchvision.models.resnet50()
+    net.fc = nn.Sequential(nn.Linear(2048, 2048), nn.ReLU(inplace=True), nn.Linear(2048, 128))
+    net = net.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9)
+    views = torch.rand(2 * batch, 3, side, side, device=device).to(memory_format=torch.channels_last)
+    partner = torch.arange(2 * batch, device=device).roll(batch)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            z = net(views)
+        z = F.normalize(z.float())
+        loss = F.cross_entropy((z @ z.T / 0.1).fill_diagonal_(-1e9), partner)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def large(wanted: Asked, device: torch.device) -> list[Row]:
+    """Compare a step of ResNet-50 with a plain loop's."""
+    batch, side, count = (4, 64, 1) if wanted.quick else (256, 224, 10)
+    asked = {"encoder": "resnet50", "batch_size": batch, "precision": "bfloat16"}
+    job = step.job("imagenet", side, device.type, **asked)
+    mine, plain = job.steps(step.in_memory(job), 1_000_000), plain_loop(batch, side, device)
+    works = {"nearfar": timed(lambda: next(mine), count, device), "a plain loop": timed(plain, count, device)}
+    found = measure.alternate(works, wanted.rounds)
+    rows = []
+    for who, values in found.items():
+        gain = None if who == "nearfar" else measure.gain(found["nearfar"], values, more_is_better=False)
+        figure = Spread.of(batch / value for value in values)
+        rows.append(Row(f"step, ResNet-50 at {side} px, batch {batch}", who, figure, "images/s", gain))
+    return rows
+
+
+def embedding(wanted: Asked, device: torch.device) -> list[Row]:
+    """Measure how many images on the device encoders take a second, in evaluation mode."""
+    rows, batch = [], 8 if wanted.quick else 1024
+    for name, side in (("resnet18", 32), ("resnet50", 224)):
+        net = models.encoder(name, size=side).to(device, memory_format=torch.channels_last).eval()
+        x = torch.rand(batch, 3, side, side, device=device).to(memory_format=torch.channels_last)
+        for precision in ("float32", "bfloat16"):
+
+            def work(net: Any = net, x: Any = x, cast: bool = precision == "bfloat16") -> None:
+                with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=cast):
+                    net(x)
+
+            work()
+            seconds = timed(work, 10, device)
+            figure = Spread.of(batch / seconds() for _ in range(wanted.rounds))
+            rows.append(Row(f"encoding, {name} at {side} px, batch {batch}", precision, figure, "images/s"))
+    return rows
+
+
 def run(wanted: Asked) -> Section:
     """Measure on the first CUDA device; without one, say so."""
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
@@ -131,7 +194,9 @@ def run(wanted: Asked) -> Section:
         rows, bars = steps(wanted, device, batch)
         section.rows += rows
         section.bars += bars
+    section.rows += large(wanted, device)
     section.rows += losses(wanted, device)
+    section.rows += embedding(wanted, device)
     batch, count = (8, 64) if wanted.quick else (512, 8192)
     with tempfile.TemporaryDirectory() as name:
         folder = pictures.write(Path(name) / "files", pictures.photographs(count, 32, 32))

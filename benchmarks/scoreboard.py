@@ -15,7 +15,7 @@ from pathlib import Path
 from . import measure, table
 
 PAGE = Path(__file__).parent / "results.md"
-PAGES = {"shared": PAGE.with_name("shared.md")}  # of subjects that have a page of their own
+PAGES = {name: PAGE.with_name(f"{name}.md") for name in ("gpu", "shared")}  # which have a page of their own
 SUBJECTS = {
     "views": "Views",
     "feed": "The feed",
