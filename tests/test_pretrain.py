@@ -56,6 +56,22 @@ def unbroken(photos, tmp_path_factory) -> Path:
     return folder
 
 
+def test_a_rate_that_breaks_the_weights_is_told_where_the_loss_has_not_shown_it(photos, tmp_path):
+    with pytest.raises(nearfar.NearfarError, match="NaN or infinite.*--overwrite and a lower --lr"):
+        nearfar.pretrain(photos, out=tmp_path / "run", **{**TINY, "steps": 1, "epochs": None, "lr": 1e30})
+    assert not (tmp_path / "run" / "encoder.safetensors").exists()
+
+
+def test_an_unknown_encoder_is_refused_before_images_are_read(photos, tmp_path):
+    from nearfar.data import cache
+
+    read = []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(nearfar.NearfarError, match="resnet18"):
+        patch.setattr(cache, "load", lambda *_, **__: read.append(1))
+        nearfar.pretrain(photos, out=tmp_path / "run", **{**TINY, "encoder": "rasnet18"})
+    assert not read and not (tmp_path / "run").exists()
+
+
 def test_a_run_gives_an_encoder_that_loads_without_the_method(unbroken):
     code = (
         "import sys; assert 'nearfar.methods.simclr' not in sys.modules\n"

@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import models
 from ..core import rng
 from ..core.device import cores
+from ..core.errors import NearfarError
 from ..data.dataset import Subset
 from ..data.groups import Partners
 from ..data.modalities import modality_of
@@ -81,6 +82,9 @@ def health(
 
     Returns:
         The figures.
+
+    Raises:
+        NearfarError: the encoder gives something else than numbers.
     """
     where = torch.device(device)
     model = encoder.plain().to(where).eval()
@@ -95,6 +99,11 @@ def health(
     x, y = view(chosen, 0), view(chosen, 1)
     several = torch.stack([view(few, 2 + number) for number in range(MEMBERS)], 1)
     k = min(10, len(rows) - 1)
+    if not all(bool(torch.isfinite(found).all()) for found in (plain, x, y, several)):
+        raise NearfarError(
+            "the encoder gives NaN or infinite values, as after a rate that is too high; train again with "
+            "--overwrite and a lower --lr or --weight-decay."
+        )
     return Health(
         images=len(rows),
         dim=plain.shape[1],

@@ -14,6 +14,7 @@ from ..core import distributed, progress
 from ..core.errors import NearfarError
 from ..data.dataset import Dataset, FileDataset, ImageDataset, Subset, one_colour
 from ..data.source import Source
+from ..models import libraries
 from . import checkpoint, resolve, run_shapes
 from .collection_settings import decided, usual_range, usual_side
 from .colour_choice import choose_colour
@@ -56,6 +57,8 @@ def decide_settings(
 ) -> tuple[RunConfig, StepPlan | None]:
     """Decide every setting: from another run's folder, or from the recipe and what was asked."""
     if like is None:
+        if source.modality == "images" and not given.get("weights") and given.get("encoder"):
+            libraries.find(given["encoder"])  # before images are read
         side = usual_side(source, given.get("max_pixels", Training.max_pixels))
         kind = source.modality
         span = usual_range(source, given)
