@@ -23,7 +23,7 @@ def moments(
         The mean and the variance.
 
     Source:
-        `torch.var_mean`, which takes about ten times as long on a CPU: one value after another, by Welford.
+        `torch.var_mean`, which takes 3 to 17 times as long on a CPU: one value after another, by Welford.
     """
     mean = x.mean(dims, keepdim=True)
     apart = x - mean
