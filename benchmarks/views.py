@@ -334,6 +334,18 @@ class Decoding:
                 yield image.convert("RGB")
 
 
+def ahead(title: str, way: str, rows: list[Row], least: float) -> Bar:
+    """Compare our rate with that of the fastest other library."""
+    gains = {row.who: row.gain.middle for row in rows if row.gain and row.who.endswith(way)}
+    next_one = min(gains, key=lambda who: gains[who], default="")
+    told = f"{gains[next_one]:.3g} times ({next_one})" if gains else "no other library is installed"
+    return Bar(
+        f"{title}, {way}: at least {least:g} times the fastest other library",
+        bool(gains) and gains[next_one] >= least,
+        told,
+    )
+
+
 def run(wanted: Asked) -> Section:
     """Measure the three cases."""
     torch.set_num_threads(1)
@@ -347,20 +359,17 @@ def run(wanted: Asked) -> Section:
         kept = [packed[row] for row in range(len(packed))]
         paths = sorted((folder / "images").iterdir())
         cases = (
-            ("32 px, no blur", pictures.block(small), many, Decoded(small[:64]), SMALL, 32, 80_000, ()),
-            ("224 px of packed images, blur", packed, few, Decoded(kept), LARGE, 224, 600, ()),
+            ("32 px, no blur", pictures.block(small), many, Decoded(small[:64]), SMALL, 32, (25.0, 22.0), ()),
+            ("224 px of packed images, blur", packed, few, Decoded(kept), LARGE, 224, (1.0, 1.0), ()),
             (
                 "224 px of 500 x 375 JPEG files, decoding and blur",
-                files, few, Decoding(paths), LARGE, 224, 350, ("kornia, batched",),
+                files, few, Decoding(paths), LARGE, 224, (1.6, 1.6), ("kornia, batched",),
             ),
         )  # fmt: skip
-        for title, source, count, inputs, settings, size, bar, skip in cases:
+        for title, source, count, inputs, settings, size, least, skip in cases:
             rows, mine = case(title, source, count, inputs, settings, size, wanted, skip)
             section.rows += rows
-            best = f"bilinear {mine['bilinear'].middle:,.0f}, bicubic {mine['bicubic'].middle:,.0f} (middle)"
-            found = f"{best}; greatest {mine['bilinear'].high:,.0f} and {mine['bicubic'].high:,.0f}"
-            text = f"{title}: at least {bar:,} images/s a core"
-            section.bars.append(Bar(text, mine["bilinear"].middle >= bar, found))
+            section.bars += [ahead(title, way, rows, bar) for way, bar in zip(mine, least, strict=True)]
         rows, told = profile(pictures.block(small), many, SMALL, 32, wanted)
         section.rows += rows
         section.notes.append(told)

@@ -227,9 +227,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
 def overview() -> str:
     """Write what `nearfar --help` shows: every command by its example and its purpose."""
     lines = ["From a folder of unlabelled images to an encoder.", ""]
-    for make in COMMANDS.values():
-        parser = make(())
-        lines += [f"  {parser.example}", f"      {str(parser.description).split('. ')[0].rstrip('.')}."]
+    for command in COMMANDS:
+        signature = _signature(command)
+        lines += [f"  {signature.example}", f"      {signature.about.split('. ')[0].rstrip('.')}."]
     lines += ["", "nearfar COMMAND --help shows a command's flags; --version the version."]
     return "\n".join(lines)
 
