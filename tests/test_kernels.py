@@ -234,10 +234,10 @@ def test_the_kernel_is_compiled_once_and_kept_on_disk() -> None:
 def test_where_no_folder_can_be_written_it_compiles_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     import numba.core.caching
 
-    from nearfar.images.kernels import fused
+    from nearfar.core.compiled import jit
 
     monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
-    assert fused._jit(_twice)(21) == 42
+    assert jit(_twice)(21) == 42
 
 
 def _twice(x: int) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.core.errors import NearfarError
-from nearfar.features import knn
+from nearfar.features import knn, selection
 
 
 def slow(queries, base, k, exclude_self=False):
@@ -37,6 +37,46 @@ def test_top_k_is_a_full_sort_at_any_tiling(monkeypatch, tile, rows, exclude_sel
     assert np.array_equal(index.numpy(), who)
     if exclude_self:
         assert not (index == torch.arange(len(x))[:, None]).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    share=st.floats(0, 1),
+    values=st.sampled_from([1, 2, 5, 1000]),
+    exclude_self=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_the_compiled_pass_finds_those_of_a_full_sort(rows, share, values, exclude_self, seed):
+    # Whole numbers, so that products are exact and ties abound; tiles of a few rows and columns.
+    draw = np.random.default_rng(seed)
+    base = draw.integers(-values, values + 1, (rows + exclude_self, 3)).astype(np.float32)
+    queries = base if exclude_self else draw.integers(-values, values + 1, (9, 3)).astype(np.float32)
+    k = max(1, round(share * rows))
+    products = queries @ base.T
+    if exclude_self:
+        np.fill_diagonal(products, -np.inf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "QUERIES", 4)
+        patch.setattr(selection, "SPAN", 7)
+        value, column = (
+            found.numpy()
+            for found in selection.nearest(
+                torch.from_numpy(queries), torch.from_numpy(base), k, exclude_self=exclude_self
+            )
+        )
+    assert np.array_equal(value, -np.sort(-products, axis=1)[:, :k])
+    assert np.array_equal(np.take_along_axis(products, column, 1), value)
+    assert all(len({*row}) == k for row in column.tolist())
+
+
+def test_many_rows_go_the_compiled_way_and_find_the_same(monkeypatch):
+    x = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
+    before = knn.top_k(x, x, 50, exclude_self=True)
+    monkeypatch.setattr(knn, "MANY", 1)
+    monkeypatch.setattr(knn, "largest", None)  # would fail if called
+    after = knn.top_k(x, x, 50, exclude_self=True)
+    assert torch.allclose(before[0], after[0], atol=1e-6) and torch.equal(before[1], after[1])
 
 
 @settings(max_examples=60, deadline=None)

@@ -158,6 +158,34 @@ print("torch._dynamo" in sys.modules, all(p.grad is None for p in layer.paramete
     assert done.stdout.split() == ["False", "True"]
 
 
+def test_torchvision_and_timm_are_imported_without_the_compiler_which_is_there_when_it_is_asked_for():
+    code = """
+import sys, torch
+from nearfar.core.dynamo import import_without_compiler
+import_without_compiler("timm")
+import timm, torchvision.ops
+print("torch._dynamo" in sys.modules)
+boxes = torch.tensor([[0.0, 0.0, 0.0, 3.0, 3.0]])
+torch.use_deterministic_algorithms(True)  # with which torchvision asks the compiler whether it may be used
+print(tuple(torchvision.ops.roi_align(torch.ones(1, 1, 4, 4), boxes, 2).shape))
+print("_Later" in {type(module).__name__ for module in sys.modules.values()}, torch._dynamo.is_compiling())
+"""
+    done = forkserver.run(code, check=True)
+    assert done.stdout.splitlines() == ["False", "(1, 1, 2, 2)", "False False"]
+
+
+def test_the_compiler_is_imported_by_whoever_asks_for_it_while_torchvision_is():
+    code = """
+import sys
+from nearfar.core import dynamo
+for name in dynamo.COMPILER:
+    sys.modules[name] = dynamo._Later(name)
+from torch._dynamo import is_compiling
+print(is_compiling(), {type(sys.modules[name]).__name__ for name in dynamo.COMPILER})
+"""
+    assert forkserver.run(code, check=True).stdout == "False {'module'}\n"
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_a_cpu_without_bfloat16_multiplies_in_float32(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     u = torch.randn(6, 20, generator=torch.Generator().manual_seed(2))

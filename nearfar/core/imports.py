@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 
 
 @contextmanager
@@ -21,17 +20,17 @@ def large_imports() -> Iterator[None]:
             gc.enable()
 
 
-def ahead(name: str) -> None:
+def ahead(load: Callable[[], object]) -> None:
     """Begin to import a library that is needed soon, beside what else is done until then.
 
     Whoever imports it meanwhile waits for it, and hears then if it cannot be imported.
 
     Args:
-        name: the module's.
+        load: imports it.
     """
 
     def start() -> None:
         with suppress(Exception), large_imports():
-            import_module(name)
+            load()
 
-    threading.Thread(target=start, name=f"import {name}", daemon=True).start()
+    threading.Thread(target=start, name="import", daemon=True).start()

@@ -17,6 +17,7 @@ TILE = 1 << 24  # similarities in memory at a time: 64 MiB of float32
 ROWS = 1 << 16  # base rows a tile spans at most; it is then 256 queries high, which matrix products like
 GROUP = 4  # columns of which the largest speaks for all, when the largest of a row are looked for
 SHORT = 1024  # columns that are searched directly
+MANY = 1 << 26  # similarities from which a compiled pass over them pays
 
 NEIGHBOURS = (1, 5, 10, 20, 50, 100, 200)
 TEMPERATURES = (0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0)
@@ -95,7 +96,12 @@ def top_k(
     most = len(base) - exclude_self
     if not 1 <= k <= most:
         raise NearfarError(f"{k} neighbours were requested among {most} other rows; ask for 1 to {most}.")
-    queries, columns = unit(queries), unit(base).T.contiguous()  # (d, n): products are quicker that way
+    queries, base = unit(queries), unit(base)
+    if base.device.type == "cpu" and base.dtype == torch.float32 and len(queries) * len(base) >= MANY:
+        from .selection import nearest  # numba, which takes a second to import
+
+        return nearest(queries, base, k, exclude_self=exclude_self)
+    columns = base.T.contiguous()  # (d, n): products are quicker that way
     # A span of base rows holds k neighbours at least, so every merge below has enough to choose from.
     span = min(len(base), max(ROWS, k + 1))
     step = max(1, TILE // span)

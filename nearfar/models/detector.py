@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..core.dynamo import import_without_compiler
+
 FEWEST = 3  # maps; where an encoder has fewer, coarser ones are made
 
 
@@ -38,6 +40,7 @@ class Detector(nn.Module):
             width: channels of the pyramid, a multiple of 32.
             convolutions: of each head.
         """
+        import_without_compiler("torchvision")
         from torchvision.models.detection.anchor_utils import AnchorGenerator
         from torchvision.models.detection.fcos import FCOS, FCOSHead
         from torchvision.ops import FeaturePyramidNetwork

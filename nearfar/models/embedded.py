@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..core.atomic import atomic_write
 from ..core.cache_root import cache_root
+from ..core.dynamo import import_without_compiler
 from ..core.errors import NearfarError
 from .libraries import InputConfig
 
@@ -61,6 +62,7 @@ def weights() -> Path:
         raise NearfarError(
             f"{file} is not the file that nearfar knows (its SHA-256 differs); type: {TO_INSTALL}"
         )
+    import_without_compiler("timm")
     import safetensors.torch
     import timm
     import torch

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..core.dynamo import import_without_compiler
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape, loads
 from . import hf_networks
@@ -129,6 +130,7 @@ def read(folder: Path) -> ModelFolder:
 
 def _other_pool(name: str, said: Mapping[str, Any], args: Mapping[str, Any]) -> str:
     """Give the pooling that a folder names, where timm would build the network with another one."""
+    import_without_compiler("timm")
     import timm
     import torch
 

@@ -11,24 +11,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.dynamo import import_without_compiler
 from ..core.errors import NearfarError, nearest
-from ..core.imports import large_imports
 from .residual import SHAPES
 from .transformer import TRANSFORMERS
 
 
 def torchvision_names() -> list[str]:
     """List torchvision's classification networks."""
-    with large_imports():
-        import torchvision.models
+    import_without_compiler("torchvision")
+    import torchvision.models
 
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def timm_names() -> list[str]:
     """List timm's networks."""
-    with large_imports():
-        import timm
+    import_without_compiler("timm")
+    import timm
 
     return list(timm.list_models())
 
@@ -110,6 +110,7 @@ def input_config(library: str, name: str) -> InputConfig:
     Returns:
         Its library's own figures.
     """
+    import_without_compiler(library)
     if library == "timm":
         import timm
 
@@ -145,6 +146,7 @@ def from_torchvision(name: str, size: int | None, pretrained: bool) -> tuple[nn.
     Raises:
         NearfarError: the weights are for another size, or cannot be fetched.
     """
+    import_without_compiler("torchvision")
     import torchvision.models
 
     best: Any = torchvision.models.get_model_weights(name).DEFAULT
@@ -213,6 +215,7 @@ def from_timm(
     Raises:
         NearfarError: there are no such weights, or they cannot be fetched.
     """
+    import_without_compiler("timm")
     import timm
 
     if pretrained and not timm.is_model_pretrained(name):

@@ -24,6 +24,7 @@ from ..data.modalities import IMAGES, modality, modality_of
 from ..data.open import open_data
 from ..data.source import Source
 from ..models import embedded
+from ..models.libraries import timm_names
 from . import optim, resolve
 from .collection_settings import decided, usual_range, usual_side
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
@@ -189,7 +190,7 @@ def check(
     if one_colour(sample.block):
         return Check(found, None, ONE_COLOUR)
     if source.modality == IMAGES and embedded.there():
-        ahead("timm")  # of which the known encoder is made; it takes seconds to import
+        ahead(timm_names)  # of which the known encoder is made; it takes seconds to import
     colours = None
     if is_open(wanted):
         colours = choose_colour(data, source, limit=max_pixels, threads=threads)

@@ -141,6 +141,7 @@ def _fused() -> ModuleType | None:
     slow.daemon = True
     slow.start()
     try:
+        from ...core import compiled
         from . import fused
     except ImportError:
         progress.say(
@@ -149,11 +150,7 @@ def _fused() -> ModuleType | None:
         slow.cancel()
         return None
     try:
-        try:
-            fused.warm()
-        except Exception:  # a cache cut short by a power cut fails in many ways; a fault of ours fails again
-            fused.forget()
-            fused.warm()
+        compiled.warmed(fused)
         return fused
     finally:
         slow.cancel()

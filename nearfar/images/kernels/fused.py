@@ -15,16 +15,13 @@ from __future__ import annotations
 import functools
 import os
 import types
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from ...core.compiled import jit
 from ..views import AugmentationParams, Preprocess, blur_radius, centre
 
 LANES = 32  # rows of a view resized together; a constant, so that the inner loop is unrolled
@@ -34,22 +31,13 @@ BYTE = np.float32(1 / 255)
 RED, GREEN, BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 
 
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with numba and keep the result on disk; where no folder can be written, do not keep it."""
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        return numba.njit(**options)(function)
-
-
-@_jit
+@jit
 def _clip(x):
     x = x if x > ZERO else ZERO
     return x if x < ONE else ONE
 
 
-@_jit
+@jit
 def _weigh(distance, cubic):
     """The resampling filter at a distance in source pixels: a triangle, or Keys' cubic with a = -0.5."""
     x = abs(distance)
@@ -62,7 +50,7 @@ def _weigh(distance, cubic):
     return 0.0
 
 
-@_jit
+@jit
 def _tables(box, size, cubic):
     """Work out the resampling weights of every crop length that occurs, once each.
 
@@ -106,13 +94,13 @@ def _tables(box, size, cubic):
     return taps, place, starts, weights
 
 
-@_jit
+@jit
 def _four(first, last):
     """Give four neighbours in a row; those beyond the crop have weight 0 and read its last pixel."""
     return min(first, last), min(first + 1, last), min(first + 2, last), min(first + 3, last)
 
 
-@_jit
+@jit
 def _rows(pixels, base, stride, high, across, starts, weights, at, taps, count, out):
     """Blend source rows into out[y, j], j over pixels and channels, and bring bytes to [0, 1]."""
     for y in range(count):
@@ -139,7 +127,7 @@ def _rows(pixels, base, stride, high, across, starts, weights, at, taps, count, 
                 )
 
 
-@_jit
+@jit
 def _columns(turned, wide, starts, weights, at, taps, flip, view):
     """Blend source columns, which lie as rows of `turned` (wide, 3 LANES), into rows of `view`, clipped."""
     size = len(view)
@@ -160,7 +148,7 @@ def _columns(turned, wide, starts, weights, at, taps, flip, view):
             view[x, y] = _clip(view[x, y])
 
 
-@_jit
+@jit
 def _resize(pixels, base, stride, high, wide, flip, tables, rows, turned, view):
     """Resize a crop into `view` (blocks, size, 3 LANES), clipped, mirrored if asked: rows, then columns."""
     taps, place, starts, weights = tables
@@ -179,14 +167,14 @@ def _resize(pixels, base, stride, high, wide, flip, tables, rows, turned, view):
 # The colour steps take the view as lines of LANES reds, LANES greens and LANES blues: (n, 3 LANES).
 
 
-@_jit
+@jit
 def _brightness(lines, factor):
     for x in range(len(lines)):
         for y in range(3 * LANES):
             lines[x, y] = _clip(factor * lines[x, y])
 
 
-@_jit
+@jit
 def _contrast(lines, factor, size):
     """Blend with the mean luminance of the `size` x `size` pixels; a last block may be part padding."""
     total = ZERO
@@ -202,7 +190,7 @@ def _contrast(lines, factor, size):
             lines[x, y] = _clip(factor * lines[x, y] + shift)
 
 
-@_jit
+@jit
 def _saturation(lines, factor):
     """Blend with the luminance; factor 0 turns the view grey."""
     for x in range(len(lines)):
@@ -214,7 +202,7 @@ def _saturation(lines, factor):
             lines[x, 2 * LANES + y] = _clip(factor * b + grayscale)
 
 
-@_jit
+@jit
 def _hue(lines, turn):
     """Turn the hue in HSV without a branch: a channel is low + chroma x a clipped tent over the wheel."""
     for x in range(len(lines)):
@@ -237,20 +225,20 @@ def _hue(lines, turn):
             lines[x, 2 * LANES + y] = low + chroma * _clip(TWO - abs(h - FOUR))
 
 
-@_jit
+@jit
 def _solarise(lines):
     for x in range(len(lines)):
         for y in range(3 * LANES):
             lines[x, y] = ONE - lines[x, y] if lines[x, y] >= HALF else lines[x, y]
 
 
-@_jit
+@jit
 def _mirror(i, size):
     """Reflect an index at the first and the last pixel."""
     return size - 1 - abs(size - 1 - abs(i))
 
 
-@_jit
+@jit
 def _blur(view, sigma, radius, taps, spare, line, done):
     """Blur (blocks, size, 3 LANES) along x into `spare`, then along y; borders are mirrored.
 
@@ -305,7 +293,7 @@ def _blur(view, sigma, radius, taps, spare, line, done):
                     view[block, x, c * LANES + y] = _clip(done[block * LANES + y])
 
 
-@_jit
+@jit
 def _views(
     pixels, offset, width, box, flip, jitter, order, factors, grayscale, sigma, solarize, cubic, radius, out
 ):
@@ -406,13 +394,3 @@ def warm() -> None:
         pixels=np.zeros(3, np.uint8), offset=np.zeros(1, np.int64), width=np.ones(1, np.int32)
     )
     apply(block, centre(Preprocess(size=1), [1], [1]), np.zeros((1, 1, 1, 3), np.float32), "bicubic", 1)
-
-
-def forget() -> None:
-    """Remove what numba kept of these functions on disk, so that they are compiled again."""
-    for name, found in globals().items():
-        kept = getattr(getattr(found, "stats", None), "cache_path", None)
-        if kept is not None:
-            for file in Path(kept).glob(f"{Path(__file__).stem}.{name}-*.nb[ci]"):
-                with suppress(OSError):
-                    file.unlink()
