@@ -244,6 +244,15 @@ def version(package: str) -> str:
     return "-"
 
 
+def vectors() -> str:
+    """Say which instructions the processor has that decide most of the figures."""
+    import torch
+
+    from nearfar.core.device import multiplies_bfloat16
+
+    return f"({torch.backends.cpu.get_cpu_capability()}, {'' if multiplies_bfloat16() else 'no '}bfloat16)"
+
+
 def machine() -> dict[str, str]:
     """Describe the machine and what is installed, for the head of the table."""
     model = platform.processor() or platform.machine()
@@ -256,7 +265,7 @@ def machine() -> dict[str, str]:
         "albumentations scikit-learn faiss-cpu"
     )
     return {
-        "machine": f"{model}, {cores()} cores, {memory:.0f} GiB of memory",
+        "machine": f"{model} {vectors()}, {cores()} cores, {memory:.0f} GiB of memory",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "versions": ", ".join(f"{name} {version(name)}" for name in packages.split()),
     }

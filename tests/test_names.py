@@ -6,6 +6,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nearfar.data.dataset import fingerprint
 from nearfar.data.folders import find
@@ -81,3 +83,12 @@ def test_a_folder_is_listed_in_the_order_of_whole_paths(tmp_path):
             "é/1.jpg",
         ]
     )
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=4), max_size=12), st.integers(0, 12), st.integers(0, 12), st.integers(1, 3))
+def test_some_texts_are_read_together_and_odd_ones_found(texts, low, high, step):
+    packed = Names.of(texts)
+    assert packed[low:high:step] == texts[low:high:step]
+    assert packed.first_with("\\") == next((text for text in texts if "\\" in text), None)
+    assert packed.first_not_ascii() == next((text for text in texts if not text.isascii()), None)

@@ -54,6 +54,8 @@ def test_ids_are_valid_utf8_and_stamps_follow_the_file(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     assert list(source.ids) == ["caf\\xe9.png"] and red(source, 0) == 7
     before = source.stamp(0)
+    several = kinds.FileSource("two", ("", ""), None, tmp_path, (raw, str(tmp_path / raw)))
+    assert several.stamp_rows(range(2)) == [before, before] == [several.stamp(row) for row in range(2)]
     (tmp_path / raw).write_bytes(png(7) + b" ")
     assert source.stamp(0) != before
     (tmp_path / raw).unlink()

@@ -172,7 +172,10 @@ def native_paths(paths: Sequence[str], root: Path, source: Path) -> Sequence[str
         NearfarError: they begin with a drive of Windows.
     """
     paths = _with_slashes(paths, root, source)
-    odd = next((path for path in paths if not path.isascii()), None)
+    if isinstance(paths, Names):
+        odd = paths.first_not_ascii()
+    else:
+        odd = next((path for path in paths if not path.isascii()), None)
     if odd is None or os.path.lexists(root / odd):
         return paths
     for form in (from_windows, _composed, _decomposed):
@@ -183,7 +186,10 @@ def native_paths(paths: Sequence[str], root: Path, source: Path) -> Sequence[str
 
 def _with_slashes(paths: Sequence[str], root: Path, source: Path) -> Sequence[str]:
     """Write / for each backslash of paths, if no file bears the first such name as it stands."""
-    odd = next((path for path in paths if "\\" in path), None)
+    if isinstance(paths, Names):
+        odd = paths.first_with("\\")
+    else:
+        odd = next((path for path in paths if "\\" in path), None)
     if odd is None or os.sep == "\\" or os.path.lexists(root / odd):
         return paths
     if _DRIVE.match(odd):

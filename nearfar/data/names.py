@@ -27,7 +27,11 @@ class _Texts(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         """Read one text, or a list of some."""
         rows = range(len(self))[index]
-        return self.read(rows) if isinstance(rows, int) else [self.read(row) for row in rows]
+        return self.read(rows) if isinstance(rows, int) else self.several(rows)
+
+    def several(self, rows: range) -> list[str]:
+        """Read the texts of some rows, in their order."""
+        return [self.read(row) for row in rows]
 
     def __eq__(self, other: object) -> bool:
         """Compare with any sequence of texts."""
@@ -83,13 +87,30 @@ class Names(_Texts):
         start = int(self.ends[row - 1]) if row else 0
         return self.joined[start : int(self.ends[row])].decode("utf-8", "surrogateescape")
 
+    def several(self, rows: range) -> list[str]:
+        """Read the texts of some rows, in their order; neighbours are read together."""
+        if rows.step != 1 or not rows:
+            return super().several(rows)
+        ends = self.ends[rows.start : rows.stop].tolist()
+        starts = [int(self.ends[rows.start - 1]) if rows.start else 0, *ends[:-1]]
+        return [
+            self.joined[start:end].decode("utf-8", "surrogateescape")
+            for start, end in zip(starts, ends, strict=True)
+        ]
+
     def __iter__(self) -> Iterator[str]:
         """Read all, some at a time."""
-        start = 0
         for at in range(0, len(self), _SOME):
-            for end in self.ends[at : at + _SOME].tolist():
-                yield self.joined[start:end].decode("utf-8", "surrogateescape")
-                start = end
+            yield from self.several(range(at, min(at + _SOME, len(self))))
+
+    def first_with(self, character: str) -> str | None:
+        """Read the first text that holds an ASCII character."""
+        place = self.joined.find(character.encode("ascii"))
+        return None if place < 0 else self.read(int(np.searchsorted(self.ends, place, side="right")))
+
+    def first_not_ascii(self) -> str | None:
+        """Read the first text that is not all ASCII."""
+        return None if self.joined.isascii() else next(text for text in self if not text.isascii())
 
     def is_text(self) -> bool:
         """Tell whether all of it is UTF-8."""

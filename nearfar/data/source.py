@@ -81,6 +81,14 @@ class Source(abc.ABC):
             index: from 0 to len(self) - 1.
         """
 
+    def stamp_rows(self, rows: range) -> list[str]:
+        """Stamp several images, one after the other; see `stamp`.
+
+        Args:
+            rows: from 0 to len(self) - 1.
+        """
+        return [self.stamp(row) for row in rows]
+
 
 @overload
 def clean(names: Names) -> Names: ...
@@ -193,21 +201,18 @@ def stamps(source: Source) -> Iterator[tuple[range, list[str]]]:
         Rows, in order and without a gap, and their stamps.
     """
 
-    def work(part: range) -> list[str]:
-        return [source.stamp(row) for row in part]
-
     parts = [range(low, min(low + _PART, len(source))) for low in range(0, len(source), _PART)]
     with Bar("looking up", len(source)) as bar:
         slow = False
         while parts and not slow:
             part = parts.pop(0)
             began = time.perf_counter()
-            made = work(part)
+            made = source.stamp_rows(part)
             slow = time.perf_counter() - began > _SLOW * len(part)
             bar.advance(len(part))
             yield part, made
         if parts:
-            found = map_in_order(work, parts, threads=_WAITING, ahead=2 * _WAITING)
+            found = map_in_order(source.stamp_rows, parts, threads=_WAITING, ahead=2 * _WAITING)
             for part, made in zip(parts, found, strict=True):
                 bar.advance(len(part))
                 yield part, made
@@ -229,6 +234,13 @@ class FileSource(Source):
     def stamp(self, index: int) -> str:
         """Say the file's size and time."""
         return file_stamp(os.path.join(self.root, self.paths[index]))
+
+    def stamp_rows(self, rows: range) -> list[str]:
+        """Say the sizes and times of several files."""
+        names, folder = self.paths[rows.start : rows.stop : rows.step], os.path.join(self.root, "")
+        if os.name != "nt":  # what os.path.join does, in a fifth of its time
+            return [file_stamp(name if name.startswith("/") else folder + name) for name in names]
+        return [file_stamp(os.path.join(folder, name)) for name in names]
 
 
 @dataclass(frozen=True)
