@@ -15,6 +15,7 @@ from PIL import Image
 from nearfar import models
 from nearfar.core import locks
 from nearfar.core.errors import NearfarError
+from nearfar.embedding import joining
 from nearfar.embedding.embed import embed
 from nearfar.embedding.on_ray import PartsWorker
 from nearfar.embedding.part import CollectionPart
@@ -104,7 +105,9 @@ def test_parts_joined_are_the_file_of_one_process(run, folder, parts, tmp_path, 
     assert names[0].read_bytes() == names[1].read_bytes()
 
 
-def test_parts_fill_a_store_with_all_that_it_keeps(run, folder, parts, tmp_path):
+@pytest.mark.parametrize("together", [joining.TOGETHER, 7])
+def test_parts_fill_a_store_with_all_that_it_keeps(run, folder, parts, tmp_path, together, monkeypatch):
+    monkeypatch.setattr(joining, "TOGETHER", together)
     embed(run, folder, store=tmp_path / "whole.nf", labels=True)
     done = embed(run, join=parts, store=tmp_path / "joined.nf")
     whole, joined = open_store(tmp_path / "whole.nf"), open_store(tmp_path / "joined.nf")
@@ -116,6 +119,8 @@ def test_parts_fill_a_store_with_all_that_it_keeps(run, folder, parts, tmp_path)
     joined.update("label", {name: "mine"})
     assert embed(run, join=parts, store=tmp_path / "joined.nf").written == 0
     assert open_store(tmp_path / "joined.nf").rows(ids=[name])["label"].to_pylist() == ["mine"]
+    joined.delete(ids=[name])
+    assert embed(run, join=parts, store=tmp_path / "joined.nf").written == 1
     assert embed(run, folder, store=tmp_path / "joined.nf", labels=True).encoded == 0
 
 

@@ -39,14 +39,22 @@ class CollectionPart:
         """Name the folder of the part."""
         return f"part-{self.number:0{len(str(self.count))}d}-of-{self.count}"
 
+    def number_of(self, name: str) -> int:
+        """Give the number of the part that an image belongs to.
+
+        Args:
+            name: its id.
+        """
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") % self.count + 1
+
     def holds(self, name: str) -> bool:
         """Tell whether an image belongs to this part.
 
         Args:
             name: its id.
         """
-        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") % self.count == self.number - 1
+        return self.number_of(name) == self.number
 
     def rows(self, ids: Sequence[str]) -> Rows:
         """Find the rows of a collection that belong to this part, ascending.

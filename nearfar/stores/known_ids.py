@@ -39,7 +39,7 @@ class KnownIds:
         if version != self._version:
             self._catch_up(table)
             self._version = version
-        asked = _hashes(ids)
+        asked = hashes(ids)
         found = np.zeros(len(asked), bool)
         for level in self._levels:
             at = np.searchsorted(level, asked)
@@ -53,7 +53,7 @@ class KnownIds:
             ids: (n,) texts, as an Arrow array.
             version: of the table with them.
         """
-        self._take(_hashes(ids))
+        self._take(hashes(ids))
         if version == self._version + 1:  # nobody else changed anything meanwhile
             self._version = version
 
@@ -63,7 +63,7 @@ class KnownIds:
         query = query.where(f"_rowid >= {self._end}") if self._end else query
         for batch in query.to_batches(PIECE):
             if len(batch):
-                self._take(_hashes(batch["id"]))
+                self._take(hashes(batch["id"]))
                 self._end = max(self._end, int(batch["_rowid"].to_numpy().max()) + 1)
                 self.read += len(batch)
 
@@ -77,6 +77,13 @@ class KnownIds:
             self._levels.append(new)
 
 
-def _hashes(ids: Any) -> np.ndarray:
-    """Hash texts by Python's own hash, whose secret differs from process to process."""
-    return np.fromiter(map(hash, ids.to_pylist()), np.int64, len(ids))
+def hashes(texts: Any) -> np.ndarray:
+    """Hash texts by Python's own hash, whose secret differs from process to process.
+
+    Args:
+        texts: (n,) texts or nothing, an Arrow array.
+
+    Returns:
+        (n,) int64.
+    """
+    return np.fromiter(map(hash, texts.to_pylist()), np.int64, len(texts))
