@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ..core.errors import NearfarError
 from ..training.run import Run
+from .prepared import in_onnx, prepared
 from .rebuilt import for_one_size
 
 NETWORK, PIPELINE = "encoder.onnx", "pipeline.onnx"
@@ -32,7 +32,7 @@ class Pipeline(nn.Module):
         self.network = network
         plan = run.preprocess
         self.most, self.size, self.mode = plan.decode_side, plan.size, plan.interpolation
-        self.crop = Fraction(plan.crop).limit_denominator(1000)
+        self.crop = list(Fraction(plan.crop).limit_denominator(1000).as_integer_ratio())
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
         """Answer for a picture.
@@ -43,38 +43,9 @@ class Pipeline(nn.Module):
         Returns:
             What the network gives of it, float32.
         """
-        x = picture.permute(0, 3, 1, 2).float()
-        high, wide = x.shape[2], x.shape[3]
-        short = torch.sym_min(high, wide)
-        target = torch.sym_min(short, self.most)
-        sides = [nearest_quotient(side * target, short) for side in (high, wide)]
-        x = functional.interpolate(x, size=sides, mode="bicubic", antialias=True, align_corners=False)
-        x = x.clamp(0, 255).round()
-        square = (
-            target
-            if self.crop == 1
-            else nearest_quotient(target * self.crop.numerator, self.crop.denominator)
-        )
-        top, left = (sides[0] - square) // 2, (sides[1] - square) // 2
-        x = x[:, :, top : top + square, left : left + square]
-        torch._check(x.shape[2] > 0)
-        torch._check(x.shape[3] > 0)
-        x = functional.interpolate(
-            x, size=(self.size, self.size), mode=self.mode, antialias=True, align_corners=False
-        )
-        found: torch.Tensor = self.network((x / 255).clamp(0, 1))
+        x = prepared(picture, self.most, self.crop, self.size, self.size, self.mode)
+        found: torch.Tensor = self.network(x)
         return found
-
-
-def nearest_quotient(top: Any, bottom: Any) -> Any:
-    """Divide whole numbers and round to the nearest one, halves to the even one as Python does.
-
-    Args:
-        top, bottom: at least 0 and above 0; while tracing, symbols.
-    """
-    whole = (2 * top + bottom) // (2 * bottom)
-    tie = 1 - torch.sym_min(1, (2 * top + bottom) % (2 * bottom))
-    return whole - tie * (whole % 2)
 
 
 def needs(run: Run) -> None:
@@ -172,6 +143,7 @@ def graph(
             external_data=False,
             input_names=[name],
             output_names=list(outputs),
+            custom_translation_table=in_onnx(),
             verbose=False,
         )
 

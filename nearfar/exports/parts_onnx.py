@@ -24,6 +24,7 @@ from ..core.errors import NearfarError
 from ..data.in_memory import open_in_memory
 from ..training.run import Run, load
 from . import onnx
+from .prepared import prepared
 from .rebuilt import for_one_size
 
 GRAPH = "parts.onnx"
@@ -58,15 +59,7 @@ class PartsGraph(nn.Module):
         Returns:
             (1,) its score and (1, H, W) those of its pixels, float32; higher is more anomalous.
         """
-        x = picture.permute(0, 3, 1, 2).float()
-        high, wide = x.shape[2], x.shape[3]
-        short = torch.sym_min(high, wide)
-        target = torch.sym_min(short, self.most)
-        sides = [onnx.nearest_quotient(side * target, short) for side in (high, wide)]
-        x = functional.interpolate(x, size=sides, mode="bicubic", antialias=True, align_corners=False)
-        x = x.clamp(0, 255).round() / 255
-        x = functional.interpolate(x, size=self.shape, mode=self.mode, antialias=True, align_corners=False)
-        x = x.clamp(0, 1)
+        x = prepared(picture, self.most, [], *self.shape, self.mode)
         if isinstance(self.bank, Whitened):
             places, score = self.bank.score(self.features.compute_maps(x))
         elif isinstance(self.bank, Padim):
@@ -75,7 +68,7 @@ class PartsGraph(nn.Module):
             score = places.flatten(1).amax(1)
         else:
             places, score = self.bank.score(self.features.compute(x))
-        heat = functional.interpolate(smoothed(places[:, None]), (high, wide), mode="bilinear")
+        heat = functional.interpolate(smoothed(places[:, None]), picture.shape[1:3], mode="bilinear")
         return score, heat[:, 0]
 
 

@@ -1,0 +1,95 @@
+"""How a picture of any size is prepared, as one operator: to trace its steps with symbols for sides is slow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+MODES = {"bilinear": "linear", "bicubic": "cubic"}  # of PyTorch, in ONNX
+
+
+@torch.library.custom_op("nearfar::prepared", mutates_args=())
+def prepared(
+    picture: torch.Tensor, most: int, crop: list[int], high: int, wide: int, mode: str
+) -> torch.Tensor:
+    """Reduce a picture, round it, cut its middle out and resize that, as `Preprocess` does.
+
+    Args:
+        picture: (1, H, W, 3) uint8, RGB, upright, sides of at least 2.
+        most: pixels of its short side after reducing.
+        crop: share of the short side that a square in its middle has, as a fraction's two parts; empty to
+            keep all.
+        high, wide: sides of the answer.
+        mode: of the last resizing, a name in `MODES`.
+
+    Returns:
+        (1, 3, high, wide) in [0, 1], float32.
+    """
+    x = picture.permute(0, 3, 1, 2).float()
+    short = min(x.shape[2:])
+    target = min(short, most)
+    sides = [nearest_quotient(side * target, short) for side in x.shape[2:]]
+    x = functional.interpolate(x, size=sides, mode="bicubic", antialias=True, align_corners=False)
+    x = x.clamp(0, 255).round()
+    if crop:
+        square = nearest_quotient(target * crop[0], crop[1])
+        top, left = ((side - square) // 2 for side in sides)
+        x = x[:, :, top : top + square, left : left + square]
+    x = functional.interpolate(x, size=(high, wide), mode=mode, antialias=True, align_corners=False)
+    return (x / 255).clamp(0, 1)
+
+
+@prepared.register_fake
+def _(
+    picture: torch.Tensor, most: int, crop: list[int], high: int, wide: int, mode: str
+) -> torch.Tensor:
+    return picture.new_empty((1, 3, high, wide), dtype=torch.float32)
+
+
+def nearest_quotient(top: Any, bottom: Any) -> Any:
+    """Divide whole numbers and round to the nearest one, halves to the even one as Python does.
+
+    Args:
+        top, bottom: at least 0 and above 0.
+    """
+    whole = (2 * top + bottom) // (2 * bottom)
+    tie = 1 - min(1, (2 * top + bottom) % (2 * bottom))
+    return whole - tie * (whole % 2)
+
+
+def in_onnx() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Give what ONNX's exporter writes for the operator: the same steps in ONNX's own."""
+    from onnxscript import opset18 as op  # type: ignore[import-untyped]
+
+    def whole(*numbers: int) -> Any:
+        return op.Constant(value_ints=list(numbers))
+
+    def quotient(top: Any, bottom: Any) -> Any:
+        top, bottom = op.Add(op.Mul(top, whole(2)), bottom), op.Mul(bottom, whole(2))
+        found = op.Div(top, bottom)
+        tie = op.Sub(whole(1), op.Min(whole(1), op.Mod(top, bottom)))
+        return op.Sub(found, op.Mul(tie, op.Mod(found, whole(2))))
+
+    def resize(x: Any, sides: Any, mode: str) -> Any:
+        how = {"coordinate_transformation_mode": "half_pixel", "antialias": 1, "exclude_outside": 1}
+        sides = op.Concat(whole(1, 3), sides, axis=0)
+        return op.Resize(x, None, None, sides, mode=mode, cubic_coeff_a=-0.5, **how)
+
+    def written(picture: Any, most: int, crop: list[int], high: int, wide: int, mode: str) -> Any:
+        sides = op.Shape(picture, start=1, end=3)
+        short = op.ReduceMin(sides, keepdims=1)
+        target = op.Min(short, whole(most))
+        sides = quotient(op.Mul(sides, target), short)
+        x = op.Cast(op.Transpose(picture, perm=[0, 3, 1, 2]), to=1)
+        x = op.Round(op.Clip(resize(x, sides, "cubic"), 0.0, 255.0))
+        if crop:
+            square = quotient(op.Mul(target, whole(crop[0])), whole(crop[1]))
+            start = op.Div(op.Sub(sides, square), whole(2))
+            x = op.Slice(x, start, op.Add(start, square), whole(2, 3))
+        x = resize(x, whole(high, wide), MODES[mode])
+        return op.Clip(op.Div(x, 255.0), 0.0, 1.0)
+
+    return {torch.ops.nearfar.prepared.default: written}
