@@ -17,11 +17,12 @@ from drawn_labels import write_boxes, write_masks
 from textures import write_folders
 
 from nearfar import methods
-from nearfar.analysis import temi
+from nearfar.analysis import clusters, temi
 from nearfar.cli.main import main
 from nearfar.core import progress
 from nearfar.demo import gallery
 from nearfar.evaluation import few_labels
+from nearfar.interpretation import explain
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -82,7 +83,7 @@ PRETRAIN = re.compile(r"^\$ nearfar pretrain photos/ --out (\S+) --minutes \d+( 
 
 @pytest.fixture(scope="module")
 def trained(pictures: Path) -> Path:
-    """The run of the command that most pages begin with: there it is finished already."""
+    """The run of the command that most pages begin with, as README does: there it is finished already."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(pictures)
         assert main(shlex.split(shortened("pretrain photos/ --out runs/a --minutes 10"))) == 0
@@ -109,15 +110,17 @@ def test_examples_run(
     monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(few_labels, "DRAWS", (2, 2))  # as for minutes: fewer draws, of every size,
     monkeypatch.setattr(temi, "STEPS", (5, 5))  # and fewer steps
+    monkeypatch.setattr(clusters, "STABILITY_STEPS", 5)
+    monkeypatch.setattr(explain, "PAIRS", 6)
+    monkeypatch.setattr(explain, "CHANGED", 16)
     if page.stem == "known":  # as if nearfar[known] were installed
         (tmp_path / "cache" / "known").mkdir(parents=True)
         state = timm.create_model("efficientnet_lite0").state_dict()
         safetensors.torch.save_file(state, tmp_path / "cache" / "known" / "efficientnet_lite0.safetensors")
     for name in ("photos", "labelled"):
         (tmp_path / name).symlink_to(pictures / name)
-    if page.stem not in ("README", "quickstart"):  # these two train
-        for folder in PRETRAIN.findall(page.read_text(encoding="utf-8")):
-            shutil.copytree(trained, tmp_path / folder[0])
+    for folder in PRETRAIN.findall(page.read_text(encoding="utf-8")):
+        shutil.copytree(trained, tmp_path / folder[0])
     write_folders(tmp_path)
     for part, first in (("train", 0), ("test", 50)):
         write_masks(tmp_path / "cells" / part, 8, first=first)

@@ -23,7 +23,7 @@ def cores(proc: Path = PROC, mounts: Path = MOUNTS) -> int:
     """
     import joblib  # a tenth of a second, which not every command needs
 
-    found = cpu_quota(proc, mounts)
+    found = _own_quota() if (proc, mounts) == (PROC, MOUNTS) else cpu_quota(proc, mounts)
     quota = math.ceil(found) if math.isfinite(found) else sys.maxsize
     return max(1, min(int(joblib.cpu_count()), quota))
 
@@ -34,6 +34,12 @@ def multiplies_bfloat16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         return any(name.endswith("bf16") and there for name, there in torch.cpu.get_capabilities().items())
     return torch.cpu._is_avx512_bf16_supported()  # of an older torch
+
+
+@functools.cache
+def _own_quota() -> float:
+    """Read it once: a batch asks, and a dozen small files take as long as a small batch."""
+    return cpu_quota()
 
 
 def cpu_quota(proc: Path = PROC, mounts: Path = MOUNTS) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+
 RESAMPLES = 1000
 LEVEL = 0.95  # of every interval
 
@@ -19,7 +22,8 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     Source:
         Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
-    from scipy.stats import binomtest
-
-    found = binomtest(right, count).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    share, whole = right / count, count + z**2
+    middle = (right + z**2 / 2) / whole
+    half = z / whole * math.sqrt(right * (1 - share) + z**2 / 4)
+    return (middle - half if right else 0.0), (middle + half if right < count else 1.0)
