@@ -1,7 +1,8 @@
-"""How a picture of any size is prepared, as one operator: to trace its steps with symbols for sides is slow."""
+"""How a picture of any size is prepared, as one operator, since to trace its steps with symbols is slow."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch.nn import functional
 MODES = {"bilinear": "linear", "bicubic": "cubic"}  # of PyTorch, in ONNX
 
 
-@torch.library.custom_op("nearfar::prepared", mutates_args=())
 def prepared(
     picture: torch.Tensor, most: int, crop: list[int], high: int, wide: int, mode: str
 ) -> torch.Tensor:
@@ -28,6 +28,26 @@ def prepared(
     Returns:
         (1, 3, high, wide) in [0, 1], float32.
     """
+    found: torch.Tensor = _operator()(picture, most, crop, high, wide, mode)
+    return found
+
+
+@functools.cache
+def _operator() -> Any:
+    """Register the operator, which takes half a second: an import is too early for it."""
+    made = torch.library.custom_op("nearfar::prepared", _prepared, mutates_args=())
+
+    @made.register_fake
+    def _(picture: Any, most: Any, crop: Any, high: int, wide: int, mode: str) -> torch.Tensor:
+        found: torch.Tensor = picture.new_empty((1, 3, high, wide), dtype=torch.float32)
+        return found
+
+    return made
+
+
+def _prepared(
+    picture: torch.Tensor, most: int, crop: list[int], high: int, wide: int, mode: str
+) -> torch.Tensor:
     x = picture.permute(0, 3, 1, 2).float()
     short = min(x.shape[2:])
     target = min(short, most)
@@ -42,14 +62,7 @@ def prepared(
     return (x / 255).clamp(0, 1)
 
 
-@prepared.register_fake
-def _(
-    picture: torch.Tensor, most: int, crop: list[int], high: int, wide: int, mode: str
-) -> torch.Tensor:
-    return picture.new_empty((1, 3, high, wide), dtype=torch.float32)
-
-
-def nearest_quotient(top: Any, bottom: Any) -> Any:
+def nearest_quotient(top: int, bottom: int) -> int:
     """Divide whole numbers and round to the nearest one, halves to the even one as Python does.
 
     Args:
@@ -92,4 +105,5 @@ def in_onnx() -> dict[Callable[..., Any], Callable[..., Any]]:
         x = resize(x, whole(high, wide), MODES[mode])
         return op.Clip(op.Div(x, 255.0), 0.0, 1.0)
 
+    _operator()
     return {torch.ops.nearfar.prepared.default: written}
