@@ -1,4 +1,5 @@
-"""Fresh processes for tests, each a copy of one that has imported torch and nearfar and has run nothing.
+"""Fresh processes for tests, each a copy of one that has imported torch and nearfar and has run nothing but
+what loads the kernel of views.
 
 A new interpreter takes seconds to import torch; a copy starts in milliseconds. `start(code, ...)` does what
 `python -c code ...` does and `start(NEARFAR, "pretrain", ...)` what `nearfar pretrain ...` does, with pipes,
@@ -41,6 +42,7 @@ LOADED = [
     "torch.distributed.run",
     "torch.utils.checkpoint",
     "numba",
+    "joblib",
     "scipy.optimize",
     "pydantic",
     "safetensors.torch",
@@ -262,6 +264,10 @@ if __name__ == "__main__":
     for module in LOADED:
         with contextlib.suppress(ImportError):  # what is not installed is left out
             importlib.import_module(module)
+    kernels = importlib.import_module("nearfar.images.kernels")
+    kernels.ready()  # half a second, which each copy that makes a view would need
+    for thread in threading.enumerate()[1:]:
+        thread.join()
     assert not Path("/proc/self/task").exists() or len(os.listdir("/proc/self/task")) == 1, "threads"
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
