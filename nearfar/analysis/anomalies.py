@@ -287,7 +287,7 @@ def threshold(held: Scores, fpr: float) -> Threshold:
     Raises:
         NearfarError: the rate is no such share, or too small for so few images.
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     _check_rate(fpr)
     above, value = conformal.rank(len(held), fpr), conformal.threshold(held, fpr)
@@ -297,7 +297,7 @@ def threshold(held: Scores, fpr: float) -> Threshold:
             f"{len(held)} held-out normal images cannot guarantee {100 * fpr:g} % false positives; name "
             f"at least {2 * least:,} normal images, or allow a higher rate with --fpr."
         )
-    low, high = beta.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], above, len(held) + 1 - above)
+    low, high = betaincinv(above, len(held) + 1 - above, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Threshold(value, fpr, len(held), float(low), float(high))
 
 

@@ -45,11 +45,11 @@ def compare(truth: Rows, first: Rows, second: Rows, seed: int) -> Difference:
         McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
         percentages", in the exact form, a binomial test. Bootstrap: Efron and Tibshirani 1993, section 13.3.
     """
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     mine, yours, count = first == truth, second == truth, len(truth)
     won, lost = int((mine & ~yours).sum()), int((~mine & yours).sum())
-    p = float(binomtest(won, won + lost, 0.5).pvalue) if won + lost else 1.0
+    p = min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))
     # To draw images with replacement is to draw how many of each of three kinds there are.
     kinds = np.array([won, lost, count - won - lost]) / count
     draws = np.random.Generator(np.random.Philox(key=rng.fold(seed, "paired bootstrap")))

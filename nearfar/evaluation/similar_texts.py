@@ -13,6 +13,7 @@ from .. import models
 from ..core import rng
 from ..core.errors import NearfarError
 from ..core.intervals import LEVEL, RESAMPLES
+from ..core.ranks import spearman
 from ..core.text import columns, counted
 from ..data.modalities import modality
 from ..training.run import Run, load
@@ -148,15 +149,6 @@ def sts(
     low, high = np.percentile(spread[best] - spread["tfidf sum"], tails)
     gain = rows[best].test - rows["tfidf sum"].test, float(low), float(high)
     return SimilarTexts(rows, len(truth["test"]), gain)
-
-
-def spearman(one: Scores, other: Scores) -> float:
-    """Correlate the ranks of two lists of numbers; 0 where all of one are equal."""
-    from scipy.stats import rankdata
-
-    first, second = (rankdata(x) - (len(x) + 1) / 2 for x in (one, other))
-    size = float(np.sqrt((first @ first) * (second @ second)))
-    return float(first @ second) / size if size else 0.0
 
 
 def _resamples(count: int, seed: int) -> list[Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..core import rng
+from ..core import ranks, rng
 from .proposals import quiet
 from .space import Axis, Value
 
@@ -147,9 +147,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     """
     if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         return None
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(x, y).statistic)
+    return ranks.spearman(x, y)
 
 
 def deviation(groups: Sequence[Sequence[float]]) -> float | None:
