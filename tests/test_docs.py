@@ -52,7 +52,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def shortened(text: str) -> str:
-    """Minutes of training become seconds, a sweep's runs a few steps, and epochs two; nothing else changes."""
+    """Minutes of training become seconds, a sweep's runs a few steps, and epochs two; nothing else."""
     text = re.sub(r"--epochs \d+", "--epochs 2", text)
     text = re.sub(r"--minutes-each \S+ --budget \S+", "--steps 2 --trials 10", text)
     text = re.sub(r'minutes_each=[\d.]+, budget="\w+"', "steps=2, trials=10", text)

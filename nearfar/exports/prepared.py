@@ -75,7 +75,7 @@ def nearest_quotient(top: int, bottom: int) -> int:
 
 def in_onnx() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Give what ONNX's exporter writes for the operator: the same steps in ONNX's own."""
-    from onnxscript import opset18 as op  # type: ignore[import-untyped]
+    from onnxscript import opset18 as op
 
     def whole(*numbers: int) -> Any:
         return op.Constant(value_ints=list(numbers))
@@ -87,9 +87,9 @@ def in_onnx() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.Sub(found, op.Mul(tie, op.Mod(found, whole(2))))
 
     def resize(x: Any, sides: Any, mode: str) -> Any:
-        how = {"coordinate_transformation_mode": "half_pixel", "antialias": 1, "exclude_outside": 1}
+        how: dict[str, Any] = {"coordinate_transformation_mode": "half_pixel", "exclude_outside": 1}
         sides = op.Concat(whole(1, 3), sides, axis=0)
-        return op.Resize(x, None, None, sides, mode=mode, cubic_coeff_a=-0.5, **how)
+        return op.Resize(x, None, None, sides, mode=mode, antialias=1, cubic_coeff_a=-0.5, **how)
 
     def written(picture: Any, most: int, crop: list[int], high: int, wide: int, mode: str) -> Any:
         sides = op.Shape(picture, start=1, end=3)
