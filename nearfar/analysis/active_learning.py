@@ -37,6 +37,16 @@ class Suggestion:
     method: str
 
 
+def check_strategy(method: str) -> None:
+    """Refuse an unknown way to choose, before there is anything to choose from.
+
+    Args:
+        method: as `suggest_rows` takes it.
+    """
+    if method not in ("auto", *STRATEGIES):
+        raise NearfarError(f"--method {method!r} is not known; {nearest(method, ('auto', *STRATEGIES))}")
+
+
 def suggest_rows(
     features: Vectors, labels: Rows, count: int, *, method: str = "auto", seed: int = 0
 ) -> Suggestion:
@@ -56,8 +66,7 @@ def suggest_rows(
     Raises:
         NearfarError: the method is unknown, all is labelled, or "margin" has fewer than two classes to go by.
     """
-    if method not in ("auto", *STRATEGIES):
-        raise NearfarError(f"--method {method!r} is not known; {nearest(method, ('auto', *STRATEGIES))}")
+    check_strategy(method)
     free = int((labels == UNKNOWN).sum())
     if not free:
         raise NearfarError("every image has a label already; there is nothing to suggest.")

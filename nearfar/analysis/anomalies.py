@@ -217,7 +217,7 @@ def score_anomalies(
     Raises:
         NearfarError: the method is unknown, `fpr` is out of range, or there are too few images.
     """
-    _check_rate(fpr)
+    check_detection(method, k, fpr)
     if k is None:
         k = neighbour(len(x)) if normal is None else K
     if normal is None:
@@ -267,6 +267,19 @@ def _left_out(x: Vectors, method: str, k: int, seed: int) -> Scores:
         raise NearfarError(f"{counted(len(x), 'vector is')} too few for k = {k}; give at least {k + 1}.")
     rows = torch.from_numpy(x)
     return 1 - top_k(rows, rows, k, exclude_self=True)[0][:, -1].double().numpy()
+
+
+def check_detection(method: str, k: int | None, fpr: float) -> None:
+    """Refuse settings that no collection can be scored with, before there is anything to score.
+
+    Args:
+        method, k, fpr: as `score_anomalies` takes them.
+    """
+    if method not in DETECTORS:
+        raise NearfarError(f"--method {method!r} is not an anomaly detector; {nearest(method, DETECTORS)}")
+    if k is not None and k < 1:
+        raise NearfarError(f"--k is {k}; give 1 or more.")
+    _check_rate(fpr)
 
 
 def _check_rate(fpr: float) -> None:

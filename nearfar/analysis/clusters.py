@@ -121,6 +121,20 @@ class Clustering:
         }
 
 
+def check_clustering(method: str, n_clusters: int | None, min_cluster_size: int) -> None:
+    """Refuse settings that no collection can be clustered with, before there is anything to cluster.
+
+    Args:
+        method, n_clusters, min_cluster_size: as `cluster_images` takes them.
+    """
+    if method not in CLUSTERERS:
+        raise NearfarError(f"--method {method!r} is not a clustering method; {nearest(method, CLUSTERERS)}")
+    if n_clusters is not None and n_clusters < 1:
+        raise NearfarError(f"--n-clusters is {n_clusters}; give 1 or more.")
+    if min_cluster_size < 2:
+        raise NearfarError(f"--min-cluster-size is {min_cluster_size}; give 2 or more.")
+
+
 def cluster_images(
     x: Vectors,
     method: str = "kmeans",
@@ -149,10 +163,7 @@ def cluster_images(
     """
     from threadpoolctl import threadpool_limits
 
-    if method not in CLUSTERERS:
-        raise NearfarError(f"--method {method!r} is not a clustering method; {nearest(method, CLUSTERERS)}")
-    if n_clusters is not None and n_clusters < 1:
-        raise NearfarError(f"--n-clusters is {n_clusters}; give 1 or more.")
+    check_clustering(method, n_clusters, min_cluster_size)
     if len(x) < max(4, (n_clusters or 0) + 1):
         few = f"{counted(len(x), 'vector is')} too few for {n_clusters or 2} clusters"
         raise NearfarError(f"{few}; give more, or ask for fewer.")

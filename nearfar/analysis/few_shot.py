@@ -55,6 +55,16 @@ class FewShotPrediction:
         }
 
 
+def check_reject(reject: float) -> None:
+    """Refuse what is no share of images, before there are any.
+
+    Args:
+        reject: as `classify` takes it.
+    """
+    if not 0 <= reject < 1:
+        raise NearfarError(f"--reject is {reject:g}; give a share from 0 to below 1, such as 0.05.")
+
+
 def classify(
     features: Vectors,
     examples: Vectors,
@@ -89,8 +99,7 @@ def classify(
     if not len(labels) or there.min() < 1:
         empty = classes[int(there.argmin())] if len(classes) else "classes"
         raise NearfarError(f"there is no example of {empty!r}; give at least one image of each class.")
-    if not 0 <= reject < 1:
-        raise NearfarError(f"--reject is {reject:g}; give a share from 0 to below 1, such as 0.05.")
+    check_reject(reject)
     middle = features.mean(axis=0)
     x, shown = centred(features, middle), centred(examples, middle)
     cosines = x @ prototypes(shown, labels, len(classes)).T

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
 from typing import Any, cast
 
 import numpy as np
@@ -30,6 +31,18 @@ Vectors = npt.NDArray[np.float32]
 Places = npt.NDArray[np.float64]
 
 
+def check_projection(method: str) -> None:
+    """Refuse a method of projection that is unknown or not installed, before there is anything to project.
+
+    Args:
+        method: as `project` takes it.
+    """
+    if method not in PROJECTIONS:
+        raise NearfarError(f"--method {method!r} is not a projection method; {nearest(method, PROJECTIONS)}")
+    if method == "umap" and find_spec("umap") is None:
+        raise NearfarError("--method umap needs UMAP; install it: pip install 'nearfar[umap]'")
+
+
 def project(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
     """Project images to 2-D. Near neighbours stay together; distances between far groups mean little.
 
@@ -48,8 +61,7 @@ def project(x: Vectors, method: str = "tsne", seed: int = 0) -> Places:
     Source:
         van der Maaten and Hinton 2008, "Visualizing data using t-SNE"; McInnes et al. 2018, "UMAP".
     """
-    if method not in PROJECTIONS:
-        raise NearfarError(f"--method {method!r} is not a projection method; {nearest(method, PROJECTIONS)}")
+    check_projection(method)
     x = _wide(x)
     if len(x) < 3:
         raise NearfarError(f"{counted(len(x), 'vector is')} too few for a map; give at least 3.")

@@ -81,6 +81,25 @@ def check_place(path: Path) -> None:
         )
 
 
+def check_folder_name(path: Path) -> None:
+    """Refuse a folder whose name is no UTF-8 text, before the work that is to fill it.
+
+    Weights are read back by a library that takes no other name.
+
+    Args:
+        path: of the folder. It need not be there.
+
+    Raises:
+        NearfarError: its name, or that of a folder above it, is no UTF-8 text.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise NearfarError(
+            f"the name of the folder {path} is not UTF-8 text; name another one with --out."
+        ) from None
+
+
 def _refuse_special(path: Path) -> None:
     """Refuse a device, a pipe or a socket: as root, a file would take its place."""
     try:

@@ -49,6 +49,19 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def check_templates(templates: Sequence[str]) -> None:
+    """Refuse sentences in which no name can stand.
+
+    Args:
+        templates: as `of_names` takes them.
+    """
+    if not templates:
+        raise NearfarError("there is no template; give one, such as 'a photo of a {}'.")
+    lacking = next((one for one in templates if "{}" not in one), None)
+    if lacking is not None:
+        raise NearfarError(f"the template {lacking!r} has no {{}}, where the name of a class stands; add it.")
+
+
 def of_names(run: Run, names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> Vectors:
     """Give each class a vector: the mean of its name's in several sentences, each scaled to length 1.
 
@@ -66,9 +79,7 @@ def of_names(run: Run, names: Sequence[str], templates: Sequence[str] = TEMPLATE
     Source:
         Radford et al. 2021, CLIP, section 3.1.4.
     """
-    lacking = next((one for one in templates if "{}" not in one), None)
-    if lacking is not None or not templates:
-        raise NearfarError(f"the template {lacking!r} has no {{}}, where the name of a class stands; add it.")
+    check_templates(templates)
     told = [template.replace("{}", name.replace("_", " ")) for name in names for template in templates]
     rows = text_run(run).encode(told, normalize_embeddings=True)
     mean = rows.reshape(len(names), len(templates), -1).mean(axis=1)

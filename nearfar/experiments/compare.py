@@ -14,7 +14,7 @@ from typing import Any, Unpack
 
 from .. import methods
 from ..core import progress
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, check_folder_name
 from ..core.device import cores
 from ..core.errors import NearfarError, nearest
 from ..core.text import percent
@@ -195,13 +195,14 @@ def compare(
     names = list(dict.fromkeys(methods))
     given: dict[str, Any] = {**settings}
     _check(names, seeds, train, test, given)
+    folder = Path(out)
+    check_folder_name(folder)
     kind = open_data(
         data, expected=expected_kind(given, names[0])
     ).modality  # what is not there is said before anything is made
     for part in (train, test):
         if part is not None:
             open_data(part, expected=modality(kind).encodes or kind, labels=True)
-    folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     labelled = None if train is None else {"train": train, "test": test}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}

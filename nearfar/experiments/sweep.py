@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ..core import distributed, progress
-from ..core.atomic import atomic_write
+from ..core.atomic import atomic_write, check_folder_name
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
 from ..data.modalities import modality
@@ -152,6 +152,7 @@ def _limit(given: Mapping[str, Any], budget: str | float | None, trials: int | N
 def _place(out: str | Path) -> Path:
     """Name the folder; refuse one that holds anything but a sweep."""
     folder = Path(out)
+    check_folder_name(folder)
     others = [item.name for item in folder.iterdir() if item.name != ".lock"] if folder.is_dir() else []
     if others and JOURNAL not in others:
         raise NearfarError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import finetuning as tasks
 from ..core import progress
+from ..core.atomic import check_folder_name
 from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
@@ -90,6 +91,7 @@ def finetune(
         )
     train, test = _parts(train, test)
     folder = Path(out)
+    check_folder_name(folder)
     for data in (train, test):  # before the folder is made, which would else stand among what is there
         if isinstance(data, str) and not Path(data).exists():
             open_data(data, expected=side)

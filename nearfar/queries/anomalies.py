@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.anomalies import DETECTORS as METHODS
-from ..analysis.anomalies import score_anomalies, score_detection
+from ..analysis.anomalies import check_detection, score_anomalies, score_detection
 from ..analysis.planted_oddities import plant_oddities
 from ..core.errors import NearfarError
 from ..core.text import counted
@@ -116,7 +116,9 @@ def anomalies(
     for name, value in given.items():
         if value is not None:
             raise NearfarError(f"--{name} is for parts of images; add --parts.")
-    opened, limit = open_for_query(store, out, run), check_limit(limit)
+    check_detection(method, k, fpr)  # both before a folder is embedded
+    check_limit(limit)
+    opened = open_for_query(store, out, run)
     check_save(opened, save, "number")
     asked, known, odd = (
         set(opened.ids(condition)) if condition or first else set[str]()

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..analysis.conformal import least_count
-from ..analysis.few_shot import UNCLASSIFIED, FewShotPrediction, by_words, classify
+from ..analysis.few_shot import UNCLASSIFIED, FewShotPrediction, by_words, check_reject, classify
 from ..analysis.label_errors import Rows
 from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.dataset import class_numbers
 from ..data.open import open_data
-from ..embedding.words import TEMPLATES, of_names, read_names
+from ..embedding.words import TEMPLATES, check_templates, of_names, read_names
 from ..features.extract import Vectors
 from ..training.run import Run
 from .listing import ACROSS, Listing
@@ -60,15 +60,19 @@ def classes(
     """
     if (examples is None) == (names is None):
         raise NearfarError("classes are told by --examples FOLDER or by --names FILE; give one of them.")
+    # What is wrong in all of these is said before a folder is embedded.
+    if names is not None and propagate:
+        raise NearfarError("--propagate needs --examples; leave it out with --names.")
+    check_reject(reject)
+    check_templates(templates)
+    named = None if names is None else read_names(names)
     opened = open_for_query(store, out, run)
     check_save(opened, save, "text")
     ids, x = opened.vectors(where)
     if not ids:
         raise none_there(opened, where)
-    if names is not None:
-        if propagate:
-            raise NearfarError("--propagate needs --examples; leave it out with --names.")
-        told, by = read_names(names), "name"
+    if named is not None:
+        told, by = named, "name"
         found, promise = by_words(x, of_names(run_of(opened, run), told, templates), told), "By words alone."
     else:
         source, by = open_data(examples, expected=opened.info.modality, labels=True), "example"

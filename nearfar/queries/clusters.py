@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.clusters import cluster_images
+from ..analysis.clusters import check_clustering, cluster_images
 from ..core.text import counted
 from .listing import Listing
 from .store_access import StoreLike, check_save, open_for_query, write_result
@@ -47,6 +47,7 @@ def clusters(
     Raises:
         NearfarError: there are too few images, or a condition makes no sense.
     """
+    check_clustering(method, n_clusters, min_cluster_size)  # before a folder is embedded
     opened = open_for_query(store, out)
     check_save(opened, save, "number")
     ids, x = opened.vectors(where)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..analysis.curation import balanced
 from ..core.text import counted
 from .listing import Listing
-from .store_access import StoreLike, check_save, none_there, open_for_query, write_result
+from .store_access import StoreLike, check_limit, check_save, none_there, open_for_query, write_result
 
 
 def curate(
@@ -37,6 +37,8 @@ def curate(
     Raises:
         NearfarError: there are fewer images, or a condition makes no sense.
     """
+    if limit is not None:
+        check_limit(limit)  # before a folder is embedded
     opened = open_for_query(store, out)
     check_save(opened, save, "number")
     ids, x = opened.vectors(where)

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..analysis.projection import project
-from ..core.atomic import atomic_write, whole_folder
+from ..core.atomic import atomic_write, check_place, whole_folder
 from ..core.errors import NearfarError, nearest
 from ..core.text import counted, spreadsheet_cell
 from ..features.knn import top_k
@@ -106,17 +106,16 @@ def export(
             f"{what} is a run, and --to {to} gets a vector store; name one, or use --to "
             f"{' or '.join(ENCODERS)}."
         )
+    if out is not None:
+        _check_place(Path(out), to)  # before a folder of images is embedded
     opened = open_for_query(what)
     if not len(opened):
         raise NearfarError(f"{opened.address} holds nothing; fill it with nearfar embed --store.")
     path = Path(out) if out is not None else _beside(opened.address, to)
-    if SUFFIXES[to] and path.suffix.lower() != SUFFIXES[to]:
-        raise NearfarError(f"--out {path} does not end in {SUFFIXES[to]}; --to {to} needs that.")
+    _check_place(path, to)
     if to in ("csv", "parquet"):
         return Exported(path, write_table(opened, path), "")
     if not SUFFIXES[to]:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise NearfarError(f"--out {path} already exists; name a new folder.")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -126,6 +125,17 @@ def export(
         with whole_folder(path):
             return {"tensorboard": _tensorboard, "fiftyone": _fiftyone}[to](opened, path)
     return _atlas(opened, path)
+
+
+def _check_place(path: Path, to: str) -> None:
+    """Refuse a place that a store cannot be written to, before the work."""
+    if not SUFFIXES[to]:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise NearfarError(f"--out {path} already exists; name a new folder.")
+        return
+    if path.suffix.lower() != SUFFIXES[to]:
+        raise NearfarError(f"--out {path} does not end in {SUFFIXES[to]}; --to {to} needs that.")
+    check_place(path)
 
 
 def _beside(address: str, to: str) -> Path:

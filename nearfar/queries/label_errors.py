@@ -55,6 +55,7 @@ def label_errors(
     Raises:
         NearfarError: there are too few labels, or no such column.
     """
+    check_limit(limit)  # before a folder is embedded
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
     labels, names = read_labels(opened, column, ids)
@@ -69,7 +70,7 @@ def label_errors(
     labels, names, lone = lone_classes_left_out(labels, names)
     rows = np.flatnonzero(labels != UNKNOWN)
     found = find_label_errors(x[rows], labels[rows], names, seed=seed)
-    first = found.order[: check_limit(limit)]
+    first = found.order[:limit]
     columns: dict[str, Any] = {
         "suggested": [names[at] for at in found.suggested[first]],
         column: [names[at] for at in found.labels[first]],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..analysis.projection import cells, draw, project
+from ..analysis.projection import cells, check_projection, draw, project
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
 from ..core.text import counted
@@ -41,6 +41,7 @@ def image_map(
     Raises:
         NearfarError: there are too few images, or a condition makes no sense.
     """
+    check_projection(method)  # before a folder is embedded
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
     places = project(x, method, seed)

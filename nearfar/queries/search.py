@@ -57,7 +57,7 @@ def search(
     Raises:
         NearfarError: there is no example, or one is neither an id nor a file.
     """
-    opened, limit = open_for_query(store, out, run), check_limit(limit)
+    limit, opened = check_limit(limit), open_for_query(store, out, run)  # in this order
     kind = opened.info.modality
     texts = kind == "text"
     if (image if texts else text if kind != IMAGES else None) is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..analysis.active_learning import ENOUGH, suggest_rows
+from ..analysis.active_learning import ENOUGH, check_strategy, suggest_rows
 from ..core.text import counted
 from .label_origin import accepted_ids, left_out_accepted
 from .listing import Listing
@@ -52,6 +52,8 @@ def suggest(
     Raises:
         NearfarError: all are labelled, or there is no such method or column.
     """
+    check_strategy(method)  # both before a folder is embedded
+    check_limit(limit)
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
     taken = set() if accepted else accepted_ids(opened, column)
@@ -60,7 +62,7 @@ def suggest(
     if not ids:
         raise none_there(opened, where)
     labels, names = read_labels(opened, column, ids)
-    found = suggest_rows(x, labels, check_limit(limit), method=method, seed=seed)
+    found = suggest_rows(x, labels, limit, method=method, seed=seed)
     known = int((labels != UNKNOWN).sum())
     switch = ENOUGH * max(2, len(names))
     lines: tuple[str, ...] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..core.atomic import whole_folder
+from ..core.atomic import check_folder_name, check_place, whole_folder
 from ..core.errors import NearfarError
 from .run import Run, export, load
 
@@ -25,13 +25,15 @@ def adopt(encoder: str | Path, *, out: str | Path) -> Run:
     Raises:
         NearfarError: the encoder cannot be had, is a run already, or the folder holds another one.
     """
+    folder = Path(out)
+    check_folder_name(folder)
+    check_place(folder / "encoder.safetensors")  # before weights are fetched
+    if folder.is_dir() and any(folder.iterdir()):
+        raise NearfarError(f"{folder} is not empty; choose another folder with --out.")
     found = load(encoder if isinstance(encoder, Path) else str(encoder))
     if found.path is not None:
         raise NearfarError(f"{found.name} is a run folder already; use it as it is, or copy it.")
-    folder = Path(out)
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise NearfarError(f"{folder} is not empty; choose another folder with --out.")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NearfarError(

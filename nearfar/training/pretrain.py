@@ -12,6 +12,7 @@ import torch
 
 from .. import methods, models
 from ..core import distributed, progress
+from ..core.atomic import check_folder_name
 from ..core.commit import commit
 from ..core.device import device_named
 from ..core.errors import NearfarError
@@ -85,6 +86,7 @@ def pretrain(
     said, method = method, inputs.method_of(method, data, like, given, recipe)
     name = Path(data).stem.replace(":", "-") if isinstance(data, (str, Path)) else type(data).__name__
     folder = Path(out) if out is not None else Path("runs") / f"{name or 'images'}-{method}"
+    check_folder_name(folder)
     asked: dict[str, Any] = {"data": str(data) if isinstance(data, (str, Path)) else None}
     asked |= {"method": method, "recipe": recipe}
     asked |= {"like": None if like is None else str(like), **given}

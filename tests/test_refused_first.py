@@ -1,0 +1,93 @@
+"""What is wrong on a command line is said before the work that it would spoil."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nearfar
+from nearfar.core.errors import NearfarError
+
+
+def photos(folder: Path, count: int = 8) -> Path:
+    """Make a folder of small images."""
+    folder.mkdir()
+    draws = np.random.default_rng(0)
+    for number in range(count):
+        values = draws.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("query", "settings", "told"),
+    [
+        (nearfar.image_map, {"method": "tsen"}, "tsne"),
+        (nearfar.suggest, {"method": "margins"}, "margin"),
+        (nearfar.suggest, {"limit": 0}, "--limit is 0"),
+        (nearfar.curate, {"limit": -1}, "--limit is -1"),
+        (nearfar.label_errors, {"limit": 0}, "--limit is 0"),
+        (nearfar.clusters, {"method": "kmean"}, "not a clustering method"),
+        (nearfar.clusters, {"n_clusters": 0}, "--n-clusters is 0"),
+        (nearfar.clusters, {"min_cluster_size": -5}, "--min-cluster-size is -5"),
+        (nearfar.anomalies, {"method": "kn"}, "knn"),
+        (nearfar.anomalies, {"k": 0}, "--k is 0"),
+        (nearfar.anomalies, {"fpr": float("nan")}, "--fpr is nan"),
+        (nearfar.anomalies, {"limit": 0}, "--limit is 0"),
+        (nearfar.export, {"to": "csv", "out": "a.txt"}, "does not end in .csv"),
+        (nearfar.export, {"to": "csv", "out": "photos/0.png/a.csv"}, "0.png is no folder"),
+        (nearfar.export, {"to": "tensorboard", "out": "photos"}, "--out photos already exists"),
+        (nearfar.classes, {"examples": "photos", "reject": 2.0}, "--reject is 2"),
+        (nearfar.classes, {"examples": "photos", "templates": ["a photo"]}, "'a photo' has no {}"),
+        (nearfar.classes, {"names": "nothing.txt"}, "nothing.txt"),
+        (nearfar.classes, {"names": "names.txt", "propagate": True}, "--propagate needs --examples"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_a_folder_is_embedded(
+    query: Callable[..., Any],
+    settings: dict[str, Any],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    with pytest.raises(NearfarError) as error:
+        query("photos", **settings)
+    assert told in str(error.value)
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda data, out: nearfar.pretrain(data, out=out, steps=1, encoder="resnet8"),
+        lambda data, out: nearfar.compare(data, methods=["simclr", "byol"], out=out, steps=1),
+        lambda data, out: nearfar.sweep(data, out=out, steps=1, trials=10),
+        lambda data, out: nearfar.adopt("timm:resnet18", out=out),
+    ],
+    ids=["pretrain", "compare", "sweep", "adopt"],
+)
+def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_trained(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = photos(tmp_path / "photos")
+    for out in (tmp_path / os.fsdecode(b"r\xe9"), tmp_path / os.fsdecode(b"r\xe9") / "a"):
+        with pytest.raises(NearfarError, match="is not UTF-8 text; name another one with --out"):
+            start(data, out)
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_adopt_refuses_a_place_before_weights_are_fetched(tmp_path: Path) -> None:
+    data = photos(tmp_path / "photos")
+    with pytest.raises(NearfarError, match="is not empty; choose another folder"):
+        nearfar.adopt("timm:there-is-none", out=data)
+    with pytest.raises(NearfarError, match=r"0\.png is no folder"):
+        nearfar.adopt("timm:there-is-none", out=data / "0.png")
+    assert len(os.listdir(data)) == 8
