@@ -49,6 +49,27 @@ def test_the_same_call_again_trains_and_measures_nothing(compared):
     assert len(before) == 4 and before == {path: path.stat().st_mtime_ns for path in before}
 
 
+def test_figures_are_of_the_images_now_given_and_not_of_an_earlier_call(compared, tmp_path):
+    _, out, train, test = compared
+    how = {"methods": ["simclr"], "out": tmp_path / "c", "seeds": 1, **SHORT}
+    plain = compare(train, **how)
+    assert "knn" not in plain.rows[0].figures and not plain.baselines
+    found = compare(train, train=train, test=train, **how)  # every image finds itself
+    assert found.rows[0].figures["rankme"] == plain.rows[0].figures["rankme"]
+    assert len(found.baselines) == 5
+    other = compare(train, train=train, test=test, **how)
+    alone = json.loads((out / "simclr-0.json").read_text())["method"]  # the same run, measured once
+    for name in ("knn", "linear"):
+        assert other.rows[0].figures[name].mean == alone[name] != found.rows[0].figures[name].mean
+
+
+def test_a_folder_that_holds_anything_else_is_refused(compared, tmp_path):
+    _, out, train, _ = compared
+    with pytest.raises(NearfarError, match="holds 'config.json' and is not the folder of a comparison"):
+        compare(train, methods=["simclr"], out=out / "simclr-0", seeds=1, **SHORT)
+    assert not (out / "simclr-0/simclr-0").exists()
+
+
 def test_a_method_that_fails_is_a_row_with_its_reason(photos, tmp_path):
     made = nearfar.compare(photos, methods=["supervised", "simclr"], out=tmp_path, seeds=1, **SHORT)
     rows = {row.name: row for row in made.rows}

@@ -6,7 +6,9 @@ stopped, and tries again what failed. A method that fails is a row with its reas
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from ..data.open import open_data
 from ..evaluation.evaluate import evaluate
 from ..evaluation.known_row import KNOWN, NONE
 from ..evaluation.summary import BASELINES as BASELINE_NAMES
+from ..features.extract import fingerprint
 from ..training import checkpoint
 from ..training.options import Options
 from ..training.pretrain import pretrain
@@ -195,8 +198,7 @@ def compare(
     names = list(dict.fromkeys(methods))
     given: dict[str, Any] = {**settings}
     _check(names, seeds, train, test, given)
-    folder = Path(out)
-    check_folder_name(folder)
+    folder = _place(out)
     kind = open_data(
         data, expected=expected_kind(given, names[0])
     ).modality  # what is not there is said before anything is made
@@ -220,7 +222,8 @@ def compare(
                     kept = [_images(data, run, False)]
                     kept += [_images(part, run, True) for part in (train, test) if part is not None]
                 first = name == names[0]
-                figures = _figures(run, place.with_suffix(".json"), labelled, seed, first)
+                mark = _mark(run, kept[1:])
+                figures = _figures(run, folder / f"{name}-{seed}.json", labelled, seed, first, mark)
             except Exception as error:  # a method that fails is a row of the table
                 reason = str(error) if isinstance(error, NearfarError) else f"{type(error).__name__}: {error}"
                 failed[name] = f"seed {seed} failed: {reason}"
@@ -242,6 +245,20 @@ def compare(
         file.write((made.table() + "\n").encode())
     _plot(made)
     return made
+
+
+def _place(out: str | Path) -> Path:
+    """Name the folder; refuse one that holds anything but a comparison."""
+    folder = Path(out)
+    check_folder_name(folder)
+    runs = "|".join(map(re.escape, methods.METHODS))
+    ours = re.compile(rf"({runs})-\d+(\.json)?|compare\..*|\.lock|.*\.part")
+    names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+    if other := next((name for name in names if not ours.fullmatch(name)), None):
+        raise NearfarError(
+            f"{folder} holds {other!r} and is not the folder of a comparison; name a new one with --out."
+        )
+    return folder
 
 
 def _check(names: Sequence[str], seeds: int, train: Any, test: Any, settings: Mapping[str, Any]) -> None:
@@ -276,16 +293,27 @@ def _images(data: Any, run: Run, labels: bool) -> Any:
 _KNOWN = {
     "method": {str: (float, str, bool, None, [object], {str: object})},
     "baselines": {str: {"knn": float, "linear": float}},
+    "mark?": str,
 }
 
 
+def _mark(run: Run, parts: Sequence[Any]) -> str:
+    """Digest what figures are of: the encoder, and the labelled images with their labels."""
+    digest = hashlib.blake2b(fingerprint(run.encoder).encode(), digest_size=16)
+    for part in parts:
+        labels = [part.classes[number] for number in part.labels]
+        digest.update(json.dumps([part.fingerprint, labels]).encode())
+    return digest.hexdigest()
+
+
 def _figures(
-    run: Run, file: Path, labelled: Mapping[str, Any] | None, seed: int, first: bool
+    run: Run, file: Path, labelled: Mapping[str, Any] | None, seed: int, first: bool, mark: str
 ) -> dict[str, Any]:
     """Measure one run, or read what was measured before."""
     if file.exists():
         known: dict[str, Any] = checkpoint.read_json(file, _KNOWN)
-        return known
+        if known.get("mark") == mark and (known["baselines"] or not first or labelled is None):
+            return known
     log = run.log()
     last = log[-1] if log else {}
     figures = {
@@ -304,8 +332,8 @@ def _figures(
             if name not in scores.knn:
                 continue
             baselines[name] = {"knn": scores.knn[name].accuracy, "linear": scores.linear[name].accuracy}
-    made = {"method": {name: value for name, value in figures.items() if value is not None}}
-    made["baselines"] = baselines
+    made: dict[str, Any] = {"method": {name: value for name, value in figures.items() if value is not None}}
+    made |= {"baselines": baselines, "mark": mark}
     checkpoint.write_json(file, made)
     return made
 
