@@ -31,7 +31,7 @@ from nearfar.reports import (
     sample,
     what_features_see,
 )
-from nearfar.reports.report import report
+from nearfar.reports.report import _scores, report
 from nearfar.training import resolve
 from nearfar.training.run import Run, load
 from nearfar.training.run_config import RunConfig
@@ -289,6 +289,16 @@ def test_files_that_the_run_of_a_stranger_names_are_not_opened(
     monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "another user's"))
     with pytest.raises(NearfarError, match="was not made by you"):
         sample.sample_run(run, wanted, None, torch.device("cpu"))
+
+
+def test_an_evaluation_of_other_images_is_not_taken_for_theirs(
+    scored: Run, labelled: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(scored.path, tmp_path / "run")
+    run, (train, test) = load(tmp_path / "run"), (labelled / "train", labelled / "test")
+    assert "unheard_of" in (_scores(run, str(train), test) or {})  # what was kept
+    anew = _scores(run, test, train)
+    assert anew is not None and "unheard_of" not in anew and anew["data"]["train"] == str(test)
 
 
 def test_mistakes_are_sentences(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,8 +254,24 @@ def _labelled(
 
 
 def _scores(run: Run, train: Any, test: Any) -> Mapping[str, Any] | None:
-    """Read a run's evaluation, or make it where labels were given."""
+    """Read a run's evaluation; make it where labels were given that it is not of."""
     path = run.folder / "evaluation.json"
-    if path.exists():
-        return checkpoint.read_json(path, run_shapes.EVALUATION)
-    return None if train is None else evaluate(run, train=train, test=test).to_json()
+    kept = checkpoint.read_json(path, run_shapes.EVALUATION) if path.exists() else None
+    if train is None:
+        return kept
+    if kept is not None:
+        named = kept.get("data", {})
+        if _same_place(train, named.get("train")) and _same_place(test, named.get("test")):
+            return kept
+        progress.say(f"{path} is of other images; evaluating anew")
+    return evaluate(run, train=train, test=test).to_json()
+
+
+def _same_place(given: Any, named: Any) -> bool:
+    """Tell whether labelled images that were given are those that an evaluation names."""
+    places = (str, Path)
+    return (
+        isinstance(given, places)
+        and isinstance(named, places)
+        and os.path.realpath(given) == os.path.realpath(named)
+    )
