@@ -120,8 +120,8 @@ def test_examples_run(
         safetensors.torch.save_file(state, tmp_path / "cache" / "known" / "efficientnet_lite0.safetensors")
     for name in ("photos", "labelled"):
         (tmp_path / name).symlink_to(pictures / name)
-    for folder in PRETRAIN.findall(page.read_text(encoding="utf-8")):
-        shutil.copytree(trained, tmp_path / folder[0])
+    for folder in dict.fromkeys(found[0] for found in PRETRAIN.findall(page.read_text(encoding="utf-8"))):
+        shutil.copytree(trained, tmp_path / folder)
     write_folders(tmp_path)
     for part, first in (("train", 0), ("test", 50)):
         write_masks(tmp_path / "cells" / part, 8, first=first)
