@@ -9,7 +9,7 @@ import pytest
 
 import nearfar
 from nearfar.core.errors import NearfarError
-from nearfar.experiments.compare import MethodComparison, Row, SeedStatistics, compare
+from nearfar.experiments.compare import MethodComparison, Row, SeedStatistics, _place, compare
 
 SHORT = {"steps": 2, "batch_size": 16, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 
@@ -61,6 +61,19 @@ def test_figures_are_of_the_images_now_given_and_not_of_an_earlier_call(compared
     alone = json.loads((out / "simclr-0.json").read_text())["method"]  # the same run, measured once
     for name in ("knn", "linear"):
         assert other.rows[0].figures[name].mean == alone[name] != found.rows[0].figures[name].mean
+
+
+@pytest.mark.parametrize(
+    "names, says", [([".DS_Store"], ""), (["simclr-0", "notes.txt"], ""), (["x.py"], "x.py")]
+)
+def test_what_a_comparison_goes_into(tmp_path, names, says):
+    for name in names:
+        (tmp_path / name).touch()
+    if not says:
+        assert _place(tmp_path) == tmp_path
+    else:
+        with pytest.raises(NearfarError, match=f"holds '{says}'"):
+            _place(tmp_path)
 
 
 def test_a_folder_that_holds_anything_else_is_refused(compared, tmp_path):

@@ -248,15 +248,16 @@ def compare(
 
 
 def _place(out: str | Path) -> Path:
-    """Name the folder; refuse one that holds anything but a comparison."""
+    """Name the folder; refuse one that holds other things and no comparison."""
     folder = Path(out)
     check_folder_name(folder)
     runs = "|".join(map(re.escape, methods.METHODS))
-    ours = re.compile(rf"({runs})-\d+(\.json)?|compare\..*|\.lock|.*\.part")
-    names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
-    if other := next((name for name in names if not ours.fullmatch(name)), None):
+    ours = re.compile(rf"({runs})-\d+(\.json)?|compare\..*")
+    there = (item.name for item in folder.iterdir()) if folder.is_dir() else ()
+    names = sorted(name for name in there if not name.startswith("."))  # a file browser leaves such behind
+    if names and not any(map(ours.fullmatch, names)):
         raise NearfarError(
-            f"{folder} holds {other!r} and is not the folder of a comparison; name a new one with --out."
+            f"{folder} holds {names[0]!r} and is not the folder of a comparison; name a new one with --out."
         )
     return folder
 

@@ -153,7 +153,8 @@ def _place(out: str | Path) -> Path:
     """Name the folder; refuse one that holds anything but a sweep."""
     folder = Path(out)
     check_folder_name(folder)
-    others = [item.name for item in folder.iterdir() if item.name != ".lock"] if folder.is_dir() else []
+    there = (item.name for item in folder.iterdir()) if folder.is_dir() else ()
+    others = sorted(name for name in there if not name.startswith("."))
     if others and JOURNAL not in others:
         raise NearfarError(
             f"{folder} holds {others[0]!r} and is not the folder of a sweep; name a new one with --out."

@@ -5,6 +5,7 @@ Nothing is approximated and nothing is indexed: rows are compared by matrix prod
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,9 +99,10 @@ def top_k(
         raise NearfarError(f"{k} neighbours were requested among {most} other rows; ask for 1 to {most}.")
     queries, base = unit(queries), unit(base)
     if base.device.type == "cpu" and base.dtype == torch.float32 and len(queries) * len(base) >= MANY:
-        from .selection import nearest  # numba, which takes a second to import
+        with suppress(ImportError):  # without numba all goes on, if slower
+            from .selection import nearest  # here, since numba takes a second to import
 
-        return nearest(queries, base, k, exclude_self=exclude_self)
+            return nearest(queries, base, k, exclude_self=exclude_self)
     columns = base.T.contiguous()  # (d, n): products are quicker that way
     # A span of base rows holds k neighbours at least, so every merge below has enough to choose from.
     span = min(len(base), max(ROWS, k + 1))
