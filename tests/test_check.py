@@ -139,7 +139,14 @@ def measured(method: Slow) -> bool:
     def clock() -> float:
         return method.now
 
-    return gains_from_bfloat16(method, Feed(), torch.device("cpu"), clock=clock, cost=clock)  # type: ignore[arg-type]
+    how = {"native": True, "clock": clock, "cost": clock}
+    return gains_from_bfloat16(method, Feed(), torch.device("cpu"), **how)  # type: ignore[arg-type]
+
+
+def test_a_processor_without_bfloat16_is_not_measured() -> None:
+    method = Slow(0.2, 0.1)
+    assert not gains_from_bfloat16(method, Feed(), torch.device("cpu"), native=False)  # type: ignore[arg-type]
+    assert method.passes == 0
 
 
 def test_turns_that_differ_are_repeated_and_the_middle_decides(capsys: pytest.CaptureFixture[str]) -> None:

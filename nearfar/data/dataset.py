@@ -191,16 +191,19 @@ class FileDataset(Dataset):
 
     def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Read some images; a substitute stands in for a bad one, with its own sides."""
-        parts = list(map_in_order(self._decode, rows.tolist(), threads=self.threads, ahead=len(rows)))
-        sizes = np.array([part.size for part in parts], dtype=np.int64)
-        pixels = np.concatenate([part.reshape(-1) for part in parts])
-        pixels.flags.writeable = False
-        return RaggedImages(
-            pixels,
-            np.cumsum(sizes) - sizes,
-            np.array([part.shape[0] for part in parts], dtype=np.int32),
-            np.array([part.shape[1] for part in parts], dtype=np.int32),
-        )
+        shapes = np.zeros((len(rows), 2), dtype=np.int32)
+        block, used = np.empty(0, dtype=np.uint8), 0
+        # Few at a time, so that their memory is used again: fresh memory costs more than a copy.
+        decoded = map_in_order(self._decode, rows.tolist(), threads=self.threads, ahead=2 * self.threads)
+        for at, part in enumerate(decoded):
+            if used + part.size > block.size:
+                block.resize(used + part.size * (len(rows) - at), refcheck=False)  # the rest as large as this
+            block[used : used + part.size] = part.reshape(-1)
+            shapes[at], used = part.shape[:2], used + part.size
+        block.resize(used, refcheck=False)
+        block.flags.writeable = False
+        sizes = 3 * shapes.prod(axis=1, dtype=np.int64)
+        return RaggedImages(block, np.cumsum(sizes) - sizes, *shapes.T.copy())
 
 
 class Subset(Dataset):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.errors import NearfarError
+from ..images.decode import DECODERS
 from ..images.value_range import Range
 from .dataset import ImageDataset, class_numbers, fingerprint
 from .names import taken
@@ -44,7 +45,7 @@ class ReadConfig:
 
     def name(self) -> str:
         """Name the collection after its images' stamps and how they are stored: same name, same pixels."""
-        how = f"{_VERSION}:{self.short_side}:{self.max_pixels}"
+        how = f"{_VERSION}:{DECODERS}:{self.short_side}:{self.max_pixels}"
         if self.value_range is not None:
             how += f":{self.value_range}"
         mark = hashlib.blake2b(how.encode(), digest_size=16)

@@ -17,19 +17,33 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image
 
 from ..core.errors import BadImage
-from . import deep_colour
+from . import deep_colour, jpeg
 from .colour_modes import has_unsaid_channel, to_rgb
 from .effort import check_effort
 from .files import open_file, read
 from .header import identify, mode_of, quiet, reason
 from .value_range import Range, Seen, is_deep, see_image
 
-__all__ = ["Picture", "Pixels", "decode", "picture", "read", "reduced", "remarks", "see", "shrink"]
+__all__ = [
+    "DECODERS",
+    "Picture",
+    "Pixels",
+    "decode",
+    "picture",
+    "read",
+    "reduced",
+    "remarks",
+    "see",
+    "shrink",
+]
 
 Pixels = npt.NDArray[np.uint8]
+
+DECODERS = f"Pillow {PIL.__version__} {jpeg.VERSION}".strip()  # another version may round otherwise
 
 _LARGE_PIXELS = 1 << 24
 _large = threading.Lock()  # held while a larger image is decoded, so that only one is in memory at a time
@@ -179,25 +193,35 @@ _TURNS = {
 }
 
 
-def _load(image: Any, again: Any, short_side: int | None, exact: bool, value_range: Range | None) -> Pixels:
+def _load(
+    image: Any, data: bytes, again: Any, short_side: int | None, exact: bool, value_range: Range | None
+) -> Pixels:
     """Decode, convert, reduce and turn upright; see `decode` for `exact`, `deep_colour` for `again`."""
-    deep = None
     target = reduced(image.width, image.height, short_side)
-    if target != image.size and image.format in ("JPEG", "MPO"):
+    drafted = target != image.size and image.format in ("JPEG", "MPO")
+    if drafted:
         # The decoder itself halves while it can; twice the target is left for a proper last step.
         room = 2 if exact else 1
         image.draft(None, (room * target[0], room * target[1]))
-        image.load()
-    else:
+    pixels = jpeg.decode(image, data)
+    deep: Any = None
+    if pixels is None:
         if again is not None:
             deep = deep_colour.transparent(deep_colour.halves(image, again), image)
         image.load()
-        target = reduced(image.width, image.height, short_side)  # again: loading a TIFF may turn it
+        if not drafted:
+            target = reduced(image.width, image.height, short_side)  # again: loading a TIFF may turn it
     turn = None
     with suppress(Exception):  # a broken EXIF block does not spoil the pixels
         turn = _TURNS.get(image.getexif().get(0x0112, 1))
-    upright = to_rgb(image, value_range) if deep is None else deep_colour.to_rgb(deep, value_range)
-    if target != upright.size and (exact or upright.width > 2 * target[0]):
+    reduces = target != image.size and (exact or image.width > 2 * target[0])
+    if pixels is not None:
+        if turn is None and not reduces:
+            return pixels
+        upright = Image.fromarray(pixels)
+    else:
+        upright = to_rgb(image, value_range) if deep is None else deep_colour.to_rgb(deep, value_range)
+    if reduces:
         upright = upright.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
     if turn is not None:
         upright = upright.transpose(turn)
@@ -233,7 +257,7 @@ def picture(
         alone = _large if width * height > _LARGE_PIXELS else nullcontext()
         try:
             with alone:
-                pixels = _load(image, again, short_side, exact, value_range)
+                pixels = _load(image, data, again, short_side, exact, value_range)
         except BadImage:
             raise
         except Exception as error:  # decoders raise anything on hostile bytes; one image, one reason

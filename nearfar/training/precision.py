@@ -1,4 +1,4 @@
-"""Measures whether bfloat16 is faster than float32 here, in a few seconds at most."""
+"""Finds out whether bfloat16 is faster than float32 here, in a few seconds at most."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from ..core import distributed, progress
+from ..core.device import multiplies_bfloat16
 from ..core.errors import NearfarError
 from ..core.memory import keep_freed_memory
 from ..core.text import counted
@@ -31,6 +32,7 @@ def gains_from_bfloat16(
     *,
     noun: str = "images",
     seconds: float = SECONDS,
+    native: bool | None = None,
     clock: Callable[[], float] = time.perf_counter,
     cost: Callable[[], float] = time.thread_time,
 ) -> bool:
@@ -38,7 +40,8 @@ def gains_from_bfloat16(
 
     Both take turns, and the middle of the turns decides; where turns differ, further ones are taken. What
     counts is the time of the processor, of one thread, which other programs do not lengthen. Two images are
-    measured first; only a network that is quick on them is measured on more.
+    measured first; only a network that is quick on them is measured on more. A CPU without instructions for
+    bfloat16 is not measured: torch then turns every number into float32 and back.
 
     Args:
         method: on its device; its weights stay what they are.
@@ -46,6 +49,7 @@ def gains_from_bfloat16(
         device: where the method is.
         noun: what several examples are called.
         seconds: that it takes at most, apart from a pass that has begun.
+        native: whether the CPU has instructions for bfloat16; None: as it is here.
         clock: tells the seconds that pass.
         cost: tells the seconds that this thread has computed.
 
@@ -56,6 +60,9 @@ def gains_from_bfloat16(
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if device.type != "cpu":
+        return False
+    if not distributed.same(multiplies_bfloat16() if native is None else native):
+        progress.say("float32: this processor has no instructions for bfloat16.")
         return False
     keep_freed_memory()  # as in training
     weights = {name: value.clone() for name, value in method.state_dict().items()}
