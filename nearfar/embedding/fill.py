@@ -338,7 +338,7 @@ class _Job:
         if prune and self.gone:
             self.store.delete(ids=list(self.gone))
         if self.pieces >= PIECES:
-            self.store.compact()
+            self.store.compact(spare=True)
         return Filled(
             self.store.address,
             len(self.store),

@@ -298,7 +298,7 @@ def _into_store(found: _Parts, address: str | Path) -> int:
             elif len(kept):
                 store.upsert(kept)
     if written:
-        store.compact()
+        store.compact(spare=True)
     return written
 
 

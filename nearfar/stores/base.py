@@ -264,8 +264,12 @@ class VectorStore(Protocol):
             How many there were.
         """
 
-    def compact(self) -> None:
-        """Put what was written in pieces together, and reclaim the space of deleted rows."""
+    def compact(self, spare: bool = False) -> None:
+        """Put what was written in pieces together, and reclaim the space of deleted rows and old versions.
+
+        Args:
+            spare: leave the versions of the last hour, which others may be reading.
+        """
 
     def nearest(
         self, queries: Vectors, k: int, where: str | None = None, exact: bool | None = None

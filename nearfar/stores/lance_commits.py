@@ -84,9 +84,25 @@ def tidy(table: Any, folder: Path | None, address: str) -> None:
     with contextlib.suppress(NearfarError, OSError, RuntimeError, ValueError):
         found = table.stats()
         if found["fragment_stats"]["num_small_fragments"] >= max(_TIDY, found["num_rows"] // 1000):
-            times = sorted(item["timestamp"] for item in table.list_versions())
-            age = datetime.now(times[0].tzinfo) - times[-min(_READABLE, len(times))]
-            kept = max(age, timedelta(0))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # readers go on with the newest version
-                commit(lambda: table.optimize(cleanup_older_than=kept), table, folder, address)
+            put_together(table, folder, address)
+
+
+def put_together(table: Any, folder: Path | None, address: str, kept: timedelta | None = None) -> None:
+    """Put pieces together, and remove what only old versions need.
+
+    Args:
+        table: LanceDB's.
+        folder: of the store, if it is in one.
+        address: what errors call the store.
+        kept: how long old versions stay; None keeps the newest few, whatever their age.
+
+    Raises:
+        NearfarError: the table cannot be written.
+    """
+    if kept is None:
+        times = sorted(item["timestamp"] for item in table.list_versions())
+        age = datetime.now(times[0].tzinfo) - times[-min(_READABLE, len(times))]
+        kept = max(age, timedelta(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # readers go on with the newest version
+        commit(lambda: table.optimize(cleanup_older_than=kept), table, folder, address)

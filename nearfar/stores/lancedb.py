@@ -18,11 +18,11 @@ from ..core.errors import NearfarError
 from ..core.locks import hold
 from ..core.redact import redact
 from ..core.shapes import loads
-from . import conditions, schema
+from . import conditions, lance_sql, schema
 from .base import StoreInfo, Value, Vectors, check_room
 from .index import Index
 from .known_ids import KnownIds
-from .lance_commits import GONE, READS, commit, reason, tidy
+from .lance_commits import GONE, READS, commit, put_together, reason, tidy
 
 TABLE = "images"
 _BATCH = 16_384  # rows read at a time, where all are
@@ -32,13 +32,6 @@ _PRIMARY = {"lance-schema:unenforced-primary-key:position": "1"}  # two inserts 
 _WRITING = "writing.lock"
 _NOTES = b"nearfar"  # the key of a column's metadata that holds its notes
 T = TypeVar("T")
-
-
-def _text(value: conditions.Literal) -> str:
-    """Write a value in LanceDB's SQL, which binds none."""
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 class LanceStore:
@@ -221,7 +214,7 @@ class LanceStore:
             # LanceDB compares whole numbers with whole numbers only.
             return f"cast(`{column}` as double)" if columns[column] == "number" else f"`{column}`"
 
-        return conditions.to_sql(conditions.parse(where, columns), name, _text)
+        return conditions.to_sql(conditions.parse(where, columns), name, lance_sql.literal)
 
     def _read(
         self, columns: list[str], where: str | None, ids: Sequence[str] | None, strict: bool = True
@@ -229,7 +222,7 @@ class LanceStore:
         """Read some rows of one version, in order."""
         filters = [self._filter(where)] if where is not None else []
         if ids is not None and len(ids) <= _NAMED:
-            filters.append(f"id in ({', '.join(map(_text, ids))})" if ids else "false")
+            filters.append(lance_sql.among(ids))
         for left in reversed(range(READS)):
             try:
                 query = self._table.search().select(columns)
@@ -322,13 +315,17 @@ class LanceStore:
         kinds = schema.check_updates(values, columns, fixed)
         self._add({name: kind for name, kind in kinds.items() if name not in columns})
         ids = list(next(iter(values.values()), {}))
-        if ids:
+        if not ids:
+            return
+        if (few := lance_sql.assignments(ids, values, kinds)) is not None:
+            self._commit(lambda: self._table.update(where=lance_sql.among(ids), values_sql=few))
+        else:
             made = {"id": ids} | {
                 name: pa.array([some[one] for one in ids], schema.arrow_type(name, kinds[name], fixed))
                 for name, some in values.items()
             }
             self._commit(lambda: self._merge(self._typed(pa.table(made)), True, False))
-            tidy(self._table, self.folder, self.address)
+        tidy(self._table, self.folder, self.address)
 
     def notes(self, column: str) -> dict[str, Any]:
         """Read what was noted about a column."""
@@ -373,14 +370,14 @@ class LanceStore:
             lists = [ids[low : low + _NAMED] for low in range(0, len(ids), _NAMED)]
         count = 0
         for some in lists:
-            named = [f"id in ({', '.join(map(_text, some))})"] if some is not None else []
+            named = [lance_sql.among(some)] if some is not None else []
             text = " and ".join([*filters, *named])
             count += int(self._commit(partial(self._table.delete, text)).num_deleted_rows)
         return count
 
-    def compact(self) -> None:
+    def compact(self, spare: bool = False) -> None:
         """Put pieces together, and reclaim the space of deleted rows and old versions."""
-        self._commit(lambda: self._table.optimize(cleanup_older_than=_KEPT))
+        put_together(self._table, self.folder, self.address, _KEPT if spare else None)
 
     def _commit(self, work: Callable[[], T]) -> T:
         """Do work that commits, as `commit` does."""

@@ -7,7 +7,7 @@ bound, and every name of a column is checked and quoted; no text of a user becom
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -176,7 +176,7 @@ class PostgresStore:
             values[f"v{len(values)}"] = value
             return f":v{len(values) - 1}"
 
-        parts = [] if ids is None else [f"id = any(cast({bound(list(ids))} as text[]))"]
+        parts = [] if ids is None else [f"id = any(cast({bound(_texts(ids))} as text[]))"]
         if where is not None:
             parts.append(conditions.to_sql(conditions.parse(where, known), name, bound))
         return (f"where {' and '.join(parts)}" if parts else ""), values
@@ -204,9 +204,8 @@ class PostgresStore:
         for at, (name, kind) in enumerate(kinds.items()):
             type_ = _type(name, kind, self.info.fixed) if kind else "bytea" if name == "thumbnail" else "text"
             lists.append(f"cast(:c{at} as {type_}[])" + ("::vector[]" if name == "vector" else ""))
-            given[f"c{at}"] = (
-                new[name].to_pylist() if name != "vector" else _written(new[name], self.info.dim)
-            )
+            values = new[name].to_pylist() if name != "vector" else _written(new[name], self.info.dim)
+            given[f"c{at}"] = _texts(values) if type_ == "text" else values
         listed = ", ".join(f'"{name}"' for name in kinds)
         updates = ", ".join(f'"{name}" = excluded."{name}"' for name in kinds if name != "id")
         with self._server.transaction() as connection:
@@ -241,8 +240,10 @@ class PostgresStore:
                     f'update {self._table} t set "{column}" = n.value from unnest(cast(:ids as text[]), '
                     f"cast(:given as {_type(column, kind, self.info.fixed)}[])) n(id, value) "
                     "where t.id = n.id",
-                    ids=list(some),
-                    given=[float(v) if kind == "number" and v is not None else v for v in some.values()],
+                    ids=_texts(some),
+                    given=_texts(str(v) if v is not None else None for v in some.values())
+                    if kind == "text"
+                    else [float(v) if kind == "number" and v is not None else v for v in some.values()],
                 )
 
     def notes(self, column: str) -> dict[str, Any]:
@@ -283,7 +284,7 @@ class PostgresStore:
             connection.run(f"delete from {self._table} {text}", **values)
             return int(connection.row_count)
 
-    def compact(self) -> None:
+    def compact(self, spare: bool = False) -> None:
         """Reclaim the space of deleted rows."""
         self._server.vacuum(self._table)
 
@@ -341,6 +342,13 @@ class PostgresStore:
         hits = [len({*t} & {*f} - {ids[at]}) for t, f, at in zip(truth, found, sample, strict=True)]
         recall = sum(hits) / max(1, sum(len({*t} - {ids[at]}) for t, at in zip(truth, sample, strict=True)))
         progress.say(f"the index finds {recall:.1%} of the {_ASKED} nearest rows of a sample.")
+
+
+def _texts(values: Iterable[str | None]) -> str:
+    """Write an array of texts; pg8000 leaves a text such as "null" without quotes, which then is none."""
+    escaped = str.maketrans({"\\": r"\\", '"': r"\""})
+    written = ("null" if value is None else f'"{value.translate(escaped)}"' for value in values)
+    return f"{{{','.join(written)}}}"
 
 
 def _text(vector: Vectors) -> str:
