@@ -70,6 +70,19 @@ def test_views_that_an_untrained_network_tells_apart_are_too_easy() -> None:
     assert found is not None and found.name == "views too easy"
 
 
+def test_without_holdout_images_the_others_tell_how_hard_the_views_are() -> None:
+    def held_none(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{name: value for name, value in line.items() if name != "partner_holdout"} for line in lines]
+
+    names = []
+    for first, shares in ((0.99, (0.1, 0.2)), (0.01, (0.03, 0.03)), (0.04, (0.1, 0.4))):
+        last = {"partner_trained": 0.002} if first == 0.01 else {"partner_trained": 0.9}
+        found = judge(held_none([{**START, "partner_trained": first}, *course(*shares, **last)[1:]]))
+        names.append(found and found.name)
+    # What was learnt by heart shows only beside images that were not learnt from.
+    assert names == ["views too easy", "views too hard", "healthy"]
+
+
 def test_few_images_have_to_show_more_than_chance_does() -> None:
     many, few = ([{**line, "images": images} for line in course(0.03, 0.055)] for images in (1024, 256))
     assert [found and found.name for found in map(judge, (many, few))] == ["healthy", "not learning"]

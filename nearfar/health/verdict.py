@@ -172,12 +172,13 @@ def _hard(start: Line, now: Line, expects: Expects) -> Verdict | None:
     chance = now.get("partner_chance", 0.0)
     few = max(HARD, chance + ERRORS * math.sqrt(chance / now.get("partners", 1)))
     # What a network forgot in training, the views are not to blame for.
-    if max(check.get("partner_holdout", 1.0) for check in (start, now)) > few or _learnt(start, now, expects):
+    (before, _), (after, images) = (_partners(check, 1.0) for check in (start, now))
+    if max(before, after) > few or _learnt(start, now, expects):
         return None
     return Verdict(
         "views too hard",
-        f"among holdout images it finds {now['partner_holdout']:.1%} of the partners and the untrained "
-        f"network {start['partner_holdout']:.1%}, no more than by chance",
+        f"among {images} it finds {after:.1%} of the partners and the untrained network {before:.1%}, no "
+        f"more than by chance",
         "raise --crop-min and lower --jitter and the strengths of colour, or raise --temperature",
     )
 
@@ -202,13 +203,21 @@ def _unchanged(start: Line, now: Line, expects: Expects) -> Verdict | None:
 
 
 def _easy(start: Line, now: Line, expects: Expects) -> Verdict | None:
-    if start.get("partner_holdout", 0.0) < EASY:
+    found, _ = _partners(start, 0.0)
+    if found < EASY:
         return None
     return Verdict(
         "views too easy",
-        f"even the untrained network finds {start['partner_holdout']:.0%} of the partners",
+        f"even the untrained network finds {found:.0%} of the partners",
         "lower --crop-min and raise --jitter and the strengths of colour",
     )
+
+
+def _partners(line: Line, default: float) -> tuple[float, str]:
+    """Read how many partners are found under the run's own views, and among which images."""
+    if "partner_holdout" in line:
+        return line["partner_holdout"], "holdout images"
+    return line.get("partner_trained", default), "training images"
 
 
 def _over_fitting(start: Line, now: Line, expects: Expects) -> Verdict | None:
@@ -218,7 +227,8 @@ def _over_fitting(start: Line, now: Line, expects: Expects) -> Verdict | None:
         held = looked.get("held", trained)
         what = f"its {_words(expects.task)} is {trained:.0%} on"
     else:
-        trained, held = now.get("partner_trained", 0.0), now.get("partner_holdout", 0.0)
+        trained = now.get("partner_trained", 0.0)
+        held = now.get("partner_holdout", trained)
         count = now.get("partners", now["images"])
         what = f"it finds {trained:.0%} of the partners among"
     told = f"{what} training images, and {held:.0%} {what.split()[-1]} holdout images"

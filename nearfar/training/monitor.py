@@ -147,23 +147,17 @@ class HealthMonitor:
             figures["task"] = self._groups(f)
         elif self.expects.task and step:
             figures["task"] = self._task()
+        parts = {"partner_trained": job.dataset}
         if self.held is not None:
-            # As many of both: among more, a partner is harder to find. Of few images, more views.
-            pairs = min(some // PAIRS, len(self.held), len(job.dataset))
-            turns = math.ceil((some // PAIRS) / pairs)
-            for name, part in (("partner_holdout", self.held), ("partner_trained", job.dataset)):
-                figures[name] = partner_found(
-                    f,
-                    preprocess,
-                    part,
-                    (first, second),
-                    seed=seed,
-                    device=job.device,
-                    sample=pairs,
-                    turns=turns,
-                )
-            figures["partners"] = 2 * pairs * turns  # views whose partner was looked for,
-            figures["partner_chance"] = 1 / (2 * pairs - 1)  # among so many others
+            parts["partner_holdout"] = self.held
+        # As many of both: among more, a partner is harder to find. Of few images, more views.
+        pairs = min(some // PAIRS, *map(len, parts.values()))
+        turns = math.ceil((some // PAIRS) / pairs)
+        for name, part in parts.items():
+            how: dict[str, Any] = {"seed": seed, "device": job.device, "sample": pairs, "turns": turns}
+            figures[name] = partner_found(f, preprocess, part, (first, second), **how)
+        figures["partners"] = 2 * pairs * turns  # views whose partner was looked for,
+        figures["partner_chance"] = 1 / (2 * pairs - 1)  # among so many others
         return figures
 
     def _task(self) -> dict[str, Any]:
