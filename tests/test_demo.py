@@ -11,6 +11,7 @@ from PIL import Image
 
 from nearfar.core.errors import BadImage, NearfarError
 from nearfar.demo import drawings, gallery
+from nearfar.demo.demo import demo as run_demo
 from nearfar.images import decode
 
 
@@ -97,14 +98,28 @@ def test_written_once_and_only_over_our_own(written: tuple[Path, dict[str, Any]]
     assert {path: path.stat().st_mtime_ns for path in (folder / "photos").iterdir()} == before
     with pytest.raises(NearfarError, match="another demo"):
         gallery.write(folder, seed=1, photos=8, train=3, test=2)
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(NearfarError, match="are not the demo's"):
-        gallery.write(tmp_path, photos=8, train=3, test=2)
+    for name in ("photos", "notes.txt", "pictures.png"):
+        place = tmp_path / name
+        place.mkdir()
+        (place / name).touch()
+        for start in (lambda at: gallery.write(at, photos=8, train=3, test=2), lambda at: run_demo(out=at)):
+            with pytest.raises(NearfarError, match=f"holds '{name}' and is not the folder of a demo"):
+                start(place)
+        assert [item.name for item in place.iterdir()] == [name]
+    with pytest.raises(NearfarError, match="notes.txt is no folder"):
+        run_demo(out=tmp_path / "notes.txt" / "notes.txt" / "demo")
+    with pytest.raises(NearfarError, match="--minutes is nan"):
+        run_demo(out=tmp_path / "new", minutes=float("nan"))
+
+
+def test_a_demo_that_ended_while_it_drew_goes_on(tmp_path: Path) -> None:
+    (tmp_path / ".drawing" / "photos").mkdir(parents=True)
+    (tmp_path / "pictures.png").touch()
+    assert gallery.write(tmp_path, photos=8, train=1, test=1)["seed"] == 0
 
 
 @pytest.mark.slow
 def test_the_demo_runs_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nearfar.demo.demo import demo as run_demo
 
     monkeypatch.setattr(gallery, "write", lambda folder, seed: WRITE(folder, seed, 4, 8, 4))
     result = run_demo(out=tmp_path / "d", minutes=0.02)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 import nearfar
+from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 
 
@@ -91,3 +94,38 @@ def test_adopt_refuses_a_place_before_weights_are_fetched(tmp_path: Path) -> Non
     with pytest.raises(NearfarError, match=r"0\.png is no folder"):
         nearfar.adopt("timm:there-is-none", out=data / "0.png")
     assert len(os.listdir(data)) == 8
+
+
+@pytest.mark.parametrize(("to", "bank"), [("onnx", None), ("torch", None), ("onnx", "bank.safetensors")])
+def test_export_refuses_a_place_before_anything_is_loaded(to: str, bank: str | None, tmp_path: Path) -> None:
+    data = photos(tmp_path / "photos")
+    for out, told in ((data, "already exists"), (data / "0.png" / "a", r"0\.png is no folder")):
+        with pytest.raises(NearfarError, match=told):
+            nearfar.export(tmp_path / "no-run", to=to, bank=bank, out=out)
+    assert len(os.listdir(data)) == 8
+
+
+def test_finetune_refuses_a_place_before_the_encoder_is_loaded(tmp_path: Path) -> None:
+    data = photos(tmp_path / "photos")
+    with pytest.raises(NearfarError, match=r"0\.png is no folder"):
+        nearfar.finetune(tmp_path / "no-run", train=data, out=data / "0.png")
+
+
+def test_weights_that_cannot_be_fetched_are_told_at_once_with_one_try(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """No server stands at the port, and the cache of the hub's library is empty."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("a second try"))
+    assert main(["adopt", "timm:resnet18", "--out", str(tmp_path / "a")]) == 2
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and f"{address} does not answer" in told and "check the network" in told
+    assert constants.HF_HUB_OFFLINE is False and not (tmp_path / "a").exists()

@@ -64,7 +64,7 @@ def _tables() -> dict[str, str]:
     """Write the help of the parameters whose values are the names of a table."""
     known = ", ".join(methods.METHODS)
     return {
-        "methods": f"two or more of {known}",
+        "methods": f"one or more of {known}",
         "method": f"self-supervised method: auto (simclr; for captions siglip or clip), {known}",
         "recipe": f"preset of settings: auto, {', '.join(recipes.RECIPES)}; explicit flags override it",
     }

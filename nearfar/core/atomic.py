@@ -81,6 +81,20 @@ def check_place(path: Path) -> None:
         )
 
 
+def check_new_folder(path: Path) -> None:
+    """Refuse a folder that is there already or cannot be made, before the work that is to fill it.
+
+    Args:
+        path: of the folder.
+
+    Raises:
+        NearfarError: something has its name, or the folder above it is read-only or is a file.
+    """
+    if os.path.lexists(path):
+        raise NearfarError(f"--out {path} already exists; name a new folder.")
+    check_place(path)
+
+
 def check_folder_name(path: Path) -> None:
     """Refuse a folder whose name is no UTF-8 text, before the work that is to fill it.
 

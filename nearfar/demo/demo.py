@@ -13,6 +13,7 @@ What is written, all under one folder:
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 from ..core import progress
+from ..core.atomic import check_folder_name, check_place
 from ..core.errors import NearfarError
 from ..embedding.embed import Embeddings, embed
 from ..evaluation.evaluate import evaluate
@@ -104,6 +106,10 @@ def demo(*, out: str | Path = "demo", seed: int = 0, minutes: float = MINUTES) -
     """
     started = time.monotonic()
     folder = Path(out)
+    check_folder_name(folder)
+    check_place(folder / "answers.json")
+    if not 0 < minutes < math.inf:
+        raise NearfarError(f"--minutes is {minutes:g}; give a number above zero.")
     folder.mkdir(parents=True, exist_ok=True)
     photos, train, test = folder / "photos", folder / "labelled" / "train", folder / "labelled" / "test"
     run, vectors = folder / "run", folder / "photos.parquet"

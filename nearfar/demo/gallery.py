@@ -164,7 +164,7 @@ def write(
         and the broken ones with what is wrong with each; all by their names in photos/.
 
     Raises:
-        NearfarError: the folder holds pictures that are not this demo's.
+        NearfarError: the folder holds other files than this demo's.
     """
     wanted = {"seed": seed, "each": [photos, train, test]}
     answers = folder / "answers.json"
@@ -177,10 +177,14 @@ def write(
             )
         if all(part.exists() for part in parts):
             return found
-    elif any(part.exists() for part in parts):
-        raise NearfarError(
-            f"{folder} holds pictures that are not the demo's; choose a new folder with --out."
-        )
+    else:
+        ours = {"pictures.png"} if (folder / ".drawing").is_dir() else set()  # it ended while it drew
+        there = (item.name for item in folder.iterdir()) if folder.is_dir() else ()
+        names = sorted(name for name in there if not name.startswith(".") and name not in ours)
+        if names:
+            raise NearfarError(
+                f"{folder} holds {names[0]!r} and is not the folder of a demo; choose a new one with --out."
+            )
 
     # Drawn aside and put in place by renaming, so that what stands there is always whole.
     aside = folder / ".drawing"

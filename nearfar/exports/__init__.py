@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.atomic import says_full
+from ..core.atomic import check_new_folder, says_full
 from ..core.errors import NearfarError
 from ..data.modalities import IMAGES
 from ..training.run import Run, load
@@ -120,18 +120,19 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
         NearfarError: the encoder is of no images, the other tool is not installed or cannot hold it, the
             folder exists, or the vectors differ.
     """
+    if out is not None:
+        check_new_folder(Path(out))  # before anything is loaded
     opened, form = load(run), FORMATS[to]
     if opened.preprocess.modality != IMAGES:
         raise NearfarError(
             f"{opened.name} encodes {opened.preprocess.modality}, and --to {to} takes encoders of images; "
             "use its encoder.safetensors."
         )
-    form.needs(opened)
-    head = tuned.opened(opened) if to in tuned.FILES and tuned.is_tuned(opened) else None
     name = opened.path.name if opened.path else opened.name.replace(":", "-").replace("/", "-")
     folder = Path(out) if out is not None else Path(f"{name}-{to}")
-    if folder.exists():
-        raise NearfarError(f"--out {folder} already exists; name a new folder.")
+    check_new_folder(folder)
+    form.needs(opened)
+    head = tuned.opened(opened) if to in tuned.FILES and tuned.is_tuned(opened) else None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

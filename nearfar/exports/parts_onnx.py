@@ -20,6 +20,7 @@ from ..analysis.padim import Padim
 from ..analysis.part_detector import HeldOut, PartDetector
 from ..analysis.spade import Spade
 from ..analysis.whitened import Whitened
+from ..core.atomic import check_new_folder
 from ..core.errors import NearfarError
 from ..data.in_memory import open_in_memory
 from ..training.run import Run, load
@@ -89,9 +90,12 @@ def export_parts(run: Run | str | Path, bank: str | Path, out: str | Path | None
     """
     from . import ExportedEncoder
 
-    opened, path = load(run), Path(bank)
-    onnx.needs(opened)
+    path = Path(bank)
+    folder = Path(out) if out is not None else Path(f"{path.stem}-onnx")
+    check_new_folder(folder)  # before anything is loaded
     bank_file.check_name(path)
+    opened = load(run)
+    onnx.needs(opened)
     detector, held = bank_file.load(path, opened.encoder, opened.preprocess)
     if isinstance(detector.detector, Spade):
         raise NearfarError(
@@ -100,9 +104,6 @@ def export_parts(run: Run | str | Path, bank: str | Path, out: str | Path | None
         )
     if detector.preprocess.value_range is not None:
         raise NearfarError(f"the bank {path} is of pictures of more than 8 bits, and the graph takes uint8.")
-    folder = Path(out) if out is not None else Path(f"{path.stem}-onnx")
-    if folder.exists():
-        raise NearfarError(f"--out {folder} already exists; name a new folder.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

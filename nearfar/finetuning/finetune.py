@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import finetuning as tasks
 from ..core import progress
-from ..core.atomic import check_folder_name
+from ..core.atomic import check_folder_name, check_place
 from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
@@ -83,6 +83,9 @@ def finetune(
     """
     kind = tasks.task_class(task)
     tuning, own = _settings(task, settings)
+    folder = Path(out)
+    check_folder_name(folder)
+    check_place(folder / "config.json")  # before weights are fetched
     started = load(run)
     side = started.preprocess.modality
     if kind.modalities is not None and side not in kind.modalities:
@@ -90,8 +93,6 @@ def finetune(
             f"--task {task} is for {' or '.join(kind.modalities)}, and {started.name} for {side}."
         )
     train, test = _parts(train, test)
-    folder = Path(out)
-    check_folder_name(folder)
     for data in (train, test):  # before the folder is made, which would else stand among what is there
         if isinstance(data, str) and not Path(data).exists():
             open_data(data, expected=side)

@@ -222,7 +222,10 @@ def from_timm(
         raise NearfarError(
             f"there are no pretrained weights for {name!r}; leave --weights out or give a .safetensors file."
         )
-    with fetching(name) if pretrained else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if pretrained:
+            stack.enter_context(fetching(name))
+            stack.enter_context(hub_once())
         make = functools.partial(timm.create_model, name, pretrained=pretrained, num_classes=0, **args or {})
         for options in ({"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}):
             try:
@@ -231,6 +234,35 @@ def from_timm(
             except TypeError:  # it is built for no side, or takes images of any side as it is
                 continue
     return net, int(getattr(net, "head_hidden_size", net.num_features))
+
+
+@contextlib.contextmanager
+def hub_once() -> Iterator[None]:
+    """Ask once if the Hugging Face hub answers; where it does not, take what its cache holds, or nothing.
+
+    Its library would try six times for each file, over half a minute, and tell every try.
+
+    Raises:
+        OSError: it does not answer, and its cache lacks what was wanted.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    offline, why = constants.HF_HUB_OFFLINE, ""
+    if not offline:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=10)
+        except Exception as error:
+            why = f"{constants.ENDPOINT} does not answer: {error}"
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    except LocalEntryNotFoundError:
+        if not why:
+            raise
+        raise OSError(why) from None
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 @contextlib.contextmanager
