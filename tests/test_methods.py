@@ -176,7 +176,7 @@ def test_two_processes_give_the_gradient_of_one():
 
 
 @pytest.mark.parametrize(
-    "processes_of", [processes.two, pytest.param(processes.four, marks=pytest.mark.slow)]
+    "processes_of", [processes.two, pytest.param(processes.four, marks=pytest.mark.long)]
 )
 def test_processes_that_share_weights_learn_as_one(processes_of):
     """Gradients of the first step; then what a save holds. Muon's steps are rounded to bfloat16."""
