@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import sys
 import tarfile
 import threading
 import time
@@ -23,6 +24,7 @@ from nearfar.data import hubs
 from nearfar.data import source as kinds
 from nearfar.data.inspection import inspect
 from nearfar.data.labels import from_list
+from nearfar.data.names import Names
 from nearfar.data.source import Source
 from nearfar.data.sources import open_source
 from nearfar.images import decode
@@ -182,6 +184,27 @@ class _Slow(Source):
     def stamp(self, index: int) -> str:
         time.sleep(0.001 * (-index % 4))
         return f"{index}:{threading.current_thread() is threading.main_thread()}"
+
+
+def test_very_many_files_are_looked_up_as_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = ["a.png", "ü.png", "caf\udce9.png", "gone.png", "a.png\0b", "x" * 5000, "a.png/"]
+    odd.append(str(tmp_path / "ü.png"))
+    for number, name in enumerate(odd[:3]):
+        (tmp_path / name).write_bytes(b"x" * (number + 1))
+        os.utime(tmp_path / name, ns=(0, -1_500_000_001 + 10**18 * number))  # also before 1970
+    (tmp_path / "link.png").symlink_to("a.png")
+    names = [*odd, "link.png", "../" + tmp_path.name + "/a.png"]
+    source = kinds.FileSource("names", tuple(names), None, tmp_path, Names.of(names))
+    alone = [source.stamp(row) for row in range(len(names))]
+    assert len({*alone}) == 4 and alone.count("missing") == 4
+    monkeypatch.setattr("nearfar.data.source._MANY", 1)
+    assert source.stamp_rows(range(len(names))) == alone
+    assert source.stamp_rows(range(2, 5)) == alone[2:5]
+    if sys.platform == "linux":  # where it is not Python that answers
+        from nearfar.data.file_stats import sizes_and_times
+
+        found = sizes_and_times(tmp_path, Names.of(names), range(len(names)))
+        assert found is not None and [*found[0][:3]] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("slow", [0.0, 1e9])
