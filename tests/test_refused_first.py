@@ -49,6 +49,12 @@ def photos(folder: Path, count: int = 8) -> Path:
         (nearfar.classes, {"examples": "photos", "reject": 2.0}, "--reject is 2"),
         (nearfar.classes, {"examples": "photos", "templates": ["a photo"]}, "'a photo' has no {}"),
         (nearfar.classes, {"names": "nothing.txt"}, "nothing.txt"),
+        (nearfar.classes, {"names": "nothing.txt", "reject": 0.2}, "--reject needs --examples"),
+        (nearfar.classes, {"examples": "photos", "templates": ["a {}"]}, "--templates are for --names"),
+        (nearfar.clusters, {"method": "hdbscan", "n_clusters": 3}, "--n-clusters is for kmeans and temi"),
+        (nearfar.clusters, {"min_cluster_size": 5}, "--min-cluster-size is for --method hdbscan"),
+        (nearfar.anomalies, {"method": "forest", "k": 3}, "--k is for --method knn"),
+        (nearfar.anomalies, {"parts": True, "k": 3}, "--k is for whole images"),
         (nearfar.classes, {"names": "names.txt", "propagate": True}, "--propagate needs --examples"),
     ],
 )

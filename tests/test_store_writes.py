@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from small_store import INFO, draw, table
 
+from nearfar.core.errors import NearfarError
 from nearfar.core.locks import hold
 from nearfar.stores import VectorStore, open_store
 
@@ -102,3 +103,17 @@ def test_a_kill_within_a_write_leaves_whole_writes_and_no_lock(tmp_path: Path) -
         pass
     store.upsert(table(["0 0", "new"], draw(2, seed=9)))
     assert len(contents(store)) % 50 == 1
+
+
+def test_a_damaged_old_version_stops_no_label_and_is_told_when_compacting(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s.nf", INFO)
+    store.upsert(table(["a", "b"]))
+    for label in "xyz":
+        store.update("label", {"a": label})
+    oldest = max((tmp_path / "s.nf" / "images.lance" / "_versions").glob("*.manifest"))  # they count down
+    oldest.write_bytes(oldest.read_bytes()[:40])
+    for number in range(12):
+        store.update("label", {"b": f"{number}"})
+    assert store.rows(["label"]).to_pydict() == {"label": ["z", "11"]}
+    with pytest.raises(NearfarError, match="s.nf cannot be written: .*corrupt file"):
+        store.compact()

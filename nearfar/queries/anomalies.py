@@ -94,6 +94,8 @@ def anomalies(
             raise NearfarError(
                 "--method and --save are for whole images; leave them out, or leave --parts out."
             )
+        if k is not None:
+            raise NearfarError("--k is for whole images; leave it out, or leave --parts out.")
         return find_parts(
             store,
             method=None if parts is True else str(parts),
@@ -116,7 +118,9 @@ def anomalies(
     for name, value in given.items():
         if value is not None:
             raise NearfarError(f"--{name} is for parts of images; add --parts.")
-    check_detection(method, k, fpr)  # both before a folder is embedded
+    check_detection(method, k, fpr)  # all before a folder is embedded
+    if k is not None and method in ("mahalanobis", "forest"):
+        raise NearfarError(f"--k is for --method knn; leave it out with --method {method}.")
     check_limit(limit)
     opened = open_for_query(store, out, run)
     check_save(opened, save, "number")

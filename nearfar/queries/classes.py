@@ -21,6 +21,8 @@ from ..training.run import Run
 from .listing import ACROSS, Listing
 from .store_access import StoreLike, check_save, none_there, open_for_query, run_of, write_result
 
+REJECT = 0.05  # unless the user says otherwise
+
 
 def classes(
     store: StoreLike,
@@ -29,7 +31,7 @@ def classes(
     names: str | Path | None = None,
     templates: Sequence[str] = TEMPLATES,
     propagate: bool = False,
-    reject: float = 0.05,
+    reject: float = REJECT,
     save: str | None = None,
     where: str | None = None,
     out: str | Path | None = None,
@@ -65,6 +67,10 @@ def classes(
         raise NearfarError("--propagate needs --examples; leave it out with --names.")
     check_reject(reject)
     check_templates(templates)
+    if names is not None and reject != REJECT:
+        raise NearfarError("--reject needs --examples; leave it out with --names.")
+    if names is None and tuple(templates) != tuple(TEMPLATES):
+        raise NearfarError("--templates are for --names; leave them out with --examples.")
     named = None if names is None else read_names(names)
     opened = open_for_query(store, out, run)
     check_save(opened, save, "text")

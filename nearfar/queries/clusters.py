@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..analysis.clusters import check_clustering, cluster_images
+from ..core.errors import NearfarError
 from ..core.text import counted
 from .listing import Listing
 from .store_access import StoreLike, check_save, open_for_query, write_result
 
 EXEMPLARS = 10  # images listed of a cluster
+LEAST = 10  # images in a cluster of HDBSCAN, unless the user says otherwise
 
 
 def clusters(
@@ -21,7 +23,7 @@ def clusters(
     *,
     method: str = "kmeans",
     n_clusters: int | None = None,
-    min_cluster_size: int = 10,
+    min_cluster_size: int = LEAST,
     where: str | None = None,
     save: str | None = None,
     out: str | Path | None = None,
@@ -48,6 +50,12 @@ def clusters(
         NearfarError: there are too few images, or a condition makes no sense.
     """
     check_clustering(method, n_clusters, min_cluster_size)  # before a folder is embedded
+    if n_clusters is not None and method == "hdbscan":
+        raise NearfarError(
+            "--n-clusters is for kmeans and temi; leave it out: hdbscan finds how many there are."
+        )
+    if min_cluster_size != LEAST and method != "hdbscan":
+        raise NearfarError(f"--min-cluster-size is for --method hdbscan; leave it out with {method}.")
     opened = open_for_query(store, out)
     check_save(opened, save, "number")
     ids, x = opened.vectors(where)

@@ -100,7 +100,8 @@ def put_together(table: Any, folder: Path | None, address: str, kept: timedelta 
         NearfarError: the table cannot be written.
     """
     if kept is None:
-        times = sorted(item["timestamp"] for item in table.list_versions())
+        versions = commit(table.list_versions, table, folder, address)
+        times = sorted(item["timestamp"] for item in versions)
         age = datetime.now(times[0].tzinfo) - times[-min(_READABLE, len(times))]
         kept = max(age, timedelta(0))
     with warnings.catch_warnings():
