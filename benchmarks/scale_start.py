@@ -3,6 +3,7 @@
     python -m benchmarks.scale_start paths --count 1000000
     python -m benchmarks.scale_start store --count 1000000
     python -m benchmarks.scale_start map --count 100000 --width 256
+    python -m benchmarks.scale_start page --count 1000000
 
 paths: a list of made paths of about 60 characters, which is opened as `nearfar pretrain` opens it, and the
 holdout rows of it named. The memory is what a fresh process holds after more than before.
@@ -11,17 +12,22 @@ store: a store of made rows with vectors of 16 numbers, written 100,000 at a tim
 it, counts, names all ids, names those of a condition, and reads 1,000 rows. With --at it is kept there.
 
 map: such a store, whose vectors a fresh process reads all, and then lays out as a map and keeps the places.
+
+page: `nearfar explore` on such a store, which is asked what it holds, and which 500 rows are most like one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,12 +140,60 @@ def lay_out(folder: Path) -> None:
     print(f"| {count:,} | {store.info.dim} | {cells} |")
 
 
+def page(folder: Path) -> None:
+    """Serve the page of a store, and send it requests; print a line for each."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    words = [sys.executable, "-m", "nearfar", "explore", str(folder)]
+    server = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address, token = server.stdout.readline().split(": ")[1].strip().split("?")
+        key, ask = "", {"like": [12_345]}
+        third = {**ask, "where": "label = '3'"}
+        few = {**ask, "where": "id like '%777.jpg'"}
+        for what, path, body in (
+            ("rows numbered", "api/store", None),
+            ("500 rows like one, for the first time", "api/search", ask),
+            ("again", "api/search", ask),
+            ("another", "api/search", {"like": [123_456]}),
+            ("among a tenth of the rows", "api/search", third),
+            ("again, among these", "api/search", third),
+            ("among a thousandth", "api/search", few),
+        ):
+            data = None if body is None else json.dumps({**body, "key": key}).encode()
+            head = {"content-type": "application/json"}
+            asked = urllib.request.Request(f"{address}{path}?{token}", data, head)
+            before, began = spent(server.pid), time.perf_counter()
+            try:
+                with urllib.request.urlopen(asked) as answer:
+                    said = answer.read()
+            except urllib.error.HTTPError as error:
+                said = error.read()
+                print(error.code, said.decode())
+            took, clock = time.perf_counter() - began, spent(server.pid) - before
+            key = key or json.loads(said)["key"]
+            status = Path(f"/proc/{server.pid}/status").read_text()
+            peak = int(status.split("VmHWM:")[1].split()[0]) / 1e3
+            print(f"| {what} | {clock:.1f} | {took:.1f} | {peak:,.0f} |", flush=True)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def spent(process: int) -> float:
+    """Count the seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["paths", "store", "map", "open_paths", "use", "lay_out"])
+    parser.add_argument(
+        "what", choices=["paths", "store", "map", "page", "open_paths", "use", "lay_out", "ask"]
+    )
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--at", type=Path)
@@ -150,6 +204,8 @@ def main() -> None:
         use(given.at)
     elif given.what == "lay_out":
         lay_out(given.at)
+    elif given.what == "ask":
+        page(given.at)
     else:
         with tempfile.TemporaryDirectory() as folder:
             at = given.at or Path(folder, "list.txt" if given.what == "paths" else "made.nf")
@@ -164,8 +220,9 @@ def main() -> None:
                 fill(at, given.count, given.width)
                 heads = "rows | open and count | all ids | ids of a tenth | 1,000 rows | MB at most"
                 heads = "rows | numbers | vectors read | map laid out" if given.what == "map" else heads
+                heads = "asked for | CPU s | s | MB at most" if given.what == "page" else heads
                 print(f"| {heads} |\n|{'---|' * (heads.count('|') + 1)}", flush=True)
-            then = {"paths": "open_paths", "store": "use", "map": "lay_out"}[given.what]
+            then = {"paths": "open_paths", "store": "use", "map": "lay_out", "page": "ask"}[given.what]
             line = [sys.executable, "-m", "benchmarks.scale_start", then, "--at", str(at)]
             subprocess.run(line, check=True)
 

@@ -186,6 +186,16 @@ def test_fresh_rows_are_found_and_old_ones_left_out_until_the_copy_is_made_anew(
     assert kept == {str(snapshot.note(folder)["name"])}
 
 
+def test_a_first_search_names_the_rows_by_its_own_copy(small, monkeypatch):
+    """To name those of a store takes half a minute for ten million rows."""
+    named, keys = [], small.keys
+    monkeypatch.setattr(small, "keys", lambda: named.append(1) or keys())
+    queries = draw(5, seed=2)
+    assert small.nearest(queries, 10, exact=True)[0] == slow(small, queries, 10) and not named
+    small.delete(ids=["000"])
+    assert small.nearest(queries, 10, exact=True)[0] == slow(small, queries, 10) and named
+
+
 @pytest.mark.parametrize("spoilt", ["npy", "arrow", "faiss", "json"])
 def test_a_spoilt_copy_is_made_again(small, tmp_path, spoilt):
     queries = draw(5, seed=2)

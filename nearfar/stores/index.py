@@ -8,7 +8,7 @@ they grow many, the copy is rebuilt. So labels and columns may change as they li
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,8 +33,11 @@ class Keyed(Protocol):
     def version(self) -> int:
         """A number that rises with every change."""
 
-    def ids(self, where: str | None = None) -> list[str]:
-        """Name the rows."""
+    def __len__(self) -> int:
+        """Count the rows."""
+
+    def rows(self, columns: Sequence[str], where: str | None = None) -> Any:
+        """Read columns, as an Arrow table."""
 
     def keys(self) -> tuple[Any, Rows]:
         """Give every id, sorted, as an Arrow array, and the digest of its vector."""
@@ -105,11 +108,10 @@ class Index:
 
     def _rows(self, state: State, where: str) -> Rows:
         """Find the rows that meet a condition; what was found is kept until the store changes."""
-        import pyarrow as pa
         import pyarrow.compute as pc
 
         if where not in self._allowed:
-            ids = pa.array(self._store.ids(where), pa.string())
+            ids = self._store.rows(["id"], where)["id"].combine_chunks()
             at = pc.index_in(ids, state.names).drop_null().to_numpy(zero_copy_only=False)
             self._allowed[where] = np.sort(state.row[at])
         return self._allowed[where]
@@ -132,6 +134,8 @@ class Index:
 
     def _rebuilt(self, codes: bool | None) -> State:
         """Copy all vectors again."""
+        import pyarrow.compute as pc
+
         for left in (2, 1, 0):
             version, count, pieces = self._store.pieces()
             codes = count > EXACT if codes is None else codes
@@ -141,24 +145,31 @@ class Index:
             except (OSError, RuntimeError, ValueError):
                 if not left:  # else another process has tidied this state away: read the next
                     raise
-        state = self._joined(version, copy, codes)
-        if state is None:
+        if len(copy) != count:
             raise NearfarError(f"the search index in {self._folder} cannot be written; check its disk.")
-        return state
+        order = pc.sort_indices(copy.ids)  # without a look at the store: these are its rows at this version
+        row = order.to_numpy().astype(np.int64)
+        place = np.empty(count, np.int64)
+        place[row] = np.arange(count)
+        fresh = np.empty((0, self._dim), np.float32)
+        return State(version, copy.ids.take(order), row, np.arange(count), place, copy, fresh)
 
     def _joined(self, version: int, copy: snapshot.Copy, codes: bool | None) -> State | None:
         """Join a copy with the rows that have changed since; None where a new copy is due."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        count = len(self._store)  # counted at once; names of many rows take long to read and sort
+        if count - len(copy) > max(FRESH, len(copy) // 10) or len(copy) > 2 * count + FRESH:
+            return None
+        if codes and copy.codes is None and count >= quantised.FEWEST:
+            return None
         names, keys = self._store.keys()
         at = pc.fill_null(pc.index_in(names, copy.ids), -1).to_numpy(zero_copy_only=False).astype(np.int64)
         same = at >= 0
         same[same] = copy.keys[at[same]] == keys[same]
         changed = len(names) - int(same.sum())
-        if changed > max(FRESH, len(copy) // 10) or len(copy) > 2 * len(names) + FRESH:
-            return None
-        if codes and copy.codes is None and len(names) >= quantised.FEWEST:
+        if changed > max(FRESH, len(copy) // 10):
             return None
         *_, pieces = self._store.pieces(names.filter(pa.array(~same)))
         some = list(pieces)

@@ -68,14 +68,16 @@ def load(folder: Path, dim: int) -> Copy:
     try:
         facts = note(folder)
         stem = folder / str(facts["name"])
-        with pa.OSFile(f"{stem}.arrow") as file:
+        with pa.memory_map(f"{stem}.arrow") as file:
             table = pa.ipc.open_file(file).read_all()
         rows = np.load(f"{stem}.npy", mmap_mode="r", allow_pickle=False)
         if rows.shape != (len(table), dim) or rows.dtype != np.float32:
             return empty(dim)
         refine, recall = facts["refine"], facts["recall"]
         made = quantised.read(Path(f"{stem}.faiss"), refine, recall) if refine else None
-        return Copy(table["id"].combine_chunks(), table["key"].to_numpy(), rows, made)
+        ids = table["id"]  # of one chunk, as `write` leaves it: it then stays in the file
+        names = ids.chunk(0) if ids.num_chunks == 1 else ids.combine_chunks()
+        return Copy(names, table["key"].to_numpy(), rows, made)
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError):
         return empty(dim)
 
@@ -109,9 +111,10 @@ def write(folder: Path, version: int, dim: int, count: int, pieces: Iterator[Pie
             file.write(unit_rows(np.array(vectors, np.float32)).tobytes())
             ids.append(some)
             keys.append(digests)
-    table = pa.table({"id": pa.chunked_array(ids), "key": np.concatenate(keys)})
+    table = pa.table({"id": pa.chunked_array(ids).combine_chunks(), "key": np.concatenate(keys)})
     with atomic_write(folder / f"{version}.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
+    del ids, keys, table  # before codes are made: of ten million rows, more than a GB
     facts: dict[str, Any] = {"name": version, "rows": count, "refine": 0, "recall": 1.0}
     if codes and count >= quantised.FEWEST:
         made = quantised.build(np.load(folder / f"{version}.npy", mmap_mode="r"), Path(f"{stem}.faiss"))
