@@ -112,8 +112,8 @@ class Index:
 
         if where not in self._allowed:
             ids = self._store.rows(["id"], where)["id"].combine_chunks()
-            at = pc.index_in(ids, state.names).drop_null().to_numpy(zero_copy_only=False)
-            self._allowed[where] = np.sort(state.row[at])
+            meets = pc.is_in(state.names, value_set=ids).to_numpy(zero_copy_only=False)
+            self._allowed[where] = np.sort(state.row[meets])
         return self._allowed[where]
 
     def _current(self, codes: bool | None) -> State:
