@@ -81,5 +81,20 @@ def test_worse_is_written_with_its_interval_the_right_way_round() -> None:
     assert 8 < float(low) < 10 < float(high) < 12
 
 
+@pytest.mark.parametrize(("count", "told"), [(1, "1"), (2, "0.5"), (5, "0.062")])
+def test_a_few_images_tell_nothing(count: int, told: str) -> None:
+    """Every image is won: the bootstrap has no width, and a coin does the same with probability 2 / 2^n."""
+    truth, wrong = np.zeros(count, np.int64), np.ones(count, np.int64)
+    for mine, other, sign in ((truth, wrong, ""), (wrong, truth, "-")):
+        found = summarise(truth, {"knn": {"encoder": mine, "untrained": other}}, TITLES, 0)["knn"]
+        assert str(found) == (
+            f"k-NN: no different from an untrained network ({sign}100.0 points, of images too few to tell: "
+            f"p = {told})"
+        )
+        assert found.to_json()["against"][0]["outcome"] == "no different"
+    six = summarise(np.zeros(6), {"knn": {"encoder": np.zeros(6), "untrained": np.ones(6)}}, TITLES, 0)["knn"]
+    assert str(six) == "k-NN: better than an untrained network by 100.0 points (100.0 to 100.0)"
+
+
 def test_without_baselines_there_is_no_sentence() -> None:
     assert summarise(TRUTH, {"knn": {"encoder": right(0), "chance": right(900)}}, TITLES, 0) == {}

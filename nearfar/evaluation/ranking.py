@@ -66,8 +66,10 @@ class Ranking:
         for classifier, (best, second, gap) in self.leads.items():
             start = f"{CLASSIFIERS[classifier]}: best on these images is {best.name}"
             points = f"({100 * gap.low:.1f} to {100 * gap.high:.1f} points)"
-            if gap.low > 0:
+            if gap.outcome == "better":
                 by = f"by {100 * gap.difference:.1f} over {second.name} {points}"
+            elif gap.low > 0:
+                by = f"but {second.name} is no different: too few images to tell, p = {gap.p:.2g}"
             else:
                 by = f"but {second.name} is no different {points}"
             cost = f"; {best.name} has {best.cost}" if best.cost else ""

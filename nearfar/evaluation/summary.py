@@ -34,10 +34,8 @@ class BaselineComparison:
 
     @property
     def outcome(self) -> str:
-        """Say "better", "worse", or "no different" where the 95 % interval holds 0."""
-        if self.difference.low > 0:
-            return "better"
-        return "worse" if self.difference.high < 0 else "no different"
+        """Say "better", "worse" or "no different", as `Difference.outcome` does."""
+        return self.difference.outcome
 
     def words(self, unit: str = " points") -> str:
         """Write it as "better than an untrained network by 4.8 points (2.9 to 6.7)"."""
@@ -46,6 +44,8 @@ class BaselineComparison:
         middle, low, high = (_points(sign * value) for value in (found.difference, found.low, found.high))
         low, high = (high, low) if sign < 0 else (low, high)
         start = f"{WORDS[self.outcome]} {BASELINES.get(self.baseline, self.baseline)}"
+        if self.outcome == "no different" and (found.low > 0 or found.high < 0):
+            return f"{start} ({middle}{unit}, of images too few to tell: p = {found.p:.2g})"
         if self.outcome == "no different":
             return f"{start} ({low} to {high}{unit})"
         return f"{start} by {middle}{unit} ({low} to {high})"
