@@ -103,6 +103,8 @@ def test_mistakes_are_told() -> None:
         cluster_images(x, "kmean")
     with pytest.raises(NearfarError, match="10 vectors are too few for 10 clusters"):
         cluster_images(x, n_clusters=10)
+    with pytest.raises(NearfarError, match=r"3 vectors are too few to cluster; give at least 4\."):
+        cluster_images(x[:3])
     with pytest.raises(NearfarError, match="--n-clusters is -3"):
         cluster_images(x, n_clusters=-3)
     assert set(kmeans(x, 2, 0)) == {0, 1}

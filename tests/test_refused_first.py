@@ -93,6 +93,15 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_trained(
     assert os.listdir(tmp_path) == ["photos"]
 
 
+def test_a_name_that_python_was_told_not_to_read_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")  # as under LC_ALL=C PYTHONUTF8=0
+    name = tmp_path / "rün".encode().decode("ascii", "surrogateescape")
+    with pytest.raises(NearfarError, match="reads names as ascii; set PYTHONUTF8=1"):
+        nearfar.adopt("timm:there-is-none", out=name)
+
+
 def test_adopt_refuses_a_place_before_weights_are_fetched(tmp_path: Path) -> None:
     data = photos(tmp_path / "photos")
     with pytest.raises(NearfarError, match="is not empty; choose another folder"):

@@ -24,6 +24,7 @@ from ..features.knn import unit
 from .temi import temi
 
 CLUSTERERS = ("kmeans", "hdbscan", "temi")
+LEAST = 4  # vectors that are clustered
 STARTS = 10  # k-means from so many random centres; the tightest result counts
 TRIED_COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)  # numbers of clusters that are tried
 SILHOUETTE_SAMPLE, SILHOUETTE_SAMPLES = 1500, 5  # images in a sample to try them on, and samples
@@ -164,9 +165,11 @@ def cluster_images(
     from threadpoolctl import threadpool_limits
 
     check_clustering(method, n_clusters, min_cluster_size)
-    if len(x) < max(4, (n_clusters or 0) + 1):
-        few = f"{counted(len(x), 'vector is')} too few for {n_clusters or 2} clusters"
-        raise NearfarError(f"{few}; give more, or ask for fewer.")
+    few = f"{counted(len(x), 'vector is')} too few"
+    if len(x) < LEAST:
+        raise NearfarError(f"{few} to cluster; give at least {LEAST}.")
+    if n_clusters is not None and len(x) <= n_clusters:
+        raise NearfarError(f"{few} for {n_clusters} clusters; give more, or ask for fewer.")
     rows = unit(torch.from_numpy(x)).numpy()
     with threadpool_limits(1):
         if method == "hdbscan":

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -109,6 +110,12 @@ def check_folder_name(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
+        coding = sys.getfilesystemencoding()
+        if coding != "utf-8":  # the name may well be text that Python was told not to read
+            raise NearfarError(
+                f"the name of the folder {path} is not text where Python reads names as {coding}; set "
+                "PYTHONUTF8=1, or name another one with --out."
+            ) from None
         raise NearfarError(
             f"the name of the folder {path} is not UTF-8 text; name another one with --out."
         ) from None
