@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -306,12 +307,26 @@ def sharded() -> dict[str, Tensor]:
             assert held <= count / distributed.world() * 1.01 and count > 50_000
         saved, numbers = checkpoint.state_of(module, maker)  # in one process, or in process 0
         found |= {f"{name}.{key}": value.clone() for key, value in saved.items()}
-        if distributed.world() > 1:  # what every process would read from the file comes back to its place
-            read = _told_all(saved)
+        if distributed.world() > 1:  # what every process reads from the files comes back to its place
+            path, own = Path(distributed.same(tempfile.mkdtemp()), checkpoint.LAST), {}
+            rest, numbers = checkpoint.state_of(module, maker, own)
+            facts = {"step": 2, "numbers": numbers}
+            for _ in range(2):  # the second time as of a later step
+                facts["step"] += 1
+                checkpoint.save_shared(path, rest, own, facts)
+            distributed.barrier()
+            read, facts = checkpoint.read(path)
+            assert own.keys() and not own.keys() & rest.keys() and read.keys() == {*own, *rest}
+            assert all(torch.equal(value, read[key]) for key, value in saved.items())
+            assert (
+                len([*(path.parent / checkpoint.SHARED).iterdir()]) == facts["world"] == distributed.world()
+            )
             with torch.no_grad():
                 for p in module.parameters():
                     local(p).zero_()
-            checkpoint.restore(module, maker, read, distributed.same(numbers))
+            checkpoint.restore(module, maker, read, facts["numbers"])
+            distributed.barrier()
+            shutil.rmtree(path.parent, ignore_errors=True)
             again, _ = checkpoint.state_of(module, maker)
             assert all(torch.equal(value, again[key]) for key, value in saved.items())
     return found if distributed.world() > 2 else found | halved()
@@ -362,19 +377,6 @@ def halved(saved: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     assert not numbers
     count = distributed.world()
     return {key: x / count for key, x in found.items()} | {f"bfloat16.{key}": x for key, x in state.items()}
-
-
-def _told_all(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give every process the tensors that process 0 has."""
-    from nearfar.core import distributed
-
-    made = {}
-    for name, shape, kind in distributed.same(
-        [[key, x.shape, str(x.dtype).removeprefix("torch.")] for key, x in tensors.items()]
-    ):
-        made[name] = tensors.get(name, torch.empty(shape, dtype=getattr(torch, kind))).contiguous()
-        torch.distributed.broadcast(made[name], 0)
-    return made
 
 
 SHARDED = (

@@ -80,6 +80,24 @@ def test_damaged_files_are_named(tmp_path):
         checkpoint.read_json(tmp_path / "config.json")
 
 
+def test_a_share_that_is_missing_or_of_another_save_is_named(tmp_path):
+    path, facts = tmp_path / "last.safetensors", {"step": 3, "run": "a"}
+    for step in (2, 3):
+        checkpoint.save_shared(path, {"y": torch.ones(2)}, {"x": torch.eye(step)}, {**facts, "step": step})
+    read, told = checkpoint.read(path)
+    assert torch.equal(read["x"], torch.eye(3)) and read["y"].sum() == 2 and told == {**facts, "world": 1}
+    (share,) = (tmp_path / checkpoint.SHARED).iterdir()
+    checkpoint.save(share, {"x": torch.eye(3)}, {**facts, "run": "b"})
+    with pytest.raises(NearfarError, match="last/3-0-of-1.safetensors is of another save"):
+        checkpoint.read(path)
+    checkpoint.save(path, {}, {**facts, "world": 2})
+    share.unlink()
+    with pytest.raises(NearfarError, match="last/3-0-of-2.safetensors is damaged or missing"):
+        checkpoint.read(path)
+    checkpoint.remove_shares(tmp_path)
+    assert [item.name for item in tmp_path.iterdir()] == ["last.safetensors"]
+
+
 def test_the_log_drops_what_came_after_the_last_save_and_a_torn_line(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')

@@ -145,6 +145,7 @@ class SweepSession:
         trial = Trial(number, seed, dict(params), figures, figures.get(self.measure), reason, seconds)
         checkpoint.write_json(place.with_suffix(".json"), asdict(trial))
         (place / checkpoint.LAST).unlink(missing_ok=True)  # never resumed, and the largest of its files
+        checkpoint.remove_shares(place)
         self.done[name] = trial
         return trial
 

@@ -4,6 +4,7 @@ config.json            everything needed to repeat the run
 log.jsonl              one line of figures per logged step
 rejected.csv           rejected images, each with its reason
 last.safetensors       where training stands: weights, optimizer state, step
+last/                  what of it several processes share, a file each
 encoder.safetensors    the result
 parts.safetensors      what else the method keeps, if anything
 encoder.json           its network, normalisation, preprocessing and provenance
@@ -12,7 +13,8 @@ encoder.json           its network, normalisation, preprocessing and provenance
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,10 +27,11 @@ from ..core import distributed
 from ..core.atomic import atomic_write
 from ..core.errors import NearfarError
 from ..core.shapes import COUNT, check_shape, loads
-from ..core.sharded import is_sharded, sharded_like, whole
+from ..core.sharded import is_sharded, local, sharded_like, whole
 
-LAST = "last.safetensors"
+LAST, SHARED = "last.safetensors", "last"
 ANY = {str: object}
+_SHARE: dict[Any, Any] = {"step": COUNT, "run?": str}  # the facts of a process's own file
 
 
 def write(path: Path, content: bytes) -> None:
@@ -93,7 +96,7 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, An
 
 
 def read(path: Path, shape: Any = ANY) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what `save` wrote.
+    """Read what `save` wrote, and what `save_shared` wrote with it.
 
     Args:
         path: the file.
@@ -109,23 +112,81 @@ def read(path: Path, shape: Any = ANY) -> tuple[dict[str, torch.Tensor], dict[st
         with safe_open(str(path), framework="pt") as file:
             facts = loads((file.metadata() or {}).get("nearfar", "{}"))
             check_shape(facts, shape, f"{path}: ")
-            return {name: file.get_tensor(name) for name in file.keys()}, facts
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, ValueError) as error:
         raise NearfarError(
             f"{path} is damaged or missing ({error}); train again with --overwrite."
         ) from error
+    pieces: dict[str, list[torch.Tensor]] = {}
+    for share in _shares(facts):
+        own, told = read(path.parent / share, _SHARE)
+        if told != {name: facts[name] for name in told}:
+            raise NearfarError(f"{path.parent / share} is of another save; train again with --overwrite.")
+        for name, value in own.items():
+            pieces.setdefault(name, []).append(value)
+    return tensors | {name: torch.cat(some) for name, some in pieces.items()}, facts
+
+
+def _shares(facts: Mapping[str, Any]) -> list[str]:
+    """Name the files of the processes that share a save's weights, in the order of their rows."""
+    world = facts.get("world", 0)
+    return [f"{SHARED}/{facts['step']}-{rank}-of-{world}.safetensors" for rank in range(world)]
+
+
+def save_shared(
+    path: Path, tensors: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+) -> None:
+    """Save what several processes share: each writes its own rows, then process 0 the rest.
+
+    Every process must call it, on a disk that all of them see. Until process 0 has written, the save before
+    is the one that is read.
+
+    Args:
+        path: of process 0's file.
+        tensors, facts: what it holds, as in `save`; "step" is among the facts.
+        own: this process's rows of tensors that are cut along their first axis.
+
+    Raises:
+        NearfarError: the disk is full or the folder cannot be written; the save before is intact.
+    """
+    facts = {**facts, "world": distributed.world()}
+    (path.parent / SHARED).mkdir(exist_ok=True)
+    mine = _shares(facts)[distributed.rank()]
+    save(path.parent / mine, own, {name: facts[name] for name in ("step", "run") if name in facts})
+    distributed.barrier()
+    if distributed.first():
+        save(path, tensors, facts)
+        remove_shares(path.parent, keep=_shares(facts))
+    distributed.barrier()
+
+
+def remove_shares(folder: Path, keep: Collection[str] = ()) -> None:
+    """Remove the files of processes that shared earlier saves.
+
+    Args:
+        folder: of the run.
+        keep: those of the save that counts.
+    """
+    if not keep:
+        shutil.rmtree(folder / SHARED, ignore_errors=True)
+        return
+    for file in (folder / SHARED).iterdir():
+        if f"{SHARED}/{file.name}" not in keep:
+            file.unlink(missing_ok=True)
 
 
 def state_of(
-    method: nn.Module, optimizer: torch.optim.Optimizer
+    method: nn.Module, optimizer: torch.optim.Optimizer, own: dict[str, torch.Tensor] | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Gather all that training has learned: weights, buffers and optimizer state.
 
-    Where weights are sharded every process must call it, and process 0 alone gets them.
+    Where weights are sharded every process must call it, and process 0 alone gets them, unless `own` is
+    given.
 
     Args:
         method: the module being trained.
         optimizer: its optimizer.
+        own: takes this process's rows of what is sharded, which are then not gathered.
 
     Returns:
         Tensors by name ("method.<name>", "optimizer.<parameter>.<what>"), and plain numbers likewise. Sharded
@@ -137,6 +198,9 @@ def state_of(
     def keep(name: str, value: torch.Tensor) -> None:
         if not is_sharded(value):
             tensors[name] = value
+            return
+        if own is not None:
+            own[name] = local(value)
             return
         value = whole(value)
         if distributed.first():

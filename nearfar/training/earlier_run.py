@@ -51,7 +51,9 @@ def find_earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, An
                 item.unlink()
     distributed.barrier()
     others = [
-        item.name for item in folder.iterdir() if item.name not in (*OURS, TEXT, ".lock", "tensorboard")
+        item.name
+        for item in folder.iterdir()
+        if item.name not in (*OURS, checkpoint.SHARED, TEXT, ".lock", "tensorboard")
     ]
     if others and not (folder / "config.json").exists():
         raise NearfarError(
@@ -78,6 +80,7 @@ def clear(folder: Path) -> None:
     if distributed.first():
         for name in OURS:
             (folder / name).unlink(missing_ok=True)
+        checkpoint.remove_shares(folder)
     distributed.barrier()
 
 

@@ -113,19 +113,25 @@ class RunLogger:
             NearfarError: a weight is no longer a number, or the disk is full; the last save is intact.
         """
         self.saved = time.monotonic()
-        if not self.writes and not is_shared(self.method):
+        shared = is_shared(self.method)
+        if not self.writes and not shared:
             return
-        tensors, numbers = checkpoint.state_of(self.method, self.optimizer)
-        if not self.writes:
-            return
-        self._finite(step, float(step.loss))
-        weights = (value for name, value in tensors.items() if name.startswith("method."))
-        if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+        own: dict[str, torch.Tensor] = {}
+        tensors, numbers = checkpoint.state_of(self.method, self.optimizer, own)
+        weights = (value for name, value in (*tensors.items(), *own.items()) if name.startswith("method."))
+        sound = all(bool(torch.isfinite(value).all()) for value in (step.loss, *weights))
+        broken = step.loss.detach().new_tensor(not sound)
+        if bool(distributed.total(broken) if shared else broken):  # all stop, or none
             self._finite(step, float("nan"))
         spent = self.earlier + time.monotonic() - self.began if self.timed else None
         facts = {"step": step.number, "plan": step.plan.stretches, "numbers": numbers, "seconds": spent}
         facts["run"] = self.digest
-        checkpoint.save(self.folder / checkpoint.LAST, tensors, facts)
+        last = self.folder / checkpoint.LAST
+        if shared:
+            checkpoint.save_shared(last, tensors, own, facts)
+        else:
+            checkpoint.save(last, tensors, facts)
+            checkpoint.remove_shares(self.folder)
 
     def close(self) -> None:
         """Close the log."""

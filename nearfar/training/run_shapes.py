@@ -133,5 +133,6 @@ SAVE: dict[Any, Any] = {
     "numbers": {str: float},
     "seconds": _SPENT,
     "run?": str,
+    "world?": range(1, 2**16),
 }
 """The facts in `last.safetensors`."""
