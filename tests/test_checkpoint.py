@@ -16,6 +16,7 @@ from torch import nn
 from nearfar.core.errors import NearfarError
 from nearfar.stores import open_store
 from nearfar.training import checkpoint
+from nearfar.training.earlier_run import find_earlier
 
 
 def trained(optimizer: str) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -94,8 +95,10 @@ def test_a_share_that_is_missing_or_of_another_save_is_named(tmp_path):
     share.unlink()
     with pytest.raises(NearfarError, match="last/3-0-of-2.safetensors is damaged or missing"):
         checkpoint.read(path)
-    checkpoint.remove_shares(tmp_path)
-    assert [item.name for item in tmp_path.iterdir()] == ["last.safetensors"]
+    (tmp_path / "last" / "3-1-of-2.safetensors").touch()
+    checkpoint.write_json(tmp_path / "config.json", {})
+    assert find_earlier(tmp_path, {"data": "photos"}) is None  # --overwrite
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_the_log_drops_what_came_after_the_last_save_and_a_torn_line(tmp_path):
