@@ -263,8 +263,7 @@ def gradients() -> dict[str, Tensor]:
 
 
 def sharded() -> dict[str, Tensor]:
-    """Two steps of methods whose blocks' weights the processes share; in one process plain. Four processes
-    take the last, whose tensors are few: they pass each of them on."""
+    """Two steps of methods whose blocks' weights the processes share; in one process plain."""
     from small import given, small
 
     from nearfar import models
@@ -287,7 +286,7 @@ def sharded() -> dict[str, Tensor]:
                 yield Batch(views, share(rows), share(rows % 3), step)
 
     found = {}
-    for name, network, optimizer, chunk in SHARDED if distributed.world() < 4 else SHARDED[-1:]:
+    for name, network, optimizer, chunk in SHARDED:
         module = small(name, network=network).double()
         some = given(module, 1)
         if name == "ijepa" and distributed.world() > 1:
