@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
 import sys
 import tarfile
 import threading
@@ -205,6 +206,28 @@ def test_very_many_files_are_looked_up_as_one_is(tmp_path: Path, monkeypatch: py
 
         found = sizes_and_times(tmp_path, Names.of(names), range(len(names)))
         assert found is not None and [*found[0][:3]] == [1, 2, 3]
+    monkeypatch.setitem(sys.modules, "nearfar.data.file_stats", None)  # without numba
+    assert source.stamp_rows(range(len(names))) == alone
+
+
+def test_a_spoilt_cache_of_the_compiled_look_is_made_again(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from nearfar.data import file_stats as f; "
+        "from nearfar.data.names import Names; "
+        "print(f.sizes_and_times(Path(sys.argv[1]), Names.of(['a']), range(1))[0])"
+    )
+    (tmp_path / "a").write_bytes(b"xyz")
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        env = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, text=True
+        )
+        assert done.stdout == "[3]\n", done.stderr
+        files = [file for file in cache.rglob("*.nb[ci]") if "_look" in file.name]
+        assert files
+        for file in files:
+            file.write_bytes(file.read_bytes()[:40])
 
 
 @pytest.mark.parametrize("slow", [0.0, 1e9])

@@ -5,7 +5,9 @@ Of a million files whose answers are in memory, `os.stat` takes two thirds of it
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import types
 
-from ..core.compiled import jit
+from ..core.compiled import jit, warmed
 from .names import Names
 
 # statx(2), whose record is the same on every processor
@@ -46,6 +48,18 @@ def _look(folder, joined, start, ends, sizes, times):  # type: ignore[no-untyped
         start = ends[row]
 
 
+def warm() -> None:
+    """Compile, or load from disk."""
+    joined = np.zeros(1, np.uint8)
+    joined.flags.writeable = False
+    _look(-1, joined, 0, np.ones(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64))
+
+
+@functools.cache
+def _ready() -> None:
+    warmed(sys.modules[__name__])
+
+
 def sizes_and_times(
     root: Path, names: Names, rows: range
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
@@ -66,6 +80,7 @@ def sizes_and_times(
         folder = os.open(root, os.O_PATH | os.O_DIRECTORY)
     except OSError:
         return None
+    _ready()
     joined = np.frombuffer(names.joined, np.uint8)
     joined.flags.writeable = False  # as it is of bytes: one kind of array, compiled once
     start = int(names.ends[rows.start - 1]) if rows.start else 0

@@ -239,9 +239,13 @@ class FileSource(Source):
     def stamp_rows(self, rows: range) -> list[str]:
         """Say the sizes and times of several files."""
         if len(self.paths) >= _MANY and isinstance(self.paths, Names):
-            from .file_stats import sizes_and_times  # numba, which fewer files do not need
-
-            if (found := sizes_and_times(self.root, self.paths, rows)) is not None:
+            try:
+                from .file_stats import sizes_and_times  # numba, which fewer files do not need
+            except ImportError:
+                found = None
+            else:
+                found = sizes_and_times(self.root, self.paths, rows)
+            if found is not None:
                 numbers = zip(rows, *(values.tolist() for values in found), strict=True)
                 return [f"{size}:{time}" if size >= 0 else self.stamp(row) for row, size, time in numbers]
         names, folder = self.paths[rows.start : rows.stop : rows.step], os.path.join(self.root, "")
