@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .evaluation.passages import passages
     from .evaluation.similar_texts import sts
     from .experiments.compare import compare
+    from .experiments.learning_curve import learning_curve
     from .experiments.sweep import sweep
     from .finetuning.finetune import finetune
     from .finetuning.predict import predict
@@ -72,6 +73,7 @@ __all__ = [
     "finetune",
     "image_map",
     "label_errors",
+    "learning_curve",
     "load",
     "open_store",
     "pairs",
@@ -110,6 +112,7 @@ _PUBLIC = {
     "finetune": "finetuning.finetune",
     "image_map": "queries.map",
     "label_errors": "queries.label_errors",
+    "learning_curve": "experiments.learning_curve",
     "load": "training.run",
     "open_store": "stores.open",
     "pairs": "evaluation.pair_recall",

@@ -262,9 +262,14 @@ FLAGS = {
     ),
     "finetune": (
         "--train --test --out --task --labels --label-level --groups --overwrite --json --mode --epochs --lr "
-        "--batch-size --holdout --scratch --no-scratch --seed --device --precision --workers --max-bad "
-        "--save-minutes --multi-label --no-multi-label --balance --from-head --teacher "
+        "--batch-size --holdout --share --scratch --no-scratch --seed --device --precision --workers "
+        "--max-bad --save-minutes --multi-label --no-multi-label --balance --from-head --teacher "
         "--unlabelled --teacher-temperature"
+    ),
+    "learning-curve": (
+        "--train --test --out --task --shares --seeds --known --labels --label-level --groups --json "
+        "--epochs --lr --batch-size --holdout --device --precision --workers --max-bad --save-minutes "
+        "--multi-label --no-multi-label --balance --from-head --teacher --unlabelled --teacher-temperature"
     ),
     "predict": (
         "--out --store --sheet --device --batch-size --workers --json --reject --all-classes "

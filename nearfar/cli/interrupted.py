@@ -10,7 +10,7 @@ from contextlib import suppress
 from ..core import progress
 
 STATUS = 130
-RESUMES = ("pretrain", "compare", "sweep", "finetune", "predict", "embed", "demo")
+RESUMES = ("pretrain", "compare", "sweep", "finetune", "learning-curve", "predict", "embed", "demo")
 RESUMED = "stopped; what is done is kept: run the same command again to resume."
 ANEW = "stopped; no file is half written: run the same command again, which begins anew."
 ENDED_SO = ("explore",)  # a page that is served has no other end

@@ -44,8 +44,10 @@ LENGTHS = ("epochs", "steps", "minutes")
 FUNCTIONS = {
     "methods": "catalogue",
     "views": "preview",
+    "learning-curve": "learning_curve",
     **{command: name for command, name in QUERIES.items() if command != name},
 }
+OWN = ("seed", "share", "mode", "scratch")  # settings of a fine-tuning that a learning curve sets itself
 PRIVATE = {"demo": "demo.demo"}
 
 
@@ -177,6 +179,17 @@ def finetune_parser(words: Sequence[str]) -> Parser:
     return parser
 
 
+def learning_curve_parser(words: Sequence[str]) -> Parser:
+    """Make the parser of `nearfar learning-curve`."""
+    helps = {"task": f"what is learnt: {', '.join(finetuning.TASKS)}"}
+    parser = _function_parser("learning-curve", helps)
+    task = _word_after(words, "--task") or "classify"
+    shared = [item.name for item in settings_of(Tuning) if item.name not in OWN]
+    parser.settings("training, the same for all", Tuning, only=shared)
+    parser.settings(f"settings of --task {task}", finetuning.task_settings(task))
+    return parser
+
+
 def predict_parser(words: Sequence[str]) -> Parser:
     """Make the parser of `nearfar predict`."""
     parser = _function_parser("predict", {})
@@ -213,6 +226,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     "evaluate": evaluate_parser,
     "finetune": finetune_parser,
     "predict": predict_parser,
+    "learning-curve": learning_curve_parser,
     **{
         command: _reader(command)
         for command in (

@@ -107,7 +107,10 @@ SYNONYMS = {
     "--random-state": ("--seed",),
     "--random-seed": ("--seed",),
 }
-_RESUME = (("pretrain", "compare", "sweep", "embed", "demo"), "run the same command again to resume")
+_RESUME = (
+    ("pretrain", "compare", "sweep", "finetune", "learning-curve", "embed", "demo"),
+    "run the same command again to resume",
+)
 _GPUS = (("pretrain",), "for several GPUs type: torchrun --nproc-per-node N -m nearfar pretrain ...")
 # What was typed, where no flag means it -> the commands to which the advice applies, and the advice.
 ADVICE = {

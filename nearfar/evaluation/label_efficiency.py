@@ -46,7 +46,7 @@ class LabelEfficiency:
         for name, labels in self.needed.items():
             need = f"more than all {self.most:,}"
             if labels is not None:
-                need = f"about {_plain(labels)} ({_plain(labels / self.labels)} times as many)"
+                need = f"about {two_digits(labels)} ({two_digits(labels / self.labels)} times as many)"
             needs.append(f"{BASELINES.get(name, name)} would need {need}")
         if not needs:
             needs = ["there is no baseline to compare with"]
@@ -56,8 +56,8 @@ class LabelEfficiency:
         return f"Did self-supervision help? {words}: {reach}; {', '.join(needs)}."
 
 
-def _plain(number: float) -> str:
-    """Round to two digits, which is as much as the curves tell."""
+def two_digits(number: float) -> str:
+    """Round to two digits, which is as much as the curves tell; "1,200", "12", "1.2"."""
     digits = 1 - math.floor(math.log10(number))
     return f"{round(number, digits):,.{max(0, digits)}f}"
 

@@ -34,8 +34,9 @@ from .measuring import measure
 from .outcome import FROZEN, SCRATCH, TUNED, Finetuned
 from .session import CHECKS_FILE, TaskTraining
 from .settings import Tuning
+from .share import take_share
 from .task import Task
-from .task_types import Figures, Labelled, Rows, Setup, TaskNetwork, Where
+from .task_types import Figures, Labelled, Rows, Setup, TaskNetwork, TooFewError, Where
 from .tuned import write_card
 
 MIN_CHOICE = 50  # held-out images without which no learning rate is chosen
@@ -76,6 +77,10 @@ class Job:
             data, tests = self._grouped(data, tests, groups)
         data, said = copies_apart(data, tests, self.kind)
         self.notes += said
+        if self.tuning.share:
+            how = (self.tuning.share, self.tuning.seed, self.kind.noun)
+            data, tests, said = take_share(data, tests, self.task.strata(data), *how)
+            self.notes += said
         self.mode = self.tuning.mode
         if self.mode == "auto":
             self.mode = self.task.mode(data, self.started.preprocess.size, self.device)
@@ -120,7 +125,7 @@ class Job:
 
     def _check(self, data: Labelled) -> None:
         if len(data) < 4:
-            raise NearfarError(
+            raise TooFewError(
                 f"{data.name} has {counted(len(data), f'usable {self.kind.one}')}; fine-tuning needs at "
                 "least four."
             )
@@ -128,7 +133,8 @@ class Job:
             raise NearfarError("--teacher is for --mode full, which alone trains the encoder; leave one out.")
         if self.mode != "full" and self.tuning.scratch:
             raise NearfarError("--scratch is for --mode full, which alone trains the encoder; leave one out.")
-        for flag, value in (("--lr", self.tuning.lr), ("--epochs", self.tuning.epochs)):
+        how = self.tuning
+        for flag, value in (("--lr", how.lr), ("--epochs", how.epochs), ("--share", how.share)):
             if value == 0:
                 raise NearfarError(f"{flag} is 0, with which nothing is learnt; give a number above 0.")
 

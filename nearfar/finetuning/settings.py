@@ -28,6 +28,13 @@ class Tuning:
         low=0.0,
         high=0.5,
     )
+    share: float | None = setting(
+        None,
+        "share of the labelled images that is used, drawn by the seed; without test images a fifth of all is "
+        "held out first, the same for every share",
+        low=0.0,
+        high=1.0,
+    )
     scratch: bool = setting(False, "also train the same network from random weights, to compare")
     seed: int = setting(0, "random seed", low=0)
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))

@@ -12,11 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ..core.errors import NearfarError
 from ..data.batch import Batch
 from ..data.dataset import Subset
 from ..data.reading import Rejected
 from ..data.source import Source
 from ..methods.base import Method
+
+
+class TooFewError(NearfarError):
+    """There are too few labelled images to train on."""
+
 
 Rows = npt.NDArray[np.int64]
 Answer = Any
