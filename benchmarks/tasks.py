@@ -94,13 +94,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--side", type=int)
     parser.add_argument("--decoder", default="unet")
+    parser.add_argument("--detector", default="fcos")
     parser.add_argument("--turns", action="store_true")
     parser.add_argument("--hold", action="store_true")
     parser.add_argument("--sheet", type=Path, help="a .png: test images with what is predicted of them")
     parser.add_argument("--precision", default="float32")
     given = parser.parse_args()
     own: dict[str, Any] = {"side": given.side, "turns": given.turns}
-    own |= {"decoder": given.decoder} if given.task == "segment" else {}
+    own |= {"decoder": given.decoder} if given.task == "segment" else {"detector": given.detector}
     kind = TASKS[given.task]
     task = kind(build({"segment": segment.Config, "detect": detect.Config}[given.task], own))
     run = load("known" if given.encoder == COLOURS else given.encoder)

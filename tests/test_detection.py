@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from drawn_labels import HEIGHT, WIDTH, answers_of, picture, restored, train_a_little
 from drawn_labels import write_boxes as folder
 from drawn_labels import write_voc as voc
@@ -16,10 +18,13 @@ from nearfar.analysis.detection_scores import Found
 from nearfar.core.errors import NearfarError
 from nearfar.data.box_labels import open_box_labels, renumbered
 from nearfar.data.yolo_labels import read_yaml_names
+from nearfar.exports import decode_boxes
 from nearfar.finetuning import crops
 from nearfar.finetuning.detect import Config, Detection, Objects, Predicting
 from nearfar.finetuning.task_types import Where
 from nearfar.images.views import Preprocess
+from nearfar.models.detectors import DETECTORS, detector_class
+from nearfar.models.detectors.pyramid import OneStage
 
 
 @pytest.mark.parametrize("kind", ["voc", "yolo", "coco"])
@@ -184,11 +189,12 @@ def test_the_best_score_is_that_of_trying_all(crowd):
     assert detection_scores.best_score(truth, nothing, 2) is None
 
 
-def test_a_detector_learns_and_predicts_images_of_any_size(tmp_path):
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_a_detector_learns_and_predicts_images_of_any_size(detector, tmp_path):
     pytest.importorskip("faster_coco_eval")
     place = folder(tmp_path / "a", 4)
     voc(place / "labels/3.xml", [])
-    task = Detection(Config(side=64, finest=8))
+    task = Detection(Config(side=64, finest=8, detector=detector))
     data = task.read(place, Preprocess(), Where())
     network, losses = train_a_little(task, data, 0.002, 64)
     assert all(np.isfinite(losses)) and sum(losses[-3:]) < 0.9 * sum(losses[:3])
@@ -205,6 +211,55 @@ def test_a_detector_learns_and_predicts_images_of_any_size(tmp_path):
         task.read_test(place, Preprocess(), Where())
     same = answers_of(*restored(task, network), data)
     assert all(np.array_equal(a.found.boxes, b.found.boxes) for a, b in zip(answers, same, strict=True))
+
+
+def small(name: str) -> tuple:
+    """A detector that is sure of many boxes, an image and its maps of strides 8 and 16."""
+    torch.manual_seed(0)
+    head = detector_class(name)([6, 8], [8, 16], 3, 32).eval()
+    for part, weight in head.named_parameters():
+        if "cls_logits" in part or "bbox_" in part:
+            torch.nn.init.normal_(weight, std=0.05)
+    maps = [torch.randn(1, 6, 6, 8), torch.randn(1, 8, 3, 4)]
+    return head, torch.rand(1, 3, 48, 64), maps
+
+
+@pytest.mark.parametrize("name", [name for name in DETECTORS if issubclass(detector_class(name), OneStage)])
+def test_what_heads_say_is_decoded_outside_to_the_same_boxes(name):
+    head, x, maps = small(name)
+    with torch.inference_mode():
+        wanted, said = head.detect(x, maps)[0], [part[0].numpy() for part in head.places(maps)]
+    levels = [
+        {"stride": stride, "made": at >= 2, "boxes": head.boxes_a_place}
+        for at, stride in enumerate(head.sizes)
+    ]
+    least = float(wanted["scores"][40])
+    how = {"min_score": least, "overlap": head.model.nms_thresh}
+    boxes, scores, labels = decode_boxes.decode(*said, 48, 64, levels, **how)
+    kept = wanted["scores"] > least
+    assert 10 < len(scores) == kept.sum()
+    assert np.allclose(scores, wanted["scores"][kept], atol=1e-5)
+    assert np.allclose(boxes, wanted["boxes"][kept], atol=1e-3)
+    assert (labels == wanted["labels"][kept].numpy()).all()
+
+
+def test_two_stages_draw_the_same_proposals_again_and_have_no_graph():
+    head, x, maps = small("faster-rcnn")
+    targets = [{"boxes": torch.tensor([[4.0, 4, 40, 40], [30, 8, 60, 40]]), "labels": torch.tensor([0, 2])}]
+    head.train()
+    torch.manual_seed(1)
+    one = head.loss(x, maps, targets)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    two = head.loss(x, maps, targets)
+    assert torch.equal(state, torch.get_rng_state())  # what others draw is left alone
+    assert {*one} == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    found = head.eval().detect(x, maps)[0]
+    assert len(found["boxes"]) > 3 and set(found["labels"].tolist()) <= {0, 1, 2}
+    task = Detection(Config(detector="faster-rcnn"))
+    with pytest.raises(NearfarError, match="train one with --detector fcos or retinanet"):
+        task.exported(SimpleNamespace(head=head), Preprocess())
 
 
 def test_objects_become_rows_counts_and_frames(tmp_path):

@@ -22,7 +22,7 @@ def shapes(height: int, width: int, levels: Sequence[dict[str, Any]]) -> list[tu
 
     Args:
         height, width: of the prepared image.
-        levels: each with its `stride`, and whether it is `made` from the level before.
+        levels: each with its `stride`, whether it is `made` from the level before, and its `boxes` a place.
     """
     found: list[tuple[int, int]] = []
     for level in levels:
@@ -49,7 +49,7 @@ def decode(
     Args:
         logits: (places, classes).
         sides: (places, 4), distances to left, top, right and bottom in units of the level's stride.
-        centredness: (places, 1).
+        centredness: (places, 1 or classes).
         height, width: of the prepared image, in pixels.
         levels: as in model.json.
         min_score: score above which a box is kept.
@@ -61,14 +61,16 @@ def decode(
     """
     every, start = [], 0
     for level, (rows, columns) in zip(levels, shapes(height, width, levels), strict=True):
-        own = slice(start, start := start + rows * columns)
+        boxes_a_place = level.get("boxes", 1)
+        own = slice(start, start := start + rows * columns * boxes_a_place)
         scores = np.sqrt(_sigmoid(logits[own]) * _sigmoid(centredness[own]))
         place, label = np.nonzero(scores > min_score)
         score = scores[place, label]
         best = np.argsort(-score, kind="stable")[:CANDIDATES]
         place, label, score = place[best], label[best], score[best]
         # The places lie at the corners of a grid, which is finer than the stride where rows were rounded up.
-        y, x = place // columns * (height // rows), place % columns * (width // columns)
+        at = place // boxes_a_place
+        y, x = at // columns * (height // rows), at % columns * (width // columns)
         far = sides[own][place] * level["stride"]
         boxes = np.stack([x - far[:, 0], y - far[:, 1], x + far[:, 2], y + far[:, 3]], 1)
         every.append((boxes.clip(0, [width, height, width, height]), score, label))

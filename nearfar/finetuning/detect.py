@@ -1,4 +1,4 @@
-"""Detection: boxes around objects, by FCOS on the encoder's feature maps."""
+"""Detection: boxes around objects, by FCOS, RetinaNet or Faster R-CNN on the encoder's feature maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ..data import box_labels, coco
 from ..data.box_labels import BoxLabels
 from ..data.dataset import Dataset
 from ..models import Encoder, seeded
-from ..models.detector import Detector
+from ..models.detectors import DETECTORS, detector_class
+from ..models.detectors.pyramid import OneStage
 from ..models.feature_maps import takes_any_shape
 from ..stores.schema import column_names
 from . import crops
@@ -58,6 +59,12 @@ class Config:
         low=1,
         high=64,
     )
+    detector: str = setting(
+        "fcos",
+        "what finds objects on the feature maps: fcos, without anchors; retinanet, nine anchors a place; "
+        "faster-rcnn, in two stages",
+        choices=tuple(DETECTORS),
+    )
     turns: bool = setting(
         False, "train on quarter turns too, for images that have no upright, as from a microscope"
     )
@@ -85,7 +92,7 @@ class Detection(CropTask):
     def __init__(self, config: Config = Config()) -> None:
         """Start without classes; `read` or `restore` gives them."""
         super().__init__(config)
-        self.predicting, self.finest = Predicting(), config.finest or 0
+        self.predicting, self.finest, self.detector = Predicting(), config.finest or 0, config.detector
         self.shape = (0, 0)  # of a training crop, height and width
         self.best = MIN_SCORE  # score from which boxes have the best F1
 
@@ -140,7 +147,7 @@ class Detection(CropTask):
         levels = [at for at, stride in enumerate(strides) if stride >= self.finest] or [len(strides) - 1]
         width = WIDTHS[self.finest >= FINEST[1]]
         used = [widths[at] for at in levels], [strides[at] for at in levels]
-        head = Detector(*used, len(self.classes), width)
+        head = detector_class(self.detector)(*used, len(self.classes), width)
         return DetectionNetwork(encoder, head, levels, frozen)
 
     def cropping(self, fit: Labelled) -> OneCrop:
@@ -245,32 +252,43 @@ class Detection(CropTask):
         return found_mistakes
 
     def card(self) -> dict[str, Any]:
-        """Give the classes, the side, the crop's shape and the finest stride."""
-        plain = {"classes": list(self.classes), "side": self.side}
+        """Give the classes, the side, the detector, the crop's shape and the finest stride."""
+        plain = {"classes": list(self.classes), "side": self.side, "detector": self.detector}
         return {**plain, "shape": list(self.shape), "finest": self.finest, "min_score": self.best}
 
     def take(self, card: Mapping[str, Any]) -> None:
         """Take over the same."""
         self.classes = tuple(map(str, card["classes"]))
         self.side, self.finest = int(card["side"]), int(card["finest"])
+        self.detector = str(card["detector"])
+        if self.detector not in DETECTORS:
+            raise ValueError(f"there is no detector {self.detector!r}")
         height, width = map(int, card["shape"])
         self.shape, self.best = (height, width), float(card["min_score"])
 
     def exported(self, network: DetectionNetwork, preprocess: Any) -> HeadExport:
         """Give what the heads say; what makes boxes of it is decode_boxes.py."""
+        head = network.head
+        if not isinstance(head, OneStage):
+            raise NearfarError(
+                f"--detector {self.detector} finds boxes in two stages, which is no graph of fixed "
+                "shapes; train one with --detector fcos or retinanet to export it."
+            )
         shape, step = self.input_shape(network, self.shape)
-        strides, more = network.head.strides, network.head.made
-        levels = [{"stride": stride, "made": False} for stride in strides]
-        levels += [{"stride": strides[-1] << (at + 1), "made": True} for at in range(more)]
+        first = len(head.strides)
+        levels = [
+            {"stride": stride, "made": at >= first, "boxes": head.boxes_a_place}
+            for at, stride in enumerate(head.sizes)
+        ]
         return HeadExport(
             RawHeads(network),
             shape,
             step,
             ("logits", "sides", "centredness"),
             (
-                "`logits` (n, places, classes), `sides` (n, places, 4) and `centredness` (n, places, 1): "
-                "what FCOS says of each place, before boxes are made of it. `decode_boxes.py`, which needs "
-                "NumPy alone, makes them.",
+                "`logits` (n, places, classes), `sides` (n, places, 4) and `centredness` (n, places, 1 or "
+                "classes): what the detector says of each place, before boxes are made of it. "
+                "`decode_boxes.py`, which needs NumPy alone, makes them.",
             ),
             "object-detection",
             self.prepared_as(network, f"with {crops.FILL:.3g}"),

@@ -11,7 +11,7 @@ from ..analysis.detection_scores import Found
 from ..data.batch import Batch
 from ..methods.base import Loss
 from ..models import Encoder
-from ..models.detector import Detector
+from ..models.detectors.pyramid import Detector, OneStage
 from .maps_network import MapsNetwork
 
 
@@ -25,7 +25,7 @@ class Objects:
 
 
 class DetectionNetwork(MapsNetwork):
-    """An encoder with a detector; the loss is that of FCOS."""
+    """An encoder with a detector; the loss is the detector's."""
 
     head: Detector
 
@@ -56,10 +56,10 @@ class RawHeads(nn.Module):
     def __init__(self, network: DetectionNetwork) -> None:
         """Take a trained network."""
         super().__init__()
-        self.network = network
+        assert isinstance(network.head, OneStage)
+        self.network, self.head = network, network.head
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give logits, sides and centredness of (n, 3, h, w)."""
         found = list(self.network.f.maps(x))
-        said = self.network.head.raw([found[level] for level in self.network.levels])[0]
-        return said["cls_logits"], said["bbox_regression"], said["bbox_ctrness"]
+        return self.head.places([found[level] for level in self.network.levels])

@@ -1,0 +1,57 @@
+"""FCOS: each place of a map says which object it is in, and how far its four sides are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from .pyramid import MIN_SCORE, MOST, NoBackbone, OneStage
+
+
+class Fcos(OneStage):
+    """FCOS by torchvision, with two convolutions a head.
+
+    Source:
+        Tian et al. 2019, "FCOS", section 3.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        strides: Sequence[int],
+        classes: int,
+        width: int = 128,
+        convolutions: int = 2,
+    ) -> None:
+        """Build it with random weights; see `Detector`, and `convolutions` are those of each head."""
+        super().__init__(widths, strides, classes, width)
+        from torchvision.models.detection.anchor_utils import AnchorGenerator
+        from torchvision.models.detection.fcos import FCOS, FCOSHead
+
+        anchors = AnchorGenerator(tuple((size,) for size in self.sizes), ((1.0,),) * len(self.sizes))
+        self.model = FCOS(
+            NoBackbone(width),
+            classes,
+            anchor_generator=anchors,
+            head=FCOSHead(width, 1, classes, num_convs=convolutions),
+            score_thresh=MIN_SCORE,
+            nms_thresh=0.6,
+            detections_per_img=MOST,
+        )
+
+    def loss(
+        self, x: Tensor, maps: Sequence[Tensor], targets: list[dict[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Compute the terms of the loss: focal, of the sides, and of how central a place is."""
+        said, features = self.said(maps)
+        counts = [y.shape[2] * y.shape[3] for y in features]
+        found: Mapping[str, Tensor] = self.model.compute_loss(
+            targets, said, self.anchors(x, features), counts
+        )
+        return found
+
+    def places(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Give what the heads say; the third is how central a place is."""
+        said = self.said(maps)[0]
+        return said["cls_logits"], said["bbox_regression"], said["bbox_ctrness"]
