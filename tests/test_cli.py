@@ -273,7 +273,7 @@ FLAGS = {
     ),
     "predict": (
         "--out --store --sheet --device --batch-size --workers --json --reject --all-classes "
-        "--no-all-classes --min-score --gallery --top"
+        "--no-all-classes --min-score --yolo --no-yolo --gallery --top"
     ),
     "adopt": "--out --json",
     "report": "--out --data --train --test --bank --names --json",

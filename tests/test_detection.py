@@ -15,6 +15,7 @@ from PIL import Image
 
 from nearfar.analysis import detection_scores
 from nearfar.analysis.detection_scores import Found
+from nearfar.core.config import settings_of
 from nearfar.core.errors import NearfarError
 from nearfar.data.box_labels import open_box_labels, renumbered
 from nearfar.data.yolo_labels import read_yaml_names
@@ -257,6 +258,8 @@ def test_two_stages_draw_the_same_proposals_again_and_have_no_graph():
     assert all(torch.equal(one[name], two[name]) for name in one)
     found = head.eval().detect(x, maps)[0]
     assert len(found["boxes"]) > 3 and set(found["labels"].tolist()) <= {0, 1, 2}
+    (setting,) = (item for item in settings_of(Config) if item.name == "detector")
+    assert setting.choices == tuple(DETECTORS)  # written out there, where nothing may be imported
     task = Detection(Config(detector="faster-rcnn"))
     with pytest.raises(NearfarError, match="train one with --detector fcos or retinanet"):
         task.exported(SimpleNamespace(head=head), Preprocess())

@@ -218,6 +218,14 @@ def test_boxes_are_written_as_rows_and_as_coco(detected, boxes, tmp_path) -> Non
     nearfar.predict(detected, boxes / "test/images", out=tmp_path / "found.json", **how)
     again = open_box_labels(boxes / "test/images", tmp_path / "found.json")
     assert sum(len(one.boxes) for one in again.boxes) == sum(bool(row["class"]) for row in rows)
+    nearfar.predict(detected, boxes / "test/images", out=tmp_path / "yolo.csv", yolo=True, **how)
+    labels = tmp_path / "yolo"
+    assert sorted(item.name for item in labels.iterdir()) == [*(f"{at}.txt" for at in range(4)), "data.yaml"]
+    read = open_box_labels(boxes / "test/images", labels)
+    assert read.classes == open_result(detected).classes
+    for one, other in zip(read.boxes, again.boxes, strict=True):
+        assert np.allclose(one.boxes, other.boxes, atol=1e-3)
+        assert [read.classes[at] for at in one.labels] == [again.classes[at] for at in other.labels]
     sure = nearfar.predict(
         detected, boxes / "test/images", out=tmp_path / "sure.csv", device="cpu", min_score=1
     )

@@ -91,6 +91,10 @@ class ClassAnswers:
         """Give none."""
         return {}
 
+    def common_files(self) -> Mapping[str, bytes]:
+        """Give none."""
+        return {}
+
     def draw(self, pixels: npt.NDArray[np.uint8], answer: Any) -> tuple[npt.NDArray[np.uint8], str]:
         """Leave the image as it is, and write its class and probability."""
         word, share, _ = self._told(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -63,7 +64,7 @@ class Config:
         "fcos",
         "what finds objects on the feature maps: fcos, without anchors; retinanet, nine anchors a place; "
         "faster-rcnn, in two stages",
-        choices=tuple(DETECTORS),
+        choices=("fcos", "retinanet", "faster-rcnn"),
     )
     turns: bool = setting(
         False, "train on quarter turns too, for images that have no upright, as from a microscope"
@@ -79,6 +80,9 @@ class Predicting:
         "score from which a box is written; the one with the best F1 on held-out images if not given",
         low=0.0,
         high=1.0,
+    )
+    yolo: bool = setting(
+        False, "also write the boxes of each image as YOLO's text, into a folder beside the file of all"
     )
 
 
@@ -342,8 +346,23 @@ class Detection(CropTask):
         return {column: names.count(name) for column, name in zip(columns, self.classes, strict=True)}
 
     def files(self, answer: Objects) -> Mapping[str, bytes]:
-        """Give none; boxes are rows of the one file."""
-        return {}
+        """Write a YOLO file, a line an object, where it was asked for; boxes are rows of the one file too."""
+        if not self.predicting.yolo:
+            return {}
+        lines = []
+        for name, _, (left, top, right, bottom) in self._kept(answer):
+            middle = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+            lines.append(f"{self.classes.index(name)} {' '.join(f'{value:.6f}' for value in middle)}\n")
+        return {".txt": "".join(lines).encode()}
+
+    def common_files(self) -> Mapping[str, bytes]:
+        """Name the classes beside YOLO files."""
+        if not self.predicting.yolo:
+            return {}
+        names = {"nc": len(self.classes), "names": list(self.classes)}
+        return {
+            "data.yaml": "".join(f"{key}: {json.dumps(value)}\n" for key, value in names.items()).encode()
+        }
 
     def draw(self, pixels: npt.NDArray[np.uint8], answer: Objects) -> tuple[npt.NDArray[np.uint8], str]:
         """Draw frames in the classes' colours, and count the objects."""

@@ -287,6 +287,7 @@ class _Job:
             task = self.opened.task
             columns, every = {"path": "text", **task.columns()}, (parts.get(low) for low in starts)
             prediction_files.write(self.path, columns, every, task.document)
+            prediction_files.put_named(self.path.with_suffix(""), task.common_files())
             if bad:
                 write_rejected(self.path.with_name(self.path.name + ".rejected.csv"), bad)
         ordered = dict(counts.most_common())

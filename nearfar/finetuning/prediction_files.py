@@ -203,6 +203,17 @@ def put_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
             file.write(content)
 
 
+def put_named(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files that stand beside those of all answers.
+
+    Args:
+        folder: where to; made if missing, and there is a file.
+        files: name to content.
+    """
+    for name, content in files.items():
+        put_files(folder, name, {"": content})
+
+
 def remove(folder: Path) -> None:
     """Remove the folder of parts, unless something else is in it."""
     with suppress(OSError):

@@ -313,6 +313,10 @@ class Reidentification:
         """Give none."""
         return {}
 
+    def common_files(self) -> Mapping[str, bytes]:
+        """Give none."""
+        return {}
+
     def draw(self, pixels: npt.NDArray[np.uint8], answer: Any) -> tuple[npt.NDArray[np.uint8], str]:
         """Put the nearest image of the gallery at its right."""
         assert self.gallery is not None

@@ -274,6 +274,10 @@ class Segmentation(CropTask):
         columns = column_names("share", tuple(self.classes))
         return {column: shares.get(name, 0.0) for column, name in zip(columns, self.classes, strict=True)}
 
+    def common_files(self) -> Mapping[str, bytes]:
+        """Give none."""
+        return {}
+
     def files(self, answer: Answer) -> Mapping[str, bytes]:
         """Write the mask as a PNG with the values that the training's masks had."""
         from PIL import Image

@@ -274,6 +274,10 @@ class Task(Protocol):
         """Give files of an answer by their ending, such as {".png": a mask}; usually none."""
         ...
 
+    def common_files(self) -> Mapping[str, bytes]:
+        """Give files by name that stand beside those of all answers, such as the names of classes."""
+        ...
+
     def draw(self, pixels: npt.NDArray[np.uint8], answer: Answer) -> tuple[npt.NDArray[np.uint8], str]:
         """Draw an answer on its image (h, w, 3), for a sheet; and write its caption."""
         ...
