@@ -13,6 +13,7 @@ from drawn_labels import write_boxes as folder
 from drawn_labels import write_voc as voc
 from PIL import Image
 
+from nearfar import models
 from nearfar.analysis import detection_scores
 from nearfar.analysis.detection_scores import Found
 from nearfar.core.config import settings_of
@@ -20,9 +21,9 @@ from nearfar.core.errors import NearfarError
 from nearfar.data.box_labels import open_box_labels, renumbered
 from nearfar.data.yolo_labels import read_yaml_names
 from nearfar.exports import decode_boxes
-from nearfar.finetuning import crops
+from nearfar.finetuning import crops, windows
 from nearfar.finetuning.detect import Config, Detection, Objects, Predicting
-from nearfar.finetuning.task_types import Where
+from nearfar.finetuning.task_types import Setup, Where
 from nearfar.images.views import Preprocess
 from nearfar.models.detectors import DETECTORS, detector_class
 from nearfar.models.detectors.pyramid import OneStage
@@ -263,6 +264,58 @@ def test_two_stages_draw_the_same_proposals_again_and_have_no_graph():
     task = Detection(Config(detector="faster-rcnn"))
     with pytest.raises(NearfarError, match="train one with --detector fcos or retinanet"):
         task.exported(SimpleNamespace(head=head), Preprocess())
+
+
+@pytest.mark.parametrize(("length", "tile"), [(100, 128), (128, 128), (129, 128), (500, 128), (1000, 96)])
+def test_windows_cover_an_image_and_share_enough(length, tile):
+    found = windows.along(length, tile)
+    assert found[0].start == 0 and found[-1].start == max(0, length - tile)
+    for one, other in zip(found, found[1:], strict=False):
+        assert one.start + tile - other.start >= tile // windows.OVERLAP and one.high == other.low
+        assert other.start + tile // 8 <= one.high <= one.start + tile - tile // 8
+    assert all(sum(one.low <= x < one.high for one in found) == 1 for x in np.linspace(0, length, 97))
+
+
+def test_an_object_that_two_windows_see_is_told_once_and_whole():
+    # An object from 90 to 120 of 200 pixels, in windows of 128 that start at 0 and 72.
+    boxes = []
+    for across in windows.along(200, 128):
+        seen = np.array([[90.0, 10, 120, 40]]) - [across.start, 0, across.start, 0]
+        seen = seen.clip(0, 128)  # cut by the window's border
+        (down,) = windows.along(100, 128)
+        moved, inside = windows.owned(seen, down, across)
+        boxes.append(Found(moved[inside], np.zeros(inside.sum(), np.int64), np.full(inside.sum(), 0.9)))
+    assert windows.merged(boxes).boxes.tolist() == [[90.0, 10, 120, 40]]
+    near = Found(np.array([[91.0, 10, 121, 40], [91, 10, 121, 40]]), np.array([0, 1]), np.array([0.8, 0.7]))
+    assert windows.merged([*boxes, near]).labels.tolist() == [0, 1]  # the other class stays
+
+
+@pytest.mark.parametrize("network", ["resnet10_w16", "vit_w64_d2"])
+def test_windows_find_what_the_whole_image_shows(network, tmp_path, monkeypatch):
+    place = folder(tmp_path / "a", 3)
+    vit = "vit" in network  # which has one map, of stride 4
+    task = Detection(Config(side=80, finest=2 if vit else 8, tile=32))
+    data = task.read(place, Preprocess(), Where())
+    encoder = models.encoder(network, size=32)
+    built = task.network(encoder, data, Setup(None, torch.device("cpu")), frozen=False)
+    assert task.tile == 32 and task.shape == (32, 32) and len(built.head.finer) == vit
+    crops_seen = task.feed(data, Setup(None, torch.device("cpu")), batch_size=3, start=0).make(0)
+    assert crops_seen.views[0].shape == (3, 3, 32, 32)
+    assert np.isfinite(float(built(crops_seen).total.detach()))
+    sizes = []
+    monkeypatch.setattr(built.head, "detect", lambda x, maps: (sizes.append(x.shape), square_in(x))[1])
+    (one,) = answers_of(task, built, data.take(np.array([0])))
+    # The picture's short side is 80 px; every window told of its middle, which is its own alone.
+    tall, wide = 80, round(80 * WIDTH / HEIGHT)
+    places = [*windows.over(tall, wide, 32)]
+    assert {size[2:] for size in sizes} == {(32, 32)} and len(sizes) == len(places) == len(one.found.boxes)
+    assert np.isclose(one.found.boxes[0], np.array([12 / wide, 12 / tall, 20 / wide, 20 / tall])).all()
+
+
+def square_in(x):
+    """Say that there is an object in the middle of a window."""
+    box = torch.tensor([[12.0, 12, 20, 20]])
+    return [{"boxes": box, "scores": torch.tensor([0.9]), "labels": torch.tensor([0])}]
 
 
 def test_objects_become_rows_counts_and_frames(tmp_path):

@@ -195,7 +195,7 @@ class CropTask(abc.ABC):
         training = network.training
         network.eval()
         multiple, sizes = max(network.f.strides), getattr(images, "sizes", None)
-        square = not takes_any_shape(network.f)
+        square = self.sees_squares(network)
 
         def prepared(row: int) -> NetworkInput:
             pixels = images.gather(np.array([row])).image(0)
@@ -212,6 +212,10 @@ class CropTask(abc.ABC):
                 return [self.answer(network, one.x.to(setup.device), one) for one in ready]
         finally:
             network.train(training)
+
+    def sees_squares(self, network: Any) -> bool:
+        """Say whether images are resized to a square, since the encoder takes nothing else."""
+        return not takes_any_shape(network.f)
 
     def _resized(self, pixels: npt.NDArray[np.uint8], square: bool) -> Tensor:
         """Resize an image to its short side, or to a square of it; give (1, 3, h, w)."""

@@ -103,6 +103,8 @@ def draw(
     *,
     turns: bool,
     tilt: float = 0.0,
+    fit: float | None = None,
+    at: npt.NDArray[np.float32] | None = None,
 ) -> Crop:
     """Draw a crop.
 
@@ -112,23 +114,35 @@ def draw(
         shape: height and width of the crop.
         turns: whether quarter turns and upside down are as likely as upright.
         tilt: radians, either way.
+        fit: pixels of the image for one of the crop, at scale 1; None for a crop as large as fits in it.
+        at: (4,) a box in pixels of the image whose middle the crop shows; None for anywhere.
 
     Returns:
-        The crop; at scale 1 it is as large as fits in the image.
+        The crop.
     """
     scale = SCALE[0] * (SCALE[1] / SCALE[0]) ** float(u[0])
     quarters = int(4 * u[2]) if turns else 0
     turn = tilt * (2 * float(u[1]) - 1) + np.pi / 2 * quarters
     reach = shape[::-1] if quarters % 2 else shape  # of the crop, down and across the image
-    fit = min(image[0] / reach[0], image[1] / reach[1]) / scale  # pixels of the image for one of the crop
+    fit = (fit or min(image[0] / reach[0], image[1] / reach[1])) / scale  # pixels of the image for one of it
     cos, sin, flip = np.cos(turn) * fit, np.sin(turn) * fit, -1.0 if u[3] < 0.5 else 1.0
     middle = []
-    for length, own, number in zip(image[::-1], reach[::-1], u[4:6], strict=True):
+    for side, (length, own, number) in enumerate(zip(image[::-1], reach[::-1], u[4:6], strict=True)):
         half = own * fit / 2
         room = max(0.0, length / 2 - half) + 0.1 * half
-        middle.append(length / 2 + room * (2 * float(number) - 1))
+        if at is None:
+            middle.append(length / 2 + room * (2 * float(number) - 1))
+        else:  # the box anywhere in the crop, which stays as near to the image as elsewhere
+            wanted = float(at[side] + at[side + 2]) / 2 + half * (2 * float(number) - 1)
+            middle.append(min(max(wanted, length / 2 - room), length / 2 + room))
     matrix = np.array([[flip * cos, -sin], [flip * sin, cos]])
     return Crop(matrix, np.array(middle), shape, (2 * u[6:11] - 1).astype(np.float32))
+
+
+def chosen(u: float, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
+    """Choose one of (k, 4) boxes for half of the numbers in [0, 1); none for the others, or without boxes."""
+    at = int(2 * u * len(boxes))
+    return boxes[at] if at < len(boxes) else None
 
 
 class CropFeed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,9 +24,10 @@ from ..models.detectors import DETECTORS, detector_class
 from ..models.detectors.pyramid import OneStage
 from ..models.feature_maps import takes_any_shape
 from ..stores.schema import column_names
-from . import crops
+from . import crops, windows
 from .crop_task import CropTask, NetworkInput, OneCrop
 from .detect_network import DetectionNetwork, Objects, RawHeads
+from .objects_shown import framed, yolo_names, yolo_text
 from .task_types import Figures, HeadExport, Labelled, Mistake, Setup, Where
 
 FINEST = (4, 8)  # strides of the finest map used
@@ -36,10 +36,6 @@ MIN_SCORE = 0.3  # from which a box is written, where no images were held out
 SMALL = 4.0  # of the finest stride, that a small object's side should have at least
 CORNERS = ("x0", "y0", "x1", "y1")
 SIDE_COLUMNS = {"width": "number", "height": "number"}
-COLOURS = np.array(
-    [(230, 25, 75), (0, 130, 200), (60, 180, 75), (245, 130, 48), (145, 30, 180), (70, 240, 240)],
-    np.uint8,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,13 @@ class Config:
         "given",
         low=1,
         high=64,
+    )
+    tile: int | None = setting(
+        None,
+        "side in pixels of the windows in which images are seen, such as 640 with --side 2048 for small "
+        "objects on large images; whole images if not given",
+        low=32,
+        high=4096,
     )
     detector: str = setting(
         "fcos",
@@ -97,6 +100,7 @@ class Detection(CropTask):
         """Start without classes; `read` or `restore` gives them."""
         super().__init__(config)
         self.predicting, self.finest, self.detector = Predicting(), config.finest or 0, config.detector
+        self.tile = config.tile or 0  # side of the windows; 0 for whole images
         self.shape = (0, 0)  # of a training crop, height and width
         self.best = MIN_SCORE  # score from which boxes have the best F1
 
@@ -112,7 +116,7 @@ class Detection(CropTask):
             self.side = self.usual_side(shorts)
         shape = self.side / float(np.median(shorts)) * np.median(sides, axis=0)
         height, width = (int(32 * max(1, -(-length // 32))) for length in np.minimum(shape, 2 * self.side))
-        self.shape = height, width
+        self.shape = (self.tile, self.tile) if self.tile else (height, width)
         if not self.finest:
             self.finest = FINEST[0] if _small(found, self.side) < SMALL * FINEST[1] else FINEST[1]
         return self.load(found, found.boxes, preprocess, where)
@@ -137,11 +141,14 @@ class Detection(CropTask):
 
     def untrained(self, encoder: Encoder, fit: Labelled, setup: Setup, frozen: bool) -> DetectionNetwork:
         """Put an untrained detector on an encoder."""
-        if not takes_any_shape(encoder):
-            raise NearfarError(
-                f"encoder {encoder.name!r} takes square images of {encoder.size} px alone, and a detection "
-                "needs whole images; choose a convolutional network, such as resnet18."
-            )
+        if not takes_any_shape(encoder):  # as many vision transformers: it sees an image in windows
+            if self.config.tile not in (None, encoder.size):
+                raise NearfarError(
+                    f"encoder {encoder.name!r} takes images of {encoder.size} px alone; give --tile "
+                    f"{encoder.size}, or leave it out."
+                )
+            self.tile = int(encoder.size or 0)
+            self.shape = (self.tile, self.tile)
         with seeded(setup.seed, "detector"):
             return self.build(encoder, frozen)
 
@@ -151,7 +158,8 @@ class Detection(CropTask):
         levels = [at for at, stride in enumerate(strides) if stride >= self.finest] or [len(strides) - 1]
         width = WIDTHS[self.finest >= FINEST[1]]
         used = [widths[at] for at in levels], [strides[at] for at in levels]
-        head = detector_class(self.detector)(*used, len(self.classes), width)
+        finer = (used[1][0] // self.finest).bit_length() - 1 if len(strides) == 1 else 0
+        head = detector_class(self.detector)(*used, len(self.classes), width, finer=max(0, finer))
         return DetectionNetwork(encoder, head, levels, frozen)
 
     def cropping(self, fit: Labelled) -> OneCrop:
@@ -162,10 +170,13 @@ class Detection(CropTask):
             row: int, pixels: npt.NDArray[np.uint8], u: npt.NDArray[np.float32]
         ) -> tuple[Tensor, Tensor, Tensor]:
             height, width = pixels.shape[:2]
-            crop = crops.draw(u, (height, width), self.shape, turns=self.config.turns)
             own = fit.targets[row]
             kept = ~own.crowd
             scaled = own.boxes[kept] * np.array([width, height, width, height], np.float32)
+            how: dict[str, Any] = {"turns": self.config.turns}
+            if self.tile:  # at the scale of whole images, and often where an object is
+                how |= {"fit": min(height, width) / self.side, "at": crops.chosen(float(u[11]), scaled)}
+            crop = crops.draw(u, (height, width), self.shape, **how)
             moved, good = crop.boxes(scaled)
             boxes, labels = torch.zeros(most, 4), torch.full((most,), -1)
             count = int(good.sum())
@@ -180,15 +191,33 @@ class Detection(CropTask):
         return F.pad(x, (0, across, 0, down), value=crops.FILL)
 
     def answer(self, network: DetectionNetwork, x: Tensor, image: NetworkInput) -> Objects:
-        """Find the objects on an image."""
-        own = network.head.detect(x, network.maps(x))[0]
+        """Find the objects on an image, whole or window by window."""
         tall, wide = image.resized
-        boxes = own["boxes"].cpu().double().numpy() / (wide, tall, wide, tall)
-        boxes = boxes.clip(0, 1)
+        if self.tile:
+            found = windows.merged([*self._by_windows(network, x, tall, wide)])
+        else:
+            found = _found(network, x)
+        boxes = (found.boxes / (wide, tall, wide, tall)).clip(0, 1)
         good = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        scores, labels = own["scores"].cpu().double().numpy(), own["labels"].cpu().numpy()
-        found = Found(boxes[good], labels[good], scores[good])
+        assert found.scores is not None
+        found = Found(boxes[good], found.labels[good], found.scores[good])
         return Objects(found, *(image.original or image.decoded))
+
+    def _by_windows(self, network: DetectionNetwork, x: Tensor, tall: int, wide: int) -> Iterator[Found]:
+        """Find the objects of each window of an image (1, 3, h, w) that fills tall x wide of it."""
+        multiple = max(network.f.strides)
+        side = -(-self.tile // multiple) * multiple
+        for down, across in windows.over(tall, wide, self.tile):
+            part = x[:, :, down.start : down.start + self.tile, across.start : across.start + self.tile]
+            part = self.padded(part, side - part.shape[2], side - part.shape[3])
+            own = _found(network, part)
+            assert own.scores is not None
+            boxes, good = windows.owned(own.boxes, down, across)
+            yield Found(boxes[good], own.labels[good], own.scores[good])
+
+    def sees_squares(self, network: DetectionNetwork) -> bool:
+        """See images in their own shape, if need be in windows."""
+        return False
 
     @property
     def least(self) -> float:
@@ -257,14 +286,19 @@ class Detection(CropTask):
 
     def card(self) -> dict[str, Any]:
         """Give the classes, the side, the detector, the crop's shape and the finest stride."""
-        plain = {"classes": list(self.classes), "side": self.side, "detector": self.detector}
+        plain = {
+            "classes": list(self.classes),
+            "side": self.side,
+            "tile": self.tile,
+            "detector": self.detector,
+        }
         return {**plain, "shape": list(self.shape), "finest": self.finest, "min_score": self.best}
 
     def take(self, card: Mapping[str, Any]) -> None:
         """Take over the same."""
         self.classes = tuple(map(str, card["classes"]))
         self.side, self.finest = int(card["side"]), int(card["finest"])
-        self.detector = str(card["detector"])
+        self.detector, self.tile = str(card["detector"]), int(card["tile"])
         if self.detector not in DETECTORS:
             raise ValueError(f"there is no detector {self.detector!r}")
         height, width = map(int, card["shape"])
@@ -295,9 +329,18 @@ class Detection(CropTask):
                 "`decode_boxes.py`, which needs NumPy alone, makes them.",
             ),
             "object-detection",
-            self.prepared_as(network, f"with {crops.FILL:.3g}"),
-            facts={"side": self.side, "levels": levels, "min_score": self.best},
+            self._windowed() if self.tile else self.prepared_as(network, f"with {crops.FILL:.3g}"),
+            facts={"side": self.side, "tile": self.tile, "levels": levels, "min_score": self.best},
             beside=("decode_boxes.py",),
+        )
+
+    def _windowed(self) -> tuple[str, ...]:
+        """Say how a picture becomes windows."""
+        return (
+            f"Resize it so that its short side is {self.side} px, antialiased bilinear.",
+            "Divide by 255.",
+            f"Cut it into windows of {self.tile} px that share a quarter of their side, padded with "
+            f"{crops.FILL:.3g}; of each keep the boxes whose middle is nearest to its own.",
         )
 
     def columns(self) -> Mapping[str, str]:
@@ -347,37 +390,22 @@ class Detection(CropTask):
 
     def files(self, answer: Objects) -> Mapping[str, bytes]:
         """Write a YOLO file, a line an object, where it was asked for; boxes are rows of the one file too."""
-        if not self.predicting.yolo:
-            return {}
-        lines = []
-        for name, _, (left, top, right, bottom) in self._kept(answer):
-            middle = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
-            lines.append(f"{self.classes.index(name)} {' '.join(f'{value:.6f}' for value in middle)}\n")
-        return {".txt": "".join(lines).encode()}
+        return {".txt": yolo_text(self._kept(answer), self.classes)} if self.predicting.yolo else {}
 
     def common_files(self) -> Mapping[str, bytes]:
         """Name the classes beside YOLO files."""
-        if not self.predicting.yolo:
-            return {}
-        names = {"nc": len(self.classes), "names": list(self.classes)}
-        return {
-            "data.yaml": "".join(f"{key}: {json.dumps(value)}\n" for key, value in names.items()).encode()
-        }
+        return {"data.yaml": yolo_names(self.classes)} if self.predicting.yolo else {}
 
     def draw(self, pixels: npt.NDArray[np.uint8], answer: Objects) -> tuple[npt.NDArray[np.uint8], str]:
         """Draw frames in the classes' colours, and count the objects."""
-        from PIL import Image, ImageDraw
+        return framed(pixels, self._kept(answer), self.classes)
 
-        image = Image.fromarray(pixels)
-        pen, thick = ImageDraw.Draw(image), max(1, round(max(image.size) / 160))
-        kept = self._kept(answer)
-        for name, _, (left, top, right, bottom) in kept:
-            colour = tuple(COLOURS[self.classes.index(name) % len(COLOURS)].tolist())
-            corners = (left * image.width, top * image.height, right * image.width, bottom * image.height)
-            pen.rectangle(corners, outline=colour, width=thick)
-        names = [name for name, _, _ in kept]
-        told = [f"{names.count(name)} {name}" for name in self.classes if name in names]
-        return np.asarray(image), ", ".join(told) or "nothing"
+
+def _found(network: DetectionNetwork, x: Tensor) -> Found:
+    """Find the objects on (1, 3, h, w), in its pixels."""
+    own = network.head.detect(x, network.maps(x))[0]
+    scores, labels = own["scores"].cpu().double().numpy(), own["labels"].cpu().numpy()
+    return Found(own["boxes"].cpu().double().numpy(), labels, scores)
 
 
 def _small(found: BoxLabels, side: int) -> float:

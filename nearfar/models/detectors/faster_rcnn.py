@@ -26,9 +26,11 @@ class FasterRcnn(Detector):
         Ren et al. 2015, "Faster R-CNN", section 3; Lin et al. 2017, "Feature pyramid networks", section 4.
     """
 
-    def __init__(self, widths: Sequence[int], strides: Sequence[int], classes: int, width: int = 128) -> None:
+    def __init__(
+        self, widths: Sequence[int], strides: Sequence[int], classes: int, width: int = 128, **how: Any
+    ) -> None:
         """Build it with random weights; see `Detector`."""
-        super().__init__(widths, strides, classes, width)
+        super().__init__(widths, strides, classes, width, **how)
         from torchvision.models.detection import roi_heads, rpn
         from torchvision.models.detection.anchor_utils import AnchorGenerator
         from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead

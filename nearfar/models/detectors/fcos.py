@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -23,9 +24,10 @@ class Fcos(OneStage):
         classes: int,
         width: int = 128,
         convolutions: int = 2,
+        **how: Any,
     ) -> None:
         """Build it with random weights; see `Detector`, and `convolutions` are those of each head."""
-        super().__init__(widths, strides, classes, width)
+        super().__init__(widths, strides, classes, width, **how)
         from torchvision.models.detection.anchor_utils import AnchorGenerator
         from torchvision.models.detection.fcos import FCOS, FCOSHead
 

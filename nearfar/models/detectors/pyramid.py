@@ -30,7 +30,15 @@ class Detector(nn.Module, abc.ABC):
 
     boxes_a_place: int = 1  # that the heads tell of, at each place of a map
 
-    def __init__(self, widths: Sequence[int], strides: Sequence[int], classes: int, width: int = 128) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        strides: Sequence[int],
+        classes: int,
+        width: int = 128,
+        *,
+        finer: int = 0,
+    ) -> None:
         """Build the pyramid with random weights.
 
         Args:
@@ -38,20 +46,27 @@ class Detector(nn.Module, abc.ABC):
             strides: of these maps, in pixels.
             classes: C.
             width: channels of the pyramid, a multiple of 32.
+            finer: maps to make of the finest one, each of twice its side: a vision transformer has one map.
         """
         import_without_compiler("torchvision")
         from torchvision.ops import FeaturePyramidNetwork
 
         super().__init__()
+        widths = [*(widths[0],) * finer, *widths]
+        strides = [*(strides[0] >> at for at in range(finer, 0, -1)), *strides]
         more = max(0, FEWEST - len(widths))
         self.strides, self.made, self.classes, self.width = tuple(strides), more, classes, width
         self.sizes = [*strides, *(strides[-1] << (at + 1) for at in range(more))]  # strides of all maps
         self.pyramid = FeaturePyramidNetwork(list(widths), width)
+        self.finer = nn.ModuleList(_Doubled(widths[0]) for _ in range(finer))
         self.coarser = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for _ in range(more))
 
     def features(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Give the pyramid's maps (n, width, h, w), finest first, of the encoder's maps."""
-        levels = self.pyramid(OrderedDict((str(at), y) for at, y in enumerate(maps)))
+        every = list(maps)
+        for double in self.finer:
+            every.insert(0, double(every[0]))
+        levels = self.pyramid(OrderedDict((str(at), y) for at, y in enumerate(every)))
         found = list(levels.values())
         for step in self.coarser:
             found.append(step(torch.relu(found[-1])))
@@ -129,6 +144,18 @@ class OneStage(Detector):
         shapes = [(x.shape[2], x.shape[3])] * len(x)
         found: list[dict[str, Tensor]] = self.model.postprocess_detections(parts, anchors, shapes)
         return found
+
+
+class _Doubled(nn.Sequential):
+    """Doubles the sides of a map, as the simple pyramid of a vision transformer does.
+
+    Source:
+        Li et al. 2022, "Exploring plain vision transformer backbones for object detection", section 3.
+    """
+
+    def __init__(self, width: int) -> None:
+        """Build it for maps (n, width, h, w)."""
+        super().__init__(nn.ConvTranspose2d(width, width, 2, 2), nn.GroupNorm(1, width), nn.GELU())
 
 
 class NoBackbone(nn.Module):

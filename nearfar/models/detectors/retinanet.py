@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +34,10 @@ class RetinaNet(OneStage):
         classes: int,
         width: int = 128,
         convolutions: int = 2,
+        **how: Any,
     ) -> None:
         """Build it with random weights; see `Detector`, and `convolutions` are those of each head."""
-        super().__init__(widths, strides, classes, width)
+        super().__init__(widths, strides, classes, width, **how)
         from torchvision.models.detection import retinanet
         from torchvision.models.detection.anchor_utils import AnchorGenerator
 
