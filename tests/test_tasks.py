@@ -92,7 +92,7 @@ def detected(start, boxes, tmp_path_factory) -> Path:
 
 
 def test_a_vision_transformer_of_one_size_says_which(tmp_path) -> None:
-    encoder = models.encoder("timm:vit_tiny_patch16_224", size=32)
+    encoder = models.encoder("torchvision:vit_b_16", size=32)
     write_masks(tmp_path / "masks", 4)
     write_boxes(tmp_path / "boxes", 4)
     setup = Setup(Preprocess.of(32), torch.device("cpu"))
@@ -105,10 +105,8 @@ def test_a_vision_transformer_of_one_size_says_which(tmp_path) -> None:
             task.network(encoder, data, setup, frozen=False)
     task = Detection()  # which sees windows of that size then, on a pyramid that is made of the one map
     data = task.read(tmp_path / "boxes", setup.preprocess, Where())
-    network = task.network(encoder, data, setup, frozen=True)
+    network = task.untrained(encoder, data, setup, True)
     assert task.tile == 32 and task.finest == 4 and len(network.head.finer) == 2
-    (answer,) = task.answers(network, data.take(np.array([0])).dataset, setup, batch_size=1)
-    assert answer.height == HEIGHT and len(answer.found.boxes) <= 300 * 40
 
 
 def test_four_images_are_enough(start, tmp_path) -> None:
