@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..core import rng
 from ..core.errors import NearfarError
-from ..core.intervals import LEVEL
+from ..core.intervals import ends, resampling_weights
 
 RESAMPLES = 200
 MOST = 100  # boxes an image that count
@@ -75,7 +75,11 @@ class BoxScores:
 
 
 def scores(
-    truth: Sequence[Found], found: Sequence[Found], classes: Sequence[str], seed: int = 0
+    truth: Sequence[Found],
+    found: Sequence[Found],
+    classes: Sequence[str],
+    seed: int = 0,
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> BoxScores:
     """Compute the figures.
 
@@ -83,6 +87,7 @@ def scores(
         truth, found: n, an image each.
         classes: names.
         seed: random seed of the resamples.
+        groups: (n,) numbers of the groups that images belong to, which are drawn whole; None without groups.
 
     Returns:
         The figures.
@@ -104,7 +109,7 @@ def scores(
         for at, name in enumerate(classes)
         if there[at]
     }
-    low, high = _interval(truth, found, len(classes), seed)
+    low, high = _interval(truth, found, len(classes), _weights(len(truth), seed, groups))
     kept = own[:, there]
     return BoxScores(float(kept.mean()), float(kept[0].mean()), float(kept[5].mean()), low, high, per_class)
 
@@ -235,17 +240,20 @@ def _overlaps(
     return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
 
-def _interval(truth: Sequence[Found], found: Sequence[Found], classes: int, seed: int) -> tuple[float, float]:
-    """Draw images again and again, and give the ends between which 95 % of the AP50 lie."""
-    n = len(truth)
-    generator = np.random.Generator(np.random.Philox(key=rng.fold(seed, "bootstrap of images")))
-    weights = generator.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
+def _weights(count: int, seed: int, groups: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float64]:
+    """Draw the images of each resample."""
+    return resampling_weights(count, RESAMPLES, rng.fold(seed, "bootstrap of images"), groups)
+
+
+def _interval(
+    truth: Sequence[Found], found: Sequence[Found], classes: int, weights: npt.NDArray[np.float64]
+) -> tuple[float, float]:
+    """Give the ends between which 95 % of the AP50 lie, each image counted `weights` times."""
     every = np.stack([_ap50(truth, found, label, weights) for label in range(classes)])
     there = ~np.isnan(every)
     counts = there.sum(0)
     mean = np.where(there, every, 0).sum(0)[counts > 0] / counts[counts > 0]
-    low, high = np.quantile(mean, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return ends(mean)
 
 
 def _ap50(

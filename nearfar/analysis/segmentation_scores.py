@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core import rng
-from ..core.intervals import LEVEL, RESAMPLES
+from ..core.intervals import RESAMPLES, ends, resampling_weights
 
 Counts = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.uint8]
@@ -73,13 +73,16 @@ def iou(counts: Counts) -> npt.NDArray[np.float64]:
     return np.divide(both, union, out=np.full(both.shape, np.nan), where=union > 0)
 
 
-def scores(counts: Counts, classes: Sequence[str], seed: int = 0) -> SegmentationScores:
+def scores(
+    counts: Counts, classes: Sequence[str], seed: int = 0, groups: npt.NDArray[np.int64] | None = None
+) -> SegmentationScores:
     """Compute the figures of some images.
 
     Args:
         counts: (n, C, C), of each image.
         classes: C names.
         seed: random seed of the resamples.
+        groups: (n,) numbers of the groups that images belong to, which are drawn whole; None without groups.
 
     Returns:
         The figures.
@@ -93,14 +96,14 @@ def scores(counts: Counts, classes: Sequence[str], seed: int = 0) -> Segmentatio
         return SegmentationScores(0.0, 0.0, 0.0, 0.0, 0.0, dict.fromkeys(classes, np.nan))
     own = iou(total)
     alone = iou(counts)
-    generator = np.random.Generator(np.random.Philox(key=rng.fold(seed, "bootstrap of images")))
-    weights = generator.multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    key = rng.fold(seed, "bootstrap of images")
+    weights = resampling_weights(n, RESAMPLES, key, groups).astype(np.int64)
     drawn = (weights @ counts.reshape(n, -1)).reshape(RESAMPLES, number, number)
-    low, high = np.quantile(_mean(iou(drawn)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = ends(_mean(iou(drawn)))
     return SegmentationScores(
         miou=float(_mean(own)),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         image_miou=float(np.nanmean(_mean(alone))),
         accuracy=float(np.trace(total) / max(1, total.sum())),
         per_class=dict(zip(classes, own.tolist(), strict=True)),

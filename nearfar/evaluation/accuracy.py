@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..core.intervals import wilson
+from ..core import rng
+from ..core.intervals import RESAMPLES, ends, resampling_weights, wilson
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,18 @@ class Accuracy:
     high: float
 
     @classmethod
-    def of(cls, right: npt.NDArray[np.bool_]) -> Accuracy:
-        """Count right answers, at least one being there to count."""
-        hits = int(right.sum())
-        return cls(hits / len(right), *wilson(hits, len(right)))
+    def of(cls, right: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64] | None = None) -> Accuracy:
+        """Count right answers, one at least; the interval is over images (Wilson), or groups (bootstrap).
+
+        Args:
+            right: (n,).
+            groups: (n,) numbers of the groups that images belong to, such as patients; or None.
+        """
+        hits, count = int(right.sum()), len(right)
+        if groups is None or len(np.unique(groups)) == count:
+            return cls(hits / count, *wilson(hits, count))
+        weights = resampling_weights(count, RESAMPLES, rng.fold(0, "bootstrap of groups"), groups)
+        return cls(hits / count, *ends(weights @ right / weights.sum(1)))
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Score:
 
     Attributes:
         accuracy: share of right answers, from 0 to 1.
-        low, high: the 95 % interval of the accuracy, over test images (Wilson).
+        low, high: the 95 % interval of the accuracy, over test images (Wilson), or their groups (bootstrap).
         per_class: one entry a class; recall is None without test images, precision where no answer names it.
         confusion: (classes, classes) int64 counts; row the true class, column the answer.
         chosen: what was chosen on the validation images, such as k and temperature.
@@ -76,6 +85,7 @@ def score(
     answers: npt.NDArray[np.int64],
     classes: Sequence[str],
     chosen: Mapping[str, Any],
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> Score:
     """Score answers against the truth.
 
@@ -84,6 +94,7 @@ def score(
         answers: (n,) class numbers.
         classes: the names that the numbers point to.
         chosen: how the answers were made.
+        groups: (n,) numbers of the groups that images belong to, over which the interval then is; or None.
 
     Returns:
         The score.
@@ -101,9 +112,8 @@ def score(
         )
         for k, name in enumerate(classes)
     )
-    hits = int(right.sum())
-    low, high = wilson(hits, len(truth))
-    return Score(hits / len(truth), low, high, per_class, confusion, dict(chosen))
+    whole = Accuracy.of(truth == answers, groups)
+    return Score(whole.accuracy, whole.low, whole.high, per_class, confusion, dict(chosen))
 
 
 def most_confused(score: Score, count: int = 5) -> list[tuple[str, str, int]]:

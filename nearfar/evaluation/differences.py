@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import rng
-from ..core.intervals import LEVEL, RESAMPLES
+from ..core.intervals import LEVEL, RESAMPLES, ends, resampling_weights, sign_test
 from ..features.probes import Rows
 
 
@@ -19,7 +19,8 @@ class Difference:
         difference: accuracy of the first minus that of the second, from -1 to 1.
         low, high: its 95 % paired bootstrap interval, over test images.
         first_only, second_only: images that only the one, and only the other, got right.
-        p: McNemar's exact test: the probability of so uneven a split of those, if both are equally good.
+        p: McNemar's exact test: the probability of so uneven a split of those, if both are equally good; of
+            groups the test of their signs.
     """
 
     difference: float
@@ -40,13 +41,15 @@ class Difference:
         return "no different"
 
 
-def compare(truth: Rows, first: Rows, second: Rows, seed: int) -> Difference:
+def compare(truth: Rows, first: Rows, second: Rows, seed: int, groups: Rows | None = None) -> Difference:
     """Compare two rows of answers.
 
     Args:
         truth: (n,) class numbers.
         first, second: (n,) class numbers, the answers.
         seed: names the resamples.
+        groups: (n,) numbers of the groups that images belong to, such as patients, which are then drawn and
+            tested whole; or None.
 
     Returns:
         The difference.
@@ -59,10 +62,17 @@ def compare(truth: Rows, first: Rows, second: Rows, seed: int) -> Difference:
 
     mine, yours, count = first == truth, second == truth, len(truth)
     won, lost = int((mine & ~yours).sum()), int((~mine & yours).sum())
+    if groups is not None and len(np.unique(groups)) < count:
+        apart = mine.astype(np.float64) - yours
+        weights = resampling_weights(count, RESAMPLES, rng.fold(seed, "paired bootstrap"), groups)
+        low, high = ends(weights @ apart / weights.sum(1))
+        sums = np.bincount(np.unique(groups, return_inverse=True)[1], apart).astype(np.float64)
+        p = sign_test(sums, rng.fold(seed, "signs"))
+        return Difference((won - lost) / count, low, high, won, lost, p)
     p = min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))
     # To draw images with replacement is to draw how many of each of three kinds there are.
     kinds = np.array([won, lost, count - won - lost]) / count
     draws = np.random.Generator(np.random.Philox(key=rng.fold(seed, "paired bootstrap")))
     drawn = draws.multinomial(count, kinds, RESAMPLES)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / count, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference((won - lost) / count, float(low), float(high), won, lost, p)
+    low, high = ends((drawn[:, 0] - drawn[:, 1]) / count)
+    return Difference((won - lost) / count, low, high, won, lost, p)

@@ -191,6 +191,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     copies = leaks.near_copies(test_set, dataset, np.concatenate(candidates, axis=1))
     pairs = copies.pairs(test_set, dataset)
     warnings = {"near_copies": Leak.of(copies.known, truth, answers.rows, pairs)}
+    theirs = None
     if listed is not None:
         sides = [(train_source, dataset.ids), (test_source, test_set.ids)]
         own, theirs = listed.numbers(sides)
@@ -203,7 +204,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     return Evaluation(
         scores={
             classifier: {
-                name: score(truth, rows, dataset.classes, answers.chosen[classifier][name])
+                name: score(truth, rows, dataset.classes, answers.chosen[classifier][name], theirs)
                 for name, rows in by_name.items()
             }
             for classifier, by_name in answers.rows.items()
@@ -225,6 +226,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         truth=truth,
         answers=answers.rows,
         ids=test_set.ids,
+        groups=theirs,
         left_out=left_out,
         costs=costs,
         known="" if known is None else known.name,

@@ -35,7 +35,7 @@ class PairedEvaluations:
             for row in item.candidates(name, others=number == 0)
         ]
         first = self.evaluations[0]
-        return rank(first.truth, rows, first.seed)
+        return rank(first.truth, rows, first.seed, first.groups)
 
     def to_json(self) -> dict[str, Any]:
         """Write every evaluation and every comparison in plain values."""
@@ -82,5 +82,5 @@ def pair(runs: Sequence[str], evaluations: Sequence[Evaluation], seed: int) -> P
             if any("encoder" not in each.answers.get(classifier, {}) for each in (mine, yours)):
                 continue
             answers = mine.answers[classifier]["encoder"], yours.answers[classifier]["encoder"]
-            found.append((first, second, classifier, compare(mine.truth, answers[0], answers[1], seed)))
+            found.append((first, second, classifier, compare(mine.truth, *answers, seed, mine.groups)))
     return PairedEvaluations(tuple(runs), tuple(evaluations), tuple(found))

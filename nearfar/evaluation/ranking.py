@@ -119,19 +119,27 @@ def _share(score: Accuracy | None) -> str:
     )
 
 
-def rank(truth: Rows, rows: list[Candidate], seed: int) -> Ranking:
+def rank(truth: Rows, rows: list[Candidate], seed: int, groups: Rows | None = None) -> Ranking:
     """Rank rows of answers.
 
     Args:
         truth: (n,) class numbers of the test images.
         rows: two at least.
         seed: names the resamples.
+        groups: (n,) numbers of the groups that images belong to, or None.
 
     Returns:
         The ranking.
     """
     scored = [
-        (row, {name: Accuracy.of(row.answers[name] == truth) for name in CLASSIFIERS if name in row.answers})
+        (
+            row,
+            {
+                name: Accuracy.of(row.answers[name] == truth, groups)
+                for name in CLASSIFIERS
+                if name in row.answers
+            },
+        )
         for row in rows
     ]
     leads = {}
@@ -140,6 +148,7 @@ def rank(truth: Rows, rows: list[Candidate], seed: int) -> Ranking:
         there.sort(key=lambda row: -float(np.mean(row.answers[name] == truth)))
         if len(there) > 1:
             best, second = there[:2]
-            leads[name] = best, second, compare(truth, best.answers[name], second.answers[name], seed)
+            both = best.answers[name], second.answers[name]
+            leads[name] = best, second, compare(truth, *both, seed, groups)
     scored.sort(key=lambda item: -item[1]["knn"].accuracy if "knn" in item[1] else 0.0)
     return Ranking(tuple(scored), leads)

@@ -120,6 +120,7 @@ class Evaluation:
         truth: (n,) the test images' class numbers; not in the JSON.
         answers: the classes named, by classifier and feature set; not in the JSON.
         ids: the test images' names; not in the JSON.
+        groups: (n,) numbers of the test images' groups, over which intervals are, or None; not in the JSON.
         left_out: baselines that were not measured, and why.
         costs: of the encoder, and of the known one.
         known: the known encoder of the row "known"; "" where there is none.
@@ -137,6 +138,7 @@ class Evaluation:
     truth: Rows = field(repr=False)
     answers: Answers = field(repr=False)
     ids: Sequence[str] = field(repr=False)
+    groups: Rows | None = field(default=None, repr=False)
     left_out: Mapping[str, str] = field(default_factory=dict)
     costs: Mapping[str, EncoderCost] = field(default_factory=dict)
     known: str = ""
@@ -159,7 +161,7 @@ class Evaluation:
 
     def ranking(self) -> Ranking | None:
         """Rank the encoder, a known one and the baselines; None where there is no known one."""
-        return rank(self.truth, self.candidates(), self.seed) if self.known else None
+        return rank(self.truth, self.candidates(), self.seed, self.groups) if self.known else None
 
     @property
     def knn(self) -> Mapping[str, Score]:
@@ -174,7 +176,7 @@ class Evaluation:
     def summary(self) -> dict[str, BaselineSummary]:
         """Compare the encoder with each baseline on the same test images, by classifier."""
         titles = {name: CLASSIFIERS[name] for name in SUMMARISED}
-        return summarise(self.truth, self.answers, titles, self.seed)
+        return summarise(self.truth, self.answers, titles, self.seed, self.groups)
 
     def to_json(self) -> dict[str, Any]:
         """Write everything in plain values: {"summary": .., "knn": {"encoder": {"accuracy": ..}, ..}, ..}."""

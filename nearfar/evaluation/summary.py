@@ -91,7 +91,11 @@ class BaselineSummary:
 
 
 def summarise(
-    truth: Rows, answers: Mapping[str, Mapping[str, Rows]], titles: Mapping[str, str], seed: int
+    truth: Rows,
+    answers: Mapping[str, Mapping[str, Rows]],
+    titles: Mapping[str, str],
+    seed: int,
+    groups: Rows | None = None,
 ) -> dict[str, BaselineSummary]:
     """Compare the encoder with its baselines.
 
@@ -100,6 +104,7 @@ def summarise(
         answers: (n,) class numbers, by classifier and feature set; one of a feature set is "encoder".
         titles: of the classifiers that are asked about.
         seed: names the resamples.
+        groups: (n,) numbers of the groups that images belong to, or None.
 
     Returns:
         A summary a classifier; none where there is no baseline beside chance.
@@ -108,7 +113,7 @@ def summarise(
     for classifier, title in titles.items():
         rows = answers.get(classifier, {})
         found = [
-            BaselineComparison(name, compare(truth, rows["encoder"], own, seed))
+            BaselineComparison(name, compare(truth, rows["encoder"], own, seed, groups))
             for name, own in rows.items()
             if name not in ("encoder", "chance")
         ]

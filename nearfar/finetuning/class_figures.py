@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core import rng
-from ..core.intervals import LEVEL, RESAMPLES, wilson
+from ..core.intervals import RESAMPLES, ends, resampling_weights, wilson
 from ..data.modalities import modality
 from . import calibrate
 from .task_types import Figures, Labelled, Mistake, Rows
@@ -20,7 +20,13 @@ Logits = npt.NDArray[np.float32]
 
 
 def of_classes(
-    logits: Logits, truth: Rows, classes: Sequence[str], temperature: float, *, balanced: bool = False
+    logits: Logits,
+    truth: Rows,
+    classes: Sequence[str],
+    temperature: float,
+    *,
+    balanced: bool = False,
+    groups: Rows | None = None,
 ) -> Figures:
     """Measure predictions of one class an image.
 
@@ -30,6 +36,7 @@ def of_classes(
         classes: their names.
         temperature: by which logits are divided.
         balanced: whether the main figure is the mean of the classes' accuracies.
+        groups: (n,) numbers of the groups that images belong to, over which the interval is; or None.
 
     Returns:
         accuracy, balanced_accuracy, the 95 % interval of the main one (low, high), log_loss,
@@ -45,7 +52,10 @@ def of_classes(
     # So weighed that the mean over images is the mean over the classes that are there.
     weigh = len(truth) / ((there > 0).sum() * np.maximum(there, 1))
     per_image = np.asarray(right * (weigh[truth] if balanced else 1.0), np.float64)
-    low, high = _resampled(per_image) if balanced else wilson(int(right.sum()), len(right))
+    if balanced or groups is not None:
+        low, high = _resampled(per_image, groups)
+    else:
+        low, high = wilson(int(right.sum()), len(right))
     values = {
         "accuracy": float(right.mean()),
         "balanced_accuracy": float((hits[there > 0] / there[there > 0]).mean()),
@@ -66,11 +76,15 @@ def of_classes(
         }
         for at, name in enumerate(classes)
     }
-    return Figures(main, values, per_image, per_class)
+    return Figures(main, values, per_image, per_class, groups)
 
 
 def of_labels(
-    logits: Logits, truth: npt.NDArray[np.float32], classes: Sequence[str], temperature: float
+    logits: Logits,
+    truth: npt.NDArray[np.float32],
+    classes: Sequence[str],
+    temperature: float,
+    groups: Rows | None = None,
 ) -> Figures:
     """Measure predictions of several labels an image.
 
@@ -79,6 +93,7 @@ def of_labels(
         truth: (n, classes) of 0 and 1.
         classes: names of the labels.
         temperature: by which logits are divided.
+        groups: (n,) numbers of the groups that images belong to, over which the interval is; or None.
 
     Returns:
         mAP, the mean over labels that are there of their average precision, with its 95 % interval (low,
@@ -91,7 +106,7 @@ def of_labels(
     found = {at: average_precision(shares[:, at], there[:, at]) for at in held}
     both = int((said & there).sum())
     own, sure = np.where(there, shares, 1 - shares), np.maximum(shares, 1 - shares)
-    low, high = _interval_of_labels(shares[:, held], there[:, held]) if held else (0.0, 0.0)
+    low, high = _interval_of_labels(shares[:, held], there[:, held], groups) if held else (0.0, 0.0)
     values = {
         "mAP": float(np.mean([*found.values()])) if found else 0.0,
         "low": low,
@@ -127,22 +142,18 @@ def average_precision(scores: npt.NDArray[np.float64], there: npt.NDArray[np.boo
     return float((precision * np.diff(recall, prepend=0.0)).sum())
 
 
-def _resampled(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+def _resampled(values: npt.NDArray[np.float64], groups: Rows | None) -> tuple[float, float]:
     """Give the ends between which 95 % of the means of resampled values lie."""
-    drawn = _weights(len(values), RESAMPLES) @ values / len(values)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    weights = resampling_weights(len(values), RESAMPLES, rng.fold(0, "bootstrap of images"), groups)
+    return ends(weights @ values / weights.sum(1))
 
 
-def _weights(count: int, times: int) -> npt.NDArray[np.float64]:
-    """Say how often each image comes in each of some resamples, (times, count)."""
-    generator = np.random.Generator(np.random.Philox(key=rng.fold(0, "bootstrap of images")))
-    return generator.multinomial(count, np.full(count, 1 / count), times).astype(np.float64)
-
-
-def _interval_of_labels(shares: npt.NDArray[np.float64], there: npt.NDArray[np.bool_]) -> tuple[float, float]:
+def _interval_of_labels(
+    shares: npt.NDArray[np.float64], there: npt.NDArray[np.bool_], groups: Rows | None
+) -> tuple[float, float]:
     """Draw images again and again, and give the ends between which 95 % of the mAP lie."""
-    weights = _weights(len(there), LABEL_RESAMPLES)
+    key = rng.fold(0, "bootstrap of images")
+    weights = resampling_weights(len(there), LABEL_RESAMPLES, key, groups)
     total, count = np.zeros(LABEL_RESAMPLES), np.zeros(LABEL_RESAMPLES)
     for scores, own in zip(shares.T, there.T, strict=True):
         order = np.argsort(-scores, kind="stable")
@@ -156,8 +167,7 @@ def _interval_of_labels(shares: npt.NDArray[np.float64], there: npt.NDArray[np.b
             (precision * step).sum(1), every[:, 0], out=np.zeros(len(hits)), where=every[:, 0] > 0
         )
         total, count = total + found, count + (every[:, 0] > 0)
-    low, high = np.quantile(total / np.maximum(count, 1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return ends(total / np.maximum(count, 1))
 
 
 def mistakes(

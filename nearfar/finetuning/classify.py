@@ -309,10 +309,9 @@ class Classification(ClassAnswers):
         """Compare with the truth: accuracy, or the balanced one; of several labels the mAP."""
         logits = np.asarray(answers, np.float32)
         if self.many:
-            return class_figures.of_labels(logits, data.targets, self.classes, self.temperature)
-        return class_figures.of_classes(
-            logits, data.targets, self.classes, self.temperature, balanced=self.config.balance != "none"
-        )
+            return class_figures.of_labels(logits, data.targets, self.classes, self.temperature, data.groups)
+        how: dict[str, Any] = {"balanced": self.config.balance != "none", "groups": data.groups}
+        return class_figures.of_classes(logits, data.targets, self.classes, self.temperature, **how)
 
     def mistakes(self, answers: Sequence[Any], data: Labelled, count: int) -> list[Mistake]:
         """Find the wrong answers of which the network is surest."""

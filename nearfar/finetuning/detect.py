@@ -256,7 +256,7 @@ class Detection(CropTask):
             found.append(Found(given.boxes * sides, given.labels, given.scores))
         if not any(own.counted.any() for own in data.targets):  # of a few held-out images
             return Figures("ap50", dict.fromkeys(("ap50", "low", "high", "ap", "ap75"), 0.0))
-        got = detection_scores.scores(truth, found, self.classes)
+        got = detection_scores.scores(truth, found, self.classes, groups=data.groups)
         values = {name: getattr(got, name) for name in ("ap50", "low", "high", "ap", "ap75")}
         return Figures("ap50", values, None, got.per_class)
 

@@ -154,12 +154,15 @@ def difference(one: Figures, other: Figures) -> tuple[float, float]:
 
     Returns:
         How much higher the main figure of the first is, and how much that may be by chance: 1.96 standard
-        errors of the paired difference; PLAIN_GAIN where the figure is no mean over images.
+        errors of the paired difference, between groups where there are such; PLAIN_GAIN where the figure is
+        no mean over images.
     """
     if one.per_image is None or other.per_image is None:
         return one.score - other.score, PLAIN_GAIN
     apart = one.per_image - other.per_image
-    return float(apart.mean()), 1.96 * float(np.std(apart)) / math.sqrt(len(apart))
+    units = np.arange(len(apart)) if one.groups is None else np.unique(one.groups, return_inverse=True)[1]
+    sums = np.bincount(units, apart - apart.mean())  # images of a group are not independent
+    return float(apart.mean()), 1.96 * math.sqrt(float((sums**2).sum())) / len(apart)
 
 
 def _over_fitting(checks: Sequence[Mapping[str, Any]], main: str, noun: str) -> Verdict | None:

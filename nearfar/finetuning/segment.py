@@ -191,7 +191,7 @@ class Segmentation(CropTask):
 
     def measure(self, answers: Sequence[Pixels], data: Labelled) -> Figures:
         """Compare with the masks, at the masks' own size."""
-        found = segmentation_scores.scores(self._counts(answers, data), self.classes)
+        found = segmentation_scores.scores(self._counts(answers, data), self.classes, groups=data.groups)
         values = {name: getattr(found, name) for name in ("miou", "low", "high", "image_miou", "accuracy")}
         per_class = {name: {"iou": value} for name, value in found.per_class.items() if not np.isnan(value)}
         return Figures("miou", values, None, per_class)

@@ -231,12 +231,14 @@ class Figures:
         per_image: (n,) float64 whose mean is the main figure, for a paired comparison; None where the figure
             is no mean over images.
         per_class: class to its own figures.
+        groups: (n,) numbers of the groups that images belong to, such as patients; None without groups.
     """
 
     main: str
     values: Mapping[str, float]
     per_image: npt.NDArray[np.float64] | None = None
     per_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    groups: Rows | None = None
 
     @property
     def score(self) -> float:

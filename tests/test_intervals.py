@@ -1,0 +1,75 @@
+"""Intervals and tests over groups of images, such as the slices of a patient."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from nearfar.core.intervals import ends, resampling_weights, sign_test
+from nearfar.evaluation.accuracy import Accuracy
+from nearfar.evaluation.differences import compare
+from nearfar.finetuning.outcome import difference
+from nearfar.finetuning.task_types import Figures
+
+
+def test_groups_are_drawn_whole_and_single_images_as_without_groups() -> None:
+    groups = np.array([7, 7, 3, 5, 3, 7])
+    weights = resampling_weights(6, 400, 1, groups)
+    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 2] == weights[:, 4]).all()
+    assert (weights[:, [0, 2, 3]].sum(1) == 3).all()  # three groups are drawn each time
+    assert np.array_equal(resampling_weights(6, 9, 1, np.arange(6)), resampling_weights(6, 9, 1))
+
+
+def test_an_interval_over_groups_covers_the_truth_as_often_as_it_says() -> None:
+    # 20 patients of 10 slices each, of whom 70 % are right, whole: the slices tell the same ten times.
+    draws, covered, narrow = np.random.default_rng(0), 0, 0
+    groups = np.repeat(np.arange(20), 10)
+    for _ in range(300):
+        right = np.repeat(draws.random(20) < 0.7, 10)
+        one, other = Accuracy.of(right, groups), Accuracy.of(right)
+        covered += one.low <= 0.7 <= one.high
+        narrow += other.low <= 0.7 <= other.high
+    assert covered > 0.88 * 300 and narrow < 0.6 * 300
+
+
+@pytest.mark.parametrize("sums", [[1.0, 1, 1, -1], [2.0, -1, 3, 0, 0.5], [1.0]])
+def test_signs_are_counted_as_a_loop_counts_them(sums) -> None:
+    some = [value for value in sums if value]
+    far = [
+        abs(sum(sign * value for sign, value in zip(signs, some, strict=True))) >= abs(sum(some)) - 1e-9
+        for signs in itertools.product((1, -1), repeat=len(some))
+    ]
+    assert sign_test(np.array(sums), 0) == pytest.approx(np.mean(far))
+    assert sign_test(np.zeros(5), 0) == 1.0
+
+
+def test_signs_of_single_images_are_mcnemars_exact_test() -> None:
+    truth = np.zeros(30, np.int64)
+    first, second = truth.copy(), truth.copy()
+    second[:9], first[28:] = 1, 1
+    exact = compare(truth, first, second, 0)
+    apart = (first == truth).astype(float) - (second == truth)
+    assert sign_test(apart, 0) == pytest.approx(exact.p)
+    many = np.concatenate([np.ones(40), -np.ones(20)])  # too many to try all
+    assert sign_test(many, 0) == pytest.approx(0.0135, abs=0.004)  # binomial, 40 of 60
+
+
+def test_a_difference_in_one_patient_alone_is_no_difference() -> None:
+    truth = np.zeros(100, np.int64)
+    groups = np.repeat(np.arange(10), 10)
+    first, second = truth.copy(), truth.copy()
+    second[:10] = 1  # all ten slices of one patient
+    alone = compare(truth, first, second, 0)
+    assert alone.outcome == "better" and alone.difference == pytest.approx(0.1)
+    whole = compare(truth, first, second, 0, groups)
+    assert whole.outcome == "no different" and whole.difference == alone.difference and whole.p == 1.0
+    figures = [
+        Figures("accuracy", {"accuracy": 0.0}, (one == truth).astype(float)) for one in (first, second)
+    ]
+    gain, error = difference(*figures)
+    assert gain - error > 0
+    figures = [Figures("accuracy", {}, one.per_image, groups=groups) for one in figures]
+    gain, error = difference(*figures)
+    assert gain == pytest.approx(0.1) and gain - error < 0
+    spread = [float(one @ np.repeat([1, 0], 50)) / 50 for one in resampling_weights(100, 500, 0, groups)]
+    assert ends(np.array(spread))[0] < 1 < ends(np.array(spread))[1]
