@@ -278,7 +278,7 @@ FLAGS = {
     "adopt": "--out --json",
     "report": "--out --data --train --test --bank --names --json",
     "embed": (
-        "--out --store --columns --prune --thumbnail --part --join --on --parts --labels --json "
+        "--out --store --boxes --columns --prune --thumbnail --part --join --on --parts --labels --json "
         "--device --engine --batch-size --workers"
     ),
     "explain": "--out --pair --labels --json",

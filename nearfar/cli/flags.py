@@ -37,7 +37,7 @@ _VALUES = {
     "FOLDER": ("heat_maps", "truth"),
     "IMAGE": ("like", "dislike"),
     "ID": ("id",),
-    "PATH": ("out",),
+    "PATH": ("out", "boxes"),
     "FILE": ("image", "columns", "bank", "import_file", "export_file", "labels", "groups", "sheet"),
     "SHARE": ("fpr", "reject"),
     "VIEWER": ("to",),

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -38,6 +39,7 @@ class Boxes:
         crowd: (k,) bool, whether a box holds many objects; such are not trained on, nor counted as missed.
         difficult: (k,) bool, whether a box is hard to tell even for people; such are not counted as missed.
         height, width: of the image, in pixels.
+        scores: (k,) float64, as a prediction has them; NaN where none is said.
     """
 
     boxes: npt.NDArray[np.float32]
@@ -46,6 +48,7 @@ class Boxes:
     difficult: npt.NDArray[np.bool_]
     height: int
     width: int
+    scores: npt.NDArray[np.float64] | None = None
 
     @property
     def counted(self) -> npt.NDArray[np.bool_]:
@@ -194,7 +197,8 @@ def _of_coco(folder: Path, paths: Sequence[str], file: coco.Coco) -> BoxLabels:
                 ) from None
             name = file.classes[file.number[one["category_id"]]]
             corners = left * across, top * down, (left + width) * across, (top + height) * down
-            some.append((name, *corners, CROWD if one.get("iscrowd") else PLAIN))
+            kind = CROWD if one.get("iscrowd") else PLAIN
+            some.append(Object(name, *corners, kind, _score(one.get("score"))))
         kept.append(path)
         objects.append(some)
         shapes.append(shape)
@@ -220,8 +224,8 @@ def _labels(
     number = {name: at for at, name in enumerate(classes)}
     found, bad, clipped = [], [], 0
     for path, some, (height, width) in zip(paths, objects, shapes, strict=True):
-        boxes, labels, kinds = [], [], []
-        for at, (name, *corners, kind) in enumerate(some):
+        boxes, labels, kinds, scores = [], [], [], []
+        for at, (name, *corners, kind, score) in enumerate(some):
             lows, highs = (0.0, 0.0), (float(width), float(height))
             left, top = (
                 min(max(v, low), high) for v, low, high in zip(corners[:2], lows, highs, strict=True)
@@ -236,6 +240,7 @@ def _labels(
             boxes.append((left / width, top / height, right / width, bottom / height))
             labels.append(number[name])
             kinds.append(kind)
+            scores.append(score)
         found.append(
             Boxes(
                 np.array(boxes, np.float32).reshape(-1, 4),
@@ -244,6 +249,7 @@ def _labels(
                 np.array(kinds, np.int64) == DIFFICULT,
                 height,
                 width,
+                np.array(scores, np.float64),
             )
         )
     if bad:
@@ -257,6 +263,11 @@ def _labels(
         notes.append(f"{counted(clipped, 'box was')} clipped at the edge of the image.")
     source = FileSource(str(folder), clean(paths), None, folder, list(paths))
     return BoxLabels(source, tuple(found), classes, tuple(notes))
+
+
+def _score(value: Any) -> float:
+    """Read the score of a predicted box; NaN where there is none."""
+    return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def _read_voc(path: Path, shape: Shape) -> list[Object]:
@@ -285,7 +296,7 @@ def _read_voc(path: Path, shape: Shape) -> list[Object]:
                 raise ValueError("an object has no name")
             hard = (one.findtext("difficult") or "").strip().lower() in ("1", "true")
             kind = DIFFICULT if hard else PLAIN
-            found.append((name, left * across, top * down, right * across, bottom * down, kind))
+            found.append(Object(name, left * across, top * down, right * across, bottom * down, kind))
         return found
     except (
         ElementTree.ParseError,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..images.value_range import Range
     from ..images.views import AugmentationParams, Preprocess, View
     from ..models import Encoder
+    from .crops import Cut
     from .dataset import RaggedImages
     from .inspection import Inspection
     from .source import Pixels, Source
@@ -59,19 +60,21 @@ class ImageModality(Modality):
 
         return is_one_image(data)
 
-    def fetch(self, source: Source, row: int, *, limit: int) -> tuple[Pixels | bytes, bytes]:
-        """Fetch an image's file or pixels; `limit` counts pixels."""
+    def fetch(self, source: Source, row: int, *, limit: int) -> tuple[Pixels | bytes | Cut, bytes]:
+        """Fetch an image's file or pixels, or an object of it; `limit` counts pixels."""
         from .reading import fetch
 
         return fetch(source, row, max_pixels=limit)
 
-    def decode(self, data: Pixels | bytes, preprocess: Preprocess | None, *, limit: int) -> Example:
+    def decode(self, data: Pixels | bytes | Cut, preprocess: Preprocess | None, *, limit: int) -> Example:
         """Decode an image to (H, W, 3) uint8, and say its own width and height, upright."""
         from ..images import decode
         from ..images.value_range import to_rgb_array
+        from .crops import Cut
 
         side = None if preprocess is None else preprocess.decode_side
         span = None if preprocess is None else preprocess.value_range
+        data = data.pixels(span) if isinstance(data, Cut) else data
         if not isinstance(data, bytes):
             height, width = data.shape[:2]
             pixels = decode.shrink(to_rgb_array(data, span), side)
@@ -221,7 +224,7 @@ class ImageModality(Modality):
 
     def thumbnail(
         self,
-        data: Pixels | bytes,
+        data: Pixels | bytes | Cut,
         value: Pixels,
         side: int,
         preprocess: Preprocess | None = None,
@@ -234,11 +237,12 @@ class ImageModality(Modality):
         from PIL import Image
 
         from ..images import decode
+        from .crops import Cut
 
-        pixels = value
+        pixels, span = value, None if preprocess is None else preprocess.value_range
         if max(value.shape[:2]) < side:
+            data = data.pixels(span) if isinstance(data, Cut) else data
             if isinstance(data, bytes):
-                span = None if preprocess is None else preprocess.value_range
                 how: dict[str, Any] = {"max_pixels": limit, "exact": False, "value_range": span}
                 pixels = decode.decode(data, short_side=side, **how)
             elif data.dtype == value.dtype:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ..core.errors import NearfarError
 from ..core.text import counted
 
 SHAPES = 0.02  # by which share the proportions of labels may differ from their image's
 Shape = tuple[int, int]
-# Of an object: class name, left, top, right and bottom in pixels, and PLAIN, or CROWD or DIFFICULT.
-Object = tuple[str, float, float, float, float, int]
 PLAIN, CROWD, DIFFICULT = 0, 1, 2
+
+
+class Object(NamedTuple):
+    """An object as a label file has it: its corners in pixels, and its score where one is said."""
+
+    name: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    kind: int = PLAIN
+    score: float = math.nan
 
 
 def joined(images: Mapping[str, Sequence[str]], files: Mapping[str, Path]) -> dict[str, Path]:

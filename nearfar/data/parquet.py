@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import glob
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from ..core.errors import BadImage, NearfarError, reason_of
 from ..core.progress import Bar
 from ..core.threads import map_in_order
 from .image_columns import bytes_of, class_words, image_column, label_column
+from .recent import Recent
 from .shards import expand
 from .source import Source, class_names, clean, file_stamp
 
@@ -40,30 +39,6 @@ class ParquetFile:
     footer: Any = None
 
 
-class _Groups:
-    """The groups of rows that were read last; each is read once, however many threads ask for it."""
-
-    def __init__(self, load: Callable[[int], Any]) -> None:
-        self._load, self._lock = load, threading.Lock()
-        self._held: OrderedDict[int, tuple[threading.Lock, list[Any]]] = OrderedDict()
-
-    def get(self, group: int) -> Any:
-        with self._lock:
-            lock, made = self._held.setdefault(group, (threading.Lock(), []))
-            self._held.move_to_end(group)
-            while len(self._held) > GROUPS:
-                self._held.popitem(last=False)
-        with lock:
-            if not made:
-                try:
-                    made.append(self._load(group))
-                except BadImage as error:  # the other rows of the group need not wait for it again
-                    made.append(error)
-        if isinstance(made[0], BadImage):
-            raise BadImage(str(made[0]))
-        return made[0]
-
-
 @dataclass(frozen=True)
 class ParquetImages(Source):
     """Images in Parquet files.
@@ -79,7 +54,7 @@ class ParquetImages(Source):
 
     def __post_init__(self) -> None:
         """Prepare to hold groups."""
-        object.__setattr__(self, "_groups", _Groups(self._load))
+        object.__setattr__(self, "_groups", Recent(self._load, GROUPS))
 
     def _load(self, group: int) -> Any:
         import pyarrow.parquet as parquet
@@ -95,7 +70,7 @@ class ParquetImages(Source):
     def read(self, index: int) -> bytes:
         """Fetch one image's bytes."""
         group = int(np.searchsorted(self.starts, index, side="right")) - 1
-        groups: _Groups = self._groups  # type: ignore[attr-defined]
+        groups: Recent[int, Any] = self._groups  # type: ignore[attr-defined]
         return bytes_of(groups.get(group)[index - int(self.starts[group])].as_py())
 
     def stamp(self, index: int) -> str:

@@ -22,6 +22,7 @@ from ..core.threads import map_in_order
 from ..images import decode
 from ..images.files import read
 from ..images.value_range import Range, Values, to_rgb_array
+from .crops import Crops, Cut
 from .source import Pixels, Source
 
 _SLICE = 32  # images a thread takes at a time
@@ -57,7 +58,7 @@ def none_usable(source: Source, reason: str) -> NearfarError:
     return NearfarError(f"of {some} of {source.name} none can be used ({reason}); {check_of(source)}")
 
 
-def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Values | bytes, bytes]:
+def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Values | bytes | Cut, bytes]:
     """Fetch one image of a source, whatever form it comes in, without decoding it.
 
     Args:
@@ -66,11 +67,14 @@ def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Values | byte
         max_pixels: the most pixels allowed.
 
     Returns:
-        A file's bytes or what the array holds, and a digest of 16 bytes of its content.
+        A file's bytes, what the array holds, or an object yet to be cut out; and a digest of its content:
+        16 bytes, which of an object are its image's, and then more.
 
     Raises:
         BadImage: it cannot be used.
     """
+    if isinstance(source, Crops):
+        return source.fetch(index)
     data = source.read(index)
     if isinstance(data, np.ndarray):
         height, width = data.shape[:2]
@@ -102,6 +106,9 @@ def read_pixels(
         BadImage: it cannot be used.
     """
     data, digest = fetch(source, index, max_pixels=max_pixels)
+    if isinstance(data, Cut):
+        own = hashlib.blake2b(digest, digest_size=16).digest()
+        return decode.shrink(data.pixels(value_range), short_side), own
     if isinstance(data, np.ndarray):
         return decode.shrink(to_rgb_array(data, value_range), short_side), digest
     pixels = decode.decode(data, max_pixels=max_pixels, short_side=short_side, value_range=value_range)

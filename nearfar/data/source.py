@@ -38,7 +38,8 @@ class Source(abc.ABC):
     `ids` names each image in valid UTF-8; `labels` has one class name an image, or is None where labels
     were not asked for; `name` is what the user called it; `kind` is a word for what it is; `masks` names
     files that were left out, since they are masks of images beside them; `others` counts the other files of
-    its folder by their endings.
+    its folder by their endings; `columns` are numbers that a store keeps of each image, None where there is
+    none.
     """
 
     name: str
@@ -46,7 +47,10 @@ class Source(abc.ABC):
     labels: tuple[str, ...] | None
     masks: Sequence[str] = field(default=(), kw_only=True)
     others: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    columns: Mapping[str, Sequence[float | None]] = field(default_factory=dict, kw_only=True)
     kind: ClassVar[str] = "images"
+    label_column: ClassVar[str] = "label"
+    """The column of a store that keeps the labels."""
     waiting: ClassVar[int] = 1
     """Threads that wait side by side where examples come across a network."""
 

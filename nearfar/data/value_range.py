@@ -9,6 +9,7 @@ import numpy as np
 from ..core.errors import BadImage
 from ..images import decode
 from ..images.value_range import Range, Seen, find, see
+from .crops import Crops
 from .source import ArraySource, Source
 
 SAMPLE = 64  # images looked at
@@ -25,6 +26,8 @@ def see_sample(source: Source, *, max_pixels: int) -> list[Seen]:
         What was seen of those that have more than 8 bits, of up to 64 images spread evenly; bad ones are
         passed over.
     """
+    if isinstance(source, Crops):
+        source = source.photos
     if isinstance(source, ArraySource) and source.pixels.dtype == np.uint8:
         return []
     found = []

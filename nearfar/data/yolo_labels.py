@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from ..core.errors import NearfarError
 from .csv_files import read_text
-from .label_files import PLAIN, Object, Shape
+from .label_files import Object, Shape
 
 FARTHEST = 2  # of the shares of a side: beyond, they are pixels
 MOST = 100_000  # classes
@@ -66,7 +67,8 @@ def yolo_reader(names: Sequence[str] | None, posed: bool) -> Callable[[Path, Sha
             left, top = (v if abs(v) > 1e-3 else 0.0 for v in (left, top))
             right = width if abs(right - width) < 1e-3 else right
             bottom = height if abs(bottom - height) < 1e-3 else bottom
-            found.append((name, left, top, right, bottom, PLAIN))
+            score = float(values[4]) if len(values) == 5 and not posed else math.nan
+            found.append(Object(name, left, top, right, bottom, score=score))
         return found
 
     return read

@@ -20,6 +20,7 @@ from ..core import locks, progress
 from ..core.config import to_json
 from ..core.device import cores
 from ..core.errors import NearfarError
+from ..data.box_list import open_boxes
 from ..data.modalities import modality_of
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable, write_rejected
@@ -71,6 +72,7 @@ def embed(
     data: Any = None,
     *,
     out: str | Path | None = None,
+    boxes: str | Path | None = None,
     device: str = "auto",
     engine: str = "torch",
     batch_size: int = 256,
@@ -126,6 +128,7 @@ def embed(
     data: Any = None,
     *,
     store: str | Path,
+    boxes: str | Path | None = None,
     columns: str | Path | None = None,
     prune: bool = False,
     thumbnail: int | None = None,
@@ -144,6 +147,7 @@ def embed(
     *,
     out: str | Path | None = None,
     store: str | Path | None = None,
+    boxes: str | Path | None = None,
     columns: str | Path | None = None,
     prune: bool = False,
     thumbnail: int | None = None,
@@ -168,6 +172,8 @@ def embed(
         data: images.
         out: a .parquet, .npz or .npy file to write.
         store: instead of a file, a vector store to bring up to date: only new and changed images are encoded.
+        boxes: embed the objects on the images instead, each cut out: what nearfar predict of a detection
+            wrote, a COCO file, or a folder of .xml or .txt files.
         columns: with store: add columns from a .csv or .tsv, whose first column names images by id or path.
         prune: with store: delete images whose files are gone.
         thumbnail: with a new store: pixels of the longer side of its thumbnails; if not given, 96.
@@ -200,6 +206,11 @@ def embed(
             "--on ray does all parts, into a folder: leave --part, --join and --store out, and put them "
             "together afterwards with nearfar embed RUN --join FOLDER."
         )
+    if boxes is not None and (join is not None or on is not None or (part is not None and store is None)):
+        raise NearfarError(
+            "--boxes is for a file or a store of all objects; leave --join, --on and --part out, or give "
+            "--store."
+        )
     if join is not None:
         if data is not None or part is not None or columns is not None or prune or labels or thumbnail:
             raise NearfarError(
@@ -218,6 +229,8 @@ def embed(
                 f"no images are named; write nearfar embed {getattr(data, 'name', data)} DATA."
             )
         run = default_encoder(f"nearfar embed RUN {data}")
+    if boxes is not None:
+        data, labels = open_boxes(data, boxes), True
     if store is not None:
         if out is not None:
             raise NearfarError("--out and --store exclude each other; give one of them.")

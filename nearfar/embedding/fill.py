@@ -17,6 +17,7 @@ from ..core.config import to_json
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..core.text import counted
+from ..data.crops import CLASS, Crops
 from ..data.modalities import modality_of
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable
@@ -33,7 +34,8 @@ from .part import CollectionPart
 from .reader import ImageReader, ReadImage
 
 Encode = Callable[[Sequence[ReadImage]], Vectors]
-DATA_LABEL = "data_label"  # the column with the label that the collection gave last
+BEFORE = "data_"  # begins the name of the column with the label that the collection gave last
+DATA_LABEL = f"{BEFORE}label"
 SMALLEST, LARGEST = 16, 1024  # pixels of a thumbnail that may be asked for
 PIECES = 20  # chunks written, from which on they are put together at the end
 
@@ -54,6 +56,7 @@ class Filled:
         kept_labels: labels changed in the store since, which differ from the collection's and stay.
         rejected: images that cannot be used.
         one: the word for one of them, such as clip.
+        label_column: the column of their labels.
     """
 
     address: str
@@ -67,6 +70,7 @@ class Filled:
     kept_labels: int
     rejected: tuple[Rejected, ...]
     one: str = "image"
+    label_column: str = "label"
 
     def to_json(self) -> dict[str, Any]:
         """Describe it in plain values."""
@@ -84,7 +88,7 @@ class Filled:
         if self.kept_labels:
             lines.append(
                 f"{counted(self.kept_labels, 'label')} changed in the store, unlike the collection's: kept; "
-                f"the column {DATA_LABEL} holds the collection's"
+                f"the column {BEFORE}{self.label_column} holds the collection's"
             )
         if self.gone:
             what = "deleted" if self.pruned else "kept; --prune deletes them"
@@ -127,7 +131,7 @@ def fill(
         batch_size: images encoded at a time.
         workers: CPU threads that read images; default: all cores.
         labels: whether to write labels too. A label that was changed in the store since is kept; the column
-            `DATA_LABEL` holds what the collection says.
+            `DATA_LABEL` holds what the collection says; of objects, `class` and `data_class`.
         part: the only part of the collection to read; rows of others are left alone.
         first_chunk: images of the first commit; each is then twice as large, up to the usual size, so that
             who reads the store meanwhile sees it grow. Default: the usual size from the start.
@@ -157,6 +161,8 @@ def fill(
     for name in extra.columns if extra else ():
         schema.check_update(name, [], {}, info.fixed)
     store = open_store(address, info)
+    if isinstance(source, Crops):
+        schema.check_kinds({**dict.fromkeys(source.columns, "number"), CLASS: "text"}, store, instead="")
     if thumbnail is not None and store.info.thumbnail != thumbnail:
         raise NearfarError(
             f"{store.address} has thumbnails of {store.info.thumbnail} pixels; leave out --thumbnail, or "
@@ -185,14 +191,16 @@ class _Job:
     def __init__(self, reader: ImageReader, store: VectorStore, encode: Encode) -> None:
         self.reader, self.store, self.encode = reader, store, encode
         self.source = reader.source
+        self.objects = isinstance(self.source, Crops)
         self.paths = paths_of(self.source)
-        wanted = ["id", "digest", "path", "label", *([DATA_LABEL] if DATA_LABEL in store.columns else [])]
-        known = store.rows(wanted).to_pydict()
+        self.labels, self.given = self.source.label_column, BEFORE + self.source.label_column
+        wanted = ["digest", "path", self.labels, self.given, *self.source.columns]
+        known = store.rows(["id", *(name for name in wanted if name in store.columns)]).to_pydict()
         nothing = [None] * len(known["id"])
-        self.digest, self.path, self.label, self.data_label = (
-            dict(zip(known["id"], known.get(name, nothing), strict=True))
-            for name in ("digest", "path", "label", DATA_LABEL)
+        self.digest, self.path, self.label, self.data_label, *numbers = (
+            dict[str | None, Any](zip(known["id"], known.get(name, nothing), strict=True)) for name in wanted
         )
+        self.numbers = dict(zip(self.source.columns, numbers, strict=True))
         self.by_digest = {digest: name for name, digest in self.digest.items() if digest}
         self.counts = {"encoded": 0, "known": 0, "unchanged": 0, "relabelled": 0, "kept_labels": 0}
         self.pieces, self.bad = 0, list[Rejected]()
@@ -210,6 +218,8 @@ class _Job:
     def _lost(self, name: str) -> bool:
         """Tell whether a row that the collection lacks has lost its file; out of reach is not lost."""
         path = self.path[name]
+        if isinstance(self.source, Crops) and self.source.lists(name):
+            return True
         if not path:  # of shards that this call does not name, it knows nothing
             return not isinstance(self.source, FileSource) and _shard(name) in self.shards
         file = file_of(path)
@@ -241,8 +251,9 @@ class _Job:
         self._keep(same)
 
     def _facts(self, seen: Sequence[ReadImage]) -> dict[str, list[Any]]:
-        """Say of images what their files say."""
+        """Say of images what their files and the collection say."""
         return {
+            **{name: [values[item.row] for item in seen] for name, values in self.source.columns.items()},
             "id": [self.source.ids[item.row] for item in seen],
             "path": [self.paths[item.row] for item in seen],
             "digest": [item.digest for item in seen],
@@ -252,7 +263,8 @@ class _Job:
     def _put(self, facts: dict[str, Any], vectors: Vectors) -> None:
         import pyarrow as pa
 
-        kinds = {DATA_LABEL: "text", **self.store.columns, "thumbnail": None}
+        own = {**dict.fromkeys((self.labels, self.given), "text"), **dict.fromkeys(self.numbers, "number")}
+        kinds = {**own, **self.store.columns, "thumbnail": None}
         types = {
             name: schema.arrow_type(name, kind, self.store.info.fixed) if kind else pa.binary()
             for name, kind in kinds.items()
@@ -271,12 +283,13 @@ class _Job:
         facts["thumbnail"] = [item.thumbnail for item in seen]
         if self.source.labels is not None:
             ids = self.source.ids
-            there = [ids[item.row] for item in seen]
-            facts["label"] = [
+            # Where the content changed, an object of the same id is another object.
+            there = [None if self.objects else ids[item.row] for item in seen]
+            facts[self.labels] = [
                 self._label(item.row, self.label.get(name), self.data_label.get(name))
                 for item, name in zip(seen, there, strict=True)
             ]
-            facts[DATA_LABEL] = [self.source.labels[item.row] for item in seen]
+            facts[self.given] = [self.source.labels[item.row] for item in seen]
         self._put(facts, self.encode(seen))
         self.counts["encoded"] += len(seen)
 
@@ -289,17 +302,24 @@ class _Job:
         facts: dict[str, list[Any]] = {name: [old[name] for old in olds] for name in olds[0]}
         for name in facts:
             if name == "label" or name not in self.store.info.fixed:
-                facts[name] = [old[name] if old["id"] in self.gone else None for old in olds]
+                moves = [self.objects or old["id"] in self.gone for old in olds]
+                facts[name] = [old[name] if move else None for old, move in zip(olds, moves, strict=True)]
         if self.source.labels is not None:
-            before = zip(seen, facts["label"], facts.get(DATA_LABEL, [None] * len(seen)), strict=True)
-            facts["label"] = [self._label(item.row, label, given) for item, label, given in before]
-            facts[DATA_LABEL] = [self.source.labels[item.row] for item in seen]
+            nothing = [None] * len(seen)
+            before = zip(seen, *(facts.get(name, nothing) for name in (self.labels, self.given)), strict=True)
+            facts[self.labels] = [self._label(item.row, label, given) for item, label, given in before]
+            facts[self.given] = [self.source.labels[item.row] for item in seen]
         facts |= {**self._facts(seen), "thumbnail": self.store.thumbnails(names)}
         self._put(facts, self.store.vectors(ids=names)[1])
         self.counts["known"] += len(seen)
 
     def _keep(self, seen: Sequence[ReadImage]) -> None:
-        """Bring the path and the label of unchanged images up to date."""
+        """Bring the path, the label and the collection's columns of unchanged images up to date."""
+        for column, values in self.source.columns.items():
+            own, ids = self.numbers[column], self.source.ids
+            moved = {ids[item.row]: values[item.row] for item in seen}
+            if moved := {name: value for name, value in moved.items() if own[name] != value}:
+                self.store.update(column, moved)
         paths, labels, given = {}, {}, {}
         for item in seen:
             name, path = self.source.ids[item.row], self.paths[item.row]
@@ -313,9 +333,9 @@ class _Job:
             if self.source.labels[item.row] != self.data_label[name]:
                 given[name] = self.source.labels[item.row]
         # Last what the collection gave: until it is written, the next call compares with the one before.
-        for column, values in (("path", paths), ("label", labels), (DATA_LABEL, given)):
-            if values:
-                self.store.update(column, values)
+        for column, texts in (("path", paths), (self.labels, labels), (self.given, given)):
+            if texts:
+                self.store.update(column, texts)
         self.counts["unchanged"] += len(seen)
 
     def _label(self, row: int, label: str | None, given: str | None) -> str:
@@ -346,7 +366,8 @@ class _Job:
             gone=tuple(self.gone),
             pruned=prune,
             rejected=tuple(self.bad),
-            one=self.reader.modality.one,
+            one="object" if self.objects else self.reader.modality.one,
+            label_column=self.labels,
         )
 
 
@@ -366,6 +387,9 @@ def _both_there(path: str, old: str) -> bool:
 
 def paths_of(source: Source) -> list[str | None]:
     """Say where each image's file is, if it has one."""
+    if isinstance(source, Crops):
+        places = paths_of(source.photos)
+        return [places[row] for row in source.photo.tolist()]
     if not isinstance(source, FileSource):
         return [None] * len(source)
     root = os.path.join(os.getcwd(), source.root)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core.errors import BadImage
 from ..core.threads import map_in_order
+from ..data.crops import Cut
 from ..data.modalities import modality_of
 from ..data.modality import Example
 from ..data.source import Source
@@ -63,7 +64,7 @@ class ImageReader:
         try:
             data, content = kind.fetch(self.source, row, limit=limit)
             digest = content.hex()
-            size = data.nbytes if isinstance(data, np.ndarray) else len(data)
+            size = data.nbytes if isinstance(data, np.ndarray | Cut) else len(data)
             if digest in known:
                 return ReadImage(row, digest, size)
             example = kind.decode(data, self.preprocess, limit=limit)

@@ -28,6 +28,7 @@ from ..data.source import FileSource, Source, files_of
 from ..features.chunked import CHUNK_IMAGES, Chunk, read_chunks
 from ..features.extract import fingerprint
 from ..stores.base import VectorStore
+from ..stores.cut_out import cut_out
 from ..stores.open import open_store
 from ..stores.schema import check_kinds
 from ..training.run import Run
@@ -176,9 +177,8 @@ def _of_store(store: VectorStore) -> Source:
         raise NearfarError(
             f"{store.address} holds no paths of images; name the images: predict RUN DATA --store."
         )
-    return FileSource(
-        store.address, [name for name, _ in there], None, Path("/"), [path for _, path in there]
-    )
+    names, files = [name for name, _ in there], [path for _, path in there]
+    return cut_out(store, names, FileSource(store.address, names, None, Path("/"), files), files)
 
 
 def _check_store(store: VectorStore, source: Source) -> str:

@@ -15,6 +15,7 @@ from ..features.chunked import CHUNK_IMAGES, read_chunks
 from ..features.extract import features
 from ..models import as_trained
 from ..stores import VectorStore
+from ..stores.cut_out import cut_out
 from ..training.run import Run
 
 CSI = "csi"
@@ -49,7 +50,8 @@ def turned_vectors(store: VectorStore, run: Run, ids: list[str]) -> npt.NDArray[
                 f"the file of {one!r} is not at {where[one] or 'any known place'}; --method csi needs the "
                 "images: put them back, or embed them again where they are now."
             )
-    source = open_in_memory([where[one] for one in ids], None)
+    paths = [where[one] for one in ids]
+    source = cut_out(store, ids, open_in_memory(paths, None), paths)
     net = TurnedVectors(as_trained(run.encoder), run.part("g"), run.part("turn"))
     made = []
     for chunk in read_chunks(source, range(0, len(ids), CHUNK_IMAGES), run.preprocess, cores()):

@@ -21,6 +21,7 @@ from ..data.source import files_of
 from ..features.chunked import Chunk, read_chunks
 from ..features.extract import features
 from ..stores import VectorStore
+from ..stores.cut_out import cut_out
 from ..training.run import Run
 
 NORMAL, MAPPED = 200, 100  # images that are remembered, and images that get a map, at most
@@ -83,7 +84,8 @@ def _read(store: VectorStore, run: Run, ids: list[str]) -> Chunk:
                 "them back, or embed them again where they are now."
             )
     # Two hundred images at most: one chunk.
-    (found,) = read_chunks(open_in_memory(paths, None), [0], run.preprocess, cores())
+    source = cut_out(store, ids, open_in_memory(paths, None), paths)
+    (found,) = read_chunks(source, [0], run.preprocess, cores())
     for row, reason in found.bad:
         raise NearfarError(
             f"{paths[row]} cannot be read ({reason}); delete its row: nearfar store {store.address}"

@@ -12,6 +12,7 @@ from ..data.in_memory import InMemorySource
 from ..data.open import open_data
 from ..data.source import Source, files_of
 from ..stores import VectorStore
+from ..stores.cut_out import cut_out
 from ..training.run import Run, default_encoder, load
 from .image_folder import is_store
 from .store_access import StoreLike, open_for_query, run_of
@@ -109,7 +110,7 @@ def _of_store(
                 f"the files of {counted(len(gone), 'image is')} gone, such as {gone[0]!r}; parts need the "
                 "images: put them back, or embed them again where they are now."
             )
-        return InMemorySource(str(store.address), tuple(some), None, paths)
+        return cut_out(store, some, InMemorySource(str(store.address), tuple(some), None, paths), paths)
 
     kinds = None if odd is None else ["defect" if one in odd else "" for one in ids]
     learned = files(sorted(known)) if known else None
