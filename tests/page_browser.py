@@ -37,7 +37,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[explored.Explore
 
 
 @contextmanager
-def served(there: explored.Explored, column: str) -> Iterator[str]:
+def served(there: Any, column: str) -> Iterator[str]:
     """Serve the page as `nearfar explore` does."""
     uvicorn = pytest.importorskip("uvicorn", reason="no uvicorn here: pip install 'nearfar[explore]'")
     pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")

@@ -18,6 +18,7 @@ from nearfar.analysis import detection_scores
 from nearfar.analysis.detection_scores import Found
 from nearfar.core.config import settings_of
 from nearfar.core.errors import NearfarError
+from nearfar.data import box_text
 from nearfar.data.box_labels import open_box_labels, renumbered
 from nearfar.data.yolo_labels import read_yaml_names
 from nearfar.exports import decode_boxes
@@ -334,8 +335,13 @@ def test_objects_become_rows_counts_and_frames(tmp_path):
     again = open_box_labels(tmp_path, tmp_path / "found.json")
     assert [len(one.boxes) for one in again.boxes if one.width == 100] == [1, 0]
     assert np.allclose(again.boxes[0].boxes[0], box[0])
-    assert task.store_columns(answer) == {"objects_disc": 0, "objects_square": 1}
+    boxes = '[["square",0.9,10.0,10.0,50.0,30.0]]'
+    assert task.store_columns(answer) == {"objects_disc": 0, "objects_square": 1, "boxes": boxes}
+    assert box_text.read(boxes) == [("square", 0.9, 10, 10, 50, 30)]
+    assert task.store_columns(nothing)["boxes"] == "[]" and {*task.store_kinds()} == {
+        *task.store_columns(answer)
+    }
     task.classes = ("red disc", "square")
-    assert task.store_columns(answer) == {"objects_red_disc": 0, "objects_square": 1}
+    assert task.store_columns(answer) == {"objects_red_disc": 0, "objects_square": 1, "boxes": boxes}
     shown, text = task.draw(picture(0)[0], answer)
     assert shown.shape == (HEIGHT, WIDTH, 3) and text == "1 square" and (shown != picture(0)[0]).any()

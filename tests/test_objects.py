@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from drawn_labels import HEIGHT, WIDTH, picture, write_boxes
+from drawn_labels import HEIGHT, WIDTH, picture, write_boxes, write_masks
 from PIL import Image
 
-from nearfar import embed, models
+from nearfar import embed, finetune, models, predict
 from nearfar.cli.main import main
 from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data.box_list import open_boxes
@@ -235,3 +235,26 @@ def test_rows_of_whole_images_and_of_objects_share_a_store(run: Run, photos: Pat
         (48, 64),
         (12, 12),
     ]
+
+
+def test_a_prediction_of_masks_tells_the_store_where_they_are(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
+    from nearfar.app.overlays import mask, overlays
+
+    place, address = write_masks(tmp_path / "a", 6), tmp_path / "a.nf"
+    how: dict[str, Any] = {"device": "cpu", "epochs": 1, "side": 32, "scratch": False, "workers": 1}
+    made = finetune(run, task="segment", train=place, out=tmp_path / "s", **how)
+    embed(run, place / "images", store=address)
+    store = open_store(address)
+    predict(made.path, place / "images", store=address)
+    assert "mask" not in store.columns  # which no file was asked for
+    predict(made.path, place / "images", store=address, out=tmp_path / "found.csv")
+    row = store.rows(["id", "mask", "mask_digest"]).to_pylist()[0]
+    assert row["id"] == "00.png" and row["mask"] == str(tmp_path / "found" / "00.png")
+    assert overlays(store, "00.png") == {"width": WIDTH, "height": HEIGHT, "boxes": [], "mask": True}
+    values = np.asarray(Image.open(row["mask"]))
+    drawn = np.asarray(Image.open(io.BytesIO(mask(store, "00.png"))))
+    assert drawn.shape == (HEIGHT, WIDTH, 4) and np.array_equal(drawn[:, :, 3] > 0, values > 0)
+    Image.fromarray(255 - values).save(row["mask"])
+    with pytest.raises(NearfarError, match="has changed since it was written; predict again"):
+        mask(store, "00.png")

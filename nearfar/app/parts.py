@@ -21,8 +21,10 @@ from ..analysis.heatmaps import overlay
 from ..analysis.part_detector import HeldOut, PartDetector
 from ..core.errors import BadImage, NearfarError
 from ..data.source import Source
+from ..images.value_range import Values
 from ..queries.part_learning import still_out
 from ..stores import VectorStore
+from ..stores.cut_out import corners_of
 from . import originals
 from .findings import Findings
 from .row_numbers import NumberedStore
@@ -43,9 +45,11 @@ class StoredPictures(Source):
     store: VectorStore
     kind: ClassVar[str] = "stored pictures"
 
-    def read(self, index: int) -> bytes:
-        """Fetch one image."""
+    def read(self, index: int) -> bytes | Values:
+        """Fetch one image; of an object, its pixels."""
         try:
+            if corners_of(self.store, [self.ids[index]]) is not None:
+                return originals.seen(self.store, self.ids[index])
             return originals.content(self.store, self.ids[index])
         except NearfarError as error:
             raise BadImage(str(error)) from None
@@ -147,7 +151,7 @@ class AnomalousParts:
         with self._lock:
             detector, source = self._look(), self._source([name])
             low, high = self._ends()
-            pixels = originals.pixels_of(self.rows.store, name)
+            pixels = originals.seen(self.rows.store, name)
             found = list(detector.score(source, [0], threads=1, inside=True))
             if not found:
                 raise NearfarError(f"the file of {name!r} cannot be shown: {detector.rejected[0][1]}.")

@@ -19,7 +19,7 @@ from ..core.errors import NearfarError
 from ..images.thumbnails import checked
 from ..stores.import_export import export
 from ..stores.set_aside import SET_ASIDE
-from . import originals
+from . import originals, overlays
 from .answers import framed, listed, named_in, plains
 from .changes import add_changes, user
 from .findings import Findings
@@ -224,6 +224,16 @@ def _pictures(app: FastAPI, rows: NumberedStore) -> None:
     def photo(row: Number, key: str, side: Side = originals.FULL) -> Response:
         (name,) = rows.named([row], key)
         return Response(originals.photo(store, name, side), media_type="image/jpeg")
+
+    @app.get("/api/overlays/{row}")
+    def over(row: Number, key: str) -> dict[str, Any]:
+        (name,) = rows.named([row], key)
+        return overlays.overlays(store, name)
+
+    @app.get("/api/mask/{row}")
+    def mask(row: Number, key: str) -> Response:
+        (name,) = rows.named([row], key)
+        return Response(overlays.mask(store, name), media_type="image/png")
 
     @app.get("/api/clip/{row}")
     def clip(row: Number, key: str) -> Response:

@@ -47,7 +47,7 @@ def near(findings: Findings, names: list[str]) -> tuple[dict[str, Any], list[byt
     run, store = findings.run(), findings.store
     if run.preprocess.modality != IMAGES:
         raise NearfarError(f"parts can be shown of images only; this store holds {run.preprocess.modality}.")
-    shown = [originals.pixels_of(findings.store, name) for name in names]
+    shown = [originals.seen(findings.store, name) for name in names]
     dataset = modality_of(run.preprocess).load(
         StoredPictures(store.address, names, None, store),
         run.preprocess,

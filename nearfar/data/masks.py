@@ -11,6 +11,9 @@ _IMAGE = re.compile(r"(?P<image>.+?)[._ -](?:image|img|rgb|input|photo|orig|orig
 _WORD = re.compile(rf"(?:{_WORDS})", re.IGNORECASE)
 Key = tuple[str, ...]
 
+MASK, MASK_DIGEST = "mask", "mask_digest"
+"""Columns of a store: where the mask that was predicted of an image is, and the digest of this file."""
+
 
 def masks_among(names: Sequence[str]) -> set[str]:
     """Find the masks: x.mask.png, x_mask.png or x.seg.png beside x.png, and masks/x.png beside images/x.png.

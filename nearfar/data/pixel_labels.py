@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,11 +90,11 @@ class PixelLabels:
     notes: tuple[str, ...]
 
 
-def read_values(path: Path) -> npt.NDArray[np.int64]:
+def read_values(path: Path | IO[bytes]) -> npt.NDArray[np.int64]:
     """Read a mask's values: grey, the numbers of a palette, 16 bits; colours as one number.
 
     Args:
-        path: the file.
+        path: the file, or an open one.
 
     Returns:
         (height, width) int64; grey saved as a colour image gives grey.

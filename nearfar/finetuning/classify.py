@@ -98,6 +98,7 @@ class Classification(ClassAnswers):
 
     name: ClassVar[str] = "classify"
     trains_frozen: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     document: ClassVar[None] = None
     modalities: ClassVar[tuple[str, ...] | None] = None  # a head on vectors fits every kind
 

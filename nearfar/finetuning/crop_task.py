@@ -58,6 +58,7 @@ class CropTask(abc.ABC):
     """A task whose head works on feature maps; see `task.Task` for what each function is."""
 
     trains_frozen: ClassVar[bool] = True
+    masks: ClassVar[bool] = False
     modalities: ClassVar[tuple[str, ...] | None] = ("images",)
     sides: ClassVar[tuple[int, int]]
     """The short side that is chosen where none is given lies between."""

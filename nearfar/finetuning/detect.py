@@ -16,8 +16,10 @@ from ..analysis import detection_scores
 from ..analysis.detection_scores import Found
 from ..core.config import setting
 from ..core.errors import NearfarError
-from ..data import box_labels, coco
+from ..data import box_labels, box_text, coco
 from ..data.box_labels import BoxLabels
+from ..data.box_text import DrawnBox
+from ..data.crops import CORNERS
 from ..data.dataset import Dataset
 from ..models import Encoder, seeded
 from ..models.detectors import DETECTORS, detector_class
@@ -34,7 +36,6 @@ FINEST = (4, 8)  # strides of the finest map used
 WIDTHS = (64, 128)  # channels of the pyramid: with a map finer than stride 8, and without
 MIN_SCORE = 0.3  # from which a box is written, where no images were held out
 SMALL = 4.0  # of the finest stride, that a small object's side should have at least
-CORNERS = ("x0", "y0", "x1", "y1")
 SIDE_COLUMNS = {"width": "number", "height": "number"}
 
 
@@ -379,14 +380,17 @@ class Detection(CropTask):
         return coco.document(rows, self.classes)
 
     def store_kinds(self) -> Mapping[str, str]:
-        """Name a column for each class."""
-        return dict.fromkeys(column_names("objects", tuple(self.classes)), "number")
+        """Name a column for each class, and one of all boxes, which the page draws."""
+        counts = column_names("objects", tuple(self.classes))
+        return {**dict.fromkeys(counts, "number"), box_text.BOXES: "text"}
 
     def store_columns(self, answer: Objects) -> Mapping[str, Any]:
-        """Give the number of objects of each class."""
-        names = [name for name, _, _ in self._kept(answer)]
+        """Give the number of objects of each class, and all boxes."""
+        found = [DrawnBox(*row[:6]) for row in self.rows(answer) if row[0]]
+        names = [box.name for box in found]
         columns = column_names("objects", tuple(self.classes))
-        return {column: names.count(name) for column, name in zip(columns, self.classes, strict=True)}
+        counts = {column: names.count(name) for column, name in zip(columns, self.classes, strict=True)}
+        return {**counts, box_text.BOXES: box_text.write(found)}
 
     def files(self, answer: Objects) -> Mapping[str, bytes]:
         """Write a YOLO file, a line an object, where it was asked for; boxes are rows of the one file too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
 from ..core.text import counted, printable
+from ..data.masks import MASK, MASK_DIGEST
 from ..data.modalities import modality, modality_of
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable, write_rejected
@@ -142,7 +144,8 @@ def predict(
     else:
         source = open_data(data, expected=opened.run.preprocess.modality)
     if kept is not None:
-        check_kinds(opened.task.store_kinds(), kept, instead="")
+        masks = dict.fromkeys((MASK, MASK_DIGEST), "text") if path is not None and opened.task.masks else {}
+        check_kinds({**opened.task.store_kinds(), **masks}, kept, instead="")
         notes = (*notes, _check_store(kept, source))
     job = _Job(opened, source, path, kept, device_named(device), batch_size, workers or cores())
     return job.run(picture, notes, settings)
@@ -302,17 +305,24 @@ class _Job:
         rows = [
             [name, *row] for name, answer in zip(names, answers, strict=True) for row in task.rows(answer)
         ]
-        if self.store is not None and names:
-            values: dict[str, dict[str, Any]] = {}
-            for name, answer in zip(names, answers, strict=True):
-                for column, value in task.store_columns(answer).items():
-                    values.setdefault(column, {})[name] = value
-            self.store.update_columns(values)
+        values: dict[str, dict[str, Any]] = {}
         if self.path is not None:
             for row, answer in zip(chunk.kept.tolist(), answers, strict=True):
                 if files := task.files(answer):
                     self._names = self._names or prediction_files.file_names(ids)
-                    prediction_files.put_files(self.path.with_suffix(""), self._names[row], files)
+                    folder = self.path.with_suffix("")
+                    prediction_files.put_files(folder, self._names[row], files)
+                    if task.masks:
+                        ((ending, data),) = files.items()
+                        place = os.path.realpath(folder / f"{self._names[row]}{ending}")
+                        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+                        values.setdefault(MASK, {})[ids[row]] = place
+                        values.setdefault(MASK_DIGEST, {})[ids[row]] = digest
+        if self.store is not None and names:
+            for name, answer in zip(names, answers, strict=True):
+                for column, value in task.store_columns(answer).items():
+                    values.setdefault(column, {})[name] = value
+            self.store.update_columns(values)
         return Part(len(names), rows, [[ids[row], reason] for row, reason in chunk.bad])
 
     def _reading(self) -> Any:

@@ -74,6 +74,7 @@ class Reidentification:
 
     name: ClassVar[str] = "reidentify"
     trains_frozen: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     document: ClassVar[None] = None
     modalities: ClassVar[tuple[str, ...] | None] = ("images",)
 

@@ -24,6 +24,7 @@ from ..core.errors import NearfarError
 from ..data import pixel_labels
 from ..data.dataset import Dataset
 from ..data.pixel_labels import IGNORED, PixelLabels
+from ..images.class_colours import coloured
 from ..models import Encoder, seeded
 from ..models.feature_maps import takes_any_shape
 from ..stores.schema import column_names
@@ -32,12 +33,6 @@ from .crop_task import CropTask, NetworkInput, OneCrop
 from .segment_baseline import ColourFeatures
 from .segment_network import PixelHead, PixelLogits, SegmentationNetwork
 from .task_types import Answer, Figures, HeadExport, Labelled, Mistake, Setup, Where
-
-COLOURS = np.array(
-    [(127, 127, 127), (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48),
-     (145, 30, 180), (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212), (0, 128, 128)],
-    np.uint8,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,6 +80,7 @@ class Segmentation(CropTask):
 
     name: ClassVar[str] = "segment"
     document: ClassVar[None] = None
+    masks: ClassVar[bool] = True
     sides, pretrained = (64, 512), 0.1
     steps, epochs, warmup = (300, 4000), 40, 0.1
 
@@ -298,7 +294,6 @@ class Segmentation(CropTask):
     def draw(self, pixels: npt.NDArray[np.uint8], answer: Answer) -> tuple[npt.NDArray[np.uint8], str]:
         """Lay the classes' colours over the image; the first class, often the background, stays clear."""
         classes = pixel_labels.fitted(answer.classes, pixels.shape[:2], "an image")
-        colours = COLOURS[1 + (classes.astype(np.int64) - 1) % (len(COLOURS) - 1)]
-        mixed = (pixels.astype(np.uint16) + colours) // 2
+        mixed = (pixels.astype(np.uint16) + coloured(classes)) // 2
         shown = np.where((classes == 0)[:, :, None], pixels, mixed).astype(np.uint8)
         return shown, ", ".join(f"{name} {100 * share:.0f} %" for name, share in self._shares(answer))

@@ -42,6 +42,8 @@ class Task(Protocol):
     """As `--task` takes it, and the name of its file."""
     trains_frozen: ClassVar[bool]
     """Whether a head on the frozen encoder is trained by gradient steps too; else `solve` gives it."""
+    masks: ClassVar[bool]
+    """Whether the file of an answer is its mask, which the page lays over the image."""
     modalities: ClassVar[tuple[str, ...] | None]
     """The kinds of data that it works for; None for all."""
     config: Any

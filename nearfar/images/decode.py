@@ -182,6 +182,19 @@ def shrink(pixels: Pixels, short_side: int | None) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
+def upright_shape(data: bytes, *, max_pixels: int) -> tuple[int, int]:
+    """Read the height and width that `decode` gives an image, without decoding it.
+
+    Args, raises: as `decode`.
+    """
+    with quiet:
+        image = identify(io.BytesIO(data), max_pixels)
+        turn = 1
+        with suppress(Exception):  # a broken EXIF block does not spoil the pixels
+            turn = image.getexif().get(0x0112, 1)
+    return (image.width, image.height) if turn in (5, 6, 7, 8) else (image.height, image.width)
+
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -5,7 +5,7 @@ import { cell, want } from "./cells.js";
 import { similar } from "./lists.js";
 import { byId, focused, labelOf, make, on, one, say, state, trying, word, worded } from "./state.js";
 
-const HIDDEN = new Set(["id", "path", "digest", "bytes", "width", "height", "map_x", "map_y"]);
+const HIDDEN = new Set(["id", "path", "digest", "boxes", "mask", "mask_digest", "bytes", "width", "height", "map_x", "map_y"]);
 const LISTED = 8; // columns of the store that are shown
 
 function draw() {

@@ -64,7 +64,7 @@ function mixed(share) {
 
 /** Offer the columns there are. */
 export function offer() {
-  const hidden = new Set(["id", "path", "digest", state.labels.column, "map_x", "map_y", ...(state.facts.modality === "text" ? ["text"] : [])]);
+  const hidden = new Set(["id", "path", "digest", "boxes", "mask", "mask_digest", state.labels.column, "map_x", "map_y", ...(state.facts.modality === "text" ? ["text"] : [])]);
   const columns = Object.keys(state.facts.columns).filter((column) => !hidden.has(column) && !/_(at|before)$/.test(column));
   const options = [["", state.labels.column], ["/anomaly-score", "anomaly score"], ["/clusters", "cluster"], ...columns.map((c) => [c, c])];
   byId("colour").replaceChildren(...options.map(([value, text]) => make("option", { value }, text)));

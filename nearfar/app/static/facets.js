@@ -5,7 +5,7 @@ import { where } from "./lists.js";
 import { byId, make, on, say, state, trying } from "./state.js";
 
 const SHOWN = 12; // values of a column
-const HIDDEN = new Set(["id", "path", "digest", "map_x", "map_y"]);
+const HIDDEN = new Set(["id", "path", "digest", "boxes", "mask", "mask_digest", "map_x", "map_y"]);
 const columns = new Map(); // name -> { names, values }, read once
 
 const quoted = (text) => `'${text.replaceAll("'", "''")}'`;

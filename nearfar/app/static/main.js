@@ -46,7 +46,7 @@ const KEYS = [
   ["Home", (extend) => grid.go(0, extend)],
   ["End", (extend) => grid.go(state.list.rows.length - 1, extend)],
   [" ", grid.toggle, "Space", "choose the image, or no longer"],
-  ["v", photo.open, "v", "the image in full; + - zoom, f fits, y tells why another is near, Esc closes"],
+  ["v", photo.open, "v", "the image in full; + - zoom, f fits, o hides boxes and masks, y tells why another is near, Esc closes"],
   ["Enter", gather, "Enter", "show the chosen images alone"],
   ["Escape", none, "Esc", "choose none"],
   ["1 … 9", null, "1 … 9", "give the chosen images, or the one in focus, a label"],

@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { byId, make, on, state, tell, trying } from "./state.js";
 
-const HIDDEN = new Set(["digest", "map_x", "map_y"]), LAST = ["width", "height", "bytes", "path"];
+const HIDDEN = new Set(["digest", "boxes", "mask", "mask_digest", "map_x", "map_y"]), LAST = ["width", "height", "bytes", "path"];
 
 /** The columns of the table, in order: those of the list, then those of the store. */
 export function columns() {

@@ -3,6 +3,7 @@
 import { ask } from "./api.js";
 import { cell, want } from "./cells.js";
 import { go } from "./grid.js";
+import * as overlays from "./over.js";
 import * as parts from "./parts.js";
 import { byId, focused, labelOf, make, on, say, state, worded } from "./state.js";
 import * as why from "./why.js";
@@ -18,7 +19,8 @@ export const isOpen = () => open_;
 
 function place() {
   for (const frame of frames) {
-    frame.firstElementChild.style.transform = `translate(${view.across}px, ${view.down}px) scale(${view.scale})`;
+    for (const layer of [frame.firstElementChild, ...frame.querySelectorAll(".over")]) layer.style.transform = `translate(${view.across}px, ${view.down}px) scale(${view.scale})`;
+    overlays.place(frame, view.scale);
     frame.lastElementChild.style.fontSize = `${1.15 * Math.min(6, view.scale)}rem`;
     frame.classList.toggle("near", view.scale > 4);
   }
@@ -43,6 +45,7 @@ function fit() {
 async function fill(frame, row) {
   const [picture, words] = frame.children, now = turn;
   frame.hidden = row < 0;
+  overlays.clear(frame);
   if (row < 0) return undefined;
   const known = cell(row);
   if (known) picture.src = urls.get(row) ?? known.url;
@@ -53,7 +56,7 @@ async function fill(frame, row) {
   words.removeAttribute("title");
   if (written(frame, known)) return undefined;
   if (mapped && frame === frames[0]) return over(picture, words, name, row);
-  if (urls.has(row)) return undefined;
+  if (urls.has(row)) return lay(frame, known, row, name);
   try {
     const url = URL.createObjectURL(await ask(`api/photo/${row}?key=${state.facts.key}`));
     urls.set(row, url);
@@ -62,11 +65,21 @@ async function fill(frame, row) {
       URL.revokeObjectURL(gone);
       urls.delete(oldest);
     }
-    if (now === turn) picture.src = url;
+    if (now !== turn) return undefined;
+    picture.src = url;
+    return lay(frame, known, row, name);
   } catch (error) {
     if (now === turn) words.textContent = words.title = `${name} · ${error.message}`;
   }
   return undefined;
+}
+
+/** Lay boxes and a mask over an image that is shown in full. */
+async function lay(frame, known, row, name) {
+  if (!overlays.has(known)) return;
+  const now = turn, words = frame.children[1], plain = () => now === turn && !reasons.length && (frame === frames[0] ? !mapped : second === row);
+  const lost = await overlays.draw(frame, row, view.scale, plain).catch(({ message }) => message);
+  if (lost && plain()) words.textContent = words.title = `${name} · ${lost}`;
 }
 
 /** Show a text as text, which its picture only begins; tells whether it is one. */
@@ -119,7 +132,7 @@ function facts(row) {
   if (!known) return;
   byId("photo-path").textContent = known.row.path ?? "no file";
   byId("copy-path").hidden = !known.row.path;
-  const hidden = new Set(["path", "digest", "map_x", "map_y", ...(state.facts.modality === "text" ? ["text"] : [])]); // shown beside
+  const hidden = new Set(["path", "digest", "map_x", "map_y", overlays.BOXES, ...(state.facts.modality === "text" ? ["text"] : [])]); // shown beside
   const shown = Object.entries(known.row).filter(([name, value]) => !hidden.has(name) && !/_before$/.test(name) && value !== null);
   byId("photo-facts").replaceChildren(...shown.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)))));
 }
@@ -202,6 +215,7 @@ async function explain() {
       return;
     }
     reasons = found.urls;
+    frames.forEach(overlays.clear);
     frames.forEach((frame, at) => (frame.firstElementChild.src = reasons[at]));
     byId("photo-reason").textContent = found.words;
   } catch (error) {
@@ -234,6 +248,7 @@ export function open() {
   if (focused() < 0) return say(worded("There is no image to show."));
   open_ = true;
   mapped = state.list.name === "parts";
+  byId("photo-over").hidden = !overlays.may();
   for (const id of ["photo-parts", "photo-normal"]) byId(id).hidden = !state.facts.parts;
   byId("photo-parts").setAttribute("aria-pressed", mapped);
   dialog.showModal();
@@ -244,7 +259,8 @@ export const close = () => dialog.close();
 
 /** Take a key that means something else here than on the page; tells whether it was one. */
 export function typed(key) {
-  const does = { "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), f: fit, y: explain, ...(state.facts.parts && { h: turnParts }), v: close, Enter: close, ArrowDown: () => go(state.at + 1), ArrowUp: () => go(state.at - 1) };
+  const nearer = () => zoom(1.5, overlays.middle(frames[0], view));
+  const does = { "+": nearer, "=": nearer, "-": () => zoom(1 / 1.5), f: fit, y: explain, o: () => overlays.turn(frames), ...(state.facts.parts && { h: turnParts }), v: close, Enter: close, ArrowDown: () => go(state.at + 1), ArrowUp: () => go(state.at - 1) };
   does[key]?.();
   return key in does;
 }
@@ -254,6 +270,8 @@ const middle = (event, frame) => {
   return [event.clientX - box.left - box.width / 2, event.clientY - box.top - box.height / 2];
 };
 for (const frame of frames) {
+  overlays.prepare(frame);
+  new ResizeObserver(() => overlays.place(frame, view.scale)).observe(frame);
   const hands = new Map();
   const text = () => frame.classList.contains("words"); // it is scrolled and selected
   frame.addEventListener("wheel", (event) => {
@@ -297,6 +315,7 @@ byId("copy-path").addEventListener("click", async () => {
 });
 byId("photo-close").addEventListener("click", close);
 byId("photo-parts").addEventListener("click", turnParts);
+byId("photo-over").addEventListener("click", () => overlays.turn(frames));
 byId("photo-why").addEventListener("click", explain);
 byId("photo-normal").addEventListener("click", parts.normal);
 byId("photo-next").addEventListener("click", () => go(state.at + 1));
