@@ -85,7 +85,7 @@ export async function draw(frame, row, zoom, wanted) {
   const unit = Number(boxes.style.getPropertyValue("--unit")) || 1;
   for (const [name, score, left, top, right, bottom] of told.boxes) {
     const ink = colour(name), words = score === null ? name : `${name} ${score.toFixed(2)}`;
-    boxes.append(drawn("rect", { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top), stroke: ink }));
+    boxes.prepend(drawn("rect", { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top), stroke: ink }));
     boxes.append(drawn("text", { x: left, y: top, dy: top < ROOM * unit ? "1.1em" : "-.35em", fill: ink }, words));
   }
   return told.lost ?? "";
