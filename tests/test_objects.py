@@ -79,9 +79,9 @@ def test_a_box_is_cut_out_as_a_square_within_its_image() -> None:
             cut(image, box)
 
 
-@pytest.mark.parametrize("kind", ["voc", "yolo", "coco", "csv", "parquet", "predicted"])
+@pytest.mark.parametrize("kind", ["voc", "yolo", "yolo with scores", "coco", "csv", "parquet", "predicted"])
 def test_each_format_gives_the_same_objects(kind: str, tmp_path: Path) -> None:
-    place = write_boxes(tmp_path / "a", 3, kind if kind in ("voc", "yolo", "coco") else "voc")
+    place = write_boxes(tmp_path / "a", 3, kind.split()[0] if kind[:4] in ("yolo", "coco") else "voc")
     boxes = {"voc": place / "labels", "yolo": place / "data.yaml", "coco": place / "annotations.json"}.get(
         kind
     )
@@ -93,6 +93,11 @@ def test_each_format_gives_the_same_objects(kind: str, tmp_path: Path) -> None:
         parquet.write_table(
             pa.table(dict(zip(HEADS, map(list, zip(*rows, strict=True)), strict=True))), boxes
         )
+    elif kind == "yolo with scores":
+        boxes = place / "data.yaml"
+        for file in (place / "labels").iterdir():
+            first, second = file.read_text().splitlines()
+            file.write_text(f"{first} 0.9\n{second} 0.8\n")
     elif kind == "predicted":
         boxes = tmp_path / "found.json"
         boxes.write_text(json.dumps(document(rows, ["disc", "square"])))
@@ -101,13 +106,13 @@ def test_each_format_gives_the_same_objects(kind: str, tmp_path: Path) -> None:
     assert list(found.ids) == [f"images/{at}.png#{number}" for at in range(3) for number in range(2)]
     assert found.labels == ("disc", "square") * 3
     want = np.array([corners for at in range(3) for _, *corners in picture(at)[2]], np.float64)
-    assert np.allclose(found.corners, want, atol=0.02 if kind == "yolo" else 1e-9)
-    scored = kind in ("csv", "parquet", "predicted")
+    assert np.allclose(found.corners, want, atol=0.02 if kind.startswith("yolo") else 1e-9)
+    scored = kind not in ("voc", "yolo", "coco")
     assert np.allclose(found.columns["score"], [0.9, 0.8] * 3) if scored else "score" not in found.columns
     for row in range(6):
         colour = found.pixels(row).reshape(-1, 3).astype(int)
-        assert (colour[:, 0] - colour[:, 2] > 100).mean() > 0.4 if row % 2 == 0 else True
-        assert (colour[:, 2] - colour[:, 0] > 100).mean() > 0.4 if row % 2 else True
+        more, less = (0, 2) if row % 2 == 0 else (2, 0)  # a disc is red, a square blue
+        assert (colour[:, more] - colour[:, less] > 100).mean() > 0.4
 
 
 def test_objects_are_rows_of_a_store(run: Run, photos: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ const codes = new Map(); // class -> code of its colour, in the order in which t
 const kept = new Map(); // row -> { width, height, boxes, mask: address of the picture or null }
 let shown = true;
 
-export const BOXES = "boxes";
 /** Whether rows may have something to draw. */
 export const may = () => COLUMNS.some((name) => name in state.facts.columns);
 /** Whether a row has something to draw. */

@@ -132,7 +132,7 @@ function facts(row) {
   if (!known) return;
   byId("photo-path").textContent = known.row.path ?? "no file";
   byId("copy-path").hidden = !known.row.path;
-  const hidden = new Set(["path", "digest", "map_x", "map_y", overlays.BOXES, ...(state.facts.modality === "text" ? ["text"] : [])]); // shown beside
+  const hidden = new Set(["path", "digest", "map_x", "map_y", "boxes", "mask_digest", ...(state.facts.modality === "text" ? ["text"] : [])]); // shown beside
   const shown = Object.entries(known.row).filter(([name, value]) => !hidden.has(name) && !/_before$/.test(name) && value !== null);
   byId("photo-facts").replaceChildren(...shown.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)))));
 }
