@@ -16,27 +16,23 @@ from ..analysis import detection_scores
 from ..analysis.detection_scores import Found
 from ..core.config import setting
 from ..core.errors import NearfarError
-from ..data import box_labels, box_text, coco
+from ..data import box_labels
 from ..data.box_labels import BoxLabels
-from ..data.box_text import DrawnBox
-from ..data.crops import CORNERS
 from ..data.dataset import Dataset
 from ..models import Encoder, seeded
 from ..models.detectors import DETECTORS, detector_class
 from ..models.detectors.pyramid import OneStage
 from ..models.feature_maps import takes_any_shape
-from ..stores.schema import column_names
 from . import crops, windows
-from .crop_task import CropTask, NetworkInput, OneCrop
+from .crop_task import NetworkInput, OneCrop
+from .detect_answers import DetectionAnswers
 from .detect_network import DetectionNetwork, Objects, RawHeads
-from .objects_shown import framed, yolo_names, yolo_text
-from .task_types import Figures, HeadExport, Labelled, Mistake, Setup, Where
+from .task_types import Figures, HeadExport, Labelled, Setup, Where
 
 FINEST = (4, 8)  # strides of the finest map used
 WIDTHS = (64, 128)  # channels of the pyramid: with a map finer than stride 8, and without
 MIN_SCORE = 0.3  # from which a box is written, where no images were held out
 SMALL = 4.0  # of the finest stride, that a small object's side should have at least
-SIDE_COLUMNS = {"width": "number", "height": "number"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ class Predicting:
     )
 
 
-class Detection(CropTask):
+class Detection(DetectionAnswers):
     """The task of `--task detect`; see `task.Task` for what each function is."""
 
     name: ClassVar[str] = "detect"
@@ -220,12 +216,6 @@ class Detection(CropTask):
         """See images in their own shape, if need be in windows."""
         return False
 
-    @property
-    def least(self) -> float:
-        """The score from which a box is written."""
-        given = self.predicting.min_score
-        return self.best if given is None else float(given)
-
     def calibrate(
         self, choice: tuple[Sequence[Objects], Labelled], rest: tuple[Sequence[Objects], Labelled]
     ) -> tuple[str, ...]:
@@ -260,30 +250,6 @@ class Detection(CropTask):
         got = detection_scores.scores(truth, found, self.classes, groups=data.groups)
         values = {name: getattr(got, name) for name in ("ap50", "low", "high", "ap", "ap75")}
         return Figures("ap50", values, None, got.per_class)
-
-    def mistakes(self, answers: Sequence[Objects], data: Labelled, count: int) -> list[Mistake]:
-        """Find the images with the most missed and wrong boxes, at an overlap of a half."""
-        missed, wrong = np.zeros(len(answers), np.int64), np.zeros(len(answers), np.int64)
-        for row, (answer, own) in enumerate(zip(answers, data.targets, strict=True)):
-            truth = Found(own.boxes, own.labels, None, own.crowd, own.difficult)
-            found = answer.found
-            assert found.scores is not None
-            kept = found.scores >= self.least
-            found = Found(found.boxes[kept], found.labels[kept], found.scores[kept])
-            for label in range(len(self.classes)):
-                _, right, nothing = detection_scores.match(truth, found, label, 0.5)
-                missed[row] += int(((own.labels == label) & own.counted).sum()) - int(right.sum())
-                wrong[row] += int((~right & ~nothing).sum())
-        order = np.argsort(-(missed + wrong), kind="stable")
-        found_mistakes = []
-        for row in order[: min(count, int((missed + wrong > 0).sum()))].tolist():
-            own, pixels = data.targets[row], data.dataset[row]
-            truth = Found(own.boxes, own.labels, np.ones(len(own.boxes)))
-            true = self.draw(pixels, Objects(truth, *pixels.shape[:2]))[0]
-            says = f"{missed[row]} missed, {wrong[row]} wrong"
-            drawn = [("true", true), ("found", self.draw(pixels, answers[row])[0])]
-            found_mistakes.append(Mistake(data.dataset.ids[row], says, drawn))
-        return found_mistakes
 
     def card(self) -> dict[str, Any]:
         """Give the classes, the side, the detector, the crop's shape and the finest stride."""
@@ -343,66 +309,6 @@ class Detection(CropTask):
             f"Cut it into windows of {self.tile} px that share a quarter of their side, padded with "
             f"{crops.FILL:.3g}; of each keep the boxes whose middle is nearest to its own.",
         )
-
-    def columns(self) -> Mapping[str, str]:
-        """Name the columns: a row for each object, its corners and the image's sides in pixels."""
-        return {"class": "text", "score": "number", **dict.fromkeys(CORNERS, "number"), **SIDE_COLUMNS}
-
-    def _kept(self, answer: Objects) -> list[tuple[str, float, list[float]]]:
-        """Give the objects whose score is high enough, the highest first, in shares of the sides."""
-        found = answer.found
-        assert found.scores is not None
-        good = found.scores >= self.least
-        return [
-            (self.classes[label], float(score), box.tolist())
-            for label, score, box in zip(
-                found.labels[good], found.scores[good], found.boxes[good], strict=True
-            )
-        ]
-
-    def rows(self, answer: Objects) -> list[tuple[Any, ...]]:
-        """Write a row for each object; one without a class for an image that has none."""
-        sides = np.array([answer.width, answer.height, answer.width, answer.height])
-        found = [
-            (
-                name,
-                round(score, 4),
-                *(round(v, 2) for v in (sides * box).tolist()),
-                answer.width,
-                answer.height,
-            )
-            for name, score, box in self._kept(answer)
-        ]
-        return found or [("", None, None, None, None, None, answer.width, answer.height)]
-
-    def document(self, rows: Iterator[list[Any]]) -> dict[str, Any]:
-        """Write rows, the path first, as a COCO file."""
-        return coco.document(rows, self.classes)
-
-    def store_kinds(self) -> Mapping[str, str]:
-        """Name a column for each class, and one of all boxes, which the page draws."""
-        counts = column_names("objects", tuple(self.classes))
-        return {**dict.fromkeys(counts, "number"), box_text.BOXES: "text"}
-
-    def store_columns(self, answer: Objects) -> Mapping[str, Any]:
-        """Give the number of objects of each class, and all boxes."""
-        found = [DrawnBox(*row[:6]) for row in self.rows(answer) if row[0]]
-        names = [box.name for box in found]
-        columns = column_names("objects", tuple(self.classes))
-        counts = {column: names.count(name) for column, name in zip(columns, self.classes, strict=True)}
-        return {**counts, box_text.BOXES: box_text.write(found)}
-
-    def files(self, answer: Objects) -> Mapping[str, bytes]:
-        """Write a YOLO file, a line an object, where it was asked for; boxes are rows of the one file too."""
-        return {".txt": yolo_text(self._kept(answer), self.classes)} if self.predicting.yolo else {}
-
-    def common_files(self) -> Mapping[str, bytes]:
-        """Name the classes beside YOLO files."""
-        return {"data.yaml": yolo_names(self.classes)} if self.predicting.yolo else {}
-
-    def draw(self, pixels: npt.NDArray[np.uint8], answer: Objects) -> tuple[npt.NDArray[np.uint8], str]:
-        """Draw frames in the classes' colours, and count the objects."""
-        return framed(pixels, self._kept(answer), self.classes)
 
 
 def _found(network: DetectionNetwork, x: Tensor) -> Found:
