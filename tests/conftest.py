@@ -6,7 +6,9 @@ import gc
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 # Two test processes share the machine: a thread each, for the processes that tests start too.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -46,12 +48,56 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def short_timing() -> None:
-    """Let `check` time training for a moment: no test looks at how fast it is."""
-    from nearfar.training import check
+Looks = tuple[tuple[ModuleType, range | int], ...]
 
-    check.TIMING = 0.2
+
+@pytest.fixture(scope="session", autouse=True)
+def short_looks() -> Iterator[Looks]:
+    """Let `check` time training for a moment, and runs look at few images of their own.
+
+    How fast a machine is is no test's concern, and what is told of many images that of few: of those with
+    `whole_looks`.
+    """
+    from nearfar.training import check, colour_choice, monitor
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "TIMING", 0.2)
+        users = (monitor, monitor.SAMPLE), (colour_choice, colour_choice.SAMPLE)
+        patch.setattr(monitor, "SAMPLE", range(32, monitor.SAMPLE.stop))
+        patch.setattr(colour_choice, "SAMPLE", 16)  # too few to tell, so that no network is asked
+        yield users
+
+
+@pytest.fixture(scope="module")
+def whole_looks(short_looks: Looks) -> Iterator[None]:
+    """Let runs look at as many of their images as they do for users."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, users in short_looks:
+            patch.setattr(module, "SAMPLE", users)
+        yield
+
+
+@pytest.fixture(scope="module")
+def narrow_resnet8() -> Iterator[None]:
+    """Give the default encoder an eighth of its numbers, where any encoder shows what is tested."""
+    from nearfar.models.residual import SHAPES, Shape, Stage
+
+    stages = (Stage(16, down="pool"), Stage(32, down="pool"), Stage(32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "resnet8", Shape((8, 4, 2), stages, 64, True))
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_banks() -> Iterator[None]:
+    """Keep fewer normal patches than for users, where few pictures show what is tested."""
+    from nearfar.analysis import part_detector, patch_banks, whitened
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patch_banks, "MOST", 1000)
+        patch.setattr(whitened, "MOST", 1000)
+        patch.setattr(part_detector, "COMPARED", 2000)
+        yield
 
 
 def picture(number: int, side: int = 16, kind: int = 0) -> np.ndarray:

@@ -398,7 +398,7 @@ def queues() -> dict[str, Tensor]:
         [
             ("moco", {"bn_splits": 4, "queue": 40}),
             ("mocov3", {"ema": 0.5}),
-            ("nnclr", {"queue": 50}),
+            ("nnclr", {"queue": 30}),  # which the third step, of 16, fills and goes round
             ("triplet", {"mining": "hard", "pairs": "labels"}),
             ("triplet", {"mining": "all", "pairs": "labels"}),
             ("drlim", {"pairs": "labels"}),
@@ -413,12 +413,13 @@ def queues() -> dict[str, Tensor]:
         maker = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.01)
         for step in range(3):
             torch.manual_seed(step)
-            views = [torch.rand(32, 3, 16, 16).double() for _ in given(module, 1).views]
-            kinds = torch.arange(32) % 5
-            others = share(torch.arange(32) % 4 == 3) if "keep_colour" in values else None
+            views = [torch.rand(16, 3, 16, 16).double() for _ in given(module, 1).views]
+            rows = torch.arange(16)
+            kinds = rows % 5
+            others = share(rows % 4 == 3) if "keep_colour" in values else None
             maker.zero_grad()
             shared = [share(x) for x in views]
-            loss = whole(Batch(shared, share(torch.arange(32)), share(kinds), alternates=others))
+            loss = whole(Batch(shared, share(rows), share(kinds), alternates=others))
             loss.total.backward()
             maker.step()
             module.after_step(step / 3, loss.watched)

@@ -20,6 +20,8 @@ from nearfar.core.errors import NearfarError
 from nearfar.data.defects import Truth
 from nearfar.training.run import Run
 
+pytestmark = pytest.mark.usefixtures("small_banks")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:

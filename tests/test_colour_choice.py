@@ -13,6 +13,8 @@ from nearfar.images.view_settings import Views, keeping
 from nearfar.training.colour_choice import FEWEST, choose_colour, is_open, with_colour
 from nearfar.training.resolve import resolve
 
+pytestmark = pytest.mark.usefixtures("whole_looks")
+
 COUNT = 120
 TINTS = ((200, 60, 60), (60, 180, 70), (60, 80, 210), (200, 190, 60), (190, 70, 190), (70, 190, 190))
 KINDS = len(TINTS)

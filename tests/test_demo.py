@@ -119,6 +119,7 @@ def test_a_demo_that_ended_while_it_drew_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow_resnet8")
 def test_the_demo_runs_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(gallery, "write", lambda folder, seed: WRITE(folder, seed, 4, 8, 4))

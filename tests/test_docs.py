@@ -83,7 +83,7 @@ PRETRAIN = re.compile(r"^\$ nearfar pretrain photos/ --out (\S+) --minutes \d+( 
 
 
 @pytest.fixture(scope="module")
-def trained(pictures: Path) -> Path:
+def trained(pictures: Path, narrow_resnet8: None, small_banks: None) -> Path:
     """The run of the command that most pages begin with, as README does: there it is finished already."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(pictures)

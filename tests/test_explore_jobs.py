@@ -25,7 +25,7 @@ from nearfar.app.row_numbers import NumberedStore
 from nearfar.core.errors import NearfarError
 from nearfar.stores import StoreInfo, VectorStore, open_store
 
-COUNT = 400
+COUNT = 240
 WAIT = 120  # seconds, on a slow machine
 
 

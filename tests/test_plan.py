@@ -15,6 +15,7 @@ from nearfar.training.run import Run
 from nearfar.training.run_config import RunConfig
 
 SMALL = {"encoder": "resnet10_w16", "device": "cpu", "precision": "float32", "health_checks": 0, "workers": 1}
+SMALL |= {"optimizer": "sgd", "colour": "change"}  # quick ones
 
 
 def images(count: int) -> np.ndarray:

@@ -21,6 +21,7 @@ import nearfar
 from nearfar.training import checkpoint
 
 FLAGS = ["--batch-size", "16", "--encoder", "resnet10_w16", "--head", "16", "8", "--precision", "float32"]
+FLAGS += ["--colour", "change"]
 
 
 def command(*words: object) -> forkserver.Process:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +25,7 @@ from nearfar.core.errors import NearfarError
 from nearfar.data import cache, loader
 from nearfar.data.dataset import holdout_split
 from nearfar.data.sources import open_source
+from nearfar.interpretation import explain
 from nearfar.interpretation.invariance import CHANGES
 from nearfar.reports import (
     cards,
@@ -44,6 +46,15 @@ SETTINGS: dict[str, Any] = {
     "image_size": 16,
     "workers": 1,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_changes() -> Iterator[None]:
+    """Explain by fewer pairs and changes, as the tests of explanations do not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explain, "PAIRS", 6)
+        patch.setattr(explain, "CHANGED", 16)
+        yield
 
 
 def draw(folder: Path, count: int, start: int = 0) -> None:

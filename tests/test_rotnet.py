@@ -12,6 +12,8 @@ from small import given, small
 import nearfar
 from nearfar.training.monitor import describe
 
+pytestmark = pytest.mark.usefixtures("whole_looks")
+
 TINY = {"method": "rotnet", "encoder": "resnet10_w16", "precision": "float32", "workers": 1, "device": "cpu"}
 
 

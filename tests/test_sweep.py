@@ -27,6 +27,8 @@ from nearfar.training import checkpoint, resolve
 from nearfar.training.pretrain import Ended, pretrain
 from nearfar.training.run_config import RunConfig
 
+pytestmark = pytest.mark.usefixtures("whole_looks")
+
 CPU = torch.device("cpu")
 TINY = {"batch_size": 16, "encoder": "resnet10_w16", "precision": "float32", "device": "cpu", "workers": 1}
 FLAGS = ["--batch-size", "16", "--encoder", "resnet10_w16", "--precision", "float32", "--device", "cpu"]

@@ -17,6 +17,8 @@ from nearfar.methods.base import Expects
 from nearfar.training import monitor
 from nearfar.training.checkpoint import LAST
 
+pytestmark = pytest.mark.usefixtures("whole_looks")
+
 START = {
     "step": 0, "steps": 100, "images": 1024, "dim": 512, "rankme": 8.0, "nesum": 1.2, "spread": 0.08,
     "contrastive_accuracy": 0.03, "partner_holdout": 0.04, "partner_trained": 0.04,

@@ -23,6 +23,8 @@ from nearfar.training.engine import Step
 from nearfar.training.logger import RunLogger
 from nearfar.training.monitor import sample
 
+pytestmark = pytest.mark.usefixtures("whole_looks")
+
 TINY = {"steps": 6, "batch_size": 32, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
 
 
