@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,29 +79,30 @@ def compared(made: HeadExport, folder: Path, to: str) -> float:
     Returns:
         The largest difference of a number, over the largest number of its output.
     """
-    draw, worst = np.random.default_rng(0), 0.0
+    draw, worst, theirs = np.random.default_rng(0), 0.0, program_of(folder, to)
     for count in BATCHES:
         high, wide = made.shape
         sides = (high + made.step, wide) if count == 1 else (high, wide)
         x = torch.from_numpy(draw.random((count, 3, *sides), np.float32))
         with torch.inference_mode():
             ours = _several(made.module(x))
-        for mine, other in zip(ours, run_file(folder, to, x), strict=True):
+        for mine, other in zip(ours, theirs(x), strict=True):
             worst = max(worst, float((mine - other).abs().max() / mine.abs().max().clamp_min(1e-12)))
     return worst
 
 
-def run_file(folder: Path, to: str, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Compute the outputs of (n, 3, h, w) with the other tool."""
+def program_of(folder: Path, to: str) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
+    """Open the file with the other tool; what is returned computes the outputs of (n, 3, h, w)."""
+    path = folder / FILES[to]
     if to == "onnx":
         if (folder / onnx.PIPELINE).exists():
             onnx.session(folder / onnx.PIPELINE)
-        found = onnx.session(folder / FILES[to]).run(None, {"images": x.numpy()})
-        return tuple(torch.from_numpy(some) for some in found)
+        session = onnx.session(path)
+        return lambda x: tuple(map(torch.from_numpy, session.run(None, {"images": x.numpy()})))
     if to == "openvino":
-        return tuple(map(torch.from_numpy, openvino_ir.run_file(folder / FILES[to], x)))
-    loaded: nn.Module = torch.export.load(folder / FILES[to]).module()
-    return tuple(some.detach() for some in _several(loaded(x)))
+        return lambda x: tuple(map(torch.from_numpy, openvino_ir.run_file(path, x)))
+    loaded: nn.Module = torch.export.load(path).module()
+    return lambda x: tuple(some.detach() for some in _several(loaded(x)))
 
 
 def open_with(folder: Path, to: str) -> str:
