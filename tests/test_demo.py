@@ -91,7 +91,11 @@ def test_the_answers_hold(written: tuple[Path, dict[str, Any]]) -> None:
     assert set(answers["odd"]) < names
 
 
-def test_written_once_and_only_over_our_own(written: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_written_once_and_only_over_our_own(
+    written: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("nearfar.core.progress.say", said.append)
     folder, answers = written
     before = {path: path.stat().st_mtime_ns for path in (folder / "photos").iterdir()}
     assert gallery.write(folder, photos=8, train=3, test=2) == answers
@@ -110,6 +114,12 @@ def test_written_once_and_only_over_our_own(written: tuple[Path, dict[str, Any]]
         run_demo(out=tmp_path / "notes.txt" / "notes.txt" / "demo")
     with pytest.raises(NearfarError, match="--minutes is nan"):
         run_demo(out=tmp_path / "new", minutes=float("nan"))
+    assert not (tmp_path / "new").exists()
+    for hurt in ("[]", '{"seed": 0, "each": [300, 60, 40], "broken": {}, "near_copies": 5}'):
+        (tmp_path / "answers.json").write_text(hurt)
+        with pytest.raises(NearfarError, match=r"answers\.json is damaged"):
+            run_demo(out=tmp_path)
+    assert not said  # nothing is announced that is then refused
 
 
 def test_a_demo_that_ended_while_it_drew_goes_on(tmp_path: Path) -> None:

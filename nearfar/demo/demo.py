@@ -110,12 +110,14 @@ def demo(*, out: str | Path = "demo", seed: int = 0, minutes: float = MINUTES) -
     check_place(folder / "answers.json")
     if not 0 < minutes < math.inf:
         raise NearfarError(f"--minutes is {minutes:g}; give a number above zero.")
-    folder.mkdir(parents=True, exist_ok=True)
+    answers = gallery.there(folder, seed)
     photos, train, test = folder / "photos", folder / "labelled" / "train", folder / "labelled" / "test"
     run, vectors = folder / "run", folder / "photos.parquet"
 
-    progress.say(f"drawing pictures into {folder}/")
-    answers = gallery.write(folder, seed)
+    if answers is None:
+        progress.say(f"drawing pictures into {folder}/")
+        folder.mkdir(parents=True, exist_ok=True)
+        answers = gallery.write(folder, seed)
 
     progress.say(f"\n$ nearfar check {photos}")
     progress.say(str(check(photos, minutes=minutes, seed=seed)))

@@ -23,6 +23,15 @@ Pictures = npt.NDArray[np.uint8]
 
 PHOTOS, TRAIN, TEST = 300, 60, 40  # pictures of each class
 NEAR_COPIES, EXACT_COPIES, ODD = 30, 12, 12
+PARTS = ("photos", "labelled")  # the folders of pictures
+ANSWERS = {
+    "seed": int,
+    "each": [int],
+    "broken": {str: str},
+    "near_copies": [[str]],
+    "exact_copies": [[str]],
+    "odd": [str],
+}
 FORMATS = ("jpg", "jpg", "jpg", "jpg", "png", "png", "webp", "bmp")
 KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}
 
@@ -149,6 +158,44 @@ def _labelled(folder: Path, seed: int, each: int) -> None:
             (folder / form / f"{number:04d}.{suffix}").write_bytes(content)
 
 
+def there(
+    folder: Path, seed: int = 0, photos: int = PHOTOS, train: int = TRAIN, test: int = TEST
+) -> dict[str, Any] | None:
+    """Look for the pictures of this demo, before any is drawn.
+
+    Args:
+        folder, seed, photos, train, test: as `write` takes them.
+
+    Returns:
+        The content of answers.json; None where the pictures are to be drawn.
+
+    Raises:
+        NearfarError: the folder holds other files than this demo's.
+    """
+    wanted = {"seed": seed, "each": [photos, train, test]}
+    answers = folder / "answers.json"
+    if answers.exists():
+        try:
+            found = checkpoint.read_json(answers, ANSWERS)
+        except NearfarError:
+            raise NearfarError(
+                f"{answers} is damaged or not of this demo; choose a new folder with --out."
+            ) from None
+        if {name: found.get(name) for name in wanted} != wanted:
+            raise NearfarError(
+                f"{folder} holds the pictures of another demo; choose a new folder with --out."
+            )
+        return found if all((folder / part).exists() for part in PARTS) else None
+    ours = {"pictures.png"} if (folder / ".drawing").is_dir() else set()  # it ended while it drew
+    held = (item.name for item in folder.iterdir()) if folder.is_dir() else ()
+    names = sorted(name for name in held if not name.startswith(".") and name not in ours)
+    if names:
+        raise NearfarError(
+            f"{folder} holds {names[0]!r} and is not the folder of a demo; choose a new one with --out."
+        )
+    return None
+
+
 def write(
     folder: Path, seed: int = 0, photos: int = PHOTOS, train: int = TRAIN, test: int = TEST
 ) -> dict[str, Any]:
@@ -166,37 +213,21 @@ def write(
     Raises:
         NearfarError: the folder holds other files than this demo's.
     """
-    wanted = {"seed": seed, "each": [photos, train, test]}
-    answers = folder / "answers.json"
-    parts = [folder / "photos", folder / "labelled"]
-    if answers.exists():
-        found = checkpoint.read_json(answers)
-        if {name: found.get(name) for name in wanted} != wanted:
-            raise NearfarError(
-                f"{folder} holds the pictures of another demo; choose a new folder with --out."
-            )
-        if all(part.exists() for part in parts):
-            return found
-    else:
-        ours = {"pictures.png"} if (folder / ".drawing").is_dir() else set()  # it ended while it drew
-        there = (item.name for item in folder.iterdir()) if folder.is_dir() else ()
-        names = sorted(name for name in there if not name.startswith(".") and name not in ours)
-        if names:
-            raise NearfarError(
-                f"{folder} holds {names[0]!r} and is not the folder of a demo; choose a new one with --out."
-            )
+    found = there(folder, seed, photos, train, test)
+    if found is not None:
+        return found
 
     # Drawn aside and put in place by renaming, so that what stands there is always whole.
     aside = folder / ".drawing"
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "photos").mkdir(parents=True)
-    known = {**wanted, **_photos(aside / "photos", seed, photos)}
+    known = {"seed": seed, "each": [photos, train, test], **_photos(aside / "photos", seed, photos)}
     _labelled(aside / "labelled" / "train", seed, train)
     _labelled(aside / "labelled" / "test", seed, test)
     drawings.contact_sheet(seed, scale=2).save(folder / "pictures.png")
-    answers.write_text(json.dumps(known, indent=1), encoding="utf-8")
-    for part in parts:
-        shutil.rmtree(part, ignore_errors=True)
-        (aside / part.name).rename(part)
+    (folder / "answers.json").write_text(json.dumps(known, indent=1), encoding="utf-8")
+    for part in PARTS:
+        shutil.rmtree(folder / part, ignore_errors=True)
+        (aside / part).rename(folder / part)
     aside.rmdir()
     return known
