@@ -13,12 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import nearfar
 from nearfar.core import arrays
+from nearfar.core.config import build
 from nearfar.core.errors import NearfarError
 from nearfar.core.shapes import check_shape
+from nearfar.exports.card import text as model_card
 from nearfar.features.extract import fingerprint
+from nearfar.finetuning import task_settings
+from nearfar.finetuning.classify import Classification
 from nearfar.finetuning.prediction_files import Parts
 from nearfar.finetuning.tuned import open_result
 from nearfar.reports import cards, curves, scoring
@@ -30,6 +35,7 @@ from nearfar.training.run import Run, load
 from nearfar.training.run_config import RunConfig
 from nearfar.training.schedule import StepPlan
 from nearfar.training.settings import Training
+from nearfar.training.teacher import open_teacher
 
 OTHER: tuple[Any, ...] = (None, -1, 10**400, "x", [], {"x": 1})
 BYTES = (b"", b"\xff\xfe", b"null", b"[]", b"5", b"{", b'{"a": NaN', b"[" * 100_000, b"\0" * 64)
@@ -102,6 +108,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     return folder
 
 
+def opened(folder: Path) -> None:
+    """Open an encoder as the commands do that learn from it, measure it or export it."""
+    run, side = load(folder), json.loads((folder / "encoder.json").read_bytes())["preprocess"]["size"]
+    open_teacher(folder).facts(), run.to_json(), run.encoder(torch.zeros(1, 3, side, side))
+    cards.model(run), cards.cost(run), cards.provenance(run), model_card(run, "timm")
+
+
 def use(folder: Path, run: Run, name: str) -> None:
     """Read what a run folder holds as the commands do that take one."""
     config = checkpoint.read_json(folder / "config.json", run_shapes.CONFIG)
@@ -146,8 +159,10 @@ def test_a_run_folder_hurt_in_any_place_ends_in_a_sentence(name: str, run: Path,
     whole = (folder / name).read_bytes()
     *before, last = whole.splitlines(keepends=True) if name.endswith(".jsonl") else [whole]
     value = json.loads(last)
+    if name == "encoder.json":
+        value["provenance"] |= {"licence": "MIT", "teacher": {"name": "t", "licence": "MIT", "sha256": "0"}}
     kept = load(folder)
-    read = partial(load, folder) if name == "encoder.json" else partial(use, folder, kept, name)
+    read = partial(opened, folder) if name == "encoder.json" else partial(use, folder, kept, name)
     read()
     every = list(hurt(value))
     some = every[:: 1 + len(every) // 100]  # of hundreds of places, different damage to each
@@ -155,6 +170,34 @@ def test_a_run_folder_hurt_in_any_place_ends_in_a_sentence(name: str, run: Path,
     assert refusals(tries, folder / name, read) > 20
     broken = refusals(((str(text[:9]), text) for text in BYTES), folder / name, read)
     assert broken == len(BYTES) if not before else broken >= 3  # a log cut short is read up to there
+
+
+def test_parts_of_a_run_hurt_in_any_way_end_in_a_sentence(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    tensors, facts = checkpoint.read(folder / "parts.safetensors")
+    first = next(name for name, value in tensors.items() if value.dim() == 2)
+
+    def begin() -> None:
+        Classification(build(task_settings("classify"), {"from_head": 1})).begin(load(folder))
+
+    begin()
+    for name, value, said in (
+        (first, torch.full_like(tensors[first], torch.nan), "holds NaN or infinite weights"),
+        (first, tensors[first][:1], "the head of .*/run does not fit"),
+        ("g.1.bias", None, "the head of .*/run does not fit"),
+    ):
+        made = {key: x for key, x in {**tensors, name: value}.items() if x is not None}
+        checkpoint.save(folder / "parts.safetensors", made, facts)
+        with pytest.raises(NearfarError, match=said):
+            begin()
+    checkpoint.save(folder / "parts.safetensors", {"x": tensors[first]}, facts)
+    with pytest.raises(NearfarError, match="lacks the part 'g'; train again"):
+        begin()
+    (folder / "parts.safetensors").unlink()
+    (folder / "parts.safetensors").mkdir()
+    with pytest.raises(NearfarError, match=r"parts\.safetensors is damaged or missing"):
+        begin()
 
 
 def test_a_save_hurt_in_any_place_ends_in_a_sentence(run: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ what is wrong with it, and says what to type instead. The command line prints it
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class NearfarError(Exception):
@@ -37,6 +38,25 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
         return f"did you mean {listed}?"
     shown = ", ".join(names[:12])
     return f"choose from {shown}{', ...' if len(names) > 12 else ''}"
+
+
+@contextmanager
+def fitting(what: str) -> Iterator[None]:
+    """Turn what torch, or a look-up, raises of weights that do not fit a module into a sentence.
+
+    Args:
+        what: what the weights are of, and where they are from.
+
+    Raises:
+        NearfarError: they do not fit.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "")[:200]
+        raise NearfarError(
+            f"the {what} does not fit ({reason}); the files are damaged or come from different runs."
+        ) from error
 
 
 def reason_of(error: Exception) -> str:

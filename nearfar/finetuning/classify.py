@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.config import setting
-from ..core.errors import NearfarError
+from ..core.errors import NearfarError, fitting
 from ..core.shapes import check_shape
 from ..core.text import counted
 from ..data.dataset import Subset, class_numbers
@@ -123,7 +123,8 @@ class Classification(ClassAnswers):
         """Take the layers of the run's head that stay; see `Task.begin`."""
         if not self.config.from_head:
             return run.encoder
-        self.neck = neck_of(run.part("g"), self.config.from_head, run.name)
+        with fitting(f"head of {run.name}"):
+            self.neck = neck_of(run.part("g"), self.config.from_head, run.name)
         return as_trained(run.encoder)
 
     # Labelled images

@@ -129,7 +129,10 @@ class Preprocess:
     )
 
     short_side: int | None = setting(
-        None, "short side to which larger images are reduced first; 8/7 of size if not given", low=1
+        None,
+        "short side to which larger images are reduced first; 8/7 of size if not given",
+        low=1,
+        high=1 << 20,
     )
     low: float | None = setting(None, "value that becomes 0 in images of more than 8 bits")
     high: float | None = setting(None, "value that becomes 255 in images of more than 8 bits")

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from ..core import distributed, rng
 from ..core.config import setting
-from ..core.errors import NearfarError
+from ..core.errors import NearfarError, fitting
 from ..images.view_settings import Views
 from ..models import Encoder
 from .base import Batch, Expects, Loss, Method
@@ -103,9 +103,10 @@ class BEiT(Method):
                 "nearfar pretrain DATA --method dvae --out RUN, then --teacher RUN."
             )
         state = teacher.parts["words"]
-        count, width = state["layer.weight"].shape
-        words = Words(width, count)
-        words.load_state_dict(dict(state))
+        with fitting(f"vocabulary of {config.teacher}"):
+            count, width = state["layer.weight"].shape
+            words = Words(width, count)
+            words.load_state_dict(dict(state))
         used = float(perplexity(words.usage))
         if used < USED * count:
             raise NearfarError(

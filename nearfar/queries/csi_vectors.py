@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.device import cores
-from ..core.errors import NearfarError
+from ..core.errors import NearfarError, fitting
 from ..data.in_memory import open_in_memory
 from ..data.source import files_of
 from ..features.chunked import CHUNK_IMAGES, read_chunks
@@ -52,7 +52,8 @@ def turned_vectors(store: VectorStore, run: Run, ids: list[str]) -> npt.NDArray[
             )
     paths = [where[one] for one in ids]
     source = cut_out(store, ids, open_in_memory(paths, None), paths)
-    net = TurnedVectors(as_trained(run.encoder), run.part("g"), run.part("turn"))
+    with fitting(f"head of {run.name}"):
+        net = TurnedVectors(as_trained(run.encoder), run.part("g"), run.part("turn"))
     made = []
     for chunk in read_chunks(source, range(0, len(ids), CHUNK_IMAGES), run.preprocess, cores()):
         for row, reason in chunk.bad:

@@ -119,7 +119,10 @@ def model(run: Run) -> Facts:
         ("encoder", f"{run.encoder.name}, {run.encoder.stem} stem, {weights:,} weights"),
         ("features", f"{run.encoder.dim:,} numbers for each of the {kind.noun}"),
         ("input", f"{run.preprocess.size} {kind.unit}"),
-        ("length", f"{run.provenance['steps']:,} steps of {training['batch_size']:,} {kind.noun}{epochs}"),
+        (
+            "length",
+            f"{run.provenance.get('steps', 0):,} steps of {training['batch_size']:,} {kind.noun}{epochs}",
+        ),
         (
             "optimizer",
             f"{training['optimizer']}, learning rate {training['lr']:g}, recipe {run.config['recipe']}",
@@ -138,7 +141,10 @@ def cost(run: Run) -> Facts:
         ("time", "unknown" if seconds is None else progress.duration(seconds)),
         ("of it, health checks", progress.duration(looked) if looked else "none"),
         ("pace", "unknown" if pace is None else f"{pace:,.0f} {kind.noun}/s"),
-        (f"{kind.noun} seen", f"{run.provenance['steps'] * training['batch_size']:,}, each in several views"),
+        (
+            f"{kind.noun} seen",
+            f"{run.provenance.get('steps', 0) * training['batch_size']:,}, each in several views",
+        ),
         (
             "waiting for data",
             "unknown" if "waiting" not in last else f"{100 * last['waiting']:.1f} % of the time",
@@ -238,9 +244,10 @@ def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tupl
     facts, kind = config["data"], modality(config["training"]["modality"])
     noun = noun_of(kind)
     seconds = f" in {progress.duration(log[-1]['seconds'])}" if log and log[-1].get("seconds") else ""
+    steps = run.provenance.get("steps", 0)
     trained = (
         f"A {run.encoder.name} that turns {kind.noun} of {run.preprocess.size} {kind.unit} into "
-        f"{run.encoder.dim:,} numbers, by {config['method']}, {counted(run.provenance['steps'], 'step')} of "
+        f"{run.encoder.dim:,} numbers, by {config['method']}, {counted(steps, 'step')} of "
         f"{counted(config['training']['batch_size'], kind.one)}{seconds}."
     )
     apart = f", {facts['holdout']:,} more held out for health checks" if facts.get("holdout") else ""

@@ -92,7 +92,11 @@ class Run:
             raise NearfarError(f"the run in {self.name} has no part {name!r}; {held}.")
         tensors, _ = checkpoint.read(self.folder / PARTS)
         start = f"{name}."
-        return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+        found = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+        if not found or not _finite(found):
+            what = "holds NaN or infinite weights" if found else f"lacks the part {name!r}"
+            raise NearfarError(f"{self.folder / PARTS} {what}; train again with --overwrite.")
+        return found
 
     def log(self) -> list[dict[str, Any]]:
         """Read the figures that were logged while training, one dict a line of `log.jsonl`."""
@@ -286,6 +290,10 @@ def _ready(encoder: models.Encoder) -> models.Encoder:
     return encoder.to(memory_format=torch.channels_last)
 
 
+def _finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in tensors.values())
+
+
 def _from_folder(folder: Path) -> Run:
     """Load a finished run from its folder."""
     if folder.name == "encoder.safetensors":
@@ -310,6 +318,12 @@ def _from_folder(folder: Path) -> Run:
     preprocess: Any = build(kind.preprocess, card["preprocess"], f"{folder / 'encoder.json'}: ")
     kind.read_files(folder, preprocess)
     network = card["encoder"]
+    for wrong, what in (
+        (network["size"] != preprocess.size, "encoder.size is not preprocess.size"),
+        (network["stem"] not in ("small", "standard"), "encoder.stem is neither small nor standard"),
+    ):
+        if wrong:
+            raise NearfarError(f"{folder / 'encoder.json'}: {what}; the file is damaged.")
     own: dict[str, Any] = {name: tuple(network[name]) for name in ("mean", "std") if name in network}
     for name, numbers in own.items():
         if len(numbers) != 3 or not all(math.isfinite(x) and (name == "mean" or x > 0) for x in numbers):
@@ -333,7 +347,7 @@ def _from_folder(folder: Path) -> Run:
             f"{folder / 'encoder.safetensors'} does not fit the {network['name']} that encoder.json names; "
             "the two files come from different runs."
         ) from error
-    if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+    if not _finite(tensors):
         raise NearfarError(
             f"{folder / 'encoder.safetensors'} holds NaN or infinite weights; train again with --overwrite."
         )

@@ -42,6 +42,8 @@ CARD: dict[Any, Any] = {
         "steps?": COUNT,
         "batch_size?": COUNT,
         "weights?": (str, None),
+        "licence?": str,
+        "teacher?": {"name": str, "licence": str},
     },
 }
 """`encoder.json`."""
