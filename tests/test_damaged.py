@@ -335,6 +335,21 @@ def test_the_card_of_a_fine_tuned_run_names_what_it_lacks(tmp_path: Path) -> Non
         read(hurt)
 
 
+def test_a_fine_tuned_run_that_lost_a_file_is_not_told_to_resume_for_ever(tmp_path: Path) -> None:
+    def read() -> str:
+        with pytest.raises(NearfarError) as told:
+            open_result(tmp_path)
+        return str(told.value)
+
+    for asked in (None, 5, "task", ["task"]):
+        (tmp_path / "config.json").write_text(json.dumps({"asked": asked}))
+        assert "config.json: asked is" in read()
+    (tmp_path / "config.json").write_text('{"asked": {"task": "classify"}}')
+    assert "is not finished; run its nearfar finetune command again" in read()
+    (tmp_path / "encoder.json").touch()
+    assert "lacks its task.json; train again with --overwrite" in read()
+
+
 def test_a_part_of_a_prediction_that_is_damaged_is_made_anew(tmp_path: Path) -> None:
     parts = Parts(tmp_path, "key")
     for text in (

@@ -25,7 +25,7 @@ from .outcome import Finetuned
 from .session import CHECKS_FILE
 from .settings import Tuning
 from .task_types import Where
-from .tuned import CARD, open_result
+from .tuned import CARD, asked_of, open_result
 
 OURS = (  # in the order in which --overwrite removes them
     checkpoint.LAST,
@@ -163,15 +163,14 @@ def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
         if (folder / "encoder.json").exists():
             raise NearfarError(f"{folder} holds an adopted encoder; name another folder with --out.")
         return None
-    found = checkpoint.read_json(config)
-    if "task" not in found.get("asked", {}):
+    if "task" not in asked_of(folder):
         raise NearfarError(f"{folder} holds the run of a pretraining; name another folder with --out.")
     if overwrite:
         for name in OURS:
             (folder / name).unlink(missing_ok=True)
         vectors.forget(folder)
         return None
-    return found
+    return checkpoint.read_json(config)
 
 
 def _same(earlier: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> bool:
@@ -180,7 +179,7 @@ def _same(earlier: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) ->
     other = [name for name in {**before, **asked} if before.get(name) != asked.get(name)]
     if other:
         told = "; ".join(
-            f"{name} {before.get(name)!r} before and {asked.get(name)!r} now" for name in other[:3]
+            f"{name} {before.get(name)!r:.60} before and {asked.get(name)!r:.60} now" for name in other[:3]
         )
         raise NearfarError(
             f"{folder} holds another run ({told}); name another folder with --out, or start over with "

@@ -59,12 +59,25 @@ def write_card(folder: Path, task: Task, result: Finetuned) -> None:
     checkpoint.write_json(folder / CARD, {**facts, "result": result.to_json()})
 
 
+def asked_of(folder: Path) -> dict[str, Any]:
+    """Read what was asked of the run in a folder; "task" is among it if it is a fine-tuning.
+
+    Args:
+        folder: it holds config.json.
+
+    Raises:
+        NearfarError: that is damaged.
+    """
+    found = checkpoint.read_json(folder / "config.json", {"asked?": {str: object}, "digest?": str})
+    return dict(found.get("asked", {}))
+
+
 def _read(folder: Path) -> dict[str, Any]:
     where = f"{folder / CARD}: "
     if not (folder / CARD).exists() or not (folder / "encoder.json").exists():
-        if (folder / "config.json").exists() and "task" in checkpoint.read_json(folder / "config.json").get(
-            "asked", {}
-        ):
+        if (folder / "config.json").exists() and "task" in asked_of(folder):
+            if (folder / "encoder.json").exists():
+                raise NearfarError(f"{folder} lacks its {CARD}; train again with --overwrite.")
             raise NearfarError(
                 f"the run in {folder} is not finished; run its nearfar finetune command again to resume."
             )
