@@ -277,6 +277,31 @@ def test_masks_of_another_size_and_of_another_shape(data: Path, tmp_path: Path) 
         Truth(tmp_path / "none")
 
 
+def test_where_nothing_is_left_to_score_the_sentence_says_why(run: Run, tmp_path: Path) -> None:
+    normal, tmp_path = tmp_path / "normal", tmp_path / "new"
+    for number in range(2):
+        save(normal / f"{number}.png", texture(number))
+    tmp_path.mkdir()
+    broken = tmp_path / "0.png"
+    broken.write_bytes(b"no image")
+
+    def found() -> Any:
+        return nearfar.anomalies(tmp_path, parts="nearest", run=run, normal=str(normal), size=32)
+
+    def said() -> str:
+        with pytest.raises(NearfarError) as told:
+            found()
+        return str(told.value)
+
+    assert "left to score: 0.png cannot be read, and there are no others; name other" in said()
+    shutil.copy(normal / "1.png", tmp_path / "1.png")
+    assert "left to score: 0.png cannot be read, the others are in the bank; name other" in said()
+    broken.unlink()
+    assert "left to score: all are in the bank; name other" in said()
+    save(tmp_path / "2.png", texture(500))
+    assert "1 picture is in the bank of normal ones and is not scored." in str(found())
+
+
 def test_what_does_not_fit_is_a_sentence(run: Run, data: Path, tmp_path: Path) -> None:
     test, good = data / "test", str(data / "train")
     cases: list[tuple[dict[str, Any], str]] = [

@@ -88,9 +88,12 @@ def find_parts(
         lines.append(f"{counted(len(bad), 'picture')} cannot be read: {few(bad)}")
     passed = len(asked.rows) - len(scores) - len(bad)
     if passed:
-        lines.append(f"{counted(passed, 'picture is')} in the bank of normal ones and are not scored.")
+        they = "is" if passed == 1 else "are"
+        lines.append(f"{counted(passed, 'picture is')} in the bank of normal ones and {they} not scored.")
     if not scores:
-        raise NearfarError("no picture is left to score: all are in the bank; name other pictures.")
+        unread = f"{few(bad).rstrip('.')} cannot be read, " if bad else ""
+        rest = f"{'the others' if bad else 'all'} are in the bank" if passed else "and there are no others"
+        raise NearfarError(f"no picture is left to score: {unread}{rest}; name other pictures.")
     found, pixel = thresholds(held, fpr, len(detector.pictures), lines)
     facts |= {"images": len(scores), "threshold": None if found is None else vars(found)}
     facts["pixel_threshold"] = pixel
