@@ -211,12 +211,15 @@ def test_a_package_with_another_file_is_refused(tmp_path: Path, monkeypatch: pyt
     ("named", "says"),
     [
         ("timm:resnet999", "is not known"),
+        ("timm:resnet19.a1_in1k", r"is not known; did you mean resnet18, "),
         ("resnet8=a.safetensors", "network of nearfar"),
         ("timm:resnet18=none.safetensors", "no such file"),
         ("timm:resnet18=w.pth", r"pickle.*torch.load\('w.pth', weights_only=True\), 'w.safetensors'"),
         ("timm:resnet18@4", "give 8 to 1024"),
         ("hf:nothing", "write hf:ORG/NAME"),
-        ("timm:resnet10t.no_such_tag", "pretrained"),
+        ("timm:resnet10t.no_such_tag", r"no weights 'no_such_tag'; choose from c3_in1k$"),
+        ("timm:resnet18.a1_in1", r"no weights 'a1_in1'; did you mean a1_in1k, "),
+        ("timm:vit_base_r26_s32_224.a", "no weights 'a'; there are none of it"),
         ("runs/none", "name a known encoder, such as timm:resnet18"),
     ],
 )

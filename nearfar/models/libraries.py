@@ -61,10 +61,11 @@ def find(name: str) -> tuple[str, str]:
     if library != "timm" and plain in torchvision_names():
         return "torchvision", plain
     # timm takes the tag of its weights after a dot: resnet50.a1_in1k
-    if library != "torchvision" and plain.split(".")[0] in timm_names():
+    network = plain.split(".")[0]
+    if library != "torchvision" and network in timm_names():
         return "timm", plain
     known = {"": names, "timm": timm_names, "torchvision": torchvision_names}[library]()
-    raise NearfarError(f"encoder {name!r} is not known; {nearest(plain, known)}")
+    raise NearfarError(f"encoder {name!r} is not known; {nearest(network, known)}")
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,15 @@ def input_config(library: str, name: str) -> InputConfig:
 
         try:
             made = timm.get_pretrained_cfg(name)
-        except RuntimeError as error:  # a tag that the network has no weights of
-            raise NearfarError(f"encoder 'timm:{name}' has no such pretrained weights ({error})") from None
+        except RuntimeError:  # a tag that the network has no weights of
+            network, _, tag = name.partition(".")
+            tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{network}.*")]
+            told = (
+                nearest(tag, tags)
+                if tags
+                else "there are none of it: write a file, as in NAME=FILE.safetensors."
+            )
+            raise NearfarError(f"encoder 'timm:{name}': {network} has no weights {tag!r}; {told}") from None
         return InputConfig() if made is None else InputConfig.of_timm(made.to_dict())
     import torchvision.models
 
