@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -170,6 +171,10 @@ def test_a_run_folder_hurt_in_any_place_ends_in_a_sentence(name: str, run: Path,
     assert refusals(tries, folder / name, read) > 20
     broken = refusals(((str(text[:9]), text) for text in BYTES), folder / name, read)
     assert broken == len(BYTES) if not before else broken >= 3  # a log cut short is read up to there
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(NearfarError, match=rf"{re.escape(name)} cannot be read"):
+        read()
 
 
 def test_parts_of_a_run_hurt_in_any_way_end_in_a_sentence(run: Path, tmp_path: Path) -> None:

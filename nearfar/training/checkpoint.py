@@ -300,11 +300,17 @@ def read_log(path: Path, shape: Any) -> list[dict[str, Any]]:
         One dict a line.
 
     Raises:
-        NearfarError: a line is JSON of another shape.
+        NearfarError: it cannot be read, or a line is JSON of another shape.
     """
     lines: list[dict[str, Any]] = []
     if path.exists():
-        for text in path.read_bytes().splitlines():
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise NearfarError(
+                f"{path} cannot be read ({error.strerror}); train again with --overwrite."
+            ) from error
+        for text in content.splitlines():
             try:
                 found = loads(text)
             except ValueError:
