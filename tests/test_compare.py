@@ -44,6 +44,7 @@ def test_the_same_call_again_trains_and_measures_nothing(compared):
     made, out, train, test = compared
     before = {path: path.stat().st_mtime_ns for path in out.glob("*-*/encoder.safetensors")}
     (out / "simclr-1.json").unlink()  # as if it had been stopped before that run was measured
+    (out / "simsiam-1.json").write_text("[")  # damaged: measured anew too
     again = compare(train, methods=["simclr", "simsiam"], out=out, seeds=2, train=train, test=test, **SHORT)
     assert again.to_json() == made.to_json()
     assert len(before) == 4 and before == {path: path.stat().st_mtime_ns for path in before}

@@ -312,7 +312,11 @@ def _figures(
 ) -> dict[str, Any]:
     """Measure one run, or read what was measured before."""
     if file.exists():
-        known: dict[str, Any] = checkpoint.read_json(file, _KNOWN)
+        try:
+            known: dict[str, Any] = checkpoint.read_json(file, _KNOWN)
+        except NearfarError as error:
+            progress.say(f"{error} It is measured anew.")
+            known = {}
         if known.get("mark") == mark and (known["baselines"] or not first or labelled is None):
             return known
     log = run.log()
