@@ -192,6 +192,8 @@ def test_lists_that_cannot_be_used_are_refused_in_a_sentence(photos: Path, tmp_p
         with pytest.raises(NearfarError, match=match):
             open_boxes(data, boxes)
 
+    (tmp_path / "nothing").mkdir()
+    refused("name them with --boxes", boxes=tmp_path / "nothing")
     for word in ("nan", "inf", "left", ""):
         write(file, [*good, ["images/1.png", "disc", 1, word, 5, 20, 30, 64, 48]])
         refused(rf"line 5: x0 is '{word}'; write a number")

@@ -71,7 +71,10 @@ def open_boxes(data: Any, boxes: str | Path) -> Crops:
 
 def _of_labels(data: str | os.PathLike[str], path: Path) -> Crops:
     """Take the boxes of label files."""
-    found = open_box_labels(os.fspath(data), path)
+    try:
+        found = open_box_labels(os.fspath(data), path)
+    except NearfarError as error:  # which names the flag of a fine-tuning
+        raise NearfarError(str(error).replace("--labels", "--boxes")) from None
     objects, crowds = [], 0
     for one in found.boxes:
         sides = np.array([one.width, one.height, one.width, one.height], np.float64)

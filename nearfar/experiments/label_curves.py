@@ -82,6 +82,13 @@ class Helped:
             figure: what was measured, such as ap50.
             one: the word for one example.
         """
+        given = counted(self.at.labels, f"labelled {one}")
+        if not self.at.mean and not self.scratch.mean:
+            return (
+                f"Did pretraining help {self.encoder}? It cannot be told: with {given} "
+                f"({_share(self.at.share)}) {figure} is 0 %, and from scratch too; train for more --epochs, "
+                "or give larger --shares."
+            )
         answer = {True: "Yes", False: "No", None: "The seeds do not decide"}[self.helped]
         needs: list[str] = []
         for name, labels in self.needed.items():
@@ -90,7 +97,6 @@ class Helped:
                 need = f"about {two_digits(labels)} ({two_digits(labels / self.at.labels)} times as many)"
             needs.append(f"{name} would need {need}" if needs else f"which would need {need}")
         reached = f"{figure} {percent(self.at.mean)}, and {percent(self.scratch.mean)} from scratch"
-        given = counted(self.at.labels, f"labelled {one}")
         start = f"Did pretraining help {self.encoder}? {answer}: with {given}"
         better = ", ".join(f"{name} ({percent(value)})" for name, value in self.better.items())
         ending = f"; better there: {better}" if better else ""
