@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--official", action="store_true")
     parser.add_argument("--only", nargs="+", help="speakers to leave out, for a choice among settings")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", default="bfloat16", help="float32 for a processor without bfloat16")
     parser.add_argument("--svm", action="store_true", help="only a support vector machine on MFCC")
     given = parser.parse_args()
     if given.svm:
@@ -159,6 +160,7 @@ def main() -> None:
             if given.only and name not in given.only:
                 continue
             settings = {**HOW, "steps": given.steps, "method": method, "seed": given.seed}
+            settings |= {"precision": given.precision}
             settings |= OWN.get(method, {})
             found[name] = measure(name, split, out, settings)
             print(f"{method}, without {name}: {json.dumps(found[name])}", flush=True)
