@@ -2,14 +2,11 @@
 
     python -m benchmarks.sound FSDD/recordings --out /tmp/sound --steps 300 [--methods simclr byol]
     python -m benchmarks.sound FSDD/recordings --out /tmp/sound --official
-    python -m benchmarks.sound FSDD/recordings --out /tmp/sound --svm
 
 The data is the Free Spoken Digit Dataset: 3,000 clips of ten digits by six speakers. For each speaker an
-encoder is trained without labels on the clips of the other five; k-NN and a linear classifier are fitted on
-their labels, chosen on one of the five. Then the clips of the speaker left out are read, once. Beside it
+encoder is trained without labels on the clips of the other five; k-NN, a linear classifier and a support
+vector machine are fitted on their labels, chosen on one of the five. Then the clips of the speaker left out are read, once. Beside it
 stand an untrained network and MFCC. It prints a table, and writes all figures to OUT/METHOD/speakers.json.
-With --svm nothing is trained but scikit-learn's support vector machine (radial basis functions) on the same
-MFCC; its C is chosen on whole speakers among those that are not left out.
 """
 
 from __future__ import annotations
@@ -24,9 +21,6 @@ from typing import Any
 import numpy as np
 
 import nearfar
-from nearfar.data.modalities import modality
-from nearfar.features.chunked import CHUNK_IMAGES, read_chunks
-from nearfar.features.extract import features
 
 HOW: dict[str, Any] = {
     "rate": 8000,
@@ -80,55 +74,18 @@ def measure(name: str, split: Split, out: Path, settings: dict[str, Any]) -> dic
     found = nearfar.evaluate(run, train=labelled(train), test=labelled(test), groups=own, known="none")
     scores = {
         classifier: {row: 100 * score.accuracy for row, score in rows.items()}
-        for classifier, rows in (("knn", found.knn), ("linear", found.linear))
+        for classifier, rows in found.scores.items()
     }
     return {**scores, "minutes": minutes}
 
 
-def coefficients(files: list[Path], name: str) -> dict[Path, Any]:
-    """Compute MFCC as an evaluation does, of clips trimmed and stretched as an encoder has them."""
-    kind = modality("sound")
-    preprocess = kind.preprocess_for(SIZE, kind.views(rate=HOW["rate"]))
-    net, how = kind.baseline(name, preprocess)
-    chunks = read_chunks(kind.open(files), range(0, len(files), CHUNK_IMAGES), how, 1)
-    x = np.concatenate([features(net, chunk, how) for chunk in chunks])
-    return dict(zip(files, x, strict=True))
-
-
-def machine(split: Split, x: dict[Path, Any]) -> dict[str, Any]:
-    """Fit a support vector machine and read the speaker left out: accuracy in %, and the C chosen."""
-    from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVC
-
-    (train, y), (test, truth) = (labelled(files) for files in split)
-    grid = {"svc__C": [0.1, 1, 10, 100]}
-    search = GridSearchCV(make_pipeline(StandardScaler(), SVC()), grid, cv=LeaveOneGroupOut())
-    search.fit([x[path] for path in train], y, groups=[path.stem.split("_")[1] for path in train])
-    score = search.score([x[path] for path in test], truth)
-    return {"accuracy": round(100 * score, 1), "C": search.best_params_["svc__C"]}
-
-
-def machines(found: dict[str, Split]) -> None:
-    """Print a line for each speaker left out, and one for each kind of MFCC."""
-    files = sorted({path for split in found.values() for side in split for path in side})
-    for name in ("mfcc_course", "mfcc"):
-        x, each = coefficients(files, name), []
-        for who, split in found.items():
-            each.append(machine(split, x))
-            print(f"{name}, without {who}: {json.dumps(each[-1])}", flush=True)
-        values = [one["accuracy"] for one in each]
-        print(f"{name}: {np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})", flush=True)
-
-
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Write means over the splits, with the least and the greatest."""
-    lines = ["| features | k-NN | linear |", "|---|---|---|"]
+    lines = ["| features | k-NN | linear | SVM |", "|---|---|---|---|"]
     first = next(iter(found.values()))
     for row in first["knn"]:
         cells = []
-        for classifier in ("knn", "linear"):
+        for classifier in ("knn", "linear", "svm"):
             values = [each[classifier][row] for each in found.values()]
             spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.1f}{spread}")
@@ -148,11 +105,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="speakers to leave out, for a choice among settings")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="bfloat16", help="float32 for a processor without bfloat16")
-    parser.add_argument("--svm", action="store_true", help="only a support vector machine on MFCC")
     given = parser.parse_args()
-    if given.svm:
-        machines(splits(given.folder, given.official))
-        return
     for method in given.methods:
         found: dict[str, dict[str, Any]] = {}
         out = given.out / method

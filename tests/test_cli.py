@@ -257,7 +257,7 @@ FLAGS = {
     "sweep": "--minutes-each --budget --trials --train --out --json --method --recipe",
     "evaluate": (
         "--train --test --label-level --labels --groups --json --few-labels --retrieval --clusters "
-        "--calibration --robustness "
+        "--calibration --svm --robustness "
         "--augmented --finetune --full --transfer --known --seed --device"
     ),
     "finetune": (

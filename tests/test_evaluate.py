@@ -296,6 +296,7 @@ def test_full_trains_too_and_puts_it_into_the_same_table(run, monkeypatch):
     parts = ["few_labels", "retrieval", "clusters", "calibration", "robustness", "transfer"]
     assert list(found.parts) == parts
     assert list(found.scores["augmented"]) == ["encoder", "chance"]
+    assert list(found.scores["svm"]) == ["encoder", "chance"]
     assert list(found.scores["finetune"]) == ["encoder", "scratch", "chance"]
     few = found.parts["few_labels"].rows
     assert few["scratch"]["finetune"].keys() == few["encoder"]["finetune"].keys() >= {3, 12, 60}

@@ -2,12 +2,17 @@
 
 import io
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 
@@ -18,7 +23,7 @@ from nearfar.data.groups import read_groups
 from nearfar.data.source import from_array
 from nearfar.data.sources import open_source
 from nearfar.demo import drawings, gallery
-from nearfar.evaluation import calibration, clustering, few_label_fits, few_labels, retrieval
+from nearfar.evaluation import calibration, clustering, few_label_fits, few_labels, retrieval, svm
 from nearfar.evaluation.accuracy import most_confused, score
 from nearfar.evaluation.differences import compare
 from nearfar.evaluation.label_efficiency import label_efficiency, labels_needed
@@ -67,6 +72,32 @@ def test_average_precision_by_hand():
     found = retrieval.retrieval(torch.tensor([[1.0, 0.0]]), np.array([1]), base, np.array([0, 1, 0, 1]))
     assert found.map == pytest.approx((1 / 2 + 2 / 4) / 2)
     assert found.recall == {1: 0.0, 5: 1.0, 10: 1.0}
+
+
+# Support vector machine
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_support_vector_machine_is_chosen_as_scikit_learn_chooses(seed):
+    x, y = rows(120, 6, 4, seed, spread=1.2)
+    asked, truth = rows(80, 6, 4, seed + 10, spread=1.2)
+    held = np.arange(120) % 5 == 0
+    probe = SimpleNamespace(x=x, y=torch.from_numpy(y), validation=held)
+    found, chosen = svm.SupportVectors.classify(probe, SimpleNamespace(x=asked), 0)
+    grid = {"svc__C": list(svm.PENALTIES)}
+    theirs = GridSearchCV(make_pipeline(StandardScaler(), SVC()), grid, cv=PredefinedSplit(held - 1))
+    theirs.fit(x.numpy(), y)
+    assert chosen == {"C": theirs.best_params_["svc__C"], "images": 120}
+    assert (found == theirs.predict(asked.numpy())).all() and (found == truth).mean() > 0.5
+
+
+def test_the_support_vector_machine_learns_nothing_of_random_labels():
+    draw = np.random.default_rng(0)
+    x, asked = (torch.from_numpy(draw.normal(0, 1, (n, 5)).astype(np.float32)) for n in (300, 600))
+    y, truth = draw.integers(0, 3, 300), draw.integers(0, 3, 600)
+    probe = SimpleNamespace(x=x, y=torch.from_numpy(y), validation=np.arange(300) % 5 == 0)
+    found, _ = svm.SupportVectors.classify(probe, SimpleNamespace(x=asked), 0)
+    assert abs((found == truth).mean() - 1 / 3) < 0.077  # four standard errors
 
 
 # Calibration

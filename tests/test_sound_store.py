@@ -66,6 +66,7 @@ def test_a_vowel_is_found_whatever_its_pitch(there: tuple[Path, nearfar.Run, Vec
     found = nearfar.evaluate(run, train=root / "clips", test=test)
     assert set(found.knn) == {"encoder", "untrained", "mfcc", "mfcc_course", "chance"}
     assert found.knn["encoder"].accuracy > 0.9
+    assert found.scores["svm"].keys() == found.knn.keys() and "\nSVM" in found.table()
     assert "MFCC course" in str(found.table())
 
 

@@ -73,6 +73,9 @@ class Modality(abc.ABC):
     baselines: ClassVar[tuple[str, ...]] = ()
     """What an evaluation compares an encoder with, besides an untrained one."""
 
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Parts of an evaluation that are measured without being asked for."""
+
     training: ClassVar[Mapping[str, Any]] = {}
     """Settings of the training in which this kind differs from every recipe."""
 

@@ -33,6 +33,7 @@ class SoundModality(Modality):
     suffixes = frozenset({"wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "au"})
     columns: ClassVar = {"milliseconds": "number", "rate": "number"}
     baselines = ("mfcc", "mfcc_course")
+    parts = ("svm",)  # the usual classifier of MFCC
     training: ClassVar = {"encoder": "mel_cnn_w32", "image_size": None, "short_side": None}
     on_device = True
 

@@ -25,7 +25,7 @@ class PartEntry:
     Attributes:
         help: what it measures, in one line.
         file, name: the file of its class in this folder, and what it is called.
-        column: the heading of its accuracies next to k-NN and linear, for a part that trains.
+        column: the heading of its accuracies next to k-NN and linear, for a part that classifies.
     """
 
     help: str
@@ -59,6 +59,12 @@ PARTS = {
         "whether the linear classifier is right as often as it says: ECE, and its bins",
         "calibration",
         "Calibration",
+    ),
+    "svm": PartEntry(
+        "a support vector machine on the same features, a third classifier; of sounds always",
+        "svm",
+        "SupportVectors",
+        column="SVM",
     ),
     "robustness": PartEntry(
         "accuracy on corrupted test images: noise, blur, weather, compression, at five strengths",

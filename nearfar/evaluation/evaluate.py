@@ -16,6 +16,7 @@ from ..core.device import device_named
 from ..core.errors import NearfarError
 from ..core.own_mark import mark_of
 from ..data.labels import splits
+from ..data.modalities import modality_of
 from ..training import checkpoint
 from ..training.run import Run, load
 from . import chosen
@@ -107,7 +108,7 @@ def evaluate(  # type: ignore[misc]
         groups: a .csv of images and the groups they belong to, such as patients; validation images are then
             whole groups, and there is a warning of test images whose group has training images.
         parts: what else to measure, by names of `evaluation.PARTS`: "few_labels", "retrieval", "clusters",
-            "calibration", "robustness", "augmented", "finetune"; or "all".
+            "calibration", "svm", "robustness", "augmented", "finetune"; or "all". Of sounds "svm" always.
         transfer: training and test images of a second data set, for k-NN and linear.
         known: a known encoder as one more row, such as timm:resnet18; it gets the images as its makers
             prepare them. By default `known`, where it is installed and there are at most 10,000 images;
@@ -142,6 +143,8 @@ def evaluate(  # type: ignore[misc]
         known=known,
     )
     runs = [load(item) for item in (run, *others)]
+    always = {name for item in runs for name in modality_of(item.preprocess).parts}
+    options = replace(options, parts=chosen({*options.parts, *always}))
     names = [item.name for item in runs]
     if len(set(names)) < len(names):
         raise NearfarError("the same run is given twice; give each once.")

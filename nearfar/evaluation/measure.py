@@ -170,6 +170,9 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
             if not part.modes:
                 progress.say(f"measuring {key.replace('_', ' ')} of {name}")
             figures = part.measure(probe, outputs, truth, seed)
+            classified = part.classify(probe, outputs, seed)
+            if classified is not None:
+                answers.add(key, name, *classified)
             if figures is not None:
                 found[key][name] = figures
     for mode, (column, name) in columns_of_modes().items():

@@ -64,6 +64,22 @@ class EvaluationPart:
         return None
 
     @classmethod
+    def classify(
+        cls, probe: FeatureProbe, outputs: ProbeOutputs, seed: int
+    ) -> tuple[Rows, Mapping[str, Any]] | None:
+        """Classify the test images of one feature set, for a column of accuracies beside k-NN and linear.
+
+        Args:
+            probe: its classifiers, fitted on the training images.
+            outputs: what they give for the test images.
+            seed: random seed.
+
+        Returns:
+            (m,) class numbers, and what was chosen; None where the part has no such column.
+        """
+        return None
+
+    @classmethod
     def measure_trained(cls, trained: Trained, seed: int) -> Any:
         """Measure what was trained for a part; the figures join the row, under the name of the column.
 

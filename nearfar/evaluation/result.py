@@ -23,7 +23,8 @@ CLASSIFIERS = {
     "linear": "linear",
     **{name: entry.column for name, entry in PARTS.items() if entry.column},
 }
-SUMMARISED = ("knn", "linear")  # classifiers that the summary tells of
+RANKED = ("knn", "linear")  # classifiers by which encoders are ranked
+SUMMARISED = (*RANKED, "svm")  # and that the summary tells of, as far as they are measured
 FEATURE_SETS = {
     "scratch": "from scratch",
     "known": "known encoder",
@@ -153,7 +154,7 @@ class Evaluation:
         return [
             Candidate(
                 title,
-                {key: self.answers[key][row] for key in SUMMARISED if row in self.answers.get(key, {})},
+                {key: self.answers[key][row] for key in RANKED if row in self.answers.get(key, {})},
                 self.costs.get(row),
             )
             for row, title in rows.items()
@@ -175,7 +176,7 @@ class Evaluation:
 
     def summary(self) -> dict[str, BaselineSummary]:
         """Compare the encoder with each baseline on the same test images, by classifier."""
-        titles = {name: CLASSIFIERS[name] for name in SUMMARISED}
+        titles = {name: CLASSIFIERS[name] for name in SUMMARISED if name in self.answers}
         return summarise(self.truth, self.answers, titles, self.seed, self.groups)
 
     def to_json(self) -> dict[str, Any]:

@@ -239,7 +239,7 @@ class FeatureProbe:
             centred: whether the training mean is subtracted before anything else.
         """
         assert dataset.labels is not None
-        self.encode, self.classes = encode, dataset.classes
+        self.encode, self.classes, self.validation = encode, dataset.classes, validation
         began = time.perf_counter()
         x = encode(dataset)
         self.images_per_second = len(dataset) / max(time.perf_counter() - began, 1e-9)
