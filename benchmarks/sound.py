@@ -5,8 +5,9 @@
 
 The data is the Free Spoken Digit Dataset: 3,000 clips of ten digits by six speakers. For each speaker an
 encoder is trained without labels on the clips of the other five; k-NN, a linear classifier and a support
-vector machine are fitted on their labels, chosen on one of the five. Then the clips of the speaker left out are read, once. Beside it
-stand an untrained network and MFCC. It prints a table, and writes all figures to OUT/METHOD/speakers.json.
+vector machine are fitted on their labels, chosen on one of the five. Then the clips of the speaker left out
+are read, once. Beside it stand an untrained network and MFCC. It prints a table, and writes all figures to
+OUT/METHOD/speakers.json.
 """
 
 from __future__ import annotations
