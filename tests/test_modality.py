@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forkserver
 import numpy as np
 import pytest
 import torch
@@ -76,6 +77,19 @@ def test_the_table_needs_no_torch_until_a_kind_is_at_work() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "set()"
+
+
+def test_images_are_learnt_from_without_a_file_of_texts_sounds_or_captions(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np, nearfar\n"
+        "images = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), np.uint8)\n"
+        "how = {'steps': 2, 'batch_size': 16, 'encoder': 'resnet10_w16', 'device': 'cpu'}\n"
+        "nearfar.pretrain(images, out=sys.argv[1], **how)\n"
+        "theirs = ('nearfar.text.', 'nearfar.sound.', 'nearfar.data.pairs', 'nearfar.data.pair_blocks')\n"
+        "read = {name for name in sys.modules if name.startswith(theirs)}\n"
+        "print(sorted(read - {'nearfar.text.view_settings', 'nearfar.sound.view_settings'}))"
+    )
+    assert forkserver.run(code, tmp_path / "run", check=True).stdout.strip() == "[]"
 
 
 def test_a_run_learns_says_its_kind_and_knows_its_health(run: Path) -> None:

@@ -52,6 +52,7 @@ class PairPreprocess(Preprocess):
 class CaptionView:
     """The view that is one of an image's captions; `recipe` says how the image's own views are made."""
 
+    picture: ClassVar[bool] = False
     recipe: Views
 
 

@@ -12,7 +12,6 @@ from ..core.errors import BadImage, NearfarError
 from ..data.modalities import modality_of
 from ..data.reading import none_usable
 from ..data.source import Source
-from .resolve import text_start
 from .run import is_run, load
 from .run_config import plain
 from .settings import Training
@@ -87,7 +86,9 @@ def decided(source: Source, given: Mapping[str, Any], folders: Sequence[Path] = 
     own: dict[str, Any] = {}
     if kind.encodes:  # of images with captions it is the text encoder that decides
         own = {} if run is None else {"image_size": run.preprocess.size}
-        run = text_start(weights, given.get("text_encoder"))
+        from .captions import caption_start
+
+        run = caption_start(weights, given.get("text_encoder"))
     start = None if run is None else run.preprocess
     start = start if start is not None and (kind.encodes or start.modality == kind.name) else None
     return {**own, **given, **kind.decided(source, given, folders=folders, start=start)}

@@ -12,13 +12,11 @@ from .. import methods, models
 from ..core.config import build, settings_of, to_json
 from ..core.errors import NearfarError, nearest
 from ..data.modalities import IMAGES, modality
-from ..data.pair_blocks import CaptionView
 from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
 from ..models.weights import copy_weights
-from ..text.networks import check_name
 from . import adapting, recipes
-from .run import Run, is_run, load
+from .run import is_run, load
 from .run_config import RunConfig
 from .settings import Training
 from .teacher import teacher_of
@@ -221,42 +219,7 @@ def shown_views(wanted: RunConfig) -> list[tuple[int, Any]]:
     Args:
         wanted: from `resolve`.
     """
-    return [at for at in enumerate(views_of(wanted)) if not isinstance(at[1], CaptionView)]
-
-
-def _text_encoder(wanted: RunConfig) -> models.Encoder:
-    """Build the encoder of captions: that of the run that training starts from, or the one that is named."""
-    start = text_start(wanted.training.weights, wanted.settings.text_encoder)
-    if start is not None:
-        return start.encoder.train()
-    return modality("text").encoder(
-        wanted.settings.text_encoder, size=wanted.preprocess.text.size, seed=wanted.training.seed
-    )
-
-
-def text_start(weights: str | None, named: str | None) -> Run | None:
-    """Open the encoder of texts that a training on images with captions starts from.
-
-    Args:
-        weights: what training starts from, which may hold one of both.
-        named: the method's setting `text_encoder`.
-
-    Returns:
-        A run on texts; None where captions start from random weights.
-
-    Raises:
-        NearfarError: it is of another kind, or no encoder has the name.
-    """
-    if named is not None and is_run(named):
-        run = load(named)
-        run = run.text or run
-        if run.preprocess.modality != "text":
-            raise NearfarError(f"--text-encoder {named} is of {run.preprocess.modality}; name one of texts.")
-        return run
-    found = load(weights).text if weights is not None and is_run(weights) else None
-    if named is not None and found is None:  # before a tokenizer is trained for it
-        check_name(named)
-    return found
+    return [at for at in enumerate(views_of(wanted)) if getattr(at[1], "picture", True)]
 
 
 def build_method(wanted: RunConfig, images: int = 1) -> Method:
@@ -290,7 +253,9 @@ def build_method(wanted: RunConfig, images: int = 1) -> Method:
         adapting.choose(f, training.trainable, others="text" in cls.requires(wanted.settings))
     given: dict[str, Any] = {}
     if "text" in cls.requires(wanted.settings):
-        given["text"] = _text_encoder(wanted)
+        from .captions import caption_encoder  # which images alone never read
+
+        given["text"] = caption_encoder(wanted)
     if (teacher := teacher_of(cls, wanted.settings)) is not None:
         given["teacher"] = teacher
     if "images" in cls.requires(wanted.settings):
