@@ -116,7 +116,7 @@ def test_the_sentence_reads_the_labels_saved_off_the_other_curve() -> None:
     # Straight in the logarithm of the labels, .6 is reached half way from 20 to 200: at 63.
     (said,) = curve([point(20, 0.1, 0.4), point(200, 1.0, 0.8)]).sentences()
     assert said == (
-        "Did pretraining help runs/a? Yes: with 20 labelled images (10 %) it reaches ap50 60.0 %, and 40.0 % "
+        "Did pretraining help runs/a? Yes: with 20 labelled images (10 %) it reaches AP50 60.0 %, and 40.0 % "
         "from scratch, which would need about 63 (3.2 times as many)."
     )
     (said,) = curve([point(20, 0.1, 0.7), point(200, 1.0, 0.8)]).sentences()
@@ -127,7 +127,7 @@ def test_the_sentence_reads_the_labels_saved_off_the_other_curve() -> None:
     nothing = [point(20, 0.1, 0.0), point(200, 1.0, 0.5)]
     rows = {"runs/a": nothing, "from scratch": nothing}
     (untold,) = LearningCurve(Path("x"), "detect", "ap50", rows, {"runs/a": "from scratch"}, 72).sentences()
-    assert "It cannot be told: with 20 labelled images (10 %) ap50 is 0 %" in untold
+    assert "It cannot be told: with 20 labelled images (10 %) AP50 is 0 %" in untold
     assert "? The seeds do not decide: " in said and "would need more than all 200" in said
 
 

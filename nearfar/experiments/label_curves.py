@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.text import columns, counted, percent
 from ..evaluation.label_efficiency import labels_needed, two_digits
+from ..finetuning.task_types import figure_name
 
 USUAL = 0.1  # the share nearest to which the sentences speak of
 DECIDED_SEEDS = (
@@ -79,7 +80,7 @@ class Helped:
         """Answer in one sentence.
 
         Args:
-            figure: what was measured, such as ap50.
+            figure: what was measured, such as AP50.
             one: the word for one example.
         """
         given = counted(self.at.labels, f"labelled {one}")
@@ -150,7 +151,7 @@ class LearningCurve:
 
     def sentences(self) -> list[str]:
         """Say for each encoder whether pretraining helped, and by how many labels."""
-        return [found.sentence(self.figure, self.one) for found in self.helped()]
+        return [found.sentence(figure_name(self.figure), self.one) for found in self.helped()]
 
     def to_json(self) -> dict[str, Any]:
         """Write everything in plain values."""
@@ -174,7 +175,10 @@ class LearningCurve:
         """Write the sentences, a table of a row an encoder and a column a share, and what else is to know."""
         points = {point.share: point for found in self.rows.values() for point in found}
         shares = sorted(points)
-        heads = [f"{self.figure}, by labels", *(f"{points[at].labels:,} ({_share(at)})" for at in shares)]
+        heads = [
+            f"{figure_name(self.figure)}, by labels",
+            *(f"{points[at].labels:,} ({_share(at)})" for at in shares),
+        ]
         cells = []
         for name, found in self.rows.items():
             own = {point.share: point for point in found}
@@ -203,28 +207,29 @@ def draw(found: LearningCurve) -> Any:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axes = figure.subplots()
     colours = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")  # distinct for colour-blind readers
     owners = {row: name for name, row in found.scratch.items()}
     colour = {name: colours[at % len(colours)] for at, name in enumerate(found.scratch)}
+    others = [name for name in found.rows if name not in colour]
+    marks = {name: "sD^v"[at % 4] for at, name in enumerate(others)}
     for name, points in found.rows.items():
         y = [100 * point.mean for point in points]
         low = [100 * (point.mean - min(point.values.values())) for point in points]
         high = [100 * (max(point.values.values()) - point.mean) for point in points]
         style: dict[str, Any] = {"color": colour.get(name, colour.get(owners.get(name, ""), "#999999"))}
         style["linestyle"] = "-" if name in found.scratch else "--" if name in owners else ":"
-        axes.errorbar(
-            [point.labels for point in points], y, [low, high], label=name, fmt="o", capsize=3, **style
-        )
+        style["fmt"] = marks.get(name, "o")
+        axes.errorbar([point.labels for point in points], y, [low, high], label=name, capsize=3, **style)
     axes.set_xscale("log")
     ticks = sorted({point.labels for points in found.rows.values() for point in points})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel(f"labelled {found.one}s")
-    axes.set_ylabel(f"{found.figure}, %")
+    axes.set_ylabel(f"{figure_name(found.figure)}, %")
     axes.set_title("Higher is better; the bars span the seeds", fontsize=10)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure

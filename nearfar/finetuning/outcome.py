@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.text import columns, counted
 from ..health.verdict import Verdict
-from .task_types import Figures
+from .task_types import Figures, figure_name
 
 DROP = 0.03  # of the main figure on held-out images, from which on a training has gone on for too long
 GAP = 0.1  # between images trained on and held out, where that is over-fitting
@@ -66,16 +66,12 @@ class Finetuned:
             cells = [[row, *(_number(name, found[name]) for name in heads)] for row, found in rows.items()]
             lines += [
                 f"{part}, {counted(self.images[part], self.one)}",
-                *columns(["", *map(_words, heads)], cells),
+                *columns(["", *map(figure_name, heads)], cells),
             ]
         lines += [*self.notes, f"verdict    {self.verdict}"]
         what = {"image": "photos/", "pair": "photos/"}.get(self.one, f"{self.one}s/")
         what += " --gallery known/" if self.task == "reidentify" else ""
         return "\n".join([*lines, f"next: nearfar predict {self.path} {what} --out predictions.csv"])
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _number(name: str, value: float) -> str:
@@ -116,9 +112,8 @@ def judge(
         if other not in rows:
             continue
         gain, error = difference(tuned, rows[other])
-        told = (
-            f"{_words(tuned.main)} {_percent(tuned)} on {part} {noun}, {_percent(rows[other])} {_with(other)}"
-        )
+        told = f"{figure_name(tuned.main)} {_percent(tuned)} on {part} {noun}"
+        told = f"{told}, {_percent(rows[other])} {_with(other)}"
         if gain + error < 0:
             return Verdict(f"worse than {_name(other)}", told, advice)
         if gain - error <= 0:
@@ -126,10 +121,11 @@ def judge(
         said.append(f"{told}, {100 * gain:.1f} points less (+- {100 * error:.1f})")
     chance = tuned.values.get("chance") or 0.0  # of boxes: none is right
     if tuned.score <= chance:
-        told = f"{_words(tuned.main)} {_percent(tuned)} on {part} {noun}, and {100 * chance:.1f} % by chance"
+        told = f"{figure_name(tuned.main)} {_percent(tuned)} on {part} {noun}"
+        told = f"{told}, and {100 * chance:.1f} % by chance"
         return Verdict("no better than chance", told, "check the labels, or choose another encoder")
     if not said:
-        said = [f"{_words(tuned.main)} {_percent(tuned)} on {part} {noun}"]
+        said = [f"{figure_name(tuned.main)} {_percent(tuned)} on {part} {noun}"]
         advice = "--scratch tells what the encoder brings"
         if mode != "full":
             advice = "--mode full trains the encoder too, which may bring more"
@@ -174,7 +170,7 @@ def _over_fitting(checks: Sequence[Mapping[str, Any]], main: str, noun: str) -> 
     if best["held"] - share <= max(DROP, error) or last["trained"] - share <= GAP:
         return None
     told = (
-        f"{_words(main)} on held-out {noun} fell from {best['held']:.1%} at step {best['step']:,} to "
+        f"{figure_name(main)} on held-out {noun} fell from {best['held']:.1%} at step {best['step']:,} to "
         f"{share:.1%} at the end, where it is {last['trained']:.1%} on training {noun}"
     )
     return Verdict("over-fitting", told, "train for fewer --epochs, or take --mode linear")

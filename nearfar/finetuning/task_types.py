@@ -25,6 +25,7 @@ class TooFewError(NearfarError):
 
 
 Rows = npt.NDArray[np.int64]
+TERMS = {"miou": "mIoU", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "map": "mAP"}  # as the field writes them
 Answer = Any
 """What a network says of one image, in the task's own form: of a classification (classes,) logits."""
 
@@ -219,6 +220,11 @@ class Mistake:
     name: str
     says: str
     pictures: Sequence[tuple[str, npt.NDArray[np.uint8]]] = ()
+
+
+def figure_name(key: str) -> str:
+    """Write the name of a figure for people: image_miou is the image mIoU."""
+    return " ".join(TERMS.get(word, word) for word in key.split("_"))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ..data.modality import Modality
 from ..features.extract import fingerprint
 from ..finetuning.outcome import TUNED, Finetuned
 from ..finetuning.session import CHECKS_FILE
-from ..finetuning.task_types import Mistake, Setup, Where
+from ..finetuning.task_types import Mistake, Setup, Where, figure_name
 from ..finetuning.tuned import open_result, open_tuned
 from ..training import checkpoint
 from ..training.run import Run
@@ -121,7 +121,7 @@ def answers(one: TunedRun) -> list[tuple[str, str, str]]:
     where = "See the mistakes." if low is None else f"Lowest of all classes: {low[0]}, {100 * low[1]:.1f} %."
     return [
         ("What was trained?", trained, "training"),
-        ("Is it good?", f"{_words(result.main)} on {_images(one)}: {'; '.join(told)}.", "figures"),
+        ("Is it good?", f"{figure_name(result.main)} on {_images(one)}: {'; '.join(told)}.", "figures"),
         ("Where does it fail?", where, "mistakes"),
         (summary.LIMITS, _limits(one), "figures"),
     ]
@@ -136,7 +136,7 @@ def sentence(one: TunedRun) -> str:
     result = one.result
     name, rows = result.main, result.figures[_last(result)]
     value = _value(name, rows[TUNED])
-    says = f"The fine-tuned network reaches {_words(name)} {value} on {_images(one)}"
+    says = f"The fine-tuned network reaches {figure_name(name)} {value} on {_images(one)}"
     others = {row: found[name] for row, found in rows.items() if row != TUNED and name in found}
     if not others:
         return f"{says}; it was compared with nothing."
@@ -167,12 +167,6 @@ def _images(one: TunedRun) -> str:
     return counted(one.result.images[part], f"{part} {one.kind.one}")
 
 
-def _words(name: str) -> str:
-    return {"miou": "mIoU", "ap50": "AP50", "ap75": "AP75", "ap": "AP", "map": "mAP"}.get(
-        name, name.replace("_", " ")
-    )
-
-
 def _value(name: str, found: Mapping[str, float]) -> str:
     """Write a figure, the main one with its interval."""
     return f"{found[name]:.3f}" if "loss" in name else f"{100 * found[name]:.1f} %"
@@ -191,7 +185,7 @@ def _figures(one: TunedRun) -> Blocks:
             if {*INTERVAL} <= {*found}
         ]
         if drawn:
-            alt = f"{_words(result.main)} on {part} {one.kind.noun}, with 95 % intervals"
+            alt = f"{figure_name(result.main)} on {part} {one.kind.noun}, with 95 % intervals"
             plot = Plot(dots(f"main-{part}", alt, drawn), alt, "Intervals that overlap may still differ: "
                         f"the verdict compares on the same {one.kind.noun}.")  # fmt: skip
             made.append(Plots([plot]))
@@ -203,7 +197,7 @@ def _figures(one: TunedRun) -> Blocks:
             )
             for row, found in rows.items()
         ]
-        head = ("", *(_words(name) for name in names))
+        head = ("", *(figure_name(name) for name in names))
         many = counted(result.images[part], f"{part} {one.kind.one}")
         made.append(TableBlock(many, head, cells, strong=True))
     return [*made, *(Note(f"{note[:1].upper()}{note[1:].rstrip('.')}.") for note in result.notes)]
@@ -236,7 +230,7 @@ def _classes(one: TunedRun) -> Blocks:
         own = result.per_class[name]
         cells = [f"{100 * own[key]:.1f} %" if key in own else "–" for key in names]
         rows.append((name, *cells, *([f"{own['images']:,.0f}"] if with_counts and "images" in own else [])))
-    head = ("class", *map(_words, names), *([one.kind.noun] if with_counts else []))
+    head = ("class", *map(figure_name, names), *([one.kind.noun] if with_counts else []))
     table = TableBlock(f"By class, {_images(one)}", head, rows)
     return [table] if len(rows) <= LISTED else [Fold(f"Each of {len(rows):,} classes", [table])]
 
@@ -292,7 +286,7 @@ def _training(one: TunedRun) -> Blocks:
             Line(steps_seen, [float(line[key]) for line in checks], at, label=text)
             for at, (key, text) in enumerate((("held", "held out"), ("trained", "trained on")))
         ]
-        title = f"{_words(result.main)} in training"
+        title = f"{figure_name(result.main)} in training"
         svg = draw_curves("checks", title, lines, x="steps", percent=True, labels=True)
         says = f"A curve of {one.kind.noun} held out that falls while the other rises is over-fitting."
         made.append(Plots([Plot(svg, title, says)]))
