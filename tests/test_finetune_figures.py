@@ -112,6 +112,12 @@ def test_a_detector_that_finds_nothing_has_not_learnt() -> None:
     nothing = Figures("ap50", {"ap50": 0.0}, None, {})
     verdict = outcome.judge("full", "test", {outcome.TUNED: nothing}, [])
     assert verdict.name == "no better than chance" and verdict.bad
+    hardly = Figures("ap50", {"ap50": 0.0003, "low": 0.0, "high": 0.003}, None, {})  # shown as 0.0 %
+    verdict = outcome.judge("full", "test", {outcome.TUNED: hardly}, [])
+    assert verdict.name == "no better than chance" and "--epochs" in verdict.advice
+    wide = Figures("accuracy", {"accuracy": 0.67, "chance": 0.33, "low": 0.3, "high": 0.9}, None, {})
+    verdict = outcome.judge("linear", "test", {outcome.TUNED: wide}, [])
+    assert verdict.name == "not surely better than chance" and "(30.0 to 90.0 %)" in verdict.reason
     better = Figures("ap50", {"ap50": 0.3}, None, {})
     assert outcome.judge("full", "test", {outcome.TUNED: better}, []).name == "learnt"
     worse = outcome.judge("linear", "test", {outcome.TUNED: nothing, "pixels": better}, [])

@@ -124,7 +124,7 @@ def test_the_sentence_reads_the_labels_saved_off_the_other_curve() -> None:
         "about 20 (1.0 times as many); better there: from scratch (70.0 %)."
     )
     (said,) = curve([point(20, 0.1, 0.59), point(200, 1.0, 0.5)]).sentences()
-    nothing = [point(20, 0.1, 0.0), point(200, 1.0, 0.5)]
+    nothing = [point(20, 0.1, 0.0003), point(200, 1.0, 0.5)]
     rows = {"runs/a": nothing, "from scratch": nothing}
     (untold,) = LearningCurve(Path("x"), "detect", "ap50", rows, {"runs/a": "from scratch"}, 72).sentences()
     assert "It cannot be told: with 20 labelled images (10 %) AP50 is 0 %" in untold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from nearfar.finetuning.segment import Segmentation
 from nearfar.finetuning.task_types import Setup, Where
 from nearfar.finetuning.tuned import open_result
 from nearfar.images.views import Preprocess
+from nearfar.training import checkpoint
 from nearfar.training.run import export
 
 WORDS = {"side": 32, "batch_size": 4, "precision": "float32", "device": "cpu", "workers": 1}
@@ -176,6 +178,56 @@ def test_masks_are_written_at_the_size_and_with_the_values_of_the_images(segment
         assert sheet.width > 200
 
 
+def test_files_of_answers_never_replace_those_of_the_user(
+    segmented, detected, cells, boxes, tmp_path
+) -> None:
+    for name, folder in (("masks", cells / "test"), ("labels", boxes / "test")):
+        shutil.copytree(folder, tmp_path / name)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    before = [path.read_bytes() for path in files]
+    (tmp_path / "file").touch()
+    for run, out, how in (
+        (segmented, "masks/images.csv", {}),  # the images themselves
+        (segmented, "masks/masks.csv", {}),  # masks that people drew
+        (segmented, "file.csv", {}),
+        (detected, "labels/labels.csv", {"yolo": True, "min_score": 0.0}),
+    ):
+        images = tmp_path / Path(out).parent.name / "images" if "/" in out else cells / "test/images"
+        with pytest.raises(NearfarError, match=r"which (holds .* and was not made|is a file)"):
+            nearfar.predict(run, images, out=tmp_path / out, device="cpu", **how)
+    assert [path.read_bytes() for path in files] == before
+    for _ in range(2):  # a folder of its own is written again
+        nearfar.predict(segmented, tmp_path / "masks/images", out=tmp_path / "own.csv", device="cpu")
+    assert len([*(tmp_path / "own").rglob("*.png")]) == 4
+
+
+def test_overwrite_typed_again_resumes_the_run_that_it_began(start, cells, tmp_path, monkeypatch) -> None:
+    how = {"train": cells / "train", "task": "segment", "mode": "full", "epochs": 4, "lr": 0.01, **WORDS}
+    how |= {"out": tmp_path / "run", "overwrite": True, "save_minutes": 0}
+    saved = tmp_path / "run" / "last.safetensors"
+    real = session.RunLogger.save
+
+    def save(self, step):
+        real(self, step)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session.RunLogger, "due", lambda self: True)
+    monkeypatch.setattr(session.RunLogger, "save", save)
+    steps = []
+    for changed in ({}, {}, {"seed": 5}):
+        with pytest.raises(KeyboardInterrupt):
+            nearfar.finetune(start, **{**how, **changed})
+        steps.append(checkpoint.read(saved)[1]["step"])
+    assert steps == [1, 2, 1]  # other words: another run
+    card = tmp_path / "run" / "config.json"
+    card.write_text("{")
+    with pytest.raises(NearfarError, match="cannot be read"):
+        nearfar.finetune(start, **{**how, "overwrite": False})
+    with pytest.raises(KeyboardInterrupt):
+        nearfar.finetune(start, **how)
+    assert json.loads(card.read_text())["overwrite"]
+
+
 def test_a_segmentation_of_masks_goes_on(segmented, cells, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(chunked, "CHUNK_IMAGES", 2)
     monkeypatch.setattr(predicting, "CHUNK_IMAGES", 2)
@@ -224,7 +276,10 @@ def test_boxes_are_written_as_rows_and_as_coco(detected, boxes, tmp_path) -> Non
     assert sum(len(one.boxes) for one in again.boxes) == sum(bool(row["class"]) for row in rows)
     nearfar.predict(detected, boxes / "test/images", out=tmp_path / "yolo.csv", yolo=True, **how)
     labels = tmp_path / "yolo"
-    assert sorted(item.name for item in labels.iterdir()) == [*(f"{at}.txt" for at in range(4)), "data.yaml"]
+    assert sorted(item.name for item in labels.glob("[!.]*")) == [
+        *(f"{at}.txt" for at in range(4)),
+        "data.yaml",
+    ]
     read = open_box_labels(boxes / "test/images", labels)
     assert read.classes == open_result(detected).classes
     for one, other in zip(read.boxes, again.boxes, strict=True):

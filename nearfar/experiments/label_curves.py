@@ -12,6 +12,7 @@ from ..core.text import columns, counted, percent
 from ..evaluation.label_efficiency import labels_needed, two_digits
 from ..finetuning.task_types import figure_name
 
+SHOWN = 0.0005  # less is shown as 0.0 %
 USUAL = 0.1  # the share nearest to which the sentences speak of
 DECIDED_SEEDS = (
     3  # from which on the seeds alone decide; with fewer the test's intervals have to be apart too
@@ -84,7 +85,7 @@ class Helped:
             one: the word for one example.
         """
         given = counted(self.at.labels, f"labelled {one}")
-        if not self.at.mean and not self.scratch.mean:
+        if max(self.at.mean, self.scratch.mean) < SHOWN:
             return (
                 f"Did pretraining help {self.encoder}? It cannot be told: with {given} "
                 f"({_share(self.at.share)}) {figure} is 0 %, and from scratch too; train for more --epochs, "

@@ -24,7 +24,7 @@ from .job import SCRATCH_FILE, STAGES, Job
 from .outcome import Finetuned
 from .session import CHECKS_FILE
 from .settings import Tuning
-from .task_types import Where
+from .task_types import OtherImagesError, Where
 from .tuned import CARD, asked_of, open_result
 
 OURS = (  # in the order in which --overwrite removes them
@@ -71,7 +71,8 @@ def finetune(
             other tasks a folder of masks or of label files, a COCO file, or a list with path and identity.
         label_level: which folder on the way to an image names its class: 1 the first, -1 the innermost.
         groups: a .csv of images and their groups, such as patients; a group stays on one side.
-        overwrite: replace the run that is in the folder.
+        overwrite: replace the run that is in the folder; typed again after an interruption, resume the new
+            one.
         **settings: any setting of `Tuning` or the task, by name.
 
     Returns:
@@ -98,13 +99,20 @@ def finetune(
             open_data(data, expected=side)
     asked = _asked(started, train, test, task, labels, label_level, groups, tuning, own)
     with locked(folder):
-        earlier = _earlier(folder, overwrite)
+        earlier = _earlier(folder, asked if overwrite else None)
+        begun = overwrite if earlier is None else bool(earlier.get("overwrite"))
         if earlier and _same(earlier, asked, folder) and (folder / "encoder.json").exists():
             progress.say(f"the run in {folder} is finished; --overwrite trains it again.")
             return open_result(folder)
         where = Where(labels, label_level, tuning.max_bad, tuning.workers or cores(), folder)
-        job = Job(folder, kind(own), started, tuning, where, asked, device_named(tuning.device))
-        return job.run(train, test, groups, earlier)
+        how = (started, tuning, where, asked, begun, device_named(tuning.device))
+        try:
+            return Job(folder, kind(own), *how).run(train, test, groups, earlier)
+        except OtherImagesError:
+            if not overwrite:
+                raise
+            _clear(folder)
+            return Job(folder, kind(own), *how).run(train, test, groups, None)
 
 
 def _settings(task: str, given: Mapping[str, Any]) -> tuple[Tuning, Any]:
@@ -150,8 +158,14 @@ def _asked(
     return {**start, **named, "label_level": label_level, "task": task, **plain, **to_json(own)}
 
 
-def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
-    """Find the run that the folder holds; clear it away where it is to be replaced."""
+def _earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Find the run that the folder holds; clear it away where it is to be replaced.
+
+    Args:
+        folder: of the run.
+        replacing: with --overwrite, what was asked: the same words, typed again, resume the unfinished run
+            that they began.
+    """
     others = [item.name for item in folder.iterdir() if item.name not in (*OURS, ".lock")]
     others = [name for name in others if not name.endswith(".part")]
     config = folder / "config.json"
@@ -163,14 +177,26 @@ def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
         if (folder / "encoder.json").exists():
             raise NearfarError(f"{folder} holds an adopted encoder; name another folder with --out.")
         return None
-    if "task" not in asked_of(folder):
-        raise NearfarError(f"{folder} holds the run of a pretraining; name another folder with --out.")
-    if overwrite:
-        for name in OURS:
-            (folder / name).unlink(missing_ok=True)
-        vectors.forget(folder)
-        return None
-    return checkpoint.read_json(config)
+    earlier: dict[str, Any] = {}
+    try:
+        if "task" not in asked_of(folder):
+            raise NearfarError(f"{folder} holds the run of a pretraining; name another folder with --out.")
+        earlier = checkpoint.read_json(config)
+    except NearfarError:
+        if replacing is None or not {CARD, STAGES} & {item.name for item in folder.iterdir()}:
+            raise  # else a damaged one is replaced too
+    begun = earlier.get("overwrite") and earlier.get("asked") == replacing
+    if replacing is None or (begun and not (folder / "encoder.json").exists()):
+        return earlier
+    _clear(folder)
+    return None
+
+
+def _clear(folder: Path) -> None:
+    """Remove a run's files, in an order in which a kill leaves nothing that another run could take."""
+    for name in OURS:
+        (folder / name).unlink(missing_ok=True)
+    vectors.forget(folder)
 
 
 def _same(earlier: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> bool:

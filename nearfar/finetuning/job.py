@@ -34,9 +34,17 @@ from .measuring import measure
 from .outcome import FROZEN, SCRATCH, TUNED, Finetuned
 from .session import CHECKS_FILE, TaskTraining
 from .settings import Tuning
-from .share import take_share
+from .share import half_of, take_share
 from .task import Task
-from .task_types import Figures, Labelled, Rows, Setup, TaskNetwork, TooFewError, Where
+from .task_types import (
+    Figures,
+    Labelled,
+    OtherImagesError,
+    Setup,
+    TaskNetwork,
+    TooFewError,
+    Where,
+)
 from .tuned import write_card
 
 MIN_CHOICE = 50  # held-out images without which no learning rate is chosen
@@ -55,6 +63,7 @@ class Job:
     tuning: Tuning
     where: Where
     asked: dict[str, Any]
+    overwrite: bool  # whether --overwrite began it
     device: torch.device
 
     @property
@@ -96,7 +105,7 @@ class Job:
         digest = {"asked": self.asked, "data": data.digest, "test": tests.digest if tests else None}
         self.digest = hashlib.sha256(json.dumps(digest, sort_keys=True).encode()).hexdigest()
         if earlier and earlier.get("digest") != self.digest:
-            raise NearfarError(
+            raise OtherImagesError(
                 f"the labelled {self.kind.noun} have changed since the run in {self.folder} began; name "
                 "another folder with --out, or start over with --overwrite."
             )
@@ -165,7 +174,7 @@ class Job:
         if not held.any() or held.all():
             return data, None, None
         rows = np.flatnonzero(held)
-        first = _half(rows, data.groups, self.tuning.seed) if len(rows) >= MIN_HALVES else None
+        first = half_of(rows, data.groups, self.tuning.seed) if len(rows) >= MIN_HALVES else None
         if first is None or not first.any() or first.all():
             choice = rest = data.take(rows)
         else:
@@ -188,6 +197,7 @@ class Job:
             "commit": commit(),
             "torch": torch.__version__,
             "asked": self.asked,
+            "overwrite": self.overwrite,
             "mark": mark_of([self.asked.get("test"), self.asked.get("labels")]),
             "data": facts,
             "test": None if tests is None else {"name": tests.name, "images": len(tests)},
@@ -401,12 +411,3 @@ class Job:
             (self.folder / name).unlink(missing_ok=True)
         vectors.forget(self.folder)
         progress.say(f"done: the run is in {self.folder}.")
-
-
-def _half(rows: Rows, groups: Rows | None, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Draw half of some rows; a group stays on one side."""
-    key = rng.fold(seed, "halves")
-    if groups is None:
-        return np.asarray(rng.permutation(key, len(rows)) % 2 == 0)
-    named = np.unique(groups[rows], return_inverse=True)[1]
-    return np.asarray(rng.permutation(key, int(named.max()) + 1)[named] % 2 == 0)

@@ -16,6 +16,7 @@ from .task_types import Figures, figure_name
 
 DROP = 0.03  # of the main figure on held-out images, from which on a training has gone on for too long
 GAP = 0.1  # between images trained on and held out, where that is over-fitting
+LEAST_GAIN = 0.0005  # over chance: less is shown as 0.0 %
 PLAIN_GAIN = 0.02  # difference that counts where images cannot be compared in pairs
 TUNED, FROZEN, SCRATCH = "fine-tuned", "frozen encoder", "from scratch"
 LINEAR = "linear"
@@ -96,12 +97,12 @@ def judge(
 
     Returns:
         over-fitting, worse than or no gain over the frozen encoder, no gain over training from scratch, no
-        better than chance, or learnt.
+        or not surely better than chance, or learnt.
     """
     tuned = rows[TUNED]
     if (found := _over_fitting(checks, tuned.main, noun)) is not None:
         return found
-    said = []
+    said, reached = [], f"{figure_name(tuned.main)} {_percent(tuned)} on {part} {noun}"
     plain = [name for name in rows if name not in (TUNED, FROZEN, SCRATCH)]  # what needs no network
     more = "train for more --epochs" if mode == "full" else "take --mode full"
     for other, advice in (
@@ -112,24 +113,29 @@ def judge(
         if other not in rows:
             continue
         gain, error = difference(tuned, rows[other])
-        told = f"{figure_name(tuned.main)} {_percent(tuned)} on {part} {noun}"
-        told = f"{told}, {_percent(rows[other])} {_with(other)}"
+        told = f"{reached}, {_percent(rows[other])} {_with(other)}"
         if gain + error < 0:
             return Verdict(f"worse than {_name(other)}", told, advice)
         if gain - error <= 0:
             return Verdict(f"no gain over {_name(other)}", told, advice)
         said.append(f"{told}, {100 * gain:.1f} points less (+- {100 * error:.1f})")
     chance = tuned.values.get("chance") or 0.0  # of boxes: none is right
-    if tuned.score <= chance:
-        told = f"{figure_name(tuned.main)} {_percent(tuned)} on {part} {noun}"
-        told = f"{told}, and {100 * chance:.1f} % by chance"
-        return Verdict("no better than chance", told, "check the labels, or choose another encoder")
+    told = f"{reached}, and {100 * chance:.1f} % by chance"
+    if tuned.score < chance + LEAST_GAIN:
+        advice = (
+            "check the labels, or choose another encoder" if chance else f"{more}, or add labelled {noun}"
+        )
+        return Verdict("no better than chance", told, advice)
+    low, high = tuned.values.get("low"), tuned.values.get("high")
+    if low is not None and high is not None and low < chance + LEAST_GAIN:
+        told = told.replace(" on ", f" ({100 * low:.1f} to {100 * high:.1f} %) on ", 1)
+        return Verdict("not surely better than chance", told, f"test on more {noun}, or add labelled ones")
     if not said:
-        said = [f"{figure_name(tuned.main)} {_percent(tuned)} on {part} {noun}"]
+        said = [reached]
         advice = "--scratch tells what the encoder brings"
         if mode != "full":
             advice = "--mode full trains the encoder too, which may bring more"
-        return Verdict("learnt", said[0], advice, bad=False)
+        return Verdict("learnt", reached, advice, bad=False)
     return Verdict("learnt", "; ".join(said), "no action needed", bad=False)
 
 

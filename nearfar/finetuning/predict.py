@@ -212,8 +212,16 @@ class _Job:
     workers: int
     _names: list[str] = field(default_factory=list)  # of files, one an image
 
+    @property
+    def beside(self) -> Path | None:
+        """The folder of files of single images, such as masks; None where none are written."""
+        task = self.opened.task
+        return self.path.with_suffix("") if self.path and (task.masks or task.common_files()) else None
+
     def run(self, picture: Path | None, notes: tuple[str, ...], settings: Mapping[str, Any]) -> Predictions:
         """Predict what is left, and write what was asked for."""
+        if self.beside is not None:
+            prediction_files.check_folder(self.beside)
         self.opened.network.to(self.device)
         noun = modality(self.source.modality).noun
         found = Predictions(None, 0, {}, 0.0, 0, (), notes, noun)
@@ -236,7 +244,8 @@ class _Job:
             ) from error
         try:
             with locks.hold(folder / ".lock"):
-                parts = Parts(folder, self._key(settings))
+                made = self.beside is None or prediction_files.take_folder(self.beside)
+                parts = Parts(folder, self._key(settings), anew=not made)
                 found = self._work(parts, notes)
         except locks.Busy:
             raise NearfarError(
@@ -290,7 +299,8 @@ class _Job:
             task = self.opened.task
             columns, every = {"path": "text", **task.columns()}, (parts.get(low) for low in starts)
             prediction_files.write(self.path, columns, every, task.document)
-            prediction_files.put_named(self.path.with_suffix(""), task.common_files())
+            if self.beside is not None:
+                prediction_files.put_named(self.beside, task.common_files())
             if bad:
                 write_rejected(self.path.with_name(self.path.name + ".rejected.csv"), bad)
         ordered = dict(counts.most_common())
@@ -306,11 +316,10 @@ class _Job:
             [name, *row] for name, answer in zip(names, answers, strict=True) for row in task.rows(answer)
         ]
         values: dict[str, dict[str, Any]] = {}
-        if self.path is not None:
+        if (folder := self.beside) is not None:
             for row, answer in zip(chunk.kept.tolist(), answers, strict=True):
                 if files := task.files(answer):
                     self._names = self._names or prediction_files.file_names(ids)
-                    folder = self.path.with_suffix("")
                     prediction_files.put_files(folder, self._names[row], files)
                     if task.masks:
                         ((ending, data),) = files.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from ..core.shapes import COUNT, check_shape, loads
 from ..core.text import spreadsheet_cell
 
 SUFFIXES = (".csv", ".json", ".parquet")
+MARK = ".nearfar-predictions"  # a file in a folder of masks or of YOLO's text that a prediction made
 Document = Callable[[Iterator[list[Any]]], Any]
 
 
@@ -51,16 +53,17 @@ def check_name(path: Path) -> None:
 class Parts:
     """Finished chunks in a folder next to the output; another job's leftovers are cleared away."""
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, key: str, *, anew: bool = False) -> None:
         """Open the folder for a job.
 
         Args:
             folder: it is there, and this process alone uses it.
             key: names the job by all that its rows depend on.
+            anew: whether what was written beside the parts is gone, so that nothing can be resumed.
         """
         self.folder, note = folder, folder / "key.json"
         try:
-            same = loads(note.read_text()) == {"key": key}
+            same = not anew and loads(note.read_text()) == {"key": key}
         except (OSError, ValueError):
             same = False
         if not same:
@@ -186,6 +189,42 @@ def file_names(ids: Sequence[str]) -> list[str]:
             names[at] = f"{name}_{number}"
         taken.add(names[at].casefold())
     return names
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse to write files of answers among others, such as images or masks that people drew.
+
+    Args:
+        folder: where they would go.
+
+    Raises:
+        NearfarError: it is a file, or holds what no prediction wrote.
+    """
+    if not os.path.lexists(folder):
+        return
+    what = "is a file" if not folder.is_dir() else ""
+    if not what and not (folder / MARK).exists():
+        first = min((item.name for item in folder.iterdir()), default=None)
+        what = f"holds {first!r} and was not made by nearfar predict" if first is not None else ""
+    if what:
+        raise NearfarError(
+            f"the files of single images would go into {folder}, which {what}; name another file with --out."
+        )
+
+
+def take_folder(folder: Path) -> bool:
+    """Make a folder for files of answers, and mark it as one.
+
+    Args:
+        folder: one that `check_folder` lets pass.
+
+    Returns:
+        Whether it was there, with files of earlier chunks.
+    """
+    there = (folder / MARK).exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+    return there
 
 
 def put_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:

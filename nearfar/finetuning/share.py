@@ -71,3 +71,21 @@ def drawn(strata: Rows, groups: Rows | None, share: float, seed: int) -> npt.NDA
         before = np.cumsum(sizes[own]) - sizes[own]
         taken[own[before < max(1, round(share * int(sizes[own].sum())))]] = True
     return taken[units]
+
+
+def half_of(rows: Rows, groups: Rows | None, seed: int) -> npt.NDArray[np.bool_]:
+    """Draw half of some rows; a group stays on one side.
+
+    Args:
+        rows: (n,) of the images.
+        groups: a number of each image's group, or None.
+        seed: names the draw.
+
+    Returns:
+        (n,) bool.
+    """
+    key = rng.fold(seed, "halves")
+    if groups is None:
+        return np.asarray(rng.permutation(key, len(rows)) % 2 == 0)
+    named = np.unique(groups[rows], return_inverse=True)[1]
+    return np.asarray(rng.permutation(key, int(named.max()) + 1)[named] % 2 == 0)
