@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from small_store import INFO, table
 
 from nearfar.core.errors import NearfarError
-from nearfar.data.groups import number_groups
+from nearfar.data.groups import number_groups, read_groups
 from nearfar.data.identity_labels import open_identities
 from nearfar.data.labels import open_labelled
 from nearfar.data.named_files import look_up
 from nearfar.data.open import open_data
 from nearfar.finetuning.many_labels import open_many
+from nearfar.stores import open_store
+from nearfar.stores.columns import read_columns
 
 
 def images(root: Path, *names: str) -> Path:
@@ -75,3 +79,36 @@ def test_labels_elsewhere_are_joined_by_short_names(tmp_path: Path) -> None:
 def test_a_short_name_that_two_share_is_nobodys() -> None:
     assert look_up({"1.png": "x", "2": "y"}, ["1.png", "a/1.png", "a/2.png"], []) == ["x", None, "y"]
     assert look_up({"1.png": "x"}, ["a/1.png", "b/1.png"], []) == [None, None]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16"])
+@pytest.mark.parametrize("form", ["windows", "macos"])
+@pytest.mark.parametrize("below", ["", "photos/"])
+def test_every_list_knows_names_as_other_systems_write_them(
+    encoding: str, form: str, below: str, tmp_path: Path
+) -> None:
+    if (encoding, form) == ("cp1252", "macos"):
+        return  # has no accents taken apart
+    photos = images(tmp_path / "photos", "a/für.png", "b/2.png")
+    names = [f"{below}{name}" for name in ("a/für.png", "b/2.png")]
+    if form == "windows":
+        names = [name.replace("/", "\\") for name in names]
+    else:
+        names = [unicodedata.normalize("NFD", name) for name in names]
+
+    def listed_as(head: str) -> Path:
+        file = tmp_path / "list.csv"
+        rows = [f"{name};{word}" for name, word in zip(names, ("ö", "y"), strict=True)]
+        file.write_bytes("\r\n".join([f"path;{head}", *rows, ""]).encode(encoding))
+        return file
+
+    assert open_labelled(photos, "images", labels=listed_as("label")).labels == ("ö", "y")
+    assert open_many(photos, "images", listed_as("labels"))[1] == [("ö",), ("y",)]
+    assert open_identities(photos, labels=listed_as("identity")).identities == ("ö", "y")
+    assert {*read_groups(listed_as("group")).of.values()} == {"ö", "y"}
+    source = open_data(photos)
+    assert number_groups(str(listed_as("group")), source, source.ids).tolist() == [0, 1]
+    store = open_store(str(tmp_path / "s.nf"), INFO)
+    store.upsert(table([*source.ids], path=[str(photos / name) for name in source.ids]))
+    assert read_columns(listed_as("site")).join(store) == 2
+    assert store.rows(["site"])["site"].to_pylist() == ["ö", "y"]

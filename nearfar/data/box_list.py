@@ -20,7 +20,7 @@ from . import lists
 from .box_labels import open_box_labels
 from .crops import CORNERS, Crops, object_id
 from .csv_files import PATH_COLUMNS, from_windows, read_rows
-from .named_files import look_up
+from .named_files import look_up, place_of
 from .open import open_data
 from .source import Source, clean, label_of, places_of
 
@@ -106,8 +106,7 @@ def _of_table(photos: Source, path: Path) -> Crops:
     names = {name: name for name in listed}
     places = places_of(photos)
     if places:
-        folder = os.path.realpath(path.parent)
-        names |= {os.path.normpath(os.path.join(folder, name)): name for name in listed}
+        names |= {place_of(path.parent, name): name for name in listed}
     found = look_up(names, photos.ids, places)
     used = {name for name in found if name is not None}
     if not used:

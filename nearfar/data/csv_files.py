@@ -55,16 +55,17 @@ def open_text(path: Path, errors: str = "strict") -> IO[str]:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file, such as labels in lines.
+    """Read a text file, such as labels in lines, whichever Unicode it is in.
 
     Args:
         path: the file.
 
     Raises:
-        NearfarError: it cannot be read, or is not UTF-8 text.
+        NearfarError: it cannot be read, or is no such text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open_text(path) as file:
+            return file.read()
     except OSError as error:
         raise NearfarError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError:
@@ -91,17 +92,18 @@ def read_rows(
         NearfarError: it is not UTF-8 text, a quote is never closed, or a row is too long.
         OSError, ValueError: it cannot be read.
     """
-    with open_text(path, errors) as file:
-        heading = file.readline()
-        skipped = 0
-        if heading.lower().startswith("sep=") and len(heading.strip()) == 5:
-            delimiter, skipped = heading.strip()[4], 1
-        else:
-            file.seek(0)
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(heading)
-        rows = csv.reader(chain(file, [_END]), delimiter=delimiter, strict=not lenient)
-        first, width = 1 + skipped, 0
-        try:
+    first = 1
+    try:
+        with open_text(path, errors) as file:
+            heading = file.readline()
+            skipped = 0
+            if heading.lower().startswith("sep=") and len(heading.strip()) == 5:
+                delimiter, skipped = heading.strip()[4], 1
+            else:
+                file.seek(0)
+                delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(heading)
+            rows = csv.reader(chain(file, [_END]), delimiter=delimiter, strict=not lenient)
+            first, width = 1 + skipped, 0
             for row in rows:
                 if row == [_END]:
                     return
@@ -117,21 +119,19 @@ def read_rows(
                 if any(cell.strip() for cell in row):
                     yield line, [from_spreadsheet_cell(cell) for cell in row]
                 first = line + 1
-        except UnicodeDecodeError:
+    except UnicodeDecodeError:
+        raise NearfarError(f"{path} is not UTF-8 text; save it as 'CSV UTF-8', which Excel offers.") from None
+    except csv.Error as error:
+        if "limit" in str(error):
+            most = csv.field_size_limit()
             raise NearfarError(
-                f"{path} is not UTF-8 text; save it as 'CSV UTF-8', which Excel offers."
+                f"{path}, line {first}: a cell has more than {most:,} characters; shorten it, or close "
+                "its quote."
             ) from None
-        except csv.Error as error:
-            if "limit" in str(error):
-                most = csv.field_size_limit()
-                raise NearfarError(
-                    f"{path}, line {first}: a cell has more than {most:,} characters; shorten it, or close "
-                    "its quote."
-                ) from None
-            raise NearfarError(
-                f"{path}, line {first}: a quote that begins a cell is not closed at its end; close it, and "
-                "write a quote within a cell twice."
-            ) from None
+        raise NearfarError(
+            f"{path}, line {first}: a quote that begins a cell is not closed at its end; close it, and "
+            "write a quote within a cell twice."
+        ) from None
 
 
 def _delimiter(heading: str) -> str:

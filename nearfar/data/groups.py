@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from ..core import rng
 from ..core.errors import NearfarError, reason_of
-from .csv_files import PATH_COLUMNS, read_rows
-from .named_files import look_up
+from .csv_files import PATH_COLUMNS, from_windows, read_rows
+from .named_files import look_up, place_of
 from .source import Source, places_of
 
 Rows = npt.NDArray[np.int64]
@@ -88,7 +88,7 @@ def read_groups(path: str | Path) -> GroupList:
     """
     file = Path(path)
     try:
-        rows = list(read_rows(file))
+        rows = list(read_rows(file, "surrogateescape"))
     except (OSError, ValueError, csv.Error) as error:
         raise NearfarError(f"{file} cannot be read as a list of groups: {reason_of(error)}.") from None
     heads = [word.strip().lower() for word in rows[0][1]] if rows else []
@@ -105,8 +105,8 @@ def read_groups(path: str | Path) -> GroupList:
         row = [word.strip() for word in row]
         if len(row) <= max(name, group) or not row[name] or not row[group]:
             raise NearfarError(f"{file}, line {number}: an image or its group is missing; fill it in.")
-        place = file.parent / row[name]
-        for key in {row[name], *([os.path.realpath(place)] if place.exists() else [])}:
+        place, row[group] = place_of(file.parent, row[name]), from_windows(row[group])
+        for key in {row[name], *([place] if os.path.exists(place) else [])}:
             if found.setdefault(key, row[group]) != row[group]:
                 raise NearfarError(
                     f"{file}, line {number}: {row[name]} is in two groups, {found[key]!r} and "

@@ -13,10 +13,10 @@ from typing import Any
 
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
-from .csv_files import PATH_COLUMNS, read_rows
+from .csv_files import PATH_COLUMNS, from_windows, read_rows
 from .endings import LISTS
 from .labels import of_folders, open_labelled
-from .named_files import look_up
+from .named_files import look_up, place_of
 from .open import open_data
 from .source import FileSource, Source, places_of
 
@@ -156,7 +156,7 @@ def _from_list(source: Source, file: Path) -> list[Entry]:
 def _listed(file: Path) -> Mapping[str, Entry]:
     """Read a list: path to identity, camera and role; a path that leads to a file by its real path too."""
     try:
-        rows = list(read_rows(file))
+        rows = list(read_rows(file, "surrogateescape"))
     except (OSError, ValueError, csv.Error) as error:
         raise NearfarError(f"{file} cannot be read as a list of identities: {reason_of(error)}.") from None
     heads = [word.strip().lower() for word in rows[0][1]] if rows else []
@@ -179,12 +179,12 @@ def _listed(file: Path) -> Mapping[str, Entry]:
         if role is not None and _role(word) == "out":
             raise NearfarError(f"{file}, line {number}: the role {word!r} is neither query nor gallery.")
         entry = (
-            unicodedata.normalize("NFC", cells[identity]),
-            cells[camera] if camera is not None else "",
+            unicodedata.normalize("NFC", from_windows(cells[identity])),
+            from_windows(cells[camera]) if camera is not None else "",
             _role(word) if role is not None else "",
         )
-        place = file.parent / cells[path]
-        for key in {cells[path], *([os.path.realpath(place)] if place.exists() else [])}:
+        place = place_of(file.parent, cells[path])
+        for key in {cells[path], *([place] if os.path.exists(place) else [])}:
             if found.setdefault(key, entry) != entry:
                 raise NearfarError(f"{file}, line {number}: {cells[path]} is listed twice; keep one row.")
     return found

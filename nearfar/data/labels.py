@@ -123,7 +123,7 @@ def from_list(source: Source, file: str | Path) -> Source:
     labels: dict[str, str] = {}
     classes = class_names(str(path), marks or (), len(names))
     for name, own, label in zip(clean(native), native, classes, strict=True):
-        for key in (name, os.path.realpath(path.parent / own)):
+        for key in {name, own, os.path.realpath(path.parent / own)}:
             if (known := labels.setdefault(key, label)) != label:
                 raise NearfarError(
                     f"{file} gives {name} two labels, {known!r} and {label!r}; keep one row, or fine-tune "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 from ..core.errors import NearfarError
 from ..core.progress import say
+from .csv_files import from_windows
 from .folders import SUFFIXES, is_image_name
 from .names import Names
 from .object_store import is_address
@@ -99,7 +101,8 @@ class _Beside:
 def look_up(listed: Mapping[str, T], ids: Sequence[str], places: Sequence[str]) -> list[T | None]:
     """Look examples up in a list: by where their files lie, by their names, and then by short forms of these.
 
-    Short forms leave the folders out, the ending, or both. One counts where no other example has the same.
+    Short forms leave the folders out, the ending, or both. One counts where no other example has the same. A
+    name that another system or program wrote counts as this system's, see `portable`.
 
     Args:
         listed: what a list has for each of its names, and for the places of files that they lead to.
@@ -109,6 +112,47 @@ def look_up(listed: Mapping[str, T], ids: Sequence[str], places: Sequence[str]) 
     Returns:
         What the list has for each, or None.
     """
+    found = _look_up(listed, ids, places)
+    if None in found:
+        plain = [portable(name) for name in ids]
+        counts, written = Counter(plain), Counter(portable(name) for name in listed)
+        sure = {portable(name): one for name, one in listed.items() if written[portable(name)] == 1}
+        for row, other in enumerate(_look_up(sure, plain, ())):
+            if found[row] is None and counts[plain[row]] == 1:
+                found[row] = other
+    return found
+
+
+def portable(name: str) -> str:
+    """Write a name in one form, however a system or a program writes it.
+
+    Args:
+        name: perhaps with backslashes, accents taken apart, or bytes of Windows-1252, which are
+            surrogate-escaped.
+    """
+    if name.isascii() and "\\" not in name:
+        return name
+    return unicodedata.normalize("NFC", from_windows(name)).replace("\\", "/")
+
+
+def place_of(root: str | Path, name: str) -> str:
+    """Find the real path of the file that a list names, however a system or a program writes names.
+
+    Args:
+        root: the list's folder.
+        name: as the list has it; see `portable`.
+
+    Returns:
+        The real path of the form that has a file; of the name as it stands, where none has.
+    """
+    plain = portable(name)
+    for form in dict.fromkeys((name, plain, unicodedata.normalize("NFD", plain))):
+        if os.path.lexists(os.path.join(root, form)):
+            return os.path.realpath(os.path.join(root, form))
+    return os.path.realpath(os.path.join(root, name))
+
+
+def _look_up(listed: Mapping[str, T], ids: Sequence[str], places: Sequence[str]) -> list[T | None]:
     found = [listed.get(name) for name in ids]
     if places:
         found = [listed.get(place, by_name) for place, by_name in zip(places, found, strict=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 from ..core import progress
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
-from ..data.csv_files import PATH_COLUMNS, read_rows
+from ..data.csv_files import PATH_COLUMNS, from_windows, read_rows
 from ..data.lists import SUFFIXES
-from ..data.named_files import look_up
+from ..data.named_files import look_up, place_of
 from ..data.names import taken
 from ..data.open import open_data
 from ..data.source import FileSource, Source, label_of, places_of
@@ -102,15 +101,15 @@ def read_many(path: Path) -> dict[str, tuple[str, ...]]:
                 f"{path}, line {number}: {counted(len(row), 'cell')}, not {len(heads)}; fix the line."
             )
         if mark is not None:
-            labels = {word for each in SEPARATOR.split(row[mark]) if (word := label_of(each))}
+            labels = {word for each in SEPARATOR.split(from_windows(row[mark])) if (word := label_of(each))}
         else:
             labels = {
-                heads[k].strip()
+                from_windows(heads[k]).strip()
                 for k in range(len(heads))
                 if k != at and _flag(path, number, heads[k], row[k])
             }
         name = row[at].strip()
-        place = places[name] = os.path.realpath(path.parent / name)
+        place = places[name] = place_of(path.parent, name)
         own = known.setdefault(place, labels)
         if mark is None or len(labels) != 1:
             several.add(place)

@@ -7,15 +7,15 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import progress
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
-from ..data.csv_files import PATH_COLUMNS, read_rows
-from ..data.named_files import short_forms
+from ..data.csv_files import PATH_COLUMNS, from_windows, read_rows
+from ..data.named_files import portable, short_forms
 from ..data.source import real_places
 from .base import Value, VectorStore
 from .conditions import EXACT
@@ -61,8 +61,12 @@ class ColumnList:
         ]
         if None in found:
             short = _by_short_form(ids)
-            pairs = zip(found, self.names, strict=True)
-            found = [short.get(name) if place is None else place for place, name in pairs]
+            plain = _by_plain_form(by_name)
+            for row, name in enumerate(self.names):
+                if found[row] is None:
+                    form = portable(name)
+                    place = os.path.normpath(os.path.join(folder, form))
+                    found[row] = short.get(name) or plain.get(form) or plain.get(place) or short.get(form)
         count = sum(name is not None for name in found)
         if not count:
             raise NearfarError(
@@ -89,6 +93,14 @@ def _by_short_form(ids: Sequence[str]) -> dict[str, str]:
     return {form: name for name in ids for form in short_forms(name) if counts[form] == 1}
 
 
+def _by_plain_form(by_name: Mapping[str, str]) -> dict[str, str]:
+    """Find which id a name in the one form of `portable` stands for, where it is one only."""
+    found: dict[str, set[str]] = {}
+    for name, own in by_name.items():
+        found.setdefault(portable(name), set()).add(own)
+    return {form: owns.pop() for form, owns in found.items() if len(owns) == 1}
+
+
 def read_columns(path: str | Path) -> ColumnList:
     """Read a list of images with further columns.
 
@@ -103,11 +115,11 @@ def read_columns(path: str | Path) -> ColumnList:
     """
     file = Path(path)
     try:
-        lines = list(read_rows(file))
+        lines = list(read_rows(file, "surrogateescape"))
     except (OSError, ValueError, csv.Error) as error:
         raise NearfarError(f"{file} cannot be read as a list of columns: {reason_of(error)}.") from None
     table = [[word.strip() for word in row] for _, row in lines]
-    heads = table[0] if table else []
+    heads = [from_windows(word) for word in table[0]] if table else []
     if len(heads) < 2 or heads[0].lower() not in NAMES:
         raise NearfarError(f"{file} needs a heading such as id,site: first the images, then other columns.")
     if len(set(heads)) < len(heads):
@@ -123,7 +135,9 @@ def read_columns(path: str | Path) -> ColumnList:
         if seen.setdefault(row[0], row) != row:
             raise NearfarError(f"{file}, line {number}: {row[0]} has two rows that differ; keep one.")
     columns = {
-        head: [row[at] or None for row in full] for at, head in enumerate(heads) if at and head != "path"
+        head: [from_windows(row[at]) or None for row in full]
+        for at, head in enumerate(heads)
+        if at and head != "path"
     }
     for head in columns:
         check_update(head, [], {})
