@@ -52,6 +52,7 @@ TYPED = [
     "host=127.0.0.1 port=1 user=bob password=hunter2 dbname=db",
     "nowhere://key:hunter2@bucket/photos.nf",
     "nowhere://bucket/photos.nf?secret_access_key=hunter2",
+    "hf:org/name?token=hunter2",
 ]
 
 

@@ -126,6 +126,31 @@ def test_finetune_refuses_a_place_before_the_encoder_is_loaded(tmp_path: Path) -
         nearfar.finetune(tmp_path / "no-run", train=data, out=data / "0.png")
 
 
+@pytest.mark.parametrize("address", ["s3://key:hunter2@bucket/x", "hf:org/name?token=hunter2", "https://h/x"])
+def test_no_folder_is_made_in_the_place_of_an_address(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    photos(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["pretrain", "photos", "--steps", "1", "--out", address],
+        ["embed", "known", "photos", "--out", f"{address}.npz"],
+        ["embed", "known", "photos", "--part", "1/2", "--out", address],
+        ["store", address.replace("://", ":/")],
+        ["predict", "runs/c", "photos", "--out", f"{address}.csv"],
+        ["finetune", "known", "--train", "photos", "--out", address],
+        ["learning-curve", "known", "--train", "photos", "--out", address],
+        ["adopt", "timm:there-is-none", "--out", address],
+        ["export", "runs/a", "--to", "onnx", "--out", address],
+        ["sweep", "photos", "--steps", "1", "--trials", "12", "--out", address],
+        ["report", "runs/a", "--out", f"{address}.html"],
+    ):
+        assert main(words) == 2, words
+        said = capfd.readouterr().err
+        assert "is an address" in said and "hunter2" not in said, (words, said)
+    assert os.listdir(tmp_path) == ["photos"]
+
+
 def test_weights_that_cannot_be_fetched_are_told_at_once_with_one_try(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -11,11 +11,18 @@ import pyarrow.parquet as parquet
 import pytest
 from interrupted import pretrain_until
 from small_sources import png, red, refuses
+from small_store import INFO
+from small_store import table as rows
 
 import nearfar
 from nearfar.data.parquet import GROUPS
 from nearfar.data.source import stamps
 from nearfar.data.sources import open_source
+from nearfar.data.texts import open_texts
+from nearfar.finetuning.many_labels import read_many
+from nearfar.stores import open_store
+from nearfar.stores.import_export import export as export_file
+from nearfar.stores.import_export import import_file
 from nearfar.training.run import load
 
 NAMES = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
@@ -125,3 +132,21 @@ def test_training_streams_rows_and_resumes_exactly(tmp_path: Path) -> None:
     nearfar.pretrain(data, out=tmp_path / "cut", **how)
     a, b = ((tmp_path / name / "encoder.safetensors").read_bytes() for name in ("whole", "cut"))
     assert a == b and load(tmp_path / "cut").encoder.dim
+
+
+def test_a_folder_with_a_colon_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run:1").mkdir()
+    (tmp_path / "run:1" / "a.png").write_bytes(png(7))
+    table = pa.table({"path": ["a.png"], "label": ["x"], "text": ["some words"], "site": ["A"]})
+    parquet.write_table(table, tmp_path / "run:1" / "list.parquet")
+    parquet.write_table(cells(range(3)), tmp_path / "run:1" / "images.parquet")
+    source = open_source("run:1/list.parquet", labels=True)
+    assert source.labels == ("x",) and len(open_source("run:1/images.parquet")) == 3
+    assert read_many(Path("run:1/list.parquet"))["a.png"] == ("x",)
+    assert len(open_texts("run:1/list.parquet:text")) == 1
+    store = open_store("run:1/s.nf", INFO)
+    store.upsert(rows(["a.png"]))
+    export_file(store, "run:1/rows.parquet")
+    assert open_store("run:1/s.nf").ids() == ["a.png"]
+    assert import_file("run:1/other.nf", "run:1/rows.parquet")

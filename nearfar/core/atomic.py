@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import IO
 
 from .errors import NearfarError
+from .redact import redact
 
 LEAST_FREE = 1 << 16  # bytes: with fewer, a writer that failed had no room
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|hf:")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota, is called
 
 
@@ -34,6 +36,8 @@ def atomic_write(path: Path, *, folders: bool = False) -> Iterator[IO[bytes]]:
         NearfarError: the disk is full or the folder cannot be written; an old file is intact.
     """
     _refuse_special(path)
+    if folders:
+        refuse_address(path)
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         if folders:
@@ -64,8 +68,9 @@ def check_place(path: Path) -> None:
         path: of the file. Its folder need not be there.
 
     Raises:
-        NearfarError: it is a folder, a device or a pipe, or its folder is read-only or is a file.
+        NearfarError: it is an address, a folder, a device or a pipe, or its folder is read-only or is a file.
     """
+    refuse_address(path)
     if path.is_dir():
         raise NearfarError(f"{path} is a folder; name a file in it.")
     _refuse_special(path)
@@ -105,8 +110,9 @@ def check_folder_name(path: Path) -> None:
         path: of the folder. It need not be there.
 
     Raises:
-        NearfarError: its name, or that of a folder above it, is no UTF-8 text.
+        NearfarError: its name, or that of a folder above it, is no UTF-8 text, or it is an address.
     """
+    refuse_address(path)
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -119,6 +125,23 @@ def check_folder_name(path: Path) -> None:
         raise NearfarError(
             f"the name of the folder {path} is not UTF-8 text; name another one with --out."
         ) from None
+
+
+def refuse_address(path: Path) -> None:
+    """Refuse an address such as s3://bucket/a, in whose place a folder `s3:` would be made here.
+
+    Args:
+        path: of a file or folder that is to be written.
+
+    Raises:
+        NearfarError: it is one.
+    """
+    if _ADDRESS.match(str(path)):
+        shown = redact(str(path).replace(":/", "://", 1))
+        raise NearfarError(
+            f"{shown} is an address, and this is written to a file or folder of this machine; name one, and "
+            "copy it there."
+        )
 
 
 def _refuse_special(path: Path) -> None:

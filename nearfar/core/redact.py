@@ -12,7 +12,8 @@ _SECRET = re.compile(
     r"((?:pass|pwd|secret|token|key|credential|sig)[\w%.-]*\s*=).*", re.DOTALL | re.IGNORECASE
 )
 _NO_PORT = re.compile(r"^([^/?#:\[\]]*:)(?!\d*(?:[/?#]|$))[^/?#]*")  # user:password and no host
-_IN_TEXT = re.compile(rf"(?:[A-Za-z][A-Za-z0-9+.-]+:/+|{_MISTYPED})\S+")
+_HUB = re.compile(r"([\s'\"]*hf:[^?]*\?)(.*)", re.DOTALL)  # a data set's name, which holds no parameters
+_IN_TEXT = re.compile(rf"(?:[A-Za-z][A-Za-z0-9+.-]+:/+|{_MISTYPED}|hf:[^\s?]*\?)\S+")
 
 
 def redact(address: str) -> str:
@@ -29,7 +30,8 @@ def redact(address: str) -> str:
     """
     found = _ADDRESS.fullmatch(address)
     if found is None:
-        return _keywords(address)
+        hub = _HUB.fullmatch(address)
+        return f"{hub[1]}{HIDDEN}" if hub and _SECRET.search(unquote(hub[2])) else _keywords(address)
     scheme, rest = found.groups()
     path, mark, query = rest.partition("?")
     if _SECRET.search(query):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import NearfarError, reason_of
+from ..core.plain_path import plain_path
 from ..core.progress import say
 from ..core.text import counted
 from . import lists
@@ -211,7 +212,7 @@ def _parquet(path: Path) -> tuple[list[str], Iterator[tuple[str, Sequence[Any]]]
     import pyarrow.parquet as parquet
 
     try:
-        table = parquet.read_table(path)
+        table = parquet.read_table(plain_path(path))
     except (OSError, ValueError) as error:
         reason = reason_of(error).splitlines()[0]
         raise NearfarError(f"{path} cannot be read as Parquet ({reason}); write it again.") from None

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..core.errors import BadImage, NearfarError
+from ..core.plain_path import plain_path
 from ..core.redact import redact_text
 from .image_columns import bytes_of, class_words, image_column, is_blob, label_column
+from .object_store import is_address
 from .source import Source, class_names, clean
 
 _IDS = ("id", "path", "file", "filename", "name", "key")
@@ -73,9 +75,9 @@ def open_lance(address: str, *, labels: bool, remote: bool = False) -> LanceImag
         raise NearfarError("a Lance data set needs an extra: pip install 'nearfar[store]'") from None
     above, _, name = address.rstrip("/").rpartition("/")
     try:
-        table = lancedb.connect(above or ("/" if address.startswith("/") else ".")).open_table(
-            name[: -len(".lance")]
-        )
+        if not is_address(address):
+            above = plain_path(above or ("/" if address.startswith("/") else "."))
+        table = lancedb.connect(above).open_table(name[: -len(".lance")])
         version = table.version
         table.checkout(version)
         schema, count = table.schema, len(table)

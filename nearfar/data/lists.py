@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import NearfarError, reason_of
+from ..core.plain_path import plain_path
 from .csv_files import PATH_COLUMNS, from_windows, native_paths, open_text, read_rows
 from .endings import LISTS
 from .folders import SUFFIXES as IMAGES
@@ -82,10 +83,10 @@ def _from_csv(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
 def _from_parquet(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
     import pyarrow.parquet as parquet
 
-    names = list(parquet.read_schema(path).names)
+    names = list(parquet.read_schema(plain_path(path)).names)
     place = column_of(path, names, (*PATH_COLUMNS, "id"), "paths")
     at, mark = names[place], names[_label_column(path, names, place)] if labels else None
-    table = parquet.read_table(path, columns=[at, mark] if mark else [at])
+    table = parquet.read_table(plain_path(path), columns=[at, mark] if mark else [at])
 
     def paths() -> Iterator[str]:
         for start in range(0, len(table), _BLOCK):

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..core.errors import BadImage, NearfarError, reason_of
+from ..core.plain_path import plain_path
 from ..core.shapes import loads
 from ..core.text import bytes_of
 from ..images.files import open_file
@@ -234,10 +235,10 @@ def _rows(path: Path) -> Lines:
     if suffix == ".parquet":
         import pyarrow.parquet as parquet
 
-        names = list(parquet.read_schema(path).names)
+        names = list(parquet.read_schema(plain_path(path)).names)
         wanted = [names[at] for at in _columns(path, names)]
         line = 0
-        for batch in parquet.ParquetFile(path).iter_batches(columns=list(dict.fromkeys(wanted))):
+        for batch in parquet.ParquetFile(plain_path(path)).iter_batches(columns=list(dict.fromkeys(wanted))):
             for row in batch.to_pylist():
                 line += 1
                 yield line, row[wanted[0]], row[wanted[1]], ""

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.arrays import ERRORS, open_arrays
 from ..core.errors import NearfarError, nearest
+from ..core.plain_path import plain_path
 from ..core.redact import redact
 from . import hubs, lists
 from .folders import find, is_image_name, told
@@ -107,7 +108,7 @@ def _has_images(path: Path) -> bool:
     import pyarrow.parquet as parquet
 
     try:
-        return holds_images(parquet.read_schema(path))
+        return holds_images(parquet.read_schema(plain_path(path)))
     except (OSError, ValueError):
         return False  # reading it as a list says why
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..core.errors import BadImage, NearfarError, nearest, reason_of
+from ..core.plain_path import plain_path
 from ..core.text import bytes_of
 from ..text.read import BETWEEN
 from ..text.view_settings import SUFFIXES
@@ -205,10 +206,12 @@ def _jsonl(path: Path) -> Table:
 def _parquet(path: Path, columns: list[str], labels: bool) -> Table:
     import pyarrow.parquet as parquet
 
-    names = list(parquet.read_schema(path).names)
+    names = list(parquet.read_schema(plain_path(path)).names)
     wanted = [*(columns or [_usual(path, names)]), "id", *(_LABEL_COLUMNS if labels else ())]
     line = 0
-    for batch in parquet.ParquetFile(path).iter_batches(columns=[name for name in names if name in wanted]):
+    for batch in parquet.ParquetFile(plain_path(path)).iter_batches(
+        columns=[name for name in names if name in wanted]
+    ):
         for row in batch.to_pylist():
             line += 1
             yield line, {**dict.fromkeys(names), **row}, ""

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..core import locks, progress
+from ..core.atomic import refuse_address
 from ..core.config import to_json
 from ..core.device import cores
 from ..core.errors import NearfarError
@@ -197,6 +198,8 @@ def embed(
     for flag, value in (("--batch-size", batch_size), ("--workers", workers), ("--parts", parts)):
         if value is not None and value < 1:
             raise NearfarError(f"{flag} is {value}; give 1 or more.")
+    if out is not None:
+        refuse_address(Path(out))
     if on not in (None, "ray"):
         raise NearfarError(f"--on is {on!r}; write --on ray, or leave it out.")
     if parts is not None and on is None:

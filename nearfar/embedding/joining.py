@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..core import progress
 from ..core.errors import NearfarError
+from ..core.plain_path import plain_path
 from ..core.text import counted
 from ..data.reading import Rejected, write_rejected
 from ..features import files
@@ -161,7 +162,9 @@ class _Parts:
             if piece_key(path) != key:
                 raise self._damaged(path, "is missing, or not the piece that its part speaks of")
             try:
-                yield pq.read_table(path, columns=columns, page_checksum_verification=True, partitioning=None)
+                yield pq.read_table(
+                    plain_path(path), columns=columns, page_checksum_verification=True, partitioning=None
+                )
             except (OSError, pa.ArrowException) as error:
                 raise self._damaged(path, f"is damaged ({str(error)[:100]})") from None
 

@@ -22,6 +22,7 @@ from ..core.atomic import atomic_write
 from ..core.config import to_json
 from ..core.device import cores
 from ..core.errors import NearfarError
+from ..core.plain_path import plain_path
 from ..core.shapes import loads
 from ..core.text import counted
 from ..data.modalities import modality_of
@@ -188,7 +189,9 @@ class _Work:
                 with atomic_write(self.folder / piece_name(at)) as file:
                     pq.write_table(table, file, compression="zstd", write_page_checksum=True)
                 bar.advance(len(seen))
-        counts = [pq.read_metadata(self.folder / piece_name(at)).num_rows for at in range(len(pieces))]
+        counts = [
+            pq.read_metadata(plain_path(self.folder / piece_name(at))).num_rows for at in range(len(pieces))
+        ]
         note = {
             **self.job,
             "data": self.source.name,
@@ -271,7 +274,7 @@ def piece_key(path: Path) -> str:
     import pyarrow.parquet as pq
 
     try:
-        return ((pq.read_metadata(path).metadata or {}).get(b"key") or b"").decode()
+        return ((pq.read_metadata(plain_path(path)).metadata or {}).get(b"key") or b"").decode()
     except (OSError, pa.ArrowException, UnicodeDecodeError):
         return ""
 

@@ -284,8 +284,11 @@ class CropTask(abc.ABC):
         """Take over what `card` gave."""
         try:
             self.take(card)
-        except (KeyError, TypeError, ValueError):
-            raise NearfarError(f"{where}the classes make no sense; the file is damaged.") from None
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise NearfarError(
+                f"{where}its card makes no sense ({error}); the file is damaged, or of another version of "
+                "nearfar."
+            ) from None
 
     def prepare(self, predicting: Any) -> tuple[str, ...]:
         """Take the settings of a prediction."""

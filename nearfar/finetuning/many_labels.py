@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core import progress
 from ..core.errors import NearfarError, reason_of
+from ..core.plain_path import plain_path
 from ..core.text import counted
 from ..data.csv_files import PATH_COLUMNS, from_windows, read_rows
 from ..data.lists import SUFFIXES
@@ -142,7 +143,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as parquet
 
-            table = parquet.read_table(path)
+            table = parquet.read_table(plain_path(path))
             cells = [[_word(value) for value in column.to_pylist()] for column in table.columns]
             return list(table.column_names), list(enumerate(map(list, zip(*cells, strict=True)), start=1))
         rows = list(read_rows(path, "surrogateescape"))

@@ -27,6 +27,7 @@ from ..data.pixel_labels import IGNORED, PixelLabels
 from ..images.class_colours import coloured
 from ..models import Encoder, seeded
 from ..models.feature_maps import takes_any_shape
+from ..models.pixel_heads import HEADS
 from ..stores.schema import column_names
 from . import crops, segment_baseline
 from .crop_task import CropTask, NetworkInput, OneCrop
@@ -231,6 +232,8 @@ class Segmentation(CropTask):
         self.classes = tuple(map(str, card["classes"]))
         self.values, self.side = tuple(map(int, card["values"])), int(card["side"])
         self.decoder = str(card["decoder"])
+        if self.decoder not in HEADS:
+            raise ValueError(f"there is no decoder {self.decoder!r}")
 
     def exported(self, network: SegmentationNetwork, preprocess: Any) -> HeadExport:
         """Give logits of every pixel of the input."""

@@ -22,6 +22,7 @@ import numpy as np
 from ..core.arrays import ERRORS, open_arrays
 from ..core.atomic import atomic_write, check_place
 from ..core.errors import NearfarError
+from ..core.plain_path import plain_path
 from ..core.progress import say
 from ..core.shapes import loads
 from ..core.text import counted, spreadsheet_cell
@@ -224,7 +225,7 @@ def _from_parquet(path: Path) -> Opened:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
+    file = pq.ParquetFile(plain_path(path))
     layout = file.schema_arrow
     lost = next((name for name in ("id", "vector") if name not in layout.names), None)
     if lost:

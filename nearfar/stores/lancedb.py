@@ -16,6 +16,7 @@ from ..core.atomic import says_full
 from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
 from ..core.locks import hold
+from ..core.plain_path import plain_path
 from ..core.redact import redact
 from ..core.shapes import loads
 from . import conditions, lance_sql, schema
@@ -56,7 +57,7 @@ class LanceStore:
         if self.folder is not None:
             self._check_folder(self.folder, info)
         try:
-            where = str(self.folder or address)
+            where = address if self.folder is None else plain_path(self.folder)
             self._db = lancedb.connect(where, read_consistency_interval=timedelta(0))
             self._table = self._open(info)
         except (OSError, RuntimeError, ValueError) as error:

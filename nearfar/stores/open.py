@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..core.atomic import refuse_address
 from ..core.errors import NearfarError
 from ..core.redact import redact
 from .base import StoreInfo, VectorStore
@@ -37,6 +38,8 @@ def open_store(address: str | Path, info: StoreInfo | None = None) -> VectorStor
         raise NearfarError(
             f"{redact(text)} is not a server address; write postgresql://user:password@host:port/database"
         )
+    if "://" not in text:
+        refuse_address(Path(text))
     from .lancedb import LanceStore
 
     return LanceStore(text, info)
