@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from .experiments.sweep import sweep
     from .finetuning.finetune import finetune
     from .finetuning.predict import predict
-    from .integrations.sklearn import AnomalyDetector, DuplicateFinder, EncoderTransformer, FewShotClassifier
+    from .integrations.sklearn import (
+        AnomalyDetector,
+        DuplicateFinder,
+        EncoderTransformer,
+        FewShotClassifier,
+        FineTunedClassifier,
+    )
     from .interpretation.explain import explain
     from .methods.catalogue import catalogue
     from .queries.anomalies import anomalies
@@ -54,6 +60,7 @@ __all__ = [
     "DuplicateFinder",
     "EncoderTransformer",
     "FewShotClassifier",
+    "FineTunedClassifier",
     "NearfarError",
     "__version__",
     "adopt",
@@ -95,6 +102,7 @@ _PUBLIC = {
     "DuplicateFinder": "integrations.sklearn",
     "EncoderTransformer": "integrations.sklearn",
     "FewShotClassifier": "integrations.sklearn",
+    "FineTunedClassifier": "integrations.sklearn",
     "adopt": "training.adopt",
     "anomalies": "queries.anomalies",
     "catalogue": "methods.catalogue",

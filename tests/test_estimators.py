@@ -25,6 +25,7 @@ from nearfar.integrations.sklearn import (
     DuplicateFinder,
     EncoderTransformer,
     FewShotClassifier,
+    FineTunedClassifier,
 )
 from nearfar.training.run import Run
 
@@ -146,6 +147,31 @@ def test_an_encoder_is_fitted_and_transforms(
     np.testing.assert_array_equal(again, vectors)
     other = EncoderTransformer(**SMALL, random_state=1).fit_transform(pictures[0])
     assert not np.allclose(other, vectors)
+
+
+def test_a_fine_tuned_classifier_names_classes_by_their_labels_with_probabilities(
+    run: Run, pictures: tuple[list[str], list[str]], tmp_path: Path
+) -> None:
+    files, names = pictures
+    labels = np.array(
+        [{name: 7 * at + 3 for at, name in enumerate(sorted({*names}))}[name] for name in names]
+    )
+    how = {"mode": "linear", "workers": 1, "device": "cpu"}
+    made = clone(FineTunedClassifier(run.folder, **how)).fit(files, labels)
+    assert made.get_params()["mode"] == "linear" and (made.classes_ == np.unique(labels)).all()
+    shares = made.predict_proba(files)
+    assert shares.shape == (len(files), len(made.classes_)) and np.allclose(shares.sum(1), 1)
+    assert (made.predict(files) == made.classes_[shares.argmax(1)]).all()
+    assert made.score(files, labels) > 1.5 / len(made.classes_)
+    # The same as nearfar predict says of the same run.
+    kept = FineTunedClassifier(run.folder, out=tmp_path / "tuned", **how).fit(files, names)
+    nearfar.predict(tmp_path / "tuned", [files[0], files[-1]], out=tmp_path / "said.csv", workers=1)
+    said = [line.split(",")[1] for line in (tmp_path / "said.csv").read_text().splitlines()[1:]]
+    assert [int(number) for number in said] == [
+        [*kept.classes_].index(name) for name in kept.predict([files[0], files[-1]])
+    ]
+    with pytest.raises(NearfarError, match="one class an image"):
+        FineTunedClassifier(run.folder, multi_label=True).fit(files, names)
 
 
 def test_settings_are_parameters(fitted: EncoderTransformer) -> None:

@@ -2,6 +2,13 @@
 
 from .copies import DuplicateFinder
 from .encoder import EncoderTransformer
+from .tuned import FineTunedClassifier
 from .vectors import AnomalyDetector, FewShotClassifier
 
-__all__ = ["AnomalyDetector", "DuplicateFinder", "EncoderTransformer", "FewShotClassifier"]
+__all__ = [
+    "AnomalyDetector",
+    "DuplicateFinder",
+    "EncoderTransformer",
+    "FewShotClassifier",
+    "FineTunedClassifier",
+]

@@ -8,17 +8,17 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ...core.errors import NearfarError
 from ...training.pretrain import pretrain
 from ...training.resolve import needs_labels
 from ...training.run import Run, export, load
+from .settings import SettingsEstimator, seed_of
 
 
-class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SettingsEstimator):
     """Learns an encoder from images, and turns images into vectors.
 
     Images are a list of paths, of Pillow images, of arrays or tensors; or one array (n, h, w, 3) of uint8; or
@@ -55,24 +55,6 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.device = device
         self.random_state = random_state
         self._settings = settings
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Give every parameter by name, the run's settings among them.
-
-        Args:
-            deep: there for scikit-learn; nothing is nested here.
-        """
-        return {**super().get_params(deep), **self._settings}
-
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters by name, as a grid search does; a setting may be new.
-
-        Args:
-            **params: as for `__init__`.
-        """
-        own = self._get_param_names()
-        self._settings = self._settings | {name: params[name] for name in params if name not in own}
-        return super().set_params(**{name: params[name] for name in params if name in own})
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from images.
@@ -139,14 +121,3 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
         return tags
-
-
-def seed_of(random_state: Any) -> int:
-    """Read `random_state` as scikit-learn does; a whole number is the seed itself.
-
-    Args:
-        random_state: a whole number, a `RandomState`, or None for a seed that is different each time.
-    """
-    if isinstance(random_state, (int, np.integer)):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31))

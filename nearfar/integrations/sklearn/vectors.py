@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ...analysis import anomalies, few_shot
 from ...core import rng
-from .encoder import seed_of
+from .settings import seed_of
 
 Array = npt.NDArray[Any]
 
