@@ -26,6 +26,7 @@ from nearfar.features.extract import fingerprint
 from nearfar.finetuning import task_settings
 from nearfar.finetuning.classify import Classification
 from nearfar.finetuning.prediction_files import Parts
+from nearfar.finetuning.segment import Config, Segmentation
 from nearfar.finetuning.tuned import open_result
 from nearfar.reports import cards, curves, scoring
 from nearfar.reports import report as reports
@@ -338,6 +339,16 @@ def test_the_card_of_a_fine_tuned_run_names_what_it_lacks(tmp_path: Path) -> Non
     hurt["result"]["figures"]["test"] = {}
     with pytest.raises(NearfarError, match=r"result\.figures has a part without rows"):
         read(hurt)
+
+
+@pytest.mark.parametrize(
+    "hurt", [{"decoder": "none"}, {"values": [0]}, {"values": ["x", 1]}, {"side": None}, {"classes": None}]
+)
+def test_the_card_of_a_segmentation_is_taken_whole_or_refused(hurt: dict[str, Any]) -> None:
+    card = {"classes": ["a", "b"], "values": [0, 5], "side": 32, "decoder": "unet"}
+    Segmentation(Config()).restore(card, "f: ")
+    with pytest.raises(NearfarError, match="f: "):
+        Segmentation(Config()).restore(card | hurt, "f: ")
 
 
 def test_a_fine_tuned_run_that_lost_a_file_is_not_told_to_resume_for_ever(tmp_path: Path) -> None:

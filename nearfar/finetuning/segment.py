@@ -234,6 +234,8 @@ class Segmentation(CropTask):
         self.decoder = str(card["decoder"])
         if self.decoder not in HEADS:
             raise ValueError(f"there is no decoder {self.decoder!r}")
+        if self.values and len(self.values) != len(self.classes):
+            raise ValueError("the masks' values are not one a class")
 
     def exported(self, network: SegmentationNetwork, preprocess: Any) -> HeadExport:
         """Give logits of every pixel of the input."""
