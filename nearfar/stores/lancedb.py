@@ -85,7 +85,7 @@ class LanceStore:
             return
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise NearfarError(
-                f"{self.address} is not a vector store; name another, such as --store photos.nf"
+                f"{self.address} is not a vector store; name another, such as photos.nf"
             )
         if info is None:
             raise NearfarError(
