@@ -84,9 +84,7 @@ class LanceStore:
         if (folder / f"{TABLE}.lance").is_dir():
             return
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise NearfarError(
-                f"{self.address} is not a vector store; name another, such as photos.nf"
-            )
+            raise NearfarError(f"{self.address} is not a vector store; name another, such as photos.nf")
         if info is None:
             raise NearfarError(
                 f"there is no vector store {self.address}; make one: "
