@@ -1,6 +1,7 @@
 """nearfar learning-curve: shares of labels that contain one another, rows from each encoder, the sentence."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,14 @@ def start(labelled, tmp_path_factory) -> Path:
     encoder = probes.untrained(models.encoder("resnet10_w16", size=16, seed=3), some, preprocess, 3, "cpu")
     export(folder, encoder, preprocess, {"nearfar": "0", "source": "a test"})
     return folder
+
+
+def test_encoders_whose_names_look_alike_have_folders_of_their_own(start, labelled, tmp_path) -> None:
+    runs = [Path(shutil.copytree(start, tmp_path / name)) for name in ("a b", "a_b")]
+    out = tmp_path / "curve"
+    found = nearfar.learning_curve(*runs, train=labelled, out=out, shares=[1.0], known="none", **FAST)
+    assert {"a b", "a_b"} <= {*found.rows}
+    assert len([item for item in out.iterdir() if item.is_dir()]) == 2
 
 
 def test_a_curve_from_one_encoder_resumes_and_is_written(start, labelled, tmp_path, monkeypatch) -> None:

@@ -5,8 +5,10 @@ Every training is a run of `nearfar finetune` in a folder of its own, so the sam
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,13 +84,13 @@ def learning_curve(
     encoders = _encoders(runs, known)
     how: dict[str, Any] = {"labels": labels, "label_level": label_level, "groups": groups, "task": task}
     how |= {**settings, "mode": "full"}
-    random = _networks(encoders)
+    random, slugs = _networks(encoders), _slugs([*encoders])
     made = _Curves([*encoders], random)
     # Few labels first, and every encoder: what was cut short has a figure for each.
     for seed in range(seeds):
         for share in wanted:
             for name, run in encoders.items():
-                place = folder / f"{_slug(name)}-{share:g}-{seed}"
+                place = folder / f"{slugs[name]}-{share:g}-{seed}"
                 progress.say(f"{name}, {100 * share:g} % of the labels, seed {seed}: {place}")
                 own = {**how, "seed": seed, "share": share, "scratch": name in random.values()}
                 try:
@@ -203,8 +205,12 @@ def _networks(encoders: dict[str, Run]) -> dict[str, str]:
     return own
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("_") or "encoder"
+def _slugs(names: Sequence[str]) -> dict[str, str]:
+    """Name each encoder's folders: by its own name, and a few digits of it where another's looks the same."""
+    plain = {name: re.sub(r"[^\w.-]+", "_", name).strip("_") or "encoder" for name in names}
+    alike = Counter(plain.values())
+    digits = {name: hashlib.sha256(name.encode()).hexdigest()[:6] for name in names}
+    return {name: slug if alike[slug] == 1 else f"{slug}-{digits[name]}" for name, slug in plain.items()}
 
 
 def _write(found: LearningCurve) -> None:

@@ -115,9 +115,3 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Sett
     @property
     def _n_features_out(self) -> int:
         return self.run_.encoder.dim
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        return tags

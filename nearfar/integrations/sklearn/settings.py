@@ -1,4 +1,4 @@
-"""What estimators share that take any setting of a run as a parameter."""
+"""What estimators on images share that take any setting of a run as a parameter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 
 
 class SettingsEstimator(BaseEstimator):
-    """An estimator whose parameters are its own and, in `_settings`, any setting of a run by name."""
+    """An estimator on images, with its own parameters and, in `_settings`, any setting of a run by name."""
 
     _settings: dict[str, Any]
 
@@ -31,6 +31,12 @@ class SettingsEstimator(BaseEstimator):
         own = self._get_param_names()
         self._settings = self._settings | {name: params[name] for name in params if name not in own}
         return super().set_params(**{name: params[name] for name in params if name in own})
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
 
 
 def seed_of(random_state: Any) -> int:

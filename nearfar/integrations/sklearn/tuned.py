@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from ...core.errors import NearfarError
+from ...data.source import label_of
 from ...features.encode import encode
 from ...finetuning.calibrate import probabilities
 from ...finetuning.finetune import finetune
@@ -29,7 +30,10 @@ class FineTunedClassifier(ClassifierMixin, SettingsEstimator):
     Attributes:
         classes_: (c,) the labels.
         result_: what `nearfar.finetune` found on held-out images.
-        tuned_: the network, ready to predict.
+        network_: n inputs, as `preprocess_` makes them, to (n, c) logits.
+        preprocess_: how an image becomes its input.
+        columns_: (c,) where the network has each class.
+        temperature_: by which logits are divided, so that probabilities are calibrated.
     """
 
     def __init__(
@@ -70,13 +74,20 @@ class FineTunedClassifier(ClassifierMixin, SettingsEstimator):
             raise NearfarError("a FineTunedClassifier names one class an image; use nearfar.finetune.")
         check_classification_targets(y)
         self.classes_, numbers = np.unique(y, return_inverse=True)
-        width = len(str(len(self.classes_)))  # so that the names sort as the classes do
-        names = [f"{number:0{width}d}" for number in numbers]
+        if len(self.classes_) == 1:
+            raise NearfarError(
+                f"all images are of class {self.classes_.tolist()[0]!r}; add images of another."
+            )
+        names = _names(self.classes_)
         how = {"device": self.device, "seed": seed_of(self.random_state), **self._settings}
         with tempfile.TemporaryDirectory(prefix="nearfar-") as folder:
             out = Path(folder) / "run" if self.out is None else Path(self.out)
-            self.result_ = finetune(self.encoder, train=(X, names), out=out, **how)
-            self.tuned_ = open_tuned(out)
+            self.result_ = finetune(self.encoder, train=(X, [names[at] for at in numbers]), out=out, **how)
+            tuned = open_tuned(out)
+        task: Any = tuned.task
+        self.columns_ = [task.classes.index(name) for name in names]
+        self.network_ = nn.Sequential(tuned.network.f, tuned.network.head)
+        self.preprocess_, self.temperature_ = tuned.run.preprocess, float(task.temperature)
         return self
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
@@ -89,19 +100,18 @@ class FineTunedClassifier(ClassifierMixin, SettingsEstimator):
             (n, c), rows that sum to 1.
         """
         check_is_fitted(self)
-        network, where = self.tuned_.network, None if self.device == "auto" else self.device
-        both = nn.Sequential(network.f, network.head)
-        logits = encode(both, self.tuned_.run.preprocess, X, batch_size=256, device=where)
-        task: Any = self.tuned_.task
-        return probabilities(np.atleast_2d(np.asarray(logits)), task.temperature, False)
+        where = None if self.device == "auto" else self.device
+        logits = encode(self.network_, self.preprocess_, X, batch_size=256, device=where)
+        return probabilities(np.atleast_2d(np.asarray(logits)), self.temperature_, False)[:, self.columns_]
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """Name the likeliest class of each image, (n,)."""
         found: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return found
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        return tags
+
+def _names(labels: npt.NDArray[Any]) -> list[str]:
+    """Name classes by their labels; by numbers where a label would not be read as it stands, such as null."""
+    words = [str(label) for label in labels.tolist()]
+    plain = len({*words}) == len(words) and all(label_of(word) == word for word in words)
+    return words if plain else [f"class {number}" for number in range(len(words))]
