@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from nearfar.core.intervals import ends, resampling_weights, sign_test
+from nearfar.core.intervals import FEW_GROUPS, ends, few_groups, resampling_weights, sign_test
 from nearfar.evaluation.accuracy import Accuracy
 from nearfar.evaluation.differences import compare
 from nearfar.finetuning.outcome import difference
@@ -30,6 +30,24 @@ def test_an_interval_over_groups_covers_the_truth_as_often_as_it_says() -> None:
         covered += one.low <= 0.7 <= one.high
         narrow += other.low <= 0.7 <= other.high
     assert covered > 0.88 * 300 and narrow < 0.6 * 300
+
+
+def test_one_group_is_no_certainty_and_few_groups_are_told_of() -> None:
+    right, wrong = np.arange(60) % 4 > 0, np.arange(60) % 3 > 0
+    same, truth = np.zeros(60, np.int64), np.ones(60, np.int64)
+    assert Accuracy.of(right, same) == Accuracy.of(right)  # there is no other group to draw
+    answers = right.astype(np.int64), wrong.astype(np.int64)
+    assert compare(truth, *answers, 0, same) == compare(truth, *answers, 0)
+    figures = [Figures("accuracy", {"accuracy": 0.5}, row.astype(float), {}, same) for row in (right, wrong)]
+    assert difference(*figures)[1] > 0.05
+    assert "all test clips are of one group" in few_groups(same, "clips")
+    assert "of 3 groups" in few_groups(np.arange(60) % 3, "clips")
+    assert not few_groups(np.arange(60) % FEW_GROUPS, "clips") and not few_groups(None, "clips")
+    draws, covered = np.random.default_rng(0), 0
+    for _ in range(200):  # what is said of three groups
+        one = Accuracy.of(np.repeat(draws.random(3) < 0.7, 20), np.repeat(np.arange(3), 20))
+        covered += one.low <= 0.7 <= one.high
+    assert covered < 0.8 * 200
 
 
 @pytest.mark.parametrize("sums", [[1.0, 1, 1, -1], [2.0, -1, 3, 0, 0.5], [1.0]])

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 RESAMPLES = 1000
 LEVEL = 0.95  # of every interval
+FEW_GROUPS = 10  # below so many an interval over groups is too narrow
 ALL_SIGNS, SIGNS = 13, 10_000  # groups up to which all signs are tried, and how many are drawn for more
 
 
@@ -33,6 +34,39 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return (middle - half if right else 0.0), (middle + half if right < count else 1.0)
 
 
+def units_of(groups: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | None:
+    """Number the groups over which intervals and tests are.
+
+    Args:
+        groups: (n,) numbers of the groups that examples belong to, or None.
+
+    Returns:
+        (n,) from 0 on; None where examples themselves are drawn: where there are no groups, where each
+        example is its own, and where all are of one, of which there is no other to draw.
+    """
+    if groups is None:
+        return None
+    units = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    return units if 1 < int(units.max()) + 1 < len(units) else None
+
+
+def few_groups(groups: npt.NDArray[np.int64] | None, noun: str) -> str:
+    """Say in a sentence what intervals over few groups do not tell; nothing where there are enough or none.
+
+    Args:
+        groups: (n,) numbers of the groups of test examples, or None.
+        noun: the word for these examples, such as clips.
+    """
+    number = 0 if groups is None else len(np.unique(groups))
+    if number == 1:
+        return (
+            f"all test {noun} are of one group: intervals are over {noun}, and tell nothing of other groups"
+        )
+    if 1 < number < FEW_GROUPS:
+        return f"the test {noun} are of {number} groups: intervals over so few are too narrow"
+    return ""
+
+
 def resampling_weights(
     count: int, times: int, key: int, groups: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.float64]:
@@ -54,10 +88,8 @@ def resampling_weights(
         Davison and Hinkley 1997, "Bootstrap methods and their application", section 3.8.
     """
     generator = np.random.Generator(np.random.Philox(key=key))
-    units = None if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = units_of(groups)
     number = count if units is None else int(units.max()) + 1
-    if number == count:  # each its own group
-        units = None
     drawn = generator.multinomial(number, np.full(number, 1 / number), times).astype(np.float64)
     return drawn if units is None else drawn[:, units]
 

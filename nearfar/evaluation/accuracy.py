@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core import rng
-from ..core.intervals import RESAMPLES, ends, resampling_weights, wilson
+from ..core.intervals import RESAMPLES, ends, resampling_weights, units_of, wilson
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Accuracy:
             groups: (n,) numbers of the groups that images belong to, such as patients; or None.
         """
         hits, count = int(right.sum()), len(right)
-        if groups is None or len(np.unique(groups)) == count:
+        if units_of(groups) is None:
             return cls(hits / count, *wilson(hits, count))
         weights = resampling_weights(count, RESAMPLES, rng.fold(0, "bootstrap of groups"), groups)
         return cls(hits / count, *ends(weights @ right / weights.sum(1)))

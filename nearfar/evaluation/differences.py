@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import rng
-from ..core.intervals import LEVEL, RESAMPLES, ends, resampling_weights, sign_test
+from ..core.intervals import LEVEL, RESAMPLES, ends, resampling_weights, sign_test, units_of
 from ..features.probes import Rows
 
 
@@ -62,11 +62,11 @@ def compare(truth: Rows, first: Rows, second: Rows, seed: int, groups: Rows | No
 
     mine, yours, count = first == truth, second == truth, len(truth)
     won, lost = int((mine & ~yours).sum()), int((~mine & yours).sum())
-    if groups is not None and len(np.unique(groups)) < count:
+    if (units := units_of(groups)) is not None:
         apart = mine.astype(np.float64) - yours
         weights = resampling_weights(count, RESAMPLES, rng.fold(seed, "paired bootstrap"), groups)
         low, high = ends(weights @ apart / weights.sum(1))
-        sums = np.bincount(np.unique(groups, return_inverse=True)[1], apart).astype(np.float64)
+        sums = np.bincount(units, apart).astype(np.float64)
         p = sign_test(sums, rng.fold(seed, "signs"))
         return Difference((won - lost) / count, low, high, won, lost, p)
     p = min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..core.intervals import few_groups
 from ..core.text import columns, counted, percent
 from ..features.probes import Rows
 from . import PARTS
@@ -254,6 +255,8 @@ class Evaluation:
             )
         if groups and groups.images:
             lines.append(groups.sentence(f"belong to groups of training {self.noun}", self.noun))
+        if few := few_groups(self.groups, self.noun):
+            lines.append(few)
         if self.images["rejected"]:
             lines.append(f"{self.images['rejected']:,} unusable {self.noun} were left out")
         if "scratch" in self.left_out:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core import rng
-from ..core.intervals import RESAMPLES, ends, resampling_weights, wilson
+from ..core.intervals import RESAMPLES, ends, resampling_weights, units_of, wilson
 from ..data.modalities import modality
 from . import calibrate
 from .task_types import Figures, Labelled, Mistake, Rows
@@ -52,7 +52,7 @@ def of_classes(
     # So weighed that the mean over images is the mean over the classes that are there.
     weigh = len(truth) / ((there > 0).sum() * np.maximum(there, 1))
     per_image = np.asarray(right * (weigh[truth] if balanced else 1.0), np.float64)
-    if balanced or groups is not None:
+    if balanced or units_of(groups) is not None:
         low, high = _resampled(per_image, groups)
     else:
         low, high = wilson(int(right.sum()), len(right))

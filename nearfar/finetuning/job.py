@@ -17,6 +17,7 @@ from ..core import progress, rng
 from ..core.commit import commit
 from ..core.config import to_json
 from ..core.errors import NearfarError
+from ..core.intervals import few_groups
 from ..core.own_mark import mark_of
 from ..core.text import counted
 from ..core.version import __version__
@@ -156,6 +157,8 @@ class Job:
         data = replace(data, groups=numbers[0])
         if tests is not None:
             tests = replace(tests, groups=numbers[1])
+            if few := few_groups(numbers[1], self.kind.noun):
+                self.notes.append(f"{few}.")
             both = int(np.isin(numbers[1], numbers[0]).sum())
             if both:
                 self.notes.append(

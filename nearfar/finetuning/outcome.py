@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.intervals import units_of
 from ..core.text import columns, counted
 from ..health.verdict import Verdict
 from .task_types import Figures, figure_name
@@ -162,7 +163,8 @@ def difference(one: Figures, other: Figures) -> tuple[float, float]:
     if one.per_image is None or other.per_image is None:
         return one.score - other.score, PLAIN_GAIN
     apart = one.per_image - other.per_image
-    units = np.arange(len(apart)) if one.groups is None else np.unique(one.groups, return_inverse=True)[1]
+    units = units_of(one.groups)
+    units = np.arange(len(apart)) if units is None else units
     sums = np.bincount(units, apart - apart.mean())  # images of a group are not independent
     return float(apart.mean()), 1.96 * math.sqrt(float((sums**2).sum())) / len(apart)
 
