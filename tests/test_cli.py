@@ -12,7 +12,8 @@ import pytest
 
 import nearfar
 from nearfar import methods
-from nearfar.cli.main import COMMANDS, main, pretrain_parser
+from nearfar.cli.commands import COMMANDS, pretrain_parser
+from nearfar.cli.main import main
 from nearfar.cli.signatures import REQUIRED, read_signature
 from nearfar.cli.synonyms import ADVICE, SYNONYMS
 from nearfar.core.config import settings_of

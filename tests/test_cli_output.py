@@ -17,7 +17,8 @@ import pytest
 
 import nearfar
 from nearfar import methods
-from nearfar.cli.main import FUNCTIONS, PRIVATE, main
+from nearfar.cli.commands import FUNCTIONS, PRIVATE
+from nearfar.cli.main import main
 from nearfar.core.atomic import whole_folder
 from nearfar.core.text import isolated, printable
 

@@ -9,7 +9,7 @@ import ast
 import re
 from pathlib import Path
 
-from nearfar.cli.main import COMMANDS
+from nearfar.cli.commands import COMMANDS
 from nearfar.data.modalities import MODALITIES
 from nearfar.evaluation import PARTS
 from nearfar.methods import METHODS

@@ -17,7 +17,7 @@ from small_pairs import TINY, drawn
 
 import nearfar
 from nearfar import methods, models
-from nearfar.cli.main import pretrain_parser
+from nearfar.cli.commands import pretrain_parser
 from nearfar.core import progress
 from nearfar.core.config import build, to_json
 from nearfar.core.errors import NearfarError

@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 from small import IMAGE_METHODS
 
-from nearfar.cli.main import pretrain_parser
+from nearfar.cli.commands import pretrain_parser
 from nearfar.core.errors import NearfarError
 from nearfar.experiments import influence, space
 from nearfar.experiments.findings import Sweep, Trial

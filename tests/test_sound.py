@@ -14,7 +14,8 @@ import torch
 import nearfar
 from nearfar.analysis.duplicates import duplicate_groups, duplicate_pairs
 from nearfar.analysis.sound_copies import Clips
-from nearfar.cli.main import main, pretrain_parser
+from nearfar.cli.commands import pretrain_parser
+from nearfar.cli.main import main
 from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import modalities as kinds
 from nearfar.data.endings import endings

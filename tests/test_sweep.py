@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import nearfar
-from nearfar.cli.main import main, pretrain_parser
+from nearfar.cli.commands import pretrain_parser
+from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.experiments import space
 from nearfar.experiments.findings import Sweep, Trial
