@@ -307,7 +307,8 @@ FLAGS = {
 SETTINGS = (
     "--modality --groups --epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights "
     "--trainable --head-warmup --encoder-rate --rate-decay --start-pull "
-    "--image-size --short-side --optimizer --lr --lr-scaling --momentum --weight-decay --warmup --precision "
+    "--image-size --early-size --early-steps --short-side --optimizer --lr --lr-scaling --momentum "
+    "--weight-decay --warmup --precision "
     "--seed --device --views-on --compile --parallel --checkpoint-activations --no-checkpoint-activations "
     "--threads --workers --max-bad --max-pixels --holdout "
     "--health-checks --stop-on-collapse "

@@ -73,6 +73,8 @@ class DataLoader:
         sampler: Sampler | None = None,
         targets: Targets | None = None,
         groups: npt.NDArray[np.int64] | None = None,
+        early_size: int | None = None,
+        whole_from: int | None = None,
     ) -> None:
         """Say what to prepare.
 
@@ -93,7 +95,11 @@ class DataLoader:
             sampler: chooses the rows of each batch; None to shuffle.
             targets: the vectors of a teacher, for a method that needs them.
             groups: one number for every row: every second view is then of another image of the group.
+            early_size: side of a full view in the first steps; None for `size`.
+            whole_from: the step from which views have their whole side; None if that is not known yet. It may
+                be set later, to a step more than AHEAD + 2 after the last that was taken.
         """
+        self.early_size, self.whole_from = early_size, whole_from
         self.dataset, self.size, self.batch_size, self.seed = dataset, size, batch_size, seed
         self.views, self.modality = list(recipes), modality_of(dataset)
         self.threads, self.dtype, self.rank, self.world, self.pin = threads, dtype, rank, world, pin
@@ -130,15 +136,17 @@ class DataLoader:
         sides = [self._gather(rows, turns)]
         if self.partners is not None:  # every second view is of these
             sides.append(self._gather(self.partners.of(rows, rng.fold(self.seed, "partner", step)), turns))
+        early = self.early_size is not None and (self.whole_from is None or step < self.whole_from)
+        size = self.early_size if early and self.early_size is not None else self.size
         made = []
         for number, view in enumerate(self.views):
             names, block, there = sides[number % len(sides)]
             key, kind = rng.fold(self.seed, "view", epoch, number), self.modality
-            draws = kind.draw(view, key, names, block, self.size)
+            draws = kind.draw(view, key, names, block, size)
             if (other := getattr(view, "alternate", None)) is not None:
-                second = kind.draw(replace(view, recipe=other), key, names, block, self.size)
+                second = kind.draw(replace(view, recipe=other), key, names, block, size)
                 draws = draws.mixed(second, ALTERNATES)
-            x = kind.apply(there, draws, view, self.size, dtype=self.dtype, threads=self.threads)
+            x = kind.apply(there, draws, view, size, dtype=self.dtype, threads=self.threads)
             made.append(x.pin_memory() if self.pin else x)
         places = torch.from_numpy(rows)
         marks = None if self.labels is None else self.labels[places]

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -66,6 +67,8 @@ class Config:
 
 class BarlowTwins(Method):
     """Barlow Twins: f, a head g, and a cross-correlation that should be the identity."""
+
+    any_side: ClassVar[bool] = True
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`."""

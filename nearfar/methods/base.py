@@ -76,6 +76,9 @@ class Method(nn.Module):
     usual_from: ClassVar[int | None] = None
     """Of a method for one kind of data: the batch size from which on it is taken where none is named; None for never."""
 
+    any_side: ClassVar[bool] = False
+    """Whether views may be smaller in the first steps, `--early-size`, where the encoder takes any side."""
+
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """By name of a recipe, settings in which this method differs from it; see `methods.recipes`."""
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +62,8 @@ class Config:
 
 class BYOL(Method):
     """BYOL: f, g and a predictor q, and EMA copies of f and g to predict."""
+
+    any_side: ClassVar[bool] = True
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head, the predictor and the EMA copies; see `Config`."""

@@ -115,6 +115,7 @@ class DINO(Method):
     The teacher is what a run keeps, since it is the better of the two (section 5.2 and figure 6).
     """
 
+    any_side: ClassVar[bool] = True
     exports: ClassVar[str] = "slow_f"
 
     centre: Tensor

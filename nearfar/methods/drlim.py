@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +75,8 @@ class Config:
 
 class DrLIM(Pairs):
     """DrLIM: f, a head g, and the contrastive loss of all pairs of the batch."""
+
+    any_side: ClassVar[bool] = True
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`. `Pairs` has the half that turns views into z."""

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -83,6 +84,8 @@ class Config:
 
 class LeJEPA(Method):
     """LeJEPA: f, a head g, the distance of views from their mean, and SIGReg."""
+
+    any_side: ClassVar[bool] = True
 
     step: Tensor
 

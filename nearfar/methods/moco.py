@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,8 @@ class Config:
 
 class MoCo(Method):
     """MoCo: f_q with its EMA copy f_k, a queue, and InfoNCE."""
+
+    any_side: ClassVar[bool] = True
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head, the EMA copy and the queue; see `Config`."""

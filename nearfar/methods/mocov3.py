@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,8 @@ class Config:
 
 class MoCoV3(Method):
     """MoCo v3: f, a head g and a predictor, the EMA copy f_k of f and g, and InfoNCE both ways."""
+
+    any_side: ClassVar[bool] = True
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head, the predictor and the EMA copy; freeze a transformer's patch projection."""

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -68,6 +69,8 @@ class Config:
 
 class NNCLR(Method):
     """NNCLR: f, a head g, a predictor, a queue, and InfoNCE from neighbours."""
+
+    any_side: ClassVar[bool] = True
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head, the predictor and the queue; see `Config`."""

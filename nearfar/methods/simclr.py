@@ -75,6 +75,7 @@ class Config:
 class SimCLR(Method):
     """SimCLR: f, a head g, and NT-Xent."""
 
+    any_side: ClassVar[bool] = True
     keep: ClassVar[tuple[str, ...]] = ("g",)
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
@@ -124,7 +125,7 @@ class SimCLR(Method):
 
 
 SimCLR.recipes = recipes(
-    cpu={"temperature": 0.1, "head": (256, 128)},
+    cpu={"temperature": 0.1, "head": (256, 128), "early_size": 0.75},
     cifar={"temperature": 0.5},
     imagenet={"temperature": 0.1, "head": (2048, 128)},
 )

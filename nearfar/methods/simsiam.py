@@ -54,6 +54,7 @@ class Config:
 class SimSiam(Method):
     """SimSiam: f, a head g, a predictor h whose learning rate stays, and a stop-gradient."""
 
+    any_side: ClassVar[bool] = True
     constant_lr: ClassVar[tuple[str, ...]] = ("h",)  # section 4.2: a rate that falls holds h back
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:

@@ -68,6 +68,7 @@ class Config:
 class SupCon(Method):
     """SupCon: f, a head g, and the supervised contrastive loss."""
 
+    any_side: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     @classmethod

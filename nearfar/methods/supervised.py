@@ -47,6 +47,7 @@ class Config:
 class Supervised(Method):
     """Supervised: f, one linear layer g, and cross-entropy; recipes as for the others, so that all compare."""
 
+    any_side: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +99,8 @@ class Config:
 
 class SwAV(Method):
     """SwAV: f, a head g, prototypes C, and, for small batches, a queue of earlier z."""
+
+    any_side: ClassVar[bool] = True
 
     queue: Tensor
     queued: Tensor

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -85,6 +86,8 @@ class Config:
 
 class Triplet(Pairs):
     """Triplet: f, a head g, and the triplet loss over the batch."""
+
+    any_side: ClassVar[bool] = True
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`. `Pairs` has the half that turns views into z."""

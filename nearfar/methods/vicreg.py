@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -67,6 +68,8 @@ class Config:
 
 class VICReg(Method):
     """VICReg: f, a head g, and three terms, one for each of its letters."""
+
+    any_side: ClassVar[bool] = True
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the head; see `Config`."""

@@ -21,7 +21,7 @@ from ..models import Encoder
 from .settings import Training
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-STARTED = {"head_warmup": 0.1, "encoder_rate": 0.1, "rate_decay": 0.8}
+STARTED = {"head_warmup": 0.1, "encoder_rate": 0.1, "rate_decay": 0.8, "early_size": 1.0}
 """Settings of a training that starts from weights, where nothing else is asked for."""
 _WAYS = re.compile(r"all|none|norms|(?:last|lora):([1-9]\d{0,3})")
 

@@ -36,7 +36,7 @@ from .pace import seconds_a_step
 from .plan import epochs, plan_run
 from .precision import gains_from_bfloat16
 from .run_config import RunConfig
-from .schedule import TimeBudget, measuring
+from .schedule import EarlySteps, TimeBudget, measuring
 from .settings import Training
 from .setup import training_threads, views_dtype, with_threads
 from .targets import stand_in
@@ -213,7 +213,7 @@ def _propose(
     classes = len({label for name, label in labelled if name not in bad})
     usable = found.usable if wanted.training.cache else found.count
     plan = plan_run(wanted, usable, classes)
-    training = plan.config.training
+    training, side = plan.config.training, plan.config.image_size
     sample.count = plan.images
     module = resolve.build_method(plan.config, plan.images).to(device).to(memory_format=torch.channels_last)
 
@@ -223,11 +223,11 @@ def _propose(
     else:
         targets = None
 
-    def opened(precision: str, batch_size: int) -> loader.DataLoader:
+    def opened(precision: str, size: int, batch_size: int) -> loader.DataLoader:
         return loader.DataLoader(
             sample,
             module.views(plan.config.views),
-            size=plan.config.image_size,
+            size=size,
             batch_size=batch_size,
             seed=training.seed,
             threads=threads,
@@ -241,21 +241,27 @@ def _propose(
     precision = training.precision
     if precision == "auto":
         gains = gains_from_bfloat16(
-            module, opened("float32", training.batch_size), device, noun=wanted.kind.noun
+            module, opened("float32", side, training.batch_size), device, noun=wanted.kind.noun
         )
         precision = "bfloat16" if gains else "float32"
     progress.say(f"timing training steps for about {TIMING:g} s")
-    pace = seconds_a_step(
-        module,
-        partial(opened, precision),
-        training.batch_size,
-        optim.optimizer(training, module),
-        seconds=TIMING,
-        device=device,
-        precision=precision,
-        chunk=training.micro_batch and max(1, training.micro_batch // distributed.world()),
-        threads=training_threads(module, with_threads(training, device), device),
-    )
+    sides = [side, *filter(None, [plan.config.early_size])]
+    paces = [
+        seconds_a_step(
+            module,
+            partial(opened, precision, size),
+            training.batch_size,
+            optim.optimizer(training, module),
+            seconds=TIMING / len(sides),
+            device=device,
+            precision=precision,
+            chunk=training.micro_batch and max(1, training.micro_batch // distributed.world()),
+            threads=training_threads(module, with_threads(training, device), device),
+        )
+        for size in sides
+    ]
+    early = EarlySteps(sides[1], training.early_steps, min(1.0, paces[1] / paces[0])) if sides[1:] else None
+    pace = paces[0] * (early.mean(0.0) if early else 1.0)
     steps = plan.steps
     if steps is None:
         assert training.minutes is not None
@@ -267,7 +273,7 @@ def _propose(
         encoder=module.f.name,
         stem=module.f.stem,
         weights=sum(weight.numel() for weight in module.f.parameters()),
-        image_size=plan.config.image_size,
+        image_size=side,
         images=plan.images,
         holdout=plan.holdout,
         batch_size=training.batch_size,

@@ -26,7 +26,7 @@ from .adapting import StartPull
 from .draws import named_draws
 from .parallel import average_gradients, embeds_in_pieces, is_shared, parallelise
 from .replicas import Replicas
-from .schedule import StepPlan, TimeBudget
+from .schedule import EarlySteps, StepPlan, TimeBudget
 from .turns import Rounds
 
 TOO_SMALL = (
@@ -94,6 +94,7 @@ def train(
     pull: StartPull | None = None,
     start: int = 0,
     clock: TimeBudget | None = None,
+    early: EarlySteps | None = None,
 ) -> Iterator[Step]:
     """Train, and yield after every step.
 
@@ -113,6 +114,7 @@ def train(
         pull: of the encoder's features towards those of its start.
         start: steps done before.
         clock: a time budget that may correct the plan.
+        early: the first steps, if their views are smaller; the feed knows their side.
 
     Yields:
         One `Step` a step, after the weights have changed.
@@ -164,6 +166,8 @@ def train(
                 if total is not None:
                     plan = plan.corrected(number, total)
                 look = TimeBudget.next_look(number, plan)
+            if early is not None and feed.whole_from is None and plan.progress(number) >= early.share:
+                feed.whole_from = early.last(plan)
             yield Step(number, plan, loss.detach(), terms, watched, now, feed.waited)
             if number >= plan.steps:
                 return

@@ -29,6 +29,8 @@ class Options(TypedDict, total=False):
     rate_decay: float | None
     start_pull: float | None
     image_size: int | None
+    early_size: float | None
+    early_steps: float | None
     short_side: int | None
     optimizer: str | None
     lr: float | None

@@ -178,7 +178,7 @@ def _train(
     _record(job.folder, whole, config)
     job.announce()
     feed, recorder = (
-        job.feed(job.started),
+        job.feed(job.started, early=True),
         RunLogger(
             job.folder,
             job.module,
@@ -261,6 +261,7 @@ def _steps(
         pull=job.pull,
         start=job.started,
         clock=job.clock,
+        early=job.early,
         **job.how,
     )
     told = job.plan.steps

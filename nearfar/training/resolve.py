@@ -14,6 +14,7 @@ from ..core.errors import NearfarError, nearest
 from ..data.modalities import IMAGES, modality
 from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
+from ..models.residual import SHAPES
 from ..models.weights import copy_weights
 from . import adapting, recipes
 from .run import is_run, load
@@ -124,12 +125,26 @@ def resolve(
     training = build(Training, groups[Training])
     size = training.image_size or data.input_size(side)
     training = replace(training, modality=kind, image_size=size, device=device.type)
+    training = _with_early_size(training, method, asked.get("early_size"))
     length = next((name for name in LENGTHS if getattr(training, name) is not None), None)
     if length is None or getattr(training, length) <= 0:
         raise NearfarError("training needs a length above zero; give --epochs, --steps or --minutes.")
     views: Any = build(data.views, groups[data.views])
     settings = methods.method(method).fitted(build(config, groups[config]), views)
     return RunConfig(method, recipe, training, views, settings)
+
+
+def _with_early_size(training: Training, method: str, typed: float | None) -> Training:
+    """Leave the early views whole where the method or the encoder takes one side only."""
+    fits = methods.method(method).any_side and training.encoder in SHAPES
+    if fits or training.early_size == 1.0:
+        return training
+    if typed is not None:
+        raise NearfarError(
+            f"--early-size is for encoders of nearfar's own, such as resnet8, and methods that take views of "
+            f"any side, which {method} with {training.encoder} is not; leave it out."
+        )
+    return replace(training, early_size=1.0)
 
 
 def _settle_colours(cls: type[Views], views: dict[str, Any], asked: Mapping[str, Any]) -> None:

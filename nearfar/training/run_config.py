@@ -55,6 +55,14 @@ class RunConfig:
         return self.training.image_size
 
     @property
+    def early_size(self) -> int | None:
+        """Side of the views of the first steps, in pixels, a multiple of 8; None where it is that of all."""
+        if self.training.early_size == 1.0 or self.training.early_steps == 0.0:
+            return None
+        side = max(8, 8 * round(self.image_size * self.training.early_size / 8))
+        return side if side < self.image_size else None
+
+    @property
     def preprocess(self) -> Any:
         """What an example needs before it is encoded."""
         return self.kind.preprocess_for(self.image_size, self.views)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from ..core.errors import NearfarError
 
 LOOKS = 50  # the pace is looked at whenever a fiftieth of the remaining steps is done
 DRIFT = 0.02  # a pace off by more than this corrects the plan
+LEAD = 8  # steps from the decision that views are whole to the first such: more than a feed prepares ahead
 AIM = 0.985  # share of the budget to plan for; the rest is for the last save and the unforeseen
 
 UNITS = {"h": 60.0, "m": 1.0, "s": 1 / 60}  # in minutes
@@ -111,6 +112,19 @@ class StepPlan:
                 break
         return done
 
+    def reaching(self, progress: float) -> int:
+        """Find the first step with at least so much progress.
+
+        It is the same before and after any correction made later.
+
+        Args:
+            progress: above 0.0, at most 1.0.
+
+        Returns:
+            Steps done, from 1 to `steps`.
+        """
+        return bisect_left(range(self.steps), progress, lo=1, key=self.progress)
+
     def corrected(self, step: int, total: int) -> StepPlan:
         """Plan `total` steps in all from `step` on.
 
@@ -124,12 +138,41 @@ class StepPlan:
         return StepPlan((*self.stretches, (step, total)))
 
 
+@dataclass(frozen=True)
+class EarlySteps:
+    """The first steps of a training, whose views are smaller and cost less.
+
+    Attributes:
+        size: side of their views, in pixels.
+        share: of the progress, after which views have their whole side, `LEAD` steps later.
+        cost: of such a step, as a share of a later one's.
+    """
+
+    size: int
+    share: float
+    cost: float
+
+    def last(self, plan: StepPlan) -> int:
+        """Tell how many steps have small views, as far as the plan in force knows."""
+        return plan.reaching(self.share) + LEAD
+
+    def work(self, step: int, plan: StepPlan) -> float:
+        """Tell what so many steps cost, in later steps."""
+        return step - (1.0 - self.cost) * min(step, self.last(plan))
+
+    def mean(self, progress: float) -> float:
+        """Tell what a step costs on average from so much progress to the end, as a share of a later one's."""
+        left = max(0.0, self.share - progress) / max(1.0 - progress, 1e-9)
+        return 1.0 - (1.0 - self.cost) * left
+
+
 @dataclass
 class TimeBudget:
     """Watches a time budget while training, and says when the plan must change."""
 
     seconds: float  # the budget
     spent: float = 0.0  # before this process started
+    early: EarlySteps | None = None
     started: float = field(default_factory=time.monotonic)
     _marks: list[tuple[int, float]] = field(default_factory=list)  # (step, seconds) of every look
 
@@ -141,13 +184,14 @@ class TimeBudget:
         """Plan from a short measurement.
 
         Args:
-            seconds_a_step: measured.
+            seconds_a_step: measured, with views of their whole side.
 
         Returns:
             A plan of at least one step.
         """
         left = self.seconds * AIM - self.elapsed()
-        return StepPlan(((0, max(1, int(left / seconds_a_step))),))
+        mean = seconds_a_step * (self.early.mean(0.0) if self.early else 1.0)
+        return StepPlan(((0, max(1, int(left / mean))),))
 
     def steps_fitting(self, step: int, plan: StepPlan) -> int | None:
         """Compare what the plan needs with the pace, taken over as long a time as remains, or all so far.
@@ -170,7 +214,11 @@ class TimeBudget:
         self._marks.append((step, now))
         if step == since or left <= 0:
             return None
-        fitting = max(1, int(have * (step - since) / max(now - then, 1e-9)))
+        done, ahead = float(step - since), 1.0
+        if self.early is not None:
+            done = self.early.work(step, plan) - self.early.work(since, plan)
+            ahead = self.early.mean(plan.progress(step))
+        fitting = max(1, int(have * done / max(now - then, 1e-9) / ahead))
         # Near the end 2 % of what remains is less than a step.
         return step + fitting if abs(fitting - left) > max(DRIFT * left, 1) else None
 

@@ -79,6 +79,15 @@ class Training:
         source="Li et al. 2019, DELTA",
     )
     image_size: int | None = setting(None, "side of a view in pixels", low=8, high=1024)
+    early_size: float = setting(
+        1.0,
+        "side of the views in the first --early-steps of the steps, as a share of --image-size; smaller views cost "
+        "less",
+        low=0.25,
+        high=1.0,
+        source="after Tan and Le 2021, EfficientNetV2, section 4",
+    )
+    early_steps: float = setting(0.8, "share of the steps with views of --early-size", low=0.0, high=1.0)
     short_side: int | None = setting(
         None,
         "short side, in pixels, to which larger images are reduced before views are cut from them; 8/7 of "

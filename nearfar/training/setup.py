@@ -30,7 +30,7 @@ from .plan import epochs, step_count
 from .precision import gains_from_bfloat16
 from .replicas import LEAST, why_whole
 from .run_config import RunConfig
-from .schedule import StepPlan, TimeBudget, measuring
+from .schedule import EarlySteps, StepPlan, TimeBudget, measuring
 from .settings import Training
 from .targets import TeacherVectors
 from .turns import FEWEST, SECONDS, Turns
@@ -58,6 +58,7 @@ class TrainingSetup:
     targets: TeacherVectors | None = None  # of the images, for a method that learns from them
     groups: Partners | None = None  # of all images, those held out too
     pull: StartPull | None = None  # towards the encoder that training starts from
+    early: EarlySteps | None = None  # those with smaller views
     plain: Method | None = None  # in process 0, of a module that is sharded: a copy that is not
 
     def whole(self) -> Method:
@@ -86,9 +87,17 @@ class TrainingSetup:
         }
 
     def feed(
-        self, start: int, views_on: str | None = None, part: Any = None, batch_size: int | None = None
+        self,
+        start: int,
+        views_on: str | None = None,
+        part: Any = None,
+        batch_size: int | None = None,
+        early: bool = False,
     ) -> DataLoader:
-        """Open the feed at a step; the other arguments take the place of what the run has."""
+        """Open the feed at a step, with the small views of the first steps if asked for.
+
+        The other arguments take the place of what the run has.
+        """
         training, dataset = self.wanted.training, self.dataset if part is None else part
         there = (views_on or training.views_on) == "device" and self.wanted.kind.on_device
         needs = self.module.requires(self.module.config)
@@ -109,7 +118,14 @@ class TrainingSetup:
             sampler=self.module.sampler(self.module.config),
             targets=self.targets if part is None else None,
             groups=self._groups_of(dataset),
+            early_size=self.early.size if early and self.early else None,
+            whole_from=self._whole_from(start),
         )
+
+    def _whole_from(self, start: int) -> int | None:
+        """Tell from which step on views are whole, where training resumes after that was decided."""
+        decided = self.early is not None and self.plan.progress(start) >= self.early.share
+        return self.early.last(self.plan) if decided and self.early else None
 
     def _groups_of(self, dataset: Any) -> npt.NDArray[np.int64] | None:
         """Give the groups of some of the images."""
@@ -130,9 +146,10 @@ class TrainingSetup:
         passes = epochs(plan.steps, training, len(self.dataset))
         threads = f", {self.threads} training thread(s)" if self.device.type == "cpu" else ""
         lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
+        early = f", at first at {self.early.size}" if self.early else ""
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
-            f"{what}, {counted(len(self.dataset), kind.one)} at {self.wanted.image_size} {kind.unit}",
+            f"{what}, {counted(len(self.dataset), kind.one)} at {self.wanted.image_size} {kind.unit}{early}",
             f"into       {self.folder}",
             f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim} features",
             f"batch      {training.batch_size:,} {kind.noun}, {seen:,} views{against}{pieces}",
@@ -238,8 +255,11 @@ def prepare(
         job.wanted = replace(job.wanted, training=replace(job.wanted.training, compile=pays))
     module.f.compiled(job.wanted.training.compile == "yes")
     job.threads = training_threads(module, job.wanted.training, device)
+    if (side := job.wanted.early_size) is not None:
+        # As the pixels say, until it is measured.
+        job.early = EarlySteps(side, wanted.training.early_steps, (side / wanted.image_size) ** 2)
     if wanted.training.minutes and follow:
-        job.clock = TimeBudget(60.0 * wanted.training.minutes, job.spent)
+        job.clock = TimeBudget(60.0 * wanted.training.minutes, job.spent, early=job.early)
     if plan is None:
         job.plan = _planned(job)
     return job
@@ -336,12 +356,12 @@ def _compiling_pays(job: TrainingSetup) -> bool:
     return pays
 
 
-def _pace(job: TrainingSetup, seconds: float) -> float:
+def _pace(job: TrainingSetup, seconds: float, early: bool = False) -> float:
     """Measure seconds a step on real data."""
     batch = job.wanted.training.batch_size
     return seconds_a_step(
         job.module,
-        lambda size: job.feed(0, batch_size=size),
+        lambda size: job.feed(0, batch_size=size, early=early),
         batch,
         job.optimizer,
         seconds=seconds,
@@ -358,9 +378,14 @@ def _planned(job: TrainingSetup) -> StepPlan:
     left = distributed.same(max(1.0, SECONDS - job.probed))  # of what all measurements may take
     seconds = min(measuring(job.clock.seconds), left)
     progress.say(f"timing training steps for about {seconds:.0f} s, to plan their number")
-    pace = _pace(job, seconds)
+    pace = _pace(job, seconds if job.early is None else seconds / 2)
+    if job.early is not None:
+        small = _pace(job, seconds / 2, early=True)
+        cost = float(distributed.same(min(1.0, small / pace)))
+        job.early = job.clock.early = replace(job.early, cost=cost)
     plan = StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
-    progress.say(f"a step takes {1e3 * pace:,.0f} ms now, so {plan.steps:,} fit into the time.")
+    first = "" if job.early is None else f", with views of {job.early.size} px {1e3 * small:,.0f} ms"
+    progress.say(f"a step takes {1e3 * pace:,.0f} ms now{first}, so {plan.steps:,} fit into the time.")
     return plan
 
 
