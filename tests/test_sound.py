@@ -94,6 +94,63 @@ def test_flac_and_ogg_are_read_by_what_they_hold(tmp_path: Path) -> None:
         read.decode(cut, LIMIT)
 
 
+def scales(tone: np.ndarray) -> dict[str, bytes]:
+    """Write a sound as programs do that mistake its scale: whole numbers as floats, 16 bits in 32."""
+    soundfile = pytest.importorskip("soundfile")
+    both = np.stack([tone, tone], axis=1)
+    written = {
+        "16 bits as floats": (tone * 32767, "WAV", "FLOAT"),
+        "24 bits as floats": (both.astype("f8") * (2**23 - 1), "WAV", "DOUBLE"),
+        "32 bits as floats": (tone.astype("f8") * (2**31 - 1), "WAV", "DOUBLE"),
+        "16 bits in 32": (np.rint(both * 32767).astype("<i4"), "WAV", "PCM_32"),
+        "16 bits in 32, AIFF": (np.rint(tone * 32767).astype("<i4"), "AIFF", "PCM_32"),
+    }
+    made = {}
+    for name, (values, form, kind) in written.items():
+        file = io.BytesIO()
+        soundfile.write(file, values, 8000, format=form, subtype=kind)
+        made[name] = file.getvalue()
+    return made
+
+
+def test_a_sound_on_the_scale_of_other_numbers_keeps_its_levels() -> None:
+    tone = small_sounds.vowel("ah", 120, 0.5)
+    true = logmel.log_mels(tone, 8000, 16).astype(int)
+    for name, data in scales(tone).items():
+        samples, _ = read.decode(data, LIMIT)
+        frames = logmel.log_mels(samples, 8000, 16)
+        assert np.abs(frames.astype(int) - true).max() <= 3, name
+
+
+def test_loud_and_quiet_recordings_keep_their_level() -> None:
+    soundfile = pytest.importorskip("soundfile")
+    tone = small_sounds.vowel("ah", 120, 0.5)
+    for factor, kind in ((12.0, "FLOAT"), (1e-4, "FLOAT"), (1e-3, "PCM_32"), (0.0, "PCM_32")):
+        file = io.BytesIO()
+        soundfile.write(file, tone * factor, 8000, format="WAV", subtype=kind)
+        samples, _ = read.decode(file.getvalue(), LIMIT)
+        assert np.allclose(samples, tone * factor, atol=1e-7), (factor, kind)
+    file = io.BytesIO()
+    soundfile.write(file, tone * 1e30, 8000, format="WAV", subtype="FLOAT")
+    with pytest.raises(BadImage, match="samples of up to .*, where sound has at most 1"):
+        read.decode(file.getvalue(), LIMIT)
+
+
+def test_a_flac_that_was_streamed_counts_no_samples_and_is_read() -> None:
+    soundfile = pytest.importorskip("soundfile")
+    tone, file = small_sounds.vowel("ah", 120, 0.5), io.BytesIO()
+    soundfile.write(file, tone, 8000, format="FLAC")
+    data = bytearray(file.getvalue())
+    data[21] &= 0xF0  # the number of samples has 36 bits; 0 means that the writer did not know it
+    data[22:26] = bytes(4)
+    samples, rate = read.decode(bytes(data), LIMIT)
+    assert rate == 8000 and np.allclose(samples, tone, atol=1e-4)
+    data[21] |= 0x0F
+    data[22:26] = b"\xff" * 4
+    with pytest.raises(BadImage, match="over the limit of 10 minutes: 8,589,935 s"):
+        read.decode(bytes(data), LIMIT)
+
+
 def test_a_missing_soundfile_is_said_with_what_to_type(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(read, "has_soundfile", lambda: False)
     (tmp_path / "a.flac").write_bytes(b"fLaC")

@@ -27,6 +27,9 @@ MOST_SECONDS = 600  # of one clip: an hour would be one vector, and take gigabyt
 RATES = (1_000, 768_000)  # samples a second
 _BLOCK = 1 << 18  # frames decoded at a time, by which memory is bounded for many channels
 _STREAMED = 0x7FFF0000  # from here on a size in a header is what a program writes that does not know it
+_UNKNOWN = 1 << 62  # frames, from here on, that soundfile tells of a FLAC whose header does not count them
+_LOUDEST = 16.0  # of a recording in floats: 24 dB above full scale; beyond it they were whole numbers
+_FULL_SCALES = (2.0**15, 2.0**23, 2.0**31)  # of whole numbers of 16, 24 and 32 bits
 
 
 def has_soundfile() -> bool:
@@ -102,15 +105,37 @@ def _decode_wav(data: bytes, limit: int) -> tuple[Samples, int]:
         _check(min(told or there, there), channels, rate, limit)
         if width not in _PCM:
             raise wave.Error(f"unknown format: {8 * width} bits")
-        parts = []
+        parts, peak = [], 0.0
         while raw := file.readframes(_BLOCK) if told else b"":
-            whole = raw[: len(raw) // (channels * width) * channels * width]
-            parts.append(_PCM[width](whole).reshape(-1, channels).mean(axis=1, dtype=np.float32))
+            values = _PCM[width](raw[: len(raw) // (channels * width) * channels * width])
+            peak = max(peak, float(np.abs(values).max(initial=0)))
+            parts.append(values.reshape(-1, channels).mean(axis=1, dtype=np.float32))
     samples = np.concatenate(parts or [np.empty(0, np.float32)])
     if len(samples) < told and not streamed:
         raise BadImage(f"cut short: {len(samples) / rate:.2f} of {told / rate:.2f} s are there")
     _check(len(samples), channels, rate, limit)
-    return samples, rate
+    return _to_full_scale(samples, peak, wide=width == 4), rate
+
+
+def _to_full_scale(samples: Samples, peak: float, wide: bool) -> Samples:
+    """Bring samples to [-1, 1] that a program wrote on the scale of other numbers.
+
+    Such are whole numbers kept as floats, up to 32,768, and 16 bits in a file of 32, which would lie below
+    all that a spectrogram shows.
+
+    Args:
+        samples: (n,) float32, as the file's own type has them.
+        peak: the greatest value, without its sign, before channels were mixed.
+        wide: whether they were whole numbers of 32 bits.
+
+    Raises:
+        BadImage: no such scale has them.
+    """
+    if peak > _FULL_SCALES[-1]:
+        raise BadImage(f"samples of up to {peak:.1e}, where sound has at most 1")
+    if peak > _LOUDEST:
+        return samples / np.float32(next(full for full in _FULL_SCALES if peak <= full))
+    return samples * np.float32(2.0**16) if wide and 0 < peak <= 2.0**-16 else samples
 
 
 def _pcm24(raw: bytes) -> Samples:
@@ -135,13 +160,17 @@ def _decode_other(data: bytes, limit: int) -> tuple[Samples, int]:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, told = int(file.samplerate), int(file.frames)
-            _check(min(told, MOST_SECONDS * rate + 1), file.channels, rate, limit)
-            parts, count = [], 0
+            if told >= _UNKNOWN:
+                told, file.seekable = 0, lambda: False  # or it would seek beyond the end after the last block
+            _check(told or 1, file.channels, rate, limit)
+            parts, count, peak = [], 0, 0.0
             while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                peak = max(peak, float(np.abs(block).max()))
                 parts.append(block.mean(axis=1))
                 count += len(block)
                 _check(count, file.channels, rate, limit)
             form: Any = file.format
+            wide = bool(file.subtype == "PCM_32")
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
         raise BadImage(f"broken: {_told(error)}") from None
     if not parts:
@@ -152,7 +181,7 @@ def _decode_other(data: bytes, limit: int) -> tuple[Samples, int]:
         raise BadImage(f"cut short: {count / rate:.2f} of {told / rate:.2f} s are there")
     if not np.isfinite(samples).all():
         raise BadImage("a sample is no finite number")
-    return samples, rate
+    return _to_full_scale(samples, peak, wide), rate
 
 
 def _counts_frames(data: bytes) -> bool:
