@@ -115,6 +115,40 @@ def test_bad_rows_of_tables_are_named(tmp_path: Path) -> None:
     ]
 
 
+def test_lines_are_read_in_any_unicode_and_however_they_end(tmp_path: Path) -> None:
+    texts = ["zwei Vögel", "一只鸟", "a bird"]
+    for code in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
+        for end in ("\n", "\r\n", "\r", "\n\r\n"):
+            case = f"{code} {end!r}"
+            (tmp_path / "lines.txt").write_bytes(end.join(texts).encode(code))
+            rows = [json.dumps({"text": text, "label": "x"}, ensure_ascii=False) for text in texts]
+            (tmp_path / "rows.jsonl").write_bytes(end.join(rows).encode(code))
+            for name in ("lines.txt", "rows.jsonl"):
+                assert read(tmp_path / name)[1] == [(text,) for text in texts], (case, name)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/one.txt").write_bytes("zwei Vögel".encode("utf-32"))
+    assert read(tmp_path / "folder")[1] == [("zwei Vögel",)]
+    (tmp_path / "mixed.txt").write_bytes(b"one\rstill one\ntwo")
+    assert read(tmp_path / "mixed.txt")[1] == [("one\rstill one",), ("two",)]
+
+
+def test_a_column_is_never_guessed_among_two_and_found_in_any_letters(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    for heading, wanted, labels in (
+        ("text,text,label", "", False),
+        ("text,Label,label,label", "", True),
+        ("a,b,b", ":a,b", False),
+        ("text,id,id", "", False),
+    ):
+        path.write_text(f"{heading}\n" + ",".join("xyzw"[: heading.count(",") + 1]) + "\n")
+        with pytest.raises(NearfarError, match="has two columns named '(text|label|b|id)'; rename one"):
+            read(f"{path}{wanted}", labels=labels)
+    path.write_text("text,note,note\na bird,x,y\n")
+    assert read(path)[1] == [("a bird",)]
+    path.write_text("Question, PASSAGE\nwhat,a bird\n")
+    assert read(f"{path}:question,passage")[1] == [("what", "a bird")]
+
+
 def test_errors_say_what_to_type(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("one,two\nx,y\n")
     for data, what in (

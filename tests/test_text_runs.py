@@ -171,6 +171,27 @@ def test_agreement_with_people_stands_beside_tfidf(run: Path, tmp_path: Path) ->
             call(run, tmp_path / "odd.csv")
 
 
+def test_scores_as_excel_writes_them_are_read_and_those_that_say_nothing_refused(
+    run: Path, tmp_path: Path
+) -> None:
+    texts, _ = sentences(24, seed=9)
+    pairs = [(f'"{texts[at]}"', f'"{texts[at + 1]}"', at % 5) for at in range(20)]
+    plain, excel = tmp_path / "plain.csv", tmp_path / "excel.csv"
+    plain.write_text("sentence1,sentence2,score\n" + "\n".join(f"{a},{b},{c}.5" for a, b, c in pairs))
+    rows = ["Sentence1;Sentence2;Score", *(f"{a};{b};{c},5" for a, b, c in pairs)]
+    excel.write_text("\r\n".join(rows), encoding="utf-16")
+    assert nearfar.sts(run, excel).rows == nearfar.sts(run, plain).rows
+    for same in (pairs[:1], [(a, b, 3) for a, b, _ in pairs]):
+        plain.write_text("sentence1,sentence2,score\n" + "\n".join(f"{a},{b},{c}" for a, b, c in same))
+        for given in ({"test": plain}, {"test": excel, "dev": plain}):
+            with pytest.raises(NearfarError, match="pairs? and one score, .*, so no order to agree with"):
+                nearfar.sts(run, **given)
+    plain.write_text("question,passage\n" + "\n".join(f"{a},the one passage" for a, _, _ in pairs))
+    with pytest.raises(NearfarError, match="has one passage, which every question finds"):
+        nearfar.passages(run, plain)
+    assert nearfar.passages(run, plain, among=f"{excel}:sentence1,sentence2").passages > 2
+
+
 def test_passages_are_found_by_vectors_words_and_their_sum(run: Path, tmp_path: Path) -> None:
     texts, _ = sentences(40, seed=8)
     rows = ["question,passage"] + [f'"Where is the {text.split()[1]}?","{text}"' for text in texts]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from ..core.errors import NearfarError
-from ..core.text import from_spreadsheet_cell
+from ..core.text import bytes_of, from_spreadsheet_cell
 from .names import Names
 
 PATH_COLUMNS = (
@@ -22,6 +22,7 @@ PATH_COLUMNS = (
 )  # fmt: skip
 """What the column of the paths is called in the lists that people have, the surest first."""
 _DELIMITERS = ",;\t"
+_START = 1 << 16  # bytes by which it is told how lines end
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
 _END = "\ue000end\ue000"  # follows the last line; in a cell it shows that a quote was never closed
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -52,6 +53,34 @@ def open_text(path: Path, errors: str = "strict") -> IO[str]:
             f"{path} is not UTF-8 text: it holds NUL bytes; save it as 'CSV UTF-8', which Excel offers."
         )
     return open(path, encoding="utf-8-sig", errors=errors, newline="")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Read the lines of a file, whichever Unicode it is in, and however its lines end.
+
+    Args:
+        path: the file.
+
+    Yields:
+        The number of each line, from 1, and its bytes in UTF-8, without their end; bytes that are no UTF-8 as
+        they stand.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        start = file.read(_START)
+    code, errors = "utf-8-sig", "surrogateescape"
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        code, errors = "utf-32", "strict"
+    elif start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        code, errors = "utf-16", "strict"
+    seen = start.decode(code, "ignore")
+    # As old programs of a Mac end lines; where a line feed is anywhere, a carriage return may be in a line.
+    end = "\r" if "\r" in seen and "\n" not in seen else "\n"
+    with open(path, encoding=code, errors=errors, newline=end) as lines:
+        for number, line in enumerate(lines, 1):
+            yield number, bytes_of(line.strip("\r\n"))
 
 
 def read_text(path: Path) -> str:

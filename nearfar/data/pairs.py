@@ -25,7 +25,7 @@ from ..images.files import open_file
 from ..images.value_range import Values
 from ..text.read import MOST, text_of
 from . import shards
-from .csv_files import PATH_COLUMNS, native_paths, read_rows
+from .csv_files import PATH_COLUMNS, native_paths, read_lines, read_rows
 from .in_memory import open_in_memory
 from .lists import column_of
 from .named_files import located
@@ -263,22 +263,21 @@ def _columns(path: Path, names: list[str]) -> tuple[int, int]:
 def _jsonl(path: Path) -> Lines:
     """Read JSON lines, whose columns are those of the first that is an object."""
     wanted: tuple[str, str] | None = None
-    with open(path, "rb") as file:
-        for line, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            try:
-                held = loads(text)
-            except (ValueError, RecursionError):
-                held = None
-            if not isinstance(held, dict):
-                yield line, None, None, "no JSON object"
-                continue
-            if wanted is None:
-                names = list(held)
-                at, mark = _columns(path, names)
-                wanted = names[at], names[mark]
-            yield line, held.get(wanted[0]), held.get(wanted[1]), ""
+    for line, text in read_lines(path):
+        if not text.strip():
+            continue
+        try:
+            held = loads(text)
+        except (ValueError, RecursionError):
+            held = None
+        if not isinstance(held, dict):
+            yield line, None, None, "no JSON object"
+            continue
+        if wanted is None:
+            names = list(held)
+            at, mark = _columns(path, names)
+            wanted = names[at], names[mark]
+        yield line, held.get(wanted[0]), held.get(wanted[1]), ""
 
 
 def _shards(pattern: str) -> PairSource:

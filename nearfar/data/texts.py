@@ -17,7 +17,7 @@ from ..core.plain_path import plain_path
 from ..core.text import bytes_of
 from ..text.read import BETWEEN
 from ..text.view_settings import SUFFIXES
-from .csv_files import read_rows
+from .csv_files import read_lines, read_rows
 from .files import open_folder
 from .source import Source, class_names, clean
 
@@ -143,7 +143,7 @@ def _open_file(path: Path, columns: list[str], labels: bool) -> Source:
         elif suffix in (".jsonl", ".ndjson"):
             table = _jsonl(path)
         elif suffix in TABLES:
-            table = _csv(path)
+            table = _csv(path, columns, labels)
         else:
             raise NearfarError(
                 f"{path} is no file of texts; give a folder, a .txt of one text a line, or a table "
@@ -159,13 +159,10 @@ def _open_file(path: Path, columns: list[str], labels: bool) -> Source:
 def _open_lines(path: Path) -> Source:
     """Open the lines of a file that are not blank; each has its number in its name."""
     rows, ids = _Rows(), []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.strip():
-                rows.add([line.rstrip(b"\r\n")])
-                ids.append(f"{path.name}:{number}")
+    for number, line in read_lines(path):
+        if line.strip():
+            rows.add([line])
+            ids.append(f"{path.name}:{number}")
     if not ids:
         raise NearfarError(f"{path} holds no text; write one a line.")
     return TextRows(str(path), clean(ids), None, rows.rows, rows.bad)
@@ -174,11 +171,17 @@ def _open_lines(path: Path) -> Source:
 Table = Iterator[tuple[int, Mapping[str, Any], str]]  # line, cells by column, why it is of no use
 
 
-def _csv(path: Path) -> Table:
+def _csv(path: Path, columns: list[str], labels: bool) -> Table:
     csv.field_size_limit(1 << 30)
     lines = read_rows(path, "surrogateescape", lenient=True)
     _, heading = next(lines, (0, []))
     names = [name.strip() for name in heading]
+    if names:
+        texts = [_named(name, names) for name in columns] or [_usual(path, names)]
+        marks = [name for name in names if labels and name.lower() in _LABEL_COLUMNS]
+        twice = next((name for name in (*texts, "id", *marks) if names.count(name) > 1), None)
+        if twice is not None:
+            raise NearfarError(f"{path} has two columns named {twice!r}; rename one.")
     for line, row in lines:
         bad = "a column is missing" if len(row) < len(names) else ""
         if any(cell.strip() for cell in row[len(names) :]):
@@ -187,26 +190,26 @@ def _csv(path: Path) -> Table:
 
 
 def _jsonl(path: Path) -> Table:
-    with open(path, "rb") as file:
-        for line, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            try:
-                held = json.loads(text)
-            except (ValueError, RecursionError):
-                yield line, {}, "no JSON"
-                continue
-            yield (
-                line,
-                held if isinstance(held, dict) else {},
-                "" if isinstance(held, dict) else "no JSON object",
-            )
+    for line, text in read_lines(path):
+        if not text.strip():
+            continue
+        try:
+            held = json.loads(text)
+        except (ValueError, RecursionError):
+            yield line, {}, "no JSON"
+            continue
+        yield (
+            line,
+            held if isinstance(held, dict) else {},
+            "" if isinstance(held, dict) else "no JSON object",
+        )
 
 
 def _parquet(path: Path, columns: list[str], labels: bool) -> Table:
     import pyarrow.parquet as parquet
 
     names = list(parquet.read_schema(plain_path(path)).names)
+    columns = [_named(name, names) for name in columns]
     wanted = [*(columns or [_usual(path, names)]), "id", *(_LABEL_COLUMNS if labels else ())]
     line = 0
     for batch in parquet.ParquetFile(plain_path(path)).iter_batches(
@@ -215,6 +218,12 @@ def _parquet(path: Path, columns: list[str], labels: bool) -> Table:
         for row in batch.to_pylist():
             line += 1
             yield line, {**dict.fromkeys(names), **row}, ""
+
+
+def _named(name: str, names: Sequence[str]) -> str:
+    """Give a column's name as the table writes it: as it stands, or in other letters, large or small."""
+    other = [one for one in names if one.strip().lower() == name.lower()]
+    return other[0] if name not in names and len(other) == 1 else name
 
 
 def _usual(path: Path, names: Sequence[str]) -> str:
@@ -238,6 +247,7 @@ def _from_table(path: Path, table: Table, columns: list[str], labels: bool) -> S
         names = list(cells)
         if not bad or cells:
             columns = columns or [_usual(path, names)]
+            columns = columns if rows.rows else [_named(name, names) for name in columns]
             lacking = next((name for name in columns if name not in cells), None)
             if lacking is not None and not rows.rows:
                 raise NearfarError(f"{path} has no column {lacking!r}; {nearest(lacking, names)}")

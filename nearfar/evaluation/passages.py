@@ -150,6 +150,11 @@ def _scores(run: Run, data: Any, also: Sequence[str]) -> tuple[dict[str, Table],
     rows = rows_of(data, COLUMNS)
     questions = [row[0] for row in rows]
     held = list(dict.fromkeys([*(row[1] for row in rows), *also]))
+    if len(held) < 2:
+        raise NearfarError(
+            f"{data} has one passage, which every question finds; give more, or search others too with "
+            "--among."
+        )
     number = {text: at for at, text in enumerate(held)}
     right = np.array([number[row[1]] for row in rows], np.int64)
     q, p = (run.encode(texts, normalize_embeddings=True) for texts in (questions, held))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..training.run import Run, load
 from .text_pairs import Scores, best_weight, rows_of, tfidf
 
 COLUMNS = ("sentence1", "sentence2", "score")
+_DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")  # as Excel writes numbers in much of Europe
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,18 @@ def _sum(found: dict[str, dict[str, Scores]], name: str, weight: float) -> Score
 def _pairs(data: Any) -> tuple[list[str], list[str], Scores]:
     rows = rows_of(data, COLUMNS)
     try:
-        scores = np.array([float(row[2]) for row in rows])
+        scores = np.array([float(_DECIMAL_COMMA.sub(r"\1.\2", row[2])) for row in rows])
     except ValueError as error:
         raise NearfarError(f"{data}: a score is no number ({error}); the third column holds it.") from None
     odd = next((at for at, score in enumerate(scores) if not np.isfinite(score)), None)
     if odd is not None:
         raise NearfarError(
             f"{data}: the score of pair {odd + 1:,} is {scores[odd]}; give it one, or leave it out."
+        )
+    if len(set(scores.tolist())) < 2:
+        raise NearfarError(
+            f"{data} has {counted(len(rows), 'pair')} and one score, {scores[0]:g}, so no order to agree "
+            "with; give pairs of several scores."
         )
     return [row[0] for row in rows], [row[1] for row in rows], scores
 

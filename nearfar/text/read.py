@@ -24,18 +24,22 @@ def text_of(data: bytes) -> str:
     """Decode one text, without the blanks around it.
 
     Args:
-        data: UTF-8, or UTF-16 behind a byte-order mark.
+        data: UTF-8, or UTF-16 or UTF-32 behind a byte-order mark.
 
     Raises:
         BadImage: it is empty, too long, or no text.
     """
     check_size(len(data))
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    code = "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # the first begins as UTF-16 does
+        code = "utf-32"
+    elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        code = "utf-16"
     try:
-        text = data.decode("utf-16" if wide else "utf-8-sig").strip()
+        text = data.decode(code).strip()
     except UnicodeDecodeError as error:
-        code = "UTF-16" if wide else "UTF-8"
-        raise BadImage(f"not {code}: byte {error.start:,} fits no letter; save it as UTF-8") from None
+        name = code.removesuffix("-sig").upper()
+        raise BadImage(f"not {name}: byte {error.start:,} fits no letter; save it as UTF-8") from None
     if BETWEEN in text:
         raise BadImage("no text: it holds NUL bytes")
     if not text:
