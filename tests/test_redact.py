@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import forkserver
 import pytest
 
 from nearfar.core.errors import NearfarError
 from nearfar.core.redact import redact, redact_text
+from nearfar.data.sources import open_source
+from nearfar.features import files as features
+from nearfar.finetuning import prediction_files as predictions
+from nearfar.queries import listing
 from nearfar.stores import open_store
 from nearfar.stores.pg_connection import Server, parse
 
@@ -84,6 +89,24 @@ def test_no_command_prints_it(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = forkserver.run(forkserver.NEARFAR, *words)
     assert said.returncode == 2 and not leaks(said.stdout + said.stderr), said.stderr
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://key:hunter2@b/x.csv", "https://h/x.csv?X-Amz-Signature=hunter2", "https://h/x?token=hunter2.csv"],
+)
+def test_a_part_of_an_address_is_not_repeated(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for check in (features.check_name, predictions.check_name, listing.check_name):
+        with pytest.raises(NearfarError, match="is an address") as caught:
+            check(Path(address))
+        assert not leaks(str(caught.value)), caught.value
+    for told in (f"no such thing as {address.partition('://')[2]}", f"ends in {address.rpartition('.')[2]}"):
+        assert not leaks(redact_text(told, address)), told
+    with pytest.raises(NearfarError, match=r"hf:org/name\?\*\*\* has parameters, .* HF_TOKEN") as caught:
+        open_source("hf:org/name?token=hunter2")
+    plain = "postgresql://bob@host/db?table=photos"
+    assert redact_text("bob and photos stay", plain, "runs/a") == "bob and photos stay"
 
 
 def test_a_password_that_a_server_repeats_is_left_out(monkeypatch):

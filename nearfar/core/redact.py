@@ -6,6 +6,7 @@ import re
 from urllib.parse import unquote
 
 HIDDEN = "***"
+_SHORTEST = 4  # letters: a shorter part stands in many words that are no secret
 _MISTYPED = r"(?i:postgres)\w*[^\s/]*/+(?=[^\s]*@)"  # without its colon
 _ADDRESS = re.compile(rf"([\s'\"]*(?:[A-Za-z][A-Za-z0-9+.-]+:/+|{_MISTYPED}))(.*)", re.DOTALL)
 _SECRET = re.compile(
@@ -51,6 +52,17 @@ def _keywords(address: str) -> str:
     return _SECRET.sub(rf"\1{HIDDEN}", address) if re.match(r"\s*\w+\s*=", address) else address
 
 
+def _left_out(address: str) -> str:
+    """Give the part of an address that `redact` leaves out, without the marks around it."""
+    shown = redact(address).replace(HIDDEN, "")
+    if len(shown) >= len(address):
+        return ""
+    pairs = enumerate(zip(address, shown, strict=False))
+    start = next((at for at, (own, other) in pairs if own != other), len(shown))
+    end = len(address) - (len(shown) - start)
+    return address[start:end].strip(":/?#@&= '\"")
+
+
 def redact_text(text: str, *addresses: str) -> str:
     """Leave the passwords of all addresses in a sentence out.
 
@@ -63,4 +75,6 @@ def redact_text(text: str, *addresses: str) -> str:
     """
     for address in addresses:
         text = text.replace(address, redact(address))
+        if len(secret := _left_out(address)) >= _SHORTEST:  # a library, or a suffix, repeats a part of it
+            text = text.replace(secret, HIDDEN)
     return _IN_TEXT.sub(lambda found: redact(found[0]), text)

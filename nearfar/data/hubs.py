@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from ..core.cache_root import cache_folder
 from ..core.errors import BadImage, NearfarError, nearest
 from ..core.progress import say
+from ..core.redact import redact
 from .source import ArraySource, FileSource, Source, class_names, from_array
 
 _TRAIN_TEST = {"train": {"train": True}, "test": {"train": False}}
@@ -150,6 +151,11 @@ def open_hugging_face(name: str, *, labels: bool) -> Table:
     Raises:
         NearfarError: the package or the data set is missing, or it has no such column.
     """
+    if "?" in name:
+        raise NearfarError(
+            f"{redact(f'hf:{name}')} has parameters, which no data set's name has; leave them out: a token "
+            "goes into HF_TOKEN."
+        )
     try:
         import datasets
     except ImportError:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..core.atomic import atomic_write, check_place
+from ..core.atomic import atomic_write, check_place, refuse_address
 from ..core.errors import NearfarError
 
 Vectors = npt.NDArray[np.float32]
@@ -29,6 +29,7 @@ def check_name(path: Path) -> None:
         NearfarError: the suffix is none of `SUFFIXES`, a folder stands there, or beside a .npy that is not
             there yet lie files of others that would be replaced.
     """
+    refuse_address(path)
     if path.suffix.lower() not in SUFFIXES:
         raise NearfarError(
             f"--out {path} ends in {path.suffix or 'no suffix'}; name a .parquet, .npz or .npy file."

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from ..core.atomic import atomic_write, check_place
+from ..core.atomic import atomic_write, check_place, refuse_address
 from ..core.errors import NearfarError
 from ..core.shapes import COUNT, check_shape, loads
 from ..core.text import spreadsheet_cell
@@ -41,6 +41,7 @@ def check_name(path: Path) -> None:
     Raises:
         NearfarError: the suffix is none of `SUFFIXES`, or a folder stands there, or its folder is not there.
     """
+    refuse_address(path)
     if path.suffix.lower() not in SUFFIXES:
         raise NearfarError(
             f"--out {path} ends in {path.suffix or 'no suffix'}; name a .csv, .json or .parquet file."

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core.atomic import atomic_write, check_place
+from ..core.atomic import atomic_write, check_place, refuse_address
 from ..core.errors import NearfarError
 from ..core.text import printable, spreadsheet_cell
 from ..images.thumbnails import thumbnail
@@ -84,6 +84,7 @@ def check_name(path: Path) -> None:
     Raises:
         NearfarError: the suffix is none of `SUFFIXES`, or a folder stands there.
     """
+    refuse_address(path)
     if path.suffix.lower() not in SUFFIXES:
         raise NearfarError(
             f"--out {path} ends in {path.suffix or 'no suffix'}; name a .csv, .json or .png file."
