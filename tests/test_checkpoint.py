@@ -119,7 +119,9 @@ def test_a_read_only_place_is_a_sentence(tmp_path):
         "store, out = sys.argv[1] + '/s.nf', sys.argv[1] + '/out'\n"
         "main(['map', store])\n"
         "assert main(['anomalies', store, '--out', out + '.csv']) == 2\n"
-        "assert main(['report', 'x', '--out', out + '.html']) == 2"
+        "assert main(['report', 'x', '--out', out + '.html']) == 2\n"
+        "for words in (['clusters', store], ['duplicates', store]):\n"
+        "    assert main([*words, '--save', 'found']) == 2\n"
     )
     open_store(tmp_path / "s.nf", INFO).upsert(table([f"{k}.png" for k in range(12)]))
     mounts = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 77; exec "$2" -c "$3" "$1"'
@@ -133,3 +135,4 @@ def test_a_read_only_place_is_a_sentence(tmp_path):
     assert "map_x" in said.stdout and "The coordinates are not kept" in said.stdout, said.stderr
     for name in ("out.csv", "out.html"):
         assert f"{name} cannot be written: its folder is read-only" in said.stderr
+    assert said.stderr.count("s.nf cannot be written: it is read-only") == 2  # before the work

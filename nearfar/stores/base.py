@@ -237,6 +237,13 @@ class VectorStore(Protocol):
             NearfarError: a name or a value does not fit.
         """
 
+    def check_writable(self) -> None:
+        """Refuse a store that cannot be written, before the work that is to fill a column.
+
+        Raises:
+            NearfarError: it is read-only.
+        """
+
     def notes(self, column: str) -> dict[str, Any]:
         """Read what was noted about a column; empty where nothing was, or there is no such column."""
 

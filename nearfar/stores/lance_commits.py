@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 import warnings
@@ -33,6 +34,23 @@ def reason(error: Exception, address: str = "") -> str:
     """
     first = redact_text(str(error), *([address] if address else [])).splitlines()[0]
     return re.sub(r",? ?/\S*\.rs:[\d:]+", "", first).strip()[:200].rstrip(".")
+
+
+def check_writable(folder: Path | None, address: str) -> None:
+    """Refuse a store in a folder that only others may write to.
+
+    Args:
+        folder: of LanceDB's table; None where the store is in no folder.
+        address: what errors call the store.
+
+    Raises:
+        NearfarError: it is such.
+    """
+    if folder is not None and not all(os.access(one, os.W_OK) for one in (folder, folder / "_versions")):
+        raise NearfarError(
+            f"{address} cannot be written: it is read-only; leave the column out, or copy the store to a "
+            "place where you may write."
+        )
 
 
 def commit(work: Callable[[], T], table: Any, folder: Path | None, address: str) -> T:

@@ -23,7 +23,7 @@ from . import conditions, lance_sql, schema
 from .base import StoreInfo, Value, Vectors, check_room
 from .index import Index
 from .known_ids import KnownIds
-from .lance_commits import GONE, READS, commit, put_together, reason, tidy
+from .lance_commits import GONE, READS, check_writable, commit, put_together, reason, tidy
 
 TABLE = "images"
 _BATCH = 16_384  # rows read at a time, where all are
@@ -325,6 +325,10 @@ class LanceStore:
             }
             self._commit(lambda: self._merge(self._typed(pa.table(made)), True, False))
         tidy(self._table, self.folder, self.address)
+
+    def check_writable(self) -> None:
+        """Refuse a store that cannot be written, before the work that is to fill a column."""
+        check_writable(self.folder and self.folder / f"{TABLE}.lance", self.address)
 
     def notes(self, column: str) -> dict[str, Any]:
         """Read what was noted about a column."""

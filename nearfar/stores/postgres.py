@@ -246,6 +246,9 @@ class PostgresStore:
                     else [float(v) if kind == "number" and v is not None else v for v in some.values()],
                 )
 
+    def check_writable(self) -> None:
+        """Refuse nothing: the server says at the first write what a user may not do."""
+
     def notes(self, column: str) -> dict[str, Any]:
         """Read what was noted about a column."""
         found = self._server.run(

@@ -120,8 +120,10 @@ def check_kinds(
         instead: what else an error offers.
 
     Raises:
-        NearfarError: the column is not to be set by hand, or holds values of another kind.
+        NearfarError: the column is not to be set by hand, or holds values of another kind, or the store is
+            read-only.
     """
+    store.check_writable()
     there = store.columns
     for name, kind in kinds.items():
         check_update(name, [], there, store.info.fixed)
