@@ -151,7 +151,9 @@ def run(method: str, batch: int, steps: int, seed: int) -> None:
     )  # fmt: skip
     found = nearfar.pairs(made, place / "test", classes=place / "classes", templates=("a {}",), seed=seed)
     print(found)
-    others = [nearfar.pairs(made, data(more) / "test", seed=seed).to_json()["rows"]["encoder"] for more in MORE]
+    others = [
+        nearfar.pairs(made, data(more) / "test", seed=seed).to_json()["rows"]["encoder"] for more in MORE
+    ]
     rows = [found.to_json()["rows"]["encoder"], *others]
     print("R@1 of", len(rows), "collections:", [[row["image"][0], row["text"][0]] for row in rows])
     line = {
