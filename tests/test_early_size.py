@@ -15,6 +15,7 @@ from interrupted import pretrain_until
 from test_pace import Fake
 
 import nearfar
+from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.data.loader import AHEAD, DataLoader
 from nearfar.training import resolve
@@ -152,3 +153,20 @@ def test_a_cost_that_was_measured_wrongly_and_a_pace_that_changes_leave_a_run_wi
 ) -> None:
     used, _ = follow(600.0, lambda t: 0.2 * (slower if t >= start else 1.0), 0.6, told)
     assert 0.94 <= used <= 1.05
+
+
+def test_check_and_the_announcement_say_the_side_of_the_first_views(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = {
+        key: HOW[key] for key in ("recipe", "precision", "device", "image_size", "early_size", "batch_size")
+    }
+    plan = nearfar.check(PIXELS, **how).plan
+    assert plan is not None and plan.early_size == 8 and "views of 16 px, at first of 8" in str(plan)
+    progress.show(True)
+    try:
+        nearfar.pretrain(PIXELS, out=tmp_path / "run", minutes=0.01, **{**HOW, "steps": None})
+    finally:
+        progress.show(False)
+    told = capsys.readouterr().err
+    assert "at 16 px, at first at 8" in told and "with views of 8 px" in told

@@ -69,16 +69,18 @@ class Proposal:
     device: str
     decoded_bytes: int  # of the images once decoded
     modality: str = IMAGES
+    early_size: int | None = None  # side of the views of the first steps, where it is another
 
     def __str__(self) -> str:
         apart = f", {self.holdout:,} held out" if self.holdout else ""
         against = f", {self.negatives:,} negatives for each" if self.negatives else ""
+        first = f", at first of {self.early_size}" if self.early_size else ""
         noun, unit = (kind := modality(self.modality)).noun, kind.unit
         return "\n".join(
             [
                 f"plan: {self.method} (recipe {self.recipe}) on {self.device}, {self.precision}",
                 f"  encoder   {self.encoder}, {self.stem} stem, {self.weights:,} weights",
-                f"  {noun:<9} {self.images:,} to train on{apart}, views of {self.image_size} {unit}",
+                f"  {noun:<9} {self.images:,} to train on{apart}, views of {self.image_size} {unit}{first}",
                 f"  batch     {self.batch_size:,} {noun}{against}",
                 f"  length    {counted(self.steps, 'step')}, {self.epochs:,.1f} epochs, "
                 f"about {progress.duration(60 * self.minutes)} at {self.images_per_second:,.0f} {noun}/s",
@@ -286,6 +288,7 @@ def _propose(
         device=str(device),
         decoded_bytes=int(sample.bytes_an_image * found.usable),
         modality=source.modality,
+        early_size=plan.config.early_size,
     )
 
 
