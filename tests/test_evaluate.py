@@ -397,3 +397,18 @@ def test_labels_that_cannot_be_used_are_named(run):
         evaluate(run, train=(pixels[:3], labels[:3]), test=(pixels[:3], labels[:3]), device="cpu")
     with pytest.raises(NearfarError, match="labels"):
         evaluate(run, train=pixels, test=pixels, device="cpu")
+
+
+def test_too_many_bad_images_are_named_without_a_flag_that_evaluate_lacks(run, tmp_path):
+    pixels, labels = pictures(30, 5)
+    for number, (values, label) in enumerate(zip(pixels, labels, strict=True)):
+        file = tmp_path / label / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(values).save(file)
+        if number < 6:
+            file.write_bytes(b"no picture")
+    with pytest.raises(
+        NearfarError, match=r"at least \d of 30 images cannot be used, more than 10%, "
+    ) as said:
+        evaluate(run, train=tmp_path, test=pictures(9, 6), device="cpu")
+    assert "nearfar check" in str(said.value) and "--max-bad" not in str(said.value)

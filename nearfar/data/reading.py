@@ -115,6 +115,14 @@ def read_pixels(
     return pixels, digest
 
 
+class TooManyBad(NearfarError):
+    """More examples cannot be used than are allowed; `found` says so without what a flag could change."""
+
+    def __init__(self, found: str, max_bad: float, advice: str) -> None:
+        super().__init__(f"{found}, more than --max-bad {max_bad:g} allows {advice}; or raise --max-bad.")
+        self.found = f"{found}, more than {max_bad:.0%}, {advice}."
+
+
 def too_many(source: Source, rejected: Sequence[Rejected], count: int, max_bad: float) -> None:
     """Stop where more images are bad than allowed.
 
@@ -125,16 +133,17 @@ def too_many(source: Source, rejected: Sequence[Rejected], count: int, max_bad: 
         max_bad: the share of them allowed, 0 to 1.
 
     Raises:
-        NearfarError: it is more; the text gives the number and the first reasons.
+        TooManyBad: it is more; the text gives the number and the first reasons.
     """
     if len(rejected) > max_bad * count:
         from .modalities import modality_of
 
         noun = modality_of(source).noun
         first = "; ".join(f"{item.id}: {item.reason}" for item in rejected[:3])
-        raise NearfarError(
-            f"at least {len(rejected):,} of {count:,} {noun} cannot be used, more than --max-bad {max_bad:g} "
-            f"allows ({first}); {check_of(source)}, then fix or remove them; or raise --max-bad."
+        raise TooManyBad(
+            f"at least {len(rejected):,} of {count:,} {noun} cannot be used",
+            max_bad,
+            f"({first}); {check_of(source)}, then fix or remove them",
         )
 
 

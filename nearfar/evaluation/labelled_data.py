@@ -8,6 +8,7 @@ from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset
 from ..data.modalities import modality_of
+from ..data.reading import TooManyBad
 from ..data.sources import Source
 from ..features.probes import Rows
 from ..images.views import Preprocess
@@ -38,13 +39,16 @@ def read(source: Source, preprocess: Preprocess) -> ImageDataset:
         source: opened with labels.
         preprocess: what the encoder's input is.
     """
-    dataset: ImageDataset = modality_of(preprocess).load(
-        source,
-        preprocess,
-        limit=Training.max_pixels,
-        max_bad=Training.max_bad,
-        threads=cores(),
-    )
+    try:
+        dataset: ImageDataset = modality_of(preprocess).load(
+            source,
+            preprocess,
+            limit=Training.max_pixels,
+            max_bad=Training.max_bad,
+            threads=cores(),
+        )
+    except TooManyBad as error:
+        raise NearfarError(error.found) from None  # no flag allows an evaluation more of them
     return dataset
 
 
