@@ -236,7 +236,7 @@ def test_what_heads_say_is_decoded_outside_to_the_same_boxes(name):
         {"stride": stride, "made": at >= 2, "boxes": head.boxes_a_place}
         for at, stride in enumerate(head.sizes)
     ]
-    least = float(wanted["scores"][40])
+    least = float(wanted["scores"][40:42].mean())  # between two, so that rounding decides nothing
     how = {"min_score": least, "overlap": head.model.nms_thresh}
     boxes, scores, labels = decode_boxes.decode(*said, 48, 64, levels, **how)
     kept = wanted["scores"] > least

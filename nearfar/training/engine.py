@@ -166,8 +166,8 @@ def train(
                 if total is not None:
                     plan = plan.corrected(number, total)
                 look = TimeBudget.next_look(number, plan)
-            if early is not None and feed.whole_from is None and plan.progress(number) >= early.share:
-                feed.whole_from = early.last(plan)
+            if early is not None and feed.whole_from is None:
+                feed.whole_from = early.whole_from(number, plan)
             yield Step(number, plan, loss.detach(), terms, watched, now, feed.waited)
             if number >= plan.steps:
                 return

@@ -112,19 +112,6 @@ class StepPlan:
                 break
         return done
 
-    def reaching(self, progress: float) -> int:
-        """Find the first step with at least so much progress.
-
-        It is the same before and after any correction made later.
-
-        Args:
-            progress: above 0.0, at most 1.0.
-
-        Returns:
-            Steps done, from 1 to `steps`.
-        """
-        return bisect_left(range(self.steps), progress, lo=1, key=self.progress)
-
     def corrected(self, step: int, total: int) -> StepPlan:
         """Plan `total` steps in all from `step` on.
 
@@ -144,7 +131,7 @@ class EarlySteps:
 
     Attributes:
         size: side of their views, in pixels.
-        share: of the progress, after which views have their whole side, `LEAD` steps later.
+        share: of the progress, up to which views are small.
         cost: of such a step, as a share of a later one's.
     """
 
@@ -152,13 +139,34 @@ class EarlySteps:
     share: float
     cost: float
 
-    def last(self, plan: StepPlan) -> int:
-        """Tell how many steps have small views, as far as the plan in force knows."""
-        return plan.reaching(self.share) + LEAD
+    def whole_from(self, step: int, plan: StepPlan) -> int | None:
+        """Tell the first step with whole views, which is decided `LEAD` steps before by the plan of then.
+
+        Args:
+            step: steps done.
+            plan: the plan in force; what it held when fewer steps were done is what counts.
+
+        Returns:
+            Steps before it, the same for every later `step`; 0 where a training is too short for early steps;
+            None where it is not decided yet.
+        """
+        ends = [start for start, _ in plan.stretches[1:]]
+        for number, (start, _) in enumerate(plan.stretches):
+            known = StepPlan(plan.stretches[: number + 1])
+            last = min(step, ends[number] - 1 if number < len(ends) else step)
+
+            def expected(done: int, known: StepPlan = known) -> float:
+                return known.progress(done + LEAD)
+
+            if start <= last and expected(last) >= self.share:
+                decided = bisect_left(range(last), self.share, lo=start, key=expected)
+                return decided + LEAD if decided else 0
+        return None
 
     def work(self, step: int, plan: StepPlan) -> float:
         """Tell what so many steps cost, in later steps."""
-        return step - (1.0 - self.cost) * min(step, self.last(plan))
+        whole = self.whole_from(step, plan)
+        return step - (1.0 - self.cost) * (step if whole is None else min(step, whole))
 
     def mean(self, progress: float) -> float:
         """Tell what a step costs on average from so much progress to the end, as a share of a later one's."""

@@ -119,13 +119,8 @@ class TrainingSetup:
             targets=self.targets if part is None else None,
             groups=self._groups_of(dataset),
             early_size=self.early.size if early and self.early else None,
-            whole_from=self._whole_from(start),
+            whole_from=self.early.whole_from(start, self.plan) if self.early else None,
         )
-
-    def _whole_from(self, start: int) -> int | None:
-        """Tell from which step on views are whole, where training resumes after that was decided."""
-        decided = self.early is not None and self.plan.progress(start) >= self.early.share
-        return self.early.last(self.plan) if decided and self.early else None
 
     def _groups_of(self, dataset: Any) -> npt.NDArray[np.int64] | None:
         """Give the groups of some of the images."""
@@ -201,7 +196,7 @@ def prepare(
         raise NearfarError("--start-pull is not for --parallel fsdp; leave one of the two out.")
     if wanted.training.checkpoint_activations:
         models.checkpoint_activations(module)
-    unplanned = StepPlan(((0, 1),))
+    unplanned = StepPlan(((0, 1_000_000_000),))
     job = TrainingSetup(
         folder,
         wanted,
