@@ -149,6 +149,11 @@ def follow(
     return clock.now / seconds, plan
 
 
+def test_a_step_costs_its_share_of_the_pixels_at_least_however_it_was_timed() -> None:
+    costs = [EarlySteps.timed(24, 32, 0.8, cost).cost for cost in (None, 0.2, 0.7, 1.3)]
+    assert costs == [0.5625, 0.5625, 0.7, 1.0]
+
+
 def test_a_plan_counts_the_smaller_cost_of_early_steps() -> None:
     used, plan = follow(600.0, lambda t: 0.2, 0.6, 0.6)
     assert 0.97 <= used <= 1.0 and len(plan.stretches) <= 3

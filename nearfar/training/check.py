@@ -262,7 +262,9 @@ def _propose(
         )
         for size in sides
     ]
-    early = EarlySteps(sides[1], training.early_steps, min(1.0, paces[1] / paces[0])) if sides[1:] else None
+    early = None
+    if sides[1:]:
+        early = EarlySteps.timed(sides[1], side, training.early_steps, paces[1] / paces[0])
     pace = paces[0] * (early.mean(0.0) if early else 1.0)
     steps = plan.steps
     if steps is None:

@@ -12,6 +12,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Self
 
 from ..core.errors import NearfarError
 
@@ -138,6 +139,21 @@ class EarlySteps:
     size: int
     share: float
     cost: float
+
+    @classmethod
+    def timed(cls, size: int, whole: int, share: float, cost: float | None = None) -> Self:
+        """Take the cost that was measured, within what it can be.
+
+        Args:
+            size, whole: sides of early and later views, in pixels.
+            share: of the progress with early views.
+            cost: measured; None if it was not.
+
+        Returns:
+            Early steps that cost their share of the pixels at least, and at most as much as a later one.
+        """
+        pixels = (size / whole) ** 2
+        return cls(size, share, pixels if cost is None else min(max(cost, pixels), 1.0))
 
     def whole_from(self, step: int, plan: StepPlan) -> int | None:
         """Tell the first step with whole views, which is decided `LEAD` steps before by the plan of then.

@@ -251,8 +251,7 @@ def prepare(
     module.f.compiled(job.wanted.training.compile == "yes")
     job.threads = training_threads(module, job.wanted.training, device)
     if (side := job.wanted.early_size) is not None:
-        # As the pixels say, until it is measured.
-        job.early = EarlySteps(side, wanted.training.early_steps, (side / wanted.image_size) ** 2)
+        job.early = EarlySteps.timed(side, wanted.image_size, wanted.training.early_steps)
     if wanted.training.minutes and follow:
         job.clock = TimeBudget(60.0 * wanted.training.minutes, job.spent, early=job.early)
     if plan is None:
@@ -376,8 +375,9 @@ def _planned(job: TrainingSetup) -> StepPlan:
     pace = _pace(job, seconds if job.early is None else seconds / 2)
     if job.early is not None:
         small = _pace(job, seconds / 2, early=True)
-        cost = float(distributed.same(min(1.0, small / pace)))
-        job.early = job.clock.early = replace(job.early, cost=cost)
+        cost = float(distributed.same(small / pace))
+        size, share = job.early.size, job.early.share
+        job.early = job.clock.early = EarlySteps.timed(size, job.wanted.image_size, share, cost)
     plan = StepPlan.of(distributed.same(job.clock.first_plan(pace).stretches))
     first = "" if job.early is None else f", with views of {job.early.size} px {1e3 * small:,.0f} ms"
     progress.say(f"a step takes {1e3 * pace:,.0f} ms now{first}, so {plan.steps:,} fit into the time.")
