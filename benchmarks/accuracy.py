@@ -6,7 +6,8 @@ SGD .06, momentum .9, decay 5e-4, cosine, NTXentLoss with tau .5, float32, DataL
 core; its schedule follows the clock, so that it ends in time. (Its ImageNet statistics are left out, since
 a batch norm follows the first layer.) Both encoders then go through the same `nearfar.evaluate`, which
 chooses k and the temperature on held-out training images and reads the test images once a run; fixed
-k = 20 with temperature 0.1 is given as well.
+k = 20 with temperature 0.1 is given as well. Beside them stand raw pixels, an untrained network and, with
+the first seed, a colour histogram and k-means patches (Coates et al. 2011).
 """
 
 from __future__ import annotations
@@ -113,14 +114,14 @@ def fixed(folder: Path, train: Path, test: Path) -> float:
 def evaluated(who: str, folder: Path, wanted: Asked, seed: int) -> dict[str, Any]:
     """Measure a run, or read what was measured before from the file next to its folder."""
     import nearfar
-    from nearfar.evaluation.evaluate import BASELINES
 
     assert wanted.data is not None
     train, test = wanted.data / "train", wanted.data / "test"
     result = folder.parent / f"{folder.name}.json"
     scores: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
     if "knn" not in scores:
-        beside = BASELINES if who == "nearfar" else ()  # they are the same for both
+        beside = ("pixels", "untrained", *(() if seed else ("colours", "patches")))
+        beside = beside if who == "nearfar" else ()  # they are the same for both
         scores |= nearfar.evaluate(folder, train=train, test=test, seed=seed, baselines=beside).to_json()
     if "fixed" not in scores:
         scores["fixed"] = fixed(folder, train, test)
@@ -165,6 +166,11 @@ def rows(
         "linear": lambda s: s["linear"]["encoder"]["accuracy"],
         "k-NN, raw pixels": lambda s: s["knn"]["pixels"]["accuracy"],
         "k-NN, untrained": lambda s: s["knn"]["untrained"]["accuracy"],
+        **{
+            f"{way}, {title}": lambda s, key=key, name=name: s[key][name]["accuracy"]
+            for name, title in (("colours", "colour histogram"), ("patches", "k-means patches"))
+            for key, way in (("knn", "k-NN"), ("linear", "linear"))
+        },
     }
     made = []
     for way, read in ways.items():

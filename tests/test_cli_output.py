@@ -261,8 +261,15 @@ def test_ctrl_c_before_anything_is_imported_is_a_sentence_too() -> None:
 
 
 def test_a_folder_that_is_not_finished_goes_again(tmp_path: Path) -> None:
-    (tmp_path / "new").mkdir()
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "new"):
-        (tmp_path / "new" / "half").write_text("")
-        raise KeyboardInterrupt
-    assert not (tmp_path / "new").exists()
+    place = tmp_path / "new"
+    for there in ([], [place]):  # a folder that was there before stays, and is empty
+        for folder in there:
+            folder.mkdir()
+        with pytest.raises(KeyboardInterrupt), whole_folder(place) as made:
+            (made / "half").write_text("")
+            assert not (place / "half").exists()
+            raise KeyboardInterrupt
+        assert [*tmp_path.iterdir()] == there and not [*place.glob("*")]
+    with whole_folder(place) as made:
+        (made / "whole").write_text("x")
+    assert (place / "whole").read_text() == "x" and len([*tmp_path.iterdir(), *place.iterdir()]) == 2

@@ -15,6 +15,7 @@ import small_sounds
 from PIL import Image
 
 import nearfar
+from nearfar.core.errors import NearfarError
 from nearfar.queries.compared import compared
 from nearfar.queries.duplicates import list_groups
 from nearfar.stores import VectorStore, open_store
@@ -58,6 +59,34 @@ def test_the_uses_of_a_store_work_on_sound(there: tuple[Path, nearfar.Run, Vecto
     assert sum(name.startswith("ah/") for name in near.ids) >= 3
     named = nearfar.classes(store, examples=root / "clips")
     assert len(named.ids) > 0
+
+
+def test_nothing_said_of_clips_calls_them_images(
+    there: tuple[Path, nearfar.Run, VectorStore], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root, run, store = there
+    said = [
+        nearfar.image_map(store, where="id < 'ee'"),
+        nearfar.label_errors(store),
+        nearfar.classes(store, examples=root / "clips"),
+        nearfar.curate(store, limit=5),
+        nearfar.clusters(store, n_clusters=2),
+        nearfar.export(store, to="csv", out=tmp_path / "table.csv"),
+        nearfar.embed(run, root / "clips", out=tmp_path / "parts", part="1/1"),
+        nearfar.embed(run, join=tmp_path / "parts", out=tmp_path / "joined.npz"),
+        nearfar.store(store.address),
+    ]
+    for wrong in (
+        lambda: nearfar.search(store, id="none.wav"),
+        lambda: nearfar.curate(store, limit=1000),
+        lambda: nearfar.label_errors(store, where="id = 'ee/noise.wav'"),
+        lambda: store.vectors(ids=["none.wav"]),
+    ):
+        with pytest.raises(NearfarError) as error:
+            wrong()
+        said.append(error.value)
+    for words in (*said, capfd.readouterr().err):
+        assert "image" not in str(words) and "photo" not in str(words), words
 
 
 def test_a_vowel_is_found_whatever_its_pitch(there: tuple[Path, nearfar.Run, VectorStore]) -> None:

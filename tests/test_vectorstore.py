@@ -195,9 +195,9 @@ def test_rows_that_do_not_fit_are_refused_whole(store, rows, says):
 def test_mistakes_are_named(filled, address):
     for call, says in (
         (lambda: filled.rows(["sit"]), "did you mean site"),
-        (lambda: filled.vectors(ids=["zz"]), "no image 'zz'"),
-        (lambda: filled.thumbnails(["zz"]), "no image 'zz'"),
-        (lambda: filled.rows(ids=["00.png", "zz"]), "no image 'zz'"),
+        (lambda: filled.vectors(ids=["zz"]), "no 'zz'"),
+        (lambda: filled.thumbnails(["zz"]), "no 'zz'"),
+        (lambda: filled.rows(ids=["00.png", "zz"]), "no 'zz'"),
         (lambda: filled.update("id", {"00.png": "x"}), "cannot be set"),
         (lambda: filled.update("vector", {"00.png": 1}), "cannot be named"),
         (lambda: filled.update("score", {"00.png": "x"}), "holds a number"),
@@ -337,3 +337,17 @@ def test_numbers_that_floats_do_not_hold_stay_text(word: str) -> None:
     with pytest.raises(NearfarError, match="would round"):
         values_of("patient", [word], "number")
     assert values_of("patient", ["1e20", "3.0"], None) == [1e20, 3.0]
+
+
+def test_decimal_commas_are_numbers_where_they_cannot_be_thousands(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert values_of("dose", ["1,5", "-12,25", "3", None], None) == [1.5, -12.25, 3.0, None]
+    assert values_of("dose", ["0,125", "1,5"], "number") == [0.125, 1.5]
+    assert not capfd.readouterr().err
+    for words in (["1,234", "2,500"], ["1,5", "2.5"]):
+        assert values_of("dose", words, None) == words
+        assert "the column dose becomes text" in capfd.readouterr().err
+    with pytest.raises(NearfarError, match=r"the column dose holds a number in each row, not '1,234'"):
+        values_of("dose", ["1,234"], "number")
+    assert values_of("dose", ["1,5", "much"], None) == ["1,5", "much"]

@@ -69,7 +69,7 @@ def suggest_rows(
     check_strategy(method)
     free = int((labels == UNKNOWN).sum())
     if not free:
-        raise NearfarError("every image has a label already; there is nothing to suggest.")
+        raise NearfarError("every row has a label already; there is nothing to suggest.")
     known = np.unique(labels[labels != UNKNOWN])
     if method == "auto":
         few = len(known) < 2 or len(labels) - free < ENOUGH * len(known)
@@ -193,7 +193,7 @@ def margin(features: Vectors, labels: Rows, count: int, seed: int = 0) -> Rows:
     names, y = np.unique(labels[labels != UNKNOWN], return_inverse=True)
     if len(names) < 2:
         raise NearfarError(
-            "margins need labels of at least two classes; label some images first, or use --method typical."
+            "margins need labels of at least two classes; label some first, or use --method typical."
         )
     x = torch.from_numpy(features)
     free = np.flatnonzero(labels == UNKNOWN)

@@ -66,7 +66,7 @@ def balanced(x: npt.NDArray[np.float32], count: int, seed: int = 0) -> Curated:
         NearfarError: there are fewer rows.
     """
     if not 1 <= count <= len(x):
-        raise NearfarError(f"--limit is {count}; give 1 to {len(x):,}, which is the number of images.")
+        raise NearfarError(f"--limit is {count}; give 1 to {len(x):,}, which is how many there are.")
     draws = np.random.Generator(np.random.Philox(key=rng.fold(seed, "curate")))
     at = unit(torch.from_numpy(x))
     levels: list[Rows] = []

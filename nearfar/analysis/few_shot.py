@@ -98,7 +98,7 @@ def classify(
     there = np.bincount(labels, minlength=len(classes))
     if not len(labels) or there.min() < 1:
         empty = classes[int(there.argmin())] if len(classes) else "classes"
-        raise NearfarError(f"there is no example of {empty!r}; give at least one image of each class.")
+        raise NearfarError(f"there is no example of {empty!r}; give at least one of each class.")
     check_reject(reject)
     middle = features.mean(axis=0)
     x, shown = centred(features, middle), centred(examples, middle)

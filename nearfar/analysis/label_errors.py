@@ -101,8 +101,7 @@ def find_label_errors(
     if count < 2 or there.min() < 2:
         few = f"{classes[int(there.argmin())]!r} has {int(there.min())}" if count else "there is none"
         raise NearfarError(
-            f"label errors need at least two classes of at least two images each, and {few}; label more "
-            "images."
+            f"label errors need at least two classes of at least two rows each, and {few}; label more."
         )
     shares = out_of_fold(features, labels, count, seed)
     belief = calibrated(shares * (neighbour_shares(features, labels, count) + PRIOR_VOTE), labels)

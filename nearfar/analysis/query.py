@@ -31,7 +31,7 @@ def query(likes: Vectors, dislikes: Vectors | None = None) -> Vectors:
         Rocchio 1971, "Relevance feedback in information retrieval", without a first query of words.
     """
     if not len(likes):
-        raise NearfarError("a search needs an example; give at least one image.")
+        raise NearfarError("a search needs an example; give at least one.")
     towards = _mean(likes)
     if dislikes is not None and len(dislikes):
         towards = towards - DISLIKE * _mean(dislikes)

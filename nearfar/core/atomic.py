@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -171,14 +172,44 @@ def says_full(error: Exception, folder: Path) -> bool:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[None]:
-    """Write files into a folder that is new or empty; if the work does not end, the folder goes again.
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Write a folder aside; it takes its name only when all is in it, whatever ends the work before.
 
     Args:
-        path: of the folder.
+        path: of the folder. If it is there, and empty, it stays, since it may be a mounted one, and gets the
+            files at the end, in the order in which they were written.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        NearfarError: the place cannot be written, or its disk is full.
     """
+    refuse_address(path)
+    there = path.is_dir()
     try:
-        yield
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path if there else path.parent))
+    except OSError as error:
+        raise NearfarError(
+            f"--out {path} cannot be written ({error.strerror}); name another folder."
+        ) from None
+    try:
+        yield made
+        if there:
+            for item in sorted(made.iterdir(), key=lambda item: item.stat().st_mtime_ns):
+                os.replace(item, path / item.name)
+        else:
+            made.chmod(0o755)
+            os.replace(made, path)
+    except NearfarError:
         raise
+    except Exception as error:
+        if not says_full(error, made):
+            raise
+        raise NearfarError(
+            f"the disk of {path.parent} is too full for {path.name}; free some space and run the same "
+            "command again."
+        ) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

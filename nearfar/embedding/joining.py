@@ -15,6 +15,7 @@ from ..core import progress
 from ..core.errors import NearfarError
 from ..core.plain_path import plain_path
 from ..core.text import counted
+from ..data.modalities import modality
 from ..data.reading import Rejected, write_rejected
 from ..features import files
 from ..features.extract import fingerprint
@@ -44,6 +45,7 @@ class JoinedParts:
         dim: numbers in a vector.
         written: rows written; a store has the others already.
         rejected: the images without a vector, each with its reason.
+        one: the word for one of them.
     """
 
     where: str
@@ -52,6 +54,7 @@ class JoinedParts:
     dim: int
     written: int
     rejected: tuple[Rejected, ...]
+    one: str = "image"
 
     def to_json(self) -> dict[str, Any]:
         """Describe it in plain values."""
@@ -62,7 +65,7 @@ class JoinedParts:
     def __str__(self) -> str:
         """Say it in a line."""
         size = f"{counted(self.images, 'vector')} of {self.dim} numbers"
-        bad = counted(len(self.rejected), "image")
+        bad = counted(len(self.rejected), self.one)
         return f"{self.where}: {size} from {counted(self.parts, 'part')} ({bad} unusable)"
 
 
@@ -93,8 +96,9 @@ def join(
             f"the parts in {folder} are of another encoder ({found.first['run']}); name that run."
         )
     rejected = found.check()
+    one = modality(found.first["modality"]).one
     if not found.vectors:
-        images, first = counted(found.first["images"], "image"), rejected[0]
+        images, first = counted(found.first["images"], one), rejected[0]
         raise NearfarError(f"of {images} none can be used ({first.id}: {first.reason}); replace them.")
     if store is not None:
         written, where = _into_store(found, store), str(store)
@@ -103,7 +107,7 @@ def join(
         written, where = _into_file(found, run, out), str(out)
         if rejected:
             write_rejected(out.with_name(out.name + ".rejected.csv"), rejected)
-    return JoinedParts(where, len(found.notes), found.vectors, found.first["dim"], written, rejected)
+    return JoinedParts(where, len(found.notes), found.vectors, found.first["dim"], written, rejected, one)
 
 
 class _Parts:
@@ -198,7 +202,7 @@ class _Parts:
         lost = int((~seen).sum())
         if lost:
             raise NearfarError(
-                f"{lost:,} of the {len(seen):,} images are in no part of {self.folder}, the first one at row "
+                f"{lost:,} of the {len(seen):,} rows are in no part of {self.folder}, the first one at row "
                 f"{int(np.argmin(seen)) + 1:,}; run the parts again with the images as they are now."
             )
         return tuple(Rejected(name, why) for _, name, why in sorted(rejected))

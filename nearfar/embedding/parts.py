@@ -52,6 +52,7 @@ class EmbeddedPart:
         images: in the part.
         encoded: in this call; the others were done before.
         unusable: images that have no vector.
+        one: the word for one of them.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class EmbeddedPart:
     images: int
     encoded: int
     unusable: int
+    one: str = "image"
 
     def to_json(self) -> dict[str, Any]:
         """Describe it in plain values."""
@@ -69,7 +71,7 @@ class EmbeddedPart:
     def __str__(self) -> str:
         """Say it in a line."""
         counts = f"{self.encoded:,} encoded now, {self.unusable:,} unusable"
-        return f"{self.folder}: part {self.part} of {self.parts}, {counted(self.images, 'image')} ({counts})"
+        return f"{self.folder}: part {self.part} of {self.parts}, {counted(self.images, self.one)} ({counts})"
 
 
 def embed_part(
@@ -204,9 +206,9 @@ class _Work:
         with atomic_write(self.folder / DONE) as file:
             file.write(json.dumps(note, ensure_ascii=False).encode())
         encoded = sum(len(pieces[at]) for at in left)
-        return EmbeddedPart(
-            self.folder, self.part.number, self.part.count, len(rows), encoded, note["unusable"]
-        )
+        told = (len(rows), encoded, note["unusable"])
+        one = modality_of(self.source).one
+        return EmbeddedPart(self.folder, self.part.number, self.part.count, *told, one)
 
     def _check(self) -> None:
         """Refuse to go on in the folder of another job: its vectors may have taken days."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.atomic import check_new_folder, says_full
+from ..core.atomic import check_new_folder, whole_folder
 from ..core.errors import NearfarError
 from ..data.modalities import IMAGES
 from ..training.run import Run, load
@@ -133,36 +130,15 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
     check_new_folder(folder)
     form.needs(opened)
     head = tuned.opened(opened) if to in tuned.FILES and tuned.is_tuned(opened) else None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise NearfarError(
-            f"--out {folder} cannot be written ({error.strerror}); name another folder."
-        ) from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what exporters tell their own makers
-            if head is None:
-                form.write(opened, made)
-                difference = _compared(opened, form, made)
-            else:
-                tuned.write(opened, *head, made, to)
-                difference = _close(tuned.compared(head[1], made, to), opened)
-            card.write(opened, made, to, None if head is None else head[1])
-        made.chmod(0o755)
-        os.replace(made, folder)
-    except NearfarError:
-        raise
-    except Exception as error:
-        if not says_full(error, made):
-            raise
-        raise NearfarError(
-            f"the disk of {folder.parent} is too full for {folder.name}; free some space and run the same "
-            "command again."
-        ) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    with whole_folder(folder) as made, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what exporters tell their own makers
+        if head is None:
+            form.write(opened, made)
+            difference = _compared(opened, form, made)
+        else:
+            tuned.write(opened, *head, made, to)
+            difference = _close(tuned.compared(head[1], made, to), opened)
+        card.write(opened, made, to, None if head is None else head[1])
     files = tuple(sorted(item.name for item in folder.iterdir()))
     remote = ", trust_remote_code=True" if transformers_folder.is_remote(opened) else ""
     how = form.open_with.format(folder=folder, remote=remote) if head is None else tuned.open_with(folder, to)

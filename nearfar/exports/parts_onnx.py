@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from ..analysis.padim import Padim
 from ..analysis.part_detector import HeldOut, PartDetector
 from ..analysis.spade import Spade
 from ..analysis.whitened import Whitened
-from ..core.atomic import check_new_folder
+from ..core.atomic import check_new_folder, whole_folder
 from ..core.errors import NearfarError
 from ..data.in_memory import open_in_memory
 from ..training.run import Run, load
@@ -104,21 +101,10 @@ def export_parts(run: Run | str | Path, bank: str | Path, out: str | Path | None
         )
     if detector.preprocess.value_range is not None:
         raise NearfarError(f"the bank {path} is of pictures of more than 8 bits, and the graph takes uint8.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise NearfarError(
-            f"--out {folder} cannot be written ({error.strerror}); name another folder."
-        ) from None
-    try:
+    with whole_folder(folder) as made:
         _write(PartsGraph(opened, detector), made / GRAPH)
         (made / "README.md").write_text(_card(detector, held), encoding="utf-8")
         difference = _compared(detector, made / GRAPH)
-        made.chmod(0o755)
-        os.replace(made, folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     files = tuple(sorted(item.name for item in folder.iterdir()))
     return ExportedEncoder(
         folder, files, difference, f"onnxruntime.InferenceSession('{folder}/{GRAPH}')", "scores and maps"

@@ -17,6 +17,7 @@ from ..data.dataset import class_numbers
 from ..data.open import open_data
 from ..embedding.words import TEMPLATES, check_templates, of_names, read_names
 from ..features.extract import Vectors
+from ..stores.base import StoreInfo
 from ..training.run import Run
 from .listing import ACROSS, Listing
 from .store_access import StoreLike, check_save, none_there, open_for_query, run_of, write_result
@@ -86,7 +87,7 @@ def classes(
         assert numbers is not None
         shown = run_of(opened, run).encode(source)
         found = classify(x, shown, numbers, told, reject=reject, propagate=propagate)
-        promise = _promise(found, reject)
+        promise = _promise(found, reject, opened.info)
     words = [told[at] if at != UNCLASSIFIED else None for at in found.predicted]
     if save is not None:
         opened.update(save, dict(zip(ids, words, strict=True)))
@@ -120,16 +121,16 @@ def _counts(found: FewShotPrediction) -> str:
     return f"{'; '.join(there)}; {int((found.predicted == UNCLASSIFIED).sum()):,} unclassified."
 
 
-def _promise(found: FewShotPrediction, reject: float) -> str:
+def _promise(found: FewShotPrediction, reject: float, info: StoreInfo) -> str:
     """Say what the threshold for unclassified images guarantees."""
     if found.threshold is not None:
         return (
-            f"Images with a similarity below {found.threshold:.3f} are left unclassified: about "
-            f"{100 * reject:g} % of images of these classes, on average."
+            f"{info.noun.capitalize()} with a similarity below {found.threshold:.3f} are left unclassified: "
+            f"about {100 * reject:g} % of {info.noun} of these classes, on average."
         )
     if not reject:
-        return "--reject 0: every image is classified."
+        return f"--reject 0: every {info.one} is classified."
     return (
-        f"{counted(found.examples, 'example is')} too few for --reject {reject:g}, so every image is "
+        f"{counted(found.examples, 'example is')} too few for --reject {reject:g}, so every {info.one} is "
         f"classified; give at least {least_count(reject):,}, two or more of each class."
     )

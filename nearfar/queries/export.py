@@ -49,6 +49,7 @@ class Exported:
     path: Path
     images: int
     open_with: str
+    one: str = "image"  # the word for one of them
 
     def to_json(self) -> dict[str, Any]:
         """Describe it in plain values."""
@@ -56,7 +57,7 @@ class Exported:
 
     def __str__(self) -> str:
         """Say what was written, and how to open it."""
-        return f"{self.path}: {counted(self.images, 'image')}" + (
+        return f"{self.path}: {counted(self.images, self.one)}" + (
             f"\nnext: {self.open_with}" if self.open_with else ""
         )
 
@@ -114,16 +115,11 @@ def export(
     path = Path(out) if out is not None else _beside(opened.address, to)
     _check_place(path, to)
     if to in ("csv", "parquet"):
-        return Exported(path, write_table(opened, path), "")
+        return Exported(path, write_table(opened, path), "", opened.info.one)
     if not SUFFIXES[to]:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NearfarError(
-                f"--out {path} cannot be written ({error.strerror}); name another folder."
-            ) from None
-        with whole_folder(path):
-            return {"tensorboard": _tensorboard, "fiftyone": _fiftyone}[to](opened, path)
+        with whole_folder(path) as made:
+            words = {"tensorboard": _tensorboard, "fiftyone": _fiftyone}[to](opened, made)
+        return Exported(path, len(opened), words.format(folder=path), opened.info.one)
     return _atlas(opened, path)
 
 
@@ -188,11 +184,11 @@ def _atlas(store: VectorStore, path: Path) -> Exported:
     with atomic_write(path, folders=True) as file:
         pq.write_table(table, file)
     words = f"embedding-atlas {path} --x map_x --y map_y --neighbors neighbors --image image"
-    return Exported(path, len(ids), words)
+    return Exported(path, len(ids), words, store.info.one)
 
 
-def _tensorboard(store: VectorStore, folder: Path) -> Exported:
-    """Write what TensorBoard's projector reads; its configuration comes last."""
+def _tensorboard(store: VectorStore, folder: Path) -> str:
+    """Write what TensorBoard's projector reads; its configuration comes last. Gives what opens it."""
     ids, x = store.vectors()
     names = [name for name in store.columns if name not in ("digest", *MAP_COLUMNS)]
     table = store.rows(names, ids=ids).to_pylist()
@@ -218,7 +214,7 @@ def _tensorboard(store: VectorStore, folder: Path) -> Exported:
     )
     with atomic_write(folder / "projector_config.pbtxt") as file:
         file.write(config.encode())
-    return Exported(folder, len(ids), f"tensorboard --logdir {folder}")
+    return "tensorboard --logdir {folder}"
 
 
 def _cell(value: Any) -> str:
@@ -227,8 +223,8 @@ def _cell(value: Any) -> str:
     return spreadsheet_cell(" ".join(text.split()))
 
 
-def _fiftyone(store: VectorStore, folder: Path) -> Exported:
-    """Write thumbnails under numbers, labels by number, and vectors and ids in the same order."""
+def _fiftyone(store: VectorStore, folder: Path) -> str:
+    """Write thumbnails under numbers, labels by number, and vectors and ids in order. Gives what opens it."""
     ids, x = store.vectors()
     labels = store.rows(["label"], ids=ids)["label"].to_pylist()
     (folder / "data").mkdir(exist_ok=True)
@@ -247,5 +243,4 @@ def _fiftyone(store: VectorStore, folder: Path) -> Exported:
     with atomic_write(folder / "labels.json") as file:  # the last: what FiftyOne reads first
         file.write(json.dumps({"labels": dict(zip(numbers, labels, strict=True))}).encode())
     kind = "fiftyone.types.FiftyOneImageClassificationDataset"
-    words = f"fiftyone datasets create --name nearfar --dataset-dir {folder} --type {kind}"
-    return Exported(folder, len(ids), words)
+    return f"fiftyone datasets create --name nearfar --dataset-dir {{folder}} --type {kind}"

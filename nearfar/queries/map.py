@@ -51,12 +51,13 @@ def image_map(
             opened.update(name, dict(zip(ids, values, strict=True)))
         line = (
             f"The columns {' and '.join(MAP_COLUMNS)} of {opened.address} hold the coordinates of "
-            f"{counted(len(ids), 'image')}."
+            f"{counted(len(ids), opened.info.one)}."
         )
     except NearfarError as error:  # a store that cannot be written can be drawn all the same
         line = f"The coordinates are not kept: {error}"
     lines = (line,)
-    listing = Listing("2-D map, similar images together", tuple(ids), columns, lines, {"images": len(ids)})
+    title = f"2-D map, similar {opened.info.noun} together"
+    listing = Listing(title, tuple(ids), columns, lines, {"images": len(ids)})
     if out is None or Path(out).suffix.lower() != ".png":
         return write_result(listing, opened, out)
     held = cells(places)

@@ -67,7 +67,7 @@ def search(
     there = _known(opened, [*given, *like, *dislike])
     if given and id not in there:
         raise NearfarError(
-            f"{opened.address} has no image {id!r}; list its ids: nearfar store {opened.address}"
+            f"{opened.address} has no {opened.info.one} {id!r}; list its ids: nearfar store {opened.address}"
         )
     likes = [] if image is None else [("file", str(image))]
     likes += [] if text is None else [("file" if texts else "words", text)]

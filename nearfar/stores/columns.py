@@ -24,6 +24,8 @@ from .schema import SETTABLE, check_update
 NAMES = ("id", *PATH_COLUMNS)
 _NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?\.\d+|(0|[1-9]\d*)\.)([eE][-+]?\d+)?")
 _WHOLE = re.compile(r"([-+]?\d+)(\.0*)?")
+_COMMA = re.compile(r"[-+]?\d+,\d+")  # 1,5 in much of Europe; 1,234 may be a thousand elsewhere
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
 _ENDLESS = ("inf", "-inf")  # as a store's numbers are written that are so
 _FLAGS = {"true": True, "false": False}
 
@@ -70,14 +72,15 @@ class ColumnList:
         count = sum(name is not None for name in found)
         if not count:
             raise NearfarError(
-                f"{self.path} names no image of {store.address}: it has {self.names[0]!r}, the store "
+                f"{self.path} names no row of {store.address}: it has {self.names[0]!r}, the store "
                 f"{ids[0]!r}; write such names in its first column."
                 if ids and self.names
                 else f"{self.path} or {store.address} is empty; there is nothing to join."
             )
         if count < len(found):
             lost = next(name for name, place in zip(self.names, found, strict=True) if place is None)
-            progress.say(f"{self.path}: {counted(len(found) - count, 'row has')} no image, such as {lost}.")
+            gone = counted(len(found) - count, "row is")
+            progress.say(f"{self.path}: {gone} not in the store, such as {lost}.")
         known = store.columns
         made = {name: values_of(name, words, known.get(name)) for name, words in self.columns.items()}
         for name, values in made.items():  # all are checked before one is written
@@ -121,7 +124,7 @@ def read_columns(path: str | Path) -> ColumnList:
     table = [[word.strip() for word in row] for _, row in lines]
     heads = [from_windows(word) for word in table[0]] if table else []
     if len(heads) < 2 or heads[0].lower() not in NAMES:
-        raise NearfarError(f"{file} needs a heading such as id,site: first the images, then other columns.")
+        raise NearfarError(f"{file} needs a heading such as id,site: first ids or paths, then other columns.")
     if len(set(heads)) < len(heads):
         raise NearfarError(f"{file} has two columns of the same name; rename one.")
     full = table[1:]
@@ -165,6 +168,9 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
     given = [word for word in words if word is not None]
     if name in SETTABLE:
         kind = "text"
+    if kind == "number" or (kind is None and given):
+        words = _with_points(name, words, new=kind is None)
+        given = [word for word in words if word is not None]
     if kind is None and given:
         numbers = all(_NUMBER.fullmatch(word) and not _rounded(word) for word in given)
         kind = "number" if numbers else "flag" if all(w.lower() in _FLAGS for w in given) else "text"
@@ -186,6 +192,22 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
     return (
         [None if word is None else _FLAGS[word.lower()] for word in words] if kind == "flag" else list(words)
     )
+
+
+def _with_points(name: str, words: Sequence[str | None], new: bool) -> Sequence[str | None]:
+    """Write a point for the comma of decimal numbers, where all are numbers and none may be a thousand."""
+    given = [word for word in words if word is not None]
+    commas = [word for word in given if _COMMA.fullmatch(word)]
+    if not commas or not all(_COMMA.fullmatch(word) or _NUMBER.fullmatch(word) for word in given):
+        return words
+    if any("." in word for word in given) or all(_THOUSANDS.fullmatch(word) for word in commas):
+        if new:
+            progress.say(
+                f"the column {name} becomes text: it is not clear whether {commas[0]!r} has decimals or "
+                "thousands; write it without a comma for a number."
+            )
+        return words
+    return [None if word is None else word.replace(",", ".") for word in words]
 
 
 def _rounded(word: str) -> bool:

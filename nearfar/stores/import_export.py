@@ -205,7 +205,7 @@ def _check(tables: Iterator[Any], info: StoreInfo, columns: dict[str, str]) -> N
         ids = new["id"].to_pylist()
         twice = next((name for name in ids if name in seen), None)
         if twice is not None:
-            raise NearfarError(f"the id {twice!r} occurs twice; give each image a unique name.")
+            raise NearfarError(f"the id {twice!r} occurs twice; give each row a unique name.")
         seen.update(ids)
         kinds = {name: schema.kind_of(new.schema.field(name).type) for name in new.column_names}
         columns = {**{name: kind for name, kind in kinds.items() if kind}, **columns}

@@ -27,6 +27,7 @@ class Summary:
         version: of the store; it rises with every change.
         columns: kinds by name.
         done: what was asked for and done, a few words each.
+        one: the word for what a row is of.
     """
 
     address: str
@@ -37,17 +38,19 @@ class Summary:
     version: int
     columns: dict[str, str]
     done: tuple[str, ...]
+    one: str = "image"
 
     def to_json(self) -> dict[str, Any]:
         """Describe it in plain values."""
-        return {**asdict(self), "done": list(self.done)}
+        told = {name: value for name, value in asdict(self).items() if name != "one"}
+        return {**told, "done": list(self.done)}
 
     def __str__(self) -> str:
         """Say it in a few lines."""
         maker = f"{self.run or 'unknown'} ({self.encoder[:12] or 'no fingerprint'})"
         listed = ", ".join(f"{name} ({kind})" for name, kind in self.columns.items())
         first = (
-            f"{self.address}: {counted(self.images, 'image')}, vectors of {self.dim} numbers, version "
+            f"{self.address}: {counted(self.images, self.one)}, vectors of {self.dim} numbers, version "
             f"{self.version}"
         )
         return "\n".join([*self.done, first, f"encoder: {maker}", f"columns: {listed}"])
@@ -86,7 +89,7 @@ def store(
     """
     done = []
     if where is not None and export_file is None:
-        raise NearfarError("--where says which images --export writes; give both, or see nearfar search.")
+        raise NearfarError("--where says which rows --export writes; give both, or see nearfar search.")
     if import_file is not None:
         found, count = import_export.import_file(address, import_file)
         done.append(f"imported {counted(count, 'row')} from {import_file}")
@@ -103,7 +106,7 @@ def store(
     if columns is not None:
         done.append(f"joined {counted(read_columns(columns).join(found), 'row')} of {columns}")
     if delete is not None:
-        done.append(f"deleted {counted(found.delete(where=delete), 'image')}")
+        done.append(f"deleted {counted(found.delete(where=delete), found.info.one)}")
     if compact:
         found.compact()
         done.append("compacted")
@@ -113,6 +116,7 @@ def store(
             f"exported {counted(import_export.export(found, export_file, ids), 'row')} to {export_file}"
         )
     info = found.info
+    maker = (info.run, info.encoder)
     return Summary(
-        found.address, len(found), info.dim, info.run, info.encoder, found.version, found.columns, tuple(done)
+        found.address, len(found), info.dim, *maker, found.version, found.columns, tuple(done), info.one
     )

@@ -215,10 +215,10 @@ def incoming(table: pyarrow.Table, info: StoreInfo, columns: Mapping[str, str]) 
         raise NearfarError(f"the rows have no column {missing!r}; a store needs id and vector.")
     ids = table["id"].cast(pa.string()).to_pylist()
     if not all(ids):
-        raise NearfarError("a row has no id; give each image a unique name.")
+        raise NearfarError("a row has no id; give each row a unique name.")
     if len(set(ids)) < len(ids):
         twice = Counter(ids).most_common(1)[0][0]
-        raise NearfarError(f"the id {twice!r} occurs twice; give each image a unique name.")
+        raise NearfarError(f"the id {twice!r} occurs twice; give each row a unique name.")
     vectors = matrix(table["vector"], info.dim)
     made: dict[str, Any] = {}
     first = info.fixed
@@ -345,9 +345,7 @@ def ordered(table: pyarrow.Table, ids: Sequence[str] | None, strict: bool) -> py
     at = pc.index_in(pa.array(ids, pa.string()), table["id"].combine_chunks())
     if at.null_count and strict:
         gone = next(name for name, place in zip(ids, at.to_pylist(), strict=True) if place is None)
-        raise NearfarError(
-            f"there is no image {gone!r} in the store; its ids are the paths below its folder."
-        )
+        raise NearfarError(f"there is no {gone!r} in the store; its ids are the paths below its folder.")
     return table.take(at.drop_null())
 
 
@@ -359,7 +357,7 @@ def check_there(ids: Sequence[str], known: Container[str]) -> None:
     """
     for name in ids:
         if name not in known:
-            raise NearfarError(f"there is no image {name!r} in the store; ids are paths below its folder.")
+            raise NearfarError(f"there is no {name!r} in the store; ids are paths below its folder.")
 
 
 def check_updates(

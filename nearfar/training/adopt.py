@@ -33,13 +33,7 @@ def adopt(encoder: str | Path, *, out: str | Path) -> Run:
     found = load(encoder if isinstance(encoder, Path) else str(encoder))
     if found.path is not None:
         raise NearfarError(f"{found.name} is a run folder already; use it as it is, or copy it.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NearfarError(
-            f"{folder} cannot be written ({error.strerror}); choose another place with --out."
-        ) from error
     text = None if found.text is None else (found.text.encoder, found.text.preprocess)
-    with whole_folder(folder):
-        export(folder, found.encoder, found.preprocess, found.provenance, text=text)
+    with whole_folder(folder) as made:
+        export(made, found.encoder, found.preprocess, found.provenance, text=text)
     return load(folder)
