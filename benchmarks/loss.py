@@ -216,6 +216,30 @@ def power(held: dict[int, float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
+def profile(n: int) -> str:
+    """Tell which operations of torch's library a pass of ours takes its time for, on one core."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from nearfar.core.threads import one_torch_thread
+
+    kinds = {"matrix products": "aten::mm aten::addmm", "exponentials": "aten::exp"}
+    loss, z = ours(), [torch.randn(n, WIDTH, requires_grad=True) for _ in range(2)]
+    with one_torch_thread():
+        loss(*z).backward()
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            loss(*z).backward()
+    spent = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+    parts = {
+        name: sum(value for key, value in spent.items() if key.rstrip("_") in words.split())
+        for name, words in kinds.items()
+    }
+    told = ", ".join(f"{name} {value / sum(spent.values()):.0%}" for name, value in parts.items())
+    products = (
+        4 * 2 * WIDTH * (2 * n) ** 2 / 2
+    )  # forward, again backward, and two gradients; half of all pairs
+    return f"{told}; {products / parts['matrix products'] / 1e3:.0f} GFLOP/s in the products"
+
+
 def run(wanted: Asked) -> Section:
     """Measure every size, then ours far beyond."""
     section = Section((__doc__ or "").partition("\n\n")[2].strip().replace("\n", " "))
@@ -244,6 +268,12 @@ def run(wanted: Asked) -> Section:
         growth = power(mine)
         told = f"from N = {min(mine):,} to {max(mine):,} it grows as N^{growth:.2f}"
         section.bars.append(Bar("memory linear in N", growth <= 1.05, told))
+    n = 128 if wanted.quick else 4096
+    section.notes.append(
+        f"Where our time goes, N = {n:,}, one core: {profile(n)}. Half of all pairs are computed, once "
+        "forward and once backward, since none is kept; the products run at what the core gives, so that "
+        "only bfloat16, which would cost the exactness of the loss, could save much more."
+    )
     if not wanted.quick:
         try:
             plot(memory)

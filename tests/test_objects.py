@@ -202,7 +202,7 @@ def test_lists_that_cannot_be_used_are_refused_in_a_sentence(photos: Path, tmp_p
     write(file, [row[:6] for row in good], HEADS[:6])
     refused("has no column 'y1'")
     write(file, [["x.png", *row[1:]] for row in good])
-    refused("names no row of .*'x.png'")
+    refused("names no image of .*'x.png'")
     write(file, good[-1:])
     refused("no box with a class")
     write(file, [])
