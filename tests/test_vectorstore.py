@@ -16,7 +16,7 @@ from nearfar.app import tasks
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.stores import StoreInfo, base, lance_sql, open_store
-from nearfar.stores.columns import values_of
+from nearfar.stores.columns import read_columns, values_of
 from nearfar.stores.schema import fixed
 
 
@@ -342,12 +342,25 @@ def test_numbers_that_floats_do_not_hold_stay_text(word: str) -> None:
 def test_decimal_commas_are_numbers_where_they_cannot_be_thousands(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert values_of("dose", ["1,5", "-12,25", "3", None], None) == [1.5, -12.25, 3.0, None]
-    assert values_of("dose", ["0,125", "1,5"], "number") == [0.125, 1.5]
+    assert values_of("dose", ["1,5", "-12,25", "3", None], None, True) == [1.5, -12.25, 3.0, None]
+    assert values_of("dose", ["0,125", "1,5"], "number", True) == [0.125, 1.5]
     assert not capfd.readouterr().err
-    for words in (["1,234", "2,500"], ["1,5", "2.5"]):
-        assert values_of("dose", words, None) == words
+    for words, commas in ((["1,234", "2,500"], True), (["1,5", "2.5"], True), (["3,4", "5,12"], False)):
+        assert values_of("dose", words, None, commas) == words
         assert "the column dose becomes text" in capfd.readouterr().err
     with pytest.raises(NearfarError, match=r"the column dose holds a number in each row, not '1,234'"):
-        values_of("dose", ["1,234"], "number")
-    assert values_of("dose", ["1,5", "much"], None) == ["1,5", "much"]
+        values_of("dose", ["1,234"], "number", True)
+    for words in (["1,5", "much"], ["007,5", "1,5"], ["12345678901234567890,0"]):
+        assert values_of("dose", words, None, True) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "commas"),
+    [("id;dose\na;1,5\n", True), ("sep=;\nid;dose\na;1,5\n", True), ('id,dose\na,"1,5"\n', False)],
+)
+def test_a_comma_stands_in_numbers_only_where_it_is_not_between_cells(
+    tmp_path: Path, text: str, commas: bool
+) -> None:
+    (tmp_path / "doses.csv").write_text(text)
+    read = read_columns(tmp_path / "doses.csv")
+    assert read.commas is commas and read.columns == {"dose": ["1,5"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ pytest.importorskip("lancedb", reason="no LanceDB here: pip install 'nearfar[sto
 from conftest import picture
 
 from nearfar.cli.main import main
+from nearfar.core.atomic import atomic_write
 from nearfar.core.errors import NearfarError
 from nearfar.queries.export import export
 from nearfar.stores import StoreInfo, VectorStore, open_store
@@ -126,3 +128,38 @@ def test_wrong_names_are_refused(store: VectorStore, tmp_path: Path) -> None:
         export(store, to="fiftyone", out=tmp_path / "full")
     with pytest.raises(NearfarError, match="holds nothing"):
         export(open_store(tmp_path / "none.nf", StoreInfo(dim=8)), to="csv")
+
+
+@pytest.mark.parametrize("to", ["tensorboard", "fiftyone"])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_full_disk_leaves_nothing_and_is_named_by_the_folder_asked_for(
+    store: VectorStore, tmp_path: Path, to: str, there: bool
+) -> None:
+    """A limit on the size of files stands for the disk."""
+    place = tmp_path / "new"
+    if there:
+        place.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60, before[1]))
+    try:
+        with pytest.raises(
+            NearfarError, match=r"the disk of \S+ is too full for (\S+/)?new; free some space"
+        ):
+            export(store, to=to, out=place)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert place.exists() == there and not list(tmp_path.glob(".new*")) + list(place.glob("*"))
+
+
+def test_numpy_tells_of_a_full_disk_without_a_number(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with (
+            pytest.raises(NearfarError, match="too full for x.npy"),
+            atomic_write(tmp_path / "x.npy") as file,
+        ):
+            np.save(file, np.zeros((100, 1000)), allow_pickle=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +19,12 @@ from .redact import redact
 
 LEAST_FREE = 1 << 16  # bytes: with fewer, a writer that failed had no room
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|hf:")
+_SHORT = re.compile(r"\d+ requested and \d+ written")  # numpy's words where a disk takes no more
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota, is called
+
+
+class DiskFull(NearfarError):
+    """There is no room for what is being written."""
 
 
 @contextmanager
@@ -49,8 +54,8 @@ def atomic_write(path: Path, *, folders: bool = False) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        if error.errno in FULL:
-            raise NearfarError(
+        if says_full(error, path.parent):
+            raise DiskFull(
                 f"the disk of {path.parent} is too full for {path.name}; the last saved state is intact: "
                 "free some space and run the same command again."
             ) from error
@@ -162,6 +167,8 @@ def says_full(error: Exception, folder: Path) -> bool:
         error: what it raised.
         folder: where it wrote; what it wrote is still there.
     """
+    if _SHORT.search(str(error)):
+        return True
     told = re.search(r"os error (\d+)", str(error))  # of libraries written in Rust
     code = int(told[1]) if told else getattr(error, "errno", None)
     if code is not None:
@@ -189,7 +196,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     there = path.is_dir()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path if there else path.parent))
+        made = (path if there else path.parent) / f".{path.name}-{secrets.token_hex(4)}"
+        made.mkdir()  # with the rights that the user's folders have
     except OSError as error:
         raise NearfarError(
             f"--out {path} cannot be written ({error.strerror}); name another folder."
@@ -200,14 +208,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
             for item in sorted(made.iterdir(), key=lambda item: item.stat().st_mtime_ns):
                 os.replace(item, path / item.name)
         else:
-            made.chmod(0o755)
             os.replace(made, path)
-    except NearfarError:
-        raise
     except Exception as error:
-        if not says_full(error, made):
+        full = isinstance(error, DiskFull) or (not isinstance(error, NearfarError) and says_full(error, made))
+        if not full:
             raise
-        raise NearfarError(
+        raise DiskFull(
             f"the disk of {path.parent} is too full for {path.name}; free some space and run the same "
             "command again."
         ) from error

@@ -124,13 +124,9 @@ def read_rows(
     first = 1
     try:
         with open_text(path, errors) as file:
-            heading = file.readline()
-            skipped = 0
-            if heading.lower().startswith("sep=") and len(heading.strip()) == 5:
-                delimiter, skipped = heading.strip()[4], 1
-            else:
+            delimiter, skipped = _delimiter(path, file.readline())
+            if not skipped:
                 file.seek(0)
-                delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(heading)
             rows = csv.reader(chain(file, [_END]), delimiter=delimiter, strict=not lenient)
             first, width = 1 + skipped, 0
             for row in rows:
@@ -163,9 +159,29 @@ def read_rows(
         ) from None
 
 
-def _delimiter(heading: str) -> str:
-    """Find what stands between the cells of a heading; a comma, if nothing makes more of them."""
-    return max(_DELIMITERS, key=lambda mark: len(next(csv.reader([heading], delimiter=mark), [])))
+def delimiter_of(path: Path) -> str:
+    """Tell what stands between the cells of a table.
+
+    Args:
+        path: as `read_rows` reads it.
+
+    Raises:
+        NearfarError, OSError, ValueError: as `read_rows` has it.
+    """
+    with open_text(path, "surrogateescape") as file:
+        return _delimiter(path, file.readline())[0]
+
+
+def _delimiter(path: Path, first: str) -> tuple[str, int]:
+    """Find what stands between cells, and how many lines say no more than that.
+
+    By a heading it is what makes the most cells of it; a comma, if nothing makes more than one.
+    """
+    if first.lower().startswith("sep=") and len(first.strip()) == 5:
+        return first.strip()[4], 1
+    if path.suffix.lower() == ".tsv":
+        return "\t", 0
+    return max(_DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), []))), 0
 
 
 def from_windows(word: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core import progress
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
-from ..data.csv_files import PATH_COLUMNS, from_windows, read_rows
+from ..data.csv_files import PATH_COLUMNS, delimiter_of, from_windows, read_rows
 from ..data.named_files import portable, short_forms
 from ..data.source import real_places
 from .base import Value, VectorStore
@@ -24,7 +24,7 @@ from .schema import SETTABLE, check_update
 NAMES = ("id", *PATH_COLUMNS)
 _NUMBER = re.compile(r"[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?\.\d+|(0|[1-9]\d*)\.)([eE][-+]?\d+)?")
 _WHOLE = re.compile(r"([-+]?\d+)(\.0*)?")
-_COMMA = re.compile(r"[-+]?\d+,\d+")  # 1,5 in much of Europe; 1,234 may be a thousand elsewhere
+_COMMA = re.compile(r"[-+]?(0|[1-9]\d*),\d+")  # 1,5 in much of Europe; 1,234 may be a thousand elsewhere
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
 _ENDLESS = ("inf", "-inf")  # as a store's numbers are written that are so
 _FLAGS = {"true": True, "false": False}
@@ -32,11 +32,15 @@ _FLAGS = {"true": True, "false": False}
 
 @dataclass(frozen=True)
 class ColumnList:
-    """A list as it was read: `names` of images, and each column's words, None where one is empty."""
+    """A list as it was read: `names` of images, and each column's words, None where one is empty.
+
+    `commas`: whether a comma may stand in a number, as it does not also stand between cells.
+    """
 
     path: Path
     names: Sequence[str]
     columns: dict[str, list[str | None]]
+    commas: bool = False
 
     def join(self, store: VectorStore) -> int:
         """Write the columns into a store.
@@ -82,7 +86,9 @@ class ColumnList:
             gone = counted(len(found) - count, "row is")
             progress.say(f"{self.path}: {gone} not in the store, such as {lost}.")
         known = store.columns
-        made = {name: values_of(name, words, known.get(name)) for name, words in self.columns.items()}
+        made = {
+            name: values_of(name, words, known.get(name), self.commas) for name, words in self.columns.items()
+        }
         for name, values in made.items():  # all are checked before one is written
             check_update(name, values, known, store.info.fixed)
         for name, values in made.items():
@@ -118,7 +124,7 @@ def read_columns(path: str | Path) -> ColumnList:
     """
     file = Path(path)
     try:
-        lines = list(read_rows(file, "surrogateescape"))
+        lines, commas = list(read_rows(file, "surrogateescape")), delimiter_of(file) != ","
     except (OSError, ValueError, csv.Error) as error:
         raise NearfarError(f"{file} cannot be read as a list of columns: {reason_of(error)}.") from None
     table = [[word.strip() for word in row] for _, row in lines]
@@ -144,10 +150,10 @@ def read_columns(path: str | Path) -> ColumnList:
     }
     for head in columns:
         check_update(head, [], {})
-    return ColumnList(file, [row[0] for row in full], columns)
+    return ColumnList(file, [row[0] for row in full], columns, commas)
 
 
-def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[Value]:
+def values_of(name: str, words: Sequence[str | None], kind: str | None, commas: bool = False) -> list[Value]:
     """Turn words into values of one kind.
 
     Args:
@@ -156,6 +162,7 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
         kind: the column's, if it is there already; else numbers where all words are, without leading
             zeros and of fewer digits than a float64 would round, flags where all are true or false, and text
             otherwise.
+        commas: whether numbers may have a comma before their decimals.
 
     Returns:
         The values.
@@ -169,7 +176,7 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
     if name in SETTABLE:
         kind = "text"
     if kind == "number" or (kind is None and given):
-        words = _with_points(name, words, new=kind is None)
+        words = _with_points(name, words, commas, new=kind is None)
         given = [word for word in words if word is not None]
     if kind is None and given:
         numbers = all(_NUMBER.fullmatch(word) and not _rounded(word) for word in given)
@@ -194,20 +201,22 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None) -> list[
     )
 
 
-def _with_points(name: str, words: Sequence[str | None], new: bool) -> Sequence[str | None]:
+def _with_points(name: str, words: Sequence[str | None], commas: bool, new: bool) -> Sequence[str | None]:
     """Write a point for the comma of decimal numbers, where all are numbers and none may be a thousand."""
     given = [word for word in words if word is not None]
-    commas = [word for word in given if _COMMA.fullmatch(word)]
-    if not commas or not all(_COMMA.fullmatch(word) or _NUMBER.fullmatch(word) for word in given):
+    with_comma = [word for word in given if _COMMA.fullmatch(word)]
+    pointed = [word.replace(",", ".") for word in given]
+    if not with_comma or any(not _NUMBER.fullmatch(word) or _rounded(word) for word in pointed):
         return words
-    if any("." in word for word in given) or all(_THOUSANDS.fullmatch(word) for word in commas):
-        if new:
-            progress.say(
-                f"the column {name} becomes text: it is not clear whether {commas[0]!r} has decimals or "
-                "thousands; write it without a comma for a number."
-            )
-        return words
-    return [None if word is None else word.replace(",", ".") for word in words]
+    unclear = any("." in word for word in given) or all(_THOUSANDS.fullmatch(word) for word in with_comma)
+    if commas and not unclear:
+        return [None if word is None else word.replace(",", ".") for word in words]
+    if new:
+        progress.say(
+            f"the column {name} becomes text: it is not clear whether {with_comma[0]!r} is a number with "
+            "decimals; for a number write it with a point, or the list with semicolons between cells."
+        )
+    return words
 
 
 def _rounded(word: str) -> bool:
