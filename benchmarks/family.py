@@ -48,6 +48,8 @@ def run(given: argparse.Namespace) -> None:
     found = [json.loads(line) for line in given.rows.read_text().splitlines()] if given.rows.exists() else []
     steps = [row["steps"] for row in found if row["method"] == name]
     length = {"steps": steps[0]} if steps else {"minutes": given.minutes}
+    if given.epochs:
+        length = {"epochs": given.epochs}
     made = nearfar.pretrain(
         given.data, method=name, out=given.out / f"{name}-{seed}", seed=seed, **length, **HOW, **more
     )
@@ -171,6 +173,7 @@ def main() -> None:
     for name in ("--labelled", "--test", "--out", "--rows"):
         one.add_argument(name, type=Path, required=True)
     one.add_argument("--minutes", type=float, default=2.0)
+    one.add_argument("--epochs", type=int, help="instead of minutes")
     one.set_defaults(do=run)
     one = asked.add_parser("table")
     one.add_argument("rows", type=Path)

@@ -115,7 +115,7 @@ class BEiT(Method):
             )
         self._tokenizer = (
             teacher.encoder,
-            words.requires_grad_(False),
+            words.requires_grad_(False).eval(),
         )  # no part of what is trained or saved
         self.stride = teacher.encoder.strides[-1]
         self.register_buffer("usage", words.usage.clone())

@@ -68,19 +68,24 @@ class Config:
 
 
 class Words(nn.Module):
-    """One linear layer from a place of a map to the words, and how often each word is used."""
+    """One linear layer from a place of a map to the words, and how often each word is used.
+
+    Each channel has its mean taken off first: after a ReLU all places have much in common, and would begin with
+    the same few words.
+    """
 
     usage: Tensor
 
     def __init__(self, width: int, words: int) -> None:
         """Build it for maps of `width` channels."""
         super().__init__()
+        self.norm = nn.BatchNorm2d(width, affine=False)
         self.layer = nn.Linear(width, words)
         self.register_buffer("usage", torch.full((words,), 1 / words))
 
     def forward(self, level: Tensor) -> Tensor:
         """(n, width, h, w) -> (n, h * w, words), how well each fits."""
-        found: Tensor = self.layer(level.flatten(2).transpose(1, 2))
+        found: Tensor = self.layer(self.norm(level).flatten(2).transpose(1, 2))
         return found
 
 
