@@ -70,7 +70,7 @@ def main() -> None:
         truth = store.labels.astype(np.int64)
         for way, divide in ways.items():
             began = time.perf_counter()
-            with threadpool_limits(1):  # as `nearfar clusters` does, so that the clusters are the same anywhere
+            with threadpool_limits(1):  # as `nearfar clusters` does
                 found = divide(rows, len(store.classes), words.seed)
             seconds = time.perf_counter() - began
             told = 100 * accuracy(found, truth), 100 * normalized_mutual_info_score(truth, found)

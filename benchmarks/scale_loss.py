@@ -17,7 +17,7 @@ import sys
 import torch
 
 from nearfar import losses
-from nearfar.core import distributed
+from nearfar.core import collectives, distributed
 
 from . import measure
 
@@ -34,7 +34,7 @@ def work(name: str, pairs: int, width: int, gathered: bool) -> None:
     distributed.start("cpu")
     torch.set_num_threads(1)
     if gathered:
-        distributed.blocks = lambda x: iter(distributed.gather(x, grad=False).split(len(x)))
+        collectives.blocks = lambda x: iter(collectives.gather(x, grad=False).split(len(x)))
     draws = torch.Generator().manual_seed(distributed.rank())
 
     def both(count: int) -> None:
@@ -46,7 +46,7 @@ def work(name: str, pairs: int, width: int, gathered: bool) -> None:
     }
     both(32)
     took = torch.tensor([measure.peak_above(lambda: both(pairs // distributed.world()))])
-    most = distributed.gather(took, grad=False).max()
+    most = collectives.gather(took, grad=False).max()
     if distributed.first():
         print(f"{float(most):.1f}")
     distributed.stop()

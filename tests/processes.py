@@ -92,19 +92,19 @@ def share(x: Tensor) -> Tensor:
 
 def words() -> dict[str, Tensor]:
     """What each function of `parallel` gives."""
-    from nearfar.core import distributed
+    from nearfar.core import collectives, distributed
     from nearfar.core.errors import NearfarError
 
     rank = distributed.rank()
     distributed.barrier()
     x = torch.full((2, 3), rank + 1.0, dtype=torch.float64, requires_grad=True)
     weights = torch.arange(2 * distributed.world() * 3, dtype=torch.float64).view(-1, 3) * (rank + 1)
-    gathered = distributed.gather(x)
+    gathered = collectives.gather(x)
     (gathered * weights).sum().backward()
-    parts = list(distributed.blocks(x))
+    parts = list(collectives.blocks(x))
     assert torch.equal(torch.cat(parts), gathered) and not parts[rank].requires_grad
     y = torch.full((2,), rank + 1.0, dtype=torch.float64, requires_grad=True)
-    summed = distributed.total(y)
+    summed = collectives.total(y)
     (summed.square() * (rank + 1)).sum().backward()
     told = distributed.same({"rank": rank, "text": "é" * (rank + 1), "pair": (1, None)})
     assert told == {"rank": 0, "text": "é", "pair": [1, None]}
@@ -118,7 +118,7 @@ def words() -> dict[str, Tensor]:
     except (ValueError, NearfarError) as error:
         failed = {0: "on rank 0", 1: "process 0, which fails, ended with an error; see its output."}
         assert str(error) == failed[rank]
-    assert not distributed.gather(x, grad=False).requires_grad
+    assert not collectives.gather(x, grad=False).requires_grad
     return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad, "waited": waited}
 
 
@@ -339,7 +339,7 @@ def halved(saved: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """
     from small import small
 
-    from nearfar.core import distributed
+    from nearfar.core import collectives, distributed
     from nearfar.core.sharded import local
     from nearfar.data.batch import Batch
     from nearfar.training import checkpoint, engine, optim
@@ -370,7 +370,7 @@ def halved(saved: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     how = {"plan": StepPlan(((0, 4),)), "lr": 0.002, "warmup": 0.0, "device": torch.device("cpu")}
     found = {}
     for step in engine.train(module, Feed(), maker, precision="bfloat16", **how):
-        found[f"bfloat16.loss.{step.number}"] = distributed.total(step.loss.detach().float())
+        found[f"bfloat16.loss.{step.number}"] = collectives.total(step.loss.detach().float())
     assert set(seen) == {torch.bfloat16} and all(local(p).dtype == torch.float32 for p in module.parameters())
     state, numbers = checkpoint.state_of(module, maker)
     assert not numbers
@@ -434,7 +434,7 @@ def replicas() -> dict[str, Tensor]:
     """Three steps of methods whose batches are cut into four shares, of one process or of several."""
     from small import given, small
 
-    from nearfar.core import distributed
+    from nearfar.core import collectives, distributed
     from nearfar.data.batch import Batch
     from nearfar.training import engine
     from nearfar.training.schedule import StepPlan
@@ -459,7 +459,7 @@ def replicas() -> dict[str, Tensor]:
         threads = 4 // distributed.world()
         how = {"plan": plan, "lr": 0.01, "warmup": 0.0, "device": cpu, "threads": threads}
         for step in engine.train(module, Feed(), maker, **how):
-            found[f"{name}.loss.{step.number}"] = distributed.total(step.loss.clone()) / distributed.world()
+            found[f"{name}.loss.{step.number}"] = collectives.total(step.loss.clone()) / distributed.world()
         found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
     return found
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from processes import two
 
-from nearfar.core import distributed
+from nearfar.core import collectives, distributed
 from nearfar.core.errors import NearfarError
 
 
@@ -56,8 +56,8 @@ def test_a_process_whose_others_never_come_says_so_and_gives_up(
 def test_alone_everything_is_the_identity():
     x = torch.rand(3, 2, requires_grad=True)
     assert (distributed.world(), distributed.rank(), distributed.first()) == (1, 0, True)
-    assert distributed.gather(x) is x and distributed.total(x) is x
-    assert not distributed.gather(x, grad=False).requires_grad
+    assert collectives.gather(x) is x and collectives.total(x) is x
+    assert not collectives.gather(x, grad=False).requires_grad
     assert distributed.same({"a": (1, "b")}) == {"a": [1, "b"]}
     assert distributed.start("cpu") == torch.device("cpu")
     distributed.barrier()

@@ -11,7 +11,7 @@ from interrupted import pretrain_until
 
 import nearfar
 from nearfar import models
-from nearfar.core import distributed, rng
+from nearfar.core import collectives, distributed, rng
 from nearfar.data import cache
 from nearfar.data.dataset import LEAST_HELD, MOST_HELD, ImageDataset, holdout_split
 from nearfar.data.loader import DataLoader
@@ -158,7 +158,7 @@ def test_alone_is_one_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (distributed.world(), distributed.rank()) == (4, 2)
     with distributed.alone(), distributed.alone():
         assert (distributed.world(), distributed.rank()) == (1, 0)
-        assert torch.equal(distributed.gather(torch.ones(2)), torch.ones(2))
+        assert torch.equal(collectives.gather(torch.ones(2)), torch.ones(2))
     assert (distributed.world(), distributed.rank()) == (4, 2)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.errors import NearfarError
 from . import tiled
 from .logsumexp import cross_log_sums, log_sums
@@ -153,7 +153,7 @@ def supcon(z: Tensor, labels: Tensor, tau: float | Tensor) -> Tensor:
     scale, wide = scale_of(tau, z, inverse=True)
     sums = log_sums(z, scale, wide)
     classes, count = _dense(labels.to(z.device))  # (n,), (C,)
-    totals = distributed.total(z.new_zeros(len(count), z.shape[1]).index_add(0, classes, z))  # (C, d)
+    totals = collectives.total(z.new_zeros(len(count), z.shape[1]).index_add(0, classes, z))  # (C, d)
     others = (count[classes] - 1).to(z.dtype)
     positive = (z * (totals[classes] - z)).sum(1) / others.clamp(min=1)
     each = torch.where(others > 0, sums - scale * positive, 0.0)
@@ -163,7 +163,7 @@ def supcon(z: Tensor, labels: Tensor, tau: float | Tensor) -> Tensor:
 
 def _dense(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Number the classes from 0, without waiting for the device: the own rows', and how many bear each."""
-    everyone = distributed.gather(labels, grad=False)
+    everyone = collectives.gather(labels, grad=False)
     ordered, order = everyone.sort()
     new = torch.cat([ordered.new_zeros(1), (ordered[1:] != ordered[:-1]).to(ordered.dtype)])
     numbers = torch.empty_like(order).scatter_(0, order, new.cumsum(0).long())
@@ -250,7 +250,7 @@ def all_differ(captions: Tensor) -> bool:
     Args:
         captions: (n,) integers.
     """
-    everyone = distributed.gather(captions, grad=False)
+    everyone = collectives.gather(captions, grad=False)
     return len(everyone.unique()) == len(everyone)
 
 
@@ -269,7 +269,7 @@ def contrastive_accuracy(z_i: Tensor, z_j: Tensor) -> Tensor:
     """
     with torch.autocast(z_i.device.type, enabled=False):
         z = torch.cat([z_i, z_j]).float()
-        everyone = distributed.gather(z, grad=False)
+        everyone = collectives.gather(z, grad=False)
         start, tile = distributed.rank() * len(z), tiled.side(z)
         partner = torch.arange(len(z), device=z.device).roll(len(z) // 2) + start
         hits = z.new_zeros(())
@@ -283,7 +283,7 @@ def contrastive_accuracy(z_i: Tensor, z_j: Tensor) -> Tensor:
                 better = top_value > best
                 best, which = torch.where(better, top_value, best), torch.where(better, column + left, which)
             hits += (which == partner[top : top + tile]).sum()
-        return distributed.total(hits) / len(everyone)
+        return collectives.total(hits) / len(everyone)
 
 
 @torch.no_grad()
@@ -301,7 +301,7 @@ def key_accuracy(q: Tensor, k: Tensor) -> Tensor:
         A scalar float32 in [0, 1].
     """
     with torch.autocast(q.device.type, enabled=False):
-        everyone = distributed.gather(k.float(), grad=False)
+        everyone = collectives.gather(k.float(), grad=False)
         own = torch.arange(len(q), device=q.device) + distributed.rank() * len(q)
         best = torch.cat([(part @ everyone.T).argmax(1) for part in q.float().split(tiled.side(q))])
-        return distributed.total((best == own).float().sum()) / len(everyone)
+        return collectives.total((best == own).float().sum()) / len(everyone)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import distributed
+from ..core import collectives, distributed
 from . import tiled
 
 
@@ -33,9 +33,9 @@ class _Square(torch.autograd.Function):
             rows = len(z) * distributed.world()
             maker, everyone = _maker(z, rows, rows), None
             if maker is tiled:
-                logs = tiled.square(z, distributed.blocks(z), distributed.rank(), scale, wide, partners)
+                logs = tiled.square(z, collectives.blocks(z), distributed.rank(), scale, wide, partners)
             else:
-                everyone = distributed.gather(z, grad=False)  # (M, d)
+                everyone = collectives.gather(z, grad=False)  # (M, d)
                 logs = maker.square(everyone, _own(z), scale, wide, partners)
             ctx.save_for_backward(z, everyone, scale, logs)
             ctx.wide, ctx.partners = wide, partners
@@ -46,10 +46,10 @@ class _Square(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         z, everyone, scale, logs = ctx.saved_tensors
         with torch.autocast(z.device.type, enabled=False):
-            all_logs, all_grads = distributed.gather(torch.stack([logs, grad], 1), grad=False).unbind(1)
+            all_logs, all_grads = collectives.gather(torch.stack([logs, grad], 1), grad=False).unbind(1)
             given = (scale, ctx.wide, ctx.partners, all_logs.contiguous(), all_grads.contiguous())
             if everyone is None:
-                pull = tiled.square_pull(z, distributed.blocks(z), distributed.rank(), *given)
+                pull = tiled.square_pull(z, collectives.blocks(z), distributed.rank(), *given)
             else:
                 maker = _maker(z, len(everyone), len(everyone))
                 pull = maker.square_pull(everyone, _own(z), *given)
@@ -84,14 +84,14 @@ class _Cross(torch.autograd.Function):
                 maker = _maker(a, len(a), len(b) * (distributed.world() if ctx.shared else 1))
             ctx.names = None if names is None else names_of(names, ctx.shared)
             ctx.passed = ctx.shared and maker is tiled  # one process's b after the other's
-            columns = distributed.gather(b, grad=False) if ctx.shared and not ctx.passed else b
+            columns = collectives.gather(b, grad=False) if ctx.shared and not ctx.passed else b
             if maker is tiled:
-                blocks = distributed.blocks(b) if ctx.passed else [columns]
+                blocks = collectives.blocks(b) if ctx.passed else [columns]
                 across, down = tiled.cross(a, blocks, scale, wide, both, ctx.names)
             else:
                 across, down = maker.cross(a, columns, scale, wide, both)
             if down is not None and ctx.shared:  # each process has met its own rows only
-                down = distributed.gather(down[None], grad=False).logsumexp(0)
+                down = collectives.gather(down[None], grad=False).logsumexp(0)
                 down = down.chunk(distributed.world())[distributed.rank()].clone()
             ctx.wide, ctx.both = wide, both
             ctx.save_for_backward(a, columns, scale, across, *([down] if down is not None else []))
@@ -120,7 +120,7 @@ class _Cross(torch.autograd.Function):
                 else:
                     pull_a, pull_b = tiled.cross_pull(*given, ctx.names)
                 if pull_b is not None and ctx.shared:
-                    pull_b = distributed.total(pull_b).chunk(distributed.world())[distributed.rank()]
+                    pull_b = collectives.total(pull_b).chunk(distributed.world())[distributed.rank()]
             steepness = (a * pull_a).sum() if pull_a is not None and ctx.needs_input_grad[2] else None
             found = [None if pull is None else pull * scale for pull in (pull_a, pull_b)]
             return found[0], found[1], steepness, None, None, None, None
@@ -132,7 +132,7 @@ Side = tuple[Tensor, Tensor]
 
 def _everyone(logs: Tensor, grads: Tensor) -> Side:
     """Give the log-sums of all processes' rows, and the gradients at them."""
-    both = distributed.gather(torch.stack([logs, grads], 1), grad=False)
+    both = collectives.gather(torch.stack([logs, grads], 1), grad=False)
     return both[:, 0].contiguous(), both[:, 1].contiguous()
 
 
@@ -160,7 +160,7 @@ def _passed_pull(
     pull_a, pull_b = (torch.zeros_like(x) if need else None for x, need in zip((a, b), wanted, strict=True))
     if pull_a is not None:
         columns = None if down is None else [x.split(len(b)) for x in _everyone(*down)]
-        for number, block in enumerate(distributed.blocks(b)):
+        for number, block in enumerate(collectives.blocks(b)):
             logs, grads = (None, None) if columns is None else (part[number] for part in columns)
             told = tiled.part_of(names, number * len(b), len(b))
             pair = (across[0], logs), (across[1], grads)
@@ -170,7 +170,7 @@ def _passed_pull(
     if pull_b is not None:
         rows = [x.split(len(a)) for x in _everyone(*across)]
         logs, grads = down or (None, None)
-        for number, block in enumerate(distributed.blocks(a)):
+        for number, block in enumerate(collectives.blocks(a)):
             told = None
             if names is not None:
                 of_rows = names[1].split(len(a))
@@ -208,7 +208,7 @@ def names_of(names: Tensor, shared: bool) -> tiled.Names:
     """
     if not shared or distributed.world() == 1:
         return names, names, 0
-    return names, distributed.gather(names, grad=False), distributed.rank() * len(names)
+    return names, collectives.gather(names, grad=False), distributed.rank() * len(names)
 
 
 def cross_log_sums(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.errors import NearfarError
 from .contrastive import _rows
 
@@ -26,10 +26,10 @@ def _compared(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if labels.shape != z.shape[:1]:
         raise NearfarError(f"z has {len(z)} rows and labels {tuple(labels.shape)}; give one label per row.")
     labels = labels.to(z.device)
-    alike = labels[:, None] == distributed.gather(labels, grad=False)
+    alike = labels[:, None] == collectives.gather(labels, grad=False)
     other = ~alike
     alike.diagonal(distributed.rank() * len(z)).fill_(False)
-    return distributed.gather(z), alike, other
+    return collectives.gather(z), alike, other
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def _squares(a: Tensor, b: Tensor) -> Tensor:
 
 def _mean(values: Tensor, count: Tensor) -> Tensor:
     """Divide a process's sum by the global count, so that the processes average to the global mean."""
-    return values.sum() * distributed.world() / distributed.total(count.sum()).clamp(min=1)
+    return values.sum() * distributed.world() / collectives.total(count.sum()).clamp(min=1)
 
 
 def triplet(z: Tensor, labels: Tensor, margin: float, mining: str = "semi-hard") -> Tensor:

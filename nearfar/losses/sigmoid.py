@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import distributed
+from ..core import collectives, distributed
 from . import tiled
 from .contrastive import all_differ, paired, scale_of
 from .logsumexp import names_of
@@ -29,7 +29,7 @@ class _Sigmoid(torch.autograd.Function):
             alone = distributed.world() == 1
             total = torch.zeros((), dtype=torch.float64 if x.device.type != "mps" else x.dtype).to(x.device)
             grads = [torch.zeros_like(part) for part in (x, y, scale, bias)]
-            for number, block in enumerate(distributed.blocks(y)):
+            for number, block in enumerate(collectives.blocks(y)):
                 first = number * len(y)
                 told = tiled.part_of(ctx.names, first, len(y))
                 start = distributed.rank() * len(x) - first  # the column that row 0 belongs to
@@ -53,7 +53,7 @@ class _Sigmoid(torch.autograd.Function):
         of_x, of_y, of_scale, of_bias = (part * grad for part in found)
         if given and ctx.needs_input_grad[1]:
             x, y, scale, bias = given
-            grads = distributed.gather(grad.reshape(1), grad=False)
+            grads = collectives.gather(grad.reshape(1), grad=False)
             of_y = _pull_of_texts(x, y, scale, bias, grads, ctx.names)
         return of_x, of_y, of_scale, of_bias, None
 
@@ -93,7 +93,7 @@ def _pull_of_texts(
         names: of own rows and of all columns.
     """
     pull, own = torch.zeros_like(y), distributed.rank()
-    for number, block in enumerate(distributed.blocks(x)):
+    for number, block in enumerate(collectives.blocks(x)):
         told = None
         if names is not None:
             numbers = names[1].split(len(x))

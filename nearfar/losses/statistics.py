@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core import distributed
+from ..core import collectives, distributed
 from .contrastive import unit
 
 
@@ -19,7 +19,7 @@ def centred(z: Tensor) -> Tensor:
         (n, d) float32, or float64 where `z` is; over all processes each column adds up to 0.
     """
     z = z if z.dtype == torch.float64 else z.float()
-    mean: Tensor = distributed.total(z.sum(0)) / (len(z) * distributed.world())
+    mean: Tensor = collectives.total(z.sum(0)) / (len(z) * distributed.world())
     return z - mean
 
 
@@ -34,7 +34,7 @@ def products(a: Tensor, b: Tensor) -> Tensor:
         (d, e), the same on every process; autocast does not touch it.
     """
     with torch.autocast(a.device.type, enabled=False):
-        return distributed.total(a.T @ b)
+        return collectives.total(a.T @ b)
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def spread(z: Tensor) -> Tensor:
         Chen and He 2021, "Exploring simple Siamese representation learning", section 4.1.
     """
     z = centred(unit(z))
-    variance: Tensor = distributed.total(z.square().sum(0)) / (len(z) * distributed.world())
+    variance: Tensor = collectives.total(z.square().sum(0)) / (len(z) * distributed.world())
     return variance.sqrt().mean() * z.shape[1] ** 0.5
 
 
@@ -68,6 +68,6 @@ def variance_explained(y: Tensor, x: Tensor) -> Tensor:
     Returns:
         A scalar: 1 minus the squared error over the squared distance from the mean row, and at least 0.
     """
-    error = distributed.total((y - x).square().sum())
-    variance = distributed.total(centred(x).square().sum())
+    error = collectives.total((y - x).square().sum())
+    variance = collectives.total(centred(x).square().sum())
     return (1 - error / variance.clamp(min=1e-12)).clamp(min=0)

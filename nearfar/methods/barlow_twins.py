@@ -31,7 +31,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..losses.statistics import centred, products
@@ -119,5 +119,5 @@ def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
     """Equation 2: (P, P), feature i of view A with feature j of view B, over the rows of all processes."""
     n = len(z_a) * distributed.world()
     a, b = centred(z_a), centred(z_b)
-    spread_a, spread_b = (distributed.total(x.square().sum(0)) / n + 1e-5 for x in (a, b))
+    spread_a, spread_b = (collectives.total(x.square().sum(0)) / n + 1e-5 for x in (a, b))
     return products(a * spread_a.rsqrt(), b * spread_b.rsqrt()) / n

@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed, rng
+from ..core import collectives, distributed, rng
 from ..core.config import setting
 from ..core.errors import NearfarError, fitting
 from ..images.view_settings import Views
@@ -167,7 +167,7 @@ class BEiT(Method):
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell the share of hidden words named, and how much less than by their frequencies alone is left to tell."""
         error, known, right = (
-            distributed.total(watched[name]) / distributed.world() for name in ("error", "known", "right")
+            collectives.total(watched[name]) / distributed.world() for name in ("error", "known", "right")
         )
         return {"words_explained": (1 - error / known.clamp(min=1e-12)).clamp(min=0), "words_named": right}
 

@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..core import distributed, rng
+from ..core import collectives, distributed, rng
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..models import Encoder
@@ -184,7 +184,7 @@ class BiGAN(Method):
         x, again = (watched[name].float().flatten(1) for name in ("x", "again"))
         found = torch.cdist(again, x).argmin(1) == torch.arange(len(x), device=x.device)
         shares = {"images_found": found.float().mean(), "told_apart": watched["right"].float()}
-        return {name: distributed.total(share) / distributed.world() for name, share in shares.items()}
+        return {name: collectives.total(share) / distributed.world() for name, share in shares.items()}
 
 
 _SLOW = {

@@ -50,7 +50,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import losses
-from ..core import distributed, rng
+from ..core import collectives, distributed, rng
 from ..core.config import setting
 from ..models import Encoder
 from .base import Batch, Loss
@@ -119,8 +119,8 @@ class BLIP(ImageText):
         ids = _as_wide_as_all(ids)
         z, p = net.tokens(ids), self.places(levels)  # (N, T, D) and (N, places, D)
         captions, images_of, w = self._wrong(batch, x, y, s, c)
-        every_z, every_p = distributed.gather(z), distributed.gather(p)
-        there, every_there = ids != PAD, distributed.gather(ids, grad=False) != PAD
+        every_z, every_p = collectives.gather(z), collectives.gather(p)
+        there, every_there = ids != PAD, collectives.gather(ids, grad=False) != PAD
         m = self.matching(
             torch.cat([z, every_z[captions], z]),
             torch.cat([there, every_there[captions], there]),
@@ -133,7 +133,7 @@ class BLIP(ImageText):
         self, batch: Batch, x: Tensor, y: Tensor, s: Tensor, c: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw a wrong caption of each image and a wrong image of each caption, (N,) among all, and give w (N,)."""
-        every_x, every_y, every_c = (distributed.gather(part, grad=False) for part in (x, y, c))
+        every_x, every_y, every_c = (collectives.gather(part, grad=False) for part in (x, y, c))
         differ = c[:, None] != every_c
         drawn = []
         for name, own, others in (("captions", x, every_y), ("images", y, every_x)):
@@ -148,7 +148,7 @@ class BLIP(ImageText):
         m = m.to(torch.promote_types(m.dtype, torch.float32))
         asked = torch.stack([torch.ones_like(w), w, w], 1)  # (N, 3)
         sign = m.new_tensor([-1.0, 1.0, 1.0])
-        count = distributed.total(asked.sum().to(m)) / distributed.world()
+        count = collectives.total(asked.sum().to(m)) / distributed.world()
         terms = {
             "clip": losses.clip(x, y, s.mean(), c),
             "matching": (F.softplus(sign * m) * asked).sum() / count,
@@ -163,7 +163,7 @@ class BLIP(ImageText):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often a caption was the nearest, the scale, and how often a pair was judged right."""
-        right, count = (distributed.total(watched[name].float()) for name in ("right", "count"))
+        right, count = (collectives.total(watched[name].float()) for name in ("right", "count"))
         return {**super().metrics(watched), "pairs_told": right / count.clamp(min=1)}
 
 
@@ -171,5 +171,5 @@ def _as_wide_as_all(ids: Tensor) -> Tensor:
     """Fill rows (N, T) up to the longest caption of all processes."""
     if distributed.world() == 1:
         return ids
-    longest = distributed.gather(torch.full_like(ids[:1, 0], ids.shape[1]), grad=False).max()
+    longest = collectives.gather(torch.full_like(ids[:1, 0], ids.shape[1]), grad=False).max()
     return F.pad(ids, (0, int(longest) - ids.shape[1]))

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.config import setting
 from ..losses import key_accuracy
 from ..models import Encoder
@@ -77,7 +77,7 @@ class COLA(Method):
         with torch.autocast(q.device.type, enabled=False):
             q, b = q.to(wide), b.to(wide)
             own = torch.arange(len(q), device=q.device) + distributed.rank() * len(q)
-            cross_entropy = F.cross_entropy(distributed.products(q, b), own)
+            cross_entropy = F.cross_entropy(collectives.products(q, b), own)
         return Loss({"cross_entropy": cross_entropy}, {"q": q, "b": b})
 
     def negatives(self, batch: int) -> int:

@@ -41,7 +41,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..models import Encoder
@@ -130,7 +130,7 @@ class CPC(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often the step that came was the best of all."""
-        return {"step_accuracy": distributed.total(watched["right"].float().mean()) / distributed.world()}
+        return {"step_accuracy": collectives.total(watched["right"].float().mean()) / distributed.world()}
 
 
 CPC.recipes = recipes(cpu={"width": 128, "batch_size": 64})

@@ -39,7 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..images.view_settings import Views
@@ -159,7 +159,7 @@ class CPCImages(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often the patch that is there was the best of all."""
-        return {"patch_accuracy": distributed.total(watched["right"].float().mean()) / distributed.world()}
+        return {"patch_accuracy": collectives.total(watched["right"].float().mean()) / distributed.world()}
 
 
 CPCImages.recipes = recipes(

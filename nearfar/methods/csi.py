@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.config import setting
 from ..losses import contrastive_accuracy, nt_xent, unit
 from ..models import Encoder, mlp
@@ -104,7 +104,7 @@ class CSI(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often a view's partner was the nearest of all, and how many turns were told."""
-        told = distributed.total(watched["right"].float().mean()) / distributed.world()
+        told = collectives.total(watched["right"].float().mean()) / distributed.world()
         return {
             "contrastive_accuracy": contrastive_accuracy(watched["z_i"], watched["z_j"]),
             "turn_accuracy": told,

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed, rng
+from ..core import collectives, distributed, rng
 from ..images.view_settings import Views
 from ..models import Encoder
 from .base import Batch, Expects, Loss, Method
@@ -92,7 +92,7 @@ class CutPaste(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the versions was told rightly; a third is chance."""
-        return {"cutpaste_accuracy": distributed.total(watched["right"].float().mean()) / distributed.world()}
+        return {"cutpaste_accuracy": collectives.total(watched["right"].float().mean()) / distributed.world()}
 
 
 def paste(x: Tensor, drawn: Tensor, *, scar: bool) -> Tensor:

@@ -48,7 +48,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed, rng
+from ..core import collectives, distributed, rng
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..models import Encoder, mlp
@@ -164,7 +164,7 @@ class DeepInfoMax(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often an image's vector fits its own map best of all of the batch."""
-        right = distributed.total(watched["right"].float().mean()) / distributed.world()
+        right = collectives.total(watched["right"].float().mean()) / distributed.world()
         return {"own_map_accuracy": right}
 
 
@@ -188,7 +188,7 @@ def information(maps: Tensor, h: Tensor, estimator: str) -> tuple[Tensor, Tensor
         own map fits best, by the mean over its places.
     """
     n, places, _ = maps.shape
-    scores = distributed.products(h, maps.flatten(0, 1)).view(n, -1, places)  # (n, N, places)
+    scores = collectives.products(h, maps.flatten(0, 1)).view(n, -1, places)  # (n, N, places)
     own = torch.arange(len(h), device=h.device) + distributed.rank() * len(h)
     mine = scores[torch.arange(len(h), device=h.device), own]  # (n, places)
     right = scores.detach().mean(2).argmax(1) == own

@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..images.views import View
@@ -173,7 +173,7 @@ class DINO(Method):
     @torch.no_grad()
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
         """Move the centre (equation 4) and let the teacher follow."""
-        mean = distributed.total(watched["mean"]) / distributed.world()
+        mean = collectives.total(watched["mean"]) / distributed.world()
         self.centre.lerp_(mean.to(self.centre.dtype), 1 - self.config.centre)
         ema = cosine_momentum(self.config.ema, progress)
         ema_update(self.slow_f, self.f, ema)

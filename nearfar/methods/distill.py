@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..losses import unit
@@ -173,7 +173,7 @@ class Distill(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell the mean cosine with the teacher's vectors."""
-        return {"teacher_cosine": distributed.total(watched["own"].mean()) / distributed.world()}
+        return {"teacher_cosine": collectives.total(watched["own"].mean()) / distributed.world()}
 
 
 # A vector of the whole image: views that show most of it, in its own colours.

@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed, rng
+from ..core import collectives, distributed, rng
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..losses.statistics import variance_explained
@@ -150,13 +150,13 @@ class DVAE(Method):
     @torch.no_grad()
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
         """Note how often each word is used, and lower the temperature."""
-        used = distributed.total(watched["used"]) / distributed.world()
+        used = collectives.total(watched["used"]) / distributed.world()
         self.words.usage.lerp_(used.to(self.words.usage.dtype), 1 - USAGE)
         self.done.fill_(progress)
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the variance of the pixels was decoded, and how many words are in use."""
-        used = distributed.total(watched["used"]) / distributed.world()
+        used = collectives.total(watched["used"]) / distributed.world()
         return {
             "variance_explained": variance_explained(watched["y"], watched["x"]),
             "words_used": perplexity(used),

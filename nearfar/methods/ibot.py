@@ -49,7 +49,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed, rng
+from ..core import collectives, distributed, rng
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..losses import unit
@@ -190,7 +190,7 @@ class IBOT(DINO):
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:
         """Move the centres, and let the teacher follow."""
         super().after_step(progress, watched)
-        mean = distributed.total(watched["patch_mean"]) / distributed.world()
+        mean = collectives.total(watched["patch_mean"]) / distributed.world()
         self.patch_centre.lerp_(mean.to(self.patch_centre.dtype), 1 - self.config.centre)
 
 
@@ -228,7 +228,7 @@ def koleo(h: Tensor) -> Tensor:
         Sablayrolles et al. 2019, "Spreading vectors for similarity search".
     """
     z = unit(h)
-    everyone = distributed.gather(z)
+    everyone = collectives.gather(z)
     own = torch.arange(len(z), device=z.device) + distributed.rank() * len(z)
     with torch.no_grad():
         likeness = z @ everyone.T

@@ -44,7 +44,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed, rng
+from ..core import collectives, distributed, rng
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..images.view_settings import Views
@@ -161,8 +161,8 @@ class IJEPA(Method):
         y, target = y.to(kind), target.to(kind)
         world = distributed.world()
         # About the mean of each place, since that is told by one who sees no image.
-        apart = target - distributed.total(target.mean(0)) / world
-        variance = distributed.total(apart.square().mean((0, 1))) / world  # (D,)
+        apart = target - collectives.total(target.mean(0)) / world
+        variance = collectives.total(apart.square().mean((0, 1))) / world  # (D,)
         if self.config.standardised:
             target = apart = apart / (variance + 1e-6).sqrt()
         truth, own = (of.take_along_dim(at.flatten(1)[:, :, None], 1).view(y.shape) for of in (target, apart))
@@ -175,7 +175,7 @@ class IJEPA(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the variance of the features was predicted, and that variance; near 0 is collapse."""
-        error, spread = (distributed.total(watched[name]) for name in ("error", "spread"))
+        error, spread = (collectives.total(watched[name]) for name in ("error", "spread"))
         explained = (1 - error / spread.clamp(min=1e-12)).clamp(min=0)
         return {"features_explained": explained, "feature_variance": watched["variance"]}
 

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed, rng
+from ..core import collectives, distributed, rng
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..models import Encoder, mlp
@@ -110,7 +110,7 @@ class Jigsaw(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the orders was told rightly."""
-        return {"order_accuracy": distributed.total(watched["right"].float().mean()) / distributed.world()}
+        return {"order_accuracy": collectives.total(watched["right"].float().mean()) / distributed.world()}
 
 
 Jigsaw.recipes = recipes(

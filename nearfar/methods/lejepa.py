@@ -44,7 +44,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..losses import unit
@@ -127,7 +127,7 @@ class LeJEPA(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how much a feature of z varies, where 1 is aimed at, and SIGReg, which is near 1 at best."""
-        variance = distributed.total(centred(watched["z"]).square().mean(0)) / distributed.world()
+        variance = collectives.total(centred(watched["z"]).square().mean(0)) / distributed.world()
         return {"deviation": variance.sqrt().mean(), "normality": watched["sigreg"]}
 
 
@@ -165,7 +165,7 @@ def sigreg(z: Tensor, directions: Tensor) -> Tensor:
         normal = torch.exp(-t.square() / 2)
         weights = 2 * REACH / (KNOTS - 1) * normal
         weights = torch.cat([weights[:1] / 2, weights[1:-1], weights[-1:] / 2])  # the trapezoidal rule
-        real = distributed.total(x.cos().sum(-3)) / n
-        imaginary = distributed.total(x.sin().sum(-3)) / n
+        real = collectives.total(x.cos().sum(-3)) / n
+        imaginary = collectives.total(x.sin().sum(-3)) / n
         errors = (real - normal).square() + imaginary.square()
         return n * (errors @ weights).mean()

@@ -32,7 +32,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core import distributed
+from ..core import collectives
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..models import Encoder
@@ -101,7 +101,7 @@ class MAE(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the variance of the hidden pixels was decoded."""
-        error, spread = (distributed.total(watched[name]) for name in ("error", "spread"))
+        error, spread = (collectives.total(watched[name]) for name in ("error", "spread"))
         return {"hidden_explained": (1 - error / spread.clamp(min=1e-12)).clamp(min=0)}
 
 

@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed, rng
+from ..core import collectives, distributed, rng
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..losses import unit
@@ -137,7 +137,7 @@ class NPID(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often an image's own row is the most similar of those compared."""
-        own = distributed.total(watched["first"].float().mean()) / distributed.world()
+        own = collectives.total(watched["first"].float().mean()) / distributed.world()
         return {"own_row_first": own}
 
 
@@ -206,4 +206,4 @@ def settle(method: NPID, watched: Mapping[str, Tensor]) -> None:
 
 def _everywhere(mean: Tensor) -> Tensor:
     """Average over the processes."""
-    return distributed.total(mean) / distributed.world()
+    return collectives.total(mean) / distributed.world()

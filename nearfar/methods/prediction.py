@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core import distributed
+from ..core import collectives, distributed
 
 
 def tell(predicted: Tensor, z: Tensor, at: Tensor, negatives: str = "all") -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def tell(predicted: Tensor, z: Tensor, at: Tensor, negatives: str = "all") -> tu
     with torch.autocast(z.device.type, enabled=False):
         predicted, z = predicted.to(wide), z.to(wide)
         n, count = predicted.shape[:2]
-        scores = distributed.products(predicted.flatten(0, 1), z.flatten(0, 1)).view(n, count, -1, z.shape[1])
+        scores = collectives.products(predicted.flatten(0, 1), z.flatten(0, 1)).view(n, count, -1, z.shape[1])
         own = torch.arange(n, device=z.device) + distributed.rank() * n
         true = torch.zeros_like(scores, dtype=torch.bool)
         true[torch.arange(n)[:, None], torch.arange(count)[None], own[:, None], at[None].to(z.device)] = True

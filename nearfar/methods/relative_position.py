@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..models import Encoder, mlp
@@ -114,7 +114,7 @@ class RelativePosition(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the directions was told rightly."""
-        right = distributed.total(watched["right"].float().mean()) / distributed.world()
+        right = collectives.total(watched["right"].float().mean()) / distributed.world()
         return {"direction_accuracy": right}
 
 

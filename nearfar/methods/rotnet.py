@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..images.view_settings import Views
 from ..models import Encoder
 from .base import Batch, Expects, Loss, Method
@@ -84,7 +84,7 @@ class RotNet(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the turns was told rightly; a quarter is chance."""
-        return {"turn_accuracy": distributed.total(watched["right"].float().mean()) / distributed.world()}
+        return {"turn_accuracy": collectives.total(watched["right"].float().mean()) / distributed.world()}
 
 
 # Crops as weak as the authors' for CIFAR, which shift its images by up to 4 of 32 px.

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..images.view_settings import Views
@@ -103,7 +103,7 @@ class SimMIM(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the variance of the hidden pixels was predicted."""
-        error, spread = (distributed.total(watched[name]) for name in ("error", "spread"))
+        error, spread = (collectives.total(watched[name]) for name in ("error", "spread"))
         return {"hidden_explained": (1 - error / spread.clamp(min=1e-12)).clamp(min=0)}
 
 

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.config import setting
 from ..core.errors import NearfarError
 from ..models import Encoder
@@ -83,4 +83,4 @@ class Supervised(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the views was named rightly."""
-        return {"accuracy": distributed.total(watched["right"].float().mean()) / distributed.world()}
+        return {"accuracy": collectives.total(watched["right"].float().mean()) / distributed.world()}

@@ -45,7 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..images.views import View
@@ -162,7 +162,7 @@ class SwAV(Method):
         self.prototypes.copy_(unit(self.prototypes))
         size = self.config.queue
         if size and progress >= self.config.queue_start:
-            fresh = torch.stack([distributed.gather(z.contiguous(), grad=False) for z in watched["full"]])
+            fresh = torch.stack([collectives.gather(z.contiguous(), grad=False) for z in watched["full"]])
             self.queue.copy_(torch.cat([fresh.to(self.queue.dtype), self.queue], dim=1)[:, :size])
             self.queued.add_(fresh.shape[1]).clamp_(max=size)
 
@@ -202,9 +202,9 @@ SwAV.recipes = recipes(
 def codes(scores: Tensor, epsilon: float, sinkhorn_iterations: int) -> Tensor:
     """Equation 3 by Sinkhorn and Knopp: (n, K) scores to codes, prototypes evenly used over all processes."""
     scores = scores if scores.dtype == torch.float64 else scores.float()
-    top = distributed.gather(scores.max()[None], grad=False).max()
+    top = collectives.gather(scores.max()[None], grad=False).max()
     q = ((scores - top) / epsilon).exp()
     for _ in range(sinkhorn_iterations):
-        q = q / (distributed.total(q.sum(0)).clamp(min=1e-38) * q.shape[1])
+        q = q / (collectives.total(q.sum(0)).clamp(min=1e-38) * q.shape[1])
         q = q / (q.sum(1, keepdim=True).clamp(min=1e-38) * len(q) * distributed.world())
     return q * len(q) * distributed.world()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives, distributed
 from .base import Expects, Loss, Method
 
 
@@ -40,14 +40,14 @@ def naming_loss(y: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     kind = torch.promote_types(y.dtype, torch.float32)
     known = target >= 0
     sums = F.cross_entropy(y.flatten(0, 1).to(kind), target.flatten(), ignore_index=-1, reduction="sum")
-    count = distributed.total(known.sum().to(kind)).clamp(min=1)
+    count = collectives.total(known.sum().to(kind)).clamp(min=1)
     right = ((y.argmax(2) == target) & known).sum()
     return sums * distributed.world() / count, {"right": right, "count": known.sum()}
 
 
 def share_named(watched: Mapping[str, Tensor]) -> Tensor:
     """Tell which share of the tokens was named."""
-    right, count = (distributed.total(watched[name].float()) for name in ("right", "count"))
+    right, count = (collectives.total(watched[name].float()) for name in ("right", "count"))
     return right / count.clamp(min=1)
 
 

@@ -34,7 +34,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core import distributed, rng
+from ..core import collectives, distributed, rng
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..losses.statistics import centred, variance_explained
@@ -94,7 +94,7 @@ class VAE(Method):
         kind = torch.promote_types(y.dtype, torch.float32)
         y, x, mu, log_var = y.to(kind), x.to(kind), mu.to(kind), log_var.to(kind)
         errors = (y - x).square().mean()
-        variance = (distributed.total(errors.detach()) / distributed.world()).clamp(min=1e-6)
+        variance = (collectives.total(errors.detach()) / distributed.world()).clamp(min=1e-6)
         likelihood = errors / (2 * variance) + (2 * math.pi * variance).log() / 2
         kl = (mu.square() + log_var.exp() - 1 - log_var).sum(1).mean() / 2
         terms = {"reconstruction": likelihood, "kl": self.config.beta * kl / x[0].numel()}
@@ -103,7 +103,7 @@ class VAE(Method):
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell which share of the pixels' variance was decoded, and how many of the numbers say something."""
         mu = watched["mu"]
-        variance = distributed.total(centred(mu).square().mean(0)) / distributed.world()
+        variance = collectives.total(centred(mu).square().mean(0)) / distributed.world()
         return {
             "variance_explained": variance_explained(watched["y"], watched["x"]),
             "active_numbers": (variance > ACTIVE).sum().float(),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives
 
 
 class Bank(nn.Module):
@@ -40,7 +40,7 @@ class Bank(nn.Module):
             v: (n, width) of length 1, what the network makes of them.
             momentum: 0 to 1; 1 changes nothing.
         """
-        rows, v = distributed.gather(rows, grad=False), distributed.gather(v, grad=False)
+        rows, v = collectives.gather(rows, grad=False), collectives.gather(v, grad=False)
         kind = torch.promote_types(self.rows.dtype, torch.float32)
         moved = momentum * self.rows[rows].to(kind) + (1 - momentum) * v.to(kind)
         self.rows[rows] = F.normalize(moved, dim=1).to(self.rows.dtype)

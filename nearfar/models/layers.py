@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core import distributed
+from ..core import collectives, distributed
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -115,10 +115,10 @@ class GlobalBatchNorm(_BatchNorm):
         x = input if input.dtype == torch.float64 else input.float()
         others = [0, *range(2, x.dim())]
         plane = (1, -1) + (1,) * (x.dim() - 2)
-        count = distributed.total(x.new_tensor(x.numel() / x.shape[1]))
-        mean = distributed.total(x.sum(others)) / count
+        count = collectives.total(x.new_tensor(x.numel() / x.shape[1]))
+        mean = collectives.total(x.sum(others)) / count
         centred = x - mean.view(plane)
-        variance = distributed.total(centred.square().sum(others)) / count
+        variance = collectives.total(centred.square().sum(others)) / count
         if self.training and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 assert self.num_batches_tracked is not None

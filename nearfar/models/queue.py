@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives
 
 
 class Queue(nn.Module):
@@ -44,7 +44,7 @@ class Queue(nn.Module):
         Args:
             z: (n, width) rows of length 1, this process's; as many on every process.
         """
-        everyone = distributed.gather(z, grad=False)[-len(self.rows) :].to(self.rows.dtype)
+        everyone = collectives.gather(z, grad=False)[-len(self.rows) :].to(self.rows.dtype)
         where = (self.place + torch.arange(len(everyone), device=everyone.device)) % len(self.rows)
         self.rows[where] = everyone
         self.place.add_(len(everyone)).remainder_(len(self.rows))
@@ -90,7 +90,7 @@ class PastExamples(Queue):
         Args:
             z: (n, ...), this process's; as many on every process.
         """
-        everyone = distributed.gather(z, grad=False)
+        everyone = collectives.gather(z, grad=False)
         self.rows = torch.cat([self.rows.to(everyone), everyone])[-self.size :] if len(self) else everyone
 
     def take(self, u: Tensor) -> Tensor:

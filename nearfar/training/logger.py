@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..core import distributed, locks, memory, progress
+from ..core import collectives, distributed, locks, memory, progress
 from ..core.errors import NearfarError
 from ..methods.base import Method
 from . import checkpoint, run_shapes
@@ -121,7 +121,7 @@ class RunLogger:
         weights = (value for name, value in (*tensors.items(), *own.items()) if name.startswith("method."))
         sound = all(bool(torch.isfinite(value).all()) for value in (step.loss, *weights))
         broken = step.loss.detach().new_tensor(not sound)
-        if bool(distributed.total(broken) if shared else broken):  # all stop, or none
+        if bool(collectives.total(broken) if shared else broken):  # all stop, or none
             self._finite(step, float("nan"))
         spent = self.earlier + time.monotonic() - self.began if self.timed else None
         facts = {"step": step.number, "plan": step.plan.stretches, "numbers": numbers, "seconds": spent}
@@ -143,10 +143,10 @@ class RunLogger:
         """Gather one line of the log. Reads from the device, which is why not every step is logged."""
         seconds = max(time.monotonic() - self.began, 1e-9)
         figures: dict[str, Any] = {"step": step.number, "epoch": round(step.number / self.epoch_steps, 4)}
-        figures["loss"] = float(distributed.total(step.loss)) / distributed.world()
+        figures["loss"] = float(collectives.total(step.loss)) / distributed.world()
         if len(step.terms) > 1:
             world = distributed.world()
-            figures |= {name: float(distributed.total(term)) / world for name, term in step.terms.items()}
+            figures |= {name: float(collectives.total(term)) / world for name, term in step.terms.items()}
         figures |= {name: float(value) for name, value in self.method.metrics(step.watched).items()}
         figures["lr"] = step.lr
         if (peak := memory.peak(step.loss.device)) is not None:

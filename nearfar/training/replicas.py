@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..core import distributed
+from ..core import collectives, distributed
 from ..core.threads import one_torch_thread
 from ..methods.base import Method
 from ..models.bank import Bank
@@ -138,7 +138,7 @@ class Replicas:
         floats = [buffer for buffer in found[0] if buffer.is_floating_point()]
         if distributed.world() > 1 and floats:
             flat = torch.cat([buffer.flatten() for buffer in floats])
-            mean = distributed.total(flat) / distributed.world()
+            mean = collectives.total(flat) / distributed.world()
             for buffer, part in zip(floats, mean.split([buffer.numel() for buffer in floats]), strict=True):
                 buffer.copy_(part.view(buffer.shape))
 

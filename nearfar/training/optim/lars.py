@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import distributed
+from ...core import collectives
 from ...core.sharded import is_sharded, local
 
 
@@ -88,6 +88,6 @@ def _lengths(tensors: list[Tensor], cut: list[bool]) -> list[Tensor]:
     sharded = [at for at, here in enumerate(cut) if here]
     if sharded:
         squares = torch.stack([found[at] for at in sharded]).square()
-        for at, length in zip(sharded, distributed.total(squares).sqrt(), strict=True):
+        for at, length in zip(sharded, collectives.total(squares).sqrt(), strict=True):
             found[at] = length
     return found
