@@ -34,13 +34,13 @@ from .method_choice import choose_method
 from .options import Options
 from .pace import seconds_a_step
 from .plan import epochs, plan_run
-from .precision import gains_from_bfloat16
+from .precision import gains_from_bfloat16, views_dtype
 from .run_config import RunConfig
 from .schedule import EarlySteps, TimeBudget, measuring
 from .settings import Training
-from .setup import training_threads, views_dtype, with_threads
 from .targets import stand_in
 from .teacher import teacher_of
+from .threads import training_threads, with_threads
 
 DECODING = 1.5  # seconds that images are decoded for, to find broken ones
 TIMING = 1.0  # seconds that training steps are timed for

@@ -22,9 +22,9 @@ from .method_choice import AUTO, choose_method
 from .run_config import MAY_CHANGE, RunConfig
 from .schedule import StepPlan
 from .settings import Training
-from .setup import workers
 from .targets import TeacherVectors, teacher_vectors
 from .teacher import teacher_of
+from .threads import workers
 
 LOOKED_AT = 64  # images of a collection, to see whether there is anything on them
 ONE_COLOUR = "all sampled images have one and the same colour, so nothing can be learnt; look at them"

@@ -1,4 +1,4 @@
-"""Finds out whether bfloat16 is faster than float32 here, in a few seconds at most."""
+"""Finds out whether bfloat16 is faster than float32 here, in a few seconds at most, and what views become."""
 
 from __future__ import annotations
 
@@ -133,3 +133,17 @@ def _turns(
             break
         turn = elapsed() - start
     return count, turns
+
+
+def views_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """Choose the type in which views travel to the network.
+
+    Args:
+        device: where the network is.
+        precision: of the network.
+
+    Returns:
+        bfloat16 to halve the way to a GPU; float32 on a CPU, where the network's own threads convert
+        faster than the feed's, which would fight them for the cores.
+    """
+    return torch.bfloat16 if device.type == "cuda" and precision == "bfloat16" else torch.float32

@@ -14,25 +14,22 @@ import torch
 
 from .. import models
 from ..core import distributed, progress
-from ..core.device import compute_threads, cores
 from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.dataset import Subset
 from ..data.groups import Partners
 from ..data.loader import DataLoader, seconds_a_batch
-from ..data.modalities import modality
 from ..methods.base import Method
 from . import checkpoint, optim, resolve, run_shapes
 from .adapting import StartPull
 from .pace import seconds_a_step
 from .parallel import gathered, is_shared, parallelise
 from .plan import epochs, step_count
-from .precision import gains_from_bfloat16
-from .replicas import LEAST, why_whole
+from .precision import gains_from_bfloat16, views_dtype
 from .run_config import RunConfig
 from .schedule import EarlySteps, StepPlan, TimeBudget, measuring
-from .settings import Training
 from .targets import TeacherVectors
+from .threads import training_threads, with_threads, workers
 from .turns import FEWEST, SECONDS, Turns
 
 LONG, LONG_STEPS = 600.0, 2000  # seconds, or steps, that a run must last before compiling is tried
@@ -259,50 +256,6 @@ def prepare(
     return job
 
 
-def with_threads(training: Training, device: torch.device) -> Training:
-    """Fill in the number of threads that train, if it was not given.
-
-    Args:
-        training: the settings.
-        device: where to compute.
-
-    Returns:
-        Settings with a number.
-    """
-    if training.threads is not None:
-        return training
-    return replace(training, threads=distributed.same(compute_threads()) if device.type == "cpu" else 1)
-
-
-def training_threads(module: Method, training: Training, device: torch.device) -> int:
-    """Count the threads among which a batch can be cut, and say why they are fewer than asked for.
-
-    Args:
-        module: what is trained.
-        training: with the number of threads asked for, and the batch.
-        device: where the method is.
-
-    Returns:
-        1 where the batch stays whole.
-    """
-    asked, share = training.threads or 1, training.batch_size // distributed.world()
-    if asked == 1 or is_shared(module) or training.checkpoint_activations:
-        return 1
-    if device.type != "cpu":
-        progress.say(f"--threads {asked} is for a CPU: the batch stays whole on {device.type}.")
-        return 1
-    if reason := why_whole(module):
-        progress.say(f"the batch stays whole, which torch divides among its own threads: {reason}.")
-        return 1
-    count = max(1, min(asked, share // LEAST))
-    if count < asked:
-        progress.say(
-            f"{counted(count, 'thread')} of {asked} will train: a share of the batch has at "
-            f"least {LEAST} {modality(training.modality).noun}."
-        )
-    return count
-
-
 def _faster_place(job: TrainingSetup) -> str:
     """Decide where views are made: by the CPU, unless a GPU makes a real batch faster."""
     if job.device.type != "cuda" or not job.wanted.kind.on_device:
@@ -382,22 +335,3 @@ def _planned(job: TrainingSetup) -> StepPlan:
     first = "" if job.early is None else f", with views of {job.early.size} px {1e3 * small:,.0f} ms"
     progress.say(f"a step takes {1e3 * pace:,.0f} ms now{first}, so {plan.steps:,} fit into the time.")
     return plan
-
-
-def views_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """Choose the type in which views travel to the network.
-
-    Args:
-        device: where the network is.
-        precision: of the network.
-
-    Returns:
-        bfloat16 to halve the way to a GPU; float32 on a CPU, where the network's own threads convert
-        faster than the feed's, which would fight them for the cores.
-    """
-    return torch.bfloat16 if device.type == "cuda" and precision == "bfloat16" else torch.float32
-
-
-def workers(wanted: RunConfig) -> int:
-    """Count the threads that read images and make views."""
-    return wanted.training.workers or cores()
