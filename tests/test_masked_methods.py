@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from small import given, small, tokenizer, total
+from small import given, pictures, small, tokenizer, total
 
 from nearfar import models
 from nearfar.core import rng
 from nearfar.core.errors import NearfarError
 from nearfar.methods import beit, ibot, ijepa, masks
 from nearfar.methods.base import Batch
-from nearfar.methods.dvae import DVAE, Config, perplexity
+from nearfar.methods.dvae import DVAE, Config, Words, perplexity
 from nearfar.methods.mae import MAE
 from nearfar.models.transformer import positions
 from nearfar.training import optim
@@ -315,7 +315,7 @@ def test_beit_names_hidden_patches_alone_by_the_words_of_a_tokenizer_that_stays_
 def test_beit_reads_words_at_the_side_that_gives_each_patch_a_place() -> None:
     f, given_words = models.encoder("vit_w64_d2", size=16), tokenizer()
     given_words.encoder = models.encoder("resnet10_w16", size=64).eval()  # a place for 16 x 16 pixels
-    given_words.parts["words"]["layer.weight"] = torch.randn(16, 128)
+    given_words.parts["words"] = Words(128, 16).state_dict()
     module = beit.BEiT(f, beit.Config(), given_words)
     assert module.stride == 16 and module.words(torch.rand(2, 3, 16, 16), (4, 4)).shape == (2, 16)
 
@@ -327,6 +327,14 @@ def test_what_is_no_tokenizer_is_refused() -> None:
     given_words.parts["words"]["usage"] = torch.nn.functional.one_hot(torch.tensor(3), 16).float()
     with pytest.raises(NearfarError, match="uses 1 of its 16 words, too few to learn from"):
         beit.BEiT(f, beit.Config(), given_words)
+
+
+def test_places_begin_with_words_of_their_own() -> None:
+    """With torch's own start they share 7 to 10 of 64, and few more come in training."""
+    torch.manual_seed(0)
+    module = DVAE(models.encoder("resnet5_w64", size=16), Config(words=64))
+    used = module(pictures(64, views=1)).watched["used"]
+    assert float(perplexity(used)) > 24
 
 
 def test_a_discrete_vae_gives_each_kind_of_patch_words_of_its_own() -> None:

@@ -46,6 +46,7 @@ from .base import Batch, Expects, Loss, Method
 from .recipes import WEAK, recipes
 
 USAGE = 0.9  # momentum of how often each word is used
+APART = 6.0  # standard deviation of s at first, five times that of the Gumbel noise
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Config:
 class Words(nn.Module):
     """One linear layer from a place of a map to the words, and how often each word is used.
 
-    Each channel has its mean taken off first: after a ReLU all places have much in common, and would begin with
-    the same few words.
+    So that places begin with words of their own, and not all with the same few, each channel has its mean taken
+    off first, as after a ReLU all places have much in common, and words begin `APART`.
     """
 
     usage: Tensor
@@ -81,6 +82,8 @@ class Words(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(width, affine=False)
         self.layer = nn.Linear(width, words)
+        nn.init.normal_(self.layer.weight, std=APART / math.sqrt(width))
+        nn.init.zeros_(self.layer.bias)
         self.register_buffer("usage", torch.full((words,), 1 / words))
 
     def forward(self, level: Tensor) -> Tensor:
@@ -177,7 +180,7 @@ def perplexity(used: Tensor) -> Tensor:
 
 _SMALL = {**WEAK, "encoder": "resnet5_w64"}
 DVAE.recipes = recipes(
-    cpu=_SMALL,
+    cpu={**_SMALL, "kl": 0.003},  # without it, a short run uses few words (docs/decisions.md)
     cifar={**_SMALL, "optimizer": "adamw", "lr": 1e-3, "lr_scaling": "fixed"},
     imagenet={**_SMALL, "optimizer": "adamw", "lr": 1e-3, "lr_scaling": "fixed"},
 )
