@@ -42,7 +42,6 @@ def main() -> None:
     words = parser.parse_args()
     from sklearn.metrics import normalized_mutual_info_score
     from threadpoolctl import threadpool_limits
-    from torch import nn
 
     import nearfar
     from nearfar.analysis.clusters import kmeans
@@ -51,13 +50,12 @@ def main() -> None:
     from nearfar.data import cache
     from nearfar.data.sources import open_source
     from nearfar.features.extract import features
-    from nearfar.images.views import Preprocess
 
     ways: dict[str, Callable[[Vectors, int, int], Rows]] = {"k-means": kmeans, "TEMI": temi}
     print("| vectors | way | accuracy | mutual information | s |\n|---|---|---|---|---|", flush=True)
-    for name in ["pixels", *words.runs]:
-        run = None if name == "pixels" else nearfar.load(name)
-        how = run.preprocess if run else Preprocess(size=32, crop=1.0)
+    for name in words.runs:
+        run = nearfar.load(name)
+        how = run.preprocess
         store = cache.load(
             open_source(words.images, labels=True),
             short_side=how.size,
@@ -65,8 +63,8 @@ def main() -> None:
             max_bad=0,
             threads=cores(),
         )
-        x = torch.from_numpy(features(run.encoder if run else nn.Flatten(), store, how))
-        rows: Vectors = torch.nn.functional.normalize(x.flatten(1)).numpy()
+        x = torch.from_numpy(features(run.encoder, store, how))
+        rows: Vectors = torch.nn.functional.normalize(x).numpy()
         truth = store.labels.astype(np.int64)
         for way, divide in ways.items():
             began = time.perf_counter()

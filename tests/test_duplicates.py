@@ -156,6 +156,18 @@ def test_one_defect_counts_and_saving_the_board_again_does_not() -> None:
     assert apart < LEAST < duplicates.MIN_SIMILARITY < again
 
 
+def test_what_was_cut_to_another_shape_and_squeezed_is_near_where_it_is_full_of_detail() -> None:
+    """As thumbnails of one photograph are. Boxes are not: such a stretch makes any two alike."""
+    draw = np.random.default_rng(2)
+    full = [resized(draw.integers(0, 256, (24, 24, 3), np.uint8), 96, 96) for _ in range(8)]
+    rows = np.arange(8)
+    for pictures, near in ((full, True), (products(8), False)):
+        cut = [resized(x[:, len(x) // 10 : -len(x) // 10], 96, 96) for x in pictures]
+        own, copies = held(pictures), held(cut)
+        assert ((own.similarity(copies, rows, rows) > LEAST) == near).mean() > 0.8
+        assert own.similarity(copies, rows, np.roll(rows, 1)).max() < LEAST
+
+
 def test_fits_against_loops() -> None:
     draw = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, 3, len(ZOOMS), SIDE, SIDE, generator=draw)

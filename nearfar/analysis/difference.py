@@ -26,6 +26,8 @@ CONTRAST = 0.06  # of the range of pixels; a picture with less has nothing that 
 SOFT = 4  # pixels within which colours are softened: a JPEG keeps them at half the resolution
 GREY = 0.03  # strongest colour, of the range of pixels, up to which a picture is grey
 STRETCH = 0.06  # log of how much more one picture may be stretched in one direction than in the other
+STRETCHED = 0.3  # the same for two pictures full of detail, which no stretch makes alike unless they are
+DETAIL = 0.4  # share of places in which something is to be seen, of such pictures
 WITHIN = 0.75  # share of one of two pictures that lies in the other, at least
 USUAL = (
     2.0  # weight of the root mean square difference: other colours differ everywhere, and nowhere very much
@@ -169,6 +171,7 @@ def _worst(a: torch.Tensor, b: torch.Tensor, place: torch.Tensor, aspect: torch.
     are softened first.
     """
     side = a.shape[-1]
+    most = torch.where(torch.minimum(_detail(a), _detail(b)) < DETAIL, STRETCH, STRETCHED)
     a, b = _same_colours(a, b)
     grid = _grid(place, side)
     b = functional.grid_sample(b, grid, padding_mode="border", align_corners=False)
@@ -188,11 +191,17 @@ def _worst(a: torch.Tensor, b: torch.Tensor, place: torch.Tensor, aspect: torch.
     mine = inside.mean(dim=(1, 2, 3))
     covered = torch.stack([mine, mine * (place[:, 0] * place[:, 2]).abs()])  # of the first, of the second
     # A copy is as much wider as it is higher: in pixels if it was cropped, in shares if it was squeezed. Any
-    # box could else be laid upon any other.
+    # box could else be laid upon any other. One cut to another shape and then squeezed is neither.
     stretch = (place[:, 0].abs() / place[:, 2]).log()
-    bent = torch.minimum(stretch.abs(), (stretch + aspect.log()).abs()) > STRETCH
+    bent = torch.minimum(stretch.abs(), (stretch + aspect.log()).abs()) > most
     apart = (covered.amin(dim=0) < 0.4) | (covered.amax(dim=0) < WITHIN) | bent
     return torch.where((spread < CONTRAST) | apart, torch.ones(()), found)
+
+
+def _detail(x: torch.Tensor) -> torch.Tensor:
+    """Give the share of places in which the brightness is not the same all over."""
+    grey = _resized(x.mean(dim=1, keepdim=True), min(x.shape[-1], FIRST))
+    return (_highest(grey, 2) + _highest(-grey, 2) > 2 * CONTRAST).float().mean(dim=(1, 2, 3))
 
 
 def _same_colours(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
