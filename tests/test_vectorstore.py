@@ -15,7 +15,7 @@ import nearfar
 from nearfar.app import tasks
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
-from nearfar.stores import StoreInfo, base, lance_sql, open_store
+from nearfar.stores import StoreInfo, base, lance_commits, lance_sql, open_store
 from nearfar.stores.columns import read_columns, values_of
 from nearfar.stores.schema import fixed
 
@@ -364,3 +364,9 @@ def test_a_comma_stands_in_numbers_only_where_it_is_not_between_cells(
     (tmp_path / "doses.csv").write_text(text)
     read = read_columns(tmp_path / "doses.csv")
     assert read.commas is commas and read.columns == {"dose": ["1,5"]}
+
+
+def test_of_a_disk_that_refuses_only_its_own_words_are_told() -> None:
+    said = 'lance error: LanceError(IO): Read-only file system (os error 30) at path "/mnt/s.nf/images.lance"'
+    assert lance_commits.reason(OSError(said)) == "Read-only file system"
+    assert lance_commits.reason(RuntimeError("table is gone, /src/table.rs:1:2")) == "table is gone"

@@ -33,6 +33,8 @@ def reason(error: Exception, address: str = "") -> str:
         address: of the store, as it was given; its secrets are left out.
     """
     first = redact_text(str(error), *([address] if address else [])).splitlines()[0]
+    if system := re.search(r"([A-Z][^:()]*) \(os error \d+\)", first):  # what the disk said is enough
+        return system[1]
     return re.sub(r",? ?/\S*\.rs:[\d:]+", "", first).strip()[:200].rstrip(".")
 
 
