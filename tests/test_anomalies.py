@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+import nearfar
 from nearfar.analysis import conformal
 from nearfar.analysis.anomalies import (
     DETECTORS,
@@ -17,6 +21,8 @@ from nearfar.analysis.anomalies import (
 )
 from nearfar.analysis.planted_oddities import plant_oddities
 from nearfar.core.errors import NearfarError
+from nearfar.stores import StoreInfo, open_store
+from nearfar.stores.schema import fixed
 
 
 def cloud(count: int, middles: np.ndarray, seed: int, spread: float = 0.35) -> np.ndarray:
@@ -161,6 +167,16 @@ def test_planted_oddities_tell_a_strong_encoder_from_one_that_knows_nothing() ->
     assert weak.to_json()["weak"] is True
     clips = plant_oddities(x, labels, noun="clips")
     assert "4 clips of one class" in str(clips) and "image" not in str(clips)
+
+
+@pytest.mark.parametrize(("run", "advised"), [("runs/a", True), ("known", False), ("timm:resnet18", False)])
+def test_who_has_an_encoder_of_these_images_alone_is_advised_to_look_with_a_known_one(
+    run: str, advised: bool, tmp_path: Path
+) -> None:
+    store = open_store(tmp_path / "s.nf", StoreInfo(8, "abc", run))
+    x = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    store.upsert(pa.table({"id": [f"{at:02d}.jpg" for at in range(60)], "vector": fixed(x)}))
+    assert ("embed known" in str(nearfar.anomalies(store))) == advised
 
 
 def test_without_labels_clusters_are_planted_and_the_sentence_says_what_that_means() -> None:

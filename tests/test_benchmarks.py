@@ -225,7 +225,7 @@ def test_accuracy_pairs_seeds_and_reads_what_is_there(tmp_path: Path) -> None:
 
     pace = {"pace": 1000.0, "epochs": 12.0, "seconds": 600.0}
     for seed in range(2):
-        for prefix, value in (("", 0.6), ("lightly-", 0.4 + 0.1 * seed)):
+        for prefix, value in (("", 0.6), ("lightly-", 0.4 + 0.1 * seed), ("supervised-", 0.8)):
             name = f"{prefix}10-minutes-seed-{seed}"
             (tmp_path / name).mkdir()
             (tmp_path / name / "encoder.json").write_text("{}")
@@ -237,6 +237,8 @@ def test_accuracy_pairs_seeds_and_reads_what_is_there(tmp_path: Path) -> None:
     assert len(peers) == 3 and peers[0].gain == Spread(
         pytest.approx(1.2), pytest.approx(1.35), pytest.approx(1.5)
     )
+    ceiling = [row for row in found.rows if row.who == "supervised"]
+    assert [row.gain.middle for row in ceiling if row.gain] == [pytest.approx(0.75)] * 3
     assert not found.notes and [bar.met for bar in found.bars] == [False, False]
     assert "no --data" in accuracy.run(Asked()).notes[0]
 

@@ -13,6 +13,7 @@ from ..analysis.anomalies import check_detection, score_anomalies, score_detecti
 from ..analysis.planted_oddities import plant_oddities
 from ..core.errors import NearfarError
 from ..core.text import counted
+from ..data.modalities import IMAGES
 from ..stores.base import check_room
 from ..training.run import Run
 from .anomaly_parts import find_parts
@@ -27,6 +28,11 @@ from .store_access import (
     read_labels,
     run_of,
     write_result,
+)
+
+OTHER_WORLDS = (
+    "An encoder that has learnt from such images alone may not see things of another kind; look with a known "
+    "one, too: nearfar embed known PHOTOS --store known.nf"
 )
 
 
@@ -156,6 +162,8 @@ def anomalies(
         lines, facts = [*lines, str(measured)], facts | measured.to_json()
     if (tested := plant_oddities(plain, read_labels(opened, "label", ids)[0], seed, noun)) is not None:
         lines, facts = [*lines, str(tested)], facts | {"planted": tested.to_json()}
+        if tested.by == "clusters" and opened.info.modality == IMAGES and _learnt_here(opened.info.run):
+            lines.append(OTHER_WORLDS)
     if save is not None:
         opened.update(save, {ids[row]: float(found.scores[row]) for row in rows})
     if heat_maps is not None:
@@ -164,3 +172,8 @@ def anomalies(
     return write_result(
         Listing("most anomalous first", tuple(listed), columns, tuple(lines), facts), opened, out
     )
+
+
+def _learnt_here(run: str) -> bool:
+    """Tell whether a store's encoder is a run's own, and none that came with a name such as timm:resnet18."""
+    return bool(run) and run != "known" and ":" not in run
