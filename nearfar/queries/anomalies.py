@@ -14,6 +14,7 @@ from ..analysis.planted_oddities import plant_oddities
 from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.modalities import IMAGES
+from ..models import known as known_encoders
 from ..stores.base import check_room
 from ..training.run import Run
 from .anomaly_parts import find_parts
@@ -162,7 +163,7 @@ def anomalies(
         lines, facts = [*lines, str(measured)], facts | measured.to_json()
     if (tested := plant_oddities(plain, read_labels(opened, "label", ids)[0], seed, noun)) is not None:
         lines, facts = [*lines, str(tested)], facts | {"planted": tested.to_json()}
-        if tested.by == "clusters" and opened.info.modality == IMAGES and _learnt_here(opened.info.run):
+        if tested.by == "clusters" and opened.info.modality == IMAGES and _has_a_run(opened.info.run):
             lines.append(OTHER_WORLDS)
     if save is not None:
         opened.update(save, {ids[row]: float(found.scores[row]) for row in rows})
@@ -174,6 +175,6 @@ def anomalies(
     )
 
 
-def _learnt_here(run: str) -> bool:
-    """Tell whether a store's encoder is a run's own, and none that came with a name such as timm:resnet18."""
-    return bool(run) and run != "known" and ":" not in run
+def _has_a_run(run: str) -> bool:
+    """Tell whether a store's encoder is of a run, and no known one with a name such as timm:resnet18."""
+    return bool(run) and not known_encoders.is_name(run)
