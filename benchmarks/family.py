@@ -48,8 +48,8 @@ def run(given: argparse.Namespace) -> None:
     found = [json.loads(line) for line in given.rows.read_text().splitlines()] if given.rows.exists() else []
     steps = [row["steps"] for row in found if row["method"] == name]
     length = {"steps": steps[0]} if steps else {"minutes": given.minutes}
-    if given.epochs:
-        length = {"epochs": given.epochs}
+    if given.epochs or given.steps:
+        length = {"epochs": given.epochs} if given.epochs else {"steps": given.steps}
     made = nearfar.pretrain(
         given.data, method=name, out=given.out / f"{name}-{seed}", seed=seed, **length, **HOW, **more
     )
@@ -58,6 +58,7 @@ def run(given: argparse.Namespace) -> None:
     row = {
         "method": name,
         "seed": seed,
+        "timed": "minutes" in length,
         "knn": 100 * knn,
         "linear": 100 * linear,
         "encoder": made.encoder.name,
@@ -114,8 +115,8 @@ def table(given: argparse.Namespace) -> None:
     print("| family | method | encoder | seeds | k-NN | linear | images/s | epochs | peak MiB |")
     print("|---|---|---|---|---|---|---|---|---|")
     for family, name, rows in rows_of(given.rows):
-        timed = next((row for row in rows if row["seed"] == 0), rows[0])  # the others took as many steps
-        figures = [percents(rows, "knn"), percents(rows, "linear"), f"{timed['images_per_second']:,.0f}"]
+        timed = [f"{row['images_per_second']:,.0f}" for row in rows if row["timed"]]  # alone on its core
+        figures = [percents(rows, "knn"), percents(rows, "linear"), timed[0] if timed else "-"]
         figures += [f"{mean(rows, 'epochs'):.1f}", f"{mean(rows, 'peak_mib'):,.0f}"]
         print(f"| {family} | {name} | {rows[0]['encoder']} | {len(rows)} | {' | '.join(figures)} |")
     if given.plot:
@@ -175,6 +176,7 @@ def main() -> None:
         one.add_argument(name, type=Path, required=True)
     one.add_argument("--minutes", type=float, default=2.0)
     one.add_argument("--epochs", type=int, help="instead of minutes")
+    one.add_argument("--steps", type=int, help="instead of minutes")
     one.set_defaults(do=run)
     one = asked.add_parser("table")
     one.add_argument("rows", type=Path)
