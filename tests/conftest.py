@@ -58,13 +58,14 @@ def short_looks() -> Iterator[Looks]:
     How fast a machine is is no test's concern, and what is told of many images that of few: of those with
     `whole_looks`.
     """
-    from nearfar.training import check, colour_choice, monitor
+    from nearfar.data import inspection
+    from nearfar.training import check, monitor
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check, "TIMING", 0.2)
-        users = (monitor, monitor.SAMPLE), (colour_choice, colour_choice.SAMPLE)
+        users = (monitor, monitor.SAMPLE), (inspection, inspection.SAMPLE)
         patch.setattr(monitor, "SAMPLE", range(32, monitor.SAMPLE.stop))
-        patch.setattr(colour_choice, "SAMPLE", 16)  # too few to tell, so that no network is asked
+        patch.setattr(inspection, "SAMPLE", 16)  # too few to tell, so that no network is asked
         yield users
 
 

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nearfar import check, pretrain
+from nearfar.data.inspection import inspect
 from nearfar.data.sources import open_source
 from nearfar.features.colour_and_shape import Colours, Shapes, nearest_agree, neighbours_shared
 from nearfar.images.view_settings import Views, keeping
@@ -153,3 +155,15 @@ def test_check_tells_what_a_run_would_do():
     found = check(pictures("shape"), **TINY)
     assert found.colours.colour == found.to_json()["colours"]["colour"] == "change"
     assert "views change them" in str(found)
+
+
+def test_what_a_check_decoded_is_not_decoded_again(tmp_path):
+    for number, image in enumerate(pictures("colour")[0]):
+        Image.fromarray(np.kron(image, np.ones((2, 3, 1), np.uint8))).save(tmp_path / f"{number:03}.jpg")
+    source, seen = open_source(tmp_path), {}
+    found = choose_colour(tmp_path, source, limit=10**7, threads=1)
+    inspect(source, max_pixels=10**7, threads=2, seconds=60, glances=seen)
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"")  # which nothing could be told from
+    again = choose_colour(tmp_path, source, limit=10**7, threads=1, glances=seen)
+    assert again == found and found.images == COUNT

@@ -215,12 +215,18 @@ class ImageModality(Modality):
         return models.encoder(name, stem=stem, size=size, weights=weights, seed=seed, **own)
 
     def describe(
-        self, source: Source, *, limit: int, threads: int, seconds: float | None = None
+        self,
+        source: Source,
+        *,
+        limit: int,
+        threads: int,
+        seconds: float | None = None,
+        glances: dict[str, Any] | None = None,
     ) -> Inspection:
         """Decode every image once, or headers and as many as time allows; see `inspection.inspect`."""
         from .inspection import inspect
 
-        return inspect(source, max_pixels=limit, threads=threads, seconds=seconds)
+        return inspect(source, max_pixels=limit, threads=threads, seconds=seconds, glances=glances)
 
     def thumbnail(
         self,

@@ -24,10 +24,11 @@ from .dataset import equal_rows
 from .folders import told
 from .modalities import modality_of
 from .reading import Rejected, each, read_pixels
-from .source import Source
+from .source import Pixels, Source
 from .value_range import find_range
 
-_GLANCE = 32  # decoding to this short side finds what is broken, and lets a JPEG be decoded cheaply
+GLANCE = 32  # decoding to this short side finds what is broken, and lets a JPEG be decoded cheaply
+SAMPLE = 1000  # images of which a glance is kept for who asks
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,26 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect(source: Source, *, max_pixels: int, threads: int, seconds: float | None = None) -> Inspection:
+def sample(count: int) -> npt.NDArray[np.int64]:
+    """Draw the images that stand for all of a collection, in the order in which they are decoded.
+
+    Args:
+        count: images in all.
+
+    Returns:
+        Their rows, at most SAMPLE; the same for the same count.
+    """
+    return rng.permutation(rng.fold(0, "colours"), count)[:SAMPLE]
+
+
+def inspect(
+    source: Source,
+    *,
+    max_pixels: int,
+    threads: int,
+    seconds: float | None = None,
+    glances: dict[str, Pixels] | None = None,
+) -> Inspection:
     """Look at every image and keep nothing but what is said of it.
 
     Args:
@@ -131,16 +151,19 @@ def inspect(source: Source, *, max_pixels: int, threads: int, seconds: float | N
         threads: threads that read.
         seconds: how long to decode, about; None decodes every image. With a number every file's header is
             read first, and then images in random order are decoded until the time is over.
+        glances: gets those of the `sample` that were decoded from files, by id, with a short side of GLANCE.
 
     Returns:
         An `Inspection`.
     """
-    look = _Look(source, max_pixels)
+    drawn = sample(len(source))
+    look = _Look(source, max_pixels, glances, frozenset(drawn.tolist()))
     if seconds is None:
         each(len(source), look.decode, threads=threads, what="checking", noun=modality_of(source).noun)
     else:
         each(len(source), look.read_header, threads=threads, what="reading headers:")
-        order = rng.permutation(rng.fold(0, "check"), len(source))
+        others = rng.permutation(rng.fold(0, "check"), len(source))
+        order = np.concatenate([drawn, others[~np.isin(others, drawn)]])  # the sample first
         until = time.monotonic() + seconds
 
         def decode_in_time(at: int) -> None:
@@ -157,8 +180,15 @@ def inspect(source: Source, *, max_pixels: int, threads: int, seconds: float | N
 class _Look:
     """What is known of each image so far, by row."""
 
-    def __init__(self, source: Source, max_pixels: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        max_pixels: int,
+        glances: dict[str, Pixels] | None = None,
+        drawn: frozenset[int] = frozenset(),
+    ) -> None:
         count = len(source)
+        self.glances, self.drawn = glances, drawn
         self.source, self.max_pixels = source, max_pixels
         self.sides = np.zeros((count, 2), dtype=np.int64)  # height, width
         self.sizes = np.zeros(count, dtype=np.int64)  # bytes as stored
@@ -199,7 +229,7 @@ class _Look:
                 self._pixels(row, data)
                 return
             content = read(data, max_pixels=self.max_pixels) if isinstance(data, Path) else data
-            picture = decode.picture(content, max_pixels=self.max_pixels, short_side=_GLANCE)
+            picture = decode.picture(content, max_pixels=self.max_pixels, short_side=GLANCE)
         except BadImage as error:
             self._bad(row, error)
             return
@@ -208,6 +238,8 @@ class _Look:
         self.sides[row], self.deep[row] = (picture.height, picture.width), is_deep_mode(picture.mode)
         self.remarks[row] = decode.remarks(content, max_pixels=self.max_pixels)
         self.decoded[row] = True
+        if self.glances is not None and row in self.drawn:
+            self.glances[self.source.ids[row]] = picture.pixels
 
     def digest(self, row: int) -> None:
         """Read one file for its digest alone."""

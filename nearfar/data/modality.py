@@ -391,7 +391,13 @@ class Modality(abc.ABC):
         """
 
     def describe(
-        self, source: Source, *, limit: int, threads: int, seconds: float | None = None
+        self,
+        source: Source,
+        *,
+        limit: int,
+        threads: int,
+        seconds: float | None = None,
+        glances: dict[str, Any] | None = None,
     ) -> Inspection:
         """Read every example once and say what is in a collection.
 
@@ -401,6 +407,7 @@ class Modality(abc.ABC):
             threads: threads that read.
             seconds: how long to decode, about; None for every example. A kind whose files have no header
                 that says what is in them decodes every example.
+            glances: as in `inspection.inspect`; a kind that keeps none leaves it empty.
         """
         from .examples import describe
 

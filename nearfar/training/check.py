@@ -166,8 +166,10 @@ def check(
     )
     max_pixels = given.get("max_pixels", Training.max_pixels)
     threads = given.get("workers") or cores()
+    ahead(modality_of(source).ready)  # the kernel of the views is loaded while files are read
+    glances: dict[str, Any] = {}
     found = modality_of(source).describe(
-        source, limit=max_pixels, threads=threads, seconds=None if full else DECODING
+        source, limit=max_pixels, threads=threads, seconds=None if full else DECODING, glances=glances
     )
     if found.usable < 2:
         usable = counted(found.usable, f"usable {modality_of(source).one} is")
@@ -195,7 +197,7 @@ def check(
         ahead(timm_names)  # of which the known encoder is made; it takes seconds to import
     colours = None
     if is_open(wanted):
-        colours = choose_colour(data, source, limit=max_pixels, threads=threads)
+        colours = choose_colour(data, source, limit=max_pixels, threads=threads, glances=glances)
         wanted = with_colour(wanted, colours.colour)
     known = None
     if source.modality == IMAGES:

@@ -7,6 +7,7 @@ both: the figures are in docs/choosing.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,17 +15,16 @@ import numpy as np
 import torch
 
 from .. import methods
-from ..core import rng
 from ..core.config import settings_of
 from ..core.errors import BadImage, NearfarError
 from ..core.text import counted, percent
+from ..data.inspection import GLANCE, sample
 from ..data.modalities import IMAGES, modality
 from ..data.open import open_data
 from ..data.reading import each
 from ..data.source import Source
 from ..features.chunked import ragged_chunk
 from ..features.colour_and_shape import (
-    SIDE,
     Colours,
     Shapes,
     has_colours,
@@ -36,10 +36,9 @@ from ..images.view_settings import keeping
 from ..images.views import Preprocess
 from .run_config import RunConfig
 
-SAMPLE = 1000  # images looked at
 FEWEST = 20  # images with labels, and images without, from which on anything is told
 TOGETHER = 2.4  # times chance that neighbours are shared, from which on colours go with content
-PREPROCESS = Preprocess(size=SIDE, crop=1.0, interpolation="bilinear", short_side=SIDE)
+PREPROCESS = Preprocess(size=GLANCE, crop=1.0, interpolation="bilinear", short_side=GLANCE)
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,9 @@ def is_open(wanted: RunConfig) -> bool:
     return getattr(wanted.views, "colour", None) == "auto"
 
 
-def choose_colour(data: Any, source: Source, *, limit: int, threads: int) -> ColourChoice:
+def choose_colour(
+    data: Any, source: Source, *, limit: int, threads: int, glances: Mapping[str, Any] | None = None
+) -> ColourChoice:
     """Look at a sample of a collection; its labels count where it has any.
 
     Args:
@@ -103,11 +104,12 @@ def choose_colour(data: Any, source: Source, *, limit: int, threads: int) -> Col
         source: the same, opened.
         limit: pixels of an image at most.
         threads: CPU threads.
+        glances: what `inspection.inspect` kept of some images, which are not decoded again then.
 
     Returns:
         The choice; the same for the same images and labels.
     """
-    pixels, labels = _sample(_labelled(data, source) or source, limit, threads)
+    pixels, labels = _sample(_labelled(data, source) or source, limit, threads, glances or {})
     count = len(pixels)
     if count < FEWEST:
         return ColourChoice("change", count)
@@ -162,19 +164,23 @@ def _labelled(data: Any, source: Source) -> Source | None:
         return None
 
 
-def _sample(source: Source, limit: int, threads: int) -> tuple[list[Any], list[str]]:
+def _sample(
+    source: Source, limit: int, threads: int, glances: Mapping[str, Any]
+) -> tuple[list[Any], list[str]]:
     """Decode images in random order, and give the labels that the source has of them, else empty texts."""
-    rows = rng.permutation(rng.fold(0, "colours"), len(source))[:SAMPLE].tolist()
-    found: dict[int, Any] = {}
+    rows = sample(len(source)).tolist()
+    found = {at: glances[name] for at, row in enumerate(rows) if (name := source.ids[row]) in glances}
+    missing = [at for at in range(len(rows)) if at not in found]
     kind = modality(IMAGES)
 
-    def decode(at: int) -> None:
+    def decode(place: int) -> None:
+        at = missing[place]
         try:
             content, _ = kind.fetch(source, rows[at], limit=limit)
             found[at] = kind.decode(content, PREPROCESS, limit=limit).value
         except BadImage:
             pass
 
-    each(len(rows), decode, threads=threads, what="looking at colours:")
+    each(len(missing), decode, threads=threads, what="looking at colours:")
     order, labels = sorted(found), source.labels
     return [found[at] for at in order], ["" if labels is None else str(labels[rows[at]]) for at in order]
