@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import nearfar
+from nearfar import models
 from nearfar.analysis import conformal
 from nearfar.analysis.anomalies import (
     DETECTORS,
@@ -21,8 +23,11 @@ from nearfar.analysis.anomalies import (
 )
 from nearfar.analysis.planted_oddities import plant_oddities
 from nearfar.core.errors import NearfarError
+from nearfar.features.extract import fingerprint
+from nearfar.images.views import Preprocess
 from nearfar.stores import StoreInfo, open_store
 from nearfar.stores.schema import fixed
+from nearfar.training.run import export
 
 
 def cloud(count: int, middles: np.ndarray, seed: int, spread: float = 0.35) -> np.ndarray:
@@ -169,12 +174,32 @@ def test_planted_oddities_tell_a_strong_encoder_from_one_that_knows_nothing() ->
     assert "4 clips of one class" in str(clips) and "image" not in str(clips)
 
 
-@pytest.mark.parametrize(("run", "advised"), [("runs/a", True), ("known", False), ("timm:resnet18", False)])
+LEARNT = {"method": "simclr", "weights": None}
+
+
+@pytest.mark.parametrize(
+    ("run", "advised"),
+    [
+        ("runs/gone", True),
+        ("known", False),
+        ("timm:resnet18", False),
+        (LEARNT, True),
+        (LEARNT | {"weights": "known"}, False),
+        (LEARNT | {"method": "distill", "teacher": {"name": "known", "licence": "Apache-2.0"}}, False),
+        ({"source": "timm:resnet18", "licence": "Apache-2.0"}, False),
+    ],
+)
 def test_who_has_an_encoder_of_these_images_alone_is_advised_to_look_with_a_known_one(
-    run: str, advised: bool, tmp_path: Path
+    run: str | dict[str, Any], advised: bool, tmp_path: Path
 ) -> None:
-    store = open_store(tmp_path / "s.nf", StoreInfo(8, "abc", run))
-    x = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    mark, dim = "abc", 8
+    if isinstance(run, dict):
+        encoder = models.encoder("resnet8", size=16)
+        (tmp_path / "run").mkdir()
+        export(tmp_path / "run", encoder, Preprocess(size=16), run)
+        run, mark, dim = str(tmp_path / "run"), fingerprint(encoder), encoder.dim
+    store = open_store(tmp_path / "s.nf", StoreInfo(dim, mark, run))
+    x = np.random.default_rng(0).normal(size=(60, dim)).astype(np.float32)
     store.upsert(pa.table({"id": [f"{at:02d}.jpg" for at in range(60)], "vector": fixed(x)}))
     assert ("embed known" in str(nearfar.anomalies(store))) == advised
 

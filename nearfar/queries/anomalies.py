@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.modalities import IMAGES
 from ..models import known as known_encoders
-from ..stores.base import check_room
+from ..stores.base import VectorStore, check_room
 from ..training.run import Run
 from .anomaly_parts import find_parts
 from .csi_vectors import CSI, turned_vectors
@@ -163,7 +164,7 @@ def anomalies(
         lines, facts = [*lines, str(measured)], facts | measured.to_json()
     if (tested := plant_oddities(plain, read_labels(opened, "label", ids)[0], seed, noun)) is not None:
         lines, facts = [*lines, str(tested)], facts | {"planted": tested.to_json()}
-        if tested.by == "clusters" and opened.info.modality == IMAGES and _has_a_run(opened.info.run):
+        if tested.by == "clusters" and opened.info.modality == IMAGES and _from_scratch(opened, run):
             lines.append(OTHER_WORLDS)
     if save is not None:
         opened.update(save, {ids[row]: float(found.scores[row]) for row in rows})
@@ -175,6 +176,10 @@ def anomalies(
     )
 
 
-def _has_a_run(run: str) -> bool:
-    """Tell whether a store's encoder is of a run, and no known one with a name such as timm:resnet18."""
-    return bool(run) and not known_encoders.is_name(run)
+def _from_scratch(store: VectorStore, run: Run | str | Path | None) -> bool:
+    """Tell whether a store's encoder is of a run, and no known one is known to have begun or taught it."""
+    if run is None and (not store.info.run or known_encoders.is_name(store.info.run)):
+        return False
+    with suppress(NearfarError):  # the run may be gone
+        return run_of(store, run).from_scratch
+    return True

@@ -66,6 +66,12 @@ class Run:
             )
         return self.path
 
+    @property
+    def from_scratch(self) -> bool:
+        """Tell whether it has learnt from its own data alone, and no known encoder began or taught it."""
+        taught = self.provenance.get("teacher", {}).get("licence", "yours") != "yours"
+        return "method" in self.provenance and not self.provenance.get("weights") and not taught
+
     def facts(self) -> dict[str, Any]:
         """Say what the encoder costs: its parameters, the side of its images, the licence of its weights."""
         own = "method" in self.provenance and not self.provenance.get("weights")
