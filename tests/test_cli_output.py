@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -273,3 +274,28 @@ def test_a_folder_that_is_not_finished_goes_again(tmp_path: Path) -> None:
     with whole_folder(place) as made:
         (made / "whole").write_text("x")
     assert (place / "whole").read_text() == "x" and len([*tmp_path.iterdir(), *place.iterdir()]) == 2
+
+
+def test_what_a_kill_left_of_a_folder_goes_the_next_time_and_what_is_being_written_stays(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "a[b]"
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from nearfar.core.atomic import whole_folder\n"
+        "with whole_folder(Path(sys.argv[1])) as made:\n"
+        "    (made / 'half').write_text('')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(place)], check=False)
+    (left,) = tmp_path.iterdir()
+    (tmp_path / ".a[b]-0123abcd").mkdir()  # of somebody else: no lock is in it
+    with whole_folder(place) as made:
+        (made / "whole").write_text("x")
+        assert not left.exists()
+        with whole_folder(place) as other:
+            assert made.exists() and other != made
+            (other / "second").write_text("x")
+        shutil.rmtree(place)
+    assert sorted(item.name for item in tmp_path.rglob("*")) == [".a[b]-0123abcd", "a[b]", "whole"]

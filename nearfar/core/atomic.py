@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import secrets
@@ -10,13 +11,15 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from . import locks
 from .errors import NearfarError
 from .redact import redact
 
+_LOCK = ".lock"  # held while a folder is written
 LEAST_FREE = 1 << 16  # bytes: with fewer, a writer that failed had no room
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|hf:")
 _SHORT = re.compile(r"\d+ requested and \d+ written")  # numpy's words where a disk takes no more
@@ -182,6 +185,8 @@ def says_full(error: Exception, folder: Path) -> bool:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Write a folder aside; it takes its name only when all is in it, whatever ends the work before.
 
+    What a process that was killed left beside it goes the next time that this folder is written.
+
     Args:
         path: of the folder. If it is there, and empty, it stays, since it may be a mounted one, and gets the
             files at the end, in the order in which they were written.
@@ -196,14 +201,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
     there = path.is_dir()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = (path if there else path.parent) / f".{path.name}-{secrets.token_hex(4)}"
+        beside = path if there else path.parent
+        _remove_left(beside, path.name)
+        made = beside / f".{path.name}-{secrets.token_hex(4)}"
         made.mkdir()  # with the rights that the user's folders have
+        lock = ExitStack()
+        lock.enter_context(locks.hold(made / _LOCK, wait=True, needed=False))
     except OSError as error:
         raise NearfarError(
             f"--out {path} cannot be written ({error.strerror}); name another folder."
         ) from None
     try:
         yield made
+        lock.close()
+        (made / _LOCK).unlink(missing_ok=True)
         if there:
             for item in sorted(made.iterdir(), key=lambda item: item.stat().st_mtime_ns):
                 os.replace(item, path / item.name)
@@ -218,4 +229,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
             "command again."
         ) from error
     finally:
+        lock.close()
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _remove_left(beside: Path, name: str) -> None:
+    """Remove unfinished folders of this name whose process has ended: their lock can be had."""
+    for left in beside.glob(f".{glob.escape(name)}-{'[0-9a-f]' * 8}/{_LOCK}"):
+        with suppress(OSError, locks.Busy), locks.hold(left, needed=False) as held:
+            if held:
+                shutil.rmtree(left.parent, ignore_errors=True)
