@@ -255,7 +255,7 @@ FLAGS = {
     "views": "--out --images --draws --json --method --recipe --image-size --seed --max-pixels",
     "pretrain": "--out --overwrite --like --json --method --recipe",
     "compare": "--methods --seeds --train --test --out --json --recipe",
-    "sweep": "--minutes-each --budget --trials --train --out --json --method --recipe",
+    "sweep": "--minutes-each --budget --trials --train --over --out --json --method --recipe",
     "evaluate": (
         "--train --test --label-level --labels --groups --json --few-labels --retrieval --clusters "
         "--calibration --svm --robustness "

@@ -14,6 +14,7 @@ from pathlib import Path
 import forkserver
 import numpy as np
 import pytest
+import small_pairs
 import torch
 
 import nearfar
@@ -140,6 +141,13 @@ def test_without_labels_health_chooses_on_the_same_views_for_all(photos: Path, t
     assert all(trial.value == trial.figures.get(METRIC) for trial in found.trials)
     assert "crop floor" not in found.table() and "k-NN" not in found.table()
     assert {"--crop-min", "0.3"} <= set(shlex.split(found.command))
+
+
+def test_images_with_captions_are_ranked_by_labelled_images(labelled: Path, tmp_path: Path) -> None:
+    train, scenes = labelled / "train", small_pairs.folder(tmp_path / "scenes", 24)
+    found = nearfar.sweep(scenes, steps=1, trials=10, train=train, out=tmp_path / "out", **TINY)
+    assert found.measure == "knn" and len(found.trials) + len(found.repeats) == 10
+    assert "contrastive_accuracy" in found.spearman and "Spearman with k-NN" in found.table()
 
 
 def without_times(found: dict[str, object]) -> dict[str, object]:

@@ -99,7 +99,10 @@ class Sweep:
     @cached_property
     def spearman(self) -> dict[str, float | None]:
         """With labels: the rank correlation of each health figure with k-NN, over the finished trials."""
-        ended = [trial.figures for trial in self.trials if trial.value is not None]
+        every = [trial.figures for trial in self.trials if trial.value is not None]
+        ended = [
+            {name: value for name, value in one.items() if isinstance(value, (int, float))} for one in every
+        ]
         names = dict.fromkeys(name for figures in ended for name in figures if name != "knn")
         if self.measure != "knn":
             return {}

@@ -16,7 +16,7 @@ from ..core import distributed, progress
 from ..core.atomic import atomic_write, check_folder_name
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
-from ..data.modalities import modality
+from ..data.modalities import modality, modality_of
 from ..data.open import open_data
 from ..data.source import Source
 from ..training import resolve, schedule
@@ -27,10 +27,11 @@ from ..training.method_choice import choose_method
 from ..training.options import Options
 from ..training.run_config import RunConfig
 from ..training.settings import Training
-from . import space
+from . import space, view_choice
 from .findings import Sweep
 from .proposals import JOURNAL, Proposals, require
 from .trials import SweepSession
+from .view_choice import ViewChoice
 
 FEWEST = 10  # runs below which a sweep tells nothing
 
@@ -45,8 +46,9 @@ def sweep(
     recipe: str = "auto",
     out: str | Path = "runs/sweep",
     train: Any = None,
+    over: str = "settings",
     **settings: Unpack[Options],
-) -> Sweep:
+) -> Sweep | ViewChoice:
     """Vary temperature, batch size, learning rate, crops, colours and head, and tell which of them matter.
 
     Run the same command again to resume.
@@ -65,6 +67,8 @@ def sweep(
         method, recipe: as in `pretrain`.
         out: the folder for all results.
         train: labelled images: k-NN on a held-out part of them chooses, instead of a label-free metric.
+        over: settings; or views, to choose among sets of views by some fifty labelled images (--train): all
+            in short runs, the better half again for twice as long, and so on.
         **settings: any other setting, the same for all runs. `seed` names the proposals and the runs.
 
     Returns:
@@ -74,12 +78,14 @@ def sweep(
         NearfarError: something the user can fix; all finished runs are kept.
         KeyboardInterrupt: Ctrl-C; what was found so far is written, and the same call resumes.
     """
-    _check()
+    if over not in ("settings", "views"):
+        raise NearfarError(f"--over {over} is unknown; type settings or views.")
+    _check(over)
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     method = choose_method(method, data, given, recipe)
     if minutes_each is not None:
         given["minutes"] = schedule.minutes(minutes_each, "--minutes-each")
-    limit = _limit(given, budget, trials)
+    limit = _limit(given, budget, trials) if over == "settings" else None
     seed = given.pop("seed", 0)
     source = open_data(
         data, expected=resolve.expected_kind(given, method), labels=resolve.needs_labels(method, given)
@@ -93,6 +99,8 @@ def sweep(
     wanted = resolve.resolve(
         method, recipe, settled, side=side, device=device, kind=source.modality, value_range=span
     )
+    if limit is None:
+        return _over_views(data, source, labelled, wanted, given, budget, trials, seed, Path(out))
     if labelled is None and wanted.training.health_checks == 0:
         raise NearfarError(
             "without health checks the runs cannot be ranked; leave out --health-checks 0, or give --train."
@@ -122,11 +130,41 @@ def sweep(
     return found
 
 
-def _check() -> None:
+def _over_views(
+    data: Any,
+    source: Source,
+    labelled: Source | None,
+    wanted: RunConfig,
+    given: Mapping[str, Any],
+    budget: str | float | None,
+    trials: int | None,
+    seed: int,
+    out: Path,
+) -> ViewChoice:
+    """Choose among sets of views, or go on with it."""
+    if labelled is None:
+        raise NearfarError("--over views chooses by labelled images; name them with --train.")
+    if source.labels is not None:
+        raise NearfarError(f"{wanted.method} learns from labels; --over views is for methods without.")
+    sets = view_choice.sets_of_views(wanted, given)
+    unit, length = view_choice.length_of(given, budget, trials, len(sets))
+    folder = _place(out, view_choice.NOTE)
+    with locked(folder):
+        dataset, labels = _read(source, wanted), _read(labelled, wanted)  # held in memory for all runs
+        asked = {"method": wanted.method, "recipe": wanted.recipe, **given}
+        halving = view_choice.Halving(data, asked, sets, unit, length, labels, seed, folder)
+        halving.same({"images": dataset.fingerprint, "labelled images": labels.fingerprint})
+        found = halving.go()
+        _write(found)
+    return found
+
+
+def _check(over: str) -> None:
     """Refuse what no sweep can be made of."""
     if distributed.launched() > 1:
         raise NearfarError("a sweep runs in one process; start it without torchrun.")
-    require()
+    if over == "settings":
+        require()
 
 
 def _limit(given: Mapping[str, Any], budget: str | float | None, trials: int | None) -> tuple[str, float]:
@@ -149,15 +187,15 @@ def _limit(given: Mapping[str, Any], budget: str | float | None, trials: int | N
     return "seconds", 60.0 * most
 
 
-def _place(out: str | Path) -> Path:
-    """Name the folder; refuse one that holds anything but a sweep."""
+def _place(out: str | Path, mark: str = JOURNAL) -> Path:
+    """Name the folder; refuse one that holds anything but a sweep, which has a file of this name."""
     folder = Path(out)
     check_folder_name(folder)
     there = (item.name for item in folder.iterdir()) if folder.is_dir() else ()
     others = sorted(name for name in there if not name.startswith("."))
-    if others and JOURNAL not in others:
+    if others and mark not in others:
         raise NearfarError(
-            f"{folder} holds {others[0]!r} and is not the folder of a sweep; name a new one with --out."
+            f"{folder} holds {others[0]!r} and is not the folder of such a sweep; name a new one with --out."
         )
     return folder
 
@@ -165,7 +203,7 @@ def _place(out: str | Path) -> Path:
 def _read(source: Source, wanted: RunConfig) -> Any:
     """Read images as pretraining and evaluation do."""
     training = wanted.training
-    return wanted.kind.load(
+    return modality_of(source).load(
         source,
         wanted.preprocess,
         limit=training.max_pixels,
@@ -176,12 +214,14 @@ def _read(source: Source, wanted: RunConfig) -> Any:
     )
 
 
-def _write(found: Sweep) -> None:
-    """Write sweep.json, sweep.md and, with matplotlib, sweep.png."""
+def _write(found: Sweep | ViewChoice) -> None:
+    """Write sweep.json, sweep.md and, of settings and with matplotlib, sweep.png."""
     with atomic_write(found.path / "sweep.json") as file:
         file.write((json.dumps(found.to_json(), indent=1) + "\n").encode())
     with atomic_write(found.path / "sweep.md") as file:
         file.write((found.table() + "\n").encode())
+    if isinstance(found, ViewChoice):
+        return
     try:
         from .charts import draw
     except ImportError:

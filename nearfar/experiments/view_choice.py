@@ -1,0 +1,323 @@
+"""Chooses views by a few labels: every set in a short run, and the better half again for twice as long.
+
+Source:
+    Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization"
+    (successive halving); each run starts anew here, since the learning rate falls to the end of a run.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..core import progress
+from ..core.config import settings_of
+from ..core.device import device_named
+from ..core.errors import NearfarError
+from ..core.text import counted
+from ..evaluation.differences import compare
+from ..features import knn
+from ..features.extract import features
+from ..images.view_settings import Views
+from ..training import checkpoint, resolve, schedule
+from ..training.pretrain import pretrain
+from ..training.run import Run
+from ..training.run_config import RunConfig
+from . import space
+from .trials import HEALTH_CHECKS
+
+NOTE = "views.json"
+FEWEST = 20  # labelled images that have another one of their class
+NEIGHBOURS, TEMPERATURE = 5, 0.1  # of the vote; fixed, since so few labels cannot choose them too
+LARGER = 0.4  # least area of larger crops
+STAIN = 0.02  # turn of the colour wheel between slides of one stain
+_TRIED = {"name": str, "length": float, "right": [bool], "share": float, "seconds": float}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One run of a set of views.
+
+    Attributes:
+        name: of the set.
+        length: of the run, in the unit that was asked for.
+        right: of each labelled image whether its five nearest others named its class.
+        share: the mean share of their vote that its class had, which decides between equals.
+        seconds: that it took.
+    """
+
+    name: str
+    length: float
+    right: tuple[bool, ...]
+    share: float
+    seconds: float
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """The higher, the better."""
+        return sum(self.right), self.share
+
+
+@dataclass(frozen=True)
+class ViewChoice:
+    """Which views suit a collection.
+
+    Attributes:
+        sets: the settings of each set of views, by name.
+        rounds: the runs, round by round; in each the best is the first.
+        unit: of their lengths: steps, epochs or minutes.
+        command: trains with the best.
+        path: the folder.
+    """
+
+    sets: Mapping[str, Mapping[str, Any]]
+    rounds: tuple[tuple[Tried, ...], ...]
+    unit: str
+    command: str
+    path: Path
+
+    @property
+    def best(self) -> str:
+        """The name of the set that was first in the last round."""
+        return self.rounds[-1][0].name
+
+    def verdict(self) -> str:
+        """Say which is best, and whether the labels suffice to tell it from the first set of all."""
+        usual = next(iter(self.sets))
+        if self.best == usual:
+            return f"No set was better than {usual}."
+        named = [{one.name: one for one in row} for row in self.rounds]
+        last = next(found for found in reversed(named) if usual in found)  # the round that both were in
+        first, second = (np.array(last[name].right, np.int64) for name in (self.best, usual))
+        apart = compare(np.ones_like(first), first, second, 0)
+        told = (
+            f"{self.best}: {counted(apart.first_only, 'image')} right that {usual} has wrong, and "
+            f"{apart.second_only:,} the other way round (of {len(first):,}, in runs of "
+            f"{last[usual].length:g} {self.unit}, p = {apart.p:.2g})"
+        )
+        if apart.outcome == "better":
+            return f"{told}. They are better beyond chance."
+        return f"{told}. That may be chance; more labels, or longer runs, would tell."
+
+    def table(self) -> str:
+        """Write Markdown: a row for each set, a column for each round, then the verdict and the command."""
+        lengths = [f"{row[0].length:g} {self.unit}" for row in self.rounds]
+        lines = [f"| views | flags | {' | '.join(lengths)} |", "|---|---|" + "---|" * len(lengths)]
+        for name, settings in self.sets.items():
+            found = [next((one for one in row if one.name == name), None) for row in self.rounds]
+            cells = ["-" if one is None else f"{np.mean(one.right):.1%}" for one in found]
+            flags = " ".join(space.words(settings))
+            lines.append(f"| {name} | `{flags}` | {' | '.join(cells)} |")
+        images = len(self.rounds[0][0].right)
+        how = f"k-NN accuracy of {counted(images, 'labelled image')}, each among all others; one seed."
+        best = f"Train with the best:\n\n```text\n{self.command}\n```"
+        return "\n\n".join([how, "\n".join(lines), self.verdict(), best])
+
+    def to_json(self) -> dict[str, Any]:
+        """Write everything in plain values."""
+        return {
+            "sets": {name: dict(settings) for name, settings in self.sets.items()},
+            "rounds": [[asdict(one) for one in row] for row in self.rounds],
+            "unit": self.unit,
+            "best": self.best,
+            "verdict": self.verdict(),
+            "command": self.command,
+            "path": str(self.path),
+        }
+
+
+def sets_of_views(wanted: RunConfig, typed: Collection[str]) -> dict[str, dict[str, Any]]:
+    """List the sets of views that are tried; the first is the usual one.
+
+    Args:
+        wanted: the recipe, with what the user typed.
+        typed: names of the settings that the user typed, which stay as they are.
+
+    Returns:
+        Settings by the name of the set.
+
+    Raises:
+        NearfarError: the data are no images, or everything is typed.
+    """
+    if not isinstance(wanted.views, Views):
+        raise NearfarError("--over views is for images; leave it out for other data.")
+    change, keep = {"colour": "change"}, {"colour": "keep"}
+    colours: dict[str, dict[str, Any]] = {"colours changed": change, "colours kept": keep}
+    if any(item.name == "keep_colour" for item in settings_of(type(wanted.settings))):
+        colours["colours kept in every fourth image"] = {**change, "keep_colour": True}
+    colours["hues hardly changed"] = {**change, "hue": STAIN, "grayscale": 0.0}
+    both = {"colours changed": change, "colours kept": keep}
+    if {"colour", "keep_colour"} & set(typed):
+        colours = both = {"colours as given": {}}  # so that the forms below are combined, too
+    forms: dict[str, dict[str, Any]] = {}
+    if wanted.views.crop_min < LARGER <= wanted.views.crop_max:
+        forms["larger crops"] = {"crop_min": LARGER}
+    if wanted.views.flip:
+        forms["never mirrored"] = {"flip": 0.0}
+    for form, more in forms.items():
+        colours |= {f"{name}, {form}": {**settings, **more} for name, settings in both.items()}
+    found = {name: settings for name, settings in colours.items() if not set(settings) & set(typed)}
+    if len(found) < 2:
+        raise NearfarError(
+            "every setting that --over views varies is given; leave out --colour, --crop-min or --flip."
+        )
+    return found
+
+
+def length_of(
+    given: Mapping[str, Any], budget: str | float | None, trials: int | None, count: int
+) -> tuple[str, float]:
+    """Read how long the runs of the first round are.
+
+    Args:
+        given: what the user typed; minutes, steps or epochs among it.
+        budget: time for all runs together, instead.
+        trials: must be None, since the rounds decide how many runs there are.
+        count: sets of views.
+
+    Returns:
+        The unit, and the length in it.
+
+    Raises:
+        NearfarError: no length is given, or two.
+    """
+    if trials is not None:
+        raise NearfarError("the sets of views decide how many runs there are; leave out --trials.")
+    named = [name for name in resolve.LENGTHS if name in given]
+    if (budget is None) != bool(named):
+        raise NearfarError(
+            "--over views needs one length; give --minutes-each, --steps or --epochs, or --budget."
+        )
+    if budget is None:
+        return named[0], given[named[0]]
+    rounds, units = 0, 0.0
+    while count > 1:  # as many runs as sets, each as long as 2 to the power of the rounds before
+        units += count * 2**rounds
+        rounds, count = rounds + 1, (count + 1) // 2
+    return "minutes", round(schedule.minutes(budget, "--budget") / units, 3)
+
+
+@dataclass
+class Halving:
+    """The rounds of a choice; what was trained before is read, not trained again."""
+
+    data: Any
+    asked: Mapping[str, Any]  # what every run is given: method, recipe and settings
+    sets: Mapping[str, Mapping[str, Any]]
+    unit: str  # of the length: steps, epochs or minutes
+    length: float  # of a run of the first round
+    labelled: Any  # a data set of labelled images
+    seed: int
+    folder: Path
+
+    def same(self, images: Mapping[str, str]) -> None:
+        """Make sure that the folder's choice is the one now asked for.
+
+        Args:
+            images: fingerprints of all data that is read, by their kind.
+
+        Raises:
+            NearfarError: it is another, or there are too few labelled images.
+        """
+        if (few := int(has_others(torch.from_numpy(self.labelled.labels)).sum())) < FEWEST:
+            raise NearfarError(
+                f"{counted(few, 'labelled image')} with another of the same class is too few to choose by; "
+                f"give --train {FEWEST} or more."
+            )
+        asked = {name: value for name, value in self.asked.items() if name != "minutes"}
+        now = {
+            **images,
+            "seed": self.seed,
+            "asked": asked,
+            "sets": self.sets,
+            "length": [self.unit, self.length],
+        }
+        now = json.loads(json.dumps(now, default=str))
+        note = self.folder / NOTE
+        if not note.exists():
+            checkpoint.write_json(note, now)
+        elif (held := checkpoint.read_json(note)) != now:
+            differ = ", ".join(sorted(name for name in {*held, *now} if held.get(name) != now.get(name)))
+            raise NearfarError(
+                f"{self.folder} holds another choice ({differ}); name another folder with --out."
+            )
+
+    def go(self) -> ViewChoice:
+        """Run round after round until one set is left."""
+        left = list(self.sets)
+        rounds: list[tuple[Tried, ...]] = []
+        while len(left) > 1:
+            tried = [self.run(name, len(rounds)) for name in left]
+            tried.sort(key=lambda one: one.rank, reverse=True)
+            rounds.append(tuple(tried))
+            left = [one.name for one in tried[: (len(left) + 1) // 2]]
+        settings = {name: value for name, value in self.asked.items() if value not in ("simclr", "auto")}
+        settings.pop(self.unit, None)
+        named = str(self.data) if isinstance(self.data, (str, Path)) else "DATA"
+        words = space.words({**settings, **self.sets[left[0]]})
+        command = shlex.join(["nearfar", "pretrain", named, "--out", "runs/best", *words])
+        return ViewChoice(self.sets, tuple(rounds), self.unit, command, self.folder)
+
+    def run(self, name: str, number: int) -> Tried:
+        """Train one set of views in one round, and measure it."""
+        place = self.folder / f"round-{number + 1}-{name.replace(', ', '-').replace(' ', '-')}"
+        if (note := place.with_suffix(".json")).exists():
+            found = checkpoint.read_json(note, _TRIED)
+            return Tried(**{**found, "right": tuple(found["right"])})
+        length, began = self.length * 2**number, time.monotonic()
+        progress.say(f"\nround {number + 1}, {length:g} {self.unit}: {name}")
+        settings = {"health_checks": HEALTH_CHECKS, **self.asked, **self.sets[name]}
+        settings |= {self.unit: length, "seed": self.seed}
+        right, share = self.measured(pretrain(self.data, out=place, **settings))
+        seconds = round(time.monotonic() - began, 3)
+        tried = Tried(name, length, tuple(right.tolist()), share, seconds)
+        progress.say(f"{name}: {right.mean():.1%} of {counted(len(right), 'labelled image')} right")
+        checkpoint.write_json(note, asdict(tried))
+        (place / checkpoint.LAST).unlink(missing_ok=True)  # never resumed, and the largest of its files
+        return tried
+
+    def measured(self, run: Run) -> tuple[npt.NDArray[np.bool_], float]:
+        """Ask the nearest others of each labelled image for its class: which are right, and how surely."""
+        device = device_named(str(self.asked.get("device", "auto")))
+        x = torch.from_numpy(features(run.encoder, self.labelled, run.preprocess, device=device))
+        y = torch.from_numpy(self.labelled.labels)
+        kept = has_others(y)
+        return leave_one_out(x[kept], y[kept], len(self.labelled.classes))
+
+
+def has_others(labels: torch.Tensor) -> torch.Tensor:
+    """Tell which images have another one of their class.
+
+    Args:
+        labels: (n,) int64.
+
+    Returns:
+        (n,) bool.
+    """
+    return torch.bincount(labels)[labels] > 1
+
+
+def leave_one_out(x: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[npt.NDArray[np.bool_], float]:
+    """Classify each image by its nearest others.
+
+    Args:
+        x: (n, d) vectors.
+        labels: (n,) int64.
+        classes: how many there are.
+
+    Returns:
+        (n,) bool, which are right; and the mean share of the vote that the true class has.
+    """
+    similarity, who = knn.top_k(x, x, NEIGHBOURS, exclude_self=True)
+    votes = knn.knn_votes(similarity, labels[who], classes, TEMPERATURE)
+    share = votes.gather(1, labels[:, None]).double().mean()
+    return (votes.argmax(1) == labels).numpy(), float(share)
