@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import small_pairs
 
 import nearfar
 from nearfar.core.errors import NearfarError
@@ -132,3 +133,12 @@ def test_the_first_lines_say_what_the_best_is_above_and_what_not() -> None:
     assert MethodComparison(methods, (), {}, Path()).sentences() == []
     beaten = MethodComparison(methods[:1], baselines[2:], {}, Path()).sentences()
     assert beaten == ["k-NN: simclr is best with 62.0 %; not above k-means patches (60.0)"]
+
+
+def test_images_with_captions_are_compared_by_numbers_alone(labelled, tmp_path):
+    scenes, train = small_pairs.folder(tmp_path / "scenes", 24), labelled / "train"
+    found = compare(
+        scenes, methods=["clip", "siglip"], out=tmp_path / "c", seeds=2, train=train, test=train, **SHORT
+    )
+    assert all(row.seeds == 2 and not row.reason for row in found.rows)
+    assert "knn" in found.rows[0].figures and "task" not in found.rows[0].figures

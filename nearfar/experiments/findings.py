@@ -99,10 +99,7 @@ class Sweep:
     @cached_property
     def spearman(self) -> dict[str, float | None]:
         """With labels: the rank correlation of each health figure with k-NN, over the finished trials."""
-        every = [trial.figures for trial in self.trials if trial.value is not None]
-        ended = [
-            {name: value for name, value in one.items() if isinstance(value, (int, float))} for one in every
-        ]
+        ended = [trial.figures for trial in self.trials if trial.value is not None]
         names = dict.fromkeys(name for figures in ended for name in figures if name != "knn")
         if self.measure != "knn":
             return {}

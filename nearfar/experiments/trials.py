@@ -23,7 +23,7 @@ from ..training.pretrain import Ended, pretrain
 from ..training.run import Run
 from ..training.run_config import RunConfig
 from . import space
-from .compare import NOT_FIGURES
+from .compare import last_health
 from .findings import Sweep, Trial, best_of
 from .proposals import Proposals
 from .space import Axis, Value
@@ -38,12 +38,11 @@ LAG = 0.5  # share of the usual METRIC at that point of a run below which it is 
 GIVE_UP = 5  # failures in a row, which are no longer the points' fault
 
 
-_FIGURES = (float, str, bool, None, [object], {str: object})
 _TRIAL = {
     "number": COUNT,
     "seed": int,
     "params": {str: object},
-    "figures": {str: _FIGURES},
+    "figures": {str: float},
     "value": (float, None),
     "reason": str,
     "seconds": float,
@@ -174,14 +173,12 @@ class SweepSession:
 
     def measured(self, run: Run) -> dict[str, float]:
         """Gather the figures of a finished run: its last health check, and k-NN where there are labels."""
-        figures = {
-            name: value for name, value in (run.health() or [{}])[-1].items() if name not in NOT_FIGURES
-        }
+        figures = last_health(run)
         if self.labelled is not None:
             figures["knn"] = _knn(run, self.labelled, self.seed, self.wanted.training.device)
         if figures.get(self.measure) is None:
             raise NearfarError(f"{run.name} has no {self.measure} to choose by; give --train LABELLED.")
-        return {name: value for name, value in figures.items() if value is not None}
+        return figures
 
     def found(self) -> Sweep | None:
         """Put together what is known by now; None before the first run has ended."""
