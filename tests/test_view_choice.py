@@ -18,9 +18,8 @@ from nearfar.experiments.view_choice import (
     Tried,
     ViewChoice,
     leave_one_out,
-    length_of,
-    sets_of_views,
 )
+from nearfar.experiments.view_sets import length_of, sets_of_views
 from nearfar.training import resolve
 from nearfar.training.run_config import RunConfig
 

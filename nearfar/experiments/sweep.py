@@ -27,7 +27,7 @@ from ..training.method_choice import choose_method
 from ..training.options import Options
 from ..training.run_config import RunConfig
 from ..training.settings import Training
-from . import space, view_choice
+from . import space, view_choice, view_sets
 from .findings import Sweep
 from .proposals import JOURNAL, Proposals, require
 from .trials import SweepSession
@@ -146,8 +146,8 @@ def _over_views(
         raise NearfarError("--over views chooses by labelled images; name them with --train.")
     if source.labels is not None:
         raise NearfarError(f"{wanted.method} learns from labels; --over views is for methods without.")
-    sets = view_choice.sets_of_views(wanted, given)
-    unit, length = view_choice.length_of(given, budget, trials, len(sets))
+    sets = view_sets.sets_of_views(wanted, given)
+    unit, length = view_sets.length_of(given, budget, trials, len(sets))
     folder = _place(out, view_choice.NOTE)
     with locked(folder):
         dataset, labels = _read(source, wanted), _read(labelled, wanted)  # held in memory for all runs
