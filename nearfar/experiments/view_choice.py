@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from ..core import progress
+from ..core import progress, rng
 from ..core.device import device_named
 from ..core.errors import NearfarError
+from ..core.intervals import LEVEL, sign_test
 from ..core.text import counted
-from ..evaluation.differences import compare
 from ..features import knn
 from ..features.extract import features
 from ..training import checkpoint
@@ -35,7 +34,7 @@ from .trials import HEALTH_CHECKS
 NOTE = "views.json"
 FEWEST = 20  # labelled images that have another one of their class
 NEIGHBOURS, TEMPERATURE = 5, 0.1  # of the vote; fixed, since so few labels cannot choose them too
-_TRIED = {"name": str, "length": float, "right": [bool], "share": float, "seconds": float}
+_TRIED = {"name": str, "length": float, "shares": [float], "seconds": float}
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,20 @@ class Tried:
     Attributes:
         name: of the set.
         length: of the run, in the unit that was asked for.
-        right: of each labelled image whether its five nearest others named its class.
-        share: the mean share of their vote that its class had, which decides between equals.
+        shares: of each labelled image, of the vote of its five nearest others the share that its class has.
+            Fifty of these tell sets apart better than fifty hits and misses: docs/decisions.md has figures.
         seconds: that it took.
     """
 
     name: str
     length: float
-    right: tuple[bool, ...]
-    share: float
+    shares: tuple[float, ...]
     seconds: float
 
     @property
-    def rank(self) -> tuple[int, float]:
-        """The higher, the better."""
-        return sum(self.right), self.share
+    def share(self) -> float:
+        """The mean, 0 to 1; the higher, the better."""
+        return float(np.mean(self.shares))
 
 
 @dataclass(frozen=True)
@@ -92,14 +90,13 @@ class ViewChoice:
             return f"No set was better than {usual}."
         named = [{one.name: one for one in row} for row in self.rounds]
         last = next(found for found in reversed(named) if usual in found)  # the round that both were in
-        first, second = (np.array(last[name].right, np.int64) for name in (self.best, usual))
-        apart = compare(np.ones_like(first), first, second, 0)
+        first, second = last[self.best], last[usual]
+        p = sign_test(np.subtract(first.shares, second.shares), rng.fold(0, "views"))
         told = (
-            f"{self.best}: {counted(apart.first_only, 'image')} right that {usual} has wrong, and "
-            f"{apart.second_only:,} the other way round (of {len(first):,}, in runs of "
-            f"{last[usual].length:g} {self.unit}, p = {apart.p:.2g})"
+            f"{self.best}: {first.share:.1%} of the vote, {usual} {second.share:.1%} "
+            f"({len(first.shares):,} images, in runs of {first.length:g} {self.unit}, p = {p:.2g})"
         )
-        if apart.outcome == "better":
+        if p < 1 - LEVEL and first.share > second.share:
             return f"{told}. They are better beyond chance."
         return f"{told}. That may be chance; more labels, or longer runs, would tell."
 
@@ -109,11 +106,14 @@ class ViewChoice:
         lines = [f"| views | flags | {' | '.join(lengths)} |", "|---|---|" + "---|" * len(lengths)]
         for name, settings in self.sets.items():
             found = [next((one for one in row if one.name == name), None) for row in self.rounds]
-            cells = ["-" if one is None else f"{np.mean(one.right):.1%}" for one in found]
+            cells = ["-" if one is None else f"{one.share:.1%}" for one in found]
             flags = " ".join(space.words(settings))
             lines.append(f"| {name} | `{flags}` | {' | '.join(cells)} |")
-        images = len(self.rounds[0][0].right)
-        how = f"k-NN accuracy of {counted(images, 'labelled image')}, each among all others; one seed."
+        images = counted(len(self.rounds[0][0].shares), "labelled image")
+        how = (
+            f"Of the vote of an image's {NEIGHBOURS} nearest others, the share that its own class has: "
+            f"the mean over {images}, one seed."
+        )
         best = f"Train with the best:\n\n```text\n{self.command}\n```"
         return "\n\n".join([how, "\n".join(lines), self.verdict(), best])
 
@@ -181,7 +181,7 @@ class Halving:
         rounds: list[tuple[Tried, ...]] = []
         while len(left) > 1:
             tried = [self.run(name, len(rounds)) for name in left]
-            tried.sort(key=lambda one: one.rank, reverse=True)
+            tried.sort(key=lambda one: one.share, reverse=True)
             rounds.append(tuple(tried))
             left = [one.name for one in tried[: (len(left) + 1) // 2]]
         settings = {name: value for name, value in self.asked.items() if value not in ("simclr", "auto")}
@@ -196,21 +196,21 @@ class Halving:
         place = self.folder / f"round-{number + 1}-{name.replace(', ', '-').replace(' ', '-')}"
         if (note := place.with_suffix(".json")).exists():
             found = checkpoint.read_json(note, _TRIED)
-            return Tried(**{**found, "right": tuple(found["right"])})
+            return Tried(**{**found, "shares": tuple(found["shares"])})
         length, began = self.length * 2**number, time.monotonic()
         progress.say(f"\nround {number + 1}, {length:g} {self.unit}: {name}")
         settings = {"health_checks": HEALTH_CHECKS, **self.asked, **self.sets[name]}
         settings |= {self.unit: length, "seed": self.seed}
-        right, share = self.measured(pretrain(self.data, out=place, **settings))
+        shares = self.measured(pretrain(self.data, out=place, **settings))
         seconds = round(time.monotonic() - began, 3)
-        tried = Tried(name, length, tuple(right.tolist()), share, seconds)
-        progress.say(f"{name}: {right.mean():.1%} of {counted(len(right), 'labelled image')} right")
+        tried = Tried(name, length, tuple(shares), seconds)
+        progress.say(f"{name}: {tried.share:.1%} of the vote of the nearest others")
         checkpoint.write_json(note, asdict(tried))
         (place / checkpoint.LAST).unlink(missing_ok=True)  # never resumed, and the largest of its files
         return tried
 
-    def measured(self, run: Run) -> tuple[npt.NDArray[np.bool_], float]:
-        """Ask the nearest others of each labelled image for its class: which are right, and how surely."""
+    def measured(self, run: Run) -> list[float]:
+        """Ask the nearest others of each labelled image that has another one of its class."""
         device = device_named(str(self.asked.get("device", "auto")))
         x = torch.from_numpy(features(run.encoder, self.labelled, run.preprocess, device=device))
         y = torch.from_numpy(self.labelled.labels)
@@ -230,8 +230,8 @@ def has_others(labels: torch.Tensor) -> torch.Tensor:
     return torch.bincount(labels)[labels] > 1
 
 
-def leave_one_out(x: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[npt.NDArray[np.bool_], float]:
-    """Classify each image by its nearest others.
+def leave_one_out(x: torch.Tensor, labels: torch.Tensor, classes: int) -> list[float]:
+    """Let the nearest others of each image vote for its class.
 
     Args:
         x: (n, d) vectors.
@@ -239,9 +239,8 @@ def leave_one_out(x: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[
         classes: how many there are.
 
     Returns:
-        (n,) bool, which are right; and the mean share of the vote that the true class has.
+        Of each image the share of the vote that its own class has.
     """
     similarity, who = knn.top_k(x, x, NEIGHBOURS, exclude_self=True)
     votes = knn.knn_votes(similarity, labels[who], classes, TEMPERATURE)
-    share = votes.gather(1, labels[:, None]).double().mean()
-    return (votes.argmax(1) == labels).numpy(), float(share)
+    return [float(share) for share in votes.gather(1, labels[:, None])[:, 0]]
