@@ -21,7 +21,7 @@ TEMPERATURE = 0.1
 
 
 def shares(x: torch.Tensor, labels: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give of each image whether its k nearest others name its class, and the share of their vote that it has."""
+    """Give of each image whether its k nearest others name its class, and the share of their vote for it."""
     from nearfar.features import knn
 
     similarity, who = knn.top_k(x, x, k, exclude_self=True)
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, nargs="+", default=[8], help="labels a class")
     given = parser.parse_args()
     source = open_labelled(given.labelled, "images")
-    class_of = dict(zip(source.ids, source.labels, strict=True))
+    class_of = dict(zip(source.ids, source.labels or (), strict=True))
     vectors, truth = {}, {}
     for run in sorted(path for path in given.sweep.glob("round-1-*") if path.is_dir()):
         found = nearfar.embed(run, given.labelled)
@@ -68,11 +68,10 @@ def main() -> None:
                 values = np.array([float(figure[at].mean()) for figure in figures])
                 agree = np.corrcoef(ranks(values), ranks(right))[0, 1]
                 chosen[name].append((agree, right.max() - right[values.argmax()]))
-        for name, found in chosen.items():
-            agree, lost = np.mean(found, 0)
-            print(
-                f"{each} labels a class, by {name}: {lost:.2f} points below the best, ranks agree by {agree:.2f}"
-            )
+        for name, drawn in chosen.items():
+            agree, lost = np.mean(drawn, 0)
+            said = f"{lost:.2f} points below the best; ranks agree by {agree:.2f}"
+            print(f"{each} labels a class, by {name}: {said}")
 
 
 if __name__ == "__main__":
