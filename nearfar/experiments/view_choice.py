@@ -92,9 +92,11 @@ class ViewChoice:
         last = next(found for found in reversed(named) if usual in found)  # the round that both were in
         first, second = last[self.best], last[usual]
         p = sign_test(np.subtract(first.shares, second.shares), rng.fold(0, "views"))
+        p = min(1.0, p * (len(self.sets) - 1))  # the best of so many others is better than one by chance
         told = (
             f"{self.best}: {first.share:.1%} of the vote, {usual} {second.share:.1%} "
-            f"({len(first.shares):,} images, in runs of {first.length:g} {self.unit}, p = {p:.2g})"
+            f"({len(first.shares):,} images, in runs of {first.length:g} {self.unit}; "
+            f"p = {p:.2g} for the best of {len(self.sets)} sets)"
         )
         if p < 1 - LEVEL and first.share > second.share:
             return f"{told}. They are better beyond chance."
@@ -150,13 +152,16 @@ class Halving:
             images: fingerprints of all data that is read, by their kind.
 
         Raises:
-            NearfarError: it is another, or there are too few labelled images.
+            NearfarError: it is another, there are too few labelled images, or they are of one class.
         """
-        if (few := int(has_others(torch.from_numpy(self.labelled.labels)).sum())) < FEWEST:
+        kept = self.labelled.labels[has_others(torch.from_numpy(self.labelled.labels)).numpy()]
+        if len(kept) < FEWEST:
             raise NearfarError(
-                f"{counted(few, 'labelled image')} with another of the same class is too few to choose by; "
-                f"give --train {FEWEST} or more."
+                f"{counted(len(kept), 'labelled image')} with another of its class are too few to choose "
+                f"by; give --train {FEWEST} or more."
             )
+        if len(np.unique(kept)) < 2:
+            raise NearfarError("all labelled images are of one class; give --train images of two or more.")
         asked = {name: value for name, value in self.asked.items() if name != "minutes"}
         now = {
             **images,
@@ -169,7 +174,12 @@ class Halving:
         note = self.folder / NOTE
         if not note.exists():
             checkpoint.write_json(note, now)
-        elif (held := checkpoint.read_json(note)) != now:
+            return
+        try:
+            held = checkpoint.read_json(note)
+        except NearfarError:
+            raise NearfarError(f"{note} is damaged; name another folder with --out.") from None
+        if held != now:
             differ = ", ".join(sorted(name for name in {*held, *now} if held.get(name) != now.get(name)))
             raise NearfarError(
                 f"{self.folder} holds another choice ({differ}); name another folder with --out."
@@ -187,7 +197,7 @@ class Halving:
         settings = {name: value for name, value in self.asked.items() if value not in ("simclr", "auto")}
         settings.pop(self.unit, None)
         named = str(self.data) if isinstance(self.data, (str, Path)) else "DATA"
-        words = space.words({**settings, **self.sets[left[0]]})
+        words = space.words({**settings, **self.sets[left[0]], **({"seed": self.seed} if self.seed else {})})
         command = shlex.join(["nearfar", "pretrain", named, "--out", "runs/best", *words])
         return ViewChoice(self.sets, tuple(rounds), self.unit, command, self.folder)
 
@@ -195,8 +205,11 @@ class Halving:
         """Train one set of views in one round, and measure it."""
         place = self.folder / f"round-{number + 1}-{name.replace(', ', '-').replace(' ', '-')}"
         if (note := place.with_suffix(".json")).exists():
-            found = checkpoint.read_json(note, _TRIED)
-            return Tried(**{**found, "shares": tuple(found["shares"])})
+            try:
+                held = checkpoint.read_json(note, _TRIED)
+                return Tried(held["name"], held["length"], tuple(held["shares"]), held["seconds"])
+            except NearfarError as error:
+                progress.say(f"{error} It is measured anew.")
         length, began = self.length * 2**number, time.monotonic()
         progress.say(f"\nround {number + 1}, {length:g} {self.unit}: {name}")
         settings = {"health_checks": HEALTH_CHECKS, **self.asked, **self.sets[name]}
