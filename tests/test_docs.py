@@ -55,6 +55,7 @@ def shortened(text: str) -> str:
     """Minutes of training become seconds, a sweep's runs a few steps, and epochs two; nothing else."""
     text = re.sub(r"--epochs \d+", "--epochs 2", text)
     text = re.sub(r"--minutes-each \S+ --budget \S+", "--steps 2 --trials 10", text)
+    text = re.sub(r"--minutes-each \S+", "--steps 2", text)
     text = re.sub(r'minutes_each=[\d.]+, budget="\w+"', "steps=2, trials=10", text)
     text = re.sub(r"--minutes \S+", "--minutes 0.01", text)
     return re.sub(r"\bminutes=[\d.]+", "minutes=0.01", text)
