@@ -192,7 +192,9 @@ def draws(size: Size) -> int:
 
 
 @torch.no_grad()
-def few_label_curves(probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int) -> dict[str, Curve]:
+def few_label_curves(
+    probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int, tried: Sequence[Size] = ()
+) -> dict[str, Curve]:
     """Fit a linear and a nearest-prototype classifier to each draw of a few labels.
 
     Where a class has few labels, the linear one sees features emphasised (`features.emphasis`).
@@ -204,6 +206,7 @@ def few_label_curves(probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, se
         outputs: what it gives for the test images.
         truth: (m,) class numbers of the test images.
         seed: names the draws.
+        tried: the numbers of labels; those of `sizes` by default.
 
     Returns:
         A curve for each of the two.
@@ -223,7 +226,7 @@ def few_label_curves(probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, se
         return int((found.argmax(dim=1) == expected).sum()) / len(expected)
 
     curves: dict[str, dict[int, DrawStatistics]] = {"linear": {}, "prototype": {}}
-    tried = sizes(labels, count)
+    tried = tried or sizes(labels, count)
     total = sum(draws(size) * size.labels for size in tried if size.name != "all")
     with Bar("fitting to few labels", total, "labels") as bar:
         for size in tried:
