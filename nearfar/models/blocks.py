@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..core.errors import NearfarError
+from .attention import PlainAttention
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 
@@ -56,4 +58,10 @@ def checkpoint_activations(module: nn.Module) -> None:
             "--micro-batch, or leave it out."
         )
     for block in found:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(checkpoint, partial(_computed, block.forward), use_reentrant=False)
+
+
+def _computed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a block, where the backward pass runs it again too, whose contexts are not those of the step."""
+    with PlainAttention():
+        return forward(*args, **kwargs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +22,7 @@ from ..core.errors import NearfarError
 from ..core.memory import keep_freed_memory
 from ..data.loader import DataLoader
 from ..methods.base import Loss, Method
+from ..models.attention import PlainAttention
 from . import grad_cache, optim
 from .adapting import StartPull
 from .draws import named_draws
@@ -61,7 +63,8 @@ class Step:
         return self.number >= self.plan.steps
 
 
-def autocast(device: torch.device, precision: str, *, cache: bool = True) -> torch.autocast:
+@contextmanager
+def autocast(device: torch.device, precision: str, *, cache: bool = True) -> Iterator[None]:
     """Choose the arithmetic of the network.
 
     Args:
@@ -70,12 +73,13 @@ def autocast(device: torch.device, precision: str, *, cache: bool = True) -> tor
         cache: whether weights are converted once in the context; all threads have one cache, so several
             threads need False.
 
-    Returns:
-        A context to run the network in.
+    Yields:
+        Nothing; the network runs within.
     """
-    return torch.autocast(
-        device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=cache
-    )
+    small = precision == "bfloat16"
+    plain = PlainAttention() if small and device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=small, cache_enabled=cache), plain:
+        yield
 
 
 def train(
