@@ -53,7 +53,12 @@ PLAIN = {
     "untrained": "untrained",
     "known": "known encoder, EfficientNet-Lite0",
 }
+TOGETHER = {
+    "combined": "**known and the default together** (`nearfar combine`)",
+    "control": "known and an untrained network together",
+}
 FIXED = ("pixels", "colours", "known")  # the same whatever the seed
+ROWS = [*TRAINED, *PLAIN, *TOGETHER]
 FIGURES = {"knn": "k-NN", "linear": "linear", "ten": "10 labels a class"}
 
 Figures = dict[str, float]
@@ -68,6 +73,25 @@ def trained(name: str, data: Path, folder: Path, steps: int, seed: int) -> Any:
     row = TRAINED[name]
     settings: dict[str, Any] = {**USUAL, **row.settings}
     return nearfar.pretrain(data, out=folder, steps=round(row.steps * steps), seed=seed, **settings)
+
+
+def together(name: str, default: Any, folder: Path, seed: int) -> Any:
+    """Combine the known encoder with the default's, or with the same network untrained."""
+    import nearfar
+    from nearfar.data.labels import open_labelled
+    from nearfar.evaluation import labelled_data
+    from nearfar.features.probes import untrained
+    from nearfar.training.run import Run
+
+    if (folder / "encoder.json").exists():
+        return nearfar.load(folder)
+    other: Any = default
+    if name == "control":
+        how = default.preprocess
+        images = labelled_data.read(open_labelled(default.config["data"]["path"], "images"), how)
+        net: Any = untrained(default.encoder, images, how, seed, "cpu")
+        other = Run(None, net, how, {"source": "untrained"}, {})
+    return nearfar.combine("known", other, out=folder)
 
 
 def measured(run: Any, labelled: Path, test: Path, names: Iterable[str], seed: int) -> dict[str, Figures]:
@@ -121,11 +145,14 @@ def fill(words: argparse.Namespace) -> None:
             found |= {"passes": last["epoch"], "pace": last["images_per_second"]}
             found |= {"minutes": last["seconds"] / 60, "steps": last["step"]}
             write(file, {**found, "colour": took} if name == "default" else found)
-        for name in [name for name in words.rows if name in PLAIN]:
+        for name in [name for name in words.rows if name in PLAIN or name in TOGETHER]:
             file = words.out / f"{name}-{seed}.json"
             if file.exists() or (seed and name in FIXED):
                 continue
-            if name == "known":
+            if name in TOGETHER:
+                run = together(name, default, words.out / f"{name}-{seed}", seed)
+                own = measured(run, labelled, words.test, ["encoder"], seed)["encoder"]
+            elif name == "known":
                 own = measured(nearfar.load("known"), labelled, words.test, ["encoder"], seed)["encoder"]
             else:
                 own = measured(default, labelled, words.test, [name], seed)[name]
@@ -155,7 +182,7 @@ def table(folder: Path) -> str:
     """Write one collection's rows as Markdown, the default first and what needs no training last."""
     heads = [*FIGURES.values(), "minutes", "passes", "images/s", "seeds"]
     lines = [f"| {folder.name} | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for name, title in {**{name: row.title for name, row in TRAINED.items()}, **PLAIN}.items():
+    for name, title in {**{name: row.title for name, row in TRAINED.items()}, **PLAIN, **TOGETHER}.items():
         rows = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{name}-[0-9]*.json"))]
         if not rows:
             continue
@@ -179,7 +206,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path)
     parser.add_argument("--steps", type=int, default=915)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", choices=[*TRAINED, *PLAIN], default=[*TRAINED, *PLAIN])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--out", type=Path, default=Path("runs/photos"))
     parser.add_argument("--table", nargs="+", type=Path, metavar="OUT")
     words = parser.parse_args()

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .stores.open import open_store
     from .training.adopt import adopt
     from .training.check import check
+    from .training.combine import combine
     from .training.pretrain import pretrain
     from .training.preview import preview
     from .training.run import load
@@ -69,6 +70,7 @@ __all__ = [
     "check",
     "classes",
     "clusters",
+    "combine",
     "compare",
     "curate",
     "duplicates",
@@ -109,6 +111,7 @@ _PUBLIC = {
     "check": "training.check",
     "classes": "queries.classes",
     "clusters": "queries.clusters",
+    "combine": "training.combine",
     "compare": "experiments.compare",
     "curate": "queries.curate",
     "duplicates": "queries.duplicates",

@@ -277,6 +277,7 @@ FLAGS = {
         "--no-all-classes --min-score --yolo --no-yolo --gallery --top"
     ),
     "adopt": "--out --json",
+    "combine": "--out --json",
     "report": "--out --data --train --test --bank --names --json",
     "embed": (
         "--out --store --boxes --columns --prune --thumbnail --part --join --on --parts --labels --json "

@@ -210,6 +210,7 @@ LONG = {  # a command's words, and how its last sentence ends
     "report a": "begins anew.",
     "explain a a": "begins anew.",
     "adopt a --out b": "begins anew.",
+    "combine a b --out c": "begins anew.",
     "embed a a --out b": "to resume.",
     "duplicates a": "begins anew.",
     "anomalies a": "begins anew.",

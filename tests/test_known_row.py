@@ -42,7 +42,8 @@ def test_a_known_encoder_is_a_row_with_its_own_images(run: Run, labelled: Path, 
     # The row is what the known encoder gets by itself: nothing of the run's preprocessing is in it.
     for classifier in ("knn", "linear"):
         assert np.array_equal(found.answers[classifier]["known"], alone.answers[classifier]["encoder"])
-    assert set(found.knn) == {"encoder", "pixels", "known", "chance"} and "known encoder" in found.table()
+    assert set(found.knn) == {"encoder", "pixels", "known", "combined", "chance"}
+    assert "known encoder" in found.table()
     assert found.costs["known"].parameters == sum(p.numel() for p in load(vit).encoder.parameters())
     assert found.costs["known"].image_size == 32 and found.costs["encoder"].image_size == 16
     plain = json.loads(json.dumps(found.to_json()))

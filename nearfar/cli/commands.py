@@ -215,7 +215,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Parser]] = {
     **{
         command: _reader(command)
         for command in (
-            *("sts", "passages", "pairs", "report", "explain", "adopt", "embed", "store"),
+            *("sts", "passages", "pairs", "report", "explain", "adopt", "combine", "embed", "store"),
             *(*QUERIES, "explore", "methods", "demo"),
         )
     },

@@ -47,7 +47,7 @@ def _done(command: str, result: Any) -> str:
     """Write a result as a person reads it."""
     if command == "pretrain":
         return f"{result.path}\nnext: nearfar evaluate {result.path} --train LABELLED --test LABELLED"
-    if command == "adopt":
+    if command in ("adopt", "combine"):
         facts = result.facts()
         return (
             f"{result.path}: {result.encoder.name}, {facts['parameters']:,} parameters, images of "

@@ -8,6 +8,7 @@ from ..models import embedded
 from ..training.run import Run, is_run, load
 
 KNOWN = "known"  # the feature set, and the encoder that is taken where none is named
+COMBINED = "combined"  # the feature set of both together, as `nearfar combine` makes it one encoder
 NONE = "none"  # names no encoder: the row is left out
 MAX_IMAGES = 10_000  # up to here the row is there without being asked for: some minutes of two cores
 

@@ -22,15 +22,16 @@ from ..features.extract import fingerprint
 from ..features.probes import FeatureProbe, Rows, encode_with, feature_sets, validation_split
 from ..finetuning.classifier import FineTuned, cost, train_classifier
 from ..finetuning.trainer import Mode
+from ..models.combined import Combined, combine
 from ..training.run import Run
 from . import PARTS, known_row, labelled_data, leaks
 from .accuracy import score
 from .part import Trained
 from .ranking import EncoderCost
-from .result import Evaluation, Leak
+from .result import FEATURE_SETS, Evaluation, Leak
 
-NO_PARTS = ("colours", "patches")  # baselines of k-NN and linear alone: parts would take them many minutes
-KNOWN = known_row.KNOWN
+NO_PARTS = ("colours", "patches", known_row.COMBINED)  # k-NN and linear alone: parts would take minutes
+KNOWN, COMBINED = known_row.KNOWN, known_row.COMBINED
 SCRATCH: Mode = "scratch"  # a baseline as well, left out where it takes long
 
 
@@ -133,6 +134,13 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
                     **whose.facts(), images_per_second=round(probes[name].images_per_second, 1)
                 )
 
+    vectors = {name: probes[name].x for name in ("encoder", KNOWN) if name in probes}
+    if len(vectors) > 1 and not isinstance(frozen.net, Combined):
+        progress.say(f"fitting on both together of {len(dataset):,} training {kind.noun}")
+        probes[COMBINED] = FeatureProbe(
+            lambda images: combine(list(vectors.values())), dataset, validation, centred=False
+        )
+
     parts = {name: PARTS[name].load() for name in options.parts}
     asked = [mode for part in parts.values() for mode in part.modes]
     modes = list(asked)
@@ -157,9 +165,11 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     found: dict[str, dict[str, Any]] = {part: {} for part in parts}
     without = NO_PARTS if options.known else (*NO_PARTS, KNOWN)
     for name, probe in probes.items():
-        progress.say(f"testing {name} on {counted(len(test_set), kind.one)}")
+        progress.say(f"testing {FEATURE_SETS.get(name, name)} on {counted(len(test_set), kind.one)}")
         own_test = known is not None and name == KNOWN
         outputs = probe.predict(labelled_data.read(test_source, its) if own_test else test_set)
+        if name in vectors:
+            vectors[name] = outputs.x
         for classifier, rows, chosen in zip(
             ("knn", "linear"), (outputs.knn, outputs.linear), probe.chosen(), strict=True
         ):

@@ -14,7 +14,7 @@ from ..core.text import columns, counted, percent
 from ..features.probes import Rows
 from . import PARTS
 from .accuracy import Accuracy, Score, most_confused
-from .known_row import KNOWN
+from .known_row import COMBINED, KNOWN
 from .ranking import Candidate, EncoderCost, Ranking, rank
 from .summary import BASELINES, BaselineSummary, summarise
 
@@ -29,6 +29,7 @@ SUMMARISED = (*RANKED, "svm")  # and that the summary tells of, as far as they a
 FEATURE_SETS = {
     "scratch": "from scratch",
     "known": "known encoder",
+    "combined": "both together",
     "colours": "colour histogram",
     "patches": "k-means patches",
     "mfcc": "MFCC",
@@ -206,6 +207,8 @@ class Evaluation:
         count = self.images
         sentences, ranking = [str(item) for item in self.summary().values()], self.ranking()
         sentences += ranking.sentences() if ranking else []
+        if ranking and any(best.name == BASELINES[COMBINED] for best, *_ in ranking.leads.values()):
+            sentences.append(f"nearfar combine {self.known} RUN --out runs/both makes one encoder of both")
         lines = [
             *sentences,
             *([""] if sentences else []),

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..features.probes import Rows
 from .differences import Difference, compare
+from .known_row import COMBINED
 
 BASELINES = {
     "pixels": "raw pixels",
@@ -18,6 +19,7 @@ BASELINES = {
     "mfcc_course": "the course of MFCC",
     "untrained": "an untrained network",
     "known": "the known encoder",
+    COMBINED: "both together",
     "scratch": "training from scratch",
 }
 """What a baseline is called in a sentence."""
@@ -115,7 +117,7 @@ def summarise(
         found = [
             BaselineComparison(name, compare(truth, rows["encoder"], own, seed, groups))
             for name, own in rows.items()
-            if name not in ("encoder", "chance")
+            if name not in ("encoder", "chance", COMBINED)
         ]
         if found:
             made[classifier] = BaselineSummary(

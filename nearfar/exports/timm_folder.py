@@ -16,7 +16,7 @@ from torch import nn
 
 from ..core.errors import NearfarError
 from ..images.views import Preprocess
-from ..models import Encoder, image_tower
+from ..models import Encoder, combined, image_tower
 from ..models.libraries import find
 from ..training.run import Run
 
@@ -29,7 +29,7 @@ def architecture(encoder: Encoder) -> str | None:
     Args:
         encoder: any of images.
     """
-    if encoder.stem == "small" or encoder.name == image_tower.NAME:
+    if encoder.stem == "small" or encoder.name in (image_tower.NAME, combined.NAME):
         return None
     library, name = find(encoder.name)
     if library == "torchvision":
@@ -58,6 +58,8 @@ def needs(run: Run) -> None:
             f"{run.name} has a first layer made for small images, which timm's {encoder.name} has not; "
             "use --to onnx or --to torch, or train with --stem standard."
         )
+    if encoder.name == combined.NAME:
+        raise NearfarError(f"{run.name} consists of several networks; use --to onnx or --to torch.")
     raise NearfarError(
         f"{encoder.name} is no network of timm's, which has only its own; use --to transformers, --to onnx "
         "or --to torch, or train one of timm's with --encoder timm:NAME."

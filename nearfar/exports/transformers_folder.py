@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..core.errors import NearfarError
-from ..models import image_tower
+from ..models import combined, image_tower
 from ..models.residual import Block, Residual
 from ..models.transformer import Transformer
 from ..training.run import Run
@@ -55,6 +55,8 @@ def needs(run: Run) -> None:
         ) from None
     if run.encoder.name == image_tower.NAME:
         raise NearfarError(f"{run.name} is a tower of a model of transformers; take that, or {INSTEAD}.")
+    if run.encoder.name == combined.NAME:
+        raise NearfarError(f"{run.name} consists of several networks; {INSTEAD}.")
     if timm_folder.architecture(run.encoder) is None and layout(run.encoder.net) is None:
         raise NearfarError(
             f"{run.name} has a {run.encoder.name} with stem {run.encoder.stem}, of which transformers has no "

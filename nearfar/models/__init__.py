@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core.errors import NearfarError
 from ..core.rng import fold
 from ..images.view_settings import is_small
-from . import feature_maps, image_tower, libraries, stems
+from . import combined, feature_maps, image_tower, libraries, stems
 from . import weights as files
 from .blocks import blocks, checkpoint_activations
 from .feature_maps import Tokens
@@ -48,6 +48,7 @@ __all__ = [
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation with which nothing is changed
 
 
+MOST_PIXELS = 1 << 14  # a side of what an encoder sees
 EVERY_SCALE = {"pool": "every_scale"}  # how an encoder of ours is built whose vectors hold every scale
 
 
@@ -293,6 +294,8 @@ def encoder(
         with seeded(seed, "encoder", name):
             made = image_tower.ImageTower(args)
         return Encoder(made, args["hidden_size"], name, "standard", size, mean or ZERO, std or ONE, args=args)
+    if name == combined.NAME and args is not None:
+        return _combined(args["parts"], size, seed)
     library, plain = libraries.find(name)
     pretrained = weights == "pretrained"
     if pretrained and library == "nearfar":
@@ -333,6 +336,20 @@ def encoder(
     own_mean, own_std = known or (ZERO, ONE)
     own_mean, own_std = own_mean if mean is None else mean, own_std if std is None else std
     return Encoder(net, dim, name, stem, size, own_mean, own_std, untrained=weights is None, args=args)
+
+
+def _combined(described: Sequence[Mapping[str, Any]], size: int | None, seed: int) -> Encoder:
+    """Build the parts of a combined encoder with random weights; ValueError where they fit no image."""
+    parts = []
+    for item in described:
+        own = {name: item[name] for name in ("stem", "size", "mean", "std")}
+        part = encoder(item["name"], **own, seed=seed, args=item["args"] or None)
+        parts.append(part.projected(projection(part.dim, item["dim"])) if item["projection"] else part)
+    sides = [combined.Sides(item["short"], item["size"]) for item in described]
+    if not sides or any(not 0 < each.size <= each.short <= MOST_PIXELS for each in sides):
+        raise ValueError("its parts see no part of an image")
+    dim, args = sum(part.dim for part in parts), {"parts": list(described)}
+    return Encoder(combined.Combined(parts, sides), dim, combined.NAME, "standard", size, args=args)
 
 
 def projection(dim: int, width: int) -> nn.Linear:

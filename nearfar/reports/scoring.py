@@ -19,6 +19,7 @@ TITLES = {
     "mfcc": "MFCC",
     "mfcc_course": "MFCC course",
     "known": "known encoder",
+    "combined": "both together",
     **{name: entry.column for name, entry in PARTS.items() if entry.column},
 }
 NAMES = {"map": "mean precision", "nmi": "NMI", "ari": "ARI", "ece": "error (ECE)"}

@@ -340,7 +340,7 @@ def _from_folder(folder: Path) -> Run:
         encoder = kind.encoder(network["name"], stem=network["stem"], size=network["size"], **own)
         if network.get("projection"):
             encoder = encoder.projected(models.projection(encoder.dim, network["dim"]))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise NearfarError(
             f"{folder / 'encoder.json'} names no network that can be built ({reason}); the file is damaged."

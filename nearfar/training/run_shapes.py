@@ -44,6 +44,7 @@ CARD: dict[Any, Any] = {
         "weights?": (str, None),
         "licence?": str,
         "teacher?": {"name": str, "licence": str},
+        "of?": [{"name": str, "licence": str, "sha256": str, "provenance": _ANY}],
     },
 }
 """`encoder.json`."""
