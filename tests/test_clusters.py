@@ -65,6 +65,13 @@ def test_too_many_clusters_are_not_stable() -> None:
     assert right.counts is None
 
 
+def test_a_cluster_of_one_image_is_stable_wherever_it_is_drawn() -> None:
+    x, _ = planted([80, 80, 1], spread=0.001)
+    found = cluster_images(x, n_clusters=3)
+    assert np.bincount(found.cluster).tolist() == [80, 80, 1]
+    assert found.stability[2] == pytest.approx(1.0)  # samples that lack it say nothing of it
+
+
 def test_exemplars_lie_nearest_to_the_middle() -> None:
     x, _ = planted([50, 40, 30])
     found = cluster_images(x, n_clusters=3)

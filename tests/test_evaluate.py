@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.data.source import Source
 from nearfar.evaluation import few_labels, paired_tests
+from nearfar.evaluation.accuracy import Accuracy
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.features.probes import untrained
 from nearfar.finetuning import trainer
@@ -375,7 +377,7 @@ def test_groups_stay_on_one_side_and_leaks_between_them_are_named(run, tmp_path)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
             # Of the test images the first thirty are of patients in training.
-            patient = number // 6 if side == "train" or number < 30 else 100 + number
+            patient = number // 6 if side == "train" or number < 30 else 100 + number // 6
             lines.append(f"{path.relative_to(tmp_path)},{patient}")
     listed = tmp_path / "patients.csv"
     listed.write_text("\n".join(lines))
@@ -384,6 +386,11 @@ def test_groups_stay_on_one_side_and_leaks_between_them_are_named(run, tmp_path)
     assert found.images["validation"] % 6 == 0
     assert (found.leaks["groups"].images, found.leaks["groups"].left) == (30, 60)
     assert "warning: 30 test images (33.3 %) belong to groups of training images" in found.table()
+    new = np.array([int(Path(name).stem) >= 30 for name in found.ids])
+    right = found.answers["linear"]["pixels"] == found.truth
+    left = Accuracy.of(right[new], found.groups[new])  # without them too, the interval is over patients
+    assert found.leaks["groups"].without["linear"]["pixels"] == left
+    assert "p (signs of groups)" in paired_tests.pair(["a", "b"], [found, found], 0).table()
     assert "groups" not in evaluate(run, **how).leaks
 
 

@@ -74,6 +74,14 @@ def test_average_precision_by_hand():
     assert found.recall == {1: 0.0, 5: 1.0, 10: 1.0}
 
 
+@pytest.mark.parametrize("length", [1.0, 0.0, -1.0])
+def test_where_all_are_equally_alike_nothing_is_found(length):
+    base, labels = torch.ones(40, 3), np.arange(40) % 4
+    found = retrieval.retrieval(torch.full((4, 3), length), np.arange(4), base, labels)
+    assert found.recall == {1: 0.0, 5: 0.0, 10: 0.0}  # the wrong ones count as first
+    assert found.map == pytest.approx(np.mean(np.arange(1, 11) / np.arange(31, 41)))
+
+
 # Support vector machine
 
 
@@ -140,6 +148,13 @@ def test_agreement_by_hand():
     mutual = sum(v * math.log(v / (p[i] * q[j])) for (i, j), v in np.ndenumerate(both) if v)
     entropies = [-sum(v * math.log(v) for v in side) for side in (p, q)]
     assert got.nmi == pytest.approx(mutual / (sum(entropies) / 2))
+
+
+def test_clusters_of_one_class_are_not_measured():
+    x, _ = rows(20, 8, 1, 0)
+    outputs = SimpleNamespace(x=x)
+    assert clustering.ClusterAgreement.measure(None, outputs, np.full(20, 2), 0) is None
+    assert clustering.ClusterAgreement.measure(None, outputs, np.arange(20) % 2, 0) is not None
 
 
 def test_clusters_do_not_depend_on_the_call():
@@ -209,6 +224,29 @@ def test_the_penalty_is_chosen_by_the_labels_drawn():
     assert (
         few_label_fits.penalty(clear[[0, 1, 20]], y[[0, 1, 20]], 2) in logistic.STRENGTHS
     )  # the one of a kind is kept
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_a_group_is_held_out_whole_where_the_penalty_is_chosen(seed):
+    # Rows of a group are nearly the same: with half of it fitted, the weakest penalty knows the rest.
+    draw = torch.Generator().manual_seed(seed)
+    y, groups = torch.arange(2).repeat_interleave(20), np.arange(40) // 2
+    x = torch.randn(20, 30, generator=draw)[groups] + 0.1 * torch.randn(40, 30, generator=draw)
+    x = torch.cat([x, y[:, None] - 0.5], 1)
+    slow = []
+    for l2 in logistic.STRENGTHS:
+        right = 0
+        for fold in range(4):
+            out = torch.from_numpy((groups % 10) % 4 == fold)
+            fit = LogisticRegression(C=1 / (int((~out).sum()) * l2), tol=1e-8, max_iter=5000)
+            right += int((torch.from_numpy(fit.fit(x[~out], y[~out]).predict(x[out])) == y[out]).sum())
+        slow.append(right)
+    best = next(at for at in range(5) if max(slow[at + 1 : at + 3]) <= slow[at])
+    assert few_label_fits.penalty(x, y, 2, groups) == logistic.STRENGTHS[best]
+    own = few_label_fits.penalty(x, y, 2)
+    assert few_label_fits.penalty(x, y, 2, np.arange(40)) == own
+    # Where a class is of one group, nothing would be left to know it by.
+    assert few_label_fits.penalty(x, y, 2, np.repeat([0, 1], 20)) == few_label_fits.PENALTY
 
 
 def test_labels_needed_are_read_off_the_curve():

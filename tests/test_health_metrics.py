@@ -100,6 +100,13 @@ def test_agreement_counts_common_neighbours() -> None:
     assert metrics.agreement(circle, moved, 2) == pytest.approx(4 * 0.5 / 6)
 
 
+def test_agreement_of_a_collapse_is_no_better_than_at_random() -> None:
+    for same in (torch.ones(200, 4), torch.zeros(200, 4)):
+        assert metrics.agreement(same, same) < 0.2
+    few = normal(3, 6)[torch.arange(240) % 3]  # which of 80 others are near, nothing says
+    assert metrics.agreement(few, few) < 0.4
+
+
 def test_health_of_a_run_is_repeatable_and_leaves_the_encoder_alone(photos, tmp_path) -> None:
     run = nearfar.pretrain(
         photos, out=tmp_path / "run", steps=3, batch_size=16, encoder="resnet10_w16", device="cpu"

@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from nearfar.core.intervals import FEW_GROUPS, ends, few_groups, resampling_weights, sign_test
+from nearfar.core.intervals import FEW_GROUPS, ends, few_groups, resampling_weights, sign_test, wilson
 from nearfar.evaluation.accuracy import Accuracy
 from nearfar.evaluation.differences import compare
+from nearfar.evaluation.pair_recall import _recall
 from nearfar.finetuning.outcome import difference
 from nearfar.finetuning.task_types import Figures
 
@@ -91,3 +92,13 @@ def test_a_difference_in_one_patient_alone_is_no_difference() -> None:
     assert gain == pytest.approx(0.1) and gain - error < 0
     spread = [float(one @ np.repeat([1, 0], 50)) / 50 for one in resampling_weights(100, 500, 0, groups)]
     assert ends(np.array(spread))[0] < 1 < ends(np.array(spread))[1]
+
+
+def test_captions_of_one_image_are_no_independent_questions() -> None:
+    own = np.repeat(np.arange(40), 5)  # five captions of each of forty images, of which half are found
+    right = own[None] == np.arange(40)[:, None]
+    table = np.where(right, np.where(np.arange(40) % 2, 1.0, -1.0)[:, None], 0.0)
+    several, one = _recall(table, right), _recall(table[:, ::5], right[:, ::5])
+    assert several.image == one.image == (0.5, 0.5, 0.5)
+    assert (one.low, one.high) == wilson(20, 40)
+    assert several.high - several.low == pytest.approx(one.high - one.low, rel=0.1)

@@ -14,6 +14,7 @@ from nearfar.core.errors import NearfarError
 from nearfar.data import cache
 from nearfar.data.sources import open_source
 from nearfar.experiments.label_curves import LearningCurve, Point
+from nearfar.experiments.learning_curve import _Curves
 from nearfar.features import probes
 from nearfar.finetuning.share import drawn
 from nearfar.images.views import Preprocess
@@ -138,6 +139,18 @@ def test_the_sentence_reads_the_labels_saved_off_the_other_curve() -> None:
     (untold,) = LearningCurve(Path("x"), "detect", "ap50", rows, {"runs/a": "from scratch"}, 72).sentences()
     assert "It cannot be told: with 20 labelled images (10 %) AP50 is 0 %" in untold
     assert "? The seeds do not decide: " in said and "would need more than all 200" in said
+
+
+def test_all_labels_are_spoken_of_only_where_all_were_tried() -> None:
+    rows = {"runs/a": [point(20, 0.1, 0.6)], "from scratch": [point(20, 0.1, 0.4)]}
+    (said,) = LearningCurve(Path("x"), "detect", "ap50", rows, {"runs/a": "from scratch"}, 72).sentences()
+    assert said.endswith("which would need more than 20.")
+
+
+def test_of_groups_the_labels_are_the_mean_of_what_the_seeds_drew() -> None:
+    made = _Curves(["runs/a"], {"runs/a": "runs/a"})
+    made.values["runs/a"] = {0.1: {0: (10, 0.5, None), 1: (30, 0.6, None)}}
+    assert made.result(Path("x"), "classify", "image").rows["runs/a"][0].labels == 20
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,19 @@ def test_everything_typed_leaves_nothing_to_vary(photos: Path, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [(["a"] * 6, "all of class 'a'"), (list("abcdef"), "has one image; give at least two of one class")],
+)
+def test_labels_by_which_no_run_is_better_are_refused(
+    photos: Path, tmp_path: Path, labels: list[str], says: str
+) -> None:
+    pixels = np.zeros((6, 8, 8, 3), np.uint8)
+    with pytest.raises(NearfarError, match=says):
+        nearfar.sweep(photos, steps=1, trials=10, train=(pixels, labels), out=tmp_path / "out", **TINY)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_folder_is_left_alone(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("a life's work")
     with pytest.raises(NearfarError, match=r"holds 'thesis\.tex' and is not the folder"):

@@ -202,6 +202,17 @@ def test_passages_are_found_by_vectors_words_and_their_sum(run: Path, tmp_path: 
     assert "McNemar" in str(found) and json.dumps(found.to_json())
 
 
+def test_a_passage_that_shares_the_first_place_is_not_found_by_either_figure(
+    run: Path, tmp_path: Path
+) -> None:
+    texts, _ = sentences(20, seed=8)
+    rows = [f'"zzz","{text}"' for text in texts]  # no word of a question is in any passage
+    (tmp_path / "q.csv").write_text("\n".join(["question,passage", *rows]))
+    found = nearfar.passages(run, tmp_path / "q.csv")
+    assert found.rows["bm25"].first == 0.0 and found.gain.second_only == 0
+    assert found.gain.difference == found.rows["sum"].first
+
+
 def test_what_is_said_of_a_run_on_texts_says_texts(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ class Clustering:
         cluster: (n,) numbers from 0, the largest cluster first; -1 for none.
         typical: (n,) cosine to the mean of the cluster; 0 for none.
         stability: for each cluster the mean overlap (Jaccard) with its like among resampled images, from 0
-            to 1: above 0.75 it comes again each time, below 0.5 it is an accident.
+            to 1: above 0.75 it comes again each time, below 0.5 it is an accident; 0 if none has any of it.
         agreement: mean adjusted Rand index of those clusterings with this one; 0 is chance, 1 the same.
         counts: what was found about the number; None where it was given, or for HDBSCAN.
     """
@@ -308,7 +308,7 @@ def _stability(
     from sklearn.metrics import adjusted_rand_score
 
     many = int(found.max()) + 1
-    overlap, rand = np.zeros((REPEATS, many)), np.zeros(REPEATS)
+    overlap, rand, drawn = np.zeros((REPEATS, many)), np.zeros(REPEATS), np.zeros((REPEATS, many), bool)
     for repeat in range(REPEATS):
         progress.stage("clustering samples again", repeat, REPEATS)
         key = rng.fold(seed, "resample", repeat)
@@ -321,6 +321,8 @@ def _stability(
         table = np.zeros((many + 1, again.max() + 2))
         np.add.at(table, (before, again), 1)  # -1 falls into the last row and column
         union = table.sum(1)[:-1, None] + table.sum(0)[None, :-1] - table[:-1, :-1]
+        drawn[repeat] = table[:-1].sum(1) > 0
         if union.size:
             overlap[repeat] = (table[:-1, :-1] / np.maximum(union, 1)).max(1)
-    return overlap.mean(0), float(rand.mean())
+    # A sample without an image of a cluster, which is small then, says nothing of it.
+    return overlap.sum(0) / np.maximum(drawn.sum(0), 1), float(rand.mean())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..analysis.clusters import kmeans
+from ..core import progress
 from ..core.text import columns, percent
 from ..features.knn import unit
 from ..features.probes import FeatureProbe, ProbeOutputs, Rows
@@ -36,9 +37,13 @@ class ClusterAgreement(EvaluationPart):
     rows: Mapping[str, Agreement]
 
     @classmethod
-    def measure(cls, probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int) -> Agreement:
+    def measure(cls, probe: FeatureProbe, outputs: ProbeOutputs, truth: Rows, seed: int) -> Agreement | None:
         """Measure one feature set: as many clusters of the test images as there are classes among them."""
-        return agreement(truth, kmeans(unit(outputs.x).cpu().numpy(), len(np.unique(truth)), seed))
+        count = len(np.unique(truth))
+        if count < 2:  # the one cluster would be the one class, whatever the features
+            progress.say("the test images are of one class, so clusters are not measured.")
+            return None
+        return agreement(truth, kmeans(unit(outputs.x).cpu().numpy(), count, seed))
 
     def lines(self) -> list[str]:
         """Write a row a feature set."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from ..features import logistic
 from ..features.emphasis import FEW, Emphasis
+from ..features.probes import Rows
 
 Scaling = tuple[torch.Tensor, torch.Tensor]
 
@@ -32,7 +34,12 @@ def prototypes(x: torch.Tensor, y: torch.Tensor, classes: int) -> logistic.Probe
 
 
 def linear(
-    x: torch.Tensor, y: torch.Tensor, classes: int, scaling: Scaling, emphasis: Emphasis | None = None
+    x: torch.Tensor,
+    y: torch.Tensor,
+    classes: int,
+    scaling: Scaling,
+    emphasis: Emphasis | None = None,
+    groups: Rows | None = None,
 ) -> logistic.Probe:
     """Fit logistic regression to few rows, its penalty chosen among them by cross-validation.
 
@@ -42,6 +49,7 @@ def linear(
         classes: how many there are.
         scaling: what standardises features, from `logistic.standards` of all training images.
         emphasis: what else all training images say; used where a class has few rows.
+        groups: as for `penalty`.
 
     Returns:
         The fit, on the features' own scale.
@@ -51,7 +59,7 @@ def linear(
     z = emphasis(x) if emphasis is not None and emphasised else (x - mean) * inverse
     short = len(z) < z.shape[1]
     place, factor = coordinates(z) if short else (z, None)
-    found = logistic.fit(place, y, classes, penalty(place, y, classes), as_is=True)
+    found = logistic.fit(place, y, classes, penalty(place, y, classes, groups), as_is=True)
     weight = found.weight
     if factor is not None:
         back = torch.linalg.solve_triangular(factor.T, weight.double().to(factor.device), upper=True)
@@ -82,17 +90,19 @@ def coordinates(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return factor.to(z), factor
 
 
-def penalty(z: torch.Tensor, y: torch.Tensor, classes: int) -> float:
+def penalty(z: torch.Tensor, y: torch.Tensor, classes: int, groups: Rows | None = None) -> float:
     """Choose the penalty within a few rows: by stratified folds, or one fold where they are many.
 
     Args:
         z: (n, d) standardised features.
         y: (n,) int64 classes, class after class.
         classes: how many there are.
+        groups: (n,) numbers of the groups that rows belong to, such as patients, which are held out whole; or
+            None.
 
     Returns:
         The strength with the most right answers along `probe.path`, which ends as `probe.choose`'s does; of
-        equals, the strongest; PENALTY where every class has one row, or one class all.
+        equals, the strongest; PENALTY where every class has one row or one group, or one class all.
     """
     there = torch.bincount(y, minlength=classes)
     folds = min(FOLDS, int(there.max()))
@@ -101,8 +111,20 @@ def penalty(z: torch.Tensor, y: torch.Tensor, classes: int) -> float:
     # Rows lie class after class, so their place within the class deals them out evenly.
     starts = there.cumsum(0) - there
     fold = (torch.arange(len(y), device=y.device) - starts[y]) % folds
-    fold[there[y] == 1] = folds  # what is alone is never held out: nothing would be left to know it by
-    held = [fold == number for number in range(folds if len(y) < ALONE else 1)]
+    if groups is not None:  # of which each is of the class of its first row
+        _, first, units = np.unique(groups, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        kinds, dealt = y.cpu().numpy()[first[order]], np.empty(len(first), np.int64)
+        dealt[order] = (np.arange(len(order)) - np.searchsorted(kinds, kinds)) % folds
+        fold = torch.from_numpy(dealt[units]).to(y.device)
+    # What is alone is never held out, nor what is of its group: nothing would be left to know it by.
+    for number in range(folds):
+        alone = there == torch.bincount(y[fold == number], minlength=classes)
+        lone = (fold == number) & alone[y]
+        fold[lone if groups is None else _with_their_groups(lone, groups)] = folds
+    held = [out for number in range(folds) if (out := fold == number).any()][: None if len(y) < ALONE else 1]
+    if not held:
+        return PENALTY
     paths = [logistic.path(z[~out], y[~out], classes, as_is=True) for out in held]
     best, chosen, waited = -1, PENALTY, 0
     for fits in zip(*paths, strict=True):  # one penalty for all folds, from strong to weak
@@ -112,3 +134,8 @@ def penalty(z: torch.Tensor, y: torch.Tensor, classes: int) -> float:
         elif (waited := waited + 1) == logistic.PATIENCE:
             break
     return chosen
+
+
+def _with_their_groups(rows: torch.Tensor, groups: Rows) -> torch.Tensor:
+    """Add to some rows (n,) bool all others of their groups."""
+    return torch.from_numpy(np.isin(groups, groups[rows.cpu().numpy()])).to(rows.device)

@@ -239,9 +239,9 @@ def few_label_curves(
                     rows = draw(labels, probe.classes, size, seed, number)
                     drawn = torch.from_numpy(rows).to(probe.y.device)
                     y = probe.y[drawn]
-                    by_line.append(
-                        right(linear(probe.x[drawn], y, count, scaling, emphasis).logits(outputs.x))
-                    )
+                    groups = None if probe.groups is None else probe.groups[rows]
+                    fitted = linear(probe.x[drawn], y, count, scaling, emphasis, groups)
+                    by_line.append(right(fitted.logits(outputs.x)))
                     by_prototype.append(right(prototypes(near[drawn], y, count).logits(asked)))
                     bar.advance(size.labels)
             curves["linear"][size.labels] = DrawStatistics.of(size, by_line)

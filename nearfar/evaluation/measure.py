@@ -127,7 +127,8 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         if name in ("encoder", KNOWN, *options.baselines):
             progress.say(f"fitting on {name} of {len(dataset):,} training {kind.noun}")
             encode, centred = make()
-            probes[name] = FeatureProbe(encode, own_sets.pop(name, dataset), validation, centred=centred)
+            images = own_sets.pop(name, dataset)
+            probes[name] = FeatureProbe(encode, images, validation, centred=centred, groups=own)
             whose = {"encoder": run, KNOWN: known}.get(name)
             if whose is not None:
                 costs[name] = EncoderCost(
@@ -191,7 +192,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         answers.add(column, name, trained[mode].answer(test_set), trained[mode].chosen)
         if mode not in asked:
             continue
-        retrain = _retrain(run, dataset, test_set, mode, options)
+        retrain = _retrain(run, dataset, test_set, mode, options, own)
         result = Trained(mode, dataset, answers.rows[column][name], truth, retrain)
         for key, part in parts.items():
             figures = part.measure_trained(result, seed)
@@ -203,12 +204,13 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
 
     copies = leaks.near_copies(test_set, dataset, np.concatenate(candidates, axis=1))
     pairs = copies.pairs(test_set, dataset)
-    warnings = {"near_copies": Leak.of(copies.known, truth, answers.rows, pairs)}
     theirs = None
     if listed is not None:
         sides = [(train_source, dataset.ids), (test_source, test_set.ids)]
         own, theirs = listed.numbers(sides)
-        warnings["groups"] = Leak.of(np.isin(theirs, own), truth, answers.rows)
+    warnings = {"near_copies": Leak.of(copies.known, truth, answers.rows, pairs, theirs)}
+    if theirs is not None and own is not None:
+        warnings["groups"] = Leak.of(np.isin(theirs, own), truth, answers.rows, groups=theirs)
 
     if fingerprint(frozen) != before:
         raise NearfarError(
@@ -257,17 +259,23 @@ def _takes_longer(run: Run, images: int, validation: int) -> str:
 
 
 def _retrain(
-    run: Run, dataset: ImageDataset, test: ImageDataset, mode: Mode, options: EvaluationOptions
+    run: Run,
+    dataset: ImageDataset,
+    test: ImageDataset,
+    mode: Mode,
+    options: EvaluationOptions,
+    groups: Rows | None,
 ) -> Callable[[Rows], Rows]:
     """Make the function that trains again on some of the training images, and classifies the test images."""
 
     def answer(rows: Rows) -> Rows:
         few: Any = Subset(dataset, rows)
+        own = None if groups is None else groups[rows]
         made = train_classifier(
             run.encoder,
             run.preprocess,
             few,
-            validation_split(few.labels, dataset.classes, options.seed),
+            validation_split(few.labels, dataset.classes, options.seed, own),
             mode=mode,
             seed=options.seed,
             device=options.device,

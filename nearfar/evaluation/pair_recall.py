@@ -29,6 +29,7 @@ from ..features.probes import FeatureProbe, encode_with, untrained, validation_s
 from ..training.run import Run, load
 from ..training.settings import Training
 from . import labelled_data
+from .accuracy import Accuracy
 
 RANKS = (1, 5, 10)
 Flags = npt.NDArray[np.bool_]
@@ -41,7 +42,8 @@ class Recall:
     Attributes:
         image: of captions, that find their image.
         text: of images, that find one of their captions.
-        low, high: the 95 % Wilson interval of the first of `image`.
+        low, high: the 95 % interval of the first of `image`: Wilson's, or where images have several captions,
+            which are alike, by a bootstrap over images.
     """
 
     image: tuple[float, ...]
@@ -206,9 +208,9 @@ def _cosines(
 def _recall(table: Vectors, right: Flags) -> Recall:
     """Rank both ways; where scores are equal, the wrong one counts as first."""
     image, text = _ranks(table.T, right.T), _ranks(table, right)
-    low, high = wilson(int((image == 1).sum()), len(image))
+    first = Accuracy.of(image == 1, right.argmax(axis=0))  # a caption is of the first image that it is of
     shares = [tuple(float((ranks <= k).mean()) for k in RANKS) for ranks in (image, text)]
-    return Recall(shares[0], shares[1], low, high)
+    return Recall(shares[0], shares[1], first.low, first.high)
 
 
 def _ranks(table: Vectors, right: Flags) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.intervals import units_of
 from ..core.text import columns
 from .differences import Difference, compare
 from .ranking import Ranking, rank
@@ -59,7 +60,8 @@ class PairedEvaluations:
             only = f"{gap.first_only:,} and {gap.second_only:,}"
             p = "below 0.0001" if gap.p < 1e-4 else f"{gap.p:.2g}"
             cells.append([f"{first} minus {second}", CLASSIFIERS[classifier], points, only, p])
-        heads = ["on the same test images", "", "points (95 % interval)", "only one is right", "p (McNemar)"]
+        test = "McNemar" if units_of(self.evaluations[0].groups) is None else "signs of groups"
+        heads = ["on the same test images", "", "points (95 % interval)", "only one is right", f"p ({test})"]
         width = max((len(row[0]) for row in cells), default=0) - 24
         heads[0] += " " * max(0, width)
         return "\n".join([*lines, *columns(heads, cells)])

@@ -129,7 +129,8 @@ def passages(
         weight = best_weight(score)
     ways, right = _scores(opened, test, also)
     ways["sum"] = _sum(ways, weight)
-    answers = {name: table.argmax(1) for name, table in ways.items()}
+    # A passage that only shares the first place is not found, as in the rows.
+    answers = {name: np.where(_ranks(table, right) == 1, right, -1) for name, table in ways.items()}
     return Passages(
         {name: _found(table, right) for name, table in ways.items()},
         len(right),
@@ -165,10 +166,16 @@ def _scores(run: Run, data: Any, also: Sequence[str]) -> tuple[dict[str, Table],
     return made | {"tfidf": tfidf.astype(np.float32)}, right
 
 
-def _found(table: Table, right: Sequence[int] | npt.NDArray[np.int64]) -> PassageRank:
-    """Rank the right passage in each row; equal scores count against it."""
+def _ranks(table: Table, right: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Rank the right passage in each row, from 1; equal scores count against it."""
     own = np.take_along_axis(table, np.asarray(right)[:, None], 1)
-    rank = (table >= own).sum(1)
+    ranks: npt.NDArray[np.int64] = (table >= own).sum(1)
+    return ranks
+
+
+def _found(table: Table, right: Sequence[int] | npt.NDArray[np.int64]) -> PassageRank:
+    """Say how often the right passage comes first, and how far down it stands."""
+    rank = _ranks(table, right)
     first = rank == 1
     low, high = wilson(int(first.sum()), len(first))
     reciprocal = np.where(rank <= BEST, 1 / np.maximum(rank, 1), 0.0)

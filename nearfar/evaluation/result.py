@@ -70,13 +70,15 @@ class Leak:
         truth: Rows,
         answers: Answers,
         pairs: Sequence[tuple[str, str, float]] = (),
+        groups: Rows | None = None,
     ) -> Leak:
-        """Score the test images that are not `known` (n,) once more."""
+        """Score the test images that are not `known` (n,) once more; intervals are over `groups` (n,)."""
         new = ~known
+        left = None if groups is None else groups[new]
         without: dict[str, dict[str, Accuracy]] = {}
         for classifier, rows in answers.items() if new.any() else ():
             without[classifier] = {
-                name: Accuracy.of(found[new] == truth[new]) for name, found in rows.items()
+                name: Accuracy.of(found[new] == truth[new], left) for name, found in rows.items()
             }
         return cls(int(known.sum()), int(new.sum()), without, tuple(pairs))
 

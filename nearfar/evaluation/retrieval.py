@@ -57,6 +57,8 @@ class Retrieval(EvaluationPart):
 def retrieval(queries: torch.Tensor, truth: Rows, base: torch.Tensor, labels: Rows) -> RetrievalScore:
     """Rank all of `base` by cosine for each query, exactly, a tile at a time; a hit shares its class.
 
+    Of rows that are equally alike, the wrong ones count as first.
+
     Args:
         queries: (q, d) floats.
         truth: (q,) int64, their classes, each with a row in `base` at least.
@@ -74,12 +76,14 @@ def retrieval(queries: torch.Tensor, truth: Rows, base: torch.Tensor, labels: Ro
     for low in range(0, len(queries), step):
         tile = (queries[low : low + step] @ turned).float().cpu().numpy()
         # The lowest bit of each similarity says whether it is a hit: numbers alone sort ten times faster
-        # than numbers with their places, and only the bits are read afterwards.
+        # than numbers with their places, and only the bits are read afterwards. Of equal ones the wrong must
+        # come first: the bit raises what is not below 0, and lowers what is.
+        tile += 0.0  # no -0.0
         bits = tile.view(np.int32)
         bits &= ~1
-        bits |= labels == truth[low : low + step, None]
+        bits |= (labels == truth[low : low + step, None]) == (tile < 0)
         tile.sort(axis=1)
-        hit = (bits & 1).astype(np.bool_)[:, ::-1]
+        hit = (((bits & 1) == 1) == (bits < 0))[:, ::-1]
         found = hit.cumsum(axis=1, dtype=np.int32)
         precision += float((found / rank * hit).sum(axis=1, dtype=np.float64) @ (1 / found[:, -1]))
         for k in RANKS:

@@ -24,7 +24,7 @@ class Point:
     """The figures of a row at one number of labels: one a seed.
 
     Attributes:
-        labels: images that were labelled, those held out for choices among them.
+        labels: images that were labelled, those held out for choices among them; the mean over seeds.
         share: of all, above 0, up to 1.
         values: the main figure, 0 to 1, by seed.
         intervals: its 95 % interval over the test images, by seed; None where the task gives none.
@@ -63,10 +63,11 @@ class Helped:
         at: what it reaches, at the number of labels that is told.
         scratch: what its network reaches from random weights.
         helped: whether it is above (True) or below (False) that; None if the seeds do not decide.
-        needed: labels that its network needs from scratch, then other encoders; None where all there are do
-            not suffice.
+        needed: labels that its network needs from scratch, then other encoders; None where the most that were
+            tried do not suffice.
         better: rows that are above it with as many labels, and their mean.
-        most: all labels there are.
+        most: the most labels that were tried.
+        all: whether these are all there are.
     """
 
     encoder: str
@@ -76,6 +77,7 @@ class Helped:
     needed: Mapping[str, float | None]
     better: Mapping[str, float]
     most: int
+    all: bool
 
     def sentence(self, figure: str, one: str) -> str:
         """Answer in one sentence.
@@ -94,7 +96,7 @@ class Helped:
         answer = {True: "Yes", False: "No", None: "The seeds do not decide"}[self.helped]
         needs: list[str] = []
         for name, labels in self.needed.items():
-            need = f"more than all {self.most:,}"
+            need = f"more than {'all ' if self.all else ''}{self.most:,}"
             if labels is not None:
                 need = f"about {two_digits(labels)} ({two_digits(labels / self.at.labels)} times as many)"
             needs.append(f"{name} would need {need}" if needs else f"which would need {need}")
@@ -144,7 +146,9 @@ class LearningCurve:
                       if point.share == at.share and point.mean > at.mean}  # fmt: skip
             beside = dict(sorted(beside.items(), key=lambda item: -item[1]))
             above = at.above(there[at.share])
-            found.append(Helped(name, at, there[at.share], above, needed, beside, self.rows[name][-1].labels))
+            last = self.rows[name][-1]
+            most, every = last.labels, last.share == 1
+            found.append(Helped(name, at, there[at.share], above, needed, beside, most, every))
         return found
 
     def _curve(self, name: str) -> dict[int, list[float]]:

@@ -140,7 +140,7 @@ class _Curves:
             points = sorted(self.values[name].items())
             rows[name] = [
                 Point(
-                    next(iter(seeds.values()))[0],
+                    round(sum(labels for labels, _, _ in seeds.values()) / len(seeds)),
                     share,
                     {seed: value for seed, (_, value, _) in seeds.items()},
                     {seed: interval for seed, (_, _, interval) in seeds.items()},

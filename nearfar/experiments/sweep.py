@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -101,7 +102,9 @@ def sweep(
     )
     if limit is None:
         return _over_views(data, source, labelled, wanted, given, budget, trials, seed, Path(out))
-    if labelled is None and wanted.training.health_checks == 0:
+    if labelled is not None:
+        _check_labelled(labelled)
+    elif wanted.training.health_checks == 0:
         raise NearfarError(
             "without health checks the runs cannot be ranked; leave out --health-checks 0, or give --train."
         )
@@ -165,6 +168,19 @@ def _check(over: str) -> None:
         raise NearfarError("a sweep runs in one process; start it without torchrun.")
     if over == "settings":
         require()
+
+
+def _check_labelled(labelled: Source) -> None:
+    """Refuse labelled images by which no run is better than another."""
+    counts = Counter(labelled.labels or ())
+    if len(counts) < 2:
+        raise NearfarError(
+            f"the labelled images are all of class {next(iter(counts))!r}; add images of another class."
+        )
+    if max(counts.values()) < 2:
+        raise NearfarError(
+            f"every class of {labelled.name} has one image; give at least two of one class with --train."
+        )
 
 
 def _limit(given: Mapping[str, Any], budget: str | float | None, trials: int | None) -> tuple[str, float]:

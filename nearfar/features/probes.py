@@ -228,7 +228,13 @@ class FeatureProbe:
     """One feature set with a k-NN and a linear classifier: chosen, fitted, then applied once."""
 
     def __init__(
-        self, encode: Encode, dataset: ImageDataset, validation: npt.NDArray[np.bool_], *, centred: bool
+        self,
+        encode: Encode,
+        dataset: ImageDataset,
+        validation: npt.NDArray[np.bool_],
+        *,
+        centred: bool,
+        groups: Rows | None = None,
     ) -> None:
         """Encode the training images, choose on the validation images, and fit on all.
 
@@ -237,9 +243,11 @@ class FeatureProbe:
             dataset: the training images, with labels.
             validation: (n,) bool, from `validation_split`.
             centred: whether the training mean is subtracted before anything else.
+            groups: (n,) numbers of the groups that images belong to, for what is chosen within a few labels.
         """
         assert dataset.labels is not None
         self.encode, self.classes, self.validation = encode, dataset.classes, validation
+        self.groups = groups
         began = time.perf_counter()
         x = encode(dataset)
         self.images_per_second = len(dataset) / max(time.perf_counter() - began, 1e-9)

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..core import rng
 from ..features import knn
 from ..losses import unit
 from ..losses.logsumexp import log_sums
@@ -202,5 +203,8 @@ def agreement(x: Tensor, y: Tensor, k: int = 10) -> float:
     Returns:
         The mean share of common ones among the k nearest in either view, 0 to 1.
     """
-    near = [knn.top_k(z.float(), z.float(), k, exclude_self=True)[1] for z in (x, y)]
+    # Of rows equally near, as in a collapse, which come is not said: it must not be the same ones for both.
+    shuffled = torch.from_numpy(rng.permutation(rng.fold(0, "agreement"), len(y))).to(y.device)
+    near = [knn.top_k(z.float(), z.float(), k, exclude_self=True)[1] for z in (x, y[shuffled])]
+    near[1] = shuffled[near[1]][shuffled.argsort()]
     return float((near[0][:, :, None] == near[1][:, None, :]).any(2).double().mean())
