@@ -140,6 +140,7 @@ class _Curves:
             points = sorted(self.values[name].items())
             rows[name] = [
                 Point(
+                    # Of whole groups, one seed draws more images than another.
                     round(sum(labels for labels, _, _ in seeds.values()) / len(seeds)),
                     share,
                     {seed: value for seed, (_, value, _) in seeds.items()},
