@@ -152,6 +152,8 @@ def test_help_ends_with_the_recipes_of_the_method(capsys: pytest.CaptureFixture[
             "--batch-size is 0; give 1 or more.",
         ),
         (["evaluate", "run", "-x"], "has no flag -x"),
+        (["search", "a.nf", "--id", "-a.png"], "a value that begins with - is written --id=-a.png"),
+        (["search", "a.nf", "--json", "-a.png"], "has no flag -a.png; "),
         (["check", "x", "--out", "y"], "nearfar check has no flag --out"),
     ],
 )

@@ -112,6 +112,36 @@ def test_a_value_that_is_empty_is_refused(words: list[str], capsys: pytest.Captu
     assert "is empty; give it a value" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["search", "a.nf", "--image", "cat.png", "--out", "./cat.png"], "--out"),
+        (["search", "a.nf", "--like", "b", "cat.png", "--out", "link.png"], "--out"),
+        (["store", "a.nf", "--columns", "cat.csv", "--export", "cat.csv"], "--export"),
+        (["embed", "runs/a", "cat.csv", "--out", "cat.csv"], "--out"),
+        (["predict", "runs/a", "photos", "--sheet", "photos"], "--sheet"),
+        (["pretrain", "photos", "--out", "photos/"], "--out"),
+        (["anomalies", "photos", "--heat-maps", "photos"], "--heat-maps"),
+    ],
+)
+def test_what_is_read_is_not_written_over(
+    words: list[str],
+    flag: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat.png", "cat.csv"):
+        Path(name).write_text("path,site\n")
+    Path("link.png").symlink_to("cat.png")
+    Path("photos").mkdir()
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"nearfar: {flag} ") and "takes the place of what this command reads" in told
+    assert Path("cat.csv").read_text() == "path,site\n" and not os.listdir("photos")
+
+
 def test_what_is_left_of_a_launch_silences_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -220,6 +220,8 @@ def hostile(key: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
         {"after": ["x" * 201]},
         {"after": ["x", "y"]},
         {"after": [3]},
+        {"after": [""]},
+        {"after": [" \t"]},
         {"after": ["\0"]},
         {"after": ["\ud800"]},
         {"more": 1},
@@ -237,8 +239,10 @@ def test_hostile_requests_get_4xx_and_nothing_else(client: TestClient, there: ex
     key, before = asked(client, "/api/store")["key"], there.store.version
     count = 0
     for method, path, how in hostile(key):
-        status = client.request(method, path, **how).status_code
+        answer = client.request(method, path, **how)
+        status, told = answer.status_code, answer.text
         assert 400 <= status < 500, (method, path[:80], str(how)[:120], status)
+        assert told.startswith(('{"error":', "nearfar: ")) or method == "HEAD", (path[:80], told[:80])
         count += 1
     assert count >= 200
     assert there.store.version == before  # nothing was written

@@ -209,6 +209,11 @@ def test_what_is_set_aside_is_in_no_use(client: TestClient, store: VectorStore, 
     assert len(anomalies(store, limit=500)) == COUNT - 10
     assert len(anomalies(store, limit=500, where="set_aside = true or site = 'south'")) == 40 + 7
     assert len(anomalies(store, limit=500, where="site = 'set_aside' or site = 'south'")) == 40 - 3
+    # A condition has to hold by itself: its brackets do not close ours, and errors quote no more than it.
+    for wrong in ("site = 'south') or (site = 'north'", "sight = 'south'"):
+        with pytest.raises(NearfarError) as error:
+            anomalies(store, where=wrong)
+        assert wrong in str(error.value) and "is null" not in str(error.value)
     # A list of the rest can be exported, and trained on.
     kept = tmp_path / "kept.csv"
     done = store_command(store.address, export_file=kept, where="set_aside is null").done

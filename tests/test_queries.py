@@ -116,8 +116,9 @@ def test_search_heeds_conditions_and_leaves_examples_out(store: VectorStore) -> 
 
 def test_search_says_what_is_wrong(store: VectorStore, tmp_path: Path) -> None:
     for how, says in (
-        ({}, "needs an example"),
-        ({"id": "it's.png"}, 'no image "it\'s.png"'),
+        ({}, "needs an example; give --image FILE, --id ID or --like ID"),
+        ({"dislike": ["blue/000.png"]}, "needs an example"),
+        ({"id": "it's.png"}, f'no image "it\'s.png"; list its ids: nearfar store {store.address} --export'),
         ({"like": ["nowhere.png"]}, "'nowhere.png' is neither an id of"),
         ({"id": "blue/000.png", "limit": 0}, "--limit is 0"),
         ({"id": "blue/000.png", "where": "sight = 'A'"}, "site"),

@@ -54,6 +54,7 @@ def photos(folder: Path, count: int = 8) -> Path:
         (nearfar.clusters, {"method": "hdbscan", "n_clusters": 3}, "--n-clusters is for kmeans and temi"),
         (nearfar.clusters, {"min_cluster_size": 5}, "--min-cluster-size is for --method hdbscan"),
         (nearfar.anomalies, {"method": "forest", "k": 3}, "--k is for --method knn"),
+        (nearfar.anomalies, {"fpr": 0.2}, "say with --normal"),
         (nearfar.anomalies, {"parts": True, "k": 3}, "--k is for whole images"),
         (nearfar.classes, {"names": "names.txt", "propagate": True}, "--propagate needs --examples"),
     ],

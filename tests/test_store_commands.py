@@ -20,6 +20,7 @@ from nearfar.cli.main import main
 from nearfar.core.config import to_json
 from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
+from nearfar.queries import QUERIES
 from nearfar.queries.store_access import read_labels
 from nearfar.stores import StoreInfo, VectorStore, open_store
 from nearfar.training.run import Run
@@ -150,6 +151,8 @@ def test_leaks_between_two_stores(store: VectorStore, run: Run, tmp_path: Path) 
     other = open_store(tmp_path / "other.nf", StoreInfo(run.encoder.dim, "another"))
     with pytest.raises(NearfarError, match="different encoders"):
         nearfar.duplicates(test, against=other)
+    with pytest.raises(NearfarError, match="is the store itself"):
+        nearfar.duplicates(test, against=f"{test.address}/")
 
 
 @pytest.mark.parametrize("method", ["kmeans", "hdbscan"])
@@ -219,6 +222,22 @@ def test_commands(store: VectorStore, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(words) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and says in err
+
+
+def test_where_nothing_is_that_is_said(store: VectorStore) -> None:
+    info = StoreInfo(store.info.dim, store.info.encoder)
+    empty = open_store(f"{store.address}.empty.nf", info)
+    for query in QUERIES:
+        if query in ("search", "classes", "export"):
+            continue
+        function = getattr(nearfar, QUERIES[query])
+        with pytest.raises(NearfarError, match="has no image that meets --where; change the condition"):
+            function(store, where="width < 0")
+        with pytest.raises(NearfarError, match="holds no images; add some: nearfar embed RUN DATA --store"):
+            function(empty)
+    found = nearfar.clusters(store, method="hdbscan", where="label = 'odd'")
+    assert found.title == "no clusters" and "give a smaller --min-cluster-size" in str(found)
+    assert "Clusterings" not in str(found)
 
 
 def test_columns_are_dropped_and_one_of_another_kind_is_refused_before_the_work(

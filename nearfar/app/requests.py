@@ -14,6 +14,7 @@ Key = Annotated[str, Field(max_length=64)]
 Name = Annotated[str, Field(min_length=1, max_length=60)]
 Condition = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, Field(max_length=200)] | None
+NewLabel = Annotated[str, Field(max_length=200, pattern=r"\S")] | None  # of spaces alone it names no class
 Side = Annotated[int, Field(ge=64, le=8192)]
 Rows = Annotated[list[Number], Field(min_length=1, max_length=MOST_CHANGED)]
 Ids = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=MOST_CHANGED)] | None
@@ -51,7 +52,7 @@ class LabelRequest(RequestBody):
     rows: Rows
     ids: Ids = None
     before: list[Label]
-    after: list[Label]
+    after: list[NewLabel]
     origin: Literal["hand", "accepted suggestion", "accepted prediction"] = "hand"
     by: By = ""
 

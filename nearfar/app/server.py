@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from ..core.errors import NearfarError
 from ..images.thumbnails import checked
@@ -109,6 +110,11 @@ def _refusals(app: FastAPI) -> None:
     @app.exception_handler(Cancelled)
     def cancelled(_: Request, error: Cancelled) -> Response:
         return JSONResponse({"cancelled": True}, 202)
+
+    @app.exception_handler(HTTPException)
+    def absent(_: Request, error: HTTPException) -> Response:
+        told = "there is nothing here." if error.status_code in (404, 405) else "the request is malformed."
+        return JSONResponse({"error": told}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     def senseless(_: Request, error: RequestValidationError) -> Response:

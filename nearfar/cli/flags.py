@@ -182,9 +182,15 @@ class Parser(argparse.ArgumentParser):
         Raises:
             NearfarError: an unknown flag, a missing or superfluous word, or a value out of range.
         """
-        for word in words:
+        for before, word in zip(("", *words), words, strict=False):
             flag = word.split("=", 1)[0]
             if re.match(r"--?[A-Za-z]", flag) and flag not in self.flags:
+                asked = self._option_string_actions.get(before)
+                if asked is not None and asked.nargs != 0 and not word.startswith("--"):
+                    raise NearfarError(
+                        f"{self.prog} has no flag {flag}; a value that begins with - is written "
+                        f"{before}={word}"
+                    )
                 meant = by_meaning(self.command, flag, self.flags) or nearest(flag, self.flags[1:])
                 raise NearfarError(f"{self.prog} has no flag {flag}; {meant}")
         known, extra = self.parse_known_args(list(words))
@@ -204,7 +210,7 @@ class Parser(argparse.ArgumentParser):
 
 def _flag(item: Parameter) -> dict[str, Any]:
     """Say how `argparse` takes a function's keyword."""
-    shown = item.default is not REQUIRED and item.default not in (None, ()) and "bool" not in item.types
+    shown = item.default is not REQUIRED and item.default not in (None, (), "") and "bool" not in item.types
     note = f" (default {plain(item.default)})" if shown else ""
     how: dict[str, Any] = {"dest": item.name, "help": _escaped(item.help + note)}
     if item.types == {"bool"}:

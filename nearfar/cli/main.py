@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from ..evaluation import PARTS
 from ..training import recipes
 from . import interrupted
 from .commands import COMMANDS, FUNCTIONS, PRIVATE, signature_of
-from .flags import exclusive
+from .flags import FLAG_NAMES, exclusive
 
+OUTPUTS = ("out", "export_file", "sheet", "heat_maps")  # what names a place to write to
 LENGTHS = ("epochs", "steps", "minutes")
 
 
@@ -38,7 +39,8 @@ def overview() -> str:
     lines = ["From a folder of unlabelled images to an encoder.", ""]
     for command in COMMANDS:
         signature = signature_of(command)
-        lines += [f"  {signature.example}", f"      {signature.about.split('. ')[0].rstrip('.')}."]
+        first = signature.about.split(". ")[0]
+        lines += [f"  {signature.example}", f"      {first if first.endswith(('.', '?')) else f'{first}.'}"]
     lines += ["", "nearfar COMMAND --help shows a command's flags; --version the version."]
     return "\n".join(lines)
 
@@ -91,6 +93,7 @@ def _run(words: Sequence[str]) -> int:
             f"--{empty.replace('_', '-')} is empty; give it a value or leave it out: perhaps a variable of "
             "the shell is not set."
         )
+    _refuse_to_replace(values)
     if command == "embed" and not {"out", "store"} & {*values}:
         raise NearfarError(f"nearfar embed needs --out FILE or --store STORE, for example: {parser.example}")
     if command in ("check", "views", "pretrain", "compare", "sweep"):
@@ -123,6 +126,26 @@ def _run(words: Sequence[str]) -> int:
         )
         print(told)
     return 2 if getattr(result, "obstacle", "") else 0  # of a check: nothing can be trained
+
+
+def _refuse_to_replace(values: Mapping[str, Any]) -> None:
+    """Refuse to write over what is read: the result would take the place of a user's own file or folder."""
+    for name in OUTPUTS:
+        for other, value in values.items():
+            for read in value if isinstance(value, list) else [value]:
+                if name in values and other not in OUTPUTS and _is_same(values[name], read):
+                    flag = FLAG_NAMES.get(name, "--" + name.replace("_", "-"))
+                    raise NearfarError(
+                        f"{flag} {values[name]} takes the place of what this command reads; name another."
+                    )
+
+
+def _is_same(written: str, read: Any) -> bool:
+    """Tell whether two words of a command line name the same file or folder."""
+    try:
+        return isinstance(read, str) and os.path.samefile(written, read)
+    except (OSError, ValueError):  # one is not there, or is no path
+        return False
 
 
 def _is_main_process() -> bool:

@@ -26,12 +26,14 @@ from .store_access import (
     StoreLike,
     check_limit,
     check_save,
+    none_there,
     open_for_query,
     read_labels,
     run_of,
     write_result,
 )
 
+FPR = 0.05  # unless the user says otherwise
 OTHER_WORLDS = (
     "An encoder that has learnt from such images alone may not see things of another kind; look with a known "
     "one, too: nearfar embed known PHOTOS --store known.nf"
@@ -46,7 +48,7 @@ def anomalies(
     anomalous: str | None = None,
     method: str = "knn",
     k: int | None = None,
-    fpr: float = 0.05,
+    fpr: float = FPR,
     where: str | None = None,
     limit: int = 100,
     save: str | None = None,
@@ -129,6 +131,8 @@ def anomalies(
     check_detection(method, k, fpr)  # all before a folder is embedded
     if k is not None and method in ("mahalanobis", "forest"):
         raise NearfarError(f"--k is for --method knn; leave it out with --method {method}.")
+    if fpr != FPR and normal is None:
+        raise NearfarError("--fpr sets a threshold by normal images; say with --normal which these are.")
     check_limit(limit)
     opened = open_for_query(store, out, run)
     check_save(opened, save, "number")
@@ -136,6 +140,8 @@ def anomalies(
         set(opened.ids(condition)) if condition or first else set[str]()
         for condition, first in ((where, True), (normal, False), (anomalous, False))
     )
+    if not asked:
+        raise none_there(opened, where)
     every = sorted(asked | known)
     check_room(opened, where, len(every))
     ids, plain = opened.vectors(ids=every)

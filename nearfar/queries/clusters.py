@@ -12,7 +12,7 @@ from ..analysis.clusters import check_clustering, cluster_images
 from ..core.errors import NearfarError
 from ..core.text import counted
 from .listing import Listing
-from .store_access import StoreLike, check_save, open_for_query, write_result
+from .store_access import StoreLike, check_save, none_there, open_for_query, write_result
 
 EXEMPLARS = 10  # images listed of a cluster
 LEAST = 10  # images in a cluster of HDBSCAN, unless the user says otherwise
@@ -59,25 +59,33 @@ def clusters(
     opened = open_for_query(store, out)
     check_save(opened, save, "number")
     ids, x = opened.vectors(where)
+    if not ids:
+        raise none_there(opened, where)
+    noun = opened.info.noun
     found = cluster_images(x, method, n_clusters, min_cluster_size, seed)
     rows = found.exemplars(EXEMPLARS)
     sizes = np.bincount(found.cluster[found.cluster >= 0], minlength=len(found))
     listed, of = [ids[row] for row in rows], found.cluster[rows]
     columns: dict[str, Sequence[Any]] = {
         "cluster": (of + 1).tolist(),
-        opened.info.noun: sizes[of].tolist(),
+        noun: sizes[of].tolist(),
         "stability": found.stability[of].tolist(),
         "typical": found.typical[rows].tolist(),
         "label": opened.rows(["label"], ids=listed).column("label").to_pylist(),
     }
     lines = [] if found.counts is None else [str(found.counts)]
     if outside := int((found.cluster < 0).sum()):
-        lines.append(f"{outside:,} of {len(ids):,} {opened.info.noun} are in no cluster.")
-    lines.append(
-        f"Clusterings of resampled {opened.info.noun} agree with this one to {found.agreement:.2f} (adjusted "
-        "Rand index; 0 is chance, 1 the same). A cluster with a stability above 0.75 is found again; one "
-        "below 0.5 is an accident."
-    )
+        lines.append(f"{outside:,} of {len(ids):,} {noun} are in no cluster.")
+    if not len(found):
+        lines.append(
+            "Nothing lies close enough together; give a smaller --min-cluster-size, or --method kmeans."
+        )
+    else:
+        lines.append(
+            f"Clusterings of resampled {noun} agree with this one to {found.agreement:.2f} "
+            "(adjusted Rand index; 0 is chance, 1 the same). A cluster with a stability above 0.75 is found "
+            "again; one below 0.5 is an accident."
+        )
     counts = None if found.counts is None else found.counts.to_json()
     facts = {
         "method": method,
@@ -93,7 +101,7 @@ def clusters(
             save,
             {one: float(at + 1) if at >= 0 else None for one, at in zip(ids, found.cluster, strict=True)},
         )
-    title = (
-        f"{counted(len(found), 'cluster')}, the largest first, the most typical {opened.info.noun} of each"
-    )
+    title = "no clusters"
+    if len(found):
+        title = f"{counted(len(found), 'cluster')}, the largest first, the most typical {noun} of each"
     return write_result(Listing(title, tuple(listed), columns, tuple(lines), facts, "cluster"), opened, out)

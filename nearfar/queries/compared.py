@@ -17,6 +17,7 @@ from ..sound import read as sound
 from ..stores import VectorStore
 from ..training.settings import Training
 from .pictures import Pictures
+from .store_access import none_there
 
 RATE = 8000  # samples a second at which clips are compared
 LONGEST = 300  # seconds of a clip that are compared
@@ -68,8 +69,13 @@ def compared(store: VectorStore, where: str | None = None, files: bool = True) -
 
     Returns:
         What is compared.
+
+    Raises:
+        NearfarError: there is nothing to compare, or the condition makes no sense.
     """
     ids, x = store.vectors(where)
+    if not ids:
+        raise none_there(store, where)
     if store.info.modality == "text":
         held = store.rows(["text"], ids=ids).column("text").to_pylist()
         return Compared(ids, Texts.of([one or "" for one in held]), None)

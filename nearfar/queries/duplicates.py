@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,15 @@ def duplicates(
         raise NearfarError(f"--min-similarity is {min_similarity:g}; give a number from 0 to 1, such as 0.7.")
     opened = open_for_query(store, out)
     check_save(opened, save, "text")
+    other = None if against is None else open_for_query(against)
+    if other is not None and _is_same_store(opened, other):
+        raise NearfarError(
+            f"--against {other.address} is the store itself, which has every {opened.info.one}; leave it "
+            "out, or name another."
+        )
     held = compared(opened, where)
-    if against is not None:
-        return _leaks(opened, held, open_for_query(against), min_similarity, save, out)
+    if other is not None:
+        return _leaks(opened, held, other, min_similarity, save, out)
     return write_result(list_groups(opened, held, min_similarity, save), opened, out)
 
 
@@ -125,6 +132,14 @@ def list_groups(
         opened.update(save, {one: named.get(one) for one in ids})
     title = f"duplicates in groups, largest group first; each begins with the {kind.one} to keep"
     return Listing(title, tuple(listed), columns, lines, facts, "group")
+
+
+def _is_same_store(one: VectorStore, other: VectorStore) -> bool:
+    """Tell whether two addresses are of one store."""
+    try:
+        return one.address == other.address or os.path.samefile(one.address, other.address)
+    except (OSError, ValueError):  # on a server
+        return False
 
 
 def _size(value: Any) -> int:

@@ -18,6 +18,7 @@ from .store_access import (
     check_limit,
     left_out_sentence,
     lone_classes_left_out,
+    none_there,
     open_for_query,
     read_labels,
     write_result,
@@ -58,6 +59,8 @@ def label_errors(
     check_limit(limit)  # before a folder is embedded
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
+    if not ids:
+        raise none_there(opened, where)
     labels, names = read_labels(opened, column, ids)
     taken = set() if accepted else accepted_ids(opened, column)
     by_classifier = np.array([one in taken for one in ids], bool) & (labels != UNKNOWN)

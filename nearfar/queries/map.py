@@ -13,7 +13,7 @@ from ..core.errors import NearfarError
 from ..core.text import counted
 from ..images.thumbnails import thumbnail
 from .listing import Listing
-from .store_access import MAP_COLUMNS, StoreLike, open_for_query, write_result
+from .store_access import MAP_COLUMNS, StoreLike, none_there, open_for_query, write_result
 
 
 def image_map(
@@ -44,6 +44,8 @@ def image_map(
     check_projection(method)  # before a folder is embedded
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
+    if not ids:
+        raise none_there(opened, where)
     places = project(x, method, seed)
     columns = {name: places[:, at].tolist() for at, name in enumerate(MAP_COLUMNS)}
     try:

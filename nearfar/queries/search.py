@@ -64,10 +64,14 @@ def search(
         other = "--text WORDS" if texts else "--image FILE"
         raise NearfarError(f"{opened.address} holds {kind}; search it with {other}.")
     given = [] if id is None else [id]
+    if image is None and text is None and not given and not like:
+        example = "--text WORDS" if texts else "--image FILE"
+        raise NearfarError(f"a search needs an example; give {example}, --id ID or --like ID.")
     there = _known(opened, [*given, *like, *dislike])
     if given and id not in there:
         raise NearfarError(
-            f"{opened.address} has no {opened.info.one} {id!r}; list its ids: nearfar store {opened.address}"
+            f"{opened.address} has no {opened.info.one} {id!r}; list its ids: nearfar store {opened.address} "
+            "--export ids.csv"
         )
     likes = [] if image is None else [("file", str(image))]
     likes += [] if text is None else [("file" if texts else "words", text)]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from . import conditions
 from .base import Vectors, VectorStore
 
 SET_ASIDE = "set_aside"  # a column of flags: true for images that no use of the store is to see
@@ -24,10 +25,16 @@ def kept_where(store: VectorStore, where: str | None) -> str | None:
     Args:
         store: the store.
         where: a condition, or None.
+
+    Raises:
+        NearfarError: the condition makes no sense.
     """
     if not has_set_aside(store) or (where is not None and _NAMED.search(where)):
         return where
-    return KEPT if where is None else f"({where}) and {KEPT}"
+    if where is None:
+        return KEPT
+    conditions.parse(where, store.columns)  # alone: else a bracket of its could close ours
+    return f"({where}) and {KEPT}"
 
 
 class KeptImages:
