@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nearfar import models
 from nearfar.core.errors import NearfarError
 from nearfar.evaluation import known_row
 from nearfar.health.verdict import judge
+from nearfar.text.bert import BertNetwork
 from nearfar.training import adapting, optim, resolve
 from nearfar.training.run import load
 from nearfar.training.settings import Training
@@ -109,6 +111,45 @@ def test_layers_near_the_image_learn_less() -> None:
     )
     order = [depth[f"net.blocks.{number}.norm1.weight"] for number in range(3)]
     assert order == sorted(set(order)) and depth["net.patch_embed.proj.weight"] < order[0]
+
+
+def stacked(kind: str) -> nn.Module:
+    """Networks whose blocks lie in a part of theirs, as libraries build them."""
+    if kind == "torchvision":
+        from torchvision.models import VisionTransformer
+
+        net: nn.Module = VisionTransformer(32, 8, num_layers=3, num_heads=2, hidden_dim=8, mlp_dim=8)
+        return models.Encoder(net, 8, "vit", "standard", 32)
+    heads: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2}
+    if kind == "clip":
+        sides = {"intermediate_size": 8, "image_size": 32, "patch_size": 8, "layer_norm_eps": 1e-5}
+        config = {**heads, **sides, "hidden_act": "gelu", "class_token": 1}
+        return models.encoder("clip_image", size=32, args=config)
+    return BertNetwork({**heads, "intermediate_size": 8, "vocab_size": 9, "max_position_embeddings": 4})
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "clip", "bert"])
+def test_blocks_within_a_part_are_layers_of_their_own(kind: str) -> None:
+    f: Any = stacked(kind)
+    depth = adapting.layers(f)
+    found = [name for name in depth if re.search(r"layers?\.(encoder_layer_)?\d", name)]
+    blocks = {re.search(r"\d", name)[0]: depth[name] for name in found}  # type: ignore[index]
+    assert list(blocks.values()) == list(range(blocks["0"], blocks["0"] + 3))
+    before = {at for name, at in depth.items() if "embed" in name}
+    assert max(before) < blocks["0"]
+    f.name = kind
+    adapting.choose(f, "last:1")
+    names = {name for name in depth if depth[name] >= blocks["2"]}
+    assert trained(f) == names and not any(name in names for name in found if depth[name] < blocks["2"])
+
+
+def test_the_last_block_of_a_network_is_no_norm() -> None:
+    f = models.encoder("resnet8")
+    adapting.choose(f, "last:1")
+    assert "net.blocks.2.conv1.weight" in trained(f) and "net.blocks.1.conv1.weight" not in trained(f)
+    f = models.encoder("timm:regnetx_002")  # whose blocks are in no list
+    adapting.choose(f, "last:2")
+    assert {name.split(".")[1] for name in trained(f)} == {"s3", "s4"}
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw", "sgd", "lars"])

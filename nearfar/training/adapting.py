@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..core.errors import NearfarError
-from ..models import Encoder
+from ..models import Encoder, blocks
 from .settings import Training
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -89,8 +90,13 @@ def choose(f: Encoder, what: str, *, others: bool = False) -> None:
                 parametrize.register_parametrization(part, "weight", LowRank(part.weight, number))
     elif what.startswith("last"):
         depth = layers(f)
-        blocks = sorted({place for name, place in depth.items() if re.search(r"\.\d+\.|layer\d", name)})
-        first = blocks[-min(number, len(blocks))] if blocks else max(depth.values())
+        inside = [weight for block in blocks(f) for weight in block.parameters()]
+        names = {id(weight): name for name, weight in f.named_parameters()}
+        places = {depth[names[id(weight)]] for weight in inside}
+        # A network without blocks has layers in a row, or parts that are not in a list.
+        places = places or {at for name, at in depth.items() if re.search(r"\.\d+\.", name)}
+        stack = sorted(places or set(depth.values()))
+        first = stack[-min(number, len(stack))]
         for name, weight in f.named_parameters():
             weight.requires_grad_(depth[name] >= first)
     if not any(weight.requires_grad for weight in f.parameters()):
@@ -121,11 +127,18 @@ def layers(f: nn.Module) -> dict[str, int]:
     Returns:
         By name of a parameter, as `f` names it, the number of its layer.
     """
+    names = {id(part): name for name, part in f.named_modules()}
+    stacked = [names[id(block)].removeprefix("net.") for block in blocks(f)]
+    held = Counter(name.split(".")[0] for name in stacked)
     numbers: dict[str, int] = {}
     found = {}
     for name, _ in f.named_parameters():
-        first, *rest = name.removeprefix("net.").split(".")
+        path = name.removeprefix("net.")
+        first, *rest = path.split(".")
         key = f"{first}.{rest[0]}" if rest and rest[0].isdigit() else first
+        if key == first and 2 * held[first] > len(stacked):  # a part that holds the stack, such as "encoder"
+            own = next((block for block in stacked if path.startswith(f"{block}.")), "")
+            key = own or ".".join([first, *rest[:1]])
         found[name] = numbers.setdefault(key, len(numbers))
     return found
 
