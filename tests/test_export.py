@@ -1,5 +1,6 @@
 """An encoder leaves for other tools: each opens it, and gives the same vectors on pictures of any shape."""
 
+import io
 import json
 import resource
 from pathlib import Path
@@ -15,6 +16,7 @@ from nearfar import models
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.exports import openvino_ir
+from nearfar.images.decode import decode
 from nearfar.images.views import Preprocess
 from nearfar.training.run import export, load
 
@@ -175,6 +177,22 @@ def test_openvino_opens_its_own_files(ours: Path, tmp_path: Path) -> None:
     whole, run = openvino_ir.compiled(made.path / "pipeline.xml"), load(ours)
     for picture in pictures():
         assert cosines(whole(picture[None])[0], run.encode(picture)[None]) > 0.9999, picture.shape
+
+
+def test_the_image_processor_lays_what_is_transparent_over_white() -> None:
+    pytest.importorskip("transformers")
+    from nearfar.exports.image_processing import NearfarImageProcessor
+
+    draw, plan = np.random.default_rng(0), Preprocess(size=16)
+    prepare = NearfarImageProcessor(16, plan.decode_side, plan.crop, plan.interpolation)
+    for mode in ("RGBA", "LA"):
+        picture = Image.fromarray(draw.integers(0, 256, (40, 30, 4), np.uint8)).convert(mode)
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        plain = Image.fromarray(decode(file.getvalue(), max_pixels=10_000))
+        torch.testing.assert_close(prepare.prepared(picture), prepare.prepared(plain))
+    with pytest.raises(ValueError, match="more than 8 bits"):
+        prepare.prepared(Image.fromarray(np.full((20, 20), 40_000, np.uint16)))
 
 
 @pytest.mark.parametrize("to", ["transformers", "torch"])

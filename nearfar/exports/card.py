@@ -113,9 +113,11 @@ def _prepared(run: Run, to: str, head: HeadExport | None) -> list[str]:
     ]
     if to in ("onnx", "openvino"):
         file = {"onnx": onnx.PIPELINE, "openvino": openvino_ir.PIPELINE}[to]
-        lines += [f"`{file}` does all four steps for one uint8 picture (1, H, W, 3), RGB, upright.", ""]
+        what = "RGB, upright, over white where it is transparent"
+        lines += [f"`{file}` does all four steps for one uint8 picture (1, H, W, 3), {what}.", ""]
     elif to == "transformers" and transformers_folder.is_remote(run):
-        lines += ["The image processor of this folder does all four steps.", ""]
+        what = "and lays a picture over white where it is transparent"
+        lines += [f"The image processor of this folder does all four steps, {what}.", ""]
     elif timm_folder.resized_once(plan):
         lines += [
             "Of a larger picture, step 2 gives a square of this size; tools that resize once do the same.",

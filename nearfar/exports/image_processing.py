@@ -54,8 +54,16 @@ class NearfarImageProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": made}, tensor_type=return_tensors)
 
     def prepared(self, image: Any) -> torch.Tensor:
-        """Prepare one picture: (3, side, side)."""
-        picture = ImageOps.exif_transpose(to_pil_image(image)).convert("RGB")
+        """Prepare one picture, which is laid over white where it is transparent: (3, side, side)."""
+        picture = ImageOps.exif_transpose(to_pil_image(image))
+        if picture.mode.startswith(("I", "F")):
+            raise ValueError(f"a picture of mode {picture.mode} has more than 8 bits; bring it to 8 first.")
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            white = Image.new("RGB", picture.size, (255, 255, 255))
+            white.paste(picture, mask=picture.getchannel("A"))
+            picture = white
+        picture = picture.convert("RGB")
         short = min(picture.size)
         if short > self.short_side:
             wide, high = (max(1, round(one * self.short_side / short)) for one in picture.size)
