@@ -102,6 +102,22 @@ def test_an_image_that_cannot_be_read_moves_no_other(known: str, cache: Path, tm
     np.testing.assert_allclose(found, np.delete(before, 2, axis=0), atol=1e-6)
 
 
+def test_an_image_that_was_too_large_before_is_asked_about_now(
+    known: str, cache: Path, tmp_path: Path
+) -> None:
+    from conftest import picture
+    from PIL import Image
+
+    for number in range(3):
+        large = Image.fromarray(picture(number)).resize((40, 40) if number == 1 else (16, 16))
+        large.save(tmp_path / f"{number}.png")
+    source, teacher = open_data(tmp_path), open_teacher(known)
+    for limit, usable in ((1000, source.ids[::2]), (10_000, source.ids)):
+        found = teacher_vectors(teacher, source, usable, **HOW | {"limit": limit})
+        lengths = np.linalg.norm(found.gather(np.arange(len(usable))), axis=1)
+        np.testing.assert_allclose(lengths, 1.0, atol=1e-2)
+
+
 def test_a_student_comes_near_its_teacher_and_its_card_names_it(
     known: str, cache: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -104,7 +104,7 @@ def teacher_vectors(
         )
     began = time.monotonic()
     preprocess = modality_of(source).with_range(teacher.run.preprocess, source, limit=limit)
-    folder = cache_root() / "teachers" / _key(teacher, preprocess, source)
+    folder = cache_root() / "teachers" / _key(teacher, preprocess, source, limit)
     order = rng.permutation(rng.fold(0, "teacher"), len(source))
     with distributed.first_goes_ahead("asks the teacher"):
         try:
@@ -135,10 +135,13 @@ def stand_in(teacher: Teacher, images: int) -> TeacherVectors:
     return TeacherVectors(np.zeros((1, teacher.encoder.dim), np.float16), np.zeros(images, np.int64))
 
 
-def _key(teacher: Teacher, preprocess: Any, source: Source) -> str:
-    """Name what is kept by all that the vectors depend on: the encoder, its preprocessing, the images."""
+def _key(teacher: Teacher, preprocess: Any, source: Source, limit: int) -> str:
+    """Name what is kept by all that the vectors depend on: the encoder, its preprocessing, the images.
+
+    The limit is part of it, since larger images have vectors of 0.
+    """
     digest = hashlib.sha256()
-    digest.update(json.dumps([fingerprint(teacher.encoder), to_json(preprocess), BLOCK]).encode())
+    digest.update(json.dumps([fingerprint(teacher.encoder), to_json(preprocess), BLOCK, limit]).encode())
     for row, name in enumerate(source.ids):
         digest.update(f"{name}\0{source.stamp(row)}\0".encode())
     return digest.hexdigest()
