@@ -416,3 +416,6 @@ def test_copies_that_were_saved_again_tell_a_split_nothing(start, tmp_path) -> N
 def test_images_for_a_teacher_need_a_teacher(start, labelled, tmp_path) -> None:
     with pytest.raises(NearfarError, match="--unlabelled x is for a teacher"):
         nearfar.finetune(start, train=labelled / "train", out=tmp_path / "x", unlabelled="x")
+    with pytest.raises(NearfarError, match="--balance is for labels alone"):
+        how = {"teacher": "t", "unlabelled": "x", "balance": "weights"}
+        nearfar.finetune(start, train=labelled / "train", out=tmp_path / "x", **how)

@@ -131,6 +131,10 @@ class Classification(ClassAnswers):
 
     def read(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Read training images and their classes; see `Task.read`."""
+        if self.config.teacher is not None and self.config.balance != "none":
+            raise NearfarError(
+                "--balance is for labels alone, and --teacher learns from answers too; leave one of them out."
+            )
         self.keep = where.keep
         found, words = class_data.open_classes(data, preprocess, where, self.many)
         self.classes = class_numbers(sorted({word for some in words for word in some}))[1]
