@@ -117,6 +117,9 @@ def test_the_memory_keeps_the_newest_clips_and_is_saved() -> None:
     other = PastExamples(5)
     other.load_state_dict(memory.state_dict())
     assert torch.equal(other.rows, memory.rows) and other.rows is not memory.rows
+    small = PastExamples(2)  # fewer than a batch
+    small.push(torch.arange(5.0))
+    assert small.rows.tolist() == [3.0, 4.0]
 
 
 def test_a_run_learns_its_task_and_resumes_to_the_same_bytes(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ class PastExamples(Queue):
             z: (n, ...), this process's; as many on every process.
         """
         everyone = collectives.gather(z, grad=False)
-        self.rows = torch.cat([self.rows.to(everyone), everyone])[-self.size :] if len(self) else everyone
+        kept = torch.cat([self.rows.to(everyone), everyone]) if len(self) else everyone
+        self.rows = kept[-self.size :]
 
     def take(self, u: Tensor) -> Tensor:
         """Give the example at each of some places.
