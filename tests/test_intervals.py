@@ -67,6 +67,8 @@ def test_signs_of_single_images_are_mcnemars_exact_test() -> None:
     first, second = truth.copy(), truth.copy()
     second[:9], first[28:] = 1, 1
     exact = compare(truth, first, second, 0)
+    mirrored = compare(truth, second, first, 0)
+    assert (mirrored.low, mirrored.high) == (-exact.high, -exact.low)
     apart = (first == truth).astype(float) - (second == truth)
     assert sign_test(apart, 0) == pytest.approx(exact.p)
     many = np.concatenate([np.ones(40), -np.ones(20)])  # too many to try all

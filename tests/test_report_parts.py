@@ -190,12 +190,14 @@ def _scored(accuracy: float, spread: float, test: str = "a", **others: float) ->
 def test_one_sentence_sums_a_run_up() -> None:
     said = summary.sentence("3,240 images", "images", _scored(0.912, 0.02, untrained=0.45, pixels=0.5), None)
     assert said == (
-        "With this encoder, learnt from 3,240 images, 91.2 % of the test images get their right class, more "
-        "than with raw pixels (50.0 %)."
+        "With this encoder, learnt from 3,240 images, 91.2 % of the test images get their right class, "
+        "41.2 points more than with raw pixels (50.0 %)."
     )
     same = summary.sentence("3,240 images", "images", _scored(0.5, 0.02, untrained=0.49), None)
-    assert "about as many as with an untrained network (49.0 %)" in same
-    assert "fewer than" in summary.sentence("3,240 images", "images", _scored(0.3, 0.02, pixels=0.49), None)
+    assert "1.0 points more than with an untrained network (49.0 %), which may be chance." in same
+    assert "19.0 points fewer than" in summary.sentence(
+        "3,240 images", "images", _scored(0.3, 0.02, pixels=0.49), None
+    )
     assert "was not measured" in summary.sentence("3,240 images", "images", None, None)
 
 

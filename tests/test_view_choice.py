@@ -136,6 +136,16 @@ def test_eight_sets_are_halved_and_a_finished_choice_is_read_again(labelled: Pat
         nearfar.sweep(train, over="views", steps=2, train=train, out=out, **TINY)
 
 
+def test_runs_too_short_to_tell_anything_are_refused_and_the_folder_is_free_again(
+    labelled: Path, tmp_path: Path
+) -> None:
+    how = {**TINY, "encoder": "resnet18", "batch_size": 128}
+    train, out = labelled / "train", tmp_path / "views"
+    with pytest.raises(NearfarError, match=r"a choice needs 20; give \d+ times the --budget"):
+        nearfar.sweep(train, over="views", budget="6s", train=train, out=out, **how)
+    assert not list(out.glob("round-*")) and not (out / "views.json").exists()
+
+
 def test_what_cannot_be_chosen_is_a_sentence(labelled: Path, tmp_path: Path) -> None:
     train = labelled / "train"
     for words, given in (

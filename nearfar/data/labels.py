@@ -134,7 +134,7 @@ def from_list(source: Source, file: str | Path) -> Source:
     if missing:
         raise NearfarError(
             f"{file} has no label for {len(missing):,} of the {len(source):,} images of {source.name}, such "
-            f"as {missing[0]!r}; add a row for each."
+            f"as {missing[0]!r}; add a row for each, or give {file} itself in place of {source.name}."
         )
     return replace(source, labels=tuple(label for label in found if label is not None))
 

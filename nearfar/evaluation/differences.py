@@ -71,8 +71,11 @@ def compare(truth: Rows, first: Rows, second: Rows, seed: int, groups: Rows | No
         return Difference((won - lost) / count, low, high, won, lost, p)
     p = min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))
     # To draw images with replacement is to draw how many of each of three kinds there are.
-    kinds = np.array([won, lost, count - won - lost]) / count
+    more, fewer = max(won, lost), min(won, lost)  # so that the interval of "b less a" mirrors "a less b"
+    kinds = np.array([more, fewer, count - won - lost]) / count
     draws = np.random.Generator(np.random.Philox(key=rng.fold(seed, "paired bootstrap")))
     drawn = draws.multinomial(count, kinds, RESAMPLES)
     low, high = ends((drawn[:, 0] - drawn[:, 1]) / count)
+    if won < lost:
+        low, high = -high, -low
     return Difference((won - lost) / count, low, high, won, lost, p)

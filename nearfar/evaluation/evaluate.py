@@ -104,7 +104,7 @@ def evaluate(  # type: ignore[misc]
             labels), "colours" (a histogram), "patches" (k-means, Coates et al. 2011), of sound "mfcc" and
             "mfcc_course" (their mean and deviation, or their course over time), "untrained" and
             "scratch", the same network trained on the labels alone; that one is left out, with a note, where
-            it would take longer than the encoder's own training did.
+            it would take longer than a quarter of the encoder's own training.
         groups: a .csv of images and the groups they belong to, such as patients; validation images are then
             whole groups, and there is a warning of test images whose group has training images.
         parts: what else to measure, by names of `evaluation.PARTS`: "few_labels", "retrieval", "clusters",

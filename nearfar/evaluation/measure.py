@@ -32,7 +32,8 @@ from .result import FEATURE_SETS, Evaluation, Leak
 
 NO_PARTS = ("colours", "patches", known_row.COMBINED)  # k-NN and linear alone: parts would take minutes
 KNOWN, COMBINED = known_row.KNOWN, known_row.COMBINED
-SCRATCH: Mode = "scratch"  # a baseline as well, left out where it takes long
+SCRATCH: Mode = "scratch"  # a baseline as well, left out where it takes long:
+SHORT = 0.25  # times the encoder's own training
 
 
 @dataclass(frozen=True)
@@ -250,12 +251,12 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
 
 
 def _takes_longer(run: Run, images: int, validation: int) -> str:
-    """Say why training from scratch is left out, by images seen, or nothing where it takes no longer."""
+    """Say why training from scratch is left out, by images seen, or nothing where it is short."""
     own = 2 * run.provenance.get("steps", 0) * run.provenance.get("batch_size", 0)  # two views of each
     if not own:
         return "how long the encoder itself was trained is not known"
     times = cost(SCRATCH, images, validation, run.preprocess.size) / own
-    return f"it would take {times:,.1f} times the encoder's own training" if times > 1 else ""
+    return f"it would take {times:.2g} times the encoder's own training" if times > SHORT else ""
 
 
 def _retrain(

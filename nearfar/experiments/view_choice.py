@@ -8,7 +8,9 @@ Source:
 from __future__ import annotations
 
 import json
+import math
 import shlex
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -29,10 +31,10 @@ from ..training import checkpoint
 from ..training.pretrain import pretrain
 from ..training.run import Run
 from . import space
-from .trials import HEALTH_CHECKS
 
 NOTE = "views.json"
 FEWEST = 20  # labelled images that have another one of their class
+SHORTEST = 20  # steps of a run of the first round, where minutes are asked for: fewer tell nothing
 NEIGHBOURS, TEMPERATURE = 5, 0.1  # of the vote; fixed, since so few labels cannot choose them too
 _TRIED = {"name": str, "length": float, "shares": [float], "seconds": float}
 
@@ -95,7 +97,7 @@ class ViewChoice:
         p = min(1.0, p * (len(self.sets) - 1))  # the best of so many others is better than one by chance
         told = (
             f"{self.best}: {first.share:.1%} of the vote, {usual} {second.share:.1%} "
-            f"({len(first.shares):,} images, in runs of {first.length:g} {self.unit}; "
+            f"({len(first.shares):,} images, in runs of {_length(first.length, self.unit)}; "
             f"p = {p:.2g} for the best of {len(self.sets)} sets)"
         )
         if p < 1 - LEVEL and first.share > second.share:
@@ -104,7 +106,7 @@ class ViewChoice:
 
     def table(self) -> str:
         """Write Markdown: a row for each set, a column for each round, then the verdict and the command."""
-        lengths = [f"{row[0].length:g} {self.unit}" for row in self.rounds]
+        lengths = [_length(row[0].length, self.unit) for row in self.rounds]
         lines = [f"| views | flags | {' | '.join(lengths)} |", "|---|---|" + "---|" * len(lengths)]
         for name, settings in self.sets.items():
             found = [next((one for one in row if one.name == name), None) for row in self.rounds]
@@ -211,16 +213,31 @@ class Halving:
             except NearfarError as error:
                 progress.say(f"{error} It is measured anew.")
         length, began = self.length * 2**number, time.monotonic()
-        progress.say(f"\nround {number + 1}, {length:g} {self.unit}: {name}")
-        settings = {"health_checks": HEALTH_CHECKS, **self.asked, **self.sets[name]}
+        progress.say(f"\nround {number + 1}, runs of {_length(length, self.unit)}: {name}")
+        settings = {"health_checks": 0, **self.asked, **self.sets[name]}
         settings |= {self.unit: length, "seed": self.seed}
-        shares = self.measured(pretrain(self.data, out=place, **settings))
+        run = pretrain(self.data, out=place, **settings)
+        if self.unit == "minutes" and not number:
+            self._long_enough(run, place)
+        shares = self.measured(run)
         seconds = round(time.monotonic() - began, 3)
         tried = Tried(name, length, tuple(shares), seconds)
         progress.say(f"{name}: {tried.share:.1%} of the vote of the nearest others")
         checkpoint.write_json(note, asdict(tried))
         (place / checkpoint.LAST).unlink(missing_ok=True)  # never resumed, and the largest of its files
         return tried
+
+    def _long_enough(self, run: Run, place: Path) -> None:
+        """Refuse to go on where a run has too few steps to tell anything; the folder is free again then."""
+        steps = int(run.log()[-1]["step"])
+        if steps >= SHORTEST:
+            return
+        (self.folder / NOTE).unlink(missing_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        raise NearfarError(
+            f"runs of {_length(self.length, self.unit)} have {counted(steps, 'step')} here, and a choice "
+            f"needs {SHORTEST}; give {math.ceil(SHORTEST / max(steps, 1))} times the --budget."
+        )
 
     def measured(self, run: Run) -> list[float]:
         """Ask the nearest others of each labelled image that has another one of its class."""
@@ -229,6 +246,11 @@ class Halving:
         y = torch.from_numpy(self.labelled.labels)
         kept = has_others(y)
         return leave_one_out(x[kept], y[kept], len(self.labelled.classes))
+
+
+def _length(length: float, unit: str) -> str:
+    """Write how long a run is: "300 steps", "45 s"."""
+    return progress.duration(60 * length) if unit == "minutes" else f"{length:g} {unit}"
 
 
 def has_others(labels: torch.Tensor) -> torch.Tensor:

@@ -335,10 +335,11 @@ class Classification(ClassAnswers):
         shares = calibrate.probabilities(np.asarray(rest[0], np.float32), self.temperature, False)
         self.known, self.apart = np.sort(shares.max(axis=1)), choice[1] is not rest[1]
         least, one = 1 / (len(self.known) + 1), modality(choice[1].dataset.modality).one
-        about = "" if self.apart else ", roughly: choices were made on them"
+        about = "" if self.apart else "; since choices were made on them, the share is rough"
+        count = counted(len(self.known), one)
         return (
-            f"{counted(len(self.known), f'held-out {one} allows')} predict --reject from {100 * least:.2g} % "
-            f"on{about}",
+            f"predict --reject takes shares from {100 * least:.2g} % on: it goes by {count} that were "
+            f"predicted without being trained on{about}",
         )
 
     # The card, and predictions

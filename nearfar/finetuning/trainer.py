@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import models
 from ..core import progress, rng
-from ..core.device import cores
+from ..core.device import cores, multiplies_bfloat16
 from ..core.errors import NearfarError
 from ..data.dataset import Subset
 from ..data.loader import DataLoader
@@ -28,7 +28,6 @@ from ..images.view_settings import Views
 from ..images.views import Preprocess
 from ..methods.base import Batch, Loss, Method
 from ..training import engine
-from ..training.precision import gains_from_bfloat16
 from ..training.schedule import StepPlan
 
 Mode = Literal["linear", "finetune", "scratch"]
@@ -184,7 +183,7 @@ class FineTuner:
             device=self.device if self.device.type == "cuda" else None,
             labels=self.dataset.labels[rows],
         )
-        precision = _precision(network, size, loader, self.device)
+        precision = _precision(self.device)
         try:
             with progress.Bar(RECIPES[self.mode].title, steps * batch_size) as bar:
                 for _ in engine.train(
@@ -242,13 +241,8 @@ def images_seen(mode: Mode, images: int, size: int) -> int:
     return batch_size * training_steps(mode, images, batch_size, 1.0, None)
 
 
-_PRECISIONS: dict[tuple[Any, ...], str] = {}
-
-
-def _precision(network: Network, size: int, feed: DataLoader, device: torch.device) -> str:
-    """Choose the arithmetic as pretraining does; measured once for a kind of network and device."""
-    key = network.f.name, network.f.stem, size, network.frozen, device.type
-    if key not in _PRECISIONS:
-        gains = gains_from_bfloat16(network, feed, device)
-        _PRECISIONS[key] = "bfloat16" if gains else "float32"
-    return _PRECISIONS[key]
+def _precision(device: torch.device) -> str:
+    """Choose the arithmetic by what the device has instructions for: a measurement could end either way."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if device.type == "cpu" and multiplies_bfloat16() else "float32"

@@ -46,7 +46,7 @@ from ..images.view_settings import Views
 from ..losses import unit
 from ..models import Encoder, mlp
 from ..models.queue import Queue
-from .base import Batch, Loss, Method
+from .base import Batch, Expects, Loss, Method
 from .recipes import recipes
 
 
@@ -129,6 +129,11 @@ class Distill(Method):
         """A teacher, and its vectors of whole images unless it sees the views."""
         return cls.needs if config.teacher_input == "image" else frozenset({"teacher"})
 
+    @classmethod
+    def expects(cls, config: Config) -> Expects:
+        """Judge by how often an image's own teacher's vector is the nearest: views are weak on purpose."""
+        return Expects(task="teacher_found", chance=None, at_chance="raise --lr, and train longer")
+
     @property
     def queue(self) -> Tensor:
         """The rows of the queue, (K, T)."""
@@ -172,8 +177,13 @@ class Distill(Method):
         self.memory.push(watched["t"])
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tell the mean cosine with the teacher's vectors."""
-        return {"teacher_cosine": collectives.total(watched["own"].mean()) / distributed.world()}
+        """Tell the mean cosine with the teacher's vectors, and how often the own one is the nearest."""
+        z, t, world = watched["z"].float(), watched["t"].float(), distributed.world()
+        first = ((z @ t.T).argmax(1) == torch.arange(len(z), device=z.device)).float().mean()
+        return {
+            "teacher_cosine": collectives.total(watched["own"].mean()) / world,
+            "teacher_found": collectives.total(first) / world,
+        }
 
 
 # A vector of the whole image: views that show most of it, in its own colours.

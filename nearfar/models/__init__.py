@@ -345,7 +345,7 @@ def _combined(described: Sequence[Mapping[str, Any]], size: int | None, seed: in
         own = {name: item[name] for name in ("stem", "size", "mean", "std")}
         part = encoder(item["name"], **own, seed=seed, args=item["args"] or None)
         parts.append(part.projected(projection(part.dim, item["dim"])) if item["projection"] else part)
-    sides = [combined.Sides(item["short"], item["size"]) for item in described]
+    sides = [combined.Sight(item["short"], item["size"]) for item in described]
     if not sides or any(not 0 < each.size <= each.short <= MOST_PIXELS for each in sides):
         raise ValueError("its parts see no part of an image")
     dim, args = sum(part.dim for part in parts), {"parts": list(described)}

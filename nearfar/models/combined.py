@@ -15,7 +15,7 @@ NAME = "combined"  # in encoder.json; its `args` describe the parts
 
 
 @dataclass(frozen=True)
-class Sides:
+class Sight:
     """What an encoder sees of a square image: it is resized to `short` px, and its centre has `size` px."""
 
     short: int
@@ -37,7 +37,7 @@ def combine(vectors: Sequence[Tensor]) -> Tensor:
 class Combined(nn.Module):
     """The network of a combined encoder."""
 
-    def __init__(self, parts: Sequence[nn.Module], sides: Sequence[Sides]) -> None:
+    def __init__(self, parts: Sequence[nn.Module], sides: Sequence[Sight]) -> None:
         """Combine.
 
         Args:
@@ -58,12 +58,12 @@ class Combined(nn.Module):
         """
         return combine([part(_seen(x, sides)) for part, sides in self.members()])
 
-    def members(self) -> list[tuple[Any, Sides]]:
+    def members(self) -> list[tuple[Any, Sight]]:
         """List the encoders, each with what it sees."""
         return list(zip(self.parts, self.sides, strict=True))
 
 
-def _seen(x: Tensor, sides: Sides) -> Tensor:
+def _seen(x: Tensor, sides: Sight) -> Tensor:
     """Reduce images, as an encoder's own preprocessing does, and take their centre."""
     if x.shape[-1] != sides.short:
         small = (sides.short, sides.short)
@@ -72,7 +72,7 @@ def _seen(x: Tensor, sides: Sides) -> Tensor:
     return x[..., low : low + sides.size, low : low + sides.size]
 
 
-def described(encoder: Any, sides: Sides) -> dict[str, Any]:
+def described(encoder: Any, sides: Sight) -> dict[str, Any]:
     """Describe a part in plain values, by which `models.encoder` builds it again.
 
     Args:

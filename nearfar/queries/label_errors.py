@@ -68,7 +68,7 @@ def label_errors(
     if not (labels != UNKNOWN).any():
         raise NearfarError(
             f"no {opened.info.one} of {opened.address} has a label in {column!r}; name another column with "
-            "--column."
+            "--column, or add labels: nearfar embed with --labels, or nearfar store with --columns."
         )
     labels, names, lone = lone_classes_left_out(labels, names)
     rows = np.flatnonzero(labels != UNKNOWN)
@@ -91,9 +91,12 @@ def label_errors(
         "accuracy": found.accuracy,
         "left_out": list(lone),
     }
-    listing = Listing(
-        "labels, most doubtful first", tuple(ids[rows[at]] for at in first), columns, lines, facts
-    )
+    captions = [
+        (given, f"or {other}?") for given, other in zip(columns[column], columns["suggested"], strict=True)
+    ]
+    shown = tuple(ids[rows[at]] for at in first)
+    title = "labels, most doubtful first"
+    listing = Listing(title, shown, columns, lines, facts, captions=captions)
     return write_result(listing, opened, out)
 
 
@@ -102,8 +105,8 @@ def _how_many(found: LabelErrors, noun: str) -> str:
     count, labels, accuracy = found.wrong.count, len(found.labels), percent(found.accuracy)
     if found.accuracy < TELLING:
         return (
-            f"Perhaps {count:,} of {labels:,} labels are wrong; this is uncertain, as a classifier that did "
-            f"not see them gives {accuracy} of all labels, too few to tell wrong labels from hard {noun}."
+            f"How many of {labels:,} labels are wrong cannot be told: a classifier that did not see them "
+            f"gives {accuracy} of all labels, too few to tell wrong labels from hard {noun}."
         )
     return (
         f"About {count:,} of {labels:,} labels are wrong ({found.wrong.low:,} to {found.wrong.high:,}, 95 % "

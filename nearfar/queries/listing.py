@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,8 @@ class Listing:
         lines: what else a reader has to know, a sentence each.
         facts: the same in plain values.
         grouped: a column whose equal values, standing together, make a group; a sheet has a line for each.
+        captions: what stands under each image's name on a sheet, in lines, as many for each; by default the
+            first column's value.
     """
 
     title: str
@@ -46,6 +49,7 @@ class Listing:
     lines: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     grouped: str = ""
+    captions: Sequence[tuple[str, ...]] = ()
 
     def __len__(self) -> int:
         """Count the images."""
@@ -128,7 +132,7 @@ def _csv(listing: Listing) -> str:
 
 
 def sheet(listing: Listing, thumbnails: Thumbnails) -> Image.Image:
-    """Lay thumbnails out on a sheet, each over its name and its first column.
+    """Lay thumbnails out on a sheet, each over its name and its caption.
 
     Args:
         listing: what was found; its first `SHOWN` images are on the sheet.
@@ -139,21 +143,28 @@ def sheet(listing: Listing, thumbnails: Thumbnails) -> Image.Image:
     """
     ids = list(listing.ids[:SHOWN])
     places = _places(listing, len(ids))
-    step, high = SIDE + GAP, SIDE + GAP + 2 * CAPTION
+    first = next(iter(listing.columns.values()), [""] * len(ids))
+    captions = listing.captions or [(_word(_plain(value)),) for value in first[: len(ids)]]
+    under = 1 + max(map(len, captions), default=1)
+    step, high = SIDE + GAP, SIDE + GAP + under * CAPTION
     across = max((column for _, column in places), default=0) + 1
     down = max((row for row, _ in places), default=-1) + 1
     head = 2 * CAPTION + GAP
-    canvas = Image.new("RGB", (GAP + max(4, across) * step, head + down * high), PAPER)
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=CAPTION - 3)
     rest = f" ({len(ids)} of {len(listing):,})" if len(ids) < len(listing) else ""
-    title = ImageFont.load_default(size=CAPTION)
+    rest = rest if ids else ": none was found"
+    title, font = ImageFont.load_default(size=CAPTION), ImageFont.load_default(size=CAPTION - 3)
+    wanted = math.ceil(title.getlength(listing.title + rest)) + 2 * GAP
+    width = max(GAP + max(4, across) * step, min(wanted, GAP + ACROSS * step))
+    canvas = Image.new("RGB", (width, head + down * high), PAPER)
+    pen = ImageDraw.Draw(canvas)
     pen.text((GAP, GAP), _fitted(pen, listing.title + rest, title, canvas.width - 2 * GAP), INK, title)
-    first = next(iter(listing.columns.values()), [""] * len(ids))
-    for one, value, data, (row, column) in zip(ids, first[: len(ids)], thumbnails(ids), places, strict=True):
+    shown = captions[: len(ids)]
+    for one, caption, data, (row, column) in zip(ids, shown, thumbnails(ids), places, strict=True):
         left, top = GAP + column * step, head + row * high
         picture = _picture(data)
         canvas.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
-        for at, text, ink in ((0, printable(one), SOFT), (1, _word(_plain(value)), INK)):
+        lines = [(printable(one), SOFT), *((printable(text), INK) for text in caption)]
+        for at, (text, ink) in enumerate(lines):
             place = (left, top + SIDE + at * CAPTION)
             pen.text(place, _fitted(pen, text, font, SIDE, at_end=at == 0), ink, font)
     return canvas

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
+from ..core import progress
 from ..core.errors import NearfarError
 from ..data.dataset import class_numbers
 from ..data.source import label_of
@@ -96,6 +97,7 @@ def write_result(listing: Listing, store: VectorStore, out: str | Path | None) -
     """
     if out is not None:
         write(listing, Path(out), store.thumbnails)
+        progress.say(f"{out} is written")
     return listing
 
 

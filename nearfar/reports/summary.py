@@ -37,9 +37,13 @@ def sentence(learnt: str, kind: str, scores: scoring.Scores | None, verdict: Any
         return f"{says}."
     best = max(others, key=lambda way: others[way])
     than = f"{BASELINES[best]} ({scoring.percent(others[best])})"
+    apart = own["accuracy"] - others[best]
+    by = f"{100 * abs(apart):.1f} points {'more' if apart > 0 else 'fewer'} than with {than}"
     if own["low"] <= others[best] <= own["high"]:
-        return f"{says}, about as many as with {than}."
-    return f"{says}, {'more' if own['accuracy'] > others[best] else 'fewer'} than with {than}."
+        return (
+            f"{says}, {by}, which may be chance." if round(apart, 3) else f"{says}, as many as with {than}."
+        )
+    return f"{says}, {by}."
 
 
 def compared(runs: Mapping[str, scoring.Scores | None], noun: str = "images") -> str:

@@ -73,14 +73,14 @@ def _short(how: Preprocess) -> int:
 
 def _combined(runs: list[Run], size: int) -> models.Encoder:
     """Make one network of all; a combined one among them gives its parts."""
-    parts: list[tuple[models.Encoder, combined.Sides]] = []
+    parts: list[tuple[models.Encoder, combined.Sight]] = []
     for run in runs:
         net = run.encoder.net
         if isinstance(net, combined.Combined):
             parts += net.members()
         else:
             how = run.preprocess
-            parts.append((run.encoder, combined.Sides(_short(how), how.size)))
+            parts.append((run.encoder, combined.Sight(_short(how), how.size)))
     encoders, sides = zip(*parts, strict=True)
     digests = [fingerprint(part) for part in encoders]
     if len(set(digests)) < len(digests):

@@ -163,7 +163,9 @@ class HealthMonitor:
     def _task(self) -> dict[str, Any]:
         """Measure how well the method's own task is solved, on holdout images and on others."""
         job, found = self.job, {}
-        parts = [("trained", job.dataset), *([("held", self.held)] if self.held is not None else [])]
+        parts = [("trained", job.dataset)]
+        if self.held is not None and job.targets is None:  # a teacher was asked about the others alone
+            parts.append(("held", self.held))
         cast = autocast(job.device, job.wanted.training.precision)
         module = job.plain or job.module
         module.eval()

@@ -113,7 +113,7 @@ class TrainingSetup:
             device=self.device if there else None,
             labels=dataset.labels if "labels" in needs else None,
             sampler=self.module.sampler(self.module.config),
-            targets=self.targets if part is None else None,
+            targets=self.targets if part is None or part is self.dataset else None,
             groups=self._groups_of(dataset),
             early_size=self.early.size if early and self.early else None,
             whole_from=self.early.whole_from(start, self.plan) if self.early else None,
