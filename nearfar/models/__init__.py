@@ -36,6 +36,7 @@ __all__ = [
     "checkpoint_activations",
     "encoder",
     "finished",
+    "finished_dim",
     "like",
     "mlp",
     "names",
@@ -388,11 +389,22 @@ def finished(trained: Encoder) -> Encoder:
     Returns:
         The same encoder, or one with the same weights, whose vectors `features.whitening` is to whiten.
     """
-    if not isinstance(trained.net, Residual) or not SHAPES[trained.name].kept_scales or trained.args:
-        return trained
-    if trained.projection is not None:  # its vectors are compared with another encoder's
-        return trained
-    return _same_weights(trained, EVERY_SCALE)
+    return _same_weights(trained, EVERY_SCALE) if _gains_scales(trained) else trained
+
+
+def finished_dim(trained: Encoder) -> int:
+    """Tell how many numbers a vector of an encoder has once `finished` has had it.
+
+    Args:
+        trained: as for `finished`.
+    """
+    return SHAPES[trained.name].every_dim if _gains_scales(trained) else trained.dim
+
+
+def _gains_scales(trained: Encoder) -> bool:
+    """Tell whether a finished run keeps every scale; not where vectors are compared with others' vectors."""
+    own = isinstance(trained.net, Residual) and not trained.args and trained.projection is None
+    return own and bool(SHAPES[trained.name].kept_scales)
 
 
 def as_trained(kept: Encoder) -> Encoder:

@@ -74,9 +74,10 @@ class ColourChoice:
                 f"label in {percent(self.by_colour)}, by shape in {percent(self.by_shape)}"
             )
         if self.shared is not None:
+            than = "at least" if self.shared >= TOGETHER else "under"
             reasons.append(
-                f"images near in colour are near in shape {self.shared:.1f} times as often as by chance "
-                f"({TOGETHER:g} would mean that colours go with content)"
+                f"images near in colour are near in shape {self.shared:.1f} times as often as by chance, "
+                f"{than} the {TOGETHER:g} from which colours go with content"
             )
         if not reasons:
             told = self.images >= FEWEST

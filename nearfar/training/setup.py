@@ -139,11 +139,13 @@ class TrainingSetup:
         threads = f", {self.threads} training thread(s)" if self.device.type == "cpu" else ""
         lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
         early = f", at first at {self.early.size}" if self.early else ""
+        whole = models.finished_dim(f)
+        scales = f"; once finished {whole:,}, those of every scale" if whole != f.dim else ""
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
             f"{what}, {counted(len(self.dataset), kind.one)} at {self.wanted.image_size} {kind.unit}{early}",
             f"into       {self.folder}",
-            f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim} features",
+            f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim:,} features{scales}",
             f"batch      {training.batch_size:,} {kind.noun}, {seen:,} views{against}{pieces}",
             f"optimizer  {training.optimizer}, peak rate {lr:.3g}, weight decay {training.weight_decay:g}",
             f"length     {counted(plan.steps, 'step')}, {passes:,.1f} epochs",
