@@ -91,6 +91,20 @@ def test_a_change_that_stays_is_followed_without_a_jump(slower: float, start: fl
         assert 3 / 4 < after / before < 4 / 3
 
 
+def test_a_check_among_the_first_steps_is_no_pace() -> None:
+    clock = Fake(seconds=120.0)
+    plan, totals = clock.first_plan(1.0), []
+    for step in range(1, 40):
+        clock.now += 1.0
+        if step == 1:  # health is measured once training works
+            clock.now += 7.0
+            clock.aside += 7.0
+        total = clock.steps_fitting(step, plan)
+        plan = plan if total is None else plan.corrected(step, total)
+        totals.append(plan.steps)
+    assert set(totals) == {int(120 * AIM), int(120 * AIM) - 7}  # only what the check took is missing
+
+
 def test_a_run_that_obeys_its_clock_ends_within_the_budget_at_any_pace() -> None:
     for pace in (lambda t: 0.1, lambda t: 0.1 + 0.002 * t, lambda t: 0.3 if 20 < t < 60 else 0.1):
         used, _ = follow(100.0, pace)

@@ -81,10 +81,11 @@ def clusters(
             "Nothing lies close enough together; give a smaller --min-cluster-size, or --method kmeans."
         )
     else:
+        steady, chance = int((found.stability > 0.75).sum()), int((found.stability < 0.5).sum())
         lines.append(
             f"Clusterings of resampled {noun} agree with this one to {found.agreement:.2f} "
             "(adjusted Rand index; 0 is chance, 1 the same). A cluster with a stability above 0.75 is found "
-            "again; one below 0.5 is an accident."
+            f"again: {steady:,} of {len(found):,}; one below 0.5 is an accident: {chance:,}."
         )
     counts = None if found.counts is None else found.counts.to_json()
     facts = {

@@ -209,6 +209,8 @@ class HealthMonitor:
             figures = self.look(step, f, watched)
         seconds = time.monotonic() - began
         self.spent += seconds
+        if self.job.clock is not None:
+            self.job.clock.aside += seconds
         steps = self.job.plan.steps
         self.lines.append({"step": step, "steps": steps, **figures, "seconds": round(seconds, 3)})
         self.log.add(self.lines[-1])

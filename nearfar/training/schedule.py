@@ -198,7 +198,8 @@ class TimeBudget:
     spent: float = 0.0  # before this process started
     early: EarlySteps | None = None
     started: float = field(default_factory=time.monotonic)
-    _marks: list[tuple[int, float]] = field(default_factory=list)  # (step, seconds) of every look
+    aside: float = 0.0  # seconds since then that were not spent on steps, as on health checks
+    _marks: list[tuple[int, float]] = field(default_factory=list)  # (step, seconds of steps) of every look
 
     def elapsed(self) -> float:
         """Tell the seconds of the budget used so far, over all sessions."""
@@ -233,16 +234,17 @@ class TimeBudget:
         """
         now = self.elapsed()
         left, have = plan.steps - step, self.seconds * AIM - now
-        long_ago = max(bisect_right(self._marks, now - have, key=lambda mark: mark[1]) - 1, 0)
-        since, then = self._marks[long_ago] if self._marks else (step, now)
-        self._marks.append((step, now))
+        busy = now - self.aside  # a check of seconds among the first steps is no pace
+        long_ago = max(bisect_right(self._marks, busy - have, key=lambda mark: mark[1]) - 1, 0)
+        since, then = self._marks[long_ago] if self._marks else (step, busy)
+        self._marks.append((step, busy))
         if step == since or left <= 0:
             return None
         done, ahead = float(step - since), 1.0
         if self.early is not None:
             done = self.early.work(step, plan) - self.early.work(since, plan)
             ahead = self.early.mean(plan.progress(step))
-        fitting = max(1, int(have * done / max(now - then, 1e-9) / ahead))
+        fitting = max(1, int(have * done / max(busy - then, 1e-9) / ahead))
         # Near the end 2 % of what remains is less than a step.
         return step + fitting if abs(fitting - left) > max(DRIFT * left, 1) else None
 
