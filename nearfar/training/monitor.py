@@ -166,7 +166,7 @@ class HealthMonitor:
         parts = [("trained", job.dataset)]
         if self.held is not None and job.targets is None:  # a teacher was asked about the others alone
             parts.append(("held", self.held))
-        cast = autocast(job.device, job.wanted.training.precision)
+        precision = job.wanted.training.precision
         module = job.plain or job.module
         module.eval()
         for name, part in parts:
@@ -176,7 +176,11 @@ class HealthMonitor:
             shares = []
             for number in range(count // batch_size):
                 batch = feed.make(number).to(job.device)
-                with torch.no_grad(), named_draws(batch.key, device=job.device), cast:
+                with (
+                    torch.no_grad(),
+                    named_draws(batch.key, device=job.device),
+                    autocast(job.device, precision),
+                ):
                     metrics = module.metrics(module(batch).watched)
                 shares.append(float(metrics[self.expects.task]))
             found[name] = sum(shares) / len(shares)
