@@ -16,7 +16,7 @@ LONGEST = 384  # tokens up to which writing all weights of attention down was fa
 class PlainAttention(TorchFunctionMode):
     """A context in which attention that is trained under autocast on a CPU is computed step by step.
 
-    Forward and backward of torch's fused kernel take 3 to 4 times as long there with 16 or 64 tokens and 1.5
+    Forward and backward of torch's fused kernel take 3 to 4 times as long there with 16 or 64 tokens and 1.7
     times with 257 (one core of a Xeon with AMX; benchmarks/attention.py). It holds for networks of all
     libraries that call `scaled_dot_product_attention`. What needs no gradient, has more than LONGEST tokens,
     drops weights or masks by other than bool is left to torch.
