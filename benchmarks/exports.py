@@ -28,6 +28,7 @@ import nearfar
 from benchmarks import measure
 from nearfar import models
 from nearfar.images.views import Preprocess
+from nearfar.models import every_scale
 from nearfar.training.run import Run, export, load
 
 SHAPES = [(90, 61), (40, 100), (33, 32), (20, 27), (301, 452), (640, 333)]  # heights and widths
@@ -55,7 +56,7 @@ def a_run(name: str, size: int, stem: str, folder: Path) -> Run:
     """Give a run of random weights whose batch norms have seen something."""
     if name == "known":
         return load(name)
-    encoder = models.finished(models.encoder(name, size=size, stem=stem, seed=3)).train()
+    encoder = every_scale.finished(models.encoder(name, size=size, stem=stem, seed=3)).train()
     with torch.no_grad():
         encoder(torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0)))
     folder.mkdir(parents=True)

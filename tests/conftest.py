@@ -135,3 +135,16 @@ def labelled(tmp_path_factory) -> Path:
                 image = picture(start + 100 * kind + number, kind=kind)
                 Image.fromarray(image).save(folder / f"{number:03d}.png")
     return root
+
+
+def known_vit(folder: Path, side: int) -> str:
+    """The name of a small known vision transformer for images of a side, with random weights in a file."""
+    import safetensors.torch
+    import timm
+
+    from nearfar import models
+
+    with models.seeded(3, "vit"):
+        state = timm.create_model("test_vit", img_size=side).state_dict()
+    safetensors.torch.save_file(state, folder / "vit.safetensors")
+    return f"timm:test_vit@{side}={folder / 'vit.safetensors'}"

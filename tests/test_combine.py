@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import safetensors.torch
-import timm
 import torch
 import torch.nn.functional as F
+from conftest import known_vit
 from PIL import Image
 
 import nearfar
@@ -32,10 +31,7 @@ FACTS = {"nearfar": "0", "method": "simclr"}
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of a small random vision transformer that sees 48 of 50 px, from a file."""
-    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
-    with models.seeded(3, "vit"):
-        safetensors.torch.save_file(timm.create_model("test_vit", img_size=48).state_dict(), path)
-    return f"timm:test_vit@48={path}"
+    return known_vit(tmp_path_factory.mktemp("weights"), 48)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from nearfar import models
 from nearfar.core.errors import NearfarError
 from nearfar.embedding import engines
 from nearfar.images.views import Preprocess
+from nearfar.models import every_scale
 from nearfar.stores.base import StoreInfo
 from nearfar.training.run import export, load
 
@@ -25,7 +26,7 @@ from nearfar.training.run import export, load
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "a"
     folder.mkdir()
-    encoder = models.finished(models.encoder("resnet8", size=16, seed=3)).eval()
+    encoder = every_scale.finished(models.encoder("resnet8", size=16, seed=3)).eval()
     export(folder, encoder, Preprocess.of(16, "bilinear"), {"nearfar": "0", "source": "a test"})
     return folder
 

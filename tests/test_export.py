@@ -18,6 +18,7 @@ from nearfar.core.errors import NearfarError
 from nearfar.exports import openvino_ir
 from nearfar.images.decode import decode
 from nearfar.images.views import Preprocess
+from nearfar.models import every_scale
 from nearfar.training.run import export, load
 
 SHAPES = [(90, 61), (40, 100), (33, 32), (20, 27), (74, 111)]  # heights and widths, reduced or not
@@ -25,7 +26,7 @@ SHAPES = [(90, 61), (40, 100), (33, 32), (20, 27), (74, 111)]  # heights and wid
 
 def a_run(folder: Path, name: str, size: int = 32) -> Path:
     """Write a finished run of an untrained network whose batch norms are not at their start."""
-    encoder = models.finished(models.encoder(name, size=size, stem="standard", seed=3)).train()
+    encoder = every_scale.finished(models.encoder(name, size=size, stem="standard", seed=3)).train()
     with torch.no_grad():
         encoder(torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0)))
     folder.mkdir()

@@ -7,6 +7,7 @@ import torch
 
 from nearfar import models
 from nearfar.core.errors import NearfarError
+from nearfar.models import every_scale
 
 # Name, stem, side: the strides, the channels of the last map, and whether the vector is the last map's mean.
 NETS = {
@@ -49,15 +50,15 @@ def seen(name: str, stem: str, side: int) -> tuple[models.Encoder, torch.Tensor]
 @torch.no_grad()
 def test_a_finished_resnet8_gives_means_and_deviations_of_every_map(side: int, stem: str) -> None:
     f, x = seen("resnet8", stem, side)
-    kept = models.finished(f)
+    kept = every_scale.finished(f)
     parts = [part for y in f.maps(x)[::-1] for part in (y.mean((2, 3)), y.flatten(2).std(2, correction=0))]
     assert kept.dim == sum(part.shape[1] for part in parts) == 2 * (32 + 64 + 512)
     torch.testing.assert_close(kept(x), torch.cat(parts, 1), rtol=1e-3, atol=2e-3)
-    assert models.finished(kept) is kept
-    again = models.as_trained(kept)  # so that heads of training still fit
+    assert every_scale.finished(kept) is kept
+    again = every_scale.as_trained(kept)  # so that heads of training still fit
     torch.testing.assert_close(again(x), f(x), rtol=0, atol=0)
-    assert models.as_trained(again) is again and not again.args
-    assert models.finished(other := models.encoder("resnet10_w16")) is other
+    assert every_scale.as_trained(again) is again and not again.args
+    assert every_scale.finished(other := models.encoder("resnet10_w16")) is other
 
 
 def test_a_channel_that_is_0_everywhere_has_a_gradient() -> None:

@@ -23,6 +23,7 @@ from nearfar.finetuning import calibrate, outcome
 from nearfar.finetuning.classify import Predicting
 from nearfar.finetuning.tuned import open_tuned
 from nearfar.images.views import Preprocess
+from nearfar.models import every_scale
 from nearfar.training.run import export, load
 
 FULL = {"mode": "full", "lr": 0.01, "batch_size": 32, "precision": "float32", "device": "cpu"}
@@ -290,7 +291,7 @@ def test_the_first_layer_of_the_head_can_stay(start, labelled, tmp_path) -> None
     trained = models.encoder("resnet8", size=16, stem="standard", seed=1).eval()
     with models.seeded(0, "head"):
         g = models.mlp(trained.dim, 24, 24, 12)
-    whole = models.finished(trained)  # its vectors are longer than those that the head was trained on
+    whole = every_scale.finished(trained)  # its vectors are longer than those that the head was trained on
     export(kept, whole, run.preprocess, {"nearfar": "0", "source": "a test"}, {"g": g.eval()})
     with pytest.raises(NearfarError, match="--from-head 3 is more than the 2 hidden layers of the head"):
         nearfar.finetune(kept, **data, out=tmp_path / "no", from_head=3)

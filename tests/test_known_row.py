@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
-import timm
+from conftest import known_vit
 
 from nearfar import models
 from nearfar.evaluation import known_row
@@ -24,10 +23,7 @@ from nearfar.training.run import Run, load
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of a small random vision transformer for 32 px, with weights from a file."""
-    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
-    with models.seeded(3, "vit"):
-        safetensors.torch.save_file(timm.create_model("test_vit", img_size=32).state_dict(), path)
-    return f"timm:test_vit@32={path}"
+    return known_vit(tmp_path_factory.mktemp("weights"), 32)
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 import nearfar
-from nearfar import models
 from nearfar.data.cache import load
 from nearfar.data.open import open_data
 from nearfar.features import whitening
 from nearfar.features.extract import features
+from nearfar.models import every_scale
 
 
 def test_whitened_vectors_have_the_covariance_that_the_formula_says() -> None:
@@ -56,7 +56,7 @@ def test_a_run_keeps_a_whitening_of_its_own_images(photos, tmp_path) -> None:
         open_data(photos), short_side=run.preprocess.decode_side, max_pixels=10**6, max_bad=0, threads=1
     )
     found = torch.from_numpy(features(run.encoder, images, run.preprocess)).double()
-    raw = models.finished(models.as_trained(run.encoder))
+    raw = every_scale.finished(every_scale.as_trained(run.encoder))
     x = torch.from_numpy(features(raw, images, run.preprocess)).double()
     mean, matrix = whitening.whitening(x)
     torch.testing.assert_close(found, (x - mean) @ matrix, rtol=1e-3, atol=1e-3)
@@ -64,5 +64,8 @@ def test_a_run_keeps_a_whitening_of_its_own_images(photos, tmp_path) -> None:
     # What goes on from it starts from the network as it was trained.
     more = nearfar.pretrain(photos, out=tmp_path / "b", weights=str(tmp_path / "a"), **how | {"lr": 1e-12})
     torch.testing.assert_close(
-        models.as_trained(more.encoder).net.conv1.weight, run.encoder.net.conv1.weight, rtol=1e-4, atol=1e-5
+        every_scale.as_trained(more.encoder).net.conv1.weight,
+        run.encoder.net.conv1.weight,
+        rtol=1e-4,
+        atol=1e-5,
     )

@@ -22,7 +22,8 @@ from ..data.loader import DataLoader
 from ..data.modalities import modality
 from ..data.sampler import ClassBalanced
 from ..features.extract import Vectors, features
-from ..models import Encoder, as_trained
+from ..models import Encoder
+from ..models.every_scale import as_trained
 from ..training.run import Run
 from . import calibrate, class_data, class_figures, class_network, linear_fit, vectors
 from .class_answers import ClassAnswers

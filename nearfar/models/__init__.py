@@ -35,8 +35,6 @@ __all__ = [
     "blocks",
     "checkpoint_activations",
     "encoder",
-    "finished",
-    "finished_dim",
     "like",
     "mlp",
     "names",
@@ -49,7 +47,6 @@ __all__ = [
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation with which nothing is changed
 
 
-MOST_PIXELS = 1 << 14  # a side of what an encoder sees
 EVERY_SCALE = {"pool": "every_scale"}  # how an encoder of ours is built whose vectors hold every scale
 
 
@@ -296,7 +293,8 @@ def encoder(
             made = image_tower.ImageTower(args)
         return Encoder(made, args["hidden_size"], name, "standard", size, mean or ZERO, std or ONE, args=args)
     if name == combined.NAME and args is not None:
-        return _combined(args["parts"], size, seed)
+        both, width = combined.build(args["parts"], lambda **how: encoder(seed=seed, **how), projection)
+        return Encoder(both, width, name, "standard", size, args=args)
     library, plain = libraries.find(name)
     pretrained = weights == "pretrained"
     if pretrained and library == "nearfar":
@@ -339,20 +337,6 @@ def encoder(
     return Encoder(net, dim, name, stem, size, own_mean, own_std, untrained=weights is None, args=args)
 
 
-def _combined(described: Sequence[Mapping[str, Any]], size: int | None, seed: int) -> Encoder:
-    """Build the parts of a combined encoder with random weights; ValueError where they fit no image."""
-    parts = []
-    for item in described:
-        own = {name: item[name] for name in ("stem", "size", "mean", "std")}
-        part = encoder(item["name"], **own, seed=seed, args=item["args"] or None)
-        parts.append(part.projected(projection(part.dim, item["dim"])) if item["projection"] else part)
-    sides = [combined.Sight(item["short"], item["size"]) for item in described]
-    if not sides or any(not 0 < each.size <= each.short <= MOST_PIXELS for each in sides):
-        raise ValueError("its parts see no part of an image")
-    dim, args = sum(part.dim for part in parts), {"parts": list(described)}
-    return Encoder(combined.Combined(parts, sides), dim, combined.NAME, "standard", size, args=args)
-
-
 def projection(dim: int, width: int) -> nn.Linear:
     """Make a projection into a space that encoders share, with random weights.
 
@@ -378,51 +362,3 @@ def like(made: Encoder, other: Encoder | None) -> Encoder:
     if other is None or other.projection is None:
         return made
     return made.projected(projection(made.dim, other.dim))
-
-
-def finished(trained: Encoder) -> Encoder:
-    """Give an encoder as a finished run keeps it: our small networks with the features of every scale.
-
-    Args:
-        trained: left as it is.
-
-    Returns:
-        The same encoder, or one with the same weights, whose vectors `features.whitening` is to whiten.
-    """
-    return _same_weights(trained, EVERY_SCALE) if _gains_scales(trained) else trained
-
-
-def finished_dim(trained: Encoder) -> int:
-    """Tell how many numbers a vector of an encoder has once `finished` has had it.
-
-    Args:
-        trained: as for `finished`.
-    """
-    return SHAPES[trained.name].every_dim if _gains_scales(trained) else trained.dim
-
-
-def _gains_scales(trained: Encoder) -> bool:
-    """Tell whether a finished run keeps every scale; not where vectors are compared with others' vectors."""
-    own = isinstance(trained.net, Residual) and not trained.args and trained.projection is None
-    return own and bool(SHAPES[trained.name].kept_scales)
-
-
-def as_trained(kept: Encoder) -> Encoder:
-    """Give an encoder whose vectors are those that training compared, without what `finished` added.
-
-    Args:
-        kept: of a finished run; left as it is.
-
-    Returns:
-        The same encoder, or one with the same weights.
-    """
-    return _same_weights(kept, None) if kept.args == EVERY_SCALE else kept
-
-
-def _same_weights(made: Encoder, args: Mapping[str, Any] | None) -> Encoder:
-    """Build one of our small networks again with other arguments; buffers of neither are in both."""
-    again = encoder(made.name, stem=made.stem, size=made.size, mean=made.mean, std=made.std, args=args)
-    state = again.state_dict()
-    again.load_state_dict(state | {name: x for name, x in made.state_dict().items() if name in state})
-    again.untrained = made.untrained
-    return again.train(made.training)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MOST_PIXELS = 1 << 14  # a side of what an encoder sees
 NAME = "combined"  # in encoder.json; its `args` describe the parts
 
 
@@ -70,6 +71,33 @@ def _seen(x: Tensor, sides: Sight) -> Tensor:
         x = F.interpolate(x, small, mode="bilinear", align_corners=False, antialias=True)
     low = (sides.short - sides.size) // 2
     return x[..., low : low + sides.size, low : low + sides.size]
+
+
+def build(
+    parts: Sequence[Mapping[str, Any]],
+    encoder: Callable[..., Any],
+    projection: Callable[[int, int], nn.Linear],
+) -> tuple[Combined, int]:
+    """Build a network with random weights from the descriptions of its parts.
+
+    Args:
+        parts: as `described` makes them.
+        encoder, projection: `models.encoder` with a seed, and `models.projection`.
+
+    Returns:
+        The network, and how many numbers its vectors have.
+
+    Raises:
+        ValueError: a part sees no part of an image, or there is none.
+    """
+    made, sights = [], [Sight(item["short"], item["size"]) for item in parts]
+    if not sights or any(not 0 < each.size <= each.short <= MOST_PIXELS for each in sights):
+        raise ValueError("its parts see no part of an image")
+    for item in parts:
+        own = {name: item[name] for name in ("name", "stem", "size", "mean", "std")}
+        part = encoder(**own, args=item["args"] or None)
+        made.append(part.projected(projection(part.dim, item["dim"])) if item["projection"] else part)
+    return Combined(made, sights), sum(part.dim for part in made)
 
 
 def described(encoder: Any, sides: Sight) -> dict[str, Any]:

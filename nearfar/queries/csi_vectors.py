@@ -13,7 +13,7 @@ from ..data.in_memory import open_in_memory
 from ..data.source import files_of
 from ..features.chunked import CHUNK_IMAGES, read_chunks
 from ..features.extract import features
-from ..models import as_trained
+from ..models.every_scale import as_trained
 from ..stores import VectorStore
 from ..stores.cut_out import cut_out
 from ..training.run import Run

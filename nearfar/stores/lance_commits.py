@@ -22,6 +22,7 @@ _TRIES = 20  # commits tried while other processes write
 _CONTENDED = ("conflict", "concurrent", "already exists")  # words in the complaints of a commit that lost
 _TIDY = 8  # versions between two looks at whether small pieces are to be put together
 _READABLE = 4  # newest versions that a table keeps when it is tidied, for those who are reading them
+_NEWEST = (1 << 64) - 1  # less the number of a version is the name of its manifest
 T = TypeVar("T")
 
 
@@ -71,21 +72,59 @@ def commit(work: Callable[[], T], table: Any, folder: Path | None, address: str)
         NearfarError: the table cannot be written.
     """
     for attempt in range(_TRIES):
+        before = int(table.version)
         try:
-            return work()
+            found = work()
+            if folder is not None and int(table.version) > before and not _reads_back(table):
+                _take_back(table, before, folder)
+                raise NearfarError(_full(address))
+            return found
         except (OSError, RuntimeError, ValueError) as error:
             text = str(error)
             gone = GONE in text.lower() and attempt < READS
             if not gone and not any(word in text.lower() for word in _CONTENDED):
                 if folder is not None and says_full(error, folder):
-                    raise NearfarError(
-                        f"the disk of {address} is too full; what was written before is intact: "
-                        "free some space and run the same command again."
-                    ) from None
+                    raise NearfarError(_full(address)) from None
                 raise NearfarError(f"{address} cannot be written: {reason(error)}.") from None
             time.sleep(0.05 * 2 ** min(attempt, 5))
             table.checkout_latest()
     raise NearfarError(f"other processes keep writing to {address}; wait for them and try again.")
+
+
+def _full(address: str) -> str:
+    return (
+        f"the disk of {address} is too full; what was written before is intact: free some space and run the "
+        "same command again."
+    )
+
+
+def _reads_back(table: Any) -> bool:
+    """Tell whether the newest rows can be read: now and then LanceDB loses the error of a full disk.
+
+    Its piece of a table is then cut short, while the commit stands.
+    """
+    try:
+        if count := table.count_rows():
+            table.take_offsets([count - 1]).select(["id"]).to_arrow()
+    except (OSError, RuntimeError, ValueError) as error:
+        return GONE in str(error).lower()  # another process has tidied it away meanwhile
+    return True
+
+
+def _take_back(table: Any, version: int, folder: Path) -> None:
+    """Make the state before a commit the newest again, also where the disk has no room to say so."""
+    latest = int(table.version)
+    try:
+        table.checkout(version)
+        table.restore()
+        if _reads_back(table):
+            return
+    except (OSError, RuntimeError, ValueError):
+        pass
+    for number in range(version + 1, latest + 2):
+        for file in folder.glob(f"*.lance/_versions/{_NEWEST - number:020}.manifest"):
+            file.unlink(missing_ok=True)
+    table.checkout_latest()
 
 
 def tidy(table: Any, folder: Path | None, address: str) -> None:

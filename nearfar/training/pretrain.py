@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 import torch
 
-from .. import methods, models
+from .. import methods
 from ..core import distributed, progress
 from ..core.atomic import check_folder_name
 from ..core.commit import commit
@@ -24,6 +24,7 @@ from ..data.loader import DataLoader
 from ..data.open import open_data
 from ..data.reading import write_rejected
 from ..features.whitening import whiten
+from ..models import every_scale
 from . import adapting, checkpoint, engine, grouping, inputs, resolve
 from .colour_choice import is_open, with_colour
 from .earlier_run import clear, find_earlier, is_finished, same_run, same_teacher, teacher_digest
@@ -223,7 +224,7 @@ def _train(
         write_rejected(job.folder / "rejected.csv", whole.rejected)
         parts = {name: trained.get_submodule(name) for name in trained.keep}
         merged = adapting.merged(trained.encoder)
-        encoder = models.finished(merged)
+        encoder = every_scale.finished(merged)
         if encoder is not merged:
             progress.say("whitening the vectors")
         whiten(encoder, job.dataset, job.wanted.preprocess, seed=training.seed, device=str(job.device))

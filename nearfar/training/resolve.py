@@ -14,6 +14,7 @@ from ..core.errors import NearfarError, nearest
 from ..data.modalities import IMAGES, modality
 from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
+from ..models import every_scale
 from ..models.residual import SHAPES
 from ..models.weights import copy_weights
 from . import adapting, recipes
@@ -250,7 +251,7 @@ def build_method(wanted: RunConfig, images: int = 1) -> Method:
     training = wanted.training
     start = None
     if training.weights and is_run(training.weights):
-        start = models.as_trained(load(training.weights).encoder)
+        start = every_scale.as_trained(load(training.weights).encoder)
     own = {name: value for name in ("mean", "std", "args") if (value := getattr(start, name, None))}
     f = wanted.kind.encoder(
         training.encoder,

@@ -20,6 +20,7 @@ from ..data.dataset import Subset
 from ..data.groups import Partners
 from ..data.loader import DataLoader, seconds_a_batch
 from ..methods.base import Method
+from ..models import every_scale
 from . import checkpoint, optim, resolve, run_shapes
 from .adapting import StartPull
 from .pace import seconds_a_step
@@ -139,7 +140,7 @@ class TrainingSetup:
         threads = f", {self.threads} training thread(s)" if self.device.type == "cpu" else ""
         lr, processes = self.wanted.lr, f"{distributed.world()} process(es)"
         early = f", at first at {self.early.size}" if self.early else ""
-        whole = models.finished_dim(f)
+        whole = every_scale.finished_dim(f)
         scales = f"; once finished {whole:,}, those of every scale" if whole != f.dim else ""
         what = f"{self.wanted.method}, recipe {self.wanted.recipe}"
         lines = [
