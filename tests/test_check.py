@@ -66,6 +66,18 @@ def test_with_time_enough_every_image_is_decoded(mixed: Path) -> None:
     assert (found.decoded, found.duplicates) == (3, (("0", "1", "2"),))
 
 
+def test_a_copy_in_train_and_test_is_told_apart_from_others(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    for place, which in (("train/a/1", 0), ("train/a/2", 1), ("test/a/3", 1), ("train/b/4", 0)):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[which]).save(tmp_path / f"{place}.png")
+    said = str(inspection.inspect(open_source(tmp_path), max_pixels=MAX, threads=1))
+    assert "duplicates  2 exact, in 2 groups" in said
+    assert "1 group across test and train: scores on copies" in said
+    (tmp_path / "test/a/3.png").unlink()
+    assert "across" not in str(inspection.inspect(open_source(tmp_path), max_pixels=MAX, threads=1))
+
+
 def test_check_full_decodes_all(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nearfar.training.check.DECODING", 0.0)
     settings: dict[str, Any] = {"steps": 1, "max_bad": 0.1, "max_pixels": MAX}

@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..images.files import read
 from ..images.header import is_deep_mode, read_header
 from .dataset import equal_rows
 from .folders import told
+from .labels import is_split
 from .modalities import modality_of
 from .reading import Rejected, each, read_pixels
 from .source import Pixels, Source
@@ -120,6 +122,12 @@ class Inspection:
             f"    {' = '.join(group[:4])}{' = ...' if len(group) > 4 else ''}"
             for group in self.duplicates[:5]
         ]
+        if across := [group for group in self.duplicates if len(_splits_of(group)) > 1]:
+            names = " and ".join(sorted({name for group in across for name in _splits_of(group)}))
+            lines.append(
+                f"    {counted(len(across), 'group')} across {names}: scores on copies of training images say "
+                "nothing of new ones; remove them from one"
+            )
         return "\n".join(lines)
 
 
@@ -175,6 +183,11 @@ def inspect(
         alike = look.perhaps_equal()
         each(len(alike), lambda at: look.digest(int(alike[at])), threads=threads, what="comparing:")
     return look.summary()
+
+
+def _splits_of(ids: Sequence[str]) -> set[str]:
+    """Name the splits, such as train and test, in whose folders images lie."""
+    return {first for name in ids for first in [name.split("/")[0]] if "/" in name and is_split(first)}
 
 
 class _Look:

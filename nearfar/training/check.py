@@ -42,7 +42,7 @@ from .targets import stand_in
 from .teacher import teacher_of
 from .threads import training_threads, with_threads
 
-DECODING = 1.5  # seconds that images are decoded for, to find broken ones
+DECODING = 1.2  # seconds that images are decoded for, to find broken ones
 TIMING = 1.0  # seconds that training steps are timed for
 SAMPLE = 64  # images decoded to measure the time of a step
 
