@@ -94,6 +94,7 @@ def test_sides_are_multiples_of_8_and_what_takes_one_side_keeps_it() -> None:
     ]  # fmt: skip
     assert config(early_size=1.0).early_size is None
     assert config(early_size=0.5, early_steps=0.0).early_size is None
+    assert config(method="distill", image_size=64).early_size == 48  # by its recipe, as SimCLR's
     assert config(method="mae").early_size is None
     assert config(encoder="vit_w64_d2").early_size is None
     for words in ({"method": "mae"}, {"encoder": "vit_w64_d2"}):

@@ -108,6 +108,7 @@ class Distill(Method):
 
     modality: ClassVar[str | None] = "images"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "targets"})
+    any_side: ClassVar[bool] = True
 
     def __init__(self, f: Encoder, config: Config, teacher: HasTeacherVectors) -> None:
         """Add the head and the queue; see `Config`.
@@ -196,4 +197,4 @@ _VIEWS = {
     "grayscale": 0.0,
     "blur": 0.0,
 }
-Distill.recipes = recipes(cpu=_VIEWS, cifar=_VIEWS, imagenet=_VIEWS, vit=_VIEWS)
+Distill.recipes = recipes(cpu={**_VIEWS, "early_size": 0.75}, cifar=_VIEWS, imagenet=_VIEWS, vit=_VIEWS)

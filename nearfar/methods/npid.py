@@ -79,6 +79,7 @@ class NPID(Method):
     """NPID: f, a linear layer g, and a memory bank."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"images"})
+    any_side: ClassVar[bool] = True
     normalizer: Tensor
     settled: Tensor
 
