@@ -22,6 +22,7 @@ from nearfar.images.view_settings import Views
 from nearfar.losses.statistics import spread
 from nearfar.methods.base import Batch
 from nearfar.training import optim
+from nearfar.training.engine import autocast
 from nearfar.training.settings import Training
 
 every = pytest.mark.parametrize("name", IMAGE_METHODS)
@@ -161,6 +162,35 @@ def test_forward_is_loss_of_embed(name):
     halves = module.loss(*module.embed(batch))
     assert whole.terms.keys() == halves.terms.keys() and whole.watched.keys() == halves.watched.keys()
     torch.testing.assert_close(total(whole), total(halves))
+
+
+ROUNDED = [(name, {}) for name in IMAGE_METHODS]
+ROUNDED += [("ibot", {"koleo": 0.1}), ("ibot", {"centring": "sinkhorn"}), ("swav", {"queue": 16})]
+
+
+@pytest.mark.parametrize(("name", "own"), ROUNDED)
+def test_the_loss_is_float32_whatever_the_precision_of_the_network(name, own):
+    """Of the same values, as bfloat16 and as float32; only the gradient is rounded, where it goes back."""
+    module, device = small(name, **own), torch.device("cpu")
+    with autocast(device, "bfloat16"):
+        batch = given(module, 16)
+        module.after_step(0.5, module(batch).watched)  # queues and centres now hold something
+        found = module.embed(batch)
+
+    def loss(precision, widened):
+        z = tree_map(lambda z: z.float() if widened and z.is_floating_point() else z.clone(), found)
+        learnt = [z.requires_grad_() for z in leaves(z) if z.is_floating_point()]
+        with autocast(device, precision):
+            whole = total(module.loss(*z))
+        return whole, torch.autograd.grad(whole, learnt, allow_unused=True)
+
+    found = tree_map(torch.Tensor.detach, found)
+    exact, slopes = loss("float32", True)
+    for precision in ("float32", "bfloat16"):
+        mine, rounded = loss(precision, False)
+        torch.testing.assert_close(mine, exact, rtol=2e-6, atol=1e-7)
+        for a, b in zip(rounded, slopes, strict=True):
+            assert b is None or (a.float() - b).norm() <= 0.004 * b.norm()
 
 
 several = pytest.mark.parametrize(

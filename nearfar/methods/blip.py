@@ -137,7 +137,9 @@ class BLIP(ImageText):
         differ = c[:, None] != every_c
         drawn = []
         for name, own, others in (("captions", x, every_y), ("images", y, every_x)):
-            chance = ((s[:, None] * (own @ others.T)).double().softmax(1) + LEAST) * differ
+            with torch.autocast(x.device.type, enabled=False):  # s makes much of a rounding
+                likeness = own @ others.T
+            chance = ((s[:, None] * likeness).double().softmax(1) + LEAST) * differ
             u = torch.from_numpy(rng.uniform(rng.fold(batch.key, "wrong", name), batch.rows, 1)).to(chance)
             up_to = chance.cumsum(1)
             drawn.append((up_to <= u * up_to[:, -1:]).sum(1).clamp(max=len(every_c) - 1))

@@ -160,6 +160,8 @@ class DINO(Method):
 
     def loss(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> Loss:
         """Predict the teacher's answers to the full views from the student's to every other view."""
+        kind = torch.promote_types(x[0].dtype, torch.float32)
+        x, y = [view.to(kind) for view in x], [view.to(kind) for view in y]
         tau_t = self.teacher_tau()
         total, pairs = x[0].new_zeros(()), 0
         for t, target in enumerate(((view - self.centre) / tau_t).softmax(1).detach() for view in y):

@@ -133,9 +133,10 @@ class DVAE(Method):
         level = self.f.maps(x)[-1]
         s = self.words(level)
         u = rng.uniform(rng.fold(batch.key, "words"), batch.rows, s[0].numel())
-        noise = torch.from_numpy(-np.log(-np.log(u.clip(1e-9)))).to(s).view_as(s)
+        wide = s.to(torch.promote_types(s.dtype, torch.float32))  # a low temperature makes much of a rounding
+        noise = torch.from_numpy(-np.log(-np.log(u.clip(1e-9)))).to(wide).view_as(wide)
         tau = self.config.word_temperature**self.done
-        drawn = ((s + noise) / tau).softmax(2)
+        drawn = ((wide + noise) / tau).softmax(2)
         codes = (drawn @ self.codes.to(drawn.dtype)).transpose(1, 2).unflatten(2, level.shape[2:])
         return self.decoder(codes)[:, :, : x.shape[2], : x.shape[3]], x, s
 

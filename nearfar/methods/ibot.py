@@ -166,6 +166,8 @@ class IBOT(DINO):
         h: Sequence[Tensor],
     ) -> Loss:
         """Predict the teacher's answers to one view from the other, and to masked patches from the rest."""
+        kind = torch.promote_types(x[0].dtype, torch.float32)
+        x, y, x_p, y_p = ([view.to(kind) for view in views] for views in (x, y, x_p, y_p))
         tau = self.teacher_tau()
         image, patch = x[0].new_zeros(()), x[0].new_zeros(())
         for v in range(2):
@@ -230,8 +232,8 @@ def koleo(h: Tensor) -> Tensor:
     z = unit(h)
     everyone = collectives.gather(z)
     own = torch.arange(len(z), device=z.device) + distributed.rank() * len(z)
-    with torch.no_grad():
-        likeness = z @ everyone.T
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        likeness = z @ everyone.T  # exact, since where features are near a collapse all rows are alike
         likeness[torch.arange(len(z), device=z.device), own] = -2
         nearest = likeness.argmax(1)
     return -(z - everyone[nearest]).norm(dim=1).clamp(min=1e-8).log().mean()

@@ -135,6 +135,8 @@ class SwAV(Method):
 
     def loss(self, scores: Sequence[Tensor], z: Sequence[Tensor]) -> Loss:
         """Predict the codes of the full views from every other view: section 3.1."""
+        kind = torch.promote_types(scores[0].dtype, torch.float32)
+        scores = [view.to(kind) for view in scores]
         total = scores[0].new_zeros(())
         for s, q in enumerate(self._codes(view, s) for s, view in enumerate(scores[:2])):
             for t, view in enumerate(scores):
@@ -153,7 +155,8 @@ class SwAV(Method):
             return codes(scores, epsilon, iterations)
         world = distributed.world()
         part = self.queue[view, distributed.rank() : size - size % world : world]  # this process's share
-        earlier = F.linear(part, self.prototypes.detach()).to(scores.dtype)
+        with torch.autocast(scores.device.type, enabled=False):
+            earlier = F.linear(part, self.prototypes.detach()).to(scores.dtype)
         return codes(torch.cat([scores, earlier]), epsilon, iterations)[: len(scores)]
 
     @torch.no_grad()
