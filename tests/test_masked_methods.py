@@ -18,6 +18,7 @@ from nearfar.methods.dvae import DVAE, Config, Words, perplexity
 from nearfar.methods.mae import MAE
 from nearfar.models.transformer import positions
 from nearfar.training import optim
+from nearfar.training.engine import autocast
 from nearfar.training.settings import Training
 
 
@@ -361,3 +362,30 @@ def test_a_discrete_vae_gives_each_kind_of_patch_words_of_its_own() -> None:
     assert module.words.usage.sum().item() == pytest.approx(1, abs=1e-5)
     assert 4 < float(perplexity(module.words.usage)) <= 16
     assert float(perplexity(torch.full((8,), 1 / 8))) == pytest.approx(8)
+
+
+def test_words_are_drawn_in_float32_whatever_the_precision_of_the_network() -> None:
+    module, seen = small("dvae", words=64), []
+    module.done.fill_(1.0)  # the lowest temperature, which makes much of a rounding
+    module.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().float()))
+    batch = given(module, 16)
+    with autocast(torch.device("cpu"), "bfloat16"):
+        _, _, s = module.embed(batch)
+    u = rng.uniform(rng.fold(batch.key, "words"), batch.rows, s[0].numel())
+    noise = torch.from_numpy(-np.log(-np.log(u))).view_as(s)
+    drawn = ((s.detach().float() + noise) / module.config.word_temperature).softmax(2)
+    codes = (drawn @ module.codes.detach()).transpose(1, 2).unflatten(2, seen[0].shape[2:])
+    assert (seen[0] - codes).norm() < 0.003 * codes.norm()  # a rounding of the product alone
+
+
+@pytest.mark.parametrize(("name", "own"), [("mae", {}), ("simmim", {"block": 8})])
+@pytest.mark.parametrize("share", [0.05, 0.95])
+def test_something_is_hidden_and_something_seen_however_few_parts_an_image_has(name, own, share) -> None:
+    module = small(name, masked=share, **own)
+    batch = given(module, 4, side=8 if name == "mae" else 16)  # four parts
+    found = module.embed(batch)
+    hidden = found[-1].flatten(1).float().mean(1)
+    assert (hidden == (0.25 if share < 0.5 else 0.75)).all()
+    assert torch.isfinite(total(module.loss(*found)))
+    with pytest.raises(NearfarError, match="views of . px are one .*, which leaves nothing to predict"):
+        module(given(module, 4, side=4 if name == "mae" else 8))

@@ -37,7 +37,7 @@ from ..core.config import setting
 from ..images.view_settings import Views
 from ..models import Encoder
 from .base import Batch, Expects, Loss, Method
-from .masks import TokenDecoder, normalised, patch_pixels, shuffled
+from .masks import TokenDecoder, normalised, patch_pixels, shuffled, some
 from .recipes import MASKED, WEAK, recipes
 
 
@@ -83,7 +83,7 @@ class MAE(Method):
         (x,) = batch.views
         side = x.shape[3] // self.patch
         count = side * (x.shape[2] // self.patch)
-        kept = max(1, round(count * (1 - self.config.masked)))
+        kept = some(round(count * (1 - self.config.masked)), count, x, "patch")
         order = shuffled(batch, count).to(x.device)  # (N, T), the kept ones first
         tokens = self.f.tokens(x, order[:, :kept]).patches
         y = self.decoder(tokens, order, side)

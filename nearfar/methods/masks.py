@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import rng
+from ..core.errors import NearfarError
 from ..core.moments import moments
 from ..models.transformer import TransformerBlock, positions
 from .base import Batch
@@ -25,6 +26,28 @@ def shuffled(batch: Batch, patches: int, name: str = "mask") -> Tensor:
     """
     u = rng.uniform(rng.fold(batch.key, name), batch.rows, patches)
     return torch.from_numpy(np.argsort(u, axis=1, kind="stable"))
+
+
+def some(wanted: int, parts: int, x: Tensor, part: str) -> int:
+    """Take so many of an image's parts, but one at least and never all: some are to be hidden, and some seen.
+
+    Args:
+        wanted: how many are asked for.
+        parts: that there are.
+        x: the views, for an error.
+        part: the word for one.
+
+    Returns:
+        From 1 to `parts` - 1.
+
+    Raises:
+        NearfarError: there is one part only.
+    """
+    if parts < 2:
+        raise NearfarError(
+            f"views of {x.shape[3]} px are one {part}, which leaves nothing to predict; raise --image-size."
+        )
+    return min(max(1, wanted), parts - 1)
 
 
 def patch_pixels(x: Tensor, patch: int) -> Tensor:

@@ -38,7 +38,7 @@ from ..core.errors import NearfarError
 from ..images.view_settings import Views
 from ..models import Encoder
 from .base import Batch, Expects, Loss, Method
-from .masks import shuffled
+from .masks import shuffled, some
 from .recipes import MASKED, WEAK, recipes
 
 
@@ -83,8 +83,9 @@ class SimMIM(Method):
             raise NearfarError(
                 f"views of {x.shape[3]} px do not divide into blocks of {block} px; change --block or --image-size."
             )
+        count = some(round(side**2 * self.config.masked), side**2, x, "block")
         order = shuffled(batch, side**2).to(x.device)
-        hidden = (order.argsort(1) < round(side**2 * self.config.masked)).view(-1, 1, side, side).to(x.dtype)
+        hidden = (order.argsort(1) < count).view(-1, 1, side, side).to(x.dtype)
         hidden = F.interpolate(hidden, scale_factor=block, mode="nearest")  # (N, 1, S, S)
         y = self.f.maps(x * (1 - hidden) + self.hide.repeat(1, side, side).to(x.dtype) * hidden)[-1]
         y = F.pixel_shuffle(self.g(y), self.stride)
