@@ -56,6 +56,15 @@ def test_the_gradient_is_that_of_the_whole_batch(chunk):
         assert torch.allclose(mine.grad, theirs.grad, rtol=0, atol=1e-13)
 
 
+def test_chunks_are_of_one_size_so_that_batch_norm_counts_over_no_rest():
+    torch.manual_seed(0)
+    method, seen = SimCLR(Flat(norm=True), Config()).double(), []  # type: ignore[arg-type]
+    method.f.register_forward_hook(lambda _, inputs, h: seen.append(len(h) // 2))
+    grad_cache.backward(Replicas(method, 1), batch(17), 4, nullcontext)
+    assert seen == 2 * [3, 3, 4, 3, 4]  # in each pass; four times 4 and 1 before
+    assert grad_cache.pieces(slice(5, 9), 4) == [slice(5, 9)]
+
+
 def test_running_statistics_move_once_a_step():
     torch.manual_seed(0)
     method = SimCLR(Flat(norm=True), Config()).double()  # type: ignore[arg-type]

@@ -244,6 +244,8 @@ def test_chunks_and_streaming_run_to_the_end(photos, unbroken, tmp_path):
     first, second = (run.encoder.state_dict() for run in (nearfar.load(unbroken), streamed))
     assert all(torch.equal(first[name], second[name]) for name in first)
     nearfar.pretrain(photos, out=tmp_path / "chunked", **{**TINY, "steps": 3}, micro_batch=4)
+    with pytest.raises(nearfar.NearfarError, match="was given one image, .* raise --micro-batch"):
+        nearfar.pretrain(photos, out=tmp_path / "one", **{**TINY, "steps": 3}, micro_batch=1, method="byol")
 
 
 def test_a_folder_that_vanished_is_named(photos, tmp_path):

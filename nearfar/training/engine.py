@@ -35,6 +35,11 @@ TOO_SMALL = (
     "images, or parts of them that the method takes, are too small for the encoder; raise --image-size."
 )
 
+ONE_ROW = (
+    "batch norm was given one image, of which it can tell no deviation; raise --micro-batch or --batch-size, "
+    "or choose an encoder without batch norm."
+)
+
 
 def says_too_small(error: RuntimeError) -> bool:
     """Tell whether a layer found no pixel left to work on.
@@ -43,6 +48,15 @@ def says_too_small(error: RuntimeError) -> bool:
         error: that torch raised.
     """
     return "Output size is too small" in str(error) or "Kernel size can't be greater" in str(error)
+
+
+def says_one_row(error: ValueError) -> bool:
+    """Tell whether a batch norm was given one row, which has no deviation.
+
+    Args:
+        error: that torch raised.
+    """
+    return "Expected more than 1 value per channel" in str(error)
 
 
 @dataclass(frozen=True)
@@ -179,6 +193,10 @@ def train(
         if not says_too_small(error):
             raise
         raise NearfarError(TOO_SMALL) from None
+    except ValueError as error:
+        if not says_one_row(error):
+            raise
+        raise NearfarError(ONE_ROW) from None
     finally:
         replicas.close()
 

@@ -49,12 +49,7 @@ def backward(
     method = replicas.method
     device = next(method.parameters()).device
     own = max(1, (chunk or len(batch)) // replicas.count)
-    parts = [
-        [slice(at, min(at + own, share.stop)) for at in range(share.start, share.stop, own)]
-        if chunk is not None
-        else [share]
-        for share in replicas.shares(len(batch))
-    ]
+    parts = [[share] if chunk is None else pieces(share, own) for share in replicas.shares(len(batch))]
     once = all(len(some) == 1 for some in parts)  # all is in memory, so the graphs can wait for the gradient
     rank = distributed.rank() * replicas.count
 
@@ -112,6 +107,22 @@ def backward(
         replicas.run(second)
     replicas.finish()
     return Loss(*({name: x.detach() for name, x in some.items()} for some in found))
+
+
+def pieces(share: slice, most: int) -> list[slice]:
+    """Cut a share of a batch into pieces of about one size, so that batch norm counts over no small rest.
+
+    Args:
+        share: start and stop.
+        most: images in a piece, at most.
+
+    Returns:
+        As few consecutive pieces as can be, whose sizes differ by one image at most.
+    """
+    images = share.stop - share.start
+    count = -(-images // most)
+    ends = [share.start + images * number // count for number in range(count + 1)]
+    return [slice(start, end) for start, end in zip(ends[:-1], ends[1:], strict=True)]
 
 
 def local(replicas: Replicas) -> AbstractContextManager[None]:
