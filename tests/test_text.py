@@ -348,6 +348,14 @@ def test_the_loss_is_the_loops_of_the_docstring_and_reaches_every_weight(case: s
             assert p.grad is not None and p.grad.abs().max() > 0, key
 
 
+def test_two_vectors_of_a_text_differ_on_held_out_texts_too_and_the_encoder_drops_nothing() -> None:
+    f = networks.encoder("text_w128_d2", size=16)
+    module, made = methods.method("simcse")(f, build(methods.settings("simcse"), {})).eval(), batch(8, 1)
+    z_1, z_2 = module(made).watched.values()
+    assert ((z_1 - z_2).norm(dim=1) > 0.01).all()
+    assert torch.equal(*(module.encoder.plain().eval()(made.views[0]) for _ in range(2)))
+
+
 def test_hidden_tokens_are_drawn_by_name_and_hidden_as_the_paper_has_it() -> None:
     module = methods.method("mlm")(networks.encoder("text_w128_d2"), build(methods.settings("mlm"), {}))
     x = torch.randint(2, 8000, (400, 40))

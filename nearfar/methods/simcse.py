@@ -78,6 +78,14 @@ class SimCSE(Method):
         whole = replace(views, deletion=0.0)
         return (whole, Which(whole, 1), Which(whole, 2)) if self.config.triples else (whole,)
 
+    def train(self, mode: bool = True) -> SimCSE:
+        """Leave dropout on where it is all that tells z_1 from z_2, so that held-out texts are a task too."""
+        super().train(mode)
+        for part in () if self.config.triples else self.modules():
+            if isinstance(part, nn.Dropout):
+                part.train()
+        return self
+
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
         """Turn each text into z_1 and z_2, by dropout of its own for each, or each text of a triple into its z."""
         if self.config.triples:
