@@ -106,10 +106,12 @@ def permutations(tiles: int, count: int) -> npt.NDArray[np.int64]:
         Noroozi and Favaro 2016, section 4.2, algorithm 1, with the least distance in the place of the mean.
     """
     if math.factorial(tiles) <= max(count, 24):
-        every = np.array(list(itertools.permutations(range(tiles))))
-        return every[:count] if count < len(every) else every
-    draws = rng.uniform(rng.fold(0, "permutations", tiles), np.arange(CANDIDATES), tiles)
-    left = np.argsort(draws, axis=1).astype(np.int8)
+        left = np.array(list(itertools.permutations(range(tiles))))
+        if count >= len(left):
+            return left
+    else:
+        draws = rng.uniform(rng.fold(0, "permutations", tiles), np.arange(CANDIDATES), tiles)
+        left = np.argsort(draws, axis=1).astype(np.int8)
     nearest = np.full(len(left), tiles)
     chosen = [left[0]]
     while len(chosen) < count:
