@@ -56,6 +56,30 @@ def test_a_restored_pair_trains_on_to_the_same_bits(tmp_path, kind):
         assert torch.equal(value, other.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_steps_are_counted_where_torch_counts_them(fused):
+    """A fused optimizer on a GPU refuses a count on the CPU; a device without memory stands for the GPU."""
+    net = nn.Linear(3, 2)
+    net.scale = nn.Parameter(torch.tensor(1.0))
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+    (net(torch.ones(4, 3)) * net.scale).sum().backward()
+    optimizer.step()
+    tensors, numbers = checkpoint.state_of(net, optimizer)
+    there = nn.Linear(3, 2)
+    there.scale = nn.Parameter(torch.tensor(1.0))
+    there = there.to("meta")
+    other = torch.optim.AdamW(there.parameters(), 1e-2)
+    other.param_groups[0]["fused"] = fused
+    told = optimizer.state_dict()
+    told["param_groups"][0]["fused"] = fused
+    other.load_state_dict(told)
+    wanted = {what: x.device for what, x in other.state[there.weight].items()}
+    assert wanted["step"].type == ("meta" if fused else "cpu")
+    checkpoint.restore(there, other, tensors, numbers)
+    for weight in there.parameters():
+        assert {what: x.device for what, x in other.state[weight].items()} == wanted
+
+
 def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(tmp_path):
     path = tmp_path / "last.safetensors"
     checkpoint.write(path, b"old")

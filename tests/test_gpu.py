@@ -14,6 +14,8 @@ from nearfar.images import kernels
 from nearfar.images.kernels.batched import ROOM
 from nearfar.images.view_settings import Views
 from nearfar.losses import nt_xent, unit
+from nearfar.training import checkpoint, optim
+from nearfar.training.settings import Training
 
 pytestmark = [
     pytest.mark.gpu,
@@ -112,3 +114,28 @@ def test_a_run_on_a_gpu_records_where_its_views_were_made(photos, tmp_path, plac
     words = {"steps": 5, "batch_size": 16, "encoder": "resnet18", "device": "cuda", "precision": "float32"}
     run = nearfar.pretrain(photos, out=tmp_path / "run", views_on=place, **words)
     assert run.config["training"]["views_on"] in (("cpu", "device") if place == "auto" else (place,))
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw", "muon"])
+def test_a_save_is_gone_on_with_on_a_gpu(name):
+    def made():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8)).to(GPU)
+        return net, optim.optimizer(Training(optimizer=name, lr=0.01), net)
+
+    def steps(net, optimizer):
+        for _ in range(3):
+            optimizer.zero_grad()
+            net(torch.linspace(-1, 1, 128, device=GPU).view(16, 8)).square().mean().backward()
+            optimizer.step()
+
+    net, optimizer = made()
+    steps(net, optimizer)
+    tensors, numbers = checkpoint.state_of(net, optimizer)
+    kept = {key: value.cpu().clone() for key, value in tensors.items()}  # as it is read from a file
+    steps(net, optimizer)
+    again, other = made()
+    checkpoint.restore(again, other, kept, numbers)
+    steps(again, other)
+    for key, value in net.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value)

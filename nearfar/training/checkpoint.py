@@ -239,6 +239,7 @@ def restore(
         }
     )
     parameters = dict(method.named_parameters())
+    fused = {weight for group in optimizer.param_groups if group.get("fused") for weight in group["params"]}
     optimizer.state.clear()
     for name, value in [*tensors.items(), *numbers.items()]:
         if not name.startswith("optimizer."):
@@ -247,8 +248,9 @@ def restore(
         parameter = parameters[of]
         if isinstance(value, torch.Tensor):
             # A buffer must lie in memory as its parameter does: fused optimizers walk both side by side.
-            like = parameter if value.shape == parameter.shape else value
-            device = "cpu" if what == "step" and like is value else parameter.device
+            like = parameter if value.shape == parameter.shape and what != "step" else value
+            # The count of steps is the processor's, unless a fused optimizer counts on the device.
+            device = "cpu" if what == "step" and parameter not in fused else parameter.device
             value = torch.empty_like(like, dtype=value.dtype, device=device).copy_(sharded_like(value, like))
         optimizer.state[parameter][what] = value
 
