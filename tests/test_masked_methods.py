@@ -389,3 +389,10 @@ def test_something_is_hidden_and_something_seen_however_few_parts_an_image_has(n
     assert torch.isfinite(total(module.loss(*found)))
     with pytest.raises(NearfarError, match="views of . px are one .*, which leaves nothing to predict"):
         module(given(module, 4, side=4 if name == "mae" else 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "slow"), [("mae", 0.95), ("beit", 0.98), ("simmim", 0.999), ("ijepa", 0.999)]
+)
+def test_momenta_are_the_authors(name: str, slow: float) -> None:
+    assert optim.optimizer(Training(optimizer="adamw"), small(name)).defaults["betas"] == (0.9, slow)

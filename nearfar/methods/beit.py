@@ -80,6 +80,7 @@ class BEiT(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"tokens", "teacher"})
     modality: ClassVar[str | None] = "images"
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.98)  # the authors' code
 
     usage: Tensor
 

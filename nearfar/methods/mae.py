@@ -62,6 +62,7 @@ class MAE(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
     modality: ClassVar[str | None] = "images"
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.95)  # appendix A.1
 
     def __init__(self, f: Encoder, config: Config = Config()) -> None:
         """Add the decoder; see `Config`."""
