@@ -249,12 +249,20 @@ def _maker(a: Tensor, rows: int, columns: int) -> ModuleType:
     if a.shape[1] > triton_kernels.WIDEST_ROW:
         return tiled
     size = 1 << (min(rows, columns, 16384) - 1).bit_length()
-    return triton_kernels if _fused_wins(a.device, size, a.shape[1]) else tiled
+    return triton_kernels if _fused_wins(a.device, size, a.shape[1], distributed.world()) else tiled
 
 
 @functools.cache
-def _fused_wins(device: torch.device, count: int, d: int) -> bool:
-    """Measure both on this GPU, once a process for each order of size."""
+def _fused_wins(device: torch.device, count: int, d: int, world: int) -> bool:
+    """Choose alike on all processes, since `tiled` exchanges rows in another way than the kernel.
+
+    Every process must call it at the same time; `world` is how many they are, as one may compute alone.
+    """
+    return int(collectives.total(torch.tensor(int(_fused_is_faster(device, count, d))))) == world
+
+
+def _fused_is_faster(device: torch.device, count: int, d: int) -> bool:
+    """Measure both on this GPU."""
     from . import triton_kernels
 
     z = torch.nn.functional.normalize(torch.randn(count, d, device=device), dim=1)
