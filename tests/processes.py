@@ -95,6 +95,8 @@ def words() -> dict[str, Tensor]:
     from nearfar.core import collectives, distributed
     from nearfar.core.errors import NearfarError
     from nearfar.losses import logsumexp
+    from nearfar.training.plan import fit_batch
+    from nearfar.training.resolve import resolve
 
     rank = distributed.rank()
     distributed.barrier()
@@ -124,6 +126,10 @@ def words() -> dict[str, Tensor]:
     logsumexp._fused_is_faster = lambda device, count, d: rank > 0 or d == 2
     faster = [logsumexp._fused_wins(torch.device("cpu"), 8, d, distributed.world()) for d in (1, 2)]
     assert faster == [False, True]
+    # Chunks are of the global batch, as the batch is: each process has its share of both.
+    asked = {"batch_size": 64, "micro_batch": 32}
+    config = resolve("simclr", "cpu", asked, side=32, device=torch.device("cpu"))
+    assert fit_batch(config, 100)[0].training.micro_batch == 32
     return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad, "waited": waited}
 
 

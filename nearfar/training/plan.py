@@ -73,7 +73,7 @@ def fit_batch(config: RunConfig, images: int) -> tuple[RunConfig, list[str]]:
     if batch % world:
         batch -= batch % world
         notes.append(f"the batch is {batch:,}, a multiple of the {world} processes.")
-    if training.micro_batch is not None and training.micro_batch * world >= batch:
+    if training.micro_batch is not None and training.micro_batch >= batch:  # both over all processes
         training = replace(training, micro_batch=None)
     return replace(config, training=replace(training, batch_size=batch)), notes
 

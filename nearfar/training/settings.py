@@ -34,8 +34,8 @@ class Training:
     batch_size: int = setting(256, "images a step, over all processes; each gives two views", low=2)
     micro_batch: int | None = setting(
         None,
-        "images in memory at a time (gradient caching); the loss still sees the whole batch, so every image keeps "
-        "all its negatives",
+        "images in memory at a time, over all processes (gradient caching); the loss still sees the whole batch, so "
+        "every image keeps all its negatives",
         low=1,
         source="Gao et al. 2021, GradCache",
     )
