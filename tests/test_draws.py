@@ -93,9 +93,9 @@ def test_both_passes_of_a_batch_in_pieces_draw_the_same() -> None:
     mine = [p.grad.clone() for p in module.parameters()]
     module.zero_grad()
     z = []
-    for start in (0, 4, 8):
-        with named_draws(batch.key, "embed", start, device=CPU):
-            z += module.embed(batch.part(slice(start, start + 4)))
+    for part in grad_cache.pieces(slice(0, len(batch)), 4):
+        with named_draws(batch.key, "embed", part.start, device=CPU):
+            z += module.embed(batch.part(part))
     module.loss(torch.cat(z)).total.backward()
     assert torch.equal(found.watched["z"], torch.cat(z).detach())
     for grad, p in zip(mine, module.parameters(), strict=True):
