@@ -65,7 +65,20 @@ def test_chunks_are_of_one_size_so_that_batch_norm_counts_over_no_rest():
     assert grad_cache.pieces(slice(5, 9), 4) == [slice(5, 9)]
 
 
-def test_running_statistics_move_once_a_step():
+def test_running_statistics_move_once_a_step_by_the_mean_over_the_chunks():
+    torch.manual_seed(0)
+    method = SimCLR(Flat(norm=True), Config()).double()  # type: ignore[arg-type]
+    apart = []
+    for part in grad_cache.pieces(slice(0, 16), 4):
+        apart.append(copy.deepcopy(method))
+        apart[-1].embed(batch(16).part(part))
+    grad_cache.backward(Replicas(method, 1), batch(16), 4, nullcontext)
+    for key, value in method.named_buffers():
+        moved = torch.stack([other.get_buffer(key) for other in apart])
+        torch.testing.assert_close(value, moved.mean(0) if value.is_floating_point() else moved[0])
+
+
+def test_running_statistics_of_one_chunk_are_those_of_the_batch():
     torch.manual_seed(0)
     method = SimCLR(Flat(norm=True), Config()).double()  # type: ignore[arg-type]
     other = copy.deepcopy(method)

@@ -10,7 +10,7 @@ without batch norm; with batch norm, each part is normalised by its own statisti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -21,7 +21,7 @@ from ..core.errors import NearfarError
 from ..data.batch import Batch, leaves, tree_map
 from ..methods.base import Loss
 from .draws import ThreadDraws, named_draws
-from .replicas import Replicas
+from .replicas import Replicas, average, own_buffers
 
 Embedded = tuple[object, ...]
 
@@ -69,7 +69,10 @@ def backward(
             return [embed(number, part) for part in parts[number]]
 
     def second(number: int) -> None:
+        statistics, after = buffers[number], []
         for part, kept in zip(parts[number], embedded[number], strict=True):
+            # Running statistics move once a step, by the mean over the parts; the first pass does not count.
+            put(statistics, before[number])
             outputs: list[Tensor] = list(leaves(kept if once else embed(number, part)))
             pulls = {
                 outputs[place]: grad[part].to(outputs[place].dtype)
@@ -77,9 +80,14 @@ def backward(
                 if grad is not None and outputs[place].requires_grad
             }
             torch.autograd.backward(list(pulls), list(pulls.values()))
+            after.append([x.clone() for x in statistics])
+        put(statistics, after[0])
+        average(statistics, *after[1:])
 
     replicas.begin()
-    before = [] if once else [[x.clone() for x in module.buffers()] for module in replicas.modules]
+    # Where there is one pass, no statistics have to be put back.
+    buffers = [[] if once else list(own_buffers(module)) for module in replicas.modules]
+    before = [[x.clone() for x in some] for some in buffers]
     try:
         with local(replicas):
             embedded = replicas.run(first)
@@ -88,11 +96,6 @@ def backward(
         raise NearfarError(
             f"{name} cannot work in chunks; leave --micro-batch out, or choose --method simclr."
         ) from None
-    # The second pass updates running statistics again: start it from where the first one started.
-    for module, values in zip(replicas.modules, before, strict=False):
-        for buffer, value in zip(module.buffers(), values, strict=True):
-            buffer.copy_(value)
-
     rows = [leaves(some) for own_parts in embedded for some in own_parts]
     whole = [torch.cat(pieces).detach() for pieces in zip(*rows, strict=True)]
     learnt = [place for place, z in enumerate(whole) if z.is_floating_point()]  # the rest are labels
@@ -123,6 +126,13 @@ def pieces(share: slice, most: int) -> list[slice]:
     count = -(-images // most)
     ends = [share.start + images * number // count for number in range(count + 1)]
     return [slice(start, end) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+
+
+@torch.no_grad()
+def put(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Give buffers other values."""
+    for buffer, value in zip(buffers, values, strict=True):
+        buffer.copy_(value)
 
 
 def local(replicas: Replicas) -> AbstractContextManager[None]:

@@ -8,7 +8,7 @@ through the whole network, forward and backward, and torch divides nothing.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -114,7 +114,7 @@ class Replicas:
     def begin(self) -> None:
         """Give the copies the buffers that the method has now."""
         for copied in self.modules[1:]:
-            for mine, theirs in zip(_own(copied), _own(self.method), strict=True):
+            for mine, theirs in zip(own_buffers(copied), own_buffers(self.method), strict=True):
                 mine.copy_(theirs)
 
     @torch.no_grad()
@@ -130,11 +130,8 @@ class Replicas:
 
     def _average_buffers(self) -> None:
         """Average what floats, over the replicas of all processes; counts are the same in all."""
-        found = [list(_own(module)) for module in self.modules]
-        for mine, *others in zip(*found, strict=True):
-            if mine.is_floating_point():
-                # So that what no replica has changed stays what it is, to the last bit.
-                mine += torch.stack([(other - mine) / self.count for other in others]).sum(0)
+        found = [list(own_buffers(module)) for module in self.modules]
+        average(*found)
         floats = [buffer for buffer in found[0] if buffer.is_floating_point()]
         if distributed.world() > 1 and floats:
             flat = torch.cat([buffer.flatten() for buffer in floats])
@@ -159,8 +156,29 @@ def _replica(method: Method) -> Method:
     return copy.deepcopy(method, memo)
 
 
-def _own(module: nn.Module) -> Iterator[Tensor]:
-    """List the buffers of which each replica has its own."""
+@torch.no_grad()
+def average(first: Sequence[Tensor], *others: Sequence[Tensor]) -> None:
+    """Bring into the first buffers the mean of all, where they float; counts are the same in all.
+
+    Args:
+        first: changed in place.
+        others: the same buffers of other replicas, or after other parts of a batch.
+    """
+    for mine, *theirs in zip(first, *others, strict=True):
+        if theirs and mine.is_floating_point():
+            # So that what none has changed stays what it is, to the last bit.
+            mine += torch.stack([(other - mine) / (1 + len(theirs)) for other in theirs]).sum(0)
+
+
+def own_buffers(module: nn.Module) -> Iterator[Tensor]:
+    """List the buffers that a forward pass may change, of which each replica has its own.
+
+    Args:
+        module: a method.
+
+    Yields:
+        All but those of queues and banks.
+    """
     for part in module.modules():
         if not isinstance(part, (Bank, Queue)):
             yield from part.buffers(recurse=False)
