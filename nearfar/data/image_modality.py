@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..images.view_settings import Views, is_small
+from ..images.view_settings import CROP_AND_FLIP, Views, is_small
 from .folders import SUFFIXES
 from .modalities import IMAGES
 from .modality import Example, Modality
@@ -150,6 +150,10 @@ class ImageModality(Modality):
     def preprocess_for(self, size: int, views: Views) -> Preprocess:
         """Choose how much of the centre is kept; it is resized as views are, and has their range."""
         return self.preprocess.of(size, views.interpolation, views.range)
+
+    def labelled_views(self, preprocess: Preprocess) -> Views:
+        """Crop and flip; colours stay."""
+        return CROP_AND_FLIP
 
     def draw(
         self, view: Views | View, key: int, ids: Any, block: RaggedImages, size: int

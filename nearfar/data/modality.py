@@ -8,6 +8,7 @@ is kept in a store and shown to people. Nothing here imports torch or NumPy unti
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -277,6 +278,19 @@ class Modality(abc.ABC):
             size: of a view.
             views: the settings of a view.
         """
+
+    def labelled_views(self, preprocess: Any) -> Any:
+        """Choose how examples with labels are changed while an encoder is fine-tuned: less than without.
+
+        Args:
+            preprocess: settings of `prepare` of the encoder.
+
+        Returns:
+            The settings of a view, whose tensors the encoder takes.
+        """
+        own = {item.name for item in dataclasses.fields(self.views)}
+        kept = {name: value for name, value in dataclasses.asdict(preprocess).items() if name in own}
+        return self.views(**kept)
 
     def towers(self, preprocess: Any) -> tuple[Any, Any]:
         """Give the settings of `prepare` that a finished run keeps with its encoder, and with a text encoder.

@@ -102,6 +102,11 @@ class SoundModality(Modality):
         own = {name: getattr(views, name) for name in ("rate", "mels", "trim", "depth", "level")}
         return SoundPreprocess(size=size, **own)
 
+    def labelled_views(self, preprocess: SoundPreprocess) -> SoundViews:
+        """Take parts, slower or faster, with noise and masks; labels may be of pitch and colour, which stay."""
+        found: SoundViews = super().labelled_views(preprocess)
+        return dataclasses.replace(found, shift=0.0, warp=0.0, tilt=0.0)
+
     def draw(self, view: Any, key: int, ids: Any, block: RaggedFrames, size: int) -> SoundParams:
         """Draw boxes, noise and masks; see `sound.views.draw`."""
         from ..sound import views

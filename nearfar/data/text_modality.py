@@ -146,6 +146,10 @@ class TextModality(Modality):
         """Take over the tokenizer."""
         return TextPreprocess(size=size, tokenizer=views.tokenizer or "")
 
+    def labelled_views(self, preprocess: TextPreprocess) -> TextViews:
+        """Leave no token out: a label may hang on a single word."""
+        return TextViews(deletion=0.0, tokenizer=preprocess.tokenizer)
+
     def draw(self, view: Any, key: int, ids: Any, block: TextBlock, size: int) -> Any:
         """Draw which tokens are kept; see `text.views.draw`."""
         from ..text import views

@@ -18,13 +18,12 @@ from torch import nn
 from .. import models
 from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset, Subset
+from ..data.modalities import modality_of
 from ..features.extract import Vectors, features
 from ..features.probes import Rows
-from ..images.view_settings import Views
 from ..images.views import Preprocess
 from .trainer import RECIPES, FineTuner, Mode, images_seen
 
-CROP_AND_FLIP = Views(jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
 MIN_VALIDATION = 50  # validation images without which no choice is made
 TRIAL_SHARE = 0.25  # length of a trial, as a share of the training's
 
@@ -65,7 +64,7 @@ def train_classifier(
     seed: int,
     device: str | torch.device,
     epochs: float | None = None,
-    views: Views = CROP_AND_FLIP,
+    views: Any = None,
 ) -> FineTuned:
     """Train an encoder, or a layer on it, to classify labelled images.
 
@@ -88,7 +87,7 @@ def train_classifier(
         seed: random seed, the same for all three.
         device: where to compute.
         epochs: passes over all images, instead of the recipe's own; a trial makes a quarter of them.
-        views: how images are augmented.
+        views: how images are augmented; None: as `Modality.labelled_views` has it.
 
     Returns:
         The network and what was chosen.
@@ -103,6 +102,7 @@ def train_classifier(
     if dataset.labels is None or len(dataset.classes) < 2 or len(dataset) < 2:
         raise NearfarError("fine-tuning needs at least two labelled images and two classes; add more images.")
     where = torch.device(device)
+    views = modality_of(preprocess).labelled_views(preprocess) if views is None else views
     tuner = FineTuner(
         encoder, preprocess, dataset, mode=mode, seed=seed, device=where, epochs=epochs, views=views
     )

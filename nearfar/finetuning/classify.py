@@ -19,7 +19,7 @@ from ..core.shapes import check_shape
 from ..core.text import counted
 from ..data.dataset import Subset, class_numbers
 from ..data.loader import DataLoader
-from ..data.modalities import modality
+from ..data.modalities import modality, modality_of
 from ..data.sampler import ClassBalanced
 from ..features.extract import Vectors, features
 from ..models import Encoder
@@ -28,7 +28,6 @@ from ..training.run import Run
 from . import calibrate, class_data, class_figures, class_network, linear_fit, vectors
 from .class_answers import ClassAnswers
 from .class_network import Classifier
-from .classifier import CROP_AND_FLIP
 from .neck import Neck, neck_of
 from .soft_labels import NONE as UNLABELLED
 from .soft_labels import Joined, TaskTeacher, open_teacher
@@ -282,7 +281,7 @@ class Classification(ClassAnswers):
         return torch.optim.SGD(trained, lr, momentum=0.9, nesterov=True, fused=True)
 
     def feed(self, fit: Labelled, setup: Setup, *, batch_size: int, start: int) -> DataLoader:
-        """Give random crops and flips; see `Task.feed`."""
+        """Give random crops and flips, or what other kinds have for them; see `Task.feed`."""
         sampler = None
         if self.config.balance == "sampling" and not self.many:
             sampler = ClassBalanced(max(1, batch_size // len(self.classes)))
@@ -292,7 +291,7 @@ class Classification(ClassAnswers):
             labels = np.concatenate([labels, np.full(len(self.teacher.unlabelled), UNLABELLED)])
         return DataLoader(
             images,
-            [CROP_AND_FLIP],
+            [modality_of(setup.preprocess).labelled_views(setup.preprocess)],
             size=setup.preprocess.size,
             batch_size=batch_size,
             seed=setup.seed,

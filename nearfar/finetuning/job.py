@@ -299,7 +299,8 @@ class Job:
             return self.tuning.precision
         network = self._network(self.mode != "full")
         feed: Any = self._setting("float32").feed(self.fit, recipe.batch_size)
-        return "bfloat16" if gains_from_bfloat16(network, feed, self.device) else "float32"
+        gains = gains_from_bfloat16(network, feed, self.device, noun=self.kind.noun)
+        return "bfloat16" if gains else "float32"
 
     def _check_of(self) -> session.Check:
         """Make what looks at a network in training, on some images trained on and some held out."""

@@ -11,6 +11,7 @@ import torch
 
 from ..core import progress
 from ..core.errors import NearfarError
+from ..data.modalities import modality_of
 from ..training import checkpoint, engine, run_shapes
 from ..training.logger import RunLogger, end_by, signals
 from ..training.schedule import StepPlan
@@ -110,6 +111,7 @@ def train(
         timed=False,
         digest=digest,
         remedy="a lower --lr",
+        noun=modality_of(how.setup.preprocess).noun,
     )
     checks = checkpoint.Log(how.folder / CHECKS_FILE, started)
     feed = how.feed(fit, recipe.batch_size, started)

@@ -24,7 +24,6 @@ from ..data.loader import DataLoader
 from ..features import probes
 from ..features.extract import Vectors, features, fingerprint
 from ..features.probes import Rows
-from ..images.view_settings import Views
 from ..images.views import Preprocess
 from ..methods.base import Batch, Loss, Method
 from ..training import engine
@@ -137,7 +136,7 @@ class FineTuner:
         seed: int,
         device: torch.device,
         epochs: float | None,
-        views: Views,
+        views: Any,
     ) -> None:
         """Copy the encoder, or build the same network again; see `train_classifier` for the arguments."""
         self.preprocess, self.dataset, self.mode, self.seed = preprocess, dataset, mode, seed

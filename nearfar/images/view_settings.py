@@ -114,3 +114,7 @@ def keeping(views: Views) -> Views:
         The same without changes of hue and grey, and with saturation changed by a tenth at most.
     """
     return replace(views, colour="keep", hue=0.0, grayscale=0.0, saturation=min(views.saturation, 0.1))
+
+
+CROP_AND_FLIP = Views(jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
+"""How labelled images are changed while an encoder is fine-tuned."""
