@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from nearfar.analysis.duplicates import duplicate_groups, duplicate_pairs
-from nearfar.analysis.text_copies import Texts, TextThreshold, words_of
+from nearfar.analysis.text_copies import Texts, TextThreshold
+from nearfar.text.words import words_of
 
 
 def test_copies_of_texts_are_found_by_their_words_and_others_are_not() -> None:
@@ -33,7 +34,12 @@ def test_copies_of_texts_are_found_by_their_words_and_others_are_not() -> None:
 
 def test_words_of_texts_in_any_script() -> None:
     assert words_of("Größe, GRÖSSE & co.") == ["grösse", "grösse", "co"]
-    assert words_of("今日は天気") == list("今日は天気") and words_of("?!") == ["?!"]
+    assert words_of("今日は天気") == list("今日は天気") and words_of("?!") == []
+    assert words_of("my_name: 手机iPhone12手机") == ["my", "name", "手", "机", "iphone12", "手", "机"]
+    assert words_of("हिन्दी की किताब") == ["हिन्दी", "की", "किताब"]  # vowel signs belong to their letters
+    assert words_of("great 👍🏽, ❤\ufe0f!") == ["great", "👍", "🏽", "❤"]
+    for one, other in (("की", "का"), ("great 👍", "great 👎"), ("السَّلام", "السُّلام")):
+        assert len(set(Texts.of([one, other]).digests)) == 2, one
     held = Texts.of(
         ["", "!", "a", "A.", "今日は良い天気ですねと彼は言った", "今日は良い天気ですよと彼は言った"]
     )

@@ -16,6 +16,7 @@ import nearfar
 from nearfar.analysis.bm25 import BM25, together
 from nearfar.core.errors import NearfarError
 from nearfar.data import modalities as kinds
+from nearfar.evaluation.similar_texts import RankCorrelation, SimilarTexts
 from nearfar.stores import open_store
 from nearfar.text import tokenizer
 from nearfar.text.view_settings import TextPreprocess
@@ -183,7 +184,9 @@ def test_scores_as_excel_writes_them_are_read_and_those_that_say_nothing_refused
     assert nearfar.sts(run, excel).rows == nearfar.sts(run, plain).rows
     for same in (pairs[:1], [(a, b, 3) for a, b, _ in pairs]):
         plain.write_text("sentence1,sentence2,score\n" + "\n".join(f"{a},{b},{c}" for a, b, c in same))
-        for given in ({"test": plain}, {"test": excel, "dev": plain}):
+        others = "".join(f'"x{a[1:]},"y{b[1:]},3\n' for a, b, _ in same)
+        (tmp_path / "dev.csv").write_text(f"sentence1,sentence2,score\n{others}")
+        for given in ({"test": plain}, {"test": excel, "dev": tmp_path / "dev.csv"}):
             with pytest.raises(NearfarError, match="pairs? and one score, .*, so no order to agree with"):
                 nearfar.sts(run, **given)
     plain.write_text("question,passage\n" + "\n".join(f"{a},the one passage" for a, _, _ in pairs))
@@ -193,20 +196,66 @@ def test_scores_as_excel_writes_them_are_read_and_those_that_say_nothing_refused
 
 
 def test_passages_are_found_by_vectors_words_and_their_sum(run: Path, tmp_path: Path) -> None:
-    texts, _ = sentences(40, seed=8)
-    rows = ["question,passage"] + [f'"Where is the {text.split()[1]}?","{text}"' for text in texts]
-    (tmp_path / "q.csv").write_text("\n".join(rows))
-    found = nearfar.passages(run, tmp_path / "q.csv", dev=tmp_path / "q.csv")
-    assert list(found.rows) == ["encoder", "bm25", "tfidf", "sum"] and found.questions == 40
+    texts, _ = sentences(80, seed=8)
+    rows = [f'"Where is the {text.split()[1]} of {text.split()[4]}?","{text}"' for text in texts]
+    for part, some in (("q", rows[:40]), ("dev", rows[30:])):
+        (tmp_path / f"{part}.csv").write_text("\n".join(["question,passage", *some]))
+    found = nearfar.passages(run, tmp_path / "q.csv", dev=tmp_path / "dev.csv")
+    assert list(found.rows) == ["encoder", "bm25", "tfidf", "sum"] and found.passages == 40
     assert found.rows["sum"].first >= found.rows["bm25"].first and found.chosen
     assert "McNemar" in str(found) and json.dumps(found.to_json())
+
+
+def test_nothing_is_chosen_on_what_is_measured(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("nearfar.core.progress.say", said.append)
+    texts, _ = sentences(40, seed=8)
+    for call, columns in (
+        (nearfar.passages, "question,passage,x"),
+        (nearfar.sts, "sentence1,sentence2,score"),
+    ):
+        rows = [f'"{texts[at]}","{texts[at + 1]}",{at % 5}' for at in range(39)]
+        for part, some in (("test", rows[:20]), ("dev", [*rows[20:], rows[3].upper()])):
+            (tmp_path / f"{part}.csv").write_text("\n".join([columns, *some]))
+        test = tmp_path / "test.csv"
+        call(run, test, dev=tmp_path / "dev.csv")
+        assert "1 of 20" in said[-1] and "are in the test too: left out" in said[-1]
+        with pytest.raises(NearfarError, match="has no .* but those of the test"):
+            call(run, test, dev=test)
+
+
+def test_every_passage_of_a_question_is_right_and_the_same_words_are_one_passage(
+    run: Path, tmp_path: Path
+) -> None:
+    rows = ["Where is the ship?,the ship is in the harbour", "where is the SHIP?,The ship is at sea"]
+    rows += ["Where is the tram?,the tram is in the street", "Which tram?,The tram is in the street!"]
+    (tmp_path / "q.csv").write_text("\n".join(["question,passage", *rows]))
+    found = nearfar.passages(run, tmp_path / "q.csv")
+    assert (found.questions, found.passages) == (3, 3)
+    assert found.rows["bm25"].first == found.rows["tfidf"].first == 1.0
+    rows = [
+        "港口在哪里,船在港口",
+        "谷仓在哪里,牛在谷仓",
+        "电车在哪里,电车在街道上",
+    ]
+    (tmp_path / "q.csv").write_text("\n".join(["question,passage", *rows]), encoding="utf-8")
+    found = nearfar.passages(run, tmp_path / "q.csv")
+    assert found.rows["bm25"].first == found.rows["tfidf"].first == 1.0
+
+
+def test_tables_of_figures_leave_blanks_beside_long_names() -> None:
+    row = RankCorrelation(0.5, 0.5, 0.4, 0.6, 0.3)
+    table = str(SimilarTexts({"encoder": row, "encoder + tfidf": row}, 9, (0.1, 0.0, 0.2)))
+    assert "encoder + tfidf (weight 0.3)  50.0" in table
 
 
 def test_a_passage_that_shares_the_first_place_is_not_found_by_either_figure(
     run: Path, tmp_path: Path
 ) -> None:
     texts, _ = sentences(20, seed=8)
-    rows = [f'"zzz","{text}"' for text in texts]  # no word of a question is in any passage
+    rows = [f'"zzz{at}","{text}"' for at, text in enumerate(texts)]  # no such word is in any passage
     (tmp_path / "q.csv").write_text("\n".join(["question,passage", *rows]))
     found = nearfar.passages(run, tmp_path / "q.csv")
     assert found.rows["bm25"].first == 0.0 and found.gain.second_only == 0

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from ..text.words import words_of
+
 K1, B = 1.5, 0.75  # how soon more of one word counts no more; how much long texts are held back
 DENSE = 0.5  # weight of the vectors in the sum, from 0 to 1; see benchmarks/text.md
 
-_WORD = re.compile(r"\w+")
 Scores = npt.NDArray[np.float32]
-
-
-def words(text: str) -> list[str]:
-    """Split a text into words, in lower case."""
-    return _WORD.findall(text.lower())
 
 
 class BM25:
@@ -43,7 +38,7 @@ class BM25:
         self.vocabulary: dict[str, int] = {}
         places, numbers, counts, lengths = [], [], [], []
         for place, text in enumerate(texts):
-            found = Counter(words(text))
+            found = Counter(words_of(text))
             lengths.append(sum(found.values()))
             for word, count in found.items():
                 places.append(place)
@@ -67,7 +62,7 @@ class BM25:
         Returns:
             (n,) float32, at least 0.
         """
-        known = [self.vocabulary[word] for word in words(query) if word in self.vocabulary]
+        known = [self.vocabulary[word] for word in words_of(query) if word in self.vocabulary]
         found: Scores = np.asarray(self.table[:, known].sum(axis=1), np.float32).ravel()
         return found
 

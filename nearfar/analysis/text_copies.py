@@ -12,8 +12,6 @@ Source: A. Z. Broder, On the resemblance and containment of documents, Compressi
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,14 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core import rng
+from ..text.words import words_of
 
 RUN = 3  # words of a run
 MIN_SIMILARITY = 0.7  # share of runs that near copies have in common, at least
 BANDS, ROWS = 16, 2  # two texts of that share are missed in 2 of 100,000 cases
 MOST = 10  # others of a band that a text is compared with
-
-# A letter of a script without blanks between words counts as a word.
-_WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_]+")
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no two hashes become one
 
@@ -51,16 +47,6 @@ class TextThreshold:
             "Texts are the same if their words are, whatever case and points; near copies share at least "
             f"{share} of all their runs of {RUN} words."
         )
-
-
-def words_of(text: str) -> list[str]:
-    """Take the words of a text, without case and points; the text itself where it has none.
-
-    Args:
-        text: any text.
-    """
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return _WORD.findall(plain) or [plain.strip()]
 
 
 class Texts:
@@ -84,7 +70,7 @@ class Texts:
         """
         digests, runs = [], []
         for text in texts:
-            words = words_of(text)
+            words = words_of(text) or [text.strip()]
             digests.append(hashlib.blake2b(" ".join(words).encode(), digest_size=16).hexdigest())
             found = {" ".join(words[at : at + RUN]) for at in range(max(1, len(words) - RUN + 1))}
             runs.append(np.array(sorted(_hash(run) for run in found), np.uint64))

@@ -41,7 +41,7 @@ def counted(number: int, what: str) -> str:
 
 
 def columns(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """Lay a small table out in columns, the first 26 characters wide, the others as wide as they need.
+    """Lay a small table out in columns, the first 26 characters wide or more, the others as they need.
 
     Args:
         heads: one title a column.
@@ -51,7 +51,8 @@ def columns(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
         Lines, the titles first.
     """
     rows = [heads, *cells]
-    widths = [26, *(max(len(row[at]) for row in rows) + 2 for at in range(1, len(heads)))]
+    widths = [max(len(row[at]) for row in rows) + 2 for at in range(len(heads))]
+    widths[0] = max(widths[0], 26)
     return [
         "".join(f"{word:{width}}" for word, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]

@@ -14,13 +14,15 @@ from ..analysis.bm25 import BM25, DENSE, together
 from ..core.errors import NearfarError
 from ..core.intervals import wilson
 from ..core.text import columns, counted
+from ..text.words import words_of
 from ..training.run import Run, load
 from .differences import Difference, compare
-from .text_pairs import best_weight, count_words, rows_of
+from .text_pairs import best_weight, count_words, others, rows_of
 
 COLUMNS = ("question", "passage")
 BEST = 10  # passages that count for the reciprocal rank
 Table = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Passages:
 
     Attributes:
         rows: each way to search, by name.
-        questions, passages: how many there are.
+        questions, passages: how many there are; passages of the same words count once, and of a question
+            that several rows ask each of their passages is right.
         weight: of the vectors in the sum, and
         chosen: whether it was chosen on other questions.
         gain: of the sum over BM25, on the same questions, in the share that comes first.
@@ -105,7 +108,8 @@ def passages(
     Args:
         run: the folder of a run on texts.
         test: a table with the columns question and passage, or FILE:A,B; read once.
-        dev: another such table, to choose the weight of the vectors in the sum.
+        dev: another such table, to choose the weight of the vectors in the sum; of its questions those that
+            test has too are left out.
         among: another such table, whose passages are searched too.
         seed: random seed of the interval.
 
@@ -113,31 +117,32 @@ def passages(
         How often each way finds the passage.
 
     Raises:
-        NearfarError: a table has no such columns, or the run is not of texts.
+        NearfarError: a table has no such columns, the run is not of texts, or all of dev is in test.
     """
     opened = load(run)
     if opened.preprocess.modality != "text":
         raise NearfarError(f"{opened.name} was trained on {opened.preprocess.modality}; give a run on texts.")
     weight, also = DENSE, [] if among is None else [row[1] for row in rows_of(among, COLUMNS)]
+    asked = rows_of(test, COLUMNS)
     if dev is not None:
-        ways, right = _scores(opened, dev, also)
+        ways, right = _scores(opened, others(rows_of(dev, COLUMNS), asked, dev, "questions"), dev, also)
 
         def score(tried: float) -> float:
             table = _sum(ways, tried)
             return _found(table, right).first + 1e-3 * _found(table, right).reciprocal
 
         weight = best_weight(score)
-    ways, right = _scores(opened, test, also)
+    ways, right = _scores(opened, asked, test, also)
     ways["sum"] = _sum(ways, weight)
     # A passage that only shares the first place is not found, as in the rows.
-    answers = {name: np.where(_ranks(table, right) == 1, right, -1) for name, table in ways.items()}
+    hits = {name: (_ranks(table, right) == 1).astype(np.int64) for name, table in ways.items()}
     return Passages(
         {name: _found(table, right) for name, table in ways.items()},
         len(right),
         ways["bm25"].shape[1],
         weight,
         dev is not None,
-        compare(right, answers["sum"], answers["bm25"], seed),
+        compare(np.ones(len(right), np.int64), hits["sum"], hits["bm25"], seed),
     )
 
 
@@ -146,35 +151,51 @@ def _sum(ways: Mapping[str, Table], weight: float) -> Table:
     return np.stack([together(dense, sparse, weight) for dense, sparse in rows])
 
 
-def _scores(run: Run, data: Any, also: Sequence[str]) -> tuple[dict[str, Table], npt.NDArray[np.int64]]:
-    """Score all passages for each question, in each way; and which passage is the right one."""
-    rows = rows_of(data, COLUMNS)
-    questions = [row[0] for row in rows]
-    held = list(dict.fromkeys([*(row[1] for row in rows), *also]))
+def _scores(
+    run: Run, rows: Sequence[tuple[str, ...]], data: Any, also: Sequence[str]
+) -> tuple[dict[str, Table], Flags]:
+    """Score all passages for each question, in each way; and which passages are right ones."""
+    held: dict[str, str] = {}
+    for text in (*(row[1] for row in rows), *also):
+        held.setdefault(_same(text), text)
     if len(held) < 2:
         raise NearfarError(
             f"{data} has one passage, which every question finds; give more, or search others too with "
             "--among."
         )
     number = {text: at for at, text in enumerate(held)}
-    right = np.array([number[row[1]] for row in rows], np.int64)
-    q, p = (run.encode(texts, normalize_embeddings=True) for texts in (questions, held))
-    index = BM25(held)
-    counter = count_words(held)
-    tfidf = (counter.transform(questions) @ counter.transform(held).T).toarray()
+    answers: dict[str, list[int]] = {}
+    for question, passage in rows:
+        answers.setdefault(_same(question), []).append(number[_same(passage)])
+    questions, texts = (
+        list({_same(row[0]): row[0] for row in reversed(rows)}.values())[::-1],
+        [*held.values()],
+    )
+    right = np.zeros((len(questions), len(texts)), np.bool_)
+    for row, question in zip(right, questions, strict=True):
+        row[answers[_same(question)]] = True
+    q, p = (run.encode(some, normalize_embeddings=True) for some in (questions, texts))
+    index = BM25(texts)
+    counter = count_words(texts)
+    tfidf = (counter.transform(questions) @ counter.transform(texts).T).toarray()
     made = {"encoder": q @ p.T, "bm25": np.stack([index.scores(text) for text in questions])}
     return made | {"tfidf": tfidf.astype(np.float32)}, right
 
 
-def _ranks(table: Table, right: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Rank the right passage in each row, from 1; equal scores count against it."""
-    own = np.take_along_axis(table, np.asarray(right)[:, None], 1)
-    ranks: npt.NDArray[np.int64] = (table >= own).sum(1)
+def _same(text: str) -> str:
+    """Give what texts of the same words have in common."""
+    return " ".join(words_of(text)) or text
+
+
+def _ranks(table: Table, right: Flags) -> npt.NDArray[np.int64]:
+    """Rank the best right passage in each row, from 1; equal scores count against it."""
+    best = np.where(right, table, -np.inf).max(axis=1, keepdims=True)
+    ranks: npt.NDArray[np.int64] = 1 + ((table >= best) & ~right).sum(axis=1)
     return ranks
 
 
-def _found(table: Table, right: Sequence[int] | npt.NDArray[np.int64]) -> PassageRank:
-    """Say how often the right passage comes first, and how far down it stands."""
+def _found(table: Table, right: Flags) -> PassageRank:
+    """Say how often a right passage comes first, and how far down the best stands."""
     rank = _ranks(table, right)
     first = rank == 1
     low, high = wilson(int(first.sum()), len(first))

@@ -18,7 +18,7 @@ from ..core.ranks import spearman
 from ..core.text import columns, counted
 from ..data.modalities import modality
 from ..training.run import Run, load
-from .text_pairs import Scores, best_weight, rows_of, tfidf
+from .text_pairs import Scores, best_weight, others, rows_of, tfidf
 
 COLUMNS = ("sentence1", "sentence2", "score")
 _DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")  # as Excel writes numbers in much of Europe
@@ -74,8 +74,7 @@ class SimilarTexts:
             for name, row in self.rows.items()
         ]
         value, low, high = (100 * x for x in self.gain)
-        width = max(len(row[0]) for row in cells) - 24  # what `columns` leaves for the first
-        heads = ["Spearman x 100" + " " * max(0, width + 12), "dev", "test", "95 % interval"]
+        heads = ["Spearman x 100", "dev", "test", "95 % interval"]
         last = f"best row with the encoder less tfidf sum: {value:+.1f} ({low:+.1f} to {high:+.1f})"
         return "\n".join([*columns(heads, cells), last, counted(self.pairs, "test pair")])
 
@@ -96,7 +95,8 @@ def sts(
         run: the folder of a run on texts.
         test: pairs with a score: a table with the columns sentence1, sentence2 and score, or FILE:A,B,C; read
             once.
-        dev: pairs with a score to choose on: the weight of the encoder in its sum with TF-IDF.
+        dev: pairs with a score to choose on: the weight of the encoder in its sum with TF-IDF; those that
+            test has too are left out.
         texts: texts that TF-IDF counts words in; if not given, the sentences of dev, or of test.
         seed: random seed of the untrained encoder and the intervals.
 
@@ -104,12 +104,15 @@ def sts(
         Spearman's correlation of each way to compare texts.
 
     Raises:
-        NearfarError: a table has no such columns, or a score is no number.
+        NearfarError: a table has no such columns, a score is no number, or all of dev is in test.
     """
     opened = load(run)
     if opened.preprocess.modality != "text":
         raise NearfarError(f"{opened.name} was trained on {opened.preprocess.modality}; give a run on texts.")
-    parts = {"test": _pairs(test)} | ({} if dev is None else {"dev": _pairs(dev)})
+    rows = rows_of(test, COLUMNS)
+    parts = {"test": _pairs(rows, test)}
+    if dev is not None:
+        parts["dev"] = _pairs(others(rows_of(dev, COLUMNS), rows, dev, "pairs"), dev)
     weighed = _sentences(parts["dev" if dev is not None else "test"]) if texts is None else _all(texts)
     words, pieces = tfidf(weighed), tfidf(weighed, characters=True)
     kind = modality("text")
@@ -140,17 +143,17 @@ def sts(
         for way, x in found.items()
     }
     tails = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
-    rows = {}
+    table = {}
     for way, both in found.items():
         low, high = np.percentile(spread[way], tails)
         own = spearman(both["dev"], truth["dev"]) if dev is not None else None
-        rows[way] = RankCorrelation(
+        table[way] = RankCorrelation(
             own, spearman(both["test"], truth["test"]), float(low), float(high), weights.get(way)
         )
     best = "encoder + tfidf" if dev is not None else "encoder"
     low, high = np.percentile(spread[best] - spread["tfidf sum"], tails)
-    gain = rows[best].test - rows["tfidf sum"].test, float(low), float(high)
-    return SimilarTexts(rows, len(truth["test"]), gain)
+    gain = table[best].test - table["tfidf sum"].test, float(low), float(high)
+    return SimilarTexts(table, len(truth["test"]), gain)
 
 
 def _resamples(count: int, seed: int) -> list[Any]:
@@ -167,8 +170,7 @@ def _sum(found: dict[str, dict[str, Scores]], name: str, weight: float) -> Score
     return total
 
 
-def _pairs(data: Any) -> tuple[list[str], list[str], Scores]:
-    rows = rows_of(data, COLUMNS)
+def _pairs(rows: Sequence[tuple[str, ...]], data: Any) -> tuple[list[str], list[str], Scores]:
     try:
         scores = np.array([float(_DECIMAL_COMMA.sub(r"\1.\2", row[2])) for row in rows])
     except ValueError as error:

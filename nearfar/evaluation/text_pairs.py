@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core import progress
 from ..core.errors import BadImage, NearfarError
 from ..data.modalities import modality
 from ..data.source import Source
 from ..text.read import BETWEEN
+from ..text.words import words_of
 
 Scores = npt.NDArray[np.float64]
 Similarity = Callable[[Sequence[str], Sequence[str]], Scores]
@@ -49,6 +51,42 @@ def rows_of(data: Any, columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(found)
 
 
+def others(
+    dev: Sequence[tuple[str, ...]], test: Sequence[tuple[str, ...]], data: Any, noun: str
+) -> tuple[tuple[str, ...], ...]:
+    """Leave out what is measured on from what is chosen on, and say so.
+
+    Args:
+        dev: rows to choose on.
+        test: rows that are measured; `dev` may have some of them.
+        data: what errors call `dev`.
+        noun: what the rows are.
+
+    Returns:
+        The rows of `dev` whose texts no row of `test` has.
+
+    Raises:
+        NearfarError: there are none.
+    """
+    known = {_texts(row) for row in test}
+    kept = tuple(row for row in dev if _texts(row) not in known)
+    if not kept:
+        raise NearfarError(
+            f"{data} has no {noun} but those of the test, so a choice on them would make its figures too "
+            "high; give others."
+        )
+    if len(kept) < len(dev):
+        progress.say(
+            f"{len(dev) - len(kept):,} of {len(dev):,} {noun} of {data} are in the test too: left out"
+        )
+    return kept
+
+
+def _texts(row: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the words of both texts, without a score."""
+    return tuple(" ".join(words_of(text)) or text for text in row[:2])
+
+
 def count_words(texts: Sequence[str], characters: bool = False) -> Any:
     """Count the words of texts, as `tfidf` has it.
 
@@ -59,7 +97,9 @@ def count_words(texts: Sequence[str], characters: bool = False) -> Any:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    how = {"analyzer": "char_wb", "ngram_range": (3, 5)} if characters else {"token_pattern": r"(?u)\b\w+\b"}
+    how: dict[str, Any] = {"analyzer": words_of}
+    if characters:
+        how = {"analyzer": "char_wb", "ngram_range": (3, 5)}
     try:
         return TfidfVectorizer(**how).fit(texts)
     except ValueError:
