@@ -51,3 +51,23 @@ def test_labelled_examples_keep_what_labels_may_be_of() -> None:
     assert (views.rate, views.mels, views.level) == (8000, 32, "bands")
     assert views.shift == views.warp == views.tilt == 0.0 and views.keep < 1
     assert modality("images").labelled_views(None) is CROP_AND_FLIP
+
+
+def test_test_texts_that_say_what_was_trained_on_are_counted(
+    labelled: tuple[nearfar.Run, Path, str], tmp_path: Path
+) -> None:
+    run, data, noun = labelled
+    if noun != "texts":
+        pytest.skip("sounds are compared by their bytes alone")
+    test = tmp_path / "test"
+    for number, path in enumerate(sorted(data.rglob("*.txt"))):
+        text = path.read_text()
+        says = [text.upper() + "!", text + " So it is.", f"{number} of {number + 1}"][number % 3]
+        (test / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (test / path.parent.name / path.name).write_text(says)
+    found = nearfar.evaluate(run, train=data, test=test, device="cpu")
+    assert (found.images["shared"], found.images["near_copies"]) == (0, 32)
+    assert found.leaks["near_copies"].images == 32
+    made = nearfar.finetune(run, train=data, test=test, out=tmp_path / "tuned", device="cpu")
+    assert "16 of 48 test texts are trained on too, word for word" in str(made)
+    assert "16 of 48 test texts are nearly the same as one trained on" in str(made)

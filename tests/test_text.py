@@ -20,6 +20,7 @@ from nearfar.core.config import build
 from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import modalities as kinds
 from nearfar.data.batch import Batch
+from nearfar.data.open import open_data
 from nearfar.models.transformer import positions
 from nearfar.text import networks, tokenizer, views
 from nearfar.text.view_settings import TextViews
@@ -162,6 +163,37 @@ def test_errors_say_what_to_type(tmp_path: Path) -> None:
             read(data)
     with pytest.raises(NearfarError, match="the column label, class or target|column of labels"):
         read(f"{tmp_path}/a.csv:one", labels=True)
+
+
+def test_rows_that_are_set_aside_need_no_label_and_ids_are_found_in_any_letters(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("ID,Text,Label\na1,a ship,sea\na2,  ,\nb1,a cow,\na3,only text\nc1,a tram,town\n")
+    with pytest.raises(NearfarError, match="no label for text b1; give"):
+        read(path, labels=True)
+    path.write_text(path.read_text().replace("b1,a cow,", "b1,a cow,0"))
+    source = kinds.modality("text").open(path, labels=True)
+    assert list(source.ids) == ["a1", "a2", "b1", "a3", "c1"]
+    assert [source.labels[at] for at in (0, 2, 4)] == ["sea", "0", "town"]
+    rows = ['{"text": "a ship", "label": "sea"}', '{"text": null}', '{"text": "a cow", "label": 0}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    source = kinds.modality("text").open(tmp_path / "rows.jsonl", labels=True)
+    assert source.labels[0] == "sea" and source.labels[2] == "0"
+    with pytest.raises(NearfarError, match="2 texts but 1 label; pass one label per text"):
+        read((["a", "b"], ["x"]), labels=True)
+
+
+def test_no_text_is_taken_for_the_name_of_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    for lines in ("the ship is here\nthe cow is there\n", "id|text\n1|a ship\n2|a cow\n"):
+        path.write_text(lines)
+        with pytest.raises(NearfarError, match="which names no column"):
+            read(path)
+    path.write_text("comment\na ship\n")
+    assert read(path)[1] == [("a ship",)]
+    for name in ("rows.csv", "lines.txt"):  # texts that are taken for a list of images
+        (tmp_path / name).write_text("id,text\n1,a ship\n2,cow\n" if ".csv" in name else "a ship\ncow\n")
+        with pytest.raises(NearfarError, match="add --modality text"):
+            open_data(tmp_path / name)
 
 
 # Tokens and views.

@@ -89,6 +89,9 @@ def test_texts_are_embedded_kept_and_searched(run: Path, store: Path, capsys) ->
     only = nearfar.search(store, text="a ship", where="label = 'farm'", limit=3)
     assert set(only.columns["label"]) == {"farm"}
     assert nearfar.search(store, id="0", like=["a wave"], dislike=["a tram"], limit=3).columns["text"]
+    with pytest.raises(NearfarError, match="is a file, and --like and --dislike take ids and texts"):
+        nearfar.search(store, like=[str(run / "config.json")])
+    assert nearfar.search(store, like=["long " * 2000], limit=1).ids  # longer than any name of a file
     with pytest.raises(NearfarError, match="holds text; search it with --text WORDS"):
         nearfar.search(store, image="a.png")
     assert held.thumbnails(["0"])[0][:2] == b"\xff\xd8"

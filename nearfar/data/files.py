@@ -63,7 +63,7 @@ def open_files(data: Any, *, kind: str, suffixes: Collection[str], labels: bool)
     if not data:
         raise NearfarError("the list of paths is empty; give at least one.")
     paths = [os.fspath(item) for item in data]
-    named = class_names("the list", marks, len(paths)) if labels and marks is not None else None
+    named = class_names("the list", marks, len(paths), one="file") if labels and marks is not None else None
     return FileSource("the list", clean(paths), named, Path(), paths, modality=kind)
 
 

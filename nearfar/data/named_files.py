@@ -50,9 +50,14 @@ def located(path: Path, names: Sequence[str], suffixes: Collection[str] = SUFFIX
         shown = some[0][:_SHOWN]
         if all(" " in name and not is_image_name(name, suffixes) for name in some):
             raise NearfarError(f"{path} names no files ({shown!r}); if these are texts, add --modality text.")
+        texts = (
+            ""
+            if any(is_image_name(name, suffixes) for name in some)
+            else ("; or, if these are texts, add --modality text")
+        )
         raise NearfarError(
             f"none of the files of {path} is there, such as {shown}; paths are taken from the list's "
-            "folder, so write the paths as they are from there, or whole ones."
+            f"folder, so write the paths as they are from there, or whole ones{texts}."
         )
     _say_once(f"{path} names files beside it: {beside.file(first)} by {first}, and so on")
     return Names.of(beside.file(name) or name for name in names)

@@ -103,7 +103,7 @@ class SoundModality(Modality):
         return SoundPreprocess(size=size, **own)
 
     def labelled_views(self, preprocess: SoundPreprocess) -> SoundViews:
-        """Take parts, slower or faster, with noise and masks; labels may be of pitch and colour, which stay."""
+        """Take parts, at other speeds, with noise and masks; pitch and colour stay: labels may be of them."""
         found: SoundViews = super().labelled_views(preprocess)
         return dataclasses.replace(found, shift=0.0, warp=0.0, tilt=0.0)
 

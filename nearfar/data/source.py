@@ -356,13 +356,17 @@ def label_of(value: Any) -> str | None:
     return None if word.lower() in NO_LABEL else word
 
 
-def class_names(name: str, labels: Sequence[Any], count: int) -> tuple[str, ...]:
+def class_names(
+    name: str, labels: Sequence[Any], count: int, *, one: str = "image", ids: Sequence[str] | None = None
+) -> tuple[str, ...]:
     """Turn labels of any kind into class names, one an image.
 
     Args:
         name: what errors call the images.
         labels: words or numbers; a NumPy array or tensor will do.
         count: how many images there are.
+        one: what errors call one of them.
+        ids: its name in errors; None: its number.
 
     Returns:
         The names: a whole number is written without a point.
@@ -373,21 +377,22 @@ def class_names(name: str, labels: Sequence[Any], count: int) -> tuple[str, ...]
     plain = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     if len(plain) != count:
         raise NearfarError(
-            f"{name} has {counted(count, 'image')} but {counted(len(plain), 'label')}; pass one label per "
-            "image."
+            f"{name} has {counted(count, one)} but {counted(len(plain), 'label')}; pass one label per {one}."
         )
     words = []
+
+    def told(row: int) -> str:
+        return f"{one} {row + 1:,}" if ids is None else f"{one} {ids[row]}"
+
     for row, label in enumerate(plain):
         if isinstance(label, (list, tuple, dict, set)):
             raise NearfarError(
-                f"{name} has {str(label)[:40]} for the label of image {row + 1:,}; give one word or number, "
-                "or fine-tune with --multi-label."
+                f"{name} has {str(label)[:40]} for the label of {told(row)}; give one word or number, or "
+                "fine-tune with --multi-label."
             )
         word = label_of(label)
         if word is None:
             shown = "" if label in (None, "") else f" ({str(label).strip()!r} means none)"
-            raise NearfarError(
-                f"{name} has no label for image {row + 1:,}{shown}; give it one or leave it out."
-            )
+            raise NearfarError(f"{name} has no label for {told(row)}{shown}; give it one or leave it out.")
         words.append(sys.intern(word))  # a class is one string, however many images it has
     return tuple(clean(words))

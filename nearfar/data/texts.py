@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from .source import Source, class_names, clean
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _USUAL = ("text", "sentence", "content", "body")
+_NAME = re.compile(r"[^\s|,;]{1,40}")
 _LABEL_COLUMNS = ("label", "class", "target")
 
 
@@ -81,11 +83,15 @@ def open_texts(data: Any, *, labels: bool = False) -> Source:
         raise NearfarError("texts without labels are not enough here; pass the pair (texts, labels).")
     if hasattr(data, "tolist"):  # an array or a column
         data = data.tolist()
-    if not isinstance(data, (list, tuple)) or not data:
+    if isinstance(data, (list, tuple)) and not data:
+        raise NearfarError("the list of texts is empty; give at least one.")
+    if not isinstance(data, (list, tuple)):
         raise NearfarError(
             f"texts cannot be taken from a {type(data).__name__}; give a folder, a file or a list of texts."
         )
-    named = class_names("the list", marks, len(data)) if labels and marks is not None else None
+    named = None
+    if labels and marks is not None:
+        named = class_names("the list", marks, len(data), one="text")
     rows = _Rows()
     for cells in data:
         rows.add([cells] if isinstance(cells, str) or not isinstance(cells, (list, tuple)) else cells)
@@ -115,6 +121,10 @@ class _Rows:
         if bad:
             self.bad[len(self.rows)] = bad
         self.rows.append(BETWEEN.encode().join(data))
+
+    def usable(self, row: int) -> bool:
+        """Tell whether a row has a text, as far as is known before it is read."""
+        return row not in self.bad and all(cell.strip() for cell in self.rows[row].split(BETWEEN.encode()))
 
 
 def _split(text: str) -> tuple[Path, list[str]]:
@@ -179,7 +189,7 @@ def _csv(path: Path, columns: list[str], labels: bool) -> Table:
     if names:
         texts = [_named(name, names) for name in columns] or [_usual(path, names)]
         marks = [name for name in names if labels and name.lower() in _LABEL_COLUMNS]
-        twice = next((name for name in (*texts, "id", *marks) if names.count(name) > 1), None)
+        twice = next((name for name in (*texts, _named("id", names), *marks) if names.count(name) > 1), None)
         if twice is not None:
             raise NearfarError(f"{path} has two columns named {twice!r}; rename one.")
     for line, row in lines:
@@ -210,7 +220,7 @@ def _parquet(path: Path, columns: list[str], labels: bool) -> Table:
 
     names = list(parquet.read_schema(plain_path(path)).names)
     columns = [_named(name, names) for name in columns]
-    wanted = [*(columns or [_usual(path, names)]), "id", *(_LABEL_COLUMNS if labels else ())]
+    wanted = [*(columns or [_usual(path, names)]), _named("id", names), *(_LABEL_COLUMNS if labels else ())]
     line = 0
     for batch in parquet.ParquetFile(plain_path(path)).iter_batches(
         columns=[name for name in names if name in wanted]
@@ -232,6 +242,11 @@ def _usual(path: Path, names: Sequence[str]) -> str:
     found = next((lower[word] for word in _USUAL if word in lower), None)
     if found is None and len(names) == 1:
         found = names[0]
+        if not _NAME.fullmatch(found):  # or the first text of a file without a heading would be lost
+            raise NearfarError(
+                f"{path} begins with {found[:40]!r}, which names no column; write the names of its columns "
+                "above the first row, parted by commas, semicolons or tabs, such as 'text'."
+            )
     if found is None:
         shown = ", ".join(repr(name) for name in list(names)[:6]) or "none"
         raise NearfarError(
@@ -242,12 +257,13 @@ def _usual(path: Path, names: Sequence[str]) -> str:
 
 def _from_table(path: Path, table: Table, columns: list[str], labels: bool) -> Source:
     """Take the columns wanted of a table."""
-    rows, ids, marks, label = _Rows(), [], [], None
+    rows, ids, marks, label, ident = _Rows(), [], [], None, "id"
     for line, cells, bad in table:
         names = list(cells)
         if not bad or cells:
             columns = columns or [_usual(path, names)]
-            columns = columns if rows.rows else [_named(name, names) for name in columns]
+            if not rows.rows:
+                columns, ident = [_named(name, names) for name in columns], _named("id", names)
             lacking = next((name for name in columns if name not in cells), None)
             if lacking is not None and not rows.rows:
                 raise NearfarError(f"{path} has no column {lacking!r}; {nearest(lacking, names)}")
@@ -257,7 +273,7 @@ def _from_table(path: Path, table: Table, columns: list[str], labels: bool) -> S
                 if label is None:
                     raise NearfarError(f"{path} has no column of labels; call it 'label'.")
         rows.add([cells.get(name) for name in columns] if not bad else [], bad)
-        own = cells.get("id")
+        own = cells.get(ident)
         ids.append(str(own) if own not in (None, "") else f"{path.name}:{line}")
         marks.append(cells.get(label) if label else None)
     if not ids:
@@ -265,5 +281,12 @@ def _from_table(path: Path, table: Table, columns: list[str], labels: bool) -> S
     twice = next((name for name, count in Counter(ids).items() if count > 1), None)
     if twice is not None:
         raise NearfarError(f"{path} names two rows {twice!r}; make the column id unique, or leave it out.")
-    named = class_names(str(path), marks, len(ids)) if labels else None
+    named = None
+    if labels:
+        known = next((mark for mark in marks if mark not in (None, "")), None)
+        # A row that is set aside needs no label; one of the others' keeps it from being asked for.
+        given = [
+            known if mark in (None, "") and not rows.usable(at) else mark for at, mark in enumerate(marks)
+        ]
+        named = class_names(str(path), given, len(ids), one="text", ids=ids)
     return TextRows(str(path), clean(ids), named, rows.rows, rows.bad)

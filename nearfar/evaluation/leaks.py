@@ -2,18 +2,21 @@
 
 Features say which training images to look at, pixels decide. Candidates are the nearest few by the encoder
 and by raw pixels. A candidate is a near-copy if it differs little at the place where the two differ most,
-once one is laid upon the other; how little is measured on copies made of the training images.
+once one is laid upon the other; how little is measured on copies made of the training images. Texts are
+compared by their words.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..analysis.copy_threshold import LEAST, calibrate
-from ..analysis.duplicates import Collection
+from ..analysis.duplicates import Collection, duplicate_pairs
+from ..analysis.text_copies import Texts, TextThreshold
 from ..data.dataset import ImageDataset, Subset
 from ..data.modalities import modality_of
 from ..features.probes import Rows
@@ -48,25 +51,34 @@ class CopyMatches:
         ]
 
 
-def near_copies(test: ImageDataset, train: ImageDataset, candidates: Rows) -> CopyMatches:
+def near_copies(
+    test: ImageDataset, train: ImageDataset, candidates: Rows, preprocess: Any = None
+) -> CopyMatches:
     """Find the test images that are copies or near-copies of training images.
 
     Args:
         test: m images.
         train: the training images.
-        candidates: (m, c) int64, rows of `train` to compare each with.
+        candidates: (m, c) int64, rows of `train` to compare each with; texts choose their own.
+        preprocess: how texts were split into tokens.
 
     Returns:
         What was found; a byte-identical training image is found also where it is no candidate.
     """
     own, least = np.arange(len(test)).repeat(candidates.shape[1]), 1.0
-    if modality_of(train).pictures:
+    if modality_of(train).name == "text":
+        words = Texts.held(test, preprocess), Texts.held(train, preprocess)
+        pairs = duplicate_pairs(*words, TextThreshold().min_similarity)
+        candidates, flat = np.full((len(test), 1), -1), np.full(len(test), -1, np.float32)
+        candidates[pairs.a[::-1], 0], flat[pairs.a[::-1]] = pairs.b[::-1], pairs.similarity[::-1]  # best last
+        least = 0.0
+    elif modality_of(train).pictures:
         rows, place = np.unique(candidates, return_inverse=True)
         mine, theirs = Collection.of(None, test), Collection.of(None, Subset(train, rows))
         flat = mine.similarity(theirs, own, place.reshape(-1))
         if flat.max(initial=0) >= LEAST:  # else nothing could be a copy, whatever the threshold
             least = calibrate(theirs).min_similarity
-    else:  # of other kinds, only what is the same byte for byte is known
+    else:  # of sounds, only what is the same byte for byte is known
         flat = np.full(candidates.size, -1, np.float32)
     found = flat.reshape(candidates.shape)
     best = found.argmax(axis=1)[:, None]

@@ -203,7 +203,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     for classifier in answers.rows:
         answers.add(classifier, "chance", np.full_like(truth, most), {"class": dataset.classes[most]})
 
-    copies = leaks.near_copies(test_set, dataset, np.concatenate(candidates, axis=1))
+    copies = leaks.near_copies(test_set, dataset, np.concatenate(candidates, axis=1), run.preprocess)
     pairs = copies.pairs(test_set, dataset)
     theirs = None
     if listed is not None:

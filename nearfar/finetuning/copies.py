@@ -14,7 +14,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..analysis.cells import near_rows
-from ..analysis.duplicates import MIN_SIMILARITY, Collection
+from ..analysis.duplicates import MIN_SIMILARITY, Collection, duplicate_pairs
+from ..analysis.text_copies import Texts, TextThreshold
 from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.dataset import Subset
@@ -27,28 +28,34 @@ MOST = 5000  # pairs compared by their pixels, at most: a minute
 _NOT_BOTH = "such are on one side of each split, never on both."
 
 
-def copies_apart(data: Labelled, tests: Labelled | None, kind: Modality) -> tuple[Labelled, list[str]]:
+def copies_apart(
+    data: Labelled, tests: Labelled | None, kind: Modality, preprocess: Any
+) -> tuple[Labelled, list[str]]:
     """Make groups of training images that are copies of one another, and count test images that are such.
 
-    Copies are equal byte for byte; or, of images that were decoded once, saved again or resized.
+    Copies are equal byte for byte; or, of images that were decoded once, saved again or resized. Those of
+    texts have the same words, and test texts most of their runs of words.
 
     Args:
         data: the training images; groups that they have stay as they are.
         tests: the test images, or None.
         kind: of data.
+        preprocess: how texts were split into tokens.
 
     Returns:
         The training images, of which each group stays on one side of a split; and what a user has to know.
     """
-    order: dict[bytes, int] = {}
-    own = np.array([order.setdefault(one, len(order)) for one in _digests(data)], np.int64)
+    words = Texts.held(data.dataset, preprocess) if kind.name == "text" else None
+    how = "byte for byte" if words is None else "word for word"
+    order: dict[Any, int] = {}
+    own = np.array([order.setdefault(one, len(order)) for one in _digests(data, words)], np.int64)
     repeated, notes = len(own) - len(order), []
     once = np.unique(own, return_index=True)[1]
     train = _Side.of(data, once) if kind.pictures and len(own) else None
     if len(own) and data.groups is None:
         if repeated:
             same = counted(repeated, f"training {kind.one} is")
-            notes.append(f"{same} the same as another, byte for byte; {_NOT_BOTH}")
+            notes.append(f"{same} the same as another, {how}; {_NOT_BOTH}")
         a, b = (np.empty(0, np.int64),) * 2 if train is None else train.near(None)
         links = coo_array((np.ones(len(a)), (a, b)), (len(once), len(once)))
         count, group = connected_components(links, directed=False)
@@ -59,16 +66,23 @@ def copies_apart(data: Labelled, tests: Labelled | None, kind: Modality) -> tupl
             data = replace(data, groups=group.astype(np.int64)[own])
     if tests is None:
         return data, notes
-    known = np.array([one in order for one in _digests(tests)], np.bool_)
+    asked = None if words is None else Texts.held(tests.dataset, preprocess)
+    known = np.array([one in order for one in _digests(tests, asked)], np.bool_)
     of = counted(len(tests), f"test {kind.one} is")
     if known.any():
-        notes.append(f"{known.sum():,} of {of} trained on too, byte for byte, so test figures are too high.")
+        notes.append(f"{known.sum():,} of {of} trained on too, {how}, so test figures are too high.")
     if train is not None and not known.all():
         others = len(np.unique(_Side.of(tests, np.flatnonzero(~known)).near(train)[0]))
         if others:
             notes.append(
                 f"{others:,} of {of} nearly the same as one trained on, saved again or resized, so test "
                 "figures are too high."
+            )
+    if words is not None and asked is not None:
+        near_pairs = duplicate_pairs(asked, words, TextThreshold().min_similarity)
+        if others := len(set(near_pairs.a.tolist()) - set(np.flatnonzero(known).tolist())):
+            notes.append(
+                f"{others:,} of {of} nearly the same as one trained on, so test figures are too high."
             )
     return data, notes
 
@@ -101,8 +115,10 @@ class _Side:
         return a[good], b[good]
 
 
-def _digests(data: Labelled) -> Sequence[bytes]:
-    """Give the digests of the images' files; none where they are not known, as without a cache."""
+def _digests(data: Labelled, words: Texts | None) -> Sequence[Any]:
+    """Give the digests of the images' files, or of texts' words; none where unknown, as without a cache."""
+    if words is not None:
+        return words.digests
     with suppress(NearfarError):
         digests: npt.NDArray[Any] | Sequence[Any] = getattr(data.dataset, "digests", ())
         return [one.tobytes() for one in digests]

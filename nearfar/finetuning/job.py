@@ -85,7 +85,7 @@ class Job:
                     f"--groups is for other tasks: of --task {self.task.name}, an identity is a group."
                 )
             data, tests = self._grouped(data, tests, groups)
-        data, said = copies_apart(data, tests, self.kind)
+        data, said = copies_apart(data, tests, self.kind, self.setup.preprocess)
         self.notes += said
         if self.tuning.share:
             how = (self.tuning.share, self.tuning.seed, self.kind.noun)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,8 +125,13 @@ def _known(store: VectorStore, words: Sequence[str]) -> list[str]:
 
 def _encoded(store: VectorStore, files: list[str], run: Run | str | Path | None) -> Vectors:
     """Encode image files as the store's images were; of a store of texts, the words are texts themselves."""
+    texts = store.info.modality == "text"
     for file in files:
-        if store.info.modality != "text" and not Path(file).is_file():
+        if texts and os.path.isfile(file):
+            raise NearfarError(
+                f"{file!r} is a file, and --like and --dislike take ids and texts; give its words."
+            )
+        if not texts and not os.path.isfile(file):
             raise NearfarError(f"{file!r} is neither an id of {store.address} nor a file; check its name.")
     found: Vectors = run_of(store, run).encode(files)
     return found

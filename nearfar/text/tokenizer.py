@@ -263,6 +263,17 @@ def encode(digest: str, text: str, size: int) -> Ids:
     return ids
 
 
+def text_of(digest: str, ids: Ids) -> str:
+    """Put tokens together to a text, as far as they say it.
+
+    Args:
+        digest: of the tokenizer.
+        ids: (k,) tokens.
+    """
+    made: str = _of(digest)[1].decode(np.asarray(ids).tolist())
+    return made
+
+
 def _of(digest: str) -> tuple[str, Any]:
     if digest not in _known:
         raise NearfarError(
