@@ -36,6 +36,9 @@ def test_an_interval_over_groups_covers_the_truth_as_often_as_it_says() -> None:
 def test_one_group_is_no_certainty_and_few_groups_are_told_of() -> None:
     right, wrong = np.arange(60) % 4 > 0, np.arange(60) % 3 > 0
     same, truth = np.zeros(60, np.int64), np.ones(60, np.int64)
+    for all_right in (True, False):  # of few groups that all agree, no interval is a point
+        one = Accuracy.of(np.full(60, all_right), np.repeat(np.arange(3), 20))
+        assert (one.low, one.high) == wilson(3 * all_right, 3) and one.high - one.low > 0.5
     assert Accuracy.of(right, same) == Accuracy.of(right)  # there is no other group to draw
     answers = right.astype(np.int64), wrong.astype(np.int64)
     assert compare(truth, *answers, 0, same) == compare(truth, *answers, 0)
@@ -46,8 +49,9 @@ def test_one_group_is_no_certainty_and_few_groups_are_told_of() -> None:
     assert not few_groups(np.arange(60) % FEW_GROUPS, "clips") and not few_groups(None, "clips")
     draws, covered = np.random.default_rng(0), 0
     for _ in range(200):  # what is said of three groups
-        one = Accuracy.of(np.repeat(draws.random(3) < 0.7, 20), np.repeat(np.arange(3), 20))
-        covered += one.low <= 0.7 <= one.high
+        groups = np.repeat(np.arange(3), 20)
+        one = Accuracy.of(draws.random(60) < draws.random(3)[groups], groups)
+        covered += one.low <= 0.5 <= one.high
     assert covered < 0.8 * 200
 
 

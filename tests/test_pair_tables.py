@@ -55,6 +55,8 @@ def test_tables_with_several_captions_an_image_are_read_and_bad_lines_named(tmp_
         "captions.csv:10": "a column is missing",
     }
     kind = modality("pairs")
+    told = str(kind.describe(source, limit=10**6, threads=1))
+    assert "captions    3 unusable" in told and "captions.csv:9: no path" in told
     settings = kind.decided(source, {}, folders=(), start=None)
     preprocess = kind.preprocess_for(12, kind.views(**settings))
     found = kind.load(source, preprocess, limit=10**6, max_bad=1.0, threads=1)

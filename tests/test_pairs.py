@@ -340,6 +340,21 @@ def test_recall_stands_beside_chance_an_untrained_run_and_file_names(run: Path, 
         nearfar.pairs(run / "text", tmp_path / "test")
 
 
+def test_what_no_encoder_can_tell_apart_is_one_answer(run: Path, tmp_path: Path) -> None:
+    images, captions = drawn(8, seed=12)
+    lines = ["path,caption"]
+    for number, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
+        for copy in range(2):  # the same image twice, and its caption once in capitals
+            Image.fromarray(pixels).save(tmp_path / f"{number}-{copy}.png")
+            lines.append(f"{number}-{copy}.png,{caption.upper() + '!' if copy else caption}")
+    (tmp_path / "captions.csv").write_text("\n".join([*lines, "./0-0.png,a picture", "1-0.png,"]))
+    found = nearfar.pairs(run, tmp_path)
+    assert str(found).endswith("16 images, 9 captions; 1 caption could not be used")
+    assert (found.images, found.captions) == (16, 9)
+    assert found.rows["encoder"].text[2] == 1.0 and found.rows["encoder"].image[0] > 0
+    assert found.rows["chance"].image[0] == pytest.approx(2 / 16)
+
+
 def test_the_page_searches_by_words_where_the_run_knows_them(run: Path, store: Path) -> None:
     pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
     from starlette.testclient import TestClient

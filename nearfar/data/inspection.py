@@ -53,7 +53,8 @@ class Inspection:
     where known; `masks`: files that were left out, since they are masks of images beside them; `others`: how
     many files of the folder are passed over, by their endings; `range`: the
     values that become black and white in images of more than 8 bits, None where there are none; `notes`: in
-    how many of the decoded images only a part is used, and which; `modality`: what kind they are.
+    how many of the decoded images only a part is used, and which; `captions`: those that cannot
+    be used, with reasons; `modality`: what kind they are.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Inspection:
     others: dict[str, int] = dataclasses.field(default_factory=dict)
     range: tuple[float, float] | None = None
     notes: dict[str, int] = dataclasses.field(default_factory=dict)
+    captions: tuple[Rejected, ...] = ()
     modality: str = "images"
 
     def to_json(self) -> dict[str, Any]:
@@ -108,9 +110,9 @@ class Inspection:
                 "(--full decodes all)"
             )
         lines.append(f"  unusable    {len(self.rejected):,}{' found' if some else ''}")
-        lines += [f"    {item.id}: {item.reason}" for item in self.rejected[:5]]
-        if len(self.rejected) > 5:
-            lines.append(f"    and {len(self.rejected) - 5:,} more; --json names all")
+        lines += _first(self.rejected)
+        if self.captions:
+            lines += [f"  captions    {len(self.captions):,} unusable", *_first(self.captions)]
         if self.masks:
             lines.append(f"  left out    {counted(len(self.masks), 'mask')} beside their images")
             lines += [f"    {name}" for name in self.masks[:5]]
@@ -129,6 +131,13 @@ class Inspection:
                 "nothing of new ones; remove them from one"
             )
         return "\n".join(lines)
+
+
+def _first(rejected: tuple[Rejected, ...]) -> list[str]:
+    """Name the first five of what cannot be used."""
+    lines = [f"    {item.id}: {item.reason}" for item in rejected[:5]]
+    more = len(rejected) - 5
+    return lines + ([f"    and {more:,} more; --json names all"] if more > 0 else [])
 
 
 def sample(count: int) -> npt.NDArray[np.int64]:

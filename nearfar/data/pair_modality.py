@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..text.view_settings import TextPreprocess
+    from .inspection import Inspection
     from .pair_blocks import PairPreprocess
     from .source import Source
 
@@ -130,6 +131,10 @@ class PairModality(ImageModality):
     def size_of(self, value: Any) -> int:
         """Measure an image's short side, in pixels."""
         return super().size_of(value[0])
+
+    def describe(self, source: Any, **how: Any) -> Inspection:
+        """Describe the images, and name the captions that cannot be used."""
+        return dataclasses.replace(super().describe(source, **how), captions=source.set_aside)
 
     def load(
         self,

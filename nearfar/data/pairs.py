@@ -206,7 +206,8 @@ def _lines(text: bytes) -> list[bytes]:
 
 def _table(path: Path) -> PairSource:
     """Open a table, whose rows of one path are captions of one image."""
-    paths: dict[str, int] = {}
+    rows: dict[str, int] = {}
+    paths: list[str] = []
     found = _Captions()
     try:
         for line, name, texts, bad in _rows(path):
@@ -214,7 +215,10 @@ def _table(path: Path) -> PairSource:
             if bad or not isinstance(name, str) or not name.strip():
                 found.aside.append((None, Rejected(where, bad or "no path")))
                 continue
-            found.add(paths.setdefault(name.strip(), len(paths)), where, texts)
+            row = rows.setdefault(_plain(name.strip()), len(rows))
+            if row == len(paths):
+                paths.append(name.strip())
+            found.add(row, where, texts)
     except NearfarError:
         raise
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's own errors are ValueErrors and OSErrors
@@ -222,8 +226,13 @@ def _table(path: Path) -> PairSource:
     if not paths:
         reason = f" ({found.aside[0][1].id}: {found.aside[0][1].reason})" if found.aside else ""
         raise NearfarError(f"{path} lists no image{reason}; write a path and a caption in each row.")
-    names = located(path, native_paths(list(paths), path.parent, path))
+    names = located(path, native_paths(paths, path.parent, path))
     return found.source(str(path), FileSource(str(path), clean(names), None, path.parent, names))
+
+
+def _plain(name: str) -> str:
+    """Write a path as others of the same file are: without `./` and double slashes."""
+    return name if ".." in name.split("/") else os.path.normpath(name)  # behind a link, `..` may be elsewhere
 
 
 def _rows(path: Path) -> Lines:

@@ -25,13 +25,18 @@ class Accuracy:
     def of(cls, right: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64] | None = None) -> Accuracy:
         """Count right answers, one at least; the interval is over images (Wilson), or groups (bootstrap).
 
+        Where all or none are right, Wilson's is taken over groups too, which is never a point.
+
         Args:
             right: (n,).
             groups: (n,) numbers of the groups that images belong to, such as patients; or None.
         """
         hits, count = int(right.sum()), len(right)
-        if units_of(groups) is None:
+        if (units := units_of(groups)) is None:
             return cls(hits / count, *wilson(hits, count))
+        if hits in (0, count):  # all resamples say the same, however few groups there are
+            number = int(units.max()) + 1
+            return cls(hits / count, *wilson(number if hits else 0, number))
         weights = resampling_weights(count, RESAMPLES, rng.fold(0, "bootstrap of groups"), groups)
         return cls(hits / count, *ends(weights @ right / weights.sum(1)))
 

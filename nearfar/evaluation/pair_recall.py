@@ -26,6 +26,7 @@ from ..embedding.words import TEMPLATES, of_names, text_run
 from ..features.extract import Vectors, features
 from ..features.knn import unit
 from ..features.probes import FeatureProbe, encode_with, untrained, validation_split
+from ..text.words import words_of
 from ..training.run import Run, load
 from ..training.settings import Training
 from . import labelled_data
@@ -80,9 +81,11 @@ class PairRecall:
 
     Attributes:
         rows: each way to compare, by name; "chance" is computed.
-        images, captions: how many there are; equal captions count once, and any image of one is right.
+        images, captions: how many there are; captions of the same words count once, and any image of one is
+            right, as any of the same bytes is.
         rejected: images that could not be used.
         classes: of labelled images, if there are any.
+        aside: captions that could not be used, of images that could.
     """
 
     rows: Mapping[str, Recall]
@@ -90,6 +93,7 @@ class PairRecall:
     captions: int
     rejected: int
     classes: WordClasses | None
+    aside: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Write it in plain values."""
@@ -110,7 +114,9 @@ class PairRecall:
             for name, row in self.rows.items()
         ]
         lines = columns(["compared by", *heads, "image R@1, 95 %"], cells)
-        left = f"; {counted(self.rejected, 'image')} could not be used" if self.rejected else ""
+        bad = ((self.rejected, "image"), (self.aside, "caption"))
+        told = " and ".join(counted(count, what) for count, what in bad if count)
+        left = f"; {told} could not be used" if told else ""
         lines.append(f"{counted(self.images, 'image')}, {counted(self.captions, 'caption')}{left}")
         if (found := self.classes) is not None:
             lines.append(
@@ -174,18 +180,32 @@ def pairs(
     rows = {name: _recall(table, right) for name, table in ways.items()}
     rows["chance"] = _chance(right)
     told = None if classes is None else _by_words(opened, classes, templates, seed, where)
-    return PairRecall(rows, len(dataset), len(texts), len(dataset.rejected), told)
+    return PairRecall(rows, len(dataset), len(texts), len(dataset.rejected), told, len(source.set_aside))
 
 
 def _answers(source: PairSource, dataset: ImageDataset) -> tuple[list[str], Flags]:
-    """List the captions, each once, and tell which belong to which image: (images, captions)."""
+    """List the captions, each once, and tell which belong to which image: (images, captions).
+
+    Captions of the same words are one, and of images of the same bytes each has the captions of all: nothing
+    could tell them apart.
+    """
     held = dict(zip(source.ids, source.captions, strict=True))
-    texts = list(dict.fromkeys(text for name in dataset.ids for text in held[name]))
-    number = {text: at for at, text in enumerate(texts)}
+    texts: dict[str, str] = {}
+    for text in (text for name in dataset.ids for text in held[name]):
+        texts.setdefault(_words(text), text)
+    number = {words: at for at, words in enumerate(texts)}
+    found: dict[bytes, set[int]] = {}
+    marks = [digest.tobytes() for digest in dataset.digests]
+    for mark, name in zip(marks, dataset.ids, strict=True):
+        found.setdefault(mark, set()).update(number[_words(text)] for text in held[name])
     right = np.zeros((len(dataset), len(texts)), np.bool_)
-    for row, name in enumerate(dataset.ids):
-        right[row, [number[text] for text in held[name]]] = True
-    return texts, right
+    for row, mark in zip(right, marks, strict=True):
+        row[list(found[mark])] = True
+    return list(texts.values()), right
+
+
+def _words(text: str) -> str:
+    return " ".join(words_of(text)) or text
 
 
 def _untrained_texts(words: Run, seed: int) -> models.Encoder:
