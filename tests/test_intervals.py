@@ -50,8 +50,9 @@ def test_one_group_is_no_certainty_and_few_groups_are_told_of() -> None:
     draws, covered = np.random.default_rng(0), 0
     for _ in range(200):  # what is said of three groups
         groups = np.repeat(np.arange(3), 20)
-        one = Accuracy.of(draws.random(60) < draws.random(3)[groups], groups)
-        covered += one.low <= 0.5 <= one.high
+        shares = np.where(draws.random(3) < 0.7, 0.9, 0.1)
+        one = Accuracy.of(draws.random(60) < shares[groups], groups)
+        covered += one.low <= 0.66 <= one.high
     assert covered < 0.8 * 200
 
 
