@@ -74,6 +74,24 @@ def test_channels_are_mixed_and_rates_brought_together(tmp_path: Path) -> None:
     assert len(made) == 8000 and np.abs(made - wanted)[100:-100].max() < 2e-3
 
 
+def test_channels_that_cancel_each_other_are_no_silence(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    tone = 0.5 * np.sin(np.arange(8000) / 5)
+    crossed = np.stack([tone, -tone], axis=1)
+    soundfile.write(tmp_path / "a.flac", crossed, 8000)
+    for data in (pcm(crossed, tmp_path, rate=8000), (tmp_path / "a.flac").read_bytes()):
+        with pytest.raises(BadImage, match="channels cancel each other"):
+            read.decode(data, LIMIT)
+    silent, _ = read.decode(pcm(0 * crossed, tmp_path, rate=8000), LIMIT)
+    assert len(silent) == 8000 and not silent.any()
+
+
+def test_a_file_that_lacks_a_sample_says_how_many_are_there(tmp_path: Path) -> None:
+    data = pcm(0.5 * np.sin(np.arange(8000) / 5), tmp_path, rate=8000)
+    with pytest.raises(BadImage, match="cut short: 7,999 of 8,000 samples are there"):
+        read.decode(data[:-1], LIMIT)
+
+
 def test_flac_and_ogg_are_read_by_what_they_hold(tmp_path: Path) -> None:
     soundfile = pytest.importorskip("soundfile")
     tone = 0.5 * np.sin(np.arange(8000) / 5)

@@ -29,6 +29,7 @@ _BLOCK = 1 << 18  # frames decoded at a time, by which memory is bounded for man
 _STREAMED = 0x7FFF0000  # from here on a size in a header is what a program writes that does not know it
 _UNKNOWN = 1 << 62  # frames, from here on, that soundfile tells of a FLAC whose header does not count them
 _LOUDEST = 16.0  # of a recording in floats: 24 dB above full scale; beyond it they were whole numbers
+_CANCELLED = 1e-3  # of the loudest sample of a channel, below which a mix is silence
 _FULL_SCALES = (2.0**15, 2.0**23, 2.0**31)  # of whole numbers of 16, 24 and 32 bits
 
 
@@ -95,6 +96,20 @@ def _check(frames: int, channels: int, rate: int, limit: int) -> None:
         raise BadImage("no samples")
 
 
+def _cut(count: int, told: int, rate: int) -> str:
+    """Say how much of a file is there: in seconds, or in samples where only a few are missing."""
+    there, wanted = f"{count / rate:.2f}", f"{told / rate:.2f} s"
+    if f"{there} s" == wanted:
+        there, wanted = f"{count:,}", f"{told:,} samples"
+    return f"cut short: {there} of {wanted} are there"
+
+
+def _check_mix(samples: Samples, peak: float) -> None:
+    """Refuse channels that cancel each other, as where the wires of one were crossed, and leave silence."""
+    if peak > 0 and float(np.abs(samples).max(initial=0)) < _CANCELLED * peak:
+        raise BadImage("its channels cancel each other in the mix; keep one of them, or turn one round")
+
+
 def _decode_wav(data: bytes, limit: int) -> tuple[Samples, int]:
     """Decode PCM of 8 to 32 bits."""
     with wave.open(io.BytesIO(data)) as file:
@@ -112,8 +127,9 @@ def _decode_wav(data: bytes, limit: int) -> tuple[Samples, int]:
             parts.append(values.reshape(-1, channels).mean(axis=1, dtype=np.float32))
     samples = np.concatenate(parts or [np.empty(0, np.float32)])
     if len(samples) < told and not streamed:
-        raise BadImage(f"cut short: {len(samples) / rate:.2f} of {told / rate:.2f} s are there")
+        raise BadImage(_cut(len(samples), told, rate))
     _check(len(samples), channels, rate, limit)
+    _check_mix(samples, peak)
     return _to_full_scale(samples, peak, wide=width == 4), rate
 
 
@@ -178,9 +194,10 @@ def _decode_other(data: bytes, limit: int) -> tuple[Samples, int]:
     samples: Samples = np.concatenate(parts)
     # Of an MP3 whose first frame does not count the others, the header only guesses.
     if count < told * (0.98 if form == "MP3" else 1) and (form != "MP3" or _counts_frames(data)):
-        raise BadImage(f"cut short: {count / rate:.2f} of {told / rate:.2f} s are there")
+        raise BadImage(_cut(count, told, rate))
     if not np.isfinite(samples).all():
         raise BadImage("a sample is no finite number")
+    _check_mix(samples, peak)
     return _to_full_scale(samples, peak, wide), rate
 
 
