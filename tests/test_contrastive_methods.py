@@ -205,6 +205,13 @@ def test_key_accuracy_asks_keys_alone():
     assert 0 < sum(hits) < 40
     assert losses.key_accuracy(q, k).item() == pytest.approx(sum(hits) / 40)
     assert losses.key_accuracy(q, q).item() == 1.0
+    names = torch.arange(40) // 4  # four equal keys each, of which none is a better one
+    equal = k[::4].repeat_interleave(4, dim=0)
+    hits = [
+        all(q[i] @ equal[i] >= q[i] @ equal[j] for j in range(40) if names[i] != names[j]) for i in range(40)
+    ]
+    assert losses.key_accuracy(q, equal, names).item() == pytest.approx(sum(hits) / 40)
+    assert losses.key_accuracy(q, equal).item() < sum(hits) / 40
 
 
 def far(x, y, squared):

@@ -173,7 +173,12 @@ def _dense(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def info_nce(
-    q: Tensor, k: Tensor, queue: Tensor | None, tau: float | Tensor, hard: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    queue: Tensor | None,
+    tau: float | Tensor,
+    hard: Tensor | None = None,
+    names: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE in one direction: tell each query's own key from other keys.
 
@@ -188,6 +193,8 @@ def info_nce(
         queue: (m, d) rows of length 1, the negatives; they get no gradient. None: the other keys.
         tau: temperature above 0; a tensor of no dimensions may ask for its gradient.
         hard: (n, d) rows of length 1, without a queue: further negatives of every query; None for none.
+        names: (n,) integers, without a queue; keys of the same one are no negatives of each other's queries.
+            None: all differ.
 
     Returns:
         A scalar, float32 or float64, at least 0: the mean over this process's own queries.
@@ -204,7 +211,8 @@ def info_nce(
     scale, wide = scale_of(tau, q, inverse=True)
     positive = scale * (q * k).sum(1)
     if queue is None:
-        sums, _ = cross_log_sums(q, k, scale, wide)
+        called = None if names is None or all_differ(names) else names
+        sums, _ = cross_log_sums(q, k, scale, wide, names=called)
         if hard is not None:
             _, hard = paired(q, hard, ("q", "hard"))
             sums = torch.logaddexp(sums, cross_log_sums(q, hard, scale, wide)[0])
@@ -287,7 +295,7 @@ def contrastive_accuracy(z_i: Tensor, z_j: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def key_accuracy(q: Tensor, k: Tensor) -> Tensor:
+def key_accuracy(q: Tensor, k: Tensor, names: Tensor | None = None) -> Tensor:
     """Share of queries, over all processes, whose most similar key is their own.
 
     Where keys come from an EMA copy, queries resemble each other more than any key; they are left out here.
@@ -296,6 +304,7 @@ def key_accuracy(q: Tensor, k: Tensor) -> Tensor:
     Args:
         q: (n, d) rows of length 1, the queries.
         k: (n, d) each query's own key, row for row.
+        names: (n,) integers; of pairs with the same one, each meets only its own. None: all meet.
 
     Returns:
         A scalar float32 in [0, 1].
@@ -303,5 +312,14 @@ def key_accuracy(q: Tensor, k: Tensor) -> Tensor:
     with torch.autocast(q.device.type, enabled=False):
         everyone = collectives.gather(k.float(), grad=False)
         own = torch.arange(len(q), device=q.device) + distributed.rank() * len(q)
-        best = torch.cat([(part @ everyone.T).argmax(1) for part in q.float().split(tiled.side(q))])
+        called = None if names is None else collectives.gather(names, grad=False)
+        found = []
+        for part, mine in zip(q.float().split(tiled.side(q)), own.split(tiled.side(q)), strict=True):
+            similarity = part @ everyone.T
+            if called is not None:
+                equal = called[mine][:, None] == called
+                equal.scatter_(1, mine[:, None], False)
+                similarity = similarity.masked_fill(equal, -torch.inf)
+            found.append(similarity.argmax(1))
+        best = torch.cat(found)
         return collectives.total((best == own).float().sum()) / len(everyone)

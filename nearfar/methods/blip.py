@@ -156,7 +156,7 @@ class BLIP(ImageText):
             "matching": (F.softplus(sign * m) * asked).sum() / count,
         }
         right = ((sign * m < 0) * asked).sum()
-        return Loss(terms, {"x": x, "y": y, "s": s, "right": right, "count": asked.sum()})
+        return Loss(terms, {"x": x, "y": y, "s": s, "c": c, "right": right, "count": asked.sum()})
 
     @torch.no_grad()
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:

@@ -74,7 +74,7 @@ class CLIP(ImageText):
 
     def loss(self, x: Tensor, y: Tensor, s: Tensor, c: Tensor) -> Loss:
         """Let each image find its caption, and each caption its image: figure 3."""
-        return Loss({"clip": losses.clip(x, y, s.mean(), c)}, {"x": x, "y": y, "s": s})
+        return Loss({"clip": losses.clip(x, y, s.mean(), c)}, {"x": x, "y": y, "s": s, "c": c})
 
     @torch.no_grad()
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:

@@ -114,7 +114,7 @@ class CoCa(ImageText):
         """Let images and captions find each other, and compare captions with what was written: equation 4."""
         named, watched = naming_loss(v, target)
         terms = {"clip": losses.clip(x, y, s.mean(), c), "captions": self.config.caption_weight * named}
-        return Loss(terms, {"x": x, "y": y, "s": s, **watched})
+        return Loss(terms, {"x": x, "y": y, "s": s, "c": c, **watched})
 
     @torch.no_grad()
     def after_step(self, progress: float, watched: Mapping[str, Tensor]) -> None:

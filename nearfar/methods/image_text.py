@@ -14,6 +14,7 @@ from ..losses import key_accuracy, unit
 from ..models import Encoder
 from ..models.transformer import positions
 from .base import Batch, Expects, Method
+from .token_names import numbers
 
 HEADS = 4  # of a layer that looks at an image; the width of texts' tokens is a multiple of it
 DROPOUT = 0.1  # in such a layer, as in the encoders of texts
@@ -130,23 +131,8 @@ class ImageText(Method):
         return batch - 1
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tell how often an image's caption was the nearest, and what similarities are multiplied by."""
+        """Tell how often an image's caption was the nearest of different ones, and what multiplies likeness."""
         return {
-            "contrastive_accuracy": key_accuracy(watched["x"], watched["y"]),
+            "contrastive_accuracy": key_accuracy(watched["x"], watched["y"], watched["c"]),
             "scale": watched["s"].mean(),
         }
-
-
-def numbers(ids: Tensor) -> Tensor:
-    """Number captions: equal ones have equal numbers, and others, but for a chance of 2^-64, have not.
-
-    Args:
-        ids: (n, t) int64 tokens, 0 after the end.
-
-    Returns:
-        (n,) int64.
-    """
-    place = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-    mixed = (ids * 0x2545F4914F6CDD1D) ^ (place * 0x1B873593CC9E2D51)  # int64 wraps around
-    mixed = (mixed ^ (mixed >> 29)) * 0x369DEA0F31A53F85
-    return torch.where(ids != 0, mixed ^ (mixed >> 32), 0).sum(1)

@@ -6,14 +6,16 @@ answering", ACL 2019 (arXiv:1906.00300), section 4.
 Choose it when you have passages of several sentences and want to search them by questions, and there are no pairs to
 learn from. Where there are, multiple_negatives learns more from fewer.
 
-Shapes: N passages; q (N, D), from the encoder f, of length 1, of a sentence of each; p (N, D), of the rest.
+Shapes: N passages; q (N, D), from the encoder f, of length 1, of a sentence of each; p (N, D), of the rest, and c (N,) its
+number, the same for equal ones.
 
 Equation 8, with cosines and a temperature, as plain loops:
 
-    def loss(q, p, tau):
+    def loss(q, p, c, tau):
         total = 0.0
         for i in range(len(q)):
-            others = sum(exp(dot(q[i], p[j]) / tau) for j in range(len(p)))
+            met = [j for j in range(len(p)) if j == i or c[j] != c[i]]
+            others = sum(exp(dot(q[i], p[j]) / tau) for j in met)
             total += -log(exp(dot(q[i], p[i]) / tau) / others)
         return total / len(q)
 

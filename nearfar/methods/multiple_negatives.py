@@ -7,14 +7,15 @@ and Ray Kurzweil, "Efficient natural language response suggestion for Smart Repl
 Choose it when you have pairs of texts that belong together: questions and answers, titles and articles, a text and its
 translation. Name their two columns: `pairs.csv:question,passage`.
 
-Shapes: N pairs; q and p (N, D), from the encoder f, of length 1.
+Shapes: N pairs; q and p (N, D), from the encoder f, of length 1; c (N,) numbers the passages, equal ones alike.
 
 The loss, as plain loops:
 
-    def loss(q, p, tau):
+    def loss(q, p, c, tau):
         total = 0.0
         for i in range(len(q)):
-            others = sum(exp(dot(q[i], p[j]) / tau) for j in range(len(p)))
+            met = [j for j in range(len(p)) if j == i or c[j] != c[i]]
+            others = sum(exp(dot(q[i], p[j]) / tau) for j in met)
             total += -log(exp(dot(q[i], p[i]) / tau) / others)
         return total / len(q)
 """
@@ -31,6 +32,7 @@ from ..core.config import setting
 from ..losses import info_nce, key_accuracy, unit
 from ..models import Encoder
 from .base import Batch, Expects, Loss, Method
+from .token_names import numbers
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,13 @@ class MultipleNegatives(Method):
         return (whole, Which(whole, 1))
 
     def embed(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Turn each text into its vector."""
+        """Turn each text into its vector, and add a number of each passage."""
         q, p = (unit(self.f(x)) for x in batch.views)  # (N, D) each
-        return q, p
+        return q, p, numbers(batch.views[1])
 
-    def loss(self, q: Tensor, p: Tensor) -> Loss:
-        """Compare each question with all passages."""
-        return Loss({"info_nce": info_nce(q, p, None, self.tau)}, {"q": q, "p": p})
+    def loss(self, q: Tensor, p: Tensor, c: Tensor) -> Loss:
+        """Compare each question with all passages; equal ones, of several questions, are no negatives."""
+        return Loss({"info_nce": info_nce(q, p, None, self.tau, names=c)}, {"q": q, "p": p, "c": c})
 
     def negatives(self, batch: int) -> int:
         """The passages of the other questions."""
@@ -83,4 +85,4 @@ class MultipleNegatives(Method):
 
     def metrics(self, watched: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tell how often a question's own passage was the nearest."""
-        return {"contrastive_accuracy": key_accuracy(watched["q"], watched["p"])}
+        return {"contrastive_accuracy": key_accuracy(watched["q"], watched["p"], watched["c"])}

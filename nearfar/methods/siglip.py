@@ -76,7 +76,7 @@ class SigLIP(ImageText):
 
     def loss(self, x: Tensor, y: Tensor, s: Tensor, b: Tensor, c: Tensor) -> Loss:
         """Ask of each pair whether it belongs together: section 3.2."""
-        return Loss({"siglip": losses.siglip(x, y, s.mean(), b.mean(), c)}, {"x": x, "y": y, "s": s})
+        return Loss({"siglip": losses.siglip(x, y, s.mean(), b.mean(), c)}, {"x": x, "y": y, "s": s, "c": c})
 
 
 SigLIP.recipes = recipes(cpu={"batch_size": 64})

@@ -117,9 +117,9 @@ def sentences(marks: npt.NDArray[np.bool_]) -> Ids:
 
 def _texts(block: TextBlock, part: int) -> list[Ids]:
     if any(len(value) <= part for value in block.values):
+        such = "nli.csv:text,follows,contradicts" if part > 1 else "pairs.csv:question,passage"
         raise NearfarError(
-            f"this method compares {part + 1} texts of each row; name as many columns, such as "
-            "pairs.csv:question,passage"
+            f"this method compares {part + 1} texts of each row; name as many columns, such as {such}"
         )
     return [value[part] for value in block.values]
 
