@@ -6,7 +6,7 @@ import numpy as np
 
 from nearfar.analysis.duplicates import duplicate_groups, duplicate_pairs
 from nearfar.analysis.text_copies import Texts, TextThreshold
-from nearfar.text.words import words_of
+from nearfar.core.words import words_of
 
 
 def test_copies_of_texts_are_found_by_their_words_and_others_are_not() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..text.words import words_of
+from ..core.words import words_of
 
 K1, B = 1.5, 0.75  # how soon more of one word counts no more; how much long texts are held back
 DENSE = 0.5  # weight of the vectors in the sum, from 0 to 1; see benchmarks/text.md

@@ -15,15 +15,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ..core import rng
-from ..text.tokenizer import text_of
-from ..text.view_settings import TextPreprocess
-from ..text.words import words_of
+from ..core.words import words_of
 
 RUN = 3  # words of a run
 MIN_SIMILARITY = 0.7  # share of runs that near copies have in common, at least
@@ -77,17 +75,6 @@ class Texts:
             found = {" ".join(words[at : at + RUN]) for at in range(max(1, len(words) - RUN + 1))}
             runs.append(np.array(sorted(_hash(run) for run in found), np.uint64))
         return cls(digests, runs)
-
-    @classmethod
-    def held(cls, dataset: Any, preprocess: TextPreprocess) -> Self:
-        """Take the texts of a data set, of which it has as many tokens as an encoder reads.
-
-        Args:
-            dataset: of texts, split into tokens.
-            preprocess: how they were split.
-        """
-        parts = (dataset[row] for row in range(len(dataset)))
-        return cls.of([" ".join(text_of(preprocess.tokenizer, ids) for ids in some) for some in parts])
 
     def __len__(self) -> int:
         """Count the texts."""

@@ -20,6 +20,7 @@ from ..analysis.text_copies import Texts, TextThreshold
 from ..data.dataset import ImageDataset, Subset
 from ..data.modalities import modality_of
 from ..features.probes import Rows
+from ..text.tokenizer import texts_of
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,17 @@ def near_copies(
     """
     own, least = np.arange(len(test)).repeat(candidates.shape[1]), 1.0
     if modality_of(train).name == "text":
-        words = Texts.held(test, preprocess), Texts.held(train, preprocess)
-        pairs = duplicate_pairs(*words, TextThreshold().min_similarity)
+        mine, theirs = (Texts.of(texts_of(some, preprocess.tokenizer)) for some in (test, train))
+        pairs = duplicate_pairs(mine, theirs, TextThreshold().min_similarity)
         candidates, flat = np.full((len(test), 1), -1), np.full(len(test), -1, np.float32)
         candidates[pairs.a[::-1], 0], flat[pairs.a[::-1]] = pairs.b[::-1], pairs.similarity[::-1]  # best last
         least = 0.0
     elif modality_of(train).pictures:
         rows, place = np.unique(candidates, return_inverse=True)
-        mine, theirs = Collection.of(None, test), Collection.of(None, Subset(train, rows))
-        flat = mine.similarity(theirs, own, place.reshape(-1))
+        asked, originals = Collection.of(None, test), Collection.of(None, Subset(train, rows))
+        flat = asked.similarity(originals, own, place.reshape(-1))
         if flat.max(initial=0) >= LEAST:  # else nothing could be a copy, whatever the threshold
-            least = calibrate(theirs).min_similarity
+            least = calibrate(originals).min_similarity
     else:  # of sounds, only what is the same byte for byte is known
         flat = np.full(candidates.size, -1, np.float32)
     found = flat.reshape(candidates.shape)

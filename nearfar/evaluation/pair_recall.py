@@ -18,6 +18,7 @@ from ..core.device import cores, device_named
 from ..core.errors import NearfarError
 from ..core.intervals import wilson
 from ..core.text import columns, counted, percent
+from ..core.words import words_of
 from ..data.dataset import ImageDataset, Subset
 from ..data.modalities import IMAGES, modality
 from ..data.open import open_data
@@ -26,7 +27,6 @@ from ..embedding.words import TEMPLATES, of_names, text_run
 from ..features.extract import Vectors, features
 from ..features.knn import unit
 from ..features.probes import FeatureProbe, encode_with, untrained, validation_split
-from ..text.words import words_of
 from ..training.run import Run, load
 from ..training.settings import Training
 from . import labelled_data

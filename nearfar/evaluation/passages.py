@@ -14,7 +14,7 @@ from ..analysis.bm25 import BM25, DENSE, together
 from ..core.errors import NearfarError
 from ..core.intervals import wilson
 from ..core.text import columns, counted
-from ..text.words import words_of
+from ..core.words import words_of
 from ..training.run import Run, load
 from .differences import Difference, compare
 from .text_pairs import best_weight, count_words, others, rows_of

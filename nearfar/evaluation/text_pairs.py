@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from ..core import progress
 from ..core.errors import BadImage, NearfarError
+from ..core.words import words_of
 from ..data.modalities import modality
 from ..data.source import Source
 from ..text.read import BETWEEN
-from ..text.words import words_of
 
 Scores = npt.NDArray[np.float64]
 Similarity = Callable[[Sequence[str], Sequence[str]], Scores]

@@ -20,6 +20,7 @@ from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.dataset import Subset
 from ..data.modality import Modality
+from ..text.tokenizer import texts_of
 from .task_types import Labelled, Rows
 
 NEIGHBOURS = 3  # most alike by coarse structure that each image is compared with
@@ -45,7 +46,7 @@ def copies_apart(
     Returns:
         The training images, of which each group stays on one side of a split; and what a user has to know.
     """
-    words = Texts.held(data.dataset, preprocess) if kind.name == "text" else None
+    words = Texts.of(texts_of(data.dataset, preprocess.tokenizer)) if kind.name == "text" else None
     how = "byte for byte" if words is None else "word for word"
     order: dict[Any, int] = {}
     own = np.array([order.setdefault(one, len(order)) for one in _digests(data, words)], np.int64)
@@ -66,7 +67,7 @@ def copies_apart(
             data = replace(data, groups=group.astype(np.int64)[own])
     if tests is None:
         return data, notes
-    asked = None if words is None else Texts.held(tests.dataset, preprocess)
+    asked = None if words is None else Texts.of(texts_of(tests.dataset, preprocess.tokenizer))
     known = np.array([one in order for one in _digests(tests, asked)], np.bool_)
     of = counted(len(tests), f"test {kind.one} is")
     if known.any():

@@ -274,6 +274,17 @@ def text_of(digest: str, ids: Ids) -> str:
     return made
 
 
+def texts_of(dataset: Any, digest: str) -> list[str]:
+    """Put the tokens of a data set's texts together; of a longer text it has what an encoder reads.
+
+    Args:
+        dataset: of texts, each row split into tokens.
+        digest: of the tokenizer.
+    """
+    rows = (dataset[row] for row in range(len(dataset)))
+    return [" ".join(text_of(digest, ids) for ids in row) for row in rows]
+
+
 def _of(digest: str) -> tuple[str, Any]:
     if digest not in _known:
         raise NearfarError(
