@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 # Two test processes share the machine: a thread each, for the processes that tests start too.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -21,15 +22,17 @@ if sys.dont_write_bytecode:
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from nearfar.core import rng
 
 # Continuous integration tries the same examples each time; a developer's run goes looking for new ones.
-settings.register_profile("ci", derandomize=True, database=None)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# Neither is hurried: what else the machine does is no fault of a test.
+UNHURRIED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", derandomize=True, database=None, **UNHURRIED)
+settings.register_profile("own", **UNHURRIED)
+settings.load_profile("ci" if os.environ.get("CI") else "own")
 
 
 def pytest_configure(config: pytest.Config) -> None:

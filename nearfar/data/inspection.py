@@ -127,8 +127,8 @@ class Inspection:
         if across := [group for group in self.duplicates if len(_splits_of(group)) > 1]:
             names = " and ".join(sorted({name for group in across for name in _splits_of(group)}))
             lines.append(
-                f"    {counted(len(across), 'group')} across {names}: scores on copies of training images say "
-                "nothing of new ones; remove them from one"
+                f"    {counted(len(across), 'group')} across {names}: scores on copies of training images "
+                "say nothing of new ones; remove them from one"
             )
         return "\n".join(lines)
 
