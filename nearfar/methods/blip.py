@@ -135,11 +135,12 @@ class BLIP(ImageText):
         """Draw a wrong caption of each image and a wrong image of each caption, (N,) among all, and give w (N,)."""
         every_x, every_y, every_c = (collectives.gather(part, grad=False) for part in (x, y, c))
         differ = c[:, None] != every_c
+        wide = torch.float64 if x.device.type != "mps" else torch.float32  # which knows no float64
         drawn = []
         for name, own, others in (("captions", x, every_y), ("images", y, every_x)):
             with torch.autocast(x.device.type, enabled=False):  # s makes much of a rounding
                 likeness = own @ others.T
-            chance = ((s[:, None] * likeness).double().softmax(1) + LEAST) * differ
+            chance = ((s[:, None] * likeness).to(wide).softmax(1) + LEAST) * differ
             u = torch.from_numpy(rng.uniform(rng.fold(batch.key, "wrong", name), batch.rows, 1)).to(chance)
             up_to = chance.cumsum(1)
             drawn.append((up_to <= u * up_to[:, -1:]).sum(1).clamp(max=len(every_c) - 1))
