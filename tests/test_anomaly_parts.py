@@ -273,6 +273,11 @@ def test_masks_of_another_size_and_of_another_shape(data: Path, tmp_path: Path) 
     (tmp_path / "d.txt").write_text("-3 2 9 60 spur\n")
     regions, kinds = Truth(tmp_path).of("d.jpg", (40, 48))
     assert regions[2:, :9].all() and not regions[:2].any() and kinds == {1: "spur"}
+    blurred = np.zeros((64, 64), np.uint8)
+    blurred[20:41, 20:41] = 255
+    save(tmp_path / "e.jpg", blurred)
+    regions, _ = Truth(tmp_path).of("e.png", (64, 64))
+    assert np.array_equal(regions, blurred // 255)  # what JPEG leaves around a defect is none
     with pytest.raises(NearfarError, match="is no folder"):
         Truth(tmp_path / "none")
 

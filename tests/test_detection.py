@@ -22,6 +22,7 @@ from nearfar.data import box_text
 from nearfar.data.box_labels import open_box_labels, renumbered
 from nearfar.data.yolo_labels import read_yaml_names
 from nearfar.exports import decode_boxes
+from nearfar.features.probes import validation_split
 from nearfar.finetuning import crops, windows
 from nearfar.finetuning.detect import Config, Detection, Objects, Predicting
 from nearfar.finetuning.task_types import Setup, Where
@@ -62,6 +63,19 @@ def test_images_without_objects_bad_boxes_and_boxes_beyond_the_border(tmp_path):
         and "images/2.png, object 1 (square)" in bad
         and "1 box was clipped" in clipped
     )
+
+
+def test_images_without_objects_are_held_out_as_the_others_are(tmp_path):
+    place = folder(tmp_path / "a", 12)
+    for at in range(5):
+        (place / f"labels/{at}.xml").unlink()
+    task = Detection(Config(side=32))
+    data = task.read(place, Preprocess(), Where())
+    strata, without = task.strata(data), np.array([not len(one.boxes) for one in data.targets])
+    assert without.sum() == 5 and ((strata == strata.max()) == without).all() and strata.min() == 0
+    names = tuple(map(str, range(int(strata.max()) + 1)))
+    held = validation_split(strata, names, 0)
+    assert held[without].sum() == 1 and held[~without].any()
 
 
 def test_yaml_names_in_their_three_forms():

@@ -148,6 +148,10 @@ def test_nineteen_in_twenty_planted_copies_are_found_among_images_of_one_kind(
     assert not pairs - planted_pairs and len(pairs) >= 19
 
 
+def test_a_threshold_that_is_given_is_not_rounded() -> None:
+    assert calibrate(held(products(1)), 0.9999).min_similarity == 0.9999
+
+
 def test_one_defect_counts_and_saving_the_board_again_does_not() -> None:
     first, second = boards(2)
     own, others = held([first, first]), held([second, saved(first, 60)])

@@ -1,11 +1,16 @@
 """What fine-tuning computes beside training: folds, weights, temperature, figures, verdict."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from nearfar.core.errors import NearfarError
 from nearfar.finetuning import calibrate, class_figures, linear_fit, outcome, soft_labels
+from nearfar.finetuning.class_answers import NONE
+from nearfar.finetuning.classify import Classification, Predicting
 from nearfar.finetuning.many_labels import read_many
 from nearfar.finetuning.task_types import Figures
 
@@ -39,6 +44,29 @@ def test_folds_keep_groups_and_classes() -> None:
     groups = np.arange(40) // 5
     fold = linear_fit.folds(y, 0, groups)
     assert all(len(np.unique(fold[groups == one])) == 1 for one in range(8))
+    pairs = np.concatenate([np.arange(39), [38]])  # of which one is a pair of copies
+    y = torch.arange(20).repeat_interleave(2)
+    for seed in range(4):  # both images of a class in one fold would never be told
+        fold = linear_fit.folds(y, seed, pairs)
+        assert fold[38] == fold[39] and (fold[:38:2] != fold[1:38:2]).all()
+
+
+def test_a_sure_network_turns_away_no_more_than_was_asked_for_after_its_card_is_read() -> None:
+    draw = np.random.default_rng(0)
+
+    def some(count: int) -> tuple[np.ndarray, SimpleNamespace]:
+        y = draw.integers(0, 2, count)
+        logits = draw.normal(0, 0.1, (count, 2)).astype(np.float32)
+        logits[np.arange(count), y] += 1.1
+        return logits, SimpleNamespace(targets=y, dataset=SimpleNamespace(modality="images"))
+
+    task, again = Classification(), Classification()
+    task.classes = ("a", "b")
+    task.calibrate(some(50), some(50))  # told apart without a mistake, so that probabilities are nearly 1
+    again.restore(json.loads(json.dumps(task.card())), "")
+    again.prepare(Predicting(reject=0.1))
+    refused = [again.rows(logits)[0][0] == NONE for logits in some(400)[0]]
+    assert again.least is not None and 0 < np.mean(refused) < 0.2
 
 
 def test_a_loss_of_nothing_is_not_less_than_nothing() -> None:

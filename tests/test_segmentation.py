@@ -90,6 +90,52 @@ def test_colours_are_classes(tmp_path):
     assert found.classes == ("#000000", "#00ff00", "#ff0000") and (found.masks[0].read() == mask).all()
 
 
+def test_grey_is_a_colour_where_other_masks_have_colours(tmp_path):
+    """White alone would be read as 255, which is the blue of the others."""
+    white, blue, red = (255, 255, 255), (0, 0, 255), (255, 0, 0)
+    masks = {"train/a": [white, blue], "train/b": [white], "train/c": [red, blue], "test/d": [white]}
+    for name, colours in masks.items():
+        for kind in ("images", "masks"):
+            (tmp_path / name).parent.joinpath(kind).mkdir(parents=True, exist_ok=True)
+        place, stem = (tmp_path / name).parent, name[-1]
+        Image.fromarray(picture(0)[0]).save(place / f"images/{stem}.png")
+        drawn = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        drawn[:] = np.array(colours, np.uint8)[np.arange(HEIGHT) * len(colours) // HEIGHT][:, None]
+        Image.fromarray(drawn).save(place / f"masks/{stem}.png")
+    found = open_pixel_labels(tmp_path / "train")
+    assert found.classes == ("#0000ff", "#ff0000", "#ffffff")
+    assert [np.unique(mask.read()).tolist() for mask in found.masks] == [[0, 2], [2], [0, 1]]
+    task = Segmentation(Config(side=32))
+    task.read(tmp_path / "train", Preprocess(), Where())
+    test = task.read_test(tmp_path / "test", Preprocess(), Where())
+    assert (test.targets[0].read() == 2).all()
+    again = Segmentation(Config(side=32))
+    again.restore(task.card(), "")
+    (tmp_path / "out.png").write_bytes(again.files(Pixels(test.targets[0].read(), 1.0))[".png"])
+    assert (np.asarray(Image.open(tmp_path / "out.png")) == (255, 255, 255)).all()
+
+
+def test_a_palette_or_grey_file_beside_colours_is_read_by_its_colours(tmp_path):
+    """As programs save an image of few colours, or of none, in less room."""
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    drawn = np.array([(0, 0, 0), (0, 255, 0), (255, 255, 255)], np.uint8)[picture(0)[1]]
+    saved = {"x": Image.fromarray(drawn), "y": Image.fromarray(drawn).quantize(4)}
+    for stem, image in saved.items():
+        Image.fromarray(picture(0)[0]).save(tmp_path / f"images/{stem}.png")
+        image.save(tmp_path / f"masks/{stem}.png")
+    found = open_pixel_labels(tmp_path)
+    assert found.classes == ("#000000", "#00ff00", "#ffffff")
+    assert all((mask.read() == picture(0)[1]).all() for mask in found.masks)
+
+
+def test_pixels_that_count_for_nothing_are_of_no_class(tmp_path):
+    place = write_masks(tmp_path / "a", 4)
+    task = Segmentation(Config(side=32, ignore=255))
+    data = task.read(place, Preprocess(), Where())
+    assert set(np.concatenate([task.labels_on(mask) for mask in data.targets]).tolist()) == {0, 1}
+
+
 def test_outlines_of_a_coco_file(tmp_path):
     pixels, _, _ = picture(0)
     Image.fromarray(pixels).save(tmp_path / "x.png")

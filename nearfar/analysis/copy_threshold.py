@@ -73,9 +73,9 @@ def calibrate(images: Collection, min_similarity: float | None = None, seed: int
     others = [(x, y) for (i, x), (j, y) in apart if not images.digests[i] == images.digests[j] != ""]
     if min_similarity is None:
         least = float(np.quantile(values, 0.05)) - MARGIN if len(values) else MIN_SIMILARITY
-        min_similarity = min(max(least, LEAST), MIN_SIMILARITY)
+        min_similarity = round(min(max(least, LEAST), MIN_SIMILARITY), 3)
     return CopyThreshold(
-        round(min_similarity, 3),
+        min_similarity,
         len(values),
         int((values >= min_similarity).sum()),
         len(others),

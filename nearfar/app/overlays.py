@@ -12,8 +12,8 @@ from ..core.errors import BadImage, NearfarError
 from ..data import box_text
 from ..data.box_text import BOXES, DrawnBox
 from ..data.crops import CLASS, CORNERS
+from ..data.mask_values import read_values
 from ..data.masks import MASK, MASK_DIGEST
-from ..data.pixel_labels import read_values
 from ..images import decode
 from ..images.class_colours import coloured
 from ..stores import VectorStore

@@ -16,6 +16,7 @@ from .csv_files import read_text
 
 GOOD = "good"
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".jpg")
+BLURRED = (".jpg",)  # of these, the ones whose values are not exact
 SUFFIXES = ("", "_mask")  # what a mask's name has more than the picture's
 SHAPES = 0.02  # by which share the proportions of a mask may differ from its picture's
 
@@ -112,10 +113,11 @@ def _boxes(path: Path, shape: tuple[int, int]) -> tuple[Regions, dict[int, str]]
 def _mask(path: Path, shape: tuple[int, int]) -> Regions:
     """Read a mask and bring it to the picture's size; its connected parts are the defects."""
     try:
-        pixels = decode.decode(read(path, max_pixels=MAX_PIXELS), max_pixels=MAX_PIXELS)
+        pixels = decode.decode(read(path, max_pixels=MAX_PIXELS), max_pixels=MAX_PIXELS).max(axis=2)
     except BadImage as error:
         raise NearfarError(f"the mask {path} cannot be read ({error}).") from None
-    mask = pixels.max(axis=2) > 0
+    # JPEG leaves traces around a defect, which are no defects.
+    mask = pixels > (pixels.max() / 2 if path.suffix.lower() in BLURRED else 0)
     if mask.shape != shape:
         ratio = mask.shape[0] * shape[1] / (mask.shape[1] * shape[0])
         if abs(ratio - 1) > SHAPES:

@@ -1,7 +1,7 @@
 """Reads labels of pixels: masks in image files, or outlines in a COCO file, as class numbers.
 
 The values of masks may be anything with gaps: 0, 128 and 255, the numbers of a palette, 16 bits, or colours.
-They are numbered in ascending order.
+They are numbered in ascending order. Where a mask of a folder has colours, grey is a colour in all of them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from ..core.errors import NearfarError
 from ..core.text import counted
@@ -26,6 +25,7 @@ from .box_labels import upright_shape
 from .csv_files import read_text
 from .folders import find
 from .label_files import joined, same_shape
+from .mask_values import any_colours, has_palette, read_values
 from .masks import image_of_mask, masks_among
 from .source import FileSource, clean
 
@@ -39,14 +39,18 @@ Mask = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask in a file; `numbers` gives the class of each value, others are ignored."""
+    """A mask in a file; `numbers` gives the class of each value, others are ignored.
+
+    `colours` is as for `read_values`.
+    """
 
     path: Path
     numbers: Mapping[int, int]
+    colours: bool = False
 
     def read(self) -> Mask:
         """Give (height, width) class numbers, `IGNORED` where none counts."""
-        values, at = np.unique(read_values(self.path), return_inverse=True)
+        values, at = np.unique(read_values(self.path, self.colours), return_inverse=True)
         wanted = np.array([self.numbers.get(int(value), IGNORED) for value in values], np.uint8)
         return wanted[at]
 
@@ -81,6 +85,7 @@ class PixelLabels:
         classes: names, in the order of their numbers.
         values: the masks' value of each class; empty where they come from outlines.
         notes: what was left out, a sentence each.
+        colours: whether values are colours.
     """
 
     source: FileSource
@@ -88,50 +93,16 @@ class PixelLabels:
     classes: tuple[str, ...]
     values: tuple[int, ...]
     notes: tuple[str, ...]
-
-
-def read_values(path: Path | IO[bytes]) -> npt.NDArray[np.int64]:
-    """Read a mask's values: grey, the numbers of a palette, 16 bits; colours as one number.
-
-    Args:
-        path: the file, or an open one.
-
-    Returns:
-        (height, width) int64; grey saved as a colour image gives grey.
-
-    Raises:
-        NearfarError: it cannot be read.
-    """
-    try:
-        with Image.open(path) as opened:
-            image: Image.Image = opened
-            if opened.format == "JPEG":
-                raise NearfarError(f"the mask {path} is a JPEG, which blurs its values; save masks as PNG.")
-            if image.mode in ("LA", "La"):
-                image = image.convert("L")
-            if image.mode == "PA":
-                image = image.getchannel(0)
-            if image.mode in ("RGBA", "RGBX", "CMYK", "YCbCr"):
-                image = image.convert("RGB")
-            values = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise NearfarError(f"the mask {path} cannot be read ({error}); save it as PNG.") from None
-    if values.ndim == 3:
-        red, green, blue = (values[:, :, at].astype(np.int64) for at in range(3))
-        if (red == green).all() and (red == blue).all():
-            return red
-        return red * 65536 + green * 256 + blue
-    return values.astype(np.int64)
-
-
-def _is_void(path: Path) -> bool:
-    """Tell whether 255 stands for a border, as in masks with a palette."""
-    with Image.open(path) as image:
-        return image.mode == "P"
+    colours: bool = False
 
 
 def open_pixel_labels(
-    data: str | Path, labels: str | Path | None = None, *, ignore: int | None = None, workers: int = 1
+    data: str | Path,
+    labels: str | Path | None = None,
+    *,
+    ignore: int | None = None,
+    workers: int = 1,
+    colours: bool = False,
 ) -> PixelLabels:
     """Open a folder of images and their masks.
 
@@ -141,6 +112,8 @@ def open_pixel_labels(
         labels: a folder of masks named like the images, or a COCO file, where they lie elsewhere.
         ignore: a value of masks whose pixels count for nothing.
         workers: threads that read masks.
+        colours: whether values are colours, as those of the masks that were trained on; masks with a colour
+            say so themselves.
 
     Returns:
         The images that have a mask.
@@ -159,7 +132,7 @@ def open_pixel_labels(
         if pairs:
             found = {image: folder / mask for image, mask in pairs.items()}
             without = len({*paths} - {*pairs} - {*pairs.values()} - masks_among(paths) - {*several})
-            return _of_files(folder, found, without, several, ignore, workers)
+            return _of_files(folder, found, without, several, ignore, workers, colours)
         given = coco.find(folder)
     if given is None:
         raise NearfarError(
@@ -178,7 +151,7 @@ def open_pixel_labels(
         if not own:
             raise NearfarError(f"no mask in {given} is named like an image in {folder}; name them alike.")
         without = len(images) - len(own) - len(several)
-        return _of_files(folder, own, without, several, ignore, workers)
+        return _of_files(folder, own, without, several, ignore, workers, colours)
     return _of_coco(folder, coco.read(given))
 
 
@@ -249,17 +222,19 @@ def _of_files(
     several: Sequence[str],
     ignore: int | None,
     workers: int,
+    colours: bool,
 ) -> PixelLabels:
     """Read all masks once, to know which values there are.
 
     Of images that are left out, `without` counts those without a mask, and `several` names those with more.
     """
     images, files = sorted(pairs), [pairs[image] for image in sorted(pairs)]
+    colours = colours or any_colours(files, workers)
     seen: set[int] = set()
     void = False
 
     def values_of(path: Path) -> tuple[set[int], bool]:
-        return {*np.unique(read_values(path)).tolist()}, _is_void(path)
+        return {*np.unique(read_values(path, colours)).tolist()}, not colours and has_palette(path)
 
     for path, (some, palette) in zip(
         files, map_in_order(values_of, files, threads=workers, ahead=4 * workers), strict=True
@@ -283,15 +258,14 @@ def _of_files(
     values = tuple(sorted(seen))
     numbers = {value: at for at, value in enumerate(values)}
     source = FileSource(str(folder), clean(images), None, folder, images)
-    masks = tuple(MaskFile(path, numbers) for path in files)
-    return PixelLabels(source, masks, _names(folder, values), values, tuple(notes))
+    masks = tuple(MaskFile(path, numbers, colours) for path in files)
+    return PixelLabels(source, masks, _names(folder, values, colours), values, tuple(notes), colours)
 
 
-def _names(folder: Path, values: Sequence[int]) -> tuple[str, ...]:
+def _names(folder: Path, values: Sequence[int], colours: bool) -> tuple[str, ...]:
     """Name the classes: from classes.txt, lines "VALUE NAME" or the names alone, else by their values."""
     path = folder / "classes.txt"
     if not path.is_file():
-        colours = any(value > 65535 for value in values)
         return tuple(f"#{value:06x}" if colours else str(value) for value in values)
     lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
     if all(len(words) > 1 and words[0].isdecimal() for words in lines):
@@ -361,7 +335,9 @@ def renumbered(labels: PixelLabels, classes: Sequence[str], values: Sequence[int
         else:
             moved = tuple((known[labels.classes[value]], shape) for value, shape in mask.shapes)
             masks.append(dataclasses.replace(mask, shapes=moved))
-    return PixelLabels(labels.source, tuple(masks), tuple(classes), tuple(values), labels.notes)
+    return PixelLabels(
+        labels.source, tuple(masks), tuple(classes), tuple(values), labels.notes, labels.colours
+    )
 
 
 def fitted(mask: Mask, shape: tuple[int, ...], name: str) -> Mask:

@@ -350,8 +350,8 @@ class Classification(ClassAnswers):
 
     def card(self) -> dict[str, Any]:
         """Give classes, temperature and the held-out images' probabilities."""
-        known = [round(float(value), 6) for value in self.known]
-        plain = {"classes": list(self.classes), "temperature": self.temperature, "known": known}
+        # Unrounded: of a network that is sure, probabilities differ in their last digits alone.
+        plain = {"classes": list(self.classes), "temperature": self.temperature, "known": self.known.tolist()}
         plain["apart"] = self.apart
         neck = None if self.neck is None else {"widths": list(self.neck.widths), "norm": self.neck.norm}
         return {**plain, "neck": neck}

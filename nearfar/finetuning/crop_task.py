@@ -129,10 +129,11 @@ class CropTask(abc.ABC):
         """Give the class numbers on one image, in any order and number."""
 
     def strata(self, data: Labelled) -> Rows:
-        """Group images by the rarest class on them; those without a class are a group too."""
+        """Group images by the rarest class on them; those without a class are the last group."""
         held = [np.unique(self.labels_on(target)).tolist() for target in data.targets]
         often = Counter(value for some in held for value in some)
-        return np.array([min(some, key=lambda v: (often[v], v), default=-1) for some in held], np.int64)
+        none = max(often, default=-1) + 1  # a number as the others, since they are counted
+        return np.array([min(some, key=lambda v: (often[v], v), default=none) for some in held], np.int64)
 
     def baselines(
         self, encoder: Encoder, fit: Labelled, data: Labelled, setup: Setup

@@ -228,7 +228,7 @@ class Detection(DetectionAnswers):
         ]
         found = [one.found for answers, _ in parts for one in answers]
         best = detection_scores.best_score(truth, found, len(self.classes))
-        self.best = MIN_SCORE if best is None else round(best[0], 4)
+        self.best = MIN_SCORE if best is None else best[0]
         if best is None:
             return ()
         return (

@@ -153,7 +153,7 @@ def _kinds(given: LabelledVectors, rows: Rows) -> int:
 
 
 def folds(y: torch.Tensor, seed: int, groups: Rows | None) -> Rows:
-    """Deal rows out into at most FOLDS folds: each class evenly; a group stays in one.
+    """Deal rows out into at most FOLDS folds: each class evenly; each group, by its first row, into one.
 
     Args:
         y: (n,) classes, or (n, classes) of several labels.
@@ -163,13 +163,17 @@ def folds(y: torch.Tensor, seed: int, groups: Rows | None) -> Rows:
     Returns:
         (n,) int64.
     """
-    order = rng.permutation(rng.fold(seed, "folds"), len(y))
     kinds = y.numpy() if y.dim() == 1 else np.zeros(len(y), np.int64)
     if groups is not None:
-        named = np.unique(groups, return_inverse=True)[1]
-        turn = rng.permutation(rng.fold(seed, "group folds"), int(named.max()) + 1)
-        return np.asarray(turn[named] % FOLDS, np.int64)
-    found = np.empty(len(y), np.int64)
+        _, first, named = np.unique(groups, return_index=True, return_inverse=True)
+        order = rng.permutation(rng.fold(seed, "group folds"), len(first))
+        return _dealt(kinds[first], order)[named]
+    return _dealt(kinds, rng.permutation(rng.fold(seed, "folds"), len(y)))
+
+
+def _dealt(kinds: Rows, order: Rows) -> Rows:
+    """Deal what is of some kinds out into folds, kind by kind, each in this order."""
+    found = np.empty(len(kinds), np.int64)
     count = 0
     for kind in np.unique(kinds):
         own = order[kinds[order] == kind]

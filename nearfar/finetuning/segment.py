@@ -89,6 +89,7 @@ class Segmentation(CropTask):
         """Start without classes; `read` or `restore` gives them."""
         super().__init__(config)
         self.values: tuple[int, ...] = ()
+        self.colours = False  # whether these are colours
         self.decoder = str(config.decoder)
 
     def read(self, data: Any, preprocess: Any, where: Where) -> Labelled:
@@ -98,7 +99,7 @@ class Segmentation(CropTask):
             raise NearfarError(
                 f"the masks of {found.source.name} hold a single value; segmentation needs two classes."
             )
-        self.classes, self.values = found.classes, found.values
+        self.classes, self.values, self.colours = found.classes, found.values, found.colours
         if not self.side:
             masks = found.masks[:: max(1, len(found.masks) // 64)]
             self.side = self.usual_side(np.array([min(mask.read().shape) for mask in masks]))
@@ -111,7 +112,7 @@ class Segmentation(CropTask):
 
     def _open(self, data: Any, where: Where) -> PixelLabels:
         return pixel_labels.open_pixel_labels(
-            data, where.labels, ignore=self.config.ignore, workers=where.workers
+            data, where.labels, ignore=self.config.ignore, workers=where.workers, colours=self.colours
         )
 
     def content(self, found: Any, dataset: Dataset, targets: Sequence[Any]) -> Iterator[bytes]:
@@ -124,9 +125,9 @@ class Segmentation(CropTask):
             yield content.tobytes()
 
     def labels_on(self, target: Any) -> npt.NDArray[np.uint8]:
-        """Give the mask's class numbers."""
+        """Give the mask's class numbers, of the pixels that count."""
         mask: npt.NDArray[np.uint8] = target.read()
-        return mask
+        return mask[mask != IGNORED]
 
     def baselines(
         self, encoder: Encoder, fit: Labelled, data: Labelled, setup: Setup
@@ -223,8 +224,8 @@ class Segmentation(CropTask):
         )
 
     def card(self) -> dict[str, Any]:
-        """Give the classes, the masks' values and the side."""
-        plain = {"classes": list(self.classes), "values": list(self.values)}
+        """Give the classes, the masks' values, whether they are colours, and the side."""
+        plain = {"classes": list(self.classes), "values": list(self.values), "colours": self.colours}
         return {**plain, "side": self.side, "decoder": self.decoder}
 
     def take(self, card: Mapping[str, Any]) -> None:
@@ -232,6 +233,7 @@ class Segmentation(CropTask):
         self.classes = tuple(map(str, card["classes"]))
         self.values, self.side = tuple(map(int, card["values"])), int(card["side"])
         self.decoder = str(card["decoder"])
+        self.colours = bool(card.get("colours", max(self.values, default=0) > 65535))  # older ones lack it
         if self.decoder not in HEADS:
             raise ValueError(f"there is no decoder {self.decoder!r}")
         if self.values and len(self.values) != len(self.classes):
@@ -285,13 +287,14 @@ class Segmentation(CropTask):
 
         classes = pixel_labels.fitted(answer.classes, answer.shape or answer.classes.shape, "an image")
         values = np.array(self.values or range(len(self.classes)), np.int64)[classes]
-        if values.max(initial=0) < 256:
+        if self.colours:
+            image = Image.fromarray(
+                np.stack([values >> 16, values >> 8 & 255, values & 255], 2).astype(np.uint8)
+            )
+        elif values.max(initial=0) < 256:
             image = Image.fromarray(values.astype(np.uint8))
-        elif max(self.values) < 65536:
-            image = Image.fromarray(values.astype(np.uint16))
         else:
-            colours = np.stack([values >> 16, values >> 8 & 255, values & 255], 2).astype(np.uint8)
-            image = Image.fromarray(colours)
+            image = Image.fromarray(values.astype(np.uint16))
         out = io.BytesIO()
         image.save(out, "PNG")
         return {".png": out.getvalue()}
