@@ -25,6 +25,7 @@ from nearfar.exports import decode_boxes
 from nearfar.features.probes import validation_split
 from nearfar.finetuning import crops, windows
 from nearfar.finetuning.detect import Config, Detection, Objects, Predicting
+from nearfar.finetuning.objects_shown import yolo_names
 from nearfar.finetuning.task_types import Setup, Where
 from nearfar.images.views import Preprocess
 from nearfar.models.detectors import DETECTORS, detector_class
@@ -84,6 +85,14 @@ def test_yaml_names_in_their_three_forms():
     assert read_yaml_names("names:\n  1: c\n  0: a b\ntrain: x\n") == ("a b", "c")
     assert read_yaml_names("names: {0: a b, 1: c}") == ("a b", "c")
     assert read_yaml_names("nc: 2\n") == ()
+    assert read_yaml_names('names:\n- "\\u00fc #1"\n- "c"  # last\n') == ("ü #1", "c")
+
+
+@pytest.mark.parametrize(
+    "names", [("ü", "b"), ('a "b"', "it's", "c\\d"), ("C #5", "x, y"), ("[x]", "1", "null")]
+)
+def test_names_of_any_kind_are_read_as_predict_writes_them(names):
+    assert read_yaml_names(yolo_names(names).decode()) == names
 
 
 def test_errors_say_what_to_do(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -17,8 +18,10 @@ FARTHEST = 2  # of the shares of a side: beyond, they are pixels
 MOST = 100_000  # classes
 # Of a list in brackets or a table in braces: a name, in quotes or without, behind its number if it has one.
 _ITEM = re.compile(
-    r"""\s*(?:(?P<key>\d+)\s*:\s*)?(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<plain>[^],}]*))\s*,?"""
+    r"""\s*(?:(?P<key>\d+)\s*:\s*)?(?:"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>[^']*)'|(?P<plain>[^],}]*))\s*,?"""
 )
+
+_COMMENT = re.compile(r""" #(?=[^"']*$)""")  # one in quotes belongs to a name
 
 
 def yolo_reader(names: Sequence[str] | None, posed: bool) -> Callable[[Path, Shape], list[Object]]:
@@ -122,9 +125,14 @@ def read_yaml_names(text: str) -> tuple[str, ...]:
     """
 
     def plain(word: str) -> str:
-        return word.strip().strip("'\"").strip()
+        word = word.strip()
+        return (
+            _unescaped(word[1:-1])
+            if word[:1] == word[-1:] == '"' and len(word) > 1
+            else word.strip("'").strip()
+        )
 
-    lines = [line.split(" #")[0].rstrip() for line in text.splitlines()]
+    lines = [_COMMENT.split(line)[0].rstrip() for line in text.splitlines()]
     start = next((at for at, line in enumerate(lines) if line.startswith("names:")), None)
     if start is None:
         return ()
@@ -133,7 +141,10 @@ def read_yaml_names(text: str) -> tuple[str, ...]:
     if first:
         at, inside = 1, " ".join([first, *lines[start + 1 :]])
         while (found := _ITEM.match(inside, at)) and found.end() > at:
-            word = next(word for word in found.group("double", "single", "plain") if word is not None).strip()
+            double, single, bare = found.group("double", "single", "plain")
+            word = (
+                _unescaped(double) if double is not None else single if single is not None else bare
+            ).strip()
             if word or found["key"]:
                 names.append((len(names) if found["key"] is None else int(found["key"]), word))
             at = found.end()
@@ -152,3 +163,11 @@ def read_yaml_names(text: str) -> tuple[str, ...]:
         raise ValueError
     own = dict(names)
     return tuple(own.get(at) or str(at) for at in range(1 + max(own, default=-1)))
+
+
+def _unescaped(word: str) -> str:
+    """Read what stands between double quotes, where letters may be written by their numbers."""
+    try:
+        return str(json.loads(f'"{word}"', strict=False)).strip()
+    except ValueError:  # a backslash of another kind
+        return word.strip()

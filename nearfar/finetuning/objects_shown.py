@@ -28,7 +28,7 @@ def yolo_text(kept: Kept, classes: Sequence[str]) -> bytes:
 
 def yolo_names(classes: Sequence[str]) -> bytes:
     """Write data.yaml, which names the classes."""
-    return f"nc: {len(classes)}\nnames: {json.dumps(list(classes))}\n".encode()
+    return f"nc: {len(classes)}\nnames: {json.dumps(list(classes), ensure_ascii=False)}\n".encode()
 
 
 def framed(
