@@ -51,6 +51,14 @@ def test_folds_keep_groups_and_classes() -> None:
         assert fold[38] == fold[39] and (fold[:38:2] != fold[1:38:2]).all()
 
 
+def test_a_fold_whose_others_are_all_of_one_class_is_taken_for_that_class() -> None:
+    """With no answer at all, the only image of the first class would count as right."""
+    y = torch.tensor([0] + [1] * 20)
+    x = torch.randn(21, 3, generator=torch.Generator().manual_seed(0))
+    found = linear_fit.crossed(linear_fit.LabelledVectors(x, y, 2), 0)
+    assert found is not None and (found[1].argmax(1) == 1).all()
+
+
 def test_a_sure_network_turns_away_no_more_than_was_asked_for_after_its_card_is_read() -> None:
     draw = np.random.default_rng(0)
 

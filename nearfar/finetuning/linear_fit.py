@@ -122,8 +122,8 @@ def crossed(given: LabelledVectors, seed: int, groups: Rows | None = None) -> tu
     """
     fold = folds(given.y, seed, groups)
     count = int(fold.max()) + 1
-    parts = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(count)]
-    parts = [(rest, own) for rest, own in parts if len(rest) > 1 and len(own) and _kinds(given, rest) > 1]
+    every = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(count)]
+    parts = [(rest, own) for rest, own in every if len(rest) > 1 and len(own) and _kinds(given, rest) > 1]
     if len(parts) < 2:
         return None
     paths = [path(given.take(rest)) for rest, _ in parts]
@@ -131,6 +131,9 @@ def crossed(given: LabelledVectors, seed: int, groups: Rows | None = None) -> tu
     waited, l2 = 0, 1.0
     rows = np.concatenate([own for _, own in parts])
     held = torch.zeros(len(given.x), given.classes, dtype=given.x.dtype)
+    for rest, own in every:
+        if len(rest) and _kinds(given, rest) == 1:  # who knows one class answers with it: Laplace's odds
+            held[own, int(given.y[rest[0]])] = math.log(len(rest) + 1)
     for fits in zip(*paths, strict=True):
         logits = held.clone()
         for fit, (_, own) in zip(fits, parts, strict=True):
