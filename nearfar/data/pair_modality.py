@@ -134,7 +134,8 @@ class PairModality(ImageModality):
 
     def describe(self, source: Any, **how: Any) -> Inspection:
         """Describe the images, and name the captions that cannot be used."""
-        return dataclasses.replace(super().describe(source, **how), captions=source.set_aside)
+        aside = getattr(source, "set_aside", ())  # a part of a source has the captions of its images alone
+        return dataclasses.replace(super().describe(source, **how), captions=aside)
 
     def load(
         self,

@@ -20,7 +20,6 @@ from ..analysis.text_copies import Texts, TextThreshold
 from ..data.dataset import ImageDataset, Subset
 from ..data.modalities import modality_of
 from ..features.probes import Rows
-from ..text.tokenizer import texts_of
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ def near_copies(
     """
     own, least = np.arange(len(test)).repeat(candidates.shape[1]), 1.0
     if modality_of(train).name == "text":
+        from ..text.tokenizer import texts_of
+
         mine, theirs = (Texts.of(texts_of(some, preprocess.tokenizer)) for some in (test, train))
         pairs = duplicate_pairs(mine, theirs, TextThreshold().min_similarity)
         candidates, flat = np.full((len(test), 1), -1), np.full(len(test), -1, np.float32)

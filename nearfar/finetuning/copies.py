@@ -20,7 +20,6 @@ from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.dataset import Subset
 from ..data.modality import Modality
-from ..text.tokenizer import texts_of
 from .task_types import Labelled, Rows
 
 NEIGHBOURS = 3  # most alike by coarse structure that each image is compared with
@@ -46,7 +45,7 @@ def copies_apart(
     Returns:
         The training images, of which each group stays on one side of a split; and what a user has to know.
     """
-    words = Texts.of(texts_of(data.dataset, preprocess.tokenizer)) if kind.name == "text" else None
+    words = _words(data, preprocess) if kind.name == "text" else None
     how = "byte for byte" if words is None else "word for word"
     order: dict[Any, int] = {}
     own = np.array([order.setdefault(one, len(order)) for one in _digests(data, words)], np.int64)
@@ -67,7 +66,7 @@ def copies_apart(
             data = replace(data, groups=group.astype(np.int64)[own])
     if tests is None:
         return data, notes
-    asked = None if words is None else Texts.of(texts_of(tests.dataset, preprocess.tokenizer))
+    asked = None if words is None else _words(tests, preprocess)
     known = np.array([one in order for one in _digests(tests, asked)], np.bool_)
     of = counted(len(tests), f"test {kind.one} is")
     if known.any():
@@ -114,6 +113,12 @@ class _Side:
         a, b = near[order].numpy(), who[near, place][order].numpy()
         good = self.images.similarity(base.images, a, b) >= MIN_SIMILARITY
         return a[good], b[good]
+
+
+def _words(data: Labelled, preprocess: Any) -> Texts:
+    from ..text.tokenizer import texts_of  # images need no file of texts
+
+    return Texts.of(texts_of(data.dataset, preprocess.tokenizer))
 
 
 def _digests(data: Labelled, words: Texts | None) -> Sequence[Any]:
