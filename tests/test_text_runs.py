@@ -215,12 +215,12 @@ def test_nothing_is_chosen_on_what_is_measured(
     said: list[str] = []
     monkeypatch.setattr("nearfar.core.progress.say", said.append)
     texts, _ = sentences(40, seed=8)
-    for call, columns in (
-        (nearfar.passages, "question,passage,x"),
-        (nearfar.sts, "sentence1,sentence2,score"),
+    for call, columns, again in (
+        (nearfar.passages, "question,passage,x", f'"{texts[3]}","another answer",1'),
+        (nearfar.sts, "sentence1,sentence2,score", f'"{texts[4]}","{texts[3]}",1'),  # the other way round
     ):
         rows = [f'"{texts[at]}","{texts[at + 1]}",{at % 5}' for at in range(39)]
-        for part, some in (("test", rows[:20]), ("dev", [*rows[20:], rows[3].upper()])):
+        for part, some in (("test", rows[:20]), ("dev", [*rows[20:], again.upper()])):
             (tmp_path / f"{part}.csv").write_text("\n".join([columns, *some]))
         test = tmp_path / "test.csv"
         call(run, test, dev=tmp_path / "dev.csv")

@@ -14,10 +14,9 @@ from ..analysis.bm25 import BM25, DENSE, together
 from ..core.errors import NearfarError
 from ..core.intervals import wilson
 from ..core.text import columns, counted
-from ..core.words import words_of
 from ..training.run import Run, load
 from .differences import Difference, compare
-from .text_pairs import best_weight, count_words, others, rows_of
+from .text_pairs import best_weight, count_words, others, rows_of, same_words
 
 COLUMNS = ("question", "passage")
 BEST = 10  # passages that count for the reciprocal rank
@@ -125,7 +124,7 @@ def passages(
     weight, also = DENSE, [] if among is None else [row[1] for row in rows_of(among, COLUMNS)]
     asked = rows_of(test, COLUMNS)
     if dev is not None:
-        ways, right = _scores(opened, others(rows_of(dev, COLUMNS), asked, dev, "questions"), dev, also)
+        ways, right = _scores(opened, others(rows_of(dev, COLUMNS), asked, dev, "questions", 1), dev, also)
 
         def score(tried: float) -> float:
             table = _sum(ways, tried)
@@ -157,7 +156,7 @@ def _scores(
     """Score all passages for each question, in each way; and which passages are right ones."""
     held: dict[str, str] = {}
     for text in (*(row[1] for row in rows), *also):
-        held.setdefault(_same(text), text)
+        held.setdefault(same_words(text), text)
     if len(held) < 2:
         raise NearfarError(
             f"{data} has one passage, which every question finds; give more, or search others too with "
@@ -166,25 +165,20 @@ def _scores(
     number = {text: at for at, text in enumerate(held)}
     answers: dict[str, list[int]] = {}
     for question, passage in rows:
-        answers.setdefault(_same(question), []).append(number[_same(passage)])
+        answers.setdefault(same_words(question), []).append(number[same_words(passage)])
     questions, texts = (
-        list({_same(row[0]): row[0] for row in reversed(rows)}.values())[::-1],
+        list({same_words(row[0]): row[0] for row in reversed(rows)}.values())[::-1],
         [*held.values()],
     )
     right = np.zeros((len(questions), len(texts)), np.bool_)
     for row, question in zip(right, questions, strict=True):
-        row[answers[_same(question)]] = True
+        row[answers[same_words(question)]] = True
     q, p = (run.encode(some, normalize_embeddings=True) for some in (questions, texts))
     index = BM25(texts)
     counter = count_words(texts)
     tfidf = (counter.transform(questions) @ counter.transform(texts).T).toarray()
     made = {"encoder": q @ p.T, "bm25": np.stack([index.scores(text) for text in questions])}
     return made | {"tfidf": tfidf.astype(np.float32)}, right
-
-
-def _same(text: str) -> str:
-    """Give what texts of the same words have in common."""
-    return " ".join(words_of(text)) or text
 
 
 def _ranks(table: Table, right: Flags) -> npt.NDArray[np.int64]:

@@ -112,7 +112,7 @@ def sts(
     rows = rows_of(test, COLUMNS)
     parts = {"test": _pairs(rows, test)}
     if dev is not None:
-        parts["dev"] = _pairs(others(rows_of(dev, COLUMNS), rows, dev, "pairs"), dev)
+        parts["dev"] = _pairs(others(rows_of(dev, COLUMNS), rows, dev, "pairs", 2), dev)
     weighed = _sentences(parts["dev" if dev is not None else "test"]) if texts is None else _all(texts)
     words, pieces = tfidf(weighed), tfidf(weighed, characters=True)
     kind = modality("text")

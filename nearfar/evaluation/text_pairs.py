@@ -52,7 +52,7 @@ def rows_of(data: Any, columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def others(
-    dev: Sequence[tuple[str, ...]], test: Sequence[tuple[str, ...]], data: Any, noun: str
+    dev: Sequence[tuple[str, ...]], test: Sequence[tuple[str, ...]], data: Any, noun: str, texts: int
 ) -> tuple[tuple[str, ...], ...]:
     """Leave out what is measured on from what is chosen on, and say so.
 
@@ -61,15 +61,16 @@ def others(
         test: rows that are measured; `dev` may have some of them.
         data: what errors call `dev`.
         noun: what the rows are.
+        texts: how many of a row's texts name it, in any order: one of a question, two of a pair.
 
     Returns:
-        The rows of `dev` whose texts no row of `test` has.
+        The rows of `dev` that no row of `test` is.
 
     Raises:
         NearfarError: there are none.
     """
-    known = {_texts(row) for row in test}
-    kept = tuple(row for row in dev if _texts(row) not in known)
+    known = {_named(row[:texts]) for row in test}
+    kept = tuple(row for row in dev if _named(row[:texts]) not in known)
     if not kept:
         raise NearfarError(
             f"{data} has no {noun} but those of the test, so a choice on them would make its figures too "
@@ -82,9 +83,18 @@ def others(
     return kept
 
 
-def _texts(row: tuple[str, ...]) -> tuple[str, ...]:
-    """Give the words of both texts, without a score."""
-    return tuple(" ".join(words_of(text)) or text for text in row[:2])
+def _named(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Give what rows of the same words have in common, whichever text comes first."""
+    return tuple(sorted(same_words(text) for text in texts))
+
+
+def same_words(text: str) -> str:
+    """Give what texts of the same words have in common.
+
+    Args:
+        text: any text.
+    """
+    return " ".join(words_of(text)) or text
 
 
 def count_words(texts: Sequence[str], characters: bool = False) -> Any:
