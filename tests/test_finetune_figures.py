@@ -109,6 +109,30 @@ def test_temperature_undoes_overconfidence() -> None:
     assert abs(calibrate.temperature((2 * logits).astype(np.float32), several) - 2) < 0.15
 
 
+def test_no_image_is_judged_by_a_temperature_that_was_fitted_on_it() -> None:
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, 2, (40, 3)).astype(np.float32)
+    truth = (logits + draw.gumbel(0, 1, (40, 3))).argmax(1)
+    groups = np.repeat(np.arange(20), 2)
+    other = np.where(np.arange(40) < 2, (truth + 1) % 3, truth)  # the first group's labels
+    one, two = (calibrate.crossed(logits, labels, groups) for labels in (truth, other))
+    assert (one[:2] == two[:2]).all() and (one != two).sum() >= 30
+    assert calibrate.crossed(logits[:1], truth[:1])[0] == calibrate.temperature(logits[:1], truth[:1])
+
+    task, many = (
+        Classification(),
+        SimpleNamespace(targets=truth, groups=groups, dataset=SimpleNamespace(modality="images")),
+    )
+    task.classes = tuple("abc")
+    task.calibrate((logits, many), (logits, many))
+    own, fair = (
+        class_figures.of_classes(logits, truth, task.classes, by).values for by in (task.temperature, one)
+    )
+    told = task.measure(list(logits), many).values
+    assert own["log_loss"] < told["log_loss"] < own["log_loss"] + 0.2 and told["accuracy"] == own["accuracy"]
+    assert fair["log_loss"] > own["log_loss"]
+
+
 def test_average_precision_is_scikit_learns() -> None:
     from sklearn.metrics import average_precision_score
 

@@ -23,7 +23,7 @@ def of_classes(
     logits: Logits,
     truth: Rows,
     classes: Sequence[str],
-    temperature: float,
+    temperature: float | npt.NDArray[np.float64],
     *,
     balanced: bool = False,
     groups: Rows | None = None,
@@ -34,7 +34,7 @@ def of_classes(
         logits: (n, classes).
         truth: (n,) class numbers.
         classes: their names.
-        temperature: by which logits are divided.
+        temperature: by which logits are divided, or (n, 1) one for each image.
         balanced: whether the main figure is the mean of the classes' accuracies.
         groups: (n,) numbers of the groups that images belong to, over which the interval is; or None.
 
@@ -83,7 +83,7 @@ def of_labels(
     logits: Logits,
     truth: npt.NDArray[np.float32],
     classes: Sequence[str],
-    temperature: float,
+    temperature: float | npt.NDArray[np.float64],
     groups: Rows | None = None,
 ) -> Figures:
     """Measure predictions of several labels an image.
@@ -92,7 +92,7 @@ def of_labels(
         logits: (n, classes).
         truth: (n, classes) of 0 and 1.
         classes: names of the labels.
-        temperature: by which logits are divided.
+        temperature: by which logits are divided, or (n, 1) one for each image.
         groups: (n,) numbers of the groups that images belong to, over which the interval is; or None.
 
     Returns:

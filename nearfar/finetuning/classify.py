@@ -112,6 +112,7 @@ class Classification(ClassAnswers):
         self.classes: tuple[str, ...] = ()
         self.temperature, self.known = 1.0, np.empty(0)
         self.apart = True  # whether nothing was fitted to or chosen on the images of `known`
+        self._crossed: tuple[Labelled, npt.NDArray[np.float64]] | None = None
         self._vectors: dict[tuple[int, str], tuple[nn.Module, Vectors]] = {}
 
     @property
@@ -314,10 +315,20 @@ class Classification(ClassAnswers):
     def measure(self, answers: Sequence[Any], data: Labelled) -> Figures:
         """Compare with the truth: accuracy, or the balanced one; of several labels the mAP."""
         logits = np.asarray(answers, np.float32)
+        found = self._figures(logits, data, self.temperature)
+        if self._crossed is not None and self._crossed[0] is data:
+            fair = self._figures(logits, data, self._crossed[1]).values
+            told = {key: fair[key] for key in ("log_loss", "calibration_error")}
+            found = replace(found, values={**found.values, **told})
+        return found
+
+    def _figures(
+        self, logits: npt.NDArray[np.float32], data: Labelled, temperature: float | npt.NDArray[np.float64]
+    ) -> Figures:
         if self.many:
-            return class_figures.of_labels(logits, data.targets, self.classes, self.temperature, data.groups)
+            return class_figures.of_labels(logits, data.targets, self.classes, temperature, data.groups)
         how: dict[str, Any] = {"balanced": self.config.balance != "none", "groups": data.groups}
-        return class_figures.of_classes(logits, data.targets, self.classes, self.temperature, **how)
+        return class_figures.of_classes(logits, data.targets, self.classes, temperature, **how)
 
     def mistakes(self, answers: Sequence[Any], data: Labelled, count: int) -> list[Mistake]:
         """Find the wrong answers of which the network is surest."""
@@ -329,7 +340,11 @@ class Classification(ClassAnswers):
         self, choice: tuple[Sequence[Any], Labelled], rest: tuple[Sequence[Any], Labelled]
     ) -> tuple[str, ...]:
         """Fit the temperature, and keep the probabilities from which `--reject` takes its threshold."""
-        self.temperature = calibrate.temperature(np.asarray(choice[0], np.float32), choice[1].targets)
+        logits, data = np.asarray(choice[0], np.float32), choice[1]
+        self.temperature = calibrate.temperature(logits, data.targets)
+        # Where the same images are measured on, probabilities are judged by temperatures of the others.
+        same = data is rest[1]
+        self._crossed = (data, calibrate.crossed(logits, data.targets, data.groups)) if same else None
         if self.many:
             return ()
         shares = calibrate.probabilities(np.asarray(rest[0], np.float32), self.temperature, False)
