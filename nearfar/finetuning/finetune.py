@@ -20,7 +20,8 @@ from ..training import checkpoint
 from ..training.logger import locked
 from ..training.run import PARTS, Run, load
 from . import vectors
-from .job import SCRATCH_FILE, STAGES, Job
+from .gradient_training import SCRATCH_FILE, STAGES
+from .job import Job
 from .outcome import Finetuned
 from .session import CHECKS_FILE
 from .settings import Tuning

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import progress, rng
+from ..core import progress
 from ..core.commit import commit
 from ..core.config import to_json
 from ..core.errors import NearfarError
@@ -27,13 +27,13 @@ from ..data.modality import Modality
 from ..data.reading import write_rejected
 from ..features import probes
 from ..training import checkpoint
-from ..training.precision import gains_from_bfloat16
 from ..training.run import Run, export
-from . import outcome, session, vectors
+from . import outcome, vectors
 from .copies import copies_apart
+from .gradient_training import SCRATCH_FILE, STAGES, GradientTraining, answers
 from .measuring import measure
 from .outcome import FROZEN, SCRATCH, TUNED, Finetuned
-from .session import CHECKS_FILE, TaskTraining
+from .session import CHECKS_FILE
 from .settings import Tuning
 from .share import half_of, take_share
 from .task import Task
@@ -48,10 +48,7 @@ from .task_types import (
 )
 from .tuned import write_card
 
-MIN_CHOICE = 50  # held-out images without which no learning rate is chosen
 MIN_HALVES = 40  # held-out images from which choices and thresholds have images of their own
-CHECKED = 512  # images that a check of a training looks at, of those trained on and of those held out
-STAGES, SCRATCH_FILE = "stages.json", "scratch.safetensors"
 
 
 @dataclass
@@ -120,10 +117,21 @@ class Job:
             solved = self.task.solve(self.encoder, self.fit, choice, self.setup)
         crossed, networks = None, {}
         if self.mode == "full" or solved is None:
-            network, chosen = self._trained()
+            training = GradientTraining(
+                self.folder,
+                self.task,
+                self.tuning,
+                self.setup,
+                self.encoder,
+                self.fit,
+                self.choice,
+                self.mode,
+                self.digest,
+            )
+            network, chosen = training.run()
             networks = {TUNED: network}
             networks |= {FROZEN: solved.network} if solved else {}
-            networks |= {SCRATCH: self._scratch_network()} if self.tuning.scratch else {}
+            networks |= {SCRATCH: training.scratch()} if self.tuning.scratch else {}
         else:
             networks, chosen, crossed = {TUNED: solved.network}, solved.chosen, solved.crossed
         return self._finish(data, tests, networks, chosen, crossed)
@@ -230,134 +238,10 @@ class Job:
         ]
         progress.say("\n  ".join(lines))
 
-    # Training by gradient steps
-
-    def _trained(self) -> tuple[TaskNetwork, dict[str, Any]]:
-        """Choose the learning rate and train; what was chosen and measured before is taken over."""
-        stages = self._stages()
-        mode = "full" if self.mode == "full" else "linear"
-        size = self.started.preprocess.size
-        recipe = self.task.recipe(mode, len(self.fit), size, self.tuning.epochs)
-        recipe = self._sized(recipe)
-        if "precision" not in stages:
-            stages["precision"] = self._precision(recipe)
-            self._keep(stages)
-        how = self._setting(stages["precision"])
-        if self.tuning.scratch and not (self.folder / SCRATCH_FILE).exists():
-            self._scratch(how)
-        lr = self.tuning.lr or recipe.lrs[0]
-        if self.tuning.lr is None and self.choice is not None and len(self.choice) >= MIN_CHOICE:
-            trials = stages.setdefault("trials", {})
-            for each in recipe.lrs:
-                if str(each) not in trials:
-                    network = self._network(mode != "full")
-                    session.try_out(how, network, self.fit, recipe, each)
-                    trials[str(each)] = self._figures(network, self.choice).score
-                    self._keep(stages)
-            lr = max(recipe.lrs, key=lambda each: trials[str(each)])  # of equals the usual one
-            told = ", ".join(f"{float(rate):g} {100 * score:.1f} %" for rate, score in trials.items())
-            progress.say(f"learning rate {lr:g}, by trials on held-out {self.kind.noun}: {told}")
-        network = self._network(mode != "full")
-        check = None if self.choice is None else self._check_of()
-        session.train(how, network, self.fit, recipe, lr, f"{self.digest} {lr} {recipe}", check)
-        epochs = recipe.steps * recipe.batch_size / (recipe.images or len(self.fit))
-        chosen = {
-            "lr": lr,
-            "steps": recipe.steps,
-            "batch_size": recipe.batch_size,
-            "epochs": round(epochs, 2),
-        }
-        return network.eval(), {
-            **chosen,
-            "precision": stages["precision"],
-            "trials": stages.get("trials", {}),
-        }
-
-    def _sized(self, recipe: Any) -> Any:
-        """Take the batch that was asked for; the number of images seen stays."""
-        asked = self.tuning.batch_size
-        if asked is None:
-            return recipe
-        steps = max(1, round(recipe.steps * recipe.batch_size / asked))
-        return replace(recipe, batch_size=asked, steps=steps)
-
-    def _network(self, frozen: bool, encoder: Any = None) -> TaskNetwork:
-        source = self.encoder if encoder is None else encoder
-        return self.task.network(source, self.fit, self.setup, frozen=frozen)
-
-    def _setting(self, precision: str) -> TaskTraining:
-        return TaskTraining(
-            self.folder,
-            self.task,
-            replace(self.setup, seed=rng.fold(self.tuning.seed, "tuning")),
-            precision,
-            self.tuning.save_minutes,
-        )
-
-    def _precision(self, recipe: Any) -> str:
-        if self.tuning.precision != "auto":
-            return self.tuning.precision
-        network = self._network(self.mode != "full")
-        feed: Any = self._setting("float32").feed(self.fit, recipe.batch_size)
-        gains = gains_from_bfloat16(network, feed, self.device, noun=self.kind.noun)
-        return "bfloat16" if gains else "float32"
-
-    def _check_of(self) -> session.Check:
-        """Make what looks at a network in training, on some images trained on and some held out."""
-        assert self.choice is not None
-        held = self.choice.take(np.arange(min(CHECKED, len(self.choice))))
-        stride = -(-len(self.fit) // CHECKED)
-        seen = self.fit.take(np.arange(0, len(self.fit), stride))
-
-        def look(network: TaskNetwork) -> dict[str, float]:
-            scores = {
-                "held": self._figures(network, held).score,
-                "trained": self._figures(network, seen).score,
-            }
-            return {**scores, "images": len(held)}
-
-        return look
-
-    def _scratch(self, how: TaskTraining) -> None:
-        """Train the same network from random weights, and keep it until all is measured."""
-        progress.say("training from scratch, to compare")
-        network = self._network(False, self._random_encoder())
-        recipe = self._sized(
-            self.task.recipe("scratch", len(self.fit), self.started.preprocess.size, self.tuning.epochs)
-        )
-        lr = self.tuning.lr or recipe.lrs[0]
-        session.train(how, network, self.fit, recipe, lr, f"{self.digest} scratch {lr} {recipe}", None)
-        checkpoint.save(self.folder / SCRATCH_FILE, network.state_dict(), {})
-        (self.folder / checkpoint.LAST).unlink(missing_ok=True)
-        (self.folder / "log.jsonl").unlink(missing_ok=True)
-
-    def _random_encoder(self) -> Any:
-        made = probes.untrained(
-            self.encoder, self.fit.dataset, self.started.preprocess, self.tuning.seed, str(self.device)
-        )
-        return made.to(memory_format=torch.channels_last)
-
-    def _scratch_network(self) -> TaskNetwork:
-        network = self._network(False, self._random_encoder())
-        network.load_state_dict(checkpoint.read(self.folder / SCRATCH_FILE)[0])
-        return network.eval()
-
-    def _stages(self) -> dict[str, Any]:
-        """Read what earlier sessions of this run chose and measured."""
-        path = self.folder / STAGES
-        found = checkpoint.read_json(path) if path.exists() else {}
-        return found if found.get("digest") == self.digest else {"digest": self.digest}
-
-    def _keep(self, stages: Mapping[str, Any]) -> None:
-        checkpoint.write_json(self.folder / STAGES, stages)
-
     # What came of it
 
     def _answers(self, network: TaskNetwork, data: Labelled) -> Any:
-        return self.task.answers(network, data.dataset, self.setup, batch_size=256)
-
-    def _figures(self, network: TaskNetwork, data: Labelled) -> Figures:
-        return self.task.measure(self._answers(network, data), data)
+        return answers(self.task, network, data, self.setup)
 
     def _baselines(self, data: Labelled) -> Mapping[str, Figures]:
         return self.task.baselines(self.encoder, self.fit, data, self.setup)
