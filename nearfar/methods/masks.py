@@ -116,6 +116,6 @@ class TokenDecoder(nn.Module):
         y = self.enter(tokens)
         hidden = self.mask.to(y.dtype).expand(len(y), order.shape[1] - y.shape[1], -1)
         y = torch.cat([y, hidden], 1).take_along_dim(order.argsort(1)[:, :, None], 1)
-        where = positions(side, order.shape[1] // side, y.shape[2])
+        where = positions(order.shape[1] // side, side, y.shape[2])
         found: Tensor = self.leave(self.norm(self.blocks(y + where.to(y))))
         return found
