@@ -119,7 +119,7 @@ class NPID(Method):
         return (
             v,
             batch.rows.to(v.device),
-            drawn(batch, self.config.bank_negatives, len(self.bank)).to(v.device),
+            drawn(batch, self.config.bank_negatives, len(self.memory.rows)).to(v.device),
         )
 
     def loss(self, v: Tensor, rows: Tensor, drawn: Tensor) -> Loss:
@@ -181,13 +181,13 @@ def compare(v: Tensor, rows: Tensor, drawn: Tensor, method: NPID) -> tuple[Tenso
         exp(similarity / tau), from which z is estimated.
     """
     kind = torch.promote_types(v.dtype, torch.float32)
-    v, bank = v.to(kind), method.bank.to(kind)
+    v, bank = v.to(kind), method.memory.rows  # converted where it is read, which NCE does in part
     with torch.autocast(v.device.type, enabled=False):
         if not drawn.shape[1]:
-            similarity = v @ bank.T / method.tau  # (n, M)
+            similarity = v @ bank.to(kind).T / method.tau  # (n, M)
             return F.cross_entropy(similarity, rows), {"first": similarity.argmax(1) == rows}
-        own = (bank[rows] * v).sum(1) / method.tau  # (n,)
-        others = torch.einsum("nkp,np->nk", bank[drawn], v) / method.tau  # (n, K)
+        own = (bank[rows].to(kind) * v).sum(1) / method.tau  # (n,)
+        others = torch.einsum("nkp,np->nk", bank[drawn].to(kind), v) / method.tau  # (n, K)
         every = torch.cat([own[:, None], others], 1)
         mean = every.detach().exp().mean()
         z = torch.where(method.settled > 0, method.normalizer.to(kind), _everywhere(mean)) * len(bank)

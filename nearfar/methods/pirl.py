@@ -114,7 +114,7 @@ class PIRL(NPID):
         shuffled = cut.take_along_dim(order[:, :, None, None, None], 1)
         h = self.tile(self.f(shuffled.flatten(0, 1))).unflatten(0, cut.shape[:2])  # (N, T, P)
         t = unit(self.together(h.flatten(1)))
-        negatives = drawn(batch, self.config.bank_negatives, len(self.bank))
+        negatives = drawn(batch, self.config.bank_negatives, len(self.memory.rows))
         return v, t, batch.rows.to(v.device), negatives.to(v.device)
 
     def loss(self, v: Tensor, t: Tensor, rows: Tensor, drawn: Tensor) -> Loss:  # type: ignore[override]
