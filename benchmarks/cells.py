@@ -1,14 +1,17 @@
-"""Blood cells as a collection of their own: the boxes of BCCD cut out, in a folder a class.
+"""Blood cells as collections of their own: BCCD's boxes, a folder a class; white cells (WBC), two lists.
 
     python -m benchmarks.cells bccd/BCCD --out cells
+    python -m benchmarks.cells "wbc/Dataset 1" --out white
 
-Its own lists say which photographs are for training (trainval) and for testing (test). Red cells are ten
+BCCD's own lists say which photographs are for training (trainval) and for testing (test). Red cells are ten
 times as many as the others, so the first two of a photograph are taken (--most), and all of the others.
+Of the white cells every third is for testing; a kind of which there is one alone is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from nearfar.core.errors import BadImage
 from nearfar.data.box_labels import open_box_labels
 from nearfar.data.crops import cut
 
+WHITE = ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil")
 LISTS = {"train": "trainval.txt", "test": "test.txt"}
 
 
@@ -52,8 +56,27 @@ def cut_out(data: Path, out: Path, most: int) -> Counter[str]:
     return written
 
 
+def listed(data: Path, out: Path) -> Counter[str]:
+    """Write train.csv and test.csv of white cells, by the table beside their folder; count by kind."""
+    with (data.parent / f"Class Labels of {data.name}.csv").open(newline="") as file:
+        rows = [
+            (f"{int(number):03d}.bmp", WHITE[int(kind) - 1]) for number, kind in list(csv.reader(file))[1:]
+        ]
+    many = Counter(kind for _, kind in rows)
+    rows = [row for row in rows if many[row[1]] > 1]
+    out.mkdir(parents=True, exist_ok=True)
+    written: Counter[str] = Counter()
+    for split, own in (("test", rows[::3]), ("train", [row for at, row in enumerate(rows) if at % 3])):
+        with (out / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [("path", "label"), *(((data / name).resolve(), kind) for name, kind in own)]
+            )
+        written.update(f"{split}/{kind}" for _, kind in own)
+    return written
+
+
 def main() -> None:
-    """Cut the cells out."""
+    """Cut the cells out, or list them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -61,7 +84,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--most", type=int, default=2, help="red cells of a photograph")
     words = parser.parse_args()
-    for name, count in sorted(cut_out(words.data, words.out, words.most).items()):
+    boxes = (words.data / "Annotations").exists()
+    found = cut_out(words.data, words.out, words.most) if boxes else listed(words.data, words.out)
+    for name, count in sorted(found.items()):
         print(f"{name}: {count}")
 
 
