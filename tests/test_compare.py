@@ -133,6 +133,8 @@ def test_the_first_lines_say_what_the_best_is_above_and_what_not() -> None:
     assert MethodComparison(methods, (), {}, Path()).sentences() == []
     beaten = MethodComparison(methods[:1], baselines[2:], {}, Path()).sentences()
     assert beaten == ["k-NN: simclr is best with 62.0 %; not above k-means patches (60.0)"]
+    paced = Row("simclr", 1, {"images_per_second": SeedStatistics(9.0, 9.0, 9.0)})
+    assert "| clips/s |" in MethodComparison((paced,), (), {}, Path(), "clips").table()
 
 
 def test_images_with_captions_are_compared_by_numbers_alone(labelled, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,8 @@ def test_the_sentence_says_who_is_best_by_how_much_and_at_what_cost() -> None:
     cost = EncoderCost(3_400_000, 224, "apache-2.0", 55.4)
     rows = [Candidate("a", {"knn": bad}), Candidate("b", {"knn": good}, cost)]
     gap = compare(truth, good, bad, 0)
+    heard = str(replace(cost, noun="clips", unit="frames"))
+    assert heard == "3.40 M parameters, 55 clips/s of 224 frames, licence apache-2.0"
     assert rank(truth, rows, 0).sentences() == [
         f"k-NN: best on these images is b, by 30.0 over a ({100 * gap.low:.1f} to {100 * gap.high:.1f} "
         "points); "

@@ -132,8 +132,9 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
             probes[name] = FeatureProbe(encode, images, validation, centred=centred, groups=own)
             whose = {"encoder": run, KNOWN: known}.get(name)
             if whose is not None:
+                pace = round(probes[name].images_per_second, 1)
                 costs[name] = EncoderCost(
-                    **whose.facts(), images_per_second=round(probes[name].images_per_second, 1)
+                    **whose.facts(), images_per_second=pace, noun=kind.noun, unit=kind.unit
                 )
 
     vectors = {name: probes[name].x for name in ("encoder", KNOWN) if name in probes}

@@ -22,20 +22,23 @@ class EncoderCost:
 
     Attributes:
         parameters: numbers in its weights.
-        image_size: side of its input in pixels.
+        image_size: of its input: of images the side in pixels.
         licence: of its weights.
         images_per_second: of the training images, decoded before, on the device of the evaluation.
+        noun, unit: what they are called, and what their size counts.
     """
 
     parameters: int
     image_size: int
     licence: str
     images_per_second: float
+    noun: str = "images"
+    unit: str = "px"
 
     def __str__(self) -> str:
         return (
-            f"{self.parameters / 1e6:.2f} M parameters, {self.images_per_second:,.0f} images/s of "
-            f"{self.image_size} px, licence {self.licence}"
+            f"{self.parameters / 1e6:.2f} M parameters, {self.images_per_second:,.0f} {self.noun}/s of "
+            f"{self.image_size} {self.unit}, licence {self.licence}"
         )
 
 
@@ -90,7 +93,8 @@ class Ranking:
                     cost.licence if cost else "-",
                 ]
             )
-        heads = ["ranked by k-NN", *CLASSIFIERS.values(), "parameters", "images/s", "licence"]
+        noun = next((row.cost.noun for row, _ in self.rows if row.cost), "images")
+        heads = ["ranked by k-NN", *CLASSIFIERS.values(), "parameters", f"{noun}/s", "licence"]
         heads[0] += " " * max(0, max(len(row[0]) for row in cells) - 24)
         return [*columns(heads, cells), "", *self.sentences()]
 

@@ -76,12 +76,13 @@ class Row:
 
 @dataclass(frozen=True)
 class MethodComparison:
-    """The rows, with labels the best by k-NN first; and the settings common to all."""
+    """The rows, with labels the best by k-NN first; the settings common to all; what they learnt from."""
 
     rows: tuple[Row, ...]
     baselines: tuple[Row, ...]
     common: Mapping[str, Any]
     path: Path
+    noun: str = "images"
 
     def to_json(self) -> dict[str, Any]:
         """Write everything in plain values."""
@@ -106,7 +107,8 @@ class MethodComparison:
             for name in ("knn", "linear", "images_per_second", "epochs", "peak_mib", *SHOWN_HEALTH)
             if any(name in row.figures for row in rows)
         ]
-        titles = {"knn": "k-NN", "images_per_second": "images/s", "peak_mib": "peak MiB", "rankme": "RankMe"}
+        titles = {"knn": "k-NN", "peak_mib": "peak MiB", "rankme": "RankMe"}
+        titles["images_per_second"] = f"{self.noun}/s"
         lines = [
             "| method | seeds | " + " | ".join(titles.get(name, name) for name in shown) + " |",
             "|---|---|" + "---|" * len(shown),
@@ -248,7 +250,7 @@ def compare(
     rows.sort(key=lambda row: -row.figures["knn"].mean if "knn" in row.figures else 1.0)
     others = [_row(name, values, "") for name, values in based.items() if values]
     common = {"seeds": seeds, **{key: value for key, value in given.items() if value is not None}}
-    made = MethodComparison(tuple(rows), tuple(others), common, folder)
+    made = MethodComparison(tuple(rows), tuple(others), common, folder, modality(kind).noun)
     with atomic_write(folder / "compare.json") as file:
         file.write(json.dumps(made.to_json(), indent=1).encode())
     with atomic_write(folder / "compare.md") as file:
