@@ -130,6 +130,10 @@ def words() -> dict[str, Tensor]:
     asked = {"batch_size": 64, "micro_batch": 32}
     config = resolve("simclr", "cpu", asked, side=32, device=torch.device("cpu"))
     assert fit_batch(config, 100)[0].training.micro_batch == 32
+    # Every fourth image of a process is every fourth of all.
+    asked = {"batch_size": 60, "keep_colour": True}
+    config = resolve("simclr", "cpu", asked, side=32, device=torch.device("cpu"))
+    assert fit_batch(config, 100)[0].training.batch_size == 60 - 60 % (4 * distributed.world())
     return {"gathered": gathered, "x_grad": x.grad, "summed": summed, "y_grad": y.grad, "waited": waited}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ..core import distributed
 from ..core.errors import NearfarError
 from ..core.text import counted
+from ..data.batch import ALTERNATES
 from ..data.dataset import holdout_rows
 from .resolve import with_classes
 from .run_config import RunConfig
@@ -70,9 +71,12 @@ def fit_batch(config: RunConfig, images: int) -> tuple[RunConfig, list[str]]:
             f"there are {images:,} {kind.noun}, fewer than a batch of {training.batch_size:,}: the batch is "
             "all of them."
         )
-    if batch % world:
-        batch -= batch % world
-        notes.append(f"the batch is {batch:,}, a multiple of the {world} processes.")
+    every = ALTERNATES.step if world > 1 and getattr(config.settings, "keep_colour", False) else 1
+    share = batch // world
+    share -= share % every if share >= every else 0  # the fourth images of all are then those of each
+    if share * world < batch:
+        batch, fourth = share * world, ", in each of which every fourth image keeps its colours"
+        notes.append(f"the batch is {batch:,}, a multiple of the {world} processes{fourth * (every > 1)}.")
     if training.micro_batch is not None and training.micro_batch >= batch:  # both over all processes
         training = replace(training, micro_batch=None)
     return replace(config, training=replace(training, batch_size=batch)), notes
