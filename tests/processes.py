@@ -368,8 +368,8 @@ def halved(saved: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         def __iter__(self):
             for step in range(4):
                 torch.manual_seed(step)
-                views = [share(torch.rand(8, 3, 16, 16)) for _ in range(2)]
-                rows = torch.arange(8)
+                views = [share(torch.rand(32, 3, 16, 16)) for _ in range(2)]
+                rows = torch.arange(32)
                 yield Batch(views, share(rows), share(rows % 3), step)
 
     module = small("simclr", network="vit_w64_d2")

@@ -236,7 +236,7 @@ def test_processes_that_share_weights_learn_in_bfloat16_as_one_and_save_float32(
     losses = [key for key in first if key.startswith("bfloat16.loss.")]
     assert len(losses) == 4
     torch.testing.assert_close(first[losses[0]], one[losses[0]], rtol=1e-3, atol=0)
-    for key in losses:  # of eight images, whose batch norm makes much of a rounding
+    for key in losses:  # batch norm of few images makes much of a rounding, on some processors more
         torch.testing.assert_close(first[key], one[key], rtol=0.03, atol=0)
     name = len("bfloat16.")
     saved = {key[name:]: x for key, x in first.items() if key[:name] == "bfloat16." and key not in losses}
