@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -323,4 +324,6 @@ def test_check_tells_what_the_known_encoder_gives_where_there_are_labels(
     assert found is not None and (found.images, found.accuracy) == (12, 1.0)
     assert found.chance == pytest.approx((8 * 7 + 4 * 3) / (12 * 11)) and "100.0 %" in str(found)
     monkeypatch.setattr(embedded, "there", lambda: False)
+    sure, unsure = (replace(found, low=low, chance=0.3) for low in (0.4, 0.2))
+    assert "--method distill --teacher known" in str(sure) and "distill" not in str(unsure)
     assert check_known(tmp_path / "sorted", **how) is None

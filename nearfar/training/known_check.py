@@ -51,8 +51,15 @@ class KnownCheck:
         return (
             f"known encoder: the nearest other image of {self.images} sampled ones has the same label in "
             f"{percent(self.accuracy)} ({100 * self.low:.0f} to {100 * self.high:.0f}), by chance in "
-            f"{percent(self.chance)} ({self.encoder}, {self.seconds:.0f} s)"
+            f"{percent(self.chance)} ({self.encoder}, {self.seconds:.0f} s){self.advice}"
         )
+
+    @property
+    def advice(self) -> str:
+        """What to try where its neighbours tell the labels apart, as they do on photographs."""
+        if self.low <= self.chance:
+            return ""
+        return "; a small encoder can learn from it, without labels: --method distill --teacher known"
 
 
 def check_known(data: Any, *, limit: int, device: torch.device, threads: int) -> KnownCheck | None:
