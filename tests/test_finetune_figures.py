@@ -109,6 +109,16 @@ def test_temperature_undoes_overconfidence() -> None:
     assert abs(calibrate.temperature((2 * logits).astype(np.float32), several) - 2) < 0.15
 
 
+def test_few_images_without_a_mistake_leave_some_doubt() -> None:
+    truth = np.arange(20) % 3
+    logits = np.eye(3, dtype=np.float32)[truth]
+    least = [
+        calibrate.probabilities(many, calibrate.temperature(many, given), len(given.shape) == 2).max(1).mean()
+        for many, given in ((logits, truth), (2 * logits - 1, logits))
+    ]
+    assert min(least) > 0.9 and max(least) < 0.98
+
+
 def test_no_image_is_judged_by_a_temperature_that_was_fitted_on_it() -> None:
     draw = np.random.default_rng(0)
     logits = draw.normal(0, 2, (40, 3)).astype(np.float32)
