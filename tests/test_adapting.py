@@ -175,6 +175,23 @@ def test_settings_are_gentle_where_weights_are_given(start: str) -> None:
     assert (asked.encoder_rate, asked.rate_decay) == (1.0, 0.8)
 
 
+def test_batch_norms_keep_the_statistics_of_the_start(photos: Path, tmp_path: Path) -> None:
+    first = nearfar.pretrain(photos, out=tmp_path / "start", encoder="resnet10_w16", **TINY)
+    before = first.encoder.state_dict()
+    how = {**TINY, "weights": str(tmp_path / "start"), "head_warmup": 0.0}
+    for frozen in (None, False):
+        run = nearfar.pretrain(photos, out=tmp_path / f"{frozen}", freeze_statistics=frozen, **how)
+        after = run.encoder.state_dict()
+        same = {name: torch.equal(before[name], after[name]) for name in before}
+        measured = [equal for name, equal in same.items() if ".bn" in name and "running" in name]
+        assert measured and all(equal is (frozen is None) for equal in measured)
+        assert not same["net.blocks.0.conv1.weight"]
+    for name in adapting.NEED_START:
+        flag = "--" + name.replace("_", "-")
+        with pytest.raises(NearfarError, match=f"^{flag} is for training that starts from weights"):
+            nearfar.pretrain(photos, out=tmp_path / "c", **{name: 1}, **TINY)
+
+
 def test_heads_learn_while_the_encoder_is_still(start: str, photos: Path, tmp_path: Path) -> None:
     before = load(start).encoder.state_dict()
     still = nearfar.pretrain(photos, out=tmp_path / "a", weights=start, head_warmup=1.0, **TINY)

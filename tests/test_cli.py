@@ -310,6 +310,7 @@ FLAGS = {
 SETTINGS = (
     "--modality --groups --epochs --steps --minutes --batch-size --micro-batch --encoder --stem --weights "
     "--trainable --head-warmup --encoder-rate --rate-decay --start-pull "
+    "--freeze-statistics --no-freeze-statistics "
     "--image-size --early-size --early-steps --short-side --optimizer --lr --lr-scaling --momentum "
     "--weight-decay --warmup --precision "
     "--seed --device --views-on --compile --parallel --checkpoint-activations --no-checkpoint-activations "

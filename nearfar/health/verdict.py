@@ -108,7 +108,7 @@ def _worse(evaluation: Mapping[str, Any], start: str) -> Verdict | None:
     return Verdict(
         "worse than its start",
         f"on {evaluation['data']['test']}, {said}",
-        f"keep {start} as it is, or change less of it: --trainable norms, or a lower --encoder-rate",
+        f"keep {start} as it is, or change less of it: --trainable last:1, or a lower --encoder-rate",
     )
 
 

@@ -11,10 +11,11 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.errors import NearfarError
 from ..core.rng import fold
@@ -59,6 +60,7 @@ class Encoder(nn.Module):
 
     normalization: Tensor | None
     projection: nn.Linear | None
+    frozen_statistics = False  # whether batch norms normalise by what they have measured in training too
 
     def __init__(
         self,
@@ -94,6 +96,19 @@ class Encoder(nn.Module):
         plain = (self.mean, self.std) == (ZERO, ONE)
         both = None if plain else torch.tensor([self.mean, self.std]).view(2, 3, 1, 1)
         self.register_buffer("normalization", both)
+
+    def train(self, mode: bool = True) -> Self:
+        """Go into training mode or out of it; batch norms whose statistics are frozen stay out.
+
+        Args:
+            mode: whether to train.
+        """
+        super().train(mode)
+        if mode and self.frozen_statistics:
+            for part in self.modules():
+                if isinstance(part, _BatchNorm):
+                    part.eval()
+        return self
 
     def _normalized(self, x: Tensor) -> Tensor:
         return x if self.normalization is None else (x - self.normalization[0]) / self.normalization[1]

@@ -2,7 +2,8 @@
 
 A method's heads start from random weights, and their first gradients would spoil an encoder that is good
 already. So the heads learn alone at first. Then the encoder learns too, at a share of the rate, which is
-smaller in the layers near the image, and may be pulled towards the features that it began with.
+smaller in the layers near the image, and may be pulled towards the features that it began with. Batch norms
+keep the statistics that its weights were made for.
 """
 
 from __future__ import annotations
@@ -22,8 +23,16 @@ from ..models import Encoder, blocks
 from .settings import Training
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-STARTED = {"head_warmup": 0.1, "encoder_rate": 0.1, "rate_decay": 0.8, "early_size": 1.0}
+STARTED = {
+    "head_warmup": 0.1,
+    "encoder_rate": 0.1,
+    "rate_decay": 0.8,
+    "freeze_statistics": True,
+    "early_size": 1.0,
+}
 """Settings of a training that starts from weights, where nothing else is asked for."""
+NEED_START = ("start_pull", "freeze_statistics")
+"""Further settings that are only for such a training."""
 _WAYS = re.compile(r"all|none|norms|(?:last|lora):([1-9]\d{0,3})")
 
 

@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
     encoder_rate: float | None
     rate_decay: float | None
     start_pull: float | None
+    freeze_statistics: bool | None
     image_size: int | None
     early_size: float | None
     early_steps: float | None

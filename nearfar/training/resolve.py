@@ -109,8 +109,9 @@ def resolve(
         groups[Training] |= adapting.STARTED
     elif asked.get("trainable") not in (None, "all"):
         raise NearfarError("--trainable is for training that starts from weights; name them with --weights.")
-    elif asked.get("start_pull"):
-        raise NearfarError("--start-pull is for training that starts from weights; name them with --weights.")
+    elif alone := next((name for name in adapting.NEED_START if asked.get(name)), None):
+        flag = "--" + alone.replace("_", "-")
+        raise NearfarError(f"{flag} is for training that starts from weights; name them with --weights.")
     for name, value in asked.items():
         if name not in homes:
             raise NearfarError(f"there is no setting {name!r}; {nearest(name, homes)}")
@@ -264,6 +265,7 @@ def build_method(wanted: RunConfig, images: int = 1) -> Method:
     f = models.like(f, start)
     if start is not None:
         copy_weights(start, f)
+    f.frozen_statistics = training.freeze_statistics
     cls = methods.method(wanted.method)
     with models.seeded(training.seed, "adapting"):
         adapting.choose(f, training.trainable, others="text" in cls.requires(wanted.settings))

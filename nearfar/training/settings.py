@@ -78,6 +78,10 @@ class Training:
         low=0.0,
         source="Li et al. 2019, DELTA",
     )
+    freeze_statistics: bool = setting(
+        False,
+        "batch norms keep the statistics of the start, rather than normalise by those of each batch; on with --weights",
+    )
     image_size: int | None = setting(None, "side of a view in pixels", low=8, high=1024)
     early_size: float = setting(
         1.0,
