@@ -192,6 +192,18 @@ def test_batch_norms_keep_the_statistics_of_the_start(photos: Path, tmp_path: Pa
             nearfar.pretrain(photos, out=tmp_path / "c", **{name: 1}, **TINY)
 
 
+def test_a_known_encoder_is_adapted_at_its_own_size(start: str) -> None:
+    def settings(recipe: str, **asked: Any) -> tuple[int | None, int, str]:
+        how: dict[str, Any] = {"side": 300, "device": torch.device("cpu")}
+        found = resolve.resolve("simclr", recipe, {"steps": 1, **asked}, **how).training
+        return found.image_size, found.batch_size, found.trainable
+
+    assert settings("cpu") == (64, 256, "all")
+    assert settings("cpu", weights=start) == (32, 64, "last:2")
+    assert settings("imagenet", weights=start) == (32, 512, "all")
+    assert settings("cpu", weights=start, image_size=48, batch_size=8, trainable="all") == (48, 8, "all")
+
+
 def test_heads_learn_while_the_encoder_is_still(start: str, photos: Path, tmp_path: Path) -> None:
     before = load(start).encoder.state_dict()
     still = nearfar.pretrain(photos, out=tmp_path / "a", weights=start, head_warmup=1.0, **TINY)

@@ -123,7 +123,11 @@ def resolve(
         _settle_colours(data.views, groups[data.views], asked)
     weights = groups[Training].get("weights")
     if weights is not None and is_run(weights):
-        groups[Training] |= _started_from(str(weights), data.encodes or kind, asked.get("encoder"))
+        own, usual = _started_from(str(weights), data.encodes or kind, asked.get("encoder"))
+        groups[Training] |= own
+        if kind == IMAGES and own["encoder"] not in SHAPES:  # which see images at their own size
+            usual |= adapting.ON_CPU if recipe == "cpu" else {}
+            groups[Training] |= {name: value for name, value in usual.items() if asked.get(name) is None}
     training = build(Training, groups[Training])
     size = training.image_size or data.input_size(side)
     training = replace(training, modality=kind, image_size=size, device=device.type)
@@ -160,8 +164,8 @@ def _settle_colours(cls: type[Views], views: dict[str, Any], asked: Mapping[str,
         views.update({name: kept[name] for name in COLOURS if asked.get(name) is None})
 
 
-def _started_from(weights: str, kind: str, encoder: Any) -> dict[str, Any]:
-    """Give the network of a run or a known encoder that training starts from.
+def _started_from(weights: str, kind: str, encoder: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give the network of a run or a known encoder that training starts from, and the size of its images.
 
     Args:
         weights: as `run.load` takes it.
@@ -178,7 +182,8 @@ def _started_from(weights: str, kind: str, encoder: Any) -> dict[str, Any]:
         raise NearfarError(
             f"--weights {weights} belong to {start.encoder.name}, not to {encoder}; leave --encoder out."
         )
-    return {"encoder": start.encoder.name, "stem": start.encoder.stem}
+    own = {"encoder": start.encoder.name, "stem": start.encoder.stem}
+    return own, {"image_size": start.preprocess.size}
 
 
 def needs_labels(method: str, given: Mapping[str, Any]) -> bool:

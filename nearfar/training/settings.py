@@ -54,7 +54,7 @@ class Training:
     trainable: str = setting(
         "all",
         "what of the encoder changes: all, norms, last:K for its last K blocks, lora:R for additions of rank R, or "
-        "none, where captions learn to fit it",
+        "none, where captions learn to fit it; of a known encoder on a CPU last:2",
     )
     head_warmup: float = setting(
         0.0,
@@ -82,7 +82,9 @@ class Training:
         False,
         "batch norms keep the statistics of the start, rather than normalise by those of each batch; on with --weights",
     )
-    image_size: int | None = setting(None, "side of a view in pixels", low=8, high=1024)
+    image_size: int | None = setting(
+        None, "side of a view in pixels; with --weights of a known encoder its own", low=8, high=1024
+    )
     early_size: float = setting(
         1.0,
         "side of the views in the first --early-steps of the steps, as a share of --image-size; smaller views cost "
