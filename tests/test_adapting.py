@@ -201,6 +201,7 @@ def test_a_known_encoder_is_adapted_at_its_own_size(start: str) -> None:
     assert settings("cpu") == (64, 256, "all")
     assert settings("cpu", weights=start) == (32, 64, "last:2")
     assert settings("imagenet", weights=start) == (32, 512, "all")
+    assert settings("cpu", weights=start.replace("@32", "@320")) == (224, 64, "last:2")
     assert settings("cpu", weights=start, image_size=48, batch_size=8, trainable="all") == (48, 8, "all")
 
 

@@ -33,6 +33,8 @@ STARTED = {
 """Settings of a training that starts from weights, where nothing else is asked for."""
 ON_CPU = {"batch_size": 64, "trainable": "last:2"}
 """Further ones, where a network as large as known encoders are is trained on a CPU."""
+SIDES = (256, 224)
+"""The largest side of its own at which an encoder is trained unasked, and that of those for larger images."""
 NEED_START = ("start_pull", "freeze_statistics")
 """Further settings that are only for such a training."""
 _WAYS = re.compile(r"all|none|norms|(?:last|lora):([1-9]\d{0,3})")

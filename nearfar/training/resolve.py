@@ -183,7 +183,9 @@ def _started_from(weights: str, kind: str, encoder: Any) -> tuple[dict[str, Any]
             f"--weights {weights} belong to {start.encoder.name}, not to {encoder}; leave --encoder out."
         )
     own = {"encoder": start.encoder.name, "stem": start.encoder.stem}
-    return own, {"image_size": start.preprocess.size}
+    largest, usual = adapting.SIDES
+    size = start.preprocess.size
+    return own, {"image_size": size if size <= largest else usual}
 
 
 def needs_labels(method: str, given: Mapping[str, Any]) -> bool:

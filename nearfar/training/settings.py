@@ -83,7 +83,10 @@ class Training:
         "batch norms keep the statistics of the start, rather than normalise by those of each batch; on with --weights",
     )
     image_size: int | None = setting(
-        None, "side of a view in pixels; with --weights of a known encoder its own", low=8, high=1024
+        None,
+        "side of a view in pixels; with --weights of a known encoder its own, up to 256",
+        low=8,
+        high=1024,
     )
     early_size: float = setting(
         1.0,
