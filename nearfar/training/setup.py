@@ -131,6 +131,8 @@ class TrainingSetup:
         training, plan, f, kind = self.wanted.training, self.plan, self.module.f, self.wanted.kind
         seen = len(self.module.views(self.wanted.views)) * training.batch_size
         weights = sum(weight.numel() for weight in f.parameters())
+        learn = sum(weight.numel() for weight in f.parameters() if weight.requires_grad)
+        learning = f" ({learn:,} learn: {training.trainable})" if training.trainable != "all" else ""
         pieces = f", in chunks of {training.micro_batch:,}" if training.micro_batch else ""
         place = self.device.type if training.views_on == "device" else "cpu"
         code = ", compiled" if training.compile == "yes" else ""
@@ -146,7 +148,7 @@ class TrainingSetup:
         lines = [
             f"{what}, {counted(len(self.dataset), kind.one)} at {self.wanted.image_size} {kind.unit}{early}",
             f"into       {self.folder}",
-            f"encoder    {f.name}, {f.stem} stem, {weights:,} weights, {f.dim:,} features{scales}",
+            f"encoder    {f.name}, {f.stem} stem, {weights:,} weights{learning}, {f.dim:,} features{scales}",
             f"batch      {training.batch_size:,} {kind.noun}, {seen:,} views{against}{pieces}",
             f"optimizer  {training.optimizer}, peak rate {lr:.3g}, weight decay {training.weight_decay:g}",
             f"length     {counted(plan.steps, 'step')}, {passes:,.1f} epochs",
