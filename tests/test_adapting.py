@@ -192,6 +192,13 @@ def test_batch_norms_keep_the_statistics_of_the_start(photos: Path, tmp_path: Pa
             nearfar.pretrain(photos, out=tmp_path / "c", **{name: 1}, **TINY)
 
 
+def test_a_name_that_is_nothing_says_what_can_be_named(photos: Path, tmp_path: Path) -> None:
+    for name in ("knwn", "runs/typo"):
+        with pytest.raises(NearfarError, match=f"^weights '{name}' are no .* such as known"):
+            nearfar.pretrain(photos, out=tmp_path / "a", weights=name, **TINY)
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_known_encoder_is_adapted_at_its_own_size(start: str) -> None:
     def settings(recipe: str, **asked: Any) -> tuple[int | None, int, str]:
         how: dict[str, Any] = {"side": 300, "device": torch.device("cpu")}

@@ -22,6 +22,11 @@ def refusal(path: Path) -> str:
     Args:
         path: a file that is no .safetensors file.
     """
+    if not path.suffix:
+        return (
+            f"weights {str(path)!r} are no known encoder, no finished run and no .safetensors file; give one "
+            "of these, such as known, timm:resnet18 or runs/a."
+        )
     if path.suffix not in PICKLES:
         return f"weights {str(path)!r} are in no file that nearfar reads; give a .safetensors file."
     made = path.with_suffix(".safetensors").name
