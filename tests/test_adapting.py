@@ -196,6 +196,9 @@ def test_a_name_that_is_nothing_says_what_can_be_named(photos: Path, tmp_path: P
     for name in ("knwn", "runs/typo"):
         with pytest.raises(NearfarError, match=f"^weights '{name}' are no .* such as known"):
             nearfar.pretrain(photos, out=tmp_path / "a", weights=name, **TINY)
+    for encoder, instead in (("auto", "timm:resnet18"), ("resnet50", "torchvision:resnet50")):
+        with pytest.raises(NearfarError, match=f"of which network; write --weights {instead} instead"):
+            nearfar.pretrain(photos, out=tmp_path / "a", weights="pretrained", **{**TINY, "encoder": encoder})
     assert not (tmp_path / "a").exists()
 
 

@@ -153,8 +153,6 @@ def encoder(name: str, *, size: int | None = None, weights: str | None = None, s
     shape = NETWORKS[name]
     with seeded(seed, "encoder", name):
         net = TextNetwork(shape)
-    if weights == "pretrained":
-        raise NearfarError(f"there are no pretrained weights for {name!r}; leave --weights out.")
     if weights is not None:
         files.read(net, name, "standard", Path(weights))
     return Encoder(net, shape.width, name, "standard", size, untrained=weights is None)

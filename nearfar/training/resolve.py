@@ -14,7 +14,7 @@ from ..core.errors import NearfarError, nearest
 from ..data.modalities import IMAGES, modality
 from ..images.view_settings import COLOURS, Views, keeping
 from ..methods.base import Method
-from ..models import every_scale
+from ..models import every_scale, libraries
 from ..models.residual import SHAPES
 from ..models.weights import copy_weights
 from . import adapting, recipes
@@ -122,6 +122,11 @@ def resolve(
     if issubclass(data.views, Views):
         _settle_colours(data.views, groups[data.views], asked)
     weights = groups[Training].get("weights")
+    if weights == "pretrained" and kind == IMAGES:
+        raise NearfarError(
+            "--weights pretrained does not say of which network; write --weights "
+            f"{_of_library(encoder)} instead of --encoder, and the size of its images comes with it."
+        )
     if weights is not None and is_run(weights):
         own, usual = _started_from(str(weights), data.encodes or kind, asked.get("encoder"))
         groups[Training] |= own
@@ -186,6 +191,12 @@ def _started_from(weights: str, kind: str, encoder: Any) -> tuple[dict[str, Any]
     largest, usual = adapting.SIDES
     size = start.preprocess.size
     return own, {"image_size": size if size <= largest else usual}
+
+
+def _of_library(encoder: str) -> str:
+    """Write an encoder's name with its library before it, or another's where no library has weights of it."""
+    library, plain = libraries.find("timm:resnet18" if encoder == "auto" else encoder)
+    return "timm:resnet18" if library == "nearfar" else f"{library}:{plain}"
 
 
 def needs_labels(method: str, given: Mapping[str, Any]) -> bool:

@@ -49,7 +49,7 @@ class Training:
         source="SimCLR, appendix B.9",
     )
     weights: str | None = setting(
-        None, "start from a run, a known encoder such as timm:resnet18, 'pretrained' or a .safetensors file"
+        None, "start from a run, a known encoder such as timm:resnet18, or a .safetensors file of --encoder"
     )
     trainable: str = setting(
         "all",
