@@ -39,7 +39,7 @@ def fill(folder: Path, count: int) -> Any:
 
     from nearfar.demo import drawings
     from nearfar.stores import StoreInfo, open_store
-    from nearfar.stores.schema import fixed
+    from nearfar.stores.arrow_rows import fixed
 
     pictures = []
     for one in drawings.draw("star", 64, seed=0):

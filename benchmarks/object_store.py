@@ -23,7 +23,7 @@ ADDRESS = "s3://bucket/photos.nf"
 def table(ids: list[str], x: np.ndarray) -> object:
     import pyarrow as pa
 
-    from nearfar.stores.schema import fixed
+    from nearfar.stores.arrow_rows import fixed
 
     return pa.table({"id": ids, "vector": fixed(x)})
 

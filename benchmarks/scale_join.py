@@ -48,7 +48,7 @@ def parts(folder: Path, count: int) -> None:
     from nearfar.embedding.embed import embed
     from nearfar.embedding.part import CollectionPart
     from nearfar.embedding.parts import DONE, piece_name, read_note
-    from nearfar.stores import schema
+    from nearfar.stores import arrow_rows
 
     drawn = folder / "drawn"
     drawn.mkdir(parents=True)
@@ -74,7 +74,7 @@ def parts(folder: Path, count: int) -> None:
             "path": pa.array([name(row) for row in rows]),
             "digest": pa.array([f"{row:064x}" for row in rows]),
             "thumbnail": pa.array([b""] * len(rows), pa.binary()),
-            "vector": schema.fixed(vectors),
+            "vector": arrow_rows.fixed(vectors),
         }
         same = table.take(pa.array(np.zeros(len(rows), np.int64)))
         columns = {column: new.get(column, same[column]) for column in table.column_names}

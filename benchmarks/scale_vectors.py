@@ -199,7 +199,7 @@ def lancedb(x: np.ndarray, share: float, folder: Path) -> Made:
     import pyarrow as pa
     from lancedb.index import IvfRq
 
-    from nearfar.stores.schema import fixed
+    from nearfar.stores.arrow_rows import fixed
 
     def batches():
         for low in range(0, len(x), store.PIECE):

@@ -51,7 +51,7 @@ def nearfar(folder: Path, count: int, exact: bool) -> Search:
     import pyarrow as pa
 
     from nearfar.stores import StoreInfo, open_store
-    from nearfar.stores.schema import fixed
+    from nearfar.stores.arrow_rows import fixed
 
     store = open_store(folder / "s.nf", StoreInfo(WIDTH))
     for at, piece in enumerate(pieces(count)):
@@ -80,7 +80,7 @@ def lancedb(folder: Path, count: int, exact: bool) -> Search:
     import lancedb as library
     import pyarrow as pa
 
-    from nearfar.stores.schema import fixed
+    from nearfar.stores.arrow_rows import fixed
 
     db = library.connect(str(folder / "l"))
     table = None

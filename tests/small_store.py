@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from nearfar.stores import StoreInfo, open_store
-from nearfar.stores.schema import fixed
+from nearfar.stores.arrow_rows import fixed
 
 INFO = StoreInfo(8, "abc", "runs/a", {"size": 32})
 NAMES = itertools.count()

@@ -26,7 +26,7 @@ from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
 from nearfar.images.views import Preprocess
 from nearfar.stores import StoreInfo, open_store
-from nearfar.stores.schema import fixed
+from nearfar.stores.arrow_rows import fixed
 from nearfar.training.run import export
 
 

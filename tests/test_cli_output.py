@@ -81,7 +81,7 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     import pyarrow as pa
 
     from nearfar.stores import StoreInfo, open_store
-    from nearfar.stores.schema import fixed
+    from nearfar.stores.arrow_rows import fixed
 
     store = open_store(tmp_path / "odd.nf", StoreInfo(2))
     turn = np.stack([np.cos(np.arange(3)), np.sin(np.arange(3))], axis=1).astype(np.float32)

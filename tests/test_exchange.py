@@ -19,8 +19,8 @@ from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.features.files import write_vectors
 from nearfar.stores import StoreInfo, brute_force, index, open_store, quantised, snapshot
+from nearfar.stores.arrow_rows import fixed
 from nearfar.stores.import_export import export
-from nearfar.stores.schema import fixed
 
 INFO = StoreInfo(8, "abc", "runs/a", {"size": 32}, 64)
 NAMES = itertools.count()

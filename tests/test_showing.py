@@ -29,7 +29,7 @@ from nearfar.queries.listing import (
     write,
 )
 from nearfar.stores import StoreInfo, open_store
-from nearfar.stores.schema import fixed
+from nearfar.stores.arrow_rows import fixed
 
 COUNTED = [
     (1, "image", "1 image"),

@@ -16,8 +16,8 @@ from nearfar.app import tasks
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.stores import StoreInfo, base, lance_commits, lance_sql, open_store
+from nearfar.stores.arrow_rows import fixed
 from nearfar.stores.columns import read_columns, values_of
-from nearfar.stores.schema import fixed
 
 
 def test_what_goes_in_comes_out(store):

@@ -24,7 +24,7 @@ from ..data.reading import Rejected, none_usable
 from ..data.source import FileSource, Source, clean, file_of, real_places
 from ..features.chunked import ragged_chunk
 from ..features.extract import features, fingerprint, finite
-from ..stores import schema
+from ..stores import arrow_rows, schema
 from ..stores.base import THUMBNAIL, StoreInfo, Vectors, VectorStore
 from ..stores.columns import ColumnList, read_columns
 from ..stores.open import open_store
@@ -270,7 +270,7 @@ class _Job:
             for name, kind in kinds.items()
         }
         made = {name: pa.array(values, types[name]) for name, values in facts.items()}
-        self.store.upsert(pa.table({**made, "vector": schema.fixed(vectors)}))
+        self.store.upsert(pa.table({**made, "vector": arrow_rows.fixed(vectors)}))
         self.pieces += 1
 
     def _add(self, seen: Sequence[ReadImage]) -> None:

@@ -30,7 +30,7 @@ from ..data.open import open_data
 from ..data.source import Source
 from ..features.chunked import CHUNK_IMAGES, ragged_chunk
 from ..features.extract import features, fingerprint, finite
-from ..stores import schema
+from ..stores import arrow_rows, schema
 from ..stores.base import THUMBNAIL
 from ..training.run import Run
 from . import engines
@@ -259,7 +259,7 @@ class _Work:
             found = [item.example.columns[name] for item in good if item.example is not None]
             columns[name] = pa.array(found, schema.arrow_type(name, kind, self.reader.modality.columns))
         columns["thumbnail"] = pa.array([item.thumbnail for item in good], pa.binary())
-        columns["vector"] = schema.fixed(vectors)
+        columns["vector"] = arrow_rows.fixed(vectors)
         bad = [[item.row, self.source.ids[item.row], item.bad] for item in seen if item.bad]
         facts = {"key": key, "rejected": json.dumps(bad, ensure_ascii=False)}
         return pa.table(columns).replace_schema_metadata(facts)

@@ -28,7 +28,7 @@ from ..core.shapes import loads
 from ..core.text import counted, spreadsheet_cell
 from ..data.csv_files import read_rows
 from ..data.modalities import IMAGES
-from . import schema
+from . import arrow_rows, schema
 from .base import THUMBNAIL, StoreInfo, Value, Vectors, VectorStore
 from .columns import values_of
 from .open import open_store
@@ -96,7 +96,7 @@ def _to_parquet(store: VectorStore, ids: Sequence[str], path: Path, facts: str) 
         for some in _parts(ids):
             table = store.rows(ids=some)
             table = table.append_column("thumbnail", pa.array(store.thumbnails(some), pa.binary()))
-            table = table.append_column("vector", schema.fixed(store.vectors(ids=some)[1]))
+            table = table.append_column("vector", arrow_rows.fixed(store.vectors(ids=some)[1]))
             writer.write_table(table.select(layout.names).cast(layout))
 
 
@@ -201,7 +201,7 @@ def _check(tables: Iterator[Any], info: StoreInfo, columns: dict[str, str]) -> N
     """
     seen: set[str] = set()
     for table in tables:
-        new = schema.incoming(table, info, columns)
+        new = arrow_rows.incoming(table, info, columns)
         ids = new["id"].to_pylist()
         twice = next((name for name in ids if name in seen), None)
         if twice is not None:
@@ -345,5 +345,5 @@ def _typed(words: dict[str, list[str | None]], vectors: Vectors, facts: dict[str
         made[name] = pa.array(
             values, schema.arrow_type(name, kind, fixed) if kind != "number" else pa.float64()
         )
-    table = pa.table({**made, "vector": schema.fixed(vectors)})
+    table = pa.table({**made, "vector": arrow_rows.fixed(vectors)})
     return (table.slice(low, CHUNK) for low in range(0, len(table), CHUNK))

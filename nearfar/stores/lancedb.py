@@ -19,7 +19,7 @@ from ..core.locks import hold
 from ..core.plain_path import plain_path
 from ..core.redact import redact
 from ..core.shapes import loads
-from . import conditions, lance_sql, schema
+from . import arrow_rows, conditions, lance_sql, schema
 from .base import StoreInfo, Value, Vectors, check_room
 from .index import Index
 from .known_ids import KnownIds
@@ -146,7 +146,7 @@ class LanceStore:
         if ids is None:
             check_room(self, where)
         table = self._read(["id", "vector"], where, ids)
-        return table["id"].to_pylist(), schema.matrix(table["vector"], self.info.dim).copy()
+        return table["id"].to_pylist(), arrow_rows.matrix(table["vector"], self.info.dim).copy()
 
     def rows(
         self,
@@ -204,7 +204,7 @@ class LanceStore:
 
     def _piece(self, table: Any) -> Any:
         ids, keys = table["id"].combine_chunks(), table[schema.KEY].to_numpy()
-        return ids, keys, schema.matrix(table["vector"], self.info.dim)
+        return ids, keys, arrow_rows.matrix(table["vector"], self.info.dim)
 
     def _filter(self, where: str) -> str:
         columns = self.columns
@@ -233,11 +233,11 @@ class LanceStore:
                 if not left or GONE not in str(error).lower():
                     raise self._unreadable(error) from None
                 self._table.checkout_latest()
-        return schema.ordered(table.replace_schema_metadata(None), ids, strict=strict and where is None)
+        return arrow_rows.ordered(table.replace_schema_metadata(None), ids, strict=strict and where is None)
 
     def upsert(self, table: Any) -> None:
         """Insert rows, or replace those whose ids are there already."""
-        new = schema.incoming(table, self.info, self.columns)
+        new = arrow_rows.incoming(table, self.info, self.columns)
         if not len(new):
             return
         known = self.columns

@@ -17,7 +17,7 @@ from ..core import progress, rng
 from ..core.errors import NearfarError
 from ..core.shapes import loads
 from ..core.text import counted
-from . import conditions, schema
+from . import arrow_rows, conditions, schema
 from .base import EXACT, StoreInfo, Value, Vectors, check_room
 from .index import DECIMALS, check_queries
 from .pg_connection import Server, parse
@@ -192,13 +192,13 @@ class PostgresStore:
         if ids is None:
             return found
         by_id = {row[0]: row for row in found}
-        schema.check_there(ids, by_id if where is None else ids)
+        arrow_rows.check_there(ids, by_id if where is None else ids)
         return [by_id[name] for name in ids if name in by_id]
 
     def upsert(self, table: Any) -> None:
         """Insert rows, or replace those whose ids are there already."""
         known = self.columns
-        new = schema.incoming(table, self.info, known).drop_columns([schema.KEY])
+        new = arrow_rows.incoming(table, self.info, known).drop_columns([schema.KEY])
         kinds = {name: schema.kind_of(new.schema.field(name).type) for name in new.column_names}
         lists, given = [], {}
         for at, (name, kind) in enumerate(kinds.items()):
@@ -360,4 +360,4 @@ def _text(vector: Vectors) -> str:
 
 
 def _written(column: Any, dim: int) -> list[str]:
-    return [_text(row) for row in schema.matrix(column, dim)]
+    return [_text(row) for row in arrow_rows.matrix(column, dim)]
