@@ -83,9 +83,13 @@ class Parser(argparse.ArgumentParser):
 
     def format_usage(self) -> str:
         """Say in one line what the command takes; the flags are listed below it, not in it."""
+        given = self._get_positional_actions()
+        # Of a word that may be left out before another, argparse knows the other alone to be optional.
+        spare = [a for a in given if "if left out" in (a.help or "")] or [a for a in given if a.nargs == "?"]
+        more = {"*": "[{} ...]", "+": "{} ..."}
         words = [
-            f"[{a.metavar or a.dest} ...]" if a.nargs == "*" else a.metavar or a.dest
-            for a in self._get_positional_actions()
+            ("[{}]" if a in spare else more.get(str(a.nargs), "{}")).format(a.metavar or a.dest)
+            for a in given
         ]
         needed = [f"{a.option_strings[0]} {a.metavar}" for a in self._get_optional_actions() if a.required]
         return f"usage: {' '.join([self.prog, *map(str, words), *needed])} [flags]\n"
