@@ -76,7 +76,7 @@ def _only_level(folder: str, ways: Sequence[Sequence[str]]) -> int:
     raise NearfarError(
         f"the labels of {folder} can be read in two ways: --label-level 1 takes the first folders, "
         f"{_some(first)}, and --label-level -1 the innermost folders, {_some(inner)}; give one of the two "
-        "to nearfar evaluate, finetune or learning-curve, or elsewhere a .csv with the columns path and label."
+        "to nearfar evaluate, finetune or learning-curve; elsewhere a .csv with the columns path and label."
     )
 
 

@@ -21,11 +21,12 @@ from ..core.text import counted
 from ..core.version import __version__
 from ..data.dataset import FileDataset, ImageDataset, Subset, holdout_split
 from ..data.loader import DataLoader
+from ..data.modalities import IMAGES
 from ..data.open import open_data
 from ..data.reading import write_rejected
 from ..features.whitening import whiten
 from ..models import every_scale
-from . import adapting, checkpoint, engine, grouping, inputs, resolve
+from . import adapting, checkpoint, engine, grouping, inputs, known_check, resolve, threads
 from .colour_choice import is_open, with_colour
 from .earlier_run import clear, find_earlier, is_finished, same_run, same_teacher, teacher_digest
 from .logger import RunLogger, end_by, locked, signals
@@ -145,9 +146,27 @@ def pretrain(
             targets=targets,
             groups=groups,
         )
+        asks = distributed.first() and _asks_known(job)
+        how: dict[str, Any] = {
+            "limit": wanted.training.max_pixels,
+            "device": device,
+            "threads": threads.workers(wanted),
+        }
+        if asks and not earlier and (there := known_check.check_known(data, **how)):
+            progress.say(str(there))
         _train(job, whole, held, asked, begun, source.name, should_stop, colours)
+        if asks and (beside := known_check.compare_known(data, load(folder), **how)):
+            progress.say(str(beside))
         distributed.barrier()
         return load(folder)
+
+
+def _asks_known(job: TrainingSetup) -> bool:
+    """Say whether the known encoder is measured beside the run: of images, without labels, and long."""
+    wanted = job.wanted
+    labels = "labels" in methods.method(wanted.method).requires(wanted.settings)
+    seen = job.plan.steps * wanted.training.batch_size
+    return wanted.training.modality == IMAGES and not labels and seen >= known_check.LONG
 
 
 def _train(
