@@ -16,6 +16,7 @@ from nearfar.cli.commands import COMMANDS, pretrain_parser
 from nearfar.cli.main import main
 from nearfar.cli.signatures import REQUIRED, read_signature
 from nearfar.cli.synonyms import ADVICE, SYNONYMS
+from nearfar.cli.synonyms import COMMANDS as MEANT
 from nearfar.core.config import settings_of
 from nearfar.data.modalities import MODALITIES, modality
 from nearfar.images.view_settings import Views
@@ -211,6 +212,26 @@ def test_the_table_of_synonyms_names_only_flags_that_exist() -> None:
     flags = {flag for make in COMMANDS.values() for flag in make(()).flags}
     assert {meant for several in SYNONYMS.values() for meant in several} <= flags
     assert {command for commands, _ in ADVICE.values() for command in commands} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("word", sorted(MEANT))
+def test_a_wrong_command_suggests_by_meaning(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert word not in COMMANDS and MEANT[word].split()[0].rstrip(",") in COMMANDS
+    assert main([word, "photos/"]) == 2
+    assert capsys.readouterr().err == f"nearfar: no command {word!r}; did you mean nearfar {MEANT[word]}?\n"
+    for flag in re.findall(r"--[a-z-]+", MEANT[word]):
+        named = {name for name, make in COMMANDS.items() if name in MEANT[word].split()}
+        assert any(flag in COMMANDS[name](()).flags for name in named), flag
+
+
+def test_the_usage_shows_what_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, usage in (
+        ("embed", "[RUN] DATA"),
+        ("predict", "RUN [DATA]"),
+        ("combine", "ENCODER [RUN ...]"),
+    ):
+        assert main([command, "--help"]) == 0
+        assert f"usage: nearfar {command} {usage}" in capsys.readouterr().out
 
 
 def test_a_signature_is_read_as_python_has_it() -> None:

@@ -29,6 +29,7 @@ from ..training import recipes
 from . import interrupted
 from .commands import COMMANDS, FUNCTIONS, PRIVATE, signature_of
 from .flags import FLAG_NAMES, exclusive
+from .synonyms import of_command
 
 OUTPUTS = ("out", "export_file", "sheet", "heat_maps")  # what names a place to write to
 LENGTHS = ("epochs", "steps", "minutes")
@@ -84,7 +85,7 @@ def _run(words: Sequence[str]) -> int:
         return 0
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
-        raise NearfarError(f"no command {command!r}; {nearest(command, COMMANDS)}")
+        raise NearfarError(f"no command {command!r}; {of_command(command) or nearest(command, COMMANDS)}")
     parser = COMMANDS[command](rest)
     values = parser.read(rest)
     empty = next((name for name, value in values.items() if value == "" and name not in parser.words()), None)

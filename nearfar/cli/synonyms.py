@@ -1,4 +1,4 @@
-"""Other programs' names of our flags, so that a wrong flag is matched by meaning as well as by spelling."""
+"""Other programs' names of our commands and flags, so that a wrong one is matched by meaning too."""
 
 from __future__ import annotations
 
@@ -107,6 +107,34 @@ SYNONYMS = {
     "--random-state": ("--seed",),
     "--random-seed": ("--seed",),
 }
+# What was typed as a command -> what to type instead.
+COMMANDS = {
+    "train": "pretrain, or with labels finetune",
+    "fit": "pretrain, or with labels finetune",
+    "distill": "pretrain DATA --method distill --teacher known, or with some labels finetune RUN --teacher "
+    "RUN --unlabelled DATA",
+    "adapt": "pretrain DATA --weights known",
+    "eval": "evaluate",
+    "test": "evaluate",
+    "benchmark": "evaluate, or compare for methods",
+    "encode": "embed",
+    "extract": "embed",
+    "infer": "predict",
+    "classify": "predict, or classes for examples alone",
+    "segment": "finetune --task segment",
+    "detect": "finetune --task detect",
+    "dedupe": "duplicates",
+    "dedup": "duplicates",
+    "outliers": "anomalies",
+    "cluster": "clusters",
+    "find": "search",
+    "serve": "explore",
+    "ui": "explore",
+    "label": "suggest, or explore to label on a page",
+    "convert": "export",
+    "import": "adopt",
+    "download": "adopt",
+}
 _RESUME = (
     ("pretrain", "compare", "sweep", "finetune", "learning-curve", "embed", "demo"),
     "run the same command again to resume",
@@ -120,6 +148,18 @@ ADVICE = {
     "--num-gpus": _GPUS,
     "--world-size": _GPUS,
 }
+
+
+def of_command(word: str) -> str:
+    """Say what a command of other programs is called here.
+
+    Args:
+        word: what was typed, such as "train".
+
+    Returns:
+        A phrase that ends an error sentence; "" where nothing means the same.
+    """
+    return f"did you mean nearfar {COMMANDS[word]}?" if word in COMMANDS else ""
 
 
 def by_meaning(command: str, flag: str, known: Sequence[str]) -> str:
