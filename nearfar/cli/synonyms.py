@@ -107,34 +107,34 @@ SYNONYMS = {
     "--random-state": ("--seed",),
     "--random-seed": ("--seed",),
 }
-# What was typed as a command -> what to type instead.
-COMMANDS = {
-    "train": "pretrain, or with labels finetune",
-    "fit": "pretrain, or with labels finetune",
-    "distill": "pretrain DATA --method distill --teacher known, or with some labels finetune RUN --teacher "
-    "RUN --unlabelled DATA",
-    "adapt": "pretrain DATA --weights known",
-    "eval": "evaluate",
-    "test": "evaluate",
-    "benchmark": "evaluate, or compare for methods",
-    "encode": "embed",
-    "extract": "embed",
-    "infer": "predict",
-    "classify": "predict, or classes for examples alone",
-    "segment": "finetune --task segment",
-    "detect": "finetune --task detect",
-    "dedupe": "duplicates",
-    "dedup": "duplicates",
-    "outliers": "anomalies",
-    "cluster": "clusters",
-    "find": "search",
-    "serve": "explore",
-    "ui": "explore",
-    "label": "suggest, or explore to label on a page",
-    "convert": "export",
-    "import": "adopt",
-    "download": "adopt",
-}
+# What was typed as a command: what to type instead.
+_COMMANDS = """
+train: pretrain, or with labels finetune
+fit: pretrain, or with labels finetune
+distill: pretrain DATA --method distill --teacher known, or finetune RUN --teacher RUN --unlabelled DATA
+adapt: pretrain DATA --weights known
+eval: evaluate
+test: evaluate
+benchmark: evaluate, or compare for methods
+encode: embed
+extract: embed
+infer: predict
+classify: predict, or classes for examples alone
+segment: finetune --task segment
+detect: finetune --task detect
+dedupe: duplicates
+dedup: duplicates
+outliers: anomalies
+cluster: clusters
+find: search
+serve: explore
+ui: explore
+label: suggest, or explore to label on a page
+convert: export
+import: adopt
+download: adopt
+"""
+COMMANDS = dict(line.split(": ", 1) for line in _COMMANDS.strip().splitlines())
 _RESUME = (
     ("pretrain", "compare", "sweep", "finetune", "learning-curve", "embed", "demo"),
     "run the same command again to resume",
