@@ -47,15 +47,18 @@ def labelled(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def start(labelled, tmp_path_factory) -> Path:
     """A run folder whose encoder has random weights and measured batch norms."""
+    return a_start("resnet10_w16", labelled, tmp_path_factory.mktemp("runs") / "start")
+
+
+def a_start(name: str, labelled: Path, folder: Path) -> Path:
     from nearfar.data import cache
     from nearfar.data.sources import open_source
 
-    folder = tmp_path_factory.mktemp("runs") / "start"
     folder.mkdir()
     preprocess = Preprocess.of(16)
     source = open_source(labelled / "train", labels=True)
     some = cache.load(source, short_side=None, max_pixels=10**6, max_bad=0.0, threads=1)
-    encoder = probes.untrained(models.encoder("resnet10_w16", size=16, seed=3), some, preprocess, 3, "cpu")
+    encoder = probes.untrained(models.encoder(name, size=16, seed=3), some, preprocess, 3, "cpu")
     export(folder, encoder, preprocess, {"nearfar": "0", "source": "a test"})
     return folder
 
@@ -359,6 +362,11 @@ def test_a_student_learns_from_a_teacher_and_unlabelled_images(start, labelled, 
     assert rows["teacher"]["accuracy"] == teacher and rows["fine-tuned"]["accuracy"] > teacher - 0.15
     state = load_file(tmp_path / "s" / "encoder.safetensors")
     assert set(state) == set(load_file(start / "encoder.safetensors"))  # the teacher is not in it
+    smaller = a_start("resnet5_w64", labelled, tmp_path / "smaller")  # half as many weights
+    made = nearfar.finetune(smaller, train=few, out=tmp_path / "small", unlabelled=str(plain), **how)
+    rows = made.figures["test"]
+    assert load(tmp_path / "small").encoder.name == "resnet5_w64" and rows["teacher"]["accuracy"] == teacher
+    assert rows["fine-tuned"]["accuracy"] >= teacher
     with pytest.raises(NearfarError, match="--teacher is for --mode full"):
         nearfar.finetune(
             start, train=few, out=tmp_path / "l", unlabelled=str(plain), **{**how, "mode": "linear"}
