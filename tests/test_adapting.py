@@ -282,6 +282,7 @@ def test_a_run_that_is_worse_than_its_start_is_told_so() -> None:
 
     assert verdict("worse", "no different") == "worse than its start"
     assert verdict("worse", "better") == verdict("no different", "no different") == ""
+    assert verdict("worse", "worse", start="known/") == "worse than its start"
     assert verdict("worse", "worse", start="") == verdict("worse", "worse", start="timm:resnet18") == ""
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import known_vit
 
 from nearfar import models
+from nearfar.core.shapes import check_shape
 from nearfar.evaluation import known_row
 from nearfar.evaluation.differences import compare
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.ranking import Candidate, EncoderCost, rank
+from nearfar.health.verdict import judge
 from nearfar.images.views import Preprocess
 from nearfar.models import embedded
 from nearfar.reports import scoring
+from nearfar.training import run_shapes
+from nearfar.training.adopt import adopt
 from nearfar.training.run import Run, load
 
 
@@ -46,7 +51,7 @@ def test_a_known_encoder_is_a_row_with_its_own_images(run: Run, labelled: Path, 
     plain = json.loads(json.dumps(found.to_json()))
     assert plain["ranking"]["sentences"] == found.ranking().sentences()
     assert scoring.sentences(plain)[-2:] == found.ranking().sentences()
-    assert "ranking" not in alone.to_json() and alone.encoder["sha256"] == load(vit).provenance["sha256"]
+    assert alone.encoder["sha256"] == load(vit).provenance["sha256"]
     assert not (run.path / "nothing").exists() and (run.path / "evaluation.json").exists()
 
 
@@ -59,6 +64,68 @@ def test_runs_and_known_encoders_are_ranked_and_paired(run: Run, labelled: Path,
     assert [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)
     assert {(first, second) for first, second, *_ in found.pairs} == {(str(run.path), vit)}
     assert found.table().startswith("ranked by k-NN") and found.to_json()["ranking"]["rows"][0]["knn"]
+    kept = json.loads((run.folder / "evaluation.json").read_text())
+    assert kept["ranking"] == json.loads(json.dumps(found.ranking().to_json()))
+    assert kept["known"] == vit and not kept["known_is_start"]
+    assert kept["knn"]["known"]["accuracy"] == found.evaluations[1].knn["encoder"].accuracy
+    assert scoring.sentences(kept)[-2:] == found.ranking().sentences()
+    shown = scoring.blocks({"a": kept})
+    (table,) = (block for block in shown if getattr(block, "caption", "").startswith("What is best"))
+    assert [row[0] for row in table.rows] == [name for name, _ in ranked]
+    by_name = {row[0]: row for row in table.rows}
+    assert by_name[vit][3] == f"{found.evaluations[1].costs['encoder'].parameters:,}"
+    assert by_name["raw pixels"][3:] == ("–", "–", "–")
+    both = [
+        block.text
+        for block in scoring.blocks({"a": kept, "b": kept}, several=True)[:8]
+        if hasattr(block, "text")
+    ]
+    assert both.count(f"{found.ranking().sentences()[0]}.") == 1  # said once, of no run alone
+    check_shape(kept, run_shapes.EVALUATION, "")
+
+
+def test_an_encoder_alone_is_ranked_among_the_baselines(run: Run, labelled: Path) -> None:
+    how: dict[str, Any] = {"train": labelled / "train", "test": labelled / "test", "known": "none"}
+    found = evaluate(run, baselines=("pixels", "untrained"), **how)
+    kept = json.loads((run.folder / "evaluation.json").read_text())
+    said = kept["ranking"]["sentences"]
+    assert said == found.ranking().sentences() and said[0].startswith("k-NN: best on these images is ")
+    assert {row["name"] for row in kept["ranking"]["rows"]} >= {"the encoder", "raw pixels"}
+    assert said[0] not in found.table()  # the sentences on baselines are there
+    assert evaluate(run, baselines=(), **how).ranking() is None
+
+
+def test_the_start_is_known_by_its_weights_however_it_is_written(
+    run: Run, labelled: Path, vit: str, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"train": labelled / "train", "test": labelled / "test", "baselines": ("pixels",)}
+    adopted = adopt(vit, out=tmp_path / "start")
+
+    def begun(weights: str) -> Run:
+        folder = tmp_path / "begun"
+        return replace(run, path=folder, provenance={"method": "simclr", "weights": weights})
+
+    (tmp_path / "begun").mkdir()
+    for weights in (f"{adopted.folder}/", str(adopted.folder), vit):
+        for row in (adopted, load(vit)):
+            assert known_row.is_start(begun(weights), row), (weights, row.name)
+    for weights in ("", "timm:resnet18", str(tmp_path / "gone"), str(tmp_path / "begun")):
+        assert not known_row.is_start(begun(weights), adopted)
+
+    trained = begun(f"{adopted.folder}/")
+    found = evaluate(trained, **how)  # the start is its row without being named
+    assert found.known == str(adopted.folder) and found.known_is_start
+    paired = evaluate(trained, adopted, **how)  # and is no second one where it is evaluated too
+    kept = json.loads((trained.folder / "evaluation.json").read_text())
+    assert paired.evaluations[0].known == "" and kept["known_is_start"]
+    assert [row["name"] for row in kept["ranking"]["rows"]].count(str(adopted.folder)) == 1
+    against = [item["baseline"] for item in kept["summary"]["knn"]["against"]]
+    assert sorted(against) == ["known", "pixels"]
+    for outcome, name in (("worse", "worse than its start"), ("better", "")):
+        for item in (one for found in kept["summary"].values() for one in found["against"]):
+            item["outcome"] = outcome
+        verdict = judge([], evaluation=kept, start=trained.provenance["weights"])
+        assert (verdict.name if verdict else "") == name
 
 
 def test_the_sentence_says_who_is_best_by_how_much_and_at_what_cost() -> None:

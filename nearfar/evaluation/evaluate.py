@@ -22,7 +22,7 @@ from ..training.run import Run, load
 from . import chosen
 from .known_row import NONE
 from .measure import EvaluationOptions, measure
-from .paired_tests import PairedEvaluations, pair
+from .paired_tests import PairedEvaluations, pair, to_keep
 from .result import Evaluation, Transfer
 
 BASELINES = ("pixels", "colours", "patches", "mfcc", "mfcc_course", "untrained", "scratch")
@@ -87,8 +87,9 @@ def evaluate(  # type: ignore[misc]
     Example: nearfar evaluate runs/a --train labelled/train --test labelled/test
 
     What has to be chosen is chosen on validation images, a part of the training images. The result is also
-    written to evaluation.json in the run's folder. Memory: the features of both sets, with few_labels once
-    more, and at most 2 GiB of raw pixels; images as `cache.load` keeps them.
+    written to evaluation.json in the run's folder; of several runs, with the ranking of all. Memory: the
+    features of both sets, with few_labels once more, and at most 2 GiB of raw pixels; images as `cache.load`
+    keeps them.
 
     Args:
         run: a run or its folder, or a known encoder such as timm:resnet18.
@@ -112,7 +113,8 @@ def evaluate(  # type: ignore[misc]
         transfer: training and test images of a second data set, for k-NN and linear.
         known: a known encoder as one more row, such as timm:resnet18; it gets the images as its makers
             prepare them. By default `known`, where it is installed and there are at most 10,000 images;
-            none for no such row. Of several runs, the row is the first one's.
+            none for no such row. Of several runs, the row is the first one's, and an encoder that is
+            evaluated anyway is no further row.
 
     Returns:
         The scores; of several runs those of each, and their differences.
@@ -148,28 +150,31 @@ def evaluate(  # type: ignore[misc]
     names = [item.name for item in runs]
     if len(set(names)) < len(names):
         raise NearfarError("the same run is given twice; give each once.")
-    if known is None and "known" in names:
-        options = replace(options, known=NONE)
     found = []
     for name, item in zip(names, runs, strict=True):
         if others:
             progress.say(f"evaluating {name}")
-        made = measure(item, train, test, options)
+        beside = tuple(other for other in runs if other is not item)
+        made = measure(item, train, test, replace(options, beside=beside))
         if transfer is not None:
             progress.say("evaluating on the second data set")
             second = measure(item, *transfer, replace(options, parts=(), groups=None))
             made = replace(made, parts={**made.parts, "transfer": Transfer(second)})
         found.append(made)
         options = replace(options, known=NONE)
-        _keep(item, found[-1])
-    return pair(names, found, seed) if others else found[0]
+        _keep(item, made.to_json())
+    if not others:
+        return found[0]
+    paired = pair(names, found, seed)
+    for item, kept in zip(runs, to_keep(runs, paired), strict=True):
+        _keep(item, kept)
+    return paired
 
 
-def _keep(run: Run, found: Evaluation) -> None:
+def _keep(run: Run, kept: dict[str, Any]) -> None:
     """Write what was found into the run's folder, if that can be written."""
     if run.path is None:  # a known encoder has no folder
         return
-    kept = found.to_json()
     named = [kept["data"]["train"], kept["data"]["test"]]
     kept["data"] = {**kept["data"], "mark": mark_of(named)}  # so that a report opens them
     try:

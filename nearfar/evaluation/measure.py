@@ -47,6 +47,7 @@ class EvaluationOptions:
     parts: tuple[str, ...] = ()
     groups: str | Path | None = None
     known: str | None = None
+    beside: tuple[Run, ...] = ()  # other encoders that are evaluated on the same images
     label_level: int | None = None
     labels: str | Path | None = None
 
@@ -101,7 +102,9 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     )
     labelled_data.check(train_source, test_source)
     count = len(train_source) + len(test_source)
-    known, reason = known_row.open_row(run, options.known, count) if kind.pictures else (None, "")
+    known, reason = None, ""
+    if kind.pictures:
+        known, reason = known_row.open_row(run, options.known, count, options.beside)
     listed = None if options.groups is None else groups.read_groups(options.groups)
     frozen = run.encoder if where.type == "cpu" else copy.deepcopy(run.encoder).to(where)
     before = fingerprint(frozen)
@@ -247,6 +250,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         left_out=left_out,
         costs=costs,
         known="" if known is None else known.name,
+        known_is_start=known is not None and known_row.is_start(run, known),
         noun=kind.noun,
     )
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from ..core.intervals import units_of
 from ..core.text import columns
+from ..training.run import Run, load
 from .differences import Difference, compare
+from .known_row import KNOWN, is_start
 from .ranking import Ranking, rank
 from .result import CLASSIFIERS, Evaluation
 
@@ -86,3 +88,33 @@ def pair(runs: Sequence[str], evaluations: Sequence[Evaluation], seed: int) -> P
             answers = mine.answers[classifier]["encoder"], yours.answers[classifier]["encoder"]
             found.append((first, second, classifier, compare(mine.truth, *answers, seed, mine.groups)))
     return PairedEvaluations(tuple(runs), tuple(evaluations), tuple(found))
+
+
+def to_keep(runs: Sequence[Run], paired: PairedEvaluations) -> list[dict[str, Any]]:
+    """Write what each run's folder keeps of an evaluation of several runs.
+
+    A later reader of one folder is to find what was found on these images: the ranking of all, and a known
+    encoder beside this one, though it was measured for another run or as one.
+
+    Args:
+        runs: in the order of the evaluations.
+        paired: what was found.
+
+    Returns:
+        Each evaluation in plain values, with the ranking of all, and with a row "known" where one is there:
+        its own, else the encoder that the run started from, else the first run's, else a known one of `runs`.
+    """
+    ranking = paired.ranking().to_json()
+    first = paired.evaluations[0]
+    others = [(run, found, "encoder") for run, found in zip(runs, paired.evaluations, strict=True)]
+    shared = [(load(first.known), first, KNOWN)] if first.known else []
+    kept = []
+    for run, own in zip(runs, paired.evaluations, strict=True):
+        rows = [*shared, *(row for row in others if row[0] is not run)]
+        starts = [row for row in rows if is_start(run, row[0])]
+        taken = next(iter([*starts, *shared, *(row for row in rows if row[0].path is None)]), None)
+        if not own.known and taken is not None:
+            row, found, name = taken
+            own = own.with_known(row.name, found, name, bool(starts))
+        kept.append({**own.to_json(), "ranking": ranking})
+    return kept

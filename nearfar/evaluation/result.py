@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -128,7 +128,8 @@ class Evaluation:
         groups: (n,) numbers of the test images' groups, over which intervals are, or None; not in the JSON.
         left_out: baselines that were not measured, and why.
         costs: of the encoder, and of the known one.
-        known: the known encoder of the row "known"; "" where there is none.
+        known: the encoder of the row "known"; "" where there is none.
+        known_is_start: whether the encoder's training started from that one.
         noun: the word for the examples.
     """
 
@@ -147,6 +148,7 @@ class Evaluation:
     left_out: Mapping[str, str] = field(default_factory=dict)
     costs: Mapping[str, EncoderCost] = field(default_factory=dict)
     known: str = ""
+    known_is_start: bool = False
     noun: str = "images"
 
     def candidates(self, name: str = "the encoder", *, others: bool = True) -> list[Candidate]:
@@ -165,8 +167,36 @@ class Evaluation:
         ]
 
     def ranking(self) -> Ranking | None:
-        """Rank the encoder, a known one and the baselines; None where there is no known one."""
-        return rank(self.truth, self.candidates(), self.seed, self.groups) if self.known else None
+        """Rank the encoder, a known one if there is one, and the baselines; None where it is alone."""
+        rows = self.candidates()
+        return rank(self.truth, rows, self.seed, self.groups) if len(rows) > 1 else None
+
+    def with_known(self, name: str, other: Evaluation, row: str, is_start: bool) -> Evaluation:
+        """Give this evaluation with the row "known" taken from another one on the same test images.
+
+        Args:
+            name: of the encoder of the row.
+            other: that evaluation.
+            row: the feature set of the encoder in it.
+            is_start: whether this encoder's training started from that one.
+        """
+
+        def joined(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                key: {**rows, **({KNOWN: theirs[key][row]} if row in theirs.get(key, {}) else {})}
+                for key, rows in own.items()
+            }
+
+        costs = {**self.costs, **({KNOWN: other.costs[row]} if row in other.costs else {})}
+        return replace(
+            self,
+            scores=joined(self.scores, other.scores),
+            answers=joined(self.answers, other.answers),
+            costs=costs,
+            known=name,
+            known_is_start=is_start,
+            left_out={key: why for key, why in self.left_out.items() if key != KNOWN},
+        )
 
     @property
     def knn(self) -> Mapping[str, Score]:
@@ -187,8 +217,8 @@ class Evaluation:
         """Write everything in plain values: {"summary": .., "knn": {"encoder": {"accuracy": ..}, ..}, ..}."""
         ranking = self.ranking()
         return {
-            **({"ranking": ranking.to_json()} if ranking else {}),
             "summary": {name: item.to_json() for name, item in self.summary().items()},
+            **({"ranking": ranking.to_json()} if ranking else {}),
             **{
                 classifier: {name: item.to_json() for name, item in rows.items()}
                 for classifier, rows in self.scores.items()
@@ -200,14 +230,15 @@ class Evaluation:
             "seed": self.seed,
             "leaks": {name: item.to_json() for name, item in self.leaks.items()},
             "left_out": dict(self.left_out),
-            **({"known": self.known} if self.known else {}),
+            **({"known": self.known, "known_is_start": self.known_is_start} if self.known else {}),
             **{name: item.to_json() for name, item in self.parts.items()},
         }
 
     def table(self) -> str:
         """Write the figures as people read them, a few lines; the confusion in full is in the JSON."""
         count = self.images
-        sentences, ranking = [str(item) for item in self.summary().values()], self.ranking()
+        sentences = [str(item) for item in self.summary().values()]
+        ranking = self.ranking() if self.known else None
         sentences += ranking.sentences() if ranking else []
         if ranking and any(best.name == BASELINES[COMBINED] for best, *_ in ranking.leads.values()):
             sentences.append(f"nearfar combine {self.known} RUN --out runs/both makes one encoder of both")

@@ -7,6 +7,7 @@ runs again and counts how often the verdict is right.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,7 +101,9 @@ def judge(
 
 def _worse(evaluation: Mapping[str, Any], start: str) -> Verdict | None:
     """Say if training has made an encoder worse than the one that it started from."""
-    against = _against(evaluation, "known") if evaluation.get("known") == start else {}
+    named = str(evaluation.get("known") or "")
+    same = bool(named) and os.path.normpath(named) == os.path.normpath(start)
+    against = _against(evaluation, "known") if evaluation.get("known_is_start", same) else {}
     outcomes = {item["outcome"] for item in against.values()}
     if "worse" not in outcomes or "better" in outcomes:
         return None

@@ -33,6 +33,7 @@ FACTS = (
     "data",
     "left_out",
 )  # what an evaluation is about, and no score
+RANKED = ("knn", "linear")  # classifiers by which encoders are ranked
 HEAT = 20  # classes up to which the whole confusion is shown
 
 Scores = Mapping[str, Any]
@@ -82,7 +83,7 @@ def blocks(runs: Mapping[str, Scores], noun: str = "images", several: bool = Fal
         Blocks: what the encoder is better than, the table and its picture, few-label curves, the classes and
         what was mistaken, the rest.
     """
-    told = (_summaries, partial(_table, noun=noun), _picture, _few_labels)
+    told = (_summaries, partial(_table, noun=noun), _picture, partial(_ranked, noun=noun), _few_labels)
     made: list[Any] = [block for make in told for block in make(runs, several=several)]
     for make in (_left_out, partial(_leaks, noun=noun), partial(_classes, noun=noun), _others):
         if not several:
@@ -98,20 +99,47 @@ def blocks(runs: Mapping[str, Scores], noun: str = "images", several: bool = Fal
 def sentences(scores: Scores) -> list[str]:
     """Say, by classifier, what the encoder is better than and what it is not; nothing without baselines.
 
-    With a known encoder, also which is best on these images, by how much, and at what cost.
+    Also which is best on these images, by how much, and at what cost.
     """
     compared = scores.get("summary", {}).values()
     told = [str(found["sentence"]) for found in compared if "sentence" in found]
-    return told + [str(sentence) for sentence in scores.get("ranking", {}).get("sentences", ())]
+    return told + _best(scores)
+
+
+def _best(scores: Scores) -> list[str]:
+    """Say, by classifier, which of all rows is best."""
+    return [str(sentence) for sentence in scores.get("ranking", {}).get("sentences", ())]
 
 
 def _summaries(runs: Mapping[str, Scores], several: bool) -> list[Note]:
-    """Put these sentences first."""
+    """Put these sentences first; a ranking that runs share is told once."""
     made = []
+    ranked = [_best(scores) for scores in runs.values()]
+    shared = several and all(told == ranked[0] for told in ranked)
     for name, scores in runs.items():
         before = f"{name}, " if several else ""
-        made += [Note(f"{before}{sentence}.") for sentence in sentences(scores)]
-    return made
+        told = [sentence for sentence in sentences(scores) if not (shared and sentence in ranked[0])]
+        made += [Note(f"{before}{sentence}.") for sentence in told]
+    return made + [Note(f"{sentence}.") for sentence in ranked[0] * shared]
+
+
+def _ranked(runs: Mapping[str, Scores], noun: str, several: bool) -> list[TableBlock]:
+    """List encoders and baselines by k-NN, with what each encoder costs; nothing of unlike rankings."""
+    rankings = [scores.get("ranking", {}) for scores in runs.values()]
+    rows = rankings[0].get("rows", ())
+    if not rows or any(ranking != rankings[0] for ranking in rankings):
+        return []
+    cells = []
+    for row in rows:
+        shares = [_cell(row.get(key)) for key in RANKED]
+        cost = row.get("cost")
+        facts = ["–", "–", "–"]
+        if cost:
+            facts = [f"{cost['parameters']:,}", f"{cost['images_per_second']:,.0f}", cost["licence"]]
+        cells.append((row["name"], *shares, *facts))
+    head = ("ranked by k-NN", *map(title, RANKED), "parameters", f"{noun}/s", "licence")
+    whose = f"{next(iter(runs))}: what" if several and len(runs) == 1 else "What"
+    return [TableBlock(f"{whose} is best, and what each encoder costs", head, cells)]
 
 
 def _table(runs: Mapping[str, Scores], noun: str, several: bool) -> list[TableBlock]:
@@ -312,7 +340,11 @@ def _others(scores: Scores) -> list[Any]:
         if key in known or not isinstance(value, Mapping) or not value:
             continue
         caption = title(key)[:1].upper() + title(key)[1:]
-        rows = {name: _flat(cell) for name, cell in value.items() if isinstance(cell, Mapping)}
+        rows = {
+            name: _flat(cell)
+            for name, cell in value.items()
+            if isinstance(cell, Mapping) and name != "ranking"  # of a transfer
+        }
         heads = list(dict.fromkeys(head for cells in rows.values() for head in cells))
         if heads:
             lines = [(title(name), *(cells.get(head, "–") for head in heads)) for name, cells in rows.items()]

@@ -122,9 +122,23 @@ EVALUATION: dict[Any, Any] = {
     },
     "knn?": {str: _SCORE},
     "linear?": {str: _SCORE},
-    "ranking?": {"sentences?": [str]},
+    "ranking?": {
+        "sentences?": [str],
+        "rows?": [
+            {
+                "name": str,
+                "knn?": _SCORE,
+                "linear?": _SCORE,
+                "cost?": (
+                    None,
+                    {"parameters": COUNT, "licence": str, "images_per_second": float, "noun?": str},
+                ),
+            }
+        ],
+    },
     "left_out?": {str: str},
     "known?": str,
+    "known_is_start?": bool,
     "leaks?": {str: {"images": COUNT, "left": COUNT, "without": {str: {str: {"accuracy": float}}}}},
     "few_labels?": {"rows?": {str: {str: [_POINT]}}, "efficiency?": {"sentence?": (str, None)}},
 }
