@@ -21,6 +21,7 @@ from nearfar.data.in_memory import open_in_memory
 from nearfar.features.chunked import CHUNK_IMAGES, read_chunks
 from nearfar.features.extract import features
 from nearfar.methods.csi import TurnedVectors
+from nearfar.models.every_scale import as_trained
 
 HOW = {
     "recipe": "cpu",
@@ -71,7 +72,7 @@ def main() -> None:
             )
             nets = {"knn": run.encoder}
             if method == "csi":
-                nets["csi"] = TurnedVectors(run.encoder, run.part("g"), run.part("turn"))
+                nets["csi"] = TurnedVectors(as_trained(run.encoder), run.part("g"), run.part("turn"))
             for score, net in nets.items():
                 x, y = (encoded(net, some, run.preprocess) for some in (known, paths))
                 found.append(100 * roc_auc_score(truth, detector(x, score)(y)))

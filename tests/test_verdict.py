@@ -13,6 +13,7 @@ from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
 from nearfar.health import verdict
 from nearfar.health.verdict import judge
+from nearfar.methods import mae, npid
 from nearfar.methods.base import Expects
 from nearfar.training import monitor
 from nearfar.training.checkpoint import LAST
@@ -296,3 +297,23 @@ def test_chance_is_one_of_the_examples_that_are_compared() -> None:
 def test_a_task_that_may_be_solved_is_not_called_easy() -> None:
     found = judge(tasks(0.9, 0.995), Expects(task="accuracy", chance=0.1))
     assert found is not None and not found.bad and "its accuracy is 100%, where 10% is chance" in found.reason
+
+
+def test_masked_methods_are_judged_by_a_linear_classifier() -> None:
+    """Their k-NN is poor by nature; a run that a linear classifier finds better is not called broken."""
+    lines = tasks(0.3, 0.59, 0.6, 0.6)
+    for expects, linear, bad in (
+        (mae.MAE.expects(mae.Config()), "better", False),
+        (mae.MAE.expects(mae.Config()), "worse", True),
+        (Expects(task="rotation_accuracy"), "better", True),
+    ):
+        found = judge(lines, expects, labelled("worse", linear))
+        assert found is not None and found.bad == bad
+        assert f"k-NN worse (its figures); linear {linear} (its figures)" in found.reason
+
+
+def test_a_memory_bank_is_given_ten_passes_before_it_is_said_to_learn_nothing() -> None:
+    lines = course(0.03)
+    for passes, name in ((2.0, "too early to tell"), (10.0, "not learning")):
+        found = judge([*lines[:-1], {**lines[-1], "epoch": passes}], npid.NPID.expects(npid.Config()))
+        assert found is not None and found.name == name

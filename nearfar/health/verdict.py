@@ -82,12 +82,12 @@ def judge(
     if seen is not None and noun != "images":
         reason, advice = (re.sub(r"\bimages\b", noun, text) for text in (seen.reason, seen.advice))
         seen = replace(seen, reason=reason, advice=advice)
-    if start and (worse := _worse(evaluation or {}, start)):
+    if start and (worse := _worse(evaluation or {}, start, expects)):
         return worse
     against = _against(evaluation or {}, "untrained")
     if not against:
         return seen
-    outcomes = {item["outcome"] for item in against.values()}
+    outcomes = _outcomes(evaluation or {}, "untrained", expects)
     said = "; ".join(f"{title} {item['words']}" for title, item in against.items())
     said = f"on {(evaluation or {})['data']['test']}, {said}"
     if "better" in outcomes and "worse" not in outcomes:
@@ -99,12 +99,12 @@ def judge(
     return Verdict("not better than an untrained network", said, advice)
 
 
-def _worse(evaluation: Mapping[str, Any], start: str) -> Verdict | None:
+def _worse(evaluation: Mapping[str, Any], start: str, expects: Expects) -> Verdict | None:
     """Say if training has made an encoder worse than the one that it started from."""
     named = str(evaluation.get("known") or "")
     same = bool(named) and os.path.normpath(named) == os.path.normpath(start)
     against = _against(evaluation, "known") if evaluation.get("known_is_start", same) else {}
-    outcomes = {item["outcome"] for item in against.values()}
+    outcomes = _outcomes(evaluation, "known", expects) if against else set()
     if "worse" not in outcomes or "better" in outcomes:
         return None
     said = "; ".join(f"{title} {item['words']}" for title, item in against.items())
@@ -113,6 +113,13 @@ def _worse(evaluation: Mapping[str, Any], start: str) -> Verdict | None:
         f"on {evaluation['data']['test']}, {said}",
         f"keep {start} as it is, or change less of it: --trainable last:1, or a lower --encoder-rate",
     )
+
+
+def _outcomes(evaluation: Mapping[str, Any], baseline: str, expects: Expects) -> set[str]:
+    """Find how the encoder compares with a baseline, by the classifiers that its method is judged by."""
+    summary = evaluation.get("summary", {})
+    judged = {name: summary[name] for name in expects.judged if name in summary}
+    return {item["outcome"] for item in _against({"summary": judged or summary}, baseline).values()}
 
 
 def _against(evaluation: Mapping[str, Any], baseline: str) -> dict[str, Mapping[str, Any]]:
@@ -141,15 +148,15 @@ def _seen(lines: Sequence[Line], expects: Expects) -> Verdict | None:
     for rule in task if expects.task else partners:
         found = rule(start, now, expects)
         if found is not None:
-            early = rule in (_collapsed, _hard, _narrow, _unchanged, _not_learning) and _short(now)
+            early = rule in (_collapsed, _hard, _narrow, _unchanged, _not_learning) and _short(now, expects)
             return _too_early(now, found) if early else found
     found = _progress(lines, expects)
-    return _too_early(now, found) if _short(now) else found
+    return _too_early(now, found) if _short(now, Expects()) else found
 
 
-def _short(now: Line) -> bool:
-    steps = now["step"]
-    return bool(steps < SHORT or (steps < SHORT_PASSES and now.get("epoch", TWICE) < TWICE))
+def _short(now: Line, expects: Expects) -> bool:
+    steps, passes = now["step"], now.get("epoch", max(TWICE, expects.passes))
+    return bool(steps < SHORT or (steps < SHORT_PASSES and passes < TWICE) or passes < expects.passes)
 
 
 def _too_early(now: Line, found: Verdict) -> Verdict:

@@ -47,6 +47,8 @@ class Expects:
     chance: float | None = 0.0  # what the metric is by chance; None: one of the examples compared at a time
     at_chance: str = ""  # what to try where it stays there
     solved: str = ""  # what to try where it is over 0.99; empty where that is no warning
+    judged: tuple[str, ...] = ("knn", "linear")  # by which classifiers labels tell whether it has learnt
+    passes: float = 0.0  # over the images, before which it is too early to say that it learns nothing
 
 
 class Method(nn.Module):

@@ -46,7 +46,7 @@ from ..images.view_settings import Views
 from ..losses import unit
 from ..models import Encoder
 from ..models.bank import Bank
-from .base import Batch, Loss, Method
+from .base import Batch, Expects, Loss, Method
 from .recipes import recipes
 
 SETTLING = 10  # batches from which NCE's z is estimated
@@ -97,6 +97,11 @@ class NPID(Method):
         self.tau = config.temperature
         self.register_buffer("normalizer", torch.zeros(()))  # of which z is the number of images times
         self.register_buffer("settled", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def expects(cls, config: Config) -> Expects:
+        """Judge by partners found, after ten passes: an image is compared with its own row once a pass."""
+        return Expects(passes=10, at_chance="train longer: the bank learns once a pass over the images")
 
     @property
     def bank(self) -> Tensor:
