@@ -13,6 +13,7 @@ import torch
 import transformers
 
 import nearfar
+from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.models import hf_networks, known
 from nearfar.models.libraries import InputConfig
@@ -114,6 +115,31 @@ def test_such_a_folder_is_adopted_and_encodes_like_a_run(tmp_path: Path) -> None
     assert [tuple(level.shape) for level in run.encoder.maps(torch.zeros(1, 3, 48, 48))] == [(1, 32, 6, 6)]
     tokens = run.encoder.tokens(torch.zeros(1, 3, 48, 48))
     assert tokens.patches.shape == (1, 36, 32) and tokens.prefix.shape == (1, 4, 32)
+
+
+def test_what_a_folder_does_not_say_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "made", "vit")
+    file = tmp_path / "made" / "preprocessor_config.json"
+    capsys.readouterr()
+    progress.show(True)
+    try:
+        assert nearfar.load(tmp_path / "made").encoder.mean == (0.4, 0.5, 0.6)
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "nearfar takes the centre, where its makers squash it" in said
+        file.unlink()
+        assert nearfar.load(tmp_path / "made").encoder.mean == (0.5, 0.5, 0.5)
+        said = capsys.readouterr().err
+        assert "what networks of vit usually have are taken: mean 0.5 0.5 0.5" in said and str(file) in said
+        file.write_text(json.dumps({"do_normalize": False, "image_std": [0.0, 0.0, 0.0]}))
+        assert nearfar.load(tmp_path / "made").encoder.mean == (0.0, 0.0, 0.0)
+        other = nearfar.load(f"{tmp_path / 'made'}@64")
+        assert other.preprocess.size == 64 and other.encode(np.zeros((1, 70, 80, 3), np.uint8)).shape == (
+            1,
+            32,
+        )
+        assert capsys.readouterr().err == ""
+    finally:
+        progress.show(False)
 
 
 @pytest.mark.parametrize(

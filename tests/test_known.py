@@ -158,6 +158,8 @@ def test_a_vision_transformer_takes_images_of_another_side(vit: Path, tmp_path: 
     with torch.no_grad():
         torch.testing.assert_close(other.encoder(image), native.encoder(image), atol=1e-4, rtol=1e-3)
     assert other.encoder.net.pos_embed.shape != native.encoder.net.pos_embed.shape
+    with pytest.raises(NearfarError, match="into patches of 16 px; write @96 in place of @100"):
+        load(f"{VIT}@100={file}")
     again = nearfar.adopt(f"{VIT}@96={file}", out=tmp_path / "run")
     assert again.preprocess.size == 96 and fingerprint(again.encoder) == fingerprint(other.encoder)
 

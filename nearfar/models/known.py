@@ -10,7 +10,7 @@ Mean, deviation, interpolation, crop and side come with the weights, and are par
     a folder                    that timm, transformers or sentence-transformers wrote; for texts, a BERT; for
                                 images and words, a CLIP or SigLIP, also of open_clip
 
-`@SIDE` after a name gives the network images of another side: timm:vit_small_patch14_dinov2@224.
+`@SIDE` after a name or a folder gives the network images of another side: timm:vit_small_patch14_dinov2@224.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..core.errors import NearfarError
 from ..images.views import Preprocess
 from ..text.view_settings import TextPreprocess
 from . import Encoder, embedded, encoder, folders, libraries, weights
+from .input_config import InputConfig, remark
 
 _NAME = re.compile(
     r"(?P<name>(?:timm|torchvision|hf):[^@=]+|known|[\w.]+(?=[@\d]*=))"
@@ -75,8 +76,7 @@ def open_name(text: str) -> Known:
         raise NearfarError(f"{text!r} names no known encoder; write known, timm:NAME or torchvision:NAME.")
     name, file = found["name"], found["file"]
     side = int(found["side"]) if found["side"] else None
-    if side is not None and not 8 <= side <= 1024:
-        raise NearfarError(f"{text!r} asks for images of {side} px; give 8 to 1024.")
+    _check_side(text, side)
     if name == "known":
         if file:
             raise NearfarError(f"{text!r}: known has weights of its own; give NAME={file} of their network.")
@@ -86,9 +86,12 @@ def open_name(text: str) -> Known:
     library, plain = libraries.find(name)
     if library == "nearfar":
         raise NearfarError(f"{name!r} is a network of nearfar, of which there are no pretrained weights.")
-    config = libraries.input_config(library, plain)
-    # Weights of a file may be anybody's: nothing says that they have the library's licence.
-    return _of_library(name, file or "pretrained", config, side, licence="" if file else config.licence)
+    if file is None:
+        return _of_library(name, "pretrained", libraries.input_config(library, plain), side)
+    if Path(file).suffix != ".safetensors":
+        raise NearfarError(weights.refusal(Path(file)))
+    # `encoder` finds mean and deviation, since those that an `Encoder` wrote into the file count first.
+    return _of_library(name, file, weights.input_of(Path(file), library, plain), side, figures=False)
 
 
 def open_folder(folder: Path, side: int | None = None) -> Known:
@@ -106,14 +109,22 @@ def open_folder(folder: Path, side: int | None = None) -> Known:
     """
     from ..text import bert, two_towers
 
+    _check_side(f"{folder}@{side}", side)
     inner = folders.inner(folder)
     if two_towers.is_two_towers(inner):
         return _of_two_towers(inner, folder, side)
     if bert.is_bert(inner):
+        if side is not None:
+            raise NearfarError(f"{folder} takes texts, which have no side; leave @{side} out.")
         net, how = bert.open_folder(inner, folder)
         return Known(net, how, folders.licence(folder))
     found = folders.read(folder)
     return _of_library(found.name, str(found.weights), found.config, side, found.args)
+
+
+def _check_side(text: str, side: int | None) -> None:
+    if side is not None and not 8 <= side <= 1024:
+        raise NearfarError(f"{text!r} asks for images of {side} px; give 8 to 1024.")
 
 
 def _of_two_towers(folder: Path, whole: Path, side: int | None) -> Known:
@@ -123,6 +134,7 @@ def _of_two_towers(folder: Path, whole: Path, side: int | None) -> Known:
     found = two_towers.open_folder(folder)
     if side not in (None, found.size):
         raise NearfarError(f"{folder} takes images of {found.size} px; leave @{side} out.")
+    _say_fit(found.fit, str(folder))
     how, own = Preprocess(found.size, 1.0, found.interpolation, found.size), folders.licence(whole)
     return Known(found.image, how, own, Known(found.text, found.words, own), found.scale)
 
@@ -130,22 +142,37 @@ def _of_two_towers(folder: Path, whole: Path, side: int | None) -> Known:
 def _of_library(
     name: str,
     file: str,
-    config: libraries.InputConfig,
+    config: InputConfig,
     side: int | None,
     args: Mapping[str, Any] | None = None,
-    licence: str | None = None,
+    figures: bool = True,
 ) -> Known:
-    """Build the network, give it its weights, and say how its images are prepared."""
-    if file != "pretrained" and Path(file).suffix != ".safetensors":
-        raise NearfarError(weights.refusal(Path(file)))
+    """Build the network, give it its weights, and say how its images are prepared.
+
+    With `figures` mean and deviation are the config's; else `encoder` finds them by the file.
+    """
     size = side or config.size
-    net = encoder(
-        name, stem="standard", size=size, weights=file, mean=config.mean, std=config.std, args=args
-    ).eval()
-    return Known(net, preprocess(config, size), config.licence if licence is None else licence)
+    mean, std = (config.mean, config.std) if figures else (None, None)
+    net = encoder(name, stem="standard", size=size, weights=file, mean=mean, std=std, args=args).eval()
+    cut: Any = getattr(net.net, "patch_embed", None)
+    patch = getattr(cut, "patch_size", (1,))[0]
+    if side is not None and side % patch and not getattr(cut, "dynamic_img_pad", False):
+        near = max(patch, side // patch * patch)
+        raise NearfarError(
+            f"{name} cuts images into patches of {patch} px; write @{near} in place of @{side}."
+        )
+    _say_fit(config.fit, name if file == "pretrained" else file)
+    return Known(net, preprocess(config, size), config.licence)
 
 
-def preprocess(config: libraries.InputConfig, size: int) -> Preprocess:
+def _say_fit(fit: str, what: str) -> None:
+    """Say where the makers of weights prepare an image that is not square in another way."""
+    if fit != "center":
+        whole = {"squash": "squash it into a square", "border": "pad it to a square"}.get(fit, f"use {fit!r}")
+        remark(f"{what}: of an image that is not square nearfar takes the centre, where its makers {whole}")
+
+
+def preprocess(config: InputConfig, size: int) -> Preprocess:
     """Say how an image is prepared: reduced to a short side of which the centred square is `size` px.
 
     Args:

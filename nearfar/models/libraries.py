@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 
 from ..core.dynamo import import_without_compiler
 from ..core.errors import NearfarError, nearest
+from .input_config import InputConfig
 from .residual import SHAPES
 from .transformer import TRANSFORMERS
 
@@ -66,39 +66,6 @@ def find(name: str) -> tuple[str, str]:
         return "timm", plain
     known = {"": names, "timm": timm_names, "torchvision": torchvision_names}[library]()
     raise NearfarError(f"encoder {name!r} is not known; {nearest(network, known)}")
-
-
-@dataclass(frozen=True)
-class InputConfig:
-    """What the makers of pretrained weights feed them with.
-
-    Attributes:
-        size: side of the input in pixels.
-        crop: share of the short side that the centred square keeps.
-        interpolation: "bilinear" or "bicubic".
-        mean, std: what is subtracted from each channel of pixels in [0, 1], and what it is divided by then.
-        licence: of the weights, as their makers name it; "" where that is not known.
-    """
-
-    size: int = 224
-    crop: float = 0.875
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    licence: str = ""
-
-    @classmethod
-    def of_timm(cls, config: Mapping[str, Any]) -> InputConfig:
-        """Read a `pretrained_cfg` of timm's, as its registry and its folders have it."""
-        usual = cls()
-        return cls(
-            int(config.get("input_size", (3, usual.size, usual.size))[-1]),
-            float(config.get("crop_pct") or usual.crop),
-            "bicubic" if config.get("interpolation") == "bicubic" else "bilinear",
-            tuple(config.get("mean", usual.mean)),
-            tuple(config.get("std", usual.std)),
-            str(config.get("license") or ""),
-        )
 
 
 def input_config(library: str, name: str) -> InputConfig:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..core import progress
 from ..core.errors import NearfarError
-from . import hf_networks
+from ..core.shapes import check_shape, loads
+from . import embedded, hf_networks, libraries
+from .input_config import PREPROCESSOR, InputConfig, remark
 
 CLASSIFIERS = ("classifier", "fc", "head", "head_dist", "last_linear")  # which libraries name so; left out
+INDEX = ".safetensors.index.json"  # the end of the name of a list of files that hold one network
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")
 
 
@@ -29,12 +34,25 @@ def refusal(path: Path) -> str:
         )
     if path.suffix not in PICKLES:
         return f"weights {str(path)!r} are in no file that nearfar reads; give a .safetensors file."
-    made = path.with_suffix(".safetensors").name
     return (
         f"weights {str(path)!r} are a pickle, which can run any code when it is read; convert it where you "
-        f'trust its maker: python -c "import torch, safetensors.torch as s; '
-        f"s.save_file(torch.load('{path.name}', weights_only=True), '{made}')\""
+        f"trust its maker: {conversion([path], path.with_suffix('.safetensors'))}"
     )
+
+
+def conversion(pickled: Sequence[Path], made: Path) -> str:
+    """Give the command that converts a pickle, without running code from it.
+
+    Args:
+        pickled: the file, or all files of one network.
+        made: the .safetensors file to write.
+    """
+    read = f"torch.load({str(pickled[0])!r}, weights_only=True)"
+    if len(pickled) > 1:
+        files = [str(path) for path in pickled]
+        read = f"{{k: v for f in {files} for k, v in torch.load(f, weights_only=True).items()}}"
+    code = f"import torch, safetensors.torch as s; s.save_file({read}, {str(made)!r})"
+    return f'python -c "{code}"' if not set('"$`\\') & {*code} else f"python -c {shlex.quote(code)}"
 
 
 def _resample_positions(net: Any, state: dict[str, torch.Tensor]) -> None:
@@ -66,6 +84,92 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
     target.load_state_dict(state | {f"net.{key}": value for key, value in inner.items()})
 
 
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read weights from a .safetensors file, or from all those that an index names.
+
+    Args:
+        path: the file, or a model.safetensors.index.json, whose files lie beside it.
+
+    Returns:
+        By the names in the file.
+
+    Raises:
+        NearfarError: a file is missing or broken, or an index leads elsewhere.
+    """
+    import safetensors.torch
+
+    state: dict[str, torch.Tensor] = {}
+    for file in _shards(path) if path.name.endswith(INDEX) else [path]:
+        if not file.is_file():
+            whose = "check the path" if file == path else f"{path.name} names it, so give the whole folder"
+            raise NearfarError(f"weights {str(file)!r}: there is no such file; {whose}.")
+        try:
+            state |= safetensors.torch.load_file(file)
+        except Exception as error:
+            raise NearfarError(
+                f"weights {str(file)!r} cannot be read ({error}); give a complete file, or a whole folder."
+            ) from error
+    return state
+
+
+def _shards(index: Path) -> list[Path]:
+    """Read which files hold a network; they lie in the folder of their index, and nowhere else."""
+    try:
+        said = loads(index.read_bytes())
+    except (OSError, ValueError) as error:
+        raise NearfarError(f"{index} cannot be read ({error}); give a whole folder of a model.") from error
+    check_shape(said, {"weight_map": {str: str}}, f"{index}: ")
+    names = sorted({*said["weight_map"].values()})
+    for name in names:
+        if Path(name).name != name or "\\" in name or Path(name).suffix != ".safetensors":
+            raise NearfarError(
+                f"{index} names {name!r}, which is no .safetensors file beside it; give a whole folder of a "
+                "model."
+            )
+    return [index.parent / name for name in names]
+
+
+def input_of(path: Path, library: str, name: str) -> InputConfig:
+    """Say what the images of weights in a file are, unless an `Encoder` wrote it, which knows itself.
+
+    Args:
+        path: the file, of the plain network.
+        library: "torchvision" or "timm".
+        name: the network's there.
+
+    Returns:
+        What the embedded known encoder's are, if the weights are its; what a config.json of timm's or a
+        preprocessor_config.json beside the file says; else, `assumed`, what its library says of the network.
+    """
+    usual = replace(libraries.input_config(library, name), licence="")  # the weights may be anybody's
+    if (
+        f"{library}:{name}" == embedded.NAME
+        and path.is_file()
+        and embedded.digest_of(tensors(path)) == embedded.TENSORS
+    ):
+        return embedded.CONFIG
+    said = _optional(path.parent / "config.json")
+    if str(said.get("architecture")).split(".")[0] == name.split(".")[0]:
+        config = InputConfig.of_timm(said.get("pretrained_cfg") or said)
+        if not config.assumed:
+            return config
+    how = _optional(path.parent / PREPROCESSOR)
+    mean, std = hf_networks.figures(how)
+    if mean is None or std is None:
+        return replace(usual, assumed=True)
+    own = hf_networks.input_config({}, how) if {"size", "crop_size"} & {*how} else usual
+    return replace(own, mean=mean, std=std)
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    """Read a file that lies beside weights, and may be anything; {} where it is no JSON object."""
+    try:
+        held = loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
 def read(
     net: nn.Module, name: str, stem: str, path: Path
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -75,7 +179,7 @@ def read(
         net: the plain network, without its classifier; changed in place.
         name: its name, for errors.
         stem: its stem, for errors.
-        path: the file, whose names may begin with "net." as an `Encoder`'s do.
+        path: the file, or the index of several, whose names may begin with "net." as an `Encoder`'s do.
 
     Returns:
         The mean and deviation of the `Encoder` that wrote the file; None for a file of the plain network.
@@ -83,18 +187,9 @@ def read(
     Raises:
         NearfarError: the file is missing, broken, of another network, or holds NaN or infinite values.
     """
-    import safetensors.torch
-
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" and not path.name.endswith(INDEX):
         raise NearfarError(refusal(path))
-    if not path.is_file():
-        raise NearfarError(f"weights {str(path)!r}: there is no such file; check the path.")
-    try:
-        state = safetensors.torch.load_file(path)
-    except Exception as error:
-        raise NearfarError(
-            f"weights {str(path)!r} cannot be read ({error}); give a complete .safetensors file."
-        ) from error
+    state = tensors(path)
     ours = all(f"net.{key}" in state for key in net.state_dict())
     normalization = state.pop("normalization", None) if ours else None
     state = {key.removeprefix("net.").removeprefix("timm_model."): value for key, value in state.items()}
@@ -115,7 +210,7 @@ def read(
         )
     extra = sorted(key for key in set(state) - set(wanted) if key.split(".")[0] not in CLASSIFIERS)
     if extra:
-        progress.say(f"weights {path}: {len(extra)} tensors not used, {extra[0]} first")
+        remark(f"weights {path}: {len(extra)} tensors not used, {extra[0]} first")
     net.load_state_dict({key: state[key] for key in wanted})
     if not ours:
         return None

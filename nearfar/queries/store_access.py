@@ -112,10 +112,10 @@ def run_of(store: VectorStore, run: Run | str | Path | None) -> Run:
         NearfarError: it is not there, or is another run.
     """
     from ..features.extract import fingerprint  # these import torch, which a store itself does not need
-    from ..models import known
+    from ..models import folders, known
     from ..training.run import load
 
-    there = known.is_name(store.info.run) or Path(store.info.run or "-").is_dir()
+    there = known.is_name(store.info.run) or folders.sided(store.info.run or "-")[0].is_dir()
     if run is None and not there:
         raise NearfarError(
             f"the run that made {store.address} is no longer in {store.info.run or 'any known folder'}; "

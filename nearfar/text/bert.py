@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape, loads
 from ..models import Encoder
+from ..models.folders import weights_of
+from ..models.weights import tensors
 from . import folders, tokenizer
 from .view_settings import TextPreprocess
 
@@ -137,8 +139,6 @@ def open_folder(folder: Path, whole: Path) -> tuple[Encoder, TextPreprocess]:
     Raises:
         NearfarError: a file is missing or does not fit.
     """
-    import safetensors.torch
-
     where = folder / "config.json"
     held = loads(where.read_bytes())
     check_shape(held, SHAPE, f"{where}: ")
@@ -150,19 +150,13 @@ def open_folder(folder: Path, whole: Path) -> tuple[Encoder, TextPreprocess]:
     limit = folders.optional_json(whole / "sentence_bert_config.json").get("max_seq_length")
     size = min(limit if isinstance(limit, int) and limit > 2 else 512, config["max_position_embeddings"])
     encoder = build(config, size)
-    try:
-        state = safetensors.torch.load_file(folder / "model.safetensors")
-    except Exception as error:
-        raise NearfarError(
-            f"{folder / 'model.safetensors'} cannot be read ({error}); give a whole folder."
-        ) from None
-    state = {name.removeprefix("bert."): value.float() for name, value in state.items()}
+    file = weights_of(folder)
+    state = {name.removeprefix("bert."): value.float() for name, value in tensors(file).items()}
     wanted = encoder.net.state_dict()
     unfit = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
     if unfit:
         raise NearfarError(
-            f"{folder / 'model.safetensors'} lacks {unfit[0]!r}, or has it in another shape; give a whole "
-            "folder of one model."
+            f"{file} lacks {unfit[0]!r}, or has it in another shape; give a whole folder of one model."
         )
     encoder.net.load_state_dict({name: state[name] for name in wanted})
     encoder.untrained = False

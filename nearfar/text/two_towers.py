@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
-from ..models import Encoder
+from ..models import Encoder, hf_networks
+from ..models.folders import weights_of
 from ..models.image_tower import ACTIVATIONS, NAME, ImageTower, Layers
+from ..models.input_config import PREPROCESSOR, InputConfig, say_assumed
+from ..models.weights import tensors
 from . import folders, tokenizer
 from .view_settings import TextPreprocess
 
@@ -70,6 +73,7 @@ class ClipFolder:
     Attributes:
         image, text: the encoders, in eval mode.
         size, interpolation: how images are prepared.
+        fit: how their makers make an image square, see `InputConfig`.
         words: how texts are prepared.
         scale: what cosines are multiplied by, "scale", and what is added then, "bias", where it says so.
     """
@@ -80,6 +84,7 @@ class ClipFolder:
     text: Encoder
     words: TextPreprocess
     scale: Mapping[str, float]
+    fit: str
 
 
 class TextTower(nn.Module):
@@ -190,7 +195,7 @@ def open_folder(folder: Path) -> ClipFolder:
     scale = {"scale": float(state["logit_scale"].exp())} if "logit_scale" in state else {}
     scale |= {"bias": float(state["logit_bias"])} if "logit_bias" in state else {}
     needs = TextPreprocess(configs["text"]["max_position_embeddings"], words)
-    return ClipFolder(image.eval(), size, told["interpolation"], text.eval(), needs, scale)
+    return ClipFolder(image.eval(), size, told["interpolation"], text.eval(), needs, scale, told["fit"])
 
 
 def _is_open_clip(folder: Path) -> bool:
@@ -236,12 +241,16 @@ def _transformers(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Te
         merged = {**_SHARED[kind], **USUAL[kind][part], **(said if isinstance(said, dict) else {})}
         configs[part] = {name: merged[name] for key in shape if (name := key.rstrip("?")) in merged}
         configs[part] |= dict.fromkeys(_MARKS[part], kind == "clip")
-    plain = folders.optional_json(folder / "preprocessor_config.json")
-    half = (0.5, 0.5, 0.5)
-    usual = (half, half) if kind == "siglip" else (_MEAN, _STD)
-    told = {"mean": plain.get("image_mean", usual[0]), "std": plain.get("image_std", usual[1])}
+    plain = folders.optional_json(folder / PREPROCESSOR)
+    mean, std = hf_networks.figures(plain)
+    if mean is None or std is None:
+        half = (0.5, 0.5, 0.5)
+        usual = (half, half) if kind == "siglip" else (_MEAN, _STD)
+        mean, std = mean or usual[0], std or usual[1]
+        say_assumed(InputConfig(mean=mean, std=std), str(folder), f"those of most {kind} models", folder)
+    told = {"mean": mean, "std": std, "fit": hf_networks.fit(plain)}
     told["interpolation"] = "bilinear" if plain.get("resample") == 2 else "bicubic"
-    return configs, _weights(folder / "model.safetensors"), told
+    return configs, _weights(weights_of(folder)), told
 
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's images
@@ -298,7 +307,8 @@ def _open_clip(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tenso
         "max_position_embeddings": text.get("context_length", 77),
     }
     state: dict[str, Tensor] = {}
-    for name, value in _weights(folder / "open_clip_model.safetensors").items():
+    file = folder / "open_clip_model.safetensors"
+    for name, value in _weights(file if file.is_file() else weights_of(folder)).items():
         for before, after in _RENAMED:
             name = re.sub(before, after, name)
         if name in ("visual.proj", "text_projection"):
@@ -311,6 +321,7 @@ def _open_clip(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tenso
         else:
             state[name] = value
     told = {"mean": plain.get("mean", _MEAN), "std": plain.get("std", _STD)}
+    told["fit"] = {"squash": "squash", "longest": "border"}.get(plain.get("resize_mode"), "center")
     return configs, state, {**told, "interpolation": plain.get("interpolation", "bicubic")}
 
 
@@ -318,9 +329,4 @@ _VISION = ("image_size", "patch_size")
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    import safetensors.torch
-
-    try:
-        return {name: value.float() for name, value in safetensors.torch.load_file(path).items()}
-    except Exception as error:
-        raise NearfarError(f"{path} cannot be read ({error}); give a whole folder of a model.") from None
+    return {name: value.float() for name, value in tensors(path).items()}

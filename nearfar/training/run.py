@@ -223,8 +223,8 @@ def load(run: Run | str | Path) -> Run:
 
     Args:
         run: a run folder, or the `encoder.safetensors` in it (with its `encoder.json` next to it); the name
-            of a known encoder, or a folder of a model, as `models.known` lists them; or a `Run`, which is
-            returned.
+            of a known encoder, or a folder of a model, as `models.known` lists them, also with @SIDE; or a
+            `Run`, which is returned.
 
     Returns:
         The run, its encoder on the CPU, in eval mode.
@@ -237,9 +237,9 @@ def load(run: Run | str | Path) -> Run:
         return run
     if isinstance(run, str) and known.is_name(run):
         return _known(run, known.open_name(run))
-    folder = Path(run)
+    folder, side = folders.sided(run)
     if not (folder / "encoder.json").exists() and folders.is_model(folder):
-        return _known(str(run), known.open_folder(folder))
+        return _known(str(run), known.open_folder(folder, side))
     if folder.is_file() and folder.name != "encoder.safetensors":
         named = f"write NAME={folder} with the name of its network, such as timm:resnet18={folder}."
         raise NearfarError(
@@ -254,7 +254,7 @@ def is_run(text: str | Path) -> bool:
     Args:
         text: what a user typed.
     """
-    folder = Path(text)
+    folder, _ = folders.sided(text)
     return known.is_name(str(text)) or (folder / "encoder.json").exists() or folders.is_model(folder)
 
 
