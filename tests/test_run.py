@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 import nearfar
 from nearfar import models
@@ -48,6 +50,48 @@ def test_a_run_of_pretrained_weights_keeps_their_normalization(tmp_path: Path) -
         np.testing.assert_allclose(run.encode(images), f.net((x - 0.5) / 0.5).numpy(), atol=1e-4)
     card = json.loads((tmp_path / "encoder.json").read_text())
     assert card["encoder"]["mean"] == [0.5, 0.5, 0.5] and card["preprocess"]["size"] == 32
+
+
+def prepared_by_the_card(card: dict[str, Any], picture: Image.Image) -> np.ndarray:
+    """Prepare a picture as encoder.json says, with Pillow and NumPy alone: (3, side, side) from 0 to 1."""
+    plan, side = card["preprocess"], card["decode_side"]
+    if min(picture.size) > side:
+        share = side / min(picture.size)
+        picture = picture.resize([round(one * share) for one in picture.size], Image.Resampling.BICUBIC)
+    (width, height), size = picture.size, plan["size"]
+    cut = round(min(width, height) * plan["crop"])
+    left, top = (width - cut) // 2, (height - cut) // 2
+    how = Image.Resampling[plan["interpolation"].upper()]
+    bands = [
+        np.asarray(band.convert("F").resize((size, size), how, (left, top, left + cut, top + cut)))
+        for band in picture.split()
+    ]
+    return np.clip(np.stack(bands), 0, 255) / np.float32(255)
+
+
+@pytest.mark.parametrize(
+    "plan", [Preprocess.of(32), Preprocess.of(96, "bilinear"), Preprocess(64, 0.8, "bicubic", 80)]
+)
+def test_who_follows_the_card_gets_our_vectors(plan: Preprocess, tmp_path: Path) -> None:
+    export(tmp_path, models.encoder("resnet10_w16", size=plan.size).eval(), plan, {})
+    card, run = json.loads((tmp_path / "encoder.json").read_text()), load(tmp_path)
+    assert run.preprocess == plan and card["preprocess"]["short_side"] == plan.short_side
+    assert card["decode_side"] == plan.decode_side and len(card["steps"]) == 4
+    assert f"short side is over {plan.decode_side} px" in card["steps"][0]
+    assert f"to {plan.size} x {plan.size} px, antialiased {plan.interpolation}" in card["steps"][2]
+    noise = np.random.default_rng(0).integers(0, 256, (4, 60, 50, 3), np.uint8)
+    drawn = [Image.fromarray(x).resize((300, 200), Image.Resampling.BICUBIC) for x in noise]
+
+    def cosine(seen: dict[str, Any]) -> float:
+        x = torch.from_numpy(np.stack([prepared_by_the_card(seen, picture) for picture in drawn]))
+        with torch.no_grad():
+            found = run.encoder(x).numpy()
+        own = run.encode([np.asarray(picture) for picture in drawn])
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(own, axis=1)
+        return float(((found * own).sum(1) / lengths).min())
+
+    assert cosine(card) > 0.9999
+    assert cosine(card | {"decode_side": 1 << 20}) < cosine(card)
 
 
 def test_ours_see_the_picture_as_it_is(simclr: Path) -> None:

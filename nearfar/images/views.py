@@ -173,6 +173,18 @@ class Preprocess:
         """
         return self.short_side or -(-self.size * 8 // 7)
 
+    @property
+    def steps(self) -> list[str]:
+        """Sentences that say how an image becomes numbers from 0 to 1, for who has none of our code."""
+        return [
+            f"If its short side is over {self.decode_side} px, reduce it to that, antialiased bicubic, and "
+            "round to whole values from 0 to 255.",
+            f"Cut out the centred square of {self.crop:g} of the short side.",
+            f"Resize it to {self.size} x {self.size} px, antialiased {self.interpolation}; do not round, and "
+            "cut off what is below 0 or above 255.",
+            "Divide by 255.",
+        ]
+
 
 def blur_radius(size: int) -> int:
     """Say how far the blur reaches on each side: its kernel is a tenth of the view, made odd.

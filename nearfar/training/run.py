@@ -25,6 +25,7 @@ from ..data.modalities import modality
 from ..features.encode import encode
 from ..features.extract import fingerprint
 from ..health.verdict import Verdict, judge
+from ..images.views import Preprocess
 from ..methods.base import Expects
 from ..models import embedded, folders, known, weights
 from . import checkpoint, run_shapes
@@ -212,10 +213,21 @@ def export(
         "parts": list(parts),
         **({"text": True} if text is not None else {}),
         "input": "RGB in [0, 1]; the network sees (input - mean) / std",
+        **_told(preprocess),
         "provenance": provenance,
     }
     modality(preprocess.modality).write_files(folder, preprocess)
     checkpoint.write_json(folder / "encoder.json", card)
+
+
+def _told(preprocess: Any) -> dict[str, Any]:
+    """Say for who has none of our code how an image is prepared; `load` reads none of it.
+
+    `preprocess` alone does not: where its `short_side` is null, images are reduced to another side first.
+    """
+    if not isinstance(preprocess, Preprocess):
+        return {}
+    return {"decode_side": preprocess.decode_side, "steps": preprocess.steps}
 
 
 def load(run: Run | str | Path) -> Run:

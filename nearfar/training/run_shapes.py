@@ -35,6 +35,8 @@ CARD: dict[Any, Any] = {
     "preprocess": _ANY,
     "parts": [str],
     "text?": bool,
+    "decode_side?": _SIDE,
+    "steps?": [str],
     "provenance": {
         "method?": str,
         "recipe?": str,
