@@ -129,7 +129,7 @@ def test_what_a_folder_does_not_say_is_told(tmp_path: Path, capsys: pytest.Captu
         file.unlink()
         assert nearfar.load(tmp_path / "made").encoder.mean == (0.5, 0.5, 0.5)
         said = capsys.readouterr().err
-        assert "what networks of vit usually have are taken: mean 0.5 0.5 0.5" in said and str(file) in said
+        assert "those of most vit networks are taken: mean 0.5 0.5 0.5" in said and str(file) in said
         file.write_text(json.dumps({"do_normalize": False, "image_std": [0.0, 0.0, 0.0]}))
         assert nearfar.load(tmp_path / "made").encoder.mean == (0.0, 0.0, 0.0)
         other = nearfar.load(f"{tmp_path / 'made'}@64")

@@ -95,7 +95,7 @@ def test_figures_that_are_assumed_are_told_once_and_others_can_be_given(
 ) -> None:
     assert figures(f"{NET}={plain}") == HALF
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"weights {plain} does not say the mean and deviation" in said
+    assert said.count("\n") == 1 and f"{plain} does not say the mean and deviation" in said
     assert "timm's for test_resnet are taken: mean 0.5 0.5 0.5, deviation 0.5 0.5 0.5" in said
     place, content = plain.parent / "preprocessor_config.json", said[said.index("{") :]
     assert str(place) in said and load(f"{NET}={plain}") and capsys.readouterr().err == ""
@@ -135,7 +135,10 @@ def test_a_folder_without_mean_and_deviation_says_what_is_taken(
     folder = folder_of(tmp_path / "net", state, input_size=[3, 64, 64], mean=OWN[0], std=[0.2, 0.0, 0.3])
     assert figures(folder)[1] == IMAGENET[1]
     said = capsys.readouterr().err
-    assert f"{folder} does not say the mean and deviation" in said and "what timm takes then" in said
+    assert (
+        f"{folder} does not say the mean and deviation" in said
+        and "ImageNet's, timm's default, are taken" in said
+    )
     (folder / "preprocessor_config.json").write_text(json.dumps(TOLD))
     assert figures(folder) == OWN and capsys.readouterr().err == ""
 
@@ -169,6 +172,8 @@ def test_a_folder_takes_images_of_another_side(state: dict[str, torch.Tensor], t
     (tmp_path / "net@96" / "config.json").unlink()
     export(tmp_path / "net@96", run.encoder, run.preprocess, run.provenance)
     assert load(named).path == Path(named) and load(named).preprocess.size == 96
+    with pytest.raises(NearfarError, match="is a run, whose images have 96 px; leave @32 out"):
+        load(f"{named}@32")
 
 
 # Pickles and shards

@@ -17,7 +17,9 @@ from tokenizers import models as token_models
 from torch import Tensor, nn
 
 import nearfar
+from nearfar.core import progress
 from nearfar.core.errors import NearfarError
+from nearfar.features.extract import fingerprint
 from nearfar.text import tokenizer
 from nearfar.training.run import load
 
@@ -277,6 +279,35 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     config["vision_config"]["hidden_size"] = "wide"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(NearfarError):
+        load(folder)
+
+
+def test_what_a_folder_does_not_say_is_told_and_pickles_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, folder = Reference(tmp_path / "siglip", "siglip"), tmp_path / "siglip"
+    plain, kept = folder / "preprocessor_config.json", folder / "model.safetensors"
+    right = fingerprint(load(folder).encoder.net)
+    plain.write_text(json.dumps({"size": {"height": SIDE, "width": SIDE}}))
+    progress.show(True)
+    try:
+        load(folder)
+    finally:
+        progress.show(False)
+    said = capsys.readouterr().err
+    assert "those of most siglip networks are taken: mean 0.5 0.5 0.5" in said
+    assert f"{folder}: of an image that is not square nearfar takes the centre" in said
+    # In two files, with their index.
+    keys, index = sorted(truth.state), {}
+    for at, name in enumerate(("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")):
+        safetensors.torch.save_file({key: truth.state[key] for key in keys[at::2]}, folder / name)
+        index |= dict.fromkeys(keys[at::2], name)
+    kept.unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    assert fingerprint(load(folder).encoder.net) == right
+    (folder / "model.safetensors.index.json").unlink()
+    torch.save(truth.state, folder / "pytorch_model.bin")
+    with pytest.raises(NearfarError, match=r"are a pickle \(pytorch_model.bin\), which can run any code"):
         load(folder)
 
 

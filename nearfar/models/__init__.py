@@ -351,7 +351,7 @@ def encoder(
         else:
             config = files.input_of(Path(weights), library, plain)
         if config.assumed and (mean is None or std is None):
-            say_assumed(config, f"weights {weights}", f"{library}'s for {plain}", Path(weights).parent)
+            say_assumed(config, str(weights), f"{library}'s for {plain}", Path(weights).parent)
         known = config.mean, config.std
     own_mean, own_std = known or (ZERO, ONE)
     own_mean, own_std = own_mean if mean is None else mean, own_std if std is None else std

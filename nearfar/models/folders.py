@@ -189,7 +189,7 @@ def read(folder: Path) -> ModelFolder:
         name, args = hf_networks.network(said, str(place / "config.json"))
         config = hf_networks.input_config(said, how)
         if config.assumed:
-            say_assumed(config, str(place), f"what networks of {said['model_type']} usually have", place)
+            say_assumed(config, str(place), f"those of most {said['model_type']} networks", place)
         return ModelFolder(f"timm:{name}", weights, replace(config, licence=licence(folder)), args)
     args = dict(said.get("model_args") or {})
     size = args.pop("img_size", None)
@@ -199,7 +199,7 @@ def read(folder: Path) -> ModelFolder:
     if config.assumed:
         mean, std = hf_networks.figures(how)
         if mean is None or std is None:
-            say_assumed(config, str(place), "what timm takes then", place)
+            say_assumed(config, str(place), "ImageNet's, timm's default,", place)
         else:
             config = replace(config, mean=mean, std=std)
     if isinstance(size, int):

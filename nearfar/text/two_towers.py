@@ -247,7 +247,7 @@ def _transformers(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Te
         half = (0.5, 0.5, 0.5)
         usual = (half, half) if kind == "siglip" else (_MEAN, _STD)
         mean, std = mean or usual[0], std or usual[1]
-        say_assumed(InputConfig(mean=mean, std=std), str(folder), f"those of most {kind} models", folder)
+        say_assumed(InputConfig(mean=mean, std=std), str(folder), f"those of most {kind} networks", folder)
     told = {"mean": mean, "std": std, "fit": hf_networks.fit(plain)}
     told["interpolation"] = "bilinear" if plain.get("resample") == 2 else "bicubic"
     return configs, _weights(weights_of(folder)), told

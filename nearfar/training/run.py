@@ -321,6 +321,10 @@ def _from_folder(folder: Path) -> Run:
             raise NearfarError(
                 f"the run in {folder} is not finished; run its nearfar pretrain command again to resume."
             )
+        start, _, side = str(folder).rpartition("@")
+        if side.isdecimal() and (Path(start) / "encoder.json").exists():
+            whole = _from_folder(Path(start)).preprocess.size
+            raise NearfarError(f"{start} is a run, whose images have {whole} px; leave @{side} out.")
         raise NearfarError(
             f"there is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {folder}; "
             "or name a known encoder, such as timm:resnet18"
