@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,3 +134,15 @@ def bare(folder: Path, count: int) -> VectorStore:
     }
     store.upsert(pa.table(table))
     return store
+
+
+def evaluated(run: Run, *sentences: str, digest: str = "") -> Path:
+    """Write an evaluation with such sentences of its ranking into the run's folder."""
+    found = {
+        "encoder": {"sha256": digest or fingerprint(run.encoder)},
+        "data": {"train": "labelled/train", "test": "labelled/<b>test</b>"},
+        "ranking": {"sentences": sentences},
+    }
+    path = run.folder / "evaluation.json"
+    path.write_text(json.dumps(found))
+    return path

@@ -72,6 +72,23 @@ def test_names_of_strangers_stay_text(opened: Any, there: explored.Explored) -> 
     )
 
 
+def test_what_the_last_evaluation_found_stands_below_the_map(opened: Any, there: explored.Explored) -> None:
+    assert not opened().is_visible("#ranking")
+    said = "k-NN: best on these images is <img src=x>, by 4.8 over raw pixels (2.9 to 6.7 points)"
+    path = explored.evaluated(there.run, said, "linear: best on these images is the encoder")
+    try:
+        for width, scheme in ((1280, "light"), (700, "dark")):
+            view = opened(width, 844, scheme)
+            view.wait_for_selector("#ranking:not([hidden])")
+            told = f"Evaluated on labelled/<b>test</b>. {said}. linear: best on these images is the encoder."
+            assert view.inner_text("#ranking") == told
+            assert view.evaluate("document.querySelectorAll('#ranking *').length") == 0
+            assert view.evaluate(FAULTS)["beyond"] == []
+            assert view.evaluate("document.getElementById('stage').offsetHeight") > 100
+    finally:
+        path.unlink()
+
+
 def test_the_grid_by_keyboard(opened: Any) -> None:
     view = opened()
     view.focus("#grid")

@@ -50,6 +50,22 @@ def test_frames_come_back() -> None:
     assert all((found[name] == values).all() for name, values in arrays.items())
 
 
+def test_what_the_last_evaluation_found(client: TestClient, there: explored.Explored) -> None:
+    nothing = {"test": "", "sentences": []}
+    assert client.get("/api/ranking").json() == nothing
+    said = "k-NN: best on these images is the encoder"
+    path = explored.evaluated(there.run, said)
+    try:
+        assert client.get("/api/ranking").json() == {"test": "labelled/<b>test</b>", "sentences": [said]}
+        explored.evaluated(there.run, said, digest="0" * 64)  # of an encoder that was here before
+        assert client.get("/api/ranking").json() == nothing
+        for damaged in ("[", '{"ranking": {"sentences": [1]}}', '{"encoder": {}, "data": {}}'):
+            path.write_text(damaged)
+            assert client.get("/api/ranking").json() == nothing
+    finally:
+        path.unlink()
+
+
 def test_store_columns_and_conditions(client: TestClient, there: explored.Explored) -> None:
     facts = asked(client, "/api/store")
     assert facts["name"] == "photos.nf" and facts["count"] == 150

@@ -21,7 +21,7 @@ from ..data.modalities import modality
 from ..images import decode
 from ..queries.listing import Listing
 from ..queries.store_access import MAP_COLUMNS, open_for_query, run_of
-from ..training.run_facts import has_text
+from ..training.run_facts import has_text, ranking_of
 from .jobs import PATIENCE, Jobs, Unfinished
 from .kept import KeptResults
 from .row_numbers import NumberedStore
@@ -188,6 +188,12 @@ class Findings:
             what = "an image" if kind.pictures else kind.name
             raise NearfarError(f"the file cannot be used as {what}: {error}.") from None
         return self._near(query(x[None]), "most similar to your file", where)
+
+    def ranking(self) -> tuple[str, list[str]]:
+        """Say what the last evaluation of the store's encoder found; see `run_facts.ranking_of`."""
+        about = self.store.info
+        run = self._run_at or about.run
+        return ranking_of(run, about.encoder) if run else ("", [])
 
     def takes_words(self) -> bool:
         """Tell whether the store can be searched by words: it holds texts, or its run encodes texts too."""

@@ -164,6 +164,11 @@ def _store(
             "filling": findings.filling and findings.filling.told(len(rows.ids)),
         }
 
+    @app.get("/api/ranking")
+    def ranking() -> dict[str, Any]:
+        test, sentences = findings.ranking()
+        return {"test": test, "sentences": sentences}
+
     @app.get("/api/version")
     def version() -> dict[str, Any]:
         told = findings.filling and findings.filling.told(len(rows.ids))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.errors import NearfarError
-from ..core.shapes import loads
+from ..core.shapes import check_shape, loads
+from . import run_shapes
 
 
 def has_text(run: str | Path) -> bool:
@@ -31,3 +32,24 @@ def has_text(run: str | Path) -> bool:
     from ..text import two_towers
 
     return folders.is_model(folder) and two_towers.is_two_towers(folders.inner(folder))
+
+
+def ranking_of(run: str | Path, digest: str) -> tuple[str, list[str]]:
+    """Say which encoder was best in a run's last evaluation, by how much, and at what cost.
+
+    Args:
+        run: its folder.
+        digest: of its encoder: an older encoder's evaluation does not count.
+
+    Returns:
+        The name of the test images and a sentence a classifier; none where there is no evaluation to read.
+    """
+    path = Path(run) / "evaluation.json"
+    try:
+        found = loads(path.read_bytes())
+        check_shape(found, run_shapes.EVALUATION, f"{path}: ")
+    except (OSError, ValueError, NearfarError):
+        return "", []
+    if not digest or found["encoder"].get("sha256") != digest:
+        return "", []
+    return str(found["data"]["test"] or ""), list(found.get("ranking", {}).get("sentences", ()))

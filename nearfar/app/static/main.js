@@ -15,6 +15,7 @@ import * as map from "./map.js";
 import * as order from "./order.js";
 import * as parts from "./parts.js";
 import * as photo from "./photo.js";
+import * as ranking from "./ranking.js";
 import * as saved from "./saved.js";
 import { byId, focused, make, on, one, state, tell, trying, worded } from "./state.js";
 
@@ -192,6 +193,7 @@ async function begin() {
   await drawn;
   document.body.dataset.ready = "yes";
   count();
+  ranking.start();
 }
 
 begin();
