@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import small_pairs
+from conftest import known_vit
 
 import nearfar
+from nearfar import models
 from nearfar.core.errors import NearfarError
+from nearfar.experiments import measuring
 from nearfar.experiments.compare import MethodComparison, Row, SeedStatistics, _place, compare
+from nearfar.training.run import load
 
 SHORT = {"steps": 2, "batch_size": 16, "encoder": "resnet10_w16", "device": "cpu", "precision": "float32"}
+
+
+def plain(made: MethodComparison) -> dict[str, Any]:
+    return json.loads(json.dumps(made.to_json()))
+
+
+def small_resnet(folder: Path) -> str:
+    """The name of a small known encoder with random weights in a file."""
+    with models.seeded(4, "resnet"):
+        net = models.encoder("timm:test_resnet", stem="standard", size=32).net
+    safetensors.torch.save_file(net.state_dict(), folder / "resnet.safetensors")
+    return f"timm:test_resnet@32={folder / 'resnet.safetensors'}"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +65,10 @@ def test_the_same_call_again_trains_and_measures_nothing(compared):
     (out / "simclr-1.json").unlink()  # as if it had been stopped before that run was measured
     (out / "simsiam-1.json").write_text("[")  # damaged: measured anew too
     again = compare(train, methods=["simclr", "simsiam"], out=out, seeds=2, train=train, test=test, **SHORT)
-    assert again.to_json() == made.to_json()
+    was, now = plain(made), plain(again)
+    for row in [*was["methods"], *now["methods"]]:
+        assert row["figures"].pop("encoded_per_second")["mean"] > 0  # measured anew
+    assert now == was
     assert len(before) == 4 and before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -83,6 +104,45 @@ def test_a_folder_that_holds_anything_else_is_refused(compared, tmp_path):
     with pytest.raises(NearfarError, match="holds 'config.json' and is not the folder of a comparison"):
         compare(train, methods=["simclr"], out=out / "simclr-0", seeds=1, **SHORT)
     assert not (out / "simclr-0/simclr-0").exists()
+
+
+def test_known_encoders_are_rows_with_what_they_cost(compared, tmp_path, monkeypatch):
+    _, _, train, test = compared
+    monkeypatch.setattr(measuring, "BASELINES", ("pixels",))  # the others take their time
+    (tmp_path / "other").mkdir()
+    start, other = known_vit(tmp_path, 32), small_resnet(tmp_path / "other")
+    how = {"methods": ["simclr"], "out": tmp_path / "c", "seeds": 1, "train": train, "test": test}
+    how |= {**SHORT, "weights": start, "encoder": None, "image_size": None}
+    made = compare(train, **how)  # the encoder that training started from is a row under its own name
+    assert [row.name for row in made.baselines][-1] == start
+    made = compare(train, known=[other, start], **how)
+    assert [row.name for row in made.baselines][-2:] == [other, start]
+    row = made.baselines[-2]
+    assert row.figures["parameters"].mean == sum(x.numel() for x in load(other).encoder.parameters())
+    assert row.figures["encoded_per_second"].mean > 0 and row.licence == "unknown"
+    alone = nearfar.evaluate(other, train=train, test=test, baselines=(), known="none")
+    for name in ("knn", "linear"):
+        assert row.figures[name].mean == alone.scores[name]["encoder"].accuracy
+    assert "| parameters | images/s encoded |" in made.table() and "| licence |" in made.table()
+    assert f"| {other} | 1 |" in made.table()
+    held = json.loads((tmp_path / "c" / "compare.json").read_text())
+    assert held["baselines"][-2]["licence"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "says"),
+    [
+        (["timm:resnet18"], {}, "give --train and --test too"),
+        (["none", "timm:resnet18"], {"train": "", "test": ""}, "leave it out beside other names"),
+        (["timm:nothing"], {"train": "", "test": ""}, "nothing"),
+    ],
+)
+def test_known_encoders_that_cannot_be_rows_are_refused_at_once(compared, known, given, says, tmp_path):
+    _, _, train, _ = compared
+    given = dict.fromkeys(given, train)
+    with pytest.raises(NearfarError, match=says):
+        compare(train, methods=["simclr"], known=known, out=tmp_path / "out", **given, **SHORT)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_method_that_fails_is_a_row_with_its_reason(photos, tmp_path):

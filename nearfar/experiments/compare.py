@@ -6,7 +6,6 @@ stopped, and tries again what failed. A method that fails is a row with its reas
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -22,32 +21,18 @@ from ..core.errors import NearfarError, nearest
 from ..core.text import percent
 from ..data.modalities import modality, modality_of
 from ..data.open import open_data
-from ..evaluation.evaluate import evaluate
-from ..evaluation.known_row import KNOWN, NONE
 from ..evaluation.summary import BASELINES as BASELINE_NAMES
-from ..features.extract import fingerprint
-from ..training import checkpoint
 from ..training.options import Options
 from ..training.pretrain import pretrain
 from ..training.recipes import RECIPES
 from ..training.resolve import expected_kind, needs_labels
 from ..training.run import Run
 from ..training.settings import Training
+from .measuring import BASELINES, check_known, digest_of, figures_of
 
-BASELINES = ("pixels", "pca", "colours", "patches", "mfcc", "mfcc_course", "untrained")
 TITLES = {"knn": "k-NN", "linear": "linear"}  # of the classifiers
-NOT_FIGURES = ("step", "steps", "seconds", "holdout", "images", "dim")  # of health.jsonl: no figures of merit
+COSTS = ("parameters", "encoded_per_second")  # of an encoder
 SHOWN_HEALTH = ("rankme", "uniformity", "spread")  # what the table shows of it; the JSON holds all
-
-
-def last_health(run: Run) -> dict[str, float]:
-    """Read the figures of merit of a run's last health check; some methods' hold more than numbers."""
-    found = (run.health() or [{}])[-1]
-    return {
-        name: value
-        for name, value in found.items()
-        if name not in NOT_FIGURES and isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
 
 
 @dataclass(frozen=True)
@@ -66,12 +51,21 @@ class SeedStatistics:
 
 @dataclass(frozen=True)
 class Row:
-    """One method, or a baseline: figures by name over its seeds, and why a seed failed, if one did."""
+    """One method, a known encoder or a baseline.
+
+    Attributes:
+        name: what it is called.
+        seeds: how many there are.
+        figures: by name, over the seeds.
+        reason: why a seed failed, if one did.
+        licence: of an encoder's weights.
+    """
 
     name: str
     seeds: int
     figures: Mapping[str, SeedStatistics]
     reason: str = ""
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,8 @@ class MethodComparison:
 
         def plain(row: Row) -> dict[str, Any]:
             figures = {name: vars(value) for name, value in row.figures.items()}
-            return {"name": row.name, "seeds": row.seeds, "figures": figures, "reason": row.reason}
+            told = {"name": row.name, "seeds": row.seeds, "figures": figures, "reason": row.reason}
+            return {**told, **({"licence": row.licence} if row.licence else {})}
 
         return {
             "sentences": self.sentences(),
@@ -104,17 +99,19 @@ class MethodComparison:
         rows = (*self.rows, *self.baselines)
         shown = [
             name
-            for name in ("knn", "linear", "images_per_second", "epochs", "peak_mib", *SHOWN_HEALTH)
+            for name in ("knn", "linear", *COSTS, "images_per_second", "epochs", "peak_mib", *SHOWN_HEALTH)
             if any(name in row.figures for row in rows)
         ]
+        known = any(row.licence for row in self.baselines)
+        shown = [name for name in shown if known or name not in COSTS]
         titles = {"knn": "k-NN", "peak_mib": "peak MiB", "rankme": "RankMe"}
         titles["images_per_second"] = f"{self.noun}/s"
-        lines = [
-            "| method | seeds | " + " | ".join(titles.get(name, name) for name in shown) + " |",
-            "|---|---|" + "---|" * len(shown),
-        ]
+        titles["encoded_per_second"] = f"{self.noun}/s encoded"
+        heads = [*(titles.get(name, name) for name in shown), *["licence"] * known]
+        lines = [f"| method | seeds | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
         for row in rows:
             cells = [_cell(name, row.figures.get(name)) for name in shown]
+            cells += [row.licence or "-"] * known
             lines.append(f"| {row.name} | {row.seeds or '-'} | {' | '.join(cells)} |")
         lines += [f"\n{row.name}: {row.reason}" for row in rows if row.reason]
         return "\n".join([*self.sentences(), "", *lines] if self.sentences() else lines)
@@ -160,7 +157,7 @@ def _cell(name: str, value: SeedStatistics | None) -> str:
         return (
             text if value.low == value.high else f"{text} ({100 * value.low:.1f} to {100 * value.high:.1f})"
         )
-    if name in ("images_per_second", "peak_mib"):
+    if name in ("images_per_second", "peak_mib", *COSTS):
         return f"{value.mean:,.0f}"
     return f"{value.mean:.1f}" if abs(value.mean) >= 10 or name == "epochs" else f"{value.mean:.2f}"
 
@@ -179,6 +176,7 @@ def compare(
     seeds: int = 3,
     train: Any = None,
     test: Any = None,
+    known: Sequence[str] = (),
     **settings: Unpack[CompareOptions],
 ) -> MethodComparison:
     """Train several methods under the same budget, over several seeds, and evaluate them in the same way.
@@ -198,6 +196,8 @@ def compare(
         seeds: number of runs of each method, with seeds 0, 1, ...
         train: labelled images to fit on and to choose on; needs test.
         test: labelled images, read once a run, at its end; without labels, only label-free figures are shown.
+        known: known encoders as further rows, such as timm:resnet18, or none. By default the encoder that
+            training starts from, else `known`, where it is installed and there are at most 10,000 images.
         **settings: any setting of training or views, the same for all; a length above all. What a method's
             own recipe says stays its own.
 
@@ -207,7 +207,7 @@ def compare(
     Raises:
         NearfarError: a name is unknown, one of train and test is missing, or there are no images.
     """
-    names = list(dict.fromkeys(methods))
+    names, known = list(dict.fromkeys(methods)), list(dict.fromkeys(known))
     given: dict[str, Any] = {**settings}
     _check(names, seeds, train, test, given)
     folder = _place(out)
@@ -217,11 +217,12 @@ def compare(
     for part in (train, test):
         if part is not None:
             open_data(part, expected=modality(kind).encodes or kind, labels=True)
+    check_known(known, train is not None, modality(kind).encodes or kind)
     folder.mkdir(parents=True, exist_ok=True)
     labelled = None if train is None else {"train": train, "test": test}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
-    based: dict[str, list[dict[str, Any]]] = {name: [] for name in (*BASELINES, KNOWN)}
+    based: dict[str, list[dict[str, Any]]] = {name: [] for name in BASELINES}
     kept: list[Any] = []  # the images, held in memory so that no later run has to read them again
     # Seed by seed, so that a comparison cut short has a row for every method.
     for seed in range(seeds):
@@ -234,8 +235,9 @@ def compare(
                     kept = [_images(data, run, False)]
                     kept += [_images(part, run, True) for part in (train, test) if part is not None]
                 first = name == names[0]
-                mark = _mark(run, kept[1:])
-                figures = _figures(run, folder / f"{name}-{seed}.json", labelled, seed, first, mark)
+                beside = known if first else None
+                mark = digest_of(run, kept[1:], known if first else ())
+                figures = figures_of(run, folder / f"{name}-{seed}.json", labelled, seed, beside, mark)
             except Exception as error:  # a method that fails is a row of the table
                 reason = str(error) if isinstance(error, NearfarError) else f"{type(error).__name__}: {error}"
                 failed[name] = f"seed {seed} failed: {reason}"
@@ -243,7 +245,7 @@ def compare(
                 continue
             found[name].append(figures["method"])
             for key, values in figures["baselines"].items():
-                based[key].append(values)
+                based.setdefault(key, []).append(values)
     if failed and not any(found.values()) and len(names) == len(failed):
         raise NearfarError(f"every method failed; {next(iter(failed.values()))}")
     rows = [_row(name, found[name], failed.get(name, "")) for name in names]
@@ -303,63 +305,13 @@ def _images(data: Any, run: Run, labels: bool) -> Any:
     )
 
 
-_KNOWN = {
-    "method": {str: float},
-    "baselines": {str: {"knn": float, "linear": float}},
-    "mark?": str,
-}
-
-
-def _mark(run: Run, parts: Sequence[Any]) -> str:
-    """Digest what figures are of: the encoder, and the labelled images with their labels."""
-    digest = hashlib.blake2b(fingerprint(run.encoder).encode(), digest_size=16)
-    for part in parts:
-        labels = [part.classes[number] for number in part.labels]
-        digest.update(json.dumps([part.fingerprint, labels]).encode())
-    return digest.hexdigest()
-
-
-def _figures(
-    run: Run, file: Path, labelled: Mapping[str, Any] | None, seed: int, first: bool, mark: str
-) -> dict[str, Any]:
-    """Measure one run, or read what was measured before."""
-    if file.exists():
-        try:
-            known: dict[str, Any] = checkpoint.read_json(file, _KNOWN)
-        except NearfarError as error:
-            progress.say(f"{error} It is measured anew.")
-            known = {}
-        if known.get("mark") == mark and (known["baselines"] or not first or labelled is None):
-            return known
-    log = run.log()
-    last = log[-1] if log else {}
-    figures = {
-        "images_per_second": last.get("images_per_second"),
-        "epochs": last.get("epoch"),
-        "peak_mib": last.get("peak_mib"),
-        "seconds": last.get("seconds"),
-        **last_health(run),
-    }
-    baselines: dict[str, dict[str, float]] = {}
-    if labelled is not None:
-        other = None if first else NONE
-        scores = evaluate(run, seed=seed, baselines=BASELINES if first else (), known=other, **labelled)
-        figures |= {"knn": scores.knn["encoder"].accuracy, "linear": scores.linear["encoder"].accuracy}
-        for name in (*BASELINES, KNOWN) if first else ():
-            if name not in scores.knn:
-                continue
-            baselines[name] = {"knn": scores.knn[name].accuracy, "linear": scores.linear[name].accuracy}
-    made: dict[str, Any] = {"method": {name: value for name, value in figures.items() if value is not None}}
-    made |= {"baselines": baselines, "mark": mark}
-    checkpoint.write_json(file, made)
-    return made
-
-
-def _row(name: str, seeds: Sequence[Mapping[str, float]], reason: str) -> Row:
+def _row(name: str, seeds: Sequence[Mapping[str, Any]], reason: str) -> Row:
     """Summarise the seeds of one method."""
-    keys = dict.fromkeys(key for values in seeds for key in values)
+    licence = next((str(values["licence"]) for values in seeds if "licence" in values), "")
+    keys = dict.fromkeys(key for values in seeds for key in values if key != "licence")
     spreads = {key: SeedStatistics.of([values[key] for values in seeds if key in values]) for key in keys}
-    return Row(name, len(seeds), {key: value for key, value in spreads.items() if value is not None}, reason)
+    figures = {key: value for key, value in spreads.items() if value is not None}
+    return Row(name, len(seeds), figures, reason, licence)
 
 
 def _plot(made: MethodComparison) -> None:

@@ -23,8 +23,8 @@ from ..training.pretrain import Ended, pretrain
 from ..training.run import Run
 from ..training.run_config import RunConfig
 from . import space
-from .compare import last_health
 from .findings import Sweep, Trial, best_of
+from .measuring import last_health
 from .proposals import Proposals
 from .space import Axis, Value
 
