@@ -274,12 +274,12 @@ FLAGS = {
     "check": "--full --json --method --recipe",
     "views": "--out --images --draws --json --method --recipe --image-size --seed --max-pixels",
     "pretrain": "--out --overwrite --like --json --method --recipe",
-    "compare": "--methods --seeds --train --test --out --json --recipe",
+    "compare": "--methods --seeds --train --test --known --out --json --recipe",
     "sweep": "--minutes-each --budget --trials --train --over --out --json --method --recipe",
     "evaluate": (
         "--train --test --label-level --labels --groups --json --few-labels --retrieval --clusters "
         "--calibration --svm --robustness "
-        "--augmented --finetune --full --transfer --known --seed --device"
+        "--augmented --finetune --full --transfer --known --from-head --seed --device"
     ),
     "finetune": (
         "--train --test --out --task --labels --label-level --groups --overwrite --json --mode --epochs --lr "

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,15 +16,17 @@ from nearfar import models
 from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.data.source import Source
-from nearfar.evaluation import few_labels, paired_tests
+from nearfar.evaluation import few_labels, measure, paired_tests
 from nearfar.evaluation.accuracy import Accuracy
 from nearfar.evaluation.evaluate import evaluate
 from nearfar.features.probes import untrained
 from nearfar.finetuning import trainer
-from nearfar.finetuning.classifier import cost
+from nearfar.finetuning.classifier import FineTuned, cost, train_classifier
+from nearfar.finetuning.neck import with_neck
 from nearfar.images.views import Preprocess
+from nearfar.models import every_scale
 from nearfar.training import checkpoint
-from nearfar.training.run import Run
+from nearfar.training.run import Run, export, load
 
 PREPROCESS = Preprocess.of(8)
 
@@ -419,3 +421,37 @@ def test_too_many_bad_images_are_named_without_a_flag_that_evaluate_lacks(run, t
     ) as said:
         evaluate(run, train=tmp_path, test=pictures(9, 6), device="cpu")
     assert "nearfar check" in str(said.value) and "--max-bad" not in str(said.value)
+
+
+def test_fine_tuning_may_begin_within_the_head(labelled, tmp_path, monkeypatch) -> None:
+    """As SimCLR v2 does; the layers are those that `neck_of` cuts off the run's head."""
+    trained = models.encoder("resnet8", size=16, stem="standard", seed=1).eval()
+    with models.seeded(0, "head"):
+        g = models.mlp(trained.dim, 24, 24, 12).eval()
+    whole = every_scale.finished(trained)  # its vectors are longer than those that the head was trained on
+    (tmp_path / "kept").mkdir()
+    export(tmp_path / "kept", whole, Preprocess.of(16), {"source": "a test"}, {"g": g})
+    data = {"train": labelled / "train", "test": labelled / "test", "baselines": (), "known": "none"}
+    run, seen = load(tmp_path / "kept"), []
+    x = torch.rand(5, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(with_neck(run, 1)(x), g[:3](trained(x)), atol=1e-6)
+    assert with_neck(run, 0) is run.encoder
+
+    def spied(encoder: Any, *words: Any, **how: Any) -> FineTuned:
+        seen.append((how["mode"], [type(part).__name__ for part in encoder.children()]))
+        return train_classifier(encoder, *words, **{**how, "epochs": 0.2})
+
+    monkeypatch.setattr(measure, "train_classifier", spied)
+    found = evaluate(run, parts=("finetune",), from_head=1, **data)
+    assert [mode for mode, _ in seen] == ["finetune", "scratch"]
+    assert seen[0][1] == ["Encoder", "Neck"] and "Neck" not in seen[1][1]
+    assert found.scores["finetune"]["encoder"].chosen["from_head"] == 1
+    assert "from_head" not in found.scores["finetune"]["scratch"].chosen
+    for parts, layers, says in (
+        ((), 1, "add --finetune"),
+        (("finetune",), 3, "more than the 2 hidden layers"),
+        (("finetune",), -1, "give 0 or more"),
+    ):
+        with pytest.raises(NearfarError, match=says):
+            evaluate(run, parts=parts, from_head=layers, **data)

@@ -17,6 +17,7 @@ from ..core.errors import NearfarError
 from ..core.own_mark import mark_of
 from ..data.labels import splits
 from ..data.modalities import modality_of
+from ..finetuning.neck import with_neck
 from ..training import checkpoint
 from ..training.run import Run, load
 from . import chosen
@@ -41,6 +42,7 @@ class Keywords(TypedDict, total=False):
     parts: Iterable[str] | str
     transfer: tuple[Any, Any] | None
     known: str | None
+    from_head: int
 
 
 @overload
@@ -76,6 +78,7 @@ def evaluate(  # type: ignore[misc]
     parts: Iterable[str] | str = (),
     transfer: tuple[Any, Any] | None = None,
     known: str | None = None,
+    from_head: int = 0,
 ) -> Evaluation | PairedEvaluations:
     """Measure an encoder on labelled images by k-NN and by a linear classifier, both on frozen features.
 
@@ -115,6 +118,8 @@ def evaluate(  # type: ignore[misc]
             prepare them. By default `known`, where it is installed and there are at most 10,000 images;
             none for no such row. Of several runs, the row is the first one's, and an encoder that is
             evaluated anyway is no further row.
+        from_head: with the part "finetune", hidden layers of the head g, which the run kept, that stay
+            between encoder and classifier, as SimCLR v2 does.
 
     Returns:
         The scores; of several runs those of each, and their differences.
@@ -143,8 +148,15 @@ def evaluate(  # type: ignore[misc]
         parts=chosen(parts),
         groups=groups,
         known=known,
+        from_head=from_head,
     )
+    if from_head < 0:
+        raise NearfarError(f"--from-head is {from_head}; give 0 or more layers of the head.")
+    if from_head and "finetune" not in options.parts:
+        raise NearfarError(f"--from-head {from_head} is for fine-tuning; add --finetune, or leave it out.")
     runs = [load(item) for item in (run, *others)]
+    for item in runs:
+        with_neck(item, from_head)  # what cannot be is said before anything is measured
     always = {name for item in runs for name in modality_of(item.preprocess).parts}
     options = replace(options, parts=chosen({*options.parts, *always}))
     names = [item.name for item in runs]

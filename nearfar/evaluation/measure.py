@@ -21,6 +21,7 @@ from ..data.modalities import modality_of
 from ..features.extract import fingerprint
 from ..features.probes import FeatureProbe, Rows, encode_with, feature_sets, validation_split
 from ..finetuning.classifier import FineTuned, cost, train_classifier
+from ..finetuning.neck import with_neck
 from ..finetuning.trainer import Mode
 from ..models.combined import Combined, combine
 from ..training.run import Run
@@ -50,6 +51,7 @@ class EvaluationOptions:
     beside: tuple[Run, ...] = ()  # other encoders that are evaluated on the same images
     label_level: int | None = None
     labels: str | Path | None = None
+    from_head: int = 0  # layers of the head that stay in fine-tuning
 
 
 @dataclass
@@ -157,9 +159,16 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
             left_out[SCRATCH] = reason
         else:
             modes.append(SCRATCH)
+    tuned = with_neck(run, options.from_head)  # of which fine-tuning trains a copy
     trained: dict[Mode, FineTuned] = {
         mode: train_classifier(
-            frozen, run.preprocess, dataset, validation, mode=mode, seed=seed, device=where
+            tuned if mode == "finetune" else frozen,
+            run.preprocess,
+            dataset,
+            validation,
+            mode=mode,
+            seed=seed,
+            device=where,
         )
         for mode in modes
     }
@@ -194,7 +203,9 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     for mode, (column, name) in columns_of_modes().items():
         if mode not in trained:
             continue
-        answers.add(column, name, trained[mode].answer(test_set), trained[mode].chosen)
+        own_layers = {"from_head": options.from_head} if options.from_head and mode == "finetune" else {}
+        how = {**trained[mode].chosen, **own_layers}
+        answers.add(column, name, trained[mode].answer(test_set), how)
         if mode not in asked:
             continue
         retrain = _retrain(run, dataset, test_set, mode, options, own)
@@ -278,7 +289,7 @@ def _retrain(
         few: Any = Subset(dataset, rows)
         own = None if groups is None else groups[rows]
         made = train_classifier(
-            run.encoder,
+            with_neck(run, options.from_head if mode == "finetune" else 0),
             run.preprocess,
             few,
             validation_split(few.labels, dataset.classes, options.seed, own),

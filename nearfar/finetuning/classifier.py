@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from .. import models
 from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset, Subset
 from ..data.modalities import modality_of
@@ -55,7 +54,7 @@ class FineTuned:
 
 
 def train_classifier(
-    encoder: models.Encoder,
+    encoder: Any,
     preprocess: Preprocess,
     dataset: ImageDataset,
     validation: npt.NDArray[np.bool_],
@@ -77,7 +76,8 @@ def train_classifier(
     at once, and three quarters otherwise.
 
     Args:
-        encoder: never changed; what is trained is a copy, or the same network with random weights.
+        encoder: never changed; what is trained is a copy, or the same network with random weights. For
+            "finetune" it may have layers of a head behind it.
         preprocess: how an image becomes the encoder's input when nothing is random.
         dataset: labelled images, two at least.
         validation: (n,) bool, the images that the learning rate is chosen on, as from `validation_split`; may

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from ..core.errors import NearfarError
+from ..core.errors import NearfarError, fitting
 from ..models import mlp
+from ..models.every_scale import as_trained
+from ..training.run import Run
 
 
 class Neck(nn.Module):
@@ -69,3 +71,23 @@ def neck_of(state: Mapping[str, Tensor], layers: int, name: str) -> Neck:
     made = Neck(widths, "1.running_mean" in state)
     made.layers.load_state_dict({name: state[name] for name in made.layers.state_dict()})
     return made.eval()
+
+
+def with_neck(run: Run, layers: int) -> nn.Module:
+    """Give a run's encoder with the first layers of its head behind it, to be fine-tuned.
+
+    Args:
+        run: the run; left as it is.
+        layers: how many; 0 for the encoder alone, as the run has it.
+
+    Returns:
+        (n, 3, size, size) to (n, width).
+
+    Raises:
+        NearfarError: the run kept no head, or the head has fewer hidden layers.
+    """
+    if not layers:
+        return run.encoder
+    with fitting(f"head of {run.name}"):
+        neck = neck_of(run.part("g"), layers, run.name)
+    return nn.Sequential(as_trained(run.encoder), neck).eval()

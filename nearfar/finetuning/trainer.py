@@ -128,7 +128,7 @@ class FineTuner:
 
     def __init__(
         self,
-        encoder: models.Encoder,
+        encoder: Any,
         preprocess: Preprocess,
         dataset: Any,
         *,
