@@ -259,16 +259,23 @@ def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tupl
     return [
         ("What was trained?", trained, "cost"),
         ("On what?", on, "data"),
-        ("Is it good?", _good(scores, noun), "evaluation"),
-        ("Where does it fail?", _fails(scores, noun), "evaluation" if scores else "neighbours"),
+        ("Is it good?", good(scores, noun, "; health without labels is below"), "evaluation"),
+        ("Where does it fail?", fails(scores, noun), "evaluation" if scores else "neighbours"),
         ("Can I repeat it?", again, "provenance"),
     ]
 
 
-def _good(scores: scoring.Scores | None, noun: str) -> str:
+def good(scores: scoring.Scores | None, noun: str, otherwise: str = "") -> str:
+    """Say how good an encoder is.
+
+    Args:
+        scores: its evaluation.json, if there is one.
+        noun: what it is tested on.
+        otherwise: what else there is to see, where it is not evaluated.
+    """
     found = scoring.main(scores) if scores else None
     if scores is None or found is None:
-        return "Not evaluated with labels yet; health without labels is below."
+        return f"Not evaluated with labels yet{otherwise}."
     key, encoder = found
     told = scoring.sentences(scores)
     first = f"{'. '.join(told)}. " if told else ""
@@ -285,7 +292,13 @@ def _good(scores: scoring.Scores | None, noun: str) -> str:
     )
 
 
-def _fails(scores: scoring.Scores | None, noun: str) -> str:
+def fails(scores: scoring.Scores | None, noun: str) -> str:
+    """Say where an encoder fails.
+
+    Args:
+        scores: its evaluation.json, if there is one.
+        noun: what it is tested on.
+    """
     quoted = scoring.main(scores) if scores else None
     found = scoring.confusion(scores, quoted[0] if quoted else "") if scores else None
     wrong = scoring.mistakes(found[1], found[2], 3) if found else []

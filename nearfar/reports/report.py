@@ -21,7 +21,7 @@ from ..evaluation.evaluate import evaluate
 from ..training import checkpoint, run_shapes
 from ..training.run import Run, load
 from ..training.run_config import RunConfig
-from . import cards, page, sample, summary, tuned
+from . import cards, encoder_page, page, sample, summary, tuned
 from .anomalous_parts import open_bank
 from .blocks import Section
 from .sections import Subject, overview, sections
@@ -37,7 +37,7 @@ class Report:
     Attributes:
         path: the file.
         bytes: its size.
-        runs: the runs' folders.
+        runs: the runs' folders, or a known encoder's name.
         sections: the ids of its sections.
         missing: by section's id, what is not there and why.
     """
@@ -83,10 +83,12 @@ def report(
     4,096 of a collection's images are sampled, the same ones each time.
 
     Of a run of nearfar finetune it shows the figures beside the baselines', the classes, the mistakes on test
-    images, the training and its origin.
+    images, the training and its origin. Of an encoder that was not trained here, such as a known one, it
+    shows the card and the evaluation.
 
     Args:
-        runs: folders of runs, up to six; of nearfar finetune one.
+        runs: folders of runs, up to six; of nearfar finetune one, and of encoders that were not trained here,
+            such as known, one.
         out: the file.
         data: the images, if they have moved.
         train: labelled images to fit on, for a run that has not been evaluated; needs test.
@@ -108,7 +110,7 @@ def report(
     if bank is not None and len(runs) > 1:
         raise NearfarError("a bank is of one encoder; name one run with --bank.")
     loaded = [load(run) for run in runs]
-    called = summary.names_of(names, _names([run.folder for run in loaded]))
+    called = summary.names_of(names, _names(loaded))
     device = device_named("auto")
     if any(tuned.is_tuned(run) for run in loaded):
         if bank is not None:
@@ -116,6 +118,8 @@ def report(
         return _tuned(loaded, called[0], Path(out), data, train, test, device)
     if (train is None) != (test is None):
         raise NearfarError("--train and --test belong together; give both, or neither.")
+    if any(not run.config for run in loaded):
+        return _of_others(loaded, called[0], Path(out), data, train, test, bank)
     subjects = [
         _subject(run, name, data, train, test, bank, device) for run, name in zip(loaded, called, strict=True)
     ]
@@ -169,7 +173,7 @@ def _written(out: Path, text: str, runs: Sequence[Run], made: Sequence[Section])
     """Write the file."""
     with atomic_write(out, folders=True) as file:
         file.write(text.encode())
-    folders, ids = tuple(run.folder for run in runs), tuple(section.id for section in made)
+    folders, ids = tuple(Path(run.name) for run in runs), tuple(section.id for section in made)
     return Report(out, len(text.encode()), folders, ids, page.missing(made))
 
 
@@ -193,21 +197,37 @@ def _tuned(
     return _written(out, text, runs, made)
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Call runs by their folders' names, or by whole paths where two share one."""
-    short = [path.resolve().name for path in paths]
-    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+def _of_others(
+    runs: Sequence[Run], name: str, out: Path, data: Any, train: Any, test: Any, bank: Any
+) -> Report:
+    """Write the page of an encoder that was not trained here."""
+    foreign = next(run for run in runs if not run.config)
+    if len(runs) > 1:
+        raise NearfarError(
+            f"{foreign.name} was not trained here, so a report shows it alone; name one run, or compare: "
+            f"nearfar evaluate {' '.join(run.name for run in runs)} --train LABELLED --test LABELLED"
+        )
+    for flag, value in (("--data", data), ("--bank", bank)):
+        if value is not None:
+            raise NearfarError(f"{flag} is for runs that were trained here; leave it out for {foreign.name}.")
+    one = encoder_page.OthersEncoder(name, foreign, _scores(foreign, train, test))
+    progress.say("drawing the report")
+    made = encoder_page.sections(one, str(out))
+    head: dict[str, Any] = {"title": name, "lede": encoder_page.lede(one), "verdicts": []}
+    head |= {"summary": encoder_page.sentence(one), "answers": encoder_page.answers(one), "overview": []}
+    return _written(out, page.render(made, **head), runs, made)
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Call runs by the names of their folders, or by paths where two share one; known encoders by theirs."""
+    short = [run.name if run.path is None else run.path.resolve().name for run in runs]
+    return short if len(set(short)) == len(short) else [run.name for run in runs]
 
 
 def _subject(
     run: Run, name: str, data: Any, train: Any, test: Any, bank: str | Path | None, device: torch.device
 ) -> Subject:
     """Gather what the report shows of a run."""
-    if not run.config:
-        raise NearfarError(
-            f"{run.folder} has no config.json, so it was not trained here; compare it: "
-            f"nearfar evaluate {run.folder} --train LABELLED"
-        )
     wanted = RunConfig.from_json(run.config, f"{run.folder / 'config.json'}: ")
     opened = None if bank is None else open_bank(run, bank)
     found, trouble = None, ""
@@ -255,8 +275,9 @@ def _labelled(
 
 def _scores(run: Run, train: Any, test: Any) -> Mapping[str, Any] | None:
     """Read a run's evaluation; make it where labels were given that it is not of."""
-    path = run.folder / "evaluation.json"
-    kept = checkpoint.read_json(path, run_shapes.EVALUATION) if path.exists() else None
+    path = None if run.path is None else run.path / "evaluation.json"
+    there = path is not None and path.exists()
+    kept = checkpoint.read_json(path, run_shapes.EVALUATION) if path is not None and there else None
     if train is None:
         return kept
     if kept is not None:

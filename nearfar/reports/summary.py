@@ -87,21 +87,23 @@ def limits(
         sampled: images that the galleries are of; None where there are none.
         expected: images of the collection.
         noun: what these are called.
-        runs: how many there are.
+        runs: how many there are; 0 for an encoder that was not trained here.
     """
     told: list[str] = []
     if scores is None:
         told.append(f"Without labelled {noun}, how good the features are is unknown.")
-        told.append("Health only tells whether training worked.")
+        if runs:
+            told.append("Health only tells whether training worked.")
     else:
         sources = "cameras" if noun == "images" else "sources"
         like = f"{noun} like the {scores.get('images', {}).get('test', 0):,} test {noun}"
         told.append(f"The accuracy holds for {like}, not for other {sources}, places or years.")
         if "leaks" not in scores:
             told.append(f"Whether test {noun} are also among the training {noun} was not looked for.")
-    what = "It is one run" if runs == 1 else "Each is one run"
-    order = "" if runs == 1 else ", and the order of the runs may be another"
-    told.append(f"{what}: with another seed, figures differ by a point or more{order}.")
+    if runs:
+        what = "It is one run" if runs == 1 else "Each is one run"
+        order = "" if runs == 1 else ", and the order of the runs may be another"
+        told.append(f"{what}: with another seed, figures differ by a point or more{order}.")
     if sampled is not None and sampled < expected:
         told.append(f"Galleries, map and near-duplicates are of {sampled:,} of {expected:,} {noun}.")
     return " ".join(told)
