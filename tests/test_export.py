@@ -4,6 +4,7 @@ import io
 import json
 import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ from benchmarks.exports import cosines, prepared_by_the_card
 from nearfar import models
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
-from nearfar.exports import openvino_ir
+from nearfar.exports import card, openvino_ir
 from nearfar.images.decode import decode
 from nearfar.images.views import Preprocess
 from nearfar.models import every_scale
-from nearfar.training.run import export, load
+from nearfar.training.run import Run, export, load
 
 SHAPES = [(90, 61), (40, 100), (33, 32), (20, 27), (74, 111)]  # heights and widths, reduced or not
 
@@ -115,6 +116,47 @@ def test_the_card_says_how_pictures_are_prepared_and_what_was_measured(ours: Pat
         small = np.asarray(image.resize(sides, Image.Resampling.BICUBIC, reducing_gap=3))
     alone = program(torch.from_numpy(prepared_by_the_card(text, small)[None])).detach().numpy()
     assert cosines(alone, load(ours).encode(file)[None]) > 0.99999
+
+
+def card_of(made: dict[str, Any], config: dict[str, Any] | None = None) -> str:
+    """Write the card of a small encoder that comes from somewhere."""
+    encoder = models.encoder("resnet10_w16", size=16, seed=3).eval()
+    run = Run(Path("runs/a"), encoder, Preprocess.of(16), {"nearfar": "0", **made}, config or {})
+    return card.text(run, "torch")
+
+
+def test_the_card_names_a_licence_of_the_hub_and_says_it_in_words() -> None:
+    own = {"method": "distill", "data": {"name": "/home/me/photos/", "images": 12, "fingerprint": "abc"}}
+    teacher = {"name": "/home/me/runs/big", "licence": "apache-2.0"}
+    taught = card_of({**own, "teacher": teacher})
+    assert 'license: "other"\nlicense_name: "unspecified-teacher-apache-2.0"\n' in taught
+    assert "Its teacher, big, has the licence apache-2.0." in taught
+    assert "- teacher: big, licence apache-2.0" in taught
+    assert 'license: "other"\nlicense_name: "unspecified"\n' in card_of(own)
+    started = card_of({**own, "weights": "hf:org/name", "licence": "cc-by-4.0"})
+    assert 'license: "cc-by-4.0"\n' in started and 'base_model: "org/name"' in started
+    assert "Licence: cc-by-4.0, as that of the weights it began with (hf:org/name)." in started
+    unknown = card_of({"source": "timm:resnet18=/home/me/w.safetensors", "licence": "unknown"})
+    assert 'license_name: "unknown"' in unknown and "Licence: Not known" in unknown
+    assert "A known encoder: timm:resnet18=w.safetensors." in unknown
+    both = card_of({"source": "combined", "licence": "apache-2.0 and mit"})
+    assert 'license: "other"\nlicense_name: "apache-2.0-and-mit"\n' in both
+    assert not [text for text in (taught, started, unknown) if "/home" in text]
+
+
+def test_the_card_says_what_was_trained_on_and_how() -> None:
+    made = {"method": "simclr", "steps": 30, "batch_size": 4, "seed": 5, "weights": "runs/start"}
+    made["data"] = {"name": ".", "images": 12, "holdout": 2, "fingerprint": "abc"}
+    config = {
+        "data": {"path": "/home/me/cells"},
+        "training": {"device": "cpu", "precision": "bfloat16", "epochs": 10.0},
+        "views": {"crop_min": 0.2, "blur": 0.0, "flip": 0.5, "range": None, "keep": True},
+    }
+    lines = card_of(made, config).splitlines()
+    assert "- data: 12 images of cells, 2 of them held out; fingerprint `abc`" in lines
+    assert "- began with: the weights of start" in lines and "- epochs: 10.0; seed: 5" in lines
+    assert "- views: crop_min 0.2, flip 0.5, keep yes" in lines
+    assert "- computed on: cpu, bfloat16" in lines
 
 
 def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(ours: Path, tmp_path: Path) -> None:

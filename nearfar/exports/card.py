@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..core.text import counted
 from ..finetuning.task_types import HeadExport
 from ..finetuning.tuned import open_result
 from ..training.run import Run
-from . import onnx, openvino_ir, timm_folder, transformers_folder
+from . import onnx, openvino_ir, origin, timm_folder, transformers_folder
 
 LIBRARIES = ("timm", "transformers", "onnx", "openvino")  # as the hub names them
 TRANSFORMERS = """```python
@@ -45,26 +44,27 @@ def text(run: Run, to: str, head: HeadExport | None = None) -> str:
     Returns:
         Markdown.
     """
-    facts, made = run.facts(), run.provenance
-    licence = facts["licence"] if facts["licence"] not in ("unknown", "yours") else "other"
+    made = run.provenance
     kind = "image-feature-extraction" if head is None else head.tag
     tags = [kind, *([] if head else ["self-supervised"]), "nearfar", str(made.get("method", "known"))]
     block: dict[str, Any] = {
         "library_name": to if to in LIBRARIES else "pytorch",
         "pipeline_tag": kind,
-        "license": licence,
+        **origin.licence_tags(run),
         "tags": tags,
     }
-    if made.get("weights"):
-        block["base_model"] = str(made["weights"])
+    if base := origin.base_model(run):
+        block["base_model"] = base
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in block.items()), "---", ""]
     what = f"{run.encoder.dim} features" if head is None else str(made["task"])
     lines += [f"# {run.encoder.name}, {what}", ""]
-    lines += [_origin(made), ""]
+    lines += [origin.sentence(made), "", f"Licence: {origin.licence_words(run)}", ""]
     lines += _opened(run, to)
     lines += _prepared(run, to, head)
     if head is not None:
         lines += ["## What it answers", *head.says, "", "`model.json` has the classes in their order.", ""]
+    if trained := origin.training(run):
+        lines += ["## Data and training", *trained, ""]
     lines += ["## Figures", *(_figures(run.evaluation()) if head is None else _of_task(run)), ""]
     lines += [
         "## Limits",
@@ -149,21 +149,6 @@ def _of_task(run: Run) -> list[str]:
             lines.append(f"| {row} | {' | '.join(f'{found[name]:.3f}' for name in names)} |")
         lines.append("")
     return [*lines, f"Verdict: {result.verdict}"]
-
-
-def _origin(made: dict[str, Any]) -> str:
-    """Say where the encoder comes from."""
-    if "method" not in made:
-        return f"A known encoder: {made.get('source', 'unknown source')}."
-    data = made.get("data") or {}
-    images = counted(data["images"], "image") if isinstance(data.get("images"), int) else "images"
-    steps = f", {made['steps']:,} steps of {made['batch_size']} images" if "steps" in made else ""
-    version = made.get("nearfar", "")
-    labels = f"; of labels, {made['labels']}" if "labels" in made else ""
-    if made["method"] == "finetune":
-        start = made.get("weights", "an encoder")
-        return f"Fine-tuned from {start} on {images} with labels{steps}, with nearfar {version}."
-    return f"Trained by {made['method']} on {images} without labels{steps}, with nearfar {version}{labels}."
 
 
 def _figures(found: dict[str, Any] | None) -> list[str]:
