@@ -1,5 +1,6 @@
 """An encoder leaves for other tools: each opens it, and gives the same vectors on pictures of any shape."""
 
+import importlib.util
 import io
 import json
 import resource
@@ -16,10 +17,11 @@ from benchmarks.exports import cosines, prepared_by_the_card
 from nearfar import models
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
-from nearfar.exports import card, openvino_ir
+from nearfar.exports import FORMATS, card, onnx, openvino_ir, pipeline_check
 from nearfar.images.decode import decode
 from nearfar.images.views import Preprocess
 from nearfar.models import every_scale
+from nearfar.queries.export import ENCODERS
 from nearfar.training.run import Run, export, load
 
 SHAPES = [(90, 61), (40, 100), (33, 32), (20, 27), (74, 111)]  # heights and widths, reduced or not
@@ -63,12 +65,47 @@ def test_onnx_gives_the_vectors_of_encode_from_the_pixels_of_any_picture(ours: P
     onnxruntime = pytest.importorskip("onnxruntime")
     made = nearfar.export(ours, to="onnx", out=tmp_path / "made")
     assert made.files == ("README.md", "encoder.onnx", "pipeline.onnx") and made.difference < 1e-5
+    assert 0.9999 < made.pipeline_cosine <= 1 and f"cosine of at least {made.pipeline_cosine:.6f}" in str(
+        made
+    )
+    said = (made.path / "README.md").read_text()
+    assert (
+        f"pipeline.onnx, from a picture to its vector: a cosine of at least {made.pipeline_cosine:.6f}"
+        in said
+    )
     session = onnxruntime.InferenceSession(str(tmp_path / "made" / "pipeline.onnx"))
     run = load(ours)
     for picture in pictures():
         theirs = session.run(None, {"picture": picture[None]})[0][0]
         wanted = run.encode(picture)
         assert cosines(theirs[None], wanted[None]) > 0.9999, picture.shape
+
+
+def test_a_graph_that_prepares_pictures_in_another_way_is_refused(
+    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    init = onnx.Pipeline.__init__
+
+    def nearly(self: onnx.Pipeline, run: Run, network: torch.nn.Module) -> None:
+        init(self, run, network)
+        self.crop = [1, 2]  # the middle of the square alone
+
+    monkeypatch.setattr(onnx.Pipeline, "__init__", nearly)
+    with pytest.raises(NearfarError, match=r"pipeline\.onnx gives other vectors than nearfar of pictures"):
+        nearfar.export(ours, to="onnx", out=tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
+def test_networks_are_compared_on_pictures_that_are_not_square(ours: Path) -> None:
+    plan = load(ours).preprocess
+    drawn = pipeline_check.pictures(plan)
+    assert all(high != wide for high, wide, _ in (picture.shape for picture in drawn))
+    assert {min(picture.shape[:2]) > plan.decode_side for picture in drawn} == {True, False}
+    x = pipeline_check.prepared(plan, drawn)
+    with torch.inference_mode():
+        found = load(ours).encoder(x).numpy()
+    assert np.allclose(found, load(ours).encode(drawn), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet10_w16", "vit_w64_d2", "timm:test_vit"])
@@ -212,11 +249,44 @@ def test_transformers_opens_networks_of_timm_as_they_are(name: str, tmp_path: Pa
         assert torch.allclose(again(x), load(folder).encoder(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["resnet10_w16", "timm:vit_tiny_patch16_224"])
+def test_sentence_transformers_opens_the_folder_under_its_own_name(name: str, tmp_path: Path) -> None:
+    sentences = pytest.importorskip("sentence_transformers")
+    folder = a_run(tmp_path / "run", name)
+    made = nearfar.export(folder, to="sentence-transformers", out=tmp_path / "made")
+    assert made.difference < 1e-5 and "modules.json" in made.files and "SentenceTransformer" in made.open_with
+    assert made.pipeline_cosine > (0.9999 if name == "resnet10_w16" else 0.99)
+    text = (made.path / "README.md").read_text()
+    assert 'library_name: "sentence-transformers"' in text and "SentenceTransformer(" in text
+    code = {"trust_remote_code": True} if list(made.path.glob("*.py")) else {}
+    model = sentences.SentenceTransformer(str(made.path), device="cpu", **code)
+    large = [picture.repeat(3, 0).repeat(3, 1) for picture in pictures()]
+    found = model.encode([Image.fromarray(picture) for picture in large])
+    assert cosines(found, load(folder).encode(large)).min() > 0.99
+
+
+def test_sentence_transformers_that_is_missing_is_one_sentence(ours: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("sentence_transformers"):
+        pytest.skip("sentence-transformers is installed")
+    with pytest.raises(
+        NearfarError, match="pip install 'sentence-transformers>=6'; --to transformers writes"
+    ):
+        nearfar.export(ours, to="sentence-transformers", out=tmp_path / "made")
+    assert not any(tmp_path.iterdir())
+
+
+def test_every_format_of_encoders_is_offered() -> None:
+    assert tuple(FORMATS) == ENCODERS
+
+
 def test_openvino_opens_its_own_files(ours: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     made = nearfar.export(ours, to="openvino", out=tmp_path / "made")
     files = ("README.md", "encoder.bin", "encoder.xml", "pipeline.bin", "pipeline.xml")
-    assert made.files == files and made.difference < 1e-5
+    assert made.files == files and made.difference < 1e-5 and made.pipeline_cosine > 0.999
+    text = (made.path / "README.md").read_text()
+    assert "pipeline.xml, from a picture to its vector: a cosine of at least 0.999" in text
+    assert "the network as OpenVINO opens it by itself, here in " in text
     whole, run = openvino_ir.compiled(made.path / "pipeline.xml"), load(ours)
     for picture in pictures():
         assert cosines(whole(picture[None])[0], run.encode(picture)[None]) > 0.9999, picture.shape

@@ -3,21 +3,49 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..core.atomic import check_new_folder, whole_folder
 from ..core.errors import NearfarError
 from ..data.modalities import IMAGES
 from ..training.run import Run, load
-from . import card, onnx, openvino_ir, timm_folder, torch_program, transformers_folder, tuned
+from . import (
+    card,
+    onnx,
+    openvino_ir,
+    pipeline_check,
+    sentence_folder,
+    timm_folder,
+    torch_program,
+    transformers_folder,
+    tuned,
+)
+from .pipeline_check import Agreement, Picture
 
-CLOSE = 1e-4  # of the largest number of a vector, that another tool's answer may differ by
-PICTURES = 3  # on which both are compared
+CLOSE = 1e-5  # of the largest number of a vector, that another tool's answer may differ by
+RANDOM = 3  # inputs of noise on which both are compared, beside pictures
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How the other tool prepares pictures by itself.
+
+    Attributes:
+        name: the file that does it, or what else.
+        run: (H, W, 3) uint8 pictures to (n, d), by the other tool.
+        close: the least cosine to nearfar's own vectors that passes.
+    """
+
+    name: str
+    run: Callable[[Run, Path, Sequence[Picture]], torch.Tensor]
+    close: Callable[[Run], float]
 
 
 @dataclass(frozen=True)
@@ -29,17 +57,26 @@ class Format:
         run: encodes (n, 3, side, side) floats in [0, 1] with these files, by the other tool.
         needs: raises where the other tool is not installed, or cannot hold this encoder.
         open_with: how to open the folder, as one types it.
+        pipeline: what prepares pictures there; None where nothing does.
     """
 
     write: Callable[[Run, Path], None]
     run: Callable[[Run, Path, torch.Tensor], torch.Tensor]
     needs: Callable[[Run], None]
     open_with: str
+    pipeline: Pipeline | None = None
 
 
+_PROCESSOR = "the folder's image processor"
 FORMATS = {
     "onnx": Format(
-        onnx.write, onnx.run, onnx.needs, "onnxruntime.InferenceSession('{folder}/pipeline.onnx')"
+        onnx.write,
+        onnx.run,
+        onnx.needs,
+        "onnxruntime.InferenceSession('{folder}/pipeline.onnx')",
+        Pipeline(
+            onnx.PIPELINE, lambda run, folder, some: onnx.run_pipeline(folder, some), lambda run: onnx.CLOSE
+        ),
     ),
     "torch": Format(
         torch_program.write, torch_program.run, lambda run: None, "torch.export.load('{folder}/encoder.pt2')"
@@ -55,12 +92,25 @@ FORMATS = {
         transformers_folder.run,
         transformers_folder.needs,
         "transformers.AutoModel.from_pretrained('{folder}'{remote})",
+        Pipeline(_PROCESSOR, transformers_folder.run_pipeline, transformers_folder.close),
+    ),
+    "sentence-transformers": Format(
+        transformers_folder.write,
+        sentence_folder.run,
+        sentence_folder.needs,
+        "sentence_transformers.SentenceTransformer('{folder}'{remote})",
+        Pipeline(_PROCESSOR, sentence_folder.run_pipeline, transformers_folder.close),
     ),
     "openvino": Format(
         openvino_ir.write,
         openvino_ir.run,
         openvino_ir.needs,
         "openvino.compile_model('{folder}/pipeline.xml', 'CPU')",
+        Pipeline(
+            openvino_ir.PIPELINE,
+            lambda run, folder, some: openvino_ir.run_pipeline(folder, some),
+            lambda run: openvino_ir.CLOSE,
+        ),
     ),
 }
 
@@ -73,9 +123,11 @@ class ExportedEncoder:
         path: the folder.
         files: their names.
         difference: the largest difference of a number of a vector, over the largest number, between the other
-            tool and ours, on random pictures.
+            tool and ours, on prepared pictures and noise.
         open_with: a line of Python.
         compared: what was compared.
+        pipeline_cosine: the least cosine to ours of what the tool says of pictures that it prepared itself;
+            None where it prepares none.
     """
 
     path: Path
@@ -83,6 +135,7 @@ class ExportedEncoder:
     difference: float
     open_with: str
     compared: str = "vectors"
+    pipeline_cosine: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """Describe it in plain values."""
@@ -90,14 +143,17 @@ class ExportedEncoder:
             "path": str(self.path),
             "files": list(self.files),
             "difference": self.difference,
+            "pipeline_cosine": self.pipeline_cosine,
             "open_with": self.open_with,
         }
 
     def __str__(self) -> str:
-        return (
-            f"{self.path}: {', '.join(self.files)}; opened again, {self.compared} differ by "
-            f"{self.difference:.1g} of their largest number at most\nnext: {self.open_with}"
-        )
+        said = f"{self.compared} differ by {self.difference:.1g} of their largest number at most"
+        if self.pipeline_cosine is not None:
+            said += (
+                f", and those of whole pictures have a cosine of at least {self.pipeline_cosine:.6f} to ours"
+            )
+        return f"{self.path}: {', '.join(self.files)}; opened again, {said}\nnext: {self.open_with}"
 
 
 def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = None) -> ExportedEncoder:
@@ -132,28 +188,69 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
     head = tuned.opened(opened) if to in tuned.FILES and tuned.is_tuned(opened) else None
     with whole_folder(folder) as made, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what exporters tell their own makers
+        network: Any = opened.encoder.eval() if head is None else head[1].module
         if head is None:
             form.write(opened, made)
             difference = _compared(opened, form, made)
         else:
             tuned.write(opened, *head, made, to)
             difference = _close(tuned.compared(head[1], made, to), opened)
-        card.write(opened, made, to, None if head is None else head[1])
+        agreement = None
+        if form.pipeline is not None and (head is None or head[1].square):
+            agreement = _agreement(opened, network, form.pipeline, made)
+        checks = _checks(form, difference, agreement)
+        if to == "openvino" and head is None:
+            checks.append(_as_it_opens(opened, made))
+        card.write(opened, made, to, None if head is None else head[1], checks)
     files = tuple(sorted(item.name for item in folder.iterdir()))
     remote = ", trust_remote_code=True" if transformers_folder.is_remote(opened) else ""
     how = form.open_with.format(folder=folder, remote=remote) if head is None else tuned.open_with(folder, to)
-    what = "vectors" if head is None else "answers"
-    return ExportedEncoder(folder, files, difference, how, what)
+    what, least = "vectors" if head is None else "answers", None if agreement is None else agreement.least
+    return ExportedEncoder(folder, files, difference, how, what, least)
 
 
 def _compared(run: Run, form: Format, folder: Path) -> float:
-    """Encode random pictures both ways."""
-    side = run.preprocess.size
-    x = torch.from_numpy(np.random.default_rng(0).random((PICTURES, 3, side, side), np.float32))
+    """Encode prepared pictures, which were not square, and noise both ways."""
+    x = _inputs(run)
     with torch.inference_mode():
         ours = run.encoder.eval()(x)
     theirs = form.run(run, folder, x)
     return _close(float((theirs - ours).abs().max() / ours.abs().max().clamp_min(1e-12)), run)
+
+
+def _inputs(run: Run) -> torch.Tensor:
+    side, plan = run.preprocess.size, run.preprocess
+    noise = torch.from_numpy(np.random.default_rng(0).random((RANDOM, 3, side, side), np.float32))
+    return torch.cat([pipeline_check.prepared(plan, pipeline_check.pictures(plan)), noise])
+
+
+def _agreement(run: Run, network: nn.Module, pipeline: Pipeline, folder: Path) -> Agreement:
+    """Have the other tool prepare pictures by itself."""
+
+    def whole(pictures: Sequence[Picture]) -> torch.Tensor:
+        return pipeline.run(run, folder, pictures)
+
+    return pipeline_check.compared(network, run.preprocess, whole, pipeline.name, pipeline.close(run))
+
+
+def _checks(form: Format, difference: float, agreement: Agreement | None) -> list[str]:
+    """Say for the card what was compared and what was found."""
+    lines = [f"- the network alone: numbers differ by {difference:.1g} of the largest one at most"]
+    if agreement is not None and form.pipeline is not None:
+        lines.append(f"- {form.pipeline.name}, from a picture to its vector: {agreement}")
+    return lines
+
+
+def _as_it_opens(run: Run, folder: Path) -> str:
+    """Say for the card how close OpenVINO is in the precision that it takes by itself."""
+    x = _inputs(run)
+    with torch.inference_mode():
+        ours = run.encoder(x)
+    found, precision = openvino_ir.as_it_opens(folder / openvino_ir.NETWORK, x)
+    least = min(1.0, float(nn.functional.cosine_similarity(ours, found).min()))
+    return (
+        f"- the network as OpenVINO opens it by itself, here in {precision}: a cosine of at least {least:.6f}"
+    )
 
 
 def _close(difference: float, run: Run) -> float:

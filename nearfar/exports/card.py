@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..finetuning.tuned import open_result
 from ..training.run import Run
 from . import onnx, openvino_ir, origin, timm_folder, transformers_folder
 
-LIBRARIES = ("timm", "transformers", "onnx", "openvino")  # as the hub names them
+LIBRARIES = ("timm", "transformers", "sentence-transformers", "onnx", "openvino")  # as the hub names them
 TRANSFORMERS = """```python
 from transformers import AutoImageProcessor, AutoModel
 
@@ -19,9 +20,17 @@ prepare = AutoImageProcessor.from_pretrained("FOLDER"REMOTE)
 model = AutoModel.from_pretrained("FOLDER"REMOTE).eval()
 vectors = model(**prepare(pictures, return_tensors="pt")).pooler_output
 ```"""
+FOLDERS = ("transformers", "sentence-transformers")  # which are the same
+SENTENCES = """```python
+from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer("FOLDER"REMOTE).encode(pictures)
+```"""
 
 
-def write(run: Run, folder: Path, to: str, head: HeadExport | None = None) -> None:
+def write(
+    run: Run, folder: Path, to: str, head: HeadExport | None = None, checks: Sequence[str] = ()
+) -> None:
     """Write the card.
 
     Args:
@@ -29,17 +38,19 @@ def write(run: Run, folder: Path, to: str, head: HeadExport | None = None) -> No
         folder: where.
         to: the format.
         head: what leaves with the encoder of a fine-tuned run, if anything.
+        checks: what was compared with nearfar, and how close it is, a line each.
     """
-    (folder / "README.md").write_text(text(run, to, head), encoding="utf-8")
+    (folder / "README.md").write_text(text(run, to, head, checks), encoding="utf-8")
 
 
-def text(run: Run, to: str, head: HeadExport | None = None) -> str:
+def text(run: Run, to: str, head: HeadExport | None = None, checks: Sequence[str] = ()) -> str:
     """Write the card's text: a block of YAML as the Hugging Face hub reads it, then plain words.
 
     Args:
         run: what is exported.
         to: the format.
         head: of a fine-tuned run.
+        checks: as for `write`.
 
     Returns:
         Markdown.
@@ -63,6 +74,8 @@ def text(run: Run, to: str, head: HeadExport | None = None) -> str:
     lines += _prepared(run, to, head)
     if head is not None:
         lines += ["## What it answers", *head.says, "", "`model.json` has the classes in their order.", ""]
+    if checks:
+        lines += ["## Compared with nearfar when it was exported", *checks, ""]
     if trained := origin.training(run):
         lines += ["## Data and training", *trained, ""]
     lines += ["## Figures", *(_figures(run.evaluation()) if head is None else _of_task(run)), ""]
@@ -76,15 +89,16 @@ def text(run: Run, to: str, head: HeadExport | None = None) -> str:
 
 
 def _opened(run: Run, to: str) -> list[str]:
-    """Say how transformers opens the folder, and what it asks first."""
-    if to != "transformers":
+    """Say how either library opens the folder of transformers, and what it asks first."""
+    if to not in FOLDERS:
         return []
     remote = transformers_folder.is_remote(run)
     flag = ", trust_remote_code=True" if remote else ""
     asked = "This network is not part of transformers: its code is in `modeling_nearfar.py` and "
     asked += "`image_processing_nearfar.py`, which transformers runs with `trust_remote_code=True` alone."
-    code = TRANSFORMERS.replace("REMOTE", flag)
-    also = f'`SentenceTransformer("FOLDER"{flag})` opens the same folder.'
+    code = (TRANSFORMERS if to == "transformers" else SENTENCES).replace("REMOTE", flag)
+    other = "AutoModel.from_pretrained" if to != "transformers" else "SentenceTransformer"
+    also = f'`{other}("FOLDER"{flag})` opens the same folder.'
     return ["## How to open it", code, "", *([asked] if remote else []), also, ""]
 
 
@@ -95,7 +109,7 @@ def _prepared(run: Run, to: str, head: HeadExport | None) -> list[str]:
     if head is not None and head.prepared:
         told = (f"{at}. {line}" for at, line in enumerate(head.prepared, start=1))
         return ["## How a picture is prepared", *told, "", inside, ""]
-    if to in ("timm", "transformers"):
+    if to in ("timm", *FOLDERS):
         inside = f"Subtract the mean {list(encoder.mean)} and divide by the deviation {list(encoder.std)}."
     lines = [
         "## How a picture is prepared",
@@ -115,7 +129,7 @@ def _prepared(run: Run, to: str, head: HeadExport | None) -> list[str]:
         file = {"onnx": onnx.PIPELINE, "openvino": openvino_ir.PIPELINE}[to]
         what = "RGB, upright, over white where it is transparent"
         lines += [f"`{file}` does all four steps for one uint8 picture (1, H, W, 3), {what}.", ""]
-    elif to == "transformers" and transformers_folder.is_remote(run):
+    elif to in FOLDERS and transformers_folder.is_remote(run):
         what = "and lays a picture over white where it is transparent"
         lines += [f"The image processor of this folder does all four steps, {what}.", ""]
     elif timm_folder.resized_once(plan):

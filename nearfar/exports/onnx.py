@@ -20,6 +20,7 @@ from .prepared import in_onnx, prepared
 from .rebuilt import for_one_size
 
 NETWORK, PIPELINE = "encoder.onnx", "pipeline.onnx"
+CLOSE = 0.999  # cosine of an answer of the pipeline to nearfar's, at least; known's differ by 0.0001
 OPSET = 18  # the first whose Resize can antialias
 
 
@@ -95,9 +96,22 @@ def write_pipeline(run: Run, network: nn.Module, folder: Path, output: str) -> N
 
 
 def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
-    """Encode (n, 3, side, side) with encoder.onnx, and see that pipeline.onnx opens."""
-    session(folder / PIPELINE)
+    """Encode (n, 3, side, side) with encoder.onnx."""
     return torch.from_numpy(session(folder / NETWORK).run(None, {"images": x.numpy()})[0])
+
+
+def run_pipeline(folder: Path, pictures: Sequence[Any]) -> torch.Tensor:
+    """Answer for pictures with pipeline.onnx.
+
+    Args:
+        folder: of the export.
+        pictures: (H, W, 3) uint8 each.
+
+    Returns:
+        (n, d).
+    """
+    graph = session(folder / PIPELINE)
+    return torch.cat([torch.from_numpy(graph.run(None, {"picture": one[None]})[0]) for one in pictures])
 
 
 def session(path: Path, threads: int = 0) -> Any:

@@ -17,6 +17,7 @@ from . import onnx, torch_program
 from .rebuilt import for_one_size
 
 NETWORK, PIPELINE = "encoder.xml", "pipeline.xml"  # .bin files beside them hold the weights
+CLOSE = 0.98  # cosine of an answer of the pipeline to nearfar's, at least: its resizing differs a little
 PACKAGES = ("openvino", "onnx", "onnxscript")
 
 
@@ -74,9 +75,22 @@ def write_pipeline(run: Run, network: nn.Module, folder: Path, output: str) -> N
 
 
 def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
-    """Encode (n, 3, side, side) with encoder.xml, in float32, and see that pipeline.xml opens."""
-    compiled(folder / PIPELINE)
+    """Encode (n, 3, side, side) with encoder.xml, in float32."""
     return torch.from_numpy(run_file(folder / NETWORK, x)[0])
+
+
+def run_pipeline(folder: Path, pictures: Sequence[Any]) -> torch.Tensor:
+    """Answer for pictures with pipeline.xml, in float32.
+
+    Args:
+        folder: of the export.
+        pictures: (H, W, 3) uint8 each.
+
+    Returns:
+        (n, d).
+    """
+    whole = compiled(folder / PIPELINE)
+    return torch.cat([torch.from_numpy(whole(one[None])[0].copy()) for one in pictures])
 
 
 def compiled(path: Path) -> Any:
@@ -88,6 +102,28 @@ def compiled(path: Path) -> Any:
     import openvino
 
     return openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def as_it_opens(path: Path, x: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """Compute the first output of (n, 3, h, w) in the precision that OpenVINO takes by itself.
+
+    Args:
+        path: the .xml file.
+        x: the input.
+
+    Returns:
+        The output, and the precision.
+    """
+    import openvino
+
+    model = openvino.Core().compile_model(path, "CPU")
+    return torch.from_numpy(model(x.numpy())[0].copy()), precision(model)
+
+
+def precision(model: Any) -> str:
+    """Say in what numbers a compiled model computes."""
+    kind = str(model.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+    return {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}.get(kind, kind)
 
 
 def run_file(path: Path, x: torch.Tensor) -> list[Any]:

@@ -11,11 +11,12 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -28,6 +29,7 @@ from . import timm_folder
 
 NOTE, WEIGHTS, PREPARING = timm_folder.NOTE, timm_folder.WEIGHTS, "preprocessor_config.json"
 MODEL, PROCESSOR = "modeling_nearfar", "image_processing_nearfar"  # modules in the folder
+PREPARED, RESIZED_ONCE = 0.999, 0.9  # least cosines to nearfar's own vectors; known reaches 0.987
 INSTEAD = "use --to onnx or --to torch"
 # sentence-transformers takes the mean of the last map where no such file names the vector.
 _MODULE = "sentence_transformers.base.modules.transformer.Transformer"
@@ -152,25 +154,63 @@ def write(run: Run, folder: Path) -> None:
 
 def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
     """Encode (n, 3, side, side) with what transformers opens, normalised as its processor says."""
-    from transformers import AutoImageProcessor, AutoModel
-
-    remote = {"trust_remote_code": True} if is_remote(opened) else {}
-    with _quiet():
-        model = AutoModel.from_pretrained(folder, **remote).eval()
-        prepare: Any = AutoImageProcessor.from_pretrained(folder, **remote)
-    said = {"mean": prepare.image_mean, "std": prepare.image_std} if remote else prepare.data_config
-    mean, std = (torch.tensor(said[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    model, prepare = _opened(opened, folder)
+    mean, std = normalisation(prepare, opened)
     with torch.inference_mode():
         found: torch.Tensor = model((x - mean) / std).pooler_output
-    if remote:  # transformers keeps a copy of the code under the name that the folder has only now
-        copy = Path(str(sys.modules[type(model).__module__].__file__)).parents[1]
-        if copy.name.startswith("_dot_"):
-            shutil.rmtree(copy, ignore_errors=True)
+    forget_code(model)
     return found
 
 
+def run_pipeline(opened: Run, folder: Path, pictures: Sequence[Any]) -> torch.Tensor:
+    """Encode pictures, (H, W, 3) uint8 each, as the folder's own processor prepares them."""
+    model, prepare = _opened(opened, folder)
+    x = [prepare(Image.fromarray(one), return_tensors="pt")["pixel_values"] for one in pictures]
+    with torch.inference_mode():
+        found: torch.Tensor = model(torch.cat(x)).pooler_output
+    forget_code(model)
+    return found
+
+
+def close(run: Run) -> float:
+    """Give the least cosine to nearfar's own vector that the folder's processor must reach.
+
+    timm's resizes once, and of a picture that is smaller than the network's input it makes other pixels.
+    """
+    return PREPARED if is_remote(run) else RESIZED_ONCE
+
+
+def normalisation(prepare: Any, run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read the mean and the deviation from a processor, each (1, 3, 1, 1).
+
+    Args:
+        prepare: as transformers opened it.
+        run: what was exported.
+    """
+    own = {"mean": "image_mean", "std": "image_std"}
+    said = {name: getattr(prepare, own[name]) for name in own} if is_remote(run) else prepare.data_config
+    mean, std = (torch.tensor(said[name]).view(1, 3, 1, 1) for name in own)
+    return mean, std
+
+
+def forget_code(model: nn.Module) -> None:
+    """Delete transformers' copy of a folder's code, which has a name that the folder has only now."""
+    copy = Path(str(sys.modules[type(model).__module__].__file__)).parents[1]
+    if copy.name.startswith("_dot_"):
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def _opened(run: Run, folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoImageProcessor, AutoModel
+
+    remote = {"trust_remote_code": True} if is_remote(run) else {}
+    with quiet():
+        model = AutoModel.from_pretrained(folder, **remote).eval()
+        return model, AutoImageProcessor.from_pretrained(folder, **remote)
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' bars and remarks from the user."""
     from transformers.utils import logging
 

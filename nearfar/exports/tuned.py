@@ -95,8 +95,6 @@ def program_of(folder: Path, to: str) -> Callable[[torch.Tensor], tuple[torch.Te
     """Open the file with the other tool; what is returned computes the outputs of (n, 3, h, w)."""
     path = folder / FILES[to]
     if to == "onnx":
-        if (folder / onnx.PIPELINE).exists():
-            onnx.session(folder / onnx.PIPELINE)
         session = onnx.session(path)
         return lambda x: tuple(map(torch.from_numpy, session.run(None, {"images": x.numpy()})))
     if to == "openvino":

@@ -1,6 +1,6 @@
 """`nearfar export`: an encoder for other tools, or a vector store for other viewers or as a table.
 
-- onnx, torch, timm, transformers, openvino: an encoder, as `nearfar.exports` writes it.
+- onnx, torch, timm, transformers, sentence-transformers, openvino: an encoder, by `nearfar.exports`.
 
 - atlas: one Parquet file for Embedding Atlas, with places, thumbnails and nearest neighbours.
 - tensorboard: a folder for TensorBoard's projector: vectors, what is known of them, a sheet of thumbnails.
@@ -35,7 +35,8 @@ from .store_access import MAP_COLUMNS, open_for_query
 if TYPE_CHECKING:
     from ..exports import ExportedEncoder
 
-ENCODERS = ("onnx", "torch", "timm", "transformers", "openvino")  # as `exports` has them, which is heavy
+# As `exports` has them, which is heavy.
+ENCODERS = ("onnx", "torch", "timm", "transformers", "sentence-transformers", "openvino")
 SUFFIXES = {"atlas": ".parquet", "csv": ".csv", "parquet": ".parquet", "tensorboard": "", "fiftyone": ""}
 ATLAS_NEIGHBOURS = 15  # of each image, for Embedding Atlas
 SPRITES = 8192  # pixels of a side of TensorBoard's sheet, at most: what WebGL takes
@@ -70,9 +71,9 @@ def export(
     Example: nearfar export runs/a --to onnx
 
     Args:
-        what: for the first five formats a run or the name of a known encoder; else a vector store.
-        to: onnx, torch (torch.export), timm, transformers or openvino, which get an encoder; atlas (Embedding
-            Atlas), tensorboard, fiftyone, csv or parquet, which get a store.
+        what: for the first six formats a run or the name of a known encoder; else a vector store.
+        to: onnx, torch (torch.export), timm, transformers, sentence-transformers or openvino, which get an
+            encoder; atlas (Embedding Atlas), tensorboard, fiftyone, csv or parquet, which get a store.
         bank: with onnx, a .safetensors file that nearfar anomalies --parts has made with this encoder: the
             graph then gives scores and maps of anomalous parts.
         out: the file or folder; if not given, named after what is exported and the format.
