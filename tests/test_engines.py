@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 import nearfar
 from benchmarks.exports import cosines
 from nearfar import models
+from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.embedding import engines
 from nearfar.images.views import Preprocess
@@ -67,7 +69,7 @@ def test_engines_embed_into_files_parts_and_stores(
         assert cosines(net(x).numpy(), opened.encoder(x).numpy()).min() > engines.CLOSE
         for weight in opened.encoder.parameters():  # torch's network is another one from now on
             weight.add_(torch.rand_like(weight))
-        net.checked = False
+        net.least = None
         with pytest.raises(NearfarError, match="gives other vectors than torch"):
             net(x)
     ours, parts, store = nearfar.embed(run, photos), tmp_path / "parts", tmp_path / "a.nf"
@@ -77,12 +79,63 @@ def test_engines_embed_into_files_parts_and_stores(
         nearfar.embed(run, photos, out=parts, part="1/1")
     nearfar.embed(run, join=parts, out=tmp_path / "a.npy")
     assert cosines(np.load(tmp_path / "a.npy"), ours.vectors).min() > engines.CLOSE
+    least = json.loads((tmp_path / "a.json").read_text())["cosine_to_torch"]
+    assert engines.CLOSE <= least <= 1
+    nearfar.embed(run, photos, out=parts, part="1/1", engine=engine)  # nothing is left to do
+    assert json.loads((parts / "part-1-of-1" / "part.json").read_text())["cosine_to_torch"] == least
     nearfar.embed(run, join=parts, store=store)
+    assert nearfar.open_store(store).notes("digest") == {"cosine_to_torch": least}
     with pytest.raises(NearfarError, match=f"add --engine {engine}"):
         nearfar.embed(run, photos, store=store)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_the_engine_says_how_much_faster_it_is(
+    slow: bool, run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An engine that computes as torch does, and then waits or does not."""
+    opened = load(run)
+
+    def compute(x: np.ndarray) -> np.ndarray:
+        time.sleep(0.2 * slow)
+        return opened.encoder(torch.from_numpy(x)).detach().numpy()
+
+    def other(x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.1)
+        return opened.encoder(x)
+
+    net = engines.OtherEngine(other, "onnx", compute, "float32")
+    progress.show(True)
+    try:
+        found = net(torch.rand(20, 3, 16, 16))
+    finally:
+        progress.show(False)
+    said = capsys.readouterr().err
+    assert len(found) == 20 and (net.times < 0.8 if slow else net.times > 1.2)
+    assert f"{net.times:.1f} times as fast as torch" in said and "on the first 16 images" in said
+    assert ("it is slower: leave --engine onnx out" in said) == slow
+
+
+@pytest.mark.parametrize(("engine", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_files_and_stores_keep_the_least_cosine_to_torch(
+    engine: str, package: str, run: Path, photos: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(package)
+    made, store = tmp_path / "a.parquet", tmp_path / "a.nf"
+    nearfar.embed(run, photos, out=made, engine=engine)
+    told = json.loads(pq.read_schema(made).metadata[b"nearfar"])
+    assert told["engine"] == engine and engines.CLOSE <= told["cosine_to_torch"] <= 1
+    nearfar.embed(run, photos, store=store, engine=engine)
+    kept = nearfar.open_store(store).notes("digest")["cosine_to_torch"]
+    assert engines.CLOSE <= kept <= 1
+    engines.note_closeness(nearfar.open_store(store), {"cosine_to_torch": 1.0})  # closer: the least is kept
+    assert nearfar.open_store(store).notes("digest") == {"cosine_to_torch": kept}
+    nearfar.embed(run, photos, store=store, engine=engine)  # nothing is new
+    assert nearfar.open_store(store).notes("digest") == {"cosine_to_torch": kept}
 
 
 def test_a_file_keeps_the_name_of_its_engine(run: Path, photos: Path, tmp_path: Path) -> None:
     made = tmp_path / "a.parquet"
     nearfar.embed(run, photos, out=made)
     assert json.loads(pq.read_schema(made).metadata[b"nearfar"])["engine"] == "torch"
+    assert "cosine_to_torch" not in json.loads(pq.read_schema(made).metadata[b"nearfar"])

@@ -283,13 +283,17 @@ def test_openvino_opens_its_own_files(ours: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     made = nearfar.export(ours, to="openvino", out=tmp_path / "made")
     files = ("README.md", "encoder.bin", "encoder.xml", "pipeline.bin", "pipeline.xml")
-    assert made.files == files and made.difference < 1e-5 and made.pipeline_cosine > 0.999
+    assert made.files == files and made.difference < 1e-5 and made.pipeline_cosine > 0.99999
     text = (made.path / "README.md").read_text()
     assert "pipeline.xml, from a picture to its vector: a cosine of at least 0.999" in text
-    assert "the network as OpenVINO opens it by itself, here in " in text
+    assert "pipeline.xml as OpenVINO opens it by itself, here in " in text
     whole, run = openvino_ir.compiled(made.path / "pipeline.xml"), load(ours)
     for picture in pictures():
-        assert cosines(whole(picture[None])[0], run.encode(picture)[None]) > 0.9999, picture.shape
+        assert cosines(whole(picture[None])[0], run.encode(picture)[None]) > 0.99999, picture.shape
+    noise = np.random.default_rng(0).integers(
+        0, 256, (150, 101, 3), np.uint8
+    )  # of which antialiasing leaves little
+    assert cosines(whole(noise[None])[0], run.encode(noise)[None]) > 0.9999
 
 
 def test_the_image_processor_lays_what_is_transparent_over_white() -> None:

@@ -375,6 +375,7 @@ def _embed(job: _Job, source: Source, path: Path | None, journal: Journal | None
             "encoder": fingerprint(run.encoder),
             "preprocess": to_json(run.preprocess),
             "engine": job.engine,
+            **engines.closeness(job.net),
             "data": source.name,
             "provenance": run.provenance,
         }

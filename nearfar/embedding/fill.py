@@ -182,7 +182,9 @@ def fill(
         for chunk in job.reader.chunks(job.by_digest, rows, first_chunk):
             job.take(chunk)
             bar.advance(len(chunk))
-    return job.finish(extra, prune)
+    done = job.finish(extra, prune)
+    engines.note_closeness(store, engines.closeness(net))
+    return done
 
 
 class _Job:

@@ -23,6 +23,7 @@ from ..stores.base import StoreInfo
 from ..stores.known_ids import hashes
 from ..stores.open import open_store
 from ..training.run import Run
+from . import engines
 from .fill import DATA_LABEL
 from .part import CollectionPart
 from .parts import DONE, piece_key, piece_name, read_note
@@ -145,6 +146,11 @@ class _Parts:
                 )
         self.vectors = sum(int(note["vectors"]) for note in self.notes.values())
 
+    def closeness(self) -> dict[str, float]:
+        """Say how close the engine's vectors were to torch's, in the part where they were least so."""
+        least = [note[engines.COSINE] for note in self.notes.values() if engines.COSINE in note]
+        return {engines.COSINE: min(least)} if least else {}
+
     def _damaged(self, path: Path, what: str) -> NearfarError:
         part = CollectionPart(*map(int, path.parent.name.split("-")[1::2]))
         return NearfarError(
@@ -242,6 +248,7 @@ def _into_file(found: _Parts, run: Run, path: Path) -> int:
         "encoder": found.first["encoder"],
         "preprocess": found.first["preprocess"],
         "engine": found.first["engine"],
+        **found.closeness(),
         "data": found.first["data"],
         "provenance": found.first["provenance"],
     }
@@ -304,6 +311,7 @@ def _into_store(found: _Parts, address: str | Path) -> int:
                         store.upsert(rows)
             elif len(kept):
                 store.upsert(kept)
+    engines.note_closeness(store, found.closeness() if written else {})
     if written:
         store.compact(spare=True)
     return written

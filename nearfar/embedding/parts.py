@@ -180,6 +180,8 @@ class _Work:
         left = [at for at, key in enumerate(keys) if piece_key(self.folder / piece_name(at)) != key]
         if len(left) < len(pieces):
             progress.say(f"{len(pieces) - len(left):,} of {len(pieces):,} pieces are done; resuming.")
+        kept = {} if left else read_note(self.folder / DONE) or {}
+        before = {name: kept[name] for name in (engines.COSINE,) if name in kept}
         if left:  # what follows changes the part
             (self.folder / DONE).unlink(missing_ok=True)
         with progress.Bar("embedding", len(rows), modality_of(self.source).noun) as bar:
@@ -196,6 +198,7 @@ class _Work:
         ]
         note = {
             **self.job,
+            **(engines.closeness(self.net) or before),
             "data": self.source.name,
             "images": len(self.source),
             "collection": collection_digest(self.source.ids),
@@ -206,9 +209,9 @@ class _Work:
         with atomic_write(self.folder / DONE) as file:
             file.write(json.dumps(note, ensure_ascii=False).encode())
         encoded = sum(len(pieces[at]) for at in left)
-        told = (len(rows), encoded, note["unusable"])
+        done = (len(rows), encoded, note["unusable"])
         one = modality_of(self.source).one
-        return EmbeddedPart(self.folder, self.part.number, self.part.count, *told, one)
+        return EmbeddedPart(self.folder, self.part.number, self.part.count, *done, one)
 
     def _check(self) -> None:
         """Refuse to go on in the folder of another job: its vectors may have taken days."""

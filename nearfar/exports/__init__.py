@@ -109,7 +109,7 @@ FORMATS = {
         Pipeline(
             openvino_ir.PIPELINE,
             lambda run, folder, some: openvino_ir.run_pipeline(folder, some),
-            lambda run: openvino_ir.CLOSE,
+            lambda run: onnx.CLOSE,
         ),
     ),
 }
@@ -200,7 +200,7 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
             agreement = _agreement(opened, network, form.pipeline, made)
         checks = _checks(form, difference, agreement)
         if to == "openvino" and head is None:
-            checks.append(_as_it_opens(opened, made))
+            checks += _as_it_opens(opened, made)
         card.write(opened, made, to, None if head is None else head[1], checks)
     files = tuple(sorted(item.name for item in folder.iterdir()))
     remote = ", trust_remote_code=True" if transformers_folder.is_remote(opened) else ""
@@ -211,17 +211,13 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
 
 def _compared(run: Run, form: Format, folder: Path) -> float:
     """Encode prepared pictures, which were not square, and noise both ways."""
-    x = _inputs(run)
+    side, plan = run.preprocess.size, run.preprocess
+    noise = torch.from_numpy(np.random.default_rng(0).random((RANDOM, 3, side, side), np.float32))
+    x = torch.cat([pipeline_check.prepared(plan, pipeline_check.pictures(plan)), noise])
     with torch.inference_mode():
         ours = run.encoder.eval()(x)
     theirs = form.run(run, folder, x)
     return _close(float((theirs - ours).abs().max() / ours.abs().max().clamp_min(1e-12)), run)
-
-
-def _inputs(run: Run) -> torch.Tensor:
-    side, plan = run.preprocess.size, run.preprocess
-    noise = torch.from_numpy(np.random.default_rng(0).random((RANDOM, 3, side, side), np.float32))
-    return torch.cat([pipeline_check.prepared(plan, pipeline_check.pictures(plan)), noise])
 
 
 def _agreement(run: Run, network: nn.Module, pipeline: Pipeline, folder: Path) -> Agreement:
@@ -241,16 +237,17 @@ def _checks(form: Format, difference: float, agreement: Agreement | None) -> lis
     return lines
 
 
-def _as_it_opens(run: Run, folder: Path) -> str:
+def _as_it_opens(run: Run, folder: Path) -> list[str]:
     """Say for the card how close OpenVINO is in the precision that it takes by itself."""
-    x = _inputs(run)
-    with torch.inference_mode():
-        ours = run.encoder(x)
-    found, precision = openvino_ir.as_it_opens(folder / openvino_ir.NETWORK, x)
-    least = min(1.0, float(nn.functional.cosine_similarity(ours, found).min()))
-    return (
-        f"- the network as OpenVINO opens it by itself, here in {precision}: a cosine of at least {least:.6f}"
-    )
+    lines, drawn = [], pipeline_check.pictures(run.preprocess)
+    ours = torch.from_numpy(run.encode(drawn, device="cpu"))
+    x = pipeline_check.prepared(run.preprocess, drawn).numpy()
+    for file, inputs in ((openvino_ir.NETWORK, [x]), (openvino_ir.PIPELINE, [one[None] for one in drawn])):
+        model = openvino_ir.compiled(folder / file, None)
+        least = pipeline_check.least_cosine(ours, openvino_ir.answers(model, inputs))
+        what = f"{file} as OpenVINO opens it by itself, here in {openvino_ir.precision(model)}"
+        lines.append(f"- {what}: a cosine of at least {least:.6f}")
+    return lines
 
 
 def _close(difference: float, run: Run) -> float:

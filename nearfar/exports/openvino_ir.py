@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,7 +18,6 @@ from . import onnx, torch_program
 from .rebuilt import for_one_size
 
 NETWORK, PIPELINE = "encoder.xml", "pipeline.xml"  # .bin files beside them hold the weights
-CLOSE = 0.98  # cosine of an answer of the pipeline to nearfar's, at least: its resizing differs a little
 PACKAGES = ("openvino", "onnx", "onnxscript")
 
 
@@ -71,7 +71,30 @@ def write_pipeline(run: Run, network: nn.Module, folder: Path, output: str) -> N
     with tempfile.TemporaryDirectory() as place:
         onnx.write_pipeline(run, network, Path(place), output)
         model = openvino.convert_model(Path(place) / onnx.PIPELINE)
+        _antialias(model)
         openvino.save_model(model, folder / PIPELINE, compress_to_fp16=False)
+
+
+def _antialias(model: Any) -> None:
+    """Put Pillow's resizing in place of ONNX's, whose antialiasing OpenVINO leaves out where it is cubic."""
+    from openvino import opset13 as op
+
+    rows = op.constant(np.array([2, 3], np.int64))
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Interpolate":
+            continue
+        said, x, sides = node.get_attributes(), node.input_value(0), node.input_value(1)
+        made = op.interpolate(
+            x,
+            op.gather(sides, rows, op.constant(np.array(0, np.int64))),
+            "bicubic_pillow" if said["mode"] == "cubic" else "bilinear_pillow",
+            "sizes",
+            cube_coeff=said["cube_coeff"],
+            axes=rows,
+        )
+        for place in node.output(0).get_target_inputs():
+            place.replace_source_output(made.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def run(opened: Run, folder: Path, x: torch.Tensor) -> torch.Tensor:
@@ -89,35 +112,33 @@ def run_pipeline(folder: Path, pictures: Sequence[Any]) -> torch.Tensor:
     Returns:
         (n, d).
     """
-    whole = compiled(folder / PIPELINE)
-    return torch.cat([torch.from_numpy(whole(one[None])[0].copy()) for one in pictures])
+    return answers(compiled(folder / PIPELINE), [one[None] for one in pictures])
 
 
-def compiled(path: Path) -> Any:
-    """Open a file for computing in float32: OpenVINO takes bfloat16 where it can.
+def compiled(path: Path, hint: str | None = "f32") -> Any:
+    """Open a file.
 
     Args:
         path: the .xml file.
+        hint: the precision to compute in; None for what OpenVINO takes by itself, bfloat16 where it can.
     """
     import openvino
 
-    return openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    how = {} if hint is None else {"INFERENCE_PRECISION_HINT": hint}
+    return openvino.Core().compile_model(path, "CPU", how)
 
 
-def as_it_opens(path: Path, x: torch.Tensor) -> tuple[torch.Tensor, str]:
-    """Compute the first output of (n, 3, h, w) in the precision that OpenVINO takes by itself.
+def answers(model: Any, inputs: Sequence[Any]) -> torch.Tensor:
+    """Compute the first output of each input, one after the other.
 
     Args:
-        path: the .xml file.
-        x: the input.
+        model: from `compiled`.
+        inputs: arrays.
 
     Returns:
-        The output, and the precision.
+        Them all, joined.
     """
-    import openvino
-
-    model = openvino.Core().compile_model(path, "CPU")
-    return torch.from_numpy(model(x.numpy())[0].copy()), precision(model)
+    return torch.cat([torch.from_numpy(model(one)[0].copy()) for one in inputs])  # whose memory is used again
 
 
 def precision(model: Any) -> str:

@@ -87,10 +87,15 @@ def compared(
     ours = encode(network, plan, drawn, device="cpu", convert_to_tensor=True)
     assert isinstance(ours, torch.Tensor)
     theirs = torch.as_tensor(whole(drawn))
-    least = min(1.0, float(nn.functional.cosine_similarity(ours.double(), theirs.double()).min()))
+    least = least_cosine(ours, theirs)
     if not least >= bound:
         raise NearfarError(
             f"{file} gives other vectors than nearfar of pictures (cosine of {least:.4f}, under {bound:g}); "
             "this is a fault of nearfar or of the other tool: please report it, and export with another --to."
         )
     return Agreement(least, tuple((one.shape[0], one.shape[1]) for one in drawn))
+
+
+def least_cosine(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Compare rows, (n, d) each: the cosine of those that are furthest apart."""
+    return min(1.0, float(nn.functional.cosine_similarity(ours.double(), theirs.double()).min()))
