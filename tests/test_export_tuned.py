@@ -14,9 +14,10 @@ from PIL import Image
 
 import nearfar
 from nearfar import models
+from nearfar.exports import tuned
 from nearfar.finetuning.tuned import open_tuned
 from nearfar.images.views import Preprocess
-from nearfar.training.run import export
+from nearfar.training.run import export, load
 
 WORDS = {"device": "cpu", "workers": 1, "precision": "float32"}
 
@@ -60,13 +61,60 @@ def test_probabilities_leave_with_a_graph_for_any_picture(start, colours, tmp_pa
     assert "image-classification" in card and "Fine-tuned from" in card and "Verdict: " in card
 
 
-def test_vectors_of_individuals_leave(start, colours, tmp_path) -> None:
-    run = nearfar.finetune(
-        start, train=colours, out=tmp_path / "r", task="reidentify", mode="linear", **WORDS
-    ).path
-    nearfar.export(run, to="torch", out=tmp_path / "t")
-    found = torch.export.load(tmp_path / "t" / "model.pt2").module()(torch.rand(5, 3, 16, 16))
-    assert found.shape[0] == 5 and torch.allclose(found.norm(dim=1), torch.ones(5), atol=1e-5)
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+def answers(folder: Path, to: str, x: torch.Tensor) -> list[np.ndarray]:
+    """Open a folder with the other tool alone, and have it answer."""
+    if to == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+        return session.run(None, {"images": x.numpy()})
+    if to == "openvino":
+        import openvino
+
+        hint = {"INFERENCE_PRECISION_HINT": "f32"}  # else in bfloat16, where the CPU can
+        found = openvino.Core().compile_model(folder / "model.xml", "CPU", hint)(x.numpy())
+        return [found[at] for at in range(len(found))]
+    found = torch.export.load(folder / "model.pt2").module()(x)
+    return [some.detach().numpy() for some in (found if isinstance(found, tuple) else (found,))]
+
+
+def test_openvino_gives_probabilities_of_any_picture(start, colours, tmp_path) -> None:
+    openvino = pytest.importorskip("openvino")
+    run = nearfar.finetune(start, train=colours, out=tmp_path / "c", mode="linear", **WORDS).path
+    made = nearfar.export(run, to="openvino", out=tmp_path / "o")
+    files = ("README.md", "model.bin", "model.json", "model.xml", "pipeline.bin", "pipeline.xml")
+    assert made.files == files and made.difference < 1e-5 and made.pipeline_cosine > 0.9999
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    whole = openvino.Core().compile_model(tmp_path / "o" / "pipeline.xml", "CPU", hint)
+    nearfar.predict(run, colours, out=tmp_path / "p.json", all_classes=True)
+    for row in json.loads((tmp_path / "p.json").read_text())[::7]:
+        shares = whole(np.asarray(Image.open(colours / row["path"]))[None])[0][0]
+        assert np.allclose(shares, [row[f"p_k{at}"] for at in range(3)], atol=2e-3), row["path"]
+    (found,) = answers(tmp_path / "o", "openvino", x := torch.rand(4, 3, 16, 16))
+    module = tuned.opened(load(run))[1].module
+    with torch.inference_mode():
+        assert np.allclose(found, module(x).numpy(), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def individuals(start, colours, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("r") / "r"
+    return nearfar.finetune(start, train=colours, out=out, task="reidentify", mode="linear", **WORDS).path
+
+
+@pytest.mark.parametrize("to", ["torch", "onnx", "openvino"])
+def test_vectors_of_individuals_leave(to, individuals, tmp_path) -> None:
+    pytest.importorskip(PACKAGES.get(to, "torch"))
+    made = nearfar.export(individuals, to=to, out=tmp_path / "t")
+    (found,) = answers(tmp_path / "t", to, x := torch.rand(5, 3, 16, 16))
+    assert found.shape[0] == 5 and np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    network = open_tuned(individuals).network.eval()
+    with torch.inference_mode():
+        assert np.allclose(found, network.head(network.f(x)).numpy(), atol=1e-5)
+    assert made.pipeline_cosine is None if to == "torch" else made.pipeline_cosine > 0.9999
 
 
 @pytest.fixture(scope="module")
@@ -93,32 +141,51 @@ def test_logits_of_pixels_leave_for_images_of_any_shape(segmented, tmp_path) -> 
     )
 
 
-def test_onnx_segments(segmented, tmp_path) -> None:
-    pytest.importorskip("onnxruntime")
-    made = nearfar.export(segmented, to="onnx", out=tmp_path / "o")  # which compares two shapes and batches
-    assert made.files == ("README.md", "model.json", "model.onnx") and made.difference < 1e-4
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_other_tools_segment_images_of_any_shape(to, segmented, tmp_path) -> None:
+    pytest.importorskip(PACKAGES[to])
+    made = nearfar.export(segmented, to=to, out=tmp_path / "o")  # which compares two shapes and batches
+    weights = () if to == "onnx" else ("model.bin",)
+    model = {"onnx": "model.onnx", "openvino": "model.xml"}[to]
+    assert made.files == ("README.md", *weights, "model.json", model) and made.difference < 1e-5
+    many = json.loads((tmp_path / "o" / "model.json").read_text())["multiple"]
+    x = torch.rand(3, 3, 2 * many, 5 * many)
+    with torch.inference_mode():
+        wanted = open_tuned(segmented).network.logits(x)
+    assert np.allclose(answers(tmp_path / "o", to, x)[0], wanted, atol=1e-4)
 
 
-def test_boxes_are_decoded_outside(start, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def detector(start, tmp_path_factory) -> tuple[Path, Path]:
     pytest.importorskip("faster_coco_eval")
-    write_boxes(tmp_path / "boxes", 6)
+    root = tmp_path_factory.mktemp("d")
+    write_boxes(root / "boxes", 6)
     how = {"side": 48, "epochs": 8, "holdout": 0, "batch_size": 3, "task": "detect", "finest": 8}
-    run = nearfar.finetune(start, train=tmp_path / "boxes", out=tmp_path / "d", **how, **WORDS).path
-    made = nearfar.export(run, to="torch", out=tmp_path / "t")
-    assert made.files == ("README.md", "decode_boxes.py", "model.json", "model.pt2")
+    run = nearfar.finetune(start, train=root / "boxes", out=root / "d", **how, **WORDS).path
+    return run, next((root / "boxes").rglob("*.png"), None) or next((root / "boxes").rglob("*.jpg"))
+
+
+@pytest.mark.parametrize("to", ["torch", "onnx", "openvino"])
+def test_boxes_are_decoded_outside(to, detector, tmp_path) -> None:
+    pytest.importorskip(PACKAGES.get(to, "torch"))
+    run, picture = detector
+    made = nearfar.export(run, to=to, out=tmp_path / "t")
+    weights = ("model.bin",) if to == "openvino" else ()
+    model = {"torch": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}[to]
+    assert made.files == ("README.md", "decode_boxes.py", *weights, "model.json", model)
+    assert made.difference < 1e-5 and made.pipeline_cosine is None
     spec = importlib.util.spec_from_file_location("decode_boxes", tmp_path / "t" / "decode_boxes.py")
     decoder = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(decoder)
     told = json.loads((tmp_path / "t" / "model.json").read_text())
     network = open_tuned(run).network
-    picture = next((tmp_path / "boxes").rglob("*.png"), None) or next((tmp_path / "boxes").rglob("*.jpg"))
     many = told["multiple"]
     high, wide = 3 * many, 4 * many  # an odd number of the coarsest map's places
     x = np.asarray(Image.open(picture).convert("RGB").resize((wide, high)), np.float32) / 255
-    x = torch.from_numpy(x).permute(2, 0, 1)[None]
+    x = torch.from_numpy(x).permute(2, 0, 1)[None].contiguous()
     with torch.inference_mode():
         wanted = network.head.detect(x, network.maps(x))[0]
-    outputs = [some[0].numpy() for some in torch.export.load(tmp_path / "t" / "model.pt2").module()(x)]
+    outputs = [some[0] for some in answers(tmp_path / "t", to, x)]
     boxes, scores, labels = decoder.decode(*outputs, high, wide, told["levels"], min_score=0.02)
     kept = wanted["scores"] > 0.02
     assert kept.sum() > 3 and len(scores) == kept.sum()
