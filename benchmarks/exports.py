@@ -1,11 +1,13 @@
 """Each export opened with the other tool, on pictures that are not square; and engines on one CPU thread.
 
     python -m benchmarks.exports trips
+    python -m benchmarks.exports heads
     python -m benchmarks.exports engines
 
 `trips` prepares pictures as README.md of the export says, with Pillow and NumPy alone, and as the tool itself
 prepares them, and compares the vectors with `encode`. It needs the extras onnx, transformers, openvino and
-known, and takes sentence-transformers where it is installed. `engines` counts images per second of CPU time,
+known, and takes sentence-transformers where it is installed. `heads` does the same with a fine-tuned run of
+each task, trained for a moment on drawn images. `engines` counts images per second of CPU time,
 in rounds that alternate, and takes the best of each. Networks have random weights, but for `known`.
 """
 
@@ -48,7 +50,8 @@ TIMED = [
     ("known", 224, ""),
     ("timm:vit_small_patch16_224", 224, "standard"),
 ]
-FORMATS = ("onnx", "torch", "timm", "transformers", "openvino")
+FORMATS = ("onnx", "torch", "timm", "transformers", "sentence-transformers", "openvino")
+HEADS = ("classify", "reidentify", "segment", "detect")
 Vectors = Any
 
 
@@ -184,24 +187,76 @@ def trips(only: str) -> Iterator[str]:
                 seconds = time.process_time() - began
                 text = (folder / "README.md").read_text(encoding="utf-8")
                 x = np.stack([prepared_by_the_card(text, one) for one in drawn])
-                rows = [to]
-                if to == "transformers":
-                    rows += ["sentence-transformers"]
-                for tool in rows:
-                    try:
-                        ready, own = opened(tool, folder)
-                    except ImportError:
-                        continue
-                    carded = ready(x)
-                    cells = [
-                        "" if carded is None else f"{cosines(carded, wanted).min():.6f}",
-                        "" if own is None else f"{cosines(own(drawn), wanted).min():.6f}",
-                    ]
-                    weight = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-                    yield (
-                        f"| {name}, {size} px | {tool} | {made.difference:.0e} | {' | '.join(cells)} | "
-                        f"{weight:.1f} | {seconds:.1f} |"
-                    )
+                ready, own = opened(to, folder)
+                carded = ready(x)
+                cells = [
+                    "" if carded is None else f"{cosines(carded, wanted).min():.6f}",
+                    "" if own is None else f"{cosines(own(drawn), wanted).min():.6f}",
+                ]
+                yield (
+                    f"| {name}, {size} px | {to} | {made.difference:.0e} | {' | '.join(cells)} | "
+                    f"{megabytes(folder):.1f} | {seconds:.1f} |"
+                )
+
+
+def megabytes(folder: Path) -> float:
+    """Weigh a folder."""
+    return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+
+
+def labelled(folder: Path, task: str) -> Path:
+    """Draw a red disc or a blue one on grey: a folder for each, or both with masks or boxes."""
+    draw = np.random.default_rng(0)
+    for at in range(16):
+        pixels = draw.integers(100, 140, (48, 64, 3)).astype(np.uint8)
+        down, across = np.mgrid[:48, :64]
+        y, x, kind = int(draw.integers(10, 38)), int(draw.integers(10, 54)), at % 2
+        disc = (down - y) ** 2 + (across - x) ** 2 < 64
+        pixels[disc] = ((200, 40, 40), (40, 40, 200))[kind]
+        whole = task in ("classify", "reidentify")
+        image = folder / (f"k{kind}" if whole else "images") / f"{at}.png"
+        for place in (image.parent, *(() if whole else (folder / "masks", folder / "labels"))):
+            place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(image)
+        if task == "segment":
+            Image.fromarray((disc * (127 * (kind + 1))).astype(np.uint8)).save(folder / "masks" / image.name)
+        elif task == "detect":
+            sides = zip(("xmin", "ymin", "xmax", "ymax"), (x - 8, y - 8, x + 8, y + 8), strict=True)
+            box = "".join(f"<{name}>{value}</{name}>" for name, value in sides)
+            told = f"<annotation><object><name>k{kind}</name><bndbox>{box}</bndbox></object></annotation>"
+            (folder / "labels" / f"{at}.xml").write_text(told)
+    for unused in ("masks", "labels"):
+        if (folder / unused).is_dir() and not any((folder / unused).iterdir()):
+            (folder / unused).rmdir()
+    return folder
+
+
+def heads(only: str) -> Iterator[str]:
+    """Write a row for each task and format."""
+    yield "| head | `--to` | files | difference | cosine, whole pictures | MB | CPU s |"
+    yield "|---|---|---|---|---|---|---|"
+    words: dict[str, Any] = {"device": "cpu", "workers": 1, "precision": "float32"}
+    dense = {"side": 48, "epochs": 1, "holdout": 0, "batch_size": 3}
+    for task in HEADS:
+        if only not in task:
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            start = a_run("resnet10_w16", 32, "standard", Path(place) / "start")
+            data = labelled(Path(place) / "images", task)
+            how = dense if task in ("segment", "detect") else {"mode": "linear"}
+            run = nearfar.finetune(
+                start.folder, train=data, out=Path(place) / "run", task=task, **how, **words
+            ).path
+            for to in ("onnx", "torch", "openvino"):
+                began, folder = time.process_time(), Path(place) / to
+                made = nearfar.export(run, to=to, out=folder)
+                seconds = time.process_time() - began
+                graphs = ", ".join(name for name in made.files if name.endswith((".onnx", ".pt2", ".xml")))
+                whole = "" if made.pipeline_cosine is None else f"{made.pipeline_cosine:.6f}"
+                yield (
+                    f"| {task} | {to} | {graphs} | {made.difference:.0e} | {whole} | "
+                    f"{megabytes(folder):.1f} | {seconds:.1f} |"
+                )
 
 
 def engines(only: str) -> Iterator[str]:
@@ -260,11 +315,11 @@ def engines(only: str) -> Iterator[str]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("trips", "engines"))
+    parser.add_argument("what", choices=("trips", "heads", "engines"))
     parser.add_argument("--only", default="", help="a part of the names of networks")
     given = parser.parse_args()
     print(f"torch {torch.__version__}, {os.cpu_count()} cores", flush=True)
-    for line in {"trips": trips, "engines": engines}[given.what](given.only):
+    for line in {"trips": trips, "heads": heads, "engines": engines}[given.what](given.only):
         print(line, flush=True)
 
 
