@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import nearfar
@@ -20,7 +21,7 @@ from nearfar.core.errors import NearfarError
 from nearfar.exports import FORMATS, card, onnx, openvino_ir, pipeline_check
 from nearfar.images.decode import decode
 from nearfar.images.views import Preprocess
-from nearfar.models import every_scale
+from nearfar.models import every_scale, folders
 from nearfar.queries.export import ENCODERS
 from nearfar.training.run import Run, export, load
 
@@ -166,19 +167,32 @@ def test_the_card_names_a_licence_of_the_hub_and_says_it_in_words() -> None:
     own = {"method": "distill", "data": {"name": "/home/me/photos/", "images": 12, "fingerprint": "abc"}}
     teacher = {"name": "/home/me/runs/big", "licence": "apache-2.0"}
     taught = card_of({**own, "teacher": teacher})
-    assert 'license: "other"\nlicense_name: "unspecified-teacher-apache-2.0"\n' in taught
+    assert "license: other\nlicense_name: unspecified-teacher-apache-2.0\n" in taught
     assert "Its teacher, big, has the licence apache-2.0." in taught
     assert "- teacher: big, licence apache-2.0" in taught
-    assert 'license: "other"\nlicense_name: "unspecified"\n' in card_of(own)
+    assert "license: other\nlicense_name: unspecified\n" in card_of(own)
     started = card_of({**own, "weights": "hf:org/name", "licence": "cc-by-4.0"})
-    assert 'license: "cc-by-4.0"\n' in started and 'base_model: "org/name"' in started
+    assert "license: cc-by-4.0\n" in started and 'base_model: "org/name"' in started
     assert "Licence: cc-by-4.0, as that of the weights it began with (hf:org/name)." in started
     unknown = card_of({"source": "timm:resnet18=/home/me/w.safetensors", "licence": "unknown"})
-    assert 'license_name: "unknown"' in unknown and "Licence: Not known" in unknown
+    assert "license_name: unknown" in unknown and "Licence: Not known" in unknown
     assert "A known encoder: timm:resnet18=w.safetensors." in unknown
+    assert yaml.safe_load(taught.split("---")[1])["license_name"] == "unspecified-teacher-apache-2.0"
     both = card_of({"source": "combined", "licence": "apache-2.0 and mit"})
-    assert 'license: "other"\nlicense_name: "apache-2.0-and-mit"\n' in both
+    assert "license: other\nlicense_name: apache-2.0-and-mit\n" in both
     assert not [text for text in (taught, started, unknown) if "/home" in text]
+
+
+@pytest.mark.parametrize(("name", "to"), [("resnet10_w16", "transformers"), ("timm:test_vit", "timm")])
+def test_an_export_that_is_opened_again_has_its_licence(name: str, to: str, tmp_path: Path) -> None:
+    pytest.importorskip(to)
+    encoder = models.encoder(name, size=16, stem="standard", seed=3).eval()
+    made = {"nearfar": "0", "source": "a test", "licence": "mit"}
+    run = Run(None, encoder, Preprocess.of(16), made, {})
+    found = nearfar.export(run, to=to, out=tmp_path / "made")
+    if to == "timm":
+        assert load(found.path).facts()["licence"] == "mit"
+    assert folders.licence(found.path) == "mit"
 
 
 def test_the_card_says_what_was_trained_on_and_how() -> None:

@@ -61,12 +61,12 @@ def text(run: Run, to: str, head: HeadExport | None = None, checks: Sequence[str
     block: dict[str, Any] = {
         "library_name": to if to in LIBRARIES else "pytorch",
         "pipeline_tag": kind,
-        **origin.licence_tags(run),
         "tags": tags,
     }
     if base := origin.base_model(run):
         block["base_model"] = base
-    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in block.items()), "---", ""]
+    licence = (f"{name}: {value}" for name, value in origin.licence_tags(run).items())
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in block.items()), *licence, "---", ""]
     what = f"{run.encoder.dim} features" if head is None else str(made["task"])
     lines += [f"# {run.encoder.name}, {what}", ""]
     lines += [origin.sentence(made), "", f"Licence: {origin.licence_words(run)}", ""]

@@ -19,6 +19,7 @@ from ..images.views import Preprocess
 from ..models import Encoder, combined, image_tower
 from ..models.libraries import find
 from ..training.run import Run
+from .origin import licence_tags
 
 NOTE, WEIGHTS = "config.json", "model.safetensors"
 
@@ -106,7 +107,7 @@ def write(run: Run, folder: Path) -> None:
             "mean": list(encoder.mean),
             "std": list(encoder.std),
             "num_classes": 0,
-            "license": run.facts()["licence"],
+            "license": licence_tags(run)["license"],
             "first_conv": parts.get("first_conv"),
             "classifier": parts.get("classifier"),
         },
