@@ -27,14 +27,14 @@ from . import (
     transformers_folder,
     tuned,
 )
-from .pipeline_check import Agreement, Picture
+from .pipeline_check import Picture, PictureAgreement
 
 CLOSE = 1e-5  # of the largest number of a vector, that another tool's answer may differ by
 RANDOM = 3  # inputs of noise on which both are compared, beside pictures
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class OwnPipeline:
     """How the other tool prepares pictures by itself.
 
     Attributes:
@@ -64,7 +64,7 @@ class Format:
     run: Callable[[Run, Path, torch.Tensor], torch.Tensor]
     needs: Callable[[Run], None]
     open_with: str
-    pipeline: Pipeline | None = None
+    pipeline: OwnPipeline | None = None
 
 
 _PROCESSOR = "the folder's image processor"
@@ -74,7 +74,7 @@ FORMATS = {
         onnx.run,
         onnx.needs,
         "onnxruntime.InferenceSession('{folder}/pipeline.onnx')",
-        Pipeline(
+        OwnPipeline(
             onnx.PIPELINE, lambda run, folder, some: onnx.run_pipeline(folder, some), lambda run: onnx.CLOSE
         ),
     ),
@@ -92,21 +92,21 @@ FORMATS = {
         transformers_folder.run,
         transformers_folder.needs,
         "transformers.AutoModel.from_pretrained('{folder}'{remote})",
-        Pipeline(_PROCESSOR, transformers_folder.run_pipeline, transformers_folder.close),
+        OwnPipeline(_PROCESSOR, transformers_folder.run_pipeline, transformers_folder.close),
     ),
     "sentence-transformers": Format(
         transformers_folder.write,
         sentence_folder.run,
         sentence_folder.needs,
         "sentence_transformers.SentenceTransformer('{folder}'{remote})",
-        Pipeline(_PROCESSOR, sentence_folder.run_pipeline, transformers_folder.close),
+        OwnPipeline(_PROCESSOR, sentence_folder.run_pipeline, transformers_folder.close),
     ),
     "openvino": Format(
         openvino_ir.write,
         openvino_ir.run,
         openvino_ir.needs,
         "openvino.compile_model('{folder}/pipeline.xml', 'CPU')",
-        Pipeline(
+        OwnPipeline(
             openvino_ir.PIPELINE,
             lambda run, folder, some: openvino_ir.run_pipeline(folder, some),
             lambda run: onnx.CLOSE,
@@ -220,7 +220,7 @@ def _compared(run: Run, form: Format, folder: Path) -> float:
     return _close(float((theirs - ours).abs().max() / ours.abs().max().clamp_min(1e-12)), run)
 
 
-def _agreement(run: Run, network: nn.Module, pipeline: Pipeline, folder: Path) -> Agreement:
+def _agreement(run: Run, network: nn.Module, pipeline: OwnPipeline, folder: Path) -> PictureAgreement:
     """Have the other tool prepare pictures by itself."""
 
     def whole(pictures: Sequence[Picture]) -> torch.Tensor:
@@ -229,7 +229,7 @@ def _agreement(run: Run, network: nn.Module, pipeline: Pipeline, folder: Path) -
     return pipeline_check.compared(network, run.preprocess, whole, pipeline.name, pipeline.close(run))
 
 
-def _checks(form: Format, difference: float, agreement: Agreement | None) -> list[str]:
+def _checks(form: Format, difference: float, agreement: PictureAgreement | None) -> list[str]:
     """Say for the card what was compared and what was found."""
     lines = [f"- the network alone: numbers differ by {difference:.1g} of the largest one at most"]
     if agreement is not None and form.pipeline is not None:

@@ -21,7 +21,7 @@ COARSE, GRAIN = 7, 12  # places of colour along a side, and the deviation of the
 
 
 @dataclass(frozen=True)
-class Agreement:
+class PictureAgreement:
     """How close the answers of another tool are, which prepared the pictures itself.
 
     Attributes:
@@ -67,7 +67,7 @@ def prepared(plan: Preprocess, drawn: Sequence[Picture]) -> torch.Tensor:
 
 def compared(
     network: nn.Module, plan: Preprocess, whole: Callable[[Sequence[Picture]], Any], file: str, bound: float
-) -> Agreement:
+) -> PictureAgreement:
     """Have both answer for the same pictures.
 
     Args:
@@ -93,7 +93,7 @@ def compared(
             f"{file} gives other vectors than nearfar of pictures (cosine of {least:.4f}, under {bound:g}); "
             "this is a fault of nearfar or of the other tool: please report it, and export with another --to."
         )
-    return Agreement(least, tuple((one.shape[0], one.shape[1]) for one in drawn))
+    return PictureAgreement(least, tuple((one.shape[0], one.shape[1]) for one in drawn))
 
 
 def least_cosine(ours: torch.Tensor, theirs: torch.Tensor) -> float:
