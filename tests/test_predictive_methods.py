@@ -6,12 +6,14 @@ import math
 
 import pytest
 import torch
-from small import given, loops, small, total
+from small import given, loops, pictures, small, total
 
 from nearfar.losses import unit
+from nearfar.methods.base import Batch
 from nearfar.methods.deep_infomax import information
 from nearfar.methods.lejepa import sigreg
-from nearfar.models.layers import reversed_gradient
+from nearfar.training import optim
+from nearfar.training.settings import Training
 
 # LeJEPA
 
@@ -80,12 +82,41 @@ def test_deep_infomax_is_its_loops_in_every_form(words: dict[str, object]) -> No
     torch.testing.assert_close(total(module.loss(*found)), truth, rtol=1e-12, atol=1e-12)
 
 
-def test_deep_infomaxs_encoder_works_against_its_discriminator() -> None:
-    module = small("deep_infomax", local=0.0)
-    h = torch.randn(4, module.f.dim, requires_grad=True)
-    (plain,) = torch.autograd.grad(module.d(h).sum(), h)
-    (turned,) = torch.autograd.grad(module.d(reversed_gradient(h)).sum(), h)
-    assert torch.equal(turned, -plain) and plain.abs().max() > 0
+def test_deep_infomaxs_encoder_and_discriminator_learn_each_from_its_own_term() -> None:
+    module = small("deep_infomax")
+    batch = given(module, 8)
+    *_, told, _, encoded = module.embed(batch)
+    assert torch.equal(told, encoded)  # the same answers
+    for term, learns in (("prior_discriminator", {"d"}), ("prior", {"f"})):
+        module.zero_grad()
+        module(batch).terms[term].backward()
+        moved = {name.split(".")[0] for name, p in module.named_parameters() if p.grad is not None}
+        assert moved == learns
+    # f makes its vectors look even: the answers to them fall, the surer the discriminator is the faster.
+    (slope,) = torch.autograd.grad(
+        module.loss(*module.embed(batch)[:-1], encoded + 9).terms["prior"], encoded
+    )
+    torch.testing.assert_close(slope, torch.full_like(slope, 0.1 / 8), rtol=1e-3, atol=0)
+
+
+def test_deep_infomaxs_prior_stays_a_game_of_two() -> None:
+    """Vectors behind a ReLU can look as if they were drawn evenly, so that neither side wins for good."""
+    module = small("deep_infomax")
+    maker = optim.optimizer(Training(optimizer="adamw", lr=2e-3), module)
+    lost, pulls, beside = [], [], []
+    for step in range(120):
+        batch = pictures(16, seed=step % 8, views=1)
+        found = module(Batch(batch.views, batch.rows, None, step))
+        maker.zero_grad()
+        found.terms["prior"].backward(retain_graph=True)
+        pulls.append(float(sum(p.grad.norm() for p in module.f.parameters() if p.grad is not None)))
+        maker.zero_grad()
+        total(found).backward()
+        maker.step()
+        lost.append(float(found.terms["prior_discriminator"].detach()) / module.config.prior)
+        beside.append(float(found.terms["prior"].detach()) / module.config.prior)
+    assert sum(lost[-20:]) / 20 > 0.05 and sum(beside[-20:]) / 20 > 0.05
+    assert min(pulls[1:]) > 1e-3
 
 
 def test_an_encoder_gives_vector_and_maps_in_one_pass() -> None:

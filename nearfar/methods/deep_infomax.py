@@ -6,12 +6,13 @@ R Devon Hjelm, Alex Fedorov, Samuel Lavoie-Marchildon, Karan Grewal, Phil Bachma
 Choose it when images must not be changed by colours or crops at all, because all of their content matters.
 
 Shapes: N images, one view; maps (N, P, U), a feature map of the encoder f at P places, through a small network;
-h (N, U), the image's vector through another; whole (N, U), the map as a whole through a third; told (N,) and
-drawn (N,), a discriminator's answers to the image's vector and to one drawn evenly from [0, 1].
+h (N, U), the image's vector through another; whole (N, U), the mean of the map's places through a third; told (N,) and
+drawn (N,), a discriminator's answers to the image's vector and to one drawn evenly from [0, 1], through which the
+discriminator alone learns; encoded (N,), the same as told, through which the encoder alone learns.
 
 Equations 4 to 8, as plain loops:
 
-    def loss(maps, h, whole, told, drawn, estimator, local, global_, prior):
+    def loss(maps, h, whole, told, drawn, encoded, estimator, local, global_, prior):
         n, places = len(maps), len(maps[0])
 
         def softplus(x):
@@ -32,14 +33,16 @@ Equations 4 to 8, as plain loops:
 
         loss = local * information(maps) + global_ * information(whole[:, None])
         for i in range(n):
-            loss += prior * (softplus(-told[i]) + softplus(drawn[i])) / n
+            loss += prior * (softplus(-told[i]) + softplus(drawn[i]) + softplus(encoded[i])) / n
         return loss
 
-(The encoder gets the opposite gradient of the last term: it makes its vectors look drawn evenly.)
+(Before the discriminator each number of a vector has the mean and the variance of an even one: the authors' vectors, from
+a linear layer, may be negative, and f's, which come from a ReLU, may not.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -47,14 +50,16 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..core import collectives, distributed, rng
 from ..core.config import setting
 from ..images.view_settings import Views
 from ..models import Encoder, mlp
-from ..models.layers import reversed_gradient
 from .base import Batch, Expects, Loss, Method
 from .recipes import WEAK, recipes
+
+LOGISTIC = math.pi / 3**0.5  # deviation of numbers whose sigmoid is drawn evenly from [0, 1]
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class DeepInfoMax(Method):
         self.on_map, self.on_vector = Critic(width, config.units), Critic(f.dim, config.units)
         self.on_whole = Critic(width, config.units) if config.global_ else None
         self.d = mlp(f.dim, 1000, 200, 1, norm=False, last_norm=False) if config.prior else None
+        self.norm = nn.BatchNorm1d(f.dim, affine=False) if config.prior else None
 
     @classmethod
     def expects(cls, config: Config) -> Expects:
@@ -135,15 +141,20 @@ class DeepInfoMax(Method):
         places = levels[self.level].flatten(2).transpose(1, 2)  # (N, P, C)
         u = self.on_vector(h)
         whole = u.new_zeros(u.shape) if self.on_whole is None else self.on_whole(places.mean(1))
-        if self.d is None:
-            told = drawn = u.new_zeros(len(u))
+        if self.d is None or self.norm is None:
+            told = drawn = encoded = u.new_zeros(len(u))
         else:
+            squashed = (LOGISTIC * self.norm(h)).sigmoid()
             even = rng.uniform(rng.fold(batch.key, "prior"), batch.rows, h.shape[1])
-            told = self.d(reversed_gradient(h.sigmoid()))[:, 0]
-            drawn = self.d(torch.from_numpy(even).to(h))[:, 0]
-        return self.on_map(places), u, whole, told, drawn
+            told = self.d(squashed.detach())[:, 0]
+            drawn = self.d(torch.from_numpy(even).to(squashed))[:, 0]
+            fixed = {name: p.detach() for name, p in self.d.named_parameters()}
+            encoded = functional_call(self.d, fixed, (squashed,))[:, 0]
+        return self.on_map(places), u, whole, told, drawn, encoded
 
-    def loss(self, maps: Tensor, h: Tensor, whole: Tensor, told: Tensor, drawn: Tensor) -> Loss:
+    def loss(
+        self, maps: Tensor, h: Tensor, whole: Tensor, told: Tensor, drawn: Tensor, encoded: Tensor
+    ) -> Loss:
         """Compare each vector with all maps of the batch: equations 4 to 8."""
         config, kind = self.config, torch.promote_types(h.dtype, torch.float32)
         with torch.autocast(h.device.type, enabled=False):
@@ -153,9 +164,9 @@ class DeepInfoMax(Method):
             if config.global_:
                 terms["global"] = config.global_ * information(whole[:, None], h, config.estimator)[0]
             if config.prior:
-                # The discriminator's own loss; from its input on, f gets the opposite gradient.
                 both = F.softplus(-told.to(kind)).mean() + F.softplus(drawn.to(kind)).mean()
-                terms["prior"] = config.prior * both
+                terms["prior_discriminator"] = config.prior * both
+                terms["prior"] = config.prior * F.softplus(encoded.to(kind)).mean()
         return Loss(terms, {"right": right})
 
     def negatives(self, batch: int) -> int:
