@@ -152,6 +152,27 @@ def seen(view: Views | View) -> tuple[Any, ...]:
     return (v.crop_min, v.crop_max), (v.brightness, v.contrast, v.saturation, v.hue), v.blur, v.solarize
 
 
+# method, encoder that is named, recipe: optimizer, peak rate, decay, least crop, flip, jitter, grey, blur, its own
+TASKS: dict[tuple[str, str, str], tuple[Any, ...]] = {
+    # LeJEPA's README: AdamW at 5e-4, decay 5e-4 for ResNets and 5e-2 for ViTs
+    ("lejepa", "auto", "imagenet"): ("adamw", 5e-4, 5e-4, 0.08, 0.5, 0.8, 0.2, 0.5, {}),
+    ("lejepa", "vit_small_patch16_224", "vit"): ("adamw", 5e-4, 5e-2, 0.08, 0.5, 0.8, 0.2, 0.5, {}),
+}
+
+
+@pytest.mark.parametrize(("method", "encoder", "recipe"), TASKS)
+def test_recipes_on_a_gpu_are_the_authors(method: str, encoder: str, recipe: str) -> None:
+    optimizer, rate, decay, crop, flip, jitter, grey, blur, own = TASKS[method, encoder, recipe]
+    gpu = torch.device("cuda")
+    wanted = resolve.resolve(method, "auto", {"encoder": encoder}, side=300, device=gpu)
+    assert wanted.recipe == recipe and encoder in ("auto", wanted.training.encoder)
+    assert wanted.training.optimizer == optimizer
+    assert (wanted.lr, wanted.training.weight_decay) == pytest.approx((rate, decay))
+    v = wanted.views
+    assert (v.crop_min, v.flip, v.jitter, v.grayscale, v.blur) == (crop, flip, jitter, grey, blur)
+    assert {name: getattr(wanted.settings, name) for name in own} == own
+
+
 def test_swavs_queue_and_frozen_prototypes_are_the_scripts() -> None:
     for recipe, start, still in (
         ("imagenet", 0.15, 0.01),
