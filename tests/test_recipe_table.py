@@ -152,12 +152,52 @@ def seen(view: Views | View) -> tuple[Any, ...]:
     return (v.crop_min, v.crop_max), (v.brightness, v.contrast, v.saturation, v.hue), v.blur, v.solarize
 
 
-# method, encoder that is named, recipe: optimizer, peak rate, decay, least crop, flip, jitter, grey, blur, its own
+SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
+# method, named encoder, recipe: optimizer, peak rate, decay, least crop, flip, jitter, grey, blur, its own
 TASKS: dict[tuple[str, str, str], tuple[Any, ...]] = {
     # LeJEPA's README: AdamW at 5e-4, decay 5e-4 for ResNets and 5e-2 for ViTs
     ("lejepa", "auto", "imagenet"): ("adamw", 5e-4, 5e-4, 0.08, 0.5, 0.8, 0.2, 0.5, {}),
-    ("lejepa", "vit_small_patch16_224", "vit"): ("adamw", 5e-4, 5e-2, 0.08, 0.5, 0.8, 0.2, 0.5, {}),
-}
+    ("lejepa", SMALL, "vit"): ("adamw", 5e-4, 5e-2, 0.08, 0.5, 0.8, 0.2, 0.5, {}),
+    # MAE's main_pretrain.py and appendix A.1: crops from .2 and flips, 1.5e-4 for 256 images
+    ("mae", "auto", "imagenet"): ("adamw", 3e-4, 0.05, 0.2, 0.5, 0.0, 0.0, 0.0, {}),
+    ("mae", BASE, "vit"): ("adamw", 3e-4, 0.05, 0.2, 0.5, 0.0, 0.0, 0.0, {}),
+    # SimMIM's simmim_pretrain__vit_base__img224__800ep.yaml: 1e-4 for 512 images; crops from .67
+    ("simmim", "auto", "imagenet"): ("adamw", 1e-4, 0.05, 0.67, 0.5, 0.0, 0.0, 0.0, {"block": 32}),
+    ("simmim", BASE, "vit"): ("adamw", 1e-4, 0.05, 0.67, 0.5, 0.0, 0.0, 0.0, {"block": 32}),
+    # BEiT's README: 1.5e-3 for 2048 images; its crops and colours are ours, as MAE's
+    ("beit", "auto", "imagenet"): ("adamw", 3.8e-4, 0.05, 0.6, 0.5, 0.0, 0.0, 0.0, {}),
+    ("beit", BASE, "vit"): ("adamw", 3.8e-4, 0.05, 0.6, 0.5, 0.0, 0.0, 0.0, {}),
+    # I-JEPA's transforms.py and configs: crops from .3, neither flips nor colours
+    ("ijepa", "auto", "imagenet"): ("adamw", 2.5e-4, 0.05, 0.3, 0.0, 0.0, 0.0, 0.0, {}),
+    ("ijepa", BASE, "vit"): ("adamw", 2.5e-4, 0.05, 0.3, 0.0, 0.0, 0.0, 0.0, {}),
+    # iBOT's main_ibot.py
+    ("ibot", "auto", "imagenet"): ("adamw", 1e-3, 0.04, 0.14, 0.5, 0.8, 0.2, 0.5, {"norm_head": False}),
+    ("ibot", SMALL, "vit"): ("adamw", 1e-3, 0.04, 0.14, 0.5, 0.8, 0.2, 0.5, {"norm_head": False}),
+    # VISSL's RotNet and Jigsaw, SGD for a ResNet; a transformer keeps MoCo v3's AdamW
+    ("rotnet", "auto", "imagenet"): ("sgd", 0.2, 1e-4, 0.6, 0.5, 0.0, 0.0, 0.0, {}),
+    ("rotnet", SMALL, "vit"): ("adamw", 3e-4, 0.1, 0.6, 0.5, 0.0, 0.0, 0.0, {}),
+    ("jigsaw", "auto", "imagenet"): ("sgd", 0.2, 1e-4, 0.6, 0.5, 0.0, 0.66, 0.0, {"grid": 3}),
+    ("jigsaw", SMALL, "vit"): ("adamw", 3e-4, 0.1, 0.6, 0.5, 0.0, 0.66, 0.0, {"grid": 3}),
+    ("relative_position", SMALL, "vit"): ("adamw", 3e-4, 0.1, 0.6, 0.5, 0.0, 0.66, 0.0, {"grid": 3}),
+    # NPID's code for ImageNet, PIRL, section 3.3
+    ("npid", SMALL, "vit"): (
+        "adamw", 3e-4, 0.1, 0.2, 0.5, 1.0, 0.2, 0.5, {"temperature": 0.07, "bank_negatives": 4096},
+    ),
+    ("pirl", SMALL, "vit"): (
+        "adamw", 3e-4, 0.1, 0.08, 0.5, 0.8, 0.2, 0.5, {"bank_negatives": 32000, "grid": 3},
+    ),
+    # Deep InfoMax's deep_infomax.py; the decoders' rates are ours
+    ("deep_infomax", "auto", "imagenet"): ("adamw", 1e-4, 1e-6, 0.6, 0.5, 0.0, 0.0, 0.0, {"units": 2048}),
+    ("deep_infomax", SMALL, "vit"): ("adamw", 1e-4, 1e-6, 0.6, 0.5, 0.0, 0.0, 0.0, {"stride": 16}),
+    ("dae", SMALL, "vit"): ("adamw", 1e-3, 1e-6, 0.6, 0.5, 0.0, 0.0, 0.0, {}),
+    ("vae", SMALL, "vit"): ("adamw", 1e-3, 1e-6, 0.6, 0.5, 0.0, 0.0, 0.0, {}),
+    # BiGAN's train_gan.py; van den Oord et al. 2018, section 3.2, and Adam's rate for sound; CSI's code
+    ("bigan", SMALL, "vit"): ("adamw", 2e-4, 2.5e-5, 0.6, 0.5, 0.0, 0.0, 0.0, {"latent": 200}),
+    ("cpc_images", SMALL, "vit"): (
+        "adamw", 2e-4, 1e-6, 0.6, 0.5, 0.0, 0.66, 0.0, {"grid": 7, "rows_below": 4},
+    ),
+    ("csi", SMALL, "vit"): ("adamw", 7.5e-5, 0.1, 0.08, 0.5, 0.8, 0.2, 0.0, {}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "encoder", "recipe"), TASKS)
@@ -198,6 +238,18 @@ def test_a_vision_transformer_gets_its_own_recipe_or_is_refused() -> None:
     with pytest.raises(NearfarError, match="add --recipe vit"):
         resolve.resolve("mocov3", "imagenet", {"encoder": "vit_small_patch16_224"}, side=300, device=gpu)
     assert not any(map(recipes.is_transformer, ("resnet50", "auto", "convnext_tiny", "vitamin_small")))
+
+
+@pytest.mark.parametrize("method", ["mae", "simmim", "beit", "ijepa", "ibot"])
+def test_a_recipe_of_transformers_serves_any_transformer(method: str) -> None:
+    gpu = torch.device("cuda")
+    small = resolve.resolve(method, "auto", {"encoder": "vit_w64_d2"}, side=32, device=gpu)
+    assert (small.recipe, small.training.encoder) == ("cifar-short", "vit_w64_d2")
+    usual = resolve.resolve(method, "auto", {}, side=32, device=gpu)
+    assert small.views == usual.views and small.settings == usual.settings
+    large = resolve.resolve(method, "imagenet", {"encoder": "vit_large_patch16_224"}, side=300, device=gpu)
+    assert large.training.encoder == "vit_large_patch16_224"
+    assert resolve.resolve("mocov3", "auto", {"encoder": "vit_w64_d2"}, side=32, device=gpu).recipe == "vit"
 
 
 def test_views_are_cut_from_larger_images_than_they_are() -> None:

@@ -216,4 +216,5 @@ BEiT.recipes = recipes(
     cpu={**WEAK, **_SMALL},
     cifar={**MASKED, **_SMALL, "lr": 1.9e-4},
     imagenet={**MASKED, "encoder": "vit_base_patch16_224", "lr": 1.9e-4},
+    vit={**MASKED, "lr": 1.9e-4},
 )

@@ -195,4 +195,5 @@ _SLOW = {
     "weight_decay": 2.5e-5,
     "batch_size": 128,
 }
-BiGAN.recipes = recipes(cpu=_SLOW, cifar=_SLOW, imagenet={**_SLOW, "latent": 200}, vit=_SLOW)
+_LARGE = {**_SLOW, "latent": 200}
+BiGAN.recipes = recipes(cpu=_SLOW, cifar=_SLOW, imagenet=_LARGE, vit=_LARGE)

@@ -162,8 +162,10 @@ class CPCImages(Method):
         return {"patch_accuracy": collectives.total(watched["right"].float().mean()) / distributed.world()}
 
 
+_LARGE = {**TILES, "grid": 7, "rows_below": 4, "optimizer": "adamw", "lr": 2e-4, "lr_scaling": "fixed"}
 CPCImages.recipes = recipes(
     cpu={**TILES, "width": 128, "batch_size": 64},
     cifar={**TILES, "batch_size": 128},
-    imagenet={**TILES, "grid": 7, "rows_below": 4, "optimizer": "adamw", "lr": 2e-4, "lr_scaling": "fixed"},
+    imagenet=_LARGE,
+    vit={**_LARGE, "weight_decay": 1e-6},
 )

@@ -141,8 +141,10 @@ class TurnedVectors(nn.Module):
 
 
 # The authors' colours are SimCLR's at half the strength, always with crops from 0.08, without blur.
+_OWN = {"batch_size": 128, "blur": 0.0, "crop_min": 0.08}
 CSI.recipes = recipes(
     cpu={"head": (256, 128), "temperature": 0.2, "batch_size": 64},
-    cifar={"batch_size": 128, "blur": 0.0, "crop_min": 0.08},
-    imagenet={"batch_size": 128, "blur": 0.0, "crop_min": 0.08},
+    cifar=_OWN,
+    imagenet=_OWN,
+    vit=_OWN,
 )

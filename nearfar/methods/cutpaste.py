@@ -153,4 +153,5 @@ CutPaste.recipes = recipes(
         "weight_decay": 3e-5,
         "warmup": 0.0,
     },
+    vit=_WEAK,
 )

@@ -112,8 +112,10 @@ class DAE(Method):
         return {"variance_explained": variance_explained(watched["y"], watched["x"])}
 
 
+_ADAM = {**WEAK, "optimizer": "adamw", "lr": 1e-3, "lr_scaling": "fixed"}
 DAE.recipes = recipes(
     cpu=WEAK,
-    cifar={**WEAK, "optimizer": "adamw", "lr": 1e-3, "lr_scaling": "fixed"},
-    imagenet={**WEAK, "optimizer": "adamw", "lr": 1e-3, "lr_scaling": "fixed"},
+    cifar=_ADAM,
+    imagenet=_ADAM,
+    vit={**_ADAM, "weight_decay": 1e-6},
 )

@@ -179,10 +179,13 @@ class DeepInfoMax(Method):
         return {"own_map_accuracy": right}
 
 
+_ADAM = {**WEAK, "optimizer": "adamw", "lr": 1e-4, "lr_scaling": "fixed"}
+_LARGE = {**_ADAM, "stride": 16, "units": 2048}
 DeepInfoMax.recipes = recipes(
     cpu={**WEAK, "batch_size": 128},
-    cifar={**WEAK, "optimizer": "adamw", "lr": 1e-4, "lr_scaling": "fixed", "batch_size": 64, "units": 2048},
-    imagenet={**WEAK, "optimizer": "adamw", "lr": 1e-4, "lr_scaling": "fixed", "stride": 16, "units": 2048},
+    cifar={**_ADAM, "batch_size": 64, "units": 2048},
+    imagenet=_LARGE,
+    vit={**_LARGE, "weight_decay": 1e-6},
 )
 
 

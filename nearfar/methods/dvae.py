@@ -180,8 +180,10 @@ def perplexity(used: Tensor) -> Tensor:
 
 
 _SMALL = {**WEAK, "encoder": "resnet5_w64"}
+_ADAM = {"optimizer": "adamw", "lr": 1e-3, "lr_scaling": "fixed"}
 DVAE.recipes = recipes(
     cpu={**_SMALL, "kl": 0.003},  # without it, a short run uses few words (docs/decisions.md)
-    cifar={**_SMALL, "optimizer": "adamw", "lr": 1e-3, "lr_scaling": "fixed"},
-    imagenet={**_SMALL, "optimizer": "adamw", "lr": 1e-3, "lr_scaling": "fixed"},
+    cifar={**_SMALL, **_ADAM},
+    imagenet={**_SMALL, **_ADAM},
+    vit={**WEAK, **_ADAM, "weight_decay": 1e-6},
 )

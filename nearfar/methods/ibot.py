@@ -240,16 +240,20 @@ def koleo(h: Tensor) -> Tensor:
 
 
 _SMALL = {"encoder": "vit_w192_d6", "head": (512, 128), "prototypes": 512, "ema": 0.99}
+_LARGE = {
+    "norm_head": False,
+    "optimizer": "adamw",
+    "lr": 5e-4,
+    "lr_scaling": "linear",
+    "weight_decay": 0.04,
+    "warmup": 10 / 300,
+    "freeze_last_layer": 1 / 300,
+    "crop_min": 0.14,
+    **BYOL_COLOURS,
+}
 IBOT.recipes = recipes(
     cpu={**_SMALL, "batch_size": 128},
     cifar={**_SMALL, "optimizer": "adamw", "lr": 5e-4, "lr_scaling": "linear", "weight_decay": 0.04},
-    vit={
-        "norm_head": False,
-        "lr": 5e-4,
-        "weight_decay": 0.04,
-        "warmup": 10 / 300,
-        "freeze_last_layer": 1 / 300,
-        "crop_min": 0.14,
-        **BYOL_COLOURS,
-    },
+    imagenet={**_LARGE, "encoder": "vit_small_patch16_224"},
+    vit=_LARGE,
 )

@@ -125,4 +125,5 @@ Jigsaw.recipes = recipes(
         "weight_decay": 1e-4,
         "warmup": 0.0,
     },
+    vit={**TILES, "grid": 3},
 )

@@ -111,8 +111,10 @@ class MAE(Method):
 
 
 _SMALL = {"encoder": "vit_w192_d6", "decoder_width": 96, "decoder_depth": 2}
+_LARGE = {**MASKED, "crop_min": 0.2}
 MAE.recipes = recipes(
     cpu={**WEAK, **_SMALL},
     cifar={**MASKED, **_SMALL},
-    imagenet={**MASKED, "encoder": "vit_base_patch16_224", "crop_min": 0.2},
+    imagenet={**_LARGE, "encoder": "vit_base_patch16_224"},
+    vit=_LARGE,
 )

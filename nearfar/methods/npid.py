@@ -149,20 +149,19 @@ class NPID(Method):
 
 # The authors' code: crops from 0.2, colours always, no flip.
 _VIEWS = {"crop_min": 0.2, "jitter": 1.0, "flip": 0.0, "hue": 0.4}
+_LARGE = {**_VIEWS, "flip": 0.5, "temperature": 0.07, "bank_negatives": 4096}
 NPID.recipes = recipes(
     cpu={"crop_min": 0.2},
     cifar={**_VIEWS, "batch_size": 128, "lr": 0.03, "lr_scaling": "fixed"},
     imagenet={
-        **_VIEWS,
+        **_LARGE,
         "optimizer": "sgd",
         "lr": 0.03,
         "lr_scaling": "linear",
         "weight_decay": 1e-4,
         "warmup": 0.0,
-        "flip": 0.5,
-        "temperature": 0.07,
-        "bank_negatives": 4096,
     },
+    vit=_LARGE,
 )
 
 

@@ -125,17 +125,17 @@ class PIRL(NPID):
         return Loss(terms, {"v": v, "rows": rows, **seen})
 
 
+_LARGE = {"temperature": 0.07, "bank_negatives": 32000, "grid": 3}
 PIRL.recipes = recipes(
     cpu={"crop_min": 0.2, "colour": "change"},
     cifar={"batch_size": 128, "lr": 0.03, "lr_scaling": "fixed"},
     imagenet={
+        **_LARGE,
         "optimizer": "sgd",
         "lr": 0.03,
         "lr_scaling": "linear",
         "weight_decay": 1e-4,
         "warmup": 0.0,
-        "temperature": 0.07,
-        "bank_negatives": 32000,
-        "grid": 3,
     },
+    vit=_LARGE,
 )

@@ -129,6 +129,7 @@ RelativePosition.recipes = recipes(
         "lr_scaling": "linear",
         "weight_decay": 1e-4,
     },
+    vit={**TILES, "grid": 3},
 )
 
 

@@ -100,4 +100,5 @@ RotNet.recipes = recipes(
         "weight_decay": 1e-4,
         "warmup": 0.0,
     },
+    vit=WEAK,
 )

@@ -110,8 +110,10 @@ class VAE(Method):
         }
 
 
+_ADAM = {**WEAK, "optimizer": "adamw", "lr": 1e-3, "lr_scaling": "fixed"}
 VAE.recipes = recipes(
     cpu=WEAK,
-    cifar={**WEAK, "optimizer": "adamw", "lr": 1e-3, "lr_scaling": "fixed"},
-    imagenet={**WEAK, "optimizer": "adamw", "lr": 1e-3, "lr_scaling": "fixed"},
+    cifar=_ADAM,
+    imagenet=_ADAM,
+    vit={**_ADAM, "weight_decay": 1e-6},
 )

@@ -12,7 +12,7 @@ from .. import methods, models
 from ..core.config import build, settings_of, to_json
 from ..core.errors import NearfarError, nearest
 from ..data.modalities import IMAGES, modality
-from ..images.view_settings import COLOURS, Views, keeping
+from ..images.view_settings import COLOURS, Views, is_small, keeping
 from ..methods.base import Method
 from ..models import every_scale, libraries
 from ..models.residual import SHAPES
@@ -79,12 +79,13 @@ def resolve(
             "nearfar methods."
         )
     if recipe == "auto":
-        recipe = recipes.choose(device.type, side, asked.get("encoder") or "auto")
+        recipe = _chosen(method, device.type, side, asked.get("encoder") or "auto")
     if recipe not in recipes.RECIPES:
         raise NearfarError(f"there is no recipe {recipe!r}; {nearest(recipe, recipes.RECIPES)}")
     encoder = asked.get("encoder") or "auto"
     own_vit = "vit" in methods.method(method).recipes
-    if recipe not in ("cpu", "vit") and own_vit and recipes.is_transformer(encoder):
+    fits = recipe in ("cpu", "vit") or _of_transformers(method, recipe, side)
+    if not fits and own_vit and recipes.is_transformer(encoder):
         raise NearfarError(
             f"recipe {recipe} of {method} is for a ResNet, and {encoder} is a vision transformer; add "
             "--recipe vit, or leave --recipe out."
@@ -143,6 +144,19 @@ def resolve(
     views: Any = build(data.views, groups[data.views])
     settings = methods.method(method).fitted(build(config, groups[config]), views)
     return RunConfig(method, recipe, training, views, settings)
+
+
+def _chosen(method: str, device: str, side: int, encoder: str) -> str:
+    """Name the recipe for a method, a device, a size of image and an encoder."""
+    named, usual = recipes.choose(device, side, encoder), recipes.choose(device, side)
+    # For small images a method's own transformers are small ones, and so are its settings.
+    return usual if named == "vit" and is_small(side) and _of_transformers(method, usual, side) else named
+
+
+def _of_transformers(method: str, recipe: str, side: int) -> bool:
+    """Tell whether a recipe of a method trains a vision transformer where no encoder is named."""
+    own = methods.method(method).recipes.get(recipe, {}).get("encoder")
+    return recipes.is_transformer(own or recipes.RECIPES[recipe](side).training.encoder)
 
 
 def _with_early_size(training: Training, method: str, typed: float | None) -> Training:
