@@ -13,7 +13,7 @@ from small import given, loops, small, total
 import nearfar
 from nearfar.core.config import build
 from nearfar.data import modalities
-from nearfar.methods import method, settings
+from nearfar.methods import method, prediction, settings
 from nearfar.methods.base import Batch
 from nearfar.methods.cpc_images import RowsAbove
 
@@ -76,6 +76,20 @@ def test_sound_that_follows_is_learnt_and_the_run_resumes(tmp_path: Path) -> Non
     assert same[0] == same[1]
     log = run.log()
     assert log[-1]["loss"] < log[0]["loss"] and run.health()[-1]["task"]["trained"] > 0
+
+
+def test_chance_is_one_of_all_that_a_prediction_is_compared_with(photos: Path, tmp_path: Path) -> None:
+    how = {"steps": 2, "batch_size": 16, "encoder": "resnet10_w16", "precision": "float32", "workers": 1}
+    how |= {"device": "cpu", "colour": "change", "health_checks": 1, "image_size": 16}
+    for name, places in (("cpc_images", 9), ("deep_infomax", 1)):
+        run = nearfar.pretrain(photos, out=tmp_path / name, method=name, **how)
+        task = run.health()[-1]["task"]
+        assert task["compared"] == places * task["images"]  # one batch
+    z = torch.randn(4, 5, 3)
+    assert [int(prediction.choices(z, negatives)) for negatives in ("all", "own", "others")] == [20, 5, 16]
+    for negatives in ("all", "own", "others"):  # of equal scores, that is what is left of the loss
+        loss, _ = prediction.tell(torch.zeros(4, 1, 3), z, torch.tensor([2]), negatives)
+        assert float(loss.exp()) == pytest.approx(float(prediction.choices(z, negatives)))
 
 
 def test_rows_see_nothing_below_them() -> None:

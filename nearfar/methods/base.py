@@ -44,7 +44,8 @@ class Expects:
     """
 
     task: str = ""  # the metric's name; empty to judge by partners found
-    chance: float | None = 0.0  # what the metric is by chance; None: one of the examples compared at a time
+    chance: float | None = 0.0  # what the metric is by chance; None: one of what is compared at a time,
+    # which is the number watched as "compared", or else the examples of a batch
     at_chance: str = ""  # what to try where it stays there
     solved: str = ""  # what to try where it is over 0.99; empty where that is no warning
     judged: tuple[str, ...] = ("knn", "linear")  # by which classifiers labels tell whether it has learnt

@@ -45,7 +45,7 @@ from ..core.errors import NearfarError
 from ..images.view_settings import Views
 from ..models import Encoder
 from .base import Batch, Expects, Loss, Method
-from .prediction import tell
+from .prediction import choices, tell
 from .recipes import TILES, recipes
 from .tiles import LEAST, standardised
 
@@ -119,7 +119,7 @@ class CPCImages(Method):
     def expects(cls, config: Config) -> Expects:
         """Judge by the patches told on held-out images; views need not be near each other."""
         return Expects(
-            task="patch_accuracy", chance=0.01, at_chance="raise --lr, raise --crop-min, and train longer"
+            task="patch_accuracy", chance=None, at_chance="raise --lr, raise --crop-min, and train longer"
         )
 
     def views(self, views: Views) -> tuple[Views, ...]:
@@ -151,7 +151,7 @@ class CPCImages(Method):
         below, row, column = torch.tensor(wanted, device=z.device).unbind(1)
         at = (row + FIRST + below) * columns + column
         loss, right = tell(predicted[:, below, row, column], z.flatten(1, 2), at)
-        return Loss({"info_nce": loss}, {"right": right})
+        return Loss({"info_nce": loss}, {"right": right, "compared": choices(z.flatten(1, 2))})
 
     def negatives(self, batch: int) -> int:
         """All other patches of all images."""

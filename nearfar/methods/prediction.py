@@ -39,3 +39,17 @@ def tell(predicted: Tensor, z: Tensor, at: Tensor, negatives: str = "all") -> tu
             scores = scores.masked_fill(left[:, None, :, None] & ~true, float("-inf"))
         right = scores.detach().flatten(2).argmax(2) == true.flatten(2).int().argmax(2)
         return (scores.flatten(2).logsumexp(2) - scores[true].view(n, count)).mean(), right
+
+
+def choices(z: Tensor, negatives: str = "all") -> Tensor:
+    """Count what each prediction is compared with, what came among it.
+
+    Args:
+        z, negatives: as of `tell`.
+
+    Returns:
+        A scalar.
+    """
+    places, examples = z.shape[1], z.shape[0] * distributed.world()
+    found = {"all": examples * places, "own": places, "others": (examples - 1) * places + 1}[negatives]
+    return torch.tensor(float(found), device=z.device)

@@ -181,11 +181,13 @@ class HealthMonitor:
                     named_draws(batch.key, device=job.device),
                     autocast(job.device, precision),
                 ):
-                    metrics = module.metrics(module(batch).watched)
+                    watched = module(batch).watched
+                    metrics = module.metrics(watched)
                 shares.append(float(metrics[self.expects.task]))
             found[name] = sum(shares) / len(shares)
         module.train()
-        return {**found, "images": count // batch_size * batch_size, "compared": batch_size}
+        compared = int(watched.get("compared", batch_size))
+        return {**found, "images": count // batch_size * batch_size, "compared": compared}
 
     def _groups(self, f: Encoder) -> dict[str, Any]:
         """Measure how often the nearest image is of the same group, on holdout images and on others."""
