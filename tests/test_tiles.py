@@ -57,7 +57,7 @@ def test_a_gap_hides_where_lines_continue() -> None:
     assert agreement(0.0) > 0.4 and abs(agreement(0.25)) < 0.15
 
 
-@pytest.mark.parametrize(("count", "least"), [(64, 7), (100, 6)])
+@pytest.mark.parametrize(("count", "least"), [(64, 7), (100, 6), (1000, 5)])
 def test_orders_differ_in_many_places(count: int, least: int) -> None:
     found = tiles.permutations(9, count)
     assert found.shape == (count, 9) and (np.sort(found, 1) == np.arange(9)).all()

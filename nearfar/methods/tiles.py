@@ -16,7 +16,8 @@ from ..core.errors import NearfarError
 from ..core.moments import moments
 from .base import Batch
 
-CANDIDATES = 20_000  # permutations of nine tiles among which the set is chosen
+CANDIDATES = 50  # permutations of nine tiles, for each that is wanted, among which the set is chosen,
+LEAST_CANDIDATES, MOST_CANDIDATES = 20_000, 50_000  # but so many
 LEAST = 4  # px: side of a tile
 
 
@@ -93,7 +94,8 @@ def permutations(tiles: int, count: int) -> npt.NDArray[np.int64]:
     """Choose orders of tiles that differ from one another in as many places as possible.
 
     Greedy: each next one is the farthest from the nearest of those before. (The paper's takes the greatest
-    mean distance, which leaves pairs that differ in two tiles only.)
+    mean distance, which leaves pairs that differ in two tiles only.) The orders are the same for every seed of a
+    run, so that a run that is resumed has them again, and runs that are compared tell the same orders apart.
 
     Args:
         tiles: how many there are in an order.
@@ -110,7 +112,8 @@ def permutations(tiles: int, count: int) -> npt.NDArray[np.int64]:
         if count >= len(left):
             return left
     else:
-        draws = rng.uniform(rng.fold(0, "permutations", tiles), np.arange(CANDIDATES), tiles)
+        candidates = min(max(LEAST_CANDIDATES, CANDIDATES * count), MOST_CANDIDATES)
+        draws = rng.uniform(rng.fold(0, "permutations", tiles), np.arange(candidates), tiles)
         left = np.argsort(draws, axis=1).astype(np.int8)
     nearest = np.full(len(left), tiles)
     chosen = [left[0]]
