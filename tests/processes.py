@@ -259,15 +259,15 @@ def gradients() -> dict[str, Tensor]:
     from nearfar.training.parallel import parallelise
 
     found, cases = {}, []
-    for name in IMAGE_METHODS:
-        module = small(name).double()
+    for name, own in [*((name, {}) for name in IMAGE_METHODS), *OTHER_FORMS]:
+        module = small(name, **own).double()
         torch.manual_seed(1)
         views = [torch.rand(8, 3, 16, 16).double() for _ in given(module, 1).views]
         rows = torch.arange(8)
         batch = Batch([share(view) for view in views], share(rows), share(rows % 3))
         if "targets" in module.requires(module.config):
             batch = replace(batch, targets=share(torch.rand(8, module.memory.rows.shape[1]).double()))
-        cases.append((name, module, batch))
+        cases.append((" ".join([name, *own]), module, batch))
     for name, module, batch in [*cases, *other_kinds(), *with_captions()]:
         whole = parallelise(module)
         loss = whole(batch)
@@ -275,6 +275,16 @@ def gradients() -> dict[str, Tensor]:
         found |= {f"{name}.{key}": p.grad for key, p in module.named_parameters() if p.requires_grad}
         found |= {f"{name}.term.{key}": value for key, value in loss.terms.items()}
     return found
+
+
+OTHER_FORMS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("deep_infomax", {"estimator": "jsd", "global_": 0.5}),
+    ("dvae", {"kl": 0.003}),
+    ("ibot", {"koleo": 0.1, "centring": "sinkhorn"}),
+    ("ijepa", {"standardised": False}),
+    ("pirl", {"bank_negatives": 4}),
+)
+"""Terms and forms that the defaults leave out and that look at all processes' rows."""
 
 
 def sharded() -> dict[str, Tensor]:

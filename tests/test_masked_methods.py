@@ -313,6 +313,30 @@ def test_beit_names_hidden_patches_alone_by_the_words_of_a_tokenizer_that_stays_
     assert float(module.metrics(even)["words_explained"]) == pytest.approx(0, abs=1e-6)
 
 
+def test_beit_names_hidden_words_better_than_by_their_frequencies() -> None:
+    """Each image has one colour, so that what is seen tells what is hidden."""
+    module = small("beit")
+    maker = optim.optimizer(Training(optimizer="muon", lr=0.02), module)
+    draw = torch.Generator().manual_seed(0)
+
+    def plain(step: int) -> Batch:
+        x = torch.rand(16, 3, 1, 1, generator=draw).expand(-1, -1, 16, 16)
+        return Batch([x], torch.arange(16), None, step)
+
+    with torch.no_grad():  # how often each word is used
+        words = torch.cat([module.embed(plain(step))[1].flatten() for step in range(40)])
+    usage = torch.bincount(words, minlength=16) / len(words)
+    module.usage.copy_(usage)
+    for step in range(80):
+        found = module(plain(step))
+        maker.zero_grad()
+        total(found).backward()
+        maker.step()
+    told = module.metrics(found.watched)
+    assert float(perplexity(usage)) > 2
+    assert told["words_named"] > usage.max() + 0.2 and told["words_explained"] > 0.3
+
+
 def test_beit_reads_words_at_the_side_that_gives_each_patch_a_place() -> None:
     f, given_words = models.encoder("vit_w64_d2", size=16), tokenizer()
     given_words.encoder = models.encoder("resnet10_w16", size=64).eval()  # a place for 16 x 16 pixels

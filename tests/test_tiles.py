@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import types
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from small import given, pictures, small, total
 
+from nearfar.core import rng
 from nearfar.core.errors import NearfarError
 from nearfar.methods import relative_position, tiles
 from nearfar.methods.base import Batch
@@ -68,19 +73,16 @@ def test_orders_differ_in_many_places(count: int, least: int) -> None:
     assert (few[:, None] != few).sum(2)[~np.eye(4, dtype=bool)].min() == 4
 
 
-def learnt(alike: bool, monkeypatch: pytest.MonkeyPatch) -> float:
-    """Train jigsaw on images that get lighter from the top left on, and tell the share of orders told."""
-    if not alike:
-        monkeypatch.setattr(tiles, "standardised", lambda x: x)
-    ramp = torch.linspace(0, 0.4, 16)
-    module = small("jigsaw", gap=0.0 if not alike else 0.25)
+def learnt(image: torch.Tensor, change: Callable[[], None] | None = None) -> float:
+    """Train jigsaw on a (16, 16) image with noise, and give the share of its 16 orders that it tells."""
+    module = small("jigsaw", gap=0.25)
+    if change is not None:
+        change()
     maker = optim.optimizer(Training(optimizer="adamw", lr=1e-2), module)
     noise = torch.Generator().manual_seed(0)
     shares = []
     for step in range(40):
-        x = (ramp + 2 * ramp[:, None] + 0.01 * torch.rand(32, 3, 16, 16, generator=noise)).expand(
-            32, 3, 16, 16
-        )
+        x = (image + 0.01 * torch.rand(32, 3, 16, 16, generator=noise)).expand(32, 3, 16, 16)
         found = module(whole(x, step))
         maker.zero_grad()
         total(found).backward()
@@ -92,8 +94,24 @@ def learnt(alike: bool, monkeypatch: pytest.MonkeyPatch) -> float:
 def test_brightness_gives_the_order_away_unless_tiles_are_standardised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert learnt(True, monkeypatch) < 0.2  # of 16 orders
-    assert learnt(False, monkeypatch) > 0.7
+    """Images get lighter from the top left on."""
+    ramp = torch.linspace(0, 0.4, 16)
+    image = ramp + 2 * ramp[:, None]
+    assert learnt(image) < 0.2
+    assert learnt(image, lambda: monkeypatch.setattr(tiles, "standardised", lambda x: x)) > 0.7
+
+
+def test_a_pattern_of_the_camera_gives_the_order_away_unless_tiles_are_jittered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It repeats every three pixels, and each cell begins at another of the three; a tile moves by 0 to 2."""
+    phase = 2 * math.pi / 3 * torch.arange(16)
+    image = 0.5 + 0.2 * torch.sin(phase) + 0.2 * torch.sin(phase)[:, None]
+    still = types.SimpleNamespace(
+        fold=rng.fold, uniform=lambda key, rows, count: np.zeros((len(rows), count))
+    )
+    assert learnt(image) < 0.2
+    assert learnt(image, lambda: monkeypatch.setattr(tiles, "rng", still)) > 0.7
 
 
 def test_jigsaw_shuffles_tiles_and_says_how() -> None:
