@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from nearfar.data import modalities
 from nearfar.methods import method, prediction, settings
 from nearfar.methods.base import Batch
 from nearfar.methods.cpc_images import RowsAbove
+from nearfar.training import optim
+from nearfar.training.settings import Training
 
 
 def cpc(**values: object) -> torch.nn.Module:
@@ -55,6 +58,50 @@ def test_a_step_and_the_first_that_is_predicted_from_it_share_no_frame() -> None
 
     assert not seen(predicted[0, 0, 5]) & seen(z[0, 5 + module.first])
     assert seen(predicted[0, 0, 5]) & seen(z[0, 5 + module.first - 1])
+
+
+def sequences(count: int, seed: int, shuffled: bool) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """Steps of two bands that turn slowly and of two that are noise; shuffled, over all of all sequences."""
+    draw = torch.Generator().manual_seed(seed)
+    turn = 2 * math.pi * (torch.rand(count, 1, generator=draw) + torch.arange(24) / 24)
+    wide = 0.5 + 0.5 * torch.rand(count, 1, 1, generator=draw)
+    slow = torch.stack([turn.cos(), turn.sin()], 2) * wide + 0.1 * torch.randn(count, 24, 2, generator=draw)
+    x = torch.cat([slow, torch.randn(count, 24, 2, generator=draw)], 2)
+    if shuffled:
+        x = x.flatten(0, 1)[torch.randperm(count * 24, generator=draw)].unflatten(0, (count, 24))
+    bands = (0.5 + 0.15 * x).repeat_interleave(4, 2).transpose(1, 2).repeat_interleave(4, 2)
+    return Batch([bands[:, None]], torch.arange(count)), x[..., :2], x[..., 2:]
+
+
+def explained(z: torch.Tensor, x: torch.Tensor) -> float:
+    """The share of the variance of x that z tells linearly, step by step."""
+    known, x = torch.nn.functional.pad(z, (0, 1), value=1.0).flatten(0, 1), x.flatten(0, 1)
+    left = x - known @ torch.linalg.lstsq(known, x).solution
+    return float(1 - left.square().sum() / (x - x.mean(0)).square().sum())
+
+
+def test_the_slow_state_of_a_sequence_is_found_and_of_shuffled_steps_nothing_is_told() -> None:
+    told = []
+    for shuffled in (False, True):
+        module = cpc(width=8, predicted=1)
+        maker = optim.optimizer(Training(optimizer="adamw", lr=3e-3), module)
+        for step in range(80):
+            batch, *_ = sequences(16, step, shuffled)
+            maker.zero_grad()
+            total(module(batch)).backward()
+            maker.step()
+        module.eval()
+        batch, slow, fast = sequences(128, 1000, shuffled)
+        with torch.no_grad():
+            z, predicted = module.embed(batch)
+            watched = module.loss(z, predicted).watched
+        ahead = explained(predicted[:, 0, : -module.first], slow[:, module.first :])
+        told.append(float(module.metrics(watched)["step_accuracy"] * watched["compared"]))  # times chance
+        if shuffled:
+            assert ahead < 0.1
+        else:
+            assert explained(z, slow) > 0.85 and explained(z, fast) < 0.4 and ahead > 0.85
+    assert told[0] > 12 and told[1] < 4, told  # the ends of a sequence are known, and never asked about
 
 
 def test_sound_that_follows_is_learnt_and_the_run_resumes(tmp_path: Path) -> None:
