@@ -221,7 +221,7 @@ def masks(batch: Batch, rows: int, columns: int, blocks: int, context: float) ->
 
 _SMALL = {"encoder": "vit_w192_d6", "predictor_width": 96, "predictor_depth": 2}
 IJEPA.recipes = recipes(
-    cpu={**WEAK, **_SMALL, "ema": 0.99},
+    cpu={**WEAK, **_SMALL, "ema": 0.99, "flip": 0.0},
     cifar={**MASKED, **_SMALL, "lr": 1.25e-4, "crop_min": 0.3, "flip": 0.0},
     imagenet={**MASKED, "encoder": "vit_base_patch16_224", "lr": 1.25e-4, "crop_min": 0.3, "flip": 0.0},
     vit={**WEAK, "lr": 1.25e-4, "weight_decay": 0.05, "crop_min": 0.3, "flip": 0.0},
