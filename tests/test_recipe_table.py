@@ -181,7 +181,7 @@ TASKS: dict[tuple[str, str, str], tuple[Any, ...]] = {
     ("relative_position", SMALL, "vit"): ("adamw", 3e-4, 0.1, 0.6, 0.5, 0.0, 0.66, 0.0, {"grid": 3}),
     # NPID's code for ImageNet, PIRL, section 3.3
     ("npid", SMALL, "vit"): (
-        "adamw", 3e-4, 0.1, 0.2, 0.5, 1.0, 0.2, 0.5, {"temperature": 0.07, "bank_negatives": 4096},
+        "adamw", 3e-4, 0.1, 0.2, 0.5, 1.0, 0.2, 0.0, {"temperature": 0.07, "bank_negatives": 4096},
     ),
     ("pirl", SMALL, "vit"): (
         "adamw", 3e-4, 0.1, 0.08, 0.5, 0.8, 0.2, 0.5, {"bank_negatives": 32000, "grid": 3},
@@ -250,6 +250,15 @@ def test_a_recipe_of_transformers_serves_any_transformer(method: str) -> None:
     large = resolve.resolve(method, "imagenet", {"encoder": "vit_large_patch16_224"}, side=300, device=gpu)
     assert large.training.encoder == "vit_large_patch16_224"
     assert resolve.resolve("mocov3", "auto", {"encoder": "vit_w64_d2"}, side=32, device=gpu).recipe == "vit"
+
+
+def test_colours_of_csi_and_npid_are_the_authors() -> None:
+    for method, colours in (("csi", (0.4, 0.4, 0.4, 0.1)), ("npid", (0.4, 0.4, 0.4, 0.4))):
+        for recipe in ("cifar-short", "imagenet", "vit"):
+            side = 32 if recipe == "cifar-short" else 300
+            v = resolve.resolve(method, recipe, {}, side=side, device=torch.device("cuda")).views
+            assert (v.brightness, v.contrast, v.saturation, v.hue) == colours
+            assert (v.grayscale, v.blur) == (0.2, 0.0)
 
 
 def test_views_are_cut_from_larger_images_than_they_are() -> None:

@@ -24,7 +24,8 @@ NT-Xent over all turned views, and the cross-entropy of the turns, as plain loop
                 told += -log(exp(image[at][at % 4]) / sum(exp(x) for x in image[at]))
         return total / len(z) + turn_weight * told / (8 * n)
 
-(The authors turn an image before it is cropped and its colours are changed; here the view is turned.)
+(The authors turn an image before it is cropped and its colours are changed; here the view is turned. Their score of an
+image counts the length of z too, and is the mean over ten crops; here neither.)
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Config:
         (512, 128),
         "widths of the head's layers; the last is the width of z",
         low=1,
-        source="CSI's code: as wide as the features, then 128, without batch norm",
+        source="CSI's code: as wide as the features, then 128; there without batch norm, here with one",
     )
     turn_weight: float = setting(
         1.0, "weight of telling the turns", low=0.0, source="CSI's code: both terms alike"
@@ -140,8 +141,17 @@ class TurnedVectors(nn.Module):
         return torch.cat([*(z[:, :-1] for z in found), *(z[:, -1:] for z in found)], 1)
 
 
-# The authors' colours are SimCLR's at half the strength, always with crops from 0.08, without blur.
-_OWN = {"batch_size": 128, "blur": 0.0, "crop_min": 0.08}
+# The authors' colours are SimCLR's at half the strength, with crops from 0.08, without blur.
+_OWN = {
+    "batch_size": 128,
+    "crop_min": 0.08,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "grayscale": 0.2,
+    "blur": 0.0,
+}
 CSI.recipes = recipes(
     cpu={"head": (256, 128), "temperature": 0.2, "batch_size": 64},
     cifar=_OWN,

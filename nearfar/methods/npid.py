@@ -147,8 +147,18 @@ class NPID(Method):
         return {"own_row_first": own}
 
 
-# The authors' code: crops from 0.2, colours always, no flip.
-_VIEWS = {"crop_min": 0.2, "jitter": 1.0, "flip": 0.0, "hue": 0.4}
+# The authors' code: crops from 0.2, colours always, no flip for CIFAR, no blur.
+_VIEWS = {
+    "crop_min": 0.2,
+    "jitter": 1.0,
+    "flip": 0.0,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.4,
+    "grayscale": 0.2,
+    "blur": 0.0,
+}
 _LARGE = {**_VIEWS, "flip": 0.5, "temperature": 0.07, "bank_negatives": 4096}
 NPID.recipes = recipes(
     cpu={"crop_min": 0.2},
