@@ -24,7 +24,8 @@ The losses of the two sides, as plain loops:
 (The papers have logistic losses, and layers without a bound. The hinge and a bound on what a layer of the discriminator
 stretches are the forms of Takeru Miyato, Toshiki Kataoka, Masanori Koyama and Yuichi Yoshida, "Spectral normalization for
 generative adversarial networks", ICLR 2018 (arXiv:1802.05957). E(x) has mean 0 and variance 1 over a batch, as z has; both
-sides take a step at the same time, as in ALI.)
+sides take a step at the same time, as in ALI. The discriminator has the encoder's momenta, its score is one number of both, and
+the encoder is kept as it is trained, without a moving average.)
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ lasts, such as a speaker or a place, or what follows, such as the sounds of a wo
 
 Shapes: N clips, one view; z (N, T, P), T steps of it, from the features of the frames of the encoder f and a linear layer
 g; predicted (N, K, T, P), from a recurrent network over the steps so far and a linear layer for each k: what is predicted
-at step t for step t + first + k. W. k = 0 to K - 1.
+at step t for step t + first + k, where k is 0 to K - 1.
 
 The InfoNCE loss, as plain loops:
 

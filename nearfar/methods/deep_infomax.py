@@ -36,7 +36,9 @@ Equations 4 to 8, as plain loops:
             loss += prior * (softplus(-told[i]) + softplus(drawn[i]) + softplus(encoded[i])) / n
         return loss
 
-(Before the discriminator each number of a vector has the mean and the variance of an even one: the authors' vectors, from
+(The whole is the mean of the map's places, where the authors' is the map through the encoder's top. Their network for the
+map has a batch norm, and a shortcut that begins as the identity; here it has neither.
+Before the discriminator each number of a vector has the mean and the variance of an even one: the authors' vectors, from
 a linear layer, may be negative, and f's, which come from a ReLU, may not.)
 """
 

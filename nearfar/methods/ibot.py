@@ -35,7 +35,8 @@ The two cross-entropies, with DINOv2's KoLeo term, as plain loops over the two v
         return total
 
 (The paper masks tokens; a patch of learned pixels becomes a token
-where patches are embedded. It masks blocks of patches; here each patch by chance.)
+where patches are embedded. It masks blocks of patches; here each patch by chance. With `--centring sinkhorn` outputs are used
+evenly over all patches of a view, each view by itself; DINOv2 does so over the masked patches of both alone.)
 """
 
 from __future__ import annotations

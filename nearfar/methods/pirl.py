@@ -26,7 +26,8 @@ Equation 5, as plain loops, each of its terms in one of NPID's two forms:
                     total += -weight * log(noise / (exp(dot(bank[j], feature[i]) / tau) / z + noise))
         return total / len(v)
 
-(After each step the row of an image moves towards v, which its tiles do not change.)
+(After each step the row of an image moves towards v, which its tiles do not change. The authors change the colours of each
+tile by itself; here those of the view that all tiles are cut from.)
 """
 
 from __future__ import annotations
