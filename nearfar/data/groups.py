@@ -19,7 +19,7 @@ from .source import Source, places_of
 
 Rows = npt.NDArray[np.int64]
 NAMES = (*PATH_COLUMNS, "id")
-GROUPS = ("group", "patient", "subject", "speaker", "burst", "slice", "frame", "visit")
+GROUPS = ("group", "patient", "subject", "speaker", "burst")
 FOLDERS = "folders"  # what stands for a list where each folder is a group
 
 
@@ -78,8 +78,8 @@ def read_groups(path: str | Path) -> GroupList:
 
     Args:
         path: a .csv or .tsv with a heading: a column named path, file, image, filename or id, and one named
-            group, patient, subject, speaker, burst, slice, frame or visit, of several the first of these; of
-            two columns the second may be called anything.
+            group, patient, subject, speaker or burst, of several the first of these; of two columns the
+            second may be called anything.
 
     Returns:
         The groups.

@@ -46,34 +46,6 @@ def mlp(
     return nn.Sequential(*layers)
 
 
-class _Reversed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return -grads[0]
-
-
-def reversed_gradient(x: Tensor) -> Tensor:
-    """Pass a tensor on, and its gradient back with the opposite sign.
-
-    What comes after learns to lower a loss, and what comes before to raise it, in one step of one optimizer.
-
-    Args:
-        x: any shape.
-
-    Returns:
-        The same values.
-
-    Source:
-        Ganin and Lempitsky 2015, "Unsupervised domain adaptation by backpropagation", section 3.
-    """
-    found: Tensor = _Reversed.apply(x)
-    return found
-
-
 class GlobalBatchNorm(_BatchNorm):
     """Batch norm over the rows of all processes, in plain differentiable torch, for the CPU.
 
