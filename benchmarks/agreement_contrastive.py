@@ -133,18 +133,19 @@ def triplet(mining: str, labels: Tensor) -> Callable[[], Pair]:
         from pytorch_metric_learning.losses import TripletMarginLoss
         from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_triplets_indices
 
-        squared = distances.LpDistance(power=2)
+        # FaceNet has squared distances; Hermans et al., whose "hard" and "all" are, the distances themselves.
+        distance = distances.LpDistance(power=2 if mining == "semi-hard" else 1)
         reducer = reducers.AvgNonZeroReducer() if mining == "all" else reducers.MeanReducer()
-        criterion = TripletMarginLoss(margin=MARGIN, distance=squared, reducer=reducer)
+        criterion = TripletMarginLoss(margin=MARGIN, distance=distance, reducer=reducer)
         names = labels.repeat(2)
 
         def theirs(a: Tensor, b: Tensor) -> Tensor:
             z = torch.cat([a, b])
             chosen = None
             if mining == "hard":
-                chosen = miners.BatchHardMiner(distance=squared)(z, names)
+                chosen = miners.BatchHardMiner(distance=distance)(z, names)
             elif mining == "semi-hard":
-                chosen = _nearest_of_the_farther(squared(z.detach()), get_all_triplets_indices(names))
+                chosen = _nearest_of_the_farther(distance(z.detach()), get_all_triplets_indices(names))
             found: Tensor = criterion(z, names, chosen)
             return found
 
