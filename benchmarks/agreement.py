@@ -3,7 +3,9 @@
     .bench/bin/python -m benchmarks.agreement
 
 prints a line a method and ends with 1 if one disagrees; the contrastive ones are those of
-`benchmarks.agreement_contrastive`. Where a peer defines a method otherwise, the line says what was compared:
+`benchmarks.agreement_contrastive`, the other families those of `benchmarks.agreement_family`, and what no
+package has is held against slow references, `benchmarks.agreement_references`. Where a peer defines a method
+otherwise, the line says what was compared:
 
 - lightly's BYOL example leaves the factor to its user: its negative cosines are (ours - 4) / 4 in the mean
   of both ways round, so ours is compared with 4 + 4 times that mean. The paper's equation is ours.
@@ -22,7 +24,7 @@ from torch import Tensor
 from nearfar import methods, models
 from nearfar.methods.base import Method
 
-from . import agreement_contrastive
+from . import agreement_contrastive, agreement_family, agreement_pair, agreement_references
 
 N, WIDTH = 48, 16
 BOUND = 1e-9
@@ -139,7 +141,10 @@ if __name__ == "__main__":
     for name, pair in agreement_contrastive.CHECKS.items():
         results[name] = agreement_contrastive.differences(pair)
     for name, (value, grad) in results.items():
-        print(f"{name:<52} value {value:.0e}  gradient {grad:.0e}")
-    worst = max(max(result) for result in results.values())
-    print("all agree" if worst < BOUND else f"they differ by up to {worst:.1e}")
-    sys.exit(worst >= BOUND)
+        print(f"{name:<60} value {value:.0e}  gradient {grad:.0e}")
+    wrong = [name for name, found in results.items() if not max(found) < BOUND]
+    wrong += agreement_pair.report(agreement_family.CHECKS, agreement_family.LOOSER)
+    wrong += agreement_pair.report(
+        agreement_references.CHECKS, agreement_references.LOOSER, ", a slow reference"
+    )
+    sys.exit(agreement_pair.verdict(wrong))

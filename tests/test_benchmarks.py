@@ -13,6 +13,9 @@ import torch.nn.functional as F
 
 from benchmarks import (
     accuracy,
+    agreement_family,
+    agreement_pair,
+    agreement_references,
     feed,
     loss,
     measure,
@@ -261,3 +264,30 @@ def test_the_subject_beside_another_program_measures_both_ways_in_both_places() 
     assert cases == 2 * places
     assert all(row.figure is not None and row.figure.low > 0 for row in section.rows)
     assert len(section.bars) == 4
+
+
+@pytest.mark.parametrize("name", agreement_references.CHECKS)
+def test_agreement_with_slow_references(name: str) -> None:
+    found = agreement_pair.differences(agreement_references.CHECKS[name])
+    assert max(found) < agreement_references.LOOSER.get(name, agreement_pair.BOUND)
+
+
+@pytest.mark.parametrize("name", ["mae, transformers", "simmim, transformers", "beit, transformers"])
+def test_agreement_with_whole_models_of_others(name: str) -> None:
+    pytest.importorskip("transformers")
+    assert max(agreement_pair.differences(agreement_family.CHECKS[name])) < agreement_pair.BOUND
+
+
+def test_agreement_tells_what_differs_and_what_was_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    def missing() -> agreement_pair.Pair:
+        raise ModuleNotFoundError("No module named 'peer'")
+
+    def pair(more: float) -> agreement_pair.Pair:
+        return lambda z: z.square().sum(), lambda z: (z.square() * (1 + more)).sum(), [torch.ones(3).double()]
+
+    checks = {"same": lambda: pair(0), "other": lambda: pair(1e-6), "gone": missing}
+    assert agreement_pair.report(checks, {}) == ["other", "gone"]
+    assert agreement_pair.report(checks, {"other": 1e-5}) == ["gone"]
+    assert agreement_pair.verdict(["gone"]) == 1 and agreement_pair.verdict([]) == 0
+    out = capsys.readouterr().out
+    assert "value 3e-06  gradient 2e-06" in out and "not compared: No module named 'peer'" in out
