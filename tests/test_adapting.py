@@ -274,7 +274,7 @@ def test_a_run_that_is_worse_than_its_start_is_told_so() -> None:
     def verdict(knn: str, linear: str, start: str = "known") -> str:
         summary = {
             name: {"title": name, "against": [{"baseline": "known", "outcome": outcome, "words": outcome}]}
-            for name, outcome in (("k-NN", knn), ("linear", linear))
+            for name, outcome in (("knn", knn), ("linear", linear))
         }
         evaluation = {"known": "known", "summary": summary, "data": {"test": "x"}}
         found = judge([], evaluation=evaluation, start=start)

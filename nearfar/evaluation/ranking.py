@@ -63,16 +63,21 @@ class Ranking:
     rows: tuple[tuple[Candidate, Mapping[str, Accuracy]], ...]
     leads: Mapping[str, tuple[Candidate, Candidate, Difference]]
 
+    @property
+    def noun(self) -> str:
+        """What the examples are called."""
+        return next((row.cost.noun for row, _ in self.rows if row.cost), "images")
+
     def sentences(self) -> list[str]:
         """Say, by classifier, which is best on these images, by how much, and at what cost."""
         made = []
         for classifier, (best, second, gap) in self.leads.items():
-            start = f"{CLASSIFIERS[classifier]}: best on these images is {best.name}"
+            start = f"{CLASSIFIERS[classifier]}: best on these {self.noun} is {best.name}"
             points = f"({100 * gap.low:.1f} to {100 * gap.high:.1f} points)"
             if gap.outcome == "better":
                 by = f"by {100 * gap.difference:.1f} over {second.name} {points}"
             elif gap.low > 0:
-                by = f"but {second.name} is no different: too few images to tell, p = {gap.p:.2g}"
+                by = f"but {second.name} is no different: too few {self.noun} to tell, p = {gap.p:.2g}"
             else:
                 by = f"but {second.name} is no different {points}"
             cost = f"; {best.name} has {best.cost}" if best.cost else ""
@@ -93,8 +98,7 @@ class Ranking:
                     cost.licence if cost else "-",
                 ]
             )
-        noun = next((row.cost.noun for row, _ in self.rows if row.cost), "images")
-        heads = ["ranked by k-NN", *CLASSIFIERS.values(), "parameters", f"{noun}/s", "licence"]
+        heads = ["ranked by k-NN", *CLASSIFIERS.values(), "parameters", f"{self.noun}/s", "licence"]
         heads[0] += " " * max(0, max(len(row[0]) for row in cells) - 24)
         return [*columns(heads, cells), "", *self.sentences()]
 

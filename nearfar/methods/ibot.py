@@ -75,7 +75,10 @@ class Config:
         source="DINOv2's code: 0.1 to 0.5 of half of the images",
     )
     koleo: float = setting(
-        0.0, "weight of the term that spreads features evenly", low=0.0, source="DINOv2's code: 0.1"
+        0.0,
+        "weight of the term that spreads features evenly",
+        low=0.0,
+        source="DINOv2's code: 0.1 of the sum over two views, 0.2 of their mean as here",
     )
     centring: str = setting(
         "mean",

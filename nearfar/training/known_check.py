@@ -27,7 +27,9 @@ SAMPLE = 96  # images encoded at most
 TOGETHER = 32  # images encoded before the clock is looked at
 SECONDS = 1.5  # after which no more are encoded
 OF_A_CLASS = 2  # images of a class, at least: an image's nearest other one may then be of its class
-LONG = 20_000  # views of images in a training, from which on it is worth the seconds that this takes
+LONG = (
+    20_000  # images that a training sees, each as often as it does, from which on this is worth its seconds
+)
 SURE = 0.05  # of the sign test
 
 
