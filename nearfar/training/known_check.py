@@ -30,6 +30,7 @@ OF_A_CLASS = 2  # images of a class, at least: an image's nearest other one may 
 LONG = (
     20_000  # images that a training sees, each as often as it does, from which on this is worth its seconds
 )
+LARGEST = 100_000  # images of a collection, above which to read its labels would keep the first step waiting
 SURE = 0.05  # of the sign test
 
 

@@ -166,7 +166,8 @@ def _asks_known(job: TrainingSetup) -> bool:
     wanted = job.wanted
     labels = "labels" in methods.method(wanted.method).requires(wanted.settings)
     seen = job.plan.steps * wanted.training.batch_size
-    return wanted.training.modality == IMAGES and not labels and seen >= known_check.LONG
+    fits = seen >= known_check.LONG and len(job.dataset) <= known_check.LARGEST
+    return wanted.training.modality == IMAGES and not labels and fits
 
 
 def _train(
