@@ -151,3 +151,18 @@ def known_vit(folder: Path, side: int) -> str:
         state = timm.create_model("test_vit", img_size=side).state_dict()
     safetensors.torch.save_file(state, folder / "vit.safetensors")
     return f"timm:test_vit@{side}={folder / 'vit.safetensors'}"
+
+
+@pytest.fixture
+def known_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if `nearfar[known]` were installed and converted: random weights where the real ones are kept."""
+    import safetensors.torch
+    import timm
+
+    from nearfar import models
+
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "known").mkdir(parents=True)
+    with models.seeded(4, "known"):
+        state = timm.create_model("efficientnet_lite0").state_dict()
+    safetensors.torch.save_file(state, tmp_path / "cache" / "known" / "efficientnet_lite0.safetensors")

@@ -80,16 +80,6 @@ def photo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if `nearfar[known]` were installed and converted: random weights where the real ones are kept."""
-    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache" / "known").mkdir(parents=True)
-    with models.seeded(4, "known"):
-        state = timm.create_model("efficientnet_lite0").state_dict()
-    safetensors.torch.save_file(state, tmp_path / "cache" / "known" / "efficientnet_lite0.safetensors")
-
-
-@pytest.fixture
 def few(photos: Path, tmp_path: Path) -> Path:
     """A folder of six images."""
     folder = tmp_path / "few"
@@ -192,7 +182,7 @@ def test_the_embedded_one_is_read_from_where_it_is_kept(
         load("known")
     with pytest.raises(NearfarError, match="no encoder is named; name one with nearfar embed RUN"):
         nearfar.embed(photo.parent)
-    request.getfixturevalue("installed")
+    request.getfixturevalue("known_installed")
     run = load("known")
     assert embedded.there() and run.encoder.mean == (0.5, 0.5, 0.5) and run.encode(photo).shape == (1280,)
     assert run.provenance["licence"] == "apache-2.0"
@@ -249,7 +239,7 @@ def test_names_are_told_from_folders() -> None:
 
 
 def test_images_alone_are_embedded_by_the_known_encoder(
-    few: Path, tmp_path: Path, installed: None, capsys: pytest.CaptureFixture[str]
+    few: Path, tmp_path: Path, known_installed: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "few.nf"
     assert main(["embed", str(few), "--store", str(store)]) == 0
@@ -264,7 +254,7 @@ def test_images_alone_are_embedded_by_the_known_encoder(
 
 
 def test_a_folder_of_images_is_a_store_to_the_commands(
-    few: Path, tmp_path: Path, installed: None, timm_folder: Path, capsys: pytest.CaptureFixture[str]
+    few: Path, tmp_path: Path, known_installed: None, timm_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(few / "000.png", few / "copy.png")
     found = nearfar.duplicates(few)
@@ -312,7 +302,7 @@ def test_training_starts_from_a_known_encoder_with_its_mean_and_deviation(
 
 
 def test_check_tells_what_the_known_encoder_gives_where_there_are_labels(
-    few: Path, tmp_path: Path, installed: None, monkeypatch: pytest.MonkeyPatch
+    few: Path, tmp_path: Path, known_installed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how: dict[str, Any] = {"limit": 1 << 20, "device": torch.device("cpu"), "threads": 1}
     assert check_known(few, **how) is None  # a flat folder has no labels

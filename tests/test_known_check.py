@@ -7,13 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
-import timm
 import torch
 from PIL import Image
 
 import nearfar
-from nearfar import models
 from nearfar.cli.main import main
 from nearfar.training import known_check
 from nearfar.training.run import Run, load
@@ -36,14 +33,9 @@ def twins(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if `nearfar[known]` were installed and converted, with random weights."""
-    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache" / "known").mkdir(parents=True)
-    with models.seeded(4, "known"):
-        state = timm.create_model("efficientnet_lite0").state_dict()
-    safetensors.torch.save_file(state, tmp_path / "cache" / "known" / "efficientnet_lite0.safetensors")
-    monkeypatch.setattr(known_check, "SECONDS", 60.0)  # on a busy machine too the sample is whole
+def unhurried(known_installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample is whole, on a busy machine too."""
+    monkeypatch.setattr(known_check, "SECONDS", 60.0)
 
 
 def test_a_run_that_tells_nothing_apart_has_not_paid(twins: Path, tmp_path: Path) -> None:

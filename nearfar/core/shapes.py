@@ -12,6 +12,7 @@ A shape is one of
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from .errors import NearfarError
@@ -115,3 +116,16 @@ def loads(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def optional_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file of settings that may be missing, damaged or no object; {} then.
+
+    Args:
+        path: the file.
+    """
+    try:
+        held = loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}

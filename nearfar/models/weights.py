@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..core.errors import NearfarError
-from ..core.shapes import check_shape, loads
+from ..core.shapes import check_shape, loads, optional_object
 from . import embedded, hf_networks, libraries
 from .input_config import PREPROCESSOR, InputConfig, remark
 
@@ -148,26 +148,17 @@ def input_of(path: Path, library: str, name: str) -> InputConfig:
         and embedded.digest_of(tensors(path)) == embedded.TENSORS
     ):
         return embedded.CONFIG
-    said = _optional(path.parent / "config.json")
+    said = optional_object(path.parent / "config.json")
     if str(said.get("architecture")).split(".")[0] == name.split(".")[0]:
         config = InputConfig.of_timm(said.get("pretrained_cfg") or said)
         if not config.assumed:
             return config
-    how = _optional(path.parent / PREPROCESSOR)
+    how = optional_object(path.parent / PREPROCESSOR)
     mean, std = hf_networks.figures(how)
     if mean is None or std is None:
         return replace(usual, assumed=True)
     own = hf_networks.input_config({}, how) if {"size", "crop_size"} & {*how} else usual
     return replace(own, mean=mean, std=std)
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    """Read a file that lies beside weights, and may be anything; {} where it is no JSON object."""
-    try:
-        held = loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return held if isinstance(held, dict) else {}
 
 
 def read(

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import NearfarError
-from ..core.shapes import check_shape, loads
+from ..core.shapes import check_shape, loads, optional_object
 from ..models import Encoder
 from ..models.folders import weights_of
 from ..models.weights import tensors
@@ -123,7 +123,7 @@ def build(config: Mapping[str, Any], size: int | None) -> Encoder:
 
 def is_bert(folder: Path) -> bool:
     """Tell whether a folder holds such a network."""
-    return folders.optional_json(folder / "config.json").get("model_type") == NAME
+    return optional_object(folder / "config.json").get("model_type") == NAME
 
 
 def open_folder(folder: Path, whole: Path) -> tuple[Encoder, TextPreprocess]:
@@ -145,9 +145,9 @@ def open_folder(folder: Path, whole: Path) -> tuple[Encoder, TextPreprocess]:
     config = {name: held[name] for name in (key.rstrip("?") for key in SHAPE) if name in held}
     if held.get("hidden_act", "gelu") != "gelu" or config["hidden_size"] % config["num_attention_heads"]:
         raise NearfarError(f"{where} is of a BERT of another make than nearfar builds; give one with gelu.")
-    first = folders.optional_json(whole / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
+    first = optional_object(whole / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
     config["pooling"] = "first" if first else "mean"
-    limit = folders.optional_json(whole / "sentence_bert_config.json").get("max_seq_length")
+    limit = optional_object(whole / "sentence_bert_config.json").get("max_seq_length")
     size = min(limit if isinstance(limit, int) and limit > 2 else 512, config["max_position_embeddings"])
     encoder = build(config, size)
     file = weights_of(folder)

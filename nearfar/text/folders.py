@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..core.errors import NearfarError
-from ..core.shapes import loads
 from ..models import Encoder
-
-
-def optional_json(path: Path) -> dict[str, Any]:
-    """Read a file of settings that may be missing or damaged; {} then."""
-    try:
-        held = loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return held if isinstance(held, dict) else {}
 
 
 def build(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import NearfarError
-from ..core.shapes import check_shape
+from ..core.shapes import check_shape, optional_object
 from ..models import Encoder, hf_networks
 from ..models.folders import weights_of
 from ..models.image_tower import ACTIVATIONS, NAME, ImageTower, Layers
@@ -136,7 +136,7 @@ def build_text(config: Mapping[str, Any], size: int | None) -> Encoder:
 
 def is_two_towers(folder: Path) -> bool:
     """Tell whether a folder holds such a model."""
-    return (folder / OPEN_CLIP).is_file() or folders.optional_json(folder / "config.json").get(
+    return (folder / OPEN_CLIP).is_file() or optional_object(folder / "config.json").get(
         "model_type"
     ) in KINDS
 
@@ -233,7 +233,7 @@ def _tokenizer(folder: Path, vocabulary: int) -> str:
 
 def _transformers(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], dict[str, Any]]:
     """Read a folder of transformers: the configs of both towers, all weights, how images are prepared."""
-    held = folders.optional_json(folder / "config.json")
+    held = optional_object(folder / "config.json")
     kind = held["model_type"]
     configs = {}
     for part, shape in SHAPES.items():
@@ -241,7 +241,7 @@ def _transformers(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Te
         merged = {**_SHARED[kind], **USUAL[kind][part], **(said if isinstance(said, dict) else {})}
         configs[part] = {name: merged[name] for key in shape if (name := key.rstrip("?")) in merged}
         configs[part] |= dict.fromkeys(_MARKS[part], kind == "clip")
-    plain = folders.optional_json(folder / PREPROCESSOR)
+    plain = optional_object(folder / PREPROCESSOR)
     mean, std = hf_networks.figures(plain)
     if mean is None or std is None:
         half = (0.5, 0.5, 0.5)
@@ -275,7 +275,7 @@ _RENAMED = (
 
 def _open_clip(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], dict[str, Any]]:
     """Read a folder of open_clip as `_transformers` reads one, its weights by transformers' names."""
-    held = folders.optional_json(folder / OPEN_CLIP)
+    held = optional_object(folder / OPEN_CLIP)
     model, plain = held.get("model_cfg", {}), held.get("preprocess_cfg", {})
     vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
     if not isinstance(vision.get("layers"), int) or "timm_model_name" in vision or "hf_model_name" in text:
