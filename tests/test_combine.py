@@ -99,7 +99,7 @@ def test_what_does_not_fit_together_is_refused(run: Run, vit: str, tmp_path: Pat
         nearfar.combine(run, **out)
     with pytest.raises(NearfarError, match="the same encoder is given twice"):
         nearfar.combine(vit, run, vit, **out)
-    ranged = kept(tmp_path / "ranged", Preprocess(16, 1.0, "bilinear", None, 0, 4095))
+    ranged = kept(tmp_path / "ranged", Preprocess(16, 1.0, "bilinear", low=0, high=4095))
     with pytest.raises(NearfarError, match="more than 8 bits in different ways"):
         nearfar.combine(run, ranged, **out)
     assert not (tmp_path / "both").exists()

@@ -28,14 +28,14 @@ from nearfar.training.run import Run, export, load
 SHAPES = [(90, 61), (40, 100), (33, 32), (20, 27), (74, 111)]  # heights and widths, reduced or not
 
 
-def a_run(folder: Path, name: str, size: int = 32) -> Path:
+def a_run(folder: Path, name: str, size: int = 32, plan: Preprocess | None = None) -> Path:
     """Write a finished run of an untrained network whose batch norms are not at their start."""
     encoder = every_scale.finished(models.encoder(name, size=size, stem="standard", seed=3)).train()
     with torch.no_grad():
         encoder(torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0)))
     folder.mkdir()
     made = {"nearfar": "0", "method": "simclr", "data": {"images": 12}, "steps": 2, "batch_size": 4}
-    export(folder, encoder.eval(), Preprocess.of(size, "bilinear"), made)
+    export(folder, encoder.eval(), plan or Preprocess.of(size, "bilinear"), made)
     return folder
 
 
@@ -80,6 +80,24 @@ def test_onnx_gives_the_vectors_of_encode_from_the_pixels_of_any_picture(ours: P
         theirs = session.run(None, {"picture": picture[None]})[0][0]
         wanted = run.encode(picture)
         assert cosines(theirs[None], wanted[None]) > 0.9999, picture.shape
+
+
+@pytest.mark.parametrize("to", ["onnx", "transformers"])
+def test_a_picture_that_is_squashed_here_is_squashed_there(to: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime" if to == "onnx" else to)
+    plan = Preprocess(32, 0.8, "bilinear", short_side=40, reduction="bilinear", fit="squash")
+    folder = a_run(tmp_path / "run", "resnet10_w16", plan=plan)
+    made = nearfar.export(folder, to=to, out=tmp_path / "made")  # compares whole pictures
+    assert made.pipeline_cosine is not None and made.pipeline_cosine > 0.9999
+    text = (tmp_path / "made" / "README.md").read_text()
+    assert "a side is over 40 px, reduce that side alone to that, antialiased bilinear" in text
+    # Both sides by themselves, and of the 40 x 40 px the middle 32 x 32.
+    picture = Image.fromarray(pictures()[0])
+    middle = np.asarray(picture.resize((40, 40), Image.Resampling.BILINEAR))[4:36, 4:36]
+    run = load(folder)
+    with torch.inference_mode():
+        wanted = run.encoder(torch.from_numpy(middle.astype(np.float32) / 255).permute(2, 0, 1)[None])
+    assert np.allclose(run.encode(np.asarray(picture)), wanted.numpy()[0], atol=1e-4)
 
 
 def test_a_graph_that_prepares_pictures_in_another_way_is_refused(

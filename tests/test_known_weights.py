@@ -17,10 +17,13 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from PIL import Image
+from torch import nn
 
 from nearfar import models
 from nearfar.core import progress
 from nearfar.core.errors import NearfarError
+from nearfar.features.encode import encode
 from nearfar.features.extract import fingerprint
 from nearfar.integrations.sklearn import EncoderTransformer, FewShotClassifier
 from nearfar.models import embedded
@@ -147,12 +150,31 @@ def test_what_nearfar_does_not_follow_is_told(
     state: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     how = {"input_size": [3, 64, 64], "mean": OWN[0], "std": OWN[1]}
-    for mode, words in (("squash", "squash it into a square"), ("border", "pad it to a square")):
-        load(folder_of(tmp_path / mode, state, **how, crop_mode=mode))
-        said = capsys.readouterr().err
-        assert "not square nearfar takes the centre" in said and words in said
-    load(folder_of(tmp_path / "center", state, **how, crop_mode="center"))
+    load(folder_of(tmp_path / "border", state, **how, crop_mode="border"))
+    said = capsys.readouterr().err
+    assert "not square nearfar takes the centre" in said and "pad it to a square" in said
+    for mode in ("center", "squash"):
+        assert load(folder_of(tmp_path / mode, state, **how, crop_mode=mode)).preprocess.fit == mode
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("mode", ["center", "squash"])
+def test_an_image_is_prepared_as_its_makers_say(
+    state: dict[str, torch.Tensor], tmp_path: Path, interpolation: str, mode: str
+) -> None:
+    how = {"input_size": [3, 64, 64], "mean": OWN[0], "std": OWN[1], "crop_pct": 0.8}
+    folder = folder_of(tmp_path / "net", state, **how, interpolation=interpolation, crop_mode=mode)
+    run, filter = load(folder), Image.Resampling[interpolation.upper()]
+    coarse = np.random.default_rng(0).integers(0, 256, (30, 48, 3), np.uint8)
+    drawn = np.asarray(Image.fromarray(coarse).resize((240, 150), Image.Resampling.LANCZOS))
+    # timm's transforms, by Pillow: the short side, or both where it squashes, to 64 / .8, and the centre.
+    sides = (80, 80) if mode == "squash" else (128, 80)
+    whole = Image.fromarray(drawn).resize(sides, filter)
+    left, top = (whole.width - 64) // 2, (whole.height - 64) // 2
+    theirs = np.asarray(whole.crop((left, top, left + 64, top + 64)), np.float32) / 255
+    seen = encode(nn.Flatten(), run.preprocess, [drawn], device="cpu").reshape(3, 64, 64).transpose(1, 2, 0)
+    assert np.abs(seen - theirs).max() < 1e-6
 
 
 # The side of images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 import toy_modality
 from interrupted import pretrain_until
+from PIL import Image
 from small import narrow
 
 import nearfar
@@ -21,6 +23,7 @@ from nearfar import methods
 from nearfar.cli.main import main
 from nearfar.core.errors import NearfarError
 from nearfar.data import modalities as kinds
+from nearfar.images.views import Preprocess
 from nearfar.reports import scoring, summary
 from nearfar.stores import open_store
 
@@ -278,3 +281,15 @@ def test_images_keep_their_columns_and_answers(photos: Path) -> None:
     assert len(digest) == 16 and kind.thumbnail(data, example.value, 96, limit=10**6)[:2] == b"\xff\xd8"
     block = kind.collate([example.value] * 3)
     assert len(block) == 3 and len(block.take(np.array([2, 0]))) == 2
+
+
+def test_an_image_that_is_squashed_keeps_its_sides_and_is_shown_as_it_is(tmp_path: Path) -> None:
+    kind, plan = kinds.modality("images"), Preprocess(32, 1.0, short_side=32, fit="squash")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.new("RGB", (200, 100), "red").save(tmp_path / "turned.jpg", exif=exif)
+    data = (tmp_path / "turned.jpg").read_bytes()
+    example = kind.decode(data, plan, limit=10**6)
+    assert example.value.shape == (32, 32, 3) and example.columns == {"width": 100, "height": 200}
+    shown = Image.open(io.BytesIO(kind.thumbnail(data, example.value, 24, plan, limit=10**6)))
+    assert shown.size == (12, 24)

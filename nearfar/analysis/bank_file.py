@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,7 @@ def load(path: Path, encoder: Encoder, preprocess: Any) -> tuple[PartDetector, l
             "file with --bank."
         )
     span = card["range"] or (None, None)
-    preprocess = type(preprocess)(
-        preprocess.size, preprocess.crop, preprocess.interpolation, low=span[0], high=span[1]
-    )
+    preprocess = replace(preprocess, low=span[0], high=span[1])
     features = patch_features(encoder, preprocess.size, card["strides"])
     shape = None if card["shape"] is None else (int(card["shape"][0]), int(card["shape"][1]))
     grid = (0, 0) if shape is None else (shape[0] // features.strides[0], shape[1] // features.strides[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -156,13 +156,7 @@ class PartDetector:
     @property
     def preprocess_at_side(self) -> Any:
         """The preprocessing with which pictures are decoded: no smaller than `side`."""
-        return type(self.preprocess)(
-            size=self.side,
-            crop=1.0,
-            interpolation=self.preprocess.interpolation,
-            low=self.preprocess.low,
-            high=self.preprocess.high,
-        )
+        return replace(self.preprocess, size=self.side, crop=1.0, short_side=None, fit="center")
 
     def in_bank(self, source: Source, rows: Sequence[int]) -> list[bool]:
         """Tell which pictures are in the bank, by their files' digests.

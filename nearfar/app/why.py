@@ -16,6 +16,7 @@ from ..analysis.heatmaps import overlay
 from ..core.errors import NearfarError
 from ..data.modalities import IMAGES, modality_of
 from ..features.knn import unit
+from ..images.views import centre as centred
 from ..interpretation import attribution
 from ..interpretation.explain import prepared
 from . import originals
@@ -69,9 +70,8 @@ def near(findings: Findings, names: list[str]) -> tuple[dict[str, Any], list[byt
         cells = attribution.attribute(encoder, x, towards, centre)
         test = attribution.check(encoder, x, towards, centre, cells, points=POINTS)
     high = max(float(cells.max()), 1e-12)
-    drawn = [
-        _drawn(pixels, each, high, run.preprocess.crop) for pixels, each in zip(shown, cells, strict=True)
-    ]
+    how = run.preprocess
+    drawn = [_drawn(pixels, each, high, how) for pixels, each in zip(shown, cells, strict=True)]
     head = {"similarity": float(h[0] @ h[1]), "margin": test.margin, "better": test.better}
     return head, drawn
 
@@ -84,13 +84,13 @@ def _mean(findings: Findings) -> npt.NDArray[np.float32]:
     return found
 
 
-def _drawn(pixels: npt.NDArray[np.uint8], cells: torch.Tensor, high: float, crop: float) -> bytes:
-    """Draw the parts over the centred square of an image that the encoder sees: a JPEG."""
+def _drawn(pixels: npt.NDArray[np.uint8], cells: torch.Tensor, high: float, how: Any) -> bytes:
+    """Draw the parts over the square that the encoder sees of an image: a JPEG."""
     height, width = pixels.shape[:2]
-    side = max(1, round(min(height, width) * crop))
-    left, top = (width - side) // 2, (height - side) // 2
-    square = Image.fromarray(pixels).crop((left, top, left + side, top + side))
-    square = square.resize((min(SIDE, max(side, SIDE // 2)),) * 2, Image.Resampling.BICUBIC)
+    top, left, tall, wide = centred(how, [height], [width]).box[0].tolist()
+    square = Image.fromarray(pixels).crop((left, top, left + wide, top + tall))
+    side = min(SIDE, max(min(tall, wide), SIDE // 2))
+    square = square.resize((side, side), Image.Resampling.BICUBIC)
     heat = F.interpolate(cells[None, None], square.height, mode="bilinear", align_corners=False)[0, 0]
     file = io.BytesIO()
     Image.fromarray(overlay(np.asarray(square), heat.numpy(), 0.0, high)).save(

@@ -112,6 +112,7 @@ def load(
     seed: int = 0,
     memory: int | None = None,
     value_range: Range | None = None,
+    reducing: decode.Reducing = decode.USUAL,
 ) -> ImageDataset | FileDataset:
     """Make a collection ready for use: every image decoded once, the bad ones left out by name.
 
@@ -131,6 +132,7 @@ def load(
         memory: bytes that decoded images may take in memory; default a quarter of what is free, at most
             8 GiB. A larger collection is kept on disk, under a name that says what went in.
         value_range: as in `decode.decode`; None: the collection's own.
+        reducing: as in `decode.decode`.
 
     Returns:
         The data set.
@@ -139,7 +141,7 @@ def load(
         NearfarError: too many images are bad, none is good, or the disk lacks room.
     """
     value_range = value_range or find_range(source, max_pixels=max_pixels)
-    config = ReadConfig(source, short_side, max_pixels, max_bad, threads, value_range)
+    config = ReadConfig(source, short_side, max_pixels, max_bad, threads, value_range, reducing)
     if not decode_once:
         labels, classes = class_numbers(source.labels)
         return FileDataset(
@@ -155,11 +157,12 @@ def load(
             seed=seed,
             threads=threads,
             value_range=value_range,
+            reducing=reducing,
         )
     flat = source.flat() if isinstance(source, ArraySource) else None
     if isinstance(source, ArraySource) and flat is not None:
         height, width = source.pixels.shape[1:3]
-        if decode.reduced(width, height, short_side) == (width, height):
+        if decode.reduced(width, height, short_side, reducing.squash) == (width, height):
             return _wrap(config, source, flat)
     expected = estimate(source, short_side=short_side, max_pixels=max_pixels)
     limit = min(_MOST_RESIDENT, available() // 4) if memory is None else memory

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..core import rng
 from ..core.errors import BadImage, NearfarError
 from ..core.threads import map_in_order
-from ..images.decode import decode
+from ..images.decode import USUAL, Reducing, decode
 from ..images.value_range import Range
 from .names import taken
 from .reading import Rejected, check_of, read_pixels, too_many
@@ -144,6 +144,7 @@ class FileDataset(Dataset):
     seed: int
     threads: int
     value_range: Range | None = None
+    reducing: Reducing = USUAL
     _bad: dict[int, str] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -182,6 +183,7 @@ class FileDataset(Dataset):
                     short_side=self.short_side,
                     exact=False,
                     value_range=self.value_range,
+                    reducing=self.reducing,
                 )
             except BadImage as error:
                 with self._lock:

@@ -74,14 +74,18 @@ class ImageModality(Modality):
 
         side = None if preprocess is None else preprocess.decode_side
         span = None if preprocess is None else preprocess.value_range
+        reducing = decode.USUAL if preprocess is None else preprocess.reducing
         data = data.pixels(span) if isinstance(data, Cut) else data
         if not isinstance(data, bytes):
             height, width = data.shape[:2]
-            pixels = decode.shrink(to_rgb_array(data, span), side)
+            pixels = decode.shrink(to_rgb_array(data, span), side, reducing)
             return Example(pixels, {"width": width, "height": height})
-        found = decode.picture(data, max_pixels=limit, short_side=side, value_range=span)
+        how: dict[str, Any] = {"short_side": side, "value_range": span, "reducing": reducing}
+        found = decode.picture(data, max_pixels=limit, **how)
         width, height = found.width, found.height
-        if (found.pixels.shape[0] > found.pixels.shape[1]) != (height > width):  # turned by its EXIF note
+        if reducing.squash:
+            height, width = decode.upright_shape(data, max_pixels=limit)
+        elif (found.pixels.shape[0] > found.pixels.shape[1]) != (height > width):  # turned by its EXIF note
             width, height = height, width
         return Example(found.pixels, {"width": width, "height": height})
 
@@ -124,6 +128,7 @@ class ImageModality(Modality):
             decode_once=decode_once,
             memory=memory,
             value_range=preprocess.value_range,
+            reducing=preprocess.reducing,
         )
 
     def value_range(
@@ -250,7 +255,8 @@ class ImageModality(Modality):
         from .crops import Cut
 
         pixels, span = value, None if preprocess is None else preprocess.value_range
-        if max(value.shape[:2]) < side:
+        squashed = preprocess is not None and preprocess.reducing.squash
+        if squashed or max(value.shape[:2]) < side:
             data = data.pixels(span) if isinstance(data, Cut) else data
             if isinstance(data, bytes):
                 how: dict[str, Any] = {"max_pixels": limit, "exact": False, "value_range": span}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.errors import NearfarError
-from ..images.decode import DECODERS
+from ..images.decode import DECODERS, USUAL, Reducing
 from ..images.value_range import Range
 from .dataset import ImageDataset, class_numbers, fingerprint
 from .names import taken
@@ -32,6 +32,7 @@ class ReadConfig:
     max_bad: float
     threads: int
     value_range: Range | None = None
+    reducing: Reducing = USUAL
 
     def read(self, row: int) -> tuple[Pixels, bytes]:
         """Read one image and its digest; raises BadImage."""
@@ -41,6 +42,7 @@ class ReadConfig:
             short_side=self.short_side,
             max_pixels=self.max_pixels,
             value_range=self.value_range,
+            reducing=self.reducing,
         )
 
     def name(self) -> str:
@@ -48,6 +50,8 @@ class ReadConfig:
         how = f"{_VERSION}:{DECODERS}:{self.short_side}:{self.max_pixels}"
         if self.value_range is not None:
             how += f":{self.value_range}"
+        if self.reducing != USUAL:
+            how += f":{self.reducing}"
         mark = hashlib.blake2b(how.encode(), digest_size=16)
         for rows, made in stamps(self.source):
             names = self.source.ids[rows.start : rows.stop]

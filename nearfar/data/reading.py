@@ -88,7 +88,13 @@ def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Values | byte
 
 
 def read_pixels(
-    source: Source, index: int, *, short_side: int | None, max_pixels: int, value_range: Range | None = None
+    source: Source,
+    index: int,
+    *,
+    short_side: int | None,
+    max_pixels: int,
+    value_range: Range | None = None,
+    reducing: decode.Reducing = decode.USUAL,
 ) -> tuple[Pixels, bytes]:
     """Read one image of a source, whatever form it comes in.
 
@@ -97,7 +103,7 @@ def read_pixels(
         index: which one.
         short_side: reduce to this short side, in pixels.
         max_pixels: the most pixels allowed.
-        value_range: as in `decode.decode`.
+        value_range, reducing: as in `decode.decode`.
 
     Returns:
         (H, W, 3) uint8, and a digest of 16 bytes of the file's content.
@@ -108,10 +114,16 @@ def read_pixels(
     data, digest = fetch(source, index, max_pixels=max_pixels)
     if isinstance(data, Cut):
         own = hashlib.blake2b(digest, digest_size=16).digest()
-        return decode.shrink(data.pixels(value_range), short_side), own
+        return decode.shrink(data.pixels(value_range), short_side, reducing), own
     if isinstance(data, np.ndarray):
-        return decode.shrink(to_rgb_array(data, value_range), short_side), digest
-    pixels = decode.decode(data, max_pixels=max_pixels, short_side=short_side, value_range=value_range)
+        return decode.shrink(to_rgb_array(data, value_range), short_side, reducing), digest
+    pixels = decode.decode(
+        data,
+        max_pixels=max_pixels,
+        short_side=short_side,
+        value_range=value_range,
+        reducing=reducing,
+    )
     return pixels, digest
 
 

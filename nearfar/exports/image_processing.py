@@ -25,6 +25,8 @@ class NearfarImageProcessor(BaseImageProcessor):
         short_side: int = 37,
         crop: float = 1.0,
         interpolation: str = "bilinear",
+        reduction: str = "bicubic",
+        fit: str = "center",
         image_mean: Sequence[float] = (0.0, 0.0, 0.0),
         image_std: Sequence[float] = (1.0, 1.0, 1.0),
         **rest: Any,
@@ -36,11 +38,14 @@ class NearfarImageProcessor(BaseImageProcessor):
             short_side: in pixels, to which larger pictures are reduced first.
             crop: share of the short side that the centred square keeps.
             interpolation: of the square, "bilinear" or "bicubic".
+            reduction: of larger pictures, "bilinear" or "bicubic".
+            fit: "center" for a square, "squash" for the centre of both sides, which becomes one.
             image_mean, image_std: what a channel in [0, 1] is less and over.
             rest: what transformers keeps of every processor.
         """
         super().__init__(**rest)
         self.side, self.short_side, self.crop, self.interpolation = side, short_side, crop, interpolation
+        self.reduction, self.fit = reduction, fit
         self.image_mean, self.image_std = list(image_mean), list(image_std)
 
     def preprocess(self, images: Any, return_tensors: str | None = None, **_: Any) -> BatchFeature:
@@ -65,12 +70,17 @@ class NearfarImageProcessor(BaseImageProcessor):
             picture = white
         picture = picture.convert("RGB")
         short = min(picture.size)
-        if short > self.short_side:
-            wide, high = (max(1, round(one * self.short_side / short)) for one in picture.size)
-            picture = picture.resize((wide, high), Image.Resampling.BICUBIC)
-        square = max(1, round(min(picture.size) * self.crop))
-        left, top = ((one - square) // 2 for one in picture.size)
-        pixels = np.array(picture)[top : top + square, left : left + square]
+        if self.fit == "squash":
+            wide, high = (min(one, self.short_side) for one in picture.size)
+        else:
+            side = min(short, self.short_side)
+            wide, high = (max(1, round(one * side / short)) for one in picture.size)
+        if (wide, high) != picture.size:
+            picture = picture.resize((wide, high), Image.Resampling[self.reduction.upper()])
+        sides = picture.size if self.fit == "squash" else (min(picture.size),) * 2
+        wide, high = (max(1, round(one * self.crop)) for one in sides)
+        left, top = (picture.width - wide) // 2, (picture.height - high) // 2
+        pixels = np.array(picture)[top : top + high, left : left + wide]
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
         x = F.interpolate(x, (self.side, self.side), mode=self.interpolation, antialias=True)
         mean, std = (torch.tensor(one).view(3, 1, 1) for one in (self.image_mean, self.image_std))

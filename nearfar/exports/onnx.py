@@ -32,7 +32,8 @@ class Pipeline(nn.Module):
         super().__init__()
         self.network = network
         plan = run.preprocess
-        self.most, self.size, self.mode = plan.decode_side, plan.size, plan.interpolation
+        self.most, self.reduction = plan.decode_side, plan.reduction
+        self.size, self.mode, self.fit = plan.size, plan.interpolation, plan.fit
         self.crop = list(Fraction(plan.crop).limit_denominator(1000).as_integer_ratio())
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
@@ -44,7 +45,8 @@ class Pipeline(nn.Module):
         Returns:
             What the network gives of it, float32.
         """
-        x = prepared(picture, self.most, self.crop, self.size, self.size, self.mode)
+        sides = (self.size, self.size)
+        x = prepared(picture, self.most, self.reduction, self.crop, self.fit, *sides, self.mode)
         found: torch.Tensor = self.network(x)
         return found
 

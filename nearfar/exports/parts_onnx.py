@@ -43,7 +43,8 @@ class PartsGraph(nn.Module):
         self.encoder = for_one_size(run.encoder)
         self.features = replace(detector.features, encoder=self.encoder)
         plan = detector.preprocess_at_side
-        self.most, self.mode, self.shape = plan.decode_side, plan.interpolation, detector.seen
+        self.most, self.reduction = plan.decode_side, plan.reduction
+        self.shape, self.mode = detector.seen, plan.interpolation
         self.bank = detector.detector
         if isinstance(self.bank, Padim):
             self.register_buffer("inverse", torch.linalg.inv(self.bank.factor))
@@ -57,7 +58,7 @@ class PartsGraph(nn.Module):
         Returns:
             (1,) its score and (1, H, W) those of its pixels, float32; higher is more anomalous.
         """
-        x = prepared(picture, self.most, [], *self.shape, self.mode)
+        x = prepared(picture, self.most, self.reduction, [], "center", *self.shape, self.mode)
         if isinstance(self.bank, Whitened):
             places, score = self.bank.score(self.features.compute_maps(x))
         elif isinstance(self.bank, Padim):

@@ -13,22 +13,31 @@ MODES = {"bilinear": "linear", "bicubic": "cubic"}  # of PyTorch, in ONNX
 
 
 def prepared(
-    picture: torch.Tensor, most: int, crop: list[int], high: int, wide: int, mode: str
+    picture: torch.Tensor,
+    most: int,
+    reduction: str,
+    crop: list[int],
+    fit: str,
+    high: int,
+    wide: int,
+    mode: str,
 ) -> torch.Tensor:
     """Reduce a picture, round it, cut its middle out and resize that, as `Preprocess` does.
 
     Args:
         picture: (1, H, W, 3) uint8, RGB, upright, sides of at least 2.
         most: pixels of its short side after reducing.
+        reduction: of the reducing, a name in `MODES`.
         crop: share of the short side that a square in its middle has, as a fraction's two parts; empty to
             keep all.
+        fit: "center" for that square, "squash" for as much of each side; each is then reduced by itself.
         high, wide: sides of the answer.
         mode: of the last resizing, a name in `MODES`.
 
     Returns:
         (1, 3, high, wide) in [0, 1], float32.
     """
-    found: torch.Tensor = _operator()(picture, most, crop, high, wide, mode)
+    found: torch.Tensor = _operator()(picture, most, reduction, crop, fit, high, wide, mode)
     return found
 
 
@@ -38,7 +47,9 @@ def _operator() -> Any:
     made = torch.library.custom_op("nearfar::prepared", _prepared, mutates_args=())
 
     @made.register_fake
-    def _(picture: Any, most: Any, crop: Any, high: int, wide: int, mode: str) -> torch.Tensor:
+    def _(
+        picture: Any, most: Any, reduction: Any, crop: Any, fit: Any, high: int, wide: int, mode: Any
+    ) -> torch.Tensor:
         found: torch.Tensor = picture.new_empty((1, 3, high, wide), dtype=torch.float32)
         return found
 
@@ -46,18 +57,29 @@ def _operator() -> Any:
 
 
 def _prepared(
-    picture: torch.Tensor, most: int, crop: list[int], high: int, wide: int, mode: str
+    picture: torch.Tensor,
+    most: int,
+    reduction: str,
+    crop: list[int],
+    fit: str,
+    high: int,
+    wide: int,
+    mode: str,
 ) -> torch.Tensor:
     x = picture.permute(0, 3, 1, 2).float()
     short = min(x.shape[2:])
     target = min(short, most)
-    sides = [nearest_quotient(side * target, short) for side in x.shape[2:]]
-    x = functional.interpolate(x, size=sides, mode="bicubic", antialias=True, align_corners=False)
+    if fit == "squash":
+        sides = [min(side, most) for side in x.shape[2:]]
+    else:
+        sides = [nearest_quotient(side * target, short) for side in x.shape[2:]]
+    x = functional.interpolate(x, size=sides, mode=reduction, antialias=True, align_corners=False)
     x = x.clamp(0, 255).round()
     if crop:
-        square = nearest_quotient(target * crop[0], crop[1])
-        top, left = ((side - square) // 2 for side in sides)
-        x = x[:, :, top : top + square, left : left + square]
+        whole = sides if fit == "squash" else [target, target]
+        h, w = (nearest_quotient(side * crop[0], crop[1]) for side in whole)
+        top, left = (sides[0] - h) // 2, (sides[1] - w) // 2
+        x = x[:, :, top : top + h, left : left + w]
     x = functional.interpolate(x, size=(high, wide), mode=mode, antialias=True, align_corners=False)
     return (x / 255).clamp(0, 1)
 
@@ -91,17 +113,27 @@ def in_onnx() -> dict[Callable[..., Any], Callable[..., Any]]:
         sides = op.Concat(whole(1, 3), sides, axis=0)
         return op.Resize(x, None, None, sides, mode=mode, antialias=1, cubic_coeff_a=-0.5, **how)
 
-    def written(picture: Any, most: int, crop: list[int], high: int, wide: int, mode: str) -> Any:
+    def written(
+        picture: Any,
+        most: int,
+        reduction: str,
+        crop: list[int],
+        fit: str,
+        high: int,
+        wide: int,
+        mode: str,
+    ) -> Any:
         sides = op.Shape(picture, start=1, end=3)
         short = op.ReduceMin(sides, keepdims=1)
         target = op.Min(short, whole(most))
-        sides = quotient(op.Mul(sides, target), short)
+        squash = fit == "squash"
+        sides = op.Min(sides, whole(most)) if squash else quotient(op.Mul(sides, target), short)
         x = op.Cast(op.Transpose(picture, perm=[0, 3, 1, 2]), to=1)
-        x = op.Round(op.Clip(resize(x, sides, "cubic"), 0.0, 255.0))
+        x = op.Round(op.Clip(resize(x, sides, MODES[reduction]), 0.0, 255.0))
         if crop:
-            square = quotient(op.Mul(target, whole(crop[0])), whole(crop[1]))
-            start = op.Div(op.Sub(sides, square), whole(2))
-            x = op.Slice(x, start, op.Add(start, square), whole(2, 3))
+            kept = quotient(op.Mul(sides if squash else target, whole(crop[0])), whole(crop[1]))
+            start = op.Div(op.Sub(sides, kept), whole(2))
+            x = op.Slice(x, start, op.Add(start, kept), whole(2, 3))
         x = resize(x, whole(high, wide), MODES[mode])
         return op.Clip(op.Div(x, 255.0), 0.0, 1.0)
 

@@ -71,7 +71,7 @@ def resized_once(plan: Preprocess) -> bool:
     """Tell whether the centre of a reduced picture has the side of the network's input already.
 
     Args:
-        plan: how pictures are prepared. What reduces them is bicubic.
+        plan: how pictures are prepared.
     """
     return round(plan.decode_side * plan.crop) == plan.size
 
@@ -101,9 +101,9 @@ def write(run: Run, folder: Path) -> None:
             "tag": "nearfar",
             "input_size": [3, plan.size, plan.size],
             "fixed_input_size": "img_size" in args,
-            "interpolation": "bicubic" if resized_once(plan) else plan.interpolation,
+            "interpolation": plan.reduction if resized_once(plan) else plan.interpolation,
             "crop_pct": plan.crop,
-            "crop_mode": "center",
+            "crop_mode": plan.fit,
             "mean": list(encoder.mean),
             "std": list(encoder.std),
             "num_classes": 0,

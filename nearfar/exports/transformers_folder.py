@@ -145,6 +145,8 @@ def write(run: Run, folder: Path) -> None:
         "short_side": plan.decode_side,
         "crop": plan.crop,
         "interpolation": plan.interpolation,
+        "reduction": plan.reduction,
+        "fit": plan.fit,
         "image_mean": list(run.encoder.mean),
         "image_std": list(run.encoder.std),
     }

@@ -43,6 +43,20 @@ __all__ = [
 
 Pixels = npt.NDArray[np.uint8]
 
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}  # both antialiased
+
+
+@dataclass(frozen=True)
+class Reducing:
+    """How a large image is reduced: by which of `FILTERS`, and whether both sides are, each by itself."""
+
+    filter: str = "bicubic"
+    squash: bool = False
+
+
+USUAL = Reducing()
+
+
 DECODERS = f"Pillow {PIL.__version__} {jpeg.VERSION}".strip()  # another version may round otherwise
 
 _LARGE_PIXELS = 1 << 24
@@ -149,37 +163,41 @@ def remarks(data: bytes, *, max_pixels: int) -> list[str]:
     return found
 
 
-def reduced(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+def reduced(width: int, height: int, short_side: int | None, squash: bool = False) -> tuple[int, int]:
     """Say an image's sides once its short side is at most `short_side`.
 
     Args:
         width, height: in pixels.
         short_side: in pixels, or None for no limit.
+        squash: whether the long side is at most that too.
 
     Returns:
-        Width and height, each at least 1, of the same aspect to rounding.
+        Width and height, each at least 1, but for `squash` of the same aspect to rounding.
     """
+    if squash and short_side is not None:
+        return min(width, short_side), min(height, short_side)
     short = min(width, height)
     if short_side is None or short <= short_side:
         return width, height
     return max(1, round(width * short_side / short)), max(1, round(height * short_side / short))
 
 
-def shrink(pixels: Pixels, short_side: int | None) -> Pixels:
-    """Reduce an image to a short side, antialiased bicubic; a smaller one is returned as it is.
+def shrink(pixels: Pixels, short_side: int | None, reducing: Reducing = USUAL) -> Pixels:
+    """Reduce an image to a short side, antialiased; a smaller one is returned as it is.
 
     Args:
         pixels: (H, W, 3) uint8.
         short_side: the short side's most pixels, or None for no limit.
+        reducing: how.
 
     Returns:
         (H', W', 3) uint8.
     """
     height, width = pixels.shape[:2]
-    size = reduced(width, height, short_side)
+    size = reduced(width, height, short_side, reducing.squash)
     if size == (width, height):
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(pixels).resize(size, FILTERS[reducing.filter]))
 
 
 def upright_shape(data: bytes, *, max_pixels: int) -> tuple[int, int]:
@@ -207,10 +225,16 @@ _TURNS = {
 
 
 def _load(
-    image: Any, data: bytes, again: Any, short_side: int | None, exact: bool, value_range: Range | None
+    image: Any,
+    data: bytes,
+    again: Any,
+    short_side: int | None,
+    exact: bool,
+    value_range: Range | None,
+    reducing: Reducing,
 ) -> Pixels:
     """Decode, convert, reduce and turn upright; see `decode` for `exact`, `deep_colour` for `again`."""
-    target = reduced(image.width, image.height, short_side)
+    target = reduced(image.width, image.height, short_side, reducing.squash)
     drafted = target != image.size and image.format in ("JPEG", "MPO")
     if drafted:
         # The decoder itself halves while it can; twice the target is left for a proper last step.
@@ -223,11 +247,12 @@ def _load(
             deep = deep_colour.transparent(deep_colour.halves(image, again), image)
         image.load()
         if not drafted:
-            target = reduced(image.width, image.height, short_side)  # again: loading a TIFF may turn it
+            target = reduced(image.width, image.height, short_side, reducing.squash)  # a TIFF may have turned
     turn = None
     with suppress(Exception):  # a broken EXIF block does not spoil the pixels
         turn = _TURNS.get(image.getexif().get(0x0112, 1))
-    reduces = target != image.size and (exact or image.width > 2 * target[0])
+    over = image.width > 2 * target[0] or image.height > 2 * target[1]
+    reduces = target != image.size and (exact or over)
     if pixels is not None:
         if turn is None and not reduces:
             return pixels
@@ -235,7 +260,7 @@ def _load(
     else:
         upright = to_rgb(image, value_range) if deep is None else deep_colour.to_rgb(deep, value_range)
     if reduces:
-        upright = upright.resize(target, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        upright = upright.resize(target, FILTERS[reducing.filter], reducing_gap=3.0)
     if turn is not None:
         upright = upright.transpose(turn)
     return np.asarray(upright)
@@ -248,6 +273,7 @@ def picture(
     short_side: int | None = None,
     exact: bool = True,
     value_range: Range | None = None,
+    reducing: Reducing = USUAL,
 ) -> Picture:
     """Decode an image and keep what its file said of itself; `decode` gives the pixels alone.
 
@@ -270,7 +296,7 @@ def picture(
         alone = _large if width * height > _LARGE_PIXELS else nullcontext()
         try:
             with alone:
-                pixels = _load(image, data, again, short_side, exact, value_range)
+                pixels = _load(image, data, again, short_side, exact, value_range, reducing)
         except BadImage:
             raise
         except Exception as error:  # decoders raise anything on hostile bytes; one image, one reason
@@ -285,6 +311,7 @@ def decode(
     short_side: int | None = None,
     exact: bool = True,
     value_range: Range | None = None,
+    reducing: Reducing = USUAL,
 ) -> Pixels:
     """Decode an image: JPEG, PNG, WebP, BMP, TIFF, PPM or AVIF, or a GIF's first frame.
 
@@ -298,6 +325,7 @@ def decode(
             to at no cost.
         value_range: of an image of more than 8 bits, the values that become 0 and 255; None: as this image
             alone has it. Images of 8 bits are not changed by it.
+        reducing: how it is reduced.
 
     Returns:
         (H, W, 3) uint8, upright by its EXIF orientation, over white where it is transparent.
@@ -306,5 +334,10 @@ def decode(
         BadImage: with the reason, such as "truncated" or "not an image".
     """
     return picture(
-        data, max_pixels=max_pixels, short_side=short_side, exact=exact, value_range=value_range
+        data,
+        max_pixels=max_pixels,
+        short_side=short_side,
+        exact=exact,
+        value_range=value_range,
+        reducing=reducing,
     ).pixels

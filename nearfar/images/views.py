@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ..core import rng
 from ..core.config import setting
 from ..core.errors import NearfarError
+from .decode import FILTERS, Reducing
 from .value_range import Range
 from .view_settings import Views, is_small
 
@@ -119,7 +120,7 @@ class Preprocess:
     size: int = setting(224, "side of the input in pixels", low=1)
     crop: float = setting(
         0.875,
-        "share of the short side that the centred square keeps",
+        "share of the short side that the centred square keeps; of both sides, where it is squashed",
         low=0.01,
         high=1.0,
         source="SimCLR, appendix B.5; 1 for CIFAR, B.9",
@@ -133,6 +134,14 @@ class Preprocess:
         "short side to which larger images are reduced first; 8/7 of size if not given",
         low=1,
         high=1 << 20,
+    )
+    reduction: str = setting(
+        "bicubic", "how larger images are reduced first, antialiased", choices=tuple(FILTERS)
+    )
+    fit: str = setting(
+        "center",
+        "what becomes the square: the centre of the image, or all of it, squashed",
+        choices=("center", "squash"),
     )
     low: float | None = setting(None, "value that becomes 0 in images of more than 8 bits")
     high: float | None = setting(None, "value that becomes 255 in images of more than 8 bits")
@@ -174,12 +183,35 @@ class Preprocess:
         return self.short_side or -(-self.size * 8 // 7)
 
     @property
+    def reducing(self) -> Reducing:
+        """How larger images are reduced when they are decoded."""
+        return Reducing(self.reduction, self.fit == "squash")
+
+    @property
+    def cut(self) -> str:
+        """Say in a sentence what of an image is kept."""
+        if self.fit == "squash":
+            return (
+                f"Cut out the centre of {self.crop:g} of each side." if self.crop < 1 else "Keep all of it."
+            )
+        return f"Cut out the centred square of {self.crop:g} of the short side."
+
+    @property
+    def reduced(self) -> str:
+        """Say in a sentence how a larger image is reduced first."""
+        part = "a side" if self.fit == "squash" else "its short side"
+        what = "that side alone" if self.fit == "squash" else "it"
+        return (
+            f"If {part} is over {self.decode_side} px, reduce {what} to that, antialiased {self.reduction}, "
+            "and round to whole values from 0 to 255."
+        )
+
+    @property
     def steps(self) -> list[str]:
         """Sentences that say how an image becomes numbers from 0 to 1, for who has none of our code."""
         return [
-            f"If its short side is over {self.decode_side} px, reduce it to that, antialiased bicubic, and "
-            "round to whole values from 0 to 255.",
-            f"Cut out the centred square of {self.crop:g} of the short side.",
+            self.reduced,
+            self.cut,
             f"Resize it to {self.size} x {self.size} px, antialiased {self.interpolation}; do not round, and "
             "cut off what is below 0 or above 255.",
             "Divide by 255.",
@@ -297,9 +329,9 @@ def _sides(
 
 
 def centre(preprocess: Preprocess, heights: npt.ArrayLike, widths: npt.ArrayLike) -> AugmentationParams:
-    """Take the centred square of each image, and change nothing else.
+    """Take the centred square of each image, or all of it to be squashed, and change nothing else.
 
-    This is to resize the short side to size / crop and to cut the centre, but for the rounding of the
+    The first is to resize the short side to size / crop and to cut the centre, but for the rounding of the
     square to whole pixels of the source.
 
     Args:
@@ -311,10 +343,11 @@ def centre(preprocess: Preprocess, heights: npt.ArrayLike, widths: npt.ArrayLike
     """
     high, wide = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
     n = len(high)
-    side = np.maximum(1, np.rint(np.minimum(high, wide) * preprocess.crop)).astype(np.int64)
+    sides = (high, wide) if preprocess.fit == "squash" else (np.minimum(high, wide),) * 2
+    h, w = (np.maximum(1, np.rint(one * preprocess.crop)).astype(np.int64) for one in sides)
     no = np.zeros(n, np.bool_)
     return AugmentationParams(
-        box=np.stack([(high - side) // 2, (wide - side) // 2, side, side], axis=1).astype(np.int32),
+        box=np.stack([(high - h) // 2, (wide - w) // 2, h, w], axis=1).astype(np.int32),
         flip=no,
         jitter=no,
         order=np.tile(np.arange(4, dtype=np.uint8), (n, 1)),

@@ -25,8 +25,8 @@ class InputConfig:
         interpolation: "bilinear" or "bicubic".
         mean, std: what is subtracted from each channel of pixels in [0, 1], and what it is divided by then.
         licence: of the weights, as their makers name it; "" where that is not known.
-        fit: how an image that is not square becomes one: "center", or what nearfar does not follow, as timm
-            names it: "squash" or "border".
+        fit: how an image that is not square becomes one, as timm names it: "center", "squash", or what
+            nearfar does not follow, such as "border".
         assumed: whether mean and deviation are said nowhere, and these are what most weights want.
     """
 

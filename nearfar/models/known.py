@@ -135,7 +135,8 @@ def _of_two_towers(folder: Path, whole: Path, side: int | None) -> Known:
     if side not in (None, found.size):
         raise NearfarError(f"{folder} takes images of {found.size} px; leave @{side} out.")
     _say_fit(found.fit, str(folder))
-    how, own = Preprocess(found.size, 1.0, found.interpolation, found.size), folders.licence(whole)
+    way, own = found.interpolation, folders.licence(whole)
+    how = Preprocess(found.size, 1.0, way, found.size, reduction=way, fit=followed(found.fit))
     return Known(found.image, how, own, Known(found.text, found.words, own), found.scale)
 
 
@@ -167,9 +168,14 @@ def _of_library(
 
 def _say_fit(fit: str, what: str) -> None:
     """Say where the makers of weights prepare an image that is not square in another way."""
-    if fit != "center":
-        whole = {"squash": "squash it into a square", "border": "pad it to a square"}.get(fit, f"use {fit!r}")
+    if followed(fit) != fit:
+        whole = "pad it to a square" if fit == "border" else f"use {fit!r}"
         remark(f"{what}: of an image that is not square nearfar takes the centre, where its makers {whole}")
+
+
+def followed(fit: str) -> str:
+    """Say what nearfar makes of an image that is not square, where the makers of weights do as `fit` says."""
+    return fit if fit == "squash" else "center"
 
 
 def preprocess(config: InputConfig, size: int) -> Preprocess:
@@ -183,4 +189,5 @@ def preprocess(config: InputConfig, size: int) -> Preprocess:
         The settings. The square then needs no second resizing.
     """
     short = max(size, int(size / config.crop))
-    return Preprocess(size, size / short, config.interpolation, short)
+    way = config.interpolation
+    return Preprocess(size, size / short, way, short, reduction=way, fit=followed(config.fit))

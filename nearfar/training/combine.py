@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def _preprocess(runs: list[Run]) -> Preprocess:
     low, high = ranges.pop()
     largest = max((run.preprocess for run in runs), key=_short)
     side = _short(largest)
-    return Preprocess(side, 1.0, largest.interpolation, side, low, high)
+    fits = {run.preprocess.fit for run in runs}
+    fit = fits.pop() if len(fits) == 1 else "center"
+    return dataclasses.replace(largest, size=side, crop=1.0, short_side=side, fit=fit)
 
 
 def _short(how: Preprocess) -> int:

@@ -54,6 +54,7 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
             max_bad=0,
             threads=cores(),
             value_range=run.preprocess.value_range,
+            reducing=run.preprocess.reducing,
         )
         assert isinstance(dataset, ImageDataset)
         x = features(run.encoder, dataset, run.preprocess)
