@@ -15,6 +15,7 @@ from PIL import Image
 import nearfar
 from nearfar import models
 from nearfar.exports import tuned
+from nearfar.features.encode import encode
 from nearfar.finetuning.tuned import open_tuned
 from nearfar.images.views import Preprocess
 from nearfar.training.run import export, load
@@ -192,3 +193,45 @@ def test_boxes_are_decoded_outside(to, detector, tmp_path) -> None:
     assert np.allclose(scores, wanted["scores"][kept], atol=1e-4)
     assert np.allclose(boxes, wanted["boxes"][kept], atol=1e-2)
     assert (labels == wanted["labels"][kept].numpy()).all()
+
+
+@pytest.fixture(scope="module")
+def of_timm(colours, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("timm")
+    (root / "start").mkdir()
+    encoder = models.encoder("timm:test_resnet", stem="standard", size=32, seed=3)
+    export(root / "start", encoder.eval(), Preprocess.of(32), {"nearfar": "0", "source": "a test"})
+    return nearfar.finetune(root / "start", train=colours, out=root / "c", mode="linear", **WORDS).path
+
+
+def test_a_classifier_leaves_as_timms_last_layer(of_timm: Path, colours: Path, tmp_path: Path) -> None:
+    import timm
+
+    made = nearfar.export(of_timm, to="timm", out=tmp_path / "made")
+    assert made.files == ("README.md", "config.json", "model.safetensors") and made.difference < 1e-5
+    net = timm.create_model(f"local-dir:{made.path}", pretrained=True).eval()
+    nearfar.predict(of_timm, colours, out=tmp_path / "p.json", all_classes=True)
+    rows, run = json.loads((tmp_path / "p.json").read_text())[::7], load(of_timm)
+    seen = encode(torch.nn.Flatten(), run.preprocess, [colours / row["path"] for row in rows], device="cpu")
+    with torch.inference_mode():
+        shares = net(torch.from_numpy(seen).reshape(-1, 3, 32, 32)).softmax(1)  # mean 0, deviation 1
+    wanted = torch.tensor([[row[f"p_k{at}"] for at in range(3)] for row in rows])
+    assert torch.allclose(shares, wanted, atol=1e-3) and float(shares.max()) > 0.5
+    assert json.loads((made.path / "config.json").read_text())["label_names"] == ["k0", "k1", "k2"]
+    assert "`label_names` in config.json" in (made.path / "README.md").read_text()
+
+
+def test_transformers_opens_a_classifier_with_its_classes(of_timm: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    made = nearfar.export(of_timm, to="transformers", out=tmp_path / "made")
+    assert made.difference < 1e-5 and "AutoModelForImageClassification" in made.open_with
+    model = transformers.AutoModelForImageClassification.from_pretrained(made.path).eval()
+    assert model.config.id2label == {0: "k0", 1: "k1", 2: "k2"}
+    assert "AutoModelForImageClassification" in (made.path / "README.md").read_text()
+
+
+def test_a_head_that_is_no_last_layer_leaves_the_encoder_alone(start, colours, tmp_path) -> None:
+    pytest.importorskip("transformers")
+    run = nearfar.finetune(start, train=colours, out=tmp_path / "c", mode="linear", **WORDS).path
+    made = nearfar.export(run, to="transformers", out=tmp_path / "made")
+    assert made.compared == "vectors" and "AutoModel.from_pretrained" in made.open_with

@@ -15,6 +15,8 @@ from torch import nn
 from ..core.atomic import check_new_folder, whole_folder
 from ..core.errors import NearfarError
 from ..data.modalities import IMAGES
+from ..finetuning.task_types import HeadExport
+from ..finetuning.tuned import open_tuned
 from ..training.run import Run, load
 from . import (
     card,
@@ -22,6 +24,7 @@ from . import (
     openvino_ir,
     pipeline_check,
     sentence_folder,
+    timm_classifier,
     timm_folder,
     torch_program,
     transformers_folder,
@@ -159,7 +162,8 @@ class ExportedEncoder:
 def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = None) -> ExportedEncoder:
     """Write an encoder as files for another tool, open them with that tool, and compare the vectors.
 
-    A fine-tuned run leaves with its head for ONNX, torch and OpenVINO; for the others its encoder alone.
+    A fine-tuned run leaves with its head for ONNX, torch and OpenVINO, and where it is a classifier of a
+    network of timm's for timm and transformers too; else its encoder alone.
 
     Args:
         run: a finished run, its folder, or the name of a known encoder.
@@ -185,28 +189,63 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
     folder = Path(out) if out is not None else Path(f"{name}-{to}")
     check_new_folder(folder)
     form.needs(opened)
-    head = tuned.opened(opened) if to in tuned.FILES and tuned.is_tuned(opened) else None
+    head = _head(opened, to)
     with whole_folder(folder) as made, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what exporters tell their own makers
-        network: Any = opened.encoder.eval() if head is None else head[1].module
+        network: Any = opened.encoder.eval() if head is None else head.made.module
         if head is None:
             form.write(opened, made)
             difference = _compared(opened, form, made)
         else:
-            tuned.write(opened, *head, made, to)
-            difference = _close(tuned.compared(head[1], made, to), opened)
+            head.write(made)
+            difference = _close(head.compared(made), opened)
         agreement = None
-        if form.pipeline is not None and (head is None or head[1].square):
+        if form.pipeline is not None and (head is None or head.made.square):
             agreement = _agreement(opened, network, form.pipeline, made)
         checks = _checks(form, difference, agreement)
         if to == "openvino" and head is None:
             checks += _as_it_opens(opened, made)
-        card.write(opened, made, to, None if head is None else head[1], checks)
+        card.write(opened, made, to, None if head is None else head.made, checks)
     files = tuple(sorted(item.name for item in folder.iterdir()))
     remote = ", trust_remote_code=True" if transformers_folder.is_remote(opened) else ""
-    how = form.open_with.format(folder=folder, remote=remote) if head is None else tuned.open_with(folder, to)
+    way = form.open_with if head is None else head.open_with
+    how = way.format(folder=folder, remote=remote)
     what, least = "vectors" if head is None else "answers", None if agreement is None else agreement.least
     return ExportedEncoder(folder, files, difference, how, what, least)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A fine-tuned run's encoder and head, how both are written and compared, and how they are opened."""
+
+    made: HeadExport
+    write: Callable[[Path], None]
+    compared: Callable[[Path], float]
+    open_with: str
+
+
+def _head(run: Run, to: str) -> _Head | None:
+    """Say how a run leaves with its head; None where it has none, or the format takes encoders alone."""
+    if not tuned.is_tuned(run):
+        return None
+    if to in tuned.FILES:
+        found, made = tuned.opened(run)
+        return _Head(
+            made,
+            lambda folder: tuned.write(run, found, made, folder, to),
+            lambda folder: tuned.compared(made, folder, to),
+            tuned.OPENED[to],
+        )
+    found = open_tuned(run)
+    layer = timm_classifier.last_layer(run, found)
+    if to not in timm_classifier.OPENED or layer is None:
+        return None
+    return _Head(
+        timm_classifier.described(found.task.exported(found.network, run.preprocess)),
+        lambda folder: timm_folder.write(run, folder, layer),
+        lambda folder: timm_classifier.compared(run, found, layer, folder, to),
+        timm_classifier.OPENED[to],
+    )
 
 
 def _compared(run: Run, form: Format, folder: Path) -> float:

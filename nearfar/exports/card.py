@@ -10,7 +10,7 @@ from typing import Any
 from ..finetuning.task_types import HeadExport
 from ..finetuning.tuned import open_result
 from ..training.run import Run
-from . import onnx, openvino_ir, origin, timm_folder, transformers_folder
+from . import onnx, openvino_ir, origin, timm_folder, transformers_folder, tuned
 
 LIBRARIES = ("timm", "transformers", "sentence-transformers", "onnx", "openvino")  # as the hub names them
 TRANSFORMERS = """```python
@@ -19,6 +19,13 @@ from transformers import AutoImageProcessor, AutoModel
 prepare = AutoImageProcessor.from_pretrained("FOLDER"REMOTE)
 model = AutoModel.from_pretrained("FOLDER"REMOTE).eval()
 vectors = model(**prepare(pictures, return_tensors="pt")).pooler_output
+```"""
+CLASSIFIER = """```python
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+prepare = AutoImageProcessor.from_pretrained("FOLDER")
+model = AutoModelForImageClassification.from_pretrained("FOLDER").eval()
+logits = model(**prepare(pictures, return_tensors="pt")).logits
 ```"""
 FOLDERS = ("transformers", "sentence-transformers")  # which are the same
 SENTENCES = """```python
@@ -70,10 +77,11 @@ def text(run: Run, to: str, head: HeadExport | None = None, checks: Sequence[str
     what = f"{run.encoder.dim} features" if head is None else str(made["task"])
     lines += [f"# {run.encoder.name}, {what}", ""]
     lines += [origin.sentence(made), "", f"Licence: {origin.licence_words(run)}", ""]
-    lines += _opened(run, to)
+    lines += _opened(run, to) if head is None else [CLASSIFIER, ""] if to == "transformers" else []
     lines += _prepared(run, to, head)
     if head is not None:
-        lines += ["## What it answers", *head.says, "", "`model.json` has the classes in their order.", ""]
+        beside = ["`model.json` has the classes in their order.", ""] if to in tuned.FILES else []
+        lines += ["## What it answers", *head.says, "", *beside]
     if checks:
         lines += ["## Compared with nearfar when it was exported", *checks, ""]
     if trained := origin.training(run):

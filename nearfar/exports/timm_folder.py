@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,6 +20,9 @@ from ..models import Encoder, combined, image_tower
 from ..models.libraries import find
 from ..training.run import Run
 from .origin import licence_tags
+
+if TYPE_CHECKING:
+    from .timm_classifier import LastLayer
 
 NOTE, WEIGHTS = "config.json", "model.safetensors"
 
@@ -76,8 +79,14 @@ def resized_once(plan: Preprocess) -> bool:
     return round(plan.decode_side * plan.crop) == plan.size
 
 
-def write(run: Run, folder: Path) -> None:
-    """Write config.json and model.safetensors into a folder."""
+def write(run: Run, folder: Path, layer: LastLayer | None = None) -> None:
+    """Write config.json and model.safetensors into a folder.
+
+    Args:
+        run: what is exported.
+        folder: where.
+        layer: the last one of a classifier; without it the network gives vectors.
+    """
     import timm
 
     encoder, plan, name = run.encoder, run.preprocess, str(architecture(run.encoder))
@@ -91,9 +100,10 @@ def write(run: Run, folder: Path) -> None:
         break
     net: Any = encoder.net
     parts = getattr(net, "pretrained_cfg", {"first_conv": "conv1", "classifier": "fc"})  # torchvision's names
-    made = {
+    classes = 0 if layer is None else len(layer.classes)
+    made: dict[str, Any] = {
         "architecture": name.split(".")[0],
-        "num_classes": 0,
+        "num_classes": classes,
         "num_features": encoder.dim,
         "global_pool": str(args.pop("global_pool", getattr(net, "global_pool", "") or "avg")),
         "model_args": args,
@@ -106,14 +116,18 @@ def write(run: Run, folder: Path) -> None:
             "crop_mode": plan.fit,
             "mean": list(encoder.mean),
             "std": list(encoder.std),
-            "num_classes": 0,
+            "num_classes": classes,
             "license": licence_tags(run)["license"],
             "first_conv": parts.get("first_conv"),
             "classifier": parts.get("classifier"),
         },
     }
+    held = weights(net)
+    if layer is not None:
+        made["label_names"] = list(layer.classes)
+        held |= layer.named(net)
     (folder / NOTE).write_text(json.dumps(made, indent=1), encoding="utf-8")
-    save_file(weights(net), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(held, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def weights(net: nn.Module) -> dict[str, torch.Tensor]:

@@ -21,6 +21,11 @@ from .rebuilt import for_one_size
 
 NOTE = "model.json"
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "openvino": "model.xml"}
+OPENED = {
+    "onnx": "onnxruntime.InferenceSession('{folder}/model.onnx')",
+    "torch": "torch.export.load('{folder}/model.pt2')",
+    "openvino": "openvino.compile_model('{folder}/model.xml')",
+}
 BATCHES = (1, 3)  # sizes of the batches on which both are compared
 
 
@@ -101,16 +106,6 @@ def program_of(folder: Path, to: str) -> Callable[[torch.Tensor], tuple[torch.Te
         return lambda x: tuple(map(torch.from_numpy, openvino_ir.run_file(path, x)))
     loaded: nn.Module = torch.export.load(path).module()
     return lambda x: tuple(some.detach() for some in _several(loaded(x)))
-
-
-def open_with(folder: Path, to: str) -> str:
-    """Write how to open the file, as one types it."""
-    tool = {
-        "onnx": "onnxruntime.InferenceSession",
-        "torch": "torch.export.load",
-        "openvino": "openvino.compile_model",
-    }[to]
-    return f"{tool}('{folder}/{FILES[to]}')"
 
 
 def _several(outputs: Any) -> tuple[torch.Tensor, ...]:
