@@ -406,6 +406,9 @@ def test_near_copies_are_found_and_distinct_pictures_are_not():
         found = near_copies(copies, originals, np.concatenate([own[::-1], own], axis=1))
         assert (found.row == own[:, 0]).mean() >= 0.95, what
         assert not found.same.any()
+    turned = held(np.ascontiguousarray(np.rot90(pictures[train], 1, (1, 2))))
+    found = near_copies(turned, originals, np.zeros((len(train), 1), np.int64))  # of structure alone
+    assert (found.row == np.arange(len(train))).mean() >= 0.95 and not found.same.any()
     same = near_copies(originals, originals, np.zeros((len(train), 1), np.int64))
     assert same.same.all() and np.array_equal(same.row, np.arange(len(train)))
 

@@ -415,7 +415,7 @@ def test_copies_that_were_saved_again_tell_a_split_nothing(start, tmp_path) -> N
     (tmp_path / "train.csv").write_text("\n".join([lines[0], *lines[2:60:3], *lines[61::3]]))
     made = nearfar.finetune(start, train=tmp_path / "list.csv", out=tmp_path / "few", mode="few-labels")
     assert made.figures["cross-validated"][outcome.TUNED]["accuracy"] < 0.7
-    assert "120 training images are nearly the same as another, saved again or resized" in str(made)
+    assert "120 training images are nearly the same as another, saved again, resized, turned" in str(made)
     both = {"train": tmp_path / "train.csv", "test": tmp_path / "test.csv"}
     found = nearfar.finetune(start, **both, out=tmp_path / "both", mode="linear")
     assert "20 of 20 test images are nearly the same as one trained on" in str(found)

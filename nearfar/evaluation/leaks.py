@@ -1,9 +1,9 @@
-"""Finds test images that are (near-)copies of training images: resized, recoloured, shifted or mirrored.
+"""Finds test images that are copies of training images: resized, recoloured, shifted, mirrored or turned.
 
 Features say which training images to look at, pixels decide. Candidates are the nearest few by the encoder
 and by raw pixels. A candidate is a near-copy if it differs little at the place where the two differ most,
-once one is laid upon the other; how little is measured on copies made of the training images. Texts are
-compared by their words.
+once one is laid upon the other; how little is measured on copies made of the training images. Whole pictures
+are also compared by their structure, turned by quarters or not. Texts are compared by their words.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..analysis.copy_threshold import LEAST, calibrate
 from ..analysis.duplicates import Collection, duplicate_pairs
+from ..analysis.split_copies import split_copies
 from ..analysis.text_copies import Texts, TextThreshold
 from ..data.dataset import ImageDataset, Subset
 from ..data.modalities import modality_of
@@ -59,7 +60,8 @@ def near_copies(
     Args:
         test: m images.
         train: the training images.
-        candidates: (m, c) int64, rows of `train` to compare each with; texts choose their own.
+        candidates: (m, c) int64, rows of `train` to compare each with; texts choose their own, and
+            whole pictures are compared with those of a like structure too.
         preprocess: how texts were split into tokens.
 
     Returns:
@@ -86,6 +88,11 @@ def near_copies(
     best = found.argmax(axis=1)[:, None]
     most = np.take_along_axis(found, best, 1)[:, 0]
     row = np.where(most >= least, np.take_along_axis(candidates, best, 1)[:, 0], -1)
+    if modality_of(train).pictures:
+        whole = split_copies(Collection.of(None, test), Collection.of(None, train))
+        for at, to, similarity in zip(*whole, strict=True):
+            if row[at] < 0:
+                row[at], most[at] = to, similarity
     first = {digest.tobytes(): at for at, digest in reversed(list(enumerate(train.digests)))}
     equal = np.array([first.get(digest.tobytes(), -1) for digest in test.digests], np.int64)
     same = equal >= 0

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ..analysis.cells import near_rows
-from ..analysis.duplicates import MIN_SIMILARITY, Collection, duplicate_pairs
+from ..analysis.duplicates import Collection, duplicate_pairs
+from ..analysis.split_copies import split_copies
 from ..analysis.text_copies import Texts, TextThreshold
 from ..core.errors import NearfarError
 from ..core.text import counted
@@ -22,10 +21,8 @@ from ..data.dataset import Subset
 from ..data.modality import Modality
 from .task_types import Labelled, Rows
 
-NEIGHBOURS = 3  # most alike by coarse structure that each image is compared with
-ALIKE = 0.98  # cosine of structures from which pixels are compared: docs/decisions.md, "Copies in a split"
-MOST = 5000  # pairs compared by their pixels, at most: a minute
 _NOT_BOTH = "such are on one side of each split, never on both."
+_HOW = "saved again, resized, turned or mirrored"
 
 
 def copies_apart(
@@ -33,7 +30,8 @@ def copies_apart(
 ) -> tuple[Labelled, list[str]]:
     """Make groups of training images that are copies of one another, and count test images that are such.
 
-    Copies are equal byte for byte; or, of images that were decoded once, saved again or resized. Those of
+    Copies are equal byte for byte; or, of images that were decoded once, saved again, resized, turned by
+    quarters or mirrored. Those of
     texts have the same words, and test texts most of their runs of words.
 
     Args:
@@ -51,17 +49,17 @@ def copies_apart(
     own = np.array([order.setdefault(one, len(order)) for one in _digests(data, words)], np.int64)
     repeated, notes = len(own) - len(order), []
     once = np.unique(own, return_index=True)[1]
-    train = _Side.of(data, once) if kind.pictures and len(own) else None
+    train = _pictures(data, once) if kind.pictures and len(own) else None
     if len(own) and data.groups is None:
         if repeated:
             same = counted(repeated, f"training {kind.one} is")
             notes.append(f"{same} the same as another, {how}; {_NOT_BOTH}")
-        a, b = (np.empty(0, np.int64),) * 2 if train is None else train.near(None)
+        a, b = (np.empty(0, np.int64),) * 2 if train is None else split_copies(train, None)[:2]
         links = coo_array((np.ones(len(a)), (a, b)), (len(once), len(once)))
         count, group = connected_components(links, directed=False)
         if count < len(once):
             near = counted(len(once) - count, f"training {kind.one} is")
-            notes.append(f"{near} nearly the same as another, saved again or resized; {_NOT_BOTH}")
+            notes.append(f"{near} nearly the same as another, {_HOW}; {_NOT_BOTH}")
         if count < len(own):
             data = replace(data, groups=group.astype(np.int64)[own])
     if tests is None:
@@ -72,11 +70,10 @@ def copies_apart(
     if known.any():
         notes.append(f"{known.sum():,} of {of} trained on too, {how}, so test figures are too high.")
     if train is not None and not known.all():
-        others = len(np.unique(_Side.of(tests, np.flatnonzero(~known)).near(train)[0]))
+        others = len(np.unique(split_copies(_pictures(tests, np.flatnonzero(~known)), train)[0]))
         if others:
             notes.append(
-                f"{others:,} of {of} nearly the same as one trained on, saved again or resized, so test "
-                "figures are too high."
+                f"{others:,} of {of} nearly the same as one trained on, {_HOW}, so test figures are too high."
             )
     if words is not None and asked is not None:
         near_pairs = duplicate_pairs(asked, words, TextThreshold().min_similarity)
@@ -87,32 +84,8 @@ def copies_apart(
     return data, notes
 
 
-@dataclass(frozen=True)
-class _Side:
-    """Different images of one side, and their coarse structure as (n, d) float32."""
-
-    images: Collection
-    x: torch.Tensor
-
-    @classmethod
-    def of(cls, data: Labelled, rows: Rows) -> _Side:
-        images = Collection.of(None, Subset(data.dataset, rows))
-        x = images.structure[:, 0].float().flatten(1)
-        return cls(images, torch.nn.functional.normalize(x, dim=1))
-
-    def near(self, other: _Side | None) -> tuple[Rows, Rows]:
-        """Find the pairs of images that are copies: rows of this side, and of the other or this one."""
-        base, own = other or self, other is None
-        k = min(NEIGHBOURS, len(base.x) - own)
-        if k < 1:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        who = torch.from_numpy(near_rows(self.x, base.x, k, exclude_self=own))
-        cosine = torch.stack([(self.x * base.x[at]).sum(1) for at in who.unbind(1)], 1)
-        near, place = ((cosine >= ALIKE) & (who >= 0)).nonzero().unbind(1)
-        order = cosine[near, place].argsort(descending=True)[:MOST]
-        a, b = near[order].numpy(), who[near, place][order].numpy()
-        good = self.images.similarity(base.images, a, b) >= MIN_SIMILARITY
-        return a[good], b[good]
+def _pictures(data: Labelled, rows: Rows) -> Collection:
+    return Collection.of(None, Subset(data.dataset, rows))
 
 
 def _words(data: Labelled, preprocess: Any) -> Texts:
