@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,22 @@ def test_a_known_encoder_is_adapted_at_its_own_size(start: str) -> None:
     assert settings("imagenet", weights=start) == (32, 512, "all")
     assert settings("cpu", weights=start.replace("@32", "@320")) == (224, 64, "last:2")
     assert settings("cpu", weights=start, image_size=48, batch_size=8, trainable="all") == (48, 8, "all")
+
+
+def test_an_adapted_encoder_sees_as_much_of_an_image_as_before(photos: Path, tmp_path: Path) -> None:
+    place = tmp_path / "squashes"
+    place.mkdir()
+    safetensors.torch.save_file(vit().net.state_dict(), place / "model.safetensors")
+    said = {"input_size": [3, 32, 32], "crop_pct": 0.8, "crop_mode": "squash", "interpolation": "bilinear"}
+    (place / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": said}))
+    own, seen = load(place).preprocess, ("crop", "short_side", "reduction", "fit")
+    assert [getattr(own, name) for name in seen] == [0.8, 40, "bilinear", "squash"]
+    made = nearfar.pretrain(photos, out=tmp_path / "a", weights=str(place), **TINY)
+    again = nearfar.pretrain(photos, out=tmp_path / "a", weights=str(place), **TINY)  # as config.json has it
+    for run in (made, again, load(tmp_path / "a")):
+        assert [getattr(run.preprocess, name) for name in seen] == [0.8, 40, "bilinear", "squash"]
+    larger = nearfar.pretrain(photos, out=tmp_path / "b", weights=str(place), **{**TINY, "image_size": 48})
+    assert (larger.preprocess.crop, larger.preprocess.short_side) == (0.8, 60)
 
 
 def test_heads_learn_while_the_encoder_is_still(start: str, photos: Path, tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def sentence(made: dict[str, Any]) -> str:
     """
     if "method" not in made:
         return f"A known encoder: {named(made.get('source', 'unknown source'))}."
-    steps = f", {made['steps']:,} steps of {made['batch_size']} images" if made.get("steps") else ""
+    batch = f" of {made['batch_size']} images" if "batch_size" in made else ""
+    steps = f", {made['steps']:,} steps{batch}" if made.get("steps") else ""
     version = made.get("nearfar", "")
     labels = f"; of labels, {made['labels']}" if "labels" in made else ""
     if made["method"] == "finetune":

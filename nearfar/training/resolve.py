@@ -18,7 +18,7 @@ from ..models import every_scale, libraries
 from ..models.residual import SHAPES
 from ..models.weights import copy_weights
 from . import adapting, recipes
-from .run import is_run, load
+from .run import Run, is_run, load
 from .run_config import RunConfig
 from .settings import Training
 from .teacher import teacher_of
@@ -128,12 +128,15 @@ def resolve(
             "--weights pretrained does not say of which network; write --weights "
             f"{_of_library(encoder)} instead of --encoder, and the size of its images comes with it."
         )
+    cut: dict[str, Any] = {}
     if weights is not None and is_run(weights):
-        own, usual = _started_from(str(weights), data.encodes or kind, asked.get("encoder"))
+        start = _started_from(str(weights), data.encodes or kind, asked.get("encoder"))
+        own = {"encoder": start.encoder.name, "stem": start.encoder.stem}
         groups[Training] |= own
         if kind == IMAGES and own["encoder"] not in SHAPES:  # which see images at their own size
-            usual |= adapting.ON_CPU if recipe == "cpu" else {}
+            usual = {"image_size": _side(start)} | (adapting.ON_CPU if recipe == "cpu" else {})
             groups[Training] |= {name: value for name, value in usual.items() if asked.get(name) is None}
+            cut = _cut(start.preprocess, groups[Training]["image_size"])
     training = build(Training, groups[Training])
     size = training.image_size or data.input_size(side)
     training = replace(training, modality=kind, image_size=size, device=device.type)
@@ -143,7 +146,7 @@ def resolve(
         raise NearfarError("training needs a length above zero; give --epochs, --steps or --minutes.")
     views: Any = build(data.views, groups[data.views])
     settings = methods.method(method).fitted(build(config, groups[config]), views)
-    return RunConfig(method, recipe, training, views, settings)
+    return RunConfig(method, recipe, training, views, settings, cut)
 
 
 def _chosen(method: str, device: str, side: int, encoder: str) -> str:
@@ -183,8 +186,8 @@ def _settle_colours(cls: type[Views], views: dict[str, Any], asked: Mapping[str,
         views.update({name: kept[name] for name in COLOURS if asked.get(name) is None})
 
 
-def _started_from(weights: str, kind: str, encoder: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give the network of a run or a known encoder that training starts from, and the size of its images.
+def _started_from(weights: str, kind: str, encoder: Any) -> Run:
+    """Open the run or the known encoder that training starts from.
 
     Args:
         weights: as `run.load` takes it.
@@ -201,10 +204,25 @@ def _started_from(weights: str, kind: str, encoder: Any) -> tuple[dict[str, Any]
         raise NearfarError(
             f"--weights {weights} belong to {start.encoder.name}, not to {encoder}; leave --encoder out."
         )
-    own = {"encoder": start.encoder.name, "stem": start.encoder.stem}
+    return start
+
+
+def _side(start: Run) -> int:
+    """Give the side of images that training starts from, or a smaller one where that is large."""
     largest, usual = adapting.SIDES
-    size = start.preprocess.size
-    return own, {"image_size": size if size <= largest else usual}
+    size: int = start.preprocess.size
+    return size if size <= largest else usual
+
+
+def _cut(start: Any, size: int) -> dict[str, Any]:
+    """Say what of an image an encoder sees that is trained further at another size: as much as before.
+
+    Args:
+        start: the `Preprocess` it has.
+        size: of images in training.
+    """
+    short = max(size, round(start.decode_side * size / start.size))
+    return {"crop": start.crop, "short_side": short, "reduction": start.reduction, "fit": start.fit}
 
 
 def _of_library(encoder: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import methods
@@ -37,6 +37,7 @@ class RunConfig:
     training: Training
     views: Any  # the modality's settings of a view
     settings: Any  # the method's own Config
+    cut: Mapping[str, Any] = field(default_factory=dict)  # of `Preprocess`, as the start of training has it
 
     @property
     def modality(self) -> str:
@@ -65,7 +66,8 @@ class RunConfig:
     @property
     def preprocess(self) -> Any:
         """What an example needs before it is encoded."""
-        return self.kind.preprocess_for(self.image_size, self.views)
+        made = self.kind.preprocess_for(self.image_size, self.views)
+        return replace(made, **self.cut) if self.cut else made
 
     @property
     def lr(self) -> float:
@@ -80,6 +82,7 @@ class RunConfig:
             "training": to_json(self.training),
             "views": to_json(self.views),
             "settings": to_json(self.settings),
+            **({"cut": dict(self.cut)} if self.cut else {}),
         }
 
     @staticmethod
@@ -98,6 +101,7 @@ class RunConfig:
                 training,
                 build(modality(training.modality).views, values["views"], where),
                 build(methods.settings(method), values["settings"], where),
+                values.get("cut", {}),
             )
         except KeyError as error:
             raise NearfarError(
@@ -116,6 +120,7 @@ class RunConfig:
         free = (*MAY_CHANGE, *MEASURED)
         training = {name: value for name, value in to_json(self.training).items() if name not in free}
         told = [self.method, training, to_json(self.views), to_json(self.settings), *more]
+        told += [dict(self.cut)] if self.cut else []
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: RunConfig) -> list[str]:

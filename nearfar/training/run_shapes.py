@@ -40,7 +40,7 @@ CARD: dict[Any, Any] = {
     "provenance": {
         "method?": str,
         "recipe?": str,
-        "data?": _ANY,
+        "data?": {"images?": COUNT, "holdout?": COUNT, str: object},
         "steps?": COUNT,
         "batch_size?": COUNT,
         "weights?": (str, None),
@@ -72,6 +72,7 @@ CONFIG: dict[Any, Any] = {
     },
     "views": _ANY,
     "settings": _ANY,
+    "cut?": {"crop": float, "short_side": _SIDE, "reduction": str, "fit": str},
     "plan": [[COUNT]],
     "teacher?": (str, None),
     "colours?": ({"colour": str, "images": COUNT, "classes": COUNT, str: object}, None),
