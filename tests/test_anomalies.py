@@ -15,6 +15,7 @@ from nearfar import models
 from nearfar.analysis import conformal
 from nearfar.analysis.anomalies import (
     DETECTORS,
+    centred,
     detector,
     neighbour,
     score_anomalies,
@@ -47,13 +48,63 @@ def modes() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_knn_is_the_kth_smallest_distance() -> None:
-    normal, asked, *_ = modes()
+    normal, asked = (x + np.float32(1) for x in modes()[:2])
+    assert not centred(normal)
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (asked.astype("f8"), normal.astype("f8")))
     slow = np.sort(1 - a @ b.T, axis=1)
     for k in (1, 5):
         assert detector(normal, k=k)(asked) == pytest.approx(slow[:, k - 1], abs=1e-6)
     alone = np.sort(1 - b @ b.T + 9 * np.eye(len(b)), axis=1)[:, 4]
     assert score_anomalies(normal, k=5).scores == pytest.approx(alone, abs=1e-6)
+
+
+def test_distances_count_where_the_normal_images_have_their_mean_at_0() -> None:
+    normal, asked, *_ = modes()
+    assert centred(normal)
+    slow = np.sort(np.linalg.norm(asked[:, None].astype("f8") - normal[None], axis=2), axis=1)
+    for k in (1, 5):
+        assert detector(normal, k=k)(asked) == pytest.approx(slow[:, k - 1], abs=1e-5)
+
+
+def pointing(count: int, seed: int, length: float = 1.0, towards: float = 0.0) -> np.ndarray:
+    """Vectors in all directions, of lengths about one; or with a part of all in one direction."""
+    draws = np.random.default_rng(seed)
+    x = draws.standard_normal((count, 64)) / 8
+    x[:, 0] += towards
+    return (length * (1 + 0.1 * draws.standard_normal((count, 1))) * x).astype("f4")
+
+
+@pytest.mark.parametrize("count", [20, 200, 2000])
+def test_vectors_that_point_everywhere_are_told_from_others(count: int) -> None:
+    assert centred(pointing(count, 0)) and not centred(pointing(count, 0, towards=0.5))
+
+
+@pytest.mark.parametrize("method", DETECTORS[:3])
+def test_an_encoder_of_the_normal_images_alone_tells_others_by_their_length(method: str) -> None:
+    """Its vectors are centred on the normal images, so that these point everywhere, and so do the others."""
+    normal, held, odd = pointing(1000, 0), pointing(200, 1), pointing(200, 2, length=1.5)
+    truth = np.arange(400) >= 200
+    score = detector(normal, method)
+    assert roc_auc_score(truth, score(np.concatenate([held, odd]))) > 0.95
+
+
+def test_images_of_another_world_are_first_and_a_rare_kind_is_found_too() -> None:
+    """A collection of four kinds and of a few of a fifth, by its own encoder; and some with long vectors."""
+    middles = np.eye(64, dtype="f4")[:5]
+    kinds = [pointing(250, at, 1.0) * 0.5 + middles[at] for at in range(4)]
+    rare, world = pointing(8, 5) * 0.5 + middles[4], pointing(8, 6, length=9.0)
+    x = np.concatenate([*kinds, rare, world])
+    x -= x[:1000].mean(0)
+    scores = score_anomalies(x).scores
+    assert set(np.argsort(-scores)[:8]) == set(range(1008, 1016))
+    assert roc_auc_score(np.arange(1008) >= 1000, scores[:1008]) > 0.99
+
+
+def test_lengths_that_are_all_alike_change_no_score() -> None:
+    x = pointing(300, 0, towards=0.5)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    alone = np.sort(1 - x.astype("f8") @ x.T.astype("f8") + 9 * np.eye(300), axis=1)
+    assert score_anomalies(x, k=5).scores == pytest.approx(alone[:, 4], abs=1e-6)
 
 
 def test_one_cloud_is_easy_for_all_and_several_for_knn_alone() -> None:

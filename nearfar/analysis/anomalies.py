@@ -4,6 +4,11 @@ A higher score is always more anomalous. Three detectors for any encoder's vecto
 nearest normal image, which is the safe default; the Mahalanobis distance, for normal images that make one
 cloud; and an isolation forest. Where normal images are of several kinds, the last two take what lies between
 the kinds for normal. A fourth, CSI's score, is for vectors that `methods.csi.TurnedVectors` makes.
+
+Vectors are compared by their angles, since lengths say little of kinds. But an image of another world has a
+vector that is far too long and points anywhere, so lengths count where they are beyond the usual. And an
+encoder that was trained on the normal images alone has their mean at 0, so that their angles say nothing:
+then distances are compared.
 """
 
 from __future__ import annotations
@@ -28,6 +33,11 @@ TURNS = 4  # in which CSI sees an image
 K = 5
 SHARE, MOST = 0.04, 50  # of all images, where none is known to be normal; see `neighbour`
 TREES = 200
+QUERIES = 512  # whose distances to all normal images are in memory at a time
+CENTRED = 0.03  # length of the mean of unit vectors, less that of chance, below which they point everywhere
+LONG = 5.0  # robust standard deviations above the median from which a length counts
+REFERENCE = 2000  # normal images, at most, by which usual scores are told
+SPREAD = 1.4826  # standard deviations of a normal distribution in its median absolute deviation
 CONFIDENCE = 0.9  # of the interval for the false-positive rate that one set of held-out images leads to
 
 Vectors = npt.NDArray[np.float32]
@@ -141,21 +151,26 @@ def neighbour(count: int) -> int:
     return max(K, min(MOST, round(SHARE * count)))
 
 
-def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) -> Callable[[Vectors], Scores]:
+def detector(
+    normal: Vectors, method: str = "knn", k: int = K, seed: int = 0, *, pure: bool = True
+) -> Callable[[Vectors], Scores]:
     """Fit a detector on normal images.
 
     Args:
         normal: (n, d) float32 features, n at least 2; they are scaled to length 1, as all that is scored is,
-            but for "csi".
+            but for "csi", and where their mean is at 0.
         method: one of `DETECTORS`.
         k: the neighbour whose distance counts, for "knn"; at most n. With 1, a single odd image among the
             normal ones hides its like.
         seed: random seed, for "forest".
+        pure: whether there is no odd image among the normal ones; else angles are compared whatever their
+            mean is, since in a collection of several kinds a rare one is told by them alone.
 
     Returns:
         A function from (q, d) float32 to (q,) scores, higher is more anomalous: 1 - cosine to the k-th
-        nearest normal image, the squared Mahalanobis distance, the forest's score from 0 to 1, or minus the
-        score of CSI, which is about 8 for normal images.
+        nearest normal image, or more where a length is unusual, or the distance to it; the squared
+        Mahalanobis distance; the forest's score from 0 to 1; or minus the score of CSI, which is about 8 for
+        normal images.
 
     Raises:
         NearfarError: the method is unknown, or there are too few images.
@@ -175,19 +190,86 @@ def detector(normal: Vectors, method: str = "knn", k: int = K, seed: int = 0) ->
     if method == "csi":
         known = torch.from_numpy(normal)
         return lambda x: _csi(torch.from_numpy(x), known)
-    rows = unit(torch.from_numpy(normal))
+    at_zero = pure and centred(normal)
     if method == "knn":
-        return lambda x: 1 - top_k(torch.from_numpy(x), rows, k)[0][:, -1].double().numpy()
+        return _by_distance(normal, k) if at_zero else _by_angle(normal, k)
+    scaled = torch.from_numpy if at_zero else _scaled
+    rows = scaled(normal)
     if method == "mahalanobis":
         from sklearn.covariance import LedoitWolf
 
         fitted: Any = LedoitWolf().fit(rows.double().numpy())
-        return lambda x: fitted.mahalanobis(unit(torch.from_numpy(x)).double().numpy())
+        return lambda x: fitted.mahalanobis(scaled(x).double().numpy())
     from sklearn.ensemble import IsolationForest
 
     key = rng.fold(seed, "isolation forest") % 2**32
     forest: Any = IsolationForest(n_estimators=TREES, random_state=key).fit(rows.numpy())
-    return lambda x: -forest.score_samples(unit(torch.from_numpy(x)).numpy())
+    return lambda x: -forest.score_samples(scaled(x).numpy())
+
+
+def _scaled(x: Vectors) -> torch.Tensor:
+    return unit(torch.from_numpy(x))
+
+
+def centred(x: Vectors) -> bool:
+    """Tell whether vectors point in all directions alike, as those that an encoder was centred on do.
+
+    Args:
+        x: (n, d) float32, n at least 2.
+    """
+    rows = _scaled(x).double()
+    n, squared = len(rows), float(rows.mean(0).square().sum())
+    few = rows[:: -(-n // 500)]
+    cosines = (few @ few.T).square()
+    chance = float((cosines.sum() - cosines.diagonal().sum()) / (len(few) * (len(few) - 1)))
+    # The mean of n random directions has a squared length of 1 / n, give or take this.
+    return n * squared - 1 - (2 * chance) ** 0.5 < (n - 1) * CENTRED**2
+
+
+def _by_distance(normal: Vectors, k: int) -> Callable[[Vectors], Scores]:
+    rows = torch.from_numpy(normal)
+
+    def scores(x: Vectors) -> Scores:
+        parts = torch.from_numpy(x).split(QUERIES)
+        found = [torch.cdist(part, rows).kthvalue(k, dim=1).values for part in parts]
+        return torch.cat([torch.empty(0), *found]).double().numpy()
+
+    return scores
+
+
+def _by_angle(normal: Vectors, k: int) -> Callable[[Vectors], Scores]:
+    rows = torch.from_numpy(normal)
+    few = rows[:: -(-len(rows) // REFERENCE)]
+    # One neighbour more, since each of these is its own nearest.
+    usual = _Usual.of(1 - top_k(few, rows, min(k + 1, len(rows)))[0][:, -1].double().numpy(), normal)
+    return lambda x: usual.raised(1 - top_k(torch.from_numpy(x), rows, k)[0][:, -1].double().numpy(), x)
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """Median and spread of the scores and of the lengths of usual images."""
+
+    score: float
+    score_spread: float
+    length: float
+    length_spread: float
+
+    @classmethod
+    def of(cls, scores: Scores, x: Vectors) -> _Usual:
+        """Measure them."""
+        return cls(*_middle(scores), *_middle(np.linalg.norm(x, axis=1)))
+
+    def raised(self, scores: Scores, x: Vectors) -> Scores:
+        """Raise the scores of vectors whose length is more unusual than their angle."""
+        away = (np.linalg.norm(x, axis=1) - self.length) / max(self.length_spread, 1e-3 * self.length, 1e-12)
+        found: Scores = np.maximum(scores, self.score + self.score_spread * (away - LONG))
+        return found
+
+
+def _middle(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """Give the median, and the standard deviation as the median absolute deviation tells it."""
+    median = float(np.median(values))
+    return median, SPREAD * float(np.median(np.abs(values - median)))
 
 
 def score_anomalies(
@@ -262,11 +344,12 @@ def _left_out(x: Vectors, method: str, k: int, seed: int) -> Scores:
         rows = torch.from_numpy(x)
         return _csi(rows, rows, exclude_self=True)
     if method != "knn":
-        return detector(x, method, k, seed)(x)
+        return detector(x, method, k, seed, pure=False)(x)
     if len(x) <= k:
         raise NearfarError(f"{counted(len(x), 'vector is')} too few for k = {k}; give at least {k + 1}.")
     rows = torch.from_numpy(x)
-    return 1 - top_k(rows, rows, k, exclude_self=True)[0][:, -1].double().numpy()
+    scores = 1 - top_k(rows, rows, k, exclude_self=True)[0][:, -1].double().numpy()
+    return _Usual.of(scores, x).raised(scores, x)
 
 
 def check_detection(method: str, k: int | None, fpr: float) -> None:
