@@ -22,6 +22,8 @@ from ..data.dataset import ImageDataset, Subset
 from ..data.modalities import modality_of
 from ..features.probes import Rows
 
+LARGEST = 200_000  # training images, at most, whose structure is compared: a minute and a half, 1 GB
+
 
 @dataclass(frozen=True)
 class CopyMatches:
@@ -61,7 +63,7 @@ def near_copies(
         test: m images.
         train: the training images.
         candidates: (m, c) int64, rows of `train` to compare each with; texts choose their own, and
-            whole pictures are compared with those of a like structure too.
+            whole pictures are compared with those of a like structure too, of up to `LARGEST`.
         preprocess: how texts were split into tokens.
 
     Returns:
@@ -88,7 +90,7 @@ def near_copies(
     best = found.argmax(axis=1)[:, None]
     most = np.take_along_axis(found, best, 1)[:, 0]
     row = np.where(most >= least, np.take_along_axis(candidates, best, 1)[:, 0], -1)
-    if modality_of(train).pictures:
+    if modality_of(train).pictures and len(train) <= LARGEST:
         whole = split_copies(Collection.of(None, test), Collection.of(None, train))
         for at, to, similarity in zip(*whole, strict=True):
             if row[at] < 0:
