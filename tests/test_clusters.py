@@ -134,6 +134,13 @@ def test_temis_loss_is_the_loops_of_the_paper() -> None:
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-9, atol=0)
 
 
+def test_answers_that_are_quite_sure_still_have_a_slope() -> None:
+    logits = torch.tensor([[[900.0, 0.0, -900.0], [900.0, 0.0, -900.0]]], requires_grad=True)
+    told = logits.detach().softmax(2)
+    temi.pair_losses(logits.softmax(2), told, told.mean(1, keepdim=True).clamp_min(0.1)).sum().backward()
+    assert logits.grad is not None and bool(logits.grad.isfinite().all())
+
+
 def test_temi_finds_planted_clusters_and_says_how_stable_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "REPEATS", 2)
     x, truth = planted([120, 70, 100])

@@ -16,6 +16,7 @@ TAU, BETA = 0.1, 0.6  # temperature of the answers; below 1, BETA keeps clusters
 LAG, MEAN = 6.0, 0.9  # steps over the steps that a teacher is behind; momentum of the mean answers
 BATCH, EPOCHS, STEPS = 512, 100, (150, 1500)  # steps are as many as the epochs need, within these bounds
 LR, DECAY = 3e-3, 1e-4
+LEAST = 1e-30
 
 
 class _Heads(nn.Module):
@@ -100,5 +101,6 @@ def pair_losses(p: Tensor, told: Tensor, mean: Tensor) -> Tensor:
     """
     partner = told.roll(told.shape[1] // 2, 1)
     alike = (told * partner).sum(2).mean(0)  # (2n,)
-    shared = ((p * partner) ** BETA / mean).sum(2)  # (heads, 2n)
+    # The slope of a power below 1 is infinite at 0, where answers that are quite sure end.
+    shared = ((p * partner).clamp_min(LEAST) ** BETA / mean).sum(2)  # (heads, 2n)
     return -(alike * (shared + 1e-12).log()).mean(1)
