@@ -19,11 +19,12 @@ from nearfar import models
 from nearfar.core.errors import NearfarError
 from nearfar.features import probes
 from nearfar.features.extract import fingerprint
-from nearfar.finetuning import calibrate, outcome
+from nearfar.finetuning import calibrate, outcome, trainer
 from nearfar.finetuning.classify import Predicting
 from nearfar.finetuning.tuned import open_tuned
 from nearfar.images.views import Preprocess
 from nearfar.models import every_scale
+from nearfar.training import adapting
 from nearfar.training.run import export, load
 
 FULL = {"mode": "full", "lr": 0.01, "batch_size": 32, "precision": "float32", "device": "cpu"}
@@ -420,6 +421,40 @@ def test_copies_that_were_saved_again_tell_a_split_nothing(start, tmp_path) -> N
     found = nearfar.finetune(start, **both, out=tmp_path / "both", mode="linear")
     assert "20 of 20 test images are nearly the same as one trained on" in str(found)
     assert "training images are" not in str(found)
+
+
+def test_networks_with_layer_norms_learn_by_adamw_and_more_slowly_near_the_image() -> None:
+    resnet = models.encoder("resnet10_w16", size=16, seed=0)
+    assert not trainer.takes_adamw(resnet) and trainer.lrs_of("finetune", resnet) == (0.05, 0.0125, 0.2)
+    vit = models.encoder("vit_w64_d2", size=16, seed=0)
+    assert trainer.takes_adamw(vit) and trainer.lrs_of("scratch", vit) == trainer.ADAMW_LRS
+    assert trainer.lrs_of("linear", vit) == (0.1, 0.02, 0.5)  # of a head alone, by SGD
+    head = torch.nn.Linear(64, 3)
+    names = {id(weight): name for name, weight in vit.named_parameters()}
+
+    def scales(untrained: bool) -> dict[str, float]:
+        vit.untrained = untrained
+        made = trainer.adamw(vit, list(head.parameters()), 1e-3)
+        assert isinstance(made, torch.optim.AdamW)
+        return {names.get(id(group["params"][0]), "head"): group["lr_scale"] for group in made.param_groups}
+
+    assert set(scales(True).values()) == {1.0} and set(scales(True)) == {*names.values(), "head"}
+    found = scales(False)
+    depth = adapting.layers(vit)
+    for name, layer in depth.items():
+        assert found[name] == pytest.approx(0.75 ** (max(depth.values()) - layer)), name
+    assert found["head"] == 1.0 and min(found.values()) < 0.5
+
+
+def test_a_vision_transformer_learns_from_labels_and_from_scratch(labelled, tmp_path) -> None:
+    begin = a_start("vit_w64_d2", labelled, tmp_path / "vit")
+    how = {"mode": "full", "epochs": 15, "scratch": True, "device": "cpu"}
+    made = nearfar.finetune(
+        begin, train=labelled / "train", test=labelled / "test", out=tmp_path / "a", **how
+    )
+    assert made.chosen["lr"] in trainer.ADAMW_LRS
+    assert made.figures["test"][outcome.TUNED]["accuracy"] > 0.7
+    assert made.figures["test"][outcome.SCRATCH]["accuracy"] > 0.7
 
 
 def test_images_for_a_teacher_need_a_teacher(start, labelled, tmp_path) -> None:

@@ -21,7 +21,7 @@ from ..data.modalities import modality_of
 from ..features.extract import Vectors, features
 from ..features.probes import Rows
 from ..images.views import Preprocess
-from .trainer import RECIPES, FineTuner, Mode, images_seen
+from .trainer import RECIPES, FineTuner, Mode, images_seen, lrs_of
 
 MIN_VALIDATION = 50  # validation images without which no choice is made
 TRIAL_SHARE = 0.25  # length of a trial, as a share of the training's
@@ -106,7 +106,7 @@ def train_classifier(
     tuner = FineTuner(
         encoder, preprocess, dataset, mode=mode, seed=seed, device=where, epochs=epochs, views=views
     )
-    lr, accuracy = RECIPES[mode].lrs[0], None
+    lr, accuracy = lrs_of(mode, encoder)[0], None
     if validation.sum() >= MIN_VALIDATION and (~validation).sum() >= 2:
         tried = _try_lrs(tuner, np.flatnonzero(~validation), np.flatnonzero(validation))
         lr = max(tried, key=lambda each: tried[each])  # of equals the first, which is the usual one
@@ -130,7 +130,7 @@ def cost(mode: Mode, images: int, validation: int, size: int) -> int:
 
 def _try_lrs(tuner: FineTuner, rows: Rows, asked: Rows) -> dict[float, float]:
     """Train shortly on some rows at each learning rate, and give the accuracies on others."""
-    lrs = RECIPES[tuner.mode].lrs
+    lrs = lrs_of(tuner.mode, tuner.origin)
     part, truth = Subset(tuner.dataset, asked), tuner.dataset.labels[asked]
     found: dict[float, float] = {}
     for together in [lrs] if tuner.mode == "linear" else [(lr,) for lr in lrs]:

@@ -43,7 +43,7 @@ from .task_types import (
     TaskRecipe,
     Where,
 )
-from .trainer import RECIPES, SCALE_IMAGES, batch_images, training_steps
+from .trainer import RECIPES, SCALE_IMAGES, adamw, batch_images, lrs_of, takes_adamw, training_steps
 
 FEW = 20  # images of the usual class, below which the encoder stays frozen and all labels are fitted
 QUICK_SIDE = 96  # side of images up to which a CPU trains an encoder in minutes
@@ -276,8 +276,15 @@ class Classification(ClassAnswers):
             return None
         return linear_fit.class_weights(torch.from_numpy(fit.targets), len(self.classes))
 
+    def lrs(self, encoder: Encoder, recipe: TaskRecipe) -> tuple[float, ...]:
+        """Give those of AdamW, where an encoder takes it."""
+        return lrs_of("finetune", encoder) if takes_adamw(encoder) else recipe.lrs
+
     def optimizer(self, network: TaskNetwork, lr: float) -> torch.optim.Optimizer:
-        """Make SGD with Nesterov's momentum, without weight decay."""
+        """Make SGD with Nesterov's momentum, without weight decay; for encoders with layer norms AdamW."""
+        assert isinstance(network, Classifier)
+        if not network.frozen and takes_adamw(network.f):
+            return adamw(network.f, list(network.head.parameters()), lr)
         trained = [weight for weight in network.parameters() if weight.requires_grad]
         return torch.optim.SGD(trained, lr, momentum=0.9, nesterov=True, fused=True)
 

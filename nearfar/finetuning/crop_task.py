@@ -173,6 +173,10 @@ class CropTask(abc.ABC):
         """Build a network of the card's make."""
         return self.build(encoder, frozen=True)
 
+    def lrs(self, encoder: Encoder, recipe: TaskRecipe) -> tuple[float, ...]:
+        """Give the recipe's."""
+        return recipe.lrs
+
     def optimizer(self, network: MapsNetwork, lr: float) -> torch.optim.Optimizer:
         """Make AdamW; an encoder that was trained before learns more slowly."""
         groups = [{"params": list(network.head.parameters()), "lr_scale": 1.0}]

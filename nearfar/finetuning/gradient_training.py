@@ -60,6 +60,8 @@ class GradientTraining:
         size = self.setup.preprocess.size
         recipe = self.task.recipe(mode, len(self.fit), size, self.tuning.epochs)
         recipe = self._sized(recipe)
+        if mode == "full":
+            recipe = replace(recipe, lrs=self.task.lrs(self.encoder, recipe))
         if "precision" not in stages:
             stages["precision"] = self._precision(recipe)
             self._keep(stages)
@@ -146,7 +148,7 @@ class GradientTraining:
         recipe = self._sized(
             self.task.recipe("scratch", len(self.fit), self.setup.preprocess.size, self.tuning.epochs)
         )
-        lr = self.tuning.lr or recipe.lrs[0]
+        lr = self.tuning.lr or self.task.lrs(self.encoder, recipe)[0]
         session.train(how, network, self.fit, recipe, lr, f"{self.digest} scratch {lr} {recipe}", None)
         checkpoint.save(self.folder / SCRATCH_FILE, network.state_dict(), {})
         (self.folder / checkpoint.LAST).unlink(missing_ok=True)

@@ -194,6 +194,10 @@ class Reidentification:
         vectors.measure_norms(network.f, fit.dataset, setup)
         return network
 
+    def lrs(self, encoder: Encoder, recipe: TaskRecipe) -> tuple[float, ...]:
+        """Give the recipe's."""
+        return recipe.lrs
+
     def optimizer(self, network: IdentityNetwork, lr: float) -> torch.optim.Optimizer:
         """Make AdamW."""
         trained = [weight for weight in network.parameters() if weight.requires_grad]

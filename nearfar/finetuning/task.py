@@ -138,6 +138,15 @@ class Task(Protocol):
         """
         ...
 
+    def lrs(self, encoder: Encoder, recipe: TaskRecipe) -> tuple[float, ...]:
+        """Give the learning rates that are tried with an encoder that is trained; of a head, the recipe's.
+
+        Args:
+            encoder: what is trained.
+            recipe: from `recipe`.
+        """
+        ...
+
     def network(self, encoder: Encoder, fit: Labelled, setup: Setup, *, frozen: bool) -> TaskNetwork:
         """Put an untrained head on an encoder.
 

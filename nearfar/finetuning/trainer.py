@@ -1,6 +1,8 @@
 """Trains linear layers on an encoder, or the encoder with its layer, on labelled images.
 
-The SimCLR protocol: random crops and flips, SGD with Nesterov's momentum, half a cosine, no weight decay.
+The SimCLR protocol: random crops and flips, SGD with Nesterov's momentum, half a cosine, no weight decay. But
+an encoder with layer norms, as transformers have, is trained by AdamW, its layers near the image more slowly:
+SGD hardly moves such networks.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from ..features.probes import Rows
 from ..images.views import Preprocess
 from ..methods.base import Batch, Loss, Method
 from ..training import engine
+from ..training.adapting import layers
 from ..training.schedule import StepPlan
 
 Mode = Literal["linear", "finetune", "scratch"]
@@ -57,6 +60,51 @@ RECIPES: Mapping[Mode, TrainRecipe] = {
     "finetune": TrainRecipe("fine-tuning", (0.05, 0.0125, 0.2), views=500_000, max_epochs=60),
     "scratch": TrainRecipe("training from scratch", (0.05, 0.0125, 0.2), views=500_000, max_epochs=60),
 }
+
+
+ADAMW_LRS = (1e-3, 2.5e-4, 4e-3)  # for 256 images a step, the usual one first
+RATE_DECAY, WEIGHT_DECAY = 0.75, 0.05  # of AdamW: of the rate from layer to layer, and of the weights
+
+
+def takes_adamw(f: nn.Module) -> bool:
+    """Tell whether an encoder is trained by AdamW, where it is trained.
+
+    Args:
+        f: the encoder.
+
+    Returns:
+        Whether it has layer norms.
+
+    Source:
+        He et al. 2022 (MAE), appendix A.1, fine-tuning: AdamW, and layer-wise decay of the rate.
+    """
+    return any(isinstance(part, nn.LayerNorm) for part in f.modules())
+
+
+def lrs_of(mode: Mode, f: nn.Module) -> tuple[float, ...]:
+    """Give the learning rates that a mode tries with an encoder, for 256 images a step, the usual first."""
+    return ADAMW_LRS if mode != "linear" and takes_adamw(f) else RECIPES[mode].lrs
+
+
+def adamw(
+    f: models.Encoder, head: Sequence[nn.Parameter], lr: float, share: float = 1.0
+) -> torch.optim.AdamW:
+    """Make AdamW for an encoder and its head; from random weights all layers learn at one rate.
+
+    Args:
+        f: the encoder.
+        head: the weights of the head.
+        lr: the learning rate at its peak.
+        share: a factor on it.
+    """
+    depth = layers(f)
+    last, decay = max(depth.values(), default=0), 1.0 if f.untrained else RATE_DECAY
+    groups = [{"params": list(head), "lr_scale": share}]
+    for name, weight in f.named_parameters():
+        kept = WEIGHT_DECAY if weight.ndim > 1 else 0.0
+        scale = share * decay ** (last - depth[name])
+        groups.append({"params": [weight], "lr_scale": scale, "weight_decay": kept})
+    return torch.optim.AdamW(groups, lr, weight_decay=WEIGHT_DECAY)
 
 
 class Network(Method):
@@ -105,12 +153,15 @@ class Network(Method):
             each = enumerate(self.layers)
             return Loss({str(k): F.cross_entropy(layer(x), batch.labels) for k, layer in each})
 
-    def groups(self, lrs: Sequence[float]) -> list[dict[str, Any]]:
-        """Make the optimizer's groups, a layer a learning rate; the encoder goes with the first."""
+    def optimizer(self, lrs: Sequence[float], lr: float) -> torch.optim.Optimizer:
+        """Make the optimizer; each layer has a learning rate of its own, the encoder that of the first."""
         found = [list(layer.parameters()) for layer in self.layers]
+        if not self.frozen and takes_adamw(self.f):
+            return adamw(self.f, found[0], lr, lrs[0])
         if not self.frozen:
             found[0] += list(self.f.parameters())
-        return [{"params": group, "lr_scale": lr} for group, lr in zip(found, lrs, strict=True)]
+        groups = [{"params": group, "lr_scale": scale} for group, scale in zip(found, lrs, strict=True)]
+        return torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True, fused=True)
 
     @torch.no_grad()
     def plain(self) -> nn.Sequential:
@@ -188,7 +239,7 @@ class FineTuner:
                 for _ in engine.train(
                     network,
                     loader,
-                    torch.optim.SGD(network.groups(lrs), lr, momentum=0.9, nesterov=True, fused=True),
+                    network.optimizer(lrs, lr),
                     plan=StepPlan(((0, steps),)),
                     lr=lr,
                     warmup=0.0,
