@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 import nearfar
-from nearfar.analysis.anomalies import detector
+from nearfar.analysis.anomaly_detectors import detector
 from nearfar.data.in_memory import open_in_memory
 from nearfar.features.chunked import CHUNK_IMAGES, read_chunks
 from nearfar.features.extract import features

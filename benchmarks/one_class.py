@@ -25,7 +25,7 @@ def aurocs(
     """Let each class be the normal one in turn."""
     from sklearn.metrics import roc_auc_score
 
-    from nearfar.analysis.anomalies import detector
+    from nearfar.analysis.anomaly_detectors import detector
 
     (x, y), (asked, truth) = train, test
     return [

@@ -13,15 +13,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import nearfar
 from nearfar import models
 from nearfar.analysis import conformal
-from nearfar.analysis.anomalies import (
-    DETECTORS,
-    centred,
-    detector,
-    neighbour,
-    score_anomalies,
-    score_detection,
-    threshold,
-)
+from nearfar.analysis.anomalies import neighbour, score_anomalies, score_detection, threshold
+from nearfar.analysis.anomaly_detectors import DETECTORS, centred, detector
 from nearfar.analysis.planted_oddities import plant_oddities
 from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
@@ -64,6 +57,14 @@ def test_distances_count_where_the_normal_images_have_their_mean_at_0() -> None:
     slow = np.sort(np.linalg.norm(asked[:, None].astype("f8") - normal[None], axis=2), axis=1)
     for k in (1, 5):
         assert detector(normal, k=k)(asked) == pytest.approx(slow[:, k - 1], abs=1e-5)
+
+
+def test_what_is_no_number_is_refused_by_angle_and_by_distance() -> None:
+    normal, asked = (x.copy() for x in modes()[:2])
+    asked[3, 2] = np.nan
+    for base in (normal, normal + np.float32(1)):
+        with pytest.raises(NearfarError, match="not finite"):
+            detector(base)(asked)
 
 
 def pointing(count: int, seed: int, length: float = 1.0, towards: float = 0.0) -> np.ndarray:

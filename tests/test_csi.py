@@ -11,7 +11,8 @@ from PIL import Image
 from small import given, small
 
 import nearfar
-from nearfar.analysis.anomalies import detector, score_anomalies
+from nearfar.analysis.anomalies import score_anomalies
+from nearfar.analysis.anomaly_detectors import detector
 from nearfar.core.errors import NearfarError
 from nearfar.methods.csi import TurnedVectors
 from nearfar.training.run import load

@@ -139,7 +139,7 @@ def test_a_method_is_its_file_and_one_line() -> None:
         # A loss, a score of anomalies or a model of another library may be called like its method.
         alike = (
             "losses/",
-            "analysis/anomalies",
+            "analysis/anomal",
             f"queries/{name}_",
             "text/two_towers.py",
             "models/hf_networks.py",

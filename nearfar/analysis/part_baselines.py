@@ -17,7 +17,7 @@ from ..features.chunked import CHUNK_IMAGES, read_chunks
 from ..features.extract import features
 from ..images.views import Preprocess
 from ..models import Encoder
-from .anomalies import K, detector
+from .anomaly_detectors import K, detector
 
 PIXELS, SIDE = 32, 256  # sides in pixels: of vectors of pixels, and of pictures that are compared
 MOST = 1000  # normal pictures of which the nearest is looked for

@@ -16,7 +16,8 @@ import torch
 
 from ..core import rng
 from ..features.knn import unit
-from .anomalies import detector, neighbour
+from .anomalies import neighbour
+from .anomaly_detectors import detector
 from .clusters import kmeans
 
 KINDS = 10  # classes that are planted, one after the other

@@ -115,7 +115,7 @@ class CSI(Method):
 class TurnedVectors(nn.Module):
     """An image's z in each of four turns, not of length 1, and what is said for each turn that it was made with.
 
-    `analysis.anomalies.detector` makes scores of these vectors by its method "csi".
+    `analysis.anomaly_detectors.detector` makes scores of these vectors by its method "csi".
     """
 
     def __init__(self, f: nn.Module, g: Mapping[str, Tensor], turn: Mapping[str, Tensor]) -> None:

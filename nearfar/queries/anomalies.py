@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.anomalies import DETECTORS as METHODS
 from ..analysis.anomalies import check_detection, score_anomalies, score_detection
+from ..analysis.anomaly_detectors import DETECTORS as METHODS
 from ..analysis.planted_oddities import plant_oddities
 from ..core.errors import NearfarError
 from ..core.text import counted

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, OutlierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ...analysis import anomalies, few_shot
+from ...analysis import anomalies, anomaly_detectors, few_shot
 from ...core import rng
 from .settings import seed_of
 
@@ -101,7 +101,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     """
 
     def __init__(
-        self, *, method: str = "knn", k: int = anomalies.K, fpr: float = 0.05, random_state: Any = 0
+        self, *, method: str = "knn", k: int = anomaly_detectors.K, fpr: float = 0.05, random_state: Any = 0
     ) -> None:
         """Note the parameters.
 
@@ -139,7 +139,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     def _anomaly_score(self, X: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         # Made from the rows each time, so that nothing but arrays has to be kept and sent about.
         k = min(self.k, len(self.normal_))
-        return anomalies.detector(self.normal_, self.method, k, self.seed_)(X)
+        return anomaly_detectors.detector(self.normal_, self.method, k, self.seed_)(X)
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
         """Tell how normal each row is: higher is more normal.
