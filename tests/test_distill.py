@@ -155,6 +155,11 @@ def test_a_run_that_is_resumed_has_the_same_images(
     assert run.config["data"]["images"] == 32  # two batches are one block
     for name in ("encoder.json", "encoder.safetensors", "last.ckpt"):
         (tmp_path / "a" / name).unlink(missing_ok=True)
+    again = nearfar.pretrain(photos, **how)
+    assert again.config["data"]["images"] == 32
+    (note,) = cache.glob("teachers/*/done.json")
+    assert json.loads(note.read_text())["done"] == 32  # the teacher is not asked about the others now
+    (tmp_path / "a" / "encoder.json").unlink()
     source = open_data(photos)
     teacher_vectors(open_teacher(known), source, source.ids, **HOW)  # another run has them all
     assert nearfar.pretrain(photos, **how).config["data"]["images"] == 32

@@ -77,6 +77,7 @@ def teacher_vectors(
     precision: str = "float32",
     seconds: float | None = None,
     least: int = 1,
+    enough: int | None = None,
 ) -> TeacherVectors:
     """Compute the vectors of a collection's images, or find them in the cache.
 
@@ -90,9 +91,10 @@ def teacher_vectors(
         precision: of the teacher's network, as the setting has it; "auto" takes bfloat16 where it is faster.
         seconds: when to stop, with the images that are done; None to do all.
         least: images to do in any case.
+        enough: of `ids`, how many are wanted at most, as an earlier session had them; None for all.
 
     Returns:
-        The vectors; `places` is -1 for images that the time was too short for.
+        The vectors; `places` is -1 for images that were not done.
 
     Raises:
         NearfarError: the teacher is for another kind of data or gives NaN, or the disk cannot be written.
@@ -105,7 +107,10 @@ def teacher_vectors(
     began = time.monotonic()
     preprocess = modality_of(source).with_range(teacher.run.preprocess, source, limit=limit)
     folder = cache_root() / "teachers" / _key(teacher, preprocess, source, limit)
-    order = rng.permutation(rng.fold(0, "teacher"), len(source))
+    order, own = rng.permutation(rng.fold(0, "teacher"), len(source)), _rows(source.ids, ids)
+    if enough is not None:  # in whole blocks, as the session before had them
+        last = np.flatnonzero(np.isin(order, own))[min(enough, len(own)) - 1]
+        order = order[: (last // BLOCK + 1) * BLOCK]
     with distributed.first_goes_ahead("asks the teacher"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -119,10 +124,10 @@ def teacher_vectors(
             raise NearfarError(
                 f"{folder} cannot be written ({error.strerror}); set NEARFAR_CACHE to a folder with room."
             ) from error
-    done = int(distributed.same(kept.done))
+    done = min(int(distributed.same(kept.done)), len(order))
     places = np.full(len(source), -1, np.int64)
     places[order[:done]] = np.arange(done)
-    return TeacherVectors(kept.vectors, places[_rows(source.ids, ids)], time.monotonic() - began)
+    return TeacherVectors(kept.vectors, places[own], time.monotonic() - began)
 
 
 def stand_in(teacher: Teacher, images: int) -> TeacherVectors:
