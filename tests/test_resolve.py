@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from nearfar.core.config import to_json
 from nearfar.core.device import device_named
 from nearfar.core.errors import NearfarError
 from nearfar.data.sources import open_source
-from nearfar.training import plan, recipe_table, recipes, resolve
+from nearfar.experiments import space
+from nearfar.training import inputs, plan, recipe_table, recipes, resolve
 from nearfar.training.collection_settings import usual_side
 from nearfar.training.run_config import RunConfig
 
@@ -137,3 +139,33 @@ def test_the_same_seed_builds_the_same_method():
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["g.0.weight"], three["g.0.weight"])
     assert not torch.equal(one["f.net.conv1.weight"], three["f.net.conv1.weight"])
+
+
+def repeated(folder: Path, method: str = "simclr", recipe: str = "auto", **given: object) -> RunConfig:
+    source = open_source(np.zeros((5, 32, 32, 3), np.uint8))
+    return inputs.decide_settings(source, method, recipe, folder / "a", given, CPU, folder)[0]
+
+
+def test_a_repeated_run_takes_what_may_differ_and_refuses_another_method_or_recipe(tmp_path):
+    asked = {"data": "photos/", "method": "simclr", "recipe": "auto"}
+    config = {"nearfar": "0", "torch": "0", "asked": asked, **wanted(workers=3).to_json(), "plan": [[0, 8]]}
+    config["data"] = {"name": "photos/", "images": 100, "fingerprint": ""}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config))
+    assert repeated(tmp_path) == wanted(workers=3) == repeated(tmp_path, recipe="cpu")
+    own = {"workers": 1, "stop_on_collapse": True, "health_checks": 0}
+    assert repeated(tmp_path, **own) == wanted(**own)
+    for words, says in (
+        ({"method": "byol"}, "also --method simclr; leave --method out"),
+        ({"recipe": "imagenet"}, "also --recipe cpu; leave --recipe out"),
+        ({"batch_size": 8}, "leave --batch-size out"),
+        ({"lambda_": 0.1}, "leave --lambda out"),
+    ):
+        with pytest.raises(NearfarError, match=says):
+            repeated(tmp_path, **words)
+
+
+def test_a_setting_whose_name_python_keeps_is_named_as_it_is_typed():
+    barlow = [resolve.resolve("barlow_twins", "cpu", {"lambda_": x}, side=32, device=CPU) for x in (0.5, 1.0)]
+    assert barlow[0].differences(barlow[1]) == ["--lambda 0.5 became 1.0"]
+    assert space.words({"lambda_": 0.5}) == ["--lambda", "0.5"]

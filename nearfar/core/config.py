@@ -62,8 +62,17 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """The command-line flag: `weight_decay` is `--weight-decay`, `lambda_` is `--lambda`."""
-        return "--" + self.name.rstrip("_").replace("_", "-")
+        """The command-line flag."""
+        return flag_of(self.name)
+
+
+def flag_of(name: str) -> str:
+    """Name the flag of a setting: `weight_decay` is `--weight-decay`, `lambda_` is `--lambda`.
+
+    Args:
+        name: of the setting.
+    """
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def settings_of(cls: type) -> list[Setting]:

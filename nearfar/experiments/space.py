@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.config import settings_of
+from ..core.config import flag_of, settings_of
 from ..images.view_settings import Views
 from ..training.run_config import RunConfig
 from ..training.settings import Training
@@ -133,12 +133,12 @@ def words(settings: Mapping[str, Any]) -> list[str]:
     """
     found = []
     for name, value in settings.items():
-        flag = name.replace("_", "-")
+        flag = flag_of(name)
         if isinstance(value, bool):
-            found.append(f"--{flag}" if value else f"--no-{flag}")
+            found.append(flag if value else f"--no-{flag[2:]}")
             continue
         parts = value if isinstance(value, (tuple, list)) else [value]
-        found += [f"--{flag}", *(short(part) for part in parts)]
+        found += [flag, *(short(part) for part in parts)]
     return found
 
 

@@ -18,7 +18,7 @@ import torch
 from .. import finetuning as tasks
 from ..core import locks, progress
 from ..core.cache_root import cache_root
-from ..core.config import build, settings_of, to_json
+from ..core.config import build, flag_of, settings_of, to_json
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
 from ..core.text import counted, printable
@@ -162,8 +162,7 @@ def _predicting(opened: Tuned, given: Mapping[str, Any]) -> Any:
     plain = {name: value for name, value in given.items() if value is not None}
     for name in plain:
         if name not in names:
-            flag = "--" + name.replace("_", "-")
-            known = ["--" + each.replace("_", "-") for each in names]
+            flag, known = flag_of(name), [flag_of(each) for each in names]
             what = nearest(flag, known) if known else "leave it out."
             raise NearfarError(
                 f"{opened.run.name} is of --task {opened.task.name}, which has no {flag}; {what}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core import progress
+from ..core.config import flag_of
 from ..core.device import cores
 from ..core.text import counted
 from ..core.version import __version__
@@ -171,9 +172,7 @@ def provenance(run: Run) -> list[Any]:
         facts.append(("teacher, its licence", f"{teacher['name']}, {teacher['licence']}"))
     groups = [("training", "Training"), ("views", "Views"), ("settings", f"Method {config['method']}")]
     tables = [
-        TableBlock(
-            title, (), [(f"--{name.replace('_', '-')}", plain(value)) for name, value in config[key].items()]
-        )
+        TableBlock(title, (), [(flag_of(name), plain(value)) for name, value in config[key].items()])
         for key, title in groups
     ]
     return [TableBlock("Provenance", (), facts), Fold("Every setting of the run", tables)]
@@ -197,13 +196,13 @@ def asked(run: Run) -> str:
         parts += ["--like", str(like)]
         words.pop("method", None), words.pop("recipe", None)
     for name, value in words.items():
-        flag = name.replace("_", "-")
+        flag = flag_of(name)
         if value is None or (name == "recipe" and value == "auto"):
             continue
         if isinstance(value, bool):
-            parts.append(f"--{flag}" if value else f"--no-{flag}")
+            parts.append(flag if value else f"--no-{flag[2:]}")
         else:
-            parts += [f"--{flag}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+            parts += [flag, *(map(str, value) if isinstance(value, list) else [str(value)])]
     return shlex.join(parts)
 
 

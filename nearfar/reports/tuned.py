@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..core import progress
+from ..core.config import flag_of
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..core.own_mark import is_own
@@ -306,11 +307,11 @@ def command(run: Run) -> str:
     for name in ("start", "preprocess"):
         words.pop(name, None)
     for name, value in words.items():
-        flag = name.replace("_", "-")
+        flag = flag_of(name)
         if isinstance(value, bool):
-            parts += [f"--{flag}"] if value else []
+            parts += [flag] if value else []
         elif value is not None:
-            parts += [f"--{flag}", str(value)]
+            parts += [flag, str(value)]
     return shlex.join([*parts, "--out", str(run.folder)])
 
 
@@ -330,7 +331,7 @@ def _origin(one: TunedRun, out: str) -> Blocks:
         ("licence of the weights started from", str(run.provenance.get("licence") or "unknown")),
     ]
     here, own = str(run.folder), config["settings"]
-    settings = [(f"--{name.replace('_', '-')}", cards.plain(value)) for name, value in own.items()]
+    settings = [(flag_of(name), cards.plain(value)) for name, value in own.items()]
     listed = {
         "The command that made the run; it also resumes an unfinished run.": command(run),
         f"Predict {one.kind.noun}.": shlex.join(

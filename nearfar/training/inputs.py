@@ -11,6 +11,7 @@ import torch
 
 from .. import methods
 from ..core import distributed, progress
+from ..core.config import build, flag_of, to_json
 from ..core.errors import NearfarError
 from ..data.dataset import Dataset, FileDataset, ImageDataset, Subset, one_colour
 from ..data.source import Source
@@ -68,10 +69,15 @@ def decide_settings(
         ), None
     extra = [name for name in given if name not in (*MAY_CHANGE, "modality")]
     if extra:
-        flag = extra[0].replace("_", "-")
-        raise NearfarError(f"--like takes every setting from {like}; leave --{flag} out.")
+        raise NearfarError(f"--like takes every setting from {like}; leave {flag_of(extra[0])} out.")
     config = checkpoint.read_json(Path(like) / "config.json", run_shapes.CONFIG)
     wanted = RunConfig.from_json(config, f"{Path(like) / 'config.json'}: ")
+    for flag, typed, its in (("method", method, wanted.method), ("recipe", recipe, wanted.recipe)):
+        if typed not in (AUTO, its):
+            said = f"also --{flag} {its}; leave --{flag} out."
+            raise NearfarError(f"--like takes every setting from {like}, {said}")
+    free = {name: value for name, value in given.items() if name in MAY_CHANGE} | {"device": device.type}
+    wanted = replace(wanted, training=build(Training, to_json(wanted.training) | free))
     if wanted.modality != source.modality:
         raise NearfarError(
             f"{like} was trained on {wanted.modality}, and {source.name} holds {source.modality}; "
@@ -146,6 +152,7 @@ def ask_teacher(
         precision=training.precision,
         seconds=None if minutes is None else TEACHER_SHARE * 60 * minutes,
         least=2 * training.batch_size,
+        enough=reached,
     )
     rows = np.flatnonzero(found.places >= 0)
     rows = np.sort(rows[np.argsort(found.places[rows])[: reached or len(rows)]])

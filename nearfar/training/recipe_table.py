@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from .. import methods
-from ..core.config import settings_of, to_json
+from ..core.config import flag_of, settings_of, to_json
 from ..images.view_settings import SMALL_SIDE, Views
 from .recipes import RECIPES
 from .settings import Training
@@ -80,13 +80,10 @@ def rows(method: str | None) -> list[tuple[str, ...]]:
     chosen = by_recipe(method)
     found = [values(recipe, method) for recipe in RECIPES]
     return [
-        (flag(name), *(_shown(each[name]) for each in found)) for name in defaults(method) if name in chosen
+        (flag_of(name), *(_shown(each[name]) for each in found))
+        for name in defaults(method)
+        if name in chosen
     ]
-
-
-def flag(name: str) -> str:
-    """Name the flag of a setting."""
-    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def _listed(value: Any) -> Any:

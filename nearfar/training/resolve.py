@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .. import methods, models
-from ..core.config import build, settings_of, to_json
+from ..core.config import build, flag_of, settings_of, to_json
 from ..core.errors import NearfarError, nearest
 from ..data.modalities import IMAGES, modality
 from ..images.view_settings import COLOURS, Views, is_small, keeping
@@ -111,8 +111,9 @@ def resolve(
     elif asked.get("trainable") not in (None, "all"):
         raise NearfarError("--trainable is for training that starts from weights; name them with --weights.")
     elif alone := next((name for name in adapting.NEED_START if asked.get(name)), None):
-        flag = "--" + alone.replace("_", "-")
-        raise NearfarError(f"{flag} is for training that starts from weights; name them with --weights.")
+        raise NearfarError(
+            f"{flag_of(alone)} is for training that starts from weights; name them with --weights."
+        )
     for name, value in asked.items():
         if name not in homes:
             raise NearfarError(f"there is no setting {name!r}; {nearest(name, homes)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import methods
-from ..core.config import build, to_json
+from ..core.config import build, flag_of, to_json
 from ..core.errors import NearfarError
 from ..data.modalities import modality
 from ..data.modality import Modality
@@ -136,7 +136,7 @@ class RunConfig:
             old, new = to_json(mine), to_json(theirs)
             for name in old:
                 if name not in MAY_CHANGE and old[name] != new[name]:
-                    found.append(f"--{name.replace('_', '-')} {plain(old[name])} became {plain(new[name])}")
+                    found.append(f"{flag_of(name)} {plain(old[name])} became {plain(new[name])}")
         if self.method != other.method:
             found.insert(0, f"--method {self.method} became {other.method}")
         return found
