@@ -293,3 +293,17 @@ def test_an_image_that_is_squashed_keeps_its_sides_and_is_shown_as_it_is(tmp_pat
     assert example.value.shape == (32, 32, 3) and example.columns == {"width": 100, "height": 200}
     shown = Image.open(io.BytesIO(kind.thumbnail(data, example.value, 24, plan, limit=10**6)))
     assert shown.size == (12, 24)
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize(("width", "height"), [(100, 101), (101, 100), (100, 120), (64, 64)])
+def test_the_sides_of_an_image_that_is_nearly_a_square_are_not_exchanged(
+    width: int, height: int, turn: int
+) -> None:
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = turn
+    Image.new("RGB", (width, height), "red").save(file, "PNG", exif=exif)
+    kind = kinds.modality("images")
+    example = kind.decode(file.getvalue(), kind.preprocess(size=32, short_side=32), limit=10**6)
+    shown = (width, height) if turn == 1 else (height, width)
+    assert (example.columns["width"], example.columns["height"]) == shown

@@ -112,6 +112,20 @@ def test_json_lines_parquet_shards_text_files_and_lists_give_the_same(tmp_path: 
         open_pairs(tmp_path)
 
 
+def test_a_path_that_comes_again_in_a_list_keeps_each_of_its_captions(tmp_path: Path) -> None:
+    for value, name in enumerate(("a.png", "b.png")):
+        (tmp_path / name).write_bytes(png(value))
+    a, b, held = tmp_path / "a.png", str(tmp_path / "b.png"), Image.new("RGB", (12, 12), "red")
+    pairs = [(a, "a cat"), (b, "a dog"), (str(a), ["asleep", "a cat"]), (held, "red"), (held, "a box")]
+    source = open_pairs(pairs)
+    assert list(source.ids) == [str(a), b, "2", "3"]
+    kind = modality("pairs")
+    preprocess = kind.preprocess_for(12, kind.views(**kind.decided(source, {}, folders=(), start=None)))
+    found = kind.load(source, preprocess, limit=10**6, max_bad=0.0, threads=1)
+    assert source.captions == [("a cat", "asleep"), ("a dog",), ("red",), ("a box",)]
+    assert [len(texts) for texts in found.captions] == [2, 1, 1, 1]
+
+
 def test_one_caption_is_drawn_a_step_from_the_seed_and_the_image() -> None:
     images, captions = drawn(12)
     source = open_pairs(

@@ -26,6 +26,7 @@ from nearfar.data import source as kinds
 from nearfar.data.inspection import inspect
 from nearfar.data.labels import from_list
 from nearfar.data.names import Names
+from nearfar.data.open import open_data
 from nearfar.data.source import Source
 from nearfar.data.sources import open_source
 from nearfar.images import decode
@@ -82,12 +83,18 @@ def test_wrong_paths_say_what_to_type(folder: Path, tmp_path: Path, monkeypatch:
     refuses("https://example.org/photos", "web servers list nothing")
     refuses(" ", "is empty")
     refuses("nul\0byte", "there is no")
+    refuses("~nobody-of-this-name/photos", "there is no '~nobody")
     refuses(42, "taken from a int")
     refuses({"a": 1}, "taken from a dict")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "cifar10" / "mine.png").write_bytes(png(3))
     assert list(open_source("cifar10").ids) == ["mine.png"]
+    (tmp_path / "~no-such-user").mkdir()
+    (tmp_path / "~no-such-user" / "kept.png").write_bytes(png(3))
+    assert list(open_data("~no-such-user").ids) == ["kept.png"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert list(open_data("~/cifar10").ids) == ["mine.png"]
 
 
 @pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "parquet"])
@@ -342,6 +349,19 @@ def test_a_named_set_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     source = open_source("food101", labels=True)
     assert source.labels == ("soup", "pie") and source.ids[0] == "food-101/images/soup/1.jpg"
     assert red(source, 0) == 5
+
+
+def test_a_named_set_whose_classes_have_several_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import Imagenette
+
+    monkeypatch.setenv("NEARFAR_DATA", str(tmp_path))
+    for value, name in enumerate(Imagenette._WNID_TO_CLASS):
+        (tmp_path / "imagenette2" / "train" / name).mkdir(parents=True)
+        (tmp_path / "imagenette2" / "train" / name / "1.JPEG").write_bytes(png(value))
+    source = open_source("imagenette", labels=True)
+    assert source.labels is not None and source.labels[0] == "tench" and len(set(source.labels)) == 10
 
 
 def test_every_named_set_is_one_of_torchvisions() -> None:

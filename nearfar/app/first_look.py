@@ -13,10 +13,10 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from ..core.atomic import atomic_write
+from ..core.plain_path import from_home
 from ..core.shapes import loads
 from ..core.text import counted
 from ..core.version import __version__
@@ -41,7 +41,7 @@ def state_of(address: str) -> str:
     """
     if "://" in address:
         return ""
-    folder = Path(address or "-").expanduser() / f"{TABLE}.lance" / "_versions"
+    folder = from_home(address or "-") / f"{TABLE}.lance" / "_versions"
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries)

@@ -17,6 +17,7 @@ import numpy as np
 from ..core.atomic import atomic_write
 from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
+from ..core.plain_path import from_home
 from ..core.shapes import loads
 from ..core.version import __version__
 from ..queries.listing import Listing
@@ -33,7 +34,7 @@ def private_folder(address: str) -> Path:
     Args:
         address: the store's.
     """
-    place = address if "://" in address else str(Path(address).expanduser().resolve())
+    place = address if "://" in address else str(from_home(address).resolve())
     return (
         cache_root() / "explore" / hashlib.blake2b(place.encode(errors="replace"), digest_size=12).hexdigest()
     )

@@ -1,12 +1,22 @@
-"""Names files for libraries that take a relative path with a colon, such as a:1/b.parquet, for an address."""
+"""Writes the paths that a user types in the form that is meant, and in one that no library mistakes."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+
+def from_home(path: str | os.PathLike[str]) -> Path:
+    """Write the user's own folder for a `~` before a path, as a shell does.
+
+    Args:
+        path: of a file or folder; one that begins with `~` and no user's name stays as it is.
+    """
+    return Path(os.path.expanduser(path))
 
 
 def plain_path(path: str | os.PathLike[str]) -> str:
-    """Write the path of a local file from the root on, where nothing is taken for an address.
+    """Write the path of a local file from the root on: libraries take a:1/b.parquet for an address.
 
     Args:
         path: of a file or folder, which need not be there.

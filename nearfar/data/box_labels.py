@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..core.errors import NearfarError
+from ..core.plain_path import from_home
 from ..core.text import counted
 from . import coco
 from .folders import find
@@ -88,7 +89,7 @@ def open_box_labels(data: str | Path, labels: str | Path | None = None) -> BoxLa
     Raises:
         NearfarError: there are no labels, or a file is damaged.
     """
-    folder, given = Path(data).expanduser(), None if labels is None else Path(labels).expanduser()
+    folder, given = from_home(data), None if labels is None else from_home(labels)
     if folder.suffix.lower() in (".json", ".yaml", ".yml") and given is None:
         folder, given = folder.parent, folder
     if not folder.is_dir():

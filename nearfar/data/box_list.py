@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import NearfarError, reason_of
-from ..core.plain_path import plain_path
+from ..core.plain_path import from_home, plain_path
 from ..core.progress import say
 from ..core.text import counted
 from . import lists
@@ -55,7 +55,7 @@ def open_boxes(data: Any, boxes: str | Path) -> Crops:
     Raises:
         NearfarError: the list cannot be read, or names none of the images.
     """
-    path = Path(boxes).expanduser()
+    path = from_home(boxes)
     if not path.exists():
         raise NearfarError(
             f"there is no --boxes {path}; give what nearfar predict of a detection wrote, a COCO file, or a "

@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..core.plain_path import from_home
+
 LISTS = (".txt", ".csv", ".tsv", ".parquet")  # of files that hold paths
 MOST = 2000  # files looked at, so that a folder of millions costs no time
 MOST_OF_A_FOLDER = 200  # files of one folder, so that several are looked into
@@ -43,7 +45,7 @@ def endings(data: Any) -> Counter[str]:
         return Counter(ending(str(path)) for path in paths)
     if not isinstance(data, (str, os.PathLike)):
         return Counter()
-    path = Path(data).expanduser()
+    path = from_home(data)
     try:
         if path.is_dir():
             return _of_folder(str(path))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError, nearest
+from ..core.plain_path import from_home
 from . import lists
 from .endings import ending
 from .folders import find, told
@@ -34,7 +35,7 @@ def open_files(data: Any, *, kind: str, suffixes: Collection[str], labels: bool)
     """
     some = ", ".join(f".{name}" for name in sorted(suffixes))
     if isinstance(data, (str, os.PathLike)):
-        path = Path(data).expanduser()
+        path = from_home(data)
         if path.is_dir():
             return open_folder(path, kind, suffixes, some, labels)
         if not path.exists():

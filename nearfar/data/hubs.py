@@ -103,7 +103,8 @@ def open_torchvision(name: str, *, labels: bool, download: bool) -> ArraySource 
         targets = next(getattr(data, at) for at in ("targets", "labels", "_labels") if hasattr(data, at))
     named = None
     if labels:
-        known = list(getattr(data, "classes", None) or ())
+        # Imagenette's classes have several names each, the usual one first.
+        known = [name if isinstance(name, str) else name[0] for name in getattr(data, "classes", None) or ()]
         numbers = targets.tolist() if hasattr(targets, "tolist") else list(targets)
         if any(number < 0 for number in numbers):
             raise NearfarError(f"{base}:{split} has no labels; use {base}:{next(iter(splits))}.")

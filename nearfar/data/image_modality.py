@@ -83,9 +83,10 @@ class ImageModality(Modality):
         how: dict[str, Any] = {"short_side": side, "value_range": span, "reducing": reducing}
         found = decode.picture(data, max_pixels=limit, **how)
         width, height = found.width, found.height
-        if reducing.squash:
+        high, wide = found.pixels.shape[:2]
+        if high == wide and height != width:  # squashed, or nearly a square
             height, width = decode.upright_shape(data, max_pixels=limit)
-        elif (found.pixels.shape[0] > found.pixels.shape[1]) != (height > width):  # turned by its EXIF note
+        elif (high > wide) != (height > width):  # turned by its EXIF note
             width, height = height, width
         return Example(found.pixels, {"width": width, "height": height})
 

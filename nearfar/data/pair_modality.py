@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.config import setting
 from ..core.errors import NearfarError
+from ..core.plain_path import from_home
 from ..images.view_settings import Views
 from .image_modality import ImageModality
 from .modalities import IMAGES, modality
@@ -87,7 +88,7 @@ class PairModality(ImageModality):
         """Tell a table of captions, or a folder that holds one."""
         if not isinstance(data, (str, os.PathLike)):
             return False
-        path = Path(data).expanduser()
+        path = from_home(data)
         found = [path] if path.stem == TABLE else [path / f"{TABLE}{suffix}" for suffix in TABLES]
         return any(one.suffix.lower() in TABLES and one.is_file() for one in found)
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..core.errors import BadImage, NearfarError, reason_of
-from ..core.plain_path import plain_path
+from ..core.plain_path import from_home, plain_path
 from ..core.shapes import loads
 from ..core.text import bytes_of
 from ..images.files import open_file
@@ -103,7 +103,7 @@ def open_pairs(data: Any) -> PairSource:
     """
     if isinstance(data, (str, os.PathLike)):
         text = os.fspath(data)
-        path = Path(text).expanduser()
+        path = from_home(text)
         if path.is_dir():
             names = (path / f"{name}{suffix}" for name in NAMES for suffix in TABLES)
             table = next((one for one in names if one.is_file()), None)
@@ -121,11 +121,16 @@ def open_pairs(data: Any) -> PairSource:
             "images with captions are taken from a folder, a table, shards or a list of pairs "
             "(image, caption); give one of these."
         )
-    images = open_in_memory([image for image, _ in data], None)
+    rows: dict[Any, int] = {}  # a path that comes again has further captions, as in a table
+    kept: list[Any] = []
     found = _Captions()
-    for row, (_, texts) in enumerate(data):
-        found.add(row, f"caption of {images.ids[row]}", texts)
-    return found.source("the list", images)
+    for at, (image, texts) in enumerate(data):
+        path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
+        row = rows.setdefault(at if path is None else _plain(path), len(rows))
+        if row == len(kept):
+            kept.append(image)
+        found.add(row, f"caption of {clean([path or str(row)])[0]}", texts)
+    return found.source("the list", open_in_memory(kept, None))
 
 
 def _is_pair(item: Any) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import NearfarError
+from ..core.plain_path import from_home
 from ..core.text import counted
 from ..core.threads import map_in_order
 from ..images.files import MAX_PIXELS
@@ -121,7 +122,7 @@ def open_pixel_labels(
     Raises:
         NearfarError: there are no masks, or one cannot be read.
     """
-    folder, given = Path(data).expanduser(), None if labels is None else Path(labels).expanduser()
+    folder, given = from_home(data), None if labels is None else from_home(labels)
     if folder.suffix.lower() == ".json" and given is None:
         folder, given = folder.parent, folder
     if not folder.is_dir():

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.arrays import ERRORS, open_arrays
 from ..core.errors import NearfarError, nearest
-from ..core.plain_path import plain_path
+from ..core.plain_path import from_home, plain_path
 from ..core.redact import redact
 from . import hubs, lists
 from .folders import find, is_image_name, told
@@ -115,7 +115,7 @@ def _has_images(path: Path) -> bool:
 
 def _open_name(text: str, labels: bool, download: bool) -> Source:
     """Open what is named by a string: if a path and a data set have the same name, the path is used."""
-    path = Path(text).expanduser()
+    path = from_home(text)
     if not text.strip():
         raise NearfarError("the name of the images is empty; give a folder, such as photos/")
     try:

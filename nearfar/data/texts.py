@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..core.errors import BadImage, NearfarError, nearest, reason_of
-from ..core.plain_path import plain_path
+from ..core.plain_path import from_home, plain_path
 from ..core.text import bytes_of
 from ..text.read import BETWEEN
 from ..text.view_settings import SUFFIXES
@@ -129,10 +129,10 @@ class _Rows:
 
 def _split(text: str) -> tuple[Path, list[str]]:
     """Part the name of a file from those of its columns."""
-    path = Path(text).expanduser()
+    path = from_home(text)
     before, colon, after = text.rpartition(":")
-    if colon and not path.exists() and Path(before).expanduser().is_file():
-        return Path(before).expanduser(), [name.strip() for name in after.split(",")]
+    if colon and not path.exists() and from_home(before).is_file():
+        return from_home(before), [name.strip() for name in after.split(",")]
     return path, []
 
 

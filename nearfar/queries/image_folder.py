@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..core import progress
 from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
+from ..core.plain_path import from_home
 from ..data.open import open_data
 from ..stores import open_store
 from ..stores.lancedb import TABLE
@@ -64,7 +65,7 @@ def image_folder(address: str | Path, run: Run | str | Path | None = None) -> Im
         address: of a store, or a folder of images.
         run: the encoder, instead of that.
     """
-    folder = Path(address).expanduser()
+    folder = from_home(address)
     if "://" in str(address) or not folder.is_dir() or is_store(folder):
         return None
     try:

@@ -16,7 +16,7 @@ from ..core.atomic import says_full
 from ..core.cache_root import cache_root
 from ..core.errors import NearfarError
 from ..core.locks import hold
-from ..core.plain_path import plain_path
+from ..core.plain_path import from_home, plain_path
 from ..core.redact import redact
 from ..core.shapes import loads
 from . import arrow_rows, conditions, lance_sql, schema
@@ -53,7 +53,7 @@ class LanceStore:
         except ModuleNotFoundError:
             raise NearfarError("a vector store needs LanceDB; type: pip install 'nearfar[store]'") from None
         self.address = redact(address)
-        self.folder = None if "://" in address else Path(address).expanduser()
+        self.folder = None if "://" in address else from_home(address)
         if self.folder is not None:
             self._check_folder(self.folder, info)
         try:
