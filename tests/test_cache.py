@@ -283,6 +283,26 @@ def test_without_a_cache_bad_rows_have_substitutes_by_name(tmp_path: Path) -> No
         stores[0].gather(np.arange(40))
 
 
+def test_a_substitute_is_of_the_class_and_of_the_part_that_is_read(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b")):
+        for value in range(12):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8), (100 * number + value, 0, 0)).save(tmp_path / name / f"{value:02d}.png")
+    bad = [0, 3, 14, 20]
+    source = open_source(tmp_path, labels=True)
+    for row in bad:
+        Path(tmp_path / source.ids[row]).write_bytes(b"")
+    store = cache.load(source, **{**USUAL, "max_bad": 1.0}, decode_once=False)
+    found = store.gather(np.array(bad))
+    assert [int(found.image(at)[0, 0, 0]) // 100 for at in range(4)] == [0, 0, 1, 1]
+    rows = np.array([0, 1, 2, 3, 12, 14, 15])  # of which the others must not be seen
+    part = Subset(store, rows).gather(np.flatnonzero(np.isin(rows, bad)))
+    seen = [int(part.image(at)[0, 0, 0]) for at in range(3)]
+    assert {*seen[:2]} <= {1, 2} and seen[2] in (100, 103)
+    alone = Subset(store, np.array([0, 12])).gather(np.array([0]))  # no other one of its class
+    assert int(alone.image(0)[0, 0, 0]) == 100
+
+
 def test_inspection(tmp_path: Path) -> None:
     write(tmp_path / "photos" / "a", 3, side=10)
     Image.new("L", (30, 20)).save(tmp_path / "photos" / "b.jpg")

@@ -133,8 +133,8 @@ class ImageDataset(Dataset):
 class FileDataset(Dataset):
     """Images that are read and decoded each time they are asked for.
 
-    A bad one is found only when it is read. Another row takes its place, chosen by the bad row's number
-    alone, so that neither history nor threads matter; `rejected` grows by it.
+    A bad one is found only when it is read. Another row of its class takes its place, chosen by the bad row's
+    number alone, so that neither history nor threads matter; `rejected` grows by it.
     """
 
     source: Source
@@ -159,13 +159,16 @@ class FileDataset(Dataset):
         """Count the bytes of pixels held: none."""
         return 0
 
-    def _decode(self, row: int) -> Pixels:
+    def _decode(self, row: int, part: npt.NDArray[np.int64]) -> Pixels:
         """Decode a row, or the first of its substitutes that is good."""
-        key = rng.fold(self.seed, "substitute")
+        key, alike = rng.fold(self.seed, "substitute"), part
         for attempt in range(_TRIES):
             at = row
+            if attempt == 1 and self.labels is not None:
+                alike = part[self.labels[part] == self.labels[row]]
             if attempt:
-                at = int(float(rng.uniform(key, [row], attempt)[0, -1]) * len(self))
+                some = part if attempt > _TRIES // 2 else alike
+                at = int(some[int(float(rng.uniform(key, [row], attempt)[0, -1]) * len(some))])
             try:
                 data = self.source.read(at)
                 if isinstance(data, np.ndarray):
@@ -191,12 +194,22 @@ class FileDataset(Dataset):
             too_many(self.source, self.rejected, len(self), self.max_bad)
         raise NearfarError(f"no usable image was found in {self.source.name}; {check_of(self.source)}")
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
-        """Read some images; a substitute stands in for a bad one, with its own sides."""
+    def gather(self, rows: npt.NDArray[np.int64], among: npt.NDArray[np.int64] | None = None) -> RaggedImages:
+        """Read some images; a substitute stands in for a bad one, with its own sides.
+
+        Args:
+            rows: (n,) row numbers, in any order.
+            among: the rows of which substitutes are taken, such as those trained on; None for all.
+        """
+        among = np.arange(len(self)) if among is None else among
+
+        def one(row: int) -> Pixels:
+            return self._decode(row, among)
+
         shapes = np.zeros((len(rows), 2), dtype=np.int32)
         block, used = np.empty(0, dtype=np.uint8), 0
         # Few at a time, so that their memory is used again: fresh memory costs more than a copy.
-        decoded = map_in_order(self._decode, rows.tolist(), threads=self.threads, ahead=2 * self.threads)
+        decoded = map_in_order(one, rows.tolist(), threads=self.threads, ahead=2 * self.threads)
         for at, part in enumerate(decoded):
             if used + part.size > block.size:
                 block.resize(used + part.size * (len(rows) - at), refcheck=False)  # the rest as large as this
@@ -278,6 +291,8 @@ class Subset(Dataset):
 
     def gather(self, rows: npt.NDArray[np.int64]) -> RaggedImages:
         """Give the images of these rows of the subset."""
+        if isinstance(self.dataset, FileDataset):
+            return self.dataset.gather(self.rows[rows], self.rows)
         return self.dataset.gather(self.rows[rows])
 
     def _decoded(self) -> Any:
