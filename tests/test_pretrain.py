@@ -228,6 +228,7 @@ def test_images_too_small_for_the_encoder(precision: str, tmp_path: Path) -> Non
     how = {"method": "jigsaw", "image_size": 16, "precision": precision, "health_checks": 0}
     with pytest.raises(nearfar.NearfarError, match="too small for the encoder; raise --image-size"):
         nearfar.pretrain(images, out=tmp_path / "run", steps=1, **how)
+    assert not (tmp_path / "run").exists()  # or it would refuse a larger --image-size
 
 
 def test_too_few_images(photos, tmp_path):

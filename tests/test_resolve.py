@@ -62,6 +62,7 @@ def test_what_is_asked_wins_over_the_recipe_and_its_length_replaces_the_recipes(
         ({"temperatur": 0.1}, "did you mean temperature"),
         ({"temperature": -1.0}, "--temperature is -1.0"),
         ({"minutes": 0.0}, "above zero"),
+        ({"crop_min": 0.5, "crop_max": 0.2}, "--crop-min 0.2 or less"),
         ({"optimizer": "adam"}, "did you mean adamw"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..core.config import setting
+from ..core.errors import NearfarError
 
 COLOURS = ("hue", "grayscale", "saturation")  # settings of a view that lose what an image's colours are
 SMALL_SIDE = 64  # px: up to here images are used whole, at their own size, with a stem made for small images
@@ -114,6 +115,22 @@ def keeping(views: Views) -> Views:
         The same without changes of hue and grey, and with saturation changed by a tenth at most.
     """
     return replace(views, colour="keep", hue=0.0, grayscale=0.0, saturation=min(views.saturation, 0.1))
+
+
+def check_crops(views: Views) -> None:
+    """Refuse crops of which the least is larger than the greatest.
+
+    Args:
+        views: any settings.
+
+    Raises:
+        NearfarError: they are such.
+    """
+    if views.crop_min > views.crop_max:
+        raise NearfarError(
+            f"--crop-min {views.crop_min} is above --crop-max {views.crop_max}; give --crop-min "
+            f"{views.crop_max} or less."
+        )
 
 
 CROP_AND_FLIP = Views(jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)

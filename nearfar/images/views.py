@@ -18,10 +18,9 @@ import numpy.typing as npt
 
 from ..core import rng
 from ..core.config import setting
-from ..core.errors import NearfarError
 from .decode import FILTERS, Reducing
 from .value_range import Range
-from .view_settings import Views, is_small
+from .view_settings import Views, check_crops, is_small
 
 RATIO = (3 / 4, 4 / 3)  # width over height of a random crop
 TRIES = 10  # crops tried before the centre is taken
@@ -255,11 +254,7 @@ def draw(
         Random resized crop: Szegedy et al. 2015, section 6, as torchvision has it. The rest: SimCLR,
         appendix A; solarisation: BYOL, appendix B.
     """
-    if views.crop_min > views.crop_max:
-        raise NearfarError(
-            f"--crop-min {views.crop_min} is above --crop-max {views.crop_max}; give --crop-min "
-            f"{views.crop_max} or less."
-        )
+    check_crops(views)
     names = np.asarray(ids)
     high, wide = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
     u = rng.uniform(key, names, COLUMNS)

@@ -218,6 +218,11 @@ def _train(
     try:
         if job.started < job.plan.steps:
             _steps(job, whole, feed, recorder, watch, config, should_stop)
+    except NearfarError:
+        watch.close()
+        recorder.close()
+        _leave_nothing(job.folder)
+        raise
     finally:
         feed.close()
         watch.close()
@@ -253,6 +258,13 @@ def _train(
         text = None if tower is None else (tower, of_text)
         export(job.folder, encoder, preprocess, provenance, parts, text=text)
         progress.say(f"done: {counted(job.plan.steps, 'step')}; the encoder is in {job.folder}.")
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Clear away what a run wrote that ended before its first figures: it would refuse what mends it."""
+    nothing = not (folder / checkpoint.LAST).exists() and not (folder / "log.jsonl").stat().st_size
+    if nothing and distributed.world() == 1:
+        clear(folder)
 
 
 def _place(data: str | None) -> str | None:

@@ -12,7 +12,7 @@ from .. import methods, models
 from ..core.config import build, flag_of, settings_of, to_json
 from ..core.errors import NearfarError, nearest
 from ..data.modalities import IMAGES, modality
-from ..images.view_settings import COLOURS, Views, is_small, keeping
+from ..images.view_settings import COLOURS, Views, check_crops, is_small, keeping
 from ..methods.base import Method
 from ..models import every_scale, libraries
 from ..models.residual import SHAPES
@@ -147,7 +147,11 @@ def resolve(
         raise NearfarError("training needs a length above zero; give --epochs, --steps or --minutes.")
     views: Any = build(data.views, groups[data.views])
     settings = methods.method(method).fitted(build(config, groups[config]), views)
-    return RunConfig(method, recipe, training, views, settings, cut)
+    made = RunConfig(method, recipe, training, views, settings, cut)
+    for view in views_of(made):
+        if isinstance(how := getattr(view, "recipe", view), Views):
+            check_crops(how)
+    return made
 
 
 def _chosen(method: str, device: str, side: int, encoder: str) -> str:
