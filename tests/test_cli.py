@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 import nearfar
 from nearfar import methods
 from nearfar.cli.commands import COMMANDS, pretrain_parser
-from nearfar.cli.main import main
+from nearfar.cli.main import _done, main
 from nearfar.cli.signatures import REQUIRED, read_signature
 from nearfar.cli.synonyms import ADVICE, SYNONYMS
 from nearfar.cli.synonyms import COMMANDS as MEANT
@@ -272,7 +274,7 @@ def test_no_two_settings_share_a_flag() -> None:
 # A new flag needs its sentence in docs/decisions.md, and its place here.
 FLAGS = {
     "check": "--full --json --method --recipe",
-    "views": "--out --images --draws --json --method --recipe --image-size --seed --max-pixels",
+    "views": "--out --images --draws --json --method --recipe --modality --image-size --seed --max-pixels",
     "pretrain": "--out --overwrite --like --json --method --recipe",
     "compare": "--methods --seeds --train --test --known --out --json --recipe",
     "sweep": "--minutes-each --budget --trials --train --over --out --json --method --recipe",
@@ -416,3 +418,9 @@ def test_public_names_are_functions_and_shadow_neither_a_room_nor_a_builtin() ->
     assert set(nearfar._PUBLIC) < set(nearfar.__all__) == set(dir(nearfar))
     with pytest.raises(AttributeError, match="nosuch"):
         _ = nearfar.nosuch
+
+
+def test_the_command_that_comes_next_can_be_pasted(tmp_path: Path) -> None:
+    found = types.SimpleNamespace(path=tmp_path / "my runs" / "a")
+    command = _done("pretrain", found).splitlines()[1].removeprefix("next: ")
+    assert shlex.split(command)[2] == str(tmp_path / "my runs" / "a")

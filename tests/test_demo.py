@@ -122,6 +122,12 @@ def test_written_once_and_only_over_our_own(
     assert not said  # nothing is announced that is then refused
 
 
+def test_a_seed_that_no_training_takes_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(NearfarError, match="--seed is -1"):
+        run_demo(out=tmp_path / "demo", seed=-1)
+    assert not (tmp_path / "demo").exists()
+
+
 def test_a_demo_that_ended_while_it_drew_goes_on(tmp_path: Path) -> None:
     (tmp_path / ".drawing" / "photos").mkdir(parents=True)
     (tmp_path / "pictures.png").touch()

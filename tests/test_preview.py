@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import nearfar
+from nearfar.cli.main import main
+from nearfar.training import preview, recipes
 from nearfar.training.preview import CELL, GAP
 
 
@@ -60,6 +63,24 @@ def test_every_method_shows_its_own_views(method: str, tmp_path: Path) -> None:
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.new("RGB", (32, 32), (9, 9, 9)).save(tmp_path / "photos" / name / "x.png")
     assert nearfar.preview(tmp_path / "photos", out=tmp_path / "s.png", method=method).path.stat().st_size > 0
+
+
+def test_the_kind_of_a_mixed_folder_is_asked_for_and_can_be_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    words = ["views", str(tmp_path), "--out", str(tmp_path / "views" / "s.png")]
+    assert main(words) == 2 and "--modality images or --modality sound" in capsys.readouterr().err
+    assert main([*words, "--modality", "images"]) == 0
+
+
+def test_the_recipe_is_that_of_the_device_which_would_train(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview, "device_named", lambda name: torch.device("cuda"))
+    found = nearfar.preview(photos, out=tmp_path / "s.png", images=1, draws=1)
+    assert found.settings["grayscale"] == recipes.cifar_short(16).views.grayscale != 0.2
 
 
 def test_wrong_words_are_sentences(photos: Path, tmp_path: Path) -> None:

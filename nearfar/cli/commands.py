@@ -127,7 +127,7 @@ def views_parser(words: Sequence[str]) -> Parser:
     parser = _function_parser("views", _tables())
     method = _method_of(words)
     parser.by_recipe, parser.ending = recipe_table.by_recipe(method), recipes_help(method)
-    parser.settings("training", settings.Training, only=("image_size", "seed", "max_pixels"))
+    parser.settings("training", settings.Training, only=("modality", "image_size", "seed", "max_pixels"))
     parser.settings("views", _kind_of(words).views)
     return parser
 

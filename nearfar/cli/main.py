@@ -10,6 +10,7 @@ import importlib
 import io
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,8 @@ def overview() -> str:
 def _done(command: str, result: Any) -> str:
     """Write a result as a person reads it."""
     if command == "pretrain":
-        return f"{result.path}\nnext: nearfar evaluate {result.path} --train LABELLED --test LABELLED"
+        run = shlex.quote(str(result.path))
+        return f"{result.path}\nnext: nearfar evaluate {run} --train LABELLED --test LABELLED"
     if command in ("adopt", "combine"):
         facts = result.facts()
         return (

@@ -14,6 +14,7 @@ What is written, all under one folder:
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 
 from ..core import progress
 from ..core.atomic import check_folder_name, check_place
+from ..core.config import build
 from ..core.errors import NearfarError
 from ..embedding.embed import Embeddings, embed
 from ..evaluation.evaluate import evaluate
@@ -31,6 +33,7 @@ from ..features.knn import top_k
 from ..reports.report import report
 from ..training.check import check
 from ..training.pretrain import pretrain
+from ..training.settings import Training
 from . import gallery
 
 MINUTES = 2.5
@@ -110,25 +113,27 @@ def demo(*, out: str | Path = "demo", seed: int = 0, minutes: float = MINUTES) -
     check_place(folder / "answers.json")
     if not 0 < minutes < math.inf:
         raise NearfarError(f"--minutes is {minutes:g}; give a number above zero.")
+    build(Training, {"seed": seed})  # refuses what no training takes, before anything is drawn
     answers = gallery.there(folder, seed)
     photos, train, test = folder / "photos", folder / "labelled" / "train", folder / "labelled" / "test"
     run, vectors = folder / "run", folder / "photos.parquet"
+    seeded = ("--seed", seed) if seed else ()
 
     if answers is None:
         progress.say(f"drawing pictures into {folder}/")
         folder.mkdir(parents=True, exist_ok=True)
         answers = gallery.write(folder, seed)
 
-    progress.say(f"\n$ nearfar check {photos}")
+    _typed("check", photos)
     progress.say(str(check(photos, minutes=minutes, seed=seed)))
-    progress.say(f"\n$ nearfar pretrain {photos} --out {run} --minutes {minutes:g}")
+    _typed("pretrain", photos, "--out", run, "--minutes", f"{minutes:g}", *seeded)
     trained = pretrain(photos, out=run, minutes=minutes, seed=seed)
-    progress.say(f"\n$ nearfar evaluate {run} --train {train} --test {test}")
+    _typed("evaluate", run, "--train", train, "--test", test, *seeded)
     evaluation = evaluate(trained, train=train, test=test, seed=seed)
-    progress.say(f"\n$ nearfar embed {run} {photos} --out {vectors}")
+    _typed("embed", run, photos, "--out", vectors)
     embeddings = embed(trained, photos, out=vectors)
     page = folder / "report.html"
-    progress.say(f"\n$ nearfar report {run} --out {page} --train {train} --test {test}")
+    _typed("report", run, "--out", page, "--train", train, "--test", test)
     try:
         report(trained, out=page, train=train, test=test)
     except NearfarError as error:  # without the drawing library everything else still works
@@ -142,6 +147,11 @@ def demo(*, out: str | Path = "demo", seed: int = 0, minutes: float = MINUTES) -
         copies=(_found(embeddings, answers["near_copies"]), len(answers["near_copies"])),
         seconds=time.monotonic() - started,
     )
+
+
+def _typed(*words: object) -> None:
+    """Show a step as the command that does the same."""
+    progress.say(f"\n$ {shlex.join(['nearfar', *map(str, words)])}")
 
 
 def _found(embeddings: Embeddings, pairs: list[list[str]]) -> int:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..core import rng
 from ..core.atomic import atomic_write, check_place
-from ..core.device import cores
+from ..core.device import cores, device_named
 from ..core.errors import BadImage, NearfarError
 from ..data.open import open_data
 from . import resolve
@@ -119,7 +119,7 @@ def preview(
         recipe,
         given,
         side=side,
-        device=torch.device("cpu"),
+        device=device_named(str(given.get("device", "auto"))),  # which decides the recipe
         kind=source.modality,
         value_range=usual_range(source, given),
     )
