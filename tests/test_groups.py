@@ -117,6 +117,8 @@ def test_one_group_of_all_images_is_refused(photos: Path, tmp_path: Path) -> Non
     with pytest.raises(NearfarError, match="puts all images into one group"):
         nearfar.pretrain(photos, out=tmp_path / "r", **TINY, groups=str(tmp_path / "g.csv"))
     assert not (tmp_path / "r").exists()
+    with pytest.raises(NearfarError, match="puts all images into one group"):  # no plan of what is refused
+        nearfar.check(photos, **TINY, groups=str(tmp_path / "g.csv"))
 
 
 def test_groups_are_refused_before_colours_are_measured(

@@ -126,6 +126,12 @@ def test_the_batch_fits_the_images():
         plan.fit_batch(wanted(), 0)
 
 
+@pytest.mark.parametrize("length", [{"steps": 10**20}, {"epochs": 1e300}])
+def test_more_steps_than_can_be_kept_are_refused(length):
+    with pytest.raises(NearfarError, match="give fewer with --steps or --epochs"):
+        plan.step_count(wanted(**length).training, 1000)
+
+
 def test_the_usual_side_is_the_median_of_what_can_be_used():
     assert usual_side(open_source(np.zeros((5, 20, 30, 3), np.uint8)), 10**6) == 20
     with pytest.raises(NearfarError, match="of 5 images .* none can be used"):

@@ -130,6 +130,7 @@ def test_broken_lists(tmp_path: Path) -> None:
         ("f.parquet", "PAR1 nothing", "cannot be read"),
         ("g.csv", "", "no column of paths"),
         ("j.csv", "path,label\n../1.png,a\n", "none of the files"),
+        ("k.csv", "path,label\n../1.png,a\n\n ,b\n", "line 4: the path is missing"),
     ]:
         (tmp_path / name).write_text(text)
         refuses(tmp_path / name, words, labels=name not in ("a.txt", "b.csv"))

@@ -73,6 +73,8 @@ def _from_csv(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
         for line, row in rows:
             if len(row) <= max(at, mark):
                 raise NearfarError(f"{path}, line {line}: a column is missing; fill it in.")
+            if not row[at].strip():
+                raise NearfarError(f"{path}, line {line}: the path is missing; fill it in.")
             if labels:
                 marks.append(from_windows(row[mark]))
             yield row[at].strip()

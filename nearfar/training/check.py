@@ -25,7 +25,7 @@ from ..data.open import open_data
 from ..data.source import Source
 from ..models import embedded
 from ..models.libraries import timm_names
-from . import optim, resolve
+from . import grouping, optim, resolve
 from .collection_settings import decided, usual_range, usual_side
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
 from .inputs import ONE_COLOUR
@@ -190,6 +190,9 @@ def check(
             f"{share:.0%} of the {modality_of(source).noun} are unusable; fix them, or raise --max-bad to "
             f"{math.ceil(100 * share) / 100:.2f}",  # rounded down it would be refused again
         )
+    bad = {item.id for item in found.rejected}
+    grouping.check_groups(wanted, len(resolve.views_of(wanted)))
+    grouping.read_groups_of(wanted, source, [name for name in source.ids if name not in bad])
     sample = _Sample(source, wanted)
     if one_colour(sample.block):
         return Check(found, None, ONE_COLOUR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import numpy.typing as npt
 from .. import methods
 from ..core import distributed, progress
 from ..core.errors import NearfarError
-from ..data.dataset import Dataset
 from ..data.groups import FOLDERS, Partners, number_groups, read_groups
 from ..data.source import Source
 from ..methods.base import Expects
@@ -61,13 +61,13 @@ def check_groups(wanted: RunConfig, views: int) -> None:
         read_groups(words)
 
 
-def read_groups_of(wanted: RunConfig, source: Source, whole: Dataset) -> Partners | None:
+def read_groups_of(wanted: RunConfig, source: Source, ids: Sequence[str]) -> Partners | None:
     """Read the groups of all images, those held out too; see `check_groups`.
 
     Args:
         wanted: the run's settings.
         source: the images as the user named them.
-        whole: the images, decoded.
+        ids: of those that can be used.
 
     Returns:
         Their groups; None where the run has none.
@@ -79,7 +79,7 @@ def read_groups_of(wanted: RunConfig, source: Source, whole: Dataset) -> Partner
     if words is None:
         return None
     noun = wanted.kind.noun
-    found = Partners(number_groups(words, source, whole.ids))
+    found = Partners(number_groups(words, source, ids))
     alone = found.share_alone()
     if alone == 1:
         raise NearfarError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..core import distributed
 from ..core.errors import NearfarError
+from ..core.shapes import COUNT
 from ..core.text import counted
 from ..data.batch import ALTERNATES
 from ..data.dataset import holdout_rows
@@ -91,12 +92,16 @@ def step_count(training: Training, images: int) -> int | None:
 
     Returns:
         Steps in all, at least 1; None where minutes decide.
+
+    Raises:
+        NearfarError: they are more than a run folder can keep.
     """
-    if training.steps is not None:
-        return training.steps
-    if training.epochs is not None:
-        return max(1, round(training.epochs * (images // training.batch_size)))
-    return None
+    steps = training.steps
+    if steps is None and training.epochs is not None:
+        steps = max(1, round(training.epochs * (images // training.batch_size)))
+    if steps is not None and steps not in COUNT:
+        raise NearfarError("no training has so many steps; give fewer with --steps or --epochs.")
+    return steps
 
 
 def epochs(steps: int, training: Training, images: int) -> float:

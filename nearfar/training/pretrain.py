@@ -130,7 +130,7 @@ def pretrain(
             )
         for note in planned.notes:
             progress.say(note)
-        groups = grouping.read_groups_of(wanted, source, whole)
+        groups = grouping.read_groups_of(wanted, source, whole.ids)
         named = [] if groups is None else [grouping.groups_digest(groups.groups)]
         digest = wanted.digest(whole.fingerprint, teacher_digest(wanted), *named)
         reached = earlier["data"]["images"] if earlier else None
