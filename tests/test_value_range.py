@@ -22,6 +22,7 @@ from nearfar.data import cache
 from nearfar.data.sources import open_source
 from nearfar.data.value_range import find_range
 from nearfar.images import decode
+from nearfar.images.value_range import to_rgb_array
 
 MAX = 10**6
 RAMP = np.linspace(0, 1, 32 * 32).reshape(32, 32)
@@ -398,3 +399,16 @@ def test_a_fourth_channel_is_transparency_only_where_the_file_says_so(kind: type
         assert decode.remarks(tiff(extra), max_pixels=MAX) == ["first 3 channels"]
     assert decode.decode(tiff(2), max_pixels=MAX)[8, 0].tolist() == [255] * 3  # clear, over white
     assert decode.remarks(tiff(2), max_pixels=MAX) == []
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_turned_picture_of_many_bits_is_upright_as_its_file_is(turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    values = np.arange(12 * 20, dtype=np.uint16).reshape(12, 20) * 17
+    for kind in ("PNG", "TIFF"):
+        file = io.BytesIO()
+        Image.fromarray(values).save(file, kind, exif=exif)
+        held = open_source([Image.open(file)]).read(0)
+        wanted = decode.decode(file.getvalue(), max_pixels=MAX, value_range=(0, 4095))
+        assert np.array_equal(to_rgb_array(np.asarray(held), (0, 4095)), wanted)

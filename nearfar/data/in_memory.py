@@ -19,6 +19,8 @@ from ..images.value_range import Values, is_deep, raw
 from .folders import is_image_name
 from .source import Source, clean, file_stamp, from_array
 
+_ORIENTATION = 0x0112  # a tag of EXIF
+
 
 def is_tensor(value: object) -> bool:
     """Recognise a tensor without importing torch: its owner has imported torch."""
@@ -61,9 +63,12 @@ def pixels_of(name: str, image: Any) -> Values:
     if isinstance(image, Image.Image):
         try:
             image.load()
-            if is_deep(image):
-                return raw(image)[:, :, None].repeat(3, axis=2)
-            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+            # A turned copy has no tags, which say how values of many bits are read.
+            turned = image.getexif().get(_ORIENTATION, 1) != 1
+            upright = ImageOps.exif_transpose(image) if turned or not is_deep(image) else image
+            if is_deep(upright):
+                return raw(upright)[:, :, None].repeat(3, axis=2)
+            return np.asarray(to_rgb(upright))
         except Exception as error:  # a file opened by name and broken inside raises anything
             raise BadImage(f"broken: {str(error)[:100]}") from None
     if not isinstance(image, np.ndarray) and not is_tensor(image):
