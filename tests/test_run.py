@@ -36,6 +36,14 @@ def simclr(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_folder_that_holds_something_else_is_not_named_as_a_place_for_a_run(tmp_path: Path) -> None:
+    with pytest.raises(NearfarError, match=f"pretrain DATA --out '{tmp_path}/no run'; or"):
+        load(tmp_path / "no run")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(NearfarError, match="pretrain DATA --out runs/a; or"):
+        load(tmp_path)
+
+
 def test_a_run_of_pretrained_weights_keeps_their_normalization(tmp_path: Path) -> None:
     made = models.encoder("timm:vit_tiny_patch16_224", size=32)
     safetensors.torch.save_file(made.net.state_dict(), tmp_path / "theirs.safetensors")

@@ -78,6 +78,18 @@ def test_capital_endings_in_shards_and_compressed_ones(tmp_path: Path) -> None:
     refuses(tmp_path / "z.tar", "it is compressed: unpack it")
 
 
+def test_of_a_name_that_comes_again_the_last_counts(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in [
+            *(("1.png", png(3)), ("1.cls", b"cat"), ("2.png", png(4)), ("2.cls", b"dog")),
+            *(("1.png", png(5)), ("1.cls", b"cow")),  # as tar --append adds a newer file
+        ]:
+            add(tar, name, content)
+    source = open_source(tmp_path / "a.tar", labels=True)
+    assert list(source.ids) == ["a.tar/1.png", "a.tar/2.png"] and source.labels == ("cow", "dog")
+    assert [red(source, row) for row in range(2)] == [5, 4]
+
+
 def test_shards_that_are_none(shards: Path) -> None:
     whole = (shards / "s-000.tar").read_bytes()
     (shards / "cut.tar").write_bytes(whole[:700])

@@ -101,7 +101,10 @@ def members(file: IO[bytes], labels: bool) -> Members:
     Returns:
         Images as (name, offset, size), and labels by sample key.
     """
-    images, marks = [], {}
+    images: dict[
+        str, tuple[int, int]
+    ] = {}  # of a name that comes again the last counts, as where it is unpacked
+    marks: dict[str, str] = {}
     files: dict[str, tuple[int, int]] = {}  # of regular members, which hard links lead to
     if file.read(6).startswith(_PACKED):
         raise ValueError("it is compressed: unpack it, so that any image can be read by itself")
@@ -116,13 +119,13 @@ def members(file: IO[bytes], labels: bool) -> Members:
             else:
                 files[member.name] = member.offset_data, member.size
             if is_image_name(base):
-                images.append((member.name, *files[member.name]))
+                images[member.name] = files[member.name]
             elif labels and base.lower().endswith((".cls", ".json")) and member.size <= _LABEL_BYTES:
                 content = tar.extractfile(member)
                 label = _label_of(base, content.read()) if content else None
                 if label:
                     marks[key_of(member.name)] = label
-    return images, marks
+    return [(name, *place) for name, place in images.items()], marks
 
 
 def key_of(name: str) -> str:

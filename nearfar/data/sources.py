@@ -73,7 +73,7 @@ def _open_numpy(path: Path, labels: bool) -> Source:
                     raise NearfarError(f"{path} has no array {missing!r} (it has {has}); name it so.")
                 pixels, marks = file[at], file[mark] if labels else None
     except ERRORS as error:
-        raise NearfarError(f"{path} cannot be read as NumPy arrays: {error}.") from None
+        raise NearfarError(f"{path} cannot be read as NumPy arrays: {str(error).rstrip('.')}.") from None
     return from_array(str(path), pixels, marks, first=False)
 
 

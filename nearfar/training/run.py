@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class Run:
         if self.path is None:
             raise NearfarError(
                 f"{self.name} is a known encoder and no run folder; make one: "
-                f"nearfar adopt {self.name} --out runs/known"
+                f"nearfar adopt {shlex.quote(self.name)} --out runs/known"
             )
         return self.path
 
@@ -325,8 +326,10 @@ def _from_folder(folder: Path) -> Run:
         if side.isdecimal() and (Path(start) / "encoder.json").exists():
             whole = _from_folder(Path(start)).preprocess.size
             raise NearfarError(f"{start} is a run, whose images have {whole} px; leave @{side} out.")
+        empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        out = shlex.quote(str(folder)) if empty else "runs/a"  # what holds something else takes no run
         raise NearfarError(
-            f"there is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {folder}; "
+            f"there is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {out}; "
             "or name a known encoder, such as timm:resnet18"
         )
     card = checkpoint.read_json(folder / "encoder.json")
