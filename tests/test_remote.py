@@ -228,6 +228,10 @@ def test_lists_hold_paths_or_addresses(server, folder, tmp_path):
     names = [name for name in open_source(folder).ids if name.endswith(".png")]
     rows = "\n".join(f"{name},{'ab'[at % 2]}" for at, name in enumerate(names))
     server.objects["bucket/photos/list.csv"] = f"path,label\n{rows}\n".encode()
+    elsewhere = rows.replace("\n", "\n./../photos/")
+    server.objects["bucket/lists/list.csv"] = f"path,label\n../photos/{elsewhere}\n".encode()
+    found = open_source("s3://bucket/lists/list.csv", labels=True)
+    assert found.ids[0] == f"../photos/{names[0]}" and found.read(1) == (folder / names[1]).read_bytes()
     for address in (
         "s3://bucket/photos/list.csv",
         "gs://bucket/photos/list.csv",

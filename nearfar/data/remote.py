@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import posixpath
 import re
 import tarfile
 import tempfile
@@ -177,9 +178,17 @@ def of_paths(name: str, paths: Sequence[str], labels: tuple[str, ...] | None, ab
         labels: one class name an image, or None.
         above: the address of a folder.
     """
-    places = [Bucket.split(path if is_address(path) else f"{above}/{path}") for path in paths]
+    places = [Bucket.split(path if is_address(path) else _below(above, path)) for path in paths]
     buckets, keys = [place for place, _ in places], [key for _, key in places]
     return RemoteFiles(name, clean(paths), labels, buckets, keys, [""] * len(keys))
+
+
+def _below(above: str, path: str) -> str:
+    """Give the address of a path below a folder; `.` and `..` are steps, as on a disk, and no names."""
+    if not {".", ".."} & {*path.split("/")}:
+        return f"{above}/{path}"
+    bucket, folder = Bucket.split(f"{above}/")
+    return f"{bucket}/{posixpath.normpath(posixpath.join('/', folder, path)).lstrip('/')}"
 
 
 def _has_images(bucket: Bucket, key: str) -> bool:
