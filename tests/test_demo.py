@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nearfar.core.errors import BadImage, NearfarError
 from nearfar.demo import drawings, gallery
 from nearfar.demo.demo import demo as run_demo
 from nearfar.images import decode
+from nearfar.training import resolve
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +129,19 @@ def test_a_seed_that_no_training_takes_is_refused_before_anything_is_drawn(tmp_p
     with pytest.raises(NearfarError, match="--seed is -1"):
         run_demo(out=tmp_path / "demo", seed=-1)
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_demo_of_another_length_is_refused_with_the_flag_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "there", lambda folder, seed: {})
+    made = resolve.resolve("simclr", "cpu", {"minutes": 2.0}, side=40, device=torch.device("cpu"))
+    data = {"name": "photos", "images": 1, "fingerprint": ""}
+    config = {"nearfar": "0", "torch": "0", "asked": {}, "data": data, **made.to_json(), "plan": [[0, 8]]}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(NearfarError, match="demo of 2 minutes; give --minutes 2, or choose a new folder"):
+        run_demo(out=tmp_path, minutes=1.5)
 
 
 def test_a_demo_that_ended_while_it_drew_goes_on(tmp_path: Path) -> None:

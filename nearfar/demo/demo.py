@@ -31,6 +31,7 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.result import Evaluation
 from ..features.knn import top_k
 from ..reports.report import report
+from ..training import checkpoint, run_shapes
 from ..training.check import check
 from ..training.pretrain import pretrain
 from ..training.settings import Training
@@ -105,7 +106,7 @@ def demo(*, out: str | Path = "demo", seed: int = 0, minutes: float = MINUTES) -
         The figures and the places.
 
     Raises:
-        NearfarError: the folder holds other files.
+        NearfarError: the folder holds other files, or a demo of another length.
     """
     started = time.monotonic()
     folder = Path(out)
@@ -119,6 +120,7 @@ def demo(*, out: str | Path = "demo", seed: int = 0, minutes: float = MINUTES) -
     run, vectors = folder / "run", folder / "photos.parquet"
     seeded = ("--seed", seed) if seed else ()
 
+    _same_length(run, minutes)
     if answers is None:
         progress.say(f"drawing pictures into {folder}/")
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,6 +149,21 @@ def demo(*, out: str | Path = "demo", seed: int = 0, minutes: float = MINUTES) -
         copies=(_found(embeddings, answers["near_copies"]), len(answers["near_copies"])),
         seconds=time.monotonic() - started,
     )
+
+
+def _same_length(run: Path, minutes: float) -> None:
+    """Refuse another length than that of the run which is there, before anything takes time."""
+    config = run / "config.json"
+    before = (
+        checkpoint.read_json(config, run_shapes.CONFIG)["training"].get("minutes")
+        if config.exists()
+        else None
+    )
+    if before not in (None, minutes):
+        raise NearfarError(
+            f"{run.parent} holds a demo of {before:g} minutes; give --minutes {before:g}, or choose a new "
+            "folder with --out."
+        )
 
 
 def _typed(*words: object) -> None:
