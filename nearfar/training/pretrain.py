@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -262,9 +262,10 @@ def _train(
 
 def _leave_nothing(folder: Path) -> None:
     """Clear away what a run wrote that ended before its first figures: it would refuse what mends it."""
-    nothing = not (folder / checkpoint.LAST).exists() and not (folder / "log.jsonl").stat().st_size
-    if nothing and distributed.world() == 1:
-        clear(folder)
+    with suppress(OSError):  # of a folder that has vanished
+        nothing = not (folder / checkpoint.LAST).exists() and not (folder / "log.jsonl").stat().st_size
+        if nothing and distributed.world() == 1:
+            clear(folder)
 
 
 def _place(data: str | None) -> str | None:
