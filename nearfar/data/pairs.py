@@ -125,11 +125,11 @@ def open_pairs(data: Any) -> PairSource:
     kept: list[Any] = []
     found = _Captions()
     for at, (image, texts) in enumerate(data):
-        path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-        row = rows.setdefault(at if path is None else _plain(path), len(rows))
+        place: str = os.fspath(image) if isinstance(image, (str, os.PathLike)) else ""
+        row = rows.setdefault(_plain(place) if place else at, len(rows))
         if row == len(kept):
             kept.append(image)
-        found.add(row, f"caption of {clean([path or str(row)])[0]}", texts)
+        found.add(row, f"caption of {clean([place or str(row)])[0]}", texts)
     return found.source("the list", open_in_memory(kept, None))
 
 
