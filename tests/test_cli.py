@@ -367,6 +367,10 @@ def test_values_of_flags_decide_no_flags(tmp_path: Path) -> None:
     words = ["photos", "--out", str(tmp_path)]
     assert "--flip" in pretrain_parser(words).flags
     assert "--flip" not in pretrain_parser([str(tmp_path), "--out", "runs/a"]).flags  # these are texts
+    (tmp_path / "captions.csv").write_text("path,caption,group\n")
+    grouped = pretrain_parser(["photos", "--groups", str(tmp_path / "captions.csv")]).flags
+    assert "--temperature" in grouped and "--caption-tokens" not in grouped
+    assert "--ema" in pretrain_parser(["photos", "--method", "simclr", "--method=byol"]).flags
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -82,10 +82,20 @@ def _settings(parser: Parser, words: Sequence[str], without: Sequence[str] = ())
 
 def _word_after(words: Sequence[str], flag: str) -> str:
     """Find a flag's value before the words are parsed: the method decides which flags there are."""
+    found = ""  # of a flag that is there twice the last counts
     for word, following in zip(words, (*words, "")[1:], strict=True):
         if word == flag or word.startswith(f"{flag}="):
-            return following if word == flag else word.removeprefix(f"{flag}=")
-    return ""
+            found = following if word == flag else word.removeprefix(f"{flag}=")
+    return found
+
+
+def _data_of(words: Sequence[str]) -> list[str]:
+    """Find the words that may name data, before they are parsed.
+
+    What comes before the flags is data; else it is among their values, which are nothing to look at.
+    """
+    flags = (at for at, word in enumerate(words) if word.startswith("-"))
+    return [*words[: next(flags, None)]] or [word for word in words if not word.startswith("-")]
 
 
 def _method_of(words: Sequence[str]) -> str:
@@ -93,7 +103,7 @@ def _method_of(words: Sequence[str]) -> str:
     if (named := _word_after(words, "--method")) not in ("", method_choice.AUTO):
         return named
     given = {"modality": _word_after(words, "--modality") or None}
-    data = (word for word in words if not word.startswith("-") and with_captions(word))
+    data = (word for word in _data_of(words) if with_captions(word))
     return method_choice.usual_method(next(data, None), given)
 
 
@@ -105,10 +115,7 @@ def _kind_of(words: Sequence[str]) -> Modality:
         only = methods.kind(_method_of(words))
         if only is not None and modality(only).by_method:
             return modality(only)
-    flags = (at for at, word in enumerate(words) if word.startswith("-"))
-    # What comes before the flags is data; else it is among their values, which are nothing to look at.
-    named = words[: next(flags, None)] or [word for word in words if not word.startswith("-")]
-    for word in named:
+    for word in _data_of(words):
         with contextlib.suppress(NearfarError):  # of several kinds, which the command itself says
             if (name := recognise(word)) != IMAGES:
                 return modality(name)
