@@ -145,7 +145,7 @@ def test_blanks_around_paths_and_labels_make_no_classes(folder: Path) -> None:
     assert open_source((np.zeros((2, 8, 8), np.uint8), [" a", "a "]), labels=True).labels == ("a", "a")
 
 
-@pytest.mark.parametrize("word", ["-1", "null", "NaN", "#N/A", " ", "", -1, -1.0, None, float("nan")])
+@pytest.mark.parametrize("word", ["-1", "null", "NaN", "#N/A", "<NA>", " ", "", -1, -1.0, None, float("nan")])
 def test_what_means_no_label_is_refused_as_a_class(word: object, folder: Path) -> None:
     refuses((np.zeros((2, 8, 8), np.uint8), [3, word]), "no label for image 2", labels=True)
     if isinstance(word, str):

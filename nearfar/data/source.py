@@ -334,7 +334,7 @@ def from_array(
     return ArraySource(name, ids or [str(i) for i in range(shape[0])], named, pixels, first)
 
 
-NO_LABEL = frozenset({"", "-1", "null", "nan", "#n/a"})  # words for a missing label, in any case
+NO_LABEL = frozenset({"", "-1", "null", "nan", "#n/a", "<na>"})  # words for a missing label, in any case
 _UNSEEN = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # characters without width, which also end up in tables
 
 
@@ -346,7 +346,8 @@ def label_of(value: Any) -> str | None:
 
     Returns:
         The name without blanks around it, in Unicode's composed form, so that two names that look alike are
-        one; a whole number without a point. None where it means no label: empty, -1, null, NaN or #N/A.
+        one; a whole number without a point. None where it means no label: empty, -1, null, NaN, #N/A or
+        pandas' <NA>.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
