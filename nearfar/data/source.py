@@ -393,7 +393,8 @@ def class_names(
             )
         word = label_of(label)
         if word is None:
-            shown = "" if label in (None, "") else f" ({str(label).strip()!r} means none)"
+            said = "" if label is None else str(label).strip()  # not compared: of pandas' NA nothing is true
+            shown = f" ({said!r} means none)" if said else ""
             raise NearfarError(f"{name} has no label for {told(row)}{shown}; give it one or leave it out.")
         words.append(sys.intern(word))  # a class is one string, however many images it has
     return tuple(clean(words))
