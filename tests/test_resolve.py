@@ -10,14 +10,16 @@ import pytest
 import torch
 from small import IMAGE_METHODS
 
-from nearfar import methods
+from nearfar import methods, models
 from nearfar.core.config import to_json
 from nearfar.core.device import device_named
 from nearfar.core.errors import NearfarError
 from nearfar.data.sources import open_source
 from nearfar.experiments import space
+from nearfar.images.views import Preprocess
 from nearfar.training import inputs, plan, recipe_table, recipes, resolve
-from nearfar.training.collection_settings import usual_side
+from nearfar.training.collection_settings import usual_range, usual_side
+from nearfar.training.run import export
 from nearfar.training.run_config import RunConfig
 
 CPU = torch.device("cpu")
@@ -160,7 +162,7 @@ def test_a_repeated_run_takes_what_may_differ_and_refuses_another_method_or_reci
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.json").write_text(json.dumps(config))
     assert repeated(tmp_path) == wanted(workers=3) == repeated(tmp_path, recipe="cpu")
-    own = {"workers": 1, "stop_on_collapse": True, "health_checks": 0}
+    own = {"workers": 1, "stop_on_collapse": True, "health_checks": 3}
     assert repeated(tmp_path, **own) == wanted(**own)
     for words, says in (
         ({"method": "byol"}, "also --method simclr; leave --method out"),
@@ -170,6 +172,17 @@ def test_a_repeated_run_takes_what_may_differ_and_refuses_another_method_or_reci
     ):
         with pytest.raises(NearfarError, match=says):
             repeated(tmp_path, **words)
+
+
+def test_settings_of_which_one_would_be_ignored_are_refused(tmp_path):
+    with pytest.raises(NearfarError, match="--health-checks 0 leaves none"):
+        inputs.check_stopping(wanted(stop_on_collapse=True, health_checks=0))
+    with pytest.raises(NearfarError, match="--range and --percentiles exclude each other"):
+        usual_range(open_source(np.zeros((2, 8, 8), np.uint16)), {"range": (0, 9), "percentiles": (1, 99)})
+    export(tmp_path, models.encoder("resnet18", size=32, stem="small"), Preprocess.of(32), {})
+    assert wanted(weights=str(tmp_path), stem="small").training.stem == "small"
+    with pytest.raises(NearfarError, match="belong to the small stem, not to standard; leave --stem out"):
+        wanted(weights=str(tmp_path), stem="standard")
 
 
 def test_a_setting_whose_name_python_keeps_is_named_as_it_is_typed():

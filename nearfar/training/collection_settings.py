@@ -55,7 +55,7 @@ def usual_range(source: Source, given: Mapping[str, Any]) -> tuple[float, float]
         The two values; None where every image of the sample has 8 bits, or nothing is scaled.
 
     Raises:
-        NearfarError: --range or --percentiles is not two rising numbers.
+        NearfarError: --range or --percentiles is not two rising numbers, or both are given.
     """
     for name in ("range", "percentiles"):
         pair = given.get(name)
@@ -64,6 +64,8 @@ def usual_range(source: Source, given: Mapping[str, Any]) -> tuple[float, float]
         ):
             raise NearfarError(f"--{name} is {plain(pair)}; give a lower and a higher number.")
     if given.get("range") is not None:
+        if given.get("percentiles") is not None:
+            raise NearfarError("--range and --percentiles exclude each other; give one of them.")
         low, high = given["range"]
         return float(low), float(high)
     limit = given.get("max_pixels", Training.max_pixels)

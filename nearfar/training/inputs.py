@@ -87,6 +87,14 @@ def decide_settings(
     return wanted, StepPlan.of(config["plan"])
 
 
+def check_stopping(wanted: RunConfig) -> None:
+    """Refuse to wait for a collapse that nothing looks for."""
+    if wanted.training.stop_on_collapse and not wanted.training.health_checks:
+        raise NearfarError(
+            "--stop-on-collapse goes by health checks, of which --health-checks 0 leaves none; leave one out."
+        )
+
+
 def decide_colours(
     data: Any, source: Source, wanted: RunConfig, earlier: dict[str, Any] | None
 ) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def pretrain(
         kind = resolve.expected_kind(given, method)
         source = open_data(data, expected=kind, labels=inputs.learns_from_labels(method, like, given))
         wanted, plan = inputs.decide_settings(source, method, recipe, like, given, device, folder)
+        inputs.check_stopping(wanted)
         grouping.check_groups(wanted, len(resolve.views_of(wanted)))
         colours = None
         if is_open(wanted):

@@ -131,7 +131,7 @@ def resolve(
         )
     cut: dict[str, Any] = {}
     if weights is not None and is_run(weights):
-        start = _started_from(str(weights), data.encodes or kind, asked.get("encoder"))
+        start = _started_from(str(weights), data.encodes or kind, asked)
         own = {"encoder": start.encoder.name, "stem": start.encoder.stem}
         groups[Training] |= own
         if kind == IMAGES and own["encoder"] not in SHAPES:  # which see images at their own size
@@ -191,24 +191,24 @@ def _settle_colours(cls: type[Views], views: dict[str, Any], asked: Mapping[str,
         views.update({name: kept[name] for name in COLOURS if asked.get(name) is None})
 
 
-def _started_from(weights: str, kind: str, encoder: Any) -> Run:
+def _started_from(weights: str, kind: str, asked: Mapping[str, Any]) -> Run:
     """Open the run or the known encoder that training starts from.
 
     Args:
         weights: as `run.load` takes it.
         kind: of the data.
-        encoder: what was asked for.
+        asked: explicit settings by name.
 
     Raises:
-        NearfarError: it is of another kind, or another network was asked for.
+        NearfarError: it is of another kind, or another network was asked for, or other first layers.
     """
     start = load(weights)
     if start.preprocess.modality != kind:
         raise NearfarError(f"--weights {weights} is of {start.preprocess.modality}, and these are {kind}.")
-    if encoder not in (None, "auto", start.encoder.name):
-        raise NearfarError(
-            f"--weights {weights} belong to {start.encoder.name}, not to {encoder}; leave --encoder out."
-        )
+    for name, its in (("encoder", start.encoder.name), ("stem", start.encoder.stem)):
+        if (typed := asked.get(name)) not in (None, "auto", its):
+            what = its if name == "encoder" else f"the {its} stem"
+            raise NearfarError(f"--weights {weights} belong to {what}, not to {typed}; leave --{name} out.")
     return start
 
 

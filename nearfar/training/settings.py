@@ -100,7 +100,7 @@ class Training:
     short_side: int | None = setting(
         None,
         "short side, in pixels, to which larger images are reduced before views are cut from them; 8/7 of "
-        "--image-size if not given",
+        "--image-size at least, and if not given",
         low=8,
     )
     optimizer: str = setting("muon", "how weights are updated", choices=("lars", "sgd", "adamw", "muon"))
