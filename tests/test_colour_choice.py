@@ -12,6 +12,7 @@ from nearfar.data.inspection import inspect
 from nearfar.data.sources import open_source
 from nearfar.features.colour_and_shape import Colours, Shapes, nearest_agree, neighbours_shared
 from nearfar.images.view_settings import Views, keeping
+from nearfar.training import colour_choice
 from nearfar.training.colour_choice import FEWEST, choose_colour, is_open, with_colour
 from nearfar.training.resolve import resolve
 
@@ -167,3 +168,10 @@ def test_what_a_check_decoded_is_not_decoded_again(tmp_path):
         file.write_bytes(b"")  # which nothing could be told from
     again = choose_colour(tmp_path, source, limit=10**7, threads=1, glances=seen)
     assert again == found and found.images == COUNT
+
+
+def test_images_of_many_bits_are_looked_at_in_one_range() -> None:
+    images = np.full((4, 8, 8, 3), 60_000, np.uint16)
+    images[:2] = np.arange(8, dtype=np.uint16)[:, None] * 100  # dark, and not as bright as the others
+    pixels, _ = colour_choice._sample(open_source(images), 10**6, 1, {})
+    assert sorted(int(one.max()) for one in pixels) == [3, 3, 233, 233]

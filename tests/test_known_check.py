@@ -12,6 +12,7 @@ from PIL import Image
 
 import nearfar
 from nearfar.cli.main import main
+from nearfar.data.open import open_data
 from nearfar.training import known_check
 from nearfar.training.run import Run, load
 
@@ -69,3 +70,15 @@ def test_a_long_training_says_it_before_and_after(
     before, after = long.index("known encoder: the nearest other image"), long.index("by this run and in")
     assert before < long.index("done: 1 step") < after
     assert "known encoder" not in said("labels", "--method", "supervised")  # which has seen what would tell
+
+
+def test_images_of_many_bits_have_one_range_as_they_have_where_they_are_embedded(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for number, (label, most) in enumerate([("dark", 900), ("bright", 60_000)] * 4):
+        (tmp_path / label).mkdir(exist_ok=True)
+        values = draw.integers(0, most, (32, 32), np.uint16)
+        Image.fromarray(values).save(tmp_path / label / f"{number}.png")
+    source, run = open_data(tmp_path, labels=True), load("known")
+    sample = known_check._Sample(source, *HOW.values())
+    sample.encode(run)
+    np.testing.assert_allclose(sample.x.numpy(), run.encode(source)[sample.rows], atol=1e-5)

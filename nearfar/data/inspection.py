@@ -168,7 +168,8 @@ def inspect(
         threads: threads that read.
         seconds: how long to decode, about; None decodes every image. With a number every file's header is
             read first, and then images in random order are decoded until the time is over.
-        glances: gets those of the `sample` that were decoded from files, by id, with a short side of GLANCE.
+        glances: gets those of the `sample` that were decoded from files of 8 bits, by id, with a short side
+            of GLANCE.
 
     Returns:
         An `Inspection`.
@@ -260,7 +261,7 @@ class _Look:
         self.sides[row], self.deep[row] = (picture.height, picture.width), is_deep_mode(picture.mode)
         self.remarks[row] = decode.remarks(content, max_pixels=self.max_pixels)
         self.decoded[row] = True
-        if self.glances is not None and row in self.drawn:
+        if self.glances is not None and row in self.drawn and not self.deep[row]:  # whose range is not known
             self.glances[self.source.ids[row]] = picture.pixels
 
     def digest(self, row: int) -> None:

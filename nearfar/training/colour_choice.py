@@ -173,12 +173,13 @@ def _sample(
     found = {at: glances[name] for at, row in enumerate(rows) if (name := source.ids[row]) in glances}
     missing = [at for at in range(len(rows)) if at not in found]
     kind = modality(IMAGES)
+    preprocess = kind.with_range(PREPROCESS, source, limit=limit)
 
     def decode(place: int) -> None:
         at = missing[place]
         try:
             content, _ = kind.fetch(source, rows[at], limit=limit)
-            found[at] = kind.decode(content, PREPROCESS, limit=limit).value
+            found[at] = kind.decode(content, preprocess, limit=limit).value
         except BadImage:
             pass
 

@@ -171,20 +171,21 @@ class _Sample:
     def encode(self, run: Run, seconds: float | None = None) -> None:
         """Encode the images; those that are broken, or not reached within the time, are in it no longer."""
         began, encoder, kind = time.perf_counter(), run.encoder.to(self.device), modality(IMAGES)
+        preprocess = kind.with_range(run.preprocess, self.source, limit=self.limit)
         vectors, reached = [], []
         for start in range(0, len(self.rows), TOGETHER):
             values, rows = [], []
             for row in self.rows[start : start + TOGETHER]:
                 try:
                     content, _ = kind.fetch(self.source, row, limit=self.limit)
-                    values.append(kind.decode(content, run.preprocess, limit=self.limit).value)
+                    values.append(kind.decode(content, preprocess, limit=self.limit).value)
                 except BadImage:
                     continue
                 rows.append(row)
             if rows:
                 images = ragged_chunk(rows, values, IMAGES)
                 how: dict[str, Any] = {"device": self.device, "threads": self.threads}
-                vectors.append(features(encoder, images, run.preprocess, **how))
+                vectors.append(features(encoder, images, preprocess, **how))
                 reached += rows
             if seconds is not None and time.perf_counter() - began > seconds:
                 break
