@@ -190,9 +190,10 @@ def check(
             f"{share:.0%} of the {modality_of(source).noun} are unusable; fix them, or raise --max-bad to "
             f"{math.ceil(100 * share) / 100:.2f}",  # rounded down it would be refused again
         )
-    bad = {item.id for item in found.rejected}
-    grouping.check_groups(wanted, len(resolve.views_of(wanted)))
-    grouping.read_groups_of(wanted, source, [name for name in source.ids if name not in bad])
+    if wanted.training.groups is not None:
+        bad = {item.id for item in found.rejected}
+        grouping.check_groups(wanted, len(resolve.views_of(wanted)))
+        grouping.read_groups_of(wanted, source, [name for name in source.ids if name not in bad])
     sample = _Sample(source, wanted)
     if one_colour(sample.block):
         return Check(found, None, ONE_COLOUR)
