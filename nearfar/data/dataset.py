@@ -159,15 +159,16 @@ class FileDataset(Dataset):
         """Count the bytes of pixels held: none."""
         return 0
 
-    def _decode(self, row: int, part: npt.NDArray[np.int64]) -> Pixels:
+    def _decode(self, row: int, among: npt.NDArray[np.int64] | None) -> Pixels:
         """Decode a row, or the first of its substitutes that is good."""
-        key, alike = rng.fold(self.seed, "substitute"), part
+        key = rng.fold(self.seed, "substitute")
         for attempt in range(_TRIES):
             at = row
-            if attempt == 1 and self.labels is not None:
-                alike = part[self.labels[part] == self.labels[row]]
+            if attempt in (1, _TRIES // 2):  # of its class, and if that is all bad, of any
+                some = np.arange(len(self)) if among is None else among
+                if attempt == 1 and self.labels is not None:
+                    some = some[self.labels[some] == self.labels[row]]
             if attempt:
-                some = part if attempt > _TRIES // 2 else alike
                 at = int(some[int(float(rng.uniform(key, [row], attempt)[0, -1]) * len(some))])
             try:
                 data = self.source.read(at)
@@ -201,7 +202,6 @@ class FileDataset(Dataset):
             rows: (n,) row numbers, in any order.
             among: the rows of which substitutes are taken, such as those trained on; None for all.
         """
-        among = np.arange(len(self)) if among is None else among
 
         def one(row: int) -> Pixels:
             return self._decode(row, among)
