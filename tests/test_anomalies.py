@@ -59,6 +59,19 @@ def test_distances_count_where_the_normal_images_have_their_mean_at_0() -> None:
         assert detector(normal, k=k)(asked) == pytest.approx(slow[:, k - 1], abs=1e-5)
 
 
+def test_both_halves_of_the_normal_images_are_scored_in_one_way() -> None:
+    draws = np.random.default_rng(0)
+    # Of few images around 0, one half may seem to be around 0 and the other not.
+    x = (3 * draws.standard_normal((60, 64))).astype("f4")
+    normal, differ = np.ones(len(x), bool), 0
+    for seed in range(20):
+        found = score_anomalies(x, normal, seed=seed)
+        halves = [centred(x[half]) for half in (~found.unseen, found.unseen)]
+        differ += halves[0] != halves[1]
+        assert found.flagged is not None and found.flagged.mean() < 0.3
+    assert differ > 2
+
+
 def test_what_is_no_number_is_refused_by_angle_and_by_distance() -> None:
     normal, asked = (x.copy() for x in modes()[:2])
     asked[3, 2] = np.nan

@@ -13,7 +13,7 @@ from ..core.errors import NearfarError, nearest
 from ..core.intervals import LEVEL, RESAMPLES
 from ..core.text import counted
 from . import conformal
-from .anomaly_detectors import DETECTORS, K, Scores, Vectors, detector, left_out
+from .anomaly_detectors import DETECTORS, K, Scores, Vectors, centred, detector, left_out
 
 SHARE, MOST = 0.04, 50  # of all images, where none is known to be normal; see `neighbour`
 CONFIDENCE = 0.9  # of the interval for the false-positive rate that one set of held-out images leads to
@@ -170,8 +170,9 @@ def score_anomalies(
     rest = np.ones(len(x), np.bool_)
     rest[fitted] = False
     scores = np.empty(len(x), np.float64)
-    scores[rest] = detector(x[fitted], method, k, seed)(x[rest])
-    scores[fitted] = detector(x[held], method, k, seed)(x[fitted])
+    at_zero = centred(x[fitted])  # for both detectors, so that all scores are of one kind
+    scores[rest] = detector(x[fitted], method, k, seed, at_zero=at_zero)(x[rest])
+    scores[fitted] = detector(x[held], method, k, seed, at_zero=at_zero)(x[fitted])
     return AnomalyScores(scores, rest, threshold(scores[held], fpr))
 
 

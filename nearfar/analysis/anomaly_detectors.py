@@ -41,7 +41,7 @@ Scores = npt.NDArray[np.float64]
 
 
 def detector(
-    normal: Vectors, method: str = "knn", k: int = K, seed: int = 0, *, pure: bool = True
+    normal: Vectors, method: str = "knn", k: int = K, seed: int = 0, *, at_zero: bool | None = None
 ) -> Callable[[Vectors], Scores]:
     """Fit a detector on normal images.
 
@@ -52,8 +52,9 @@ def detector(
         k: the neighbour whose distance counts, for "knn"; at most n. With 1, a single odd image among the
             normal ones hides its like.
         seed: random seed, for "forest".
-        pure: whether there is no odd image among the normal ones; else angles are compared whatever their
-            mean is, since in a collection of several kinds a rare one is told by them alone.
+        at_zero: whether their mean is taken to be at 0; None for what `centred` says of them. Of images that
+            are not known to be normal give False: in a collection of several kinds a rare one is told by
+            angles alone.
 
     Returns:
         A function from (q, d) float32 to (q,) scores, higher is more anomalous: 1 - cosine to the k-th
@@ -79,7 +80,7 @@ def detector(
     if method == "csi":
         known = torch.from_numpy(normal)
         return lambda x: _csi(torch.from_numpy(x), known)
-    at_zero = pure and centred(normal)
+    at_zero = centred(normal) if at_zero is None else at_zero
     if method == "knn":
         return _by_distance(normal, k) if at_zero else _by_angle(normal, k)
     scaled = torch.from_numpy if at_zero else _scaled
@@ -197,7 +198,7 @@ def left_out(x: Vectors, method: str, k: int, seed: int) -> Scores:
         rows = torch.from_numpy(x)
         return _csi(rows, rows, exclude_self=True)
     if method != "knn":
-        return detector(x, method, k, seed, pure=False)(x)
+        return detector(x, method, k, seed, at_zero=False)(x)
     if len(x) <= k:
         raise NearfarError(f"{counted(len(x), 'vector is')} too few for k = {k}; give at least {k + 1}.")
     rows = torch.from_numpy(x)

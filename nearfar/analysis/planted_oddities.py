@@ -102,7 +102,7 @@ def plant_oddities(
         rest = rest[rng.permutation(rng.fold(seed, "among", kind), len(rest))[:AMONG]]
         base = np.concatenate([rest, own])
         # Each is its own nearest, so that one more neighbour makes the others' k-th.
-        scores = detector(x[base], k=neighbour(len(base)) + 1, pure=False)(x[base])
+        scores = detector(x[base], k=neighbour(len(base)) + 1, at_zero=False)(x[base])
         first = np.argsort(-scores, kind="stable")[: max(EACH, round(FIRST * len(base)))]
         planted, found = planted + EACH, found + int((first >= len(rest)).sum())
     return PlantedOddities(by, planted, found, noun) if planted else None
