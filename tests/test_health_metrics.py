@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import nearfar
+from nearfar import models
 from nearfar.data import cache
 from nearfar.data.sources import open_source
-from nearfar.health import metrics
+from nearfar.health import measure, metrics
 from nearfar.health.measure import health
+from nearfar.images.views import Preprocess
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -120,6 +124,24 @@ def test_health_of_a_run_is_repeatable_and_leaves_the_encoder_alone(photos, tmp_
     assert all(torch.equal(value, before[name]) for name, value in run.encoder.state_dict().items())
     assert one.images == len(store) and 0 <= one.contrastive_accuracy <= 1
     assert all(np.isfinite(value) for value in one.to_json().values())
+
+
+def test_lidar_is_of_images_from_all_over_the_collection(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = cache.load(open_source(photos), short_side=None, max_pixels=10**8, max_bad=0.5, threads=1)
+    seen, view = [], measure._view
+
+    def watched(model: Any, part: Any, *how: Any) -> torch.Tensor:
+        seen.append(part.rows)
+        return view(model, part, *how)
+
+    monkeypatch.setattr(measure, "_view", watched)
+    net = models.encoder("resnet10_w16", size=32, seed=0)
+    health(net, Preprocess(size=32), store, groups=len(store) // 4)
+    few = seen[-1]
+    assert len(few) == len(store) // 4 and len(np.unique(few)) == len(few)
+    assert few.min() < len(store) / 3 and few.max() > 2 * len(store) / 3
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5])

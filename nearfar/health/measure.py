@@ -88,8 +88,10 @@ def health(
     """
     where = torch.device(device)
     model = encoder.plain().to(where).eval()
-    rows = np.sort(rng.permutation(rng.fold(seed, "health"), len(dataset))[:sample])
-    chosen, few = Subset(dataset, rows), Subset(dataset, rows[:groups])
+    order = rng.permutation(rng.fold(seed, "health"), len(dataset))[:sample]
+    # Both are of all folders, also where the images of a class stand together.
+    rows = np.sort(order)
+    chosen, few = Subset(dataset, rows), Subset(dataset, np.sort(order[:groups]))
     plain = torch.from_numpy(features(model, chosen, preprocess, device=where))
     settings = settings or modality_of(preprocess).views()
 
