@@ -272,10 +272,26 @@ def test_one_image_a_class_is_its_nearest_neighbour(digits: tuple[np.ndarray, np
     x, y = digits
     shown = np.array([np.flatnonzero(y == n)[0] for n in range(10)])
     found = few_shot.classify(x, x[shown], y[shown], [str(n) for n in range(10)])
-    z = few_shot.centred(x, x.mean(axis=0))
+    z = few_shot.centred(x, few_shot.origin(x, x[shown], y[shown], 10))
     np.testing.assert_array_equal(found.nearest, KNeighborsClassifier(1).fit(z[shown], y[shown]).predict(z))
     assert found.threshold is None and (found.predicted == found.nearest).all()  # too few to promise a rate
     np.testing.assert_allclose(found.similarity[shown], 1, atol=1e-5)
+
+
+def test_images_of_one_class_or_one_image_get_their_class() -> None:
+    x, y = blobs([40, 40, 40, 40], noise=0.3)
+    x += 3  # as of networks that end with a rectifier: all vectors point about one way
+    shown = np.concatenate([np.flatnonzero(y == number)[:5] for number in range(4)])
+    names, right = list("abcd"), []
+    for number in range(4):
+        rest = np.setdiff1d(np.flatnonzero(y == number), shown)
+        most = np.concatenate([rest, np.flatnonzero(y == (number + 1) % 4)[5:8]])
+        for asked in (rest, most, *rest[:5, None]):
+            found = few_shot.classify(x[asked], x[shown], y[shown], names, reject=0)
+            right.append((found.predicted == y[asked]).mean())
+    assert np.min(right[::7]) > 0.85 and np.mean(right) > 0.95
+    lone = few_shot.classify(x, x[:1], y[:1], ["a"], reject=0)  # one example of one class
+    assert roc_auc_score(y == 0, lone.similarity) > 0.95
 
 
 def test_left_out_examples_are_judged_by_the_others() -> None:

@@ -1,6 +1,6 @@
 """Few-shot classification without training: each image gets the class of the most similar examples, or none.
 
-Examples are compared with images after the mean of all images is taken away and rows are scaled to length 1.
+Examples are compared with images after an `origin` is taken away and rows are scaled to length 1.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def classify(
     """Give each image the class whose prototype, the mean of its examples, is nearest by cosine.
 
     Args:
-        features: (n, d) float32, the images to name; their mean is the origin.
+        features: (n, d) float32, the images to name.
         examples: (m, d) float32.
         labels: (m,) int64 in [0, len(classes)), the examples' classes; each has one at least.
         classes: their names.
@@ -100,7 +100,7 @@ def classify(
         empty = classes[int(there.argmin())] if len(classes) else "classes"
         raise NearfarError(f"there is no example of {empty!r}; give at least one of each class.")
     check_reject(reject)
-    middle = features.mean(axis=0)
+    middle = origin(features, examples, labels, len(classes))
     x, shown = centred(features, middle), centred(examples, middle)
     cosines = x @ prototypes(shown, labels, len(classes)).T
     similarity, nearest = cosines.max(axis=1), cosines.argmax(axis=1)
@@ -134,6 +134,30 @@ def by_words(features: Vectors, words: Vectors, classes: Sequence[str]) -> FewSh
     cosines = x @ y.T
     nearest = cosines.argmax(axis=1)
     return FewShotPrediction(tuple(classes), nearest, nearest, cosines.max(axis=1), None, 0)
+
+
+def origin(features: Vectors, examples: Vectors, labels: Rows, classes: int) -> Vectors:
+    """Find the point from which images and examples are looked at: the mean of images that are of all classes.
+
+    That of images that are mostly of one class lies amid that class, of which angles then say nothing. So the
+    mean of the examples joins it, the more the fewer classes there seem to be among the images.
+
+    Args:
+        features: (n, d) float32, the images.
+        examples: (m, d) float32.
+        labels: (m,) int64, the examples' classes; each has one at least, and counts alike.
+        classes: how many there are.
+
+    Returns:
+        (d,) float32.
+    """
+    own = np.stack([examples[labels == number].mean(axis=0) for number in range(classes)]).mean(axis=0)
+    alike = centred(features, own) @ prototypes(centred(examples, own), labels, classes).T
+    shares = np.bincount(alike.argmax(axis=1), minlength=classes) / len(features)
+    there = shares[shares > 0]
+    spread = float(np.exp(-(there * np.log(there)).sum())) / classes  # 1 for as many of each class
+    middle: Vectors = (spread * features.mean(axis=0) + (1 - spread) * own).astype(np.float32)
+    return middle
 
 
 def centred(x: Vectors, middle: Vectors) -> Vectors:
