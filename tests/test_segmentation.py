@@ -256,6 +256,12 @@ def test_figures_equal_the_reference():
     assert segmentation_scores.scores(0 * counts, tuple("abcde")).miou == 0  # all pixels are ignored
 
 
+def test_an_image_whose_pixels_are_all_ignored_leaves_the_interval_a_number():
+    counts = np.stack([np.array([[50, 5], [5, 40]]), np.zeros((2, 2), np.int64)])
+    found = segmentation_scores.scores(counts, ["a", "b"])
+    assert found.low == found.high == found.miou == pytest.approx((50 / 60 + 40 / 50) / 2)
+
+
 @pytest.mark.parametrize("decoder", HEADS)
 def test_every_decoder_learns_and_predicts_images_of_any_size(decoder, tmp_path):
     task = Segmentation(Config(decoder=decoder, side=32))

@@ -137,7 +137,7 @@ def by_words(features: Vectors, words: Vectors, classes: Sequence[str]) -> FewSh
 
 
 def origin(features: Vectors, examples: Vectors, labels: Rows, classes: int) -> Vectors:
-    """Find the point from which images and examples are looked at: the mean of images that are of all classes.
+    """Find the point from which all is looked at: the mean of the images, if these are of all classes.
 
     That of images that are mostly of one class lies amid that class, of which angles then say nothing. So the
     mean of the examples joins it, the more the fewer classes there seem to be among the images.

@@ -99,7 +99,8 @@ def scores(
     key = rng.fold(seed, "bootstrap of images")
     weights = resampling_weights(n, RESAMPLES, key, groups).astype(np.int64)
     drawn = (weights @ counts.reshape(n, -1)).reshape(RESAMPLES, number, number)
-    low, high = ends(_mean(iou(drawn)))
+    again = _mean(iou(drawn))
+    low, high = ends(again[~np.isnan(again)])  # without resamples of images whose pixels are all ignored
     return SegmentationScores(
         miou=float(_mean(own)),
         low=low,
