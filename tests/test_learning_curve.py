@@ -162,6 +162,8 @@ def test_of_groups_the_labels_are_the_mean_of_what_the_seeds_drew() -> None:
         ((0.52, 0.49, 0.54), (0.5, 0.5, 0.5), None),
         ((0.4, 0.42, 0.43), (0.5, 0.5, 0.5), False),
         ((0.5,), (0.5,), None),
+        ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), None),  # equal, which is not below
+        ((0.4, 0.42, 0.5), (0.5, 0.5, 0.5), None),
     ],
 )
 def test_what_decides(one, two, above) -> None:

@@ -88,8 +88,7 @@ def test_a_few_images_tell_nothing(count: int, told: str) -> None:
     for mine, other, sign in ((truth, wrong, ""), (wrong, truth, "-")):
         found = summarise(truth, {"knn": {"encoder": mine, "untrained": other}}, TITLES, 0)["knn"]
         assert str(found) == (
-            f"k-NN: no different from an untrained network ({sign}100.0 points, of images too few to tell: "
-            f"p = {told})"
+            f"k-NN: no different from an untrained network ({sign}100.0 points, too few to tell: p = {told})"
         )
         assert found.to_json()["against"][0]["outcome"] == "no different"
     six = summarise(np.zeros(6), {"knn": {"encoder": np.zeros(6), "untrained": np.ones(6)}}, TITLES, 0)["knn"]

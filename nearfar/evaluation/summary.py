@@ -47,7 +47,7 @@ class BaselineComparison:
         low, high = (high, low) if sign < 0 else (low, high)
         start = f"{WORDS[self.outcome]} {BASELINES.get(self.baseline, self.baseline)}"
         if self.outcome == "no different" and (found.low > 0 or found.high < 0):
-            return f"{start} ({middle}{unit}, of images too few to tell: p = {found.p:.2g})"
+            return f"{start} ({middle}{unit}, too few to tell: p = {found.p:.2g})"
         if self.outcome == "no different":
             return f"{start} ({low} to {high}{unit})"
         return f"{start} by {middle}{unit} ({low} to {high})"

@@ -43,9 +43,10 @@ class Point:
     def above(self, other: Point) -> bool | None:
         """Tell whether it is above (True) or below (False) another one; None if the seeds do not decide."""
         seeds = [seed for seed in self.values if seed in other.values]
-        if len({self.values[seed] > other.values[seed] for seed in seeds}) != 1:
+        gaps = [self.values[seed] - other.values[seed] for seed in seeds]
+        up = all(gap > 0 for gap in gaps)
+        if not gaps or not (up or all(gap < 0 for gap in gaps)):  # equal ones decide nothing either
             return None
-        up = self.values[seeds[0]] > other.values[seeds[0]]
         if len(seeds) >= DECIDED_SEEDS:
             return up
         higher, lower = (self, other) if up else (other, self)
