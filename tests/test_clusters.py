@@ -168,3 +168,10 @@ def test_few_images_and_nearly_as_many_clusters(count: int, distinct: int) -> No
         found = cluster_images(x, method, n_clusters)
         assert found.cluster.shape == (count,) and len(found) <= min(distinct, n_clusters or count)
         assert set(found.exemplars(1).tolist()) <= set(range(count))
+
+
+def test_temi_clusters_as_few_images_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temi, "STEPS", (5, 5))
+    monkeypatch.setattr(clusters, "STABILITY_STEPS", 5)
+    found = cluster_images(np.eye(4, dtype=np.float32), "temi")  # of which a resample may have one alone
+    assert len(found.cluster) == 4 and (temi.temi(np.eye(4, dtype=np.float32)[:1], 2, 0) == 0).all()

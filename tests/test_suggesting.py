@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -128,3 +130,13 @@ def test_typicality_is_the_mean_distance_to_the_nearest() -> None:
         atol=1e-4,
     )
     assert active_learning.mean_distance(x[:1]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("method", ["typical", "margin"])
+def test_copies_are_no_reason_for_a_warning(method: str) -> None:
+    x = np.repeat(np.eye(4, dtype=np.float32), 10, axis=0)
+    labels = np.where(np.arange(40) % 5 == 0, np.arange(40) // 10 % 2, -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = active_learning.suggest_rows(x, labels, 8, method=method)
+    assert len(set(found.rows.tolist())) == 8 and (labels[found.rows] == -1).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -237,11 +238,13 @@ def clustered(x: Vectors, count: int, seed: int) -> Rows:
         (n,) int64; some numbers may have no row.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     make = KMeans if count <= 50 else MiniBatchKMeans
     # On one thread, since the order in which threads add up would show in the last bits of the centres.
-    with threadpool_limits(1):
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different images than clusters
         found = make(count, n_init=1, random_state=rng.fold(seed, "suggest") % 2**32).fit_predict(x)
     return np.asarray(found, np.int64)
 

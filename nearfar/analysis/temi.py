@@ -46,13 +46,15 @@ def temi(
         steps: to train; None for as many as n needs.
 
     Returns:
-        (n,) int64 in [0, n_clusters); a cluster may stay empty.
+        (n,) int64 in [0, n_clusters); a cluster may stay empty, as all but one do where n is 1.
 
     Source:
         Adaloglou, Michels, Kalisch and Kollmann 2023, "Exploring the limits of deep image clustering using
         pretrained models" (arXiv:2303.17896), section 3, on stored features, with smaller heads.
     """
     x = torch.from_numpy(np.ascontiguousarray(rows))
+    if len(x) < 2:
+        return np.zeros(len(x), np.int64)
     count = min(NEIGHBOURS, max(1, len(x) // (2 * n_clusters)), len(x) - 1)
     near = knn.top_k(x, x, count, exclude_self=True)[1].numpy()
     x = (x - x.mean(0)) / x.std().clamp(min=1e-6)  # as networks like it: around 0, of variance 1
