@@ -8,6 +8,7 @@ import torch
 from conftest import picture
 
 from nearfar import models
+from nearfar.analysis import heatmaps
 from nearfar.analysis.heatmaps import RAMP, k_center, overlay, planes, remember
 from nearfar.core import rng
 from nearfar.core.errors import NearfarError
@@ -66,6 +67,17 @@ def test_the_peak_lies_on_the_planted_patch(name: str) -> None:
     assert np.array_equal(anomalous, memory.maps(held(odd)))
     again = remember(made, preprocess, held(normal))
     assert torch.equal(again.patches, memory.patches)
+
+
+def test_the_memory_is_the_same_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heatmaps, "READ", 960)  # of each image, ten of its places
+    made, preprocess = encoder("resnet8", 32), Preprocess(size=32, crop=1.0)
+    normal, before, found = held(stripes(96, 32)), torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.append(remember(made, preprocess, normal).patches)
+    torch.set_num_threads(before)
+    assert torch.allclose(*found, atol=1e-5)
 
 
 def test_a_normal_image_of_the_memory_is_near_it() -> None:

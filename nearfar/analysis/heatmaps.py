@@ -6,6 +6,7 @@ images, thinned out so that no kind is missing; the score of a patch is its dist
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -124,13 +125,16 @@ def remember(encoder: Encoder, preprocess: Any, normal: Examples, seed: int = 0)
     Source:
         Roth et al. 2022, section 3.2; the choice is `coreset.k_center`.
     """
-    key, done, width = rng.fold(seed, "patches"), 0, 1
+    key, width = rng.fold(seed, "patches"), 1
 
     def some(x: Tensor) -> Tensor:
-        nonlocal done, width
+        nonlocal width
         rows = planes(encoder, x).flatten(2).transpose(1, 2)  # (n, places, c)
-        order = rng.uniform(key, np.arange(done, done + len(x)), rows.shape[1]).argsort(axis=1)
-        done, width = done + len(x), rows.shape[2]
+        width = rows.shape[2]
+        # Named by what an image shows, since threads ask for batches in any order.
+        names = [hashlib.blake2b(one.numpy().tobytes(), digest_size=8).digest() for one in x.cpu()]
+        numbers = np.frombuffer(b"".join(names), np.uint64)
+        order = rng.uniform(key, numbers, rows.shape[1]).argsort(axis=1)
         kept = torch.from_numpy(order[:, : max(1, READ // len(normal))])
         return rows.take_along_dim(kept[:, :, None].to(rows.device), 1).flatten(1)
 
