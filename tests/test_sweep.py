@@ -336,6 +336,7 @@ def test_the_command_quotes_what_a_shell_would_read(tmp_path: Path, photos: Path
     sweeping.run(0, 0, {axis.name: axis.own for axis in sweeping.axes})
     found = sweeping.found()
     assert found is not None and shlex.split(found.command)[2] == str(place)
+    assert "--method simclr" in found.command  # of captioned images pretraining would choose another
     script = f"printf '%s\\n' {found.command}"
     echoed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert echoed.stdout.splitlines()[2] == str(place)

@@ -188,7 +188,7 @@ class SweepSession:
             return None
         others = [trial for trial in self.done.values() if trial.seed != self.seed]
         others.sort(key=lambda trial: (trial.number, trial.seed))
-        asked = {name: value for name, value in self.asked.items() if value not in ("simclr", "auto")}
+        asked = {name: value for name, value in self.asked.items() if value != "auto"}
         changed = space.settings(self.wanted, self.axes, best.params)
         named = str(self.data) if isinstance(self.data, (str, Path)) else "DATA"
         words = ["nearfar", "pretrain", named, "--out", "runs/best", *space.words({**asked, **changed})]

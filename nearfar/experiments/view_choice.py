@@ -196,7 +196,7 @@ class Halving:
             tried.sort(key=lambda one: one.share, reverse=True)
             rounds.append(tuple(tried))
             left = [one.name for one in tried[: (len(left) + 1) // 2]]
-        settings = {name: value for name, value in self.asked.items() if value not in ("simclr", "auto")}
+        settings = {name: value for name, value in self.asked.items() if value != "auto"}
         settings.pop(self.unit, None)
         named = str(self.data) if isinstance(self.data, (str, Path)) else "DATA"
         words = space.words({**settings, **self.sets[left[0]], **({"seed": self.seed} if self.seed else {})})
