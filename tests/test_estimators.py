@@ -296,6 +296,18 @@ def test_few_shots_with_strangers() -> None:
     assert FewShotClassifier().fit(x[shown], y[shown]).predict(x[~known])[0] in "abcd"
 
 
+def test_many_examples_of_one_class_do_not_hide_it() -> None:
+    draw = np.random.default_rng(0)
+    centres = 0.6 * draw.normal(size=(3, 64)) + 3
+
+    def rows(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        y = np.repeat(np.arange(3), counts)
+        return centres[y] + 0.6 * draw.normal(size=(len(y), 64)), y
+
+    asked, truth = rows([100, 100, 100])
+    assert FewShotClassifier().fit(*rows([300, 5, 5])).score(asked, truth) > 0.97
+
+
 def test_an_anomaly_detector_keeps_its_promise() -> None:
     draw = np.random.default_rng(0)
     alarms = []

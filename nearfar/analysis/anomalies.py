@@ -88,7 +88,7 @@ class AnomalyScores:
     """Scores of n images, and the threshold if normal ones were named.
 
     Attributes:
-        scores: (n,) float64; higher is more anomalous. No image was scored by a detector fitted on it, but for
+        scores: (n,) float64; higher is more anomalous. No image was scored by a detector fitted on it, but by
             a forest or a covariance of all images where none is named normal.
         unseen: (n,) bool, the images that the detector was not fitted on at all.
         threshold: what is flagged; None where nothing is known to be normal.

@@ -151,12 +151,28 @@ def origin(features: Vectors, examples: Vectors, labels: Rows, classes: int) -> 
     Returns:
         (d,) float32.
     """
-    own = np.stack([examples[labels == number].mean(axis=0) for number in range(classes)]).mean(axis=0)
+    own = mean_of_classes(examples, labels, classes)
     alike = centred(features, own) @ prototypes(centred(examples, own), labels, classes).T
     shares = np.bincount(alike.argmax(axis=1), minlength=classes) / len(features)
     there = shares[shares > 0]
     spread = float(np.exp(-(there * np.log(there)).sum())) / classes  # 1 for as many of each class
     middle: Vectors = (spread * features.mean(axis=0) + (1 - spread) * own).astype(np.float32)
+    return middle
+
+
+def mean_of_classes(examples: Vectors, labels: Rows, classes: int) -> Vectors:
+    """Average the means of classes, so that one with many examples does not pull their middle to itself.
+
+    Args:
+        examples: (m, d) floats.
+        labels: (m,) int64; each class has one at least.
+        classes: how many there are.
+
+    Returns:
+        (d,).
+    """
+    means = [examples[labels == number].mean(axis=0) for number in range(classes)]
+    middle: Vectors = np.mean(means, axis=0)
     return middle
 
 

@@ -20,8 +20,8 @@ Array = npt.NDArray[Any]
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """Gives each row the class whose examples' mean is nearest by cosine, or none where it is far.
 
-    The mean of all examples is the origin. It takes vectors, such as those of an
-    `EncoderTransformer` before it in a pipeline.
+    The mean of the classes' means is the origin. It takes vectors, such as those of an `EncoderTransformer`
+    before it in a pipeline.
 
     Attributes:
         classes_: (c,) the labels.
@@ -50,7 +50,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
-        self.middle_ = X.mean(axis=0)
+        self.middle_ = few_shot.mean_of_classes(X, labels, len(self.classes_))
         shown = few_shot.centred(X, self.middle_)
         self.prototypes_ = few_shot.prototypes(shown, labels, len(self.classes_))
         known = few_shot.left_out_similarity(shown, labels, len(self.classes_))
