@@ -371,7 +371,7 @@ def test_what_was_found_is_kept_in_the_run_folder(run, result, tmp_path, capsys)
     assert "evaluation.json is not written" in capsys.readouterr().err
 
 
-def test_groups_stay_on_one_side_and_leaks_between_them_are_named(run, tmp_path):
+def test_groups_stay_on_one_side_and_leaks_between_them_are_named(run, tmp_path, capsys):
     lines = ["path,patient"]
     for side, seed in (("train", 0), ("test", 1)):
         for number, (image, name) in enumerate(zip(*pictures(90, seed), strict=True)):
@@ -394,6 +394,13 @@ def test_groups_stay_on_one_side_and_leaks_between_them_are_named(run, tmp_path)
     assert found.leaks["groups"].without["linear"]["pixels"] == left
     assert "p (signs of groups)" in paired_tests.pair(["a", "b"], [found, found], 0).table()
     assert "groups" not in evaluate(run, **how).leaks
+    listed.write_text("\n".join(lines[:-1]))
+    capsys.readouterr()
+    progress.show(True)
+    with pytest.raises(NearfarError, match="has no group for"):
+        evaluate(run, **how, groups=listed)
+    progress.show(False)
+    assert "fitting" not in capsys.readouterr().err
 
 
 def test_labels_that_cannot_be_used_are_named(run):

@@ -113,7 +113,9 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
 
     dataset = labelled_data.read(train_source, run.preprocess)
     labels = labelled_data.class_numbers(dataset)
-    own = None if listed is None else listed.numbers([(train_source, dataset.ids)])[0]
+    own = None
+    if listed is not None:  # a test image without a group is named before anything is fitted, not after
+        own = listed.numbers([(train_source, dataset.ids), (test_source, test_source.ids)])[0]
     validation = validation_split(labels, dataset.classes, seed, own)
     if not validation.any():
         what = "image" if own is None else "group"
