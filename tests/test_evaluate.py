@@ -415,6 +415,16 @@ def test_labels_that_cannot_be_used_are_named(run):
         evaluate(run, train=pixels, test=pixels, device="cpu")
 
 
+def test_a_second_data_set_that_is_not_there_is_named_before_anything_is_measured(run, tmp_path, capsys):
+    how = {"train": pictures(30, 0), "test": pictures(6, 1), "device": "cpu"}
+    progress.show(True)
+    for second in ((tmp_path / "a", tmp_path / "b"), (pictures(6, 2), pictures(3, 2)[0])):
+        with pytest.raises(NearfarError):
+            evaluate(run, **how, transfer=second)
+    progress.show(False)
+    assert "fitting" not in capsys.readouterr().err
+
+
 def test_too_many_bad_images_are_named_without_a_flag_that_evaluate_lacks(run, tmp_path):
     pixels, labels = pictures(30, 5)
     for number, (values, label) in enumerate(zip(pixels, labels, strict=True)):

@@ -20,7 +20,7 @@ from ..data.modalities import modality_of
 from ..finetuning.neck import with_neck
 from ..training import checkpoint
 from ..training.run import Run, load
-from . import chosen
+from . import chosen, labelled_data
 from .known_row import NONE
 from .measure import EvaluationOptions, measure
 from .paired_tests import PairedEvaluations, pair, to_keep
@@ -162,6 +162,9 @@ def evaluate(  # type: ignore[misc]
     names = [item.name for item in runs]
     if len(set(names)) < len(names):
         raise NearfarError("the same run is given twice; give each once.")
+    if transfer is not None:  # what is wrong with it is said before anything is measured
+        for kind in sorted({modality_of(item.preprocess).name for item in runs}):
+            labelled_data.open_both(*transfer, kind, label_level, labels)
     found = []
     for name, item in zip(names, runs, strict=True):
         if others:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset
+from ..data.labels import open_labelled
 from ..data.modalities import modality_of
 from ..data.reading import TooManyBad
 from ..data.sources import Source
@@ -15,15 +19,26 @@ from ..images.views import Preprocess
 from ..training.settings import Training
 
 
-def check(train: Source, test: Source) -> None:
-    """Refuse a test set with classes that training has no image of, before any image is read.
+def open_both(
+    train: Any, test: Any, kind: str, label_level: int | None, labels: str | Path | None
+) -> tuple[Source, Source]:
+    """Open training and test images with their labels, and read none of them yet.
 
     Args:
-        train, test: opened with labels.
+        train, test: as `sources.open_source` takes them.
+        kind: of data that is expected.
+        label_level, labels: as `open_labelled` takes them.
 
     Raises:
-        NearfarError: there is such a class.
+        NearfarError: they cannot be opened, have no labels, or the test has a class that training lacks.
     """
+    found = [open_labelled(data, kind, label_level=label_level, labels=labels) for data in (train, test)]
+    _check(*found)
+    return found[0], found[1]
+
+
+def _check(train: Source, test: Source) -> None:
+    """Refuse a test set with classes that training has no image of."""
     unknown = sorted(set(test.labels or ()) - set(train.labels or ()))
     if unknown:
         raise NearfarError(

@@ -16,7 +16,6 @@ from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data import groups
 from ..data.dataset import ImageDataset, Subset
-from ..data.labels import open_labelled
 from ..data.modalities import modality_of
 from ..features.extract import fingerprint
 from ..features.probes import FeatureProbe, Rows, encode_with, feature_sets, validation_split
@@ -98,11 +97,9 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
         refused += ["--known"] if options.known not in (None, known_row.NONE) else []
         if refused:
             raise NearfarError(f"{refused[0]} is for images only; leave it out for {kind.name}.")
-    train_source, test_source = (
-        open_labelled(x, kind.name, label_level=options.label_level, labels=options.labels)
-        for x in (train, test)
+    train_source, test_source = labelled_data.open_both(
+        train, test, kind.name, options.label_level, options.labels
     )
-    labelled_data.check(train_source, test_source)
     count = len(train_source) + len(test_source)
     known, reason = None, ""
     if kind.pictures:
