@@ -173,6 +173,15 @@ def test_what_cannot_be_compared_is_refused_at_once(given, says, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_health_figures_are_those_by_which_runs_can_be_ranked(photos: Path, tmp_path: Path) -> None:
+    run = nearfar.pretrain(
+        photos, out=tmp_path / "a", steps=2, batch_size=8, encoder="resnet10_w16", image_size=16, device="cpu"
+    )
+    found = measuring.last_health(run)
+    assert {"rankme", "contrastive_accuracy", "partner_trained"} <= found.keys()
+    assert not {"step", "epoch", "partners", "partner_chance", "images", "dim", "seconds"} & found.keys()
+
+
 def test_a_spread_is_mean_least_and_greatest():
     assert SeedStatistics.of([1.0, 2.0, 6.0]) == SeedStatistics(3.0, 1.0, 6.0)
     assert SeedStatistics.of([]) is None

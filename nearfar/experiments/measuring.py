@@ -20,7 +20,8 @@ from ..training import checkpoint
 from ..training.run import Run, load
 
 BASELINES = ("pixels", "pca", "colours", "patches", "mfcc", "mfcc_course", "untrained")
-NOT_FIGURES = ("step", "steps", "seconds", "holdout", "images", "dim")  # of health.jsonl: no figures of merit
+# Of health.jsonl: no figures of merit.
+NOT_FIGURES = ("step", "steps", "epoch", "seconds", "holdout", "images", "dim", "partners", "partner_chance")
 _FIGURES = {str: float, "licence?": str}
 _MEASURED = {"method": _FIGURES, "baselines": {str: _FIGURES}, "mark?": str}
 
