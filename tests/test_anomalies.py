@@ -237,6 +237,9 @@ def test_planted_oddities_tell_a_strong_encoder_from_one_that_knows_nothing() ->
     assert weak.to_json()["weak"] is True
     clips = plant_oddities(x, labels, noun="clips")
     assert "4 clips of one class" in str(clips) and "image" not in str(clips)
+    few = np.flatnonzero(np.isin(labels, (0, 1)))[:40]
+    small = plant_oddities(x[few], np.repeat([0, 1], (36, 4)))
+    assert "most anomalous 5 %" in str(strong) and "most anomalous 10 %" in str(small)  # 4 of 40
 
 
 LEARNT = {"method": "simclr", "weights": None}

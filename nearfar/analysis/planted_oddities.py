@@ -37,14 +37,16 @@ class PlantedOddities:
 
     Attributes:
         by: "labels" or "clusters".
-        planted, found: images planted, and those among the most anomalous `FIRST`.
+        planted, found: images planted, and those among the most anomalous `share`.
         noun: the word for several examples, such as clips.
+        share: of the images: `FIRST`, and more where that would be fewer than are planted.
     """
 
     by: str
     planted: int
     found: int
     noun: str = "images"
+    share: float = FIRST
 
     @property
     def weak(self) -> bool | None:
@@ -60,7 +62,7 @@ class PlantedOddities:
         kind = "class" if self.by == "labels" else "cluster"
         what = (
             f"As a test, {EACH} {self.noun} of one {kind} were planted among all others, {kind} by {kind}: "
-            f"{self.found:,} of {self.planted:,} are among the most anomalous {100 * FIRST:g} %."
+            f"{self.found:,} of {self.planted:,} are among the most anomalous {100 * self.share:.0f} %."
         )
         if self.weak:
             return f"{what} The encoder is too weak for odd {self.noun}; train it longer, or use a known one."
@@ -96,6 +98,7 @@ def plant_oddities(
         x = x[sample]
         by, kinds = "clusters", kmeans(unit(torch.from_numpy(x)).numpy(), CLUSTERS, seed, 1)
     planted = found = 0
+    share = FIRST
     for kind in _large(kinds, len(x)):
         own, rest = (np.flatnonzero(some) for some in (kinds == kind, (kinds != kind) & (kinds >= 0)))
         own = own[rng.permutation(rng.fold(seed, "planted", kind), len(own))[:EACH]]
@@ -104,8 +107,9 @@ def plant_oddities(
         # Each is its own nearest, so that one more neighbour makes the others' k-th.
         scores = detector(x[base], k=neighbour(len(base)) + 1, at_zero=False)(x[base])
         first = np.argsort(-scores, kind="stable")[: max(EACH, round(FIRST * len(base)))]
+        share = max(share, len(first) / len(base))
         planted, found = planted + EACH, found + int((first >= len(rest)).sum())
-    return PlantedOddities(by, planted, found, noun) if planted else None
+    return PlantedOddities(by, planted, found, noun, share) if planted else None
 
 
 def _large(kinds: npt.NDArray[np.int64], count: int) -> list[int]:
