@@ -23,6 +23,7 @@ from nearfar.data.sources import open_source
 from nearfar.embedding.embed import embed
 from nearfar.features import chunked
 from nearfar.features.extract import features, fingerprint
+from nearfar.features.files import write_vectors
 from nearfar.images.views import Preprocess
 from nearfar.training.run import Run, export, load
 
@@ -184,6 +185,13 @@ def test_every_format_holds_the_same(run, folder, tmp_path):
     assert (tmp_path / "v.ids.txt").read_text(encoding="utf-8").splitlines() == list(memory.ids)
     assert "empty file" in (tmp_path / "v.npy.rejected.csv").read_text(encoding="utf-8")
     assert json.dumps(memory.to_json())
+
+
+def test_a_name_with_a_line_break_of_any_kind_is_one_line(tmp_path):
+    names = ["a\nb", "a\r\nb", "a\rb", "a\x85b", "a\u2028b", "a\\nb", "é"]
+    write_vectors(tmp_path / "v.npy", names, np.zeros((len(names), 2), np.float32), None, {})
+    lines = (tmp_path / "v.ids.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(names) == len(set(lines)) and lines[0] == r"a\nb" and lines[-1] == "é"
 
 
 def test_without_labels_there_is_no_label_column(run, folder, tmp_path):

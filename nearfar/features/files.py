@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..core.errors import NearfarError
 Vectors = npt.NDArray[np.float32]
 SUFFIXES = (".parquet", ".npz", ".npy")
 GROUP = 8192  # rows in a Parquet row group
+_BREAKS = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # where readers of lines may break them
 
 
 def check_name(path: Path) -> None:
@@ -151,5 +153,8 @@ def _npy(
 
 
 def _lines(words: Sequence[str]) -> str:
-    """Put one word on each line; a line break inside a name is written as \\n, so that lines still count."""
-    return "".join(word.replace("\\", "\\\\").replace("\n", "\\n") + "\n" for word in words)
+    """Put one word on each line; what may break a line inside a name is escaped, so that lines count."""
+    plain = (word.replace("\\", "\\\\") for word in words)
+    return "".join(
+        _BREAKS.sub(lambda it: it[0].encode("unicode_escape").decode(), word) + "\n" for word in plain
+    )
