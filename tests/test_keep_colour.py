@@ -22,6 +22,7 @@ from nearfar.images.view_settings import Views
 from nearfar.losses import nt_xent
 from nearfar.methods.base import Batch
 from nearfar.training import grad_cache
+from nearfar.training.plan import fit_batch
 from nearfar.training.replicas import Replicas
 from nearfar.training.resolve import resolve
 
@@ -107,6 +108,14 @@ def test_in_chunks_the_gradient_is_the_same() -> None:
 def test_it_is_off_where_all_views_keep_their_colours(given: dict[str, float], kept: bool) -> None:
     made = resolve("simclr", "cifar-short", given, side=32, device=CPU)
     assert made.settings.keep_colour is kept
+
+
+@pytest.mark.parametrize(("batch", "kept"), [(4, False), (7, False), (8, True), (16, True)])
+def test_it_is_off_where_a_batch_has_no_two_images_to_compare(batch: int, kept: bool) -> None:
+    made = resolve("simclr", "cifar-short", {"keep_colour": True, "batch_size": batch}, side=32, device=CPU)
+    fitted, notes = fit_batch(made, 40)
+    assert fitted.settings.keep_colour is kept
+    assert any("no image keeps its colours" in note for note in notes) is not kept
 
 
 def test_other_kinds_of_data_have_no_colours() -> None:

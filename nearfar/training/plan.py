@@ -78,6 +78,12 @@ def fit_batch(config: RunConfig, images: int) -> tuple[RunConfig, list[str]]:
     if share * world < batch:
         batch, fourth = share * world, ", in each of which every fourth image keeps its colours"
         notes.append(f"the batch is {batch:,}, a multiple of the {world} processes{fourth * (every > 1)}.")
+    if getattr(config.settings, "keep_colour", False) and world * (share // ALTERNATES.step) < 2:
+        config = replace(config, settings=replace(config.settings, keep_colour=False))
+        notes.append(
+            f"no image keeps its colours: a batch of {batch:,} has no two fourth ones, which are compared "
+            "with each other."
+        )
     if training.micro_batch is not None and training.micro_batch >= batch:  # both over all processes
         training = replace(training, micro_batch=None)
     return replace(config, training=replace(training, batch_size=batch)), notes
